@@ -1,0 +1,226 @@
+"""What the daemon needs from the world, as Protocols, with the contract every adapter keeps.
+
+One contract suite per port (tests/cloud/contract) runs against every adapter. Times are seconds since the
+epoch, durations seconds, prices US dollars per node-hour. Methods raise only `cloud.errors.CloudError`s
+(and CancelledError); any other exception is a bug of the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from policies.model import EngineReading, Instance, Notice, Offering, Placement, StandbyKind, Target, TargetSpec
+
+
+class Clock(Protocol):
+    """The only way to read time and to wait, so that a simulator can replace both."""
+
+    def now(self) -> float:
+        """Seconds since the epoch; never runs backwards within one process."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait. Zero or less yields once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCommand:
+    """How to start and stop an engine on a node.
+
+    `argv` may hold the placeholders ``{host}`` and ``{port}``; `env` is added to the node's environment.
+    The engine runs in its own process group: `stop_signal` (a name such as "SIGTERM") goes to its leader,
+    and after `stop_grace` seconds the whole group is killed.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: str = "SIGTERM"
+    stop_grace: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """One intent to have one node. `token` is the idempotency token: ASCII, at most 64 characters."""
+
+    token: str
+    pool: str
+    placement: Placement
+    command: EngineCommand
+    standby: StandbyKind | None = None
+
+
+class Instances(Protocol):
+    """Machines of one provider."""
+
+    async def launch(self, request: LaunchRequest) -> Instance:
+        """Launch one machine.
+
+        Idempotent by `request.token`: the same request again returns the same instance, also when it has
+        been terminated since (its state then says so); it never launches a second one.
+
+        Raises InsufficientCapacity, QuotaExceeded, Throttled, Denied, or Uncertain (resolve by calling
+        again with the same request).
+        """
+        ...
+
+    async def list(self, pool: str) -> tuple[Instance, ...]:
+        """All machines tagged with the pool, including those that ended within the last minutes.
+
+        Complete or an error: a failed page fails the whole call. May lag behind launches.
+        """
+        ...
+
+    async def terminate(self, node: str) -> None:
+        """Ask for the end of a machine. Idempotent; a machine already gone is success."""
+        ...
+
+    async def stop(self, node: str) -> None:
+        """Stop a machine so that `start` brings it back sooner than a launch. Idempotent.
+
+        Raises NotFound when the machine is gone.
+        """
+        ...
+
+    async def start(self, node: str) -> None:
+        """Start a stopped machine. Idempotent. Raises InsufficientCapacity, NotFound."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. Touches no machine."""
+        ...
+
+
+class Offerings(Protocol):
+    """What a provider sells."""
+
+    async def list(self) -> tuple[Offering, ...]:
+        """Every offering with its price now."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class Notices(Protocol):
+    """One source of notices. Sources are independent; the same reclaim may come from several."""
+
+    name: str
+
+    def stream(self) -> AsyncIterator[Notice]:
+        """Yield notices for ever, each possibly more than once, from its own connection or poll.
+
+        Reconnects by itself; raises only when it can never work again.
+        """
+        ...
+
+    async def acknowledge(self, notice: Notice) -> None:
+        """Say that the notice is journalled; a source with a queue deletes its message now."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a load balancer can do, for policies and `doctor`."""
+
+    drains: bool  # knows a draining state: requests in flight finish, no new ones arrive
+    counts_in_flight: bool  # reports requests in flight per target
+    propagation: float  # s between an acknowledged change and the last request routed by the old set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalancerView:
+    """What a load balancer holds. `incarnation` changes when the balancer lost its state (a restart)."""
+
+    incarnation: str
+    generation: int
+    targets: tuple[Target, ...]
+
+
+class LoadBalancer(Protocol):
+    """A set of targets, written whole (level-triggered)."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def observe(self) -> BalancerView:
+        """Read the targets that carry our ids. Foreign targets are neither shown nor touched."""
+        ...
+
+    async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
+        """Make the target set equal to `desired`; return once the balancer has acknowledged it.
+
+        Idempotent. A lower generation than one already accepted raises Denied (another daemon leads).
+        A set that equals what is there costs nothing. Raises Uncertain when no acknowledgement came.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections. The target set stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What an engine should serve: `args` are the engine's own flags, passed through as they are."""
+
+    model: str
+    served_name: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    executable: str = ""
+    drain_budget: float = 30.0
+
+
+class Engine(Protocol):
+    """An inference server behind its HTTP address."""
+
+    name: str
+
+    def command(self, spec: EngineSpec) -> EngineCommand:
+        """How to start it on a node. Pure."""
+        ...
+
+    async def probe(self, node: str, address: str, previous: EngineReading | None) -> EngineReading:
+        """Look at one engine once. Never raises CloudError: a failed look is a reading with `ok` False.
+
+        `previous` carries the run of failures and the token count. An engine is `ready` once it is
+        healthy, lists its model and has produced one token; a ready engine that holds requests without
+        producing tokens must produce one for the probe or the probe fails (a frozen vLLM stays healthy).
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHolder:
+    """Who may act: `who` is for people, `epoch` rises with every change of holder."""
+
+    who: str
+    epoch: int
+
+
+class Lease(Protocol):
+    """The right to act. At most one process holds it."""
+
+    def acquire(self) -> LeaseHolder:
+        """Take the lease or raise Denied, naming the holder and what to do."""
+        ...
+
+    def valid(self) -> bool:
+        """True while this process still holds it."""
+        ...
+
+    def release(self) -> None:
+        """Give it up. Idempotent."""
+        ...

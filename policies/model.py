@@ -1,0 +1,340 @@
+"""The words every other module speaks: pools, placements, instances, notices, targets, the world.
+
+All values are frozen. Times are seconds since the epoch as the daemon's clock tells them, durations are
+seconds, money is US dollars, prices are US dollars per node-hour, shares are fractions of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_ROUNDING = 1e-9  # shares arrive as binary floats: 10 * (1 - 0.7) must round up to 3, not 4
+
+
+class Market(StrEnum):
+    """How capacity is bought."""
+
+    SPOT = "spot"
+    ON_DEMAND = "on-demand"
+
+
+class Phase(StrEnum):
+    """Where a node is in its life. Everything else about it is a condition (see `policies.fleet.Node`)."""
+
+    PENDING = "pending"  # launched, the machine is not running yet
+    STARTING = "starting"  # the machine runs, the engine is not ready yet
+    READY = "ready"  # the engine answers
+    STOPPED = "stopped"  # a stopped standby, or on its way there
+    DRAINING = "draining"  # takes no new work, finishes what it has
+    TERMINATING = "terminating"  # we asked the cloud to end it
+    GONE = "gone"  # the cloud says it no longer exists
+
+
+class InstanceState(StrEnum):
+    """What the cloud says of a machine; the words are EC2's."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+
+
+class TargetState(StrEnum):
+    """What a load balancer says of a target; the words are ELBv2's."""
+
+    INITIAL = "initial"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+    UNUSED = "unused"
+
+
+class TargetPhase(StrEnum):
+    """What we want of a target. A target that is not listed is wanted absent."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+
+
+class NoticeKind(StrEnum):
+    """Why the cloud (or the node) says that a node will not last."""
+
+    INTERRUPTION = "interruption"  # spot reclaim at the deadline
+    REBALANCE = "rebalance"  # raised risk, no deadline
+    MAINTENANCE = "maintenance"  # scheduled event at the deadline
+    STATE_CHANGE = "state-change"  # already stopping or gone
+
+
+class Confidence(StrEnum):
+    """How far a notice may be believed."""
+
+    CONFIRMED = "confirmed"  # from the cloud itself, under our own credentials
+    REPORTED = "reported"  # from the node, or from anything that could be forged
+
+
+class StandbyKind(StrEnum):
+    """Warm capacity kept to take over."""
+
+    HOT = "hot"
+    SLEEPING = "sleeping"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Placement:
+    """Where a node is or should go."""
+
+    provider: str
+    region: str
+    zone: str
+    instance_type: str
+    market: Market
+
+    def __str__(self) -> str:
+        return f"{self.market} {self.instance_type} in {self.zone}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offering:
+    """What can be bought: a placement, its price now (USD/h) and whether the provider sells it now."""
+
+    placement: Placement
+    price: float
+    available: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A machine as the cloud describes it.
+
+    `token` is the idempotency token that the launch carried, kept by the cloud as a tag; `address` is the
+    engine's "host:port", empty until the cloud knows it; `price` is USD/h now; `standby` is the tag that
+    the launch carried.
+    """
+
+    id: str
+    pool: str
+    token: str
+    placement: Placement
+    state: InstanceState
+    address: str = ""
+    launched_at: float
+    price: float
+    standby: StandbyKind | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReading:
+    """What the last probe of a node's engine saw.
+
+    `ready`: it loaded its model and produced a token since it started. `ok`: the last probe succeeded.
+    `failing_since`: when the unbroken run of failed probes began. `running` and `waiting` are requests in
+    the engine; `progress` counts tokens generated since the engine started; `failure` says in words what
+    the last failed probe met.
+    """
+
+    node: str
+    at: float
+    ready: bool
+    ok: bool
+    failing_since: float | None = None
+    running: int = 0
+    waiting: int = 0
+    progress: float = 0.0
+    failure: str = ""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests the engine still owes an answer to."""
+        return self.running + self.waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A node's entry in a load balancer. `id` is the node's id: addresses are reused, ids are not."""
+
+    id: str
+    address: str
+    state: TargetState
+    in_flight: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """What we want a load balancer to hold for a node. `drain_deadline` only when draining."""
+
+    id: str
+    address: str
+    phase: TargetPhase = TargetPhase.ACTIVE
+    weight: int = 100
+    drain_deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A word that a node will not last.
+
+    `id` is the same for every copy of one notice from one source. `deadline` is when the node goes away,
+    None where the kind has none (rebalance). `cancelled`: an earlier notice with this id no longer holds.
+    """
+
+    id: str
+    kind: NoticeKind
+    node: str
+    deadline: float | None
+    source: str
+    confidence: Confidence
+    seen_at: float
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed(Generic[T]):
+    """One part of the world with its age: the last good value, when it was read, and what failed since.
+
+    `at` is None until the first complete reading. `error` is the failure of the newest attempt, empty when
+    that attempt succeeded: a failed reading shows as an age and a reason, never as an empty list.
+    """
+
+    value: T
+    at: float | None = None
+    error: str = ""
+
+    def age(self, now: float) -> float:
+        """Seconds since the last good reading; infinite before the first."""
+        return math.inf if self.at is None else max(0.0, now - self.at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Everything known at one instant, each part with its age.
+
+    `balancers` maps a balancer's name to the targets it reports. `durable`: the journal accepts writes.
+    `leading`: this daemon holds the lease, under `epoch`.
+    """
+
+    now: float
+    instances: Observed[tuple[Instance, ...]]
+    engines: Mapping[str, EngineReading] = field(default_factory=dict)
+    balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)
+    offerings: Observed[tuple[Offering, ...]] = field(default_factory=lambda: Observed(value=()))
+    durable: bool = True
+    leading: bool = True
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainRules:
+    """How a node is taken out of service. See `policies.drain`."""
+
+    budget: float = 30.0  # s that requests in flight get to finish
+    margin: float = 5.0  # s kept free before a notice's deadline
+    settle: float = 1.0  # s a node must show no request in flight before it counts as drained
+    min_serving: float = 0.75  # share of wanted below which a doomed node keeps serving as long as it can
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnRules:
+    """How the pool goes back from on-demand cover to spot. See `policies.return_to_spot`."""
+
+    hold: float = 300.0  # s of silence after a reclaim or a refusal before that placement is tried again
+    stable: float = 120.0  # s that all spot nodes must have been ready before cover is given back
+    at_once: int = 2  # spot launches, and cover nodes given back, at the same time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthRules:
+    """When a node counts as sick and what is done about it. See `policies.health`."""
+
+    replace_after: float = 30.0  # s of failed probes before a node is replaced
+    boot_timeout: float = 900.0  # s from launch to ready before a node is given up
+    max_unhealthy: float = 0.3  # share of nodes; above it the fault is ours and nothing is replaced
+    boot_failures: int = 3  # boots given up in a row before a placement is avoided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyRules:
+    """Warm on-demand capacity kept beyond the wanted nodes. See `policies.standby`."""
+
+    hot: int = 0
+    stopped: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRules:
+    """What makes one offering better than another. See `policies.placement`."""
+
+    spread: float = 0.5  # how much dearer, as a share of the price, a zone looks per node already there
+    refusal_half_life: float = 180.0  # s after which a refusal weighs half
+    reclaim_half_life: float = 1800.0  # s after which a reclaim weighs half
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the daemon may never exceed. See `policies.limits`."""
+
+    surge: int = 2  # nodes above wanted + standby at any time
+    launches_per_minute: int = 20
+    spend_per_hour: float | None = None  # USD/h of all nodes and open launches at today's prices
+    disruption: float = 0.1  # share of wanted that may be drained by choice at once; at least one node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the daemon believes what it knows."""
+
+    stale_after: float = 30.0  # s; older instance lists permit nothing destructive
+    vanish_grace: float = 15.0  # s a known node may be missing from complete lists before it counts as gone
+    effect_timeout: float = 60.0  # s before an action without visible effect is asked again
+    resync: float = 10.0  # s between full writes of the target set when nothing changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The wanted state of one pool: `replicas` ready nodes, `spot_share` of them on spot."""
+
+    name: str
+    replicas: int
+    model: str = ""
+    spot_share: float = 0.7
+    drain: DrainRules = DrainRules()
+    back_to_spot: ReturnRules = ReturnRules()
+    health: HealthRules = HealthRules()
+    standby: StandbyRules = StandbyRules()
+    placement: PlacementRules = PlacementRules()
+    limits: Limits = Limits()
+    patience: Patience = Patience()
+
+    @property
+    def on_demand_floor(self) -> int:
+        """On-demand nodes that the mix always holds: the on-demand share of wanted, rounded up."""
+        return math.ceil(self.replicas * (1.0 - self.spot_share) - _ROUNDING)
+
+    @property
+    def spot_wanted(self) -> int:
+        """Spot nodes that the mix aims at."""
+        return self.replicas - self.on_demand_floor
+
+    @property
+    def min_serving(self) -> int:
+        """Serving nodes below which a doomed node drains late instead of at once."""
+        return math.ceil(self.replicas * self.drain.min_serving - _ROUNDING)
+
+    @property
+    def most_nodes(self) -> int:
+        """The most nodes that may live at once, not counting those that are on their way out."""
+        return self.replicas + self.standby.hot + self.standby.stopped + self.limits.surge
+
+    @property
+    def disruption_budget(self) -> int:
+        """Nodes that may be draining by our own choice at once."""
+        return max(1, math.floor(self.replicas * self.limits.disruption + _ROUNDING))
