@@ -11,7 +11,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from policies.model import EngineReading, Instance, Notice, Offering, Placement, StandbyKind, Target, TargetSpec
+from policies.model import (
+    EngineReading,
+    Instance,
+    Notice,
+    Offering,
+    Placement,
+    StandbyKind,
+    Target,
+    TargetSpec,
+)
 
 
 class Clock(Protocol):
