@@ -255,6 +255,7 @@ class ReturnRules:
 class HealthRules:
     """When a node counts as sick and what is done about it. See `policies.health`."""
 
+    unhealthy_after: float = 5.0  # s of failed probes before a node leaves the target set
     replace_after: float = 30.0  # s of failed probes before a node is replaced
     boot_timeout: float = 900.0  # s from launch to ready before a node is given up
     max_unhealthy: float = 0.3  # share of nodes; above it the fault is ours and nothing is replaced
@@ -295,7 +296,6 @@ class Patience:
     stale_after: float = 30.0  # s; older instance lists permit nothing destructive
     vanish_grace: float = 15.0  # s a known node may be missing from complete lists before it counts as gone
     effect_timeout: float = 60.0  # s before an action without visible effect is asked again
-    resync: float = 10.0  # s between full writes of the target set when nothing changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

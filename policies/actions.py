@@ -1,0 +1,162 @@
+"""What the daemon may do, as values. Every action says why in words an operator can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policies.model import Placement, StandbyKind, TargetSpec
+
+
+class ActionKind(StrEnum):
+    """The name of an action in the journal, the metrics and the API."""
+
+    LAUNCH = "launch"
+    START = "start"
+    STOP = "stop"
+    ATTACH = "attach"
+    DETACH = "detach"
+    DRAIN = "drain"
+    UNDRAIN = "undrain"
+    TERMINATE = "terminate"
+    ALARM = "alarm"
+
+
+class Cause(StrEnum):
+    """What set an action off; it decides which limits apply."""
+
+    NOTICE = "notice"
+    SICK = "sick"
+    BOOT = "boot"  # never became ready
+    DUPLICATE = "duplicate"  # a second instance for one intent
+    OPERATOR = "operator"
+    EXCESS = "excess"  # more nodes than wanted
+    RETURN = "return"  # on-demand cover given back to spot
+    STANDBY = "standby"
+    SHORT = "short"  # fewer nodes than wanted
+
+    @property
+    def voluntary(self) -> bool:
+        """True where waiting costs only money: these never reduce ready nodes below wanted."""
+        return self in (Cause.EXCESS, Cause.RETURN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Launch one node at a placement. `token` makes it happen at most once."""
+
+    token: str
+    placement: Placement
+    price: float
+    cause: Cause
+    reason: str
+    standby: StandbyKind | None = None
+    replaces: str = ""
+    kind: ActionKind = ActionKind.LAUNCH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Put a stopped standby to work."""
+
+    token: str
+    node: str
+    reason: str
+    replaces: str = ""
+    kind: ActionKind = ActionKind.START
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Stop a warm node and keep it as a standby."""
+
+    token: str
+    node: str
+    reason: str
+    kind: ActionKind = ActionKind.STOP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """The node enters the target set."""
+
+    node: str
+    reason: str
+    kind: ActionKind = ActionKind.ATTACH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detach:
+    """The node gets no new requests; those in flight may finish."""
+
+    node: str
+    reason: str
+    kind: ActionKind = ActionKind.DETACH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Take the node out of service; requests in flight may finish until `deadline`."""
+
+    node: str
+    deadline: float
+    cause: Cause
+    reason: str
+    kind: ActionKind = ActionKind.DRAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undrain:
+    """Put a draining node back to work."""
+
+    node: str
+    reason: str
+    kind: ActionKind = ActionKind.UNDRAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminate:
+    """End the node."""
+
+    token: str
+    node: str
+    cause: Cause
+    reason: str
+    kind: ActionKind = ActionKind.TERMINATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Tell a person. `name` is stable, `reason` has the details."""
+
+    name: str
+    reason: str
+    kind: ActionKind = ActionKind.ALARM
+
+
+Action = Launch | Start | Stop | Attach | Detach | Drain | Undrain | Terminate | Alarm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferred:
+    """Something that should happen and may not happen yet, with the limit that holds it back."""
+
+    kind: ActionKind
+    node: str = ""
+    placement: Placement | None = None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The decision of one turn.
+
+    `targets` is the whole wanted target set, the same for every balancer; `write` names the balancers
+    whose set has to be written. `notes` say in words why the pool is as it is.
+    """
+
+    actions: tuple[Action, ...] = ()
+    targets: tuple[TargetSpec, ...] = ()
+    write: tuple[str, ...] = ()
+    deferred: tuple[Deferred, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,264 @@
+"""Facts that arrive. The journal is a list of these; `policies.memory.reduce` says what they change.
+
+Every event carries `at`, the time it was taken up by the daemon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from policies.actions import ActionKind, Cause
+from policies.model import Notice, Placement, StandbyKind, TargetPhase
+
+
+class Outcome(StrEnum):
+    """How a call on the world ended."""
+
+    DONE = "done"
+    REFUSED = "refused"  # no capacity there now
+    QUOTA = "quota"  # the account may not have more
+    FAILED = "failed"  # nothing was done; the next turn may ask again
+    UNCERTAIN = "uncertain"  # may or may not have been done; ask again with the same token
+
+
+class GoneCause(StrEnum):
+    """Why a node no longer exists."""
+
+    TERMINATED = "terminated"  # we asked for it
+    RECLAIMED = "reclaimed"  # a notice said so before
+    UNANNOUNCED = "unannounced"  # a spot node went away without a notice
+    LOST = "lost"  # an on-demand node went away and nobody asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonStarted:
+    """A daemon took the lease under a new epoch."""
+
+    at: float
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfigured:
+    """The wanted number of nodes was set or changed."""
+
+    at: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolWhole:
+    """For the first time since `replicas` was set, that many nodes were ready."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSeen:
+    """The cloud described a node of ours that we did not know yet: launched or adopted."""
+
+    at: float
+    node: str
+    token: str
+    placement: Placement
+    launched_at: float
+    price: float
+    address: str
+    standby: StandbyKind | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReady:
+    """The engine of a node became ready."""
+
+    at: float
+    node: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStopped:
+    """A node was stopped; its engine has to become ready again after the next start."""
+
+    at: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMissing:
+    """A known node was not in a complete list."""
+
+    at: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFound:
+    """A missing node was in the list again."""
+
+    at: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeIdle:
+    """A draining node holds no request any more."""
+
+    at: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeBusy:
+    """A draining node that was idle holds requests again."""
+
+    at: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGone:
+    """A node no longer exists."""
+
+    at: float
+    node: str
+    cause: GoneCause
+    booted: bool  # it had become ready before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeSeen:
+    """A notice arrived (or was cancelled) for a node."""
+
+    at: float
+    notice: Notice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentOpened:
+    """We are about to call the world. Written before the call."""
+
+    at: float
+    token: str
+    kind: ActionKind
+    node: str
+    placement: Placement | None = None
+    standby: StandbyKind | None = None
+    replaces: str = ""
+    price: float = 0.0
+    cause: Cause | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentClosed:
+    """The call came back. `node` is the instance's id after a launch."""
+
+    at: float
+    token: str
+    outcome: Outcome
+    node: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainStarted:
+    """A node takes no new work from now on; what it holds may finish until `deadline`."""
+
+    at: float
+    node: str
+    deadline: float
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainEnded:
+    """A draining node is put back to work."""
+
+    at: float
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetsApplied:
+    """A balancer acknowledged a target set. `changes` lists (node, phase), None meaning removed."""
+
+    at: float
+    balancer: str
+    generation: int
+    changes: tuple[tuple[str, TargetPhase | None], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorDrained:
+    """An operator asked for a node to be drained and replaced."""
+
+    at: float
+    node: str
+    deadline: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorUndrained:
+    """An operator took a drain request back."""
+
+    at: float
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """An operator asked for hands off until `until` (None: until resumed)."""
+
+    at: float
+    by: str
+    reason: str
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """Hands on again."""
+
+    at: float
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRaised:
+    """Something a person should know, once per turn of the pool."""
+
+    at: float
+    name: str
+    text: str
+
+
+Event = (
+    DaemonStarted
+    | PoolConfigured
+    | PoolWhole
+    | NodeSeen
+    | NodeReady
+    | NodeStopped
+    | NodeMissing
+    | NodeFound
+    | NodeIdle
+    | NodeBusy
+    | NodeGone
+    | NoticeSeen
+    | IntentOpened
+    | IntentClosed
+    | DrainStarted
+    | DrainEnded
+    | TargetsApplied
+    | OperatorDrained
+    | OperatorUndrained
+    | Paused
+    | Resumed
+    | AlarmRaised
+)
