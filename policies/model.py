@@ -231,6 +231,14 @@ class World:
     leading: bool = True
     epoch: int = 0
 
+    def balancer_load(self) -> dict[str, int]:
+        """Requests in flight per node as the balancers count them, summed over balancers."""
+        found: dict[str, int] = {}
+        for view in self.balancers.values():
+            for target in view.value:
+                found[target.id] = found.get(target.id, 0) + (target.in_flight or 0)
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainRules:

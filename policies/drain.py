@@ -1,0 +1,61 @@
+"""When a doomed node stops taking requests, and when a drained node may end.
+
+What it decides: the instant a node leaves the target set before its deadline, the deadline its requests
+get, and whether a draining node is done.
+Why: taking a node out early gives its requests the most time; but where the nodes that remain are too few
+to carry the load, a doomed node that keeps serving is worth more than an idle one. So:
+
+* early (the rule): drain at once when at least `min_serving` nodes go on serving without it;
+* late: otherwise keep serving until a replacement is ready or until `deadline - margin - budget`, the last
+  instant at which requests in flight still get their whole budget.
+
+With a notice of 120 s, a budget of 30 s and a margin of 5 s a late drain begins 85 s after the notice; with
+30 s of notice there is nothing to wait for and it begins at once; with 0 s the budget is what is left.
+Never: a drain deadline later than the notice's deadline less the margin. A node is not ended before its
+detachment was acknowledged and it was idle for the settle time, or its drain deadline passed: counters lag,
+and the first zero is not yet the end.
+
+Example:
+    >>> from policies.model import DrainRules
+    >>> latest_start(DrainRules(budget=30.0, margin=5.0), now=0.0, deadline=120.0)
+    85.0
+    >>> latest_start(DrainRules(budget=30.0, margin=5.0), now=0.0, deadline=30.0)
+    0.0
+"""
+
+from __future__ import annotations
+
+from policies.fleet import Node
+from policies.model import DrainRules, Pool
+
+
+def latest_start(rules: DrainRules, *, now: float, deadline: float) -> float:
+    """The last instant to begin a drain so that requests get their whole budget; not before `now`."""
+    return max(now, deadline - rules.margin - rules.budget)
+
+
+def drain_deadline(rules: DrainRules, *, now: float, deadline: float | None) -> float:
+    """Until when requests in flight may finish, given the notice's deadline (None: there is none)."""
+    if deadline is None:
+        return now + rules.budget
+    return max(now, deadline - rules.margin)
+
+
+def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int) -> bool:
+    """True when a doomed node should drain in this turn; `serving_without` counts the other serving nodes."""
+    if not node.serving or serving_without >= pool.min_serving:
+        return True
+    deadline = node.doomed.deadline if node.doomed is not None else None
+    if deadline is None:
+        return True
+    return now >= latest_start(pool.drain, now=node.doomed.seen_at if node.doomed else now, deadline=deadline)
+
+
+def finished(rules: DrainRules, node: Node, *, now: float) -> bool:
+    """True when a draining node holds no request any more, or its time is up."""
+    if node.drain is None:
+        return False
+    if now >= node.drain.deadline:
+        return True
+    detached = not node.serving
+    return detached and node.idle_since is not None and now - node.idle_since >= rules.settle

@@ -1,0 +1,145 @@
+"""What an observation says that was not known before, as events.
+
+What it decides: which differences between the world and memory are facts worth remembering.
+Why: observations are full pictures and repeat; the journal holds only changes.
+Never: an incomplete or old list makes no node missing; a node missing from a list is not gone until it has
+been missing for the grace time and its engine is silent too; when more than a third of all nodes vanish at
+once the list is doubted, not the nodes.
+
+Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
+"""
+
+from __future__ import annotations
+
+from policies.actions import ActionKind
+from policies.events import (
+    Event,
+    GoneCause,
+    NodeBusy,
+    NodeFound,
+    NodeGone,
+    NodeIdle,
+    NodeMissing,
+    NodeReady,
+    NodeSeen,
+    NodeStopped,
+    PoolWhole,
+)
+from policies.fleet import Fleet
+from policies.memory import Memory, NodeRecord, intent_key
+from policies.model import Instance, InstanceState, Market, Pool, World
+
+_ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
+
+
+def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
+    """Events that bring memory up to date with the world. Linear in the number of nodes."""
+    found: list[Event] = []
+    listed = {i.id: i for i in world.instances.value}
+    load = world.balancer_load()
+    for instance in world.instances.value:
+        record = memory.nodes.get(instance.id)
+        if record is None:
+            if instance.state in _ALIVE or instance.token in memory.intents:
+                found.append(_seen(world.now, instance))
+                if instance.state is InstanceState.TERMINATED:
+                    gone = GoneCause.UNANNOUNCED
+                    if instance.placement.market is not Market.SPOT:
+                        gone = GoneCause.LOST
+                    found.append(NodeGone(at=world.now, node=instance.id, cause=gone, booted=True))
+        else:
+            found.extend(_known(world, memory, record, instance, load.get(instance.id, 0)))
+    found.extend(_missing(pool, world, memory, listed))
+    return tuple(found)
+
+
+def whole(pool: Pool, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:
+    """`PoolWhole`, the first time that the wanted number of nodes is ready."""
+    if memory.whole_at is None and memory.replicas == pool.replicas <= len(fleet.ready):
+        return (PoolWhole(at=world.now),)
+    return ()
+
+
+def _seen(now: float, instance: Instance) -> NodeSeen:
+    return NodeSeen(
+        at=now,
+        node=instance.id,
+        token=instance.token,
+        placement=instance.placement,
+        launched_at=instance.launched_at,
+        price=instance.price,
+        address=instance.address,
+        standby=instance.standby,
+    )
+
+
+def _known(world: World, memory: Memory, record: NodeRecord, instance: Instance, load: int) -> list[Event]:
+    now = world.now
+    found: list[Event] = []
+    if record.missing_since is not None:
+        found.append(NodeFound(at=now, node=record.id))
+    if instance.state is InstanceState.TERMINATED:
+        return [*found, _gone(now, memory, record)]
+    if instance.state in (InstanceState.STOPPED, InstanceState.STOPPING) and (
+        record.ready_at is not None or intent_key(record.id, ActionKind.STOP) in memory.intents
+    ):
+        found.append(NodeStopped(at=now, node=record.id))
+    reading = world.engines.get(record.id)
+    if instance.state is InstanceState.RUNNING and reading is not None:
+        if reading.ready and record.ready_at is None:
+            found.append(NodeReady(at=now, node=record.id, address=instance.address))
+        if record.drain is not None:
+            found.extend(_drained(world, record, load))
+    return found
+
+
+def _drained(world: World, record: NodeRecord, load: int) -> list[Event]:
+    """Idle and busy edges of a draining node, by the engine's count and every balancer's.
+
+    A count taken before the drain began says nothing; a balancer that cannot be read has no say.
+    """
+    drain, reading = record.drain, world.engines.get(record.id)
+    if drain is None or reading is None or reading.at < drain.since:
+        return []
+    for view in world.balancers.values():
+        if not view.error and (view.at is None or view.at < drain.since):
+            return []
+    in_flight = load + (reading.in_flight if reading.ok else 0)
+    if in_flight == 0 and record.idle_since is None:
+        return [NodeIdle(at=world.now, node=record.id)]
+    if in_flight > 0 and record.idle_since is not None:
+        return [NodeBusy(at=world.now, node=record.id)]
+    return []
+
+
+def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instance]) -> list[Event]:
+    read_at = world.instances.at
+    if read_at is None or world.instances.error:
+        return []
+    absent = [r for r in memory.nodes.values() if r.id not in listed and r.launched_at < read_at]
+    suspicious = len(absent) > max(1.0, pool.health.max_unhealthy * len(memory.nodes))
+    found: list[Event] = []
+    for record in absent:
+        if record.missing_since is None:
+            found.append(NodeMissing(at=world.now, node=record.id))
+            continue
+        reading = world.engines.get(record.id)
+        silent = reading is None or reading.failing_since is not None
+        missing = world.now - record.missing_since
+        patience = pool.patience.vanish_grace * (10.0 if suspicious or not silent else 1.0)
+        if missing >= patience:
+            found.append(_gone(world.now, memory, record))
+    return found
+
+
+def _gone(now: float, memory: Memory, record: NodeRecord) -> NodeGone:
+    noticed = any(not n.cancelled for n in record.notices)
+    if noticed and record.placement.market is Market.SPOT:
+        cause = GoneCause.RECLAIMED
+    elif intent_key(record.id, ActionKind.TERMINATE) in memory.intents:
+        cause = GoneCause.TERMINATED
+    elif record.placement.market is Market.SPOT:
+        cause = GoneCause.UNANNOUNCED
+    else:
+        cause = GoneCause.LOST
+    return NodeGone(at=now, node=record.id, cause=cause, booted=record.ready_at is not None)

@@ -1,0 +1,240 @@
+"""Nodes: what the cloud says, what the engine says and what is remembered, joined into one view.
+
+`Fleet.of` is computed once a turn; every policy and every status page reads nodes from here, so that
+"ready" or "serving" means one thing everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from policies.actions import ActionKind, Cause
+from policies.interruption import doom
+from policies.memory import DrainRecord, Intent, Memory, NodeRecord, intent_key
+from policies.model import (
+    EngineReading,
+    Instance,
+    InstanceState,
+    Market,
+    Notice,
+    Phase,
+    Placement,
+    Pool,
+    StandbyKind,
+    TargetPhase,
+    World,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One node at one instant.
+
+    `doomed` is the notice that takes it away, once believed. `healthy`: its engine answers, or has not
+    been silent for long enough to matter. `serving`: some balancer holds it as an active target.
+    `lost`: silent for so long that it will be replaced. `in_flight` is the most requests that the engine
+    or a balancer reports for it.
+    """
+
+    id: str
+    token: str
+    placement: Placement
+    phase: Phase
+    address: str
+    launched_at: float
+    price: float
+    standby: StandbyKind | None
+    ready_at: float | None
+    doomed: Notice | None
+    notices: tuple[Notice, ...]
+    drain: DrainRecord | None
+    operator: DrainRecord | None
+    idle_since: float | None
+    serving: bool
+    attached: bool
+    healthy: bool
+    lost: bool
+    in_flight: int
+    failing_since: float | None
+    failure: str
+
+    @property
+    def spot(self) -> bool:
+        """Bought on the spot market."""
+        return self.placement.market is Market.SPOT
+
+    @property
+    def leaving(self) -> bool:
+        """On its way out: it no longer counts as capacity."""
+        return (
+            self.doomed is not None
+            or self.drain is not None
+            or self.phase in (Phase.DRAINING, Phase.TERMINATING, Phase.GONE)
+        )
+
+    @property
+    def capacity(self) -> bool:
+        """Counts towards the wanted nodes: ready or on its way there, not leaving, lost or kept aside."""
+        return not self.leaving and not self.lost and self.standby in (None, StandbyKind.HOT)
+
+    @property
+    def ready(self) -> bool:
+        """Counts as a ready node now."""
+        return self.capacity and self.phase is Phase.READY and self.healthy
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What is special about it, for people."""
+        found = (
+            ("noticed", bool(self.notices)),
+            ("doomed", self.doomed is not None),
+            ("cordoned", self.operator is not None),
+            ("attached", self.attached),
+            ("unhealthy", self.phase is Phase.READY and not self.healthy),
+            ("lost", self.lost),
+            ("standby", self.standby is not None),
+        )
+        return tuple(name for name, holds in found if holds)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All nodes of a pool, oldest first, and the launches whose instance is not described yet."""
+
+    pool: Pool
+    nodes: tuple[Node, ...]
+    launching: tuple[Intent, ...]
+
+    @staticmethod
+    def of(pool: Pool, world: World, memory: Memory) -> Fleet:
+        """Join the world and memory. Linear in the number of nodes."""
+        instances = {i.id: i for i in world.instances.value}
+        doomed = doom(pool, world, memory)
+        in_flight = world.balancer_load()
+        known = sorted(memory.nodes.values(), key=lambda r: (r.launched_at, r.id))
+        nodes = tuple(
+            _node(record, instances.get(record.id), world, memory, doomed.get(record.id), in_flight)
+            for record in known
+        )
+        launching = tuple(i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH)
+        return Fleet(pool, _with_lost(pool, world, nodes), launching)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Node]:
+        """Nodes by id."""
+        return {n.id: n for n in self.nodes}
+
+    @cached_property
+    def capacity(self) -> tuple[Node, ...]:
+        """Nodes that count towards wanted, ready or starting."""
+        return tuple(n for n in self.nodes if n.capacity)
+
+    @cached_property
+    def ready(self) -> tuple[Node, ...]:
+        """Nodes that count as ready."""
+        return tuple(n for n in self.nodes if n.ready)
+
+    @cached_property
+    def serving(self) -> tuple[Node, ...]:
+        """Nodes that balancers send new requests to."""
+        return tuple(n for n in self.nodes if n.serving)
+
+    def count(self, market: Market, *, ready: bool = False) -> int:
+        """Nodes of one market that count towards wanted; open launches included unless `ready`."""
+        nodes = self.ready if ready else self.capacity
+        found = sum(n.placement.market is market for n in nodes)
+        if not ready:
+            found += sum(
+                i.placement is not None and i.placement.market is market
+                for i in self.launching
+                if i.standby is not StandbyKind.STOPPED
+            )
+        return found
+
+    @cached_property
+    def living(self) -> int:
+        """Nodes and open launches that count against the surge limit: all but those on their way out."""
+        return sum(not n.leaving and not n.lost for n in self.nodes) + len(self.launching)
+
+    @cached_property
+    def voluntary_drains(self) -> int:
+        """Nodes that leave now because we chose so."""
+        return sum(
+            n.drain is not None and n.drain.cause is not Cause.NOTICE and n.doomed is None for n in self.nodes
+        )
+
+
+def _node(
+    record: NodeRecord,
+    instance: Instance | None,
+    world: World,
+    memory: Memory,
+    doomed: Notice | None,
+    in_flight: Mapping[str, int],
+) -> Node:
+    reading = world.engines.get(record.id)
+    phases = [held[record.id] for held in memory.targets.values() if record.id in held]
+    phase = _phase(record, instance, reading, memory)
+    booted = phase in (Phase.READY, Phase.DRAINING)
+    return Node(
+        id=record.id,
+        token=record.token,
+        placement=record.placement,
+        phase=phase,
+        address=instance.address if instance is not None and instance.address else record.address,
+        launched_at=record.launched_at,
+        price=instance.price if instance is not None else record.price,
+        standby=record.standby,
+        ready_at=record.ready_at,
+        doomed=doomed,
+        notices=record.notices,
+        drain=record.drain,
+        operator=record.operator,
+        idle_since=record.idle_since,
+        serving=TargetPhase.ACTIVE in phases,
+        attached=bool(phases),
+        healthy=booted and reading is not None and reading.failing_since is None,
+        lost=False,
+        in_flight=max(in_flight.get(record.id, 0), reading.in_flight if reading is not None else 0),
+        failing_since=reading.failing_since if reading is not None and booted else None,
+        failure=reading.failure if reading is not None else "",
+    )
+
+
+def _phase(
+    record: NodeRecord, instance: Instance | None, reading: EngineReading | None, memory: Memory
+) -> Phase:
+    state = InstanceState.RUNNING if instance is None else instance.state
+    if state is InstanceState.TERMINATED:
+        return Phase.GONE
+    if state is InstanceState.SHUTTING_DOWN or intent_key(record.id, ActionKind.TERMINATE) in memory.intents:
+        return Phase.TERMINATING
+    if state in (InstanceState.STOPPED, InstanceState.STOPPING):
+        return Phase.STOPPED
+    if record.drain is not None:
+        return Phase.DRAINING
+    if state is InstanceState.PENDING:
+        return Phase.PENDING
+    if record.ready_at is not None or (reading is not None and reading.ready):
+        return Phase.READY
+    return Phase.STARTING
+
+
+def _with_lost(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Settle who is healthy and who is lost from how long each engine has been silent."""
+    settled = []
+    for node in nodes:
+        if node.failing_since is None:
+            settled.append(node)
+            continue
+        silent = world.now - node.failing_since
+        settled.append(
+            replace(
+                node,
+                healthy=silent < pool.health.unhealthy_after,
+                lost=silent >= pool.health.replace_after,
+            )
+        )
+    return tuple(settled)

@@ -1,0 +1,62 @@
+"""Which nodes are doomed: the notices that are believed, and until when.
+
+What it decides: for each node, the notice (if any) that takes it away. The earliest deadline wins.
+Why: a doomed node stops counting as capacity at once, so its replacement starts in the same turn.
+Never: a spot interruption dooms no on-demand node. Notices that only a node reported, and the cloud did
+not confirm, doom at most the disruption budget of nodes at a time: a forged message cannot empty a pool.
+A rebalance recommendation dooms nothing, it has no deadline.
+
+Example:
+    >>> from policies.model import Confidence, Notice, NoticeKind
+    >>> notice = Notice(id="n1", kind=NoticeKind.INTERRUPTION, node="a", deadline=120.0, source="feed",
+    ...                 confidence=Confidence.CONFIRMED, seen_at=0.0)
+    >>> applies(notice, spot=True), applies(notice, spot=False)
+    (True, False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from policies.memory import Memory, NodeRecord
+from policies.model import Confidence, Market, Notice, NoticeKind, Pool, World
+
+
+def applies(notice: Notice, *, spot: bool) -> bool:
+    """True when a notice of this kind can take away a node of this market."""
+    if notice.cancelled or notice.kind is NoticeKind.REBALANCE:
+        return False
+    return spot or notice.kind is not NoticeKind.INTERRUPTION
+
+
+def doom(pool: Pool, world: World, memory: Memory) -> Mapping[str, Notice]:
+    """The believed notice of every doomed node."""
+    confirmed: dict[str, Notice] = {}
+    reported: list[tuple[NodeRecord, Notice]] = []
+    for record in memory.nodes.values():
+        if not record.notices:
+            continue
+        spot = record.placement.market is Market.SPOT
+        valid = [n for n in record.notices if applies(n, spot=spot)]
+        if not valid:
+            continue
+        sure = [n for n in valid if n.confidence is Confidence.CONFIRMED]
+        if sure:
+            confirmed[record.id] = min(sure, key=_urgency)
+        else:
+            reported.append((record, min(valid, key=_urgency)))
+    reported.sort(key=lambda pair: (pair[1].seen_at, pair[0].id))
+    believed = dict(confirmed)
+    budget = pool.disruption_budget
+    for record, notice in reported:
+        reading = world.engines.get(record.id)
+        silent = reading is not None and reading.failing_since is not None
+        if silent or budget > 0:
+            believed[record.id] = notice
+            budget -= 0 if silent else 1
+    return believed
+
+
+def _urgency(notice: Notice) -> tuple[float, float, str]:
+    deadline = notice.deadline if notice.deadline is not None else notice.seen_at
+    return deadline, notice.seen_at, notice.id

@@ -1,0 +1,52 @@
+"""What the daemon may never exceed: launches a minute, nodes at once, dollars an hour.
+
+What it decides: whether one more launch is allowed now, and if not, which limit says so.
+Why: every runaway begins with a loop that believes it is short of nodes; these limits do not believe.
+Never: serving nodes are not ended to get under a limit; a limit only stops what would be added.
+
+Example:
+    >>> from policies.model import Limits, Pool
+    >>> pool = Pool(name="p", replicas=2, limits=Limits(surge=0, spend_per_hour=5.0))
+    >>> budget = Budget(pool, living=1, launched_last_minute=0, spend=4.0)
+    >>> budget.refuses(2.0)
+    'the spend cap of 5.00 USD/h leaves 1.00, this node costs 2.00'
+    >>> budget.refuses(0.5), budget.take(0.5), budget.refuses(0.1)
+    ('', None, '2 nodes live, and wanted + standby + surge is 2')
+"""
+
+from __future__ import annotations
+
+from policies.model import Pool
+
+
+class Budget:
+    """Counts down what may still be launched in this turn.
+
+    `living`: nodes and open launches, not counting those on their way out. `spend`: USD/h of all nodes and
+    open launches at today's prices.
+    """
+
+    def __init__(self, pool: Pool, *, living: int, launched_last_minute: int, spend: float) -> None:
+        self._pool = pool
+        self._living = living
+        self._launched = launched_last_minute
+        self._spend = spend
+
+    def refuses(self, price: float) -> str:
+        """Why a launch at `price` USD/h is not allowed now; empty when it is."""
+        limits = self._pool.limits
+        if self._living >= self._pool.most_nodes:
+            return f"{self._living} nodes live, and wanted + standby + surge is {self._pool.most_nodes}"
+        if self._launched >= limits.launches_per_minute:
+            return f"{self._launched} launches in the last minute, the limit is {limits.launches_per_minute}"
+        cap = limits.spend_per_hour
+        if cap is not None and self._spend + price > cap:
+            left = max(0.0, cap - self._spend)
+            return f"the spend cap of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
+        return ""
+
+    def take(self, price: float) -> None:
+        """Count one launch."""
+        self._living += 1
+        self._launched += 1
+        self._spend += price

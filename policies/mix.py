@@ -1,0 +1,53 @@
+"""The 70/30: how many nodes of each market the pool should hold now.
+
+What it decides: wanted spot nodes, and wanted on-demand nodes as floor + standby + cover.
+Why: the floor (the on-demand share of wanted, rounded up) is what survives when all spot is lost at once.
+Cover is temporary: it stands in for spot nodes that are wanted and not ready, so that the number of ready
+nodes holds while spot is away, and it is given back when spot is whole again. The spot target itself never
+moves: a pool that forgot it would drift to all on-demand.
+
+    on-demand wanted = floor + hot standby + cover,   cover = spot wanted - spot ready
+
+Until the pool has been whole for the first time, spot nodes on their way count as ready for the cover:
+nothing was lost yet, and doubling every first launch would only cost money.
+Never: cover is not counted in the mix; it does not lower the spot target.
+
+Example:
+    >>> from policies.model import Pool
+    >>> wanted(Pool(name="p", replicas=10), spot_ready=7, spot_coming=0, whole=True)
+    Mix(spot=7, floor=3, hot=0, cover=0)
+    >>> wanted(Pool(name="p", replicas=4), spot_ready=1, spot_coming=1, whole=True)
+    Mix(spot=2, floor=2, hot=0, cover=1)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policies.model import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Wanted nodes by purpose."""
+
+    spot: int
+    floor: int
+    hot: int
+    cover: int
+
+    @property
+    def on_demand(self) -> int:
+        """All on-demand nodes wanted now."""
+        return self.floor + self.hot + self.cover
+
+
+def wanted(pool: Pool, *, spot_ready: int, spot_coming: int, whole: bool) -> Mix:
+    """The mix wanted now. `spot_coming` are spot nodes starting or being launched."""
+    present = spot_ready if whole else spot_ready + spot_coming
+    return Mix(
+        spot=pool.spot_wanted,
+        floor=pool.on_demand_floor,
+        hot=pool.standby.hot,
+        cover=max(0, pool.spot_wanted - present),
+    )

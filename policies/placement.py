@@ -1,0 +1,101 @@
+"""Which offering the next node goes to.
+
+What it decides: the cheapest offering of a market after handicaps, or none.
+Why: the cheapest zone alone is a trap: one reclaim there takes all nodes at once. So a zone looks dearer
+with every node already in it, with every recent reclaim and refusal, and a refused placement is left alone
+until its refusal has decayed to half.
+Never: a placement that refused within its half-life, that ran into a quota within ten half-lives, or where
+boot after boot failed, is tried while another one is left. Nothing is random: equal scores go by name.
+
+Example:
+    >>> from policies.memory import Memory
+    >>> from policies.model import Market, Offering, Placement, Pool
+    >>> def offering(zone, price):
+    ...     return Offering(placement=Placement("local", "r", zone, "gpu", Market.SPOT), price=price)
+    >>> scorer = Scorer(Pool(name="p", replicas=4), Memory(), now=0.0,
+    ...                 offerings=[offering("a", 1.0), offering("b", 1.2)], held={})
+    >>> [scorer.take(Market.SPOT).placement.zone for _ in range(3)]
+    ['a', 'b', 'a']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from policies.memory import Memory, decayed
+from policies.model import Market, Offering, Placement, Pool
+
+_BLOCKING_WEIGHT = 0.5
+"""A refusal weighs 1 when it happens; at or below this the placement may be tried again."""
+
+_QUOTA_HALF_LIVES = 10.0
+
+
+class Scorer:
+    """Hands out placements one after another, counting each one taken.
+
+    `held`: nodes already at each placement. `offerings`: what is sold now.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        memory: Memory,
+        *,
+        now: float,
+        offerings: Iterable[Offering],
+        held: Mapping[Placement, int],
+    ) -> None:
+        self._pool, self._memory, self._now = pool, memory, now
+        self._held = dict(held)
+        self._zone: dict[tuple[Market, str], int] = {}
+        for placement, count in held.items():
+            key = placement.market, placement.zone
+            self._zone[key] = self._zone.get(key, 0) + count
+        self._open = [o for o in offerings if o.available and not self.blocked(o.placement)]
+
+    def blocked(self, placement: Placement) -> str:
+        """Why a placement may not be tried now, in words; empty when it may."""
+        rules, memory, now = self._pool.placement, self._memory, self._now
+        refusal = memory.refusals.get(placement)
+        if refusal and decayed(refusal, now, rules.refusal_half_life) > _BLOCKING_WEIGHT:
+            return f"{placement} refused {now - refusal.at:.0f} s ago"
+        quota = memory.quota_at.get(placement)
+        if quota is not None and now - quota < _QUOTA_HALF_LIVES * rules.refusal_half_life:
+            return f"{placement} is over quota"
+        if memory.boot_failures.get(placement, 0) >= self._pool.health.boot_failures:
+            return f"{placement}: {memory.boot_failures[placement]} nodes in a row never became ready"
+        return ""
+
+    def score(self, offering: Offering) -> float:
+        """The price with handicaps, USD/h; lower is better."""
+        rules, placement = self._pool.placement, offering.placement
+        crowd = self._zone.get((placement.market, placement.zone), 0)
+        reclaim = self._memory.reclaims.get(placement)
+        refusal = self._memory.refusals.get(placement)
+        risk = decayed(reclaim, self._now, rules.reclaim_half_life) if reclaim else 0.0
+        risk += decayed(refusal, self._now, rules.refusal_half_life) if refusal else 0.0
+        return offering.price * (1.0 + rules.spread * crowd) * (1.0 + risk)
+
+    def quiet(self, placement: Placement, hold: float) -> bool:
+        """True when nothing bad was heard of a placement for `hold` seconds."""
+        for news in (self._memory.reclaims.get(placement), self._memory.refusals.get(placement)):
+            if news is not None and self._now - news.at < hold:
+                return False
+        return True
+
+    def take(self, market: Market, *, quiet_for: float = 0.0) -> Offering | None:
+        """The best offering of a market, counted as taken; None when there is none."""
+        found = [o for o in self._open if o.placement.market is market]
+        if quiet_for > 0:
+            found = [o for o in found if self.quiet(o.placement, quiet_for)]
+        if not found:
+            return None
+        best = min(found, key=lambda o: (self.score(o), o.placement))
+        key = market, best.placement.zone
+        self._zone[key] = self._zone.get(key, 0) + 1
+        return best
+
+    def why_none(self, market: Market) -> str:
+        """Why `take` finds nothing, in words."""
+        return f"no {market} offering may be tried now (see refusals)"
