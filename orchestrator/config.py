@@ -1,0 +1,436 @@
+"""The configuration: one TOML file, read into frozen values, with every fault reported at once.
+
+Relative paths start from the directory of the file, so the same file means the same pool wherever the daemon
+is started; `{state_dir}` in a path stands for `daemon.state_dir`. Durations carry a unit ("90s"), shares are
+percentages or fractions ("70%", 0.7), money is US dollars per hour.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.config_errors import ConfigError, Problem, Source, problems_of, syntax_problem
+from orchestrator.config_types import (
+    Address,
+    AddressOrOff,
+    Duration,
+    Factor,
+    FilePath,
+    HostPort,
+    Money,
+    Share,
+    Strings,
+    Texts,
+    address_key,
+    duration_key,
+    path_key,
+    resolve_path,
+    share_key,
+)
+from orchestrator.toml_lines import key_lines
+from policies.model import (
+    DrainRules,
+    HealthRules,
+    Limits,
+    Patience,
+    PlacementRules,
+    Pool,
+    ReturnRules,
+    StandbyRules,
+)
+
+__all__ = ["Config", "ConfigError", "HostPort", "PoolConfig", "Problem", "build_config", "load_config"]
+
+_DRAIN: Final = DrainRules()
+_RETURN: Final = ReturnRules()
+_HEALTH: Final = HealthRules()
+_STANDBY: Final = StandbyRules()
+_PLACEMENT: Final = PlacementRules()
+_LIMITS: Final = Limits()
+_PATIENCE: Final = Patience()
+_SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values keep their type, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+class DaemonConfig(Section):
+    """The daemon itself: where it keeps its state, how it is reached, how often it looks."""
+
+    state_dir: FilePath = path_key(
+        "./state", "Directory of the journal, the lease and the sockets. Created if its parent exists."
+    )
+    socket: FilePath = path_key(
+        "{state_dir}/orchestrator.sock", "Unix socket of the control API. Who can open it can do everything."
+    )
+    listen: AddressOrOff = address_key(
+        "127.0.0.1:9477",
+        'Address of the read-only listener with /metrics, /healthz and /readyz, or "off". It asks for no '
+        "password, so keep it on the loopback or a private network.",
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="How log lines look: auto means console on a terminal and JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important log lines that are written."
+    )
+    tick: Duration = duration_key(1.0, "Longest pause between two turns of the loop. Events end it at once.")
+    poll_instances: Duration = duration_key(5.0, "How often the cloud is asked for the list of machines.")
+    poll_offerings: Duration = duration_key(60.0, "How often the cloud is asked for prices and availability.")
+    poll_targets: Duration = duration_key(5.0, "How often the load balancer is asked for its targets.")
+    probe_interval: Duration = duration_key(2.0, "How often each engine is probed.")
+    probe_timeout: Duration = duration_key(5.0, "How long one probe may take before it counts as failed.")
+    probe_concurrency: int = Field(
+        default=64, ge=1, le=4096, description="Probes that may run at the same time."
+    )
+    call_timeout: Duration = duration_key(10.0, "How long one call to a cloud or load balancer may take.")
+
+
+class EngineConfig(Section):
+    """The inference server that every node of the pool runs."""
+
+    kind: Literal["simulated", "vllm"] = Field(
+        default="simulated",
+        description="vllm runs real `vllm serve`; simulated runs a small server that behaves like it.",
+        examples=["vllm"],
+    )
+    served_name: str = Field(
+        default="", description="Name under which clients ask for the model. Empty means the model's own."
+    )
+    args: Strings = Field(
+        default=(),
+        description="The engine's own flags, passed through as they are.",
+        examples=[["--max-model-len", "8192"]],
+    )
+    env: Texts = Field(
+        default_factory=dict,
+        description="Environment variables added for the engine.",
+        examples=[{"HF_HUB_OFFLINE": "1"}],
+    )
+    executable: str = Field(
+        default="", description="Program to run instead of the engine's usual one: a path or a name on PATH."
+    )
+    api_key_file: FilePath | None = Field(
+        default=None,
+        description="File that holds the key which the engine asks its clients for.",
+        json_schema_extra={"default": None},
+    )
+
+
+class DrainConfig(Section):
+    """How a node is taken out of service without losing requests."""
+
+    budget: Duration = duration_key(_DRAIN.budget, "Time that requests in flight get to finish.")
+    margin: Duration = duration_key(_DRAIN.margin, "Time kept free before a notice's deadline.")
+    settle: Duration = duration_key(
+        _DRAIN.settle, "How long a node must show no request in flight before it counts as drained."
+    )
+    min_serving: Share = share_key(
+        _DRAIN.min_serving,
+        "Share of the replicas below which a doomed node keeps serving for as long as its notice allows.",
+    )
+
+
+class ReturnConfig(Section):
+    """How the pool goes back from temporary on-demand nodes to spot."""
+
+    hold: Duration = duration_key(
+        _RETURN.hold, "Silence after a reclaim or a refusal before that placement is tried again."
+    )
+    stable: Duration = duration_key(
+        _RETURN.stable, "How long all spot nodes must have been ready before on-demand cover is given back."
+    )
+    at_once: int = Field(
+        default=_RETURN.at_once,
+        ge=1,
+        description="Spot launches, and cover nodes given back, at the same time.",
+    )
+
+
+class HealthConfig(Section):
+    """When a node counts as sick and what is done about it."""
+
+    unhealthy_after: Duration = duration_key(
+        _HEALTH.unhealthy_after, "How long probes must have failed before a node leaves the target set."
+    )
+    replace_after: Duration = duration_key(
+        _HEALTH.replace_after, "How long probes must have failed before a node is replaced."
+    )
+    boot_timeout: Duration = duration_key(
+        _HEALTH.boot_timeout, "Longest time from launch to ready before a node is given up."
+    )
+    max_unhealthy: Share = share_key(
+        _HEALTH.max_unhealthy,
+        "Share of sick nodes above which the fault is taken to be ours and nothing is replaced.",
+    )
+    boot_failures: int = Field(
+        default=_HEALTH.boot_failures,
+        ge=1,
+        description="Boots given up in a row before a placement is avoided.",
+    )
+
+
+class StandbyConfig(Section):
+    """Warm on-demand capacity kept beyond the replicas, so that a swap fits into a notice."""
+
+    hot: int = Field(default=_STANDBY.hot, ge=0, description="Ready nodes kept beyond the replicas.")
+    stopped: int = Field(
+        default=_STANDBY.stopped, ge=0, description="Stopped machines kept; starting one beats a launch."
+    )
+
+
+class PlacementConfig(Section):
+    """What makes one offering better than another."""
+
+    spread: Factor = share_key(
+        _PLACEMENT.spread,
+        "How much dearer, as a share of the price, a zone looks for each node that is already there.",
+    )
+    refusal_half_life: Duration = duration_key(
+        _PLACEMENT.refusal_half_life, "Time after which a capacity refusal weighs half."
+    )
+    reclaim_half_life: Duration = duration_key(
+        _PLACEMENT.reclaim_half_life, "Time after which a reclaim weighs half."
+    )
+
+
+class LimitsConfig(Section):
+    """What the daemon may never exceed."""
+
+    surge: int = Field(
+        default=_LIMITS.surge, ge=0, description="Nodes above replicas and standby at any time."
+    )
+    launches_per_minute: int = Field(
+        default=_LIMITS.launches_per_minute, ge=1, description="Launches within any minute."
+    )
+    spend_per_hour: Money | None = Field(
+        default=_LIMITS.spend_per_hour,
+        description="Most US dollars per hour for all nodes at today's prices. Leave out for no cap.",
+        examples=["12.50"],
+    )
+    disruption: Share = share_key(
+        _LIMITS.disruption, "Share of the replicas that may be drained by choice at once; at least one node."
+    )
+
+
+class PatienceConfig(Section):
+    """How long the daemon believes what it knows."""
+
+    stale_after: Duration = duration_key(
+        _PATIENCE.stale_after, "Age above which a list of machines permits nothing destructive."
+    )
+    vanish_grace: Duration = duration_key(
+        _PATIENCE.vanish_grace, "How long a known node may be missing from complete lists before it is gone."
+    )
+    effect_timeout: Duration = duration_key(
+        _PATIENCE.effect_timeout, "How long an action may show no effect before it is asked again."
+    )
+
+
+class CloudConfig(Section):
+    """Where the machines come from."""
+
+    kind: Literal["local"] = Field(
+        default="local", description="local: nodes are processes on this machine, run by `local-cloud`."
+    )
+    state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
+    socket: FilePath = path_key("{state_dir}/cloud.sock", "Unix socket of the local cloud.")
+
+
+class GatewayConfig(Section):
+    """The gateway in front of the nodes: its own process, which keeps serving while the daemon is down."""
+
+    listen: Address = address_key("127.0.0.1:8000", "Address that clients send their requests to.")
+    socket: FilePath = path_key(
+        "{state_dir}/gateway.sock", "Unix socket on which the gateway takes its target set."
+    )
+    targets_file: FilePath = path_key(
+        "{state_dir}/targets.json", "File with the target set, which the gateway reads when it starts."
+    )
+    queue_limit: int = Field(
+        default=256, ge=0, description="Requests that may wait for a target; more are answered with 503."
+    )
+    queue_deadline: Duration = duration_key(
+        30.0, "How long a request may wait for a target before it is answered with 503."
+    )
+
+
+class PoolConfig(Section):
+    """One pool: how many nodes of which model, and how they are kept alive."""
+
+    replicas: int = Field(
+        ge=1, le=10_000, description="Ready nodes that the pool keeps at all times.", examples=[10]
+    )
+    spot_share: Share = share_key(
+        _SPOT_SHARE,
+        "Share of the replicas on spot. The rest is the on-demand floor, rounded up to whole nodes.",
+    )
+    on_demand_floor: int | None = Field(
+        default=None,
+        ge=0,
+        description="The on-demand floor as a number of nodes, instead of spot_share.",
+        examples=[3],
+    )
+    model: str = Field(
+        default="",
+        description="Model that the engine loads: a name or a directory. Needed for engine.kind = vllm.",
+        examples=["meta-llama/Llama-3.1-8B-Instruct"],
+    )
+    engine: EngineConfig = Field(default=EngineConfig(), description="The inference server.")
+    drain: DrainConfig = Field(default=DrainConfig(), description="Taking a node out of service.")
+    back_to_spot: ReturnConfig = Field(default=ReturnConfig(), description="Going back to spot.")
+    health: HealthConfig = Field(default=HealthConfig(), description="Sick nodes.")
+    standby: StandbyConfig = Field(default=StandbyConfig(), description="Warm capacity.")
+    placement: PlacementConfig = Field(default=PlacementConfig(), description="Choice of offerings.")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="Hard limits.")
+    patience: PatienceConfig = Field(default=PatienceConfig(), description="Trust in old knowledge.")
+    cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
+    gateway: GatewayConfig = Field(default=GatewayConfig(), description="The gateway.")
+
+    @property
+    def model_name(self) -> str:
+        """The model that the engine loads; a simulated engine needs none of its own."""
+        return self.model or "simulated"
+
+    def as_pool(self, name: str) -> Pool:
+        """The wanted state as the policies take it."""
+        share_of_spot = self.spot_share
+        if self.on_demand_floor is not None:
+            share_of_spot = (self.replicas - self.on_demand_floor) / self.replicas
+        return Pool(
+            name=name,
+            replicas=self.replicas,
+            model=self.model_name,
+            spot_share=share_of_spot,
+            drain=DrainRules(**self.drain.model_dump()),
+            back_to_spot=ReturnRules(**self.back_to_spot.model_dump()),
+            health=HealthRules(**self.health.model_dump()),
+            standby=StandbyRules(**self.standby.model_dump()),
+            placement=PlacementRules(**self.placement.model_dump()),
+            limits=Limits(**self.limits.model_dump()),
+            patience=Patience(**self.patience.model_dump()),
+        )
+
+
+class ConfigFile(Section):
+    """The whole file."""
+
+    daemon: DaemonConfig = Field(default=DaemonConfig(), description="The daemon itself.")
+    pool: dict[str, PoolConfig] = Field(
+        description="One table for each pool, named [pool.NAME].", examples=[{"llama": {"replicas": 10}}]
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A configuration that has passed every check. All paths are ready to use.
+
+    `path` is the file it came from, None when it was built in memory. `warnings` are doubtful settings that
+    do not stop the daemon.
+    """
+
+    daemon: DaemonConfig
+    pools: Mapping[str, PoolConfig]
+    path: Path | None = None
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def pool_name(self) -> str:
+        """The name of the only pool."""
+        return next(iter(self.pools))
+
+    @property
+    def pool(self) -> PoolConfig:
+        """The settings of the only pool."""
+        return self.pools[self.pool_name]
+
+    @property
+    def wanted(self) -> Pool:
+        """The only pool as the policies take it."""
+        return self.pool.as_pool(self.pool_name)
+
+
+def load_config(file: str | Path) -> Config:
+    """Read and check a configuration file. Raises ConfigError with every fault that it has."""
+    file = Path(file)
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        what = f"cannot be read ({reason}); give the path of a TOML file, such as examples/pool.toml"
+        raise ConfigError([Problem(str(file), 0, "", what)]) from error
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        raise ConfigError([Problem(str(file), 0, "", what)]) from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([syntax_problem(str(file), str(error))]) from error
+    source = Source(file=str(file), lines=key_lines(text))
+    return _build(data, source, base=file.parent, path=file)
+
+
+def build_config(data: Mapping[str, Any], *, base: str | Path = ".") -> Config:
+    """Check a configuration built in memory, of the same shape as the file. Raises ConfigError.
+
+    Plain numbers are taken in the base unit (seconds, fractions, US dollars per hour) if they are not text.
+    """
+    return _build(data, Source(file="configuration", lines={}), base=Path(base), path=None)
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON Schema of the file."""
+    from orchestrator.schemas.generate import schema_of_config
+
+    return schema_of_config()
+
+
+def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | None) -> Config:
+    from orchestrator.config_checks import check
+
+    try:
+        parsed = ConfigFile.model_validate(dict(data), context={"units": path is not None})
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, source, ConfigFile)) from error
+    base = base.absolute()
+    state_dir = resolve_path(parsed.daemon.state_dir, base=base, state_dir=base)
+    parsed = _with_paths(parsed, base=base, state_dir=state_dir)
+    errors, warnings = check(parsed, source)
+    if errors:
+        raise ConfigError(errors)
+    return Config(
+        daemon=parsed.daemon,
+        pools=MappingProxyType(dict(parsed.pool)),
+        path=path,
+        warnings=tuple(sorted(warnings)),
+    )
+
+
+def _with_paths(section: _S, *, base: Path, state_dir: Path) -> _S:
+    """The same section with every path in it absolute."""
+    changed: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            changed[name] = resolve_path(value, base=base, state_dir=state_dir)
+        elif isinstance(value, Section):
+            changed[name] = _with_paths(value, base=base, state_dir=state_dir)
+        elif isinstance(value, dict):
+            changed[name] = {
+                key: _with_paths(item, base=base, state_dir=state_dir) if isinstance(item, Section) else item
+                for key, item in value.items()
+            }
+    return section.model_copy(update=changed)

@@ -1,0 +1,209 @@
+"""What must hold between the keys of a configuration, and between it and this machine.
+
+The models check each key on its own. Here are the rules that need two keys or a look at the file system.
+Errors stop the daemon, warnings do not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from orchestrator.config import ConfigFile, PoolConfig
+from orchestrator.config_errors import Problem, Source
+from orchestrator.config_types import format_duration
+
+_POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
+_SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
+_AWS_NOTICE: Final = 120.0  # s between a spot interruption notice and the reclaim on EC2
+
+_Found = tuple[tuple[str, ...], str]  # key path, sentence
+
+
+def check(parsed: ConfigFile, source: Source) -> tuple[list[Problem], list[Problem]]:
+    """Errors and warnings of a file whose keys are each valid and whose paths are absolute."""
+    errors = [*_daemon_errors(parsed), *_pool_count_errors(parsed)]
+    warnings = [*_daemon_warnings(parsed)]
+    for name, pool in parsed.pool.items():
+        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool)]
+        warnings += [*_pool_warnings(name, pool, parsed)]
+    return (
+        [source.problem(path, text) for path, text in errors],
+        [source.problem(path, text) for path, text in warnings],
+    )
+
+
+def _daemon_errors(parsed: ConfigFile) -> Iterator[_Found]:
+    daemon = parsed.daemon
+    yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
+    yield from _socket_errors(("daemon", "socket"), daemon.socket)
+    for key in (
+        "tick",
+        "poll_instances",
+        "poll_offerings",
+        "poll_targets",
+        "probe_interval",
+        "probe_timeout",
+        "call_timeout",
+    ):
+        if getattr(daemon, key) <= 0:
+            yield ("daemon", key), 'is 0, which leaves no time at all; write a duration such as "1s"'
+
+
+def _daemon_warnings(parsed: ConfigFile) -> Iterator[_Found]:
+    listen = parsed.daemon.listen
+    if listen is not None and not listen.loopback:
+        yield (
+            ("daemon", "listen"),
+            f"{listen} can be reached from other machines and asks for no password; "
+            "make sure that only the monitoring network reaches it",
+        )
+
+
+def _pool_count_errors(parsed: ConfigFile) -> Iterator[_Found]:
+    names = list(parsed.pool)
+    if not names:
+        yield ("pool",), "holds no pool; write one table such as [pool.llama] with replicas = 10"
+    for name in names[1:]:
+        yield (
+            ("pool", name),
+            f"one daemon runs one pool, and {names[0]} is already given; "
+            "write a second file with its own daemon.state_dir and run a second daemon",
+        )
+    for name in names:
+        if not _POOL_NAME.fullmatch(name):
+            yield (
+                ("pool", name),
+                f"{name!r} cannot be a pool's name; use 1 to 24 of the characters a-z, 0-9 and -",
+            )
+
+
+def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_Found]:
+    at = ("pool", name)
+    if pool.on_demand_floor is not None:
+        if "spot_share" in pool.model_fields_set:
+            yield (*at, "on_demand_floor"), "says the same as spot_share; write only one of the two"
+        if pool.on_demand_floor > pool.replicas:
+            yield (
+                (*at, "on_demand_floor"),
+                f"the floor of {pool.on_demand_floor} on-demand nodes is above replicas = {pool.replicas}; "
+                "lower the floor or raise replicas",
+            )
+    if pool.engine.kind == "vllm" and not pool.model:
+        yield (
+            (*at, "model"),
+            'is missing; vLLM needs a model, such as model = "meta-llama/Llama-3.1-8B-Instruct"',
+        )
+    if pool.patience.stale_after <= parsed.daemon.poll_instances:
+        yield (
+            (*at, "patience", "stale_after"),
+            f"{_text(pool.patience.stale_after)} is not longer than daemon.poll_instances "
+            f"({_text(parsed.daemon.poll_instances)}), so every list would count as stale and no node could "
+            "ever be replaced; raise stale_after or poll more often",
+        )
+    if pool.patience.vanish_grace <= 0:
+        yield (
+            (*at, "patience", "vanish_grace"),
+            'is 0, so a list that lags behind a launch would lose the new node; write "15s"',
+        )
+    for table, key in (("placement", "refusal_half_life"), ("placement", "reclaim_half_life")):
+        if getattr(getattr(pool, table), key) <= 0:
+            yield (
+                (*at, table, key),
+                'is 0, and a weight cannot halve in no time; write a duration such as "3m"',
+            )
+    if pool.health.boot_timeout <= 0:
+        yield (*at, "health", "boot_timeout"), 'is 0, so no node could ever start; write "15m"'
+    yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
+    yield from _socket_errors((*at, "gateway", "socket"), pool.gateway.socket)
+
+
+def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_Found]:
+    at = ("pool", name)
+    wanted = pool.as_pool(name)
+    drain_time = pool.drain.budget + pool.drain.margin
+    if drain_time > _AWS_NOTICE:
+        yield (
+            (*at, "drain", "budget"),
+            f"budget and margin need {_text(drain_time)}, but an interruption notice gives "
+            f"{_text(_AWS_NOTICE)}; drains will be cut short, so lower one of them",
+        )
+    if wanted.spot_share > 0 and wanted.spot_wanted == 0:
+        yield (
+            (*at, "spot_share"),
+            f"with replicas = {wanted.replicas} the on-demand floor rounds up to every node and none is on "
+            "spot; raise replicas or spot_share",
+        )
+    if pool.limits.surge == 0 and pool.standby.hot == 0:
+        yield (
+            (*at, "limits", "surge"),
+            "with no surge and no hot standby a node cannot be replaced before it is taken out; "
+            "allow a surge of at least 1",
+        )
+    if pool.health.replace_after < parsed.daemon.probe_interval + parsed.daemon.probe_timeout:
+        yield (
+            (*at, "health", "replace_after"),
+            f"{_text(pool.health.replace_after)} is shorter than one probe's interval and timeout together, "
+            "so one slow answer replaces a node; write at least 30s",
+        )
+    yield from _file_warnings(at, pool)
+
+
+def _file_errors(name: str, pool: PoolConfig) -> Iterator[_Found]:
+    at = ("pool", name, "engine")
+    key_file = pool.engine.api_key_file
+    if key_file is not None:
+        if not key_file.is_file():
+            yield (*at, "api_key_file"), f"there is no file {key_file}; create it or correct the path"
+        elif not os.access(key_file, os.R_OK):
+            yield (*at, "api_key_file"), f"{key_file} cannot be read by this user; give it read permission"
+    program = pool.engine.executable
+    if "/" in program:
+        if not Path(program).is_file():
+            yield (*at, "executable"), f"there is no file {program}; correct the path or install the engine"
+        elif not os.access(program, os.X_OK):
+            yield (*at, "executable"), f"{program} cannot be run; make it executable with chmod +x"
+
+
+def _file_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[_Found]:
+    key_file = pool.engine.api_key_file
+    if key_file is not None and key_file.is_file() and stat.S_IMODE(key_file.stat().st_mode) & 0o077:
+        yield (
+            (*at, "engine", "api_key_file"),
+            f"{key_file} can be read by other users; close it with chmod 600",
+        )
+
+
+def _directory_errors(path: tuple[str, ...], directory: Path) -> Iterator[_Found]:
+    if directory.exists():
+        if not directory.is_dir():
+            yield path, f"{directory} is a file; name a directory"
+        elif not os.access(directory, os.W_OK | os.X_OK):
+            yield (
+                path,
+                f"{directory} cannot be written by this user; change its owner or name another directory",
+            )
+        return
+    parent = directory.parent
+    if not parent.is_dir():
+        yield path, f"{parent} does not exist; create it with mkdir -p, or name another directory"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        yield path, f"{parent} cannot be written by this user, so {directory.name} cannot be created in it"
+
+
+def _socket_errors(path: tuple[str, ...], socket: Path) -> Iterator[_Found]:
+    length = len(os.fsencode(socket))
+    if length > _SOCKET_PATH_LIMIT:
+        yield (
+            path,
+            f"{socket} has {length} bytes, and a unix socket's path may have {_SOCKET_PATH_LIMIT}; "
+            "choose a shorter daemon.state_dir",
+        )
+
+
+def _text(seconds: float) -> str:
+    return format_duration(seconds)

@@ -1,0 +1,226 @@
+"""The JSON that the control API answers and that `-o json` prints, as types.
+
+One place says what every field means; the JSON Schemas in `orchestrator/schemas/` are made from it. Only the
+standard library is imported here, so that reading commands start fast. Rules: times are seconds since the
+epoch, durations seconds, prices US dollars per hour, money US dollars, shares fractions of one. A field that
+has no value now is null, never missing. Within one schema number fields are only ever added.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, TypedDict
+
+STATUS_SCHEMA: Final = "status/1"
+PLAN_SCHEMA: Final = "plan/1"
+EXPLAIN_SCHEMA: Final = "explain/1"
+NODE_SCHEMA: Final = "node/1"
+EVENTS_SCHEMA: Final = "events/1"
+
+PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting"]
+
+
+class PausedView(TypedDict):
+    """Who stopped the daemon from acting, why, and until when."""
+
+    by: Annotated[str, "who paused"]
+    reason: Annotated[str, "why, in the operator's words"]
+    until: Annotated[float | None, "when acting resumes by itself; null means never"]
+
+
+class DaemonView(TypedDict):
+    """The daemon itself."""
+
+    version: str
+    pid: int
+    epoch: Annotated[int, "number of the lease under which it acts; rises with every change of holder"]
+    uptime_s: float
+    leading: Annotated[bool, "true while it holds the lease; otherwise it only watches"]
+    paused: Annotated[PausedView | None, "set while the daemon observes but does not act"]
+    journal_ok: Annotated[bool, "the journal accepts writes; without it nothing destructive happens"]
+    last_turn_s: Annotated[float, "seconds since the last completed turn of the loop"]
+    turns: Annotated[int, "turns of the loop since the daemon started"]
+
+
+class NoticeView(TypedDict):
+    """A word that a node will not last, and what was done about it so far."""
+
+    node: str
+    kind: Annotated[str, "interruption, rebalance, maintenance or state-change"]
+    source: Annotated[str, "who said so"]
+    confidence: Annotated[str, "confirmed (by the cloud) or reported (could be forged)"]
+    seen_at: float
+    deadline: Annotated[float | None, "when the node goes away; null where the kind has no deadline"]
+    remaining_s: Annotated[float | None, "seconds to the deadline, negative once it has passed"]
+    stage: Annotated[str, "how far taking the node out of service is"]
+    in_flight: Annotated[int | None, "requests the node still owes an answer to; null when not known"]
+    replacement: Annotated[str | None, "the node that takes over"]
+    replacement_phase: str | None
+    text: Annotated[str, "the same as one sentence"]
+
+
+class SwapView(TypedDict):
+    """One node replaced by another, with the time of each stage."""
+
+    outgoing: str
+    incoming: str | None
+    stage: str
+    noticed_at: float
+    detached_at: float | None
+    drained_at: float | None
+    replaced_at: float | None
+    deadline: float | None
+    cause: str
+
+
+class NodeView(TypedDict):
+    """One node with the reason for its state."""
+
+    id: str
+    market: Annotated[str, "spot or on-demand"]
+    zone: str
+    instance_type: str
+    phase: Annotated[str, "pending, starting, ready, stopped, draining, terminating or gone"]
+    age_s: Annotated[float, "seconds since its launch"]
+    in_flight: Annotated[int | None, "running + waiting requests; null when not known"]
+    running: int | None
+    waiting: int | None
+    target: Annotated[str | None, "its state in the load balancer; null when it is not there"]
+    attached: Annotated[bool, "we want it in the load balancer's target set"]
+    healthy: bool
+    conditions: Annotated[list[str], "noticed, cordoned, unhealthy, standby, and the like"]
+    price: Annotated[float, "US dollars per hour now"]
+    why: Annotated[str, "why the node is as it is"]
+    address: Annotated[str, "the engine's host:port, empty until it is known"]
+    launched_at: float
+    token: Annotated[str, "idempotency token of its launch"]
+
+
+class PoolView(TypedDict):
+    """One pool: wanted against actual, money, notices, swaps, nodes."""
+
+    name: str
+    model: str
+    wanted: Annotated[int, "replicas"]
+    ready: int
+    serving: Annotated[int, "ready nodes that are in the load balancer"]
+    spot_ready: int
+    on_demand_ready: int
+    spot_wanted: int
+    on_demand_floor: Annotated[int, "on-demand nodes that the mix always holds"]
+    spot_share: Annotated[float, "spot share of the ready nodes"]
+    temporary_on_demand: Annotated[int, "on-demand nodes above the floor that cover for spot"]
+    standby_hot: int
+    standby_stopped: int
+    state: PoolState
+    cost_per_hour: float
+    on_demand_cost_per_hour: Annotated[float, "what the same nodes would cost on-demand"]
+    saved_share: Annotated[float, "1 - cost / on-demand cost"]
+    spent_usd: Annotated[float, "since the journal began"]
+    saved_usd: Annotated[float, "against on-demand, since the journal began"]
+    notices: list[NoticeView]
+    swaps: list[SwapView]
+    nodes: list[NodeView]
+    problems: Annotated[list[str], "what is wrong now, one sentence each"]
+    notes: Annotated[list[str], "why the pool is as it is"]
+
+
+class StatusView(TypedDict):
+    """GET /v1/status: everything an operator needs to see first."""
+
+    schema: Literal["status/1"]
+    at: float
+    daemon: DaemonView
+    pools: list[PoolView]
+
+
+class EventView(TypedDict):
+    """One entry of the journal."""
+
+    seq: Annotated[int, "number of the entry; rises by the order of writing"]
+    at: float
+    kind: str
+    node: str | None
+    text: str
+    data: dict[str, Any]
+
+
+class EventsView(TypedDict):
+    """GET /v1/events: entries after a number, oldest first."""
+
+    events: list[EventView]
+    last: Annotated[int, "number to ask after next time"]
+
+
+class ActionView(TypedDict):
+    """One thing the daemon does or would do now."""
+
+    kind: str
+    node: str | None
+    placement: Annotated[str | None, "where, for a launch"]
+    reason: str
+    token: Annotated[str | None, "idempotency token of a launch"]
+
+
+class DeferredView(TypedDict):
+    """One thing the daemon would like to do and does not do yet, with the reason for waiting."""
+
+    kind: str
+    node: str | None
+    placement: str | None
+    reason: str
+
+
+class TargetSpecView(TypedDict):
+    """One entry of the wanted target set."""
+
+    id: str
+    address: str
+    phase: Annotated[str, "active or draining"]
+    weight: int
+    drain_deadline: float | None
+
+
+class PoolPlanView(TypedDict):
+    """The plan for one pool."""
+
+    name: str
+    actions: list[ActionView]
+    deferred: list[DeferredView]
+    notes: list[str]
+    targets: list[TargetSpecView]
+
+
+class PlanView(TypedDict):
+    """GET /v1/plan: what the daemon would do now."""
+
+    schema: Literal["plan/1"]
+    pools: list[PoolPlanView]
+
+
+class ExplainView(TypedDict):
+    """GET /v1/explain: a policy, node, offering or key in sentences."""
+
+    schema: Literal["explain/1"]
+    subject: str
+    sentences: list[str]
+
+
+class NodeStory(TypedDict):
+    """GET /v1/nodes/{id}: one node and everything that happened to it. `node` is null once forgotten."""
+
+    schema: Literal["node/1"]
+    node: NodeView | None
+    events: list[EventView]
+    sentences: list[str]
+
+
+class DoneView(TypedDict):
+    """The answer to an operator's command: what happens now, as one sentence."""
+
+    text: str
+
+
+class ErrorView(TypedDict):
+    """Every refusal of the API: what is wrong and what to do, as one sentence."""
+
+    error: str
