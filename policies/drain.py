@@ -57,5 +57,7 @@ def finished(rules: DrainRules, node: Node, *, now: float) -> bool:
         return False
     if now >= node.drain.deadline:
         return True
+    if node.ready_at is None and not node.attached:
+        return True  # it never took a request
     detached = not node.serving
     return detached and node.idle_since is not None and now - node.idle_since >= rules.settle

@@ -18,7 +18,8 @@ class Outcome(StrEnum):
     DONE = "done"
     REFUSED = "refused"  # no capacity there now
     QUOTA = "quota"  # the account may not have more
-    FAILED = "failed"  # nothing was done; the next turn may ask again
+    DIED = "died"  # launched, and already ended again
+    FAILED = "failed"  # nothing was done; a later turn asks again with the same token
     UNCERTAIN = "uncertain"  # may or may not have been done; ask again with the same token
 
 
@@ -124,7 +125,6 @@ class NodeGone:
     at: float
     node: str
     cause: GoneCause
-    booted: bool  # it had become ready before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
                     gone = GoneCause.UNANNOUNCED
                     if instance.placement.market is not Market.SPOT:
                         gone = GoneCause.LOST
-                    found.append(NodeGone(at=world.now, node=instance.id, cause=gone, booted=True))
+                    found.append(NodeGone(at=world.now, node=instance.id, cause=gone))
         else:
             found.extend(_known(world, memory, record, instance, load.get(instance.id, 0)))
     found.extend(_missing(pool, world, memory, listed))
@@ -142,4 +142,4 @@ def _gone(now: float, memory: Memory, record: NodeRecord) -> NodeGone:
         cause = GoneCause.UNANNOUNCED
     else:
         cause = GoneCause.LOST
-    return NodeGone(at=now, node=record.id, cause=cause, booted=record.ready_at is not None)
+    return NodeGone(at=now, node=record.id, cause=cause)

@@ -44,6 +44,7 @@ class Node:
     phase: Phase
     address: str
     launched_at: float
+    started_at: float
     price: float
     standby: StandbyKind | None
     ready_at: float | None
@@ -76,8 +77,12 @@ class Node:
 
     @property
     def capacity(self) -> bool:
-        """Counts towards the wanted nodes: ready or on its way there, not leaving, lost or kept aside."""
-        return not self.leaving and not self.lost and self.standby in (None, StandbyKind.HOT)
+        """Counts towards the wanted nodes: ready or on its way there, not leaving, lost or kept aside.
+
+        A cordoned node goes on serving while its replacement starts, but counts no more.
+        """
+        staying = not self.leaving and not self.lost and self.operator is None
+        return staying and self.standby in (None, StandbyKind.HOT)
 
     @property
     def ready(self) -> bool:
@@ -106,6 +111,7 @@ class Fleet:
     pool: Pool
     nodes: tuple[Node, ...]
     launching: tuple[Intent, ...]
+    suspect: bool = False  # so many nodes are silent that the fault is more likely on our side
 
     @staticmethod
     def of(pool: Pool, world: World, memory: Memory) -> Fleet:
@@ -119,7 +125,8 @@ class Fleet:
             for record in known
         )
         launching = tuple(i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH)
-        return Fleet(pool, _with_lost(pool, world, nodes), launching)
+        settled, suspect = _settle_health(pool, world, nodes)
+        return Fleet(pool, settled, launching, suspect)
 
     @cached_property
     def by_id(self) -> Mapping[str, Node]:
@@ -141,16 +148,18 @@ class Fleet:
         """Nodes that balancers send new requests to."""
         return tuple(n for n in self.nodes if n.serving)
 
-    def count(self, market: Market, *, ready: bool = False) -> int:
-        """Nodes of one market that count towards wanted; open launches included unless `ready`."""
-        nodes = self.ready if ready else self.capacity
-        found = sum(n.placement.market is market for n in nodes)
-        if not ready:
-            found += sum(
-                i.placement is not None and i.placement.market is market
-                for i in self.launching
-                if i.standby is not StandbyKind.STOPPED
-            )
+    @cached_property
+    def ready_by_market(self) -> Mapping[Market, int]:
+        """Ready nodes per market."""
+        return _per_market(self.ready)
+
+    @cached_property
+    def counted_by_market(self) -> Mapping[Market, int]:
+        """Nodes per market that count towards wanted, open launches included."""
+        found = _per_market(self.capacity)
+        for intent in self.launching:
+            if intent.placement is not None and intent.standby is not StandbyKind.STOPPED:
+                found[intent.placement.market] += 1
         return found
 
     @cached_property
@@ -185,6 +194,7 @@ def _node(
         phase=phase,
         address=instance.address if instance is not None and instance.address else record.address,
         launched_at=record.launched_at,
+        started_at=record.started_at,
         price=instance.price if instance is not None else record.price,
         standby=record.standby,
         ready_at=record.ready_at,
@@ -222,19 +232,28 @@ def _phase(
     return Phase.STARTING
 
 
-def _with_lost(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Settle who is healthy and who is lost from how long each engine has been silent."""
-    settled = []
+def _per_market(nodes: tuple[Node, ...]) -> dict[Market, int]:
+    found = dict.fromkeys(Market, 0)
     for node in nodes:
-        if node.failing_since is None:
-            settled.append(node)
-            continue
-        silent = world.now - node.failing_since
-        settled.append(
-            replace(
-                node,
-                healthy=silent < pool.health.unhealthy_after,
-                lost=silent >= pool.health.replace_after,
-            )
+        found[node.placement.market] += 1
+    return found
+
+
+def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], bool]:
+    """Settle who is healthy and who is lost from how long each engine has been silent."""
+    rules = pool.health
+    silent = {n.id: world.now - n.failing_since for n in nodes if n.failing_since is not None}
+    lost = sum(seconds >= rules.replace_after for seconds in silent.values())
+    booted = sum(n.phase in (Phase.READY, Phase.DRAINING) for n in nodes)
+    suspect = lost > 1 and lost > rules.max_unhealthy * booted
+    settled = tuple(
+        replace(
+            n,
+            healthy=silent[n.id] < rules.unhealthy_after,
+            lost=silent[n.id] >= rules.replace_after and not suspect,
         )
-    return tuple(settled)
+        if n.id in silent
+        else n
+        for n in nodes
+    )
+    return settled, suspect

@@ -44,6 +44,9 @@ from policies.model import Notice, NoticeKind, Placement, StandbyKind, TargetPha
 SWAPS_KEPT = 200
 """Closed swaps that stay in memory for `history`; the journal has all of them."""
 
+ATTEMPTS = 6
+"""Times that a call which surely did nothing is repeated before it is given up."""
+
 EARLY_NOTICES_KEPT = 256
 """Nodes not described yet whose notices are kept."""
 
@@ -71,7 +74,8 @@ class DrainRecord:
 class NodeRecord:
     """What is remembered of one node.
 
-    `ready_at`: when its engine first became ready since it was last started. `idle_since`: since when a
+    `started_at`: when it was launched or last started from being stopped. `ready_at`: when its engine
+    became ready since then. `idle_since`: since when a
     draining node has held no request. `missing_since`: since when complete lists lack it. `notices`:
     the newest notice of each (source, id).
     """
@@ -89,14 +93,16 @@ class NodeRecord:
     idle_since: float | None = None
     missing_since: float | None = None
     operator: DrainRecord | None = None
+    started_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """A call that was opened and whose effect is not yet seen.
 
-    A launch stays open until its instance is described, refused or given up. `uncertain`: the last answer
-    was lost; the same token is asked again. `accepted_at`: when the call came back as done.
+    A launch stays open until its instance is described, refused or given up. `unanswered`: the last call
+    failed or its answer was lost; the same token is asked again. `accepted_at`: when the call came back as
+    done. `asked_at` and `attempts` pace the asking.
     """
 
     token: str
@@ -110,7 +116,14 @@ class Intent:
     cause: Cause | None = None
     reason: str = ""
     accepted_at: float | None = None
-    uncertain: bool = False
+    unanswered: bool = False
+    asked_at: float = 0.0
+    attempts: int = 1
+
+    def due(self, now: float, timeout: float) -> bool:
+        """True when the same call should be made again: soon after a failure, late after silence."""
+        wait = min(timeout, 2.0 ** (self.attempts - 1)) if self.unanswered else timeout
+        return now - self.asked_at >= wait
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +190,7 @@ class Memory:
     intents: Mapping[str, Intent] = field(default_factory=dict)
     refusals: Mapping[Placement, Refusal] = field(default_factory=dict)
     reclaims: Mapping[Placement, Refusal] = field(default_factory=dict)
-    boot_failures: Mapping[Placement, int] = field(default_factory=dict)
+    boot_failures: Mapping[Placement, Refusal] = field(default_factory=dict)
     quota_at: Mapping[Placement, float] = field(default_factory=dict)
     targets: Mapping[str, Mapping[str, TargetPhase]] = field(default_factory=dict)
     applied_at: Mapping[str, float] = field(default_factory=dict)
@@ -247,6 +260,11 @@ def _started(draft: _Draft, event: DaemonStarted) -> None:
     # A new daemon has asked nothing of any balancer yet: it writes every set again.
     draft.set("targets", {})
     draft.set("applied_at", {})
+    # Calls in flight when the last daemon ended have an unknown outcome: the same tokens are asked again.
+    intents = draft.mapping("intents")
+    for token, intent in intents.items():
+        if intent.accepted_at is None:
+            intents[token] = replace(intent, unanswered=True)
 
 
 def _configured(draft: _Draft, event: PoolConfigured) -> None:
@@ -268,6 +286,7 @@ def _seen(draft: _Draft, event: NodeSeen) -> None:
         price=event.price,
         address=event.address,
         standby=event.standby,
+        started_at=event.launched_at,
     )
     _forget_intent(draft, event.token)
     _pair(draft, draft.get("incoming").get(event.token, ""), event.node)
@@ -318,8 +337,10 @@ def _gone(draft: _Draft, event: NodeGone) -> None:
     if record is None:
         return
     draft.mapping("nodes").pop(event.node)
+    ended = draft.get("intents").get(intent_key(event.node, ActionKind.TERMINATE))
     for kind in (ActionKind.TERMINATE, ActionKind.STOP, ActionKind.START):
         _forget_intent(draft, intent_key(event.node, kind))
+    _unpair(draft, event.node)
     if event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED):
         draft.set("preemptions", draft.get("preemptions") + 1)
         if event.cause is GoneCause.UNANNOUNCED:
@@ -327,9 +348,10 @@ def _gone(draft: _Draft, event: NodeGone) -> None:
             _bad_news(draft, "reclaims", record.placement, event.at)
             _open_swap(draft, event.node, Cause.NOTICE, event.at, event.at)
             draft.swap(event.node, detached_at=event.at)
-    if not event.booted:
-        failures = draft.mapping("boot_failures")
-        failures[record.placement] = failures.get(record.placement, 0) + 1
+    if ended is not None and ended.cause is Cause.BOOT:
+        known = draft.get("boot_failures").get(record.placement)
+        count = 1.0 if known is None else known.weight + 1.0
+        draft.mapping("boot_failures")[record.placement] = Refusal(at=event.at, weight=count)
     draft.swap(event.node, gone_at=event.at)
 
 
@@ -359,6 +381,8 @@ def _opened(draft: _Draft, event: IntentOpened) -> None:
         kind=event.kind,
         node=event.node,
         at=event.at if known is None else known.at,
+        asked_at=event.at,
+        attempts=1 if known is None else known.attempts + 1,
         placement=event.placement,
         standby=event.standby,
         replaces=event.replaces,
@@ -371,7 +395,7 @@ def _opened(draft: _Draft, event: IntentOpened) -> None:
         recent = tuple(t for t in draft.get("launches") if event.at - t < LAUNCH_WINDOW)
         draft.set("launches", (*recent, event.at))
     if event.kind is ActionKind.START:
-        draft.node(event.node, standby=None)
+        draft.node(event.node, standby=None, started_at=event.at, ready_at=None)
     _pair(draft, event.replaces, event.node or event.token)
 
 
@@ -380,22 +404,22 @@ def _closed(draft: _Draft, event: IntentClosed) -> None:
     if intent is None:
         return
     intents = draft.mapping("intents")
-    if event.outcome is Outcome.UNCERTAIN:
-        intents[event.token] = replace(intent, uncertain=True)
-    elif event.outcome is Outcome.DONE:
-        intents[event.token] = replace(
-            intent, accepted_at=event.at, uncertain=False, node=event.node or intent.node
-        )
-    else:
-        intents.pop(event.token)
-        if intent.placement is not None and event.outcome is Outcome.REFUSED:
-            _bad_news(draft, "refusals", intent.placement, event.at)
-        if intent.placement is not None and event.outcome is Outcome.QUOTA:
-            draft.mapping("quota_at")[intent.placement] = event.at
-        outgoing = draft.get("incoming").get(event.token, "")
-        if outgoing:
-            draft.mapping("incoming").pop(event.token)
-            draft.swap(outgoing, incoming="")
+    if event.outcome is Outcome.DONE:
+        node = event.node or intent.node
+        intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, node=node)
+        return
+    given_up = event.outcome is Outcome.FAILED and intent.attempts >= ATTEMPTS
+    if event.outcome in (Outcome.UNCERTAIN, Outcome.FAILED) and not given_up:
+        intents[event.token] = replace(intent, unanswered=True)
+        return
+    intents.pop(event.token)
+    _unpair(draft, event.token)
+    if intent.placement is None:
+        return
+    if event.outcome is Outcome.QUOTA:
+        draft.mapping("quota_at")[intent.placement] = event.at
+    elif event.outcome is not Outcome.DIED:
+        _bad_news(draft, "refusals", intent.placement, event.at)
 
 
 def _drain(draft: _Draft, event: DrainStarted) -> None:
@@ -489,6 +513,17 @@ def _pair(draft: _Draft, outgoing: str, incoming: str) -> None:
         draft.mapping("incoming").pop(swap.incoming)
     draft.swap(outgoing, incoming=incoming)
     draft.mapping("incoming")[incoming] = outgoing
+
+
+def _unpair(draft: _Draft, incoming: str) -> None:
+    """What was to take the place of an outgoing node did not come: the place is open again."""
+    outgoing = draft.get("incoming").get(incoming, "")
+    if not outgoing:
+        return
+    draft.mapping("incoming").pop(incoming)
+    swap = draft.get("swaps").get(outgoing)
+    if swap is not None and swap.replaced_at is None:
+        draft.swap(outgoing, incoming="")
 
 
 def _forget_intent(draft: _Draft, token: str) -> None:

@@ -4,8 +4,8 @@ What it decides: the cheapest offering of a market after handicaps, or none.
 Why: the cheapest zone alone is a trap: one reclaim there takes all nodes at once. So a zone looks dearer
 with every node already in it, with every recent reclaim and refusal, and a refused placement is left alone
 until its refusal has decayed to half.
-Never: a placement that refused within its half-life, that ran into a quota within ten half-lives, or where
-boot after boot failed, is tried while another one is left. Nothing is random: equal scores go by name.
+Never: a placement that refused within its half-life, or within ten half-lives of a quota or of boots that
+failed one after another, is tried. Nothing is random: equal scores go by name.
 
 Example:
     >>> from policies.memory import Memory
@@ -28,7 +28,8 @@ from policies.model import Market, Offering, Placement, Pool
 _BLOCKING_WEIGHT = 0.5
 """A refusal weighs 1 when it happens; at or below this the placement may be tried again."""
 
-_QUOTA_HALF_LIVES = 10.0
+_LONG_HALF_LIVES = 10.0
+"""Quotas and machines that never boot do not mend by themselves: half-lives until they are tried again."""
 
 
 class Scorer:
@@ -61,10 +62,15 @@ class Scorer:
         if refusal and decayed(refusal, now, rules.refusal_half_life) > _BLOCKING_WEIGHT:
             return f"{placement} refused {now - refusal.at:.0f} s ago"
         quota = memory.quota_at.get(placement)
-        if quota is not None and now - quota < _QUOTA_HALF_LIVES * rules.refusal_half_life:
+        if quota is not None and now - quota < _LONG_HALF_LIVES * rules.refusal_half_life:
             return f"{placement} is over quota"
-        if memory.boot_failures.get(placement, 0) >= self._pool.health.boot_failures:
-            return f"{placement}: {memory.boot_failures[placement]} nodes in a row never became ready"
+        boots = memory.boot_failures.get(placement)
+        if (
+            boots is not None
+            and boots.weight >= self._pool.health.boot_failures
+            and now - boots.at < _LONG_HALF_LIVES * rules.refusal_half_life
+        ):
+            return f"{placement}: {boots.weight:.0f} nodes in a row never became ready"
         return ""
 
     def score(self, offering: Offering) -> float:

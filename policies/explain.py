@@ -1,0 +1,98 @@
+"""Plans, nodes and refusals as sentences for operators.
+
+What it decides: nothing. Why: a decision nobody can read is a decision nobody trusts.
+Never: a sentence says more than the values do; numbers are the ones that were decided with.
+
+Example: `why(node)` of a node under notice is "interruption notice (local-feed), reclaim in 84 s".
+"""
+
+from __future__ import annotations
+
+from policies.fleet import Fleet, Node
+from policies.memory import Memory, decayed
+from policies.model import Market, Phase, StandbyKind, World
+
+
+def why(node: Node, memory: Memory, now: float) -> str:
+    """One phrase: why this node is as it is."""
+    if node.doomed is not None:
+        left = node.doomed.deadline
+        when = f", reclaim in {max(0.0, left - now):.0f} s" if left is not None else ""
+        late = "" if node.drain is not None else ", still serving"
+        return f"{node.doomed.kind} notice ({node.doomed.source}){when}{late}"
+    if node.drain is not None:
+        return node.drain.reason
+    if node.lost or not node.healthy:
+        if node.failure and node.phase in (Phase.READY, Phase.STARTING):
+            return node.failure
+    if node.operator is not None:
+        return f"cordoned: {node.operator.reason}"
+    if node.standby is StandbyKind.STOPPED:
+        return "stopped standby" if node.phase is Phase.STOPPED else "standby warming up"
+    outgoing = memory.incoming.get(node.id)
+    if outgoing and node.phase in (Phase.PENDING, Phase.STARTING):
+        return f"replaces {outgoing}"
+    if node.phase in (Phase.PENDING, Phase.STARTING):
+        return f"starting for {max(0.0, now - node.started_at):.0f} s"
+    return "healthy" if node.phase is Phase.READY else str(node.phase)
+
+
+def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...]:
+    """Why the pool is as it is: the mix, the cover, what is refused, what is believed and how old it is."""
+    pool = fleet.pool
+    spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
+    found = [
+        f"{pool.replicas} nodes are wanted: {pool.spot_wanted} spot and {pool.on_demand_floor} on-demand "
+        f"({pool.spot_share:.0%} spot, the on-demand share rounded up).",
+        f"{spot + on_demand} are ready: {spot} spot and {on_demand} on-demand.",
+    ]
+    cover = fleet.counted_by_market[Market.ON_DEMAND] - pool.on_demand_floor - pool.standby.hot
+    if cover > 0:
+        found.append(
+            f"{cover} on-demand nodes stand in for spot nodes that are not ready; this is temporary."
+        )
+    if fleet.suspect:
+        found.append(
+            "So many nodes are silent at once that nothing is replaced: the fault may be on our side."
+        )
+    for placement, refusal in sorted(memory.refusals.items()):
+        weight = decayed(refusal, world.now, pool.placement.refusal_half_life)
+        if weight > 0.1:
+            age = world.now - refusal.at
+            found.append(f"{placement} refused {age:.0f} s ago (weight {weight:.2f}, tried again below 0.5).")
+    age = world.instances.age(world.now)
+    if world.instances.at is None:
+        found.append(
+            f"The cloud has not been seen whole yet: {world.instances.error or 'first look under way'}."
+        )
+    elif age > pool.patience.stale_after:
+        found.append(
+            f"The list of instances is {age:.0f} s old: nothing is launched or ended until it is fresh."
+        )
+    if memory.pause is not None and memory.pause.holds(world.now):
+        found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")
+    return tuple(found)
+
+
+def node_sentences(node: Node, memory: Memory, now: float) -> tuple[str, ...]:
+    """A node's state in words."""
+    age = max(0.0, now - node.launched_at)
+    found = [
+        f"{node.id} is {node.phase}: {node.placement}, launched {age:.0f} s ago at {node.price:.2f} USD/h."
+    ]
+    found.append(f"Why: {why(node, memory, now)}.")
+    if node.serving:
+        found.append(f"It is in the target set with {node.in_flight} requests in flight.")
+    elif node.attached:
+        found.append(f"It takes no new requests; {node.in_flight} are in flight.")
+    swap = memory.swaps.get(node.id)
+    if swap is not None:
+        by = f"replaced by {swap.incoming}" if swap.incoming else "nothing takes its place yet"
+        found.append(f"Swap: {swap.stage}, {by}.")
+    outgoing = memory.incoming.get(node.id)
+    if outgoing:
+        found.append(f"It takes the place of {outgoing}.")
+    for notice in node.notices:
+        when = f", deadline in {notice.deadline - now:.0f} s" if notice.deadline is not None else ""
+        found.append(f"Notice: {notice.kind} from {notice.source} ({notice.confidence}){when}.")
+    return tuple(found)

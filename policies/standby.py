@@ -1,0 +1,64 @@
+"""Warm on-demand capacity: when a standby is used, and when it is made anew.
+
+What it decides: which stopped standby is started when on-demand nodes are missing, when new standbys are
+launched, and when a warmed one is stopped.
+Why: a cold launch of a large model rarely fits into a notice; a stopped instance that has its image and
+weights on disk does (60-90 s), at the price of its disk. A hot standby is simply one more ready node, it is
+part of the mix (`policies.mix`).
+Never: standbys are refilled before the pool itself is whole; a standby that is still warming up for the
+first time takes no requests.
+
+Example: one stopped standby, one notice: the standby starts in the same turn as the drain; once the pool is
+whole again a new one is launched, warmed and stopped.
+"""
+
+from __future__ import annotations
+
+from policies.actions import Cause
+from policies.fleet import Node
+from policies.model import Market, Phase, StandbyKind
+from policies.turn import Turn
+
+
+def use_stopped(turn: Turn, missing: int) -> int:
+    """Start up to `missing` stopped standbys; returns how many."""
+    used = 0
+    for node in _standbys(turn):
+        if used >= missing:
+            break
+        if node.phase in (Phase.STOPPED, Phase.READY) and turn.start(node, "on-demand nodes are missing"):
+            used += 1
+    return used
+
+
+def refill(turn: Turn) -> None:
+    """Launch stopped standbys that are missing and stop those that are warm."""
+    held = _standbys(turn)
+    for node in held:
+        if node.phase is Phase.READY and not turn.leaving.intersection({node.id}):
+            turn.stop(node, "warm: kept as a stopped standby")
+    launching = sum(i.standby is StandbyKind.STOPPED for i in turn.fleet.launching)
+    missing = turn.pool.standby.stopped - len(held) - launching
+    if missing <= 0 or turn.memory.whole_at is None or len(turn.fleet.ready) < turn.pool.replicas:
+        return
+    for _ in range(missing):
+        offering = turn.scorer.take(Market.ON_DEMAND)
+        if offering is None or not turn.launch(
+            offering, Cause.STANDBY, "a stopped standby is missing", standby=StandbyKind.STOPPED
+        ):
+            return
+
+
+def surplus(turn: Turn) -> None:
+    """End stopped standbys beyond the wanted number."""
+    held = _standbys(turn)
+    for node in held[turn.pool.standby.stopped :]:
+        turn.terminate(node, Cause.EXCESS, "more stopped standbys than wanted")
+
+
+def _standbys(turn: Turn) -> list[Node]:
+    return [
+        n
+        for n in turn.fleet.nodes
+        if n.standby is StandbyKind.STOPPED and not n.leaving and n.id not in turn.leaving
+    ]
