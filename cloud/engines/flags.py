@@ -1,0 +1,43 @@
+"""Reads an engine's own command-line flags, so that what the user wrote wins over what we would add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def _name(word: str) -> str:
+    """The flag of a word, in the spelling with dashes; empty when it is a value."""
+    return word.partition("=")[0].replace("_", "-") if word.startswith("--") else ""
+
+
+def has_flag(args: Sequence[str], flag: str) -> bool:
+    """True when the user gives this flag, as ``--flag value`` or ``--flag=value``."""
+    return any(_name(word) == flag for word in args)
+
+
+def flag_value(args: Sequence[str], flag: str) -> str | None:
+    """The value the user gives the flag; the last one counts, as in argparse. None without one."""
+    value: str | None = None
+    for position, word in enumerate(args):
+        if _name(word) != flag:
+            continue
+        _, equals, inline = word.partition("=")
+        if equals:
+            value = inline
+        elif position + 1 < len(args):
+            value = args[position + 1]
+    return value
+
+
+def with_defaults(args: Sequence[str], defaults: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Our flags that the user does not give, then the user's words as they are."""
+    ours = [word for flag, value in defaults if not has_flag(args, flag) for word in (flag, value)]
+    return (*ours, *args)
+
+
+def seconds(text: str | None, default: float) -> float:
+    """A flag's value in seconds; the default when it is missing or no number (the engine will say so)."""
+    try:
+        return default if text is None else max(0.0, float(text))
+    except ValueError:
+        return default

@@ -1,0 +1,79 @@
+"""The simulated engine behind the `Engine` port: a process that behaves like vLLM and needs no model."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from cloud.engines.flags import flag_value, seconds, with_defaults
+from cloud.engines.openai_probe import OpenAiProbe
+from cloud.ports import Clock, EngineCommand, EngineSpec
+from policies.model import EngineReading
+
+_SERVER = "cloud.engines.simulated_server"
+_TEARDOWN = 5.0  # s from the end of a drain to the exit: it has nothing to take down, but machines are slow
+
+
+class SimulatedEngine:
+    """The simulated engine. `load_time` (s), `tokens_per_second` (of one request) and `max_num_seqs` are what
+    its servers get unless the spec's own flags say otherwise; see `OpenAiProbe` for the other times.
+    """
+
+    name = "simulated"
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        model_name: str,
+        api_key: str = "",
+        load_time: float = 2.0,
+        tokens_per_second: float = 50.0,
+        max_num_seqs: int = 8,
+        probe_timeout: float = 5.0,
+        stall_after: float = 10.0,
+        deep_every: float = 30.0,
+    ) -> None:
+        self._load_time = load_time
+        self._tokens_per_second = tokens_per_second
+        self._max_num_seqs = max_num_seqs
+        self._probe = OpenAiProbe(
+            clock,
+            model_name=model_name,
+            api_key=api_key,
+            probe_timeout=probe_timeout,
+            stall_after=stall_after,
+            deep_every=deep_every,
+        )
+
+    def command(self, spec: EngineSpec) -> EngineCommand:
+        """The server as a module of this interpreter, or of the one that `spec.executable` names."""
+        defaults = (
+            ("--served-model-name", spec.served_name),
+            ("--host", "{host}"),
+            ("--port", "{port}"),
+            ("--load-time", f"{self._load_time:g}"),
+            ("--tokens-per-second", f"{self._tokens_per_second:g}"),
+            ("--max-num-seqs", str(self._max_num_seqs)),
+            ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
+        )
+        timeout = seconds(flag_value(spec.args, "--shutdown-timeout"), math.ceil(spec.drain_budget))
+        python = spec.executable or sys.executable
+        return EngineCommand(
+            argv=(python, "-m", _SERVER, "--model", spec.model, *with_defaults(spec.args, defaults)),
+            env=dict(spec.env),
+            stop_signal="SIGTERM",
+            stop_grace=timeout + _TEARDOWN,
+        )
+
+    async def probe(self, node: str, address: str, previous: EngineReading | None) -> EngineReading:
+        """Look at one engine once; see `OpenAiProbe.probe`."""
+        return await self._probe.probe(node, address, previous)
+
+    def forget(self, node: str) -> None:
+        """Drop what is remembered of a node that is gone."""
+        self._probe.forget(node)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._probe.close()
