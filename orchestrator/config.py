@@ -247,7 +247,7 @@ class CloudConfig(Section):
         default="local", description="local: nodes are processes on this machine, run by `local-cloud`."
     )
     state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
-    socket: FilePath = path_key("{state_dir}/cloud.sock", "Unix socket of the local cloud.")
+    socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
 
 
 class GatewayConfig(Section):

@@ -13,7 +13,8 @@ class DemoOptions:
 
     `duration` is seconds of real time, `speed` how many seconds of the spot market pass in one of them.
     `rate` is requests per second. `trace` is a directory in the spotset/1 format; None plays a synthetic
-    market that follows `seed`. `state_dir` None means a temporary directory, removed at the end unless `keep`.
+    market that follows `seed`. `state_dir` None means a temporary directory; it is removed at the end
+    unless `keep`.
     """
 
     duration: float = 120.0

@@ -14,7 +14,9 @@ STATUS_SCHEMA: Final = "status/1"
 PLAN_SCHEMA: Final = "plan/1"
 EXPLAIN_SCHEMA: Final = "explain/1"
 NODE_SCHEMA: Final = "node/1"
+NODES_SCHEMA: Final = "nodes/1"
 EVENTS_SCHEMA: Final = "events/1"
+VALIDATE_SCHEMA: Final = "validate/1"
 
 PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting"]
 
@@ -133,6 +135,14 @@ class StatusView(TypedDict):
     pools: list[PoolView]
 
 
+class NodesView(TypedDict):
+    """`orchestrator nodes -o json`: the nodes of every pool."""
+
+    schema: Literal["nodes/1"]
+    at: float
+    nodes: list[NodeView]
+
+
 class EventView(TypedDict):
     """One entry of the journal."""
 
@@ -224,3 +234,36 @@ class ErrorView(TypedDict):
     """Every refusal of the API: what is wrong and what to do, as one sentence."""
 
     error: str
+
+
+class ProblemView(TypedDict):
+    """One fault or doubt in a configuration file."""
+
+    file: str
+    line: Annotated[int, "from 1; 0 where the whole file is meant"]
+    key: str
+    text: Annotated[str, "what is wrong and what to do"]
+
+
+class PoolMeaningView(TypedDict):
+    """What a pool of a configuration file comes to."""
+
+    name: str
+    model: str
+    engine: str
+    replicas: int
+    spot_wanted: int
+    on_demand_floor: int
+    most_nodes: Annotated[int, "nodes that may live at once, with standby and surge"]
+    sentences: list[str]
+
+
+class ValidateView(TypedDict):
+    """`orchestrator validate FILE -o json`."""
+
+    schema: Literal["validate/1"]
+    file: str
+    ok: bool
+    pools: Annotated[list[PoolMeaningView], "empty unless ok"]
+    problems: list[ProblemView]
+    warnings: list[ProblemView]

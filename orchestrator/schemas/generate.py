@@ -20,10 +20,12 @@ DIRECTORY: Final = Path(__file__).parent
 
 VIEWS: Final[dict[str, type]] = {
     "status": views.StatusView,
+    "nodes": views.NodesView,
     "node": views.NodeStory,
     "events": views.EventsView,
     "plan": views.PlanView,
     "explain": views.ExplainView,
+    "validate": views.ValidateView,
 }
 
 

@@ -1,0 +1,171 @@
+"""The command line's way to the daemon: HTTP over its unix socket, with the standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import quote, urlencode
+
+from orchestrator.views import EventsView, ExplainView, NodeStory, PlanView, StatusView
+
+DEFAULT_SOCKET: Final = Path("state/orchestrator.sock")
+SOCKET_VARIABLE: Final = "ORCHESTRATOR_SOCKET"
+
+_TIMEOUT: Final = 10.0  # s for an answer that does not wait for anything
+_STATE_DIR: Final = "{state_dir}"
+
+
+class ClientError(Exception):
+    """The daemon refused, or answered something unusable. The message is one sentence for people."""
+
+    exit_code = 1
+
+
+class Unreachable(ClientError):
+    """No daemon answers on the socket."""
+
+    exit_code = 3
+
+
+def find_socket(given: Path | None, config: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+    """The socket of the daemon: --socket, then --config, then ORCHESTRATOR_SOCKET, then ./state.
+
+    Raises ClientError when the configuration file cannot be read.
+    """
+    if given is not None:
+        return given
+    if config is not None:
+        return _socket_of(config)
+    from_environment = environment.get(SOCKET_VARIABLE)
+    return Path(from_environment) if from_environment else DEFAULT_SOCKET
+
+
+def _socket_of(file: Path) -> Path:
+    """`daemon.socket` of a configuration file, by the rules of `orchestrator.config` without its checks."""
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ClientError(f"{file}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    except ValueError as error:
+        raise ClientError(f"{file}: is not TOML: {error}; see `orchestrator validate {file}`") from error
+    daemon = data.get("daemon", {})
+    if not isinstance(daemon, dict):
+        raise ClientError(f"{file}: daemon is not a table; see `orchestrator validate {file}`")
+    base = file.absolute().parent
+    state_dir = base / Path(str(daemon.get("state_dir", "./state"))).expanduser()
+    written = str(daemon.get("socket", f"{_STATE_DIR}/orchestrator.sock"))
+    if written.startswith(_STATE_DIR):
+        return Path(os.path.normpath(f"{state_dir}{written.removeprefix(_STATE_DIR)}"))
+    return Path(os.path.normpath(base / Path(written).expanduser()))
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Open the socket; raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(os.fspath(self._path))
+
+
+class ControlClient:
+    """One daemon's control API. Every method raises Unreachable or ClientError with a sentence."""
+
+    def __init__(self, socket_path: Path, timeout: float = _TIMEOUT) -> None:
+        self.socket_path = socket_path
+        self._timeout = timeout
+
+    def status(self) -> StatusView:
+        """The pool, its nodes, notices and swaps, now."""
+        return cast(StatusView, self.get("/v1/status"))
+
+    def plan(self) -> PlanView:
+        """What the daemon would do now."""
+        return cast(PlanView, self.get("/v1/plan"))
+
+    def explain(self, subject: str) -> ExplainView:
+        """Why something is as it is."""
+        return cast(ExplainView, self.get("/v1/explain", subject=subject))
+
+    def node(self, node: str) -> NodeStory:
+        """One node and its story."""
+        return cast(NodeStory, self.get(f"/v1/nodes/{quote(node, safe='')}"))
+
+    def events(
+        self,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        node: str | None = None,
+        wait: float = 0.0,
+    ) -> EventsView:
+        """Entries of the journal after number `after`; with `wait`, up to so many seconds for new ones."""
+        return cast(
+            EventsView,
+            self.get("/v1/events", patience=wait, after=after, limit=limit, node=node, wait=wait or None),
+        )
+
+    def get(self, path: str, *, patience: float = 0.0, **query: object) -> Any:
+        """The JSON answer to a GET. Queries that are None are left out."""
+        given = {key: value for key, value in query.items() if value is not None}
+        return self._request("GET", f"{path}?{urlencode(given)}" if given else path, None, patience)
+
+    def post(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """The JSON answer to a POST."""
+        return self._request("POST", path, json.dumps(body or {}).encode(), 0.0)
+
+    def _request(self, method: str, path: str, body: bytes | None, patience: float) -> Any:
+        connection = _UnixConnection(self.socket_path, self._timeout + patience)
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            text = response.read()
+        except OSError as error:
+            raise self._unreachable(error) from error
+        except http.client.HTTPException as error:
+            raise ClientError(
+                f"whatever listens on {self.socket_path} does not speak the control API ({error!r})"
+            ) from error
+        finally:
+            connection.close()
+        return self._answer(response.status, text)
+
+    def _answer(self, status: int, text: bytes) -> Any:
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ClientError(
+                f"the daemon on {self.socket_path} answered {status} with something that is not JSON"
+            ) from error
+        if status < 400:
+            return value
+        sentence = value.get("error") if isinstance(value, dict) else None
+        raise ClientError(str(sentence or f"the daemon answered {status} without saying why"))
+
+    def _unreachable(self, error: OSError) -> Unreachable:
+        where = f"the daemon cannot be reached on {self.socket_path}"
+        choose = f"or name its socket with --socket, --config or {SOCKET_VARIABLE}"
+        start = "start one with `orchestrator run --config FILE`"
+        if isinstance(error, FileNotFoundError):
+            return Unreachable(f"{where}: there is no such socket; {start}, {choose}")
+        if isinstance(error, ConnectionRefusedError):
+            return Unreachable(
+                f"{where}: nothing listens on it, so the daemon is not running; {start}, {choose}"
+            )
+        if isinstance(error, PermissionError):
+            return Unreachable(f"{where}: this user may not open it; run as the daemon's user, {choose}")
+        if isinstance(error, TimeoutError):
+            return Unreachable(f"{where}: it did not answer in time; look at the daemon's log")
+        return Unreachable(f"{where} ({(error.strerror or str(error)).lower()}); {start}, {choose}")

@@ -1,0 +1,283 @@
+"""What the command line shows: the answers of the control API as text for a terminal.
+
+`status` is the face of the product: one line of truth for each pool, what is wrong, who is on the way out
+with how much time left, every node with the reason for its state, and what to type next. Everything here
+turns a view into a string for a given width. Colour repeats what the words say: nothing is lost without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from orchestrator.render_parts import (
+    Look,
+    event_table,
+    node_card,
+    node_table,
+    pack,
+    pool_nodes,
+    pool_plan,
+    text_of,
+    urgency,
+)
+from orchestrator.views import (
+    DaemonView,
+    EventView,
+    ExplainView,
+    NodeStory,
+    NodesView,
+    NoticeView,
+    PlanView,
+    PoolView,
+    StatusView,
+    SwapView,
+)
+from orchestrator.words import age, clean, clock_time, countdown, instant, money, percent, plural, short_time
+
+_MANY_LINES: Final = 10  # notices and swaps shown one by one
+_LATE_TURN: Final = 30.0  # s without a completed turn that are worth a line
+_HURRY: Final = 30.0  # s before a deadline that are shown in red
+
+_STATE_STYLE: Final = {
+    "ok": "bold green",
+    "degraded": "bold yellow",
+    "below-floor": "bold red",
+    "paused": "bold magenta",
+    "starting": "bold cyan",
+}
+
+
+def status(view: StatusView, look: Look) -> str:
+    """The whole picture: daemon, pools, notices, swaps, nodes, next commands."""
+    parts: list[RenderableType] = []
+    for pool in view["pools"]:
+        parts += _pool(pool, view, look)
+    if not view["pools"]:
+        parts.append(Text("The daemon runs no pool."))
+    parts.append(_next(_suggestions(view), look))
+    return text_of(Group(*parts), look)
+
+
+def nodes(view: NodesView, look: Look) -> str:
+    """Every node, one line each."""
+    if not view["nodes"]:
+        return "No nodes.\n"
+    return text_of(node_table(sorted(view["nodes"], key=urgency), look), look)
+
+
+def story(view: NodeStory, look: Look) -> str:
+    """One node: what it is, why, and everything that happened to it with the time of each step."""
+    parts: list[RenderableType] = []
+    node = view["node"]
+    if node is not None:
+        parts += node_card(node)
+    parts += [Text(clean(sentence)) for sentence in view["sentences"]]
+    if view["events"]:
+        parts += [Text(), event_table(view["events"], look, since=view["events"][0]["at"], with_node=False)]
+    if not parts:
+        parts.append(Text("Nothing is known of this node."))
+    return text_of(Group(*parts), look)
+
+
+def events(items: Sequence[EventView], look: Look) -> str:
+    """Entries of the journal, oldest first."""
+    return text_of(event_table(items, look), look) if items else "No events.\n"
+
+
+def event_line(item: EventView, look: Look) -> str:
+    """One entry as one line, for following."""
+    line = Text.assemble(
+        (instant(item["at"]) if look.wide else clock_time(item["at"]), "dim"),
+        f"  {item['kind']:<18}",
+        f"  {clean(item['node'] or '-'):<16}  ",
+        clean(item["text"]),
+    )
+    return text_of(line, look)
+
+
+def plan(view: PlanView, look: Look) -> str:
+    """What the daemon would do now, what it holds back, and why."""
+    parts: list[RenderableType] = []
+    for pool in view["pools"]:
+        parts += pool_plan(pool, look)
+    return text_of(Group(*parts), look)
+
+
+def explain(view: ExplainView, look: Look) -> str:
+    """Sentences about one subject."""
+    lines = [Text(clean(sentence)) for sentence in view["sentences"]]
+    return text_of(Group(Text(clean(view["subject"]), style="bold"), *lines), look)
+
+
+# Pools
+
+
+def _pool(pool: PoolView, view: StatusView, look: Look) -> list[RenderableType]:
+    daemon, at = view["daemon"], view["at"]
+    parts: list[RenderableType] = [pack(_pool_segments(pool, daemon), look.width)]
+    parts += _problems(pool, daemon, at, look.width)
+    parts += _pool_notices(pool["notices"], look)
+    parts += _pool_swaps(pool["swaps"], at, look)
+    parts += [pack([Text(f"- {clean(note)}", style="dim")], look.width) for note in pool["notes"]]
+    if pool["nodes"]:
+        parts += [pool_nodes(pool["nodes"], look)]
+    else:
+        parts.append(Text("No nodes yet."))
+    return parts
+
+
+def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
+    short = pool["ready"] < pool["wanted"]
+    on_demand = f"on-demand {pool['on_demand_ready']}"
+    if pool["temporary_on_demand"]:
+        on_demand += f" ({pool['temporary_on_demand']} temporary)"
+    share_now, share_aim = percent(pool["spot_share"]), percent(pool["spot_wanted"] / max(1, pool["wanted"]))
+    mix = _mix(pool["spot_share"])
+    if pool["ready"] and share_now != share_aim:
+        mix += f" (aim {_mix(pool['spot_wanted'] / max(1, pool['wanted']))})"
+    segments = [
+        Text.assemble(
+            (clean(pool["name"]), "bold"),
+            "  ",
+            (pool["state"].upper(), _STATE_STYLE.get(pool["state"], "bold")),
+        ),
+        Text(f"{pool['ready']}/{pool['wanted']} ready", style="yellow" if short else ""),
+        Text(f"spot {pool['spot_ready']} · {on_demand}"),
+        Text(mix),
+        Text(f"{money(pool['cost_per_hour'])}/h, {percent(pool['saved_share'])} saved"),
+        Text(f"on-demand would cost {money(pool['on_demand_cost_per_hour'])}/h", style="dim"),
+    ]
+    if pool["serving"] != pool["ready"]:
+        segments.append(Text(f"{pool['serving']} serving", style="yellow"))
+    standby = [
+        f"{count} {kind}"
+        for kind, count in (("hot", pool["standby_hot"]), ("stopped", pool["standby_stopped"]))
+        if count
+    ]
+    if standby:
+        segments.append(Text(f"standby {', '.join(standby)}"))
+    segments += [
+        Text(f"spent {money(pool['spent_usd'])}, saved {money(pool['saved_usd'])} so far", style="dim"),
+        Text(_daemon_words(daemon), style="dim"),
+    ]
+    if pool["model"]:
+        segments.append(Text(clean(pool["model"]), style="dim"))
+    return segments
+
+
+def _mix(share: float) -> str:
+    spot = round(share * 100)
+    return f"{spot}/{100 - spot}"
+
+
+def _daemon_words(daemon: DaemonView) -> str:
+    role = "leading" if daemon["leading"] else "watching"
+    return f"{role}, last turn {short_time(daemon['last_turn_s'])} ago, up {age(daemon['uptime_s'])}"
+
+
+def _problems(pool: PoolView, daemon: DaemonView, at: float, width: int) -> list[RenderableType]:
+    found: list[tuple[str, str]] = []
+    paused = daemon["paused"]
+    if paused is not None:
+        until = paused["until"]
+        end = "until someone resumes" if until is None else f"resumes by itself in {age(until - at)}"
+        found.append((f"paused by {paused['by']}: {paused['reason'] or 'no reason given'}; {end}", "magenta"))
+    if not daemon["leading"]:
+        found.append(("this daemon does not hold the lease: it watches and does not act", "yellow"))
+    if not daemon["journal_ok"]:
+        found.append(("the journal takes no writes: nothing destructive happens until it does", "red"))
+    if daemon["last_turn_s"] > _LATE_TURN:
+        found.append((f"the loop has completed no turn for {age(daemon['last_turn_s'])}", "red"))
+    found += [(problem, "red") for problem in pool["problems"]]
+    return [pack([Text(f"! {clean(text)}", style=style)], width) for text, style in found]
+
+
+def _pool_notices(notices: Sequence[NoticeView], look: Look) -> list[RenderableType]:
+    ordered = sorted(notices, key=lambda notice: (notice["deadline"] is None, notice["deadline"] or 0.0))
+    shown = ordered if look.wide else ordered[:_MANY_LINES]
+    lines: list[RenderableType] = [pack(_notice_segments(notice, look), look.width) for notice in shown]
+    if len(ordered) > len(shown):
+        lines.append(Text(f"! and {plural(len(ordered) - len(shown), 'more notice')}: -o wide shows all"))
+    return lines
+
+
+def _notice_segments(notice: NoticeView, look: Look) -> list[Text]:
+    remaining = notice["remaining_s"]
+    if remaining is None:
+        left, style = "no deadline", "cyan"
+    elif remaining < 0:
+        left, style = f"deadline passed {age(-remaining)} ago", "red"
+    else:
+        left, style = f"{countdown(remaining)} left", "red" if remaining < _HURRY else "yellow"
+    segments = [
+        Text.assemble(("! ", style), (clean(notice["node"]), "bold")),
+        Text(f"{notice['kind']} notice" if notice["kind"] == "interruption" else notice["kind"]),
+        Text(left, style=style),
+        Text(clean(notice["stage"])),
+    ]
+    if notice["in_flight"] is not None:
+        segments.append(Text(f"{plural(notice['in_flight'], 'request')} left"))
+    if notice["replacement"]:
+        phase = f" ({notice['replacement_phase']})" if notice["replacement_phase"] else ""
+        segments.append(Text(f"replaced by {clean(notice['replacement'])}{phase}"))
+    if look.wide:
+        segments.append(Text(f"{notice['confidence']} by {clean(notice['source'])}", style="dim"))
+    return segments
+
+
+def _pool_swaps(swaps: Sequence[SwapView], at: float, look: Look) -> list[RenderableType]:
+    shown = list(swaps) if look.wide else list(swaps)[:_MANY_LINES]
+    lines: list[RenderableType] = [pack(_swap_segments(swap, at), look.width) for swap in shown]
+    if len(swaps) > len(shown):
+        lines.append(Text(f"~ and {plural(len(swaps) - len(shown), 'more swap')}: -o wide shows all"))
+    return lines
+
+
+def _swap_segments(swap: SwapView, at: float) -> list[Text]:
+    start = swap["noticed_at"]
+    segments = [
+        Text.assemble(
+            ("~ ", "yellow"), f"{clean(swap['outgoing'])} -> {clean(swap['incoming'] or 'not chosen yet')}"
+        ),
+        Text(clean(swap["stage"])),
+        Text(f"began {age(at - start)} ago"),
+    ]
+    for word, moment in (
+        ("detached", swap["detached_at"]),
+        ("drained", swap["drained_at"]),
+        ("replaced", swap["replaced_at"]),
+    ):
+        if moment is not None:
+            segments.append(Text(f"{word} after {short_time(moment - start)}"))
+    segments.append(Text(clean(swap["cause"]), style="dim"))
+    return segments
+
+
+# Next commands
+
+
+def _suggestions(view: StatusView) -> list[str]:
+    pools = view["pools"]
+    found: list[str] = []
+    if view["daemon"]["paused"] is not None:
+        found.append("orchestrator resume")
+    doomed = [notice["node"] for pool in pools for notice in pool["notices"]]
+    if doomed:
+        found.append(f"orchestrator node {clean(doomed[0])}")
+    if any(pool["state"] in ("degraded", "below-floor", "starting") for pool in pools):
+        found += ["orchestrator plan", "orchestrator events -f"]
+    elif doomed:
+        found.append("orchestrator plan")
+    else:
+        found += ["orchestrator status --watch", "orchestrator nodes -o wide"]
+    return found
+
+
+def _next(commands: Iterable[str], look: Look) -> Text:
+    flags = f" {look.flags}" if look.flags else ""
+    segments = [Text("Next:", style="dim"), *(Text(command + flags) for command in commands)]
+    return pack(segments, look.width, gap="   ")

@@ -1,0 +1,319 @@
+"""Parts of what the command line shows: node tables, event tables, plans, and how lines are laid out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.views import ActionView, DeferredView, EventView, NodeView, PoolPlanView
+from orchestrator.words import age, clean, clock_time, instant, money, plural, short_time
+
+_MANY_NODES: Final = 40  # above it, nodes that are simply well are shown as groups
+_WHY_WIDTH: Final = 24  # columns kept for the reason
+
+_PHASE_STYLE: Final = {
+    "pending": "cyan",
+    "starting": "cyan",
+    "ready": "green",
+    "stopped": "dim",
+    "draining": "yellow",
+    "terminating": "yellow",
+    "gone": "dim",
+}
+_TARGET_STYLE: Final = {"healthy": "green", "unhealthy": "red", "draining": "yellow", "initial": "cyan"}
+_ACTION_MARK: Final = {
+    "launch": ("+", "green"),
+    "start": ("+", "green"),
+    "attach": ("+", "green"),
+    "undrain": ("+", "green"),
+    "drain": ("~", "yellow"),
+    "detach": ("~", "yellow"),
+    "stop": ("-", "yellow"),
+    "terminate": ("-", "red"),
+    "alarm": ("!", "bold red"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How to show: `width` in columns, `colour` on a terminal, `wide` for every column.
+
+    `flags` is added to suggested commands, so that they reach the same daemon.
+    """
+
+    width: int
+    colour: bool = False
+    wide: bool = False
+    flags: str = ""
+
+
+def table_of(*headers: str, right: Collection[str] = (), wrapping: Collection[str] = ()) -> Table:
+    """An empty table; only the columns in `wrapping` may break over several lines."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for header in headers:
+        table.add_column(
+            header,
+            justify="right" if header in right else "left",
+            no_wrap=header not in wrapping,
+            overflow="fold",
+        )
+    return table
+
+
+def pack(segments: Sequence[Text], width: int, gap: str = "  ") -> Text:
+    """Segments side by side, on as many lines as the width needs; later lines are indented."""
+    packed, used = Text(), 0
+    for segment in segments:
+        if used and used + len(gap) + segment.cell_len > width:
+            packed.append("\n" + gap)
+            used = len(gap)
+        elif used:
+            packed.append(gap)
+            used += len(gap)
+        packed.append_text(segment)
+        used += segment.cell_len
+    return packed
+
+
+def text_of(renderable: RenderableType, look: Look) -> str:
+    """The text of anything that rich can show, without spaces at the ends of lines."""
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=look.width,
+        height=10_000,
+        force_terminal=look.colour,
+        color_system="standard" if look.colour else None,
+        no_color=not look.colour,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    console.print(renderable)
+    return "".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the node table. The lower `rank`, the longer it stays when the terminal is narrow."""
+
+    header: str
+    value: Callable[[NodeView], str]
+    rank: int = 0
+    right: bool = False
+    style: Callable[[NodeView], str] = lambda _: ""
+
+
+def _requests(node: NodeView) -> str:
+    return "-" if node["in_flight"] is None else str(node["in_flight"])
+
+
+_COLUMNS: Final = (
+    _Column("NODE", lambda node: node["id"], style=lambda node: "bold" if urgency(node)[0] < 3 else ""),
+    _Column("MARKET", lambda node: node["market"]),
+    _Column("ZONE", lambda node: node["zone"], rank=1),
+    _Column("TYPE", lambda node: node["instance_type"], rank=3),
+    _Column("PHASE", lambda node: node["phase"], style=lambda node: _PHASE_STYLE.get(node["phase"], "")),
+    _Column("AGE", lambda node: age(node["age_s"]), right=True),
+    _Column("REQ", _requests, right=True),
+    _Column(
+        "TARGET",
+        lambda node: node["target"] or "-",
+        rank=2,
+        style=lambda node: _TARGET_STYLE.get(node["target"] or "", ""),
+    ),
+    _Column("CONDITIONS", lambda node: ",".join(node["conditions"]) or "-", rank=9),
+    _Column("$/H", lambda node: f"{node['price']:.2f}", rank=9, right=True),
+    _Column("ADDRESS", lambda node: node["address"] or "-", rank=9),
+    _Column("TOKEN", lambda node: node["token"] or "-", rank=9),
+)
+
+
+def urgency(node: NodeView) -> tuple[int, bool, str, str]:
+    """Sort key: what needs a look first, then by market, zone and id, so that rows keep their place."""
+    if "noticed" in node["conditions"] or node["phase"] == "draining":
+        rank = 0
+    elif node["phase"] == "ready" and not node["healthy"]:
+        rank = 1
+    elif node["phase"] in ("pending", "starting", "terminating"):
+        rank = 2
+    else:
+        rank = 4 if node["phase"] in ("stopped", "gone") else 3
+    return rank, node["market"] != "spot", node["zone"], node["id"]
+
+
+def _calm(node: NodeView) -> bool:
+    return urgency(node)[0] == 3 and not node["conditions"] and node["target"] == "healthy"
+
+
+def pool_nodes(items: Sequence[NodeView], look: Look) -> RenderableType:
+    """The nodes of a pool: all of them, or, of a large pool, those that need a look and a count of the rest."""
+    ordered = sorted(items, key=urgency)
+    if look.wide or len(ordered) <= _MANY_NODES:
+        return node_table(ordered, look)
+    loud = [node for node in ordered if not _calm(node)]
+    calm = [node for node in ordered if _calm(node)]
+    parts: list[RenderableType] = []
+    if loud:
+        parts.append(node_table(loud, look))
+    if calm:
+        parts += [Text(), _calm_table(calm)]
+    return Group(*parts)
+
+
+def _calm_table(items: Sequence[NodeView]) -> Table:
+    """Nodes that are ready and healthy, counted by where they are."""
+    groups: dict[tuple[str, str, str], list[NodeView]] = {}
+    for node in items:
+        groups.setdefault((node["market"], node["zone"], node["instance_type"]), []).append(node)
+    table = table_of("READY AND WELL", "MARKET", "ZONE", "TYPE", "REQ", "$/H", right={"REQ", "$/H"})
+    for (market, zone, kind), members in sorted(
+        groups.items(), key=lambda item: (item[0][0] != "spot", item[0])
+    ):
+        table.add_row(
+            plural(len(members), "node"),
+            market,
+            clean(zone),
+            clean(kind),
+            str(sum(node["in_flight"] or 0 for node in members)),
+            f"{sum(node['price'] for node in members):.2f}",
+        )
+    return table
+
+
+def node_table(items: Sequence[NodeView], look: Look) -> Table:
+    """One line a node, in the given order, with the reason for its state."""
+    columns = _columns_that_fit(items, look)
+    table = table_of(
+        *(column.header for column in columns),
+        "WHY",
+        right={column.header for column in columns if column.right},
+        wrapping={"WHY"},
+    )
+    for node in items:
+        cells = [Text(clean(column.value(node)), style=column.style(node)) for column in columns]
+        table.add_row(*cells, Text(clean(node["why"])))
+    return table
+
+
+def _columns_that_fit(items: Sequence[NodeView], look: Look) -> list[_Column]:
+    """The most telling columns that leave room for the reason."""
+    if look.wide:
+        return list(_COLUMNS)
+
+    def space(column: _Column) -> int:
+        return 2 + max(len(column.header), *(len(column.value(node)) for node in items))
+
+    chosen = [column for column in _COLUMNS if column.rank == 0]
+    left = look.width - _WHY_WIDTH - sum(space(column) for column in chosen)
+    for column in sorted((column for column in _COLUMNS if 0 < column.rank < 9), key=lambda item: item.rank):
+        if space(column) <= left:
+            chosen.append(column)
+            left -= space(column)
+    return [column for column in _COLUMNS if column in chosen]
+
+
+def node_card(node: NodeView) -> list[RenderableType]:
+    """Everything about one node, one fact a line."""
+    conditions = ", ".join(node["conditions"]) or "none"
+    target = node["target"] or "not in the load balancer"
+    load = (
+        "not known" if node["in_flight"] is None else f"{node['running']} running, {node['waiting']} waiting"
+    )
+    rows = (
+        ("what", f"{node['market']} {node['instance_type']} in {node['zone']}, {money(node['price'])}/h"),
+        ("why", node["why"]),
+        ("conditions", conditions),
+        ("target", target),
+        ("requests", load),
+        ("address", node["address"] or "not known yet"),
+        (
+            "launched",
+            f"{instant(node['launched_at'])}, {age(node['age_s'])} ago, token {node['token'] or '-'}",
+        ),
+    )
+    card = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    card.add_column(style="dim", no_wrap=True)
+    card.add_column(overflow="fold")
+    for name, value in rows:
+        card.add_row(name, Text(clean(value)))
+    head = Text.assemble(
+        (clean(node["id"]), "bold"), "  ", (node["phase"].upper(), _PHASE_STYLE.get(node["phase"], ""))
+    )
+    return [head, Padding(card, (0, 0, 0, 2))]
+
+
+def event_table(
+    items: Sequence[EventView], look: Look, *, since: float | None = None, with_node: bool = True
+) -> Table:
+    """A table of events; with `since`, each with the seconds that passed from then."""
+    headers = ["SEQ"] if look.wide else []
+    headers += ["TIME", *(["AFTER"] if since is not None else []), "EVENT", *(["NODE"] if with_node else [])]
+    table = table_of(*headers, "WHAT", right={"SEQ", "AFTER"}, wrapping={"WHAT"})
+    roomy = look.wide or look.width >= 100
+    for item in items:
+        cells = [str(item["seq"])] if look.wide else []
+        cells.append(instant(item["at"]) if roomy else clock_time(item["at"]))
+        if since is not None:
+            cells.append("+" + short_time(item["at"] - since))
+        cells.append(clean(item["kind"]))
+        if with_node:
+            cells.append(clean(item["node"] or "-"))
+        table.add_row(*cells, clean(item["text"]))
+    return table
+
+
+def pool_plan(pool: PoolPlanView, look: Look) -> list[RenderableType]:
+    """One pool's plan: what would be done (+ adds, ~ takes out of service, - ends), what waits, and why."""
+    actions, deferred = pool["actions"], pool["deferred"]
+    parts: list[RenderableType] = [
+        Text.assemble((clean(pool["name"]), "bold"), f"  {_plan_summary(actions, deferred)}")
+    ]
+    if actions or deferred:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for wrapping in (False, False, False, True):
+            table.add_column(no_wrap=not wrapping, overflow="fold")
+        for action in actions:
+            mark, style = _ACTION_MARK.get(action["kind"], ("*", ""))
+            table.add_row(
+                Text(mark, style=style),
+                Text(action["kind"], style=style),
+                _subject(action),
+                clean(action["reason"]),
+            )
+        for item in deferred:
+            table.add_row(
+                Text("."), Text(f"no {item['kind']} yet", style="dim"), _subject(item), clean(item["reason"])
+            )
+        parts.append(Padding(table, (0, 0, 0, 2)))
+    parts += [Text(f"- {clean(note)}", style="dim") for note in pool["notes"]]
+    if look.wide and pool["targets"]:
+        table = table_of("TARGET", "ADDRESS", "PHASE", "WEIGHT", right={"WEIGHT"})
+        for target in pool["targets"]:
+            table.add_row(
+                clean(target["id"]), clean(target["address"]), target["phase"], str(target["weight"])
+            )
+        parts += [Text(), table]
+    return parts
+
+
+def _plan_summary(actions: Sequence[ActionView], deferred: Sequence[DeferredView]) -> str:
+    counts: dict[str, int] = {}
+    for action in actions:
+        counts[action["kind"]] = counts.get(action["kind"], 0) + 1
+    words = [f"{count} {kind}" for kind, count in counts.items()]
+    if deferred:
+        words.append(f"{len(deferred)} held back")
+    return ", ".join(words) if words else "nothing to do"
+
+
+def _subject(item: ActionView | DeferredView) -> str:
+    return clean(item["node"] or item["placement"] or "-")
