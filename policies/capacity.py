@@ -116,5 +116,6 @@ def _spot(turn: Turn) -> None:
         if offering is None:
             turn.note(turn.scorer.why_none(Market.SPOT))
             return
-        if not turn.launch(offering, Cause.SHORT, f"spot share of {turn.pool.spot_wanted}"):
+        why = f"spot share of {turn.pool.spot_wanted}"
+        if not turn.launch(offering, Cause.SHORT, why, swap=turn.memory.whole_at is None):
             return

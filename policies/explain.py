@@ -22,9 +22,8 @@ def why(node: Node, memory: Memory, now: float) -> str:
         return f"{node.doomed.kind} notice ({node.doomed.source}){when}{late}"
     if node.drain is not None:
         return node.drain.reason
-    if node.lost or not node.healthy:
-        if node.failure and node.phase in (Phase.READY, Phase.STARTING):
-            return node.failure
+    if not node.healthy and node.failure and node.phase in (Phase.READY, Phase.STARTING):
+        return node.failure
     if node.operator is not None:
         return f"cordoned: {node.operator.reason}"
     if node.standby is StandbyKind.STOPPED:
@@ -48,13 +47,9 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
     ]
     cover = fleet.counted_by_market[Market.ON_DEMAND] - pool.on_demand_floor - pool.standby.hot
     if cover > 0:
-        found.append(
-            f"{cover} on-demand nodes stand in for spot nodes that are not ready; this is temporary."
-        )
+        found.append(f"{cover} on-demand nodes stand in for spot that is not ready; this is temporary.")
     if fleet.suspect:
-        found.append(
-            "So many nodes are silent at once that nothing is replaced: the fault may be on our side."
-        )
+        found.append("Too many nodes are silent at once: the fault may be on our side, nothing is replaced.")
     for placement, refusal in sorted(memory.refusals.items()):
         weight = decayed(refusal, world.now, pool.placement.refusal_half_life)
         if weight > 0.1:
@@ -66,9 +61,7 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
             f"The cloud has not been seen whole yet: {world.instances.error or 'first look under way'}."
         )
     elif age > pool.patience.stale_after:
-        found.append(
-            f"The list of instances is {age:.0f} s old: nothing is launched or ended until it is fresh."
-        )
+        found.append(f"The list of instances is {age:.0f} s old: nothing is launched or ended meanwhile.")
     if memory.pause is not None and memory.pause.holds(world.now):
         found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")
     return tuple(found)

@@ -396,6 +396,8 @@ def _opened(draft: _Draft, event: IntentOpened) -> None:
         draft.set("launches", (*recent, event.at))
     if event.kind is ActionKind.START:
         draft.node(event.node, standby=None, started_at=event.at, ready_at=None)
+    if event.replaces in draft.get("nodes"):
+        _open_swap(draft, event.replaces, Cause.NOTICE, event.at, _deadline(draft, event.replaces))
     _pair(draft, event.replaces, event.node or event.token)
 
 
@@ -425,8 +427,8 @@ def _closed(draft: _Draft, event: IntentClosed) -> None:
 def _drain(draft: _Draft, event: DrainStarted) -> None:
     record = DrainRecord(since=event.at, deadline=event.deadline, cause=event.cause, reason=event.reason)
     draft.node(event.node, drain=record, idle_since=None)
-    notice_deadline = event.deadline if event.cause is Cause.NOTICE else None
-    _open_swap(draft, event.node, event.cause, event.at, notice_deadline)
+    if event.node in draft.get("nodes"):
+        _open_swap(draft, event.node, event.cause, event.at, _deadline(draft, event.node))
 
 
 def _undrain(draft: _Draft, event: DrainEnded) -> None:
@@ -502,6 +504,11 @@ def _open_swap(draft: _Draft, node: str, cause: Cause, at: float, deadline: floa
             incoming = swaps.pop(key).incoming
             if incoming in draft.get("incoming"):
                 draft.mapping("incoming").pop(incoming)
+
+
+def _deadline(draft: _Draft, node: str) -> float | None:
+    deadlines = [n.deadline for n in draft.get("nodes")[node].notices if n.deadline is not None]
+    return min(deadlines, default=None)
 
 
 def _pair(draft: _Draft, outgoing: str, incoming: str) -> None:

@@ -55,7 +55,7 @@ def _give_back_one(turn: Turn, node: Node, market: Market, *, settled: bool) -> 
         return True
     covering = market is Market.ON_DEMAND and turn.pool.spot_wanted > 0
     if covering and not settled:
-        turn.note(f"{node.id} stays as cover until spot has been whole for {_stable(turn):.0f} s")
+        turn.note(f"{node.id} stays as cover until the spot nodes have been ready for {_stable(turn):.0f} s")
         return False
     ready = turn.ready(Market.SPOT) + turn.ready(Market.ON_DEMAND)
     if node.ready and ready - 1 < turn.pool.replicas:
@@ -74,10 +74,8 @@ def _give_back_one(turn: Turn, node: Node, market: Market, *, settled: bool) -> 
 
 
 def _spot_settled(turn: Turn) -> bool:
-    """True when all wanted spot nodes are ready and have been for the stable time."""
+    """True when every spot node that is ready has been for the stable time."""
     ready = [n for n in turn.fleet.ready if n.spot and n.id not in turn.leaving]
-    if len(ready) < turn.pool.spot_wanted:
-        return False
     youngest = max((n.ready_at or math.inf for n in ready), default=-math.inf)
     return turn.now - youngest >= _stable(turn)
 

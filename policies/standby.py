@@ -44,7 +44,11 @@ def refill(turn: Turn) -> None:
     for _ in range(missing):
         offering = turn.scorer.take(Market.ON_DEMAND)
         if offering is None or not turn.launch(
-            offering, Cause.STANDBY, "a stopped standby is missing", standby=StandbyKind.STOPPED
+            offering,
+            Cause.STANDBY,
+            "a stopped standby is missing",
+            standby=StandbyKind.STOPPED,
+            swap=False,
         ):
             return
 

@@ -7,6 +7,7 @@ nodes coming) are asked of the turn, not of the fleet.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 from policies.actions import (
@@ -22,9 +23,12 @@ from policies.actions import (
 )
 from policies.fleet import Fleet, Node
 from policies.limits import Budget
-from policies.memory import Memory, Swap, intent_key
+from policies.memory import Memory, intent_key
 from policies.model import Market, Offering, Phase, Placement, Pool, StandbyKind, World
 from policies.placement import Scorer
+
+_PAIRED_WITHIN = 120.0
+"""Seconds after a node is gone within which a launch still counts as its replacement."""
 
 
 class Turn:
@@ -44,7 +48,7 @@ class Turn:
         self.scorer = Scorer(pool, memory, now=world.now, offerings=world.offerings.value, held=_held(fleet))
         recent = sum(world.now - t < 60.0 for t in memory.launches)
         self.budget = Budget(pool, living=fleet.living, launched_last_minute=recent, spend=_spend(fleet))
-        self._unpaired = _unpaired(memory)
+        self._unpaired = _unpaired(fleet, memory, world.now)
 
     # -- what is known, with this turn's decisions counted in --------------------------------------
 
@@ -95,15 +99,24 @@ class Turn:
         self.deferred.append(Deferred(kind=kind, node=node, placement=placement, reason=reason))
 
     def launch(
-        self, offering: Offering, cause: Cause, reason: str, *, standby: StandbyKind | None = None
+        self,
+        offering: Offering,
+        cause: Cause,
+        reason: str,
+        *,
+        standby: StandbyKind | None = None,
+        swap: bool = True,
     ) -> bool:
-        """Launch a node there unless a limit forbids it; True when it was planned."""
+        """Launch a node there unless a limit forbids it; True when it was planned.
+
+        `swap`: it takes the place of the outgoing node that has waited longest, if there is one.
+        """
         refusal = self.frozen() or self.budget.refuses(offering.price)
         if refusal:
             self.defer(ActionKind.LAUNCH, refusal, placement=offering.placement)
             return False
         self._serial += 1
-        replaces = "" if standby is not None else self.next_outgoing()
+        replaces = self.next_outgoing() if swap else ""
         text = f"{reason}; replaces {replaces}" if replaces else reason
         self.actions.append(
             Launch(
@@ -159,7 +172,7 @@ class Turn:
 
     def next_outgoing(self) -> str:
         """The longest-waiting outgoing node that nothing replaces yet; empty when there is none."""
-        return self._unpaired.pop(0).outgoing if self._unpaired else ""
+        return self._unpaired.popleft() if self._unpaired else ""
 
     def _held_back(self, kind: ActionKind, node: Node) -> bool:
         """True when the view is not clear enough, or the same call is already under way."""
@@ -189,7 +202,18 @@ def _spend(fleet: Fleet) -> float:
     return running + sum(i.price for i in fleet.launching)
 
 
-def _unpaired(memory: Memory) -> list[Swap]:
-    """Swaps whose outgoing node has nothing that takes its place, longest waiting first."""
-    waiting = [s for s in memory.swaps.values() if not s.incoming and s.replaced_at is None]
-    return sorted(waiting, key=lambda s: (s.opened_at, s.outgoing))
+def _unpaired(fleet: Fleet, memory: Memory, now: float) -> deque[str]:
+    """Outgoing nodes that nothing replaces yet, longest waiting first; long gone ones are let go."""
+    waiting = [
+        (s.opened_at, s.outgoing)
+        for s in memory.swaps.values()
+        if not s.incoming
+        and s.replaced_at is None
+        and (s.gone_at is None or now - s.gone_at < _PAIRED_WITHIN)
+    ]
+    waiting += [
+        (n.doomed.seen_at, n.id)
+        for n in fleet.nodes
+        if n.doomed is not None and n.standby is None and n.id not in memory.swaps
+    ]
+    return deque(outgoing for _, outgoing in sorted(waiting))
