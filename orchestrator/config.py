@@ -14,17 +14,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from orchestrator.config_errors import ConfigError, Problem, Source, problems_of, syntax_problem
+from orchestrator.config_gateway import GatewayTable
 from orchestrator.config_types import (
-    Address,
     AddressOrOff,
     Duration,
     Factor,
     FilePath,
-    HostPort,
     Money,
+    Section,
     Share,
     Strings,
     Texts,
@@ -35,6 +35,7 @@ from orchestrator.config_types import (
     share_key,
 )
 from orchestrator.toml_lines import key_lines
+from orchestrator.units import HostPort
 from policies.model import (
     DrainRules,
     HealthRules,
@@ -56,12 +57,6 @@ _PLACEMENT: Final = PlacementRules()
 _LIMITS: Final = Limits()
 _PATIENCE: Final = Patience()
 _SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, values keep their type, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 _S = TypeVar("_S", bound=Section)
@@ -250,24 +245,6 @@ class CloudConfig(Section):
     socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
 
 
-class GatewayConfig(Section):
-    """The gateway in front of the nodes: its own process, which keeps serving while the daemon is down."""
-
-    listen: Address = address_key("127.0.0.1:8000", "Address that clients send their requests to.")
-    socket: FilePath = path_key(
-        "{state_dir}/gateway.sock", "Unix socket on which the gateway takes its target set."
-    )
-    targets_file: FilePath = path_key(
-        "{state_dir}/targets.json", "File with the target set, which the gateway reads when it starts."
-    )
-    queue_limit: int = Field(
-        default=256, ge=0, description="Requests that may wait for a target; more are answered with 503."
-    )
-    queue_deadline: Duration = duration_key(
-        30.0, "How long a request may wait for a target before it is answered with 503."
-    )
-
-
 class PoolConfig(Section):
     """One pool: how many nodes of which model, and how they are kept alive."""
 
@@ -298,7 +275,7 @@ class PoolConfig(Section):
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Hard limits.")
     patience: PatienceConfig = Field(default=PatienceConfig(), description="Trust in old knowledge.")
     cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
-    gateway: GatewayConfig = Field(default=GatewayConfig(), description="The gateway.")
+    gateway: GatewayTable = Field(default=GatewayTable(), description="The gateway.")
 
     @property
     def model_name(self) -> str:

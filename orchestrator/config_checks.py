@@ -15,11 +15,24 @@ from typing import Final
 
 from orchestrator.config import ConfigFile, PoolConfig
 from orchestrator.config_errors import Problem, Source
-from orchestrator.config_types import format_duration
+from orchestrator.units import format_duration
 
 _POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
 _SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
 _AWS_NOTICE: Final = 120.0  # s between a spot interruption notice and the reclaim on EC2
+_GATEWAY_POSITIVE: Final = {
+    "poll_interval",
+    "health_interval",
+    "health_timeout",
+    "queue_deadline",
+    "connect_timeout",
+    "first_token_timeout",
+    "answer_timeout",
+    "idle_timeout",
+    "breaker_open",
+    "body_limit",
+    "answer_limit",
+}
 
 _Found = tuple[tuple[str, ...], str]  # key path, sentence
 
@@ -120,6 +133,9 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
         yield (*at, "health", "boot_timeout"), 'is 0, so no node could ever start; write "15m"'
     yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
     yield from _socket_errors((*at, "gateway", "socket"), pool.gateway.socket)
+    for key, value in pool.gateway:
+        if key in _GATEWAY_POSITIVE and not value > 0:
+            yield (*at, "gateway", key), "is 0, which lets nothing pass; write something above 0"
 
 
 def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_Found]:
@@ -155,12 +171,12 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
 
 def _file_errors(name: str, pool: PoolConfig) -> Iterator[_Found]:
     at = ("pool", name, "engine")
-    key_file = pool.engine.api_key_file
-    if key_file is not None:
+    for table, key_file in _key_files(pool):
+        path = ("pool", name, table, "api_key_file")
         if not key_file.is_file():
-            yield (*at, "api_key_file"), f"there is no file {key_file}; create it or correct the path"
+            yield path, f"there is no file {key_file}; create it or correct the path"
         elif not os.access(key_file, os.R_OK):
-            yield (*at, "api_key_file"), f"{key_file} cannot be read by this user; give it read permission"
+            yield path, f"{key_file} cannot be read by this user; give it read permission"
     program = pool.engine.executable
     if "/" in program:
         if not Path(program).is_file():
@@ -170,12 +186,17 @@ def _file_errors(name: str, pool: PoolConfig) -> Iterator[_Found]:
 
 
 def _file_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[_Found]:
-    key_file = pool.engine.api_key_file
-    if key_file is not None and key_file.is_file() and stat.S_IMODE(key_file.stat().st_mode) & 0o077:
-        yield (
-            (*at, "engine", "api_key_file"),
-            f"{key_file} can be read by other users; close it with chmod 600",
-        )
+    for table, key_file in _key_files(pool):
+        if key_file.is_file() and stat.S_IMODE(key_file.stat().st_mode) & 0o077:
+            yield (
+                (*at, table, "api_key_file"),
+                f"{key_file} can be read by other users; close it with chmod 600",
+            )
+
+
+def _key_files(pool: PoolConfig) -> list[tuple[str, Path]]:
+    given = (("engine", pool.engine.api_key_file), ("gateway", pool.gateway.api_key_file))
+    return [(table, file) for table, file in given if file is not None]
 
 
 def _directory_errors(path: tuple[str, ...], directory: Path) -> Iterator[_Found]:

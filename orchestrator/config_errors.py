@@ -11,8 +11,8 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.config_types import shown
 from orchestrator.toml_lines import KeyPath, line_of
+from orchestrator.units import shown
 
 _SYNTAX: Final = re.compile(r"(.*) \(at line (\d+), column (\d+)\)")
 _NAMES: Final = {
@@ -112,6 +112,8 @@ def _sentence(item: Mapping[str, Any], root: type[BaseModel]) -> str:
         return f"{shown(value)} is too large; write {word} {bound}"
     if kind in ("literal_error", "enum"):
         return f"{shown(value)} is not known{_close(value, context['expected'])}; write {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        return f"{shown(value)} does not match {context['pattern']}; {_write(item['loc'], root)}"
     if kind in _NAMES:
         return f"{shown(value)} is not {_NAMES[kind]}; {_write(item['loc'], root)}"
     return f"{shown(value)}: {item['msg']}; {_write(item['loc'], root)}"

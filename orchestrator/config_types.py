@@ -11,87 +11,34 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+
+from orchestrator.units import (
+    DURATION_PATTERN,
+    HostPort,
+    format_duration,
+    format_size,
+    no_unit,
+    parse_duration,
+    parse_host_port,
+    parse_share,
+    parse_size,
+    shown,
+)
 
 STATE_DIR: Final = "{state_dir}"
 """Stands for `daemon.state_dir` in every path of the file."""
 
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION_PATTERN: Final = r"^(\d+(\.\d+)?(ms|s|m|h|d))+$"
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATION: Final = re.compile(_DURATION_PATTERN)
-_PLAIN_NUMBER: Final = re.compile(r"^\d+(\.\d+)?$")
 _MONEY: Final = re.compile(r"^\$?\s*(\d+(?:\.\d+)?)\s*(?:USD(?:/h)?)?$", re.IGNORECASE)
-_HOST_PORT: Final = re.compile(r"^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})$")
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of a text such as "90s", "15m", "1h30m" or "500ms". Raises ValueError with a hint."""
-    compact = text.strip().replace(" ", "")
-    if _DURATION.match(compact):
-        return sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(compact))
-    if _PLAIN_NUMBER.match(compact):
-        raise ValueError(_no_unit(shown(text), compact))
-    raise ValueError(
-        f'{shown(text)} is not a duration; write a number with a unit, such as "90s", "15m" or "2h"'
-    )
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values keep their type, nothing changes later."""
 
-
-def _no_unit(written: str, number: str) -> str:
-    return f'{written} has no unit; write "{number}s" for seconds or "{number}m" for minutes'
-
-
-def format_duration(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads back as `seconds`."""
-    for unit in ("d", "h", "m", "s"):
-        count = seconds / _UNITS[unit]
-        if seconds and count == int(count):
-            return f"{int(count)}{unit}"
-    if seconds == 0:
-        return "0s"
-    return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
-
-
-def parse_share(text: str) -> float:
-    """Fraction of one of a text such as "70%" or "0.7". Raises ValueError with a hint."""
-    compact = text.strip()
-    try:
-        return float(compact[:-1].strip()) / 100.0 if compact.endswith("%") else float(compact)
-    except ValueError:
-        raise ValueError(
-            f'{shown(text)} is not a share; write a percentage such as "70%" or a fraction such as 0.7'
-        ) from None
-
-
-def parse_host_port(text: str) -> HostPort:
-    """An address such as "127.0.0.1:9477" or "[::1]:9477". Raises ValueError with a hint."""
-    match = _HOST_PORT.match(text.strip())
-    if match is None:
-        raise ValueError(f'{shown(text)} is not host:port; write an address such as "127.0.0.1:9477"')
-    port = int(match.group(3))
-    if port > 65535:
-        raise ValueError(f"port {port} does not exist; write one from 1 to 65535, or 0 for any free port")
-    return HostPort(host=match.group(1) or match.group(2), port=port)
-
-
-@dataclass(frozen=True, slots=True)
-class HostPort:
-    """Where to listen. Port 0 means any free port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def loopback(self) -> bool:
-        """True when only this machine can reach it."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def _units_needed(info: ValidationInfo) -> bool:
@@ -111,7 +58,7 @@ def _duration(value: object, info: ValidationInfo) -> float:
     if number < 0:
         raise ValueError(f"{shown(value)} is negative; a duration starts at 0")
     if _units_needed(info) and number != 0:
-        raise ValueError(_no_unit(shown(value), shown(value)))
+        raise ValueError(no_unit(shown(value), shown(value)))
     return number
 
 
@@ -145,6 +92,14 @@ def _money(value: object) -> float:
             f"{shown(value)} allows nothing at all; write an amount above 0 or leave the key out"
         )
     return number
+
+
+def _size(value: object, info: ValidationInfo) -> int:
+    if isinstance(value, str):
+        return parse_size(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0 and not _units_needed(info):
+        return value
+    raise ValueError(f'{shown(value)} is not a size; write text such as "32MiB"')
 
 
 def _host_port(value: object) -> HostPort:
@@ -197,15 +152,7 @@ def _texts(value: object) -> object:
     return dict(value)
 
 
-def shown(value: object) -> str:
-    """A value as the TOML file has it, shortened."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-_DURATION_SCHEMA: Final = {"type": "string", "pattern": _DURATION_PATTERN, "examples": ["90s", "15m", "2h"]}
+_DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "15m", "2h"]}
 _SHARE_SCHEMA: Final = {
     "anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?%$"}, {"type": "number", "minimum": 0}],
     "examples": ["70%", 0.7],
@@ -219,6 +166,9 @@ Money = Annotated[
     float,
     BeforeValidator(_money),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["12.50"]}),
+]
+Size = Annotated[
+    int, BeforeValidator(_size), WithJsonSchema({"type": "string", "examples": ["32MiB", "64kB"]})
 ]
 Address = Annotated[HostPort, BeforeValidator(_host_port), WithJsonSchema(_ADDRESS_SCHEMA)]
 AddressOrOff = Annotated[HostPort | None, BeforeValidator(_host_port_or_off), WithJsonSchema(_ADDRESS_SCHEMA)]
@@ -236,6 +186,11 @@ Texts = Annotated[
 def duration_key(default: float, text: str) -> Any:
     """A duration key: its default in seconds and its help text."""
     return Field(default=default, description=text, json_schema_extra={"default": format_duration(default)})
+
+
+def size_key(default: int, text: str) -> Any:
+    """A size key: its default in bytes and its help text."""
+    return Field(default=default, description=text, json_schema_extra={"default": format_size(default)})
 
 
 def share_key(default: float, text: str) -> Any:

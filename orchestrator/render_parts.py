@@ -155,7 +155,7 @@ def _calm(node: NodeView) -> bool:
 
 
 def pool_nodes(items: Sequence[NodeView], look: Look) -> RenderableType:
-    """The nodes of a pool: all of them, or, of a large pool, those that need a look and a count of the rest."""
+    """The nodes of a pool; of a large one those that need a look, and a count of the rest."""
     ordered = sorted(items, key=urgency)
     if look.wide or len(ordered) <= _MANY_NODES:
         return node_table(ordered, look)

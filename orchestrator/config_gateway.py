@@ -1,0 +1,137 @@
+"""The [pool.NAME.gateway] table, and how it becomes the settings of one gateway process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+
+from orchestrator.config_types import (
+    Address,
+    Duration,
+    Factor,
+    FilePath,
+    Section,
+    Size,
+    Strings,
+    address_key,
+    duration_key,
+    path_key,
+    share_key,
+    size_key,
+)
+from orchestrator.gateway.config import GatewayConfig
+
+_DEFAULTS: Final = GatewayConfig(targets_file=Path("targets.json"), socket=Path("gateway.sock"))
+
+
+class GatewayTable(Section):
+    """The gateway in front of the nodes: its own process, which keeps serving while the daemon is down."""
+
+    listen: Address = address_key(
+        f"{_DEFAULTS.host}:{_DEFAULTS.port}", "Address that clients send their requests to."
+    )
+    socket: FilePath = path_key(
+        "{state_dir}/gateway.sock", "Unix socket on which the gateway takes its target set."
+    )
+    targets_file: FilePath = path_key(
+        "{state_dir}/targets.json", "File with the target set, which the gateway reads when it starts."
+    )
+    api_key_file: FilePath | None = Field(
+        default=None,
+        description="File with the key that the gateway shows to the engines instead of the client's own.",
+    )
+    poll_interval: Duration = duration_key(
+        _DEFAULTS.poll_interval, "How often the gateway looks at the targets file."
+    )
+    health_path: str = Field(
+        default=_DEFAULTS.health_path, pattern="^/", description="Path that tells whether an engine is well."
+    )
+    health_interval: Duration = duration_key(
+        _DEFAULTS.health_interval, "How often the gateway checks each target."
+    )
+    health_timeout: Duration = duration_key(_DEFAULTS.health_timeout, "How long one check may take.")
+    health_fall: int = Field(
+        default=_DEFAULTS.health_fall,
+        ge=1,
+        description="Failed checks in a row before a target counts as unhealthy.",
+    )
+    queue_limit: int = Field(
+        default=_DEFAULTS.queue_limit,
+        ge=0,
+        description="Requests that may wait for a target; more are answered with 503.",
+    )
+    queue_deadline: Duration = duration_key(
+        _DEFAULTS.queue_deadline, "How long a request may wait for a target before it is answered with 503."
+    )
+    retry_after: Duration = duration_key(
+        _DEFAULTS.retry_after, "How long a refused client is told to wait, in whole seconds."
+    )
+    max_in_flight: int = Field(
+        default=_DEFAULTS.max_in_flight,
+        ge=1,
+        description="Requests that one target may hold; more wait in the queue.",
+    )
+    connect_timeout: Duration = duration_key(
+        _DEFAULTS.connect_timeout, "How long opening a connection to a target may take."
+    )
+    first_token_timeout: Duration = duration_key(
+        _DEFAULTS.first_token_timeout, "Longest wait for the first token of a streaming request."
+    )
+    answer_timeout: Duration = duration_key(
+        _DEFAULTS.answer_timeout, "Longest wait for the whole answer to a plain request."
+    )
+    idle_timeout: Duration = duration_key(_DEFAULTS.idle_timeout, "Longest silence inside a stream.")
+    max_retries: int = Field(
+        default=_DEFAULTS.max_retries,
+        ge=0,
+        description="How often a request that reached a target may be sent again.",
+    )
+    retry_budget: Factor = share_key(
+        _DEFAULTS.retry_budget, "Retries allowed, as a share of the requests served over time."
+    )
+    retry_reserve: int = Field(
+        default=_DEFAULTS.retry_reserve,
+        ge=0,
+        description="Retries that may be saved up, so that the loss of a busy node is made good at once.",
+    )
+    breaker_failures: int = Field(
+        default=_DEFAULTS.breaker_failures,
+        ge=1,
+        description="Failures in a row that keep requests away from a target for a while.",
+    )
+    breaker_open: Duration = duration_key(
+        _DEFAULTS.breaker_open, "How long requests are kept away before one may try the target again."
+    )
+    body_limit: Size = size_key(_DEFAULTS.body_limit, "Largest request body.")
+    answer_limit: Size = size_key(
+        _DEFAULTS.answer_limit, "Largest plain answer that is held back so that it could be retried."
+    )
+    allow_paths: Strings = Field(
+        default=_DEFAULTS.allow_paths,
+        description="Paths that clients may reach besides /v1/.",
+        examples=[["/health", "/tokenize"]],
+    )
+    linger: Duration = duration_key(
+        _DEFAULTS.linger, "How long a stopping gateway still accepts, telling clients to reconnect."
+    )
+    drain_timeout: Duration = duration_key(
+        _DEFAULTS.drain_timeout, "How long a stopping gateway waits for requests in flight."
+    )
+
+    def as_gateway(self, pool: str) -> GatewayConfig:
+        """The settings of the gateway process of one pool.
+
+        Raises GatewayError when a value makes no sense, OSError when `api_key_file` cannot be read.
+        """
+        values = self.model_dump(exclude={"listen", "api_key_file", "retry_after"})
+        key_file = self.api_key_file
+        return GatewayConfig(
+            **values,
+            host=self.listen.host,
+            port=self.listen.port,
+            pool=pool,
+            retry_after=round(self.retry_after),
+            api_key=None if key_file is None else key_file.read_text(encoding="utf-8").strip(),
+        )
