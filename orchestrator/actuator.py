@@ -1,0 +1,189 @@
+"""Carries out actions: bounded, in order per node, and reports every outcome as an event.
+
+Balancers have a lane of their own: the newest wanted set wins and is written without waiting for anything
+else. Calls on machines run a few at a time. An outcome that is not known (`Uncertain`, a time-out, a crash of
+the call) is reported as such and asked again, with the same token, by a later turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from cloud.errors import CloudError, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
+from cloud.ports import Clock, EngineCommand, Instances, LaunchRequest, LoadBalancer
+from orchestrator import metrics
+from policies.actions import Action, Launch, Start, Stop, Terminate
+from policies.events import Event, IntentClosed, Outcome, TargetsApplied
+from policies.model import InstanceState, TargetPhase, TargetSpec
+
+log = structlog.get_logger("actuator")
+
+CALLS_AT_ONCE = 16
+"""Calls on machines that run at the same time."""
+
+_RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
+
+
+class Actuator:
+    """The hands of one pool's loop. `emit` takes outcomes; it must not block."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        clock: Clock,
+        instances: Instances,
+        balancers: tuple[LoadBalancer, ...],
+        command: EngineCommand,
+        call_timeout: float,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._pool, self._clock, self._instances, self._command = pool, clock, instances, command
+        self._timeout, self._emit = call_timeout, emit
+        self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self.writers = {b.name: TargetWriter(b, clock=clock, emit=emit) for b in balancers}
+
+    def perform(self, actions: Sequence[Action]) -> None:
+        """Start the calls that the actions need. A token whose call still runs is left alone."""
+        for action in actions:
+            if isinstance(action, Launch | Start | Stop | Terminate) and action.token not in self._busy:
+                task = asyncio.create_task(self._call(action), name=f"{action.kind} {action.token}")
+                self._busy[action.token] = task
+                task.add_done_callback(lambda _, token=action.token: self._busy.pop(token, None))
+
+    def write(self, balancers: Sequence[str], targets: Sequence[TargetSpec], epoch: int) -> None:
+        """Have the named balancers hold exactly these targets."""
+        for name in balancers:
+            self.writers[name].want(targets, epoch)
+
+    async def stop(self) -> None:
+        """Let nothing new begin and end what runs. Touches no node: the outcome of a call that was cut off
+        is unknown and is asked again after the next start."""
+        tasks = [*self._busy.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _call(self, action: Launch | Start | Stop | Terminate) -> None:
+        started = asyncio.get_running_loop().time()
+        outcome, node, detail = Outcome.UNCERTAIN, getattr(action, "node", ""), ""
+        try:
+            async with self._slots, asyncio.timeout(self._timeout):
+                outcome, node = await self._do(action)
+        except TimeoutError:
+            detail = f"no answer within {self._timeout:.0f} s"
+        except InsufficientCapacity as error:
+            outcome, detail = Outcome.REFUSED, str(error)
+        except QuotaExceeded as error:
+            outcome, detail = Outcome.QUOTA, str(error)
+        except Uncertain as error:
+            detail = str(error)
+        except NotFound as error:
+            # A describe that lags or a machine that is gone: the next complete list tells which.
+            outcome, detail = Outcome.FAILED, str(error)
+        except CloudError as error:
+            outcome, detail = Outcome.FAILED, str(error)
+        metrics.CALLS.labels(self._pool, str(action.kind), str(outcome)).inc()
+        elapsed = asyncio.get_running_loop().time() - started
+        metrics.CALL_SECONDS.labels(self._pool, str(action.kind)).observe(elapsed)
+        if outcome is not Outcome.DONE:
+            log.warning(
+                "call.not_done",
+                kind=str(action.kind),
+                token=action.token,
+                outcome=str(outcome),
+                detail=detail,
+            )
+        self._emit(
+            IntentClosed(at=self._clock.now(), token=action.token, outcome=outcome, node=node, detail=detail)
+        )
+
+    async def _do(self, action: Launch | Start | Stop | Terminate) -> tuple[Outcome, str]:
+        match action:
+            case Launch():
+                request = LaunchRequest(
+                    token=action.token,
+                    pool=self._pool,
+                    placement=action.placement,
+                    command=self._command,
+                    standby=action.standby,
+                )
+                instance = await self._instances.launch(request)
+                ended = instance.state in (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN)
+                return (Outcome.DIED if ended else Outcome.DONE), instance.id
+            case Start():
+                await self._instances.start(action.node)
+            case Stop():
+                await self._instances.stop(action.node)
+            case Terminate():
+                await self._instances.terminate(action.node)
+        return Outcome.DONE, action.node
+
+
+class TargetWriter:
+    """Keeps one balancer's set equal to the newest wanted one. Its `run` is a root task."""
+
+    def __init__(self, balancer: LoadBalancer, *, clock: Clock, emit: Callable[[Event], None]) -> None:
+        self._balancer, self._clock, self._emit = balancer, clock, emit
+        self._wanted: tuple[tuple[TargetSpec, ...], int] | None = None
+        self._news = asyncio.Event()
+        self._held: dict[str, TargetPhase] = {}
+        self._generation = 0
+        self.error = ""
+
+    def want(self, targets: Sequence[TargetSpec], epoch: int) -> None:
+        """Ask for a set. An older wish that was not written yet is forgotten."""
+        self._wanted = (tuple(targets), epoch)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Write what is wanted, for ever; a failure is tried again with the newest wish."""
+        wait = _RETRY_FIRST
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._wanted is None:
+                continue
+            targets, epoch = self._wanted
+            # Rises over restarts, since every start has a higher epoch.
+            self._generation = max(self._generation, epoch << 20) + 1
+            try:
+                await self._balancer.apply(targets, self._generation)
+            except CloudError as error:
+                self.error = str(error)
+                log.warning("balancer.write_failed", balancer=self._balancer.name, error=self.error)
+                await self._catch_up()
+                await self._clock.sleep(wait)
+                wait = min(_RETRY_MOST, wait * 2)
+                self._news.set()
+                continue
+            wait, self.error = _RETRY_FIRST, ""
+            self._acknowledge(targets)
+
+    async def _catch_up(self) -> None:
+        """A balancer that was given a higher generation by hand: we hold the lease, so ours goes on top."""
+        try:
+            view = await self._balancer.observe()
+        except CloudError:
+            return
+        self._generation = max(self._generation, view.generation)
+
+    def _acknowledge(self, targets: tuple[TargetSpec, ...]) -> None:
+        now = {t.id: t.phase for t in targets}
+        changed: list[tuple[str, TargetPhase | None]] = [
+            (node, phase) for node, phase in now.items() if self._held.get(node) is not phase
+        ]
+        changed += [(node, None) for node in self._held if node not in now]
+        self._held = now
+        self._emit(
+            TargetsApplied(
+                at=self._clock.now(),
+                balancer=self._balancer.name,
+                generation=self._generation,
+                changes=tuple(changed),
+            )
+        )

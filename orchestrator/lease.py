@@ -1,0 +1,85 @@
+"""The file lease: one daemon per state directory.
+
+An flock on `lease` in the state directory, released by the kernel however the process ends. The file says who
+holds it, so a second daemon can name the first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from cloud.errors import Denied
+from cloud.ports import LeaseHolder
+
+
+class FileLease:
+    """`cloud.ports.Lease` on a local file. `epoch` is set by the daemon once it knows it."""
+
+    def __init__(self, path: Path, *, now: float) -> None:
+        self._path = path
+        self._now = now
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> LeaseHolder:
+        """Take the lease or raise Denied, naming the holder and what to do."""
+        try:
+            handle = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115 - held for the process's life
+        except OSError as error:
+            raise Denied(
+                f"{self._path.parent}: the state directory is not writable ({error.strerror}); "
+                "check its owner and mode, or set daemon.state_dir"
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _read(handle)
+            handle.close()
+            raise Denied(
+                f"{self._path.parent}: another daemon holds the lease: {holder}; stop it first, or give this "
+                "one a state directory of its own"
+            ) from error
+        self._file = handle
+        return LeaseHolder(who=self._write(epoch=0), epoch=0)
+
+    def record(self, epoch: int) -> LeaseHolder:
+        """Write the epoch under which the lease is used."""
+        return LeaseHolder(who=self._write(epoch=epoch), epoch=epoch)
+
+    def valid(self) -> bool:
+        """True while this process holds the lock and the file is still the one it locked."""
+        if self._file is None:
+            return False
+        try:
+            on_disk = os.stat(self._path)
+        except OSError:
+            return False
+        held = os.fstat(self._file.fileno())
+        return (on_disk.st_dev, on_disk.st_ino) == (held.st_dev, held.st_ino)
+
+    def release(self) -> None:
+        """Give the lease up. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, *, epoch: int) -> str:
+        who = f"pid {os.getpid()} on {socket.gethostname()}"
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+            json.dump({"who": who, "epoch": epoch, "since": self._now}, self._file)
+            self._file.flush()
+        return who
+
+
+def _read(handle: IO[str]) -> str:
+    handle.seek(0)
+    try:
+        return str(json.load(handle)["who"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown process"

@@ -1,0 +1,202 @@
+"""Looks at every port at its own pace, each look with its own deadline, and keeps the newest of each part.
+
+The loop never waits for a look: it takes a snapshot. A look that fails leaves the last good value in place
+with its age and the failure, so that policies see how old their knowledge is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from cloud.errors import CloudError
+from cloud.ports import Clock, Engine, Instances, LoadBalancer, Offerings
+from orchestrator import metrics
+from policies.model import (
+    EngineReading,
+    Instance,
+    InstanceState,
+    Observed,
+    Offering,
+    Target,
+    World,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often and how patiently to look; seconds."""
+
+    instances: float = 5.0
+    offerings: float = 60.0
+    targets: float = 5.0
+    engines: float = 2.0
+    hurry: float = 0.25  # pace of instances and targets while something is on its way
+    call_timeout: float = 10.0
+    probe_concurrency: int = 64
+
+
+class Observer:
+    """Keeps the newest view of one pool's world. `run` lists the tasks; `wake` is called on every change."""
+
+    def __init__(
+        self,
+        *,
+        pool: str,
+        clock: Clock,
+        instances: Instances,
+        offerings: Offerings,
+        balancers: tuple[LoadBalancer, ...],
+        engine: Engine,
+        pace: Pace,
+        wake: Callable[[], None],
+    ) -> None:
+        self._pool, self._clock, self._pace, self._wake = pool, clock, pace, wake
+        self._instances_port, self._offerings_port, self._engine = instances, offerings, engine
+        self._balancers_port = balancers
+        self._instances: Observed[tuple[Instance, ...]] = Observed(value=())
+        self._offerings: Observed[tuple[Offering, ...]] = Observed(value=())
+        self._targets: dict[str, Observed[tuple[Target, ...]]] = {
+            b.name: Observed(value=()) for b in balancers
+        }
+        self.incarnations: dict[str, str] = {}
+        self._engines: dict[str, EngineReading] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(pace.probe_concurrency)
+        self._hurry = asyncio.Event()
+
+    def world(self, *, durable: bool, leading: bool, epoch: int) -> World:
+        """A snapshot. Costs a copy of two small dictionaries, no I/O."""
+        return World(
+            now=self._clock.now(),
+            instances=self._instances,
+            engines=dict(self._engines),
+            balancers=dict(self._targets),
+            offerings=self._offerings,
+            durable=durable,
+            leading=leading,
+            epoch=epoch,
+        )
+
+    def hurry(self, *, on: bool) -> None:
+        """Look at instances and targets at the fast pace while something is starting, leaving or draining."""
+        if on:
+            self._hurry.set()
+        else:
+            self._hurry.clear()
+
+    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """The root tasks of the observer by name."""
+        looks = {
+            "watch instances": self._every(self._pace.instances, self._look_at_instances),
+            "watch offerings": self._every(self._pace.offerings, self._look_at_offerings, steady=True),
+        }
+        for balancer in self._balancers_port:
+            looks[f"watch {balancer.name}"] = self._every(
+                self._pace.targets, lambda b=balancer: self._look_at_targets(b)
+            )
+        return looks
+
+    async def stop(self) -> None:
+        """End the probes."""
+        for task in self._probes.values():
+            task.cancel()
+        await asyncio.gather(*self._probes.values(), return_exceptions=True)
+        self._probes.clear()
+
+    # -- looks -------------------------------------------------------------------------------------
+
+    async def _every(
+        self, seconds: float, look: Callable[[], Awaitable[None]], *, steady: bool = False
+    ) -> None:
+        while True:
+            await look()
+            await self._pause(seconds, steady=steady)
+
+    async def _pause(self, seconds: float, *, steady: bool) -> None:
+        """Wait `seconds`, or only the fast pace once there is a hurry."""
+        if steady:
+            await self._clock.sleep(seconds)
+            return
+        waited = 0.0
+        while waited < seconds:
+            step = min(self._pace.hurry, seconds - waited)
+            await self._clock.sleep(step)
+            waited += step
+            if self._hurry.is_set():
+                return
+
+    async def _look_at_instances(self) -> None:
+        known = self._instances
+        self._instances = await self._look(known, "instances", lambda: self._instances_port.list(self._pool))
+        if self._instances.at != known.at:
+            self._follow_engines(self._instances.value)
+        if self._instances.value != known.value or known.at is None:
+            self._wake()
+
+    async def _look_at_offerings(self) -> None:
+        first = self._offerings.at is None
+        self._offerings = await self._look(self._offerings, "offerings", self._offerings_port.list)
+        if first:
+            self._wake()
+
+    async def _look_at_targets(self, balancer: LoadBalancer) -> None:
+        known = self._targets[balancer.name]
+
+        async def targets() -> tuple[Target, ...]:
+            view = await balancer.observe()
+            self.incarnations[balancer.name] = view.incarnation
+            return view.targets
+
+        self._targets[balancer.name] = await self._look(known, balancer.name, targets)
+        if self._targets[balancer.name].value != known.value:
+            self._wake()
+
+    async def _look(self, known: Observed[T], part: str, call: Callable[[], Awaitable[T]]) -> Observed[T]:
+        """One look with a deadline; a failure keeps the known value."""
+        asked_at = self._clock.now()
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(self._pace.call_timeout):
+                value = await call()
+        except TimeoutError:
+            metrics.OBSERVATION_ERRORS.labels(part).inc()
+            return replace(known, error=f"no answer within {self._pace.call_timeout:.0f} s")
+        except CloudError as error:
+            metrics.OBSERVATION_ERRORS.labels(part).inc()
+            return replace(known, error=str(error))
+        metrics.OBSERVATION_SECONDS.labels(part).observe(asyncio.get_running_loop().time() - started)
+        return Observed(value=value, at=asked_at)
+
+    # -- engines -----------------------------------------------------------------------------------
+
+    def _follow_engines(self, instances: tuple[Instance, ...]) -> None:
+        """One probing task for each machine that runs and has an address."""
+        running = {i.id: i.address for i in instances if i.state is InstanceState.RUNNING and i.address}
+        for node in [n for n in self._probes if n not in running or self._probes[n].done()]:
+            self._probes.pop(node).cancel()
+            self._engines.pop(node, None)
+        for node, address in running.items():
+            if node not in self._probes:
+                self._probes[node] = asyncio.create_task(self._probe(node, address), name=f"probe {node}")
+
+    async def _probe(self, node: str, address: str) -> None:
+        while True:
+            previous = self._engines.get(node)
+            async with self._slots:
+                reading = await self._engine.probe(node, address, previous)
+            self._engines[node] = reading
+            if _notable(previous, reading):
+                self._wake()
+            await self._clock.sleep(self._pace.engines)
+
+
+def _notable(before: EngineReading | None, after: EngineReading) -> bool:
+    if before is None:
+        return after.ready or not after.ok
+    edges = (before.ready, before.ok, before.in_flight == 0)
+    return edges != (after.ready, after.ok, after.in_flight == 0)

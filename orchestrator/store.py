@@ -1,0 +1,363 @@
+"""The journal: events, intents with their outcomes, and the cost ledger, in one SQLite file.
+
+WAL with synchronous=FULL: what `append` returned for survives a kill -9 at any instant, and a power loss as
+far as the disk keeps its word. One thread writes; reads have a connection and a thread of their own. A file
+that SQLite cannot read is set aside with its name and time and a new one begun: the daemon then knows nothing
+and rebuilds its memory by adopting what the cloud shows. `inline=True` runs every call in place, for loops
+that permit no threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from orchestrator.codec import UnknownRecord, decode_event, decode_memory, encode, encode_memory
+from policies.economics import Charge
+from policies.events import Event, IntentClosed, IntentOpened
+from policies.memory import Memory, reduce
+
+R = TypeVar("R")
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, pool TEXT NOT NULL, at REAL NOT NULL,
+    kind TEXT NOT NULL, node TEXT, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS events_node ON events (node, seq) WHERE node IS NOT NULL;
+CREATE TABLE IF NOT EXISTS intents (
+    pool TEXT NOT NULL, token TEXT NOT NULL, kind TEXT NOT NULL, node TEXT, opened_at REAL NOT NULL,
+    asked INTEGER NOT NULL DEFAULT 1, outcome TEXT, closed_at REAL, detail TEXT, reason TEXT,
+    PRIMARY KEY (pool, token, opened_at));
+CREATE TABLE IF NOT EXISTS snapshots (pool TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger (
+    pool TEXT NOT NULL, node TEXT NOT NULL, market TEXT NOT NULL, seconds REAL NOT NULL, usd REAL NOT NULL,
+    PRIMARY KEY (pool, node));
+CREATE TABLE IF NOT EXISTS totals (
+    pool TEXT PRIMARY KEY, usd REAL NOT NULL, on_demand_usd REAL NOT NULL, charged_until REAL NOT NULL);
+"""
+
+
+class StoreUnavailable(Exception):
+    """The journal cannot be read or written now. The message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """One journal entry."""
+
+    seq: int
+    at: float
+    pool: str
+    kind: str
+    node: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Money since the journal began: spent, what on-demand would have cost, and counted until when."""
+
+    usd: float = 0.0
+    on_demand_usd: float = 0.0
+    charged_until: float | None = None
+
+
+class Journal(Protocol):
+    """What the loop needs of a store."""
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        """Write events durably, in order, all or none. Raises StoreUnavailable."""
+        ...
+
+    async def charge(
+        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+    ) -> None:
+        """Add to the ledger. Raises StoreUnavailable."""
+        ...
+
+
+class Store:
+    """One SQLite journal. Open it with `Store.open`."""
+
+    def __init__(self, path: Path, *, inline: bool) -> None:
+        self.path = path
+        self.set_aside: Path | None = None
+        self._writer = _Lane(path, inline=inline)
+        self._reader = self._writer if inline else _Lane(path, inline=False)
+
+    @classmethod
+    def open(cls, path: Path, *, now: float, inline: bool = False) -> Store:
+        """Open or create the journal at `path`.
+
+        A corrupt file is renamed to NAME.corrupt-TIME (see `set_aside`) and a new one is created. Raises
+        StoreUnavailable when the directory is not writable, the disk is full, or the file was written by a
+        newer version.
+        """
+        aside = None
+        try:
+            _prepare(path)
+        except sqlite3.DatabaseError as error:
+            if not _is_corruption(error):
+                raise _unavailable(path, error) from error
+            aside = path.with_name(f"{path.name}.corrupt-{int(now)}")
+            for suffix in ("", "-wal", "-shm"):
+                part = path.with_name(path.name + suffix)
+                if part.exists():
+                    part.rename(aside.with_name(aside.name + suffix))
+            try:
+                _prepare(path)
+            except sqlite3.DatabaseError as again:
+                raise _unavailable(path, again) from again
+        store = cls(path, inline=inline)
+        store.set_aside = aside
+        return store
+
+    async def next_epoch(self, now: float) -> int:
+        """A new epoch, higher than any before it in this journal and, by the clock, in lost ones."""
+
+        def write(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
+            epoch = max(int(row[0]) + 1 if row else 1, int(now))
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch),))
+            return epoch
+
+        return await self._writer.run(write)
+
+    async def load(self, pool: str) -> Memory:
+        """Memory as of the last entry: the snapshot and the events after it.
+
+        Entries that cannot be read are skipped: adoption and the next observation mend what they said.
+        """
+
+        def read(db: sqlite3.Connection) -> Memory:
+            memory, after = Memory(), 0
+            row = db.execute("SELECT seq, body FROM snapshots WHERE pool=?", (pool,)).fetchone()
+            if row is not None:
+                try:
+                    memory, after = decode_memory(row[1]), row[0]
+                except UnknownRecord:
+                    after = 0
+            events = []
+            for kind, body in db.execute(
+                "SELECT kind, body FROM events WHERE pool=? AND seq>? ORDER BY seq", (pool, after)
+            ):
+                try:
+                    events.append(decode_event(kind, body))
+                except UnknownRecord:
+                    continue
+            return reduce(memory, *events)
+
+        return await self._writer.run(read)
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        """Write events durably, in order, all or none. Raises StoreUnavailable."""
+        if not events:
+            return
+        rows = [(pool, e.at, type(e).__name__, node_of(e), encode(e)) for e in events]
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT INTO events (pool, at, kind, node, body) VALUES (?,?,?,?,?)", rows)
+            for event in events:
+                if isinstance(event, IntentOpened):
+                    _open_intent(db, pool, event)
+                elif isinstance(event, IntentClosed):
+                    _close_intent(db, pool, event)
+
+        await self._writer.run(write)
+
+    async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
+        """Store memory and drop events that it covers and that are older than `keep_after`."""
+
+        def write(db: sqlite3.Connection) -> None:
+            seq = db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
+            body = encode_memory(memory)
+            db.execute("INSERT OR REPLACE INTO snapshots VALUES (?,?,?)", (pool, seq, body))
+            db.execute("DELETE FROM events WHERE pool=? AND seq<=? AND at<?", (pool, seq, keep_after))
+            db.execute("DELETE FROM intents WHERE pool=? AND closed_at<?", (pool, keep_after))
+
+        await self._writer.run(write)
+
+    async def charge(
+        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+    ) -> None:
+        """Add charges to the ledger and move the pool's `charged_until`. Raises StoreUnavailable."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "INSERT INTO ledger VALUES (?,?,?,?,?) ON CONFLICT (pool, node) DO UPDATE SET "
+                "seconds=seconds+excluded.seconds, usd=usd+excluded.usd",
+                [(pool, c.node, str(c.market), c.seconds, c.usd) for c in charges],
+            )
+            db.execute(
+                "INSERT INTO totals VALUES (?,?,?,?) ON CONFLICT (pool) DO UPDATE SET usd=usd+excluded.usd, "
+                "on_demand_usd=on_demand_usd+excluded.on_demand_usd, charged_until=excluded.charged_until",
+                (pool, sum(c.usd for c in charges), on_demand_usd, until),
+            )
+
+        await self._writer.run(write)
+
+    async def totals(self, pool: str) -> Totals:
+        """Money since the journal began."""
+
+        def read(db: sqlite3.Connection) -> Totals:
+            row = db.execute(
+                "SELECT usd, on_demand_usd, charged_until FROM totals WHERE pool=?", (pool,)
+            ).fetchone()
+            return Totals() if row is None else Totals(usd=row[0], on_demand_usd=row[1], charged_until=row[2])
+
+        return await self._reader.run(read)
+
+    async def events(
+        self, *, after: int = 0, limit: int = 1000, node: str = "", newest: bool = False
+    ) -> list[StoredEvent]:
+        """Entries after a number, oldest first; `newest` takes the last `limit` of them."""
+        where, values = "seq > ?", [after]
+        if node:
+            where += " AND node = ?"
+            values.append(node)  # type: ignore[arg-type]
+        order = "DESC" if newest else "ASC"
+        query = (
+            f"SELECT seq, at, pool, kind, node, body FROM events WHERE {where} "  # noqa: S608
+            f"ORDER BY seq {order} LIMIT ?"
+        )
+
+        def read(db: sqlite3.Connection) -> list[StoredEvent]:
+            rows = db.execute(query, (*values, limit)).fetchall()
+            found = [StoredEvent(seq=r[0], at=r[1], pool=r[2], kind=r[3], node=r[4], body=r[5]) for r in rows]
+            return found[::-1] if newest else found
+
+        return await self._reader.run(read)
+
+    async def last_seq(self) -> int:
+        """The number of the newest entry, 0 when there is none."""
+        seq: int = await self._reader.run(
+            lambda db: db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
+        )
+        return seq
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._writer.close()
+        if self._reader is not self._writer:
+            self._reader.close()
+
+
+class _Lane:
+    """One connection and the thread that owns it."""
+
+    def __init__(self, path: Path, *, inline: bool) -> None:
+        self._path = path
+        self._db: sqlite3.Connection | None = None
+        self._pool = None if inline else ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    async def run(self, work: Callable[[sqlite3.Connection], R]) -> R:
+        """Run `work` in one transaction."""
+        if self._pool is None:
+            return self._do(work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
+
+    def _do(self, work: Callable[[sqlite3.Connection], R]) -> R:
+        try:
+            if self._db is None:
+                self._db = _connect(self._path)
+            with self._db:
+                return work(self._db)
+        except sqlite3.DatabaseError as error:
+            raise _unavailable(self._path, error) from error
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.submit(self._shut)
+            self._pool.shutdown(wait=True)
+            self._pool = None
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+def node_of(event: Event) -> str | None:
+    """The node that an event is about, if any."""
+    notice = getattr(event, "notice", None)
+    if notice is not None:
+        return str(notice.node)
+    return getattr(event, "node", None) or None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    return db
+
+
+def _prepare(path: Path) -> None:
+    """Create the tables and check that the file can be read and written."""
+    db = _connect(path)
+    try:
+        with db:
+            db.executescript(_SCHEMA)
+            row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
+            if row is not None and int(row[0]) > SCHEMA_VERSION:
+                raise StoreUnavailable(
+                    f"{path}: written by a newer version (schema {row[0]}, this one knows {SCHEMA_VERSION}); "
+                    "install that version, or move the file away to start from what the cloud shows"
+                )
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("database disk image is malformed")
+    finally:
+        db.close()
+
+
+def _is_corruption(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "malformed" in str(error)
+
+
+def _unavailable(path: Path, error: sqlite3.DatabaseError) -> StoreUnavailable:
+    name = getattr(error, "sqlite_errorname", "")
+    advice = {
+        "SQLITE_FULL": "the disk is full: free some space; notices are still acted on meanwhile",
+        "SQLITE_READONLY": "the file is read-only: check its owner and mode",
+        "SQLITE_CANTOPEN": "cannot be opened: check that the state directory exists and is writable",
+        "SQLITE_BUSY": "another process holds the file: is a second daemon or a backup running?",
+    }
+    known = next((text for key, text in advice.items() if name.startswith(key)), f"{error}")
+    return StoreUnavailable(f"{path}: {known}")
+
+
+def _open_intent(db: sqlite3.Connection, pool: str, event: IntentOpened) -> None:
+    asked = db.execute(
+        "UPDATE intents SET asked=asked+1 WHERE pool=? AND token=? AND outcome IS NULL", (pool, event.token)
+    ).rowcount
+    if not asked:
+        db.execute(
+            "INSERT OR REPLACE INTO intents (pool, token, kind, node, opened_at, reason) "
+            "VALUES (?,?,?,?,?,?)",
+            (pool, event.token, str(event.kind), event.node or None, event.at, event.reason),
+        )
+
+
+def _close_intent(db: sqlite3.Connection, pool: str, event: IntentClosed) -> None:
+    db.execute(
+        "UPDATE intents SET outcome=?, closed_at=?, detail=?, node=COALESCE(?, node) "
+        "WHERE pool=? AND token=? AND outcome IS NULL",
+        (str(event.outcome), event.at, event.detail, event.node or None, pool, event.token),
+    )
+
+
+def decoded(entries: Iterable[StoredEvent]) -> list[Event]:
+    """The events of journal entries; raises UnknownRecord for one that cannot be read."""
+    return [decode_event(e.kind, e.body) for e in entries]
