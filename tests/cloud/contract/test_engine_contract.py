@@ -1,0 +1,527 @@
+"""What every `Engine` adapter keeps, shown on real processes: the simulated engine, and vLLM where installed.
+
+The vLLM half needs what tools/vllm/install.sh makes. Without it that half is skipped, unless
+ORCHESTRATOR_REQUIRE_VLLM=1 makes its absence a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from cloud.clock import SystemClock
+from cloud.engines.simulated import SimulatedEngine
+from cloud.engines.vllm import VllmEngine
+from cloud.ports import Engine, EngineCommand, EngineSpec
+from policies.model import EngineReading
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[3]
+SERVED_NAME = "tiny"
+SLOTS = 2  # requests that run at once, in every engine of this suite
+CONTEXT = 2048
+PATIENCE = 60.0  # s for anything that happens within moments on an idle machine
+
+VLLM = Path(os.environ.get("VLLM_VENV", ROOT / ".venv-vllm")) / "bin" / "vllm"
+MODEL = Path(os.environ.get("VLLM_MODEL", ROOT / ".cache" / "tiny-model"))
+VLLM_ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # servers share the cores
+    "OMP_NUM_THREADS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # with the "uni" backend: two processes instead of three
+}
+VLLM_ARGS = (
+    *("--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni"),
+    *("--max-model-len", str(CONTEXT), "--max-num-seqs", str(SLOTS)),
+    *("--kv-cache-memory-bytes", str(64 * 2**20)),
+)
+SIMULATED_ARGS = ("--faults", "--max-model-len", str(CONTEXT))
+
+
+@dataclass
+class Subject:
+    """One kind of engine under test: how to make its adapter and how to hurt its servers."""
+
+    kind: str
+    engine: Engine
+    spec: EngineSpec
+    start_timeout: float
+
+    @staticmethod
+    def of(kind: str) -> Subject:
+        clock = SystemClock()
+        if kind == "simulated":
+            engine: Engine = SimulatedEngine(
+                clock,
+                model_name=SERVED_NAME,
+                load_time=0.5,
+                tokens_per_second=200.0,
+                max_num_seqs=SLOTS,
+                probe_timeout=1.0,
+                stall_after=0.5,
+                deep_every=1.0,
+            )
+            spec = EngineSpec(
+                model="none", served_name=SERVED_NAME, args=SIMULATED_ARGS, drain_budget=PATIENCE
+            )
+            return Subject(kind, engine, spec, start_timeout=PATIENCE)
+        engine = VllmEngine(clock, model_name=SERVED_NAME, stall_after=1.0, deep_every=2.0)
+        spec = EngineSpec(
+            model=str(MODEL),
+            served_name=SERVED_NAME,
+            args=VLLM_ARGS,
+            env=VLLM_ENV,
+            executable=str(VLLM),
+            drain_budget=PATIENCE,
+        )
+        return Subject(kind, engine, spec, start_timeout=300.0)
+
+
+@dataclass
+class Server:
+    """A started engine: its process group, its address and what was seen while it loaded."""
+
+    subject: Subject
+    command: EngineCommand
+    process: subprocess.Popen[bytes]
+    address: str
+    log: Path
+    readings: list[EngineReading] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def members(self) -> list[int]:
+        """Living processes of its group."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                    if int(group) == self.process.pid and state not in "ZX":
+                        found.append(int(entry.name))
+        return found
+
+    def core(self) -> int | None:
+        """The process that computes, where it is not the one that answers HTTP."""
+        for member in self.members():
+            with contextlib.suppress(OSError):
+                if b"EngineCore" in Path(f"/proc/{member}/cmdline").read_bytes():
+                    return member
+        return None
+
+    def kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+    async def probe(self, previous: EngineReading | None = None) -> EngineReading:
+        return await self.subject.engine.probe("node-1", self.address, previous)
+
+    async def until(
+        self, what: str, holds: Callable[[EngineReading], bool], within: float = PATIENCE
+    ) -> EngineReading:
+        """Probe until a reading has a property; fail with the last reading and the server's log."""
+        reading: EngineReading | None = None
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    reading = await self.probe(reading)
+                    if holds(reading):
+                        return reading
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            tail = self.log.read_text(errors="replace")[-2000:]
+            pytest.fail(f"not {what} within {within:g} s; last reading {reading}; log:\n{tail}")
+
+    async def slow(self, factor: float) -> None:
+        """Stretch the time of a token where that is possible; real work takes the time it takes."""
+        if self.subject.kind == "simulated":
+            await self.fault("slow", {"factor": factor})
+
+    async def fault(self, name: str, body: Any = None) -> None:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self.url}/faults/{name}", json=body) as response,
+        ):
+            assert response.status == 200
+
+    async def hurt(self, fault: str) -> None:
+        """Freeze, thaw or crash the engine behind the HTTP server."""
+        if self.subject.kind == "simulated":
+            return await self.fault(fault)
+        signals = {"freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "crash-engine": signal.SIGKILL}
+        core = self.core()
+        assert core is not None
+        os.kill(core, signals[fault])
+
+
+def start(subject: Subject, folder: Path) -> Server:
+    """Start an engine from its command, as a node does: placeholders filled in, in a group of its own."""
+    command = subject.engine.command(subject.spec)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    filled = [word.replace("{host}", "127.0.0.1").replace("{port}", str(port)) for word in command.argv]
+    log = folder / f"{subject.kind}-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            filled,
+            cwd=ROOT,
+            env={**os.environ, **command.env},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    return Server(subject, command, process, f"127.0.0.1:{port}", log)
+
+
+async def load(server: Server) -> None:
+    """Wait until it is ready, keeping every reading on the way."""
+
+    def ready(reading: EngineReading) -> bool:
+        server.readings.append(reading)
+        assert server.process.poll() is None, server.log.read_text(errors="replace")[-2000:]
+        return reading.ready
+
+    await server.until("ready", ready, within=server.subject.start_timeout)
+    await server.subject.engine.close()  # the connections belong to this loop
+
+
+@pytest.fixture(
+    scope="module",
+    params=["simulated", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])],
+)
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "vllm":
+        missing = [path for path in (VLLM, MODEL / "model.safetensors") if not path.exists()]
+        if missing:
+            reason = f"no real vLLM: {missing[0]} is missing (tools/vllm/install.sh makes it)"
+            if os.environ.get("ORCHESTRATOR_REQUIRE_VLLM") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One ready server for all tests that leave it as they found it."""
+    server = start(Subject.of(kind), tmp_path_factory.mktemp("engine"))
+    try:
+        asyncio.run(load(server))
+        yield server
+    finally:
+        server.kill_group()
+
+
+@pytest.fixture
+async def server(shared: Server) -> AsyncIterator[Server]:
+    """The shared server, with a fresh adapter that has not seen it yet."""
+    shared.subject = Subject.of(shared.subject.kind)
+    yield shared
+    await shared.subject.engine.close()
+
+
+@pytest.fixture
+async def victim(kind: str, tmp_path: Path) -> AsyncIterator[Server]:
+    """A ready server of its own for a test that ends it."""
+    subject = Subject.of(kind)
+    victim = start(subject, tmp_path)
+    try:
+        await load(victim)
+        yield victim
+    finally:
+        await subject.engine.close()
+        victim.kill_group()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
+        yield session
+
+
+def completion(max_tokens: int, **extra: Any) -> dict[str, Any]:
+    return {
+        "model": SERVED_NAME,
+        "prompt": "Once upon a time",
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        **extra,
+    }
+
+
+async def ask(
+    http: aiohttp.ClientSession, server: Server, body: dict[str, Any]
+) -> tuple[int, dict[str, Any]]:
+    async with http.post(f"{server.url}/v1/completions", json=body) as response:
+        return response.status, await response.json()
+
+
+@dataclass
+class Stream:
+    """What a streamed completion brought."""
+
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: str | None = None
+    usage: dict[str, int] | None = None
+    error: dict[str, Any] | None = None
+    done: bool = False
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self, http: aiohttp.ClientSession, server: Server, body: dict[str, Any]) -> Stream:
+        async with http.post(f"{server.url}/v1/completions", json={**body, "stream": True}) as response:
+            assert response.status == 200
+            assert response.content_type == "text/event-stream"
+            async for line in response.content:
+                data = line.removeprefix(b"data: ").strip()
+                if data == b"[DONE]":
+                    self.done = True
+                elif data:
+                    self.take(json.loads(data))
+        return self
+
+    def take(self, event: dict[str, Any]) -> None:
+        self.error = event.get("error", self.error)
+        self.usage = event.get("usage", self.usage)
+        for choice in event.get("choices", []):
+            self.tokens += choice["token_ids"] or []
+            self.text += choice["text"]
+            self.finish = choice["finish_reason"] or self.finish
+            self.began.set()
+
+
+@contextlib.asynccontextmanager
+async def streaming(http: aiohttp.ClientSession, server: Server, count: int) -> AsyncIterator[None]:
+    """Requests in flight, in both queue and slots; their clients go away at the end."""
+    body = completion(CONTEXT - 64)
+    tasks = [asyncio.create_task(Stream().read(http, server, body)) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_connections_are_refused_until_the_engine_is_ready(shared: Server) -> None:
+    before = [reading for reading in shared.readings if not reading.ready]
+    assert before
+    assert all(not reading.ok for reading in before)
+    assert "connection refused" in before[0].failure
+    assert len({reading.failing_since for reading in before}) == 1, "one unbroken run of failures"
+    last = shared.readings[-1]
+    assert last.ready
+    assert last.ok
+    assert last.failing_since is None
+    assert last.failure == ""
+
+
+async def test_a_plain_request_gets_exactly_the_tokens_it_asked_for(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    status, answer = await ask(http, server, completion(12))
+    assert status == 200
+    choice = answer["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert len(choice["token_ids"]) == 12
+    assert answer["usage"]["completion_tokens"] == 12
+    assert answer["usage"]["prompt_tokens"] == len(choice["prompt_token_ids"])
+    assert answer["model"] == SERVED_NAME
+
+
+async def test_a_stream_brings_the_same_as_a_plain_request(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    _, plain = await ask(http, server, completion(24))
+    stream = await Stream().read(http, server, completion(24, stream_options={"include_usage": True}))
+    assert stream.tokens == plain["choices"][0]["token_ids"]
+    assert stream.finish == "length"
+    assert stream.usage is not None
+    assert stream.usage["completion_tokens"] == 24
+    assert stream.done
+    assert stream.error is None
+
+
+async def test_a_text_goes_on_from_its_token_ids_with_the_same_tokens(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    _, whole = await ask(http, server, completion(40))
+    choice = whole["choices"][0]
+    for cut in (1, 17, 39):
+        prompt = choice["prompt_token_ids"] + choice["token_ids"][:cut]
+        _, rest = await ask(http, server, completion(40 - cut, prompt=prompt))
+        assert rest["choices"][0]["token_ids"] == choice["token_ids"][cut:]
+
+
+async def test_a_request_id_names_the_answer(server: Server, http: aiohttp.ClientSession) -> None:
+    headers = {"X-Request-Id": "attempt-7"}
+    async with http.post(f"{server.url}/v1/completions", json=completion(1), headers=headers) as response:
+        assert (await response.json())["id"] == "cmpl-attempt-7"
+    chat = {"model": SERVED_NAME, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    async with http.post(f"{server.url}/v1/chat/completions", json=chat, headers=headers) as response:
+        answer = await response.json()
+        assert answer["id"] == "chatcmpl-attempt-7"
+        assert answer["choices"][0]["message"]["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "param"),
+    [
+        ({"model": "other"}, 404, "model"),
+        ({"max_tokens": 0}, 400, "max_tokens"),
+        ({"max_tokens": CONTEXT + 1}, 400, "max_tokens"),
+        ({"prompt": ""}, 400, "prompt"),
+        ({"prompt": [1, 99_999_999]}, 400, None),
+    ],
+)
+async def test_a_wrong_request_gets_an_error_body(
+    server: Server, http: aiohttp.ClientSession, change: dict[str, Any], status: int, param: str | None
+) -> None:
+    got, answer = await ask(http, server, {**completion(4), **change})
+    assert got == status
+    assert answer["error"]["code"] == status
+    assert answer["error"]["param"] == param
+    assert answer["error"]["message"]
+
+
+async def test_requests_in_flight_are_running_and_waiting_until_their_clients_leave(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    async with streaming(http, server, SLOTS + 3):
+        reading = await server.until("full", lambda r: (r.running, r.waiting) == (SLOTS, 3))
+        assert reading.ok
+        assert reading.in_flight == SLOTS + 3
+    await server.until("empty", lambda r: r.in_flight == 0)
+
+
+async def test_tokens_show_as_progress(server: Server, http: aiohttp.ClientSession) -> None:
+    before = await server.until("ready", lambda r: r.ready and r.in_flight == 0)
+    await ask(http, server, completion(30))
+    after = await server.until("at rest", lambda r: r.in_flight == 0 and r.progress >= before.progress + 30)
+    assert after.ok
+
+
+async def test_a_frozen_idle_engine_is_found_and_comes_back(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    await server.until("idle", lambda r: r.ready and r.in_flight == 0)
+    await server.hurt("freeze")
+    try:
+        reading = await server.until("failing", lambda r: not r.ok)
+        assert "no token" in reading.failure
+        assert reading.ready, "a failed look takes nothing back that was seen"
+        async with http.get(f"{server.url}/health") as response:
+            assert response.status == 200, "its health page says nothing"
+    finally:
+        await server.hurt("thaw")
+    await server.until("sound again", lambda r: r.ok and r.failing_since is None)
+
+
+async def test_a_frozen_busy_engine_is_found_by_its_silence(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    async with streaming(http, server, 1):
+        await server.until("running", lambda r: r.ok and r.running >= 1)
+        await server.hurt("freeze")
+        try:
+            reading = await server.until("failing", lambda r: not r.ok)
+            assert "no token for" in reading.failure
+            assert "request runs" in reading.failure
+            assert reading.in_flight >= 1, "what it holds is still owed"
+        finally:
+            await server.hurt("thaw")
+        await server.until("sound again", lambda r: r.ok)
+    await server.until("empty", lambda r: r.in_flight == 0)
+
+
+async def test_the_stop_signal_drains(victim: Server, http: aiohttp.ClientSession) -> None:
+    length = (
+        300 if victim.subject.kind == "simulated" else CONTEXT - 64
+    )  # 150 s, sped up later; seconds of work
+    stream = Stream()
+    await victim.slow(100)
+    reading = asyncio.create_task(stream.read(http, victim, completion(length)))
+    await asyncio.wait_for(stream.began.wait(), PATIENCE)
+    stop = signal.Signals[victim.command.stop_signal]
+    victim.process.send_signal(stop)
+    status = 200
+    while status == 200 and not reading.done():  # the signal takes a moment to arrive
+        status, answer = await ask(http, victim, completion(1))
+        if status == 200 and answer["choices"][0]["finish_reason"] == "abort":
+            assert answer["choices"][0]["text"] == ""
+            break
+    else:
+        assert status == 500, "new requests get no answer that could be taken for one"
+    assert not reading.done(), "the stream was too short for this test"
+    async with http.get(f"{victim.url}/health") as response:
+        assert response.status == 200, "a draining engine calls itself healthy"
+    victim.process.send_signal(stop)  # a second signal changes nothing
+    await victim.slow(1)
+    await reading
+    assert stream.finish == "length"
+    assert len(stream.tokens) == length
+    assert stream.done
+    grace = asyncio.to_thread(victim.process.wait, victim.command.stop_grace)
+    assert await grace == 0
+    assert victim.members() == []
+
+
+async def test_a_crashed_engine_ends_its_streams_and_itself(
+    victim: Server, http: aiohttp.ClientSession
+) -> None:
+    stream = Stream()
+    reading = asyncio.create_task(stream.read(http, victim, completion(CONTEXT - 64)))
+    await asyncio.wait_for(stream.began.wait(), PATIENCE)
+    await victim.hurt("crash-engine")
+    await reading
+    assert stream.error is not None
+    assert stream.error["code"] == 500
+    assert stream.done, "[DONE] proves nothing"
+    assert stream.finish is None
+    assert await asyncio.to_thread(victim.process.wait, PATIENCE) == 0, "the exit code does not tell a crash"
+    found = await victim.probe()
+    assert not found.ok
+    assert not found.ready
+    assert "connection refused" in found.failure
+
+
+async def test_a_cancelled_start_leaves_no_process(kind: str, tmp_path: Path) -> None:
+    subject = Subject.of(kind)
+    loading = start(subject, tmp_path)
+    try:
+        async with asyncio.timeout(subject.start_timeout):
+            while kind == "vllm" and loading.core() is None:  # its second process
+                assert loading.process.poll() is None, loading.log.read_text(errors="replace")[-2000:]
+                await asyncio.sleep(0.1)
+        found = await loading.probe()
+        assert not found.ready
+        assert not found.ok
+        assert loading.members()
+    finally:
+        await subject.engine.close()
+        loading.kill_group()
+    for _ in range(int(PATIENCE / 0.05)):
+        if not loading.members():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"processes outlive their group's kill: {loading.members()}")
