@@ -1,0 +1,127 @@
+"""Finding and ending every process of a node, also those that left its process group.
+
+Standard library only: the same file runs as a script, the guard, which ends all nodes of a cloud that was
+killed (see `main`). A process belongs to a node when it is in the process group that the cloud started, or
+when it carries the cloud's mark in its environment. Two signs, since engines rename themselves (which may
+overwrite the environment) and their helpers may open sessions of their own, but hardly ever both.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+MARK = "ORCHESTRATOR_LOCAL_CLOUD"  # in a node's environment: "<cloud id>/<node id>"
+_PR_SET_PDEATHSIG = 1
+_ROUNDS = 200
+
+
+def start_time(pid: int) -> int | None:
+    """When the kernel says the process began (clock ticks since boot), None when it is gone or a zombie."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from `state` on (proc(5) field 3)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def belonging(mark: str, groups: Iterable[int] = ()) -> set[int]:
+    """Living processes that carry `mark` (or a mark below it), or that are in one of the `groups`.
+
+    Zombies do not count: they hold nothing but a number.
+    """
+    wanted, found = frozenset(groups), set()
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        fields = _stat(int(name))
+        if fields is None or fields[0] in "ZX":
+            continue
+        if int(fields[2]) in wanted or _marked(int(name), mark):
+            found.add(int(name))
+    return found
+
+
+def _marked(pid: int, mark: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return False
+    wanted = f"{MARK}={mark}".encode()
+    return any(variable == wanted or variable.startswith(wanted + b"/") for variable in variables)
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Signal a process group. False when it no longer exists or is not ours."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def kill_belonging(mark: str, groups: Iterable[int] = ()) -> int:
+    """Kill until nothing is left. Returns how many processes were found.
+
+    Scans again after each kill, since a process may have forked between the look and the signal.
+    """
+    groups, killed = tuple(groups), set[int]()
+    for _ in range(_ROUNDS):
+        found = belonging(mark, groups)
+        if not found:
+            break
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= found
+    return len(killed)
+
+
+def dying_with_parent() -> Callable[[], None]:
+    """A `preexec_fn`: the kernel kills the child when the thread that started it ends.
+
+    Prepared before the fork, since between fork and exec nothing may be imported or locked.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the parent died before the kernel knew
+            os._exit(1)
+
+    return prepare
+
+
+def main(arguments: list[str]) -> int:
+    """The guard: wait until the cloud closes its end of standard input, then kill what it left.
+
+    The cloud writes a line "+GROUP" for every process group that it starts, "-GROUP" when the group has
+    ended, and "end" before it ends in order; end of file without "end" means that it was killed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal's Ctrl-C is for the cloud; the guard leaves last
+    groups: set[int] = set()
+    for line in sys.stdin:
+        word = line.strip()
+        if word == "end":
+            return 0
+        if word.startswith("+"):
+            groups.add(int(word[1:]))
+        elif word.startswith("-"):
+            groups.discard(int(word[1:]))
+    kill_belonging(arguments[0], groups)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,348 @@
+"""The local cloud as a server: its parts put together, its HTTP API on a unix socket, its start and end.
+
+The API (JSON; errors are {"error": {"kind": NAME, "message": TEXT}} with the names of `cloud.errors`):
+
+    GET  /v1/cloud                            id, ports, speed, zones
+    POST /v1/instances                        a LaunchRequest -> an Instance
+    GET  /v1/instances?pool=NAME              [Instance]; without pool all
+    POST /v1/instances/{id}/terminate|stop|start
+    GET  /v1/offerings                        [Offering]
+    GET  /v1/notices?after=SEQ&wait=SECONDS   {"cloud": ID, "events": [FeedEvent]}: a long poll
+    POST /v1/notices/{seq}/acknowledge
+
+and /admin (see `admin`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from pydantic import ValidationError as PydanticError
+
+from cloud.errors import CloudError, Denied
+from cloud.local.admin import Admin
+from cloud.local.config import PROVIDER, LocalCloudConfig, SetupError, build_market, check
+from cloud.local.faults import Faults
+from cloud.local.feed import Feed
+from cloud.local.guard import Guard
+from cloud.local.machines import Machines
+from cloud.local.market import SpotMarket
+from cloud.local.metadata import Metadata
+from cloud.local.reclaims import Reclaims
+from cloud.local.statistics import CloudStatistics
+from cloud.local.table import Identity, Machine, Table
+from cloud.local.wire import (
+    DESCRIPTION,
+    INSTANCE,
+    INSTANCES,
+    LAUNCH,
+    OFFERINGS,
+    PAGE,
+    CloudDescription,
+    NoticePage,
+)
+from cloud.ports import Clock
+from policies.model import Instance, InstanceState, Market, Offering, Placement
+
+log = structlog.get_logger(__name__)
+
+_TIDY_EVERY = 2.0
+_LONGEST_WAIT = 60.0
+_STATUS = {
+    "InsufficientCapacity": 409,
+    "QuotaExceeded": 409,
+    "Throttled": 429,
+    "NotFound": 404,
+    "Denied": 403,
+    "Uncertain": 504,
+}
+
+
+class LocalCloudServer:
+    """One running local cloud. Use `run_local_cloud`, which starts and ends it."""
+
+    def __init__(self, config: LocalCloudConfig, clock: Clock) -> None:
+        """Take hold of the state directory. Raises SetupError."""
+        if sys.platform != "linux":
+            raise SetupError("the local cloud needs Linux: 127.0.0.0/8, /proc and pidfds")
+        check(config)
+        self.config = config
+        self.market: SpotMarket = build_market(config)
+        self._clock = clock
+        self._table = Table(config.state_dir)
+        try:
+            self._identity = self._table.identity(
+                Identity(cloud=secrets.token_hex(8), network=_free_network(config), origin=clock.now())
+            )
+            self._guard = Guard(self._identity.cloud)
+        except BaseException:
+            self._table.close()
+            raise
+        rng = random.Random(f"{config.seed}/reclaims")  # noqa: S311
+        self.faults = Faults()
+        self.feed = Feed(self._table, clock, config.keeping.notices)
+        self.metadata = Metadata(
+            port=config.metadata_port, clock=clock, forecast=lambda node: self.admin.forecast(node)
+        )
+        self.machines = Machines(
+            config=config,
+            identity=self._identity,
+            table=self._table,
+            market=self.market,
+            clock=clock,
+            guard=self._guard,
+            on_up=self.metadata.up,
+            on_down=self.metadata.down,
+        )
+        self.reclaims = Reclaims(
+            config=config, market=self.market, machines=self.machines, feed=self.feed, clock=clock, rng=rng
+        )
+        self.statistics = CloudStatistics(self._table, self.machines, self._identity, clock)
+        self.admin = Admin(
+            table=self._table,
+            machines=self.machines,
+            reclaims=self.reclaims,
+            feed=self.feed,
+            faults=self.faults,
+            statistics=self.statistics,
+            market=self.market,
+            clock=clock,
+            speed=config.speed,
+        )
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.2)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._listening = False
+
+    async def start(self) -> None:
+        """Recover what an earlier run left, then serve. Raises SetupError when the socket cannot be bound."""
+        self.machines.recover()
+        await self.metadata.open()
+        await self._runner.setup()
+        path = self.config.socket_path
+        if _answers(path):
+            raise SetupError(f"socket: {path}: another process serves it; choose another path")
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()  # left by a cloud that was killed: the lock says that none serves it now
+        try:
+            await web.UnixSite(self._runner, str(path)).start()
+            self._listening = True
+            os.chmod(path, 0o600)
+        except OSError as error:
+            raise SetupError(f"socket: {path}: {error.strerror or error}; choose another path") from None
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self.reclaims.run(), name="market"),
+            loop.create_task(self._tidy(), name="tidy"),
+        ]
+        log.info("local_cloud_started", cloud=self._identity.cloud, socket=str(path))
+
+    async def stop(self) -> None:
+        """End every running machine and let go of everything. Stopped machines keep their identity."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.reclaims.close()
+        await self.machines.close()
+        self.feed.close()
+        await self._runner.cleanup()
+        await self.metadata.close()
+        if self._listening:
+            with contextlib.suppress(OSError):
+                self.config.socket_path.unlink()
+        self._guard.close()
+        self._table.close()
+
+    async def _tidy(self) -> None:
+        while True:
+            self.machines.tidy()
+            await self._clock.sleep(_TIDY_EVERY)
+
+    # -- HTTP ---------------------------------------------------------------------------------------------
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[self._answer_errors])
+        application.router.add_get("/v1/cloud", self._get_cloud)
+        application.router.add_post("/v1/instances", self._launch)
+        application.router.add_get("/v1/instances", self._list)
+        application.router.add_post("/v1/instances/{node}/{verb:terminate|stop|start}", self._change)
+        application.router.add_get("/v1/offerings", self._offerings)
+        application.router.add_get("/v1/notices", self._notices)
+        application.router.add_post("/v1/notices/{seq:[0-9]+}/acknowledge", self._acknowledge)
+        self.admin.add_routes(application.router)
+        return application
+
+    @web.middleware
+    async def _answer_errors(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except CloudError as error:
+            kind = type(error).__name__
+            body = {"error": {"kind": kind, "message": str(error)}}
+            return web.json_response(body, status=_STATUS.get(kind, 500))
+        except PydanticError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "body"
+            body = {"error": {"kind": "Denied", "message": f"{where}: {first['msg']}"}}
+            return web.json_response(body, status=400)
+
+    async def _get_cloud(self, _request: web.Request) -> web.Response:
+        return _json(
+            DESCRIPTION.dump_json(
+                CloudDescription(
+                    cloud=self._identity.cloud,
+                    engine_port=self.config.engine_port,
+                    metadata_port=self.config.metadata_port,
+                    speed=self.config.speed,
+                    zones={series.zone: series.region for series in self.market.zones},
+                )
+            )
+        )
+
+    async def _launch(self, request: web.Request) -> web.Response:
+        self.faults.check_call()
+        wanted = LAUNCH.validate_json(await request.read())
+        if self._table.by_token(wanted.token) is None:
+            self.faults.check_launch(wanted.placement)
+        machine = self.machines.launch(wanted)
+        return self._done(request, "launch", INSTANCE.dump_json(self._describe(machine)))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        self.faults.check_call()
+        if self.faults.list_delay > 0:
+            await self._clock.sleep(self.faults.list_delay)
+        self.faults.check_list()
+        pool, now = request.query.get("pool"), self._clock.now()
+        listed = tuple(
+            self._describe(machine)
+            for machine in self._table.machines()
+            if pool in (None, machine.pool)
+            and (machine.ended_at is None or now - machine.ended_at <= self.config.keeping.ended_listed)
+            and now - machine.launched_at >= self.faults.list_lag
+        )
+        return self._done(request, "list", INSTANCES.dump_json(listed))
+
+    async def _change(self, request: web.Request) -> web.Response:
+        self.faults.check_call()
+        node, verb = request.match_info["node"], request.match_info["verb"]
+        if verb == "terminate":
+            self.machines.terminate(node)
+        elif verb == "stop":
+            self.machines.stop(node)
+        else:
+            machine = self._table.get(node)
+            if machine is not None and machine.state is InstanceState.STOPPED:
+                self.faults.check_launch(machine.placement)
+            self.machines.start(node)
+        return self._done(request, verb, b"{}")
+
+    async def _offerings(self, _request: web.Request) -> web.Response:
+        self.faults.check_call()
+        offerings = []
+        for series in self.market.zones:
+            for kind in self.config.instance_types:
+                for market in Market:
+                    placement = Placement(
+                        provider=PROVIDER,
+                        region=series.region,
+                        zone=series.zone,
+                        instance_type=kind.name,
+                        market=market,
+                    )
+                    offerings.append(Offering(placement=placement, price=self.machines.price(placement)))
+        return _json(OFFERINGS.dump_json(tuple(offerings)))
+
+    async def _notices(self, request: web.Request) -> web.Response:
+        try:
+            after = int(request.query.get("after", "0"))
+            wait = min(_LONGEST_WAIT, max(0.0, float(request.query.get("wait", "0"))))
+        except ValueError:
+            raise Denied("after and wait must be numbers") from None
+        events = await self.feed.after(after, wait)
+        return _json(PAGE.dump_json(NoticePage(cloud=self._identity.cloud, events=events)))
+
+    async def _acknowledge(self, request: web.Request) -> web.Response:
+        self.feed.acknowledge(int(request.match_info["seq"]))
+        return _json(b"{}")
+
+    def _describe(self, machine: Machine) -> Instance:
+        return machine.describe(self.config.engine_port, self.machines.price(machine.placement))
+
+    def _done(self, request: web.Request, call: str, body: bytes) -> web.Response:
+        """The answer to a call that took effect, or nothing at all when the answer is to get lost."""
+        if self.faults.loses_response(call) and request.transport is not None:
+            request.transport.abort()
+        return _json(body)
+
+
+@asynccontextmanager
+async def run_local_cloud(config: LocalCloudConfig, clock: Clock) -> AsyncIterator[LocalCloudServer]:
+    """Run a local cloud inside this process for the length of an `async with`. Raises SetupError."""
+    server = LocalCloudServer(config, clock)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+async def serve(config: LocalCloudConfig, clock: Clock) -> None:
+    """Run a local cloud until SIGTERM or SIGINT: the body of a command. Raises SetupError."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    try:
+        async with run_local_cloud(config, clock):
+            await asked.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def _answers(path: Path) -> bool:
+    """True when somebody listens on a unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _free_network(config: LocalCloudConfig) -> str:
+    """A /24 of the loopback network that nobody uses: the first address must take both ports."""
+    generator = secrets.SystemRandom()
+    for _ in range(100):
+        # 127.0 is where everything else listens.
+        network = f"127.{generator.randint(1, 254)}.{generator.randint(0, 255)}"
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in (config.engine_port, config.metadata_port):
+                    probe = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                    probe.bind((f"{network}.1", port))
+            except PermissionError:
+                raise SetupError(f"port {port}: not allowed for this user; use ports above 1023") from None
+            except OSError:
+                continue
+        return network
+    raise SetupError(
+        f"ports {config.engine_port}, {config.metadata_port} are taken on all of 127.0.0.0/8; choose others"
+    )
