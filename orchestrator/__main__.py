@@ -1,0 +1,62 @@
+"""The command line's entry: `orchestrator`, or `python -m orchestrator`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from cyclopts import CycloptsError
+
+from orchestrator.cli import shared
+from orchestrator.cli.app import COMMANDS, build_app
+from orchestrator.client import ClientError
+
+_WATCH: Final = ("--watch", "-w")
+_WATCH_SECONDS: Final = "2"
+_ENDLESS: Final = (*_WATCH, "--follow", "-f", "--wait")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. What the user can mend is one line on standard error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app = build_app(complete=not given or given[0] not in COMMANDS)
+        result = app(_with_watch_seconds(given))
+        sys.stdout.flush()
+    except CycloptsError as error:
+        command = next((word for word in given if not word.startswith("-")), "")
+        help_of = f"orchestrator {command}" if command in COMMANDS else "orchestrator"
+        _complain(f"{str(error).rstrip('.')}; see `{help_of} --help`")
+        return shared.USAGE
+    except (ClientError, shared.CommandError) as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        # ending a watch is how it is meant to end
+        return shared.OK if any(flag in given for flag in _ENDLESS) else shared.INTERRUPTED
+    except BrokenPipeError:
+        # whoever read our output has seen enough; keep the interpreter from complaining about it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return shared.OK
+    return result if isinstance(result, int) else shared.OK
+
+
+def _with_watch_seconds(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, where `--watch` without a number gets its default."""
+    filled: list[str] = []
+    for place, word in enumerate(arguments):
+        filled.append(word)
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if word in _WATCH and not following[:1].isdigit():
+            filled.append(_WATCH_SECONDS)
+    return filled
+
+
+def _complain(text: str) -> None:
+    print(f"orchestrator: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

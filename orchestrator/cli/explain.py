@@ -1,0 +1,35 @@
+"""`orchestrator explain`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import Connection, PlainOutput
+
+
+def explain(
+    *subject: Annotated[
+        str, Parameter(help="A node, a policy, a placement or a zone. Without one, the pool.")
+    ],
+    output: PlainOutput = "table",
+    connection: Connection = Connection(),  # noqa: B008
+) -> int:
+    """Explain in sentences why something is as it is.
+
+    For example:
+      orchestrator explain
+      orchestrator explain i-0c41
+      orchestrator explain capacity
+      orchestrator explain us-east-1b
+    """
+    view = connection.client().explain(" ".join(subject) or "pool")
+    if output == "json":
+        shared.print_json(view)
+        return shared.OK
+    from orchestrator import render
+
+    shared.print_text(render.explain(view, shared.look(output)))
+    return shared.OK

@@ -1,0 +1,43 @@
+"""`orchestrator nodes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import Connection, Output
+from orchestrator.views import NodesView
+
+
+def nodes(
+    *,
+    market: Annotated[str | None, Parameter(help="Only nodes of this market: spot or on-demand.")] = None,
+    phase: Annotated[str | None, Parameter(help="Only nodes in this phase, such as ready.")] = None,
+    output: Output = "table",
+    connection: Connection = Connection(),  # noqa: B008
+) -> int:
+    """List every node with the reason for its state.
+
+    For example:
+      orchestrator nodes
+      orchestrator nodes --market spot --phase draining
+      orchestrator nodes -o wide
+      orchestrator nodes -o json | jq -r '.nodes[].id'
+    """
+    view = connection.client().status()
+    found = [
+        node
+        for pool in view["pools"]
+        for node in pool["nodes"]
+        if market in (None, node["market"]) and phase in (None, node["phase"])
+    ]
+    listed: NodesView = {"schema": "nodes/1", "at": view["at"], "nodes": found}
+    if output == "json":
+        shared.print_json(listed)
+        return shared.OK
+    from orchestrator import render
+
+    shared.print_text(render.nodes(listed, shared.look(output)))
+    return shared.OK

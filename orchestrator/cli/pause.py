@@ -1,0 +1,35 @@
+"""`orchestrator pause`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import Connection, Duration, PlainOutput
+
+
+def pause(
+    *,
+    reason: Annotated[str, Parameter(name=["--reason", "-m"], help="Why, for the journal.")] = "",
+    duration: Annotated[
+        Duration | None, Parameter(name="--for", help="Resume by itself after this time, such as 2h.")
+    ] = None,
+    output: PlainOutput = "table",
+    connection: Connection = Connection(),  # noqa: B008
+) -> int:
+    """Stop acting and keep watching. No node is touched until `resume`.
+
+    Spot nodes that are reclaimed meanwhile are not replaced.
+
+    For example:
+      orchestrator pause --for 2h --reason "network maintenance"
+      orchestrator resume
+    """
+    body: dict[str, object] = {"reason": reason}
+    if duration is not None:
+        body["for_s"] = duration
+    answer = connection.client().post("/v1/pause", body)
+    shared.report_done(answer, "Paused.", "orchestrator resume", output)
+    return shared.OK

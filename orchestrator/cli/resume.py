@@ -1,0 +1,21 @@
+"""`orchestrator resume`."""
+
+from __future__ import annotations
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import Connection, PlainOutput
+
+
+def resume(
+    *,
+    output: PlainOutput = "table",
+    connection: Connection = Connection(),  # noqa: B008
+) -> int:
+    """Let a paused daemon act again.
+
+    For example:
+      orchestrator resume
+    """
+    answer = connection.client().post("/v1/resume")
+    shared.report_done(answer, "Resumed.", "orchestrator status", output)
+    return shared.OK

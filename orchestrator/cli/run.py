@@ -1,0 +1,43 @@
+"""`orchestrator run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import CommandError
+
+
+def run(
+    *,
+    config: Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration, a TOML file.")],
+    log_format: Annotated[
+        Literal["auto", "console", "json"] | None, Parameter(help="Instead of daemon.log_format.")
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None, Parameter(help="Instead of daemon.log_level.")
+    ] = None,
+) -> int:
+    """Run the daemon in the foreground. Stopping it touches no node.
+
+    For example:
+      orchestrator validate pool.toml
+      orchestrator run --config pool.toml
+      orchestrator run --config pool.toml --log-level debug
+    """
+    settings = shared.read_config(config)
+
+    import asyncio
+
+    from cloud.errors import CloudError
+    from orchestrator.daemon import run_daemon
+    from orchestrator.logs import configure_logging
+
+    configure_logging(log_format or settings.daemon.log_format, log_level or settings.daemon.log_level)
+    try:
+        return asyncio.run(run_daemon(settings))
+    except (CloudError, OSError) as error:
+        raise CommandError(f"the daemon cannot run: {error}") from error
