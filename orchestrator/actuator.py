@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -39,7 +40,7 @@ class Actuator:
         balancers: tuple[LoadBalancer, ...],
         command: EngineCommand,
         call_timeout: float,
-        emit: Callable[[Event], None],
+        emit: Callable[[Event], object],
     ) -> None:
         self._pool, self._clock, self._instances, self._command = pool, clock, instances, command
         self._timeout, self._emit = call_timeout, emit
@@ -53,7 +54,10 @@ class Actuator:
             if isinstance(action, Launch | Start | Stop | Terminate) and action.token not in self._busy:
                 task = asyncio.create_task(self._call(action), name=f"{action.kind} {action.token}")
                 self._busy[action.token] = task
-                task.add_done_callback(lambda _, token=action.token: self._busy.pop(token, None))
+                task.add_done_callback(partial(self._forget, action.token))
+
+    def _forget(self, token: str, _: asyncio.Task[None]) -> None:
+        self._busy.pop(token, None)
 
     def write(self, balancers: Sequence[str], targets: Sequence[TargetSpec], epoch: int) -> None:
         """Have the named balancers hold exactly these targets."""
@@ -127,7 +131,7 @@ class Actuator:
 class TargetWriter:
     """Keeps one balancer's set equal to the newest wanted one. Its `run` is a root task."""
 
-    def __init__(self, balancer: LoadBalancer, *, clock: Clock, emit: Callable[[Event], None]) -> None:
+    def __init__(self, balancer: LoadBalancer, *, clock: Clock, emit: Callable[[Event], object]) -> None:
         self._balancer, self._clock, self._emit = balancer, clock, emit
         self._wanted: tuple[tuple[TargetSpec, ...], int] | None = None
         self._news = asyncio.Event()

@@ -35,7 +35,9 @@ PAUSED = _gauge("pool_paused", "1 while an operator's pause holds.", "pool")
 REFUSALS = _gauge("pool_remembered_refusals", "Placements whose refusal has not decayed yet.", "pool")
 
 NOTICES = _counter("notices_total", "Notices taken up, by kind and source.", "pool", "kind", "source")
-NOTICES_IGNORED = _counter("notices_ignored_total", "Notices that concern no node of ours.", "pool")
+NOTICES_UNKNOWN = _counter(
+    "notices_unknown_node_total", "Notices for nodes that are not known (yet).", "pool"
+)
 PREEMPTIONS = _counter("preemptions_total", "Spot nodes lost, by whether a notice came.", "pool", "noticed")
 NOTICE_TO_DETACHED = _histogram(
     "notice_to_detached_seconds",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from cloud.errors import CloudError
@@ -97,7 +98,7 @@ class Observer:
         }
         for balancer in self._balancers_port:
             looks[f"watch {balancer.name}"] = self._every(
-                self._pace.targets, lambda b=balancer: self._look_at_targets(b)
+                self._pace.targets, partial(self._look_at_targets, balancer)
             )
         return looks
 

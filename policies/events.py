@@ -194,11 +194,11 @@ class TargetsApplied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorDrained:
-    """An operator asked for a node to be drained and replaced."""
+    """An operator asked for a node to be drained and replaced; `budget` is seconds for its requests."""
 
     at: float
     node: str
-    deadline: float
+    budget: float
     reason: str
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from policies.actions import ActionKind, Cause
 from policies.interruption import doom
-from policies.memory import DrainRecord, Intent, Memory, NodeRecord, intent_key
+from policies.memory import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
 from policies.model import (
     EngineReading,
     Instance,
@@ -51,7 +51,7 @@ class Node:
     doomed: Notice | None
     notices: tuple[Notice, ...]
     drain: DrainRecord | None
-    operator: DrainRecord | None
+    operator: OperatorRequest | None
     idle_since: float | None
     serving: bool
     attached: bool

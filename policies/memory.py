@@ -71,6 +71,15 @@ class DrainRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorRequest:
+    """A drain that an operator asked for; `budget` is seconds for the requests in flight."""
+
+    since: float
+    budget: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:
     """What is remembered of one node.
 
@@ -92,7 +101,7 @@ class NodeRecord:
     drain: DrainRecord | None = None
     idle_since: float | None = None
     missing_since: float | None = None
-    operator: DrainRecord | None = None
+    operator: OperatorRequest | None = None
     started_at: float = 0.0
 
 
@@ -456,8 +465,7 @@ def _applied(draft: _Draft, event: TargetsApplied) -> None:
 
 
 def _operator_drain(draft: _Draft, event: OperatorDrained) -> None:
-    record = DrainRecord(since=event.at, deadline=event.deadline, cause=Cause.OPERATOR, reason=event.reason)
-    draft.node(event.node, operator=record)
+    draft.node(event.node, operator=OperatorRequest(since=event.at, budget=event.budget, reason=event.reason))
 
 
 def _operator_undrain(draft: _Draft, event: OperatorUndrained) -> None:

@@ -14,7 +14,7 @@ once; the third node keeps serving until a replacement serves or its latest star
 from __future__ import annotations
 
 from policies import drain as draining
-from policies.actions import Cause
+from policies.actions import Cause, Undrain
 from policies.fleet import Node
 from policies.model import NoticeKind, Phase
 from policies.turn import Turn
@@ -43,19 +43,25 @@ def drain_doomed(turn: Turn) -> None:
 
 
 def drain_asked(turn: Turn) -> None:
-    """Drain what an operator asked for once a replacement is ready, or when the operator's deadline came.
+    """Drain what an operator asked for once a replacement is ready, or when none came within a boot time.
 
     A cordoned node does not count as capacity, so its replacement is launched while it goes on serving.
+    A request that is taken back puts a node that drains for it to work again.
     """
     serving = sum(n.serving for n in turn.fleet.nodes)
     for node in turn.fleet.nodes:
         asked = node.operator
+        if asked is None and node.phase is Phase.DRAINING and node.drain is not None:
+            if node.drain.cause is Cause.OPERATOR and node.doomed is None:
+                turn.actions.append(Undrain(node=node.id, reason="the drain request was taken back"))
+            continue
         if asked is None or node.drain is not None or node.doomed is not None:
             continue
         replaced = len(turn.fleet.ready) >= turn.pool.replicas
-        due = turn.now >= asked.deadline and serving - 1 >= turn.pool.min_serving
+        waited = turn.now - asked.since >= turn.pool.health.boot_timeout
+        due = waited and serving - 1 >= turn.pool.min_serving
         if replaced or due or not node.serving:
-            turn.drain(node, turn.now + turn.pool.drain.budget, Cause.OPERATOR, asked.reason)
+            turn.drain(node, turn.now + asked.budget, Cause.OPERATOR, asked.reason)
             serving -= node.serving
         else:
             turn.note(f"{node.id}: drain asked for; it serves until its replacement is ready")

@@ -1,0 +1,312 @@
+"""The daemon's HTTP: the control API on a unix socket, and a read-only listener for monitoring.
+
+Who can open the socket can do everything, so its file mode is the permission. The TCP listener has no
+mutating route at all. Answers are the types of `orchestrator.views`; refusals are {"error": sentence}.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from cloud.ports import Clock
+from orchestrator import metrics, status, views
+from orchestrator.explaining import explanation
+from orchestrator.inbox import Inbox
+from orchestrator.ledger import Ledger
+from orchestrator.loop import Loop
+from orchestrator.store import Store, StoreUnavailable
+from policies import explain
+from policies.events import Event, OperatorDrained, OperatorUndrained, Paused, Resumed
+
+MAX_BODY = 64 * 1024
+EVENTS_MOST = 10_000
+_LONG_POLL_MOST = 60.0
+_LONG_POLL_STEP = 0.2
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Refused(Exception):
+    """A request that cannot be served: the HTTP status and a sentence."""
+
+    def __init__(self, status_code: int, text: str) -> None:
+        super().__init__(text)
+        self.status_code = status_code
+
+
+class Api:
+    """Serves one daemon. `health` says whether the loop turns, `daemon` describes the process."""
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        inbox: Inbox,
+        ledger: Ledger,
+        store: Store,
+        clock: Clock,
+        daemon: Callable[[], views.DaemonView],
+        alive: Callable[[], bool],
+    ) -> None:
+        self._loop, self._inbox, self._ledger, self._store = loop, inbox, ledger, store
+        self._clock, self._daemon, self._alive = clock, daemon, alive
+
+    def control_app(self) -> web.Application:
+        """Routes of the unix socket."""
+        app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
+        app.router.add_get("/v1/status", self._status)
+        app.router.add_get("/v1/nodes/{node}", self._node)
+        app.router.add_get("/v1/events", self._events)
+        app.router.add_get("/v1/plan", self._plan)
+        app.router.add_get("/v1/explain", self._explain)
+        app.router.add_post("/v1/nodes/{node}/drain", self._drain)
+        app.router.add_post("/v1/nodes/{node}/undrain", self._undrain)
+        app.router.add_post("/v1/pause", self._pause)
+        app.router.add_post("/v1/resume", self._resume)
+        self._add_monitoring(app)
+        return app
+
+    def monitoring_app(self) -> web.Application:
+        """Routes of the TCP listener: nothing here changes anything."""
+        app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
+        app.router.add_get("/v1/status", self._status)
+        self._add_monitoring(app)
+        return app
+
+    def _add_monitoring(self, app: web.Application) -> None:
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    async def _status(self, _: web.Request) -> web.Response:
+        snapshot = self._snapshot()
+        view = views.StatusView(
+            schema="status/1",
+            at=self._clock.now(),
+            daemon=self._daemon(),
+            pools=[status.pool_view(snapshot, self._ledger.totals)],
+        )
+        return _json(view)
+
+    async def _node(self, request: web.Request) -> web.Response:
+        name = request.match_info["node"]
+        snapshot = self._snapshot()
+        node = snapshot.fleet.by_id.get(name)
+        entries = await self._read(node=name, limit=1000, newest=True)
+        if node is None and not entries:
+            raise Refused(404, f"no node {name!r} is known; see `orchestrator nodes`")
+        sentences = (
+            explain.node_sentences(node, snapshot.memory, snapshot.world.now)
+            if node is not None
+            else (f"{name} is gone; this is what happened to it.",)
+        )
+        return _json(
+            views.NodeStory(
+                schema="node/1",
+                node=status.node_view(snapshot, node) if node is not None else None,
+                events=[status.event_view(e) for e in entries],
+                sentences=list(sentences),
+            )
+        )
+
+    async def _events(self, request: web.Request) -> web.Response:
+        after = _number(request, "after", -1)
+        limit = min(EVENTS_MOST, _number(request, "limit", 100))
+        node = request.query.get("node", "")
+        until = self._clock.now() + min(_LONG_POLL_MOST, _number(request, "wait", 0))
+        while True:
+            entries = await self._read(after=max(0, after), limit=limit, node=node, newest=after < 0)
+            if entries or self._clock.now() >= until:
+                break
+            await self._clock.sleep(_LONG_POLL_STEP)
+        last = entries[-1].seq if entries else max(0, after)
+        return _json(views.EventsView(events=[status.event_view(e) for e in entries], last=last))
+
+    async def _plan(self, _: web.Request) -> web.Response:
+        return _json(views.PlanView(schema="plan/1", pools=[status.plan_view(self._snapshot())]))
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        subject = request.query.get("subject", "pool").strip() or "pool"
+        sentences = explanation(subject, self._snapshot())
+        if not sentences:
+            raise Refused(
+                404,
+                f"nothing is known of {subject!r}; name a node, a zone, a policy (such as capacity), or pool",
+            )
+        return _json(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        if not self._alive():
+            raise Refused(503, "the loop has not turned for too long")
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        snapshot = self._loop.last
+        if snapshot is None or snapshot.world.instances.at is None:
+            raise Refused(503, "the cloud has not been seen whole yet")
+        state = status.pool_state(snapshot)
+        if state not in ("ok", "paused"):
+            raise Refused(503, f"pool {snapshot.fleet.pool.name} is {state}")
+        return web.Response(text="ok\n")
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        name, body = self._known(request), await _body(request)
+        default = self._loop.pool.drain.budget
+        budget = _seconds(body, "deadline_s", default)
+        reason = _text(body, "reason") or "asked for by an operator"
+        await self._accept(OperatorDrained(at=self._clock.now(), node=name, budget=budget, reason=reason))
+        return _done(f"{name} is cordoned; it drains once another node can take its place.")
+
+    async def _undrain(self, request: web.Request) -> web.Response:
+        name, body = self._known(request), await _body(request)
+        node = self._snapshot().fleet.by_id[name]
+        if node.doomed is not None:
+            raise Refused(409, f"{name} drains because of a notice, which cannot be taken back here")
+        reason = _text(body, "reason") or "asked for by an operator"
+        await self._accept(OperatorUndrained(at=self._clock.now(), node=name, reason=reason))
+        return _done(f"{name} goes back to work.")
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        seconds = _seconds(body, "for_s", 0.0)
+        now = self._clock.now()
+        await self._accept(
+            Paused(
+                at=now,
+                by=_text(body, "by") or "operator",
+                reason=_text(body, "reason") or "no reason given",
+                until=now + seconds if seconds > 0 else None,
+            )
+        )
+        return _done(
+            "Paused: nothing is launched or ended. Notices still drain nodes and target sets stay true."
+        )
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        await self._accept(Resumed(at=self._clock.now(), by=_text(body, "by") or "operator"))
+        return _done("Resumed.")
+
+    async def _accept(self, event: Event) -> None:
+        """Put an operator's request into the journal before it is answered."""
+        await self._inbox.written(self._inbox.put(event))
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _snapshot(self) -> Any:
+        snapshot = self._loop.last
+        if snapshot is None:
+            raise Refused(503, "the daemon is starting; ask again in a second")
+        return snapshot
+
+    def _known(self, request: web.Request) -> str:
+        name = request.match_info["node"]
+        if name not in self._snapshot().fleet.by_id:
+            raise Refused(404, f"no node {name!r} is known; see `orchestrator nodes`")
+        return name
+
+    async def _read(self, **query: Any) -> Any:
+        try:
+            return await self._store.events(**query)
+        except StoreUnavailable as error:
+            raise Refused(503, f"the journal cannot be read: {error}") from error
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refused as error:
+        return web.json_response({"error": str(error)}, status=error.status_code)
+    except web.HTTPException as error:
+        return web.json_response(
+            {"error": f"{request.method} {request.path}: {error.reason}"}, status=error.status
+        )
+
+
+async def listen_unix(app: web.Application, path: Path) -> web.AppRunner:
+    """Serve on a unix socket that only the owner and the group may open. Raises OSError."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    _remove_stale_socket(path)
+    old = os.umask(0o117)
+    try:
+        await web.UnixSite(runner, str(path)).start()
+    finally:
+        os.umask(old)
+    return runner
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """A socket file outlives its process; whoever holds the lease may take its place."""
+    if path.is_socket():
+        path.unlink()
+
+
+async def listen_tcp(app: web.Application, host: str, port: int) -> web.AppRunner:
+    """Serve on an address. Raises OSError, for one when the port is in use."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return runner
+
+
+def _json(view: Any) -> web.Response:
+    return web.Response(body=orjson.dumps(view), content_type="application/json")
+
+
+def _done(text: str) -> web.Response:
+    return _json(views.DoneView(text=text))
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    raw = await request.read()
+    try:
+        body = orjson.loads(raw) if raw else {}
+    except orjson.JSONDecodeError as error:
+        raise Refused(400, f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Refused(400, "the body must be a JSON object")
+    return body
+
+
+def _text(body: dict[str, Any], key: str) -> str:
+    value = body.get(key) or ""
+    if not isinstance(value, str) or len(value) > 500:
+        raise Refused(400, f"{key} must be text of at most 500 characters")
+    return value
+
+
+def _seconds(body: dict[str, Any], key: str, default: float) -> float:
+    value = body.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 31_536_000:
+        raise Refused(400, f"{key} must be a number of seconds between 0 and a year")
+    return float(value)
+
+
+def _number(request: web.Request, key: str, default: int) -> int:
+    text = request.query.get(key, "")
+    if not text:
+        return default
+    try:
+        return int(float(text))
+    except ValueError as error:
+        raise Refused(400, f"{key} must be a number, not {text!r}") from error

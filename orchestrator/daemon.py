@@ -1,0 +1,339 @@
+"""The daemon: one list of named root tasks, started and stopped together.
+
+Embeddable: tests and the demo run it in their own event loop. Stopping it touches no node; killing it at any
+instant loses nothing that was journalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from cloud.clock import SystemClock
+from cloud.errors import CloudError, Denied
+from cloud.ports import Clock, Notices
+from orchestrator import __version__, status, views
+from orchestrator.actuator import Actuator
+from orchestrator.api import Api, listen_tcp, listen_unix
+from orchestrator.config import Config
+from orchestrator.inbox import Inbox
+from orchestrator.lease import FileLease
+from orchestrator.ledger import Ledger
+from orchestrator.loop import Loop, Snapshot
+from orchestrator.observer import Observer, Pace
+from orchestrator.store import Store, StoreUnavailable
+from orchestrator.wiring import Ports, connect
+from policies.events import DaemonStarted, NoticeSeen, PoolConfigured
+from policies.memory import Memory, reduce
+
+log = structlog.get_logger("daemon")
+
+SNAPSHOT_EVERY = 900.0
+KEEP_EVENTS = 30 * 86_400.0
+_STALLED_AFTER = 60.0
+_SOURCE_PAUSE = 1.0
+
+
+class StartError(Exception):
+    """The daemon cannot start. The message says what, where and what to do."""
+
+
+class Daemon:
+    """One daemon on one state directory. `start`, then `wait`, then `stop`."""
+
+    def __init__(self, config: Config, *, clock: Clock | None = None, ports: Ports | None = None) -> None:
+        self._config = config
+        self._clock = clock if clock is not None else SystemClock()
+        self._ports = ports
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._runners: list[web.AppRunner] = []
+        self._lease: FileLease | None = None
+        self._store: Store | None = None
+        self._started_at = 0.0
+        self._epoch = 0
+        self._failed: asyncio.Future[str] | None = None
+        self.loop: Loop | None = None
+        self._ledger: Ledger | None = None
+
+    async def start(self) -> None:
+        """Take the lease, read the journal, open the sockets, start the tasks. Raises StartError."""
+        settings = self._config.daemon
+        self._started_at = self._clock.now()
+        self._failed = asyncio.get_running_loop().create_future()
+        try:
+            settings.state_dir.mkdir(parents=False, exist_ok=True)
+        except OSError as error:
+            raise StartError(
+                f"{settings.state_dir}: the state directory cannot be made ({error.strerror}); "
+                "make it, or set daemon.state_dir"
+            ) from error
+        lease = FileLease(settings.state_dir / "lease", now=self._started_at)
+        try:
+            lease.acquire()
+        except Denied as error:
+            raise StartError(str(error)) from error
+        self._lease = lease
+        try:
+            await self._begin(lease)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _begin(self, lease: FileLease) -> None:
+        settings, name = self._config.daemon, self._config.pool_name
+        store = self._store = self._open_store()
+        try:
+            self._epoch = await store.next_epoch(self._started_at)
+            memory = await store.load(name)
+            news = (
+                DaemonStarted(at=self._started_at, epoch=self._epoch),
+                PoolConfigured(at=self._started_at, replicas=self._config.pool.replicas),
+            )
+            await store.append(name, news)
+            totals = await store.totals(name)
+        except StoreUnavailable as error:
+            raise StartError(str(error)) from error
+        lease.record(self._epoch)
+        ports = self._ports = self._ports if self._ports is not None else connect(self._config, self._clock)
+        self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
+        await self._open_sockets(store)
+        log.info("started", epoch=self._epoch, pool=name, state_dir=str(settings.state_dir))
+
+    def _open_store(self) -> Store:
+        path = self._config.daemon.state_dir / "journal.db"
+        try:
+            store = Store.open(path, now=self._started_at)
+        except StoreUnavailable as error:
+            raise StartError(str(error)) from error
+        if store.set_aside is not None:
+            log.error(
+                "journal.corrupt",
+                set_aside=str(store.set_aside),
+                effect="memory is rebuilt from what the cloud shows; nothing is ended before that",
+            )
+        return store
+
+    def _assemble(self, store: Store, lease: FileLease, ports: Ports, memory: Memory, ledger: Ledger) -> None:
+        """Build the parts and start one task for each root of work."""
+        settings, name = self._config.daemon, self._config.pool_name
+        self._inbox = inbox = Inbox()
+        observer = Observer(
+            pool=name,
+            clock=self._clock,
+            instances=ports.instances,
+            offerings=ports.offerings,
+            balancers=ports.balancers,
+            engine=ports.engine,
+            pace=Pace(
+                instances=settings.poll_instances,
+                offerings=settings.poll_offerings,
+                targets=settings.poll_targets,
+                engines=settings.probe_interval,
+                hurry=min(settings.tick, settings.poll_instances, settings.poll_targets),
+                call_timeout=settings.call_timeout,
+                probe_concurrency=settings.probe_concurrency,
+            ),
+            wake=inbox.poke,
+        )
+        actuator = Actuator(
+            pool=name,
+            clock=self._clock,
+            instances=ports.instances,
+            balancers=ports.balancers,
+            command=ports.command,
+            call_timeout=settings.call_timeout,
+            emit=inbox.put,
+        )
+        self._observer, self._actuator, self._ledger = observer, actuator, ledger
+        self.loop = Loop(
+            pool=self._config.wanted,
+            memory=memory,
+            clock=self._clock,
+            lease=lease,
+            epoch=self._epoch,
+            journal=store,
+            ledger=ledger,
+            inbox=inbox,
+            observer=observer,
+            actuator=actuator,
+            tick=settings.tick,
+            on_turn=self._after_turn,
+        )
+        roots: dict[str, Coroutine[Any, Any, None]] = {
+            "loop": self.loop.run(),
+            "keep journal small": self._compact(store),
+            **observer.tasks(),
+            **{f"write {n}": writer.run() for n, writer in actuator.writers.items()},
+            **{f"hear {source.name}": self._hear(source) for source in ports.notices},
+        }
+        for task_name, work in roots.items():
+            self._tasks[task_name] = asyncio.create_task(self._guard(task_name, work), name=task_name)
+
+    async def _open_sockets(self, store: Store) -> None:
+        settings = self._config.daemon
+        if self.loop is None or self._ledger is None:
+            raise StartError("the loop was not built")
+        api = Api(
+            loop=self.loop,
+            inbox=self._inbox,
+            ledger=self._ledger,
+            store=store,
+            clock=self._clock,
+            daemon=self.describe,
+            alive=self.alive,
+        )
+        try:
+            self._runners.append(await listen_unix(api.control_app(), settings.socket))
+        except OSError as error:
+            raise StartError(
+                f"{settings.socket}: the control socket cannot be opened ({error.strerror or error}); "
+                "check the directory, or set daemon.socket to a shorter path"
+            ) from error
+        if settings.listen is None:
+            return
+        host, port = settings.listen.host, settings.listen.port
+        try:
+            self._runners.append(await listen_tcp(api.monitoring_app(), host, port))
+        except OSError as error:
+            raise StartError(
+                f"{host}:{port}: the monitoring listener cannot be opened ({error.strerror or error}); "
+                'set daemon.listen to a free port, or to "off"'
+            ) from error
+
+    async def wait(self) -> str:
+        """Until a root task ends, which none should; returns its name and how."""
+        if self._failed is None:
+            raise StartError("the daemon was not started")
+        return await self._failed
+
+    async def stop(self) -> None:
+        """Stop everything; touches no node and no target set. Idempotent."""
+        for runner in self._runners:
+            await runner.cleanup()
+        self._runners.clear()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+        if self.loop is not None:
+            await self._actuator.stop()
+            await self._observer.stop()
+        if self._ledger is not None and self._store is not None:
+            await self._ledger.write()
+        if self._ports is not None:
+            await self._ports.close()
+        if self._store is not None:
+            self._store.close()
+        if self._lease is not None:
+            self._lease.release()
+
+    def describe(self) -> views.DaemonView:
+        """The daemon itself, for status pages."""
+        now = self._clock.now()
+        last = self.loop.last if self.loop is not None else None
+        pause = last.memory.pause if last is not None else None
+        held = pause is not None and pause.holds(now)
+        return views.DaemonView(
+            version=__version__,
+            pid=os.getpid(),
+            epoch=self._epoch,
+            uptime_s=now - self._started_at,
+            leading=self._lease is not None and self._lease.valid(),
+            paused=views.PausedView(by=pause.by, reason=pause.reason, until=pause.until)
+            if pause is not None and held
+            else None,
+            journal_ok=last.world.durable if last is not None else True,
+            last_turn_s=now - last.at if last is not None else now - self._started_at,
+            turns=self.loop.turns if self.loop is not None else 0,
+        )
+
+    def alive(self) -> bool:
+        """True while the loop turns."""
+        last = self.loop.last if self.loop is not None else None
+        since = last.at if last is not None else self._started_at
+        return self._clock.now() - since < _STALLED_AFTER
+
+    # -- root tasks --------------------------------------------------------------------------------
+
+    async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """A root task that ends takes the daemon down: half a daemon is worse than a restart."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("task.failed", task=name)
+            self._fail(f"{name} failed: {type(error).__name__}: {error}")
+        else:
+            self._fail(f"{name} ended")
+
+    def _fail(self, text: str) -> None:
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(text)
+
+    async def _hear(self, source: Notices) -> None:
+        """Bring the notices of one source into the inbox; acknowledge each once it is on disk."""
+        acknowledging: set[asyncio.Task[None]] = set()
+        while True:
+            try:
+                async for notice in source.stream():
+                    ticket = self._inbox.put(NoticeSeen(at=self._clock.now(), notice=notice))
+                    task = asyncio.create_task(self._acknowledge(source, ticket, notice))
+                    acknowledging.add(task)
+                    task.add_done_callback(acknowledging.discard)
+            except CloudError as error:
+                log.error("notices.source_failed", source=source.name, error=str(error))
+            await self._clock.sleep(_SOURCE_PAUSE)
+
+    async def _acknowledge(self, source: Notices, ticket: int, notice: Any) -> None:
+        await self._inbox.written(ticket)
+        try:
+            await source.acknowledge(notice)
+        except CloudError as error:
+            log.warning("notice.not_acknowledged", source=source.name, notice=notice.id, error=str(error))
+
+    async def _compact(self, store: Store) -> None:
+        """Snapshot memory now and then, so that a restart reads little and the file stays small."""
+        while True:
+            await self._clock.sleep(SNAPSHOT_EVERY)
+            if self.loop is None:
+                continue
+            try:
+                keep_after = self._clock.now() - KEEP_EVENTS
+                await store.snapshot(self._config.pool_name, self.loop.memory, keep_after=keep_after)
+            except StoreUnavailable as error:
+                log.warning("journal.no_snapshot", error=str(error))
+
+    def _after_turn(self, snapshot: Snapshot) -> None:
+        if self._ports is not None and self._ports.metadata is not None:
+            self._ports.metadata.watch(snapshot.world.instances.value)
+        if self._ledger is not None:
+            status.publish(snapshot, self._ledger.totals)
+
+
+async def run_daemon(config: Config) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code. Raises StartError."""
+    daemon = Daemon(config)
+    stopping = asyncio.Event()
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(number, stopping.set)
+    await daemon.start()
+    stopped = asyncio.create_task(stopping.wait())
+    failed = asyncio.create_task(daemon.wait())
+    await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+    code = 0
+    if failed.done():
+        log.error("stopping", reason=failed.result())
+        code = 1
+    for task in (stopped, failed):
+        task.cancel()
+    await daemon.stop()
+    log.info("stopped", nodes="untouched")
+    return code

@@ -1,0 +1,73 @@
+"""Counts the money: each node's price over time, and the same capacity all on-demand, into the journal.
+
+Counted once a second in memory and written every ten; after a restart counting goes on from the last written
+second for the nodes that still live, so at most a few seconds of nodes that ended meanwhile are missed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.store import Journal, StoreUnavailable, Totals
+from policies.economics import Charge, charges, rate
+from policies.fleet import Fleet
+from policies.model import World
+
+_COUNT_EVERY = 1.0
+_WRITE_EVERY = 10.0
+
+
+class Ledger:
+    """One pool's running account. `totals` is what the journal holds at the start."""
+
+    def __init__(self, pool: str, journal: Journal, totals: Totals) -> None:
+        self._pool, self._journal = pool, journal
+        self._written = totals
+        self._until = totals.charged_until
+        self._written_at = totals.charged_until
+        self._pending: dict[str, Charge] = {}
+        self._pending_on_demand = 0.0
+
+    @property
+    def totals(self) -> Totals:
+        """Money since the journal began, with what is not written yet."""
+        return Totals(
+            usd=self._written.usd + sum(c.usd for c in self._pending.values()),
+            on_demand_usd=self._written.on_demand_usd + self._pending_on_demand,
+            charged_until=self._until,
+        )
+
+    async def count(self, fleet: Fleet, world: World) -> None:
+        """Count up to now; write what has gathered when it is time."""
+        if self._until is None or self._written_at is None:
+            self._until = self._written_at = world.now
+        if world.now - self._until >= _COUNT_EVERY:
+            self._gather(fleet, world, since=self._until)
+            self._until = world.now
+        if world.durable and world.now - self._written_at >= _WRITE_EVERY:
+            await self.write()
+
+    async def write(self) -> None:
+        """Write what has gathered; when the journal cannot be written it is kept for later."""
+        if self._until is None:
+            return
+        try:
+            await self._journal.charge(
+                self._pool,
+                list(self._pending.values()),
+                on_demand_usd=self._pending_on_demand,
+                until=self._until,
+            )
+        except StoreUnavailable:
+            return
+        self._written = self.totals
+        self._written_at = self._until
+        self._pending, self._pending_on_demand = {}, 0.0
+
+    def _gather(self, fleet: Fleet, world: World, *, since: float) -> None:
+        for charge in charges(fleet, since=since, until=world.now):
+            known = self._pending.get(charge.node)
+            if known is not None:
+                charge = replace(charge, seconds=charge.seconds + known.seconds, usd=charge.usd + known.usd)
+            self._pending[charge.node] = charge
+        self._pending_on_demand += rate(fleet, world).on_demand * (world.now - since) / 3600.0

@@ -1,0 +1,328 @@
+"""The loop: take events, observe, journal, decide, journal intents, act.
+
+One turn never waits for the world: the observer's newest snapshot is taken, calls run beside the loop and
+come back as events. The only thing a turn waits for is the journal, because a fact must be on disk before it
+is acted on. When the journal cannot be written the loop goes on without it: notices still drain and target
+sets are still written, and nothing is launched or ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from cloud.ports import Clock, Lease
+from orchestrator import metrics
+from orchestrator.actuator import Actuator
+from orchestrator.inbox import Inbox
+from orchestrator.ledger import Ledger
+from orchestrator.observer import Observer
+from orchestrator.store import Journal, StoreUnavailable
+from policies import facts
+from policies.actions import Action, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.decide import decide_for
+from policies.events import (
+    AlarmRaised,
+    DrainEnded,
+    DrainStarted,
+    Event,
+    IntentOpened,
+    NodeGone,
+    NodeReady,
+    NoticeSeen,
+    TargetsApplied,
+)
+from policies.fleet import Fleet
+from policies.memory import Memory, reduce
+from policies.model import Notice, Phase, Pool, TargetPhase, World
+
+log = structlog.get_logger("loop")
+
+UNWRITTEN_MOST = 10_000
+"""Events kept for the journal while it cannot be written; the oldest are dropped beyond."""
+
+_DEBOUNCE = 0.01
+"""Seconds in which further wake-ups join a turn, unless a notice waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the last turn saw and decided, for status pages."""
+
+    fleet: Fleet
+    world: World
+    memory: Memory
+    plan: Plan
+    at: float
+
+
+@dataclass
+class _Alarms:
+    """Which alarms are raised now, so that each is journalled once."""
+
+    raised: set[str] = field(default_factory=set)
+
+    def fresh(self, pool: str, alarms: Sequence[Alarm]) -> list[Alarm]:
+        names = {a.name for a in alarms}
+        for name in self.raised | names:
+            metrics.ALARMS.labels(pool, name).set(name in names)
+        found = {a.name: a for a in alarms if a.name not in self.raised}
+        self.raised = names
+        return list(found.values())
+
+
+class Loop:
+    """One pool's loop. `run` is its root task; `turn` runs once, for tests and the simulator."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        memory: Memory,
+        clock: Clock,
+        lease: Lease,
+        epoch: int,
+        journal: Journal,
+        ledger: Ledger,
+        inbox: Inbox,
+        observer: Observer,
+        actuator: Actuator,
+        tick: float,
+        on_turn: Callable[[Snapshot], None] | None = None,
+    ) -> None:
+        self.pool, self.memory = pool, memory
+        self._clock, self._lease, self._epoch, self._journal = clock, lease, epoch, journal
+        self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
+        self._tick, self._on_turn = tick, on_turn
+        self._unwritten: list[Event] = []
+        self._alarms = _Alarms()
+        self._notice_arrived: dict[str, float] = {}
+        self._durable = True
+        self.turns = 0
+        self.last: Snapshot | None = None
+
+    async def run(self) -> None:
+        """Turn for ever: at once when a notice waits, soon after other events, and at every tick."""
+        while True:
+            await self.turn()
+            await self._inbox.wait(self._tick, debounce=_DEBOUNCE)
+
+    async def turn(self) -> Snapshot:
+        """One turn. Raises nothing but CancelledError: a failing journal is a state, not an exception."""
+        started = asyncio.get_running_loop().time()
+        arrived, ticket = self._inbox.take_all()
+        world = self._observer.world(durable=self._durable, leading=self._lease.valid(), epoch=self._epoch)
+        heard = self._heard(arrived)
+        memory = reduce(self.memory, *heard)
+        seen = facts.changes(self.pool, world, memory)
+        memory = reduce(memory, *seen)
+        fleet = Fleet.of(self.pool, world, memory)
+        whole = facts.whole(self.pool, world, memory, fleet)
+        self._count((*heard, *seen), self.memory, memory)
+        self.memory = reduce(memory, *whole)
+        observed = asyncio.get_running_loop().time()
+        if await self._write((*heard, *seen, *whole)):
+            self._inbox.mark_written(ticket)
+        world = replace(world, durable=self._durable)
+        journalled = asyncio.get_running_loop().time()
+        plan = decide_for(fleet, world, self.memory)
+        decided = asyncio.get_running_loop().time()
+        await self._act(plan)
+        await self._ledger.count(fleet, world)
+        snapshot = self._publish(fleet, world, plan)
+        acted = asyncio.get_running_loop().time()
+        for part, seconds in (
+            ("observe", observed - started),
+            ("journal", journalled - observed),
+            ("decide", decided - journalled),
+            ("act", acted - decided),
+        ):
+            metrics.TURN_SECONDS.labels(part).observe(seconds)
+        return snapshot
+
+    # -- in ----------------------------------------------------------------------------------------
+
+    def _heard(self, events: Sequence[Event]) -> list[Event]:
+        """Events worth journalling: a notice heard before, from the same source, is not news."""
+        found: list[Event] = []
+        fresh: set[tuple[object, ...]] = set()
+        for event in events:
+            if isinstance(event, NoticeSeen):
+                key = _identity(event.notice)
+                record = self.memory.nodes.get(event.notice.node)
+                if key in fresh or (record is not None and key in map(_identity, record.notices)):
+                    continue
+                fresh.add(key)
+                self._count_notice(event, known=record is not None)
+            elif isinstance(event, TargetsApplied):
+                self._measure_detached(event)
+            found.append(event)
+        return found
+
+    async def _write(self, events: Sequence[Event]) -> bool:
+        """Journal events, with those that could not be written before; True when all are on disk."""
+        waiting = [*self._unwritten, *events]
+        if not waiting and self._durable:
+            return True
+        started = asyncio.get_running_loop().time()
+        try:
+            await self._journal.append(self.pool.name, waiting)
+        except StoreUnavailable as error:
+            if self._durable:
+                log.error("journal.unavailable", error=str(error))
+            self._durable = False
+            self._unwritten = waiting[-UNWRITTEN_MOST:]
+        else:
+            if not self._durable:
+                log.info("journal.available", written=len(waiting))
+            self._durable, self._unwritten = True, []
+            metrics.JOURNAL_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        metrics.JOURNAL_OK.set(self._durable)
+        return self._durable
+
+    # -- out ---------------------------------------------------------------------------------------
+
+    async def _act(self, plan: Plan) -> None:
+        """Write target sets at once, journal what costs money or ends nodes, then do it."""
+        self._actuator.write(plan.write, plan.targets, self._epoch)
+        now = self._clock.now()
+        alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
+        records = _records(now, plan.actions) + [
+            AlarmRaised(at=now, name=a.name, text=a.reason) for a in alarms
+        ]
+        for action in plan.actions:
+            metrics.ACTIONS.labels(self.pool.name, str(action.kind)).inc()
+            if not isinstance(action, Alarm):
+                log.info(
+                    str(action.kind),
+                    node=getattr(action, "node", "") or None,
+                    reason=action.reason,
+                    placement=str(getattr(action, "placement", "") or "") or None,
+                )
+        for alarm in alarms:
+            log.error("alarm", name=alarm.name, reason=alarm.reason)
+        if not records:
+            return
+        self.memory = reduce(self.memory, *records)
+        if await self._write(records):
+            self._actuator.perform(plan.actions)
+
+    def _publish(self, fleet: Fleet, world: World, plan: Plan) -> Snapshot:
+        self.turns += 1
+        snapshot = Snapshot(fleet=fleet, world=world, memory=self.memory, plan=plan, at=self._clock.now())
+        self.last = snapshot
+        moving = (Phase.PENDING, Phase.STARTING, Phase.DRAINING, Phase.TERMINATING)
+        busy = any(n.phase in moving or n.doomed is not None for n in fleet.nodes)
+        self._observer.hurry(on=busy or bool(fleet.launching))
+        metrics.TURNS.inc()
+        metrics.LAST_TURN.set(snapshot.at)
+        metrics.INBOX_DROPPED.set(self._inbox.dropped)
+        if self._on_turn is not None:
+            self._on_turn(snapshot)
+        return snapshot
+
+    # -- counting ----------------------------------------------------------------------------------
+
+    def _count_notice(self, event: NoticeSeen, *, known: bool) -> None:
+        notice = event.notice
+        if not known:
+            metrics.NOTICES_UNKNOWN.labels(self.pool.name).inc()
+        self._notice_arrived.setdefault(notice.node, event.at)
+        metrics.NOTICES.labels(self.pool.name, str(notice.kind), notice.source).inc()
+        log.warning(
+            "notice",
+            node=notice.node,
+            kind=str(notice.kind),
+            source=notice.source,
+            deadline=notice.deadline,
+        )
+
+    def _measure_detached(self, event: TargetsApplied) -> None:
+        for node, phase in event.changes:
+            if phase is TargetPhase.ACTIVE:
+                continue
+            arrived = self._notice_arrived.pop(node, None)
+            swap = self.memory.swaps.get(node)
+            if arrived is None or swap is None:
+                continue
+            record = self.memory.nodes.get(node)
+            late = (
+                record is not None and record.drain is not None and record.drain.since - arrived > self._tick
+            )
+            if late:
+                metrics.LATE_DRAINS.labels(self.pool.name).inc()
+            else:
+                metrics.NOTICE_TO_DETACHED.labels(self.pool.name).observe(event.at - arrived)
+
+    def _count(self, events: Sequence[Event], before: Memory, after: Memory) -> None:
+        """Count what the events brought; `before` and `after` are memory around them."""
+        pool = self.pool.name
+        for event in events:
+            if isinstance(event, NodeGone):
+                self._notice_arrived.pop(event.node, None)
+            elif isinstance(event, NodeReady) and event.node in after.nodes:
+                record = after.nodes[event.node]
+                market = str(record.placement.market)
+                metrics.BOOT_SECONDS.labels(pool, market).observe(event.at - record.started_at)
+                swap = after.swaps.get(after.incoming.get(event.node, ""))
+                if swap is not None and swap.replaced_at == event.at:
+                    metrics.SWAP_SECONDS.labels(pool).observe(event.at - swap.opened_at)
+        unannounced = after.preemptions_without_notice - before.preemptions_without_notice
+        noticed = after.preemptions - before.preemptions - unannounced
+        metrics.PREEMPTIONS.labels(pool, "yes").inc(noticed)
+        metrics.PREEMPTIONS.labels(pool, "no").inc(unannounced)
+
+
+def _identity(notice: Notice) -> tuple[object, ...]:
+    """What makes a notice the same as one heard before."""
+    return notice.source, notice.id, notice.cancelled, notice.deadline
+
+
+def _records(now: float, actions: Sequence[Action]) -> list[Event]:
+    """What is journalled before actions are carried out."""
+    found: list[Event] = []
+    for action in actions:
+        match action:
+            case Drain():
+                found.append(
+                    DrainStarted(
+                        at=now,
+                        node=action.node,
+                        deadline=action.deadline,
+                        cause=action.cause,
+                        reason=action.reason,
+                    )
+                )
+            case Undrain():
+                found.append(DrainEnded(at=now, node=action.node, reason=action.reason))
+            case Launch():
+                found.append(
+                    IntentOpened(
+                        at=now,
+                        token=action.token,
+                        kind=action.kind,
+                        node="",
+                        placement=action.placement,
+                        standby=action.standby,
+                        replaces=action.replaces,
+                        price=action.price,
+                        cause=action.cause,
+                        reason=action.reason,
+                    )
+                )
+            case Start() | Stop() | Terminate():
+                found.append(
+                    IntentOpened(
+                        at=now,
+                        token=action.token,
+                        kind=action.kind,
+                        node=action.node,
+                        replaces=getattr(action, "replaces", ""),
+                        cause=getattr(action, "cause", None),
+                        reason=action.reason,
+                    )
+                )
+    return found

@@ -1,0 +1,272 @@
+"""The last turn as the API's JSON (see orchestrator.views) and as gauges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from orchestrator import metrics, views
+from orchestrator.loop import Snapshot
+from orchestrator.store import StoredEvent, Totals
+from policies import explain
+from policies.actions import Action, Alarm
+from policies.economics import rate
+from policies.fleet import Fleet, Node
+from policies.memory import Memory, Swap, decayed
+from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, World
+
+_SWAPS_SHOWN = 20
+
+
+def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
+    """One pool: wanted against actual, money, notices, swaps, nodes."""
+    fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
+    pool, now = fleet.pool, world.now
+    spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
+    money = rate(fleet, world)
+    states = _target_states(world)
+    return views.PoolView(
+        name=pool.name,
+        model=pool.model,
+        wanted=pool.replicas,
+        ready=len(fleet.ready),
+        serving=len(fleet.serving),
+        spot_ready=spot,
+        on_demand_ready=on_demand,
+        spot_wanted=pool.spot_wanted,
+        on_demand_floor=pool.on_demand_floor,
+        spot_share=spot / (spot + on_demand) if spot + on_demand else 0.0,
+        temporary_on_demand=_cover(fleet),
+        standby_hot=max(0, min(pool.standby.hot, on_demand - pool.on_demand_floor)),
+        standby_stopped=sum(
+            n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED for n in fleet.nodes
+        ),
+        state=pool_state(snapshot),
+        cost_per_hour=money.cost,
+        on_demand_cost_per_hour=money.on_demand,
+        saved_share=money.saved_share,
+        spent_usd=totals.usd,
+        saved_usd=totals.on_demand_usd - totals.usd,
+        notices=[
+            _notice(node, notice, memory, fleet, now) for node in fleet.nodes for notice in _newest(node)
+        ],
+        swaps=[_swap(s) for s in sorted(memory.swaps.values(), key=lambda s: s.opened_at)][-_SWAPS_SHOWN:],
+        nodes=[_node(n, world.engines.get(n.id), states.get(n.id), memory, now) for n in fleet.nodes],
+        problems=_problems(snapshot),
+        notes=[*explain.pool_sentences(fleet, world, memory), *snapshot.plan.notes],
+    )
+
+
+def pool_state(snapshot: Snapshot) -> views.PoolState:
+    """One word for the pool, which the exit code of `orchestrator status` follows."""
+    fleet, memory, pool = snapshot.fleet, snapshot.memory, snapshot.fleet.pool
+    if memory.pause is not None and memory.pause.holds(snapshot.world.now):
+        return "paused"
+    ready = len(fleet.ready)
+    if memory.whole_at is None and ready < pool.replicas:
+        return "starting"
+    if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
+        return "below-floor"
+    return "ok" if ready >= pool.replicas and snapshot.world.durable else "degraded"
+
+
+def plan_view(snapshot: Snapshot) -> views.PoolPlanView:
+    """The plan of the last turn."""
+    plan = snapshot.plan
+    return views.PoolPlanView(
+        name=snapshot.fleet.pool.name,
+        actions=[_action(a) for a in plan.actions],
+        deferred=[
+            views.DeferredView(
+                kind=str(d.kind),
+                node=d.node or None,
+                placement=str(d.placement) if d.placement is not None else None,
+                reason=d.reason,
+            )
+            for d in plan.deferred
+        ],
+        notes=list(plan.notes),
+        targets=[
+            views.TargetSpecView(
+                id=t.id,
+                address=t.address,
+                phase=str(t.phase),
+                weight=t.weight,
+                drain_deadline=t.drain_deadline,
+            )
+            for t in plan.targets
+        ],
+    )
+
+
+def node_view(snapshot: Snapshot, node: Node) -> views.NodeView:
+    """One node."""
+    world = snapshot.world
+    return _node(
+        node, world.engines.get(node.id), _target_states(world).get(node.id), snapshot.memory, world.now
+    )
+
+
+def event_view(entry: StoredEvent) -> views.EventView:
+    """One journal entry, with a sentence."""
+    data = orjson.loads(entry.body)
+    return views.EventView(
+        seq=entry.seq,
+        at=entry.at,
+        kind=entry.kind,
+        node=entry.node,
+        text=_event_text(entry.kind, data),
+        data=data,
+    )
+
+
+def publish(snapshot: Snapshot, totals: Totals) -> None:
+    """Set the gauges of a pool."""
+    fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
+    pool = fleet.pool.name
+    metrics.WANTED.labels(pool).set(fleet.pool.replicas)
+    metrics.FLOOR.labels(pool).set(fleet.pool.on_demand_floor)
+    for market in Market:
+        ready = fleet.ready_by_market[market]
+        metrics.READY.labels(pool, str(market)).set(ready)
+        metrics.COMING.labels(pool, str(market)).set(fleet.counted_by_market[market] - ready)
+    metrics.SERVING.labels(pool).set(len(fleet.serving))
+    metrics.DOOMED.labels(pool).set(sum(n.doomed is not None for n in fleet.nodes))
+    money = rate(fleet, world)
+    metrics.COST_RATE.labels(pool).set(money.cost)
+    metrics.ON_DEMAND_RATE.labels(pool).set(money.on_demand)
+    metrics.SPENT.labels(pool).set(totals.usd)
+    metrics.PAUSED.labels(pool).set(memory.pause is not None and memory.pause.holds(world.now))
+    half_life = fleet.pool.placement.refusal_half_life
+    recent = sum(decayed(r, world.now, half_life) > 0.5 for r in memory.refusals.values())
+    metrics.REFUSALS.labels(pool).set(recent)
+    metrics.INSTANCES_AGE.labels(pool).set(world.instances.age(world.now))
+    metrics.LEADING.set(world.leading)
+    metrics.EPOCH.set(world.epoch)
+
+
+def _cover(fleet: Fleet) -> int:
+    beyond = fleet.counted_by_market[Market.ON_DEMAND] - fleet.pool.on_demand_floor - fleet.pool.standby.hot
+    return max(0, beyond)
+
+
+def _target_states(world: World) -> dict[str, str]:
+    return {t.id: str(t.state) for view in world.balancers.values() for t in view.value}
+
+
+def _newest(node: Node) -> Sequence[Notice]:
+    """One notice to show per node: the believed one, else the newest."""
+    if node.doomed is not None:
+        return (node.doomed,)
+    live = [n for n in node.notices if not n.cancelled]
+    return live[-1:]
+
+
+def _notice(node: Node, notice: Notice, memory: Memory, fleet: Fleet, now: float) -> views.NoticeView:
+    swap = memory.swaps.get(node.id)
+    incoming = fleet.by_id.get(swap.incoming) if swap is not None else None
+    remaining = notice.deadline - now if notice.deadline is not None else None
+    stage = swap.stage if swap is not None else ("noticed" if node.doomed is not None else "not believed")
+    parts = [f"{notice.kind} notice {max(0.0, now - notice.seen_at):.0f} s ago: {stage}"]
+    if node.doomed is not None:
+        parts.append(f"{node.in_flight} requests left")
+    if incoming is not None:
+        parts.append(f"replacement {incoming.id} {incoming.phase}")
+    return views.NoticeView(
+        node=node.id,
+        kind=str(notice.kind),
+        source=notice.source,
+        confidence=str(notice.confidence),
+        seen_at=notice.seen_at,
+        deadline=notice.deadline,
+        remaining_s=remaining,
+        stage=stage,
+        in_flight=node.in_flight,
+        replacement=(swap.incoming or None) if swap is not None else None,
+        replacement_phase=str(incoming.phase) if incoming is not None else None,
+        text=", ".join(parts),
+    )
+
+
+def _swap(swap: Swap) -> views.SwapView:
+    return views.SwapView(
+        outgoing=swap.outgoing,
+        incoming=swap.incoming or None,
+        stage=swap.stage,
+        noticed_at=swap.opened_at,
+        detached_at=swap.detached_at,
+        drained_at=swap.drained_at,
+        replaced_at=swap.replaced_at,
+        deadline=swap.deadline,
+        cause=str(swap.cause),
+    )
+
+
+def _node(
+    node: Node, reading: EngineReading | None, target: str | None, memory: Memory, now: float
+) -> views.NodeView:
+    return views.NodeView(
+        id=node.id,
+        market=str(node.placement.market),
+        zone=node.placement.zone,
+        instance_type=node.placement.instance_type,
+        phase=str(node.phase),
+        age_s=max(0.0, now - node.launched_at),
+        in_flight=node.in_flight if reading is not None else None,
+        running=reading.running if reading is not None else None,
+        waiting=reading.waiting if reading is not None else None,
+        target=target,
+        attached=node.serving,
+        healthy=node.healthy,
+        conditions=list(node.conditions),
+        price=node.price,
+        why=explain.why(node, memory, now),
+        address=node.address,
+        launched_at=node.launched_at,
+        token=node.token,
+    )
+
+
+def _action(action: Action) -> views.ActionView:
+    placement = getattr(action, "placement", None)
+    return views.ActionView(
+        kind=str(action.kind),
+        node=getattr(action, "node", None),
+        placement=str(placement) if placement is not None else None,
+        reason=f"{action.name}: {action.reason}" if isinstance(action, Alarm) else action.reason,
+        token=getattr(action, "token", None),
+    )
+
+
+def _problems(snapshot: Snapshot) -> list[str]:
+    world, fleet = snapshot.world, snapshot.fleet
+    found = []
+    if not world.leading:
+        found.append("this daemon does not hold the lease: it only watches")
+    if not world.durable:
+        found.append("the journal cannot be written: nothing is launched or ended until it can")
+    if world.instances.error:
+        found.append(f"instances cannot be listed: {world.instances.error}")
+    for name, view in sorted(world.balancers.items()):
+        if view.error:
+            found.append(f"{name} cannot be read: {view.error}")
+    found += [a.reason for a in snapshot.plan.actions if isinstance(a, Alarm)]
+    short = fleet.pool.on_demand_floor - fleet.ready_by_market[Market.ON_DEMAND]
+    if short > 0 and snapshot.memory.whole_at is not None:
+        found.append(f"{short} on-demand nodes are missing below the floor of {fleet.pool.on_demand_floor}")
+    return found
+
+
+def _event_text(kind: str, data: dict[str, object]) -> str:
+    """A short sentence for an event, from its own fields."""
+    for key in ("text", "reason", "detail", "cause", "outcome"):
+        if data.get(key):
+            return f"{kind}: {data[key]}"
+    notice = data.get("notice")
+    if isinstance(notice, dict):
+        return f"{kind}: {notice['kind']} from {notice['source']}"
+    changes = data.get("changes")
+    if isinstance(changes, list):
+        return f"{kind}: " + ", ".join(f"{node} {phase or 'removed'}" for node, phase in changes)
+    return kind

@@ -1,0 +1,85 @@
+"""From a configuration to the ports that the daemon works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from cloud.balancers.gateway import GatewayBalancer
+from cloud.engines.simulated import SimulatedEngine
+from cloud.engines.vllm import VllmEngine
+from cloud.local.connection import LocalCloud
+from cloud.local.instances import LocalInstances
+from cloud.local.notices import LocalEventFeed, LocalMetadata
+from cloud.local.offerings import LocalOfferings
+from cloud.ports import Clock, Engine, EngineCommand, EngineSpec, Instances, LoadBalancer, Notices, Offerings
+from orchestrator.config import Config, PoolConfig
+
+log = structlog.get_logger("wiring")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch."""
+
+    instances: Instances
+    offerings: Offerings
+    notices: tuple[Notices, ...]
+    balancers: tuple[LoadBalancer, ...]
+    engine: Engine
+    command: EngineCommand
+    metadata: LocalMetadata | None = None
+
+    async def close(self) -> None:
+        """Release every connection. Touches no node and no target."""
+        for source in self.notices:
+            await source.close()
+        for balancer in self.balancers:
+            await balancer.close()
+        await self.instances.close()
+        await self.offerings.close()
+        await self.engine.close()
+
+
+def connect(config: Config, clock: Clock) -> Ports:
+    """The ports of the configured pool. Opens nothing yet: connections are made at their first use."""
+    name, pool = config.pool_name, config.pool
+    cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
+    metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
+    engine = _engine(config, pool, clock)
+    gateway = GatewayBalancer(
+        socket=pool.gateway.socket,
+        targets_file=pool.gateway.targets_file,
+        pool=name,
+        clock=clock,
+        on_file_error=lambda text: log.error("targets_file.not_written", error=text),
+    )
+    return Ports(
+        instances=LocalInstances(cloud),
+        offerings=LocalOfferings(cloud),
+        notices=(LocalEventFeed(cloud, clock), metadata),
+        balancers=(gateway,),
+        engine=engine,
+        command=engine.command(
+            EngineSpec(
+                model=pool.model_name,
+                served_name=pool.engine.served_name or pool.model_name,
+                args=pool.engine.args,
+                env=pool.engine.env,
+                executable=pool.engine.executable,
+                drain_budget=pool.drain.budget,
+            )
+        ),
+        metadata=metadata,
+    )
+
+
+def _engine(config: Config, pool: PoolConfig, clock: Clock) -> Engine:
+    key_file = pool.engine.api_key_file
+    key = key_file.read_text(encoding="utf-8").strip() if key_file is not None else ""
+    served = pool.engine.served_name or pool.model_name
+    timeout = config.daemon.probe_timeout
+    if pool.engine.kind == "vllm":
+        return VllmEngine(clock, model_name=served, api_key=key, probe_timeout=timeout)
+    return SimulatedEngine(clock, model_name=served, api_key=key, probe_timeout=timeout)
