@@ -6,6 +6,7 @@ parser takes milliseconds, and it does not care about lines it does not know.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 RUNNING = "vllm:num_requests_running"
@@ -43,4 +44,4 @@ def _value(rest: str) -> float | None:
         value = float(words[0])
     except (IndexError, ValueError):
         return None
-    return value if value == value else None  # NaN is no value
+    return value if math.isfinite(value) else None

@@ -297,7 +297,8 @@ def _sentence(error: Exception, address: str) -> str:
     """What a failed connection means, in an operator's words."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect to {address}: {error.os_error.strerror or error.os_error}"
-    if isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError)):
+    hung_up = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
+    if hung_up or isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed before an answer came"
     if isinstance(error, aiohttp.InvalidURL):
         return f"{address!r} is not an address"

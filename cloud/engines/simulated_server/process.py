@@ -100,6 +100,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
+        say("half loaded")
         await self._clock.sleep(half)
 
     async def _end(self, runner: web.AppRunner, site: web.SockSite) -> None:

@@ -457,9 +457,9 @@ async def test_a_frozen_busy_engine_is_found_by_its_silence(
 async def test_the_stop_signal_drains(victim: Server, http: aiohttp.ClientSession) -> None:
     length = (
         300 if victim.subject.kind == "simulated" else CONTEXT - 64
-    )  # 150 s, sped up later; seconds of work
+    )  # 30 s, sped up later; seconds of work
     stream = Stream()
-    await victim.slow(100)
+    await victim.slow(20)
     reading = asyncio.create_task(stream.read(http, victim, completion(length)))
     await asyncio.wait_for(stream.began.wait(), PATIENCE)
     stop = signal.Signals[victim.command.stop_signal]
