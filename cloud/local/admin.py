@@ -37,9 +37,9 @@ from cloud.local.config import Channels
 from cloud.local.faults import ERRORS, Faults, Refusal
 from cloud.local.feed import Feed
 from cloud.local.machines import Machines
-from cloud.local.market import SpotMarket
 from cloud.local.metadata import Shown
 from cloud.local.reclaims import Reclaims
+from cloud.local.sales import Sales
 from cloud.local.statistics import CloudStatistics, Statistics
 from cloud.local.table import Table
 from cloud.ports import Clock
@@ -187,7 +187,7 @@ class Admin:
         feed: Feed,
         faults: Faults,
         statistics: CloudStatistics,
-        market: SpotMarket,
+        sales: Sales,
         clock: Clock,
         speed: float,
     ) -> None:
@@ -197,7 +197,7 @@ class Admin:
         self._feed = feed
         self._faults = faults
         self._statistics = statistics
-        self._market = market
+        self._sales = sales
         self._clock = clock
         self._speed = speed
         self._forged: dict[str, Shown] = {}
@@ -280,9 +280,9 @@ class Admin:
     def _capacity(self, order: CapacityOrder) -> None:
         self._need_zone(order.zone)
         if order.count is None:
-            self._machines.capacity_overrides.pop((order.zone, order.market), None)
+            self._sales.overrides.pop((order.zone, order.market), None)
         else:
-            self._machines.capacity_overrides[order.zone, order.market] = order.count
+            self._sales.overrides[order.zone, order.market] = order.count
         self._reclaims.enforce()
 
     def _signal(self, order: NodeOrder, number: signal.Signals) -> None:
@@ -337,10 +337,10 @@ class Admin:
         for name in Faults.__dataclass_fields__:
             setattr(self._faults, name, getattr(fresh, name))
         self._forged.clear()
-        self._machines.capacity_overrides.clear()
+        self._sales.overrides.clear()
 
     def _need_zone(self, zone: str) -> None:
-        zones = [series.zone for series in self._market.zones]
+        zones = sorted({offering.placement.zone for offering in self._sales.offerings()})
         if zone not in zones:
             raise NotFound(f"no zone {zone!r}; there are {', '.join(zones)}")
 

@@ -11,53 +11,26 @@ import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded
-from cloud.local.config import PROVIDER, LocalCloudConfig
+from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound
+from cloud.local.config import LocalCloudConfig
+from cloud.local.engine_process import EngineProcess, bound_log, fill, start_engine
 from cloud.local.guard import Guard
-from cloud.local.market import SpotMarket
-from cloud.local.processes import MARK, dying_with_parent, kill_belonging, signal_group, start_time
+from cloud.local.hosts import Hosts
+from cloud.local.processes import MARK, kill_belonging, signal_group, start_time
+from cloud.local.sales import Sales
 from cloud.local.table import ENDED, Identity, Machine, Reclaim, Table
 from cloud.ports import Clock, LaunchRequest
 from policies.model import InstanceState, Market, Placement
 
 log = structlog.get_logger(__name__)
 
-_MOST_HOSTS = 254
 _TOKEN_LENGTH = 64
-_HOUR = 3600.0
-
-
-class _Engine:
-    """A running engine process. `exited` is set when its leader exits; the kernel says so through a pidfd."""
-
-    def __init__(self, process: subprocess.Popen[bytes], on_exit: Callable[[int], None]) -> None:
-        self.process = process
-        self.exited = asyncio.Event()
-        self._on_exit = on_exit
-        self._loop = asyncio.get_running_loop()
-        self._descriptor: int | None = os.pidfd_open(process.pid)
-        self._loop.add_reader(self._descriptor, self._reap)
-
-    def forget(self) -> None:
-        """Stop watching. The process must be dead; its exit is not told any more."""
-        if self._descriptor is not None:
-            self._loop.remove_reader(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = None
-        self.process.wait()
-        self.exited.set()
-
-    def _reap(self) -> None:
-        self.forget()
-        self._on_exit(self.process.returncode)
 
 
 class Machines:
@@ -69,7 +42,7 @@ class Machines:
         config: LocalCloudConfig,
         identity: Identity,
         table: Table,
-        market: SpotMarket,
+        sales: Sales,
         clock: Clock,
         guard: Guard,
         on_up: Callable[[Machine], None],
@@ -79,49 +52,19 @@ class Machines:
         self._config = config
         self._identity = identity
         self._table = table
-        self._market = market
+        self._sales = sales
         self._clock = clock
         self._guard = guard
         self._on_up = on_up
         self._on_down = on_down
-        self._engines: dict[str, _Engine] = {}
+        self._engines: dict[str, EngineProcess] = {}
         self._boots: dict[str, asyncio.Task[None]] = {}
         self._endings: dict[str, asyncio.Task[None]] = {}
-        self._last_host = 0
-        self.capacity_overrides: dict[tuple[str, Market], int] = {}
+        self._dying: dict[int, EngineProcess] = {}
+        self._unswept: dict[str, int] = {}  # mark -> group
+        self._hosts = Hosts(identity.network, (config.engine_port, config.metadata_port))
 
-    # -- market -------------------------------------------------------------------------------------------
-
-    def market_now(self) -> float:
-        """Market time now."""
-        return self.market_time(self._clock.now())
-
-    def market_time(self, at: float) -> float:
-        """Market time at an instant of the clock."""
-        return (at - self._identity.origin) * self._config.speed
-
-    def price(self, placement: Placement) -> float:
-        """USD/h of a placement now."""
-        factor = next(
-            (
-                kind.price_factor
-                for kind in self._config.instance_types
-                if kind.name == placement.instance_type
-            ),
-            1.0,
-        )
-        if placement.market is Market.ON_DEMAND:
-            return factor * self._market.zone(placement.zone).on_demand_price
-        return factor * self._market.spot_price(placement.zone, self.market_now())
-
-    def capacity(self, zone: str, instance_type: str, market: Market, at: float) -> int | None:
-        """Machines that an offering can hold at market time `at`; None without limit."""
-        if (zone, market) in self.capacity_overrides:
-            return self.capacity_overrides[zone, market]
-        if market is Market.ON_DEMAND:
-            return self._config.on_demand_capacity
-        factor = next(k.capacity_factor for k in self._config.instance_types if k.name == instance_type)
-        return int(self._market.capacity(zone, at) * factor)
+    # -- looking ------------------------------------------------------------------------------------------
 
     def all_held(self) -> tuple[Machine, ...]:
         """Machines that take up capacity anywhere, oldest first."""
@@ -136,22 +79,6 @@ class Machines:
             and machine.placement.instance_type == instance_type
             and machine.placement.market is market
         ]
-
-    def dollars(self, machine: Machine, *, on_demand: bool = False) -> float:
-        """What the machine has cost up to now in market time; `on_demand`: what it would have cost so."""
-        kind = next(
-            (k for k in self._config.instance_types if k.name == machine.placement.instance_type), None
-        )
-        factor = 1.0 if kind is None else kind.price_factor
-        zone = machine.placement.zone
-        total = 0.0
-        for begin, end in machine.spells:
-            until = self.market_now() if end is None else end
-            if on_demand or machine.placement.market is Market.ON_DEMAND:
-                total += self._market.zone(zone).on_demand_price * (until - begin) / _HOUR
-            else:
-                total += self._market.spot_dollars(zone, begin, until)
-        return total * factor
 
     # -- what clients ask for -----------------------------------------------------------------------------
 
@@ -183,7 +110,7 @@ class Machines:
             host=self._free_host(),
             launched_at=now,
             boots_at=now + self._delay(self._config.boot_delay, serial),
-            spells=((self.market_now(), None),),
+            spells=((self._sales.market_now(), None),),
         )
         self._table.put(machine)
         self._begin_boot(machine.id)
@@ -222,7 +149,7 @@ class Machines:
                 machine,
                 state=InstanceState.PENDING,
                 boots_at=now + self._delay(self._config.stopped_start_delay, machine.serial),
-                spells=(*machine.spells, (self.market_now(), None)),
+                spells=(*machine.spells, (self._sales.market_now(), None)),
                 reason="",
                 engine_exit=None,
             )
@@ -263,7 +190,8 @@ class Machines:
     def signal_engine(self, node: str, number: int) -> None:
         """Signal the whole process group of a machine's engine. Raises NotFound when nothing runs there."""
         machine = self._alive(node)
-        if machine.group is None or not signal_group(machine.group, number):
+        engine = self._engines.get(machine.id)
+        if engine is None or not engine.owns_group() or not signal_group(engine.group, number):
             raise NotFound(f"{node} has no engine process now")
 
     # -- the cloud's own life -----------------------------------------------------------------------------
@@ -273,12 +201,14 @@ class Machines:
 
         A machine whose engine the cloud can no longer answer for is lost, as if its host had failed.
         """
+        groups: list[int] = []
         for machine in self._table.machines():
             if machine.group is not None:
                 # The leader's start time tells our group from a stranger that got the same number.
                 ours = start_time(machine.group) == machine.leader_began
-                kill_belonging(self._mark(machine), (machine.group,) if ours else ())
-        kill_belonging(self._identity.cloud)
+                if ours:
+                    groups.append(machine.group)
+        kill_belonging((self._identity.cloud,), groups)
         for machine in self._table.machines():
             if machine.state is InstanceState.PENDING and machine.reclaim is None:
                 self._begin_boot(machine.id)
@@ -295,17 +225,24 @@ class Machines:
             if machine.state is not InstanceState.STOPPED:
                 self.vanish(machine.id, machine.reason or "the local cloud was stopped")
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._sweep()
+        for engine in tuple(self._dying.values()):
+            await engine.exited.wait()
 
     def groups(self) -> dict[str, int]:
         """The process groups that live now, by node."""
-        return {node: engine.process.pid for node, engine in self._engines.items()}
+        return {node: engine.group for node, engine in self._engines.items() if engine.owns_group()}
+
+    def all_groups(self) -> tuple[int, ...]:
+        """The process groups that live or were just killed and are not gone yet."""
+        return (*self.groups().values(), *self._dying)
 
     def tidy(self) -> None:
         """Keep logs and memory within bounds: call it every few seconds."""
         keeping = self._config.keeping
         for machine in self._table.machines():
             if machine.state is InstanceState.RUNNING:
-                _bound_log(self.log_path(machine.id), keeping.log_bytes)
+                bound_log(self.log_path(machine.id), keeping.log_bytes)
         ended = [m for m in self._table.machines() if m.state is InstanceState.TERMINATED]
         for machine in ended[: max(0, len(ended) - keeping.ended_logs)]:
             shutil.rmtree(self._directory(machine.id), ignore_errors=True)
@@ -338,16 +275,12 @@ class Machines:
             raise Denied("the engine command is empty")
         if request.command.stop_signal not in signal.Signals.__members__:
             raise Denied(f"stop_signal {request.command.stop_signal!r} is no signal; for example SIGTERM")
-        regions = {series.zone: series.region for series in self._market.zones}
-        kinds = {kind.name for kind in self._config.instance_types}
-        if placement.provider != PROVIDER or placement.instance_type not in kinds:
-            raise Denied(f"{placement.provider} {placement}: not sold here; list the offerings")
-        if regions.get(placement.zone) != placement.region:
-            raise Denied(f"{placement}: no zone {placement.zone!r} in region {placement.region!r} here")
+        if not self._sales.sells(placement):
+            raise Denied(f"{placement.provider} {placement}: not sold here; see the offerings")
 
     def _need_capacity(self, placement: Placement) -> None:
         zone, kind, market = placement.zone, placement.instance_type, placement.market
-        most = self.capacity(zone, kind, market, self.market_now())
+        most = self._sales.capacity(zone, kind, market, self._sales.market_now())
         if most is not None and len(self.held(zone, kind, market)) >= most:
             raise InsufficientCapacity(f"no capacity for {placement} now. Nothing was launched")
 
@@ -357,16 +290,8 @@ class Machines:
         return market_seconds * (1.0 + self._config.boot_jitter * jitter) / self._config.speed
 
     def _free_host(self) -> str:
-        """An address that no machine has, the longest unused first. Raises QuotaExceeded."""
-        taken = {m.host for m in self._table.machines() if m.state is not InstanceState.TERMINATED}
-        for step in range(1, _MOST_HOSTS + 1):
-            number = (self._last_host + step - 1) % _MOST_HOSTS + 1
-            host = f"{self._identity.network}.{number}"
-            if host not in taken and _free(host, self._config.engine_port, self._config.metadata_port):
-                self._last_host = number
-                return host
-        raise QuotaExceeded(
-            f"a local cloud has {_MOST_HOSTS} addresses and all are taken. Nothing was launched"
+        return self._hosts.next(
+            {m.host for m in self._table.machines() if m.state is not InstanceState.TERMINATED}
         )
 
     def _begin_boot(self, node: str) -> None:
@@ -389,45 +314,32 @@ class Machines:
     def _run_engine(self, machine: Machine) -> None:
         """Start the engine and show the machine as running. No await: nothing can come in between."""
         values = {"host": machine.host, "port": str(self._config.engine_port)}
-        argv = [_fill(part, values) for part in machine.command.argv]
-        metadata = f"http://{machine.host}:{self._config.metadata_port}"
+        argv = [fill(part, values) for part in machine.command.argv]
         environment = {
             **os.environ,
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{machine.host}:{self._config.metadata_port}",
             **machine.command.env,
             MARK: self._mark(machine),
         }
-        directory = self._directory(machine.id)
-        directory.mkdir(parents=True, exist_ok=True)
         machine = replace(machine, state=InstanceState.RUNNING)
-        with self.log_path(machine.id).open("ab") as output:
-            try:
-                process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=directory,
-                    env=environment,
-                    start_new_session=True,
-                    preexec_fn=dying_with_parent(),
-                )
-            except OSError as error:
-                # As on a real machine: it is up, the service on it could not start.
-                output.write(f"{argv[0]}: cannot be started: {error}\n".encode())
-                self._table.put(replace(machine, engine_exit=127))
-                log.warning("engine_not_started", node=machine.id, error=str(error))
-            else:
-                self._guard.began(process.pid)
-                self._table.put(replace(machine, group=process.pid, leader_began=start_time(process.pid)))
-                self._engines[machine.id] = _Engine(
-                    process, lambda code: self._engine_exited(machine.id, code)
-                )
+        try:
+            process = start_engine(argv, environment, self._directory(machine.id), self.log_path(machine.id))
+        except OSError as error:
+            # As on a real machine: it is up, the service on it could not start.
+            self._table.put(replace(machine, engine_exit=127))
+            log.warning("engine_not_started", node=machine.id, error=str(error))
+        else:
+            self._guard.began(process.pid)
+            self._table.put(replace(machine, group=process.pid, leader_began=start_time(process.pid)))
+            self._engines[machine.id] = EngineProcess(
+                process, lambda code: self._engine_exited(machine.id, process.pid, code)
+            )
         self._on_up(machine)
 
-    def _engine_exited(self, node: str, code: int) -> None:
+    def _engine_exited(self, node: str, group: int, code: int) -> None:
+        self._dying.pop(group, None)
         machine = self._table.get(node)
-        if machine is not None and machine.state is InstanceState.RUNNING:
+        if machine is not None and machine.state is InstanceState.RUNNING and machine.group == group:
             self._table.put(replace(machine, engine_exit=code))
             log.info("engine_exited", node=node, code=code)
 
@@ -449,7 +361,7 @@ class Machines:
             return
         engine = self._engines.get(node)
         if engine is not None and not engine.exited.is_set():
-            engine.process.send_signal(signal.Signals[machine.command.stop_signal])
+            engine.signal(signal.Signals[machine.command.stop_signal])
             await self._wait(engine.exited, machine.command.stop_grace)
         self._kill(machine)
         self._ended(node, final, machine.reason)
@@ -463,17 +375,26 @@ class Machines:
                 wait.cancel()
 
     def _kill(self, machine: Machine) -> None:
-        """Kill every process of a machine, at once."""
+        """Kill every process of a machine. Does not wait: big engines take a while to be torn down."""
         engine = self._engines.pop(machine.id, None)
-        groups = () if engine is None else (engine.process.pid,)
-        for group in groups:
-            signal_group(group, signal.SIGKILL)
-        # The leader may have exited before its helpers, and helpers may have left the group.
-        if machine.group is not None or engine is not None:
-            kill_belonging(self._mark(machine), groups)
-        if engine is not None:
-            engine.forget()
-            self._guard.ended(engine.process.pid)
+        if engine is None:
+            return
+        if engine.owns_group():
+            signal_group(engine.group, signal.SIGKILL)
+        if not engine.exited.is_set():
+            self._dying[engine.group] = engine
+        # Helpers may have left the group; looking for them takes milliseconds, so once for all that go now.
+        if not self._unswept:
+            asyncio.get_running_loop().call_soon(self._sweep)
+        self._unswept[self._mark(machine)] = engine.group
+
+    def _sweep(self) -> None:
+        """Kill what carries the mark of a machine that has gone."""
+        if self._unswept:
+            kill_belonging(tuple(self._unswept))
+            for group in self._unswept.values():
+                self._guard.ended(group)
+            self._unswept.clear()
 
     def _ended(self, node: str, final: InstanceState, reason: str) -> Machine | None:
         machine = self._table.get(node)
@@ -482,7 +403,7 @@ class Machines:
         now = self._clock.now()
         spells = machine.spells
         if spells and spells[-1][1] is None:
-            spells = (*spells[:-1], (spells[-1][0], self.market_now()))
+            spells = (*spells[:-1], (spells[-1][0], self._sales.market_now()))
         over = final is InstanceState.TERMINATED
         machine = replace(
             machine,
@@ -497,35 +418,3 @@ class Machines:
         self._on_down(machine)
         log.info("ended", node=node, state=str(final), reason=reason)
         return machine
-
-
-def _fill(text: str, values: dict[str, str]) -> str:
-    """Replace {host} and {port} and nothing else: an engine's own braces (JSON flags) stay."""
-    for name, value in values.items():
-        text = text.replace("{" + name + "}", value)
-    return text
-
-
-def _free(host: str, *ports: int) -> bool:
-    """True when every port can be bound on a loopback address."""
-    for port in ports:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                return False
-    return True
-
-
-def _bound_log(path: Path, most: int) -> None:
-    """Move output beyond `most` bytes aside. The engine appends, so emptying the file under it is safe."""
-    try:
-        if path.stat().st_size <= most:
-            return
-        with path.open("r+b") as file:
-            file.seek(-most, os.SEEK_END)
-            path.with_suffix(".log.1").write_bytes(file.read())
-            file.truncate(0)
-    except OSError as error:
-        log.warning("log_not_bounded", path=str(path), error=str(error))

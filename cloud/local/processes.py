@@ -11,7 +11,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterator
 
 MARK = "ORCHESTRATOR_LOCAL_CLOUD"  # in a node's environment: "<cloud id>/<node id>"
 _PR_SET_PDEATHSIG = 1
@@ -33,31 +33,39 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
-def belonging(mark: str, groups: Iterable[int] = ()) -> set[int]:
-    """Living processes that carry `mark` (or a mark below it), or that are in one of the `groups`.
-
-    Zombies do not count: they hold nothing but a number.
-    """
-    wanted, found = frozenset(groups), set()
+def _living() -> Iterator[tuple[int, int, int]]:
+    """Id, process group and start time of every process that is no zombie: those hold only a number."""
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        fields = _stat(int(name))
-        if fields is None or fields[0] in "ZX":
-            continue
-        if int(fields[2]) in wanted or _marked(int(name), mark):
-            found.add(int(name))
+        if name.isdigit():
+            fields = _stat(int(name))
+            if fields is not None and fields[0] not in "ZX":
+                yield int(name), int(fields[2]), int(fields[19])
+
+
+def members(group: int) -> dict[int, int]:
+    """The living members of a process group, with their start times."""
+    return {pid: began for pid, its_group, began in _living() if its_group == group}
+
+
+def belonging(marks: Collection[str], groups: Collection[int] = ()) -> set[int]:
+    """Living processes that carry one of the `marks` (or a mark below it), or are in one of the `groups`."""
+    wanted, own = frozenset(groups), os.getpid()
+    exact = {f"{MARK}={mark}".encode() for mark in marks}
+    below = tuple(mark + b"/" for mark in exact)
+    found = set()
+    for pid, group, _ in _living():
+        if pid != own and (group in wanted or _marked(pid, exact, below)):
+            found.add(pid)
     return found
 
 
-def _marked(pid: int, mark: str) -> bool:
+def _marked(pid: int, exact: set[bytes], below: tuple[bytes, ...]) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read().split(b"\0")
     except OSError:
         return False
-    wanted = f"{MARK}={mark}".encode()
-    return any(variable == wanted or variable.startswith(wanted + b"/") for variable in variables)
+    return any(variable in exact or variable.startswith(below) for variable in variables)
 
 
 def signal_group(group: int, number: int) -> bool:
@@ -69,14 +77,14 @@ def signal_group(group: int, number: int) -> bool:
     return True
 
 
-def kill_belonging(mark: str, groups: Iterable[int] = ()) -> int:
+def kill_belonging(marks: Collection[str], groups: Collection[int] = ()) -> int:
     """Kill until nothing is left. Returns how many processes were found.
 
     Scans again after each kill, since a process may have forked between the look and the signal.
     """
-    groups, killed = tuple(groups), set[int]()
+    killed: set[int] = set()
     for _ in range(_ROUNDS):
-        found = belonging(mark, groups)
+        found = belonging(marks, groups)
         if not found:
             break
         for pid in found:
@@ -119,7 +127,7 @@ def main(arguments: list[str]) -> int:
             groups.add(int(word[1:]))
         elif word.startswith("-"):
             groups.discard(int(word[1:]))
-    kill_belonging(arguments[0], groups)
+    kill_belonging(arguments, groups)
     return 0
 
 

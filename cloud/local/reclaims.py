@@ -16,6 +16,7 @@ from cloud.local.config import LocalCloudConfig
 from cloud.local.feed import Feed
 from cloud.local.machines import Machines
 from cloud.local.market import SpotMarket
+from cloud.local.sales import Sales
 from cloud.local.table import Machine, Reclaim
 from cloud.ports import Clock
 from policies.model import Market, NoticeKind
@@ -47,6 +48,7 @@ class Reclaims:
         *,
         config: LocalCloudConfig,
         market: SpotMarket,
+        sales: Sales,
         machines: Machines,
         feed: Feed,
         clock: Clock,
@@ -54,6 +56,7 @@ class Reclaims:
     ) -> None:
         self._config = config
         self._market = market
+        self._sales = sales
         self._machines = machines
         self._feed = feed
         self._clock = clock
@@ -64,18 +67,18 @@ class Reclaims:
     async def run(self) -> None:
         """Follow the market for ever."""
         while True:
-            now = self._machines.market_now()
+            now = self._sales.market_now()
             self.enforce(now)
             lead = self._config.reclaiming.rebalance_lead
             wake = self._market.next_change(now)
             if lead > 0:
                 wake = min(wake, self._market.next_change(now + lead) - lead)
-            nap = min(_LONGEST_NAP, (wake - self._machines.market_now()) / self._config.speed)
+            nap = min(_LONGEST_NAP, (wake - self._sales.market_now()) / self._config.speed)
             await self._clock.sleep(max(nap, 0.0))
 
     def enforce(self, now: float | None = None) -> None:
         """Compare what is held with what the market allows, for every spot offering, once."""
-        at = self._machines.market_now() if now is None else now
+        at = self._sales.market_now() if now is None else now
         for series in self._market.zones:
             for kind in self._config.instance_types:
                 self._enforce(series.zone, kind.name, at)
@@ -108,12 +111,12 @@ class Reclaims:
 
     def _enforce(self, zone: str, kind: str, at: float) -> None:
         held = self._machines.held(zone, kind, Market.SPOT)
-        capacity = self._machines.capacity(zone, kind, Market.SPOT, at)
+        capacity = self._sales.capacity(zone, kind, Market.SPOT, at)
         if capacity is not None:
             for machine in choose_victims(held, capacity, self._rng):
                 self.reclaim(machine.id, cause=f"spot capacity in {zone} fell to {capacity}")
         lead = self._config.reclaiming.rebalance_lead
-        soon = self._machines.capacity(zone, kind, Market.SPOT, at + lead)
+        soon = self._sales.capacity(zone, kind, Market.SPOT, at + lead)
         if lead > 0 and soon is not None:
             for machine in choose_victims(self._machines.held(zone, kind, Market.SPOT), soon, self._rng):
                 self.recommend(machine.id)

@@ -33,14 +33,16 @@ from pydantic import ValidationError as PydanticError
 
 from cloud.errors import CloudError, Denied
 from cloud.local.admin import Admin
-from cloud.local.config import PROVIDER, LocalCloudConfig, SetupError, build_market, check
+from cloud.local.config import LocalCloudConfig, SetupError, build_market, check
 from cloud.local.faults import Faults
 from cloud.local.feed import Feed
 from cloud.local.guard import Guard
+from cloud.local.hosts import free_network
 from cloud.local.machines import Machines
 from cloud.local.market import SpotMarket
 from cloud.local.metadata import Metadata
 from cloud.local.reclaims import Reclaims
+from cloud.local.sales import Sales
 from cloud.local.statistics import CloudStatistics
 from cloud.local.table import Identity, Machine, Table
 from cloud.local.wire import (
@@ -54,7 +56,7 @@ from cloud.local.wire import (
     NoticePage,
 )
 from cloud.ports import Clock
-from policies.model import Instance, InstanceState, Market, Offering, Placement
+from policies.model import Instance, InstanceState
 
 log = structlog.get_logger(__name__)
 
@@ -81,16 +83,18 @@ class LocalCloudServer:
         self.config = config
         self.market: SpotMarket = build_market(config)
         self._clock = clock
+        ports = (config.engine_port, config.metadata_port)
         self._table = Table(config.state_dir)
         try:
             self._identity = self._table.identity(
-                Identity(cloud=secrets.token_hex(8), network=_free_network(config), origin=clock.now())
+                Identity(cloud=secrets.token_hex(8), network=free_network(ports), origin=clock.now())
             )
             self._guard = Guard(self._identity.cloud)
         except BaseException:
             self._table.close()
             raise
         rng = random.Random(f"{config.seed}/reclaims")  # noqa: S311
+        self.sales = Sales(config, self.market, clock, self._identity.origin)
         self.faults = Faults()
         self.feed = Feed(self._table, clock, config.keeping.notices)
         self.metadata = Metadata(
@@ -100,16 +104,22 @@ class LocalCloudServer:
             config=config,
             identity=self._identity,
             table=self._table,
-            market=self.market,
+            sales=self.sales,
             clock=clock,
             guard=self._guard,
             on_up=self.metadata.up,
             on_down=self.metadata.down,
         )
         self.reclaims = Reclaims(
-            config=config, market=self.market, machines=self.machines, feed=self.feed, clock=clock, rng=rng
+            config=config,
+            market=self.market,
+            sales=self.sales,
+            machines=self.machines,
+            feed=self.feed,
+            clock=clock,
+            rng=rng,
         )
-        self.statistics = CloudStatistics(self._table, self.machines, self._identity, clock)
+        self.statistics = CloudStatistics(self._table, self.machines, self.sales, self._identity, clock)
         self.admin = Admin(
             table=self._table,
             machines=self.machines,
@@ -117,7 +127,7 @@ class LocalCloudServer:
             feed=self.feed,
             faults=self.faults,
             statistics=self.statistics,
-            market=self.market,
+            sales=self.sales,
             clock=clock,
             speed=config.speed,
         )
@@ -251,19 +261,7 @@ class LocalCloudServer:
 
     async def _offerings(self, _request: web.Request) -> web.Response:
         self.faults.check_call()
-        offerings = []
-        for series in self.market.zones:
-            for kind in self.config.instance_types:
-                for market in Market:
-                    placement = Placement(
-                        provider=PROVIDER,
-                        region=series.region,
-                        zone=series.zone,
-                        instance_type=kind.name,
-                        market=market,
-                    )
-                    offerings.append(Offering(placement=placement, price=self.machines.price(placement)))
-        return _json(OFFERINGS.dump_json(tuple(offerings)))
+        return _json(OFFERINGS.dump_json(self.sales.offerings()))
 
     async def _notices(self, request: web.Request) -> web.Response:
         try:
@@ -279,7 +277,7 @@ class LocalCloudServer:
         return _json(b"{}")
 
     def _describe(self, machine: Machine) -> Instance:
-        return machine.describe(self.config.engine_port, self.machines.price(machine.placement))
+        return machine.describe(self.config.engine_port, self.sales.price(machine.placement))
 
     def _done(self, request: web.Request, call: str, body: bytes) -> web.Response:
         """The answer to a call that took effect, or nothing at all when the answer is to get lost."""
@@ -325,24 +323,3 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
     return True
-
-
-def _free_network(config: LocalCloudConfig) -> str:
-    """A /24 of the loopback network that nobody uses: the first address must take both ports."""
-    generator = secrets.SystemRandom()
-    for _ in range(100):
-        # 127.0 is where everything else listens.
-        network = f"127.{generator.randint(1, 254)}.{generator.randint(0, 255)}"
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in (config.engine_port, config.metadata_port):
-                    probe = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-                    probe.bind((f"{network}.1", port))
-            except PermissionError:
-                raise SetupError(f"port {port}: not allowed for this user; use ports above 1023") from None
-            except OSError:
-                continue
-        return network
-    raise SetupError(
-        f"ports {config.engine_port}, {config.metadata_port} are taken on all of 127.0.0.0/8; choose others"
-    )

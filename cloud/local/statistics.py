@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cloud.local.machines import Machines
 from cloud.local.processes import belonging
+from cloud.local.sales import Sales
 from cloud.local.table import Identity, Machine, Table
 from cloud.ports import Clock
 from policies.model import InstanceState, Market
@@ -68,9 +69,12 @@ class Statistics:
 class CloudStatistics:
     """Counts from the table of machines: nothing is counted twice over restarts."""
 
-    def __init__(self, table: Table, machines: Machines, identity: Identity, clock: Clock) -> None:
+    def __init__(
+        self, table: Table, machines: Machines, sales: Sales, identity: Identity, clock: Clock
+    ) -> None:
         self._table = table
         self._machines = machines
+        self._sales = sales
         self._identity = identity
         self._clock = clock
 
@@ -80,16 +84,14 @@ class CloudStatistics:
         groups = self._machines.groups()
         costs = tuple(self._cost(machine) for machine in machines)
         preemptions = tuple(p for m in machines if (p := self._preemption(m)) is not None)
-        processes = belonging(self._identity.cloud, groups.values())
-        owned = {
-            pid
-            for node, group in groups.items()
-            for pid in belonging(f"{self._identity.cloud}/{node}", (group,))
-        }
+        processes = belonging((self._identity.cloud,))
+        owned = belonging(
+            tuple(f"{self._identity.cloud}/{node}" for node in groups), self._machines.all_groups()
+        )
         return Statistics(
             cloud=self._identity.cloud,
             at=self._clock.now(),
-            market_seconds=self._machines.market_now(),
+            market_seconds=self._sales.market_now(),
             launches=len(machines),
             spot_launches=sum(m.placement.market is Market.SPOT for m in machines),
             on_demand_launches=sum(m.placement.market is Market.ON_DEMAND for m in machines),
@@ -126,7 +128,7 @@ class CloudStatistics:
         )
 
     def _cost(self, machine: Machine) -> NodeCost:
-        now = self._machines.market_now()
+        now = self._sales.market_now()
         seconds = sum((now if end is None else end) - begin for begin, end in machine.spells)
         return NodeCost(
             node=machine.id,
@@ -135,6 +137,6 @@ class CloudStatistics:
             market=machine.placement.market,
             state=machine.state,
             market_hours=seconds / 3600.0,
-            cost_usd=self._machines.dollars(machine),
-            cost_on_demand_usd=self._machines.dollars(machine, on_demand=True),
+            cost_usd=self._sales.dollars(machine),
+            cost_on_demand_usd=self._sales.dollars(machine, on_demand=True),
         )
