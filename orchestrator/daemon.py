@@ -45,9 +45,22 @@ class StartError(Exception):
 
 
 class Daemon:
-    """One daemon on one state directory. `start`, then `wait`, then `stop`."""
+    """One daemon on one state directory. `start`, then `wait`, then `stop`.
 
-    def __init__(self, config: Config, *, clock: Clock | None = None, ports: Ports | None = None) -> None:
+    `ports` replaces the world outside, `clock` the time. `threads=False` runs the journal in place, and
+    `listen=False` opens no socket, for event loops that permit neither.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        ports: Ports | None = None,
+        threads: bool = True,
+        listen: bool = True,
+    ) -> None:
+        self._threads, self._listen = threads, listen
         self._config = config
         self._clock = clock if clock is not None else SystemClock()
         self._ports = ports
@@ -102,13 +115,14 @@ class Daemon:
         lease.record(self._epoch)
         ports = self._ports = self._ports if self._ports is not None else connect(self._config, self._clock)
         self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
-        await self._open_sockets(store)
+        if self._listen:
+            await self._open_sockets(store)
         log.info("started", epoch=self._epoch, pool=name, state_dir=str(settings.state_dir))
 
     def _open_store(self) -> Store:
         path = self._config.daemon.state_dir / "journal.db"
         try:
-            store = Store.open(path, now=self._started_at)
+            store = Store.open(path, now=self._started_at, inline=not self._threads)
         except StoreUnavailable as error:
             raise StartError(str(error)) from error
         if store.set_aside is not None:
