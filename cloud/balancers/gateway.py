@@ -1,0 +1,229 @@
+"""The embedded gateway as a load balancer: the target set is pushed over its unix socket and kept in a file.
+
+The push comes first because it is the path a preemption notice takes: one warm connection, about a
+millisecond to the acknowledgement. The file follows, so that a gateway that restarts while the daemon is
+dead still finds the newest set. The gateway also polls the file, which makes it the second path when the
+push fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from cloud.balancers.targets import TargetsError, TargetSet, encode, parse, write_atomic
+from cloud.errors import Denied, Uncertain
+from cloud.ports import BalancerView, Capabilities, Clock
+from policies.model import Target, TargetSpec, TargetState
+
+_KEEP_WARM = 3600.0  # s an idle connection is kept; the gateway keeps its side longer
+_JSON = {"Content-Type": "application/json"}
+_CONFLICT = 409
+_OK = 200
+
+RunBlocking = Callable[[Callable[[], None]], Awaitable[None]]
+
+
+async def in_thread(work: Callable[[], None]) -> None:
+    """Run blocking work in a thread, so that a slow disk never stalls the event loop."""
+    await asyncio.to_thread(work)
+
+
+async def inline(work: Callable[[], None]) -> None:
+    """Run blocking work right here, for a world that forbids threads."""
+    work()
+
+
+class GatewayBalancer:
+    """The target set of one gateway process.
+
+    `apply` returns as soon as the gateway has acknowledged; the file is then written by a background task,
+    newest set wins. A failed write is reported to `on_file_error` with a sentence and tried again by the
+    next `apply`, even of an equal set. `flush` waits for the file.
+
+    Generations must rise over the life of the pool, not of the daemon: one that lost its count goes on from
+    `(await observe()).generation`.
+    """
+
+    name = "gateway"
+    capabilities = Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
+
+    def __init__(
+        self,
+        *,
+        socket: Path,
+        targets_file: Path,
+        pool: str,
+        clock: Clock,
+        timeout: float = 2.0,
+        run_blocking: RunBlocking = in_thread,
+        on_file_error: Callable[[str], None] | None = None,
+    ) -> None:
+        self._socket = socket
+        self._peer = f"the gateway at {socket}"
+        self._file = targets_file
+        self._pool = pool
+        self._clock = clock
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._run_blocking = run_blocking
+        self._on_file_error = on_file_error
+        self._session: aiohttp.ClientSession | None = None
+        self._order = asyncio.Lock()
+        self._generation = 0
+        self._incarnation = ""
+        self._acknowledged: tuple[str, tuple[TargetSpec, ...]] | None = None
+        self._unwritten: TargetSet | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    async def observe(self) -> BalancerView:
+        """Ask the gateway for its targets. Raises Uncertain when it does not answer."""
+        _, body = await self._call("GET", "/v1/state")
+        try:
+            view = BalancerView(
+                incarnation=str(body["incarnation"]),
+                generation=int(body["generation"]),
+                targets=tuple(_target(row) for row in body["targets"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise Uncertain(f"{self._peer} sent a state this version cannot read: {error!r}") from None
+        self._incarnation = view.incarnation
+        return view
+
+    async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
+        """Push the set, then have the file written.
+
+        Raises Denied for a lower generation or a set the gateway refuses, Uncertain when no acknowledgement
+        came; the file is written all the same then, and the gateway polls it.
+        """
+        targets = tuple(sorted(desired, key=lambda spec: spec.id))
+        async with self._order:
+            if generation < self._generation:
+                raise Denied(
+                    f"generation {generation} is older than {self._generation}, which was already applied"
+                )
+            if self._acknowledged == (self._incarnation, targets):
+                if self._unwritten is not None:
+                    self._start_writer()
+                return
+            document = TargetSet(
+                generation=generation, pool=self._pool, written_at=self._clock.now(), targets=targets
+            )
+            try:
+                data = encode(document)
+            except TargetsError as error:
+                raise Denied(f"the target set cannot be written down: {error}") from None
+            self._acknowledged = None
+            try:
+                status, body = await self._call("PUT", "/v1/targets", data)
+            except Uncertain as error:
+                await self._write_after_failed_push(document, error)
+                raise
+            if status == _CONFLICT:
+                raise Denied(f"the gateway refused generation {generation}: {_message(body)}")
+            if status != _OK:
+                raise Denied(f"the gateway refused the target set: {status} {_message(body)}")
+            self._incarnation = str(body.get("incarnation", ""))
+            self._generation = generation
+            self._acknowledged = (self._incarnation, targets)
+            self._unwritten = document
+            self._start_writer()
+
+    async def flush(self) -> None:
+        """Wait until no write of the file is under way."""
+        while self._writer is not None and not self._writer.done():
+            await asyncio.shield(self._writer)
+
+    async def close(self) -> None:
+        """Finish the file and release the connection. The target set stays."""
+        await self.flush()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _call(self, method: str, path: str, data: bytes | None = None) -> tuple[int, dict[str, Any]]:
+        """One exchange over the warm connection; the JSON object of the answer, whatever the status."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self._socket), keepalive_timeout=_KEEP_WARM),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=self._timeout,
+            )
+        try:
+            async with self._session.request(
+                method, f"http://gateway{path}", data=data, headers=_JSON
+            ) as answer:
+                body = orjson.loads(await answer.read())
+                status = answer.status
+        except TimeoutError:
+            raise Uncertain(f"{self._peer} did not answer within {self._timeout.total} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Uncertain(f"{self._peer} cannot be reached: {error}") from None
+        except orjson.JSONDecodeError as error:
+            raise Uncertain(f"{self._peer} sent no JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise Uncertain(f"{self._peer} sent a {type(body).__name__}, not an object")
+        return status, body
+
+    async def _write_after_failed_push(self, document: TargetSet, push_error: Uncertain) -> None:
+        """The second path. Raises Denied when another daemon has written a newer file, else Uncertain."""
+        await self.flush()
+        self._unwritten = None
+        try:
+            await self._run_blocking(partial(_write_unless_newer, self._file, document))
+        except OSError as error:
+            raise Uncertain(f"{push_error}; {self._file} cannot be written either: {error}") from None
+        self._generation = document.generation
+
+    def _start_writer(self) -> None:
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_file(), name="gateway-targets-file")
+
+    async def _write_file(self) -> None:
+        """Write until the newest set is on disk; sets that were overtaken meanwhile are skipped."""
+        while (document := self._unwritten) is not None:
+            try:
+                await self._run_blocking(partial(_write_unless_newer, self._file, document))
+            except (OSError, Denied) as error:
+                if self._on_file_error is not None:
+                    held = f"the gateway holds generation {document.generation} but its file does not"
+                    self._on_file_error(f"{held}: {error}")
+                return
+            if self._unwritten is document:
+                self._unwritten = None
+
+
+def _write_unless_newer(path: Path, document: TargetSet) -> None:
+    """Write the file unless it holds a higher generation: then another daemon leads.
+
+    Raises Denied, OSError.
+    """
+    try:
+        held = parse(path.read_bytes()).generation
+    except (FileNotFoundError, TargetsError):
+        held = 0  # nothing there, or nothing a gateway would load
+    if held > document.generation:
+        raise Denied(
+            f"{path} holds generation {held}, newer than {document.generation}: another daemon leads"
+        )
+    write_atomic(path, encode(document))
+
+
+def _target(row: dict[str, Any]) -> Target:
+    return Target(
+        id=row["id"],
+        address=row["address"],
+        state=TargetState(row["state"]),
+        in_flight=row["in_flight"],
+        reason=row["reason"],
+    )
+
+
+def _message(body: dict[str, Any]) -> str:
+    error = body.get("error")
+    return str(error.get("message", error)) if isinstance(error, dict) else "no reason given"

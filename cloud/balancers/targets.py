@@ -1,0 +1,192 @@
+"""The target set as a document: what the daemon wants a gateway to route to, as a file and as a push.
+
+One schema, `targets/1`, serves both ways, so a gateway that starts from the file and one that was pushed to
+hold the same set. The document names no gateway process and no incarnation; it is the wanted state only.
+`generation` orders documents: a reader keeps the highest one it has seen.
+
+    {"schema": "targets/1", "generation": 7, "pool": "chat", "written_at": 1764000000.0,
+     "targets": [{"id": "i-1", "address": "10.0.0.5:8000", "phase": "active", "weight": 100,
+                  "drain_deadline": null}]}
+
+Times are seconds since the epoch. `drain_deadline` is set only on draining targets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from policies.model import TargetPhase, TargetSpec
+
+SCHEMA = "targets/1"
+MAX_WEIGHT = 65535
+MAX_ID = 128
+
+_serial = itertools.count()  # two writers in one process never share a temporary file
+_TOP_KEYS = frozenset({"schema", "generation", "pool", "written_at", "targets"})
+_TARGET_KEYS = frozenset({"id", "address", "phase", "weight", "drain_deadline"})
+
+
+class TargetsError(ValueError):
+    """The document is not a valid target set. The message says where, what is there and what belongs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSet:
+    """A wanted target set with its place in the order of sets. See the module for the fields."""
+
+    generation: int
+    pool: str
+    written_at: float
+    targets: tuple[TargetSpec, ...]
+
+
+def encode(document: TargetSet) -> bytes:
+    """The document as one line of JSON. Raises TargetsError where `parse` would refuse the result."""
+    body = {
+        "schema": SCHEMA,
+        "generation": document.generation,
+        "pool": document.pool,
+        "written_at": document.written_at,
+        "targets": [
+            {
+                "id": spec.id,
+                "address": spec.address,
+                "phase": spec.phase.value,
+                "weight": spec.weight,
+                "drain_deadline": spec.drain_deadline,
+            }
+            for spec in document.targets
+        ],
+    }
+    _document(body)
+    return orjson.dumps(body) + b"\n"
+
+
+def parse(data: bytes) -> TargetSet:
+    """Read a document strictly: a key too many, a wrong type or a repeated id is an error, never a guess.
+
+    Raises TargetsError.
+    """
+    try:
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise TargetsError(f"target set is not JSON: {error}") from None
+    return _document(body)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file so that a reader sees the old or the new content, also after a power cut.
+
+    Writes a temporary file beside it, syncs, renames, syncs the directory. Blocks on the disk.
+    Raises OSError.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _document(body: Any) -> TargetSet:
+    _object(body, "target set", _TOP_KEYS)
+    if body["schema"] != SCHEMA:
+        raise TargetsError(f"schema: {body['schema']!r}: this version reads {SCHEMA!r} only")
+    generation = body["generation"]
+    if not _is_int(generation) or generation < 0:
+        raise TargetsError(f"generation: {generation!r}: expected a whole number, zero or more")
+    pool = body["pool"]
+    if not isinstance(pool, str) or not pool:
+        raise TargetsError(f"pool: {pool!r}: expected a non-empty string")
+    written_at = _number(body["written_at"], "written_at")
+    rows = body["targets"]
+    if not isinstance(rows, list):
+        raise TargetsError(f"targets: {type(rows).__name__}: expected a list")
+    targets = tuple(_target(row, f"targets[{position}]") for position, row in enumerate(rows))
+    _unique(spec.id for spec in targets)
+    return TargetSet(generation=generation, pool=pool, written_at=written_at, targets=targets)
+
+
+def _target(row: Any, where: str) -> TargetSpec:
+    _object(row, where, _TARGET_KEYS)
+    node = row["id"]
+    if not isinstance(node, str) or not 0 < len(node) <= MAX_ID or not node.isprintable() or " " in node:
+        raise TargetsError(f"{where}.id: {node!r}: expected 1 to {MAX_ID} printable characters, no spaces")
+    weight = row["weight"]
+    if not _is_int(weight) or not 0 <= weight <= MAX_WEIGHT:
+        raise TargetsError(f"{where}.weight: {weight!r}: expected a whole number from 0 to {MAX_WEIGHT}")
+    try:
+        phase = TargetPhase(row["phase"])
+    except ValueError:
+        known = ", ".join(phase.value for phase in TargetPhase)
+        raise TargetsError(f"{where}.phase: {row['phase']!r}: expected one of {known}") from None
+    deadline = row["drain_deadline"]
+    if deadline is not None:
+        deadline = _number(deadline, f"{where}.drain_deadline")
+        if phase is not TargetPhase.DRAINING:
+            raise TargetsError(f"{where}.drain_deadline: {deadline}: only a draining target has one")
+    return TargetSpec(
+        id=node,
+        address=_address(row["address"], f"{where}.address"),
+        phase=phase,
+        weight=weight,
+        drain_deadline=deadline,
+    )
+
+
+def _address(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        host, colon, port = value.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]") and len(host) > 2
+        plain = bool(host) and not any(sign in host for sign in ":[]/@?# \t\r\n%")
+        if colon and (plain or bracketed) and port.isascii() and port.isdigit() and 0 < int(port) <= 65535:
+            return value
+    raise TargetsError(f"{where}: {value!r}: expected host:port, such as 10.0.0.5:8000 or [fd00::5]:8000")
+
+
+def _object(value: Any, where: str, keys: frozenset[str]) -> None:
+    if not isinstance(value, dict):
+        raise TargetsError(f"{where}: {type(value).__name__}: expected an object")
+    if value.keys() != keys:
+        missing = ", ".join(sorted(keys - value.keys()))
+        unknown = ", ".join(sorted(map(str, value.keys() - keys)))
+        faults = [f"missing {missing}"] if missing else []
+        faults += [f"unknown {unknown}"] if unknown else []
+        raise TargetsError(f"{where}: {' and '.join(faults)}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any, where: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise TargetsError(f"{where}: {value!r}: expected seconds since the epoch")
+    return float(value)
+
+
+def _unique(ids: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for node in ids:
+        if node in seen:
+            raise TargetsError(f"targets: id {node!r} is listed twice")
+        seen.add(node)

@@ -1,0 +1,53 @@
+"""`python -m orchestrator.gateway '{"targets_file": ..., "socket": ...}'`: a gateway from JSON settings.
+
+The keys are the fields of GatewayConfig. People start it with `orchestrator gateway`; this entry is for
+programs that start a gateway and have its settings at hand. Exit codes: 0 stopped, 1 cannot start, 2 usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import orjson
+
+from orchestrator.gateway.app import serve
+from orchestrator.gateway.config import GatewayConfig, GatewayError
+
+_PATHS = ("targets_file", "socket")
+
+
+def config_from_json(text: str) -> GatewayConfig:
+    """The settings from a JSON object. Raises GatewayError."""
+    try:
+        fields = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise GatewayError(f"gateway: settings are not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise GatewayError("gateway: settings: expected a JSON object")
+    for name in _PATHS:
+        if name in fields:
+            fields[name] = Path(fields[name])
+    if "allow_paths" in fields:
+        fields["allow_paths"] = tuple(fields["allow_paths"])
+    try:
+        return GatewayConfig(**fields)
+    except TypeError as error:
+        raise GatewayError(f"gateway: settings: {error}") from None
+
+
+def main(arguments: list[str]) -> int:
+    """Run a gateway; returns the exit code."""
+    if len(arguments) != 1:
+        print("usage: python -m orchestrator.gateway JSON", file=sys.stderr)
+        return 2
+    try:
+        serve(config_from_json(arguments[0]))
+    except GatewayError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,264 @@
+"""One gateway process: its parts put together, started, and stopped without losing a stream.
+
+`Gateway` is for embedding, in tests and elsewhere; `run_gateway` adds the signals; `serve` is the whole
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import signal
+import socket
+import uuid
+import warnings
+
+import aiohttp
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+
+from cloud.clock import SystemClock
+from cloud.ports import Clock
+from orchestrator.gateway.admission import Admission
+from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.control import METRICS_TYPE, Control, claim_socket, release_socket
+from orchestrator.gateway.health import HealthChecker
+from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.proxy import Proxy
+from orchestrator.gateway.replies import error_response
+from orchestrator.gateway.source import TargetSource
+from orchestrator.gateway.targets import Entry, TargetTable
+from orchestrator.gateway.upstream import make_session
+
+log = structlog.get_logger("orchestrator.gateway")
+
+_BACKLOG = 4096
+_CLEANUP = 1.0  # s for connections that still write their last bytes
+_READ_ONLY = frozenset({"GET", "HEAD"})
+
+
+class Gateway:
+    """A gateway that runs in the current event loop from `start` to `stop`."""
+
+    def __init__(self, config: GatewayConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
+        self.incarnation = uuid.uuid4().hex
+        self.table = TargetTable(
+            now=clock.now,
+            rng=self._rng,
+            max_in_flight=config.max_in_flight,
+            breaker_failures=config.breaker_failures,
+            breaker_open=config.breaker_open,
+            pool=config.pool,
+        )
+        self._admission = Admission(self.table, limit=config.queue_limit, deadline=config.queue_deadline)
+        self.metrics = GatewayMetrics(self.table, queued=self._admission.__len__, now=clock.now)
+        self.table.on_breaker_open.append(self._breaker_opened)
+        self._session: aiohttp.ClientSession
+        self._proxy: Proxy
+        self._health: HealthChecker
+        self._control: Control
+        self._control_runner: web.AppRunner
+        self._public_runner: web.ServerRunner
+        self._public_site: web.SockSite
+        self._control_inode = 0
+        self._watcher: asyncio.Task[None]
+        self.port = 0
+
+    async def start(self) -> None:
+        """Read the targets file, open the control socket, then the listener. Raises GatewayError."""
+        config = self._config
+        listener = _listen(config.host, config.port)
+        try:
+            control = claim_socket(config.socket)
+        except BaseException:
+            listener.close()
+            raise
+        self.port = listener.getsockname()[1]
+        self._control_inode = os.lstat(config.socket).st_ino
+        self._session = make_session(config)
+        self._proxy = Proxy(
+            config=config,
+            table=self.table,
+            admission=self._admission,
+            metrics=self.metrics,
+            session=self._session,
+            rng=self._rng,
+        )
+        self._health = HealthChecker(
+            config=config, table=self.table, metrics=self.metrics, clock=self._clock, rng=self._rng
+        )
+        source = TargetSource(
+            table=self.table,
+            metrics=self.metrics,
+            file=config.targets_file,
+            clock=self._clock,
+            on_set=self._health.sync,
+        )
+        self._control = Control(
+            incarnation=self.incarnation,
+            table=self.table,
+            source=source,
+            metrics=self.metrics,
+            queued=self._admission.__len__,
+            now=self._clock.now,
+        )
+        source.look()
+        self._watcher = asyncio.create_task(source.watch(config.poll_interval), name="targets-file")
+        self._control_runner = web.AppRunner(self._control.app(), access_log=None, shutdown_timeout=_CLEANUP)
+        await self._control_runner.setup()
+        await web.SockSite(self._control_runner, control).start()
+        await self._serve_public(listener)
+        log.info(
+            "gateway_started",
+            host=config.host,
+            port=self.port,
+            socket=str(config.socket),
+            targets_file=str(config.targets_file),
+            generation=self.table.generation,
+        )
+
+    async def stop(self, *, linger: float | None = None, drain_timeout: float | None = None) -> bool:
+        """End without losing work: accept a little longer, then finish what runs, then break off the rest.
+
+        Within `linger` seconds every answer tells its client to connect anew, so that clients move to
+        another gateway. Defaults are the configuration's. True when nothing had to be broken off.
+        """
+        linger = self._config.linger if linger is None else linger
+        drain_timeout = self._config.drain_timeout if drain_timeout is None else drain_timeout
+        log.info("gateway_stopping", active=self.metrics.active)
+        self._proxy.stopping = True
+        clean = True
+        try:
+            await self._control_runner.cleanup()
+            release_socket(self._config.socket, self._control_inode)
+            await self._clock.sleep(linger)
+            await self._public_site.stop()
+            try:
+                async with asyncio.timeout(drain_timeout):
+                    await self._proxy.wait_idle()
+            except TimeoutError:
+                clean = False
+        finally:
+            if self.metrics.active:
+                await self._proxy.end_now()
+            self._watcher.cancel()
+            await self._public_runner.cleanup()
+            await self._health.close()
+            await self._session.close()
+        log.info("gateway_stopped", clean=clean)
+        return clean
+
+    async def _serve_public(self, listener: socket.socket) -> None:
+        config = self._config
+        loop = asyncio.get_running_loop()
+
+        def make_request(
+            message: RawRequestMessage,
+            payload: aiohttp.StreamReader,
+            protocol: web.RequestHandler,
+            writer: AbstractStreamWriter,
+            task: asyncio.Task[None],
+        ) -> web.BaseRequest:
+            return web.BaseRequest(
+                message, payload, protocol, writer, task, loop, client_max_size=config.body_limit
+            )
+
+        server = web.Server(
+            self._dispatch,
+            request_factory=make_request,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+        )
+        self._public_runner = web.ServerRunner(server, shutdown_timeout=_CLEANUP)
+        await self._public_runner.setup()
+        self._public_site = web.SockSite(self._public_runner, listener, backlog=_BACKLOG)
+        await self._public_site.start()
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The gateway's own paths, then the proxy."""
+        if request.method in _READ_ONLY:
+            own = request.raw_path
+            if own == "/healthz":
+                return web.Response(text="ok\n")
+            if own == "/readyz":
+                return self._readyz()
+            if own == "/metrics":
+                return web.Response(body=self.metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
+        return await self._proxy.handle(request)
+
+    def _readyz(self) -> web.Response:
+        if self._proxy.stopping:
+            return error_response(503, "stopping", "this gateway is stopping")
+        if not self.table.any_sound():
+            return error_response(503, "no_target", "no target is active and healthy")
+        return web.Response(text="ok\n")
+
+    def _breaker_opened(self, entry: Entry) -> None:
+        self.metrics.breaker_opened()
+        log.warning("breaker_opened", node=entry.spec.id, failures=entry.breaker.failures)
+
+
+async def run_gateway(config: GatewayConfig, clock: Clock) -> None:
+    """Run until SIGTERM or SIGINT, then stop in good order; a second signal ends at once.
+
+    Raises GatewayError when the gateway cannot start.
+    """
+    gateway = Gateway(config, clock)
+    signals: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, signals.put_nowait, None)
+    try:
+        await gateway.start()
+        await signals.get()
+        stopping = asyncio.create_task(gateway.stop())
+        again = asyncio.create_task(signals.get())
+        await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if not stopping.done():
+            stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+    finally:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+
+
+def serve(config: GatewayConfig) -> None:
+    """The whole life of a gateway process. Raises GatewayError when it cannot start."""
+    # aiohttp warns of bodies above 1 MiB given as bytes; here they are in memory anyway, for the retries.
+    warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
+    asyncio.run(run_gateway(config, SystemClock()))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket for the listener. Raises GatewayError."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise GatewayError(
+            f"gateway: host: {host!r}: {error.strerror}; give an address of this host"
+        ) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            remedy = "another program listens there; stop it or choose another port"
+        else:
+            remedy = "give an address of this host and a port you may use"
+        raise GatewayError(f"gateway: {host}:{port}: {error.strerror}; {remedy}") from None
+    return listener

@@ -1,0 +1,174 @@
+"""The control socket: how the daemon tells the gateway its targets and asks what it holds.
+
+    PUT /v1/targets   a `targets/1` document; 200 with what it changed, 400 for a bad document,
+                      409 for a lower generation or another pool
+    GET /v1/state     a `gateway-state/1` document
+    GET /metrics      Prometheus text
+    GET /healthz      the process lives
+
+A unix socket of mode 0600: who may open it may move the traffic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from cloud.balancers.targets import TargetsError
+from orchestrator.gateway.config import GatewayError
+from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.replies import error_response
+from orchestrator.gateway.source import TargetSource
+from orchestrator.gateway.targets import Entry, StaleGeneration, TargetTable, WrongPool
+
+STATE_SCHEMA = "gateway-state/1"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_LARGEST_SET = 64 * 1024 * 1024
+
+
+class Control:
+    """The handlers of the control socket. `incarnation` is new with every start of the process."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: str,
+        table: TargetTable,
+        source: TargetSource,
+        metrics: GatewayMetrics,
+        queued: Callable[[], int],
+        now: Callable[[], float],
+    ) -> None:
+        self._incarnation = incarnation
+        self._table = table
+        self._source = source
+        self._metrics = metrics
+        self._queued = queued
+        self._now = now
+
+    def app(self) -> web.Application:
+        """The application to serve on the socket."""
+        app = web.Application(client_max_size=_LARGEST_SET)
+        app.router.add_put("/v1/targets", self._put_targets)
+        app.router.add_get("/v1/state", self._get_state)
+        app.router.add_get("/metrics", self._get_metrics)
+        app.router.add_get("/healthz", self._get_healthz)
+        return app
+
+    def state(self) -> dict[str, Any]:
+        """What the gateway holds: the body of GET /v1/state."""
+        now, accepted = self._now(), self._table.accepted
+        return {
+            "schema": STATE_SCHEMA,
+            "incarnation": self._incarnation,
+            "generation": self._table.generation,
+            "pool": None if accepted is None else accepted.pool,
+            "written_at": None if accepted is None else accepted.written_at,
+            "accepted_at": self._table.accepted_at,
+            "file_generation": self._metrics.file_generation,
+            "now": now,
+            "queued": self._queued(),
+            "active": self._metrics.active,
+            "totals": self._metrics.totals(),
+            "targets": [self._target(entry, now) for entry in self._table],
+        }
+
+    def _target(self, entry: Entry, now: float) -> dict[str, Any]:
+        state, reason = entry.state(now)
+        return {
+            "id": entry.spec.id,
+            "address": entry.spec.address,
+            "phase": entry.spec.phase.value if entry.present else None,
+            "state": state.value,
+            "reason": reason,
+            "in_flight": entry.in_flight,
+            "weight": entry.spec.weight,
+            "drain_deadline": entry.spec.drain_deadline,
+            "breaker": entry.breaker.state(now).value,
+        }
+
+    async def _put_targets(self, request: web.Request) -> web.Response:
+        self._metrics.daemon_heard_at = self._now()
+        try:
+            change = self._source.push(await request.read())
+        except TargetsError as error:
+            return error_response(400, "bad_targets", str(error))
+        except StaleGeneration as error:
+            return error_response(409, "stale_generation", str(error))
+        except WrongPool as error:
+            return error_response(409, "wrong_pool", str(error))
+        return _json(
+            {
+                "incarnation": self._incarnation,
+                "generation": self._table.generation,
+                "added": change.added,
+                "drained": change.drained,
+                "removed": change.removed,
+            }
+        )
+
+    async def _get_state(self, _: web.Request) -> web.Response:
+        self._metrics.daemon_heard_at = self._now()
+        return _json(self.state())
+
+    async def _get_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
+
+    async def _get_healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+
+def claim_socket(path: Path) -> socket.socket:
+    """Bind the control socket with mode 0600, taking over one that a dead gateway left behind.
+
+    Raises GatewayError when a living gateway answers on it, something else is in the way, or the directory
+    does not allow it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise GatewayError(f"gateway: socket: {path}: is not a socket; remove it or choose another path")
+        if _answers(path):
+            raise GatewayError(f"gateway: socket: {path}: another gateway serves it; stop that one first")
+        path.unlink()
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        control.bind(str(path))
+    except OSError as error:
+        control.close()
+        raise GatewayError(f"gateway: socket: {path}: {error.strerror}; is its directory there?") from None
+    finally:
+        os.umask(before)
+    return control
+
+
+def release_socket(path: Path, inode: int) -> None:
+    """Remove the control socket's file unless another gateway has put its own there."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(path).st_ino == inode:
+            path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.settimeout(1.0)
+    try:
+        probe.connect(str(path))
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        probe.close()
+
+
+def _json(body: dict[str, Any]) -> web.Response:
+    return web.Response(body=orjson.dumps(body), headers={"Content-Type": "application/json"})

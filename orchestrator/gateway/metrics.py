@@ -1,0 +1,166 @@
+"""Every metric of the gateway, in one place. Each gateway has its own registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.targets import TargetTable
+from policies.model import TargetPhase, TargetState
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Outcome(StrEnum):
+    """How a client's request ended."""
+
+    OK = "ok"  # a whole answer, 1xx to 3xx
+    CLIENT_ERROR = "client_error"  # a target's 4xx, passed on
+    BAD_REQUEST = "bad_request"  # refused by the gateway before any target: too large, not admitted
+    UPSTREAM_ERROR = "upstream_error"  # a target's 5xx, passed on: no retry was left or would help
+    FAILED = "failed"  # no answer from any attempt
+    REFUSED = "refused"  # queue full, or its deadline passed
+    CUT = "cut"  # the client got a part of a stream and then an error event
+    CANCELLED = "cancelled"  # the client left
+
+
+class GatewayMetrics:
+    """The counters that the proxy moves, and the gauges that are read off the table when asked for."""
+
+    def __init__(self, table: TargetTable, *, queued: Callable[[], int], now: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        self.daemon_heard_at: float | None = None
+        self.file_generation = 0
+        self.started_at = now()
+        self.active = 0
+        counter, histogram = self._counter, self._histogram
+        requests = counter("requests", "Client requests by how they ended", "outcome")
+        self._requests = {outcome: requests.labels(outcome.value) for outcome in Outcome}
+        self._retries = counter("retries", "Attempts made again, by what the one before met", "reason")
+        self._cut = counter("streams_cut", "Streams that broke after the client had a part", "reason")
+        self._failures = counter("attempt_failures", "Attempts that failed, retried or not", "reason")
+        self._chunks = counter("stream_chunks", "Chunks of completion streams passed on")
+        self._checks = counter("health_checks", "Health checks of targets", "result")
+        self._opened = counter("breaker_opened", "Times a target's circuit breaker opened")
+        self._sets = counter("target_sets", "Target sets offered, by way and result", "via", "result")
+        self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer")
+        self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte")
+        self._queue = histogram("queue_seconds", "Time requests waited for a target")
+        self.registry.register(_Gauges(self, table, queued, now))
+
+    def request_ended(self, outcome: Outcome, seconds: float) -> None:
+        """A client's request is over."""
+        self._requests[outcome].inc()
+        self._seconds.observe(seconds)
+
+    def first_byte(self, seconds: float) -> None:
+        """The first byte of an answer goes to the client."""
+        self._first.observe(seconds)
+
+    def left_queue(self, seconds: float) -> None:
+        """A request got its target."""
+        self._queue.observe(seconds)
+
+    def attempt_failed(self, failure: Failure, *, retried: bool) -> None:
+        """An attempt gave the client nothing."""
+        self._failures.labels(failure.value).inc()
+        if retried:
+            self._retries.labels(failure.value).inc()
+
+    def stream_cut(self, failure: Failure) -> None:
+        """A stream broke after the client had a part of it."""
+        self._cut.labels(failure.value).inc()
+
+    def stream_ended(self, chunks: int) -> None:
+        """A stream is over, whole or cut."""
+        self._chunks.inc(chunks)
+
+    def health_checked(self, passed: bool) -> None:
+        """A health check ended."""
+        self._checks.labels("passed" if passed else "failed").inc()
+
+    def breaker_opened(self) -> None:
+        """A target's circuit breaker opened."""
+        self._opened.inc()
+
+    def target_set(self, via: str, result: str) -> None:
+        """A target set came by `via` (push, file) and was accepted, stale or invalid."""
+        self._sets.labels(via, result).inc()
+
+    def totals(self) -> dict[str, int]:
+        """The counts that `/v1/state` shows."""
+        by_outcome = {outcome.value: int(_total(child)) for outcome, child in self._requests.items()}
+        return {
+            **{f"requests_{name}": count for name, count in by_outcome.items()},
+            "requests": sum(by_outcome.values()),
+            "retries": int(_total(self._retries)),
+            "streams_cut": int(_total(self._cut)),
+        }
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"orchestrator_gateway_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"orchestrator_gateway_{name}", text, buckets=_SECONDS, registry=self.registry)
+
+
+class _Gauges:
+    """Reads the gauges off the live objects at scrape time, so that no series outlives its target."""
+
+    def __init__(
+        self, metrics: GatewayMetrics, table: TargetTable, queued: Callable[[], int], now: Callable[[], float]
+    ) -> None:
+        self._metrics = metrics
+        self._table = table
+        self._queued = queued
+        self._now = now
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of one scrape."""
+        now, table, metrics = self._now(), self._table, self._metrics
+        states = dict.fromkeys(TargetState, 0)
+        in_flight = _gauge("target_in_flight", "Requests in flight by target", "target")
+        for entry in table:
+            states[entry.state(now)[0]] += 1
+            in_flight.add_metric([entry.spec.id], entry.in_flight)
+        targets = _gauge("targets", "Targets by state, also those that left but still answer", "state")
+        for state, count in states.items():
+            targets.add_metric([state.value], count)
+        active = sum(1 for e in table if e.present and e.spec.phase is TargetPhase.ACTIVE)
+        heard = metrics.daemon_heard_at or metrics.started_at
+        accepted = metrics.started_at if table.accepted_at is None else table.accepted_at
+        yield targets
+        yield in_flight
+        yield _plain("targets_active", "Targets that the daemon wants active", active)
+        yield _plain("queue_depth", "Requests waiting for a target", self._queued())
+        yield _plain("requests_active", "Requests being served or waiting", metrics.active)
+        yield _plain("targets_generation", "Generation of the accepted target set", table.generation)
+        yield _plain("targets_file_generation", "Generation in the targets file", metrics.file_generation)
+        yield _plain("targets_age_seconds", "Time since a target set was accepted", now - accepted)
+        yield _plain("daemon_silence_seconds", "Time since the control socket was last used", now - heard)
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"orchestrator_gateway_{name}", text, labels=labels)
+
+
+def _plain(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"orchestrator_gateway_{name}", text, value=value)
+
+
+def _total(counter: Counter) -> float:
+    """The sum over a counter's labels."""
+    return sum(
+        sample.value
+        for family in counter.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    )

@@ -1,0 +1,257 @@
+"""The targets of this gateway: what the daemon wants, what we see of each, and which one gets a request."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.breaker import Breaker, BreakerState
+from orchestrator.gateway.failure import Failure
+from policies.model import TargetPhase, TargetSpec, TargetState
+
+
+class StaleGeneration(Exception):
+    """A set of a lower generation than the accepted one: another daemon leads, or the file is old."""
+
+    def __init__(self, offered: int, accepted: int) -> None:
+        super().__init__(f"generation {offered} is lower than the accepted {accepted}")
+        self.accepted = accepted
+
+
+class WrongPool(Exception):
+    """A set that belongs to another pool than this gateway serves."""
+
+
+class Entry:
+    """One target and what this gateway knows of it.
+
+    `present` is False once the daemon no longer lists it; it then lives on until its last request ends.
+    `passes` counts health checks passed, `fails` those failed since the last pass. `suspicion` is set when
+    a request failed, so that the next check happens now.
+    """
+
+    __slots__ = (
+        "breaker", "fails", "health", "in_flight", "passes", "present", "reason", "spec", "suspicion",
+    )  # fmt: skip
+
+    def __init__(self, spec: TargetSpec, breaker: Breaker) -> None:
+        self.spec = spec
+        self.breaker = breaker
+        self.present = True
+        self.in_flight = 0
+        self.health = TargetState.INITIAL
+        self.reason = "not checked yet"
+        self.passes = 0
+        self.fails = 0
+        self.suspicion = asyncio.Event()
+
+    @property
+    def draining(self) -> bool:
+        """Whether it gets no new requests because the daemon says so."""
+        return not self.present or self.spec.phase is TargetPhase.DRAINING
+
+    def sound(self, now: float) -> bool:
+        """Whether checks and requests both speak for it."""
+        return self.health is TargetState.HEALTHY and self.breaker.allows(now)
+
+    def state(self, now: float) -> tuple[TargetState, str]:
+        """The state as a load balancer reports it, and the reason in words."""
+        if not self.present:
+            return TargetState.DRAINING, "removed; its last requests are running"
+        if self.spec.phase is TargetPhase.DRAINING:
+            return TargetState.DRAINING, "draining"
+        if self.health is TargetState.HEALTHY and self.breaker.state(now) is not BreakerState.CLOSED:
+            return TargetState.UNHEALTHY, f"circuit breaker {self.breaker.state(now)}"
+        return self.health, self.reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What an accepted set changed: ids of targets."""
+
+    added: tuple[str, ...]
+    drained: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class TargetTable:
+    """All targets, the accepted generation, and the choice among them.
+
+    `on_change` is called after everything that may let a waiting request go on: a new set, a finished
+    request, a passed check.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+        max_in_flight: int,
+        breaker_failures: int,
+        breaker_open: float,
+        pool: str = "",
+    ) -> None:
+        self._now = now
+        self._rng = rng
+        self._max_in_flight = max_in_flight
+        self._breaker_failures = breaker_failures
+        self._breaker_open = breaker_open
+        self._only_pool = pool
+        self._entries: dict[str, Entry] = {}
+        self._leaving: list[Entry] = []
+        self._active: tuple[Entry, ...] = ()
+        self.accepted: TargetSet | None = None
+        self.accepted_at: float | None = None
+        self.on_change: list[Callable[[], None]] = []
+        self.on_breaker_open: list[Callable[[Entry], None]] = []
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Targets of the set, then those that left it but still answer requests."""
+        yield from self._entries.values()
+        yield from self._leaving
+
+    @property
+    def generation(self) -> int:
+        """The accepted generation, zero before the first."""
+        return 0 if self.accepted is None else self.accepted.generation
+
+    def apply(self, document: TargetSet) -> Change:
+        """Make this the target set, at once: a draining or removed target gets no request from here on.
+
+        What is known of targets that stay is kept. Raises StaleGeneration, WrongPool; then nothing changed.
+        """
+        if document.generation < self.generation:
+            raise StaleGeneration(document.generation, self.generation)
+        if self._only_pool and document.pool != self._only_pool:
+            raise WrongPool(f"this gateway serves pool {self._only_pool!r}, the set is of {document.pool!r}")
+        added, drained = [], []
+        before, self._entries = self._entries, {}
+        for spec in document.targets:
+            entry = before.pop(spec.id, None)
+            if entry is not None and entry.spec.address != spec.address:
+                self._leave(entry)  # same id elsewhere: what we know of it no longer holds
+                entry = None
+            if entry is None:
+                entry = self._return(spec) or self._new(spec)
+                added.append(spec.id)
+            if spec.phase is TargetPhase.DRAINING and entry.spec.phase is TargetPhase.ACTIVE:
+                drained.append(spec.id)
+            entry.spec = spec
+            self._entries[spec.id] = entry
+        for entry in before.values():
+            self._leave(entry)
+        self._active = tuple(e for e in self._entries.values() if not e.draining and e.spec.weight > 0)
+        self.accepted = document
+        self.accepted_at = self._now()
+        self._changed()
+        return Change(added=tuple(added), drained=tuple(drained), removed=tuple(before))
+
+    def choose(self, tried: Mapping[str, int]) -> Entry | None:
+        """The target for a request, or None when it has to wait.
+
+        The sound target with the fewest requests in flight for its weight; ties are broken at random.
+        When no active target is sound, one not checked yet, else the least bad of the others (fail open):
+        a wrong health check must not take the whole pool down. A target that failed this request is left
+        out until it passed another check.
+        """
+        now, limit = self._now(), self._max_in_flight
+        best: list[Entry] = []
+        load = 0.0
+        any_sound = False
+        for entry in self._active:
+            if entry.health is not TargetState.HEALTHY or not entry.breaker.allows(now):
+                continue
+            any_sound = True
+            if entry.in_flight >= limit or (tried and not _fresh(entry, tried)):
+                continue
+            weighted = entry.in_flight / entry.spec.weight
+            if not best or weighted < load:
+                best, load = [entry], weighted
+            elif weighted == load:
+                best.append(entry)
+        if best:
+            return best[0] if len(best) == 1 else best[self._rng.randrange(len(best))]
+        if any_sound:
+            return None
+        left = [e for e in self._active if e.in_flight < limit and _fresh(e, tried)]
+        return min(left, key=_badness, default=None)
+
+    def any_sound(self) -> bool:
+        """Whether a request would go to a target that checks and requests both speak for."""
+        now = self._now()
+        return any(entry.sound(now) for entry in self._active)
+
+    def take(self, entry: Entry) -> None:
+        """A request is given to the target. Every take is followed by exactly one give."""
+        entry.in_flight += 1
+        entry.breaker.begin()
+
+    def give(self, entry: Entry, failure: Failure | None, *, answered: bool) -> None:
+        """The request ended: it was `answered`, or failed, or neither (the client left)."""
+        entry.in_flight -= 1
+        if failure is not None and failure.blames_target:
+            if entry.breaker.fail(self._now()):
+                for listener in self.on_breaker_open:
+                    listener(entry)
+            if failure is Failure.CONNECT:
+                entry.health, entry.reason = TargetState.UNHEALTHY, "refuses connections"
+            entry.suspicion.set()
+        elif answered:
+            entry.breaker.succeed()
+        else:
+            entry.breaker.abandon()
+        if not entry.present and entry.in_flight == 0:
+            self._leaving.remove(entry)
+        self._changed()
+
+    def checked(self, entry: Entry, fault: str, fall: int) -> bool:
+        """A health check ended; `fault` is empty when it passed. True when the health changed.
+
+        `fall` failures in a row make a target unhealthy, one pass makes it healthy.
+        """
+        before = entry.health
+        if not fault:
+            entry.passes += 1
+            entry.fails = 0
+            entry.health, entry.reason = TargetState.HEALTHY, ""
+            self._changed()
+        else:
+            entry.fails += 1
+            if entry.fails >= fall:
+                entry.health, entry.reason = TargetState.UNHEALTHY, fault
+        return entry.health is not before
+
+    def _new(self, spec: TargetSpec) -> Entry:
+        return Entry(spec, Breaker(self._breaker_failures, self._breaker_open))
+
+    def _return(self, spec: TargetSpec) -> Entry | None:
+        """The entry of a target that left and comes back while its requests still run."""
+        for entry in self._leaving:
+            if entry.spec.id == spec.id and entry.spec.address == spec.address:
+                self._leaving.remove(entry)
+                entry.present = True
+                return entry
+        return None
+
+    def _leave(self, entry: Entry) -> None:
+        entry.present = False
+        entry.suspicion.set()
+        if entry.in_flight:
+            self._leaving.append(entry)
+
+    def _changed(self) -> None:
+        for listener in self.on_change:
+            listener()
+
+
+def _fresh(entry: Entry, tried: Mapping[str, int]) -> bool:
+    passes = tried.get(entry.spec.id)
+    return passes is None or entry.passes > passes
+
+
+def _badness(entry: Entry) -> tuple[bool, int, float]:
+    unhealthy = entry.health is TargetState.UNHEALTHY
+    return unhealthy, entry.fails + entry.breaker.failures, entry.in_flight / entry.spec.weight

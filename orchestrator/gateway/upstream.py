@@ -1,0 +1,121 @@
+"""The connections to the targets: sockets that notice a vanished machine, headers as a proxy sets them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.failure import Failure
+
+_POOL_IDLE = 4.0  # s; vLLM's server closes an idle connection after 5 s, so the gateway lets go first
+_USER_TIMEOUT_MS = 5000  # unacknowledged data older than this ends the connection
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 2, 1, 3
+_READ_BUFFER = 2**16
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
+        "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+_NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "expect", "accept-encoding", "x-request-id"}
+_NOT_RETURNED = _HOP_BY_HOP | {"content-length", "x-request-id"}
+_OURS_ONLY = frozenset({"User-Agent", "Content-Type", "Accept", "Accept-Encoding"})
+
+
+def make_session(config: GatewayConfig) -> aiohttp.ClientSession:
+    """The session for proxied requests: no limits of its own, no total timeout, bodies as they are."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_POOL_IDLE, socket_factory=_socket),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=_OURS_ONLY,
+        read_bufsize=_READ_BUFFER,
+        max_line_size=_READ_BUFFER,
+        max_field_size=_READ_BUFFER,
+    )
+
+
+def target_url(address: str, raw_path: str) -> URL:
+    """Where a request goes, its path and query exactly as the client sent them."""
+    return URL(f"http://{address}{raw_path}", encoded=True)
+
+
+def forwarded(headers: Mapping[str, str], request_id: str, api_key: str | None) -> CIMultiDict[str]:
+    """The headers for the target.
+
+    Hop-by-hop headers end here. The answer is asked for uncompressed, since the gateway must read it to
+    know whether it is whole. The client's Authorization passes unless the gateway has a key of its own.
+    """
+    out = _without(headers, _NOT_FORWARDED)
+    out["Accept-Encoding"] = "identity"
+    out["X-Request-Id"] = request_id
+    if api_key is not None:
+        out["Authorization"] = f"Bearer {api_key}"
+    return out
+
+
+def returned(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """The headers for the client."""
+    return _without(headers, _NOT_RETURNED)
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """The failure an error of the client library stands for; None for our own timers and others."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Failure.CONNECT
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return Failure.IDLE_TIMEOUT
+    if isinstance(error, aiohttp.ClientResponseError):
+        return Failure.BAD_RESPONSE
+    if isinstance(error, aiohttp.ClientError):
+        return Failure.DISCONNECTED
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return Failure.DISCONNECTED
+    return None
+
+
+def set_idle_timeout(answer: aiohttp.ClientResponse, seconds: float) -> None:
+    """From now on a silence of this length fails the next read. Time the client blocks us is not counted."""
+    connection = answer.connection
+    if connection is not None and connection.protocol is not None:  # None: the whole answer is here already
+        connection.protocol.read_timeout = seconds
+        connection.protocol.start_timeout()
+
+
+def _without(headers: Mapping[str, str], names: frozenset[str]) -> CIMultiDict[str]:
+    """A copy without `names` and without what the Connection header names."""
+    listed = headers.get("Connection")
+    if listed:
+        names = names | {name.strip().lower() for name in listed.split(",")}
+    return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in names])
+
+
+def _socket(info: Any) -> socket.socket:
+    """A socket that sends at once and gives up on a peer that vanished without a word within seconds."""
+    family, kind, proto, _, _ = info
+    sock = socket.socket(family, kind, proto)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _LINUX_OPTIONS:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock
+
+
+_LINUX_OPTIONS: list[tuple[int, int]] = [
+    (getattr(socket, name), value)
+    for name, value in (
+        ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS),
+        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
+    )
+    if hasattr(socket, name)
+]

@@ -1,0 +1,246 @@
+"""Before the client has a byte, any failure of a target leads to another attempt."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+
+def _badly(behave):
+    """Every way an attempt can fail before the first byte, with the reason it is counted under."""
+    shutdown = "cannot schedule new futures after shutdown"
+    return {
+        "reset": (behave.reset_at_once, "disconnected"),
+        "close": (behave.close_at_once, "disconnected"),
+        "garbage": (behave.garbage, "bad_response"),
+        "reset in a plain answer": (behave.reset_in_plain_answer, "disconnected"),
+        "502": (behave.status("502 Bad Gateway"), "bad_gateway"),
+        "503": (behave.status("503 Service Unavailable", "The engine is currently busy"), "unavailable"),
+        "504": (behave.status("504 Gateway Timeout"), "bad_gateway"),
+        "engine died": (
+            behave.status("500 Internal Server Error", "EngineCore encountered an issue"),
+            "engine_error",
+        ),
+        "shutdown 500": (behave.status("500 Internal Server Error", shutdown), "engine_error"),
+        "abort": (behave.abort_plain, "aborted"),
+    }
+
+
+def _badly_streaming(behave):
+    return {
+        "abort": (behave.abort_stream, "aborted"),
+        "error event": (behave.error_first, "engine_error"),
+        "DONE alone": (behave.done_at_once, "incomplete"),
+        "end after the role": (behave.after_tokens(0, behave.then_end), "incomplete"),
+        "reset after the role": (behave.after_tokens(0, behave.then_reset), "disconnected"),
+    }
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "reset", "close", "garbage", "reset in a plain answer", "502", "503", "504", "engine died",
+        "shutdown 500", "abort",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_failed_attempt_goes_to_another_target(upstreams, gateways, ask, behave, way, stream):
+    behaviour, reason = _badly(behave)[way]
+    bad = await upstreams("bad", behaviour)
+    good = await upstreams("good")
+    running = await gateways(bad, good, breaker_failures=1000)
+    while not bad.seen:
+        reply = await ask(running, stream=stream)
+        assert reply.status == 200
+        assert reply.headers["X-Orchestrator-Node"] == "good"
+    state = await running.state()
+    assert state["totals"]["retries"] == len(bad.seen)
+    assert state["totals"]["requests_ok"] == len(good.seen)
+    metrics = running.gateway.metrics.exposition().decode()
+    assert f'orchestrator_gateway_retries_total{{reason="{reason}"}} {len(bad.seen)}.0' in metrics
+
+
+@pytest.mark.parametrize(
+    "way", ["abort", "error event", "DONE alone", "end after the role", "reset after the role"]
+)
+async def test_a_stream_that_brings_nothing_is_started_again(upstreams, gateways, ask, behave, way):
+    behaviour, reason = _badly_streaming(behave)[way]
+    bad = await upstreams("bad", behaviour)
+    good = await upstreams("good")
+    running = await gateways(bad, good, breaker_failures=1000)
+    while not bad.seen:
+        reply = await ask(running, stream=True)
+        assert reply.said == "t0 t1 t2 "
+        assert reply.events[-1] == "[DONE]"
+        assert reply.events[0]["choices"][0]["delta"]["role"] == "assistant"
+        assert len(reply.events) == 6
+    metrics = running.gateway.metrics.exposition().decode()
+    assert f'orchestrator_gateway_retries_total{{reason="{reason}"}} {len(bad.seen)}.0' in metrics
+    assert (await running.state())["totals"]["streams_cut"] == 0
+
+
+async def test_a_refused_connection_costs_no_retry_and_takes_the_target_out(upstreams, gateways, ask, behave):
+    dead = [await upstreams(f"dead{number}") for number in range(5)]
+    good = await upstreams("good", behave.tokens(1))
+    running = await gateways(*dead, good, max_retries=0, health_interval=30.0)
+    for one in dead:
+        await one.stop_listening()
+    for _ in range(6):
+        assert (await ask(running, stream=True)).status == 200
+    assert len(good.seen) == 6
+    states = {name: row["state"] for name, row in (await running.targets()).items()}
+    assert states["good"] == "healthy"
+    assert "unhealthy" in states.values()
+
+
+async def test_first_token_timeout_is_retried_and_frees_the_slow_target(
+    upstreams, gateways, ask, behave, eventually
+):
+    slow = await upstreams("slow", behave.silent)
+    role = await upstreams("role", behave.silent_after_role)
+    good = await upstreams("good")
+    running = await gateways(slow, role, good, first_token_timeout=0.2, breaker_failures=1000)
+    while not (slow.seen and role.seen):
+        assert (await ask(running, stream=True)).said == "t0 t1 t2 "
+    await eventually(lambda: slow.in_flight == 0 and role.in_flight == 0)
+    assert slow.left == len(slow.seen)
+
+
+async def test_a_plain_answer_may_take_longer_than_a_first_token(upstreams, gateways, ask, behave):
+    async def late(talk):
+        await asyncio.sleep(0.3)
+        await behave.answer(talk)
+
+    only = await upstreams("only", late)
+    running = await gateways(only, first_token_timeout=0.05)
+    assert (await ask(running)).status == 200
+    assert len(only.seen) == 1
+
+
+async def test_a_plain_answer_that_never_comes_ends_in_504(upstreams, gateways, ask, behave):
+    only = await upstreams("only", behave.silent)
+    running = await gateways(only, answer_timeout=0.1, max_retries=0)
+    reply = await ask(running)
+    assert reply.status == 504
+    assert reply.error["code"] == "upstream_timeout"
+    assert reply.headers["X-Orchestrator-Node"] == "only"
+
+
+async def test_retries_end_and_the_last_error_is_the_targets_own(upstreams, gateways, ask, behave):
+    busy = behave.status("503 Service Unavailable", "busy here", "Service Unavailable")
+    all_busy = [await upstreams(f"n{number}", busy) for number in range(4)]
+    running = await gateways(*all_busy, max_retries=2)
+    reply = await ask(running)
+    assert reply.status == 503
+    assert reply.error["message"] == "busy here"
+    assert reply.headers["Retry-After"] == "2"
+    assert sum(len(one.seen) for one in all_busy) == 3
+    assert max(len(one.seen) for one in all_busy) == 1
+    assert (await running.state())["totals"]["requests_upstream_error"] == 1
+
+
+async def test_without_an_answer_the_gateway_says_502(upstreams, gateways, ask, behave):
+    broken = [await upstreams(f"n{number}", behave.reset_at_once) for number in range(3)]
+    running = await gateways(*broken, max_retries=1)
+    reply = await ask(running, headers={"X-Request-Id": "abc"})
+    assert reply.status == 502
+    assert reply.error["code"] == "upstream_failed"
+    assert reply.error["request_id"] == "abc"
+    assert sum(len(one.seen) for one in broken) == 2
+
+
+async def test_the_retry_budget_bounds_retries(upstreams, gateways, ask, behave):
+    broken = [await upstreams(f"n{number}", behave.reset_at_once) for number in range(3)]
+    running = await gateways(*broken, retry_reserve=3, retry_budget=0.0, breaker_failures=1000)
+    for _ in range(4):
+        assert (await ask(running)).status == 502
+    assert sum(len(one.seen) for one in broken) == 4 + 3
+
+
+async def test_a_500_that_is_the_requests_own_fault_is_passed_on(upstreams, gateways, ask, behave):
+    bad = await upstreams("bad", behave.status("500 Internal Server Error", "list index out of range"))
+    running = await gateways(bad)
+    reply = await ask(running)
+    assert reply.status == 500
+    assert reply.error["message"] == "list index out of range"
+    assert len(bad.seen) == 1
+
+
+async def test_any_500_of_a_draining_target_is_retried(
+    upstreams, gateways, ask, behave, draining, eventually
+):
+    gate = asyncio.Event()
+
+    async def fail_later(talk):
+        await gate.wait()
+        await behave.status("500 Internal Server Error", "list index out of range")(talk)
+
+    leaving = await upstreams("leaving", fail_later)
+    staying = await upstreams("staying")
+    running = await gateways(leaving)
+    asking = asyncio.create_task(ask(running))
+    await eventually(lambda: leaving.in_flight == 1)
+    await running.push(draining(leaving), staying)
+    gate.set()
+    reply = await asking
+    assert reply.status == 200
+    assert reply.headers["X-Orchestrator-Node"] == "staying"
+
+
+async def test_client_errors_are_passed_on(upstreams, gateways, ask, behave):
+    picky = await upstreams("picky", behave.status("400 Bad Request", "no such field", "BadRequestError"))
+    running = await gateways(picky)
+    reply = await ask(running)
+    assert (reply.status, reply.error["message"]) == (400, "no such field")
+    assert len(picky.seen) == 1
+    assert (await running.state())["totals"]["requests_client_error"] == 1
+
+
+async def test_a_refusal_inside_a_stream_is_passed_on(upstreams, gateways, ask, behave):
+    picky = await upstreams("picky", behave.refusal_first)
+    running = await gateways(picky)
+    reply = await ask(running, stream=True)
+    assert reply.error["message"] == "bad schema"
+    assert reply.events[-1] == "[DONE]"
+    assert len(picky.seen) == 1
+
+
+async def test_large_bodies_are_sent_whole_to_every_target(upstreams, gateways, ask, behave):
+    broken = await upstreams("broken", behave.reset_at_once)
+    good = await upstreams("good")
+    running = await gateways(broken, good, breaker_failures=1000)
+    prompt = "x" * 300_000
+    while not broken.seen:
+        assert (await ask(running, filler=prompt)).status == 200
+    assert broken.seen[-1].body == good.seen[-1].body
+    assert len(good.seen[-1].body) > 300_000
+
+
+async def test_one_target_alone_is_tried_again_once_a_check_passed(upstreams, gateways, ask, behave):
+    only = await upstreams("only", behave.reset_at_once)
+    running = await gateways(only)
+
+    async def recover(talk):
+        only.behaviour = behave.answer
+        talk.reset()
+
+    only.behaviour = recover
+    assert (await ask(running)).status == 200
+    assert len(only.seen) == 2
+
+
+async def test_a_request_outlives_the_loss_of_every_target(upstreams, gateways, ask, eventually):
+    doomed = [await upstreams(f"n{number}") for number in range(4)]
+    running = await gateways(*doomed)
+    for one in doomed:
+        await one.stop()
+    asking = asyncio.create_task(ask(running))
+
+    async def waiting():
+        return (await running.state())["queued"] == 1
+
+    await eventually(waiting)
+    fresh = await upstreams("fresh")
+    await running.push(*doomed, fresh)
+    assert (await asking).headers["X-Orchestrator-Node"] == "fresh"
