@@ -20,7 +20,7 @@ class DemoOptions:
     duration: float = 120.0
     seed: int = 1
     nodes: int = 10
-    speed: float = 60.0
+    speed: float = 20.0
     engine: Literal["simulated", "vllm"] = "simulated"
     trace: Path | None = None
     rate: float = 20.0

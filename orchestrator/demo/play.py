@@ -1,0 +1,266 @@
+"""One demo from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+
+from cloud.errors import CloudError
+from cloud.local.connection import LocalCloud
+from cloud.ports import Clock
+from orchestrator import render
+from orchestrator.client import ClientError, ControlClient, Unreachable
+from orchestrator.demo import summary
+from orchestrator.demo.drills import Drills
+from orchestrator.demo.load import Load
+from orchestrator.demo.processes import Process, ProcessError, wait_for
+from orchestrator.demo.scene import POOL, Scene
+from orchestrator.demo_options import DemoOptions
+from orchestrator.render_parts import Look
+from orchestrator.views import EventView, PoolView, StatusView
+
+_SAMPLE_EVERY = 0.25
+_SHOW_EVERY = 5.0
+_EVENTS_PAGE = 5000
+
+
+async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, Any]:
+    """Run one demo and return its summary. Raises ProcessError."""
+    _talk(options, f"Starting {options.nodes} nodes on a local cloud in {scene.directory} ...")
+    async with _processes(scene) as processes:
+        client, cloud = ControlClient(scene.socket), LocalCloud(scene.cloud_socket)
+        share = cloud.share()
+        try:
+            await _whole(client, processes, scene, clock)
+            _talk(options, f"All nodes serve at {scene.url}. The market plays for {options.duration:.0f} s.")
+            return await _with_load(options, scene, clock, processes, client, cloud)
+        finally:
+            await share.close()
+
+
+@contextlib.asynccontextmanager
+async def _processes(scene: Scene) -> AsyncIterator[tuple[Process, ...]]:
+    """The three processes; the cloud goes last, and takes its nodes with it."""
+    config = ("--config", str(scene.config))
+    started: list[Process] = []
+    try:
+        for name, arguments in (
+            ("local-cloud", ("local-cloud", *config, "--market", str(scene.market))),
+            ("gateway", ("gateway", *config)),
+            ("daemon", ("run", *config)),
+        ):
+            process = Process(name, *arguments, directory=scene.directory)
+            await process.start()
+            started.append(process)
+        yield tuple(started)
+    finally:
+        for process in reversed(started):
+            await process.stop()
+
+
+async def _whole(client: ControlClient, processes: tuple[Process, ...], scene: Scene, clock: Clock) -> None:
+    """Wait until every wanted node is ready and serves."""
+
+    async def ready() -> bool:
+        view = await _status(client)
+        pool = view["pools"][0] if view is not None else None
+        return pool is not None and pool["ready"] >= pool["wanted"] <= pool["serving"]
+
+    await wait_for(ready, processes, seconds=scene.start_timeout, clock=clock, what="a whole pool")
+
+
+async def _with_load(
+    options: DemoOptions,
+    scene: Scene,
+    clock: Clock,
+    processes: tuple[Process, ...],
+    client: ControlClient,
+    cloud: LocalCloud,
+) -> dict[str, Any]:
+    load = Load(
+        url=scene.url,
+        model=scene.model,
+        rate=options.rate,
+        tokens=scene.tokens,
+        seed=options.seed,
+        clock=clock,
+    )
+    drills = Drills(cloud, pool=POOL, seed=options.seed)
+    samples, stop = summary.Samples(), asyncio.Event()
+    running = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        running.add_signal_handler(number, stop.set)
+    sending = asyncio.create_task(load.run(stop))
+    began = clock.now()
+    with _Screen(options) as screen:
+        while (elapsed := clock.now() - began) < options.duration and not stop.is_set():
+            for process in processes:
+                process.check()
+            view = await _status(client)
+            if view is not None:
+                samples.add(view["pools"][0])
+                screen.show(view, elapsed, load)
+            await drills.step(elapsed / options.duration)
+            await clock.sleep(_SAMPLE_EVERY)
+    stop.set()
+    await sending
+    return await _account(options, scene, clock, client, cloud, load, samples, drills)
+
+
+async def _account(
+    options: DemoOptions,
+    scene: Scene,
+    clock: Clock,
+    client: ControlClient,
+    cloud: LocalCloud,
+    load: Load,
+    samples: summary.Samples,
+    drills: Drills,
+) -> dict[str, Any]:
+    """Ask everybody what happened, after the nodes that were leaving have left."""
+    pool, statistics = await _settled(scene, clock, client, cloud)
+    known = {n["id"] for n in pool["nodes"]}
+    leaked = [n for n in statistics["live"] if n not in known]
+    leaked += [f"process {pid}" for pid in statistics["orphans"]]
+    return summary.build(
+        load=load.report,
+        samples=samples,
+        events=await _journal(client),
+        cloud=statistics,
+        gateway=await _gateway_totals(scene),
+        pool=pool,
+        leaked=leaked,
+        options={
+            "seed": options.seed,
+            "duration_s": options.duration,
+            "speed": options.speed,
+            "engine": options.engine,
+            "market": str(options.trace) if options.trace is not None else "synthetic",
+            "replay": _replay(options),
+        },
+        drills=drills.asked,
+    )
+
+
+async def _settled(
+    scene: Scene, clock: Clock, client: ControlClient, cloud: LocalCloud
+) -> tuple[PoolView, dict[str, Any]]:
+    """The pool and the cloud's statistics once both agree on which nodes live, or time is up."""
+    until = clock.now() + 3 * scene.notice_s + 10.0
+    while True:
+        view = await _status(client)
+        try:
+            statistics = orjson.loads(await cloud.read("/admin/statistics"))
+        except CloudError:
+            statistics = None
+        if view is not None and statistics is not None:
+            pool = view["pools"][0]
+            agree = set(statistics["live"]) <= {n["id"] for n in pool["nodes"]}
+            if (agree and not statistics["orphans"]) or clock.now() > until:
+                return pool, statistics
+        elif clock.now() > until:
+            raise ProcessError("the daemon or the local cloud stopped answering at the end")
+        await clock.sleep(_SAMPLE_EVERY)
+
+
+async def _status(client: ControlClient) -> StatusView | None:
+    """The daemon's status; None while it does not answer."""
+    try:
+        return await asyncio.to_thread(client.status)
+    except (Unreachable, ClientError):
+        return None
+
+
+async def _journal(client: ControlClient) -> list[EventView]:
+    """All events of the journal."""
+    found: list[EventView] = []
+    after = 0
+    while True:
+        page = await asyncio.to_thread(client.events, after=after, limit=_EVENTS_PAGE)
+        found += page["events"]
+        after = page["last"]
+        if len(page["events"]) < _EVENTS_PAGE:
+            return found
+
+
+async def _gateway_totals(scene: Scene) -> dict[str, Any]:
+    """The gateway's own counts."""
+    connector = aiohttp.UnixConnector(str(scene.gateway_socket))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://gateway/v1/state") as response,
+    ):
+        totals: dict[str, Any] = (await response.json())["totals"]
+        return totals
+
+
+class _Screen:
+    """Live status: redrawn in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, options: DemoOptions) -> None:
+        self._options = options
+        self._live: Any = None
+        self._shown_at = -_SHOW_EVERY
+
+    def __enter__(self) -> _Screen:
+        if not self._options.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, view: StatusView, elapsed: float, load: Load) -> None:
+        """Show one sample."""
+        if self._options.quiet:
+            return
+        report = load.report
+        line = (
+            f"{elapsed:5.0f}/{self._options.duration:.0f} s  requests {report.sent}  failed {report.failed}  "
+            f"streams cut {report.streams_cut}"
+        )
+        if self._live is not None:
+            from rich.text import Text
+
+            width = self._live.console.width
+            picture = render.status(view, Look(width=width, colour=True))
+            self._live.update(Text.from_ansi(picture + "\n" + line))
+        elif elapsed - self._shown_at >= _SHOW_EVERY:
+            self._shown_at = elapsed
+            pool = view["pools"][0]
+            notices = "".join(f"  ! {n['node']} {n['text']}" for n in pool["notices"])
+            print(
+                f"{line}  ready {pool['ready']}/{pool['wanted']} "
+                f"(spot {pool['spot_ready']}, on-demand {pool['on_demand_ready']}){notices}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _replay(options: DemoOptions) -> str:
+    """The command that plays the same market again."""
+    words = ["orchestrator", "demo", "--seed", str(options.seed), "--duration", f"{options.duration:g}"]
+    words += ["--nodes", str(options.nodes), "--speed", f"{options.speed:g}", "--rate", f"{options.rate:g}"]
+    if options.engine != "simulated":
+        words += ["--engine", options.engine]
+    if options.trace is not None:
+        words += ["--trace", str(options.trace)]
+    return shlex.join(words)
+
+
+def _talk(options: DemoOptions, text: str) -> None:
+    if not options.quiet:
+        print(text, file=sys.stderr, flush=True)

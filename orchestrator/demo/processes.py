@@ -1,0 +1,100 @@
+"""The demo's processes: started with their output in files, watched, and ended whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from cloud.ports import Clock
+
+_PR_SET_PDEATHSIG = 1
+_STOP_AFTER = 15.0
+
+
+class ProcessError(Exception):
+    """A process of the demo did not start or ended by itself. The message ends with its last words."""
+
+
+class Process:
+    """One `orchestrator` command in a process of its own, which dies with the demo."""
+
+    def __init__(self, name: str, *arguments: str, directory: Path) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        self._arguments = arguments
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it."""
+        with self.log.open("ab") as out:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "orchestrator",
+                *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 when it was never started."""
+        return self._process.pid if self._process is not None else 0
+
+    def check(self) -> None:
+        """Raise ProcessError when it has ended."""
+        if self._process is not None and self._process.returncode is not None:
+            raise ProcessError(
+                f"{self.name} ended with code {self._process.returncode}; its log {self.log} ends with:\n"
+                + self.last_words()
+            )
+
+    def last_words(self, lines: int = 12) -> str:
+        """The end of its log."""
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            return f"(no log: {error})"
+        return "\n".join(text.splitlines()[-lines:])
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that is not enough. Idempotent."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_STOP_AFTER):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def wait_for(
+    ready: object, processes: tuple[Process, ...], *, seconds: float, clock: Clock, what: str
+) -> None:
+    """Ask `ready()` until it is true. Raises ProcessError when a process ends or time runs out."""
+    until = clock.now() + seconds
+    while not await ready():  # type: ignore[operator]
+        for process in processes:
+            process.check()
+        if clock.now() > until:
+            words = "\n".join(f"--- {p.name}\n{p.last_words(4)}" for p in processes)
+            raise ProcessError(f"{what} did not happen within {seconds:.0f} s\n{words}")
+        await clock.sleep(0.1)
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before exec: the kernel ends it when the demo is killed."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

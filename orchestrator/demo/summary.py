@@ -1,0 +1,164 @@
+"""The demo's summary: what was promised, what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.demo.load import LoadReport
+from orchestrator.views import EventView, PoolView
+
+
+@dataclass
+class Samples:
+    """What was seen of the pool while the load ran, sampled a few times a second."""
+
+    ready: list[int] = field(default_factory=list)
+    serving: list[int] = field(default_factory=list)
+    spot_share: list[float] = field(default_factory=list)
+    last: PoolView | None = None
+
+    def add(self, pool: PoolView) -> None:
+        """One more sample."""
+        self.ready.append(pool["ready"])
+        self.serving.append(pool["serving"])
+        self.spot_share.append(pool["spot_share"])
+        self.last = pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detachment:
+    """One doomed node: from the arrival of its notice to the gateway's acknowledgement, in milliseconds."""
+
+    node: str
+    ms: float
+    late: bool  # by choice: it went on serving because too few nodes would have been left
+
+
+def detachments(events: Sequence[EventView]) -> list[Detachment]:
+    """Every notice that led to a detachment, from the journal.
+
+    A drain that the policies put off is late; so is one whose node was not in the target set yet.
+    """
+    noticed: dict[str, float] = {}
+    drained: dict[str, float] = {}
+    found = []
+    for event in events:
+        data, node = event["data"], event["node"]
+        if event["kind"] == "NoticeSeen" and data["notice"]["kind"] == "interruption" and node:
+            noticed.setdefault(node, event["at"])
+        elif event["kind"] == "DrainStarted" and node:
+            drained.setdefault(node, event["at"])
+        elif event["kind"] == "TargetsApplied":
+            for target, phase in data["changes"]:
+                if phase == "active" or target not in noticed or target not in drained:
+                    continue
+                began = noticed.pop(target)
+                late = drained[target] - began > 0.1
+                found.append(Detachment(node=target, ms=(event["at"] - began) * 1000.0, late=late))
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The nearest-rank percentile, None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def build(
+    *,
+    load: LoadReport,
+    samples: Samples,
+    events: Sequence[EventView],
+    cloud: dict[str, Any],
+    gateway: dict[str, Any],
+    pool: PoolView,
+    leaked: Sequence[str],
+    options: dict[str, Any],
+    drills: int,
+) -> dict[str, Any]:
+    """The summary as one JSON object; money is in market time."""
+    detached = detachments(events)
+    prompt = [d.ms for d in detached if not d.late]
+    swaps = sum(s["replaced_at"] is not None for s in pool["swaps"])
+    speed = float(options["speed"])
+    spent, saved = pool["spent_usd"] * speed, pool["saved_usd"] * speed
+    return {
+        "schema": "demo/1",
+        "requests": load.sent,
+        "answered": load.answered,
+        "failed": load.failed,
+        "failures": dict(load.failures),
+        "retried": gateway["retries"],
+        "streams": load.streams,
+        "streams_cut": load.streams_cut,
+        "tokens": load.tokens,
+        "preemptions": cloud["preemptions_with_notice"] + cloud["preemptions_without_notice"],
+        "preemptions_with_notice": cloud["preemptions_with_notice"],
+        "preemptions_without_notice": cloud["preemptions_without_notice"],
+        "drills": drills,
+        "swaps": swaps,
+        "wanted": pool["wanted"],
+        "min_ready": min(samples.ready, default=0),
+        "min_serving": min(samples.serving, default=0),
+        "mean_spot_share": round(sum(samples.spot_share) / max(1, len(samples.spot_share)), 4),
+        "cost_usd": round(spent, 4),
+        "cost_on_demand_usd": round(spent + saved, 4),
+        "notice_to_detached_ms": {
+            "count": len(prompt),
+            "p50": _rounded(percentile(prompt, 0.5)),
+            "p99": _rounded(percentile(prompt, 0.99)),
+        },
+        "late_drains": sum(d.late for d in detached),
+        "leaked_nodes": len(leaked),
+        "leaked": list(leaked),
+        **options,
+    }
+
+
+def text(summary: dict[str, Any]) -> str:
+    """The summary for people."""
+    detached = summary["notice_to_detached_ms"]
+    fast = (
+        f"p50 {detached['p50']} ms, p99 {detached['p99']} ms over {detached['count']} notices"
+        if detached["count"]
+        else "no notice"
+    )
+    saved = (
+        1.0 - summary["cost_usd"] / summary["cost_on_demand_usd"] if summary["cost_on_demand_usd"] else 0.0
+    )
+    rows = (
+        ("requests", f"{summary['requests']}, {summary['answered']} answered in full"),
+        ("failed", f"{summary['failed']}  {summary['failures'] or ''}".rstrip()),
+        ("retried", f"{summary['retried']} by the gateway, unseen by clients"),
+        (
+            "streams cut",
+            f"{summary['streams_cut']} of {summary['streams']} (nodes that vanished without notice)",
+        ),
+        (
+            "preemptions",
+            f"{summary['preemptions_with_notice']} with notice, "
+            f"{summary['preemptions_without_notice']} without ({summary['drills']} were drills)",
+        ),
+        ("swaps", str(summary["swaps"])),
+        ("ready nodes", f"at least {summary['min_ready']} of {summary['wanted']}"),
+        ("serving nodes", f"at least {summary['min_serving']}"),
+        ("spot share", f"{summary['mean_spot_share']:.0%} on average"),
+        ("notice to detached", f"{fast}; {summary['late_drains']} drained late by choice"),
+        (
+            "cost",
+            f"${summary['cost_usd']:.2f} in market time, on-demand ${reference:.2f}, "
+            f"saved {saved:.0%}",
+        ),
+        ("leaked nodes", str(summary["leaked_nodes"])),
+        ("replay", summary["replay"]),
+    )
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows) + "\n"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
