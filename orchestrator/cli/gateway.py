@@ -24,16 +24,13 @@ def gateway(
     """
     settings = shared.read_config(config)
 
-    import asyncio
-
-    from cloud.clock import SystemClock
+    from orchestrator.gateway.app import serve
     from orchestrator.gateway.config import GatewayError
-    from orchestrator.gateway.server import serve
     from orchestrator.logs import configure_logging
 
     configure_logging(settings.daemon.log_format, settings.daemon.log_level)
     try:
-        asyncio.run(serve(settings.pool.gateway.as_gateway(settings.pool_name), SystemClock()))
+        serve(settings.pool.gateway.as_gateway(settings.pool_name))
     except (GatewayError, OSError) as error:
         raise CommandError(f"the gateway cannot run: {error}") from error
     return shared.OK

@@ -33,11 +33,11 @@ def run(
     import asyncio
 
     from cloud.errors import CloudError
-    from orchestrator.daemon import run_daemon
+    from orchestrator.daemon import StartError, run_daemon
     from orchestrator.logs import configure_logging
 
     configure_logging(log_format or settings.daemon.log_format, log_level or settings.daemon.log_level)
     try:
         return asyncio.run(run_daemon(settings))
-    except (CloudError, OSError) as error:
+    except (StartError, CloudError, OSError) as error:
         raise CommandError(f"the daemon cannot run: {error}") from error

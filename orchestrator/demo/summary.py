@@ -127,9 +127,8 @@ def text(summary: dict[str, Any]) -> str:
         if detached["count"]
         else "no notice"
     )
-    saved = (
-        1.0 - summary["cost_usd"] / summary["cost_on_demand_usd"] if summary["cost_on_demand_usd"] else 0.0
-    )
+    reference = summary["cost_on_demand_usd"]
+    saved = 1.0 - summary["cost_usd"] / reference if reference else 0.0
     rows = (
         ("requests", f"{summary['requests']}, {summary['answered']} answered in full"),
         ("failed", f"{summary['failed']}  {summary['failures'] or ''}".rstrip()),
@@ -150,8 +149,7 @@ def text(summary: dict[str, Any]) -> str:
         ("notice to detached", f"{fast}; {summary['late_drains']} drained late by choice"),
         (
             "cost",
-            f"${summary['cost_usd']:.2f} in market time, on-demand ${reference:.2f}, "
-            f"saved {saved:.0%}",
+            f"${summary['cost_usd']:.2f} in market time, on-demand ${reference:.2f}, saved {saved:.0%}",
         ),
         ("leaked nodes", str(summary["leaked_nodes"])),
         ("replay", summary["replay"]),
