@@ -15,7 +15,6 @@ from orchestrator.client import ClientError
 
 _WATCH: Final = ("--watch", "-w")
 _WATCH_SECONDS: Final = "2"
-_ENDLESS: Final = (*_WATCH, "--follow", "-f", "--wait")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,12 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help_of = f"orchestrator {command}" if command in COMMANDS else "orchestrator"
         _complain(f"{str(error).rstrip('.')}; see `{help_of} --help`")
         return shared.USAGE
-    except (ClientError, shared.CommandError) as error:
+    except shared.CommandError as error:
+        _complain(str(error), error.prefix)
+        return error.exit_code
+    except ClientError as error:
         _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        # ending a watch is how it is meant to end
-        return shared.OK if any(flag in given for flag in _ENDLESS) else shared.INTERRUPTED
+        return shared.INTERRUPTED
     except BrokenPipeError:
         # whoever read our output has seen enough; keep the interpreter from complaining about it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,8 +55,8 @@ def _with_watch_seconds(arguments: Sequence[str]) -> list[str]:
     return filled
 
 
-def _complain(text: str) -> None:
-    print(f"orchestrator: {text}", file=sys.stderr)
+def _complain(text: str, prefix: str = "orchestrator: ") -> None:
+    print(f"{prefix}{text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ class EngineConfig(Section):
         examples=[["--max-model-len", "8192"]],
     )
     env: Texts = Field(
-        default_factory=dict,
+        default={},
         description="Environment variables added for the engine.",
         examples=[{"HF_HUB_OFFLINE": "1"}],
     )
@@ -307,7 +307,7 @@ class ConfigFile(Section):
 
     daemon: DaemonConfig = Field(default=DaemonConfig(), description="The daemon itself.")
     pool: dict[str, PoolConfig] = Field(
-        description="One table for each pool, named [pool.NAME].", examples=[{"llama": {"replicas": 10}}]
+        description="One table for each pool, named [pool.NAME], with at least replicas."
     )
 
 
@@ -365,7 +365,7 @@ def build_config(data: Mapping[str, Any], *, base: str | Path = ".") -> Config:
 
     Plain numbers are taken in the base unit (seconds, fractions, US dollars per hour) if they are not text.
     """
-    return _build(data, Source(file="configuration", lines={}), base=Path(base), path=None)
+    return _build(data, Source(file="configuration", lines=None), base=Path(base), path=None)
 
 
 def config_schema() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from orchestrator.config import ConfigFile, PoolConfig
 from orchestrator.config_errors import Problem, Source
-from orchestrator.units import format_duration
+from orchestrator.units import format_duration, shown
 
 _POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
 _SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
@@ -91,7 +91,7 @@ def _pool_count_errors(parsed: ConfigFile) -> Iterator[_Found]:
         if not _POOL_NAME.fullmatch(name):
             yield (
                 ("pool", name),
-                f"{name!r} cannot be a pool's name; use 1 to 24 of the characters a-z, 0-9 and -",
+                f"{shown(name)} cannot be a pool's name; use 1 to 24 of the characters a-z, 0-9 and -",
             )
 
 

@@ -51,14 +51,14 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file that faults are reported against, with the line of each key."""
+    """The file that faults are reported against, with the line of each key; None for one in memory."""
 
     file: str
-    lines: Mapping[KeyPath, int]
+    lines: Mapping[KeyPath, int] | None
 
     def problem(self, path: Sequence[str | int], text: str) -> Problem:
         """A fault of the key at `path`."""
-        line = line_of(dict(self.lines), path) if self.lines else 0
+        line = 0 if self.lines is None else line_of(self.lines, path)
         return Problem(file=self.file, line=line, key=dotted(path), text=text)
 
 
@@ -124,6 +124,9 @@ def _write(path: Sequence[str | int], root: type[BaseModel]) -> str:
     model = model_at(root, path[:-1])
     if model is not None and isinstance(path[-1], str) and path[-1] in model.model_fields:
         field = model.model_fields[path[-1]]
+        inner, many = table_model(field.annotation)
+        if inner is not None:
+            return f"write a table [{dotted(path)}{'.NAME' if many else ''}]: {field.description}"
         example = f"{path[-1]} = {json.dumps(field.examples[0])}" if field.examples else path[-1]
         return f"write {example}: {field.description}"
     return f"see `orchestrator schema config` for {dotted(path)}"
@@ -142,7 +145,7 @@ def _unknown(path: Sequence[str | int], root: type[BaseModel]) -> str:
 
 
 def _close(value: object, expected: str) -> str:
-    close = difflib.get_close_matches(str(value), [word.strip("' ") for word in expected.split(" or ")], n=1)
+    close = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

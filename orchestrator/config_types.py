@@ -8,6 +8,7 @@ numbers are taken in the base unit: seconds, fractions of one, US dollars per ho
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -46,7 +47,9 @@ def _units_needed(info: ValidationInfo) -> bool:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _duration(value: object, info: ValidationInfo) -> float:

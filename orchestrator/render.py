@@ -8,6 +8,7 @@ turns a view into a string for a given width. Colour repeats what the words say:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -39,6 +40,7 @@ from orchestrator.views import (
 from orchestrator.words import age, clean, clock_time, countdown, instant, money, percent, plural, short_time
 
 _MANY_LINES: Final = 10  # notices and swaps shown one by one
+_ONE_LINE: Final = 10_000  # columns no single event fills
 _LATE_TURN: Final = 30.0  # s without a completed turn that are worth a line
 _HURRY: Final = 30.0  # s before a deadline that are shown in red
 
@@ -77,7 +79,7 @@ def story(view: NodeStory, look: Look) -> str:
         parts += node_card(node)
     parts += [Text(clean(sentence)) for sentence in view["sentences"]]
     if view["events"]:
-        parts += [Text(), event_table(view["events"], look, since=view["events"][0]["at"], with_node=False)]
+        parts += [Text(), event_table(view["events"], look, of_one_node=True)]
     if not parts:
         parts.append(Text("Nothing is known of this node."))
     return text_of(Group(*parts), look)
@@ -89,14 +91,14 @@ def events(items: Sequence[EventView], look: Look) -> str:
 
 
 def event_line(item: EventView, look: Look) -> str:
-    """One entry as one line, for following."""
+    """One entry as one line, however long, for following."""
     line = Text.assemble(
         (instant(item["at"]) if look.wide else clock_time(item["at"]), "dim"),
         f"  {item['kind']:<18}",
         f"  {clean(item['node'] or '-'):<16}  ",
         clean(item["text"]),
     )
-    return text_of(line, look)
+    return text_of(line, replace(look, width=_ONE_LINE))
 
 
 def plan(view: PlanView, look: Look) -> str:

@@ -16,6 +16,7 @@ from orchestrator.views import ActionView, DeferredView, EventView, NodeView, Po
 from orchestrator.words import age, clean, clock_time, instant, money, plural, short_time
 
 _MANY_NODES: Final = 40  # above it, nodes that are simply well are shown as groups
+_ROOMY: Final = 100  # columns from which times show their date
 _WHY_WIDTH: Final = 24  # columns kept for the reason
 
 _PHASE_STYLE: Final = {
@@ -251,23 +252,23 @@ def node_card(node: NodeView) -> list[RenderableType]:
     return [head, Padding(card, (0, 0, 0, 2))]
 
 
-def event_table(
-    items: Sequence[EventView], look: Look, *, since: float | None = None, with_node: bool = True
-) -> Table:
-    """A table of events; with `since`, each with the seconds that passed from then."""
+def event_table(items: Sequence[EventView], look: Look, *, of_one_node: bool = False) -> Table:
+    """A table of events. The events of one node show the time since the one before instead of the node."""
     headers = ["SEQ"] if look.wide else []
-    headers += ["TIME", *(["AFTER"] if since is not None else []), "EVENT", *(["NODE"] if with_node else [])]
+    headers += ["TIME", "AFTER", "EVENT"] if of_one_node else ["TIME", "EVENT", "NODE"]
     table = table_of(*headers, "WHAT", right={"SEQ", "AFTER"}, wrapping={"WHAT"})
-    roomy = look.wide or look.width >= 100
+    roomy = look.wide or look.width >= _ROOMY
+    before: float | None = None
     for item in items:
         cells = [str(item["seq"])] if look.wide else []
         cells.append(instant(item["at"]) if roomy else clock_time(item["at"]))
-        if since is not None:
-            cells.append("+" + short_time(item["at"] - since))
+        if of_one_node:
+            cells.append("" if before is None else f"+{short_time(item['at'] - before)}")
         cells.append(clean(item["kind"]))
-        if with_node:
+        if not of_one_node:
             cells.append(clean(item["node"] or "-"))
         table.add_row(*cells, clean(item["text"]))
+        before = item["at"]
     return table
 
 

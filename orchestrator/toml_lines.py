@@ -8,7 +8,7 @@ arrays over several lines, all four kinds of string, comments.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 KeyPath = tuple[str | int, ...]
@@ -26,7 +26,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return _Scanner(text.replace("\r\n", "\n")).scan()
 
 
-def line_of(lines: dict[KeyPath, int], path: Sequence[str | int]) -> int:
+def line_of(lines: Mapping[KeyPath, int], path: Sequence[str | int]) -> int:
     """The line of a key, or of the nearest table around it when the key itself is not written."""
     for length in range(len(path), 0, -1):
         found = lines.get(tuple(path[:length]))

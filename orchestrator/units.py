@@ -116,5 +116,7 @@ def shown(value: object) -> str:
     """A value as the TOML file has it, shortened."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float):
+        return str(value)
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else text[:37] + "..."

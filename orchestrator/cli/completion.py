@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from orchestrator.cli import shared
 
 
-def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="The shell to complete for.")], /
+) -> int:
     """Print the completion script of a shell.
 
     For example:

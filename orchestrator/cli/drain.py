@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated, Final
 from urllib.parse import quote
 
@@ -46,7 +47,8 @@ def drain(
     answer = client.post(f"/v1/nodes/{quote(known, safe='')}/drain", body)
     shared.report_done(answer, f"{known} is being drained.", f"orchestrator node {known}", output)
     if wait:
-        _wait_until_out(client, known)
+        with suppress(KeyboardInterrupt):
+            _wait_until_out(client, known)
     return shared.OK
 
 

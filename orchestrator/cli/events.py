@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Final
 
 from cyclopts import Parameter, validators
@@ -55,7 +56,8 @@ def events(
             shared.print_text(render.events(view["events"], shared.look(output)))
         return shared.OK
     _lines(view["events"], output)
-    _follow(client, known, view["last"], output)
+    with suppress(KeyboardInterrupt):
+        _follow(client, known, view["last"], output)
     return shared.OK
 
 

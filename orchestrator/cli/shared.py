@@ -37,11 +37,15 @@ _WIDE: Final = 200  # columns that `-o wide` takes at least
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked. The message is what to tell the user, without a traceback."""
+    """A command cannot do what it was asked. The message is what to tell the user, without a traceback.
 
-    def __init__(self, message: str, exit_code: int = ERROR) -> None:
+    `prefix` stands before it; faults of a file start with the file's name instead.
+    """
+
+    def __init__(self, message: str, exit_code: int = ERROR, prefix: str = "orchestrator: ") -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.prefix = prefix
 
 
 @Parameter(name="*")
@@ -153,7 +157,7 @@ def read_config(file: Path) -> Config:
     try:
         config = load_config(file)
     except ConfigError as error:
-        raise CommandError(str(error)) from error
+        raise CommandError(str(error), prefix="") from error
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -20,6 +21,7 @@ _CODES: Final[dict[PoolState, int]] = {
     "paused": shared.PAUSED,
 }
 _WORST_FIRST: Final = (shared.BELOW_FLOOR, shared.DEGRADED, shared.PAUSED)
+_FASTEST: Final = 0.2  # s between two looks at least
 _CLEAR: Final = "\x1b[H\x1b[J"  # cursor home, erase below
 
 
@@ -48,7 +50,9 @@ def status(
     """
     client = connection.client()
     if watch is not None:
-        _watch(client, output, connection.flags, max(0.2, watch))
+        with suppress(KeyboardInterrupt):
+            _watch(client, output, connection.flags, max(_FASTEST, watch))
+        return shared.OK
     view = client.status()
     _show(view, output, connection.flags)
     return code_of(view) if exit_code else shared.OK

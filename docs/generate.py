@@ -1,0 +1,145 @@
+"""Makes the reference pages that follow the code: `python docs/generate.py`.
+
+config.md comes from the models of the configuration, cli.md from the command line's own help. A test asserts
+that both are current.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from orchestrator.config import ConfigFile
+from orchestrator.config_errors import table_model, tables
+
+REFERENCE: Final = Path(__file__).parent / "reference"
+
+_CONFIG_HEAD: Final = """# Configuration
+
+<!-- Made by docs/generate.py from orchestrator/config.py. Do not edit. -->
+
+One TOML file describes one daemon and its pool. `orchestrator validate FILE` checks it and says what it
+means; every fault is reported at once as `file:line: key: what is wrong, and what to do`.
+`orchestrator schema config` prints its JSON Schema for editors.
+[examples/pool.toml](../../examples/pool.toml) is an example with comments.
+
+* **Durations** carry a unit: `"500ms"`, `"90s"`, `"15m"`, `"2h"`, `"1h30m"`. A bare number is refused.
+* **Shares** are percentages or fractions: `"70%"` or `0.7`.
+* **Money** is US dollars per hour: `"12.50"`.
+* **Sizes** carry a unit: `"64kB"`, `"32MiB"`.
+* **Paths**: relative ones start from the directory of the file, so the same file means the same pool wherever
+  the daemon is started. `{state_dir}` stands for `daemon.state_dir`, `~` for the home directory.
+
+The smallest file:
+
+```toml
+[pool.llama]
+replicas = 10
+```
+"""
+
+_CLI_HEAD: Final = """# Command line
+
+<!-- Made by docs/generate.py from the command line's own help. Do not edit. -->
+
+Results go to standard output, everything else to standard error. Tables adapt to the width of the terminal;
+in a pipe lines are whole and without colours, and `NO_COLOR` switches colours off everywhere. `-o json`
+prints what `orchestrator schema` describes; within one schema number fields are only ever added.
+
+The daemon is found by `--socket`, else by `--config`, else by the variable `ORCHESTRATOR_SOCKET`, else at
+`./state/orchestrator.sock`. Where a command takes a node, the beginning of its id is enough.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | ok |
+| 1 | error |
+| 2 | wrong usage |
+| 3 | the daemon cannot be reached |
+| 4 | `status`: a pool is degraded or still starting |
+| 5 | `status`: a pool is below its on-demand floor |
+| 6 | `status`: the daemon is paused |
+| 10 | `plan --detailed-exit-code`: there is something to do |
+| 130 | interrupted by Ctrl-C (ending `--watch`, `--follow` or `--wait` that way is 0) |
+
+`status` reports the worst pool: 5 before 4 before 6. `--no-exit-code` makes it 0 whenever the daemon answers.
+"""
+
+
+def config_page() -> str:
+    """The whole of config.md."""
+    return "\n".join([_CONFIG_HEAD, *(line for part in tables(ConfigFile) for line in _table(*part))])
+
+
+def cli_page() -> str:
+    """The whole of cli.md."""
+    from orchestrator.cli.app import COMMANDS, HIDDEN, build_app
+
+    app = build_app(complete=True)
+    parts = [_CLI_HEAD]
+    for command in COMMANDS:
+        note = (
+            "Used by the tutorial and the demo; not shown in the overview.\n\n" if command in HIDDEN else ""
+        )
+        parts.append(f"## orchestrator {command}\n\n{note}```text\n{_help(app, command)}\n```\n")
+    return "\n".join(parts)
+
+
+def _help(app: Any, command: str) -> str:
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    app.help_formatter = "plain"
+    app([command, "--help"], console=Console(file=buffer, width=100, color_system=None))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().strip().splitlines())
+
+
+def _table(path: tuple[str, ...], model: type[BaseModel]) -> Iterator[str]:
+    keys = {
+        name: field for name, field in model.model_fields.items() if table_model(field.annotation)[0] is None
+    }
+    if not path or not keys:
+        return
+    yield f"## [{'.'.join(path)}]\n"
+    yield f"{(model.__doc__ or '').strip()}\n"
+    yield "| key | default | meaning |\n|---|---|---|"
+    properties = model.model_json_schema()["properties"]
+    for name, field in keys.items():
+        default = "required" if field.is_required() else f"`{_default(properties[name])}`"
+        yield f"| `{name}` | {default} | {_meaning(field.description or '', properties[name])} |"
+    yield ""
+
+
+def _default(schema: dict[str, Any]) -> str:
+    value = schema.get("default")
+    if value is None:
+        return "not set"
+    return json.dumps({} if value == {} else value, ensure_ascii=False)
+
+
+def _meaning(description: str, schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return f"{description} One of {', '.join(f'`{json.dumps(item)}`' for item in schema['enum'])}."
+    return description.replace("|", "\\|")
+
+
+def pages() -> dict[Path, str]:
+    """Every page with its text."""
+    return {REFERENCE / "config.md": config_page(), REFERENCE / "cli.md": cli_page()}
+
+
+def main() -> None:
+    """Write every page anew."""
+    REFERENCE.mkdir(exist_ok=True)
+    for file, text in pages().items():
+        file.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

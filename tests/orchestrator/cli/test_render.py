@@ -1,0 +1,216 @@
+"""What people see, at fixed widths. `UPDATE_SNAPSHOTS=1 pytest` writes the expected texts anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import render
+from orchestrator.render_parts import Look, pack
+from orchestrator.words import age, clean, countdown, money, percent, plural, short_time
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+def check(name: str, text: str) -> None:
+    file = SNAPSHOTS / f"{name}.txt"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOTS.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+@pytest.mark.parametrize("sample", ["calm", "small", "swapping", "large", "paused"])
+def test_status(sample: str, width: int, request: pytest.FixtureRequest) -> None:
+    view = request.getfixturevalue(sample)
+    text = render.status(view, Look(width=width))
+    assert max(len(line) for line in text.splitlines()) <= width
+    check(f"status-{sample}-{width}", text)
+
+
+def test_status_wide(swapping: dict[str, Any]) -> None:
+    check("status-swapping-wide", render.status(swapping, Look(width=200, wide=True)))
+
+
+def test_wide_status_lists_every_node_of_a_large_pool(large: dict[str, Any]) -> None:
+    text = render.status(large, Look(width=200, wide=True))
+    assert all(node["id"] in text for node in large["pools"][0]["nodes"])
+
+
+def test_narrow_status_of_a_large_pool_names_every_node_that_needs_a_look(large: dict[str, Any]) -> None:
+    text = render.status(large, Look(width=80))
+    assert len(text.splitlines()) < 30
+    assert all(name in text for name in ("i-0011", "i-0028", "i-0029", "i-002a"))
+    counted = [int(line.split()[0]) for line in text.splitlines() if " nodes " in line]
+    assert sum(counted) == 196
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nodes(width: int, swapping: dict[str, Any]) -> None:
+    view = {"schema": "nodes/1", "at": swapping["at"], "nodes": swapping["pools"][0]["nodes"]}
+    check(f"nodes-{width}", render.nodes(view, Look(width=width)))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_story(width: int, story: dict[str, Any]) -> None:
+    check(f"story-{width}", render.story(story, Look(width=width)))
+
+
+def test_story_of_a_forgotten_node() -> None:
+    story: Any = {"schema": "node/1", "node": None, "events": [], "sentences": []}
+    assert render.story(story, Look(width=80)) == "Nothing is known of this node.\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_plan(width: int, plan: dict[str, Any]) -> None:
+    check(f"plan-{width}", render.plan(plan, Look(width=width)))
+
+
+def test_plan_wide_shows_the_target_set(plan: dict[str, Any]) -> None:
+    text = render.plan(plan, Look(width=200, wide=True))
+    assert "10.0.0.1:8000" in text
+
+
+def test_empty_plan_says_so(plan: dict[str, Any]) -> None:
+    plan["pools"][0] |= {"actions": [], "deferred": []}
+    assert render.plan(plan, Look(width=80)).startswith("llama  nothing to do")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_events(width: int, story: dict[str, Any]) -> None:
+    check(f"events-{width}", render.events(story["events"], Look(width=width)))
+
+
+def test_followed_event_is_one_line_however_long(story: dict[str, Any]) -> None:
+    event = story["events"][0] | {"text": "long " * 100}
+    assert render.event_line(event, Look(width=80)).count("\n") == 1
+
+
+def test_no_events() -> None:
+    assert render.events([], Look(width=80)) == "No events.\n"
+
+
+def test_explain() -> None:
+    view: Any = {"schema": "explain/1", "subject": "capacity", "sentences": ["One.", "Two."]}
+    assert render.explain(view, Look(width=80)) == "capacity\nOne.\nTwo.\n"
+
+
+def test_colour_only_repeats_the_words(swapping: dict[str, Any]) -> None:
+    import re
+
+    plain = render.status(swapping, Look(width=120))
+    coloured = render.status(swapping, Look(width=120, colour=True))
+    assert "\x1b[" in coloured
+    assert "\x1b" not in plain
+    stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert [line.rstrip() for line in stripped.splitlines()] == plain.splitlines()
+
+
+def test_suggested_commands_reach_the_same_daemon(calm: dict[str, Any]) -> None:
+    text = render.status(calm, Look(width=200, flags="--socket /run/o.sock"))
+    assert "orchestrator nodes -o wide --socket /run/o.sock" in text
+
+
+Change = Callable[[dict[str, Any]], None]
+
+FACTS: list[tuple[str, Change, str]] = [
+    ("no lease", lambda view: view["daemon"].update(leading=False), "does not hold the lease"),
+    ("no journal", lambda view: view["daemon"].update(journal_ok=False), "journal takes no writes"),
+    ("stuck loop", lambda view: view["daemon"].update(last_turn_s=75.0), "no turn for 1m15s"),
+    ("endless pause", lambda view: view["daemon"].update(paused={"by": "eve", "reason": "", "until": None}),
+     "paused by eve: no reason given; until someone resumes"),
+    ("cover", lambda view: view["pools"][0].update(temporary_on_demand=2), "(2 temporary)"),
+    ("not serving", lambda view: view["pools"][0].update(serving=8), "8 serving"),
+    ("standby", lambda view: view["pools"][0].update(standby_hot=1, standby_stopped=2),
+     "standby 1 hot, 2 stopped"),
+    ("problem", lambda view: view["pools"][0].update(problems=["no spot anywhere"]), "! no spot anywhere"),
+    ("note", lambda view: view["pools"][0].update(notes=["as wanted"]), "- as wanted"),
+    ("no nodes", lambda view: view["pools"][0].update(nodes=[]), "No nodes yet."),
+    ("no pools", lambda view: view.update(pools=[]), "The daemon runs no pool."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), [fact[1:] for fact in FACTS], ids=[fact[0] for fact in FACTS])
+def test_status_says(change: Change, words: str, calm: dict[str, Any]) -> None:
+    change(calm)
+    assert words in render.status(calm, Look(width=200))
+
+
+@pytest.mark.parametrize(
+    ("remaining", "words"), [(106.9, "1:46 left"), (-5.0, "deadline passed 5s ago"), (None, "no deadline")]
+)
+def test_notice_counts_down(remaining: float | None, words: str, swapping: dict[str, Any]) -> None:
+    swapping["pools"][0]["notices"][0]["remaining_s"] = remaining
+    assert words in render.status(swapping, Look(width=120))
+
+
+def test_many_notices_and_swaps_are_counted_soonest_deadline_first(swapping: dict[str, Any]) -> None:
+    pool = swapping["pools"][0]
+    notice, swap = pool["notices"][0], pool["swaps"][0]
+    pool["notices"] = [
+        notice | {"node": f"i-{n:04x}", "deadline": 2000.0 - n, "remaining_s": 200.0 - n} for n in range(60)
+    ]
+    pool["swaps"] = [swap | {"outgoing": f"i-{n:04x}"} for n in range(60)]
+    lines = render.status(swapping, Look(width=200)).splitlines()
+    assert next(line for line in lines if "interruption" in line).startswith("! i-003b")
+    assert "! and 50 more notices: -o wide shows all" in lines
+    assert "~ and 50 more swaps: -o wide shows all" in lines
+    wide = render.status(swapping, Look(width=200, wide=True))
+    assert wide.count("interruption notice  ") == 60
+
+
+def test_text_from_elsewhere_cannot_move_the_cursor(calm: dict[str, Any]) -> None:
+    node = calm["pools"][0]["nodes"][0]
+    node["why"] = "evil \x1b[2J text\nwith a second line"
+    calm["pools"][0]["problems"] = ["\x1b]0;title\x07"]
+    text = render.status(calm, Look(width=200))
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "evil  [2J text with a second line" in text
+
+
+def test_markup_in_a_reason_is_only_text(calm: dict[str, Any]) -> None:
+    calm["pools"][0]["nodes"][0]["why"] = "[red]not a colour[/red] :smile:"
+    assert "[red]not a colour[/red] :smile:" in render.status(calm, Look(width=200))
+
+
+def test_pack_indents_what_does_not_fit() -> None:
+    from rich.text import Text
+
+    assert pack([Text("aaaa"), Text("bbbb"), Text("cccc")], 10).plain == "aaaa  bbbb\n  cccc"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0, "0s"), (59.4, "59s"), (60, "1m"), (200, "3m20s"), (10_920, "3h2m"), (363_600, "4d5h")],
+)
+def test_age(seconds: float | None, text: str) -> None:
+    assert age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (short_time(0.0), "0ms"),
+        (short_time(0.08), "80ms"),
+        (short_time(3.21), "3.2s"),
+        (short_time(65.0), "1m5s"),
+        (countdown(106.9), "1:46"),
+        (countdown(-3), "0:00"),
+        (countdown(7390), "2:03:10"),
+        (money(1204.5), "$1,204.50"),
+        (money(-3), "-$3.00"),
+        (money(-0.001), "$0.00"),
+        (percent(0.684), "68%"),
+        (plural(1, "request"), "1 request"),
+        (plural(0, "request"), "0 requests"),
+        (clean("a\tb"), "a b"),
+    ],
+)
+def test_words(value: str, text: str) -> None:
+    assert value == text
