@@ -27,7 +27,7 @@ from policies.events import (
 )
 from policies.fleet import Fleet
 from policies.memory import Memory, NodeRecord, intent_key
-from policies.model import Instance, InstanceState, Market, Pool, World
+from policies.model import Instance, InstanceState, Market, NoticeKind, Pool, World
 
 _ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
 
@@ -133,7 +133,7 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
 
 
 def _gone(now: float, memory: Memory, record: NodeRecord) -> NodeGone:
-    noticed = any(not n.cancelled for n in record.notices)
+    noticed = any(n.kind is NoticeKind.INTERRUPTION and not n.cancelled for n in record.notices)
     if noticed and record.placement.market is Market.SPOT:
         cause = GoneCause.RECLAIMED
     elif intent_key(record.id, ActionKind.TERMINATE) in memory.intents:

@@ -24,6 +24,7 @@ NOTICE = 120.0
 """Seconds of the market between a notice and its deadline, as on AWS."""
 
 _BOOT = 30.0
+_TOKENS_PER_SECOND = 50
 
 
 class SceneError(Exception):
@@ -67,7 +68,7 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         gateway_socket=state / "gateway.sock",
         url=f"http://127.0.0.1:{port}",
         model="tiny" if vllm else model,
-        tokens=(8, 24) if vllm else (10, max(12, int(notice * 10))),
+        tokens=(8, 24) if vllm else (10, max(12, int(notice * 0.2 * _TOKENS_PER_SECOND))),
         notice_s=notice,
         start_timeout=600.0 if vllm else 90.0,
     )
@@ -91,9 +92,13 @@ def _toml(options: DemoOptions, *, port: int, notice: float, model: str) -> str:
         f"model = {json.dumps(model)}",
         f"[pool.{POOL}.engine]",
         f'kind = "{options.engine}"',
-        *(_vllm_engine() if vllm else ['args = ["--load-time", "1", "--tokens-per-second", "50"]']),
+        *(
+            _vllm_engine()
+            if vllm
+            else ['args = ["--load-time", "1", "--tokens-per-second", "' + f"{_TOKENS_PER_SECOND}" + '"]']
+        ),
         f"[pool.{POOL}.drain]",
-        f'budget = "{notice * 0.6:.2f}s"',
+        f'budget = "{notice * 0.35:.2f}s"',
         f'margin = "{notice * 0.05:.2f}s"',
         'settle = "200ms"',
         f"[pool.{POOL}.back_to_spot]",

@@ -10,6 +10,10 @@ from orchestrator.demo.load import LoadReport
 from orchestrator.views import EventView, PoolView
 
 
+_AT_ONCE = 0.25
+"""Seconds from notice to drain within which the drain was not put off by choice."""
+
+
 @dataclass
 class Samples:
     """What was seen of the pool while the load ran, sampled a few times a second."""
@@ -37,26 +41,31 @@ class Detachment:
 
 
 def detachments(events: Sequence[EventView]) -> list[Detachment]:
-    """Every notice that led to a detachment, from the journal.
+    """Every first notice of a node that served, with the time to its detachment, from the journal.
 
-    A drain that the policies put off is late; so is one whose node was not in the target set yet.
+    A drain that began more than `_AT_ONCE` after its notice was put off by the policies: it is late.
     """
     noticed: dict[str, float] = {}
     drained: dict[str, float] = {}
+    serving: set[str] = set()
     found = []
     for event in events:
-        data, node = event["data"], event["node"]
-        if event["kind"] == "NoticeSeen" and data["notice"]["kind"] == "interruption" and node:
+        data, node = event["data"], event["node"] or ""
+        if event["kind"] == "NoticeSeen" and data["notice"]["kind"] == "interruption" and node in serving:
             noticed.setdefault(node, event["at"])
-        elif event["kind"] == "DrainStarted" and node:
+        elif event["kind"] == "DrainStarted":
             drained.setdefault(node, event["at"])
         elif event["kind"] == "TargetsApplied":
             for target, phase in data["changes"]:
-                if phase == "active" or target not in noticed or target not in drained:
+                if phase == "active":
+                    serving.add(target)
                     continue
-                began = noticed.pop(target)
-                late = drained[target] - began > 0.1
-                found.append(Detachment(node=target, ms=(event["at"] - began) * 1000.0, late=late))
+                left = target in serving
+                serving.discard(target)
+                if left and target in noticed and target in drained:
+                    began = noticed[target]
+                    late = drained[target] - began > _AT_ONCE
+                    found.append(Detachment(node=target, ms=(event["at"] - began) * 1000.0, late=late))
     return found
 
 
