@@ -9,7 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -100,9 +100,10 @@ class Upstream:
         self.seen: list[Seen] = []
         self.in_flight = 0
         self.left = 0
+        self.go_on = asyncio.Event()
         self.port = 0
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def address(self) -> str:
@@ -120,14 +121,19 @@ class Upstream:
 
     async def stop(self) -> None:
         await self.stop_listening()
-        for writer in list(self._open):
+        for writer in self._open.values():
             writer.transport.abort()
+        for task in self._open:
+            task.cancel()
+        while self._open:
+            await asyncio.wait(self._open)
 
     def spec(self, **fields: Any) -> TargetSpec:
         return TargetSpec(id=self.name, address=self.address, **fields)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._open[task] = writer
         try:
             while True:
                 request = await self._read(reader)
@@ -145,10 +151,10 @@ class Upstream:
                     self.in_flight -= 1
                 if writer.is_closing():
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             return
         finally:
-            self._open.discard(writer)
+            del self._open[task]
             writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> Seen:
@@ -274,13 +280,14 @@ class Behave:
             await talk.role()
             for number in range(count):
                 await talk.text(f"t{number} ")
+            if count:
+                await talk.upstream.go_on.wait()  # until the client has a part: before that it is retried
             await then(talk)
 
         return behave
 
     @staticmethod
     async def then_reset(talk: Conversation) -> None:
-        await asyncio.sleep(0.05)  # lets the gateway read what came before: a RST discards unread data
         talk.reset()
 
     @staticmethod
@@ -478,7 +485,7 @@ class Reply:
 
 @pytest.fixture
 def ask(client: aiohttp.ClientSession) -> Callable[..., Awaitable[Reply]]:
-    """Send one chat request: `await ask(running, stream=True)`."""
+    """Send one chat request: `await ask(running, stream=True)`; `on_first` is set at the first bytes."""
 
     async def send(
         running: Running,
@@ -487,11 +494,15 @@ def ask(client: aiohttp.ClientSession) -> Callable[..., Awaitable[Reply]]:
         path: str = "/v1/chat/completions",
         method: str = "POST",
         headers: dict[str, str] | None = None,
+        on_first: asyncio.Event | None = None,
         **fields: Any,
     ) -> Reply:
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream} | fields
         data = json.dumps(body).encode() if method == "POST" else None
         async with client.request(method, running.url + path, data=data, headers=headers) as answer:
-            return Reply(answer.status, answer.headers, (await answer.read()).decode())
+            first = await answer.content.readany()
+            if on_first is not None:
+                on_first.set()
+            return Reply(answer.status, answer.headers, (first + await answer.read()).decode())
 
     return send

@@ -100,7 +100,7 @@ async def test_first_token_timeout_is_retried_and_frees_the_slow_target(
     slow = await upstreams("slow", behave.silent)
     role = await upstreams("role", behave.silent_after_role)
     good = await upstreams("good")
-    running = await gateways(slow, role, good, first_token_timeout=0.2, breaker_failures=1000)
+    running = await gateways(slow, role, good, first_token_timeout=0.5, breaker_failures=1000)
     while not (slow.seen and role.seen):
         assert (await ask(running, stream=True)).said == "t0 t1 t2 "
     await eventually(lambda: slow.in_flight == 0 and role.in_flight == 0)

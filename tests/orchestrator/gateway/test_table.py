@@ -1,0 +1,214 @@
+"""The target table by itself: sets, generations, the choice, health and breakers."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.targets import StaleGeneration, TargetTable, WrongPool
+from policies.model import TargetPhase, TargetSpec, TargetState
+
+
+class World:
+    """A table with a hand-turned clock."""
+
+    def __init__(self, **settings):
+        self.now = 100.0
+        defaults = {"max_in_flight": 8, "breaker_failures": 3, "breaker_open": 10.0}
+        self.table = TargetTable(now=lambda: self.now, rng=random.Random(7), **(defaults | settings))
+        self.generation = 0
+
+    def put(self, *specs, healthy=True):
+        self.generation += 1
+        change = self.table.apply(
+            TargetSet(generation=self.generation, pool="p", written_at=1.0, targets=specs)
+        )
+        if healthy:
+            for entry in self.table:
+                self.table.checked(entry, "", 1)
+        return change
+
+    def entry(self, node):
+        return next(entry for entry in self.table if entry.spec.id == node)
+
+    def chosen(self, tried=None):
+        entry = self.table.choose(tried or {})
+        return entry and entry.spec.id
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def spec(node, **fields):
+    return TargetSpec(id=node, address=f"10.0.0.1:{8000 + ord(node[-1])}", **fields)
+
+
+def test_lower_generations_and_other_pools_change_nothing():
+    world = World(pool="p")
+    world.generation = 4
+    world.put(spec("a"))
+    old = TargetSet(generation=4, pool="p", written_at=1.0, targets=())
+    with pytest.raises(StaleGeneration, match="generation 4 is lower than the accepted 5"):
+        world.table.apply(old)
+    with pytest.raises(WrongPool, match="'q'"):
+        world.table.apply(TargetSet(generation=9, pool="q", written_at=1.0, targets=()))
+    assert world.table.generation == 5
+    assert world.chosen() == "a"
+
+
+def test_the_same_generation_may_come_again(world):
+    world.put(spec("a"))
+    world.generation -= 1
+    assert world.put(spec("a"), spec("b")).added == ("b",)
+
+
+def test_a_set_tells_what_it_changed(world):
+    world.put(spec("a"), spec("b"), spec("c"))
+    change = world.put(spec("a"), spec("b", phase=TargetPhase.DRAINING, drain_deadline=200.0), spec("d"))
+    assert (change.added, change.drained, change.removed) == (("d",), ("b",), ("c",))
+    assert world.put(spec("a"), spec("b"), spec("d")).added == ()
+    assert not world.entry("b").draining
+
+
+def test_what_is_known_of_a_target_stays_unless_its_address_changes(world):
+    world.put(spec("a"))
+    world.put(TargetSpec(id="a", address="10.0.0.1:8097", weight=50), healthy=False)
+    assert world.entry("a").health is TargetState.HEALTHY
+    world.put(TargetSpec(id="a", address="10.9.9.9:8000"), healthy=False)
+    assert world.entry("a").health is TargetState.INITIAL
+
+
+def test_the_least_busy_target_for_its_weight_is_chosen(world):
+    world.put(spec("a", weight=100), spec("b", weight=50), spec("z", weight=0))
+    for _ in range(6):
+        world.table.take(world.table.choose({}))
+    assert {entry.spec.id: entry.in_flight for entry in world.table} == {"a": 4, "b": 2, "z": 0}
+
+
+def test_ties_are_broken_by_the_seed():
+    def first(seed):
+        world = World()
+        world.table._rng = random.Random(seed)
+        world.put(*(spec(node) for node in "abcdefgh"))
+        return [world.chosen() for _ in range(8)]
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+
+
+def test_draining_and_removed_targets_are_never_chosen(world):
+    world.put(spec("a"), spec("b"))
+    world.table.take(world.entry("b"))
+    world.put(spec("a", phase=TargetPhase.DRAINING), healthy=False)
+    assert world.chosen() is None
+    assert world.entry("b").state(world.now) == (
+        TargetState.DRAINING,
+        "removed; its last requests are running",
+    )
+
+
+def test_a_removed_target_lives_until_its_last_request_ends_and_may_come_back(world):
+    world.put(spec("a"))
+    entry = world.entry("a")
+    world.table.take(entry)
+    world.table.take(entry)
+    world.put(healthy=False)
+    assert list(world.table) == [entry]
+    world.table.give(entry, None, answered=True)
+    assert list(world.table) == [entry]
+    world.put(spec("a"), healthy=False)
+    assert list(world.table) == [entry]
+    assert entry.in_flight == 1
+    world.put(healthy=False)
+    world.table.give(entry, None, answered=True)
+    assert list(world.table) == []
+
+
+def test_all_busy_means_waiting_not_failing_open(world):
+    world.put(spec("a"), spec("b"))
+    world.table.checked(world.entry("b"), "down", 1)
+    for _ in range(8):
+        world.table.take(world.entry("a"))
+    assert world.chosen() is None
+
+
+def test_an_unchecked_target_is_used_only_when_none_is_sound(world):
+    world.put(spec("a"))
+    world.put(spec("a"), spec("b"), healthy=False)
+    assert world.chosen() == "a"
+    world.table.checked(world.entry("a"), "down", 1)
+    assert world.chosen() == "b"
+
+
+def test_failing_open_takes_the_least_bad(world):
+    world.put(spec("a"), spec("b"))
+    for _ in range(3):
+        world.table.checked(world.entry("a"), "down", 1)
+    world.table.checked(world.entry("b"), "down", 1)
+    assert world.chosen() == "b"
+    assert world.chosen({"b": world.entry("b").passes}) == "a"
+
+
+def test_a_tried_target_waits_for_its_next_passed_check(world):
+    world.put(spec("a"))
+    tried = {"a": world.entry("a").passes}
+    assert world.chosen(tried) is None
+    world.table.checked(world.entry("a"), "", 1)
+    assert world.chosen(tried) == "a"
+
+
+def test_checks_need_a_run_of_failures_but_one_pass(world):
+    world.put(spec("a"))
+    entry = world.entry("a")
+    assert not world.table.checked(entry, "slow", 2)
+    assert entry.health is TargetState.HEALTHY
+    assert world.table.checked(entry, "slow", 2)
+    assert entry.state(world.now) == (TargetState.UNHEALTHY, "slow")
+    assert world.table.checked(entry, "", 2)
+    assert entry.health is TargetState.HEALTHY
+
+
+def test_a_refused_connection_makes_a_target_unhealthy_and_asks_for_a_check(world):
+    world.put(spec("a"))
+    entry = world.entry("a")
+    world.table.take(entry)
+    world.table.give(entry, Failure.CONNECT, answered=False)
+    assert entry.health is TargetState.UNHEALTHY
+    assert entry.suspicion.is_set()
+
+
+def test_the_breaker_keeps_requests_away_and_lets_one_probe_pass(world):
+    world.put(spec("a"), spec("b"))
+    ill = world.entry("a")
+    opened = []
+    world.table.on_breaker_open.append(opened.append)
+    for _ in range(3):
+        world.table.take(ill)
+        world.table.give(ill, Failure.ENGINE_ERROR, answered=False)
+    assert opened == [ill]
+    assert {world.chosen() for _ in range(20)} == {"b"}
+    assert ill.state(world.now) == (TargetState.UNHEALTHY, "circuit breaker open")
+    world.now += 10.0
+    world.table.take(world.entry("b"))
+    assert world.chosen() == "a"
+    world.table.take(ill)
+    assert {world.chosen() for _ in range(20)} == {"b"}
+    world.table.give(ill, None, answered=True)
+    assert ill.state(world.now)[0] is TargetState.HEALTHY
+
+
+def test_a_full_queue_and_a_client_that_leaves_are_no_fault_of_the_target(world):
+    world.put(spec("a"))
+    entry = world.entry("a")
+    for _ in range(10):
+        world.table.take(entry)
+        world.table.give(entry, Failure.UNAVAILABLE, answered=False)
+        world.table.take(entry)
+        world.table.give(entry, None, answered=False)
+    assert entry.in_flight == 0
+    assert world.chosen() == "a"
