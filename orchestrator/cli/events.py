@@ -15,6 +15,7 @@ from orchestrator.client import ControlClient, Unreachable
 from orchestrator.views import EventView
 
 _PATIENCE: Final = 20.0  # s that one request waits for something new
+_BREATH: Final = 0.1  # s after an empty answer, should a daemon not wait itself
 _RETRY: Final = 1.0  # s before a daemon that went away is asked again
 
 
@@ -55,8 +56,8 @@ def events(
 
             shared.print_text(render.events(view["events"], shared.look(output)))
         return shared.OK
-    _lines(view["events"], output)
     with suppress(KeyboardInterrupt):
+        _lines(view["events"], output)
         _follow(client, known, view["last"], output)
     return shared.OK
 
@@ -76,6 +77,8 @@ def _follow(client: ControlClient, node: str | None, last: int, output: str) -> 
         lost = False
         last = view["last"]
         _lines(view["events"], output)
+        if not view["events"]:
+            shared.wait(_BREATH)
 
 
 def _lines(items: Sequence[EventView], output: str) -> None:
