@@ -78,7 +78,9 @@ class Server:
         await self._load()
         if self._stop.is_set():
             return 0
-        runner = web.AppRunner(self._api.application(), access_log=None, handler_cancellation=True)
+        runner = web.AppRunner(
+            self._api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH
+        )
         await runner.setup()
         site = web.SockSite(runner, bound, backlog=_BACKLOG)
         await site.start()
