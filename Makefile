@@ -1,0 +1,68 @@
+# Everything runs from the project's own environment in .venv; nothing global is installed or changed.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-vllm test test-vllm lint format check bench docs vllm-env lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "make: $(PYTHON) lacks the venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "Setting up $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(STAMP) ## Make the environment with the orchestrator command
+
+demo: $(STAMP) ## Play a spot market on this machine for two minutes (DEMO_ARGS="--duration 60 --seed 7")
+	@$(BIN)/orchestrator demo $(DEMO_ARGS)
+
+demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
+	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)
+
+test: $(STAMP) ## Run the test suite
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-vllm: vllm-env ## Run the engine contract against real vLLM
+	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract $(PYTEST_ARGS)
+
+vllm-env: $(STAMP) ## Install vLLM for CPU into .venv-vllm and make a tiny model
+	@tools/vllm/install.sh
+
+lint: $(STAMP) ## Check style, types and layer contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: $(STAMP) ## Regenerate the reference pages and schemas
+	@$(BIN)/python docs/generate.py
+	@$(BIN)/python -m orchestrator.schemas.generate
+
+bench: $(STAMP) ## Run the benchmarks and print their tables
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+check: lint test ## Everything a change must pass
+
+lock: $(STAMP) ## Pin the dependencies again (needs uv)
+	@uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-header \
+	  --universal --python-version 3.11 --output-file requirements.lock --quiet
+
+clean: ## Remove what make and the tests left behind
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
