@@ -1,0 +1,121 @@
+"""Clouds for the contract suites of `Instances`, `Offerings` and `Notices`.
+
+Another provider joins by a class with the attributes and methods of `LocalWorld`, named in `cloud_world`.
+"""
+
+import asyncio
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from cloud.clock import SystemClock
+from cloud.local.config import Channels, ConstantSource, LocalCloudConfig, ZoneConfig
+from cloud.local.connection import LocalCloud
+from cloud.local.instances import LocalInstances
+from cloud.local.notices import LocalEventFeed, LocalMetadata
+from cloud.local.offerings import LocalOfferings
+from cloud.local.server import run_local_cloud
+from cloud.ports import EngineCommand, LaunchRequest
+from policies.model import Market
+
+PATIENCE = 30.0  # s until a condition counts as never coming true
+
+
+class LocalWorld:
+    """A local cloud and its adapters."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = SystemClock()
+        self.config = LocalCloudConfig(
+            state_dir=directory,
+            speed=600.0,
+            engine_port=_free_port(),
+            metadata_port=_free_port(),
+            channels=Channels(state_changes=False),
+            market=ConstantSource(zones=(ZoneConfig(zone="a", capacity=4), ZoneConfig(zone="b", capacity=4))),
+        )
+        self.connection = LocalCloud(self.config.socket_path)
+        self.instances = LocalInstances(self.connection)
+        self.offerings = LocalOfferings(self.connection)
+        self.feed = LocalEventFeed(self.connection, self.clock)
+        self.metadata = LocalMetadata(self.clock, cloud=self.connection, interval=0.02)
+        self._stack = AsyncExitStack()
+
+    async def open(self) -> None:
+        await self._stack.enter_async_context(run_local_cloud(self.config, self.clock))
+
+    async def close(self) -> None:
+        for adapter in (self.instances, self.offerings, self.feed, self.metadata):
+            await adapter.close()
+        await self._stack.aclose()
+
+    async def request(
+        self, token: str, market: Market = Market.ON_DEMAND, pool: str = "pool"
+    ) -> LaunchRequest:
+        """A request that the provider can meet."""
+        offerings = await self.offerings.list()
+        placement = next(o.placement for o in offerings if o.placement.market is market)
+        command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0)
+        return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
+
+    async def until_state(self, node: str, *states: str, pool: str = "pool"):
+        """Wait until the provider lists a node in one of the states; gives the instance."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for instance in await self.instances.list(pool):
+                    if instance.id == node and instance.state in states:
+                        return instance
+                await self.clock.sleep(0.01)
+
+    async def refuse_launches(self, times: int) -> None:
+        """The next launches meet no capacity."""
+        await self._order("refuse", times=times)
+
+    async def lose_answer(self, call: str) -> None:
+        """The next call of that kind takes effect, but no answer comes."""
+        await self._order("lose-response", call=call, times=1)
+
+    async def fail_list(self) -> None:
+        """The next list fails half-way."""
+        await self._order("fail-list", times=1)
+
+    async def throttle(self, calls: int) -> None:
+        """The next calls are throttled."""
+        await self._order("throttle", calls=calls)
+
+    async def reclaim(self, node: str, notice_s: float) -> None:
+        """The provider takes a spot node back, with notice in the provider's seconds."""
+        await self._order("reclaim", node=node, notice_s=notice_s)
+
+    async def recommend(self, node: str) -> None:
+        """The provider recommends rebalancing."""
+        await self._order("recommend", node=node)
+
+    async def _order(self, order: str, **values: object) -> None:
+        await self.connection.admin(order, json.dumps(values).encode())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(params=["local"])
+async def cloud_world(request: pytest.FixtureRequest) -> AsyncIterator[LocalWorld]:
+    """A running provider with everything that the contracts need."""
+    # Not tmp_path: a unix socket's path must be short.
+    directory = Path(tempfile.mkdtemp(prefix="cloud-"))
+    world = LocalWorld(directory)
+    try:
+        await world.open()
+        yield world
+    finally:
+        await world.close()
+        shutil.rmtree(directory, ignore_errors=True)

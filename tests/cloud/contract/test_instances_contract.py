@@ -1,0 +1,187 @@
+"""What every adapter of `Instances` keeps, whatever the provider. See `cloud.ports.Instances`."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from cloud.errors import CloudError, InsufficientCapacity, NotFound, Throttled, Uncertain
+from policies.model import InstanceState, Market, StandbyKind
+
+pytestmark = pytest.mark.slow
+
+GONE = (InstanceState.TERMINATED,)
+
+
+async def test_a_launch_is_listed_with_what_it_asked_for(cloud_world):
+    request = replace(await cloud_world.request("t-1"), standby=StandbyKind.HOT)
+    launched = await cloud_world.instances.launch(request)
+    listed = await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    assert (listed.token, listed.pool, listed.placement) == ("t-1", "pool", request.placement)
+    assert listed.standby is StandbyKind.HOT
+    assert listed.launched_at <= cloud_world.clock.now()
+    assert listed.price > 0
+    host, _, port = listed.address.rpartition(":")
+    assert host
+    assert int(port) > 0
+
+
+async def test_the_same_token_gives_the_same_instance(cloud_world):
+    request = await cloud_world.request("t-1")
+    first = await cloud_world.instances.launch(request)
+    again = await cloud_world.instances.launch(request)
+    assert again.id == first.id
+    assert [i.id for i in await cloud_world.instances.list("pool")] == [first.id]
+
+
+async def test_the_same_token_at_the_same_time_launches_one(cloud_world):
+    request = await cloud_world.request("t-1")
+    launched = await asyncio.gather(*(cloud_world.instances.launch(request) for _ in range(5)))
+    assert len({instance.id for instance in launched}) == 1
+    assert len(await cloud_world.instances.list("pool")) == 1
+
+
+async def test_the_token_of_a_terminated_instance_launches_nothing(cloud_world):
+    request = await cloud_world.request("t-1")
+    first = await cloud_world.instances.launch(request)
+    await cloud_world.instances.terminate(first.id)
+    await cloud_world.until_state(first.id, *GONE)
+    again = await cloud_world.instances.launch(request)
+    assert again.id == first.id
+    assert again.state is InstanceState.TERMINATED
+    assert len(await cloud_world.instances.list("pool")) == 1
+
+
+async def test_different_tokens_launch_different_instances(cloud_world):
+    first = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    second = await cloud_world.instances.launch(await cloud_world.request("t-2"))
+    assert first.id != second.id
+
+
+async def test_a_lost_answer_is_uncertain_and_the_token_resolves_it(cloud_world):
+    request = await cloud_world.request("t-1")
+    await cloud_world.lose_answer("launch")
+    with pytest.raises(Uncertain):
+        await cloud_world.instances.launch(request)
+    resolved = await cloud_world.instances.launch(request)
+    assert [i.id for i in await cloud_world.instances.list("pool")] == [resolved.id]
+
+
+async def test_lost_answers_to_changes_are_uncertain_and_may_be_asked_again(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.lose_answer("terminate")
+    with pytest.raises(Uncertain):
+        await cloud_world.instances.terminate(launched.id)
+    await cloud_world.instances.terminate(launched.id)
+    await cloud_world.until_state(launched.id, *GONE)
+
+
+async def test_a_capacity_refusal_launches_nothing_and_burns_no_token(cloud_world):
+    request = await cloud_world.request("t-1", Market.SPOT)
+    await cloud_world.refuse_launches(1)
+    with pytest.raises(InsufficientCapacity):
+        await cloud_world.instances.launch(request)
+    assert await cloud_world.instances.list("pool") == ()
+    launched = await cloud_world.instances.launch(request)
+    assert [i.id for i in await cloud_world.instances.list("pool")] == [launched.id]
+
+
+async def test_a_throttled_call_does_nothing(cloud_world):
+    request = await cloud_world.request("t-1")
+    await cloud_world.throttle(1)
+    with pytest.raises(Throttled):
+        await cloud_world.instances.launch(request)
+    assert await cloud_world.instances.list("pool") == ()
+
+
+async def test_a_list_is_complete_or_an_error(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.fail_list()
+    with pytest.raises(CloudError):
+        await cloud_world.instances.list("pool")
+    assert [i.id for i in await cloud_world.instances.list("pool")] == [launched.id]
+
+
+async def test_a_list_shows_its_own_pool_only(cloud_world):
+    mine = await cloud_world.instances.launch(await cloud_world.request("t-1", pool="mine"))
+    await cloud_world.instances.launch(await cloud_world.request("t-2", pool="theirs"))
+    assert [i.id for i in await cloud_world.instances.list("mine")] == [mine.id]
+    assert await cloud_world.instances.list("nobody's") == ()
+
+
+async def test_terminate_ends_an_instance_and_may_be_asked_again(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.instances.terminate(launched.id)
+    await cloud_world.instances.terminate(launched.id)
+    ended = await cloud_world.until_state(launched.id, *GONE)
+    await cloud_world.instances.terminate(launched.id)
+    assert ended.id == launched.id
+
+
+async def test_terminate_of_an_instance_still_pending(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.instances.terminate(launched.id)
+    await cloud_world.until_state(launched.id, *GONE)
+
+
+async def test_terminate_of_an_unknown_instance_is_success(cloud_world):
+    await cloud_world.instances.terminate("i-0000000000000000")
+    assert await cloud_world.instances.list("pool") == ()
+
+
+async def test_stop_and_start_keep_the_instance(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.instances.stop(launched.id)
+    await cloud_world.instances.stop(launched.id)
+    stopped = await cloud_world.until_state(launched.id, InstanceState.STOPPED)
+    await cloud_world.instances.stop(launched.id)
+    assert (stopped.token, stopped.placement) == (launched.token, launched.placement)
+    await cloud_world.instances.start(launched.id)
+    await cloud_world.instances.start(launched.id)
+    running = await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.instances.start(launched.id)
+    assert (running.token, running.placement) == (launched.token, launched.placement)
+    assert running.address
+    assert len(await cloud_world.instances.list("pool")) == 1
+
+
+async def test_a_start_may_meet_no_capacity_and_leaves_it_stopped(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.instances.stop(launched.id)
+    await cloud_world.until_state(launched.id, InstanceState.STOPPED)
+    await cloud_world.refuse_launches(1)
+    with pytest.raises(InsufficientCapacity):
+        await cloud_world.instances.start(launched.id)
+    await cloud_world.until_state(launched.id, InstanceState.STOPPED)
+
+
+async def test_a_stopped_instance_can_be_terminated(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.instances.stop(launched.id)
+    await cloud_world.until_state(launched.id, InstanceState.STOPPED)
+    await cloud_world.instances.terminate(launched.id)
+    await cloud_world.until_state(launched.id, *GONE)
+
+
+async def test_stop_and_start_of_what_is_gone_are_not_found(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.instances.terminate(launched.id)
+    await cloud_world.until_state(launched.id, *GONE)
+    for node in (launched.id, "i-0000000000000000"):
+        with pytest.raises(NotFound):
+            await cloud_world.instances.stop(node)
+        with pytest.raises(NotFound):
+            await cloud_world.instances.start(node)
+
+
+async def test_closing_touches_no_machine(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.instances.close()
+    await cloud_world.instances.close()
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)

@@ -1,0 +1,118 @@
+"""The event feed and its reader: nothing lost over reconnects, restarts and wiped clouds."""
+
+import asyncio
+import shutil
+from contextlib import aclosing
+
+import pytest
+
+from cloud.clock import SystemClock
+from cloud.local.connection import LocalCloud
+from cloud.local.feed import Feed
+from cloud.local.notices import LocalEventFeed
+from cloud.local.server import run_local_cloud
+from cloud.local.table import Table
+from policies.model import NoticeKind
+
+PATIENCE = 30.0
+
+
+class Reader:
+    """Collects what a feed tells, in the background."""
+
+    def __init__(self, socket):
+        self.connection = LocalCloud(socket)
+        self.feed = LocalEventFeed(self.connection, SystemClock())
+        self.seen = []
+        self._task = asyncio.create_task(self._collect())
+
+    async def _collect(self):
+        async with aclosing(self.feed.stream()) as stream:
+            async for notice in stream:
+                self.seen.append(notice)
+
+    async def until(self, count):
+        async with asyncio.timeout(PATIENCE):
+            while len(self.seen) < count:  # noqa: ASYNC110 (the reader is another task)
+                await asyncio.sleep(0.005)
+        return [notice.node for notice in self.seen]
+
+    async def close(self):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self.feed.close()
+
+
+@pytest.fixture
+async def reader(cloud_config):
+    collecting = Reader(cloud_config.socket_path)
+    yield collecting
+    await collecting.close()
+
+
+def publish(server, node):
+    return server.feed.publish(NoticeKind.REBALANCE, node, None)
+
+
+async def test_a_reader_that_came_before_the_cloud_hears_everything_over_a_restart(cloud_config, reader):
+    async with run_local_cloud(cloud_config, SystemClock()) as server:
+        publish(server, "i-1")
+        assert await reader.until(1) == ["i-1"]
+        publish(server, "i-2")
+        assert await reader.until(2) == ["i-1", "i-2"]
+    async with run_local_cloud(cloud_config, SystemClock()) as server:
+        publish(server, "i-3")
+        assert await reader.until(3) == ["i-1", "i-2", "i-3"]
+    assert len({notice.id for notice in reader.seen}) == 3
+
+
+async def test_a_reader_follows_a_cloud_whose_state_was_wiped(cloud_config, reader):
+    async with run_local_cloud(cloud_config, SystemClock()) as server:
+        for number in range(3):
+            publish(server, f"i-{number}")
+        await reader.until(3)
+    shutil.rmtree(cloud_config.state_dir)
+    async with run_local_cloud(cloud_config, SystemClock()) as server:
+        publish(server, "i-new")
+        assert (await reader.until(4))[-1] == "i-new"
+    assert len({notice.id for notice in reader.seen}) == 4
+
+
+async def test_two_readers_hear_the_same(cloud_config, reader):
+    other = Reader(cloud_config.socket_path)
+    async with run_local_cloud(cloud_config, SystemClock()) as server:
+        for number in range(5):
+            publish(server, f"i-{number}")
+        assert await reader.until(5) == await other.until(5)
+    await other.close()
+
+
+async def test_a_long_poll_answers_at_once_when_something_comes_and_empty_when_not(tmp_path):
+    table = Table(tmp_path)
+    feed = Feed(table, SystemClock(), 10)
+    assert await feed.after(0, 0.0) == ()
+    assert await feed.after(0, 0.01) == ()
+    waiting = asyncio.create_task(feed.after(0, PATIENCE))
+    await asyncio.sleep(0)
+    event = feed.publish(NoticeKind.REBALANCE, "i-1", None)
+    assert await waiting == (event,)
+    closing = asyncio.create_task(feed.after(event.seq, PATIENCE))
+    await asyncio.sleep(0)
+    feed.close()
+    assert await closing == ()
+    table.close()
+
+
+async def test_the_feed_is_bounded_and_its_numbers_never_repeat(tmp_path):
+    table = Table(tmp_path)
+    feed = Feed(table, SystemClock(), 3)
+    for number in range(5):
+        feed.publish(NoticeKind.REBALANCE, f"i-{number}", None)
+    assert [event.node for event in table.events_after(0)] == ["i-2", "i-3", "i-4"]
+    for event in table.events_after(0):
+        feed.acknowledge(event.seq)
+    table.close()
+    reopened = Table(tmp_path)
+    assert reopened.events_after(0) == ()
+    assert Feed(reopened, SystemClock(), 3).publish(NoticeKind.REBALANCE, "i-5", None).seq == 6
+    reopened.close()
