@@ -17,6 +17,7 @@ from rich.text import Text
 from orchestrator.render_parts import (
     Look,
     event_table,
+    event_text,
     node_card,
     node_table,
     pack,
@@ -96,7 +97,7 @@ def event_line(item: EventView, look: Look) -> str:
         (instant(item["at"]) if look.wide else clock_time(item["at"]), "dim"),
         f"  {item['kind']:<18}",
         f"  {clean(item['node'] or '-'):<16}  ",
-        clean(item["text"]),
+        event_text(item),
     )
     return text_of(line, replace(look, width=_ONE_LINE))
 
@@ -137,10 +138,6 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
     on_demand = f"on-demand {pool['on_demand_ready']}"
     if pool["temporary_on_demand"]:
         on_demand += f" ({pool['temporary_on_demand']} temporary)"
-    share_now, share_aim = percent(pool["spot_share"]), percent(pool["spot_wanted"] / max(1, pool["wanted"]))
-    mix = _mix(pool["spot_share"])
-    if pool["ready"] and share_now != share_aim:
-        mix += f" (aim {_mix(pool['spot_wanted'] / max(1, pool['wanted']))})"
     segments = [
         Text.assemble(
             (clean(pool["name"]), "bold"),
@@ -149,7 +146,7 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
         ),
         Text(f"{pool['ready']}/{pool['wanted']} ready", style="yellow" if short else ""),
         Text(f"spot {pool['spot_ready']} · {on_demand}"),
-        Text(mix),
+        Text(_mix(pool)),
         Text(f"{money(pool['cost_per_hour'])}/h, {percent(pool['saved_share'])} saved"),
         Text(f"on-demand would cost {money(pool['on_demand_cost_per_hour'])}/h", style="dim"),
     ]
@@ -171,9 +168,18 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
     return segments
 
 
-def _mix(share: float) -> str:
-    spot = round(share * 100)
-    return f"{spot}/{100 - spot}"
+def _mix(pool: PoolView) -> str:
+    """The mix of the ready nodes without the standby, and the aim where it differs."""
+    aim = _shares(pool["spot_wanted"], pool["wanted"])
+    now = _shares(pool["spot_ready"], pool["ready"] - pool["standby_hot"])
+    if pool["ready"] <= pool["standby_hot"]:
+        return f"aim {aim}"
+    return now if now == aim else f"{now} (aim {aim})"
+
+
+def _shares(spot: int, total: int) -> str:
+    share = min(100, round(100 * spot / max(1, total)))
+    return f"{share}/{100 - share}"
 
 
 def _daemon_words(daemon: DaemonView) -> str:

@@ -267,9 +267,15 @@ def event_table(items: Sequence[EventView], look: Look, *, of_one_node: bool = F
         cells.append(clean(item["kind"]))
         if not of_one_node:
             cells.append(clean(item["node"] or "-"))
-        table.add_row(*cells, clean(item["text"]))
+        table.add_row(*cells, event_text(item))
         before = item["at"]
     return table
+
+
+def event_text(item: EventView) -> str:
+    """What an event says beyond its kind."""
+    text = clean(item["text"])
+    return "" if text == item["kind"] else text.removeprefix(f"{item['kind']}: ")
 
 
 def pool_plan(pool: PoolPlanView, look: Look) -> list[RenderableType]:

@@ -19,15 +19,15 @@ def pause(
     output: PlainOutput = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
-    """Stop acting and keep watching. No node is touched until `resume`.
+    """Keep watching, but launch and end nothing until `resume`.
 
-    Spot nodes that are reclaimed meanwhile are not replaced.
+    Notices still drain their nodes, and the target set stays true.
 
     For example:
       orchestrator pause --for 2h --reason "network maintenance"
       orchestrator resume
     """
-    body: dict[str, object] = {"reason": reason}
+    body: dict[str, object] = {"reason": reason, "by": shared.user_name()}
     if duration is not None:
         body["for_s"] = duration
     answer = connection.client().post("/v1/pause", body)

@@ -16,6 +16,6 @@ def resume(
     For example:
       orchestrator resume
     """
-    answer = connection.client().post("/v1/resume")
+    answer = connection.client().post("/v1/resume", {"by": shared.user_name()})
     shared.report_done(answer, "Resumed.", "orchestrator status", output)
     return shared.OK

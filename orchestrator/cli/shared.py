@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shlex
 import shutil
 import sys
@@ -129,6 +130,14 @@ def look(output: str, flags: str = "") -> Look:
 def wait(seconds: float) -> None:
     """Pause between two looks; Ctrl-C ends it."""
     threading.Event().wait(seconds)
+
+
+def user_name() -> str:
+    """Who runs the command, for the journal."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a user id without an entry, as in many containers
+        return f"uid {os.getuid()}"
 
 
 def find_node(client: ControlClient, text: str) -> str:

@@ -175,7 +175,7 @@ def swapping() -> dict[str, Any]:
     pool = make_pool(
         [*nodes, replacement], wanted=10, state="degraded", notices=[make_notice()], swaps=[make_swap()],
         problems=["9 of 10 nodes are ready"], notes=["spot in us-east-1b was refused 20 s ago"],
-        temporary_on_demand=0, standby_hot=1,
+        temporary_on_demand=0, standby_stopped=1,
     )  # fmt: skip
     return make_status(pool)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from orchestrator.cli import shared, status
 from orchestrator.cli.app import COMMANDS, HIDDEN, build_app
 from orchestrator.schemas import generate
 
+USER = pwd.getpwuid(os.getuid()).pw_name
 DOCS = Path(__file__).parents[3] / "docs/reference"
 
 Run = Callable[..., tuple[int, str, str]]
@@ -317,9 +320,13 @@ def test_explain(ask: Run, api: Any) -> None:
             "/v1/nodes/i-0c41/drain",
             {"reason": "kernel", "deadline_s": 120.0},
         ),
-        (["pause"], "/v1/pause", {"reason": ""}),
-        (["pause", "--for", "2h", "--reason", "x"], "/v1/pause", {"reason": "x", "for_s": 7200.0}),
-        (["resume"], "/v1/resume", {}),
+        (["pause"], "/v1/pause", {"reason": "", "by": USER}),
+        (
+            ["pause", "--for", "2h", "--reason", "x"],
+            "/v1/pause",
+            {"reason": "x", "for_s": 7200.0, "by": USER},
+        ),
+        (["resume"], "/v1/resume", {"by": USER}),
     ],
 )
 def test_operating(arguments: list[str], path: str, body: dict[str, Any], ask: Run, api: Any) -> None:
@@ -328,6 +335,11 @@ def test_operating(arguments: list[str], path: str, body: dict[str, Any], ask: R
     assert api.posts == [(path, body)]
     assert out.startswith(f"done: {path}\nNext: orchestrator ")
     assert json.loads(ask(*arguments, "-o", "json")[1]) == {"text": f"done: {path}"}
+
+
+def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 3_999_999_999)
+    assert shared.user_name() == "uid 3999999999"
 
 
 def test_refused_command_is_one_line(ask: Run, api: Any) -> None:

@@ -91,6 +91,38 @@ def test_followed_event_is_one_line_however_long(story: dict[str, Any]) -> None:
     assert render.event_line(event, Look(width=80)).count("\n") == 1
 
 
+def test_an_event_does_not_repeat_its_kind(story: dict[str, Any]) -> None:
+    event = story["events"][0]
+    items = [
+        event | {"kind": "NodeSeen", "text": "NodeSeen"},
+        event | {"kind": "Paused", "text": "Paused: x"},
+    ]
+    lines = render.events(items, Look(width=100)).splitlines()
+    assert lines[1].split()[1:] == ["NodeSeen", "i-0c41"]
+    assert lines[2].split()[1:] == ["Paused", "i-0c41", "x"]
+    assert render.event_line(items[1], Look(width=100)).count("Paused") == 1
+
+
+@pytest.mark.parametrize(
+    ("spot", "on_demand", "hot", "words"),
+    [
+        (7, 3, 0, "  70/30  "),
+        (7, 4, 1, "  70/30  "),
+        (5, 5, 0, "  50/50 (aim 70/30)  "),
+        (0, 0, 0, "  aim 70/30  "),
+        (0, 1, 1, "  aim 70/30  "),
+        (8, 1, 1, "  100/0 (aim 70/30)  "),
+    ],
+)
+def test_mix_counts_what_is_not_standby(
+    spot: int, on_demand: int, hot: int, words: str, calm: dict[str, Any]
+) -> None:
+    calm["pools"][0].update(
+        spot_ready=spot, on_demand_ready=on_demand, ready=spot + on_demand, standby_hot=hot
+    )
+    assert words in render.status(calm, Look(width=400))
+
+
 def test_no_events() -> None:
     assert render.events([], Look(width=80)) == "No events.\n"
 
