@@ -43,6 +43,9 @@ async def inline(work: Callable[[], None]) -> None:
 class GatewayBalancer:
     """The target set of one gateway process.
 
+    A set that was acknowledged is not pushed again until `observe` has seen another incarnation or a higher
+    generation, so observe once a turn.
+
     `apply` returns as soon as the gateway has acknowledged; the file is then written by a background task,
     newest set wins. A failed write is reported to `on_file_error` with a sentence and tried again by the
     next `apply`, even of an equal set. `flush` waits for the file.
@@ -93,6 +96,8 @@ class GatewayBalancer:
         except (KeyError, TypeError, ValueError) as error:
             raise Uncertain(f"{self._peer} sent a state this version cannot read: {error!r}") from None
         self._incarnation = view.incarnation
+        if view.generation > self._generation:
+            self._acknowledged = None  # another daemon wrote: what we had acknowledged is no longer there
         return view
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:

@@ -104,6 +104,7 @@ class Gateway:
         )
         self._control = Control(
             incarnation=self.incarnation,
+            listen=f"{config.host}:{self.port}",
             table=self.table,
             source=source,
             metrics=self.metrics,

@@ -35,12 +35,16 @@ _LARGEST_SET = 64 * 1024 * 1024
 
 
 class Control:
-    """The handlers of the control socket. `incarnation` is new with every start of the process."""
+    """The handlers of the control socket.
+
+    `incarnation` is new with every start of the process, `listen` is the address that clients use.
+    """
 
     def __init__(
         self,
         *,
         incarnation: str,
+        listen: str,
         table: TargetTable,
         source: TargetSource,
         metrics: GatewayMetrics,
@@ -48,6 +52,7 @@ class Control:
         now: Callable[[], float],
     ) -> None:
         self._incarnation = incarnation
+        self._listen = listen
         self._table = table
         self._source = source
         self._metrics = metrics
@@ -69,6 +74,7 @@ class Control:
         return {
             "schema": STATE_SCHEMA,
             "incarnation": self._incarnation,
+            "listen": self._listen,
             "generation": self._table.generation,
             "pool": None if accepted is None else accepted.pool,
             "written_at": None if accepted is None else accepted.written_at,

@@ -16,6 +16,7 @@ import pytest
 
 from cloud.balancers.targets import TargetSet, encode
 from cloud.clock import SystemClock
+from cloud.ports import Clock
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import GatewayConfig
 from policies.model import TargetPhase, TargetSpec
@@ -424,7 +425,9 @@ async def gateways(tmp_path: Path, eventually: Any) -> AsyncIterator[Callable[..
     """
     running: list[Running] = []
 
-    async def start(*upstreams: Upstream | TargetSpec, **settings: Any) -> Running:
+    async def start(
+        *upstreams: Upstream | TargetSpec, clock: Clock | None = None, **settings: Any
+    ) -> Running:
         defaults: dict[str, Any] = {
             "targets_file": tmp_path / "targets.json",
             "socket": tmp_path / "gw.sock",
@@ -436,7 +439,7 @@ async def gateways(tmp_path: Path, eventually: Any) -> AsyncIterator[Callable[..
             "linger": 0.0,
         }
         config = GatewayConfig(**(defaults | settings))
-        one = Running(Gateway(config, SystemClock()), config)
+        one = Running(Gateway(config, clock or SystemClock()), config)
         await one.gateway.start()
         running.append(one)
         if upstreams:

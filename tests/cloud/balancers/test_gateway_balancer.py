@@ -1,0 +1,275 @@
+"""The gateway adapter against a scripted gateway: order of push and file, what is pushed, what is raised."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from aiohttp import web
+
+from cloud.balancers.gateway import GatewayBalancer, inline
+from cloud.balancers.targets import TargetSet, encode, parse, write_atomic
+from cloud.clock import SystemClock
+from cloud.errors import Denied, Uncertain
+from policies.model import TargetPhase, TargetSpec, TargetState
+
+A = TargetSpec(id="a", address="127.0.0.1:8001")
+B = TargetSpec(id="b", address="127.0.0.1:8002")
+
+
+class Scripted:
+    """Answers the control calls as it is told and remembers the pushes."""
+
+    def __init__(self, path):
+        self.path = path
+        self.incarnation = "one"
+        self.pushed = []
+        self.status = 200
+        self.answer = None
+        self.state = {}
+        self.hold = None
+        self.connections = set()
+
+    async def start(self):
+        app = web.Application()
+        app.router.add_put("/v1/targets", self._put)
+        app.router.add_get("/v1/state", self._get)
+        self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self.runner.setup()
+        await web.UnixSite(self.runner, str(self.path)).start()
+
+    async def stop(self):
+        await self.runner.cleanup()
+        self.path.unlink(missing_ok=True)
+
+    async def _put(self, request):
+        self.connections.add(request.transport)
+        self.pushed.append(parse(await request.read()))
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.answer is not None:
+            return web.Response(body=self.answer)
+        body = {"incarnation": self.incarnation, "error": {"message": "because"}}
+        return web.json_response(body, status=self.status)
+
+    async def _get(self, request):
+        return web.json_response(
+            {"incarnation": self.incarnation, "generation": 9, "targets": []} | self.state
+        )
+
+
+@pytest.fixture
+async def gateway(tmp_path):
+    gateway = Scripted(tmp_path / "gw.sock")
+    await gateway.start()
+    yield gateway
+    await gateway.stop()
+
+
+@pytest.fixture
+async def make(tmp_path):
+    made = []
+
+    def build(**settings):
+        defaults = {
+            "socket": tmp_path / "gw.sock",
+            "targets_file": tmp_path / "targets.json",
+            "pool": "chat",
+            "clock": SystemClock(),
+            "timeout": 20.0,
+        }
+        made.append(GatewayBalancer(**(defaults | settings)))
+        return made[-1]
+
+    yield build
+    for one in made:
+        await one.close()
+
+
+async def test_a_set_is_pushed_then_written(gateway, make, tmp_path):
+    balancer = make()
+    await balancer.apply([B, A], 4)
+    await balancer.flush()
+    (pushed,) = gateway.pushed
+    assert (pushed.generation, pushed.pool, pushed.targets) == (4, "chat", (A, B))
+    assert parse((tmp_path / "targets.json").read_bytes()) == pushed
+
+
+async def test_the_acknowledgement_does_not_wait_for_the_file(gateway, make, tmp_path):
+    gate = asyncio.Event()
+
+    async def slow(work):
+        await gate.wait()
+        work()
+
+    balancer = make(run_blocking=slow)
+    await balancer.apply([A], 1)
+    await balancer.apply([A, B], 2)
+    await balancer.apply([B], 3)
+    assert not (tmp_path / "targets.json").exists()
+    gate.set()
+    await balancer.flush()
+    assert parse((tmp_path / "targets.json").read_bytes()).generation == 3
+
+
+async def test_an_equal_set_costs_nothing(gateway, make):
+    balancer = make()
+    await balancer.apply([A, B], 1)
+    await balancer.apply([B, A], 1)
+    await balancer.apply([A, B], 2)
+    assert len(gateway.pushed) == 1
+    await balancer.apply([A], 2)
+    assert len(gateway.pushed) == 2
+
+
+async def test_one_connection_serves_all_calls(gateway, make):
+    balancer = make()
+    for generation in range(1, 6):
+        await balancer.apply([A] if generation % 2 else [B], generation)
+    assert len(gateway.pushed) == 5
+    assert len(gateway.connections) == 1
+
+
+async def test_a_restarted_gateway_gets_an_equal_set_again(gateway, make):
+    balancer = make()
+    await balancer.apply([A], 1)
+    assert (await balancer.observe()).incarnation == "one"
+    await balancer.apply([A], 1)
+    gateway.incarnation = "two"
+    assert (await balancer.observe()).incarnation == "two"
+    await balancer.apply([A], 1)
+    assert len(gateway.pushed) == 2
+
+
+async def test_a_lost_connection_is_opened_again(gateway, make):
+    balancer = make()
+    await balancer.apply([A], 1)
+    await gateway.stop()
+    await gateway.start()
+    await balancer.apply([B], 2)
+    assert gateway.pushed[-1].targets == (B,)
+
+
+async def test_the_view_is_read(gateway, make):
+    row = {"id": "a", "address": "x:1", "state": "draining", "in_flight": 3, "reason": "why"}
+    gateway.state = {"targets": [row | {"weight": 100, "something": "new"}]}
+    view = await make().observe()
+    assert (view.generation, view.incarnation) == (9, "one")
+    (target,) = view.targets
+    assert (target.id, target.state, target.in_flight, target.reason) == ("a", TargetState.DRAINING, 3, "why")
+
+
+@pytest.mark.parametrize("state", [{"targets": [{"id": "a"}]}, {"targets": None}, {"generation": "x"}])
+async def test_a_state_that_cannot_be_read_is_uncertain(gateway, make, state):
+    gateway.state = state
+    with pytest.raises(Uncertain, match="cannot read"):
+        await make().observe()
+
+
+async def test_a_refused_generation_is_denied_and_not_written(gateway, make, tmp_path):
+    gateway.status = 409
+    balancer = make()
+    with pytest.raises(Denied, match="generation 3: because"):
+        await balancer.apply([A], 3)
+    await balancer.flush()
+    assert not (tmp_path / "targets.json").exists()
+
+
+async def test_an_older_generation_is_denied_without_a_call(gateway, make):
+    balancer = make()
+    await balancer.apply([A], 5)
+    with pytest.raises(Denied, match="older than 5"):
+        await balancer.apply([A], 4)
+    with pytest.raises(Denied, match="older than 5"):
+        await balancer.apply([B], 4)
+    assert len(gateway.pushed) == 1
+
+
+async def test_a_set_that_cannot_be_written_down_is_denied(gateway, make):
+    with pytest.raises(Denied, match="expected host:port"):
+        await make().apply([TargetSpec(id="a", address="")], 1)
+    with pytest.raises(Denied, match="listed twice"):
+        await make().apply([A, A], 1)
+    assert not gateway.pushed
+
+
+async def test_without_a_gateway_the_file_is_written_and_the_outcome_uncertain(make, tmp_path):
+    balancer = make()
+    with pytest.raises(Uncertain, match="cannot be reached"):
+        await balancer.apply([A], 2)
+    assert parse((tmp_path / "targets.json").read_bytes()).targets == (A,)
+    with pytest.raises(Uncertain):
+        await balancer.apply([A], 2)
+    with pytest.raises(Uncertain, match="cannot be reached"):
+        await balancer.observe()
+
+
+async def test_a_gateway_that_comes_back_gets_the_set(make, tmp_path):
+    balancer = make()
+    with pytest.raises(Uncertain):
+        await balancer.apply([A], 2)
+    gateway = Scripted(tmp_path / "gw.sock")
+    await gateway.start()
+    try:
+        await balancer.apply([A], 2)
+        assert len(gateway.pushed) == 1
+    finally:
+        await gateway.stop()
+
+
+async def test_a_hung_gateway_is_uncertain(gateway, make, tmp_path):
+    gateway.hold = asyncio.Event()
+    balancer = make(timeout=0.05)
+    with pytest.raises(Uncertain, match=r"did not answer within 0\.05 s"):
+        await balancer.apply([A], 1)
+    assert (tmp_path / "targets.json").exists()
+    gateway.hold.set()
+
+
+@pytest.mark.parametrize(("answer", "says"), [(b"<html>", "no JSON"), (b"[]", "a list, not an object")])
+async def test_an_answer_that_is_no_gateways_is_uncertain(gateway, make, answer, says):
+    gateway.answer = answer
+    with pytest.raises(Uncertain, match=says):
+        await make().apply([A], 1)
+
+
+async def test_a_newer_file_of_another_daemon_is_never_overwritten(make, tmp_path):
+    newer = encode(TargetSet(generation=9, pool="chat", written_at=1.0, targets=(B,)))
+    write_atomic(tmp_path / "targets.json", newer)
+    with pytest.raises(Denied, match="another daemon leads"):
+        await make().apply([A], 8)
+    assert (tmp_path / "targets.json").read_bytes() == newer
+
+
+async def test_a_file_that_cannot_be_written_is_told_and_tried_again(gateway, make, tmp_path):
+    told = []
+    directory = tmp_path / "later"
+    balancer = make(targets_file=directory / "targets.json", on_file_error=told.append)
+    await balancer.apply([A], 1)
+    await balancer.flush()
+    assert len(told) == 1
+    assert "generation 1" in told[0]
+    directory.mkdir()
+    await balancer.apply([A], 1)
+    await balancer.flush()
+    assert parse((directory / "targets.json").read_bytes()).generation == 1
+    assert len(gateway.pushed) == 1
+
+
+async def test_with_neither_gateway_nor_file_both_are_named(make, tmp_path):
+    with pytest.raises(Uncertain, match=r"cannot be reached.*cannot be written either"):
+        await make(targets_file=tmp_path / "no" / "targets.json").apply([A], 1)
+
+
+async def test_inline_work_needs_no_thread(gateway, make, tmp_path, monkeypatch):
+    def forbidden(*_, **__):
+        raise AssertionError("a thread was started")
+
+    monkeypatch.setattr(threading.Thread, "start", forbidden)
+    balancer = make(run_blocking=inline)
+    await balancer.apply(
+        [TargetSpec(id="a", address="h:1", phase=TargetPhase.DRAINING, drain_deadline=5.0)], 1
+    )
+    await balancer.flush()
+    assert parse((tmp_path / "targets.json").read_bytes()).targets[0].drain_deadline == 5.0

@@ -1,0 +1,370 @@
+"""The contract of the LoadBalancer port, run against every adapter with a real balancer behind it.
+
+A new adapter adds a harness to HARNESSES: something that starts, stops and restarts the balancer itself,
+makes adapters for it (one for each daemon) and says where clients send their requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from cloud.balancers.gateway import GatewayBalancer
+from cloud.clock import SystemClock
+from cloud.errors import Denied, Uncertain
+from cloud.ports import BalancerView, LoadBalancer
+from orchestrator.gateway.app import Gateway
+from orchestrator.gateway.config import GatewayConfig
+from policies.model import TargetPhase, TargetSpec, TargetState
+
+PATIENCE = 30.0
+
+
+class Harness(Protocol):
+    """One real balancer."""
+
+    @property
+    def url(self) -> str:
+        """Where clients send requests."""
+        ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def adapter(self) -> LoadBalancer:
+        """A new adapter, as another daemon would make it."""
+        ...
+
+
+class GatewayHarness:
+    """The embedded gateway, in this event loop."""
+
+    def __init__(self, directory: Path) -> None:
+        self._config = GatewayConfig(
+            targets_file=directory / "targets.json",
+            socket=directory / "gw.sock",
+            port=0,
+            health_interval=0.05,
+            poll_interval=0.05,
+        )
+        self._gateway: Gateway | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._gateway is not None
+        return f"http://127.0.0.1:{self._gateway.port}"
+
+    async def start(self) -> None:
+        self._gateway = Gateway(self._config, SystemClock())
+        await self._gateway.start()
+
+    async def stop(self) -> None:
+        if self._gateway is not None:
+            await self._gateway.stop(linger=0.0, drain_timeout=0.0)
+            self._gateway = None
+
+    def adapter(self) -> LoadBalancer:
+        return GatewayBalancer(
+            socket=self._config.socket,
+            targets_file=self._config.targets_file,
+            pool="test",
+            clock=SystemClock(),
+        )
+
+
+HARNESSES: dict[str, Callable[[Path], Harness]] = {"gateway": GatewayHarness}
+
+
+class Backend:
+    """A server that names itself; it answers a request to /v1/held only once it is told to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.held = 0
+        self.served = 0
+        self.release = asyncio.Event()
+        self.health = 200
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/name", self._name)
+        app.router.add_get("/v1/held", self._held)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    def spec(self, phase: TargetPhase = TargetPhase.ACTIVE) -> TargetSpec:
+        return TargetSpec(id=self.name, address=self.address, phase=phase)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=self.health)
+
+    async def _name(self, _: web.Request) -> web.Response:
+        self.served += 1
+        return web.json_response({"name": self.name})
+
+    async def _held(self, _: web.Request) -> web.Response:
+        self.held += 1
+        try:
+            await self.release.wait()
+        finally:
+            self.held -= 1
+        return web.json_response({"name": self.name})
+
+
+class Site:
+    """A running balancer with one adapter, and clients."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        self.balancer = harness.adapter()
+        self.client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE))
+        self.adapters = [self.balancer]
+        self.backends: list[Backend] = []
+
+    async def backend(self, name: str) -> Backend:
+        backend = Backend(name)
+        await backend.start()
+        self.backends.append(backend)
+        return backend
+
+    def another_daemon(self) -> LoadBalancer:
+        self.adapters.append(self.harness.adapter())
+        return self.adapters[-1]
+
+    async def ask(self, path: str = "/v1/name") -> str:
+        async with self.client.get(self.harness.url + path) as answer:
+            assert answer.status == 200, await answer.text()
+            return str((await answer.json())["name"])
+
+    async def states(self) -> dict[str, TargetState]:
+        return {target.id: target.state for target in (await self.balancer.observe()).targets}
+
+    async def settled(self) -> None:
+        """An acknowledged change reaches traffic within the time the adapter promises."""
+        await asyncio.sleep(self.balancer.capabilities.propagation)
+
+    async def until(self, **wanted: TargetState) -> None:
+        """Wait until these targets, and no others, are in these states."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self.states()) != wanted:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def view_where(self, holds: Callable[[BalancerView], bool]) -> BalancerView:
+        async with asyncio.timeout(PATIENCE):
+            while not holds(view := await self.balancer.observe()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return view
+
+
+@pytest.fixture(params=sorted(HARNESSES))
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    harness = HARNESSES[request.param](tmp_path)
+    await harness.start()
+    site = Site(harness)
+    yield site
+    await site.client.close()
+    for adapter in site.adapters:
+        await adapter.close()
+    await harness.stop()
+    for backend in site.backends:
+        await backend.stop()
+
+
+HEALTHY, DRAINING = TargetState.HEALTHY, TargetState.DRAINING
+
+
+async def test_a_set_is_taken_over_and_becomes_healthy(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    assert (await site.balancer.observe()).targets == ()
+    await site.balancer.apply([a.spec(), b.spec()], 1)
+    view = await site.balancer.observe()
+    assert view.generation == 1
+    assert {(target.id, target.address) for target in view.targets} == {("a", a.address), ("b", b.address)}
+    assert {target.state for target in view.targets} <= {TargetState.INITIAL, HEALTHY}
+    await site.until(a=HEALTHY, b=HEALTHY)
+    assert {await site.ask() for _ in range(40)} == {"a", "b"}
+
+
+async def test_applying_again_changes_nothing(site):
+    a = await site.backend("a")
+    for generation in (1, 1, 2):
+        await site.balancer.apply([a.spec()], generation)
+    await site.until(a=HEALTHY)
+    incarnation = (await site.balancer.observe()).incarnation
+    await site.balancer.apply([a.spec()], 3)
+    assert await site.states() == {"a": HEALTHY}
+    assert (await site.balancer.observe()).incarnation == incarnation
+
+
+async def test_a_draining_target_gets_no_new_requests_and_finishes_its_own(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec()], 1)
+    await site.until(a=HEALTHY)
+    held = [asyncio.create_task(site.ask("/v1/held")) for _ in range(3)]
+    async with asyncio.timeout(PATIENCE):
+        while a.held < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await site.balancer.apply([a.spec(TargetPhase.DRAINING), b.spec()], 2)
+    await site.settled()
+    assert {await site.ask() for _ in range(20)} == {"b"}
+    view = await site.view_where(lambda view: len(view.targets) == 2)
+    leaving = next(target for target in view.targets if target.id == "a")
+    if site.balancer.capabilities.drains:
+        assert leaving.state is DRAINING
+    if site.balancer.capabilities.counts_in_flight:
+        assert leaving.in_flight == 3
+    a.release.set()
+    assert await asyncio.gather(*held) == ["a"] * 3
+    if site.balancer.capabilities.counts_in_flight:
+        await site.view_where(lambda view: all(not target.in_flight for target in view.targets))
+    await site.balancer.apply([b.spec()], 3)
+    await site.until(b=HEALTHY)
+    assert a.served == 0
+
+
+async def test_a_drain_can_be_taken_back(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec(), b.spec()], 1)
+    await site.balancer.apply([a.spec(TargetPhase.DRAINING), b.spec()], 2)
+    await site.balancer.apply([a.spec(), b.spec()], 3)
+    await site.until(a=HEALTHY, b=HEALTHY)
+    assert {await site.ask() for _ in range(40)} == {"a", "b"}
+
+
+async def test_adding_draining_and_removing_under_load_costs_no_request(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec(), b.spec()], 1)
+    await site.until(a=HEALTHY, b=HEALTHY)
+    asked, going_on = 0, True
+
+    async def client() -> None:
+        nonlocal asked
+        while going_on:
+            await site.ask()
+            asked += 1
+
+    async def reach(count: int) -> None:
+        goal = asked + count
+        async with asyncio.timeout(PATIENCE):
+            while asked < goal:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    clients = [asyncio.create_task(client()) for _ in range(8)]
+    for generation in range(2, 14, 3):
+        await reach(20)
+        await site.balancer.apply([a.spec(TargetPhase.DRAINING), b.spec()], generation)
+        await reach(20)
+        await site.balancer.apply([b.spec()], generation + 1)
+        await reach(20)
+        await site.balancer.apply([a.spec(), b.spec()], generation + 2)
+    going_on = False
+    await asyncio.gather(*clients)
+    assert asked >= 240
+
+
+async def test_a_lower_generation_is_denied_and_changes_nothing(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec()], 5)
+    other = site.another_daemon()
+    with pytest.raises(Denied):
+        await other.apply([b.spec()], 4)
+    with pytest.raises(Denied):
+        await site.balancer.apply([b.spec()], 4)
+    await site.until(a=HEALTHY)
+    await other.apply([b.spec()], 6)
+    await site.balancer.observe()  # as every turn of a daemon does: an adapter may trust what it last saw
+    with pytest.raises(Denied):
+        await site.balancer.apply([a.spec()], 5)
+    await site.until(b=HEALTHY)
+
+
+async def test_an_address_may_move_to_another_id(site):
+    a = await site.backend("a")
+    await site.balancer.apply([a.spec()], 1)
+    await site.balancer.apply([TargetSpec(id="a2", address=a.address)], 2)
+    await site.until(a2=HEALTHY)
+    assert await site.ask() == "a"
+
+
+async def test_an_id_may_move_to_another_address(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([TargetSpec(id="n", address=a.address)], 1)
+    await site.until(n=HEALTHY)
+    await site.balancer.apply([TargetSpec(id="n", address=b.address)], 2)
+    await site.settled()
+    assert {await site.ask() for _ in range(10)} == {"b"}
+
+
+async def test_a_sick_target_is_reported_and_left_out(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec(), b.spec()], 1)
+    a.health = 503
+    await site.until(a=TargetState.UNHEALTHY, b=HEALTHY)
+    assert {await site.ask() for _ in range(10)} == {"b"}
+    a.health = 200
+    await site.until(a=HEALTHY, b=HEALTHY)
+
+
+async def test_a_restart_shows_and_the_set_can_be_applied_again(site):
+    a = await site.backend("a")
+    await site.balancer.apply([a.spec()], 1)
+    await site.until(a=HEALTHY)
+    before = (await site.balancer.observe()).incarnation
+    await site.harness.stop()
+    with pytest.raises(Uncertain):
+        await site.balancer.observe()
+    await site.harness.start()
+    assert (await site.balancer.observe()).incarnation != before
+    await site.balancer.apply([a.spec()], 1)
+    await site.until(a=HEALTHY)
+    assert await site.ask() == "a"
+
+
+async def test_no_balancer_means_uncertain_and_a_later_call_makes_it_good(site):
+    a = await site.backend("a")
+    await site.harness.stop()
+    with pytest.raises(Uncertain):
+        await site.balancer.apply([a.spec()], 1)
+    await site.harness.start()
+    await site.balancer.apply([a.spec()], 1)
+    await site.until(a=HEALTHY)
+
+
+async def test_closing_an_adapter_leaves_the_targets(site):
+    a = await site.backend("a")
+    await site.balancer.apply([a.spec()], 1)
+    await site.until(a=HEALTHY)
+    other = site.another_daemon()
+    await site.balancer.close()
+    assert await site.ask() == "a"
+    assert [target.id for target in (await other.observe()).targets] == ["a"]
+
+
+async def test_calls_at_the_same_time_end_in_one_of_the_sets(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    sets = [[a.spec()], [b.spec()], [a.spec(), b.spec()]]
+    with contextlib.suppress(Denied):
+        await asyncio.gather(*(site.balancer.apply(wanted, 1 + number) for number, wanted in enumerate(sets)))
+    await site.balancer.apply(sets[-1], 9)
+    await site.until(a=HEALTHY, b=HEALTHY)
+
+
+def test_every_adapter_says_who_it_is_and_what_it_can(tmp_path):
+    for name, harness in HARNESSES.items():
+        adapter = harness(tmp_path).adapter()
+        assert adapter.name == name
+        assert adapter.capabilities.propagation >= 0
