@@ -186,13 +186,28 @@ class Loop:
     # -- out ---------------------------------------------------------------------------------------
 
     async def _act(self, plan: Plan) -> None:
-        """Write target sets at once, journal what costs money or ends nodes, then do it."""
+        """Write target sets at once, journal what costs money or ends nodes, then do it.
+
+        An intent that could not be journalled never was: it leaves memory again and is not acted on.
+        """
         self._actuator.write(plan.write, plan.targets, self._epoch)
         now = self._clock.now()
         alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
-        records = _records(now, plan.actions) + [
-            AlarmRaised(at=now, name=a.name, text=a.reason) for a in alarms
-        ]
+        records = _records(now, plan.actions)
+        records += [AlarmRaised(at=now, name=a.name, text=a.reason) for a in alarms]
+        if records:
+            before = self.memory
+            self.memory = reduce(before, *records)
+            if await self._write(records):
+                self._actuator.perform(plan.actions)
+            else:
+                kept = [r for r in records if not isinstance(r, IntentOpened)]
+                self._unwritten = [e for e in self._unwritten if e not in records or e in kept]
+                self.memory = reduce(before, *kept)
+        self._tell(plan, alarms)
+
+    def _tell(self, plan: Plan, alarms: Sequence[Alarm]) -> None:
+        """Count and log what was decided; after the deed, since a notice waits for nothing."""
         for action in plan.actions:
             metrics.ACTIONS.labels(self.pool.name, str(action.kind)).inc()
             if not isinstance(action, Alarm):
@@ -204,11 +219,6 @@ class Loop:
                 )
         for alarm in alarms:
             log.error("alarm", name=alarm.name, reason=alarm.reason)
-        if not records:
-            return
-        self.memory = reduce(self.memory, *records)
-        if await self._write(records):
-            self._actuator.perform(plan.actions)
 
     def _publish(self, fleet: Fleet, world: World, plan: Plan) -> Snapshot:
         self.turns += 1

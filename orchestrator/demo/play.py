@@ -35,19 +35,19 @@ _EVENTS_PAGE = 5000
 async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, Any]:
     """Run one demo and return its summary. Raises ProcessError."""
     _talk(options, f"Starting {options.nodes} nodes on a local cloud in {scene.directory} ...")
-    async with _processes(scene) as processes:
+    async with processes(scene) as running:
         client, cloud = ControlClient(scene.socket), LocalCloud(scene.cloud_socket)
         share = cloud.share()
         try:
-            await _whole(client, processes, scene, clock)
+            await pool_is_whole(client, running, scene, clock)
             _talk(options, f"All nodes serve at {scene.url}. The market plays for {options.duration:.0f} s.")
-            return await _with_load(options, scene, clock, processes, client, cloud)
+            return await _with_load(options, scene, clock, running, client, cloud)
         finally:
             await share.close()
 
 
 @contextlib.asynccontextmanager
-async def _processes(scene: Scene) -> AsyncIterator[tuple[Process, ...]]:
+async def processes(scene: Scene) -> AsyncIterator[tuple[Process, ...]]:
     """The three processes; the cloud goes last, and takes its nodes with it."""
     config = ("--config", str(scene.config))
     started: list[Process] = []
@@ -66,7 +66,9 @@ async def _processes(scene: Scene) -> AsyncIterator[tuple[Process, ...]]:
             await process.stop()
 
 
-async def _whole(client: ControlClient, processes: tuple[Process, ...], scene: Scene, clock: Clock) -> None:
+async def pool_is_whole(
+    client: ControlClient, running: tuple[Process, ...], scene: Scene, clock: Clock
+) -> None:
     """Wait until every wanted node is ready and serves."""
 
     async def ready() -> bool:
@@ -74,14 +76,14 @@ async def _whole(client: ControlClient, processes: tuple[Process, ...], scene: S
         pool = view["pools"][0] if view is not None else None
         return pool is not None and pool["ready"] >= pool["wanted"] <= pool["serving"]
 
-    await wait_for(ready, processes, seconds=scene.start_timeout, clock=clock, what="a whole pool")
+    await wait_for(ready, running, seconds=scene.start_timeout, clock=clock, what="a whole pool")
 
 
 async def _with_load(
     options: DemoOptions,
     scene: Scene,
     clock: Clock,
-    processes: tuple[Process, ...],
+    running: tuple[Process, ...],
     client: ControlClient,
     cloud: LocalCloud,
 ) -> dict[str, Any]:
@@ -95,14 +97,14 @@ async def _with_load(
     )
     drills = Drills(cloud, pool=POOL, seed=options.seed)
     samples, stop = summary.Samples(), asyncio.Event()
-    running = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        running.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
     sending = asyncio.create_task(load.run(stop))
     began = clock.now()
     with _Screen(options) as screen:
         while (elapsed := clock.now() - began) < options.duration and not stop.is_set():
-            for process in processes:
+            for process in running:
                 process.check()
             view = await _status(client)
             if view is not None:
@@ -133,7 +135,7 @@ async def _account(
     return summary.build(
         load=load.report,
         samples=samples,
-        events=await _journal(client),
+        events=await journal(client),
         cloud=statistics,
         gateway=await _gateway_totals(scene),
         pool=pool,
@@ -179,7 +181,7 @@ async def _status(client: ControlClient) -> StatusView | None:
         return None
 
 
-async def _journal(client: ControlClient) -> list[EventView]:
+async def journal(client: ControlClient) -> list[EventView]:
     """All events of the journal."""
     found: list[EventView] = []
     after = 0

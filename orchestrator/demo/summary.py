@@ -9,7 +9,6 @@ from typing import Any
 from orchestrator.demo.load import LoadReport
 from orchestrator.views import EventView, PoolView
 
-
 _AT_ONCE = 0.25
 """Seconds from notice to drain within which the drain was not put off by choice."""
 
@@ -69,6 +68,23 @@ def detachments(events: Sequence[EventView]) -> list[Detachment]:
     return found
 
 
+def completed_swaps(events: Sequence[EventView]) -> int:
+    """Outgoing nodes whose replacement became ready, from the journal."""
+    replacing: set[str] = set()
+    nodes: set[str] = set()
+    completed = 0
+    for event in events:
+        data, node = event["data"], event["node"] or ""
+        if event["kind"] == "IntentOpened" and data["replaces"]:
+            replacing.add(data["token"])
+        elif event["kind"] == "IntentClosed" and data["token"] in replacing:
+            nodes.add(node)
+        elif event["kind"] == "NodeReady" and node in nodes:
+            nodes.discard(node)
+            completed += 1
+    return completed
+
+
 def percentile(values: Sequence[float], share: float) -> float | None:
     """The nearest-rank percentile, None of nothing."""
     if not values:
@@ -92,7 +108,6 @@ def build(
     """The summary as one JSON object; money is in market time."""
     detached = detachments(events)
     prompt = [d.ms for d in detached if not d.late]
-    swaps = sum(s["replaced_at"] is not None for s in pool["swaps"])
     speed = float(options["speed"])
     spent, saved = pool["spent_usd"] * speed, pool["saved_usd"] * speed
     return {
@@ -109,7 +124,7 @@ def build(
         "preemptions_with_notice": cloud["preemptions_with_notice"],
         "preemptions_without_notice": cloud["preemptions_without_notice"],
         "drills": drills,
-        "swaps": swaps,
+        "swaps": completed_swaps(events),
         "wanted": pool["wanted"],
         "min_ready": min(samples.ready, default=0),
         "min_serving": min(samples.serving, default=0),
