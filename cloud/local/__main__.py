@@ -15,9 +15,7 @@ from cloud.local.server import serve
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Exit code 0 after that, 1 when it cannot start."""
     parser = argparse.ArgumentParser(prog="python -m cloud.local", description=__doc__)
-    parser.add_argument(
-        "--config", type=Path, required=True, help="a JSON file"
-    )
+    parser.add_argument("--config", type=Path, required=True, help="a JSON file")
     options = parser.parse_args(arguments)
     try:
         asyncio.run(serve(load_config(options.config), SystemClock()))

@@ -80,10 +80,13 @@ class SpotMarket:
         cycle, place = self._place(at)
         index = bisect_right(self._changes, place)
         if index < len(self._changes):
-            return at + (self._changes[index] - place)
-        if self._period is None:
+            change = at + (self._changes[index] - place)
+        elif self._period is None:
             return math.inf
-        return (cycle + 1) * self._period - self._start
+        else:
+            change = (cycle + 1) * self._period - self._start
+        # Rounding may put the change on `at` itself; who follows the changes must always get on.
+        return max(change, math.nextafter(at, math.inf))
 
     def spot_dollars(self, zone: str, begin: float, end: float) -> float:
         """What one spot node in the zone costs from market time `begin` to `end`: the price, integrated."""

@@ -37,7 +37,7 @@ class LocalEventFeed:
         """Yield notices for ever; a cloud that does not answer is asked again, with growing pauses."""
         after, feed, pause = 0, "", _FIRST_PAUSE
         while True:
-            query = {"after": str(after), "wait": f"{_LONG_POLL:g}"}
+            query = {"after": str(after), "wait": f"{_LONG_POLL:g}"} | ({"cloud": feed} if feed else {})
             try:
                 page = parsed(PAGE, await self._cloud.read("/v1/notices", query, wait=_LONG_POLL), "notices")
             except CloudError:
@@ -46,11 +46,7 @@ class LocalEventFeed:
                 continue
             pause = _FIRST_PAUSE
             if page.cloud != feed:
-                # Another cloud (its state was wiped) counts from 1 again.
-                if after:
-                    after, feed = 0, page.cloud
-                    continue
-                feed = page.cloud
+                after, feed = 0, page.cloud  # a cloud whose state was wiped counts from 1 again
             for event in page.events:
                 after = event.seq
                 yield self._notice(feed, event)

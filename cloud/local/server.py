@@ -7,7 +7,9 @@ The API (JSON; errors are {"error": {"kind": NAME, "message": TEXT}} with the na
     GET  /v1/instances?pool=NAME              [Instance]; without pool all
     POST /v1/instances/{id}/terminate|stop|start
     GET  /v1/offerings                        [Offering]
-    GET  /v1/notices?after=SEQ&wait=SECONDS   {"cloud": ID, "events": [FeedEvent]}: a long poll
+    GET  /v1/notices?after=SEQ&cloud=ID&wait=SECONDS
+                                              {"cloud": ID, "events": [FeedEvent]}: a long poll; SEQ counts
+                                              as 0 when it belongs to another cloud than this
     POST /v1/notices/{seq}/acknowledge
 
 and /admin (see `admin`).
@@ -269,6 +271,8 @@ class LocalCloudServer:
             wait = min(_LONGEST_WAIT, max(0.0, float(request.query.get("wait", "0"))))
         except ValueError:
             raise Denied("after and wait must be numbers") from None
+        if request.query.get("cloud", self._identity.cloud) != self._identity.cloud:
+            after = 0  # counted by another cloud, whose state was wiped
         events = await self.feed.after(after, wait)
         return _json(PAGE.dump_json(NoticePage(cloud=self._identity.cloud, events=events)))
 
