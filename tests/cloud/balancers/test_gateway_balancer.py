@@ -142,6 +142,15 @@ async def test_a_restarted_gateway_gets_an_equal_set_again(gateway, make):
     assert len(gateway.pushed) == 2
 
 
+async def test_a_set_that_another_daemon_replaced_is_pushed_again(gateway, make):
+    balancer = make()
+    await balancer.apply([A], 1)
+    gateway.state = {"generation": 2}
+    await balancer.observe()
+    await balancer.apply([A], 3)
+    assert len(gateway.pushed) == 2
+
+
 async def test_a_lost_connection_is_opened_again(gateway, make):
     balancer = make()
     await balancer.apply([A], 1)
@@ -153,7 +162,7 @@ async def test_a_lost_connection_is_opened_again(gateway, make):
 
 async def test_the_view_is_read(gateway, make):
     row = {"id": "a", "address": "x:1", "state": "draining", "in_flight": 3, "reason": "why"}
-    gateway.state = {"targets": [row | {"weight": 100, "something": "new"}]}
+    gateway.state = {"generation": 9, "targets": [row | {"weight": 100, "something": "new"}]}
     view = await make().observe()
     assert (view.generation, view.incarnation) == (9, "one")
     (target,) = view.targets
