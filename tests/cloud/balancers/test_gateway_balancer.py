@@ -54,9 +54,9 @@ class Scripted:
         return web.json_response(body, status=self.status)
 
     async def _get(self, request):
-        return web.json_response(
-            {"incarnation": self.incarnation, "generation": 9, "targets": []} | self.state
-        )
+        generation = self.pushed[-1].generation if self.pushed else 0
+        body = {"incarnation": self.incarnation, "generation": generation, "targets": []}
+        return web.json_response(body | self.state)
 
 
 @pytest.fixture
