@@ -133,8 +133,10 @@ class Api:
         inference = parse(
             await request.read(), chat=chat, model_name=name, max_model_len=core.settings.max_model_len
         )
-        if self.draining and settings.drain_answer == "error":
-            return _json(error_body(SHUT_DOWN, "InternalServerError", 500), 500)
+        if self.draining and _answers_error(settings.drain_answer, inference):
+            refused = _json(error_body(SHUT_DOWN, "InternalServerError", 500), 500)
+            refused.force_close()
+            return refused
         if settings.max_num_queued_reqs and core.in_flight >= settings.max_num_queued_reqs:
             core.metrics.rejected()
             return _json(error_body(QUEUE_FULL, "Service Unavailable", 503), 503)
@@ -232,6 +234,14 @@ class Api:
             raise BadRequest('expected {"factor": F} with 0 < F <= 1000000', param="factor")
         self._core.slow(factor)
         return _json({"fault": "slow", "factor": factor})
+
+
+def _answers_error(drain_answer: str, inference: InferenceRequest) -> bool:
+    """True when a draining engine answers this request with an error, not with an aborted text.
+
+    vLLM 0.32 stops its tokenizer first: what needs it fails, token ids get through to an engine that aborts.
+    """
+    return drain_answer == "error" or (drain_answer == "by-prompt" and not inference.by_ids)
 
 
 def _decode(text: TextStream, tokens: Any) -> tuple[str, int]:

@@ -52,9 +52,10 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--shutdown-timeout", type=_seconds, default=0.0, help="seconds a SIGTERM lets requests finish")
     add(
         "--drain-answer",
-        choices=("abort", "error"),
+        choices=("abort", "error", "by-prompt"),
         default="abort",
-        help="what new requests get while it drains: 200 with an empty aborted text, or 500",
+        help="what new requests get while it drains: 200 with an empty aborted text, or 500, or (by-prompt, "
+        "as vLLM does) 500 for text and an aborted 200 for token ids",
     )
     add("--faults", action="store_true", help="offer POST /faults/... (tests only)")
     options = parser.parse_args(argv)

@@ -25,10 +25,13 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
-    """One checked request for text. `prompt` is token ids; `max_tokens` fits into the context."""
+    """One checked request for text. `prompt` is token ids, which the client gave himself with `by_ids`;
+    `max_tokens` fits into the context.
+    """
 
     chat: bool
     prompt: tuple[int, ...]
+    by_ids: bool
     max_tokens: int
     stream: bool
     include_usage: bool
@@ -52,11 +55,12 @@ def parse(body: bytes, *, chat: bool, model_name: str, max_model_len: int) -> In
         raise BadRequest(message, param="model", status=404, kind="NotFoundError")
     if _whole(data, "n", 1) != 1:
         raise BadRequest("the simulated engine gives one answer per request: n must be 1", param="n")
-    prompt = _messages(data) if chat else _prompt(data)
+    prompt, by_ids = (_messages(data), False) if chat else _prompt(data)
     options = data.get("stream_options")
     return InferenceRequest(
         chat=chat,
         prompt=prompt,
+        by_ids=by_ids,
         max_tokens=_max_tokens(data, chat, len(prompt), max_model_len),
         stream=bool(data.get("stream")),
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
@@ -102,8 +106,8 @@ def _stops(data: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _prompt(data: Mapping[str, Any]) -> tuple[int, ...]:
-    """The prompt of a completion: text or token ids, possibly as the only entry of a list."""
+def _prompt(data: Mapping[str, Any]) -> tuple[tuple[int, ...], bool]:
+    """The prompt of a completion, and whether it came as token ids; it may be the only entry of a list."""
     prompt = data.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
         prompt = prompt[0]
@@ -111,12 +115,12 @@ def _prompt(data: Mapping[str, Any]) -> tuple[int, ...]:
         message = "Either prompt or prompt_embeds must be provided and non-empty."
         raise BadRequest(message, param="prompt")
     if isinstance(prompt, str):
-        return encode(prompt)
+        return encode(prompt), False
     if isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
         for token in prompt:
             if not 0 <= token < VOCABULARY_SIZE:
                 raise BadRequest(f"Token id {token} is out of vocabulary")
-        return tuple(prompt)
+        return tuple(prompt), True
     raise BadRequest("prompt must be one text or one list of token ids", param="prompt")
 
 

@@ -22,6 +22,7 @@ def test_what_a_completion_gets_without_asking() -> None:
     assert read({"prompt": "hello"}) == InferenceRequest(
         chat=False,
         prompt=encode("hello"),
+        by_ids=False,
         max_tokens=16,
         stream=False,
         include_usage=False,
@@ -54,6 +55,7 @@ def test_everything_that_can_be_asked() -> None:
     }
     request = read(body)
     assert request.prompt == (1, 2, 3)
+    assert request.by_ids
     assert request.stream
     assert request.include_usage
     assert request.return_token_ids

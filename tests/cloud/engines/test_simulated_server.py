@@ -280,6 +280,17 @@ async def test_a_drain_can_answer_with_errors(launch: Launch, http: aiohttp.Clie
     assert await server.exit_code() == 0, "the last client left"
 
 
+async def test_a_drain_can_answer_as_vllm_does(launch: Launch, http: aiohttp.ClientSession) -> None:
+    server = await launch(*SLOW, "--shutdown-timeout", "60", "--drain-answer", "by-prompt")
+    async with open_stream(http, server, max_tokens=4000):
+        await until_draining(server)
+        assert (await ask(http, server))[0] == 500
+        status, answer = await ask(http, server, prompt=[3, 4])
+        assert status == 200
+        assert answer["choices"][0]["finish_reason"] == "abort"
+    assert await server.exit_code() == 0
+
+
 async def test_after_the_drain_time_the_engine_is_killed(launch: Launch, http: aiohttp.ClientSession) -> None:
     server = await launch(*SLOW, "--shutdown-timeout", "0.3")
     async with open_stream(http, server, max_tokens=4000) as response:
