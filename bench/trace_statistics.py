@@ -1,7 +1,7 @@
 """Statistics of spot traces (`spotset/1`) that the synthetic market's defaults come from.
 
-    python bench/trace_statistics.py ../shared/traces            one column per set, and the mean
-    python bench/trace_statistics.py --synthetic 5               the same of five synthetic sets
+    python bench/trace_statistics.py ../shared/traces                    one column per set, and the mean
+    python bench/trace_statistics.py ../shared/traces --synthetic 50     beside it the mean of synthetic sets
 
 Definitions. A zone is in plenty while at least one node can be had, else in drought; a spell is an unbroken
 run of either. Spells cut off by the end of the recording count as censored. The hazard of a spell's end at
@@ -185,16 +185,21 @@ def summary(spotset: SpotSet) -> dict[str, float]:
     }
 
 
+def mean(columns: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of every statistic over the sets where it is known."""
+    result = {}
+    for row in columns[0]:
+        known = [column[row] for column in columns if not math.isnan(column[row])]
+        result[row] = statistics.fmean(known) if known else math.nan
+    return result
+
+
 def table(columns: dict[str, dict[str, float]]) -> str:
-    """A text table: one row per statistic, one column per set, then the mean of what is known."""
-    names = list(columns)
-    rows = list(next(iter(columns.values())))
-    lines = ["| statistic | " + " | ".join(names) + " | mean |", "|---" * (len(names) + 2) + "|"]
-    for row in rows:
-        values = [columns[name][row] for name in names]
-        known = [value for value in values if not math.isnan(value)]
-        cells = [*values, statistics.fmean(known) if known else math.nan]
-        lines.append(f"| {row} | " + " | ".join(_cell(value) for value in cells) + " |")
+    """A text table: one row per statistic, one column per name."""
+    lines = ["| statistic | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for row in next(iter(columns.values())):
+        cells = " | ".join(_cell(column[row]) for column in columns.values())
+        lines.append(f"| {row} | {cells} |")
     return "\n".join(lines)
 
 
@@ -217,8 +222,12 @@ def main(arguments: Iterable[str] | None = None, show: Callable[[str], None] = p
             parser.error(f"{here}: no set.json in it or in its directories")
         for directory in found:
             columns[directory.name] = summary(read_spotset(directory))
-    for seed in range(1, (options.synthetic or 0) + 1):
-        columns[f"synthetic {seed}"] = summary(synthesise(SyntheticParameters(), seed))
+    if len(columns) > 1:
+        columns["mean"] = mean(list(columns.values()))
+    if options.synthetic:
+        seeds = range(1, options.synthetic + 1)
+        made = [summary(synthesise(SyntheticParameters(), seed)) for seed in seeds]
+        columns[f"synthetic, {options.synthetic} seeds"] = mean(made)
     if not columns:
         parser.error("give a directory of sets, --synthetic N, or both")
     show(table(columns))
