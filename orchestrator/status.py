@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import orjson
 
 from orchestrator import metrics, views
+from orchestrator.codec import UnknownRecord, decode_event
 from orchestrator.loop import Snapshot
 from orchestrator.store import StoredEvent, Totals
 from policies import explain
@@ -15,6 +16,7 @@ from policies.economics import rate
 from policies.fleet import Fleet, Node
 from policies.memory import Memory, Swap, decayed
 from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, World
+from policies.story import sentence
 
 _SWAPS_SHOWN = 20
 
@@ -109,15 +111,18 @@ def node_view(snapshot: Snapshot, node: Node) -> views.NodeView:
 
 
 def event_view(entry: StoredEvent) -> views.EventView:
-    """One journal entry, with a sentence."""
-    data = orjson.loads(entry.body)
+    """One journal entry, with a sentence; an entry of another version is shown by its kind."""
+    try:
+        text = sentence(decode_event(entry.kind, entry.body))
+    except UnknownRecord:
+        text = entry.kind
     return views.EventView(
         seq=entry.seq,
         at=entry.at,
         kind=entry.kind,
         node=entry.node,
-        text=_event_text(entry.kind, data),
-        data=data,
+        text=text,
+        data=orjson.loads(entry.body),
     )
 
 
@@ -256,17 +261,3 @@ def _problems(snapshot: Snapshot) -> list[str]:
     if short > 0 and snapshot.memory.whole_at is not None:
         found.append(f"{short} on-demand nodes are missing below the floor of {fleet.pool.on_demand_floor}")
     return found
-
-
-def _event_text(kind: str, data: dict[str, object]) -> str:
-    """A short sentence for an event, from its own fields."""
-    for key in ("text", "reason", "detail", "cause", "outcome"):
-        if data.get(key):
-            return f"{kind}: {data[key]}"
-    notice = data.get("notice")
-    if isinstance(notice, dict):
-        return f"{kind}: {notice['kind']} from {notice['source']}"
-    changes = data.get("changes")
-    if isinstance(changes, list):
-        return f"{kind}: " + ", ".join(f"{node} {phase or 'removed'}" for node, phase in changes)
-    return kind

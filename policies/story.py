@@ -1,0 +1,133 @@
+"""Events as sentences: the story of a node, for `orchestrator node` and `orchestrator events`.
+
+What it decides: nothing. Why: at three in the morning the journal is read by a person.
+Never: a sentence claims more than its event says.
+
+Example:
+    >>> from policies.events import NodeMissing
+    >>> sentence(NodeMissing(at=0.0, node="i-1"))
+    'not in a complete list of instances'
+"""
+
+from __future__ import annotations
+
+from policies.actions import ActionKind
+from policies.events import (
+    AlarmRaised,
+    DaemonStarted,
+    DrainEnded,
+    DrainStarted,
+    Event,
+    GoneCause,
+    IntentClosed,
+    IntentOpened,
+    NodeBusy,
+    NodeFound,
+    NodeGone,
+    NodeIdle,
+    NodeMissing,
+    NodeReady,
+    NodeSeen,
+    NodeStopped,
+    NoticeSeen,
+    OperatorDrained,
+    OperatorUndrained,
+    Outcome,
+    Paused,
+    PoolConfigured,
+    PoolWhole,
+    Resumed,
+    TargetsApplied,
+)
+from policies.model import TargetPhase
+
+_GONE = {
+    GoneCause.TERMINATED: "gone, as asked",
+    GoneCause.RECLAIMED: "gone: reclaimed, as its notice said",
+    GoneCause.UNANNOUNCED: "gone: reclaimed without a notice",
+    GoneCause.LOST: "gone, and nobody asked for it",
+}
+_OUTCOMES = {
+    Outcome.DONE: "done",
+    Outcome.REFUSED: "refused: no capacity",
+    Outcome.QUOTA: "refused: over quota",
+    Outcome.DIED: "done, and the node has ended already",
+    Outcome.FAILED: "failed, nothing was done",
+    Outcome.UNCERTAIN: "outcome unknown, asked again with the same token",
+}
+_ASKED = {
+    ActionKind.LAUNCH: "launch",
+    ActionKind.START: "start",
+    ActionKind.STOP: "stop",
+    ActionKind.TERMINATE: "end",
+}
+
+
+def sentence(event: Event) -> str:
+    """One event in words, without its time and node."""
+    match event:
+        case NodeSeen():
+            return f"seen for the first time: {event.placement}, {event.price:.2f} USD/h"
+        case NodeReady():
+            return f"ready at {event.address}"
+        case NodeStopped():
+            return "stopped, kept as a standby"
+        case NodeMissing():
+            return "not in a complete list of instances"
+        case NodeFound():
+            return "in the list of instances again"
+        case NodeIdle():
+            return "drained: no request in flight"
+        case NodeBusy():
+            return "requests in flight again"
+        case NodeGone():
+            return _GONE[event.cause]
+        case NoticeSeen():
+            return _notice(event)
+        case IntentOpened() | IntentClosed() | TargetsApplied() | DrainStarted() | DrainEnded():
+            return _deed(event)
+        case OperatorDrained():
+            return f"an operator asked for a drain: {event.reason}"
+        case OperatorUndrained():
+            return f"an operator took the drain back: {event.reason}"
+        case DaemonStarted():
+            return f"daemon started, epoch {event.epoch}"
+        case PoolConfigured():
+            return f"{event.replicas} nodes are wanted"
+        case PoolWhole():
+            return "all wanted nodes are ready for the first time"
+        case Paused():
+            until = "until resumed" if event.until is None else f"for {event.until - event.at:.0f} s"
+            return f"paused {until} by {event.by}: {event.reason}"
+        case Resumed():
+            return f"resumed by {event.by}"
+        case AlarmRaised():
+            return f"alarm {event.name}: {event.text}"
+        case _:  # kinds of later versions are shown by their name
+            return type(event).__name__
+
+
+def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | DrainEnded) -> str:
+    match event:
+        case IntentOpened():
+            where = f" {event.placement}" if event.placement is not None else ""
+            return f"about to {_ASKED.get(event.kind, event.kind)}{where}: {event.reason}"
+        case IntentClosed():
+            detail = f" ({event.detail})" if event.detail else ""
+            return f"{event.token}: {_OUTCOMES[event.outcome]}{detail}"
+        case DrainStarted():
+            return f"drain begins, requests get {max(0.0, event.deadline - event.at):.0f} s: {event.reason}"
+        case DrainEnded():
+            return f"drain ended: {event.reason}"
+        case TargetsApplied():
+            words = {TargetPhase.ACTIVE: "in", TargetPhase.DRAINING: "draining", None: "out"}
+            changed = ", ".join(f"{node} {words[phase]}" for node, phase in event.changes)
+            return f"{event.balancer} acknowledged its targets: {changed or 'no change'}"
+
+
+def _notice(event: NoticeSeen) -> str:
+    notice = event.notice
+    if notice.cancelled:
+        return f"{notice.kind} notice from {notice.source} cancelled"
+    when = f", {notice.deadline - event.at:.0f} s left" if notice.deadline is not None else ""
+    return f"{notice.kind} notice from {notice.source} ({notice.confidence}){when}"
