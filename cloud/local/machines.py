@@ -221,8 +221,13 @@ class Machines:
     async def close(self) -> None:
         """End every machine that runs. Stopped ones stay stopped."""
         tasks = [*self._boots.values(), *self._endings.values()]
+        for task in tasks:
+            task.cancel()
         for machine in self._table.machines():
-            if machine.state is not InstanceState.STOPPED:
+            if machine.state is InstanceState.STOPPING:
+                self._kill(machine)
+                self._ended(machine.id, InstanceState.STOPPED, machine.reason)
+            elif machine.state is not InstanceState.STOPPED:
                 self.vanish(machine.id, machine.reason or "the local cloud was stopped")
         await asyncio.gather(*tasks, return_exceptions=True)
         self._sweep()
@@ -338,6 +343,9 @@ class Machines:
 
     def _engine_exited(self, node: str, group: int, code: int) -> None:
         self._dying.pop(group, None)
+        engine = self._engines.get(node)
+        if engine is not None and engine.group == group and not engine.owns_group():
+            self._guard.ended(group)
         machine = self._table.get(node)
         if machine is not None and machine.state is InstanceState.RUNNING and machine.group == group:
             self._table.put(replace(machine, engine_exit=code))

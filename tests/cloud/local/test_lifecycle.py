@@ -260,6 +260,18 @@ async def test_output_is_bounded(run_bench, cloud_config):
         assert kept.read_text().endswith("line 1999\nup\n")
 
 
+async def test_a_machine_that_was_stopping_is_stopped_after_the_cloud_was_closed(run_bench):
+    async with run_bench() as bench:
+        node = await bench.up(market=Market.ON_DEMAND, argv=STUBBORN)
+        await bench.until(lambda: "up" in output(bench, node.id))
+        await bench.instances.stop(node.id)
+        assert (await bench.get(node.id)).state is InstanceState.STOPPING
+        cloud = bench.server._identity.cloud
+    assert belonging((cloud,)) == set()
+    async with run_bench() as bench:
+        assert (await bench.get(node.id)).state is InstanceState.STOPPED
+
+
 async def test_closing_the_cloud_ends_every_process(run_bench):
     async with run_bench() as bench:
         nodes = [await bench.up(argv=WITH_HELPER), await bench.up(argv=STUBBORN)]

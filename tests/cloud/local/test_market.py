@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud.local.market import SpotMarket, ZoneSeries, constant, from_spotset, liveliest_start, scripted
@@ -81,6 +81,7 @@ def test_a_market_needs_zones_and_a_period_longer_than_its_series():
 rows = st.lists(st.tuples(st.integers(0, 5), st.floats(0.1, 9.0)), min_size=1, max_size=20)
 
 
+@settings(deadline=None)
 @given(rows=rows, start=st.floats(0, 500), begin=st.floats(0, 1000), length=st.floats(0, 1000))
 def test_dollars_are_the_sum_over_small_steps(rows, start, begin, length):
     zone = SpotZone(
@@ -102,6 +103,7 @@ def test_dollars_are_the_sum_over_small_steps(rows, start, begin, length):
     assert market.spot_dollars("a", begin, begin + length) == pytest.approx(small, abs=slack + 1e-9)
 
 
+@settings(deadline=None)
 @given(rows=rows, start=st.floats(0, 500), at=st.floats(0, 1000))
 def test_nothing_changes_before_the_next_change(rows, start, at):
     zone = SpotZone(

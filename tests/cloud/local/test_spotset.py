@@ -124,7 +124,7 @@ def spotsets(draw):
     return SpotSet(name=draw(names), gap_seconds=draw(st.floats(1, 1e5)), ticks=ticks, zones=zones)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spotset=spotsets())
 def test_what_is_written_comes_back(tmp_path, spotset):
     write_spotset(spotset, tmp_path / "set")
@@ -140,7 +140,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from([*MANIFEST, "data", "prices"]), value=json_values)
 def test_any_damage_is_one_clear_error_or_none(tmp_path, key, value):
     manifest, zone = dict(MANIFEST), dict(ZONE)

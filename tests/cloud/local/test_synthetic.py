@@ -28,7 +28,7 @@ def long_market():
 
 
 @given(seed=st.integers(-(2**40), 2**40))
-@settings(max_examples=10)
+@settings(deadline=None, max_examples=10)
 def test_a_seed_is_a_market(seed):
     assert synthesise(SMALL, seed) == synthesise(SMALL, seed)
     assert synthesise(SMALL, seed).zones != synthesise(SMALL, seed + 1).zones
@@ -55,7 +55,7 @@ def test_one_zone_more_leaves_the_others_as_they_are():
     days=st.floats(0.1, 2.0),
     gap=st.floats(60, 3600),
 )
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 def test_everything_is_within_bounds(seed, most, dip_share, ratio, days, gap):
     parameters = replace(SMALL, most=most, dip_share=dip_share, spot_ratio=ratio, days=days, gap_seconds=gap)
     market = synthesise(parameters, seed)
