@@ -14,6 +14,7 @@ Times are seconds since the epoch. `drain_deadline` is set only on draining targ
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -51,23 +52,20 @@ class TargetSet:
 
 def encode(document: TargetSet) -> bytes:
     """The document as one line of JSON. Raises TargetsError where `parse` would refuse the result."""
+    _check_top(document.generation, document.pool, document.written_at)
+    for position, spec in enumerate(document.targets):
+        try:
+            _spec(spec.id, spec.address, spec.phase.value, spec.weight, spec.drain_deadline)
+        except _Fault as fault:
+            raise TargetsError(f"targets[{position}].{fault}") from None
+    _unique(spec.id for spec in document.targets)
     body = {
         "schema": SCHEMA,
         "generation": document.generation,
         "pool": document.pool,
         "written_at": document.written_at,
-        "targets": [
-            {
-                "id": spec.id,
-                "address": spec.address,
-                "phase": spec.phase.value,
-                "weight": spec.weight,
-                "drain_deadline": spec.drain_deadline,
-            }
-            for spec in document.targets
-        ],
+        "targets": document.targets,
     }
-    _document(body)
     return orjson.dumps(body) + b"\n"
 
 
@@ -107,60 +105,77 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.close(directory)
 
 
+class _Fault(Exception):
+    """What is wrong with one target, without its place in the list."""
+
+
 def _document(body: Any) -> TargetSet:
     _object(body, "target set", _TOP_KEYS)
     if body["schema"] != SCHEMA:
         raise TargetsError(f"schema: {body['schema']!r}: this version reads {SCHEMA!r} only")
-    generation = body["generation"]
-    if not _is_int(generation) or generation < 0:
-        raise TargetsError(f"generation: {generation!r}: expected a whole number, zero or more")
-    pool = body["pool"]
-    if not isinstance(pool, str) or not pool:
-        raise TargetsError(f"pool: {pool!r}: expected a non-empty string")
-    written_at = _number(body["written_at"], "written_at")
+    generation, pool, written_at = body["generation"], body["pool"], body["written_at"]
+    _check_top(generation, pool, written_at)
     rows = body["targets"]
     if not isinstance(rows, list):
         raise TargetsError(f"targets: {type(rows).__name__}: expected a list")
-    targets = tuple(_target(row, f"targets[{position}]") for position, row in enumerate(rows))
+    targets = tuple(_target(row, position) for position, row in enumerate(rows))
     _unique(spec.id for spec in targets)
-    return TargetSet(generation=generation, pool=pool, written_at=written_at, targets=targets)
+    return TargetSet(generation=generation, pool=pool, written_at=float(written_at), targets=targets)
 
 
-def _target(row: Any, where: str) -> TargetSpec:
-    _object(row, where, _TARGET_KEYS)
-    node = row["id"]
-    if not isinstance(node, str) or not 0 < len(node) <= MAX_ID or not node.isprintable() or " " in node:
-        raise TargetsError(f"{where}.id: {node!r}: expected 1 to {MAX_ID} printable characters, no spaces")
-    weight = row["weight"]
-    if not _is_int(weight) or not 0 <= weight <= MAX_WEIGHT:
-        raise TargetsError(f"{where}.weight: {weight!r}: expected a whole number from 0 to {MAX_WEIGHT}")
+def _check_top(generation: Any, pool: Any, written_at: Any) -> None:
+    if not _is_int(generation) or generation < 0:
+        raise TargetsError(f"generation: {generation!r}: expected a whole number, zero or more")
+    if not isinstance(pool, str) or not pool:
+        raise TargetsError(f"pool: {pool!r}: expected a non-empty string")
+    if not _is_time(written_at):
+        raise TargetsError(f"written_at: {written_at!r}: expected seconds since the epoch")
+
+
+def _target(row: Any, position: int) -> TargetSpec:
+    _object(row, f"targets[{position}]", _TARGET_KEYS)
     try:
-        phase = TargetPhase(row["phase"])
+        return _spec(row["id"], row["address"], row["phase"], row["weight"], row["drain_deadline"])
+    except _Fault as fault:
+        raise TargetsError(f"targets[{position}].{fault}") from None
+    except TypeError:  # a list or an object where a plain value belongs cannot be looked up
+        raise TargetsError(f"targets[{position}]: expected plain values only") from None
+
+
+@functools.lru_cache(maxsize=8192, typed=True)
+def _spec(node: Any, address: Any, phase: Any, weight: Any, deadline: Any) -> TargetSpec:
+    """One target, checked. Remembered, since most targets of a set are those of the set before.
+
+    Raises _Fault.
+    """
+    if not isinstance(node, str) or not 0 < len(node) <= MAX_ID or not node.isprintable() or " " in node:
+        raise _Fault(f"id: {node!r}: expected 1 to {MAX_ID} printable characters, no spaces")
+    if not _is_address(address):
+        raise _Fault(f"address: {address!r}: expected host:port, such as 10.0.0.5:8000 or [fd00::5]:8000")
+    if not _is_int(weight) or not 0 <= weight <= MAX_WEIGHT:
+        raise _Fault(f"weight: {weight!r}: expected a whole number from 0 to {MAX_WEIGHT}")
+    try:
+        wanted = TargetPhase(phase)
     except ValueError:
         known = ", ".join(phase.value for phase in TargetPhase)
-        raise TargetsError(f"{where}.phase: {row['phase']!r}: expected one of {known}") from None
-    deadline = row["drain_deadline"]
+        raise _Fault(f"phase: {phase!r}: expected one of {known}") from None
     if deadline is not None:
-        deadline = _number(deadline, f"{where}.drain_deadline")
-        if phase is not TargetPhase.DRAINING:
-            raise TargetsError(f"{where}.drain_deadline: {deadline}: only a draining target has one")
-    return TargetSpec(
-        id=node,
-        address=_address(row["address"], f"{where}.address"),
-        phase=phase,
-        weight=weight,
-        drain_deadline=deadline,
-    )
+        if not _is_time(deadline):
+            raise _Fault(f"drain_deadline: {deadline!r}: expected seconds since the epoch")
+        if wanted is not TargetPhase.DRAINING:
+            raise _Fault(f"drain_deadline: {deadline}: only a draining target has one")
+        deadline = float(deadline)
+    return TargetSpec(id=node, address=address, phase=wanted, weight=weight, drain_deadline=deadline)
 
 
-def _address(value: Any, where: str) -> str:
-    if isinstance(value, str):
-        host, colon, port = value.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]") and len(host) > 2
-        plain = bool(host) and not any(sign in host for sign in ":[]/@?# \t\r\n%")
-        if colon and (plain or bracketed) and port.isascii() and port.isdigit() and 0 < int(port) <= 65535:
-            return value
-    raise TargetsError(f"{where}: {value!r}: expected host:port, such as 10.0.0.5:8000 or [fd00::5]:8000")
+def _is_address(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    host, colon, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]") and len(host) > 2
+    plain = bool(host) and not any(sign in host for sign in ":[]/@?# \t\r\n%")
+    well_formed = bool(colon) and (plain or bracketed) and port.isascii() and port.isdigit()
+    return well_formed and 0 < int(port) <= 65535
 
 
 def _object(value: Any, where: str, keys: frozenset[str]) -> None:
@@ -178,10 +193,8 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value: Any, where: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise TargetsError(f"{where}: {value!r}: expected seconds since the epoch")
-    return float(value)
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _unique(ids: Iterable[str]) -> None:
