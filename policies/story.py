@@ -103,8 +103,6 @@ def sentence(event: Event) -> str:
             return f"resumed by {event.by}"
         case AlarmRaised():
             return f"alarm {event.name}: {event.text}"
-        case _:  # kinds of later versions are shown by their name
-            return type(event).__name__
 
 
 def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | DrainEnded) -> str:
