@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound
+from cloud.local.engine_process import bound_log
 from cloud.local.processes import belonging
 from policies.model import InstanceState, Market
 
@@ -246,18 +247,37 @@ async def test_a_frozen_engine_stays_and_thaws(bench):
     await bench.until(lambda: state() != "T")
 
 
-async def test_output_is_bounded(run_bench, cloud_config):
-    keeping = replace(cloud_config.keeping, log_bytes=4096)
-    script = "import time\nfor n in range(2000): print('line', n)\nprint('up', flush=True); time.sleep(600)"
+def test_output_is_bounded_while_the_engine_goes_on_writing(tmp_path):
+    path, kept = tmp_path / "engine.log", tmp_path / "engine.log.1"
+    with path.open("ab", buffering=0) as engine:
+        engine.write(b"a" * 5000 + b"b" * 4096)
+        bound_log(path, 4096)
+        assert path.read_bytes() == b""
+        assert kept.read_bytes() == b"b" * 4096
+        engine.write(b"c" * 4096)
+        bound_log(path, 4096)
+        assert path.read_bytes() == b"c" * 4096
+        engine.write(b"d")
+        bound_log(path, 4096)
+        assert kept.read_bytes() == b"c" * 4095 + b"d"
+    bound_log(tmp_path / "nothing.log", 4096)
+
+
+async def test_output_and_tokens_of_machines_that_ended_are_kept_within_bounds(run_bench, cloud_config):
+    keeping = replace(cloud_config.keeping, ended_logs=1, ended_remembered=2)
     async with run_bench(keeping=keeping) as bench:
-        node = await bench.up(argv=(sys.executable, "-S", "-c", script))
-        await bench.until(lambda: output(bench, node.id).endswith("up\n"))
+        requests = [bench.request() for _ in range(4)]
+        nodes = []
+        for request in requests:
+            node = (await bench.instances.launch(request)).id
+            nodes.append(node)
+            await bench.clock.advance(bench.config.boot_delay + 0.1)
+            await bench.instances.terminate(node)
+            await bench.until(lambda node=node: bench.server._table.get(node).ended_at is not None)
         await bench.clock.advance(5.0)
-        path = bench.server.machines.log_path(node.id)
-        assert path.stat().st_size == 0
-        kept = path.with_suffix(".log.1")
-        assert kept.stat().st_size == 4096
-        assert kept.read_text().endswith("line 1999\nup\n")
+        assert [machine.id for machine in bench.server._table.machines()] == nodes[2:]
+        assert [bench.server.machines.log_path(node).exists() for node in nodes] == [False] * 3 + [True]
+        assert (await bench.instances.launch(requests[3])).id == nodes[3]
 
 
 async def test_a_machine_that_was_stopping_is_stopped_after_the_cloud_was_closed(run_bench):
