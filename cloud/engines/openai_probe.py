@@ -30,6 +30,7 @@ from cloud.ports import Clock
 from policies.model import EngineReading
 
 _KEEP_ALIVE = 2.0  # s; shorter than any server's own limit, so that no probe meets a closing connection
+_DEEP_SHARE = 0.8  # of a look's time, until which it waits for its token
 _FORGET_AFTER = 600.0  # s without a look after which a node's memory is dropped
 _MAX_TEXT = 160  # characters of a server's own error in a failure text
 
@@ -70,8 +71,8 @@ class _Memory:
 class OpenAiProbe:
     """The probing half of the `Engine` port, for every engine that speaks vLLM's HTTP dialect.
 
-    `model_name` is the name clients ask for. All times in seconds. `probe_timeout` bounds the cheap half and
-    the deep half of a look each, so a look takes at most twice that.
+    `model_name` is the name clients ask for. All times in seconds. `probe_timeout` bounds a whole look; its
+    last fifth is kept for a second reading of the token count, should the deep half come to nothing.
     """
 
     def __init__(
@@ -96,14 +97,15 @@ class OpenAiProbe:
     async def probe(self, node: str, address: str, previous: EngineReading | None) -> EngineReading:
         """Look once. A failed look is a reading with `ok` False; only cancellation escapes."""
         memory = self._remember(node, address)
+        deadline = asyncio.get_running_loop().time() + self._probe_timeout
         load = _Load(0, 0, memory.generated)
         if previous is not None:  # what cannot be seen is still owed
             load = _Load(previous.running, previous.waiting, memory.generated)
         failure = ""
         try:
-            load = await self._cheap(address, memory)
+            load = await self._cheap(address, memory, deadline)
             if reason := self._doubt(memory, load):
-                await self._deep(address, memory, load, reason)
+                await self._deep(address, memory, load, reason, deadline)
         except LookFailed as error:
             failure = str(error)
             memory.suspect = True
@@ -149,9 +151,9 @@ class OpenAiProbe:
             self._memories[node] = memory
         return memory
 
-    async def _cheap(self, address: str, memory: _Memory) -> _Load:
+    async def _cheap(self, address: str, memory: _Memory, deadline: float) -> _Load:
         """Health and metrics. Raises LookFailed."""
-        async with self._within(address, "no answer within {:g} s"):
+        async with _Until(deadline, address, f"no answer within {self._probe_timeout:g} s"):
             status, _ = await self._request("GET", address, "/health")
             if status == 503:
                 raise LookFailed("the engine is dead: /health answers 503")
@@ -170,31 +172,32 @@ class OpenAiProbe:
     def _doubt(self, memory: _Memory, load: _Load) -> str:
         """Why a deep look is due, in the words of its failure; empty when tokens prove life."""
         silent = self._clock.now() - memory.alive_at
+        within = f"{self._probe_timeout * _DEEP_SHARE:g} s"
         if not memory.proven:
-            return "loaded, but gave no token within {:g} s"
+            return f"loaded, but gave no token within {within}"
         if load.in_flight > 0 and silent >= self._stall_after:
-            return f"no token for {silent:.0f} s while {_requests(load)}, nor within {{:g}} s for the probe"
+            return f"no token for {silent:.0f} s while {_requests(load)}, nor within {within} for the probe"
         if memory.suspect or silent >= self._deep_every:
-            return "healthy, but gave no token within {:g} s: the engine is frozen"
+            return f"healthy, but gave no token within {within}: the engine is frozen"
         return ""
 
-    async def _deep(self, address: str, memory: _Memory, load: _Load, reason: str) -> None:
+    async def _deep(self, address: str, memory: _Memory, load: _Load, reason: str, deadline: float) -> None:
         """Demand one token, unless the token count moves by itself. Raises LookFailed."""
         try:
-            async with self._within(address, reason):
+            async with _Until(deadline - self._probe_timeout * (1.0 - _DEEP_SHARE), address, reason):
                 await self._lists_model(address)
                 await self._complete(address)
         except LookFailed:
-            if load.in_flight == 0 or not await self._moved(address, load):
+            if load.in_flight == 0 or not await self._moved(address, load, deadline):
                 raise
         memory.proven = True
         memory.suspect = False
         memory.alive_at = self._clock.now()
 
-    async def _moved(self, address: str, before: _Load) -> bool:
+    async def _moved(self, address: str, before: _Load, deadline: float) -> bool:
         """True when tokens flowed since the load was read: the probe only waited in the queue."""
         try:
-            async with self._within(address, "no answer within {:g} s"):
+            async with _Until(deadline, address, ""):
                 return (await self._load(address)).generated > before.generated
         except LookFailed:
             return False
@@ -260,20 +263,16 @@ class OpenAiProbe:
         """The one session, made inside the running loop."""
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
-            timeout = aiohttp.ClientTimeout(total=None)  # `_within` bounds every look
+            timeout = aiohttp.ClientTimeout(total=None)  # `_Until` bounds every look
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self._session
 
-    def _within(self, address: str, late: str) -> _Within:
-        return _Within(self._probe_timeout, address, late)
 
+class _Until:
+    """Bounds a part of a look (by the loop's time) and turns what can go wrong on the wire into sentences."""
 
-class _Within:
-    """Bounds a part of a look and turns what can go wrong on the wire into sentences."""
-
-    def __init__(self, seconds: float, address: str, late: str) -> None:
-        self._timeout = asyncio.timeout(seconds)
-        self._seconds = seconds
+    def __init__(self, deadline: float, address: str, late: str) -> None:
+        self._timeout = asyncio.timeout_at(deadline)
         self._address = address
         self._late = late
 
@@ -286,7 +285,7 @@ class _Within:
         try:
             await self._timeout.__aexit__(kind, error, None)
         except TimeoutError:
-            raise LookFailed(self._late.format(self._seconds)) from None
+            raise LookFailed(self._late) from None
         if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED:
             raise _NotListening(f"connection refused at {self._address}") from error
         if isinstance(error, (aiohttp.ClientError, OSError, ValueError)):

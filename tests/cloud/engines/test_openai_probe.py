@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,12 +140,17 @@ async def impatient(engine: Scripted) -> AsyncIterator[Prober]:
     await probe.close()
 
 
-async def until_sound(prober: Prober) -> EngineReading:
+async def until(prober: Prober, holds: Callable[[EngineReading], bool]) -> EngineReading:
+    """Look again until a reading is as wanted: on a slow machine any look may fail by its short time."""
     for _ in range(100):
         reading = await prober.look()
-        if reading.ok:
+        if holds(reading):
             return reading
-    raise AssertionError(f"never sound: {prober.last}")
+    raise AssertionError(f"never as wanted: {prober.last}")
+
+
+async def until_sound(prober: Prober) -> EngineReading:
+    return await until(prober, lambda reading: reading.ok)
 
 
 async def test_the_first_token_makes_an_engine_ready(prober: Prober, engine: Scripted) -> None:
@@ -192,16 +197,14 @@ async def test_silence_with_requests_in_flight_is_doubted_before_idleness(
 async def test_a_frozen_busy_engine_fails_and_stays_failed(impatient: Prober, engine: Scripted) -> None:
     await until_sound(impatient)
     engine.running, engine.waiting, engine.hangs = 3, 1, True
-    await impatient.look()
-    first = await impatient.look(after=10.0)
+    first = await until(impatient, lambda reading: "no token for" in reading.failure)
     assert not first.ok
     assert first.ready
     assert first.in_flight == 4
-    assert first.failing_since == first.at
-    assert "no token for 10 s while 3 requests run and 1 waits" in first.failure
+    assert "while 3 requests run and 1 waits" in first.failure
     second = await impatient.look()
     assert not second.ok
-    assert second.failing_since == first.at, "one unbroken run of failures"
+    assert second.failing_since == first.failing_since, "one unbroken run of failures"
     engine.hangs = False
     again = await until_sound(impatient)
     assert again.failing_since is None
@@ -210,10 +213,9 @@ async def test_a_frozen_busy_engine_fails_and_stays_failed(impatient: Prober, en
 async def test_a_frozen_idle_engine_is_found(impatient: Prober, engine: Scripted) -> None:
     await until_sound(impatient)
     engine.hangs = True
-    await impatient.look()
-    reading = await impatient.look(after=30.0)
+    reading = await until(impatient, lambda reading: "the engine is frozen" in reading.failure)
     assert not reading.ok
-    assert "the engine is frozen" in reading.failure
+    assert reading.ready
     assert not (await impatient.look()).ok, "it is not trusted again without a token"
 
 
@@ -229,7 +231,7 @@ async def test_a_probe_that_waits_in_a_long_queue_proves_nothing_bad(
 async def test_a_server_that_hangs_altogether(impatient: Prober, engine: Scripted) -> None:
     await until_sound(impatient)
     engine.running = 2
-    await until_sound(impatient)
+    await until(impatient, lambda reading: reading.ok and reading.running == 2)
     engine.hangs_everywhere = True
     reading = await impatient.look()
     assert not reading.ok
