@@ -92,6 +92,13 @@ class Proxy:
             if not self._ending:
                 raise
             response, outcome = await self._end_now(exchange, job)
+        except Exception:
+            outcome = Outcome.FAILED
+            log.exception("request_crashed", request_id=exchange.id)
+            if job is not None and job.response is not None and job.response.prepared:
+                raise  # breaks the connection: the client must not take what it has for an answer
+            message = "the gateway failed on this request; its log has the reason"
+            response = error_response(500, "gateway_error", message, request_id=exchange.id)
         finally:
             if not exchange.over:
                 exchange.move(Stage.DONE if outcome in _ANSWERED else Stage.FAILED)

@@ -206,6 +206,20 @@ async def test_a_refusal_inside_a_stream_is_passed_on(upstreams, gateways, ask, 
     assert len(picky.seen) == 1
 
 
+async def test_a_fault_of_the_gateway_itself_is_an_answer_too(upstreams, gateways, ask, monkeypatch):
+    running = await gateways(await upstreams("node"))
+
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("orchestrator.gateway.attempt.upstream.target_url", broken)
+    reply = await ask(running)
+    assert (reply.status, reply.error["code"]) == (500, "gateway_error")
+    state = await running.state()
+    assert state["targets"][0]["in_flight"] == 0
+    assert state["totals"]["requests_failed"] == 1
+
+
 async def test_large_bodies_are_sent_whole_to_every_target(upstreams, gateways, ask, behave):
     broken = await upstreams("broken", behave.reset_at_once)
     good = await upstreams("good")

@@ -26,7 +26,7 @@ def _cuts(behave):
 async def test_a_broken_stream_ends_with_an_error_event(upstreams, gateways, ask, behave, way):
     behaviour, reason = _cuts(behave)[way]
     bad = await upstreams("bad", behave.after_tokens(4, behaviour))
-    running = await gateways(bad, idle_timeout=0.3)
+    running = await gateways(bad, **({"idle_timeout": 0.3} if way == "silence" else {}))
     reply = await ask(running, stream=True, headers={"X-Request-Id": "r-1"}, on_first=bad.go_on)
     assert reply.status == 200
     assert reply.said == "t0 t1 t2 t3 "
