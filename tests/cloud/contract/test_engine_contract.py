@@ -417,6 +417,24 @@ async def test_tokens_show_as_progress(server: Server, http: aiohttp.ClientSessi
     assert after.ok
 
 
+async def test_metrics_have_these_names_and_labels(server: Server, http: aiohttp.ClientSession) -> None:
+    await ask(http, server, completion(2))
+    async with http.get(f"{server.url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    series = {line.rsplit(" ", 1)[0] for line in lines if not line.startswith("#")}
+    labels = f'engine="0",model_name="{SERVED_NAME}"'
+    plain = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    plain += ("prompt_tokens_total", "generation_tokens_total")
+    expected = {f"vllm:{name}{{{labels}}}" for name in plain}
+    for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "request_queue_time"):
+        expected |= {f"vllm:{name}_seconds_{part}{{{labels}}}" for part in ("count", "sum")}
+        expected.add(f'vllm:{name}_seconds_bucket{{engine="0",le="2.5",model_name="{SERVED_NAME}"}}')
+    for reason in ("stop", "length", "abort", "error"):
+        ends = f'engine="0",finished_reason="{reason}",model_name="{SERVED_NAME}"'
+        expected.add(f"vllm:request_success_total{{{ends}}}")
+    assert expected <= series
+
+
 async def test_a_frozen_idle_engine_is_found_and_comes_back(
     server: Server, http: aiohttp.ClientSession
 ) -> None:
