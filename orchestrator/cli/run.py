@@ -28,6 +28,12 @@ def run(
       orchestrator run --config pool.toml
       orchestrator run --config pool.toml --log-level debug
     """
+    from orchestrator.packaging import check_names
+
+    # before anything of `cloud` or `policies` is imported: a stranger of that name would fail in odd ways
+    faults = check_names()
+    if faults:
+        raise CommandError(f"the daemon cannot run: {'; '.join(faults)}")
     settings = shared.read_config(config)
 
     import asyncio
