@@ -423,9 +423,9 @@ async def test_metrics_have_these_names_and_labels(server: Server, http: aiohttp
         lines = (await response.text()).splitlines()
     series = {line.rsplit(" ", 1)[0] for line in lines if not line.startswith("#")}
     labels = f'engine="0",model_name="{SERVED_NAME}"'
-    plain = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-    plain += ("prompt_tokens_total", "generation_tokens_total")
-    expected = {f"vllm:{name}{{{labels}}}" for name in plain}
+    gauges = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    counters = ("prompt_tokens_total", "generation_tokens_total")
+    expected = {f"vllm:{name}{{{labels}}}" for name in gauges + counters}
     for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency", "request_queue_time"):
         expected |= {f"vllm:{name}_seconds_{part}{{{labels}}}" for part in ("count", "sum")}
         expected.add(f'vllm:{name}_seconds_bucket{{engine="0",le="2.5",model_name="{SERVED_NAME}"}}')
