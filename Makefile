@@ -31,8 +31,8 @@ demo: $(STAMP) ## Play a spot market on this machine for two minutes (DEMO_ARGS=
 demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)
 
-test: $(STAMP) ## Run the test suite
-	@$(BIN)/pytest $(PYTEST_ARGS)
+test: $(STAMP) ## Run the test suite (all but real vLLM)
+	@$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
 
 test-vllm: vllm-env ## Run the engine contract against real vLLM
 	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract $(PYTEST_ARGS)

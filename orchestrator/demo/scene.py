@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloud.engines.vllm_cpu import CPU_ARGS, CPU_ENV
 from cloud.local.config import (
     LocalCloudConfig,
     Reclaiming,
@@ -150,27 +151,11 @@ def _vllm_engine() -> list[str]:
     executable = Path(os.environ.get("ORCHESTRATOR_VLLM", ".venv-vllm/bin/vllm")).absolute()
     if not executable.exists():
         raise SceneError(f"{executable}: no vLLM here; run `make vllm-env`, or set ORCHESTRATOR_VLLM")
-    args = [
-        *("--served-model-name", "tiny"),
-        *("--dtype", "float32"),
-        *("--max-model-len", "2048"),
-        "--enforce-eager",
-        *("--kv-cache-memory-bytes", "67108864"),
-        *("--distributed-executor-backend", "uni"),
-    ]
-    env = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": "1",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }
-    pairs = ", ".join(f"{key} = {json.dumps(value)}" for key, value in env.items())
+    pairs = ", ".join(f"{key} = {json.dumps(value)}" for key, value in CPU_ENV.items())
     return [
         f"executable = {json.dumps(str(executable))}",
         'served_name = "tiny"',
-        f"args = {json.dumps(args)}",
+        f"args = {json.dumps(CPU_ARGS)}",
         f"env = {{ {pairs} }}",
     ]
 
