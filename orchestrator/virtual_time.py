@@ -1,0 +1,300 @@
+"""Virtual time: an asyncio event loop in which waiting costs nothing and everything repeats from its seed.
+
+The daemon runs on it unchanged. Time stands still while callbacks run and jumps to the next timer when none
+is left, so an hour of waiting takes no longer than the work done in it. Callbacks that are ready at the same
+instant run in an order drawn from the seed: the same seed gives the same run in any process, and another
+seed another interleaving. A run that can go on no more is a `Deadlock`, not a hang. Threads, sockets,
+subprocesses and signals would let the real world in and make a run unrepeatable; each raises
+`LeftSimulation`.
+
+Every task and callback belongs to the simulated process that created it (a context variable, inherited like
+any other). `kill` is kill -9: nothing of the process runs again, no `finally` and no cancellation; what
+belonged to it is kept until the loop is closed, so that no garbage collection runs its clean-up either.
+
+Written for CPython 3.11 and later: it relies on `BaseEventLoop._run_once`, `_ready`, `_scheduled` and
+`_stopping`, which all of them have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Coroutine, Iterator
+from contextvars import Context, ContextVar
+from typing import Any, Final, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+WORLD: Final = ""
+"""The process of everything that belongs to no simulated process: the simulated world itself."""
+
+_process: ContextVar[str] = ContextVar("simulated_process", default=WORLD)
+
+_CLOSE_TRIES: Final = 8
+"""How often a coroutine that awaits in its clean-up is told to end when the loop is closed."""
+
+_REAL_WORLD: Final = (
+    "add_reader",
+    "add_signal_handler",
+    "add_writer",
+    "call_soon_threadsafe",
+    "connect_accepted_socket",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "getaddrinfo",
+    "getnameinfo",
+    "remove_reader",
+    "remove_writer",
+    "run_in_executor",
+    "sendfile",
+    "sock_accept",
+    "sock_connect",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_recvfrom",
+    "sock_recvfrom_into",
+    "sock_sendall",
+    "sock_sendfile",
+    "sock_sendto",
+    "start_tls",
+    "subprocess_exec",
+    "subprocess_shell",
+)
+
+
+class LeftSimulation(RuntimeError):
+    """Simulated code reached for the real world: a thread, a socket, a subprocess or a signal."""
+
+
+class Deadlock(RuntimeError):
+    """Nothing is ready, no timer runs, and the run is not over: every task waits for another."""
+
+
+class _Task(asyncio.Task[T]):
+    """A task hashed by its serial number.
+
+    `TaskGroup` cancels its children in the order of a set, and the default hash is the object's address,
+    which differs from process to process.
+    """
+
+    def __init__(self, serial: int, process: str, coro: Coroutine[Any, Any, T], **kwargs: Any) -> None:
+        self._serial = serial  # before the base class, which adds the task to a weak set
+        self.process = process
+        super().__init__(coro, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def current_process() -> str:
+    """The simulated process that is running now; `WORLD` outside of all."""
+    return _process.get()
+
+
+class VirtualTimeLoop(asyncio.BaseEventLoop):
+    """The loop. `seed` orders what is ready at the same instant; `steps` counts callbacks run."""
+
+    # Fields of the base class, which its stubs do not show.
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _stopping: bool
+    _timer_cancelled_count: int
+    _asyncgens: Any
+
+    def __init__(self, seed: int | str = 0) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._order = random.Random(f"order of callbacks/{seed}")  # noqa: S311 - an order, not a secret
+        self._dead: set[str] = set()
+        self._kept: list[object] = []
+        self._serials = itertools.count()
+        self.steps = 0
+        self._clock_resolution = 1e-9
+        self.set_task_factory(self._new_task)  # type: ignore[arg-type]  # the stubs know no subclass
+
+    def _new_task(
+        self, _: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, T], **kwargs: Any
+    ) -> asyncio.Task[T]:
+        context = kwargs.get("context")
+        process = _process.get() if context is None else context.get(_process, WORLD)
+        return _Task(next(self._serials), process, coro, loop=self, **kwargs)
+
+    def _tasks(self) -> list[_Task[Any]]:
+        """All tasks that are not done."""
+        return [t for t in asyncio.all_tasks(self) if isinstance(t, _Task)]
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._now
+
+    # -- simulated processes -----------------------------------------------------------------------
+
+    def spawn(
+        self, process: str, coro: Coroutine[Any, Any, T], *, name: str | None = None
+    ) -> asyncio.Task[T]:
+        """Start a task that belongs to a simulated process, as does everything it starts."""
+        if process in self._dead:
+            raise ValueError(f"simulated process {process!r} was killed; start one of another name")
+        context = Context()
+        context.run(_process.set, process)
+        return self.create_task(coro, name=name, context=context)
+
+    def kill(self, process: str) -> None:
+        """Kill -9: nothing that belongs to the process runs from now on. Idempotent.
+
+        May be called by the process itself; the caller must then await `halted` at once, since the step
+        that runs cannot be taken back.
+        """
+        if process == WORLD:
+            raise ValueError("the simulated world itself cannot be killed")
+        if process not in self._dead:
+            self._dead.add(process)
+            self._kept += [t for t in self._tasks() if t.process == process]
+
+    def alive(self, process: str) -> bool:
+        """False once the process was killed."""
+        return process not in self._dead
+
+    async def halted(self) -> NoReturn:
+        """Wait for ever: how a step of a killed process ends without running its clean-up."""
+        await self.create_future()
+        raise AssertionError("a future that nobody resolves was resolved")
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _run_once(self) -> None:
+        """One turn: jump to the next timer if nothing is ready, then run all that is ready, shuffled.
+
+        The turn of `BaseEventLoop` waits in its selector instead; here nothing is ever waited for.
+        """
+        self._drop_ended_timers()
+        ready, timers = self._ready, self._scheduled
+        if not ready and not self._stopping:
+            if not timers:
+                raise Deadlock(f"nothing can happen any more at {self._now:.6f} s; {self._waiting()}")
+            self._now = max(self._now, timers[0]._when)
+        while timers and timers[0]._when <= self._now:
+            handle = heapq.heappop(timers)
+            handle._scheduled = False
+            ready.append(handle)
+        if len(ready) > 1:
+            shuffled = list(ready)
+            self._order.shuffle(shuffled)
+            self._ready = ready = deque(shuffled)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            if self._belongs_to_the_dead(handle):
+                self._kept.append(handle)
+                continue
+            self.steps += 1
+            handle._run()
+
+    def _drop_ended_timers(self) -> None:
+        """Forget timers that were cancelled or whose process is dead: time must not jump to them."""
+        timers = self._scheduled
+        while timers and (timers[0]._cancelled or self._belongs_to_the_dead(timers[0])):
+            handle = heapq.heappop(timers)
+            handle._scheduled = False
+            if handle._cancelled:
+                self._timer_cancelled_count -= 1
+            else:
+                self._kept.append(handle)
+        if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(timers):
+            self._scheduled = [t for t in timers if not t._cancelled]
+            heapq.heapify(self._scheduled)
+            self._timer_cancelled_count = 0
+
+    def _belongs_to_the_dead(self, handle: Any) -> bool:
+        return bool(self._dead) and handle._context.get(_process, WORLD) in self._dead
+
+    def _waiting(self) -> str:
+        """The living tasks, for the message of a deadlock."""
+        names = sorted(t.get_name() for t in self._tasks() if t.process not in self._dead)
+        return f"waiting: {', '.join(names) or 'no task'}"
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        # The base class goes through call_soon_threadsafe; here there is only one thread.
+        self._asyncgens.discard(agen)
+        if not self.is_closed():
+            self.call_soon(self.create_task, agen.aclose())
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the loop and end every coroutine that was left, the killed ones too.
+
+        Their clean-up runs now, after the run and with no loop to reach: it can start nothing and wait for
+        nothing. What it raises is of no interest.
+        """
+        if self.is_closed():
+            return
+        left = self._tasks()
+        super().close()
+        for task in left:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coro = task.get_coro()
+            for _ in range(_CLOSE_TRIES):
+                try:
+                    if coro is not None:
+                        coro.close()
+                except BaseException:  # noqa: S112 - whatever the clean-up of a dead process raises
+                    continue
+                break
+        self._kept.clear()
+
+
+def _refusal(name: str) -> Any:
+    def refuse(*_args: object, **_kwargs: object) -> NoReturn:
+        raise LeftSimulation(
+            f"{name} is not to be had in the simulation: the code under test may use no thread, socket, "
+            "subprocess or signal there; hand it a simulated port instead"
+        )
+
+    refuse.__name__ = name
+    refuse.__doc__ = "Refused: raises LeftSimulation."
+    return refuse
+
+
+for _name in _REAL_WORLD:
+    setattr(VirtualTimeLoop, _name, _refusal(_name))
+
+
+class VirtualClock:
+    """`cloud.ports.Clock` on a virtual-time loop. `epoch` is the time of day at the loop's zero."""
+
+    def __init__(self, loop: VirtualTimeLoop, *, epoch: float = 1_700_000_000.0) -> None:
+        self._loop, self._epoch = loop, epoch
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._epoch + self._loop.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, at no cost; zero or less yields once."""
+        await asyncio.sleep(max(0.0, seconds))  # noqa: TID251 - this is the clock
+
+
+@contextlib.contextmanager
+def virtual_time(seed: int | str = 0) -> Iterator[VirtualTimeLoop]:
+    """A loop for one run, set as the current one and closed at the end."""
+    loop = VirtualTimeLoop(seed)
+    asyncio.set_event_loop(loop)
+    try:
+        yield loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
