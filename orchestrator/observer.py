@@ -27,6 +27,9 @@ from policies.model import (
 
 T = TypeVar("T")
 
+_AFTER_FAILURE = 1.0
+"""Seconds after which a look that failed is repeated."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
@@ -112,11 +115,12 @@ class Observer:
     # -- looks -------------------------------------------------------------------------------------
 
     async def _every(
-        self, seconds: float, look: Callable[[], Awaitable[None]], *, steady: bool = False
+        self, seconds: float, look: Callable[[], Awaitable[bool]], *, steady: bool = False
     ) -> None:
+        """Look for ever; a look that failed is repeated soon, whatever the pace."""
         while True:
-            await look()
-            await self._pause(seconds, steady=steady)
+            good = await look()
+            await self._pause(seconds if good else min(seconds, _AFTER_FAILURE), steady=steady)
 
     async def _pause(self, seconds: float, *, steady: bool) -> None:
         """Wait `seconds`, or only the fast pace once there is a hurry."""
@@ -131,21 +135,23 @@ class Observer:
             if self._hurry.is_set():
                 return
 
-    async def _look_at_instances(self) -> None:
+    async def _look_at_instances(self) -> bool:
         known = self._instances
         self._instances = await self._look(known, "instances", lambda: self._instances_port.list(self._pool))
         if self._instances.at != known.at:
             self._follow_engines(self._instances.value)
         if self._instances.value != known.value or known.at is None:
             self._wake()
+        return not self._instances.error
 
-    async def _look_at_offerings(self) -> None:
+    async def _look_at_offerings(self) -> bool:
         first = self._offerings.at is None
         self._offerings = await self._look(self._offerings, "offerings", self._offerings_port.list)
         if first:
             self._wake()
+        return not self._offerings.error
 
-    async def _look_at_targets(self, balancer: LoadBalancer) -> None:
+    async def _look_at_targets(self, balancer: LoadBalancer) -> bool:
         known = self._targets[balancer.name]
 
         async def targets() -> tuple[Target, ...]:
@@ -156,6 +162,7 @@ class Observer:
         self._targets[balancer.name] = await self._look(known, balancer.name, targets)
         if self._targets[balancer.name].value != known.value:
             self._wake()
+        return not self._targets[balancer.name].error
 
     async def _look(self, known: Observed[T], part: str, call: Callable[[], Awaitable[T]]) -> Observed[T]:
         """One look with a deadline; a failure keeps the known value."""
