@@ -29,6 +29,8 @@ MAX_BODY = 64 * 1024
 EVENTS_MOST = 10_000
 _LONG_POLL_MOST = 60.0
 _LONG_POLL_STEP = 0.2
+_CLEANUP = 0.5
+"""Seconds that a stopping daemon gives answers on their way; a long poll is cut off."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -242,7 +244,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def listen_unix(app: web.Application, path: Path) -> web.AppRunner:
     """Serve on a unix socket that only the owner and the group may open. Raises OSError."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP)
     await runner.setup()
     _remove_stale_socket(path)
     old = os.umask(0o117)
@@ -261,7 +263,7 @@ def _remove_stale_socket(path: Path) -> None:
 
 async def listen_tcp(app: web.Application, host: str, port: int) -> web.AppRunner:
     """Serve on an address. Raises OSError, for one when the port is in use."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
     return runner

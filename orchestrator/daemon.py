@@ -7,6 +7,7 @@ instant loses nothing that was journalled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Coroutine
@@ -230,6 +231,9 @@ class Daemon:
         """Stop everything; touches no node and no target set. Idempotent."""
         for runner in self._runners:
             await runner.cleanup()
+        if self._runners and self._lease is not None and self._lease.valid():
+            with contextlib.suppress(OSError):
+                self._config.daemon.socket.unlink(missing_ok=True)
         self._runners.clear()
         for task in self._tasks.values():
             task.cancel()

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from cloud.ports import Clock
@@ -22,10 +23,14 @@ class ProcessError(Exception):
 class Process:
     """One `orchestrator` command in a process of its own, which dies with the demo."""
 
-    def __init__(self, name: str, *arguments: str, directory: Path) -> None:
+    def __init__(
+        self, name: str, *arguments: str, directory: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`environment` is added to this process's own."""
         self.name = name
         self.log = directory / f"{name}.log"
         self._arguments = arguments
+        self._environment = {**os.environ, **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -39,6 +44,7 @@ class Process:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
+                env=self._environment,
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
@@ -47,6 +53,11 @@ class Process:
     def pid(self) -> int:
         """Its process id; 0 when it was never started."""
         return self._process.pid if self._process is not None else 0
+
+    @property
+    def running(self) -> bool:
+        """True from its start to its end."""
+        return self._process is not None and self._process.returncode is None
 
     def check(self) -> None:
         """Raise ProcessError when it has ended."""
@@ -64,18 +75,30 @@ class Process:
             return f"(no log: {error})"
         return "\n".join(text.splitlines()[-lines:])
 
-    async def stop(self) -> None:
-        """SIGTERM, and SIGKILL when that is not enough. Idempotent."""
+    async def stop(self) -> int | None:
+        """SIGTERM, and SIGKILL when that is not enough. Idempotent. Returns the exit code, if it ever ran."""
         process = self._process
         if process is None or process.returncode is not None:
-            return
+            return None if process is None else process.returncode
         process.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(_STOP_AFTER):
-                await process.wait()
+                return await process.wait()
         except TimeoutError:
+            return await self.kill()
+
+    async def kill(self) -> int | None:
+        """SIGKILL, as in a crash. Idempotent. Returns the exit code, if it ever ran."""
+        process = self._process
+        if process is None:
+            return None
+        if process.returncode is None:
             process.kill()
-            await process.wait()
+        return await process.wait()
+
+    async def ended(self) -> int | None:
+        """Wait until it ends by itself. Returns the exit code, if it ever ran."""
+        return None if self._process is None else await self._process.wait()
 
 
 async def wait_for(
