@@ -1,0 +1,120 @@
+"""A simulated load balancer and its traffic: a target set with fencing, and the requests that it routes.
+
+`TargetTable` is the balancer; it outlives every daemon and routes while none runs. `SimBalancer` is a
+daemon's side of it, the `LoadBalancer` port.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloud.errors import Denied
+from cloud.ports import BalancerView, Capabilities
+from cloud.sim.cloud import Wire
+from cloud.sim.world import SimWorld
+from policies.model import Target, TargetPhase, TargetSpec, TargetState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """How many requests come, and how long they take (the least and the most seconds)."""
+
+    per_second: float = 1.0
+    seconds: tuple[float, float] = (1.0, 8.0)
+
+
+class TargetTable:
+    """The balancer itself. Counts what it could not serve."""
+
+    def __init__(self, name: str, world: SimWorld, *, rng: random.Random, traffic: Traffic) -> None:
+        self.name = name
+        self._world, self._rng, self._traffic = world, rng, traffic
+        self._restarts = 0
+        self.generation = 0
+        self.targets: dict[str, TargetSpec] = {}
+        self.served = self.unserved = 0
+        self._owed = 0.0
+        self._routed_at = world.clock.now()
+        world.on_tick.append(self._route)
+
+    @property
+    def incarnation(self) -> str:
+        """Changes when the balancer lost its state."""
+        return f"{self.name}/{self._restarts}"
+
+    def replace(self, desired: Sequence[TargetSpec], generation: int) -> None:
+        """Take a whole set. Raises Denied for a generation below the accepted one."""
+        if generation < self.generation:
+            raise Denied(f"{self.name}: generation {generation} is below {self.generation} (simulated)")
+        self.generation = generation
+        self.targets = {s.id: s for s in desired}
+
+    def restart(self) -> None:
+        """Lose the whole state, as a crash does."""
+        self._restarts += 1
+        self.generation = 0
+        self.targets = {}
+        self._world.trace.add("restart", self.name)
+
+    def active(self) -> list[TargetSpec]:
+        """Targets that get new requests."""
+        return [s for s in self.targets.values() if s.phase is TargetPhase.ACTIVE]
+
+    def view(self) -> BalancerView:
+        """What the balancer shows."""
+        now = self._world.clock.now()
+        return BalancerView(
+            incarnation=self.incarnation,
+            generation=self.generation,
+            targets=tuple(self._target(s, now) for s in self.targets.values()),
+        )
+
+    def _target(self, spec: TargetSpec, now: float) -> Target:
+        machine = self._world.machine(spec.id)
+        able = machine is not None and machine.able(now)
+        state = TargetState.HEALTHY if able else TargetState.UNHEALTHY
+        if spec.phase is TargetPhase.DRAINING:
+            state = TargetState.DRAINING
+        in_flight = machine.in_flight(now) if machine is not None else 0
+        return Target(id=spec.id, address=spec.address, state=state, in_flight=in_flight)
+
+    def _route(self, now: float) -> None:
+        """Give the requests that came since the last tick to the least busy targets that can answer."""
+        self._owed += (now - self._routed_at) * self._traffic.per_second
+        self._routed_at = now
+        active = [m for m in (self._world.machine(s.id) for s in self.active()) if m and m.able(now)]
+        while self._owed >= 1.0:
+            self._owed -= 1.0
+            if not active:
+                self.unserved += 1
+                continue
+            machine = min(active, key=lambda m: (m.in_flight(now), m.id))
+            heapq.heappush(machine.requests, now + self._rng.uniform(*self._traffic.seconds))
+            self.served += 1
+
+
+class SimBalancer:
+    """`cloud.ports.LoadBalancer` on a simulated balancer."""
+
+    capabilities = Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
+
+    def __init__(self, table: TargetTable, world: SimWorld) -> None:
+        self.name = table.name
+        self._table, self._wire = table, Wire(world)
+
+    async def observe(self) -> BalancerView:
+        """Read the set. Raises CloudError."""
+        return await self._wire.look("observe", self._table.view)
+
+    async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
+        """Replace the set. Raises CloudError."""
+        words = " ".join(f"{s.id}={s.phase}" for s in desired)
+        await self._wire.change(
+            "apply", self.name, lambda: self._table.replace(desired, generation), detail=words or "empty"
+        )
+
+    async def close(self) -> None:
+        """Nothing to release."""

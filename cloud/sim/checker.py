@@ -1,0 +1,316 @@
+"""Watches a simulated world for what must never happen, at every effect and at every tick.
+
+Each invariant looks at the truth of the world, not at what a daemon believes, and is as tight as the world's
+pace allows: a bound that is too kind hides the bug that it was made for. `checked` counts how often each was
+put to the test, so that a report can show that silence means something.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cloud.sim.balancer import TargetTable
+from cloud.sim.effects import Effect, Moment
+from cloud.sim.world import Machine, SimWorld
+from policies.model import InstanceState, Market, Pool, TargetPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """An invariant that did not hold."""
+
+    name: str
+    at: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long a daemon that is up may take, seconds."""
+
+    track: float = 15.0  # to know a machine that lists show
+    forget_target: float = 15.0  # to take an ended machine out of a target set
+    detach: float = 3.0  # to take a noticed node out of the target set, where enough others serve
+    told_early: float = 30.0  # a reclaim told at least so long before cuts no request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonState:
+    """What the checker needs to know of the daemon that runs: since when, and which nodes it knows."""
+
+    up_since: float
+    known: frozenset[str]
+
+
+class Checker:
+    """All invariants of one pool in one world. `daemon` tells of the running daemon, None when none runs."""
+
+    def __init__(
+        self,
+        world: SimWorld,
+        tables: Iterable[TargetTable],
+        pool: Pool,
+        *,
+        daemon: Callable[[], DaemonState | None],
+        bounds: Bounds | None = None,
+    ) -> None:
+        self._world, self._tables, self._pool, self._daemon = world, tuple(tables), pool, daemon
+        self._bounds = bounds if bounds is not None else Bounds()
+        self.broken: list[Broken] = []
+        self.checked: Counter[str] = Counter()
+        self.may_come_back: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
+        self._before: dict[str, dict[str, TargetPhase]] = {}
+        self._drained: dict[str, float] = {}  # node -> until when its requests may finish
+        self._cuts_seen = 0
+        world.effects.watchers.append(self._on_effect)
+        world.on_tick.append(self._on_tick)
+
+    def report(self, name: str, subject: str, text: str) -> None:
+        """Note a violation, once per invariant and subject."""
+        if (name, subject) not in self._said:
+            self._said.add((name, subject))
+            broken = Broken(name=name, at=self._world.clock.now(), text=text)
+            self.broken.append(broken)
+            self._world.trace.add("BROKEN", broken)
+
+    # -- at effects --------------------------------------------------------------------------------
+
+    def _on_effect(self, effect: Effect, moment: Moment) -> None:
+        now = self._world.clock.now()
+        if moment is Moment.BEFORE:
+            if effect.kind in ("terminate", "stop"):
+                self._own_only(effect)
+                self._detached_first(effect.subject)
+                self._drained_first(effect.subject, now)
+                self._floor_kept(effect.subject)
+            elif effect.kind == "apply":
+                self._before = {t.name: {s.id: s.phase for s in t.targets.values()} for t in self._tables}
+        elif effect.kind == "launch":
+            self._once_per_token()
+            self._bounded()
+        elif effect.kind == "apply":
+            for table in self._tables:
+                if table.name == effect.subject:
+                    self._set_written(table, now)
+
+    def _own_only(self, effect: Effect) -> None:
+        self.checked["own-only"] += 1
+        machine = self._world.machine(effect.subject)
+        if machine is not None and machine.pool != self._pool.name:
+            self.report("own-only", effect.subject, f"{effect.kind} of {effect.subject}, which is not ours")
+
+    def _detached_first(self, node: str) -> None:
+        """Detach before terminate: a node that is ended gets no requests."""
+        self.checked["detach-first"] += 1
+        machine = self._world.machine(node)
+        for table in self._tables:
+            spec = table.targets.get(node)
+            active = spec is not None and spec.phase is TargetPhase.ACTIVE
+            if machine is not None and machine.live and active:
+                self.report("detach-first", node, f"{node} is ended while {table.name} sends it requests")
+
+    def _drained_first(self, node: str, now: float) -> None:
+        """Requests in flight finish, or their deadline passed."""
+        self.checked["drain-first"] += 1
+        machine = self._world.machine(node)
+        if machine is None or not machine.live or not machine.able(now):
+            return
+        held = machine.in_flight(now)
+        deadline = self._drained.get(node)
+        if held and (deadline is None or now < deadline):
+            left = "it never drained" if deadline is None else f"{deadline - now:.1f} s before its deadline"
+            self.report("drain-first", node, f"{node} is ended with {held} requests in flight, {left}")
+
+    def _floor_kept(self, node: str) -> None:
+        """No action of ours takes the on-demand nodes below the floor."""
+        self.checked["floor"] += 1
+        machine = self._world.machine(node)
+        if machine is None or not self._counts(machine) or machine.placement.market is Market.SPOT:
+            return
+        if machine.state is InstanceState.RUNNING and machine.silent_since is not None:
+            return
+        left = sum(
+            m.placement.market is Market.ON_DEMAND and m.id != node and self._counts(m) for m in self._ours()
+        )
+        if left < self._pool.on_demand_floor and self._was_whole():
+            self.report(
+                "floor",
+                node,
+                f"{node} leaves {left} on-demand nodes, fewer than {self._pool.on_demand_floor}",
+            )
+
+    def _once_per_token(self) -> None:
+        self.checked["one-per-token"] += 1
+        tokens = Counter(m.token for m in self._ours())
+        for token, count in tokens.items():
+            if count > 1:
+                self.report("one-per-token", token, f"{count} machines were launched for {token}")
+
+    def _bounded(self) -> None:
+        """Never more living nodes than wanted, standby and surge together."""
+        self.checked["bounded"] += 1
+        living = [
+            m
+            for m in self._ours()
+            if m.live and m.told_at is None and m.silent_since is None and m.id not in self._drained
+        ]
+        if len(living) > self._pool.most_nodes:
+            names = ", ".join(m.id for m in living)
+            self.report("bounded", names, f"{len(living)} live, the most is {self._pool.most_nodes}: {names}")
+
+    def _set_written(self, table: TargetTable, now: float) -> None:
+        """What a write of the target set may change."""
+        before = self._before.get(table.name, {})
+        after = {s.id: s.phase for s in table.targets.values()}
+        for node, phase in after.items():
+            machine = self._world.machine(node)
+            if phase is TargetPhase.ACTIVE:
+                self._may_enter(node, machine, now, new=before.get(node) is not TargetPhase.ACTIVE)
+            else:
+                deadline = table.targets[node].drain_deadline
+                if node not in self._drained and deadline is not None:
+                    self._drained[node] = deadline
+        active_before = {n for n, phase in before.items() if phase is TargetPhase.ACTIVE}
+        active_after = {n for n, phase in after.items() if phase is TargetPhase.ACTIVE}
+        self._never_emptied(table, active_before, active_after, now)
+        self._enough_left(table, active_before, active_after, now)
+
+    def _may_enter(self, node: str, machine: Machine | None, now: float, *, new: bool) -> None:
+        """Only a ready node that does not drain gets requests."""
+        self.checked["no-way-back"] += 1
+        if node in self._drained and node not in self.may_come_back:
+            self.report("no-way-back", node, f"{node} drained and gets new requests")
+        if new:
+            self.checked["ready-first"] += 1
+            if machine is None or now < machine.loaded_at:
+                self.report("ready-first", node, f"{node} entered the target set before it was ready")
+
+    def _never_emptied(self, table: TargetTable, before: set[str], after: set[str], now: float) -> None:
+        """The last target that can answer is never taken out."""
+        self.checked["last-target"] += 1
+        if after:
+            return
+        answering = sorted(n for n in before if (m := self._world.machine(n)) is not None and m.able(now))
+        if answering:
+            text = f"{table.name} was emptied while {', '.join(answering)} could answer"
+            self.report("last-target", table.name, text)
+
+    def _enough_left(self, table: TargetTable, before: set[str], after: set[str], now: float) -> None:
+        """A healthy node that no notice takes away leaves only when enough ready nodes stay."""
+        self.checked["no-self-harm"] += 1
+        chosen = []
+        for node in sorted(before - after):
+            machine = self._world.machine(node)
+            if machine is not None and machine.live and machine.able(now) and machine.told_at is None:
+                chosen.append(node)
+        staying = [n for n in after if (m := self._world.machine(n)) is not None and m.able(now)]
+        if chosen and len(staying) < self._pool.replicas:
+            text = f"{', '.join(chosen)} left {table.name}: {len(staying)} stay, {self._pool.replicas} wanted"
+            self.report("no-self-harm", ",".join(chosen), text)
+
+    # -- at ticks ----------------------------------------------------------------------------------
+
+    def _on_tick(self, now: float) -> None:
+        self._bounded()
+        self._requests_finish()
+        daemon = self._daemon()
+        if daemon is not None:
+            self._tracked(daemon, now)
+            self._dead_targets_go(daemon, now)
+            self._noticed_leave(daemon, now)
+
+    def _requests_finish(self) -> None:
+        """A reclaim that was told in time cuts no request."""
+        self.checked["no-request-cut"] += 1
+        for cut in self._world.cuts[self._cuts_seen :]:
+            machine = self._world.machines[cut.node]
+            told = machine.told_at is not None and cut.at - machine.told_at >= self._bounds.told_early
+            if cut.by == "reclaimed" and told:
+                self.report(
+                    "no-request-cut", cut.node, f"{cut.node}: {cut.requests} requests cut by a reclaim"
+                )
+        self._cuts_seen = len(self._world.cuts)
+
+    def _tracked(self, daemon: DaemonState, now: float) -> None:
+        """Every live machine of ours is known to the daemon."""
+        self.checked["tracked"] += 1
+        for machine in self._ours():
+            since = max(daemon.up_since, machine.visible_at)
+            if machine.live and machine.id not in daemon.known and now - since > self._bounds.track:
+                self.report("tracked", machine.id, f"{machine.id} lives and the daemon does not know it")
+
+    def _dead_targets_go(self, daemon: DaemonState, now: float) -> None:
+        """No target points at an ended machine for long."""
+        self.checked["dead-target"] += 1
+        for table in self._tables:
+            for node in table.targets:
+                machine = self._world.machine(node)
+                ended = machine.ended_at if machine is not None else daemon.up_since
+                if ended is not None and now - max(daemon.up_since, ended) > self._bounds.forget_target:
+                    self.report("dead-target", node, f"{table.name} still holds {node}, which has ended")
+
+    def _noticed_leave(self, daemon: DaemonState, now: float) -> None:
+        """A noticed node leaves the active set at once, where enough others serve without it."""
+        self.checked["prompt-detach"] += 1
+        for table in self._tables:
+            active = [m for m in (self._world.machine(s.id) for s in table.active()) if m is not None]
+            doomed = [m for m in active if m.told_at is not None and m.live]
+            others = sum(m.able(now) and m.told_at is None for m in active)
+            if others < self._pool.min_serving:
+                continue
+            for machine in doomed:
+                since = max(daemon.up_since, machine.told_at or now)
+                if now - since > self._bounds.detach:
+                    text = f"{machine.id} was noticed {now - since:.1f} s ago and still gets requests"
+                    self.report("prompt-detach", machine.id, text)
+
+    # -- at the end --------------------------------------------------------------------------------
+
+    def unsettled(self, now: float) -> str:
+        """What is not yet as the pool wants it, in words; empty when all is."""
+        live = [m for m in self._ours() if m.live]
+        standby = [m for m in live if m.set_aside]
+        working = [m for m in live if m not in standby]
+        spot = sum(m.placement.market is Market.SPOT for m in working)
+        found = []
+        want = (self._pool.spot_wanted, self._pool.on_demand_floor + self._pool.standby.hot)
+        if (spot, len(working) - spot) != want:
+            found.append(
+                f"{spot} spot and {len(working) - spot} on-demand live, wanted {want[0]} and {want[1]}"
+            )
+        stopped = sum(m.state is InstanceState.STOPPED for m in standby)
+        if (stopped, len(standby)) != (self._pool.standby.stopped,) * 2:
+            found.append(f"{stopped} of {len(standby)} standbys stopped, wanted {self._pool.standby.stopped}")
+        found += [f"{m.id} is not ready" for m in working if not m.able(now)]
+        names = {m.id for m in working}
+        for table in self._tables:
+            if set(table.targets) != names or len(table.active()) != len(names):
+                held = " ".join(f"{s.id}={s.phase}" for s in table.targets.values())
+                found.append(f"{table.name} holds {held or 'nothing'}")
+        daemon = self._daemon()
+        if daemon is None:
+            found.append("no daemon runs")
+        elif not {m.id for m in live} <= daemon.known:
+            found.append("the daemon does not know all that lives")
+        return "; ".join(found)
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _ours(self) -> Iterable[Machine]:
+        return self._world.of(self._pool.name)
+
+    def _counts(self, machine: Machine) -> bool:
+        """Counts towards the pool: it lives, and neither drains nor is taken away nor waits as a standby."""
+        stays = machine.told_at is None and machine.id not in self._drained
+        return machine.live and stays and not machine.set_aside
+
+    def _was_whole(self) -> bool:
+        """On-demand nodes were launched up to the floor at least once."""
+        launched = sum(m.placement.market is Market.ON_DEMAND for m in self._ours())
+        return launched >= self._pool.on_demand_floor

@@ -1,0 +1,65 @@
+"""`Engine` on a simulated world: reads what an engine would answer on its address."""
+
+from __future__ import annotations
+
+from cloud.ports import EngineCommand, EngineSpec
+from cloud.sim.world import Machine, SimWorld
+from policies.model import EngineReading
+
+_TOKENS_PER_SECOND = 50.0
+
+
+class SimEngine:
+    """`cloud.ports.Engine` on a simulated world."""
+
+    name = "sim"
+
+    def __init__(self, world: SimWorld) -> None:
+        self._world = world
+
+    def command(self, spec: EngineSpec) -> EngineCommand:
+        """Any command will do: simulated machines run nothing."""
+        return EngineCommand(argv=("sim-engine", spec.model, *spec.args), env=spec.env)
+
+    async def probe(self, node: str, address: str, previous: EngineReading | None) -> EngineReading:
+        """Look once. A machine that is away or still loads refuses; a silent one keeps what it had."""
+        world = self._world
+        await world.clock.sleep(world.rng.uniform(*world.pace.latency))
+        now = world.clock.now()
+        machine = world.at_address(node, address)
+        ready = previous is not None and previous.ready
+        if machine is None:
+            return _failed(node, now, previous, ready=ready, why=f"cannot connect to {address}")
+        if now < machine.loaded_at:
+            return _failed(node, now, previous, ready=False, why=f"connection refused at {address}")
+        if machine.silent_since is not None:
+            return _failed(node, now, previous, ready=ready, why="healthy, but gave no token: frozen")
+        return EngineReading(
+            node=node,
+            at=now,
+            ready=True,
+            ok=True,
+            running=machine.in_flight(now),
+            progress=_progress(machine, now),
+        )
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+def _progress(machine: Machine, now: float) -> float:
+    return max(0.0, now - machine.loaded_at) * _TOKENS_PER_SECOND
+
+
+def _failed(node: str, now: float, previous: EngineReading | None, *, ready: bool, why: str) -> EngineReading:
+    since = previous.failing_since if previous is not None else None
+    return EngineReading(
+        node=node,
+        at=now,
+        ready=ready,
+        ok=False,
+        failing_since=now if since is None else since,
+        running=previous.running if previous is not None and ready else 0,
+        progress=previous.progress if previous is not None else 0.0,
+        failure=why,
+    )

@@ -1,0 +1,149 @@
+"""Notices of a simulated world: a queue under the cloud's own credentials, and what nodes say themselves.
+
+`NoticeBoard` is the world's side: it publishes, repeats, forges. `SimNotices` is a daemon's side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from cloud.sim.cloud import Wire
+from cloud.sim.world import SimWorld
+from policies.model import Confidence, Notice, NoticeKind
+
+QUEUE = "sim-queue"
+METADATA = "sim-metadata"
+
+_CONFIDENCE = {QUEUE: Confidence.CONFIRMED, METADATA: Confidence.REPORTED}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Message:
+    """A notice in a source, until it is acknowledged (metadata: until its node is gone)."""
+
+    number: int
+    notice: Notice
+    acknowledged: bool = False
+
+
+class NoticeBoard:
+    """What every source of a world holds."""
+
+    def __init__(self, world: SimWorld) -> None:
+        self._world = world
+        self._messages: dict[str, list[_Message]] = {QUEUE: [], METADATA: []}
+        self._waiting: list[asyncio.Future[None]] = []
+        self._published = 0
+
+    def publish(
+        self,
+        node: str,
+        *,
+        kind: NoticeKind = NoticeKind.INTERRUPTION,
+        deadline: float | None = None,
+        sources: tuple[str, ...] = (QUEUE,),
+        copies: int = 1,
+        cancelled: bool = False,
+        name: str = "",
+    ) -> None:
+        """Tell of a node, in each source, `copies` times. Says nothing about whether it is true."""
+        now = self._world.clock.now()
+        machine = self._world.machines.get(node)
+        true = machine is not None and deadline is not None and machine.reclaim_at == deadline
+        if machine is not None and true and machine.told_at is None:
+            machine.told_at = now
+        for source in sources:
+            notice = Notice(
+                id=name or f"{source}/{node}/{kind}",
+                kind=kind,
+                node=node,
+                deadline=deadline,
+                source=source,
+                confidence=_CONFIDENCE[source],
+                seen_at=now,
+                cancelled=cancelled,
+            )
+            for _ in range(copies):
+                self._published += 1
+                self._messages[source].append(_Message(number=self._published, notice=notice))
+        self._world.trace.add("notice", node, kind, deadline, *sources, f"x{copies}")
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def reclaim(
+        self,
+        node: str,
+        *,
+        after: float,
+        notice: float | None,
+        sources: tuple[str, ...] = (QUEUE,),
+        copies: int = 1,
+    ) -> None:
+        """Take a spot machine away in `after` seconds, told `notice` seconds before (None: never)."""
+        deadline = self._world.reclaim(node, after=after)
+        if notice is None:
+            return
+
+        def tell() -> None:
+            self.publish(node, deadline=deadline, sources=sources, copies=copies)
+
+        if after > notice:
+            self._world.later(after - notice, tell)
+        else:
+            tell()
+
+    def open(self, source: str) -> list[_Message]:
+        """Messages that a new connection is told: not acknowledged, and in metadata only of live nodes."""
+        self._messages[source] = [m for m in self._messages[source] if self._holds(source, m)]
+        return self._messages[source]
+
+    def acknowledge(self, source: str, notice: Notice) -> None:
+        """Forget every copy that was published so far of one notice."""
+        for message in self._messages[source]:
+            if message.notice.id == notice.id:
+                message.acknowledged = True
+
+    async def news(self) -> None:
+        """Wait until something is published."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _holds(self, source: str, message: _Message) -> bool:
+        if source != METADATA:
+            return not message.acknowledged
+        machine = self._world.machine(message.notice.node)
+        return machine is not None and machine.live
+
+
+class SimNotices:
+    """`cloud.ports.Notices`: one source of a board. A queue repeats what was never acknowledged."""
+
+    def __init__(self, world: SimWorld, board: NoticeBoard, source: str) -> None:
+        self.name = source
+        self._world, self._board, self._wire = world, board, Wire(world)
+
+    async def stream(self) -> AsyncIterator[Notice]:
+        """Yield notices for ever; a new stream begins with what is not acknowledged yet."""
+        told = 0
+        while True:
+            for message in [m for m in self._board.open(self.name) if m.number > told]:
+                await self._world.clock.sleep(self._world.rng.uniform(*self._world.pace.latency))
+                told = message.number
+                yield message.notice
+            if not any(m.number > told for m in self._board.open(self.name)):
+                await self._board.news()
+
+    async def acknowledge(self, notice: Notice) -> None:
+        """A queue forgets the message; metadata is a state and forgets nothing. Raises CloudError."""
+        if self.name != METADATA:
+            await self._wire.change(
+                "acknowledge", notice.node, lambda: self._board.acknowledge(self.name, notice)
+            )
+
+    async def close(self) -> None:
+        """Nothing to release."""

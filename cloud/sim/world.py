@@ -1,0 +1,346 @@
+"""The simulated cloud itself: machines with their lives, what is sold where, and what nature does to both.
+
+The truth lives here. Adapters (`cloud.sim.cloud` and its neighbours) show a daemon a late and partial view of
+it. Machines change by the clock: what is due is settled whenever somebody looks, and at least at every tick
+of `run`. Times are seconds since the epoch, durations seconds, prices USD per hour.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from cloud.errors import InsufficientCapacity, NotFound
+from cloud.ports import Clock, LaunchRequest
+from cloud.sim.effects import Effects
+from cloud.sim.faults import Faults
+from cloud.sim.trace import Trace
+from policies.model import Instance, InstanceState, Market, Offering, Placement, StandbyKind
+
+LIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
+"""States of a machine that has not ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sale:
+    """What is sold at a placement: the price, and how many machines there are at most."""
+
+    placement: Placement
+    price: float
+    capacity: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long things take in this world; pairs are the least and the most, drawn evenly."""
+
+    boot: tuple[float, float] = (15.0, 25.0)  # launch to running
+    load: tuple[float, float] = (20.0, 40.0)  # running to the engine's first token
+    start: tuple[float, float] = (5.0, 8.0)  # stopped to running
+    reload: tuple[float, float] = (8.0, 12.0)  # started to the engine's first token
+    stop: float = 3.0
+    end: float = 3.0  # terminate to terminated
+    list_lag: tuple[float, float] = (0.2, 2.0)  # launch to the first list that shows the machine
+    listed_after_end: float = 120.0
+    latency: tuple[float, float] = (0.01, 0.1)  # one way of one call
+    tick: float = 1.0  # s between two looks of nature
+
+
+@dataclass(slots=True, kw_only=True)
+class Machine:
+    """One machine. `until` is when its present state ends by itself (None: not by itself).
+
+    `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
+    `told_at`: when the first notice of that was published. `silent_since`: its engine has answered nothing
+    since then though the machine runs. `started_at`: when it was last started from being stopped.
+    `requests` are the ends of the requests that it holds.
+    """
+
+    id: str
+    pool: str
+    token: str
+    placement: Placement
+    standby: StandbyKind | None
+    address: str
+    launched_at: float
+    visible_at: float
+    state: InstanceState = InstanceState.PENDING
+    until: float | None = None
+    loaded_at: float = 0.0
+    reclaim_at: float | None = None
+    told_at: float | None = None
+    silent_since: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    ended_by: str = ""
+    requests: list[float] = field(default_factory=list)
+
+    @property
+    def live(self) -> bool:
+        """It has not ended and nobody asked for its end."""
+        return self.state in LIVE
+
+    @property
+    def set_aside(self) -> bool:
+        """A stopped standby that was not put to work: its tag says so, and it was never started."""
+        return self.standby is StandbyKind.STOPPED and self.started_at is None
+
+    def able(self, now: float) -> bool:
+        """Its engine answers requests."""
+        running = self.state is InstanceState.RUNNING
+        return running and now >= self.loaded_at and self.silent_since is None
+
+    def in_flight(self, now: float) -> int:
+        """Requests that its engine holds."""
+        if self.requests and self.requests[0] <= now:
+            while self.requests and self.requests[0] <= now:
+                heapq.heappop(self.requests)
+        return len(self.requests)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Requests that were lost because a machine went away under them."""
+
+    node: str
+    at: float
+    requests: int
+    by: str
+
+
+class SimWorld:
+    """One simulated provider. Scripts call the methods under "nature"; daemons go through adapters."""
+
+    def __init__(
+        self, clock: Clock, *, sales: Sequence[Sale], rng: random.Random, pace: Pace | None = None
+    ) -> None:
+        self.clock, self.rng = clock, rng
+        self.pace = pace if pace is not None else Pace()
+        self.trace = Trace(clock)
+        self.effects = Effects(clock, self.trace)
+        self.faults = Faults(random.Random(rng.random()))  # noqa: S311 - faults, not secrets
+        self.prices = {s.placement: s.price for s in sales}
+        self.capacity = {s.placement: s.capacity for s in sales}
+        self.machines: dict[str, Machine] = {}
+        self.launches = 0
+        self.cuts: list[Cut] = []
+        self.on_tick: list[Callable[[float], None]] = []
+        self._numbers = itertools.count(1)
+        self._agenda: list[tuple[float, int, Callable[[], object]]] = []
+        self._agenda_numbers = itertools.count()
+        self._stale: tuple[Instance, ...] | None = None
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def of(self, pool: str) -> Iterator[Machine]:
+        """All machines of a pool, oldest first, settled."""
+        now = self.clock.now()
+        for machine in self.machines.values():
+            if machine.pool == pool:
+                self._settle(machine, now)
+                yield machine
+
+    def machine(self, node: str) -> Machine | None:
+        """One machine, settled."""
+        found = self.machines.get(node)
+        if found is not None:
+            self._settle(found, self.clock.now())
+        return found
+
+    def at_address(self, node: str, address: str) -> Machine | None:
+        """The running machine that answers at an address, if it is that node."""
+        found = self.machine(node)
+        if found is None or found.address != address or found.state is not InstanceState.RUNNING:
+            return None
+        return found
+
+    def listed(self, pool: str) -> tuple[Instance, ...]:
+        """What a complete list of the provider shows."""
+        if self.faults.stale_lists:
+            if self._stale is None:
+                self._stale = self._listed(pool)
+            return self._stale
+        self._stale = None
+        return self._listed(pool)
+
+    def _listed(self, pool: str) -> tuple[Instance, ...]:
+        now = self.clock.now()
+        return tuple(
+            self.described(m)
+            for m in self.of(pool)
+            if m.visible_at <= now and (m.ended_at is None or now - m.ended_at < self.pace.listed_after_end)
+        )
+
+    def described(self, machine: Machine) -> Instance:
+        """A machine as the provider describes it."""
+        running = machine.state is not InstanceState.PENDING
+        return Instance(
+            id=machine.id,
+            pool=machine.pool,
+            token=machine.token,
+            placement=machine.placement,
+            state=machine.state,
+            address=machine.address if running else "",
+            launched_at=machine.launched_at,
+            price=self.prices[machine.placement],
+            standby=machine.standby,
+        )
+
+    def offerings(self) -> tuple[Offering, ...]:
+        """What is sold now."""
+        return tuple(
+            Offering(placement=p, price=price, available=self.capacity[p] > 0)
+            for p, price in self.prices.items()
+        )
+
+    # -- what daemons do ---------------------------------------------------------------------------
+
+    def launch(self, request: LaunchRequest) -> Instance:
+        """Launch, once per token. Raises InsufficientCapacity."""
+        for machine in self.machines.values():
+            if machine.token == request.token and machine.pool == request.pool:
+                self._settle(machine, self.clock.now())
+                return self.described(machine)
+        return self.described(self.add(request))
+
+    def add(self, request: LaunchRequest) -> Machine:
+        """A new machine, whatever its token. Raises InsufficientCapacity."""
+        now, pace = self.clock.now(), self.pace
+        self._take(request.placement)
+        number = next(self._numbers)
+        running_at = now + self.rng.uniform(*pace.boot)
+        machine = Machine(
+            id=f"i-{number:04d}",
+            pool=request.pool,
+            token=request.token,
+            placement=request.placement,
+            standby=request.standby,
+            address=f"10.0.{number // 250}.{number % 250}:8000",
+            launched_at=now,
+            visible_at=now + self.rng.uniform(*pace.list_lag),
+            until=running_at,
+            loaded_at=running_at + self.rng.uniform(*pace.load),
+        )
+        self.machines[machine.id] = machine
+        self.launches += 1
+        return machine
+
+    def terminate(self, node: str) -> None:
+        """End a machine; one that is gone is success."""
+        machine = self.machine(node)
+        if machine is not None and machine.live:
+            self._end(machine, InstanceState.SHUTTING_DOWN, "terminated by the daemon")
+            machine.until = self.clock.now() + self.pace.end
+
+    def stop(self, node: str) -> None:
+        """Stop a machine. Raises NotFound."""
+        machine = self._existing(node)
+        if machine.state in (InstanceState.PENDING, InstanceState.RUNNING):
+            self._cut(machine, "stopped by the daemon")
+            machine.state, machine.until = InstanceState.STOPPING, self.clock.now() + self.pace.stop
+
+    def start(self, node: str) -> None:
+        """Start a stopped machine. Raises NotFound, InsufficientCapacity."""
+        machine = self._existing(node)
+        if machine.state in (InstanceState.STOPPED, InstanceState.STOPPING):
+            self._take(machine.placement)
+            now = machine.started_at = self.clock.now()
+            machine.state, machine.until = InstanceState.PENDING, now + self.rng.uniform(*self.pace.start)
+            machine.loaded_at = machine.until + self.rng.uniform(*self.pace.reload)
+
+    def _existing(self, node: str) -> Machine:
+        machine = self.machine(node)
+        if machine is None or not machine.live:
+            raise NotFound(f"{node}: no such machine (simulated)")
+        return machine
+
+    def _take(self, placement: Placement) -> None:
+        """Raise InsufficientCapacity unless one more machine may run there."""
+        now, held = self.clock.now(), 0
+        for machine in self.machines.values():
+            if machine.placement == placement:
+                self._settle(machine, now)
+                held += machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
+        if held >= self.capacity.get(placement, 0):
+            raise InsufficientCapacity(f"{placement}: no capacity (simulated)")
+
+    # -- nature ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Nature, for ever: settle what is due, do what is on the agenda, tell who wants to know."""
+        while True:
+            now = self.clock.now()
+            for machine in self.machines.values():
+                self._settle(machine, now)
+            while self._agenda and self._agenda[0][0] <= now:
+                heapq.heappop(self._agenda)[2]()
+            for told in self.on_tick:
+                told(now)
+            wait = self.pace.tick
+            if self._agenda:
+                wait = min(wait, max(0.001, self._agenda[0][0] - now))
+            await self.clock.sleep(wait)
+
+    def later(self, seconds: float, deed: Callable[[], object]) -> None:
+        """Have `run` do something after some seconds (at its next tick, if that is sooner than it looks)."""
+        when = self.clock.now() + seconds
+        heapq.heappush(self._agenda, (when, next(self._agenda_numbers), deed))
+
+    @property
+    def idle(self) -> bool:
+        """True when nature has nothing on its agenda and no machine is under a reclaim."""
+        return not self._agenda and not any(m.live and m.reclaim_at for m in self.machines.values())
+
+    def reclaim(self, node: str, *, after: float = 0.0) -> float:
+        """The provider takes a spot machine away `after` seconds; returns when. Notices are not its work."""
+        machine = self.machines[node]
+        if machine.placement.market is not Market.SPOT:
+            raise ValueError(f"{node} is on-demand: the provider does not reclaim it")
+        machine.reclaim_at = self.clock.now() + after
+        self.trace.add("reclaim", node, f"after {after:g}")
+        return machine.reclaim_at
+
+    def silence(self, node: str) -> None:
+        """Its engine answers nothing from now on; what it held is lost."""
+        machine = self.machines[node]
+        self._cut(machine, "engine went silent")
+        machine.silent_since = self.clock.now()
+        self.trace.add("silence", node)
+
+    def set_capacity(self, placement: Placement, capacity: int) -> None:
+        """How many machines there may be at a placement; those that are there stay."""
+        self.capacity[placement] = capacity
+        self.trace.add("capacity", placement, capacity)
+
+    def _settle(self, machine: Machine, now: float) -> None:
+        """Bring one machine up to date."""
+        if machine.reclaim_at is not None and machine.live and now >= machine.reclaim_at:
+            self._end(machine, InstanceState.TERMINATED, "reclaimed", at=machine.reclaim_at)
+            machine.until = None
+        if machine.until is None or now < machine.until:
+            return
+        if machine.state is InstanceState.PENDING:
+            machine.state = InstanceState.RUNNING
+        elif machine.state is InstanceState.STOPPING:
+            machine.state = InstanceState.STOPPED
+        elif machine.state is InstanceState.SHUTTING_DOWN:
+            machine.state = InstanceState.TERMINATED
+        machine.until = None
+
+    def _end(self, machine: Machine, state: InstanceState, by: str, *, at: float | None = None) -> None:
+        machine.ended_at = self.clock.now() if at is None else at
+        machine.ended_by = by
+        machine.state = state
+        self._cut(machine, by, at=machine.ended_at)
+        self.trace.add("end", machine.id, by)
+
+    def _cut(self, machine: Machine, by: str, *, at: float | None = None) -> None:
+        when = self.clock.now() if at is None else at
+        lost = sum(end > when for end in machine.requests)
+        machine.requests.clear()
+        if lost:
+            self.cuts.append(Cut(node=machine.id, at=when, requests=lost, by=by))
+            self.trace.add("cut", machine.id, lost, by)
