@@ -11,7 +11,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Coroutine
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import structlog
 from aiohttp import web
@@ -30,7 +31,7 @@ from orchestrator.loop import Loop, Snapshot
 from orchestrator.observer import Observer, Pace
 from orchestrator.store import Store, StoreUnavailable
 from orchestrator.wiring import Ports, connect
-from policies.events import DaemonStarted, NoticeSeen, PoolConfigured
+from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured
 from policies.memory import Memory, reduce
 
 log = structlog.get_logger("daemon")
@@ -45,11 +46,28 @@ class StartError(Exception):
     """The daemon cannot start. The message says what, where and what to do."""
 
 
+class OpenStore(Protocol):
+    """Opens the journal; see `Store.open`."""
+
+    def __call__(self, path: Path, *, now: float, inline: bool = False) -> Store:
+        """The journal at `path`. Raises StoreUnavailable."""
+        ...
+
+
+class MakeLease(Protocol):
+    """Makes the lease of a state directory, not acquired yet; see `FileLease`."""
+
+    def __call__(self, path: Path, *, now: float) -> FileLease:
+        """The lease at `path`."""
+        ...
+
+
 class Daemon:
     """One daemon on one state directory. `start`, then `wait`, then `stop`.
 
-    `ports` replaces the world outside, `clock` the time. `threads=False` runs the journal in place, and
-    `listen=False` opens no socket, for event loops that permit neither.
+    `ports` replaces the world outside, `clock` the time, `open_store` and `make_lease` what is kept in the
+    state directory. `threads=False` runs the journal in place, and `listen=False` opens no socket, for event
+    loops that permit neither.
     """
 
     def __init__(
@@ -60,8 +78,11 @@ class Daemon:
         ports: Ports | None = None,
         threads: bool = True,
         listen: bool = True,
+        open_store: OpenStore = Store.open,
+        make_lease: MakeLease = FileLease,
     ) -> None:
         self._threads, self._listen = threads, listen
+        self._make_store, self._make_lease = open_store, make_lease
         self._config = config
         self._clock = clock if clock is not None else SystemClock()
         self._ports = ports
@@ -87,7 +108,7 @@ class Daemon:
                 f"{settings.state_dir}: the state directory cannot be made ({error.strerror}); "
                 "make it, or set daemon.state_dir"
             ) from error
-        lease = FileLease(settings.state_dir / "lease", now=self._started_at)
+        lease = self._make_lease(settings.state_dir / "lease", now=self._started_at)
         try:
             lease.acquire()
         except Denied as error:
@@ -123,7 +144,7 @@ class Daemon:
     def _open_store(self) -> Store:
         path = self._config.daemon.state_dir / "journal.db"
         try:
-            store = Store.open(path, now=self._started_at, inline=not self._threads)
+            store = self._make_store(path, now=self._started_at, inline=not self._threads)
         except StoreUnavailable as error:
             raise StartError(str(error)) from error
         if store.set_aside is not None:
@@ -220,6 +241,10 @@ class Daemon:
                 f"{host}:{port}: the monitoring listener cannot be opened ({error.strerror or error}); "
                 'set daemon.listen to a free port, or to "off"'
             ) from error
+
+    async def tell(self, event: Event) -> None:
+        """Hand an operator's request to the loop; returns once it is in the journal. Call after `start`."""
+        await self._inbox.written(self._inbox.put(event))
 
     async def wait(self) -> str:
         """Until a root task ends, which none should; returns its name and how."""
