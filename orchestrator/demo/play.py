@@ -22,7 +22,7 @@ from orchestrator.demo import summary
 from orchestrator.demo.drills import Drills
 from orchestrator.demo.load import Load
 from orchestrator.demo.processes import Process, ProcessError, wait_for
-from orchestrator.demo.scene import POOL, Scene
+from orchestrator.demo.scene import Scene
 from orchestrator.demo_options import DemoOptions
 from orchestrator.render_parts import Look
 from orchestrator.views import EventView, PoolView, StatusView
@@ -95,7 +95,7 @@ async def _with_load(
         seed=options.seed,
         clock=clock,
     )
-    drills = Drills(cloud, pool=POOL, seed=options.seed)
+    drills = Drills(cloud, wanted=scene.drills, seed=options.seed)
     samples, stop = summary.Samples(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -110,7 +110,7 @@ async def _with_load(
             if view is not None:
                 samples.add(view["pools"][0])
                 screen.show(view, elapsed, load)
-            await drills.step(elapsed / options.duration)
+                await drills.step(elapsed / options.duration, view["pools"][0])
             await clock.sleep(_SAMPLE_EVERY)
     stop.set()
     await sending

@@ -46,6 +46,7 @@ class Scene:
     model: str
     tokens: tuple[int, int]
     notice_s: float
+    drills: int
     start_timeout: float
 
 
@@ -71,6 +72,7 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         model="tiny" if vllm else model,
         tokens=(8, 24) if vllm else (10, max(12, int(notice * 0.2 * _TOKENS_PER_SECOND))),
         notice_s=notice,
+        drills=max(1, int(options.duration / 60)) if vllm else 8,
         start_timeout=600.0 if vllm else 90.0,
     )
 
