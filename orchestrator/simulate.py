@@ -1,0 +1,421 @@
+"""The real daemon in a simulated world, on virtual time.
+
+A `Simulation` joins a virtual-time loop, a simulated world with its checker, and daemons as simulated
+processes. The daemon runs unchanged, on its real journal: a SQLite file in the state directory of the
+configuration. `run` plays a script; with a `Point` the daemon is killed there and a new one starts on the
+same state directory `RESTART_AFTER` seconds later. What comes out is an `Outcome`: what broke, what was
+done, and a digest that is the same for the same seed in any process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloud.errors import CloudError
+from cloud.ports import EngineSpec, LaunchRequest
+from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
+from cloud.sim.checker import Bounds, Broken, Checker, DaemonState
+from cloud.sim.cloud import SimInstances, SimOfferings
+from cloud.sim.effects import Effect, Effects, Moment, Point
+from cloud.sim.engine import SimEngine
+from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
+from cloud.sim.world import Machine, Pace, Sale, SimWorld
+from orchestrator.codec import encode
+from orchestrator.config import Config
+from orchestrator.daemon import Daemon, StartError
+from orchestrator.lease import FileLease
+from orchestrator.store import Store
+from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
+from orchestrator.wiring import Ports
+from policies.economics import Charge
+from policies.events import Event
+from policies.memory import Memory
+from policies.model import Market
+
+RESTART_AFTER = 2.0
+"""Seconds between the death of a daemon and the start of the next, as systemd has it."""
+
+LANDS_AFTER = 3.0
+"""Seconds that a call is on its way when it lands after its daemon's death: the next daemon runs by then."""
+
+LONGEST = 4 * 3600.0
+"""Virtual seconds after which a script is given up."""
+
+Wrap = Callable[[Ports], Ports]
+"""Replaces ports before a daemon gets them: how tests plant bugs."""
+
+
+class NotSettled(Exception):
+    """The pool did not come to what is wanted in time. The message says what is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run came to. `digest` is the hash of everything that happened."""
+
+    digest: str
+    broken: tuple[Broken, ...]
+    checked: Counter[str]
+    effects: tuple[Effect, ...]
+    points: tuple[Point, ...]
+    killed_at: Effect | None
+    launches: int
+    boots: int
+    seconds: float
+    tail: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class SimProcess:
+    """One daemon as a simulated process: `ended` says why it is no more, empty while it lives."""
+
+    name: str
+    daemon: Daemon
+    up_since: float | None = None
+    ended: str = ""
+    leases: list[FileLease] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
+
+
+class RecordedStore(Store):
+    """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
+
+    effects: Effects
+
+    async def next_epoch(self, now: float) -> int:
+        """See Store."""
+        return await self.effects.record(
+            "journal", "epoch", lambda: super(RecordedStore, self).next_epoch(now)
+        )
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        """See Store."""
+        if not events:
+            return
+        kinds = ",".join(type(e).__name__ for e in events)
+        check = zlib.crc32(b"".join(encode(e) for e in events))
+        await self.effects.record(
+            "journal",
+            "append",
+            lambda: super(RecordedStore, self).append(pool, events),
+            detail=f"{kinds} {check:08x}",
+        )
+
+    async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
+        """See Store."""
+        await self.effects.record(
+            "journal",
+            "snapshot",
+            lambda: super(RecordedStore, self).snapshot(pool, memory, keep_after=keep_after),
+        )
+
+    async def charge(
+        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+    ) -> None:
+        """See Store."""
+        await self.effects.record(
+            "journal",
+            "charge",
+            lambda: super(RecordedStore, self).charge(
+                pool, charges, on_demand_usd=on_demand_usd, until=until
+            ),
+        )
+
+
+class Simulation:
+    """One run: one seed, one world, one pool, one daemon after another.
+
+    `sales` is what the world sells. `wrap` replaces ports of every daemon. `crash` is where the first daemon
+    dies. A simulation is used once.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        sales: Sequence[Sale],
+        seed: int = 0,
+        pace: Pace | None = None,
+        traffic: Traffic | None = None,
+        bounds: Bounds | None = None,
+        sources: Sequence[str] = (QUEUE, METADATA),
+        wrap: Wrap | None = None,
+        crash: Point | None = None,
+    ) -> None:
+        self.config, self.pool, self.seed = config, config.wanted, seed
+        self.loop = VirtualTimeLoop(seed)
+        self.clock = VirtualClock(self.loop)
+        self.world = SimWorld(self.clock, sales=sales, rng=_rng(seed, "world"), pace=pace)
+        self.board = NoticeBoard(self.world)
+        self.table = TargetTable(
+            "sim-gateway",
+            self.world,
+            rng=_rng(seed, "traffic"),
+            traffic=traffic if traffic is not None else Traffic(),
+        )
+        self.checker = Checker(self.world, [self.table], self.pool, daemon=self._state, bounds=bounds)
+        self.world.effects.hook = self._at_effect
+        self.processes: list[SimProcess] = []
+        self.sources = tuple(sources)
+        self._wrap, self._crash = wrap, crash
+        self._begins = 0
+        self._killed_at: Effect | None = None
+        self._over = False
+        self.loop.set_exception_handler(self._unhandled)
+
+    @property
+    def effects(self) -> Effects:
+        """Every effect so far, and the hook that they call."""
+        return self.world.effects
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(self, script: Callable[[Simulation], Awaitable[None]]) -> Outcome:
+        """Play a script to its end. A script that raises `NotSettled` breaks the invariant "convergence"."""
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._main(script))
+        finally:
+            self._over = True
+            for process in self.processes:
+                self._release(process)
+            asyncio.set_event_loop(None)
+            self.loop.close()
+        return self._outcome()
+
+    async def _main(self, script: Callable[[Simulation], Awaitable[None]]) -> None:
+        nature = asyncio.ensure_future(self.world.run())
+        play = asyncio.ensure_future(script(self))
+        await asyncio.wait({nature, play}, timeout=LONGEST, return_when=asyncio.FIRST_COMPLETED)
+        if nature.done():
+            nature.result()
+        if not play.done():
+            self.checker.report("convergence", "script", f"the script did not end within {LONGEST:.0f} s")
+            return
+        try:
+            play.result()
+        except NotSettled as error:
+            self.checker.report("convergence", "pool", str(error))
+            return
+        self.checker.checked["convergence"] += 1
+        await self._journal_tells_all()
+
+    async def _journal_tells_all(self) -> None:
+        """Reading the journal gives exactly the memory that the running daemon has."""
+        process = self.running
+        if process is None or process.daemon.loop is None:
+            return
+        self.checker.checked["journal"] += 1
+        stored = await process.stores[-1].load(self.pool.name)
+        held = process.daemon.loop.memory
+        if stored != held:
+            different = [n for n in Memory.__slots__ if getattr(stored, n) != getattr(held, n)]
+            self.checker.report("journal", "memory", f"the journal tells another {', '.join(different)}")
+
+    def _outcome(self) -> Outcome:
+        log = tuple(self.effects.log)
+        return Outcome(
+            digest=self.world.trace.digest,
+            broken=tuple(self.checker.broken),
+            checked=self.checker.checked,
+            effects=log,
+            points=tuple(p for p in self.effects.points() if p.effect > self._begins),
+            killed_at=self._killed_at,
+            launches=self.world.launches,
+            boots=len(self.processes),
+            seconds=self.loop.time(),
+            tail=tuple(self.world.trace.tail),
+        )
+
+    # -- daemons -----------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> SimProcess | None:
+        """The daemon that is up, if one is."""
+        for process in reversed(self.processes):
+            if process.up_since is not None and not process.ended:
+                return process
+        return None
+
+    def boot(self) -> SimProcess:
+        """Start one more daemon on the state directory."""
+        name = f"daemon-{len(self.processes) + 1}"
+        leases: list[FileLease] = []
+        stores: list[Store] = []
+
+        def open_store(path: Path, *, now: float, inline: bool = False) -> Store:
+            store = RecordedStore.open(path, now=now, inline=inline)
+            if not isinstance(store, RecordedStore):
+                raise TypeError("Store.open made another class than it was called on")
+            store.effects = self.effects
+            stores.append(store)
+            return store
+
+        def make_lease(path: Path, *, now: float) -> FileLease:
+            leases.append(FileLease(path, now=now))
+            return leases[-1]
+
+        daemon = Daemon(
+            self.config,
+            clock=self.clock,
+            ports=self._ports(),
+            threads=False,
+            listen=False,
+            open_store=open_store,
+            make_lease=make_lease,
+        )
+        process = SimProcess(name=name, daemon=daemon, leases=leases, stores=stores)
+        self.processes.append(process)
+        self.world.trace.add("boot", name)
+        self.loop.spawn(name, self._live(process), name=name)
+        return process
+
+    def kill(self, process: SimProcess) -> None:
+        """Kill -9. The kernel gives its lock back; its disk stays."""
+        self.world.trace.add("kill", process.name)
+        process.ended = "killed"
+        self.loop.kill(process.name)
+        self._release(process)
+
+    def restart_later(self) -> None:
+        """What the service manager does after a death."""
+        self.loop.call_later(RESTART_AFTER, self.boot, context=Context())
+
+    async def stop(self, process: SimProcess) -> None:
+        """Stop a daemon in good order."""
+        task = self.loop.spawn(process.name, process.daemon.stop())
+        process.ended = "stopped"
+        await task
+
+    async def _live(self, process: SimProcess) -> None:
+        try:
+            await process.daemon.start()
+        except StartError as error:
+            process.ended = str(error)
+            self.world.trace.add("no start", process.name)
+            return
+        process.up_since = self.clock.now()
+        process.ended = await process.daemon.wait()
+        self.checker.report("daemon-lives", process.name, f"{process.name} ended: {process.ended}")
+
+    def _release(self, process: SimProcess) -> None:
+        """What the kernel does when a process ends: locks and files are closed."""
+        for lease in process.leases:
+            lease.release()
+        if self._over:
+            for store in process.stores:
+                with contextlib.suppress(Exception):
+                    store.close()
+
+    def _ports(self) -> Ports:
+        engine = SimEngine(self.world)
+        ports = Ports(
+            instances=SimInstances(self.world),
+            offerings=SimOfferings(self.world),
+            notices=tuple(SimNotices(self.world, self.board, source) for source in self.sources),
+            balancers=(SimBalancer(self.table, self.world),),
+            engine=engine,
+            command=engine.command(EngineSpec(model="sim", served_name="sim")),
+        )
+        return ports if self._wrap is None else self._wrap(ports)
+
+    def _state(self) -> DaemonState | None:
+        process = self.running
+        if process is None or process.up_since is None or process.daemon.loop is None:
+            return None
+        return DaemonState(up_since=process.up_since, known=frozenset(process.daemon.loop.memory.nodes))
+
+    async def _at_effect(self, effect: Effect, moment: Moment, land: Callable[[], object] | None) -> None:
+        """Kill the daemon whose effect this is, if this is the point."""
+        point = self._crash
+        if point is None or point.effect != effect.number:
+            return
+        wanted = Moment.BEFORE if point.moment is Moment.LATE else point.moment
+        process = next((p for p in self.processes if p.name == current_process()), None)
+        if moment is not wanted or process is None:
+            return
+        self._crash, self._killed_at = None, effect
+        if point.moment is Moment.LATE and land is not None:
+            self.loop.call_later(LANDS_AFTER, _land, land, context=Context())
+        self.kill(process)
+        self.restart_later()
+        await self.loop.halted()
+
+    def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not self._over:
+            text = f"{context.get('message')}: {context.get('exception')!r}"
+            self.checker.report("nothing-unhandled", text, text)
+
+    # -- for scripts -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """What comes from here on is what the script is about: points of a crash lie after this."""
+        self._begins = len(self.effects.log)
+
+    def furnish(self) -> None:
+        """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""
+        wanted = {Market.SPOT: self.pool.spot_wanted, Market.ON_DEMAND: self.pool.on_demand_floor}
+        now, number = self.clock.now(), 0
+        for market, count in wanted.items():
+            for _ in range(count):
+                number += 1
+                sold = [p for p in self.world.prices if p.market is market]
+                request = LaunchRequest(
+                    token=f"{self.pool.name}/1/{number}",
+                    pool=self.pool.name,
+                    placement=sold[number % len(sold)],
+                    command=SimEngine(self.world).command(EngineSpec(model="sim", served_name="sim")),
+                )
+                machine = self.world.add(request)
+                machine.visible_at = machine.until = machine.loaded_at = now
+
+    def live(self, market: Market | None = None) -> list[Machine]:
+        """Live machines of the pool, oldest first."""
+        found = [m for m in self.world.of(self.pool.name) if m.live]
+        return found if market is None else [m for m in found if m.placement.market is market]
+
+    async def settle(self, *, within: float = 900.0, steady: float = 5.0) -> None:
+        """Wait until the pool is as wanted and stays so for `steady` seconds. Raises NotSettled."""
+        deadline = self.clock.now() + within
+        quiet = 0.0
+        why = ""
+        while self.clock.now() < deadline:
+            await self.clock.sleep(1.0)
+            why = self.checker.unsettled(self.clock.now())
+            if not why and not self.world.idle:
+                why = "the world is not done yet"
+            quiet = quiet + 1.0 if not why else 0.0
+            if quiet >= steady:
+                return
+        raise NotSettled(f"not as wanted after {within:.0f} s: {why or 'it keeps changing'}")
+
+    async def operate(self, request: Callable[[float], Event]) -> None:
+        """An operator's request, repeated until a daemon has it in its journal."""
+        while True:
+            process = self.running
+            if process is None:
+                await self.clock.sleep(0.5)
+                continue
+            task = self.loop.spawn(process.name, process.daemon.tell(request(self.clock.now())))
+            while not task.done() and self.loop.alive(process.name):
+                await self.clock.sleep(0.1)
+            if task.done():
+                return task.result()
+
+
+def _rng(seed: int, purpose: str) -> random.Random:
+    return random.Random(f"{purpose}/{seed}")  # noqa: S311 - a simulation, no secrets
+
+
+def _land(land: Callable[[], object]) -> None:
+    with contextlib.suppress(CloudError):
+        land()

@@ -1,0 +1,174 @@
+"""Scenarios: what a simulated pool goes through, each a script that ends with the pool as it is wanted.
+
+Used by the tests, and by `replay.py` to play one of them in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloud.sim.balancer import Traffic
+from cloud.sim.effects import Point
+from cloud.sim.world import Sale
+from orchestrator.config import Config, build_config
+from orchestrator.simulate import Outcome, Simulation, Wrap
+from policies.events import OperatorDrained
+from policies.model import Market, Placement
+
+ZONES = ("a", "b", "c")
+PRICES = {Market.SPOT: 1.0, Market.ON_DEMAND: 3.0}
+
+
+def sales(capacity: int = 10) -> list[Sale]:
+    """Three zones that sell both markets, each a little dearer than the one before."""
+    return [
+        Sale(placement=place(market, zone), price=PRICES[market] * (1 + 0.1 * number), capacity=capacity)
+        for number, zone in enumerate(ZONES)
+        for market in Market
+    ]
+
+
+def place(market: Market, zone: str) -> Placement:
+    """A placement of the simulated provider."""
+    return Placement("sim", "region", zone, "gpu", market)
+
+
+def config(folder: Path, **pool: Any) -> Config:
+    """A pool of four nodes (two spot, two on-demand) at a pace that keeps runs short."""
+    tables: dict[str, Any] = {
+        "replicas": 4,
+        "drain": {"budget": 20.0, "margin": 5.0, "settle": 1.0},
+        "back_to_spot": {"hold": 30.0, "stable": 15.0},
+        "health": {"unhealthy_after": 5.0, "replace_after": 20.0, "boot_timeout": 300.0},
+        "patience": {"stale_after": 20.0, "vanish_grace": 10.0, "effect_timeout": 20.0},
+    }
+    return build_config(
+        {
+            "daemon": {
+                "state_dir": "state",
+                "listen": "off",
+                "tick": 2.0,
+                "poll_instances": 2.0,
+                "poll_targets": 4.0,
+                "poll_offerings": 60.0,
+                "probe_interval": 2.0,
+            },
+            "pool": {"p": {**tables, **pool}},
+        },
+        base=folder,
+    )
+
+
+Script = Callable[[Simulation], Awaitable[None]]
+
+
+async def bootstrap(sim: Simulation) -> None:
+    """From nothing to whole."""
+    sim.boot()
+    await sim.settle()
+
+
+async def _furnished(sim: Simulation) -> None:
+    sim.furnish()
+    sim.boot()
+    await sim.settle()
+    sim.begin()
+
+
+async def notice(sim: Simulation) -> None:
+    """A notice in good time: the node drains, is replaced, and the pool goes back to its mix."""
+    await _furnished(sim)
+    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=120.0, notice=120.0, sources=sim.sources, copies=2)
+    await sim.settle()
+
+
+async def loss(sim: Simulation) -> None:
+    """A spot node goes away without a word."""
+    await _furnished(sim)
+    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=1.0, notice=None)
+    await sim.settle()
+
+
+async def late_notice(sim: Simulation) -> None:
+    """Ten seconds of notice: less than a drain takes."""
+    await _furnished(sim)
+    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=10.0)
+    await sim.settle()
+
+
+async def return_to_spot(sim: Simulation) -> None:
+    """All spot is taken away and cannot be had for a while; then it comes back."""
+    await _furnished(sim)
+    spots = sim.live(Market.SPOT)
+    for zone in ZONES:
+        sim.world.set_capacity(place(Market.SPOT, zone), 0)
+    for machine in spots:
+        sim.board.reclaim(machine.id, after=60.0, notice=60.0)
+
+    def back() -> None:
+        for zone in ZONES:
+            sim.world.set_capacity(place(Market.SPOT, zone), 10)
+
+    sim.world.later(150.0, back)
+    await sim.settle()
+
+
+async def operator_drain(sim: Simulation) -> None:
+    """An operator drains an on-demand node: its replacement is ready before it leaves."""
+    await _furnished(sim)
+    node = sim.live(Market.ON_DEMAND)[0].id
+    await sim.operate(lambda now: OperatorDrained(at=now, node=node, budget=20.0, reason="maintenance"))
+    await sim.settle()
+    if sim.world.machines[node].live:
+        sim.checker.report("operator-obeyed", node, f"{node} was to be drained and still lives")
+
+
+async def stopped_standby(sim: Simulation) -> None:
+    """A stopped standby takes over at a notice, and a new one is made."""
+    await _furnished(sim)
+    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=120.0, notice=120.0)
+    await sim.settle()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A script with the pool it is for. `launches` is how many machines it takes, whatever happens."""
+
+    name: str
+    script: Script
+    launches: int
+    pool: Mapping[str, Any] = field(default_factory=dict)
+
+
+SCENARIOS = {
+    s.name: s
+    for s in (
+        Scenario(name="bootstrap", script=bootstrap, launches=4),
+        Scenario(name="notice", script=notice, launches=6),
+        Scenario(name="loss", script=loss, launches=6),
+        Scenario(name="late_notice", script=late_notice, launches=6),
+        Scenario(name="return_to_spot", script=return_to_spot, launches=8),
+        Scenario(name="operator_drain", script=operator_drain, launches=5),
+        Scenario(
+            name="stopped_standby", script=stopped_standby, launches=7, pool={"standby": {"stopped": 1}}
+        ),
+    )
+}
+
+
+def play(
+    scenario: Scenario, folder: Path, *, seed: int = 1, crash: Point | None = None, wrap: Wrap | None = None
+) -> Outcome:
+    """One run of a scenario, in a folder of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Simulation(
+        config(folder, **scenario.pool),
+        sales=sales(),
+        seed=seed,
+        traffic=Traffic(per_second=2.0),
+        crash=crash,
+        wrap=wrap,
+    ).run(scenario.script)
