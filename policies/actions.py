@@ -28,7 +28,6 @@ class Cause(StrEnum):
     NOTICE = "notice"
     SICK = "sick"
     BOOT = "boot"  # never became ready
-    DUPLICATE = "duplicate"  # a second instance for one intent
     OPERATOR = "operator"
     EXCESS = "excess"  # more nodes than wanted
     RETURN = "return"  # on-demand cover given back to spot
@@ -39,6 +38,11 @@ class Cause(StrEnum):
     def voluntary(self) -> bool:
         """True where waiting costs only money: these never reduce ready nodes below wanted."""
         return self in (Cause.EXCESS, Cause.RETURN)
+
+    @property
+    def by_choice(self) -> bool:
+        """True where the node works and somebody chose that it goes: the disruption budget applies."""
+        return self.voluntary or self is Cause.OPERATOR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,9 @@ Why: the set is written whole, so a lost write, a restarted balancer or a hand e
 turn. A node that begins to drain in this turn is out of the active set in the same turn.
 Never: a node that is not ready enters; a node that drains is active; the last node that can answer is taken
 out by choice. When too many nodes fall silent at once, they stay: the balancer's own checks are closer to
-the truth than ours.
+the truth than ours. A daemon that has just started takes out nothing that it has not looked at: a target
+stays while its node's engine was not probed, or while the cloud was not seen whole, and no balancer is
+written before it was read.
 
 Example: of three nodes one drains and one is starting: the set is one active and one draining target.
 """
@@ -16,14 +18,15 @@ from collections.abc import Mapping
 
 from policies.actions import Attach, Detach, Drain, Terminate
 from policies.fleet import Node
-from policies.model import Phase, StandbyKind, Target, TargetPhase, TargetSpec, TargetState
+from policies.model import Observed, Phase, StandbyKind, Target, TargetPhase, TargetSpec, TargetState
 from policies.turn import Turn
 
 
 def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     """The wanted target set, by node id."""
+    shown = _shown_active(turn)
     drains = {a.node: a.deadline for a in turn.actions if isinstance(a, Drain)}
-    active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n)]
+    active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n, shown)]
     if not active:
         active = _last_resort(turn)
     chosen = {n.id for n in active}
@@ -31,14 +34,11 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     for node in turn.fleet.nodes:
         if node.id in chosen or not node.attached or node.phase in (Phase.TERMINATING, Phase.GONE):
             continue
-        deadline = node.drain.deadline if node.drain is not None else drains.get(node.id)
+        deadline = drains.get(node.id, node.drain.deadline if node.drain is not None else None)
         ends_now = node.id in turn.leaving and node.id not in drains
         if deadline is not None and not ends_now:
-            specs.append(
-                TargetSpec(
-                    id=node.id, address=node.address, phase=TargetPhase.DRAINING, drain_deadline=deadline
-                )
-            )
+            specs.append(_draining(node.id, node.address, deadline))
+    specs += _strangers(turn)
     return tuple(sorted(specs, key=lambda s: s.id))
 
 
@@ -58,33 +58,73 @@ def explain_changes(turn: Turn, wanted: tuple[TargetSpec, ...]) -> None:
 
 def to_write(turn: Turn, wanted: tuple[TargetSpec, ...]) -> tuple[str, ...]:
     """Balancers whose set differs from the wanted one, by what they acknowledged or by what they show."""
+    if not turn.world.leading:
+        return ()
     phases = {s.id: s.phase for s in wanted}
-    return tuple(name for name in turn.world.balancers if _differs(turn, name, phases))
+    active = {i for i, phase in phases.items() if phase is TargetPhase.ACTIVE}
+    return tuple(
+        name
+        for name, view in sorted(turn.world.balancers.items())
+        if _differs(turn, name, view, phases, active)
+    )
 
 
-def _differs(turn: Turn, name: str, wanted: Mapping[str, TargetPhase]) -> bool:
-    acknowledged = turn.memory.targets.get(name)
-    if acknowledged is None or acknowledged != wanted:
+def _differs(
+    turn: Turn,
+    name: str,
+    view: Observed[tuple[Target, ...]],
+    wanted: Mapping[str, TargetPhase],
+    active: set[str],
+) -> bool:
+    if view.at is None:
+        return False
+    written_at = turn.memory.applied_at.get(name)
+    if written_at is None or turn.memory.targets.get(name) != wanted:
         return True
-    view = turn.world.balancers[name]
-    written_at = turn.memory.applied_at.get(name, 0.0)
-    return view.at is not None and view.at > written_at and _shown(view.value) != wanted
+    # How a balancer shows a target that drains, and for how long, is its own affair.
+    return view.at > written_at and {t.id for t in view.value if _gets_requests(t)} != active
 
 
-def _shown(view: tuple[Target, ...]) -> Mapping[str, TargetPhase]:
-    return {
-        t.id: TargetPhase.DRAINING if t.state is TargetState.DRAINING else TargetPhase.ACTIVE
-        for t in view
-        if t.state is not TargetState.UNUSED
-    }
+def _gets_requests(target: Target) -> bool:
+    return target.state not in (TargetState.DRAINING, TargetState.UNUSED)
 
 
-def _belongs(turn: Turn, node: Node) -> bool:
-    if node.phase is not Phase.READY or node.drain is not None or not node.address:
+def _shown_active(turn: Turn) -> set[str]:
+    """Nodes that some balancer was last seen to send requests to."""
+    return {t.id for view in turn.world.balancers.values() for t in view.value if _gets_requests(t)}
+
+
+def _draining(node: str, address: str, deadline: float) -> TargetSpec:
+    return TargetSpec(id=node, address=address, phase=TargetPhase.DRAINING, drain_deadline=deadline)
+
+
+def _belongs(turn: Turn, node: Node, shown: set[str]) -> bool:
+    if not node.address or node.standby is StandbyKind.STOPPED:
         return False
-    if node.standby is StandbyKind.STOPPED:
+    if node.id in turn.returning:
+        return True
+    if node.drain is not None:
         return False
-    return node.healthy or (turn.fleet.suspect and node.serving)
+    if node.unknown:
+        return node.id in shown
+    return node.phase is Phase.READY and (node.healthy or (turn.fleet.suspect and node.serving))
+
+
+def _strangers(turn: Turn) -> list[TargetSpec]:
+    """Targets of nodes that nobody remembers: they stay while the cloud has not been seen whole."""
+    if turn.world.instances.at is not None:
+        return []
+    found: dict[str, TargetSpec] = {}
+    for _, view in sorted(turn.world.balancers.items()):
+        for target in view.value:
+            if target.id in turn.fleet.by_id or target.state is TargetState.UNUSED:
+                continue
+            if _gets_requests(target):
+                found[target.id] = TargetSpec(id=target.id, address=target.address)
+            elif target.id not in found:
+                deadline = turn.now + turn.pool.drain.budget
+                found[target.id] = _draining(target.id, target.address, deadline)
+    return list(found.values())
 
 
 def _last_resort(turn: Turn) -> list[Node]:

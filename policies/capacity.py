@@ -1,12 +1,13 @@
 """How many nodes are missing, of which market, and what is done about it.
 
-What it decides: launches (and starts of standbys) in this turn.
+What it decides: launches, starts of standbys and taken-back drains in this turn.
 Why: nodes that are starting and launches that the cloud does not describe yet count as coming; a daemon
 that counts only what it sees buys twice. Once the pool has been whole, ready capacity comes first: floor,
 then cover, then spot. Before that spot comes before cover, so that the first start buys the mix and not a
-double of it.
+double of it. The quickest capacity is used first: a node that is draining by our own choice, then a standby,
+then a launch.
 Never: more than the limits allow (policies.limits). A launch whose answer was lost is asked again with the
-same token before anything else is launched in its place.
+same token before anything else is launched in its place. A pool whose spot share is 0 buys no spot.
 
 Example: 10 wanted, 7 spot ready, 1 of them noticed: one on-demand node is launched as cover and, if a quiet
 placement exists, one spot node to return to.
@@ -16,73 +17,54 @@ from __future__ import annotations
 
 from policies import mix as mixing
 from policies import standby
-from policies.actions import ActionKind, Cause, Launch
-from policies.memory import Intent
+from policies.actions import ActionKind, Cause
 from policies.mix import Mix
-from policies.model import Market, Offering
-from policies.return_to_spot import spot_allowance
+from policies.model import Market, Phase
+from policies.records import intent_key
+from policies.return_to_spot import roll_back, spot_allowance
 from policies.turn import Turn
 
 
 def repeat_unanswered(turn: Turn) -> None:
-    """Ask again, with the same token, for launches whose outcome is not known."""
-    refusal = turn.frozen()
-    for intent in turn.fleet.launching:
-        if not intent.due(turn.now, turn.pool.patience.effect_timeout) or intent.placement is None:
-            continue
-        if refusal:
-            turn.defer(ActionKind.LAUNCH, refusal, placement=intent.placement)
-            continue
-        turn.actions.append(_again(intent))
-
-
-def _again(intent: Intent) -> Launch:
-    if intent.placement is None or intent.cause is None:
-        raise ValueError(f"launch intent {intent.token} lacks its placement or cause")
-    first = intent.reason.removesuffix(_AGAIN)
-    return Launch(
-        token=intent.token,
-        placement=intent.placement,
-        price=intent.price,
-        cause=intent.cause,
-        reason=first + _AGAIN,
-        standby=intent.standby,
-        replaces=intent.replaces,
-    )
-
-
-_AGAIN = " (asked again with the same token)"
+    """Ask again, with the same token, for launches and starts that show no effect."""
+    for launch in turn.fleet.launching:
+        turn.launch_again(launch)
+    for node in turn.fleet.nodes:
+        if node.phase is Phase.STOPPED and node.standby is None and not node.leaving:
+            intent = turn.memory.intents.get(intent_key(node.id, ActionKind.START))
+            if intent is not None:
+                turn.start_again(node, intent)
 
 
 def wanted_now(turn: Turn) -> Mix:
     """The mix at this point of the turn."""
     return mixing.wanted(
         turn.pool,
-        spot_ready=turn.ready(Market.SPOT),
+        spot_ready=turn.working(Market.SPOT),
         spot_coming=turn.coming(Market.SPOT),
         whole=turn.memory.whole_at is not None,
     )
 
 
-def replenish(turn: Turn) -> Mix:
-    """Launch what is missing, most urgent first; returns the mix that was aimed at."""
+def replenish(turn: Turn) -> None:
+    """Bring back or launch what is missing, most urgent first."""
     pool = turn.pool
     _on_demand(turn, pool.on_demand_floor, f"on-demand floor of {pool.on_demand_floor}")
     if turn.memory.whole_at is None:
         _spot(turn)
     mix = wanted_now(turn)
     _on_demand(turn, mix.floor + mix.cover, f"cover for {mix.cover} spot nodes that are not ready")
-    _on_demand(turn, mix.on_demand, f"hot standby of {mix.hot}")
+    _on_demand(turn, mix.on_demand, f"hot standby of {mix.hot}", use_standby=False)
     if turn.memory.whole_at is not None:
         _spot(turn)
-    return mix
 
 
-def _on_demand(turn: Turn, wanted: int, why: str) -> None:
+def _on_demand(turn: Turn, wanted: int, why: str, *, use_standby: bool = True) -> None:
     missing = wanted - turn.count(Market.ON_DEMAND)
-    if missing <= 0:
-        return
-    missing -= standby.use_stopped(turn, missing)
+    if missing > 0:
+        missing -= roll_back(turn, Market.ON_DEMAND, missing, why)
+    if missing > 0 and use_standby:
+        missing -= standby.use_stopped(turn, missing, why)
     for _ in range(missing):
         offering = turn.scorer.take(Market.ON_DEMAND)
         if offering is None:
@@ -93,10 +75,18 @@ def _on_demand(turn: Turn, wanted: int, why: str) -> None:
 
 
 def _stand_in(turn: Turn, wanted: int, why: str) -> None:
-    """On-demand cannot be had: spot beyond its share is better than too few nodes."""
+    """On-demand cannot be had: spot beyond its share is better than too few nodes.
+
+    Spot nodes that are coming anyway count: more of them would be ready no sooner.
+    """
     turn.note(turn.scorer.why_none(Market.ON_DEMAND))
-    surplus = max(0, turn.count(Market.SPOT) - turn.pool.spot_wanted)
-    for _ in range(wanted - turn.count(Market.ON_DEMAND) - surplus):
+    pool = turn.pool
+    if pool.spot_wanted == 0:
+        return
+    on_demand, spot = turn.count(Market.ON_DEMAND), turn.count(Market.SPOT)
+    short = wanted - on_demand - max(0, spot - pool.spot_wanted)
+    room = pool.replicas + pool.standby.hot - on_demand - spot
+    for _ in range(min(short, room)):
         offering = turn.scorer.take(Market.SPOT)
         if offering is None or not turn.launch(
             offering, Cause.SHORT, f"{why}, on-demand refused: spot stands in"
@@ -105,17 +95,19 @@ def _stand_in(turn: Turn, wanted: int, why: str) -> None:
 
 
 def _spot(turn: Turn) -> None:
+    why = f"spot share of {turn.pool.spot_wanted}"
     missing = turn.pool.spot_wanted - turn.count(Market.SPOT)
+    if missing > 0:
+        missing -= roll_back(turn, Market.SPOT, missing, why)
     if missing <= 0:
         return
     allowed, hold = spot_allowance(turn)
     if allowed < missing:
         turn.note(f"{missing} spot nodes are missing; {allowed} may be launched now")
     for _ in range(min(missing, allowed)):
-        offering: Offering | None = turn.scorer.take(Market.SPOT, quiet_for=hold)
+        offering = turn.scorer.take(Market.SPOT, quiet_for=hold)
         if offering is None:
             turn.note(turn.scorer.why_none(Market.SPOT))
             return
-        why = f"spot share of {turn.pool.spot_wanted}"
         if not turn.launch(offering, Cause.SHORT, why, swap=turn.memory.whole_at is None):
             return

@@ -1,7 +1,12 @@
 """The decision of one turn: run the policies in order of urgency and return a plan.
 
-`decide` is a pure function: the same pool, world and memory give the same plan, byte for byte, which is what
-the journal replay and the simulator rest on. Costs grow linearly with the number of nodes.
+What it decides: everything, by asking the policies one after another; each sees what the ones before it
+decided in this turn.
+Why: one pure function of what is wanted, seen and remembered can be tested, replayed and explained.
+Never: the same pool, world and memory give two different plans, whatever the order of their mappings; a plan
+that breaks an invariant keeps its launches or ends nodes. Costs grow linearly with the number of nodes.
+
+Example: a notice for one of ten nodes gives one plan: drain it, launch its replacement, write the target set.
 """
 
 from __future__ import annotations
@@ -9,8 +14,8 @@ from __future__ import annotations
 from policies import balance, capacity, health, invariants, return_to_spot, standby, swap
 from policies.actions import Alarm, Plan
 from policies.fleet import Fleet
-from policies.memory import Memory
 from policies.model import Pool, World
+from policies.records import Memory
 from policies.turn import Turn
 
 
@@ -28,13 +33,14 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     """`decide` for a fleet that was joined already."""
     turn = Turn(fleet.pool, world, memory, fleet)
     swap.drain_doomed(turn)
-    swap.end_drained(turn)
+    swap.take_back(turn)
     capacity.repeat_unanswered(turn)
     health.replace_sick(turn)
     health.give_up_boots(turn)
     swap.drain_asked(turn)
-    mix = capacity.replenish(turn)
-    return_to_spot.give_back(turn, mix)
+    capacity.replenish(turn)
+    return_to_spot.give_back(turn)
+    swap.end_drained(turn)
     standby.refill(turn)
     standby.surplus(turn)
     wanted = balance.targets(turn)
@@ -42,7 +48,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     plan = Plan(
         actions=tuple(turn.actions),
         targets=wanted,
-        write=balance.to_write(turn, wanted) if world.leading else (),
+        write=balance.to_write(turn, wanted),
         deferred=tuple(turn.deferred),
         notes=tuple(turn.notes),
     )

@@ -5,15 +5,20 @@ get, and whether a draining node is done.
 Why: taking a node out early gives its requests the most time; but where the nodes that remain are too few
 to carry the load, a doomed node that keeps serving is worth more than an idle one. So:
 
-* early (the rule): drain at once when at least `min_serving` nodes go on serving without it;
+* early (the rule): drain at once when at least `min_serving` nodes go on serving without it, or when enough
+  others are ready;
 * late: otherwise keep serving until a replacement is ready or until `deadline - margin - budget`, the last
-  instant at which requests in flight still get their whole budget.
+  instant at which requests in flight still get their whole budget;
+* leisurely: a deadline farther away than a boot takes (planned maintenance) is no reason to serve with fewer
+  nodes: the node serves until its replacement is ready, or until the last instant.
 
 With a notice of 120 s, a budget of 30 s and a margin of 5 s a late drain begins 85 s after the notice; with
 30 s of notice there is nothing to wait for and it begins at once; with 0 s the budget is what is left.
-Never: a drain deadline later than the notice's deadline less the margin. A node is not ended before its
-detachment was acknowledged and it was idle for the settle time, or its drain deadline passed: counters lag,
-and the first zero is not yet the end.
+Never: a drain deadline later than the notice's deadline less the margin. A node is not ended while a balancer
+sends it requests and it can answer, nor before it was idle for the settle time since its detachment was
+acknowledged (counters lag, and the first zero is not yet the end). A drain that ran out of time ends its
+node; a doomed one is left to the cloud until the cloud's own deadline: ending it sooner would cut requests
+and save nothing.
 
 Example:
     >>> from policies.model import DrainRules
@@ -41,23 +46,36 @@ def drain_deadline(rules: DrainRules, *, now: float, deadline: float | None) -> 
     return max(now, deadline - rules.margin)
 
 
-def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int) -> bool:
-    """True when a doomed node should drain in this turn; `serving_without` counts the other serving nodes."""
-    if not node.serving or serving_without >= pool.min_serving:
+def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, ready: int) -> bool:
+    """True when a doomed node should drain in this turn.
+
+    `serving_without` counts the other nodes that serve and answer, `ready` the nodes that may be relied on.
+    """
+    notice = node.doomed
+    if notice is None or not node.serving or notice.deadline is None or ready >= pool.replicas:
         return True
-    deadline = node.doomed.deadline if node.doomed is not None else None
-    if deadline is None:
-        return True
-    return now >= latest_start(pool.drain, now=node.doomed.seen_at if node.doomed else now, deadline=deadline)
+    latest = latest_start(pool.drain, now=notice.seen_at, deadline=notice.deadline)
+    if latest - notice.seen_at > pool.health.boot_timeout:
+        return now >= latest
+    return serving_without >= pool.min_serving or now >= latest
 
 
 def finished(rules: DrainRules, node: Node, *, now: float) -> bool:
     """True when a draining node holds no request any more, or its time is up."""
     if node.drain is None:
         return False
-    if now >= node.drain.deadline:
-        return True
     if node.ready_at is None and not node.attached:
         return True  # it never took a request
-    detached = not node.serving
-    return detached and node.idle_since is not None and now - node.idle_since >= rules.settle
+    if not node.serving and node.idle_since is not None and now - node.idle_since >= rules.settle:
+        return True
+    return now >= ends_at(rules, node)
+
+
+def ends_at(rules: DrainRules, node: Node) -> float:
+    """When a draining node is ended although it holds requests."""
+    if node.drain is None:
+        return float("inf")
+    if node.doomed is None or node.doomed.deadline is None:
+        return node.drain.deadline
+    # The cloud takes it at the deadline. If it does not, its requests get their budget all the same.
+    return max(node.doomed.deadline, node.drain.since + rules.budget)

@@ -9,8 +9,8 @@ Example: `why(node)` of a node under notice is "interruption notice (local-feed)
 from __future__ import annotations
 
 from policies.fleet import Fleet, Node
-from policies.memory import Memory, decayed
 from policies.model import Market, Phase, StandbyKind, World
+from policies.records import Memory, decayed
 
 
 def why(node: Node, memory: Memory, now: float) -> str:

@@ -3,8 +3,9 @@
 What it decides: which differences between the world and memory are facts worth remembering.
 Why: observations are full pictures and repeat; the journal holds only changes.
 Never: an incomplete or old list makes no node missing; a node missing from a list is not gone until it has
-been missing for the grace time and its engine is silent too; when more than a third of all nodes vanish at
-once the list is doubted, not the nodes.
+been missing for the grace time, ten times that while its engine answers, or while so many are missing that
+the list is to be doubted rather than the nodes. A draining node is not idle before its detachment was
+acknowledged and every count was taken after that.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -26,8 +27,8 @@ from policies.events import (
     PoolWhole,
 )
 from policies.fleet import Fleet
-from policies.memory import Memory, NodeRecord, intent_key
-from policies.model import Instance, InstanceState, Market, NoticeKind, Pool, World
+from policies.model import Instance, InstanceState, Market, NoticeKind, Pool, TargetPhase, World
+from policies.records import Memory, NodeRecord, intent_key
 
 _ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
 
@@ -89,26 +90,32 @@ def _known(world: World, memory: Memory, record: NodeRecord, instance: Instance,
         if reading.ready and record.ready_at is None:
             found.append(NodeReady(at=now, node=record.id, address=instance.address))
         if record.drain is not None:
-            found.extend(_drained(world, record, load))
+            found.extend(_drained(world, memory, record, load))
     return found
 
 
-def _drained(world: World, record: NodeRecord, load: int) -> list[Event]:
+def _drained(world: World, memory: Memory, record: NodeRecord, load: int) -> list[Event]:
     """Idle and busy edges of a draining node, by the engine's count and every balancer's.
 
-    A count taken before the drain began says nothing; a balancer that cannot be read has no say.
+    A count taken before the node was detached says nothing; a balancer that cannot be read has no say.
     """
     drain, reading = record.drain, world.engines.get(record.id)
-    if drain is None or reading is None or reading.at < drain.since:
+    if drain is None or reading is None:
         return []
-    for view in world.balancers.values():
-        if not view.error and (view.at is None or view.at < drain.since):
-            return []
+    active = any(
+        held.get(record.id) is TargetPhase.ACTIVE
+        for name, held in memory.targets.items()
+        if name in world.balancers
+    )
+    since = max(drain.since, record.detached_at or drain.since)
+    fresh = reading.at >= since and all(
+        view.error or (view.at is not None and view.at >= since) for view in world.balancers.values()
+    )
     in_flight = load + (reading.in_flight if reading.ok else 0)
-    if in_flight == 0 and record.idle_since is None:
+    if active or (fresh and in_flight > 0):
+        return [NodeBusy(at=world.now, node=record.id)] if record.idle_since is not None else []
+    if fresh and record.idle_since is None:
         return [NodeIdle(at=world.now, node=record.id)]
-    if in_flight > 0 and record.idle_since is not None:
-        return [NodeBusy(at=world.now, node=record.id)]
     return []
 
 
@@ -117,6 +124,7 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
     if read_at is None or world.instances.error:
         return []
     absent = [r for r in memory.nodes.values() if r.id not in listed and r.launched_at < read_at]
+    absent.sort(key=lambda r: r.id)
     suspicious = len(absent) > max(1.0, pool.health.max_unhealthy * len(memory.nodes))
     found: list[Event] = []
     for record in absent:
@@ -133,12 +141,17 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
 
 
 def _gone(now: float, memory: Memory, record: NodeRecord) -> NodeGone:
-    noticed = any(n.kind is NoticeKind.INTERRUPTION and not n.cancelled for n in record.notices)
-    if noticed and record.placement.market is Market.SPOT:
+    """Why it went: a notice beforehand, our own wish, or neither.
+
+    A state change is no notice: it comes with every end, also with those that we asked for.
+    """
+    spot = record.placement.market is Market.SPOT
+    said = (NoticeKind.INTERRUPTION, NoticeKind.MAINTENANCE)
+    if spot and any(n.kind in said and not n.cancelled for n in record.notices):
         cause = GoneCause.RECLAIMED
     elif intent_key(record.id, ActionKind.TERMINATE) in memory.intents:
         cause = GoneCause.TERMINATED
-    elif record.placement.market is Market.SPOT:
+    elif spot:
         cause = GoneCause.UNANNOUNCED
     else:
         cause = GoneCause.LOST

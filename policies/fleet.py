@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from policies.actions import ActionKind, Cause
+from policies.actions import ActionKind
 from policies.interruption import doom
-from policies.memory import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
 from policies.model import (
     EngineReading,
     Instance,
@@ -26,16 +25,18 @@ from policies.model import (
     TargetPhase,
     World,
 )
+from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One node at one instant.
 
-    `doomed` is the notice that takes it away, once believed. `healthy`: its engine answers, or has not
-    been silent for long enough to matter. `serving`: some balancer holds it as an active target.
-    `lost`: silent for so long that it will be replaced. `in_flight` is the most requests that the engine
-    or a balancer reports for it.
+    `doomed` is the notice that takes it away, once believed. `probed`: this daemon has looked at its engine.
+    `healthy`: its engine answers, or has not been silent for long enough to matter, or was ready when the
+    last daemon looked and nobody has looked since. `serving`: some balancer holds it as an active target.
+    `lost`: silent for so long that it no longer counts. `in_flight` is the most requests that the engine or
+    a balancer reports for it.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Node:
     idle_since: float | None
     serving: bool
     attached: bool
+    probed: bool
     healthy: bool
     lost: bool
     in_flight: int
@@ -85,9 +87,30 @@ class Node:
         return staying and self.standby in (None, StandbyKind.HOT)
 
     @property
+    def working(self) -> bool:
+        """Counts towards wanted and has booted; it may have fallen silent a moment ago."""
+        return self.capacity and self.phase is Phase.READY
+
+    @property
     def ready(self) -> bool:
         """Counts as a ready node now."""
-        return self.capacity and self.phase is Phase.READY and self.healthy
+        return self.working and self.healthy and self.probed
+
+    @property
+    def sure(self) -> bool:
+        """Ready, and its last probe succeeded: what may be relied on when another node is given up."""
+        return self.ready and self.failing_since is None
+
+    @property
+    def answers(self) -> bool:
+        """Its engine has booted and answered the last probe, whatever else holds of the node."""
+        booted = self.phase in (Phase.READY, Phase.DRAINING) and self.ready_at is not None
+        return booted and self.probed and self.failing_since is None
+
+    @property
+    def unknown(self) -> bool:
+        """Its machine runs and this daemon has not looked at its engine yet: it may well be serving."""
+        return self.phase is Phase.STARTING and not self.probed and bool(self.address)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -109,6 +132,7 @@ class Fleet:
     """All nodes of a pool, oldest first, and the launches whose instance is not described yet."""
 
     pool: Pool
+    now: float
     nodes: tuple[Node, ...]
     launching: tuple[Intent, ...]
     suspect: bool = False  # so many nodes are silent that the fault is more likely on our side
@@ -124,9 +148,10 @@ class Fleet:
             _node(record, instances.get(record.id), world, memory, doomed.get(record.id), in_flight)
             for record in known
         )
-        launching = tuple(i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH)
+        launching = [i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH]
+        launching.sort(key=lambda i: (i.at, i.token))
         settled, suspect = _settle_health(pool, world, nodes)
-        return Fleet(pool, settled, launching, suspect)
+        return Fleet(pool, world.now, settled, tuple(launching), suspect)
 
     @cached_property
     def by_id(self) -> Mapping[str, Node]:
@@ -154,24 +179,47 @@ class Fleet:
         return _per_market(self.ready)
 
     @cached_property
+    def sure_by_market(self) -> Mapping[Market, int]:
+        """Nodes per market that may be relied on."""
+        return _per_market(n for n in self.nodes if n.sure)
+
+    @cached_property
+    def working_by_market(self) -> Mapping[Market, int]:
+        """Booted nodes per market that count towards wanted."""
+        return _per_market(n for n in self.nodes if n.working)
+
+    @cached_property
     def counted_by_market(self) -> Mapping[Market, int]:
-        """Nodes per market that count towards wanted, open launches included."""
+        """Nodes per market that count towards wanted, open launches included.
+
+        A launch that nobody could confirm or deny for a whole boot time-out counts no more.
+        """
         found = _per_market(self.capacity)
         for intent in self.launching:
-            if intent.placement is not None and intent.standby is not StandbyKind.STOPPED:
+            fresh = self.now - intent.at <= self.pool.health.boot_timeout
+            if intent.placement is not None and intent.standby is not StandbyKind.STOPPED and fresh:
                 found[intent.placement.market] += 1
         return found
 
     @cached_property
     def living(self) -> int:
-        """Nodes and open launches that count against the surge limit: all but those on their way out."""
-        return sum(not n.leaving and not n.lost for n in self.nodes) + len(self.launching)
+        """Nodes and open launches that count against the surge limit: all but those on their way out.
+
+        Silent nodes are on their way out, unless so many are silent that they may be kept.
+        """
+        staying = sum(not n.leaving and (self.suspect or not n.lost) for n in self.nodes)
+        return staying + len(self.launching)
 
     @cached_property
     def voluntary_drains(self) -> int:
-        """Nodes that leave now because we chose so."""
+        """Nodes that drain now because somebody chose so."""
         return sum(
-            n.drain is not None and n.drain.cause is not Cause.NOTICE and n.doomed is None for n in self.nodes
+            n.phase is Phase.DRAINING
+            and n.drain is not None
+            and n.drain.cause.by_choice
+            and n.doomed is None
+            and not n.lost
+            for n in self.nodes
         )
 
 
@@ -184,9 +232,20 @@ def _node(
     in_flight: Mapping[str, int],
 ) -> Node:
     reading = world.engines.get(record.id)
-    phases = [held[record.id] for held in memory.targets.values() if record.id in held]
+    phases = [
+        held[record.id]
+        for name, held in memory.targets.items()
+        if record.id in held and name in world.balancers
+    ]
     phase = _phase(record, instance, reading, memory)
     booted = phase in (Phase.READY, Phase.DRAINING)
+    if reading is not None:
+        healthy = booted and reading.failing_since is None
+    else:
+        # Not looked at since the daemon started. A node that a complete list lacks is another matter.
+        healthy = (
+            booted and record.ready_at is not None and (instance is not None or world.instances.at is None)
+        )
     return Node(
         id=record.id,
         token=record.token,
@@ -205,7 +264,8 @@ def _node(
         idle_since=record.idle_since,
         serving=TargetPhase.ACTIVE in phases,
         attached=bool(phases),
-        healthy=booted and reading is not None and reading.failing_since is None,
+        probed=reading is not None,
+        healthy=healthy,
         lost=False,
         in_flight=max(in_flight.get(record.id, 0), reading.in_flight if reading is not None else 0),
         failing_since=reading.failing_since if reading is not None and booted else None,
@@ -232,7 +292,7 @@ def _phase(
     return Phase.STARTING
 
 
-def _per_market(nodes: tuple[Node, ...]) -> dict[Market, int]:
+def _per_market(nodes: Iterable[Node]) -> dict[Market, int]:
     found = dict.fromkeys(Market, 0)
     for node in nodes:
         found[node.placement.market] += 1
@@ -240,20 +300,24 @@ def _per_market(nodes: tuple[Node, ...]) -> dict[Market, int]:
 
 
 def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], bool]:
-    """Settle who is healthy and who is lost from how long each engine has been silent."""
+    """Settle who is healthy and who is lost from how long each engine has been silent.
+
+    Nodes on their way out say nothing about a fault of ours: they are expected to fall silent.
+    """
     rules = pool.health
     silent = {n.id: world.now - n.failing_since for n in nodes if n.failing_since is not None}
-    lost = sum(seconds >= rules.replace_after for seconds in silent.values())
-    booted = sum(n.phase in (Phase.READY, Phase.DRAINING) for n in nodes)
-    suspect = lost > 1 and lost > rules.max_unhealthy * booted
+    if not silent:
+        return nodes, False
+    booted = [n for n in nodes if n.phase is Phase.READY and not n.leaving]
+    lost = sum(silent.get(n.id, 0.0) >= rules.replace_after for n in booted)
     settled = tuple(
         replace(
             n,
             healthy=silent[n.id] < rules.unhealthy_after,
-            lost=silent[n.id] >= rules.replace_after and not suspect,
+            lost=silent[n.id] >= rules.replace_after,
         )
         if n.id in silent
         else n
         for n in nodes
     )
-    return settled, suspect
+    return settled, lost > 1 and lost > rules.max_unhealthy * len(booted)

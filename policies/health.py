@@ -2,36 +2,46 @@
 
 What it decides: which silent nodes are replaced, and which nodes that never became ready are given up.
 Why: a node whose engine died, or hangs while its health page answers, costs money and serves nobody.
-Never: when more than `max_unhealthy` of all nodes are silent at once nothing is replaced: then the fault is
-more likely on our side (a partition, a bad release of the prober) than in so many machines together.
+Never: when more than `max_unhealthy` of all nodes are silent at once none is ended on that evidence alone:
+then the fault is more likely on our side (a partition, a bad release of the prober) than in so many machines
+together. New nodes are launched as far as the surge limit allows, and only for each one that becomes ready,
+which shows that nodes can be reached, one silent node goes: ready and silent nodes together never fall
+below wanted. A node that this daemon has not looked at yet is never given up.
 
-Example: 4 of 10 nodes fall silent at once and `max_unhealthy` is 0.3: an alarm, and no node is replaced.
+Example: 4 of 10 nodes fall silent at once and `max_unhealthy` is 0.3: an alarm, and no node is ended until
+the first new one is ready.
 """
 
 from __future__ import annotations
 
 from policies.actions import Alarm, Cause
+from policies.fleet import Node
 from policies.model import Phase, StandbyKind
 from policies.turn import Turn
 
 
 def replace_sick(turn: Turn) -> None:
     """Drain nodes that have been silent for too long; their requests are lost already."""
+    silent = [
+        n
+        for n in turn.fleet.nodes
+        if n.lost and n.drain is None and n.phase not in (Phase.TERMINATING, Phase.GONE)
+    ]
+    silent.sort(key=_longest_first)
     if turn.fleet.suspect:
-        silent = sum(n.failing_since is not None for n in turn.fleet.nodes)
         turn.actions.append(
             Alarm(
                 name="TooManyUnhealthy",
-                reason=f"{silent} of {len(turn.fleet.nodes)} nodes are silent: nothing is replaced, "
-                "look for a fault between this host and the nodes first",
+                reason=f"{len(silent)} of {len(turn.fleet.nodes)} nodes are silent: none is ended before a "
+                "new one is ready, look for a fault between this host and the nodes first",
             )
         )
-        return
-    for node in turn.fleet.nodes:
-        if node.lost and node.drain is None and node.phase not in (Phase.TERMINATING, Phase.GONE):
-            silent_for = turn.now - (node.failing_since or turn.now)
-            reason = f"engine silent for {silent_for:.0f} s: {node.failure or 'no answer'}"
-            turn.drain(node, turn.now, Cause.SICK, reason)
+        spare = turn.sure_in_all + len(silent) - turn.pool.replicas
+        silent = silent[: max(0, spare)]
+    for node in silent:
+        silent_for = turn.now - (node.failing_since or turn.now)
+        reason = f"engine silent for {silent_for:.0f} s: {node.failure or 'no answer'}"
+        turn.drain(node, turn.now, Cause.SICK, reason)
 
 
 def give_up_boots(turn: Turn) -> None:
@@ -41,6 +51,12 @@ def give_up_boots(turn: Turn) -> None:
         waiting = node.phase in (Phase.PENDING, Phase.STARTING) or (
             node.phase is Phase.STOPPED and node.standby is not StandbyKind.STOPPED
         )
-        if waiting and node.drain is None and turn.now - node.started_at > timeout:
+        if not waiting or node.unknown or node.drain is not None:
+            continue
+        if turn.now - node.started_at > timeout:
             why = f": {node.failure}" if node.failure else ""
             turn.terminate(node, Cause.BOOT, f"not ready {timeout:.0f} s after its start{why}")
+
+
+def _longest_first(node: Node) -> tuple[float, str]:
+    return node.failing_since or 0.0, node.id

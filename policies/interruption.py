@@ -3,7 +3,8 @@
 What it decides: for each node, the notice (if any) that takes it away. The earliest deadline wins.
 Why: a doomed node stops counting as capacity at once, so its replacement starts in the same turn.
 Never: a spot interruption dooms no on-demand node. Notices that only a node reported, and the cloud did
-not confirm, doom at most the disruption budget of nodes at a time: a forged message cannot empty a pool.
+not confirm, doom at most the disruption budget of nodes at a time, oldest first: a forged message cannot
+empty a pool. Reported nodes whose engine is silent are believed beyond it, they serve nobody anyway.
 A rebalance recommendation dooms nothing, it has no deadline.
 
 Example:
@@ -18,8 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from policies.memory import Memory, NodeRecord
 from policies.model import Confidence, Market, Notice, NoticeKind, Pool, World
+from policies.records import Memory, NodeRecord
 
 
 def applies(notice: Notice, *, spot: bool) -> bool:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from policies.actions import Action, Cause, Drain, Launch, Plan, Start, Stop, Terminate
+from policies.actions import Action, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.fleet import Fleet
-from policies.model import Phase, Pool, TargetPhase, World
+from policies.model import Phase, Pool, StandbyKind, TargetPhase, World
 
 Destructive = (Launch, Start, Stop, Terminate)
-"""Action types that a plan with violations may not carry out; drains and target sets still are."""
+"""Action types that a plan with violations may not carry out, with drains that nothing forces."""
+
+_CENT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,20 @@ def check(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> tuple[Violation
     found: list[Violation] = []
     found += _authority(world, plan)
     found += _self_harm(pool, fleet, plan)
+    found += _disruption(pool, fleet, plan)
     found += _bounds(pool, fleet, plan)
     found += _order(fleet, plan)
-    found += _targets(fleet, plan)
+    found += _targets(world, fleet, plan)
     return tuple(found)
 
 
 def without_destruction(plan: Plan) -> tuple[Action, ...]:
     """The actions of a plan that remain allowed when it has violations."""
-    return tuple(a for a in plan.actions if not isinstance(a, Destructive))
+    return tuple(
+        a
+        for a in plan.actions
+        if not isinstance(a, Destructive) and not (isinstance(a, Drain) and a.cause is not Cause.NOTICE)
+    )
 
 
 def _authority(world: World, plan: Plan) -> list[Violation]:
@@ -61,14 +68,21 @@ def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     """Our own choice takes neither ready nodes below wanted nor on-demand nodes below the floor."""
     leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate | Stop)}
     chosen = {a.node for a in plan.actions if isinstance(a, Drain | Terminate) and a.cause.voluntary}
+    if not any(n.sure and n.id in chosen for n in fleet.nodes):
+        return []
+    back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+    left = [
+        n
+        for n in fleet.nodes
+        if (n.sure and n.id not in leaving) or (n.id in back and n.answers and n.standby is None)
+    ]
     found = []
-    ready_left = sum(n.ready and n.id not in leaving for n in fleet.nodes)
-    if any(n.ready and n.id in chosen for n in fleet.nodes) and ready_left < pool.replicas:
+    if len(left) < pool.replicas:
         found.append(
-            Violation("self-harm", f"{ready_left} ready nodes would be left, {pool.replicas} are wanted")
+            Violation("self-harm", f"{len(left)} ready nodes would be left, {pool.replicas} are wanted")
         )
-    on_demand = sum(n.capacity and not n.spot and n.id not in leaving for n in fleet.nodes)
-    given = any(n.capacity and not n.spot and n.id in chosen for n in fleet.nodes)
+    on_demand = sum(not n.spot for n in left)
+    given = any(n.sure and not n.spot and n.id in chosen for n in fleet.nodes)
     if given and on_demand < pool.on_demand_floor:
         found.append(
             Violation(
@@ -78,52 +92,91 @@ def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     return found
 
 
+def _disruption(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
+    """Drains of working nodes that somebody chose stay within the disruption budget."""
+    chosen = {a.node for a in plan.actions if isinstance(a, Drain) and a.cause.by_choice}
+    fresh = sum(n.id in chosen and n.phase is Phase.READY and n.healthy for n in fleet.nodes)
+    if not fresh:
+        return []
+    back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+    under_way = sum(
+        n.phase is Phase.DRAINING
+        and n.drain is not None
+        and n.drain.cause.by_choice
+        and n.doomed is None
+        and not n.lost
+        and n.id not in back
+        for n in fleet.nodes
+    )
+    if under_way + fresh > pool.disruption_budget:
+        text = f"{under_way + fresh} nodes would drain by choice, the budget is {pool.disruption_budget}"
+        return [Violation("disruption", text)]
+    return []
+
+
 def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     open_tokens = {i.token for i in fleet.launching}
     added = [a for a in plan.actions if isinstance(a, Launch) and a.token not in open_tokens]
-    if not added:
-        return []
+    starting = {a.node for a in plan.actions if isinstance(a, Start)}
     found = []
-    living = sum(not n.leaving and not n.lost for n in fleet.nodes) + len(fleet.launching) + len(added)
-    if living > pool.most_nodes:
-        found.append(Violation("surplus", f"{living} nodes would live, the most is {pool.most_nodes}"))
+    if added:
+        leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
+        back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+        staying = sum((not n.leaving and n.id not in leaving) or n.id in back for n in fleet.nodes)
+        living = staying + len(fleet.launching) + len(added)
+        if living > pool.most_nodes:
+            found.append(Violation("surplus", f"{living} nodes would live, the most is {pool.most_nodes}"))
     cap = pool.limits.spend_per_hour
-    if cap is not None:
-        spend = sum(n.price for n in fleet.nodes if n.phase not in (Phase.GONE, Phase.STOPPED))
+    if cap is not None and (added or starting):
+        spend = sum(n.price for n in fleet.nodes if _bills(n.phase, n.standby) or n.id in starting)
         spend += sum(i.price for i in fleet.launching) + sum(a.price for a in added)
-        if spend > cap + 1e-9:
+        if spend > cap + _CENT:
             found.append(Violation("spend", f"{spend:.2f} USD/h would be spent, the cap is {cap:.2f}"))
     if len({a.token for a in added}) != len(added):
         found.append(Violation("token", "two launches share a token"))
     return found
 
 
+def _bills(phase: Phase, standby: StandbyKind | None) -> bool:
+    return phase is not Phase.GONE and not (phase is Phase.STOPPED and standby is StandbyKind.STOPPED)
+
+
 def _order(fleet: Fleet, plan: Plan) -> list[Violation]:
     """Detach before drain before terminate."""
     found = []
     for action in plan.actions:
-        node = fleet.by_id.get(action.node) if isinstance(action, Terminate) else None
-        if node is None or not isinstance(action, Terminate):
+        if not isinstance(action, Terminate):
             continue
-        works = node.phase is Phase.READY and node.healthy and node.standby is None
-        if works and action.cause not in (Cause.DUPLICATE, Cause.BOOT):
+        node = fleet.by_id.get(action.node)
+        if node is None:
+            found.append(Violation("stranger", f"{action.node} is not a node of this pool and would end"))
+        elif node.phase is Phase.READY and node.healthy and node.standby is None:
             found.append(Violation("order", f"{node.id} would end while it works, without a drain"))
+        elif node.phase is Phase.DRAINING and node.serving and node.healthy:
+            found.append(Violation("order", f"{node.id} would end while it gets requests"))
     return found
 
 
-def _targets(fleet: Fleet, plan: Plan) -> list[Violation]:
+def _targets(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     found = []
-    draining = {a.node for a in plan.actions if isinstance(a, Drain)}
-    active = [s.id for s in plan.targets if s.phase is TargetPhase.ACTIVE]
+    drains = {a.node for a in plan.actions if isinstance(a, Drain)}
+    back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+    active: list[str] = []
+    wrong: list[str] = []
     for spec in plan.targets:
         node = fleet.by_id.get(spec.id)
+        if node is None and world.instances.at is None:
+            continue
         if node is None or node.phase is Phase.GONE:
             found.append(Violation("target", f"{spec.id} is gone and would be a target"))
-    others = [i for i in active if i not in draining and fleet.by_id[i].drain is None] if not found else []
-    wrong = [i for i in active if not found and i not in others]
-    if wrong and others:
+        elif spec.phase is TargetPhase.ACTIVE:
+            draining = (node.drain is not None or node.id in drains) and node.id not in back
+            (wrong if draining else active).append(node.id)
+    if wrong and active:
         found.append(Violation("target", f"{', '.join(wrong)} drains and would get new requests"))
-    can_answer = any(n.serving and n.healthy and n.phase is not Phase.TERMINATING for n in fleet.nodes)
-    if can_answer and not active:
+    can_answer = any(
+        n.serving and n.healthy and n.phase not in (Phase.TERMINATING, Phase.GONE) for n in fleet.nodes
+    )
+    if can_answer and not active and not wrong:
         found.append(Violation("last-target", "the last node that can answer would leave the target set"))
     return found

@@ -1,6 +1,7 @@
 """What the daemon may never exceed: launches a minute, nodes at once, dollars an hour.
 
-What it decides: whether one more launch is allowed now, and if not, which limit says so.
+What it decides: whether one more launch (or start of a standby, which costs money but adds no node) is
+allowed now, and if not, which limit says so.
 Why: every runaway begins with a loop that believes it is short of nodes; these limits do not believe.
 Never: serving nodes are not ended to get under a limit; a limit only stops what would be added.
 
@@ -32,14 +33,23 @@ class Budget:
         self._launched = launched_last_minute
         self._spend = spend
 
+    @property
+    def full(self) -> bool:
+        """No node more may live."""
+        return self._living >= self._pool.most_nodes
+
     def refuses(self, price: float) -> str:
         """Why a launch at `price` USD/h is not allowed now; empty when it is."""
         limits = self._pool.limits
-        if self._living >= self._pool.most_nodes:
+        if self.full:
             return f"{self._living} nodes live, and wanted + standby + surge is {self._pool.most_nodes}"
         if self._launched >= limits.launches_per_minute:
             return f"{self._launched} launches in the last minute, the limit is {limits.launches_per_minute}"
-        cap = limits.spend_per_hour
+        return self.refuses_cost(price)
+
+    def refuses_cost(self, price: float) -> str:
+        """Why `price` USD/h more may not be spent now; empty when it may."""
+        cap = self._pool.limits.spend_per_hour
         if cap is not None and self._spend + price > cap:
             left = max(0.0, cap - self._spend)
             return f"the spend cap of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
@@ -49,4 +59,12 @@ class Budget:
         """Count one launch."""
         self._living += 1
         self._launched += 1
+        self.take_cost(price)
+
+    def take_node(self) -> None:
+        """Count a node that lives on, and costs what it cost before."""
+        self._living += 1
+
+    def take_cost(self, price: float) -> None:
+        """Count USD/h that will be spent."""
         self._spend += price

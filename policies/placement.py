@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from policies.memory import Memory, decayed
 from policies.model import Market, Offering, Placement, Pool
+from policies.records import Memory, decayed
 
 _BLOCKING_WEIGHT = 0.5
 """A refusal weighs 1 when it happens; at or below this the placement may be tried again."""

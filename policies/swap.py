@@ -1,11 +1,13 @@
 """The hot swap: what happens to a node that must go, step by step.
 
-What it decides: which doomed, sick or unwanted nodes drain in this turn, and which drained ones end.
+What it decides: which doomed or unwanted nodes drain in this turn, which drained ones end, and which drains
+are taken back.
 Why: order is everything. A node leaves the target set first (`drain`), then its requests finish, then it
 ends; and where time allows its replacement is ready before it leaves. A doomed node is paired with what
 takes its place (`Launch.replaces`), so that `history` can say how long each stage took.
-Never: a node is ended while a balancer sends it requests, or before its requests finished or its deadline
-passed; the last node that serves is not ended while it can still answer.
+Never: a node that can answer is ended while a balancer sends it requests, so the last one that serves never
+is; drains that an operator asked for go no faster than the disruption budget, and below wanted only when no
+replacement came within a boot time-out.
 
 Example: with 10 nodes serving and `min_serving` 8, three notices at once drain the two earliest deadlines at
 once; the third node keeps serving until a replacement serves or its latest start comes.
@@ -14,70 +16,96 @@ once; the third node keeps serving until a replacement serves or its latest star
 from __future__ import annotations
 
 from policies import drain as draining
-from policies.actions import Cause, Undrain
+from policies.actions import ActionKind, Cause
 from policies.fleet import Node
 from policies.model import NoticeKind, Phase
+from policies.records import intent_key
 from policies.turn import Turn
 
 
 def drain_doomed(turn: Turn) -> None:
     """Begin the drain of doomed nodes, earliest deadline first; late ones keep serving."""
-    doomed = [n for n in turn.fleet.nodes if n.doomed is not None and n.drain is None]
+    rules = turn.pool.drain
+    doomed = [n for n in turn.fleet.nodes if n.doomed is not None]
     doomed = [n for n in doomed if n.phase not in (Phase.TERMINATING, Phase.GONE)]
-    serving = sum(n.serving and n.drain is None for n in turn.fleet.nodes)
+    serving = sum(n.serving and n.healthy and n.drain is None for n in turn.fleet.nodes)
     for node in sorted(doomed, key=_deadline):
         notice = node.doomed
         if notice is None:
             continue
-        others = serving - node.serving
-        deadline = draining.drain_deadline(turn.pool.drain, now=turn.now, deadline=notice.deadline)
-        if draining.begins_now(turn.pool, node, now=turn.now, serving_without=others):
-            serving -= node.serving
-            left = "" if notice.deadline is None else f", {max(0.0, notice.deadline - turn.now):.0f} s left"
-            turn.drain(node, deadline, Cause.NOTICE, f"{_name(notice.kind)} ({notice.source}){left}")
+        deadline = draining.drain_deadline(rules, now=turn.now, deadline=notice.deadline)
+        left = "" if notice.deadline is None else f", {max(0.0, notice.deadline - turn.now):.0f} s left"
+        reason = f"{_name(notice.kind)} ({notice.source}){left}"
+        if node.drain is not None:
+            if notice.deadline is not None and deadline < node.drain.deadline:
+                turn.hasten(node, deadline, reason)
+            continue
+        serves = node.serving and node.healthy
+        others = serving - serves
+        ready = turn.sure_in_all
+        if draining.begins_now(turn.pool, node, now=turn.now, serving_without=others, ready=ready):
+            serving -= serves
+            turn.drain(node, deadline, Cause.NOTICE, reason)
         else:
             turn.note(
-                f"{node.id} is doomed and keeps serving: without it {others} nodes would serve, "
-                f"fewer than {turn.pool.min_serving}"
+                f"{node.id} is doomed and keeps serving: {others} other nodes serve and {ready} are ready, "
+                f"{turn.pool.replicas} are wanted"
             )
 
 
+def take_back(turn: Turn) -> None:
+    """Put nodes back to work whose reason to drain is gone: a cancelled notice, a request taken back."""
+    for node in turn.fleet.nodes:
+        if node.phase is not Phase.DRAINING or node.drain is None or node.doomed is not None:
+            continue
+        if not node.answers or node.operator is not None:
+            continue
+        if node.drain.cause is Cause.NOTICE:
+            turn.undrain(node, "its notice no longer holds")
+        elif node.drain.cause is Cause.OPERATOR:
+            turn.undrain(node, "the drain request was taken back")
+
+
 def drain_asked(turn: Turn) -> None:
-    """Drain what an operator asked for once a replacement is ready, or when none came within a boot time.
+    """Drain what an operator asked for once a replacement is ready, or when none came within a boot time-out.
 
     A cordoned node does not count as capacity, so its replacement is launched while it goes on serving.
-    A request that is taken back puts a node that drains for it to work again.
     """
-    serving = sum(n.serving for n in turn.fleet.nodes)
-    for node in turn.fleet.nodes:
-        asked = node.operator
-        if asked is None and node.phase is Phase.DRAINING and node.drain is not None:
-            if node.drain.cause is Cause.OPERATOR and node.doomed is None:
-                turn.actions.append(Undrain(node=node.id, reason="the drain request was taken back"))
+    serving = sum(n.serving and n.healthy and n.id not in turn.leaving for n in turn.fleet.nodes)
+    asked = [n for n in turn.fleet.nodes if n.operator is not None and n.drain is None and n.doomed is None]
+    asked = [n for n in asked if n.phase not in (Phase.TERMINATING, Phase.GONE)]
+    works = {n.id for n in asked if n.phase is Phase.READY and n.healthy and n.standby is None}
+    capacity = turn.sure_in_all + len(works)
+    for node in asked:
+        request = node.operator
+        if request is None:
             continue
-        if asked is None or node.drain is not None or node.doomed is not None:
+        if node.id not in works:
+            turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason)
             continue
-        replaced = len(turn.fleet.ready) >= turn.pool.replicas
-        waited = turn.now - asked.since >= turn.pool.health.boot_timeout
-        due = waited and serving - 1 >= turn.pool.min_serving
-        if replaced or due or not node.serving:
-            turn.drain(node, turn.now + asked.budget, Cause.OPERATOR, asked.reason)
-            serving -= node.serving
-        else:
+        replaced = capacity - 1 >= turn.pool.replicas
+        waited = turn.now - request.since >= turn.pool.health.boot_timeout
+        due = waited and serving - node.serving >= turn.pool.min_serving
+        if not (replaced or due):
             turn.note(f"{node.id}: drain asked for; it serves until its replacement is ready")
+        elif not turn.may_choose:
+            turn.note(f"{node.id}: drain asked for; {turn.by_choice} nodes are draining by choice already")
+        elif turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason):
+            capacity -= 1
+            serving -= node.serving
 
 
 def end_drained(turn: Turn) -> None:
-    """End draining nodes that are done; the last serving node stays until it goes by itself."""
-    serving = sum(n.serving for n in turn.fleet.nodes)
+    """End draining nodes that are done; a node that still gets requests and answers them stays."""
     for node in turn.fleet.nodes:
-        if node.drain is None or node.phase in (Phase.TERMINATING, Phase.GONE):
-            if node.phase is Phase.TERMINATING:
-                _ask_again(turn, node)
+        if node.phase is Phase.TERMINATING:
+            _ask_again(turn, node)
+            continue
+        if node.drain is None or node.phase is Phase.GONE or node.id in turn.returning:
             continue
         if not draining.finished(turn.pool.drain, node, now=turn.now):
             continue
-        if node.serving and node.healthy and (serving <= 1 or node.drain.cause is not Cause.NOTICE):
+        if node.serving and node.healthy:
             turn.note(f"{node.id} should end and is still in a target set: it stays")
             continue
         idle = node.idle_since is not None
@@ -87,8 +115,10 @@ def end_drained(turn: Turn) -> None:
 
 def _ask_again(turn: Turn, node: Node) -> None:
     """A termination that shows no effect is asked for again."""
-    cause = node.drain.cause if node.drain is not None else Cause.EXCESS
-    turn.terminate(node, cause, "termination asked for again: the node is still there")
+    intent = turn.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
+    if intent is not None:
+        cause = intent.cause or Cause.EXCESS
+        turn.terminate(node, cause, "termination asked for again: the node is still there")
 
 
 def _deadline(node: Node) -> tuple[float, str]:

@@ -20,12 +20,15 @@ from policies.actions import (
     Start,
     Stop,
     Terminate,
+    Undrain,
 )
 from policies.fleet import Fleet, Node
 from policies.limits import Budget
-from policies.memory import Memory, intent_key
 from policies.model import Market, Offering, Phase, Placement, Pool, StandbyKind, World
 from policies.placement import Scorer
+from policies.records import Intent, Memory, intent_key
+
+_AGAIN = " (asked again with the same token)"
 
 _PAIRED_WITHIN = 120.0
 """Seconds after a node is gone within which a launch still counts as its replacement."""
@@ -41,9 +44,12 @@ class Turn:
         self.deferred: list[Deferred] = []
         self.notes: list[str] = []
         self.leaving: set[str] = set()
-        self._coming = dict.fromkeys(Market, 0)
-        self._left = dict.fromkeys(Market, 0)
-        self._left_ready = dict.fromkeys(Market, 0)
+        self.returning: set[str] = set()
+        self.starting: set[str] = set()
+        self.by_choice = fleet.voluntary_drains
+        self._counted = dict(fleet.counted_by_market)
+        self._working = dict(fleet.working_by_market)
+        self._sure = dict(fleet.sure_by_market)
         self._serial = memory.serial
         self.scorer = Scorer(pool, memory, now=world.now, offerings=world.offerings.value, held=_held(fleet))
         recent = sum(world.now - t < 60.0 for t in memory.launches)
@@ -69,22 +75,38 @@ class Turn:
 
     def count(self, market: Market) -> int:
         """Nodes of a market, ready or coming, after this turn's decisions."""
-        return self.fleet.counted_by_market[market] + self._coming[market] - self._left[market]
+        return self._counted[market]
 
-    def ready(self, market: Market) -> int:
-        """Ready nodes of a market after this turn's decisions."""
-        return self.fleet.ready_by_market[market] - self._left_ready[market]
+    def working(self, market: Market) -> int:
+        """Nodes of a market that have booted, after this turn's decisions."""
+        return self._working[market]
+
+    def sure(self, market: Market) -> int:
+        """Nodes of a market that may be relied on, after this turn's decisions."""
+        return self._sure[market]
 
     def coming(self, market: Market) -> int:
-        """Nodes of a market that count towards wanted and are not ready yet."""
-        return self.count(market) - self.ready(market)
+        """Nodes of a market that count towards wanted and have not booted yet."""
+        return self.count(market) - self.working(market)
+
+    @property
+    def sure_in_all(self) -> int:
+        """Nodes that may be relied on, after this turn's decisions."""
+        return sum(self._sure.values())
+
+    @property
+    def may_choose(self) -> bool:
+        """True while the disruption budget allows one more drain by choice."""
+        return self.by_choice < self.pool.disruption_budget
 
     def leave(self, node: Node) -> None:
         """Count a node out for the rest of this turn."""
         if node.id not in self.leaving:
             self.leaving.add(node.id)
-            self._left[node.placement.market] += node.capacity
-            self._left_ready[node.placement.market] += node.ready
+            market = node.placement.market
+            self._counted[market] -= node.capacity
+            self._working[market] -= node.working
+            self._sure[market] -= node.sure
 
     # -- what is decided ---------------------------------------------------------------------------
 
@@ -131,18 +153,53 @@ class Turn:
         )
         self.budget.take(offering.price)
         if standby is not StandbyKind.STOPPED:
-            self._coming[offering.placement.market] += 1
+            self._counted[offering.placement.market] += 1
         return True
 
+    def launch_again(self, intent: Intent) -> None:
+        """Ask for a launch once more, with the same token: its outcome is not known."""
+        if intent.placement is None or not intent.due(self.now, self.pool.patience.effect_timeout):
+            return
+        refusal = self.frozen()
+        if refusal:
+            self.defer(ActionKind.LAUNCH, refusal, placement=intent.placement)
+            return
+        self.actions.append(
+            Launch(
+                token=intent.token,
+                placement=intent.placement,
+                price=intent.price,
+                cause=intent.cause or Cause.SHORT,
+                reason=intent.reason.removesuffix(_AGAIN) + _AGAIN,
+                standby=intent.standby,
+                replaces=intent.replaces,
+            )
+        )
+
     def start(self, node: Node, reason: str) -> bool:
-        """Put a standby to work."""
+        """Put a standby to work; True when it was planned."""
         if self._held_back(ActionKind.START, node):
             return False
-        token = intent_key(node.id, ActionKind.START)
+        refusal = "" if node.phase is not Phase.STOPPED else self.budget.refuses_cost(node.price)
+        if refusal:
+            self.defer(ActionKind.START, refusal, node=node.id)
+            return False
         replaces = self.next_outgoing()
-        self.actions.append(Start(token=token, node=node.id, reason=reason, replaces=replaces))
-        self._coming[node.placement.market] += 1
+        self._start(node, f"{reason}; replaces {replaces}" if replaces else reason, replaces)
+        if node.phase is Phase.STOPPED:
+            self.budget.take_cost(node.price)
+        self._counted[node.placement.market] += 1
         return True
+
+    def start_again(self, node: Node, intent: Intent) -> None:
+        """Ask for a start once more: it shows no effect."""
+        if not self._held_back(ActionKind.START, node):
+            self._start(node, intent.reason.removesuffix(_AGAIN) + _AGAIN, intent.replaces)
+
+    def _start(self, node: Node, reason: str, replaces: str) -> None:
+        self.starting.add(node.id)
+        token = intent_key(node.id, ActionKind.START)
+        self.actions.append(Start(token=token, node=node.id, reason=reason, replaces=replaces))
 
     def stop(self, node: Node, reason: str) -> None:
         """Stop a warm standby."""
@@ -150,17 +207,42 @@ class Turn:
             token = intent_key(node.id, ActionKind.STOP)
             self.actions.append(Stop(token=token, node=node.id, reason=reason))
 
-    def drain(self, node: Node, deadline: float, cause: Cause, reason: str) -> None:
-        """Take a node out of service. A doomed node may always be; anything else waits for a clear view."""
+    def drain(self, node: Node, deadline: float, cause: Cause, reason: str) -> bool:
+        """Take a node out of service; True when it was planned.
+
+        A doomed node may always be; anything else waits for a clear view.
+        """
         if node.id in self.leaving or node.drain is not None:
-            return
+            return False
         if cause is not Cause.NOTICE:
             refusal = self.frozen()
             if refusal:
                 self.defer(ActionKind.DRAIN, refusal, node=node.id)
-                return
+                return False
         self.leave(node)
+        self.by_choice += cause.by_choice
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=cause, reason=reason))
+        return True
+
+    def hasten(self, node: Node, deadline: float, reason: str) -> None:
+        """Give a draining node an earlier deadline: a notice has overtaken its drain."""
+        self.actions.append(Drain(node=node.id, deadline=deadline, cause=Cause.NOTICE, reason=reason))
+
+    def undrain(self, node: Node, reason: str) -> bool:
+        """Put a draining node back to work; True when it was planned. It is ready at once."""
+        refusal = self.frozen()
+        if refusal:
+            self.defer(ActionKind.UNDRAIN, refusal, node=node.id)
+            return False
+        self.returning.add(node.id)
+        self.budget.take_node()
+        if node.drain is not None and node.drain.cause.by_choice:
+            self.by_choice -= 1
+        market = node.placement.market
+        for counts in (self._counted, self._working, self._sure):
+            counts[market] += node.standby is not StandbyKind.STOPPED
+        self.actions.append(Undrain(node=node.id, reason=reason))
+        return True
 
     def terminate(self, node: Node, cause: Cause, reason: str) -> None:
         """End a node."""
@@ -197,8 +279,12 @@ def _held(fleet: Fleet) -> Mapping[Placement, int]:
 
 
 def _spend(fleet: Fleet) -> float:
-    """USD/h of every node that bills and every open launch."""
-    running = sum(n.price for n in fleet.nodes if n.phase not in (Phase.GONE, Phase.STOPPED))
+    """USD/h of every node that bills, or will once its start shows effect, and every open launch."""
+    running = sum(
+        n.price
+        for n in fleet.nodes
+        if n.phase is not Phase.GONE and not (n.phase is Phase.STOPPED and n.standby is StandbyKind.STOPPED)
+    )
     return running + sum(i.price for i in fleet.launching)
 
 
@@ -212,8 +298,17 @@ def _unpaired(fleet: Fleet, memory: Memory, now: float) -> deque[str]:
         and (s.gone_at is None or now - s.gone_at < _PAIRED_WITHIN)
     ]
     waiting += [
-        (n.doomed.seen_at, n.id)
+        (n.doomed.seen_at if n.doomed is not None else now, n.id)
         for n in fleet.nodes
-        if n.doomed is not None and n.standby is None and n.id not in memory.swaps
+        if n.standby is None and n.id not in memory.swaps and (n.doomed is not None or _taken(n, memory))
     ]
     return deque(outgoing for _, outgoing in sorted(waiting))
+
+
+def _taken(node: Node, memory: Memory) -> bool:
+    """The cloud is ending a node and we did not ask for it."""
+    return (
+        node.phase is Phase.TERMINATING
+        and node.drain is None
+        and intent_key(node.id, ActionKind.TERMINATE) not in memory.intents
+    )

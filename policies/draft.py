@@ -1,0 +1,137 @@
+"""A memory being changed by `policies.memory.reduce`: copies on first write, and the bookkeeping of swaps.
+
+Every step is a function of the memory before it and of one event, never of the batch that the event came in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from policies.actions import Cause
+from policies.model import Placement
+from policies.records import Memory, Refusal, Swap, decayed
+
+SWAPS_KEPT = 128
+"""Ended swaps that stay in memory for status pages; the journal has all of them."""
+
+BAD_NEWS_HALF_LIFE = 1800.0
+"""Seconds after which earlier bad news adds half its weight to a new piece."""
+
+SAME_NEWS = 10.0
+"""Seconds within which bad news of a placement is one piece: ten launches refused at once are one refusal."""
+
+
+class Draft:
+    """A memory being changed: each collection is copied once, at its first write."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._changed: dict[str, Any] = {}
+
+    def get(self, name: str) -> Any:
+        """The value of a field as changed so far."""
+        return self._changed[name] if name in self._changed else getattr(self._memory, name)
+
+    def set(self, name: str, value: Any) -> None:
+        """Replace a plain field."""
+        self._changed[name] = value
+
+    def mapping(self, name: str) -> dict[Any, Any]:
+        """A mapping field, to be changed in place."""
+        if name not in self._changed:
+            self._changed[name] = dict(getattr(self._memory, name))
+        value: dict[Any, Any] = self._changed[name]
+        return value
+
+    def launches(self) -> list[float]:
+        """The times of recent launches, to be changed in place."""
+        if "launches" not in self._changed:
+            self._changed["launches"] = list(self._memory.launches)
+        value: list[float] = self._changed["launches"]
+        return value
+
+    def node(self, node: str, **changes: Any) -> None:
+        """Change the record of a node; unknown nodes are ignored."""
+        if node in self.get("nodes"):
+            nodes = self.mapping("nodes")
+            nodes[node] = replace(nodes[node], **changes)
+
+    def forget_intent(self, token: str) -> None:
+        """The call is settled, or what it was for is gone."""
+        if token in self.get("intents"):
+            self.mapping("intents").pop(token)
+
+    def bad_news(self, name: str, placement: Placement, at: float) -> None:
+        """Add one piece of bad news to what is left of the earlier ones."""
+        known: Refusal | None = self.get(name).get(placement)
+        weight = 1.0
+        if known is not None:
+            again = at - known.at < SAME_NEWS
+            weight = known.weight if again else 1.0 + decayed(known, at, BAD_NEWS_HALF_LIFE)
+        self.mapping(name)[placement] = Refusal(at=at, weight=weight)
+
+    def boot_failed(self, placement: Placement, at: float) -> None:
+        """One more machine in a row never became ready there."""
+        known: Refusal | None = self.get("boot_failures").get(placement)
+        count = 1.0 if known is None else known.weight + 1.0
+        self.mapping("boot_failures")[placement] = Refusal(at=at, weight=count)
+
+    # -- swaps -------------------------------------------------------------------------------------
+
+    def swap(self, outgoing: str, **changes: Any) -> None:
+        """Change the swap of an outgoing node, if there is one."""
+        if outgoing in self.get("swaps"):
+            swaps = self.mapping("swaps")
+            swaps[outgoing] = replace(swaps[outgoing], **changes)
+
+    def open_swap(self, node: str, cause: Cause, at: float) -> None:
+        """A node is on its way out and something should take its place."""
+        if cause.voluntary or cause is Cause.STANDBY or node in self.get("swaps"):
+            return
+        swaps = self.mapping("swaps")
+        known = self.get("nodes").get(node)
+        live = [n for n in known.notices if not n.cancelled] if known is not None else []
+        opened = min((n.seen_at for n in live), default=at)
+        deadline = min((n.deadline for n in live if n.deadline is not None), default=None)
+        swaps[node] = Swap(outgoing=node, cause=cause, opened_at=opened, deadline=deadline)
+        # Looked over at powers of two only, so that a thousand notices at once stay linear.
+        if len(swaps) > SWAPS_KEPT and len(swaps) & (len(swaps) - 1) == 0:
+            ended = sorted((s.gone_at, s.outgoing) for s in swaps.values() if s.gone_at is not None)
+            for _, outgoing in ended[: max(0, len(ended) - SWAPS_KEPT)]:
+                self.drop_swap(outgoing)
+
+    def drop_swap(self, outgoing: str) -> None:
+        """The node stays after all, or the swap is history."""
+        if outgoing in self.get("swaps"):
+            incoming = self.mapping("swaps").pop(outgoing).incoming
+            if incoming in self.get("incoming"):
+                self.mapping("incoming").pop(incoming)
+
+    def pair(self, outgoing: str, incoming: str) -> None:
+        """Name what takes the place of an outgoing node: a launch's token first, the node's id later."""
+        swap = self.get("swaps").get(outgoing)
+        if swap is None:
+            return
+        if swap.incoming in self.get("incoming"):
+            self.mapping("incoming").pop(swap.incoming)
+        self.swap(outgoing, incoming=incoming)
+        self.mapping("incoming")[incoming] = outgoing
+
+    def unpair(self, incoming: str) -> None:
+        """What was to take the place of an outgoing node did not come: the place is open again."""
+        outgoing = self.get("incoming").get(incoming, "")
+        if not outgoing:
+            return
+        self.mapping("incoming").pop(incoming)
+        swap = self.get("swaps").get(outgoing)
+        if swap is not None and swap.replaced_at is None:
+            self.swap(outgoing, incoming="")
+
+    def done(self) -> Memory:
+        """The changed memory."""
+        if not self._changed:
+            return self._memory
+        if "launches" in self._changed:
+            self._changed["launches"] = tuple(self._changed["launches"])
+        return replace(self._memory, **self._changed)

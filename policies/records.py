@@ -1,0 +1,205 @@
+"""The values that memory is made of: nodes, intents, refusals, swaps, pauses.
+
+Memory holds only what the next observation cannot tell again. How events change it is `policies.memory`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from policies.actions import ActionKind, Cause
+from policies.model import Confidence, Notice, Placement, StandbyKind, TargetPhase
+
+NOTICES_KEPT = 8
+"""Notices kept per node: a flood of forged ones must not grow memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainRecord:
+    """A drain that was decided."""
+
+    since: float
+    deadline: float
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorRequest:
+    """A drain that an operator asked for; `budget` is seconds for the requests in flight."""
+
+    since: float
+    budget: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """What is remembered of one node.
+
+    `started_at`: when it was launched, adopted, or last started from being stopped. `ready_at`: when its
+    engine became ready since then. `detached_at`: when a balancer last acknowledged that it gets no new
+    requests, None while one sends it some. `idle_since`: since when a draining node has held no request.
+    `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id).
+    """
+
+    id: str
+    token: str
+    placement: Placement
+    launched_at: float
+    price: float
+    address: str = ""
+    standby: StandbyKind | None = None
+    ready_at: float | None = None
+    notices: tuple[Notice, ...] = ()
+    drain: DrainRecord | None = None
+    idle_since: float | None = None
+    missing_since: float | None = None
+    operator: OperatorRequest | None = None
+    started_at: float = 0.0
+    detached_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A call that was opened and whose effect is not yet seen.
+
+    A launch stays open until its instance is described, refused or given up. `unanswered`: the last call
+    failed or its answer was lost; the same token is asked again. `accepted_at`: when the call came back as
+    done. `asked_at` and `attempts` pace the asking.
+    """
+
+    token: str
+    kind: ActionKind
+    node: str
+    at: float
+    placement: Placement | None = None
+    standby: StandbyKind | None = None
+    replaces: str = ""
+    price: float = 0.0
+    cause: Cause | None = None
+    reason: str = ""
+    accepted_at: float | None = None
+    unanswered: bool = False
+    asked_at: float = 0.0
+    attempts: int = 1
+
+    def due(self, now: float, timeout: float) -> bool:
+        """True when the same call should be made again: soon after a failure, late after silence."""
+        wait = min(timeout, 2.0 ** min(self.attempts - 1, 20)) if self.unanswered else timeout
+        return now - self.asked_at >= wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Remembered bad news about a placement. `weight` is as of `at`; it decays (policies.placement)."""
+
+    at: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swap:
+    """An outgoing node, what takes its place, and when each stage was reached (None: not yet)."""
+
+    outgoing: str
+    cause: Cause
+    opened_at: float
+    deadline: float | None = None
+    incoming: str = ""  # node id; the launch's token until the node is described
+    detached_at: float | None = None
+    drained_at: float | None = None
+    replaced_at: float | None = None
+    gone_at: float | None = None
+
+    @property
+    def stage(self) -> str:
+        """The furthest stage in words."""
+        if self.replaced_at is not None and self.gone_at is not None:
+            return "done"
+        for at, name in (
+            (self.replaced_at, "replaced"),
+            (self.gone_at, "gone"),
+            (self.drained_at, "drained"),
+            (self.detached_at, "detached"),
+        ):
+            if at is not None:
+                return name
+        return "noticed" if self.cause is Cause.NOTICE else "opened"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Hands off, asked for by an operator."""
+
+    by: str
+    reason: str
+    since: float
+    until: float | None
+
+    def holds(self, now: float) -> bool:
+        """True while the pause is in force."""
+        return self.until is None or now < self.until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Everything remembered about one pool. Immutable: `reduce` returns a new one.
+
+    `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started.
+    """
+
+    epoch: int = 0
+    serial: int = 0
+    replicas: int = 0
+    whole_at: float | None = None
+    nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
+    intents: Mapping[str, Intent] = field(default_factory=dict)
+    refusals: Mapping[Placement, Refusal] = field(default_factory=dict)
+    reclaims: Mapping[Placement, Refusal] = field(default_factory=dict)
+    boot_failures: Mapping[Placement, Refusal] = field(default_factory=dict)
+    quota_at: Mapping[Placement, float] = field(default_factory=dict)
+    targets: Mapping[str, Mapping[str, TargetPhase]] = field(default_factory=dict)
+    applied_at: Mapping[str, float] = field(default_factory=dict)
+    swaps: Mapping[str, Swap] = field(default_factory=dict)
+    incoming: Mapping[str, str] = field(default_factory=dict)  # what comes in -> whom it replaces
+    early_notices: Mapping[str, tuple[Notice, ...]] = field(default_factory=dict)
+    launches: tuple[float, ...] = ()
+    pause: Pause | None = None
+    preemptions: int = 0
+    preemptions_without_notice: int = 0
+
+
+def intent_key(node: str, kind: ActionKind) -> str:
+    """The token of an action on a node: at most one of a kind is open, and asking twice is harmless."""
+    return f"{node}:{kind}"
+
+
+def decayed(refusal: Refusal, now: float, half_life: float) -> float:
+    """The weight of bad news at `now` when it halves every `half_life` seconds."""
+    weight: float = refusal.weight * 0.5 ** (max(0.0, now - refusal.at) / half_life)
+    return weight
+
+
+def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
+    """The notices of a node after one more; `known` itself when it says nothing new.
+
+    A notice keeps the time at which it was first seen. One that was cancelled stays cancelled, since copies
+    may arrive in any order, and what the cloud confirmed is not changed by a report. A deadline that is no
+    number of seconds counts as none.
+    """
+    if notice.deadline is not None and not math.isfinite(notice.deadline):
+        notice = replace(notice, deadline=None)
+    earlier = next((n for n in known if (n.source, n.id) == (notice.source, notice.id)), None)
+    if earlier is not None:
+        weaker = notice.confidence is Confidence.REPORTED and earlier.confidence is Confidence.CONFIRMED
+        notice = replace(notice, seen_at=earlier.seen_at)
+        if earlier.cancelled or weaker or notice == earlier:
+            return known
+    found = [*(n for n in known if n is not earlier), notice]
+    if len(found) > NOTICES_KEPT:
+        reported = (n for n in found if n.confidence is Confidence.REPORTED)
+        found.remove(next(reported, found[0]))
+    return tuple(found)

@@ -1,0 +1,682 @@
+"""A toy cloud for the policies: a few dictionaries that carry out plans, break on request and count for themselves.
+
+`ToyCloud` owns the truth (machines, engines, capacity, the target set); the policies see it through a `World`
+that may lag, miss parts or lie by omission. Everything that happens is an event in `journal`, so a run can be
+replayed. Nothing here computes what a policy computes: the checks count machines, not fleets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from policies import facts
+from policies.actions import Alarm, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.decide import decide
+from policies.events import (
+    DaemonStarted,
+    DrainEnded,
+    DrainStarted,
+    Event,
+    IntentClosed,
+    IntentOpened,
+    NoticeSeen,
+    OperatorDrained,
+    OperatorUndrained,
+    Outcome,
+    Paused,
+    PoolConfigured,
+    Resumed,
+    TargetsApplied,
+)
+from policies.fleet import Fleet
+from policies.memory import Memory, reduce
+from policies.model import (
+    Confidence,
+    DrainRules,
+    EngineReading,
+    HealthRules,
+    Instance,
+    InstanceState,
+    Limits,
+    Market,
+    Notice,
+    NoticeKind,
+    Observed,
+    Offering,
+    Patience,
+    Placement,
+    PlacementRules,
+    Pool,
+    ReturnRules,
+    StandbyRules,
+    Target,
+    TargetPhase,
+    TargetSpec,
+    TargetState,
+    World,
+)
+
+ENDED = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
+
+
+def place(zone: str = "a", market: Market = Market.SPOT) -> Placement:
+    """A placement of the toy region."""
+    return Placement("toy", "r", zone, "gpu", market)
+
+
+@dataclass
+class Machine:
+    """The truth about one machine. `ready_at`: when its engine answers; `dies_at`: when the cloud takes it."""
+
+    instance: Instance
+    ready_at: float
+    dead_engine: bool = False
+    dies_at: float | None = None
+    ended_at: float | None = None
+    failing_since: float | None = None
+    running: int = 0
+    started_once: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return self.instance.state not in ENDED
+
+    @property
+    def spot(self) -> bool:
+        return self.instance.placement.market is Market.SPOT
+
+
+@dataclass
+class Turn:
+    """What one turn saw and decided, enough to decide it again."""
+
+    pool: Pool
+    world: World
+    memory: Memory
+    plan: Plan
+    events_before: int
+
+
+@dataclass
+class ToyCloud:
+    """One pool and its world. `step` seconds pass between turns."""
+
+    pool: Pool
+    boot: float = 20.0
+    step: float = 2.0
+    zones: tuple[str, ...] = ("a", "b", "c")
+    prices: dict[Market, float] = field(default_factory=lambda: {Market.SPOT: 1.0, Market.ON_DEMAND: 3.0})
+    now: float = 1000.0
+    epoch: int = 1
+    memory: Memory = field(default_factory=Memory)
+    machines: dict[str, Machine] = field(default_factory=dict)
+    by_token: dict[str, str] = field(default_factory=dict)
+    capacity: dict[Placement, int] = field(default_factory=dict)
+    journal: list[Event] = field(default_factory=list)
+    arriving: list[Event] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    targets: dict[str, TargetSpec] = field(default_factory=dict)
+    balancer_works: bool = True
+    list_works: bool = True
+    list_lag: float = 0.0
+    losing_answers: bool = False  # calls take effect and their answers get lost
+    failing_calls: bool = False  # calls do nothing and say so
+    leading: bool = True
+    durable: bool = True
+    probing: bool = True
+    record: bool = False
+    checks: list[Callable[[ToyCloud, Turn], None]] = field(default_factory=list)
+    listed: list[tuple[float, tuple[Instance, ...]]] = field(default_factory=list)
+    listed_at: float | None = None
+    listed_value: tuple[Instance, ...] = ()
+    count: int = 0
+    cut: int = 0  # machines that we ended while they held requests
+
+    def __post_init__(self) -> None:
+        self.happen(
+            DaemonStarted(at=self.now, epoch=self.epoch),
+            PoolConfigured(at=self.now, replicas=self.pool.replicas),
+        )
+
+    # -- what tests do to it -----------------------------------------------------------------------
+
+    def happen(self, *events: Event) -> None:
+        """Journal events and take them into memory at once."""
+        self.journal.extend(events)
+        self.memory = reduce(self.memory, *events)
+
+    def configure(self, **changes: Any) -> None:
+        """Change the wanted state, as a reload does."""
+        self.pool = replace(self.pool, **changes)
+        self.happen(PoolConfigured(at=self.now, replicas=self.pool.replicas))
+
+    def restart(self) -> None:
+        """Kill the daemon and start another one on the same journal."""
+        self.epoch += 1
+        self.arriving.clear()
+        self.listed_at, self.listed_value = None, ()
+        for machine in self.machines.values():
+            machine.failing_since = None
+        self.happen(
+            DaemonStarted(at=self.now, epoch=self.epoch),
+            PoolConfigured(at=self.now, replicas=self.pool.replicas),
+        )
+
+    def set_capacity(self, market: Market, count: int, zones: Iterable[str] = ()) -> None:
+        """How many machines of a market each zone sells."""
+        for zone in zones or self.zones:
+            self.capacity[place(zone, market)] = count
+
+    def notice(
+        self,
+        node: str,
+        lead: float | None = 120.0,
+        *,
+        kind: NoticeKind = NoticeKind.INTERRUPTION,
+        confidence: Confidence = Confidence.CONFIRMED,
+        source: str = "feed",
+        notice_id: str = "",
+        cancelled: bool = False,
+    ) -> Notice:
+        """Say that a node goes away in `lead` seconds; the truth does not change."""
+        said = Notice(
+            id=notice_id or f"n-{node}-{kind}",
+            kind=kind,
+            node=node,
+            deadline=None if lead is None else self.now + lead,
+            source=source,
+            confidence=confidence,
+            seen_at=self.now,
+            cancelled=cancelled,
+        )
+        self.arriving.append(NoticeSeen(at=self.now, notice=said))
+        return said
+
+    def reclaim(self, node: str, lead: float = 120.0, *, told: bool = True) -> None:
+        """Take a machine away in `lead` seconds, with notice or without."""
+        machine = self.machines[node]
+        machine.dies_at = min(machine.dies_at or self.now + lead, self.now + lead)
+        if told:
+            self.notice(node, machine.dies_at - self.now)
+
+    def kill_engine(self, node: str) -> None:
+        """The engine stops answering for good; the machine stays."""
+        self.machines[node].dead_engine = True
+
+    def operator_drain(self, node: str, budget: float = 10.0) -> None:
+        self.arriving.append(OperatorDrained(at=self.now, node=node, budget=budget, reason="asked"))
+
+    def operator_undrain(self, node: str) -> None:
+        self.arriving.append(OperatorUndrained(at=self.now, node=node, reason="asked"))
+
+    def pause(self) -> None:
+        self.arriving.append(Paused(at=self.now, by="op", reason="test", until=None))
+
+    def resume(self) -> None:
+        self.arriving.append(Resumed(at=self.now, by="op"))
+
+    def load(self, requests: int) -> None:
+        """Every engine holds this many requests until told otherwise."""
+        for machine in self.machines.values():
+            machine.running = requests
+
+    # -- what tests ask of it ----------------------------------------------------------------------
+
+    def alive(self, market: Market | None = None) -> list[str]:
+        """Machines that have not ended."""
+        return [
+            i
+            for i, m in self.machines.items()
+            if m.alive and (market is None or m.instance.placement.market is market)
+        ]
+
+    def answering(self, market: Market | None = None) -> list[str]:
+        """Running machines whose engine answers."""
+        return [
+            i
+            for i in self.alive(market)
+            if self.machines[i].instance.state is InstanceState.RUNNING
+            and self.now >= self.machines[i].ready_at
+            and not self.machines[i].dead_engine
+        ]
+
+    def active(self) -> list[str]:
+        """Nodes that the balancer sends new requests to."""
+        return sorted(i for i, t in self.targets.items() if t.phase is TargetPhase.ACTIVE)
+
+    def fleet(self) -> Fleet:
+        """What the policies make of the last world."""
+        return Fleet.of(self.pool, self.turns[-1].world, self.memory)
+
+    def zone(self, zone: str, market: Market = Market.SPOT) -> list[str]:
+        """Living machines of a zone."""
+        return [i for i in self.alive(market) if self.machines[i].instance.placement.zone == zone]
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def turn(self) -> Plan:
+        """One turn of the daemon, then `step` seconds pass."""
+        heard, self.arriving = self.arriving, []
+        self.happen(*heard)
+        world = self._world()
+        self.happen(*facts.changes(self.pool, world, self.memory))
+        fleet = Fleet.of(self.pool, world, self.memory)
+        self.happen(*facts.whole(self.pool, world, self.memory, fleet))
+        plan = decide(self.pool, world, self.memory)
+        turn = Turn(self.pool, world, self.memory, plan, len(self.journal))
+        if not self.record:
+            self.turns.clear()
+        self.turns.append(turn)
+        for check in self.checks:
+            check(self, turn)
+        self._carry_out(plan)
+        self._pass_time()
+        return plan
+
+    def run(self, seconds: float) -> list[Plan]:
+        """Turns for a while."""
+        return [self.turn() for _ in range(max(1, round(seconds / self.step)))]
+
+    def settle(self, seconds: float = 600.0, *, quiet: int = 5) -> None:
+        """Turns until nothing was done for `quiet` turns, at most `seconds`."""
+        still = 0
+        for _ in range(max(1, round(seconds / self.step))):
+            plan = self.turn()
+            still = 0 if plan.actions or plan.write or self.arriving else still + 1
+            if still >= quiet and len(self.answering()) >= self.pool.replicas:
+                return
+
+    # -- the machinery -----------------------------------------------------------------------------
+
+    def _world(self) -> World:
+        self.listed.append((self.now, tuple(m.instance for m in self.machines.values())))
+        error = "" if self.list_works else "no answer"
+        if self.list_works:
+            fitting = [entry for entry in self.listed if entry[0] <= self.now - self.list_lag]
+            if fitting:
+                self.listed_value = fitting[-1][1]
+                self.listed_at = self.now
+                self.listed = self.listed[self.listed.index(fitting[-1]) :]
+        shown = tuple(
+            Target(
+                id=t.id,
+                address=t.address,
+                state=TargetState.DRAINING if t.phase is TargetPhase.DRAINING else TargetState.HEALTHY,
+                in_flight=self.machines[t.id].running if t.id in self.machines else 0,
+            )
+            for t in self.targets.values()
+        )
+        offerings = tuple(
+            Offering(placement=place(zone, market), price=self.prices[market])
+            for market in Market
+            for zone in self.zones
+        )
+        return World(
+            now=self.now,
+            instances=Observed(value=self.listed_value, at=self.listed_at, error=error),
+            engines=self._readings(),
+            balancers={"gw": Observed(value=shown, at=self.now)},
+            offerings=Observed(value=offerings, at=self.now),
+            durable=self.durable,
+            leading=self.leading,
+            epoch=self.epoch,
+        )
+
+    def _readings(self) -> dict[str, EngineReading]:
+        found = {}
+        if not self.probing:
+            return found
+        for instance in self.listed_value:
+            machine = self.machines.get(instance.id)
+            if machine is None or instance.state is not InstanceState.RUNNING:
+                continue
+            running = machine.instance.state is InstanceState.RUNNING
+            ok = running and self.now >= machine.ready_at and not machine.dead_engine
+            if ok:
+                machine.failing_since = None
+                machine.started_once = True
+            elif machine.failing_since is None:
+                machine.failing_since = self.now
+            found[instance.id] = EngineReading(
+                node=instance.id,
+                at=self.now,
+                ready=ok,
+                ok=ok,
+                failing_since=machine.failing_since,
+                running=machine.running if ok else 0,
+                failure="" if ok else "connection refused",
+            )
+        return found
+
+    def _carry_out(self, plan: Plan) -> None:
+        closed: list[Event] = []
+        for action in plan.actions:
+            match action:
+                case Drain():
+                    self.happen(
+                        DrainStarted(
+                            at=self.now,
+                            node=action.node,
+                            deadline=action.deadline,
+                            cause=action.cause,
+                            reason=action.reason,
+                        )
+                    )
+                case Undrain():
+                    self.happen(DrainEnded(at=self.now, node=action.node, reason=action.reason))
+                case Launch() | Start() | Stop() | Terminate():
+                    self.happen(opened(self.now, action))
+                    closed.append(self._call(action))
+        if plan.write and self.balancer_works:
+            want = {t.id: t for t in plan.targets}
+            changes: list[tuple[str, TargetPhase | None]] = [
+                (i, t.phase)
+                for i, t in want.items()
+                if i not in self.targets or self.targets[i].phase is not t.phase
+            ]
+            if "gw" not in self.memory.applied_at:  # a new daemon's first write names the whole set
+                changes = [(i, t.phase) for i, t in want.items()]
+            changes += [(i, None) for i in self.targets if i not in want]
+            self.targets = want
+            self.arriving.append(
+                TargetsApplied(at=self.now, balancer="gw", generation=1, changes=tuple(changes))
+            )
+        self.arriving.extend(closed)
+
+    def _call(self, action: Launch | Start | Stop | Terminate) -> IntentClosed:
+        node = getattr(action, "node", "")
+        if self.failing_calls:
+            return IntentClosed(at=self.now, token=action.token, outcome=Outcome.FAILED, node=node)
+        outcome = Outcome.DONE
+        match action:
+            case Launch():
+                outcome, node = self._launch(action)
+            case Terminate():
+                self._end(node)
+            case Stop():
+                self._set(node, InstanceState.STOPPED)
+            case Start():
+                machine = self.machines[node]
+                if machine.alive and self._full(machine.instance.placement):
+                    outcome = Outcome.REFUSED
+                elif machine.alive:
+                    self._set(node, InstanceState.RUNNING)
+                    machine.ready_at = self.now + self.boot / 4
+                    machine.failing_since = None
+        if self.losing_answers:
+            return IntentClosed(at=self.now, token=action.token, outcome=Outcome.UNCERTAIN)
+        return IntentClosed(at=self.now, token=action.token, outcome=outcome, node=node)
+
+    def _full(self, placement: Placement) -> bool:
+        held = sum(
+            m.instance.placement == placement and m.instance.state is InstanceState.RUNNING
+            for m in self.machines.values()
+        )
+        return held >= self.capacity.get(placement, 100)
+
+    def _launch(self, action: Launch) -> tuple[Outcome, str]:
+        known = self.by_token.get(action.token)
+        if known is not None:
+            return (Outcome.DONE if self.machines[known].alive else Outcome.DIED), known
+        if self._full(action.placement):
+            return Outcome.REFUSED, ""
+        self.count += 1
+        node = f"i{self.count:04d}"
+        self.by_token[action.token] = node
+        self.machines[node] = Machine(
+            Instance(
+                id=node,
+                pool=self.pool.name,
+                token=action.token,
+                placement=action.placement,
+                state=InstanceState.RUNNING,
+                address=f"10.0.0.{self.count}:8000",
+                launched_at=self.now,
+                price=action.price,
+                standby=action.standby,
+            ),
+            ready_at=self.now + self.boot,
+        )
+        return Outcome.DONE, node
+
+    def _set(self, node: str, state: InstanceState) -> None:
+        machine = self.machines[node]
+        if machine.alive:
+            machine.instance = replace(machine.instance, state=state)
+
+    def _end(self, node: str) -> None:
+        machine = self.machines[node]
+        if machine.alive:
+            self.cut += machine.running > 0 and node in self.answering()
+            machine.instance = replace(machine.instance, state=InstanceState.SHUTTING_DOWN)
+            machine.ended_at = self.now
+
+    def _pass_time(self) -> None:
+        self.now += self.step
+        for machine in self.machines.values():
+            if machine.dies_at is not None and self.now >= machine.dies_at and machine.alive:
+                machine.instance = replace(machine.instance, state=InstanceState.SHUTTING_DOWN)
+                machine.ended_at = self.now
+            if machine.ended_at is not None and self.now >= machine.ended_at + 4.0:
+                machine.instance = replace(machine.instance, state=InstanceState.TERMINATED)
+        for node in [
+            i
+            for i, m in self.machines.items()
+            if m.ended_at is not None and self.now > m.ended_at + 300.0 and i not in self.memory.nodes
+        ]:
+            del self.machines[node]
+
+
+def opened(now: float, action: Launch | Start | Stop | Terminate) -> IntentOpened:
+    """The journal's record of an action that calls the world."""
+    return IntentOpened(
+        at=now,
+        token=action.token,
+        kind=action.kind,
+        node=getattr(action, "node", ""),
+        placement=getattr(action, "placement", None),
+        standby=getattr(action, "standby", None),
+        replaces=getattr(action, "replaces", ""),
+        price=getattr(action, "price", 0.0),
+        cause=getattr(action, "cause", None),
+        reason=action.reason,
+    )
+
+
+def quick_pool(replicas: int = 10, **changes: Any) -> Pool:
+    """A pool whose waits are short, so that a run of minutes shows what takes hours."""
+    rules: dict[str, Any] = {
+        "name": "p",
+        "replicas": replicas,
+        "drain": DrainRules(budget=10.0, margin=2.0, settle=1.0),
+        "back_to_spot": ReturnRules(hold=30.0, stable=10.0, at_once=2),
+        "health": HealthRules(unhealthy_after=4.0, replace_after=10.0, boot_timeout=120.0),
+        "placement": PlacementRules(refusal_half_life=15.0, reclaim_half_life=60.0),
+        "limits": Limits(surge=2, launches_per_minute=60),
+        "patience": Patience(stale_after=20.0, vanish_grace=10.0, effect_timeout=10.0),
+    }
+    return Pool(**{**rules, **changes})
+
+
+# -- invariants, counted on the truth (DESIGN section 5) ------------------------------------------------
+
+
+def taken(memory: Memory, node: str, *, sure: bool) -> bool:
+    """A notice that can apply says that the node goes; `sure`: the cloud itself says so."""
+    record = memory.nodes[node]
+    spot = record.placement.market is Market.SPOT
+    return any(
+        not n.cancelled
+        and n.kind is not NoticeKind.REBALANCE
+        and (spot or n.kind is not NoticeKind.INTERRUPTION)
+        and (not sure or n.confidence is Confidence.CONFIRMED)
+        for n in record.notices
+    )
+
+
+def ending(memory: Memory, node: str) -> bool:
+    """We asked the cloud to end it."""
+    return f"{node}:terminate" in memory.intents
+
+
+def check_bounds(toy: ToyCloud, turn: Turn) -> None:
+    """Never more nodes than wanted + standby + surge, never more than the spend cap, one machine a token."""
+    plan, memory = turn.plan, turn.memory
+    added = [a for a in plan.actions if isinstance(a, Launch) and a.token not in memory.intents]
+    starting = {a.node for a in plan.actions if isinstance(a, Start)}
+    cap = turn.pool.limits.spend_per_hour
+    if added:
+        leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
+        back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+        gone = {i.id for i in turn.world.instances.value if i.state in ENDED}
+        staying = [
+            i
+            for i, r in memory.nodes.items()
+            if i in back
+            or not (r.drain or i in leaving or i in gone or ending(memory, i) or taken(memory, i, sure=False))
+        ]
+        unseen = [i for i in memory.intents.values() if i.kind == "launch"]
+        assert len(staying) + len(unseen) + len(added) <= turn.pool.most_nodes, plan.actions
+        tokens = [a.token for a in added]
+        assert len(set(tokens)) == len(tokens)
+        assert not set(tokens) & set(toy.by_token), "a token was used for a second intent"
+    if cap is not None and (added or starting):
+        spend = sum(m.instance.price for m in toy.machines.values() if m.alive and bills(m, starting))
+        unmet = [i for i in memory.intents.values() if i.kind == "launch" and i.token not in toy.by_token]
+        assert spend + sum(i.price for i in unmet) + sum(a.price for a in added) <= cap + 1e-6
+    machines = [m.instance.token for m in toy.machines.values()]
+    assert len(set(machines)) == len(machines), "two machines for one token"
+
+
+def bills(machine: Machine, starting: set[str]) -> bool:
+    return machine.instance.state is not InstanceState.STOPPED or machine.instance.id in starting
+
+
+def check_no_self_harm(toy: ToyCloud, turn: Turn) -> None:
+    """What we choose to do leaves wanted ready nodes and the floor, and ends nothing that works."""
+    plan, memory = turn.plan, turn.memory
+    leaves = [a for a in plan.actions if isinstance(a, Drain | Terminate)]
+    chosen = {a.node for a in leaves if a.cause.voluntary}
+    going = {a.node for a in leaves} | {a.node for a in plan.actions if isinstance(a, Stop)}
+    back = {a.node for a in plan.actions if isinstance(a, Undrain)}
+
+    def stays(node: str) -> bool:
+        record = memory.nodes.get(node)
+        if record is None or record.operator is not None or record.standby is not None:
+            return False
+        draining = record.drain is not None and node not in back
+        return not (draining or ending(memory, node) or taken(memory, node, sure=True))
+
+    working = {i for i, r in turn.world.engines.items() if r.ready and r.ok and stays(i)}
+    if chosen & working:
+        assert len(working - going) >= turn.pool.replicas, (plan.actions, sorted(working))
+        on_demand = {i for i in working if not toy.machines[i].spot}
+        if chosen & on_demand:
+            assert len(on_demand - going) >= turn.pool.on_demand_floor
+    for action in leaves:
+        ended = isinstance(action, Terminate) and action.node in working
+        assert not ended, f"{action.node} works and would be ended: {action}"
+    fresh = [a for a in leaves if isinstance(a, Drain) and a.cause.by_choice and a.node in toy.answering()]
+    draining = [
+        i
+        for i, r in memory.nodes.items()
+        if r.drain is not None
+        and r.drain.cause.by_choice
+        and i not in back
+        and i in toy.answering()
+        and not ending(memory, i)
+        and not taken(memory, i, sure=False)
+    ]
+    if fresh:
+        assert len(draining) + len(fresh) <= turn.pool.disruption_budget, (draining, fresh)
+
+
+def check_forgery(_toy: ToyCloud, turn: Turn) -> None:
+    """Reports that the cloud does not confirm drain no more working nodes than the disruption budget."""
+    memory = turn.memory
+    drains = {a.node for a in turn.plan.actions if isinstance(a, Drain) and a.cause is Cause.NOTICE}
+    drains |= {i for i, r in memory.nodes.items() if r.drain is not None and r.drain.cause is Cause.NOTICE}
+    drains -= {a.node for a in turn.plan.actions if isinstance(a, Undrain)}
+    reported = {
+        i
+        for i in drains
+        if taken(memory, i, sure=False)
+        and not taken(memory, i, sure=True)
+        and not ending(memory, i)
+        and (i in turn.world.engines and turn.world.engines[i].ok)
+    }
+    fresh = {a.node for a in turn.plan.actions if isinstance(a, Drain)} & reported
+    if fresh:
+        assert len(reported) <= turn.pool.disruption_budget, reported
+
+
+def check_targets(toy: ToyCloud, turn: Turn) -> None:
+    """Targets: never a dead node, never a draining one while others serve, never nobody by choice."""
+    listed = {i.id: i.state for i in turn.world.instances.value}
+    draining = {r.id for r in turn.memory.nodes.values() if r.drain is not None}
+    draining |= {a.node for a in turn.plan.actions if isinstance(a, Drain)}
+    draining -= {a.node for a in turn.plan.actions if isinstance(a, Undrain)}
+    active = {t.id for t in turn.plan.targets if t.phase is TargetPhase.ACTIVE}
+    for spec in turn.plan.targets:
+        if turn.world.instances.at is not None:
+            assert listed.get(spec.id) not in ENDED, f"{spec.id} has ended and is a target"
+    if active - draining:
+        assert not active & draining, "a draining node would get new requests"
+    answering = {i for i in toy.active() if i in toy.answering() and listed.get(i) not in ENDED}
+    ended = {i for i in turn.memory.nodes if ending(turn.memory, i)}
+    if turn.plan.write and answering - ended:
+        assert active, "the last target that can answer would be taken out"
+
+
+def check_sound(_toy: ToyCloud, turn: Turn) -> None:
+    """The production check agrees, and nothing raised."""
+    broken = [a for a in turn.plan.actions if isinstance(a, Alarm) and a.name == "InvariantViolated"]
+    assert not broken, broken
+
+
+def check_authority(_toy: ToyCloud, turn: Turn) -> None:
+    """Nothing that costs money or ends a node without lease, journal, or a look at the whole cloud."""
+    calls = [a for a in turn.plan.actions if isinstance(a, Launch | Start | Stop | Terminate)]
+    if calls:
+        assert turn.world.leading
+        assert turn.world.durable
+        assert turn.world.instances.at is not None
+        assert turn.memory.pause is None
+    if not turn.world.leading:
+        assert not turn.plan.write
+
+
+CHECKS = [
+    check_bounds,
+    check_no_self_harm,
+    check_forgery,
+    check_targets,
+    check_sound,
+    check_authority,
+]
+
+
+@pytest.fixture(scope="session")
+def toy_cloud() -> Callable[..., ToyCloud]:
+    """Makes toy clouds that check every invariant after every turn."""
+
+    def make(pool: Pool | None = None, **settings: Any) -> ToyCloud:
+        return ToyCloud(pool if pool is not None else quick_pool(), checks=list(CHECKS), **settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def quick() -> Callable[..., Pool]:
+    """Makes pools with short waits."""
+    return quick_pool
+
+
+@pytest.fixture(scope="session")
+def at() -> Callable[..., Placement]:
+    """Makes placements of the toy region."""
+    return place

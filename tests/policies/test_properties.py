@@ -1,0 +1,191 @@
+"""Whatever happens to a pool, the invariants hold after every turn; and when it stops, the pool is whole again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policies.actions import Alarm
+from policies.decide import decide
+from policies.memory import Memory, reduce, replay
+from policies.model import (
+    Confidence,
+    Limits,
+    Market,
+    NoticeKind,
+    Observed,
+    StandbyRules,
+    World,
+)
+
+EXAMPLES = int(os.environ.get("POLICY_EXAMPLES", "60"))  # more of them in a long search
+
+Step = tuple[Any, ...]
+
+_index = st.integers(0, 30)
+_lead = st.sampled_from([0.0, 4.0, 30.0, 120.0])
+_switch = st.booleans()
+
+steps = st.one_of(
+    st.tuples(st.just("wait"), st.integers(1, 25)),
+    st.tuples(st.just("reclaim"), _index, _lead, _switch),
+    st.tuples(st.just("zone loss"), st.sampled_from("abc"), _lead, _switch),
+    st.tuples(st.just("sell"), st.sampled_from(list(Market)), st.sampled_from([0, 1, 3, 100]), st.sets(st.sampled_from("abc"))),
+    st.tuples(st.just("kill engine"), _index),
+    st.tuples(st.just("lose answers"), _switch),
+    st.tuples(st.just("fail calls"), _switch),
+    st.tuples(st.just("list lag"), st.sampled_from([0.0, 4.0, 12.0])),
+    st.tuples(st.just("list works"), _switch),
+    st.tuples(st.just("balancer works"), _switch),
+    st.tuples(st.just("durable"), _switch),
+    st.tuples(st.just("operator drain"), _index),
+    st.tuples(st.just("operator undrain"), _index),
+    st.tuples(st.just("pause"), _switch),
+    st.tuples(st.just("replicas"), st.integers(1, 12)),
+    st.tuples(st.just("spot share"), st.sampled_from([0.0, 0.5, 0.7, 1.0])),
+    st.tuples(st.just("report"), _index, _lead),
+    st.tuples(st.just("cancelled"), _index, _lead),
+    st.tuples(st.just("other notice"), _index, st.sampled_from(list(NoticeKind)), _lead),
+    st.tuples(st.just("stranger"), _index),
+    st.tuples(st.just("restart"),),
+    st.tuples(st.just("load"), st.integers(0, 3)),
+)  # fmt: skip
+
+
+@st.composite
+def pools(draw: st.DrawFn, make: Callable[..., Any]) -> Any:
+    replicas = draw(st.sampled_from([1, 2, 3, 4, 10]))
+    return make(
+        replicas,
+        spot_share=draw(st.sampled_from([0.0, 0.5, 0.7, 1.0])),
+        standby=StandbyRules(hot=draw(st.integers(0, 1)), stopped=draw(st.integers(0, 1))),
+        limits=Limits(
+            surge=draw(st.integers(0, 3)),
+            launches_per_minute=draw(st.sampled_from([10, 60])),
+            spend_per_hour=draw(st.sampled_from([None, None, 12.0, 40.0])),
+        ),
+    )
+
+
+def apply(toy: Any, step: Step) -> None:
+    """Do one thing to the toy world."""
+    name, *what = step
+    alive = toy.alive()
+    pick = alive[what[0] % len(alive)] if alive and what and isinstance(what[0], int) else ""
+    match name:
+        case "wait":
+            for _ in range(what[0]):
+                toy.turn()
+        case "reclaim" if pick and toy.machines[pick].spot:
+            toy.reclaim(pick, what[1], told=what[2])
+        case "zone loss":
+            for node in toy.zone(what[0]):
+                toy.reclaim(node, what[1], told=what[2])
+        case "sell":
+            toy.set_capacity(what[0], what[1], sorted(what[2]))
+        case "kill engine" if pick:
+            toy.kill_engine(pick)
+        case "lose answers":
+            toy.losing_answers = what[0]
+        case "fail calls":
+            toy.failing_calls = what[0]
+        case "list lag":
+            toy.list_lag = what[0]
+        case "list works":
+            toy.list_works = what[0]
+        case "balancer works":
+            toy.balancer_works = what[0]
+        case "durable":
+            toy.durable = what[0]
+        case "operator drain" if pick:
+            toy.operator_drain(pick)
+        case "operator undrain" if pick:
+            toy.operator_undrain(pick)
+        case "pause":
+            toy.pause() if what[0] else toy.resume()
+        case "replicas":
+            toy.configure(replicas=what[0])
+        case "spot share":
+            toy.configure(spot_share=what[0])
+        case "report" if pick:
+            toy.notice(pick, what[1], confidence=Confidence.REPORTED, source="agent")
+        case "cancelled" if pick:
+            toy.notice(pick, what[1], kind=NoticeKind.MAINTENANCE)
+            toy.turn()
+            toy.notice(pick, what[1], kind=NoticeKind.MAINTENANCE, cancelled=True)
+        case "other notice" if pick:
+            lead = None if what[1] is NoticeKind.REBALANCE else what[2]
+            toy.notice(pick, lead, kind=what[1], notice_id=f"other-{what[1]}")
+        case "stranger":
+            toy.notice(f"x{what[0]}", 30.0)
+        case "restart":
+            toy.restart()
+        case "load":
+            toy.load(what[0])
+    toy.turn()
+
+
+def heal(toy: Any) -> None:
+    """Stop every fault. Engines that died stay dead, notices stay given."""
+    for market in Market:
+        toy.set_capacity(market, 100)
+    toy.losing_answers = toy.failing_calls = False
+    toy.list_works = toy.balancer_works = toy.durable = True
+    toy.list_lag = 0.0
+    toy.resume()
+    toy.load(0)
+
+
+def is_whole(toy: Any) -> bool:
+    """The right number of nodes of each market answer and serve, and nothing else lives or is under way."""
+    pool = toy.pool
+    serving = pool.replicas + pool.standby.hot
+    return (
+        len(toy.answering(Market.SPOT)) == pool.spot_wanted
+        and len(toy.active()) == serving
+        and set(toy.active()) <= set(toy.answering())
+        and len(toy.alive()) == serving + pool.standby.stopped
+        and not toy.memory.intents
+        and not any(r.drain for r in toy.memory.nodes.values())
+    )
+
+
+def relaxed(toy: Any) -> bool:
+    """What a pool without room or money to make before it breaks can still promise."""
+    return len(toy.alive()) <= max(toy.pool.most_nodes, len(toy.active()))
+
+
+def run_script(make: Callable[..., Any], pool: Any, script: list[Step]) -> Any:
+    toy = make(pool)
+    toy.run(60)
+    for step in script:
+        apply(toy, step)
+    return toy
+
+
+@pytest.fixture(scope="session")
+def story(toy_cloud: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda pool, script: run_script(toy_cloud, pool, script)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), script=st.lists(steps, max_size=25))
+def test_invariants_hold_and_the_pool_heals(
+    story: Callable[..., Any], quick: Callable[..., Any], data: st.DataObject, script: list[Step]
+) -> None:
+    toy = story(data.draw(pools(quick)), script)
+    heal(toy)
+    if toy.pool.limits.surge == 0 or toy.pool.limits.spend_per_hour is not None:
+        toy.run(400)
+        assert relaxed(toy)
+        return
+    for _ in range(1200):
+        toy.turn()
+        if is_whole(toy) and not any(isinstance(a, Alarm) for a in toy.turns[-1].plan.actions):
+            break
+    assert is_whole(toy), (toy.alive(), toy.active(), toy.memory.intents, toy.turns[-1].plan)
