@@ -90,6 +90,7 @@ class RecordedStore(Store):
     """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
 
     effects: Effects
+    hear: Callable[[Sequence[Event]], None]
 
     async def next_epoch(self, now: float) -> int:
         """See Store."""
@@ -103,6 +104,7 @@ class RecordedStore(Store):
             return
         kinds = ",".join(type(e).__name__ for e in events)
         check = zlib.crc32(b"".join(encode(e) for e in events))
+        self.hear(events)
         await self.effects.record(
             "journal",
             "append",
@@ -256,7 +258,7 @@ class Simulation:
             store = RecordedStore.open(path, now=now, inline=inline)
             if not isinstance(store, RecordedStore):
                 raise TypeError("Store.open made another class than it was called on")
-            store.effects = self.effects
+            store.effects, store.hear = self.effects, self.checker.hear
             stores.append(store)
             return store
 

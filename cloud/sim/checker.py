@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from cloud.sim.balancer import TargetTable
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.world import Machine, SimWorld
+from policies.actions import ActionKind
+from policies.events import DrainEnded, DrainStarted, Event, IntentOpened
 from policies.model import InstanceState, Market, Pool, TargetPhase
 
 
@@ -35,7 +37,8 @@ class Bounds:
 
     track: float = 15.0  # to know a machine that lists show
     forget_target: float = 15.0  # to take an ended machine out of a target set
-    detach: float = 3.0  # to take a noticed node out of the target set, where enough others serve
+    detach: float = 3.0  # to take a noticed node out of the target set, once enough others serve
+    see_loss: float = 10.0  # to see that a node answers no more
     told_early: float = 30.0  # a reclaim told at least so long before cuts no request
 
 
@@ -48,7 +51,10 @@ class DaemonState:
 
 
 class Checker:
-    """All invariants of one pool in one world. `daemon` tells of the running daemon, None when none runs."""
+    """All invariants of one pool in one world. `daemon` tells of the running daemon, None when none runs.
+
+    While `faults_on`, how soon the daemon does something does not count, only what it may never do.
+    """
 
     def __init__(
         self,
@@ -63,7 +69,9 @@ class Checker:
         self._bounds = bounds if bounds is not None else Bounds()
         self.broken: list[Broken] = []
         self.checked: Counter[str] = Counter()
-        self.may_come_back: set[str] = set()
+        self.faults_on = False
+        self._leaving: set[str] = set()
+        self._may_go_since: dict[str, float] = {}
         self._said: set[tuple[str, str]] = set()
         self._before: dict[str, dict[str, TargetPhase]] = {}
         self._drained: dict[str, float] = {}  # node -> until when its requests may finish
@@ -79,6 +87,17 @@ class Checker:
             self.broken.append(broken)
             self._world.trace.add("BROKEN", broken)
 
+    def hear(self, events: Iterable[Event]) -> None:
+        """What the daemon puts into its journal: which nodes it lets go, and which it takes back."""
+        for event in events:
+            if isinstance(event, DrainStarted):
+                self._leaving.add(event.node)
+            elif isinstance(event, DrainEnded):
+                self._leaving.discard(event.node)
+                self._drained.pop(event.node, None)
+            elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
+                self._leaving.add(event.node)
+
     # -- at effects --------------------------------------------------------------------------------
 
     def _on_effect(self, effect: Effect, moment: Moment) -> None:
@@ -86,7 +105,7 @@ class Checker:
         if moment is Moment.BEFORE:
             if effect.kind in ("terminate", "stop"):
                 self._own_only(effect)
-                self._detached_first(effect.subject)
+                self._detached_first(effect.subject, now)
                 self._drained_first(effect.subject, now)
                 self._floor_kept(effect.subject)
             elif effect.kind == "apply":
@@ -105,14 +124,14 @@ class Checker:
         if machine is not None and machine.pool != self._pool.name:
             self.report("own-only", effect.subject, f"{effect.kind} of {effect.subject}, which is not ours")
 
-    def _detached_first(self, node: str) -> None:
-        """Detach before terminate: a node that is ended gets no requests."""
+    def _detached_first(self, node: str, now: float) -> None:
+        """Detach before terminate: a node that is ended and could answer gets no requests."""
         self.checked["detach-first"] += 1
         machine = self._world.machine(node)
         for table in self._tables:
             spec = table.targets.get(node)
             active = spec is not None and spec.phase is TargetPhase.ACTIVE
-            if machine is not None and machine.live and active:
+            if machine is not None and machine.able(now) and active:
                 self.report("detach-first", node, f"{node} is ended while {table.name} sends it requests")
 
     def _drained_first(self, node: str, now: float) -> None:
@@ -158,7 +177,11 @@ class Checker:
         living = [
             m
             for m in self._ours()
-            if m.live and m.told_at is None and m.silent_since is None and m.id not in self._drained
+            if m.live
+            and m.told_at is None
+            and not m.rumoured
+            and m.silent_since is None
+            and m.id not in self._leaving
         ]
         if len(living) > self._pool.most_nodes:
             names = ", ".join(m.id for m in living)
@@ -174,7 +197,7 @@ class Checker:
                 self._may_enter(node, machine, now, new=before.get(node) is not TargetPhase.ACTIVE)
             else:
                 deadline = table.targets[node].drain_deadline
-                if node not in self._drained and deadline is not None:
+                if node in self._leaving and node not in self._drained and deadline is not None:
                     self._drained[node] = deadline
         active_before = {n for n, phase in before.items() if phase is TargetPhase.ACTIVE}
         active_after = {n for n, phase in after.items() if phase is TargetPhase.ACTIVE}
@@ -184,7 +207,7 @@ class Checker:
     def _may_enter(self, node: str, machine: Machine | None, now: float, *, new: bool) -> None:
         """Only a ready node that does not drain gets requests."""
         self.checked["no-way-back"] += 1
-        if node in self._drained and node not in self.may_come_back:
+        if node in self._drained:
             self.report("no-way-back", node, f"{node} drained and gets new requests")
         if new:
             self.checked["ready-first"] += 1
@@ -207,9 +230,16 @@ class Checker:
         chosen = []
         for node in sorted(before - after):
             machine = self._world.machine(node)
-            if machine is not None and machine.live and machine.able(now) and machine.told_at is None:
+            if machine is not None and machine.able(now) and machine.told_at is None:
                 chosen.append(node)
-        staying = [n for n in after if (m := self._world.machine(n)) is not None and m.able(now)]
+        # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
+        rumoured = [n for n in chosen if self._world.machines[n].rumoured]
+        doubtful = sum(
+            m.live and m.rumoured and m.told_at is None and m.id in self._leaving for m in self._ours()
+        )
+        if rumoured and doubtful <= self._pool.disruption_budget:
+            chosen = [n for n in chosen if n not in rumoured]
+        staying = [n for n in after if (m := self._world.machine(n)) is not None and self._seems_able(m, now)]
         if chosen and len(staying) < self._pool.replicas:
             text = f"{', '.join(chosen)} left {table.name}: {len(staying)} stay, {self._pool.replicas} wanted"
             self.report("no-self-harm", ",".join(chosen), text)
@@ -220,7 +250,7 @@ class Checker:
         self._bounded()
         self._requests_finish()
         daemon = self._daemon()
-        if daemon is not None:
+        if daemon is not None and not self.faults_on:
             self._tracked(daemon, now)
             self._dead_targets_go(daemon, now)
             self._noticed_leave(daemon, now)
@@ -256,19 +286,22 @@ class Checker:
                     self.report("dead-target", node, f"{table.name} still holds {node}, which has ended")
 
     def _noticed_leave(self, daemon: DaemonState, now: float) -> None:
-        """A noticed node leaves the active set at once, where enough others serve without it."""
+        """A node that the cloud takes away leaves the active set at once, where enough others serve."""
         self.checked["prompt-detach"] += 1
+        still: dict[str, float] = {}
         for table in self._tables:
             active = [m for m in (self._world.machine(s.id) for s in table.active()) if m is not None]
-            doomed = [m for m in active if m.told_at is not None and m.live]
             others = sum(m.able(now) and m.told_at is None for m in active)
             if others < self._pool.min_serving:
                 continue
-            for machine in doomed:
-                since = max(daemon.up_since, machine.told_at or now)
-                if now - since > self._bounds.detach:
-                    text = f"{machine.id} was noticed {now - since:.1f} s ago and still gets requests"
-                    self.report("prompt-detach", machine.id, text)
+            for machine in active:
+                if machine.told_at is not None and machine.live:
+                    since = max(daemon.up_since, machine.told_at, self._may_go_since.get(machine.id, now))
+                    still[machine.id] = since
+                    if now - since > self._bounds.detach:
+                        text = f"{machine.id} could have left {now - since:.1f} s ago and still gets requests"
+                        self.report("prompt-detach", machine.id, text)
+        self._may_go_since = still
 
     # -- at the end --------------------------------------------------------------------------------
 
@@ -304,6 +337,15 @@ class Checker:
 
     def _ours(self) -> Iterable[Machine]:
         return self._world.of(self._pool.name)
+
+    def _seems_able(self, machine: Machine, now: float) -> bool:
+        """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
+        if machine.able(now):
+            return True
+        for went_at in (machine.silent_since, machine.ended_at):
+            if went_at is not None and machine.loaded_at < went_at and now - went_at < self._bounds.see_loss:
+                return True
+        return False
 
     def _counts(self, machine: Machine) -> bool:
         """Counts towards the pool: it lives, and neither drains nor is taken away nor waits as a standby."""

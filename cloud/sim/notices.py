@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cloud.sim.cloud import Wire
 from cloud.sim.world import SimWorld
-from policies.model import Confidence, Notice, NoticeKind
+from policies.model import Confidence, Market, Notice, NoticeKind
 
 QUEUE = "sim-queue"
 METADATA = "sim-metadata"
@@ -48,12 +48,14 @@ class NoticeBoard:
         cancelled: bool = False,
         name: str = "",
     ) -> None:
-        """Tell of a node, in each source, `copies` times. Says nothing about whether it is true."""
+        """Tell of a node, in each source, `copies` times, whether it is true or not."""
         now = self._world.clock.now()
         machine = self._world.machines.get(node)
-        true = machine is not None and deadline is not None and machine.reclaim_at == deadline
-        if machine is not None and true and machine.told_at is None:
-            machine.told_at = now
+        if machine is not None and deadline is not None and not cancelled:
+            takes_away = machine.placement.market is Market.SPOT or kind is not NoticeKind.INTERRUPTION
+            machine.rumoured = machine.rumoured or (METADATA in sources and takes_away)
+            if QUEUE in sources and takes_away and machine.told_at is None:
+                machine.told_at = now
         for source in sources:
             notice = Notice(
                 id=name or f"{source}/{node}/{kind}",

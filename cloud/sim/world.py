@@ -54,8 +54,9 @@ class Machine:
     """One machine. `until` is when its present state ends by itself (None: not by itself).
 
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
-    `told_at`: when the first notice of that was published. `silent_since`: its engine has answered nothing
-    since then though the machine runs. `started_at`: when it was last started from being stopped.
+    `told_at`: when the cloud first published that. `rumoured`: the node itself told of such a thing.
+    `silent_since`: its engine has answered nothing since then though the machine runs. `started_at`: when it
+    was last started from being stopped.
     `requests` are the ends of the requests that it holds.
     """
 
@@ -72,6 +73,7 @@ class Machine:
     loaded_at: float = 0.0
     reclaim_at: float | None = None
     told_at: float | None = None
+    rumoured: bool = False
     silent_since: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
