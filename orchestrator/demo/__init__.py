@@ -19,6 +19,7 @@ from orchestrator.demo.processes import ProcessError
 from orchestrator.demo.scene import SceneError, build
 from orchestrator.demo.summary import text
 from orchestrator.demo_options import DemoOptions
+from orchestrator.logs import configure_logging
 
 OK, FAILED = 0, 1
 
@@ -30,6 +31,7 @@ def main(options: DemoOptions) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "state" / "cloud").mkdir(parents=True, exist_ok=True)
     keep = options.keep or options.state_dir is not None
+    configure_logging("auto", "warning")
     try:
         scene = build(options, directory)
         summary = asyncio.run(play(options, scene, SystemClock()))

@@ -24,7 +24,7 @@ POOL = "demo"
 NOTICE = 120.0
 """Seconds of the market between a notice and its deadline, as on AWS."""
 
-_BOOT = 30.0
+_BOOT = 20.0
 _TOKENS_PER_SECOND = 50
 
 
@@ -99,7 +99,7 @@ def _toml(options: DemoOptions, *, port: int, notice: float, model: str) -> str:
         *(
             _vllm_engine()
             if vllm
-            else ['args = ["--load-time", "1", "--tokens-per-second", "' + f"{_TOKENS_PER_SECOND}" + '"]']
+            else ['args = ["--load-time", "0.5", "--tokens-per-second", "' + f"{_TOKENS_PER_SECOND}" + '"]']
         ),
         f"[pool.{POOL}.drain]",
         f'budget = "{notice * 0.35:.2f}s"',
