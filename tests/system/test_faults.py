@@ -1,0 +1,234 @@
+"""What breaks around the daemon: gateway, cloud, engines, nodes, notices. Clients notice little of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+
+CHANGES = {
+    "daemon": {"probe_timeout": "1s"},
+    "pool.test.drain": {"budget": "2s", "margin": "500ms"},
+    "pool.test.health": {"unhealthy_after": "1s", "replace_after": "4s"},
+    "pool.test.gateway": {"health_timeout": "1s"},
+}
+
+
+async def gateway_state(stack: Any) -> dict[str, Any]:
+    """What the gateway says of itself."""
+    connector = aiohttp.UnixConnector(str(stack.sockets / "gateway"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://gateway/v1/state") as answer,
+    ):
+        state: dict[str, Any] = await answer.json()
+        return state
+
+
+async def serves(stack: Any) -> bool:
+    """The gateway accepts connections and has a target to send them to."""
+    with contextlib.suppress(OSError):
+        return " 200 " in (await stack.get(stack.gateway_port, "/readyz")).partition("\r\n")[0]
+    return False
+
+
+@contextlib.asynccontextmanager
+async def long_requests(stack: Any, count: int = 12, tokens: int = 150) -> AsyncIterator[list[str]]:
+    """Plain requests of some seconds, all with an engine when the body begins; how each ended, afterwards."""
+    ends: list[str] = []
+    body = {"model": "simulated", "prompt": "a long one", "max_tokens": tokens, "ignore_eos": True}
+
+    async def ask(session: aiohttp.ClientSession) -> None:
+        try:
+            async with session.post(f"{stack.url}/v1/completions", json=body) as answer:
+                whole = answer.status == 200 and (await answer.json())["usage"]["completion_tokens"] == tokens
+                ends.append("whole" if whole else f"status {answer.status}")
+        except (aiohttp.ClientError, OSError) as error:
+            ends.append(repr(error))
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        tasks = [asyncio.create_task(ask(session)) for _ in range(count)]
+
+        async def spread() -> bool:
+            busy = [t["in_flight"] for t in (await gateway_state(stack))["targets"]]
+            return sum(busy) >= count and min(busy) > 0
+
+        try:
+            await stack.until("every node works on some of the requests", spread)
+            yield ends
+        finally:
+            await asyncio.gather(*tasks)
+
+
+async def test_a_killed_gateway_has_its_set_from_the_file_at_once(stack: Any) -> None:
+    """Even with no daemon to tell it."""
+    before = await gateway_state(stack)
+    assert await stack.stop("daemon") == 0
+    await stack.kill("gateway")
+    await stack.start("gateway")
+    await stack.until("the gateway serves", lambda: serves(stack))
+    async with stack.traffic() as traffic:
+        await traffic.answers(20)
+        after = await gateway_state(stack)
+        assert after["incarnation"] != before["incarnation"]
+        assert [t["id"] for t in after["targets"]] == [t["id"] for t in before["targets"]]
+        assert after["generation"] == before["generation"] == after["file_generation"]
+        await stack.start("daemon")
+        await stack.settled()
+    assert traffic.report.failures == {}
+
+
+async def test_a_killed_gateway_gets_its_set_from_the_daemon_again(stack: Any) -> None:
+    """Also when the file is lost; meanwhile the daemon says that it cannot reach the gateway."""
+    before = await gateway_state(stack)
+    await stack.kill("gateway")
+    await stack.until_pool(
+        "the status shows the fault", lambda pool: any("gateway" in p for p in pool["problems"])
+    )
+    (stack.state / "targets.json").unlink()
+    await stack.start("gateway")
+
+    async def told() -> bool:
+        with contextlib.suppress(aiohttp.ClientError):
+            state = await gateway_state(stack)
+            return {t["id"] for t in state["targets"]} == {t["id"] for t in before["targets"]}
+        return False
+
+    await stack.until("the daemon has told the gateway its targets", told)
+    pool = await stack.settled()
+    assert pool["problems"] == []
+    async with stack.traffic() as traffic:
+        await traffic.answers(20)
+    assert traffic.report.failures == {}
+    assert (stack.state / "targets.json").exists()
+
+
+async def test_a_killed_cloud_is_shown_and_made_good(stack: Any) -> None:
+    """kill -9 of the local cloud takes its nodes along, as a failed region would; the daemon starts over."""
+    before = await stack.nodes()
+    daemon = (await stack.status())["daemon"]
+    await stack.kill("local-cloud")
+    await stack.until_pool(
+        "the status shows the fault",
+        lambda pool: any("instances cannot be listed" in p for p in pool["problems"]),
+    )
+    await stack.until_pool("the loss of the nodes is seen", lambda pool: pool["ready"] < pool["wanted"])
+    done = await stack.cli("status")
+    assert done.code in (4, 5)
+    assert "instances cannot be listed" in done.out
+    await stack.start("local-cloud")
+    pool = await stack.settled()
+    assert (await stack.status())["daemon"]["pid"] == daemon["pid"]
+    assert not {n["id"] for n in pool["nodes"]} & set(before)
+    assert pool["problems"] == []
+    async with stack.traffic() as traffic:
+        await traffic.answers(20)
+    assert traffic.report.failures == {}
+
+
+async def test_a_node_lost_without_notice_costs_no_plain_request(stack: Any) -> None:
+    node = (await stack.a_node("spot"))["id"]
+    retries = (await gateway_state(stack))["totals"]["retries"]
+    async with long_requests(stack) as ends:
+        await stack.admin("reclaim", node=node, notice_s=0)
+    assert ends == ["whole"] * 12
+    assert (await gateway_state(stack))["totals"]["retries"] > retries
+    pool = await stack.settled()
+    assert node not in {n["id"] for n in pool["nodes"]}
+    seen = await stack.statistics()
+    assert [p["noticed_at"] for p in seen["preemptions"] if p["node"] == node] == [None]
+    (gone,) = [e for e in await stack.events() if e["kind"] == "NodeGone" and e["node"] == node]
+    assert gone["data"]["cause"] == "unannounced"
+
+
+@pytest.mark.parametrize("fault", ["kill-engine", "freeze"])
+async def test_a_sick_engine_is_detached_and_replaced(stack: Any, fault: str) -> None:
+    """A killed engine refuses, a frozen one accepts and stays silent: no plain request is lost on either."""
+    node = (await stack.a_node("spot"))["id"]
+    async with stack.traffic() as traffic:
+        async with long_requests(stack) as ends:
+            await stack.admin(fault, node=node)
+            await stack.until_pool(
+                "the sick node gets no new requests",
+                lambda pool: all(n["target"] != "healthy" for n in pool["nodes"] if n["id"] == node),
+            )
+            await traffic.answers(20)
+        await stack.until_pool(
+            "the sick node is replaced", lambda pool: node not in {n["id"] for n in pool["nodes"]}
+        )
+        await stack.settled()
+    assert ends == ["whole"] * 12
+    # what was streaming on the node is counted as cut; nothing else is lost
+    assert traffic.report.failures == {}
+    assert traffic.report.sent == traffic.report.answered + traffic.report.streams_cut
+    story = [e for e in await stack.events() if e["node"] == node]
+    (drain,) = [e for e in story if e["kind"] == "DrainStarted"]
+    assert drain["data"]["cause"] == "sick"
+
+
+async def test_a_forged_notice_drains_at_most_its_node(stack: Any) -> None:
+    """Metadata says so, the cloud does not confirm it: every node claims to be doomed, one is believed."""
+    first = (await stack.events())[-1]["seq"]
+    spot = [n["id"] for n in (await stack.nodes()).values() if n["market"] == "spot"]
+    async with stack.traffic() as traffic:
+        for node in spot:
+            await stack.admin("forge", node=node, deadline_s=8.0)
+
+        async def heard() -> bool:
+            events = await stack.events()
+            told = {e["node"] for e in events if e["kind"] == "NoticeSeen" and e["seq"] > first}
+            return told >= set(spot)
+
+        await stack.until("both forged notices are heard", heard)
+        await stack.until_pool(
+            "one of the nodes is replaced", lambda pool: len({n["id"] for n in pool["nodes"]} & set(spot)) < 2
+        )
+        await stack.admin("heal")
+        await stack.settled()
+    events = [e for e in await stack.events() if e["seq"] > first]
+    assert _most_missing(events, set(spot)) == 1
+    doomed = {e["node"] for e in events if e["kind"] == "DrainStarted" and e["data"]["cause"] == "notice"}
+    assert doomed
+    assert doomed <= set(spot), "a node that nobody spoke of was drained for a notice"
+    assert traffic.report.failures == {}
+
+
+def _most_missing(events: list[dict[str, Any]], nodes: set[str]) -> int:
+    """Of these nodes, the most that were drained and not yet replaced by a new ready node, by the journal."""
+    missing = most = 0
+    for event in events:
+        if event["kind"] == "DrainStarted" and event["node"] in nodes:
+            missing += 1
+        elif event["kind"] == "NodeReady":
+            missing = max(0, missing - 1)
+        most = max(most, missing)
+    return most
+
+
+async def test_a_notice_for_an_on_demand_node_is_ignored(stack: Any) -> None:
+    node = (await stack.a_node("on-demand"))["id"]
+    first = (await stack.events())[-1]["seq"]
+    await stack.admin("forge", node=node, deadline_s=5.0)
+
+    async def heard() -> Any:
+        events = await stack.events()
+        return [e for e in events if e["kind"] == "NoticeSeen" and e["node"] == node and e["seq"] > first]
+
+    await stack.until("the forged notice is heard", heard)
+    turns = (await stack.status())["daemon"]["turns"]
+
+    async def turned() -> bool:
+        return bool((await stack.status())["daemon"]["turns"] >= turns + 5)
+
+    await stack.until("some turns are over", turned)
+    view = (await stack.nodes())[node]
+    assert (view["phase"], view["attached"], view["target"]) == ("ready", True, "healthy")
+    story = [e["kind"] for e in await stack.events() if e["node"] == node and e["seq"] > first]
+    assert "DrainStarted" not in story
+    await stack.admin("heal")
