@@ -309,7 +309,7 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
     if not silent:
         return nodes, False
     booted = [n for n in nodes if n.phase is Phase.READY and not n.leaving]
-    lost = sum(silent.get(n.id, 0.0) >= rules.replace_after for n in booted)
+    unhealthy = sum(silent.get(n.id, 0.0) >= rules.unhealthy_after for n in booted)
     settled = tuple(
         replace(
             n,
@@ -320,4 +320,4 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
         else n
         for n in nodes
     )
-    return settled, lost > 1 and lost > rules.max_unhealthy * len(booted)
+    return settled, unhealthy > 1 and unhealthy > rules.max_unhealthy * len(booted)

@@ -29,11 +29,13 @@ def replace_sick(turn: Turn) -> None:
     ]
     silent.sort(key=_longest_first)
     if turn.fleet.suspect:
+        booted = [n for n in turn.fleet.nodes if n.phase is Phase.READY]
+        unhealthy = sum(not n.healthy for n in booted)
         turn.actions.append(
             Alarm(
                 name="TooManyUnhealthy",
-                reason=f"{len(silent)} of {len(turn.fleet.nodes)} nodes are silent: none is ended before a "
-                "new one is ready, look for a fault between this host and the nodes first",
+                reason=f"{unhealthy} of {len(booted)} nodes are silent: none is ended before a new one is "
+                "ready, look for a fault between this host and the nodes first",
             )
         )
         spare = turn.sure_in_all + len(silent) - turn.pool.replicas

@@ -1,4 +1,4 @@
-"""Whatever happens to a pool, the invariants hold after every turn; and when it stops, the pool is whole again."""
+"""Whatever happens, the invariants hold after every turn; and when it stops, the pool becomes whole again."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from policies.actions import Alarm
-from policies.decide import decide
-from policies.memory import Memory, reduce, replay
 from policies.model import (
     Confidence,
     Limits,
     Market,
     NoticeKind,
-    Observed,
     StandbyRules,
-    World,
 )
 
 EXAMPLES = int(os.environ.get("POLICY_EXAMPLES", "60"))  # more of them in a long search
@@ -30,12 +26,13 @@ Step = tuple[Any, ...]
 _index = st.integers(0, 30)
 _lead = st.sampled_from([0.0, 4.0, 30.0, 120.0])
 _switch = st.booleans()
+_market = st.sampled_from(list(Market))
 
 steps = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 25)),
     st.tuples(st.just("reclaim"), _index, _lead, _switch),
     st.tuples(st.just("zone loss"), st.sampled_from("abc"), _lead, _switch),
-    st.tuples(st.just("sell"), st.sampled_from(list(Market)), st.sampled_from([0, 1, 3, 100]), st.sets(st.sampled_from("abc"))),
+    st.tuples(st.just("sell"), _market, st.sampled_from([0, 1, 3, 100]), st.sets(st.sampled_from("abc"))),
     st.tuples(st.just("kill engine"), _index),
     st.tuples(st.just("lose answers"), _switch),
     st.tuples(st.just("fail calls"), _switch),
