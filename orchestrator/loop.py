@@ -22,11 +22,12 @@ from orchestrator.ledger import Ledger
 from orchestrator.observer import Observer
 from orchestrator.store import Journal, StoreUnavailable
 from policies import facts
-from policies.actions import Action, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.decide import decide_for
 from policies.events import (
     AlarmRaised,
     DrainEnded,
+    DrainHeld,
     DrainStarted,
     Event,
     IntentOpened,
@@ -100,6 +101,7 @@ class Loop:
         self._unwritten: list[Event] = []
         self._alarms = _Alarms()
         self._notice_arrived: dict[str, float] = {}
+        self._held: set[str] = set()
         self._durable = True
         self.turns = 0
         self.last: Snapshot | None = None
@@ -193,7 +195,7 @@ class Loop:
         self._actuator.write(plan.write, plan.targets, self._epoch)
         now = self._clock.now()
         alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
-        records = _records(now, plan.actions)
+        records = [*_records(now, plan.actions), *self._newly_held(now, plan)]
         records += [AlarmRaised(at=now, name=a.name, text=a.reason) for a in alarms]
         if records:
             before = self.memory
@@ -205,6 +207,13 @@ class Loop:
                 self._unwritten = [e for e in self._unwritten if e not in records or e in kept]
                 self.memory = reduce(before, *kept)
         self._tell(plan, alarms)
+
+    def _newly_held(self, now: float, plan: Plan) -> list[Event]:
+        """Doomed nodes that go on serving by choice, each told once."""
+        held = {d.node: d.reason for d in plan.deferred if d.kind is ActionKind.DRAIN}
+        doomed = [n for n in held if n in self._notice_arrived and n not in self._held]
+        self._held |= set(doomed)
+        return [DrainHeld(at=now, node=n, reason=held[n]) for n in doomed]
 
     def _tell(self, plan: Plan, alarms: Sequence[Alarm]) -> None:
         """Count and log what was decided; after the deed, since a notice waits for nothing."""
@@ -258,11 +267,8 @@ class Loop:
             swap = self.memory.swaps.get(node)
             if arrived is None or swap is None:
                 continue
-            record = self.memory.nodes.get(node)
-            late = (
-                record is not None and record.drain is not None and record.drain.since - arrived > self._tick
-            )
-            if late:
+            if node in self._held:
+                self._held.discard(node)
                 metrics.LATE_DRAINS.labels(self.pool.name).inc()
             else:
                 metrics.NOTICE_TO_DETACHED.labels(self.pool.name).observe(event.at - arrived)
@@ -273,6 +279,7 @@ class Loop:
         for event in events:
             if isinstance(event, NodeGone):
                 self._notice_arrived.pop(event.node, None)
+                self._held.discard(event.node)
             elif isinstance(event, NodeReady) and event.node in after.nodes:
                 record = after.nodes[event.node]
                 market = str(record.placement.market)

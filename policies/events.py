@@ -163,6 +163,15 @@ class IntentClosed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrainHeld:
+    """A doomed node goes on serving for now: without it too few nodes would."""
+
+    at: float
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrainStarted:
     """A node takes no new work from now on; what it holds may finish until `deadline`."""
 
@@ -253,6 +262,7 @@ Event = (
     | NoticeSeen
     | IntentOpened
     | IntentClosed
+    | DrainHeld
     | DrainStarted
     | DrainEnded
     | TargetsApplied

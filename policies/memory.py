@@ -16,6 +16,7 @@ from policies.events import (
     AlarmRaised,
     DaemonStarted,
     DrainEnded,
+    DrainHeld,
     DrainStarted,
     Event,
     GoneCause,
@@ -344,8 +345,8 @@ def _resumed(draft: Draft, _event: Resumed) -> None:
     draft.set("pause", None)
 
 
-def _alarm(_draft: Draft, _event: AlarmRaised) -> None:
-    """Alarms are for people; nothing is decided from them."""
+def _told(_draft: Draft, _event: AlarmRaised | DrainHeld) -> None:
+    """For people and measurements; nothing is decided from it."""
 
 
 _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
@@ -370,5 +371,6 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     OperatorUndrained: _operator_undrain,
     Paused: _paused,
     Resumed: _resumed,
-    AlarmRaised: _alarm,
+    AlarmRaised: _told,
+    DrainHeld: _told,
 }

@@ -16,6 +16,7 @@ from policies.events import (
     AlarmRaised,
     DaemonStarted,
     DrainEnded,
+    DrainHeld,
     DrainStarted,
     Event,
     GoneCause,
@@ -86,6 +87,8 @@ def sentence(event: Event) -> str:
             return _notice(event)
         case IntentOpened() | IntentClosed() | TargetsApplied() | DrainStarted() | DrainEnded():
             return _deed(event)
+        case DrainHeld():
+            return f"keeps serving for now: {event.reason}"
         case OperatorDrained():
             return f"an operator asked for a drain: {event.reason}"
         case OperatorUndrained():

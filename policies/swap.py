@@ -47,10 +47,9 @@ def drain_doomed(turn: Turn) -> None:
             serving -= serves
             turn.drain(node, deadline, Cause.NOTICE, reason)
         else:
-            turn.note(
-                f"{node.id} is doomed and keeps serving: {others} other nodes serve and {ready} are ready, "
-                f"{turn.pool.replicas} are wanted"
-            )
+            why = f"{others} other nodes serve and {ready} are ready, {turn.pool.replicas} are wanted"
+            turn.defer(ActionKind.DRAIN, why, node=node.id)
+            turn.note(f"{node.id} is doomed and keeps serving: {why}")
 
 
 def take_back(turn: Turn) -> None:

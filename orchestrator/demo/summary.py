@@ -9,9 +9,6 @@ from typing import Any
 from orchestrator.demo.load import LoadReport
 from orchestrator.views import EventView, PoolView
 
-_AT_ONCE = 0.25
-"""Seconds from notice to drain within which the drain was not put off by choice."""
-
 
 @dataclass
 class Samples:
@@ -40,12 +37,10 @@ class Detachment:
 
 
 def detachments(events: Sequence[EventView]) -> list[Detachment]:
-    """Every first notice of a node that served, with the time to its detachment, from the journal.
-
-    A drain that began more than `_AT_ONCE` after its notice was put off by the policies: it is late.
-    """
+    """Every first notice of a node that served, with the time to its detachment, from the journal."""
     noticed: dict[str, float] = {}
-    drained: dict[str, float] = {}
+    drained: set[str] = set()
+    held: set[str] = set()
     serving: set[str] = set()
     found = []
     for event in events:
@@ -53,7 +48,9 @@ def detachments(events: Sequence[EventView]) -> list[Detachment]:
         if event["kind"] == "NoticeSeen" and data["notice"]["kind"] == "interruption" and node in serving:
             noticed.setdefault(node, event["at"])
         elif event["kind"] == "DrainStarted":
-            drained.setdefault(node, event["at"])
+            drained.add(node)
+        elif event["kind"] == "DrainHeld":
+            held.add(node)
         elif event["kind"] == "TargetsApplied":
             for target, phase in data["changes"]:
                 if phase == "active":
@@ -63,8 +60,8 @@ def detachments(events: Sequence[EventView]) -> list[Detachment]:
                 serving.discard(target)
                 if left and target in noticed and target in drained:
                     began = noticed[target]
-                    late = drained[target] - began > _AT_ONCE
-                    found.append(Detachment(node=target, ms=(event["at"] - began) * 1000.0, late=late))
+                    ms = (event["at"] - began) * 1000.0
+                    found.append(Detachment(node=target, ms=ms, late=target in held))
     return found
 
 
