@@ -46,7 +46,9 @@ class Actuator:
         self._timeout, self._emit = call_timeout, emit
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self.writers = {b.name: TargetWriter(b, clock=clock, emit=emit) for b in balancers}
+        self.writers = {
+            b.name: TargetWriter(b, clock=clock, emit=emit, call_timeout=call_timeout) for b in balancers
+        }
 
     def perform(self, actions: Sequence[Action]) -> None:
         """Start the calls that the actions need. A token whose call still runs is left alone."""
@@ -131,8 +133,16 @@ class Actuator:
 class TargetWriter:
     """Keeps one balancer's set equal to the newest wanted one. Its `run` is a root task."""
 
-    def __init__(self, balancer: LoadBalancer, *, clock: Clock, emit: Callable[[Event], object]) -> None:
+    def __init__(
+        self,
+        balancer: LoadBalancer,
+        *,
+        clock: Clock,
+        emit: Callable[[Event], object],
+        call_timeout: float,
+    ) -> None:
         self._balancer, self._clock, self._emit = balancer, clock, emit
+        self._timeout = call_timeout
         self._wanted: tuple[tuple[TargetSpec, ...], int] | None = None
         self._news = asyncio.Event()
         self._held: dict[str, TargetPhase] = {}
@@ -145,7 +155,10 @@ class TargetWriter:
         self._news.set()
 
     async def run(self) -> None:
-        """Write what is wanted, for ever; a failure is tried again with the newest wish."""
+        """Write what is wanted, for ever; a failure is tried again with the newest wish.
+
+        A write that is given up may still land: the balancer refuses it once it has accepted a newer one.
+        """
         wait = _RETRY_FIRST
         while True:
             await self._news.wait()
@@ -156,9 +169,10 @@ class TargetWriter:
             # Rises over restarts, since every start has a higher epoch.
             self._generation = max(self._generation, epoch << 20) + 1
             try:
-                await self._balancer.apply(targets, self._generation)
-            except CloudError as error:
-                self.error = str(error)
+                async with asyncio.timeout(self._timeout):
+                    await self._balancer.apply(targets, self._generation)
+            except (CloudError, TimeoutError) as error:
+                self.error = str(error) or f"no acknowledgement within {self._timeout:.0f} s"
                 log.warning("balancer.write_failed", balancer=self._balancer.name, error=self.error)
                 await self._catch_up()
                 await self._clock.sleep(wait)
@@ -166,13 +180,16 @@ class TargetWriter:
                 self._news.set()
                 continue
             wait, self.error = _RETRY_FIRST, ""
+            if self._wanted == (targets, epoch):
+                self._news.clear()  # asked for again while it was being written
             self._acknowledge(targets)
 
     async def _catch_up(self) -> None:
         """A balancer that was given a higher generation by hand: we hold the lease, so ours goes on top."""
         try:
-            view = await self._balancer.observe()
-        except CloudError:
+            async with asyncio.timeout(self._timeout):
+                view = await self._balancer.observe()
+        except (CloudError, TimeoutError):
             return
         self._generation = max(self._generation, view.generation)
 

@@ -256,12 +256,17 @@ class Checker:
             self._noticed_leave(daemon, now)
 
     def _requests_finish(self) -> None:
-        """A reclaim that was told in time cuts no request."""
+        """A reclaim that was told in time cuts no request, unless nobody else could take them."""
         self.checked["no-request-cut"] += 1
+        now = self._world.clock.now()
+        others = {s.id for t in self._tables for s in t.active()}
         for cut in self._world.cuts[self._cuts_seen :]:
             machine = self._world.machines[cut.node]
             told = machine.told_at is not None and cut.at - machine.told_at >= self._bounds.told_early
-            if cut.by == "reclaimed" and told:
+            relief = any(
+                m.able(now) for n in others - {cut.node} if (m := self._world.machine(n)) is not None
+            )
+            if cut.by == "reclaimed" and told and relief:
                 self.report(
                     "no-request-cut", cut.node, f"{cut.node}: {cut.requests} requests cut by a reclaim"
                 )

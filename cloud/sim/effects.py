@@ -116,12 +116,20 @@ class Effects:
         return result
 
     def points(self) -> list[Point]:
-        """Every instant of the run so far at which a daemon could be killed."""
+        """Every instant of the run so far at which a daemon could be killed.
+
+        "Before" is left out where the effect before this one was applied at the same instant: nothing has
+        changed in the world or on the disk since "after" that one.
+        """
         found = []
+        since = -1.0
         for effect in self.log:
-            found += [Point(effect.number, Moment.BEFORE), Point(effect.number, Moment.AFTER)]
+            if effect.at != since:
+                found.append(Point(effect.number, Moment.BEFORE))
+            found.append(Point(effect.number, Moment.AFTER))
             if effect.travels:
                 found.append(Point(effect.number, Moment.LATE))
+            since = effect.at
         return found
 
     def _next(self, kind: str, subject: str, detail: str, *, travels: bool) -> Effect:

@@ -12,7 +12,7 @@ from typing import Any
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
-from cloud.sim.world import Sale
+from cloud.sim.world import Pace, Sale
 from orchestrator.config import Config, build_config
 from orchestrator.simulate import Outcome, Simulation, Wrap
 from policies.events import OperatorDrained
@@ -20,6 +20,9 @@ from policies.model import Market, Placement
 
 ZONES = ("a", "b", "c")
 PRICES = {Market.SPOT: 1.0, Market.ON_DEMAND: 3.0}
+
+PACE = Pace(boot=(8.0, 12.0), load=(8.0, 12.0), start=(3.0, 5.0), reload=(4.0, 6.0))
+"""Twenty seconds from launch to ready, ten from stopped to ready."""
 
 
 def sales(capacity: int = 10) -> list[Sale]:
@@ -41,7 +44,8 @@ def config(folder: Path, **pool: Any) -> Config:
     tables: dict[str, Any] = {
         "replicas": 4,
         "drain": {"budget": 20.0, "margin": 5.0, "settle": 1.0},
-        "back_to_spot": {"hold": 30.0, "stable": 15.0},
+        "back_to_spot": {"hold": 20.0, "stable": 10.0},
+        "placement": {"refusal_half_life": 30.0},
         "health": {"unhealthy_after": 5.0, "replace_after": 20.0, "boot_timeout": 300.0},
         "patience": {"stale_after": 20.0, "vanish_grace": 10.0, "effect_timeout": 20.0},
     }
@@ -81,7 +85,7 @@ async def _furnished(sim: Simulation) -> None:
 async def notice(sim: Simulation) -> None:
     """A notice in good time: the node drains, is replaced, and the pool goes back to its mix."""
     await _furnished(sim)
-    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=120.0, notice=120.0, sources=sim.sources, copies=2)
+    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0, sources=sim.sources, copies=2)
     await sim.settle()
 
 
@@ -106,13 +110,13 @@ async def return_to_spot(sim: Simulation) -> None:
     for zone in ZONES:
         sim.world.set_capacity(place(Market.SPOT, zone), 0)
     for machine in spots:
-        sim.board.reclaim(machine.id, after=60.0, notice=60.0)
+        sim.board.reclaim(machine.id, after=45.0, notice=45.0)
 
     def back() -> None:
         for zone in ZONES:
             sim.world.set_capacity(place(Market.SPOT, zone), 10)
 
-    sim.world.later(150.0, back)
+    sim.world.later(60.0, back)
     await sim.settle()
 
 
@@ -129,7 +133,7 @@ async def operator_drain(sim: Simulation) -> None:
 async def stopped_standby(sim: Simulation) -> None:
     """A stopped standby takes over at a notice, and a new one is made."""
     await _furnished(sim)
-    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=120.0, notice=120.0)
+    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0)
     await sim.settle()
 
 
@@ -168,6 +172,7 @@ def play(
         config(folder, **scenario.pool),
         sales=sales(),
         seed=seed,
+        pace=PACE,
         traffic=Traffic(per_second=2.0),
         crash=crash,
         wrap=wrap,

@@ -1,0 +1,50 @@
+"""What goes wrong around the daemon, one fault at a time, and what it does about it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from scenarios import config, sales
+
+from cloud.sim.balancer import Traffic
+from cloud.sim.checker import Bounds
+from cloud.sim.faults import Fault
+from orchestrator.simulate import Simulation
+from policies.model import Market
+
+
+def simulation(folder: Path, **settings: object) -> Simulation:
+    return Simulation(config(folder), sales=sales(), seed=1, traffic=Traffic(per_second=2.0), **settings)  # type: ignore[arg-type]
+
+
+async def ready(sim: Simulation) -> None:
+    """A whole pool under a daemon."""
+    sim.furnish()
+    sim.boot()
+    await sim.settle()
+
+
+def test_a_balancer_that_hangs_holds_up_no_later_detachment(tmp_path: Path, sound) -> None:
+    """A write that gets no answer is given up after the call's time, and the newest set is written."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        sim.world.faults.slow_for = 3600.0
+        sim.world.faults.arm("apply", Fault.SLOW)
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=120.0, notice=120.0)
+        await sim.settle()
+
+    detach = config(tmp_path).daemon.call_timeout + 5.0
+    sound(simulation(tmp_path, bounds=Bounds(detach=detach)).run(script))
+
+
+def test_a_set_that_is_being_written_is_not_written_twice(tmp_path: Path, sound) -> None:
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=120.0, notice=120.0)
+        await sim.settle()
+
+    outcome = sound(simulation(tmp_path).run(script))
+    writes = [e.detail for e in outcome.effects if e.kind == "apply"]
+    assert [a for a, b in itertools.pairwise(writes) if a == b] == []
