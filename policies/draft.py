@@ -5,9 +5,11 @@ Every step is a function of the memory before it and of one event, never of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from policies import hazard
 from policies.actions import Cause
 from policies.model import Placement
 from policies.records import Memory, Refusal, Swap, decayed
@@ -76,6 +78,25 @@ class Draft:
         known: Refusal | None = self.get("boot_failures").get(placement)
         count = 1.0 if known is None else known.weight + 1.0
         self.mapping("boot_failures")[placement] = Refusal(at=at, weight=count)
+
+    # -- what is learned (policies.hazard) -----------------------------------------------------------
+
+    def learn(
+        self,
+        placement: Placement,
+        at: float,
+        lesson: Callable[[hazard.ZoneHistory, float], hazard.ZoneHistory],
+    ) -> None:
+        """Take one piece of news of a spot placement; on-demand has no history."""
+        if hazard.spot(placement):
+            zones = self.mapping("zones")
+            zones[placement] = lesson(zones.get(placement) or hazard.unknown(at), at)
+
+    def timed(self, what: str, seconds: float) -> None:
+        """Take one observation of how long something took."""
+        timings = self.mapping("timings")
+        known = timings.get(what)
+        timings[what] = hazard.RunningMean(mean=seconds) if known is None else known.with_one(seconds)
 
     # -- swaps -------------------------------------------------------------------------------------
 

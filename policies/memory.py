@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from policies import hazard
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
@@ -114,6 +115,7 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
         started_at=event.launched_at if launched else event.at,
     )
     draft.forget_intent(event.token)
+    draft.learn(event.placement, event.at, hazard.took)
     draft.pair(draft.get("incoming").get(event.token, ""), event.node)
     if event.node in draft.get("early_notices"):
         for notice in draft.mapping("early_notices").pop(event.node):
@@ -123,12 +125,25 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
 def _ready(draft: Draft, event: NodeReady) -> None:
     draft.node(event.node, ready_at=event.at, address=event.address)
     record = draft.get("nodes").get(event.node)
+    _time_start(draft, event, record)
     if record is not None and record.placement in draft.get("boot_failures"):
         draft.mapping("boot_failures").pop(record.placement)
     outgoing = draft.get("incoming").get(event.node, "")
     if outgoing in draft.get("swaps") and draft.get("swaps")[outgoing].replaced_at is None:
         draft.swap(outgoing, replaced_at=event.at)
     draft.forget_intent(intent_key(event.node, ActionKind.START))
+
+
+def _time_start(draft: Draft, event: NodeReady, record: NodeRecord | None) -> None:
+    """Learn how long starts take: of launches that we made, and of standbys that we started."""
+    if record is None:
+        return
+    if intent_key(event.node, ActionKind.START) in draft.get("intents"):
+        draft.timed(hazard.STANDBY_START, event.at - record.started_at)
+    elif record.started_at == record.launched_at:
+        spot = record.placement.market is Market.SPOT
+        what = hazard.SPOT_START if spot else hazard.ON_DEMAND_START
+        draft.timed(what, event.at - record.launched_at)
 
 
 def _stopped(draft: Draft, event: NodeStopped) -> None:
@@ -164,6 +179,9 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     for kind in (ActionKind.TERMINATE, ActionKind.STOP, ActionKind.START):
         draft.forget_intent(intent_key(event.node, kind))
     draft.unpair(event.node)
+    if not any(n.kind is NoticeKind.INTERRUPTION for n in record.notices):
+        taken = event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED)
+        draft.learn(record.placement, event.at, hazard.lost if taken else hazard.let_go)
     if event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED):
         draft.set("preemptions", draft.get("preemptions") + 1)
     if event.cause is GoneCause.UNANNOUNCED:
@@ -198,6 +216,10 @@ def _noticed(draft: Draft, event: NoticeSeen) -> None:
     spot = record.placement.market is Market.SPOT
     if notice.kind is NoticeKind.INTERRUPTION and spot and not known:
         draft.bad_news("reclaims", record.placement, event.at)
+        draft.learn(record.placement, event.at, hazard.lost)
+        if notice.deadline is not None and record.ready_at is not None:
+            # A node younger than a notice is told late: it says nothing of how much warning there is.
+            draft.timed(hazard.NOTICE_LEAD, max(0.0, notice.deadline - event.at))
 
 
 def _early(draft: Draft, notice: Notice) -> None:
@@ -277,6 +299,7 @@ def _closed(draft: Draft, event: IntentClosed) -> None:
         draft.boot_failed(placement, event.at)
     else:
         draft.bad_news("refusals", placement, event.at)
+        draft.learn(placement, event.at, hazard.refused)
 
 
 def _drain(draft: Draft, event: DrainStarted) -> None:

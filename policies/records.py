@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from policies.actions import ActionKind, Cause
+from policies.hazard import RunningMean, ZoneHistory
 from policies.model import Confidence, Notice, Placement, StandbyKind, TargetPhase
 
 NOTICES_KEPT = 8
@@ -170,6 +171,8 @@ class Memory:
     pause: Pause | None = None
     preemptions: int = 0
     preemptions_without_notice: int = 0
+    zones: Mapping[Placement, ZoneHistory] = field(default_factory=dict)  # spot placements only
+    timings: Mapping[str, RunningMean] = field(default_factory=dict)  # seconds, see `policies.hazard`
 
 
 def intent_key(node: str, kind: ActionKind) -> str:
