@@ -219,6 +219,7 @@ class Fleet:
             and n.drain.cause.by_choice
             and n.doomed is None
             and not n.lost
+            and n.standby is None
             for n in self.nodes
         )
 

@@ -95,7 +95,8 @@ def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
 def _disruption(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     """Drains of working nodes that somebody chose stay within the disruption budget."""
     chosen = {a.node for a in plan.actions if isinstance(a, Drain) and a.cause.by_choice}
-    fresh = sum(n.id in chosen and n.phase is Phase.READY and n.healthy for n in fleet.nodes)
+    works = [n for n in fleet.nodes if n.phase is Phase.READY and n.healthy and n.standby is None]
+    fresh = sum(n.id in chosen for n in works)
     if not fresh:
         return []
     back = {a.node for a in plan.actions if isinstance(a, Undrain)}
@@ -105,6 +106,7 @@ def _disruption(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
         and n.drain.cause.by_choice
         and n.doomed is None
         and not n.lost
+        and n.standby is None
         and n.id not in back
         for n in fleet.nodes
     )

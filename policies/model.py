@@ -288,6 +288,20 @@ class PlacementRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveRules:
+    """The adaptive mix: the availability wanted, and what is believed of start times. See `policies.adaptive`.
+
+    Start times and the notice are seconds, and only hold until they were observed.
+    """
+
+    availability: float = 0.999  # share of wanted capacity that is ready, over time
+    spot_start: float = 180.0  # from launch to ready
+    on_demand_start: float = 180.0
+    standby_start: float = 75.0  # from starting a stopped standby to ready
+    notice: float = 120.0  # from a notice to its deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the daemon may never exceed. See `policies.limits`."""
 
@@ -308,7 +322,10 @@ class Patience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The wanted state of one pool: `replicas` ready nodes, `spot_share` of them on spot."""
+    """The wanted state of one pool: `replicas` ready nodes, `spot_share` of them on spot.
+
+    With `adaptive` rules the share is only the most that may be on spot, and the policy finds the mix.
+    """
 
     name: str
     replicas: int
@@ -319,6 +336,7 @@ class Pool:
     health: HealthRules = HealthRules()
     standby: StandbyRules = StandbyRules()
     placement: PlacementRules = PlacementRules()
+    adaptive: AdaptiveRules | None = None
     limits: Limits = Limits()
     patience: Patience = Patience()
 

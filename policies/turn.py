@@ -220,7 +220,7 @@ class Turn:
                 self.defer(ActionKind.DRAIN, refusal, node=node.id)
                 return False
         self.leave(node)
-        self.by_choice += cause.by_choice
+        self.by_choice += cause.by_choice and node.phase is Phase.READY and node.standby is None
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=cause, reason=reason))
         return True
 

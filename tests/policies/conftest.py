@@ -581,14 +581,15 @@ def check_no_self_harm(toy: ToyCloud, turn: Turn) -> None:
     for action in leaves:
         ended = isinstance(action, Terminate) and action.node in working
         assert not ended, f"{action.node} works and would be ended: {action}"
-    fresh = [a for a in leaves if isinstance(a, Drain) and a.cause.by_choice and a.node in toy.answering()]
+    workers = {i for i in toy.answering() if i in memory.nodes and memory.nodes[i].standby is None}
+    fresh = [a for a in leaves if isinstance(a, Drain) and a.cause.by_choice and a.node in workers]
     draining = [
         i
         for i, r in memory.nodes.items()
         if r.drain is not None
         and r.drain.cause.by_choice
+        and i in workers
         and i not in back
-        and i in toy.answering()
         and not ending(memory, i)
         and not taken(memory, i, sure=False)
     ]
