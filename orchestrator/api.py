@@ -6,7 +6,9 @@ mutating route at all. Answers are the types of `orchestrator.views`; refusals a
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -243,30 +245,55 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def listen_unix(app: web.Application, path: Path) -> web.AppRunner:
-    """Serve on a unix socket that only the owner and the group may open. Raises OSError."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP)
-    await runner.setup()
-    _remove_stale_socket(path)
+    """Serve on a unix socket that only the owner and the group may open. Raises OSError.
+
+    A socket that nobody serves is what a killed process left and is replaced.
+    """
+    _make_way(path)
     old = os.umask(0o117)
     try:
-        await web.UnixSite(runner, str(path)).start()
+        return await _serve(app, lambda runner: web.UnixSite(runner, str(path)))
     finally:
         os.umask(old)
-    return runner
 
 
-def _remove_stale_socket(path: Path) -> None:
-    """A socket file outlives its process; whoever holds the lease may take its place."""
+def _make_way(path: Path) -> None:
+    """Remove a socket that nobody serves. Raises FileExistsError for anything else in its place."""
     if path.is_socket():
-        path.unlink()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(os.fspath(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+        raise FileExistsError(errno.EEXIST, "another process serves it")
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "it is not a socket")
 
 
 async def listen_tcp(app: web.Application, host: str, port: int) -> web.AppRunner:
     """Serve on an address. Raises OSError, for one when the port is in use."""
+    return await _serve(app, lambda runner: web.TCPSite(runner, host, port))
+
+
+async def _serve(app: web.Application, site: Callable[[web.AppRunner], web.BaseSite]) -> web.AppRunner:
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP)
     await runner.setup()
-    await web.TCPSite(runner, host, port).start()
+    try:
+        await site(runner).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
     return runner
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says, without what asyncio wraps around it."""
+    number = error.errno
+    if number is None or number not in errno.errorcode or isinstance(error, FileExistsError):
+        return error.strerror or str(error)
+    return os.strerror(number).lower()
 
 
 def _json(view: Any) -> web.Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,6 +187,13 @@ def _file_errors(name: str, pool: PoolConfig) -> Iterator[_Found]:
 
 
 def _file_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[_Found]:
+    program = pool.engine.executable or ("vllm" if pool.engine.kind == "vllm" else "")
+    if pool.cloud.kind == "local" and program and "/" not in program and shutil.which(program) is None:
+        yield (
+            (*at, "engine", "executable"),
+            f"{program} is not on the PATH, and the nodes of a local cloud run on this machine; "
+            "install the engine or write the path of its program",
+        )
     for table, key_file in _key_files(pool):
         if key_file.is_file() and stat.S_IMODE(key_file.stat().st_mode) & 0o077:
             yield (
@@ -210,7 +218,9 @@ def _directory_errors(path: tuple[str, ...], directory: Path) -> Iterator[_Found
             )
         return
     parent = directory.parent
-    if not parent.is_dir():
+    if parent.exists() and not parent.is_dir():
+        yield path, f"{parent} is a file, so {directory.name} cannot be created in it; name another directory"
+    elif not parent.is_dir():
         yield path, f"{parent} does not exist; create it with mkdir -p, or name another directory"
     elif not os.access(parent, os.W_OK | os.X_OK):
         yield path, f"{parent} cannot be written by this user, so {directory.name} cannot be created in it"

@@ -22,7 +22,7 @@ from cloud.errors import CloudError, Denied
 from cloud.ports import Clock, Notices
 from orchestrator import __version__, status, views
 from orchestrator.actuator import Actuator
-from orchestrator.api import Api, listen_tcp, listen_unix
+from orchestrator.api import Api, listen_tcp, listen_unix, reason_of
 from orchestrator.config import Config
 from orchestrator.inbox import Inbox
 from orchestrator.lease import FileLease
@@ -87,6 +87,7 @@ class Daemon:
         self._clock = clock if clock is not None else SystemClock()
         self._ports = ports
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._roots: dict[str, Coroutine[Any, Any, None]] = {}
         self._runners: list[web.AppRunner] = []
         self._lease: FileLease | None = None
         self._store: Store | None = None
@@ -139,6 +140,7 @@ class Daemon:
         self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
         if self._listen:
             await self._open_sockets(store)
+        self._start_tasks(ports, store)
         log.info("started", epoch=self._epoch, pool=name, state_dir=str(settings.state_dir))
 
     def _open_store(self) -> Store:
@@ -156,7 +158,7 @@ class Daemon:
         return store
 
     def _assemble(self, store: Store, lease: FileLease, ports: Ports, memory: Memory, ledger: Ledger) -> None:
-        """Build the parts and start one task for each root of work."""
+        """Build the parts; nothing runs yet."""
         settings, name = self._config.daemon, self._config.pool_name
         self._inbox = inbox = Inbox()
         observer = Observer(
@@ -201,14 +203,19 @@ class Daemon:
             tick=settings.tick,
             on_turn=self._after_turn,
         )
-        roots: dict[str, Coroutine[Any, Any, None]] = {
+
+    def _start_tasks(self, ports: Ports, store: Store) -> None:
+        """Start one task for each root of work: last, so that a start that is refused has done nothing."""
+        if self.loop is None:
+            raise StartError("the loop was not built")
+        self._roots = {
             "loop": self.loop.run(),
             "keep journal small": self._compact(store),
-            **observer.tasks(),
-            **{f"write {n}": writer.run() for n, writer in actuator.writers.items()},
+            **self._observer.tasks(),
+            **{f"write {n}": writer.run() for n, writer in self._actuator.writers.items()},
             **{f"hear {source.name}": self._hear(source) for source in ports.notices},
         }
-        for task_name, work in roots.items():
+        for task_name, work in self._roots.items():
             self._tasks[task_name] = asyncio.create_task(self._guard(task_name, work), name=task_name)
 
     async def _open_sockets(self, store: Store) -> None:
@@ -228,8 +235,8 @@ class Daemon:
             self._runners.append(await listen_unix(api.control_app(), settings.socket))
         except OSError as error:
             raise StartError(
-                f"{settings.socket}: the control socket cannot be opened ({error.strerror or error}); "
-                "check the directory, or set daemon.socket to a shorter path"
+                f"{settings.socket}: the control socket cannot be opened ({reason_of(error)}); "
+                "check what is there and the directory's owner and mode, or set daemon.socket"
             ) from error
         if settings.listen is None:
             return
@@ -238,7 +245,7 @@ class Daemon:
             self._runners.append(await listen_tcp(api.monitoring_app(), host, port))
         except OSError as error:
             raise StartError(
-                f"{host}:{port}: the monitoring listener cannot be opened ({error.strerror or error}); "
+                f"{host}:{port}: the monitoring listener cannot be opened ({reason_of(error)}); "
                 'set daemon.listen to a free port, or to "off"'
             ) from error
 
@@ -264,6 +271,9 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
+        for work in self._roots.values():
+            work.close()  # one whose task never got to run
+        self._roots.clear()
         if self.loop is not None:
             await self._actuator.stop()
             await self._observer.stop()

@@ -257,6 +257,11 @@ def _problems(snapshot: Snapshot) -> list[str]:
         if view.error:
             found.append(f"{name} cannot be read: {view.error}")
     found += [a.reason for a in snapshot.plan.actions if isinstance(a, Alarm)]
+    found += [
+        f"{failed.weight:.0f} nodes in a row at {placement} never became ready; see the engine's log there"
+        for placement, failed in sorted(snapshot.memory.boot_failures.items())
+        if failed.weight >= fleet.pool.health.boot_failures
+    ]
     short = fleet.pool.on_demand_floor - fleet.ready_by_market[Market.ON_DEMAND]
     if short > 0 and snapshot.memory.whole_at is not None:
         found.append(f"{short} on-demand nodes are missing below the floor of {fleet.pool.on_demand_floor}")

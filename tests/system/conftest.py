@@ -347,6 +347,20 @@ class Stack:
         await self.until("cloud and daemon agree on the nodes", agreed)
         return found
 
+    async def turns(self, count: int) -> None:
+        """Wait until the loop has turned so many times more."""
+
+        async def total() -> int:
+            view = await self.status()
+            return 0 if view is None else view["daemon"]["turns"]
+
+        goal = await total() + count
+
+        async def turned() -> bool:
+            return await total() >= goal
+
+        await self.until(f"{count} more turns", turned)
+
     async def a_node(self, market: str) -> NodeView:
         """One ready node of a market that serves."""
         nodes = await self.nodes()
@@ -423,6 +437,16 @@ async def running_stack(
 
 
 NewStack = Callable[..., contextlib.AbstractAsyncContextManager[Stack]]
+
+
+@pytest.fixture(scope="session")
+def toml_writer() -> Callable[[Path, Mapping[str, Table], Mapping[str, Table]], None]:
+    """Writes tables, with changes to them, into a file."""
+
+    def write(file: Path, tables: Mapping[str, Table], changes: Mapping[str, Table]) -> None:
+        file.write_text(toml(merged(tables, changes)), encoding="utf-8")
+
+    return write
 
 
 @pytest.fixture

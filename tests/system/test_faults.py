@@ -221,12 +221,7 @@ async def test_a_notice_for_an_on_demand_node_is_ignored(stack: Any) -> None:
         return [e for e in events if e["kind"] == "NoticeSeen" and e["node"] == node and e["seq"] > first]
 
     await stack.until("the forged notice is heard", heard)
-    turns = (await stack.status())["daemon"]["turns"]
-
-    async def turned() -> bool:
-        return bool((await stack.status())["daemon"]["turns"] >= turns + 5)
-
-    await stack.until("some turns are over", turned)
+    await stack.turns(5)
     view = (await stack.nodes())[node]
     assert (view["phase"], view["attached"], view["target"]) == ("ready", True, "healthy")
     story = [e["kind"] for e in await stack.events() if e["node"] == node and e["seq"] > first]
