@@ -51,7 +51,7 @@ LONGEST = 4 * 3600.0
 """Virtual seconds after which a script is given up."""
 
 Wrap = Callable[[Ports], Ports]
-"""Replaces ports before a daemon gets them: how tests plant bugs."""
+"""Replaces ports before a daemon gets them."""
 
 
 class NotSettled(Exception):
@@ -136,8 +136,8 @@ class RecordedStore(Store):
 class Simulation:
     """One run: one seed, one world, one pool, one daemon after another.
 
-    `sales` is what the world sells. `wrap` replaces ports of every daemon. `crash` is where the first daemon
-    dies. A simulation is used once.
+    `sales` is what the world sells. `wrap` replaces ports of every daemon, `store` its journal: that is how
+    tests plant bugs. `crash` is where the first daemon dies. A simulation is used once.
     """
 
     def __init__(
@@ -151,6 +151,7 @@ class Simulation:
         bounds: Bounds | None = None,
         sources: Sequence[str] = (QUEUE, METADATA),
         wrap: Wrap | None = None,
+        store: type[RecordedStore] = RecordedStore,
         crash: Point | None = None,
     ) -> None:
         self.config, self.pool, self.seed = config, config.wanted, seed
@@ -168,7 +169,7 @@ class Simulation:
         self.world.effects.hook = self._at_effect
         self.processes: list[SimProcess] = []
         self.sources = tuple(sources)
-        self._wrap, self._crash = wrap, crash
+        self._wrap, self._store, self._crash = wrap, store, crash
         self._begins = 0
         self._killed_at: Effect | None = None
         self._over = False
@@ -255,7 +256,7 @@ class Simulation:
         stores: list[Store] = []
 
         def open_store(path: Path, *, now: float, inline: bool = False) -> Store:
-            store = RecordedStore.open(path, now=now, inline=inline)
+            store = self._store.open(path, now=now, inline=inline)
             if not isinstance(store, RecordedStore):
                 raise TypeError("Store.open made another class than it was called on")
             store.effects, store.hear = self.effects, self.checker.hear

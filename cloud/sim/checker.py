@@ -107,7 +107,8 @@ class Checker:
                 self._own_only(effect)
                 self._detached_first(effect.subject, now)
                 self._drained_first(effect.subject, now)
-                self._floor_kept(effect.subject)
+                if effect.subject not in self._drained:
+                    self._floor_kept(effect.subject, now)
             elif effect.kind == "apply":
                 self._before = {t.name: {s.id: s.phase for s in t.targets.values()} for t in self._tables}
         elif effect.kind == "launch":
@@ -146,16 +147,18 @@ class Checker:
             left = "it never drained" if deadline is None else f"{deadline - now:.1f} s before its deadline"
             self.report("drain-first", node, f"{node} is ended with {held} requests in flight, {left}")
 
-    def _floor_kept(self, node: str) -> None:
+    def _floor_kept(self, node: str, now: float) -> None:
         """No action of ours takes the on-demand nodes below the floor."""
         self.checked["floor"] += 1
         machine = self._world.machine(node)
-        if machine is None or not self._counts(machine) or machine.placement.market is Market.SPOT:
-            return
-        if machine.state is InstanceState.RUNNING and machine.silent_since is not None:
+        if machine is None or not self._counts(machine, now) or machine.placement.market is Market.SPOT:
             return
         left = sum(
-            m.placement.market is Market.ON_DEMAND and m.id != node and self._counts(m) for m in self._ours()
+            m.placement.market is Market.ON_DEMAND
+            and m.id != node
+            and m.id not in self._leaving
+            and self._counts(m, now)
+            for m in self._ours()
         )
         if left < self._pool.on_demand_floor and self._was_whole():
             self.report(
@@ -232,6 +235,7 @@ class Checker:
             machine = self._world.machine(node)
             if machine is not None and machine.able(now) and machine.told_at is None:
                 chosen.append(node)
+                self._floor_kept(node, now)
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
         rumoured = [n for n in chosen if self._world.machines[n].rumoured]
         doubtful = sum(
@@ -352,9 +356,10 @@ class Checker:
                 return True
         return False
 
-    def _counts(self, machine: Machine) -> bool:
-        """Counts towards the pool: it lives, and neither drains nor is taken away nor waits as a standby."""
-        stays = machine.told_at is None and machine.id not in self._drained
+    def _counts(self, machine: Machine, now: float) -> bool:
+        """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside."""
+        silent = machine.silent_since is not None and now - machine.silent_since >= self._bounds.see_loss
+        stays = machine.told_at is None and not machine.rumoured and not silent
         return machine.live and stays and not machine.set_aside
 
     def _was_whole(self) -> bool:

@@ -21,8 +21,8 @@ from policies.model import Market, Placement
 ZONES = ("a", "b", "c")
 PRICES = {Market.SPOT: 1.0, Market.ON_DEMAND: 3.0}
 
-PACE = Pace(boot=(8.0, 12.0), load=(8.0, 12.0), start=(3.0, 5.0), reload=(4.0, 6.0))
-"""Twenty seconds from launch to ready, ten from stopped to ready."""
+PACE = Pace(boot=(8.0, 12.0), load=(8.0, 12.0), start=(3.0, 5.0), reload=(4.0, 6.0), list_lag=(0.5, 6.0))
+"""Twenty seconds from launch to ready, ten from stopped to ready; lists lag behind a restarted daemon."""
 
 
 def sales(capacity: int = 10) -> list[Sale]:
