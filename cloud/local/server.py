@@ -24,6 +24,7 @@ import random
 import secrets
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -205,6 +206,11 @@ class LocalCloudServer:
             kind = type(error).__name__
             body = {"error": {"kind": kind, "message": str(error)}}
             return web.json_response(body, status=_STATUS.get(kind, 500))
+        except sqlite3.Error as error:
+            # the table is written first, so nothing else has been done
+            log.error("state_not_written", request=request.path, error=str(error))
+            text = f"the local cloud cannot write its state ({error}). Nothing was done; is its disk full?"
+            return web.json_response({"error": {"kind": "CloudError", "message": text}}, status=500)
         except PydanticError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "body"

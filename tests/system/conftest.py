@@ -169,7 +169,10 @@ class Stack:
             f"pool.{POOL}.health": {"unhealthy_after": "5s", "replace_after": "20s", "boot_timeout": "60s"},
             f"pool.{POOL}.patience": {"stale_after": "15s", "vanish_grace": "3s", "effect_timeout": "15s"},
             f"pool.{POOL}.limits": {"surge": 2, "launches_per_minute": 100},
-            f"pool.{POOL}.cloud": {"socket": str(self.sockets / "cloud")},
+            f"pool.{POOL}.cloud": {
+                "state_dir": str(self.state / "cloud"),
+                "socket": str(self.sockets / "cloud"),
+            },
             f"pool.{POOL}.gateway": {
                 "listen": f"127.0.0.1:{self.gateway_port}",
                 "socket": str(self.sockets / "gateway"),
