@@ -12,6 +12,8 @@ Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` af
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from policies.actions import ActionKind
 from policies.events import (
     Event,
@@ -27,7 +29,17 @@ from policies.events import (
     PoolWhole,
 )
 from policies.fleet import Fleet
-from policies.model import Instance, InstanceState, Market, NoticeKind, Pool, TargetPhase, World
+from policies.model import (
+    Instance,
+    InstanceState,
+    Market,
+    NoticeKind,
+    Pool,
+    StandbyKind,
+    TargetPhase,
+    TargetState,
+    World,
+)
 from policies.records import Memory, NodeRecord, intent_key
 
 _ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
@@ -50,6 +62,8 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
                     found.append(NodeGone(at=world.now, node=instance.id, cause=gone))
         else:
             found.extend(_known(world, memory, record, instance, load.get(instance.id, 0)))
+            if record.standby is StandbyKind.STOPPED and _works(world, instance):
+                found.append(_seen(world.now, replace(instance, standby=None)))
     found.extend(_missing(pool, world, memory, listed))
     return tuple(found)
 
@@ -71,6 +85,18 @@ def _seen(now: float, instance: Instance) -> NodeSeen:
         price=instance.price,
         address=instance.address,
         standby=instance.standby,
+    )
+
+
+def _works(world: World, instance: Instance) -> bool:
+    """True when a balancer sends a standby requests: it was put to work by a daemon whose journal is lost.
+
+    The cloud's tag cannot tell, it says what the machine was launched for.
+    """
+    return instance.state is InstanceState.RUNNING and any(
+        t.id == instance.id and t.state not in (TargetState.DRAINING, TargetState.UNUSED)
+        for view in world.balancers.values()
+        for t in view.value
     )
 
 
