@@ -14,7 +14,7 @@ import contextlib
 import random
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,13 +311,13 @@ class Simulation:
         self.checker.report("daemon-lives", process.name, f"{process.name} ended: {process.ended}")
 
     def _release(self, process: SimProcess) -> None:
-        """What the kernel does when a process ends: locks and files are closed."""
+        """What the kernel does when a process ends: locks and files are closed, the disk stays as it is."""
         for lease in process.leases:
             lease.release()
-        if self._over:
-            for store in process.stores:
-                with contextlib.suppress(Exception):
-                    store.close()
+        for store in process.stores:
+            with _untouched(store.path):
+                store.close()
+        process.stores.clear()
 
     def _ports(self) -> Ports:
         engine = SimEngine(self.world)
@@ -413,6 +413,21 @@ class Simulation:
                 await self.clock.sleep(0.1)
             if task.done():
                 return task.result()
+
+
+@contextlib.contextmanager
+def _untouched(path: Path) -> Iterator[None]:
+    """Keep a SQLite file and its log as they are on disk: closing a connection would tidy them up.
+
+    A killed process tidies up nothing, and the next one has to recover from what is there.
+    """
+    files = [path, path.with_name(path.name + "-wal")]
+    kept = {file: file.read_bytes() for file in files if file.exists()}
+    yield
+    for file in files:
+        file.unlink(missing_ok=True)
+        if file in kept:
+            file.write_bytes(kept[file])
 
 
 def _rng(seed: int, purpose: str) -> random.Random:
