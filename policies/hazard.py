@@ -53,7 +53,7 @@ SCALE = 0.22  # hours
 RATE = 0.02  # per hour
 CREDIT = 0.2  # hours
 CREDIT_SCALE = 0.5  # hours
-PRIOR = 2.0  # events
+PRIOR = 4.0  # events
 HALF_LIFE = 72.0  # hours after which a loss, and the time it is measured against, weigh half
 STORM = 0.2  # events per hour
 STORM_FOR = 1200.0  # seconds
@@ -139,6 +139,32 @@ def age(zone: ZoneHistory, now: float) -> float:
 def rate(zone: ZoneHistory, now: float, *, factor: float = 1.0, storm: bool = False) -> float:
     """Events per hour expected of a placement now. `factor` is its `factor_of`."""
     return factor * base_rate(age(zone, now)) + (STORM if storm else 0.0)
+
+
+def outlook(zone: ZoneHistory, now: float, *, factor: float = 1.0, hours: float = 6.0) -> float:
+    """Losses per hour of use, over the coming `hours`, of a node that is there now or launched now.
+
+    A young spell is risky for a short while and worth having all the same if it may become an old one: this
+    is the chance to be lost within the horizon over the time expected to be used. The integral of the
+    survival is taken by Simpson's rule on a grid that is fine where the survival falls steeply.
+    """
+    begin = age(zone, now) + SCALE
+    used, before, last = 0.0, 0.0, 1.0
+    for share in _GRID:
+        at = share * hours
+        middle = 0.5 * (before + at)
+        survival = _survival(begin, at, factor)
+        used += (at - before) * (last + 4.0 * _survival(begin, middle, factor) + survival) / 6.0
+        before, last = at, survival
+    return (1.0 - last) / used
+
+
+_GRID = (0.005, 0.02, 0.08, 0.3, 1.0)
+
+
+def _survival(begin: float, hours: float, factor: float) -> float:
+    survival: float = (begin / (begin + hours)) ** (SHAPE * factor) * math.exp(-RATE * factor * hours)
+    return survival
 
 
 def all_factor(zones: Mapping[Placement, ZoneHistory]) -> float:

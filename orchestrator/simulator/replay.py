@@ -296,9 +296,9 @@ class Replay:
         found = min(self._machines.next_event(now), self._policy.next_look(now, fleet, plan, change))
         for record in self._memory.nodes.values():
             if record.drain is not None:
-                settled = (record.idle_since or now) + self._pool.drain.settle
-                ends = record.drain.deadline
-                found = min([found, *(t for t in (settled, ends) if t > now)])
+                idle = record.idle_since
+                settled = math.inf if idle is None else idle + self._pool.drain.settle
+                found = min([found, *(t for t in (settled, record.drain.deadline) if t > now)])
         return max(found, math.nextafter(now, math.inf))
 
     def _count(self, begin: float, end: float) -> None:
