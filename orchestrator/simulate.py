@@ -285,9 +285,25 @@ class Simulation:
     def kill(self, process: SimProcess) -> None:
         """Kill -9. The kernel gives its lock back; its disk stays."""
         self.world.trace.add("kill", process.name)
+        self._forget_unwritten(process)
         process.ended = "killed"
         self.loop.kill(process.name)
         self._release(process)
+
+    def lose_journal(self) -> None:
+        """Somebody deletes the journal. No daemon may run."""
+        if self.running is not None:
+            raise ValueError("a daemon holds the journal: kill it first")
+        for part in self.config.daemon.state_dir.glob("journal.db*"):
+            part.unlink()
+        self.world.trace.add("journal lost")
+        self.checker.forget()
+
+    def _forget_unwritten(self, process: SimProcess) -> None:
+        """What a full disk kept out of the journal is lost with the process."""
+        loop = process.daemon.loop
+        if loop is not None and loop.last is not None and not loop.last.world.durable:
+            self.checker.forget()
 
     def restart_later(self) -> None:
         """What the service manager does after a death."""
@@ -295,6 +311,7 @@ class Simulation:
 
     async def stop(self, process: SimProcess) -> None:
         """Stop a daemon in good order."""
+        self._forget_unwritten(process)
         task = self.loop.spawn(process.name, process.daemon.stop())
         process.ended = "stopped"
         await task

@@ -71,6 +71,7 @@ class Checker:
         self.checked: Counter[str] = Counter()
         self.faults_on = False
         self._leaving: set[str] = set()
+        self._unknowable: set[str] = set()
         self._may_go_since: dict[str, float] = {}
         self._said: set[tuple[str, str]] = set()
         self._before: dict[str, dict[str, TargetPhase]] = {}
@@ -97,6 +98,16 @@ class Checker:
                 self._drained.pop(event.node, None)
             elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
                 self._leaving.add(event.node)
+
+    def forget(self) -> None:
+        """The daemon lost its memory: nobody knows any more what it promised, or launched and never saw."""
+        now = self._world.clock.now()
+        self._leaving.clear()
+        self._drained.clear()
+        for machine in self._ours():
+            machine.told_at = None
+            if machine.visible_at > now:
+                self._unknowable.add(machine.id)
 
     # -- at effects --------------------------------------------------------------------------------
 
@@ -184,7 +195,7 @@ class Checker:
             and m.told_at is None
             and not m.rumoured
             and m.silent_since is None
-            and m.id not in self._leaving
+            and m.id not in self._leaving | self._unknowable
         ]
         if len(living) > self._pool.most_nodes:
             names = ", ".join(m.id for m in living)

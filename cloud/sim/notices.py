@@ -56,6 +56,8 @@ class NoticeBoard:
             machine.rumoured = machine.rumoured or (METADATA in sources and takes_away)
             if QUEUE in sources and takes_away and machine.told_at is None:
                 machine.told_at = now
+        elif machine is not None and cancelled:
+            machine.told_at, machine.rumoured = None, False
         for source in sources:
             notice = Notice(
                 id=name or f"{source}/{node}/{kind}",

@@ -104,6 +104,7 @@ def test_a_lost_journal_is_rebuilt_by_adoption(tmp_path: Path, sound, harm, stan
         for part in journal(sim).parent.glob("journal.db-*"):
             part.unlink()
         harm(journal(sim))
+        sim.checker.forget()
         sim.world.faults.arm("list", Fault.FAILED, times=3)
         looks: list[Effect] = []
         sim.effects.watchers.append(lambda effect, moment: looks.append(effect))
@@ -139,9 +140,7 @@ def test_a_standby_at_work_is_not_stopped_when_the_journal_is_lost(tmp_path: Pat
         assert node in {s.id for s in sim.table.active()}
         assert sim.running is not None
         sim.kill(sim.running)
-        journal(sim).unlink()
-        for part in journal(sim).parent.glob("journal.db-*"):
-            part.unlink()
+        sim.lose_journal()
         stopped: list[str] = []
 
         def watch(effect: Effect, moment: Moment) -> None:
