@@ -32,6 +32,7 @@ from policies.events import (
     Event,
     IntentOpened,
     NodeGone,
+    NodeIdle,
     NodeReady,
     NoticeSeen,
     TargetsApplied,
@@ -195,16 +196,16 @@ class Loop:
         self._actuator.write(plan.write, plan.targets, self._epoch)
         now = self._clock.now()
         alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
-        records = [*_records(now, plan.actions), *self._newly_held(now, plan)]
-        records += [AlarmRaised(at=now, name=a.name, text=a.reason) for a in alarms]
-        if records:
+        news = [*records(now, plan.actions), *self._newly_held(now, plan)]
+        news += [AlarmRaised(at=now, name=a.name, text=a.reason) for a in alarms]
+        if news:
             before = self.memory
-            self.memory = reduce(before, *records)
-            if await self._write(records):
+            self.memory = reduce(before, *news)
+            if await self._write(news):
                 self._actuator.perform(plan.actions)
             else:
-                kept = [r for r in records if not isinstance(r, IntentOpened)]
-                self._unwritten = [e for e in self._unwritten if e not in records or e in kept]
+                kept = [r for r in news if not isinstance(r, IntentOpened)]
+                self._unwritten = [e for e in self._unwritten if e not in news or e in kept]
                 self.memory = reduce(before, *kept)
         self._tell(plan, alarms)
 
@@ -287,6 +288,11 @@ class Loop:
                 swap = after.swaps.get(after.incoming.get(event.node, ""))
                 if swap is not None and swap.replaced_at == event.at:
                     metrics.SWAP_SECONDS.labels(pool).observe(event.at - swap.opened_at)
+            elif isinstance(event, NodeIdle) and event.node in after.nodes:
+                record = after.nodes[event.node]
+                if record.drain is not None:
+                    began = max(record.drain.since, record.detached_at or record.drain.since)
+                    metrics.DRAIN_SECONDS.labels(pool).observe(event.at - began)
         unannounced = after.preemptions_without_notice - before.preemptions_without_notice
         noticed = after.preemptions - before.preemptions - unannounced
         metrics.PREEMPTIONS.labels(pool, "yes").inc(noticed)
@@ -298,7 +304,7 @@ def _identity(notice: Notice) -> tuple[object, ...]:
     return notice.source, notice.id, notice.cancelled, notice.deadline
 
 
-def _records(now: float, actions: Sequence[Action]) -> list[Event]:
+def records(now: float, actions: Sequence[Action]) -> list[Event]:
     """What is journalled before actions are carried out."""
     found: list[Event] = []
     for action in actions:

@@ -1,0 +1,202 @@
+"""Time of one turn of the loop by part, at 10 to 10,000 nodes, and what of it grows faster than linear.
+
+A pool in steady state, and the same pool in the turn in which a tenth of its nodes is noticed at once. The
+parts are those of the loop: observe (events into memory, facts, the fleet view), decide (the policies with
+the invariants), act (the records that are journalled, and memory with them). I/O is left out. CPU time; the
+minimum of several turns.
+
+    python bench/decide_turn.py [--quick] [-o json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.loop import records
+from policies import facts
+from policies.decide import decide_for
+from policies.events import (
+    DaemonStarted,
+    Event,
+    NodeReady,
+    NodeSeen,
+    NoticeSeen,
+    PoolConfigured,
+    PoolWhole,
+    TargetsApplied,
+)
+from policies.fleet import Fleet
+from policies.memory import Memory, reduce
+from policies.model import (
+    Confidence,
+    EngineReading,
+    Instance,
+    InstanceState,
+    Limits,
+    Market,
+    Notice,
+    NoticeKind,
+    Observed,
+    Offering,
+    Placement,
+    Pool,
+    Target,
+    TargetPhase,
+    TargetState,
+    World,
+)
+
+SIZES = (10, 100, 1_000, 10_000)
+NOW = 1_000_000.0
+ZONES = tuple(f"zone-{letter}" for letter in "abcdef")
+
+
+def scene(nodes: int) -> tuple[Pool, World, Memory]:
+    """A whole pool: 70 % spot, spread over zones, everything ready and serving."""
+    limits = Limits(surge=max(2, nodes // 5), launches_per_minute=nodes)
+    pool = Pool(name="bench", replicas=nodes, limits=limits)
+    instances = []
+    for number in range(nodes):
+        market = Market.SPOT if number < pool.spot_wanted else Market.ON_DEMAND
+        instances.append(
+            Instance(
+                id=f"i-{number:06d}",
+                pool="bench",
+                token=f"bench/1/{number}",
+                placement=Placement("sim", "r", ZONES[number % len(ZONES)], "gpu", market),
+                state=InstanceState.RUNNING,
+                address=f"10.0.{number // 250}.{number % 250}:8000",
+                launched_at=NOW - 7200.0,
+                price=1.0 if market is Market.SPOT else 3.0,
+            )
+        )
+    offerings = tuple(
+        Offering(placement=Placement("sim", "r", zone, "gpu", market), price=1.0)
+        for zone in ZONES
+        for market in Market
+    )
+    world = World(
+        now=NOW,
+        instances=Observed(value=tuple(instances), at=NOW),
+        engines={i.id: EngineReading(node=i.id, at=NOW, ready=True, ok=True, running=3) for i in instances},
+        balancers={
+            "gateway": Observed(
+                value=tuple(
+                    Target(id=i.id, address=i.address, state=TargetState.HEALTHY, in_flight=3)
+                    for i in instances
+                ),
+                at=NOW,
+            )
+        },
+        offerings=Observed(value=offerings, at=NOW),
+        epoch=1,
+    )
+    events: list[Event] = [DaemonStarted(at=0.0, epoch=1), PoolConfigured(at=0.0, replicas=nodes)]
+    for i in instances:
+        events.append(
+            NodeSeen(
+                at=NOW - 7200.0,
+                node=i.id,
+                token=i.token,
+                placement=i.placement,
+                launched_at=i.launched_at,
+                price=i.price,
+                address=i.address,
+                standby=None,
+            )
+        )
+        events.append(NodeReady(at=NOW - 7000.0, node=i.id, address=i.address))
+    changes = tuple((i.id, TargetPhase.ACTIVE) for i in instances)
+    events.append(TargetsApplied(at=NOW - 6000.0, balancer="gateway", generation=1, changes=changes))
+    events.append(PoolWhole(at=NOW - 6000.0))
+    return pool, world, reduce(Memory(), *events)
+
+
+def notices(world: World, share: float) -> tuple[Event, ...]:
+    """A notice for the first `share` of the spot nodes."""
+    spot = [i for i in world.instances.value if i.placement.market is Market.SPOT]
+    return tuple(
+        NoticeSeen(
+            at=NOW,
+            notice=Notice(
+                id=f"n-{i.id}",
+                kind=NoticeKind.INTERRUPTION,
+                node=i.id,
+                deadline=NOW + 120.0,
+                source="feed",
+                confidence=Confidence.CONFIRMED,
+                seen_at=NOW,
+            ),
+        )
+        for i in spot[: max(1, int(len(world.instances.value) * share))]
+    )
+
+
+def turn(pool: Pool, world: World, memory: Memory, events: Sequence[Event]) -> dict[str, float]:
+    """One turn without its I/O; CPU milliseconds by part."""
+    spent: dict[str, float] = {}
+
+    def part(name: str, work: Callable[[], Any]) -> Any:
+        began = time.process_time_ns()
+        result = work()
+        spent[name] = (time.process_time_ns() - began) / 1e6
+        return result
+
+    def observe() -> tuple[Memory, Fleet]:
+        heard = reduce(memory, *events)
+        known = reduce(heard, *facts.changes(pool, world, heard))
+        return known, Fleet.of(pool, world, known)
+
+    known, fleet = part("observe", observe)
+    plan = part("decide", lambda: decide_for(fleet, world, known))
+    part("act", lambda: reduce(known, *records(world.now, plan.actions)))
+    return spent
+
+
+def measure(nodes: int, repeat: int) -> list[dict[str, Any]]:
+    pool, world, memory = scene(nodes)
+    rows = []
+    for case, events in (("steady", ()), ("10% noticed", notices(world, 0.1))):
+        runs = [turn(pool, world, memory, events) for _ in range(repeat)]
+        best = {name: min(run[name] for run in runs) for name in runs[0]}
+        total = sum(best.values())
+        rows.append(
+            {
+                "nodes": nodes,
+                "case": case,
+                "ms": round(total, 3),
+                "us_per_node": round(total * 1000.0 / nodes, 2),
+                **{f"{name}_share": round(value / total, 3) for name, value in best.items()},
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="up to 1,000 nodes, fewer turns")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    options = parser.parse_args()
+    sizes = SIZES[:3] if options.quick else SIZES
+    rows = [row for nodes in sizes for row in measure(nodes, 3 if options.quick else 7)]
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    if options.output == "json":
+        print(json.dumps({"machine": machine, "turns": rows}))
+        return
+    print(machine)
+    print(f"{'nodes':>6}  {'case':<12} {'ms a turn':>10} {'us a node':>10}  observe  decide     act")
+    for row in rows:
+        shares = "  ".join(f"{row[f'{name}_share']:>6.0%}" for name in ("observe", "decide", "act"))
+        print(
+            f"{row['nodes']:>6}  {row['case']:<12} {row['ms']:>10.2f} {row['us_per_node']:>10.2f}  {shares}"
+        )
+
+
+if __name__ == "__main__":
+    main()
