@@ -3,7 +3,7 @@
 A gateway process without load, a target set of the given size, and one change after another: a node is set
 to draining, then to active again. After the acknowledgement no request is routed by the old set.
 
-    python bench/detach_latency.py [--pushes 500] [--targets 10] [-o json]
+    python bench/detach_latency.py [--pushes 500] [--targets 10] [--quick] [-o json]
 """
 
 from __future__ import annotations
@@ -99,10 +99,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pushes", type=int, default=500)
     parser.add_argument("--targets", type=int, default=10)
+    parser.add_argument("--quick", action="store_true", help="50 pushes: shows that it runs, measures little")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gw") as directory:
-        latencies = asyncio.run(measure(options.pushes, options.targets, Path(directory)))
+        latencies = asyncio.run(
+            measure(50 if options.quick else options.pushes, options.targets, Path(directory))
+        )
     cuts = statistics.quantiles(latencies, n=100)
     rows = {
         "machine": machine(),

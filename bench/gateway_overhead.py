@@ -4,7 +4,7 @@ Starts an engine stand-in and a gateway as processes of their own and loads both
 take turns, so that a busy machine disturbs both alike. Wall-clock rates are good as ratios inside a round;
 the CPU time per request and per token, read from the gateway process itself, is the number to trust.
 
-    python bench/gateway_overhead.py [--seconds 20] [-o json]
+    python bench/gateway_overhead.py [--seconds 20] [--quick] [-o json]
 """
 
 from __future__ import annotations
@@ -325,6 +325,7 @@ def table(rows: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="time of all rounds together")
+    parser.add_argument("--quick", action="store_true", help="2 seconds: shows that it runs, measures little")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -332,7 +333,7 @@ def main() -> int:
         asyncio.run(serve_engine())
         return 0
     with tempfile.TemporaryDirectory(prefix="gw") as directory:
-        rows = summary(asyncio.run(measure(options.seconds, Path(directory))))
+        rows = summary(asyncio.run(measure(2.0 if options.quick else options.seconds, Path(directory))))
     print(json.dumps(rows) if options.output == "json" else table(rows))
     return 0
 

@@ -5,7 +5,7 @@ after another is reclaimed with notice; the journal tells when the notice arrive
 came. The limit is what no daemon with a journal can beat: one durable SQLite commit plus one exchange with
 the gateway's control socket, measured in the same run.
 
-    python bench/notice_to_detached.py [--notices 40] [-o json]
+    python bench/notice_to_detached.py [--notices 40] [--quick] [-o json]
 """
 
 from __future__ import annotations
@@ -119,10 +119,11 @@ def commit_ms(directory: Path, times: int = 200) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--notices", type=int, default=40)
+    parser.add_argument("--quick", action="store_true", help="3 notices: shows that it runs, measures little")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="orchestrator-bench-") as directory:
-        result = asyncio.run(measure(options.notices, Path(directory)))
+        result = asyncio.run(measure(3 if options.quick else options.notices, Path(directory)))
     if options.output == "json":
         print(json.dumps(result))
         return

@@ -212,7 +212,10 @@ def main(arguments: Iterable[str] | None = None, show: Callable[[str], None] = p
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", type=Path, nargs="?", help="a directory that holds sets, or one set")
-    parser.add_argument("--synthetic", type=int, metavar="N", help="synthetic sets with seeds 1 to N")
+    parser.add_argument(
+        "--synthetic", type=int, metavar="N", help="synthetic sets with seeds 1 to N; 20 without a directory"
+    )
+    parser.add_argument("--quick", action="store_true", help="two synthetic sets: shows that it runs")
     options = parser.parse_args(None if arguments is None else list(arguments))
     columns: dict[str, dict[str, float]] = {}
     if options.directory is not None:
@@ -224,12 +227,12 @@ def main(arguments: Iterable[str] | None = None, show: Callable[[str], None] = p
             columns[directory.name] = summary(read_spotset(directory))
     if len(columns) > 1:
         columns["mean"] = mean(list(columns.values()))
+    if options.quick or not (options.synthetic or columns):
+        options.synthetic = 2 if options.quick else 20
     if options.synthetic:
         seeds = range(1, options.synthetic + 1)
         made = [summary(synthesise(SyntheticParameters(), seed)) for seed in seeds]
         columns[f"synthetic, {options.synthetic} seeds"] = mean(made)
-    if not columns:
-        parser.error("give a directory of sets, --synthetic N, or both")
     show(table(columns))
 
 

@@ -1,21 +1,27 @@
 """Makes the reference pages that follow the code: `python docs/generate.py`.
 
-config.md comes from the models of the configuration, cli.md from the command line's own help. A test asserts
-that both are current.
+config.md comes from the models of the configuration, cli.md from the command line's own help, metrics.md from
+the registries of daemon and gateway. A test asserts that all are current.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
+from orchestrator import metrics
 from orchestrator.config import ConfigFile
 from orchestrator.config_errors import table_model, tables
+from orchestrator.gateway.metrics import GatewayMetrics, Outcome
+from orchestrator.gateway.targets import TargetTable
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 
@@ -72,6 +78,26 @@ The daemon is found by `--socket`, else by `--config`, else by the variable `ORC
 """
 
 
+_METRICS_HEAD: Final = """# Metrics
+
+<!-- Made by docs/generate.py from orchestrator/metrics.py, orchestrator/gateway/metrics.py. Do not edit. -->
+
+Prometheus text. The daemon shows its metrics at `/metrics` of `daemon.listen` and of its control socket, the
+gateway its own at `/metrics` of `pool.NAME.gateway.listen` and of its control socket. Engines show theirs at
+their own addresses: scrape them too.
+
+Times are seconds, money US dollars, timestamps seconds since the epoch. A histogram `NAME` is shown as
+`NAME_bucket` with the label `le`, `NAME_sum` and `NAME_count`. A series appears with its first value; the
+gauges of a pool are there after the first turn. Counters start at zero with the process: take rates, not
+differences over restarts. Counters and histograms have a companion that ends in `_created`: when they began.
+"""
+
+_GATEWAY_HEAD: Final = """## Gateway
+
+One gateway serves one pool; tell gateways apart by the labels of your scrape job. A request's `outcome`:
+"""
+
+
 def config_page() -> str:
     """The whole of config.md."""
     return "\n".join([_CONFIG_HEAD, *(line for part in tables(ConfigFile) for line in _table(*part))])
@@ -89,6 +115,37 @@ def cli_page() -> str:
         )
         parts.append(f"## orchestrator {command}\n\n{note}```text\n{_help(app, command)}\n```\n")
     return "\n".join(parts)
+
+
+def metrics_page() -> str:
+    """The whole of metrics.md."""
+    rng = random.Random(0)  # noqa: S311 - nothing is drawn
+    table = TargetTable(
+        now=lambda: 0.0, rng=rng, max_in_flight=1, breaker_failures=1, breaker_open=1.0, pool=""
+    )
+    gateway = GatewayMetrics(table, queued=lambda: 0, now=lambda: 0.0)
+    outcomes = ", ".join(f"`{outcome}`" for outcome in Outcome)
+    parts = [
+        _METRICS_HEAD,
+        f"## Daemon\n\n{_metrics(metrics.REGISTRY)}\n",
+        f"{_GATEWAY_HEAD.rstrip()} {outcomes}.\n\n{_metrics(gateway.registry)}",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _metrics(registry: CollectorRegistry) -> str:
+    rows = ["| name | type | labels | meaning |\n|---|---|---|---|"]
+    # the registry offers no public way to ask for the labels of a metric without values
+    for collector in registry._collector_to_names:
+        if isinstance(collector, MetricWrapperBase):
+            described = [(collector._type, collector.describe()[0], collector._labelnames)]
+        else:
+            described = [(family.type, family, family._labelnames) for family in collector.collect()]  # type: ignore[attr-defined]
+        for kind, family, labels in described:
+            name = family.name + ("_total" if kind == "counter" else "")
+            shown = ", ".join(f"`{label}`" for label in labels)
+            rows.append(f"| `{name}` | {kind} | {shown} | {family.documentation.rstrip('.')}. |")
+    return "\n".join(rows)
 
 
 def _help(app: Any, command: str) -> str:
@@ -131,7 +188,11 @@ def _meaning(description: str, schema: dict[str, Any]) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with its text."""
-    return {REFERENCE / "config.md": config_page(), REFERENCE / "cli.md": cli_page()}
+    return {
+        REFERENCE / "config.md": config_page(),
+        REFERENCE / "cli.md": cli_page(),
+        REFERENCE / "metrics.md": metrics_page(),
+    }
 
 
 def main() -> None:

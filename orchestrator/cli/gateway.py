@@ -30,6 +30,8 @@ def gateway(
 
     configure_logging(settings.daemon.log_format, settings.daemon.log_level)
     try:
+        # as the daemon does, so that either may be started first
+        settings.daemon.state_dir.mkdir(exist_ok=True)
         serve(settings.pool.gateway.as_gateway(settings.pool_name))
     except (GatewayError, OSError) as error:
         raise CommandError(f"the gateway cannot run: {error}") from error

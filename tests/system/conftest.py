@@ -163,7 +163,7 @@ class Stack:
                 "args": ["--load-time", "0.2", "--tokens-per-second", "50"],
             },
             f"pool.{POOL}.drain": {"budget": "5s", "margin": "1s", "settle": "200ms"},
-            f"pool.{POOL}.back_to_spot": {"hold": "2s", "stable": "1s"},
+            f"pool.{POOL}.back_to_spot": {"hold": "1s", "stable": "500ms"},
             f"pool.{POOL}.placement": {"refusal_half_life": "2s", "reclaim_half_life": "2s"},
             # Slow enough that a busy machine is not taken for a sick node.
             f"pool.{POOL}.health": {"unhealthy_after": "5s", "replace_after": "20s", "boot_timeout": "60s"},

@@ -1,0 +1,174 @@
+"""Rules that the whole repository keeps: layers, sizes, words that may not be in it, make targets."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("orchestrator", "cloud", "policies")
+LONGEST_FILE = 520
+LONGEST_FUNCTION = 75
+
+# Registries and model hubs: what is installed from where is the user's choice, not the repository's.
+HOSTS = (
+    r"pypi\.org|pythonhosted\.org|huggingface\.co|\bhf\.co|ghcr\.io|docker\.io|quay\.io|gcr\.io|npmjs|crates\.io"
+    r"|download\.pytorch\.org|wheels\.vllm\.ai"
+)
+HOMES = r"/(?:home|Users)/[a-z][\w.-]*/|(?<![\w.])/root/|(?<![\w.])/(?:work|workspace|mnt)/"
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """The files of the repository: what git tracks, or, outside of a clone, everything that is not made."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 0 and done.stdout:
+        found = [ROOT / name for name in done.stdout.split("\0") if name]
+    else:
+        made = (".venv", ".git", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis")
+        found = [f for f in ROOT.rglob("*") if f.is_file() and not set(f.parts) & set(made)]
+    return tuple(file for file in found if file.is_file())
+
+
+def sources() -> list[Path]:
+    """Every Python file of the three packages."""
+    return [file for name in PACKAGES for file in sorted((ROOT / name).rglob("*.py"))]
+
+
+def short(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_the_layers_hold() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+
+
+def test_files_are_short() -> None:
+    long = {short(f): n for f in sources() if (n := len(f.read_text().splitlines())) > LONGEST_FILE}
+    assert long == {}
+
+
+def test_functions_are_short() -> None:
+    long = {}
+    for file in sources():
+        for function in functions(ast.parse(file.read_text(encoding="utf-8"))):
+            lines = (function.end_lineno or function.lineno) - function.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                long[f"{short(file)}:{function.name}"] = lines
+    assert long == {}
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    bare = [short(f) for f in sources() if not ast.get_docstring(ast.parse(f.read_text(encoding="utf-8")))]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern"),
+    [
+        ("a registry or model hub", HOSTS),
+        ("a directory of one machine", HOMES),
+        ("work left for later", r"\b(?:TODO|FIXME|XXX|HACK)\b"),
+    ],
+    ids=["hosts", "homes", "later"],
+)
+def test_no_tracked_file_names(what: str, pattern: str) -> None:
+    expression = re.compile(pattern)
+    found = []
+    for file in tracked():
+        if file == Path(__file__):
+            continue
+        try:
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if expression.search(line):
+                found.append(f"{short(file)}:{number}: {line.strip()[:100]}")
+    assert found == [], f"{what} in tracked files"
+
+
+def test_nothing_large_or_secret_is_tracked() -> None:
+    large = {short(f): f.stat().st_size for f in tracked() if f.stat().st_size > 512 * 1024}
+    assert large == {}
+    secret = [
+        short(f) for f in tracked() if f.suffix in (".pem", ".key", ".p12") or f.name.startswith(".env")
+    ]
+    assert secret == []
+
+
+def test_test_files_of_the_same_name_are_told_apart() -> None:
+    """Import mode importlib needs no packages; an __init__.py in tests would bring them back."""
+    assert [short(f) for f in (ROOT / "tests").rglob("__init__.py")] == []
+
+
+# -- make -----------------------------------------------------------------------------------------
+
+
+def makefile() -> str:
+    return (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def targets() -> set[str]:
+    """Targets that people type."""
+    return set(re.findall(r"(?m)^([a-z][a-z-]*):", makefile()))
+
+
+def test_make_help_lists_every_target() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    listed = {line.split()[1] for line in done.stdout.splitlines() if line.strip().startswith("make ")}
+    assert listed == targets()
+    assert subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True).stdout == done.stdout
+
+
+def test_every_target_is_phony() -> None:
+    """A file of the same name would switch a target off."""
+    (phony,) = re.findall(r"(?m)^\.PHONY: (.*)$", makefile())
+    assert set(phony.split()) == targets()
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "check", "bench", "docs", "setup"])
+def test_targets_can_be_made(target: str) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_scripts_are_executable_and_sound() -> None:
+    scripts = [f for f in tracked() if f.suffix == ".sh" or f.parent.name == ".ci"]
+    assert scripts
+    for script in scripts:
+        assert os.access(script, os.X_OK), f"{short(script)} is not executable"
+        done = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "set -euo pipefail" in script.read_text(encoding="utf-8"), (
+            f"{short(script)} goes on after errors"
+        )
+
+
+def test_the_continuous_check_makes_what_people_make() -> None:
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    used = set(re.findall(r"(?m)^\s*make ([a-z-]+)", text))
+    assert {"setup", "lint", "test"} <= used <= targets()
