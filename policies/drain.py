@@ -64,7 +64,7 @@ def finished(rules: DrainRules, node: Node, *, now: float) -> bool:
     """True when a draining node holds no request any more, or its time is up."""
     if node.drain is None:
         return False
-    if node.ready_at is None and not node.attached:
+    if node.ready_at is None and not node.attached and (node.probed or not node.address):
         return True  # it never took a request
     if not node.serving and node.idle_since is not None and now - node.idle_since >= rules.settle:
         return True

@@ -35,7 +35,6 @@ from policies.model import (
     Market,
     NoticeKind,
     Pool,
-    StandbyKind,
     TargetPhase,
     TargetState,
     World,
@@ -54,7 +53,8 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
         record = memory.nodes.get(instance.id)
         if record is None:
             if instance.state in _ALIVE or instance.token in memory.intents:
-                found.append(_seen(world.now, instance))
+                at_work = instance.token not in memory.intents and _may_work(world, instance)
+                found.append(_seen(world.now, replace(instance, standby=None) if at_work else instance))
                 if instance.state is InstanceState.TERMINATED:
                     gone = GoneCause.UNANNOUNCED
                     if instance.placement.market is not Market.SPOT:
@@ -62,8 +62,6 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
                     found.append(NodeGone(at=world.now, node=instance.id, cause=gone))
         else:
             found.extend(_known(world, memory, record, instance, load.get(instance.id, 0)))
-            if record.standby is StandbyKind.STOPPED and _works(world, instance):
-                found.append(_seen(world.now, replace(instance, standby=None)))
     found.extend(_missing(pool, world, memory, listed))
     return tuple(found)
 
@@ -88,15 +86,15 @@ def _seen(now: float, instance: Instance) -> NodeSeen:
     )
 
 
-def _works(world: World, instance: Instance) -> bool:
-    """True when a balancer sends a standby requests: it was put to work by a daemon whose journal is lost.
+def _may_work(world: World, instance: Instance) -> bool:
+    """True for a machine that may have been put to work by a daemon whose journal is lost.
 
-    The cloud's tag cannot tell, it says what the machine was launched for.
+    The tag of a standby cannot tell, it says what the machine was launched for. Only a balancer can; until
+    every one was read a running machine counts as working, which at worst costs a second standby.
     """
     return instance.state is InstanceState.RUNNING and any(
-        t.id == instance.id and t.state not in (TargetState.DRAINING, TargetState.UNUSED)
+        view.at is None or any(t.id == instance.id and t.state is not TargetState.UNUSED for t in view.value)
         for view in world.balancers.values()
-        for t in view.value
     )
 
 

@@ -102,9 +102,6 @@ def _whole(draft: Draft, event: PoolWhole) -> None:
 
 
 def _seen(draft: Draft, event: NodeSeen) -> None:
-    if event.node in draft.get("nodes"):
-        draft.node(event.node, standby=event.standby)  # known: it turned out to be no standby any more
-        return
     # An adopted node's boot is counted from its adoption: nobody remembers whether it was ready before.
     launched = event.token in draft.get("intents")
     draft.mapping("nodes")[event.node] = NodeRecord(

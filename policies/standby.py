@@ -36,10 +36,8 @@ def use_stopped(turn: Turn, missing: int, why: str) -> int:
 def refill(turn: Turn) -> None:
     """Launch stopped standbys that are missing and stop those that are warm."""
     held = _standbys(turn)
-    # An adopted standby may be at work; only a balancer can tell, so each is asked first.
-    looked = all(view.at is not None for view in turn.world.balancers.values())
     for node in held:
-        if node.phase is Phase.READY and looked:
+        if node.phase is Phase.READY:
             turn.stop(node, "warm: kept as a stopped standby")
     launching = sum(i.standby is StandbyKind.STOPPED for i in turn.fleet.launching)
     missing = turn.pool.standby.stopped - len(held) - launching
