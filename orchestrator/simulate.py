@@ -33,7 +33,7 @@ from orchestrator.codec import encode
 from orchestrator.config import Config
 from orchestrator.daemon import Daemon, StartError
 from orchestrator.lease import FileLease
-from orchestrator.store import Store
+from orchestrator.store import Store, node_of
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
 from policies.economics import Charge
@@ -102,14 +102,14 @@ class RecordedStore(Store):
         """See Store."""
         if not events:
             return
-        kinds = ",".join(type(e).__name__ for e in events)
+        names = ", ".join(_name(e) for e in events)
         check = zlib.crc32(b"".join(encode(e) for e in events))
         self.hear(events)
         await self.effects.record(
             "journal",
             "append",
             lambda: super(RecordedStore, self).append(pool, events),
-            detail=f"{kinds} {check:08x}",
+            detail=f"{names} {check:08x}",
         )
 
     async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
@@ -430,6 +430,13 @@ class Simulation:
                 await self.clock.sleep(0.1)
             if task.done():
                 return task.result()
+
+
+def _name(event: Event) -> str:
+    """An event in few words, for traces."""
+    words = [type(event).__name__, str(getattr(event, "kind", "")), node_of(event) or ""]
+    words.append(str(getattr(event, "outcome", "")))
+    return " ".join(word for word in words if word)
 
 
 @contextlib.contextmanager
