@@ -29,7 +29,8 @@ from policies.events import Event, OperatorDrained, OperatorUndrained, Paused, R
 
 MAX_BODY = 64 * 1024
 EVENTS_MOST = 10_000
-_LONG_POLL_MOST = 60.0
+_SEQ_MOST = 2**63 - 1
+_LONG_POLL_MOST = 60
 _LONG_POLL_STEP = 0.2
 _CLEANUP = 0.5
 """Seconds that a stopping daemon gives answers on their way; a long poll is cut off."""
@@ -123,10 +124,10 @@ class Api:
         )
 
     async def _events(self, request: web.Request) -> web.Response:
-        after = _number(request, "after", -1)
-        limit = min(EVENTS_MOST, _number(request, "limit", 100))
+        after = _number(request, "after", -1, least=-1, most=_SEQ_MOST)
+        limit = _number(request, "limit", 100, least=1, most=EVENTS_MOST)
         node = request.query.get("node", "")
-        until = self._clock.now() + min(_LONG_POLL_MOST, _number(request, "wait", 0))
+        until = self._clock.now() + _number(request, "wait", 0, least=0, most=_LONG_POLL_MOST)
         while True:
             entries = await self._read(after=max(0, after), limit=limit, node=node, newest=after < 0)
             if entries or self._clock.now() >= until:
@@ -331,11 +332,14 @@ def _seconds(body: dict[str, Any], key: str, default: float) -> float:
     return float(value)
 
 
-def _number(request: web.Request, key: str, default: int) -> int:
+def _number(request: web.Request, key: str, default: int, *, least: int, most: int) -> int:
     text = request.query.get(key, "")
     if not text:
         return default
     try:
-        return int(float(text))
-    except ValueError as error:
-        raise Refused(400, f"{key} must be a number, not {text!r}") from error
+        value = int(float(text))
+    except (ValueError, OverflowError):
+        value = least - 1
+    if not least <= value <= most:
+        raise Refused(400, f"{key} must be a number from {least} to {most}, not {text[:40]!r}")
+    return value

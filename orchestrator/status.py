@@ -70,7 +70,9 @@ def pool_state(snapshot: Snapshot) -> views.PoolState:
         return "starting"
     if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
         return "below-floor"
-    return "ok" if ready >= pool.replicas and snapshot.world.durable else "degraded"
+    # Without a fresh list nothing could be replaced, however well every node is.
+    blind = snapshot.world.instances.age(snapshot.world.now) > pool.patience.stale_after
+    return "ok" if ready >= pool.replicas and snapshot.world.durable and not blind else "degraded"
 
 
 def plan_view(snapshot: Snapshot) -> views.PoolPlanView:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -227,16 +229,7 @@ class Stack:
             if name in self.parts:
                 await self.parts[name].stop()
         await self.cloud.close()
-        try:
-            async with asyncio.timeout(20.0):
-                while left := marked(self.mark):  # noqa: ASYNC110 - nobody tells when a process is gone
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            left = marked(self.mark)
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        return list(left.values())
+        return await asyncio.to_thread(MarkedProcesses().after, self.mark, patience=20.0)
 
     async def cli(self, *arguments: str) -> Done:
         """Run one command of the command line on this stack's daemon, to its end."""
@@ -269,6 +262,18 @@ class Stack:
             return True
 
         await self.until("cloud and daemon answer", answered)
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """One raw request to the control API: status and body."""
+        connection = http.client.HTTPConnection("daemon", timeout=PATIENCE)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.connect(str(self.sockets / "daemon"))
+        try:
+            connection.request(method, path, body=body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -440,6 +445,28 @@ async def running_stack(
 
 
 NewStack = Callable[..., contextlib.AbstractAsyncContextManager[Stack]]
+
+
+class MarkedProcesses:
+    """Finds what a test has left running, by the mark in its environment."""
+
+    variable = MARK
+
+    def after(self, mark: str, *, patience: float) -> list[str]:
+        """Command lines of what still lives after `patience` seconds; it is killed then."""
+        until = time.monotonic() + patience
+        while (left := marked(mark)) and time.monotonic() < until:
+            time.sleep(0.05)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return list(left.values())
+
+
+@pytest.fixture(scope="session")
+def marked_processes() -> MarkedProcesses:
+    """For tests that start whole systems by other means than a stack."""
+    return MarkedProcesses()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ CHANGES = {
     "pool.test.drain": {"budget": "2s", "margin": "500ms"},
     "pool.test.health": {"unhealthy_after": "1s", "replace_after": "4s"},
     "pool.test.gateway": {"health_timeout": "1s"},
+    "pool.test.patience": {"stale_after": "3s"},
 }
 
 
@@ -130,6 +131,23 @@ async def test_a_killed_cloud_is_shown_and_made_good(stack: Any) -> None:
     async with stack.traffic() as traffic:
         await traffic.answers(20)
     assert traffic.report.failures == {}
+
+
+async def test_a_cloud_that_cannot_be_listed_degrades_the_pool_and_nothing_else(stack: Any) -> None:
+    """Every node works, so nothing is touched; but nothing could be replaced, and the status says so."""
+    before = await stack.nodes()
+    launches = (await stack.statistics())["launches"]
+    await stack.admin("fail-list", times=1_000_000)
+    async with stack.traffic() as traffic:
+        pool = await stack.until_pool("the pool is degraded", lambda pool: pool["state"] == "degraded")
+        assert any("instances cannot be listed" in problem for problem in pool["problems"])
+        assert (await stack.cli("status")).code == 4
+        assert pool["serving"] == 4
+        await stack.admin("heal")
+        await stack.until_pool("the pool is well", lambda pool: pool["state"] == "ok")
+    assert traffic.report.failures == {}
+    assert set(await stack.nodes()) == set(before)
+    assert (await stack.statistics())["launches"] == launches
 
 
 async def test_a_node_lost_without_notice_costs_no_plain_request(stack: Any) -> None:

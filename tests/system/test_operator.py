@@ -142,6 +142,59 @@ async def test_a_pause_ends_by_itself(stack: Any) -> None:
     assert len(wrong.err.splitlines()) == 1
 
 
+async def test_a_pause_outlives_the_daemon(stack: Any) -> None:
+    assert (await stack.cli("pause", "-m", "over night")).code == 0
+    await stack.kill("daemon")
+    await stack.start("daemon")
+    pool = await stack.until_pool("the daemon is back", lambda pool: len(pool["nodes"]) == 4)
+    assert pool["state"] == "paused"
+    assert (await stack.status())["daemon"]["paused"]["reason"] == "over night"
+    assert (await stack.cli("resume")).code == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/events?after=1e400", 400),
+        ("/v1/events?after=nan", 400),
+        (f"/v1/events?after={10**30}", 400),
+        ("/v1/events?limit=0", 400),
+        ("/v1/events?limit=-1", 400),
+        ("/v1/events?limit=many", 400),
+        ("/v1/events?wait=-5", 400),
+        ("/v1/events?after=-1&limit=3", 200),
+        ("/v1/explain?subject=" + "x" * 2000, 404),
+        ("/v1/nodes/..%2f..%2fetc", 404),
+        ("/v1/nothing", 404),
+        ("/v1/pause", 405),
+    ],
+)
+async def test_odd_requests_are_refused_in_words(stack: Any, path: str, status: int) -> None:
+    code, body = await asyncio.to_thread(stack.ask, "GET", path)
+    assert code == status, body
+    assert status == 200 or set(json.loads(body)) == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        (b"{", "not JSON"),
+        (b"[]", "must be a JSON object"),
+        (b'{"for_s": "long"}', "for_s must be a number of seconds"),
+        (b'{"for_s": -1}', "for_s must be a number of seconds"),
+        (b'{"reason": 5}', "reason must be text"),
+        (b'{"reason": "' + b"x" * 600 + b'"}', "at most 500 characters"),
+        (b'"' + b"x" * 100_000 + b'"', "Request Entity Too Large"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_odd_bodies_are_refused_in_words(stack: Any, body: bytes, part: str) -> None:
+    code, answer = await asyncio.to_thread(stack.ask, "POST", "/v1/pause", body)
+    assert 400 <= code < 500
+    assert part in json.loads(answer)["error"]
+    assert (await stack.status())["daemon"]["paused"] is None
+
+
 async def test_following_events_shows_what_happens_next(stack: Any) -> None:
     follower = await asyncio.create_subprocess_exec(
         *stack.command("events", "-f", "-n", "1", "-o", "json"),

@@ -1,0 +1,100 @@
+"""`orchestrator demo` as people run it: an honest summary, nothing left over, also when it is cut short."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+PROMISED = {
+    "requests",
+    "failed",
+    "retried",
+    "streams_cut",
+    "preemptions",
+    "preemptions_without_notice",
+    "swaps",
+    "min_ready",
+    "wanted",
+    "mean_spot_share",
+    "cost_usd",
+    "cost_on_demand_usd",
+    "notice_to_detached_ms",
+    "leaked_nodes",
+    "seed",
+}
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def demo(tmp_path: Path, marked_processes: Any) -> Iterator[Start]:
+    """Starts demos whose temporary directories lie in `tmp_path`; afterwards nothing of them lives."""
+    mark, living = uuid.uuid4().hex, marked_processes
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "demo", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, living.variable: mark},
+        )
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        left = living.after(mark, patience=20.0)
+        assert left == []
+
+
+def test_a_short_demo_keeps_its_promises(demo: Start) -> None:
+    process = demo("--duration", "10", "--nodes", "4", "--rate", "10", "--seed", "3", "--quiet", "-o", "json")
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert len(out.splitlines()) == 1
+    summary: dict[str, Any] = json.loads(out)
+    assert set(summary) >= PROMISED
+    assert summary["failed"] == 0, summary["failures"]
+    assert summary["leaked_nodes"] == 0, summary["leaked"]
+    assert summary["requests"] == summary["answered"] + summary["streams_cut"] > 50
+    assert summary["preemptions"] >= 2
+    assert summary["swaps"] >= 1
+    assert summary["wanted"] == 4
+    assert 0 < summary["cost_usd"] <= summary["cost_on_demand_usd"]
+    assert summary["seed"] == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+def test_a_demo_that_is_cut_short_leaves_nothing(demo: Start, number: signal.Signals) -> None:
+    """Asked to stop it still sums up; after kill -9 the kernel ends the rest."""
+    process = demo("--duration", "300", "--nodes", "1", "--rate", "10")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "requests" in line:  # the first line of the load: everything runs
+            break
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=120)
+    if number is signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 0
+        assert "leaked nodes        0" in out
