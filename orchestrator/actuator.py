@@ -61,10 +61,20 @@ class Actuator:
     def _forget(self, token: str, _: asyncio.Task[None]) -> None:
         self._busy.pop(token, None)
 
-    def write(self, balancers: Sequence[str], targets: Sequence[TargetSpec], epoch: int) -> None:
-        """Have the named balancers hold exactly these targets."""
-        for name in balancers:
-            self.writers[name].want(targets, epoch)
+    def write(
+        self, balancers: Sequence[str], targets: Sequence[TargetSpec], epoch: int, *, leading: bool
+    ) -> None:
+        """Have the named balancers hold exactly these targets; without the lease, write nothing any more.
+
+        A write that fails is tried again, and by then another set may be wanted, so every writer hears of it.
+        """
+        for name, writer in self.writers.items():
+            if not leading:
+                writer.forget()
+            elif name in balancers:
+                writer.want(targets, epoch)
+            else:
+                writer.revise(targets, epoch)
 
     async def stop(self) -> None:
         """Let nothing new begin and end what runs. Touches no node: the outcome of a call that was cut off
@@ -154,6 +164,16 @@ class TargetWriter:
         self._wanted = (tuple(targets), epoch)
         self._news.set()
 
+    def revise(self, targets: Sequence[TargetSpec], epoch: int) -> None:
+        """Put this set in the place of one that was asked for and is not acknowledged yet."""
+        if self._wanted is not None:
+            self._wanted = (tuple(targets), epoch)
+
+    def forget(self) -> None:
+        """Write nothing until a set is asked for again."""
+        self._wanted = None
+        self._news.clear()
+
     async def run(self) -> None:
         """Write what is wanted, for ever; a failure is tried again with the newest wish.
 
@@ -182,6 +202,7 @@ class TargetWriter:
             wait, self.error = _RETRY_FIRST, ""
             if self._wanted == (targets, epoch):
                 self._news.clear()  # asked for again while it was being written
+                self._wanted = None
             self._acknowledge(targets)
 
     async def _catch_up(self) -> None:

@@ -133,7 +133,7 @@ class Loop:
         journalled = asyncio.get_running_loop().time()
         plan = decide_for(fleet, world, self.memory)
         decided = asyncio.get_running_loop().time()
-        await self._act(plan)
+        await self._act(plan, leading=world.leading)
         await self._ledger.count(fleet, world)
         snapshot = self._publish(fleet, world, plan)
         acted = asyncio.get_running_loop().time()
@@ -188,12 +188,12 @@ class Loop:
 
     # -- out ---------------------------------------------------------------------------------------
 
-    async def _act(self, plan: Plan) -> None:
+    async def _act(self, plan: Plan, *, leading: bool) -> None:
         """Write target sets at once, journal what costs money or ends nodes, then do it.
 
         An intent that could not be journalled never was: it leaves memory again and is not acted on.
         """
-        self._actuator.write(plan.write, plan.targets, self._epoch)
+        self._actuator.write(plan.write, plan.targets, self._epoch, leading=leading)
         now = self._clock.now()
         alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
         news = [*records(now, plan.actions), *self._newly_held(now, plan)]

@@ -164,6 +164,8 @@ class Checker:
         machine = self._world.machine(node)
         if machine is None or not self._counts(machine, now) or machine.placement.market is Market.SPOT:
             return
+        if self._may_leave(machine, now):
+            return
         left = sum(
             m.placement.market is Market.ON_DEMAND
             and m.id != node
@@ -244,7 +246,7 @@ class Checker:
         chosen = []
         for node in sorted(before - after):
             machine = self._world.machine(node)
-            if machine is not None and machine.able(now) and machine.told_at is None:
+            if machine is not None and machine.able(now) and not self._may_leave(machine, now):
                 chosen.append(node)
                 self._floor_kept(node, now)
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
@@ -328,7 +330,7 @@ class Checker:
     def unsettled(self, now: float) -> str:
         """What is not yet as the pool wants it, in words; empty when all is."""
         live = [m for m in self._ours() if m.live]
-        standby = [m for m in live if m.set_aside]
+        standby = [m for m in live if self._aside(m)]
         working = [m for m in live if m not in standby]
         spot = sum(m.placement.market is Market.SPOT for m in working)
         found = []
@@ -358,6 +360,16 @@ class Checker:
     def _ours(self) -> Iterable[Machine]:
         return self._world.of(self._pool.name)
 
+    def _aside(self, machine: Machine) -> bool:
+        """A standby that waits. One that gets requests works, whatever its tag says."""
+        return machine.set_aside and not any(machine.id in t.targets for t in self._tables)
+
+    def _may_leave(self, machine: Machine, now: float) -> bool:
+        """It will be taken away, or was to be until a moment ago."""
+        heard = self._bounds.see_loss
+        just_now = machine.cancelled_at is not None and now - machine.cancelled_at < heard
+        return machine.doomed or just_now
+
     def _seems_able(self, machine: Machine, now: float) -> bool:
         """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
         if machine.able(now):
@@ -370,8 +382,8 @@ class Checker:
     def _counts(self, machine: Machine, now: float) -> bool:
         """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside."""
         silent = machine.silent_since is not None and now - machine.silent_since >= self._bounds.see_loss
-        stays = machine.told_at is None and not machine.rumoured and not silent
-        return machine.live and stays and not machine.set_aside
+        stays = not machine.doomed and not machine.rumoured and not silent
+        return machine.live and stays and not self._aside(machine)
 
     def _was_whole(self) -> bool:
         """On-demand nodes were launched up to the floor at least once."""

@@ -57,7 +57,7 @@ class NoticeBoard:
             if QUEUE in sources and takes_away and machine.told_at is None:
                 machine.told_at = now
         elif machine is not None and cancelled:
-            machine.told_at, machine.rumoured = None, False
+            machine.told_at, machine.rumoured, machine.cancelled_at = None, False, now
         for source in sources:
             notice = Notice(
                 id=name or f"{source}/{node}/{kind}",

@@ -54,9 +54,9 @@ class Machine:
     """One machine. `until` is when its present state ends by itself (None: not by itself).
 
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
-    `told_at`: when the cloud first published that. `rumoured`: the node itself told of such a thing.
-    `silent_since`: its engine has answered nothing since then though the machine runs. `started_at`: when it
-    was last started from being stopped.
+    `told_at`: when the cloud first published that, `cancelled_at`: when it took that back. `rumoured`: the
+    node itself told of such a thing. `silent_since`: its engine has answered nothing since then though the
+    machine runs. `started_at`: when it was last started from being stopped.
     `requests` are the ends of the requests that it holds.
     """
 
@@ -74,6 +74,7 @@ class Machine:
     reclaim_at: float | None = None
     told_at: float | None = None
     rumoured: bool = False
+    cancelled_at: float | None = None
     silent_since: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
@@ -84,6 +85,11 @@ class Machine:
     def live(self) -> bool:
         """It has not ended and nobody asked for its end."""
         return self.state in LIVE
+
+    @property
+    def doomed(self) -> bool:
+        """It will be taken away, or the cloud said so."""
+        return self.told_at is not None or self.reclaim_at is not None
 
     @property
     def set_aside(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 from scenarios import config, sales
@@ -11,7 +12,7 @@ from cloud.sim.balancer import Traffic
 from cloud.sim.checker import Bounds
 from cloud.sim.faults import Fault
 from orchestrator.simulate import Simulation
-from policies.model import Market
+from policies.model import Market, NoticeKind
 
 
 def simulation(folder: Path, **settings: object) -> Simulation:
@@ -48,3 +49,21 @@ def test_a_set_that_is_being_written_is_not_written_twice(tmp_path: Path, sound)
     outcome = sound(simulation(tmp_path).run(script))
     writes = [e.detail for e in outcome.effects if e.kind == "apply"]
     assert [a for a, b in itertools.pairwise(writes) if a == b] == []
+
+
+def test_a_set_that_is_wanted_no_more_is_not_written(tmp_path: Path, sound) -> None:
+    """A write that fails again and again is tried with what is wanted now, not with what was wanted then."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        sim.world.faults.arm("apply", Fault.DENIED, times=6)
+        node, deadline = sim.live(Market.ON_DEMAND)[0].id, sim.clock.now() + 300.0
+        publish = partial(sim.board.publish, node, kind=NoticeKind.MAINTENANCE, deadline=deadline, name="m")
+        publish()
+        await sim.clock.sleep(4.0)
+        publish(cancelled=True)
+        await sim.settle()
+
+    outcome = sound(simulation(tmp_path).run(script))
+    assert "drain" in " ".join(e.detail for e in outcome.effects if e.kind == "journal").lower()
+    assert [e for e in outcome.effects if e.kind == "apply" and "draining" in e.detail] == []
