@@ -20,6 +20,7 @@ Example:
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
 
 from policies.model import Market, Offering, Placement, Pool
@@ -48,12 +49,12 @@ class Scorer:
         held: Mapping[Placement, int],
     ) -> None:
         self._pool, self._memory, self._now = pool, memory, now
-        self._held = dict(held)
         self._zone: dict[tuple[Market, str], int] = {}
         for placement, count in held.items():
             key = placement.market, placement.zone
             self._zone[key] = self._zone.get(key, 0) + count
-        self._open = [o for o in offerings if o.available and not self.blocked(o.placement)]
+        self._sold = [o for o in offerings if o.available]
+        self._queues: dict[tuple[Market, float], list[tuple[float, Placement, int]]] = {}
 
     def blocked(self, placement: Placement) -> str:
         """Why a placement may not be tried now, in words; empty when it may."""
@@ -91,17 +92,45 @@ class Scorer:
         return True
 
     def take(self, market: Market, *, quiet_for: float = 0.0) -> Offering | None:
-        """The best offering of a market, counted as taken; None when there is none."""
-        found = [o for o in self._open if o.placement.market is market]
-        if quiet_for > 0:
-            found = [o for o in found if self.quiet(o.placement, quiet_for)]
-        if not found:
-            return None
-        best = min(found, key=lambda o: (self.score(o), o.placement))
-        key = market, best.placement.zone
-        self._zone[key] = self._zone.get(key, 0) + 1
-        return best
+        """The best offering of a market, counted as taken; None when there is none.
+
+        Scores only grow while offerings are taken, so the head of the queue is scored anew until it stays
+        the head: a launch costs the logarithm of the number of offerings.
+        """
+        queue = self._queue(market, quiet_for)
+        while queue:
+            stored, placement, number = queue[0]
+            offering = self._sold[number]
+            score = self.score(offering)
+            if score > stored:
+                heapq.heapreplace(queue, (score, placement, number))
+                continue
+            key = market, placement.zone
+            self._zone[key] = self._zone.get(key, 0) + 1
+            return offering
+        return None
 
     def why_none(self, market: Market) -> str:
         """Why `take` finds nothing, in words."""
-        return f"no {market} offering may be tried now (see refusals)"
+        sold = [o for o in self._sold if o.placement.market is market]
+        if not sold:
+            return f"no {market} offering is for sale"
+        reasons = sorted({self.blocked(o.placement) for o in sold} - {""})
+        if not reasons:
+            return f"no {market} offering has been quiet for long enough"
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        return f"no {market} offering may be tried now: {reasons[0]}{more}"
+
+    def _queue(self, market: Market, quiet_for: float) -> list[tuple[float, Placement, int]]:
+        queue = self._queues.get((market, quiet_for))
+        if queue is None:
+            queue = [
+                (self.score(o), o.placement, number)
+                for number, o in enumerate(self._sold)
+                if o.placement.market is market
+                and not self.blocked(o.placement)
+                and (quiet_for <= 0 or self.quiet(o.placement, quiet_for))
+            ]
+            heapq.heapify(queue)
+            self._queues[market, quiet_for] = queue
+        return queue
