@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
@@ -37,6 +37,7 @@ from orchestrator.config_types import (
 from orchestrator.toml_lines import key_lines
 from orchestrator.units import HostPort
 from policies.model import (
+    AdaptiveRules,
     DrainRules,
     HealthRules,
     Limits,
@@ -54,6 +55,7 @@ _RETURN: Final = ReturnRules()
 _HEALTH: Final = HealthRules()
 _STANDBY: Final = StandbyRules()
 _PLACEMENT: Final = PlacementRules()
+_ADAPTIVE: Final = AdaptiveRules()
 _LIMITS: Final = Limits()
 _PATIENCE: Final = Patience()
 _SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
@@ -202,6 +204,17 @@ class PlacementConfig(Section):
     )
 
 
+class StartsConfig(Section):
+    """How long starts take, for the adaptive mix; each is used until it was observed."""
+
+    spot: Duration = duration_key(_ADAPTIVE.spot_start, "From the launch of a spot node to ready.")
+    on_demand: Duration = duration_key(
+        _ADAPTIVE.on_demand_start, "From the launch of an on-demand node to ready."
+    )
+    standby: Duration = duration_key(_ADAPTIVE.standby_start, "From the start of a stopped standby to ready.")
+    notice: Duration = duration_key(_ADAPTIVE.notice, "From a preemption notice to its deadline.")
+
+
 class LimitsConfig(Section):
     """What the daemon may never exceed."""
 
@@ -255,6 +268,17 @@ class PoolConfig(Section):
         _SPOT_SHARE,
         "Share of the replicas on spot. The rest is the on-demand floor, rounded up to whole nodes.",
     )
+    mix: Literal["70/30", "adaptive"] = Field(
+        default="70/30",
+        description="70/30: spot_share of the replicas on spot, the rest on demand. adaptive: the cheapest "
+        "mix that holds `availability`; spot_share is then only the most that may be on spot, 100% if not "
+        "written.",
+        examples=["adaptive"],
+    )
+    availability: Share = share_key(
+        _ADAPTIVE.availability,
+        "Share of the wanted capacity that is to be ready over time, with mix = adaptive.",
+    )
     on_demand_floor: int | None = Field(
         default=None,
         ge=0,
@@ -272,6 +296,7 @@ class PoolConfig(Section):
     health: HealthConfig = Field(default=HealthConfig(), description="Sick nodes.")
     standby: StandbyConfig = Field(default=StandbyConfig(), description="Warm capacity.")
     placement: PlacementConfig = Field(default=PlacementConfig(), description="Choice of offerings.")
+    starts: StartsConfig = Field(default=StartsConfig(), description="Start times.")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Hard limits.")
     patience: PatienceConfig = Field(default=PatienceConfig(), description="Trust in old knowledge.")
     cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
@@ -284,9 +309,16 @@ class PoolConfig(Section):
 
     def as_pool(self, name: str) -> Pool:
         """The wanted state as the policies take it."""
+        adaptive = self._adaptive_rules()
         share_of_spot = self.spot_share
         if self.on_demand_floor is not None:
             share_of_spot = (self.replicas - self.on_demand_floor) / self.replicas
+        elif adaptive is not None and "spot_share" not in self.model_fields_set:
+            share_of_spot = 1.0
+        limits = Limits(**self.limits.model_dump())
+        if adaptive is not None and "surge" not in self.limits.model_fields_set:
+            # Surplus spot is how the adaptive mix insures itself.
+            limits = replace(limits, surge=max(limits.surge, self.replicas))
         return Pool(
             name=name,
             replicas=self.replicas,
@@ -297,8 +329,20 @@ class PoolConfig(Section):
             health=HealthRules(**self.health.model_dump()),
             standby=StandbyRules(**self.standby.model_dump()),
             placement=PlacementRules(**self.placement.model_dump()),
-            limits=Limits(**self.limits.model_dump()),
+            adaptive=adaptive,
+            limits=limits,
             patience=Patience(**self.patience.model_dump()),
+        )
+
+    def _adaptive_rules(self) -> AdaptiveRules | None:
+        if self.mix != "adaptive":
+            return None
+        return AdaptiveRules(
+            availability=self.availability,
+            spot_start=self.starts.spot,
+            on_demand_start=self.starts.on_demand,
+            standby_start=self.starts.standby,
+            notice=self.starts.notice,
         )
 
 

@@ -1,54 +1,58 @@
 """The adaptive mix: the cheapest fleet that holds the availability the operator stated.
 
-What it decides: how many spot nodes in which zone and how many on-demand nodes the pool should hold now, hence
-every launch, every surplus node that is given back and every early swap of a pool with `mix = "adaptive"`.
+What it decides: how many spot nodes in which zone and how many on-demand nodes a pool with
+`mix = "adaptive"` should hold now, hence its launches, what it gives back, and its early swaps.
 Why: a fixed on-demand share pays for safety all the time and everywhere; what is at risk differs by zone and
-hour, and a replacement that is ready within the notice makes insurance needless.
+by hour, and a replacement that is ready within the notice makes insurance needless.
 
-The mathematics. A fleet of s_z spot nodes in zone z and o on-demand nodes costs, per hour,
+The mathematics. A fleet of s_z spot nodes in zone z and o on-demand nodes costs, per hour and in on-demand
+prices,
 
-    J = sum_z s_z (price_z + churn * rate_z) + o * price_od + penalty * (E[short now] + E[short by losses])
+    J = sum_z s_z (price_z + churn * rate_z) + o + penalty * E[(N - s - o + M)+]
 
-* rate_z is the hazard (`policies.hazard`) and churn the price of one more start: `OVERLAP` of a start time.
-* A lost node is missed for ``gap = max(0, start - notice)`` (plus REACT), with start the quickest way to a new
-  node; a share of losses comes without notice and is missed for the whole start. So zone z is missing nodes
-  with probability ``p_z = 1 - exp(-rate_z * gap)``, all it holds with probability `share_taken`, else one.
-  The number M of missing nodes is the convolution over zones, taken as independent; storms that span a region
-  are in rate_z.
-* The expected shortfall is ``E[g(N - s - o + M)]`` with ``g(x) = x + x^2 / N`` for x > 0: many nodes missing at
-  once hurt more than the same node-hours one at a time.
-* Stopped standbys that start within the notice cover the first M for nothing.
-* penalty is the Lagrange multiplier of the availability constraint, in on-demand node-prices per missing
-  node-hour: ``PENALTY * (0.001 / (1 - availability)) ** PENALTY_POWER``. 
+* rate_z is the hazard (`policies.hazard`), churn the price of one more start: OVERLAP of a start time.
+* A lost node is missed for ``gap = max(0, start - notice)``, with start the quickest way to a new node; the
+  share of losses without a notice is missed for the whole start. So zone z misses nodes with probability
+  ``p_z = 1 - exp(-rate_z * gap)``: all it holds with probability `share_taken`, else one. The number M of
+  missing nodes is the convolution over zones, taken as independent; storms over a region are in rate_z.
+* Stopped standbys that start within the notice cover the first of M for nothing: no cover is cheaper.
+* penalty is the multiplier of the availability constraint: what a missing node-hour may cost.
+
+What is missing now is weighed by the whole penalty, so cover is launched in the turn of the notice, on
+whichever market lowers J more. Spot on its way counts as cover; where an on-demand node or a standby starts
+quicker, it bridges until the spot node is ready.
+
+Zones nobody is in are judged by their `outlook`, the losses per hour of use over HORIZON, for one node: the
+scout. It tells how old the zone's spell is, while other capacity still carries the pool. Nodes that follow it
+are judged by the hazard now, since in a young zone they would have to be insured at once.
 
 Nodes are added one at a time where J falls most, by THETA_ADD at least, and given back where J falls by
-THETA_DROP at least: the difference keeps it from going back and forth. What is missing now is weighed by the
-whole penalty, so cover is launched in the turn of the notice, on whichever market lowers J more; spot on its
-way counts as cover, unless on-demand is quicker to start, which then bridges until the spot is ready.
-Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand nodes
-than the floor; a zone that announced a loss gets no launch before its notice has run out.
+THETA_DROP at least: the difference keeps it from going back and forth.
+Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand
+nodes than the floor; a zone that announced a loss gets no launch before its notice has run out.
 
-Sources: the newsvendor trade-off of surplus against shortage (Arrow, Harris and Marschak, Econometrica 1951);
-Lagrangian relaxation of a service level; over-provisioned spot as insurance is SpotHedge's (EuroSys 2025).
+Sources: the trade of surplus against shortage is the newsvendor's (Arrow, Harris and Marschak, Econometrica
+1951), the penalty a Lagrangian relaxation of the service level; surplus spot as insurance is SpotHedge's (Mao
+et al., EuroSys 2025); research on public traces, with results, is in docs/explanation/adaptive.md.
 
-Example: eight nodes wanted, one zone open for a day and one that just came back: the old zone gets most of the
-spot nodes, and as long as nodes stand in the young one an on-demand node is kept beside them.
+Example: eight nodes wanted, one zone open for a day and one that just came back: the old zone gets most of
+the spot nodes, the young one a scout, and an on-demand node is kept beside it until it is older.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policies import hazard, standby
 from policies.actions import Cause
 from policies.fleet import Node
-from policies.model import AdaptiveRules, Market, Offering, Phase, Placement, StandbyKind
+from policies.model import AdaptiveRules, Market, Phase, Placement, StandbyKind
+from policies.odds import Odds, Zone
 from policies.return_to_spot import roll_back
 from policies.turn import Turn
 
-PENALTY = 60.0
+PENALTY = 110.0
 """On-demand node-prices per missing node-hour at an availability of 99.9 %."""
 
 PENALTY_POWER = 0.5
@@ -63,15 +67,12 @@ HORIZON = 24.0
 REACT = 1.0
 """Seconds from a notice to the launch of what replaces the node."""
 
-THETA_ADD = 0.02
-THETA_DROP = 0.05
+THETA_ADD = 0.01
+THETA_DROP = 0.1
 THETA_SWAP = 0.03
 THETA_ON_DEMAND = 0.02
 """By how much J must fall before a spot node is added, given back, moved, or an on-demand node is added or
 given back: shares of the on-demand price."""
-
-CONVEX = 0.0
-"""How much worse many nodes missing at once are than the same node-hours one at a time."""
 
 MOST_SURPLUS = 1.0
 """Spot nodes beyond wanted, as a share of wanted."""
@@ -83,118 +84,6 @@ CLOSED_AFTER = 60.0
 """Seconds after a notice has run out during which its zone gets no launch."""
 
 _HOUR = 3600.0
-_NEGLIGIBLE = 1e-9
-
-
-@dataclass(slots=True)
-class Zone:
-    """One spot placement as the search sees it: prices are shares of the on-demand price, rates per hour.
-
-    `rate` is the hazard now, `outlook` the one over the hours to come. `down`: chance that a loss is under way and its nodes are not replaced yet, `down_later` the same by the outlook. `whole`: chance that a loss
-    takes all nodes. `count`: nodes there, ready or coming. `present`: those that the cloud describes. `working`: those that
-    have booted.
-    """
-
-    offering: Offering
-    price: float
-    rate: float
-    outlook: float
-    down: float
-    down_later: float
-    whole: float
-    open: bool
-    count: int = 0
-    present: int = 0
-    working: int = 0
-
-
-class Odds:
-    """J for a fleet: what it costs and what it risks. All in shares of the on-demand price per hour."""
-
-    def __init__(
-        self, zones: Sequence[Zone], *, wanted: int, penalty: float, churn: float, free: int = 0, floor: int = 0
-    ) -> None:
-        self.zones = zones
-        self.later = True  # judge by the outlook; False: by the hazard now
-        self.counts = [z.count for z in zones]
-        self._wanted, self._penalty, self._churn = wanted, penalty, churn
-        self._free, self._floor = free, floor
-
-    @property
-    def spot(self) -> int:
-        """Spot nodes in all."""
-        return sum(self.counts)
-
-    def missing(self, *, without: int = -1) -> list[float]:
-        """The distribution of the number of nodes missing, over all zones but one."""
-        found = [1.0]
-        for i, count in enumerate(self.counts):
-            if i != without and count:
-                found = self._with_zone(found, self.zones[i], count)
-        return found
-
-    def spot_cost(self) -> float:
-        """What the spot nodes cost, their expected replacement included."""
-        return sum(
-            count * (z.price + self._churn * z.outlook)
-            for z, count in zip(self.zones, self.counts, strict=True)
-            if count
-        )
-
-    def value(self, missing: Sequence[float], spot: int, spot_cost: float, on_demand: int) -> float:
-        """J."""
-        base = self._wanted - spot - on_demand
-        short = 0.0
-        for lost, chance in enumerate(missing):
-            nodes = base + max(0, lost - self._free)
-            if nodes > 0:
-                short += chance * (nodes + CONVEX * nodes * nodes / self._wanted)
-        return spot_cost + on_demand + self._penalty * short
-
-    def best(self, missing: Sequence[float], spot: int, spot_cost: float) -> tuple[float, int]:
-        """The least J over the number of on-demand nodes, and that number. J is convex in it."""
-        on_demand = max(self._floor, self._wanted - spot)
-        least = self.value(missing, spot, spot_cost, on_demand)
-        for step in (-1, 1):
-            while self._floor <= on_demand + step <= 2 * self._wanted:
-                other = self.value(missing, spot, spot_cost, on_demand + step)
-                if other >= least:
-                    break
-                least, on_demand = other, on_demand + step
-        return least, on_demand
-
-    def here(self) -> float:
-        """The least J with the spot nodes as they are."""
-        return self.best(self.missing(), self.spot, self.spot_cost())[0]
-
-    def gain_of_one_more(self, i: int, missing: Sequence[float], here: float) -> float:
-        """By how much one more node in zone i lowers J. `missing` is the distribution of all zones."""
-        zone, count = self.zones[i], self.counts[i]
-        others = self.missing(without=i) if count else missing
-        then = self._with_zone(others, zone, count + 1)
-        cost = self.spot_cost() + zone.price + self._churn * zone.outlook
-        return here - self.best(then, self.spot + 1, cost)[0]
-
-
-    def _with_zone(self, missing: Sequence[float], zone: Zone, count: int) -> list[float]:
-        down = zone.down_later if self.later else zone.down
-        return with_zone(missing, down, zone.whole, count)
-
-
-def with_zone(missing: Sequence[float], down: float, whole: float, count: int) -> list[float]:
-    """The distribution of missing nodes with one zone of `count` nodes added."""
-    every = down * whole if count > 1 else 0.0
-    one = down - every
-    found = [0.0] * (len(missing) + count)
-    stay = 1.0 - down
-    for lost, chance in enumerate(missing):
-        if chance < _NEGLIGIBLE:
-            continue
-        found[lost] += stay * chance
-        found[lost + 1] += one * chance
-        if every:
-            found[lost + count] += every * chance
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +111,9 @@ def times(turn: Turn, rules: AdaptiveRules) -> Times:
     def of(what: str, configured: float) -> float:
         return known[what].mean if what in known else configured
 
-    # One unannounced loss in twenty is what is believed before anything was seen.
+    # Twenty losses with a notice are believed before any was seen.
     losses = turn.memory.preemptions
-    unannounced = (turn.memory.preemptions_without_notice + 0.0) / (losses + 20.0)
+    unannounced = turn.memory.preemptions_without_notice / (losses + 20.0)
     return Times(
         spot=of(hazard.SPOT_START, rules.spot_start),
         on_demand=of(hazard.ON_DEMAND_START, rules.on_demand_start),
@@ -235,7 +124,7 @@ def times(turn: Turn, rules: AdaptiveRules) -> Times:
 
 
 def penalty(availability: float) -> float:
-    """The price of a missing node-hour, in on-demand prices, that makes the stated availability worth while."""
+    """What a missing node-hour may cost, in on-demand prices, for the stated availability."""
     allowed = max(1e-6, 1.0 - availability)
     scaled: float = PENALTY * (0.001 / allowed) ** PENALTY_POWER
     return scaled
@@ -266,8 +155,10 @@ def steer(turn: Turn) -> None:
     _add_spot(turn, odds)
     _swap(turn, odds)
     odds.later = False
+    if when.standby < when.spot:
+        _start_standbys(turn)
     _add_on_demand(turn, odds, bridge=bridge)
-    _drop_on_demand(turn, odds, bridge=bridge)
+    _drop_on_demand(turn, odds, bridge=bridge or turn.pool.standby.stopped > 0)
     odds.later = True
     _drop_spot(turn, odds)
 
@@ -333,7 +224,9 @@ def _add_spot(turn: Turn, odds: Odds) -> None:
         return
     tried: set[int] = set()
     while odds.spot < most:
-        gain, place = max((*_gains(odds, scouts=False), *_gains(odds, scouts=True)), default=(0.0, 0))
+        short = odds.spot < turn.pool.replicas
+        gains = (*_gains(odds, scouts=False), *(_gains(odds, scouts=True) if short else ()))
+        gain, place = max(gains, default=(0.0, 0))
         if gain < THETA_ADD or not _launch_spot(turn, odds, -place, f"spot node worth {gain:.2f}", tried):
             return
 
@@ -341,11 +234,10 @@ def _add_spot(turn: Turn, odds: Odds) -> None:
 def _gains(odds: Odds, *, scouts: bool) -> list[tuple[float, int]]:
     """What one more node is worth in each open zone: the first one in a zone, the scout, or a further one.
 
-    A scout is bought for the hours to come: it tells how old the zone's spell is. What follows it into a young
-    zone would have to be insured at once, so it is judged by the hazard now.
+    A scout is bought for the hours to come; what follows it is judged by the hazard now.
     """
     odds.later = scouts
-    chosen = [i for i, zone in enumerate(odds.zones) if zone.open and (odds.counts[i] == 0) is scouts]
+    chosen = [i for i, zone in enumerate(odds.zones) if zone.open and (not scouts or odds.counts[i] == 0)]
     if not chosen:
         return []
     missing = odds.missing()
@@ -354,7 +246,7 @@ def _gains(odds: Odds, *, scouts: bool) -> list[tuple[float, int]]:
 
 
 def _launch_spot(turn: Turn, odds: Odds, i: int, why: str, tried: set[int]) -> bool:
-    """Launch one; where no node stands yet the first one tests the room and the others wait for its answer."""
+    """Launch one. Where no node stands yet the first tests the room, and the others wait for its answer."""
     zone = odds.zones[i]
     if i in tried and zone.present == 0:
         odds.counts[i] += 1
@@ -374,25 +266,20 @@ def _swap(turn: Turn, odds: Odds) -> None:
     if young or turn.coming(Market.SPOT) > 0 or odds.spot < turn.pool.replicas or not spot:
         return
     best = (THETA_SWAP, -1)
-    for scouts in (False, True):
-        odds.later = scouts
-        here = odds.here()
-        for source in range(len(odds.zones)):
-            if not odds.counts[source]:
-                continue
-            odds.counts[source] -= 1
-            for target, zone in enumerate(odds.zones):
-                if zone.open and target != source and (odds.counts[target] == 0) is scouts:
-                    odds.counts[target] += 1
-                    best = max(best, (here - odds.here(), target))
-                    odds.counts[target] -= 1
-            odds.counts[source] += 1
+    odds.later = False
+    here = odds.here()
+    for source in range(len(odds.zones)):
+        if not odds.counts[source]:
+            continue
+        odds.counts[source] -= 1
+        for target, zone in enumerate(odds.zones):
+            if zone.open and target != source:
+                odds.counts[target] += 1
+                best = max(best, (here - odds.here(), target))
+                odds.counts[target] -= 1
+        odds.counts[source] += 1
     if best[1] >= 0:
         _launch_spot(turn, odds, best[1], f"early swap worth {best[0]:.2f}", set())
-
-
-def _ready(turn: Turn, market: Market) -> int:
-    return turn.sure(market)
 
 
 def _add_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
@@ -414,6 +301,13 @@ def _add_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
             why = f"insurance worth {gain:.2f} of its price more than it costs"
         if not _one_on_demand(turn, why, urgent=short or bridging):
             return
+
+
+def _start_standbys(turn: Turn) -> None:
+    """Start stopped standbys for what spot is not ready for: they are ready sooner than anything launched."""
+    missing = turn.pool.replicas - turn.sure(Market.SPOT) - turn.count(Market.ON_DEMAND)
+    if missing > 0 and turn.memory.whole_at is not None:
+        standby.use_stopped(turn, missing, "cover until spot is ready")
 
 
 def _one_on_demand(turn: Turn, why: str, *, urgent: bool) -> bool:
@@ -440,7 +334,9 @@ def _drop_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
         if bridge and turn.sure(Market.SPOT) + held - 1 < pool.replicas:
             return
         gain = odds.value(missing, spot, cost, held) - odds.value(missing, spot, cost, held - 1)
-        if gain <= THETA_ON_DEMAND or not _give_back(turn, node, Cause.RETURN, f"worth {gain:.2f} less than it costs"):
+        if gain <= THETA_ON_DEMAND or not _give_back(
+            turn, node, Cause.RETURN, f"worth {gain:.2f} less than it costs"
+        ):
             return
 
 

@@ -289,7 +289,7 @@ class PlacementRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveRules:
-    """The adaptive mix: the availability wanted, and what is believed of start times. See `policies.adaptive`.
+    """The availability that the adaptive mix holds, and how long starts take. See `policies.adaptive`.
 
     Start times and the notice are seconds, and only hold until they were observed.
     """

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.loop import _records as records_of
+from orchestrator.loop import records as records_of
 from orchestrator.simulator.machines import PROVIDER, Machine, Machines, Timings
 from orchestrator.simulator.scenario import Scenario
 from orchestrator.simulator.score import WARM_UP, Score, Tally
@@ -68,7 +68,9 @@ class ReplayError(Exception):
 class Policy(Protocol):
     """A decision function with a name. Baselines may keep state of their own; `decide` has none."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
 
     def decide(self, fleet: Fleet, world: World, memory: Memory) -> Plan:
         """What should be done now."""

@@ -1,0 +1,141 @@
+"""What a fleet of spot and on-demand nodes costs and risks: the arithmetic of `policies.adaptive`.
+
+What it decides: nothing. Why: the search over fleets asks for many values of one formula, which is easier to
+check by hand apart from turns and fleets.
+Never: anything but its arguments.
+
+Example:
+    >>> with_zone([1.0], 0.1, 0.5, 2)
+    [0.9, 0.05, 0.05]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from policies.model import Offering
+
+SCOUT = 0.5
+"""Share of the penalty by which a scout is judged: what it finds out is of use to all the nodes after it."""
+
+_NEGLIGIBLE = 1e-9
+
+
+@dataclass(slots=True)
+class Zone:
+    """One spot placement as the search sees it. Prices are shares of the on-demand price, rates per hour.
+
+    `rate` is the hazard now, `outlook` the losses per hour of use over the hours to come. `down` is the
+    chance that a loss is under way and not yet replaced, by the rate; `down_later` by the outlook.
+    `whole` is the chance that a loss takes all nodes. `count` are the nodes there, ready or coming, `present`
+    those that the cloud describes, `working` those that have booted.
+    """
+
+    offering: Offering
+    price: float
+    rate: float
+    outlook: float
+    down: float
+    down_later: float
+    whole: float
+    open: bool
+    count: int = 0
+    present: int = 0
+    working: int = 0
+
+
+class Odds:
+    """J for a fleet: what it costs and what it risks. All in shares of the on-demand price per hour."""
+
+    def __init__(
+        self,
+        zones: Sequence[Zone],
+        *,
+        wanted: int,
+        penalty: float,
+        churn: float,
+        free: int = 0,
+        floor: int = 0,
+    ) -> None:
+        self.zones = zones
+        self.later = True  # judge by the outlook; False: by the hazard now
+        self.counts = [z.count for z in zones]
+        self._wanted, self._penalty, self._churn = wanted, penalty, churn
+        self._free, self._floor = free, floor
+
+    @property
+    def spot(self) -> int:
+        """Spot nodes in all."""
+        return sum(self.counts)
+
+    def missing(self, *, without: int = -1) -> list[float]:
+        """The distribution of the number of nodes missing, over all zones but one."""
+        found = [1.0]
+        for i, count in enumerate(self.counts):
+            if i != without and count:
+                found = self._with_zone(found, self.zones[i], count)
+        return found
+
+    def spot_cost(self) -> float:
+        """What the spot nodes cost, their expected replacement included."""
+        return sum(
+            count * (z.price + self._churn * z.outlook)
+            for z, count in zip(self.zones, self.counts, strict=True)
+            if count
+        )
+
+    def value(self, missing: Sequence[float], spot: int, spot_cost: float, on_demand: int) -> float:
+        """J."""
+        base = self._wanted - spot - on_demand
+        short = 0.0
+        for lost, chance in enumerate(missing):
+            nodes = base + max(0, lost - self._free)
+            if nodes > 0:
+                short += chance * nodes
+        penalty = self._penalty * (SCOUT if self.later else 1.0)
+        return spot_cost + on_demand + penalty * short
+
+    def best(self, missing: Sequence[float], spot: int, spot_cost: float) -> tuple[float, int]:
+        """The least J over the number of on-demand nodes, and that number. J is convex in it."""
+        on_demand = max(self._floor, self._wanted - spot)
+        least = self.value(missing, spot, spot_cost, on_demand)
+        for step in (-1, 1):
+            while self._floor <= on_demand + step <= 2 * self._wanted:
+                other = self.value(missing, spot, spot_cost, on_demand + step)
+                if other >= least:
+                    break
+                least, on_demand = other, on_demand + step
+        return least, on_demand
+
+    def here(self) -> float:
+        """The least J with the spot nodes as they are."""
+        return self.best(self.missing(), self.spot, self.spot_cost())[0]
+
+    def gain_of_one_more(self, i: int, missing: Sequence[float], here: float) -> float:
+        """By how much one more node in zone i lowers J. `missing` is the distribution of all zones."""
+        zone, count = self.zones[i], self.counts[i]
+        others = self.missing(without=i) if count else missing
+        then = self._with_zone(others, zone, count + 1)
+        cost = self.spot_cost() + zone.price + self._churn * zone.outlook
+        return here - self.best(then, self.spot + 1, cost)[0]
+
+    def _with_zone(self, missing: Sequence[float], zone: Zone, count: int) -> list[float]:
+        down = zone.down_later if self.later else zone.down
+        return with_zone(missing, down, zone.whole, count)
+
+
+def with_zone(missing: Sequence[float], down: float, whole: float, count: int) -> list[float]:
+    """The distribution of missing nodes with one zone of `count` nodes added."""
+    every = down * whole if count > 1 else 0.0
+    one = down - every
+    found = [0.0] * (len(missing) + count)
+    stay = 1.0 - down
+    for lost, chance in enumerate(missing):
+        if chance < _NEGLIGIBLE:
+            continue
+        found[lost] += stay * chance
+        found[lost + 1] += one * chance
+        if every:
+            found[lost + count] += every * chance
+    return found
