@@ -103,6 +103,10 @@ class Actuator:
             outcome, detail = Outcome.FAILED, str(error)
         except CloudError as error:
             outcome, detail = Outcome.FAILED, str(error)
+        except Exception as error:
+            # A fault of the adapter: whether the call took effect is not known.
+            log.exception("call.crashed", kind=str(action.kind), token=action.token)
+            detail = f"{type(error).__name__}: {error}"
         metrics.CALLS.labels(self._pool, str(action.kind), str(outcome)).inc()
         elapsed = asyncio.get_running_loop().time() - started
         metrics.CALL_SECONDS.labels(self._pool, str(action.kind)).observe(elapsed)
@@ -155,19 +159,26 @@ class TargetWriter:
         self._timeout = call_timeout
         self._wanted: tuple[tuple[TargetSpec, ...], int] | None = None
         self._news = asyncio.Event()
+        self._changed = asyncio.Event()  # the wanted set is another one than the one last tried
+        self._tried: tuple[TargetSpec, ...] | None = None
         self._held: dict[str, TargetPhase] = {}
         self._generation = 0
         self.error = ""
 
     def want(self, targets: Sequence[TargetSpec], epoch: int) -> None:
         """Ask for a set. An older wish that was not written yet is forgotten."""
-        self._wanted = (tuple(targets), epoch)
+        self._wish(targets, epoch)
         self._news.set()
 
     def revise(self, targets: Sequence[TargetSpec], epoch: int) -> None:
         """Put this set in the place of one that was asked for and is not acknowledged yet."""
         if self._wanted is not None:
-            self._wanted = (tuple(targets), epoch)
+            self._wish(targets, epoch)
+
+    def _wish(self, targets: Sequence[TargetSpec], epoch: int) -> None:
+        self._wanted = (tuple(targets), epoch)
+        if self._wanted[0] != self._tried:
+            self._changed.set()
 
     def forget(self) -> None:
         """Write nothing until a set is asked for again."""
@@ -177,7 +188,9 @@ class TargetWriter:
     async def run(self) -> None:
         """Write what is wanted, for ever; a failure is tried again with the newest wish.
 
-        A write that is given up may still land: the balancer refuses it once it has accepted a newer one.
+        The wait between tries grows, and ends early when another set is wanted: a doomed node does not wait
+        for the failure of an older wish. A write that is given up may still land: the balancer refuses it
+        once it has accepted a newer one.
         """
         wait = _RETRY_FIRST
         while True:
@@ -186,6 +199,8 @@ class TargetWriter:
             if self._wanted is None:
                 continue
             targets, epoch = self._wanted
+            self._tried = targets
+            self._changed.clear()
             # Rises over restarts, since every start has a higher epoch.
             self._generation = max(self._generation, epoch << 20) + 1
             try:
@@ -195,7 +210,7 @@ class TargetWriter:
                 self.error = str(error) or f"no acknowledgement within {self._timeout:.0f} s"
                 log.warning("balancer.write_failed", balancer=self._balancer.name, error=self.error)
                 await self._catch_up()
-                await self._clock.sleep(wait)
+                await self._back_off(wait)
                 wait = min(_RETRY_MOST, wait * 2)
                 self._news.set()
                 continue
@@ -204,6 +219,18 @@ class TargetWriter:
                 self._news.clear()  # asked for again while it was being written
                 self._wanted = None
             self._acknowledge(targets)
+
+    async def _back_off(self, seconds: float) -> None:
+        """Wait before the next try, or until another set is wanted."""
+        waits = [
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+            asyncio.ensure_future(self._changed.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _catch_up(self) -> None:
         """A balancer that was given a higher generation by hand: we hold the lease, so ours goes on top."""

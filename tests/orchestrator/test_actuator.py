@@ -1,0 +1,467 @@
+"""The hands of the loop: every outcome of a call is reported once, and the newest target set is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from cloud.errors import (
+    CloudError,
+    Denied,
+    InsufficientCapacity,
+    NotFound,
+    QuotaExceeded,
+    Throttled,
+    Uncertain,
+)
+from cloud.ports import BalancerView, Capabilities, Clock, EngineCommand, LaunchRequest
+from orchestrator.actuator import CALLS_AT_ONCE, Actuator, TargetWriter
+from policies.actions import Action, Cause, Drain, Launch, Start, Stop, Terminate
+from policies.events import Event, IntentClosed, Outcome, TargetsApplied
+from policies.model import Instance, InstanceState, Market, Placement, StandbyKind, TargetPhase, TargetSpec
+
+Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+PLACE = Placement("sim", "r", "a", "gpu", Market.SPOT)
+COMMAND = EngineCommand(argv=("serve",))
+CAN = Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
+
+
+@dataclass
+class Machines:
+    """Instances whose calls do what the test says."""
+
+    clock: Clock
+    fails: BaseException | None = None
+    hangs: bool = False
+    state: InstanceState = InstanceState.PENDING
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def _called(self, name: str, what: Any) -> None:
+        self.calls.append((name, what))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await self.clock.sleep(1e6 if self.hangs else 0.5)
+        finally:
+            self.at_once -= 1
+        if self.fails is not None:
+            raise self.fails
+
+    async def launch(self, request: LaunchRequest) -> Instance:
+        await self._called("launch", request)
+        return Instance(
+            id=f"i-{request.token}",
+            pool=request.pool,
+            token=request.token,
+            placement=request.placement,
+            state=self.state,
+            launched_at=self.clock.now(),
+            price=1.0,
+        )
+
+    async def list(self, pool: str) -> tuple[Instance, ...]:
+        return ()
+
+    async def terminate(self, node: str) -> None:
+        await self._called("terminate", node)
+
+    async def stop(self, node: str) -> None:
+        await self._called("stop", node)
+
+    async def start(self, node: str) -> None:
+        await self._called("start", node)
+
+    async def close(self) -> None:
+        return
+
+
+@dataclass
+class Balancer:
+    """A load balancer that fails or hangs when told to."""
+
+    clock: Clock
+    name: str = "gw"
+    capabilities: Capabilities = CAN
+    fails: list[BaseException] = field(default_factory=list)
+    hangs: int = 0
+    takes: float = 0.01
+    generation: int = 0
+    written: list[tuple[float, tuple[str, ...], int]] = field(default_factory=list)
+
+    async def observe(self) -> BalancerView:
+        return BalancerView(incarnation="one", generation=self.generation, targets=())
+
+    async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
+        ids = tuple(t.id for t in desired)
+        await self.clock.sleep(self.takes)
+        if self.hangs:
+            self.hangs -= 1
+            await self.clock.sleep(1e6)
+        if self.fails:
+            raise self.fails.pop(0)
+        if generation < self.generation:
+            raise Denied(f"generation {generation} is older than {self.generation}")
+        self.generation = generation
+        self.written.append((self.clock.now(), ids, generation))
+
+    async def close(self) -> None:
+        return
+
+
+def targets(*ids: str, draining: Sequence[str] = ()) -> tuple[TargetSpec, ...]:
+    active = [TargetSpec(id=i, address=f"{i}:1") for i in ids]
+    leaving = [
+        TargetSpec(id=i, address=f"{i}:1", phase=TargetPhase.DRAINING, drain_deadline=9.0) for i in draining
+    ]
+    return (*active, *leaving)
+
+
+def launch(intent: str = "p/1/1") -> Launch:
+    return Launch(
+        token=intent,
+        placement=PLACE,
+        price=1.0,
+        cause=Cause.SHORT,
+        reason="missing",
+        standby=StandbyKind.STOPPED,
+    )
+
+
+def actuator(clock: Clock, machines: Machines, heard: list[Event]) -> Actuator:
+    return Actuator(
+        pool="p",
+        clock=clock,
+        instances=machines,
+        balancers=(),
+        command=COMMAND,
+        call_timeout=10.0,
+        emit=heard.append,
+    )
+
+
+def outcomes(play: Play, action: Action, **settings: Any) -> tuple[list[IntentClosed], Machines]:
+    """What is reported after one action."""
+
+    async def work(clock: Clock) -> tuple[list[IntentClosed], Machines]:
+        machines, heard = Machines(clock, **settings), []
+        hands = actuator(clock, machines, heard)
+        hands.perform([action])
+        await clock.sleep(60.0)
+        await hands.stop()
+        return heard, machines
+
+    result: tuple[list[IntentClosed], Machines] = play(work)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("fails", "outcome"),
+    [
+        (InsufficientCapacity("none"), Outcome.REFUSED),
+        (QuotaExceeded("8 of 8"), Outcome.QUOTA),
+        (Throttled("slow down"), Outcome.FAILED),
+        (Denied("no"), Outcome.FAILED),
+        (NotFound("what"), Outcome.FAILED),
+        (CloudError("other"), Outcome.FAILED),
+        (Uncertain("connection lost"), Outcome.UNCERTAIN),
+        (TimeoutError(), Outcome.UNCERTAIN),
+        (ValueError("a bug of the adapter"), Outcome.UNCERTAIN),
+    ],
+)
+@pytest.mark.parametrize(
+    "action",
+    [
+        launch(),
+        Terminate(token="n:terminate", node="n", cause=Cause.NOTICE, reason="drained"),
+        Start(token="n:start", node="n", reason="missing"),
+        Stop(token="n:stop", node="n", reason="warm"),
+    ],
+    ids=lambda a: str(a.kind),
+)
+def test_every_error_has_its_outcome(play: Play, action: Any, fails: BaseException, outcome: Outcome) -> None:
+    heard, _ = outcomes(play, action, fails=fails)
+    assert [(e.token, e.outcome) for e in heard] == [(action.token, outcome)]
+    assert heard[0].detail  # every failure says what happened
+
+
+def test_a_call_that_hangs_is_uncertain_after_the_time_out(play: Play) -> None:
+    heard, _ = outcomes(play, launch(), hangs=True)
+    assert heard[0].outcome is Outcome.UNCERTAIN
+    assert heard[0].detail == "no answer within 10 s"
+
+
+@pytest.mark.parametrize("state", [InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN])
+def test_a_launch_whose_machine_has_ended_already_died(play: Play, state: InstanceState) -> None:
+    heard, _ = outcomes(play, launch(), state=state)
+    assert heard[0].outcome is Outcome.DIED
+
+
+def test_a_launch_says_everything_and_reports_its_instance(play: Play) -> None:
+    heard, machines = outcomes(play, launch("p/1/9"))
+    assert heard[0].outcome is Outcome.DONE
+    assert heard[0].node == "i-p/1/9"
+    assert machines.calls == [
+        (
+            "launch",
+            LaunchRequest(
+                token="p/1/9", pool="p", placement=PLACE, command=COMMAND, standby=StandbyKind.STOPPED
+            ),
+        )
+    ]
+
+
+def test_actions_without_a_call_call_nothing(play: Play) -> None:
+    heard, machines = outcomes(play, Drain(node="n", deadline=9.0, cause=Cause.NOTICE, reason="notice"))
+    assert heard == []
+    assert machines.calls == []
+
+
+def test_a_token_under_way_is_not_called_again_and_may_be_afterwards(play: Play) -> None:
+    async def work(clock: Clock) -> list[tuple[str, Any]]:
+        machines, heard = Machines(clock), []
+        hands = actuator(clock, machines, heard)
+        hands.perform([launch(), launch()])
+        await clock.sleep(0.1)
+        hands.perform([launch()])
+        await clock.sleep(1.0)
+        assert len(machines.calls) == len(heard) == 1
+        hands.perform([launch()])
+        await clock.sleep(1.0)
+        return machines.calls
+
+    assert len(play(work)) == 2
+
+
+def test_calls_run_a_few_at_a_time(play: Play) -> None:
+    async def work(clock: Clock) -> Machines:
+        machines, heard = Machines(clock), []
+        hands = actuator(clock, machines, heard)
+        hands.perform([launch(f"p/1/{i}") for i in range(50)])
+        await clock.sleep(10.0)
+        assert len(heard) == 50
+        return machines
+
+    assert play(work).most_at_once == CALLS_AT_ONCE
+
+
+def test_stopping_cuts_off_what_runs_and_reports_nothing_of_it(play: Play) -> None:
+    async def work(clock: Clock) -> list[Event]:
+        machines, heard = Machines(clock, hangs=True), []
+        hands = actuator(clock, machines, heard)
+        hands.perform([launch()])
+        await clock.sleep(0.1)
+        await hands.stop()
+        assert machines.at_once == 0
+        return heard
+
+    assert play(work) == []
+
+
+# -- target sets ---------------------------------------------------------------------------------------
+
+
+class Writing:
+    """A writer that runs, its balancer, and what it reported."""
+
+    def __init__(self, clock: Clock, **settings: Any) -> None:
+        self.clock = clock
+        self.balancer = Balancer(clock, **settings)
+        self.heard: list[TargetsApplied] = []
+        self.writer = TargetWriter(self.balancer, clock=clock, emit=self.heard.append, call_timeout=2.0)
+        self.task = asyncio.ensure_future(self.writer.run())
+
+    def sets(self) -> list[tuple[str, ...]]:
+        return [ids for _, ids, _ in self.balancer.written]
+
+
+def test_the_newest_set_wins(play: Play) -> None:
+    async def work(clock: Clock) -> list[tuple[str, ...]]:
+        writing = Writing(clock)
+        writing.writer.want(targets("a"), 1)
+        writing.writer.want(targets("a", "b"), 1)
+        await clock.sleep(0.005)
+        writing.writer.want(targets("b"), 1)
+        writing.writer.want(targets("b", "c"), 1)
+        await clock.sleep(1.0)
+        return writing.sets()
+
+    assert play(work) == [("a", "b"), ("b", "c")]
+
+
+def test_acknowledgements_name_the_changes(play: Play) -> None:
+    async def work(clock: Clock) -> list[TargetsApplied]:
+        writing = Writing(clock)
+        for wanted in (targets("a", "b"), targets("b", draining=["a"]), targets("b"), targets("b")):
+            writing.writer.want(wanted, 1)
+            await clock.sleep(0.1)
+        return writing.heard
+
+    heard = play(work)
+    active, draining = TargetPhase.ACTIVE, TargetPhase.DRAINING
+    assert [set(e.changes) for e in heard] == [
+        {("a", active), ("b", active)},
+        {("a", draining)},
+        {("a", None)},
+        set(),
+    ]
+    assert all(e.balancer == "gw" for e in heard)
+
+
+def test_generations_rise_over_writes_and_epochs(play: Play) -> None:
+    async def work(clock: Clock) -> list[int]:
+        writing = Writing(clock)
+        for epoch, ids in ((1, "a"), (1, "b"), (7, "c"), (8, "d")):
+            writing.writer.want(targets(ids), epoch)
+            await clock.sleep(0.1)
+        return [generation for _, _, generation in writing.balancer.written]
+
+    found = play(work)
+    assert found == sorted(set(found))
+    assert found[2] > 7 << 20
+    assert found[3] > 8 << 20
+
+
+def test_a_failed_write_is_tried_again_until_it_is_acknowledged(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, fails=[Uncertain("gone"), Uncertain("gone"), Uncertain("gone")])
+        writing.writer.want(targets("a"), 1)
+        await clock.sleep(0.05)
+        assert writing.writer.error == "gone"
+        assert not writing.heard  # what was not acknowledged is not reported
+        await clock.sleep(5.0)
+        return writing
+
+    writing = play(work)
+    assert writing.sets() == [("a",)]
+    assert len(writing.heard) == 1
+    assert writing.writer.error == ""
+
+
+def test_a_write_that_hangs_is_given_up_and_tried_again(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, hangs=1)
+        writing.writer.want(targets("a"), 1)
+        await clock.sleep(2.05)
+        assert writing.writer.error == "no acknowledgement within 2 s"
+        await clock.sleep(5.0)
+        return writing
+
+    assert play(work).sets() == [("a",)]
+
+
+def test_another_set_does_not_wait_for_the_failure_of_an_older_one(play: Play) -> None:
+    """A notice arrives while a write is being backed off: its detachment is tried at once."""
+
+    async def work(clock: Clock) -> float:
+        writing = Writing(clock, fails=[Uncertain("gone")] * 8)
+        writing.writer.want(targets("a", "b"), 1)
+        while writing.balancer.fails:
+            await clock.sleep(0.5)
+        writing.balancer.fails = [Uncertain("gone")]
+        while writing.balancer.fails:
+            await clock.sleep(0.01)
+        began = clock.now()
+        await clock.sleep(0.1)
+        writing.writer.revise(targets("b", draining=["a"]), 1)
+        while not writing.balancer.written:
+            await clock.sleep(0.01)
+        assert writing.sets() == [("b", "a")]
+        return clock.now() - began
+
+    assert play(work) < 1.0  # virtual seconds; the wait had grown to five
+
+
+def test_the_same_set_wanted_again_keeps_the_growing_wait(play: Play) -> None:
+    async def work(clock: Clock) -> int:
+        writing = Writing(clock, fails=[Uncertain("gone")] * 1000)
+        for _ in range(600):
+            writing.writer.want(targets("a"), 1)
+            await clock.sleep(0.1)
+        return 1000 - len(writing.balancer.fails)
+
+    assert play(work) < 25
+
+
+def test_a_balancer_with_a_higher_generation_is_caught_up_with(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock)
+        writing.balancer.generation = 50 << 20
+        writing.writer.want(targets("a"), 1)
+        await clock.sleep(5.0)
+        return writing
+
+    writing = play(work)
+    assert writing.sets() == [("a",)]
+    assert writing.balancer.generation == (50 << 20) + 1
+
+
+def test_without_the_lease_nothing_is_tried_again(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, fails=[Uncertain("gone")])
+        writing.writer.want(targets("a"), 1)
+        await clock.sleep(0.05)
+        writing.writer.forget()
+        await clock.sleep(60.0)
+        return writing
+
+    assert play(work).sets() == []
+
+
+def test_a_set_that_is_asked_for_while_it_is_being_written_is_written_once(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, takes=1.0)
+        for _ in range(5):
+            writing.writer.want(targets("a"), 1)
+            await clock.sleep(0.1)
+        await clock.sleep(5.0)
+        return writing
+
+    assert play(work).sets() == [("a",)]
+
+
+def test_a_lost_state_is_written_again(play: Play) -> None:
+    """The balancer was restarted: the loop asks for the same set once more."""
+
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock)
+        for _ in range(2):
+            writing.writer.want(targets("a"), 1)
+            await clock.sleep(1.0)
+        return writing
+
+    assert play(work).sets() == [("a",), ("a",)]
+
+
+def test_balancers_are_written_beside_each_other(play: Play) -> None:
+    """One that hangs holds up no other."""
+
+    async def work(clock: Clock) -> list[tuple[str, ...]]:
+        good, bad = Balancer(clock, name="good"), Balancer(clock, name="bad", hangs=99)
+        hands = Actuator(
+            pool="p",
+            clock=clock,
+            instances=Machines(clock),
+            balancers=(good, bad),
+            command=COMMAND,
+            call_timeout=2.0,
+            emit=lambda _: None,
+        )
+        running = [asyncio.ensure_future(w.run()) for w in hands.writers.values()]
+        hands.write(["good", "bad"], targets("a"), 1, leading=True)
+        await clock.sleep(0.1)
+        hands.write(["good", "bad"], targets("b"), 1, leading=True)
+        await clock.sleep(0.1)
+        for task in running:
+            task.cancel()
+        return [ids for _, ids, _ in good.written]
+
+    assert play(work) == [("a",), ("b",)]
