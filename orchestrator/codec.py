@@ -27,8 +27,20 @@ class UnknownRecord(ValueError):
 
 
 def encode(value: Any) -> bytes:
-    """A dataclass (or anything orjson knows) as compact JSON."""
-    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    """A dataclass (or anything orjson knows) as compact JSON.
+
+    Text from outside may hold what UTF-8 cannot (half of a surrogate pair in a forged notice); such
+    characters become question marks: a bad message must not stop the journal.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(_printable(value), option=orjson.OPT_NON_STR_KEYS)
+
+
+def printable(text: str) -> str:
+    """The text as far as UTF-8 can hold it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def decode_event(kind: str, body: bytes) -> Event:
@@ -63,6 +75,18 @@ def decode_memory(body: bytes) -> Memory:
         return Memory(**fields)
     except (ValidationError, orjson.JSONDecodeError, TypeError, AttributeError) as error:
         raise UnknownRecord(f"the memory snapshot cannot be read: {error}") from error
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, collections.abc.Mapping):
+        return {_printable(k): _printable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(v) for v in value]
+    return value
 
 
 def _pairs(value: Any) -> Any:

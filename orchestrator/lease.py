@@ -6,6 +6,7 @@ holds it, so a second daemon can name the first.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -43,6 +44,11 @@ class FileLease:
                 f"{self._path.parent}: another daemon holds the lease: {holder}; stop it first, or give this "
                 "one a state directory of its own"
             ) from error
+        except OSError as error:
+            handle.close()
+            raise Denied(
+                f"{self._path}: cannot be locked ({error.strerror}); put the state directory on a local disk"
+            ) from error
         self._file = handle
         return LeaseHolder(who=self._write(epoch=0), epoch=0)
 
@@ -70,10 +76,11 @@ class FileLease:
     def _write(self, *, epoch: int) -> str:
         who = f"pid {os.getpid()} on {socket.gethostname()}"
         if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
-            json.dump({"who": who, "epoch": epoch, "since": self._now}, self._file)
-            self._file.flush()
+            body = json.dumps({"who": who, "epoch": epoch, "since": self._now}).encode()
+            # The lock is the lease; who holds it is only for people, and a full disk must not end a daemon.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), 0)
+                os.pwrite(self._file.fileno(), body, 0)
         return who
 
 

@@ -10,6 +10,7 @@ that permit no threads.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from orchestrator.codec import UnknownRecord, decode_event, decode_memory, encode, encode_memory
+from orchestrator.codec import UnknownRecord, decode_event, decode_memory, encode, encode_memory, printable
 from policies.economics import Charge
 from policies.events import Event, IntentClosed, IntentOpened
 from policies.memory import Memory, reduce
@@ -43,6 +44,9 @@ CREATE TABLE IF NOT EXISTS ledger (
 CREATE TABLE IF NOT EXISTS totals (
     pool TEXT PRIMARY KEY, usd REAL NOT NULL, on_demand_usd REAL NOT NULL, charged_until REAL NOT NULL);
 """
+
+
+_SET_ASIDE = "is corrupt: restart the daemon, which sets it aside and starts from what the cloud shows"
 
 
 class StoreUnavailable(Exception):
@@ -97,7 +101,8 @@ class Store:
     def open(cls, path: Path, *, now: float, inline: bool = False) -> Store:
         """Open or create the journal at `path`.
 
-        A corrupt file is renamed to NAME.corrupt-TIME (see `set_aside`) and a new one is created. Raises
+        A corrupt file is renamed to NAME.corrupt-TIME (see `set_aside`), never over an older one, and a new
+        one is created. Raises
         StoreUnavailable when the directory is not writable, the disk is full, or the file was written by a
         newer version.
         """
@@ -107,11 +112,16 @@ class Store:
         except sqlite3.DatabaseError as error:
             if not _is_corruption(error):
                 raise _unavailable(path, error) from error
-            aside = path.with_name(f"{path.name}.corrupt-{int(now)}")
-            for suffix in ("", "-wal", "-shm"):
-                part = path.with_name(path.name + suffix)
-                if part.exists():
-                    part.rename(aside.with_name(aside.name + suffix))
+            aside = _free_name(path.with_name(f"{path.name}.corrupt-{int(now)}"))
+            try:
+                for suffix in ("", "-wal", "-shm"):
+                    part = path.with_name(path.name + suffix)
+                    if part.exists():
+                        part.rename(aside.with_name(aside.name + suffix))
+            except OSError as refused:
+                raise StoreUnavailable(
+                    f"{path}: is corrupt ({error}) and cannot be set aside ({refused.strerror}); move it away"
+                ) from refused
             try:
                 _prepare(path)
             except sqlite3.DatabaseError as again:
@@ -257,9 +267,12 @@ class _Lane:
         self._path = path
         self._db: sqlite3.Connection | None = None
         self._pool = None if inline else ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._closed = False
 
     async def run(self, work: Callable[[sqlite3.Connection], R]) -> R:
-        """Run `work` in one transaction."""
+        """Run `work` in one transaction. Raises StoreUnavailable."""
+        if self._closed:
+            raise StoreUnavailable(f"{self._path}: the journal is closed")
         if self._pool is None:
             return self._do(work)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
@@ -274,6 +287,8 @@ class _Lane:
             raise _unavailable(self._path, error) from error
 
     def close(self) -> None:
+        """Finish what was begun and close the connection. Idempotent."""
+        self._closed = True
         if self._pool is not None:
             self._pool.submit(self._shut)
             self._pool.shutdown(wait=True)
@@ -290,9 +305,8 @@ class _Lane:
 def node_of(event: Event) -> str | None:
     """The node that an event is about, if any."""
     notice = getattr(event, "notice", None)
-    if notice is not None:
-        return str(notice.node)
-    return getattr(event, "node", None) or None
+    node = notice.node if notice is not None else getattr(event, "node", None)
+    return printable(node) if node else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -307,18 +321,35 @@ def _prepare(path: Path) -> None:
     db = _connect(path)
     try:
         with db:
-            db.executescript(_SCHEMA)
-            row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
-            if row is not None and int(row[0]) > SCHEMA_VERSION:
+            version = _schema_version(db)
+            if version > SCHEMA_VERSION:
                 raise StoreUnavailable(
-                    f"{path}: written by a newer version (schema {row[0]}, this one knows {SCHEMA_VERSION}); "
-                    "install that version, or move the file away to start from what the cloud shows"
+                    f"{path}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})"
+                    "; install that version, or move the file away to start from what the cloud shows"
                 )
+            db.executescript(_SCHEMA)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
         if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("database disk image is malformed")
     finally:
         db.close()
+
+
+def _schema_version(db: sqlite3.Connection) -> int:
+    """The version that wrote the file, 0 for a new one; read before anything is written to it."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='meta'").fetchone() is None:
+        return 0
+    row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
+    try:
+        return 0 if row is None else int(row[0])
+    except ValueError:
+        raise sqlite3.DatabaseError(f"the schema version {row[0]!r} is malformed") from None
+
+
+def _free_name(path: Path) -> Path:
+    """The path itself, or with a number when something is there already."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
 def _is_corruption(error: sqlite3.DatabaseError) -> bool:
@@ -333,6 +364,9 @@ def _unavailable(path: Path, error: sqlite3.DatabaseError) -> StoreUnavailable:
         "SQLITE_READONLY": "the file is read-only: check its owner and mode",
         "SQLITE_CANTOPEN": "cannot be opened: check that the state directory exists and is writable",
         "SQLITE_BUSY": "another process holds the file: is a second daemon or a backup running?",
+        "SQLITE_IOERR": "the disk fails or is full: check it; notices are still acted on meanwhile",
+        "SQLITE_CORRUPT": _SET_ASIDE,
+        "SQLITE_NOTADB": _SET_ASIDE,
     }
     known = next((text for key, text in advice.items() if name.startswith(key)), f"{error}")
     return StoreUnavailable(f"{path}: {known}")
@@ -346,7 +380,7 @@ def _open_intent(db: sqlite3.Connection, pool: str, event: IntentOpened) -> None
         db.execute(
             "INSERT OR REPLACE INTO intents (pool, token, kind, node, opened_at, reason) "
             "VALUES (?,?,?,?,?,?)",
-            (pool, event.token, str(event.kind), event.node or None, event.at, event.reason),
+            (pool, event.token, str(event.kind), node_of(event), event.at, printable(event.reason)),
         )
 
 
@@ -354,7 +388,7 @@ def _close_intent(db: sqlite3.Connection, pool: str, event: IntentClosed) -> Non
     db.execute(
         "UPDATE intents SET outcome=?, closed_at=?, detail=?, node=COALESCE(?, node) "
         "WHERE pool=? AND token=? AND outcome IS NULL",
-        (str(event.outcome), event.at, event.detail, event.node or None, pool, event.token),
+        (str(event.outcome), event.at, printable(event.detail), node_of(event), pool, event.token),
     )
 
 
