@@ -29,7 +29,7 @@ from orchestrator.simulator.machines import Timings
 from orchestrator.simulator.omniscient import SolverMissing, bound
 from orchestrator.simulator.replay import Decide, Policy, replay
 from orchestrator.simulator.scenario import Scenario, cut
-from policies.model import AdaptiveRules, Limits, Pool, ReturnRules, StandbyRules
+from policies.model import AdaptiveRules, Limits, Pool, StandbyRules
 
 H100, V100, FOUR, OCTOBER = (
     "h100-gcp-2025-10",
@@ -72,6 +72,9 @@ PARTS = {"first": (0.0, 0.5), "second": (0.5, 1.0), "whole": (0.0, 1.0)}
 COLD = {"180": (180.0, 180.0), "600": (600.0, 600.0), "600/90": (600.0, 90.0)}
 """Seconds from launch to ready of spot and of on-demand."""
 
+STORAGE = 0.01
+"""USD/h that a stopped standby costs, as a share of its running price."""
+
 BOUND = "omniscient bound"
 
 
@@ -79,7 +82,7 @@ def _fixed(replicas: int, cold: str, **changes: Any) -> Pool:  # noqa: ARG001
     return Pool(name="yardstick", replicas=replicas, limits=Limits(surge=replicas), **changes)
 
 
-def _adaptive(replicas: int, cold: str, availability: float = 0.999) -> Pool:
+def _adaptive(replicas: int, cold: str, availability: float = 0.999, standbys: int = 0) -> Pool:
     spot, on_demand = COLD[cold]
     rules = AdaptiveRules(availability=availability, spot_start=spot, on_demand_start=on_demand)
     return Pool(
@@ -87,17 +90,16 @@ def _adaptive(replicas: int, cold: str, availability: float = 0.999) -> Pool:
         replicas=replicas,
         spot_share=1.0,
         adaptive=rules,
-        limits=Limits(surge=replicas + 2),
+        standby=StandbyRules(stopped=standbys),
+        limits=Limits(surge=replicas),
     )
 
 
 OURS: dict[str, Callable[[int, str], Pool]] = {
     "70/30": _fixed,
     "70/30, one stopped standby": lambda n, cold: _fixed(n, cold, standby=StandbyRules(stopped=1)),
-    "100/0": lambda n, cold: _fixed(n, cold, spot_share=1.0, back_to_spot=ReturnRules()),
-    "adaptive 99 %": lambda n, cold: _adaptive(n, cold, 0.99),
     "adaptive 99.9 %": _adaptive,
-    "adaptive 99.95 %": lambda n, cold: _adaptive(n, cold, 0.9995),
+    "adaptive 99.9 %, standbys": lambda n, cold: _adaptive(n, cold, standbys=(n + 1) // 2),
 }
 
 
@@ -134,7 +136,7 @@ def _synthetic(seed: int, begin: float, end: float) -> Scenario:
 def timings(cold: str) -> Timings:
     """The start times of a column of the table."""
     spot, on_demand = COLD[cold]
-    return Timings(spot_start=spot, on_demand_start=on_demand)
+    return Timings(spot_start=spot, on_demand_start=on_demand, storage=STORAGE)
 
 
 def one(job: tuple[str, str, Scenario, int]) -> dict[str, Any]:
