@@ -63,6 +63,8 @@ def decode_memory(body: bytes) -> Memory:
     """A snapshot. Raises UnknownRecord with what is wrong."""
     try:
         stored = orjson.loads(body)
+        if not isinstance(stored, dict):
+            raise ValueError(f"an object belongs here, not {type(stored).__name__}")
         fields: dict[str, Any] = {}
         for name, hint in get_type_hints(Memory).items():
             if name not in stored:
@@ -73,7 +75,7 @@ def decode_memory(body: bytes) -> Memory:
             else:
                 fields[name] = _adapter(hint).validate_python(stored[name])
         return Memory(**fields)
-    except (ValidationError, orjson.JSONDecodeError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UnknownRecord(f"the memory snapshot cannot be read: {error}") from error
 
 
