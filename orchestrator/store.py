@@ -27,6 +27,9 @@ R = TypeVar("R")
 
 SCHEMA_VERSION = 1
 
+_BUSY_WAIT = 0.5
+"""Seconds to wait for another process that holds the file: a turn of the loop, and so a notice, waits too."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
@@ -310,7 +313,7 @@ def node_of(event: Event) -> str | None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=_BUSY_WAIT, check_same_thread=False)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     return db
