@@ -10,6 +10,7 @@ from orchestrator import metrics, views
 from orchestrator.codec import UnknownRecord, decode_event
 from orchestrator.loop import Snapshot
 from orchestrator.store import StoredEvent, Totals
+from orchestrator.words import plural
 from policies import explain
 from policies.actions import Action, Alarm
 from policies.economics import rate
@@ -260,7 +261,7 @@ def _problems(snapshot: Snapshot) -> list[str]:
             found.append(f"{name} cannot be read: {view.error}")
     found += [a.reason for a in snapshot.plan.actions if isinstance(a, Alarm)]
     found += [
-        f"{failed.weight:.0f} nodes in a row at {placement} never became ready; see the engine's log there"
+        f"{plural(round(failed.weight), 'node')} in a row at {placement} never became ready; see the engine's log there"
         for placement, failed in sorted(snapshot.memory.boot_failures.items())
         if failed.weight >= fleet.pool.health.boot_failures
     ]

@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
-BOOT_DELAY = 1.5  # long enough to be killed in the middle of a swap
+BOOT_DELAY = 1.0  # long enough to be killed in the middle of a swap
 
 
 async def test_killed_in_the_middle_of_a_swap(stack: Any) -> None:

@@ -106,7 +106,7 @@ async def test_a_full_disk_of_the_local_cloud_is_said_in_words(stack: Any) -> No
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
     try:
         with pytest.raises(CloudError, match="the local cloud cannot write its state"):
-            await stack.admin("reclaim", node=node, notice_s=6)
+            await stack.admin("reclaim", node=node, notice_s=4)
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
     assert node in {n["id"] for n in (await stack.settled())["nodes"]}
@@ -120,7 +120,7 @@ async def _lives_through_a_full_disk(stack: Any, fill: Any, free: Any) -> None:
     async with stack.traffic() as traffic:
         fill()
         try:
-            await stack.admin("reclaim", node=node, notice_s=6)
+            await stack.admin("reclaim", node=node, notice_s=4)
             pool = await stack.until_pool(
                 "the status says that the journal cannot be written",
                 lambda pool: any("journal cannot be written" in p for p in pool["problems"]),

@@ -115,7 +115,7 @@ async def test_a_notice_during_a_pause_drains_and_nothing_is_launched(stack: Any
     assert status.code == 6
     assert "looking around" in status.out
     async with stack.traffic() as traffic:
-        await stack.admin("reclaim", node=node, notice_s=6)
+        await stack.admin("reclaim", node=node, notice_s=4)
         await stack.until_pool(
             "the doomed node is out of service",
             lambda pool: all(n["target"] in (None, "draining") for n in pool["nodes"] if n["id"] == node),
