@@ -261,7 +261,8 @@ def _problems(snapshot: Snapshot) -> list[str]:
             found.append(f"{name} cannot be read: {view.error}")
     found += [a.reason for a in snapshot.plan.actions if isinstance(a, Alarm)]
     found += [
-        f"{plural(round(failed.weight), 'node')} in a row at {placement} never became ready; see the engine's log there"
+        f"{plural(round(failed.weight), 'node')} in a row at {placement} never became ready; "
+        "see the engine's log there"
         for placement, failed in sorted(snapshot.memory.boot_failures.items())
         if failed.weight >= fleet.pool.health.boot_failures
     ]
