@@ -15,7 +15,15 @@ from cloud.sim.balancer import TargetTable
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind
-from policies.events import DrainEnded, DrainStarted, Event, IntentOpened
+from policies.events import (
+    DrainEnded,
+    DrainStarted,
+    Event,
+    IntentClosed,
+    IntentOpened,
+    OperatorDrained,
+    Outcome,
+)
 from policies.model import InstanceState, Market, Pool, TargetPhase
 
 
@@ -70,7 +78,10 @@ class Checker:
         self.broken: list[Broken] = []
         self.checked: Counter[str] = Counter()
         self.faults_on = False
-        self._leaving: set[str] = set()
+        self._draining: set[str] = set()
+        self._ending: dict[str, str] = {}
+        self._asked: set[str] = set()
+        self._taken_back: dict[str, float] = {}
         self._unknowable: set[str] = set()
         self._may_go_since: dict[str, float] = {}
         self._said: set[tuple[str, str]] = set()
@@ -90,19 +101,26 @@ class Checker:
 
     def hear(self, events: Iterable[Event]) -> None:
         """What the daemon puts into its journal: which nodes it lets go, and which it takes back."""
+        now = self._world.clock.now()
         for event in events:
             if isinstance(event, DrainStarted):
-                self._leaving.add(event.node)
+                self._draining.add(event.node)
             elif isinstance(event, DrainEnded):
-                self._leaving.discard(event.node)
+                self._draining.discard(event.node)
                 self._drained.pop(event.node, None)
+                self._taken_back[event.node] = now
+            elif isinstance(event, OperatorDrained):
+                self._asked.add(event.node)
             elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
-                self._leaving.add(event.node)
+                self._ending[event.token] = event.node
+            elif isinstance(event, IntentClosed) and event.outcome is Outcome.FAILED:
+                self._ending.pop(event.token, None)
 
     def forget(self) -> None:
         """The daemon lost its memory: nobody knows any more what it promised, or launched and never saw."""
         now = self._world.clock.now()
-        self._leaving.clear()
+        self._draining.clear()
+        self._ending.clear()
         self._drained.clear()
         for machine in self._ours():
             machine.told_at = None
@@ -124,7 +142,7 @@ class Checker:
                 self._before = {t.name: {s.id: s.phase for s in t.targets.values()} for t in self._tables}
         elif effect.kind == "launch":
             self._once_per_token()
-            self._bounded()
+            self._bounded(now)
         elif effect.kind == "apply":
             for table in self._tables:
                 if table.name == effect.subject:
@@ -164,7 +182,7 @@ class Checker:
         machine = self._world.machine(node)
         if machine is None or not self._counts(machine, now) or machine.placement.market is Market.SPOT:
             return
-        if self._may_leave(machine, now):
+        if self._may_leave(machine, now) or (node in self._asked and not machine.able(now)):
             return
         left = sum(
             m.placement.market is Market.ON_DEMAND
@@ -187,17 +205,22 @@ class Checker:
             if count > 1:
                 self.report("one-per-token", token, f"{count} machines were launched for {token}")
 
-    def _bounded(self) -> None:
-        """Never more living nodes than wanted, standby and surge together."""
+    def _bounded(self, now: float) -> None:
+        """No launch makes more living nodes than wanted, standby and surge together.
+
+        Nodes on their way out do not count, nor those that were until a moment ago.
+        """
         self.checked["bounded"] += 1
+        out = self._leaving | self._unknowable
+        out |= {n for n, at in self._taken_back.items() if now - at < self._bounds.see_loss}
         living = [
             m
             for m in self._ours()
             if m.live
-            and m.told_at is None
+            and m.id not in out
+            and not self._may_leave(m, now)
             and not m.rumoured
             and m.silent_since is None
-            and m.id not in self._leaving | self._unknowable
         ]
         if len(living) > self._pool.most_nodes:
             names = ", ".join(m.id for m in living)
@@ -264,7 +287,6 @@ class Checker:
     # -- at ticks ----------------------------------------------------------------------------------
 
     def _on_tick(self, now: float) -> None:
-        self._bounded()
         self._requests_finish()
         daemon = self._daemon()
         if daemon is not None and not self.faults_on:
@@ -354,6 +376,11 @@ class Checker:
         elif not {m.id for m in live} <= daemon.known:
             found.append("the daemon does not know all that lives")
         return "; ".join(found)
+
+    @property
+    def _leaving(self) -> set[str]:
+        """Nodes that the daemon lets go, by its journal."""
+        return self._draining | set(self._ending.values())
 
     # -- helpers -----------------------------------------------------------------------------------
 
