@@ -7,10 +7,12 @@ with its age and the failure, so that policies see how old their knowledge is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
+
+import structlog
 
 from cloud.errors import CloudError
 from cloud.ports import Clock, Engine, Instances, LoadBalancer, Offerings
@@ -25,10 +27,15 @@ from policies.model import (
     World,
 )
 
+log = structlog.get_logger("observer")
+
 T = TypeVar("T")
 
 _AFTER_FAILURE = 1.0
 """Seconds after which a look that failed is repeated."""
+
+_FOLLOW_ABSENT = 600.0
+"""Seconds for which the engine of a machine is probed that lists lack and that answers all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +77,8 @@ class Observer:
         self.incarnations: dict[str, str] = {}
         self._engines: dict[str, EngineReading] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._addresses: dict[str, str] = {}
+        self._absent_since: dict[str, float] = {}
         self._slots = asyncio.Semaphore(pace.probe_concurrency)
         self._hurry = asyncio.Event()
 
@@ -183,14 +192,36 @@ class Observer:
     # -- engines -----------------------------------------------------------------------------------
 
     def _follow_engines(self, instances: tuple[Instance, ...]) -> None:
-        """One probing task for each machine that runs and has an address."""
+        """One probing task for each machine that runs and has an address.
+
+        A machine that the list lacks is probed on while it answers: a list that omits a node must not look
+        like an engine that fell silent.
+        """
         running = {i.id: i.address for i in instances if i.state is InstanceState.RUNNING and i.address}
-        for node in [n for n in self._probes if n not in running or self._probes[n].done()]:
-            self._probes.pop(node).cancel()
+        listed = {i.id for i in instances}
+        for node in [n for n in self._probes if not self._goes_on(n, running, listed)]:
+            task = self._probes.pop(node)
+            if task.done() and not task.cancelled():
+                log.error("probe.crashed", node=node, error=repr(task.exception()))
+            task.cancel()
             self._engines.pop(node, None)
+            self._absent_since.pop(node, None)
         for node, address in running.items():
             if node not in self._probes:
+                self._addresses[node] = address
                 self._probes[node] = asyncio.create_task(self._probe(node, address), name=f"probe {node}")
+        self._addresses = {n: a for n, a in self._addresses.items() if n in self._probes}
+
+    def _goes_on(self, node: str, running: Mapping[str, str], listed: Set[str]) -> bool:
+        """True when the probing task of a node is still the right one."""
+        if self._probes[node].done():
+            return False
+        if node in listed:
+            self._absent_since.pop(node, None)
+            return running.get(node) == self._addresses[node]
+        since = self._absent_since.setdefault(node, self._clock.now())
+        reading = self._engines.get(node)
+        return reading is not None and reading.ok and self._clock.now() - since < _FOLLOW_ABSENT
 
     async def _probe(self, node: str, address: str) -> None:
         while True:
