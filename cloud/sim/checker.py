@@ -24,6 +24,7 @@ from policies.events import (
     OperatorDrained,
     Outcome,
 )
+from policies.memory import ATTEMPTS
 from policies.model import InstanceState, Market, Pool, TargetPhase
 
 
@@ -80,6 +81,7 @@ class Checker:
         self.faults_on = False
         self._draining: set[str] = set()
         self._ending: dict[str, str] = {}
+        self._failures: Counter[str] = Counter()
         self._asked: set[str] = set()
         self._taken_back: dict[str, float] = {}
         self._unknowable: set[str] = set()
@@ -113,8 +115,11 @@ class Checker:
                 self._asked.add(event.node)
             elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
                 self._ending[event.token] = event.node
-            elif isinstance(event, IntentClosed) and event.outcome is Outcome.FAILED:
-                self._ending.pop(event.token, None)
+            elif isinstance(event, IntentClosed) and event.token in self._ending:
+                failed = event.outcome is Outcome.FAILED
+                self._failures[event.token] = self._failures[event.token] + 1 if failed else 0
+                if self._failures[event.token] >= ATTEMPTS:
+                    self._ending.pop(event.token)
 
     def forget(self) -> None:
         """The daemon lost its memory: nobody knows any more what it promised, or launched and never saw."""
@@ -123,7 +128,7 @@ class Checker:
         self._ending.clear()
         self._drained.clear()
         for machine in self._ours():
-            machine.told_at = None
+            machine.told_at = machine.started_at = None
             if machine.visible_at > now:
                 self._unknowable.add(machine.id)
 
@@ -409,7 +414,8 @@ class Checker:
     def _counts(self, machine: Machine, now: float) -> bool:
         """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside."""
         silent = machine.silent_since is not None and now - machine.silent_since >= self._bounds.see_loss
-        stays = not machine.doomed and not machine.rumoured and not silent
+        told = machine.told_at is not None and now - machine.told_at >= self._bounds.see_loss
+        stays = not told and not machine.rumoured and not silent
         return machine.live and stays and not self._aside(machine)
 
     def _was_whole(self) -> bool:
