@@ -99,7 +99,7 @@ OURS: dict[str, Callable[[int, str], Pool]] = {
     "70/30": _fixed,
     "70/30, one stopped standby": lambda n, cold: _fixed(n, cold, standby=StandbyRules(stopped=1)),
     "adaptive 99.9 %": _adaptive,
-    "adaptive 99.9 %, standbys": lambda n, cold: _adaptive(n, cold, standbys=(n + 1) // 2),
+    "adaptive 99.9 %, standbys": lambda n, cold: _adaptive(n, cold, standbys=n),
 }
 
 

@@ -271,8 +271,9 @@ class PoolConfig(Section):
     mix: Literal["70/30", "adaptive"] = Field(
         default="70/30",
         description="70/30: spot_share of the replicas on spot, the rest on demand. adaptive: the cheapest "
-        "mix that holds `availability`; spot_share is then only the most that may be on spot, 100% if not "
-        "written.",
+        "mix that holds `availability`; spot_share is then only the most that may be on spot. What is not "
+        "written is then chosen for it: spot_share 100%, limits.surge as many as the replicas, and, where "
+        "starts.standby fits into starts.notice, standby.stopped as many as the replicas.",
         examples=["adaptive"],
     )
     availability: Share = share_key(
@@ -319,6 +320,11 @@ class PoolConfig(Section):
         if adaptive is not None and "surge" not in self.limits.model_fields_set:
             # Surplus spot is how the adaptive mix insures itself.
             limits = replace(limits, surge=max(limits.surge, self.replicas))
+        standby = StandbyRules(**self.standby.model_dump())
+        quick = self.starts.standby <= self.starts.notice
+        if adaptive is not None and quick and "stopped" not in self.standby.model_fields_set:
+            # Ready within the notice for the price of a disk: nothing covers a loss more cheaply.
+            standby = replace(standby, stopped=self.replicas)
         return Pool(
             name=name,
             replicas=self.replicas,
@@ -327,7 +333,7 @@ class PoolConfig(Section):
             drain=DrainRules(**self.drain.model_dump()),
             back_to_spot=ReturnRules(**self.back_to_spot.model_dump()),
             health=HealthRules(**self.health.model_dump()),
-            standby=StandbyRules(**self.standby.model_dump()),
+            standby=standby,
             placement=PlacementRules(**self.placement.model_dump()),
             adaptive=adaptive,
             limits=limits,

@@ -1,0 +1,276 @@
+"""The adaptive mix: its arithmetic by hand, and what it decides in plain situations."""
+
+from dataclasses import replace
+
+import pytest
+
+from policies import adaptive, hazard
+from policies.actions import Drain, Launch, Start, Terminate
+from policies.decide import decide
+from policies.events import NodeReady, NodeSeen, NoticeSeen, PoolConfigured, PoolWhole
+from policies.hazard import RunningMean, ZoneHistory
+from policies.memory import Memory, reduce
+from policies.model import (
+    AdaptiveRules,
+    Confidence,
+    EngineReading,
+    Instance,
+    InstanceState,
+    Limits,
+    Market,
+    Notice,
+    NoticeKind,
+    Observed,
+    Offering,
+    Placement,
+    Pool,
+    StandbyKind,
+    StandbyRules,
+    World,
+)
+from policies.odds import Odds, Zone, with_zone
+
+HOUR = 3600.0
+NOW = 1_000_000.0
+DAY = 24 * HOUR
+
+
+def place(zone, market=Market.SPOT, region="r"):
+    return Placement("p", region, zone, "gpu", market)
+
+
+def offering(zone, price, market=Market.SPOT):
+    return Offering(placement=place(zone, market), price=price)
+
+
+OFFERS = (
+    offering("a", 0.3),
+    offering("b", 0.3),
+    offering("a", 1.0, Market.ON_DEMAND),
+    offering("b", 1.0, Market.ON_DEMAND),
+)
+
+
+def zone(price=0.3, rate=0.1, down=0.01, count=0, **changes):
+    return Zone(
+        offering=OFFERS[0], price=price, rate=rate, outlook=rate, down=down, down_later=down, whole=0.5,
+        open=True, count=count, present=count, working=count, **changes,
+    )  # fmt: skip
+
+
+class Fleet:
+    """Nodes put together by hand: memory and the world that shows them."""
+
+    def __init__(self, replicas=4, **changes):
+        self.pool = Pool(
+            name="p",
+            replicas=replicas,
+            spot_share=1.0,
+            adaptive=AdaptiveRules(),
+            limits=Limits(surge=replicas),
+        )
+        self.pool = replace(self.pool, **changes)
+        self.memory = reduce(Memory(epoch=1), PoolConfigured(at=0.0, replicas=replicas), PoolWhole(at=1.0))
+        self.instances, self.engines = [], {}
+
+    def add(self, node, where, *, since=DAY, stopped=False):
+        at = NOW - since
+        state = InstanceState.STOPPED if stopped else InstanceState.RUNNING
+        standby = StandbyKind.STOPPED if stopped else None
+        self.memory = reduce(
+            self.memory,
+            NodeSeen(
+                at=at, node=node, token=node, placement=where, launched_at=at, price=1.0, address="h:1",
+                standby=standby,
+            ),
+        )  # fmt: skip
+        self.instances.append(
+            Instance(
+                id=node, pool="p", token=node, placement=where, state=state, address="h:1", launched_at=at,
+                price=1.0, standby=standby,
+            )
+        )  # fmt: skip
+        if not stopped and since >= 180.0:
+            self.memory = reduce(self.memory, NodeReady(at=at, node=node, address="h:1"))
+            self.engines[node] = EngineReading(node=node, at=NOW, ready=True, ok=True)
+        elif not stopped:
+            self.engines[node] = EngineReading(node=node, at=NOW, ready=False, ok=False)
+        return self
+
+    def doom(self, node, left=120.0):
+        notice = Notice(
+            id=node, kind=NoticeKind.INTERRUPTION, node=node, deadline=NOW + left, source="feed",
+            confidence=Confidence.CONFIRMED, seen_at=NOW,
+        )  # fmt: skip
+        self.memory = reduce(self.memory, NoticeSeen(at=NOW, notice=notice))
+        return self
+
+    def knows(self, where, **history):
+        zones = {**self.memory.zones, where: ZoneHistory(seen_at=NOW, **history)}
+        self.memory = replace(self.memory, zones=zones)
+        return self
+
+    def decide(self, offers=OFFERS):
+        world = World(
+            now=NOW,
+            instances=Observed(value=tuple(self.instances), at=NOW),
+            engines=self.engines,
+            offerings=Observed(value=tuple(offers), at=NOW),
+            epoch=1,
+        )
+        # Nothing was learned of start times: the rules hold.
+        return decide(self.pool, world, replace(self.memory, timings={}))
+
+
+def launches(plan, market):
+    return [a for a in plan.actions if isinstance(a, Launch) and a.placement.market is market]
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------
+
+
+def test_the_distribution_of_missing_nodes_by_hand():
+    assert with_zone([1.0], 0.1, 0.5, 1) == pytest.approx([0.9, 0.1])
+    assert with_zone([1.0], 0.1, 0.5, 3) == pytest.approx([0.9, 0.05, 0.0, 0.05])
+    both = with_zone([0.9, 0.1], 0.1, 0.5, 1)
+    assert both == pytest.approx([0.81, 0.18, 0.01])
+
+
+def test_j_by_hand():
+    odds = Odds([zone(count=2), zone(price=0.4, count=1)], wanted=3, penalty=100.0, churn=0.0)
+    odds.later = False
+    missing = odds.missing()
+    # two zones down with 0.01 each: the first takes both of its nodes or one, the second its only one
+    assert sum(missing) == pytest.approx(1.0)
+    short = 0.005 * 2 * 0.99 + 0.005 * 0.99 + 0.99 * 0.01 + 0.005 * 0.01 * 3 + 0.005 * 0.01 * 2
+    assert odds.value(missing, 3, odds.spot_cost(), 0) == pytest.approx(1.0 + 100.0 * short)
+    assert odds.value(missing, 3, odds.spot_cost(), 3) == pytest.approx(1.0 + 3.0)
+
+
+def test_the_best_number_of_on_demand_nodes_is_the_best_of_all():
+    for down in (0.0, 0.004, 0.02, 0.3):
+        odds = Odds([zone(down=down, count=3), zone(down=down, count=3)], wanted=6, penalty=80.0, churn=0.1)
+        odds.later = False
+        missing, cost = odds.missing(), odds.spot_cost()
+        least, count = odds.best(missing, 6, cost)
+        tried = [odds.value(missing, 6, cost, o) for o in range(13)]
+        assert least == pytest.approx(min(tried))
+        assert tried[count] == pytest.approx(min(tried))
+
+
+def test_standbys_that_start_in_time_cover_the_first_that_are_missing():
+    bare = Odds([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0)
+    covered = Odds([zone(count=2, down=0.1)], wanted=2, penalty=100.0, churn=0.0, free=2)
+    cost = bare.spot_cost()
+    assert covered.value(covered.missing(), 2, cost, 0) == pytest.approx(cost)
+    assert bare.value(bare.missing(), 2, cost, 0) > cost
+
+
+def test_a_higher_availability_costs_a_higher_penalty():
+    values = [adaptive.penalty(a) for a in (0.99, 0.999, 0.9999, 1.0)]
+    assert values == sorted(values)
+    assert values[1] == pytest.approx(adaptive.PENALTY)
+
+
+def test_start_times_are_learned_and_the_gap_follows():
+    fleet = Fleet()
+    fleet.memory = replace(fleet.memory, timings={hazard.ON_DEMAND_START: RunningMean(mean=90.0)})
+    when = times_of(fleet)
+    assert when.on_demand == 90.0
+    assert when.gap == 0.0
+    fleet.memory = replace(fleet.memory, timings={hazard.NOTICE_LEAD: RunningMean(mean=30.0)})
+    assert times_of(fleet).gap == pytest.approx(180 + adaptive.REACT - 30)
+    fleet.memory = replace(fleet.memory, timings={}, preemptions=20, preemptions_without_notice=20)
+    assert times_of(fleet).gap == pytest.approx(0.5 * (60 + adaptive.REACT) + 0.5 * (180 + adaptive.REACT))
+
+
+def times_of(fleet):
+    class Seen:
+        memory = fleet.memory
+
+    return adaptive.times(Seen, fleet.pool.adaptive)
+
+
+# -- decisions -------------------------------------------------------------------------------------------
+
+
+def whole(replicas=4, since=DAY):
+    fleet = Fleet(replicas)
+    for n in range(replicas):
+        fleet.add(f"n{n}", place("ab"[n % 2]), since=since)
+    return fleet
+
+
+def test_an_old_fleet_of_spot_is_left_alone():
+    plan = whole(since=10 * DAY).decide()
+    assert not [a for a in plan.actions if isinstance(a, Launch | Drain | Terminate)]
+
+
+def test_a_notice_is_answered_in_the_same_turn():
+    plan = whole().doom("n0").decide()
+    assert [a.node for a in plan.actions if isinstance(a, Drain)] == ["n0"]
+    found = [a for a in plan.actions if isinstance(a, Launch)]
+    assert found
+    assert place("a") not in {a.placement for a in found}, "its zone has announced a loss"
+
+
+def test_where_on_demand_starts_sooner_it_bridges_until_spot_is_ready():
+    fleet = whole().doom("n0")
+    fleet.pool = replace(fleet.pool, adaptive=AdaptiveRules(spot_start=600.0, on_demand_start=90.0))
+    plan = fleet.decide()
+    assert len(launches(plan, Market.ON_DEMAND)) == 1
+    assert len(launches(plan, Market.SPOT)) == 1
+
+
+def test_a_stopped_standby_is_started_for_what_is_lost():
+    fleet = whole().add("s", place("b", Market.ON_DEMAND), stopped=True).doom("n0")
+    fleet.pool = replace(fleet.pool, standby=StandbyRules(stopped=1))
+    plan = fleet.decide()
+    assert [a.node for a in plan.actions if isinstance(a, Start)] == ["s"]
+
+
+def test_with_a_backup_that_fits_into_the_notice_nothing_is_insured():
+    young = whole(since=1000.0)
+    insured = young.decide()
+    assert [a for a in insured.actions if isinstance(a, Launch)], "young zones are insured at 180 s"
+    young.pool = replace(young.pool, adaptive=AdaptiveRules(on_demand_start=90.0))
+    assert not [a for a in young.decide().actions if isinstance(a, Launch)]
+
+
+def test_a_zone_that_just_came_back_gets_one_scout_at_most():
+    fleet = Fleet()
+    for n in range(4):
+        fleet.add(f"o{n}", place("a", Market.ON_DEMAND))
+    fleet.knows(place("a"), bad_at=NOW - 600.0).knows(place("b"), bad_at=NOW - 600.0)
+    plan = fleet.decide()
+    assert not launches(plan, Market.ON_DEMAND)
+    zones = [a.placement for a in launches(plan, Market.SPOT)]
+    assert len(zones) == len(set(zones)), "never two into a zone before one has stood there"
+
+
+def test_cover_is_given_back_when_spot_is_old_and_never_below_wanted():
+    fleet = whole(since=10 * DAY).add("o", place("a", Market.ON_DEMAND))
+    assert [a.node for a in fleet.decide().actions if isinstance(a, Drain)] == ["o"]
+    short = Fleet(4)
+    for n in range(3):
+        short.add(f"n{n}", place("ab"[n % 2]), since=10 * DAY)
+    short.add("o", place("a", Market.ON_DEMAND)).add("n3", place("b"), since=60.0)
+    assert not [a for a in short.decide().actions if isinstance(a, Drain)]
+
+
+def test_the_floor_of_on_demand_is_launched_and_kept():
+    fleet = whole(since=10 * DAY)
+    fleet.pool = replace(fleet.pool, spot_share=0.5)
+    assert len(launches(fleet.decide(), Market.ON_DEMAND)) == 2
+
+
+def test_without_prices_it_says_so_and_waits():
+    plan = whole().doom("n0").decide(offers=())
+    assert not [a for a in plan.actions if isinstance(a, Launch)]
+    assert any("no on-demand price" in note for note in plan.notes)
+
+
+def test_reasons_can_be_read():
+    plan = whole().doom("n0").decide()
+    assert all(a.reason for a in plan.actions)
+    assert any("hazard" in a.reason for a in launches(plan, Market.SPOT)) or launches(plan, Market.ON_DEMAND)
