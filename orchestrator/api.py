@@ -6,6 +6,7 @@ mutating route at all. Answers are the types of `orchestrator.views`; refusals a
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -32,6 +33,8 @@ EVENTS_MOST = 10_000
 _SEQ_MOST = 2**63 - 1
 _LONG_POLL_MOST = 60
 _LONG_POLL_STEP = 0.2
+_WRITTEN_WITHIN = 3.0
+"""Seconds for an operator's request to reach the disk before the answer says that it does not."""
 _CLEANUP = 0.5
 """Seconds that a stopping daemon gives answers on their way; a long poll is cut off."""
 
@@ -209,8 +212,20 @@ class Api:
         return _done("Resumed.")
 
     async def _accept(self, event: Event) -> None:
-        """Put an operator's request into the journal before it is answered."""
-        await self._inbox.written(self._inbox.put(event))
+        """Put an operator's request into the journal before it is answered.
+
+        A journal that cannot be written does not keep it from taking effect, but must not be hidden either.
+        """
+        ticket = self._inbox.put(event)
+        try:
+            async with asyncio.timeout(_WRITTEN_WITHIN):
+                await self._inbox.written(ticket)
+        except TimeoutError:
+            raise Refused(
+                503,
+                "it is taken up, but the journal cannot be written, so a restart would forget it; "
+                "see the daemon's log and the disk of daemon.state_dir",
+            ) from None
 
     # -- helpers -----------------------------------------------------------------------------------
 

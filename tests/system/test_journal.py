@@ -134,8 +134,14 @@ async def _lives_through_a_full_disk(stack: Any, fill: Any, free: Any) -> None:
             assert (await stack.status())["daemon"]["journal_ok"] is False
             pool = await stack.pool()
             assert pool["ready"] == 3
+            paused = await stack.cli("pause", "-m", "the disk is full")
+            assert (paused.code, paused.out) == (1, "")
+            assert len(paused.err.splitlines()) == 1
+            assert "the journal cannot be written" in paused.err
+            assert (await stack.status())["daemon"]["paused"]["reason"] == "the disk is full"
         finally:
             free()
+        assert (await stack.cli("resume")).code == 0
         await stack.settled()
     assert traffic.report.failures == {}
     assert traffic.report.streams_cut == 0
