@@ -38,13 +38,16 @@ from policies.events import (
     TargetsApplied,
 )
 from policies.fleet import Fleet
-from policies.memory import Memory, reduce
+from policies.memory import Memory, add_notice, reduce
 from policies.model import Notice, Phase, Pool, TargetPhase, World
 
 log = structlog.get_logger("loop")
 
 UNWRITTEN_MOST = 10_000
 """Events kept for the journal while it cannot be written; the oldest are dropped beyond."""
+
+ARRIVALS_KEPT = 10_000
+"""Nodes whose first notice's arrival is kept to measure the detachment; forged names must not pile up."""
 
 _DEBOUNCE = 0.01
 """Seconds in which further wake-ups join a turn, unless a notice waits."""
@@ -151,14 +154,18 @@ class Loop:
     def _heard(self, events: Sequence[Event]) -> list[Event]:
         """Events worth journalling: a notice heard before, from the same source, is not news."""
         found: list[Event] = []
-        fresh: set[tuple[object, ...]] = set()
+        fresh: dict[str, tuple[Notice, ...]] = {}
         for event in events:
             if isinstance(event, NoticeSeen):
-                key = _identity(event.notice)
-                record = self.memory.nodes.get(event.notice.node)
-                if key in fresh or (record is not None and key in map(_identity, record.notices)):
+                node = event.notice.node
+                record = self.memory.nodes.get(node)
+                if node not in fresh:
+                    early = self.memory.early_notices.get(node, ())
+                    fresh[node] = record.notices if record is not None else early
+                heard = add_notice(fresh[node], event.notice)
+                if heard is fresh[node]:
                     continue
-                fresh.add(key)
+                fresh[node] = heard
                 self._count_notice(event, known=record is not None)
             elif isinstance(event, TargetsApplied):
                 self._measure_detached(event)
@@ -201,12 +208,12 @@ class Loop:
         if news:
             before = self.memory
             self.memory = reduce(before, *news)
-            if await self._write(news):
+            if not await self._write(news):
+                void = {id(r) for r in news if isinstance(r, IntentOpened)}
+                self._unwritten = [e for e in self._unwritten if id(e) not in void]
+                self.memory = reduce(before, *(r for r in news if id(r) not in void))
+            elif self._lease.valid():  # a process that was suspended may have lost it since the turn began
                 self._actuator.perform(plan.actions)
-            else:
-                kept = [r for r in news if not isinstance(r, IntentOpened)]
-                self._unwritten = [e for e in self._unwritten if e not in news or e in kept]
-                self.memory = reduce(before, *kept)
         self._tell(plan, alarms)
 
     def _newly_held(self, now: float, plan: Plan) -> list[Event]:
@@ -251,6 +258,8 @@ class Loop:
         if not known:
             metrics.NOTICES_UNKNOWN.labels(self.pool.name).inc()
         self._notice_arrived.setdefault(notice.node, event.at)
+        if len(self._notice_arrived) > ARRIVALS_KEPT:
+            self._notice_arrived.pop(next(iter(self._notice_arrived)))
         metrics.NOTICES.labels(self.pool.name, str(notice.kind), notice.source).inc()
         log.warning(
             "notice",
@@ -297,11 +306,6 @@ class Loop:
         noticed = after.preemptions - before.preemptions - unannounced
         metrics.PREEMPTIONS.labels(pool, "yes").inc(noticed)
         metrics.PREEMPTIONS.labels(pool, "no").inc(unannounced)
-
-
-def _identity(notice: Notice) -> tuple[object, ...]:
-    """What makes a notice the same as one heard before."""
-    return notice.source, notice.id, notice.cancelled, notice.deadline
 
 
 def records(now: float, actions: Sequence[Action]) -> list[Event]:

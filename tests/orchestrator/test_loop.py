@@ -1,0 +1,498 @@
+"""One turn of the daemon: facts reach the disk before deeds, and a failing journal stops only spending."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from orchestrator.inbox import Inbox
+from orchestrator.ledger import Ledger
+from orchestrator.loop import ARRIVALS_KEPT, UNWRITTEN_MOST, Loop
+from orchestrator.store import StoreUnavailable, Totals
+from policies.actions import ActionKind, Drain, Launch, Terminate
+from policies.decide import decide
+from policies.events import (
+    DaemonStarted,
+    DrainHeld,
+    DrainStarted,
+    Event,
+    IntentClosed,
+    IntentOpened,
+    NoticeSeen,
+    Outcome,
+    PoolConfigured,
+    TargetsApplied,
+)
+from policies.memory import Memory, reduce, replay
+from policies.model import (
+    Confidence,
+    DrainRules,
+    EngineReading,
+    Instance,
+    InstanceState,
+    Market,
+    Notice,
+    NoticeKind,
+    Observed,
+    Offering,
+    Placement,
+    Pool,
+    Target,
+    TargetPhase,
+    TargetSpec,
+    TargetState,
+    World,
+)
+
+Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+START = 1_700_000_000.0
+
+
+@dataclass
+class Journal:
+    """Keeps what is appended, unless it fails."""
+
+    fails: bool = False
+    fails_after: int | None = None
+    written: list[Event] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        await asyncio.sleep(0)
+        if self.fails_after is not None:
+            self.fails = self.fails_after <= 0
+            self.fails_after -= 1
+        if self.fails:
+            raise StoreUnavailable("the disk is full")
+        self.written.extend(events)
+        self.batches.append(len(events))
+        self.order += ["journal"] * bool(events)
+
+    async def charge(self, pool: str, charges: Any, *, on_demand_usd: float, until: float) -> None:
+        if self.fails:
+            raise StoreUnavailable("the disk is full")
+
+
+@dataclass
+class Lease:
+    """A lease that can be lost."""
+
+    holds: bool = True
+    lost_after: int | None = None
+
+    def acquire(self) -> Any:
+        raise AssertionError("the loop does not take leases")
+
+    def valid(self) -> bool:
+        if self.lost_after is not None:
+            self.lost_after -= 1
+            return self.lost_after >= 0
+        return self.holds
+
+    def release(self) -> None:
+        return
+
+
+def place(market: Market) -> Placement:
+    return Placement("sim", "r", "a", "gpu", market)
+
+
+@dataclass
+class Eyes:
+    """An observer whose world the test writes down."""
+
+    clock: Any
+    machines: dict[str, Instance] = field(default_factory=dict)
+    shown: tuple[Target, ...] = ()
+    hurried: bool = False
+
+    def add(self, node: str, market: Market) -> None:
+        self.machines[node] = Instance(
+            id=node,
+            pool="p",
+            token=f"t-{node}",
+            placement=place(market),
+            state=InstanceState.RUNNING,
+            address=f"{node}:1",
+            launched_at=START - 1000.0,
+            price=1.0 if market is Market.SPOT else 3.0,
+        )
+
+    def world(self, *, durable: bool, leading: bool, epoch: int) -> World:
+        now = self.clock.now()
+        return World(
+            now=now,
+            instances=Observed(value=tuple(self.machines.values()), at=now),
+            engines={
+                i: EngineReading(node=i, at=now, ready=True, ok=True)
+                for i, m in self.machines.items()
+                if m.state is InstanceState.RUNNING
+            },
+            balancers={"gw": Observed(value=self.shown, at=now)},
+            offerings=Observed(
+                value=tuple(
+                    Offering(placement=place(m), price=1.0 + (m is Market.ON_DEMAND)) for m in Market
+                ),
+                at=now,
+            ),
+            durable=durable,
+            leading=leading,
+            epoch=epoch,
+        )
+
+    def hurry(self, *, on: bool) -> None:
+        self.hurried = on
+
+
+@dataclass
+class Hands:
+    """An actuator that notes what it is asked to do; balancers acknowledge at once."""
+
+    inbox: Inbox
+    clock: Any
+    order: list[str]
+    eyes: Eyes
+    performed: list[Any] = field(default_factory=list)
+    writes: list[tuple[TargetSpec, ...]] = field(default_factory=list)
+    held: dict[str, TargetPhase] = field(default_factory=dict)
+    leading: list[bool] = field(default_factory=list)
+
+    def perform(self, actions: Sequence[Any]) -> None:
+        calls = [a for a in actions if hasattr(a, "token")]
+        self.performed += calls
+        self.order += [str(a.kind) for a in calls]
+
+    def write(
+        self, balancers: Sequence[str], targets: Sequence[TargetSpec], epoch: int, *, leading: bool
+    ) -> None:
+        self.leading.append(leading)
+        if not balancers:
+            return
+        self.order.append("targets")
+        self.writes.append(tuple(targets))
+        want = {t.id: t.phase for t in targets}
+        changes: list[tuple[str, TargetPhase | None]] = [
+            (n, p) for n, p in want.items() if self.held.get(n) != p
+        ]
+        changes += [(n, None) for n in self.held if n not in want]
+        self.held = want
+        self.eyes.shown = tuple(
+            Target(
+                id=t.id,
+                address=t.address,
+                state=TargetState.HEALTHY if t.phase is TargetPhase.ACTIVE else TargetState.DRAINING,
+                in_flight=0,
+            )
+            for t in targets
+        )
+        self.inbox.put(
+            TargetsApplied(at=self.clock.now(), balancer="gw", generation=1, changes=tuple(changes))
+        )
+
+
+class Rig:
+    """A loop over a pool of four ready nodes that serve: s1, s2 on spot, o1, o2 on demand."""
+
+    def __init__(self, clock: Any, pool: Pool | None = None) -> None:
+        self.clock = clock
+        self.pool = pool if pool is not None else Pool(name="p", replicas=4)
+        self.journal, self.lease, self.inbox = Journal(), Lease(), Inbox()
+        self.eyes = Eyes(clock)
+        for node in ("s1", "s2", "o1", "o2"):
+            self.eyes.add(node, Market.SPOT if node.startswith("s") else Market.ON_DEMAND)
+        self.hands = Hands(self.inbox, clock, self.journal.order, self.eyes)
+        self.first: list[Event] = [
+            DaemonStarted(at=clock.now(), epoch=5),
+            PoolConfigured(at=clock.now(), replicas=4),
+        ]
+        self.snapshots: list[Any] = []
+        self.loop = Loop(
+            pool=self.pool,
+            memory=reduce(Memory(), *self.first),
+            clock=clock,
+            lease=self.lease,
+            epoch=5,
+            journal=self.journal,
+            ledger=Ledger("p", self.journal, Totals()),
+            inbox=self.inbox,
+            observer=self.eyes,  # type: ignore[arg-type]
+            actuator=self.hands,  # type: ignore[arg-type]
+            tick=1.0,
+            on_turn=self.snapshots.append,
+        )
+
+    async def turns(self, count: int = 1) -> None:
+        for _ in range(count):
+            await self.loop.turn()
+            await self.clock.sleep(1.0)
+
+    def notice(self, node: str, lead: float = 120.0, **more: Any) -> int:
+        said = Notice(
+            **{
+                "id": f"n-{node}",
+                "kind": NoticeKind.INTERRUPTION,
+                "node": node,
+                "deadline": self.clock.now() + lead,
+                "source": "feed",
+                "confidence": Confidence.CONFIRMED,
+                "seen_at": self.clock.now(),
+                **more,
+            }
+        )
+        return self.inbox.put(NoticeSeen(at=self.clock.now(), notice=said))
+
+    def kinds(self) -> list[str]:
+        return [type(e).__name__ for e in self.journal.written]
+
+
+def rig(play: Play, work: Callable[[Rig], Awaitable[None]], pool: Pool | None = None) -> None:
+    async def whole(clock: Any) -> None:
+        await work(Rig(clock, pool))
+
+    play(whole)
+
+
+def test_a_settled_pool_is_left_alone_and_nothing_is_written(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        assert {t.id for t in r.hands.writes[-1]} == {"s1", "s2", "o1", "o2"}
+        written, writes = len(r.journal.written), len(r.hands.writes)
+        await r.turns(20)
+        assert len(r.journal.written) == written
+        assert len(r.hands.writes) == writes
+        assert r.hands.performed == []
+        assert not r.eyes.hurried
+        assert r.loop.turns == 23
+        assert r.loop.last is r.snapshots[-1]
+
+    rig(play, work)
+
+
+def test_a_notice_is_journalled_then_detached_then_replaced_in_one_turn(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.journal.order.clear()
+        r.notice("s1")
+        plan = (await r.loop.turn()).plan
+        assert r.journal.order == ["journal", "targets", "journal", "launch"]
+        assert [a.node for a in plan.actions if isinstance(a, Drain)] == ["s1"]
+        assert r.hands.held["s1"] is TargetPhase.DRAINING
+        assert next(a.replaces for a in r.hands.performed if isinstance(a, Launch)) == "s1"
+        opened = [e.token for e in r.journal.written if isinstance(e, IntentOpened)]
+        assert opened == [a.token for a in r.hands.performed]  # write ahead
+        assert r.eyes.hurried
+
+    rig(play, work)
+
+
+def test_the_journal_gives_back_the_memory_and_the_plan(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.notice("s1")
+        for _ in range(5):
+            snapshot = await r.loop.turn()
+            again = replay([*r.first, *r.journal.written])
+            assert again == r.loop.memory
+            assert decide(r.pool, snapshot.world, again) == decide(r.pool, snapshot.world, r.loop.memory)
+            await r.clock.sleep(1.0)
+
+    rig(play, work)
+
+
+def test_a_notice_heard_before_is_not_journalled_again(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        for _ in range(5):
+            r.notice("s1")
+            r.notice("stranger")
+        await r.turns(2)
+        for _ in range(5):
+            r.notice("s1", 120.0 - (r.clock.now() - r.loop.memory.nodes["s1"].notices[0].seen_at))
+        await r.turns(2)
+        assert r.kinds().count("NoticeSeen") == 2
+        r.notice("s1", 30.0)  # another deadline is news
+        r.notice("s1", source="metadata")  # and so is another source
+        await r.turns(1)
+        assert r.kinds().count("NoticeSeen") == 4
+
+    rig(play, work)
+
+
+def test_forged_names_do_not_pile_up(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        for i in range(ARRIVALS_KEPT + 500):
+            r.notice(f"x{i}")
+        await r.turns(1)
+        assert len(r.loop._notice_arrived) <= ARRIVALS_KEPT
+        assert len(r.loop.memory.early_notices) <= 256
+
+    rig(play, work)
+
+
+# -- a journal that fails ------------------------------------------------------------------------------
+
+
+def test_with_a_failing_journal_a_doomed_node_is_still_taken_out_and_nothing_is_bought_or_ended(
+    play: Play,
+) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.journal.fails = True
+        ticket = r.notice("s1", 20.0)
+        await r.turns(1)
+        assert r.hands.held == {
+            "s1": TargetPhase.DRAINING,
+            "s2": TargetPhase.ACTIVE,
+            "o1": TargetPhase.ACTIVE,
+            "o2": TargetPhase.ACTIVE,
+        }
+        await r.turns(40)  # its drain is done and its deadline passes
+        assert r.hands.performed == []
+        assert r.loop.memory.intents == {}
+        waiting = asyncio.ensure_future(r.inbox.written(ticket))
+        await r.clock.sleep(0.1)
+        assert not waiting.done()  # whoever told of it must not forget it
+        r.journal.fails = False
+        await r.turns(2)
+        assert waiting.done()
+        assert {type(a) for a in r.hands.performed} == {Launch, Terminate}
+        assert replay([*r.first, *r.journal.written]) == r.loop.memory  # it has caught up
+
+    rig(play, work, Pool(name="p", replicas=4, drain=DrainRules(budget=5.0)))
+
+
+def test_a_journal_that_fails_between_facts_and_intents_leaves_no_intent(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.notice("s1")
+        r.journal.fails_after = 1  # the notice is written, the launch is not
+        await r.turns(1)
+        assert r.hands.performed == []
+        assert r.loop.memory.intents == {}
+        assert r.loop.memory.serial == 0
+        assert r.loop.memory.nodes["s1"].drain is not None
+        r.journal.fails, r.journal.fails_after = False, None
+        await r.turns(2)
+        opened = [e for e in r.journal.written if isinstance(e, IntentOpened)]
+        assert [e.token for e in opened] == [a.token for a in r.hands.performed]
+        assert r.hands.performed
+        assert any(isinstance(e, DrainStarted) for e in r.journal.written)
+        assert replay([*r.first, *r.journal.written]) == r.loop.memory
+
+    rig(play, work)
+
+
+def test_what_waits_for_the_journal_is_bounded(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        r.journal.fails = True
+        for i in range(UNWRITTEN_MOST + 200):
+            r.notice(f"x{i}")
+        await r.turns(2)
+        assert len(r.loop._unwritten) == UNWRITTEN_MOST
+        r.journal.fails = False
+        await r.turns(1)
+        assert r.loop._unwritten == []
+
+    rig(play, work)
+
+
+# -- the lease -----------------------------------------------------------------------------------------
+
+
+def test_without_the_lease_nothing_is_done(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        writes = len(r.hands.writes)
+        r.lease.holds = False
+        r.notice("s1")
+        await r.turns(3)
+        assert r.hands.performed == []
+        assert len(r.hands.writes) == writes
+        assert r.hands.leading[-3:] == [False] * 3
+
+    rig(play, work)
+
+
+def test_a_lease_lost_during_the_turn_stops_its_calls(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.notice("s1")
+        r.lease.lost_after = 1
+        await r.turns(1)
+        assert r.hands.performed == []
+
+    rig(play, work)
+
+
+# -- waking, alarms, late drains -----------------------------------------------------------------------
+
+
+def test_it_turns_at_every_tick_and_at_once_for_a_notice(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        running = asyncio.ensure_future(r.loop.run())
+        await r.clock.sleep(10.3)
+        assert 10 <= r.loop.turns <= 14
+        r.notice("s1")
+        before = r.clock.now()
+        while "s1" not in r.hands.held or r.hands.held["s1"] is TargetPhase.ACTIVE:
+            await r.clock.sleep(0.001)
+        assert r.clock.now() - before < 0.01
+        running.cancel()
+
+    rig(play, work)
+
+
+def test_an_alarm_is_journalled_once_and_again_after_it_ended(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        healthy = r.eyes.world
+
+        def silent(**settings: Any) -> World:
+            world = healthy(**settings)
+            engines = {i: replace(e, ok=False, failing_since=START) for i, e in world.engines.items()}
+            return replace(world, engines=engines)
+
+        for _ in range(2):
+            r.eyes.world = silent  # type: ignore[method-assign]
+            await r.turns(5)
+            r.eyes.world = healthy  # type: ignore[method-assign]
+            await r.turns(2)
+        assert r.kinds().count("AlarmRaised") == 2
+
+    rig(play, work)
+
+
+def test_a_doomed_node_that_serves_on_is_told_once(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        for node in ("s1", "s2"):
+            r.notice(node)
+        await r.turns(10)
+        held = [e for e in r.journal.written if isinstance(e, DrainHeld)]
+        assert len(held) == 1
+        assert held[0].reason
+
+    rig(play, work)
+
+
+def test_outcomes_of_calls_are_remembered(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.notice("s1")
+        await r.turns(1)
+        token = r.hands.performed[0].token
+        assert r.loop.memory.intents[token].kind is ActionKind.LAUNCH
+        r.inbox.put(IntentClosed(at=r.clock.now(), token=token, outcome=Outcome.REFUSED, detail="none"))
+        await r.turns(1)
+        assert token not in r.loop.memory.intents
+        assert r.loop.memory.refusals
+
+    rig(play, work)
