@@ -130,8 +130,8 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.gateway_port}"
         self.config = directory / "pool.toml"
         self.market = directory / "market.json"
-        self.tables = merged(self._defaults(), changes)
-        self.config.write_text(toml(self.tables), encoding="utf-8")
+        self._tables = merged(self._defaults(), changes)
+        self.configure({})
         dump_config(
             LocalCloudConfig(
                 state_dir=self.state / "cloud",
@@ -144,6 +144,11 @@ class Stack:
         self.client = ControlClient(self.sockets / "daemon")
         self.cloud = LocalCloud(self.sockets / "cloud")
         self.parts: dict[str, Process] = {}
+
+    def configure(self, changes: Mapping[str, Table]) -> None:
+        """Change the configuration; a part heeds it when it is started next."""
+        self._tables = merged(self._tables, changes)
+        self.config.write_text(toml(self._tables), encoding="utf-8")
 
     def _defaults(self) -> dict[str, Table]:
         return {

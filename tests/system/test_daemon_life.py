@@ -150,3 +150,20 @@ async def test_stopping_waits_for_no_follower(stack: Any) -> None:
     finally:
         follower.kill()
         await follower.wait()
+
+
+async def test_started_with_other_replicas_the_pool_follows(stack: Any) -> None:
+    """Up to six and back to four, under load: nodes go only once they are drained."""
+    async with stack.traffic() as traffic:
+        for replicas in (6, 4):
+            before = {n["id"] for n in (await stack.settled())["nodes"]}
+            assert await stack.stop("daemon") == 0
+            stack.configure({"pool.test": {"replicas": replicas}})
+            await stack.start("daemon")
+            await stack.until_pool("it is known", lambda pool, wanted=replicas: pool["wanted"] == wanted)
+            pool = await stack.settled()
+            after = {n["id"] for n in pool["nodes"]}
+            assert len(after) == replicas
+            assert after > before or after < before
+    assert traffic.report.failures == {}
+    assert traffic.report.streams_cut == 0
