@@ -5,8 +5,8 @@ check by hand apart from turns and fleets.
 Never: anything but its arguments.
 
 Example:
-    >>> with_zone([1.0], 0.1, 0.5, 2)
-    [0.9, 0.05, 0.05]
+    >>> with_zone([1.0], 0.5, 0.5, 2)
+    [0.5, 0.25, 0.25]
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from policies.model import Offering
 
 SCOUT = 0.5
 """Share of the penalty by which a scout is judged: what it finds out is of use to all the nodes after it."""
+
+STEPS = 50
+"""Steps in which the number of missing nodes is counted: large pools are judged in bundles of nodes."""
 
 _NEGLIGIBLE = 1e-9
 
@@ -63,6 +66,7 @@ class Odds:
         self.counts = [z.count for z in zones]
         self._wanted, self._penalty, self._churn = wanted, penalty, churn
         self._free, self._floor = free, floor
+        self._grain = max(1, wanted // STEPS)
 
     @property
     def spot(self) -> int:
@@ -90,7 +94,7 @@ class Odds:
         base = self._wanted - spot - on_demand
         short = 0.0
         for lost, chance in enumerate(missing):
-            nodes = base + max(0, lost - self._free)
+            nodes = base + max(0, lost * self._grain - self._free)
             if nodes > 0:
                 short += chance * nodes
         penalty = self._penalty * (SCOUT if self.later else 1.0)
@@ -122,20 +126,24 @@ class Odds:
 
     def _with_zone(self, missing: Sequence[float], zone: Zone, count: int) -> list[float]:
         down = zone.down_later if self.later else zone.down
-        return with_zone(missing, down, zone.whole, count)
+        return with_zone(missing, down, zone.whole, count, self._grain)
 
 
-def with_zone(missing: Sequence[float], down: float, whole: float, count: int) -> list[float]:
-    """The distribution of missing nodes with one zone of `count` nodes added."""
+def with_zone(missing: Sequence[float], down: float, whole: float, count: int, grain: int = 1) -> list[float]:
+    """The distribution of missing nodes, in steps of `grain`, with one zone of `count` nodes added.
+
+    A loss of fewer nodes than a step is a step that is as much less likely: the mean stays.
+    """
     every = down * whole if count > 1 else 0.0
-    one = down - every
-    found = [0.0] * (len(missing) + count)
-    stay = 1.0 - down
+    one = (down - every) / grain
+    steps = -(-count // grain)
+    found = [0.0] * (len(missing) + max(1, steps))
+    stay = 1.0 - every - one
     for lost, chance in enumerate(missing):
         if chance < _NEGLIGIBLE:
             continue
         found[lost] += stay * chance
         found[lost + 1] += one * chance
         if every:
-            found[lost + count] += every * chance
+            found[lost + steps] += every * chance
     return found

@@ -136,6 +136,15 @@ def test_the_distribution_of_missing_nodes_by_hand():
     assert both == pytest.approx([0.81, 0.18, 0.01])
 
 
+def test_bundles_of_nodes_keep_the_mean():
+    fine = with_zone(with_zone([1.0], 0.1, 0.5, 40), 0.2, 0.5, 20)
+    coarse = with_zone(with_zone([1.0], 0.1, 0.5, 40, 10), 0.2, 0.5, 20, 10)
+    assert sum(coarse) == pytest.approx(1.0)
+    assert sum(10 * i * p for i, p in enumerate(coarse)) == pytest.approx(
+        sum(i * p for i, p in enumerate(fine))
+    )
+
+
 def test_j_by_hand():
     odds = Odds([zone(count=2), zone(price=0.4, count=1)], wanted=3, penalty=100.0, churn=0.0)
     odds.later = False
