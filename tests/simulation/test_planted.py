@@ -187,6 +187,11 @@ class SeesNoRequests(Around):
         )
 
 
+class AcknowledgesWithABug(Around):
+    async def acknowledge(self, notice: Notice) -> None:
+        raise ValueError("a bug of the adapter")
+
+
 class Deaf(Around):
     async def stream(self) -> AsyncIterator[Notice]:
         async for _ in self._real.stream():
@@ -253,9 +258,15 @@ PLANTED = [
     ),
     Planted(
         name="an adapter raises what it may not, in a call",
-        caught_by="nothing-unhandled",
+        caught_by="convergence",
         script=bootstrap,
         wrap=around("instances", LaunchesWithABug),
+    ),
+    Planted(
+        name="an adapter raises what it may not, beside the loop",
+        caught_by="nothing-unhandled",
+        script=notice,
+        wrap=around("notices", AcknowledgesWithABug),
     ),
     Planted(
         name="a set is acknowledged and not applied",
