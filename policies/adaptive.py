@@ -52,7 +52,7 @@ from policies.odds import Odds, Zone
 from policies.return_to_spot import roll_back
 from policies.turn import Turn
 
-PENALTY = 150.0
+PENALTY = 145.0
 """On-demand node-prices per missing node-hour at an availability of 99.9 %."""
 
 PENALTY_POWER = 0.5

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from policies.model import Offering
 
-SCOUT = 0.5
+SCOUT = 0.25
 """Share of the penalty by which a scout is judged: what it finds out is of use to all the nodes after it."""
 
 STEPS = 50

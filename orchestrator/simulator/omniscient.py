@@ -26,6 +26,10 @@ from orchestrator.simulator.scenario import HOUR, Scenario
 from orchestrator.simulator.score import WARM_UP
 
 
+_LARGE = 60_000
+"""Columns above which the interior point method is quicker than the simplex method."""
+
+
 class SolverMissing(Exception):
     """The solver is not installed; the message says how to install it."""
 
@@ -193,6 +197,8 @@ class _Programme:
         lp.a_matrix_.value_ = self._rows.value
         solver = highspy.Highs()
         solver.setOptionValue("output_flag", False)
+        if self._columns > _LARGE:
+            solver.setOptionValue("solver", "ipm")
         solver.passModel(lp)
         solver.run()
         status = solver.getModelStatus()
