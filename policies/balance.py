@@ -78,6 +78,8 @@ def _differs(
 ) -> bool:
     if view.at is None:
         return False
+    if turn.hastened:
+        return True  # phases are the same, a deadline is not
     written_at = turn.memory.applied_at.get(name)
     if written_at is None or turn.memory.targets.get(name) != wanted:
         return True

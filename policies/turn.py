@@ -46,6 +46,7 @@ class Turn:
         self.leaving: set[str] = set()
         self.returning: set[str] = set()
         self.starting: set[str] = set()
+        self.hastened = False
         self.by_choice = fleet.voluntary_drains
         self._counted = dict(fleet.counted_by_market)
         self._working = dict(fleet.working_by_market)
@@ -226,6 +227,7 @@ class Turn:
 
     def hasten(self, node: Node, deadline: float, reason: str) -> None:
         """Give a draining node an earlier deadline: a notice has overtaken its drain."""
+        self.hastened = True
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=Cause.NOTICE, reason=reason))
 
     def undrain(self, node: Node, reason: str) -> bool:

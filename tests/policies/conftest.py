@@ -732,6 +732,8 @@ class Scene:
         if serving is None:
             serving = ready and state is InstanceState.RUNNING and self.records[node].drain is None
         held = TargetPhase.ACTIVE if serving else target
+        self.held.pop(node, None)
+        self.shown.pop(node, None)
         if held is not None:
             self.held[node] = held
             shown = TargetState.HEALTHY if serving else TargetState.DRAINING

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies.actions import Detach, Drain, Launch, Terminate
+from policies.actions import Cause, Detach, Drain, Launch, Terminate
 from policies.events import DaemonStarted, PoolConfigured
 from policies.memory import Memory, reduce
 from policies.model import Confidence, Notice, NoticeKind, Observed, TargetPhase
@@ -119,8 +119,6 @@ def test_before_the_first_list_a_notice_still_takes_its_node_out(scene: Make) ->
 
 
 def test_a_balancer_that_is_no_longer_configured_holds_nothing_back(scene: Make, actions: Make) -> None:
-    from policies.actions import Cause
-
     here = scene().nodes(4).node("old").drain("old", Cause.EXCESS)
     here.records["old"] = replace(here.records["old"], idle_since=here.now - 5.0)
     here.held["old"] = TargetPhase.DRAINING

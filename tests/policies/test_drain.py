@@ -1,0 +1,254 @@
+"""When a node leaves the target set, and when it may end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from policies.actions import ActionKind, Cause, Drain, Launch, Terminate, Undrain
+from policies.drain import begins_now, drain_deadline, ends_at, finished, latest_start
+from policies.model import (
+    DrainRules,
+    HealthRules,
+    InstanceState,
+    Market,
+    NoticeKind,
+    Pool,
+    TargetPhase,
+)
+from policies.records import OperatorRequest
+
+Make = Callable[..., Any]
+
+RULES = DrainRules(budget=30.0, margin=5.0)
+
+
+@pytest.mark.parametrize(
+    ("lead", "latest", "deadline"),
+    [
+        (120.0, 85.0, 115.0),
+        (60.0, 25.0, 55.0),
+        (35.0, 0.0, 30.0),
+        (30.0, 0.0, 25.0),
+        (5.0, 0.0, 0.0),
+        (0.0, 0.0, 0.0),
+        (-10.0, 0.0, 0.0),
+    ],
+)
+def test_the_arithmetic_of_the_budget(lead: float, latest: float, deadline: float) -> None:
+    assert latest_start(RULES, now=0.0, deadline=lead) == latest
+    assert drain_deadline(RULES, now=0.0, deadline=lead) == deadline
+
+
+def test_without_a_deadline_the_budget_is_the_deadline() -> None:
+    assert drain_deadline(RULES, now=100.0, deadline=None) == 130.0
+
+
+def late(scene: Make, lead: float, *, ago: float = 0.0, serving: int = 4, ready: int = 3) -> bool:
+    """Does the first of four nodes drain now? The notice came `ago` seconds before with `lead` s to go."""
+    here = scene(Pool(name="p", replicas=4, health=HealthRules(boot_timeout=600.0))).nodes(4)
+    here.notice("s0", lead - ago, seen_at=here.now - ago)
+    node = here.fleet.by_id["s0"]
+    return begins_now(here.pool, node, now=here.now, serving_without=serving - 1, ready=ready)
+
+
+def test_early_when_enough_go_on_serving(scene: Make) -> None:
+    assert late(scene, 120.0, serving=4)  # three of four remain, and three are enough
+
+
+@pytest.mark.parametrize(
+    ("ago", "begins"), [(0.0, False), (50.0, False), (84.9, False), (85.0, True), (110.0, True)]
+)
+def test_late_when_too_few_would_serve(scene: Make, ago: float, begins: bool) -> None:
+    assert late(scene, 120.0, ago=ago, serving=3, ready=2) is begins
+
+
+@pytest.mark.parametrize("lead", [30.0, 5.0, 0.0, -60.0])
+def test_a_short_notice_leaves_nothing_to_wait_for(scene: Make, lead: float) -> None:
+    assert late(scene, lead, serving=1, ready=0)
+
+
+def test_not_late_once_a_replacement_is_ready(scene: Make) -> None:
+    assert late(scene, 120.0, ago=20.0, serving=3, ready=4)
+
+
+def test_planned_maintenance_waits_for_the_replacement(scene: Make) -> None:
+    """A week ahead there is no reason to serve with one node less, however many would remain."""
+    week = 7 * 86_400.0
+    assert not late(scene, week, serving=4, ready=3)
+    assert late(scene, week, serving=4, ready=4)
+    assert late(scene, week, ago=week - 35.0, serving=4, ready=3)
+    assert not late(scene, week, ago=week - 36.0, serving=4, ready=3)
+
+
+def test_a_node_that_does_not_serve_drains_at_once(scene: Make) -> None:
+    here = scene().nodes(4).node("x", serving=False)
+    here.notice("x")
+    assert begins_now(here.pool, here.fleet.by_id["x"], now=here.now, serving_without=0, ready=0)
+
+
+def test_of_many_notices_the_earliest_deadlines_drain_and_the_rest_serve_on(
+    scene: Make, actions: Make
+) -> None:
+    here = scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
+    for i in range(4):
+        here.notice(f"s{i}", 120.0 - i)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Drain)] == ["s3", "s2"]  # eight must go on serving
+    active = {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}
+    assert {"s0", "s1"} <= active
+    assert len(active) == 8
+    assert {d.node for d in plan.deferred} == {"s0", "s1"}
+
+
+def test_a_notice_that_overtakes_a_drain_shortens_it_and_is_written(scene: Make, actions: Make) -> None:
+    here = scene().nodes(5).drain("s4", Cause.EXCESS, left=30.0)
+    here.notice("s4", 10.0)
+    plan = here.plan()
+    (drain,) = actions(plan, Drain)
+    assert (drain.node, drain.deadline, drain.cause) == ("s4", here.now + 5.0, Cause.NOTICE)
+    assert plan.write == ("gw",)
+    assert next(t.drain_deadline for t in plan.targets if t.id == "s4") == here.now + 5.0
+    here.notice("s4", 300.0, id="later")
+    here.records["s4"] = replace(here.records["s4"], notices=here.records["s4"].notices[1:])
+    assert actions(here.plan(), Drain) == []  # a later one changes nothing
+
+
+# -- ending --------------------------------------------------------------------------------------------
+
+
+def draining(scene: Make, *, cause: Cause = Cause.EXCESS, left: float = 25.0, **record: Any) -> Any:
+    here = scene(Pool(name="p", replicas=4)).nodes(5).drain("s4", cause, since=5.0, left=left)
+    here.records["s4"] = replace(here.records["s4"], **record)
+    return here
+
+
+@pytest.mark.parametrize(("idle_for", "ends"), [(None, False), (0.5, False), (1.0, True), (9.0, True)])
+def test_a_drained_node_ends_after_the_settle_time(
+    scene: Make, actions: Make, idle_for: float | None, ends: bool
+) -> None:
+    here = draining(scene)
+    idle = None if idle_for is None else here.now - idle_for
+    here.records["s4"] = replace(here.records["s4"], idle_since=idle)
+    assert bool(actions(here.plan(), Terminate)) is ends
+
+
+def test_a_node_that_a_balancer_still_sends_requests_is_not_ended(scene: Make, actions: Make) -> None:
+    here = draining(scene, left=-1.0)
+    here.held["s4"] = TargetPhase.ACTIVE
+    plan = here.plan()
+    assert actions(plan, Terminate) == []
+    assert any("still in a target set" in note for note in plan.notes)
+
+
+def test_a_dead_node_is_ended_although_a_balancer_still_lists_it(scene: Make, actions: Make) -> None:
+    here = scene().nodes(5).node("s4", silent_for=60.0).drain("s4", Cause.SICK, left=-1.0)
+    here.held["s4"] = TargetPhase.ACTIVE
+    assert [a.node for a in actions(here.plan(), Terminate)] == ["s4"]
+
+
+def test_a_drain_that_ran_out_of_time_ends_its_node_and_says_what_it_held(scene: Make, actions: Make) -> None:
+    here = draining(scene, left=-0.1)
+    here.engines["s4"] = replace(here.engines["s4"], running=3)
+    (end,) = actions(here.plan(), Terminate)
+    assert end.reason == "drain deadline passed with 3 requests in flight (because excess)"
+
+
+@pytest.mark.parametrize(
+    ("since", "lead", "ends"),
+    [
+        (115.5, 4.5, False),  # the drain deadline has passed, the cloud's has not: requests get the rest
+        (120.0, 0.0, True),
+        (0.0, -5.0, False),  # a notice that came too late: its requests get their budget
+        (30.0, -35.0, True),
+    ],
+)
+def test_a_doomed_node_is_left_to_the_cloud_until_its_deadline(
+    scene: Make, actions: Make, since: float, lead: float, ends: bool
+) -> None:
+    here = scene().nodes(5)
+    here.notice("s4", lead, seen_at=here.now - since)
+    here.drain("s4", Cause.NOTICE, since=since, left=lead - 5.0)
+    here.engines["s4"] = replace(here.engines["s4"], running=3)
+    assert bool(actions(here.plan(), Terminate)) is ends
+
+
+def test_a_doomed_node_that_is_idle_ends_at_once(scene: Make, actions: Make) -> None:
+    here = scene().nodes(5)
+    here.notice("s4", 100.0)
+    here.drain("s4", Cause.NOTICE, left=95.0)
+    here.records["s4"] = replace(here.records["s4"], idle_since=here.now - 2.0)
+    assert [a.node for a in actions(here.plan(), Terminate)] == ["s4"]
+
+
+def test_a_node_that_does_not_drain_is_never_finished(scene: Make) -> None:
+    here = scene().nodes(4)
+    assert not finished(RULES, here.fleet.by_id["s0"], now=1e12)
+    assert ends_at(RULES, here.fleet.by_id["s0"]) == float("inf")
+
+
+def test_a_termination_without_effect_is_asked_again_after_the_time_out(scene: Make, actions: Make) -> None:
+    here = scene().nodes(5).drain("s4", Cause.EXCESS).asked("s4", ActionKind.TERMINATE, ago=59.0)
+    assert actions(here.plan(), Terminate) == []
+    here.asked("s4", ActionKind.TERMINATE, ago=60.0, cause=Cause.EXCESS)
+    (again,) = actions(here.plan(), Terminate)
+    assert (again.node, again.cause) == ("s4", Cause.EXCESS)
+
+
+def test_a_machine_that_the_cloud_is_ending_is_not_ended_by_us(scene: Make, actions: Make) -> None:
+    """A loss without notice: asking for its end would make it look like our wish."""
+    here = scene().nodes(4).node("s0", state=InstanceState.SHUTTING_DOWN, serving=True)
+    plan = here.plan()
+    assert actions(plan, Terminate) == []
+    assert "s0" not in {t.id for t in plan.targets}
+    assert next(a.replaces for a in actions(plan, Launch)) == "s0"
+
+
+# -- what an operator asks for -------------------------------------------------------------------------
+
+
+def asked(here: Any, node: str, *, ago: float = 1.0) -> Any:
+    request = OperatorRequest(since=here.now - ago, budget=20.0, reason="kernel")
+    here.records[node] = replace(here.records[node], operator=request)
+    return here
+
+
+def test_a_cordoned_node_serves_until_its_replacement_is_ready(scene: Make, actions: Make) -> None:
+    here = asked(scene().nodes(2).nodes(2, Market.ON_DEMAND), "s0")
+    plan = here.plan()
+    assert actions(plan, Drain) == []
+    assert actions(plan, Launch)
+    assert "s0" in {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}
+    here.node("o2", Market.ON_DEMAND)
+    (drain,) = actions(here.plan(), Drain)
+    assert (drain.node, drain.deadline, drain.cause) == ("s0", here.now + 20.0, Cause.OPERATOR)
+
+
+def test_without_a_replacement_it_goes_after_a_boot_time_out_and_only_while_enough_serve(
+    scene: Make, actions: Make
+) -> None:
+    pool = Pool(name="p", replicas=4, health=HealthRules(boot_timeout=100.0))
+    here = asked(scene(pool).nodes(2).nodes(2, Market.ON_DEMAND), "s0", ago=99.0)
+    assert actions(here.plan(), Drain) == []
+    asked(here, "s0", ago=101.0)
+    assert [a.node for a in actions(here.plan(), Drain)] == ["s0"]
+    here.node("s1", serving=False)
+    assert actions(here.plan(), Drain) == []
+
+
+def test_a_request_that_is_taken_back_ends_the_drain(scene: Make, actions: Make) -> None:
+    here = scene().nodes(4).drain("s0", Cause.OPERATOR)
+    assert [a.node for a in actions(here.plan(), Undrain)] == ["s0"]
+    asked(here, "s0")
+    assert actions(here.plan(), Undrain) == []
+
+
+def test_state_changes_are_named_in_words(scene: Make, actions: Make) -> None:
+    here = scene().nodes(4)
+    here.notice("s0", None, kind=NoticeKind.STATE_CHANGE)
+    (drain,) = actions(here.plan(), Drain)
+    assert drain.reason == "state change notice (feed)"
+    assert drain.deadline == here.now + here.pool.drain.budget

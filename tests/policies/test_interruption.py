@@ -1,0 +1,195 @@
+"""Which notices are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from policies.actions import Cause, Drain, Launch, Terminate, Undrain
+from policies.events import NodeSeen, NoticeSeen
+from policies.interruption import applies, doom
+from policies.memory import Memory, add_notice, reduce
+from policies.model import Confidence, Market, Notice, NoticeKind, Pool
+from policies.records import NOTICES_KEPT
+
+Make = Callable[..., Any]
+REPORTED = Confidence.REPORTED
+
+
+def said(**more: Any) -> Notice:
+    base: dict[str, Any] = {
+        "id": "n1",
+        "kind": NoticeKind.INTERRUPTION,
+        "node": "a",
+        "deadline": 120.0,
+        "source": "feed",
+        "confidence": Confidence.CONFIRMED,
+        "seen_at": 0.0,
+    }
+    return Notice(**{**base, **more})
+
+
+@pytest.mark.parametrize(
+    ("kind", "spot", "on_demand"),
+    [
+        (NoticeKind.INTERRUPTION, True, False),
+        (NoticeKind.MAINTENANCE, True, True),
+        (NoticeKind.STATE_CHANGE, True, True),
+        (NoticeKind.REBALANCE, False, False),
+    ],
+)
+def test_what_a_kind_can_take_away(kind: NoticeKind, spot: bool, on_demand: bool) -> None:
+    assert applies(said(kind=kind), spot=True) is spot
+    assert applies(said(kind=kind), spot=False) is on_demand
+    assert not applies(said(kind=kind, cancelled=True), spot=True)
+
+
+def test_an_interruption_of_an_on_demand_node_is_ignored(scene: Make, actions: Make) -> None:
+    here = scene().nodes(2).nodes(2, Market.ON_DEMAND)
+    here.notice("o0")
+    plan = here.plan()
+    assert actions(plan, Drain) == []
+    assert actions(plan, Launch) == []
+    assert here.fleet.by_id["o0"].ready
+
+
+def test_the_earliest_deadline_wins(scene: Make) -> None:
+    here = scene().nodes(4)
+    here.notice("s0", 120.0, id="late")
+    here.notice("s0", 30.0, id="early")
+    here.notice("s0", 10.0, id="void", cancelled=True)
+    doomed = doom(here.pool, here.world, here.memory)
+    assert {node: notice.id for node, notice in doomed.items()} == {"s0": "early"}
+
+
+def test_reports_doom_no_more_than_the_disruption_budget_oldest_first(scene: Make, actions: Make) -> None:
+    here = scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
+    for i in range(7):
+        here.notice(f"s{i}", confidence=REPORTED, source="agent", seen_at=here.now - i)
+    assert [a.node for a in actions(here.plan(), Drain)] == ["s6"]
+
+
+def test_what_the_cloud_confirms_is_believed_without_limit_and_uses_no_budget(
+    scene: Make, actions: Make
+) -> None:
+    here = scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
+    for i in range(5):
+        here.notice(f"s{i}", 120.0 + i)
+    here.notice("s5", confidence=REPORTED, source="agent")
+    assert set(doom(here.pool, here.world, here.memory)) == {"s0", "s1", "s2", "s3", "s4", "s5"}
+    assert len(actions(here.plan(), Launch)) >= 6
+
+
+def test_a_reported_node_whose_engine_is_silent_is_believed_beyond_the_budget(scene: Make) -> None:
+    here = scene().nodes(4, silent_for=1.0)
+    for i in range(4):
+        here.notice(f"s{i}", confidence=REPORTED, source="agent")
+    assert len(doom(here.pool, here.world, here.memory)) == 4
+
+
+def test_copies_from_two_sources_make_one_drain(scene: Make, actions: Make) -> None:
+    here = scene().nodes(4)
+    here.notice("s0")
+    here.notice("s0", source="metadata", confidence=REPORTED, id="other")
+    assert [a.node for a in actions(here.plan(), Drain)] == ["s0"]
+    assert len(actions(here.plan(), Launch)) == 2  # the floor of two, and nothing for the second copy
+
+
+def test_a_doomed_node_that_drains_is_not_drained_again(scene: Make, actions: Make) -> None:
+    here = scene().nodes(4)
+    here.notice("s0")
+    here.drain("s0", Cause.NOTICE)
+    assert actions(here.plan(), Drain) == []
+
+
+def test_a_cancelled_notice_puts_its_node_back_to_work(scene: Make, actions: Make) -> None:
+    here = scene().nodes(4)
+    here.notice("s0", cancelled=True)
+    here.drain("s0", Cause.NOTICE)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Undrain)] == ["s0"]
+    assert {t.id: str(t.phase) for t in plan.targets}["s0"] == "active"
+
+
+def test_a_cancelled_notice_helps_no_node_that_has_fallen_silent(scene: Make, actions: Make) -> None:
+    here = scene().nodes(4).node("s0", silent_for=8.0, target=None, serving=False)
+    here.notice("s0", cancelled=True)
+    here.drain("s0", Cause.NOTICE)
+    assert actions(here.plan(), Undrain) == []
+
+
+def test_notices_for_nodes_nobody_knows_do_nothing(scene: Make) -> None:
+    here = scene().nodes(4)
+    plan = here.plan()
+    here.fields["early_notices"] = {"stranger": (said(node="stranger"),)}
+    assert here.plan() == plan
+
+
+# -- what is kept of them ------------------------------------------------------------------------------
+
+
+def test_a_copy_says_nothing_new_and_another_deadline_does() -> None:
+    known = (said(seen_at=5.0),)
+    assert add_notice(known, said(seen_at=9.0)) is known
+    (changed,) = add_notice(known, said(seen_at=9.0, deadline=30.0))
+    assert (changed.deadline, changed.seen_at) == (30.0, 5.0)
+
+
+def test_a_copy_that_comes_after_the_cancellation_revives_nothing() -> None:
+    known = add_notice((said(),), said(cancelled=True))
+    assert add_notice(known, said()) is known
+    early = add_notice((), said(cancelled=True))
+    assert add_notice(early, said()) is early
+
+
+def test_a_report_neither_cancels_nor_moves_what_the_cloud_said() -> None:
+    known = (said(),)
+    assert add_notice(known, said(confidence=REPORTED, cancelled=True)) is known
+    assert add_notice(known, said(confidence=REPORTED, deadline=1.0)) is known
+    (raised,) = add_notice((said(confidence=REPORTED),), said())
+    assert raised.confidence is Confidence.CONFIRMED
+
+
+@pytest.mark.parametrize("deadline", [float("inf"), float("-inf"), float("nan")])
+def test_a_deadline_that_is_no_time_counts_as_none(deadline: float) -> None:
+    assert add_notice((), said(deadline=deadline))[0].deadline is None
+
+
+def test_a_flood_of_reports_pushes_out_reports() -> None:
+    known: tuple[Notice, ...] = (said(id="sure"),)
+    for i in range(100):
+        known = add_notice(known, said(id=f"forged{i}", confidence=REPORTED, source="agent"))
+    assert len(known) == NOTICES_KEPT
+    assert known[0].id == "sure"
+
+
+def test_a_notice_that_is_quicker_than_the_list_is_kept_for_its_node(at: Make) -> None:
+    memory = reduce(Memory(), NoticeSeen(at=1.0, notice=said(node="new")))
+    for i in range(1000):
+        forged = said(node=f"x{i}", confidence=REPORTED, source="agent")
+        memory = reduce(memory, NoticeSeen(at=2.0, notice=forged))
+    seen = NodeSeen(
+        at=3.0,
+        node="new",
+        token="t",
+        placement=at("a"),
+        launched_at=1.0,
+        price=1.0,
+        address="",
+        standby=None,
+    )
+    memory = reduce(memory, seen)
+    assert [n.id for n in memory.nodes["new"].notices] == ["n1"]
+    assert "new" not in memory.early_notices
+    assert len(memory.early_notices) <= 256
+
+
+def test_a_doomed_node_that_never_served_ends_at_once(scene: Make, actions: Make) -> None:
+    here = scene().nodes(4).node("new", ready=False, age=30.0)
+    here.notice("new")
+    assert [a.node for a in actions(here.plan(), Drain)] == ["new"]
+    here.drain("new", Cause.NOTICE)
+    del here.held["new"]
+    assert [a.node for a in actions(here.plan(), Terminate)] == ["new"]
