@@ -181,11 +181,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names, or beginnings of names, of policies")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    parser.add_argument("--quick", action="store_true", help="one market, one policy: shows that it runs")
     options = parser.parse_args()
+    if options.quick:
+        options.cold, options.only = ["180"], [next(iter(OURS))]
     found, missing = scenarios(options.traces, options.part)
     if missing:
         print(f"sets not here, scenarios left out: {', '.join(missing)}")
     names = [BOUND, *standard(), *OURS]
+    found = found[:1] if options.quick else found
     if options.only:
         names = [n for n in names if any(n.startswith(part) for part in options.only)]
     if BOUND in names:
