@@ -370,7 +370,7 @@ def _give_back(turn: Turn, node: Node, cause: Cause, why: str) -> bool:
             return False
         turn.terminate(node, Cause.EXCESS, f"not ready yet, and {why}")
         return True
-    if node.sure and turn.sure_in_all - 1 < turn.pool.replicas:
+    if not node.probed or (node.sure and turn.sure_in_all - 1 < turn.pool.replicas):
         return False
     if not turn.may_choose:
         turn.note(f"{node.id} is surplus and waits: {turn.by_choice} nodes are leaving already")

@@ -75,6 +75,9 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
     `kept` nodes of its market must remain that may be relied on.
     """
     if node.phase is not Phase.READY:
+        if turn.sure_in_all < turn.pool.replicas:
+            turn.note(f"{node.id} is surplus and stays: what is ready now is too little, it may be the first")
+            return False
         turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")
         return True
     ready, here = turn.sure_in_all, turn.sure(node.placement.market)
@@ -111,6 +114,7 @@ def _candidates(turn: Turn, market: Market) -> list[Node]:
         and n.id not in turn.leaving
         and n.id not in turn.starting
         and not n.unknown
+        and (n.probed or n.phase is not Phase.READY)
     ]
 
 
