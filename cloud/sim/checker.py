@@ -82,7 +82,7 @@ class Checker:
         self._draining: set[str] = set()
         self._ending: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
-        self._asked: set[str] = set()
+        self._asked: dict[str, float] = {}
         self._taken_back: dict[str, float] = {}
         self._unknowable: set[str] = set()
         self._may_go_since: dict[str, float] = {}
@@ -112,7 +112,7 @@ class Checker:
                 self._drained.pop(event.node, None)
                 self._taken_back[event.node] = now
             elif isinstance(event, OperatorDrained):
-                self._asked.add(event.node)
+                self._asked[event.node] = now
             elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
                 self._ending[event.token] = event.node
             elif isinstance(event, IntentClosed) and event.token in self._ending:
@@ -274,7 +274,7 @@ class Checker:
         chosen = []
         for node in sorted(before - after):
             machine = self._world.machine(node)
-            if machine is not None and machine.able(now) and not self._may_leave(machine, now):
+            if machine is not None and machine.able(now) and not self._may_go(machine, now):
                 chosen.append(node)
                 self._floor_kept(node, now)
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
@@ -401,6 +401,12 @@ class Checker:
         heard = self._bounds.see_loss
         just_now = machine.cancelled_at is not None and now - machine.cancelled_at < heard
         return machine.doomed or just_now
+
+    def _may_go(self, machine: Machine, now: float) -> bool:
+        """It may leave the set: it will be taken away, or an operator has waited for its drain for long."""
+        asked = self._asked.get(machine.id)
+        waited = asked is not None and now - asked >= self._pool.health.boot_timeout
+        return waited or self._may_leave(machine, now)
 
     def _seems_able(self, machine: Machine, now: float) -> bool:
         """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
