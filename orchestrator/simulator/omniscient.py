@@ -25,7 +25,6 @@ from orchestrator.simulator.machines import Timings
 from orchestrator.simulator.scenario import HOUR, Scenario
 from orchestrator.simulator.score import WARM_UP
 
-
 _LARGE = 60_000
 """Columns above which the interior point method is quicker than the simplex method."""
 
