@@ -41,8 +41,8 @@ class Turn:
         self.pool, self.world, self.memory, self.fleet = pool, world, memory, fleet
         self.now = world.now
         self.actions: list[Action] = []
-        self.deferred: list[Deferred] = []
-        self.notes: list[str] = []
+        self.deferred: dict[Deferred, None] = {}  # in order, each once
+        self.notes: dict[str, None] = {}
         self.leaving: set[str] = set()
         self.returning: set[str] = set()
         self.starting: set[str] = set()
@@ -113,13 +113,13 @@ class Turn:
 
     def note(self, text: str) -> None:
         """Say in words why the pool is as it is."""
-        self.notes.append(text)
+        self.notes[text] = None
 
     def defer(
         self, kind: ActionKind, reason: str, *, node: str = "", placement: Placement | None = None
     ) -> None:
         """Record what should happen and may not yet."""
-        self.deferred.append(Deferred(kind=kind, node=node, placement=placement, reason=reason))
+        self.deferred[Deferred(kind=kind, node=node, placement=placement, reason=reason)] = None
 
     def launch(
         self,
