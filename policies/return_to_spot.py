@@ -81,7 +81,7 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
         turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")
         return True
     ready, here = turn.sure_in_all, turn.sure(node.placement.market)
-    if node.sure and (ready - 1 < turn.pool.replicas or here - 1 < kept):
+    if ready - node.sure < turn.pool.replicas or here - node.sure < kept:
         turn.note(f"{node.id} is surplus and stays: only {ready} nodes are ready, {here} of its market")
         return False
     covering = not node.spot and turn.pool.spot_wanted > 0

@@ -1,0 +1,128 @@
+"""Who is sick, who is given up, and when nobody is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from policies.actions import Alarm, Cause, Drain, Launch, Terminate
+from policies.model import InstanceState, Limits, Market, Pool
+
+Make = Callable[..., Any]
+ON_DEMAND = Market.ON_DEMAND
+
+
+def ten(**more: Any) -> Pool:
+    return Pool(**{"name": "p", "replicas": 10, **more})
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "healthy", "lost"),
+    [(None, True, False), (4.9, True, False), (5.0, False, False), (29.9, False, False), (30.0, False, True)],
+)
+def test_silence_makes_a_node_unhealthy_and_then_lost(
+    scene: Make, silent_for: float | None, healthy: bool, lost: bool
+) -> None:
+    here = scene(ten()).nodes(9).node("x", silent_for=silent_for)
+    node = here.fleet.by_id["x"]
+    assert (node.healthy, node.lost, node.ready) == (healthy, lost, healthy)
+    assert node.sure is (silent_for is None)
+    active = {t.id for t in here.plan().targets if t.phase == "active"}
+    assert ("x" in active) is healthy
+
+
+def test_a_lost_node_is_drained_and_replaced(scene: Make, actions: Make) -> None:
+    here = scene(ten()).nodes(6).nodes(3, ON_DEMAND).node("x", silent_for=31.0)
+    plan = here.plan()
+    (drain,) = actions(plan, Drain)
+    assert (drain.node, drain.cause, drain.deadline) == ("x", Cause.SICK, here.now)
+    assert drain.reason == "engine silent for 31 s: connection refused"
+    assert len(actions(plan, Launch)) == 2  # cover now, and spot to return to
+    assert actions(plan, Alarm) == []
+
+
+def test_up_to_the_limit_all_of_them_are_replaced(scene: Make, actions: Make) -> None:
+    here = scene(ten()).nodes(4).nodes(3, ON_DEMAND).nodes(3, prefix="x", silent_for=60.0)
+    assert len(actions(here.plan(), Drain)) == 3
+
+
+def test_beyond_the_limit_none_is_and_an_alarm_is_raised(scene: Make, actions: Make) -> None:
+    here = scene(ten()).nodes(3).nodes(3, ON_DEMAND).nodes(4, prefix="x", silent_for=60.0)
+    plan = here.plan()
+    assert actions(plan, Drain) == []
+    (alarm,) = actions(plan, Alarm)
+    assert alarm.name == "TooManyUnhealthy"
+    assert alarm.reason.startswith("4 of 10 nodes are silent")
+    assert {t.id for t in plan.targets if t.phase == "active"} == set(here.records)  # they stay targets
+    assert len(actions(plan, Launch)) == 2  # as far as the surge limit goes
+
+
+def test_new_nodes_that_are_ready_let_as_many_silent_ones_go(scene: Make, actions: Make) -> None:
+    here = scene(ten()).nodes(3).nodes(5, ON_DEMAND).nodes(4, prefix="x", silent_for=60.0)
+    here.node("x2", silent_for=99.0)
+    assert [a.node for a in actions(here.plan(), Drain)] == ["x2", "x0"]
+
+
+def test_the_target_set_is_kept_from_the_moment_that_so_many_fall_silent(scene: Make) -> None:
+    """Long before any node counts as lost: a partition must not empty the set in the meantime."""
+    here = scene(ten()).nodes(7, silent_for=6.0).nodes(3, ON_DEMAND, silent_for=6.0)
+    plan = here.plan()
+    assert here.fleet.suspect
+    assert len([t for t in plan.targets if t.phase == "active"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("replicas", "silent", "suspect"), [(1, 1, False), (2, 1, False), (2, 2, True), (3, 2, True)]
+)
+def test_one_silent_node_is_never_a_fault_of_ours(
+    scene: Make, replicas: int, silent: int, suspect: bool
+) -> None:
+    here = scene(Pool(name="p", replicas=replicas)).nodes(replicas, ON_DEMAND)
+    for i in range(silent):
+        here.node(f"o{i}", ON_DEMAND, silent_for=60.0)
+    assert here.fleet.suspect is suspect
+
+
+def test_nodes_that_are_expected_to_fall_silent_say_nothing(scene: Make) -> None:
+    here = scene(ten()).nodes(7, silent_for=60.0).nodes(3, ON_DEMAND)
+    for i in range(7):
+        here.notice(f"s{i}", 60.0)
+    assert not here.fleet.suspect
+
+
+def test_suspect_nodes_count_against_the_surge_limit(scene: Make, actions: Make) -> None:
+    here = scene(ten(limits=Limits(surge=0))).nodes(7, silent_for=60.0).nodes(3, ON_DEMAND)
+    assert here.fleet.living == 10
+    assert actions(here.plan(), Launch) == []
+
+
+# -- boots ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [InstanceState.PENDING, InstanceState.RUNNING])
+@pytest.mark.parametrize(("age", "given_up"), [(899.0, False), (901.0, True)])
+def test_a_node_that_does_not_become_ready_is_given_up(
+    scene: Make, actions: Make, state: InstanceState, age: float, given_up: bool
+) -> None:
+    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", ON_DEMAND, ready=False, age=age, state=state)
+    ends = actions(here.plan(), Terminate)
+    assert [(a.node, a.cause) for a in ends] == ([("x", Cause.BOOT)] if given_up else [])
+    if given_up and state is InstanceState.RUNNING:
+        assert ends[0].reason == "not ready 900 s after its start: connection refused"
+
+
+def test_a_node_that_nobody_has_looked_at_is_not_given_up(scene: Make, actions: Make) -> None:
+    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", ON_DEMAND, ready=False, age=5000.0, probed=False)
+    assert actions(here.plan(), Terminate) == []
+    here.records["x"] = replace(here.records["x"], address="")
+    here.instances["x"] = replace(here.instances["x"], address="")
+    assert [a.node for a in actions(here.plan(), Terminate)] == ["x"]  # without an address nobody ever will
+
+
+def test_the_boot_is_counted_from_the_start_of_a_standby(scene: Make, actions: Make) -> None:
+    here = scene().nodes(2).nodes(1, ON_DEMAND)
+    here.node("x", ON_DEMAND, ready=False, age=5000.0, started_at=9_900.0)
+    assert actions(here.plan(), Terminate) == []

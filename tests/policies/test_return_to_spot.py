@@ -1,0 +1,151 @@
+"""Giving surplus back: slowly, after a while, and never below wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from policies.actions import Cause, Drain, Launch, Terminate
+from policies.model import Limits, Market, Pool, ReturnRules, StandbyRules
+from policies.records import OperatorRequest
+
+Make = Callable[..., Any]
+SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
+
+
+def ten(**more: Any) -> Pool:
+    return Pool(**{"name": "p", "replicas": 10, **more})
+
+
+def drained(plan: Any) -> list[tuple[str, Cause]]:
+    return [(a.node, a.cause) for a in plan.actions if isinstance(a, Drain)]
+
+
+def ended(plan: Any) -> list[str]:
+    return [a.node for a in plan.actions if isinstance(a, Terminate)]
+
+
+def test_a_whole_pool_gives_nothing_back(scene: Make) -> None:
+    assert scene(ten()).nodes(7).nodes(3, ON_DEMAND).plan().actions == ()
+
+
+@pytest.mark.parametrize(("ready_for", "back"), [(0.0, False), (119.0, False), (120.0, True), (900.0, True)])
+def test_cover_goes_once_its_spot_node_has_been_ready_for_the_stable_time(
+    scene: Make, ready_for: float, back: bool
+) -> None:
+    here = scene(ten()).nodes(6).nodes(4, ON_DEMAND)
+    here.node("new", ready_at=here.now - ready_for)
+    assert bool(drained(here.plan())) is back
+    if back:
+        assert drained(here.plan())[0][1] is Cause.RETURN
+
+
+def test_spot_nodes_settle_one_by_one(scene: Make) -> None:
+    """In a large pool some spot node is always young; it holds back its own cover and no other."""
+    here = scene(ten(limits=Limits(disruption=0.5))).nodes(5).nodes(5, ON_DEMAND)
+    here.node("old", ready_at=here.now - 500.0).node("young", ready_at=here.now - 5.0)
+    assert len(drained(here.plan())) == 1
+
+
+def test_the_dearest_goes_first_then_the_idlest_then_the_youngest(scene: Make) -> None:
+    pool = ten(limits=Limits(disruption=1.0), back_to_spot=ReturnRules(at_once=9))
+    here = scene(pool).nodes(7).nodes(3, ON_DEMAND, price=3.0)
+    here.node("dear", ON_DEMAND, price=4.0).node("idle", ON_DEMAND, in_flight=0, age=500.0)
+    for i in range(3):
+        here.node(f"o{i}", ON_DEMAND, in_flight=5)
+    here.node("young", ON_DEMAND, in_flight=0, age=400.0)
+    assert [node for node, _ in drained(here.plan())] == ["dear", "young", "idle"]
+
+
+@pytest.mark.parametrize(("at_once", "disruption", "most"), [(2, 0.5, 2), (9, 0.1, 1), (9, 0.3, 3)])
+def test_cover_goes_no_faster_than_both_limits_allow(
+    scene: Make, at_once: int, disruption: float, most: int
+) -> None:
+    pool = ten(limits=Limits(disruption=disruption), back_to_spot=ReturnRules(at_once=at_once))
+    here = scene(pool).nodes(7).nodes(9, ON_DEMAND)
+    assert len(drained(here.plan())) == most
+    here.drain("o8", Cause.RETURN)
+    assert len(drained(here.plan())) == most - 1
+
+
+def test_never_below_wanted(scene: Make) -> None:
+    here = scene(ten()).nodes(7).nodes(4, ON_DEMAND)
+    here.node("s0", silent_for=1.0)  # a failed probe is enough to stop counting on it
+    assert drained(here.plan()) == []
+
+
+def test_never_below_the_floor(scene: Make) -> None:
+    here = scene(ten()).nodes(9).nodes(4, ON_DEMAND, silent_for=1.0)
+    plan = here.plan()
+    assert not any(node.startswith("o") for node, _ in drained(plan))
+    assert any("is surplus and stays" in note for note in plan.notes)
+
+
+def test_doomed_nodes_do_not_count(scene: Make) -> None:
+    here = scene(ten()).nodes(7).nodes(4, ON_DEMAND)
+    here.notice("s0")
+    assert all(cause is Cause.NOTICE for _, cause in drained(here.plan()))
+
+
+def test_surplus_that_is_not_ready_ends_at_once(scene: Make) -> None:
+    here = scene(ten()).nodes(7).nodes(3, ON_DEMAND).node("late", ON_DEMAND, ready=False, age=30.0)
+    assert ended(here.plan()) == ["late"]
+
+
+def test_cover_that_is_starting_stays_while_spot_is_only_coming(scene: Make) -> None:
+    here = scene(ten(), whole_at=None).nodes(3, ON_DEMAND)
+    for i in range(7):
+        here.node(f"cover{i}", ON_DEMAND, ready=False, age=60.0)
+        here.launching(f"x{i}", SPOT)
+    assert ended(here.plan()) == []
+
+
+def test_spot_that_stands_in_stays_until_on_demand_is_ready(scene: Make) -> None:
+    here = scene(ten()).nodes(7)
+    for i in range(3):
+        here.node(f"in{i}", ready=False, age=10.0).launching(f"x{i}", ON_DEMAND)
+    assert ended(here.plan()) == []
+    here.nodes(3, ON_DEMAND)
+    here.fields["intents"] = {}
+    assert sorted(ended(here.plan())) == ["in0", "in1", "in2"]
+
+
+def test_what_nobody_looked_at_since_the_start_is_not_given_back(scene: Make) -> None:
+    here = scene(ten()).nodes(7).nodes(3, ON_DEMAND).node("adopted", ON_DEMAND, ready=False, probed=False)
+    assert here.fleet.by_id["adopted"].unknown
+    assert here.plan().actions == ()
+
+
+def test_a_cordoned_node_is_no_surplus(scene: Make) -> None:
+    here = scene(ten()).nodes(8).nodes(3, ON_DEMAND)
+    request = OperatorRequest(since=here.now, budget=9.0, reason="asked")
+    here.records["s0"] = replace(here.records["s0"], operator=request)
+    assert drained(here.plan()) == [("s0", Cause.OPERATOR)]  # its replacement is there already
+
+
+def test_surplus_of_each_market_is_judged_by_itself(scene: Make) -> None:
+    """On-demand that must stay does not keep spot that may go."""
+    here = scene(Pool(name="p", replicas=4, limits=Limits(disruption=1.0))).nodes(6).nodes(2, ON_DEMAND)
+    assert [node for node, _ in drained(here.plan())] == ["s0", "s1", "s2", "s3"]
+
+
+def test_hot_standby_is_no_surplus(scene: Make) -> None:
+    here = scene(ten(standby=StandbyRules(hot=1))).nodes(7).nodes(4, ON_DEMAND)
+    assert here.plan().actions == ()
+
+
+def test_a_pool_that_shrank_gives_back_as_excess_without_waiting(scene: Make) -> None:
+    here = scene(Pool(name="p", replicas=4, spot_share=0.0), replicas=4, whole_at=9_999.0).nodes(6, ON_DEMAND)
+    assert [cause for _, cause in drained(here.plan())] == [Cause.EXCESS]
+
+
+def test_nothing_is_given_back_while_the_view_is_old(scene: Make) -> None:
+    here = scene(ten()).nodes(7).nodes(5, ON_DEMAND)
+    here.settings["durable"] = False
+    plan = here.plan()
+    assert drained(plan) == []
+    assert [d.reason for d in plan.deferred] == ["the journal cannot be written"]
+    assert not [a for a in plan.actions if isinstance(a, Launch)]
