@@ -53,7 +53,7 @@ class Swarm:
         deeds: list[Callable[[Simulation], Any]] = [
             self.notice, self.loss, self.late, self.drought, self.silence, self.balancer_restart, self.kill,
             self.stop, self.stale, self.forged, self.unknown, self.rebalance, self.zone, self.drain,
-           self.pause, self.denied, self.full_disk, self.lost_journal, self.hand_edit, self.cancelled,
+            self.pause, self.denied, self.full_disk, self.lost_journal, self.hand_edit, self.cancelled,
         ]  # fmt: skip
         self.deeds = rng.sample(deeds, k=rng.randint(3, 12))
 
