@@ -11,6 +11,7 @@ import pytest
 from policies import mix
 from policies.actions import ActionKind, Cause, Launch, Start, Undrain
 from policies.model import (
+    InstanceState,
     Limits,
     Market,
     Observed,
@@ -208,7 +209,9 @@ def test_a_standby_that_starts_counts_against_the_cap(scene: Make, actions: Make
     pool = Pool(name="p", replicas=2, limits=Limits(spend_per_hour=6.0), standby=StandbyRules(stopped=1))
     here = scene(pool).nodes(1).nodes(1, ON_DEMAND)
     here.notice("s0")  # bills until it is gone: 1 + 3
-    here.node("sb", ON_DEMAND, ready=False, state="stopped", standby=StandbyKind.STOPPED, probed=False)
+    here.node(
+        "sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED, probed=False
+    )
     plan = here.plan()
     assert actions(plan, Start) == []
     assert any(d.kind is ActionKind.START and "spend cap" in d.reason for d in plan.deferred)
