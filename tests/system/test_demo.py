@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,9 +40,10 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def demo(tmp_path: Path, marked_processes: Any) -> Iterator[Start]:
-    """Starts demos whose temporary directories lie in `tmp_path`; afterwards nothing of them lives."""
+def demo(marked_processes: Any) -> Iterator[Start]:
+    """Starts demos; afterwards nothing of them lives, and what a killed one left on the disk is removed."""
     mark, living = uuid.uuid4().hex, marked_processes
+    directory = Path(tempfile.mkdtemp(prefix="orch-"))  # short: sockets lie in it
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
@@ -50,7 +53,7 @@ def demo(tmp_path: Path, marked_processes: Any) -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, living.variable: mark},
+            env={**os.environ, living.variable: mark, "TMPDIR": str(directory)},
         )
         started.append(process)
         return process
@@ -63,6 +66,7 @@ def demo(tmp_path: Path, marked_processes: Any) -> Iterator[Start]:
                 process.kill()
             process.communicate()
         left = living.after(mark, patience=20.0)
+        shutil.rmtree(directory, ignore_errors=True)
         assert left == []
 
 
