@@ -2,8 +2,8 @@
 
 None of them knows more than our own policy: its nodes, notices, the answers to its launches, prices, the
 wanted number. They ask for one node after another and see each answer before the next, as the published ones
-do; they have no limits, no drains and no cloud that lies. Those that retry at every step are woken when the
-market changes instead: in between each try would be refused again.
+do; they have no limits, no drains and no cloud that lies. They retry every minute, but are not woken while no
+zone has room: each try would be refused.
 
 Sources: SpotHedge is the policy of SkyServe (Mao et al., EuroSys 2025, arXiv 2411.01438), from the paper and
 its artifact; round robin and even spread are the paper's baselines; the static mix is an Auto Scaling group
@@ -22,9 +22,6 @@ from policies.actions import Action, ActionKind, Cause, Launch, Plan, Terminate
 from policies.fleet import Fleet, Node
 from policies.model import Market, Offering, Phase, World
 from policies.records import Memory, intent_key
-
-STEP = 60.0
-"""Seconds between two steps of a policy that may try only so often in each."""
 
 _MANY_TRIES = 10_000
 
@@ -53,7 +50,6 @@ class Baseline:
     """What all baselines share: one launch at a time, and bookkeeping of what was refused at this instant."""
 
     name = "baseline"
-    eager = True  # tries again at every step until it has what it wants
 
     def __init__(self) -> None:
         self._now = -1.0
@@ -88,12 +84,9 @@ class Baseline:
         actions += _set_on_demand(fleet, memory, view, self._on_demand_wanted(view))
         return Plan(actions=tuple(actions))
 
-    def next_look(self, now: float, fleet: Fleet, plan: Plan, change: float) -> float:  # noqa: ARG002
-        """When spot is missing: at the next change of the market, or at the next step."""
-        if self._missing <= 0 or not self.eager:
-            return math.inf
-        # With tries left over every zone refused; without, another zone may still have room.
-        return change if self._tries < self._allowed else now + STEP
+    def next_look(self, now: float, fleet: Fleet, plan: Plan, retry: float) -> float:  # noqa: ARG002
+        """When spot is missing: as soon as a try can succeed."""
+        return retry if self._missing > 0 else math.inf
 
     def _answered(self, memory: Memory) -> None:
         token, zone = self._asked

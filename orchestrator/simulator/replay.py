@@ -75,11 +75,11 @@ class Policy(Protocol):
     def decide(self, fleet: Fleet, world: World, memory: Memory) -> Plan:
         """What should be done now."""
 
-    def next_look(self, now: float, fleet: Fleet, plan: Plan, change: float) -> float:
+    def next_look(self, now: float, fleet: Fleet, plan: Plan, retry: float) -> float:
         """When it wants to look again if nothing happens until then; infinite when it need not.
 
-        `change` is when the market changes next: for those who would try again all the time, and whose
-        tries would all be refused until then. Nothing else may be concluded from it.
+        `retry` is for those who would try again every minute: the next minute if any zone has room, else the
+        next change of the market, since every try would be refused until then. Nothing else may be concluded.
         """
 
 
@@ -94,7 +94,7 @@ class Decide:
         """The daemon's decision."""
         return decide_for(fleet, world, memory)
 
-    def next_look(self, now: float, fleet: Fleet, plan: Plan, change: float) -> float:  # noqa: ARG002
+    def next_look(self, now: float, fleet: Fleet, plan: Plan, retry: float) -> float:  # noqa: ARG002
         """Soon while something moves or is missing, seldom while the pool is calm. On a grid of time."""
         pool = fleet.pool
         moving = len(fleet.ready) != len(fleet.nodes) - pool.standby.stopped or fleet.launching
@@ -294,8 +294,10 @@ class Replay:
     # -- time and money --------------------------------------------------------------------------------
 
     def _next(self, now: float, fleet: Fleet, plan: Plan) -> float:
-        change = self._scenario.next_change(now)
-        found = min(self._machines.next_event(now), self._policy.next_look(now, fleet, plan, change))
+        retry = self._scenario.next_change(now)
+        if any(self._machines.held[t.zone] < t.capacity(now) for t in self._scenario.tapes):
+            retry = min(retry, now + LOOK)
+        found = min(self._machines.next_event(now), self._policy.next_look(now, fleet, plan, retry))
         for record in self._memory.nodes.values():
             if record.drain is not None:
                 idle = record.idle_since
