@@ -134,6 +134,8 @@ class Draft:
         swap = self.get("swaps").get(outgoing)
         if swap is None:
             return
+        if self.get("incoming").get(incoming, outgoing) != outgoing:
+            self.unpair(incoming)  # it was to take another place before
         if swap.incoming in self.get("incoming"):
             self.mapping("incoming").pop(swap.incoming)
         self.swap(outgoing, incoming=incoming)
