@@ -52,7 +52,9 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         spent_usd=totals.usd,
         saved_usd=totals.on_demand_usd - totals.usd,
         notices=[
-            _notice(node, notice, memory, fleet, now) for node in fleet.nodes for notice in _newest(node)
+            _notice(node, notice, memory, fleet, now)
+            for node in fleet.nodes
+            for notice in _newest(node, fleet)
         ],
         swaps=[_swap(s) for s in sorted(memory.swaps.values(), key=lambda s: s.opened_at)][-_SWAPS_SHOWN:],
         nodes=[_node(n, world.engines.get(n.id), states.get(n.id), memory, now) for n in fleet.nodes],
@@ -163,11 +165,12 @@ def _target_states(world: World) -> dict[str, str]:
     return {t.id: str(t.state) for view in world.balancers.values() for t in view.value}
 
 
-def _newest(node: Node) -> Sequence[Notice]:
-    """One notice to show per node: the believed one, else the newest."""
+def _newest(node: Node, fleet: Fleet) -> Sequence[Notice]:
+    """One notice to show per node: the believed one, else the newest that time has not proved wrong."""
     if node.doomed is not None:
         return (node.doomed,)
-    live = [n for n in node.notices if not n.cancelled]
+    over = fleet.now - fleet.pool.patience.vanish_grace
+    live = [n for n in node.notices if not n.cancelled and (n.deadline is None or n.deadline > over)]
     return live[-1:]
 
 

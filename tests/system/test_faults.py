@@ -232,14 +232,10 @@ def _most_missing(events: list[dict[str, Any]], nodes: set[str]) -> int:
 async def test_a_notice_for_an_on_demand_node_is_ignored(stack: Any) -> None:
     node = (await stack.a_node("on-demand"))["id"]
     first = (await stack.events())[-1]["seq"]
-    await stack.admin("forge", node=node, deadline_s=5.0)
-
-    async def heard() -> Any:
-        events = await stack.events()
-        return [e for e in events if e["kind"] == "NoticeSeen" and e["node"] == node and e["seq"] > first]
-
-    await stack.until("the forged notice is heard", heard)
-    await stack.turns(5)
+    await stack.admin("forge", node=node, deadline_s=2.0)
+    pool = await stack.until_pool("the forged notice is heard", lambda pool: pool["notices"])
+    assert [(n["node"], n["stage"]) for n in pool["notices"]] == [(node, "not believed")]
+    await stack.until_pool("time has proved it wrong", lambda pool: not pool["notices"])
     view = (await stack.nodes())[node]
     assert (view["phase"], view["attached"], view["target"]) == ("ready", True, "healthy")
     story = [e["kind"] for e in await stack.events() if e["node"] == node and e["seq"] > first]
