@@ -1,0 +1,63 @@
+"""Every policy says what it decides, why, and what it never does; its examples run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+
+import pytest
+
+import policies
+
+WORDS = {
+    "model": "the words of the domain",
+    "actions": "what may be done",
+    "events": "what may arrive",
+    "records": "what memory is made of",
+    "memory": "how an event changes it",
+    "draft": "a memory being changed",
+    "fleet": "nodes joined into one view",
+    "turn": "a decision in the making",
+}
+"""Modules that decide nothing: values and bookkeeping."""
+
+MODULES = [importlib.import_module(f"policies.{m.name}") for m in pkgutil.iter_modules(policies.__path__)]
+SECTIONS = ("What it decides:", "Why:", "Never:", "Example")
+
+
+def name(module: ModuleType) -> str:
+    return module.__name__.removeprefix("policies.")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name)
+def test_examples_run(module: ModuleType) -> None:
+    failed, _ = doctest.testmod(module, report=True)
+    assert failed == 0
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if name(m) not in WORDS], ids=name)
+def test_a_policy_says_what_why_never_and_gives_an_example(module: ModuleType) -> None:
+    text = inspect.getdoc(module) or ""
+    places = [text.find(section) for section in SECTIONS]
+    assert -1 not in places, f"{module.__name__} lacks {[s for s in SECTIONS if s not in text]}"
+    assert places == sorted(places)
+    assert text.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name)
+def test_files_and_functions_stay_small(module: ModuleType) -> None:
+    source = inspect.getsource(module)
+    assert len(source.splitlines()) <= 520
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno
+            assert length <= 75, f"{module.__name__}.{node.name} has {length} lines"
+
+
+def test_there_are_policies() -> None:
+    assert {"capacity", "mix", "placement", "interruption", "drain", "swap"} <= {name(m) for m in MODULES}
+    assert WORDS.keys() <= {name(m) for m in MODULES}

@@ -1,0 +1,88 @@
+"""Limits on what is added, and what the pool costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from policies.economics import Rate, charges, rate
+from policies.limits import Budget
+from policies.model import InstanceState, Limits, Market, Pool, StandbyKind, StandbyRules
+
+Make = Callable[..., Any]
+ON_DEMAND = Market.ON_DEMAND
+
+
+def budget(*, living: int = 0, launched: int = 0, spend: float = 0.0, **limits: Any) -> Budget:
+    pool = Pool(name="p", replicas=4, standby=StandbyRules(hot=1, stopped=2), limits=Limits(**limits))
+    return Budget(pool, living=living, launched_last_minute=launched, spend=spend)
+
+
+def test_each_limit_speaks_for_itself() -> None:
+    assert budget(living=8, surge=2).refuses(1.0) == ""
+    assert budget(living=9, surge=2).refuses(1.0) == "9 nodes live, and wanted + standby + surge is 9"
+    assert budget(launched=3, launches_per_minute=3).refuses(1.0) == (
+        "3 launches in the last minute, the limit is 3"
+    )
+    assert budget(spend=4.5, spend_per_hour=5.0).refuses(0.5) == ""
+    assert "leaves 0.50" in budget(spend=4.5, spend_per_hour=5.0).refuses(0.6)
+    assert "leaves 0.00" in budget(spend=9.0, spend_per_hour=5.0).refuses(0.1)
+    assert budget(spend=1e9).refuses(1e9) == ""
+
+
+def test_what_is_taken_counts() -> None:
+    found = budget(surge=0, spend_per_hour=10.0, launches_per_minute=99)
+    for _ in range(7):
+        assert not found.refuses(1.0)
+        found.take(1.0)
+    assert found.full
+    other = budget(spend_per_hour=10.0)
+    other.take_cost(9.5)
+    assert other.refuses_cost(1.0)
+    assert not other.full
+    for _ in range(9):
+        other.take_node()
+    assert other.full
+
+
+@pytest.mark.parametrize(
+    ("replicas", "share", "nodes"), [(10, 0.1, 1), (4, 0.1, 1), (1, 0.1, 1), (30, 0.1, 3), (10, 0.35, 3)]
+)
+def test_the_disruption_budget_is_at_least_one_node(replicas: int, share: float, nodes: int) -> None:
+    assert Pool(name="p", replicas=replicas, limits=Limits(disruption=share)).disruption_budget == nodes
+
+
+def test_the_rate_counts_what_bills_against_wanted_nodes_on_demand(scene: Make) -> None:
+    here = scene().nodes(2).nodes(2, ON_DEMAND).node("cover", ON_DEMAND, ready=False)
+    here.node("sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED)
+    here.node("dead", state=InstanceState.TERMINATED, serving=False)
+    found = rate(here.fleet, here.world)
+    assert (found.cost, found.on_demand) == (2 * 1.0 + 3 * 3.0, 4 * 3.0)
+    assert found.saved_share == pytest.approx(1 / 12)
+
+
+def test_the_rate_without_offerings_goes_by_the_nodes(scene: Make) -> None:
+    here = scene().nodes(2).nodes(2, ON_DEMAND, price=2.5)
+    here.offerings = []
+    assert rate(here.fleet, here.world).on_demand == 10.0
+    assert Rate(cost=1.0, on_demand=0.0).saved_share == 0.0
+    assert Rate(cost=12.0, on_demand=10.0).saved_share == pytest.approx(-0.2)
+
+
+def test_charges_cover_the_span_from_the_launch_on(scene: Make) -> None:
+    here = scene().node("old", price=3.6).node("young", age=40.0, price=7.2)
+    here.node("sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED)
+    found = {
+        c.node: (c.seconds, pytest.approx(c.usd)) for c in charges(here.fleet, since=9_900.0, until=10_000.0)
+    }
+    assert found == {"old": (100.0, 0.1), "young": (40.0, 0.08)}
+    assert charges(here.fleet, since=10_000.0, until=10_000.0) == ()
+
+
+def test_time_is_billed_once(scene: Make) -> None:
+    here = scene().nodes(3)
+    whole = sum(c.usd for c in charges(here.fleet, since=9_000.0, until=10_000.0))
+    parts = [(9_000.0, 9_123.0), (9_123.0, 9_500.5), (9_500.5, 10_000.0)]
+    assert sum(c.usd for a, b in parts for c in charges(here.fleet, since=a, until=b)) == pytest.approx(whole)
