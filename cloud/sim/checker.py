@@ -90,6 +90,7 @@ class Checker:
         self._before: dict[str, dict[str, TargetPhase]] = {}
         self._drained: dict[str, float] = {}  # node -> until when its requests may finish
         self._cuts_seen = 0
+        self._written_at = 0.0  # when a balancer last took a set
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
 
@@ -233,6 +234,7 @@ class Checker:
 
     def _set_written(self, table: TargetTable, now: float) -> None:
         """What a write of the target set may change."""
+        self._written_at = now
         before = self._before.get(table.name, {})
         after = {s.id: s.phase for s in table.targets.values()}
         for node, phase in after.items():
@@ -280,7 +282,8 @@ class Checker:
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
         rumoured = [n for n in chosen if self._world.machines[n].rumoured]
         doubtful = sum(
-            m.live and m.rumoured and m.told_at is None and m.id in self._leaving for m in self._ours()
+            m.live and m.rumoured and m.told_at is None and m.silent_since is None and m.id in self._leaving
+            for m in self._ours()
         )
         if rumoured and doubtful <= self._pool.disruption_budget:
             chosen = [n for n in chosen if n not in rumoured]
@@ -310,7 +313,8 @@ class Checker:
             relief = any(
                 m.able(now) for n in others - {cut.node} if (m := self._world.machine(n)) is not None
             )
-            if cut.by == "reclaimed" and told and relief:
+            written = machine.told_at is not None and self._written_at >= machine.told_at
+            if cut.by == "reclaimed" and told and relief and (written or not self.faults_on):
                 self.report(
                     "no-request-cut", cut.node, f"{cut.node}: {cut.requests} requests cut by a reclaim"
                 )

@@ -106,9 +106,9 @@ class NoticeBoard:
         return self._messages[source]
 
     def acknowledge(self, source: str, notice: Notice) -> None:
-        """Forget every copy that was published so far of one notice."""
+        """Forget every copy of one notice; one of the same id that was published later is another."""
         for message in self._messages[source]:
-            if message.notice.id == notice.id:
+            if message.notice == notice:
                 message.acknowledged = True
 
     async def news(self) -> None:
