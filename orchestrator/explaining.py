@@ -11,7 +11,9 @@ from orchestrator.loop import Snapshot
 from policies import explain
 from policies.memory import decayed
 
-_NOT_POLICIES = ("model", "actions", "events", "memory", "fleet", "facts", "turn", "explain", "story")
+_NOT_POLICIES = frozenset(
+    {"model", "actions", "events", "records", "memory", "draft", "fleet", "facts", "turn", "explain", "story"}
+)
 
 
 def explanation(subject: str, snapshot: Snapshot) -> tuple[str, ...]:

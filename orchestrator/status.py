@@ -69,7 +69,9 @@ def pool_state(snapshot: Snapshot) -> views.PoolState:
     if memory.pause is not None and memory.pause.holds(snapshot.world.now):
         return "paused"
     ready = len(fleet.ready)
-    if memory.whole_at is None and ready < pool.replicas:
+    # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
+    unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
+    if ready < pool.replicas and (memory.whole_at is None or unprobed):
         return "starting"
     if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
         return "below-floor"

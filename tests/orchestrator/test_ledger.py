@@ -1,0 +1,154 @@
+"""Money is counted once, also over failing journals and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from orchestrator.ledger import Ledger
+from orchestrator.store import StoreUnavailable, Totals
+from policies.economics import Charge
+from policies.events import NodeSeen
+from policies.fleet import Fleet
+from policies.memory import Memory, reduce
+from policies.model import Instance, InstanceState, Market, Observed, Offering, Placement, Pool, World
+
+HOUR = 3600.0
+
+
+def place(market: Market) -> Placement:
+    return Placement("sim", "r", "a", "gpu", market)
+
+
+@dataclass
+class Journal:
+    """Adds up what it is charged."""
+
+    fails: bool = False
+    usd: float = 0.0
+    on_demand_usd: float = 0.0
+    until: float | None = None
+    nodes: dict[str, float] = field(default_factory=dict)
+    writes: int = 0
+
+    async def append(self, pool: str, events: Sequence[Any]) -> None:
+        raise AssertionError("the ledger writes no events")
+
+    async def charge(
+        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+    ) -> None:
+        if self.fails:
+            raise StoreUnavailable("full")
+        self.writes += 1
+        self.usd += sum(c.usd for c in charges)
+        self.on_demand_usd += on_demand_usd
+        self.until = until
+        for c in charges:
+            self.nodes[c.node] = self.nodes.get(c.node, 0.0) + c.seconds
+
+
+def seen(
+    now: float, *, durable: bool = True, price: float = 3.6, launched_at: float = 0.0
+) -> tuple[Fleet, World]:
+    """A spot node at 3.6 USD/h, a pool of one, on-demand at 7.2."""
+    node = Instance(
+        id="s1",
+        pool="p",
+        token="t",
+        placement=place(Market.SPOT),
+        state=InstanceState.RUNNING,
+        address="s1:1",
+        launched_at=launched_at,
+        price=price,
+    )
+    world = World(
+        now=now,
+        instances=Observed(value=(node,), at=now),
+        offerings=Observed(value=(Offering(placement=place(Market.ON_DEMAND), price=7.2),), at=now),
+        durable=durable,
+    )
+    event = NodeSeen(
+        at=launched_at,
+        node="s1",
+        token="t",
+        placement=node.placement,
+        launched_at=launched_at,
+        price=price,
+        address="s1:1",
+        standby=None,
+    )
+    pool = Pool(name="p", replicas=1)
+    return Fleet.of(pool, world, reduce(Memory(), event)), world
+
+
+async def test_every_second_is_counted_and_every_ten_are_written() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for tenth in range(301):
+        await ledger.count(*seen(1000.0 + tenth / 10))
+    assert journal.writes == 3
+    assert journal.until == 1030.0
+    assert journal.usd == pytest.approx(30.0 * 3.6 / HOUR)
+    assert journal.on_demand_usd == pytest.approx(30.0 * 7.2 / HOUR)
+    assert journal.nodes == {"s1": pytest.approx(30.0)}
+    assert ledger.totals.usd == pytest.approx(journal.usd)
+
+
+async def test_what_is_not_written_yet_counts() -> None:
+    ledger = Ledger("p", Journal(), Totals(usd=5.0, on_demand_usd=9.0, charged_until=1000.0))
+    await ledger.count(*seen(1005.0))
+    assert ledger.totals.usd == pytest.approx(5.0 + 5.0 * 3.6 / HOUR)
+    assert ledger.totals.charged_until == 1005.0
+
+
+async def test_after_a_restart_counting_goes_on_from_the_last_written_second() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(usd=1.0, on_demand_usd=2.0, charged_until=1000.0))
+    await ledger.count(*seen(1060.0))
+    assert journal.usd == pytest.approx(60.0 * 3.6 / HOUR)
+    young = Ledger("p", journal, Totals(charged_until=1000.0))
+    await young.count(*seen(1060.0, launched_at=1050.0))
+    assert young.totals.usd == pytest.approx(10.0 * 3.6 / HOUR)  # from its launch on
+
+
+async def test_a_failing_journal_loses_and_doubles_nothing() -> None:
+    journal = Journal(fails=True)
+    ledger = Ledger("p", journal, Totals())
+    for second in range(60):
+        await ledger.count(*seen(1000.0 + second))
+    assert journal.usd == 0.0
+    assert ledger.totals.usd == pytest.approx(59.0 * 3.6 / HOUR)
+    journal.fails = False
+    await ledger.count(*seen(1060.0))
+    assert journal.usd == pytest.approx(60.0 * 3.6 / HOUR)
+    await ledger.write()
+    assert journal.usd == pytest.approx(60.0 * 3.6 / HOUR)
+    assert ledger.totals.usd == pytest.approx(journal.usd)
+
+
+async def test_while_the_journal_is_known_to_fail_it_is_left_alone() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(60):
+        await ledger.count(*seen(1000.0 + second, durable=False))
+    assert journal.writes == 0
+    await ledger.write()
+    assert journal.usd == pytest.approx(59.0 * 3.6 / HOUR)
+
+
+async def test_nothing_counted_writes_nothing() -> None:
+    journal = Journal()
+    await Ledger("p", journal, Totals()).write()
+    assert journal.writes == 0
+
+
+async def test_a_price_that_changes_is_charged_as_it_was() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    await ledger.count(*seen(1000.0, price=3.6))
+    await ledger.count(*seen(1010.0, price=3.6))
+    await ledger.count(*seen(1020.0, price=7.2))
+    assert journal.usd == pytest.approx((10.0 * 3.6 + 10.0 * 7.2) / HOUR)

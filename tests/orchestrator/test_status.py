@@ -1,0 +1,389 @@
+"""The last turn as people and programs see it, and what `explain` answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from orchestrator import metrics, status
+from orchestrator.codec import encode
+from orchestrator.explaining import explanation, policy_names, policy_text
+from orchestrator.loop import Snapshot
+from orchestrator.store import StoredEvent, Totals
+from policies.actions import ActionKind, Cause
+from policies.decide import decide
+from policies.events import (
+    DrainStarted,
+    Event,
+    IntentClosed,
+    IntentOpened,
+    NodeReady,
+    NodeSeen,
+    NoticeSeen,
+    Outcome,
+    Paused,
+    PoolConfigured,
+    PoolWhole,
+    TargetsApplied,
+)
+from policies.fleet import Fleet
+from policies.memory import replay
+from policies.model import (
+    Confidence,
+    EngineReading,
+    Instance,
+    InstanceState,
+    Market,
+    Notice,
+    NoticeKind,
+    Observed,
+    Offering,
+    Placement,
+    Pool,
+    StandbyKind,
+    StandbyRules,
+    Target,
+    TargetPhase,
+    TargetState,
+    World,
+)
+
+NOW = 10_000.0
+SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
+
+
+def place(market: Market, zone: str = "a") -> Placement:
+    return Placement("sim", "r1", zone, "gpu", market)
+
+
+class Scene:
+    """A pool at one instant; nodes are ready and serve unless told otherwise."""
+
+    def __init__(self, replicas: int = 4, **pool: Any) -> None:
+        self.pool = Pool(name="chat", model="llama", replicas=replicas, **pool)
+        self.events: list[Event] = [PoolConfigured(at=1.0, replicas=replicas)]
+        self.instances: list[Instance] = []
+        self.engines: dict[str, EngineReading] = {}
+        self.targets: list[Target] = []
+        self.settings: dict[str, Any] = {}
+        self.later: list[Event] = []
+
+    def node(
+        self,
+        node: str,
+        market: Market = SPOT,
+        *,
+        ready: bool = True,
+        probed: bool = True,
+        silent_for: float | None = None,
+        state: InstanceState = InstanceState.RUNNING,
+        standby: StandbyKind | None = None,
+        running: int = 0,
+    ) -> Scene:
+        price = 1.0 if market is SPOT else 3.0
+        self.events.append(
+            NodeSeen(
+                at=9_000.0,
+                node=node,
+                token=f"t-{node}",
+                placement=place(market),
+                launched_at=9_000.0,
+                price=price,
+                address=f"{node}:1",
+                standby=standby,
+            )
+        )
+        if ready:
+            self.events.append(NodeReady(at=9_060.0, node=node, address=f"{node}:1"))
+            self.targets.append(
+                Target(id=node, address=f"{node}:1", state=TargetState.HEALTHY, in_flight=running)
+            )
+        self.instances.append(
+            Instance(
+                id=node,
+                pool="chat",
+                token=f"t-{node}",
+                placement=place(market),
+                state=state,
+                address=f"{node}:1",
+                launched_at=9_000.0,
+                price=price,
+            )
+        )
+        if probed and state is InstanceState.RUNNING:
+            ok = ready and silent_for is None
+            self.engines[node] = EngineReading(
+                node=node,
+                at=NOW,
+                ready=ready,
+                ok=ok,
+                failing_since=None if ok else NOW - (silent_for or 1.0),
+                running=running,
+                failure="" if ok else "connection refused",
+            )
+        return self
+
+    def settled(self, **more: Any) -> Scene:
+        for node in ("s1", "s2"):
+            self.node(node, **more)
+        for node in ("o1", "o2"):
+            self.node(node, ON_DEMAND, **more)
+        return self
+
+    def notice(self, node: str, lead: float = 60.0, **more: Any) -> Scene:
+        said = Notice(
+            **{
+                "id": f"n-{node}",
+                "kind": NoticeKind.INTERRUPTION,
+                "node": node,
+                "deadline": NOW + lead,
+                "source": "feed",
+                "confidence": Confidence.CONFIRMED,
+                "seen_at": NOW - 9.0,
+                **more,
+            }
+        )
+        self.later.append(NoticeSeen(at=NOW - 9.0, notice=said))
+        return self
+
+    def snapshot(self, *, whole: bool = True) -> Snapshot:
+        held = tuple((t.id, TargetPhase.ACTIVE) for t in self.targets)
+        history = [*self.events, TargetsApplied(at=9_100.0, balancer="gw", generation=1, changes=held)]
+        if whole:
+            history.append(PoolWhole(at=9_100.0))
+        memory = replay([*history, *self.later])
+        world = World(
+            **{
+                "now": NOW,
+                "instances": Observed(value=tuple(self.instances), at=NOW),
+                "engines": self.engines,
+                "balancers": {"gw": Observed(value=tuple(self.targets), at=NOW)},
+                "offerings": Observed(
+                    value=tuple(
+                        Offering(placement=place(m, z), price=1.0 if m is SPOT else 3.0)
+                        for m in Market
+                        for z in "ab"
+                    ),
+                    at=NOW,
+                ),
+                **self.settings,
+            }
+        )
+        fleet = Fleet.of(self.pool, world, memory)
+        return Snapshot(
+            fleet=fleet, world=world, memory=memory, plan=decide(self.pool, world, memory), at=NOW
+        )
+
+
+def dots(value: Any) -> Any:
+    """JSON with attributes, for readable tests; it must be JSON."""
+    return json.loads(orjson.dumps(value), object_hook=lambda found: SimpleNamespace(**found))
+
+
+def pool_view(scene: Scene, totals: Totals | None = None) -> Any:
+    return dots(status.pool_view(scene.snapshot(), totals or Totals()))
+
+
+def paused(scene: Scene) -> None:
+    scene.later.append(Paused(at=9_500.0, by="ann", reason="test", until=None))
+
+
+def blind(scene: Scene) -> None:
+    scene.settings["instances"] = Observed(value=tuple(scene.instances), at=NOW - 100.0, error="denied")
+
+
+@pytest.mark.parametrize(
+    ("change", "whole", "state"),
+    [
+        (lambda s: s.settled(), True, "ok"),
+        (lambda s: s.settled().notice("s1"), True, "degraded"),
+        (lambda s: s.settled().notice("s1").notice("s2"), True, "below-floor"),
+        (lambda s: s.settled().notice("o1", kind=NoticeKind.MAINTENANCE), True, "below-floor"),
+        (lambda s: s.node("s1").node("o1", ON_DEMAND, ready=False), False, "starting"),
+        (lambda s: s.settled(probed=False), True, "starting"),
+        (lambda s: paused(s.settled()), True, "paused"),
+        (lambda s: s.settled().settings.update(durable=False), True, "degraded"),
+        (lambda s: blind(s.settled()), True, "degraded"),
+        (lambda s: None, True, "below-floor"),
+    ],
+)
+def test_a_pool_is_one_word(change: Callable[[Scene], Any], whole: bool, state: str) -> None:
+    scene = Scene()
+    change(scene)
+    assert status.pool_state(scene.snapshot(whole=whole)) == state
+
+
+def test_one_pool_in_numbers() -> None:
+    scene = Scene(10, standby=StandbyRules(hot=1, stopped=1))
+    for i in range(6):
+        scene.node(f"s{i}", running=2)
+    for i in range(5):
+        scene.node(f"o{i}", ON_DEMAND)
+    scene.node("sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED)
+    view = pool_view(scene, Totals(usd=5.0, on_demand_usd=8.0))
+    assert (view.name, view.model, view.wanted, view.ready, view.serving) == ("chat", "llama", 10, 11, 11)
+    assert (view.spot_ready, view.on_demand_ready, view.spot_wanted, view.on_demand_floor) == (6, 5, 7, 3)
+    assert view.spot_share == pytest.approx(6 / 11)
+    assert (view.temporary_on_demand, view.standby_hot, view.standby_stopped) == (1, 1, 1)
+    assert (view.cost_per_hour, view.on_demand_cost_per_hour) == (21.0, 30.0)
+    assert view.saved_share == pytest.approx(0.3)
+    assert (view.spent_usd, view.saved_usd) == (5.0, 3.0)
+    assert view.state == "ok"
+    assert view.problems == []
+    assert len(view.nodes) == 12
+    assert view.notes[0].startswith("10 nodes are wanted")
+
+
+def test_a_node_is_shown_with_its_reason() -> None:
+    snapshot = Scene().settled(running=3).notice("s1", 84.0).snapshot()
+    node = dots(status.node_view(snapshot, snapshot.fleet.by_id["s1"]))
+    assert (node.id, node.market, node.zone, node.phase) == ("s1", "spot", "a", "ready")
+    assert (node.in_flight, node.running, node.target, node.attached) == (3, 3, "healthy", True)
+    assert node.conditions == ["noticed", "doomed", "attached"]
+    assert node.why.startswith("interruption notice (feed), reclaim in 84 s")
+    assert node.age_s == 1000.0
+
+
+def test_a_notice_is_shown_with_its_countdown_and_its_swap() -> None:
+    scene = Scene().settled().notice("s1", 84.0)
+    scene.later += [
+        DrainStarted(at=NOW - 8.0, node="s1", deadline=NOW + 79.0, cause=Cause.NOTICE, reason="notice"),
+        IntentOpened(at=NOW - 8.0, token="t-o3", kind=ActionKind.LAUNCH, node="", replaces="s1"),
+    ]
+    scene.later.append(
+        NodeSeen(
+            at=NOW - 5.0,
+            node="o3",
+            token="t-o3",
+            placement=place(ON_DEMAND),
+            launched_at=NOW - 8.0,
+            price=3.0,
+            address="",
+            standby=None,
+        )
+    )
+    view = pool_view(scene)
+    (notice,) = view.notices
+    assert (notice.node, notice.kind, notice.source, notice.confidence) == (
+        "s1",
+        "interruption",
+        "feed",
+        "confirmed",
+    )
+    assert notice.remaining_s == pytest.approx(84.0)
+    assert (notice.stage, notice.replacement, notice.replacement_phase) == ("noticed", "o3", "starting")
+    assert notice.text == "interruption notice 9 s ago: noticed, 0 requests left, replacement o3 starting"
+    (swap,) = view.swaps
+    assert (swap.outgoing, swap.incoming, swap.cause, swap.noticed_at) == ("s1", "o3", "notice", NOW - 9.0)
+
+
+def test_a_notice_that_is_not_believed_says_so_until_its_time_is_over() -> None:
+    def notices(lead: float) -> list[str]:
+        scene = Scene().settled().notice("o1", lead)  # spot interruptions do not concern on-demand nodes
+        return [n.stage for n in pool_view(scene).notices]
+
+    assert notices(60.0) == ["not believed"]
+    assert notices(-60.0) == []
+
+
+def test_problems_are_said() -> None:
+    scene = Scene().settled(silent_for=60.0)
+    scene.settings.update(durable=False, leading=False)
+    blind(scene)
+    scene.settings["balancers"] = {"gw": Observed(value=(), at=NOW, error="refused")}
+    problems = pool_view(scene).problems
+    assert problems[:4] == [
+        "this daemon does not hold the lease: it only watches",
+        "the journal cannot be written: nothing is launched or ended until it can",
+        "instances cannot be listed: denied",
+        "gw cannot be read: refused",
+    ]
+    assert any(p.startswith("4 of 4 nodes are silent") for p in problems)
+    assert problems[-1] == "2 on-demand nodes are missing below the floor of 2"
+
+
+def test_the_plan_is_shown_whole() -> None:
+    snapshot = Scene().settled().notice("s1").notice("s2", 50.0).snapshot()
+    view = dots(status.plan_view(snapshot))
+    kinds = [a.kind for a in view.actions]
+    assert "drain" in kinds
+    assert "launch" in kinds
+    assert all(a.token and a.placement for a in view.actions if a.kind == "launch")
+    assert {d.kind for d in view.deferred} <= {"drain", "launch"}
+    assert {t.id for t in view.targets} == {"s1", "s2", "o1", "o2"}
+
+
+def test_alarms_are_shown_with_their_name() -> None:
+    view = dots(status.plan_view(Scene().settled(silent_for=60.0).snapshot()))
+    assert [a.reason.partition(":")[0] for a in view.actions if a.kind == "alarm"] == ["TooManyUnhealthy"]
+
+
+def test_events_are_shown_with_a_sentence_also_those_of_another_version() -> None:
+    def entry(kind: str, body: bytes) -> StoredEvent:
+        return StoredEvent(seq=1, at=1.0, pool="p", kind=kind, node=None, body=body)
+
+    closed = IntentClosed(at=1.0, token="t1", outcome=Outcome.REFUSED, detail="no room")
+    view = dots(status.event_view(entry("IntentClosed", encode(closed))))
+    assert view.text == "t1: refused: no capacity (no room)"
+    assert view.data.outcome == "refused"
+    assert dots(status.event_view(entry("FromTheFuture", b'{"at": 1}'))).text == "FromTheFuture"
+
+
+def test_gauges_follow_the_snapshot() -> None:
+    scene = Scene().settled().notice("s1")
+    paused(scene)
+    status.publish(scene.snapshot(), Totals(usd=7.5))
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.REGISTRY.get_sample_value(f"orchestrator_{name}", labels)
+
+    assert value("pool_wanted_nodes", pool="chat") == 4
+    assert value("pool_ready_nodes", pool="chat", market="spot") == 1
+    assert value("pool_ready_nodes", pool="chat", market="on-demand") == 2
+    assert value("pool_doomed_nodes", pool="chat") == 1
+    assert value("pool_spent_usd", pool="chat") == 7.5
+    assert value("pool_paused", pool="chat") == 1
+    assert value("pool_cost_usd_per_hour", pool="chat") == 8.0
+
+
+# -- explain -------------------------------------------------------------------------------------------
+
+
+def test_the_pool_is_explained_by_its_name_or_as_the_pool() -> None:
+    snapshot = Scene().settled().snapshot()
+    assert explanation("pool", snapshot) == explanation("chat", snapshot)
+    assert explanation("pool", snapshot)[0].startswith("4 nodes are wanted")
+
+
+def test_a_node_is_explained_by_an_unambiguous_beginning() -> None:
+    snapshot = Scene().settled().node("long-name", ON_DEMAND).snapshot()
+    assert explanation("long", snapshot)[0].startswith("long-name is ready")
+    assert explanation("s", snapshot) == ()  # two nodes begin with it
+    assert explanation("nothing like it", snapshot) == ()
+
+
+@pytest.mark.parametrize("subject", ["a", "r1", "gpu", "spot", "spot gpu in a"])
+def test_what_is_sold_is_explained(subject: str) -> None:
+    scene = Scene().settled().notice("s1")
+    found = explanation(subject, scene.snapshot())
+    line = next(s for s in found if s.startswith("spot gpu in a"))
+    assert line == ("spot gpu in a: 1.00 USD/h, 1 nodes of this pool; last reclaimed 9 s ago (weight 1.00).")
+
+
+def test_policies_are_explained_by_their_own_words() -> None:
+    for name in policy_names():
+        assert policy_text(name), name
+    assert {"capacity", "return_to_spot", "drain", "limits"} <= set(policy_names())
+    assert not {"model", "events", "records", "draft", "turn"} & set(policy_names())
+    text = "\n".join(policy_text("return-to-spot"))
+    assert "What it decides:" in text
+    assert "Never:" in text
+    assert ">>>" not in text
+    assert policy_text("os") == ()
+    assert policy_text("model") == ()
+    assert explanation("mix", Scene().settled().snapshot()) == policy_text("mix")
