@@ -12,7 +12,20 @@ from policies import explain
 from policies.memory import decayed
 
 _NOT_POLICIES = frozenset(
-    {"model", "actions", "events", "records", "memory", "draft", "fleet", "facts", "turn", "explain", "story"}
+    {
+        "model",
+        "actions",
+        "events",
+        "records",
+        "memory",
+        "draft",
+        "fleet",
+        "facts",
+        "turn",
+        "explain",
+        "story",
+        "odds",
+    }
 )
 
 
