@@ -1,8 +1,9 @@
 """Time of one turn of the loop by part, at 10 to 10,000 nodes, and what of it grows faster than linear.
 
-A pool in steady state, and the same pool in the turn in which a tenth of its nodes is noticed at once. The
-parts are those of the loop: observe (events into memory, facts, the fleet view), decide (the policies with
-the invariants), act (the records that are journalled, and memory with them). I/O is left out. CPU time; the
+A pool in steady state, and the same pool in the turn in which a tenth of its nodes is noticed at once, all of
+its spot nodes are, half of its machines are gone without a word, or half of it is wanted no more. The parts
+are those of the loop: observe (events into memory, facts, the fleet view), decide (the policies with the
+invariants), act (the records that are journalled, and memory with them). I/O is left out. CPU time; the
 minimum of several turns.
 
     python bench/decide_turn.py [--quick] [-o json]
@@ -16,6 +17,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.loop import records
@@ -159,10 +161,27 @@ def turn(pool: Pool, world: World, memory: Memory, events: Sequence[Event]) -> d
     return spent
 
 
-def measure(nodes: int, repeat: int) -> list[dict[str, Any]]:
+def cases(nodes: int) -> list[tuple[str, Pool, World, Memory, Sequence[Event]]]:
     pool, world, memory = scene(nodes)
+    ended = tuple(
+        replace(machine, state=InstanceState.TERMINATED) if number % 2 else machine
+        for number, machine in enumerate(world.instances.value)
+    )
+    lost = replace(world, instances=replace(world.instances, value=ended))
+    smaller = replace(pool, replicas=max(1, nodes // 2), limits=replace(pool.limits, disruption=1.0))
+    fewer = (PoolConfigured(at=NOW, replicas=smaller.replicas), PoolWhole(at=NOW))
+    return [
+        ("steady", pool, world, memory, ()),
+        ("10% noticed", pool, world, memory, notices(world, 0.1)),
+        ("spot noticed", pool, world, memory, notices(world, 0.7)),
+        ("half lost", pool, lost, memory, ()),
+        ("half wanted", smaller, world, memory, fewer),
+    ]
+
+
+def measure(nodes: int, repeat: int) -> list[dict[str, Any]]:
     rows = []
-    for case, events in (("steady", ()), ("10% noticed", notices(world, 0.1))):
+    for case, pool, world, memory, events in cases(nodes):
         runs = [turn(pool, world, memory, events) for _ in range(repeat)]
         best = {name: min(run[name] for run in runs) for name in runs[0]}
         total = sum(best.values())
