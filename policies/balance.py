@@ -32,7 +32,8 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     chosen = {n.id for n in active}
     specs = [TargetSpec(id=n.id, address=n.address) for n in active]
     for node in turn.fleet.nodes:
-        if node.id in chosen or not node.attached or node.phase in (Phase.TERMINATING, Phase.GONE):
+        held = node.attached or node.id in shown
+        if node.id in chosen or not held or node.phase in (Phase.TERMINATING, Phase.GONE):
             continue
         deadline = drains.get(node.id, node.drain.deadline if node.drain is not None else None)
         ends_now = node.id in turn.leaving and node.id not in drains
@@ -94,6 +95,18 @@ def _gets_requests(target: Target) -> bool:
 def _shown_active(turn: Turn) -> set[str]:
     """Nodes that some balancer was last seen to send requests to."""
     return {t.id for view in turn.world.balancers.values() for t in view.value if _gets_requests(t)}
+
+
+def may_route(turn: Turn) -> set[str]:
+    """Nodes that some balancer sends requests to, by its word since it last acknowledged a set, if ever."""
+    applied = turn.memory.applied_at
+    return {
+        t.id
+        for name, view in turn.world.balancers.items()
+        if view.at is not None and view.at > applied.get(name, 0.0)
+        for t in view.value
+        if _gets_requests(t)
+    }
 
 
 def _draining(node: str, address: str, deadline: float) -> TargetSpec:

@@ -78,4 +78,5 @@ def ends_at(rules: DrainRules, node: Node) -> float:
     if node.doomed is None or node.doomed.deadline is None:
         return node.drain.deadline
     # The cloud takes it at the deadline. If it does not, its requests get their budget all the same.
-    return max(node.doomed.deadline, node.drain.since + rules.budget)
+    since = max(node.drain.since, node.detached_at or node.drain.since)
+    return max(node.doomed.deadline, since + rules.budget)

@@ -35,6 +35,7 @@ class Node:
     `doomed` is the notice that takes it away, once believed. `probed`: this daemon has looked at its engine.
     `healthy`: its engine answers, or has not been silent for long enough to matter, or was ready when the
     last daemon looked and nobody has looked since. `serving`: some balancer holds it as an active target.
+    `detached_at`: when a balancer last acknowledged that it gets no new requests.
     `lost`: silent for so long that it no longer counts. `in_flight` is the most requests that the engine or
     a balancer reports for it.
     """
@@ -62,6 +63,7 @@ class Node:
     in_flight: int
     failing_since: float | None
     failure: str
+    detached_at: float | None = None
 
     @property
     def spot(self) -> bool:
@@ -271,6 +273,7 @@ def _node(
         in_flight=max(in_flight.get(record.id, 0), reading.in_flight if reading is not None else 0),
         failing_since=reading.failing_since if reading is not None and booted else None,
         failure=reading.failure if reading is not None else "",
+        detached_at=record.detached_at,
     )
 
 

@@ -15,6 +15,7 @@ once; the third node keeps serving until a replacement serves or its latest star
 
 from __future__ import annotations
 
+from policies import balance
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
 from policies.fleet import Node
@@ -95,7 +96,9 @@ def drain_asked(turn: Turn) -> None:
 
 
 def end_drained(turn: Turn) -> None:
-    """End draining nodes that are done; a node that still gets requests and answers them stays."""
+    """End draining nodes that are done; a node that may still get requests and answers them stays."""
+    unread = any(view.at is None for view in turn.world.balancers.values())
+    routed = balance.may_route(turn)
     for node in turn.fleet.nodes:
         if node.phase is Phase.TERMINATING:
             _ask_again(turn, node)
@@ -106,6 +109,9 @@ def end_drained(turn: Turn) -> None:
             continue
         if node.serving and node.healthy:
             turn.note(f"{node.id} should end and is still in a target set: it stays")
+            continue
+        if node.answers and (unread or node.id in routed):
+            turn.note(f"{node.id} should end; it stays until every balancer has let it go")
             continue
         idle = node.idle_since is not None
         text = "drained" if idle else f"drain deadline passed with {node.in_flight} requests in flight"

@@ -72,6 +72,10 @@ class Faults:
         """Let the next `times` calls of this name meet the fault."""
         self._armed.setdefault(call, []).extend([fault] * times)
 
+    def disarm(self, call: str) -> None:
+        """Forget what is still armed for calls of this name."""
+        self._armed.pop(call, None)
+
     def draw(self, call: str) -> Fault | None:
         """The fault of a call that begins now."""
         for name in (call, "any"):

@@ -163,7 +163,7 @@ def test_a_drain_that_ran_out_of_time_ends_its_node_and_says_what_it_held(scene:
         (115.5, 4.5, False),  # the drain deadline has passed, the cloud's has not: requests get the rest
         (120.0, 0.0, True),
         (0.0, -5.0, False),  # a notice that came too late: its requests get their budget
-        (30.0, -35.0, True),
+        (31.0, -36.0, True),
     ],
 )
 def test_a_doomed_node_is_left_to_the_cloud_until_its_deadline(

@@ -11,7 +11,7 @@ from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.faults import Fault
 from orchestrator.simulate import Simulation
-from policies.model import InstanceState, Market
+from policies.model import InstanceState, Market, NoticeKind
 
 DESTRUCTIVE = ("launch", "terminate", "stop", "start")
 
@@ -252,5 +252,36 @@ def test_forged_unknown_and_repeated_notices(tmp_path: Path, sound) -> None:
             most = max(most, len(draining))
         assert most <= sim.pool.disruption_budget
         await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
+
+
+@pytest.mark.parametrize("broken", ["observe", "apply"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_node_that_may_still_get_requests_is_not_ended(
+    tmp_path: Path, sound, broken: str, lost: bool
+) -> None:
+    """After a restart a balancer that cannot be read or written may still send it some, drained or not."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        assert sim.running is not None
+        sim.kill(sim.running)
+        if lost:
+            sim.lose_journal()
+        sim.checker.faults_on = True
+        sim.world.faults.arm(broken, Fault.DENIED, times=1000)
+        node = sim.live(Market.ON_DEMAND)[0].id
+        deadline = sim.clock.now() + 5.0
+        sim.board.publish(node, kind=NoticeKind.MAINTENANCE, deadline=deadline)
+        sim.boot()
+        await sim.clock.sleep(90.0)
+        assert sim.world.machines[node].live
+        assert node in {s.id for s in sim.table.active()}
+        sim.world.faults.disarm(broken)
+        await sim.clock.sleep(30.0)
+        sim.checker.faults_on = False
+        await sim.settle()
+        assert not sim.world.machines[node].live
 
     sound(simulation(tmp_path).run(script))
