@@ -38,7 +38,9 @@ def replace_sick(turn: Turn) -> None:
                 "ready, look for a fault between this host and the nodes first",
             )
         )
-        spare = turn.sure_in_all + len(silent) - turn.pool.replicas
+        # A cordoned node that answers serves too, and may be what takes up the room for a new one.
+        answering = sum(n.answers and not n.leaving and n.standby is None for n in turn.fleet.nodes)
+        spare = answering + len(silent) - turn.pool.replicas
         silent = silent[: max(0, spare)]
     for node in silent:
         silent_for = turn.now - (node.failing_since or turn.now)

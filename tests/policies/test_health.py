@@ -10,6 +10,7 @@ import pytest
 
 from policies.actions import Alarm, Cause, Drain, Launch, Terminate
 from policies.model import InstanceState, Limits, Market, Pool
+from policies.records import OperatorRequest
 
 Make = Callable[..., Any]
 ON_DEMAND = Market.ON_DEMAND
@@ -64,6 +65,15 @@ def test_new_nodes_that_are_ready_let_as_many_silent_ones_go(scene: Make, action
     here = scene(ten()).nodes(3).nodes(5, ON_DEMAND).nodes(4, prefix="x", silent_for=60.0)
     here.node("x2", silent_for=99.0)
     assert [a.node for a in actions(here.plan(), Drain)] == ["x2", "x0"]
+
+
+def test_a_cordoned_node_that_answers_makes_room_for_a_new_one(scene: Make, actions: Make) -> None:
+    """Else the cordoned node and the silent ones would wait for each other, with no room for anybody."""
+    here = scene(ten(limits=Limits(surge=1))).nodes(4).nodes(3, ON_DEMAND)
+    here.nodes(4, prefix="x", silent_for=60.0)
+    request = OperatorRequest(since=here.now, budget=9.0, reason="asked")
+    here.records["s0"] = replace(here.records["s0"], operator=request)
+    assert [a.node for a in actions(here.plan(), Drain)] == ["x0"]
 
 
 def test_the_target_set_is_kept_from_the_moment_that_so_many_fall_silent(scene: Make) -> None:
