@@ -132,6 +132,13 @@ def test_surplus_of_each_market_is_judged_by_itself(scene: Make) -> None:
     assert [node for node, _ in drained(here.plan())] == ["s0", "s1", "s2", "s3"]
 
 
+def test_what_goes_in_a_turn_counts_for_what_may_go_after_it(scene: Make) -> None:
+    """Two that nobody has looked at make it look like a surplus of three; only one of it may be relied on."""
+    here = scene(Pool(name="p", replicas=4, limits=Limits(disruption=1.0))).nodes(3).nodes(2, ON_DEMAND)
+    here.node("x", ready=False, probed=False).node("y", ready=False, probed=False)
+    assert len(drained(here.plan())) == 1
+
+
 def test_hot_standby_is_no_surplus(scene: Make) -> None:
     here = scene(ten(standby=StandbyRules(hot=1))).nodes(7).nodes(4, ON_DEMAND)
     assert here.plan().actions == ()
