@@ -176,6 +176,15 @@ def test_a_doomed_node_is_left_to_the_cloud_until_its_deadline(
     assert bool(actions(here.plan(), Terminate)) is ends
 
 
+def test_requests_get_their_budget_from_the_detachment_on(scene: Make) -> None:
+    """A balancer that acknowledged late may have sent requests until then."""
+    here = scene().nodes(5)
+    here.notice("s4", -20.0)
+    here.drain("s4", Cause.NOTICE, since=40.0, left=-25.0)
+    here.records["s4"] = replace(here.records["s4"], detached_at=here.now - 10.0)
+    assert ends_at(RULES, here.fleet.by_id["s4"]) == here.now + 20.0
+
+
 def test_a_doomed_node_that_is_idle_ends_at_once(scene: Make, actions: Make) -> None:
     here = scene().nodes(5)
     here.notice("s4", 100.0)

@@ -124,6 +124,11 @@ def test_a_node_that_does_not_become_ready_is_given_up(
         assert ends[0].reason == "not ready 900 s after its start: connection refused"
 
 
+def test_what_is_given_up_is_replaced_in_the_same_turn(scene: Make, actions: Make) -> None:
+    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", ON_DEMAND, ready=False, age=901.0)
+    assert [a.placement.market for a in actions(here.plan(), Launch)] == [ON_DEMAND]
+
+
 def test_a_node_that_nobody_has_looked_at_is_not_given_up(scene: Make, actions: Make) -> None:
     here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", ON_DEMAND, ready=False, age=5000.0, probed=False)
     assert actions(here.plan(), Terminate) == []
