@@ -33,11 +33,11 @@ from orchestrator.codec import encode
 from orchestrator.config import Config
 from orchestrator.daemon import Daemon, StartError
 from orchestrator.lease import FileLease
-from orchestrator.store import Store, node_of
+from orchestrator.store import Store, StoreUnavailable, node_of
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
 from policies.economics import Charge
-from policies.events import Event
+from policies.events import Event, IntentOpened
 from policies.memory import Memory
 from policies.model import Market
 
@@ -104,13 +104,17 @@ class RecordedStore(Store):
             return
         names = ", ".join(_name(e) for e in events)
         check = zlib.crc32(b"".join(encode(e) for e in events))
-        self.hear(events)
-        await self.effects.record(
-            "journal",
-            "append",
-            lambda: super(RecordedStore, self).append(pool, events),
-            detail=f"{names} {check:08x}",
-        )
+
+        async def write() -> None:
+            try:
+                await super(RecordedStore, self).append(pool, events)
+            except StoreUnavailable:
+                # Drains go on without the journal, calls on the cloud do not.
+                self.hear([e for e in events if not isinstance(e, IntentOpened)])
+                raise
+            self.hear(events)
+
+        await self.effects.record("journal", "append", write, detail=f"{names} {check:08x}")
 
     async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
         """See Store."""

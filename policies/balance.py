@@ -28,7 +28,7 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     drains = {a.node: a.deadline for a in turn.actions if isinstance(a, Drain)}
     active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n, shown)]
     if not active:
-        active = _last_resort(turn)
+        active = _last_resort(turn, shown)
     chosen = {n.id for n in active}
     specs = [TargetSpec(id=n.id, address=n.address) for n in active]
     for node in turn.fleet.nodes:
@@ -142,9 +142,10 @@ def _strangers(turn: Turn) -> list[TargetSpec]:
     return list(found.values())
 
 
-def _last_resort(turn: Turn) -> list[Node]:
+def _last_resort(turn: Turn, shown: set[str]) -> list[Node]:
     """Nobody belongs in the set: keep who serves now and has the best chance to answer."""
-    left = [n for n in turn.fleet.nodes if n.serving and n.phase not in (Phase.TERMINATING, Phase.GONE)]
+    left = [n for n in turn.fleet.nodes if n.serving or n.id in shown]
+    left = [n for n in left if n.phase not in (Phase.TERMINATING, Phase.GONE)]
     left = [n for n in left if n.healthy] or left
     return sorted(left, key=lambda n: (-_last_second(n), n.id))[:1]
 

@@ -113,8 +113,12 @@ def end_drained(turn: Turn) -> None:
         if node.answers and (unread or node.id in routed):
             turn.note(f"{node.id} should end; it stays until every balancer has let it go")
             continue
-        idle = node.idle_since is not None
-        text = "drained" if idle else f"drain deadline passed with {node.in_flight} requests in flight"
+        if node.ready_at is None and not node.attached:
+            text = "it never took a request"
+        elif node.idle_since is not None:
+            text = "drained"
+        else:
+            text = f"drain deadline passed with {node.in_flight} requests in flight"
         turn.terminate(node, node.drain.cause, f"{text} ({node.drain.reason})")
 
 

@@ -7,7 +7,7 @@ put to the test, so that a report can show that silence means something.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -90,7 +90,7 @@ class Checker:
         self._before: dict[str, dict[str, TargetPhase]] = {}
         self._drained: dict[str, float] = {}  # node -> until when its requests may finish
         self._cuts_seen = 0
-        self._written_at = 0.0  # when a balancer last took a set
+        self._written_at: deque[float] = deque(maxlen=100)  # when a balancer took a set
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
 
@@ -234,7 +234,7 @@ class Checker:
 
     def _set_written(self, table: TargetTable, now: float) -> None:
         """What a write of the target set may change."""
-        self._written_at = now
+        self._written_at.append(now)
         before = self._before.get(table.name, {})
         after = {s.id: s.phase for s in table.targets.values()}
         for node, phase in after.items():
@@ -313,7 +313,7 @@ class Checker:
             relief = any(
                 m.able(now) for n in others - {cut.node} if (m := self._world.machine(n)) is not None
             )
-            written = machine.told_at is not None and self._written_at >= machine.told_at
+            written = any((machine.told_at or 0.0) <= at <= cut.at for at in self._written_at)
             if cut.by == "reclaimed" and told and relief and (written or not self.faults_on):
                 self.report(
                     "no-request-cut", cut.node, f"{cut.node}: {cut.requests} requests cut by a reclaim"

@@ -169,7 +169,7 @@ class Swarm:
     def cancelled(self, sim: Simulation) -> None:
         for machine in sim.live()[:1]:
             deadline = sim.clock.now() + 300.0
-            kind, name = NoticeKind.MAINTENANCE, f"maintenance {machine.id}"
+            kind, name = NoticeKind.MAINTENANCE, f"maintenance {self.rng.random()}"
             sim.board.publish(machine.id, kind=kind, deadline=deadline, name=name)
             again = partial(sim.board.publish, machine.id, kind=kind, deadline=deadline, name=name)
             sim.world.later(20.0, partial(again, cancelled=True))

@@ -285,3 +285,23 @@ def test_a_node_that_may_still_get_requests_is_not_ended(
         assert not sim.world.machines[node].live
 
     sound(simulation(tmp_path).run(script))
+
+
+def test_a_lost_journal_and_the_only_node_under_a_notice_leave_the_set_as_it_is(
+    tmp_path: Path, sound
+) -> None:
+    """The only node that can answer stays a target, although no daemon remembers to have put it there."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        assert sim.running is not None
+        sim.kill(sim.running)
+        sim.lose_journal()
+        (machine,) = sim.live()
+        deadline = sim.clock.now() + 5.0
+        sim.board.publish(machine.id, kind=NoticeKind.MAINTENANCE, deadline=deadline)
+        sim.boot()
+        await sim.settle()
+        assert not machine.live
+
+    sound(simulation(tmp_path, pool={"replicas": 1}).run(script))
