@@ -255,7 +255,7 @@ class ReturnRules:
     """How the pool goes back from on-demand cover to spot. See `policies.return_to_spot`."""
 
     hold: float = 300.0  # s of silence after a reclaim or a refusal before that placement is tried again
-    stable: float = 120.0  # s that all spot nodes must have been ready before cover is given back
+    stable: float = 120.0  # s that a spot node must have been ready before its cover is given back
     at_once: int = 2  # spot launches, and cover nodes given back, at the same time
 
 
@@ -266,7 +266,7 @@ class HealthRules:
     unhealthy_after: float = 5.0  # s of failed probes before a node leaves the target set
     replace_after: float = 30.0  # s of failed probes before a node is replaced
     boot_timeout: float = 900.0  # s from launch to ready before a node is given up
-    max_unhealthy: float = 0.3  # share of nodes; above it the fault is ours and nothing is replaced
+    max_unhealthy: float = 0.3  # share of nodes; above it the fault may be ours and none is ended first
     boot_failures: int = 3  # boots given up in a row before a placement is avoided
 
 
