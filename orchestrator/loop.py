@@ -39,7 +39,7 @@ from policies.events import (
 )
 from policies.fleet import Fleet
 from policies.memory import Memory, add_notice, reduce
-from policies.model import Notice, Phase, Pool, TargetPhase, World
+from policies.model import Notice, NoticeKind, Phase, Pool, TargetPhase, World
 
 log = structlog.get_logger("loop")
 
@@ -107,8 +107,14 @@ class Loop:
         self._notice_arrived: dict[str, float] = {}
         self._held: set[str] = set()
         self._durable = True
+        self._writing = False
         self.turns = 0
         self.last: Snapshot | None = None
+
+    @property
+    def settled(self) -> bool:
+        """True while everything in memory is on disk: only then may memory be stored as a snapshot."""
+        return self._durable and not self._unwritten and not self._writing
 
     async def run(self) -> None:
         """Turn for ever: at once when a notice waits, soon after other events, and at every tick."""
@@ -165,8 +171,9 @@ class Loop:
                 heard = add_notice(fresh[node], event.notice)
                 if heard is fresh[node]:
                     continue
+                first = not any(map(_dooms, fresh[node]))
                 fresh[node] = heard
-                self._count_notice(event, known=record is not None)
+                self._count_notice(event, known=record is not None, first=first)
             elif isinstance(event, TargetsApplied):
                 self._measure_detached(event)
             found.append(event)
@@ -178,6 +185,7 @@ class Loop:
         if not waiting and self._durable:
             return True
         started = asyncio.get_running_loop().time()
+        self._writing = True
         try:
             await self._journal.append(self.pool.name, waiting)
         except StoreUnavailable as error:
@@ -190,6 +198,8 @@ class Loop:
                 log.info("journal.available", written=len(waiting))
             self._durable, self._unwritten = True, []
             metrics.JOURNAL_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        finally:
+            self._writing = False
         metrics.JOURNAL_OK.set(self._durable)
         return self._durable
 
@@ -253,11 +263,13 @@ class Loop:
 
     # -- counting ----------------------------------------------------------------------------------
 
-    def _count_notice(self, event: NoticeSeen, *, known: bool) -> None:
+    def _count_notice(self, event: NoticeSeen, *, known: bool, first: bool) -> None:
+        """Count a notice; the time to the detachment runs from the `first` one that dooms its node."""
         notice = event.notice
         if not known:
             metrics.NOTICES_UNKNOWN.labels(self.pool.name).inc()
-        self._notice_arrived.setdefault(notice.node, event.at)
+        if first and _dooms(notice):
+            self._notice_arrived[notice.node] = event.at
         if len(self._notice_arrived) > ARRIVALS_KEPT:
             self._notice_arrived.pop(next(iter(self._notice_arrived)))
         metrics.NOTICES.labels(self.pool.name, str(notice.kind), notice.source).inc()
@@ -306,6 +318,11 @@ class Loop:
         noticed = after.preemptions - before.preemptions - unannounced
         metrics.PREEMPTIONS.labels(pool, "yes").inc(noticed)
         metrics.PREEMPTIONS.labels(pool, "no").inc(unannounced)
+
+
+def _dooms(notice: Notice) -> bool:
+    """A notice of a kind that takes nodes away."""
+    return notice.kind is not NoticeKind.REBALANCE
 
 
 def records(now: float, actions: Sequence[Action]) -> list[Event]:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
 from orchestrator.loop import ARRIVALS_KEPT, UNWRITTEN_MOST, Loop
+from orchestrator.metrics import REGISTRY
 from orchestrator.store import StoreUnavailable, Totals
 from policies.actions import ActionKind, Drain, Launch, Terminate
 from policies.decide import decide
@@ -326,6 +327,30 @@ def test_a_notice_heard_before_is_not_journalled_again(play: Play) -> None:
     rig(play, work)
 
 
+def test_a_node_that_two_sources_doom_is_measured_once(play: Play) -> None:
+    def measured() -> float:
+        name, labels = "orchestrator_notice_to_detached_seconds_count", {"pool": "p"}
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        before = measured()
+        r.notice("s1", kind=NoticeKind.REBALANCE, id="risk", deadline=None)
+        await r.turns(5)
+        r.notice("s1")
+        await r.turns(2)
+        assert measured() == before + 1
+        r.notice("s1", source="metadata")
+        r.notice("s1", 30.0)
+        await r.turns(1)
+        del r.eyes.machines["s1"]
+        r.inbox.put(TargetsApplied(at=r.clock.now(), balancer="gw", generation=9, changes=(("s1", None),)))
+        await r.turns(2)
+        assert measured() == before + 1
+
+    rig(play, work)
+
+
 def test_forged_names_do_not_pile_up(play: Play) -> None:
     async def work(r: Rig) -> None:
         for i in range(ARRIVALS_KEPT + 500):
@@ -333,6 +358,31 @@ def test_forged_names_do_not_pile_up(play: Play) -> None:
         await r.turns(1)
         assert len(r.loop._notice_arrived) <= ARRIVALS_KEPT
         assert len(r.loop.memory.early_notices) <= 256
+
+    rig(play, work)
+
+
+def test_it_is_settled_only_while_all_that_it_remembers_is_on_disk(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        during: list[bool] = []
+        append = r.journal.append
+
+        async def watched(pool: str, events: Sequence[Event]) -> None:
+            during.append(r.loop.settled)
+            await append(pool, events)
+
+        r.journal.append = watched  # type: ignore[method-assign]
+        await r.turns(3)
+        assert during
+        assert not any(during)
+        assert r.loop.settled
+        r.journal.fails = True
+        r.notice("s1")
+        await r.turns(3)
+        assert not r.loop.settled
+        r.journal.fails = False
+        await r.turns(1)
+        assert r.loop.settled
 
     rig(play, work)
 
