@@ -355,8 +355,8 @@ class Daemon:
         """Snapshot memory now and then, so that a restart reads little and the file stays small."""
         while True:
             await self._clock.sleep(SNAPSHOT_EVERY)
-            if self.loop is None:
-                continue
+            while self.loop is None or not self.loop.settled:
+                await self._clock.sleep(self._config.daemon.tick)
             try:
                 keep_after = self._clock.now() - KEEP_EVENTS
                 await store.snapshot(self._config.pool_name, self.loop.memory, keep_after=keep_after)
