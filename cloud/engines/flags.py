@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+from cloud.ports import EngineSpec
 
 
 def _name(word: str) -> str:
@@ -41,3 +44,8 @@ def seconds(text: str | None, default: float) -> float:
         return default if text is None else max(0.0, float(text))
     except ValueError:
         return default
+
+
+def drain_seconds(spec: EngineSpec) -> float:
+    """How long the engine drains when stopped: the user's ``--shutdown-timeout``, else the budget."""
+    return seconds(flag_value(spec.args, "--shutdown-timeout"), math.ceil(spec.drain_budget))

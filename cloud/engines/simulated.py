@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import sys
 
-from cloud.engines.flags import flag_value, seconds, with_defaults
+from cloud.engines.flags import drain_seconds, with_defaults
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.ports import Clock, EngineCommand, EngineSpec
-from policies.model import EngineReading
 
 _SERVER = "cloud.engines.simulated_server"
 _TEARDOWN = 5.0  # s from the end of a drain to the exit: it has nothing to take down, but machines are slow
 
 
-class SimulatedEngine:
+class SimulatedEngine(OpenAiProbe):
     """The simulated engine. `load_time` (s), `tokens_per_second` (of one request) and `max_num_seqs` are what
     its servers get unless the spec's own flags say otherwise; see `OpenAiProbe` for the other times.
     """
@@ -34,10 +33,7 @@ class SimulatedEngine:
         stall_after: float = 10.0,
         deep_every: float = 30.0,
     ) -> None:
-        self._load_time = load_time
-        self._tokens_per_second = tokens_per_second
-        self._max_num_seqs = max_num_seqs
-        self._probe = OpenAiProbe(
+        super().__init__(
             clock,
             model_name=model_name,
             api_key=api_key,
@@ -45,6 +41,9 @@ class SimulatedEngine:
             stall_after=stall_after,
             deep_every=deep_every,
         )
+        self._load_time = load_time
+        self._tokens_per_second = tokens_per_second
+        self._max_num_seqs = max_num_seqs
 
     def command(self, spec: EngineSpec) -> EngineCommand:
         """The server as a module of this interpreter, or of the one that `spec.executable` names."""
@@ -57,23 +56,10 @@ class SimulatedEngine:
             ("--max-num-seqs", str(self._max_num_seqs)),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
-        timeout = seconds(flag_value(spec.args, "--shutdown-timeout"), math.ceil(spec.drain_budget))
         python = spec.executable or sys.executable
         return EngineCommand(
             argv=(python, "-m", _SERVER, "--model", spec.model, *with_defaults(spec.args, defaults)),
             env=dict(spec.env),
             stop_signal="SIGTERM",
-            stop_grace=timeout + _TEARDOWN,
+            stop_grace=drain_seconds(spec) + _TEARDOWN,
         )
-
-    async def probe(self, node: str, address: str, previous: EngineReading | None) -> EngineReading:
-        """Look at one engine once; see `OpenAiProbe.probe`."""
-        return await self._probe.probe(node, address, previous)
-
-    def forget(self, node: str) -> None:
-        """Drop what is remembered of a node that is gone."""
-        self._probe.forget(node)
-
-    async def close(self) -> None:
-        """Release connections."""
-        await self._probe.close()

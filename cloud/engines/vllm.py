@@ -7,37 +7,17 @@ from __future__ import annotations
 
 import math
 
-from cloud.engines.flags import flag_value, seconds, with_defaults
+from cloud.engines.flags import drain_seconds, with_defaults
 from cloud.engines.openai_probe import OpenAiProbe
-from cloud.ports import Clock, EngineCommand, EngineSpec
-from policies.model import EngineReading
+from cloud.ports import EngineCommand, EngineSpec
 
 _TEARDOWN = 20.0  # s from the last token of a drain to the exit: up to 14 s were measured
 
 
-class VllmEngine:
+class VllmEngine(OpenAiProbe):
     """vLLM. `model_name` is the served name that probes ask for; see `OpenAiProbe` for the times."""
 
     name = "vllm"
-
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        model_name: str,
-        api_key: str = "",
-        probe_timeout: float = 5.0,
-        stall_after: float = 10.0,
-        deep_every: float = 30.0,
-    ) -> None:
-        self._probe = OpenAiProbe(
-            clock,
-            model_name=model_name,
-            api_key=api_key,
-            probe_timeout=probe_timeout,
-            stall_after=stall_after,
-            deep_every=deep_every,
-        )
 
     def command(self, spec: EngineSpec) -> EngineCommand:
         """``vllm serve MODEL`` with our flags where the user gives none, then the user's.
@@ -51,22 +31,9 @@ class VllmEngine:
             ("--port", "{port}"),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
-        timeout = seconds(flag_value(spec.args, "--shutdown-timeout"), math.ceil(spec.drain_budget))
         return EngineCommand(
             argv=(spec.executable or "vllm", "serve", spec.model, *with_defaults(spec.args, defaults)),
             env=dict(spec.env),
             stop_signal="SIGTERM",
-            stop_grace=timeout + _TEARDOWN,
+            stop_grace=drain_seconds(spec) + _TEARDOWN,
         )
-
-    async def probe(self, node: str, address: str, previous: EngineReading | None) -> EngineReading:
-        """Look at one engine once; see `OpenAiProbe.probe`."""
-        return await self._probe.probe(node, address, previous)
-
-    def forget(self, node: str) -> None:
-        """Drop what is remembered of a node that is gone."""
-        self._probe.forget(node)
-
-    async def close(self) -> None:
-        """Release connections."""
-        await self._probe.close()
