@@ -148,7 +148,7 @@ class ReturnConfig(Section):
         _RETURN.hold, "Silence after a reclaim or a refusal before that placement is tried again."
     )
     stable: Duration = duration_key(
-        _RETURN.stable, "How long all spot nodes must have been ready before on-demand cover is given back."
+        _RETURN.stable, "How long a spot node must have been ready before its on-demand cover is given back."
     )
     at_once: int = Field(
         default=_RETURN.at_once,
@@ -416,13 +416,6 @@ def build_config(data: Mapping[str, Any], *, base: str | Path = ".") -> Config:
     Plain numbers are taken in the base unit (seconds, fractions, US dollars per hour) if they are not text.
     """
     return _build(data, Source(file="configuration", lines=None), base=Path(base), path=None)
-
-
-def config_schema() -> dict[str, Any]:
-    """The JSON Schema of the file."""
-    from orchestrator.schemas.generate import schema_of_config
-
-    return schema_of_config()
 
 
 def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | None) -> Config:
