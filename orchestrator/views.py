@@ -8,15 +8,7 @@ has no value now is null, never missing. Within one schema number fields are onl
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypedDict
-
-STATUS_SCHEMA: Final = "status/1"
-PLAN_SCHEMA: Final = "plan/1"
-EXPLAIN_SCHEMA: Final = "explain/1"
-NODE_SCHEMA: Final = "node/1"
-NODES_SCHEMA: Final = "nodes/1"
-EVENTS_SCHEMA: Final = "events/1"
-VALIDATE_SCHEMA: Final = "validate/1"
+from typing import Annotated, Any, Literal, TypedDict
 
 PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting"]
 

@@ -78,7 +78,6 @@ class Machine:
     silent_since: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    ended_by: str = ""
     requests: list[float] = field(default_factory=list)
 
     @property
@@ -340,7 +339,6 @@ class SimWorld:
 
     def _end(self, machine: Machine, state: InstanceState, by: str, *, at: float | None = None) -> None:
         machine.ended_at = self.clock.now() if at is None else at
-        machine.ended_by = by
         machine.state = state
         self._cut(machine, by, at=machine.ended_at)
         self.trace.add("end", machine.id, by)

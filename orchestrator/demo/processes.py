@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from cloud.ports import Clock
@@ -102,11 +102,16 @@ class Process:
 
 
 async def wait_for(
-    ready: object, processes: tuple[Process, ...], *, seconds: float, clock: Clock, what: str
+    ready: Callable[[], Awaitable[bool]],
+    processes: tuple[Process, ...],
+    *,
+    seconds: float,
+    clock: Clock,
+    what: str,
 ) -> None:
     """Ask `ready()` until it is true. Raises ProcessError when a process ends or time runs out."""
     until = clock.now() + seconds
-    while not await ready():  # type: ignore[operator]
+    while not await ready():
         for process in processes:
             process.check()
         if clock.now() > until:

@@ -121,7 +121,6 @@ class Core:
         self._thawed = asyncio.Event()
         self._thawed.set()
         self._slowness = 1.0
-        self._stalled = False
 
     @property
     def in_flight(self) -> int:
@@ -184,11 +183,6 @@ class Core:
     def slow(self, factor: float) -> None:
         """Make every step this many times longer than the settings say."""
         self._slowness = factor
-
-    def stall(self) -> None:
-        """Stop for good without ending any request: what a plain SIGTERM does to vLLM."""
-        self._stalled = True
-        self.freeze()
 
     async def run(self) -> None:
         """Step for ever; idle while there is nothing to do."""

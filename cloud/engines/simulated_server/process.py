@@ -126,7 +126,7 @@ class Server:
 
     async def _close_and_hang(self, runner: web.AppRunner, site: web.SockSite) -> None:
         say(f"closing, {self._api.answering} requests in flight")
-        self._core.stall()
+        self._core.freeze()  # no request ends: what a plain SIGTERM does to vLLM
         await site.stop()
         if runner.server is not None:
             runner.server.pre_shutdown()  # idle connections end now, busy ones after their answer
