@@ -8,6 +8,7 @@ faults end, and the pool must come to what is wanted.
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -193,8 +194,26 @@ class Swarm:
         await sim.operate(lambda now: Paused(at=now, by="swarm", reason="swarm", until=until))
 
 
-def play_swarm(seed: int, folder: Path, *, hours: float) -> Outcome:
-    """One run of a seed, in a folder of its own."""
+REGRESSIONS: tuple[int, ...] = (
+    3,  # a running standby was ended before any balancer was asked what it does
+    28,  # an adopted node under a notice was ended before anybody had looked at it
+    91,  # a target set that was wanted no more was written when the balancer accepted writes again
+    125,  # a restarted daemon gave back a node that it had not probed yet
+    184,  # a starting node was given back while the one it should replace was silent
+)
+"""Seeds that found a bug, at `REGRESSION_HOURS` each."""
+
+REGRESSION_HOURS = 0.5
+
+
+def play(seed: int, *, hours: float) -> Outcome:
+    """One run of a seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        return play_in(Path(folder), seed, hours=hours)
+
+
+def play_in(folder: Path, seed: int, *, hours: float) -> Outcome:
+    """One run of a seed whose state directory is in `folder`, and stays there."""
     folder.mkdir(parents=True, exist_ok=True)
     swarm = Swarm(seed, hours)
     return Simulation(

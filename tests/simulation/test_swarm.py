@@ -11,47 +11,36 @@ import sys
 from pathlib import Path
 
 import pytest
-from swarm import Swarm, play_swarm
+from swarm import REGRESSION_HOURS, REGRESSIONS, Swarm, play
 
 HOURS = 0.25
 FRESH = range(1000, 1008)
 
-FOUND = {
-    3: "a running standby was ended before any balancer was asked what it does",
-    28: "an adopted node under a notice was ended before anybody had looked at it",
-    91: "a target set that was wanted no more was written when the balancer accepted writes again",
-    125: "a restarted daemon gave back a node that it had not probed yet",
-    184: "a starting node was given back while the one it should replace was silent",
-}
-"""Seeds that found a bug, at half an hour each, and the bug."""
-
 
 @pytest.mark.parametrize("seed", FRESH)
-def test_a_fresh_seed_is_sound(seed: int, tmp_path: Path, sound) -> None:
+def test_a_fresh_seed_is_sound(seed: int, sound) -> None:
     replay = f"replay: python tests/simulation/test_swarm.py {seed} {seed + 1} {HOURS}"
-    outcome = sound(play_swarm(seed, tmp_path, hours=HOURS), replay)
+    outcome = sound(play(seed, hours=HOURS), replay)
     assert outcome.checked["convergence"] == 1
 
 
-@pytest.mark.parametrize("seed", FOUND)
-def test_a_seed_that_found_a_bug_stays_sound(seed: int, tmp_path: Path, sound) -> None:
-    replay = f"replay: python tests/simulation/test_swarm.py {seed} {seed + 1} 0.5 ({FOUND[seed]})"
-    sound(play_swarm(seed, tmp_path, hours=0.5), replay)
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_a_seed_that_found_a_bug_stays_sound(seed: int, sound) -> None:
+    replay = f"replay: python tests/simulation/test_swarm.py {seed} {seed + 1} {REGRESSION_HOURS}"
+    sound(play(seed, hours=REGRESSION_HOURS), replay)
 
 
 def test_the_seeds_draw_every_fault() -> None:
-    drawn = {deed.__name__ for seed in [*FRESH, *FOUND] for deed in Swarm(seed, HOURS).deeds}
+    drawn = {deed.__name__ for seed in [*FRESH, *REGRESSIONS] for deed in Swarm(seed, HOURS).deeds}
     assert len(drawn) >= 18
 
 
 DIGEST = """
-import logging, sys, tempfile
-from pathlib import Path
+import logging
 import structlog
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-from swarm import play_swarm
-with tempfile.TemporaryDirectory() as folder:
-    print(play_swarm(1000, Path(folder), hours=0.1).digest)
+from swarm import play
+print(play(1000, hours=0.1).digest)
 """
 
 
@@ -74,15 +63,14 @@ def test_one_seed_gives_one_digest_in_any_process() -> None:
     assert len(digests.pop().strip()) == 64
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
-    first, second = (play_swarm(seed, tmp_path / str(seed), hours=0.05) for seed in (1000, 1001))
+def test_another_seed_is_another_run() -> None:
+    first, second = (play(seed, hours=0.05) for seed in (1000, 1001))
     assert first.digest != second.digest
 
 
 def main() -> int:
     """Play seeds from the command line: first, one past the last, hours each."""
     import logging
-    import tempfile
 
     import structlog
 
@@ -91,8 +79,7 @@ def main() -> int:
     hours = float(sys.argv[3]) if len(sys.argv) > 3 else HOURS
     bad = 0
     for seed in range(first, end):
-        with tempfile.TemporaryDirectory() as folder:
-            outcome = play_swarm(seed, Path(folder), hours=hours)
+        outcome = play(seed, hours=hours)
         for broken in outcome.broken:
             print(f"seed {seed}: {broken}")
         if outcome.broken and end == first + 1:
