@@ -60,8 +60,8 @@ bench: $(STAMP) ## Run the benchmarks and print their tables
 check: lint test ## Everything a change must pass
 
 lock: $(STAMP) ## Pin the dependencies again (needs uv)
-	@uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --no-header \
-	  --universal --python-version 3.11 --output-file requirements.lock --quiet
+	@uv pip compile pyproject.toml --group dev --extra simulate --extra plot --generate-hashes \
+	  --no-emit-index-url --no-header --universal --python-version 3.11 --output-file requirements.lock --quiet
 
 clean: ## Remove what make and the tests left behind
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

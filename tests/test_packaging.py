@@ -189,8 +189,15 @@ def locked() -> dict[str, str]:
 
 
 def asked() -> list[str]:
-    """Every requirement of the project and its development group."""
-    wanted: list[str] = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    """Every requirement of the project, of the extras that the tests use, and of its development group."""
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"]
+    wanted: list[str] = [
+        *project["dependencies"],
+        *extras["simulate"],
+        *extras["plot"],
+        *PROJECT["dependency-groups"]["dev"],
+    ]
     return wanted
 
 
