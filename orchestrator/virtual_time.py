@@ -10,6 +10,7 @@ subprocesses and signals would let the real world in and make a run unrepeatable
 Every task and callback belongs to the simulated process that created it (a context variable, inherited like
 any other). `kill` is kill -9: nothing of the process runs again, no `finally` and no cancellation; what
 belonged to it is kept until the loop is closed, so that no garbage collection runs its clean-up either.
+`freeze` is SIGSTOP: its callbacks wait, time goes on, and `thaw` runs all that came due meanwhile at once.
 
 Written for CPython 3.11 and later: it relies on `BaseEventLoop._run_once`, `_ready`, `_scheduled` and
 `_stopping`, which all of them have.
@@ -118,6 +119,8 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._now = 0.0
         self._order = random.Random(f"order of callbacks/{seed}")  # noqa: S311 - an order, not a secret
         self._dead: set[str] = set()
+        self._frozen: set[str] = set()
+        self._parked: list[Any] = []  # handles of frozen processes that came due
         self._kept: list[object] = []
         self._serials = itertools.count()
         self.steps = 0
@@ -161,11 +164,28 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             raise ValueError("the simulated world itself cannot be killed")
         if process not in self._dead:
             self._dead.add(process)
+            self.thaw(process)
             self._kept += [t for t in self._tasks() if t.process == process]
 
     def alive(self, process: str) -> bool:
         """False once the process was killed."""
         return process not in self._dead
+
+    def freeze(self, process: str) -> None:
+        """SIGSTOP: nothing of the process runs until `thaw`; what comes due for it waits. Idempotent.
+
+        A step that runs goes on to its next await.
+        """
+        if process == WORLD:
+            raise ValueError("the simulated world itself cannot be frozen")
+        self._frozen.add(process)
+
+    def thaw(self, process: str) -> None:
+        """SIGCONT: all that came due meanwhile is ready now. Idempotent."""
+        self._frozen.discard(process)
+        parked, self._parked = self._parked, []
+        for handle in parked:
+            (self._parked if _owner(handle) in self._frozen else self._ready).append(handle)
 
     async def halted(self) -> NoReturn:
         """Wait for ever: how a step of a killed process ends without running its clean-up."""
@@ -199,6 +219,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
                 continue
             if self._belongs_to_the_dead(handle):
                 self._kept.append(handle)
+                continue
+            if self._frozen and _owner(handle) in self._frozen:
+                self._parked.append(handle)
                 continue
             self.steps += 1
             handle._run()
@@ -255,6 +278,12 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
                     continue
                 break
         self._kept.clear()
+
+
+def _owner(handle: Any) -> str:
+    """The simulated process that a callback belongs to."""
+    process: str = handle._context.get(_process, WORLD)
+    return process
 
 
 def _refusal(name: str) -> Any:

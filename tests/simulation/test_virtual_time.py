@@ -288,3 +288,48 @@ def test_closing_ends_what_was_killed_and_what_still_ran() -> None:
         loop.run_until_complete(work(loop))
         assert log == []
     assert log == ["ended", "ended"]
+
+
+def test_a_frozen_process_runs_all_that_came_due_when_it_is_thawed() -> None:
+    async def work(loop: VirtualTimeLoop) -> list[tuple[str, float]]:
+        found: list[tuple[str, float]] = []
+
+        async def tick(name: str) -> None:
+            while True:
+                await asyncio.sleep(1.0)
+                found.append((name, loop.time()))
+
+        for name in ("frozen", "free"):
+            loop.spawn(name, tick(name))
+        await asyncio.sleep(1.5)
+        loop.freeze("frozen")
+        loop.freeze("frozen")
+        await asyncio.sleep(3.0)
+        loop.thaw("frozen")
+        await asyncio.sleep(1.2)
+        return found
+
+    found = run(work)
+    assert [at for name, at in found if name == "frozen"] == [1.0, 4.5, 5.5]
+    assert [at for name, at in found if name == "free"] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_a_frozen_process_can_be_killed_and_the_world_cannot_be_frozen() -> None:
+    async def work(loop: VirtualTimeLoop) -> list[str]:
+        found: list[str] = []
+
+        async def late() -> None:
+            await asyncio.sleep(1.0)
+            found.append("ran")
+
+        loop.spawn("a", late())
+        loop.freeze("a")
+        await asyncio.sleep(2.0)
+        loop.kill("a")
+        loop.thaw("a")
+        await asyncio.sleep(2.0)
+        with pytest.raises(ValueError, match="cannot be frozen"):
+            loop.freeze(WORLD)
+        return found
+
+    assert run(work) == []
