@@ -47,7 +47,8 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
     ]
     cover = fleet.counted_by_market[Market.ON_DEMAND] - pool.on_demand_floor - pool.standby.hot
     if cover > 0:
-        found.append(f"{cover} on-demand nodes stand in for spot that is not ready; this is temporary.")
+        stand = "node stands" if cover == 1 else "nodes stand"
+        found.append(f"{cover} on-demand {stand} in for spot that is not ready; this is temporary.")
     if fleet.suspect:
         found.append("Too many nodes are silent at once: the fault may be on our side, nothing is replaced.")
     for placement, refusal in sorted(memory.refusals.items()):

@@ -187,31 +187,53 @@ def from_spotset(spotset: SpotSet, *, zones: Sequence[str] = (), start: float = 
     return SpotMarket(series, period=spotset.ticks * spotset.gap_seconds, start=start)
 
 
+ROOM = 0.5
+"""The least share of `held` nodes that a lively window has room for, on the mean over zones and time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Spell:
+    """The time between two changes: nodes lost at its begin, and the share of `held` that has room."""
+
+    begin: float
+    end: float
+    lost: int
+    room: float
+
+
 def liveliest_start(market: SpotMarket, span: float, *, held: int, until: float) -> float:
     """Where a window of `span` market seconds sees the most reclaims, for a demo that has little time.
 
     Counts, per zone, the nodes lost by somebody who holds `held` nodes there whenever the capacity allows.
-    Looks at windows that start from 0 to `until - span`; the earliest of the best wins.
+    In a drought nothing can be lost any more, so a window must have `ROOM`; when none has, the one with the
+    most room is taken. Looks at windows that start from 0 to `until - span`; the earliest of the best wins.
     """
-    losses: list[tuple[float, int]] = []
-    at = 0.0
-    holding = {series.zone: min(held, market.capacity(series.zone, at)) for series in market.zones}
-    while (at := market.next_change(at)) < until:
-        lost = 0
-        for zone, before in holding.items():
-            now = min(held, market.capacity(zone, at))
-            lost += max(0, before - now)
-            holding[zone] = now
-        if lost:
-            losses.append((at, lost))
-    best, best_at, first = 0, 0.0, 0
-    running = 0
-    for last, (_, lost) in enumerate(losses):
-        running += lost
-        while losses[first][0] < losses[last][0] - span:
-            running -= losses[first][1]
-            first += 1
-        if running > best:
-            # Begin a tenth of the span before the first loss: the pool needs time to settle.
-            best, best_at = running, max(0.0, losses[first][0] - span * 0.1)
-    return min(best_at, max(0.0, until - span))
+    spells = _spells(market, held=held, until=until)
+    best, best_at = (-1.0, -1), 0.0
+    for number, spell in enumerate(spells):
+        # Begin a tenth of the span before a change: the pool needs time to settle.
+        begin = min(max(0.0, spell.begin - span * 0.1), max(0.0, until - span))
+        lost, room = 0, 0.0
+        for other in spells[max(0, number - 1) :]:
+            if other.begin >= begin + span:
+                break
+            lost += other.lost if other.begin > begin else 0
+            room += other.room * max(0.0, min(other.end, begin + span) - max(other.begin, begin))
+        if (found := (min(room / span, ROOM), lost)) > best:
+            best, best_at = found, begin
+    return best_at
+
+
+def _spells(market: SpotMarket, *, held: int, until: float) -> list[_Spell]:
+    """The market until then, cut where something changes."""
+    found: list[_Spell] = []
+    holding = {series.zone: held for series in market.zones}
+    begin, lost = 0.0, 0
+    while begin < until:
+        now = {zone: min(held, market.capacity(zone, begin)) for zone in holding}
+        if begin > 0.0:
+            lost = sum(max(0, before - now[zone]) for zone, before in holding.items())
+        end = min(until, market.next_change(begin))
+        found.append(_Spell(begin, end, lost, sum(now.values()) / (held * len(now))))
+        holding, begin = now, end
+    return found

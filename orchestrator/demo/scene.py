@@ -136,9 +136,7 @@ def _cloud(options: DemoOptions, directory: Path) -> LocalCloudConfig:
             directory=options.trace.absolute(), start="liveliest", span=span, held=held
         )
     else:
-        source = SyntheticSource(
-            parameters=SyntheticParameters(regions=1), start="liveliest", span=span, held=held
-        )
+        source = SyntheticSource(parameters=SyntheticParameters(), start="liveliest", span=span, held=held)
     return LocalCloudConfig(
         state_dir=directory / "state" / "cloud",
         market=source,

@@ -71,7 +71,7 @@ def demo(marked_processes: Any) -> Iterator[Start]:
 
 
 def test_a_short_demo_keeps_its_promises(demo: Start) -> None:
-    process = demo("--duration", "10", "--nodes", "4", "--rate", "10", "--seed", "3", "--quiet", "-o", "json")
+    process = demo("--duration", "20", "--nodes", "4", "--rate", "10", "--seed", "3", "--quiet", "-o", "json")
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert len(out.splitlines()) == 1

@@ -136,3 +136,16 @@ def test_the_liveliest_window_is_found():
     assert start + 120.0 > 490.0
     calm = constant([("a", 4, 1.0, 4.0)])
     assert liveliest_start(calm, 120.0, held=3, until=1000.0) == 0.0
+
+
+def test_a_lively_window_has_room():
+    """Where most nodes are lost nothing is left to lose: a drought shows nothing."""
+    drought = [0] * 12
+    drought[2] = drought[5] = drought[8] = 4
+    counts = [4] * 50 + drought + [4] * 20 + [0] + [4] * 17
+    zone = SpotZone(zone="a", region="r", spot_price=1.0, on_demand_price=4.0, data=tuple(counts))
+    market = from_spotset(SpotSet(name="s", gap_seconds=10.0, ticks=100, zones=(zone,)))
+    start = liveliest_start(market, 120.0, held=3, until=1000.0)
+    inside = [market.capacity("a", start + at) for at in range(0, 120, 10)]
+    assert 0 in inside
+    assert inside.count(4) >= 6
