@@ -103,7 +103,8 @@ def _spot(turn: Turn) -> None:
         return
     allowed, hold = spot_allowance(turn)
     if allowed < missing:
-        turn.note(f"{missing} spot {'node is' if missing == 1 else 'nodes are'} missing; {allowed} may be launched now")
+        noun = "node is" if missing == 1 else "nodes are"
+        turn.note(f"{missing} spot {noun} missing; {allowed} may be launched now")
     for _ in range(min(missing, allowed)):
         offering = turn.scorer.take(Market.SPOT, quiet_for=hold)
         if offering is None:
