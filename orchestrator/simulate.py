@@ -76,11 +76,18 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class SimProcess:
-    """One daemon as a simulated process: `ended` says why it is no more, empty while it lives."""
+    """One daemon as a simulated process: `ended` says why it is no more, empty while it lives.
+
+    `ahead`: seconds by which its clock is ahead of the world's. `supervised`: it is started again when it
+    ends by itself.
+    """
 
     name: str
     daemon: Daemon
     up_since: float | None = None
+    ahead: float = 0.0
+    frozen: bool = False
+    supervised: bool = False
     ended: str = ""
     leases: list[FileLease] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
@@ -174,6 +181,7 @@ class Simulation:
         self.processes: list[SimProcess] = []
         self.sources = tuple(sources)
         self._wrap, self._store, self._crash = wrap, store, crash
+        self.ahead = 0.0  # seconds by which the clock of the daemons' host is ahead, at their next start
         self._begins = 0
         self._killed_at: Effect | None = None
         self._over = False
@@ -253,8 +261,8 @@ class Simulation:
                 return process
         return None
 
-    def boot(self) -> SimProcess:
-        """Start one more daemon on the state directory."""
+    def boot(self, *, supervised: bool = False) -> SimProcess:
+        """Start one more daemon on the state directory, as a service manager does or by hand."""
         name = f"daemon-{len(self.processes) + 1}"
         leases: list[FileLease] = []
         stores: list[Store] = []
@@ -271,16 +279,19 @@ class Simulation:
             leases.append(FileLease(path, now=now))
             return leases[-1]
 
+        clock = VirtualClock(self.loop, epoch=self.clock.epoch + self.ahead)
         daemon = Daemon(
             self.config,
-            clock=self.clock,
-            ports=self._ports(),
+            clock=clock,
+            ports=self._ports(clock),
             threads=False,
             listen=False,
             open_store=open_store,
             make_lease=make_lease,
         )
-        process = SimProcess(name=name, daemon=daemon, leases=leases, stores=stores)
+        process = SimProcess(
+            name=name, daemon=daemon, leases=leases, stores=stores, ahead=self.ahead, supervised=supervised
+        )
         self.processes.append(process)
         self.world.trace.add("boot", name)
         self.loop.spawn(name, self._live(process), name=name)
@@ -293,6 +304,20 @@ class Simulation:
         process.ended = "killed"
         self.loop.kill(process.name)
         self._release(process)
+
+    def freeze(self, process: SimProcess) -> None:
+        """SIGSTOP: it keeps its lock and does nothing."""
+        self.world.trace.add("freeze", process.name)
+        process.frozen = True
+        self.loop.freeze(process.name)
+
+    def thaw(self, process: SimProcess) -> None:
+        """SIGCONT: it goes on where it was."""
+        self.world.trace.add("thaw", process.name)
+        process.frozen = False
+        if process.up_since is not None:
+            process.up_since = self.clock.now()
+        self.loop.thaw(process.name)
 
     def lose_journal(self) -> None:
         """Somebody deletes the journal. No daemon may run."""
@@ -311,7 +336,11 @@ class Simulation:
 
     def restart_later(self) -> None:
         """What the service manager does after a death."""
-        self.loop.call_later(RESTART_AFTER, self.boot, context=Context())
+
+        def boot() -> None:
+            self.boot(supervised=True)
+
+        self.loop.call_later(RESTART_AFTER, boot, context=Context())
 
     async def stop(self, process: SimProcess) -> None:
         """Stop a daemon in good order."""
@@ -326,6 +355,8 @@ class Simulation:
         except StartError as error:
             process.ended = str(error)
             self.world.trace.add("no start", process.name)
+            if process.supervised:
+                self.restart_later()
             return
         process.up_since = self.clock.now()
         process.ended = await process.daemon.wait()
@@ -340,12 +371,12 @@ class Simulation:
                 store.close()
         process.stores.clear()
 
-    def _ports(self) -> Ports:
-        engine = SimEngine(self.world)
+    def _ports(self, clock: VirtualClock) -> Ports:
+        engine = SimEngine(self.world, clock)
         ports = Ports(
             instances=SimInstances(self.world),
             offerings=SimOfferings(self.world),
-            notices=tuple(SimNotices(self.world, self.board, source) for source in self.sources),
+            notices=tuple(SimNotices(self.world, self.board, s, clock=clock) for s in self.sources),
             balancers=(SimBalancer(self.table, self.world),),
             engine=engine,
             command=engine.command(EngineSpec(model="sim", served_name="sim")),
@@ -354,9 +385,10 @@ class Simulation:
 
     def _state(self) -> DaemonState | None:
         process = self.running
-        if process is None or process.up_since is None or process.daemon.loop is None:
+        if process is None or process.frozen or process.up_since is None or process.daemon.loop is None:
             return None
-        return DaemonState(up_since=process.up_since, known=frozenset(process.daemon.loop.memory.nodes))
+        known = frozenset(process.daemon.loop.memory.nodes)
+        return DaemonState(up_since=process.up_since, known=known, ahead=process.ahead)
 
     async def _at_effect(self, effect: Effect, moment: Moment, land: Callable[[], object] | None) -> None:
         """Kill the daemon whose effect this is, if this is the point."""
@@ -404,7 +436,7 @@ class Simulation:
 
     def live(self, market: Market | None = None) -> list[Machine]:
         """Live machines of the pool, oldest first."""
-        found = [m for m in self.world.of(self.pool.name) if m.live]
+        found = [m for m in self.world.of(self.pool.name) if m.live and not m.foreign]
         return found if market is None else [m for m in found if m.placement.market is market]
 
     async def settle(self, *, within: float = 900.0, steady: float = 5.0) -> None:

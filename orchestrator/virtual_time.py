@@ -306,11 +306,11 @@ class VirtualClock:
     """`cloud.ports.Clock` on a virtual-time loop. `epoch` is the time of day at the loop's zero."""
 
     def __init__(self, loop: VirtualTimeLoop, *, epoch: float = 1_700_000_000.0) -> None:
-        self._loop, self._epoch = loop, epoch
+        self._loop, self.epoch = loop, epoch
 
     def now(self) -> float:
         """Seconds since the epoch."""
-        return self._epoch + self._loop.time()
+        return self.epoch + self._loop.time()
 
     async def sleep(self, seconds: float) -> None:
         """Wait, at no cost; zero or less yields once."""

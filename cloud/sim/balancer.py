@@ -50,7 +50,8 @@ class TargetTable:
         if generation < self.generation:
             raise Denied(f"{self.name}: generation {generation} is below {self.generation} (simulated)")
         self.generation = generation
-        self.targets = {s.id: s for s in desired}
+        if not self._world.faults.forgetful:
+            self.targets = {s.id: s for s in desired}
 
     def restart(self) -> None:
         """Lose the whole state, as a crash does."""

@@ -53,10 +53,14 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonState:
-    """What the checker needs to know of the daemon that runs: since when, and which nodes it knows."""
+    """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
+
+    `ahead`: seconds by which its host's clock is ahead of the world's.
+    """
 
     up_since: float
     known: frozenset[str]
+    ahead: float = 0.0
 
 
 class Checker:
@@ -157,7 +161,7 @@ class Checker:
     def _own_only(self, effect: Effect) -> None:
         self.checked["own-only"] += 1
         machine = self._world.machine(effect.subject)
-        if machine is not None and machine.pool != self._pool.name:
+        if machine is not None and (machine.pool != self._pool.name or machine.foreign):
             self.report("own-only", effect.subject, f"{effect.kind} of {effect.subject}, which is not ours")
 
     def _detached_first(self, node: str, now: float) -> None:
@@ -244,7 +248,7 @@ class Checker:
             else:
                 deadline = table.targets[node].drain_deadline
                 if node in self._leaving and node not in self._drained and deadline is not None:
-                    self._drained[node] = deadline
+                    self._drained[node] = deadline - self._ahead()
         active_before = {n for n, phase in before.items() if phase is TargetPhase.ACTIVE}
         active_after = {n for n, phase in after.items() if phase is TargetPhase.ACTIVE}
         self._never_emptied(table, active_before, active_after, now)
@@ -386,6 +390,11 @@ class Checker:
             found.append("the daemon does not know all that lives")
         return "; ".join(found)
 
+    def _ahead(self) -> float:
+        """How far ahead of the world the daemon's clock is; a daemon that is gone had the right time."""
+        daemon = self._daemon()
+        return 0.0 if daemon is None else daemon.ahead
+
     @property
     def _leaving(self) -> set[str]:
         """Nodes that the daemon lets go, by its journal."""
@@ -394,7 +403,7 @@ class Checker:
     # -- helpers -----------------------------------------------------------------------------------
 
     def _ours(self) -> Iterable[Machine]:
-        return self._world.of(self._pool.name)
+        return (m for m in self._world.of(self._pool.name) if not m.foreign)
 
     def _aside(self, machine: Machine) -> bool:
         """A standby that waits. One that gets requests works, whatever its tag says."""
@@ -410,7 +419,9 @@ class Checker:
         """It may leave the set: it will be taken away, or an operator has waited for its drain for long."""
         asked = self._asked.get(machine.id)
         waited = asked is not None and now - asked >= self._pool.health.boot_timeout
-        return waited or self._may_leave(machine, now)
+        unseen = machine.unseen_since
+        away = unseen is not None and now - unseen >= self._pool.health.unhealthy_after
+        return waited or away or self._may_leave(machine, now)
 
     def _seems_able(self, machine: Machine, now: float) -> bool:
         """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
@@ -423,7 +434,8 @@ class Checker:
 
     def _counts(self, machine: Machine, now: float) -> bool:
         """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside."""
-        silent = machine.silent_since is not None and now - machine.silent_since >= self._bounds.see_loss
+        gone_quiet = [at for at in (machine.silent_since, machine.unseen_since) if at is not None]
+        silent = bool(gone_quiet) and now - min(gone_quiet) >= self._bounds.see_loss
         told = machine.told_at is not None and now - machine.told_at >= self._bounds.see_loss
         stays = not told and not machine.rumoured and not silent
         return machine.live and stays and not self._aside(machine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud.ports import EngineCommand, EngineSpec
+from cloud.ports import Clock, EngineCommand, EngineSpec
 from cloud.sim.world import Machine, SimWorld
 from policies.model import EngineReading
 
@@ -14,8 +14,9 @@ class SimEngine:
 
     name = "sim"
 
-    def __init__(self, world: SimWorld) -> None:
+    def __init__(self, world: SimWorld, clock: Clock | None = None) -> None:
         self._world = world
+        self._clock = clock if clock is not None else world.clock  # that of the host which looks
 
     def command(self, spec: EngineSpec) -> EngineCommand:
         """Any command will do: simulated machines run nothing."""
@@ -25,18 +26,22 @@ class SimEngine:
         """Look once. A machine that is away or still loads refuses; a silent one keeps what it had."""
         world = self._world
         await world.clock.sleep(world.rng.uniform(*world.pace.latency))
-        now = world.clock.now()
+        now, at, faults = world.clock.now(), self._clock.now(), world.faults
         machine = world.at_address(node, address)
         ready = previous is not None and previous.ready
         if machine is None:
-            return _failed(node, now, previous, ready=ready, why=f"cannot connect to {address}")
+            return _failed(node, at, previous, ready=ready, why=f"cannot connect to {address}")
+        if node in faults.unreachable or faults.chance(faults.lost_probes):
+            machine.unseen_since = now if machine.unseen_since is None else machine.unseen_since
+            return _failed(node, at, previous, ready=ready, why=f"no route to {address}")
+        machine.unseen_since = None
         if now < machine.loaded_at:
-            return _failed(node, now, previous, ready=False, why=f"connection refused at {address}")
+            return _failed(node, at, previous, ready=False, why=f"connection refused at {address}")
         if machine.silent_since is not None:
-            return _failed(node, now, previous, ready=ready, why="healthy, but gave no token: frozen")
+            return _failed(node, at, previous, ready=ready, why="healthy, but gave no token: frozen")
         return EngineReading(
             node=node,
-            at=now,
+            at=at,
             ready=True,
             ok=True,
             running=machine.in_flight(now),

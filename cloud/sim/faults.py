@@ -1,17 +1,28 @@
 """What goes wrong between a daemon and the simulated world. All of it is here.
 
-Two ways, which add up: a script arms a fault for the next calls of a kind, or `rates` draws faults for every
-call from the seeded generator. Calls are named "launch", "terminate", "stop", "start", "list", "offerings",
-"observe", "apply" and "acknowledge"; "any" stands for all of them.
+Three ways, which add up: a script arms a fault for the next calls of a kind, begins an outage that lasts
+until it is ended, or `rates` draws faults for every call from the seeded generator. Calls are named "launch",
+"terminate", "stop", "start", "list", "offerings", "observe", "apply", "acknowledge" and "stream"; "any"
+stands for all of them.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cloud.errors import CloudError, Denied, InsufficientCapacity, QuotaExceeded, Throttled, Uncertain
+
+CLOUD = ("launch", "terminate", "stop", "start", "list", "offerings")
+"""Calls on the provider's own interface."""
+
+BALANCER = ("observe", "apply")
+"""Calls on a balancer."""
+
+MUTATIONS = ("launch", "terminate", "stop", "start", "apply", "acknowledge")
+"""Calls that change something."""
 
 
 class Fault(StrEnum):
@@ -60,13 +71,27 @@ class Rates:
 
 @dataclass(slots=True)
 class Faults:
-    """Faults to come. `arm` is for scripts; `rates` may be changed at any time."""
+    """Faults to come. All fields may be changed at any time.
+
+    `stale_lists`: lists show the machines as they were when this was switched on, `stale_share` of them (0 to
+    1) where only some of the provider's replicas stand still. `lost_pages`: the share of lists that lack a
+    page without saying so. `hidden`: nodes that no list shows. `lost_probes`: the share of looks at an engine
+    that do not get through. `unreachable`: nodes whose engines none does. `forgetful`: balancers acknowledge
+    a set and go on with the one that they have.
+    """
 
     rng: random.Random
     rates: Rates = field(default_factory=Rates)
     slow_for: float = 30.0
-    stale_lists: bool = False  # lists show the machines as they were when this was switched on
+    stale_lists: bool = False
+    stale_share: float = 1.0
+    lost_pages: float = 0.0
+    hidden: set[str] = field(default_factory=set)
+    lost_probes: float = 0.0
+    unreachable: set[str] = field(default_factory=set)
+    forgetful: bool = False
     _armed: dict[str, list[Fault]] = field(default_factory=dict)
+    _outages: dict[str, list[Fault]] = field(default_factory=dict)
 
     def arm(self, call: str, fault: Fault, times: int = 1) -> None:
         """Let the next `times` calls of this name meet the fault."""
@@ -76,11 +101,29 @@ class Faults:
         """Forget what is still armed for calls of this name."""
         self._armed.pop(call, None)
 
+    def begin(self, calls: Iterable[str], fault: Fault) -> Callable[[], None]:
+        """Let every call of these names meet the fault, until what is returned is called."""
+        names = tuple(calls)
+        for name in names:
+            self._outages.setdefault(name, []).append(fault)
+
+        def end() -> None:
+            for name in names:
+                self._outages[name].remove(fault)
+
+        return end
+
+    def chance(self, share: float) -> bool:
+        """True in this share of all cases; nothing is drawn where there is no chance."""
+        return share > 0.0 and (share >= 1.0 or self.rng.random() < share)
+
     def draw(self, call: str) -> Fault | None:
         """The fault of a call that begins now."""
         for name in (call, "any"):
             if self._armed.get(name):
                 return self._armed[name].pop(0)
+            if self._outages.get(name):
+                return self._outages[name][0]
         if self.rates == Rates():
             return None
         return self.rates.pick(self.rng.random())

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cloud.ports import Clock
 from cloud.sim.cloud import Wire
+from cloud.sim.faults import Faults
 from cloud.sim.world import SimWorld
 from policies.model import Confidence, Market, Notice, NoticeKind
 
@@ -127,18 +129,30 @@ class NoticeBoard:
 class SimNotices:
     """`cloud.ports.Notices`: one source of a board. A queue repeats what was never acknowledged."""
 
-    def __init__(self, world: SimWorld, board: NoticeBoard, source: str) -> None:
+    def __init__(
+        self, world: SimWorld, board: NoticeBoard, source: str, *, clock: Clock | None = None
+    ) -> None:
         self.name = source
         self._world, self._board, self._wire = world, board, Wire(world)
+        self._clock = clock if clock is not None else world.clock  # that of the host which hears
+        self._heard: dict[Notice, Notice] = {}  # as it was told here -> as the board has it
 
     async def stream(self) -> AsyncIterator[Notice]:
-        """Yield notices for ever; a new stream begins with what is not acknowledged yet."""
+        """Yield notices for ever; a new stream begins with what is not acknowledged yet.
+
+        Raises CloudError.
+        """
         told = 0
         while True:
             for message in [m for m in self._board.open(self.name) if m.number > told]:
                 await self._world.clock.sleep(self._world.rng.uniform(*self._world.pace.latency))
+                Faults.check(self._world.faults.draw("stream"), "stream")
                 told = message.number
-                yield message.notice
+                later = self._clock.now() - self._world.clock.now()
+                notice = replace(message.notice, seen_at=message.notice.seen_at + later)
+                if self.name != METADATA:
+                    self._heard[notice] = message.notice
+                yield notice
             if not any(m.number > told for m in self._board.open(self.name)):
                 await self._board.news()
 
@@ -146,7 +160,9 @@ class SimNotices:
         """A queue forgets the message; metadata is a state and forgets nothing. Raises CloudError."""
         if self.name != METADATA:
             await self._wire.change(
-                "acknowledge", notice.node, lambda: self._board.acknowledge(self.name, notice)
+                "acknowledge",
+                notice.node,
+                lambda: self._board.acknowledge(self.name, self._heard.pop(notice, notice)),
             )
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ class Pace:
     listed_after_end: float = 120.0
     latency: tuple[float, float] = (0.01, 0.1)  # one way of one call
     tick: float = 1.0  # s between two looks of nature
+    duds: float = 0.0  # share of machines whose engine never comes up
+    slow_loads: float = 0.0  # share of machines that load `slower` times as long
+    slower: float = 4.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +60,8 @@ class Machine:
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
     `told_at`: when the cloud first published that, `cancelled_at`: when it took that back. `rumoured`: the
     node itself told of such a thing. `silent_since`: its engine has answered nothing since then though the
-    machine runs. `started_at`: when it was last started from being stopped.
+    machine runs. `unseen_since`: looks at its engine have not got through since then. `started_at`: when it
+    was last started from being stopped. `foreign`: somebody else launched it and gave it our tags.
     `requests` are the ends of the requests that it holds.
     """
 
@@ -76,6 +81,8 @@ class Machine:
     rumoured: bool = False
     cancelled_at: float | None = None
     silent_since: float | None = None
+    unseen_since: float | None = None
+    foreign: bool = False
     started_at: float | None = None
     ended_at: float | None = None
     requests: list[float] = field(default_factory=list)
@@ -129,6 +136,7 @@ class SimWorld:
         self.trace = Trace(clock)
         self.effects = Effects(clock, self.trace)
         self.faults = Faults(random.Random(rng.random()))  # noqa: S311 - faults, not secrets
+        self._luck = random.Random(rng.random())  # noqa: S311 - which machines are duds
         self.prices = {s.placement: s.price for s in sales}
         self.capacity = {s.placement: s.capacity for s in sales}
         self.machines: dict[str, Machine] = {}
@@ -166,12 +174,18 @@ class SimWorld:
 
     def listed(self, pool: str) -> tuple[Instance, ...]:
         """What a complete list of the provider shows."""
-        if self.faults.stale_lists:
-            if self._stale is None:
-                self._stale = self._listed(pool)
-            return self._stale
-        self._stale = None
-        return self._listed(pool)
+        faults = self.faults
+        now = self._listed(pool)
+        if not faults.stale_lists:
+            self._stale = None
+        elif self._stale is None:
+            self._stale = now
+        if self._stale is not None and faults.chance(faults.stale_share):
+            now = self._stale
+        if now and faults.chance(faults.lost_pages):
+            first = faults.rng.randrange(len(now))
+            now = now[:first] + now[first + max(1, len(now) // 3) :]
+        return tuple(i for i in now if i.id not in faults.hidden) if faults.hidden else now
 
     def _listed(self, pool: str) -> tuple[Instance, ...]:
         now = self.clock.now()
@@ -213,12 +227,17 @@ class SimWorld:
                 return self.described(machine)
         return self.described(self.add(request))
 
-    def add(self, request: LaunchRequest) -> Machine:
+    def add(self, request: LaunchRequest, *, foreign: bool = False) -> Machine:
         """A new machine, whatever its token. Raises InsufficientCapacity."""
         now, pace = self.clock.now(), self.pace
         self._take(request.placement)
         number = next(self._numbers)
         running_at = now + self.rng.uniform(*pace.boot)
+        load = self.rng.uniform(*pace.load)
+        if pace.slow_loads and self._luck.random() < pace.slow_loads:
+            load *= pace.slower
+        if pace.duds and self._luck.random() < pace.duds:
+            load = math.inf
         machine = Machine(
             id=f"i-{number:04d}",
             pool=request.pool,
@@ -229,10 +248,11 @@ class SimWorld:
             launched_at=now,
             visible_at=now + self.rng.uniform(*pace.list_lag),
             until=running_at,
-            loaded_at=running_at + self.rng.uniform(*pace.load),
+            loaded_at=running_at + load,
+            foreign=foreign,
         )
         self.machines[machine.id] = machine
-        self.launches += 1
+        self.launches += not foreign
         return machine
 
     def terminate(self, node: str) -> None:
@@ -316,6 +336,11 @@ class SimWorld:
         self._cut(machine, "engine went silent")
         machine.silent_since = self.clock.now()
         self.trace.add("silence", node)
+
+    def revive(self, node: str) -> None:
+        """Its engine answers again."""
+        self.machines[node].silent_since = None
+        self.trace.add("revive", node)
 
     def set_capacity(self, placement: Placement, capacity: int) -> None:
         """How many machines there may be at a placement; those that are there stay."""

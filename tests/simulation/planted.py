@@ -56,7 +56,7 @@ class Planted:
     name: str
     invariant: str
     script: Script
-    within: int = 1
+    within: int = 5
     wrap: Callable[[Simulation, Ports], Ports] = lambda _, ports: ports
     prepare: Callable[[Simulation], object] = lambda _: None
     store: type[RecordedStore] = RecordedStore
