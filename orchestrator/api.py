@@ -153,6 +153,8 @@ class Api:
         return _json(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        if self._loop.last is not None:
+            status.publish(self._loop.last, self._ledger.totals)
         return web.Response(
             body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

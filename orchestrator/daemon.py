@@ -20,7 +20,7 @@ from aiohttp import web
 from cloud.clock import SystemClock
 from cloud.errors import CloudError, Denied
 from cloud.ports import Clock, Notices
-from orchestrator import __version__, status, views
+from orchestrator import __version__, views
 from orchestrator.actuator import Actuator
 from orchestrator.api import Api, listen_tcp, listen_unix, reason_of
 from orchestrator.config import Config
@@ -366,8 +366,6 @@ class Daemon:
     def _after_turn(self, snapshot: Snapshot) -> None:
         if self._ports is not None and self._ports.metadata is not None:
             self._ports.metadata.watch(snapshot.world.instances.value)
-        if self._ledger is not None:
-            status.publish(snapshot, self._ledger.totals)
 
 
 async def run_daemon(config: Config) -> int:

@@ -6,10 +6,8 @@ second for the nodes that still live, so at most a few seconds of nodes that end
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orchestrator.store import Journal, StoreUnavailable, Totals
-from policies.economics import Charge, charges, rate
+from policies.economics import Charge, charges, on_demand_rate
 from policies.fleet import Fleet
 from policies.model import World
 
@@ -68,6 +66,6 @@ class Ledger:
         for charge in charges(fleet, since=since, until=world.now):
             known = self._pending.get(charge.node)
             if known is not None:
-                charge = replace(charge, seconds=charge.seconds + known.seconds, usd=charge.usd + known.usd)
+                charge = charge.plus(known)
             self._pending[charge.node] = charge
-        self._pending_on_demand += rate(fleet, world).on_demand * (world.now - since) / 3600.0
+        self._pending_on_demand += on_demand_rate(fleet, world) * (world.now - since) / 3600.0

@@ -49,6 +49,10 @@ UNWRITTEN_MOST = 10_000
 ARRIVALS_KEPT = 10_000
 """Nodes whose first notice's arrival is kept to measure the detachment; forged names must not pile up."""
 
+_OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
+    metrics.TURN_SECONDS.labels(part) for part in ("observe", "journal", "decide", "act")
+)
+
 _DEBOUNCE = 0.01
 """Seconds in which further wake-ups join a turn, unless a notice waits."""
 
@@ -102,6 +106,8 @@ class Loop:
         self._clock, self._lease, self._epoch, self._journal = clock, lease, epoch, journal
         self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
         self._tick, self._on_turn = tick, on_turn
+        self._noticed = metrics.PREEMPTIONS.labels(pool.name, "yes")
+        self._unannounced = metrics.PREEMPTIONS.labels(pool.name, "no")
         self._unwritten: list[Event] = []
         self._alarms = _Alarms()
         self._notice_arrived: dict[str, float] = {}
@@ -124,7 +130,8 @@ class Loop:
 
     async def turn(self) -> Snapshot:
         """One turn. Raises nothing but CancelledError: a failing journal is a state, not an exception."""
-        started = asyncio.get_running_loop().time()
+        seconds = asyncio.get_running_loop().time
+        started = seconds()
         arrived, ticket = self._inbox.take_all()
         world = self._observer.world(durable=self._durable, leading=self._lease.valid(), epoch=self._epoch)
         heard = self._heard(arrived)
@@ -135,24 +142,21 @@ class Loop:
         whole = facts.whole(self.pool, world, memory, fleet)
         self._count((*heard, *seen), self.memory, memory)
         self.memory = reduce(memory, *whole)
-        observed = asyncio.get_running_loop().time()
+        observed = seconds()
         if await self._write((*heard, *seen, *whole)):
             self._inbox.mark_written(ticket)
         world = replace(world, durable=self._durable)
-        journalled = asyncio.get_running_loop().time()
+        journalled = seconds()
         plan = decide_for(fleet, world, self.memory)
-        decided = asyncio.get_running_loop().time()
+        decided = seconds()
         await self._act(plan, leading=world.leading)
         await self._ledger.count(fleet, world)
         snapshot = self._publish(fleet, world, plan)
-        acted = asyncio.get_running_loop().time()
-        for part, seconds in (
-            ("observe", observed - started),
-            ("journal", journalled - observed),
-            ("decide", decided - journalled),
-            ("act", acted - decided),
-        ):
-            metrics.TURN_SECONDS.labels(part).observe(seconds)
+        acted = seconds()
+        _OBSERVING.observe(observed - started)
+        _JOURNALLING.observe(journalled - observed)
+        _DECIDING.observe(decided - journalled)
+        _ACTING.observe(acted - decided)
         return snapshot
 
     # -- in ----------------------------------------------------------------------------------------
@@ -316,8 +320,8 @@ class Loop:
                     metrics.DRAIN_SECONDS.labels(pool).observe(event.at - began)
         unannounced = after.preemptions_without_notice - before.preemptions_without_notice
         noticed = after.preemptions - before.preemptions - unannounced
-        metrics.PREEMPTIONS.labels(pool, "yes").inc(noticed)
-        metrics.PREEMPTIONS.labels(pool, "no").inc(unannounced)
+        self._noticed.inc(noticed)
+        self._unannounced.inc(unannounced)
 
 
 def _dooms(notice: Notice) -> bool:

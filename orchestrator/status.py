@@ -134,7 +134,7 @@ def event_view(entry: StoredEvent) -> views.EventView:
 
 
 def publish(snapshot: Snapshot, totals: Totals) -> None:
-    """Set the gauges of a pool."""
+    """Set the gauges of a pool: when somebody reads them, since turns are more frequent than readers."""
     fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
     pool = fleet.pool.name
     metrics.WANTED.labels(pool).set(fleet.pool.replicas)

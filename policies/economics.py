@@ -36,10 +36,15 @@ class Rate:
 def rate(fleet: Fleet, world: World) -> Rate:
     """What the pool costs per hour now."""
     cost = sum(n.price for n in fleet.nodes if n.phase not in (Phase.GONE, Phase.STOPPED))
+    return Rate(cost=cost, on_demand=on_demand_rate(fleet, world))
+
+
+def on_demand_rate(fleet: Fleet, world: World) -> float:
+    """USD/h of the wanted nodes, all on-demand at the cheapest offering of the pool."""
     prices = [o.price for o in world.offerings.value if o.placement.market is Market.ON_DEMAND]
     on_demand = [n.price for n in fleet.nodes if not n.spot]
     cheapest = min(prices, default=min(on_demand, default=0.0))
-    return Rate(cost=cost, on_demand=cheapest * fleet.pool.replicas)
+    return cheapest * fleet.pool.replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,11 @@ class Charge:
     market: Market
     seconds: float
     usd: float
+
+    def plus(self, earlier: Charge) -> Charge:
+        """Both bills of the same node as one."""
+        seconds, usd = self.seconds + earlier.seconds, self.usd + earlier.usd
+        return Charge(node=self.node, market=self.market, seconds=seconds, usd=usd)
 
 
 def charges(fleet: Fleet, *, since: float, until: float) -> tuple[Charge, ...]:

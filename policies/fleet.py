@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from policies.actions import ActionKind
@@ -27,6 +27,8 @@ from policies.model import (
 )
 from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
 
+_LEAVING = (Phase.DRAINING, Phase.TERMINATING, Phase.GONE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
@@ -38,6 +40,13 @@ class Node:
     `detached_at`: when a balancer last acknowledged that it gets no new requests.
     `lost`: silent for so long that it no longer counts. `in_flight` is the most requests that the engine or
     a balancer reports for it.
+
+    The last fields follow from the others and are asked for so often that they are worked out once:
+    `leaving`: on its way out, it no longer counts as capacity. `capacity`: counts towards the wanted nodes:
+    ready or on its way there, not leaving, lost or kept aside (a cordoned node goes on serving while its
+    replacement starts, but counts no more). `working`: counts towards wanted and has booted; it may have
+    fallen silent a moment ago. `ready`: counts as a ready node now. `sure`: ready, and its last probe
+    succeeded: what may be relied on when another node is given up.
     """
 
     id: str
@@ -64,44 +73,29 @@ class Node:
     failing_since: float | None
     failure: str
     detached_at: float | None = None
+    leaving: bool = field(init=False, repr=False, compare=False)
+    capacity: bool = field(init=False, repr=False, compare=False)
+    working: bool = field(init=False, repr=False, compare=False)
+    ready: bool = field(init=False, repr=False, compare=False)
+    sure: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        leaving = self.doomed is not None or self.drain is not None or self.phase in _LEAVING
+        staying = not leaving and not self.lost and self.operator is None
+        capacity = staying and self.standby in (None, StandbyKind.HOT)
+        working = capacity and self.phase is Phase.READY
+        ready = working and self.healthy and self.probed
+        put = object.__setattr__  # a frozen class allows nothing else
+        put(self, "leaving", leaving)
+        put(self, "capacity", capacity)
+        put(self, "working", working)
+        put(self, "ready", ready)
+        put(self, "sure", ready and self.failing_since is None)
 
     @property
     def spot(self) -> bool:
         """Bought on the spot market."""
         return self.placement.market is Market.SPOT
-
-    @property
-    def leaving(self) -> bool:
-        """On its way out: it no longer counts as capacity."""
-        return (
-            self.doomed is not None
-            or self.drain is not None
-            or self.phase in (Phase.DRAINING, Phase.TERMINATING, Phase.GONE)
-        )
-
-    @property
-    def capacity(self) -> bool:
-        """Counts towards the wanted nodes: ready or on its way there, not leaving, lost or kept aside.
-
-        A cordoned node goes on serving while its replacement starts, but counts no more.
-        """
-        staying = not self.leaving and not self.lost and self.operator is None
-        return staying and self.standby in (None, StandbyKind.HOT)
-
-    @property
-    def working(self) -> bool:
-        """Counts towards wanted and has booted; it may have fallen silent a moment ago."""
-        return self.capacity and self.phase is Phase.READY
-
-    @property
-    def ready(self) -> bool:
-        """Counts as a ready node now."""
-        return self.working and self.healthy and self.probed
-
-    @property
-    def sure(self) -> bool:
-        """Ready, and its last probe succeeded: what may be relied on when another node is given up."""
-        return self.ready and self.failing_since is None
 
     @property
     def answers(self) -> bool:
@@ -283,7 +277,8 @@ def _phase(
     state = InstanceState.RUNNING if instance is None else instance.state
     if state is InstanceState.TERMINATED:
         return Phase.GONE
-    if state is InstanceState.SHUTTING_DOWN or intent_key(record.id, ActionKind.TERMINATE) in memory.intents:
+    asked = memory.intents and intent_key(record.id, ActionKind.TERMINATE) in memory.intents
+    if state is InstanceState.SHUTTING_DOWN or asked:
         return Phase.TERMINATING
     if state in (InstanceState.STOPPED, InstanceState.STOPPING):
         return Phase.STOPPED
@@ -297,7 +292,7 @@ def _phase(
 
 
 def _per_market(nodes: Iterable[Node]) -> dict[Market, int]:
-    found = dict.fromkeys(Market, 0)
+    found = {Market.SPOT: 0, Market.ON_DEMAND: 0}
     for node in nodes:
         found[node.placement.market] += 1
     return found

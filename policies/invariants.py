@@ -37,11 +37,12 @@ class Violation:
 def check(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> tuple[Violation, ...]:
     """All violations of a plan. Linear in nodes plus actions."""
     found: list[Violation] = []
-    found += _authority(world, plan)
-    found += _self_harm(pool, fleet, plan)
-    found += _disruption(pool, fleet, plan)
-    found += _bounds(pool, fleet, plan)
-    found += _order(fleet, plan)
+    if plan.actions:
+        found += _authority(world, plan)
+        found += _self_harm(pool, fleet, plan)
+        found += _disruption(pool, fleet, plan)
+        found += _bounds(pool, fleet, plan)
+        found += _order(fleet, plan)
     found += _targets(world, fleet, plan)
     return tuple(found)
 

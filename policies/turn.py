@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from functools import cached_property
 
 from policies.actions import (
     Action,
@@ -52,10 +53,25 @@ class Turn:
         self._working = dict(fleet.working_by_market)
         self._sure = dict(fleet.sure_by_market)
         self._serial = memory.serial
-        self.scorer = Scorer(pool, memory, now=world.now, offerings=world.offerings.value, held=_held(fleet))
-        recent = sum(world.now - t < 60.0 for t in memory.launches)
-        self.budget = Budget(pool, living=fleet.living, launched_last_minute=recent, spend=_spend(fleet))
-        self._unpaired = _unpaired(fleet, memory, world.now)
+
+    # Most turns launch nothing: what only launches need is worked out when the first one asks.
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Hands out placements."""
+        sold, held = self.world.offerings.value, _held(self.fleet)
+        return Scorer(self.pool, self.memory, now=self.now, offerings=sold, held=held)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What may still be launched or put back to work."""
+        recent = sum(self.now - t < 60.0 for t in self.memory.launches)
+        living, spend = self.fleet.living, _spend(self.fleet)
+        return Budget(self.pool, living=living, launched_last_minute=recent, spend=spend)
+
+    @cached_property
+    def _unpaired(self) -> deque[str]:
+        return _unpaired(self.fleet, self.memory, self.now)
 
     # -- what is known, with this turn's decisions counted in --------------------------------------
 
