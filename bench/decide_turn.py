@@ -4,9 +4,10 @@ A pool in steady state, and the same pool in the turn in which a tenth of its no
 its spot nodes are, half of its machines are gone without a word, or half of it is wanted no more. The parts
 are those of the loop: observe (events into memory, facts, the fleet view), decide (the policies with the
 invariants), act (the records that are journalled, and memory with them). I/O is left out. CPU time; the
-minimum of several turns.
+minimum of several turns. `--mix adaptive`: the same pool under the adaptive mix, with as many stopped
+standbys as nodes (`--standbys 0`: with none).
 
-    python bench/decide_turn.py [--quick] [-o json]
+    python bench/decide_turn.py [--quick] [--mix adaptive] [--standbys N] [-o json]
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from policies.events import (
 from policies.fleet import Fleet
 from policies.memory import Memory, reduce
 from policies.model import (
+    AdaptiveRules,
     Confidence,
     EngineReading,
     Instance,
@@ -48,6 +50,8 @@ from policies.model import (
     Offering,
     Placement,
     Pool,
+    StandbyKind,
+    StandbyRules,
     Target,
     TargetPhase,
     TargetState,
@@ -59,11 +63,11 @@ NOW = 1_000_000.0
 ZONES = tuple(f"zone-{letter}" for letter in "abcdef")
 
 
-def scene(nodes: int) -> tuple[Pool, World, Memory]:
-    """A whole pool: 70 % spot, spread over zones, everything ready and serving."""
+def scene(nodes: int, *, adaptive: bool, standbys: int) -> tuple[Pool, World, Memory]:
+    """A whole pool: 70 % spot, spread over zones, everything ready and serving, and stopped standbys."""
     limits = Limits(surge=max(2, nodes // 5), launches_per_minute=nodes)
-    pool = Pool(name="bench", replicas=nodes, limits=limits)
-    instances = []
+    pool = Pool(name="bench", replicas=nodes, limits=limits, standby=StandbyRules(stopped=standbys))
+    instances = _standbys(standbys)
     for number in range(nodes):
         market = Market.SPOT if number < pool.spot_wanted else Market.ON_DEMAND
         instances.append(
@@ -78,6 +82,7 @@ def scene(nodes: int) -> tuple[Pool, World, Memory]:
                 price=1.0 if market is Market.SPOT else 3.0,
             )
         )
+    running = [i for i in instances if i.state is InstanceState.RUNNING]
     offerings = tuple(
         Offering(placement=Placement("sim", "r", zone, "gpu", market), price=1.0)
         for zone in ZONES
@@ -86,12 +91,12 @@ def scene(nodes: int) -> tuple[Pool, World, Memory]:
     world = World(
         now=NOW,
         instances=Observed(value=tuple(instances), at=NOW),
-        engines={i.id: EngineReading(node=i.id, at=NOW, ready=True, ok=True, running=3) for i in instances},
+        engines={i.id: EngineReading(node=i.id, at=NOW, ready=True, ok=True, running=3) for i in running},
         balancers={
             "gateway": Observed(
                 value=tuple(
                     Target(id=i.id, address=i.address, state=TargetState.HEALTHY, in_flight=3)
-                    for i in instances
+                    for i in running
                 ),
                 at=NOW,
             )
@@ -110,19 +115,39 @@ def scene(nodes: int) -> tuple[Pool, World, Memory]:
                 launched_at=i.launched_at,
                 price=i.price,
                 address=i.address,
-                standby=None,
+                standby=i.standby,
             )
         )
         events.append(NodeReady(at=NOW - 7000.0, node=i.id, address=i.address))
-    changes = tuple((i.id, TargetPhase.ACTIVE) for i in instances)
+    changes = tuple((i.id, TargetPhase.ACTIVE) for i in running)
     events.append(TargetsApplied(at=NOW - 6000.0, balancer="gateway", generation=1, changes=changes))
     events.append(PoolWhole(at=NOW - 6000.0))
+    if adaptive:
+        pool = replace(pool, spot_share=1.0, adaptive=AdaptiveRules())
     return pool, world, reduce(Memory(), *events)
+
+
+def _standbys(count: int) -> list[Instance]:
+    return [
+        Instance(
+            id=f"s-{number:06d}",
+            pool="bench",
+            token=f"bench/0/{number}",
+            placement=Placement("sim", "r", ZONES[number % len(ZONES)], "gpu", Market.ON_DEMAND),
+            state=InstanceState.STOPPED,
+            address="",
+            launched_at=NOW - 7200.0,
+            price=3.0,
+            standby=StandbyKind.STOPPED,
+        )
+        for number in range(count)
+    ]
 
 
 def notices(world: World, share: float) -> tuple[Event, ...]:
     """A notice for the first `share` of the spot nodes."""
     spot = [i for i in world.instances.value if i.placement.market is Market.SPOT]
+    running = sum(i.state is InstanceState.RUNNING for i in world.instances.value)
     return tuple(
         NoticeSeen(
             at=NOW,
@@ -136,7 +161,7 @@ def notices(world: World, share: float) -> tuple[Event, ...]:
                 seen_at=NOW,
             ),
         )
-        for i in spot[: max(1, int(len(world.instances.value) * share))]
+        for i in spot[: max(1, int(running * share))]
     )
 
 
@@ -161,10 +186,14 @@ def turn(pool: Pool, world: World, memory: Memory, events: Sequence[Event]) -> d
     return spent
 
 
-def cases(nodes: int) -> list[tuple[str, Pool, World, Memory, Sequence[Event]]]:
-    pool, world, memory = scene(nodes)
+def cases(
+    nodes: int, *, adaptive: bool = False, standbys: int = 0
+) -> list[tuple[str, Pool, World, Memory, Sequence[Event]]]:
+    pool, world, memory = scene(nodes, adaptive=adaptive, standbys=standbys)
     ended = tuple(
-        replace(machine, state=InstanceState.TERMINATED) if number % 2 else machine
+        replace(machine, state=InstanceState.TERMINATED)
+        if number % 2 and machine.state is InstanceState.RUNNING
+        else machine
         for number, machine in enumerate(world.instances.value)
     )
     lost = replace(world, instances=replace(world.instances, value=ended))
@@ -179,9 +208,9 @@ def cases(nodes: int) -> list[tuple[str, Pool, World, Memory, Sequence[Event]]]:
     ]
 
 
-def measure(nodes: int, repeat: int) -> list[dict[str, Any]]:
+def measure(nodes: int, repeat: int, *, adaptive: bool, standbys: int) -> list[dict[str, Any]]:
     rows = []
-    for case, pool, world, memory, events in cases(nodes):
+    for case, pool, world, memory, events in cases(nodes, adaptive=adaptive, standbys=standbys):
         runs = [turn(pool, world, memory, events) for _ in range(repeat)]
         best = {name: min(run[name] for run in runs) for name in runs[0]}
         total = sum(best.values())
@@ -201,9 +230,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="up to 1,000 nodes, fewer turns")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    parser.add_argument("--mix", choices=("70/30", "adaptive"), default="70/30")
+    parser.add_argument("--standbys", type=int, help="stopped standbys; default: none, adaptive: one a node")
     options = parser.parse_args()
-    sizes = SIZES[:3] if options.quick else SIZES
-    rows = [row for nodes in sizes for row in measure(nodes, 3 if options.quick else 7)]
+    adaptive = options.mix == "adaptive"
+
+    def standbys(nodes: int) -> int:
+        if options.standbys is not None:
+            return int(options.standbys)
+        return nodes if adaptive else 0
+
+    rows = [
+        row
+        for nodes in (SIZES[:3] if options.quick else SIZES)
+        for row in measure(nodes, 3 if options.quick else 7, adaptive=adaptive, standbys=standbys(nodes))
+    ]
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     if options.output == "json":
         print(json.dumps({"machine": machine, "turns": rows}))

@@ -170,6 +170,29 @@ class Fleet:
         return tuple(n for n in self.nodes if n.serving)
 
     @cached_property
+    def recallable(self) -> tuple[Node, ...]:
+        """Nodes that drain only to save money and answer: they can be put back to work at once."""
+        return tuple(
+            n
+            for n in self.nodes
+            if n.phase is Phase.DRAINING
+            and n.drain is not None
+            and n.drain.cause.voluntary
+            and n.doomed is None
+            and n.operator is None
+            and n.answers
+        )
+
+    @cached_property
+    def standbys(self) -> tuple[Node, ...]:
+        """Stopped standbys that may stay one, warming ones included."""
+        return tuple(
+            n
+            for n in self.nodes
+            if n.standby is StandbyKind.STOPPED and not n.leaving and not n.lost and n.operator is None
+        )
+
+    @cached_property
     def ready_by_market(self) -> Mapping[Market, int]:
         """Ready nodes per market."""
         return _per_market(self.ready)

@@ -37,15 +37,12 @@ def spot_allowance(turn: Turn) -> tuple[int, float]:
 def roll_back(turn: Turn, market: Market, most: int, why: str) -> int:
     """Put up to `most` nodes of a market back to work that drain only to save money; returns how many."""
     back = 0
-    for node in turn.fleet.nodes:
+    for node in turn.fleet.recallable:
         if back >= most or turn.budget.full:
             break
-        drain = node.drain
-        if node.placement.market is not market or node.phase is not Phase.DRAINING or drain is None:
+        if node.placement.market is not market or node.id in turn.returning:
             continue
-        stays = node.doomed is None and node.operator is None and node.id not in turn.returning
-        able = node.answers and drain.cause.voluntary and stays
-        if able and turn.undrain(node, f"needed again: {why}"):
+        if turn.undrain(node, f"needed again: {why}"):
             back += 1
     return back
 

@@ -25,7 +25,9 @@ from policies.turn import Turn
 def use_stopped(turn: Turn, missing: int, why: str) -> int:
     """Start up to `missing` standbys; returns how many."""
     used = 0
-    for node in _standbys(turn):
+    for node in turn.fleet.standbys:
+        if node.id in turn.leaving or node.id in turn.starting:
+            continue
         if used >= missing:
             break
         if _startable(turn, node) and turn.start(node, f"{why}: a standby is quicker than a launch"):
@@ -70,13 +72,4 @@ def _startable(turn: Turn, node: Node) -> bool:
 
 def _standbys(turn: Turn) -> list[Node]:
     """Stopped standbys that stay one in this turn, oldest first."""
-    return [
-        n
-        for n in turn.fleet.nodes
-        if n.standby is StandbyKind.STOPPED
-        and not n.leaving
-        and not n.lost
-        and n.operator is None
-        and n.id not in turn.leaving
-        and n.id not in turn.starting
-    ]
+    return [n for n in turn.fleet.standbys if n.id not in turn.leaving and n.id not in turn.starting]
