@@ -25,6 +25,7 @@ class FileLease:
         self._path = path
         self._now = now
         self._file: IO[str] | None = None
+        self._held = (0, 0)  # device and inode of the locked file
 
     def acquire(self) -> LeaseHolder:
         """Take the lease or raise Denied, naming the holder and what to do."""
@@ -49,7 +50,8 @@ class FileLease:
             raise Denied(
                 f"{self._path}: cannot be locked ({error.strerror}); put the state directory on a local disk"
             ) from error
-        self._file = handle
+        found = os.fstat(handle.fileno())
+        self._file, self._held = handle, (found.st_dev, found.st_ino)
         return LeaseHolder(who=self._write(epoch=0), epoch=0)
 
     def record(self, epoch: int) -> LeaseHolder:
@@ -64,8 +66,7 @@ class FileLease:
             on_disk = os.stat(self._path)
         except OSError:
             return False
-        held = os.fstat(self._file.fileno())
-        return (on_disk.st_dev, on_disk.st_ino) == (held.st_dev, held.st_ino)
+        return (on_disk.st_dev, on_disk.st_ino) == self._held
 
     def release(self) -> None:
         """Give the lease up. Idempotent."""

@@ -257,7 +257,8 @@ class Loop:
         self.last = snapshot
         moving = (Phase.PENDING, Phase.STARTING, Phase.DRAINING, Phase.TERMINATING)
         busy = any(n.phase in moving or n.doomed is not None for n in fleet.nodes)
-        self._observer.hurry(on=busy or bool(fleet.launching))
+        draining = frozenset(n.id for n in fleet.nodes if n.drain is not None)
+        self._observer.hurry(on=busy or bool(fleet.launching), draining=draining)
         metrics.TURNS.inc()
         metrics.LAST_TURN.set(snapshot.at)
         metrics.INBOX_DROPPED.set(self._inbox.dropped)

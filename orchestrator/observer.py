@@ -81,6 +81,9 @@ class Observer:
         self._absent_since: dict[str, float] = {}
         self._slots = asyncio.Semaphore(pace.probe_concurrency)
         self._hurry = asyncio.Event()
+        self._draining: Set[str] = frozenset()
+        parts = ("instances", "offerings", *self._targets)
+        self._seconds = {part: metrics.OBSERVATION_SECONDS.labels(part) for part in parts}
 
     def world(self, *, durable: bool, leading: bool, epoch: int) -> World:
         """A snapshot. Costs a copy of two small dictionaries, no I/O."""
@@ -95,8 +98,12 @@ class Observer:
             epoch=epoch,
         )
 
-    def hurry(self, *, on: bool) -> None:
-        """Look at instances and targets at the fast pace while something is starting, leaving or draining."""
+    def hurry(self, *, on: bool, draining: Set[str] = frozenset()) -> None:
+        """Look at instances and targets at the fast pace while something is starting, leaving or draining.
+
+        Of the nodes in `draining` it is news when they have no request left.
+        """
+        self._draining = draining
         if on:
             self._hurry.set()
         else:
@@ -169,9 +176,13 @@ class Observer:
             return view.targets
 
         self._targets[balancer.name] = await self._look(known, balancer.name, targets)
-        if self._targets[balancer.name].value != known.value:
+        if self._shown(self._targets[balancer.name].value) != self._shown(known.value):
             self._wake()
         return not self._targets[balancer.name].error
+
+    def _shown(self, targets: tuple[Target, ...]) -> Set[tuple[object, ...]]:
+        """What of a balancer's view is news when it changes: requests come and go all the time."""
+        return {(t.id, t.address, t.state, t.id in self._draining and not t.in_flight) for t in targets}
 
     async def _look(self, known: Observed[T], part: str, call: Callable[[], Awaitable[T]]) -> Observed[T]:
         """One look with a deadline; a failure keeps the known value."""
@@ -186,7 +197,7 @@ class Observer:
         except CloudError as error:
             metrics.OBSERVATION_ERRORS.labels(part).inc()
             return replace(known, error=str(error))
-        metrics.OBSERVATION_SECONDS.labels(part).observe(asyncio.get_running_loop().time() - started)
+        self._seconds[part].observe(asyncio.get_running_loop().time() - started)
         return Observed(value=value, at=asked_at)
 
     # -- engines -----------------------------------------------------------------------------------
@@ -229,13 +240,19 @@ class Observer:
             async with self._slots:
                 reading = await self._engine.probe(node, address, previous)
             self._engines[node] = reading
-            if _notable(previous, reading):
+            if _notable(previous, reading, draining=node in self._draining):
                 self._wake()
             await self._clock.sleep(self._pace.engines)
 
 
-def _notable(before: EngineReading | None, after: EngineReading) -> bool:
+def _notable(before: EngineReading | None, after: EngineReading, *, draining: bool) -> bool:
+    """True when a probe saw something that the loop should hear of at once.
+
+    That a node has nothing to do any more is news only of one that drains: in a pool with little traffic
+    every other probe would wake the loop.
+    """
     if before is None:
         return after.ready or not after.ok
-    edges = (before.ready, before.ok, before.in_flight == 0)
-    return edges != (after.ready, after.ok, after.in_flight == 0)
+    if (before.ready, before.ok) != (after.ready, after.ok):
+        return True
+    return draining and (before.in_flight == 0) != (after.in_flight == 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -149,7 +149,7 @@ class Eyes:
             epoch=epoch,
         )
 
-    def hurry(self, *, on: bool) -> None:
+    def hurry(self, *, on: bool, draining: Set[str]) -> None:
         self.hurried = on
 
 
