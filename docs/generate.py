@@ -153,7 +153,7 @@ def _help(app: Any, command: str) -> str:
 
     buffer = io.StringIO()
     app.help_formatter = "plain"
-    app([command, "--help"], console=Console(file=buffer, width=100, color_system=None))
+    app([*command.split(), "--help"], console=Console(file=buffer, width=100, color_system=None))
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip().splitlines())
 
 

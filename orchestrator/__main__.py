@@ -10,7 +10,7 @@ from typing import Final
 from cyclopts import CycloptsError
 
 from orchestrator.cli import shared
-from orchestrator.cli.app import COMMANDS, build_app
+from orchestrator.cli.app import COMMANDS, build_app, command_of
 from orchestrator.client import ClientError
 
 _WATCH: Final = ("--watch", "-w")
@@ -21,12 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. What the user can mend is one line on standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app = build_app(complete=not given or given[0] not in COMMANDS)
+        app = build_app(complete=command_of(given) not in COMMANDS)
         result = app(_with_watch_seconds(given))
         sys.stdout.flush()
     except CycloptsError as error:
-        command = next((word for word in given if not word.startswith("-")), "")
-        help_of = f"orchestrator {command}" if command in COMMANDS else "orchestrator"
+        help_of = f"orchestrator {command_of(given)}".strip()
         _complain(f"{str(error).rstrip('.')}; see `{help_of} --help`")
         return shared.USAGE
     except shared.CommandError as error:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +110,39 @@ def write_spotset(spotset: SpotSet, directory: Path) -> None:
     }
     # set.json last: a directory without it is not yet a set.
     (directory / "set.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def save_spotset(spotset: SpotSet, directory: Path, *, replace: bool = False) -> None:
+    """Write a set so that it is there whole or not at all, and read back equal.
+
+    An existing set is only written over with `replace`, and then as a whole. Raises SpotsetError.
+    """
+    taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    if taken and not replace:
+        raise SpotsetError(f"{directory}: is there already; give another directory, or --force to replace it")
+    if taken and not (directory / "set.json").is_file():
+        raise SpotsetError(f"{directory}: holds no set.json, so it is no set and is not replaced")
+    made = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        fresh = made / "new"
+        write_spotset(spotset, fresh)
+        if read_spotset(fresh) != spotset:
+            raise SpotsetError(f"{directory}: the set does not read back as it was written; nothing is kept")
+        if taken:
+            os.rename(directory, made / "old")
+        try:
+            os.rename(fresh, directory)
+        except OSError:
+            if taken:
+                os.rename(made / "old", directory)
+            raise
+    except OSError as error:
+        raise SpotsetError(f"{directory}: cannot be written: {error.strerror}") from None
+    finally:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def _zone(directory: Path, manifest_path: Path, number: int, entry: object, ticks: int) -> SpotZone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
@@ -23,7 +24,7 @@ _OPERATE: Final = Group("Operate", sort_key=2)
 _RUN: Final = Group("Run", sort_key=3)
 _SET_UP: Final = Group("Set up", sort_key=4)
 
-# command -> (group, function's name in the module of the same name)
+# command -> (group, function's name in the module of the same name); two words: a command of a family
 COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "status": (_LOOK, "status"),
     "nodes": (_LOOK, "nodes"),
@@ -39,9 +40,17 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "run": (_RUN, "run"),
     "gateway": (_RUN, "gateway"),
     "local-cloud": (_RUN, "local_cloud"),
+    "simulate": (_SET_UP, "simulate"),
+    "trace show": (_SET_UP, "show"),
+    "trace convert": (_SET_UP, "convert"),
+    "trace synthesise": (_SET_UP, "synthesise"),
     "validate": (_SET_UP, "validate"),
     "schema": (_SET_UP, "schema"),
     "completion": (_SET_UP, "completion"),
+}
+# first word of two-word commands, all in one module -> what the family is for
+FAMILIES: Final[dict[str, str]] = {
+    "trace": "Spot markets on disk: look at one, convert a public recording, make a synthetic one.",
 }
 HIDDEN: Final = frozenset({"local-cloud"})
 
@@ -64,14 +73,27 @@ def build_app(*, complete: bool = False) -> App:
         result_action="return_value",
     )
     for place, (name, (group, function)) in enumerate(COMMANDS.items()):
-        module = f"orchestrator.cli.{name.replace('-', '_')}"
+        family, _, word = name.rpartition(" ")
+        if family and family not in app:
+            app.command(App(name=family, help=FAMILIES[family], group=group, sort_key=place))
+        module = f"orchestrator.cli.{(family or name).replace('-', '_')}"
         command = getattr(import_module(module), function) if complete else f"{module}:{function}"
-        app.command(
+        (app[family] if family else app).command(
             command,
-            name=name,
-            group=group,
+            name=word,
+            group=None if family else group,
             show=name not in HIDDEN,
             sort_key=place,
             help_epilogue=_EPILOGUE if name == "status" else "",
         )
     return app
+
+
+def command_of(words: Sequence[str]) -> str:
+    """The command that the words of a command line name, as in COMMANDS or FAMILIES; empty if none."""
+    named = [word for word in words if not word.startswith("-")]
+    for count in (2, 1):
+        name = " ".join(named[:count])
+        if name in COMMANDS or name in FAMILIES:
+            return name
+    return ""

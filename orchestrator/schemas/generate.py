@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from orchestrator import views
 from orchestrator.config import ConfigFile
+from orchestrator.simulator import views as simulator
 
 DIRECTORY: Final = Path(__file__).parent
 
@@ -26,6 +27,8 @@ VIEWS: Final[dict[str, type]] = {
     "plan": views.PlanView,
     "explain": views.ExplainView,
     "validate": views.ValidateView,
+    "simulate": simulator.SimulateView,
+    "trace": simulator.TraceView,
 }
 
 

@@ -17,7 +17,11 @@ Needs the optional extra: `pip install spot-orchestrator[simulate]` (highspy, th
 from __future__ import annotations
 
 import math
+import os
+import sys
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +95,25 @@ def _solver() -> Any:
             "`pip install spot-orchestrator[simulate]`"
         ) from None
     return highspy
+
+
+@contextmanager
+def _no_banner() -> Iterator[None]:
+    """The solver greets on the process's standard output before it can be told to be silent."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class _Programme:
@@ -194,7 +217,8 @@ class _Programme:
         lp.a_matrix_.start_ = self._rows.start
         lp.a_matrix_.index_ = self._rows.index
         lp.a_matrix_.value_ = self._rows.value
-        solver = highspy.Highs()
+        with _no_banner():
+            solver = highspy.Highs()
         solver.setOptionValue("output_flag", False)
         if self._columns > _LARGE:
             solver.setOptionValue("solver", "ipm")

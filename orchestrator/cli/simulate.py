@@ -1,0 +1,254 @@
+"""`orchestrator simulate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter, validators
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import CommandError, Duration, PlainOutput
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config
+    from orchestrator.simulator.scenario import Scenario
+    from orchestrator.simulator.study import Result, Row
+    from orchestrator.simulator.views import SimulateView
+
+_Above0 = validators.Number(gt=0)
+Days = Annotated[float | None, Parameter(validator=_Above0)]
+Start = Annotated[Duration | None, Parameter(validator=validators.Number(gte=0))]
+
+
+def simulate(
+    *,
+    config: Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file with the pool.")],
+    trace: Annotated[
+        Path | None,
+        Parameter(
+            name=["--trace", "-t"],
+            help="A recorded market: a directory with set.json, or one with several such directories. "
+            "Without it the synthetic market of --seed.",
+        ),
+    ] = None,
+    zones: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--zones",
+            consume_multiple=True,
+            negative="",
+            show_default=False,
+            help="Only zones whose names begin like this.",
+        ),
+    ] = (),
+    policy: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name=["--policy", "-p"],
+            consume_multiple=True,
+            negative="",
+            show_default=False,
+            help="Only these rows, by name or by the beginning of it: pool (the file's own), 70/30, "
+            "adaptive, a baseline, or the bound.",
+        ),
+    ] = (),
+    days: Annotated[Days, Parameter(help="Play only so many days.")] = None,
+    skip_days: Annotated[
+        float, Parameter(help="Begin so many days into the market.", validator=validators.Number(gte=0))
+    ] = 0.0,
+    cold_start: Annotated[
+        Start,
+        Parameter(help="From launch to ready, on both markets; else starts.spot and starts.on_demand."),
+    ] = None,
+    notice: Annotated[
+        Start, Parameter(help="From a notice to its deadline; else starts.notice of the file.")
+    ] = None,
+    seed: Annotated[int, Parameter(help="Draws who is taken, and the synthetic market.")] = 1,
+    baselines: Annotated[
+        bool, Parameter(help="Also run what others do, other mixes of the pool, and the bound.")
+    ] = True,
+    plot: Annotated[
+        Path | None,
+        Parameter(
+            help="Draw what happened into this PNG, SVG or PDF file; with several markets one file each, "
+            "NAME-MARKET.png. Needs the extra `plot`."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        Parameter(
+            name=["--jobs", "-j"], help="Processes; else one per core.", validator=validators.Number(gte=1)
+        ),
+    ] = None,
+    output: PlainOutput = "table",
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="Show no progress.")] = False,
+) -> int:
+    """Play your pool on a spot market, beside what others do: what it would have cost, what had gone wrong.
+
+    The real decision code runs on virtual time against recorded capacity and prices.
+    A month takes seconds to minutes. Nothing outside this machine is used.
+
+    For example:
+      orchestrator simulate -c pool.toml
+      orchestrator simulate -c pool.toml --trace traces/v100-2023 --plot out.png
+      orchestrator simulate -c pool.toml --trace traces --zones us-west us-east
+      orchestrator simulate -c pool.toml --policy pool SpotHedge --cold-start 600s
+      orchestrator simulate -c pool.toml -o json | jq '.markets[0].summary'
+    """
+    from orchestrator.simulator import report, study
+
+    settings = shared.read_config(config)
+    starts = _starts(cold_start, notice)
+    if plot is not None:
+        _check_plot(plot)
+    found = _markets(settings, trace, zones, days, skip_days, seed)
+    try:
+        rows = study.rows_of(
+            settings,
+            starts=starts,
+            names=policy,
+            baselines=baselines,
+            solver=_has_solver(),
+            whole_daemon=False,
+        )
+        results = _run(rows, [scenario for scenario, _ in found], settings, starts, seed, jobs, quiet)
+    except study.UnknownPolicy as error:
+        raise CommandError(str(error), shared.USAGE) from error
+    except (study.RunsLost, study.Failed) as error:
+        raise CommandError(str(error)) from error
+    view = _view(config, settings, found, rows, results, starts, seed)
+    if plot is not None:
+        _draw(plot, found, results, quiet)
+    if output == "json":
+        shared.print_json(view)
+    else:
+        shared.print_text(report.simulation(view, shared.look(output)))
+    return shared.OK
+
+
+def _starts(cold_start: float | None, notice: float | None) -> dict[str, float]:
+    """What the command line says instead of the file's [pool.NAME.starts]."""
+    starts = {} if cold_start is None else {"spot": cold_start, "on_demand": cold_start}
+    return starts if notice is None else {**starts, "notice": notice}
+
+
+def _markets(
+    settings: Config,
+    trace: Path | None,
+    zones: tuple[str, ...],
+    days: float | None,
+    skip_days: float,
+    seed: int,
+) -> list[tuple[Scenario, str | None]]:
+    """What is played, each with the date at which it begins, if that is known."""
+    from orchestrator.simulator import markets
+
+    try:
+        if trace is None:
+            length = None if days is None else days + skip_days
+            sets = [markets.synthetic(seed, length)]
+        else:
+            sets = [found for _, found in markets.read_sets(trace)]
+        return [
+            (
+                markets.scenario_of(
+                    found, replicas=settings.pool.replicas, zones=zones, days=days, skip_days=skip_days
+                ),
+                markets.begin_of(found, skip_days),
+            )
+            for found in sets
+        ]
+    except markets.MarketError as error:
+        raise CommandError(str(error), prefix="") from error
+
+
+def _run(
+    rows: list[Row],
+    scenarios: list[Scenario],
+    settings: Config,
+    starts: dict[str, float],
+    seed: int,
+    jobs: int | None,
+    quiet: bool,
+) -> list[Result]:
+    from orchestrator.simulator import study
+    from orchestrator.simulator.progress import showing
+
+    timings = study.timings_of(settings, starts=starts)
+    work = [
+        study.Job(row=row, scenario=scenario, timings=timings, seed=seed)
+        for scenario in scenarios
+        for row in rows
+    ]
+    with showing(len(work), quiet=quiet) as progress:
+        return study.run_all(work, workers=jobs or study.cores(), progress=progress)
+
+
+def _view(
+    file: Path,
+    settings: Config,
+    found: list[tuple[Scenario, str | None]],
+    rows: list[Row],
+    results: list[Result],
+    starts: dict[str, float],
+    seed: int,
+) -> SimulateView:
+    from orchestrator.simulator import report, study
+
+    timings = study.timings_of(settings, starts=starts)
+    made = [
+        report.market_view(scenario, results[place * len(rows) : (place + 1) * len(rows)], begin)
+        for place, (scenario, begin) in enumerate(found)
+    ]
+    pool = study.pool_of(settings, starts=starts)
+    return {
+        "schema": "simulate/1",
+        "config": str(file),
+        "pool": settings.pool_name,
+        "replicas": pool.replicas,
+        "spot_start_s": timings.spot_start,
+        "on_demand_start_s": timings.on_demand_start,
+        "standby_start_s": timings.standby_start,
+        "notice_s": timings.notice,
+        "seed": seed,
+        "markets": made,
+        "mean": report.mean_views(made),
+        "notes": report.notes_of(pool, [scenario for scenario, _ in found], timings, solver=_has_solver()),
+    }
+
+
+def _has_solver() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("highspy") is not None
+
+
+def _check_plot(file: Path) -> None:
+    """Before the runs: a picture that cannot be drawn is said at once."""
+    from orchestrator.simulator.picture import ENDINGS, PlotMissing, need_matplotlib
+
+    try:
+        need_matplotlib()
+    except PlotMissing as error:
+        raise CommandError(str(error)) from error
+    if file.suffix.lower() not in ENDINGS:
+        raise CommandError(f"--plot {file}: end the name in {', '.join(ENDINGS)}", shared.USAGE)
+    if not file.absolute().parent.is_dir():
+        raise CommandError(f"--plot {file}: there is no directory {file.absolute().parent}", shared.USAGE)
+
+
+def _draw(plot: Path, found: list[tuple[Scenario, str | None]], results: list[Result], quiet: bool) -> None:
+    import sys
+
+    from orchestrator.simulator.picture import draw
+
+    each = len(results) // len(found)
+    for place, (scenario, begin) in enumerate(found):
+        file = plot if len(found) == 1 else plot.with_stem(f"{plot.stem}-{scenario.name}")
+        try:
+            draw(file, scenario, results[place * each : (place + 1) * each], begin)
+        except OSError as error:
+            raise CommandError(f"--plot {file}: cannot be written: {error.strerror}") from error
+        if not quiet:
+            print(f"Wrote {file}", file=sys.stderr)
