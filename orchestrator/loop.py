@@ -145,7 +145,8 @@ class Loop:
         observed = seconds()
         if await self._write((*heard, *seen, *whole)):
             self._inbox.mark_written(ticket)
-        world = replace(world, durable=self._durable)
+        if world.durable is not self._durable:
+            world = replace(world, durable=self._durable)
         journalled = seconds()
         plan = decide_for(fleet, world, self.memory)
         decided = seconds()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -193,19 +193,32 @@ class Fleet:
         )
 
     @cached_property
+    def _tally(self) -> _Tally:
+        """Nodes per market by what they count for, in one pass."""
+        tally = _Tally(capacity=_none(), working=_none(), ready=_none(), sure=_none())
+        for node in self.nodes:
+            if node.capacity:
+                market = node.placement.market
+                tally.capacity[market] += 1
+                tally.working[market] += node.working
+                tally.ready[market] += node.ready
+                tally.sure[market] += node.sure
+        return tally
+
+    @property
     def ready_by_market(self) -> Mapping[Market, int]:
         """Ready nodes per market."""
-        return _per_market(self.ready)
+        return self._tally.ready
 
-    @cached_property
+    @property
     def sure_by_market(self) -> Mapping[Market, int]:
         """Nodes per market that may be relied on."""
-        return _per_market(n for n in self.nodes if n.sure)
+        return self._tally.sure
 
-    @cached_property
+    @property
     def working_by_market(self) -> Mapping[Market, int]:
         """Booted nodes per market that count towards wanted."""
-        return _per_market(n for n in self.nodes if n.working)
+        return self._tally.working
 
     @cached_property
     def counted_by_market(self) -> Mapping[Market, int]:
@@ -213,7 +226,7 @@ class Fleet:
 
         A launch that nobody could confirm or deny for a whole boot time-out counts no more.
         """
-        found = _per_market(self.capacity)
+        found = dict(self._tally.capacity)
         for intent in self.launching:
             fresh = self.now - intent.at <= self.pool.health.boot_timeout
             if intent.placement is not None and intent.standby is not StandbyKind.STOPPED and fresh:
@@ -314,11 +327,18 @@ def _phase(
     return Phase.STARTING
 
 
-def _per_market(nodes: Iterable[Node]) -> dict[Market, int]:
-    found = {Market.SPOT: 0, Market.ON_DEMAND: 0}
-    for node in nodes:
-        found[node.placement.market] += 1
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tally:
+    """Nodes per market; each field counts some of the nodes of the one before it."""
+
+    capacity: dict[Market, int]
+    working: dict[Market, int]
+    ready: dict[Market, int]
+    sure: dict[Market, int]
+
+
+def _none() -> dict[Market, int]:
+    return {Market.SPOT: 0, Market.ON_DEMAND: 0}
 
 
 def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], bool]:
