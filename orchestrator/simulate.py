@@ -60,11 +60,14 @@ class NotSettled(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run came to. `digest` is the hash of everything that happened."""
+    """What a run came to. `digest` is the hash of everything that happened, `happened` counts it by kind:
+    "kill", "boot", "reclaim", "fault NAME" of a swarm, "call FAULT" for each call that met one, and so on.
+    """
 
     digest: str
     broken: tuple[Broken, ...]
     checked: Counter[str]
+    happened: Counter[str]
     effects: tuple[Effect, ...]
     points: tuple[Point, ...]
     killed_at: Effect | None
@@ -242,6 +245,8 @@ class Simulation:
             digest=self.world.trace.digest,
             broken=tuple(self.checker.broken),
             checked=self.checker.checked,
+            happened=self.world.trace.counts
+            + Counter({f"call {fault}": n for fault, n in self.world.faults.met.items()}),
             effects=log,
             points=tuple(p for p in self.effects.points() if p.effect > self._begins),
             killed_at=self._killed_at,

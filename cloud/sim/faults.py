@@ -9,6 +9,7 @@ stands for all of them.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -77,7 +78,7 @@ class Faults:
     1) where only some of the provider's replicas stand still. `lost_pages`: the share of lists that lack a
     page without saying so. `hidden`: nodes that no list shows. `lost_probes`: the share of looks at an engine
     that do not get through. `unreachable`: nodes whose engines none does. `forgetful`: balancers acknowledge
-    a set and go on with the one that they have.
+    a set and go on with the one that they have. `met` counts the calls that met each fault.
     """
 
     rng: random.Random
@@ -90,6 +91,7 @@ class Faults:
     lost_probes: float = 0.0
     unreachable: set[str] = field(default_factory=set)
     forgetful: bool = False
+    met: Counter[Fault] = field(default_factory=Counter)
     _armed: dict[str, list[Fault]] = field(default_factory=dict)
     _outages: dict[str, list[Fault]] = field(default_factory=dict)
 
@@ -119,6 +121,12 @@ class Faults:
 
     def draw(self, call: str) -> Fault | None:
         """The fault of a call that begins now."""
+        fault = self._next(call)
+        if fault is not None:
+            self.met[fault] += 1
+        return fault
+
+    def _next(self, call: str) -> Fault | None:
         for name in (call, "any"):
             if self._armed.get(name):
                 return self._armed[name].pop(0)

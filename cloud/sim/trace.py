@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 
 from cloud.ports import Clock
 
@@ -16,13 +16,20 @@ class Trace:
         self._hash = hashlib.sha256()
         self._began = clock.now()
         self.lines = 0
+        self.counts: Counter[str] = Counter()
         self.tail: deque[str] = deque(maxlen=kept)
 
     def add(self, *words: object) -> None:
-        """Add one line; its time is seconds since the run began."""
+        """Add one line; its time is seconds since the run began.
+
+        `counts` says how many lines began with the same word ("fault": with the same two).
+        """
         line = f"{self._clock.now() - self._began:.6f} {' '.join(map(str, words))}"
         self._hash.update(line.encode() + b"\n")
         self.lines += 1
+        what = words[0]
+        if isinstance(what, str):
+            self.counts[what if what != "fault" else f"{what} {words[1]}"] += 1
         self.tail.append(line)
 
     @property
