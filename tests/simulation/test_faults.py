@@ -60,7 +60,7 @@ def test_a_set_that_is_wanted_no_more_is_not_written(tmp_path: Path, sound) -> N
         node, deadline = sim.live(Market.ON_DEMAND)[0].id, sim.clock.now() + 300.0
         publish = partial(sim.board.publish, node, kind=NoticeKind.MAINTENANCE, deadline=deadline, name="m")
         publish()
-        await sim.clock.sleep(4.0)
+        await sim.clock.sleep(3.5)
         publish(cancelled=True)
         await sim.settle()
 
