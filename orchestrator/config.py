@@ -21,11 +21,13 @@ from orchestrator.config_gateway import GatewayTable
 from orchestrator.config_types import (
     AddressOrOff,
     Duration,
+    DurationOrOff,
     Factor,
     FilePath,
     Money,
     Section,
     Share,
+    Size,
     Strings,
     Texts,
     address_key,
@@ -33,6 +35,7 @@ from orchestrator.config_types import (
     path_key,
     resolve_path,
     share_key,
+    size_key,
 )
 from orchestrator.toml_lines import key_lines
 from orchestrator.units import HostPort
@@ -94,6 +97,15 @@ class DaemonConfig(Section):
         default=64, ge=1, le=4096, description="Probes that may run at the same time."
     )
     call_timeout: Duration = duration_key(10.0, "How long one call to a cloud or load balancer may take.")
+    record_turns: DurationOrOff = duration_key(
+        60.0,
+        "What turns of the loop saw and decided is kept in the journal for `orchestrator journal replay`: "
+        'always when they do something new, else this often. "0s" keeps every turn, "off" none.',
+    )
+    keep_turns: Duration = duration_key(7 * 86_400.0, "How long recorded turns are kept.")
+    keep_turns_size: Size = size_key(
+        256 * 2**20, "How much of the journal recorded turns may take; the oldest go first."
+    )
 
 
 class EngineConfig(Section):

@@ -65,6 +65,10 @@ def _duration(value: object, info: ValidationInfo) -> float:
     return number
 
 
+def _duration_or_off(value: object, info: ValidationInfo) -> float | None:
+    return None if value is None or value == "off" else _duration(value, info)
+
+
 def _any_share(value: object) -> float:
     number = parse_share(value) if isinstance(value, str) else _number(value)
     if number is None:
@@ -163,6 +167,13 @@ _SHARE_SCHEMA: Final = {
 _ADDRESS_SCHEMA: Final = {"type": "string", "examples": ["127.0.0.1:9477"]}
 
 Duration = Annotated[float, BeforeValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
+DurationOrOff = Annotated[
+    float | None,
+    BeforeValidator(_duration_or_off),
+    WithJsonSchema(
+        {"type": "string", "pattern": f"^off$|{DURATION_PATTERN}", "examples": ["60s", "10m", "off"]}
+    ),
+]
 Share = Annotated[float, BeforeValidator(_share), WithJsonSchema(_SHARE_SCHEMA)]
 Factor = Annotated[float, BeforeValidator(_any_share), WithJsonSchema(_SHARE_SCHEMA)]
 Money = Annotated[

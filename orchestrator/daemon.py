@@ -29,6 +29,7 @@ from orchestrator.lease import FileLease
 from orchestrator.ledger import Ledger
 from orchestrator.loop import Loop, Snapshot
 from orchestrator.observer import Observer, Pace
+from orchestrator.recorder import Recorder
 from orchestrator.store import Store, StoreUnavailable
 from orchestrator.wiring import Ports, connect
 from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured
@@ -137,6 +138,7 @@ class Daemon:
             raise StartError(str(error)) from error
         lease.record(self._epoch)
         ports = self._ports = self._ports if self._ports is not None else connect(self._config, self._clock)
+        store.turns.keep_for, store.turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
         self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
         if self._listen:
             await self._open_sockets(store)
@@ -189,6 +191,7 @@ class Daemon:
             emit=inbox.put,
         )
         self._observer, self._actuator, self._ledger = observer, actuator, ledger
+        quiet = settings.record_turns
         self.loop = Loop(
             pool=self._config.wanted,
             memory=memory,
@@ -201,6 +204,7 @@ class Daemon:
             observer=observer,
             actuator=actuator,
             tick=settings.tick,
+            recorder=Recorder(store.turns, quiet=quiet) if quiet is not None else None,
             on_turn=self._after_turn,
         )
 
@@ -282,6 +286,8 @@ class Daemon:
         if self._ports is not None:
             await self._ports.close()
         if self._store is not None:
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.flush()
             self._store.close()
         if self._lease is not None:
             self._lease.release()

@@ -20,7 +20,8 @@ from orchestrator.actuator import Actuator
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
 from orchestrator.observer import Observer
-from orchestrator.store import Journal, StoreUnavailable
+from orchestrator.recorder import Recorder
+from orchestrator.store import Journal, StoreUnavailable, Superseded
 from policies import facts
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.decide import decide_for
@@ -100,12 +101,13 @@ class Loop:
         observer: Observer,
         actuator: Actuator,
         tick: float,
+        recorder: Recorder | None = None,
         on_turn: Callable[[Snapshot], None] | None = None,
     ) -> None:
         self.pool, self.memory = pool, memory
         self._clock, self._lease, self._epoch, self._journal = clock, lease, epoch, journal
         self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
-        self._tick, self._on_turn = tick, on_turn
+        self._tick, self._recorder, self._on_turn = tick, recorder, on_turn
         self._noticed = metrics.PREEMPTIONS.labels(pool.name, "yes")
         self._unannounced = metrics.PREEMPTIONS.labels(pool.name, "no")
         self._unwritten: list[Event] = []
@@ -129,7 +131,10 @@ class Loop:
             await self._inbox.wait(self._tick, debounce=_DEBOUNCE)
 
     async def turn(self) -> Snapshot:
-        """One turn. Raises nothing but CancelledError: a failing journal is a state, not an exception."""
+        """One turn. A failing journal is a state, not an exception.
+
+        Raises Superseded when another daemon has taken over.
+        """
         seconds = asyncio.get_running_loop().time
         started = seconds()
         arrived, ticket = self._inbox.take_all()
@@ -150,7 +155,7 @@ class Loop:
         journalled = seconds()
         plan = decide_for(fleet, world, self.memory)
         decided = seconds()
-        await self._act(plan, leading=world.leading)
+        await self._act(plan, world)
         await self._ledger.count(fleet, world)
         snapshot = self._publish(fleet, world, plan)
         acted = seconds()
@@ -193,11 +198,15 @@ class Loop:
         self._writing = True
         try:
             await self._journal.append(self.pool.name, waiting)
+        except Superseded:
+            raise
         except StoreUnavailable as error:
             if self._durable:
                 log.error("journal.unavailable", error=str(error))
             self._durable = False
             self._unwritten = waiting[-UNWRITTEN_MOST:]
+            if len(waiting) > UNWRITTEN_MOST and self._recorder is not None:
+                self._recorder.events_lost()
         else:
             if not self._durable:
                 log.info("journal.available", written=len(waiting))
@@ -210,12 +219,14 @@ class Loop:
 
     # -- out ---------------------------------------------------------------------------------------
 
-    async def _act(self, plan: Plan, *, leading: bool) -> None:
+    async def _act(self, plan: Plan, world: World) -> None:
         """Write target sets at once, journal what costs money or ends nodes, then do it.
 
         An intent that could not be journalled never was: it leaves memory again and is not acted on.
         """
-        self._actuator.write(plan.write, plan.targets, self._epoch, leading=leading)
+        self._actuator.write(plan.write, plan.targets, self._epoch, leading=world.leading)
+        if self._recorder is not None:
+            self._recorder.decided(self.pool, world, self.memory, plan, behind=len(self._unwritten))
         now = self._clock.now()
         alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
         news = [*records(now, plan.actions), *self._newly_held(now, plan)]

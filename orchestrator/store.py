@@ -1,4 +1,4 @@
-"""The journal: events, intents with their outcomes, and the cost ledger, in one SQLite file.
+"""The journal: events, intents with their outcomes, recorded turns and the cost ledger, in one SQLite file.
 
 WAL with synchronous=FULL: what `append` returned for survives a kill -9 at any instant, and a power loss as
 far as the disk keeps its word. One thread writes; reads have a connection and a thread of their own. A file
@@ -18,42 +18,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from orchestrator import turn_log
 from orchestrator.codec import UnknownRecord, decode_event, decode_memory, encode, encode_memory, printable
+from orchestrator.turn_log import Carried, TurnLog
 from policies.economics import Charge
 from policies.events import Event, IntentClosed, IntentOpened
 from policies.memory import Memory, reduce
 
 R = TypeVar("R")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _BUSY_WAIT = 0.5
 """Seconds to wait for another process that holds the file: a turn of the loop, and so a notice, waits too."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, pool TEXT NOT NULL, at REAL NOT NULL,
-    kind TEXT NOT NULL, node TEXT, body BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS events_node ON events (node, seq) WHERE node IS NOT NULL;
-CREATE TABLE IF NOT EXISTS intents (
-    pool TEXT NOT NULL, token TEXT NOT NULL, kind TEXT NOT NULL, node TEXT, opened_at REAL NOT NULL,
-    asked INTEGER NOT NULL DEFAULT 1, outcome TEXT, closed_at REAL, detail TEXT, reason TEXT,
-    PRIMARY KEY (pool, token, opened_at));
-CREATE TABLE IF NOT EXISTS snapshots (pool TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS ledger (
-    pool TEXT NOT NULL, node TEXT NOT NULL, market TEXT NOT NULL, seconds REAL NOT NULL, usd REAL NOT NULL,
-    PRIMARY KEY (pool, node));
-CREATE TABLE IF NOT EXISTS totals (
-    pool TEXT PRIMARY KEY, usd REAL NOT NULL, on_demand_usd REAL NOT NULL, charged_until REAL NOT NULL);
-"""
-
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS events ("
+        "seq INTEGER PRIMARY KEY AUTOINCREMENT, pool TEXT NOT NULL, at REAL NOT NULL, "
+        "kind TEXT NOT NULL, node TEXT, body BLOB NOT NULL)",
+        "CREATE INDEX IF NOT EXISTS events_node ON events (node, seq) WHERE node IS NOT NULL",
+        "CREATE TABLE IF NOT EXISTS intents ("
+        "pool TEXT NOT NULL, token TEXT NOT NULL, kind TEXT NOT NULL, node TEXT, opened_at REAL NOT NULL, "
+        "asked INTEGER NOT NULL DEFAULT 1, outcome TEXT, closed_at REAL, detail TEXT, reason TEXT, "
+        "PRIMARY KEY (pool, token, opened_at))",
+        "CREATE TABLE IF NOT EXISTS snapshots "
+        "(pool TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS ledger ("
+        "pool TEXT NOT NULL, node TEXT NOT NULL, market TEXT NOT NULL, seconds REAL NOT NULL, "
+        "usd REAL NOT NULL, PRIMARY KEY (pool, node))",
+        "CREATE TABLE IF NOT EXISTS totals ("
+        "pool TEXT PRIMARY KEY, usd REAL NOT NULL, on_demand_usd REAL NOT NULL, charged_until REAL NOT NULL)",
+    ),
+    ("ALTER TABLE events ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0", *turn_log.SCHEMA),
+)
+"""What brings a file to each version, from the first on. Once released, a step is never changed."""
 
 _SET_ASIDE = "is corrupt: restart the daemon, which sets it aside and starts from what the cloud shows"
 
 
 class StoreUnavailable(Exception):
     """The journal cannot be read or written now. The message says why and what to do."""
+
+
+class Superseded(StoreUnavailable):
+    """Another daemon writes this journal now. Whoever hears this ends: it lost the lease as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +102,12 @@ class Journal(Protocol):
 
 
 class Store:
-    """One SQLite journal. Open it with `Store.open`."""
+    """One SQLite journal. Open it with `Store.open`. `turns` holds what is to be recorded of the loop."""
 
     def __init__(self, path: Path, *, inline: bool) -> None:
         self.path = path
+        self.turns = TurnLog()
+        self._healthy = True  # the newest append went well: only then may the next one take turns along
         self.set_aside: Path | None = None
         self._writer = _Lane(path, inline=inline)
         self._reader = self._writer if inline else _Lane(path, inline=False)
@@ -142,7 +154,8 @@ class Store:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch),))
             return epoch
 
-        return await self._writer.run(write)
+        self.turns.epoch = self._writer.epoch = epoch = await self._writer.run(write)
+        return epoch
 
     async def load(self, pool: str) -> Memory:
         """Memory as of the last entry: the snapshot and the events after it.
@@ -174,26 +187,47 @@ class Store:
         """Write events durably, in order, all or none. Raises StoreUnavailable."""
         if not events:
             return
-        rows = [(pool, e.at, type(e).__name__, node_of(e), encode(e)) for e in events]
+        epoch = self.turns.epoch
+        rows = [(pool, e.at, type(e).__name__, node_of(e), encode(e), epoch) for e in events]
+        healthy, self._healthy = self._healthy, False
 
-        def write(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT INTO events (pool, at, kind, node, body) VALUES (?,?,?,?,?)", rows)
+        def write(db: sqlite3.Connection) -> Carried:
+            db.executemany(
+                "INSERT INTO events (pool, at, kind, node, body, epoch) VALUES (?,?,?,?,?,?)", rows
+            )
+            after = _last_event(db) - len(rows)
             for event in events:
                 if isinstance(event, IntentOpened):
                     _open_intent(db, pool, event)
                 elif isinstance(event, IntentClosed):
                     _close_intent(db, pool, event)
+            return self.turns.carry(db, after=after, events=events, room=healthy)
 
-        await self._writer.run(write)
+        await self._writer.run(write, committed=self.turns.committed)
+        self._healthy = True
+
+    async def flush(self) -> None:
+        """Write the held turns, as far as all that they know is on disk. Raises StoreUnavailable."""
+        waiting = 0
+        while self.turns.waiting not in (0, waiting):
+            waiting = self.turns.waiting
+            await self._writer.run(
+                lambda db: self.turns.carry(db, after=_last_event(db)), committed=self.turns.committed
+            )
 
     async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
-        """Store memory and drop events that it covers and that are older than `keep_after`."""
+        """Store memory and drop events that it covers and that are older than `keep_after`.
+
+        Recorded turns that are too old or too much go with them; events that others need to be replayed stay.
+        """
 
         def write(db: sqlite3.Connection) -> None:
             seq = db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
             body = encode_memory(memory)
             db.execute("INSERT OR REPLACE INTO snapshots VALUES (?,?,?)", (pool, seq, body))
-            db.execute("DELETE FROM events WHERE pool=? AND seq<=? AND at<?", (pool, seq, keep_after))
+            needed = self.turns.prune(db, pool)
+            last = seq if needed is None else min(seq, needed)
+            db.execute("DELETE FROM events WHERE pool=? AND seq<=? AND at<?", (pool, last, keep_after))
             db.execute("DELETE FROM intents WHERE pool=? AND closed_at<?", (pool, keep_after))
 
         await self._writer.run(write)
@@ -203,7 +237,7 @@ class Store:
     ) -> None:
         """Add charges to the ledger and move the pool's `charged_until`. Raises StoreUnavailable."""
 
-        def write(db: sqlite3.Connection) -> None:
+        def write(db: sqlite3.Connection) -> Carried:
             db.executemany(
                 "INSERT INTO ledger VALUES (?,?,?,?,?) ON CONFLICT (pool, node) DO UPDATE SET "
                 "seconds=seconds+excluded.seconds, usd=usd+excluded.usd",
@@ -214,8 +248,9 @@ class Store:
                 "on_demand_usd=on_demand_usd+excluded.on_demand_usd, charged_until=excluded.charged_until",
                 (pool, sum(c.usd for c in charges), on_demand_usd, until),
             )
+            return self.turns.carry(db, after=_last_event(db))
 
-        await self._writer.run(write)
+        await self._writer.run(write, committed=self.turns.committed)
 
     async def totals(self, pool: str) -> Totals:
         """Money since the journal began."""
@@ -268,26 +303,46 @@ class _Lane:
 
     def __init__(self, path: Path, *, inline: bool) -> None:
         self._path = path
+        self.epoch: int | None = None  # under which this lane writes, once it took one
         self._db: sqlite3.Connection | None = None
         self._pool = None if inline else ThreadPoolExecutor(1, thread_name_prefix="store")
         self._closed = False
 
-    async def run(self, work: Callable[[sqlite3.Connection], R]) -> R:
-        """Run `work` in one transaction. Raises StoreUnavailable."""
+    async def run(
+        self, work: Callable[[sqlite3.Connection], R], *, committed: Callable[[R], None] | None = None
+    ) -> R:
+        """Run `work` in one transaction, then `committed` in the same thread. Raises StoreUnavailable."""
         if self._closed:
             raise StoreUnavailable(f"{self._path}: the journal is closed")
         if self._pool is None:
-            return self._do(work)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work)
+            return self._do(work, committed)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work, committed)
 
-    def _do(self, work: Callable[[sqlite3.Connection], R]) -> R:
+    def _do(self, work: Callable[[sqlite3.Connection], R], committed: Callable[[R], None] | None) -> R:
         try:
             if self._db is None:
                 self._db = _connect(self._path)
             with self._db:
-                return work(self._db)
+                self._keep_out(self._db)
+                result = work(self._db)
         except sqlite3.DatabaseError as error:
             raise _unavailable(self._path, error) from error
+        if committed is not None:
+            committed(result)
+        return result
+
+    def _keep_out(self, db: sqlite3.Connection) -> None:
+        """Refuse to touch a journal that another daemon has taken over since: two would mix their memories.
+
+        The lease cannot tell in time: this process may have been suspended between its look and its write.
+        """
+        if self.epoch is None:
+            return
+        db.execute("BEGIN IMMEDIATE")
+        row = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
+        held = int(row[0]) if row else 0
+        if held != self.epoch:
+            raise Superseded(f"{self._path}: another daemon took over (epoch {held}, ours is {self.epoch})")
 
     def close(self) -> None:
         """Finish what was begun and close the connection. Idempotent."""
@@ -320,22 +375,31 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(path: Path) -> None:
-    """Create the tables and check that the file can be read and written."""
+    """Bring the tables to this version and check that the file can be read and written."""
     db = _connect(path)
     try:
         with db:
+            db.execute("BEGIN IMMEDIATE")
             version = _schema_version(db)
             if version > SCHEMA_VERSION:
                 raise StoreUnavailable(
                     f"{path}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})"
                     "; install that version, or move the file away to start from what the cloud shows"
                 )
-            db.executescript(_SCHEMA)
+            for step in _MIGRATIONS[version:]:
+                for statement in step:
+                    db.execute(statement)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
         if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("database disk image is malformed")
     finally:
         db.close()
+
+
+def _last_event(db: sqlite3.Connection) -> int:
+    """The number of the newest event that was ever written."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name='events'").fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def _schema_version(db: sqlite3.Connection) -> int:
