@@ -39,6 +39,8 @@ class Ledger:
         """Count up to now; write what has gathered when it is time."""
         if self._until is None or self._written_at is None:
             self._until = self._written_at = world.now
+        if world.now < self._until:  # the clock was set back since the last daemon wrote
+            self._until = self._written_at = world.now
         if world.now - self._until >= _COUNT_EVERY:
             self._gather(fleet, world, since=self._until)
             self._until = world.now

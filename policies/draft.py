@@ -39,6 +39,10 @@ class Draft:
         """Replace a plain field."""
         self._changed[name] = value
 
+    def become(self, memory: Memory) -> None:
+        """Go on from another memory."""
+        self._memory, self._changed = memory, {}
+
     def mapping(self, name: str) -> dict[Any, Any]:
         """A mapping field, to be changed in place."""
         if name not in self._changed:

@@ -10,7 +10,8 @@ to carry the load, a doomed node that keeps serving is worth more than an idle o
 * late: otherwise keep serving until a replacement is ready or until `deadline - margin - budget`, the last
   instant at which requests in flight still get their whole budget;
 * leisurely: a deadline farther away than a boot takes (planned maintenance) is no reason to serve with fewer
-  nodes: the node serves until its replacement is ready, or until the last instant.
+  nodes: the node serves until its replacement is ready, or until the last instant. Spot is never taken away
+  with so much warning: there such a deadline means that this host's clock is wrong.
 
 With a notice of 120 s, a budget of 30 s and a margin of 5 s a late drain begins 85 s after the notice; with
 30 s of notice there is nothing to wait for and it begins at once; with 0 s the budget is what is left.
@@ -31,7 +32,7 @@ Example:
 from __future__ import annotations
 
 from policies.fleet import Node
-from policies.model import DrainRules, Pool
+from policies.model import DrainRules, NoticeKind, Pool
 
 
 def latest_start(rules: DrainRules, *, now: float, deadline: float) -> float:
@@ -55,7 +56,8 @@ def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, read
     if notice is None or not node.serving or notice.deadline is None or ready >= pool.replicas:
         return True
     latest = latest_start(pool.drain, now=notice.seen_at, deadline=notice.deadline)
-    if latest - notice.seen_at > pool.health.boot_timeout:
+    planned = notice.kind is not NoticeKind.INTERRUPTION
+    if planned and latest - notice.seen_at > pool.health.boot_timeout:
         return now >= latest
     return serving_without >= pool.min_serving or now >= latest
 

@@ -54,7 +54,9 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
         if record is None:
             if instance.state in _ALIVE or instance.token in memory.intents:
                 at_work = instance.token not in memory.intents and _may_work(world, instance)
-                found.append(_seen(world.now, replace(instance, standby=None) if at_work else instance))
+                seen = replace(instance, standby=None) if at_work else instance
+                intent = memory.intents.get(instance.token)
+                found.append(_seen(world.now, seen, asked_at=intent.at if intent is not None else None))
                 if instance.state is InstanceState.TERMINATED:
                     gone = GoneCause.UNANNOUNCED
                     if instance.placement.market is not Market.SPOT:
@@ -73,13 +75,19 @@ def whole(pool: Pool, world: World, memory: Memory, fleet: Fleet) -> tuple[Event
     return ()
 
 
-def _seen(now: float, instance: Instance) -> NodeSeen:
+def _seen(now: float, instance: Instance, *, asked_at: float | None) -> NodeSeen:
+    """A new node. `asked_at`: when we asked for it, None for one that an earlier daemon launched.
+
+    The provider dates a launch by its own clock. Ours may be hours off, and a boot's patience is counted by
+    ours: a launch was not before we asked for it, and is not in the future.
+    """
+    launched_at = min(now, instance.launched_at if asked_at is None else max(asked_at, instance.launched_at))
     return NodeSeen(
         at=now,
         node=instance.id,
         token=instance.token,
         placement=instance.placement,
-        launched_at=instance.launched_at,
+        launched_at=launched_at,
         price=instance.price,
         address=instance.address,
         standby=instance.standby,

@@ -54,6 +54,7 @@ from policies.records import (
     decayed,
     intent_key,
 )
+from policies.set_back import not_in_future
 
 __all__ = ["Memory", "NodeRecord", "Swap", "add_notice", "decayed", "intent_key", "reduce", "replay"]
 
@@ -81,6 +82,7 @@ def replay(events: Iterable[Event]) -> Memory:
 
 
 def _started(draft: Draft, event: DaemonStarted) -> None:
+    draft.become(not_in_future(draft.done(), event.at))
     draft.set("epoch", max(draft.get("epoch"), event.epoch))
     # What balancers held last is still the best guess; but each set is written again by the new daemon.
     draft.set("applied_at", {})

@@ -114,6 +114,15 @@ async def test_after_a_restart_counting_goes_on_from_the_last_written_second() -
     assert young.totals.usd == pytest.approx(10.0 * 3.6 / HOUR)  # from its launch on
 
 
+async def test_a_clock_that_was_set_back_stops_no_counting() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=90_000.0))
+    for second in range(31):
+        await ledger.count(*seen(1000.0 + second))
+    assert journal.usd == pytest.approx(30.0 * 3.6 / HOUR)
+    assert journal.until == 1030.0
+
+
 async def test_a_failing_journal_loses_and_doubles_nothing() -> None:
     journal = Journal(fails=True)
     ledger = Ledger("p", journal, Totals())

@@ -1,0 +1,78 @@
+"""Memory after the clock was set back: nothing that it remembers lies in the future.
+
+What it decides: what a daemon makes of instants that are later than its own start.
+Why: the journal outlives a wrong clock. A call asked "tomorrow" would be asked again only after tomorrow, a
+drain that began then would end then, and a refusal would never decay.
+Never: a deadline that the cloud named is changed; it is the cloud's own time, not ours.
+
+Example: the host's clock was a day ahead and is right again: an open launch counts as asked just now, and a
+drain that had 20 s left of its budget has it still.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from policies.records import DrainRecord, Memory, NodeRecord, Pause
+
+T = TypeVar("T")
+
+_INSTANTS = frozenset(
+    [
+        *("accepted_at", "asked_at", "at", "bad_at", "detached_at", "drained_at", "gone_at", "idle_since"),
+        *("launched_at", "losing_since", "missing_since", "opened_at", "ready_at", "replaced_at", "seen_at"),
+        *("since", "started_at", "whole_at"),
+    ]
+)
+"""Fields of records that hold an instant which is over."""
+
+
+def not_in_future(memory: Memory, now: float) -> Memory:
+    """The same memory with every instant that is over at `now` at the latest. Linear in its size."""
+    return dataclasses.replace(
+        _past(memory, now),
+        nodes={k: _node(r, now) for k, r in memory.nodes.items()},
+        intents={k: _past(r, now) for k, r in memory.intents.items()},
+        refusals={k: _past(r, now) for k, r in memory.refusals.items()},
+        reclaims={k: _past(r, now) for k, r in memory.reclaims.items()},
+        boot_failures={k: _past(r, now) for k, r in memory.boot_failures.items()},
+        quota_at={k: min(at, now) for k, at in memory.quota_at.items()},
+        swaps={k: _past(r, now) for k, r in memory.swaps.items()},
+        early_notices={k: tuple(_past(n, now) for n in held) for k, held in memory.early_notices.items()},
+        launches=tuple(min(at, now) for at in memory.launches),
+        pause=None if memory.pause is None else _pause(memory.pause, now),
+        zones={k: _past(r, now) for k, r in memory.zones.items()},
+    )
+
+
+def _past(record: T, now: float) -> T:
+    """A record whose own instants are over."""
+    changed: dict[str, Any] = {}
+    for name in _INSTANTS.intersection(f.name for f in dataclasses.fields(record)):  # type: ignore[arg-type]
+        at = getattr(record, name)
+        if at is not None and at > now:
+            changed[name] = now
+    return dataclasses.replace(record, **changed) if changed else record  # type: ignore[type-var]
+
+
+def _node(record: NodeRecord, now: float) -> NodeRecord:
+    return dataclasses.replace(
+        _past(record, now),
+        notices=tuple(_past(n, now) for n in record.notices),
+        drain=None if record.drain is None else _drain(record.drain, now),
+        operator=None if record.operator is None else _past(record.operator, now),
+    )
+
+
+def _drain(drain: DrainRecord, now: float) -> DrainRecord:
+    """It has as long as it had."""
+    early = max(0.0, drain.since - now)
+    return dataclasses.replace(_past(drain, now), deadline=drain.deadline - early)
+
+
+def _pause(pause: Pause, now: float) -> Pause:
+    """It lasts as long as was asked for."""
+    early = max(0.0, pause.since - now)
+    until = None if pause.until is None else pause.until - early
+    return dataclasses.replace(_past(pause, now), until=until)
