@@ -12,9 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +28,14 @@ from cloud.sim.effects import Effect, Effects, Moment, Point
 from cloud.sim.engine import SimEngine
 from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
-from orchestrator.codec import encode
 from orchestrator.config import Config
 from orchestrator.daemon import Daemon, StartError
 from orchestrator.lease import FileLease
-from orchestrator.store import Store, StoreUnavailable, node_of
+from orchestrator.recorded_store import RecordedStore, untouched
+from orchestrator.store import Store, Superseded
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
-from policies.economics import Charge
-from policies.events import Event, IntentOpened
+from policies.events import Event
 from policies.memory import Memory
 from policies.model import Market
 
@@ -94,57 +92,6 @@ class SimProcess:
     ended: str = ""
     leases: list[FileLease] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
-
-
-class RecordedStore(Store):
-    """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
-
-    effects: Effects
-    hear: Callable[[Sequence[Event]], None]
-
-    async def next_epoch(self, now: float) -> int:
-        """See Store."""
-        return await self.effects.record(
-            "journal", "epoch", lambda: super(RecordedStore, self).next_epoch(now)
-        )
-
-    async def append(self, pool: str, events: Sequence[Event]) -> None:
-        """See Store."""
-        if not events:
-            return
-        names = ", ".join(_name(e) for e in events)
-        check = zlib.crc32(b"".join(encode(e) for e in events))
-
-        async def write() -> None:
-            try:
-                await super(RecordedStore, self).append(pool, events)
-            except StoreUnavailable:
-                # Drains go on without the journal, calls on the cloud do not.
-                self.hear([e for e in events if not isinstance(e, IntentOpened)])
-                raise
-            self.hear(events)
-
-        await self.effects.record("journal", "append", write, detail=f"{names} {check:08x}")
-
-    async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
-        """See Store."""
-        await self.effects.record(
-            "journal",
-            "snapshot",
-            lambda: super(RecordedStore, self).snapshot(pool, memory, keep_after=keep_after),
-        )
-
-    async def charge(
-        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
-    ) -> None:
-        """See Store."""
-        await self.effects.record(
-            "journal",
-            "charge",
-            lambda: super(RecordedStore, self).charge(
-                pool, charges, on_demand_usd=on_demand_usd, until=until
-            ),
-        )
 
 
 class Simulation:
@@ -365,14 +312,23 @@ class Simulation:
             return
         process.up_since = self.clock.now()
         process.ended = await process.daemon.wait()
-        self.checker.report("daemon-lives", process.name, f"{process.name} ended: {process.ended}")
+        if Superseded.__name__ not in process.ended:
+            self.checker.report("daemon-lives", process.name, f"{process.name} ended: {process.ended}")
+        self.world.trace.add("end", process.name, process.ended)
+        await process.daemon.stop()
+        if process.supervised:
+            self.restart_later()
 
     def _release(self, process: SimProcess) -> None:
-        """What the kernel does when a process ends: locks and files are closed, the disk stays as it is."""
+        """What the kernel does when a process ends: locks and files are closed, the disk stays as it is.
+
+        Where another daemon has the journal open, this one closes its own connection and nothing else.
+        """
         for lease in process.leases:
             lease.release()
+        shared = any(p.stores and not p.ended for p in self.processes if p is not process)
         for store in process.stores:
-            with _untouched(store.path):
+            with contextlib.nullcontext() if shared else untouched(store.path):
                 store.close()
         process.stores.clear()
 
@@ -463,36 +419,16 @@ class Simulation:
         """An operator's request, repeated until a daemon has it in its journal."""
         while True:
             process = self.running
-            if process is None:
+            if process is None or process.frozen:
                 await self.clock.sleep(0.5)
                 continue
-            task = self.loop.spawn(process.name, process.daemon.tell(request(self.clock.now())))
-            while not task.done() and self.loop.alive(process.name):
+            task = self.loop.spawn(
+                process.name, process.daemon.tell(request(self.clock.now() + process.ahead))
+            )
+            while not task.done() and not process.ended:
                 await self.clock.sleep(0.1)
             if task.done():
                 return task.result()
-
-
-def _name(event: Event) -> str:
-    """An event in few words, for traces."""
-    words = [type(event).__name__, str(getattr(event, "kind", "")), node_of(event) or ""]
-    words.append(str(getattr(event, "outcome", "")))
-    return " ".join(word for word in words if word)
-
-
-@contextlib.contextmanager
-def _untouched(path: Path) -> Iterator[None]:
-    """Keep a SQLite file and its log as they are on disk: closing a connection would tidy them up.
-
-    A killed process tidies up nothing, and the next one has to recover from what is there.
-    """
-    files = [path, path.with_name(path.name + "-wal")]
-    kept = {file: file.read_bytes() for file in files if file.exists()}
-    yield
-    for file in files:
-        file.unlink(missing_ok=True)
-        if file in kept:
-            file.write_bytes(kept[file])
 
 
 def _rng(seed: int, purpose: str) -> random.Random:

@@ -94,6 +94,7 @@ class Checker:
         self._before: dict[str, dict[str, TargetPhase]] = {}
         self._drained: dict[str, float] = {}  # node -> until when its requests may finish
         self._cuts_seen = 0
+        self._deaf_at = 0.0  # when a source of notices could last not be read
         self._written_at: deque[float] = deque(maxlen=100)  # when a balancer took a set
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
@@ -299,6 +300,8 @@ class Checker:
     # -- at ticks ----------------------------------------------------------------------------------
 
     def _on_tick(self, now: float) -> None:
+        if self._world.faults.out("stream"):
+            self._deaf_at = now
         self._requests_finish()
         daemon = self._daemon()
         if daemon is not None and not self.faults_on:
@@ -313,7 +316,8 @@ class Checker:
         others = {s.id for t in self._tables for s in t.active()}
         for cut in self._world.cuts[self._cuts_seen :]:
             machine = self._world.machines[cut.node]
-            told = machine.told_at is not None and cut.at - machine.told_at >= self._bounds.told_early
+            heard_at = max(machine.told_at or 0.0, self._deaf_at)
+            told = machine.told_at is not None and cut.at - heard_at >= self._bounds.told_early
             relief = any(
                 m.able(now) for n in others - {cut.node} if (m := self._world.machine(n)) is not None
             )

@@ -115,6 +115,10 @@ class Faults:
 
         return end
 
+    def out(self, call: str) -> bool:
+        """True while an outage of these calls lasts."""
+        return bool(self._outages.get(call))
+
     def chance(self, share: float) -> bool:
         """True in this share of all cases; nothing is drawn where there is no chance."""
         return share > 0.0 and (share >= 1.0 or self.rng.random() < share)

@@ -39,7 +39,8 @@ from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
 from cloud.sim.faults import Fault
-from orchestrator.simulate import Outcome, RecordedStore, Simulation
+from orchestrator.recorded_store import RecordedStore
+from orchestrator.simulate import Outcome, Simulation
 from orchestrator.wiring import Ports
 from policies.model import Market
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from cloud.ports import BalancerView, LaunchRequest
-from orchestrator.simulate import RecordedStore, Simulation
+from orchestrator.recorded_store import RecordedStore
+from orchestrator.simulate import Simulation
 from orchestrator.wiring import Ports
 from policies.events import Event, IntentOpened
 from policies.model import EngineReading, Instance, Notice, TargetPhase, TargetSpec

@@ -58,6 +58,59 @@ def test_the_second_daemon_refuses_and_names_the_first(tmp_path: Path, sound) ->
     sound(simulation(tmp_path).run(script))
 
 
+def test_a_daemon_whose_lease_was_taken_while_it_hung_does_nothing_more(tmp_path: Path, sound) -> None:
+    """It wakes up with a plan in hand and a journal open: both belong to another daemon now."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        first = sim.running
+        assert first is not None
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=120.0, notice=60.0)
+        await sim.clock.sleep(60.2)
+        sim.freeze(first)
+        (sim.config.daemon.state_dir / "lease").unlink()
+        second = sim.boot()
+        await sim.clock.sleep(5.0)
+        assert sim.running is second
+        sim.thaw(first)
+        await sim.settle()
+        assert "another daemon took over" in first.ended
+        assert sim.running is second
+
+    sound(simulation(tmp_path).run(script))
+
+
+@pytest.mark.parametrize("ahead", [-86_400.0, -3600.0, 3600.0, 86_400.0])
+def test_a_host_whose_clock_is_off_boots_nodes_and_drains_them(tmp_path: Path, sound, ahead: float) -> None:
+    async def script(sim: Simulation) -> None:
+        sim.ahead = ahead
+        sim.boot()
+        await sim.settle()
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0)
+        await sim.settle()
+
+    outcome = sound(simulation(tmp_path).run(script))
+    assert outcome.launches == 6
+
+
+def test_a_clock_that_was_set_back_between_two_daemons_holds_nothing_up(tmp_path: Path, sound) -> None:
+    """What the journal says lies in the future now; no call and no drain waits for that day."""
+
+    async def script(sim: Simulation) -> None:
+        sim.ahead = 86_400.0
+        await ready(sim)
+        sim.world.faults.arm("launch", Fault.LOST, times=2)
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0)
+        await sim.clock.sleep(0.5)
+        assert sim.running is not None
+        sim.kill(sim.running)
+        sim.ahead = 0.0
+        sim.boot()
+        await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
+
+
 def test_a_daemon_that_stops_touches_nothing(tmp_path: Path, sound) -> None:
     async def script(sim: Simulation) -> None:
         await ready(sim)

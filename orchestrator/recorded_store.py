@@ -1,0 +1,88 @@
+"""The real journal as a simulated daemon has it: each write is an effect, a kill leaves the disk as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cloud.sim.effects import Effects
+from orchestrator.codec import encode
+from orchestrator.store import Store, StoreUnavailable, node_of
+from policies.economics import Charge
+from policies.events import Event, IntentOpened
+from policies.memory import Memory
+
+
+class RecordedStore(Store):
+    """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
+
+    effects: Effects
+    hear: Callable[[Sequence[Event]], None]
+
+    async def next_epoch(self, now: float) -> int:
+        """See Store."""
+        return await self.effects.record(
+            "journal", "epoch", lambda: super(RecordedStore, self).next_epoch(now)
+        )
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        """See Store."""
+        if not events:
+            return
+        names = ", ".join(_name(e) for e in events)
+        check = zlib.crc32(b"".join(encode(e) for e in events))
+
+        async def write() -> None:
+            try:
+                await super(RecordedStore, self).append(pool, events)
+            except StoreUnavailable:
+                # Drains go on without the journal, calls on the cloud do not.
+                self.hear([e for e in events if not isinstance(e, IntentOpened)])
+                raise
+            self.hear(events)
+
+        await self.effects.record("journal", "append", write, detail=f"{names} {check:08x}")
+
+    async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
+        """See Store."""
+        await self.effects.record(
+            "journal",
+            "snapshot",
+            lambda: super(RecordedStore, self).snapshot(pool, memory, keep_after=keep_after),
+        )
+
+    async def charge(
+        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+    ) -> None:
+        """See Store."""
+        await self.effects.record(
+            "journal",
+            "charge",
+            lambda: super(RecordedStore, self).charge(
+                pool, charges, on_demand_usd=on_demand_usd, until=until
+            ),
+        )
+
+
+@contextlib.contextmanager
+def untouched(path: Path) -> Iterator[None]:
+    """Keep a SQLite file and its log as they are on disk: closing a connection would tidy them up.
+
+    A killed process tidies up nothing, and the next one has to recover from what is there.
+    """
+    files = [path, path.with_name(path.name + "-wal")]
+    kept = {file: file.read_bytes() for file in files if file.exists()}
+    yield
+    for file in files:
+        file.unlink(missing_ok=True)
+        if file in kept:
+            file.write_bytes(kept[file])
+
+
+def _name(event: Event) -> str:
+    """An event in few words, for traces."""
+    words = [type(event).__name__, str(getattr(event, "kind", "")), node_of(event) or ""]
+    words.append(str(getattr(event, "outcome", "")))
+    return " ".join(word for word in words if word)
