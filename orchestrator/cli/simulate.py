@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -150,17 +151,23 @@ def _markets(
             sets = [markets.synthetic(seed, length)]
         else:
             sets = [found for _, found in markets.read_sets(trace)]
-        return [
-            (
-                markets.scenario_of(
-                    found, replicas=settings.pool.replicas, zones=zones, days=days, skip_days=skip_days
-                ),
-                markets.begin_of(found, skip_days),
-            )
-            for found in sets
-        ]
+        found, left_out = [], []
+        for spotset in sets:
+            try:
+                scenario = markets.scenario_of(
+                    spotset, replicas=settings.pool.replicas, zones=zones, days=days, skip_days=skip_days
+                )
+            except markets.NoZone as error:
+                left_out.append(error)
+            else:
+                found.append((scenario, markets.begin_of(spotset, skip_days)))
+        if not found:
+            raise left_out[0]
     except markets.MarketError as error:
         raise CommandError(str(error), prefix="") from error
+    for fault in left_out:
+        print(f"left out: {fault}", file=sys.stderr)
+    return found
 
 
 def _run(
@@ -239,8 +246,6 @@ def _check_plot(file: Path) -> None:
 
 
 def _draw(plot: Path, found: list[tuple[Scenario, str | None]], results: list[Result], quiet: bool) -> None:
-    import sys
-
     from orchestrator.simulator.picture import draw
 
     each = len(results) // len(found)

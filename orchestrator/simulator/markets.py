@@ -20,6 +20,10 @@ class MarketError(Exception):
     """A market that cannot be had: what, where, what to do."""
 
 
+class NoZone(MarketError):
+    """A set has none of the zones that are asked for."""
+
+
 def read_sets(directory: Path) -> list[tuple[Path, SpotSet]]:
     """The set in a directory, or all sets in the directories in it, by name. Raises MarketError."""
     if not directory.is_dir():
@@ -66,7 +70,7 @@ def scenario_of(
         begin, end = (first + 0.5) / ticks if first else 0.0, min(1.0, (last + 0.5) / ticks)
         return cut(spotset, replicas=replicas, zones=zones, begin=begin, end=end)
     except ScenarioError as error:
-        raise MarketError(str(error)) from None
+        raise NoZone(str(error)) from None
 
 
 def begin_of(spotset: SpotSet, skip_days: float) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ def showing(count: int, *, quiet: bool) -> Iterator[Progress]:
     """A listener for `study.run_all` with `count` jobs that shows what it hears."""
     if quiet:
         yield lambda *_: None
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"):
         with _bar(count) as progress:
             yield progress
     else:

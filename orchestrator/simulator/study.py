@@ -263,7 +263,8 @@ def _elsewhere(jobs: Sequence[Job], workers: int, progress: Progress) -> list[Re
     with _ended_on_error(ProcessPoolExecutor(workers, context, _begin_worker, (shares,))) as pool:
         # Long runs first, so that no core waits for one of them at the end. The order of results stays.
         order = sorted(range(len(jobs)), key=lambda n: -_weight(jobs[n]))
-        futures: dict[int, Future[Result]] = {n: pool.submit(_in_worker, n, jobs[n]) for n in order}
+        with _deaf():
+            futures: dict[int, Future[Result]] = {n: pool.submit(_in_worker, n, jobs[n]) for n in order}
         pending = set(futures.values())
         while pending:
             done, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
@@ -299,6 +300,19 @@ def _ended_on_error(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C is ignored for a moment; processes started in it ignore it from their first instant on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, kept)
 
 
 _shares: Any = None
