@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import structlog
 
 # The scenarios are also played by plain processes (replay.py), so they are a module and not fixtures.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from jobs import memory_folder
 
 from orchestrator.simulate import Outcome
 
@@ -25,6 +28,19 @@ def _quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture(autouse=True)
+def _in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """State directories that the runs make for themselves wait for no disk."""
+    monkeypatch.setattr(tempfile, "tempdir", str(memory_folder()))
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A state directory that waits for no disk."""
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -1,42 +1,65 @@
-"""Play one scenario again and show what happened: the line that a failing test prints.
+"""Play one run of the simulation again and show what happened: the line that a failing run prints.
 
     python tests/simulation/replay.py notice --seed 1 --kill 17:after
+    python tests/simulation/replay.py swarm --seed 12345 --hours 0.5
+    python tests/simulation/replay.py planted --bug the-cloud-ignores-tokens --seed 1
 
-Prints the trace, the invariants that broke and the digest. Exits with 1 if any broke.
+Prints the last lines of the trace, the invariants that broke and the digest. Exits with 1 if any broke, for a
+planted bug if its invariant did not.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import tempfile
 from pathlib import Path
 
-import structlog
-from scenarios import SCENARIOS, play
+sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
 
-from cloud.sim.effects import Point
+from jobs import CRASH_SEED, Job, bug, judge, outcome_of, quiet, slug
+from planted import PLANTED
+from scenarios import SCENARIOS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    known = argparse.ArgumentParser(description="Play one simulated run and show what happened.")
+    known.add_argument("what", choices=[*sorted(SCENARIOS), "swarm", "planted"], metavar="WHAT")
+    known.add_argument("--seed", type=int, default=CRASH_SEED)
+    known.add_argument("--hours", type=float, default=0.5, help="hours of faults, for swarm")
+    known.add_argument("--kill", default="", help="where the daemon dies, for a scenario: 17:after")
+    known.add_argument("--bug", choices=sorted(slug(p.name) for p in PLANTED), metavar="BUG")
+    known.add_argument("--quiet", action="store_true", help="only the digest")
+    return known
+
+
+def job_of(given: argparse.Namespace) -> Job:
+    """The job that a command line names."""
+    if given.what == "swarm":
+        return Job(kind="fresh", seed=given.seed, hours=given.hours)
+    if given.what == "planted":
+        return Job(kind="planted", seed=given.seed, name=given.bug)
+    return Job(kind="crash", seed=given.seed, name=given.what, point=given.kill)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Play one simulated scenario and show what happened.")
-    parser.add_argument("scenario", choices=sorted(SCENARIOS))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--kill", type=Point.parse, help="effect and moment at which the daemon dies: 17:after"
-    )
-    parser.add_argument("--quiet", action="store_true", help="only the digest")
-    given = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = play(SCENARIOS[given.scenario], Path(folder), seed=given.seed, crash=given.kill)
+    """Play it."""
+    known = parser()
+    given = known.parse_args()
+    if given.what == "planted" and given.bug is None:
+        known.error(f"--bug names what to plant: {', '.join(sorted(slug(p.name) for p in PLANTED))}")
+    quiet()
+    job = job_of(given)
+    outcome = outcome_of(job)
+    broken = judge(job, outcome)
     if not given.quiet:
         print("\n".join(outcome.tail))
-        for broken in outcome.broken:
-            print(f"BROKEN {broken}")
+        for name, text in broken:
+            print(f"BROKEN {name}: {text}")
     print(outcome.digest)
-    return 1 if outcome.broken else 0
+    if job.kind == "planted":
+        return 0 if bug(job.name).invariant in dict(broken) else 1
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
