@@ -20,7 +20,7 @@ from orchestrator.demo_options import DemoOptions
 
 ROOT = Path(__file__).parents[3]
 
-HEAVY = ("aiohttp", "boto3", "orjson", "prometheus_client", "pydantic", "sqlite3", "structlog")
+HEAVY = ("aiohttp", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "sqlite3", "structlog")
 
 IMPORTS = """
 import json, sys
