@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
+SIM_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm lint format check bench docs vllm-env lock clean
+.PHONY: help setup demo demo-vllm test test-vllm sim sim-long lint format check bench docs vllm-env lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +34,12 @@ demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny mod
 
 test: $(STAMP) ## Run the test suite (all but real vLLM)
 	@$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
+
+sim: $(STAMP) ## Play 1,000 simulated hours under faults, kills everywhere, planted bugs (SIM_ARGS="--seed 7")
+	@$(BIN)/python tests/simulation/campaign.py --hours 1000 --budget 360 $(SIM_ARGS)
+
+sim-long: $(STAMP) ## The same for a simulated year (most of an hour on two cores)
+	@$(BIN)/python tests/simulation/campaign.py --hours 8760 $(SIM_ARGS)
 
 test-vllm: vllm-env ## Run the engine contract against real vLLM
 	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract $(PYTEST_ARGS)
