@@ -9,7 +9,7 @@ where that version would have decided otherwise.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,9 +33,14 @@ JsonPlan = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which turns to replay: by number of turn, by number of the last event they knew, by time."""
+    """Which turns to replay: by number of turn, by number of the last event they knew, by time.
+
+    `epoch`: only those of one daemon. `newest`: at most so many, the last ones.
+    """
 
     turn: int | None = None
+    epoch: int | None = None
+    newest: int | None = None
     first_event: int | None = None
     last_event: int | None = None
     since: float | None = None
@@ -91,13 +96,22 @@ def replay(
 ) -> Iterator[Replayed]:
     """Decide the selected turns again, in their order. Raises JournalError when the file cannot be read."""
     wanted = selection if selection is not None else Selection()
-    for recording in journal.recordings():
-        if any(wanted.takes(*mark) for mark in journal.marks(recording)):
-            yield from _recording(journal, recording, wanted, decide)
+    plans: list[tuple[Recording, set[int]]] = []
+    left = wanted.newest
+    for recording in reversed(journal.recordings()):
+        if wanted.epoch in (None, recording.epoch):
+            numbers = [mark[0] for mark in journal.marks(recording) if wanted.takes(*mark)]
+            if left is not None:
+                numbers = numbers[max(0, len(numbers) - left) :]
+                left -= len(numbers)
+            if numbers:
+                plans.append((recording, set(numbers)))
+    for recording, chosen in reversed(plans):
+        yield from _recording(journal, recording, chosen, decide)
 
 
 def _recording(
-    journal: JournalFile, recording: Recording, wanted: Selection, decide: Decide
+    journal: JournalFile, recording: Recording, wanted: Set[int], decide: Decide
 ) -> Iterator[Replayed]:
     stored = journal.recorded(recording)
     broken = ""
@@ -118,7 +132,7 @@ def _recording(
             except UnknownRecord as error:
                 broken = f"{error}; the memory of this and later turns of the recording is not known"
         taken = upto
-        if not wanted.takes(turn.number, turn.seq, turn.at):
+        if turn.number not in wanted:
             continue
         head: dict[str, Any] = {
             "number": turn.number,

@@ -30,9 +30,11 @@ from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
 from orchestrator.config import Config
 from orchestrator.daemon import Daemon, StartError
+from orchestrator.journal_file import JournalFile
+from orchestrator.journal_replay import Selection, replay
 from orchestrator.lease import FileLease
 from orchestrator.recorded_store import RecordedStore, untouched
-from orchestrator.store import Store, Superseded
+from orchestrator.store import Store, StoreUnavailable, Superseded
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
 from policies.events import Event
@@ -47,6 +49,9 @@ LANDS_AFTER = 3.0
 
 LONGEST = 4 * 3600.0
 """Virtual seconds after which a script is given up."""
+
+REPLAYED = 200
+"""Recorded turns that are decided again at the end of a run."""
 
 Wrap = Callable[[Ports], Ports]
 """Replaces ports before a daemon gets them."""
@@ -98,7 +103,8 @@ class Simulation:
     """One run: one seed, one world, one pool, one daemon after another.
 
     `sales` is what the world sells. `wrap` replaces ports of every daemon, `store` its journal: that is how
-    tests plant bugs. `crash` is where the first daemon dies. A simulation is used once.
+    tests plant bugs. `crash` is where the first daemon dies. A script may take `longest` virtual seconds. A
+    simulation is used once.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class Simulation:
         wrap: Wrap | None = None,
         store: type[RecordedStore] = RecordedStore,
         crash: Point | None = None,
+        longest: float = LONGEST,
     ) -> None:
         self.config, self.pool, self.seed = config, config.wanted, seed
         self.loop = VirtualTimeLoop(seed)
@@ -132,7 +139,7 @@ class Simulation:
         self.sources = tuple(sources)
         self._wrap, self._store, self._crash = wrap, store, crash
         self.ahead = 0.0  # seconds by which the clock of the daemons' host is ahead, at their next start
-        self._begins = 0
+        self._begins, self._longest = 0, longest
         self._killed_at: Effect | None = None
         self._over = False
         self.loop.set_exception_handler(self._unhandled)
@@ -160,11 +167,13 @@ class Simulation:
     async def _main(self, script: Callable[[Simulation], Awaitable[None]]) -> None:
         nature = asyncio.ensure_future(self.world.run())
         play = asyncio.ensure_future(script(self))
-        await asyncio.wait({nature, play}, timeout=LONGEST, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({nature, play}, timeout=self._longest, return_when=asyncio.FIRST_COMPLETED)
         if nature.done():
             nature.result()
         if not play.done():
-            self.checker.report("convergence", "script", f"the script did not end within {LONGEST:.0f} s")
+            self.checker.report(
+                "convergence", "script", f"the script did not end within {self._longest:.0f} s"
+            )
             return
         try:
             play.result()
@@ -173,6 +182,7 @@ class Simulation:
             return
         self.checker.checked["convergence"] += 1
         await self._journal_tells_all()
+        await self._plans_come_again()
 
     async def _journal_tells_all(self) -> None:
         """Reading the journal gives exactly the memory that the running daemon has."""
@@ -185,6 +195,22 @@ class Simulation:
         if stored != held:
             different = [n for n in Memory.__slots__ if getattr(stored, n) != getattr(held, n)]
             self.checker.report("journal", "memory", f"the journal tells another {', '.join(different)}")
+
+    async def _plans_come_again(self) -> None:
+        """The newest turns that the running daemon recorded give the same plans again, byte for byte."""
+        process = self.running
+        if process is None or process.frozen:
+            return
+        store = process.stores[-1]
+        with contextlib.suppress(StoreUnavailable):
+            await store.flush()
+        wanted = Selection(epoch=store.turns.epoch, newest=REPLAYED)
+        with JournalFile.open(store.path) as journal:
+            for turn in replay(journal, wanted):
+                self.checker.checked["replay"] += 1
+                if not turn.identical:
+                    said = turn.unreadable or "; ".join(turn.differences)
+                    self.checker.report("replay", "plan", f"turn {turn.number} is decided otherwise: {said}")
 
     def _outcome(self) -> Outcome:
         log = tuple(self.effects.log)

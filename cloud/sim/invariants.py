@@ -21,6 +21,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "prompt-detach": "a noticed node leaves the target set at once, where enough others serve",
     "no-request-cut": "a reclaim that was told in time cuts no request",
     "journal": "reading the journal gives exactly the memory of the running daemon",
+    "replay": "recorded turns that are decided again give the same plans, byte for byte",
     "convergence": "the pool comes to what is wanted, with nothing left over, and stays there",
     "operator-obeyed": "what an operator asked to be drained ends",
     "daemon-lives": "no daemon ends by itself",

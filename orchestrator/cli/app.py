@@ -32,6 +32,10 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "events": (_LOOK, "events"),
     "plan": (_LOOK, "plan"),
     "explain": (_LOOK, "explain"),
+    "journal show": (_LOOK, "show"),
+    "journal replay": (_LOOK, "replay"),
+    "journal copy": (_LOOK, "copy"),
+    "journal export": (_LOOK, "export"),
     "drain": (_OPERATE, "drain"),
     "undrain": (_OPERATE, "undrain"),
     "pause": (_OPERATE, "pause"),
@@ -50,6 +54,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
 }
 # first word of two-word commands, all in one module -> what the family is for
 FAMILIES: Final[dict[str, str]] = {
+    "journal": "The daemon's journal on disk: what it holds, its turns decided again, a copy of it.",
     "trace": "Spot markets on disk: look at one, convert a public recording, make a synthetic one.",
 }
 HIDDEN: Final = frozenset({"local-cloud"})

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints, 
 import typing_extensions
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
-from orchestrator import views
+from orchestrator import journal_views, views
 from orchestrator.config import ConfigFile
 from orchestrator.simulator import views as simulator
 
@@ -27,6 +27,9 @@ VIEWS: Final[dict[str, type]] = {
     "plan": views.PlanView,
     "explain": views.ExplainView,
     "validate": views.ValidateView,
+    "journal": journal_views.JournalView,
+    "replay": journal_views.ReplayView,
+    "turn": journal_views.TurnView,
     "simulate": simulator.SimulateView,
     "trace": simulator.TraceView,
 }

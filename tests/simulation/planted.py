@@ -29,6 +29,7 @@ from planted_ports import (
     NeverTerminates,
     PutsDrainingBack,
     ReadyTooEarly,
+    RecordsHalfTheWorld,
     ShowsOthersMachines,
     around,
     both,
@@ -240,4 +241,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(name="intents are not journalled", invariant="journal", script=bootstrap, store=ForgetsIntents),
     Planted(name="nothing is journalled", invariant="journal", script=notice, store=ForgetsAll),
+    Planted(
+        name="what was probed is not recorded", invariant="replay", script=notice, store=RecordsHalfTheWorld
+    ),
 )

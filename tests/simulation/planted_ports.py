@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from cloud.ports import BalancerView, LaunchRequest
 from orchestrator.recorded_store import RecordedStore
 from orchestrator.simulate import Simulation
+from orchestrator.turn_log import TurnRecord
 from orchestrator.wiring import Ports
 from policies.events import Event, IntentOpened
 from policies.model import EngineReading, Instance, Notice, TargetPhase, TargetSpec
@@ -155,6 +157,19 @@ class ForgetsIntents(RecordedStore):
 class ForgetsAll(RecordedStore):
     async def append(self, pool: str, events: Sequence[Event]) -> None:
         return None
+
+
+class RecordsHalfTheWorld(RecordedStore):
+    """What the engines answered is not recorded: plans depend on what the journal does not hold."""
+
+    def __init__(self, path: Path, *, inline: bool) -> None:
+        super().__init__(path, inline=inline)
+        hold = self.turns.hold
+
+        def hold_half(turn: TurnRecord) -> bool:
+            return hold(dataclasses.replace(turn, world=dataclasses.replace(turn.world, engines={})))
+
+        self.turns.hold = hold_half  # type: ignore[method-assign]
 
 
 def both(sim: Simulation, ports: Ports) -> Ports:
