@@ -5,7 +5,7 @@ Why: observations are full pictures and repeat; the journal holds only changes.
 Never: an incomplete or old list makes no node missing; a node missing from a list is not gone until it has
 been missing for the grace time, ten times that while its engine answers, or while so many are missing that
 the list is to be doubted rather than the nodes. A draining node is not idle before its detachment was
-acknowledged and every count was taken after that.
+acknowledged and every count was taken after that, nor while neither its engine nor a balancer counts.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -35,6 +35,7 @@ from policies.model import (
     Market,
     NoticeKind,
     Pool,
+    StandbyKind,
     TargetPhase,
     TargetState,
     World,
@@ -63,7 +64,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
                         gone = GoneCause.LOST
                     found.append(NodeGone(at=world.now, node=instance.id, cause=gone))
         else:
-            found.extend(_known(world, memory, record, instance, load.get(instance.id, 0)))
+            found.extend(_known(world, memory, record, instance, load.get(instance.id)))
     found.extend(_missing(pool, world, memory, listed))
     return tuple(found)
 
@@ -106,9 +107,23 @@ def _may_work(world: World, instance: Instance) -> bool:
     )
 
 
-def _known(world: World, memory: Memory, record: NodeRecord, instance: Instance, load: int) -> list[Event]:
+def _works(world: World, instance: Instance) -> bool:
+    """True for a running machine that some balancer was last seen to send requests to."""
+    return instance.state is InstanceState.RUNNING and any(
+        t.id == instance.id and t.state in (TargetState.HEALTHY, TargetState.INITIAL)
+        for view in world.balancers.values()
+        for t in view.value
+    )
+
+
+def _known(
+    world: World, memory: Memory, record: NodeRecord, instance: Instance, load: int | None
+) -> list[Event]:
     now = world.now
     found: list[Event] = []
+    if record.standby is StandbyKind.STOPPED and _works(world, instance):
+        # An older memory than what was done since: a journal that was restored from a copy.
+        return [_seen(now, replace(instance, standby=None), asked_at=None)]
     if record.missing_since is not None:
         found.append(NodeFound(at=now, node=record.id))
     if instance.state is InstanceState.TERMINATED:
@@ -126,10 +141,11 @@ def _known(world: World, memory: Memory, record: NodeRecord, instance: Instance,
     return found
 
 
-def _drained(world: World, memory: Memory, record: NodeRecord, load: int) -> list[Event]:
+def _drained(world: World, memory: Memory, record: NodeRecord, load: int | None) -> list[Event]:
     """Idle and busy edges of a draining node, by the engine's count and every balancer's.
 
-    A count taken before the node was detached says nothing; a balancer that cannot be read has no say.
+    A count taken before the node was detached says nothing; a balancer that cannot be read has no say. `load`
+    is None for a node that no balancer shows.
     """
     drain, reading = record.drain, world.engines.get(record.id)
     if drain is None or reading is None:
@@ -143,7 +159,9 @@ def _drained(world: World, memory: Memory, record: NodeRecord, load: int) -> lis
     fresh = reading.at >= since and all(
         view.error or (view.at is not None and view.at >= since) for view in world.balancers.values()
     )
-    in_flight = load + (reading.in_flight if reading.ok else 0)
+    if load is None and not reading.ok:
+        return []
+    in_flight = (load or 0) + (reading.in_flight if reading.ok else 0)
     if active or (fresh and in_flight > 0):
         return [NodeBusy(at=world.now, node=record.id)] if record.idle_since is not None else []
     if fresh and record.idle_since is None:

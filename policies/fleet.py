@@ -23,6 +23,7 @@ from policies.model import (
     Pool,
     StandbyKind,
     TargetPhase,
+    TargetState,
     World,
 )
 from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
@@ -275,10 +276,9 @@ def _node(
     if reading is not None:
         healthy = booted and reading.failing_since is None
     else:
-        # Not looked at since the daemon started. A node that a complete list lacks is another matter.
-        healthy = (
-            booted and record.ready_at is not None and (instance is not None or world.instances.at is None)
-        )
+        # Not looked at since the daemon started. That a list lacks it is not enough: lists lose pages.
+        unlisted = instance is None and world.instances.at is not None
+        healthy = booted and record.ready_at is not None and not (unlisted and _found_sick(world, record.id))
     return Node(
         id=record.id,
         token=record.token,
@@ -304,6 +304,13 @@ def _node(
         failing_since=reading.failing_since if reading is not None and booted else None,
         failure=reading.failure if reading is not None else "",
         detached_at=record.detached_at,
+    )
+
+
+def _found_sick(world: World, node: str) -> bool:
+    """True when some balancer gets no answer from a node."""
+    return any(
+        t.id == node and t.state is TargetState.UNHEALTHY for v in world.balancers.values() for t in v.value
     )
 
 
@@ -344,7 +351,9 @@ def _none() -> dict[Market, int]:
 def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], bool]:
     """Settle who is healthy and who is lost from how long each engine has been silent.
 
-    Nodes on their way out say nothing about a fault of ours: they are expected to fall silent.
+    Nodes on their way out say nothing about a fault of ours: they are expected to fall silent. A node that a
+    balancer finds healthy is not lost while others serve: it leaves the target set first, and may be reached
+    again by then. So it goes when a partition ends, where nodes come back one after another.
     """
     rules = pool.health
     silent = {n.id: world.now - n.failing_since for n in nodes if n.failing_since is not None}
@@ -352,14 +361,28 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
         return nodes, False
     booted = [n for n in nodes if n.phase is Phase.READY and not n.leaving]
     unhealthy = sum(silent.get(n.id, 0.0) >= rules.unhealthy_after for n in booted)
+    suspect = unhealthy > 1 and unhealthy > rules.max_unhealthy * len(booted)
+    relief = any(n.serving and n.healthy and n.id not in silent for n in nodes)
+    vouched = vouched_for(world) if relief and not suspect else set()
     settled = tuple(
         replace(
             n,
             healthy=silent[n.id] < rules.unhealthy_after,
-            lost=silent[n.id] >= rules.replace_after,
+            lost=silent[n.id] >= rules.replace_after and n.id not in vouched,
         )
         if n.id in silent
         else n
         for n in nodes
     )
-    return settled, unhealthy > 1 and unhealthy > rules.max_unhealthy * len(booted)
+    return settled, suspect
+
+
+def vouched_for(world: World) -> set[str]:
+    """Nodes that some balancer, read without a failure, finds healthy. It may reach whom this host cannot."""
+    return {
+        t.id
+        for view in world.balancers.values()
+        if not view.error
+        for t in view.value
+        if t.state is TargetState.HEALTHY
+    }

@@ -6,7 +6,8 @@ Never: when more than `max_unhealthy` of all nodes are silent at once none is en
 then the fault is more likely on our side (a partition, a bad release of the prober) than in so many machines
 together. New nodes are launched as far as the surge limit allows, and only for each one that becomes ready,
 which shows that nodes can be reached, one silent node goes: ready and silent nodes together never fall
-below wanted. A node that this daemon has not looked at yet is never given up.
+below wanted. A silent node that a balancer finds healthy leaves the target set before it is given up, where
+others serve. A node that this daemon has not looked at yet is never given up.
 
 Example: 4 of 10 nodes fall silent at once and `max_unhealthy` is 0.3: an alarm, and no node is ended until
 the first new one is ready.
@@ -21,7 +22,10 @@ from policies.turn import Turn
 
 
 def replace_sick(turn: Turn) -> None:
-    """Drain nodes that have been silent for too long; their requests are lost already."""
+    """Drain nodes that have been silent for too long.
+
+    Their requests get their budget all the same: it may be only this host that cannot reach them.
+    """
     silent = [
         n
         for n in turn.fleet.nodes
@@ -45,7 +49,7 @@ def replace_sick(turn: Turn) -> None:
     for node in silent:
         silent_for = turn.now - (node.failing_since or turn.now)
         reason = f"engine silent for {silent_for:.0f} s: {node.failure or 'no answer'}"
-        turn.drain(node, turn.now, Cause.SICK, reason)
+        turn.drain(node, turn.now + turn.pool.drain.budget, Cause.SICK, reason)
 
 
 def give_up_boots(turn: Turn) -> None:

@@ -6,8 +6,9 @@ Why: order is everything. A node leaves the target set first (`drain`), then its
 ends; and where time allows its replacement is ready before it leaves. A doomed node is paired with what
 takes its place (`Launch.replaces`), so that `history` can say how long each stage took.
 Never: a node that can answer is ended while a balancer sends it requests, so the last one that serves never
-is; drains that an operator asked for go no faster than the disruption budget, and below wanted only when no
-replacement came within a boot time-out.
+is; nor is one that this host cannot reach while a balancer finds it healthy and sends it requests. Drains
+that an operator asked for go no faster than the disruption budget, and below wanted only when no replacement
+came within a boot time-out.
 
 Example: with 10 nodes serving and `min_serving` 8, three notices at once drain the two earliest deadlines at
 once; the third node keeps serving until a replacement serves or its latest start comes.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from policies import balance
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
-from policies.fleet import Node
+from policies.fleet import Node, vouched_for
 from policies.model import NoticeKind, Phase
 from policies.records import intent_key
 from policies.turn import Turn
@@ -98,7 +99,7 @@ def drain_asked(turn: Turn) -> None:
 def end_drained(turn: Turn) -> None:
     """End draining nodes that are done; a node that may still get requests and answers them stays."""
     unread = any(view.at is None for view in turn.world.balancers.values())
-    routed = balance.may_route(turn)
+    routed, vouched = balance.may_route(turn), vouched_for(turn.world)
     for node in turn.fleet.nodes:
         if node.phase is Phase.TERMINATING:
             _ask_again(turn, node)
@@ -110,7 +111,7 @@ def end_drained(turn: Turn) -> None:
         if node.serving and node.healthy:
             turn.note(f"{node.id} should end and is still in a target set: it stays")
             continue
-        if node.answers and (unread or node.id in routed):
+        if (node.answers or node.id in vouched) and (unread or node.id in routed):
             turn.note(f"{node.id} should end; it stays until every balancer has let it go")
             continue
         if node.ready_at is None and not node.attached:

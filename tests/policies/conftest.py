@@ -688,11 +688,15 @@ class Scene:
         silent_for: float | None = None,
         probed: bool = True,
         listed: bool = True,
+        vouched: bool | None = None,
         in_flight: int = 0,
         price: float | None = None,
         **record: Any,
     ) -> Scene:
-        """A node that runs, is ready and serves, unless told otherwise."""
+        """A node that runs, is ready and serves, unless told otherwise.
+
+        `vouched`: the balancer finds it healthy; by default one that is silent is not.
+        """
         began = self.now - age
         price = price if price is not None else (1.0 if market is Market.SPOT else 3.0)
         base = NodeRecord(
@@ -736,7 +740,8 @@ class Scene:
         self.shown.pop(node, None)
         if held is not None:
             self.held[node] = held
-            shown = TargetState.HEALTHY if serving else TargetState.DRAINING
+            found = TargetState.HEALTHY if vouched or (vouched is None and silent_for is None) else None
+            shown = (found or TargetState.UNHEALTHY) if serving else TargetState.DRAINING
             self.shown[node] = Target(id=node, address=base.address, state=shown, in_flight=in_flight)
         return self
 

@@ -42,7 +42,8 @@ def phases(plan: Any) -> dict[str, TargetPhase]:
         ({"state": InstanceState.TERMINATED, "serving": True}, None),
         ({"state": InstanceState.STOPPED, "serving": True}, None),
         ({"probed": False}, ACTIVE),
-        ({"probed": False, "listed": False, "age": 100.0}, None),
+        ({"probed": False, "listed": False, "age": 100.0}, ACTIVE),  # one list may lack a page
+        ({"probed": False, "listed": False, "vouched": False}, None),
         ({"address": ""}, None),
     ],
     ids=str,

@@ -39,7 +39,7 @@ def test_a_lost_node_is_drained_and_replaced(scene: Make, actions: Make) -> None
     here = scene(ten()).nodes(6).nodes(3, ON_DEMAND).node("x", silent_for=31.0)
     plan = here.plan()
     (drain,) = actions(plan, Drain)
-    assert (drain.node, drain.cause, drain.deadline) == ("x", Cause.SICK, here.now)
+    assert (drain.node, drain.cause, drain.deadline) == ("x", Cause.SICK, here.now + here.pool.drain.budget)
     assert drain.reason == "engine silent for 31 s: connection refused"
     assert len(actions(plan, Launch)) == 2  # cover now, and spot to return to
     assert actions(plan, Alarm) == []
@@ -48,6 +48,25 @@ def test_a_lost_node_is_drained_and_replaced(scene: Make, actions: Make) -> None
 def test_up_to_the_limit_all_of_them_are_replaced(scene: Make, actions: Make) -> None:
     here = scene(ten()).nodes(4).nodes(3, ON_DEMAND).nodes(3, prefix="x", silent_for=60.0)
     assert len(actions(here.plan(), Drain)) == 3
+
+
+def test_silent_nodes_that_a_balancer_finds_healthy_leave_the_set_first(scene: Make, actions: Make) -> None:
+    """When a partition ends they come back one after another; the last are no sicker than the first."""
+    here = scene(ten()).nodes(4).nodes(3, ON_DEMAND).nodes(3, prefix="x", silent_for=60.0, vouched=True)
+    plan = here.plan()
+    assert actions(plan, Drain) == []
+    assert {t.id for t in plan.targets} & {"x0", "x1", "x2"} == set()
+    for node in ("x0", "x1", "x2"):
+        here.shown.pop(node)
+    assert len(actions(here.plan(), Drain)) == 3
+
+
+def test_the_only_node_is_replaced_although_a_balancer_finds_it_healthy(scene: Make, actions: Make) -> None:
+    here = scene(Pool(name="p", replicas=1)).node("x", ON_DEMAND, silent_for=60.0, vouched=True)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Drain)] == ["x"]
+    assert len(actions(plan, Launch)) == 1
+    assert [(t.id, t.phase) for t in plan.targets] == [("x", "active")]
 
 
 def test_beyond_the_limit_none_is_and_an_alarm_is_raised(scene: Make, actions: Make) -> None:
