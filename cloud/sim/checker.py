@@ -83,7 +83,7 @@ class Checker:
         self.broken: list[Broken] = []
         self.checked: Counter[str] = Counter()
         self.faults_on = False
-        self._draining: set[str] = set()
+        self._draining: dict[str, float] = {}  # node -> its drain's deadline, by the world's clock
         self._ending: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
         self._asked: dict[str, float] = {}
@@ -112,9 +112,9 @@ class Checker:
         now = self._world.clock.now()
         for event in events:
             if isinstance(event, DrainStarted):
-                self._draining.add(event.node)
+                self._draining[event.node] = event.deadline - self._ahead()
             elif isinstance(event, DrainEnded):
-                self._draining.discard(event.node)
+                self._draining.pop(event.node, None)
                 self._drained.pop(event.node, None)
                 self._taken_back[event.node] = now
             elif isinstance(event, OperatorDrained):
@@ -182,7 +182,7 @@ class Checker:
         if machine is None or not machine.live or not machine.able(now):
             return
         held = machine.in_flight(now)
-        deadline = self._drained.get(node)
+        deadline = self._drained.get(node, self._draining.get(node))
         if held and (deadline is None or now < deadline):
             left = "it never drained" if deadline is None else f"{deadline - now:.1f} s before its deadline"
             self.report("drain-first", node, f"{node} is ended with {held} requests in flight, {left}")
@@ -402,7 +402,7 @@ class Checker:
     @property
     def _leaving(self) -> set[str]:
         """Nodes that the daemon lets go, by its journal."""
-        return self._draining | set(self._ending.values())
+        return self._draining.keys() | set(self._ending.values())
 
     # -- helpers -----------------------------------------------------------------------------------
 
@@ -424,7 +424,9 @@ class Checker:
         asked = self._asked.get(machine.id)
         waited = asked is not None and now - asked >= self._pool.health.boot_timeout
         unseen = machine.unseen_since
+        again = machine.seen_again_at
         away = unseen is not None and now - unseen >= self._pool.health.unhealthy_after
+        away = away or (again is not None and now - again < self._bounds.detach)
         return waited or away or self._may_leave(machine, now)
 
     def _seems_able(self, machine: Machine, now: float) -> bool:

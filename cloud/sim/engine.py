@@ -34,7 +34,8 @@ class SimEngine:
         if node in faults.unreachable or faults.chance(faults.lost_probes):
             machine.unseen_since = now if machine.unseen_since is None else machine.unseen_since
             return _failed(node, at, previous, ready=ready, why=f"no route to {address}")
-        machine.unseen_since = None
+        if machine.unseen_since is not None:
+            machine.unseen_since, machine.seen_again_at = None, now
         if now < machine.loaded_at:
             return _failed(node, at, previous, ready=False, why=f"connection refused at {address}")
         if machine.silent_since is not None:

@@ -60,8 +60,9 @@ class Machine:
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
     `told_at`: when the cloud first published that, `cancelled_at`: when it took that back. `rumoured`: the
     node itself told of such a thing. `silent_since`: its engine has answered nothing since then though the
-    machine runs. `unseen_since`: looks at its engine have not got through since then. `started_at`: when it
-    was last started from being stopped. `foreign`: somebody else launched it and gave it our tags.
+    machine runs. `unseen_since`: looks at its engine have not got through since then, `seen_again_at`: when
+    the last such time ended. `started_at`: when it was last started from being stopped. `foreign`: somebody
+    else launched it and gave it our tags.
     `requests` are the ends of the requests that it holds.
     """
 
@@ -82,6 +83,7 @@ class Machine:
     cancelled_at: float | None = None
     silent_since: float | None = None
     unseen_since: float | None = None
+    seen_again_at: float | None = None
     foreign: bool = False
     started_at: float | None = None
     ended_at: float | None = None
