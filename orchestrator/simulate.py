@@ -136,6 +136,7 @@ class Simulation:
         self.checker = Checker(self.world, [self.table], self.pool, daemon=self._state, bounds=bounds)
         self.world.effects.hook = self._at_effect
         self.processes: list[SimProcess] = []
+        self._started: list[SimProcess] = []
         self.sources = tuple(sources)
         self._wrap, self._store, self._crash = wrap, store, crash
         self.ahead = 0.0  # seconds by which the clock of the daemons' host is ahead, at their next start
@@ -234,10 +235,16 @@ class Simulation:
     @property
     def running(self) -> SimProcess | None:
         """The daemon that is up, if one is."""
-        for process in reversed(self.processes):
-            if process.up_since is not None and not process.ended:
+        for process in reversed(self._living()):
+            if process.up_since is not None:
                 return process
         return None
+
+    def _living(self) -> list[SimProcess]:
+        """Daemons that have not ended, oldest first."""
+        if any(process.ended for process in self._started):
+            self._started = [process for process in self._started if not process.ended]
+        return self._started
 
     def boot(self, *, supervised: bool = False) -> SimProcess:
         """Start one more daemon on the state directory, as a service manager does or by hand."""
@@ -271,6 +278,7 @@ class Simulation:
             name=name, daemon=daemon, leases=leases, stores=stores, ahead=self.ahead, supervised=supervised
         )
         self.processes.append(process)
+        self._started.append(process)
         self.world.trace.add("boot", name)
         self.loop.spawn(name, self._live(process), name=name)
         return process
@@ -313,10 +321,11 @@ class Simulation:
             self.checker.forget()
 
     def restart_later(self) -> None:
-        """What the service manager does after a death."""
+        """What the service manager does after a death: it has one daemon, and starts no second one."""
 
         def boot() -> None:
-            self.boot(supervised=True)
+            if not any(process.supervised for process in self._living()):
+                self.boot(supervised=True)
 
         self.loop.call_later(RESTART_AFTER, boot, context=Context())
 
@@ -352,7 +361,7 @@ class Simulation:
         """
         for lease in process.leases:
             lease.release()
-        shared = any(p.stores and not p.ended for p in self.processes if p is not process)
+        shared = any(p.stores for p in self._living() if p is not process)
         for store in process.stores:
             with contextlib.nullcontext() if shared else untouched(store.path):
                 store.close()
