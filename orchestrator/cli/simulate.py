@@ -69,6 +69,14 @@ def simulate(
     baselines: Annotated[
         bool, Parameter(help="Also run what others do, other mixes of the pool, and the bound.")
     ] = True,
+    whole_daemon: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Also run the pool with the whole daemon (loop, observer, actuator, journal) on virtual "
+            "time: about a second for an hour.",
+        ),
+    ] = False,
     plot: Annotated[
         Path | None,
         Parameter(
@@ -111,7 +119,7 @@ def simulate(
             names=policy,
             baselines=baselines,
             solver=_has_solver(),
-            whole_daemon=False,
+            whole_daemon=whole_daemon,
         )
         results = _run(rows, [scenario for scenario, _ in found], settings, starts, seed, jobs, quiet)
     except study.UnknownPolicy as error:

@@ -58,6 +58,9 @@ LOOK = 60.0
 CALM_LOOK = 600.0
 """Seconds between two looks while the pool is whole and nothing moves."""
 
+COVER_LOOK = 10.0
+"""Seconds between two looks while cover is only kept until spot has been ready for long enough."""
+
 _ROUNDS = 256
 """Turns at one instant before the replay says that the policy never comes to rest."""
 
@@ -103,6 +106,8 @@ class Decide:
         mix = fleet.ready_by_market
         calm = calm and mix[Market.SPOT] >= pool.spot_wanted
         step = min(self.look, CALM_LOOK if calm else LOOK)
+        if calm and pool.adaptive is None and mix[Market.ON_DEMAND] > pool.on_demand_floor + pool.standby.hot:
+            step = min(step, COVER_LOOK)
         return (math.floor(now / step) + 1) * step
 
 

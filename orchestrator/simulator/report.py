@@ -142,6 +142,7 @@ def _result_view(result: Result, start_time: str | None) -> ResultView:
         "cost_usd_per_hour": result.dollars / result.hours,
         "on_demand_usd": result.on_demand_dollars,
         "saved_usd": result.on_demand_dollars - result.dollars,
+        "broken_invariants": list(result.broken),
         "steps_simulated": None if score is None else score.steps_simulated,
         "trace_hash": None if score is None else score.trace_hash,
     }
@@ -225,6 +226,9 @@ def _summary(
                 f'The same pool with mix = "{other.row.name}" would have cost {money(other.dollars)} '
                 f"({percent(other.cost_ratio)} of all on-demand, {ready_text(other.availability)} ready)."
             )
+    for result in results:
+        if result.broken:
+            said.append(f"{result.row.name} broke invariants, which is a bug: {'; '.join(result.broken)}")
     least = next((r for r in results if r.score is None), None)
     if least is not None:
         said.append(

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from orchestrator.config import Config
+from orchestrator.config import Config, PoolConfig
 from orchestrator.simulator.baselines import standard
 from orchestrator.simulator.course import Course, Shortfall, Timeline
 from orchestrator.simulator.machines import Timings
@@ -25,12 +25,16 @@ from orchestrator.simulator.omniscient import SolverMissing, Unsolved, bound
 from orchestrator.simulator.replay import Decide, Policy, Replay, ReplayError
 from orchestrator.simulator.scenario import HOUR, Scenario
 from orchestrator.simulator.score import WARM_UP, Score
+from orchestrator.simulator.whole import Settings, play
 from policies.model import Pool
 
 Mix = Literal["70/30", "adaptive"]
 
 POOL = "pool"
 """The row of the user's own configuration."""
+
+WHOLE = "pool, whole daemon"
+"""The same pool, run by the whole daemon."""
 
 BOUND = "omniscient bound"
 
@@ -60,13 +64,13 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the table: a policy, and the pool that it keeps. `config` only for the whole daemon."""
+    """One line of the table: a policy, and the pool that it keeps. `settings` only for the whole daemon."""
 
     name: str
     kind: Kind
     pool: Pool
     driver: Driver = "decisions"
-    config: Config | None = None
+    settings: Settings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,7 @@ class Result:
     serving_availability: float | None = None
     shortfalls: tuple[Shortfall, ...] = ()
     timeline: Timeline | None = None
+    broken: tuple[str, ...] = ()
 
     @property
     def dollars(self) -> float:
@@ -110,14 +115,17 @@ def pool_of(config: Config, *, mix: Mix | None = None, starts: dict[str, float] 
     `mix`: with this mix and its usual share of spot, whatever the file says of them. `starts`: start times
     instead of the file's (keys of [pool.NAME.starts]).
     """
-    settings = config.pool
-    if starts:
-        settings = settings.model_copy(update={"starts": settings.starts.model_copy(update=starts)})
+    settings = _settings_of(config, starts or {})
     if mix is not None:
         kept = settings.model_fields_set - {"spot_share", "on_demand_floor", "mix"}
         written = {name: getattr(settings, name) for name in type(settings).model_fields if name in kept}
         settings = type(settings).model_construct(_fields_set=set(kept), **written, mix=mix)
     return settings.as_pool(config.pool_name)
+
+
+def _settings_of(config: Config, starts: dict[str, float]) -> PoolConfig:
+    settings = config.pool
+    return settings.model_copy(update={"starts": settings.starts.model_copy(update=starts)})
 
 
 def timings_of(config: Config, *, starts: dict[str, float]) -> Timings:
@@ -156,7 +164,8 @@ def rows_of(
         chosen = [r for r in chosen if baselines or r.kind not in ("baseline", "bound")]
         chosen = [r for r in chosen if solver or r.kind != "bound"]
     if whole_daemon:
-        whole = Row(name=f"{POOL} (whole daemon)", kind="config", pool=pool, driver="daemon", config=config)
+        settings = Settings(daemon=config.daemon, name=config.pool_name, pool=_settings_of(config, starts))
+        whole = Row(name=WHOLE, kind="config", pool=pool, driver="daemon", settings=settings)
         chosen.insert(sum(row.kind == "config" for row in chosen), whole)
     return chosen
 
@@ -194,6 +203,10 @@ def perform(job: Job, told: Callable[[float], None] = lambda _: None) -> Result:
         spot_start=job.timings.spot_start,
         on_demand_start=job.timings.on_demand_start,
     )
+    if row.settings is not None:
+        whole = play(scenario, row.settings, timings=job.timings, seed=job.seed, course=course, told=told)
+        found = _result(common, whole.score, whole.serving_availability, course)
+        return replace(found, broken=tuple(str(broken) for broken in whole.broken))
     policy: Policy = standard()[row.name]() if row.kind == "baseline" else Decide(row.name)
     run = Replay(
         scenario,

@@ -84,6 +84,7 @@ class ResultView(TypedDict):
     cost_usd_per_hour: float
     on_demand_usd: Annotated[float, "the wanted nodes on demand in the cheapest zone, for the same time"]
     saved_usd: Annotated[float, "on_demand_usd - cost_usd"]
+    broken_invariants: Annotated[list[str], "what the checker of the whole daemon found; empty when all held"]
     steps_simulated: int | None
     trace_hash: Annotated[str | None, "hash of everything that happened: equal for equal input, anywhere"]
 
