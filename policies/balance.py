@@ -39,7 +39,7 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
         ends_now = node.id in turn.leaving and node.id not in drains
         if deadline is not None and not ends_now:
             specs.append(_draining(node.id, node.address, deadline))
-    specs += _strangers(turn)
+    specs += _unseen(turn, {s.id for s in specs})
     return tuple(sorted(specs, key=lambda s: s.id))
 
 
@@ -121,18 +121,19 @@ def _belongs(turn: Turn, node: Node, shown: set[str]) -> bool:
     if node.drain is not None:
         return False
     if node.unknown:
-        return node.id in shown
+        return node.id in shown and (node.serving or node.id in may_route(turn))
     return node.phase is Phase.READY and (node.healthy or (turn.fleet.suspect and node.serving))
 
 
-def _strangers(turn: Turn) -> list[TargetSpec]:
-    """Targets of nodes that nobody remembers: they stay while the cloud has not been seen whole."""
+def _unseen(turn: Turn, known: set[str]) -> list[TargetSpec]:
+    """Targets that memory knows too little of: they stay while the cloud has not been seen whole."""
     if turn.world.instances.at is not None:
         return []
     found: dict[str, TargetSpec] = {}
     for _, view in sorted(turn.world.balancers.items()):
         for target in view.value:
-            if target.id in turn.fleet.by_id or target.state is TargetState.UNUSED:
+            node = turn.fleet.by_id.get(target.id)
+            if target.id in known or target.state is TargetState.UNUSED or _decided(turn, node):
                 continue
             if _gets_requests(target):
                 found[target.id] = TargetSpec(id=target.id, address=target.address)
@@ -140,6 +141,11 @@ def _strangers(turn: Turn) -> list[TargetSpec]:
                 deadline = turn.now + turn.pool.drain.budget
                 found[target.id] = _draining(target.id, target.address, deadline)
     return list(found.values())
+
+
+def _decided(turn: Turn, node: Node | None) -> bool:
+    """True for a node that is on its way out, as far as memory goes."""
+    return node is not None and (node.leaving or node.id in turn.leaving)
 
 
 def _last_resort(turn: Turn, shown: set[str]) -> list[Node]:

@@ -11,7 +11,7 @@ Example: a notice for one of ten nodes gives one plan: drain it, launch its repl
 
 from __future__ import annotations
 
-from policies import adaptive, balance, capacity, health, invariants, return_to_spot, standby, swap
+from policies import adaptive, balance, capacity, facts, health, invariants, return_to_spot, standby, swap
 from policies.actions import Alarm, Plan
 from policies.fleet import Fleet
 from policies.model import Pool, World
@@ -44,6 +44,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
         capacity.replenish(turn)
         return_to_spot.give_back(turn)
     swap.end_drained(turn)
+    _name_strangers(turn)
     standby.refill(turn)
     standby.surplus(turn)
     wanted = balance.targets(turn)
@@ -56,6 +57,17 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
         notes=tuple(turn.notes),
     )
     return _checked(fleet, world, plan)
+
+
+def _name_strangers(turn: Turn) -> None:
+    """Say which machines carry the pool's tag and are not its nodes."""
+    found = [
+        i.id
+        for i in turn.world.instances.value
+        if i.id not in turn.fleet.by_id and facts.stranger(turn.pool, turn.memory, i)
+    ]
+    if found:
+        turn.note(f"not ours, though tagged as this pool's, and left alone: {', '.join(sorted(found))}")
 
 
 def _checked(fleet: Fleet, world: World, plan: Plan) -> Plan:

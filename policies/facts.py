@@ -5,7 +5,8 @@ Why: observations are full pictures and repeat; the journal holds only changes.
 Never: an incomplete or old list makes no node missing; a node missing from a list is not gone until it has
 been missing for the grace time, ten times that while its engine answers, or while so many are missing that
 the list is to be doubted rather than the nodes. A draining node is not idle before its detachment was
-acknowledged and every count was taken after that, nor while neither its engine nor a balancer counts.
+acknowledged and every count was taken after that, nor while neither its engine nor a balancer counts. A
+machine with our tag and a token that we never made is nobody's node here.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -53,6 +54,8 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
     for instance in world.instances.value:
         record = memory.nodes.get(instance.id)
         if record is None:
+            if stranger(pool, memory, instance):
+                continue
             if instance.state in _ALIVE or instance.token in memory.intents:
                 at_work = instance.token not in memory.intents and _may_work(world, instance)
                 seen = replace(instance, standby=None) if at_work else instance
@@ -67,6 +70,19 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
             found.extend(_known(world, memory, record, instance, load.get(instance.id)))
     found.extend(_missing(pool, world, memory, listed))
     return tuple(found)
+
+
+def stranger(pool: Pool, memory: Memory, instance: Instance) -> bool:
+    """True for a machine that carries this pool's tag and that no daemon of this pool ever launched.
+
+    Anybody who may tag can put our tag on a machine of theirs: what we never asked for is not ours to end.
+    Our tokens are pool/epoch/serial.
+    """
+    if instance.token in memory.intents or instance.id in memory.nodes:
+        return False
+    name, _, rest = instance.token.rpartition("/")[0].rpartition("/")
+    serial = instance.token.rpartition("/")[2]
+    return not (name == pool.name and rest.isdecimal() and serial.isdecimal())
 
 
 def whole(pool: Pool, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:

@@ -98,7 +98,6 @@ def drain_asked(turn: Turn) -> None:
 
 def end_drained(turn: Turn) -> None:
     """End draining nodes that are done; a node that may still get requests and answers them stays."""
-    unread = any(view.at is None for view in turn.world.balancers.values())
     routed, vouched = balance.may_route(turn), vouched_for(turn.world)
     for node in turn.fleet.nodes:
         if node.phase is Phase.TERMINATING:
@@ -111,7 +110,7 @@ def end_drained(turn: Turn) -> None:
         if node.serving and node.healthy:
             turn.note(f"{node.id} should end and is still in a target set: it stays")
             continue
-        if (node.answers or node.id in vouched) and (unread or node.id in routed):
+        if (node.answers or node.id in vouched) and (node.id in routed or _unread(turn, node)):
             turn.note(f"{node.id} should end; it stays until every balancer has let it go")
             continue
         if node.ready_at is None and not node.attached:
@@ -121,6 +120,12 @@ def end_drained(turn: Turn) -> None:
         else:
             text = f"drain deadline passed with {node.in_flight} requests in flight"
         turn.terminate(node, node.drain.cause, f"{text} ({node.drain.reason})")
+
+
+def _unread(turn: Turn, node: Node) -> bool:
+    """True when some balancer was not read since it acknowledged that the node is out, or never."""
+    detached_at = node.detached_at or 0.0
+    return any(view.at is None or view.at < detached_at for view in turn.world.balancers.values())
 
 
 def _ask_again(turn: Turn, node: Node) -> None:

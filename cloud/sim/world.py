@@ -341,7 +341,8 @@ class SimWorld:
 
     def revive(self, node: str) -> None:
         """Its engine answers again."""
-        self.machines[node].silent_since = None
+        machine = self.machines[node]
+        machine.silent_since, machine.seen_again_at = None, self.clock.now()
         self.trace.add("revive", node)
 
     def set_capacity(self, placement: Placement, capacity: int) -> None:

@@ -119,7 +119,7 @@ class Eyes:
         self.machines[node] = Instance(
             id=node,
             pool="p",
-            token=f"t-{node}",
+            token=f"p/1/{int.from_bytes(node.encode(), 'big')}",
             placement=place(market),
             state=InstanceState.RUNNING,
             address=f"{node}:1",

@@ -36,7 +36,7 @@ def machine(node: str, state: InstanceState = InstanceState.RUNNING, address: st
     return Instance(
         id=node,
         pool="p",
-        token=f"t-{node}",
+        token=f"p/1/{int.from_bytes(node.encode(), 'big')}",
         placement=PLACE,
         state=state,
         address=address or f"{node}:1",

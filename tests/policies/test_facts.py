@@ -56,11 +56,33 @@ def test_a_picture_that_is_known_says_nothing(scene: Make) -> None:
 def test_a_living_node_that_nobody_knows_is_adopted(scene: Make, state: InstanceState) -> None:
     here = scene().nodes(2).node("new", ON_DEMAND, state=state, standby=StandbyKind.STOPPED, serving=False)
     del here.records["new"]
-    here.instances["new"] = replace(here.instances["new"], standby=StandbyKind.STOPPED)
+    here.instances["new"] = replace(here.instances["new"], standby=StandbyKind.STOPPED, token="p/1/7")
     (event,) = changes(here)
     assert isinstance(event, NodeSeen)
-    assert (event.node, event.token, event.standby) == ("new", "t-new", StandbyKind.STOPPED)
+    assert (event.node, event.token, event.standby) == ("new", "p/1/7", StandbyKind.STOPPED)
     assert event.launched_at == here.instances["new"].launched_at
+
+
+@pytest.mark.parametrize("token", ["", "web-7", "p", "p/1", "p/blue/1", "p/1/", "other/1/7", "x/p/1/7"])
+def test_a_machine_with_our_tag_that_we_never_launched_is_left_alone(scene: Make, token: str) -> None:
+    here = scene().nodes(4).node("theirs", ON_DEMAND, serving=False)
+    del here.records["theirs"]
+    here.instances["theirs"] = replace(here.instances["theirs"], token=token)
+    assert changes(here) == ()
+    plan = here.plan()
+    assert [a for a in plan.actions if getattr(a, "node", "") == "theirs"] == []
+    assert "not ours, though tagged as this pool's, and left alone: theirs" in plan.notes
+
+
+def test_a_launch_is_dated_by_our_own_clock(scene: Make) -> None:
+    """The provider's is hours off, or ours is: a boot's patience is counted by ours."""
+    for theirs, found in ((-90_000.0, -20.0), (-10.0, -10.0), (90_000.0, 0.0)):
+        here = scene().nodes(4).node("new", serving=False).launching("p/1/7", ago=20.0)
+        del here.records["new"]
+        launched_at = here.now + theirs
+        here.instances["new"] = replace(here.instances["new"], token="p/1/7", launched_at=launched_at)
+        (event,) = changes(here)
+        assert event.launched_at == here.now + found
 
 
 @pytest.mark.parametrize("state", [InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED])
