@@ -61,9 +61,15 @@ class Contents:
 class JournalFile:
     """A journal to be read. A context manager; `open` makes one."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, schema: int) -> None:
-        self.path, self.schema = path, schema
-        self._db = db
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._found = _found(path)
+        self._db = _connect(path, self._found)
+        try:
+            self.schema = _schema(path, self._db)
+        except BaseException:
+            self._db.close()
+            raise
 
     @classmethod
     def open(cls, path: Path) -> JournalFile:
@@ -76,19 +82,7 @@ class JournalFile:
             path = path / NAME
         if not path.exists():
             raise JournalError(f"{path}: no such file; give the path of a journal, or --config FILE")
-        log = path.with_name(path.name + "-wal")
-        mode = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
-        uri = f"{path.absolute().as_uri()}?{mode}"
-        try:
-            db = sqlite3.connect(uri, uri=True, timeout=_BUSY_WAIT, isolation_level=None)
-        except sqlite3.Error as error:
-            raise _unreadable(path, error) from error
-        try:
-            schema = _schema(path, db)
-        except BaseException:
-            db.close()
-            raise
-        return cls(path, db, schema)
+        return cls(path)
 
     def __enter__(self) -> JournalFile:
         return self
@@ -145,6 +139,7 @@ class JournalFile:
 
         Raises JournalError, also when there is a file already.
         """
+        self._read(lambda _: None)  # find a daemon that was started meanwhile
         try:
             with to.open("xb"):
                 pass
@@ -161,6 +156,10 @@ class JournalFile:
 
     def _read(self, work: Callable[[sqlite3.Connection], R]) -> R:
         """Run `work` in one transaction."""
+        if self._found and _found(self.path) != self._found:  # a daemon was started meanwhile
+            self._db.close()
+            self._found = _found(self.path)
+            self._db = _connect(self.path, self._found)
         try:
             self._db.execute("BEGIN")
             try:
@@ -193,6 +192,27 @@ class JournalFile:
             open_intents=intents,
             recordings=recorded,
         )
+
+
+def _found(path: Path) -> tuple[int, ...]:
+    """What tells that the file stays as it is; empty while a process has it open to write."""
+    log = path.with_name(path.name + "-wal")
+    try:
+        if log.exists() and log.stat().st_size:
+            return ()
+        stat = path.stat()
+    except OSError as error:
+        raise JournalError(f"{path}: cannot be read ({error.strerror}); is it being moved?") from error
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def _connect(path: Path, found: tuple[int, ...]) -> sqlite3.Connection:
+    """A connection that cannot write; to a file that nobody has open it puts nothing beside it."""
+    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if found else ''}"
+    try:
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY_WAIT, isolation_level=None)
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error
 
 
 def _event(row: tuple[int, float, str, str, str | None, bytes]) -> StoredEvent:
