@@ -12,8 +12,9 @@ any other). `kill` is kill -9: nothing of the process runs again, no `finally` a
 belonged to it is kept until the loop is closed, so that no garbage collection runs its clean-up either.
 `freeze` is SIGSTOP: its callbacks wait, time goes on, and `thaw` runs all that came due meanwhile at once.
 
-Written for CPython 3.11 and later: it relies on `BaseEventLoop._run_once`, `_ready`, `_scheduled` and
-`_stopping`, which all of them have.
+Written for CPython 3.11 and later: it relies on `BaseEventLoop._run_once`, `_ready`, `_stopping` and
+`_timer_cancelled_count`, which all of them have. Half of a simulation is waiting, so timers have a heap of
+their own, which compares numbers and no objects.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 WORLD: Final = ""
 """The process of everything that belongs to no simulated process: the simulated world itself."""
@@ -109,17 +111,20 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
     # Fields of the base class, which its stubs do not show.
     _ready: deque[Any]
-    _scheduled: list[Any]
     _stopping: bool
+    _closed: bool
     _timer_cancelled_count: int
     _asyncgens: Any
 
     def __init__(self, seed: int | str = 0) -> None:
         super().__init__()
         self._now = 0.0
+        self._timers: list[tuple[float, int, Any]] = []
+        self._timer_serials = itertools.count()
         self._order = random.Random(f"order of callbacks/{seed}")  # noqa: S311 - an order, not a secret
         self._dead: set[str] = set()
         self._frozen: set[str] = set()
+        self._halted: set[str] = set()  # both together
         self._parked: list[Any] = []  # handles of frozen processes that came due
         self._kept: list[object] = []
         self._serials = itertools.count()
@@ -141,6 +146,26 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See BaseEventLoop."""
+        self._check_closed()  # type: ignore[attr-defined]  # the stubs do not show it
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer._scheduled = True  # type: ignore[attr-defined]
+        heapq.heappush(self._timers, (when, next(self._timer_serials), timer))
+        return timer
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """See BaseEventLoop."""
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     # -- simulated processes -----------------------------------------------------------------------
 
@@ -165,7 +190,12 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         if process not in self._dead:
             self._dead.add(process)
             self.thaw(process)
+            self._halted.add(process)
             self._kept += [t for t in self._tasks() if t.process == process]
+            # Time must not jump to the timers of the dead.
+            self._kept += [t for _, _, t in self._timers if _owner(t) == process]
+            self._timers = [entry for entry in self._timers if _owner(entry[2]) != process]
+            heapq.heapify(self._timers)
 
     def alive(self, process: str) -> bool:
         """False once the process was killed."""
@@ -179,10 +209,12 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         if process == WORLD:
             raise ValueError("the simulated world itself cannot be frozen")
         self._frozen.add(process)
+        self._halted.add(process)
 
     def thaw(self, process: str) -> None:
         """SIGCONT: all that came due meanwhile is ready now. Idempotent."""
         self._frozen.discard(process)
+        self._halted = self._dead | self._frozen
         parked, self._parked = self._parked, []
         for handle in parked:
             (self._parked if _owner(handle) in self._frozen else self._ready).append(handle)
@@ -199,16 +231,15 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
         The turn of `BaseEventLoop` waits in its selector instead; here nothing is ever waited for.
         """
-        ready, timers = self._ready, self._scheduled
-        if timers and (timers[0]._cancelled or self._dead):
-            self._drop_ended_timers()
-            timers = self._scheduled
+        ready, timers, halted = self._ready, self._timers, self._halted
+        if timers and timers[0][2]._cancelled:
+            timers = self._drop_cancelled_timers()
         if not ready and not self._stopping:
             if not timers:
                 raise Deadlock(f"nothing can happen any more at {self._now:.6f} s; {self._waiting()}")
-            self._now = max(self._now, timers[0]._when)
-        while timers and timers[0]._when <= self._now:
-            handle = heapq.heappop(timers)
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            handle = heapq.heappop(timers)[2]
             handle._scheduled = False
             ready.append(handle)
         if len(ready) > 1:
@@ -217,39 +248,30 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             self._ready = ready = deque(shuffled)
         for _ in range(len(ready)):
             handle = ready.popleft()
-            if handle._cancelled or ((self._dead or self._frozen) and not self._may_run(handle)):
+            if handle._cancelled:
+                continue
+            if halted and handle._context.get(_process, WORLD) in halted:
+                self._set_aside(handle)
                 continue
             self.steps += 1
             handle._run()
+            halted = self._halted
 
-    def _may_run(self, handle: Any) -> bool:
-        """False for a callback of a dead process, which never runs, and of a frozen one, which waits."""
-        process = _owner(handle)
-        if process in self._dead:
-            self._kept.append(handle)
-        elif process in self._frozen:
-            self._parked.append(handle)
-        else:
-            return True
-        return False
+    def _set_aside(self, handle: Any) -> None:
+        """A callback of a dead process never runs, one of a frozen process waits."""
+        (self._kept if _owner(handle) in self._dead else self._parked).append(handle)
 
-    def _drop_ended_timers(self) -> None:
-        """Forget timers that were cancelled or whose process is dead: time must not jump to them."""
-        timers = self._scheduled
-        while timers and (timers[0]._cancelled or self._belongs_to_the_dead(timers[0])):
-            handle = heapq.heappop(timers)
-            handle._scheduled = False
-            if handle._cancelled:
-                self._timer_cancelled_count -= 1
-            else:
-                self._kept.append(handle)
+    def _drop_cancelled_timers(self) -> list[tuple[float, int, Any]]:
+        """Forget timers that were cancelled, time must not jump to them; returns those that are left."""
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)[2]._scheduled = False
+            self._timer_cancelled_count -= 1
         if self._timer_cancelled_count > 100 and self._timer_cancelled_count * 2 > len(timers):
-            self._scheduled = [t for t in timers if not t._cancelled]
-            heapq.heapify(self._scheduled)
+            timers = self._timers = [entry for entry in timers if not entry[2]._cancelled]
+            heapq.heapify(timers)
             self._timer_cancelled_count = 0
-
-    def _belongs_to_the_dead(self, handle: Any) -> bool:
-        return bool(self._dead) and _owner(handle) in self._dead
+        return timers
 
     def _waiting(self) -> str:
         """The living tasks, for the message of a deadlock."""
@@ -274,6 +296,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             return
         left = self._tasks()
         super().close()
+        self._timers.clear()
         for task in left:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             coro = task.get_coro()
