@@ -9,11 +9,18 @@ import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
+from cloud.aws.clients import AwsClients
+from cloud.aws.instances import AwsInstances
+from cloud.aws.offerings import AwsOfferings
+from cloud.aws.places import AwsRegion
+from cloud.aws.prices import PriceBook
 from cloud.clock import SystemClock
 from cloud.local.config import Channels, ConstantSource, LocalCloudConfig, ZoneConfig
 from cloud.local.connection import LocalCloud
@@ -27,7 +34,33 @@ from policies.model import Market
 PATIENCE = 30.0  # s until a condition counts as never coming true
 
 
-class LocalWorld:
+class World:
+    """What the suites need of a provider, whichever it is."""
+
+    clock: SystemClock
+    instances: Any
+    offerings: Any
+
+    async def request(
+        self, token: str, market: Market = Market.ON_DEMAND, pool: str = "pool"
+    ) -> LaunchRequest:
+        """A request that the provider can meet."""
+        offerings = await self.offerings.list()
+        placement = next(o.placement for o in offerings if o.placement.market is market)
+        command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0)
+        return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
+
+    async def until_state(self, node: str, *states: str, pool: str = "pool"):
+        """Wait until the provider lists a node in one of the states; gives the instance."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for instance in await self.instances.list(pool):
+                    if instance.id == node and instance.state in states:
+                        return instance
+                await self.clock.sleep(0.01)
+
+
+class LocalWorld(World):
     """A local cloud and its adapters."""
 
     def __init__(self, directory: Path) -> None:
@@ -54,24 +87,6 @@ class LocalWorld:
         for adapter in (self.instances, self.offerings, self.feed, self.metadata):
             await adapter.close()
         await self._stack.aclose()
-
-    async def request(
-        self, token: str, market: Market = Market.ON_DEMAND, pool: str = "pool"
-    ) -> LaunchRequest:
-        """A request that the provider can meet."""
-        offerings = await self.offerings.list()
-        placement = next(o.placement for o in offerings if o.placement.market is market)
-        command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0)
-        return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
-
-    async def until_state(self, node: str, *states: str, pool: str = "pool"):
-        """Wait until the provider lists a node in one of the states; gives the instance."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                for instance in await self.instances.list(pool):
-                    if instance.id == node and instance.state in states:
-                        return instance
-                await self.clock.sleep(0.01)
 
     async def refuse_launches(self, times: int) -> None:
         """The next launches meet no capacity."""
@@ -107,9 +122,93 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(params=["local"])
-async def cloud_world(request: pytest.FixtureRequest) -> AsyncIterator[LocalWorld]:
-    """A running provider with everything that the contracts need."""
+class AwsWorld(World):
+    """The AWS adapters and the stand-in for AWS that they talk to."""
+
+    def __init__(self, shim: Any, clients: AwsClients, place: AwsRegion) -> None:
+        self.clock = SystemClock()
+        self._shim = shim
+        prices = PriceBook()
+        self.instances = AwsInstances([(clients, place)], clock=self.clock, prices=prices)
+        self.offerings = AwsOfferings([(clients, place)], clock=self.clock, prices=prices)
+
+    async def close(self) -> None:
+        await self.instances.close()
+        await self.offerings.close()
+
+    async def refuse_launches(self, times: int) -> None:
+        for action in ("RunInstances", "StartInstances"):
+            self._fault(action, code="InsufficientInstanceCapacity", status=500, times=times)
+
+    async def lose_answer(self, call: str) -> None:
+        action = {"launch": "RunInstances", "terminate": "TerminateInstances"}[call]
+        self._shim.order("fault", action=action, kind="lose")
+
+    async def fail_list(self) -> None:
+        self._fault("DescribeInstances", code="InternalError", status=500)
+
+    async def throttle(self, calls: int) -> None:
+        self._fault("*", code="RequestLimitExceeded", status=503, times=calls)
+
+    async def reclaim(self, node: str, notice_s: float) -> None:
+        self._shim.order("reclaim", node=node, notice_s=notice_s)
+
+    async def recommend(self, node: str) -> None:
+        self._shim.order("recommend", node=node)
+
+    def _fault(self, action: str, **values: Any) -> None:
+        self._shim.order("fault", action=action, kind="error", **values)
+
+
+@pytest.fixture(scope="session")
+def aws_clients(aws_shim_process: Any) -> AwsClients:
+    """Clients of the stand-in, made once: reading the description of a service takes them a while."""
+    return AwsClients("us-east-1", endpoint=aws_shim_process.url)
+
+
+@pytest.fixture(scope="session")
+def aws_place(aws_shim_process: Any) -> AwsRegion:
+    """What a user has before the first launch: a network of two zones, a launch template."""
+    ec2: Any = boto3.client("ec2", region_name="us-east-1", endpoint_url=aws_shim_process.url)
+    vpc = ec2.create_vpc(CidrBlock="127.77.0.0/16")["Vpc"]["VpcId"]
+    subnets = {}
+    for number, zone in enumerate(("us-east-1a", "us-east-1b")):
+        block = f"127.77.{number}.0/24"
+        made = ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone=zone)
+        subnets[zone] = made["Subnet"]["SubnetId"]
+    ec2.create_launch_template(LaunchTemplateName="node", LaunchTemplateData={"ImageId": "ami-12345678"})
+    return AwsRegion(
+        region="us-east-1",
+        subnets=subnets,
+        instance_types=("g6e.12xlarge", "p5.4xlarge"),
+        template="node",
+        template_version="1",
+    )
+
+
+@pytest.fixture(params=["local", "aws"])
+async def cloud_world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """A running provider with everything that the contracts of machines and offerings need."""
+    if request.param == "aws":
+        shim = request.getfixturevalue("aws_shim")
+        clients, place = request.getfixturevalue("aws_clients"), request.getfixturevalue("aws_place")
+        aws = AwsWorld(shim, clients, place)
+        yield aws
+        await aws.close()
+        return
+    async with _local_world() as local:
+        yield local
+
+
+@pytest.fixture
+async def notice_world() -> AsyncIterator[LocalWorld]:
+    """A running provider with sources of notices."""
+    async with _local_world() as local:
+        yield local
+
+
+@asynccontextmanager
+async def _local_world() -> AsyncIterator[LocalWorld]:
     # Not tmp_path: a unix socket's path must be short.
     directory = Path(tempfile.mkdtemp(prefix="cloud-"))
     world = LocalWorld(directory)

@@ -1,0 +1,179 @@
+"""boto3 from an event loop: clients made once, calls in small thread pools of their own, called lanes.
+
+Why lanes: a notice must never wait behind a list of a thousand machines or behind launches that time out.
+Why threads: boto3 blocks, and parsing a page takes tens of milliseconds, which an event loop has not got.
+Why one attempt: the daemon's next turn is the retry, with what is known by then, and an answer that AWS
+gave is reported as it is. A call that is cancelled goes on in its thread until its time-out; every call of
+the adapters is harmless when it lands late (tokens, level-triggered writes).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+from cloud.aws.errors import translate
+from cloud.errors import CloudError, Uncertain
+from cloud.threads import WorkerThreads
+
+Answer = Mapping[str, Any]  # boto3 has no types: its answers are read here and in the adapters' parsers only
+
+
+class Lane(StrEnum):
+    """Which thread pool a call runs in."""
+
+    URGENT = "urgent"  # load balancers and whatever else a notice sets off
+    LAUNCH = "launch"  # changes of machines
+    LIST = "list"  # descriptions and prices
+    POLL = "poll"  # waits for messages
+
+
+_WORKERS = {Lane.URGENT: 4, Lane.LAUNCH: 8, Lane.LIST: 4, Lane.POLL: 2}
+
+
+class AwsClients:
+    """The clients of one region.
+
+    `endpoint`: where every service answers, for a stand-in of AWS; empty means AWS itself. `profile`: a
+    profile of the shared credentials file; empty means boto3's usual search, which renews by itself.
+    Time-outs are seconds: `read_timeout` for one answer, `poll_wait` more for a long poll.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        *,
+        endpoint: str = "",
+        profile: str = "",
+        connect_timeout: float = 2.0,
+        read_timeout: float = 8.0,
+        poll_wait: float = 20.0,
+    ) -> None:
+        self.region = region
+        self._endpoint = endpoint or None
+        self._profile = profile or None
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._poll_wait = poll_wait
+        self._lock = threading.Lock()  # a boto3 session is not thread-safe; its clients are
+        self._session: Any = None
+        self._clients: dict[tuple[Lane, str, str], Any] = {}
+        self._pools: dict[Lane, WorkerThreads] = {}
+        self._users = 0
+
+    def share(self) -> Share:
+        """A share of the clients for one adapter; the threads end with the last share."""
+        self._users += 1
+        return Share(self)
+
+    async def call(
+        self,
+        lane: Lane,
+        service: str,
+        operation: str,
+        *,
+        lost: type[CloudError] = Uncertain,
+        region: str = "",
+        **parameters: Any,
+    ) -> Answer:
+        """One call, once. `operation` is boto3's name, such as "run_instances"; `region` overrides ours.
+
+        Raises the CloudError that the answer means; `lost` when no usable answer came.
+        """
+        where = region or self.region
+
+        def work() -> Answer:
+            client = self._client(lane, service, where)
+            answer: Answer = getattr(client, operation)(**parameters)
+            return answer
+
+        try:
+            return await self._pool(lane).run(work)
+        except CloudError:
+            raise
+        except Exception as error:
+            raise translate(error, f"{service}.{operation} in {where}", lost=lost) from error
+
+    async def pages(
+        self,
+        lane: Lane,
+        service: str,
+        operation: str,
+        *,
+        lost: type[CloudError] = CloudError,
+        region: str = "",
+        **parameters: Any,
+    ) -> AsyncIterator[Answer]:
+        """Every page of a listing, one call each. Raises when any page fails: half a list is no list."""
+        token: dict[str, str] = {}
+        while True:
+            page = await self.call(lane, service, operation, lost=lost, region=region, **parameters, **token)
+            yield page
+            following = page.get("NextToken")
+            if not following:
+                return
+            token = {"NextToken": following}
+
+    async def close(self) -> None:
+        """End the threads once their calls are done. Idempotent; a later call makes new ones."""
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.close()
+
+    async def release(self) -> None:
+        """One share is given up."""
+        self._users -= 1
+        if self._users <= 0:
+            await self.close()
+
+    def _pool(self, lane: Lane) -> WorkerThreads:
+        pool = self._pools.get(lane)
+        if pool is None:
+            pool = WorkerThreads(f"aws-{lane}", _WORKERS[lane])
+            self._pools[lane] = pool
+        return pool
+
+    def _client(self, lane: Lane, service: str, region: str) -> Any:
+        """The client of a lane, made at its first call: that takes up to 200 ms, so in the lane's thread."""
+        client = self._clients.get((lane, service, region))
+        if client is not None:
+            return client
+        with self._lock:
+            client = self._clients.get((lane, service, region))
+            if client is None:
+                client = self._made(lane, service, region)
+                self._clients[(lane, service, region)] = client
+        return client
+
+    def _made(self, lane: Lane, service: str, region: str) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        if self._session is None:
+            self._session = boto3.Session(profile_name=self._profile, region_name=self.region)
+        wait = self._poll_wait if lane is Lane.POLL else 0.0
+        config = Config(
+            connect_timeout=self._connect_timeout,
+            read_timeout=self._read_timeout + wait,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=_WORKERS[lane],
+            tcp_keepalive=True,
+            user_agent_extra="spot-orchestrator",
+        )
+        return self._session.client(service, region_name=region, endpoint_url=self._endpoint, config=config)
+
+
+class Share:
+    """One adapter's part in the clients."""
+
+    def __init__(self, clients: AwsClients) -> None:
+        self._clients = clients
+        self._held = True
+
+    async def close(self) -> None:
+        """Give the share up. Idempotent."""
+        if self._held:
+            self._held = False
+            await self._clients.release()

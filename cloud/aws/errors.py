@@ -1,0 +1,153 @@
+"""From what AWS answers to what the caller may conclude: error codes as `cloud.errors` classes.
+
+The codes are those of the EC2, ELBv2, SQS and Pricing API references. Code before status: EC2 says
+InsufficientInstanceCapacity with status 500, and yet nothing was launched. A 4xx code that is not listed
+means that AWS looked at the request and refused it: nothing was done, so it is Denied.
+"""
+
+from __future__ import annotations
+
+from cloud.errors import (
+    CloudError,
+    Denied,
+    InsufficientCapacity,
+    NotFound,
+    QuotaExceeded,
+    Throttled,
+    Uncertain,
+)
+
+# The provider has no such machine there now; another offering may be had.
+_CAPACITY = frozenset(
+    {
+        "InsufficientInstanceCapacity",
+        "InsufficientCapacity",
+        "InsufficientHostCapacity",
+        "InsufficientReservedInstanceCapacity",
+        "InsufficientFreeAddressesInSubnet",
+        "ReservationCapacityExceeded",
+        "SpotMaxPriceTooLow",
+        "UnfulfillableCapacity",
+        "Unsupported",  # this type is not sold in this zone
+    }
+)
+_QUOTA = frozenset(
+    {
+        "InstanceLimitExceeded",
+        "MaxFleetCountExceeded",
+        "MaxSpotInstanceCountExceeded",
+        "PendingVerification",
+        "TooManyTargets",
+        "VcpuLimitExceeded",
+    }
+)
+_THROTTLED = frozenset(
+    {
+        "EC2ThrottledException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_NOT_FOUND = frozenset(
+    {
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "InvalidInstanceID.Malformed",  # no instance has such an id
+        "InvalidInstanceID.NotFound",
+        "QueueDoesNotExist",
+        "TargetGroupNotFound",
+    }
+)
+# AWS broke off: whether the call took effect is not known.
+_AMBIGUOUS = frozenset(
+    {
+        "IdempotentCallInProgress",
+        "IdempotentParameterMismatch",  # the token belongs to another launch: see cloud.aws.instances
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "Unavailable",
+    }
+)
+
+_HINTS = {
+    "AccessDenied": "allow the action in the daemon's IAM policy",
+    "AccessDeniedException": "allow the action in the daemon's IAM policy",
+    "AuthFailure": "check the credentials and the clock of this machine",
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": "create the role AWSServiceRoleForEC2Spot once",
+    "ExpiredToken": "renew the credentials; no restart is needed",
+    "ExpiredTokenException": "renew the credentials; no restart is needed",
+    "InvalidClientTokenId": "check the access key",
+    "MaxSpotInstanceCountExceeded": "ask AWS for a higher quota of spot vCPUs of this family",
+    "OptInRequired": "enable the region or the service in the account",
+    "PendingVerification": "AWS is verifying the account",
+    "RequestExpired": "renew the credentials, or set the clock of this machine",
+    "SignatureDoesNotMatch": "check the secret key and the clock of this machine",
+    "UnauthorizedOperation": "allow the action in the daemon's IAM policy",
+    "UnrecognizedClientException": "check the access key",
+    "VcpuLimitExceeded": "ask AWS for a higher quota of vCPUs of this family",
+}
+
+
+def error_class(code: str, status: int, *, lost: type[CloudError]) -> type[CloudError]:
+    """What an error answer means. `lost` is what an unknown outcome is for this call.
+
+    Uncertain for a call that changes something; CloudError for one that only reads.
+    """
+    if code in _CAPACITY:
+        return InsufficientCapacity
+    if code in _QUOTA:
+        return QuotaExceeded
+    if code in _THROTTLED:
+        return Throttled
+    if code in _NOT_FOUND:
+        return NotFound
+    if code in _AMBIGUOUS or status >= 500:
+        return lost
+    return Denied
+
+
+def translate(error: Exception, what: str, *, lost: type[CloudError] = Uncertain) -> CloudError:
+    """An exception of boto3 as an error of the port, with what was tried and what to do."""
+    from botocore import exceptions as boto
+
+    if isinstance(error, boto.ClientError):
+        code, status = code_of(error), _status_of(error)
+        kind = error_class(code, status, lost=lost)
+        message = str(error.response.get("Error", {}).get("Message", "")).strip()
+        hint = f"; {_HINTS[code]}" if code in _HINTS else ""
+        return kind(f"{what}: {code}: {message}{hint}")
+    credentials = (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.TokenRetrievalError,
+        boto.UnauthorizedSSOTokenError,
+        boto.SSOTokenLoadError,
+        boto.ProfileNotFound,
+    )
+    if isinstance(error, credentials):
+        return Denied(f"{what}: no usable credentials: {error}; renew them, no restart is needed")
+    if isinstance(error, boto.ParamValidationError | boto.NoRegionError | boto.DataNotFoundError):
+        return Denied(f"{what}: cannot be asked like this: {error}")
+    return lost(f"{what}: no usable answer: {str(error) or type(error).__name__}")
+
+
+def code_of(error: BaseException | None) -> str:
+    """The error code of AWS behind an exception or behind the port's error made of it; "" for none."""
+    seen = error.__cause__ if isinstance(error, CloudError) else error
+    response = getattr(seen, "response", None)
+    if not isinstance(response, dict):
+        return ""
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _status_of(error: BaseException) -> int:
+    response = getattr(error, "response", {})
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

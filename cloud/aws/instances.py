@@ -1,0 +1,213 @@
+"""The `Instances` port on EC2, over all regions of a pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cloud.aws.clients import Answer, AwsClients, Lane
+from cloud.aws.errors import code_of
+from cloud.aws.machines import instance_of, is_machine, launch_parameters
+from cloud.aws.places import POOL_TAG, PROVIDER, AwsRegion
+from cloud.aws.prices import PriceBook
+from cloud.errors import CloudError, Denied, NotFound, Uncertain
+from cloud.ports import Clock, LaunchRequest
+from policies.model import Instance, InstanceState
+
+PAGE = 100  # machines a page: parsing a larger one takes the interpreter for too long
+
+_YOUNG = 120.0  # s after a launch during which NotFound means that EC2's descriptions lag
+_GONE = (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN)
+
+
+class AwsInstances:
+    """EC2 instances that carry our pool tag. See `cloud.ports.Instances` for the contract.
+
+    One intent is one RunInstances call with the token as its ClientToken, for one market, type, subnet and
+    launch-template version, so an answer says exactly what was refused and the same call again is the same
+    launch. Tags travel in that call: there is no moment in which a machine of ours carries none.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[tuple[AwsClients, AwsRegion]],
+        *,
+        clock: Clock,
+        prices: PriceBook | None = None,
+    ) -> None:
+        self._clients = {place.region: clients for clients, place in regions}
+        self._places = {place.region: place for _, place in regions}
+        self._shares = [clients.share() for clients, _ in regions]
+        self._clock = clock
+        self._prices = prices if prices is not None else PriceBook()
+        self._region_of: dict[str, str] = {}
+        self._launched_at: dict[str, float] = {}
+
+    async def launch(self, request: LaunchRequest) -> Instance:
+        """Launch one machine. See the port for what is raised and when."""
+        place = self._places.get(request.placement.region)
+        if place is None or request.placement.provider != PROVIDER:
+            raise Denied(f"{request.placement}: this pool has no region {request.placement.region} on AWS")
+        subnet = place.subnets.get(request.placement.zone)
+        if subnet is None:
+            raise Denied(f"{request.placement}: no subnet is configured for {request.placement.zone}")
+        parameters = launch_parameters(request, place, subnet)
+        try:
+            answer = await self._call(place.region, "run_instances", **parameters)
+        except CloudError as error:
+            if not code_of(error).startswith("Idempotent"):
+                raise
+            return await self._launched_before(request, place, error)
+        machine = answer["Instances"][0]
+        self._remember(machine, place)
+        return self._read(machine, place)
+
+    async def list(self, pool: str) -> tuple[Instance, ...]:
+        """All machines tagged with the pool, in every region; any page that fails fails the whole list."""
+        tagged = [{"Name": f"tag:{POOL_TAG}", "Values": [pool]}]
+        found = await asyncio.gather(*(self._described(place, tagged) for place in self._places.values()))
+        machines = tuple(instance for part in found for instance in part)
+        self._forget_old(machines)
+        return machines
+
+    async def terminate(self, node: str) -> None:
+        """Ask for the end of a machine; a young one that EC2 does not show yet is Uncertain, not gone."""
+        try:
+            await self._change(node, "terminate_instances")
+        except NotFound:
+            if self._is_young(node):
+                raise Uncertain(f"{node} was launched a moment ago and EC2 does not show it yet") from None
+
+    async def stop(self, node: str) -> None:
+        """Stop a machine. A one-time spot instance cannot be stopped: Denied."""
+        settled = (InstanceState.STOPPED, InstanceState.STOPPING)
+        await self._turn(node, "stop_instances", settled)
+
+    async def start(self, node: str) -> None:
+        """Start a stopped machine."""
+        settled = (InstanceState.RUNNING, InstanceState.PENDING)
+        await self._turn(node, "start_instances", settled)
+
+    async def owners(self, pool: str, addresses: Sequence[str]) -> Mapping[str, str]:
+        """Which of these private addresses belong to living machines of the pool: address to node.
+
+        For target groups that hold addresses instead of instances. Raises CloudError.
+        """
+        filters = [
+            {"Name": f"tag:{POOL_TAG}", "Values": [pool]},
+            {"Name": "private-ip-address", "Values": list(addresses)},
+        ]
+        found = await asyncio.gather(*(self._described(place, filters) for place in self._places.values()))
+        return {
+            instance.address.rpartition(":")[0]: instance.id
+            for part in found
+            for instance in part
+            if instance.state not in _GONE
+        }
+
+    async def close(self) -> None:
+        """Give up this adapter's share of the clients. Touches no machine. Idempotent."""
+        for share in self._shares:
+            await share.close()
+
+    async def _launched_before(
+        self, request: LaunchRequest, place: AwsRegion, refusal: CloudError
+    ) -> Instance:
+        """The instance of a token that EC2 will not take again: it ended, or the launch was another one.
+
+        A token means one launch, whatever has been configured since, so nothing is launched here.
+        """
+        mine = [{"Name": "client-token", "Values": [request.token]}]
+        found = await self._described(place, mine)
+        for instance in found:
+            if instance.pool in ("", request.pool):
+                return replace(instance, pool=request.pool, token=request.token)
+        if code_of(refusal) == "IdempotentInstanceTerminated":
+            # It ended so long ago that EC2 no longer describes it.
+            return Instance(
+                id="",
+                pool=request.pool,
+                token=request.token,
+                placement=request.placement,
+                state=InstanceState.TERMINATED,
+                launched_at=self._clock.now(),
+                price=self._prices.of(request.placement),
+                standby=request.standby,
+            )
+        raise Uncertain(
+            f"token {request.token} was used for another launch that EC2 does not show yet: {refusal}"
+        )
+
+    async def _turn(self, node: str, operation: str, settled: tuple[InstanceState, ...]) -> None:
+        """Stop or start; a machine that is already there, or on its way, is success."""
+        try:
+            await self._change(node, operation)
+        except CloudError as error:
+            if code_of(error) not in ("IncorrectInstanceState", "IncorrectState"):
+                raise
+            state = await self._state(node)
+            if state is None or state in _GONE:
+                raise NotFound(f"{node} has ended") from None
+            if state not in settled:
+                raise CloudError(f"{node} is {state}, so {operation} must wait") from None
+
+    async def _state(self, node: str) -> InstanceState | None:
+        """What EC2 says of one machine; None when it knows none of that id."""
+        filters = [{"Name": "instance-id", "Values": [node]}]
+        for place in self._places_of(node):
+            for instance in await self._described(place, filters):
+                return instance.state
+        return None
+
+    async def _change(self, node: str, operation: str) -> None:
+        """Ask in the region that the machine is known to be in, else in each until one knows it."""
+        missing: NotFound | None = None
+        for place in self._places_of(node):
+            try:
+                await self._call(place.region, operation, InstanceIds=[node])
+                return
+            except NotFound as error:
+                missing = error
+        raise missing if missing is not None else NotFound(f"{node}: no region is configured")
+
+    def _places_of(self, node: str) -> Sequence[AwsRegion]:
+        region = self._region_of.get(node)
+        return [self._places[region]] if region is not None else list(self._places.values())
+
+    async def _described(self, place: AwsRegion, filters: Sequence[Mapping[str, Any]]) -> Sequence[Instance]:
+        found = []
+        clients = self._clients[place.region]
+        async for page in clients.pages(
+            Lane.LIST, "ec2", "describe_instances", Filters=filters, MaxResults=PAGE
+        ):
+            for reservation in page["Reservations"]:
+                for machine in reservation["Instances"]:
+                    if is_machine(machine):
+                        self._remember(machine, place)
+                        found.append(self._read(machine, place))
+        return found
+
+    async def _call(self, region: str, operation: str, **parameters: Any) -> Answer:
+        return await self._clients[region].call(Lane.LAUNCH, "ec2", operation, **parameters)
+
+    def _read(self, machine: Answer, place: AwsRegion) -> Instance:
+        instance = instance_of(machine, place)
+        return replace(instance, price=self._prices.of(instance.placement))
+
+    def _remember(self, machine: Answer, place: AwsRegion) -> None:
+        node = str(machine["InstanceId"])
+        self._region_of[node] = place.region
+        self._launched_at[node] = machine["LaunchTime"].timestamp()
+
+    def _forget_old(self, listed: Sequence[Instance]) -> None:
+        """Keep what is listed or young: a pool that replaces nodes for months must not grow."""
+        keep = {instance.id for instance in listed}
+        for node in [n for n in self._region_of if n not in keep and not self._is_young(n)]:
+            del self._region_of[node]
+            del self._launched_at[node]
+
+    def _is_young(self, node: str) -> bool:
+        at = self._launched_at.get(node)
+        return at is not None and self._clock.now() - at < _YOUNG

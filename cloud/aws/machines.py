@@ -1,0 +1,99 @@
+"""One launch as RunInstances takes it, and one machine as DescribeInstances tells it. Pure.
+
+Source of the formats: the EC2 API reference (RunInstances, Instance, InstanceState, StateReason).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cloud.aws.places import POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
+from cloud.errors import Denied
+from cloud.ports import LaunchRequest
+from policies.model import Instance, InstanceState, Market, Placement, StandbyKind
+
+_LONGEST_TOKEN = 64
+
+
+def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> dict[str, Any]:
+    """The parameters of RunInstances. A function of the request and the configuration only: the same
+    request must give the same parameters, or EC2 refuses the token.
+
+    Raises Denied for a token that EC2 would not take.
+    """
+    token = request.token
+    if not token.isascii() or not 0 < len(token) <= _LONGEST_TOKEN:
+        raise Denied(f"token {token!r}: EC2 takes 1 to {_LONGEST_TOKEN} ASCII characters")
+    tags = {"Name": request.pool, POOL_TAG: request.pool, TOKEN_TAG: token}
+    if request.standby is not None:
+        tags[STANDBY_TAG] = str(request.standby)
+    listed = [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+    parameters: dict[str, Any] = {
+        "ClientToken": token,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "InstanceType": request.placement.instance_type,
+        "SubnetId": subnet,
+        "LaunchTemplate": _template(place),
+        "MetadataOptions": {
+            "HttpEndpoint": "enabled",
+            "HttpTokens": "required",  # IMDSv2 only: a forged request header cannot read the role's keys
+            "HttpPutResponseHopLimit": 1,
+        },
+        "TagSpecifications": [
+            {"ResourceType": "instance", "Tags": listed},
+            {"ResourceType": "volume", "Tags": listed},
+        ],
+    }
+    if place.image:
+        parameters["ImageId"] = place.image
+    if request.placement.market is Market.SPOT:
+        # No MaxPrice: the default is the on-demand price, and a lower one only brings more interruptions.
+        parameters["InstanceMarketOptions"] = {
+            "MarketType": "spot",
+            "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
+        }
+    return parameters
+
+
+def is_machine(machine: Mapping[str, Any]) -> bool:
+    """Whether a description is complete enough to be read: one that just began may lack its state."""
+    return "InstanceId" in machine and "State" in machine and "Placement" in machine
+
+
+def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
+    """A machine as the model tells it, with price 0: prices come from elsewhere."""
+    tags = {tag["Key"]: tag["Value"] for tag in machine.get("Tags", ())}
+    spot = machine.get("InstanceLifecycle") == "spot"
+    host = machine.get("PrivateIpAddress", "")
+    return Instance(
+        id=machine["InstanceId"],
+        pool=tags.get(POOL_TAG, ""),
+        token=tags.get(TOKEN_TAG) or machine.get("ClientToken", ""),
+        placement=Placement(
+            provider=PROVIDER,
+            region=place.region,
+            zone=machine["Placement"]["AvailabilityZone"],
+            instance_type=machine["InstanceType"],
+            market=Market.SPOT if spot else Market.ON_DEMAND,
+        ),
+        state=InstanceState(machine["State"]["Name"]),
+        address=f"{host}:{place.engine_port}" if host else "",
+        launched_at=machine["LaunchTime"].timestamp(),
+        price=0.0,
+        standby=_standby(tags.get(STANDBY_TAG, "")),
+    )
+
+
+def _template(place: AwsRegion) -> dict[str, str]:
+    key = "LaunchTemplateId" if place.template.startswith("lt-") else "LaunchTemplateName"
+    return {key: place.template, "Version": place.template_version}
+
+
+def _standby(value: str) -> StandbyKind | None:
+    """The standby tag; a word that somebody else wrote there means none."""
+    try:
+        return StandbyKind(value)
+    except ValueError:
+        return None

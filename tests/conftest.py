@@ -1,0 +1,61 @@
+"""What tests of more than one layer share: the stand-in for AWS, one process for the whole run."""
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SHIM = Path(__file__).parent / "support" / "aws_shim"
+
+
+class AwsShim:
+    """A running stand-in for AWS. `url` is the endpoint of every service."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def order(self, name: str, **values: Any) -> dict[str, Any]:
+        """Give an order; tests/support/aws_shim/orders.py lists them."""
+        request = urllib.request.Request(f"{self.url}/_shim/{name}", json.dumps(values).encode())  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                found: dict[str, Any] = json.loads(answer.read())
+                return found
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{name} {values}: {error.read().decode()}") from None
+
+
+@pytest.fixture(scope="session")
+def aws_shim_process() -> Iterator[AwsShim]:
+    """The stand-in's process, with credentials for it in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", "/dev/null")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        patch.delenv("AWS_PROFILE", raising=False)
+        process = subprocess.Popen(
+            [sys.executable, str(_SHIM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, "the stand-in for AWS did not start"
+            yield AwsShim(json.loads(line)["url"])
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def aws_shim(aws_shim_process: AwsShim) -> AwsShim:
+    """The stand-in with no machines, targets, queues or rules, default settings and no faults."""
+    aws_shim_process.order("reset")
+    return aws_shim_process

@@ -1,0 +1,295 @@
+"""EC2 as it is and moto is not: tokens, delays, capacity, quotas, spot requests, lagging descriptions."""
+
+import hashlib
+import time
+import uuid
+
+from moto.core.responses import ActionResult
+from moto.ec2 import utils as ec2_utils
+from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
+from moto.ec2.models import EC2Backend, ec2_backends
+from moto.ec2.models.instances import Instance, StateReason
+from moto.ec2.responses.instances import InstanceResponse
+from moto.ec2.responses.spot_instances import SpotInstances
+from moto.events import events_backends
+from state import ACCOUNT, REGION
+
+PENDING, RUNNING, SHUTTING_DOWN = (0, "pending"), (16, "running"), (32, "shutting-down")
+TERMINATED, STOPPING, STOPPED = (48, "terminated"), (64, "stopping"), (80, "stopped")
+
+_NO_TOKEN = "ABCDE"  # what moto takes for a call without a token
+
+
+def put(instance, state):
+    instance._state.code, instance._state.name = state
+
+
+def is_in(instance, *states):
+    return instance._state.name in {name for _, name in states}
+
+
+def patch_machines(shim):
+    """Change moto's EC2 in this process."""
+    _patch_launch(shim)
+    _patch_changes(shim)
+    _patch_descriptions(shim)
+
+
+def _patch_launch(shim):
+    launch, respond = EC2Backend.run_instances, InstanceResponse.run_instances
+
+    def run_instances(self, image_id, count, user_data, groups, **given):
+        with shim.lock:
+            token = given.get("client_token")
+            named = None if token in (None, _NO_TOKEN) else (self.region_name, token)
+            print_ = _fingerprint(image_id, count, user_data, given)
+            if named in shim.tokens:
+                return _again(*shim.tokens[named], print_)
+            _take_capacity(shim, self, count, given)
+            reservation = launch(self, image_id, count, user_data, groups, **given)
+            for instance in reservation.instances:
+                _begin(shim, instance, given)
+            if named is not None:
+                shim.tokens[named] = (print_, reservation)
+            return reservation
+
+    def launched(self):
+        read = self._get_param
+        # moto launches MinCount.
+        self._get_param = lambda name, default=None, **kw: read(
+            "MaxCount" if name == "MinCount" else name, kw.get("if_none", default)
+        )
+        return respond(self)
+
+    EC2Backend.run_instances, InstanceResponse.run_instances = run_instances, launched
+
+
+def _fingerprint(image_id, count, user_data, given):
+    relevant = ("instance_type", "subnet_id", "placement", "launch_template", "instance_market_options")
+    parts = [image_id, count, str(user_data), [(key, given.get(key)) for key in relevant]]
+    parts.append(sorted((kind, sorted(tags.items())) for kind, tags in (given.get("tags") or {}).items()))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _again(before, reservation, now):
+    if before != now:
+        raise EC2ClientError(
+            "IdempotentParameterMismatch",
+            "Arguments on this idempotent request are inconsistent with arguments used in previous requests.",
+        )
+    if all(is_in(instance, SHUTTING_DOWN, TERMINATED) for instance in reservation.instances):
+        raise EC2ClientError(
+            "IdempotentInstanceTerminated",
+            "The client token you have provided is associated with an instance that has been terminated.",
+        )
+    return reservation
+
+
+def _market(given):
+    return "spot" if given.get("instance_market_options") == "spot" else "on-demand"
+
+
+def _take_capacity(shim, backend, count, given):
+    market, name = _market(given), given.get("instance_type")
+    subnet = given.get("subnet_id")
+    zone = backend.get_subnet(subnet).availability_zone if subnet else given.get("placement")
+    quota = shim.settings["quota"].get(market)
+    if quota is not None:
+        alive = [
+            i
+            for i in backend.all_instances()
+            if not is_in(i, SHUTTING_DOWN, TERMINATED) and (i.lifecycle == "spot") == (market == "spot")
+        ]
+        if len(alive) + count > quota:
+            code = "MaxSpotInstanceCountExceeded" if market == "spot" else "VcpuLimitExceeded"
+            raise EC2ClientError(code, "You have requested more than your current limit allows.")
+    capacity, key = shim.settings["capacity"], f"{market}:{name}:{zone}"
+    if key in capacity:
+        if capacity[key] < count:
+            raise EC2ClientError(
+                "InsufficientInstanceCapacity",
+                f"We currently do not have sufficient {name} capacity in the Availability Zone you requested "
+                f"({zone}).",
+            )
+        capacity[key] -= count
+
+
+def _begin(shim, instance, given):
+    instance.shown_at = time.monotonic() + shim.settings["describe_lag"]
+    put(instance, PENDING)
+    shim.later(shim.settings["boot"], lambda: is_in(instance, PENDING) and put(instance, RUNNING))
+    instance.spot_instance_request_id = None
+    if _market(given) == "spot":
+        request = f"sir-{hashlib.sha256(instance.id.encode()).hexdigest()[:8]}"
+        instance.spot_instance_request_id = request
+        shim.requests[request] = {
+            "SpotInstanceRequestId": request,
+            "InstanceId": instance.id,
+            "State": "active",
+            "Type": "one-time",
+            "Status": _status("fulfilled", "Your spot request is fulfilled."),
+            "Tags": [],
+        }
+
+
+def _status(code, message):
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+    return {"Code": code, "Message": message, "UpdateTime": now}
+
+
+def _patch_changes(shim):
+    end = Instance.terminate
+
+    def terminate(self):
+        with shim.lock:
+            previous = type(self._state)(self._state.name, self._state.code)
+            if is_in(self, SHUTTING_DOWN, TERMINATED):
+                return previous
+            end(self)
+            put(self, SHUTTING_DOWN)
+            shim.later(shim.settings["end"], lambda: put(self, TERMINATED))
+            request = shim.requests.get(getattr(self, "spot_instance_request_id", None))
+            if request is not None and request["State"] == "active":
+                request["State"] = "closed"
+                request["Status"] = _status("instance-terminated-by-user", "You terminated the instance.")
+            return previous
+
+    def stop(self):
+        with shim.lock:
+            previous = type(self._state)(self._state.name, self._state.code)
+            if self.lifecycle == "spot":
+                raise EC2ClientError(
+                    "UnsupportedOperation",
+                    f"You can't stop the Spot Instance '{self.id}' because it is associated with a one-time "
+                    "Spot Instance request. You can only stop Spot Instances associated with persistent "
+                    "Spot Instance requests.",
+                )
+            if is_in(self, PENDING, SHUTTING_DOWN, TERMINATED):
+                raise _wrong_state(self, "stopped")
+            if is_in(self, RUNNING):
+                put(self, STOPPING)
+                shim.later(shim.settings["stop"], lambda: is_in(self, STOPPING) and put(self, STOPPED))
+            return previous
+
+    def start(self):
+        with shim.lock:
+            previous = type(self._state)(self._state.name, self._state.code)
+            if is_in(self, STOPPING, SHUTTING_DOWN, TERMINATED):
+                raise _wrong_state(self, "started")
+            if is_in(self, STOPPED):
+                put(self, PENDING)
+                shim.later(shim.settings["boot"], lambda: is_in(self, PENDING) and put(self, RUNNING))
+            return previous
+
+    Instance.terminate, Instance.stop, Instance.start = terminate, stop, start
+
+
+def _wrong_state(instance, wanted):
+    return EC2ClientError(
+        "IncorrectInstanceState",
+        f"The instance '{instance.id}' is not in a state from which it can be {wanted}.",
+    )
+
+
+def _patch_descriptions(shim):
+    described, by_ids = EC2Backend.describe_instances, EC2Backend.get_multi_instances_by_id
+    ec2_utils.filter_dict_attribute_mapping.update(
+        {
+            "client-token": "client_token",
+            "instance-lifecycle": "lifecycle",
+            "spot-instance-request-id": "spot_instance_request_id",
+        }
+    )
+
+    def shown(instance):
+        return getattr(instance, "shown_at", 0.0) <= time.monotonic()
+
+    def describe_instances(self, filters=None):
+        with shim.lock:
+            found = described(self, filters)
+        return [reservation for reservation in found if all(map(shown, reservation.instances))]
+
+    def get_multi_instances_by_id(self, instance_ids, filters=None):
+        found = by_ids(self, instance_ids, filters)
+        hidden = [instance.id for instance in found if not shown(instance)]
+        if hidden:
+            raise InvalidInstanceIdError(hidden)
+        return found
+
+    def describe_spot_instance_requests(self):
+        wanted = self._get_param("SpotInstanceRequestIds", [])
+        filters = self._filters_from_querystring()
+        with shim.lock:
+            found = [r for r in shim.requests.values() if not wanted or r["SpotInstanceRequestId"] in wanted]
+            found = [r for r in found if _request_matches(r, filters)]
+        return ActionResult({"SpotInstanceRequests": found})
+
+    EC2Backend.describe_instances = describe_instances
+    EC2Backend.get_multi_instances_by_id = get_multi_instances_by_id
+    SpotInstances.describe_spot_instance_requests = describe_spot_instance_requests
+
+
+def _request_matches(request, filters):
+    values = {
+        "state": request["State"],
+        "status-code": request["Status"]["Code"],
+        "instance-id": request["InstanceId"],
+        "spot-instance-request-id": request["SpotInstanceRequestId"],
+    }
+    return all(values.get(name) in wanted for name, wanted in filters.items())
+
+
+# -- what EC2 does by itself ----------------------------------------------------------------------
+
+
+def tell(kind, detail, node, region=REGION, source="aws.ec2"):
+    """Publish an event on the default bus, as EC2 writes it."""
+    event = {
+        "version": "0",
+        "id": str(uuid.uuid4()),
+        "detail-type": kind,
+        "source": source,
+        "account": ACCOUNT,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "region": region,
+        "resources": [f"arn:aws:ec2:{region}:{ACCOUNT}:instance/{node}"],
+        "detail": detail,
+    }
+    bus = events_backends[ACCOUNT][region].describe_event_bus("default")
+    for rule in list(bus.rules.values()):
+        rule.send_to_targets(event)
+
+
+def recommend(shim, node, region=REGION):
+    """A rebalance recommendation."""
+    tell("EC2 Instance Rebalance Recommendation", {"instance-id": node}, node, region)
+
+
+def reclaim(shim, node, notice_s=120.0, event=True, region=REGION):
+    """Take a spot machine back: its request says so at once, the event goes out, and then it ends.
+
+    Without a notice (0) nobody is told before.
+    """
+    instance = ec2_backends[ACCOUNT][region].get_instance(node)
+    request = shim.requests.get(instance.spot_instance_request_id)
+    if notice_s > 0:
+        if request is not None:
+            request["State"] = "closed"
+            request["Status"] = _status(
+                "instance-terminated-no-capacity", "Your Spot instance was terminated: no capacity."
+            )
+        if event:
+            detail = {"instance-id": node, "instance-action": "terminate"}
+            tell("EC2 Spot Instance Interruption Warning", detail, node, region)
+    shim.later(notice_s, lambda: _take(shim, instance, region))
+
+
+def _take(shim, instance, region):
+    if is_in(instance, SHUTTING_DOWN, TERMINATED):
+        return
+    instance.terminate()
+    put(instance, TERMINATED)
+    code = "Server.SpotInstanceTermination"
+    instance.state_reason = StateReason(f"{code}: Spot instance termination", code)
+    detail = {"instance-id": instance.id, "state": "terminated"}
+    tell("EC2 Instance State-change Notification", detail, instance.id, region)

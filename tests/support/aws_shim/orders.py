@@ -1,0 +1,155 @@
+"""The stand-in's door: orders of the tests, faults, the price list; the rest goes to moto.
+
+reset                                       an empty account, default settings, no faults
+set       {SETTING: VALUE, ...}             see state.DEFAULTS
+fault     {action, kind, times, after, code, status, message}   see state.Fault
+outage    {services: [...]}                 these close every connection; an empty list ends it
+reclaim   {node, notice_s, event, region}   a spot machine is taken back
+recommend {node, region}                    a rebalance recommendation
+tell      {kind, detail, node, region, source}   any event on the default bus
+front     {group}                           gives {"port": N}: where this target group's balancer listens
+calls                                       gives how many calls of each action arrived since the reset
+"""
+
+import io
+import json
+import socket
+import sys
+import traceback
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+import machines
+from balancing import Fronts
+from market import products
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from state import DEFAULTS, Fault
+
+_PREFIX = "/_shim/"
+
+
+class Application:
+    """WSGI: one door for every service."""
+
+    def __init__(self, shim):
+        self._shim = shim
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._fronts = Fronts(shim)
+
+    def __call__(self, environ, start_response):
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        path = environ["PATH_INFO"]
+        if path.startswith(_PREFIX):
+            return self._order(path.removeprefix(_PREFIX), json.loads(body or b"{}"), start_response)
+        service, action = _service_of(environ), _action_of(environ, body)
+        with self._shim.lock:
+            self._shim.calls[action] = self._shim.calls.get(action, 0) + 1
+        if service in self._shim.outages:
+            return _hang_up(environ, start_response)
+        fault = self._shim.fault_for(action)
+        if fault is not None and fault.kind == "error":
+            return _refuse(fault, service, start_response)
+        if fault is not None and fault.kind == "drop":
+            return _hang_up(environ, start_response)
+        if service == "pricing":
+            return self._price_list(json.loads(body), start_response)
+        if fault is not None:
+            b"".join(self._moto(environ, lambda *_: None))
+            return _hang_up(environ, start_response)
+        return self._moto(environ, start_response)
+
+    def _order(self, order, given, start_response):
+        shim = self._shim
+        try:
+            answer = {}
+            match order:
+                case "reset":
+                    shim.reset()
+                case "set":
+                    unknown = given.keys() - DEFAULTS.keys()
+                    if unknown:
+                        raise ValueError(f"no such setting: {sorted(unknown)}")
+                    with shim.lock:
+                        shim.settings.update(given)
+                case "fault":
+                    with shim.lock:
+                        shim.faults.append(Fault(**given))
+                case "outage":
+                    shim.outages = set(given["services"])
+                case "reclaim":
+                    with shim.lock:
+                        machines.reclaim(shim, **given)
+                case "recommend":
+                    with shim.lock:
+                        machines.recommend(shim, **given)
+                case "tell":
+                    with shim.lock:
+                        machines.tell(**given)
+                case "front":
+                    answer = {"port": self._fronts.port(given["group"])}
+                case "calls":
+                    answer = dict(shim.calls)
+                case _:
+                    raise ValueError(f"no such order: {order}")
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            return _json({"error": f"{type(error).__name__}: {error}"}, start_response, "400 Bad Request")
+        return _json(answer, start_response)
+
+    def _price_list(self, body, start_response):
+        if not self._shim.settings["pricing"]:
+            fault = Fault(action="", kind="error", code="AccessDeniedException", message="not authorized")
+            return _refuse(fault, "pricing", start_response)
+        return _json(products(self._shim, body), start_response)
+
+
+def _service_of(environ):
+    """The service in the signature: Credential=KEY/DATE/REGION/SERVICE/aws4_request."""
+    scope = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition(",")[0].split("/")
+    return scope[3] if len(scope) == 5 else ""
+
+
+def _action_of(environ, body):
+    target = environ.get("HTTP_X_AMZ_TARGET", "")
+    if target:
+        return target.rpartition(".")[2]
+    if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
+        return parse_qs(body.decode()).get("Action", [""])[0]
+    return ""
+
+
+def _hang_up(environ, start_response):
+    """Close the connection without an answer."""
+    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    start_response("200 OK", [("Content-Length", "0")])
+    return [b""]
+
+
+def _refuse(fault, service, start_response):
+    """An error in the words of the service's protocol."""
+    code, message = escape(fault.code), escape(fault.message)
+    if service == "ec2":
+        text = (
+            f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
+            "<RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
+        )
+    elif service == "elasticloadbalancing":
+        text = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+            "<RequestId>00000000-0000-0000-0000-000000000000</RequestId></ErrorResponse>"
+        )
+    else:
+        body = {"__type": fault.code, "message": fault.message}
+        return _json(body, start_response, f"{fault.status} Refused")
+    data = text.encode()
+    headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(data)))]
+    start_response(f"{fault.status} Refused", headers)
+    return [data]
+
+
+def _json(answer, start_response, status="200 OK"):
+    data = json.dumps(answer).encode()
+    headers = [("Content-Type", "application/x-amz-json-1.1"), ("Content-Length", str(len(data)))]
+    start_response(status, headers)
+    return [data]

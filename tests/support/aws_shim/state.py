@@ -1,0 +1,111 @@
+"""What the stand-in remembers beside moto: settings, faults that are due, what happens later."""
+
+import heapq
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+
+from moto.ec2.models import ec2_backends
+from moto.elbv2.models import elbv2_backends
+from moto.events.models import events_backends
+from moto.sqs.models import sqs_backends
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+
+DEFAULTS = {
+    "boot": 0.05,  # s from pending to running
+    "stop": 0.05,  # s from stopping to stopped
+    "end": 0.05,  # s from shutting-down to terminated
+    "describe_lag": 0.0,  # s until DescribeInstances shows a new machine
+    "capacity": {},  # "MARKET:TYPE:ZONE" -> machines that can still be launched; missing means any number
+    "quota": {},  # market -> most machines alive; missing means no quota
+    "target_initial": 0.05,  # s that a target is initial when health_checks is off
+    "health_checks": False,  # whether targets are really asked for /health; otherwise they are healthy
+    "health_interval": 0.05,  # s between two health checks of a target
+    "propagation": 0.0,  # s that a front goes on sending to a deregistered target
+    "idle_ends_draining": False,  # a draining target without requests in flight is let go before the delay
+    "spot_prices": {},  # "TYPE" or "TYPE:ZONE" -> USD/h
+    "on_demand_prices": {},  # type -> USD/h
+    "pricing": True,  # whether the price list answers
+}
+
+
+@dataclass
+class Fault:
+    """The next `times` calls of an action do not go as they should.
+
+    kind: "error" answers with `code` and nothing is done; "lose" does the call and closes the connection;
+    "drop" closes it before anything is done. `after`: so many calls of the action go well first.
+    """
+
+    action: str
+    kind: str
+    times: int = 1
+    after: int = 0
+    code: str = ""
+    status: int = 400
+    message: str = "injected"
+
+
+@dataclass
+class Shim:
+    """The stand-in's own state. One lock guards it and everything in moto that is not thread-safe."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    settings: dict = field(default_factory=dict)
+    faults: list = field(default_factory=list)
+    outages: set = field(default_factory=set)  # services that close every connection
+    calls: dict = field(default_factory=dict)  # action -> calls that arrived
+    tokens: dict = field(default_factory=dict)  # (region, token) -> (fingerprint, reservation)
+    requests: dict = field(default_factory=dict)  # spot instance request id -> request
+    epoch: int = 0  # rises with every reset: what was to happen later is forgotten
+
+    def __post_init__(self):
+        self._later = []
+        self._serial = itertools.count()
+        self.settings = {**DEFAULTS}
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def reset(self):
+        """No machines, targets, queues and rules, and no faults. Networks and launch templates stay, since
+        making them takes moto most of a second."""
+        with self.lock:
+            self.epoch += 1
+            self._later.clear()
+            for kept in (self.faults, self.outages, self.calls, self.tokens, self.requests):
+                kept.clear()
+            self.settings = {**DEFAULTS}
+            for backend in ec2_backends[ACCOUNT].values():
+                backend.reservations.clear()
+            for service in (elbv2_backends, sqs_backends, events_backends):
+                for backend in service[ACCOUNT].values():
+                    backend.reset()
+
+    def later(self, seconds, happen):
+        """Have something happen after so many seconds, under the lock."""
+        with self.lock:
+            heapq.heappush(self._later, (time.monotonic() + seconds, next(self._serial), happen))
+
+    def fault_for(self, action):
+        """The fault that this call meets, if any; counts it."""
+        with self.lock:
+            for fault in self.faults:
+                if fault.action not in (action, "*"):
+                    continue
+                if fault.after > 0:
+                    fault.after -= 1
+                    continue
+                fault.times -= 1
+                if fault.times <= 0:
+                    self.faults.remove(fault)
+                return fault
+        return None
+
+    def _run(self):
+        while True:
+            time.sleep(0.01)
+            with self.lock:
+                while self._later and self._later[0][0] <= time.monotonic():
+                    heapq.heappop(self._later)[2]()
