@@ -1,6 +1,17 @@
 """What the tests of AWS's notice sources share."""
 
+import asyncio
+import contextlib
+import itertools
 import json
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,3 +51,191 @@ def malformed() -> list[tuple[str, str]]:
         *((f"cut off after {n} characters", spot[:n]) for n in range(1, len(spot), 7)),
     ]
     return listed + made
+
+
+# -- SQS ---------------------------------------------------------------------------------------------------
+
+
+class FakeSqs:
+    """An SQS queue in memory: visibility, receipts that a later delivery replaces, long polls, failures."""
+
+    url = "queue"
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._messages: dict[str, dict] = {}
+        self._news = asyncio.Event()
+        self.failures: dict[str, list[Exception]] = {}
+        self.calls: Counter[str] = Counter()
+        self.odd_answers: list[dict] = []
+
+    async def send(self, *bodies: str) -> None:
+        for body in bodies:
+            identity = f"m{next(self._numbers)}"
+            self._messages[identity] = {"body": body, "sent": time.time(), "visible": 0.0, "receipt": ""}
+        self._news.set()
+
+    async def left(self) -> int:
+        return len(self._messages)
+
+    def _call(self, name: str) -> None:
+        self.calls[name] += 1
+        if self.failures.get(name):
+            raise self.failures[name].pop(0)
+
+    async def receive_message(self, **asked) -> dict:
+        self._call("receive_message")
+        if self.odd_answers:
+            return self.odd_answers.pop(0)
+        assert asked["MaxNumberOfMessages"] <= 10
+        ends = time.monotonic() + asked["WaitTimeSeconds"]
+        while True:
+            now = time.monotonic()
+            ready = [i for i, m in self._messages.items() if m["visible"] <= now]
+            if ready or now >= ends:
+                break
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(0.05, ends - now)):
+                    await self._news.wait()
+        found = []
+        for identity in ready[: asked["MaxNumberOfMessages"]]:
+            message = self._messages[identity]
+            message["visible"] = now + asked["VisibilityTimeout"]
+            message["receipt"] = f"{identity}/{next(self._numbers)}"
+            found.append(
+                {
+                    "MessageId": identity,
+                    "ReceiptHandle": message["receipt"],
+                    "Body": message["body"],
+                    "Attributes": {"SentTimestamp": str(int(message["sent"] * 1000))},
+                }
+            )
+        await asyncio.sleep(0)
+        return {"Messages": found} if found else {}
+
+    async def delete_message_batch(self, **asked) -> dict:
+        self._call("delete_message_batch")
+        await asyncio.sleep(0)
+        assert 1 <= len(asked["Entries"]) <= 10
+        assert len({entry["Id"] for entry in asked["Entries"]}) == len(asked["Entries"])
+        done, failed = [], []
+        for entry in asked["Entries"]:
+            identity = entry["ReceiptHandle"].partition("/")[0]
+            if (
+                self._messages.get(identity, {"receipt": entry["ReceiptHandle"]})["receipt"]
+                != entry["ReceiptHandle"]
+            ):
+                failed.append({"Id": entry["Id"], "Code": "ReceiptHandleIsInvalid", "SenderFault": True})
+                continue
+            self._messages.pop(identity, None)
+            done.append({"Id": entry["Id"]})
+        return {"Successful": done} | ({"Failed": failed} if failed else {})
+
+    async def change_message_visibility_batch(self, **asked) -> dict:
+        self._call("change_message_visibility_batch")
+        for entry in asked["Entries"]:
+            message = self._messages.get(entry["ReceiptHandle"].partition("/")[0])
+            if message is not None:
+                message["visible"] = time.monotonic() + entry["VisibilityTimeout"]
+        self._news.set()
+        return {}
+
+    async def get_queue_attributes(self, **asked) -> dict:
+        self._call("get_queue_attributes")
+        hidden = sum(m["visible"] > time.monotonic() for m in self._messages.values())
+        return {
+            "Attributes": {
+                "ApproximateNumberOfMessages": str(len(self._messages) - hidden),
+                "ApproximateNumberOfMessagesNotVisible": str(hidden),
+            }
+        }
+
+
+class MotoSqs:
+    """The same queue at a moto server, through boto3 in threads."""
+
+    def __init__(self, endpoint: str) -> None:
+        import boto3
+        from botocore.config import Config
+
+        self._client = boto3.client(
+            "sqs",
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            config=Config(connect_timeout=5, read_timeout=30, retries={"total_max_attempts": 2}),
+        )
+        self.url = self._client.create_queue(QueueName=f"q-{uuid.uuid4().hex}")["QueueUrl"]
+        self.failures: dict[str, list[Exception]] = {}
+        self.calls: Counter[str] = Counter()
+        # Not the loop's own threads: those are waited for when a test ends, long polls and all.
+        self._threads = ThreadPoolExecutor(4)
+
+    def __getattr__(self, operation: str):
+        async def call(**parameters):
+            self.calls[operation] += 1
+            if self.failures.get(operation):
+                raise self.failures[operation].pop(0)
+            return await self._in_thread(operation, **parameters)
+
+        return call
+
+    async def _in_thread(self, operation: str, **parameters):
+        work = partial(getattr(self._client, operation), **parameters)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def send(self, *bodies: str) -> None:
+        for start in range(0, len(bodies), 10):
+            entries = [
+                {"Id": str(n), "MessageBody": body} for n, body in enumerate(bodies[start : start + 10])
+            ]
+            answer = await self._in_thread("send_message_batch", QueueUrl=self.url, Entries=entries)
+            assert not answer.get("Failed"), answer
+
+    async def left(self) -> int:
+        asked = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = await self._in_thread("get_queue_attributes", QueueUrl=self.url, AttributeNames=asked)
+        return sum(int(answer["Attributes"][name]) for name in asked)
+
+
+_MOTO = """
+import sys, threading
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """The address of a moto server in a process of its own, which ends with the tests."""
+    pytest.importorskip("moto")
+    server = subprocess.Popen(
+        [sys.executable, "-c", _MOTO],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        host, port = server.stdout.readline().split()
+        yield f"http://{host}:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def sqs():
+    """An SQS queue in memory."""
+    return FakeSqs()
+
+
+@pytest.fixture(params=["memory", pytest.param("moto", marks=pytest.mark.slow)])
+def any_sqs(request):
+    """An SQS queue, in memory and at a moto server: what holds of the one must hold of the other."""
+    return FakeSqs() if request.param == "memory" else MotoSqs(request.getfixturevalue("moto_endpoint"))

@@ -1,0 +1,398 @@
+"""Notices that EventBridge rules put into an SQS queue: the cloud's own word, under our credentials.
+
+A message stays in the queue until its notices are journalled (`acknowledge`), so a daemon that is killed is
+told again. Messages that are no notice of ours, or that nobody can read, are deleted at once and counted:
+left alone they would come back until the queue forgets them. Deletions go in batches of ten.
+
+One long poll is always open; when it comes back full, further pollers help until the queue is empty, so a
+thousand warnings at once take about a hundred calls, and a quiet queue three calls a minute. The lane of
+these calls belongs to the queue alone: a notice never waits behind a list of machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import structlog
+
+from cloud.aws import events
+from cloud.errors import CloudError, Uncertain
+from cloud.ports import Clock
+from policies.model import Confidence, Notice, NoticeKind
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 10
+"""Messages of one call, the most that SQS allows."""
+MOST_HELD: Final = 10_000
+"""Notices that wait for the journal; beyond it the queue is left to wait."""
+_REMEMBERED = 20_000
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 30.0
+_IDLE_PAUSE = 0.2
+_CLOSE_WITHIN = 3.0
+
+_Key = tuple[str, float | None, bool]
+
+
+class QueueCalls(Protocol):
+    """The calls of SQS that the source makes, with boto3's parameters and answers. Raise CloudError."""
+
+    async def receive_message(self, **parameters: Any) -> Mapping[str, Any]:
+        """Wait for messages; in a lane that holds up nothing else."""
+        ...
+
+    async def delete_message_batch(self, **parameters: Any) -> Mapping[str, Any]:
+        """Delete up to ten messages by their receipts."""
+        ...
+
+    async def change_message_visibility_batch(self, **parameters: Any) -> Mapping[str, Any]:
+        """Change when up to ten messages can be received again."""
+        ...
+
+    async def get_queue_attributes(self, **parameters: Any) -> Mapping[str, Any]:
+        """How many messages there are, about."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDepth:
+    """Messages in the queue, as SQS estimates them: to be received, and received but not deleted yet."""
+
+    waiting: int
+    in_flight: int
+
+
+@dataclass(slots=True, kw_only=True)
+class QueueCounts:
+    """What happened since the start, for metrics. They only rise."""
+
+    calls: int = 0
+    failures: int = 0  # calls that failed
+    received: int = 0  # messages, copies included
+    told: int = 0  # notices
+    duplicates: int = 0  # messages that only said what was known
+    foreign: int = 0  # messages that were not for us
+    unparseable: int = 0
+    deleted: int = 0
+
+
+@dataclass(slots=True)
+class _Message:
+    id: str
+    receipt: str
+    sent_at: float
+    told_at: float
+    waits_for: set[_Key]
+
+
+@dataclass(slots=True)
+class _Held:
+    notice: Notice
+    messages: set[str] = field(default_factory=set)
+
+
+class QueueNotices:
+    """A `Notices` source on one SQS queue.
+
+    `account`: events that say they are from another account are foreign (empty: not checked). `owned` says
+    False of an instance that is certainly not ours, so that other people's machines cost nothing; a machine
+    that is not described yet must pass. `reservation_nodes` names our instances in a capacity reservation,
+    for events that name only that. `wait` and `visibility` are seconds: of one long poll, and until a
+    message that was not acknowledged is told again.
+    """
+
+    def __init__(
+        self,
+        calls: QueueCalls,
+        clock: Clock,
+        *,
+        url: str,
+        account: str = "",
+        owned: Callable[[str], bool] = lambda _node: True,
+        reservation_nodes: Callable[[str], Iterable[str]] = lambda _reservation: (),
+        wait: int = 20,
+        visibility: int = 30,
+        pollers: int = 2,
+        name: str = "aws-queue",
+    ) -> None:
+        self.name = name
+        self.counts = QueueCounts()
+        self.last_error = ""
+        self._calls, self._clock, self._url, self._account = calls, clock, url, account
+        self._owned, self._reservation_nodes = owned, reservation_nodes
+        self._wait, self._visibility = wait, visibility
+        self._pollers = pollers
+        self._polling: list[asyncio.Task[None]] = []
+        self._failing_since: float | None = None
+        self._messages: dict[str, _Message] = {}  # received, not deleted yet; by message id
+        self._held: dict[_Key, _Held] = {}  # told, not acknowledged yet
+        self._done: OrderedDict[_Key, None] = OrderedDict()  # acknowledged lately
+        self._arrived: deque[Notice] = deque()
+        self._wake = asyncio.Event()
+        self._burst = asyncio.Event()
+        self._doomed: deque[tuple[str, asyncio.Future[str]]] = deque()  # receipt, and what went wrong
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def stream(self) -> AsyncIterator[Notice]:
+        """Yield notices for ever, those first that were told to an earlier reader and not acknowledged."""
+        self._arrived = deque(held.notice for held in self._held.values())
+        if not self._polling:
+            self._polling = [asyncio.create_task(self._poll(first=n == 0)) for n in range(self._pollers)]
+        while True:
+            while self._arrived:
+                yield self._arrived.popleft()
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def acknowledge(self, notice: Notice) -> None:
+        """Delete the messages that say only this. Idempotent. Raises Uncertain when SQS did not confirm.
+
+        A message that is not deleted comes again and is then deleted as a copy.
+        """
+        key = _key(notice)
+        held = self._held.pop(key, None)
+        if held is None:
+            return
+        self._done[key] = None
+        if len(self._done) > _REMEMBERED:
+            self._done.popitem(last=False)
+        deletions = []
+        for identity in held.messages:
+            message = self._messages.get(identity)
+            if message is None:
+                continue
+            message.waits_for.discard(key)
+            if not message.waits_for:
+                del self._messages[identity]
+                deletions.append(self._discard(message.receipt))
+        wrong = [error for deletion in deletions if (error := await deletion)]
+        if wrong:
+            raise Uncertain(f"{self.name}: {notice.id} may stay in the queue: {wrong[0]}")
+
+    async def depth(self) -> QueueDepth:
+        """How much waits in the queue. Raises CloudError."""
+        asked = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = await self._calls.get_queue_attributes(QueueUrl=self._url, AttributeNames=asked)
+        found = answer.get("Attributes", {})
+        return QueueDepth(waiting=int(found.get(asked[0], 0)), in_flight=int(found.get(asked[1], 0)))
+
+    def age(self) -> float:
+        """Seconds for which the oldest unheard or unjournalled message may have waited; 0 when all is well.
+
+        SQS tells the age of its oldest message to CloudWatch only. This is the age of the oldest message
+        held here, or, when the queue cannot be read, for how long that has been so.
+        """
+        now = self._clock.now()
+        since = [message.sent_at for message in self._messages.values()]
+        if self._failing_since is not None:
+            since.append(self._failing_since)
+        return max(0.0, now - min(since)) if since else 0.0
+
+    async def close(self) -> None:
+        """Stop polling, and let another reader have at once what was not acknowledged. Idempotent."""
+        polling, self._polling = self._polling, []
+        for task in polling:
+            task.cancel()
+        await asyncio.gather(*polling, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                if self._sweeping is not None:
+                    await self._sweeping
+                await self._give_back()
+        except (TimeoutError, CloudError) as error:
+            log.warning("notice_queue.not_given_back", queue=self.name, error=str(error))
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    async def _give_back(self) -> None:
+        receipts = [message.receipt for message in self._messages.values()]
+        self._messages.clear()
+        self._held.clear()
+        self._arrived.clear()
+        for start in range(0, len(receipts), BATCH):
+            entries = [
+                {"Id": str(n), "ReceiptHandle": receipt, "VisibilityTimeout": 0}
+                for n, receipt in enumerate(receipts[start : start + BATCH])
+            ]
+            await self._calls.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    async def _poll(self, *, first: bool) -> None:
+        """Receive for ever. The first poller always waits; the others help while there is much."""
+        pause = _FIRST_PAUSE
+        while True:
+            if not first:
+                await self._burst.wait()
+            while len(self._held) >= MOST_HELD:
+                await self._clock.sleep(_FIRST_PAUSE)
+            began = self._clock.now()
+            try:
+                messages = await self._receive(self._wait if first else 1)
+            except Exception as error:  # whatever it is, the next call may work
+                self._failed(error)
+                self._burst.clear()
+                await self._clock.sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                continue
+            pause = _FIRST_PAUSE
+            self._recovered()
+            if len(messages) >= BATCH:
+                self._burst.set()
+            elif not messages:
+                self._burst.clear()
+                if self._clock.now() - began < _IDLE_PAUSE:
+                    await self._clock.sleep(_IDLE_PAUSE)  # a queue that does not wait must not be hammered
+            for message in messages:
+                self._take(message)
+
+    async def _receive(self, wait: int) -> list[Mapping[str, Any]]:
+        self.counts.calls += 1
+        answer = await self._calls.receive_message(
+            QueueUrl=self._url,
+            MaxNumberOfMessages=BATCH,
+            WaitTimeSeconds=wait,
+            VisibilityTimeout=self._visibility,
+            MessageSystemAttributeNames=["SentTimestamp"],
+        )
+        found = answer.get("Messages") or []
+        return [message for message in found if isinstance(message, Mapping)]
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        """Take up one message: tell its notices, or discard it."""
+        self.counts.received += 1
+        identity, receipt = str(message.get("MessageId", "")), str(message.get("ReceiptHandle", ""))
+        now = self._clock.now()
+        known = self._messages.get(identity)
+        if known is not None:
+            known.receipt = receipt
+            # SQS may deliver twice at once. After the visibility it means that whoever heard it may have
+            # lost it, so it is told again.
+            if now - known.told_at >= self._visibility / 2:
+                known.told_at = now
+                self._tell([self._held[key].notice for key in known.waits_for if key in self._held])
+            return
+        parsed = events.parse(message.get("Body"), received_at=now, source=self.name, account=self._account)
+        notices = self._ours(parsed, now)
+        fresh = [notice for notice in notices if _key(notice) not in self._done]
+        if not fresh:
+            self._reject(parsed, bool(notices))
+            self._discard(receipt)
+            return
+        sent_at = _milliseconds(message.get("Attributes"), now)
+        self._messages[identity] = _Message(identity, receipt, sent_at, now, {_key(n) for n in fresh})
+        news = []
+        for notice in fresh:
+            held = self._held.get(_key(notice))
+            if held is None:
+                held = self._held[_key(notice)] = _Held(notice)
+                news.append(notice)
+            held.messages.add(identity)
+        if news:
+            self.counts.told += len(news)
+            self._tell(news)
+        else:
+            self.counts.duplicates += 1
+
+    def _ours(self, parsed: events.Parsed, now: float) -> list[Notice]:
+        """The notices of a message that may be about our nodes."""
+        if isinstance(parsed, events.Told):
+            return [notice for notice in parsed.notices if self._owned(notice.node)]
+        if isinstance(parsed, events.ReservationEnds):
+            return [
+                Notice(
+                    id=f"{parsed.id}/{node}",
+                    kind=NoticeKind.MAINTENANCE,
+                    node=node,
+                    deadline=parsed.deadline,
+                    source=self.name,
+                    confidence=Confidence.CONFIRMED,
+                    seen_at=now,
+                )
+                for node in self._reservation_nodes(parsed.reservation)
+            ]
+        return []
+
+    def _reject(self, parsed: events.Parsed, copy: bool) -> None:
+        """Count a message that tells nothing; what is unreadable is logged, ever more rarely."""
+        if copy:
+            self.counts.duplicates += 1
+        elif isinstance(parsed, events.Unparseable):
+            self.counts.unparseable += 1
+            if self.counts.unparseable & (self.counts.unparseable - 1) == 0:
+                log.warning(
+                    "notice_queue.unparseable",
+                    queue=self.name,
+                    reason=parsed.reason,
+                    so_far=self.counts.unparseable,
+                )
+        else:
+            self.counts.foreign += 1
+
+    def _tell(self, notices: Iterable[Notice]) -> None:
+        self._arrived.extend(notices)
+        self._wake.set()
+
+    def _failed(self, error: Exception) -> None:
+        self.counts.failures += 1
+        self.last_error = f"{type(error).__name__}: {error}"
+        if self._failing_since is None:
+            self._failing_since = self._clock.now()
+            log.error("notice_queue.unreadable", queue=self.name, error=self.last_error)
+
+    def _recovered(self) -> None:
+        if self._failing_since is not None:
+            log.info("notice_queue.readable", queue=self.name, after=self._clock.now() - self._failing_since)
+            self._failing_since, self.last_error = None, ""
+
+    # -- deleting ----------------------------------------------------------------------------------
+
+    def _discard(self, receipt: str) -> asyncio.Future[str]:
+        """Delete a message soon; the result is what went wrong, empty for nothing."""
+        outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._doomed.append((receipt, outcome))
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep())
+        return outcome
+
+    async def _sweep(self) -> None:
+        """Delete what is to be deleted, in batches."""
+        while self._doomed:
+            await self._clock.sleep(0.0)  # what is acknowledged at the same instant joins the batch
+            batch = [self._doomed.popleft() for _ in range(min(BATCH, len(self._doomed)))]
+            wrong = await self._delete([receipt for receipt, _ in batch])
+            for n, (_, outcome) in enumerate(batch):
+                if not outcome.done():
+                    outcome.set_result(wrong.get(str(n), ""))
+
+    async def _delete(self, receipts: list[str]) -> Mapping[str, str]:
+        """Delete up to ten messages; returns what went wrong by position."""
+        entries = [{"Id": str(n), "ReceiptHandle": receipt} for n, receipt in enumerate(receipts)]
+        self.counts.calls += 1
+        try:
+            answer = await self._calls.delete_message_batch(QueueUrl=self._url, Entries=entries)
+        except Exception as error:  # the message comes again, and is deleted then
+            self.counts.failures += 1
+            return {entry["Id"]: f"{type(error).__name__}: {error}" for entry in entries}
+        failed = {
+            str(entry.get("Id", "")): str(entry.get("Message") or entry.get("Code") or "refused")
+            for entry in answer.get("Failed") or []
+        }
+        self.counts.deleted += len(receipts) - len(failed)
+        return failed
+
+
+def _key(notice: Notice) -> _Key:
+    """What makes two notices the same news."""
+    return notice.id, notice.deadline, notice.cancelled
+
+
+def _milliseconds(attributes: object, now: float) -> float:
+    """When a message was sent, in seconds since the epoch; `now` when SQS does not say."""
+    sent = attributes.get("SentTimestamp") if isinstance(attributes, Mapping) else None
+    return min(now, int(sent) / 1000) if isinstance(sent, str) and sent.isdecimal() else now

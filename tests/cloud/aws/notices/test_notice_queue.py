@@ -1,0 +1,299 @@
+"""The queue as a source of notices: nothing is lost, nothing stays that is not ours, nothing stops it."""
+
+import asyncio
+import inspect
+import itertools
+import json
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+import pytest
+import structlog
+
+from cloud.aws.notice_queue import QueueNotices
+from cloud.clock import SystemClock
+from cloud.errors import Denied, Uncertain
+from policies.model import Confidence, NoticeKind
+
+PATIENCE = 60.0
+_numbers = itertools.count(1)
+
+
+def node(number):
+    return f"i-{number:017x}"
+
+
+def body(of, kind="EC2 Spot Instance Interruption Warning", detail=None, **changes):
+    event = {
+        "version": "0",
+        "id": f"e-{next(_numbers)}",
+        "detail-type": kind,
+        "source": "aws.ec2",
+        "account": "123456789012",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "detail": detail if detail is not None else {"instance-id": of, "instance-action": "terminate"},
+    }
+    return json.dumps(event | changes)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.fixture
+async def open_source():
+    """Opens sources on a queue; closes them in the end."""
+    sources = []
+
+    def make(queue, **settings):
+        source = QueueNotices(queue, SystemClock(), url=queue.url, **{"wait": 1, "visibility": 30} | settings)
+        sources.append(source)
+        return source
+
+    yield make
+    for source in sources:
+        await source.close()
+
+
+async def take(source, count, *, acknowledge=True):
+    """The next notices, in order."""
+    found = []
+    async with asyncio.timeout(PATIENCE), aclosing(source.stream()) as stream:
+        async for notice in stream:
+            found.append(notice)
+            if acknowledge:
+                await source.acknowledge(notice)
+            if len(found) == count:
+                return found
+    raise AssertionError("the stream ended")
+
+
+async def until(condition):
+    """Wait until a condition, plain or awaitable, is true."""
+    clock = SystemClock()
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            now = condition()
+            if await now if inspect.isawaitable(now) else now:
+                return
+            await clock.sleep(0.02)
+
+
+async def test_a_warning_is_told_and_stays_in_the_queue_until_it_is_acknowledged(any_sqs, open_source):
+    await any_sqs.send(body(node(1)))
+    source = open_source(any_sqs)
+    (notice,) = await take(source, 1, acknowledge=False)
+    assert (notice.kind, notice.node) == (NoticeKind.INTERRUPTION, node(1))
+    assert (notice.source, notice.confidence) == ("aws-queue", Confidence.CONFIRMED)
+    assert await any_sqs.left() == 1
+    await source.acknowledge(notice)
+    await source.acknowledge(notice)
+    assert await any_sqs.left() == 0
+    assert (source.counts.told, source.counts.deleted) == (1, 1)
+
+
+async def test_a_new_reader_is_told_again_what_was_not_acknowledged(sqs, open_source):
+    await sqs.send(body(node(1)))
+    source = open_source(sqs)
+    (first,) = await take(source, 1, acknowledge=False)
+    (again,) = await take(source, 1)
+    assert again == first
+    await until(lambda: _empty(sqs))
+
+
+async def test_a_daemon_that_was_killed_is_told_again_after_its_visibility(sqs, open_source):
+    await sqs.send(body(node(1)))
+    killed, successor = open_source(sqs, visibility=1), open_source(sqs)
+    (first,) = await take(killed, 1, acknowledge=False)
+    for task in killed._polling:
+        task.cancel()
+    (again,) = await take(successor, 1)
+    assert (again.id, again.node, again.deadline) == (first.id, first.node, first.deadline)
+
+
+async def test_a_daemon_that_stops_gives_its_messages_back_at_once(any_sqs, open_source):
+    await any_sqs.send(*(body(node(n)) for n in range(12)))
+    stopped = open_source(any_sqs, visibility=600)
+    held = await take(stopped, 12, acknowledge=False)
+    await stopped.close()
+    again = await take(open_source(any_sqs), 12)
+    assert {notice.id for notice in again} == {notice.id for notice in held}
+
+
+async def test_a_notice_whose_reader_lost_it_is_told_again_and_its_new_receipt_deletes_it(
+    any_sqs, open_source
+):
+    await any_sqs.send(body(node(1)))
+    source = open_source(any_sqs, visibility=1)
+    first, again = await take(source, 2, acknowledge=False)
+    assert first == again
+    await source.acknowledge(again)
+    assert await any_sqs.left() == 0
+
+
+async def test_copies_of_an_event_are_told_once_and_deleted_with_it(any_sqs, open_source):
+    event = body(node(1))
+    await any_sqs.send(event, event, event, body(node(2)))
+    source = open_source(any_sqs)
+    found = await take(source, 2)
+    assert {notice.node for notice in found} == {node(1), node(2)}
+    await any_sqs.send(event)
+    await until(lambda: _empty(any_sqs))
+    assert (source.counts.told, source.counts.duplicates) == (2, 3)
+
+
+async def test_foreign_and_unreadable_messages_are_deleted_at_once_and_counted(any_sqs, open_source):
+    await any_sqs.send(
+        body(node(1), source="my.app"),
+        body(node(1), account="210987654321"),
+        body(node(1), "EC2 Instance State-change Notification", {"instance-id": node(1), "state": "running"}),
+        body(node(666)),
+        "{",
+        "hello",
+        body("i-no"),
+        body(node(2)),
+    )
+    source = open_source(any_sqs, account="123456789012", owned=lambda name: name != node(666))
+    (notice,) = await take(source, 1, acknowledge=False)
+    assert notice.node == node(2)
+    await until(lambda: _left(any_sqs, 1))
+    assert (source.counts.foreign, source.counts.unparseable, source.counts.told) == (4, 3, 1)
+
+
+async def test_the_corpus_of_malformed_bodies_neither_stops_nor_stays_in_the_queue(
+    sqs, open_source, malformed
+):
+    bodies = [text for _, text in malformed if text.isprintable() and 0 < len(text) < 100_000]
+    assert len(bodies) > 70
+    await sqs.send(*bodies, body(node(1)))
+    source = open_source(sqs)
+    (notice,) = await take(source, 1)
+    assert notice.node == node(1)
+    await until(lambda: _empty(sqs))
+    assert source.counts.foreign + source.counts.unparseable == len(bodies)
+
+
+async def test_a_message_of_several_nodes_stays_until_each_of_its_notices_is_acknowledged(sqs, open_source):
+    detail = {
+        "eventArn": "arn:aws:health:us-east-1::event/EC2/X/1",
+        "service": "EC2",
+        "eventTypeCategory": "scheduledChange",
+        "startTime": "Sat, 05 Dec 2026 15:10:09 GMT",
+        "affectedEntities": [{"entityValue": node(n)} for n in (1, 2, 3)],
+    }
+    await sqs.send(body("", "AWS Health Event", detail, source="aws.health"))
+    source = open_source(sqs)
+    found = await take(source, 3, acknowledge=False)
+    assert [(n.kind, n.node) for n in found] == [(NoticeKind.MAINTENANCE, node(n)) for n in (1, 2, 3)]
+    await source.acknowledge(found[0])
+    await source.acknowledge(found[2])
+    assert await sqs.left() == 1
+    await source.acknowledge(found[1])
+    assert await sqs.left() == 0
+
+
+async def test_a_change_that_is_called_off_is_told_although_its_first_event_was_acknowledged(
+    sqs, open_source
+):
+    detail = {
+        "eventArn": "arn:aws:health:us-east-1::event/EC2/X/2",
+        "service": "EC2",
+        "eventTypeCategory": "scheduledChange",
+        "startTime": "Sat, 05 Dec 2026 15:10:09 GMT",
+        "affectedEntities": [{"entityValue": node(1)}],
+    }
+    source = open_source(sqs)
+    await sqs.send(body("", "AWS Health Event", detail, source="aws.health"))
+    (told,) = await take(source, 1)
+    await sqs.send(body("", "AWS Health Event", detail | {"statusCode": "closed"}, source="aws.health"))
+    (over,) = await take(source, 1)
+    assert (over.id, told.cancelled, over.cancelled) == (told.id, False, True)
+
+
+async def test_a_capacity_block_that_runs_out_is_a_notice_for_each_of_our_nodes_in_it(sqs, open_source):
+    def block(name):
+        detail = {"capacity-reservation-id": name, "end-date": "2026-12-05T11:30:00Z"}
+        return body("", "Capacity Block Expiration Warning", detail)
+
+    await sqs.send(block("cr-0000aaaa"), block("cr-0000bbbb"))
+    source = open_source(
+        sqs, reservation_nodes=lambda name: [node(1), node(2)] if name == "cr-0000aaaa" else []
+    )
+    found = await take(source, 2)
+    assert [(n.kind, n.node) for n in found] == [(NoticeKind.MAINTENANCE, node(n)) for n in (1, 2)]
+    assert len({n.id for n in found}) == 2
+    await until(lambda: _empty(sqs))
+    assert source.counts.foreign == 1
+
+
+async def test_a_burst_is_received_and_deleted_in_batches(any_sqs, open_source):
+    await any_sqs.send(*(body(node(n)) for n in range(40)))
+    source = open_source(any_sqs)
+    found = await take(source, 40, acknowledge=False)
+    assert {notice.node for notice in found} == {node(n) for n in range(40)}
+    before = any_sqs.calls["delete_message_batch"]
+    await asyncio.gather(*(source.acknowledge(notice) for notice in found))
+    assert any_sqs.calls["delete_message_batch"] - before <= 6
+    assert await any_sqs.left() == 0
+
+
+@pytest.mark.parametrize("error", [Denied("expired"), Uncertain("reset"), RuntimeError("a bug")])
+async def test_calls_that_fail_are_asked_again_and_the_age_says_so(sqs, open_source, error):
+    sqs.failures["receive_message"] = [error]
+    source = open_source(sqs)
+    assert source.age() == 0.0
+    reading = asyncio.create_task(take(source, 1))
+    await until(lambda: source.counts.failures == 1)
+    assert source.age() > 0.0
+    assert str(error) in source.last_error
+    await sqs.send(body(node(1)))
+    await reading
+    await until(lambda: source.last_error == "" and source.age() == 0.0)
+
+
+async def test_a_deletion_that_fails_is_said_and_made_good_when_the_message_comes_again(sqs, open_source):
+    await sqs.send(body(node(1)))
+    source = open_source(sqs, visibility=1)
+    (notice,) = await take(source, 1, acknowledge=False)
+    sqs.failures["delete_message_batch"] = [RuntimeError("reset")]
+    with pytest.raises(Uncertain, match="reset"):
+        await source.acknowledge(notice)
+    assert await sqs.left() == 1
+    await until(lambda: _empty(sqs))
+    assert source.counts.told == 1
+
+
+async def test_the_age_counts_from_when_the_oldest_message_was_sent(sqs, open_source):
+    await sqs.send(body(node(1)))
+    source = open_source(sqs)
+    (notice,) = await take(source, 1, acknowledge=False)
+    await until(lambda: source.age() > 0.0)
+    await source.acknowledge(notice)
+    assert source.age() == 0.0
+
+
+async def test_the_depth_is_what_waits_and_what_is_in_flight(any_sqs, open_source):
+    source = open_source(any_sqs)
+    assert (await source.depth()).waiting == 0
+    await any_sqs.send(body(node(1)), body(node(2)))
+    assert (await source.depth()).waiting == 2
+    await take(source, 2, acknowledge=False)
+    depth = await source.depth()
+    assert (depth.waiting, depth.in_flight) == (0, 2)
+
+
+async def test_answers_that_are_no_answers_do_not_stop_it(sqs, open_source):
+    sqs.odd_answers = [{"Messages": None}, {"Messages": [7]}, {"Messages": [{}]}, {"Messages": [{"Body": 7}]}]
+    await sqs.send(body(node(1)))
+    (notice,) = await take(open_source(sqs), 1)
+    assert notice.node == node(1)
+
+
+async def _left(sqs, count):
+    return await sqs.left() == count
+
+
+async def _empty(sqs):
+    return await sqs.left() == 0
