@@ -18,6 +18,7 @@ from policies.model import Instance, InstanceState
 
 PAGE = 100  # machines a page: parsing a larger one takes the interpreter for too long
 
+_FILTER_VALUES = 200  # the most values that a filter takes
 _YOUNG = 120.0  # s after a launch during which NotFound means that EC2's descriptions lag
 _GONE = (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN)
 
@@ -90,22 +91,25 @@ class AwsInstances:
         settled = (InstanceState.RUNNING, InstanceState.PENDING)
         await self._turn(node, "start_instances", settled)
 
-    async def owners(self, pool: str, addresses: Sequence[str]) -> Mapping[str, str]:
-        """Which of these private addresses belong to living machines of the pool: address to node.
+    async def owners(self, pool: str, targets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], str]:
+        """Which of these targets (instance id or private address, port) are machines of the pool.
 
-        For target groups that hold addresses instead of instances. Raises CloudError.
+        For target groups, which know nothing of tags. Machines that ended own no address any more. Raises
+        CloudError.
         """
-        filters = [
-            {"Name": f"tag:{POOL_TAG}", "Values": [pool]},
-            {"Name": "private-ip-address", "Values": list(addresses)},
-        ]
-        found = await asyncio.gather(*(self._described(place, filters) for place in self._places.values()))
-        return {
-            instance.address.rpartition(":")[0]: instance.id
-            for part in found
-            for instance in part
-            if instance.state not in _GONE
-        }
+        tagged: Mapping[str, Any] = {"Name": f"tag:{POOL_TAG}", "Values": [pool]}
+        names = sorted({name for name, _ in targets})
+        found: dict[str, str] = {}
+        for field in ("instance-id", "private-ip-address"):
+            asked = [name for name in names if name.startswith("i-") == (field == "instance-id")]
+            for at in range(0, len(asked), _FILTER_VALUES):
+                filters = [tagged, {"Name": field, "Values": asked[at : at + _FILTER_VALUES]}]
+                parts = await asyncio.gather(*(self._described(p, filters) for p in self._places.values()))
+                for instance in (instance for part in parts for instance in part):
+                    found[instance.id] = instance.id
+                    if instance.state not in _GONE:
+                        found[instance.address.rpartition(":")[0]] = instance.id
+        return {(name, port): found[name] for name, port in targets if name in found}
 
     async def close(self) -> None:
         """Give up this adapter's share of the clients. Touches no machine. Idempotent."""

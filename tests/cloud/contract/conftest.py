@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from cloud.aws.clients import AwsClients
@@ -158,32 +157,6 @@ class AwsWorld(World):
 
     def _fault(self, action: str, **values: Any) -> None:
         self._shim.order("fault", action=action, kind="error", **values)
-
-
-@pytest.fixture(scope="session")
-def aws_clients(aws_shim_process: Any) -> AwsClients:
-    """Clients of the stand-in, made once: reading the description of a service takes them a while."""
-    return AwsClients("us-east-1", endpoint=aws_shim_process.url)
-
-
-@pytest.fixture(scope="session")
-def aws_place(aws_shim_process: Any) -> AwsRegion:
-    """What a user has before the first launch: a network of two zones, a launch template."""
-    ec2: Any = boto3.client("ec2", region_name="us-east-1", endpoint_url=aws_shim_process.url)
-    vpc = ec2.create_vpc(CidrBlock="127.77.0.0/16")["Vpc"]["VpcId"]
-    subnets = {}
-    for number, zone in enumerate(("us-east-1a", "us-east-1b")):
-        block = f"127.77.{number}.0/24"
-        made = ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone=zone)
-        subnets[zone] = made["Subnet"]["SubnetId"]
-    ec2.create_launch_template(LaunchTemplateName="node", LaunchTemplateData={"ImageId": "ami-12345678"})
-    return AwsRegion(
-        region="us-east-1",
-        subnets=subnets,
-        instance_types=("g6e.12xlarge", "p5.4xlarge"),
-        template="node",
-        template_version="1",
-    )
 
 
 @pytest.fixture(params=["local", "aws"])

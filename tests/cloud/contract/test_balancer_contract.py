@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
+import boto3
 import pytest
 from aiohttp import web
 
+from cloud.aws.clients import AwsClients
+from cloud.aws.load_balancer import AlbTargetGroup
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
@@ -43,11 +47,15 @@ class Harness(Protocol):
         """A new adapter, as another daemon would make it."""
         ...
 
+    def know(self, name: str, address: str) -> None:
+        """A node of ours serves there; for balancers whose targets carry no id."""
+        ...
+
 
 class GatewayHarness:
     """The embedded gateway, in this event loop."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, account: Any) -> None:
         self._config = GatewayConfig(
             targets_file=directory / "targets.json",
             socket=directory / "gw.sock",
@@ -79,8 +87,78 @@ class GatewayHarness:
             clock=SystemClock(),
         )
 
+    def know(self, name: str, address: str) -> None:
+        pass
 
-HARNESSES: dict[str, Callable[[Path], Harness]] = {"gateway": GatewayHarness}
+
+@dataclass(frozen=True, kw_only=True)
+class AwsAccount:
+    """The stand-in for AWS with clients of it, made once."""
+
+    shim: Any
+    clients: AwsClients
+    groups: Any
+    vpc: str
+
+
+@pytest.fixture(scope="module")
+def aws_account(aws_shim_process: Any, aws_clients: AwsClients) -> AwsAccount:
+    where = {"region_name": "us-east-1", "endpoint_url": aws_shim_process.url}
+    ec2: Any = boto3.client("ec2", **where)
+    return AwsAccount(
+        shim=aws_shim_process,
+        clients=aws_clients,
+        groups=boto3.client("elbv2", **where),
+        vpc=ec2.describe_vpcs()["Vpcs"][0]["VpcId"],
+    )
+
+
+class AlbHarness:
+    """A target group and a balancer in front of it, in the stand-in for AWS.
+
+    Its targets are addresses: what serves in this suite are servers on the loopback, not machines. Stopped
+    means that AWS does not answer; started again, the group is another one of the same name.
+    """
+
+    def __init__(self, directory: Path, account: AwsAccount | None) -> None:
+        self._account = account
+        self._addresses: dict[str, str] = {}
+
+    @property
+    def account(self) -> AwsAccount:
+        assert self._account is not None
+        return self._account
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.account.shim.order('front', group='pool')['port']}"
+
+    async def start(self) -> None:
+        shim, groups = self.account.shim, self.account.groups
+        shim.order("outage", services=[])
+        shim.order("set", health_checks=True, health_interval=0.02, propagation=0.1, idle_ends_draining=True)
+        for group in groups.describe_target_groups()["TargetGroups"]:
+            groups.delete_target_group(TargetGroupArn=group["TargetGroupArn"])
+        groups.create_target_group(
+            Name="pool", Protocol="HTTP", Port=8000, VpcId=self.account.vpc, TargetType="ip"
+        )
+
+    async def stop(self) -> None:
+        self.account.shim.order("outage", services=["elasticloadbalancing"])
+
+    def adapter(self) -> LoadBalancer:
+        clients = self._account.clients if self._account is not None else AwsClients("us-east-1")
+        return AlbTargetGroup(clients, group="pool", owners=self._owners, propagation=0.2)
+
+    def know(self, name: str, address: str) -> None:
+        self._addresses[address] = name
+
+    async def _owners(self, targets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], str]:
+        known = {(t, p): self._addresses.get(f"{t}:{p}") for t, p in targets}
+        return {key: name for key, name in known.items() if name is not None}
+
+
+HARNESSES: dict[str, Callable[[Path, Any], Harness]] = {"gateway": GatewayHarness, "alb": AlbHarness}
 
 
 class Backend:
@@ -139,6 +217,7 @@ class Site:
         backend = Backend(name)
         await backend.start()
         self.backends.append(backend)
+        self.harness.know(name, backend.address)
         return backend
 
     def another_daemon(self) -> LoadBalancer:
@@ -172,7 +251,11 @@ class Site:
 
 @pytest.fixture(params=sorted(HARNESSES))
 async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    harness = HARNESSES[request.param](tmp_path)
+    account = None
+    if request.param == "alb":
+        account = request.getfixturevalue("aws_account")
+        account.shim.order("reset")
+    harness = HARNESSES[request.param](tmp_path, account)
     await harness.start()
     site = Site(harness)
     yield site
@@ -365,6 +448,6 @@ async def test_calls_at_the_same_time_end_in_one_of_the_sets(site):
 
 def test_every_adapter_says_who_it_is_and_what_it_can(tmp_path):
     for name, harness in HARNESSES.items():
-        adapter = harness(tmp_path).adapter()
+        adapter = harness(tmp_path, None).adapter()
         assert adapter.name == name
         assert adapter.capabilities.propagation >= 0
