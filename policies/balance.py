@@ -24,7 +24,7 @@ from policies.turn import Turn
 
 def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     """The wanted target set, by node id."""
-    shown = _shown_active(turn)
+    shown = shown_active(turn)
     drains = {a.node: a.deadline for a in turn.actions if isinstance(a, Drain)}
     active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n, shown)]
     if not active:
@@ -92,7 +92,7 @@ def _gets_requests(target: Target) -> bool:
     return target.state not in (TargetState.DRAINING, TargetState.UNUSED)
 
 
-def _shown_active(turn: Turn) -> set[str]:
+def shown_active(turn: Turn) -> set[str]:
     """Nodes that some balancer was last seen to send requests to."""
     return {t.id for view in turn.world.balancers.values() for t in view.value if _gets_requests(t)}
 

@@ -72,7 +72,8 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
     `kept` nodes of its market must remain that may be relied on.
     """
     if node.phase is not Phase.READY:
-        if turn.sure_in_all < turn.pool.replicas:
+        on_demand = turn.sure(Market.ON_DEMAND)
+        if turn.sure_in_all < turn.pool.replicas or (not node.spot and on_demand < turn.pool.on_demand_floor):
             turn.note(f"{node.id} is surplus and stays: what is ready now is too little, it may be the first")
             return False
         turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")

@@ -16,6 +16,8 @@ once; the third node keeps serving until a replacement serves or its latest star
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from policies import balance
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
@@ -98,10 +100,11 @@ def drain_asked(turn: Turn) -> None:
 
 def end_drained(turn: Turn) -> None:
     """End draining nodes that are done; a node that may still get requests and answers them stays."""
-    routed, vouched = balance.may_route(turn), vouched_for(turn.world)
+    routed, vouched = balance.shown_active(turn), vouched_for(turn.world)
     for node in turn.fleet.nodes:
         if node.phase is Phase.TERMINATING:
-            _ask_again(turn, node)
+            if not _may_serve(turn, node, vouched, routed):
+                _ask_again(turn, node)
             continue
         if node.drain is None or node.phase is Phase.GONE or node.id in turn.returning:
             continue
@@ -110,7 +113,7 @@ def end_drained(turn: Turn) -> None:
         if node.serving and node.healthy:
             turn.note(f"{node.id} should end and is still in a target set: it stays")
             continue
-        if (node.answers or node.id in vouched) and (node.id in routed or _unread(turn, node)):
+        if _may_serve(turn, node, vouched, routed):
             turn.note(f"{node.id} should end; it stays until every balancer has let it go")
             continue
         if node.ready_at is None and not node.attached:
@@ -120,6 +123,16 @@ def end_drained(turn: Turn) -> None:
         else:
             text = f"drain deadline passed with {node.in_flight} requests in flight"
         turn.terminate(node, node.drain.cause, f"{text} ({node.drain.reason})")
+
+
+def _may_serve(turn: Turn, node: Node, vouched: Set[str], routed: Set[str]) -> bool:
+    """True for a node that answers and that some balancer may still send requests to.
+
+    A balancer's own word since the detachment counts, not its acknowledgement: that may be forgotten again.
+    """
+    reading = turn.world.engines.get(node.id)
+    answers = node.id in vouched or (reading is not None and reading.ready and reading.ok)
+    return answers and (node.id in routed or _unread(turn, node))
 
 
 def _unread(turn: Turn, node: Node) -> bool:

@@ -95,6 +95,12 @@ def test_surplus_that_is_not_ready_ends_at_once(scene: Make) -> None:
     assert ended(here.plan()) == ["late"]
 
 
+def test_surplus_that_is_not_ready_stays_while_the_floor_has_too_few_that_answer(scene: Make) -> None:
+    here = scene(ten()).nodes(8).nodes(3, ON_DEMAND).node("late", ON_DEMAND, ready=False, age=30.0)
+    here.node("o0", ON_DEMAND, silent_for=1.0)
+    assert ended(here.plan()) == []
+
+
 def test_cover_that_is_starting_stays_while_spot_is_only_coming(scene: Make) -> None:
     here = scene(ten(), whole_at=None).nodes(3, ON_DEMAND)
     for i in range(7):
