@@ -21,6 +21,7 @@ from policies.events import (
     Event,
     IntentClosed,
     IntentOpened,
+    NodeGone,
     OperatorDrained,
     Outcome,
 )
@@ -117,6 +118,10 @@ class Checker:
                 self._draining.pop(event.node, None)
                 self._drained.pop(event.node, None)
                 self._taken_back[event.node] = now
+            elif isinstance(event, NodeGone):
+                # As far as it could see. Should the node turn up again, it is another one to the daemon.
+                self._draining.pop(event.node, None)
+                self._drained.pop(event.node, None)
             elif isinstance(event, OperatorDrained):
                 self._asked[event.node] = now
             elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
@@ -199,7 +204,7 @@ class Checker:
             m.placement.market is Market.ON_DEMAND
             and m.id != node
             and m.id not in self._leaving
-            and self._counts(m, now)
+            and self._counts(m, now, rumours=True)
             for m in self._ours()
         )
         if left < self._pool.on_demand_floor and self._was_whole():
@@ -438,12 +443,15 @@ class Checker:
                 return True
         return False
 
-    def _counts(self, machine: Machine, now: float) -> bool:
-        """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside."""
+    def _counts(self, machine: Machine, now: float, *, rumours: bool = False) -> bool:
+        """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside.
+
+        `rumours`: one of which only the node itself says that it goes counts all the same.
+        """
         gone_quiet = [at for at in (machine.silent_since, machine.unseen_since) if at is not None]
         silent = bool(gone_quiet) and now - min(gone_quiet) >= self._bounds.see_loss
         told = machine.told_at is not None and now - machine.told_at >= self._bounds.see_loss
-        stays = not told and not machine.rumoured and not silent
+        stays = not told and (rumours or not machine.rumoured) and not silent
         return machine.live and stays and not self._aside(machine)
 
     def _was_whole(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from swarm import REGRESSION_HOURS, REGRESSIONS, Swarm, play
+from swarm_faults import FAULTS
 
 HOURS = 0.25
 FRESH = range(1000, 1008)
@@ -31,8 +32,8 @@ def test_a_seed_that_found_a_bug_stays_sound(seed: int, sound) -> None:
 
 
 def test_the_seeds_draw_every_fault() -> None:
-    drawn = {deed.__name__ for seed in [*FRESH, *REGRESSIONS] for deed in Swarm(seed, HOURS).deeds}
-    assert len(drawn) >= 18
+    drawn = {kind.name for seed in [*FRESH, *REGRESSIONS] for kind in Swarm(seed, HOURS).kinds}
+    assert drawn == {kind.name for kind in FAULTS}
 
 
 DIGEST = """
