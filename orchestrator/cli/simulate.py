@@ -105,7 +105,7 @@ def simulate(
       orchestrator simulate -c pool.toml --policy pool SpotHedge --cold-start 600s
       orchestrator simulate -c pool.toml -o json | jq '.markets[0].summary'
     """
-    from orchestrator.simulator import report, study
+    from orchestrator.simulator import study, tables
 
     settings = shared.read_config(config)
     starts = _starts(cold_start, notice)
@@ -132,7 +132,7 @@ def simulate(
     if output == "json":
         shared.print_json(view)
     else:
-        shared.print_text(report.simulation(view, shared.look(output)))
+        shared.print_text(tables.simulation(view, shared.look(output)))
     return shared.OK
 
 

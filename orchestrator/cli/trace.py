@@ -43,9 +43,9 @@ def show(
     if output == "json":
         shared.print_json({"schema": "trace/1", "sets": views})
         return shared.OK
-    from orchestrator.simulator import report
+    from orchestrator.simulator import tables
 
-    shared.print_text(report.sets(views, shared.look(output)))
+    shared.print_text(tables.sets(views, shared.look(output)))
     return shared.OK
 
 
@@ -175,13 +175,13 @@ def synthesise(
 
 def _save(made: SpotSet, directory: Path, *, force: bool) -> int:
     from cloud.local.spotset import SpotsetError, save_spotset
-    from orchestrator.simulator import markets, report
+    from orchestrator.simulator import markets, tables
 
     try:
         save_spotset(made, directory, replace=force)
     except SpotsetError as error:
         raise CommandError(str(error), prefix="") from error
-    shared.print_text(report.sets([markets.description(made)], shared.look("table")))
+    shared.print_text(tables.sets([markets.description(made)], shared.look("table")))
     print(f"Wrote {directory}")
     print(f"Next: orchestrator simulate --config pool.toml --trace {directory}")
     return shared.OK

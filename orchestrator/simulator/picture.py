@@ -112,7 +112,7 @@ def _shortfalls(axes: Any, scenario: Scenario, mine: Result, at: Callable[[float
             marker="v",
             color=_SHORT,
             linewidths=0,
-            label=f"short of nodes ({len(found)}x, bigger: more missing)",
+            label=f"short: {len(found)}x, {sum(g.node_hours for g in found):.1f} node-hours (drawn wider)",
             zorder=5,
         )
     handles, labels = axes.get_legend_handles_labels()

@@ -1,7 +1,4 @@
-"""What `orchestrator simulate` and `orchestrator trace show` print: views, tables and sentences.
-
-The JSON (`views.py`) is made here from the results of a study; tables and sentences say the same in words.
-"""
+"""What came out of a study, as the JSON of `views.py`, with sentences that say it in words."""
 
 from __future__ import annotations
 
@@ -10,10 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from rich.console import Group
-from rich.text import Text
-
-from orchestrator.render_parts import Look, table_of, text_of
 from orchestrator.simulator.course import Shortfall
 from orchestrator.simulator.machines import Timings
 from orchestrator.simulator.scenario import Scenario
@@ -22,9 +15,7 @@ from orchestrator.simulator.views import (
     MarketView,
     MeanView,
     ResultView,
-    SetView,
     ShortfallView,
-    SimulateView,
 )
 from orchestrator.words import age, money, percent, plural
 from policies.model import Pool
@@ -261,146 +252,3 @@ def ready_text(share: float) -> str:
     """An availability: never rounded up to 100 %."""
     text = f"{100 * share:.3f}"
     return "99.999+%" if share < 1 and text == "100.000" else f"{text}%"
-
-
-# -- tables ----------------------------------------------------------------------------------------
-
-
-def simulation(view: SimulateView, look: Look) -> str:
-    """The whole answer of `orchestrator simulate`."""
-    parts: list[Text | Group] = []
-    for market in view["markets"]:
-        parts.append(_market(view, market))
-    if view["mean"]:
-        parts.append(_means(view))
-    parts.append(Text("\n".join(f"* {note}" for note in view["notes"]), style="dim"))
-    return text_of(Group(*parts), look)
-
-
-def _market(view: SimulateView, market: MarketView) -> Group:
-    starts = f"{view['spot_start_s']:g} s"
-    if view["on_demand_start_s"] != view["spot_start_s"]:
-        starts += f" (on-demand {view['on_demand_start_s']:g} s)"
-    head = (
-        f"{view['pool']} on {market['name']}: {plural(view['replicas'], 'node')} wanted, "
-        f"{market['days']:.1f} days, {plural(len(market['zones']), 'zone')}, start {starts}, "
-        f"notice {view['notice_s']:g} s"
-    )
-    table = table_of(
-        *("POLICY", "COST", "PER HOUR", "OF ON-DEMAND", "READY", "SHORT", "LONGEST", "NODE-HOURS", "ON SPOT"),
-        *("LOST", "LAUNCHED"),
-        right=(
-            "COST",
-            "PER HOUR",
-            "OF ON-DEMAND",
-            "READY",
-            "SHORT",
-            "LONGEST",
-            "NODE-HOURS",
-            "ON SPOT",
-            "LOST",
-        ),
-    )
-    for result in market["results"]:
-        mark = "*" if result["policy"] == market["best_baseline"] else ""
-        table.add_row(*_cells(result, mark), style="bold" if result["kind"] == "config" else "")
-    said = [Text(sentence) for sentence in market["summary"]]
-    if market["best_baseline"]:
-        said.insert(0, Text("* the cheapest baseline that has as much ready as the pool", style="dim"))
-    return Group(Text(head, style="bold"), table, *said, Text())
-
-
-def _cells(result: ResultView, mark: str) -> list[str]:
-    ready, longest = result["capacity_availability"], result["worst_shortfall_s"]
-    hours, spot = result["shortfall_node_hours"], result["spot_launches"]
-    return [
-        result["policy"] + mark,
-        money(result["cost_usd"]),
-        money(result["cost_usd_per_hour"]),
-        f"{100 * result['cost_ratio']:.1f}%",
-        ready_text(1.0 if ready is None else ready),
-        "-" if result["shortfalls"] is None else f"{result['shortfalls']}x",
-        "-" if not longest else age(longest),
-        "-" if hours is None else f"{hours:.1f}",
-        percent(result["mean_spot_share"]),
-        "-" if result["preemptions"] is None else str(result["preemptions"]),
-        "-" if spot is None else f"{spot} + {result['on_demand_launches']}",
-    ]
-
-
-def _means(view: SimulateView) -> Group:
-    table = table_of(
-        *(
-            "POLICY",
-            "OF ON-DEMAND",
-            "READY",
-            "LOWEST",
-            "IN",
-            "LONGEST",
-            "NODE-HOURS",
-            "ON SPOT",
-            "LOST",
-            "COST",
-        ),
-        right=("OF ON-DEMAND", "READY", "LOWEST", "LONGEST", "NODE-HOURS", "ON SPOT", "LOST", "COST"),
-    )
-    for mean in view["mean"]:
-        ready, lowest = mean["capacity_availability"], mean["lowest_capacity_availability"]
-        hours = mean["shortfall_node_hours"]
-        table.add_row(
-            mean["policy"],
-            f"{100 * mean['cost_ratio']:.1f}%",
-            ready_text(1.0 if ready is None else ready),
-            "-" if lowest is None else ready_text(lowest),
-            mean["lowest_market"] or "-",
-            age(mean["worst_shortfall_s"]) if mean["worst_shortfall_s"] else "-",
-            "-" if hours is None else f"{hours:.1f}",
-            percent(mean["mean_spot_share"]),
-            "-" if mean["preemptions"] is None else str(mean["preemptions"]),
-            money(mean["cost_usd"]),
-            style="bold" if mean["policy"] == POOL else "",
-        )
-    head = f"All {len(view['markets'])} markets: means; node-hours, nodes lost and money are sums"
-    return Group(Text(head, style="bold"), table, Text())
-
-
-def sets(views: Sequence[SetView], look: Look) -> str:
-    """What is in sets, a table each."""
-    parts: list[Text | Group] = []
-    for view in views:
-        head = (
-            f"{view['name']}: {view['days']:.1f} days in ticks of {view['gap_seconds']:g} s, "
-            f"{plural(len(view['zones']), 'zone')}"
-        )
-        if view["start_time"]:
-            head += f", from {view['start_time']}"
-        table = table_of(
-            *(
-                "ZONE",
-                "REGION",
-                "AVAILABLE",
-                "NODES",
-                "MOST",
-                "LOSSES/DAY",
-                "DIPS/DAY",
-                "SPOT $/H",
-                "ON-DEMAND $/H",
-            ),
-            right=("AVAILABLE", "NODES", "MOST", "LOSSES/DAY", "DIPS/DAY", "SPOT $/H", "ON-DEMAND $/H"),
-        )
-        for zone in view["zones"]:
-            low, high = zone["lowest_spot_price"], zone["highest_spot_price"]
-            table.add_row(
-                zone["zone"],
-                zone["region"],
-                percent(zone["available_share"]),
-                f"{zone['mean_nodes']:.1f}",
-                str(zone["most_nodes"]),
-                f"{zone['losses_per_day']:.1f}",
-                f"{zone['dips_per_day']:.1f}",
-                f"{low:.2f}" if low == high else f"{low:.2f}-{high:.2f}",
-                f"{zone['on_demand_price']:.2f}",
-            )
-        notes = [Text(note, style="dim") for note in view["notes"]]
-        parts.append(Group(Text(head, style="bold"), table, *notes, Text()))
-    return text_of(Group(*parts), look)
