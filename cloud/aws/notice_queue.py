@@ -1,12 +1,12 @@
 """Notices that EventBridge rules put into an SQS queue: the cloud's own word, under our credentials.
 
 A message stays in the queue until its notices are journalled (`acknowledge`), so a daemon that is killed is
-told again. Messages that are no notice of ours, or that nobody can read, are deleted at once and counted:
+told again when the message's visibility has run out. Messages that are no notice of ours, or that nobody can read, are deleted at once and counted:
 left alone they would come back until the queue forgets them. Deletions go in batches of ten.
 
 One long poll is always open; when it comes back full, further pollers help until the queue is empty, so a
-thousand warnings at once take about a hundred calls, and a quiet queue three calls a minute. The lane of
-these calls belongs to the queue alone: a notice never waits behind a list of machines.
+thousand warnings at once take about a hundred calls to hear, and a quiet queue six calls a minute. The lane
+of these calls belongs to the queue alone: a notice never waits behind a list of machines.
 """
 
 from __future__ import annotations
@@ -48,10 +48,6 @@ class QueueCalls(Protocol):
 
     async def delete_message_batch(self, **parameters: Any) -> Mapping[str, Any]:
         """Delete up to ten messages by their receipts."""
-        ...
-
-    async def change_message_visibility_batch(self, **parameters: Any) -> Mapping[str, Any]:
-        """Change when up to ten messages can be received again."""
         ...
 
     async def get_queue_attributes(self, **parameters: Any) -> Mapping[str, Any]:
@@ -115,8 +111,8 @@ class QueueNotices:
         account: str = "",
         owned: Callable[[str], bool] = lambda _node: True,
         reservation_nodes: Callable[[str], Iterable[str]] = lambda _reservation: (),
-        wait: int = 20,
-        visibility: int = 30,
+        wait: int = 10,
+        visibility: int = 15,
         pollers: int = 2,
         name: str = "aws-queue",
     ) -> None:
@@ -194,32 +190,21 @@ class QueueNotices:
         return max(0.0, now - min(since)) if since else 0.0
 
     async def close(self) -> None:
-        """Stop polling, and let another reader have at once what was not acknowledged. Idempotent."""
+        """Stop polling, once deletions under way are through. Idempotent.
+
+        What was not acknowledged comes again after its visibility. So does what SQS still hands to the poll
+        that is broken off here, which is why neither should be long.
+        """
         polling, self._polling = self._polling, []
         for task in polling:
             task.cancel()
         await asyncio.gather(*polling, return_exceptions=True)
-        try:
-            async with asyncio.timeout(_CLOSE_WITHIN):
-                if self._sweeping is not None:
-                    await self._sweeping
-                await self._give_back()
-        except (TimeoutError, CloudError) as error:
-            log.warning("notice_queue.not_given_back", queue=self.name, error=str(error))
         if self._sweeping is not None:
-            self._sweeping.cancel()
-
-    async def _give_back(self) -> None:
-        receipts = [message.receipt for message in self._messages.values()]
-        self._messages.clear()
-        self._held.clear()
-        self._arrived.clear()
-        for start in range(0, len(receipts), BATCH):
-            entries = [
-                {"Id": str(n), "ReceiptHandle": receipt, "VisibilityTimeout": 0}
-                for n, receipt in enumerate(receipts[start : start + BATCH])
-            ]
-            await self._calls.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+            try:
+                async with asyncio.timeout(_CLOSE_WITHIN):
+                    await self._sweeping
+            except TimeoutError:
+                log.warning("notice_queue.not_deleted", queue=self.name, messages=len(self._doomed))
 
     # -- receiving ---------------------------------------------------------------------------------
 

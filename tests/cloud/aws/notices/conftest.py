@@ -132,15 +132,6 @@ class FakeSqs:
             done.append({"Id": entry["Id"]})
         return {"Successful": done} | ({"Failed": failed} if failed else {})
 
-    async def change_message_visibility_batch(self, **asked) -> dict:
-        self._call("change_message_visibility_batch")
-        for entry in asked["Entries"]:
-            message = self._messages.get(entry["ReceiptHandle"].partition("/")[0])
-            if message is not None:
-                message["visible"] = time.monotonic() + entry["VisibilityTimeout"]
-        self._news.set()
-        return {}
-
     async def get_queue_attributes(self, **asked) -> dict:
         self._call("get_queue_attributes")
         hidden = sum(m["visible"] > time.monotonic() for m in self._messages.values())
