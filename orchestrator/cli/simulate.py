@@ -74,7 +74,7 @@ def simulate(
         Parameter(
             negative="",
             help="Also run the pool with the whole daemon (loop, observer, actuator, journal) on virtual "
-            "time: about a second for an hour.",
+            "time: some seconds for an hour.",
         ),
     ] = False,
     plot: Annotated[

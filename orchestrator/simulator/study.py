@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -273,7 +274,10 @@ def _elsewhere(jobs: Sequence[Job], workers: int, progress: Progress) -> list[Re
     # "spawn": the parent may have threads (a progress bar), with which "fork" is not safe.
     context = multiprocessing.get_context("spawn")
     shares = context.Array("d", len(jobs), lock=False)
-    with _ended_on_error(ProcessPoolExecutor(workers, context, _begin_worker, (shares,))) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="orchestrator-simulate-") as scratch,
+        _ended_on_error(ProcessPoolExecutor(workers, context, _begin_worker, (shares, scratch))) as pool,
+    ):
         # Long runs first, so that no core waits for one of them at the end. The order of results stays.
         order = sorted(range(len(jobs)), key=lambda n: -_weight(jobs[n]))
         with _deaf():
@@ -331,10 +335,13 @@ def _deaf() -> Iterator[None]:
 _shares: Any = None
 
 
-def _begin_worker(shares: Any) -> None:
-    """In a new process: Ctrl-C is the parent's to handle, and without a parent there is nothing to do."""
+def _begin_worker(shares: Any, scratch: str) -> None:
+    """In a new process: Ctrl-C is the parent's to handle, and without a parent there is nothing to do.
+
+    Temporary files go to `scratch`, which the parent removes, however the process ends.
+    """
     global _shares
-    _shares = shares
+    _shares, tempfile.tempdir = shares, scratch
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -344,9 +344,13 @@ def test_hash_seed_and_processes_change_nothing(file: str, market: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_ends_it_and_everything_that_it_started(jobs: str, file: str) -> None:
+def test_ctrl_c_ends_it_and_everything_that_it_started(jobs: str, file: str, tmp_path: Path) -> None:
     """As a terminal does it: the signal goes to the whole process group."""
-    arguments = command("simulate", "-c", file, "--days", "300", "--jobs", jobs, "-p", "pool", "adaptive")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arguments = command(
+        "simulate", "-c", file, "--days", "300", "--jobs", jobs, "-p", "pool", "--whole-daemon"
+    )
     reader, writer = pty.openpty()
     process = subprocess.Popen(
         arguments,
@@ -354,7 +358,7 @@ def test_ctrl_c_ends_it_and_everything_that_it_started(jobs: str, file: str) -> 
         stdout=subprocess.PIPE,
         stderr=writer,
         start_new_session=True,
-        env={**os.environ, "TERM": "xterm"},
+        env={**os.environ, "TERM": "xterm", "TMPDIR": str(scratch)},
     )
     os.close(writer)
     try:
@@ -369,6 +373,7 @@ def test_ctrl_c_ends_it_and_everything_that_it_started(jobs: str, file: str) -> 
         while _alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not _alive(process.pid)
+        assert list(scratch.iterdir()) == []
     finally:
         os.close(reader)
         if _alive(process.pid):
