@@ -15,7 +15,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,9 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
 
 from jobs import Job, Result, crashes, planted, quiet, regressions, run
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from summary import Summary
-from swarm import CALM
 
 PARTS = ("fresh", "regressions", "crash", "planted")
 
@@ -48,35 +47,35 @@ class Campaign:
     hours: float
     parts: tuple[str, ...] = PARTS
 
-    def jobs(self) -> Iterator[Job]:
-        """Every run, those that are known first."""
+    def known(self) -> Iterator[Job]:
+        """Every run that does not depend on the base seed."""
         if "planted" in self.parts:
             yield from planted()
         if "regressions" in self.parts:
             yield from regressions()
         if "crash" in self.parts:
             yield from crashes()
-        if "fresh" in self.parts:
-            yield from self.fresh()
 
     def fresh(self) -> Iterator[Job]:
-        """Seeds that nobody played before, as many as the hours need."""
-        rng = random.Random(f"campaign/{self.base}")
-        planned, used = 0.0, set()
-        while planned < self.hours:
+        """Seeds that nobody played before, without end."""
+        rng, used = random.Random(f"campaign/{self.base}"), set()
+        while True:
             seed, hours = rng.choice(_SEEDS), rng.choice(LENGTHS)
             if seed not in used:
                 used.add(seed)
-                planned += hours + CALM / 3600.0
                 yield Job(kind="fresh", seed=seed, hours=hours)
 
 
-def play_all(jobs: Iterable[Job], processes: int) -> Iterator[Result]:
-    """Results as they come. The list is never held ready as a whole: it may be a simulated year."""
+def play_all(
+    jobs: Iterable[Job], processes: int, enough: Callable[[], bool] = lambda: False
+) -> Iterator[Result]:
+    """Results as they come. Once there is `enough` no job is begun any more; those that run end and count."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=quiet) as pool:
         waiting: set[Future[Result]] = set()
         for job in jobs:
+            if enough():
+                break
             waiting.add(pool.submit(run, job))
             if len(waiting) >= _AHEAD * processes:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -86,31 +85,34 @@ def play_all(jobs: Iterable[Job], processes: int) -> Iterator[Result]:
             yield from (future.result() for future in done)
 
 
-def watch(results: Iterable[Result], total: int, console: Console) -> Iterator[Result]:
-    """Show how far it is: a bar on a terminal, else a line for every tenth. Failures show at once."""
-    if console.is_terminal:
-        yield from _with_bar(results, total, console)
-        return
-    began, shown = time.monotonic(), 0
-    for number, result in enumerate(results, 1):
-        if not result.good:
-            console.print(f"FAILED {result.job.line}", soft_wrap=True, highlight=False)
-        if number * 10 // total > shown:
-            shown = number * 10 // total
-            seconds = time.monotonic() - began
-            console.print(f"{shown * 10:3d} %  {number} of {total} runs, {seconds:.0f} s", highlight=False)
-        yield result
+class Watch:
+    """Shows how far a campaign is: a bar on a terminal, else a line for every tenth; failures at once."""
 
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        self._console = console
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._began = time.monotonic()
 
-def _with_bar(results: Iterable[Result], total: int, console: Console) -> Iterator[Result]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("simulating", total=total)
-        for result in results:
-            if not result.good:
-                progress.console.print(f"FAILED {result.job.line}", soft_wrap=True, highlight=False)
-            progress.advance(task)
-            yield result
+    def follow(self, what: str, results: Iterable[Result], share: Callable[[], float]) -> Iterator[Result]:
+        """The same results. `share` says how much is done, 0 to 1, once each was taken in."""
+        shown = 0
+        with self._bar:
+            task = self._bar.add_task(what, total=1.0)
+            for result in results:
+                if not result.good:
+                    self.say(f"FAILED {result.job.line}")
+                yield result
+                done = min(1.0, share())
+                self._bar.update(task, completed=done)
+                if not self._console.is_terminal and int(done * 10) > shown:
+                    shown = int(done * 10)
+                    self.say(f"{what}: {shown * 10:3d} %, {time.monotonic() - self._began:.0f} s")
+            self._bar.remove_task(task)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,6 +127,24 @@ def parser() -> argparse.ArgumentParser:
     return known
 
 
+def play(campaign: Campaign, processes: int, console: Console) -> Summary:
+    """Play a campaign."""
+    quiet()
+    began, summary, watch = time.monotonic(), Summary(base=campaign.base), Watch(console)
+    known = list(campaign.known())
+    fresh = f" and fresh seeds for {campaign.hours:g} h" if "fresh" in campaign.parts else ""
+    watch.say(f"base seed {campaign.base}: {len(known)} known runs{fresh}, on {processes} processes")
+    for result in watch.follow("known runs", play_all(known, processes), lambda: summary.runs / len(known)):
+        summary.add(result)
+    if "fresh" in campaign.parts and campaign.hours > 0:
+        results = play_all(campaign.fresh(), processes, lambda: summary.fresh_hours >= campaign.hours)
+        share = lambda: summary.fresh_hours / campaign.hours  # noqa: E731
+        for result in watch.follow("fresh seeds", results, share):
+            summary.add(result)
+    summary.wall = time.monotonic() - began
+    return summary
+
+
 def main() -> int:
     """Play it and say what came of it."""
     known = parser()
@@ -135,20 +155,11 @@ def main() -> int:
     if given.jobs < 1 or given.hours < 0:
         known.error("--jobs must be at least 1 and --hours not negative")
     base = given.seed if given.seed is not None else int(datetime.now(UTC).strftime("%y%m%d%H%M%S"))
-    campaign = Campaign(base=base, hours=given.hours, parts=parts)
-    console = Console(stderr=given.output == "json")
-    began = time.monotonic()
-    quiet()
-    jobs = list(campaign.jobs())
-    seeds = sum(job.kind == "fresh" for job in jobs)
-    console.print(
-        f"base seed {base}: {len(jobs)} runs, {seeds} of them fresh seeds, on {given.jobs} processes",
-        highlight=False,
+    summary = play(
+        Campaign(base=base, hours=given.hours, parts=parts),
+        given.jobs,
+        Console(stderr=given.output == "json"),
     )
-    summary = Summary(base=base)
-    for result in watch(play_all(jobs, given.jobs), len(jobs), console):
-        summary.add(result)
-    summary.wall = time.monotonic() - began
     print(summary.json() if given.output == "json" else summary.text())
     if 0 < given.budget < summary.wall:
         print(

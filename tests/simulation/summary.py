@@ -25,6 +25,7 @@ class Summary:
     wall: float = 0.0
     runs: int = 0
     seconds: float = 0.0
+    fresh_seconds: float = 0.0
     cpu: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
     cpu_by_kind: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -45,6 +46,11 @@ class Summary:
         """Simulated hours, without the runs of planted bugs."""
         return self.seconds / 3600.0
 
+    @property
+    def fresh_hours(self) -> float:
+        """Simulated hours of fresh seeds."""
+        return self.fresh_seconds / 3600.0
+
     def add(self, result: Result) -> None:
         """Count one result."""
         self.runs += 1
@@ -57,6 +63,7 @@ class Summary:
             self.caught += result.caught
             return
         self.seconds += result.seconds
+        self.fresh_seconds += result.seconds if result.job.kind == "fresh" else 0.0
         self.checked += result.checked
         self.happened += result.happened
         self.launches += result.launches
@@ -103,7 +110,8 @@ class Summary:
         faults = ", ".join(f"{name} {n}" for name, n in self.faults().items()) or "none"
         return [
             f"planted bugs caught: {self.caught} of {self.kinds['planted']}",
-            f"simulated: {self.hours:.1f} h in {self.cpu:.0f} CPU-seconds, {per_cpu:.2f} h in each; "
+            f"simulated: {self.hours:.1f} h, {self.fresh_hours:.1f} h of them in {self.kinds['fresh']} fresh seeds",
+            f"speed: {per_cpu:.2f} simulated hours in one CPU-second; {self.cpu:.0f} CPU-seconds, "
             f"{self.wall:.0f} s of wall time",
             f"runs (CPU): {runs}",
             f"daemons: {self.happened['kill']} killed, {self.happened['boot']} started; machines: "
@@ -123,6 +131,7 @@ class Summary:
                 "base_seed": self.base,
                 "good": self.good,
                 "simulated_hours": round(self.hours, 3),
+                "fresh_hours": round(self.fresh_hours, 3),
                 "cpu_s": round(self.cpu, 1),
                 "cpu_s_by_kind": {kind: round(cpu, 1) for kind, cpu in sorted(self.cpu_by_kind.items())},
                 "wall_s": round(self.wall, 1),
