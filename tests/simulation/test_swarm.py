@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from swarm import REGRESSION_HOURS, REGRESSIONS, Swarm, play
+from swarm import REGRESSION_HOURS, REGRESSIONS, Swarm, drawn, play
 from swarm_faults import FAULTS
 
 HOURS = 0.25
-FRESH = range(1000, 1008)
+FRESH = range(2000, 2008)
 
 
 @pytest.mark.parametrize("seed", FRESH)
@@ -32,7 +32,7 @@ def test_a_seed_that_found_a_bug_stays_sound(seed: int, sound) -> None:
 
 
 def test_the_seeds_draw_every_fault() -> None:
-    drawn = {kind.name for seed in [*FRESH, *REGRESSIONS] for kind in Swarm(seed, HOURS).kinds}
+    drawn = {kind.name for seed in range(100) for kind in Swarm(seed, HOURS).kinds}
     assert drawn == {kind.name for kind in FAULTS}
 
 
@@ -67,6 +67,24 @@ def test_one_seed_gives_one_digest_in_any_process() -> None:
 def test_another_seed_is_another_run() -> None:
     first, second = (play(seed, hours=0.05) for seed in (1000, 1001))
     assert first.digest != second.digest
+
+
+def test_a_kind_of_fault_draws_the_same_whatever_others_there_are() -> None:
+    """Adding a kind must not turn every saved seed into another run."""
+    swarm = Swarm(7, HOURS)
+    first = [drawn(f"strikes/{kind.name}", 7).random() for kind in swarm.kinds]
+    fewer = Swarm(7, HOURS)
+    fewer.kinds = fewer.kinds[1:]
+    assert [drawn(f"strikes/{kind.name}", 7).random() for kind in fewer.kinds] == first[1:]
+    assert (swarm.pool, swarm.pace, swarm.rates) == (fewer.pool, fewer.pace, fewer.rates)
+    assert len(set(first)) == len(first)
+
+
+def test_some_seeds_know_no_fault_and_none_knows_all() -> None:
+    known = [len(Swarm(seed, HOURS).kinds) for seed in range(200)]
+    assert min(known) == 0
+    assert 5 <= sorted(known)[100] <= 20
+    assert max(known) < len(FAULTS)
 
 
 def main() -> int:
