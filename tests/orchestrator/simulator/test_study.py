@@ -6,6 +6,7 @@ from cloud.local.synthetic import SyntheticParameters, synthesise
 from orchestrator.config import build_config
 from orchestrator.simulator import markets, report, study
 from orchestrator.simulator.machines import Timings
+from orchestrator.simulator.progress import showing
 from orchestrator.simulator.scenario import cut
 
 BASELINES = [
@@ -273,3 +274,41 @@ def test_a_set_is_described():
         assert zone["spot_price"] < zone["on_demand_price"] == 3.06
     assert max(zone["available_share"] for zone in view["zones"]) > 0.5
     assert sum(zone["losses_per_day"] for zone in view["zones"]) > 1
+
+
+# -- progress --------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("orchestrator.simulator.progress.SystemClock.now", lambda self: now[0])
+    with showing(4, quiet=False) as progress:
+        for at in (1.0, 9.0, 11.0, 12.0, 22.0):
+            now[0] = at
+            progress([at / 100] * 4, 1)
+        now[0] = 50.0
+        progress([1.0] * 4, 4)  # the results say the rest
+    assert capsys.readouterr() == (
+        "",
+        "simulate: 1 of 4 runs done, 11% of the time played\n"
+        "simulate: 1 of 4 runs done, 22% of the time played\n",
+    )
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with showing(2, quiet=False) as progress:
+        progress([1.0, 0.5], 1)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "of 2 runs" in captured.err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_quiet_is_quiet(monkeypatch, capsys, terminal):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    with showing(2, quiet=True) as progress:
+        progress([1.0, 1.0], 2)
+    assert capsys.readouterr() == ("", "")
