@@ -1,8 +1,9 @@
 """Notices that EventBridge rules put into an SQS queue: the cloud's own word, under our credentials.
 
 A message stays in the queue until its notices are journalled (`acknowledge`), so a daemon that is killed is
-told again when the message's visibility has run out. Messages that are no notice of ours, or that nobody can read, are deleted at once and counted:
-left alone they would come back until the queue forgets them. Deletions go in batches of ten.
+told again when the message's visibility has run out. Messages that are no notice of ours, or that nobody can
+read, are deleted at once and counted: left alone they would come back until the queue forgets them.
+Deletions go in batches of ten.
 
 One long poll is always open; when it comes back full, further pollers help until the queue is empty, so a
 thousand warnings at once take about a hundred calls to hear, and a quiet queue six calls a minute. The lane
@@ -20,7 +21,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from cloud.aws import events
-from cloud.errors import CloudError, Uncertain
+from cloud.errors import Uncertain
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 

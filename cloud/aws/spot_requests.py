@@ -1,0 +1,196 @@
+"""Notices from the status of the account's spot requests, asked for every few seconds.
+
+EC2 changes the status of a request when it decides to take the instance, two minutes before it does: a
+request of an instance that ends goes straight to `instance-terminated-no-capacity` while the instance still
+runs; one that stops is `marked-for-stop` first. So one cheap call for the whole fleet hears interruptions
+although neither EventBridge nor anything on the node works. How soon the status changes is not promised.
+
+Any `marked-for-...`, `instance-terminated-...` or `instance-stopped-...` status counts except by the user,
+who is us: codes that EC2 adds later are heard too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import structlog
+
+from cloud.aws.events import NOTICE_SECONDS
+from cloud.ports import Clock
+from policies.model import Confidence, Notice, NoticeKind
+
+log = structlog.get_logger(__name__)
+
+PAGE: Final = 200
+MOST_PAGES: Final = 500
+"""Pages of one look; a listing that goes on longer goes round in circles."""
+HISTORY: Final = 900.0
+"""Seconds after which a status is history: EC2 lists closed requests long after their instances are gone."""
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
+_CODES = ("marked-for-*", "instance-terminated-*", "instance-stopped-*")
+_TAKEN = re.compile(r"(?:spot-)?(?:marked-for|instance-terminated|instance-stopped)-.+")
+
+
+class SpotRequestCalls(Protocol):
+    """The call of EC2 that the source makes, with boto3's parameters and answer. Raises CloudError."""
+
+    async def describe_spot_instance_requests(self, **parameters: Any) -> Mapping[str, Any]:
+        """One page of spot requests."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotStatus:
+    """One spot request's word about its instance. `since` is when it took this status, in seconds."""
+
+    request: str
+    node: str
+    code: str
+    since: float
+
+
+def read_status(entry: object, *, now: float) -> SpotStatus | None:
+    """What an entry of DescribeSpotInstanceRequests says of an instance; None when it says nothing usable."""
+    if not isinstance(entry, Mapping):
+        return None
+    status = entry.get("Status")
+    request, node = entry.get("SpotInstanceRequestId"), entry.get("InstanceId")
+    code = status.get("Code") if isinstance(status, Mapping) else None
+    if not (
+        isinstance(request, str) and isinstance(node, str) and isinstance(code, str) and request and node
+    ):
+        return None
+    updated = status.get("UpdateTime") if isinstance(status, Mapping) else None
+    since = updated.timestamp() if isinstance(updated, datetime) and updated.tzinfo is not None else now
+    return SpotStatus(request=request, node=node, code=code, since=min(since, now))
+
+
+def takes_away(code: str) -> bool:
+    """True for a status by which EC2 takes, or has taken, the instance."""
+    return _TAKEN.fullmatch(code) is not None and not code.endswith("-by-user")
+
+
+def deadline(status: SpotStatus) -> float:
+    """When the instance goes: two minutes after the status changed; a stopped one went at that time."""
+    stopped = status.code.startswith("instance-stopped-")
+    return status.since if stopped else status.since + NOTICE_SECONDS
+
+
+class SpotRequestNotices:
+    """A `Notices` source that polls DescribeSpotInstanceRequests every `interval` seconds.
+
+    `filters` narrow the listing on EC2's side, in boto3's form; None asks for the statuses that count. Any
+    that come back are looked at again here. `owned` says False of an instance that is certainly not ours.
+    """
+
+    def __init__(
+        self,
+        calls: SpotRequestCalls,
+        clock: Clock,
+        *,
+        owned: Callable[[str], bool] = lambda _node: True,
+        filters: list[dict[str, Any]] | None = None,
+        interval: float = 5.0,
+        name: str = "aws-spot-requests",
+    ) -> None:
+        self.name = name
+        self.last_error = ""
+        self.looks = 0
+        self.failures = 0
+        self._calls, self._clock, self._owned = calls, clock, owned
+        self._filters = [{"Name": "status-code", "Values": list(_CODES)}] if filters is None else filters
+        self._interval = interval
+        self._told: dict[tuple[str, str], Notice] = {}  # by (request, instance)
+        self._unacknowledged: dict[str, Notice] = {}
+        self._looked_at: float | None = None
+
+    async def stream(self) -> AsyncIterator[Notice]:
+        """Yield each notice when its status first shows, for ever; first what was not acknowledged.
+
+        A look that fails is repeated, with growing pauses; what the pages before the failure told, holds.
+        """
+        for notice in list(self._unacknowledged.values()):
+            yield notice
+        pause = _FIRST_PAUSE
+        while True:
+            error = ""
+            try:
+                async for notice in self._look():
+                    yield notice
+            except Exception as failure:  # whatever it is, the next look may work
+                error = f"{type(failure).__name__}: {failure}"
+            self._note(error)
+            await self._clock.sleep(max(pause, self._interval) if error else self._interval)
+            pause = min(_LONGEST_PAUSE, pause * 2) if error else _FIRST_PAUSE
+
+    async def acknowledge(self, notice: Notice) -> None:
+        """The notice need not be told again. Idempotent."""
+        self._unacknowledged.pop(notice.id, None)
+
+    def age(self) -> float:
+        """Seconds since the last complete look; infinite before the first."""
+        return float("inf") if self._looked_at is None else max(0.0, self._clock.now() - self._looked_at)
+
+    async def close(self) -> None:
+        """Nothing to release: the calls belong to whoever handed them in."""
+
+    async def _look(self) -> AsyncIterator[Notice]:
+        """Read every page; yields what is new."""
+        self.looks += 1
+        seen: set[tuple[str, str]] = set()
+        token: dict[str, str] = {}
+        for _ in range(MOST_PAGES):
+            page = await self._calls.describe_spot_instance_requests(
+                Filters=self._filters, MaxResults=PAGE, **token
+            )
+            now = self._clock.now()
+            for entry in page.get("SpotInstanceRequests") or []:
+                status = read_status(entry, now=now)
+                if status is None or not takes_away(status.code) or not self._owned(status.node):
+                    continue
+                seen.add((status.request, status.node))
+                notice = self._heard(status, now)
+                if notice is not None:
+                    yield notice
+            following = page.get("NextToken")
+            if not isinstance(following, str) or not following:
+                break
+            token = {"NextToken": following}
+        # A request that is fulfilled again, or forgotten, may be taken again: that is another notice.
+        self._told = {key: notice for key, notice in self._told.items() if key in seen}
+        self._looked_at = self._clock.now()
+
+    def _heard(self, status: SpotStatus, now: float) -> Notice | None:
+        """The notice of a status that counts; None when it was told, or is history.
+
+        Later statuses of the same reclaim (marked, then terminated) say nothing new.
+        """
+        key = (status.request, status.node)
+        if key in self._told or now - status.since > HISTORY:
+            return None
+        notice = Notice(
+            id=f"{self.name}/{status.request}/{status.node}/{status.since:.0f}",
+            kind=NoticeKind.INTERRUPTION,
+            node=status.node,
+            deadline=deadline(status),
+            source=self.name,
+            confidence=Confidence.CONFIRMED,
+            seen_at=now,
+        )
+        self._told[key] = self._unacknowledged[notice.id] = notice
+        return notice
+
+    def _note(self, error: str) -> None:
+        """Remember how the last look went; log when that changes."""
+        self.failures += 1 if error else 0
+        if error and not self.last_error:
+            log.error("spot_requests.unreadable", source=self.name, error=error)
+        elif self.last_error and not error:
+            log.info("spot_requests.readable", source=self.name)
+        self.last_error = error
