@@ -110,7 +110,8 @@ class Summary:
         faults = ", ".join(f"{name} {n}" for name, n in self.faults().items()) or "none"
         return [
             f"planted bugs caught: {self.caught} of {self.kinds['planted']}",
-            f"simulated: {self.hours:.1f} h, {self.fresh_hours:.1f} h of them in {self.kinds['fresh']} fresh seeds",
+            f"simulated: {self.hours:.1f} h, {self.fresh_hours:.1f} h of them in {self.kinds['fresh']} seeds "
+            "that nobody played before",
             f"speed: {per_cpu:.2f} simulated hours in one CPU-second; {self.cpu:.0f} CPU-seconds, "
             f"{self.wall:.0f} s of wall time",
             f"runs (CPU): {runs}",
