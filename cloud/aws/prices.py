@@ -68,10 +68,12 @@ def _hourly(terms: Iterable[Any]) -> Iterable[float]:
         except (KeyError, TypeError, AttributeError):
             continue
         for dimension in dimensions:
-            if isinstance(dimension, dict) and dimension.get("unit") == "Hrs":
-                price = _money((dimension.get("pricePerUnit") or {}).get("USD"))
-                if price is not None:
-                    yield price
+            if not isinstance(dimension, dict) or dimension.get("unit") != "Hrs":
+                continue
+            per_unit = dimension.get("pricePerUnit")
+            price = _money(per_unit.get("USD")) if isinstance(per_unit, dict) else None
+            if price is not None:
+                yield price
 
 
 def _money(text: object) -> float | None:

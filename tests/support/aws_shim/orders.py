@@ -2,7 +2,7 @@
 
 reset                                       an empty account, default settings, no faults
 set       {SETTING: VALUE, ...}             see state.DEFAULTS
-fault     {action, kind, times, after, code, status, message}   see state.Fault
+fault     {action, kind, times, after, ...}   see state.Fault
 outage    {services: [...]}                 these close every connection; an empty list ends it
 reclaim   {node, notice_s, event, region}   a spot machine is taken back
 recommend {node, region}                    a rebalance recommendation
@@ -15,6 +15,7 @@ import io
 import json
 import socket
 import sys
+import time
 import traceback
 from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
@@ -26,6 +27,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from state import DEFAULTS, Fault
 
 _PREFIX = "/_shim/"
+_LONGEST_HOLD = 60.0  # s
 
 
 class Application:
@@ -52,9 +54,13 @@ class Application:
             return _refuse(fault, service, start_response)
         if fault is not None and fault.kind == "drop":
             return _hang_up(environ, start_response)
+        if fault is not None and fault.kind == "delay":
+            time.sleep(fault.seconds)
+        if fault is not None and fault.kind == "hold":
+            self._shim.gate.wait(_LONGEST_HOLD)
         if service == "pricing":
             return self._price_list(json.loads(body), start_response)
-        if fault is not None:
+        if fault is not None and fault.kind == "lose":
             b"".join(self._moto(environ, lambda *_: None))
             return _hang_up(environ, start_response)
         return self._moto(environ, start_response)
@@ -75,6 +81,8 @@ class Application:
                 case "fault":
                     with shim.lock:
                         shim.faults.append(Fault(**given))
+                case "release":
+                    shim.gate.set()
                 case "outage":
                     shim.outages = set(given["services"])
                 case "reclaim":

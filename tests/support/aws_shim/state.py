@@ -37,7 +37,8 @@ class Fault:
     """The next `times` calls of an action do not go as they should.
 
     kind: "error" answers with `code` and nothing is done; "lose" does the call and closes the connection;
-    "drop" closes it before anything is done. `after`: so many calls of the action go well first.
+    "drop" closes it before anything is done; "delay" does the call after so many `seconds`; "hold" does it
+    once `release` is ordered. `after`: so many calls of the action go well first.
     """
 
     action: str
@@ -47,6 +48,7 @@ class Fault:
     code: str = ""
     status: int = 400
     message: str = "injected"
+    seconds: float = 0.0
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Shim:
     calls: dict = field(default_factory=dict)  # action -> calls that arrived
     tokens: dict = field(default_factory=dict)  # (region, token) -> (fingerprint, reservation)
     requests: dict = field(default_factory=dict)  # spot instance request id -> request
-    epoch: int = 0  # rises with every reset: what was to happen later is forgotten
+
+    gate: threading.Event = field(default_factory=threading.Event)  # what is held waits for it
 
     def __post_init__(self):
         self._later = []
@@ -72,7 +75,8 @@ class Shim:
         """No machines, targets, queues and rules, and no faults. Networks and launch templates stay, since
         making them takes moto most of a second."""
         with self.lock:
-            self.epoch += 1
+            self.gate.set()
+            self.gate = threading.Event()
             self._later.clear()
             for kept in (self.faults, self.outages, self.calls, self.tokens, self.requests):
                 kept.clear()

@@ -1,0 +1,285 @@
+"""EC2 beyond the contract: how a launch is asked for, and what EC2 may say to it."""
+
+from dataclasses import replace
+
+import boto3
+import pytest
+
+from cloud.aws import instances as module
+from cloud.aws.clients import AwsClients
+from cloud.aws.instances import AwsInstances
+from cloud.aws.machines import instance_of, launch_parameters
+from cloud.aws.places import PROVIDER, AwsRegion
+from cloud.clock import SystemClock
+from cloud.errors import CloudError, Denied, InsufficientCapacity, QuotaExceeded, Uncertain
+from cloud.ports import EngineCommand, LaunchRequest
+from policies.model import InstanceState, Market, Placement, StandbyKind
+
+TYPE = "p5.4xlarge"
+
+
+def request(name="pool/1/1", market=Market.ON_DEMAND, zone="us-east-1a", region="us-east-1"):
+    place = Placement(provider=PROVIDER, region=region, zone=zone, instance_type=TYPE, market=market)
+    return LaunchRequest(token=name, pool="pool", placement=place, command=EngineCommand(argv=("x",)))
+
+
+@pytest.fixture
+def instances(aws_shim, aws_clients, aws_place):
+    return AwsInstances([(aws_clients, aws_place)], clock=SystemClock())
+
+
+@pytest.fixture(scope="module")
+def ec2(aws_shim_process):
+    return boto3.client("ec2", region_name="us-east-1", endpoint_url=aws_shim_process.url)
+
+
+# -- what is asked for ----------------------------------------------------------------------------
+
+PLACE = AwsRegion(
+    region="us-east-1",
+    subnets={"us-east-1a": "subnet-1"},
+    instance_types=(TYPE,),
+    template="lt-1",
+    template_version="7",
+)
+
+
+def test_a_launch_is_one_machine_of_one_kind_with_tags_and_imdsv2():
+    asked = launch_parameters(replace(request(), standby=StandbyKind.HOT), PLACE, "subnet-1")
+    assert (asked["MinCount"], asked["MaxCount"], asked["ClientToken"]) == (1, 1, "pool/1/1")
+    assert (asked["InstanceType"], asked["SubnetId"]) == (TYPE, "subnet-1")
+    assert asked["LaunchTemplate"] == {"LaunchTemplateId": "lt-1", "Version": "7"}
+    assert asked["MetadataOptions"]["HttpTokens"] == "required"
+    assert "InstanceMarketOptions" not in asked
+    assert "ImageId" not in asked
+    tags = {
+        spec["ResourceType"]: {t["Key"]: t["Value"] for t in spec["Tags"]}
+        for spec in asked["TagSpecifications"]
+    }
+    assert tags["instance"] == tags["volume"]
+    assert tags["instance"] == {
+        "Name": "pool",
+        "orchestrator:pool": "pool",
+        "orchestrator:token": "pool/1/1",
+        "orchestrator:standby": "hot",
+    }
+
+
+def test_a_spot_launch_ends_when_it_is_reclaimed_and_states_no_price():
+    options = launch_parameters(request(market=Market.SPOT), PLACE, "subnet-1")["InstanceMarketOptions"]
+    assert options == {
+        "MarketType": "spot",
+        "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
+    }
+
+
+def test_the_same_request_gives_the_same_parameters():
+    assert launch_parameters(request(), PLACE, "s") == launch_parameters(request(), PLACE, "s")
+
+
+@pytest.mark.parametrize("token", ["", "x" * 65, "pöol/1/1"])
+def test_a_token_that_ec2_would_not_take_is_denied(token):
+    with pytest.raises(Denied, match="64 ASCII"):
+        launch_parameters(request(token), PLACE, "s")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"template_version": "$Latest"}, "pin a number"),
+        ({"subnets": {}}, "no subnet"),
+        ({"instance_types": ()}, "no instance type"),
+        ({"subnets": {"eu-west-1a": "s"}}, "not in this region"),
+    ],
+)
+def test_a_place_that_cannot_work_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(PLACE, **change)
+
+
+async def test_a_place_that_is_not_configured_is_denied(instances):
+    for wrong in (request(zone="us-east-1f"), request(region="eu-west-1")):
+        with pytest.raises(Denied):
+            await instances.launch(wrong)
+
+
+@pytest.mark.slow
+async def test_ec2_was_told_the_same(instances, ec2):
+    launched = await instances.launch(request(market=Market.SPOT))
+    (found,) = ec2.describe_instances(InstanceIds=[launched.id])["Reservations"][0]["Instances"]
+    assert found["MetadataOptions"]["HttpTokens"] == "required"
+    assert found["ClientToken"] == "pool/1/1"
+    assert found["InstanceLifecycle"] == "spot"
+    assert launched.placement == request(market=Market.SPOT).placement
+    assert launched.address == f"{found['PrivateIpAddress']}:8000"
+
+
+# -- what may come back ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_token_whose_launch_was_another_gives_the_machine_that_it_launched(
+    instances, aws_clients, aws_place
+):
+    first = await instances.launch(request())
+    image = AwsInstances([(aws_clients, replace(aws_place, image="ami-87654321"))], clock=SystemClock())
+    again = await image.launch(request())
+    assert again.id == first.id
+    assert len(await instances.list("pool")) == 1
+
+
+@pytest.mark.slow
+async def test_a_token_used_elsewhere_and_not_shown_yet_is_uncertain(instances, aws_shim):
+    aws_shim.order("fault", action="RunInstances", kind="error", code="IdempotentParameterMismatch")
+    with pytest.raises(Uncertain):
+        await instances.launch(request())
+    assert await instances.list("pool") == ()
+
+
+@pytest.mark.slow
+async def test_a_token_that_ended_before_ec2s_memory_launches_nothing(instances, aws_shim):
+    aws_shim.order("fault", action="RunInstances", kind="error", code="IdempotentInstanceTerminated")
+    ended = await instances.launch(request())
+    assert (ended.state, ended.token) == (InstanceState.TERMINATED, "pool/1/1")
+    assert await instances.list("pool") == ()
+
+
+@pytest.mark.slow
+async def test_a_young_machine_that_ec2_does_not_show_yet_is_not_taken_for_gone(instances, aws_shim):
+    aws_shim.order("set", describe_lag=600.0)
+    launched = await instances.launch(request())
+    assert await instances.list("pool") == ()
+    with pytest.raises(Uncertain):
+        await instances.terminate(launched.id)
+
+
+@pytest.mark.slow
+async def test_capacity_is_refused_per_offering_and_quota_per_market(instances, aws_shim):
+    aws_shim.order("set", capacity={f"spot:{TYPE}:us-east-1a": 0}, quota={"on-demand": 1})
+    with pytest.raises(InsufficientCapacity):
+        await instances.launch(request("t-1", Market.SPOT))
+    await instances.launch(request("t-2", Market.SPOT, "us-east-1b"))
+    await instances.launch(request("t-3"))
+    with pytest.raises(QuotaExceeded, match="quota"):
+        await instances.launch(request("t-4"))
+    assert len(await instances.list("pool")) == 2
+
+
+@pytest.mark.slow
+async def test_a_spot_machine_cannot_be_stopped_and_a_pending_one_must_wait(instances, aws_shim):
+    aws_shim.order("set", boot=600.0)
+    spot = await instances.launch(request("t-1", Market.SPOT))
+    with pytest.raises(Denied, match="one-time"):
+        await instances.stop(spot.id)
+    pending = await instances.launch(request("t-2"))
+    with pytest.raises(CloudError, match="is pending, so stop_instances must wait"):
+        await instances.stop(pending.id)
+    await instances.start(pending.id)
+
+
+@pytest.mark.slow
+async def test_every_page_is_read_and_any_that_fails_fails_the_list(instances, aws_shim, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 5)
+    for number in range(12):
+        await instances.launch(request(f"t-{number}"))
+    assert len({i.id for i in await instances.list("pool")}) == 12
+    aws_shim.order(
+        "fault", action="DescribeInstances", kind="error", code="InternalError", status=500, after=2
+    )
+    with pytest.raises(CloudError) as raised:
+        await instances.list("pool")
+    assert type(raised.value) is CloudError
+    assert len(await instances.list("pool")) == 12
+
+
+@pytest.mark.slow
+async def test_what_carries_no_tag_of_ours_is_not_listed(instances, ec2, aws_place):
+    launched = await instances.launch(request())
+    ec2.run_instances(MinCount=1, MaxCount=1, ImageId="ami-1", SubnetId=aws_place.subnets["us-east-1a"])
+    assert [i.id for i in await instances.list("pool")] == [launched.id]
+    ec2.delete_tags(Resources=[launched.id], Tags=[{"Key": "orchestrator:pool"}])
+    assert await instances.list("pool") == ()
+
+
+@pytest.mark.slow
+async def test_expired_credentials_are_denied_until_they_are_renewed(instances, aws_shim):
+    aws_shim.order("fault", action="*", kind="error", code="ExpiredToken", times=2)
+    with pytest.raises(Denied, match="renew"):
+        await instances.launch(request())
+    with pytest.raises(Denied, match="renew"):
+        await instances.list("pool")
+    assert (await instances.launch(request())).token == "pool/1/1"
+
+
+async def test_no_credentials_are_denied(aws_place, monkeypatch, aws_shim):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    bare = AwsInstances([(AwsClients("us-east-1", endpoint=aws_shim.url), aws_place)], clock=SystemClock())
+    with pytest.raises(Denied, match="credentials"):
+        await bare.list("pool")
+    await bare.close()
+
+
+@pytest.mark.slow
+async def test_an_answer_that_is_too_late_is_uncertain_and_the_token_resolves_it(aws_shim, aws_place):
+    hasty = AwsClients("us-east-1", endpoint=aws_shim.url, read_timeout=0.5)
+    instances = AwsInstances([(hasty, aws_place)], clock=SystemClock())
+    aws_shim.order("fault", action="RunInstances", kind="delay", seconds=1.5)
+    with pytest.raises(Uncertain):
+        await instances.launch(request())
+    patient = AwsInstances([(AwsClients("us-east-1", endpoint=aws_shim.url), aws_place)], clock=SystemClock())
+    resolved = await patient.launch(request())
+    assert [i.id for i in await patient.list("pool")] == [resolved.id]
+    await instances.close()
+    await patient.close()
+
+
+@pytest.mark.slow
+async def test_several_regions_are_one_list_and_a_machine_is_found_in_its_own(
+    instances, aws_shim, aws_clients, aws_place
+):
+    west_ec2 = boto3.client("ec2", region_name="us-west-2", endpoint_url=aws_shim.url)
+    subnet = west_ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-west-2a"]}])
+    data = {"ImageId": "ami-12345678"}
+    west_ec2.create_launch_template(LaunchTemplateName="node", LaunchTemplateData=data)
+    west = replace(aws_place, region="us-west-2", subnets={"us-west-2a": subnet["Subnets"][0]["SubnetId"]})
+    clients = AwsClients("us-west-2", endpoint=aws_shim.url)
+
+    def both():
+        return AwsInstances([(aws_clients, aws_place), (clients, west)], clock=SystemClock())
+
+    east_node = await both().launch(request("t-1"))
+    west_node = await both().launch(request("t-2", zone="us-west-2a", region="us-west-2"))
+    listed = {i.id: i.placement.region for i in await both().list("pool")}
+    assert listed == {east_node.id: "us-east-1", west_node.id: "us-west-2"}
+    await both().terminate(west_node.id)  # it knows of neither
+    states = {i.id: i.state for i in await both().list("pool")}
+    assert states[west_node.id] in (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
+    assert states[east_node.id] in (InstanceState.PENDING, InstanceState.RUNNING)
+    await clients.close()
+
+
+@pytest.mark.slow
+async def test_targets_are_owned_by_living_machines_of_the_pool(instances, ec2, aws_place):
+    mine = await instances.launch(request())
+    other = await instances.launch(replace(request("t-2"), pool="other"))
+    host = mine.address.rpartition(":")[0]
+    asked = [(mine.id, 8000), (other.id, 8000), (host, 8000), ("10.9.9.9", 8000), ("i-0123456789abcdef0", 1)]
+    assert await instances.owners("pool", asked) == {(mine.id, 8000): mine.id, (host, 8000): mine.id}
+
+
+def test_a_description_with_odd_tags_is_read():
+    import datetime
+
+    machine = {
+        "InstanceId": "i-1",
+        "InstanceType": TYPE,
+        "State": {"Name": "running", "Code": 16},
+        "Placement": {"AvailabilityZone": "us-east-1a"},
+        "LaunchTime": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        "ClientToken": "from-the-call",
+        "Tags": [{"Key": "orchestrator:standby", "Value": "nonsense"}],
+    }
+    found = instance_of(machine, PLACE)
+    assert (found.token, found.pool, found.standby, found.address) == ("from-the-call", "", None, "")
+    assert found.placement.market is Market.ON_DEMAND
