@@ -158,8 +158,8 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
     if pool.limits.surge == 0 and pool.standby.hot == 0:
         yield (
             (*at, "limits", "surge"),
-            "with no surge and no hot standby a node cannot be replaced before it is taken out; "
-            "allow a surge of at least 1",
+            "with no surge and no hot standby a node cannot be replaced before it is taken out, and "
+            "on-demand cover never goes back to spot; allow a surge of at least 1",
         )
     if pool.health.replace_after < parsed.daemon.probe_interval + parsed.daemon.probe_timeout:
         yield (

@@ -255,7 +255,7 @@ class ReturnRules:
     """How the pool goes back from on-demand cover to spot. See `policies.return_to_spot`."""
 
     hold: float = 300.0  # s of silence after a reclaim or a refusal before that placement is tried again
-    stable: float = 120.0  # s that a spot node must have been ready before its cover is given back
+    stable: float = 30.0  # s that a spot node must have been ready before its cover is given back
     at_once: int = 2  # spot launches, and cover nodes given back, at the same time
 
 

@@ -32,7 +32,7 @@ def test_a_whole_pool_gives_nothing_back(scene: Make) -> None:
     assert scene(ten()).nodes(7).nodes(3, ON_DEMAND).plan().actions == ()
 
 
-@pytest.mark.parametrize(("ready_for", "back"), [(0.0, False), (119.0, False), (120.0, True), (900.0, True)])
+@pytest.mark.parametrize(("ready_for", "back"), [(0.0, False), (29.0, False), (30.0, True), (900.0, True)])
 def test_cover_goes_once_its_spot_node_has_been_ready_for_the_stable_time(
     scene: Make, ready_for: float, back: bool
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.config import build_config
 from orchestrator.simulator import report, study
 from orchestrator.simulator.scenario import Scenario, Tape
+from policies.model import ReturnRules
 
 HOURS = 3.5  # the first two are not measured
 
@@ -60,11 +61,11 @@ def test_no_invariant_breaks_and_the_shortfalls_are_the_same_ones(results):
 
 @pytest.mark.slow
 def test_cover_is_given_back_as_soon_in_the_replay(results):
-    """Two minutes after spot is ready again (`back_to_spot.stable`), not at some later look."""
+    """As soon as spot has been ready for `back_to_spot.stable`, not at some later look."""
     for result in results:
         line = result.timeline
         at = next(i for i, time in enumerate(line.times) if time > 9000 and line.on_demand[i] == 3)
-        assert line.times[at + 1] == pytest.approx(line.times[at] + 120, abs=10)
+        assert line.times[at + 1] == pytest.approx(line.times[at] + ReturnRules().stable, abs=10)
         assert line.on_demand[at + 1] == 2
 
 
