@@ -38,6 +38,9 @@ _FOLLOW_ABSENT = 600.0
 """Seconds for which the engine of a machine is probed that lists lack and that answers all the same."""
 
 
+_NOT_ANSWERING = frozenset(InstanceState) - {InstanceState.PENDING, InstanceState.RUNNING}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """How often and how patiently to look; seconds."""
@@ -205,12 +208,12 @@ class Observer:
     def _follow_engines(self, instances: tuple[Instance, ...]) -> None:
         """One probing task for each machine that runs and has an address.
 
-        A machine that the list lacks is probed on while it answers: a list that omits a node must not look
-        like an engine that fell silent.
+        A machine that the list lacks, or shows as it was before it ran, is probed on while it answers: a list
+        that omits a node or is old must not look like an engine that fell silent.
         """
         running = {i.id: i.address for i in instances if i.state is InstanceState.RUNNING and i.address}
-        listed = {i.id for i in instances}
-        for node in [n for n in self._probes if not self._goes_on(n, running, listed)]:
+        ended = {i.id for i in instances if i.state in _NOT_ANSWERING}
+        for node in [n for n in self._probes if not self._goes_on(n, running, ended)]:
             task = self._probes.pop(node)
             if task.done() and not task.cancelled():
                 log.error("probe.crashed", node=node, error=repr(task.exception()))
@@ -223,13 +226,15 @@ class Observer:
                 self._probes[node] = asyncio.create_task(self._probe(node, address), name=f"probe {node}")
         self._addresses = {n: a for n, a in self._addresses.items() if n in self._probes}
 
-    def _goes_on(self, node: str, running: Mapping[str, str], listed: Set[str]) -> bool:
+    def _goes_on(self, node: str, running: Mapping[str, str], ended: Set[str]) -> bool:
         """True when the probing task of a node is still the right one."""
         if self._probes[node].done():
             return False
-        if node in listed:
+        if node in running:
             self._absent_since.pop(node, None)
-            return running.get(node) == self._addresses[node]
+            return running[node] == self._addresses[node]
+        if node in ended:
+            return False
         since = self._absent_since.setdefault(node, self._clock.now())
         reading = self._engines.get(node)
         return reading is not None and reading.ok and self._clock.now() - since < _FOLLOW_ABSENT

@@ -327,8 +327,8 @@ def _phase(
         return Phase.STOPPED
     if record.drain is not None:
         return Phase.DRAINING
-    if state is InstanceState.PENDING:
-        return Phase.PENDING
+    if state is InstanceState.PENDING and record.ready_at is None:
+        return Phase.PENDING  # one that was ready since its start is shown by an old list
     if record.ready_at is not None or (reading is not None and reading.ready):
         return Phase.READY
     return Phase.STARTING

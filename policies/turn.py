@@ -247,10 +247,12 @@ class Turn:
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=Cause.NOTICE, reason=reason))
 
     def undrain(self, node: Node, reason: str) -> bool:
-        """Put a draining node back to work; True when it was planned. It is ready at once."""
-        refusal = self.frozen()
-        if refusal:
-            self.defer(ActionKind.UNDRAIN, refusal, node=node.id)
+        """Put a draining node back to work; True when it was planned. It is ready at once.
+
+        This ends nothing and costs nothing: it waits neither for a list nor for the journal.
+        """
+        if not self.world.leading:
+            self.defer(ActionKind.UNDRAIN, self.frozen(), node=node.id)
             return False
         self.returning.add(node.id)
         self.budget.take_node()

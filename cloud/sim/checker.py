@@ -48,7 +48,8 @@ class Bounds:
     track: float = 15.0  # to know a machine that lists show
     forget_target: float = 15.0  # to take an ended machine out of a target set
     detach: float = 3.0  # to take a noticed node out of the target set, once enough others serve
-    see_loss: float = 10.0  # to see that a node answers no more
+    see_loss: float = 10.0  # to see that a node answers no more, or answers again
+    settle_calls: float = 60.0  # to have an outcome of every launch that was asked for
     told_early: float = 30.0  # a reclaim told at least so long before cuts no request
 
 
@@ -84,6 +85,7 @@ class Checker:
         self.broken: list[Broken] = []
         self.checked: Counter[str] = Counter()
         self.faults_on = False
+        self._excused: set[str] = set()  # nodes whose drain began for a reason that may be over since
         self._draining: dict[str, float] = {}  # node -> its drain's deadline, by the world's clock
         self._ending: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
@@ -114,9 +116,13 @@ class Checker:
         for event in events:
             if isinstance(event, DrainStarted):
                 self._draining[event.node] = event.deadline - self._ahead()
+                machine = self._world.machines.get(event.node)
+                if machine is not None and (self._may_go(machine, now) or self._quiet(machine, now)):
+                    self._excused.add(event.node)
             elif isinstance(event, DrainEnded):
                 self._draining.pop(event.node, None)
                 self._drained.pop(event.node, None)
+                self._excused.discard(event.node)
                 self._taken_back[event.node] = now
             elif isinstance(event, NodeGone):
                 # As far as it could see. Should the node turn up again, it is another one to the daemon.
@@ -136,6 +142,7 @@ class Checker:
         """The daemon lost its memory: nobody knows any more what it promised, or launched and never saw."""
         now = self._world.clock.now()
         self._draining.clear()
+        self._excused.clear()
         self._ending.clear()
         self._drained.clear()
         for machine in self._ours():
@@ -200,6 +207,8 @@ class Checker:
             return
         if self._may_leave(machine, now) or (node in self._asked and not machine.able(now)):
             return
+        if not machine.able(now) and now - machine.launched_at > self._pool.health.boot_timeout:
+            return
         left = sum(
             m.placement.market is Market.ON_DEMAND
             and m.id != node
@@ -228,7 +237,7 @@ class Checker:
         """
         self.checked["bounded"] += 1
         out = self._leaving | self._unknowable
-        out |= {n for n, at in self._taken_back.items() if now - at < self._bounds.see_loss}
+        out |= {n for n, at in self._taken_back.items() if now - at < self._bounds.settle_calls}
         living = [
             m
             for m in self._ours()
@@ -292,7 +301,7 @@ class Checker:
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
         rumoured = [n for n in chosen if self._world.machines[n].rumoured]
         doubtful = sum(
-            m.live and m.rumoured and m.told_at is None and m.silent_since is None and m.id in self._leaving
+            m.live and m.rumoured and m.told_at is None and not self._quiet(m, now) and m.id in self._leaving
             for m in self._ours()
         )
         if rumoured and doubtful <= self._pool.disruption_budget:
@@ -420,19 +429,29 @@ class Checker:
 
     def _may_leave(self, machine: Machine, now: float) -> bool:
         """It will be taken away, or was to be until a moment ago."""
-        heard = self._bounds.see_loss
-        just_now = machine.cancelled_at is not None and now - machine.cancelled_at < heard
-        return machine.doomed or just_now
+        if machine.doomed or machine.cancelled_at is None:
+            return machine.doomed
+        daemon = self._daemon()
+        up_since = now if daemon is None else daemon.up_since
+        return now - max(machine.cancelled_at, up_since, self._deaf_at) < self._bounds.see_loss
 
     def _may_go(self, machine: Machine, now: float) -> bool:
         """It may leave the set: it will be taken away, or an operator has waited for its drain for long."""
         asked = self._asked.get(machine.id)
         waited = asked is not None and now - asked >= self._pool.health.boot_timeout
         unseen = machine.unseen_since
-        again = machine.seen_again_at
         away = unseen is not None and now - unseen >= self._pool.health.unhealthy_after
-        away = away or (again is not None and now - again < self._bounds.detach)
+        away = away or self._seen_just_now(machine, now) or machine.id in self._excused & self._leaving
         return waited or away or self._may_leave(machine, now)
+
+    def _seen_just_now(self, machine: Machine, now: float) -> bool:
+        """It answers again, and a daemon may not know yet."""
+        return machine.seen_again_at is not None and now - machine.seen_again_at < self._bounds.see_loss
+
+    def _quiet(self, machine: Machine, now: float) -> bool:
+        """A daemon hears nothing of its engine, or did not until a moment ago."""
+        silent = machine.silent_since is not None or machine.unseen_since is not None
+        return silent or self._seen_just_now(machine, now)
 
     def _seems_able(self, machine: Machine, now: float) -> bool:
         """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
@@ -452,7 +471,8 @@ class Checker:
         silent = bool(gone_quiet) and now - min(gone_quiet) >= self._bounds.see_loss
         told = machine.told_at is not None and now - machine.told_at >= self._bounds.see_loss
         stays = not told and (rumours or not machine.rumoured) and not silent
-        return machine.live and stays and not self._aside(machine)
+        works = machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
+        return works and stays and not self._aside(machine)
 
     def _was_whole(self) -> bool:
         """On-demand nodes were launched up to the floor at least once."""
