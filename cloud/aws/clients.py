@@ -27,10 +27,11 @@ class Lane(StrEnum):
     URGENT = "urgent"  # load balancers and whatever else a notice sets off
     LAUNCH = "launch"  # changes of machines
     LIST = "list"  # descriptions and prices
+    NOTICE = "notice"  # what notice sources ask for and delete
     POLL = "poll"  # waits for messages
 
 
-_WORKERS = {Lane.URGENT: 4, Lane.LAUNCH: 8, Lane.LIST: 4, Lane.POLL: 2}
+_WORKERS = {Lane.URGENT: 4, Lane.LAUNCH: 8, Lane.LIST: 4, Lane.NOTICE: 2, Lane.POLL: 2}
 
 
 class AwsClients:

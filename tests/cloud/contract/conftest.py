@@ -8,18 +8,23 @@ import json
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.instances import AwsInstances
+from cloud.aws.notice_calls import NoticeCalls
+from cloud.aws.notice_queue import QueueNotices
 from cloud.aws.offerings import AwsOfferings
 from cloud.aws.places import AwsRegion
 from cloud.aws.prices import PriceBook
+from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.clock import SystemClock
 from cloud.local.config import Channels, ConstantSource, LocalCloudConfig, ZoneConfig
 from cloud.local.connection import LocalCloud
@@ -28,9 +33,19 @@ from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.local.server import run_local_cloud
 from cloud.ports import EngineCommand, LaunchRequest
-from policies.model import Market
+from policies.model import Confidence, Instance, Market
 
 PATIENCE = 30.0  # s until a condition counts as never coming true
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldBy:
+    """A source of notices: how far it may be believed, whether it also recommends, whether it queues."""
+
+    source: Any
+    confidence: Confidence
+    recommends: bool = True
+    queues: bool = False
 
 
 class World:
@@ -39,6 +54,11 @@ class World:
     clock: SystemClock
     instances: Any
     offerings: Any
+    sources: Sequence[ToldBy]
+    chooses_notice = True  # whether `reclaim` decides how long the notice is
+
+    def watch(self, instance: Instance) -> None:
+        """Tell the sources that ask each node whom to ask."""
 
     async def request(
         self, token: str, market: Market = Market.ON_DEMAND, pool: str = "pool"
@@ -77,7 +97,14 @@ class LocalWorld(World):
         self.offerings = LocalOfferings(self.connection)
         self.feed = LocalEventFeed(self.connection, self.clock)
         self.metadata = LocalMetadata(self.clock, cloud=self.connection, interval=0.02)
+        self.sources = (
+            ToldBy(source=self.feed, confidence=Confidence.CONFIRMED, queues=True),
+            ToldBy(source=self.metadata, confidence=Confidence.REPORTED),
+        )
         self._stack = AsyncExitStack()
+
+    def watch(self, instance: Instance) -> None:
+        self.metadata.watch([instance])
 
     async def open(self) -> None:
         await self._stack.enter_async_context(run_local_cloud(self.config, self.clock))
@@ -124,14 +151,37 @@ def _free_port() -> int:
 class AwsWorld(World):
     """The AWS adapters and the stand-in for AWS that they talk to."""
 
+    chooses_notice = False
+
     def __init__(self, shim: Any, clients: AwsClients, place: AwsRegion) -> None:
         self.clock = SystemClock()
         self._shim = shim
         prices = PriceBook()
         self.instances = AwsInstances([(clients, place)], clock=self.clock, prices=prices)
         self.offerings = AwsOfferings([(clients, place)], clock=self.clock, prices=prices)
+        self._calls = NoticeCalls(clients)
+        self.sources = ()
+
+    def hear(self, queue: str) -> None:
+        """Make the sources of notices; events arrive in the queue of that URL."""
+        calls, clock = self._calls, self.clock
+        self.sources = (
+            ToldBy(
+                source=QueueNotices(calls, clock, url=queue, wait=1),
+                confidence=Confidence.CONFIRMED,
+                queues=True,
+            ),
+            ToldBy(
+                source=SpotRequestNotices(calls, clock, interval=0.05),
+                confidence=Confidence.CONFIRMED,
+                recommends=False,
+            ),
+        )
 
     async def close(self) -> None:
+        for told_by in self.sources:
+            await told_by.source.close()
+        await self._calls.close()
         await self.instances.close()
         await self.offerings.close()
 
@@ -150,7 +200,7 @@ class AwsWorld(World):
         self._fault("*", code="RequestLimitExceeded", status=503, times=calls)
 
     async def reclaim(self, node: str, notice_s: float) -> None:
-        self._shim.order("reclaim", node=node, notice_s=notice_s)
+        self._shim.order("reclaim", node=node)
 
     async def recommend(self, node: str) -> None:
         self._shim.order("recommend", node=node)
@@ -163,9 +213,7 @@ class AwsWorld(World):
 async def cloud_world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """A running provider with everything that the contracts of machines and offerings need."""
     if request.param == "aws":
-        shim = request.getfixturevalue("aws_shim")
-        clients, place = request.getfixturevalue("aws_clients"), request.getfixturevalue("aws_place")
-        aws = AwsWorld(shim, clients, place)
+        aws = aws_world(request)
         yield aws
         await aws.close()
         return
@@ -173,11 +221,40 @@ async def cloud_world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield local
 
 
-@pytest.fixture
-async def notice_world() -> AsyncIterator[LocalWorld]:
-    """A running provider with sources of notices."""
+@pytest.fixture(params=["local", "aws"])
+async def notice_world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """A running provider with its sources of notices."""
+    if request.param == "aws":
+        aws = aws_world(request)
+        aws.hear(request.getfixturevalue("aws_queue")())
+        yield aws
+        await aws.close()
+        return
     async with _local_world() as local:
         yield local
+
+
+def aws_world(request: pytest.FixtureRequest) -> AwsWorld:
+    """The stand-in for AWS with nothing in it, and the adapters."""
+    shim = request.getfixturevalue("aws_shim")
+    return AwsWorld(shim, request.getfixturevalue("aws_clients"), request.getfixturevalue("aws_place"))
+
+
+@pytest.fixture(scope="session")
+def aws_queue(aws_shim_process: Any) -> Callable[[], str]:
+    """Makes what a user has for notices, a queue and the rule that fills it; gives the queue's URL."""
+    where = {"region_name": "us-east-1", "endpoint_url": aws_shim_process.url}
+    sqs: Any = boto3.client("sqs", **where)
+    events: Any = boto3.client("events", **where)
+
+    def make() -> str:
+        url = str(sqs.create_queue(QueueName="notices")["QueueUrl"])
+        named = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        events.put_rule(Name="notices", EventPattern='{"source": ["aws.ec2"]}')
+        events.put_targets(Rule="notices", Targets=[{"Id": "queue", "Arn": named["Attributes"]["QueueArn"]}])
+        return url
+
+    return make
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
 """EC2 as it is and moto is not: tokens, delays, capacity, quotas, spot requests, lagging descriptions."""
 
+import copy
+import fnmatch
 import hashlib
 import time
 import uuid
@@ -221,8 +223,10 @@ def _patch_descriptions(shim):
         filters = self._filters_from_querystring()
         with shim.lock:
             found = [r for r in shim.requests.values() if not wanted or r["SpotInstanceRequestId"] in wanted]
-            found = [r for r in found if _request_matches(r, filters)]
-        return ActionResult({"SpotInstanceRequests": found})
+            found = [copy.deepcopy(r) for r in found if _request_matches(r, filters)]
+        start, size = int(self._get_param("NextToken") or 0), int(self._get_param("MaxResults", 1000))
+        more = str(start + size) if len(found) > start + size else ""
+        return ActionResult({"SpotInstanceRequests": found[start : start + size], "NextToken": more})
 
     EC2Backend.describe_instances = describe_instances
     EC2Backend.get_multi_instances_by_id = get_multi_instances_by_id
@@ -236,7 +240,10 @@ def _request_matches(request, filters):
         "instance-id": request["InstanceId"],
         "spot-instance-request-id": request["SpotInstanceRequestId"],
     }
-    return all(values.get(name) in wanted for name, wanted in filters.items())
+    return all(
+        any(fnmatch.fnmatchcase(values[name], pattern) for pattern in patterns)
+        for name, patterns in filters.items()
+    )
 
 
 # -- what EC2 does by itself ----------------------------------------------------------------------
@@ -250,14 +257,14 @@ def tell(kind, detail, node, region=REGION, source="aws.ec2"):
         "detail-type": kind,
         "source": source,
         "account": ACCOUNT,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": int(time.time()),  # moto writes it as "2026-01-01T00:00:00Z"
         "region": region,
         "resources": [f"arn:aws:ec2:{region}:{ACCOUNT}:instance/{node}"],
         "detail": detail,
     }
     bus = events_backends[ACCOUNT][region].describe_event_bus("default")
     for rule in list(bus.rules.values()):
-        rule.send_to_targets(event)
+        rule.send_to_targets(event, transform_input=False)  # transformers need a library of their own
 
 
 def recommend(shim, node, region=REGION):

@@ -1,0 +1,49 @@
+"""The calls that the notice sources make, each in a lane of its own kind.
+
+A long poll holds a thread for twenty seconds, so polls have threads to themselves; deletions and the status
+of spot requests have others, so that neither waits for a list, a launch or a target group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloud.aws.clients import Answer, AwsClients, Lane
+from cloud.errors import CloudError, Uncertain
+
+
+class NoticeCalls:
+    """SQS and spot requests in one region. Parameters and answers are boto3's. All raise CloudError."""
+
+    def __init__(self, clients: AwsClients) -> None:
+        self._clients = clients
+        self._share = clients.share()
+
+    async def receive_message(self, **parameters: Any) -> Answer:
+        """Wait for messages."""
+        return await self._clients.call(Lane.POLL, "sqs", "receive_message", lost=CloudError, **parameters)
+
+    async def delete_message_batch(self, **parameters: Any) -> Answer:
+        """Delete up to ten messages."""
+        return await self._sqs("delete_message_batch", lost=Uncertain, **parameters)
+
+    async def change_message_visibility_batch(self, **parameters: Any) -> Answer:
+        """Change when up to ten messages can be received again."""
+        return await self._sqs("change_message_visibility_batch", lost=Uncertain, **parameters)
+
+    async def get_queue_attributes(self, **parameters: Any) -> Answer:
+        """How many messages there are, about."""
+        return await self._sqs("get_queue_attributes", lost=CloudError, **parameters)
+
+    async def describe_spot_instance_requests(self, **parameters: Any) -> Answer:
+        """One page of spot requests."""
+        return await self._clients.call(
+            Lane.NOTICE, "ec2", "describe_spot_instance_requests", lost=CloudError, **parameters
+        )
+
+    async def close(self) -> None:
+        """Give up this share of the clients. Idempotent."""
+        await self._share.close()
+
+    async def _sqs(self, operation: str, *, lost: type[CloudError], **parameters: Any) -> Answer:
+        return await self._clients.call(Lane.NOTICE, "sqs", operation, lost=lost, **parameters)
