@@ -60,16 +60,16 @@ class WorkerThreads:
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             loop, result, work = job
+            value, error = None, None
             if not result.cancelled():
-                value, error = None, None
                 try:
                     value = work()
                 except BaseException as raised:  # even SystemExit belongs to whoever asked
                     error = raised
-                with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                    loop.call_soon_threadsafe(_settle, result, value, error)
             with self._lock:
-                self._busy -= 1
+                self._busy -= 1  # before anybody hears of the result and asks for more
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                loop.call_soon_threadsafe(_settle, result, value, error)
 
 
 def _settle(result: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
