@@ -17,7 +17,7 @@ import orjson
 
 from orchestrator.codec import UnknownRecord, decode_event, decode_memory, encode
 from orchestrator.journal_file import JournalFile
-from orchestrator.turn_codec import Unpacker, canonical, decode_pool
+from orchestrator.turn_codec import Failure, Unpacker, canonical, decode_pool, failure
 from orchestrator.turn_log import Recording
 from policies.actions import Plan
 from policies.decide import decide_for
@@ -65,7 +65,7 @@ class Scene:
     world: World
     memory: Memory
     fleet: Fleet
-    plan: Plan
+    plan: Plan | Failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +154,16 @@ def _recording(
 def _again(
     head: Mapping[str, Any], pool: Pool, world: World, memory: Memory, recorded: JsonPlan, decide: Decide
 ) -> Replayed:
+    plan: Plan | Failure
     try:
         fleet = Fleet.of(pool, world, memory)
-        plan = decide(fleet, world, memory)
-    except Exception as error:  # whatever a changed policy raises is what was looked for
-        text = f"decide raises {type(error).__name__}: {error}"
+    except Exception as error:
+        text = f"the fleet cannot be joined: {failure(error).raised}"
         return Replayed(**head, recorded=recorded, differences=(text,))
+    try:
+        plan = decide(fleet, world, memory)
+    except Exception as error:  # what a decision raises is what a replay is to show
+        plan = failure(error)
     now = canonical(plan)
     found = () if now == encode(recorded) else differences(recorded, orjson.loads(now))
     scene = Scene(pool=pool, world=world, memory=memory, fleet=fleet, plan=plan)
@@ -168,6 +172,12 @@ def _again(
 
 def differences(recorded: JsonPlan, now: JsonPlan) -> tuple[str, ...]:
     """How two plans differ, in words: one line for each action, target, deferral, balancer and note."""
+    if "raised" in recorded or "raised" in now:
+        return tuple(
+            f"decide {tense} {plan['raised']}"
+            for tense, plan in (("raised", recorded), ("raises", now))
+            if "raised" in plan
+        )
     found = [
         *_keyed("action", recorded["actions"], now["actions"], _action),
         *_keyed("target", recorded["targets"], now["targets"], lambda t: str(t["id"])),

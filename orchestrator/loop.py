@@ -153,7 +153,7 @@ class Loop:
         if world.durable is not self._durable:
             world = replace(world, durable=self._durable)
         journalled = seconds()
-        plan = decide_for(fleet, world, self.memory)
+        plan = self._decide(fleet, world)
         decided = seconds()
         await self._act(plan, world)
         await self._ledger.count(fleet, world)
@@ -164,6 +164,15 @@ class Loop:
         _DECIDING.observe(decided - journalled)
         _ACTING.observe(acted - decided)
         return snapshot
+
+    def _decide(self, fleet: Fleet, world: World) -> Plan:
+        """The plan. A decision that raises ends the daemon; what it was asked is recorded for a replay."""
+        try:
+            return decide_for(fleet, world, self.memory)
+        except Exception as error:
+            if self._recorder is not None:
+                self._recorder.raised(self.pool, world, self.memory, error, behind=len(self._unwritten))
+            raise
 
     # -- in ----------------------------------------------------------------------------------------
 

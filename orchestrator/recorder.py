@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from orchestrator.turn_codec import Failure, failure
 from orchestrator.turn_log import TurnLog, TurnRecord
 from policies.actions import Alarm, Plan
 from policies.memory import Memory
@@ -43,8 +44,14 @@ class Recorder:
 
         Costs microseconds unless a quiet turn has much to say: it stands between a decision and its deeds.
         """
-        if not self._matters(world.now, plan):
-            return
+        if self._matters(world.now, plan):
+            self._record(pool, world, memory, plan, behind)
+
+    def raised(self, pool: Pool, world: World, memory: Memory, error: Exception, *, behind: int) -> None:
+        """A turn could not decide: the bug is to be seen again on a desk."""
+        self._record(pool, world, memory, failure(error), behind)
+
+    def _record(self, pool: Pool, world: World, memory: Memory, plan: Plan | Failure, behind: int) -> None:
         old = world.now - self._began >= RECORDING_LASTS or self._turns >= RECORDING_TURNS
         begins = self._begins or old
         record = TurnRecord(pool=pool, world=world, plan=plan, memory=memory, behind=behind, begins=begins)
@@ -53,7 +60,7 @@ class Recorder:
         if begins:
             self._begins, self._began, self._turns = False, world.now, 0
         self._turns += 1
-        self._last, self._last_at = plan, world.now
+        self._last, self._last_at = (plan if isinstance(plan, Plan) else None), world.now
 
     def events_lost(self) -> None:
         """Memory has taken in events that will never be on disk: only a new recording tells it right."""

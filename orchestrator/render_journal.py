@@ -100,7 +100,7 @@ def turn(found: Replayed, scene: Scene) -> str:
         *(f"  {line}" for line in _plan(found.recorded)),
         "Why",
         *(f"  {line}" for line in explain.pool_sentences(scene.fleet, scene.world, scene.memory)),
-        *(f"  {note}" for note in found.recorded["notes"]),
+        *(f"  {note}" for note in found.recorded.get("notes", ())),
         "Nodes",
         *(
             f"  {node.id}  {node.phase}  {explain.why(node, scene.memory, scene.world.now)}"
@@ -141,6 +141,9 @@ def _memory(scene: Scene) -> Iterator[str]:
 
 
 def _plan(plan: JsonPlan) -> Iterator[str]:
+    if "raised" in plan:
+        yield f"nothing: it raised {plan['raised']}, which ended the daemon"
+        return
     for action in plan["actions"]:
         yield f"{_what(action)}: {action['reason']}"
     if not plan["actions"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -46,7 +46,7 @@ class Packer:
         self._stored.clear()
         self._tables.clear()
 
-    def pack(self, world: World, plan: Plan) -> tuple[bytes, dict[bytes, bytes]]:
+    def pack(self, world: World, plan: Plan | Failure) -> tuple[bytes, dict[bytes, bytes]]:
         """The body of a turn, and the parts that it needs and that were not packed before."""
         self._fresh = {}
         body = encode(
@@ -65,17 +65,20 @@ class Packer:
                     "engines", world.engines, EngineReading, list(world.engines.values())
                 ),
                 "engines": self._column(list(world.engines)),
-                "plan": {
-                    "actions": [_exact(a) for a in plan.actions],
-                    "targets": self._table("plan", plan.targets, TargetSpec, [*map(_exact, plan.targets)]),
-                    "write": plan.write,
-                    "deferred": plan.deferred,
-                    "notes": plan.notes,
-                },
+                "plan": plan if isinstance(plan, Failure) else self._plan(plan),
             }
         )
         fresh, self._fresh = self._fresh, {}
         return zlib.compress(body, 6), fresh
+
+    def _plan(self, plan: Plan) -> dict[str, Any]:
+        return {
+            "actions": [_exact(a) for a in plan.actions],
+            "targets": self._table("plan", plan.targets, TargetSpec, [*map(_exact, plan.targets)]),
+            "write": plan.write,
+            "deferred": plan.deferred,
+            "notes": plan.notes,
+        }
 
     def _observed(self, name: str, view: Observed[Any], kind: type) -> dict[str, Any]:
         return {"at": view.at, "error": view.error, "rows": self._table(name, view.value, kind, view.value)}
@@ -111,7 +114,10 @@ class Unpacker:
         self._rows: dict[tuple[Any, ...], Any] = {}
 
     def unpack(self, body: bytes) -> tuple[World, dict[str, Any]]:
-        """The world of a turn, and its plan as JSON has it. Raises UnknownRecord with what is wrong."""
+        """The world of a turn, and its plan (or Failure) as JSON has it.
+
+        Raises UnknownRecord with what is wrong.
+        """
         try:
             stored = orjson.loads(zlib.decompress(body))
             engines = self._values(stored["engines"])
@@ -127,7 +133,8 @@ class Unpacker:
                 engines=dict(zip(engines, readings, strict=True)),
             )
             plan: dict[str, Any] = stored["plan"]
-            plan["targets"] = self._json_rows(plan["targets"])
+            if "raised" not in plan:
+                plan["targets"] = self._json_rows(plan["targets"])
         except (
             zlib.error,
             orjson.JSONDecodeError,
@@ -171,8 +178,22 @@ class Unpacker:
         return self._columns[digest]
 
 
-def canonical(plan: Plan) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Instead of a plan: `decide` raised, and what."""
+
+    raised: str
+
+
+def failure(error: Exception) -> Failure:
+    """What stands for the plan of a turn in which `decide` raised this."""
+    return Failure(raised=f"{type(error).__name__}: {error}")
+
+
+def canonical(plan: Plan | Failure) -> bytes:
     """A plan as bytes: two plans are the same when these are."""
+    if isinstance(plan, Failure):
+        return encode(plan)
     exact = replace(
         plan,
         actions=tuple(_exact(a) for a in plan.actions),

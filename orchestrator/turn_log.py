@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from orchestrator import __version__
 from orchestrator.codec import encode_memory
-from orchestrator.turn_codec import Packer, encode_pool
+from orchestrator.turn_codec import Failure, Packer, encode_pool
 from policies.actions import Plan
 from policies.events import DrainEnded, DrainStarted, Event, IntentOpened, NoticeSeen
 from policies.memory import Memory
@@ -65,7 +65,7 @@ class TurnRecord:
 
     pool: Pool
     world: World
-    plan: Plan
+    plan: Plan | Failure
     memory: Memory
     behind: int
     begins: bool

@@ -21,6 +21,7 @@ from policies.actions import ActionKind, Alarm, Attach, Cause, Deferred, Plan
 from policies.decide import decide
 from policies.economics import Charge
 from policies.events import DrainStarted, Event, NodeMissing, NodeReady, NodeSeen, NoticeSeen, PoolConfigured
+from policies.fleet import Fleet
 from policies.memory import Memory, reduce
 from policies.model import (
     Confidence,
@@ -303,6 +304,22 @@ async def test_what_is_held_is_bounded_and_a_write_takes_only_some_along(
     for at in range(20, 24):
         await turns.take([], float(at))
     assert store.turns.waiting == 1, "one is always taken, however large the pool"
+
+
+async def test_a_decision_that_raised_raises_again_until_it_is_mended(store: Store) -> None:
+    turns = Turns(store)
+    await turns.take([PoolConfigured(at=1.0, replicas=2), seen(0)], 1.0)
+    turns.recorder.raised(POOL, world(2.0), turns.memory, KeyError("i-0"), behind=0)
+    mended = (await turns.replayed())[-1]
+    assert mended.differences == ("decide raised KeyError: 'i-0'",)
+
+    def broken(fleet: Fleet, world: World, memory: Memory) -> Plan:
+        raise KeyError(next(iter(memory.nodes)))
+
+    with JournalFile.open(store.path) as journal:
+        first, again = replay(journal, decide=broken)
+    assert first.differences == ("decide raises KeyError: 'i-0'",)
+    assert again.identical
 
 
 # -- how long ------------------------------------------------------------------------------------------

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scenarios import SCENARIOS, play
+from scenarios import PACE, SCENARIOS, config, play, sales
 from swarm import Swarm, play_swarm
 
 from cloud.sim.effects import Point
 from orchestrator.journal_file import JournalFile
 from orchestrator.journal_replay import replay
-from policies import capacity
+from orchestrator.simulate import Simulation
+from policies import capacity, swap
+from policies.model import Market
 from policies.turn import Turn
 
 
@@ -64,6 +66,38 @@ def test_a_policy_with_a_memory_of_its_own_is_caught(tmp_path: Path, monkeypatch
     outcome = play(SCENARIOS["notice"], tmp_path, seed=1)
     (broken,) = [b for b in outcome.broken if b.name == "replay"]
     assert "the seventh turn" in broken.text
+
+
+def test_the_turn_that_ended_the_daemon_is_on_its_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of a policy that raises: the copy on the desk raises in the same place."""
+    drain = swap.drain_doomed
+
+    def raises_when_doomed(turn: Turn) -> None:
+        if any(node.doomed is not None for node in turn.fleet.nodes):
+            raise LookupError("nobody thought of this")
+        drain(turn)
+
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        process = sim.boot()
+        await sim.settle()
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0)
+        while not process.ended:
+            await sim.clock.sleep(1.0)
+        await process.daemon.stop()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(swap, "drain_doomed", raises_when_doomed)
+        outcome = Simulation(config(tmp_path), sales=sales(), pace=PACE).run(script)
+        assert [b.name for b in outcome.broken] == ["daemon-lives"]
+        with JournalFile.open(tmp_path / "state") as journal:
+            assert all(turn.identical for turn in replay(journal))
+    with JournalFile.open(tmp_path / "state") as journal:
+        *others, last = replay(journal)
+    assert all(turn.identical for turn in others)
+    assert last.differences == ("decide raised LookupError: nobody thought of this",)
 
 
 @pytest.mark.slow
