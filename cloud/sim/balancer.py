@@ -86,14 +86,19 @@ class TargetTable:
         """Give the requests that came since the last tick to the least busy targets that can answer."""
         self._owed += (now - self._routed_at) * self._traffic.per_second
         self._routed_at = now
+        if self._owed < 1.0:
+            return
         active = [m for m in (self._world.machine(s.id) for s in self.active()) if m and m.able(now)]
+        busy = [(m.in_flight(now), m.id, m) for m in active]
+        heapq.heapify(busy)
         while self._owed >= 1.0:
             self._owed -= 1.0
-            if not active:
+            if not busy:
                 self.unserved += 1
                 continue
-            machine = min(active, key=lambda m: (m.in_flight(now), m.id))
+            held, node, machine = busy[0]
             heapq.heappush(machine.requests, now + self._rng.uniform(*self._traffic.seconds))
+            heapq.heapreplace(busy, (held + 1, node, machine))
             self.served += 1
 
 
