@@ -72,8 +72,8 @@ PARTS = {"first": (0.0, 0.5), "second": (0.5, 1.0), "whole": (0.0, 1.0)}
 COLD = {"180": (180.0, 180.0), "600": (600.0, 600.0), "600/90": (600.0, 90.0)}
 """Seconds from launch to ready of spot and of on-demand."""
 
-STORAGE = 0.01
-"""USD/h that a stopped standby costs, as a share of its running price."""
+STORAGE = 200 * 0.08 / 730
+"""USD/h that a stopped standby costs: 200 GB of EBS gp3 at 0.08 USD a GB-month."""
 
 BOUND = "omniscient bound"
 
@@ -98,6 +98,9 @@ def _adaptive(replicas: int, cold: str, availability: float = 0.999, standbys: i
 OURS: dict[str, Callable[[int, str], Pool]] = {
     "70/30": _fixed,
     "70/30, one stopped standby": lambda n, cold: _fixed(n, cold, standby=StandbyRules(stopped=1)),
+    "70/30, a stopped standby per spot node": lambda n, cold: _fixed(
+        n, cold, standby=StandbyRules(stopped=_fixed(n, cold).spot_wanted)
+    ),
     "adaptive 99.9 %": _adaptive,
     "adaptive 99.9 %, standbys": lambda n, cold: _adaptive(n, cold, standbys=n),
 }
@@ -133,10 +136,11 @@ def _synthetic(seed: int, begin: float, end: float) -> Scenario:
     return cut(spotset, replicas=8, begin=begin, end=end, name=f"synthetic-{seed}")
 
 
-def timings(cold: str) -> Timings:
-    """The start times of a column of the table."""
+def timings(cold: str, scenario: Scenario) -> Timings:
+    """The start times of a column of the table, and what storage costs beside the scenario's machines."""
     spot, on_demand = COLD[cold]
-    return Timings(spot_start=spot, on_demand_start=on_demand, storage=STORAGE)
+    storage = STORAGE / scenario.on_demand_price
+    return Timings(spot_start=spot, on_demand_start=on_demand, storage=storage)
 
 
 def one(job: tuple[str, str, Scenario, int]) -> dict[str, Any]:
@@ -144,18 +148,18 @@ def one(job: tuple[str, str, Scenario, int]) -> dict[str, Any]:
     name, cold, scenario, seed = job
     row: dict[str, Any] = {"policy": name, "cold_start": cold, "scenario": scenario.name}
     if name == BOUND:
-        least = bound(scenario, timings(cold), availability=0.999)
+        least = bound(scenario, timings(cold, scenario), availability=0.999)
         return {**row, "cost_ratio": least.cost_ratio, "capacity_availability": 0.999}
     ours = name in OURS
     pool = OURS[name](scenario.replicas, cold) if ours else _fixed(scenario.replicas, cold)
     policy: Policy = Decide(name) if ours else standard()[name]()
-    outcome = replay(scenario, pool, policy, timings=timings(cold), seed=seed)
+    outcome = replay(scenario, pool, policy, timings=timings(cold, scenario), seed=seed)
     return {**row, **outcome.score.as_dict(), "serving_availability": outcome.serving_availability}
 
 
 def show(rows: Sequence[dict[str, Any]], names: Sequence[str], colds: Sequence[str]) -> None:
     """The table: mean cost @ mean availability, and the worst scenario."""
-    print(f"{'':30s}" + "".join(f"{'cold start ' + c + ' s':>34s}" for c in colds))
+    print(f"{'':40s}" + "".join(f"{'cold start ' + c + ' s':>34s}" for c in colds))
     for name in names:
         cells = []
         for cold in colds:
@@ -168,7 +172,7 @@ def show(rows: Sequence[dict[str, Any]], names: Sequence[str], colds: Sequence[s
             worst = min(mine, key=lambda r: r["capacity_availability"])
             low = worst["capacity_availability"]
             cells.append(f"{cost:.3f} @ {available:.5f} ({low:.4f} {worst['scenario']})")
-        print(f"{name:30s}" + "".join(f"{cell:>34s}" for cell in cells))
+        print(f"{name:40s}" + "".join(f"{cell:>34s}" for cell in cells))
 
 
 def main() -> None:
@@ -194,7 +198,7 @@ def main() -> None:
         names = [n for n in names if any(n.startswith(part) for part in options.only)]
     if BOUND in names:
         try:
-            bound(found[0], timings("180"))
+            bound(found[0], timings("180", found[0]))
         except SolverMissing as error:
             print(f"no bound: {error}")
             names.remove(BOUND)

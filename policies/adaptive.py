@@ -24,12 +24,14 @@ quicker, it bridges until the spot node is ready.
 
 Zones nobody is in are judged by their `outlook`, the losses per hour of use over HORIZON, for one node: the
 scout. It tells how old the zone's spell is, while other capacity still carries the pool. Nodes that follow it
-are judged by the hazard now, since in a young zone they would have to be insured at once.
+are judged by the hazard now, since in a young zone they would have to be insured at once. Where spot is
+missing and no zone is worth a scout, one goes all the same to the zone that was not looked at for longest,
+once that is EXPLORE: a zone that was bad when last seen would else never be found good again.
 
 Nodes are added one at a time where J falls most, by THETA_ADD at least, and given back where J falls by
 THETA_DROP at least: the difference keeps it from going back and forth.
 Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand
-nodes than the floor; a zone that announced a loss gets no launch before its notice has run out.
+nodes than the floor; a zone that announced a loss gets no launch until CLOSED_AFTER past its deadline.
 
 Sources: the trade of surplus against shortage is the newsvendor's (Arrow, Harris and Marschak, Econometrica
 1951), the penalty a Lagrangian relaxation of the service level; surplus spot as insurance is SpotHedge's (Mao
@@ -52,7 +54,7 @@ from policies.odds import Odds, Zone
 from policies.return_to_spot import roll_back
 from policies.turn import Turn
 
-PENALTY = 145.0
+PENALTY = 105.0
 """On-demand node-prices per missing node-hour at an availability of 99.9 %."""
 
 PENALTY_POWER = 0.5
@@ -69,8 +71,8 @@ REACT = 1.0
 
 THETA_ADD = 0.01
 THETA_DROP = 0.1
-THETA_SWAP = 0.03
-THETA_ON_DEMAND = 0.02
+THETA_SWAP = 0.06
+THETA_ON_DEMAND = 0.1
 """By how much J must fall before a spot node is added, given back, moved, or an on-demand node is added or
 given back: shares of the on-demand price."""
 
@@ -80,8 +82,11 @@ MOST_SURPLUS = 1.0
 SWAP_EVERY = 600.0
 """Seconds between two early swaps."""
 
-CLOSED_AFTER = 60.0
-"""Seconds after a notice has run out during which its zone gets no launch."""
+CLOSED_AFTER = 1500.0
+"""Seconds after a notice has run out during which its zone gets no launch: what is back goes again soon."""
+
+EXPLORE = 6.0
+"""Hours after which a zone that nobody looked at gets a scout although it is not worth one."""
 
 _HOUR = 3600.0
 
@@ -227,8 +232,27 @@ def _add_spot(turn: Turn, odds: Odds) -> None:
         short = odds.spot < turn.pool.replicas
         gains = (*_gains(odds, scouts=False), *(_gains(odds, scouts=True) if short else ()))
         gain, place = max(gains, default=(0.0, 0))
-        if gain < THETA_ADD or not _launch_spot(turn, odds, -place, f"spot node worth {gain:.2f}", tried):
+        if gain < THETA_ADD:
+            _explore(turn, odds)
             return
+        if not _launch_spot(turn, odds, -place, f"spot node worth {gain:.2f} of an on-demand price", tried):
+            return
+
+
+def _explore(turn: Turn, odds: Odds) -> None:
+    """Send a scout to the zone that was not looked at for longest."""
+    if odds.spot >= turn.pool.replicas or turn.coming(Market.SPOT) > 0:
+        return
+    longest, chosen = EXPLORE, -1
+    for i, zone in enumerate(odds.zones):
+        history = turn.memory.zones.get(zone.offering.placement)
+        if history is None or odds.counts[i] or not zone.open:
+            continue
+        unseen = (turn.now - history.seen_at) / _HOUR
+        if unseen >= longest:
+            longest, chosen = unseen, i
+    if chosen >= 0:
+        _launch_spot(turn, odds, chosen, f"a look at a zone not seen for {longest:.0f} h", set())
 
 
 def _gains(odds: Odds, *, scouts: bool) -> list[tuple[float, int]]:
@@ -252,7 +276,7 @@ def _launch_spot(turn: Turn, odds: Odds, i: int, why: str, tried: set[int]) -> b
         odds.counts[i] += 1
         return True
     tried.add(i)
-    text = f"{why} of an on-demand price: hazard {zone.rate:.2f}/h"
+    text = f"{why}: hazard {zone.rate:.2f}/h"
     if not turn.launch(zone.offering, Cause.SHORT, text):
         return False
     odds.counts[i] += 1
@@ -279,7 +303,7 @@ def _swap(turn: Turn, odds: Odds) -> None:
                 odds.counts[target] -= 1
         odds.counts[source] += 1
     if best[1] >= 0:
-        _launch_spot(turn, odds, best[1], f"early swap worth {best[0]:.2f}", set())
+        _launch_spot(turn, odds, best[1], f"early swap worth {best[0]:.2f} of an on-demand price", set())
 
 
 def _add_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 
 from policies.model import Offering
 
-SCOUT = 0.25
-"""Share of the penalty by which a scout is judged: what it finds out is of use to all the nodes after it."""
-
 STEPS = 50
 """Steps in which the number of missing nodes is counted: large pools are judged in bundles of nodes."""
 
@@ -97,8 +94,7 @@ class Odds:
             nodes = base + max(0, lost * self._grain - self._free)
             if nodes > 0:
                 short += chance * nodes
-        penalty = self._penalty * (SCOUT if self.later else 1.0)
-        return spot_cost + on_demand + penalty * short
+        return spot_cost + on_demand + self._penalty * short
 
     def best(self, missing: Sequence[float], spot: int, spot_cost: float) -> tuple[float, int]:
         """The least J over the number of on-demand nodes, and that number. J is convex in it."""

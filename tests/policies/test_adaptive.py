@@ -257,6 +257,32 @@ def test_a_zone_that_just_came_back_gets_one_scout_at_most():
     assert len(zones) == len(set(zones)), "never two into a zone before one has stood there"
 
 
+@pytest.mark.parametrize(("unseen", "looks"), [(5.9, 0), (6.1, 1)])
+def test_a_zone_not_looked_at_for_long_gets_a_scout_that_is_not_worth_it(unseen, looks):
+    fleet = Fleet()
+    for i in range(4):
+        fleet.add(f"o{i}", place("a", Market.ON_DEMAND))
+    zones = {}
+    for name, hours in (("a", 5.0), ("b", unseen)):
+        at = NOW - hours * HOUR
+        zones[place(name)] = ZoneHistory(seen_at=at, bad_at=at, losses=400.0, expected=1.0)
+    fleet.memory = replace(fleet.memory, zones=zones)
+    found = launches(fleet.decide(), Market.SPOT)
+    assert len(found) == looks
+    if looks:
+        assert found[0].placement == place("b")
+        assert "not seen for 6 h" in found[0].reason
+
+
+def test_a_zone_that_took_nodes_gets_none_for_a_while():
+    fleet = Fleet().add("a1", place("a")).add("b1", place("b")).add("b2", place("b")).add("b3", place("b"))
+    fleet.doom("a1")
+    fleet.pool = replace(fleet.pool, replicas=8, limits=Limits(surge=8))
+    plan = fleet.decide()
+    assert any(isinstance(a, Launch) for a in plan.actions)
+    assert {a.placement.zone for a in launches(plan, Market.SPOT)} <= {"b"}
+
+
 def test_cover_is_given_back_when_spot_is_old_and_never_below_wanted():
     fleet = whole(since=10 * DAY).add("o", place("a", Market.ON_DEMAND))
     assert [a.node for a in fleet.decide().actions if isinstance(a, Drain)] == ["o"]
