@@ -29,7 +29,7 @@ from policies.events import (
     NodeStopped,
     PoolWhole,
 )
-from policies.fleet import Fleet
+from policies.fleet import Fleet, vouched_for
 from policies.model import (
     Instance,
     InstanceState,
@@ -192,13 +192,15 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
     absent = [r for r in memory.nodes.values() if r.id not in listed and r.launched_at < read_at]
     absent.sort(key=lambda r: r.id)
     suspicious = len(absent) > max(1.0, pool.health.max_unhealthy * len(memory.nodes))
+    vouched = vouched_for(world) if absent else set()
     found: list[Event] = []
     for record in absent:
         if record.missing_since is None:
             found.append(NodeMissing(at=world.now, node=record.id))
             continue
         reading = world.engines.get(record.id)
-        silent = reading is None or reading.failing_since is not None
+        # One that was not looked at yet is in doubt only where no balancer finds it healthy either.
+        silent = record.id not in vouched if reading is None else reading.failing_since is not None
         missing = world.now - record.missing_since
         patience = pool.patience.vanish_grace * (10.0 if suspicious or not silent else 1.0)
         if missing >= patience:

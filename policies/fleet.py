@@ -363,7 +363,7 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
     unhealthy = sum(silent.get(n.id, 0.0) >= rules.unhealthy_after for n in booted)
     suspect = unhealthy > 1 and unhealthy > rules.max_unhealthy * len(booted)
     relief = any(n.serving and n.healthy and n.id not in silent for n in nodes)
-    vouched = vouched_for(world) if relief and not suspect else set()
+    vouched = vouched_for(world, read_well=True) if relief and not suspect else set()
     settled = tuple(
         replace(
             n,
@@ -377,12 +377,16 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
     return settled, suspect
 
 
-def vouched_for(world: World) -> set[str]:
-    """Nodes that some balancer, read without a failure, finds healthy. It may reach whom this host cannot."""
+def vouched_for(world: World, *, read_well: bool = False) -> set[str]:
+    """Nodes that some balancer finds healthy, by its last word. It may reach whom this host cannot.
+
+    `read_well`: only balancers whose last look did not fail; else nodes that nobody can take out of a set any
+    more would never be given up.
+    """
     return {
         t.id
         for view in world.balancers.values()
-        if not view.error
+        if not (view.error and read_well)
         for t in view.value
         if t.state is TargetState.HEALTHY
     }

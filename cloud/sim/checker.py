@@ -88,6 +88,7 @@ class Checker:
         self._excused: set[str] = set()  # nodes whose drain began for a reason that may be over since
         self._draining: dict[str, float] = {}  # node -> its drain's deadline, by the world's clock
         self._ending: dict[str, str] = {}
+        self._ending_since: dict[str, float] = {}
         self._failures: Counter[str] = Counter()
         self._asked: dict[str, float] = {}
         self._taken_back: dict[str, float] = {}
@@ -132,11 +133,12 @@ class Checker:
                 self._asked[event.node] = now
             elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
                 self._ending[event.token] = event.node
+                self._ending_since.setdefault(event.node, now)
             elif isinstance(event, IntentClosed) and event.token in self._ending:
                 failed = event.outcome is Outcome.FAILED
                 self._failures[event.token] = self._failures[event.token] + 1 if failed else 0
                 if self._failures[event.token] >= ATTEMPTS:
-                    self._ending.pop(event.token)
+                    self._ending_since.pop(self._ending.pop(event.token), None)
 
     def forget(self) -> None:
         """The daemon lost its memory: nobody knows any more what it promised, or launched and never saw."""
@@ -144,6 +146,7 @@ class Checker:
         self._draining.clear()
         self._excused.clear()
         self._ending.clear()
+        self._ending_since.clear()
         self._drained.clear()
         for machine in self._ours():
             machine.told_at = machine.started_at = None
@@ -209,6 +212,8 @@ class Checker:
             return
         if not machine.able(now) and now - machine.launched_at > self._pool.health.boot_timeout:
             return
+        if now - self._ending_since.get(node, now) >= self._bounds.see_loss:
+            return  # decided before, and asked for again: whether it ends already was not known
         left = sum(
             m.placement.market is Market.ON_DEMAND
             and m.id != node
@@ -253,7 +258,8 @@ class Checker:
 
     def _set_written(self, table: TargetTable, now: float) -> None:
         """What a write of the target set may change."""
-        self._written_at.append(now)
+        if not self._world.faults.forgetful:
+            self._written_at.append(now)
         before = self._before.get(table.name, {})
         after = {s.id: s.phase for s in table.targets.values()}
         for node, phase in after.items():
@@ -301,7 +307,7 @@ class Checker:
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
         rumoured = [n for n in chosen if self._world.machines[n].rumoured]
         doubtful = sum(
-            m.live and m.rumoured and m.told_at is None and not self._quiet(m, now) and m.id in self._leaving
+            m.live and m.rumoured and m.told_at is None and m.id in self._leaving - self._excused
             for m in self._ours()
         )
         if rumoured and doubtful <= self._pool.disruption_budget:
@@ -441,6 +447,8 @@ class Checker:
         waited = asked is not None and now - asked >= self._pool.health.boot_timeout
         unseen = machine.unseen_since
         away = unseen is not None and now - unseen >= self._pool.health.unhealthy_after
+        daemon = self._daemon()
+        away = away or (daemon is not None and machine.id not in daemon.known)
         away = away or self._seen_just_now(machine, now) or machine.id in self._excused & self._leaving
         return waited or away or self._may_leave(machine, now)
 

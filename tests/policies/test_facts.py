@@ -197,7 +197,7 @@ def test_a_machine_that_is_shutting_down_is_not_gone_yet(scene: Make) -> None:
 
 
 def lacking(scene: Make, *, silent: bool = True, missing_for: float | None = None, **more: Any) -> Any:
-    here = scene().nodes(9).node("x", listed=False, probed=not silent, **more)
+    here = scene().nodes(9).node("x", listed=False, probed=not silent, vouched=not silent, **more)
     if missing_for is not None:
         here.records["x"] = replace(here.records["x"], missing_since=here.now - missing_for)
     return here
@@ -223,6 +223,14 @@ def test_it_is_gone_after_the_grace_time_and_ten_times_that_while_it_answers(
     found = changes(lacking(scene, silent=silent, missing_for=missing_for))
     assert bool(found) is gone
     assert all(isinstance(e, NodeGone) for e in found)
+
+
+def test_what_a_balancer_finds_healthy_is_not_gone_because_nobody_has_looked_at_it_yet(scene: Make) -> None:
+    """After a restart its absence may be older than the daemon, and a list may lack a page."""
+    here = scene().nodes(9).node("x", listed=False, probed=False, vouched=True)
+    for missing_for, gone in ((20.0, False), (149.0, False), (150.0, True)):
+        here.records["x"] = replace(here.records["x"], missing_since=here.now - missing_for)
+        assert bool(changes(here)) is gone
 
 
 def test_a_node_that_is_in_the_list_again_is_found(scene: Make) -> None:
@@ -258,6 +266,7 @@ def test_a_list_that_lacks_a_third_at_once_is_doubted(scene: Make, listed: int, 
             f"n{i}",
             listed=not missing,
             probed=not missing,
+            vouched=not missing,
             missing_since=9_950.0 if missing else None,
         )
     found = changes(here)

@@ -34,6 +34,7 @@ def drained(scene: Make, shown: TargetState | None, *, read_ago: float = 0.0, **
         (TargetState.DRAINING, 60.0, {}, False),  # nobody has looked since the detachment
         (TargetState.UNHEALTHY, 0.0, {"silent_for": 60.0}, True),
         (TargetState.HEALTHY, 0.0, {"silent_for": 60.0}, False),  # only this host cannot reach it
+        (TargetState.HEALTHY, 60.0, {"silent_for": 60.0}, False),  # nor the balancer, lately
     ],
 )
 @pytest.mark.parametrize("again", [False, True])
