@@ -4,6 +4,7 @@
     python bench/policy_yardstick.py                                        synthetic markets
     python bench/policy_yardstick.py ../shared/traces --part first          first half (in time) of each
     python bench/policy_yardstick.py ../shared/traces --cold 180 --only adaptive "70/30"
+    python bench/policy_yardstick.py ../shared/traces --cold 180 --why      where what is missing comes from
 
 The recorded scenarios are those of the reference table (docs/explanation/adaptive.md) as far as their sets
 are in the directory; the others are left out and named. Cold starts: 180 s, 600 s, and 600 s for spot with an
@@ -24,10 +25,11 @@ from typing import Any
 
 from cloud.local.spotset import SpotSet, read_spotset
 from cloud.local.synthetic import SyntheticParameters, synthesise
+from orchestrator.simulator.account import Account
 from orchestrator.simulator.baselines import standard
 from orchestrator.simulator.machines import Timings
 from orchestrator.simulator.omniscient import SolverMissing, bound
-from orchestrator.simulator.replay import Decide, Policy, replay
+from orchestrator.simulator.replay import Decide, Policy, Replay
 from orchestrator.simulator.scenario import Scenario, cut
 from policies.model import AdaptiveRules, Limits, Pool, StandbyRules
 
@@ -153,8 +155,20 @@ def one(job: tuple[str, str, Scenario, int]) -> dict[str, Any]:
     ours = name in OURS
     pool = OURS[name](scenario.replicas, cold) if ours else _fixed(scenario.replicas, cold)
     policy: Policy = Decide(name) if ours else standard()[name]()
-    outcome = replay(scenario, pool, policy, timings=timings(cold, scenario), seed=seed)
-    return {**row, **outcome.score.as_dict(), "serving_availability": outcome.serving_availability}
+    times = timings(cold, scenario)
+    account = Account(
+        wanted=scenario.replicas,
+        spot_start=times.spot_start,
+        on_demand_start=times.on_demand_start,
+        notice=times.notice,
+    )
+    outcome = Replay(scenario, pool, policy, timings=times, seed=seed, course=account).run()
+    return {
+        **row,
+        **outcome.score.as_dict(),
+        "serving_availability": outcome.serving_availability,
+        "missing": account.shares(),
+    }
 
 
 def show(rows: Sequence[dict[str, Any]], names: Sequence[str], colds: Sequence[str]) -> None:
@@ -175,6 +189,20 @@ def show(rows: Sequence[dict[str, Any]], names: Sequence[str], colds: Sequence[s
         print(f"{name:40s}" + "".join(f"{cell:>34s}" for cell in cells))
 
 
+def show_why(rows: Sequence[dict[str, Any]]) -> None:
+    """Missing node-seconds by cause, in hundred-thousandths of the wanted ones, means over the scenarios."""
+    mine: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for row in rows:
+        if "missing" in row:
+            mine.setdefault((row["policy"], row["cold_start"]), []).append(row["missing"])
+    for (name, cold), accounts in mine.items():
+        causes = sorted({cause for account in accounts for cause in account})
+        means = {c: statistics.fmean(a.get(c, 0.0) for a in accounts) for c in causes}
+        print(f"\n{name}, cold start {cold} s: {sum(means.values()) * 1e5:.1f}e-5 missing")
+        for cause in sorted(means, key=lambda c: -means[c]):
+            print(f"  {means[cause] * 1e5:8.1f}e-5  {cause}")
+
+
 def main() -> None:
     """Run the yardstick."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -185,6 +213,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names, or beginnings of names, of policies")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    parser.add_argument("--why", action="store_true", help="where missing node-seconds come from")
     parser.add_argument("--quick", action="store_true", help="one market, one policy: shows that it runs")
     options = parser.parse_args()
     if options.quick:
@@ -208,6 +237,8 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs) as pool:
         rows = list(pool.map(one, work))
     show(rows, names, options.cold)
+    if options.why:
+        show_why(rows)
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -245,10 +245,10 @@ def _explore(turn: Turn, odds: Odds) -> None:
         return
     longest, chosen = EXPLORE, -1
     for i, zone in enumerate(odds.zones):
-        history = turn.memory.zones.get(zone.offering.placement)
-        if history is None or odds.counts[i] or not zone.open:
+        if odds.counts[i] or not zone.open:
             continue
-        unseen = (turn.now - history.seen_at) / _HOUR
+        history = turn.memory.zones.get(zone.offering.placement)
+        unseen = hazard.UNKNOWN_FOR if history is None else (turn.now - history.seen_at) / _HOUR
         if unseen >= longest:
             longest, chosen = unseen, i
     if chosen >= 0:
