@@ -1,6 +1,6 @@
-"""A stand-in for EC2's instance metadata service: one address for each node, with IMDSv2's exact token flow.
+"""A stand-in for EC2's instance metadata: one address for each node, IMDSv2's exact token flow.
 
-Runs as a process and prints {"url": ...}, where orders are taken as POST /_imds/ORDER with a JSON body. It ends
+Runs as a process and prints {"url": ...}, where it takes orders: POST /_imds/ORDER with a JSON body. It ends
 when its standard input does.
 
 node      {id, market, type, zone, required, enabled}   gives {"url": ...}: the metadata of a new node
@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 TOKEN = "X-aws-ec2-metadata-token"
@@ -119,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
         elif (token is None and node.required) or (token is not None and left <= 0):
             self._refuse(401)
         else:
-            text = node.documents.get(path) or node.listing(path)
+            text = node.documents.get(path.rstrip("/")) or node.listing(path)
             headers = {} if token is None else {TTL: str(int(left))}
             if self.path.startswith("/latest/") and text:
                 self._send(200, text.encode(), headers)
@@ -176,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
 class Orders(BaseHTTPRequestHandler):
     """The door for orders."""
 
-    nodes = {}
+    nodes: ClassVar[dict[str, Node]] = {}
 
     def log_message(self, *_):
         pass

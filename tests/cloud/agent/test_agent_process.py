@@ -1,0 +1,171 @@
+"""The agent as a process, between a metadata service and a receiver that both misbehave."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import structlog
+
+import cloud.node_agent
+from cloud.node_agent import node_key
+from policies.model import Confidence, NoticeKind
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 60.0
+SECRET = b"the secret of a pool, in a test"
+XID = "4,1,2,-;NVRM: Xid (PCI:0000:00:1e): 79, pid='<unknown>', GPU has fallen off the bus.\n"
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with structlog.testing.capture_logs():
+        yield
+
+
+async def told(receiver, count):
+    found = []
+    async with asyncio.timeout(PATIENCE), aclosing(receiver.stream()) as stream:
+        async for notice in stream:
+            found.append(notice)
+            await receiver.acknowledge(notice)
+            if len(found) == count:
+                return found
+    raise AssertionError("the stream ended")
+
+
+def heard(receiver, node):
+    return receiver.reports().get(node.id)
+
+
+def test_once_prints_what_it_sees(machine):
+    node = machine(market="on-demand")
+    node.order("interrupt", after=120)
+    node.log.write_text(XID)
+    done = subprocess.run(
+        [sys.executable, "-I", Path(cloud.node_agent.__file__), "--once", *node.options()],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert (seen["node"], seen["life_cycle"]) == (node.id, "on-demand")
+    assert [notice["kind"] for notice in seen["notices"]] == ["interruption"]
+    assert seen["gpus"][0]["memory_used_mib"] == 40960.0
+    assert seen["xids"][0]["code"] == 79
+    assert (seen["metadata_error"], seen["gpu_error"], seen["xid_error"]) == ("", "", "")
+
+
+async def test_it_reports_for_as_long_as_it_lives_and_a_notice_arrives(machine, serve, until):
+    served, node = await serve(), machine()
+    process = node.start("--url", served.url)
+    await until(lambda: served.receiver.accepted >= 3)
+    report = heard(served.receiver, node)
+    assert report.life_cycle == "spot"
+    await until(lambda: heard(served.receiver, node).gpus)
+    assert heard(served.receiver, node).gpus[0].name == "NVIDIA L40S"
+    node.order("interrupt", after=120)
+    node.order("recommend")
+    found = await told(served.receiver, 2)
+    assert {notice.node for notice in found} == {node.id}
+    assert {notice.kind for notice in found} == {NoticeKind.INTERRUPTION, NoticeKind.REBALANCE}
+    assert all(notice.confidence is Confidence.REPORTED for notice in found)
+    with node.log.open("a") as log:
+        log.write(XID)
+    await until(lambda: [xid.code for xid in heard(served.receiver, node).xids] == [79])
+    assert set(served.receiver.refused) == {"session"}
+    process.terminate()
+    assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+async def test_it_goes_on_with_a_control_host_that_restarts_or_comes_later(machine, serve, until):
+    first, node = await serve(), machine()
+    node.start("--url", first.url)
+    await until(lambda: first.receiver.accepted >= 1)
+    await first.close()
+    await until(lambda: "push: Refused" in node.said())
+    second = await serve(port=first.port)
+    node.order("interrupt")
+    (notice,) = await told(second.receiver, 1)
+    assert notice.node == node.id
+
+
+async def test_an_agent_that_restarts_goes_on_in_the_same_session(machine, serve, until):
+    served, node = await serve(), machine()
+    node.start("--url", served.url).kill()
+    for expected in (2, 4):
+        process = node.start("--url", served.url)
+        await until(lambda expected=expected: served.receiver.accepted >= expected)
+        process.kill()
+        process.wait()
+    assert served.receiver.refused["replayed"] == 0
+
+
+async def test_a_key_that_is_missing_wrong_or_changed_is_taken_up_when_it_is_right(machine, serve, until):
+    served, node = await serve(), machine()
+    node.key.unlink()
+    node.start("--url", served.url)
+    await until(lambda: "push: FileNotFoundError" in node.said())
+    node.key.write_text("no hex")
+    await until(lambda: "push: ValueError" in node.said())
+    node.key.write_text(node_key(b"the secret of another pool", node.id).hex())
+    await until(lambda: served.receiver.refused["signature"] >= 1)
+    assert served.receiver.accepted == 0
+    node.key.write_text(node_key(SECRET, node.id).hex())
+    await until(lambda: served.receiver.accepted >= 1)
+
+
+async def test_metadata_that_fails_is_reported_and_what_was_seen_before_holds(machine, serve, until):
+    served, node = await serve(), machine()
+    node.order("interrupt")
+    node.start("--url", served.url)
+    await told(served.receiver, 1)
+    node.order("set", enabled=False)
+    await until(lambda: "switched off" in heard(served.receiver, node).metadata_error)
+    node.order("set", enabled=True)
+    await until(lambda: heard(served.receiver, node).metadata_error == "")
+    for kind in ("garbage", "noise", "close", "huge", "503", "401"):
+        node.order("fault", path="", kind=kind, times=3)
+    node.order("recommend")
+    (notice,) = await told(served.receiver, 1)
+    assert notice.kind is NoticeKind.REBALANCE
+
+
+async def test_gpus_that_hang_hold_up_no_notice(machine, serve, until):
+    served, node = await serve(), machine()
+    node.show_gpus("exec sleep 600")
+    node.start("--url", served.url)
+    await until(lambda: served.receiver.accepted >= 1)
+    node.order("interrupt")
+    (notice,) = await told(served.receiver, 1)
+    assert notice.kind is NoticeKind.INTERRUPTION
+
+
+async def test_a_control_host_of_garbage_does_not_stop_it(machine, serve, until, imds):
+    served, node = await serve(), machine()
+    # Something else answers at the control host's address: here, the metadata of another node.
+    odd = machine()
+    odd.order("fault", path="", kind="noise", times=1)
+    process = node.start("--url", odd.url)
+    await until(lambda: "push: Refused" in node.said())
+    assert process.poll() is None
+    assert served.receiver.accepted == 0
+
+
+async def test_nodes_are_kept_apart(machine, serve, until):
+    served, nodes = await serve(), [machine() for _ in range(3)]
+    for node in nodes:
+        node.start("--url", served.url)
+    nodes[1].order("interrupt")
+    (notice,) = await told(served.receiver, 1)
+    assert notice.node == nodes[1].id
+    await until(lambda: set(served.receiver.ages()) == {node.id for node in nodes})
+    # The key of one node is of no use at another's address.
+    nodes[2].key.write_text(nodes[0].key.read_text())
+    await until(lambda: served.receiver.refused["signature"] >= 1)
+    assert not served.receiver._held

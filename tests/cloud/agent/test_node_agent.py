@@ -1,0 +1,285 @@
+"""The agent's parts: what it makes of metadata, GPUs and the kernel log, and that garbage stops none."""
+
+import ast
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cloud.node_agent as agent
+from cloud.node_agent import Gpus, KernelLog, Metadata, Refused, parse_gpus, read_notices
+
+NOW = 1_800_000_000.0
+ACTION = "meta-data/spot/instance-action"
+ENDS = "meta-data/spot/termination-time"
+REBALANCE = "meta-data/events/recommendations/rebalance"
+SCHEDULED = "meta-data/events/maintenance/scheduled"
+SOURCE = Path(agent.__file__)
+
+
+def test_it_is_one_file_of_the_standard_library_for_python_3_9():
+    tree = ast.parse(SOURCE.read_text(), feature_version=(3, 9))
+    imported = {
+        name.split(".")[0]
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+        for name in (
+            [alias.name for alias in statement.names]
+            if isinstance(statement, ast.Import)
+            else [statement.module or ""]
+        )
+    }
+    assert imported <= sys.stdlib_module_names
+
+
+def test_it_fits_into_user_data_with_room_for_the_rest():
+    # EC2 takes 16 KiB of user-data, which may be compressed.
+    assert len(gzip.compress(SOURCE.read_bytes())) < 9 * 1024
+
+
+def test_help_shows_examples_and_a_missing_address_says_what_to_do():
+    shown = subprocess.run(
+        [sys.executable, "-I", SOURCE, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert shown.returncode == 0
+    assert "--url http://10.0.0.5:9465" in shown.stdout
+    assert "--once" in shown.stdout
+    refused = subprocess.run([sys.executable, "-I", SOURCE], capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "or use --once" in refused.stderr
+
+
+# -- notices -----------------------------------------------------------------------------------------------
+
+
+def notices(**documents):
+    names = {"action": ACTION, "ends": ENDS, "rebalance": REBALANCE, "scheduled": SCHEDULED}
+    return read_notices({names[key]: text for key, text in documents.items()}.get, NOW)
+
+
+def test_metadata_without_news_is_no_notice():
+    assert notices() == []
+    assert notices(scheduled="[]") == []
+
+
+@pytest.mark.parametrize("action", ["terminate", "stop", "hibernate"])
+def test_an_instance_action_is_an_interruption_at_its_time(action):
+    (notice,) = notices(
+        action=json.dumps({"action": action, "time": "2017-09-18T08:22:00Z"}), ends="2017-09-18T08:22:00Z"
+    )
+    assert (notice["kind"], notice["what"]) == ("interruption", action)
+    assert notice["deadline"] == 1505722920.0
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("2027-01-15T08:02:00Z", 1),
+        ("2015-01-05T18:02:00Z", 0),  # EC2 failed to end it, or it was called off
+        ("not a time", 0),
+        ("", 0),
+    ],
+)
+def test_the_older_document_counts_only_with_a_time_that_is_not_long_past(text, count):
+    assert len(notices(ends=text)) == count
+
+
+def test_an_instance_action_that_is_garbage_leaves_the_older_document():
+    (notice,) = notices(action="\xff{", ends="2027-01-15T08:02:00Z")
+    assert notice["kind"] == "interruption"
+
+
+def test_an_instance_action_without_a_time_is_an_interruption_all_the_same():
+    (notice,) = notices(action='{"action": "terminate"}')
+    assert (notice["kind"], notice["deadline"]) == ("interruption", None)
+
+
+def test_rebalance_and_maintenance_come_after_the_interruption():
+    event = {
+        "NotBefore": "21 Jan 2019 09:00:43 GMT",
+        "Code": "system-reboot",
+        "Description": "scheduled reboot",
+        "EventId": "instance-event-0d59937288b749b32",
+        "NotAfter": "21 Jan 2019 09:17:23 GMT",
+        "State": "active",
+    }
+    found = notices(
+        action='{"action": "terminate", "time": "2027-01-15T08:02:00Z"}',
+        rebalance='{"noticeTime": "2020-10-27T08:22:00Z"}',
+        scheduled=json.dumps([event, event | {"State": "canceled"}, {"NotBefore": "odd"}, 7]),
+    )
+    assert [notice["kind"] for notice in found] == ["interruption", "rebalance", "maintenance", "maintenance"]
+    assert [notice["cancelled"] for notice in found] == [False, False, False, True]
+    assert found[2]["deadline"] == 1548061243.0
+    assert found[2]["event"] == "instance-event-0d59937288b749b32"
+
+
+odd = st.sampled_from(["", "[]", "{}", "[{}]", "null", "7", '{"time": []}', '[{"NotBefore": 1}]', "[" * 9999])
+
+
+@given(st.tuples(*[st.none() | odd | st.text(max_size=60)] * 4))
+def test_any_metadata_can_be_read(texts):
+    documents = dict(zip((ACTION, ENDS, REBALANCE, SCHEDULED), texts, strict=True))
+    json.dumps(read_notices(documents.get, NOW))
+
+
+# -- the metadata service ----------------------------------------------------------------------------------
+
+
+def test_one_token_serves_many_documents(machine):
+    node = machine()
+    metadata = Metadata(node.url, timeout=10.0)
+    assert metadata.get("meta-data/instance-id") == node.id
+    assert metadata.get(ACTION) is None
+    assert metadata.get("meta-data/instance-life-cycle") == "spot"
+    assert node.order("calls")["token"] == 1
+
+
+def test_a_token_that_is_refused_is_renewed_once(machine):
+    node = machine()
+    metadata = Metadata(node.url, timeout=10.0)
+    metadata.get(ACTION)
+    node.order("expire")
+    assert metadata.get("meta-data/instance-id") == node.id
+    assert node.order("calls")["token"] == 2
+    node.order("fault", path="meta-data", kind="401", times=2)
+    with pytest.raises(Refused, match="a fresh token is refused"):
+        metadata.get("meta-data/instance-id")
+    assert metadata.get("meta-data/instance-id") == node.id
+
+
+def test_metadata_that_is_switched_off_says_so(machine):
+    node = machine(enabled=False)
+    with pytest.raises(Refused, match="switched off"):
+        Metadata(node.url, timeout=10.0).get(ACTION)
+
+
+@pytest.mark.parametrize("kind", ["huge", "garbage", "noise", "redirect", "close", "503"])
+@pytest.mark.parametrize("path", ["token", "meta-data"])
+def test_metadata_that_misbehaves_is_refused_and_works_again_afterwards(machine, kind, path):
+    node = machine()
+    metadata = Metadata(node.url, timeout=10.0)
+    node.order("fault", path=path, kind=kind)
+    if (path, kind) == ("meta-data", "garbage"):
+        assert "not what it should be" in metadata.get(ACTION)
+    else:
+        with pytest.raises(Refused):
+            metadata.get(ACTION)
+    assert metadata.get("meta-data/instance-id") == node.id
+
+
+@pytest.mark.parametrize("kind", ["hang", "drip"])
+def test_metadata_that_never_finishes_is_cut_off(machine, kind):
+    node = machine()
+    node.order("fault", path="meta-data", kind=kind)
+    with pytest.raises(Refused):
+        Metadata(node.url, timeout=0.5).get(ACTION)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://127.0.0.1:odd", "nonsense", "", "http://[::1"])
+def test_an_address_where_nothing_answers_is_refused(url):
+    with pytest.raises((Refused, ValueError)):
+        Metadata(url, timeout=0.5).get(ACTION)
+
+
+# -- GPUs --------------------------------------------------------------------------------------------------
+
+
+def test_gpus_are_read_with_what_they_do_not_tell():
+    output = (
+        "0, GPU-aa, NVIDIA H100 80GB HBM3, 98, 75000, 81559, 66, 0\n"
+        '1, GPU-bb, "NVIDIA, odd name", [N/A], [Not Supported], 81559, ERR!, [Unknown Error]\n'
+    )
+    gpus, odd = parse_gpus(output)
+    assert odd == ""
+    assert gpus[0] == {
+        "index": 0.0,
+        "uuid": "GPU-aa",
+        "name": "NVIDIA H100 80GB HBM3",
+        "utilisation_percent": 98.0,
+        "memory_used_mib": 75000.0,
+        "memory_total_mib": 81559.0,
+        "temperature_c": 66.0,
+        "ecc_uncorrected": 0.0,
+    }
+    assert gpus[1]["name"] == "NVIDIA, odd name"
+    assert [gpus[1][key] for key in ("utilisation_percent", "temperature_c", "ecc_uncorrected")] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Unable to determine the device handle for GPU 0000:1E:00.0: GPU is lost.  Reboot the system",
+        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+        'Field "x" is not a valid field to query.',
+    ],
+)
+def test_a_line_that_is_no_gpu_is_what_is_wrong(line):
+    gpus, odd = parse_gpus(f"0, GPU-aa, NVIDIA L4, 1, 2, 3, 4, 0\n{line}\n")
+    assert len(gpus) == 1
+    assert odd == line
+
+
+@given(st.text())
+def test_any_output_can_be_read(output):
+    gpus, _ = parse_gpus(output)
+    json.dumps(gpus, allow_nan=False)
+
+
+def test_nvidia_smi_that_is_missing_fails_or_hangs_is_said(machine):
+    node = machine()
+    assert Gpus("/nonexistent/nvidia-smi").read() == (
+        [],
+        "/nonexistent/nvidia-smi: No such file or directory",
+    )
+    node.show_gpus("echo GPU is lost; exit 15")
+    assert "status 15: GPU is lost" in Gpus(str(node.gpus)).read()[1]
+    node.show_gpus("exec sleep 600")
+    hanging = Gpus(str(node.gpus), timeout=0.2)
+    assert "no answer within" in hanging.read()[1]
+
+
+# -- the kernel log ----------------------------------------------------------------------------------------
+
+XID = "4,1234,99999,-;NVRM: Xid (PCI:0000:00:1e): 79, pid='<unknown>', GPU has fallen off the bus.\n"
+
+
+def test_xids_are_found_as_they_are_written(tmp_path):
+    path = tmp_path / "kmsg"
+    path.write_text("6,1,2,-;eth0: link up\n" + XID)
+    log = KernelLog(str(path))
+    assert log.read()
+    assert not log.read()
+    assert (log.xids[0]["pci"], log.xids[0]["code"]) == ("0000:00:1e", 79)
+    assert "fallen off the bus" in log.xids[0]["text"]
+    with path.open("a") as file:
+        file.write("NVRM: Xid (PCI:0000:00:1e): 4")
+    assert not log.read()
+    with path.open("a") as file:
+        file.write("8\nNVRM: Xid (no address): 1\n")
+    assert log.read()
+    assert [xid["code"] for xid in log.xids] == [79, 48]
+
+
+def test_a_log_that_cannot_be_read_is_said_and_read_when_it_can(tmp_path):
+    log = KernelLog(str(tmp_path / "kmsg"))
+    assert not log.read()
+    assert "No such file" in log.error
+    (tmp_path / "kmsg").write_text(XID)
+    assert log.read()
+    assert log.error == ""
+
+
+def test_a_log_full_of_garbage_is_bounded(tmp_path):
+    path = tmp_path / "kmsg"
+    path.write_bytes(os.urandom(50_000) + b"\n" + XID.encode() * 200 + b"x" * 50_000)
+    log = KernelLog(str(path))
+    assert log.read()
+    assert len(log.xids) == agent.MOST_XIDS
+    assert len(log._rest) <= 8192
