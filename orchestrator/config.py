@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from orchestrator.config_aws import AwsTable
 from orchestrator.config_errors import ConfigError, Problem, Source, problems_of, syntax_problem
 from orchestrator.config_gateway import GatewayTable
 from orchestrator.config_types import (
@@ -263,11 +264,15 @@ class PatienceConfig(Section):
 class CloudConfig(Section):
     """Where the machines come from."""
 
-    kind: Literal["local"] = Field(
-        default="local", description="local: nodes are processes on this machine, run by `local-cloud`."
+    kind: Literal["local", "aws"] = Field(
+        default="local",
+        description="local: nodes are processes on this machine, run by `local-cloud`. aws: nodes are EC2 "
+        "instances, see the aws table.",
+        examples=["aws"],
     )
     state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
     socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
+    aws: AwsTable = Field(default=AwsTable(), description="EC2.")
 
 
 class PoolConfig(Section):

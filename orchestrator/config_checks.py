@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import ConfigFile, PoolConfig
+from orchestrator.config_aws import aws_errors, aws_warnings
 from orchestrator.config_errors import Problem, Source
 from orchestrator.units import format_duration, shown
 
@@ -132,7 +133,10 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
             )
     if pool.health.boot_timeout <= 0:
         yield (*at, "health", "boot_timeout"), 'is 0, so no node could ever start; write "15m"'
-    yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
+    if pool.cloud.kind == "aws":
+        yield from aws_errors(at, pool)
+    else:
+        yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
     yield from _socket_errors((*at, "gateway", "socket"), pool.gateway.socket)
     for key, value in pool.gateway:
         if key in _GATEWAY_POSITIVE and not value > 0:
@@ -167,6 +171,8 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             f"{_text(pool.health.replace_after)} is shorter than one probe's interval and timeout together, "
             "so one slow answer replaces a node; write at least 30s",
         )
+    if pool.cloud.kind == "aws":
+        yield from aws_warnings(at, pool)
     yield from _file_warnings(at, pool)
 
 
@@ -179,7 +185,7 @@ def _file_errors(name: str, pool: PoolConfig) -> Iterator[_Found]:
         elif not os.access(key_file, os.R_OK):
             yield path, f"{key_file} cannot be read by this user; give it read permission"
     program = pool.engine.executable
-    if "/" in program:
+    if "/" in program and pool.cloud.kind == "local":  # elsewhere it is a path on the nodes
         if not Path(program).is_file():
             yield (*at, "executable"), f"there is no file {program}; correct the path or install the engine"
         elif not os.access(program, os.X_OK):

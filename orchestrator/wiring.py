@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -19,9 +20,18 @@ from orchestrator.config import Config, PoolConfig
 log = structlog.get_logger("wiring")
 
 
+class Closable(Protocol):
+    """Something that holds connections."""
+
+    async def close(self) -> None:
+        """Release them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch."""
+    """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `others`
+    are closed with the ports and not used otherwise."""
 
     instances: Instances
     offerings: Offerings
@@ -30,6 +40,7 @@ class Ports:
     engine: Engine
     command: EngineCommand
     metadata: LocalMetadata | None = None
+    others: tuple[Closable, ...] = ()
 
     async def close(self) -> None:
         """Release every connection. Touches no node and no target."""
@@ -40,38 +51,62 @@ class Ports:
         await self.instances.close()
         await self.offerings.close()
         await self.engine.close()
+        for other in self.others:
+            await other.close()
 
 
 def connect(config: Config, clock: Clock) -> Ports:
     """The ports of the configured pool. Opens nothing yet: connections are made at their first use."""
-    name, pool = config.pool_name, config.pool
+    pool = config.pool
+    engine = _engine(config, pool, clock)
+    command = engine.command(
+        EngineSpec(
+            model=pool.model_name,
+            served_name=pool.engine.served_name or pool.model_name,
+            args=pool.engine.args,
+            env=pool.engine.env,
+            executable=pool.engine.executable,
+            drain_budget=pool.drain.budget,
+        )
+    )
+    if pool.cloud.kind == "aws":
+        return _on_aws(config, clock, engine, command)
     cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
     metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
-    engine = _engine(config, pool, clock)
-    gateway = GatewayBalancer(
-        socket=pool.gateway.socket,
-        targets_file=pool.gateway.targets_file,
-        pool=name,
-        clock=clock,
-        on_file_error=lambda text: log.error("targets_file.not_written", error=text),
-    )
     return Ports(
         instances=LocalInstances(cloud),
         offerings=LocalOfferings(cloud),
         notices=(LocalEventFeed(cloud, clock), metadata),
-        balancers=(gateway,),
+        balancers=(_gateway(config, clock),),
         engine=engine,
-        command=engine.command(
-            EngineSpec(
-                model=pool.model_name,
-                served_name=pool.engine.served_name or pool.model_name,
-                args=pool.engine.args,
-                env=pool.engine.env,
-                executable=pool.engine.executable,
-                drain_budget=pool.drain.budget,
-            )
-        ),
+        command=command,
         metadata=metadata,
+    )
+
+
+def _on_aws(config: Config, clock: Clock, engine: Engine, command: EngineCommand) -> Ports:
+    from orchestrator.wiring_aws import connect_aws
+
+    aws = connect_aws(config, clock)
+    return Ports(
+        instances=aws.instances,
+        offerings=aws.offerings,
+        notices=aws.notices,
+        balancers=aws.balancers or (_gateway(config, clock),),
+        engine=engine,
+        command=command,
+        others=aws.calls,
+    )
+
+
+def _gateway(config: Config, clock: Clock) -> GatewayBalancer:
+    gateway = config.pool.gateway
+    return GatewayBalancer(
+        socket=gateway.socket,
+        targets_file=gateway.targets_file,
+        pool=config.pool_name,
+        clock=clock,
+        on_file_error=lambda text: log.error("targets_file.not_written", error=text),
     )
 
 

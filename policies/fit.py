@@ -32,7 +32,8 @@ _OVERHEAD = 2.0  # GiB a GPU for activations, CUDA graphs and the communication 
 _CACHE_AT_8B = 128 * 1024.0  # bytes a token in 16 bits
 _CACHE_POWER = 0.42
 _TIGHT = 0.1  # share of the GPU's memory that an estimate may be wrong by
-_EASY = 0.96  # share of the permitted memory that what we advise may take
+_ROOMY = 0.9  # share of the permitted memory that smaller weights may take: another model is chosen once
+_EASY = 0.96  # the same for more GPUs or shorter requests: each GPU more is paid by the hour
 _PACKED = 1.1  # 4-bit weights carry scales and some layers in 16 bits
 _SMALLER = (8, 4)
 
@@ -145,7 +146,7 @@ def _ways_out(need: Need, gpus: Gpus, parallel: int, utilisation: float) -> str:
     ways = []
     for bits in _SMALLER:
         smaller = replace(need, bits=bits)
-        if bits < need.bits and _used(smaller, gpus, parallel, utilisation) <= _EASY:
+        if bits < need.bits and _used(smaller, gpus, parallel, utilisation) <= _ROOMY:
             ways.append(f"{bits} bits")
             break
     for more in (parallel * 2**step for step in range(1, 7)):

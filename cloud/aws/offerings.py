@@ -123,21 +123,22 @@ class AwsOfferings:
 
     async def _price_list(self, clients: AwsClients, place: AwsRegion) -> None:
         """One question a type: the whole list of a region is tens of thousands of products."""
-        for name in place.instance_types:
-            if name in place.on_demand_prices:
-                continue
-            async for page in clients.pages(
-                Lane.LIST,
-                "pricing",
-                "get_products",
-                region=PRICE_LIST_REGION,
-                ServiceCode="AmazonEC2",
-                Filters=[{"Type": "TERM_MATCH", "Field": f, "Value": v} for f, v in _filters(place, name)],
-                MaxResults=_PRODUCTS_PAGE,
-            ):
-                for found, price in on_demand_prices(page.get("PriceList", ())).items():
-                    if found == name:
-                        self._on_demand[(place.region, name)] = price
+        asked = [name for name in place.instance_types if name not in place.on_demand_prices]
+        await asyncio.gather(*(self._listed_price(clients, place, name) for name in asked))
+
+    async def _listed_price(self, clients: AwsClients, place: AwsRegion, name: str) -> None:
+        async for page in clients.pages(
+            Lane.LIST,
+            "pricing",
+            "get_products",
+            region=PRICE_LIST_REGION,
+            ServiceCode="AmazonEC2",
+            Filters=[{"Type": "TERM_MATCH", "Field": f, "Value": v} for f, v in _filters(place, name)],
+            MaxResults=_PRODUCTS_PAGE,
+        ):
+            for found, price in on_demand_prices(page.get("PriceList", ())).items():
+                if found == name:
+                    self._on_demand[(place.region, name)] = price
 
 
 def _filters(place: AwsRegion, name: str) -> tuple[tuple[str, str], ...]:

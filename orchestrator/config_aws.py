@@ -1,0 +1,191 @@
+"""The [pool.NAME.cloud.aws] tables: what a pool may use of EC2, and whether its model fits there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import Field, WithJsonSchema
+
+from orchestrator.config_types import Duration, Money, Section, Strings, Texts, duration_key
+from orchestrator.units import format_duration, shown
+from policies.fit import Need, Verdict, bits_in, check, parameters_in
+
+if TYPE_CHECKING:
+    from orchestrator.config import PoolConfig
+
+_SHORTEST_REQUEST: Final = 2048  # tokens, when the flags do not say how long a request may be
+_UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
+_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_ACCOUNT_QUEUE: Final = re.compile(r"https?://\S+")
+
+Prices = Annotated[
+    dict[str, Money],
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string", "examples": ["6.88"]}}),
+]
+
+Found = tuple[tuple[str, ...], str]  # key path, sentence
+
+
+class AwsRegionTable(Section):
+    """One region that nodes may be launched in, named like the region, such as us-east-1."""
+
+    subnets: Texts = Field(
+        default={},
+        description="The subnet of each zone that may be used: zone = subnet id.",
+        examples=[{"us-east-1a": "subnet-0a1b2c3d"}],
+    )
+    launch_template: str = Field(
+        default="",
+        description="Launch template by name or lt-id: image, role, security groups, and the user-data that "
+        "starts the engine.",
+        examples=["llama-node"],
+    )
+    launch_template_version: int = Field(
+        default=1,
+        ge=1,
+        description="Version of the launch template. A number, so that a launch asked for again is the same.",
+    )
+    image: str = Field(default="", description="AMI to use instead of the launch template's.")
+    on_demand_prices: Prices = Field(
+        default={},
+        description="Your own on-demand prices per instance type in US dollars per hour. They win over the "
+        "price list, which is not asked then.",
+        examples=[{"p5.4xlarge": "6.88"}],
+    )
+    notice_queue: str = Field(
+        default="",
+        description="URL of the SQS queue that EventBridge fills with EC2 events. Empty: the status of spot "
+        "requests is the only source of notices.",
+        examples=["https://sqs.us-east-1.amazonaws.com/123456789012/notices"],
+    )
+
+
+class AwsTable(Section):
+    """EC2 as the source of machines, for `cloud.kind = "aws"`. Credentials are found as boto3 finds them."""
+
+    instance_types: Strings = Field(
+        default=(), description="Instance types that nodes may have.", examples=[["p5.4xlarge"]]
+    )
+    engine_port: int = Field(
+        default=8000, ge=1, le=65535, description="Port on which the engine of every node listens."
+    )
+    target_group: str = Field(
+        default="",
+        description="Target group (HTTP or HTTPS) of an Application Load Balancer, by name or ARN. It gets "
+        "the requests instead of the gateway. Empty: the gateway gets them.",
+        examples=["llama"],
+    )
+    poll_spot_requests: Duration = duration_key(5.0, "How often the status of spot requests is read.")
+    profile: str = Field(default="", description="Profile of the shared credentials file.")
+    endpoint: str = Field(
+        default="", description="URL where every service answers, for a stand-in of AWS. Empty means AWS."
+    )
+    regions: dict[str, AwsRegionTable] = Field(default={}, description="Regions that may be used.")
+
+
+def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """What keeps a pool from running on EC2."""
+    from cloud.aws.load_balancer import PROPAGATION
+
+    aws, at = pool.cloud.aws, (*at, "cloud", "aws")
+    if not aws.instance_types:
+        yield (*at, "instance_types"), 'is missing; write instance_types = ["p5.4xlarge"]'
+    if not aws.regions:
+        yield (*at, "regions"), f"is missing; write a table [{'.'.join(at)}.regions.us-east-1]"
+    if aws.poll_spot_requests <= 0:
+        yield (*at, "poll_spot_requests"), 'is 0, which leaves no time at all; write "5s"'
+    if aws.target_group and len(aws.regions) > 1:
+        yield (
+            (*at, "target_group"),
+            "one target group serves one region, and several are given; use the gateway or one region",
+        )
+    if aws.target_group and pool.drain.settle < PROPAGATION:
+        yield (
+            (*at[:-2], "drain", "settle"),
+            f"{format_duration(pool.drain.settle)} is too short with a target group: its balancer may go "
+            f"on sending requests to a drained node for {format_duration(PROPAGATION)}; write that or more",
+        )
+    for name, region in aws.regions.items():
+        yield from _region_errors((*at, "regions", name), name, region)
+    for name, verdict in _verdicts(pool):
+        if not verdict.fits and not verdict.tight:
+            yield (*at, "instance_types"), f"{name}: {verdict.text}"
+
+
+def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """What is doubtful about a pool on EC2."""
+    from cloud.aws.catalogue import catalogue
+
+    aws, at = pool.cloud.aws, (*at, "cloud", "aws")
+    table = catalogue()
+    for name in aws.instance_types:
+        if name not in table.types:
+            yield (
+                (*at, "instance_types"),
+                f"{name} is not in the table of GPU types of {table.as_of}, so nobody has checked that the "
+                "model fits; correct the name if it is wrong",
+            )
+    for name, verdict in _verdicts(pool):
+        if verdict.tight:
+            yield (*at, "instance_types"), f"{name} is a close fit by estimate: {verdict.text}"
+    for name, region in aws.regions.items():
+        if not region.notice_queue:
+            yield (
+                (*at, "regions", name, "notice_queue"),
+                "is not set, so only the status of spot requests tells of interruptions; "
+                "let EventBridge fill a queue and write its URL",
+            )
+
+
+def _region_errors(at: tuple[str, ...], name: str, region: AwsRegionTable) -> Iterator[Found]:
+    if not _REGION.fullmatch(name):
+        yield at, f"{shown(name)} is not the name of a region; write one such as us-east-1"
+    if not region.subnets:
+        yield (*at, "subnets"), f'is missing; write subnets = {{{name}a = "subnet-..."}}, one for each zone'
+    for zone in region.subnets:
+        if not zone.startswith(name):
+            yield (*at, "subnets", zone), f"{shown(zone)} is not a zone of {name}; write it in its own region"
+    if not region.launch_template:
+        yield (*at, "launch_template"), "is missing; write the name of the launch template of the nodes"
+    if region.notice_queue and not _ACCOUNT_QUEUE.fullmatch(region.notice_queue):
+        yield (*at, "notice_queue"), f"{shown(region.notice_queue)} is not a URL; write the queue's URL"
+
+
+def _verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
+    """Whether the model fits, for each type of which both sizes are known. Only vLLM's flags are read."""
+    from cloud.aws.catalogue import catalogue
+    from cloud.engines.flags import flag_value
+
+    args = pool.engine.args
+    parameters = parameters_in(pool.model)
+    if pool.engine.kind != "vllm" or parameters is None:
+        return
+    quantised = flag_value(args, "--quantization") or pool.model
+    need = Need(
+        parameters=parameters,
+        bits=bits_in(quantised),
+        context=_whole(flag_value(args, "--max-model-len"), _SHORTEST_REQUEST),
+        cache_bits=8 if (flag_value(args, "--kv-cache-dtype") or "").startswith("fp8") else 16,
+    )
+    parallel = _whole(flag_value(args, "--tensor-parallel-size"), 1)
+    parallel *= _whole(flag_value(args, "--pipeline-parallel-size"), 1)
+    utilisation = _share(flag_value(args, "--gpu-memory-utilization"))
+    for name in pool.cloud.aws.instance_types:
+        known = catalogue().types.get(name)
+        if known is not None:
+            yield name, check(need, known.gpus, parallel=parallel, utilisation=utilisation)
+
+
+def _whole(text: str | None, default: int) -> int:
+    """A flag's whole number; the default when it is missing or none (the engine will say so)."""
+    return int(text) if text is not None and text.isdecimal() and int(text) > 0 else default
+
+
+def _share(text: str | None) -> float:
+    try:
+        value = float(text) if text is not None else _UTILISATION
+    except ValueError:
+        return _UTILISATION
+    return value if 0.0 < value <= 1.0 else _UTILISATION

@@ -1,0 +1,109 @@
+"""From the [pool.NAME.cloud.aws] tables to the adapters of AWS. Imported only for `cloud.kind = "aws"`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cloud.aws.clients import AwsClients
+from cloud.aws.instances import AwsInstances
+from cloud.aws.load_balancer import AlbTargetGroup, Key
+from cloud.aws.notice_calls import NoticeCalls
+from cloud.aws.notice_queue import QueueNotices
+from cloud.aws.offerings import AwsOfferings
+from cloud.aws.places import AwsRegion
+from cloud.aws.prices import PriceBook
+from cloud.aws.spot_requests import SpotRequestNotices
+from cloud.ports import Clock, LoadBalancer, Notices
+from orchestrator.config import Config
+from orchestrator.config_aws import AwsTable
+
+_CONNECT = 2.0  # s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsPorts:
+    """What a pool on EC2 talks to. `balancers` is empty when the gateway gets the requests."""
+
+    instances: AwsInstances
+    offerings: AwsOfferings
+    notices: tuple[Notices, ...]
+    balancers: tuple[LoadBalancer, ...]
+    calls: tuple[NoticeCalls, ...]
+
+
+def connect_aws(config: Config, clock: Clock) -> AwsPorts:
+    """The adapters of the configured pool. Makes no call yet."""
+    table, name = config.pool.cloud.aws, config.pool_name
+    places = _places(table)
+    # A call gives up before the daemon gives it up, so that its thread is free again.
+    read = max(1.0, config.daemon.call_timeout - _CONNECT)
+    regions = [
+        (
+            AwsClients(
+                place.region,
+                endpoint=table.endpoint,
+                profile=table.profile,
+                read_timeout=read,
+                connect_timeout=_CONNECT,
+            ),
+            place,
+        )
+        for place in places
+    ]
+    prices = PriceBook()
+    instances = AwsInstances(regions, clock=clock, prices=prices)
+    calls = [NoticeCalls(clients) for clients, _ in regions]
+    return AwsPorts(
+        instances=instances,
+        offerings=AwsOfferings(regions, clock=clock, prices=prices),
+        notices=tuple(_notices(table, places, calls, clock)),
+        balancers=_balancers(table, name, instances, regions[0][0]),
+        calls=tuple(calls),
+    )
+
+
+def _places(table: AwsTable) -> list[AwsRegion]:
+    return [
+        AwsRegion(
+            region=name,
+            subnets=region.subnets,
+            instance_types=table.instance_types,
+            template=region.launch_template,
+            template_version=str(region.launch_template_version),
+            image=region.image,
+            engine_port=table.engine_port,
+            on_demand_prices=region.on_demand_prices,
+        )
+        for name, region in table.regions.items()
+    ]
+
+
+def _notices(
+    table: AwsTable, places: Sequence[AwsRegion], calls: Sequence[NoticeCalls], clock: Clock
+) -> list[Notices]:
+    """Two sources a region, named after it when there are several."""
+    found: list[Notices] = []
+    for place, asked in zip(places, calls, strict=True):
+        suffix = f"-{place.region}" if len(places) > 1 else ""
+        queue = table.regions[place.region].notice_queue
+        if queue:
+            found.append(QueueNotices(asked, clock, url=queue, name=f"aws-queue{suffix}"))
+        found.append(
+            SpotRequestNotices(
+                asked, clock, interval=table.poll_spot_requests, name=f"aws-spot-requests{suffix}"
+            )
+        )
+    return found
+
+
+def _balancers(
+    table: AwsTable, pool: str, instances: AwsInstances, clients: AwsClients
+) -> tuple[LoadBalancer, ...]:
+    if not table.target_group:
+        return ()
+
+    async def owners(targets: Sequence[Key]) -> Mapping[Key, str]:
+        return await instances.owners(pool, targets)
+
+    return (AlbTargetGroup(clients, group=table.target_group, owners=owners),)

@@ -1,0 +1,194 @@
+"""The tables of a pool on EC2: what they mean, what is wrong with them, whether the model fits."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud.aws.load_balancer import AlbTargetGroup
+from cloud.balancers.gateway import GatewayBalancer
+from cloud.clock import SystemClock
+from orchestrator.config import Config, ConfigError, build_config, load_config
+from orchestrator.wiring import connect
+
+QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
+
+
+def region(**changes: Any) -> dict[str, Any]:
+    made = {
+        "subnets": {"us-east-1a": "subnet-1"},
+        "launch_template": "node",
+        "launch_template_version": 3,
+        "notice_queue": QUEUE,
+    }
+    return {key: value for key, value in {**made, **changes}.items() if value is not None}
+
+
+def built(tmp_path: Path, *, pool: dict[str, Any] | None = None, regions: Any = None, **aws: Any) -> Config:
+    tables = {"instance_types": ["p5.4xlarge"], "regions": regions or {"us-east-1": region()}, **aws}
+    settings = {"replicas": 4, "cloud": {"kind": "aws", "aws": tables}, **(pool or {})}
+    return build_config({"pool": {"llama": settings}}, base=tmp_path)
+
+
+def faults(tmp_path: Path, **settings: Any) -> dict[str, str]:
+    with pytest.raises(ConfigError) as raised:
+        built(tmp_path, **settings)
+    return {problem.key: problem.text for problem in raised.value.problems}
+
+
+def test_a_complete_pool_has_neither_errors_nor_warnings(tmp_path: Path) -> None:
+    config = built(tmp_path)
+    assert config.warnings == ()
+    aws = config.pool.cloud.aws
+    assert aws.regions["us-east-1"].subnets == {"us-east-1a": "subnet-1"}
+    assert aws.regions["us-east-1"].on_demand_prices == {}
+
+
+def test_a_file_reads_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(
+        f"""
+        [pool.llama]
+        replicas = 4
+        [pool.llama.cloud]
+        kind = "aws"
+        [pool.llama.cloud.aws]
+        instance_types = ["p5.4xlarge", "g6e.12xlarge"]
+        poll_spot_requests = "2s"
+        [pool.llama.cloud.aws.regions.us-east-1]
+        subnets = {{ us-east-1a = "subnet-1" }}
+        launch_template = "node"
+        launch_template_version = 3
+        on_demand_prices = {{ "p5.4xlarge" = "6.88" }}
+        notice_queue = "{QUEUE}"
+        """
+    )
+    aws = load_config(file).pool.cloud.aws
+    assert aws.poll_spot_requests == 2.0
+    assert aws.regions["us-east-1"].on_demand_prices == {"p5.4xlarge": 6.88}
+
+
+def test_everything_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        build_config({"pool": {"a": {"replicas": 1, "cloud": {"kind": "aws"}}}}, base=tmp_path)
+    assert {p.key for p in raised.value.problems} == {
+        "pool.a.cloud.aws.instance_types",
+        "pool.a.cloud.aws.regions",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "words"),
+    [
+        ({"subnets": {}}, "subnets", "one for each zone"),
+        ({"subnets": {"eu-west-1a": "s"}}, "subnets.eu-west-1a", "not a zone of us-east-1"),
+        ({"launch_template": None}, "launch_template", "is missing"),
+        ({"launch_template_version": 0}, "launch_template_version", "at least 1"),
+        ({"notice_queue": "notices"}, "notice_queue", "not a URL"),
+        ({"on_demand_prices": {"x": "0"}}, "on_demand_prices.x", "allows nothing at all"),
+    ],
+)
+def test_a_region_that_cannot_work(tmp_path: Path, change: Any, key: str, words: str) -> None:
+    found = faults(tmp_path, regions={"us-east-1": region(**change)})
+    assert words in found[f"pool.llama.cloud.aws.regions.us-east-1.{key}"]
+
+
+def test_a_region_by_a_wrong_name(tmp_path: Path) -> None:
+    found = faults(tmp_path, regions={"virginia": region(subnets={"virginia-a": "s"})})
+    assert "not the name of a region" in found["pool.llama.cloud.aws.regions.virginia"]
+
+
+def test_a_target_group_needs_one_region_and_time_to_settle(tmp_path: Path) -> None:
+    both = {"us-east-1": region(), "us-west-2": region(subnets={"us-west-2a": "subnet-2"})}
+    found = faults(tmp_path, regions=both, target_group="llama")
+    assert "one region" in found["pool.llama.cloud.aws.target_group"]
+    assert "for 25s" in found["pool.llama.drain.settle"]
+    config = built(tmp_path, target_group="llama", pool={"drain": {"settle": 25.0}})
+    assert config.pool.cloud.aws.target_group == "llama"
+
+
+def test_without_a_queue_there_is_a_warning(tmp_path: Path) -> None:
+    (warning,) = built(tmp_path, regions={"us-east-1": region(notice_queue="")}).warnings
+    assert "EventBridge" in warning.text
+
+
+def test_a_type_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:
+    (warning,) = built(tmp_path, instance_types=["p9.tremendous"]).warnings
+    assert "p9.tremendous is not in the table" in warning.text
+
+
+def vllm(model: str, *args: str) -> dict[str, Any]:
+    return {"model": model, "engine": {"kind": "vllm", "args": list(args)}}
+
+
+def test_a_model_that_does_not_fit_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    found = faults(tmp_path, pool=vllm("meta-llama/Llama-3.1-70B-Instruct"))
+    assert found["pool.llama.cloud.aws.instance_types"] == (
+        "p5.4xlarge: 70B in 16 bits needs about 140 GB for its weights; 1 x H100 has 80 GiB: use 4 bits"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("p5.48xlarge", vllm("Llama-3.1-70B", "--tensor-parallel-size", "8")),
+        ("p5.4xlarge", vllm("Llama-3.1-70B-AWQ")),
+        ("g6e.12xlarge", vllm("Llama-3.1-70B", "--quantization", "fp8", "--tensor-parallel-size=4")),
+        ("p5.4xlarge", vllm("a-model-without-a-size")),
+    ],
+)
+def test_a_model_that_fits_is_accepted(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    assert built(tmp_path, pool=settings, instance_types=[kind]).warnings == ()
+
+
+def test_a_close_fit_is_a_warning(tmp_path: Path) -> None:
+    (warning,) = built(tmp_path, pool=vllm("Llama-3.1-70B-FP8")).warnings
+    assert "close fit" in warning.text
+
+
+def test_the_flags_of_the_engine_decide(tmp_path: Path) -> None:
+    long = vllm("Llama-3.1-8B", "--max-model-len", "4000000")
+    assert (
+        "for one request of 4000000 tokens"
+        in faults(tmp_path, pool=long)["pool.llama.cloud.aws.instance_types"]
+    )
+    greedy = vllm("Llama-3.1-8B", "--gpu-memory-utilization", "0.1")
+    assert faults(tmp_path, pool=greedy)
+    odd = vllm("Llama-3.1-8B", "--max-model-len", "much", "--gpu-memory-utilization", "all")
+    assert built(tmp_path, pool=odd).warnings == ()
+
+
+async def test_the_adapters_are_those_of_the_tables(tmp_path: Path) -> None:
+    ports = connect(built(tmp_path), SystemClock())
+    assert [source.name for source in ports.notices] == ["aws-queue", "aws-spot-requests"]
+    assert [type(balancer) for balancer in ports.balancers] == [GatewayBalancer]
+    await ports.close()
+    regions = {"us-east-1": region(), "us-west-2": region(subnets={"us-west-2a": "s"}, notice_queue="")}
+    ports = connect(built(tmp_path, regions=regions), SystemClock())
+    assert [source.name for source in ports.notices] == [
+        "aws-queue-us-east-1",
+        "aws-spot-requests-us-east-1",
+        "aws-spot-requests-us-west-2",
+    ]
+    await ports.close()
+    alb = built(tmp_path, target_group="llama", pool={"drain": {"settle": 30.0}})
+    ports = connect(alb, SystemClock())
+    assert [type(balancer) for balancer in ports.balancers] == [AlbTargetGroup]
+    await ports.close()
+
+
+@pytest.mark.slow
+def test_a_local_pool_does_not_load_boto3() -> None:
+    code = (
+        "import sys\n"
+        "from cloud.clock import SystemClock\n"
+        "from orchestrator.config import build_config\n"
+        "from orchestrator.wiring import connect\n"
+        "import orchestrator.daemon\n"
+        "connect(build_config({'pool': {'a': {'replicas': 1}}}), SystemClock())\n"
+        "assert not {'boto3', 'botocore'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
