@@ -58,8 +58,8 @@ def imds() -> Iterator[Imds]:
 class Machine:
     """One node: its metadata, and agents that run on it."""
 
-    def __init__(self, imds: Imds, directory: Path, **values) -> None:
-        self.id = f"i-{next(_numbers):017x}"
+    def __init__(self, imds: Imds, directory: Path, id: str = "", **values) -> None:
+        self.id = id or f"i-{next(_numbers):017x}"
         self._imds = imds
         self.url = imds.order("node", id=self.id, **values)["url"]
         self.directory = directory / self.id
