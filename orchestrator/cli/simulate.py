@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from orchestrator.simulator.views import SimulateView
 
 _Above0 = validators.Number(gt=0)
-Days = Annotated[float | None, Parameter(validator=_Above0)]
 Start = Annotated[Duration | None, Parameter(validator=validators.Number(gte=0))]
 
 
-def simulate(
-    *,
-    config: Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file with the pool.")],
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """What is played: a market, or a part of it, and how long things take there."""
+
     trace: Annotated[
         Path | None,
         Parameter(
@@ -32,7 +34,7 @@ def simulate(
             help="A recorded market: a directory with set.json, or one with several such directories. "
             "Without it the synthetic market of --seed.",
         ),
-    ] = None,
+    ] = None
     zones: Annotated[
         tuple[str, ...],
         Parameter(
@@ -42,7 +44,32 @@ def simulate(
             show_default=False,
             help="Only zones whose names begin like this.",
         ),
-    ] = (),
+    ] = ()
+    days: Annotated[float | None, Parameter(help="Play only so many days.", validator=_Above0)] = None
+    skip_days: Annotated[
+        float, Parameter(help="Begin so many days into the market.", validator=validators.Number(gte=0))
+    ] = 0.0
+    cold_start: Annotated[
+        Start,
+        Parameter(help="From launch to ready, on both markets; else starts.spot and starts.on_demand."),
+    ] = None
+    notice: Annotated[
+        Start, Parameter(help="From a notice to its deadline; else starts.notice of the file.")
+    ] = None
+    seed: Annotated[int, Parameter(help="Draws who is taken, and the synthetic market.")] = 1
+
+    @property
+    def starts(self) -> dict[str, float]:
+        """What the command line says instead of the file's [pool.NAME.starts]."""
+        cold = {} if self.cold_start is None else {"spot": self.cold_start, "on_demand": self.cold_start}
+        return cold if self.notice is None else {**cold, "notice": self.notice}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compare:
+    """Which rows there are."""
+
     policy: Annotated[
         tuple[str, ...],
         Parameter(
@@ -53,22 +80,10 @@ def simulate(
             help="Only these rows, by name or by the beginning of it: pool (the file's own), 70/30, "
             "adaptive, a baseline, or the bound.",
         ),
-    ] = (),
-    days: Annotated[Days, Parameter(help="Play only so many days.")] = None,
-    skip_days: Annotated[
-        float, Parameter(help="Begin so many days into the market.", validator=validators.Number(gte=0))
-    ] = 0.0,
-    cold_start: Annotated[
-        Start,
-        Parameter(help="From launch to ready, on both markets; else starts.spot and starts.on_demand."),
-    ] = None,
-    notice: Annotated[
-        Start, Parameter(help="From a notice to its deadline; else starts.notice of the file.")
-    ] = None,
-    seed: Annotated[int, Parameter(help="Draws who is taken, and the synthetic market.")] = 1,
+    ] = ()
     baselines: Annotated[
         bool, Parameter(help="Also run what others do, other mixes of the pool, and the bound.")
-    ] = True,
+    ] = True
     whole_daemon: Annotated[
         bool,
         Parameter(
@@ -76,7 +91,14 @@ def simulate(
             help="Also run the pool with the whole daemon (loop, observer, actuator, journal) on virtual "
             "time: some seconds for an hour.",
         ),
-    ] = False,
+    ] = False
+
+
+def simulate(
+    *,
+    config: Annotated[Path, Parameter(name=["--config", "-c"], help="The configuration file with the pool.")],
+    play: Play = Play(),
+    compare: Compare = Compare(),
     plot: Annotated[
         Path | None,
         Parameter(
@@ -105,28 +127,15 @@ def simulate(
       orchestrator simulate -c pool.toml --policy pool SpotHedge --cold-start 600s
       orchestrator simulate -c pool.toml -o json | jq '.markets[0].summary'
     """
-    from orchestrator.simulator import study, tables
+    from orchestrator.simulator import tables
 
     settings = shared.read_config(config)
-    starts = _starts(cold_start, notice)
     if plot is not None:
         _check_plot(plot)
-    found = _markets(settings, trace, zones, days, skip_days, seed)
-    try:
-        rows = study.rows_of(
-            settings,
-            starts=starts,
-            names=policy,
-            baselines=baselines,
-            solver=_has_solver(),
-            whole_daemon=whole_daemon,
-        )
-        results = _run(rows, [scenario for scenario, _ in found], settings, starts, seed, jobs, quiet)
-    except study.UnknownPolicy as error:
-        raise CommandError(str(error), shared.USAGE) from error
-    except (study.RunsLost, study.Failed) as error:
-        raise CommandError(str(error)) from error
-    view = _view(config, settings, found, rows, results, starts, seed)
+    rows = _rows(settings, play, compare)
+    found = _markets(settings, play)
+    results = _run(rows, [scenario for scenario, _ in found], settings, play, jobs, quiet)
+    view = _view(config, settings, found, rows, results, play)
     if plot is not None:
         _draw(plot, found, results, quiet)
     if output == "json":
@@ -136,39 +145,46 @@ def simulate(
     return shared.OK
 
 
-def _starts(cold_start: float | None, notice: float | None) -> dict[str, float]:
-    """What the command line says instead of the file's [pool.NAME.starts]."""
-    starts = {} if cold_start is None else {"spot": cold_start, "on_demand": cold_start}
-    return starts if notice is None else {**starts, "notice": notice}
+def _rows(settings: Config, play: Play, compare: Compare) -> list[Row]:
+    from orchestrator.simulator import study
+
+    try:
+        return study.rows_of(
+            settings,
+            starts=play.starts,
+            names=compare.policy,
+            baselines=compare.baselines,
+            solver=_has_solver(),
+            whole_daemon=compare.whole_daemon,
+        )
+    except study.UnknownPolicy as error:
+        raise CommandError(str(error), shared.USAGE) from error
 
 
-def _markets(
-    settings: Config,
-    trace: Path | None,
-    zones: tuple[str, ...],
-    days: float | None,
-    skip_days: float,
-    seed: int,
-) -> list[tuple[Scenario, str | None]]:
+def _markets(settings: Config, play: Play) -> list[tuple[Scenario, str | None]]:
     """What is played, each with the date at which it begins, if that is known."""
     from orchestrator.simulator import markets
 
     try:
-        if trace is None:
-            length = None if days is None else days + skip_days
-            sets = [markets.synthetic(seed, length)]
+        if play.trace is None:
+            length = None if play.days is None else play.days + play.skip_days
+            sets = [markets.synthetic(play.seed, length)]
         else:
-            sets = [found for _, found in markets.read_sets(trace)]
+            sets = [found for _, found in markets.read_sets(play.trace)]
         found, left_out = [], []
         for spotset in sets:
             try:
                 scenario = markets.scenario_of(
-                    spotset, replicas=settings.pool.replicas, zones=zones, days=days, skip_days=skip_days
+                    spotset,
+                    replicas=settings.pool.replicas,
+                    zones=play.zones,
+                    days=play.days,
+                    skip_days=play.skip_days,
                 )
             except markets.NoZone as error:
                 left_out.append(error)
             else:
-                found.append((scenario, markets.begin_of(spotset, skip_days)))
+                found.append((scenario, markets.begin_of(spotset, play.skip_days)))
         if not found:
             raise left_out[0]
     except markets.MarketError as error:
@@ -182,22 +198,24 @@ def _run(
     rows: list[Row],
     scenarios: list[Scenario],
     settings: Config,
-    starts: dict[str, float],
-    seed: int,
+    play: Play,
     jobs: int | None,
     quiet: bool,
 ) -> list[Result]:
     from orchestrator.simulator import study
     from orchestrator.simulator.progress import showing
 
-    timings = study.timings_of(settings, starts=starts)
+    timings = study.timings_of(settings, starts=play.starts)
     work = [
-        study.Job(row=row, scenario=scenario, timings=timings, seed=seed)
+        study.Job(row=row, scenario=scenario, timings=timings, seed=play.seed)
         for scenario in scenarios
         for row in rows
     ]
-    with showing(len(work), quiet=quiet) as progress:
-        return study.run_all(work, workers=jobs or study.cores(), progress=progress)
+    try:
+        with showing(len(work), quiet=quiet) as progress:
+            return study.run_all(work, workers=jobs or study.cores(), progress=progress)
+    except (study.RunsLost, study.Failed) as error:
+        raise CommandError(str(error)) from error
 
 
 def _view(
@@ -206,17 +224,16 @@ def _view(
     found: list[tuple[Scenario, str | None]],
     rows: list[Row],
     results: list[Result],
-    starts: dict[str, float],
-    seed: int,
+    play: Play,
 ) -> SimulateView:
     from orchestrator.simulator import report, study
 
-    timings = study.timings_of(settings, starts=starts)
+    timings = study.timings_of(settings, starts=play.starts)
     made = [
         report.market_view(scenario, results[place * len(rows) : (place + 1) * len(rows)], begin)
         for place, (scenario, begin) in enumerate(found)
     ]
-    pool = study.pool_of(settings, starts=starts)
+    pool = study.pool_of(settings, starts=play.starts)
     return {
         "schema": "simulate/1",
         "config": str(file),
@@ -226,7 +243,7 @@ def _view(
         "on_demand_start_s": timings.on_demand_start,
         "standby_start_s": timings.standby_start,
         "notice_s": timings.notice,
-        "seed": seed,
+        "seed": play.seed,
         "markets": made,
         "mean": report.mean_views(made),
         "notes": report.notes_of(pool, [scenario for scenario, _ in found], timings, solver=_has_solver()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -49,6 +50,47 @@ def show(
     return shared.OK
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsaid:
+    """What a recording does not say, and what to take of it."""
+
+    on_demand_price: Annotated[
+        Price, Parameter(help="On-demand price of a node, USD per hour, where the recording has none.")
+    ] = None
+    spot_price: Annotated[
+        Price, Parameter(help="skypilot: spot price, USD per hour; else 30% of the on-demand price.")
+    ] = None
+    nodes: Annotated[
+        Count | None,
+        Parameter(
+            help="skypilot: how many nodes a recorded 1 stands for (1). aws-price-history: how many nodes "
+            "can be had in a zone (16)."
+        ),
+    ] = None
+    capacity: Annotated[
+        Literal["price", "synthetic"],
+        Parameter(
+            help="aws-price-history tells of no capacity. price: there is some while the price is at most "
+            "--max-price. synthetic: real prices with the losses of the synthetic market."
+        ),
+    ] = "price"
+    max_price: Annotated[
+        Price, Parameter(help="aws-price-history: no capacity above this price; else the on-demand price.")
+    ] = None
+    gap: Annotated[
+        Duration,
+        Parameter(
+            help="aws-price-history: length of a tick.", validator=_Above0, show_default=lambda _: "300s"
+        ),
+    ] = 300.0
+    instance: Annotated[str | None, Parameter(help="aws-price-history: the instance type to take.")] = None
+    product: Annotated[
+        str | None, Parameter(help="aws-price-history: the product to take, such as Linux/UNIX.")
+    ] = None
+    seed: Annotated[int, Parameter(help="With --capacity synthetic: which market.")] = 1
+
+
 def convert(
     files: Annotated[
         tuple[Path, ...], Parameter(name="files", help="The recording: a file per zone, or price histories.")
@@ -59,40 +101,7 @@ def convert(
     source: Annotated[
         Literal["skypilot", "aws-price-history"], Parameter(name="--from", help="The format of the files.")
     ],
-    on_demand_price: Annotated[
-        Price, Parameter(help="On-demand price of a node, USD per hour, where the recording has none.")
-    ] = None,
-    spot_price: Annotated[
-        Price, Parameter(help="skypilot: spot price, USD per hour; else 30% of the on-demand price.")
-    ] = None,
-    nodes: Annotated[
-        Count | None,
-        Parameter(
-            help="skypilot: how many nodes a recorded 1 stands for (1). aws-price-history: how many nodes "
-            "can be had in a zone (16)."
-        ),
-    ] = None,
-    capacity: Annotated[
-        Literal["price", "synthetic"],
-        Parameter(
-            help="aws-price-history tells of no capacity. price: there is some while the price is at most "
-            "--max-price. synthetic: real prices with the losses of the synthetic market."
-        ),
-    ] = "price",
-    max_price: Annotated[
-        Price, Parameter(help="aws-price-history: no capacity above this price; else the on-demand price.")
-    ] = None,
-    gap: Annotated[
-        Duration,
-        Parameter(
-            help="aws-price-history: length of a tick.", validator=_Above0, show_default=lambda _: "300s"
-        ),
-    ] = 300.0,
-    instance: Annotated[str | None, Parameter(help="aws-price-history: the instance type to take.")] = None,
-    product: Annotated[
-        str | None, Parameter(help="aws-price-history: the product to take, such as Linux/UNIX.")
-    ] = None,
-    seed: Annotated[int, Parameter(help="With --capacity synthetic: which market.")] = 1,
+    unsaid: Unsaid = Unsaid(),
     name: Annotated[str | None, Parameter(help="Name of the set; else that of the directory.")] = None,
     force: Force = False,
 ) -> int:
@@ -112,18 +121,7 @@ def convert(
     from cloud.local.recordings import Assumed, from_price_history, from_skypilot
     from cloud.local.spotset import SpotsetError
 
-    assumed = Assumed(
-        name=name or output.resolve().name,
-        on_demand_price=on_demand_price,
-        spot_price=spot_price,
-        nodes=nodes,
-        gap=gap,
-        capacity=capacity,
-        max_price=max_price,
-        seed=seed,
-        instance=instance,
-        product=product,
-    )
+    assumed = Assumed(name=name or output.resolve().name, **asdict(unsaid))
     try:
         made = (from_skypilot if source == "skypilot" else from_price_history)(files, assumed)
     except SpotsetError as error:
