@@ -242,6 +242,19 @@ async def test_a_burst_is_received_and_deleted_in_batches(any_sqs, open_source):
     assert await any_sqs.left() == 0
 
 
+async def test_a_thousand_warnings_among_as_many_strangers_take_a_bounded_number_of_calls(sqs, open_source):
+    await sqs.send(*(text for n in range(1000) for text in (body(node(n)), body(node(n), source="my.app"))))
+    source = open_source(sqs)
+    found = await take(source, 1000, acknowledge=False)
+    assert {notice.node for notice in found} == {node(n) for n in range(1000)}
+    await asyncio.gather(*(source.acknowledge(notice) for notice in found))
+    await until(lambda: _empty(sqs))
+    assert source.counts.foreign == 1000
+    assert sqs.calls["receive_message"] <= 220
+    # Strangers' messages are deleted as they come, ten to a batch or fewer.
+    assert sqs.calls["delete_message_batch"] <= 420
+
+
 @pytest.mark.parametrize("error", [Denied("expired"), Uncertain("reset"), RuntimeError("a bug")])
 async def test_calls_that_fail_are_asked_again_and_the_age_says_so(sqs, open_source, error):
     sqs.failures["receive_message"] = [error]
