@@ -1,0 +1,192 @@
+"""The daemon as a process on EC2, as a stand-in for AWS shows it: engines stand behind the instances.
+
+Instances get addresses of the loopback, and a keeper runs a simulated engine at the address of every running
+one, so the daemon, the gateway and the clients see what they would see on AWS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 60.0
+REGION = "us-east-1"
+TYPE = "p5.4xlarge"
+POOL = "pool.test"
+
+
+@dataclass
+class Machines:
+    """EC2 as seen from outside of the daemon, with an engine at every running instance."""
+
+    shim: Any
+    ec2: Any
+    port: int
+    engines: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+
+    def described(self) -> list[dict[str, Any]]:
+        """Every instance of the pool."""
+        asked = [{"Name": "tag:orchestrator:pool", "Values": ["test"]}]
+        pages = self.ec2.get_paginator("describe_instances").paginate(Filters=asked)
+        return [m for page in pages for r in page["Reservations"] for m in r["Instances"]]
+
+    async def living(self) -> dict[str, str]:
+        """Instances that are not ending: id to market."""
+        return {
+            machine["InstanceId"]: machine.get("InstanceLifecycle", "on-demand")
+            for machine in await asyncio.to_thread(self.described)
+            if machine["State"]["Name"] in ("pending", "running")
+        }
+
+    async def keep(self) -> None:
+        """An engine runs where an instance does, and dies with it."""
+        while True:
+            for machine in await asyncio.to_thread(self.described):
+                node, runs = machine["InstanceId"], machine["State"]["Name"] == "running"
+                if runs and node not in self.engines:
+                    self.engines[node] = await self._engine(machine["PrivateIpAddress"])
+                elif not runs and node in self.engines and self.engines[node].returncode is None:
+                    self.engines[node].kill()
+            await asyncio.sleep(0.1)
+
+    async def _engine(self, host: str) -> asyncio.subprocess.Process:
+        options = {
+            "model": "simulated",
+            "served-model-name": "simulated",
+            "host": host,
+            "port": str(self.port),
+            "load-time": "0.1",
+            "tokens-per-second": "50",
+            "max-num-seqs": "8",
+            "shutdown-timeout": "5",
+        }
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cloud.engines.simulated_server",
+            *words,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+
+    async def end(self) -> None:
+        """Kill every engine."""
+        for engine in self.engines.values():
+            with contextlib.suppress(ProcessLookupError):
+                engine.kill()
+            await engine.wait()
+
+
+@pytest.fixture(scope="module")
+def subnets(aws_shim_process: Any) -> dict[str, str]:
+    """A network on the loopback and a launch template."""
+    ec2: Any = boto3.client("ec2", region_name=REGION, endpoint_url=aws_shim_process.url)
+    vpc = ec2.create_vpc(CidrBlock="127.78.0.0/16")["Vpc"]["VpcId"]
+    made = {}
+    for number, zone in enumerate((f"{REGION}a", f"{REGION}b")):
+        block = f"127.78.{number}.0/24"
+        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone=zone)
+        made[zone] = subnet["Subnet"]["SubnetId"]
+    ec2.create_launch_template(
+        LaunchTemplateName="system-node", LaunchTemplateData={"ImageId": "ami-12345678"}
+    )
+    return made
+
+
+def queue_of_events(url: str) -> str:
+    """A queue that EventBridge fills with the events of EC2; its URL."""
+    sqs: Any = boto3.client("sqs", region_name=REGION, endpoint_url=url)
+    events: Any = boto3.client("events", region_name=REGION, endpoint_url=url)
+    queue = str(sqs.create_queue(QueueName="system-notices")["QueueUrl"])
+    named = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
+    events.put_rule(Name="system", EventPattern='{"source": ["aws.ec2"]}')
+    events.put_targets(Rule="system", Targets=[{"Id": "q", "Arn": named["Attributes"]["QueueArn"]}])
+    return queue
+
+
+@pytest.fixture
+async def machines(aws_shim: Any) -> AsyncIterator[Machines]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ec2: Any = boto3.client("ec2", region_name=REGION, endpoint_url=aws_shim.url)
+    machines = Machines(aws_shim, ec2, port)
+    keeping = asyncio.create_task(machines.keep())
+    yield machines
+    keeping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeping
+    await machines.end()
+
+
+def tables(machines: Machines, subnets: dict[str, str]) -> dict[str, dict[str, object]]:
+    """What makes a stack's pool run on EC2."""
+    aws = f"{POOL}.cloud.aws"
+    return {
+        POOL: {"replicas": 3},
+        f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
+        aws: {
+            "endpoint": machines.shim.url,
+            "instance_types": [TYPE],
+            "engine_port": machines.port,
+            "poll_spot_requests": "500ms",
+        },
+        f"{aws}.regions.{REGION}": {
+            "launch_template": "system-node",
+            "launch_template_version": 1,
+            "notice_queue": queue_of_events(machines.shim.url),
+        },
+        f"{aws}.regions.{REGION}.subnets": dict(subnets),
+    }
+
+
+def whole(pool: Any) -> bool:
+    """Three ready nodes serve, two of them on spot, and nothing is on its way."""
+    nodes = [node for node in pool["nodes"] if node["phase"] != "gone"]
+    ready = [node for node in nodes if node["phase"] == "ready" and node["target"] == "healthy"]
+    spot = [node for node in ready if node["market"] == "spot"]
+    return len(nodes) == len(ready) == 3 and len(spot) == 2
+
+
+async def test_a_pool_on_ec2_outlives_a_reclaim_and_its_daemon(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    async with new_stack(tables(machines, subnets), parts=("gateway", "daemon")) as stack:
+        await stack.until_pool("the pool is as wanted", whole)
+        first = await machines.living()
+        assert sorted(first.values()) == ["on-demand", "spot", "spot"]
+        doomed = next(node for node, market in first.items() if market == "spot")
+        async with stack.traffic() as traffic:
+            machines.shim.order("reclaim", node=doomed)
+            await stack.until_pool(
+                "the doomed node is gone and the pool whole",
+                lambda pool: whole(pool) and doomed not in {n["id"] for n in pool["nodes"]},
+            )
+            await traffic.answers(20)
+        assert (traffic.report.failed, traffic.report.streams_cut) == (0, 0), traffic.report
+        told = {e["data"]["notice"]["source"] for e in await stack.events() if e["kind"] == "NoticeSeen"}
+        assert told == {"aws-queue", "aws-spot-requests"}
+
+        before = await machines.living()
+        launches = machines.shim.order("calls")["RunInstances"]
+        assert len(before) == 3
+        await stack.kill("daemon")
+        await stack.start("daemon")
+        await stack.until_pool("the pool is as wanted after a restart", whole)
+        assert await machines.living() == before
+        assert machines.shim.order("calls")["RunInstances"] == launches
+        assert await stack.stop("daemon") == 0
+    assert await machines.living() == before
+    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    assert len(set(tokens)) == len(tokens)
