@@ -33,7 +33,27 @@ HISTORY: Final = 900.0
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
-_CODES = ("marked-for-*", "instance-terminated-*", "instance-stopped-*")
+_CODES = (
+    # The codes of the user guide, and patterns for those to come: the guide does not say of this filter
+    # whether it takes patterns.
+    "marked-for-termination",
+    "marked-for-stop",
+    "marked-for-stop-by-experiment",
+    "instance-terminated-no-capacity",
+    "instance-terminated-by-price",
+    "instance-terminated-by-experiment",
+    "instance-terminated-by-schedule",
+    "instance-terminated-by-service",
+    "instance-terminated-capacity-oversubscribed",
+    "instance-terminated-launch-group-constraint",
+    "instance-stopped-no-capacity",
+    "instance-stopped-by-price",
+    "instance-stopped-by-experiment",
+    "instance-stopped-capacity-oversubscribed",
+    "marked-for-*",
+    "instance-terminated-*",
+    "instance-stopped-*",
+)
 _TAKEN = re.compile(r"(?:spot-)?(?:marked-for|instance-terminated|instance-stopped)-.+")
 
 

@@ -172,7 +172,10 @@ async def test_one_look_reads_every_page_and_asks_for_the_statuses_that_count():
     found = await take(SpotRequestNotices(calls, JumpingClock()), 3)
     assert [notice.node for notice in found] == ["i-0", "i-1", "i-2"]
     assert len(calls.asked) == 3
-    assert "marked-for-*" in calls.asked[0]["Filters"][0]["Values"]
+    (codes,) = calls.asked[0]["Filters"]
+    assert codes["Name"] == "status-code"
+    assert all(takes_away(code.replace("*", "x")) for code in codes["Values"])
+    assert {"instance-terminated-no-capacity", "marked-for-stop"} <= {*codes["Values"]}
 
 
 async def test_what_is_not_ours_and_what_is_history_is_not_told():
