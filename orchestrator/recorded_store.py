@@ -1,14 +1,17 @@
-"""The real journal as a simulated daemon has it: each write is an effect, a kill leaves the disk as it is."""
+"""A daemon as a simulated process, and its real journal: a write is an effect, a kill leaves the disk be."""
 
 from __future__ import annotations
 
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud.sim.effects import Effects
 from orchestrator.codec import encode
+from orchestrator.daemon import Daemon
+from orchestrator.lease import FileLease
 from orchestrator.store import Store, StoreUnavailable, node_of
 from policies.economics import Charge
 from policies.events import Event, IntentOpened
@@ -64,6 +67,25 @@ class RecordedStore(Store):
                 pool, charges, on_demand_usd=on_demand_usd, until=until
             ),
         )
+
+
+@dataclass(kw_only=True)
+class SimProcess:
+    """One daemon as a simulated process: `ended` says why it is no more, empty while it lives.
+
+    `ahead`: seconds by which its clock is ahead of the world's. `supervised`: it is started again when it
+    ends by itself.
+    """
+
+    name: str
+    daemon: Daemon
+    up_since: float | None = None
+    ahead: float = 0.0
+    frozen: bool = False
+    supervised: bool = False
+    ended: str = ""
+    leases: list[FileLease] = field(default_factory=list)
+    stores: list[Store] = field(default_factory=list)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cloud.sim.checker import Bounds, Broken, Checker, DaemonState
 from cloud.sim.cloud import SimInstances, SimOfferings
 from cloud.sim.effects import Effect, Effects, Moment, Point
 from cloud.sim.engine import SimEngine
+from cloud.sim.limits import Limits
 from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
 from orchestrator.config import Config
@@ -33,7 +34,7 @@ from orchestrator.daemon import Daemon, StartError
 from orchestrator.journal_file import JournalFile
 from orchestrator.journal_replay import Selection, replay
 from orchestrator.lease import FileLease
-from orchestrator.recorded_store import RecordedStore, untouched
+from orchestrator.recorded_store import RecordedStore, SimProcess, untouched
 from orchestrator.store import Store, StoreUnavailable, Superseded
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
@@ -80,25 +81,6 @@ class Outcome:
     tail: tuple[str, ...]
 
 
-@dataclass(kw_only=True)
-class SimProcess:
-    """One daemon as a simulated process: `ended` says why it is no more, empty while it lives.
-
-    `ahead`: seconds by which its clock is ahead of the world's. `supervised`: it is started again when it
-    ends by itself.
-    """
-
-    name: str
-    daemon: Daemon
-    up_since: float | None = None
-    ahead: float = 0.0
-    frozen: bool = False
-    supervised: bool = False
-    ended: str = ""
-    leases: list[FileLease] = field(default_factory=list)
-    stores: list[Store] = field(default_factory=list)
-
-
 class Simulation:
     """One run: one seed, one world, one pool, one daemon after another.
 
@@ -134,6 +116,10 @@ class Simulation:
             traffic=traffic if traffic is not None else Traffic(),
         )
         self.checker = Checker(self.world, [self.table], self.pool, daemon=self._state, bounds=bounds)
+        self.limits = Limits(self.world, self.pool, checked=self._checked, report=self.checker.report)
+        self._accepted = 0
+        self._wrote: SimProcess | None = None  # the daemon whose target set was accepted last
+        self.world.effects.watchers.append(self._one_writer)
         self.world.effects.hook = self._at_effect
         self.processes: list[SimProcess] = []
         self._started: list[SimProcess] = []
@@ -256,7 +242,7 @@ class Simulation:
             store = self._store.open(path, now=now, inline=inline)
             if not isinstance(store, RecordedStore):
                 raise TypeError("Store.open made another class than it was called on")
-            store.effects, store.hear = self.effects, self.checker.hear
+            store.effects, store.hear = self.effects, self._hear
             stores.append(store)
             return store
 
@@ -312,13 +298,13 @@ class Simulation:
         for part in self.config.daemon.state_dir.glob("journal.db*"):
             part.unlink()
         self.world.trace.add("journal lost")
-        self.checker.forget()
+        self.forget()
 
     def _forget_unwritten(self, process: SimProcess) -> None:
         """What a full disk kept out of the journal is lost with the process."""
         loop = process.daemon.loop
         if loop is not None and loop.last is not None and not loop.last.world.durable:
-            self.checker.forget()
+            self.forget()
 
     def restart_later(self) -> None:
         """What the service manager does after a death: it has one daemon, and starts no second one."""
@@ -401,6 +387,33 @@ class Simulation:
         self.kill(process)
         self.restart_later()
         await self.loop.halted()
+
+    def _checked(self, name: str) -> None:
+        self.checker.checked[name] += 1
+
+    def _hear(self, events: Sequence[Event]) -> None:
+        self.checker.hear(events)
+        self.limits.hear(events)
+
+    def forget(self) -> None:
+        """A daemon's memory is lost: what it promised is forgotten."""
+        self.checker.forget()
+        self.limits.forget()
+
+    def _one_writer(self, effect: Effect, moment: Moment) -> None:
+        """Once a daemon has written the target set, no daemon before it writes one any more."""
+        process = next((p for p in self.processes if p.name == current_process()), None)
+        if effect.kind != "apply" or moment is not Moment.AFTER or process is None:
+            return
+        accepted, self._accepted = self.table.accepted > self._accepted, self.table.accepted
+        if not accepted:
+            return
+        self._checked("one-writer")
+        if self._wrote is not None and self.processes.index(process) < self.processes.index(self._wrote):
+            text = f"{process.name} wrote a target set after {self._wrote.name} had taken over"
+            self.checker.report("one-writer", process.name, text)
+        else:
+            self._wrote = process
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self._over:

@@ -34,6 +34,7 @@ class TargetTable:
         self._world, self._rng, self._traffic = world, rng, traffic
         self._restarts = 0
         self.generation = 0
+        self.accepted = 0  # writes so far
         self.targets: dict[str, TargetSpec] = {}
         self.served = self.unserved = 0
         self._owed = 0.0
@@ -50,6 +51,7 @@ class TargetTable:
         if generation < self.generation:
             raise Denied(f"{self.name}: generation {generation} is below {self.generation} (simulated)")
         self.generation = generation
+        self.accepted += 1
         if not self._world.faults.forgetful:
             self.targets = {s.id: s for s in desired}
 

@@ -265,7 +265,10 @@ class Checker:
         for node, phase in after.items():
             machine = self._world.machine(node)
             if phase is TargetPhase.ACTIVE:
-                self._may_enter(node, machine, now, new=before.get(node) is not TargetPhase.ACTIVE)
+                alone = sum(p is TargetPhase.ACTIVE for p in after.values()) == 1  # the last that may answer
+                self._may_enter(
+                    node, machine, now, new=before.get(node) is not TargetPhase.ACTIVE, alone=alone
+                )
             else:
                 deadline = table.targets[node].drain_deadline
                 if node in self._leaving and node not in self._drained and deadline is not None:
@@ -275,10 +278,10 @@ class Checker:
         self._never_emptied(table, active_before, active_after, now)
         self._enough_left(table, active_before, active_after, now)
 
-    def _may_enter(self, node: str, machine: Machine | None, now: float, *, new: bool) -> None:
-        """Only a ready node that does not drain gets requests."""
+    def _may_enter(self, node: str, machine: Machine | None, now: float, *, new: bool, alone: bool) -> None:
+        """Only a ready node that does not drain gets requests, or the only one that is left."""
         self.checked["no-way-back"] += 1
-        if node in self._drained:
+        if node in self._drained and not alone:
             self.report("no-way-back", node, f"{node} drained and gets new requests")
         if new:
             self.checked["ready-first"] += 1
@@ -307,8 +310,9 @@ class Checker:
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
         rumoured = [n for n in chosen if self._world.machines[n].rumoured]
         doubtful = sum(
-            m.live and m.rumoured and m.told_at is None and m.id in self._leaving - self._excused
+            m.live and m.rumoured and m.told_at is None and not self._quiet(m, now)
             for m in self._ours()
+            if m.id in self._leaving and m.id not in self._excused and m.id not in self._asked
         )
         if rumoured and doubtful <= self._pool.disruption_budget:
             chosen = [n for n in chosen if n not in rumoured]

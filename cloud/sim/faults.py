@@ -91,6 +91,7 @@ class Faults:
     lost_probes: float = 0.0
     unreachable: set[str] = field(default_factory=set)
     forgetful: bool = False
+    calls: int = 0  # calls that were begun so far
     met: Counter[Fault] = field(default_factory=Counter)
     _armed: dict[str, list[Fault]] = field(default_factory=dict)
     _outages: dict[str, list[Fault]] = field(default_factory=dict)
@@ -125,6 +126,7 @@ class Faults:
 
     def draw(self, call: str) -> Fault | None:
         """The fault of a call that begins now."""
+        self.calls += call not in ("stream", "acknowledge")
         fault = self._next(call)
         if fault is not None:
             self.met[fault] += 1

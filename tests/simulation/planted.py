@@ -7,10 +7,12 @@ in the journal, in the world, or in a rule of the daemon that is switched off. `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from planted_ports import (
     HidesNewMachines,
     LaunchesWithABug,
     ListsWithABug,
+    ListsWithoutAPause,
     LosesATarget,
     NeverForgets,
     NeverTerminates,
@@ -34,16 +37,35 @@ from planted_ports import (
     around,
     both,
 )
+from planted_rules import (
+    Patch,
+    adopts_strangers,
+    believes_every_report,
+    believes_provider_clock,
+    collects_nothing,
+    disturbs_what_it_likes,
+    doomed_nodes_never_drain,
+    drains_are_over_at_once,
+    ends_what_serves,
+    launches_what_it_likes,
+    silence_is_loss,
+    spends_what_it_likes,
+    spot_notices_doom_all,
+    two_daemons_act,
+    two_daemons_write_the_journal,
+)
 from scenarios import PACE, bootstrap, config, loss, notice, place, return_to_spot, sales
 
 from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
 from cloud.sim.faults import Fault
+from cloud.sim.notices import METADATA
 from orchestrator.recorded_store import RecordedStore
 from orchestrator.simulate import Outcome, Simulation
 from orchestrator.wiring import Ports
-from policies.model import Market
+from policies.events import OperatorDrained
+from policies.model import Market, NoticeKind
 
 Script = Callable[[Simulation], Awaitable[None]]
 
@@ -52,7 +74,8 @@ Script = Callable[[Simulation], Awaitable[None]]
 class Planted:
     """A bug: where it sits, the script that shows it, and the invariant that must say so.
 
-    `within`: the number of seeds, from 1 on, one of which must show it.
+    `within`: the number of seeds, from 1 on, one of which must show it. `rule`: switches a rule of the daemon
+    off.
     """
 
     name: str
@@ -63,6 +86,7 @@ class Planted:
     prepare: Callable[[Simulation], object] = lambda _: None
     store: type[RecordedStore] = RecordedStore
     pool: dict[str, Any] = field(default_factory=dict)
+    rule: Patch = contextlib.nullcontext
 
     def play(self, folder: Path, *, seed: int = 1, crash: Point | None = None) -> Outcome:
         """One run of one seed, in a folder of its own."""
@@ -78,7 +102,8 @@ class Planted:
             crash=crash,
         )
         self.prepare(sim)
-        return sim.run(self.script)
+        with self.rule():
+            return sim.run(self.script)
 
     def caught(self) -> Outcome | None:
         """The first run in which the invariant speaks; None when it is silent in all `within` seeds."""
@@ -106,7 +131,7 @@ async def bootstrap_with_lost_answer(sim: Simulation) -> None:
 async def beside_another_pool(sim: Simulation) -> None:
     for number in range(5):
         request = LaunchRequest(
-            token=f"another/1/{number}",
+            token=f"p/9/{number}",
             pool="another",
             placement=place(Market.SPOT, "a"),
             command=EngineCommand(argv=("sim",)),
@@ -121,6 +146,108 @@ async def steady(sim: Simulation) -> None:
     sim.furnish()
     sim.boot()
     await sim.settle(steady=60.0)
+
+
+async def forged_for_all(sim: Simulation) -> None:
+    """Every node says that it goes away, and none does."""
+    await whole(sim)
+    for machine in sim.live():
+        sim.board.publish(machine.id, deadline=sim.clock.now() + 15.0, sources=(METADATA,))
+    await sim.settle()
+
+
+async def interrupted_on_demand(sim: Simulation) -> None:
+    """The cloud says spot interruption of nodes that are no spot nodes."""
+    await whole(sim)
+    for machine in sim.live(Market.ON_DEMAND):
+        sim.board.publish(machine.id, deadline=sim.clock.now() + 60.0)
+    await sim.settle()
+
+
+async def journal_lost(sim: Simulation) -> None:
+    await whole(sim)
+    assert sim.running is not None
+    sim.kill(sim.running)
+    sim.lose_journal()
+    sim.boot()
+    await sim.settle(within=120.0)
+
+
+async def a_stranger_with_our_tag(sim: Simulation) -> None:
+    request = LaunchRequest(
+        token="web-7",
+        pool=sim.pool.name,
+        placement=place(Market.ON_DEMAND, "c"),
+        command=EngineCommand(argv=("sim",)),
+    )
+    machine = sim.world.add(request, foreign=True)
+    machine.visible_at = machine.until = machine.loaded_at = sim.clock.now()
+    await whole(sim)
+
+
+async def wrong_clock(sim: Simulation) -> None:
+    """The host is an hour ahead of the provider."""
+    sim.ahead = 3600.0
+    sim.boot()
+    await sim.settle()
+
+
+async def usurped(sim: Simulation) -> None:
+    """A daemon hangs, another is started in its place, and the first wakes up in the middle of a swap."""
+    await whole(sim)
+    first = sim.running
+    assert first is not None
+    sim.freeze(first)
+    (sim.config.daemon.state_dir / "lease").unlink()
+    sim.boot()
+    await sim.clock.sleep(10.0)
+    sim.thaw(first)
+    for machine in sim.live(Market.SPOT):
+        sim.board.reclaim(machine.id, after=60.0, notice=60.0)
+    await sim.settle(within=300.0)
+
+
+async def drained_all_at_once(sim: Simulation) -> None:
+    """An operator asks for the drain of every on-demand node."""
+    await whole(sim)
+    for machine in sim.live(Market.ON_DEMAND):
+        asked = partial(OperatorDrained, node=machine.id, budget=20.0, reason="maintenance")
+        await sim.operate(lambda now, asked=asked: asked(at=now))
+    await sim.settle()
+
+
+async def partitioned(sim: Simulation) -> None:
+    """The daemon's host reaches none of the nodes; the balancer does. The only node must stay."""
+    await whole(sim)
+    sim.checker.faults_on = True
+    sim.world.faults.arm("launch", Fault.QUOTA, times=1000)
+    sim.world.faults.unreachable |= {m.id for m in sim.live()}
+    await sim.clock.sleep(120.0)
+    sim.world.faults.unreachable.clear()
+    sim.world.faults.disarm("launch")
+    sim.checker.faults_on = False
+    await sim.settle()
+
+
+async def balancer_forgets(sim: Simulation) -> None:
+    """A drain is acknowledged and forgotten."""
+    await whole(sim)
+    sim.checker.faults_on = True
+    sim.world.faults.forgetful = True
+    node = sim.live(Market.ON_DEMAND)[0].id
+    deadline = sim.clock.now() + 20.0
+    sim.board.publish(node, kind=NoticeKind.MAINTENANCE, deadline=deadline)
+    await sim.clock.sleep(90.0)
+    sim.world.faults.forgetful = False
+    sim.checker.faults_on = False
+    await sim.settle()
+
+
+async def whole(sim: Simulation) -> None:
+    """A whole pool under a daemon."""
+    sim.furnish()
+    sim.boot()
+    await sim.settle()
 
 
 def other_pool(**pool: Any) -> Callable[[Simulation], object]:
@@ -243,5 +370,98 @@ PLANTED: tuple[Planted, ...] = (
     Planted(name="nothing is journalled", invariant="journal", script=notice, store=ForgetsAll),
     Planted(
         name="what was probed is not recorded", invariant="replay", script=notice, store=RecordsHalfTheWorld
+    ),
+    Planted(
+        name="every report of a node is believed",
+        invariant="no-self-harm",
+        script=forged_for_all,
+        rule=believes_every_report,
+    ),
+    Planted(
+        name="a spot interruption dooms on-demand nodes",
+        invariant="no-self-harm",
+        script=interrupted_on_demand,
+        rule=spot_notices_doom_all,
+    ),
+    Planted(
+        name="what nobody remembers is not collected",
+        invariant="tracked",
+        script=journal_lost,
+        rule=collects_nothing,
+    ),
+    Planted(
+        name="a tag makes a machine ours",
+        invariant="own-only",
+        script=a_stranger_with_our_tag,
+        rule=adopts_strangers,
+    ),
+    Planted(
+        name="the provider's clock is believed",
+        invariant="convergence",
+        script=wrong_clock,
+        rule=believes_provider_clock,
+    ),
+    Planted(
+        name="a daemon without its lease goes on",
+        invariant="one-writer",
+        script=usurped,
+        rule=two_daemons_act,
+    ),
+    Planted(
+        name="a daemon without its lease writes the journal",
+        invariant="journal",
+        script=usurped,
+        rule=two_daemons_write_the_journal,
+    ),
+    Planted(
+        name="a drain is over at once",
+        invariant="drain-first",
+        script=notice,
+        rule=drains_are_over_at_once,
+    ),
+    Planted(
+        name="a doomed node never drains",
+        invariant="no-request-cut",
+        script=notice,
+        rule=doomed_nodes_never_drain,
+    ),
+    Planted(
+        name="an acknowledgement is enough to end a node",
+        invariant="detach-first",
+        script=balancer_forgets,
+        rule=ends_what_serves,
+    ),
+    Planted(
+        name="what this host cannot reach is lost",
+        invariant="detach-first",
+        script=partitioned,
+        rule=silence_is_loss,
+        pool={"replicas": 1},
+    ),
+    Planted(
+        name="the spend cap is ignored",
+        invariant="spend",
+        script=notice,
+        rule=spends_what_it_likes,
+        pool={"limits": {"spend_per_hour": 8.5}},
+    ),
+    Planted(
+        name="the launch rate is ignored",
+        invariant="launch-rate",
+        script=bootstrap,
+        rule=launches_what_it_likes,
+        pool={"replicas": 10, "limits": {"launches_per_minute": 2}},
+    ),
+    Planted(
+        name="the disruption budget is ignored",
+        invariant="disruption",
+        script=drained_all_at_once,
+        rule=disturbs_what_it_likes,
+    ),
+    Planted(
+        name="a list is asked for without a pause",
+        invariant="call-budget",
+        script=bootstrap,
+        wrap=around("instances", ListsWithoutAPause),
     ),
 )

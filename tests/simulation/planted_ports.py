@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from orchestrator.simulate import Simulation
 from orchestrator.turn_log import TurnRecord
 from orchestrator.wiring import Ports
 from policies.events import Event, IntentOpened
-from policies.model import EngineReading, Instance, Notice, TargetPhase, TargetSpec
+from policies.model import EngineReading, Instance, Notice, TargetPhase, TargetSpec, TargetState
 
 
 class Around:
@@ -62,6 +63,14 @@ class ListsWithABug(Around):
         raise ValueError("a bug of the adapter")
 
 
+class ListsWithoutAPause(Around):
+    """Tries again in a loop of its own, as some client libraries do."""
+
+    async def list(self, pool: str) -> tuple[Instance, ...]:
+        found: list[tuple[Instance, ...]] = await asyncio.gather(*(self._real.list(pool) for _ in range(40)))
+        return found[0]
+
+
 class LaunchesWithABug(Around):
     async def launch(self, request: LaunchRequest) -> Instance:
         raise ValueError("a bug of the adapter")
@@ -71,10 +80,28 @@ class LaunchesWithABug(Around):
 
 
 class AcknowledgesTooEarly(Around):
-    """Says yes at once and does it much later."""
+    """Says yes at once, shows what it said, and does it much later."""
+
+    def __init__(self, real: Any, sim: Simulation) -> None:
+        super().__init__(real, sim)
+        self._said: dict[str, TargetPhase] = {}
+
+    async def observe(self) -> BalancerView:
+        view: BalancerView = await self._real.observe()
+        shown = [t for t in view.targets if t.id in self._said]
+        return dataclasses.replace(
+            view,
+            targets=tuple(
+                dataclasses.replace(t, state=TargetState.DRAINING, in_flight=0)
+                if self._said[t.id] is TargetPhase.DRAINING
+                else t
+                for t in shown
+            ),
+        )
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
         table = self._sim.table
+        self._said = {s.id: s.phase for s in desired}
         delay = 100.0 if table.targets else 0.0
         self._sim.world.later(delay, lambda: table.replace(desired, table.generation))
 

@@ -96,7 +96,7 @@ async def journal_corrupt(sim: Simulation, rng: random.Random) -> None:
         data[start : start + 64] = rng.randbytes(64)
     journal(sim).write_bytes(data)
     sim.world.trace.add("journal corrupt")
-    sim.checker.forget()
+    sim.forget()
     sim.restart_later()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ from orchestrator.simulate import Simulation
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda p: p.name.replace(" ", "-"))
 def test_a_planted_bug_is_caught(planted: Planted) -> None:
     assert planted.caught() is not None
+
+
+@pytest.mark.parametrize(
+    "planted", [p for p in PLANTED if p.rule is not nullcontext], ids=lambda p: p.name.replace(" ", "-")
+)
+def test_with_the_rule_in_force_its_script_is_sound(planted: Planted, tmp_path: Path, sound) -> None:
+    """What is caught is the bug, and not the script."""
+    sound(dataclasses.replace(planted, rule=nullcontext).play(tmp_path))
 
 
 def test_without_journalled_intents_some_crash_launches_twice(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_lost_journal_is_rebuilt_by_adoption(tmp_path: Path, sound, harm, stan
         for part in journal(sim).parent.glob("journal.db-*"):
             part.unlink()
         harm(journal(sim))
-        sim.checker.forget()
+        sim.forget()
         sim.world.faults.arm("list", Fault.FAILED, times=3)
         looks: list[Effect] = []
         sim.effects.watchers.append(lambda effect, moment: looks.append(effect))

@@ -1,0 +1,116 @@
+"""Watches what a daemon may spend: dollars, launches, calls, and nodes that it disturbs at once.
+
+Apart from `cloud.sim.checker`, which watches what it does to nodes and requests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from cloud.sim.effects import Effect, Moment
+from cloud.sim.world import Machine, SimWorld
+from policies.events import DrainEnded, DrainStarted, Event, NodeGone
+from policies.model import InstanceState, Pool
+
+_CENT = 1e-6
+_MINUTE = 60.0
+
+
+class Limits:
+    """`spend`, `launch-rate`, `call-budget` and `disruption` of one pool. `report` takes what breaks."""
+
+    def __init__(
+        self,
+        world: SimWorld,
+        pool: Pool,
+        *,
+        checked: Callable[[str], None],
+        report: Callable[[str, str, str], None],
+        calls_per_minute: int = 400,
+    ) -> None:
+        self._world, self._pool = world, pool
+        self._checked, self._report, self._calls_per_minute = checked, report, calls_per_minute
+        self._launches: deque[float] = deque()
+        self._known = 0
+        self._leaving: dict[str, bool] = {}  # node that drains -> by choice
+        self._calls_before: deque[tuple[float, int]] = deque()
+        world.effects.watchers.append(self._on_effect)
+        world.on_tick.append(self._on_tick)
+
+    def hear(self, events: Iterable[Event]) -> None:
+        """What the daemon puts into its journal: which nodes it disturbs, and why."""
+        now = self._world.clock.now()
+        for event in events:
+            if isinstance(event, DrainStarted):
+                machine = self._world.machine(event.node)
+                works = machine is not None and machine.able(now) and not machine.doomed
+                self._leaving[event.node] = event.cause.by_choice and works
+                self._disruption()
+            elif isinstance(event, DrainEnded | NodeGone):
+                self._leaving.pop(event.node, None)
+
+    def forget(self) -> None:
+        """The daemon lost its memory."""
+        self._leaving.clear()
+
+    def _disruption(self) -> None:
+        """Nodes that work and drain by choice at once stay within the disruption budget."""
+        self._checked("disruption")
+        now, budget = self._world.clock.now(), self._pool.disruption_budget
+        chosen = [
+            node
+            for node, by_choice in self._leaving.items()
+            if by_choice and (m := self._world.machine(node)) is not None and m.able(now) and not m.doomed
+        ]
+        if len(chosen) > budget:
+            names = ", ".join(sorted(chosen))
+            self._report("disruption", names, f"{names} drain by choice at once, the budget is {budget}")
+
+    def _on_effect(self, effect: Effect, moment: Moment) -> None:
+        if moment is not Moment.AFTER or effect.kind not in ("launch", "start"):
+            return
+        now = self._world.clock.now()
+        made, self._known = self._world.launches - self._known, self._world.launches
+        self._launches.extend([now] * made)
+        while self._launches and now - self._launches[0] >= _MINUTE:
+            self._launches.popleft()
+        self._launch_rate()
+        self._spend()
+
+    def _launch_rate(self) -> None:
+        """Machines launched in a minute. What was refused and asked again later lands in another minute."""
+        self._checked("launch-rate")
+        most = 2 * self._pool.limits.launches_per_minute
+        if len(self._launches) > most:
+            text = f"{len(self._launches)} machines were launched within a minute, twice the limit is {most}"
+            self._report("launch-rate", "launches", text)
+
+    def _spend(self) -> None:
+        """What all machines cost in an hour stays below the cap."""
+        cap = self._pool.limits.spend_per_hour
+        if cap is None:
+            return
+        self._checked("spend")
+        spent = sum(self._world.prices[m.placement] for m in self._bills())
+        if spent > cap + _CENT:
+            self._report("spend", "cap", f"{spent:.2f} USD/h are spent, the cap is {cap:.2f}")
+
+    def _bills(self) -> list[Machine]:
+        return [
+            m
+            for m in self._world.of(self._pool.name)
+            if not m.foreign and m.state in (InstanceState.PENDING, InstanceState.RUNNING)
+        ]
+
+    def _on_tick(self, now: float) -> None:
+        """Calls on the provider and the balancers, in every minute, whatever goes wrong."""
+        self._checked("call-budget")
+        calls = self._world.faults.calls
+        self._calls_before.append((now, calls))
+        while now - self._calls_before[0][0] > _MINUTE:
+            self._calls_before.popleft()
+        made = calls - self._calls_before[0][1]
+        if made > self._calls_per_minute:
+            text = f"{made} calls within a minute, the most is {self._calls_per_minute}"
+            self._report("call-budget", "calls", text)

@@ -1,0 +1,101 @@
+"""Bugs in the daemon itself: a rule of it is switched off for one run.
+
+Each is a context manager that replaces one function of the daemon's code and puts it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from unittest import mock
+
+from orchestrator.lease import FileLease
+from orchestrator.store import _Lane
+from policies import drain, facts, fleet, interruption, invariants, swap
+from policies.limits import Budget
+from policies.model import Confidence
+from policies.turn import Turn
+
+Patch = Callable[[], AbstractContextManager[object]]
+
+
+def _instead(owner: object, name: str, replacement: object) -> Patch:
+    return lambda: mock.patch.object(owner, name, replacement)
+
+
+@contextlib.contextmanager
+def _all(*patches: Patch) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch())
+        yield
+
+
+believes_provider_clock: Patch = _instead(
+    facts, "_seen", lambda now, instance, *, asked_at, real=facts._seen: real(now, instance, asked_at=None)
+)
+"""A launch is dated by the provider's clock, on a host whose own is wrong."""
+
+adopts_strangers: Patch = _instead(facts, "stranger", lambda pool, memory, instance: False)
+"""What carries the pool's tag is the pool's."""
+
+collects_nothing: Patch = _instead(
+    facts, "stranger", lambda pool, memory, instance: instance.token not in memory.intents
+)
+"""No garbage collection: what was launched and is not remembered is left running."""
+
+spot_notices_doom_all: Patch = _instead(interruption, "applies", lambda notice, *, spot: not notice.cancelled)
+"""A spot interruption dooms on-demand nodes too."""
+
+drains_are_over_at_once: Patch = _instead(
+    drain, "finished", lambda rules, node, *, now: node.drain is not None
+)
+"""A node is ended as soon as it drains."""
+
+doomed_nodes_never_drain: Patch = _instead(drain, "begins_now", lambda *_, **__: False)
+"""Notices are heard and nothing follows."""
+
+_checks_no_plan: Patch = _instead(invariants, "check", lambda *_: ())
+"""The last look at a plan in production, which would stop some of these bugs, sees nothing."""
+
+spends_what_it_likes: Patch = partial(
+    _all, _checks_no_plan, _instead(Budget, "refuses_cost", lambda self, price: "")
+)
+"""The spend cap is not looked at."""
+
+launches_what_it_likes: Patch = _instead(Budget, "refuses", lambda self, price: "")
+"""Neither the surge limit nor the launch rate is looked at."""
+
+disturbs_what_it_likes: Patch = partial(
+    _all, _checks_no_plan, _instead(Turn, "may_choose", property(lambda self: True))
+)
+"""The disruption budget is not looked at."""
+
+
+two_daemons_act: Patch = partial(
+    _all,
+    _instead(FileLease, "valid", lambda self: self._file is not None),
+    _instead(_Lane, "_keep_out", lambda self, db: None),
+)
+"""A daemon whose lease was taken goes on as if it had it, and the journal takes what it writes."""
+
+two_daemons_write_the_journal: Patch = _instead(_Lane, "_keep_out", lambda self, db: None)
+"""A daemon whose lease was taken does nothing more, but writes what it sees into the other's journal."""
+
+ends_what_serves: Patch = _instead(swap, "_may_serve", lambda *_: False)
+"""A node is ended on an acknowledgement alone."""
+
+silence_is_loss: Patch = partial(
+    _all, *(_instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, swap))
+)
+"""What this host cannot reach is lost, whatever the balancers say."""
+
+
+def _confirms_reports() -> AbstractContextManager[object]:
+    return mock.patch.object(interruption, "Confidence", mock.Mock(CONFIRMED=Confidence.REPORTED))
+
+
+believes_every_report: Patch = _confirms_reports
+"""What a node says of itself is taken for the cloud's word, for as many nodes at once as say so."""
