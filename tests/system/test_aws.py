@@ -190,3 +190,33 @@ async def test_a_pool_on_ec2_outlives_a_reclaim_and_its_daemon(
     assert await machines.living() == before
     tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
     assert len(set(tokens)) == len(tokens)
+
+
+async def test_lost_answers_throttling_and_no_spot_capacity_cost_no_machine_and_no_mix(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    order = machines.shim.order
+    order("set", capacity={f"spot:{TYPE}:{zone}": 0 for zone in subnets}, describe_lag=0.3)
+    order("fault", action="RunInstances", kind="lose", times=2)
+    order("fault", action="RunInstances", kind="error", code="RequestLimitExceeded", status=503, after=1)
+    order("fault", action="DescribeInstances", kind="error", code="InternalError", status=500, times=2)
+    async with new_stack(tables(machines, subnets), parts=("gateway", "daemon")) as stack:
+
+        def covered(pool: Any) -> bool:
+            ready = [node for node in pool["nodes"] if node["phase"] == "ready"]
+            return len(ready) == 3 and all(node["market"] == "on-demand" for node in ready)
+
+        await stack.until_pool("on-demand nodes cover for spot", covered)
+        order("fault", action="TerminateInstances", kind="lose", times=2)
+        order("set", capacity={})
+        await stack.until_pool("the pool is back on spot", whole)
+
+        async def agreed() -> bool:
+            pool = await stack.pool()
+            return (
+                pool is not None and whole(pool) and set(await machines.living()) == set(await stack.nodes())
+            )
+
+        await stack.until("EC2 and the daemon agree on the nodes", agreed)
+    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    assert len(set(tokens)) == len(tokens)
