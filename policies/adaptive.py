@@ -13,8 +13,9 @@ prices,
 * rate_z is the hazard (`policies.hazard`), churn the price of one more start: OVERLAP of a start time.
 * A lost node is missed for ``gap = max(0, start - notice)``, with start the quickest way to a new node; the
   share of losses without a notice is missed for the whole start. So zone z misses nodes with probability
-  ``p_z = 1 - exp(-rate_z * gap)``: all it holds with probability `share_taken`, else one. The number M of
-  missing nodes is the convolution over zones, taken as independent; storms over a region are in rate_z.
+  ``p_z = 1 - exp(-rate_z * gap)``: all it holds with probability `share_taken`, else one. Regions are taken
+  as independent; in a region a share TOGETHER of the losses strikes other zones at the same moment, and
+  storms after it are in rate_z. The number M of missing nodes is the convolution over regions.
 * Stopped standbys that start within the notice cover the first of M for nothing: no cover is cheaper.
 * penalty is the multiplier of the availability constraint: what a missing node-hour may cost.
 
@@ -31,7 +32,7 @@ once that is EXPLORE: a zone that was bad when last seen would else never be fou
 Nodes are added one at a time where J falls most, by THETA_ADD at least, and given back where J falls by
 THETA_DROP at least: the difference keeps it from going back and forth.
 Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand
-nodes than the floor; a zone that announced a loss gets no launch until CLOSED_AFTER past its deadline.
+nodes than the floor; a zone that announced a loss gets no launch until a while after its deadline.
 
 Sources: the trade of surplus against shortage is the newsvendor's (Arrow, Harris and Marschak, Econometrica
 1951), the penalty a Lagrangian relaxation of the service level; surplus spot as insurance is SpotHedge's (Mao
@@ -54,7 +55,7 @@ from policies.odds import Odds, Zone
 from policies.return_to_spot import roll_back
 from policies.turn import Turn
 
-PENALTY = 105.0
+PENALTY = 110.0
 """On-demand node-prices per missing node-hour at an availability of 99.9 %."""
 
 PENALTY_POWER = 0.5
@@ -82,8 +83,11 @@ MOST_SURPLUS = 1.0
 SWAP_EVERY = 600.0
 """Seconds between two early swaps."""
 
-CLOSED_AFTER = 1500.0
-"""Seconds after a notice has run out during which its zone gets no launch: what is back goes again soon."""
+CLOSED_AFTER = 60.0
+CLOSED_AT_MOST = 1500.0
+CLOSED_PER_GAP = 25.0
+"""Seconds after a notice has run out during which its zone gets no launch: what is back goes again soon.
+CLOSED_PER_GAP for each second that a lost node is missed, and within the other two."""
 
 EXPLORE = 6.0
 """Hours after which a zone that nobody looked at gets a scout although it is not worth one."""
@@ -144,16 +148,17 @@ def steer(turn: Turn) -> None:
         return
     price = min(o.price for o in on_demand)
     when = times(turn, rules)
-    zones = _zones(turn, when, price)
     # Standbys that start within the notice stand in for what is lost.
     quick = when.standby + REACT <= when.notice
     free = sum(n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED for n in turn.fleet.nodes)
+    covered = quick and free > 0
+    zones = _zones(turn, when, price, closed=_closed_for(0.0 if covered else when.gap))
     odds = Odds(
         zones,
         wanted=turn.pool.replicas,
         penalty=penalty(rules.availability),
         churn=OVERLAP * when.spot / _HOUR,
-        free=free if quick else 0,
+        free=free if covered else 0,
         floor=turn.pool.on_demand_floor,
     )
     bridge = when.on_demand + REACT < when.spot
@@ -168,7 +173,12 @@ def steer(turn: Turn) -> None:
     _drop_spot(turn, odds)
 
 
-def _zones(turn: Turn, when: Times, on_demand_price: float) -> list[Zone]:
+def _closed_for(gap: float) -> float:
+    """Seconds after a notice has run out during which its zone gets no launch."""
+    return max(CLOSED_AFTER, min(CLOSED_AT_MOST, CLOSED_PER_GAP * gap))
+
+
+def _zones(turn: Turn, when: Times, on_demand_price: float, *, closed: float) -> list[Zone]:
     """Every spot placement that is sold or held."""
     now, memory = turn.now, turn.memory
     overall = hazard.all_factor(memory.zones)
@@ -200,7 +210,7 @@ def _zones(turn: Turn, when: Times, on_demand_price: float) -> list[Zone]:
                 down_later=1.0 - math.exp(-later * when.gap / _HOUR),
                 down=1.0 - math.exp(-rate * when.gap / _HOUR),
                 whole=hazard.share_taken(history),
-                open=offering.available and not _closed(turn, place, when.notice),
+                open=offering.available and not _closed(turn, place, when.notice + closed),
                 count=len(nodes) + coming.get(place, 0),
                 present=len(nodes),
                 working=sum(n.phase is Phase.READY for n in nodes),
@@ -209,10 +219,10 @@ def _zones(turn: Turn, when: Times, on_demand_price: float) -> list[Zone]:
     return found
 
 
-def _closed(turn: Turn, place: Placement, notice: float) -> bool:
-    """A zone that refused lately, or whose last notice has not run out."""
+def _closed(turn: Turn, place: Placement, seconds: float) -> bool:
+    """A zone that refused lately, or announced a loss within so many seconds."""
     reclaim = turn.memory.reclaims.get(place)
-    if reclaim is not None and turn.now - reclaim.at < notice + CLOSED_AFTER:
+    if reclaim is not None and turn.now - reclaim.at < seconds:
         return True
     return bool(turn.scorer.blocked(place))
 
@@ -264,9 +274,8 @@ def _gains(odds: Odds, *, scouts: bool) -> list[tuple[float, int]]:
     chosen = [i for i, zone in enumerate(odds.zones) if zone.open and (not scouts or odds.counts[i] == 0)]
     if not chosen:
         return []
-    missing = odds.missing()
-    here = odds.best(missing, odds.spot, odds.spot_cost())[0]
-    return [(odds.gain_of_one_more(i, missing, here), -i) for i in chosen]
+    here = odds.here()
+    return [(odds.gain_of_one_more(i, here), -i) for i in chosen]
 
 
 def _launch_spot(turn: Turn, odds: Odds, i: int, why: str, tried: set[int]) -> bool:
@@ -366,6 +375,10 @@ def _drop_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
 
 def _drop_spot(turn: Turn, odds: Odds) -> None:
     """Give spot nodes back while J falls and nothing is starting."""
+    held: dict[Placement, list[Node]] = {}
+    for node in sorted(_counted(turn, Market.SPOT), key=_least_useful, reverse=True):
+        if not node.unknown:
+            held.setdefault(node.placement, []).append(node)
     while turn.coming(Market.SPOT) == 0 and turn.may_choose:
         here = odds.here()
         best = (THETA_DROP, -1)
@@ -376,12 +389,11 @@ def _drop_spot(turn: Turn, odds: Odds) -> None:
                 odds.counts[i] += 1
         if best[1] < 0:
             return
-        place = odds.zones[best[1]].offering.placement
-        nodes = [n for n in _counted(turn, Market.SPOT) if n.placement == place and not n.unknown]
+        nodes = held.get(odds.zones[best[1]].offering.placement)
         if not nodes:
             return
-        node = min(nodes, key=_least_useful)
-        if not _give_back(turn, node, Cause.EXCESS, f"surplus, worth {best[0]:.2f} less than it costs"):
+        why = f"surplus, worth {best[0]:.2f} less than it costs"
+        if not _give_back(turn, nodes.pop(), Cause.EXCESS, why):
             return
         odds.counts[best[1]] -= 1
 

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from policies.model import Offering
 
+TOGETHER = 0.3
+"""Chance that what takes a zone strikes its region: then other zones there are lost at the same moment."""
+
 STEPS = 50
 """Steps in which the number of missing nodes is counted: large pools are judged in bundles of nodes."""
 
@@ -59,6 +62,11 @@ class Odds:
         floor: int = 0,
     ) -> None:
         self.zones = zones
+        self._regions: dict[str, list[int]] = {}
+        for i, zone in enumerate(zones):
+            self._regions.setdefault(zone.offering.placement.region, []).append(i)
+        self._region_known: dict[tuple[bool, str, tuple[int, ...]], list[float]] = {}
+        self._others_known: dict[tuple[bool, str, tuple[int, ...]], list[float]] = {}
         self.later = True  # judge by the outlook; False: by the hazard now
         self.counts = [z.count for z in zones]
         self._wanted, self._penalty, self._churn = wanted, penalty, churn
@@ -70,12 +78,41 @@ class Odds:
         """Spot nodes in all."""
         return sum(self.counts)
 
-    def missing(self, *, without: int = -1) -> list[float]:
-        """The distribution of the number of nodes missing, over all zones but one."""
-        found = [1.0]
-        for i, count in enumerate(self.counts):
-            if i != without and count:
-                found = self._with_zone(found, self.zones[i], count)
+    def missing(self, *, without: str = "") -> list[float]:
+        """The distribution of the number of nodes missing, over all regions but one."""
+        key = self.later, without, tuple(self.counts)
+        found = self._others_known.get(key)
+        if found is None:
+            found = [1.0]
+            for region in self._regions:
+                if region != without:
+                    found = convolve(found, self._in_region(region))
+            self._others_known[key] = found
+        return found
+
+    def _in_region(self, region: str) -> list[float]:
+        """The distribution of the number of nodes missing in one region.
+
+        A strike hits the zone most at risk for sure and the others in proportion to their risk; the chance
+        of each zone by itself stays what it is.
+        """
+        members = self._regions[region]
+        key = self.later, region, tuple(self.counts[i] for i in members)
+        found = self._region_known.get(key)
+        if found is not None:
+            return found
+        held = [(self.zones[i], self.counts[i]) for i in members if self.counts[i]]
+        down = [zone.down_later if self.later else zone.down for zone, _ in held]
+        top = max(down, default=0.0)
+        strike = TOGETHER * top if len(held) > 1 else 0.0
+        calm, struck = [1.0], [1.0]
+        for (zone, count), chance in zip(held, down, strict=True):
+            share = chance / top if top else 0.0
+            alone = (chance - strike * share) / (1.0 - strike)
+            calm = with_zone(calm, alone, zone.whole, count, self._grain)
+            struck = with_zone(struck, share, zone.whole, count, self._grain)
+        found = [(1.0 - strike) * a + strike * b for a, b in zip(calm, struck, strict=True)]
+        self._region_known[key] = found
         return found
 
     def spot_cost(self) -> float:
@@ -112,17 +149,31 @@ class Odds:
         """The least J with the spot nodes as they are."""
         return self.best(self.missing(), self.spot, self.spot_cost())[0]
 
-    def gain_of_one_more(self, i: int, missing: Sequence[float], here: float) -> float:
-        """By how much one more node in zone i lowers J. `missing` is the distribution of all zones."""
-        zone, count = self.zones[i], self.counts[i]
-        others = self.missing(without=i) if count else missing
-        then = self._with_zone(others, zone, count + 1)
+    def gain_of_one_more(self, i: int, here: float) -> float:
+        """By how much one more node in zone i lowers J."""
+        zone = self.zones[i]
+        region = zone.offering.placement.region
+        others = self.missing(without=region)
+        self.counts[i] += 1
+        then = convolve(others, self._in_region(region))
+        self.counts[i] -= 1
         cost = self.spot_cost() + zone.price + self._churn * zone.outlook
         return here - self.best(then, self.spot + 1, cost)[0]
 
-    def _with_zone(self, missing: Sequence[float], zone: Zone, count: int) -> list[float]:
-        down = zone.down_later if self.later else zone.down
-        return with_zone(missing, down, zone.whole, count, self._grain)
+
+def convolve(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    """The distribution of the sum of two independent numbers.
+
+    Example:
+        >>> convolve([0.5, 0.5], [0.5, 0.5])
+        [0.25, 0.5, 0.25]
+    """
+    found = [0.0] * (len(one) + len(other) - 1)
+    for i, a in enumerate(one):
+        if a >= _NEGLIGIBLE:
+            for j, b in enumerate(other):
+                found[i + j] += a * b
+    return found
 
 
 def with_zone(missing: Sequence[float], down: float, whole: float, count: int, grain: int = 1) -> list[float]:

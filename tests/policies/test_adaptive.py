@@ -28,7 +28,7 @@ from policies.model import (
     StandbyRules,
     World,
 )
-from policies.odds import Odds, Zone, with_zone
+from policies.odds import TOGETHER, Odds, Zone, with_zone
 
 HOUR = 3600.0
 NOW = 1_000_000.0
@@ -39,8 +39,8 @@ def place(zone, market=Market.SPOT, region="r"):
     return Placement("p", region, zone, "gpu", market)
 
 
-def offering(zone, price, market=Market.SPOT):
-    return Offering(placement=place(zone, market), price=price)
+def offering(zone, price, market=Market.SPOT, region="r"):
+    return Offering(placement=place(zone, market, region), price=price)
 
 
 OFFERS = (
@@ -51,10 +51,10 @@ OFFERS = (
 )
 
 
-def zone(price=0.3, rate=0.1, down=0.01, count=0, **changes):
+def zone(price=0.3, rate=0.1, down=0.01, count=0, region="r", **changes):
     return Zone(
-        offering=OFFERS[0], price=price, rate=rate, outlook=rate, down=down, down_later=down, whole=0.5,
-        open=True, count=count, present=count, working=count, **changes,
+        offering=offering("a", 0.3, region=region), price=price, rate=rate, outlook=rate, down=down,
+        down_later=down, whole=0.5, open=True, count=count, present=count, working=count, **changes,
     )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def test_bundles_of_nodes_keep_the_mean():
 
 
 def test_j_by_hand():
-    odds = Odds([zone(count=2), zone(price=0.4, count=1)], wanted=3, penalty=100.0, churn=0.0)
+    odds = Odds([zone(count=2), zone(price=0.4, count=1, region="s")], wanted=3, penalty=100.0, churn=0.0)
     odds.later = False
     missing = odds.missing()
     # two zones down with 0.01 each: the first takes both of its nodes or one, the second its only one
@@ -154,6 +154,21 @@ def test_j_by_hand():
     short = 0.005 * 2 * 0.99 + 0.005 * 0.99 + 0.99 * 0.01 + 0.005 * 0.01 * 3 + 0.005 * 0.01 * 2
     assert odds.value(missing, 3, odds.spot_cost(), 0) == pytest.approx(1.0 + 100.0 * short)
     assert odds.value(missing, 3, odds.spot_cost(), 3) == pytest.approx(1.0 + 3.0)
+
+
+def test_zones_of_a_region_fall_together_and_each_as_often_as_before():
+    def missing(region, down):
+        zones = [zone(count=1, down=0.01), zone(count=1, down=down, region=region)]
+        odds = Odds(zones, wanted=2, penalty=100.0, churn=0.0)
+        odds.later = False
+        return odds.missing()
+
+    for down in (0.01, 0.004, 0.0):
+        apart, near = missing("s", down), missing("r", down)
+        assert sum(near) == pytest.approx(1.0)
+        assert near[1] + 2 * near[2] == pytest.approx(apart[1] + 2 * apart[2]) == pytest.approx(0.01 + down)
+        assert apart[2] == pytest.approx(0.01 * down)
+        assert near[2] == pytest.approx(TOGETHER * down, rel=0.05, abs=1e-12)
 
 
 def test_the_best_number_of_on_demand_nodes_is_the_best_of_all():
