@@ -179,15 +179,21 @@ def differences(recorded: JsonPlan, now: JsonPlan) -> tuple[str, ...]:
             if "raised" in plan
         )
     found = [
-        *_keyed("action", recorded["actions"], now["actions"], _action),
-        *_keyed("target", recorded["targets"], now["targets"], lambda t: str(t["id"])),
-        *_keyed("held back", recorded["deferred"], now["deferred"], _deferred),
-        *_said("writes to", recorded["write"], now["write"]),
-        *_said("note", recorded["notes"], now["notes"]),
+        *_keyed("action", recorded.get("actions", ()), now.get("actions", ()), _action),
+        *_keyed("target", recorded.get("targets", ()), now.get("targets", ()), lambda t: str(t["id"])),
+        *_keyed("held back", recorded.get("deferred", ()), now.get("deferred", ()), _deferred),
+        *_said("writes to", recorded.get("write", ()), now.get("write", ())),
+        *_said("note", recorded.get("notes", ()), now.get("notes", ())),
     ]
     if not found:
-        parts = [name for name, value in recorded.items() if encode(value) != encode(now[name])]
-        found = [f"the same {name} in another order" for name in parts]
+        parts = [name for name in {**recorded, **now} if encode(recorded.get(name)) != encode(now.get(name))]
+        found = [
+            f"the same {name} in another order"
+            if name in recorded and name in now
+            # what a version has that another has not
+            else f"{name}: only {'now' if name in now else 'recorded'}"
+            for name in parts
+        ]
     return tuple(found)
 
 
@@ -205,9 +211,9 @@ def _keyed(
         elif thing != after[key]:
             other = after[key]
             changed = ", ".join(
-                f"{field} was {_text(thing[field])}, is {_text(other.get(field))}"
-                for field in thing
-                if thing[field] != other.get(field)
+                f"{field} was {_text(thing.get(field))}, is {_text(other.get(field))}"
+                for field in {**thing, **other}
+                if thing.get(field) != other.get(field)
             )
             yield f"{what} {key[0]}: {changed}"
     for key, thing in after.items():

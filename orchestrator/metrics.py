@@ -47,6 +47,9 @@ NOTICE_TO_DETACHED = _histogram(
     "pool",
 )
 LATE_DRAINS = _counter("late_drains_total", "Doomed nodes that kept serving until later.", "pool")
+TURNS_UNRECORDED = _counter(
+    "turns_unrecorded_total", "Turns that were to be recorded while too many waited to be written.", "pool"
+)
 SWAP_SECONDS = _histogram("swap_seconds", "From notice to a ready replacement.", _LONG, "pool")
 DRAIN_SECONDS = _histogram("drain_seconds", "From detachment to no request in flight.", _LONG, "pool")
 BOOT_SECONDS = _histogram(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from orchestrator import metrics
 from orchestrator.turn_codec import Failure, failure
 from orchestrator.turn_log import TurnLog, TurnRecord
 from policies.actions import Alarm, Plan
@@ -56,6 +57,7 @@ class Recorder:
         begins = self._begins or old
         record = TurnRecord(pool=pool, world=world, plan=plan, memory=memory, behind=behind, begins=begins)
         if not self._log.hold(record):
+            metrics.TURNS_UNRECORDED.labels(pool.name).inc()
             return
         if begins:
             self._begins, self._began, self._turns = False, world.now, 0

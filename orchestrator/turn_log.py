@@ -94,7 +94,6 @@ class TurnLog:
         self.epoch = 0
         self.keep_for = 0.0
         self.keep_bytes = 0
-        self.refused = 0
         self._held: list[_Held] = []
         self._rows = 0
         self._lock = threading.Lock()
@@ -112,7 +111,6 @@ class TurnLog:
         rows = _rows(turn.world)
         with self._lock:
             if self._held and (len(self._held) >= TURNS_HELD or self._rows + rows > ROWS_HELD):
-                self.refused += 1
                 return False
             self._held.append(_Held(turn))
             self._rows += rows

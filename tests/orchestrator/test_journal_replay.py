@@ -228,6 +228,16 @@ TARGET = TargetSpec(id="i-1", address="a:1")
 HELD = Deferred(kind=ActionKind.LAUNCH, reason="paused")
 
 
+def test_what_another_version_has_is_named() -> None:
+    now = orjson.loads(canonical(Plan(actions=(DRAIN,))))
+    older = orjson.loads(canonical(Plan(actions=(DRAIN,))))
+    del older["actions"][0]["cause"]
+    assert differences(older, now) == ("action drain i-1: cause was null, is notice",)
+    del older["notes"]
+    older["actions"] = now["actions"]
+    assert differences(older, now) == ("notes: only now",)
+
+
 @pytest.mark.parametrize(
     ("recorded", "now", "says"),
     [
