@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
 from typing import Any
 
-from cloud.aws.errors import translate
+from cloud.aws.errors import speaks_of_credentials, translate
 from cloud.errors import CloudError, Uncertain
 from cloud.threads import WorkerThreads
 
@@ -95,6 +95,8 @@ class AwsClients:
         except CloudError:
             raise
         except Exception as error:
+            if speaks_of_credentials(error):
+                self._forget_credentials()
             raise translate(error, f"{service}.{operation} in {where}", lost=lost) from error
 
     async def pages(
@@ -135,6 +137,13 @@ class AwsClients:
             pool = WorkerThreads(f"aws-{lane}", _WORKERS[lane])
             self._pools[lane] = pool
         return pool
+
+    def _forget_credentials(self) -> None:
+        """Look for credentials anew at the next call: boto3 reads keys in files and variables only once, so
+        renewed ones would not be found without a restart. Calls under way keep their clients."""
+        with self._lock:
+            self._session = None
+            self._clients = {}
 
     def _client(self, lane: Lane, service: str, region: str) -> Any:
         """The client of a lane, made at its first call: that takes up to 200 ms, so in the lane's thread."""

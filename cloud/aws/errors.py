@@ -76,6 +76,18 @@ _AMBIGUOUS = frozenset(
     }
 )
 
+_CREDENTIALS = frozenset(
+    {
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+
 _HINTS = {
     "AccessDenied": "allow the action in the daemon's IAM policy",
     "AccessDeniedException": "allow the action in the daemon's IAM policy",
@@ -123,7 +135,22 @@ def translate(error: Exception, what: str, *, lost: type[CloudError] = Uncertain
         message = str(error.response.get("Error", {}).get("Message", "")).strip()
         hint = f"; {_HINTS[code]}" if code in _HINTS else ""
         return kind(f"{what}: {code}: {message}{hint}")
-    credentials = (
+    if isinstance(error, _credential_errors()):
+        return Denied(f"{what}: no usable credentials: {error}; renew them, no restart is needed")
+    if isinstance(error, boto.ParamValidationError | boto.NoRegionError | boto.DataNotFoundError):
+        return Denied(f"{what}: cannot be asked like this: {error}")
+    return lost(f"{what}: no usable answer: {str(error) or type(error).__name__}")
+
+
+def speaks_of_credentials(error: Exception) -> bool:
+    """Whether other credentials could help: these are missing, expired or not known to AWS."""
+    return isinstance(error, _credential_errors()) or code_of(error) in _CREDENTIALS
+
+
+def _credential_errors() -> tuple[type[Exception], ...]:
+    from botocore import exceptions as boto
+
+    return (
         boto.NoCredentialsError,
         boto.PartialCredentialsError,
         boto.CredentialRetrievalError,
@@ -132,11 +159,6 @@ def translate(error: Exception, what: str, *, lost: type[CloudError] = Uncertain
         boto.SSOTokenLoadError,
         boto.ProfileNotFound,
     )
-    if isinstance(error, credentials):
-        return Denied(f"{what}: no usable credentials: {error}; renew them, no restart is needed")
-    if isinstance(error, boto.ParamValidationError | boto.NoRegionError | boto.DataNotFoundError):
-        return Denied(f"{what}: cannot be asked like this: {error}")
-    return lost(f"{what}: no usable answer: {str(error) or type(error).__name__}")
 
 
 def code_of(error: BaseException | None) -> str:

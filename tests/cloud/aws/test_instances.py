@@ -211,6 +211,29 @@ async def test_expired_credentials_are_denied_until_they_are_renewed(instances, 
     assert (await instances.launch(request())).token == "pool/1/1"
 
 
+@pytest.mark.slow
+async def test_renewed_credentials_are_found_without_a_restart(aws_shim, aws_place, monkeypatch, tmp_path):
+    file = tmp_path / "credentials"
+
+    def write(key):
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = x\n")
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    aws_shim.order("set", expired_keys=["OLD"])
+    clients = AwsClients("us-east-1", endpoint=aws_shim.url)
+    instances = AwsInstances([(clients, aws_place)], clock=SystemClock())
+    write("OLD")
+    for _ in range(2):
+        with pytest.raises(Denied, match="renew"):
+            await instances.launch(request())
+    write("NEW")
+    launched = await instances.launch(request())
+    assert [i.id for i in await instances.list("pool")] == [launched.id]
+    await instances.close()
+
+
 async def test_no_credentials_are_denied(aws_place, monkeypatch, aws_shim):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

@@ -50,6 +50,8 @@ class Application:
         if service in self._shim.outages:
             return _hang_up(environ, start_response)
         fault = self._shim.fault_for(action)
+        if _key_of(environ) in self._shim.settings["expired_keys"]:
+            fault = Fault(action=action, kind="error", code="ExpiredToken", message="The token has expired.")
         if fault is not None and fault.kind == "error":
             return _refuse(fault, service, start_response)
         if fault is not None and fault.kind == "drop":
@@ -116,6 +118,11 @@ def _service_of(environ):
     """The service in the signature: Credential=KEY/DATE/REGION/SERVICE/aws4_request."""
     scope = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition(",")[0].split("/")
     return scope[3] if len(scope) == 5 else ""
+
+
+def _key_of(environ):
+    """The access key in the signature."""
+    return environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
 
 
 def _action_of(environ, body):

@@ -28,6 +28,7 @@ DEFAULTS = {
     "idle_ends_draining": False,  # a draining target without requests in flight is let go before the delay
     "spot_prices": {},  # "TYPE" or "TYPE:ZONE" -> USD/h
     "on_demand_prices": {},  # type -> USD/h
+    "expired_keys": [],  # access keys that are refused
     "pricing": True,  # whether the price list answers
 }
 
