@@ -325,11 +325,15 @@ def command(*arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_hash_seed_and_processes_change_nothing(file: str, market: str) -> None:
     said = []
     for hash_seed, jobs in (("1", "1"), ("2", "2"), ("3", "3")):
         done = subprocess.run(
-            command("simulate", "-c", file, "-t", market, "-o", "json", "-j", jobs),
+            command(
+                *("simulate", "-c", file, "-t", market, "-o", "json", "-j", jobs),
+                *("-p", "pool", "adaptive", "SpotHedge", "omniscient"),
+            ),
             capture_output=True,
             text=True,
             timeout=100,
@@ -338,11 +342,12 @@ def test_hash_seed_and_processes_change_nothing(file: str, market: str) -> None:
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
         )
         said.append(done.stdout)
-    assert len(json.loads(said[0])["markets"][0]["results"]) >= 9
+    assert len(json.loads(said[0])["markets"][0]["results"]) == 5
     assert said[0] == said[1] == said[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_ends_it_and_everything_that_it_started(jobs: str, file: str, tmp_path: Path) -> None:
     """As a terminal does it: the signal goes to the whole process group."""

@@ -7,6 +7,8 @@ from orchestrator.simulator import report, study
 from orchestrator.simulator.scenario import Scenario, Tape
 from policies.model import ReturnRules
 
+pytestmark = pytest.mark.timeout(300)  # the fixture plays hours of the whole daemon
+
 HOURS = 3.5  # the first two are not measured
 
 MARKET = {
