@@ -246,7 +246,13 @@ def _view(
         "seed": play.seed,
         "markets": made,
         "mean": report.mean_views(made),
-        "notes": report.notes_of(pool, [scenario for scenario, _ in found], timings, solver=_has_solver()),
+        "notes": report.notes_of(
+            pool,
+            [scenario for scenario, _ in found],
+            timings,
+            solver=_has_solver(),
+            whole_daemon=any(row.driver == "daemon" for row in rows),
+        ),
     }
 
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from orchestrator.simulator.course import Shortfall
 from orchestrator.simulator.machines import Timings
 from orchestrator.simulator.scenario import Scenario
-from orchestrator.simulator.study import POOL, STORAGE, Result
+from orchestrator.simulator.study import POOL, STORAGE, WHOLE, Result
 from orchestrator.simulator.views import (
     MarketView,
     MeanView,
@@ -80,9 +80,16 @@ def mean_views(markets: Sequence[MarketView]) -> list[MeanView]:
     return [_mean(name, list(found)) for name, found in groupby(rows, key=lambda pair: pair[1]["policy"])]
 
 
-def notes_of(pool: Pool, scenarios: Sequence[Scenario], timings: Timings, *, solver: bool) -> list[str]:
+def notes_of(
+    pool: Pool, scenarios: Sequence[Scenario], timings: Timings, *, solver: bool, whole_daemon: bool = False
+) -> list[str]:
     """What these runs do not show, and settings that do something else here than where the pool runs."""
     notes = list(_NOT_PLAYED)
+    if whole_daemon:
+        notes.append(
+            f"The row {WHOLE!r} does poll, probe, drain and keep a journal, under a steady load of requests; "
+            f"its engines are healthy too."
+        )
     if pool.standby.stopped:
         notes.append(
             f"A stopped standby costs {percent(STORAGE)} of its running price (its disk): an assumption."

@@ -225,6 +225,14 @@ def test_notes_name_what_acts_differently_here(config, scenario):
     assert "spot-orchestrator[simulate]" in notes
     plain = report.notes_of(config().wanted, [scenario], study.timings_of(config(), starts={}), solver=True)
     assert len(plain) == 3
+    whole = report.notes_of(
+        config().wanted,
+        [scenario],
+        study.timings_of(config(), starts={}),
+        solver=True,
+        whole_daemon=True,
+    )
+    assert "The row 'pool, whole daemon' does poll, probe, drain" in " ".join(whole)
 
 
 @pytest.mark.parametrize(
