@@ -165,7 +165,10 @@ class AgentReceiver:
         self._wake = asyncio.Event()
 
     def application(self) -> web.Application:
-        """The handler as an application of its own, to be served where nodes reach it."""
+        """The handler as an application of its own, to be served where nodes reach it.
+
+        Give its runner `lingering_time=0`: a body that is refused need not be waited for.
+        """
         app = web.Application(client_max_size=MOST_BYTES)
         app.router.add_post("/v1/nodes/{node}/report", self.handle)
         return app

@@ -135,15 +135,17 @@ class Served:
 
     def __init__(self, clock=None, **settings) -> None:
         self.receiver = AgentReceiver(clock or SystemClock(), secret=SECRET, **settings)
-        self._runner = web.AppRunner(self.receiver.application(), access_log=None, shutdown_timeout=0.2)
+        self._runner = web.AppRunner(
+            self.receiver.application(), access_log=None, shutdown_timeout=0.2, lingering_time=0.0
+        )
         self.url = ""
 
-    async def open(self, port: int = 0) -> None:
+    async def open(self, port: int = 0, tls=None) -> None:
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True, ssl_context=tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def close(self) -> None:
         await self._runner.cleanup()
@@ -154,10 +156,10 @@ async def serve() -> AsyncIterator:
     """Serves receivers; they end with the test."""
     made = []
 
-    async def make(clock=None, port: int = 0, **settings) -> Served:
+    async def make(clock=None, port: int = 0, tls=None, **settings) -> Served:
         served = Served(clock, **settings)
         made.append(served)
-        await served.open(port)
+        await served.open(port, tls)
         return served
 
     yield make

@@ -203,6 +203,24 @@ async def test_a_report_that_is_too_large_is_refused_unread(sender, receiver):
     assert receiver.refused == {"size": 1}
 
 
+async def test_a_report_that_does_not_arrive_is_given_up(sender, receiver, monkeypatch):
+    monkeypatch.setattr("cloud.agent_receiver._READ_WITHIN", 0.05)
+    reading, writing = await asyncio.open_connection("127.0.0.1", sender.served.port)
+    writing.write(f"POST /v1/nodes/{A}/report HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{{".encode())
+    async with asyncio.timeout(PATIENCE):
+        assert b" 408 " in await reading.readline()
+    writing.close()
+    assert receiver.refused == {"slow": 1}
+    assert (await sender.tell(A))[0] == 204
+
+
+async def test_more_reports_at_once_than_can_be_read_are_put_off(sender, receiver, monkeypatch):
+    monkeypatch.setattr("cloud.agent_receiver.MOST_AT_ONCE", 0)
+    assert (await sender.tell(A))[0] == 503
+    monkeypatch.undo()
+    assert (await sender.tell(A))[0] == 204
+
+
 async def test_a_node_that_reports_too_often_waits_and_is_heard_again(sender, receiver, clock):
     statuses = [(await sender.tell(A))[0] for _ in range(25)]
     assert statuses.count(204) == 20
