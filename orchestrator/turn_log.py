@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from orchestrator import __version__
 from orchestrator.codec import encode_memory
 from orchestrator.turn_codec import Failure, Packer, encode_pool
@@ -23,6 +25,8 @@ from policies.actions import Plan
 from policies.events import DrainEnded, DrainStarted, Event, IntentOpened, NoticeSeen
 from policies.memory import Memory
 from policies.model import Pool, World
+
+log = structlog.get_logger("turns")
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS recordings ("
@@ -100,6 +104,7 @@ class TurnLog:
         self._packer = Packer()
         self._sound = True  # the packer remembers what is really stored
         self._recording: int | None = None
+        self._trouble = ""
 
     @property
     def waiting(self) -> int:
@@ -129,7 +134,8 @@ class TurnLog:
     ) -> Carried:
         """Write some held turns within a transaction that writes `events` after number `after`.
 
-        None without `room`. Afterwards call `committed` with the answer, if the transaction was.
+        None without `room`. What cannot be written of them keeps nothing else out of the journal. Afterwards
+        call `committed` with the answer, if the transaction was.
         """
         with self._lock:
             waiting = list(self._held)
@@ -139,15 +145,29 @@ class TurnLog:
         if not self._sound:
             self._packer.forget()
         self._sound = False
+        db.execute("SAVEPOINT turns")
+        try:
+            self._write_some(db, waiting, carried)
+        except sqlite3.DatabaseError as error:
+            db.execute("ROLLBACK TO turns")
+            carried.turns, carried.recording = [], self._recording
+            if self._trouble != str(error):
+                log.error("turns.not_recorded", error=str(error))
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+        db.execute("RELEASE turns")
+        return carried
+
+    def _write_some(self, db: sqlite3.Connection, waiting: Sequence[_Held], carried: Carried) -> None:
         rows = 0
         for held in waiting:
-            seq = _seq(held, after, len(events))
+            seq = _seq(held, carried.after, carried.events)
             rows += _rows(held.turn.world)
             if seq is None or (carried.turns and rows > ROWS_AT_ONCE):
                 break
             carried.recording = self._write(db, held.turn, seq, carried.recording)
             carried.turns.append(held)
-        return carried
 
     def committed(self, carried: Carried) -> None:
         """A transaction is on disk: its turns are written, and those held know where they belong."""

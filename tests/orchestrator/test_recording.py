@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -269,25 +268,38 @@ async def test_events_that_were_lost_begin_a_new_recording(store: Store) -> None
         assert [r.turns for r in journal.recordings()] == [1, 2]
 
 
-async def test_a_write_that_failed_with_turns_is_repeated_without_them_first(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("quiet")
+async def test_turns_that_cannot_be_written_keep_no_event_out_of_the_journal(store: Store) -> None:
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
-
-    def full(*_: Any, **__: Any) -> Any:
-        raise sqlite3.OperationalError("disk full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(store.turns, "_write", full)
-        with pytest.raises(StoreUnavailable):
-            await store.append("p", [seen(0)])
-        await store.append("p", [seen(0)])  # takes nothing along
+    with closing(sqlite3.connect(store.path)) as db, db:
+        db.execute("CREATE TRIGGER no BEFORE INSERT ON turns BEGIN SELECT RAISE(ABORT, 'no'); END")
+    await store.append("p", [seen(0)])
     assert await store.last_seq() == 2
+    assert store.turns.waiting == 1
+    with closing(sqlite3.connect(store.path)) as db, db:
+        assert db.execute("SELECT COUNT(*) FROM recordings").fetchone() == (0,)
+        db.execute("DROP TRIGGER no")
     turns.memory = reduce(turns.memory, seen(0))
     await turns.take([seen(1)], 3.0)
     found = await turns.replayed()
     assert [(t.seq, t.identical) for t in found] == [(1, True), (3, True)]
+
+
+async def test_after_a_write_that_failed_the_next_one_takes_nothing_along(store: Store) -> None:
+    turns = Turns(store)
+    await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
+    with closing(sqlite3.connect(store.path)) as db, db:
+        db.execute("CREATE TRIGGER no BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(StoreUnavailable):
+        await store.append("p", [seen(0)])
+    with closing(sqlite3.connect(store.path)) as db, db:
+        db.execute("DROP TRIGGER no")
+    await store.append("p", [seen(0)])
+    assert store.turns.waiting == 1
+    await store.append("p", [seen(1)])
+    assert store.turns.waiting == 0
+    assert [(t.seq, t.identical) for t in await turns.replayed()] == [(1, True)]
 
 
 async def test_what_is_held_is_bounded_and_a_write_takes_only_some_along(
