@@ -3,10 +3,10 @@
 What it decides: which differences between the world and memory are facts worth remembering.
 Why: observations are full pictures and repeat; the journal holds only changes.
 Never: an incomplete or old list makes no node missing; a node missing from a list is not gone until it has
-been missing for the grace time, ten times that while its engine answers, or while so many are missing that
-the list is to be doubted rather than the nodes. A draining node is not idle before its detachment was
-acknowledged and every count was taken after that, nor while neither its engine nor a balancer counts. A
-machine with our tag and a token that we never made is nobody's node here.
+been missing for the grace time: ten times that while its engine answers, before it was ever ready, or while
+so many are missing that the list is to be doubted rather than the nodes. A draining node is not idle before
+its detachment was acknowledged and every count was taken after that, nor while neither its engine nor a
+balancer counts. A machine with our tag and a token that we never made is nobody's node here.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -202,7 +202,9 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
         # One that was not looked at yet is in doubt only where no balancer finds it healthy either.
         silent = record.id not in vouched if reading is None else reading.failing_since is not None
         missing = world.now - record.missing_since
-        patience = pool.patience.vanish_grace * (10.0 if suspicious or not silent else 1.0)
+        # Of a node that never was ready there is no other word, and lists lag behind launches.
+        doubtful = suspicious or not silent or record.ready_at is None
+        patience = pool.patience.vanish_grace * (10.0 if doubtful else 1.0)
         if missing >= patience:
             found.append(_gone(world.now, memory, record))
     return found

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from policies.actions import ActionKind
+from policies.actions import ActionKind, Cause
 from policies.interruption import doom
 from policies.model import (
     EngineReading,
@@ -172,13 +172,13 @@ class Fleet:
 
     @cached_property
     def recallable(self) -> tuple[Node, ...]:
-        """Nodes that drain only to save money and answer: they can be put back to work at once."""
+        """Nodes that can be put back to work at once: they answer, and drain to save money or were silent."""
         return tuple(
             n
             for n in self.nodes
             if n.phase is Phase.DRAINING
             and n.drain is not None
-            and n.drain.cause.voluntary
+            and (n.drain.cause.voluntary or n.drain.cause is Cause.SICK)
             and n.doomed is None
             and n.operator is None
             and n.answers

@@ -16,7 +16,7 @@ the first new one is ready.
 from __future__ import annotations
 
 from policies.actions import Alarm, Cause
-from policies.fleet import Node
+from policies.fleet import Node, vouched_for
 from policies.model import Phase, StandbyKind
 from policies.turn import Turn
 
@@ -53,13 +53,14 @@ def replace_sick(turn: Turn) -> None:
 
 
 def give_up_boots(turn: Turn) -> None:
-    """End nodes that did not become ready within the boot time-out."""
+    """End nodes that did not become ready within the boot time-out, unless a balancer finds them healthy."""
     timeout = turn.pool.health.boot_timeout
+    vouched = vouched_for(turn.world)
     for node in turn.fleet.nodes:
         waiting = node.phase in (Phase.PENDING, Phase.STARTING) or (
             node.phase is Phase.STOPPED and node.standby is not StandbyKind.STOPPED
         )
-        if not waiting or node.unknown or node.drain is not None:
+        if not waiting or node.unknown or node.drain is not None or node.id in vouched:
             continue
         if turn.now - node.started_at > timeout:
             why = f": {node.failure}" if node.failure else ""

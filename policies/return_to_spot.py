@@ -35,7 +35,10 @@ def spot_allowance(turn: Turn) -> tuple[int, float]:
 
 
 def roll_back(turn: Turn, market: Market, most: int, why: str) -> int:
-    """Put up to `most` nodes of a market back to work that drain only to save money; returns how many."""
+    """Put up to `most` nodes of a market back to work; returns how many.
+
+    Those that drain only to save money, and those that were silent and answer again.
+    """
     back = 0
     for node in turn.fleet.recallable:
         if back >= most or turn.budget.full:

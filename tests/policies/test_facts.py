@@ -233,6 +233,11 @@ def test_what_a_balancer_finds_healthy_is_not_gone_because_nobody_has_looked_at_
         assert bool(changes(here)) is gone
 
 
+def test_a_node_that_was_never_ready_may_be_one_that_lists_do_not_show_yet(scene: Make) -> None:
+    for missing_for, gone in ((20.0, False), (149.0, False), (150.0, True)):
+        assert bool(changes(lacking(scene, missing_for=missing_for, ready=False))) is gone
+
+
 def test_a_node_that_is_in_the_list_again_is_found(scene: Make) -> None:
     here = scene().nodes(9).node("x", missing_since=9_000.0)
     assert changes(here) == (NodeFound(at=here.now, node="x"),)

@@ -160,3 +160,12 @@ def test_the_boot_is_counted_from_the_start_of_a_standby(scene: Make, actions: M
     here = scene().nodes(2).nodes(1, ON_DEMAND)
     here.node("x", ON_DEMAND, ready=False, age=5000.0, started_at=9_900.0)
     assert actions(here.plan(), Terminate) == []
+
+
+def test_a_boot_that_a_balancer_finds_healthy_is_not_given_up(scene: Make, actions: Make) -> None:
+    """So it looks after an old journal was restored, while this host reaches no node."""
+    here = scene(ten()).nodes(6).nodes(3, ON_DEMAND)
+    here.node("x", ready=False, age=2000.0, serving=True, vouched=True)
+    assert actions(here.plan(), Terminate) == []
+    here.node("x", ready=False, age=2000.0, serving=True, vouched=False)
+    assert [a.node for a in actions(here.plan(), Terminate)] == ["x"]

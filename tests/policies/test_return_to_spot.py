@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies.actions import Cause, Drain, Launch, Terminate
+from policies.actions import Cause, Drain, Launch, Terminate, Undrain
 from policies.model import Limits, Market, Pool, ReturnRules, StandbyRules
 from policies.records import OperatorRequest
 
@@ -162,3 +162,13 @@ def test_nothing_is_given_back_while_the_view_is_old(scene: Make) -> None:
     assert drained(plan) == []
     assert [d.reason for d in plan.deferred] == ["the journal cannot be written"]
     assert not [a for a in plan.actions if isinstance(a, Launch)]
+
+
+def test_a_silent_node_that_answers_again_is_quicker_than_a_launch(scene: Make) -> None:
+    here = scene(ten()).nodes(7).nodes(2, ON_DEMAND).node("back", ON_DEMAND).drain("back", Cause.SICK)
+    plan = here.plan()
+    assert [a.node for a in plan.actions if isinstance(a, Undrain)] == ["back"]
+    assert not any(isinstance(a, Launch) for a in plan.actions)
+    here = scene(ten()).nodes(7).nodes(2, ON_DEMAND).node("away", ON_DEMAND, silent_for=60.0)
+    here.drain("away", Cause.SICK)
+    assert not any(isinstance(a, Undrain) for a in here.plan().actions)
