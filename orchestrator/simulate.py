@@ -333,11 +333,12 @@ class Simulation:
             return
         process.up_since = self.clock.now()
         process.ended = await process.daemon.wait()
-        if Superseded.__name__ not in process.ended:
+        superseded = Superseded.__name__ in process.ended
+        if not superseded:
             self.checker.report("daemon-lives", process.name, f"{process.name} ended: {process.ended}")
         self.world.trace.add("end", process.name, process.ended)
         await process.daemon.stop()
-        if process.supervised:
+        if process.supervised and not superseded:  # the one that took over has a supervisor of its own
             self.restart_later()
 
     def _release(self, process: SimProcess) -> None:

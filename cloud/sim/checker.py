@@ -212,7 +212,7 @@ class Checker:
             return
         if not machine.able(now) and now - machine.launched_at > self._pool.health.boot_timeout:
             return
-        if now - self._ending_since.get(node, now) >= self._bounds.see_loss:
+        if node in self._excused or now - self._ending_since.get(node, now) >= self._bounds.see_loss:
             return  # decided before, and asked for again: whether it ends already was not known
         left = sum(
             m.placement.market is Market.ON_DEMAND
@@ -293,7 +293,14 @@ class Checker:
         self.checked["last-target"] += 1
         if after:
             return
-        answering = sorted(n for n in before if (m := self._world.machine(n)) is not None and m.able(now))
+        daemon = self._daemon()
+        answering = sorted(
+            n
+            for n in before
+            if (m := self._world.machine(n)) is not None
+            and m.able(now)
+            and (daemon is None or n in daemon.known)  # what a lost journal forgot and a list lacks
+        )
         if answering:
             text = f"{table.name} was emptied while {', '.join(answering)} could answer"
             self.report("last-target", table.name, text)

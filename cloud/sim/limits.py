@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.world import Machine, SimWorld
-from policies.events import DrainEnded, DrainStarted, Event, NodeGone
+from policies.actions import ActionKind
+from policies.events import DrainEnded, DrainStarted, Event, IntentOpened, NodeGone
 from policies.model import InstanceState, Pool
 
 _CENT = 1e-6
@@ -47,7 +48,9 @@ class Limits:
                 works = machine is not None and machine.able(now) and not machine.doomed
                 self._leaving[event.node] = event.cause.by_choice and works
                 self._disruption()
-            elif isinstance(event, DrainEnded | NodeGone):
+            elif isinstance(event, DrainEnded | NodeGone) or (
+                isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE
+            ):
                 self._leaving.pop(event.node, None)
 
     def forget(self) -> None:

@@ -144,8 +144,10 @@ class SimNotices:
         """
         told = 0
         while True:
-            for message in [m for m in self._board.open(self.name) if m.number > told]:
+            fresh = [m for m in self._board.open(self.name) if m.number > told]
+            if fresh:  # they come in one batch
                 await self._world.clock.sleep(self._world.rng.uniform(*self._world.pace.latency))
+            for message in fresh:
                 Faults.check(self._world.faults.draw("stream"), "stream")
                 told = message.number
                 later = self._clock.now() - self._world.clock.now()
