@@ -220,7 +220,11 @@ class QueueNotices:
             began = self._clock.now()
             try:
                 messages = await self._receive(self._wait if first else 1)
-            except Exception as error:  # whatever it is, the next call may work
+                for message in messages:
+                    self._take(message)
+            except (
+                Exception
+            ) as error:  # whatever it is, the next call may work; what was not taken comes again
                 self._failed(error)
                 self._burst.clear()
                 await self._clock.sleep(pause)
@@ -234,8 +238,6 @@ class QueueNotices:
                 self._burst.clear()
                 if self._clock.now() - began < _IDLE_PAUSE:
                     await self._clock.sleep(_IDLE_PAUSE)  # a queue that does not wait must not be hammered
-            for message in messages:
-                self._take(message)
 
     async def _receive(self, wait: int) -> list[Mapping[str, Any]]:
         self.counts.calls += 1
@@ -249,10 +251,24 @@ class QueueNotices:
         found = answer.get("Messages") or []
         return [message for message in found if isinstance(message, Mapping)]
 
+    def _take_all(self, messages: Iterable[Mapping[str, Any]]) -> None:
+        """Take up messages. One that fails comes again by itself, and holds up no other."""
+        failure: Exception | None = None
+        for message in messages:
+            try:
+                self._take(message)
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
     def _take(self, message: Mapping[str, Any]) -> None:
         """Take up one message: tell its notices, or discard it."""
         self.counts.received += 1
         identity, receipt = str(message.get("MessageId", "")), str(message.get("ReceiptHandle", ""))
+        if not identity or not receipt:
+            self.counts.unparseable += 1  # no answer of SQS; there is nothing to delete
+            return
         now = self._clock.now()
         known = self._messages.get(identity)
         if known is not None:

@@ -4,12 +4,9 @@ import asyncio
 import contextlib
 import itertools
 import json
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -144,7 +141,7 @@ class FakeSqs:
 
 
 class MotoSqs:
-    """The same queue at a moto server, through boto3 in threads."""
+    """The same queue at the stand-in for AWS, through boto3 in threads."""
 
     def __init__(self, endpoint: str) -> None:
         import boto3
@@ -191,35 +188,6 @@ class MotoSqs:
         return sum(int(answer["Attributes"][name]) for name in asked)
 
 
-_MOTO = """
-import sys, threading
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(*server.get_host_and_port(), flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture(scope="session")
-def moto_endpoint() -> Iterator[str]:
-    """The address of a moto server in a process of its own, which ends with the tests."""
-    pytest.importorskip("moto")
-    server = subprocess.Popen(
-        [sys.executable, "-c", _MOTO],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        host, port = server.stdout.readline().split()
-        yield f"http://{host}:{port}"
-    finally:
-        server.kill()
-        server.wait()
-
-
 @pytest.fixture
 def sqs():
     """An SQS queue in memory."""
@@ -228,5 +196,5 @@ def sqs():
 
 @pytest.fixture(params=["memory", pytest.param("moto", marks=pytest.mark.slow)])
 def any_sqs(request):
-    """An SQS queue, in memory and at a moto server: what holds of the one must hold of the other."""
-    return FakeSqs() if request.param == "memory" else MotoSqs(request.getfixturevalue("moto_endpoint"))
+    """An SQS queue, in memory and at the stand-in for AWS: what holds of the one must hold of the other."""
+    return FakeSqs() if request.param == "memory" else MotoSqs(request.getfixturevalue("aws_shim").url)

@@ -269,6 +269,21 @@ async def test_calls_that_fail_are_asked_again_and_the_age_says_so(sqs, open_sou
     await until(lambda: source.last_error == "" and source.age() == 0.0)
 
 
+async def test_a_question_about_nodes_that_fails_loses_no_message(sqs, open_source):
+    asked = []
+
+    def owned(name):
+        asked.append(name)
+        if len(asked) == 1:
+            raise KeyError(name)
+        return True
+
+    await sqs.send(body(node(1)), body(node(2)))
+    source = open_source(sqs, visibility=1, owned=owned)
+    assert [notice.node for notice in await take(source, 2)] == [node(2), node(1)]
+    assert source.counts.failures == 1
+
+
 async def test_a_deletion_that_fails_is_said_and_made_good_when_the_message_comes_again(sqs, open_source):
     await sqs.send(body(node(1)))
     source = open_source(sqs, visibility=1)
