@@ -12,10 +12,12 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +32,9 @@ from orchestrator.simulate import Outcome
 
 CRASH_SEED = 1
 """The seed with which every scenario is played when its daemon is killed."""
+
+CPU_LIMIT = 300.0
+"""CPU-seconds after which a run is given up; the longest take some ten."""
 
 _MEMORY = Path("/dev/shm")
 
@@ -131,14 +136,35 @@ def crashes(names: Iterable[str] = tuple(SCENARIOS)) -> Iterator[Job]:
 # -- playing ---------------------------------------------------------------------------------------
 
 
+class TooLong(KeyboardInterrupt):
+    """A run used up its CPU time. The one kind of exception that no task and no event loop holds up."""
+
+
 def run(job: Job) -> Result:
-    """Play a job. An exception is a violation like any other: the rest goes on."""
+    """Play a job. An exception is a violation, and so is a run without end: the other runs go on."""
     began = time.process_time()
     try:
-        result = _planted(job) if job.kind == "planted" else _result(job, outcome_of(job))
-    except Exception as error:
+        with _limited():
+            result = _planted(job) if job.kind == "planted" else _result(job, outcome_of(job))
+    except (Exception, TooLong) as error:
         result = Result(job=job, broken=(("nothing-unhandled", f"{type(error).__name__}: {error}"),))
     return replace(result, cpu=time.process_time() - began)
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise TooLong once the block has used `CPU_LIMIT` seconds of CPU time."""
+
+    def ring(*_: object) -> None:
+        raise TooLong(f"no end after {CPU_LIMIT:g} CPU-seconds")
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def outcome_of(job: Job) -> Outcome:

@@ -132,6 +132,15 @@ def test_a_crash_of_the_simulation_is_a_failure(monkeypatch: pytest.MonkeyPatch)
     assert "a bug of its own" in result.broken[0][1]
 
 
+def test_a_run_without_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from within a task of the simulated daemon, which catches what it can."""
+    monkeypatch.setattr(jobs, "CPU_LIMIT", 0.2)
+    result = run(Job(kind="fresh", seed=1, hours=1000.0))
+    assert [name for name, _ in result.broken] == ["nothing-unhandled"]
+    assert "TooLong: no end after 0.2 CPU-seconds" in result.broken[0][1]
+    assert result.job.line.endswith("--seed 1 --hours 1000")
+
+
 def test_a_failing_run_gets_exactly_one_line() -> None:
     summary = Summary(base=1)
     job = Job(kind="fresh", seed=12345, hours=2.0)
