@@ -220,11 +220,8 @@ class QueueNotices:
             began = self._clock.now()
             try:
                 messages = await self._receive(self._wait if first else 1)
-                for message in messages:
-                    self._take(message)
-            except (
-                Exception
-            ) as error:  # whatever it is, the next call may work; what was not taken comes again
+                self._take_all(messages)
+            except Exception as error:  # whatever it is, the next call may work
                 self._failed(error)
                 self._burst.clear()
                 await self._clock.sleep(pause)
