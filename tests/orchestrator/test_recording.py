@@ -244,14 +244,17 @@ async def test_events_of_another_daemon_do_not_belong_to_a_recording(store: Stor
     """Somebody took the lease away by hand; until it notices, the first daemon writes on."""
     turns = Turns(store)
     await store.next_epoch(10.0)
-    await turns.take([PoolConfigured(at=1.0, replicas=2), seen(0)], 1.0)
+    ready = NodeReady(at=1.0, node="i-0", address="a:1")
+    await turns.take([PoolConfigured(at=1.0, replicas=2), seen(0), ready], 1.0)
     with closing(sqlite3.connect(store.path)) as db, db:
         db.execute(
             "INSERT INTO events (pool, at, kind, node, body, epoch) SELECT pool, at, 'NodeGone', node, "
             '\'{"at": 1, "node": "i-0", "cause": "lost"}\', 11 FROM events WHERE kind=\'NodeSeen\''
         )
     await turns.take([seen(1)], 2.0)
-    assert [t.identical for t in await turns.replayed()] == [True, True]
+    found = await turns.replayed()
+    assert [t.identical for t in found] == [True, True]
+    assert "i-0" in [target["id"] for target in found[-1].recorded["targets"]]
 
 
 async def test_events_that_were_lost_begin_a_new_recording(store: Store) -> None:
