@@ -35,7 +35,6 @@ class AwsPorts:
 def connect_aws(config: Config, clock: Clock) -> AwsPorts:
     """The adapters of the configured pool. Makes no call yet."""
     table, name = config.pool.cloud.aws, config.pool_name
-    places = _places(table)
     # A call gives up before the daemon gives it up, so that its thread is free again.
     read = max(1.0, config.daemon.call_timeout - _CONNECT)
     regions = [
@@ -49,7 +48,7 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
             ),
             place,
         )
-        for place in places
+        for place in places(table)
     ]
     prices = PriceBook()
     instances = AwsInstances(regions, clock=clock, prices=prices)
@@ -57,13 +56,14 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
     return AwsPorts(
         instances=instances,
         offerings=AwsOfferings(regions, clock=clock, prices=prices),
-        notices=tuple(_notices(table, places, calls, clock)),
+        notices=tuple(_notices(table, [place for _, place in regions], calls, clock)),
         balancers=_balancers(table, name, instances, regions[0][0]),
         calls=tuple(calls),
     )
 
 
-def _places(table: AwsTable) -> list[AwsRegion]:
+def places(table: AwsTable) -> list[AwsRegion]:
+    """The regions of the tables, as the adapters take them."""
     return [
         AwsRegion(
             region=name,
@@ -80,12 +80,12 @@ def _places(table: AwsTable) -> list[AwsRegion]:
 
 
 def _notices(
-    table: AwsTable, places: Sequence[AwsRegion], calls: Sequence[NoticeCalls], clock: Clock
+    table: AwsTable, regions: Sequence[AwsRegion], calls: Sequence[NoticeCalls], clock: Clock
 ) -> list[Notices]:
     """Two sources a region, named after it when there are several."""
     found: list[Notices] = []
-    for place, asked in zip(places, calls, strict=True):
-        suffix = f"-{place.region}" if len(places) > 1 else ""
+    for place, asked in zip(regions, calls, strict=True):
+        suffix = f"-{place.region}" if len(regions) > 1 else ""
         queue = table.regions[place.region].notice_queue
         if queue:
             found.append(QueueNotices(asked, clock, url=queue, name=f"aws-queue{suffix}"))

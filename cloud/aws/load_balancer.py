@@ -82,7 +82,7 @@ class AlbTargetGroup:
         self.capabilities = Capabilities(drains=True, counts_in_flight=False, propagation=propagation)
         self._clients = clients
         self._share = clients.share()
-        self._title = _name_of(group)
+        self._title = name_of(group)
         self._owners = owners
         self._group: _Group | None = None
         self._order = asyncio.Lock()
@@ -241,7 +241,7 @@ class AlbTargetGroup:
         return await self._clients.call(Lane.URGENT, "elbv2", operation, lost=Uncertain, **parameters)
 
 
-def _name_of(group: str) -> str:
+def name_of(group: str) -> str:
     """The name in "arn:aws:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID", or a name as it is."""
     return group.split("/")[1] if group.startswith("arn:") and group.count("/") == 2 else group
 

@@ -48,12 +48,14 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "trace show": (_SET_UP, "show"),
     "trace convert": (_SET_UP, "convert"),
     "trace synthesise": (_SET_UP, "synthesise"),
+    "aws policy": (_SET_UP, "policy"),
     "validate": (_SET_UP, "validate"),
     "schema": (_SET_UP, "schema"),
     "completion": (_SET_UP, "completion"),
 }
 # first word of two-word commands, all in one module -> what the family is for
 FAMILIES: Final[dict[str, str]] = {
+    "aws": "What a pool on AWS needs there.",
     "journal": "The daemon's journal on disk: what it holds, its turns decided again, a copy of it.",
     "trace": "Spot markets on disk: look at one, convert a public recording, make a synthetic one.",
 }

@@ -1,0 +1,136 @@
+"""The permissions that the daemon needs on AWS and no more, as an IAM policy for one pool.
+
+What cannot be narrowed by resource (Describe calls) is allowed on all. Machines may be launched only with
+the pool's tag, and only machines with that tag may be stopped, started or ended, so that a fault of ours,
+or somebody with the daemon's keys, reaches nothing else. Tags may be written at a launch only: a machine that
+is not ours can never be made ours.
+
+Source of actions, resources and condition keys: the Service Authorization Reference of AWS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cloud.aws.places import POOL_TAG, AwsRegion
+
+_QUEUE = re.compile(r"https?://[^/]+/(\d{12})/([\w-]+(?:\.fifo)?)")
+_ELB = "elasticloadbalancing"
+
+
+def policy(
+    pool: str,
+    places: Sequence[AwsRegion],
+    *,
+    queues: Mapping[str, str],
+    target_group: str = "",
+    node_role: str = "",
+) -> dict[str, Any]:
+    """The policy document. `queues` maps a region to its queue's URL; `node_role` is the ARN of the role
+    that the launch template gives to nodes, empty when it gives none.
+
+    Raises ValueError for a queue's URL without account and name.
+    """
+    regions = [place.region for place in places]
+    statements = [
+        _statement(
+            "Look",
+            [
+                "ec2:DescribeInstances",
+                "ec2:DescribeSpotInstanceRequests",
+                "ec2:DescribeSpotPriceHistory",
+                "pricing:GetProducts",
+            ],
+            ["*"],
+        ),
+        *_launching(pool, places),
+        _statement(
+            "ChangeOwn",
+            ["ec2:StartInstances", "ec2:StopInstances", "ec2:TerminateInstances"],
+            [_ec2(region, "instance/*") for region in regions],
+            {f"aws:ResourceTag/{POOL_TAG}": pool},
+        ),
+    ]
+    if node_role:
+        statements.append(
+            _statement(
+                "GiveRole", ["iam:PassRole"], [node_role], {"iam:PassedToService": "ec2.amazonaws.com"}
+            )
+        )
+    if queues:
+        actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage"]
+        resources = [_queue(region, url) for region, url in queues.items()]
+        statements.append(_statement("Hear", [f"sqs:{action}" for action in actions], resources))
+    if target_group:
+        statements += _balancing(regions, target_group)
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
+    """Launches carry the tag, and use nothing but the configured subnets."""
+    made, used = [], []
+    for place in places:
+        made += [_ec2(place.region, f"{kind}/*") for kind in ("instance", "volume")]
+        used += [_ec2(place.region, f"subnet/{subnet}") for subnet in place.subnets.values()]
+        used += [
+            _ec2(place.region, f"{kind}/*")
+            for kind in (
+                "key-pair",
+                "launch-template",
+                "network-interface",
+                "security-group",
+                "spot-instances-request",
+            )
+        ]
+        # Images and snapshots may belong to nobody in particular.
+        used += [
+            f"arn:{_partition(place.region)}:ec2:{place.region}::{kind}/*" for kind in ("image", "snapshot")
+        ]
+    return [
+        _statement("LaunchTagged", ["ec2:RunInstances"], made, {f"aws:RequestTag/{POOL_TAG}": pool}),
+        _statement("LaunchWith", ["ec2:RunInstances"], used),
+        _statement("TagAtLaunch", ["ec2:CreateTags"], made, {"ec2:CreateAction": "RunInstances"}),
+    ]
+
+
+def _balancing(regions: Sequence[str], target_group: str) -> list[dict[str, Any]]:
+    looks = ["DescribeTags", "DescribeTargetGroupAttributes", "DescribeTargetGroups", "DescribeTargetHealth"]
+    changes = ["AddTags", "DeregisterTargets", "RegisterTargets"]
+    groups = [f"arn:{_partition(r)}:{_ELB}:{r}:*:targetgroup/{target_group}/*" for r in regions]
+    return [
+        _statement("LookAtTargets", [f"{_ELB}:{action}" for action in looks], ["*"]),
+        _statement("ChangeTargets", [f"{_ELB}:{action}" for action in changes], groups),
+    ]
+
+
+def _statement(
+    name: str, actions: Sequence[str], resources: Sequence[str], equal: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "Sid": name,
+        "Effect": "Allow",
+        "Action": sorted(actions),
+        "Resource": sorted(resources),
+    }
+    if equal:
+        made["Condition"] = {"StringEquals": dict(equal)}
+    return made
+
+
+def _ec2(region: str, resource: str) -> str:
+    return f"arn:{_partition(region)}:ec2:{region}:*:{resource}"
+
+
+def _queue(region: str, url: str) -> str:
+    found = _QUEUE.fullmatch(url)
+    if found is None:
+        raise ValueError(f"{url!r} names no account and queue; write it as https://HOST/ACCOUNT/NAME")
+    return f"arn:{_partition(region)}:sqs:{region}:{found.group(1)}:{found.group(2)}"
+
+
+def _partition(region: str) -> str:
+    if region.startswith("cn-"):
+        return "aws-cn"
+    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
