@@ -246,6 +246,7 @@ async def test_events_of_another_daemon_do_not_belong_to_a_recording(store: Stor
     await store.next_epoch(10.0)
     ready = NodeReady(at=1.0, node="i-0", address="a:1")
     await turns.take([PoolConfigured(at=1.0, replicas=2), seen(0), ready], 1.0)
+    await store.flush()
     with closing(sqlite3.connect(store.path)) as db, db:
         db.execute(
             "INSERT INTO events (pool, at, kind, node, body, epoch) SELECT pool, at, 'NodeGone', node, "
