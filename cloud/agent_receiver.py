@@ -286,7 +286,9 @@ class AgentReceiver:
             raise _Refused(409, "replayed", "a number that was used; go on with the next", **following)
         if at is None or abs(now - at) > self._window:
             off = "unknown" if at is None else f"{at - now:+.0f} s"
-            raise _Refused(400, "clock", f"the node's clock is off ({off}); set it, by NTP for example")
+            raise _Refused(
+                400, "clock", f"the clocks of node and control host differ ({off}); set both by NTP"
+            )
         # Only what is fresh counts: whoever replays reports must not use up the node's own share.
         if not sender.bucket.take(now, self._rate, self._burst):
             raise _Refused(429, "rate", f"more than {self._rate:g} reports a second")
