@@ -130,11 +130,11 @@ async def machines(aws_shim: Any) -> AsyncIterator[Machines]:
     await machines.end()
 
 
-def tables(machines: Machines, subnets: dict[str, str]) -> dict[str, dict[str, object]]:
+def tables(machines: Machines, subnets: dict[str, str], replicas: int = 3) -> dict[str, dict[str, object]]:
     """What makes a stack's pool run on EC2."""
     aws = f"{POOL}.cloud.aws"
     return {
-        POOL: {"replicas": 3},
+        POOL: {"replicas": replicas},
         f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
         aws: {
             "endpoint": machines.shim.url,
@@ -151,12 +151,12 @@ def tables(machines: Machines, subnets: dict[str, str]) -> dict[str, dict[str, o
     }
 
 
-def whole(pool: Any) -> bool:
-    """Three ready nodes serve, two of them on spot, and nothing is on its way."""
+def whole(pool: Any, replicas: int = 3, spot: int = 2) -> bool:
+    """Every node is ready and serves, so many of them on spot, and nothing is on its way."""
     nodes = [node for node in pool["nodes"] if node["phase"] != "gone"]
     ready = [node for node in nodes if node["phase"] == "ready" and node["target"] == "healthy"]
-    spot = [node for node in ready if node["market"] == "spot"]
-    return len(nodes) == len(ready) == 3 and len(spot) == 2
+    on_spot = [node for node in ready if node["market"] == "spot"]
+    return len(nodes) == len(ready) == replicas and len(on_spot) == spot
 
 
 async def test_a_pool_on_ec2_outlives_a_reclaim_and_its_daemon(
@@ -218,5 +218,69 @@ async def test_lost_answers_throttling_and_no_spot_capacity_cost_no_machine_and_
             )
 
         await stack.until("EC2 and the daemon agree on the nodes", agreed)
+    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    assert len(set(tokens)) == len(tokens)
+
+
+async def test_a_zone_is_taken_from_ten_nodes(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """Every spot node of one zone within a moment; one more with hardly any notice and one with none; copies,
+    and messages about others, in between."""
+    order = machines.shim.order
+    async with new_stack(tables(machines, subnets, 10), parts=("gateway", "daemon")) as stack:
+        pool = await stack.until_pool("the pool is as wanted", lambda pool: whole(pool, 10, 7))
+        spot = [node for node in pool["nodes"] if node["market"] == "spot"]
+        zone = [node["id"] for node in spot if node["zone"] == spot[0]["zone"]]
+        late, silent = [node["id"] for node in spot if node["id"] not in zone][:2]
+        lowest = pool["on_demand_ready"]
+
+        async def watch_the_floor() -> None:
+            nonlocal lowest
+            while True:
+                seen = await stack.pool()
+                lowest = min(lowest, seen["on_demand_ready"] if seen is not None else lowest)
+                await asyncio.sleep(0.1)
+
+        watching = asyncio.create_task(watch_the_floor())
+        async with stack.traffic() as traffic:
+            foreign = "i-0f0f0f0f0f0f0f0f0"
+            warning = "EC2 Spot Instance Interruption Warning"
+            order(
+                "tell",
+                kind=warning,
+                detail={"instance-id": foreign, "instance-action": "terminate"},
+                node=foreign,
+            )
+            order("tell", kind=warning, detail={"instance-id": ["nonsense"]}, node=foreign)
+            for node in zone:
+                order("reclaim", node=node, copies=3)
+            order("reclaim", node=late, late=90.0)
+            order("reclaim", node=silent, notice_s=0)
+            taken = {*zone, late, silent}
+            await stack.until_pool(
+                "all that was taken is replaced, on spot again",
+                lambda pool: whole(pool, 10, 7) and not taken & {n["id"] for n in pool["nodes"]},
+            )
+            await traffic.answers(20)
+        watching.cancel()
+        # What a node took with it before it had answered is asked again elsewhere; a stream that had begun on
+        # the node that went without a notice cannot be.
+        assert traffic.report.failed == 0, traffic.report
+        assert lowest >= 3
+
+        async def agreed() -> bool:
+            return set(await machines.living()) == set(await stack.nodes())
+
+        await stack.until("EC2 and the daemon agree on the nodes", agreed)
+        counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        sqs: Any = boto3.client("sqs", region_name=REGION, endpoint_url=machines.shim.url)
+        url = sqs.get_queue_url(QueueName="system-notices")["QueueUrl"]
+
+        async def empty() -> bool:
+            found = await asyncio.to_thread(sqs.get_queue_attributes, QueueUrl=url, AttributeNames=counts)
+            return all(int(found["Attributes"][name]) == 0 for name in counts)
+
+        await stack.until("the queue is empty", empty)
     tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
     assert len(set(tokens)) == len(tokens)

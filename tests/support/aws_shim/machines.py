@@ -249,15 +249,15 @@ def _request_matches(request, filters):
 # -- what EC2 does by itself ----------------------------------------------------------------------
 
 
-def tell(kind, detail, node, region=REGION, source="aws.ec2"):
-    """Publish an event on the default bus, as EC2 writes it."""
+def tell(kind, detail, node, region=REGION, source="aws.ec2", age=0.0):
+    """Publish an event on the default bus, as EC2 writes it; `age`: so many seconds late."""
     event = {
         "version": "0",
         "id": str(uuid.uuid4()),
         "detail-type": kind,
         "source": source,
         "account": ACCOUNT,
-        "time": int(time.time()),  # moto writes it as "2026-01-01T00:00:00Z"
+        "time": int(time.time() - age),  # moto writes it as "2026-01-01T00:00:00Z"
         "region": region,
         "resources": [f"arn:aws:ec2:{region}:{ACCOUNT}:instance/{node}"],
         "detail": detail,
@@ -272,23 +272,25 @@ def recommend(shim, node, region=REGION):
     tell("EC2 Instance Rebalance Recommendation", {"instance-id": node}, node, region)
 
 
-def reclaim(shim, node, notice_s=120.0, event=True, region=REGION):
+def reclaim(shim, node, notice_s=120.0, event=True, copies=1, late=0.0, region=REGION):
     """Take a spot machine back: its request says so at once, the event goes out, and then it ends.
 
-    Without a notice (0) nobody is told before.
+    Without a notice (0) nobody is told before. The event comes in so many `copies`, and so many seconds
+    `late`: so much less is left of the notice, and the request says nothing then.
     """
     instance = ec2_backends[ACCOUNT][region].get_instance(node)
     request = shim.requests.get(instance.spot_instance_request_id)
     if notice_s > 0:
-        if request is not None:
+        if request is not None and not late:
             request["State"] = "closed"
             request["Status"] = _status(
                 "instance-terminated-no-capacity", "Your Spot instance was terminated: no capacity."
             )
         if event:
             detail = {"instance-id": node, "instance-action": "terminate"}
-            tell("EC2 Spot Instance Interruption Warning", detail, node, region)
-    shim.later(notice_s, lambda: _take(shim, instance, region))
+            for _ in range(copies):
+                tell("EC2 Spot Instance Interruption Warning", detail, node, region, age=late)
+    shim.later(notice_s - late, lambda: _take(shim, instance, region))
 
 
 def _take(shim, instance, region):
