@@ -36,10 +36,14 @@ def use_stopped(turn: Turn, missing: int, why: str) -> int:
 
 
 def refill(turn: Turn) -> None:
-    """Launch stopped standbys that are missing and stop those that are warm."""
+    """Launch stopped standbys that are missing and stop those that are warm.
+
+    None is stopped before every balancer was read: after an old journal was restored, it may be at work.
+    """
     held = _standbys(turn)
+    read = all(view.at is not None for view in turn.world.balancers.values())
     for node in held:
-        if node.phase is Phase.READY:
+        if node.phase is Phase.READY and read:
             turn.stop(node, "warm: kept as a stopped standby")
     launching = sum(i.standby is StandbyKind.STOPPED for i in turn.fleet.launching)
     missing = turn.pool.standby.stopped - len(held) - launching

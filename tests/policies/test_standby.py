@@ -10,7 +10,7 @@ import pytest
 from policies.actions import ActionKind, Cause, Launch, Start, Stop, Terminate
 from policies.events import IntentClosed, IntentOpened, Outcome
 from policies.memory import reduce
-from policies.model import InstanceState, Limits, Market, Pool, StandbyKind, StandbyRules
+from policies.model import InstanceState, Limits, Market, Observed, Pool, StandbyKind, StandbyRules
 from policies.records import Refusal
 
 Make = Callable[..., Any]
@@ -65,6 +65,13 @@ def test_it_starts_in_the_turn_of_the_notice_and_takes_the_doomed_nodes_place(
     (start,) = actions(plan, Start)
     assert (start.node, start.replaces) == ("sb", "s0")
     assert all(a.placement.market is Market.SPOT for a in actions(plan, Launch))
+
+
+def test_a_warm_one_is_not_stopped_before_every_balancer_was_read(scene: Make, actions: Make) -> None:
+    """Memory may be older than what was done since: only a balancer tells whether it is at work."""
+    here = standby(scene(pool()).nodes(2).nodes(2, ON_DEMAND), state=InstanceState.RUNNING)
+    here.settings["balancers"] = {"gw": Observed(value=())}
+    assert actions(here.plan(), Stop) == []
 
 
 def test_a_warm_one_that_is_put_to_work_is_not_stopped_in_the_same_turn(scene: Make, actions: Make) -> None:
