@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from scenarios import PRICES, ZONES, place
 from swarm_host import HOST
 
+from cloud.errors import InsufficientCapacity
 from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.faults import BALANCER, CLOUD, MUTATIONS, Fault
 from cloud.sim.notices import METADATA, QUEUE
@@ -254,7 +256,7 @@ async def foreign_machine(sim: Simulation, rng: random.Random) -> None:
         placement=place(rng.choice(list(Market)), rng.choice(ZONES)),
         command=EngineCommand(argv=("sim",)),
     )
-    if sim.world.capacity[request.placement] > 0:
+    with suppress(InsufficientCapacity):
         sim.world.add(request, foreign=True)
 
 
