@@ -192,3 +192,18 @@ def test_a_local_pool_does_not_load_boto3() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_pool_on_ec2_is_read_without_boto3(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from orchestrator.config import build_config\n"
+        "aws = {'instance_types': ['p5.4xlarge'], 'target_group': 'g', 'regions': {'us-east-1': {\n"
+        "    'subnets': {'us-east-1a': 's'}, 'launch_template': 'node'}}}\n"
+        "pool = {'replicas': 1, 'drain': {'settle': 30.0}, 'cloud': {'kind': 'aws', 'aws': aws}}\n"
+        f"build_config({{'pool': {{'a': pool}}}}, base={str(tmp_path)!r})\n"
+        "assert not {'boto3', 'botocore'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
