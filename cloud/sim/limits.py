@@ -71,11 +71,13 @@ class Limits:
             self._report("disruption", names, f"{names} drain by choice at once, the budget is {budget}")
 
     def _on_effect(self, effect: Effect, moment: Moment) -> None:
-        if moment is not Moment.AFTER or effect.kind not in ("launch", "start"):
+        if effect.kind not in ("launch", "start"):
+            return
+        if moment is Moment.BEFORE:
+            self._known = self._world.launches
             return
         now = self._world.clock.now()
-        made, self._known = self._world.launches - self._known, self._world.launches
-        self._launches.extend([now] * made)
+        self._launches.extend([now] * (self._world.launches - self._known))
         while self._launches and now - self._launches[0] >= _MINUTE:
             self._launches.popleft()
         self._launch_rate()
