@@ -222,6 +222,44 @@ async def test_lost_answers_throttling_and_no_spot_capacity_cost_no_machine_and_
     assert len(set(tokens)) == len(tokens)
 
 
+async def test_a_kill_while_launches_and_ends_are_under_way(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """The calls have arrived at EC2 and take effect only once the daemon is dead; the next one asks again."""
+    order = machines.shim.order
+
+    async def die_amid(stack: Any, action: str) -> None:
+        async def arrived() -> bool:
+            return int(order("calls").get(action, 0)) > 0
+
+        await stack.until(f"{action} has arrived", arrived)
+        await stack.kill("daemon")
+        order("release")
+        await stack.start("daemon")
+
+    order("fault", action="RunInstances", kind="hold", times=3)
+    async with new_stack(tables(machines, subnets), parts=("gateway", "daemon")) as stack:
+        await die_amid(stack, "RunInstances")
+        pool = await stack.until_pool("the pool is as wanted", whole)
+        launched = {machine["InstanceId"] for machine in await asyncio.to_thread(machines.described)}
+        assert launched == set(await stack.nodes())  # three in all, however often they were asked for
+        doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        order("fault", action="TerminateInstances", kind="hold")
+        order("reclaim", node=doomed)
+        await die_amid(stack, "TerminateInstances")
+        await stack.until_pool(
+            "the doomed node is replaced",
+            lambda pool: whole(pool) and doomed not in {node["id"] for node in pool["nodes"]},
+        )
+
+        async def agreed() -> bool:
+            return set(await machines.living()) == set(await stack.nodes())
+
+        await stack.until("EC2 and the daemon agree on the nodes", agreed)
+    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    assert len(set(tokens)) == len(tokens)
+
+
 async def test_a_zone_is_taken_from_ten_nodes(
     machines: Machines, subnets: dict[str, str], new_stack: Any
 ) -> None:

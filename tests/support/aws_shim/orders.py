@@ -84,7 +84,7 @@ class Application:
                     with shim.lock:
                         shim.faults.append(Fault(**given))
                 case "release":
-                    shim.gate.set()
+                    shim.release()
                 case "outage":
                     shim.outages = set(given["services"])
                 case "reclaim":

@@ -76,8 +76,7 @@ class Shim:
         """No machines, targets, queues and rules, and no faults. Networks and launch templates stay, since
         making them takes moto most of a second."""
         with self.lock:
-            self.gate.set()
-            self.gate = threading.Event()
+            self.release()
             self._later.clear()
             for kept in (self.faults, self.outages, self.calls, self.tokens, self.requests):
                 kept.clear()
@@ -87,6 +86,12 @@ class Shim:
             for service in (elbv2_backends, sqs_backends, events_backends):
                 for backend in service[ACCOUNT].values():
                     backend.reset()
+
+    def release(self):
+        """Let the calls go on that are held now; later ones are held again."""
+        with self.lock:
+            self.gate.set()
+            self.gate = threading.Event()
 
     def later(self, seconds, happen):
         """Have something happen after so many seconds, under the lock."""
