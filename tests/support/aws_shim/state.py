@@ -88,8 +88,9 @@ class Shim:
                     backend.reset()
 
     def release(self):
-        """Let the calls go on that are held now; later ones are held again."""
+        """Let the calls go on that are held, and hold no more until that is asked for again."""
         with self.lock:
+            self.faults[:] = [fault for fault in self.faults if fault.kind != "hold"]
             self.gate.set()
             self.gate = threading.Event()
 
