@@ -39,7 +39,7 @@ def place(market: Market, zone: str) -> Placement:
     return Placement("sim", "region", zone, "gpu", market)
 
 
-def config(folder: Path, **pool: Any) -> Config:
+def config(folder: Path, *, record_turns: str = "60s", **pool: Any) -> Config:
     """A pool of four nodes (two spot, two on-demand) at a pace that keeps runs short."""
     tables: dict[str, Any] = {
         "replicas": 4,
@@ -59,6 +59,7 @@ def config(folder: Path, **pool: Any) -> Config:
                 "poll_targets": 4.0,
                 "poll_offerings": 60.0,
                 "probe_interval": 2.0,
+                "record_turns": record_turns,
             },
             "pool": {"p": {**tables, **pool}},
         },

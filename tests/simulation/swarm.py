@@ -48,6 +48,7 @@ class Swarm:
         self.pool = self._pool()
         self.pace = self._pace()
         self.rates = self._rates()
+        self.record_turns = drawn("record turns", seed).choice(("off", "off", "off", "60s"))
         self.intensity = drawn("intensity", seed).choice((0.3, 1.0, 1.0, 3.0))
         untroubled = drawn("untroubled", seed).random() < UNTROUBLED
         self.kinds = () if untroubled else tuple(k for k in FAULTS if self._knows(k))
@@ -151,7 +152,7 @@ def play_swarm(
     """
     with tempfile.TemporaryDirectory() as folder:
         sim = Simulation(
-            config(Path(folder), **swarm.pool),
+            config(Path(folder), record_turns=swarm.record_turns, **swarm.pool),
             sales=sales(),
             seed=swarm.seed,
             pace=swarm.pace,
