@@ -1,119 +1,27 @@
 """A node agent's two ends: the metadata service it asks, and the receiver that it reports to."""
 
 import asyncio
-import itertools
-import json
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
-import cloud.node_agent
-from cloud.agent_receiver import AgentReceiver
+# The contract suite runs agents too, so what they need is a module and not a fixture of this directory.
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+
+from node_bench import Imds, Machine, Served, running_imds
+
 from cloud.clock import SystemClock
-from cloud.node_agent import node_key
 
 PATIENCE = 60.0
-SECRET = b"the secret of a pool, in a test"
-_STANDIN = Path(__file__).parents[2] / "support" / "imds"
-_AGENT = Path(cloud.node_agent.__file__)
-_numbers = itertools.count(1)
-
-
-class Imds:
-    """The stand-in's process. `order` gives it orders, see tests/support/imds/__main__.py."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def order(self, name: str, **values):
-        request = urllib.request.Request(f"{self._url}/_imds/{name}", json.dumps(values).encode())  # noqa: S310
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{name} {values}: {error.read().decode()}") from None
 
 
 @pytest.fixture(scope="session")
 def imds() -> Iterator[Imds]:
     """A stand-in for the metadata service, in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, str(_STANDIN)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        line = process.stdout.readline()
-        assert line, "the stand-in for the metadata service did not start"
-        yield Imds(json.loads(line)["url"])
-    finally:
-        process.kill()
-        process.wait()
-
-
-class Machine:
-    """One node: its metadata, and agents that run on it."""
-
-    def __init__(self, imds: Imds, directory: Path, id: str = "", **values) -> None:
-        self.id = id or f"i-{next(_numbers):017x}"
-        self._imds = imds
-        self.url = imds.order("node", id=self.id, **values)["url"]
-        self.directory = directory / self.id
-        self.directory.mkdir()
-        self.log = self.directory / "kmsg"
-        self.log.write_text("")
-        self.gpus = self.directory / "nvidia-smi"
-        self.show_gpus("cat " + str(self.directory / "gpus.csv"))
-        (self.directory / "gpus.csv").write_text("0, GPU-1, NVIDIA L40S, 37, 40960, 46068, 61, 0\n")
-        self.key = self.directory / "key"
-        self.key.write_text(node_key(SECRET, self.id).hex() + "\n")
-        self._processes: list[subprocess.Popen] = []
-
-    def order(self, name: str, **values):
-        return self._imds.order(name, node=self.id, **values)
-
-    def show_gpus(self, script: str) -> None:
-        self.gpus.write_text(f"#!/bin/sh\n{script}\n")
-        self.gpus.chmod(0o755)
-
-    def options(self, *more: str) -> list[str]:
-        """Options of an agent that looks at this machine, often."""
-        return [
-            *("--imds", self.url, "--nvidia-smi", str(self.gpus), "--kernel-log", str(self.log)),
-            *(
-                "--key-file",
-                str(self.key),
-                "--interval",
-                "0.05",
-                "--gpu-interval",
-                "0.1",
-                "--heartbeat",
-                "0.2",
-            ),
-            *more,
-        ]
-
-    def start(self, *more: str) -> subprocess.Popen:
-        """Start an agent as a process."""
-        with (self.directory / "agent.log").open("a") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-I", str(_AGENT), *self.options(*more)], stderr=log, stdout=log
-            )
-        self._processes.append(process)
-        return process
-
-    def said(self) -> str:
-        """What its agents wrote."""
-        return (self.directory / "agent.log").read_text()
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
+    with running_imds() as imds:
+        yield imds
 
 
 @pytest.fixture
@@ -128,27 +36,6 @@ def machine(imds, tmp_path):
     yield make
     for each in made:
         each.close()
-
-
-class Served:
-    """A receiver and where it listens."""
-
-    def __init__(self, clock=None, **settings) -> None:
-        self.receiver = AgentReceiver(clock or SystemClock(), secret=SECRET, **settings)
-        self._runner = web.AppRunner(
-            self.receiver.application(), access_log=None, shutdown_timeout=0.2, lingering_time=0.0
-        )
-        self.url = ""
-
-    async def open(self, port: int = 0, tls=None) -> None:
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True, ssl_context=tls)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
-
-    async def close(self) -> None:
-        await self._runner.cleanup()
 
 
 @pytest.fixture

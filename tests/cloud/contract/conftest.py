@@ -7,8 +7,9 @@ import asyncio
 import json
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ from typing import Any
 
 import boto3
 import pytest
+
+# Also used by the tests of the node agent.
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+
+from node_bench import Machine, Served, running_imds
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.instances import AwsInstances
@@ -161,10 +167,20 @@ class AwsWorld(World):
         self.offerings = AwsOfferings([(clients, place)], clock=self.clock, prices=prices)
         self._calls = NoticeCalls(clients)
         self.sources = ()
+        self._directory: Path | None = None
+        self._imds: Any = None
+        self._served: Any = None
+        self._machines: dict[str, Machine] = {}
 
-    def hear(self, queue: str) -> None:
-        """Make the sources of notices; events arrive in the queue of that URL."""
+    async def hear(self, queue: str, imds: Any, directory: Path) -> None:
+        """Make the sources of notices; events arrive in the queue of that URL.
+
+        A node that is watched gets metadata at the stand-in `imds`, and an agent that keeps its files in
+        the directory.
+        """
         calls, clock = self._calls, self.clock
+        self._imds, self._directory, self._served = imds, directory, Served(clock)
+        await self._served.open()
         self.sources = (
             ToldBy(
                 source=QueueNotices(calls, clock, url=queue, wait=1),
@@ -176,9 +192,20 @@ class AwsWorld(World):
                 confidence=Confidence.CONFIRMED,
                 recommends=False,
             ),
+            ToldBy(source=self._served.receiver, confidence=Confidence.REPORTED),
         )
 
+    def watch(self, instance: Instance) -> None:
+        if self._directory is not None:
+            machine = Machine(self._imds, self._directory, id=instance.id)
+            self._machines[instance.id] = machine
+            machine.start("--url", self._served.url)
+
     async def close(self) -> None:
+        for machine in self._machines.values():
+            machine.close()
+        if self._served is not None:
+            await self._served.close()
         for told_by in self.sources:
             await told_by.source.close()
         await self._calls.close()
@@ -200,10 +227,15 @@ class AwsWorld(World):
         self._fault("*", code="RequestLimitExceeded", status=503, times=calls)
 
     async def reclaim(self, node: str, notice_s: float) -> None:
+        ends = self.clock.now() + 120.0
         self._shim.order("reclaim", node=node)
+        if node in self._machines:
+            self._machines[node].order("interrupt", ends=ends)
 
     async def recommend(self, node: str) -> None:
         self._shim.order("recommend", node=node)
+        if node in self._machines:
+            self._machines[node].order("recommend")
 
     def _fault(self, action: str, **values: Any) -> None:
         self._shim.order("fault", action=action, kind="error", **values)
@@ -221,12 +253,19 @@ async def cloud_world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield local
 
 
+@pytest.fixture(scope="session")
+def imds() -> Iterator[Any]:
+    """A stand-in for the metadata service, in a process of its own."""
+    with running_imds() as imds:
+        yield imds
+
+
 @pytest.fixture(params=["local", "aws"])
-async def notice_world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def notice_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """A running provider with its sources of notices."""
     if request.param == "aws":
         aws = aws_world(request)
-        aws.hear(request.getfixturevalue("aws_queue")())
+        await aws.hear(request.getfixturevalue("aws_queue")(), request.getfixturevalue("imds"), tmp_path)
         yield aws
         await aws.close()
         return

@@ -5,7 +5,8 @@ when its standard input does.
 
 node      {id, market, type, zone, required, enabled}   gives {"url": ...}: the metadata of a new node
 set       {node, required, enabled}                     change whether tokens are needed, whether it answers
-interrupt {node, after, action, legacy}                 a spot notice; `legacy`: only the older document
+interrupt {node, after, action, legacy, ends}           a spot notice, `after` seconds from now or at `ends`;
+                                                        `legacy`: only in the older document
 recommend {node}                                        a rebalance recommendation
 maintain  {node, events}                                the list of scheduled events, as it is
 put       {node, path, text}                            any document below /latest/; text null removes it
@@ -203,8 +204,9 @@ class Orders(BaseHTTPRequestHandler):
         for name, value in values.items():
             setattr(self.nodes[node], name, value)
 
-    def _interrupt(self, node, after=120.0, action="terminate", legacy=False):
-        documents, at = self.nodes[node].documents, utc(time.time() + after)
+    def _interrupt(self, node, after=120.0, action="terminate", legacy=False, ends=None):
+        documents = self.nodes[node].documents
+        at = utc(time.time() + after if ends is None else ends)
         if action == "terminate":
             documents["meta-data/spot/termination-time"] = at
         if not legacy:
