@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from pathlib import Path
 
 from orchestrator.simulate import SimProcess, Simulation
+from orchestrator.store import StoreUnavailable
 
 
 def awake(sim: Simulation) -> SimProcess | None:
@@ -29,8 +31,10 @@ async def killed(sim: Simulation, rng: random.Random) -> None:
 async def stopped(sim: Simulation, rng: random.Random) -> None:
     process = awake(sim)
     if process is not None:
-        await sim.stop(process)
-        sim.restart_later()
+        try:
+            await sim.stop(process)
+        finally:
+            sim.restart_later()
 
 
 async def down_for_long(sim: Simulation, rng: random.Random) -> None:
@@ -128,7 +132,10 @@ async def disk_full(sim: Simulation, rng: random.Random) -> None:
     store = process.stores[-1]
     for pages, wait in ((1, rng.uniform(10, 120)), (10**6, 0.0)):
         if sim.loop.alive(process.name) and not process.ended:
-            await store._writer.run(lambda db, n=pages: db.execute(f"PRAGMA max_page_count={n}").fetchall())
+            with contextlib.suppress(StoreUnavailable):  # another daemon may have taken over
+                await store._writer.run(
+                    lambda db, n=pages: db.execute(f"PRAGMA max_page_count={n}").fetchall()
+                )
             await sim.clock.sleep(wait)
 
 
