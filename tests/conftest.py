@@ -1,17 +1,44 @@
-"""What tests of more than one layer share: the stand-in for AWS, one process for the whole run."""
+"""What tests of more than one layer share: the stand-in for AWS, and what to do where a program is missing."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+REQUIRE_DEBIAN = "ORCHESTRATOR_REQUIRE_DEBIAN"
+"""1 in the continuous check, which installs the Debian packages: what is missing there fails the test."""
+
 _SHIM = Path(__file__).parent / "support" / "aws_shim"
+
+
+def _lacking(text: str) -> NoReturn:
+    """Skip the test for want of a part of Debian, or fail it where every part is required."""
+    if os.environ.get(REQUIRE_DEBIAN) == "1":
+        pytest.fail(f"{text} ({REQUIRE_DEBIAN} is set)")
+    pytest.skip(text)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.debian("promtool", package="prometheus")`: the test needs these programs."""
+    for mark in item.iter_markers("debian"):
+        for program in mark.args:
+            if shutil.which(program) is None:
+                _lacking(f"{program} is not installed; on Debian: apt-get install {mark.kwargs['package']}")
+
+
+@pytest.fixture(scope="session")
+def lacking() -> Callable[[str], NoReturn]:
+    """For what no program's name can tell, such as a right or a kernel's ability: `lacking("why")`."""
+    return _lacking
 
 
 class AwsShim:

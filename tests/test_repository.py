@@ -7,9 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -172,3 +173,15 @@ def test_the_continuous_check_makes_what_people_make() -> None:
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     used = set(re.findall(r"(?m)^\s*make ([a-z-]+)", text))
     assert {"setup", "lint", "test"} <= used <= targets()
+
+
+def test_a_missing_part_of_debian_skips_a_test_and_fails_it_where_all_are_required(
+    lacking: Callable[[str], NoReturn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ORCHESTRATOR_REQUIRE_DEBIAN", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no frobnicator"):
+        lacking("no frobnicator")
+    monkeypatch.setenv("ORCHESTRATOR_REQUIRE_DEBIAN", "1")
+    with pytest.raises(pytest.fail.Exception, match="no frobnicator"):
+        lacking("no frobnicator")
+    assert "ORCHESTRATOR_REQUIRE_DEBIAN=1" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
