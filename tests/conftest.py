@@ -1,4 +1,4 @@
-"""What tests of more than one layer share: the stand-in for AWS, and what to do where a program is missing."""
+"""What tests of more than one layer share: the stand-in for AWS, and what to do for want of a program."""
 
 import json
 import os
