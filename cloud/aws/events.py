@@ -39,13 +39,14 @@ NOTICE_SECONDS: Final = 120.0
 """From a spot interruption warning to the interruption."""
 BLOCK_ENDS_EARLY: Final = 1800.0
 """Seconds before the end of a Capacity Block at which its instances start to be ended."""
+FINAL_STATES: Final = ("shutting-down", "terminated")
+"""Of the state changes, those that are notices."""
 
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _NODE = re.compile(r"i-(?:[0-9a-f]{8}|[0-9a-f]{17})")
 _RESERVATION = re.compile(r"cr-[0-9a-z]{1,32}")
 _EVENT_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
-_FINAL_STATES = ("shutting-down", "terminated")
 _OTHER_STATES = ("pending", "running", "stopping", "stopped")
 
 
@@ -178,7 +179,7 @@ def _rebalance(event: _Event) -> Parsed:
 
 def _state_change(event: _Event) -> Parsed:
     state = event.detail.get("state")
-    if state in _FINAL_STATES:
+    if state in FINAL_STATES:
         return Told((event.notice(NoticeKind.STATE_CHANGE, _node(event), event.at),))
     if state in _OTHER_STATES:
         return Foreign(f"a change to {state} ends no node")
