@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except CycloptsError as error:
         help_of = f"orchestrator {command_of(given)}".strip()
-        _complain(f"{str(error).rstrip('.')}; see `{help_of} --help`")
+        text = str(error)
+        text = text if text.endswith("...") else text.rstrip(".")
+        _complain(f"{text}; see `{help_of} --help`")
         return shared.USAGE
     except shared.CommandError as error:
         _complain(str(error), error.prefix)

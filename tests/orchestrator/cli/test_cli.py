@@ -410,6 +410,7 @@ def test_socket_from_the_environment_and_from_the_file(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["frobnicate"], ", ...; see `orchestrator --help`"),
         (["statsu"], 'Unknown command "statsu". Did you mean "status"?'),
         (["status", "--wathc"], "Unknown option: --wathc"),
         (["status", "-o", "yaml"], 'Invalid value "yaml" for -o. Choose from: "table", "wide", "json"'),
