@@ -134,8 +134,8 @@ class AgentReceiver:
     """A `Notices` source, and an HTTP handler for POST /v1/nodes/{node}/report.
 
     `secret`: of the pool, at least 16 bytes; `node_key` makes each node's key from it. `owned` says False of
-    a node that is certainly not ours. `window`: seconds that a node's clock may be off. `rate` and `burst`:
-    reports of one node a second, and at once.
+    a node that is certainly not ours; who learns that later sets it then. `window`: seconds that a node's
+    clock may be off. `rate` and `burst`: reports of one node a second, and at once.
     """
 
     def __init__(
@@ -154,7 +154,8 @@ class AgentReceiver:
         self.name = name
         self.accepted = 0
         self.refused: Counter[str] = Counter()  # by word, a fixed set
-        self._clock, self._secret, self._owned = clock, secret, owned
+        self.owned = owned
+        self._clock, self._secret = clock, secret
         self._window, self._rate, self._burst = window, rate, burst
         self._session = secrets.token_hex(16)
         self._senders: OrderedDict[str, _Sender] = OrderedDict()  # the longest silent first
@@ -192,6 +193,11 @@ class AgentReceiver:
     def reports(self) -> Mapping[str, NodeReport]:
         """The last report of every node that was heard."""
         return {node: s.report for node, s in self._senders.items() if s.report is not None}
+
+    def report(self, node: str) -> NodeReport | None:
+        """The last report of one node; None when it was not heard."""
+        sender = self._senders.get(node)
+        return None if sender is None else sender.report
 
     def ages(self) -> Mapping[str, float]:
         """Seconds since the last report of every node that was heard: the age of its heartbeat."""
@@ -263,7 +269,7 @@ class AgentReceiver:
         if NODE_ID.fullmatch(node):
             expected = signature(node_key(self._secret, node), node, body)
             right = hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
-        if right and self._owned(node):
+        if right and self.owned(node):
             return
         # One answer for both, so that nobody learns which nodes there are.
         raise _Refused(401, "unknown-node" if right else "signature", "not signed with this node's key")

@@ -39,7 +39,8 @@ means; every fault is reported at once as `file:line: key: what is wrong, and wh
 * **Money** is US dollars per hour: `"12.50"`.
 * **Sizes** carry a unit: `"64kB"`, `"32MiB"`.
 * **Paths**: relative ones start from the directory of the file, so the same file means the same pool wherever
-  the daemon is started. `{state_dir}` stands for `daemon.state_dir`, `~` for the home directory.
+  the daemon is started. `{state_dir}` stands for `daemon.state_dir`, `~` for the home directory,
+  `{credentials}` for the directory of the unit's systemd credentials.
 
 The smallest file:
 

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import orjson
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
-from orchestrator import metrics, status, views
+from orchestrator import agents, metrics, status, views
 from orchestrator.explaining import explanation
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
@@ -50,7 +52,8 @@ class Refused(Exception):
 
 
 class Api:
-    """Serves one daemon. `health` says whether the loop turns, `daemon` describes the process."""
+    """Serves one daemon. `alive` says whether the loop turns, `daemon` describes the process; `agents` is
+    None where nodes do not report."""
 
     def __init__(
         self,
@@ -62,9 +65,10 @@ class Api:
         clock: Clock,
         daemon: Callable[[], views.DaemonView],
         alive: Callable[[], bool],
+        agents: AgentReceiver | None = None,
     ) -> None:
         self._loop, self._inbox, self._ledger, self._store = loop, inbox, ledger, store
-        self._clock, self._daemon, self._alive = clock, daemon, alive
+        self._clock, self._daemon, self._alive, self._agents = clock, daemon, alive, agents
 
     def control_app(self) -> web.Application:
         """Routes of the unix socket."""
@@ -117,10 +121,12 @@ class Api:
             if node is not None
             else (f"{name} is gone; this is what happened to it.",)
         )
+        report = self._agents.report(name) if self._agents is not None else None
         return _json(
             views.NodeStory(
                 schema="node/1",
                 node=status.node_view(snapshot, node) if node is not None else None,
+                agent=agents.view(report, self._clock.now()) if report is not None else None,
                 events=[status.event_view(e) for e in entries],
                 sentences=list(sentences),
             )
@@ -155,6 +161,8 @@ class Api:
     async def _metrics(self, _: web.Request) -> web.Response:
         if self._loop.last is not None:
             status.publish(self._loop.last, self._ledger.totals)
+        if self._agents is not None:
+            agents.publish(self._agents, self._loop.pool.name)
         return web.Response(
             body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
@@ -290,13 +298,27 @@ def _make_way(path: Path) -> None:
         raise FileExistsError(errno.EEXIST, "it is not a socket")
 
 
-async def listen_tcp(app: web.Application, host: str, port: int) -> web.AppRunner:
-    """Serve on an address. Raises OSError, for one when the port is in use."""
-    return await _serve(app, lambda runner: web.TCPSite(runner, host, port))
+async def listen_tcp(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+    lingering: float = 10.0,
+) -> web.AppRunner:
+    """Serve on an address. Raises OSError, for one when the port is in use.
+
+    `lingering`: seconds for which the rest of a body is read that was refused.
+    """
+    return await _serve(app, lambda runner: web.TCPSite(runner, host, port, ssl_context=tls), lingering)
 
 
-async def _serve(app: web.Application, site: Callable[[web.AppRunner], web.BaseSite]) -> web.AppRunner:
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP)
+async def _serve(
+    app: web.Application, site: Callable[[web.AppRunner], web.BaseSite], lingering: float = 10.0
+) -> web.AppRunner:
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP, lingering_time=lingering
+    )
     await runner.setup()
     try:
         await site(runner).start()

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from orchestrator.config_agents import AgentsTable
 from orchestrator.config_aws import AwsTable
 from orchestrator.config_errors import ConfigError, Problem, Source, problems_of, syntax_problem
 from orchestrator.config_gateway import GatewayTable
@@ -319,6 +320,7 @@ class PoolConfig(Section):
     patience: PatienceConfig = Field(default=PatienceConfig(), description="Trust in old knowledge.")
     cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
     gateway: GatewayTable = Field(default=GatewayTable(), description="The gateway.")
+    agents: AgentsTable = Field(default=AgentsTable(), description="The agents of the nodes.")
 
     @property
     def model_name(self) -> str:

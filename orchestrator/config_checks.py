@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import ConfigFile, PoolConfig
+from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
 from orchestrator.config_errors import Problem, Source
 from orchestrator.units import format_duration, shown
@@ -44,8 +45,8 @@ def check(parsed: ConfigFile, source: Source) -> tuple[list[Problem], list[Probl
     errors = [*_daemon_errors(parsed), *_pool_count_errors(parsed)]
     warnings = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
-        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool)]
-        warnings += [*_pool_warnings(name, pool, parsed)]
+        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool), *agents_errors(name, pool)]
+        warnings += [*_pool_warnings(name, pool, parsed), *agents_warnings(name, pool)]
     return (
         [source.problem(path, text) for path, text in errors],
         [source.problem(path, text) for path, text in warnings],

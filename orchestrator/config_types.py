@@ -33,6 +33,9 @@ from orchestrator.units import (
 STATE_DIR: Final = "{state_dir}"
 """Stands for `daemon.state_dir` in every path of the file."""
 
+CREDENTIALS: Final = "{credentials}"
+"""Stands for the directory of the unit's systemd credentials ($CREDENTIALS_DIRECTORY)."""
+
 _MONEY: Final = re.compile(r"^\$?\s*(\d+(?:\.\d+)?)\s*(?:USD(?:/h)?)?$", re.IGNORECASE)
 
 
@@ -128,8 +131,13 @@ def _path(value: object) -> Path:
 
 
 def resolve_path(path: Path, *, base: Path, state_dir: Path) -> Path:
-    """An absolute path: `~` and `{state_dir}` filled in, the rest relative to `base`."""
+    """An absolute path: `~`, `{state_dir}` and `{credentials}` filled in, the rest relative to `base`.
+
+    Without credentials of systemd their placeholder stays, and no such file is found.
+    """
     text = str(path)
+    if text.startswith(CREDENTIALS + "/"):
+        return Path(os.environ.get("CREDENTIALS_DIRECTORY", CREDENTIALS) + text.removeprefix(CREDENTIALS))
     if text == STATE_DIR or text.startswith(STATE_DIR + "/"):
         return Path(str(state_dir) + text.removeprefix(STATE_DIR))
     return Path(os.path.normpath(base / path.expanduser()))

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +22,7 @@ from aiohttp import web
 from cloud.clock import SystemClock
 from cloud.errors import CloudError, Denied
 from cloud.ports import Clock, Notices
-from orchestrator import __version__, views
+from orchestrator import __version__, agents, views
 from orchestrator.actuator import Actuator
 from orchestrator.api import Api, listen_tcp, listen_unix, reason_of
 from orchestrator.config import Config
@@ -31,6 +33,7 @@ from orchestrator.loop import Loop, Snapshot
 from orchestrator.observer import Observer, Pace
 from orchestrator.recorder import Recorder
 from orchestrator.store import Store, StoreUnavailable
+from orchestrator.units import HostPort
 from orchestrator.wiring import Ports, connect
 from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured
 from policies.memory import Memory, reduce
@@ -137,13 +140,21 @@ class Daemon:
         except StoreUnavailable as error:
             raise StartError(str(error)) from error
         lease.record(self._epoch)
-        ports = self._ports = self._ports if self._ports is not None else connect(self._config, self._clock)
+        ports = self._ports = self._ports if self._ports is not None else self._connect()
         store.turns.keep_for, store.turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
         self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
         if self._listen:
-            await self._open_sockets(store)
+            await self._open_sockets(store, ports)
         self._start_tasks(ports, store)
         log.info("started", epoch=self._epoch, pool=name, state_dir=str(settings.state_dir))
+
+    def _connect(self) -> Ports:
+        try:
+            return connect(self._config, self._clock)
+        except OSError as error:
+            raise StartError(f"{error.filename}: cannot be read ({reason_of(error)})") from error
+        except ValueError as error:
+            raise StartError(str(error)) from error
 
     def _open_store(self) -> Store:
         path = self._config.daemon.state_dir / "journal.db"
@@ -180,6 +191,7 @@ class Daemon:
                 probe_concurrency=settings.probe_concurrency,
             ),
             wake=inbox.poke,
+            condemned=partial(agents.verdict, ports.agents) if ports.agents is not None else lambda _: "",
         )
         actuator = Actuator(
             pool=name,
@@ -222,7 +234,7 @@ class Daemon:
         for task_name, work in self._roots.items():
             self._tasks[task_name] = asyncio.create_task(self._guard(task_name, work), name=task_name)
 
-    async def _open_sockets(self, store: Store) -> None:
+    async def _open_sockets(self, store: Store, ports: Ports) -> None:
         settings = self._config.daemon
         if self.loop is None or self._ledger is None:
             raise StartError("the loop was not built")
@@ -234,6 +246,7 @@ class Daemon:
             clock=self._clock,
             daemon=self.describe,
             alive=self.alive,
+            agents=ports.agents,
         )
         try:
             self._runners.append(await listen_unix(api.control_app(), settings.socket))
@@ -242,16 +255,47 @@ class Daemon:
                 f"{settings.socket}: the control socket cannot be opened ({reason_of(error)}); "
                 "check what is there and the directory's owner and mode, or set daemon.socket"
             ) from error
-        if settings.listen is None:
-            return
-        host, port = settings.listen.host, settings.listen.port
+        if settings.listen is not None:
+            await self._open_tcp(settings.listen, "monitoring", "daemon.listen", api.monitoring_app())
+        where = self._config.pool.agents.listen
+        if ports.agents is not None and where is not None:
+            ports.agents.owned = self._knows
+            key = f"pool.{self._config.pool_name}.agents.listen"
+            # A report that is refused need not be read to its end.
+            more: dict[str, Any] = {"tls": self._tls(), "lingering": 0.0}
+            await self._open_tcp(where, "node reports", key, ports.agents.application(), **more)
+
+    async def _open_tcp(
+        self, where: HostPort, purpose: str, key: str, app: web.Application, **more: Any
+    ) -> None:
         try:
-            self._runners.append(await listen_tcp(api.monitoring_app(), host, port))
+            self._runners.append(await listen_tcp(app, where.host, where.port, **more))
         except OSError as error:
             raise StartError(
-                f"{host}:{port}: the monitoring listener cannot be opened ({reason_of(error)}); "
-                'set daemon.listen to a free port, or to "off"'
+                f"{where}: the {purpose} listener cannot be opened ({reason_of(error)}); "
+                f'set {key} to a free port, or to "off"'
             ) from error
+
+    def _tls(self) -> ssl.SSLContext | None:
+        """The certificate of the listener for node reports; None for plain HTTP."""
+        settings = self._config.pool.agents
+        if settings.tls_cert_file is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+        except OSError as error:
+            why = str(error) if isinstance(error, ssl.SSLError) else reason_of(error)
+            raise StartError(
+                f"{settings.tls_cert_file}, {settings.tls_key_file}: no certificate with its private key "
+                f"({why}); give both in PEM"
+            ) from error
+        return context
+
+    def _knows(self, node: str) -> bool:
+        """False of what is certainly no node of ours. Before the first turn anybody may be one."""
+        last = self.loop.last if self.loop is not None else None
+        return last is None or last.world.instances.at is None or node in last.fleet.by_id
 
     async def tell(self, event: Event) -> None:
         """Hand an operator's request to the loop; returns once it is in the journal. Call after `start`."""
@@ -372,6 +416,8 @@ class Daemon:
     def _after_turn(self, snapshot: Snapshot) -> None:
         if self._ports is not None and self._ports.metadata is not None:
             self._ports.metadata.watch(snapshot.world.instances.value)
+        if self._ports is not None and self._ports.agents is not None:
+            self._ports.agents.keep(snapshot.fleet.by_id)
 
 
 async def run_daemon(config: Config) -> int:

@@ -34,6 +34,12 @@ SPENT = _gauge("pool_spent_usd", "Money spent since the journal began.", "pool")
 PAUSED = _gauge("pool_paused", "1 while an operator's pause holds.", "pool")
 REFUSALS = _gauge("pool_remembered_refusals", "Placements whose refusal has not decayed yet.", "pool")
 
+AGENTS_HEARD = _gauge("pool_agents_heard", "Nodes whose agent reported within the last minute.", "pool")
+AGENT_REFUSALS = _gauge(
+    "pool_agent_reports_refused", "Node reports refused since the start, by why.", "pool", "why"
+)
+CONDEMNED = _gauge("pool_condemned_nodes", "Nodes whose GPUs show an error that they do not survive.", "pool")
+
 NOTICES = _counter("notices_total", "Notices taken up, by kind and source.", "pool", "kind", "source")
 NOTICES_UNKNOWN = _counter(
     "notices_unknown_node_total", "Notices for nodes that are not known (yet).", "pool"

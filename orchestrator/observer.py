@@ -55,7 +55,10 @@ class Pace:
 
 
 class Observer:
-    """Keeps the newest view of one pool's world. `run` lists the tasks; `wake` is called on every change."""
+    """Keeps the newest view of one pool's world. `run` lists the tasks; `wake` is called on every change.
+
+    `condemned` says why a node must be replaced whatever its engine answers; empty for one that need not.
+    """
 
     def __init__(
         self,
@@ -68,8 +71,10 @@ class Observer:
         engine: Engine,
         pace: Pace,
         wake: Callable[[], None],
+        condemned: Callable[[str], str] = lambda _node: "",
     ) -> None:
         self._pool, self._clock, self._pace, self._wake = pool, clock, pace, wake
+        self._condemned = condemned
         self._instances_port, self._offerings_port, self._engine = instances, offerings, engine
         self._balancers_port = balancers
         self._instances: Observed[tuple[Instance, ...]] = Observed(value=())
@@ -244,10 +249,18 @@ class Observer:
             previous = self._engines.get(node)
             async with self._slots:
                 reading = await self._engine.probe(node, address, previous)
+            if fault := self._condemned(node):
+                reading = _failed(reading, previous, fault)
             self._engines[node] = reading
             if _notable(previous, reading, draining=node in self._draining):
                 self._wake()
             await self._clock.sleep(self._pace.engines)
+
+
+def _failed(reading: EngineReading, previous: EngineReading | None, fault: str) -> EngineReading:
+    """The reading of a node that is not well although its engine may answer."""
+    since = previous.failing_since if previous is not None else None
+    return replace(reading, ok=False, failing_since=since if since is not None else reading.at, failure=fault)
 
 
 def _notable(before: EngineReading | None, after: EngineReading, *, draining: bool) -> bool:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from orchestrator.render_parts import (
     Look,
+    agent_card,
     event_table,
     event_text,
     node_card,
@@ -78,6 +79,8 @@ def story(view: NodeStory, look: Look) -> str:
     node = view["node"]
     if node is not None:
         parts += node_card(node)
+    if view["agent"] is not None:
+        parts += agent_card(view["agent"])
     parts += [Text(clean(sentence)) for sentence in view["sentences"]]
     if view["events"]:
         parts += [Text(), event_table(view["events"], look, of_one_node=True)]

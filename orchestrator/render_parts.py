@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.views import ActionView, DeferredView, EventView, NodeView, PoolPlanView
+from orchestrator.views import (
+    ActionView,
+    AgentView,
+    DeferredView,
+    EventView,
+    GpuView,
+    NodeView,
+    PoolPlanView,
+)
 from orchestrator.words import age, clean, clock_time, instant, money, plural, short_time
 
 _MANY_NODES: Final = 40  # above it, nodes that are simply well are shown as groups
@@ -241,15 +249,49 @@ def node_card(node: NodeView) -> list[RenderableType]:
             f"{instant(node['launched_at'])}, {age(node['age_s'])} ago, token {node['token'] or '-'}",
         ),
     )
+    head = Text.assemble(
+        (clean(node["id"]), "bold"), "  ", (node["phase"].upper(), _PHASE_STYLE.get(node["phase"], ""))
+    )
+    return [head, _facts(rows)]
+
+
+def agent_card(agent: AgentView) -> list[RenderableType]:
+    """What a node's agent last said of it, one fact a line."""
+    rows = [("agent", f"heard {age(agent['heard_s'])} ago")]
+    rows += [("gpu", _gpu(gpu)) for gpu in agent["gpus"]]
+    rows += [
+        ("xid", f"{xid['code']} at {xid['pci']}{': fatal' if xid['fatal'] else ''}: {xid['text']}")
+        for xid in agent["xids"]
+    ]
+    rows += [("not read", error) for error in agent["errors"]]
+    return [_facts(rows)]
+
+
+def _gpu(gpu: GpuView) -> str:
+    """One GPU in a line; what nvidia-smi does not tell is left out."""
+
+    def told(value: float | None, text: str) -> str:
+        return "" if value is None else text.format(value)
+
+    used, whole = gpu["memory_used_mib"], gpu["memory_total_mib"]
+    memory = "" if used is None or whole is None else f"{used / 1024:.1f} of {whole / 1024:.1f} GiB"
+    parts = (
+        f"{gpu['index']} {gpu['name']}",
+        told(gpu["utilisation_percent"], "{:.0f} % busy"),
+        memory,
+        told(gpu["temperature_c"], "{:.0f} °C"),
+        told(gpu["ecc_uncorrected"] or None, "{:.0f} uncorrected memory errors"),
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Padding:
     card = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     card.add_column(style="dim", no_wrap=True)
     card.add_column(overflow="fold")
     for name, value in rows:
         card.add_row(name, Text(clean(value)))
-    head = Text.assemble(
-        (clean(node["id"]), "bold"), "  ", (node["phase"].upper(), _PHASE_STYLE.get(node["phase"], ""))
-    )
-    return [head, Padding(card, (0, 0, 0, 2))]
+    return Padding(card, (0, 0, 0, 2))
 
 
 def event_table(items: Sequence[EventView], look: Look, *, of_one_node: bool = False) -> Table:

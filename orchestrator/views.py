@@ -207,11 +207,43 @@ class ExplainView(TypedDict):
     sentences: list[str]
 
 
+class GpuView(TypedDict):
+    """One GPU as nvidia-smi shows it; null for what it does not tell."""
+
+    index: int
+    name: str
+    utilisation_percent: float | None
+    memory_used_mib: float | None
+    memory_total_mib: float | None
+    temperature_c: float | None
+    ecc_uncorrected: Annotated[float | None, "uncorrected memory errors since the boot"]
+
+
+class XidView(TypedDict):
+    """One error that the GPU driver wrote to the kernel log."""
+
+    pci: str
+    code: int
+    text: str
+    fatal: Annotated[bool, "the node is replaced because of it"]
+
+
+class AgentView(TypedDict):
+    """What a node's agent last reported."""
+
+    heard_s: Annotated[float, "seconds since that report"]
+    life_cycle: Annotated[str, "spot or on-demand, as the node's own metadata has it"]
+    gpus: list[GpuView]
+    xids: list[XidView]
+    errors: Annotated[list[str], "what the agent cannot read on its node"]
+
+
 class NodeStory(TypedDict):
     """GET /v1/nodes/{id}: one node and everything that happened to it. `node` is null once forgotten."""
 
     schema: Literal["node/1"]
     node: NodeView | None
+    agent: Annotated[AgentView | None, "null when no agent of this node was heard"]
     events: list[EventView]
     sentences: list[str]
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import structlog
 
+from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.engines.simulated import SimulatedEngine
 from cloud.engines.vllm import VllmEngine
@@ -30,8 +31,9 @@ class Closable(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `others`
-    are closed with the ports and not used otherwise."""
+    """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `agents` is
+    one of the `notices` and takes reports on a listener of its own; `others` are closed with the ports and
+    not used otherwise."""
 
     instances: Instances
     offerings: Offerings
@@ -40,6 +42,7 @@ class Ports:
     engine: Engine
     command: EngineCommand
     metadata: LocalMetadata | None = None
+    agents: AgentReceiver | None = None
     others: tuple[Closable, ...] = ()
 
     async def close(self) -> None:
@@ -56,7 +59,10 @@ class Ports:
 
 
 def connect(config: Config, clock: Clock) -> Ports:
-    """The ports of the configured pool. Opens nothing yet: connections are made at their first use."""
+    """The ports of the configured pool. Opens nothing yet: connections are made at their first use.
+
+    Raises OSError for a file with a key or secret that cannot be read, ValueError for a secret that is none.
+    """
     pool = config.pool
     engine = _engine(config, pool, clock)
     command = engine.command(
@@ -69,34 +75,48 @@ def connect(config: Config, clock: Clock) -> Ports:
             drain_budget=pool.drain.budget,
         )
     )
+    agents = _agents(pool, clock)
     if pool.cloud.kind == "aws":
-        return _on_aws(config, clock, engine, command)
+        return _on_aws(config, clock, engine, command, agents)
     cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
     metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
     return Ports(
         instances=LocalInstances(cloud),
         offerings=LocalOfferings(cloud),
-        notices=(LocalEventFeed(cloud, clock), metadata),
+        notices=(LocalEventFeed(cloud, clock), metadata, *_heard(agents)),
         balancers=(_gateway(config, clock),),
         engine=engine,
         command=command,
         metadata=metadata,
+        agents=agents,
     )
 
 
-def _on_aws(config: Config, clock: Clock, engine: Engine, command: EngineCommand) -> Ports:
+def _on_aws(
+    config: Config, clock: Clock, engine: Engine, command: EngineCommand, agents: AgentReceiver | None
+) -> Ports:
     from orchestrator.wiring_aws import connect_aws
 
     aws = connect_aws(config, clock)
     return Ports(
         instances=aws.instances,
         offerings=aws.offerings,
-        notices=aws.notices,
+        notices=(*aws.notices, *_heard(agents)),
         balancers=aws.balancers or (_gateway(config, clock),),
         engine=engine,
         command=command,
+        agents=agents,
         others=aws.calls,
     )
+
+
+def _agents(pool: PoolConfig, clock: Clock) -> AgentReceiver | None:
+    """What takes the reports of nodes; None while its listener is off."""
+    return None if pool.agents.listen is None else AgentReceiver(clock, secret=pool.agents.secret())
+
+
+def _heard(agents: AgentReceiver | None) -> tuple[Notices, ...]:
+    return () if agents is None else (agents,)
 
 
 def _gateway(config: Config, clock: Clock) -> GatewayBalancer:

@@ -106,6 +106,7 @@ class Watch:
             clock, capabilities=Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
         )
         self.woken = 0
+        self.condemned: dict[str, str] = {}
         self.observer = Observer(
             pool="p",
             clock=clock,
@@ -115,6 +116,7 @@ class Watch:
             engine=self.port,  # type: ignore[arg-type]
             pace=Pace(**{"instances": 5.0, "offerings": 60.0, "targets": 5.0, "engines": 2.0, **pace}),
             wake=self.wake,
+            condemned=lambda node: self.condemned.get(node, ""),
         )
         self.tasks = [asyncio.ensure_future(t) for t in self.observer.tasks().values()]
 
@@ -319,5 +321,23 @@ def test_a_world_is_a_snapshot(play: Play) -> None:
         seen = dict(world.engines)
         await w.clock.sleep(30.0)
         assert dict(world.engines) == seen
+
+    watch(play, work)
+
+
+def test_a_node_that_is_condemned_counts_as_silent_however_well_its_engine_answers(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        w.port.machines = [machine("a"), machine("b")]
+        await w.clock.sleep(10.0)
+        assert w.world().engines["a"].ok
+        w.condemned["a"] = "Xid 79: the GPU has fallen off the bus"
+        woken, at = w.woken, w.clock.now()
+        await w.clock.sleep(30.0)
+        found = w.world().engines["a"]
+        assert (found.ok, found.ready, found.failure) == (False, True, w.condemned["a"])
+        assert found.failing_since is not None
+        assert at <= found.failing_since <= at + 3.0  # since it was first heard of, not since the last probe
+        assert w.woken > woken
+        assert w.world().engines["b"].ok
 
     watch(play, work)

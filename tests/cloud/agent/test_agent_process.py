@@ -6,15 +6,11 @@ import ssl
 import subprocess
 import sys
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from node_bench import make_certificate
 
 import cloud.node_agent
 from cloud.node_agent import node_key
@@ -144,24 +140,10 @@ async def test_metadata_that_fails_is_reported_and_what_was_seen_before_holds(ma
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A certificate for 127.0.0.1 that nobody else signed, and a server's context with it."""
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file, both = tmp_path / "ca.crt", tmp_path / "both.crt"
-    file.write_bytes(made.public_bytes(pem))
-    both.write_bytes(private + made.public_bytes(pem))
+    """A certificate for 127.0.0.1 that signs itself, and a server's context with it."""
+    file, key = make_certificate(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(both)
+    context.load_cert_chain(file, key)
     return file, context
 
 

@@ -217,9 +217,30 @@ def story() -> dict[str, Any]:
     return {
         "schema": "node/1",
         "node": node,
+        "agent": {
+            "heard_s": 4.0,
+            "life_cycle": "spot",
+            "gpus": [
+                {
+                    "index": 0, "name": "NVIDIA L40S", "utilisation_percent": 37.0,
+                    "memory_used_mib": 40960.0, "memory_total_mib": 46068.0, "temperature_c": 61.0,
+                    "ecc_uncorrected": 0.0,
+                },
+                {
+                    "index": 1, "name": "NVIDIA L40S", "utilisation_percent": None,
+                    "memory_used_mib": None, "memory_total_mib": None, "temperature_c": None,
+                    "ecc_uncorrected": 2.0,
+                },
+            ],
+            "xids": [
+                {"pci": "0000:00:1e", "code": 79, "text": "GPU has fallen off the bus.", "fatal": True},
+                {"pci": "0000:00:1e", "code": 31, "text": "MMU fault", "fatal": False},
+            ],
+            "errors": ["nvidia-smi: no answer within 10 s"],
+        },
         "events": events,
         "sentences": ["It is drained because its reclaim was announced."],
-    }
+    }  # fmt: skip
 
 
 @pytest.fixture

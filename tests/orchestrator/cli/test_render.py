@@ -62,7 +62,7 @@ def test_story(width: int, story: dict[str, Any]) -> None:
 
 
 def test_story_of_a_forgotten_node() -> None:
-    story: Any = {"schema": "node/1", "node": None, "events": [], "sentences": []}
+    story: Any = {"schema": "node/1", "node": None, "agent": None, "events": [], "sentences": []}
     assert render.story(story, Look(width=80)) == "Nothing is known of this node.\n"
 
 
