@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -15,6 +16,10 @@ import pytest
 
 REQUIRE_DEBIAN = "ORCHESTRATOR_REQUIRE_DEBIAN"
 """1 in the continuous check, which installs the Debian packages: what is missing there fails the test."""
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHIM = Path(__file__).parent / "support" / "aws_shim"
 
