@@ -23,7 +23,6 @@ from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
 from orchestrator import agents, metrics, status, views
 from orchestrator.explaining import explanation
-from orchestrator.gauges import Gauges
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
 from orchestrator.loop import Loop
@@ -66,12 +65,10 @@ class Api:
         clock: Clock,
         daemon: Callable[[], views.DaemonView],
         alive: Callable[[], bool],
-        gauges: Gauges,
         agents: AgentReceiver | None = None,
     ) -> None:
         self._loop, self._inbox, self._ledger, self._store = loop, inbox, ledger, store
         self._clock, self._daemon, self._alive, self._agents = clock, daemon, alive, agents
-        self._gauges = gauges
 
     def control_app(self) -> web.Application:
         """Routes of the unix socket."""
@@ -162,7 +159,10 @@ class Api:
         return _json(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        self._gauges.publish()
+        if self._loop.last is not None:
+            status.publish(self._loop.last, self._ledger.totals)
+        if self._agents is not None:
+            agents.publish(self._agents, self._loop.pool.name)
         return web.Response(
             body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

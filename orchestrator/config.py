@@ -53,7 +53,19 @@ from policies.model import (
     StandbyRules,
 )
 
-__all__ = ["Config", "ConfigError", "HostPort", "PoolConfig", "Problem", "build_config", "load_config"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "HostPort",
+    "PoolConfig",
+    "Problem",
+    "Role",
+    "build_config",
+    "load_config",
+]
+
+Role = Literal["daemon", "gateway", "any"]
+"""Who reads a configuration: each process needs only its own files to be there. "any" checks all of them."""
 
 _DRAIN: Final = DrainRules()
 _RETURN: Final = ReturnRules()
@@ -409,7 +421,7 @@ class Config:
         return self.pool.as_pool(self.pool_name)
 
 
-def load_config(file: str | Path) -> Config:
+def load_config(file: str | Path, role: Role = "any") -> Config:
     """Read and check a configuration file. Raises ConfigError with every fault that it has."""
     file = Path(file)
     try:
@@ -426,7 +438,7 @@ def load_config(file: str | Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([syntax_problem(str(file), str(error))]) from error
     source = Source(file=str(file), lines=key_lines(text))
-    return _build(data, source, base=file.parent, path=file)
+    return _build(data, source, base=file.parent, path=file, role=role)
 
 
 def build_config(data: Mapping[str, Any], *, base: str | Path = ".") -> Config:
@@ -434,10 +446,10 @@ def build_config(data: Mapping[str, Any], *, base: str | Path = ".") -> Config:
 
     Plain numbers are taken in the base unit (seconds, fractions, US dollars per hour) if they are not text.
     """
-    return _build(data, Source(file="configuration", lines=None), base=Path(base), path=None)
+    return _build(data, Source(file="configuration", lines=None), base=Path(base), path=None, role="any")
 
 
-def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | None) -> Config:
+def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | None, role: Role) -> Config:
     from orchestrator.config_checks import check
 
     try:
@@ -447,7 +459,7 @@ def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | 
     base = base.absolute()
     state_dir = resolve_path(parsed.daemon.state_dir, base=base, state_dir=base)
     parsed = _with_paths(parsed, base=base, state_dir=state_dir)
-    errors, warnings = check(parsed, source)
+    errors, warnings = check(parsed, source, role)
     if errors:
         raise ConfigError(errors)
     return Config(

@@ -15,6 +15,7 @@ from orchestrator.config_types import (
     AddressOrOff,
     FilePath,
     Section,
+    is_credential,
     path_key,
 )
 
@@ -96,7 +97,7 @@ def agents_errors(pool_name: str, pool: PoolConfig) -> Iterator[Found]:
         missing = "tls_key_file" if agents.tls_key_file is None else "tls_cert_file"
         yield (*at, missing), "is missing; TLS needs certificate and private key, so write both or neither"
     for key, file in _files(agents):
-        if _is_credential(file):
+        if is_credential(file):
             continue
         if not file.is_file():
             yield (*at, key), f"there is no file {file}; create it or correct the path"
@@ -128,7 +129,7 @@ def agents_warnings(pool_name: str, pool: PoolConfig) -> Iterator[Found]:
             "no node can fetch its key here",
         )
     for key, file in _files(agents):
-        if _is_credential(file):
+        if is_credential(file):
             yield (
                 (*at, key),
                 f"is the systemd credential {file.name}, which this process was not given; the daemon's unit "

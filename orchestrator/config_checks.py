@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from orchestrator.config import ConfigFile, PoolConfig
+from orchestrator.config import ConfigFile, PoolConfig, Role
 from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
 from orchestrator.config_errors import Problem, Source
+from orchestrator.config_types import is_credential
 from orchestrator.units import format_duration, shown
 
 _POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
@@ -40,22 +41,26 @@ _GATEWAY_POSITIVE: Final = {
 _Found = tuple[tuple[str, ...], str]  # key path, sentence
 
 
-def check(parsed: ConfigFile, source: Source) -> tuple[list[Problem], list[Problem]]:
+def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem], list[Problem]]:
     """Errors and warnings of a file whose keys are each valid and whose paths are absolute."""
-    errors = [*_daemon_errors(parsed), *_pool_count_errors(parsed)]
+    errors = [*_daemon_errors(parsed, role), *_pool_count_errors(parsed)]
     warnings = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
-        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool), *agents_errors(name, pool)]
-        warnings += [*_pool_warnings(name, pool, parsed), *agents_warnings(name, pool)]
+        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, role)]
+        warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
+        if role != "gateway":
+            errors += agents_errors(name, pool)
+            warnings += agents_warnings(name, pool)
     return (
         [source.problem(path, text) for path, text in errors],
         [source.problem(path, text) for path, text in warnings],
     )
 
 
-def _daemon_errors(parsed: ConfigFile) -> Iterator[_Found]:
+def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
     daemon = parsed.daemon
-    yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
+    if role != "gateway":
+        yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
     yield from _socket_errors(("daemon", "socket"), daemon.socket)
     for key in (
         "tick",
@@ -174,14 +179,16 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
         )
     if pool.cloud.kind == "aws":
         yield from aws_warnings(at, pool)
-    yield from _file_warnings(at, pool)
 
 
-def _file_errors(name: str, pool: PoolConfig) -> Iterator[_Found]:
+def _file_errors(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
     at = ("pool", name, "engine")
-    for table, key_file in _key_files(pool):
+    for table, key_file in _key_files(pool, role):
         path = ("pool", name, table, "api_key_file")
-        if not key_file.is_file():
+        if is_credential(key_file):
+            if role != "any":
+                yield path, f"{key_file}: no service manager gave this process credentials; name a file"
+        elif not key_file.is_file():
             yield path, f"there is no file {key_file}; create it or correct the path"
         elif not os.access(key_file, os.R_OK):
             yield path, f"{key_file} cannot be read by this user; give it read permission"
@@ -193,7 +200,8 @@ def _file_errors(name: str, pool: PoolConfig) -> Iterator[_Found]:
             yield (*at, "executable"), f"{program} cannot be run; make it executable with chmod +x"
 
 
-def _file_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[_Found]:
+def _file_warnings(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
+    at = ("pool", name)
     program = pool.engine.executable or ("vllm" if pool.engine.kind == "vllm" else "")
     if pool.cloud.kind == "local" and program and "/" not in program and shutil.which(program) is None:
         yield (
@@ -201,7 +209,7 @@ def _file_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[_Found]:
             f"{program} is not on the PATH, and the nodes of a local cloud run on this machine; "
             "install the engine or write the path of its program",
         )
-    for table, key_file in _key_files(pool):
+    for table, key_file in _key_files(pool, role):
         if key_file.is_file() and stat.S_IMODE(key_file.stat().st_mode) & 0o077:
             yield (
                 (*at, table, "api_key_file"),
@@ -209,9 +217,13 @@ def _file_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[_Found]:
             )
 
 
-def _key_files(pool: PoolConfig) -> list[tuple[str, Path]]:
-    given = (("engine", pool.engine.api_key_file), ("gateway", pool.gateway.api_key_file))
-    return [(table, file) for table, file in given if file is not None]
+def _key_files(pool: PoolConfig, role: Role) -> list[tuple[str, Path]]:
+    """The key files that the reader of the configuration will open."""
+    given = (
+        ("daemon", "engine", pool.engine.api_key_file),
+        ("gateway", "gateway", pool.gateway.api_key_file),
+    )
+    return [(table, file) for who, table, file in given if file is not None and role in (who, "any")]
 
 
 def _directory_errors(path: tuple[str, ...], directory: Path) -> Iterator[_Found]:

@@ -130,13 +130,18 @@ def _path(value: object) -> Path:
     return Path(value)
 
 
+def is_credential(path: Path) -> bool:
+    """A secret that the service manager hands over and that is not here."""
+    return path.parts[:1] == (CREDENTIALS,)
+
+
 def resolve_path(path: Path, *, base: Path, state_dir: Path) -> Path:
     """An absolute path: `~`, `{state_dir}` and `{credentials}` filled in, the rest relative to `base`.
 
     Without credentials of systemd their placeholder stays, and no such file is found.
     """
     text = str(path)
-    if text.startswith(CREDENTIALS + "/"):
+    if is_credential(path):
         return Path(os.environ.get("CREDENTIALS_DIRECTORY", CREDENTIALS) + text.removeprefix(CREDENTIALS))
     if text == STATE_DIR or text.startswith(STATE_DIR + "/"):
         return Path(str(state_dir) + text.removeprefix(STATE_DIR))

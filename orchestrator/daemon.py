@@ -26,14 +26,15 @@ from orchestrator import __version__, agents, views
 from orchestrator.actuator import Actuator
 from orchestrator.api import Api, listen_tcp, listen_unix, reason_of
 from orchestrator.config import Config
-from orchestrator.gauges import Gauges
 from orchestrator.inbox import Inbox
 from orchestrator.lease import FileLease
 from orchestrator.ledger import Ledger
 from orchestrator.loop import Loop, Snapshot
 from orchestrator.observer import Observer, Pace
 from orchestrator.recorder import Recorder
+from orchestrator.status import status_line
 from orchestrator.store import Store, StoreUnavailable
+from orchestrator.supervision import Supervisor
 from orchestrator.units import HostPort
 from orchestrator.wiring import Ports, connect
 from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured
@@ -71,8 +72,8 @@ class Daemon:
     """One daemon on one state directory. `start`, then `wait`, then `stop`.
 
     `ports` replaces the world outside, `clock` the time, `open_store` and `make_lease` what is kept in the
-    state directory. `threads=False` runs the journal in place, and `listen=False` opens no socket, for event
-    loops that permit neither.
+    state directory. `supervisor` hears of every completed turn. `threads=False` runs the journal in place,
+    and `listen=False` opens no socket, for event loops that permit neither.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Daemon:
         listen: bool = True,
         open_store: OpenStore = Store.open,
         make_lease: MakeLease = FileLease,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self._threads, self._listen = threads, listen
         self._make_store, self._make_lease = open_store, make_lease
         self._config = config
         self._clock = clock if clock is not None else SystemClock()
         self._ports = ports
+        self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._roots: dict[str, Coroutine[Any, Any, None]] = {}
         self._runners: list[web.AppRunner] = []
@@ -204,7 +207,7 @@ class Daemon:
             emit=inbox.put,
         )
         self._observer, self._actuator, self._ledger = observer, actuator, ledger
-        quiet = settings.record_turns
+        quiet, pace = settings.record_turns, self._supervisor.pace
         self.loop = Loop(
             pool=self._config.wanted,
             memory=memory,
@@ -216,7 +219,7 @@ class Daemon:
             inbox=inbox,
             observer=observer,
             actuator=actuator,
-            tick=settings.tick,
+            tick=settings.tick if pace is None else min(settings.tick, pace),
             recorder=Recorder(store.turns, quiet=quiet) if quiet is not None else None,
             on_turn=self._after_turn,
         )
@@ -247,7 +250,6 @@ class Daemon:
             clock=self._clock,
             daemon=self.describe,
             alive=self.alive,
-            gauges=self._gauges(self.loop, self._ledger),
             agents=ports.agents,
         )
         try:
@@ -298,18 +300,6 @@ class Daemon:
         """False of what is certainly no node of ours. Before the first turn anybody may be one."""
         last = self.loop.last if self.loop is not None else None
         return last is None or last.world.instances.at is None or node in last.fleet.by_id
-
-    def _gauges(self, loop: Loop, ledger: Ledger) -> Gauges:
-        clock = self._clock
-        return Gauges(
-            loop=loop,
-            totals=lambda: ledger.totals,
-            state_dir=self._config.daemon.state_dir,
-            sources=self._ports.notices if self._ports is not None else (),
-            inbox=self._inbox,
-            clock_step=clock.step if isinstance(clock, SystemClock) else lambda: 0.0,
-            agents=self._ports.agents if self._ports is not None else None,
-        )
 
     async def tell(self, event: Event) -> None:
         """Hand an operator's request to the loop; returns once it is in the journal. Call after `start`."""
@@ -428,6 +418,7 @@ class Daemon:
                 log.warning("journal.no_snapshot", error=str(error))
 
     def _after_turn(self, snapshot: Snapshot) -> None:
+        self._supervisor.works(snapshot.at, lambda: status_line(snapshot))
         if self._ports is not None and self._ports.metadata is not None:
             self._ports.metadata.watch(snapshot.world.instances.value)
         if self._ports is not None and self._ports.agents is not None:
@@ -436,7 +427,8 @@ class Daemon:
 
 async def run_daemon(config: Config) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code. Raises StartError."""
-    daemon = Daemon(config)
+    supervisor = Supervisor()
+    daemon = Daemon(config, supervisor=supervisor)
     stopping = asyncio.Event()
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -451,6 +443,7 @@ async def run_daemon(config: Config) -> int:
         code = 1
     for task in (stopped, failed):
         task.cancel()
+    supervisor.stops("stopping; nodes and targets stay as they are")
     await daemon.stop()
     log.info("stopped", nodes="untouched")
     return code

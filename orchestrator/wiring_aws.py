@@ -15,7 +15,6 @@ from cloud.aws.places import AwsRegion
 from cloud.aws.prices import PriceBook
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.ports import Clock, LoadBalancer, Notices
-from orchestrator.calls import aws_call_ended
 from orchestrator.config import Config
 from orchestrator.config_aws import AwsTable
 
@@ -46,7 +45,6 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
                 profile=table.profile,
                 read_timeout=read,
                 connect_timeout=_CONNECT,
-                call_ended=aws_call_ended,
             ),
             place,
         )

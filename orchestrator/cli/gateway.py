@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError
+from orchestrator.client import ClientError, ControlClient, Unreachable
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config
+
+_REPLACE_WITHIN: Final = 90.0  # s; a new process has a minute to serve
 
 
 def gateway(
     *,
     config: Annotated[Path, Parameter(name=["--config", "-c"], help="The daemon's configuration file.")],
+    replace: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Have the running gateway hand its sockets to a new process and finish what it has.",
+        ),
+    ] = False,
 ) -> int:
     """Run the gateway: the address that clients talk to, in its own process.
 
@@ -21,18 +34,41 @@ def gateway(
 
     For example:
       orchestrator gateway --config pool.toml
+      orchestrator gateway --config pool.toml --replace     (new settings or a new version, no request lost)
     """
-    settings = shared.read_config(config)
+    if replace:
+        return _replace(shared.read_config(config, role="gateway"))
 
     from orchestrator.gateway.app import serve
     from orchestrator.gateway.config import GatewayError
+    from orchestrator.gateway.handover import inheritance
     from orchestrator.logs import configure_logging
 
-    configure_logging(settings.daemon.log_format, settings.daemon.log_level)
     try:
-        # as the daemon does, so that either may be started first
-        settings.daemon.state_dir.mkdir(exist_ok=True)
-        serve(settings.pool.gateway.as_gateway(settings.pool_name))
+        with inheritance() as given:
+            settings = shared.read_config(config, role="gateway")
+            configure_logging(settings.daemon.log_format, settings.daemon.log_level)
+            table, state_dir = settings.pool.gateway, settings.daemon.state_dir
+            if state_dir in (table.socket.parent, table.targets_file.parent):
+                # as the daemon does, so that either may be started first
+                state_dir.mkdir(exist_ok=True)
+            serve(table.as_gateway(settings.pool_name), given)
     except (GatewayError, OSError) as error:
         raise CommandError(f"the gateway cannot run: {error}") from error
+    return shared.OK
+
+
+def _replace(settings: Config) -> int:
+    """Ask the running gateway for its heir."""
+    client = ControlClient(settings.pool.gateway.socket, timeout=_REPLACE_WITHIN)
+    try:
+        answer = client.post("/v1/replace")
+    except Unreachable as error:
+        raise CommandError(
+            f"no gateway answers on {client.socket_path}; start one with `orchestrator gateway`",
+            error.exit_code,
+        ) from error
+    except ClientError as error:
+        raise CommandError(f"the new gateway cannot serve, the old one serves on: {error}") from error
+    print(f"Process {answer['pid']} serves now; the one before it ends with its last request.")
     return shared.OK

@@ -34,14 +34,16 @@ def run(
     faults = check_names()
     if faults:
         raise CommandError(f"the daemon cannot run: {'; '.join(faults)}")
-    settings = shared.read_config(config)
+    settings = shared.read_config(config, role="daemon")
 
     import asyncio
 
     from cloud.errors import CloudError
     from orchestrator.daemon import StartError, run_daemon
     from orchestrator.logs import configure_logging
+    from orchestrator.supervision import show_stack_on_abort
 
+    show_stack_on_abort()
     configure_logging(log_format or settings.daemon.log_format, log_level or settings.daemon.log_level)
     try:
         return asyncio.run(run_daemon(settings))

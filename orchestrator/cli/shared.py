@@ -20,7 +20,7 @@ from orchestrator.client import ControlClient, find_socket
 from orchestrator.units import parse_duration
 
 if TYPE_CHECKING:
-    from orchestrator.config import Config
+    from orchestrator.config import Config, Role
     from orchestrator.render_parts import Look
 
 OK: Final = 0
@@ -156,15 +156,15 @@ def find_node(client: ControlClient, text: str) -> str:
     return fitting[0] if fitting else text
 
 
-def read_config(file: Path) -> Config:
-    """A checked configuration; its warnings go to standard error.
+def read_config(file: Path, role: Role = "any") -> Config:
+    """A checked configuration for the process that plays `role`; its warnings go to standard error.
 
     Raises CommandError with every fault, one a line.
     """
     from orchestrator.config import ConfigError, load_config
 
     try:
-        config = load_config(file)
+        config = load_config(file, role)
     except ConfigError as error:
         raise CommandError(str(error), prefix="") from error
     for warning in config.warnings:

@@ -13,6 +13,7 @@ import orjson
 
 from orchestrator.gateway.app import serve
 from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.handover import inheritance
 
 _PATHS = ("targets_file", "socket")
 
@@ -42,7 +43,8 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m orchestrator.gateway JSON", file=sys.stderr)
         return 2
     try:
-        serve(config_from_json(arguments[0]))
+        with inheritance() as given:
+            serve(config_from_json(arguments[0]), given)
     except GatewayError as error:
         print(error, file=sys.stderr)
         return 1

@@ -27,6 +27,7 @@ from cloud.ports import Clock
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.control import METRICS_TYPE, Control, claim_socket, release_socket
+from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.proxy import Proxy
@@ -34,6 +35,7 @@ from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import make_session
+from orchestrator.supervision import Supervisor, show_stack_on_abort
 
 log = structlog.get_logger("orchestrator.gateway")
 
@@ -45,9 +47,19 @@ _READ_ONLY = frozenset({"GET", "HEAD"})
 class Gateway:
     """A gateway that runs in the current event loop from `start` to `stop`."""
 
-    def __init__(self, config: GatewayConfig, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        clock: Clock,
+        *,
+        given: Inheritance | None = None,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self._config = config
         self._clock = clock
+        self._given = given if given is not None else Inheritance()
+        self._supervisor = supervisor if supervisor is not None else Supervisor({})
+        self.replaced = asyncio.Event()  # an heir serves on the same sockets
         self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
         self.incarnation = uuid.uuid4().hex
         self.table = TargetTable(
@@ -68,21 +80,25 @@ class Gateway:
         self._control_runner: web.AppRunner
         self._public_runner: web.ServerRunner
         self._public_site: web.SockSite
+        self._server: web.Server
+        self._sockets: tuple[socket.socket, ...] = ()
         self._control_inode = 0
         self._watcher: asyncio.Task[None]
         self.port = 0
 
     async def start(self) -> None:
         """Read the targets file, open the control socket, then the listener. Raises GatewayError."""
-        config = self._config
-        listener = _listen(config.host, config.port)
+        config, given = self._config, self._given
+        given.check(config)
+        listener = given.public if given.public is not None else _listen(config.host, config.port)
         try:
-            control = claim_socket(config.socket)
+            control = given.control if given.control is not None else claim_socket(config.socket)
         except BaseException:
             listener.close()
             raise
+        self._sockets = (listener, control)
         self.port = listener.getsockname()[1]
-        self._control_inode = os.lstat(config.socket).st_ino
+        self._control_inode = os.lstat(config.socket).st_ino if given.owned else 0
         self._session = make_session(config)
         self._proxy = Proxy(
             config=config,
@@ -110,13 +126,15 @@ class Gateway:
             metrics=self.metrics,
             queued=self._admission.__len__,
             now=self._clock.now,
+            replace=self.replace,
         )
         source.look()
-        self._watcher = asyncio.create_task(source.watch(config.poll_interval), name="targets-file")
         self._control_runner = web.AppRunner(self._control.app(), access_log=None, shutdown_timeout=_CLEANUP)
         await self._control_runner.setup()
         await web.SockSite(self._control_runner, control).start()
         await self._serve_public(listener)
+        given.ready()
+        self._watcher = asyncio.create_task(self._watch(source), name="targets-file")
         log.info(
             "gateway_started",
             host=config.host,
@@ -126,13 +144,43 @@ class Gateway:
             generation=self.table.generation,
         )
 
+    async def replace(self) -> int:
+        """Hand over to a new process that is started on the same sockets; returns its number.
+
+        Raises GatewayError when it cannot serve; this one serves on then.
+        """
+        if self._proxy.stopping:
+            raise GatewayError("this gateway is stopping already")
+        heir, waiting = await start_heir(self._sockets, owned=self._given.owned)
+        self._supervisor.hands_over(heir)
+        waiting.close()
+        self._control_inode = 0  # the socket's file is the heir's now
+        log.info("gateway_replaced", heir=heir, active=self.metrics.active)
+        self.replaced.set()
+        return heir
+
+    async def _watch(self, source: TargetSource) -> None:
+        """Look at the targets file for ever; each look is a sign of life."""
+        await self._given.is_the_service()
+        while True:
+            self._supervisor.works(self._clock.now(), self._describe)
+            await self._clock.sleep(self._config.poll_interval)
+            source.look()
+
+    def _describe(self) -> str:
+        now = self._clock.now()
+        sound = [entry.sound(now) for entry in self.table]
+        return f"{self._config.host}:{self.port}: {sum(sound)} of {len(sound)} targets healthy"
+
     async def stop(self, *, linger: float | None = None, drain_timeout: float | None = None) -> bool:
         """End without losing work: accept a little longer, then finish what runs, then break off the rest.
 
         Within `linger` seconds every answer tells its client to connect anew, so that clients move to
-        another gateway. Defaults are the configuration's. True when nothing had to be broken off.
+        another gateway; none is needed where an heir accepts on the same sockets. Defaults are the
+        configuration's. True when nothing had to be broken off.
         """
-        linger = self._config.linger if linger is None else linger
+        heir = self.replaced.is_set()
+        linger = (0.0 if heir else self._config.linger) if linger is None else linger
         drain_timeout = self._config.drain_timeout if drain_timeout is None else drain_timeout
         log.info("gateway_stopping", active=self.metrics.active)
         self._proxy.stopping = True
@@ -145,6 +193,10 @@ class Gateway:
             try:
                 async with asyncio.timeout(drain_timeout):
                     await self._proxy.wait_idle()
+                    while heir and self._server.connections:
+                        # an idle connection may bring one more request, whose answer closes it
+                        await self._clock.sleep(_CLEANUP)
+                        await self._proxy.wait_idle()
             except TimeoutError:
                 clean = False
         finally:
@@ -172,7 +224,7 @@ class Gateway:
                 message, payload, protocol, writer, task, loop, client_max_size=config.body_limit
             )
 
-        server = web.Server(
+        server = self._server = web.Server(
             self._dispatch,
             request_factory=make_request,
             handler_cancellation=True,
@@ -208,21 +260,33 @@ class Gateway:
         log.warning("breaker_opened", node=entry.spec.id, failures=entry.breaker.failures)
 
 
-async def run_gateway(config: GatewayConfig, clock: Clock) -> None:
-    """Run until SIGTERM or SIGINT, then stop in good order; a second signal ends at once.
+async def run_gateway(
+    config: GatewayConfig,
+    clock: Clock,
+    *,
+    given: Inheritance | None = None,
+    supervisor: Supervisor | None = None,
+) -> None:
+    """Run until SIGTERM, SIGINT or an heir serves, then stop in good order; one more signal ends at once.
 
-    Raises GatewayError when the gateway cannot start.
+    A gateway that was replaced is stopping anyway and takes the first signal for that. Raises GatewayError
+    when the gateway cannot start.
     """
-    gateway = Gateway(config, clock)
+    gateway = Gateway(config, clock, given=given, supervisor=supervisor)
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, signals.put_nowait, None)
     try:
         await gateway.start()
-        await signals.get()
+        signalled = asyncio.create_task(signals.get())
+        replaced = asyncio.create_task(gateway.replaced.wait())
+        await asyncio.wait({signalled, replaced}, return_when=asyncio.FIRST_COMPLETED)
+        replaced.cancel()
+        if supervisor is not None and not gateway.replaced.is_set():
+            supervisor.stops("stopping: finishes what runs")
         stopping = asyncio.create_task(gateway.stop())
-        again = asyncio.create_task(signals.get())
+        again = asyncio.create_task(_after(signalled, signals))
         await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
         again.cancel()
         if not stopping.done():
@@ -234,11 +298,18 @@ async def run_gateway(config: GatewayConfig, clock: Clock) -> None:
             loop.remove_signal_handler(name)
 
 
-def serve(config: GatewayConfig) -> None:
+async def _after(first: asyncio.Task[None], signals: asyncio.Queue[None]) -> None:
+    """Until the second signal."""
+    await first
+    await signals.get()
+
+
+def serve(config: GatewayConfig, given: Inheritance) -> None:
     """The whole life of a gateway process. Raises GatewayError when it cannot start."""
     # aiohttp warns of bodies above 1 MiB given as bytes; here they are in memory anyway, for the retries.
     warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
-    asyncio.run(run_gateway(config, SystemClock()))
+    show_stack_on_abort()
+    asyncio.run(run_gateway(config, SystemClock(), given=given, supervisor=Supervisor()))
 
 
 def _listen(host: str, port: int) -> socket.socket:

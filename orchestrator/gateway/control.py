@@ -2,6 +2,8 @@
 
     PUT /v1/targets   a `targets/1` document; 200 with what it changed, 400 for a bad document,
                       409 for a lower generation or another pool
+    POST /v1/replace  start another process on the same sockets and leave them to it; 200 with its number,
+                      409 with its reason when it cannot serve
     GET /v1/state     a `gateway-state/1` document
     GET /metrics      Prometheus text
     GET /healthz      the process lives
@@ -15,7 +17,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,9 @@ class Control:
         metrics: GatewayMetrics,
         queued: Callable[[], int],
         now: Callable[[], float],
+        replace: Callable[[], Awaitable[int]],
     ) -> None:
+        self._replace = replace
         self._incarnation = incarnation
         self._listen = listen
         self._table = table
@@ -63,6 +67,7 @@ class Control:
         """The application to serve on the socket."""
         app = web.Application(client_max_size=_LARGEST_SET)
         app.router.add_put("/v1/targets", self._put_targets)
+        app.router.add_post("/v1/replace", self._post_replace)
         app.router.add_get("/v1/state", self._get_state)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/healthz", self._get_healthz)
@@ -120,6 +125,12 @@ class Control:
                 "removed": change.removed,
             }
         )
+
+    async def _post_replace(self, _: web.Request) -> web.Response:
+        try:
+            return _json({"pid": await self._replace()})
+        except GatewayError as error:
+            return web.json_response({"error": str(error)}, status=409)
 
     async def _get_state(self, _: web.Request) -> web.Response:
         self._metrics.daemon_heard_at = self._now()

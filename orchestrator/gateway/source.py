@@ -90,12 +90,6 @@ class TargetSource:
             self._metrics.target_set("file", "wrong_pool")
             log.warning("targets_file_wrong_pool", file=str(self._file), error=str(error))
 
-    async def watch(self, interval: float) -> None:
-        """Look at the file for ever."""
-        while True:
-            await self._clock.sleep(interval)
-            self.look()
-
     def _accept(self, document: TargetSet, via: str) -> Change:
         change = self._table.apply(document)
         self._metrics.target_set(via, "accepted")

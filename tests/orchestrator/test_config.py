@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.config import Config, ConfigError, ConfigFile, build_config, load_config
+from orchestrator.config import Config, ConfigError, ConfigFile, Role, build_config, load_config
 from orchestrator.config_errors import model_at, tables
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.units import HostPort
@@ -379,3 +379,42 @@ def test_the_example_is_valid() -> None:
     assert config.warnings == ()
     assert (config.wanted.replicas, config.wanted.spot_wanted, config.wanted.on_demand_floor) == (10, 7, 3)
     assert tomllib.loads(file.read_text(encoding="utf-8"))["pool"]
+
+
+def test_each_process_needs_only_its_own_files(tmp_path: Path) -> None:
+    """The gateway runs as another user, who can see neither the daemon's state nor its secrets."""
+    file = tmp_path / "pool.toml"
+    file.write_text(
+        '[daemon]\nstate_dir = "gone/state"\n[pool.p]\nreplicas = 4\n'
+        '[pool.p.engine]\napi_key_file = "{credentials}/engine-key"\n'
+        '[pool.p.gateway]\napi_key_file = "gateway-key"\n',
+        encoding="utf-8",
+    )
+
+    def faults(role: Role) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load_config(file, role)
+        return [problem.key for problem in caught.value.problems]
+
+    assert faults("daemon") == ["daemon.state_dir", "pool.p.engine.api_key_file"]
+    assert faults("gateway") == ["pool.p.gateway.api_key_file"]
+    assert faults("any") == ["daemon.state_dir", "pool.p.gateway.api_key_file"]
+    (tmp_path / "gateway-key").touch(mode=0o600)
+    assert load_config(file, "gateway").pool.replicas == 4
+
+
+def test_credentials_are_where_the_service_manager_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    file = tmp_path / "pool.toml"
+    file.write_text(
+        '[pool.p]\nreplicas = 4\n[pool.p.engine]\napi_key_file = "{credentials}/engine-key"\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError, match=rf"there is no file {given}/engine-key"):
+        load_config(file, "daemon")
+    (given / "engine-key").touch(mode=0o600)
+    assert load_config(file, "daemon").pool.engine.api_key_file == given / "engine-key"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
+import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -77,11 +79,9 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def process(*argv: str):
+async def process(*argv: str, pipe: int | None = asyncio.subprocess.PIPE):
     """A child that does not outlive the test."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+    child = await asyncio.create_subprocess_exec(sys.executable, *argv, stdin=pipe, stdout=pipe)
     try:
         yield child
     finally:
@@ -91,8 +91,8 @@ async def process(*argv: str):
 
 
 @contextlib.asynccontextmanager
-async def engine():
-    async with process(str(ENGINE)) as child:
+async def engine(gap: str = "0.002"):
+    async with process(str(ENGINE), gap) as child:
         port = int(await asyncio.wait_for(child.stdout.readline(), PATIENCE))
         yield child, f"127.0.0.1:{port}"
 
@@ -118,8 +118,8 @@ class Site:
             clock=SystemClock(),
         )
 
-    def gateway(self):
-        return process("-m", "orchestrator.gateway", json.dumps(self.settings))
+    def gateway(self, **pipe):
+        return process("-m", "orchestrator.gateway", json.dumps(self.settings), **pipe)
 
     async def healthy(self, *nodes: str) -> None:
         """Wait until the gateway runs and these nodes are healthy there; learn where it listens."""
@@ -251,3 +251,177 @@ async def test_a_gateway_that_cannot_start_says_why_on_one_line(site, tmp_path):
     assert child.returncode == 1
     assert errors.decode().count("\n") == 1
     assert "is its directory there" in errors.decode()
+
+
+# -- sockets that outlive a process ----------------------------------------------------------------
+
+
+LAUNCH = """
+import fcntl, os, sys
+kept = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
+for place, number in enumerate(kept):
+    os.dup2(number, 3 + place)
+os.environ["LISTEN_FDS"], os.environ["LISTEN_PID"] = str(len(kept)), str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "orchestrator.gateway", sys.argv[2]])
+"""
+"""Starts a gateway as systemd does: its sockets are descriptors 3 and on."""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+class RefusedHeir(Exception):
+    """The new gateway could not serve."""
+
+
+async def replace(site) -> int:
+    """Have the gateway hand over; the number of the process that serves now."""
+    connector = aiohttp.UnixConnector(str(site.socket))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.post("http://gateway/v1/replace") as answer,
+    ):
+        body = await answer.json()
+    if answer.status != 200:
+        raise RefusedHeir(body["error"])
+    return body["pid"]
+
+
+async def gone(pid: int) -> None:
+    """Wait until a process that is nobody's child here has ended."""
+
+    def lives() -> bool:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
+
+    async with asyncio.timeout(PATIENCE):
+        while lives():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def handed_on(site):
+    """A running gateway and the list of its heirs, which are ended afterwards."""
+    heirs: list[int] = []
+    async with site.gateway(pipe=None) as first:  # heirs would hold the pipe's other end
+        await site.healthy()
+        try:
+            yield first, heirs
+        finally:
+            for pid in heirs:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            for pid in heirs:
+                await gone(pid)
+
+
+async def test_handing_over_again_and_again_costs_no_request(site):
+    async with engine() as (_, a), handed_on(site) as (first, heirs):
+        await site.balancer.apply([TargetSpec(id="a", address=a)], 1)
+        await site.balancer.flush()
+        await site.healthy("a")
+        async with Load(site.url, 8) as load:
+            await load.reach(40)
+            for _ in range(3):
+                heirs.append(await replace(site))
+                await load.reach(40)
+        assert load.errors == []
+        assert load.results["cut"] == 0
+        assert load.results["stream"] > 20
+        assert await asyncio.wait_for(first.wait(), PATIENCE) == 0, "the first has ended by itself"
+        for pid in heirs[:-1]:
+            await gone(pid)
+        await site.healthy("a")
+    assert not site.socket.exists(), "the last one takes the socket away"
+
+
+async def test_a_stream_stays_with_the_gateway_that_began_it(site):
+    async with engine("0.2") as (_, a), handed_on(site) as (first, heirs):
+        await site.balancer.apply([TargetSpec(id="a", address=a)], 1)
+        await site.balancer.flush()
+        await site.healthy("a")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(site.url + "/v1/chat/completions", json={"stream": True}) as answer,
+        ):
+            await answer.content.readany()
+            heirs.append(await replace(site))
+            first.send_signal(signal.SIGTERM)  # as at the shutdown of the host
+            rest = await answer.read()
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert await asyncio.wait_for(first.wait(), PATIENCE) == 0
+
+
+async def test_a_heir_that_cannot_serve_leaves_everything_as_it_was(site, tmp_path):
+    """And says why, as it would have said it in a terminal."""
+    config = tmp_path / "pool.toml"
+    lines = [
+        f'[daemon]\nstate_dir = "{tmp_path}"',
+        "[pool.test]\nreplicas = 1",
+        f'[pool.test.gateway]\nlisten = "127.0.0.1:{free_port()}"\nsocket = "{site.socket}"',
+    ]
+    config.write_text("\n".join(lines), encoding="utf-8")
+    command = ("-m", "orchestrator", "gateway", "--config", str(config))
+    async with process(*command) as serving:
+        await site.healthy()
+        config.write_text("\n".join(lines) + '\nqueue_limit = "many"\n', encoding="utf-8")
+        with pytest.raises(RefusedHeir, match=r"pool\.toml:8: pool\.test\.gateway\.queue_limit"):
+            await replace(site)
+        config.write_text("\n".join(lines).replace(str(site.socket), str(tmp_path / "b")), encoding="utf-8")
+        with pytest.raises(RefusedHeir, match=r"gateway\.socket is .*/b; change one of them"):
+            await replace(site)
+        await site.healthy()
+        assert serving.returncode is None
+        done = await asyncio.create_subprocess_exec(
+            sys.executable, *command, "--replace", stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await asyncio.wait_for(done.communicate(), PATIENCE)
+        assert (done.returncode, b"no gateway answers on" in said) == (3, True)
+
+
+async def test_sockets_of_the_service_manager_outlive_a_killed_gateway(site, tmp_path):
+    """A connection that is made while no gateway runs waits for the next one."""
+    async with engine() as (_, a):
+        with socket.create_server(("127.0.0.1", 0)) as public, socket.socket(socket.AF_UNIX) as control:
+            control.bind(str(site.socket))
+            control.listen()
+            site.settings["port"] = public.getsockname()[1]
+            site.url = f"http://127.0.0.1:{site.settings['port']}"
+            given = (public.fileno(), control.fileno())
+
+            async def start():
+                words = (sys.executable, "-c", LAUNCH, ",".join(map(str, given)), json.dumps(site.settings))
+                return await asyncio.create_subprocess_exec(*words, pass_fds=given)
+
+            first = await start()
+            await site.healthy()
+            await site.balancer.apply([TargetSpec(id="a", address=a)], 1)
+            await site.balancer.flush()
+            await site.healthy("a")
+            first.kill()
+            await first.wait()
+            async with aiohttp.ClientSession() as session:
+                asking = asyncio.create_task(session.post(site.url + "/v1/chat/completions", json={}))
+                second = await start()
+                answer = await asyncio.wait_for(asking, PATIENCE)
+                assert answer.status == 200
+                await answer.read()
+            second.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(second.wait(), PATIENCE) == 0
+            assert site.socket.exists(), "it belongs to the service manager"
+
+
+async def test_a_socket_of_the_service_manager_must_be_the_configured_one(site):
+    with socket.create_server(("127.0.0.1", 0)) as public:
+        port = public.getsockname()[1]
+        site.settings["port"] = 9
+        words = (sys.executable, "-c", LAUNCH, str(public.fileno()), json.dumps(site.settings))
+        child = await asyncio.create_subprocess_exec(
+            *words, pass_fds=[public.fileno()], stderr=asyncio.subprocess.PIPE
+        )
+        _, errors = await asyncio.wait_for(child.communicate(), PATIENCE)
+    assert child.returncode == 1
+    assert f"listens on 127.0.0.1:{port}, and gateway.listen is 127.0.0.1:9" in errors.decode()

@@ -7,7 +7,7 @@ import sys
 
 from aiohttp import web
 
-GAP = 0.002  # s between tokens
+GAP = float(sys.argv[1])  # s between tokens
 
 
 async def health(_: web.Request) -> web.Response:
