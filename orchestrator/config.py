@@ -49,6 +49,7 @@ from policies.model import (
     Patience,
     PlacementRules,
     Pool,
+    RebalanceRules,
     ReturnRules,
     StandbyRules,
 )
@@ -72,6 +73,7 @@ _RETURN: Final = ReturnRules()
 _HEALTH: Final = HealthRules()
 _STANDBY: Final = StandbyRules()
 _PLACEMENT: Final = PlacementRules()
+_REBALANCE: Final = RebalanceRules()
 _ADAPTIVE: Final = AdaptiveRules()
 _LIMITS: Final = Limits()
 _PATIENCE: Final = Patience()
@@ -230,6 +232,20 @@ class PlacementConfig(Section):
     )
 
 
+class RebalanceConfig(Section):
+    """What a rebalance recommendation does: the cloud says that a spot node's risk has risen."""
+
+    replace: bool = Field(
+        default=_REBALANCE.replace,
+        description="Whether such a node is replaced by a spot node elsewhere, launched first. "
+        "Recommendations are far more frequent than interruptions. false: they are only journalled.",
+    )
+    timeout: Duration = duration_key(
+        _REBALANCE.timeout,
+        "How long a recommendation holds. A node that no other one could replace by then just stays.",
+    )
+
+
 class StartsConfig(Section):
     """How long starts take, for the adaptive mix; each is used until it was observed."""
 
@@ -327,6 +343,7 @@ class PoolConfig(Section):
     health: HealthConfig = Field(default=HealthConfig(), description="Sick nodes.")
     standby: StandbyConfig = Field(default=StandbyConfig(), description="Warm capacity.")
     placement: PlacementConfig = Field(default=PlacementConfig(), description="Choice of offerings.")
+    rebalance: RebalanceConfig = Field(default=RebalanceConfig(), description="Rebalance recommendations.")
     starts: StartsConfig = Field(default=StartsConfig(), description="Start times.")
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Hard limits.")
     patience: PatienceConfig = Field(default=PatienceConfig(), description="Trust in old knowledge.")
@@ -366,6 +383,7 @@ class PoolConfig(Section):
             health=HealthRules(**self.health.model_dump()),
             standby=standby,
             placement=PlacementRules(**self.placement.model_dump()),
+            rebalance=RebalanceRules(**self.rebalance.model_dump()),
             adaptive=adaptive,
             limits=limits,
             patience=Patience(**self.patience.model_dump()),

@@ -31,13 +31,14 @@ class Cause(StrEnum):
     OPERATOR = "operator"
     EXCESS = "excess"  # more nodes than wanted
     RETURN = "return"  # on-demand cover given back to spot
+    REBALANCE = "rebalance"  # the cloud recommends another place, and a successor is there
     STANDBY = "standby"
     SHORT = "short"  # fewer nodes than wanted
 
     @property
     def voluntary(self) -> bool:
         """True where waiting costs only money: these never reduce ready nodes below wanted."""
-        return self in (Cause.EXCESS, Cause.RETURN)
+        return self in (Cause.EXCESS, Cause.RETURN, Cause.REBALANCE)
 
     @property
     def by_choice(self) -> bool:

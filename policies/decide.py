@@ -11,7 +11,18 @@ Example: a notice for one of ten nodes gives one plan: drain it, launch its repl
 
 from __future__ import annotations
 
-from policies import adaptive, balance, capacity, facts, health, invariants, return_to_spot, standby, swap
+from policies import (
+    adaptive,
+    balance,
+    capacity,
+    facts,
+    health,
+    invariants,
+    rebalance,
+    return_to_spot,
+    standby,
+    swap,
+)
 from policies.actions import Alarm, Plan
 from policies.fleet import Fleet
 from policies.model import Pool, World
@@ -38,11 +49,13 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     health.replace_sick(turn)
     health.give_up_boots(turn)
     swap.drain_asked(turn)
+    rebalance.drain_replaced(turn)
     if fleet.pool.adaptive is not None:
         adaptive.steer(turn)
     else:
         capacity.replenish(turn)
         return_to_spot.give_back(turn)
+    rebalance.launch_successors(turn)
     swap.end_drained(turn)
     _name_strangers(turn)
     standby.refill(turn)

@@ -9,7 +9,7 @@ Example: `why(node)` of a node under notice is "interruption notice (local-feed)
 from __future__ import annotations
 
 from policies.fleet import Fleet, Node
-from policies.model import Market, Phase, StandbyKind, World
+from policies.model import Market, NoticeKind, Phase, StandbyKind, World
 from policies.records import Memory, decayed
 
 
@@ -33,6 +33,10 @@ def why(node: Node, memory: Memory, now: float) -> str:
         return f"replaces {outgoing}"
     if node.phase in (Phase.PENDING, Phase.STARTING):
         return f"starting for {max(0.0, now - node.started_at):.0f} s"
+    if node.phase is Phase.READY and any(
+        n.kind is NoticeKind.REBALANCE and not n.cancelled for n in node.notices
+    ):
+        return "healthy, rebalance recommended"
     return "healthy" if node.phase is Phase.READY else str(node.phase)
 
 

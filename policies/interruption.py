@@ -5,7 +5,7 @@ Why: a doomed node stops counting as capacity at once, so its replacement starts
 Never: a spot interruption dooms no on-demand node. Notices that only a node reported, and the cloud did
 not confirm, doom at most the disruption budget of nodes at a time, oldest first: a forged message cannot
 empty a pool. Reported nodes whose engine is silent are believed beyond it, they serve nobody anyway.
-A rebalance recommendation dooms nothing, it has no deadline.
+A rebalance recommendation dooms nothing, it has no deadline; `policies.rebalance` says what it does.
 
 Example:
     >>> from policies.model import Confidence, Notice, NoticeKind
@@ -28,6 +28,19 @@ def applies(notice: Notice, *, spot: bool) -> bool:
     if notice.cancelled or notice.kind is NoticeKind.REBALANCE:
         return False
     return spot or notice.kind is not NoticeKind.INTERRUPTION
+
+
+def recommended(pool: Pool, record: NodeRecord, now: float) -> Notice | None:
+    """The oldest rebalance recommendation that a node is under; None where the pool heeds none."""
+    rules = pool.rebalance
+    if not rules.replace or not record.notices or record.placement.market is not Market.SPOT:
+        return None
+    held = [
+        n
+        for n in record.notices
+        if n.kind is NoticeKind.REBALANCE and not n.cancelled and now - n.seen_at < rules.timeout
+    ]
+    return min(held, key=_urgency, default=None)
 
 
 def doom(pool: Pool, world: World, memory: Memory) -> Mapping[str, Notice]:

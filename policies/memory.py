@@ -314,6 +314,9 @@ def _drain(draft: Draft, event: DrainStarted) -> None:
     idle_since = None if record.drain is None else record.idle_since
     draft.node(event.node, drain=drain, idle_since=idle_since)
     draft.open_swap(event.node, event.cause, event.at)
+    if event.cause is Cause.REBALANCE and record.drain is None:
+        # Else the next launch could go back to the place that was just left.
+        draft.bad_news("reclaims", record.placement, event.at)
 
 
 def _undrain(draft: Draft, event: DrainEnded) -> None:

@@ -288,6 +288,14 @@ class PlacementRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RebalanceRules:
+    """What a rebalance recommendation does. See `policies.rebalance`."""
+
+    replace: bool = False  # whether such a node is replaced at all
+    timeout: float = 600.0  # s for which a recommendation holds; a node still there then just stays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveRules:
     """The availability that the adaptive mix holds, and how long starts take. See `policies.adaptive`.
 
@@ -336,6 +344,7 @@ class Pool:
     health: HealthRules = HealthRules()
     standby: StandbyRules = StandbyRules()
     placement: PlacementRules = PlacementRules()
+    rebalance: RebalanceRules = RebalanceRules()
     adaptive: AdaptiveRules | None = None
     limits: Limits = Limits()
     patience: Patience = Patience()

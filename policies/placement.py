@@ -5,7 +5,8 @@ Why: the cheapest zone alone is a trap: one reclaim there takes all nodes at onc
 with every node already in it, with every recent reclaim and refusal, and a refused placement is left alone
 until its refusal has decayed to half.
 Never: a placement that refused within its half-life, or within ten half-lives of a quota or of boots that
-failed one after another, is tried. Nothing is random: equal scores go by name.
+failed one after another, is tried; nor, in a pool that heeds them, one whose node is under a rebalance
+recommendation. Nothing is random: equal scores go by name.
 
 Example:
     >>> from policies.memory import Memory
@@ -23,6 +24,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping
 
+from policies.interruption import recommended
 from policies.model import Market, Offering, Placement, Pool
 from policies.records import Memory, decayed
 
@@ -54,6 +56,7 @@ class Scorer:
             key = placement.market, placement.zone
             self._zone[key] = self._zone.get(key, 0) + count
         self._sold = [o for o in offerings if o.available]
+        self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}
         self._queues: dict[tuple[Market, float], list[tuple[float, Placement, int]]] = {}
 
     def blocked(self, placement: Placement) -> str:
@@ -65,6 +68,8 @@ class Scorer:
         quota = memory.quota_at.get(placement)
         if quota is not None and now - quota < _LONG_HALF_LIVES * rules.refusal_half_life:
             return f"{placement} is over quota"
+        if placement in self._advised:
+            return f"{placement}: the cloud recommends to leave it"
         boots = memory.boot_failures.get(placement)
         if (
             boots is not None

@@ -59,8 +59,9 @@ def give_back(turn: Turn) -> None:
     fixed = pool.on_demand_floor + pool.standby.hot
     settled = sum(_settled(turn, n) for n in turn.fleet.nodes)
     cover = max(0, pool.spot_wanted - settled)
-    stand_in = max(0, fixed - turn.sure(Market.ON_DEMAND))
-    for market, kept in ((Market.ON_DEMAND, fixed + cover), (Market.SPOT, pool.spot_wanted + stand_in)):
+    spot = pool.spot_wanted + max(0, fixed - turn.sure(Market.ON_DEMAND))
+    # A successor that is on its way is no surplus: the node whose place it takes is.
+    for market, kept in ((Market.ON_DEMAND, fixed + cover), (Market.SPOT, spot + len(turn.advised))):
         surplus = turn.count(market) - kept
         if surplus <= 0:
             continue

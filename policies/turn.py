@@ -24,6 +24,7 @@ from policies.actions import (
     Undrain,
 )
 from policies.fleet import Fleet, Node
+from policies.interruption import recommended
 from policies.limits import Budget
 from policies.model import Market, Offering, Phase, Placement, Pool, StandbyKind, World
 from policies.placement import Scorer
@@ -73,6 +74,17 @@ class Turn:
     def _unpaired(self) -> deque[str]:
         return _unpaired(self.fleet, self.memory, self.now)
 
+    @cached_property
+    def _recommended(self) -> tuple[Node, ...]:
+        """Working nodes under a rebalance recommendation that holds, the oldest first."""
+        found = []
+        for node in self.fleet.nodes:
+            if node.notices and node.capacity and node.phase is Phase.READY:
+                notice = recommended(self.pool, self.memory.nodes[node.id], self.now)
+                if notice is not None:
+                    found.append((notice.seen_at, node.id, node))
+        return tuple(node for _, _, node in sorted(found, key=lambda entry: entry[:2]))
+
     # -- what is known, with this turn's decisions counted in --------------------------------------
 
     def frozen(self) -> str:
@@ -115,6 +127,12 @@ class Turn:
     def may_choose(self) -> bool:
         """True while the disruption budget allows one more drain by choice."""
         return self.by_choice < self.pool.disruption_budget
+
+    @property
+    def advised(self) -> tuple[Node, ...]:
+        """Nodes that should make way for a successor: no more at once than may drain by choice."""
+        room = max(0, self.pool.disruption_budget - self.by_choice)
+        return tuple(n for n in self._recommended if n.id not in self.leaving)[:room]
 
     def leave(self, node: Node) -> None:
         """Count a node out for the rest of this turn."""

@@ -16,6 +16,7 @@ from policies.model import (
     Limits,
     Market,
     NoticeKind,
+    RebalanceRules,
     StandbyRules,
 )
 
@@ -61,6 +62,7 @@ def pools(draw: st.DrawFn, make: Callable[..., Any]) -> Any:
         replicas,
         spot_share=draw(st.sampled_from([0.0, 0.5, 0.7, 1.0])),
         standby=StandbyRules(hot=draw(st.integers(0, 1)), stopped=draw(st.integers(0, 1))),
+        rebalance=RebalanceRules(replace=draw(st.booleans()), timeout=draw(st.sampled_from([20.0, 600.0]))),
         limits=Limits(
             surge=draw(st.integers(0, 3)),
             launches_per_minute=draw(st.sampled_from([10, 60])),

@@ -63,6 +63,8 @@ class Swarm:
             pool["standby"] = {"stopped": 1}
         elif standby < 0.5:
             pool["standby"] = {"hot": 1}
+        if drawn("rebalance", self.seed).random() < 0.3:
+            pool["rebalance"] = {"replace": True}
         share = drawn("spot share", self.seed).choice((None, None, None, 0.0, 0.5, 1.0))
         if share is not None:
             pool["spot_share"] = share

@@ -1,0 +1,54 @@
+"""What a rebalance recommendation does: a successor first, then the node goes, or it stays after all.
+
+What it decides: for a pool that heeds recommendations (`rebalance.replace`), which spot nodes make way, when
+their successors are launched and when they drain.
+Why: EC2 recommends to leave a machine whose risk has risen, often well before the interruption notice, and
+two minutes are too short to start a large model. But most recommendations come to nothing and they come for
+whole zones, so they are a wish and not an order: one spot node more than wanted is launched elsewhere, and
+once it is ready there is one to spare. If none came before the recommendation has run out, the node just goes
+on; it has served and counted all the while.
+Never: on-demand nodes are bought for it; ready nodes fall below wanted and the hot standby; more nodes go at
+once than the disruption budget allows; the successor goes to a place that is itself to be left. Where the
+pool is short of nodes, those come first. A doomed node is not meant: its notice is an order.
+
+Example: of seven spot nodes two are recommended to leave zone a, and one may go at a time: a spot node is
+launched in zone b, the older recommendation drains when it is ready, then the same for the other.
+"""
+
+from __future__ import annotations
+
+from policies.actions import Cause
+from policies.model import Market
+from policies.return_to_spot import spot_allowance
+from policies.turn import Turn
+
+
+def drain_replaced(turn: Turn) -> None:
+    """Drain nodes that make way, as far as there is one ready to spare for each."""
+    needed = turn.pool.replicas + turn.pool.standby.hot
+    for node in turn.advised:
+        if turn.sure_in_all - node.sure < needed:
+            turn.note(f"{node.id}: rebalance recommended; it serves on until another node is to spare")
+            return
+        reason = "rebalance recommended, and another node is ready"
+        turn.drain(node, turn.now + turn.pool.drain.budget, Cause.REBALANCE, reason)
+
+
+def launch_successors(turn: Turn) -> None:
+    """Launch one spot node elsewhere for each node that is to make way and has no successor yet."""
+    pool, advised = turn.pool, turn.advised
+    if not advised or turn.memory.whole_at is None:
+        return
+    wanted = pool.spot_wanted if pool.adaptive is None else pool.replicas - turn.count(Market.ON_DEMAND)
+    extra = turn.count(Market.SPOT) - wanted
+    if extra < 0:
+        return  # what is missing comes first
+    allowed, hold = spot_allowance(turn)
+    for node in advised[extra:][:allowed]:
+        offering = turn.scorer.take(Market.SPOT, quiet_for=hold)
+        if offering is None:
+            turn.note(f"{node.id}: rebalance recommended; {turn.scorer.why_none(Market.SPOT)}")
+            return
+        reason = f"successor of {node.id}, which the cloud recommends to leave"
+        if not turn.launch(offering, Cause.REBALANCE, reason, swap=False):
+            return
