@@ -31,8 +31,9 @@ from cloud.local.connection import LocalCloud
 from orchestrator.client import ControlClient
 from orchestrator.demo.play import journal, pool_is_whole, processes
 from orchestrator.demo.scene import Scene, build
-from orchestrator.demo.summary import detachments, percentile
+from orchestrator.demo.summary import detachments
 from orchestrator.demo_options import DemoOptions
+from orchestrator.percentile import percentile
 
 
 async def measure(notices: int, directory: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
-from orchestrator import agents, metrics, status, views
+from orchestrator import agents, history, metrics, status, views
 from orchestrator.explaining import explanation
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
@@ -76,6 +76,7 @@ class Api:
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/v1/nodes/{node}", self._node)
         app.router.add_get("/v1/events", self._events)
+        app.router.add_get("/v1/history", self._history)
         app.router.add_get("/v1/plan", self._plan)
         app.router.add_get("/v1/explain", self._explain)
         app.router.add_post("/v1/nodes/{node}/drain", self._drain)
@@ -144,6 +145,12 @@ class Api:
             await self._clock.sleep(_LONG_POLL_STEP)
         last = entries[-1].seq if entries else max(0, after)
         return _json(views.EventsView(events=[status.event_view(e) for e in entries], last=last))
+
+    async def _history(self, request: web.Request) -> web.Response:
+        limit = _number(request, "limit", history.SWAPS_MOST, least=1, most=history.SWAPS_MOST)
+        node = request.query.get("node", "")
+        swaps = [s for s in self._snapshot().memory.swaps.values() if node in ("", s.outgoing)]
+        return _json(history.view(swaps, at=self._clock.now(), limit=limit))
 
     async def _plan(self, _: web.Request) -> web.Response:
         return _json(views.PlanView(schema="plan/1", pools=[status.plan_view(self._snapshot())]))

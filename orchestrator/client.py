@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
 
-from orchestrator.views import EventsView, ExplainView, NodeStory, PlanView, StatusView
+from orchestrator.views import EventsView, ExplainView, HistoryView, NodeStory, PlanView, StatusView
 
 DEFAULT_SOCKET: Final = Path("state/orchestrator.sock")
 SOCKET_VARIABLE: Final = "ORCHESTRATOR_SOCKET"
@@ -89,6 +89,10 @@ class ControlClient:
     def status(self) -> StatusView:
         """The pool, its nodes, notices and swaps, now."""
         return cast(StatusView, self.get("/v1/status"))
+
+    def history(self, *, limit: int | None = None, node: str | None = None) -> HistoryView:
+        """The newest swaps with the seconds of each stage."""
+        return cast(HistoryView, self.get("/v1/history", limit=limit, node=node))
 
     def plan(self) -> PlanView:
         """What the daemon would do now."""

@@ -7,7 +7,7 @@ turns a view into a string for a given width. Colour repeats what the words say:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -24,6 +24,7 @@ from orchestrator.render_parts import (
     pack,
     pool_nodes,
     pool_plan,
+    table_of,
     text_of,
     urgency,
 )
@@ -31,6 +32,7 @@ from orchestrator.views import (
     DaemonView,
     EventView,
     ExplainView,
+    HistoryView,
     NodeStory,
     NodesView,
     NoticeView,
@@ -103,6 +105,35 @@ def event_line(item: EventView, look: Look) -> str:
         event_text(item),
     )
     return text_of(line, replace(look, width=_ONE_LINE))
+
+
+def history(view: HistoryView, look: Look) -> str:
+    """Swaps with the time of each stage since their beginning, then each stage over all of them."""
+    if not view["swaps"]:
+        return "No swaps yet.\n"
+    stages = [stage["stage"].upper() for stage in view["stages"]]
+    table = table_of("BEGAN", "NODE", "CAUSE", "REPLACED BY", *stages, right=stages)
+    for swap in view["swaps"]:
+        table.add_row(
+            instant(swap["began_at"]) if look.wide else clock_time(swap["began_at"]),
+            clean(swap["outgoing"]),
+            clean(swap["cause"]),
+            clean(swap["incoming"] or "-"),
+            *(_stage_time(swap["seconds"], stage["stage"]) for stage in view["stages"]),
+        )
+    lines = [
+        Text(
+            f"{stage['stage']}: {plural(stage['swaps'], 'swap')}, median {short_time(stage['median_s'])}, "
+            f"p95 {short_time(stage['p95_s'])}, longest {short_time(stage['longest_s'])}"
+        )
+        for stage in view["stages"]
+    ]
+    return text_of(Group(table, Text(), *lines), look)
+
+
+def _stage_time(seconds: Mapping[str, object], stage: str) -> str:
+    value = seconds.get(stage)
+    return short_time(value) if isinstance(value, float | int) else "-"
 
 
 def plan(view: PlanView, look: Look) -> str:

@@ -192,6 +192,59 @@ class PoolPlanView(TypedDict):
     targets: list[TargetSpecView]
 
 
+class StageSecondsView(TypedDict):
+    """Seconds from a swap's beginning to each of its stages; null for one not reached yet."""
+
+    detached: Annotated[float | None, "a load balancer acknowledged that the node gets no new requests"]
+    drained: Annotated[float | None, "the node held no request any more; null for one that vanished"]
+    replaced: Annotated[float | None, "the node that takes its place was ready"]
+    gone: Annotated[float | None, "the node no longer existed"]
+
+
+class PastSwapView(TypedDict):
+    """One swap of the history, under way or ended."""
+
+    outgoing: str
+    incoming: Annotated[str | None, "what takes its place; null when spare capacity did, or nothing yet"]
+    cause: Annotated[str, "notice, sick, boot or operator"]
+    stage: str
+    began_at: Annotated[float, "when its notice was seen or its drain began"]
+    deadline: float | None
+    seconds: StageSecondsView
+
+
+class StageView(TypedDict):
+    """One stage over all swaps of an answer that reached it."""
+
+    stage: str
+    swaps: int
+    median_s: float
+    p95_s: float
+    longest_s: float
+
+
+class HistoryView(TypedDict):
+    """GET /v1/history: the newest swaps, oldest first, and how long their stages took."""
+
+    schema: Literal["history/1"]
+    at: float
+    swaps: list[PastSwapView]
+    stages: list[StageView]
+
+
+class GamedayView(TypedDict):
+    """`orchestrator gameday -o json`: one node drained on purpose, and whether the pool bore it."""
+
+    schema: Literal["gameday/1"]
+    pool: str
+    node: str
+    seed: Annotated[int, "draws the same node from the same pool again"]
+    passed: bool
+    breach: Annotated[str | None, "what the pool did not bear"]
+    took_s: float
+    swap: Annotated[PastSwapView | None, "the stages that the node reached; null when its drain never began"]
+
+
 class PlanView(TypedDict):
     """GET /v1/plan: what the daemon would do now."""
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated
 from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from orchestrator.cli import shared
+from orchestrator.cli import following, shared
 from orchestrator.cli.shared import Connection, Duration, PlainOutput
-from orchestrator.client import ClientError, ControlClient, Unreachable
-
-_EVERY: Final = 1.0  # s between two looks while waiting
-_OUT_OF_SERVICE: Final = ("terminating", "gone", "stopped")
 
 
 def drain(
@@ -48,21 +43,5 @@ def drain(
     shared.report_done(answer, f"{known} is being drained.", f"orchestrator node {known}", output)
     if wait:
         with suppress(KeyboardInterrupt):
-            _wait_until_out(client, known)
+            following.until_out(client, known)
     return shared.OK
-
-
-def _wait_until_out(client: ControlClient, node: str) -> None:
-    while True:
-        try:
-            view = client.node(node)["node"]
-        except Unreachable:
-            view = None
-        except ClientError as error:
-            print(f"orchestrator: {error}", file=sys.stderr)
-            return
-        else:
-            if view is None or view["phase"] in _OUT_OF_SERVICE:
-                print(f"{node} is out of service.", file=sys.stderr)
-                return
-        shared.wait(_EVERY)

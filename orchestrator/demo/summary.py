@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.demo.load import LoadReport
+from orchestrator.percentile import percentile
 from orchestrator.views import EventView, PoolView
 
 
@@ -80,14 +81,6 @@ def completed_swaps(events: Sequence[EventView]) -> int:
             nodes.discard(node)
             completed += 1
     return completed
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """The nearest-rank percentile, None of nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def build(

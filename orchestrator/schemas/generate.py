@@ -26,6 +26,8 @@ VIEWS: Final[dict[str, type]] = {
     "events": views.EventsView,
     "plan": views.PlanView,
     "explain": views.ExplainView,
+    "history": views.HistoryView,
+    "gameday": views.GamedayView,
     "validate": views.ValidateView,
     "journal": journal_views.JournalView,
     "replay": journal_views.ReplayView,

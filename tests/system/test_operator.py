@@ -238,3 +238,27 @@ async def test_the_monitoring_listener_shows_and_changes_nothing(stack: Any) -> 
     assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
     writer.close()
     assert (await stack.status())["daemon"]["paused"] is None
+
+
+async def test_a_game_day_on_a_live_pool_and_its_history(stack: Any) -> None:
+    async with stack.traffic() as traffic:
+        done = await stack.cli("gameday", "--seed", "3", "--deadline", "20s", "--yes", "-o", "json")
+        assert done.code == 0, done.err
+        await stack.settled()
+    assert traffic.report.failures == {}
+    assert traffic.report.streams_cut == 0
+    result = json.loads(done.out)
+    assert result["passed"]
+    view = json.loads((await stack.cli("history", "--node", result["node"], "-o", "json")).out)
+    (swap,) = view["swaps"]
+    assert (swap["cause"], swap["stage"]) == ("operator", "gone")
+    seconds = swap["seconds"]
+    assert 0 <= seconds["detached"] <= seconds["drained"] <= seconds["gone"]
+
+
+async def test_replace_waits_for_the_new_node(stack: Any) -> None:
+    node = (await stack.a_node("on-demand"))["id"]
+    done = await stack.cli("replace", node, "--reason", "slow disk", "--deadline", "20s")
+    assert done.code == 0, done.err
+    assert "The wanted nodes are ready (test: 4/4)." in done.err
+    assert node not in {n["id"] for n in (await stack.settled())["nodes"]}

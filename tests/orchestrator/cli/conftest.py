@@ -126,6 +126,19 @@ def make_notice(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def make_history(*swaps: dict[str, Any]) -> dict[str, Any]:
+    """The swaps of the history with one stage's account."""
+    given = list(swaps) or [
+        {
+            "outgoing": "i-0c41", "incoming": "i-0f22", "cause": "notice", "stage": "replaced",
+            "began_at": AT - 14.0, "deadline": AT + 106.0,
+            "seconds": {"detached": 0.08, "drained": 3.2, "replaced": 65.0, "gone": None},
+        }
+    ]  # fmt: skip
+    stage = {"stage": "detached", "swaps": 1, "median_s": 0.08, "p95_s": 0.08, "longest_s": 0.08}
+    return {"schema": "history/1", "at": AT, "swaps": given, "stages": [stage]}
+
+
 def make_event(seq: int, at: float, **changes: Any) -> dict[str, Any]:
     return {
         "seq": seq,
@@ -286,6 +299,7 @@ class FakeApi:
     status: dict[str, Any]
     plan: dict[str, Any]
     story: dict[str, Any]
+    history: dict[str, Any] = field(default_factory=lambda: make_history())
     socket: Path = Path()
     events: list[dict[str, Any]] = field(default_factory=list)
     posts: list[tuple[str, Any]] = field(default_factory=list)
@@ -297,6 +311,8 @@ class FakeApi:
             return 200, self.status
         if path == "/v1/plan":
             return 200, self.plan
+        if path == "/v1/history":
+            return 200, self.history
         if path == "/v1/explain":
             return 200, {
                 "schema": "explain/1",

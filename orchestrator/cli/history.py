@@ -1,0 +1,47 @@
+"""`orchestrator history`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import Connection, Output
+
+
+def history(
+    *,
+    limit: Annotated[
+        int,
+        Parameter(
+            name=["--limit", "-n"], help="The newest so many.", validator=validators.Number(gte=1, lte=256)
+        ),
+    ] = 20,
+    node: Annotated[
+        str | None, Parameter(help="Only the swap of this node; the beginning is enough.")
+    ] = None,
+    output: Output = "table",
+    connection: Connection = Connection(),  # noqa: B008
+) -> int:
+    """Show past swaps with the seconds of each stage: detached, drained, replaced, gone.
+
+    Times count from the arrival of the notice, or from the drain's beginning where there was none.
+
+    For example:
+      orchestrator history
+      orchestrator history -n 100 -o wide
+      orchestrator history -o json | jq '.stages[] | select(.stage == "replaced")'
+
+    The newest 128 swaps are remembered; `orchestrator events` goes further back.
+    """
+    client = connection.client()
+    known = None if node is None else shared.find_node(client, node)
+    view = client.history(limit=limit, node=known)
+    if output == "json":
+        shared.print_json(view)
+        return shared.OK
+    from orchestrator import render
+
+    shared.print_text(render.history(view, shared.look(output)))
+    return shared.OK
