@@ -109,7 +109,7 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         )
     for name, region in aws.regions.items():
         yield from _region_errors((*at, "regions", name), name, region)
-    for name, verdict in _verdicts(pool):
+    for name, verdict in verdicts(pool):
         if not verdict.fits and not verdict.tight:
             yield (*at, "instance_types"), f"{name}: {verdict.text}"
 
@@ -127,7 +127,7 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
                 f"{name} is not in the table of GPU types of {table.as_of}, so nobody has checked that the "
                 "model fits; correct the name if it is wrong",
             )
-    for name, verdict in _verdicts(pool):
+    for name, verdict in verdicts(pool):
         if verdict.tight:
             yield (*at, "instance_types"), f"{name} is a close fit by estimate: {verdict.text}"
     for name, region in aws.regions.items():
@@ -153,7 +153,7 @@ def _region_errors(at: tuple[str, ...], name: str, region: AwsRegionTable) -> It
         yield (*at, "notice_queue"), f"{shown(region.notice_queue)} is not a URL; write the queue's URL"
 
 
-def _verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
+def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
     """Whether the model fits, for each type of which both sizes are known. Only vLLM's flags are read."""
     from cloud.aws.catalogue import catalogue
     from cloud.engines.flags import flag_value

@@ -344,3 +344,27 @@ class ValidateView(TypedDict):
     pools: Annotated[list[PoolMeaningView], "empty unless ok"]
     problems: list[ProblemView]
     warnings: list[ProblemView]
+
+
+class FindingView(TypedDict):
+    """One thing that `orchestrator doctor` found."""
+
+    group: str
+    check: Annotated[str, "the check's name within its group"]
+    subject: Annotated[str, "what it is about, when a check looks at several things"]
+    state: Annotated[
+        Literal["ok", "warn", "fail", "skipped"], "skipped: nobody could look, the text says why"
+    ]
+    text: Annotated[str, "what was found"]
+    advice: Annotated[str, "what to do; empty where there is nothing to do"]
+    seconds: Annotated[float, "how long the check took"]
+
+
+class DoctorView(TypedDict):
+    """`orchestrator doctor -o json`."""
+
+    schema: Literal["doctor/1"]
+    at: float
+    version: str
+    ok: Annotated[bool, "nothing fails; the exit code is 0"]
+    findings: list[FindingView]

@@ -35,9 +35,25 @@ class AwsPorts:
 def connect_aws(config: Config, clock: Clock) -> AwsPorts:
     """The adapters of the configured pool. Makes no call yet."""
     table, name = config.pool.cloud.aws, config.pool_name
-    # A call gives up before the daemon gives it up, so that its thread is free again.
+    regions = clients_of(config)
+    prices = PriceBook()
+    instances = AwsInstances(regions, clock=clock, prices=prices)
+    calls = [NoticeCalls(clients) for clients, _ in regions]
+    return AwsPorts(
+        instances=instances,
+        offerings=AwsOfferings(regions, clock=clock, prices=prices),
+        notices=tuple(_notices(table, [place for _, place in regions], calls, clock)),
+        balancers=_balancers(table, name, instances, regions[0][0]),
+        calls=tuple(calls),
+    )
+
+
+def clients_of(config: Config) -> list[tuple[AwsClients, AwsRegion]]:
+    """The clients of each region. A call gives up before the daemon gives it up, so that its thread is free
+    again."""
+    table = config.pool.cloud.aws
     read = max(1.0, config.daemon.call_timeout - _CONNECT)
-    regions = [
+    return [
         (
             AwsClients(
                 place.region,
@@ -50,16 +66,6 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
         )
         for place in places(table)
     ]
-    prices = PriceBook()
-    instances = AwsInstances(regions, clock=clock, prices=prices)
-    calls = [NoticeCalls(clients) for clients, _ in regions]
-    return AwsPorts(
-        instances=instances,
-        offerings=AwsOfferings(regions, clock=clock, prices=prices),
-        notices=tuple(_notices(table, [place for _, place in regions], calls, clock)),
-        balancers=_balancers(table, name, instances, regions[0][0]),
-        calls=tuple(calls),
-    )
 
 
 def places(table: AwsTable) -> list[AwsRegion]:

@@ -88,6 +88,12 @@ _CREDENTIALS = frozenset(
     }
 )
 
+_REFUSED = frozenset(
+    {"AccessDenied", "AccessDeniedException", "AuthorizationError", "NotAuthorized", "UnauthorizedOperation"}
+)
+
+_SHOWN = 300  # characters of a message: a refusal of EC2 ends in a kilobyte that only AWS can decode
+
 _HINTS = {
     "AccessDenied": "allow the action in the daemon's IAM policy",
     "AccessDeniedException": "allow the action in the daemon's IAM policy",
@@ -168,6 +174,21 @@ def code_of(error: BaseException | None) -> str:
     if not isinstance(response, dict):
         return ""
     return str(response.get("Error", {}).get("Code", ""))
+
+
+def told(error: BaseException) -> str:
+    """What AWS itself said, shortened: its code and message; the whole error when it said nothing."""
+    seen = error.__cause__ if isinstance(error, CloudError) else error
+    response = getattr(seen, "response", None)
+    if not isinstance(response, dict):
+        return str(error)
+    message = str(response.get("Error", {}).get("Message", "")).strip()
+    return f"{code_of(error)}: {message[:_SHOWN]}"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether AWS knows who asks and does not permit it."""
+    return code_of(error) in _REFUSED
 
 
 def _status_of(error: BaseException) -> int:

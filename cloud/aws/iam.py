@@ -68,6 +68,32 @@ def policy(
     return {"Version": "2012-10-17", "Statement": statements}
 
 
+def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dict[str, Any]:
+    """What `orchestrator doctor` needs beside the daemon's policy, for the person or role that runs it.
+
+    The daemon itself must not have it. Looks only, but for the one setting that `--fix` changes.
+    """
+    looks = [
+        "ec2:DescribeImages",
+        "ec2:DescribeInstanceTypeOfferings",
+        "ec2:DescribeLaunchTemplateVersions",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSubnets",
+        "ec2:GetSpotPlacementScores",
+        "events:DescribeRule",
+        "events:ListRuleNamesByTarget",
+        "events:ListTargetsByRule",
+        "events:TestEventPattern",
+        "iam:SimulatePrincipalPolicy",
+        "servicequotas:GetServiceQuota",
+    ]
+    statements = [_statement("Examine", looks, ["*"])]
+    if target_group:
+        groups = _groups([place.region for place in places], target_group)
+        statements.append(_statement("Fix", [f"{_ELB}:ModifyTargetGroupAttributes"], groups))
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
 def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
     """Launches carry the tag, and use nothing but the configured subnets."""
     made, used = [], []
@@ -98,11 +124,15 @@ def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
 def _balancing(regions: Sequence[str], target_group: str) -> list[dict[str, Any]]:
     looks = ["DescribeTags", "DescribeTargetGroupAttributes", "DescribeTargetGroups", "DescribeTargetHealth"]
     changes = ["AddTags", "DeregisterTargets", "RegisterTargets"]
-    groups = [f"arn:{_partition(r)}:{_ELB}:{r}:*:targetgroup/{target_group}/*" for r in regions]
+    groups = _groups(regions, target_group)
     return [
         _statement("LookAtTargets", [f"{_ELB}:{action}" for action in looks], ["*"]),
         _statement("ChangeTargets", [f"{_ELB}:{action}" for action in changes], groups),
     ]
+
+
+def _groups(regions: Sequence[str], target_group: str) -> list[str]:
+    return [f"arn:{_partition(r)}:{_ELB}:{r}:*:targetgroup/{target_group}/*" for r in regions]
 
 
 def _statement(

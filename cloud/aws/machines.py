@@ -35,7 +35,7 @@ def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> 
         "MaxCount": 1,
         "InstanceType": request.placement.instance_type,
         "SubnetId": subnet,
-        "LaunchTemplate": _template(place),
+        "LaunchTemplate": template_of(place),
         "MetadataOptions": {
             "HttpEndpoint": "enabled",
             "HttpTokens": "required",  # IMDSv2 only: a forged request header cannot read the role's keys
@@ -86,7 +86,8 @@ def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
     )
 
 
-def _template(place: AwsRegion) -> dict[str, str]:
+def template_of(place: AwsRegion) -> dict[str, str]:
+    """The launch template as RunInstances names it, with its version."""
     key = "LaunchTemplateId" if place.template.startswith("lt-") else "LaunchTemplateName"
     return {key: place.template, "Version": place.template_version}
 

@@ -53,6 +53,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "trace synthesise": (_SET_UP, "synthesise"),
     "aws policy": (_SET_UP, "policy"),
     "validate": (_SET_UP, "validate"),
+    "doctor": (_SET_UP, "doctor"),
     "schema": (_SET_UP, "schema"),
     "completion": (_SET_UP, "completion"),
 }

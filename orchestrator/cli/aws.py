@@ -20,12 +20,17 @@ def policy(
     node_role: Annotated[
         str, Parameter(metavar="ARN", help="Role that the launch template gives to nodes, if it gives one.")
     ] = "",
+    doctor: Annotated[
+        bool,
+        Parameter(negative="", help="Print instead what `orchestrator doctor` needs beside the daemon."),
+    ] = False,
 ) -> int:
     """Print the IAM policy that the daemon needs for a pool: what it calls, and nothing else.
 
     For example:
       orchestrator aws policy pool.toml > policy.json
       orchestrator aws policy pool.toml --node-role arn:aws:iam::123456789012:role/node
+      orchestrator aws policy pool.toml --doctor > doctor-policy.json
     """
     from orchestrator.config import ConfigError, load_config
 
@@ -43,13 +48,17 @@ def policy(
     from orchestrator.wiring_aws import places
 
     table = config.pool.cloud.aws
+    group = name_of(table.target_group)
+    if doctor:
+        print(json.dumps(iam.doctor_policy(places(table), target_group=group), indent=2))
+        return shared.OK
     queues = {name: region.notice_queue for name, region in table.regions.items() if region.notice_queue}
     try:
         made = iam.policy(
             config.pool_name,
             places(table),
             queues=queues,
-            target_group=name_of(table.target_group),
+            target_group=group,
             node_role=node_role,
         )
     except ValueError as error:

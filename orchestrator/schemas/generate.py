@@ -29,6 +29,7 @@ VIEWS: Final[dict[str, type]] = {
     "history": views.HistoryView,
     "gameday": views.GamedayView,
     "validate": views.ValidateView,
+    "doctor": views.DoctorView,
     "journal": journal_views.JournalView,
     "replay": journal_views.ReplayView,
     "turn": journal_views.TurnView,

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import botocore.session
@@ -9,10 +10,21 @@ import pytest
 from botocore import xform_name
 
 from cloud import aws
-from cloud.aws.iam import policy
+from cloud.aws.iam import doctor_policy, policy
 from cloud.aws.places import AwsRegion
 
-PREFIXES = {"ec2": "ec2", "elbv2": "elasticloadbalancing", "sqs": "sqs", "pricing": "pricing"}
+PREFIXES = {
+    "ec2": "ec2",
+    "elbv2": "elasticloadbalancing",
+    "events": "events",
+    "iam": "iam",
+    "pricing": "pricing",
+    "service-quotas": "servicequotas",
+    "sqs": "sqs",
+    "sts": "sts",
+}
+ADAPTERS = Path(aws.__file__).parent
+READING = ("Describe", "Get", "List", "Simulate", "Test")
 QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
 ROLE = "arn:aws:iam::123456789012:role/node"
 PLACE = AwsRegion(
@@ -43,27 +55,56 @@ def operations() -> dict[str, dict[str, str]]:
     }
 
 
-def called() -> set[str]:
-    """The actions behind every operation that a module of the adapters names, with its service."""
+def called(directory: Path) -> set[str]:
+    """The actions behind every operation that a module in the directory names, with its service."""
     known, found = operations(), set()
-    for file in Path(aws.__file__).parent.glob("*.py"):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        words = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-        for service in words & PREFIXES.keys():
-            for word in words & known[service].keys():
-                # SQS permits its batch calls by the name of the single one.
-                action = (
-                    known[service][word].removesuffix("Batch") if service == "sqs" else known[service][word]
-                )
-                found.add(f"{PREFIXES[service]}:{action}")
+    for file in directory.glob("*.py"):
+        for service, operation in named(ast.parse(file.read_text(encoding="utf-8")), known):
+            # SQS permits its batch calls by the name of the single one.
+            name = known[service][operation]
+            found.add(f"{PREFIXES[service]}:{name.removesuffix('Batch') if service == 'sqs' else name}")
     return found
+
+
+def named(tree, known):
+    """(service, operation) side by side in a call; an operation that stands elsewhere is counted for every
+    service that the module names."""
+    pairs, single, services = set(), set(), set()
+    for node in ast.walk(tree):
+        texts = node.args if isinstance(node, ast.Call) else [node]
+        words = [n.value if isinstance(n, ast.Constant) and isinstance(n.value, str) else "" for n in texts]
+        services |= set(words) & known.keys()
+        together = {(s, o) for s, o in pairwise(words) if s in known and o in known[s]}
+        pairs |= together
+        single |= set(words) if not isinstance(node, ast.Call) else set()
+    single -= {operation for _, operation in pairs}
+    return pairs | {(s, o) for s in services for o in single & known[s].keys()}
 
 
 def test_what_is_called_is_allowed_and_nothing_else():
     allowed = {action for s in made() for action in s["Action"]}
-    assert {"ec2:RunInstances", "sqs:ReceiveMessage", "pricing:GetProducts"} <= called()
+    calls = called(ADAPTERS)
+    assert {"ec2:RunInstances", "sqs:ReceiveMessage", "pricing:GetProducts"} <= calls
     # A launch writes tags and may give a role without a call of its own.
-    assert allowed == called() | {"ec2:CreateTags", "iam:PassRole"}
+    assert allowed == calls | {"ec2:CreateTags", "iam:PassRole"}
+
+
+def test_the_doctor_has_what_it_needs_beside_the_daemon_and_nothing_else():
+    daemon = {action for s in made() for action in s["Action"]}
+    own = [a for s in doctor_policy([PLACE], target_group="llama")["Statement"] for a in s["Action"]]
+    calls = called(ADAPTERS / "doctor")
+    assert {"events:TestEventPattern", "iam:SimulatePrincipalPolicy", "ec2:RunInstances"} <= calls
+    # Who one is needs no permission.
+    assert set(own) == calls - daemon - {"sts:GetCallerIdentity"}
+    assert len(own) == len(set(own))
+
+
+def test_the_doctor_may_change_nothing_but_one_setting_of_the_target_group():
+    looks, fixes = doctor_policy([PLACE], target_group="llama")["Statement"]
+    assert all(action.split(":")[1].startswith(READING) for action in looks["Action"])
+    assert fixes["Action"] == ["elasticloadbalancing:ModifyTargetGroupAttributes"]
+    assert fixes["Resource"] == ["arn:aws:elasticloadbalancing:us-east-1:*:targetgroup/llama/*"]
+    assert [s["Sid"] for s in doctor_policy([PLACE])["Statement"]] == ["Examine"]
 
 
 def test_nothing_is_allowed_everywhere_but_looking():

@@ -425,7 +425,7 @@ def test_socket_from_the_environment_and_from_the_file(
         (["demo", "--trace", "no/such/directory"], "does not exist"),
         (["run"], "parameter --config requires an argument"),
         (["completion", "tcsh"], 'Choose from: "bash", "zsh", "fish"'),
-        (["schema", "nothing"], "there is no schema 'nothing'; write one of config, events"),
+        (["schema", "nothing"], "there is no schema 'nothing'; write one of config, "),
     ],
 )
 def test_wrong_usage(arguments: list[str], complaint: str, run: Run) -> None:

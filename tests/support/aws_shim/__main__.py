@@ -11,8 +11,10 @@ import argparse
 import json
 import sys
 import threading
+import time
 
 from balancing import patch_balancing
+from looks import patch_looks
 from machines import patch_machines
 from market import patch_market
 from moto.moto_server.werkzeug_app import MotoRequestHandler
@@ -25,18 +27,24 @@ class _Handler(MotoRequestHandler):
     protocol_version = "HTTP/1.1"  # boto3 keeps its connections
     disable_nagle_algorithm = True
 
+    shim = None
+
     def log(self, *_):
         pass
+
+    def date_time_string(self, timestamp=None):
+        return super().date_time_string(time.time() + self.shim.settings["clock"])
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
-    shim = Shim()
+    shim = _Handler.shim = Shim()
     patch_machines(shim)
     patch_balancing(shim)
     patch_market(shim)
+    patch_looks(shim)
     server = make_server(
         "127.0.0.1", options.port, Application(shim), threaded=True, request_handler=_Handler
     )

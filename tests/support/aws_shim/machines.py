@@ -219,6 +219,7 @@ def _patch_descriptions(shim):
         return found
 
     def describe_spot_instance_requests(self):
+        self.error_on_dryrun()
         wanted = self._get_param("SpotInstanceRequestIds", [])
         filters = self._filters_from_querystring()
         with shim.lock:

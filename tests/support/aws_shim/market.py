@@ -15,6 +15,7 @@ def patch_market(shim):
     """Change moto's spot prices in this process."""
 
     def describe_spot_price_history(self):
+        self.error_on_dryrun()
         filters = self._filters_from_querystring()
         types = self._get_param("InstanceTypes", [])
         zones = filters.get("availability-zone") or [

@@ -52,6 +52,8 @@ class Application:
         fault = self._shim.fault_for(action)
         if _key_of(environ) in self._shim.settings["expired_keys"]:
             fault = Fault(action=action, kind="error", code="ExpiredToken", message="The token has expired.")
+        if f"{service}:{action.removesuffix('Batch')}" in self._shim.settings["denied"]:
+            fault = _denial(service, action)
         if fault is not None and fault.kind == "error":
             return _refuse(fault, service, start_response)
         if fault is not None and fault.kind == "drop":
@@ -134,6 +136,15 @@ def _action_of(environ, body):
     return ""
 
 
+def _denial(service, action):
+    """What IAM's no looks like, in the words of the service."""
+    code = {"ec2": "UnauthorizedOperation", "sqs": "AccessDenied", "iam": "AccessDenied"}.get(service)
+    message = f"You are not authorized to perform {service}:{action}"
+    return Fault(
+        action=action, kind="error", code=code or "AccessDeniedException", status=403, message=message
+    )
+
+
 def _hang_up(environ, start_response):
     """Close the connection without an answer."""
     environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
@@ -149,7 +160,7 @@ def _refuse(fault, service, start_response):
             f"<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>"
             "<RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
         )
-    elif service == "elasticloadbalancing":
+    elif service in ("elasticloadbalancing", "iam", "sts"):
         text = (
             f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
             "<RequestId>00000000-0000-0000-0000-000000000000</RequestId></ErrorResponse>"

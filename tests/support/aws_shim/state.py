@@ -30,6 +30,12 @@ DEFAULTS = {
     "on_demand_prices": {},  # type -> USD/h
     "expired_keys": [],  # access keys that are refused
     "pricing": True,  # whether the price list answers
+    "caller": "arn:aws:iam::123456789012:user/orchestrator",  # who asks
+    "principals": [],  # further users and roles that IAM's simulator knows
+    "denied": [],  # IAM actions that nobody may do
+    "quotas": {},  # quota code -> vCPUs; missing means more than enough
+    "scores": {},  # zone id -> spot placement score
+    "clock": 0.0,  # s that the answers' Date is ahead
 }
 
 

@@ -1,0 +1,294 @@
+"""Who we are on AWS, how far the clocks differ, and which actions of a policy are allowed.
+
+An action is tried where that changes nothing: EC2 checks the permission and stops when asked with DryRun, a
+read is made with the smallest answer. What can only be tried by doing it is put to IAM's policy simulator,
+which needs a permission of its own.
+
+Source: the EC2, STS and IAM API references (DryRun, GetCallerIdentity, SimulatePrincipalPolicy).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from cloud.aws.clients import Answer, AwsClients, Lane
+from cloud.aws.errors import code_of, is_refusal, told
+from cloud.aws.machines import launch_parameters
+from cloud.aws.offerings import PRICE_LIST_REGION
+from cloud.aws.places import POOL_TAG, PROVIDER, AwsRegion
+from cloud.errors import CloudError
+from cloud.ports import Clock, EngineCommand, LaunchRequest
+from policies.model import Market, Placement
+
+_ROLE_SESSION = re.compile(r"arn:([\w-]+):sts::(\d+):assumed-role/([^/]+)/.+")
+_NODE = "i-1234567890abcdef0"
+_DRY = "DryRunOperation"
+_LOOKS: Final = ("describe_instances", "describe_spot_instance_requests", "describe_spot_price_history")
+_CHANGES: Final = ("terminate_instances", "stop_instances", "start_instances")
+
+
+class How(StrEnum):
+    """How it is known whether an action is allowed."""
+
+    DRY_RUN = "dry run"
+    LAUNCH = "dry run of RunInstances"  # which includes it
+    READ = "reading"
+    SIMULATED = "IAM's policy simulator"
+    UNKNOWN = "not tried"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose credentials are used. `arn` of a role's session names the role and the session."""
+
+    account: str
+    arn: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockReading:
+    """This machine's clock against AWS's, in seconds: ahead by at least `least` and at most `most`.
+
+    AWS states whole seconds, so the two differ by more than one.
+    """
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permission:
+    """One action of a policy. `allowed` is None when nobody can say; `detail` says why or what was told."""
+
+    action: str
+    how: How
+    allowed: bool | None
+    detail: str = ""
+
+
+async def identity(clients: AwsClients) -> Identity:
+    """Ask STS, which needs no permission. Raises CloudError when there are no usable credentials."""
+    answer = await clients.call(Lane.LIST, "sts", "get_caller_identity", lost=CloudError)
+    return Identity(account=answer["Account"], arn=answer["Arn"])
+
+
+async def clock_reading(clients: AwsClients, clock: Clock) -> ClockReading:
+    """Compare with the Date header of an answer; a refusal has one too. Raises CloudError without any."""
+    before = clock.now()
+    try:
+        answer: Any = await clients.call(Lane.LIST, "sts", "get_caller_identity", lost=CloudError)
+    except CloudError as error:
+        answer = getattr(error.__cause__, "response", None)
+        if answer is None:
+            raise
+    after = clock.now()
+    stated = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    if stated is None:
+        raise CloudError("the answer of AWS states no time")
+    at = parsedate_to_datetime(stated).timestamp()
+    return ClockReading(least=before - at - 1.0, most=after - at)
+
+
+class Permissions:
+    """Finds out, in one region, which actions of the daemon's policy are allowed.
+
+    `statements` are those of `cloud.aws.iam.policy`; `group` is the ARN of the target group, if there is one.
+    """
+
+    def __init__(
+        self,
+        clients: AwsClients,
+        place: AwsRegion,
+        *,
+        pool: str,
+        caller: Identity,
+        statements: Sequence[Mapping[str, Any]],
+        queue: str = "",
+        group: str = "",
+    ) -> None:
+        self._clients, self._place, self._pool, self._caller = clients, place, pool, caller
+        self._statements, self._queue, self._group = statements, queue, group
+
+    async def all(self) -> tuple[Permission, ...]:
+        """Every action of the policy, in its order. Raises CloudError when AWS does not answer."""
+        actions = list(dict.fromkeys(action for s in self._statements for action in s["Action"]))
+        tried = {p.action: p for part in await asyncio.gather(*self._tries()) for p in part}
+        rest = [action for action in actions if action not in tried]
+        tried.update({p.action: p for p in await self._simulated(rest)})
+        return tuple(tried[action] for action in actions)
+
+    def _tries(self) -> list[Any]:
+        tries = [self._dry(name) for name in _LOOKS]
+        tries += [self._launches(), self._changes_of_own(), self._prices()]
+        if self._queue:
+            asked = {"QueueUrl": self._queue, "AttributeNames": ["QueueArn"]}
+            tries.append(self._read("sqs", "get_queue_attributes", **asked))
+        if self._group:
+            group = {"TargetGroupArn": self._group}
+            tries.append(self._read("elbv2", "describe_target_groups", TargetGroupArns=[self._group]))
+            tries.append(self._read("elbv2", "describe_target_group_attributes", **group))
+            tries.append(self._read("elbv2", "describe_target_health", **group))
+            tries.append(self._read("elbv2", "describe_tags", ResourceArns=[self._group]))
+        return tries
+
+    async def _dry(self, operation: str, **parameters: Any) -> list[Permission]:
+        return [await self._tried(_ec2(operation), How.DRY_RUN, "ec2", operation, DryRun=True, **parameters)]
+
+    async def _read(self, service: str, operation: str, **parameters: Any) -> list[Permission]:
+        prefix = {"elbv2": "elasticloadbalancing"}.get(service, service)
+        action = f"{prefix}:{_title(operation)}"
+        return [await self._tried(action, How.READ, service, operation, **parameters)]
+
+    async def _prices(self) -> list[Permission]:
+        asked = {"ServiceCode": "AmazonEC2", "MaxResults": 1, "region": PRICE_LIST_REGION}
+        return await self._read("pricing", "get_products", **asked)
+
+    async def _launches(self) -> list[Permission]:
+        """A launch in each subnet and market, as the daemon would ask for it, tags and role included."""
+        kinds = [(zone, market) for zone in self._place.subnets for market in Market]
+        found = await asyncio.gather(*(self._launch(zone, market) for zone, market in kinds))
+        worst = next((p for p in found if not p.allowed), found[0])
+        covered = [
+            Permission(action=action, how=How.LAUNCH, allowed=worst.allowed, detail=worst.detail)
+            for action in ("ec2:CreateTags", "iam:PassRole")
+        ]
+        return [worst, *covered]
+
+    async def _launch(self, zone: str, market: Market) -> Permission:
+        place = self._place
+        placement = Placement(
+            provider=PROVIDER,
+            region=place.region,
+            zone=zone,
+            instance_type=place.instance_types[0],
+            market=market,
+        )
+        request = LaunchRequest(
+            token=f"doctor-{market}-{zone}",
+            pool=self._pool,
+            placement=placement,
+            command=EngineCommand(argv=()),
+        )
+        parameters = launch_parameters(request, place, place.subnets[zone])
+        found = await self._tried(
+            "ec2:RunInstances", How.DRY_RUN, "ec2", "run_instances", DryRun=True, **parameters
+        )
+        detail = f"{market} in {zone}: {found.detail}" if found.detail else ""
+        return Permission(action=found.action, how=found.how, allowed=found.allowed, detail=detail)
+
+    async def _changes_of_own(self) -> list[Permission]:
+        """On a machine of the pool: whether another one may be changed says nothing."""
+        node = await self._own_machine()
+        if node is None:
+            return []
+        found = await asyncio.gather(*(self._dry(operation, InstanceIds=[node]) for operation in _CHANGES))
+        return [permission for part in found for permission in part]
+
+    async def _own_machine(self) -> str | None:
+        filters = [
+            {"Name": f"tag:{POOL_TAG}", "Values": [self._pool]},
+            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped"]},
+        ]
+        try:
+            async for page in self._clients.pages(
+                Lane.LIST, "ec2", "describe_instances", Filters=filters, MaxResults=5
+            ):
+                for reservation in page["Reservations"]:
+                    return str(reservation["Instances"][0]["InstanceId"])
+        except CloudError as error:
+            if not is_refusal(error):
+                raise
+        return None
+
+    async def _tried(
+        self, action: str, how: How, service: str, operation: str, **parameters: Any
+    ) -> Permission:
+        try:
+            await self._clients.call(Lane.LIST, service, operation, lost=CloudError, **parameters)
+        except CloudError as error:
+            if code_of(error) == _DRY:
+                return Permission(action=action, how=how, allowed=True)
+            allowed = False if is_refusal(error) else None
+            return Permission(action=action, how=how, allowed=allowed, detail=told(error))
+        return Permission(action=action, how=how, allowed=True)
+
+    async def _simulated(self, actions: Sequence[str]) -> list[Permission]:
+        """What can only be tried by doing it, as IAM would decide it for the resources of the policy."""
+        principal = principal_of(self._caller.arn)
+        asked = [s for s in self._statements if set(s["Action"]) & set(actions)]
+        verdicts: dict[str, list[str]] = {}
+        try:
+            for statement in asked:
+                wanted = [action for action in statement["Action"] if action in actions]
+                for action, verdict in await self._simulate(principal, statement, wanted):
+                    verdicts.setdefault(action, []).append(verdict)
+        except CloudError as error:
+            why = "" if is_refusal(error) else told(error)
+            return [Permission(action=a, how=How.UNKNOWN, allowed=None, detail=why) for a in actions]
+        found = []
+        for action in actions:
+            bad = next((v for v in verdicts.get(action, ["no answer"]) if v != "allowed"), "")
+            found.append(Permission(action=action, how=How.SIMULATED, allowed=not bad, detail=bad))
+        return found
+
+    async def _simulate(
+        self, principal: str, statement: Mapping[str, Any], actions: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        equal = statement.get("Condition", {}).get("StringEquals", {})
+        context = [
+            {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+            for key, value in equal.items()
+        ]
+        found = []
+        for resource in statement["Resource"]:
+            answer: Answer = await self._clients.call(
+                Lane.LIST,
+                "iam",
+                "simulate_principal_policy",
+                lost=CloudError,
+                PolicySourceArn=principal,
+                ActionNames=list(actions),
+                ResourceArns=[_one_of(resource, self._caller.account)],
+                ContextEntries=context,
+            )
+            found += [
+                (result["EvalActionName"], result["EvalDecision"]) for result in answer["EvaluationResults"]
+            ]
+        return found
+
+
+def principal_of(arn: str) -> str:
+    """The user or role behind an identity, as IAM names it. A role with a path is not found under it: the
+    session does not name the path."""
+    session = _ROLE_SESSION.fullmatch(arn)
+    if session is None:
+        return arn
+    partition, account, role = session.groups()
+    return f"arn:{partition}:iam::{account}:role/{role}"
+
+
+def _one_of(resource: str, account: str) -> str:
+    """A resource that a pattern of the policy means: simulations take one resource, not a pattern."""
+    parts = resource.split(":", 5)
+    if len(parts) < 6:
+        return resource
+    if parts[4] == "*":
+        parts[4] = account
+    name = parts[5]
+    parts[5] = f"instance/{_NODE}" if name == "instance/*" else re.sub(r"/\*$", "/0123456789abcdef", name)
+    return ":".join(parts)
+
+
+def _ec2(operation: str) -> str:
+    return f"ec2:{_title(operation)}"
+
+
+def _title(operation: str) -> str:
+    """ "run_instances" as IAM names it, RunInstances."""
+    return "".join(word.title() for word in operation.split("_"))

@@ -1,0 +1,154 @@
+"""`orchestrator doctor`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from orchestrator.cli import shared
+from orchestrator.cli.shared import CommandError, PlainOutput
+from orchestrator.views import DoctorView, FindingView
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config
+    from orchestrator.doctor.findings import Result
+    from orchestrator.doctor.runner import Progress
+
+CheckGroup = Literal["host", "config", "state", "daemon", "pool", "aws", "notices", "launch", "balancer"]
+
+
+def doctor(
+    *,
+    config: Annotated[
+        Path | None,
+        Parameter(name=["--config", "-c"], help="The configuration; without it, less is checked."),
+    ] = None,
+    only: Annotated[
+        tuple[CheckGroup, ...],
+        Parameter(consume_multiple=True, negative="", help="Only the checks of these groups."),
+    ] = (),
+    fix: Annotated[
+        bool,
+        Parameter(negative="", help="Set a target group's deregistration delay that is too long to 90 s."),
+    ] = False,
+    yes: Annotated[
+        bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before that.")
+    ] = False,
+    output: PlainOutput = "table",
+) -> int:
+    """Check what a pool needs: this machine, the configuration, the state, the daemon, the cloud.
+
+    Nothing is changed without --fix. Each finding says what to do. The exit code is 1 when something fails.
+    For AWS it looks with the daemon's credentials; `orchestrator aws policy FILE --doctor` prints what it
+    needs beside the daemon's policy, and what it may not see is skipped.
+
+    For example:
+      orchestrator doctor --config pool.toml
+      orchestrator doctor --config pool.toml --only aws notices launch balancer
+      orchestrator doctor --config pool.toml -o json | jq '.findings[] | select(.state != "ok")'
+      orchestrator doctor --config pool.toml --only balancer --fix
+    """
+    import asyncio
+
+    from cloud.clock import SystemClock
+    from cloud.errors import CloudError
+    from orchestrator import __version__
+    from orchestrator.doctor.assembly import examine
+
+    clock = SystemClock()
+    if fix:
+        try:
+            asyncio.run(_mend(_on_aws(config), str(config), yes))
+        except CloudError as error:
+            raise CommandError(f"nothing was changed: {error}") from error
+    with _showing() as progress:
+        results = asyncio.run(examine(config, only, clock, progress))
+    view: DoctorView = {
+        "schema": "doctor/1",
+        "at": clock.now(),
+        "version": __version__,
+        "ok": not any(result.failed for result in results),
+        "findings": [row for result in results for row in _rows(result)],
+    }
+    if output == "json":
+        shared.print_json(view)
+    else:
+        from orchestrator.render_doctor import doctor as rendered
+
+        shared.print_text(rendered(view, shared.look(output)))
+    return shared.OK if view["ok"] else shared.ERROR
+
+
+def _rows(result: Result) -> list[FindingView]:
+    return [
+        {
+            "group": result.check.group,
+            "check": result.check.name,
+            "subject": finding.subject,
+            "state": finding.state.value,
+            "text": finding.text,
+            "advice": finding.advice,
+            "seconds": round(result.seconds, 3),
+        }
+        for finding in result.findings
+    ]
+
+
+def _on_aws(file: Path | None) -> Config:
+    """The configuration, if there is anything in it that can be mended."""
+    if file is None:
+        raise CommandError("--fix needs --config FILE, to know what to mend", shared.USAGE)
+    config = shared.read_config(file)
+    if config.pool.cloud.kind != "aws" or not config.pool.cloud.aws.target_group:
+        raise CommandError(f"{file}: the pool uses no target group, and --fix mends nothing else")
+    return config
+
+
+async def _mend(config: Config, file: str, yes: bool) -> None:
+    """Lower a deregistration delay that is longer than a notice. Raises CloudError."""
+    from cloud.clock import SystemClock
+    from orchestrator.doctor.aws_balancer import DELAY, delay_is_too_long
+    from orchestrator.doctor.on_aws import AwsDoctor
+
+    aws = AwsDoctor(config, file, SystemClock())
+    try:
+        group = await aws.target_group()
+        if group is None or not delay_is_too_long(group, config.pool.drain.margin):
+            print("There is nothing that --fix can mend.", file=sys.stderr)
+            return
+        what = f"the deregistration delay of {group.name} in {aws.region} from {group.delay:g} s to {DELAY} s"
+        if not yes and not _agreed(f"Set {what}? [y/N] "):
+            raise CommandError("nothing was changed")
+        await aws.set_delay(group)
+        print(f"Set {what}.", file=sys.stderr)
+    finally:
+        await aws.close()
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise CommandError("--fix asks before it changes anything; answer with --yes where nobody can")
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+@contextmanager
+def _showing() -> Iterator[Progress]:
+    """What is being waited for, on a terminal; a pipe gets the result only."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _waiting: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("checking ...") as status:
+
+        def progress(done: int, waiting: Sequence[str]) -> None:
+            shown = ", ".join(waiting[:3]) + (", ..." if len(waiting) > 3 else "")
+            status.update(f"{done} of {done + len(waiting)} checks done; waiting for {shown}")
+
+        yield progress

@@ -1,0 +1,38 @@
+"""What `orchestrator doctor` shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from rich.console import Group
+from rich.text import Text
+
+from orchestrator.render_parts import Look, table_of, text_of
+from orchestrator.views import DoctorView
+from orchestrator.words import clean, plural
+
+_STYLE: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
+
+
+def doctor(view: DoctorView, look: Look) -> str:
+    """One line a finding with what to do below it, then how many of each there are."""
+    table = table_of("", "CHECK", "FINDING", wrapping=("FINDING",))
+    for finding in view["findings"]:
+        state = finding["state"]
+        text = clean(finding["text"])
+        if finding["subject"]:
+            text = f"{clean(finding['subject'])}: {text}"
+        table.add_row(Text(state, _STYLE[state]), f"{finding['group']}/{finding['check']}", text)
+        if finding["advice"]:
+            table.add_row("", "", Text(f"-> {clean(finding['advice'])}", "bold" if state == "fail" else ""))
+    return text_of(Group(table, Text(""), Text(_summary(view))), look)
+
+
+def _summary(view: DoctorView) -> str:
+    counts = Counter(finding["state"] for finding in view["findings"])
+    parts = [f"{counts['ok']} ok"]
+    parts += [plural(counts["warn"], "warning")] if counts["warn"] else []
+    parts += [plural(counts["fail"], "failure")] if counts["fail"] else []
+    parts += [f"{counts['skipped']} skipped"] if counts["skipped"] else []
+    return f"{', '.join(parts)}."

@@ -1,0 +1,78 @@
+"""What `orchestrator doctor` asks and moto has not: IAM's simulator, pattern tests, quotas, placement scores.
+
+Who may do what is the setting `denied`, for calls and for the simulator alike.
+"""
+
+import json
+
+from moto.core.exceptions import JsonRESTError
+from moto.core.responses import ActionResult
+from moto.ec2.responses.spot_instances import SpotInstances
+from moto.events.models import EventPattern, EventPatternParser
+from moto.events.responses import EventsHandler
+from moto.iam.exceptions import NotFoundException, ValidationError
+from moto.iam.responses import IamResponse
+from moto.servicequotas.exceptions import NoSuchResource
+from moto.servicequotas.models import ServiceQuotasBackend
+from moto.sts.models import STSBackend
+
+_EVENT_FIELDS = ("id", "detail-type", "source", "account", "time", "region", "resources")
+_EC2_QUOTAS = ("L-3819A6DF", "L-7212CCBC", "L-C4BD4855", "L-DB2E81BA", "L-417A185B")
+
+
+def patch_looks(shim):
+    """Add the calls to moto in this process."""
+
+    def get_caller_identity(self, access_key_id, region):
+        return "AIDAEXAMPLE", shim.settings["caller"], self.account_id
+
+    def simulate_principal_policy(self):
+        source = self._get_param("PolicySourceArn")
+        kind = source.partition("::")[2].partition(":")[2].partition("/")[0]
+        if kind not in ("user", "group", "role"):
+            raise ValidationError(
+                f"Invalid Entity Arn: {source} does not clearly define entity type and name."
+            )
+        if source not in (shim.settings["caller"], *shim.settings["principals"]):
+            raise NotFoundException(f"The principal {source} cannot be found.")
+        results = [
+            {
+                "EvalActionName": action,
+                "EvalResourceName": resource,
+                "EvalDecision": "implicitDeny" if action in shim.settings["denied"] else "allowed",
+                "MatchedStatements": [],
+                "MissingContextValues": [],
+            }
+            for action in self._get_param("ActionNames", [])
+            for resource in self._get_param("ResourceArns", []) or ["*"]
+        ]
+        return ActionResult({"EvaluationResults": results, "IsTruncated": False})
+
+    def test_event_pattern(self):
+        pattern, event = self._get_param("EventPattern"), json.loads(self._get_param("Event"))
+        missing = [field for field in _EVENT_FIELDS if field not in event]
+        if missing:
+            raise JsonRESTError("ValidationException", f"Parameter Event misses {', '.join(missing)}.")
+        parsed = EventPatternParser(pattern).parse()
+        matches = EventPattern(pattern, parsed).matches_event(event)
+        return json.dumps({"Result": matches}), self.response_headers
+
+    def get_service_quota(self, service_code, quota_code):
+        if service_code != "ec2" or quota_code not in _EC2_QUOTAS:
+            raise NoSuchResource
+        value = float(shim.settings["quotas"].get(quota_code, 10_000.0))
+        return {"ServiceCode": "ec2", "QuotaCode": quota_code, "Value": value, "Adjustable": True}
+
+    def get_spot_placement_scores(self):
+        self.error_on_dryrun()
+        scores = [
+            {"Region": self.region, "AvailabilityZoneId": zone, "Score": score}
+            for zone, score in sorted(shim.settings["scores"].items())
+        ]
+        return ActionResult({"SpotPlacementScores": scores[:10]})
+
+    STSBackend.get_caller_identity = get_caller_identity
+    IamResponse.simulate_principal_policy = simulate_principal_policy
+    EventsHandler.test_event_pattern = test_event_pattern
+    ServiceQuotasBackend.get_service_quota = get_service_quota
+    SpotInstances.get_spot_placement_scores = get_spot_placement_scores
