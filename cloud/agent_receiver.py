@@ -187,6 +187,11 @@ class AgentReceiver:
         """The notice need not be told again. Idempotent."""
         self._held.pop((notice.id, notice.deadline, notice.cancelled), None)
 
+    def age(self) -> float:
+        """Seconds since the oldest notice that waits for its acknowledgement was told."""
+        now = self._clock.now()
+        return max((now - notice.seen_at for notice in self._held.values()), default=0.0)
+
     async def close(self) -> None:
         """Nothing to release: the listener belongs to whoever serves the application."""
 

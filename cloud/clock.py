@@ -19,6 +19,10 @@ class SystemClock:
         """Seconds since the epoch."""
         return self._offset + time.monotonic()
 
+    def step(self) -> float:
+        """Seconds by which the system's clock was set since this one began; 0 while it only ran on."""
+        return time.time() - self.now()
+
     async def sleep(self, seconds: float) -> None:
         """Wait; zero or less yields once to the event loop."""
         await asyncio.sleep(max(0.0, seconds))

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class CloudError(Exception):
-    """Any failure of an adapter. The message says what was tried and what came back."""
+    """Any failure of an adapter. The message says what was tried and what came back.
+
+    `word` names the class in metrics; words are a fixed set.
+    """
+
+    word: ClassVar[str] = "error"
 
 
 class InsufficientCapacity(CloudError):
     """The provider has no such machine there now. Nothing was launched."""
 
+    word = "no-capacity"
+
 
 class QuotaExceeded(CloudError):
     """The account may not have more of this. Trying another zone does not help. Nothing was launched."""
+
+    word = "quota"
 
 
 class Throttled(CloudError):
     """Too many calls. Nothing was done."""
 
+    word = "throttled"
+
 
 class NotFound(CloudError):
     """The thing does not exist, or not yet: describe calls may lag behind launches."""
+
+    word = "not-found"
 
 
 class Denied(CloudError):
     """Credentials are missing, expired or not allowed to do this. Nothing was done."""
 
+    word = "denied"
+
 
 class Uncertain(CloudError):
     """The outcome is unknown: the call may or may not have taken effect. Ask again with the same token."""
+
+    word = "uncertain"

@@ -130,6 +130,13 @@ class Notices(Protocol):
         """Say that the notice is journalled; a source with a queue deletes its message now."""
         ...
 
+    def age(self) -> float:
+        """Seconds for which a notice may have waited here unheard or unacknowledged.
+
+        Not above the pace of its polls while all is well; infinite before the first good look.
+        """
+        ...
+
     async def close(self) -> None:
         """Release connections."""
         ...

@@ -15,7 +15,7 @@ import structlog
 
 from cloud.errors import CloudError, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
 from cloud.ports import Clock, EngineCommand, Instances, LaunchRequest, LoadBalancer
-from orchestrator import metrics
+from orchestrator.calls import counted
 from policies.actions import Action, Launch, Start, Stop, Terminate
 from policies.events import Event, IntentClosed, Outcome, TargetsApplied
 from policies.model import InstanceState, TargetPhase, TargetSpec
@@ -47,7 +47,8 @@ class Actuator:
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.writers = {
-            b.name: TargetWriter(b, clock=clock, emit=emit, call_timeout=call_timeout) for b in balancers
+            b.name: TargetWriter(b, pool=pool, clock=clock, emit=emit, call_timeout=call_timeout)
+            for b in balancers
         }
 
     def perform(self, actions: Sequence[Action]) -> None:
@@ -85,11 +86,12 @@ class Actuator:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _call(self, action: Launch | Start | Stop | Terminate) -> None:
-        started = asyncio.get_running_loop().time()
         outcome, node, detail = Outcome.UNCERTAIN, getattr(action, "node", ""), ""
         try:
-            async with self._slots, asyncio.timeout(self._timeout):
-                outcome, node = await self._do(action)
+            async with self._slots:
+                with counted(self._pool, "instances", str(action.kind)):
+                    async with asyncio.timeout(self._timeout):
+                        outcome, node = await self._do(action)
         except TimeoutError:
             detail = f"no answer within {self._timeout:.0f} s"
         except InsufficientCapacity as error:
@@ -107,9 +109,6 @@ class Actuator:
             # A fault of the adapter: whether the call took effect is not known.
             log.exception("call.crashed", kind=str(action.kind), token=action.token)
             detail = f"{type(error).__name__}: {error}"
-        metrics.CALLS.labels(self._pool, str(action.kind), str(outcome)).inc()
-        elapsed = asyncio.get_running_loop().time() - started
-        metrics.CALL_SECONDS.labels(self._pool, str(action.kind)).observe(elapsed)
         if outcome is not Outcome.DONE:
             log.warning(
                 "call.not_done",
@@ -151,11 +150,12 @@ class TargetWriter:
         self,
         balancer: LoadBalancer,
         *,
+        pool: str,
         clock: Clock,
         emit: Callable[[Event], object],
         call_timeout: float,
     ) -> None:
-        self._balancer, self._clock, self._emit = balancer, clock, emit
+        self._balancer, self._pool, self._clock, self._emit = balancer, pool, clock, emit
         self._timeout = call_timeout
         self._wanted: tuple[tuple[TargetSpec, ...], int] | None = None
         self._news = asyncio.Event()
@@ -204,8 +204,9 @@ class TargetWriter:
             # Rises over restarts, since every start has a higher epoch.
             self._generation = max(self._generation, epoch << 20) + 1
             try:
-                async with asyncio.timeout(self._timeout):
-                    await self._balancer.apply(targets, self._generation)
+                with counted(self._pool, self._balancer.name, "write"):
+                    async with asyncio.timeout(self._timeout):
+                        await self._balancer.apply(targets, self._generation)
             except (CloudError, TimeoutError) as error:
                 self.error = str(error) or f"no acknowledgement within {self._timeout:.0f} s"
                 log.warning("balancer.write_failed", balancer=self._balancer.name, error=self.error)
@@ -235,8 +236,9 @@ class TargetWriter:
     async def _catch_up(self) -> None:
         """A balancer that was given a higher generation by hand: we hold the lease, so ours goes on top."""
         try:
-            async with asyncio.timeout(self._timeout):
-                view = await self._balancer.observe()
+            with counted(self._pool, self._balancer.name, "read"):
+                async with asyncio.timeout(self._timeout):
+                    view = await self._balancer.observe()
         except (CloudError, TimeoutError):
             return
         self._generation = max(self._generation, view.generation)

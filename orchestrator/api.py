@@ -23,6 +23,7 @@ from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
 from orchestrator import agents, history, metrics, status, views
 from orchestrator.explaining import explanation
+from orchestrator.gauges import Gauges
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
 from orchestrator.loop import Loop
@@ -65,10 +66,12 @@ class Api:
         clock: Clock,
         daemon: Callable[[], views.DaemonView],
         alive: Callable[[], bool],
+        gauges: Gauges,
         agents: AgentReceiver | None = None,
     ) -> None:
         self._loop, self._inbox, self._ledger, self._store = loop, inbox, ledger, store
         self._clock, self._daemon, self._alive, self._agents = clock, daemon, alive, agents
+        self._gauges = gauges
 
     def control_app(self) -> web.Application:
         """Routes of the unix socket."""
@@ -166,10 +169,7 @@ class Api:
         return _json(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        if self._loop.last is not None:
-            status.publish(self._loop.last, self._ledger.totals)
-        if self._agents is not None:
-            agents.publish(self._agents, self._loop.pool.name)
+        self._gauges.publish()
         return web.Response(
             body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

@@ -26,6 +26,7 @@ from orchestrator import __version__, agents, views
 from orchestrator.actuator import Actuator
 from orchestrator.api import Api, listen_tcp, listen_unix, reason_of
 from orchestrator.config import Config
+from orchestrator.gauges import Gauges
 from orchestrator.inbox import Inbox
 from orchestrator.lease import FileLease
 from orchestrator.ledger import Ledger
@@ -250,6 +251,7 @@ class Daemon:
             clock=self._clock,
             daemon=self.describe,
             alive=self.alive,
+            gauges=self._gauges(self.loop, self._ledger),
             agents=ports.agents,
         )
         try:
@@ -300,6 +302,18 @@ class Daemon:
         """False of what is certainly no node of ours. Before the first turn anybody may be one."""
         last = self.loop.last if self.loop is not None else None
         return last is None or last.world.instances.at is None or node in last.fleet.by_id
+
+    def _gauges(self, loop: Loop, ledger: Ledger) -> Gauges:
+        clock = self._clock
+        return Gauges(
+            loop=loop,
+            totals=lambda: ledger.totals,
+            state_dir=self._config.daemon.state_dir,
+            sources=self._ports.notices if self._ports is not None else (),
+            inbox=self._inbox,
+            clock_step=clock.step if isinstance(clock, SystemClock) else lambda: 0.0,
+            agents=self._ports.agents if self._ports is not None else None,
+        )
 
     async def tell(self, event: Event) -> None:
         """Hand an operator's request to the loop; returns once it is in the journal. Call after `start`."""

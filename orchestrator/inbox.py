@@ -27,6 +27,11 @@ class Inbox:
         self._lost: set[int] = set()  # tickets of dropped events that are not passed over yet
         self.dropped = 0
 
+    @property
+    def waiting(self) -> int:
+        """Events for the next turn."""
+        return len(self._events)
+
     def put(self, event: Event) -> int:
         """Add an event and wake the loop, at once for a notice. Returns its ticket."""
         if len(self._events) == self._events.maxlen:
@@ -77,10 +82,15 @@ class Inbox:
         future = self._waiting.setdefault(ticket, asyncio.get_running_loop().create_future())
         await asyncio.shield(future)
 
-    async def wait(self, seconds: float, *, debounce: float = 0.0) -> None:
-        """Wait for a wake-up, at most `seconds`, then `debounce` longer unless a notice waits."""
-        if await _within(self._wake, seconds) and debounce > 0:
+    async def wait(self, seconds: float, *, debounce: float = 0.0) -> bool:
+        """Wait for a wake-up, at most `seconds`, then `debounce` longer unless a notice waits.
+
+        True when there was a wake-up.
+        """
+        woken = await _within(self._wake, seconds)
+        if woken and debounce > 0:
             await _within(self._urgent, debounce)
+        return woken
 
 
 async def _within(event: asyncio.Event, seconds: float) -> bool:

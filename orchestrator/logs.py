@@ -140,6 +140,11 @@ def configure_logging(
     return writer
 
 
+def dropped_lines() -> int:
+    """Log lines of this process that were lost since logging was configured."""
+    return sum(h.dropped for h in logging.getLogger().handlers if isinstance(h, LogWriter))
+
+
 def _json_renderers() -> list[_Processor]:
     return [
         structlog.processors.format_exc_info,

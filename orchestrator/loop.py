@@ -22,6 +22,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.observer import Observer
 from orchestrator.recorder import Recorder
 from orchestrator.store import Journal, StoreUnavailable, Superseded
+from orchestrator.tally import Tally, dooms
 from policies import facts
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.decide import decide_for
@@ -32,23 +33,17 @@ from policies.events import (
     DrainStarted,
     Event,
     IntentOpened,
-    NodeGone,
-    NodeIdle,
-    NodeReady,
     NoticeSeen,
     TargetsApplied,
 )
 from policies.fleet import Fleet
 from policies.memory import Memory, add_notice, reduce
-from policies.model import Notice, NoticeKind, Phase, Pool, TargetPhase, World
+from policies.model import Notice, Phase, Pool, World
 
 log = structlog.get_logger("loop")
 
 UNWRITTEN_MOST = 10_000
 """Events kept for the journal while it cannot be written; the oldest are dropped beyond."""
-
-ARRIVALS_KEPT = 10_000
-"""Nodes whose first notice's arrival is kept to measure the detachment; forged names must not pile up."""
 
 _OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
     metrics.TURN_SECONDS.labels(part) for part in ("observe", "journal", "decide", "act")
@@ -108,12 +103,9 @@ class Loop:
         self._clock, self._lease, self._epoch, self._journal = clock, lease, epoch, journal
         self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
         self._tick, self._recorder, self._on_turn = tick, recorder, on_turn
-        self._noticed = metrics.PREEMPTIONS.labels(pool.name, "yes")
-        self._unannounced = metrics.PREEMPTIONS.labels(pool.name, "no")
+        self._tally = Tally(pool.name)
         self._unwritten: list[Event] = []
         self._alarms = _Alarms()
-        self._notice_arrived: dict[str, float] = {}
-        self._held: set[str] = set()
         self._durable = True
         self._writing = False
         self.turns = 0
@@ -124,11 +116,19 @@ class Loop:
         """True while everything in memory is on disk: only then may memory be stored as a snapshot."""
         return self._durable and not self._unwritten and not self._writing
 
+    @property
+    def unwritten(self) -> int:
+        """Events that wait for the journal to accept writes."""
+        return len(self._unwritten)
+
     async def run(self) -> None:
         """Turn for ever: at once when a notice waits, soon after other events, and at every tick."""
+        seconds = asyncio.get_running_loop().time
         while True:
             await self.turn()
-            await self._inbox.wait(self._tick, debounce=_DEBOUNCE)
+            waits_since = seconds()
+            if not await self._inbox.wait(self._tick, debounce=_DEBOUNCE):
+                metrics.LOOP_LAG.observe(max(0.0, seconds() - waits_since - self._tick))
 
     async def turn(self) -> Snapshot:
         """One turn. A failing journal is a state, not an exception.
@@ -145,7 +145,8 @@ class Loop:
         memory = reduce(memory, *seen)
         fleet = Fleet.of(self.pool, world, memory)
         whole = facts.whole(self.pool, world, memory, fleet)
-        self._count((*heard, *seen), self.memory, memory)
+        self._tally.events((*heard, *seen), self.memory, memory)
+        self._tally.tokens(world)
         self.memory = reduce(memory, *whole)
         observed = seconds()
         if await self._write((*heard, *seen, *whole)):
@@ -190,11 +191,18 @@ class Loop:
                 heard = add_notice(fresh[node], event.notice)
                 if heard is fresh[node]:
                     continue
-                first = not any(map(_dooms, fresh[node]))
+                first = not any(map(dooms, fresh[node]))
                 fresh[node] = heard
-                self._count_notice(event, known=record is not None, first=first)
+                self._tally.notice(event, known=record is not None, first=first)
+                log.warning(
+                    "notice",
+                    node=node,
+                    kind=str(event.notice.kind),
+                    source=event.notice.source,
+                    deadline=event.notice.deadline,
+                )
             elif isinstance(event, TargetsApplied):
-                self._measure_detached(event)
+                self._tally.detached(event, self.memory)
             found.append(event)
         return found
 
@@ -212,6 +220,7 @@ class Loop:
         except StoreUnavailable as error:
             if self._durable:
                 log.error("journal.unavailable", error=str(error))
+            metrics.JOURNAL_FAILURES.inc()
             self._durable = False
             self._unwritten = waiting[-UNWRITTEN_MOST:]
             if len(waiting) > UNWRITTEN_MOST and self._recorder is not None:
@@ -254,9 +263,7 @@ class Loop:
     def _newly_held(self, now: float, plan: Plan) -> list[Event]:
         """Doomed nodes that go on serving by choice, each told once."""
         held = {d.node: d.reason for d in plan.deferred if d.kind is ActionKind.DRAIN}
-        doomed = [n for n in held if n in self._notice_arrived and n not in self._held]
-        self._held |= set(doomed)
-        return [DrainHeld(at=now, node=n, reason=held[n]) for n in doomed]
+        return [DrainHeld(at=now, node=n, reason=held[n]) for n in self._tally.newly_held([*held])]
 
     def _tell(self, plan: Plan, alarms: Sequence[Alarm]) -> None:
         """Count and log what was decided; after the deed, since a notice waits for nothing."""
@@ -282,73 +289,9 @@ class Loop:
         self._observer.hurry(on=busy or bool(fleet.launching), draining=draining)
         metrics.TURNS.inc()
         metrics.LAST_TURN.set(snapshot.at)
-        metrics.INBOX_DROPPED.set(self._inbox.dropped)
         if self._on_turn is not None:
             self._on_turn(snapshot)
         return snapshot
-
-    # -- counting ----------------------------------------------------------------------------------
-
-    def _count_notice(self, event: NoticeSeen, *, known: bool, first: bool) -> None:
-        """Count a notice; the time to the detachment runs from the `first` one that dooms its node."""
-        notice = event.notice
-        if not known:
-            metrics.NOTICES_UNKNOWN.labels(self.pool.name).inc()
-        if first and _dooms(notice):
-            self._notice_arrived[notice.node] = event.at
-        if len(self._notice_arrived) > ARRIVALS_KEPT:
-            self._notice_arrived.pop(next(iter(self._notice_arrived)))
-        metrics.NOTICES.labels(self.pool.name, str(notice.kind), notice.source).inc()
-        log.warning(
-            "notice",
-            node=notice.node,
-            kind=str(notice.kind),
-            source=notice.source,
-            deadline=notice.deadline,
-        )
-
-    def _measure_detached(self, event: TargetsApplied) -> None:
-        for node, phase in event.changes:
-            if phase is TargetPhase.ACTIVE:
-                continue
-            arrived = self._notice_arrived.pop(node, None)
-            swap = self.memory.swaps.get(node)
-            if arrived is None or swap is None:
-                continue
-            if node in self._held:
-                self._held.discard(node)
-                metrics.LATE_DRAINS.labels(self.pool.name).inc()
-            else:
-                metrics.NOTICE_TO_DETACHED.labels(self.pool.name).observe(event.at - arrived)
-
-    def _count(self, events: Sequence[Event], before: Memory, after: Memory) -> None:
-        """Count what the events brought; `before` and `after` are memory around them."""
-        pool = self.pool.name
-        for event in events:
-            if isinstance(event, NodeGone):
-                self._notice_arrived.pop(event.node, None)
-                self._held.discard(event.node)
-            elif isinstance(event, NodeReady) and event.node in after.nodes:
-                record = after.nodes[event.node]
-                market = str(record.placement.market)
-                metrics.BOOT_SECONDS.labels(pool, market).observe(event.at - record.started_at)
-                swap = after.swaps.get(after.incoming.get(event.node, ""))
-                if swap is not None and swap.replaced_at == event.at:
-                    metrics.SWAP_SECONDS.labels(pool).observe(event.at - swap.opened_at)
-            elif isinstance(event, NodeIdle) and event.node in after.nodes:
-                record = after.nodes[event.node]
-                if record.drain is not None:
-                    began = max(record.drain.since, record.detached_at or record.drain.since)
-                    metrics.DRAIN_SECONDS.labels(pool).observe(event.at - began)
-        unannounced = after.preemptions_without_notice - before.preemptions_without_notice
-        noticed = after.preemptions - before.preemptions - unannounced
-        self._noticed.inc(noticed)
-        self._unannounced.inc(unannounced)
-
-
-def _dooms(notice: Notice) -> bool:
-    """A notice of a kind that takes nodes away."""
-    return notice.kind is not NoticeKind.REBALANCE
 
 
 def records(now: float, actions: Sequence[Action]) -> list[Event]:

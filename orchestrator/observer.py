@@ -16,7 +16,7 @@ import structlog
 
 from cloud.errors import CloudError
 from cloud.ports import Clock, Engine, Instances, LoadBalancer, Offerings
-from orchestrator import metrics
+from orchestrator.calls import counted
 from policies.model import (
     EngineReading,
     Instance,
@@ -90,8 +90,6 @@ class Observer:
         self._slots = asyncio.Semaphore(pace.probe_concurrency)
         self._hurry = asyncio.Event()
         self._draining: Set[str] = frozenset()
-        parts = ("instances", "offerings", *self._targets)
-        self._seconds = {part: metrics.OBSERVATION_SECONDS.labels(part) for part in parts}
 
     def world(self, *, durable: bool, leading: bool, epoch: int) -> World:
         """A snapshot. Costs a copy of two small dictionaries, no I/O."""
@@ -161,7 +159,8 @@ class Observer:
 
     async def _look_at_instances(self) -> bool:
         known = self._instances
-        self._instances = await self._look(known, "instances", lambda: self._instances_port.list(self._pool))
+        call = partial(self._instances_port.list, self._pool)
+        self._instances = await self._look(known, "instances", "list", call)
         if self._instances.at != known.at:
             self._follow_engines(self._instances.value)
         if self._instances.value != known.value or known.at is None:
@@ -170,7 +169,7 @@ class Observer:
 
     async def _look_at_offerings(self) -> bool:
         first = self._offerings.at is None
-        self._offerings = await self._look(self._offerings, "offerings", self._offerings_port.list)
+        self._offerings = await self._look(self._offerings, "offerings", "list", self._offerings_port.list)
         if first:
             self._wake()
         return not self._offerings.error
@@ -183,7 +182,7 @@ class Observer:
             self.incarnations[balancer.name] = view.incarnation
             return view.targets
 
-        self._targets[balancer.name] = await self._look(known, balancer.name, targets)
+        self._targets[balancer.name] = await self._look(known, balancer.name, "read", targets)
         if self._shown(self._targets[balancer.name].value) != self._shown(known.value):
             self._wake()
         return not self._targets[balancer.name].error
@@ -192,20 +191,19 @@ class Observer:
         """What of a balancer's view is news when it changes: requests come and go all the time."""
         return {(t.id, t.address, t.state, t.id in self._draining and not t.in_flight) for t in targets}
 
-    async def _look(self, known: Observed[T], part: str, call: Callable[[], Awaitable[T]]) -> Observed[T]:
+    async def _look(
+        self, known: Observed[T], port: str, operation: str, call: Callable[[], Awaitable[T]]
+    ) -> Observed[T]:
         """One look with a deadline; a failure keeps the known value."""
         asked_at = self._clock.now()
-        started = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._pace.call_timeout):
-                value = await call()
+            with counted(self._pool, port, operation):
+                async with asyncio.timeout(self._pace.call_timeout):
+                    value = await call()
         except TimeoutError:
-            metrics.OBSERVATION_ERRORS.labels(part).inc()
             return replace(known, error=f"no answer within {self._pace.call_timeout:.0f} s")
         except CloudError as error:
-            metrics.OBSERVATION_ERRORS.labels(part).inc()
             return replace(known, error=str(error))
-        self._seconds[part].observe(asyncio.get_running_loop().time() - started)
         return Observed(value=value, at=asked_at)
 
     # -- engines -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The last turn as the API's JSON (see orchestrator.views) and as gauges."""
+"""The last turn as the API's JSON (see orchestrator.views)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from orchestrator import metrics, views
+from orchestrator import views
 from orchestrator.codec import UnknownRecord, decode_event
 from orchestrator.loop import Snapshot
 from orchestrator.store import StoredEvent, Totals
@@ -15,7 +15,7 @@ from policies import explain
 from policies.actions import Action, Alarm
 from policies.economics import rate
 from policies.fleet import Fleet, Node
-from policies.memory import Memory, Swap, decayed
+from policies.memory import Memory, Swap
 from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, World
 from policies.story import sentence
 
@@ -41,10 +41,8 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         on_demand_floor=pool.on_demand_floor,
         spot_share=spot / (spot + on_demand) if spot + on_demand else 0.0,
         temporary_on_demand=_cover(fleet),
-        standby_hot=max(0, min(pool.standby.hot, on_demand - pool.on_demand_floor)),
-        standby_stopped=sum(
-            n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED for n in fleet.nodes
-        ),
+        standby_hot=hot_standbys(fleet),
+        standby_stopped=stopped_standbys(fleet),
         state=pool_state(snapshot),
         cost_per_hour=money.cost,
         on_demand_cost_per_hour=money.on_demand,
@@ -144,29 +142,16 @@ def event_view(entry: StoredEvent) -> views.EventView:
     )
 
 
-def publish(snapshot: Snapshot, totals: Totals) -> None:
-    """Set the gauges of a pool: when somebody reads them, since turns are more frequent than readers."""
-    fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
-    pool = fleet.pool.name
-    metrics.WANTED.labels(pool).set(fleet.pool.replicas)
-    metrics.FLOOR.labels(pool).set(fleet.pool.on_demand_floor)
-    for market in Market:
-        ready = fleet.ready_by_market[market]
-        metrics.READY.labels(pool, str(market)).set(ready)
-        metrics.COMING.labels(pool, str(market)).set(fleet.counted_by_market[market] - ready)
-    metrics.SERVING.labels(pool).set(len(fleet.serving))
-    metrics.DOOMED.labels(pool).set(sum(n.doomed is not None for n in fleet.nodes))
-    money = rate(fleet, world)
-    metrics.COST_RATE.labels(pool).set(money.cost)
-    metrics.ON_DEMAND_RATE.labels(pool).set(money.on_demand)
-    metrics.SPENT.labels(pool).set(totals.usd)
-    metrics.PAUSED.labels(pool).set(memory.pause is not None and memory.pause.holds(world.now))
-    half_life = fleet.pool.placement.refusal_half_life
-    recent = sum(decayed(r, world.now, half_life) > 0.5 for r in memory.refusals.values())
-    metrics.REFUSALS.labels(pool).set(recent)
-    metrics.INSTANCES_AGE.labels(pool).set(world.instances.age(world.now))
-    metrics.LEADING.set(world.leading)
-    metrics.EPOCH.set(world.epoch)
+def hot_standbys(fleet: Fleet) -> int:
+    """On-demand nodes ready beyond the floor, as far as they are wanted as standbys."""
+    return max(
+        0, min(fleet.pool.standby.hot, fleet.ready_by_market[Market.ON_DEMAND] - fleet.pool.on_demand_floor)
+    )
+
+
+def stopped_standbys(fleet: Fleet) -> int:
+    """Machines that are stopped and wait to be put to work."""
+    return sum(n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED for n in fleet.nodes)
 
 
 def _cover(fleet: Fleet) -> int:

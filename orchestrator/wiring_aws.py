@@ -15,6 +15,7 @@ from cloud.aws.places import AwsRegion
 from cloud.aws.prices import PriceBook
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.ports import Clock, LoadBalancer, Notices
+from orchestrator.calls import aws_call_ended
 from orchestrator.config import Config
 from orchestrator.config_aws import AwsTable
 
@@ -61,6 +62,7 @@ def clients_of(config: Config) -> list[tuple[AwsClients, AwsRegion]]:
                 profile=table.profile,
                 read_timeout=read,
                 connect_timeout=_CONNECT,
+                call_ended=aws_call_ended,
             ),
             place,
         )

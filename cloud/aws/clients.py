@@ -9,14 +9,18 @@ the adapters is harmless when it lands late (tokens, level-triggered writes).
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
 from cloud.aws.errors import speaks_of_credentials, translate
 from cloud.errors import CloudError, Uncertain
 from cloud.threads import WorkerThreads
+
+CallEnded = Callable[[str, str, str, float], None]
+"""Told of every call: region, "service.operation", how it ended ("ok", or an error's word), seconds."""
 
 Answer = Mapping[str, Any]  # boto3 has no types: its answers are read here and in the adapters' parsers only
 
@@ -39,7 +43,8 @@ class AwsClients:
 
     `endpoint`: where every service answers, for a stand-in of AWS; empty means AWS itself. `profile`: a
     profile of the shared credentials file; empty means boto3's usual search, which renews by itself.
-    Time-outs are seconds: `read_timeout` for one answer, `poll_wait` more for a long poll.
+    Time-outs are seconds: `read_timeout` for one answer, `poll_wait` more for a long poll. `call_ended` is
+    told of every call that was answered or failed.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class AwsClients:
         connect_timeout: float = 2.0,
         read_timeout: float = 8.0,
         poll_wait: float = 20.0,
+        call_ended: CallEnded = lambda *_: None,
     ) -> None:
         self.region = region
         self._endpoint = endpoint or None
@@ -58,6 +64,7 @@ class AwsClients:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._poll_wait = poll_wait
+        self._call_ended = call_ended
         self._lock = threading.Lock()  # a boto3 session is not thread-safe; its clients are
         self._session: Any = None
         self._clients: dict[tuple[Lane, str, str], Any] = {}
@@ -90,14 +97,21 @@ class AwsClients:
             answer: Answer = getattr(client, operation)(**parameters)
             return answer
 
+        seconds = asyncio.get_running_loop().time
+        began, name = seconds(), f"{service}.{operation}"
         try:
-            return await self._pool(lane).run(work)
-        except CloudError:
+            answer = await self._pool(lane).run(work)
+        except CloudError as error:
+            self._call_ended(where, name, error.word, seconds() - began)
             raise
         except Exception as error:
             if speaks_of_credentials(error):
                 self._forget_credentials()
-            raise translate(error, f"{service}.{operation} in {where}", lost=lost) from error
+            meaning = translate(error, f"{name} in {where}", lost=lost)
+            self._call_ended(where, name, meaning.word, seconds() - began)
+            raise meaning from error
+        self._call_ended(where, name, "ok", seconds() - began)
+        return answer
 
     async def pages(
         self,

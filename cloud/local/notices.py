@@ -32,6 +32,7 @@ class LocalEventFeed:
         self._cloud = cloud
         self._share = cloud.share()
         self._clock = clock
+        self._failing_since: float | None = None
 
     async def stream(self) -> AsyncIterator[Notice]:
         """Yield notices for ever; a cloud that does not answer is asked again, with growing pauses."""
@@ -41,10 +42,11 @@ class LocalEventFeed:
             try:
                 page = parsed(PAGE, await self._cloud.read("/v1/notices", query, wait=_LONG_POLL), "notices")
             except CloudError:
+                self._failing_since = self._failing_since or self._clock.now()
                 await self._clock.sleep(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 continue
-            pause = _FIRST_PAUSE
+            pause, self._failing_since = _FIRST_PAUSE, None
             if page.cloud != feed:
                 after, feed = 0, page.cloud  # a cloud whose state was wiped counts from 1 again
             for event in page.events:
@@ -54,6 +56,10 @@ class LocalEventFeed:
     async def acknowledge(self, notice: Notice) -> None:
         """The cloud may forget the event. Raises CloudError."""
         await self._cloud.write(f"/v1/notices/{notice.id.rpartition('/')[2]}/acknowledge")
+
+    def age(self) -> float:
+        """Seconds for which the feed cannot be read; 0 when it can."""
+        return 0.0 if self._failing_since is None else max(0.0, self._clock.now() - self._failing_since)
 
     async def close(self) -> None:
         """Give up this adapter's share of the connection. Idempotent."""
@@ -102,6 +108,7 @@ class LocalMetadata:
         self._hosts: dict[str, str] = {}  # node -> address
         self._tokens: dict[str, str] = {}
         self._told: dict[str, frozenset[str]] = {}  # node -> ids of notices already yielded
+        self._answered_at = clock.now()  # when some node last did, or there was none to ask
         self._session: aiohttp.ClientSession | None = None
 
     def watch(self, nodes: Iterable[Instance]) -> None:
@@ -118,6 +125,8 @@ class LocalMetadata:
         """Yield each notice when it first shows, for ever. A node that does not answer is asked again."""
         while True:
             port = await self._known_port()
+            if not self._hosts:
+                self._answered_at = self._clock.now()
             if port is not None:
                 polls = [asyncio.ensure_future(self._poll(n, h, port)) for n, h in self._hosts.items()]
                 try:
@@ -132,6 +141,10 @@ class LocalMetadata:
 
     async def acknowledge(self, notice: Notice) -> None:
         """Nothing to do: metadata is a state, not a queue."""
+
+    def age(self) -> float:
+        """Seconds since any node that is watched answered; 0 while none is."""
+        return max(0.0, self._clock.now() - self._answered_at) if self._hosts else 0.0
 
     async def close(self) -> None:
         """Release connections."""
@@ -153,6 +166,7 @@ class LocalMetadata:
         async with self._slots:
             try:
                 found = await self._look(node, base)
+                self._answered_at = self._clock.now()
                 fresh = [notice for notice in found if notice.id not in self._told.get(node, frozenset())]
                 # Addresses are reused: only a machine that says the right id speaks for the node.
                 if fresh and await self._get(node, f"{base}/meta-data/instance-id") != node:

@@ -167,5 +167,10 @@ class SimNotices:
                 lambda: self._board.acknowledge(self.name, self._heard.pop(notice, notice)),
             )
 
+    def age(self) -> float:
+        """Seconds since the oldest notice that waits for its acknowledgement was told."""
+        now = self._clock.now()
+        return max((max(0.0, now - notice.seen_at) for notice in self._heard), default=0.0)
+
     async def close(self) -> None:
         """Nothing to release."""

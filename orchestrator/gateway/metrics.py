@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from orchestrator.gateway.failure import Failure
@@ -51,6 +51,7 @@ class GatewayMetrics:
         self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte")
         self._queue = histogram("queue_seconds", "Time requests waited for a target")
         self.registry.register(_Gauges(self, table, queued, now))
+        ProcessCollector(registry=self.registry)
 
     def request_ended(self, outcome: Outcome, seconds: float) -> None:
         """A client's request is over."""

@@ -276,7 +276,9 @@ class Writing:
         self.clock = clock
         self.balancer = Balancer(clock, **settings)
         self.heard: list[TargetsApplied] = []
-        self.writer = TargetWriter(self.balancer, clock=clock, emit=self.heard.append, call_timeout=2.0)
+        self.writer = TargetWriter(
+            self.balancer, pool="p", clock=clock, emit=self.heard.append, call_timeout=2.0
+        )
         self.task = asyncio.ensure_future(self.writer.run())
 
     def sets(self) -> list[tuple[str, ...]]:

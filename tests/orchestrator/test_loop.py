@@ -11,9 +11,10 @@ import pytest
 
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
-from orchestrator.loop import ARRIVALS_KEPT, UNWRITTEN_MOST, Loop
+from orchestrator.loop import UNWRITTEN_MOST, Loop
 from orchestrator.metrics import REGISTRY
 from orchestrator.store import StoreUnavailable, Totals
+from orchestrator.tally import ARRIVALS_KEPT
 from policies.actions import ActionKind, Drain, Launch, Terminate
 from policies.decide import decide
 from policies.events import (
@@ -356,7 +357,7 @@ def test_forged_names_do_not_pile_up(play: Play) -> None:
         for i in range(ARRIVALS_KEPT + 500):
             r.notice(f"x{i}")
         await r.turns(1)
-        assert len(r.loop._notice_arrived) <= ARRIVALS_KEPT
+        assert len(r.loop._tally._arrived) <= ARRIVALS_KEPT
         assert len(r.loop.memory.early_notices) <= 256
 
     rig(play, work)

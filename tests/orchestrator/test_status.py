@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from orchestrator import metrics, status
+from orchestrator import status
 from orchestrator.codec import encode
 from orchestrator.explaining import explanation, policy_names, policy_text
 from orchestrator.loop import Snapshot
@@ -332,23 +332,6 @@ def test_events_are_shown_with_a_sentence_also_those_of_another_version() -> Non
     assert view.text == "t1: refused: no capacity (no room)"
     assert view.data.outcome == "refused"
     assert dots(status.event_view(entry("FromTheFuture", b'{"at": 1}'))).text == "FromTheFuture"
-
-
-def test_gauges_follow_the_snapshot() -> None:
-    scene = Scene().settled().notice("s1")
-    paused(scene)
-    status.publish(scene.snapshot(), Totals(usd=7.5))
-
-    def value(name: str, **labels: str) -> float | None:
-        return metrics.REGISTRY.get_sample_value(f"orchestrator_{name}", labels)
-
-    assert value("pool_wanted_nodes", pool="chat") == 4
-    assert value("pool_ready_nodes", pool="chat", market="spot") == 1
-    assert value("pool_ready_nodes", pool="chat", market="on-demand") == 2
-    assert value("pool_doomed_nodes", pool="chat") == 1
-    assert value("pool_spent_usd", pool="chat") == 7.5
-    assert value("pool_paused", pool="chat") == 1
-    assert value("pool_cost_usd_per_hour", pool="chat") == 8.0
 
 
 # -- explain -------------------------------------------------------------------------------------------

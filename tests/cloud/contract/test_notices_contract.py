@@ -81,6 +81,26 @@ async def test_an_acknowledged_notice_comes_no_more_from_a_queue(notice_world):
             break
 
 
+async def test_a_source_that_is_read_and_answered_holds_nothing_back(notice_world):
+    node = await running_spot_node(notice_world)
+    await notice_world.reclaim(node.id, notice_s=12_000)
+
+    async def read(source):
+        async with aclosing(source.stream()) as stream:
+            async for notice in stream:
+                await source.acknowledge(notice)
+
+    for told_by in notice_world.sources:
+        reading = asyncio.create_task(read(told_by.source))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not 0.0 <= told_by.source.age() <= 10.0:  # noqa: ASYNC110 - a source tells nobody
+                    await asyncio.sleep(0.02)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
 async def test_the_node_is_there_until_its_deadline_and_gone_after_it(notice_world):
     if not notice_world.chooses_notice:
         pytest.skip("this provider's notices always state two minutes, which is too long to wait for")
