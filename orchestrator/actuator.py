@@ -29,7 +29,7 @@ _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
 
 
 class Actuator:
-    """The hands of one pool's loop. `emit` takes outcomes; it must not block."""
+    """The hands of one pool's loop. `emit` takes outcomes; it must not block. New nodes run `command`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Actuator:
         call_timeout: float,
         emit: Callable[[Event], object],
     ) -> None:
-        self._pool, self._clock, self._instances, self._command = pool, clock, instances, command
+        self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
         self._timeout, self._emit = call_timeout, emit
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -128,7 +128,7 @@ class Actuator:
                     token=action.token,
                     pool=self._pool,
                     placement=action.placement,
-                    command=self._command,
+                    command=self.command,
                     standby=action.standby,
                 )
                 instance = await self._instances.launch(request)

@@ -27,6 +27,7 @@ from orchestrator.gauges import Gauges
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
 from orchestrator.loop import Loop
+from orchestrator.reloading import Reloader
 from orchestrator.store import Store, StoreUnavailable
 from policies import explain
 from policies.events import Event, OperatorDrained, OperatorUndrained, Paused, Resumed
@@ -67,11 +68,13 @@ class Api:
         daemon: Callable[[], views.DaemonView],
         alive: Callable[[], bool],
         gauges: Gauges,
+        reloader: Reloader,
         agents: AgentReceiver | None = None,
     ) -> None:
         self._loop, self._inbox, self._ledger, self._store = loop, inbox, ledger, store
         self._clock, self._daemon, self._alive, self._agents = clock, daemon, alive, agents
         self._gauges = gauges
+        self._reloader = reloader
 
     def control_app(self) -> web.Application:
         """Routes of the unix socket."""
@@ -86,6 +89,7 @@ class Api:
         app.router.add_post("/v1/nodes/{node}/undrain", self._undrain)
         app.router.add_post("/v1/pause", self._pause)
         app.router.add_post("/v1/resume", self._resume)
+        app.router.add_post("/v1/reload", self._reload)
         self._add_monitoring(app)
         return app
 
@@ -228,6 +232,20 @@ class Api:
         await self._accept(Resumed(at=self._clock.now(), by=_text(body, "by") or "operator"))
         return _done("Resumed.")
 
+    async def _reload(self, request: web.Request) -> web.Response:
+        body = await _body(request)
+        self._snapshot()
+        try:
+            async with asyncio.timeout(_WRITTEN_WITHIN):
+                view = await self._reloader.reload(
+                    dry_run=_flag(body, "dry_run"), force=_flag(body, "force"), wait=_flag(body, "wait")
+                )
+        except TimeoutError:
+            raise Refused(
+                503, "it is taken up, but no turn was written under it yet; see the daemon's log and `status`"
+            ) from None
+        return _json(view)
+
     async def _accept(self, event: Event) -> None:
         """Put an operator's request into the journal before it is answered.
 
@@ -366,6 +384,13 @@ def _text(body: dict[str, Any], key: str) -> str:
     value = body.get(key) or ""
     if not isinstance(value, str) or len(value) > 500:
         raise Refused(400, f"{key} must be text of at most 500 characters")
+    return value
+
+
+def _flag(body: dict[str, Any], key: str) -> bool:
+    value = body.get(key, False)
+    if not isinstance(value, bool):
+        raise Refused(400, f"{key} must be true or false")
     return value
 
 

@@ -8,7 +8,7 @@ percentages or fractions ("70%", 0.7), money is US dollars per hour.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -80,6 +80,7 @@ _PATIENCE: Final = Patience()
 _SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
 
 
+_IN_MEMORY: Final = Source(file="configuration", lines=None)
 _S = TypeVar("_S", bound=Section)
 
 
@@ -414,14 +415,19 @@ class ConfigFile(Section):
 class Config:
     """A configuration that has passed every check. All paths are ready to use.
 
-    `path` is the file it came from, None when it was built in memory. `warnings` are doubtful settings that
-    do not stop the daemon.
+    `path` is the file it came from, None when it was built in memory; `source` knows its lines. `warnings`
+    are doubtful settings that do not stop the daemon.
     """
 
     daemon: DaemonConfig
     pools: Mapping[str, PoolConfig]
     path: Path | None = None
     warnings: tuple[Problem, ...] = ()
+    source: Source = _IN_MEMORY
+
+    def problem(self, path: Sequence[str | int], text: str) -> Problem:
+        """A fault of the key at `path`, with its place in the file."""
+        return self.source.problem(path, text)
 
     @property
     def pool_name(self) -> str:
@@ -464,7 +470,7 @@ def build_config(data: Mapping[str, Any], *, base: str | Path = ".") -> Config:
 
     Plain numbers are taken in the base unit (seconds, fractions, US dollars per hour) if they are not text.
     """
-    return _build(data, Source(file="configuration", lines=None), base=Path(base), path=None, role="any")
+    return _build(data, _IN_MEMORY, base=Path(base), path=None, role="any")
 
 
 def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | None, role: Role) -> Config:
@@ -485,6 +491,7 @@ def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | 
         pools=MappingProxyType(dict(parsed.pool)),
         path=path,
         warnings=tuple(sorted(warnings)),
+        source=source,
     )
 
 

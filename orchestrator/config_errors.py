@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator.toml_lines import KeyPath, line_of
 from orchestrator.units import shown
+from orchestrator.views import ProblemView
 
 _SYNTAX: Final = re.compile(r"(.*) \(at line (\d+), column (\d+)\)")
 _NAMES: Final = {
@@ -39,6 +40,10 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return f"{place}: {self.key}: {self.text}" if self.key else f"{place}: {self.text}"
+
+    def view(self) -> ProblemView:
+        """The same as JSON."""
+        return {"file": self.file, "line": self.line, "key": self.key, "text": self.text}
 
 
 class ConfigError(Exception):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic.fields import FieldInfo
 
 from orchestrator.units import (
     DURATION_PATTERN,
@@ -208,6 +209,20 @@ Texts = Annotated[
     BeforeValidator(_texts),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
 ]
+
+
+def written(field: FieldInfo, value: object) -> str:
+    """A value as a file would have it."""
+    parsers = {item.func for item in field.metadata if isinstance(item, BeforeValidator)}
+    if value is None:
+        return '"off"' if parsers & {_duration_or_off, _host_port_or_off} else "nothing"
+    if isinstance(value, float) and parsers & {_duration, _duration_or_off}:
+        return f'"{format_duration(value)}"'
+    if isinstance(value, float) and parsers & {_share, _any_share}:
+        return f'"{value * 100:g}%"'
+    if isinstance(value, int) and _size in parsers:
+        return f'"{format_size(value)}"'
+    return json.dumps(value, default=str)
 
 
 def duration_key(default: float, text: str) -> Any:

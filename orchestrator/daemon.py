@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import ssl
@@ -33,11 +34,12 @@ from orchestrator.ledger import Ledger
 from orchestrator.loop import Loop, Snapshot
 from orchestrator.observer import Observer, Pace
 from orchestrator.recorder import Recorder
+from orchestrator.reloading import Reloader
 from orchestrator.status import status_line
 from orchestrator.store import Store, StoreUnavailable
 from orchestrator.supervision import Supervisor
 from orchestrator.units import HostPort
-from orchestrator.wiring import Ports, connect
+from orchestrator.wiring import Ports, connect, engine_spec
 from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured
 from policies.memory import Memory, reduce
 
@@ -91,8 +93,14 @@ class Daemon:
     ) -> None:
         self._threads, self._listen = threads, listen
         self._make_store, self._make_lease = open_store, make_lease
-        self._config = config
         self._clock = clock if clock is not None else SystemClock()
+        self.reloader = Reloader(
+            config,
+            clock=self._clock,
+            threads=threads,
+            last=lambda: self.loop.last if self.loop is not None else None,
+            apply=self._reconfigure,
+        )
         self._ports = ports
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -105,6 +113,11 @@ class Daemon:
         self._failed: asyncio.Future[str] | None = None
         self.loop: Loop | None = None
         self._ledger: Ledger | None = None
+
+    @property
+    def _config(self) -> Config:
+        """The configuration in force."""
+        return self.reloader.config
 
     async def start(self) -> None:
         """Take the lease, read the journal, open the sockets, start the tasks. Raises StartError."""
@@ -208,7 +221,7 @@ class Daemon:
             emit=inbox.put,
         )
         self._observer, self._actuator, self._ledger = observer, actuator, ledger
-        quiet, pace = settings.record_turns, self._supervisor.pace
+        quiet = settings.record_turns
         self.loop = Loop(
             pool=self._config.wanted,
             memory=memory,
@@ -220,7 +233,7 @@ class Daemon:
             inbox=inbox,
             observer=observer,
             actuator=actuator,
-            tick=settings.tick if pace is None else min(settings.tick, pace),
+            tick=self._tick(settings.tick),
             recorder=Recorder(store.turns, quiet=quiet) if quiet is not None else None,
             on_turn=self._after_turn,
         )
@@ -252,6 +265,7 @@ class Daemon:
             daemon=self.describe,
             alive=self.alive,
             gauges=self._gauges(self.loop, self._ledger),
+            reloader=self.reloader,
             agents=ports.agents,
         )
         try:
@@ -315,6 +329,24 @@ class Daemon:
             agents=self._ports.agents if self._ports is not None else None,
         )
 
+    def _tick(self, wanted: float) -> float:
+        """The longest pause between two turns: the watchdog is fed by them."""
+        pace = self._supervisor.pace
+        return wanted if pace is None else min(wanted, pace)
+
+    async def _reconfigure(self, config: Config, wait: bool) -> None:
+        """Put a changed configuration into force, all of it in one turn."""
+        if self.loop is None or self._store is None or self._ports is None:
+            raise StartError("the loop was not built")
+        settings, turns = config.daemon, self._store.turns
+        turns.keep_for, turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
+        self._actuator.command = self._ports.engine.command(engine_spec(config.pool))
+        logging.getLogger().setLevel(settings.log_level.upper())
+        self.loop.reconfigure(config.wanted, tick=self._tick(settings.tick))
+        ticket = self._inbox.put(PoolConfigured(at=self._clock.now(), replicas=config.pool.replicas))
+        if wait:
+            await self._inbox.written(ticket)
+
     async def tell(self, event: Event) -> None:
         """Hand an operator's request to the loop; returns once it is in the journal. Call after `start`."""
         await self._inbox.written(self._inbox.put(event))
@@ -372,6 +404,7 @@ class Daemon:
             journal_ok=last.world.durable if last is not None else True,
             last_turn_s=now - last.at if last is not None else now - self._started_at,
             turns=self.loop.turns if self.loop is not None else 0,
+            config=self.reloader.state(),
         )
 
     def alive(self) -> bool:
@@ -432,7 +465,8 @@ class Daemon:
                 log.warning("journal.no_snapshot", error=str(error))
 
     def _after_turn(self, snapshot: Snapshot) -> None:
-        self._supervisor.works(snapshot.at, lambda: status_line(snapshot))
+        note = self.reloader.note
+        self._supervisor.works(snapshot.at, lambda: status_line(snapshot) + (f"; {note}" if note else ""))
         if self._ports is not None and self._ports.metadata is not None:
             self._ports.metadata.watch(snapshot.world.instances.value)
         if self._ports is not None and self._ports.agents is not None:
@@ -447,7 +481,15 @@ async def run_daemon(config: Config) -> int:
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stopping.set)
+    reloads: set[asyncio.Task[Any]] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(daemon.reloader.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     await daemon.start()
+    running.add_signal_handler(signal.SIGHUP, reload)
     stopped = asyncio.create_task(stopping.wait())
     failed = asyncio.create_task(daemon.wait())
     await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)

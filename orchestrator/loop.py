@@ -108,8 +108,14 @@ class Loop:
         self._alarms = _Alarms()
         self._durable = True
         self._writing = False
+        self._next: tuple[Pool, float] | None = None
         self.turns = 0
         self.last: Snapshot | None = None
+
+    def reconfigure(self, pool: Pool, *, tick: float) -> None:
+        """Have the next turn, and those after it, go by another wanted state of the same pool."""
+        self._next = pool, tick
+        self._inbox.poke()
 
     @property
     def settled(self) -> bool:
@@ -137,6 +143,10 @@ class Loop:
         """
         seconds = asyncio.get_running_loop().time
         started = seconds()
+        if self._next is not None:
+            (self.pool, self._tick), self._next = self._next, None
+            if self._recorder is not None:
+                self._recorder.begin()
         arrived, ticket = self._inbox.take_all()
         world = self._observer.world(durable=self._durable, leading=self._lease.valid(), epoch=self._epoch)
         heard = self._heard(arrived)

@@ -216,6 +216,10 @@ CLOCK_STEP = _gauge(
     "clock_step_seconds",
     "By how much the system's clock was set since the daemon began; the daemon goes on by the old one.",
 )
+CONFIG_OK = _gauge(
+    "config_last_reload_successful", "1 unless the newest configuration that was offered was rejected."
+)
+CONFIG_LOADED = _gauge("config_loaded_timestamp_seconds", "When the configuration in force was taken up.")
 LOG_DROPPED = _gauge("log_dropped_lines", "Log lines dropped because standard error was not read.")
 BUILD = _gauge("build_info", "1, with the version of the daemon.", "version")
 ProcessCollector(registry=REGISTRY)

@@ -64,9 +64,13 @@ class Recorder:
         self._turns += 1
         self._last, self._last_at = (plan if isinstance(plan, Plan) else None), world.now
 
+    def begin(self) -> None:
+        """The wanted state has changed: a recording holds one, so the next turn begins another."""
+        self._begins = True
+
     def events_lost(self) -> None:
         """Memory has taken in events that will never be on disk: only a new recording tells it right."""
-        self._begins = True
+        self.begin()
         self._log.forget_unplaced()
 
     def _matters(self, now: float, plan: Plan) -> bool:

@@ -232,6 +232,13 @@ def _problems(pool: PoolView, daemon: DaemonView, at: float, width: int) -> list
         found.append(("this daemon does not hold the lease: it watches and does not act", "yellow"))
     if not daemon["journal_ok"]:
         found.append(("the journal takes no writes: nothing destructive happens until it does", "red"))
+    rejected = daemon["config"]["rejected"]
+    if rejected is not None:
+        first, more = rejected["problems"][0], len(rejected["problems"]) - 1
+        also = f" (and {plural(more, 'more fault')})" if more else ""
+        found.append(
+            (f"the changed configuration was rejected, the one before is in force: {first}{also}", "red")
+        )
     if daemon["last_turn_s"] > _LATE_TURN:
         found.append((f"the loop has completed no turn for {age(daemon['last_turn_s'])}", "red"))
     found += [(problem, "red") for problem in pool["problems"]]

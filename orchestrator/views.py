@@ -21,6 +21,21 @@ class PausedView(TypedDict):
     until: Annotated[float | None, "when acting resumes by itself; null means never"]
 
 
+class RejectedView(TypedDict):
+    """A configuration that was offered and not taken up."""
+
+    at: float
+    problems: Annotated[list[str], "file:line: key: what is wrong and what to do"]
+
+
+class ConfigStateView(TypedDict):
+    """The configuration in force, and whether the file holds another one that was rejected."""
+
+    file: Annotated[str | None, "where it came from; null when it was built in memory"]
+    loaded_at: float
+    rejected: Annotated[RejectedView | None, "the newest reload, if it was rejected; null after a good one"]
+
+
 class DaemonView(TypedDict):
     """The daemon itself."""
 
@@ -33,6 +48,7 @@ class DaemonView(TypedDict):
     journal_ok: Annotated[bool, "the journal accepts writes; without it nothing destructive happens"]
     last_turn_s: Annotated[float, "seconds since the last completed turn of the loop"]
     turns: Annotated[int, "turns of the loop since the daemon started"]
+    config: ConfigStateView
 
 
 class NoticeView(TypedDict):
@@ -320,6 +336,31 @@ class ProblemView(TypedDict):
     line: Annotated[int, "from 1; 0 where the whole file is meant"]
     key: str
     text: Annotated[str, "what is wrong and what to do"]
+
+
+class ChangeView(TypedDict):
+    """One key whose value differs from the one in force."""
+
+    key: str
+    line: Annotated[int, "in the new file; of the table around it where the key is not written"]
+    before: Annotated[str, "as a file would have it"]
+    after: str
+    effect: Annotated[str, "now, gateway (once that is reloaded) or restart (refused while the daemon runs)"]
+
+
+class ReloadView(TypedDict):
+    """POST /v1/reload: a configuration judged, and what became of it."""
+
+    schema: Literal["reload/1"]
+    outcome: Annotated[
+        Literal["applied", "unchanged", "rejected", "checked"], "checked: it would be applied, but was not"
+    ]
+    file: str
+    changes: list[ChangeView]
+    problems: Annotated[list[ProblemView], "why it was rejected; the one before stays in force"]
+    warnings: list[ProblemView]
+    plan: Annotated[PoolPlanView | None, "what the next turn does under it; null where it was rejected"]
+    text: Annotated[str, "the same in one sentence"]
 
 
 class PoolMeaningView(TypedDict):

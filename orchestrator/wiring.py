@@ -58,6 +58,18 @@ class Ports:
             await other.close()
 
 
+def engine_spec(pool: PoolConfig) -> EngineSpec:
+    """What every node of the pool runs."""
+    return EngineSpec(
+        model=pool.model_name,
+        served_name=pool.engine.served_name or pool.model_name,
+        args=pool.engine.args,
+        env=pool.engine.env,
+        executable=pool.engine.executable,
+        drain_budget=pool.drain.budget,
+    )
+
+
 def connect(config: Config, clock: Clock) -> Ports:
     """The ports of the configured pool. Opens nothing yet: connections are made at their first use.
 
@@ -65,16 +77,7 @@ def connect(config: Config, clock: Clock) -> Ports:
     """
     pool = config.pool
     engine = _engine(config, pool, clock)
-    command = engine.command(
-        EngineSpec(
-            model=pool.model_name,
-            served_name=pool.engine.served_name or pool.model_name,
-            args=pool.engine.args,
-            env=pool.engine.env,
-            executable=pool.engine.executable,
-            drain_budget=pool.drain.budget,
-        )
-    )
+    command = engine.command(engine_spec(pool))
     agents = _agents(pool, clock)
     if pool.cloud.kind == "aws":
         return _on_aws(config, clock, engine, command, agents)

@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "gameday": (_OPERATE, "gameday"),
     "pause": (_OPERATE, "pause"),
     "resume": (_OPERATE, "resume"),
+    "reload": (_OPERATE, "reload"),
     "demo": (_RUN, "demo"),
     "run": (_RUN, "run"),
     "gateway": (_RUN, "gateway"),

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import PlainOutput
-from orchestrator.views import PoolMeaningView, ProblemView, ValidateView
+from orchestrator.views import PoolMeaningView, ValidateView
 from orchestrator.words import money, percent, plural
 
 if TYPE_CHECKING:
@@ -90,10 +90,6 @@ def _view(file: Path, config: Config | None, problems: Iterable[Problem]) -> Val
         "file": str(file),
         "ok": config is not None,
         "pools": [] if config is None else [meaning(config, name) for name in config.pools],
-        "problems": [_problem(problem) for problem in problems],
-        "warnings": [] if config is None else [_problem(warning) for warning in config.warnings],
+        "problems": [problem.view() for problem in problems],
+        "warnings": [] if config is None else [warning.view() for warning in config.warnings],
     }
-
-
-def _problem(problem: Problem) -> ProblemView:
-    return {"file": problem.file, "line": problem.line, "key": problem.key, "text": problem.text}

@@ -30,6 +30,7 @@ VIEWS: Final[dict[str, type]] = {
     "gameday": views.GamedayView,
     "validate": views.ValidateView,
     "doctor": views.DoctorView,
+    "reload": views.ReloadView,
     "journal": journal_views.JournalView,
     "replay": journal_views.ReplayView,
     "turn": journal_views.TurnView,

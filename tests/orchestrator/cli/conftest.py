@@ -89,6 +89,7 @@ def make_status(*pools: dict[str, Any], **daemon: Any) -> dict[str, Any]:
             "journal_ok": True,
             "last_turn_s": 0.4,
             "turns": 93_000,
+            "config": {"file": "/etc/pool.toml", "loaded_at": AT - 93_780.0, "rejected": None},
         }
         | daemon,
         "pools": list(pools),
@@ -292,6 +293,14 @@ def plan() -> dict[str, Any]:
     return {"schema": "plan/1", "pools": [pool]}
 
 
+def make_reload() -> dict[str, Any]:
+    """The answer to a reload that changes nothing."""
+    return {
+        "schema": "reload/1", "outcome": "unchanged", "file": "/etc/pool.toml", "changes": [],
+        "problems": [], "warnings": [], "plan": None, "text": "/etc/pool.toml says what is in force already.",
+    }  # fmt: skip
+
+
 @dataclass
 class FakeApi:
     """What the server answers, and what it was asked."""
@@ -305,6 +314,7 @@ class FakeApi:
     posts: list[tuple[str, Any]] = field(default_factory=list)
     gets: list[str] = field(default_factory=list)
     broken: bytes | None = None
+    reload: dict[str, Any] = field(default_factory=make_reload)
 
     def get(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
         if path == "/v1/status":
@@ -343,6 +353,8 @@ class FakeApi:
         self.posts.append((path, body))
         if path.endswith("/undrain"):
             return 409, {"error": "i-0001 is not drained by an operator; there is nothing to take back"}
+        if path == "/v1/reload":
+            return 200, self.reload
         return 200, {"text": f"done: {path}"}
 
 

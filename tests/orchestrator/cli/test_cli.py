@@ -379,13 +379,61 @@ def test_wait_ends_with_ctrl_c_and_the_drain_goes_on(
     assert [path for path, _ in api.posts] == ["/v1/nodes/i-0c41/drain"]
 
 
+CHANGES = [
+    {"key": "pool.llama.replicas", "line": 7, "before": "10", "after": "12", "effect": "now"},
+    {
+        "key": "pool.llama.gateway.queue_limit",
+        "line": 20,
+        "before": "1024",
+        "after": "9",
+        "effect": "gateway",
+    },
+]
+
+
+def test_reload_shows_what_changed_and_what_follows(ask: Run, api: Any) -> None:
+    plan = api.plan["pools"][0]
+    api.reload.update(outcome="applied", changes=CHANGES, plan=plan, text="/etc/pool.toml is in force.")
+    code, out, err = ask("reload", "--wait")
+    assert (code, err) == (0, "")
+    assert api.posts == [("/v1/reload", {"wait": True, "dry_run": False, "force": False})]
+    assert out.splitlines()[:3] == [
+        "/etc/pool.toml is in force.",
+        "  line 7: pool.llama.replicas: 10 -> 12",
+        "  line 20: pool.llama.gateway.queue_limit: 1024 -> 9  (once the gateway is reloaded)",
+    ]
+    assert "6 of 7 wanted spot nodes" in out, "the plan"
+    check_schema("reload", ask("reload", "-o", "json")[1])
+
+
+def test_reload_without_a_change_is_one_line(ask: Run, api: Any) -> None:
+    api.reload.update(plan=api.plan["pools"][0])
+    assert ask("reload") == (0, "/etc/pool.toml says what is in force already.\n", "")
+
+
+def test_a_rejected_reload_says_why_and_fails(ask: Run, api: Any) -> None:
+    problem = {"file": "/etc/pool.toml", "line": 7, "key": "pool.llama.replicas", "text": "is too small"}
+    api.reload.update(
+        outcome="rejected", problems=[problem], text="/etc/pool.toml was rejected; the one before stays."
+    )
+    code, out, err = ask("reload", "--wait")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        "/etc/pool.toml:7: pool.llama.replicas: is too small",
+        "/etc/pool.toml was rejected; the one before stays.",
+    ]
+    code, out, _ = ask("reload", "-o", "json")
+    assert code == 1
+    check_schema("reload", out)
+
+
 # Wrong usage and missing daemons
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["status"], ["nodes"], ["node", "i"], ["events", "-f"], ["plan"], ["explain"], ["drain", "i"],
-     ["undrain", "i"], ["pause"], ["resume"]],
+     ["undrain", "i"], ["pause"], ["resume"], ["reload"]],
     ids=lambda arguments: arguments[0],
 )  # fmt: skip
 def test_no_daemon(arguments: list[str], run: Run, short_dir: Path) -> None:

@@ -203,7 +203,7 @@ def test_gateway_serves_with_the_settings_of_the_file(
 
     served: list[GatewayConfig] = []
 
-    def serve(config: GatewayConfig) -> None:
+    def serve(config: GatewayConfig, _: object) -> None:
         served.append(config)
         if len(served) == 2:
             raise GatewayError("port 8000 is in use; choose another")

@@ -153,6 +153,9 @@ Change = Callable[[dict[str, Any]], None]
 FACTS: list[tuple[str, Change, str]] = [
     ("no lease", lambda view: view["daemon"].update(leading=False), "does not hold the lease"),
     ("no journal", lambda view: view["daemon"].update(journal_ok=False), "journal takes no writes"),
+    ("rejected configuration",
+     lambda view: view["daemon"]["config"].update(rejected={"at": 0.0, "problems": ["pool.toml:3: no", "y"]}),
+     "rejected, the one before is in force: pool.toml:3: no (and 1 more fault)"),
     ("stuck loop", lambda view: view["daemon"].update(last_turn_s=75.0), "no turn for 1m15s"),
     ("endless pause", lambda view: view["daemon"].update(paused={"by": "eve", "reason": "", "until": None}),
      "paused by eve: no reason given; until someone resumes"),
