@@ -1,7 +1,8 @@
 """Makes the reference pages that follow the code: `python docs/generate.py`.
 
 config.md comes from the models of the configuration, cli.md from the command line's own help, metrics.md from
-the registries of daemon and gateway. A test asserts that all are current.
+the registries of daemon and gateway, alerts.md from the rules that are shipped. A test asserts that all are
+current.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
-from orchestrator import metrics
+from orchestrator import metrics, monitoring
 from orchestrator.config import ConfigFile
 from orchestrator.config_errors import table_model, tables
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
@@ -85,12 +87,20 @@ _METRICS_HEAD: Final = """# Metrics
 
 Prometheus text. The daemon shows its metrics at `/metrics` of `daemon.listen` and of its control socket, the
 gateway its own at `/metrics` of `pool.NAME.gateway.listen` and of its control socket. Engines show theirs at
-their own addresses: scrape them too.
+their own addresses, which the daemon tells at `/v1/sd`: [how to scrape all of them](../how-to/alerts.md).
 
 Times are seconds, money US dollars, timestamps seconds since the epoch. A histogram `NAME` is shown as
 `NAME_bucket` with the label `le`, `NAME_sum` and `NAME_count`. A series appears with its first value; the
 gauges of a pool are there after the first turn. Counters start at zero with the process: take rates, not
 differences over restarts. Counters and histograms have a companion that ends in `_created`: when they began.
+"""
+
+_ALERTS_HEAD: Final = """# Alerts
+
+<!-- Made by docs/generate.py from orchestrator/monitoring/rules.yaml. Do not edit. -->
+
+What `orchestrator rules` prints, for Prometheus; [how to set it up](../how-to/alerts.md). `page`: somebody
+should look now. `warning`: within a working day. Each name links to its runbook.
 """
 
 _GATEWAY_HEAD: Final = """## Gateway
@@ -132,6 +142,28 @@ def metrics_page() -> str:
         f"{_GATEWAY_HEAD.rstrip()} {outcomes}.\n\n{_metrics(gateway.registry)}",
     ]
     return "\n".join(parts) + "\n"
+
+
+def alerts_page() -> str:
+    """The whole of alerts.md."""
+    parts = [_ALERTS_HEAD]
+    for group in yaml.safe_load(monitoring.read(monitoring.RULES))["groups"]:
+        title = group["name"].removeprefix("orchestrator-").capitalize()
+        alerts = [rule for rule in group["rules"] if "alert" in rule]
+        if not alerts:
+            rows = ["| recorded series | expression |\n|---|---|"]
+            rows += [f"| `{r['record']}` | `{' '.join(r['expr'].split())}` |" for r in group["rules"]]
+            parts.append(f"## {title}\n\n" + "\n".join(rows) + "\n")
+            continue
+        rows = ["| alert | severity | after | meaning | fires when |\n|---|---|---|---|---|"]
+        for rule in alerts:
+            name, notes = rule["alert"], rule["annotations"]
+            expression = " ".join(rule["expr"].split()).replace("|", "\\|")
+            severity, after = rule["labels"]["severity"], rule.get("for", "at once")
+            page = f"[{name}](../runbooks/{name}.md)"
+            rows.append(f"| {page} | {severity} | {after} | {notes['description']} | `{expression}` |")
+        parts.append(f"## {title}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
 
 
 def _metrics(registry: CollectorRegistry) -> str:
@@ -193,6 +225,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "config.md": config_page(),
         REFERENCE / "cli.md": cli_page(),
         REFERENCE / "metrics.md": metrics_page(),
+        REFERENCE / "alerts.md": alerts_page(),
     }
 
 

@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
 from orchestrator import agents, history, metrics, status, views
+from orchestrator.discovery import scrape_targets
 from orchestrator.explaining import explanation
 from orchestrator.gauges import Gauges
 from orchestrator.inbox import Inbox
@@ -102,6 +103,7 @@ class Api:
 
     def _add_monitoring(self, app: web.Application) -> None:
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/v1/sd", self._discovery)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
 
@@ -177,6 +179,10 @@ class Api:
         return web.Response(
             body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
+
+    async def _discovery(self, request: web.Request) -> web.Response:
+        port = _number(request, "port", 0, least=1, most=65_535)
+        return _json(scrape_targets(self._snapshot(), port or None))
 
     async def _healthz(self, _: web.Request) -> web.Response:
         if not self._alive():

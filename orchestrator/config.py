@@ -95,8 +95,8 @@ class DaemonConfig(Section):
     )
     listen: AddressOrOff = address_key(
         "127.0.0.1:9477",
-        'Address of the read-only listener with /metrics, /healthz and /readyz, or "off". It asks for no '
-        "password, so keep it on the loopback or a private network.",
+        'Address of the read-only listener with /metrics, /v1/sd, /healthz and /readyz, or "off". '
+        "It asks for no password, so keep it on the loopback or a private network.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="How log lines look: auto means console on a terminal and JSON elsewhere."

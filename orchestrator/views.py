@@ -409,3 +409,10 @@ class DoctorView(TypedDict):
     version: str
     ok: Annotated[bool, "nothing fails; the exit code is 0"]
     findings: list[FindingView]
+
+
+class ScrapeView(TypedDict):
+    """One group of targets of `/v1/sd`, as Prometheus' HTTP service discovery has it."""
+
+    targets: Annotated[list[str], "host:port"]
+    labels: Annotated[dict[str, str], "pool, node, market, zone, instance_type"]

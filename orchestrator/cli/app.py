@@ -55,6 +55,8 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "aws policy": (_SET_UP, "policy"),
     "validate": (_SET_UP, "validate"),
     "doctor": (_SET_UP, "doctor"),
+    "rules": (_SET_UP, "rules"),
+    "dashboard": (_SET_UP, "dashboard"),
     "schema": (_SET_UP, "schema"),
     "completion": (_SET_UP, "completion"),
 }

@@ -26,6 +26,7 @@ from cloud.sim.world import Pace, Sale
 from orchestrator import gauges, metrics
 from orchestrator.calls import OUTCOMES, aws_call_ended, counted
 from orchestrator.config import build_config
+from orchestrator.discovery import scrape_targets
 from orchestrator.gauges import Gauges
 from orchestrator.loop import Snapshot
 from orchestrator.simulate import Simulation
@@ -281,6 +282,34 @@ def test_what_agents_say_of_gpus_is_shown_for_nodes_that_there_are() -> None:
     assert series("gpu_temperature_celsius", node="forged") == []
     gauges.publish_reports(shown, {})
     assert series("gpu_temperature_celsius") == []
+
+
+# -- what Prometheus is told to scrape ------------------------------------------------------------------
+
+
+def test_engines_that_can_serve_are_named_with_what_they_are() -> None:
+    shown = scene("s2", "s1")
+    assert scrape_targets(shown, None) == [
+        {
+            "targets": [f"{node}:1"],
+            "labels": {"pool": "chat", "node": node, "market": "spot", "zone": "a", "instance_type": "gpu"},
+        }
+        for node in ("s1", "s2")
+    ]
+
+
+def test_an_exporter_is_looked_for_on_every_machine_that_runs() -> None:
+    shown = scene("s1", "s2")
+    booting = tuple(
+        replace(m, state=InstanceState.PENDING, address="") if m.id == "s2" else m
+        for m in shown.world.instances.value
+    )
+    fresh = {n: replace(r, ready_at=None, address="") for n, r in shown.memory.nodes.items()}
+    memory = replace(shown.memory, nodes=fresh)
+    world = replace(shown.world, instances=Observed(value=booting, at=NOW), engines={})
+    shown = replace(shown, fleet=Fleet.of(shown.fleet.pool, world, memory))
+    assert scrape_targets(shown, None) == [], "no engine was ready yet"
+    assert [group["targets"] for group in scrape_targets(shown, 9400)] == [["s1:9400"]]
 
 
 # -- counters -----------------------------------------------------------------------------------------

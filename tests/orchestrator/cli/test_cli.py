@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator import schemas
+from orchestrator import monitoring, schemas
 from orchestrator.__main__ import main
 from orchestrator.cli import shared, status
 from orchestrator.cli.app import COMMANDS, HIDDEN, build_app
@@ -69,7 +70,7 @@ def test_help_explains_and_shows_an_example(command: str, run: Run) -> None:
     examples = out.split("For example:")[1]
     assert f"orchestrator {command}" in examples
     without = {"run", "gateway", "local-cloud", "schema", "completion", "trace convert", "trace synthesise"}
-    without |= {"journal copy", "journal export", "aws policy"}
+    without |= {"journal copy", "journal export", "aws policy", "rules", "dashboard"}
     assert "[default: table]" in out.split("--output, -o")[-1] or command in without
 
 
@@ -538,6 +539,52 @@ def test_schema(run: Run) -> None:
         code, out, _ = run("schema", name)
         assert code == 0
         assert json.loads(out)["$id"] == f"urn:spot-orchestrator:{name}"
+
+
+def test_rules_are_printed_as_they_are_shipped(run: Run) -> None:
+    assert run("rules") == (0, monitoring.read("rules.yaml"), "")
+    code, out, _ = run("rules", "--runbooks", "https://wiki.example/runbooks")
+    assert code == 0
+    assert "runbook_url: https://wiki.example/runbooks/OrchestratorDaemonDown.md\n" in out
+    assert monitoring.RUNBOOKS not in out
+
+
+def test_rules_are_written_beside_examples_that_are_yours(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "prometheus"
+    code, out, err = run("rules", "--to", str(folder))
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [str(folder / name) for name in monitoring.FILES]
+    (folder / "prometheus.yaml").write_text("mine")
+    (folder / "rules.yaml").write_text("of an older version")
+    code, out, err = run("rules", "--to", str(folder))
+    assert code == 0
+    assert "prometheus.yaml is there already and is left as it is" in err
+    assert (folder / "prometheus.yaml").read_text() == "mine"
+    assert (folder / "rules.yaml").read_text() == monitoring.read("rules.yaml")
+    (tmp_path / "file").touch()
+    code, _, err = run("rules", "--to", str(tmp_path / "file" / "below"))
+    assert code == 1
+    assert "cannot be written" in err
+
+
+@pytest.mark.debian("promtool", package="prometheus")
+def test_rules_are_checked_by_promtool(run: Run) -> None:
+    code, out, err = run("rules", "--check")
+    assert (code, out) == (0, monitoring.read("rules.yaml"))
+    assert re.fullmatch(r"SUCCESS: \d+ rules found\n", err)
+
+
+def test_rules_are_not_checked_without_promtool(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, out, err = run("rules", "--check")
+    assert (code, out) == (1, "")
+    assert "promtool is not installed" in err
+
+
+def test_dashboard_is_json(run: Run) -> None:
+    code, out, err = run("dashboard")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["title"] == "Orchestrator"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -1,0 +1,449 @@
+"""The shipped alerts: each fires when it should and not otherwise, and says what to do about it.
+
+Every alert has a case: series with which it fires, and series close to them with which it does not.
+`promtool test rules` plays them against the shipped rules. Annotations are left out there, since promtool
+wants them rendered; they are checked here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cyclopts import CycloptsError
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "orchestrator" / "monitoring"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+RULES: dict[str, Any] = yaml.safe_load((SHIPPED / "rules.yaml").read_text(encoding="utf-8"))
+ALERTS: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule
+}
+needs_promtool = pytest.mark.debian("promtool", package="prometheus")
+
+Series = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series in promtool's notation, a sample every 15 s. `labels` are the alert's, but for its severity."""
+
+    fires: Series
+    not_with: Series
+    labels: dict[str, str] = field(default_factory=dict)
+    after: str = "10m"
+    """When it must have fired, and when it must not with the other series."""
+
+
+POOL = {"pool": "a"}
+
+
+def always(value: float) -> str:
+    """The same value for four hours."""
+    return f"{value:g}x960"
+
+
+def rising(step: float, start: float = 0) -> str:
+    """A counter that rises by `step` every 15 s."""
+    return f"{start:g}+{step:g}x960"
+
+
+def gateway(outcome: str, of_a_hundred: float) -> Series:
+    return {
+        f'orchestrator_gateway_requests_total{{instance="g",outcome="{outcome}"}}': rising(of_a_hundred),
+        'orchestrator_gateway_requests_total{instance="g",outcome="ok"}': rising(100 - of_a_hundred),
+    }
+
+
+def calls(outcome: str, bad: float, good: float) -> Series:
+    labels = 'pool="a",port="instances",operation="list"'
+    return {
+        f'orchestrator_calls_total{{{labels},outcome="{outcome}"}}': rising(bad),
+        f'orchestrator_calls_total{{{labels},outcome="ok"}}': rising(good),
+    }
+
+
+def offerings(market: str, *, opened: int) -> Series:
+    return {
+        f'orchestrator_market_offerings{{pool="a",market="{market}",state="open"}}': always(opened),
+        f'orchestrator_market_offerings{{pool="a",market="{market}",state="blocked"}}': always(2),
+    }
+
+
+def one(series: str, fires: str, not_with: str, *, after: str = "10m", **labels: str) -> Case:
+    """A case of one series."""
+    return Case(fires={series: fires}, not_with={series: not_with}, labels=labels, after=after)
+
+
+CASES: dict[str, Case] = {
+    "OrchestratorPoolBelowFloor": one(
+        'orchestrator_pool_state{pool="a",state="below-floor"}',
+        always(1),
+        "1x4 0x100",
+        pool="a",
+        state="below-floor",
+        after="3m",
+    ),
+    "OrchestratorPoolShort": Case(
+        fires={
+            'orchestrator_pool_ready_nodes{pool="a",market="spot"}': always(2),
+            'orchestrator_pool_ready_nodes{pool="a",market="on-demand"}': always(1),
+            'orchestrator_pool_wanted_nodes{pool="a"}': always(4),
+        },
+        not_with={
+            'orchestrator_pool_ready_nodes{pool="a",market="spot"}': "2x30 3x900",  # a boot of 7 minutes
+            'orchestrator_pool_ready_nodes{pool="a",market="on-demand"}': always(1),
+            'orchestrator_pool_wanted_nodes{pool="a"}': always(4),
+        },
+        labels=POOL,
+        after="20m",
+    ),
+    "OrchestratorAllTargetsUnhealthy": Case(
+        fires={
+            'orchestrator_balancer_targets{pool="a",balancer="gw",state="healthy"}': always(0),
+            'orchestrator_balancer_targets{pool="a",balancer="gw",state="unhealthy"}': always(4),
+            'orchestrator_pool_wanted_nodes{pool="a"}': always(4),
+        },
+        not_with={
+            'orchestrator_balancer_targets{pool="a",balancer="gw",state="healthy"}': always(1),
+            'orchestrator_balancer_targets{pool="a",balancer="gw",state="unhealthy"}': always(3),
+            'orchestrator_pool_wanted_nodes{pool="a"}': always(4),
+            'orchestrator_balancer_targets{pool="none-wanted",balancer="gw",state="healthy"}': always(0),
+            'orchestrator_pool_wanted_nodes{pool="none-wanted"}': always(0),
+        },
+        labels={**POOL, "balancer": "gw"},
+    ),
+    "OrchestratorNodesUnhealthy": one(
+        'orchestrator_pool_unhealthy_nodes{pool="a"}', always(2), "2x20 0x900", pool="a", after="11m"
+    ),
+    "OrchestratorBalancerDisagrees": one(
+        'orchestrator_balancer_differing_targets{pool="a",balancer="gw"}',
+        always(1),
+        "1x4 0x4 1x4 0x900",
+        pool="a",
+        balancer="gw",
+        after="3m",
+    ),
+    "OrchestratorUnknownInstance": one(
+        'orchestrator_pool_unknown_instances{pool="a"}', always(1), always(0), pool="a", after="11m"
+    ),
+    "OrchestratorInstanceLeaked": one(
+        'orchestrator_pool_oldest_open_call_seconds{pool="a",kind="terminate"}',
+        rising(15),
+        "0+15x40 0x900",  # it ended after ten minutes
+        pool="a",
+        kind="terminate",
+        after="20m",
+    ),
+    "OrchestratorPaused": one(
+        'orchestrator_pool_paused{pool="a"}', always(1), "1x200 0x900", pool="a", after="65m"
+    ),
+    "OrchestratorAlarmRaised": one(
+        'orchestrator_alarm{pool="a",name="InvariantViolated"}',
+        always(1),
+        "1x4 0x900",
+        pool="a",
+        name="InvariantViolated",
+    ),
+    "OrchestratorGpuErrors": one(
+        'orchestrator_gpu_xid_errors{pool="a",node="i-1",code="79"}',
+        always(1),
+        "1x4 _x900",
+        pool="a",
+        node="i-1",
+        code="79",
+    ),
+    "OrchestratorEnginesOverloaded": Case(
+        fires={
+            'orchestrator_engine_waiting_requests{pool="a",node="i-1"}': always(9),
+            'orchestrator_engine_waiting_requests{pool="a",node="i-2"}': always(9),
+            'orchestrator_engine_running_requests{pool="a",node="i-1"}': always(4),
+            'orchestrator_engine_running_requests{pool="a",node="i-2"}': always(4),
+        },
+        not_with={
+            'orchestrator_engine_waiting_requests{pool="a",node="i-1"}': always(9),
+            'orchestrator_engine_waiting_requests{pool="a",node="i-2"}': always(0),
+            'orchestrator_engine_running_requests{pool="a",node="i-1"}': always(8),
+            'orchestrator_engine_running_requests{pool="a",node="i-2"}': always(8),
+        },
+        labels=POOL,
+        after="11m",
+    ),
+    "OrchestratorNoticesUnheard": one(
+        'orchestrator_notice_source_age_seconds{source="aws-queue"}',
+        rising(15),
+        "0+15x4 0x900",
+        source="aws-queue",
+    ),
+    "OrchestratorDetachSlow": Case(
+        fires={
+            'orchestrator_notice_to_detached_seconds_bucket{pool="a",le="5.0"}': always(0),
+            'orchestrator_notice_to_detached_seconds_bucket{pool="a",le="10.0"}': rising(1),
+            'orchestrator_notice_to_detached_seconds_bucket{pool="a",le="+Inf"}': rising(1),
+        },
+        not_with={
+            'orchestrator_notice_to_detached_seconds_bucket{pool="a",le="5.0"}': rising(1),
+            'orchestrator_notice_to_detached_seconds_bucket{pool="a",le="10.0"}': rising(1),
+            'orchestrator_notice_to_detached_seconds_bucket{pool="a",le="+Inf"}': rising(1),
+        },
+        labels=POOL,
+    ),
+    "OrchestratorSwapLate": one(
+        'orchestrator_pool_overdue_swaps{pool="a"}', always(1), "1x40 0x900", pool="a", after="16m"
+    ),
+    "OrchestratorSwapFailed": one(
+        'orchestrator_swap_failures_total{pool="a"}', "0x4 5x900", "0x4 1x900", pool="a", after="5m"
+    ),
+    "OrchestratorDrainCut": one(
+        'orchestrator_drains_cut_total{pool="a"}', "0x4 1x900", always(1), pool="a", after="5m"
+    ),
+    "OrchestratorCloudUnreadable": one(
+        'orchestrator_observation_age_seconds{pool="a",part="instances"}',
+        rising(15),
+        always(30),
+        pool="a",
+        part="instances",
+    ),
+    "OrchestratorPricesStale": one(
+        'orchestrator_observation_age_seconds{pool="a",part="offerings"}',
+        rising(15),
+        always(800),
+        pool="a",
+        part="offerings",
+        after="25m",
+    ),
+    "OrchestratorCloudThrottled": Case(
+        fires=calls("throttled", bad=1, good=9),
+        not_with=calls("throttled", bad=0, good=9),
+        labels={"operation": "list"},
+    ),
+    "OrchestratorCloudDenied": Case(
+        fires={'orchestrator_aws_calls_total{operation="sqs.receive_message",outcome="denied"}': rising(1)},
+        not_with={'orchestrator_aws_calls_total{operation="sqs.receive_message",outcome="ok"}': rising(1)},
+        labels={"operation": "sqs.receive_message"},
+    ),
+    "OrchestratorCloudFailing": Case(
+        fires=calls("error", bad=2, good=1),
+        not_with=calls("error", bad=1, good=2),
+        labels={**POOL, "port": "instances", "operation": "list"},
+    ),
+    "OrchestratorSpotRefusedEverywhere": Case(
+        fires=offerings("spot", opened=0),
+        not_with=offerings("spot", opened=1),
+        labels={**POOL, "market": "spot", "state": "open"},
+        after="31m",
+    ),
+    "OrchestratorOnDemandRefusedEverywhere": Case(
+        fires=offerings("on-demand", opened=0),
+        not_with=offerings("on-demand", opened=1),
+        labels={**POOL, "market": "on-demand", "state": "open"},
+    ),
+    "OrchestratorSpendCapReached": one(
+        'orchestrator_pool_spend_cap_reached{pool="a"}', always(1), "1x8 0x900", pool="a"
+    ),
+    "OrchestratorDaemonDown": one(
+        'up{job="orchestrator",instance="d"}', always(0), "1x8 0x2 1x900", job="orchestrator", instance="d"
+    ),
+    "OrchestratorNotLeading": one('orchestrator_leading{pool="a"}', always(0), "0x2 1x900", pool="a"),
+    "OrchestratorLoopStalled": one("orchestrator_turns_total", always(7), rising(1)),
+    "OrchestratorLoopSlow": Case(
+        fires={
+            'orchestrator_loop_lag_seconds_bucket{instance="d",le="0.5"}': always(0),
+            'orchestrator_loop_lag_seconds_bucket{instance="d",le="1.0"}': rising(1),
+            'orchestrator_loop_lag_seconds_bucket{instance="d",le="+Inf"}': rising(1),
+        },
+        not_with={
+            'orchestrator_loop_lag_seconds_bucket{instance="d",le="0.5"}': rising(1),
+            'orchestrator_loop_lag_seconds_bucket{instance="d",le="1.0"}': rising(1),
+            'orchestrator_loop_lag_seconds_bucket{instance="d",le="+Inf"}': rising(1),
+        },
+        labels={"instance": "d"},
+        after="15m",
+    ),
+    "OrchestratorEventsDropped": one("orchestrator_inbox_dropped_events", "0x4 9x900", always(9), after="5m"),
+    "OrchestratorJournalFailing": one("orchestrator_journal_ok", "1x8 0x900", "1x8 0x1 1x900", after="3m"),
+    "OrchestratorDiskFilling": one("orchestrator_state_dir_free_bytes", always(1e6), always(1e9)),
+    "OrchestratorClockStepped": one("orchestrator_clock_step_seconds", always(-86400), always(0.2)),
+    "OrchestratorFilesNearLimit": Case(
+        fires={
+            'process_open_fds{job="orchestrator",instance="d"}': always(900),
+            'process_max_fds{job="orchestrator",instance="d"}': always(1024),
+        },
+        not_with={
+            'process_open_fds{job="orchestrator",instance="d"}': always(100),
+            'process_max_fds{job="orchestrator",instance="d"}': always(1024),
+            'process_open_fds{job="other",instance="d"}': always(1000),
+            'process_max_fds{job="other",instance="d"}': always(1024),
+        },
+        labels={"job": "orchestrator", "instance": "d"},
+    ),
+    "OrchestratorMemoryHigh": one(
+        'process_resident_memory_bytes{job="orchestrator-gateway",instance="g"}',
+        always(2e9),
+        always(2e8),
+        job="orchestrator-gateway",
+        instance="g",
+        after="16m",
+    ),
+    "OrchestratorLogsDropped": one("orchestrator_log_dropped_lines", "0x4 9x900", always(9), after="5m"),
+    "OrchestratorGatewayDown": one(
+        'up{job="orchestrator-gateway",instance="g"}',
+        always(0),
+        "1x8 0x1 1x900",
+        job="orchestrator-gateway",
+        instance="g",
+    ),
+    "OrchestratorGatewayShedding": Case(
+        fires=gateway("refused", 5), not_with=gateway("refused", 0.5), labels={"instance": "g"}
+    ),
+    "OrchestratorGatewayFailing": Case(
+        fires=gateway("cut", 5), not_with=gateway("client_error", 50), labels={"instance": "g"}
+    ),
+    "OrchestratorGatewayForsaken": one(
+        'orchestrator_gateway_daemon_silence_seconds{instance="g"}', rising(15), always(60), instance="g"
+    ),
+}
+
+
+def write_case(name: str, rule: dict[str, Any], into: Path) -> str:
+    """A rule by itself and promtool's tests of it: it fires, not before its `for`, not with the others."""
+    case, severity = CASES[name], ALERTS[name]["labels"]["severity"]
+    firing = [{"exp_labels": {**case.labels, "severity": severity}}]
+    tests = []
+    for series, expected in ((case.fires, firing), (case.not_with, [])):
+        checks = [{"eval_time": case.after, "alertname": name, "exp_alerts": expected}]
+        if expected and "for" in rule:
+            checks.append({"eval_time": "15s", "alertname": name, "exp_alerts": []})
+        shown = [{"series": s, "values": v} for s, v in series.items()]
+        tests.append({"interval": "15s", "input_series": shown, "alert_rule_test": checks})
+    bare = {key: value for key, value in rule.items() if key != "annotations"}
+    rules = {"groups": [{"name": name, "rules": [bare]}]}
+    (into / f"{name}.rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
+    file = {"rule_files": [f"{name}.rules.yaml"], "evaluation_interval": "15s", "tests": tests}
+    (into / f"{name}.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
+    return f"{name}.yaml"
+
+
+def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+@needs_promtool
+def test_every_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path) -> None:
+    assert set(CASES) == set(ALERTS), "every alert needs a case, and every case an alert"
+    files = [write_case(name, rule, tmp_path) for name, rule in ALERTS.items()]
+    done = promtool("test", "rules", *files, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.parametrize("change", [("> 0", "> 1"), ("> 0", ">= 0")], ids=["never", "always"])
+def test_a_rule_that_is_wrong_fails_its_case(tmp_path: Path, change: tuple[str, str]) -> None:
+    """The suite above can fail, in both directions."""
+    rule = ALERTS["OrchestratorUnknownInstance"]
+    wrong = {**rule, "expr": rule["expr"].replace(*change)}
+    assert wrong != rule
+    done = promtool("test", "rules", write_case("OrchestratorUnknownInstance", wrong, tmp_path), cwd=tmp_path)
+    assert done.returncode != 0
+    assert "FAILED" in done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.debian("amtool", package="prometheus-alertmanager")
+def test_what_is_shipped_is_valid(tmp_path: Path) -> None:
+    for check, name in (("rules", "rules.yaml"), ("config", "prometheus.yaml")):
+        done = promtool("check", check, name, cwd=SHIPPED)
+        assert done.returncode == 0, done.stderr
+    config = f"--config.file={SHIPPED / 'alertmanager.yaml'}"
+    valid = subprocess.run(
+        ["amtool", "check-config", SHIPPED / "alertmanager.yaml"], capture_output=True, text=True, timeout=60
+    )
+    assert valid.returncode == 0, valid.stdout + valid.stderr
+    for severity, receiver in (("page", "pager"), ("warning", "chat")):
+        routed = subprocess.run(
+            ["amtool", "config", "routes", "test", config, f"severity={severity}", "alertname=X"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert routed.stdout.strip() == receiver
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_alert_says_what_it_is_and_where_to_read_on(name: str) -> None:
+    rule = ALERTS[name]
+    assert name.startswith("Orchestrator")
+    assert rule["labels"]["severity"] in ("page", "warning")
+    notes = rule["annotations"]
+    assert set(notes) == {"summary", "description", "runbook_url"}
+    assert notes["summary"].endswith(".")
+    assert notes["description"].endswith(".")
+    used = set(re.findall(r"\$labels\.(\w+)", notes["summary"] + notes["description"]))
+    assert used <= set(CASES[name].labels), "an annotation names a label that the alert does not have"
+    assert notes["runbook_url"] == f"docs/runbooks/{name}.md"
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_alert_has_a_runbook(name: str) -> None:
+    page = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {name}\n")
+    assert re.findall(r"(?m)^## (.*)$", page) == ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+    diagnosis = page.partition("## Diagnosis")[2].partition("## Mitigation")[0]
+    assert "```sh" in diagnosis, "a diagnosis has commands to type"
+
+
+def test_every_runbook_has_an_alert() -> None:
+    assert {page.stem for page in RUNBOOKS.glob("Orchestrator*.md")} == set(ALERTS)
+
+
+def runbook_commands() -> list[tuple[str, str]]:
+    """Every call of `orchestrator` in runbooks and the how-to, in blocks and in the text, with its page."""
+    found = []
+    for page in (*sorted(RUNBOOKS.glob("*.md")), ROOT / "docs" / "how-to" / "alerts.md"):
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"(?ms)^```sh\n(.*?)^```$", text):
+            found += [(page.name, re.split(r" [|>] ", line)[0]) for line in block.splitlines()]
+        prose = re.sub(r"(?ms)^```.*?^```$", "", text)
+        found += [(page.name, code) for code in re.findall(r"`([^`]+)`", " ".join(prose.split()))]
+    return [(page, code) for page, code in found if code.startswith("orchestrator ")]
+
+
+def test_every_command_in_a_runbook_is_one_that_there_is() -> None:
+    from orchestrator.cli.app import build_app
+
+    app = build_app(complete=True)
+    commands = runbook_commands()
+    assert len(commands) > 60
+    for page, command in commands:
+        try:
+            app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
+        except CycloptsError as error:
+            pytest.fail(f"{page}: {command}: {error}")
+
+
+def test_rules_ask_only_for_metrics_that_there_are() -> None:
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"(?m)^\| `(\w+)` \|", page))
+    known |= {f"{name}{suffix}" for name in known for suffix in ("_bucket", "_sum", "_count")}
+    text = (SHIPPED / "rules.yaml").read_text(encoding="utf-8")
+    asked = set(re.findall(r"\b(?:orchestrator|process)_\w+", text))
+    assert asked - known == set()
+
+
+@pytest.mark.parametrize("inhibited", ["source_matchers", "target_matchers"])
+def test_inhibitions_name_alerts_that_there_are(inhibited: str) -> None:
+    text = yaml.safe_load((SHIPPED / "alertmanager.yaml").read_text(encoding="utf-8"))
+    named = {
+        name
+        for rule in text["inhibit_rules"]
+        for m in rule[inhibited]
+        for name in re.findall(r"Orchestrator\w+", m)
+    }
+    assert named
+    assert named <= set(ALERTS)
