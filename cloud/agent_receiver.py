@@ -26,6 +26,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from cloud.agent_keys import NodeKeys
 from cloud.node_agent import NODE_ID, SCHEMA, node_key, signature
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
@@ -155,6 +156,7 @@ class AgentReceiver:
         self.accepted = 0
         self.refused: Counter[str] = Counter()  # by word, a fixed set
         self.owned = owned
+        self.keys: NodeKeys | None = None  # where nodes fetch their keys, if anywhere
         self._clock, self._secret = clock, secret
         self._window, self._rate, self._burst = window, rate, burst
         self._session = secrets.token_hex(16)
@@ -172,6 +174,8 @@ class AgentReceiver:
         """
         app = web.Application(client_max_size=MOST_BYTES)
         app.router.add_post("/v1/nodes/{node}/report", self.handle)
+        if self.keys is not None:
+            self.keys.add_to(app)
         return app
 
     async def stream(self) -> AsyncIterator[Notice]:

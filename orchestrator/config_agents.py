@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.config import PoolConfig
 
 SHORTEST_SECRET: Final = 16  # bytes, as `AgentReceiver` wants them
+
+_URL: Final = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/?")
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
 
@@ -109,8 +112,8 @@ def agents_errors(pool_name: str, pool: PoolConfig) -> Iterator[Found]:
                 f"{file} holds fewer than {SHORTEST_SECRET} bytes; make one with "
                 f"`openssl rand -hex 32 > {file}`",
             )
-    if agents.url and not agents.url.startswith(("http://", "https://")):
-        yield (*at, "url"), 'is not a URL; write it as "https://NAME:PORT"'
+    if agents.url and not _URL.fullmatch(agents.url):
+        yield (*at, "url"), 'is not a URL of name and port; write it as "https://NAME:PORT"'
     elif agents.url and agents.url.startswith("https:") != (agents.tls_cert_file is not None):
         yield (*at, "url"), "and the listener differ: https:// needs tls_cert_file, http:// has none"
     if not agents.url and agents.listen.host in ("0.0.0.0", "::"):  # noqa: S104 - it is refused here

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _SHORTEST_REQUEST: Final = 2048  # tokens, when the flags do not say how long a request may be
 _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_SECRET: Final = re.compile(
+    r"arn:aws[a-z-]*:(ssm:[a-z0-9-]+:\d{12}:parameter|secretsmanager:[a-z0-9-]+:\d{12}:secret)[/:][!-~]+"
+)
+ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/(?:[!-~]+/)?([\w+=,.@-]{1,64})")
 _ACCOUNT_QUEUE: Final = re.compile(r"https?://\S+")
 
 Prices = Annotated[
@@ -39,7 +43,7 @@ class AwsRegionTable(Section):
     launch_template: str = Field(
         default="",
         description="Launch template by name or lt-id: image, role, security groups, and the user-data that "
-        "starts the engine.",
+        "starts the engine. `orchestrator aws bootstrap` makes one of that name.",
         examples=["llama-node"],
     )
     launch_template_version: int = Field(
@@ -47,7 +51,23 @@ class AwsRegionTable(Section):
         ge=1,
         description="Version of the launch template. A number, so that a launch asked for again is the same.",
     )
-    image: str = Field(default="", description="AMI to use instead of the launch template's.")
+    image: str = Field(
+        default="",
+        description="AMI to use instead of the launch template's, with drivers and the engine installed.",
+        examples=["ami-0123456789abcdef0"],
+    )
+    security_groups: Strings = Field(
+        default=(),
+        description="Security groups of the nodes, by id, for `orchestrator aws bootstrap`. Empty: it makes "
+        "one when asked.",
+        examples=[["sg-0123456789abcdef0"]],
+    )
+    allow_from: Strings = Field(
+        default=(),
+        description="Who may reach the engines' port when bootstrap makes the security group: the balancer's "
+        "security group, the daemon's and the gateway's, or networks.",
+        examples=[["sg-0fedcba9876543210", "10.0.0.0/28"]],
+    )
     on_demand_prices: Prices = Field(
         default={},
         description="Your own on-demand prices per instance type in US dollars per hour. They win over the "
@@ -77,12 +97,33 @@ class AwsTable(Section):
         "the requests instead of the gateway. Empty: the gateway gets them.",
         examples=["llama"],
     )
+    node_role: str = Field(
+        default="",
+        description="ARN of the role that nodes have through their instance profile. Nodes fetch their keys "
+        "and the engine's secrets with it. Only ec2.amazonaws.com may be allowed to assume it.",
+        examples=["arn:aws:iam::123456789012:role/llama-node"],
+    )
+    instance_profile: str = Field(
+        default="", description="Name of the instance profile with that role. Empty: the role's own name."
+    )
+    engine_secrets: Texts = Field(
+        default={},
+        description="Secrets of the engine's environment: variable = ARN of a parameter of SSM or of a "
+        "secret of Secrets Manager. Each node fetches them when its engine starts.",
+        examples=[{"HF_TOKEN": "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"}],
+    )
     poll_spot_requests: Duration = duration_key(5.0, "How often the status of spot requests is read.")
     profile: str = Field(default="", description="Profile of the shared credentials file.")
     endpoint: str = Field(
         default="", description="URL where every service answers, for a stand-in of AWS. Empty means AWS."
     )
     regions: dict[str, AwsRegionTable] = Field(default={}, description="Regions that may be used.")
+
+    @property
+    def profile_name(self) -> str:
+        """The instance profile of nodes; empty for none."""
+        found = ROLE.fullmatch(self.node_role)
+        return self.instance_profile or (found[1] if found is not None else "")
 
 
 def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
@@ -107,6 +148,21 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             f"{format_duration(pool.drain.settle)} is too short with a target group: its balancer may go "
             f"on sending requests to a drained node for {format_duration(PROPAGATION)}; write that or more",
         )
+    if aws.node_role and not ROLE.fullmatch(aws.node_role):
+        yield (
+            (*at, "node_role"),
+            f"{shown(aws.node_role)} is not the ARN of a role; write arn:aws:iam::ACCOUNT:role/NAME",
+        )
+    for variable, arn in aws.engine_secrets.items():
+        if not _SECRET.fullmatch(arn):
+            yield (
+                (*at, "engine_secrets", variable),
+                "is not the ARN of a parameter of SSM or of a secret of Secrets Manager; "
+                "the secret itself must not stand here",
+            )
+        elif not aws.node_role:
+            yield (*at, "node_role"), "is missing; nodes fetch the engine's secrets with their role"
+            break
     for name, region in aws.regions.items():
         yield from _region_errors((*at, "regions", name), name, region)
     for name, verdict in verdicts(pool):
@@ -130,6 +186,12 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name, verdict in verdicts(pool):
         if verdict.tight:
             yield (*at, "instance_types"), f"{name} is a close fit by estimate: {verdict.text}"
+    if pool.agents.listen is not None and not aws.node_role:
+        yield (
+            (*at, "node_role"),
+            "is not set, so nodes cannot fetch their keys from agents.listen; give them to nodes by other "
+            "means, or write the ARN of their role",
+        )
     for name, region in aws.regions.items():
         if not region.notice_queue:
             yield (

@@ -49,6 +49,7 @@ _POLICY: Final = frozenset(
         "health",
         "standby",
         "placement",
+        "rebalance",
         "starts",
         "limits",
         "patience",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import structlog
 
+from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.engines.simulated import SimulatedEngine
@@ -115,7 +116,16 @@ def _on_aws(
 
 def _agents(pool: PoolConfig, clock: Clock) -> AgentReceiver | None:
     """What takes the reports of nodes; None while its listener is off."""
-    return None if pool.agents.listen is None else AgentReceiver(clock, secret=pool.agents.secret())
+    if pool.agents.listen is None:
+        return None
+    secret, aws = pool.agents.secret(), pool.cloud.aws
+    agents = AgentReceiver(clock, secret=secret)
+    if pool.cloud.kind == "aws" and aws.node_role:
+        from cloud.aws.identity import CallerIdentity
+
+        identify = CallerIdentity(role=aws.node_role, regions=aws.regions, endpoint=aws.endpoint)
+        agents.keys = NodeKeys(clock, secret=secret, identify=identify, owned=lambda n: agents.owned(n))
+    return agents
 
 
 def _heard(agents: AgentReceiver | None) -> tuple[Notices, ...]:

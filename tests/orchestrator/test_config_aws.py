@@ -207,3 +207,40 @@ def test_a_pool_on_ec2_is_read_without_boto3(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+NODE_ROLE = "arn:aws:iam::123456789012:role/nodes/llama-node"
+PARAMETER = "arn:aws:ssm:us-east-1:123456789012:parameter/llama/key"
+
+
+def test_the_instance_profile_is_named_like_the_role_unless_another_is_given(tmp_path: Path) -> None:
+    assert built(tmp_path).pool.cloud.aws.profile_name == ""
+    assert built(tmp_path, node_role=NODE_ROLE).pool.cloud.aws.profile_name == "llama-node"
+    other = built(tmp_path, node_role=NODE_ROLE, instance_profile="other").pool.cloud.aws
+    assert other.profile_name == "other"
+
+
+def test_secrets_stand_by_reference_and_need_a_role(tmp_path: Path) -> None:
+    key = "pool.llama.cloud.aws"
+    assert built(tmp_path, node_role=NODE_ROLE, engine_secrets={"A": PARAMETER}).warnings == ()
+    found = faults(tmp_path, engine_secrets={"A": PARAMETER})
+    assert found == {f"{key}.node_role": "is missing; nodes fetch the engine's secrets with their role"}
+    found = faults(tmp_path, node_role="llama-node", engine_secrets={"A": "hf_1234"})
+    assert "the secret itself must not stand here" in found[f"{key}.engine_secrets.A"]
+    assert "hf_1234" not in found[f"{key}.engine_secrets.A"]
+    assert "is not the ARN of a role" in found[f"{key}.node_role"]
+
+
+def test_nodes_fetch_their_keys_where_they_have_a_role(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef")
+    secret.chmod(0o600)
+    agents = {"listen": "127.0.0.1:9465", "secret_file": str(secret)}
+    ports = connect(built(tmp_path, pool={"agents": agents}, node_role=NODE_ROLE), SystemClock())
+    assert ports.agents is not None
+    assert ports.agents.keys is not None
+    config = built(tmp_path, pool={"agents": agents})
+    assert any("nodes cannot fetch their keys" in str(problem) for problem in config.warnings)
+    without = connect(config, SystemClock())
+    assert without.agents is not None
+    assert without.agents.keys is None

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import cloud.node_agent
+from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
 from cloud.clock import SystemClock
 from cloud.node_agent import node_key
@@ -79,6 +80,12 @@ class Machine:
     def order(self, name: str, **values):
         return self._imds.order(name, node=self.id, **values)
 
+    def give_role(self, role: str, credentials: dict[str, str]) -> None:
+        """The credentials of an instance role, as STS gave them."""
+        held = {name: credentials[name] for name in ("AccessKeyId", "SecretAccessKey")}
+        text = json.dumps({"Code": "Success", "Token": credentials["SessionToken"], **held})
+        self.order("put", path=f"meta-data/iam/security-credentials/{role}", text=text)
+
     def show_gpus(self, script: str) -> None:
         self.gpus.write_text(f"#!/bin/sh\n{script}\n")
         self.gpus.chmod(0o755)
@@ -122,8 +129,12 @@ class Machine:
 class Served:
     """A receiver and where it listens."""
 
-    def __init__(self, clock=None, **settings) -> None:
-        self.receiver = AgentReceiver(clock or SystemClock(), secret=SECRET, **settings)
+    def __init__(self, clock=None, *, identify=None, **settings) -> None:
+        clock = clock or SystemClock()
+        self.receiver = AgentReceiver(clock, secret=SECRET, **settings)
+        if identify is not None:
+            owned = self.receiver.owned
+            self.receiver.keys = NodeKeys(clock, secret=SECRET, identify=identify, owned=owned)
         self._runner = web.AppRunner(
             self.receiver.application(), access_log=None, shutdown_timeout=0.2, lingering_time=0.0
         )

@@ -5,6 +5,7 @@ Who may do what is the setting `denied`, for calls and for the simulator alike.
 
 import json
 
+from identity import assumed_role
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
 from moto.ec2.responses.spot_instances import SpotInstances
@@ -23,7 +24,11 @@ _EC2_QUOTAS = ("L-3819A6DF", "L-7212CCBC", "L-C4BD4855", "L-DB2E81BA", "L-417A18
 def patch_looks(shim):
     """Add the calls to moto in this process."""
 
+    identify = STSBackend.get_caller_identity
+
     def get_caller_identity(self, access_key_id, region):
+        if assumed_role(access_key_id) is not None:
+            return identify(self, access_key_id, region)
         return "AIDAEXAMPLE", shim.settings["caller"], self.account_id
 
     def simulate_principal_policy(self):

@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape
 
 import machines
 from balancing import Fronts
+from identity import forged
 from market import products
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from state import DEFAULTS, Fault
@@ -54,6 +55,8 @@ class Application:
             fault = Fault(action=action, kind="error", code="ExpiredToken", message="The token has expired.")
         if f"{service}:{action.removesuffix('Batch')}" in self._shim.settings["denied"]:
             fault = _denial(service, action)
+        if fault is None and action == "GetCallerIdentity":
+            fault = forged(environ, body)
         if fault is not None and fault.kind == "error":
             return _refuse(fault, service, start_response)
         if fault is not None and fault.kind == "drop":

@@ -1,0 +1,366 @@
+"""A node proves which one it is and gets its own key; its engine starts with its address and its secrets."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import boto3
+import pytest
+import structlog
+import yaml
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from node_bench import SECRET, make_certificate
+
+import cloud.node_start
+from cloud.agent_keys import CHALLENGE_SECONDS, NodeKeys
+from cloud.aws.identity import CallerIdentity
+from cloud.aws.user_data import NodeSetup, unpacked, user_data
+from cloud.clock import SystemClock
+from cloud.engines.simulated import SimulatedEngine
+from cloud.errors import CloudError
+from cloud.node_agent import Metadata, Refused, node_key
+from cloud.node_start import CHALLENGE, STS_BODY, STS_TYPE, Aws
+from cloud.ports import EngineSpec
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 60.0
+REGION = "us-east-1"
+ROLE = "arn:aws:iam::123456789012:role/nodes/llama-node"
+REPOSITORY = Path(cloud.node_start.__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.fixture
+def assume(aws_shim):
+    """Credentials such as EC2 gives an instance: those of a role, in a session named like the instance."""
+    sts = boto3.client("sts", region_name=REGION, endpoint_url=aws_shim.url)
+
+    def made(node: str, role: str = ROLE) -> dict[str, str]:
+        return sts.assume_role(RoleArn=role, RoleSessionName=node)["Credentials"]
+
+    return made
+
+
+@pytest.fixture
+async def control(aws_shim, serve, tmp_path):
+    """A control host that hands out keys over TLS, and the certificate to trust."""
+    certificate, private = make_certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, private)
+    identify = CallerIdentity(role=ROLE, regions=[REGION], endpoint=aws_shim.url)
+    served = await serve(tls=context, identify=identify)
+    served.certificate = certificate
+    return served
+
+
+async def run(machine, shim, *words: str, **more: str) -> subprocess.CompletedProcess:
+    """The program as a process on a machine."""
+    environment = {**os.environ, "AWS_ENDPOINT_URL": shim.url, "PYTHONPATH": str(REPOSITORY), **more}
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "cloud.node_start", "--imds", machine.url, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+async def fetch_key(machine, shim, control) -> subprocess.CompletedProcess:
+    ca = ("--ca-file", str(control.certificate))
+    return await run(machine, shim, "key", "--url", control.url, "--key-file", str(machine.key), *ca)
+
+
+def test_it_signs_as_boto_does(machine, assume, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    node, now = machine(), 1_767_225_600.0
+    held = assume(node.id)
+    node.give_role("llama-node", held)
+    headers = {"Content-Type": STS_TYPE, CHALLENGE: "12  34"}
+    signed = Aws(Metadata(node.url)).signed("sts", REGION, headers, STS_BODY, now)
+    request = AWSRequest("POST", f"https://sts.{REGION}.amazonaws.com/", dict(headers), STS_BODY)
+    request.context["timestamp"] = request.headers["X-Amz-Date"] = time.strftime(
+        "%Y%m%dT%H%M%SZ", time.gmtime(now)
+    )
+    request.headers["X-Amz-Security-Token"] = held["SessionToken"]
+    keys = Credentials(held["AccessKeyId"], held["SecretAccessKey"], held["SessionToken"])
+    auth = SigV4Auth(keys, "sts", REGION)
+    text = auth.string_to_sign(request, auth.canonical_request(request))
+    assert signed["Authorization"].endswith(f"Signature={auth.signature(text, request)}")
+
+
+async def test_a_node_gets_its_own_key_and_reports_with_it(machine, aws_shim, assume, control, until):
+    node = machine()
+    node.key.unlink()
+    node.give_role("llama-node", assume(node.id))
+    done = await fetch_key(node, aws_shim, control)
+    assert done.returncode == 0, done.stderr
+    assert node.key.read_text().strip() == node_key(SECRET, node.id).hex()
+    assert node.key.stat().st_mode & 0o777 == 0o600
+    node.start("--url", control.url, "--ca-file", str(control.certificate))
+    await until(lambda: control.receiver.accepted >= 1)
+    assert control.receiver.keys.given == 1
+
+
+async def test_another_instance_or_role_gets_no_key(machine, aws_shim, assume, control):
+    other_account = "arn:aws:iam::210987654321:role/llama-node"
+    for of, role in (("i-0fedcba9876543210", ROLE), (None, ROLE + "s"), (None, other_account)):
+        node = machine()
+        node.key.unlink()
+        node.give_role("llama-node", assume(of or node.id, role))
+        done = await fetch_key(node, aws_shim, control)
+        assert done.returncode == 1
+        assert "not proved to be this node" in done.stderr
+        assert not node.key.exists()
+    assert control.receiver.keys.given == 0
+
+
+async def test_a_node_that_is_not_ours_gets_no_key(machine, aws_shim, assume, control):
+    node = machine()
+    node.give_role("llama-node", assume(node.id))
+    control.receiver.keys._owned = lambda _: False
+    assert (await fetch_key(node, aws_shim, control)).returncode == 1
+    calls = aws_shim.order("calls")
+    assert "GetCallerIdentity" not in calls  # nobody else's proofs are worth a call
+
+
+async def test_while_sts_does_not_answer_the_node_asks_again(machine, aws_shim, assume, control):
+    node = machine()
+    node.give_role("llama-node", assume(node.id))
+    aws_shim.order("outage", services=["sts"])
+    done = await fetch_key(node, aws_shim, control)
+    assert (done.returncode, "status 503" in done.stderr) == (1, True)
+    aws_shim.order("outage", services=[])
+    assert (await fetch_key(node, aws_shim, control)).returncode == 0
+
+
+async def test_keys_go_over_tls_only(machine, aws_shim, assume, serve):
+    identify = CallerIdentity(role=ROLE, regions=[REGION], endpoint=aws_shim.url)
+    served, node = await serve(identify=identify), machine()
+    node.give_role("llama-node", assume(node.id))
+    done = await run(node, aws_shim, "key", "--url", served.url, "--key-file", str(node.key))
+    assert (done.returncode, "over TLS only" in done.stderr) == (1, True)
+    assert "GetCallerIdentity" not in aws_shim.order("calls")
+
+
+class HandClock(SystemClock):
+    """Time that can be put forward."""
+
+    ahead = 0.0
+
+    def now(self):
+        return super().now() + self.ahead
+
+
+async def test_a_proof_is_worth_nothing_elsewhere_or_later(machine, aws_shim, assume, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_shim.url)
+    clock, node = HandClock(), machine()
+    node.give_role("llama-node", assume(node.id))
+    identify = CallerIdentity(role=ROLE, regions=[REGION], endpoint=aws_shim.url)
+    keys = NodeKeys(clock, secret=SECRET, identify=identify, owned=lambda _: True)
+    aws = await asyncio.to_thread(Aws, Metadata(node.url))
+
+    def proof(challenge: str, signed: str) -> bytes:
+        headers = {"Content-Type": STS_TYPE, CHALLENGE: signed}
+        made = aws.signed("sts", REGION, headers, STS_BODY, time.time())
+        return json.dumps({"challenge": challenge, "headers": made}).encode()
+
+    here = keys._made(node.id, int(clock.now()))
+    elsewhere = NodeKeys(clock, secret=b"x" * 32, identify=identify, owned=lambda _: True)
+    foreign = elsewhere._made(node.id, int(clock.now()))
+    assert await keys._proved(node.id, proof(here, here)) == node.id
+    for challenge, signed, words in (
+        (here, foreign, "STS knows no instance by this signature"),  # signed for another control host
+        (foreign, foreign, "not one that was given"),
+        (keys._made("i-0fedcba9876543210", int(clock.now())), here, "not one that was given"),
+        ("9" * 200, here, "not one that was given"),
+        ("x", here, "not one that was given"),
+    ):
+        with pytest.raises(CloudError, match=words):
+            await keys._proved(node.id, proof(challenge, signed))
+    recorded = proof(here, here)
+    clock.ahead = CHALLENGE_SECONDS + 2.0
+    with pytest.raises(CloudError, match="lately"):
+        await keys._proved(node.id, recorded)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"challenge": 1, "headers": {}}',
+        b'{"challenge": "x", "headers": []}',
+        b'{"challenge": "x", "headers": {"a": 1}}',
+        b"[" * 10_000,
+    ],
+)
+async def test_garbage_is_refused(body, control):
+    trust = ssl.create_default_context(cafile=str(control.certificate))
+    async with aiohttp.ClientSession() as http:
+        url = f"{control.url}/v1/nodes/i-0123456789abcdef0/key"
+        async with http.post(url, data=body, ssl=trust) as answer:
+            assert answer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"Authorization": "AWS4-HMAC-SHA256 Credential=x"}, "no signature"),
+        ({"Authorization": None}, "no signature"),
+        ({"X-Amz-Date": "now\r\nHost: evil"}, "no signature"),
+        ({"X-Amz-Security-Token": "a b"}, "credentials of a role"),
+        ({"region": "eu-west-1"}, "no nodes"),
+        ({"unsigned": True}, "not part of what was signed"),
+    ],
+)
+async def test_headers_that_are_no_proof_are_not_sent_on(change, words):
+    region, names = change.pop("region", REGION), "content-type;host;x-amz-date;x-amz-security-token"
+    names += "" if change.pop("unsigned", False) else f";{CHALLENGE.lower()}"
+    scope = f"20260101/{region}/sts/aws4_request"
+    headers = {
+        "Authorization": f"AWS4-HMAC-SHA256 Credential=ASIAAAAAAAAAAAAAAAAA/{scope}, "
+        f"SignedHeaders={names}, Signature={'0' * 64}",
+        "X-Amz-Date": "20260101T000000Z",
+        "X-Amz-Security-Token": "token",
+        **change,
+    }
+    identify = CallerIdentity(role=ROLE, regions=[REGION], endpoint="http://127.0.0.1:9")
+    with pytest.raises(CloudError, match=words):
+        await identify({name: value for name, value in headers.items() if value is not None}, "x")
+
+
+def test_a_role_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="is not the ARN of a role"):
+        CallerIdentity(role="llama-node", regions=[REGION])
+
+
+async def test_the_engine_gets_address_flags_and_secrets(machine, aws_shim, assume, tmp_path):
+    ssm = boto3.client("ssm", region_name=REGION, endpoint_url=aws_shim.url)
+    kept = boto3.client("secretsmanager", region_name=REGION, endpoint_url=aws_shim.url)
+    ssm.put_parameter(
+        Name="/llama/key", Value='it\'s "secret" $HOME\n%n', Type="SecureString", Overwrite=True
+    )
+    parameter = ssm.get_parameter(Name="/llama/key")["Parameter"]["ARN"]
+    try:
+        secret = kept.create_secret(Name="hf", SecretString="hf_1234")["ARN"]
+    except kept.exceptions.ResourceExistsException:
+        secret = kept.describe_secret(SecretId="hf")["ARN"]
+    node = machine()
+    node.give_role("llama-node", assume(node.id))
+    shows = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+    odd = "a 'b' \"c\" $HOME %h \\ ü"
+    engine = {
+        "argv": [sys.executable, "-c", shows, "--host", "{host}", "--port", "{port}", "--x={host}", odd],
+        "env": {"ODD": odd},
+        "secrets": {"API_KEY": parameter, "HF_TOKEN": secret},
+        "port": 8123,
+    }
+    file = tmp_path / "engine.json"
+    file.write_text(json.dumps(engine))
+    done = await run(node, aws_shim, "engine", str(file), KEPT="yes")
+    assert done.returncode == 0, done.stderr
+    words, environment = json.loads(done.stdout)
+    assert words == ["--host", "127.0.0.1", "--port", "8123", "--x=127.0.0.1", odd]
+    assert environment["API_KEY"] == 'it\'s "secret" $HOME\n%n'
+    assert (environment["HF_TOKEN"], environment["ODD"], environment["KEPT"]) == ("hf_1234", odd, "yes")
+    assert "PYTHONPATH" not in environment
+
+    engine["secrets"] = {"API_KEY": parameter + "-gone"}
+    file.write_text(json.dumps(engine))
+    done = await run(node, aws_shim, "engine", str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{parameter}-gone: status 400: " in done.stderr
+
+
+def test_a_node_without_a_role_says_so(machine):
+    with pytest.raises(Refused, match="the instance has no role"):
+        Aws(Metadata(machine().url))
+
+
+async def test_what_the_user_data_installs_runs(machine, aws_shim, assume, control, until, tmp_path):
+    """The files of the cloud-config, below another root; the commands of its units, by a bare Python."""
+    root, node = tmp_path / "root", machine()
+    node.give_role("llama-node", assume(node.id))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = SimulatedEngine(SystemClock(), model_name="llama").command(
+        EngineSpec(
+            model="llama", served_name="llama", args=("--load-time", "0"), env={"PYTHONPATH": str(REPOSITORY)}
+        )
+    )
+    setup = NodeSetup(
+        pool="llama",
+        command=command,
+        port=port,
+        report_url=control.url,
+        trusted=control.certificate.read_text(),
+    )
+    for file in yaml.safe_load(unpacked(user_data(setup)))["write_files"]:
+        path = root / file["path"].lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file["content"])
+    (root / "run/orchestrator-agent").mkdir(parents=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{root}/opt/orchestrator",
+        "AWS_ENDPOINT_URL": aws_shim.url,
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT": node.url,
+    }
+
+    def commands(unit: str, key: str) -> list[str]:
+        text = (root / f"etc/systemd/system/orchestrator-{unit}.service").read_text()
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{key}=/usr/bin/python3")]
+        line = line.partition("=")[2].replace("/usr/bin/python3", sys._base_executable)
+        return shlex.split(re.sub(r"(?<=\s)/(opt|run)/", rf"{root}/\1/", line))
+
+    processes = []
+    try:
+        first = await asyncio.to_thread(
+            subprocess.run, commands("agent", "ExecStartPre"), env=environment, timeout=PATIENCE
+        )
+        assert first.returncode == 0
+        for unit in ("agent", "engine"):
+            started = await asyncio.to_thread(subprocess.Popen, commands(unit, "ExecStart"), env=environment)
+            processes.append(started)
+        await until(lambda: control.receiver.accepted >= 1)
+        await until(lambda: control.receiver.report(node.id).metadata_error == "")
+
+        async def healthy() -> bool:
+            async with aiohttp.ClientSession() as http:
+                try:
+                    async with http.get(f"http://127.0.0.1:{port}/health") as answer:
+                        return answer.status == 200
+                except aiohttp.ClientError:
+                    return False
+
+        async with asyncio.timeout(PATIENCE):
+            while not await healthy():  # noqa: ASYNC110 - a process is asked
+                await asyncio.sleep(0.05)
+        processes[1].send_signal(signal.SIGTERM)  # it is the engine itself that hears it
+        assert await asyncio.to_thread(processes[1].wait, PATIENCE) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

@@ -1,0 +1,134 @@
+"""The user-data of a node: small, without secrets, units that systemd takes, programs that run."""
+
+import gzip
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cloud.aws.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
+from cloud.clock import SystemClock
+from cloud.engines.vllm import VllmEngine
+from cloud.ports import EngineCommand, EngineSpec
+
+PEM = "-----BEGIN CERTIFICATE-----\n" + "MIIBszCCAVmgAwIBAgIUE0Jz3yx\n" * 40 + "-----END CERTIFICATE-----\n"
+PARAMETER = "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"
+
+
+def setup(**changes) -> NodeSetup:
+    spec = EngineSpec(
+        model="meta-llama/Llama-3.1-70B-Instruct",
+        served_name="llama",
+        args=("--tensor-parallel-size", "4", "--max-model-len", "8192"),
+        env={"HF_HUB_OFFLINE": "1"},
+        executable="/opt/vllm/bin/vllm",
+        drain_budget=30.0,
+    )
+    command = VllmEngine(SystemClock(), model_name="llama").command(spec)
+    given = {
+        "pool": "llama",
+        "command": command,
+        "port": 8000,
+        "secrets": {"HF_TOKEN": PARAMETER},
+        "report_url": "https://control.internal:9465",
+        "trusted": PEM,
+    }
+    return NodeSetup(**{**given, **changes})
+
+
+def test_it_is_well_below_what_ec2_takes_and_always_the_same():
+    data = user_data(setup())
+    assert len(data) < LIMIT * 0.8
+    assert data == user_data(setup())
+    assert unpacked(data) == cloud_config(setup()) == gzip.decompress(data).decode()
+
+
+def test_what_is_too_large_is_refused():
+    noise = "".join(hashlib.sha256(str(i).encode()).hexdigest() for i in range(400))
+    with pytest.raises(ValueError, match=r"and EC2 takes 16384; shorten agents\.ca_file"):
+        user_data(setup(trusted=noise))
+
+
+def test_cloud_init_writes_the_files_as_they_are():
+    config = yaml.safe_load(cloud_config(setup()))
+    assert {f["path"]: f["content"] for f in config["write_files"]} == written(setup())
+    assert config["runcmd"][-1][-2:] == ["orchestrator-engine.service", "orchestrator-agent.service"]
+
+
+def test_the_programs_are_the_ones_of_this_package():
+    import cloud.node_agent
+    import cloud.node_start
+
+    files = written(setup())
+    for module in (cloud.node_agent, cloud.node_start):
+        assert (
+            files[f"/opt/orchestrator/cloud/{Path(module.__file__).name}"]
+            == Path(module.__file__).read_text()
+        )
+
+
+def test_without_a_listener_there_is_no_agent():
+    files = written(setup(report_url="", trusted=""))
+    assert [name for name in files if name.endswith(".service")] == [
+        "/etc/systemd/system/orchestrator-engine.service"
+    ]
+    assert "orchestrator-agent.service" not in cloud_config(setup(report_url=""))
+
+
+def test_the_engine_stops_as_its_command_says():
+    unit = written(setup())["/etc/systemd/system/orchestrator-engine.service"]
+    assert {"KillMode=mixed", "KillSignal=SIGTERM", "TimeoutStopSec=50"} <= set(unit.splitlines())
+
+
+@pytest.mark.parametrize("change", [{"pool": "a b"}, {"report_url": "https://x; rm"}, {"pool": "%h"}])
+def test_what_would_mean_something_else_to_systemd_is_refused(change):
+    with pytest.raises(ValueError, match="cannot stand in a unit"):
+        user_data(setup(**change))
+
+
+@pytest.mark.slow
+@pytest.mark.debian("systemd-analyze", package="systemd")
+def test_systemd_takes_the_units(tmp_path):
+    units = []
+    for path, text in written(setup()).items():
+        if path.endswith(".service"):
+            units.append(tmp_path / Path(path).name)
+            units[-1].write_text(text.replace("/usr/bin/python3", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=60
+    )
+    said = [line for line in done.stderr.splitlines() if "orchestrator-" in line]
+    assert (done.returncode, said) == (0, []), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.debian("cloud-init", package="cloud-init")
+def test_cloud_init_takes_the_config(tmp_path):
+    file = tmp_path / "user-data"
+    file.write_text(cloud_config(setup()))
+    done = subprocess.run(
+        ["cloud-init", "schema", "--config-file", file], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Valid" in done.stdout
+
+
+def test_a_node_needs_nothing_but_an_old_python():
+    """What runs on nodes imports the standard library and each other only."""
+    files = written(setup())
+    for path in ("/opt/orchestrator/cloud/node_agent.py", "/opt/orchestrator/cloud/node_start.py"):
+        compile(files[path], path, "exec", dont_inherit=True)
+        imports = [
+            line.split()[1] for line in files[path].splitlines() if line.startswith(("import ", "from "))
+        ]
+        known = {*sys.stdlib_module_names, "cloud"}
+        assert {name.partition(".")[0] for name in imports} <= known
+
+
+def test_any_engine_may_be_described():
+    command = EngineCommand(argv=("engine", "--odd", "%h $HOME 'x'\n"), stop_signal="SIGINT", stop_grace=1.5)
+    files = written(setup(command=command))
+    assert "TimeoutStopSec=2" in files["/etc/systemd/system/orchestrator-engine.service"]
