@@ -216,9 +216,9 @@ def written(field: FieldInfo, value: object) -> str:
     parsers = {item.func for item in field.metadata if isinstance(item, BeforeValidator)}
     if value is None:
         return '"off"' if parsers & {_duration_or_off, _host_port_or_off} else "nothing"
-    if isinstance(value, float) and parsers & {_duration, _duration_or_off}:
+    if isinstance(value, int | float) and parsers & {_duration, _duration_or_off}:
         return f'"{format_duration(value)}"'
-    if isinstance(value, float) and parsers & {_share, _any_share}:
+    if isinstance(value, int | float) and parsers & {_share, _any_share}:
         return f'"{value * 100:g}%"'
     if isinstance(value, int) and _size in parsers:
         return f'"{format_size(value)}"'

@@ -20,7 +20,7 @@ from cloud.ports import Clock
 from orchestrator import metrics, views
 from orchestrator.config import Config, ConfigError, Problem, load_config
 from orchestrator.config_errors import dotted
-from orchestrator.config_types import Section, written
+from orchestrator.config_values import Path, settings
 from orchestrator.loop import Snapshot
 from orchestrator.status import plan_view
 from policies.decide import decide_for
@@ -31,7 +31,6 @@ from policies.model import Pool
 
 log = structlog.get_logger("reload")
 
-Path = tuple[str, ...]
 Outcome = Literal["applied", "unchanged", "rejected", "checked"]
 
 LARGEST_DROP: Final = 0.5
@@ -279,19 +278,7 @@ def change_view(change: Change, new: Config) -> views.ChangeView:
 
 
 def _values(config: Config) -> Iterator[tuple[Path, str]]:
-    yield from _leaves(config.daemon, ("daemon",))
-    for name, pool in config.pools.items():
+    for name in config.pools:
         yield ("pool", name), "a pool"
-        yield from _leaves(pool, ("pool", name))
-
-
-def _leaves(section: Section, at: Path) -> Iterator[tuple[Path, str]]:
-    for name, field in type(section).model_fields.items():
-        value, path = getattr(section, name), (*at, name)
-        if isinstance(value, Section):
-            yield from _leaves(value, path)
-        elif isinstance(value, dict) and any(isinstance(item, Section) for item in value.values()):
-            for key, item in value.items():
-                yield from _leaves(item, (*path, key))
-        else:
-            yield path, written(field, value)
+    for setting in settings(config):
+        yield setting.path, setting.text

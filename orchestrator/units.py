@@ -60,7 +60,8 @@ def parse_share(text: str) -> float:
     """Fraction of one of a text such as "70%" or "0.7"."""
     compact = text.strip()
     try:
-        return float(compact[:-1].strip()) / 100.0 if compact.endswith("%") else float(compact)
+        # Rounded, so that "99.9%" is the same number as 0.999.
+        return round(float(compact[:-1].strip()) / 100.0, 12) if compact.endswith("%") else float(compact)
     except ValueError:
         raise ValueError(
             f'{shown(text)} is not a share; write a percentage such as "70%" or a fraction such as 0.7'

@@ -416,3 +416,22 @@ class ScrapeView(TypedDict):
 
     targets: Annotated[list[str], "host:port"]
     labels: Annotated[dict[str, str], "pool, node, market, zone, instance_type"]
+
+
+class SettingView(TypedDict):
+    """One key of a configuration with its value in force."""
+
+    key: Annotated[str, "the whole name, such as pool.llama.drain.budget"]
+    table: str
+    name: str
+    value: Annotated[str | None, "as the file would have it; null for a key that is not set"]
+    origin: Literal["file", "default"]
+    line: Annotated[int | None, "in the file, from 1"]
+
+
+class ConfigShowView(TypedDict):
+    """`orchestrator config show -o json`."""
+
+    schema: Literal["config-show/1"]
+    file: str
+    settings: list[SettingView]

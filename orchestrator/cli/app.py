@@ -54,6 +54,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "trace synthesise": (_SET_UP, "synthesise"),
     "aws policy": (_SET_UP, "policy"),
     "validate": (_SET_UP, "validate"),
+    "config show": (_SET_UP, "show"),
     "doctor": (_SET_UP, "doctor"),
     "rules": (_SET_UP, "rules"),
     "dashboard": (_SET_UP, "dashboard"),
@@ -63,6 +64,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
 # first word of two-word commands, all in one module -> what the family is for
 FAMILIES: Final[dict[str, str]] = {
     "aws": "What a pool on AWS needs there.",
+    "config": "The configuration as it is in force.",
     "journal": "The daemon's journal on disk: what it holds, its turns decided again, a copy of it.",
     "trace": "Spot markets on disk: look at one, convert a public recording, make a synthetic one.",
 }

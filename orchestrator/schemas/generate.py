@@ -26,6 +26,7 @@ VIEWS: Final[dict[str, type]] = {
     "events": views.EventsView,
     "plan": views.PlanView,
     "explain": views.ExplainView,
+    "config-show": views.ConfigShowView,
     "history": views.HistoryView,
     "gameday": views.GamedayView,
     "validate": views.ValidateView,
