@@ -120,6 +120,13 @@ class ControlClient:
             self.get("/v1/events", patience=wait, after=after, limit=limit, node=node, wait=wait or None),
         )
 
+    def text(self, path: str) -> str:
+        """The answer to a GET as it came."""
+        status, body = self._exchange("GET", path, None, 0.0)
+        if status >= 400:
+            self._answer(status, body)
+        return body.decode("utf-8", errors="replace")
+
     def get(self, path: str, *, patience: float = 0.0, **query: object) -> Any:
         """The JSON answer to a GET. Queries that are None are left out."""
         given = {key: value for key, value in query.items() if value is not None}
@@ -130,6 +137,9 @@ class ControlClient:
         return self._request("POST", path, json.dumps(body or {}).encode(), 0.0)
 
     def _request(self, method: str, path: str, body: bytes | None, patience: float) -> Any:
+        return self._answer(*self._exchange(method, path, body, patience))
+
+    def _exchange(self, method: str, path: str, body: bytes | None, patience: float) -> tuple[int, bytes]:
         connection = _UnixConnection(self.socket_path, self._timeout + patience)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
@@ -144,7 +154,7 @@ class ControlClient:
             ) from error
         finally:
             connection.close()
-        return self._answer(response.status, text)
+        return response.status, text
 
     def _answer(self, status: int, text: bytes) -> Any:
         try:

@@ -435,3 +435,19 @@ class ConfigShowView(TypedDict):
     schema: Literal["config-show/1"]
     file: str
     settings: list[SettingView]
+
+
+class BundlePartView(TypedDict):
+    """One file of a support bundle."""
+
+    name: str
+    ok: Annotated[bool, "false where it could not be collected; its text says why"]
+    size: Annotated[int, "bytes"]
+
+
+class BundleView(TypedDict):
+    """`orchestrator support-bundle -o json`."""
+
+    schema: Literal["support-bundle/1"]
+    file: str
+    parts: list[BundlePartView]

@@ -56,6 +56,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "validate": (_SET_UP, "validate"),
     "config show": (_SET_UP, "show"),
     "doctor": (_SET_UP, "doctor"),
+    "support-bundle": (_SET_UP, "support_bundle"),
     "rules": (_SET_UP, "rules"),
     "dashboard": (_SET_UP, "dashboard"),
     "schema": (_SET_UP, "schema"),

@@ -28,6 +28,7 @@ VIEWS: Final[dict[str, type]] = {
     "explain": views.ExplainView,
     "config-show": views.ConfigShowView,
     "history": views.HistoryView,
+    "support-bundle": views.BundleView,
     "gameday": views.GamedayView,
     "validate": views.ValidateView,
     "doctor": views.DoctorView,

@@ -236,6 +236,10 @@ class Stack:
         await self.cloud.close()
         return await asyncio.to_thread(MarkedProcesses().after, self.mark, patience=20.0)
 
+    def command_lines(self) -> dict[int, str]:
+        """Every living process of this stack with its command line."""
+        return marked(self.mark)
+
     async def cli(self, *arguments: str) -> Done:
         """Run one command of the command line on this stack's daemon, to its end."""
         child = await asyncio.create_subprocess_exec(
@@ -466,6 +470,12 @@ class MarkedProcesses:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return list(left.values())
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody uses now."""
+    return free_ports(1)[0]
 
 
 @pytest.fixture(scope="session")
