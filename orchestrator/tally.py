@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from orchestrator import metrics
 from policies.events import Event, NodeGone, NodeIdle, NodeReady, NoticeSeen, TargetsApplied
 from policies.memory import Memory, Swap
-from policies.model import Notice, NoticeKind, TargetPhase, World
+from policies.model import Market, Notice, NoticeKind, TargetPhase, World
 
 ARRIVALS_KEPT = 10_000
 """Nodes whose first notice's arrival is kept to measure the detachment; forged names must not pile up."""
@@ -36,6 +36,7 @@ class Tally:
         self._tokens = metrics.TOKENS.labels(pool)
         self._detached = metrics.NOTICE_TO_DETACHED.labels(pool)
         self._drained = metrics.DRAIN_SECONDS.labels(pool)
+        self._boots = {str(m): metrics.BOOT_SECONDS.labels(pool, str(m)) for m in Market}
         self._stages = {stage: metrics.SWAP_SECONDS.labels(pool, stage) for stage in _STAGES}
 
     def notice(self, event: NoticeSeen, *, known: bool, first: bool) -> None:
@@ -79,8 +80,7 @@ class Tally:
                 self._gone(event, before)
             elif isinstance(event, NodeReady) and event.node in after.nodes:
                 record = after.nodes[event.node]
-                market = str(record.placement.market)
-                metrics.BOOT_SECONDS.labels(self._pool, market).observe(event.at - record.started_at)
+                self._boots[str(record.placement.market)].observe(event.at - record.started_at)
             elif isinstance(event, NodeIdle) and event.node in after.nodes:
                 record = after.nodes[event.node]
                 if record.drain is not None:

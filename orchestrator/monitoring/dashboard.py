@@ -291,6 +291,39 @@ _ENGINES = (
         "s",
     ),
 )
+_GPUS = (
+    Panel(
+        "Utilisation",
+        "Share of time that each GPU was busy, as its node's agent reports it.",
+        (("orchestrator_gpu_utilisation_ratio{POOL}", "{{node}} {{gpu}}"),),
+        "percentunit",
+    ),
+    Panel(
+        "Memory",
+        "Share of each GPU's memory in use.",
+        (
+            (
+                "orchestrator_gpu_memory_used_bytes{POOL} / orchestrator_gpu_memory_total_bytes{POOL}",
+                "{{node}} {{gpu}}",
+            ),
+        ),
+        "percentunit",
+    ),
+    Panel(
+        "Temperature",
+        "Of each GPU.",
+        (("orchestrator_gpu_temperature_celsius{POOL}", "{{node}} {{gpu}}"),),
+        "celsius",
+    ),
+    Panel(
+        "Errors",
+        "Xid errors in the last report of each node, and uncorrected memory errors since it booted.",
+        (
+            ("sum by (node, code) (orchestrator_gpu_xid_errors{POOL})", "{{node}}: Xid {{code}}"),
+            ("sum by (node) (orchestrator_gpu_uncorrected_ecc_errors{POOL})", "{{node}}: ECC"),
+        ),
+    ),
+)
 _DAEMON = (
     Panel(
         "Turns",
@@ -365,6 +398,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     "Notices and swaps": _NOTICES,
     "Gateway": _GATEWAY,
     "Engines": _ENGINES,
+    "GPUs": _GPUS,
     "Daemon": _DAEMON,
 }
 

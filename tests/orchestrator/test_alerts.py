@@ -270,6 +270,7 @@ CASES: dict[str, Case] = {
     "OrchestratorJournalFailing": one("orchestrator_journal_ok", "1x8 0x900", "1x8 0x1 1x900", after="3m"),
     "OrchestratorDiskFilling": one("orchestrator_state_dir_free_bytes", always(1e6), always(1e9)),
     "OrchestratorClockStepped": one("orchestrator_clock_step_seconds", always(-86400), always(0.2)),
+    "OrchestratorReloadRejected": one("orchestrator_config_last_reload_successful", always(0), "0x3 1x900"),
     "OrchestratorFilesNearLimit": Case(
         fires={
             'process_open_fds{job="orchestrator",instance="d"}': always(900),

@@ -394,8 +394,12 @@ def test_it_is_settled_only_while_all_that_it_remembers_is_on_disk(play: Play) -
 def test_with_a_failing_journal_a_doomed_node_is_still_taken_out_and_nothing_is_bought_or_ended(
     play: Play,
 ) -> None:
+    def shown(name: str) -> float:
+        return REGISTRY.get_sample_value(f"orchestrator_{name}") or 0.0
+
     async def work(r: Rig) -> None:
         await r.turns(3)
+        failures = shown("journal_failures_total")
         r.journal.fails = True
         ticket = r.notice("s1", 20.0)
         await r.turns(1)
@@ -408,12 +412,16 @@ def test_with_a_failing_journal_a_doomed_node_is_still_taken_out_and_nothing_is_
         await r.turns(40)  # its drain is done and its deadline passes
         assert r.hands.performed == []
         assert r.loop.memory.intents == {}
+        assert shown("journal_ok") == 0
+        assert shown("journal_failures_total") > failures
+        assert r.loop.unwritten > 0
         waiting = asyncio.ensure_future(r.inbox.written(ticket))
         await r.clock.sleep(0.1)
         assert not waiting.done()  # whoever told of it must not forget it
         r.journal.fails = False
         await r.turns(2)
         assert waiting.done()
+        assert (shown("journal_ok"), r.loop.unwritten) == (1, 0)
         assert {type(a) for a in r.hands.performed} == {Launch, Terminate}
         assert replay([*r.first, *r.journal.written]) == r.loop.memory  # it has caught up
 
