@@ -7,12 +7,14 @@ import json
 import os
 import socket
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlencode
 
-from orchestrator.views import EventsView, ExplainView, HistoryView, NodeStory, PlanView, StatusView
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.views import EventsView, ExplainView, HistoryView, NodeStory, PlanView, StatusView
 
 DEFAULT_SOCKET: Final = Path("state/orchestrator.sock")
 SOCKET_VARIABLE: Final = "ORCHESTRATOR_SOCKET"
@@ -88,23 +90,23 @@ class ControlClient:
 
     def status(self) -> StatusView:
         """The pool, its nodes, notices and swaps, now."""
-        return cast(StatusView, self.get("/v1/status"))
+        return cast("StatusView", self.get("/v1/status"))
 
     def history(self, *, limit: int | None = None, node: str | None = None) -> HistoryView:
         """The newest swaps with the seconds of each stage."""
-        return cast(HistoryView, self.get("/v1/history", limit=limit, node=node))
+        return cast("HistoryView", self.get("/v1/history", limit=limit, node=node))
 
     def plan(self) -> PlanView:
         """What the daemon would do now."""
-        return cast(PlanView, self.get("/v1/plan"))
+        return cast("PlanView", self.get("/v1/plan"))
 
     def explain(self, subject: str) -> ExplainView:
         """Why something is as it is."""
-        return cast(ExplainView, self.get("/v1/explain", subject=subject))
+        return cast("ExplainView", self.get("/v1/explain", subject=subject))
 
     def node(self, node: str) -> NodeStory:
         """One node and its story."""
-        return cast(NodeStory, self.get(f"/v1/nodes/{quote(node, safe='')}"))
+        return cast("NodeStory", self.get(f"/v1/nodes/{quote(node, safe='')}"))
 
     def events(
         self,
@@ -116,7 +118,7 @@ class ControlClient:
     ) -> EventsView:
         """Entries of the journal after number `after`; with `wait`, up to so many seconds for new ones."""
         return cast(
-            EventsView,
+            "EventsView",
             self.get("/v1/events", patience=wait, after=after, limit=limit, node=node, wait=wait or None),
         )
 

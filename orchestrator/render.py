@@ -7,9 +7,8 @@ turns a view into a string for a given width. Colour repeats what the words say:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -28,20 +27,24 @@ from orchestrator.render_parts import (
     text_of,
     urgency,
 )
-from orchestrator.views import (
-    DaemonView,
-    EventView,
-    ExplainView,
-    HistoryView,
-    NodeStory,
-    NodesView,
-    NoticeView,
-    PlanView,
-    PoolView,
-    StatusView,
-    SwapView,
-)
 from orchestrator.words import age, clean, clock_time, countdown, instant, money, percent, plural, short_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from orchestrator.views import (
+        DaemonView,
+        EventView,
+        ExplainView,
+        HistoryView,
+        NodeStory,
+        NodesView,
+        NoticeView,
+        PlanView,
+        PoolView,
+        StatusView,
+        SwapView,
+    )
 
 _MANY_LINES: Final = 10  # notices and swaps shown one by one
 _ONE_LINE: Final = 10_000  # columns no single event fills

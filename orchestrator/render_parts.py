@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.views import (
-    ActionView,
-    AgentView,
-    DeferredView,
-    EventView,
-    GpuView,
-    NodeView,
-    PoolPlanView,
-)
 from orchestrator.words import age, clean, clock_time, instant, money, plural, short_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from orchestrator.views import (
+        ActionView,
+        AgentView,
+        DeferredView,
+        EventView,
+        GpuView,
+        NodeView,
+        PoolPlanView,
+    )
 
 _MANY_NODES: Final = 40  # above it, nodes that are simply well are shown as groups
 _ROOMY: Final = 100  # columns from which times show their date

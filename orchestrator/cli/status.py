@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output, Seconds
 from orchestrator.client import ControlClient, Unreachable
-from orchestrator.views import PoolState, StatusView
+
+if TYPE_CHECKING:
+    from orchestrator.views import PoolState, StatusView
 
 _CODES: Final[dict[PoolState, int]] = {
     "ok": shared.OK,
