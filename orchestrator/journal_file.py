@@ -94,6 +94,11 @@ class JournalFile:
         """What the file holds. Raises JournalError."""
         return self._read(self._contents)
 
+    def faults(self) -> list[str]:
+        """What SQLite's quick check finds, at most a few; reads the whole file. Raises JournalError."""
+        rows = self._read(lambda db: db.execute("PRAGMA quick_check(3)").fetchall())
+        return [text for (text,) in rows if text != "ok"]
+
     def recordings(self) -> list[Recording]:
         """All recordings, oldest first; none in a journal of a version that recorded no turns."""
         return self._read(turn_log.recordings) if self.schema >= 2 else []

@@ -26,7 +26,10 @@ def doctor(
     *,
     config: Annotated[
         Path | None,
-        Parameter(name=["--config", "-c"], help="The configuration; without it, less is checked."),
+        Parameter(
+            name=["--config", "-c"],
+            help="The configuration; else that of the daemon on ORCHESTRATOR_SOCKET or ./state.",
+        ),
     ] = None,
     only: Annotated[
         tuple[CheckGroup, ...],

@@ -6,44 +6,68 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from cloud.ports import Clock
+from cloud.threads import WorkerThreads
+from orchestrator.client import ClientError, ControlClient, find_socket
 from orchestrator.config import Config, ConfigError, load_config
 from orchestrator.doctor.findings import GROUPS, Check, Finding, Findings, Result, fail, ok, skipped, warn
+from orchestrator.doctor.on_machine import MachineDoctor, host_checks
 from orchestrator.doctor.runner import Progress, run
 from orchestrator.words import plural
 
+_THREADS = 8
+_ANSWER = 5.0  # s for an answer of the daemon
+_ON_AWS = ("aws", "notices", "launch", "balancer")
 _NEEDS_CONFIG = ("state", "daemon", "pool", "aws")
 
 
 async def examine(file: Path | None, only: Sequence[str], clock: Clock, progress: Progress) -> list[Result]:
-    """Run the checks of these groups (all when empty) for a configuration."""
+    """Run the checks of these groups (all when empty) for a configuration; without one, for that of the
+    daemon that the usual socket leads to, if one runs."""
+    file = file if file is not None else _file_of_the_running_daemon()
     config, faults = _read(file)
-    checks = [Check(group="config", name="file", look=_found(faults))]
+    threads = WorkerThreads("doctor", _THREADS)
     aws = None
+    checks = [*host_checks(threads), Check(group="config", name="file", look=_found(faults))]
     if config is None:
         why = "no configuration is given" if file is None else "the configuration has errors"
-        for group in _NEEDS_CONFIG:
-            checks.append(Check(group=group, name="all", look=_found([skipped(why)])))
-    elif config.pool.cloud.kind == "aws":
-        from orchestrator.doctor.on_aws import AwsDoctor
-
-        aws = AwsDoctor(config, str(file), clock)
-        checks += aws.checks()
+        checks += [_skipped(group, why) for group in _NEEDS_CONFIG]
     else:
-        why = f"the pool runs on {config.pool.cloud.kind}"
-        checks.append(Check(group="aws", name="all", look=_found([skipped(why)])))
+        checks += MachineDoctor(config, clock, threads).checks()
+        if config.pool.cloud.kind == "aws":
+            from orchestrator.doctor.on_aws import AwsDoctor
+
+            aws = AwsDoctor(config, str(file), clock)
+            checks += aws.checks()
+        else:
+            why = f"the pool runs on {config.pool.cloud.kind}"
+            checks += [_skipped(group, why) for group in _ON_AWS if group == "aws" or group in only]
     try:
         wanted = [check for check in checks if not only or check.group in only]
         return await run(sorted(wanted, key=lambda c: GROUPS.index(c.group)), clock, progress)
     finally:
+        threads.close()
         if aws is not None:
             await aws.close()
+
+
+def _file_of_the_running_daemon() -> Path | None:
+    try:
+        status = ControlClient(find_socket(None, None), timeout=_ANSWER).status()
+    except ClientError:
+        return None
+    file = status["daemon"]["config"]["file"]
+    return Path(file) if file is not None else None
+
+
+def _skipped(group: str, why: str) -> Check:
+    return Check(group=group, name="all", look=_found([skipped(why)]))
 
 
 def _read(file: Path | None) -> tuple[Config | None, Findings]:
     """The configuration, and what there is to say of it."""
     if file is None:
-        advice = "name it with --config FILE"
-        return None, [skipped("no configuration is given", advice)]
+        advice = "name it with --config FILE, or its daemon with ORCHESTRATOR_SOCKET"
+        return None, [skipped("no configuration is given, and no daemon answers that has one", advice)]
     try:
         config = load_config(file)
     except ConfigError as error:

@@ -49,6 +49,8 @@ class AwsDoctor:
         if self._table.target_group:
             look = self._tolerant(partial(self._balancer, first), "")
             found.append(Check(group="balancer", name="target-group", look=look, needs=_WHO))
+        else:
+            found.append(Check(group="balancer", name="target-group", look=self._no_target_group))
         return found
 
     async def target_group(self) -> TargetGroupFacts | None:
@@ -84,6 +86,8 @@ class AwsDoctor:
         ]
         if url:
             looks += [("notices", "queue", self._queue), ("notices", "rules", self._rules)]
+        else:
+            looks.append(("notices", "queue", self._no_queue))
         suffix = f" {place.region}" if len(self._regions) > 1 else ""
         return [
             Check(
@@ -165,6 +169,13 @@ class AwsDoctor:
     async def _queue(self, clients: AwsClients, place: AwsRegion) -> Findings:
         url = self._table.regions[place.region].notice_queue
         return aws_notices.queue(await notices.queue(clients, url), place.region)
+
+    async def _no_queue(self, _clients: AwsClients, place: AwsRegion) -> Findings:
+        text = "no notice_queue is configured: the status of spot requests is the only source of the cloud's"
+        return [skipped(text, subject=place.region)]
+
+    async def _no_target_group(self) -> Findings:
+        return [skipped("no target_group is configured: the gateway gets the requests")]
 
     async def _rules(self, clients: AwsClients, place: AwsRegion) -> Findings:
         found = await notices.queue(clients, self._table.regions[place.region].notice_queue)

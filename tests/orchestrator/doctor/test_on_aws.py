@@ -272,3 +272,14 @@ async def test_an_aws_that_does_not_answer_is_a_finding(account):
     account.shim.order("outage", services=["events"])
     found = only((await account.findings("aws", "notices"))["notices/rules"])
     assert (found.state, "no usable answer" in found.text) == (FAIL, True)
+
+
+async def test_what_a_pool_does_not_use_is_skipped_with_the_reason(account):
+    account.settings["target_group"] = ""
+    account.region_settings["notice_queue"] = ""
+    found = await account.findings("aws", "notices", "balancer")
+    assert [f.state for f in found["notices/queue"]] == [SKIPPED]
+    assert [f.state for f in found["balancer/target-group"]] == [SKIPPED]
+    assert {f.state for f in found["aws/permissions"]} == {OK}
+    actions = {f.subject.partition(":")[0] for f in found["aws/permissions"]}
+    assert actions == {"ec2", "pricing"}

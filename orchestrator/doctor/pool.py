@@ -1,0 +1,75 @@
+"""A pool's own arithmetic, judged: does a drain fit a notice, what does the loss of a zone leave."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+
+from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
+from orchestrator.units import format_duration
+from orchestrator.words import percent, plural
+from policies.model import DrainRules, Pool
+
+
+def drain(rules: DrainRules, notices: Mapping[str, float]) -> Findings:
+    """Whether budget, margin and settle fit what each source leaves. `notices`: seconds from the moment a
+    source can tell to the end of the node, at worst."""
+    needs = rules.budget + rules.margin + rules.settle
+    sum_ = (
+        f"budget {format_duration(rules.budget)} + margin {format_duration(rules.margin)} + settle "
+        f"{format_duration(rules.settle)} = {format_duration(needs)}"
+    )
+    findings: list[Finding] = []
+    for source, seconds in notices.items():
+        if needs > seconds:
+            text = f"{sum_}, and this source leaves {format_duration(seconds)}: requests are cut"
+            findings.append(fail(text, "lower drain.budget", source))
+        else:
+            findings.append(ok(f"{sum_} of {format_duration(seconds)}", source))
+    return findings
+
+
+def capacity(pool: Pool, zones: int) -> Findings:
+    """What is left when spot is taken, if nodes are spread evenly over so many zones (0: not known)."""
+    ready = pool.replicas + pool.standby.hot
+    all_spot = ready - pool.spot_wanted
+    findings = [
+        _left(pool, ready - min(1, pool.spot_wanted), "one spot node lost"),
+        ok(f"{_count(pool, all_spot)}; the rest comes from on-demand as it is to be had", "all spot lost"),
+    ]
+    if not pool.spot_wanted:
+        return [ok("no node is on spot")]
+    if not zones:
+        return [*findings, skipped("the cloud's zones are not known here", subject="one zone lost")]
+    fullest = math.ceil(pool.spot_wanted / zones)
+    return [*findings, _left(pool, ready - fullest, f"one of {plural(zones, 'zone')} lost")]
+
+
+def engine(kind: str, program: str, local: bool) -> Findings:
+    """Whether the engine can be started here, where nodes are processes of this machine."""
+    if not local:
+        return [skipped("engines run on the nodes, where the launch template puts them")]
+    named = program or ("vllm" if kind == "vllm" else "")
+    if not named:
+        return [ok("the simulated engine is part of this distribution")]
+    found = shutil.which(named)
+    if found is None:
+        return [fail(f"{named} is no program here", "install it, or set engine.executable to its path")]
+    return [ok(found)]
+
+
+def _left(pool: Pool, left: int, subject: str) -> Finding:
+    text = _count(pool, left)
+    if left < pool.replicas * pool.drain.min_serving:
+        least = percent(pool.drain.min_serving)
+        return warn(
+            f"{text}, less than the {least} of drain.min_serving",
+            "add zones, a hot standby, or a larger on-demand share",
+            subject,
+        )
+    return ok(text, subject)
+
+
+def _count(pool: Pool, left: int) -> str:
+    return f"leaves {left} of {plural(pool.replicas, 'node')} ({percent(left / pool.replicas)})"

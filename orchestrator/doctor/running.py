@@ -1,0 +1,146 @@
+"""The running daemon and gateway, judged: do they answer, are they of this version, do they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
+from orchestrator.doctor.machine import Listener
+from orchestrator.units import HostPort
+
+_OURS = ("orchestrator", "systemd", "/sbin/init")  # systemd holds the gateway's sockets for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """An address that the configuration names. `key` is where; `process` opens it."""
+
+    key: str
+    at: HostPort
+    process: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonFacts:
+    """What a daemon says of itself. `loaded_at`: when it read its configuration; `rejected`: why it refused
+    the newest one, empty when it did not."""
+
+    version: str
+    pid: int
+    state: str
+    leading: bool
+    journal_ok: bool
+    loaded_at: float
+    rejected: Sequence[str]
+
+
+def daemon(
+    answer: DaemonFacts | None, error: str, *, holder: int | None, installed: str, changed_at: float
+) -> Findings:
+    """Whether the daemon answers, is of this version, and has the configuration of the file. `holder` is the
+    pid that holds the lease, 0 for nobody; `changed_at` is when the file was changed, 0 for none."""
+    if answer is None:
+        if holder:
+            text = f"pid {holder} holds the lease, and does not answer: {error}"
+            advice = "look at its log; run this as its user if the socket refuses you"
+            return [fail(text, advice)]
+        return [warn("no daemon runs", "start one: orchestrator run --config FILE")]
+    return [
+        ok(f"pid {answer.pid} answers; the pool is {answer.state}"),
+        *_doubts(answer, installed, changed_at),
+    ]
+
+
+def _doubts(answer: DaemonFacts, installed: str, changed_at: float) -> Iterator[Finding]:
+    if not answer.leading:
+        yield fail("it does not hold the lease, so it only watches", "look at its log for who holds it")
+    if not answer.journal_ok:
+        advice = "look at the checks of the state: space, owner, file system"
+        yield fail("it cannot write its journal, so it ends no node and launches none", advice)
+    if answer.version != installed:
+        text = f"it runs version {answer.version}, and {installed} is installed"
+        yield warn(text, "restart it: that touches no node")
+    if answer.rejected:
+        text = f"it refused the newest configuration: {'; '.join(answer.rejected)}"
+        yield fail(text, "mend the file, then orchestrator reload")
+    elif changed_at > answer.loaded_at:
+        yield warn("the file was changed after it was read", "orchestrator reload --dry-run, then reload")
+
+
+def gateway(held: Mapping[str, str] | None, wanted: Mapping[str, str] | None, error: str) -> Findings:
+    """Whether the gateway answers and has the daemon's targets. Both map a node to "active" or "draining";
+    `wanted` is None when no daemon could be asked."""
+    if held is None:
+        if wanted is None:
+            return [warn(f"no gateway runs: {error}", "start one: orchestrator gateway --config FILE")]
+        text = f"the daemon runs and its gateway does not answer: {error}"
+        return [fail(text, "start one: orchestrator gateway --config FILE")]
+    if wanted is None:
+        text = f"it answers with {len(held)} targets; there is no daemon to compare with"
+        return [ok(text)]
+    lacks = sorted(n for n, phase in wanted.items() if phase == "active" and held.get(n) != "active")
+    extra = sorted(n for n, phase in held.items() if phase == "active" and wanted.get(n) != "active")
+    if lacks or extra:
+        parts = [f"lacks {', '.join(lacks)}"] if lacks else []
+        parts += [f"sends to {', '.join(extra)} as well"] if extra else []
+        text = f"its targets are not the daemon's: it {' and '.join(parts)}"
+        return [fail(text, "look at the daemon's log for target sets that were refused")]
+    return [ok(f"it has the daemon's targets, {len(held)} of them")]
+
+
+def ports(wanted: Sequence[Address], found: Sequence[Listener], running: Mapping[str, bool]) -> Findings:
+    """Whether the addresses are free, or held by processes of ours. `running`: which processes answer."""
+    findings = []
+    for address in wanted:
+        holder = _holder(address.at, found)
+        if holder is not None:
+            findings.append(_held(address, holder))
+        elif running.get(address.process):
+            text = f"{address.at} is free, though the {address.process} runs: it has another configuration"
+            advice = f"orchestrator reload, or restart the {address.process}"
+            findings.append(warn(text, advice, address.key))
+        else:
+            findings.append(ok(f"{address.at} is free", address.key))
+    return findings
+
+
+def exposure(
+    listen: HostPort | None, gateway: HostPort | None, *, engine_key: bool, adds_key: bool
+) -> Findings:
+    """Listeners that other machines reach and that ask for nothing. `engine_key`: engines want a key;
+    `adds_key`: the gateway adds it itself, so clients need none."""
+    findings = []
+    if listen is not None and not listen.loopback:
+        findings.append(
+            warn(
+                f"{listen} shows metrics and status to whoever reaches it",
+                "keep it on the loopback or a private network",
+                "daemon.listen",
+            )
+        )
+    if gateway is not None and not gateway.loopback and (adds_key or not engine_key):
+        why = "the gateway adds the engines' key itself" if adds_key else "engines ask for no key"
+        advice = "let engines ask for a key (engine.api_key_file) that clients send, or close the network"
+        findings.append(warn(f"whoever reaches {gateway} can use the model: {why}", advice, "gateway.listen"))
+    return findings or [ok("what asks for no key can be reached from this machine only")]
+
+
+def _holder(at: HostPort, found: Sequence[Listener]) -> Listener | None:
+    everywhere = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    for listener in found:
+        hosts = ("127.0.0.1", "::1") if at.host == "localhost" else (at.host,)
+        same = listener.host in (*hosts, *everywhere) or at.host in everywhere
+        if listener.port == at.port and same:
+            return listener
+    return None
+
+
+def _held(address: Address, holder: Listener) -> Finding:
+    if not holder.pid:
+        text = f"{address.at} is held by a process of another user"
+        return skipped(text, "run this as root to see which", address.key)
+    if any(word in holder.command for word in _OURS):
+        return ok(f"{address.at} is held by pid {holder.pid}, one of ours", address.key)
+    text = f"{address.at} is held by pid {holder.pid}: {holder.command[:80]}"
+    return fail(text, f"end that process, or set {address.key} to another port", address.key)
