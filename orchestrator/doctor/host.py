@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from orchestrator.doctor.findings import Findings, fail, ok, warn
+from orchestrator.doctor.findings import Findings, fail, ok, skipped, warn
 
 _PYTHON: Final = (3, 11)
 _SQLITE: Final = (3, 24, 0)  # the first with ON CONFLICT DO UPDATE, which the journal uses
@@ -37,21 +37,19 @@ def packages(faults: Sequence[str]) -> Findings:
     return found or [ok("orchestrator, cloud and policies belong to this distribution alone")]
 
 
-def open_files(limit: int | None, needed: int, requests: int, whose: str) -> Findings:
-    """Files that may be open. `needed`: connections of the daemon at most; `requests`: that the gateway may
-    hold at once, each with two connections."""
+def open_files(limit: int | None, needed: int, process: str, *, always: bool) -> Findings:
+    """Files that a process may have open. `needed` are those that it may come to need for its connections;
+    `always`: it needs them even without load. None: this user may not see the limit."""
     if limit is None:
-        return [ok(f"{whose} belongs to another user, so its limit of open files cannot be seen")]
-    advice = "raise it: LimitNOFILE=65536 in the unit, or ulimit -n 65536"
-    if limit < needed + _SPARE:
-        text = f"{whose} may open {limit} files, and the daemon needs up to {needed + _SPARE}"
-        return [fail(text, advice)]
-    if limit < 2 * requests + _SPARE:
-        text = (
-            f"{whose} may open {limit} files; a gateway under the same limit serves {(limit - _SPARE) // 2} "
-        )
-        return [warn(f"{text}requests at once, of the {requests} that it would accept", advice)]
-    return [ok(f"{whose} may open {limit} files")]
+        return [
+            skipped("it belongs to another user, so its limit of open files cannot be seen", subject=process)
+        ]
+    needed += _SPARE
+    if limit < needed:
+        text = f"it may open {limit} files, and needs up to {needed}"
+        advice = "raise it: LimitNOFILE=65536 in the unit, or ulimit -n 65536"
+        return [fail(text, advice, process) if always else warn(f"{text} under full load", advice, process)]
+    return [ok(f"it may open {limit} files and needs up to {needed}", process)]
 
 
 def _dotted(version: tuple[int, ...]) -> str:

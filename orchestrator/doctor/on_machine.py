@@ -71,14 +71,26 @@ class MachineDoctor:
         return [*found, Check(group="daemon", name="gateway", look=self._gateway_agrees)]
 
     def _open_files(self) -> Findings:
+        """Of the running processes; of what this shell would start, while they do not run."""
         status, _ = self._status()
         pid = status["daemon"]["pid"] if status is not None else 0
-        requests = 0
-        if self._gateway is not None:
-            requests = self._gateway.max_in_flight * self._pool.replicas + self._gateway.queue_limit
         needed = self._daemon.probe_concurrency + 2 * self._pool.most_nodes
-        whose = f"the daemon (pid {pid})" if pid else "a process of this shell"
-        return host.open_files(machine.open_files_limit(pid), needed, requests, whose)
+        found = [*host.open_files(machine.open_files_limit(pid), needed, _named("daemon", pid), always=True)]
+        if self._gateway is not None:
+            pid = self._gateway_pid()
+            requests = self._gateway.max_in_flight * self._pool.replicas + self._gateway.queue_limit
+            limit = machine.open_files_limit(pid)
+            found += host.open_files(limit, 2 * requests, _named("gateway", pid), always=False)
+        return found
+
+    def _gateway_pid(self) -> int:
+        """The process that listens where clients are served, 0 when none of ours is seen there."""
+        try:
+            found = machine.listeners()
+        except OSError:
+            return 0
+        port = self._settings.gateway.listen.port
+        return next((one.pid for one in found if one.port == port and "orchestrator" in one.command), 0)
 
     def _directory(self) -> Findings:
         path = self._daemon.state_dir
@@ -221,6 +233,10 @@ class MachineDoctor:
         except (KeyError, TypeError):
             return None, f"what answers on {path} is no gateway of this version"
         return {name: phase for name, phase in rows if phase is not None}, ""
+
+
+def _named(process: str, pid: int) -> str:
+    return f"{process}, pid {pid}" if pid else f"a {process} of this shell"
 
 
 def _said(status: StatusView) -> running.DaemonFacts:

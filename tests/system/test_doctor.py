@@ -36,6 +36,9 @@ async def test_a_pool_that_runs_and_parts_of_it_that_do_not(new_stack: Any) -> N
             assert of(found, check) == {"ok"}, found[check]
         pid = stack.parts["daemon"].pid
         assert f"held by pid {pid} on" in found["state/lease"][0]["text"]
+        gateway = stack.parts["gateway"].pid
+        subjects = [row["subject"] for row in found["host/open-files"]]
+        assert subjects == [f"daemon, pid {pid}", f"gateway, pid {gateway}"]
         assert f"pid {pid} answers" in found["daemon/process"][0]["text"]
         assert found["daemon/gateway"][0]["text"] == "it has the daemon's targets, 4 of them"
 

@@ -38,16 +38,16 @@ def test_package_names():
 
 
 @pytest.mark.parametrize(
-    ("limit", "state_", "text"),
+    ("limit", "always", "state_", "text"),
     [
-        (65_536, OK, "65536"),
-        (1024, WARN, "448"),
-        (200, FAIL, "needs up to 228"),
-        (None, OK, "another user"),
+        (228, True, OK, "needs up to 228"),
+        (227, True, FAIL, "may open 227 files, and needs up to 228"),
+        (227, False, WARN, "under full load"),
+        (None, True, SKIPPED, "another user"),
     ],
 )
-def test_open_files(limit, state_, text):
-    judged(host.open_files(limit, 100, 6000, "the daemon"), state_, text)
+def test_open_files(limit, always, state_, text):
+    judged(host.open_files(limit, 100, "daemon, pid 7", always=always), state_, text)
 
 
 ROOM = Room(bytes=100 * 2**30, files=10**6, read_only=False)
