@@ -1,7 +1,8 @@
-"""The daemon's HTTP: the control API on a unix socket, and a read-only listener for monitoring.
+"""The daemon's HTTP: the control API on a unix socket, its reading half on another, monitoring on TCP.
 
-Who can open the socket can do everything, so its file mode is the permission. The TCP listener has no
-mutating route at all. Answers are the types of `orchestrator.views`; refusals are {"error": sentence}.
+Who can open the control socket can do everything, so its file mode is the permission. The reading socket and
+the TCP listener have no mutating route at all, and serve a few requests at a time. Answers are the types of
+`orchestrator.views`; refusals are {"error": sentence}.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cloud.agent_receiver import AgentReceiver
@@ -35,6 +37,8 @@ from policies.events import Event, OperatorDrained, OperatorUndrained, Paused, R
 
 MAX_BODY = 64 * 1024
 EVENTS_MOST = 10_000
+READERS_AT_ONCE = 32
+"""Requests that one listener for reading serves at the same time."""
 _SEQ_MOST = 2**63 - 1
 _LONG_POLL_MOST = 60
 _LONG_POLL_STEP = 0.2
@@ -78,30 +82,39 @@ class Api:
         self._reloader = reloader
 
     def control_app(self) -> web.Application:
-        """Routes of the unix socket."""
-        app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
-        app.router.add_get("/v1/status", self._status)
-        app.router.add_get("/v1/nodes/{node}", self._node)
-        app.router.add_get("/v1/events", self._events)
-        app.router.add_get("/v1/history", self._history)
-        app.router.add_get("/v1/plan", self._plan)
-        app.router.add_get("/v1/explain", self._explain)
+        """Routes of the control socket: all that can be read, and all that can be asked for."""
+        app = self._reading()
         app.router.add_post("/v1/nodes/{node}/drain", self._drain)
         app.router.add_post("/v1/nodes/{node}/undrain", self._undrain)
         app.router.add_post("/v1/pause", self._pause)
         app.router.add_post("/v1/resume", self._resume)
         app.router.add_post("/v1/reload", self._reload)
-        self._add_monitoring(app)
+        return app
+
+    def reading_app(self) -> web.Application:
+        """Routes of the reading socket: nothing here changes anything."""
+        app = self._reading(_at_most(READERS_AT_ONCE))
+        app.router.add_post("/{any:.*}", _only_reading)
         return app
 
     def monitoring_app(self) -> web.Application:
         """Routes of the TCP listener: nothing here changes anything."""
-        app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY)
-        app.router.add_get("/v1/status", self._status)
+        app = web.Application(middlewares=[_errors, _at_most(READERS_AT_ONCE)], client_max_size=MAX_BODY)
+        self._add_monitoring(app)
+        return app
+
+    def _reading(self, *more: Middleware) -> web.Application:
+        app = web.Application(middlewares=[_errors, *more], client_max_size=MAX_BODY)
+        app.router.add_get("/v1/nodes/{node}", self._node)
+        app.router.add_get("/v1/events", self._events)
+        app.router.add_get("/v1/history", self._history)
+        app.router.add_get("/v1/plan", self._plan)
+        app.router.add_get("/v1/explain", self._explain)
         self._add_monitoring(app)
         return app
 
     def _add_monitoring(self, app: web.Application) -> None:
+        app.router.add_get("/v1/status", self._status)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/v1/sd", self._discovery)
         app.router.add_get("/healthz", self._healthz)
@@ -149,7 +162,8 @@ class Api:
         until = self._clock.now() + _number(request, "wait", 0, least=0, most=_LONG_POLL_MOST)
         while True:
             entries = await self._read(after=max(0, after), limit=limit, node=node, newest=after < 0)
-            if entries or self._clock.now() >= until:
+            # whoever went away must not hold a place to the end of his wait
+            if entries or self._clock.now() >= until or request.transport is None:
                 break
             await self._clock.sleep(_LONG_POLL_STEP)
         last = entries[-1].seq if entries else max(0, after)
@@ -289,6 +303,30 @@ class Api:
             raise Refused(503, f"the journal cannot be read: {error}") from error
 
 
+def _at_most(most: int) -> Middleware:
+    """Turns requests away beyond so many at the same time: strangers may not slow the loop down."""
+    served = 0
+
+    @web.middleware
+    async def bounded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        nonlocal served
+        if served >= most:
+            raise Refused(503, f"{most} requests are being answered; ask again in a second")
+        served += 1
+        try:
+            return await handler(request)
+        finally:
+            served -= 1
+
+    return bounded
+
+
+async def _only_reading(_: web.Request) -> web.StreamResponse:
+    raise Refused(
+        403, "this socket is for reading; the control socket takes requests, from whoever may open it"
+    )
+
+
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
@@ -301,13 +339,13 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         )
 
 
-async def listen_unix(app: web.Application, path: Path) -> web.AppRunner:
-    """Serve on a unix socket that only the owner and the group may open. Raises OSError.
+async def listen_unix(app: web.Application, path: Path, *, mode: int = 0o660) -> web.AppRunner:
+    """Serve on a unix socket with this file mode, owner and group if not said otherwise. Raises OSError.
 
     A socket that nobody serves is what a killed process left and is replaced.
     """
     _make_way(path)
-    old = os.umask(0o117)
+    old = os.umask(0o777 & ~mode)
     try:
         return await _serve(app, lambda runner: web.UnixSite(runner, str(path)))
     finally:

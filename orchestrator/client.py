@@ -21,6 +21,7 @@ SOCKET_VARIABLE: Final = "ORCHESTRATOR_SOCKET"
 
 _TIMEOUT: Final = 10.0  # s for an answer that does not wait for anything
 _STATE_DIR: Final = "{state_dir}"
+_MAY_OPEN: Final = os.R_OK | os.W_OK
 
 
 class ClientError(Exception):
@@ -46,6 +47,11 @@ def find_socket(given: Path | None, config: Path | None, environment: Mapping[st
         return _socket_of(config)
     from_environment = environment.get(SOCKET_VARIABLE)
     return Path(from_environment) if from_environment else DEFAULT_SOCKET
+
+
+def reading_socket(control: Path) -> Path:
+    """The socket for reading alone, which lies beside the control socket."""
+    return control.with_name(f"{control.stem}-read{control.suffix}")
 
 
 def _socket_of(file: Path) -> Path:
@@ -142,7 +148,7 @@ class ControlClient:
         return self._answer(*self._exchange(method, path, body, patience))
 
     def _exchange(self, method: str, path: str, body: bytes | None, patience: float) -> tuple[int, bytes]:
-        connection = _UnixConnection(self.socket_path, self._timeout + patience)
+        connection = self._connection(method, self._timeout + patience)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
             connection.request(method, path, body=body, headers=headers)
@@ -157,6 +163,13 @@ class ControlClient:
         finally:
             connection.close()
         return response.status, text
+
+    def _connection(self, method: str, timeout: float) -> _UnixConnection:
+        """To the control socket; whoever may not open that reads from the one beside it."""
+        path, beside = self.socket_path, reading_socket(self.socket_path)
+        if method == "GET" and not os.access(path, _MAY_OPEN) and os.access(beside, _MAY_OPEN):
+            path = beside
+        return _UnixConnection(path, timeout)
 
     def _answer(self, status: int, text: bytes) -> Any:
         try:

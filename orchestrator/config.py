@@ -93,6 +93,11 @@ class DaemonConfig(Section):
     socket: FilePath = path_key(
         "{state_dir}/orchestrator.sock", "Unix socket of the control API. Who can open it can do everything."
     )
+    readers: Literal["all", "off"] = Field(
+        default="all",
+        description="Who may read status, events and plans and change nothing: all who can reach the socket "
+        "beside `socket` whose name ends in -read, or nobody.",
+    )
     listen: AddressOrOff = address_key(
         "127.0.0.1:9477",
         'Address of the read-only listener with /metrics, /v1/sd, /healthz and /readyz, or "off". '

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from orchestrator.client import reading_socket
 from orchestrator.config import ConfigFile, PoolConfig, Role
 from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
@@ -61,7 +62,8 @@ def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
     daemon = parsed.daemon
     if role != "gateway":
         yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
-    yield from _socket_errors(("daemon", "socket"), daemon.socket)
+    longest = reading_socket(daemon.socket) if daemon.readers == "all" else daemon.socket
+    yield from _socket_errors(("daemon", "socket"), longest)
     for key in (
         "tick",
         "poll_instances",

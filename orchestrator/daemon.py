@@ -26,6 +26,7 @@ from cloud.ports import Clock, Notices
 from orchestrator import __version__, agents, views
 from orchestrator.actuator import Actuator
 from orchestrator.api import Api, listen_tcp, listen_unix, reason_of
+from orchestrator.client import reading_socket
 from orchestrator.config import Config
 from orchestrator.gauges import Gauges
 from orchestrator.inbox import Inbox
@@ -106,6 +107,7 @@ class Daemon:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._roots: dict[str, Coroutine[Any, Any, None]] = {}
         self._runners: list[web.AppRunner] = []
+        self._sockets: list[Path] = []
         self._lease: FileLease | None = None
         self._store: Store | None = None
         self._started_at = 0.0
@@ -268,13 +270,9 @@ class Daemon:
             reloader=self.reloader,
             agents=ports.agents,
         )
-        try:
-            self._runners.append(await listen_unix(api.control_app(), settings.socket))
-        except OSError as error:
-            raise StartError(
-                f"{settings.socket}: the control socket cannot be opened ({reason_of(error)}); "
-                "check what is there and the directory's owner and mode, or set daemon.socket"
-            ) from error
+        await self._open_unix(settings.socket, "control", api.control_app(), 0o660)
+        if settings.readers == "all":
+            await self._open_unix(reading_socket(settings.socket), "reading", api.reading_app(), 0o666)
         if settings.listen is not None:
             await self._open_tcp(settings.listen, "monitoring", "daemon.listen", api.monitoring_app())
         where = self._config.pool.agents.listen
@@ -284,6 +282,16 @@ class Daemon:
             # A report that is refused need not be read to its end.
             more: dict[str, Any] = {"tls": self._tls(), "lingering": 0.0}
             await self._open_tcp(where, "node reports", key, ports.agents.application(), **more)
+
+    async def _open_unix(self, path: Path, purpose: str, app: web.Application, mode: int) -> None:
+        try:
+            self._runners.append(await listen_unix(app, path, mode=mode))
+        except OSError as error:
+            raise StartError(
+                f"{path}: the {purpose} socket cannot be opened ({reason_of(error)}); "
+                "check what is there and the directory's owner and mode, or set daemon.socket"
+            ) from error
+        self._sockets.append(path)
 
     async def _open_tcp(
         self, where: HostPort, purpose: str, key: str, app: web.Application, **more: Any
@@ -362,9 +370,11 @@ class Daemon:
         for runner in self._runners:
             await runner.cleanup()
         if self._runners and self._lease is not None and self._lease.valid():
-            with contextlib.suppress(OSError):
-                self._config.daemon.socket.unlink(missing_ok=True)
+            for path in self._sockets:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
         self._runners.clear()
+        self._sockets.clear()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
