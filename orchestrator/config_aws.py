@@ -197,7 +197,7 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             yield (
                 (*at, "regions", name, "notice_queue"),
                 "is not set, so only the status of spot requests tells of interruptions; "
-                "let EventBridge fill a queue and write its URL",
+                "make a queue with `orchestrator aws bootstrap` and write its URL",
             )
 
 

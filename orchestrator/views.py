@@ -411,6 +411,49 @@ class DoctorView(TypedDict):
     findings: list[FindingView]
 
 
+Verb = Literal["create", "update", "keep", "refuse"]
+
+
+class DifferenceView(TypedDict):
+    """One field that is not as it should be."""
+
+    field: str
+    before: Annotated[str, "empty for what is made anew"]
+    after: Annotated[str, "lines of a difference for user-data"]
+
+
+class PartView(TypedDict):
+    """One part of what a pool needs on AWS."""
+
+    region: str
+    kind: str
+    name: str
+    verb: Annotated[Verb, "refuse: it is not ours, or it cannot be made"]
+    done: Annotated[bool, "it was changed in this run"]
+    differences: list[DifferenceView]
+    note: str
+
+
+class RegionSettingsView(TypedDict):
+    """What belongs into a region's table of the configuration file."""
+
+    region: str
+    launch_template: str
+    launch_template_version: Annotated[int | None, "null until it is made"]
+    notice_queue: Annotated[str, "empty until it is made"]
+
+
+class BootstrapView(TypedDict):
+    """`orchestrator aws bootstrap -o json`."""
+
+    schema: Literal["bootstrap/1"]
+    ok: bool
+    pending: Annotated[bool, "there is something left to change"]
+    parts: list[PartView]
+    settings: list[RegionSettingsView]
+    error: Annotated[str, "what failed; empty when nothing did"]
+
+
 class ScrapeView(TypedDict):
     """One group of targets of `/v1/sd`, as Prometheus' HTTP service discovery has it."""
 

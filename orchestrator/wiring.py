@@ -77,7 +77,13 @@ def connect(config: Config, clock: Clock) -> Ports:
     Raises OSError for a file with a key or secret that cannot be read, ValueError for a secret that is none.
     """
     pool = config.pool
-    engine = _engine(config, pool, clock)
+    key_file = pool.engine.api_key_file
+    engine = engine_of(
+        pool,
+        clock,
+        api_key=key_file.read_text(encoding="utf-8").strip() if key_file is not None else "",
+        probe_timeout=config.daemon.probe_timeout,
+    )
     command = engine.command(engine_spec(pool))
     agents = _agents(pool, clock)
     if pool.cloud.kind == "aws":
@@ -143,11 +149,8 @@ def _gateway(config: Config, clock: Clock) -> GatewayBalancer:
     )
 
 
-def _engine(config: Config, pool: PoolConfig, clock: Clock) -> Engine:
-    key_file = pool.engine.api_key_file
-    key = key_file.read_text(encoding="utf-8").strip() if key_file is not None else ""
+def engine_of(pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0) -> Engine:
+    """The engine that every node of the pool runs."""
     served = pool.engine.served_name or pool.model_name
-    timeout = config.daemon.probe_timeout
-    if pool.engine.kind == "vllm":
-        return VllmEngine(clock, model_name=served, api_key=key, probe_timeout=timeout)
-    return SimulatedEngine(clock, model_name=served, api_key=key, probe_timeout=timeout)
+    kind = VllmEngine if pool.engine.kind == "vllm" else SimulatedEngine
+    return kind(clock, model_name=served, api_key=api_key, probe_timeout=probe_timeout)

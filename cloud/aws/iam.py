@@ -94,6 +94,84 @@ def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dic
     return {"Version": "2012-10-17", "Statement": statements}
 
 
+def bootstrap_policy(
+    pool: str, places: Sequence[AwsRegion], *, queues: Mapping[str, str], target_group: str = ""
+) -> dict[str, Any]:
+    """What `orchestrator aws bootstrap` needs, for whoever runs it; the daemon must not have it.
+
+    `queues` maps a region to the name of its queue. Whatever it makes it must tag with the pool, and of what
+    cannot be named it may change only what carries that tag.
+    """
+    regions = [place.region for place in places]
+    tagged, tagging = {f"aws:ResourceTag/{POOL_TAG}": pool}, {f"aws:RequestTag/{POOL_TAG}": pool}
+    kinds = ("launch-template", "security-group")
+    made = [_ec2(region, f"{kind}/*") for region in regions for kind in kinds]
+    looks = ["LaunchTemplateVersions", "LaunchTemplates", "SecurityGroups", "Subnets"]
+    queue = ["CreateQueue", "GetQueueAttributes", "GetQueueUrl", "ListQueueTags", "SetQueueAttributes"]
+    rule = [
+        "DescribeRule",
+        "ListTagsForResource",
+        "ListTargetsByRule",
+        "PutRule",
+        "PutTargets",
+        "TagResource",
+    ]
+    statements = [
+        _statement("Look", [f"ec2:Describe{what}" for what in looks], ["*"]),
+        _statement("MakeTagged", ["ec2:CreateLaunchTemplate", "ec2:CreateSecurityGroup"], made, tagging),
+        _statement("MakeIn", ["ec2:CreateSecurityGroup"], [_ec2(region, "vpc/*") for region in regions]),
+        _statement(
+            "ChangeOwn",
+            [
+                "ec2:AuthorizeSecurityGroupIngress",
+                "ec2:CreateLaunchTemplateVersion",
+                "ec2:RevokeSecurityGroupIngress",
+            ],
+            made,
+            tagged,
+        ),
+        _statement(
+            "TagWhatIsMade",
+            ["ec2:CreateTags"],
+            made,
+            {"ec2:CreateAction": ["CreateLaunchTemplate", "CreateSecurityGroup"]},
+        ),
+        _statement(
+            "Queue",
+            [f"sqs:{action}" for action in (*queue, "TagQueue")],
+            [f"arn:{_partition(region)}:sqs:{region}:*:{name}" for region, name in queues.items()],
+        ),
+        _statement(
+            "Rules",
+            [f"events:{action}" for action in rule],
+            [f"arn:{_partition(r)}:events:{r}:*:rule/orchestrator-{pool}-*" for r in regions],
+        ),
+    ]
+    if target_group:
+        looks = ["DescribeTags", "DescribeTargetGroupAttributes", "DescribeTargetGroups"]
+        changes = ["AddTags", "ModifyTargetGroupAttributes"]
+        groups = _groups(regions, target_group)
+        statements.append(_statement("LookAtTargets", [f"{_ELB}:{action}" for action in looks], ["*"]))
+        statements.append(_statement("SetTargets", [f"{_ELB}:{action}" for action in changes], groups))
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def node_policy(secrets: Mapping[str, str]) -> dict[str, Any]:
+    """What the nodes' role needs: the engine's secrets, each by its ARN, and nothing else.
+
+    To prove who it is a node needs no permission. A key of KMS's of the user's own needs kms:Decrypt too.
+    """
+    by_action: dict[str, list[str]] = {}
+    for arn in secrets.values():
+        action = "ssm:GetParameter" if arn.split(":")[2] == "ssm" else "secretsmanager:GetSecretValue"
+        by_action.setdefault(action, []).append(arn)
+    statements = [
+        _statement(f"Read{number}", [action], sorted(set(arns)))
+        for number, (action, arns) in enumerate(sorted(by_action.items()), 1)
+    ]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
 def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
     """Launches carry the tag, and use nothing but the configured subnets."""
     made, used = [], []
@@ -136,7 +214,10 @@ def _groups(regions: Sequence[str], target_group: str) -> list[str]:
 
 
 def _statement(
-    name: str, actions: Sequence[str], resources: Sequence[str], equal: Mapping[str, str] | None = None
+    name: str,
+    actions: Sequence[str],
+    resources: Sequence[str],
+    equal: Mapping[str, str | Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     made: dict[str, Any] = {
         "Sid": name,

@@ -52,6 +52,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "trace show": (_SET_UP, "show"),
     "trace convert": (_SET_UP, "convert"),
     "trace synthesise": (_SET_UP, "synthesise"),
+    "aws bootstrap": (_SET_UP, "bootstrap"),
     "aws policy": (_SET_UP, "policy"),
     "validate": (_SET_UP, "validate"),
     "config show": (_SET_UP, "show"),

@@ -2,27 +2,120 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
-from orchestrator.cli.shared import CommandError
+from orchestrator.cli.shared import CommandError, PlainOutput
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config
+
+_File = Annotated[Path, Parameter(help='The TOML file of a pool with cloud.kind = "aws".')]
+
+
+def bootstrap(
+    file: _File,
+    /,
+    *,
+    plan: Annotated[bool, Parameter(negative="", help="Only show what would change (the default).")] = False,
+    apply: Annotated[bool, Parameter(negative="", help="Show it, then change it.")] = False,
+    security_group: Annotated[
+        bool,
+        Parameter(negative="", help="Make a security group where the file names none; see allow_from."),
+    ] = False,
+    yes: Annotated[
+        bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before the change.")
+    ] = False,
+    output: PlainOutput = "table",
+) -> int:
+    """Make on AWS what a pool needs there: queue, event rules, launch template, settings of the target group.
+
+    What differs is shown first. A run that broke off is finished by the next one; one more changes nothing.
+    What exists and does not carry the pool's tag is left alone, and then nothing is changed. A new version of
+    the launch template is made only when its content differs; nodes get it once the file names the version.
+
+    For example:
+      orchestrator aws bootstrap pool.toml --plan
+      orchestrator aws bootstrap pool.toml --apply --security-group
+      orchestrator aws bootstrap pool.toml --apply --yes -o json | jq '.settings'
+    """
+    if plan and apply:
+        raise CommandError("--plan and --apply are two things; choose one", shared.USAGE)
+    config = _config(file)
+    return asyncio.run(_bootstrap(config, str(file), apply, security_group, yes, output))
+
+
+async def _bootstrap(
+    config: Config, file: str, apply: bool, security_group: bool, yes: bool, output: str
+) -> int:
+    from cloud.clock import SystemClock
+    from cloud.errors import CloudError
+    from orchestrator import render_bootstrap as render
+    from orchestrator.aws_bootstrap import bootstrap_of, unwritten, view
+
+    try:
+        run = bootstrap_of(config, SystemClock(), make_group=security_group)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{file}: {error}") from error
+    failure = ""
+    try:
+        try:
+            changes = await run.plan()
+        except CloudError as error:
+            raise CommandError(f"nothing was changed: {error}") from error
+        table = output != "json"
+        if table:
+            shared.print_text(render.plan(view(run, changes)["parts"], shared.look(output)))
+        if apply and run.pending and not run.refused:
+            if not yes:
+                await asyncio.to_thread(_agree)
+            try:
+                await run.apply()
+            except CloudError as error:
+                failure = str(error)
+    finally:
+        await run.close()
+    shown = view(run, changes, failure)
+    if table:
+        name = f"pool.{config.pool_name}.cloud.aws.regions"
+        shared.print_text(render.outcome(shown, unwritten(config, shown), name))
+    else:
+        shared.print_json(shown)
+    return shared.OK if shown["ok"] else shared.ERROR
+
+
+def _agree() -> None:
+    """Ask. Raises CommandError without a yes."""
+    if not sys.stdin.isatty():
+        raise CommandError("--apply asks before it changes anything; answer with --yes where nobody can")
+    print("Change this? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise CommandError("nothing was changed")
 
 
 def policy(
-    file: Annotated[Path, Parameter(help='The TOML file of a pool with cloud.kind = "aws".')],
+    file: _File,
     /,
     *,
     node_role: Annotated[
-        str, Parameter(metavar="ARN", help="Role that the launch template gives to nodes, if it gives one.")
+        str,
+        Parameter(metavar="ARN", help="Role that the launch template gives to nodes, if not the file's."),
     ] = "",
     doctor: Annotated[
         bool,
         Parameter(negative="", help="Print instead what `orchestrator doctor` needs beside the daemon."),
+    ] = False,
+    bootstrap: Annotated[
+        bool, Parameter(negative="", help="Print instead what `orchestrator aws bootstrap` needs.")
+    ] = False,
+    node: Annotated[
+        bool, Parameter(negative="", help="Print instead what the nodes' role needs: the engine's secrets.")
     ] = False,
 ) -> int:
     """Print the IAM policy that the daemon needs for a pool: what it calls, and nothing else.
@@ -31,37 +124,49 @@ def policy(
       orchestrator aws policy pool.toml > policy.json
       orchestrator aws policy pool.toml --node-role arn:aws:iam::123456789012:role/node
       orchestrator aws policy pool.toml --doctor > doctor-policy.json
+      orchestrator aws policy pool.toml --bootstrap > bootstrap-policy.json
+      orchestrator aws policy pool.toml --node > node-policy.json
     """
-    from orchestrator.config import ConfigError, load_config
-
+    if doctor + bootstrap + node > 1:
+        raise CommandError("--doctor, --bootstrap and --node are three policies; choose one", shared.USAGE)
+    config = _config(file)
     try:
-        config = load_config(file)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return shared.ERROR
-    if config.pool.cloud.kind != "aws":
-        raise CommandError(
-            f'{file}: the pool runs on {config.pool.cloud.kind}; write cloud.kind = "aws" first'
-        )
-    from cloud.aws import iam
-    from cloud.aws.load_balancer import name_of
-    from orchestrator.wiring_aws import places
-
-    table = config.pool.cloud.aws
-    group = name_of(table.target_group)
-    if doctor:
-        print(json.dumps(iam.doctor_policy(places(table), target_group=group), indent=2))
-        return shared.OK
-    queues = {name: region.notice_queue for name, region in table.regions.items() if region.notice_queue}
-    try:
-        made = iam.policy(
-            config.pool_name,
-            places(table),
-            queues=queues,
-            target_group=group,
-            node_role=node_role,
+        made = _policy(
+            config, "doctor" if doctor else "bootstrap" if bootstrap else "node" if node else "", node_role
         )
     except ValueError as error:
         raise CommandError(f"{file}: {error}") from error
     print(json.dumps(made, indent=2))
     return shared.OK
+
+
+def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
+    """The policy of the daemon, or of whom is named. Raises ValueError."""
+    from cloud.aws import iam
+    from cloud.aws.bootstrap.wanted import queue_name
+    from cloud.aws.load_balancer import name_of
+    from orchestrator.wiring_aws import places
+
+    table, name = config.pool.cloud.aws, config.pool_name
+    group = name_of(table.target_group)
+    if whose == "doctor":
+        return iam.doctor_policy(places(table), target_group=group)
+    if whose == "node":
+        return iam.node_policy(table.engine_secrets)
+    if whose == "bootstrap":
+        names = {region: queue_name(name, given.notice_queue) for region, given in table.regions.items()}
+        return iam.bootstrap_policy(name, places(table), queues=names, target_group=group)
+    queues = {region: given.notice_queue for region, given in table.regions.items() if given.notice_queue}
+    return iam.policy(
+        name, places(table), queues=queues, target_group=group, node_role=node_role or table.node_role
+    )
+
+
+def _config(file: Path) -> Config:
+    """The configuration of a pool on AWS. Raises CommandError."""
+    config = shared.read_config(file)
+    if config.pool.cloud.kind != "aws":
+        raise CommandError(
+            f'{file}: the pool runs on {config.pool.cloud.kind}; write cloud.kind = "aws" first'
+        )
+    return config

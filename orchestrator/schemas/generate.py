@@ -36,6 +36,7 @@ VIEWS: Final[dict[str, type]] = {
     "journal": journal_views.JournalView,
     "replay": journal_views.ReplayView,
     "turn": journal_views.TurnView,
+    "bootstrap": views.BootstrapView,
     "simulate": simulator.SimulateView,
     "trace": simulator.TraceView,
 }

@@ -111,7 +111,7 @@ def test_a_target_group_needs_one_region_and_time_to_settle(tmp_path: Path) -> N
 
 def test_without_a_queue_there_is_a_warning(tmp_path: Path) -> None:
     (warning,) = built(tmp_path, regions={"us-east-1": region(notice_queue="")}).warnings
-    assert "EventBridge" in warning.text
+    assert "orchestrator aws bootstrap" in warning.text
 
 
 def test_a_type_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:

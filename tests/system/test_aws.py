@@ -54,12 +54,13 @@ class Machines:
             for machine in await asyncio.to_thread(self.described):
                 node, runs = machine["InstanceId"], machine["State"]["Name"] == "running"
                 if runs and node not in self.engines:
-                    self.engines[node] = await self._engine(machine["PrivateIpAddress"])
+                    self.engines[node] = await self._engine(machine)
                 elif not runs and node in self.engines and self.engines[node].returncode is None:
                     self.engines[node].kill()
             await asyncio.sleep(0.1)
 
-    async def _engine(self, host: str) -> asyncio.subprocess.Process:
+    async def _engine(self, machine: dict[str, Any]) -> asyncio.subprocess.Process:
+        host = machine["PrivateIpAddress"]
         options = {
             "model": "simulated",
             "served-model-name": "simulated",

@@ -10,7 +10,7 @@ import pytest
 from botocore import xform_name
 
 from cloud import aws
-from cloud.aws.iam import doctor_policy, policy
+from cloud.aws.iam import bootstrap_policy, doctor_policy, node_policy, policy
 from cloud.aws.places import AwsRegion
 
 PREFIXES = {
@@ -57,12 +57,16 @@ def operations() -> dict[str, dict[str, str]]:
 
 def called(directory: Path) -> set[str]:
     """The actions behind every operation that a module in the directory names, with its service."""
+    return set().union(*map(called_in, directory.glob("*.py")))
+
+
+def called_in(file: Path) -> set[str]:
+    """The same of one module."""
     known, found = operations(), set()
-    for file in directory.glob("*.py"):
-        for service, operation in named(ast.parse(file.read_text(encoding="utf-8")), known):
-            # SQS permits its batch calls by the name of the single one.
-            name = known[service][operation]
-            found.add(f"{PREFIXES[service]}:{name.removesuffix('Batch') if service == 'sqs' else name}")
+    for service, operation in named(ast.parse(file.read_text(encoding="utf-8")), known):
+        # SQS permits its batch calls by the name of the single one.
+        name = known[service][operation]
+        found.add(f"{PREFIXES[service]}:{name.removesuffix('Batch') if service == 'sqs' else name}")
     return found
 
 
@@ -105,6 +109,47 @@ def test_the_doctor_may_change_nothing_but_one_setting_of_the_target_group():
     assert fixes["Action"] == ["elasticloadbalancing:ModifyTargetGroupAttributes"]
     assert fixes["Resource"] == ["arn:aws:elasticloadbalancing:us-east-1:*:targetgroup/llama/*"]
     assert [s["Sid"] for s in doctor_policy([PLACE])["Statement"]] == ["Examine"]
+
+
+def bootstraps(group: str = "llama") -> list[dict]:
+    queues = {"us-east-1": "orchestrator-pool-notices"}
+    return bootstrap_policy("pool", [PLACE], queues=queues, target_group=group)["Statement"]
+
+
+def test_bootstrap_has_what_it_needs_and_nothing_else():
+    allowed = {action for s in bootstraps() for action in s["Action"]}
+    calls = called(ADAPTERS / "bootstrap") | called_in(ADAPTERS / "doctor" / "balancer.py")
+    assert {"sqs:CreateQueue", "events:PutRule", "ec2:CreateLaunchTemplateVersion"} <= calls
+    # Tags travel in the calls that make things; who one is needs no permission.
+    tags = {"ec2:CreateTags", "sqs:TagQueue", "events:TagResource"}
+    assert allowed == (calls | tags) - {"sts:GetCallerIdentity"}
+
+
+def test_bootstrap_changes_only_what_is_named_or_tagged():
+    for found in bootstraps():
+        assert all("*" not in action for action in found["Action"])
+        if found["Resource"] == ["*"]:
+            assert all(action.split(":")[1].startswith("Describe") for action in found["Action"])
+    by_name = {found["Sid"]: found for found in bootstraps()}
+    assert by_name["Queue"]["Resource"] == ["arn:aws:sqs:us-east-1:*:orchestrator-pool-notices"]
+    assert by_name["Rules"]["Resource"] == ["arn:aws:events:us-east-1:*:rule/orchestrator-pool-*"]
+    pool = {"orchestrator:pool": "pool"}
+    for name, key in (("MakeTagged", "aws:RequestTag"), ("ChangeOwn", "aws:ResourceTag")):
+        wanted = {f"{key}/{tag}": value for tag, value in pool.items()}
+        assert by_name[name]["Condition"] == {"StringEquals": wanted}
+    assert not {"LookAtTargets", "SetTargets"} & {found["Sid"] for found in bootstraps("")}
+    assert len(json.dumps(bootstraps()).replace(" ", "")) < 6_144  # characters of a managed policy
+
+
+def test_nodes_may_read_their_secrets_and_nothing_else():
+    parameter = "arn:aws:ssm:us-east-1:123456789012:parameter/llama/key"
+    secret = "arn:aws:secretsmanager:us-east-1:123456789012:secret:hf-Ab12"
+    found = node_policy({"A": parameter, "B": secret, "C": parameter})["Statement"]
+    assert {s["Action"][0]: s["Resource"] for s in found} == {
+        "ssm:GetParameter": [parameter],
+        "secretsmanager:GetSecretValue": [secret],
+    }
+    assert node_policy({})["Statement"] == []
 
 
 def test_nothing_is_allowed_everywhere_but_looking():

@@ -1,8 +1,11 @@
 """`orchestrator aws`: what it prints, and what it says when it cannot."""
 
 import json
+import uuid
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 from orchestrator.__main__ import main
@@ -51,3 +54,103 @@ def test_policy_says_what_is_wrong(
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err
+
+
+def parts(out: str) -> dict[str, str]:
+    return {f"{part['kind']} {part['name']}": part["verb"] for part in json.loads(out)["parts"]}
+
+
+@pytest.fixture
+def account(aws_shim: Any, tmp_path: Path) -> Path:
+    """A file for a pool that has nothing on the stand-in for AWS but a network."""
+    ec2: Any = boto3.client("ec2", region_name="us-east-1", endpoint_url=aws_shim.url)
+    vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.0.0/24", AvailabilityZone="us-east-1a")
+    file = tmp_path / "pool.toml"
+    name = f"cli{uuid.uuid4().hex[:8]}"
+    file.write_text(
+        f"""
+[pool.{name}]
+replicas = 4
+[pool.{name}.cloud]
+kind = "aws"
+[pool.{name}.cloud.aws]
+endpoint = "{aws_shim.url}"
+instance_types = ["p5.4xlarge"]
+[pool.{name}.cloud.aws.regions.us-east-1]
+subnets = {{ us-east-1a = "{subnet["Subnet"]["SubnetId"]}" }}
+launch_template = "{name}-node"
+image = "ami-12345678"
+allow_from = ["10.9.0.0/28"]
+"""
+    )
+    return file
+
+
+@pytest.mark.slow
+def test_bootstrap_shows_then_makes_then_keeps(account: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(account)
+    assert main(["aws", "bootstrap", file, "--security-group"]) == 0
+    text = capsys.readouterr().out
+    assert "+ queue orchestrator-cli" in text
+    assert "MessageRetentionPeriod: 300" in text
+    assert "Ingress: tcp 8000 from 10.9.0.0/28" in text
+    assert "Next: the same command with --apply" in text
+
+    assert main(["aws", "bootstrap", file, "--security-group", "--apply"]) == 1
+    assert "answer with --yes" in capsys.readouterr().err
+
+    assert main(["aws", "bootstrap", file, "--security-group", "--apply", "-y"]) == 0
+    text = capsys.readouterr().out
+    assert "6 parts changed." in text
+    assert 'notice_queue = "http' in text
+    assert "launch_template_version" not in text  # the file says 1 already
+
+    assert main(["aws", "bootstrap", file, "--security-group", "--apply", "-y", "-o", "json"]) == 0
+    out = capsys.readouterr().out
+    assert set(parts(out).values()) == {"keep"}
+    shown = json.loads(out)
+    assert (shown["ok"], shown["pending"], shown["error"]) == (True, False, "")
+    account.write_text(account.read_text() + f'notice_queue = "{shown["settings"][0]["notice_queue"]}"')
+    assert main(["aws", "bootstrap", file, "--security-group", "--plan"]) == 0
+    assert capsys.readouterr().out.endswith("Nothing to change.\n")
+
+
+@pytest.mark.slow
+def test_bootstrap_says_what_failed_and_goes_on(
+    aws_shim: Any, account: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aws_shim.order("fault", action="PutTargets", kind="error", code="AccessDeniedException", status=400)
+    words = ["aws", "bootstrap", str(account), "--security-group", "--apply", "--yes"]
+    assert main(words) == 1
+    text = capsys.readouterr().out
+    assert "1 part changed, then: events.put_targets in us-east-1: AccessDeniedException" in text
+    assert "it goes on from there" in text
+    assert main([*words, "-o", "json"]) == 0
+    verbs = parts(capsys.readouterr().out)
+    assert [verb for name, verb in verbs.items() if name.startswith("queue")] == ["keep"]
+
+
+@pytest.mark.slow
+def test_bootstrap_refuses_what_cannot_be(account: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["aws", "bootstrap", str(account), "--apply", "--yes"]) == 1
+    text = capsys.readouterr().out
+    assert "! launch template" in text
+    assert "let --security-group make one" in text
+    assert "Nothing is changed while a part is refused (!)." in text
+    assert main(["aws", "bootstrap", str(account), "--plan", "--apply"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "sid"), [("--bootstrap", "MakeTagged"), ("--doctor", "Examine"), ("--node", None)]
+)
+def test_there_is_a_policy_for_each(
+    flag: str, sid: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(AWS.replace("QUEUE", QUEUE))
+    assert main(["aws", "policy", str(file), flag]) == 0
+    found = [statement["Sid"] for statement in json.loads(capsys.readouterr().out)["Statement"]]
+    assert found == [] if sid is None else sid in found
+    if flag == "--bootstrap":
+        assert main(["aws", "policy", str(file), "--bootstrap", "--node"]) == 2

@@ -20,6 +20,7 @@ from market import patch_market
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from orders import Application
 from state import Shim
+from templates import patch_templates
 from werkzeug.serving import make_server
 
 
@@ -42,6 +43,7 @@ def main():
     options = parser.parse_args()
     shim = _Handler.shim = Shim()
     patch_machines(shim)
+    patch_templates()
     patch_balancing(shim)
     patch_market(shim)
     patch_looks(shim)

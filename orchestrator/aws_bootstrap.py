@@ -1,0 +1,115 @@
+"""From a configuration to what `orchestrator aws bootstrap` makes, and from its run to what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cloud.aws.bootstrap.run import Bootstrap
+from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
+from cloud.aws.load_balancer import name_of
+from cloud.aws.user_data import NodeSetup, user_data
+from cloud.ports import Clock
+from orchestrator import views
+from orchestrator.config import Config
+from orchestrator.wiring import engine_of, engine_spec
+from orchestrator.wiring_aws import clients_of
+
+
+def node_setup(config: Config, clock: Clock) -> NodeSetup:
+    """What makes an instance a node of the pool. Raises OSError for certificates that cannot be read."""
+    pool, aws, agents = config.pool, config.pool.cloud.aws, config.pool.agents
+    trusted = agents.trusted_file
+    reports = agents.node_url if aws.node_role else ""  # without a role a node cannot fetch its key
+    return NodeSetup(
+        pool=config.pool_name,
+        command=engine_of(pool, clock).command(engine_spec(pool)),
+        port=aws.engine_port,
+        secrets=aws.engine_secrets,
+        report_url=reports,
+        trusted=trusted.read_text("utf-8") if reports and trusted is not None else "",
+    )
+
+
+def bootstrap_of(config: Config, clock: Clock, *, make_group: bool) -> Bootstrap:
+    """The run for a pool; nothing is asked yet. Raises OSError, ValueError."""
+    aws, data = config.pool.cloud.aws, user_data(node_setup(config, clock))
+    regions = []
+    for clients, place in clients_of(config):
+        table = aws.regions[place.region]
+        wanted = Wanted(
+            pool=config.pool_name,
+            region=place.region,
+            subnets=tuple(place.subnets.values()),
+            template=place.template,
+            image=place.image,
+            profile=aws.profile_name,
+            groups=table.security_groups,
+            make_group=make_group and not table.security_groups,
+            allow_from=table.allow_from,
+            port=aws.engine_port,
+            user_data=data,
+            queue=table.notice_queue,
+            target_group=name_of(aws.target_group),
+        )
+        regions.append((clients, wanted))
+    return Bootstrap(regions)
+
+
+def view(run: Bootstrap, changes: Sequence[Change], error: str = "") -> views.BootstrapView:
+    """A run as it is shown. `changes` is its plan."""
+    done = {(change.region, change.kind, change.name) for change in run.done}
+    shown = [_part(change, (change.region, change.kind, change.name) in done) for change in changes]
+    return views.BootstrapView(
+        schema="bootstrap/1",
+        ok=not error and not run.refused,
+        pending=any(c["verb"] in ("create", "update") and not c["done"] for c in shown),
+        parts=shown,
+        settings=[
+            views.RegionSettingsView(
+                region=site.wanted.region,
+                launch_template=site.wanted.template,
+                launch_template_version=site.version,
+                notice_queue=site.queue_url,
+            )
+            for site in run.sites
+        ],
+        error=error,
+    )
+
+
+def unwritten(config: Config, shown: views.BootstrapView) -> dict[str, dict[str, str | int]]:
+    """What the configuration file does not say yet, by region."""
+    found: dict[str, dict[str, str | int]] = {}
+    for settings in shown["settings"]:
+        region = settings["region"]
+        table, missing = config.pool.cloud.aws.regions[region], dict[str, str | int]()
+        version, queue = settings["launch_template_version"], settings["notice_queue"]
+        if version is not None and version != table.launch_template_version:
+            missing["launch_template_version"] = version
+        if queue and queue != table.notice_queue:
+            missing["notice_queue"] = queue
+        if missing:
+            found[region] = missing
+    return found
+
+
+def _part(change: Change, done: bool) -> views.PartView:
+    return views.PartView(
+        region=change.region,
+        kind=change.kind,
+        name=change.name,
+        verb=_VERBS[change.verb],
+        done=done,
+        differences=[
+            views.DifferenceView(field=d.field, before=d.before, after=d.after) for d in change.differences
+        ],
+        note=change.note,
+    )
+
+
+_VERBS: dict[Verb, views.Verb] = {
+    Verb.CREATE: "create",
+    Verb.UPDATE: "update",
+    Verb.KEEP: "keep",
+    Verb.REFUSE: "refuse",
+}

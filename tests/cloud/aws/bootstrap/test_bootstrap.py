@@ -1,0 +1,356 @@
+"""Bootstrap on a stand-in for AWS: made once, mended where it drifted, finished where it broke off."""
+
+import base64
+import itertools
+import json
+from dataclasses import replace
+
+import boto3
+import pytest
+
+from cloud.aws.bootstrap.run import Bootstrap
+from cloud.aws.bootstrap.wanted import Verb, Wanted
+from cloud.aws.places import POOL_TAG
+from cloud.aws.user_data import NodeSetup, unpacked, user_data
+from cloud.errors import CloudError
+from cloud.ports import EngineCommand
+
+pytestmark = pytest.mark.slow
+
+REGION = "us-east-1"
+READS = ("Describe", "Get", "List")
+KINDS = ["queue", "rule", "rule", "rule", "security group", "launch template", "target group"]
+_numbers = itertools.count(1)
+
+
+class Account:
+    """What is there, as boto3 sees it, and runs of bootstrap for one pool."""
+
+    def __init__(self, shim, clients, place):
+        self.shim, self.clients = shim, clients
+        self.sqs, self.events, self.ec2, self.elb = (
+            boto3.client(service, region_name=REGION, endpoint_url=shim.url)
+            for service in ("sqs", "events", "ec2", "elbv2")
+        )
+        self.pool = f"boot{next(_numbers)}"
+        network = self.ec2.describe_subnets(SubnetIds=list(place.subnets.values()))["Subnets"][0]["VpcId"]
+        self.network = network
+        self.group = self.elb.create_target_group(
+            Name=self.pool, Protocol="HTTP", Port=8000, VpcId=network, TargetType="instance"
+        )["TargetGroups"][0]["TargetGroupArn"]
+        self.wanted = Wanted(
+            pool=self.pool,
+            region=REGION,
+            subnets=tuple(place.subnets.values()),
+            template=f"{self.pool}-node",
+            image="ami-12345678",
+            profile="llama-node",
+            groups=(),
+            make_group=True,
+            allow_from=("10.0.0.0/28", "10.1.0.0/28"),
+            port=8000,
+            user_data=self.data("one"),
+            target_group=self.pool,
+        )
+
+    def data(self, word: str) -> bytes:
+        return user_data(NodeSetup(pool=self.pool, command=EngineCommand(argv=("engine", word)), port=8000))
+
+    def run(self, **changes) -> Bootstrap:
+        return Bootstrap([(self.clients, replace(self.wanted, **changes))])
+
+    async def applied(self, **changes) -> Bootstrap:
+        run = self.run(**changes)
+        await run.plan()
+        await run.apply()
+        return run
+
+    async def plan(self, **changes) -> dict[str, str]:
+        """Kind and name of what is not kept, and what would happen to it."""
+        planned = await self.run(**changes).plan()
+        return {f"{c.kind} {c.name}": str(c.verb) for c in planned if c.verb is not Verb.KEEP}
+
+    def changing(self) -> list[str]:
+        """Calls that change something, since the reset."""
+        return sorted(name for name in self.shim.order("calls") if not name.startswith(READS))
+
+    @property
+    def queue(self) -> str:
+        return self.sqs.get_queue_url(QueueName=f"orchestrator-{self.pool}-notices")["QueueUrl"]
+
+    def versions(self) -> list[dict]:
+        found = self.ec2.describe_launch_template_versions(LaunchTemplateName=self.wanted.template)
+        return sorted(found["LaunchTemplateVersions"], key=lambda v: v["VersionNumber"])
+
+    def security_group(self) -> dict:
+        filters = [{"Name": "group-name", "Values": [f"orchestrator-{self.pool}"]}]
+        (found,) = self.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+        return found
+
+
+@pytest.fixture
+def account(aws_shim, aws_clients, aws_place):
+    return Account(aws_shim, aws_clients, aws_place)
+
+
+async def test_a_plan_changes_nothing(account):
+    before = account.changing()
+    planned = await account.run().plan()
+    assert [c.kind for c in planned] == KINDS
+    assert {c.verb for c in planned} == {Verb.CREATE, Verb.UPDATE}
+    assert account.changing() == before
+    assert planned[-1].verb is Verb.UPDATE  # the target group is there, its delay is the default
+    assert [(d.before, d.after) for d in planned[-1].differences] == [("300 s", "90 s"), ("", account.pool)]
+
+
+async def test_what_is_made_is_as_it_should_be_and_made_once(account):
+    run = await account.applied()
+    assert len(run.done) == len(KINDS)
+    assert (run.sites[0].version, run.sites[0].queue_url) == (1, account.queue)
+    before = account.changing()
+    calls = account.shim.order("calls")
+    again = await account.applied()
+    assert again.done == []
+    assert account.changing() == before
+    assert {n: c for n, c in account.shim.order("calls").items() if n in before} == {
+        n: c for n, c in calls.items() if n in before
+    }
+    assert again.sites[0].version == 1
+
+    policy = json.loads(
+        account.sqs.get_queue_attributes(QueueUrl=account.queue, AttributeNames=["All"])["Attributes"][
+            "Policy"
+        ]
+    )
+    rules = account.events.list_rules(NamePrefix=f"orchestrator-{account.pool}-")["Rules"]
+    allowed = policy["Statement"][0]["Condition"]["ArnEquals"]["aws:SourceArn"]
+    assert sorted(allowed) == sorted(rule["Arn"] for rule in rules)
+    assert len(rules) == 3
+
+    (version,) = account.versions()
+    data = version["LaunchTemplateData"]
+    assert unpacked(base64.b64decode(data["UserData"])) == unpacked(account.wanted.user_data)
+    assert data["MetadataOptions"]["HttpTokens"] == "required"
+    assert data["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+    assert data["IamInstanceProfile"] == {"Name": "llama-node"}
+    group = account.security_group()
+    assert data["SecurityGroupIds"] == [group["GroupId"]]
+    (opened,) = group["IpPermissions"]
+    assert (opened["FromPort"], opened["ToPort"]) == (8000, 8000)
+    assert {span["CidrIp"] for span in opened["IpRanges"]} == set(account.wanted.allow_from)
+
+
+async def test_everything_carries_the_pool(account):
+    await account.applied()
+    tag = {"Key": POOL_TAG, "Value": account.pool}
+    assert account.sqs.list_queue_tags(QueueUrl=account.queue)["Tags"][POOL_TAG] == account.pool
+    for rule in account.events.list_rules(NamePrefix=f"orchestrator-{account.pool}-")["Rules"]:
+        assert tag in account.events.list_tags_for_resource(ResourceARN=rule["Arn"])["Tags"]
+    assert tag in account.security_group()["Tags"]
+    found = account.ec2.describe_launch_templates(LaunchTemplateNames=[account.wanted.template])
+    assert tag in found["LaunchTemplates"][0]["Tags"]
+    assert tag in account.elb.describe_tags(ResourceArns=[account.group])["TagDescriptions"][0]["Tags"]
+
+
+async def test_events_of_ec2_arrive_in_the_queue(account):
+    await account.applied()
+    for kind, detail in (
+        ("EC2 Spot Instance Interruption Warning", {"instance-action": "terminate"}),
+        ("EC2 Instance State-change Notification", {"state": "running"}),
+        ("EC2 Instance State-change Notification", {"state": "terminated"}),
+    ):
+        node = "i-0123456789abcdef0"
+        account.shim.order("tell", kind=kind, detail={"instance-id": node, **detail}, node=node)
+    told = []
+    while found := account.sqs.receive_message(QueueUrl=account.queue, MaxNumberOfMessages=10).get(
+        "Messages"
+    ):
+        for message in found:
+            told.append(json.loads(message["Body"])["detail"])
+            account.sqs.delete_message(QueueUrl=account.queue, ReceiptHandle=message["ReceiptHandle"])
+    assert sorted(d.get("instance-action") or d["state"] for d in told) == ["terminate", "terminated"]
+
+
+def drifts(account):
+    """What somebody may do by hand, by the part that it spoils."""
+    queue, rule = account.queue, f"orchestrator-{account.pool}-warnings"
+    group = account.security_group()["GroupId"]
+    span = {"IpProtocol": "tcp", "FromPort": 8000, "ToPort": 8000, "IpRanges": [{"CidrIp": "10.0.0.0/28"}]}
+    wide = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    anybody = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sqs:*"}],
+    }
+    arn = account.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"][
+        "QueueArn"
+    ]
+    sqs, events, ec2 = account.sqs, account.events, account.ec2
+    part_of = {
+        "queue": f"queue orchestrator-{account.pool}-notices",
+        "rule": f"rule {rule}",
+        "group": f"security group orchestrator-{account.pool}",
+        "target": f"target group {account.pool}",
+        "template": f"launch template {account.wanted.template}",
+    }
+    delay = [{"Key": "deregistration_delay.timeout_seconds", "Value": "10"}]
+    reshaped = [{"Id": "notices", "Arn": arn, "Input": '"x"'}]
+
+    def attribute(name: str, value: str):
+        return lambda: sqs.set_queue_attributes(QueueUrl=queue, Attributes={name: value})
+
+    done = {
+        "retention": ("queue", attribute("MessageRetentionPeriod", "345600")),
+        "policy": ("queue", attribute("Policy", json.dumps(anybody))),
+        "disabled": ("rule", lambda: events.disable_rule(Name=rule)),
+        "pattern": ("rule", lambda: events.put_rule(Name=rule, EventPattern='{"source": ["aws.s3"]}')),
+        "no target": ("rule", lambda: events.remove_targets(Rule=rule, Ids=["notices"])),
+        "reshaped": ("rule", lambda: events.put_targets(Rule=rule, Targets=reshaped)),
+        "closed": (
+            "group",
+            lambda: ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[span]),
+        ),
+        "opened": (
+            "group",
+            lambda: ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[wide]),
+        ),
+        "delay": (
+            "target",
+            lambda: account.elb.modify_target_group_attributes(
+                TargetGroupArn=account.group, Attributes=delay
+            ),
+        ),
+    }
+    return {name: (part_of[part], spoil) for name, (part, spoil) in done.items()}
+
+
+@pytest.mark.parametrize(
+    "drift",
+    ["retention", "policy", "disabled", "pattern", "no target", "reshaped", "closed", "opened", "delay"],
+)
+async def test_what_drifted_is_mended_and_nothing_else(account, drift):
+    await account.applied()
+    part, spoil = drifts(account)[drift]
+    spoil()
+    assert await account.plan() == {part: "update"}
+    await account.applied()
+    assert await account.plan() == {}
+
+
+async def test_what_was_deleted_is_made_again(account):
+    await account.applied()
+    rule = f"orchestrator-{account.pool}-ends"
+    account.events.remove_targets(Rule=rule, Ids=["notices"])
+    account.events.delete_rule(Name=rule)
+    account.sqs.delete_queue(QueueUrl=account.queue)
+    assert set((await account.plan()).values()) == {"create"}
+    await account.applied()
+    assert await account.plan() == {}
+
+
+async def test_a_new_version_is_made_only_for_new_content(account):
+    await account.applied()
+    two = account.data("two")
+    run = account.run(user_data=two)
+    change = next(c for c in await run.plan() if c.kind == "launch template")
+    (difference,) = change.differences
+    assert [line.split() for line in difference.after.splitlines()] == [["-", '"one"'], ["+", '"two"']]
+    await run.apply()
+    assert run.sites[0].version == 2
+    for data, version in ((two, 2), (account.wanted.user_data, 1), (two, 2)):
+        assert (await account.applied(user_data=data)).sites[0].version == version
+    assert len(account.versions()) == 2
+    account.ec2.create_launch_template_version(
+        LaunchTemplateName=account.wanted.template, LaunchTemplateData={"ImageId": "ami-87654321"}
+    )
+    assert (await account.applied(user_data=two)).sites[0].version == 2  # what somebody adds changes nothing
+
+
+def foreign(account, kind):
+    """Make something of that name that is not ours."""
+    name = f"orchestrator-{account.pool}"
+    match kind:
+        case "queue":
+            account.sqs.create_queue(QueueName=f"{name}-notices", tags={POOL_TAG: "other"})
+        case "rule":
+            account.events.put_rule(Name=f"{name}-health", EventPattern='{"source": ["aws.s3"]}')
+        case "security group":
+            account.ec2.create_security_group(GroupName=name, Description="x", VpcId=account.network)
+        case "launch template":
+            data = {"ImageId": "ami-12345678"}
+            account.ec2.create_launch_template(
+                LaunchTemplateName=account.wanted.template, LaunchTemplateData=data
+            )
+        case "target group":
+            tags = [{"Key": POOL_TAG, "Value": "other"}]
+            account.elb.add_tags(ResourceArns=[account.group], Tags=tags)
+
+
+@pytest.mark.parametrize("kind", ["queue", "rule", "security group", "launch template", "target group"])
+async def test_what_is_not_ours_is_left_alone_and_then_nothing_is_changed(account, kind):
+    foreign(account, kind)
+    before = account.shim.order("calls")
+    run = account.run()
+    planned = await run.plan()
+    assert [c.kind for c in planned if c.verb is Verb.REFUSE] == [kind]
+    assert run.refused
+    with pytest.raises(CloudError, match="nothing was changed"):
+        await run.apply()
+    after = account.shim.order("calls")
+    assert {n for n in after if after[n] != before.get(n)} <= {n for n in after if n.startswith(READS)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image": ""}, "there is no image"),
+        ({"make_group": False}, "there are no security_groups"),
+        ({"template": "lt-0123456789abcdef0"}, "named by its id"),
+        ({"allow_from": ()}, "allow_from is empty"),
+        ({"target_group": "nowhere"}, "does not exist; make it with its load balancer first"),
+        ({"queue": "https://sqs.us-east-1.amazonaws.com/123456789012/nowhere"}, "named by notice_queue"),
+    ],
+)
+async def test_what_cannot_be_made_says_what_to_do(account, changes, words):
+    planned = await account.run(**changes).plan()
+    (why,) = [c.note for c in planned if c.verb is Verb.REFUSE]
+    assert words in why
+
+
+CHANGING = [
+    "CreateQueue",
+    "PutRule",
+    "PutTargets",
+    "CreateSecurityGroup",
+    "AuthorizeSecurityGroupIngress",
+    "CreateLaunchTemplate",
+    "ModifyTargetGroupAttributes",
+    "AddTags",
+]
+
+
+@pytest.mark.parametrize("kind", ["error", "lose"])
+@pytest.mark.parametrize("action", CHANGING)
+async def test_a_run_that_broke_off_is_finished_by_the_next(account, action, kind):
+    """Whether the call that failed was done or not."""
+    account.shim.order("fault", action=action, kind=kind, code="InternalError", status=500)
+    with pytest.raises(CloudError):
+        await account.applied()
+    run = await account.applied()
+    assert await account.plan() == {}
+    assert run.sites[0].version == 1
+    assert len(account.versions()) == 1
+    account.security_group()  # there is one
+
+
+async def test_two_pools_do_not_touch_each_other(account, aws_shim, aws_clients, aws_place):
+    other = Account(aws_shim, aws_clients, aws_place)
+    await account.applied()
+    await other.applied()
+    assert await account.plan() == {}
+    assert await other.plan() == {}
+
+
+async def test_groups_of_the_file_are_used_as_they_are(account):
+    run = await account.applied(groups=("sg-0123456789abcdef0",), make_group=False)
+    assert "security group" not in {c.kind for c in run.done}
+    assert account.versions()[0]["LaunchTemplateData"]["SecurityGroupIds"] == ["sg-0123456789abcdef0"]
