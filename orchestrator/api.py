@@ -19,11 +19,11 @@ from typing import Any
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
-from orchestrator import agents, history, metrics, status, views
+from orchestrator import agents, history, status, views
 from orchestrator.discovery import scrape_targets
 from orchestrator.explaining import explanation
 from orchestrator.gauges import Gauges
@@ -189,10 +189,8 @@ class Api:
         return _json(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        self._gauges.publish()
-        return web.Response(
-            body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        text = await self._gauges.exposition()
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _discovery(self, request: web.Request) -> web.Response:
         port = _number(request, "port", 0, least=1, most=65_535)

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prometheus_client import generate_latest
@@ -28,7 +29,8 @@ from orchestrator.calls import OUTCOMES, aws_call_ended, counted
 from orchestrator.config import build_config
 from orchestrator.discovery import scrape_targets
 from orchestrator.gauges import Gauges
-from orchestrator.loop import Snapshot
+from orchestrator.inbox import Inbox
+from orchestrator.loop import Loop, Snapshot
 from orchestrator.simulate import Simulation
 from orchestrator.store import Totals
 from orchestrator.tally import Tally
@@ -282,6 +284,28 @@ def test_what_agents_say_of_gpus_is_shown_for_nodes_that_there_are() -> None:
     assert series("gpu_temperature_celsius", node="forged") == []
     gauges.publish_reports(shown, {})
     assert series("gpu_temperature_celsius") == []
+
+
+async def test_every_scrape_is_whole_and_no_more_series_come_as_nodes_do(tmp_path: Path) -> None:
+    """Two readers at once; then a pool whose nodes are replaced fifty times over."""
+    loop = SimpleNamespace(unwritten=0, last=scene("s1", "s2"), pool=Pool(name="chat", replicas=2))
+    shown = Gauges(
+        loop=cast(Loop, loop),
+        totals=Totals,
+        state_dir=tmp_path,
+        sources=(),
+        inbox=Inbox(),
+        clock_step=lambda: 0.0,
+    )
+    first, *others = await asyncio.gather(*(shown.exposition() for _ in range(4)))
+    assert all(text.count(b'node="s') == first.count(b'node="s') == 8 for text in others)
+    size = len(first.splitlines())
+    for number in range(0, 100, 2):
+        loop.last = scene(f"s{number}", f"s{number + 1}")
+        text = await shown.exposition()
+    assert len(text.splitlines()) == size
+    assert b'node="s98"' in text
+    assert b'node="s2"' not in text
 
 
 # -- what Prometheus is told to scrape ------------------------------------------------------------------
