@@ -13,6 +13,7 @@ from typing import Any, Final
 WIDTH: Final = 24
 _HEIGHT: Final = 7
 _SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_POOLS: Final = "label_values(orchestrator_pool_wanted_nodes, pool)"
 _CHOSEN: Final = 'pool=~"$pool"'
 _SCHEMA_VERSION: Final = 39  # of Grafana 10.4; later ones bring it up to date themselves
 
@@ -465,7 +466,8 @@ def _variables() -> list[dict[str, Any]]:
             "label": "Pool",
             "type": "query",
             "datasource": _SOURCE,
-            "query": {"query": "label_values(orchestrator_pool_wanted_nodes, pool)", "refId": "pool"},
+            "definition": _POOLS,
+            "query": _POOLS,  # as text: every version of Grafana turns that into what its editor wants
             "refresh": 2,
             "sort": 1,
             "includeAll": True,

@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import re
+import shlex
 import socket
 import sys
 import urllib.error
@@ -87,8 +88,9 @@ class Webhook:
 class Monitoring:
     """Prometheus, Alertmanager and the webhook of one stack."""
 
-    def __init__(self, port: int, webhook: Webhook) -> None:
+    def __init__(self, port: int, alertmanager: int, webhook: Webhook) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.alertmanager = f"http://127.0.0.1:{alertmanager}"
         self.webhook = webhook
 
     async def ask(self, path: str, **query: str) -> Any:
@@ -150,7 +152,7 @@ async def watched(module_stack: Any, tmp_path_factory: pytest.TempPathFactory) -
         ],
     )
     running: list[asyncio.subprocess.Process] = []
-    found = Monitoring(prometheus, webhook)
+    found = Monitoring(prometheus, alertmanager, webhook)
     try:
         for command in commands:
             with (folder / f"{command[0]}.log").open("wb") as log:
@@ -228,6 +230,21 @@ async def test_a_lost_node_is_told_to_people_and_taken_back(stack: Any, watched:
     await stack.settled()
     receiver, _ = await stack.until("it is taken back", lambda: heard("resolved"))
     assert receiver == "chat"
+
+
+async def test_the_way_to_the_pager_can_be_tried(stack: Any, watched: Monitoring) -> None:
+    """The command of docs/how-to/alerts.md, with this Alertmanager's address."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "alerts.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"(?m)^amtool alert add .*$", page)
+    words = shlex.split(line.replace("http://127.0.0.1:9093", watched.alertmanager))
+    done = await asyncio.create_subprocess_exec(*words, env=stack.full_environment)
+    assert await done.wait() == 0
+
+    async def heard() -> Any:
+        return watched.webhook.heard("OrchestratorTest", "firing")
+
+    receiver, alert = await stack.until("the pager hears of it", heard)
+    assert (receiver, alert["annotations"]["summary"]) == ("page", "A test")
 
 
 async def test_a_daemon_that_is_gone_is_told_to_the_pager(stack: Any, watched: Monitoring) -> None:
