@@ -474,7 +474,7 @@ def test_socket_from_the_environment_and_from_the_file(
         (["demo", "--trace", "no/such/directory"], "does not exist"),
         (["run"], "parameter --config requires an argument"),
         (["completion", "tcsh"], 'Choose from: "bash", "zsh", "fish"'),
-        (["schema", "nothing"], "there is no schema 'nothing'; write one of config, "),
+        (["schema", "nothing"], "there is no schema 'nothing'; write one of "),
     ],
 )
 def test_wrong_usage(arguments: list[str], complaint: str, run: Run) -> None:
