@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 SIM_ARGS ?=
+SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm sim sim-long lint format check bench docs vllm-env lock clean
+.PHONY: help setup demo demo-vllm test test-vllm sim sim-long soak lint format check bench docs vllm-env lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +41,9 @@ sim: $(STAMP) ## Play 1,000 simulated hours under faults, kills everywhere, plan
 
 sim-long: $(STAMP) ## The same for a simulated year (most of an hour on two cores)
 	@$(BIN)/python tests/simulation/campaign.py --hours 8760 $(SIM_ARGS)
+
+soak: $(STAMP) ## Weigh a daemon over 30 simulated days: memory and journal must not grow (SOAK_ARGS="--days 3")
+	@$(BIN)/python tests/simulation/soak.py $(SOAK_ARGS)
 
 test-vllm: vllm-env ## Run the engine contract against real vLLM
 	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract $(PYTEST_ARGS)

@@ -1,0 +1,207 @@
+"""A pool's life over weeks: what the daemon holds in memory and on disk must stop growing.
+
+    python tests/simulation/soak.py                  30 simulated days
+    python tests/simulation/soak.py --days 3
+
+One daemon runs without a restart while spot nodes are taken every half hour, strangers' notices arrive,
+operators drain nodes. Once a simulated day everything that can be reached from the daemon is weighed: its own
+objects, not those of the simulated world, which keeps its whole past. What is remembered for a while (events
+for a week, notices of strangers) is in force after the first third; after that the largest day may be little
+above the smallest. Exit code 1 when it grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import sys
+import tempfile
+import types
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import memory_folder, quiet
+from scenarios import PACE, place, sales
+
+from cloud.sim.balancer import Traffic
+from cloud.sim.checker import Bounds
+from orchestrator import metrics
+from orchestrator.config import Config, build_config
+from orchestrator.simulate import Simulation
+from policies.events import OperatorDrained
+from policies.model import Market
+
+DAY = 86_400.0
+RECLAIM_EVERY = 1_800.0
+SETTLED = 1 / 3
+"""Share of the days after which nothing may grow any more."""
+
+ALLOWED = 1.15
+"""The largest settled day over the smallest: days differ by the nodes that are on their way."""
+
+SLOW = Bounds(track=90.0, forget_target=90.0, see_loss=90.0, settle_calls=180.0)
+"""What may be expected of a daemon that looks every half minute."""
+
+_FOREIGN = ("cloud.sim", "asyncio", "_asyncio", "orchestrator.virtual_time", "orchestrator.simulate")
+_SHARED = (
+    types.ModuleType,
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.CodeType,
+    types.FrameType,
+)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One day: bytes in memory, bytes of the journal's files, launches so far."""
+
+    day: int
+    memory: int
+    disk: int
+    launches: int
+
+
+def reachable(roots: Iterable[object]) -> tuple[int, Counter[str]]:
+    """Bytes of all that can be reached from `roots`, and by type; code and the simulated world left out."""
+    seen: set[int] = set()
+    total, by_type = 0, Counter[str]()
+    stack = list(roots)
+    while stack:
+        thing = stack.pop()
+        kind = type(thing)
+        if id(thing) in seen or isinstance(thing, _SHARED) or kind.__module__.startswith(_FOREIGN):
+            continue
+        seen.add(id(thing))
+        size = sys.getsizeof(thing)
+        total += size
+        by_type[f"{kind.__module__}.{kind.__qualname__}"] += size
+        stack += gc.get_referents(thing)
+    return total, by_type
+
+
+def _config(folder: Path) -> Config:
+    """A pool of four that looks every half minute: a day takes seconds."""
+    return build_config(
+        {
+            "daemon": {
+                "state_dir": "state", "listen": "off", "tick": 30.0, "poll_instances": 30.0,
+                "poll_targets": 30.0, "poll_offerings": 600.0, "probe_interval": 30.0, "probe_timeout": 5.0,
+                "record_turns": 3600.0, "keep_turns": 2 * DAY,
+            },
+            "pool": {
+                "p": {
+                    "replicas": 4,
+                    "drain": {"budget": 20.0, "margin": 5.0, "settle": 1.0},
+                    "back_to_spot": {"hold": 60.0, "stable": 30.0},
+                    "health": {"unhealthy_after": 60.0, "replace_after": 180.0, "boot_timeout": 600.0},
+                    "patience": {"stale_after": 120.0, "vanish_grace": 60.0, "effect_timeout": 60.0},
+                }
+            },
+        },
+        base=folder,
+    )  # fmt: skip
+
+
+def soak(days: int, seed: int = 1) -> tuple[list[Weight], Counter[str], list[str]]:
+    """The weight of every day, the last one's by type, and what else broke."""
+    weights: list[Weight] = []
+    last: Counter[str] = Counter()
+
+    async def script(sim: Simulation) -> None:
+        nonlocal last
+        rng = random.Random(seed)
+        sim.boot()
+        await sim.settle(within=3600.0)
+        for day in range(days):
+            end = sim.clock.now() + DAY
+            while sim.clock.now() < end:
+                await _strike(sim, rng)
+                await sim.clock.sleep(rng.uniform(0.5, 1.5) * RECLAIM_EVERY)
+            await sim.settle(within=3600.0)
+            memory, last = _weigh(sim)
+            files = (sim.config.daemon.state_dir / name for name in ("journal.db", "journal.db-wal"))
+            disk = sum(file.stat().st_size for file in files if file.exists())
+            weights.append(Weight(day + 1, memory, disk, sim.world.launches))
+
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
+        sim = Simulation(
+            _config(Path(folder)),
+            sales=sales(),
+            seed=seed,
+            pace=PACE,
+            traffic=Traffic(per_second=0.01),
+            bounds=SLOW,
+            longest=(days + 1) * DAY + 7200.0,
+        )
+        broken = [str(b) for b in sim.run(script).broken]
+    return weights, last, broken
+
+
+async def _strike(sim: Simulation, rng: random.Random) -> None:
+    """A reclaim, told or not; now and then an operator, or a notice for a node that nobody knows."""
+    spots = [m.id for m in sim.live(Market.SPOT)]
+    if spots:
+        told = rng.random() < 0.8
+        sim.board.reclaim(rng.choice(spots), after=120.0 if told else 1.0, notice=120.0 if told else None)
+    if rng.random() < 0.2:
+        sim.board.publish(f"i-stranger-{rng.randrange(10**9)}", deadline=sim.clock.now() + 120.0)
+    if rng.random() < 0.1 and (nodes := [m.id for m in sim.live(Market.ON_DEMAND)]):
+        node = rng.choice(nodes)
+        await sim.operate(lambda now: OperatorDrained(at=now, node=node, budget=20.0, reason="soak"))
+    if rng.random() < 0.05:
+        zone = rng.choice("abc")
+        sim.world.set_capacity(place(Market.SPOT, zone), rng.choice((0, 10)))
+
+
+def _weigh(sim: Simulation) -> tuple[int, Counter[str]]:
+    process = sim.running
+    assert process is not None, "the daemon is down"
+    gc.collect()
+    return reachable([vars(process.daemon), metrics.REGISTRY])
+
+
+def grown(values: Iterable[int]) -> float:
+    """The largest settled value over the smallest."""
+    every = list(values)
+    settled = every[int(len(every) * SETTLED) :]
+    return max(settled) / min(settled)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    options = parser.parse_args()
+    quiet()
+    weights, last, broken = soak(options.days, options.seed)
+    growth = {name: grown(getattr(w, name) for w in weights) for name in ("memory", "disk")}
+    sound = not broken and max(growth.values()) <= ALLOWED
+    if options.output == "json":
+        days: list[dict[str, Any]] = [asdict(w) for w in weights]
+        print(json.dumps({"days": days, "growth": growth, "broken": broken, "ok": sound}))
+        return not sound
+    print("day   memory kB   journal kB   launches")
+    for weight in weights:
+        print(f"{weight.day:3} {weight.memory // 1000:11,} {weight.disk // 1000:12,} {weight.launches:10,}")
+    for name, factor in growth.items():
+        verdict = "settled" if factor <= ALLOWED else f"GROWS, more than {ALLOWED:g} is not allowed"
+        print(f"{name}: largest settled day / smallest = {factor:.3f}: {verdict}")
+    if growth["memory"] > ALLOWED:
+        print("largest at the end: " + ", ".join(f"{n} {s // 1000} kB" for n, s in last.most_common(12)))
+    for line in broken:
+        print(line)
+    if not sound:
+        print(f"again: python tests/simulation/soak.py --days {options.days} --seed {options.seed}")
+    return not sound
+
+
+if __name__ == "__main__":
+    sys.exit(main())
