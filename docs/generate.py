@@ -1,8 +1,8 @@
 """Makes the reference pages that follow the code: `python docs/generate.py`.
 
-config.md comes from the models of the configuration, cli.md from the command line's own help, metrics.md from
-the registries of daemon and gateway, alerts.md from the rules that are shipped. A test asserts that all are
-current.
+config.md comes from the models of the configuration, cli.md and the man page from the command line's help,
+metrics.md from the registries of daemon and gateway, alerts.md from the rules that are shipped. A test
+asserts that all are current.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.targets import TargetTable
 
 REFERENCE: Final = Path(__file__).parent / "reference"
+MAN: Final = Path(__file__).parent / "man"
 
 _CONFIG_HEAD: Final = """# Configuration
 
@@ -81,6 +82,41 @@ The daemon is found by `--socket`, else by `--config`, else by the variable `ORC
 """
 
 
+_MAN_HEAD: Final = r""".\" Made by docs/generate.py from the command line's own help. Do not edit.
+.TH ORCHESTRATOR 1 "" "spot\-orchestrator" "User Commands"
+.SH NAME
+orchestrator \- keep a pool of inference nodes on spot machines as dependable as on\-demand
+.SH SYNOPSIS
+.B orchestrator
+.I COMMAND
+.RI [ OPTIONS ]
+.SH DESCRIPTION
+The daemon is found by
+.BR \-\-socket ,
+else by
+.BR \-\-config ,
+else by the variable
+.BR ORCHESTRATOR_SOCKET ,
+else at
+.IR ./state/orchestrator.sock .
+Where a command takes a node, the beginning of its id is enough.
+Results go to standard output, everything else to standard error.
+.SH COMMANDS
+"""
+
+_MAN_TAIL: Final = r""".SH EXIT STATUS
+0 ok, 1 error, 2 wrong usage, 3 daemon unreachable, 130 interrupted.
+.B status
+also: 4 degraded, 5 below the on\-demand floor, 6 paused.
+.SH ENVIRONMENT
+.TP
+.B ORCHESTRATOR_SOCKET
+The daemon's control socket.
+.TP
+.B NO_COLOR
+No colours on a terminal.
+"""
+
 _METRICS_HEAD: Final = """# Metrics
 
 <!-- Made by docs/generate.py from orchestrator/metrics.py, orchestrator/gateway/metrics.py. Do not edit. -->
@@ -126,6 +162,25 @@ def cli_page() -> str:
         )
         parts.append(f"## orchestrator {command}\n\n{note}```text\n{_help(app, command)}\n```\n")
     return "\n".join(parts)
+
+
+def man_page() -> str:
+    """The whole of orchestrator.1, for man(7)."""
+    from orchestrator.cli.app import COMMANDS, HIDDEN, build_app
+
+    app = build_app(complete=True)
+    parts = [_MAN_HEAD]
+    for command in COMMANDS:
+        if command not in HIDDEN:
+            text = "\n".join(_roff(line) for line in _help(app, command, 78).splitlines())
+            parts.append(f".SS orchestrator {_roff(command)}\n.nf\n{text}\n.fi\n")
+    return "".join([*parts, _MAN_TAIL])
+
+
+def _roff(line: str) -> str:
+    """A line of plain text that roff sets as it stands."""
+    escaped = line.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("'", "\\(aq")
+    return f"\\&{escaped}" if escaped.startswith(".") else escaped
 
 
 def metrics_page() -> str:
@@ -181,12 +236,12 @@ def _metrics(registry: CollectorRegistry) -> str:
     return "\n".join(rows)
 
 
-def _help(app: Any, command: str) -> str:
+def _help(app: Any, command: str, width: int = 100) -> str:
     from rich.console import Console
 
     buffer = io.StringIO()
     app.help_formatter = "plain"
-    app([*command.split(), "--help"], console=Console(file=buffer, width=100, color_system=None))
+    app([*command.split(), "--help"], console=Console(file=buffer, width=width, color_system=None))
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip().splitlines())
 
 
@@ -224,6 +279,7 @@ def pages() -> dict[Path, str]:
     return {
         REFERENCE / "config.md": config_page(),
         REFERENCE / "cli.md": cli_page(),
+        MAN / "orchestrator.1": man_page(),
         REFERENCE / "metrics.md": metrics_page(),
         REFERENCE / "alerts.md": alerts_page(),
     }
@@ -231,8 +287,8 @@ def pages() -> dict[Path, str]:
 
 def main() -> None:
     """Write every page anew."""
-    REFERENCE.mkdir(exist_ok=True)
     for file, text in pages().items():
+        file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
 
 
