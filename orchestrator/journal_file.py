@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from orchestrator import turn_log
-from orchestrator.store import SCHEMA_VERSION, StoredEvent
+from orchestrator.store import SCHEMA_VERSION, StoredEvent, legible
 from orchestrator.turn_log import Recording, StoredTurn
 
 R = TypeVar("R")
@@ -168,7 +168,8 @@ class JournalFile:
         try:
             self._db.execute("BEGIN")
             try:
-                return work(self._db)
+                with legible():
+                    return work(self._db)
             finally:
                 self._db.execute("COMMIT")
         except LookupError as error:
@@ -227,7 +228,8 @@ def _event(row: tuple[int, float, str, str, str | None, bytes]) -> StoredEvent:
 def _schema(path: Path, db: sqlite3.Connection) -> int:
     """The version of the file. Raises JournalError when it is no journal or of a newer version."""
     try:
-        known = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        with legible():
+            known = {n for (n,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         if not {"meta", "events"} <= known:
             raise JournalError(f"{path}: is not a journal; a daemon's is {NAME} in its daemon.state_dir")
         row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -322,7 +323,7 @@ class _Lane:
         try:
             if self._db is None:
                 self._db = _connect(self._path)
-            with self._db:
+            with legible(), self._db:
                 self._keep_out(self._db)
                 result = work(self._db)
         except sqlite3.DatabaseError as error:
@@ -367,10 +368,20 @@ def node_of(event: Event) -> str | None:
     return printable(node) if node else None
 
 
+@contextmanager
+def legible() -> Iterator[None]:
+    """Make an error of the driver of what is none: messages that name damaged bytes are no text to it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError(f"the file is malformed: {error.object!r}") from error
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_BUSY_WAIT, check_same_thread=False)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
+    with legible():
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
     return db
 
 
@@ -378,7 +389,7 @@ def _prepare(path: Path) -> None:
     """Bring the tables to this version and check that the file can be read and written."""
     db = _connect(path)
     try:
-        with db:
+        with legible(), db:
             db.execute("BEGIN IMMEDIATE")
             version = _schema_version(db)
             if version > SCHEMA_VERSION:

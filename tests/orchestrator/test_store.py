@@ -246,7 +246,7 @@ async def filled(path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("damage", ["garbage", "torn page", "overwritten pages", "no version"])
+@pytest.mark.parametrize("damage", ["garbage", "torn page", "overwritten pages", "no version", "bytes"])
 async def test_a_corrupt_journal_is_set_aside_whole(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "journal.db"
     await filled(path)
@@ -261,6 +261,12 @@ async def test_a_corrupt_journal_is_set_aside_whole(tmp_path: Path, damage: str)
         case "no version":
             with sqlite3.connect(path) as db:
                 db.execute("UPDATE meta SET value='what' WHERE key='schema'")
+            body = bytearray(path.read_bytes())
+        case "bytes":  # in a name that the message of SQLite repeats
+            with sqlite3.connect(path) as db:
+                db.execute("PRAGMA writable_schema=ON")
+                db.execute("UPDATE sqlite_master SET name=CAST(x'C181EE' AS TEXT) WHERE type='index'")
+                db.execute("UPDATE sqlite_master SET tbl_name='gone' WHERE type='index'")
             body = bytearray(path.read_bytes())
     path.write_bytes(body)
     store = Store.open(path, now=1234.5, inline=True)
