@@ -6,8 +6,8 @@ turn. A node that begins to drain in this turn is out of the active set in the s
 Never: a node that is not ready enters; a node that drains is active; the last node that can answer is taken
 out by choice. When too many nodes fall silent at once, they stay: the balancer's own checks are closer to
 the truth than ours. A daemon that has just started takes out nothing that it has not looked at: a target
-stays while its node's engine was not probed, or while the cloud was not seen whole, and no balancer is
-written before it was read.
+stays while its node's engine was not probed, or gave no answer yet and a balancer finds it healthy, or while
+the cloud was not seen whole, and no balancer is written before it was read.
 
 Example: of three nodes one drains and one is starting: the set is one active and one draining target.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policies.actions import Attach, Detach, Drain, Terminate
-from policies.fleet import Node
+from policies.fleet import Node, perhaps_at_work
 from policies.model import Observed, Phase, StandbyKind, Target, TargetPhase, TargetSpec, TargetState
 from policies.turn import Turn
 
@@ -120,7 +120,7 @@ def _belongs(turn: Turn, node: Node, shown: set[str]) -> bool:
         return True
     if node.drain is not None:
         return False
-    if node.unknown:
+    if perhaps_at_work(turn.world, node):
         return node.id in shown and (node.serving or node.id in may_route(turn))
     return node.phase is Phase.READY and (node.healthy or (turn.fleet.suspect and node.serving))
 
@@ -149,9 +149,16 @@ def _decided(turn: Turn, node: Node | None) -> bool:
 
 
 def _last_resort(turn: Turn, shown: set[str]) -> list[Node]:
-    """Nobody belongs in the set: keep who serves now and has the best chance to answer."""
-    left = [n for n in turn.fleet.nodes if n.serving or n.id in shown]
-    left = [n for n in left if n.phase not in (Phase.TERMINATING, Phase.GONE)]
+    """Nobody belongs in the set: keep who serves now, or can, and has the best chance to answer.
+
+    One that does not serve may all the same: the write that makes it a target may be under way.
+    """
+    ends = {a.node for a in turn.actions if isinstance(a, Terminate)}
+    here = [
+        n for n in turn.fleet.nodes if n.phase not in (Phase.TERMINATING, Phase.GONE) and n.id not in ends
+    ]
+    left = [n for n in here if n.serving or n.id in shown]
+    left = left or [n for n in here if n.answers and n.standby is not StandbyKind.STOPPED]
     left = [n for n in left if n.healthy] or left
     return sorted(left, key=lambda n: (-_last_second(n), n.id))[:1]
 

@@ -28,6 +28,7 @@ from policies.model import (
 )
 from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
 
+_BOOTING = (Phase.PENDING, Phase.STARTING)
 _LEAVING = (Phase.DRAINING, Phase.TERMINATING, Phase.GONE)
 
 
@@ -356,7 +357,8 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
     again by then. So it goes when a partition ends, where nodes come back one after another.
     """
     rules = pool.health
-    silent = {n.id: world.now - n.failing_since for n in nodes if n.failing_since is not None}
+    # Silence is what was looked at: a daemon that hung for a while heard nothing from anybody meanwhile.
+    silent = {n.id: world.engines[n.id].at - n.failing_since for n in nodes if n.failing_since is not None}
     if not silent:
         return nodes, False
     booted = [n for n in nodes if n.phase is Phase.READY and not n.leaving]
@@ -375,6 +377,14 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
         for n in nodes
     )
     return settled, suspect
+
+
+def perhaps_at_work(world: World, node: Node) -> bool:
+    """True for a node that has not answered this daemon and may have been put to work by one before it.
+
+    Its journal may be lost. One look that fails, or a list that is old, does not tell otherwise.
+    """
+    return node.unknown or (node.phase in _BOOTING and node.id in vouched_for(world))
 
 
 def vouched_for(world: World, *, read_well: bool = False) -> set[str]:

@@ -62,9 +62,21 @@ def give_up_boots(turn: Turn) -> None:
         )
         if not waiting or node.unknown or node.drain is not None or node.id in vouched:
             continue
-        if turn.now - node.started_at > timeout:
+        if _booting_for(turn, node) > timeout:
             why = f": {node.failure}" if node.failure else ""
             turn.terminate(node, Cause.BOOT, f"not ready {timeout:.0f} s after its start{why}")
+
+
+def _booting_for(turn: Turn, node: Node) -> float:
+    """Seconds from its start to the last look at it; none while this daemon has hardly looked.
+
+    A daemon that hung knows no more than before, and what another one launched may be at work.
+    """
+    reading = turn.world.engines.get(node.id)
+    if reading is None or reading.failing_since is None:
+        return turn.now - node.started_at
+    watched = reading.at - reading.failing_since >= turn.pool.health.replace_after
+    return reading.at - node.started_at if watched else 0.0
 
 
 def _longest_first(node: Node) -> tuple[float, str]:

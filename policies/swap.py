@@ -21,7 +21,7 @@ from collections.abc import Set
 from policies import balance
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
-from policies.fleet import Node, vouched_for
+from policies.fleet import Node, perhaps_at_work, vouched_for
 from policies.model import NoticeKind, Phase
 from policies.records import intent_key
 from policies.turn import Turn
@@ -83,10 +83,10 @@ def drain_asked(turn: Turn) -> None:
         request = node.operator
         if request is None:
             continue
-        if node.id not in works:
+        if node.id not in works and not perhaps_at_work(turn.world, node):
             turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason)
             continue
-        replaced = capacity - 1 >= turn.pool.replicas
+        replaced = capacity - (node.id in works) >= turn.pool.replicas
         waited = turn.now - request.since >= turn.pool.health.boot_timeout
         due = waited and serving - node.serving >= turn.pool.min_serving
         if not (replaced or due):
@@ -94,7 +94,7 @@ def drain_asked(turn: Turn) -> None:
         elif not turn.may_choose:
             turn.note(f"{node.id}: drain asked for; {turn.by_choice} nodes are draining by choice already")
         elif turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason):
-            capacity -= 1
+            capacity -= node.id in works
             serving -= node.serving
 
 
@@ -126,12 +126,13 @@ def end_drained(turn: Turn) -> None:
 
 
 def _may_serve(turn: Turn, node: Node, vouched: Set[str], routed: Set[str]) -> bool:
-    """True for a node that answers and that some balancer may still send requests to.
+    """True for a node that answers, or may do so, and that some balancer may still send requests to.
 
     A balancer's own word since the detachment counts, not its acknowledgement: that may be forgotten again.
     """
     reading = turn.world.engines.get(node.id)
-    answers = node.id in vouched or (reading is not None and reading.ready and reading.ok)
+    unheard = reading is None and bool(node.address)  # nobody has looked since the daemon started
+    answers = unheard or node.id in vouched or (reading is not None and reading.ready and reading.ok)
     return answers and (node.id in routed or _unread(turn, node))
 
 

@@ -45,6 +45,9 @@ def phases(plan: Any) -> dict[str, TargetPhase]:
         ({"probed": False, "listed": False, "age": 100.0}, ACTIVE),  # one list may lack a page
         ({"probed": False, "listed": False, "vouched": False}, None),
         ({"address": ""}, None),
+        # Put to work by a daemon whose journal is lost: one look that fails does not take it out.
+        ({"ready": False, "serving": True, "vouched": True}, ACTIVE),
+        ({"ready": False, "serving": True, "vouched": False}, None),
     ],
     ids=str,
 )

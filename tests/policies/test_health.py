@@ -35,6 +35,14 @@ def test_silence_makes_a_node_unhealthy_and_then_lost(
     assert ("x" in active) is healthy
 
 
+def test_silence_is_counted_between_looks(scene: Make, actions: Make) -> None:
+    """A daemon that hung for ten minutes after one look that failed has heard nothing from anybody."""
+    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", silent_for=602.0)
+    here.engines["x"] = replace(here.engines["x"], at=here.now - 600.0)
+    assert here.fleet.by_id["x"].healthy
+    assert actions(here.plan(), Drain) == []
+
+
 def test_a_lost_node_is_drained_and_replaced(scene: Make, actions: Make) -> None:
     here = scene(ten()).nodes(6).nodes(3, ON_DEMAND).node("x", silent_for=31.0)
     plan = here.plan()
@@ -160,6 +168,22 @@ def test_the_boot_is_counted_from_the_start_of_a_standby(scene: Make, actions: M
     here = scene().nodes(2).nodes(1, ON_DEMAND)
     here.node("x", ON_DEMAND, ready=False, age=5000.0, started_at=9_900.0)
     assert actions(here.plan(), Terminate) == []
+
+
+def test_a_daemon_that_hung_while_a_node_booted_looks_again_first(scene: Make, actions: Make) -> None:
+    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", ON_DEMAND, ready=False, age=1000.0)
+    here.engines["x"] = replace(here.engines["x"], at=here.now - 700.0)
+    assert actions(here.plan(), Terminate) == []
+
+
+@pytest.mark.parametrize(("watched", "given_up"), [(0.0, False), (29.0, False), (30.0, True)])
+def test_a_boot_is_given_up_once_this_daemon_has_watched_it(
+    scene: Make, actions: Make, watched: float, given_up: bool
+) -> None:
+    """What an older daemon launched may be at work, and one look that fails does not tell."""
+    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", ON_DEMAND, ready=False, age=5000.0)
+    here.engines["x"] = replace(here.engines["x"], failing_since=here.now - watched)
+    assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if given_up else [])
 
 
 def test_a_boot_that_a_balancer_finds_healthy_is_not_given_up(scene: Make, actions: Make) -> None:
