@@ -22,10 +22,11 @@ from typing import Any
 from cloud.errors import CloudError
 from cloud.ports import EngineSpec, LaunchRequest
 from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
-from cloud.sim.checker import Bounds, Broken, Checker, DaemonState
+from cloud.sim.checker import Checker
 from cloud.sim.cloud import SimInstances, SimOfferings
 from cloud.sim.effects import Effect, Effects, Moment, Point
 from cloud.sim.engine import SimEngine
+from cloud.sim.invariants import Bounds, Broken, DaemonState
 from cloud.sim.limits import Limits
 from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
@@ -332,13 +333,16 @@ class Simulation:
                 self.restart_later()
             return
         process.up_since = self.clock.now()
+        for other in self._living():
+            if other is not process:
+                self._forget_unwritten(other)  # this one read the journal without it
         process.ended = await process.daemon.wait()
         superseded = Superseded.__name__ in process.ended
         if not superseded:
             self.checker.report("daemon-lives", process.name, f"{process.name} ended: {process.ended}")
         self.world.trace.add("end", process.name, process.ended)
         await process.daemon.stop()
-        if process.supervised and not superseded:  # the one that took over has a supervisor of its own
+        if process.supervised:  # a supervisor starts none while the one that took over is up
             self.restart_later()
 
     def _release(self, process: SimProcess) -> None:

@@ -7,12 +7,13 @@ put to the test, so that a report can show that silence means something.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from cloud.sim.balancer import TargetTable
 from cloud.sim.effects import Effect, Moment
+from cloud.sim.invariants import Bounds, Broken, DaemonState
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind
 from policies.events import (
@@ -22,47 +23,13 @@ from policies.events import (
     IntentClosed,
     IntentOpened,
     NodeGone,
+    NodeSeen,
+    NoticeSeen,
     OperatorDrained,
     Outcome,
 )
 from policies.memory import ATTEMPTS
 from policies.model import InstanceState, Market, Pool, TargetPhase
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """An invariant that did not hold."""
-
-    name: str
-    at: float
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.text}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How long a daemon that is up may take, seconds."""
-
-    track: float = 15.0  # to know a machine that lists show
-    forget_target: float = 15.0  # to take an ended machine out of a target set
-    detach: float = 3.0  # to take a noticed node out of the target set, once enough others serve
-    see_loss: float = 10.0  # to see that a node answers no more, or answers again
-    settle_calls: float = 60.0  # to have an outcome of every launch that was asked for
-    told_early: float = 30.0  # a reclaim told at least so long before cuts no request
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonState:
-    """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
-
-    `ahead`: seconds by which its host's clock is ahead of the world's.
-    """
-
-    up_since: float
-    known: frozenset[str]
-    ahead: float = 0.0
 
 
 class Checker:
@@ -92,13 +59,16 @@ class Checker:
         self._failures: Counter[str] = Counter()
         self._asked: dict[str, float] = {}
         self._taken_back: dict[str, float] = {}
-        self._unknowable: set[str] = set()
+        self._unknowable: dict[str, float] = {}  # node that no daemon can know of -> until when
         self._may_go_since: dict[str, float] = {}
+        self._heard: dict[str, float] = {}  # node -> when a daemon last journalled a notice of it
         self._said: set[tuple[str, str]] = set()
         self._before: dict[str, dict[str, TargetPhase]] = {}
+        self._accepted: dict[str, int] = {}  # writes that each balancer took
         self._drained: dict[str, float] = {}  # node -> until when its requests may finish
         self._cuts_seen = 0
-        self._deaf_at = 0.0  # when a source of notices could last not be read
+        self._active_since: dict[str, float] = {}  # node that gets requests -> since when
+        self._deaf_at = 0.0  # when nobody could last read a source of notices
         self._written_at: deque[float] = deque(maxlen=100)  # when a balancer took a set
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
@@ -129,6 +99,14 @@ class Checker:
                 # As far as it could see. Should the node turn up again, it is another one to the daemon.
                 self._draining.pop(event.node, None)
                 self._drained.pop(event.node, None)
+                machine = self._world.machines.get(event.node)
+                if machine is not None and machine.live and self._unlisted(machine, now):
+                    self._unknowable[machine.id] = math.inf
+            elif isinstance(event, NodeSeen):
+                if event.node in self._unknowable:  # what was decided before may still be on its way
+                    self._unknowable[event.node] = now + self._bounds.settle_calls
+            elif isinstance(event, NoticeSeen):
+                self._heard[event.notice.node] = now
             elif isinstance(event, OperatorDrained):
                 self._asked[event.node] = now
             elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
@@ -141,8 +119,7 @@ class Checker:
                     self._ending_since.pop(self._ending.pop(event.token), None)
 
     def forget(self) -> None:
-        """The daemon lost its memory: nobody knows any more what it promised, or launched and never saw."""
-        now = self._world.clock.now()
+        """The daemon lost its memory: nobody knows any more what it promised and launched."""
         self._draining.clear()
         self._excused.clear()
         self._ending.clear()
@@ -150,8 +127,8 @@ class Checker:
         self._drained.clear()
         for machine in self._ours():
             machine.told_at = machine.started_at = None
-            if machine.visible_at > now:
-                self._unknowable.add(machine.id)
+            if machine.live:
+                self._unknowable[machine.id] = math.inf
 
     # -- at effects --------------------------------------------------------------------------------
 
@@ -166,12 +143,13 @@ class Checker:
                     self._floor_kept(effect.subject, now)
             elif effect.kind == "apply":
                 self._before = {t.name: {s.id: s.phase for s in t.targets.values()} for t in self._tables}
+                self._accepted = {t.name: t.accepted for t in self._tables}
         elif effect.kind == "launch":
             self._once_per_token()
             self._bounded(now)
         elif effect.kind == "apply":
             for table in self._tables:
-                if table.name == effect.subject:
+                if table.name == effect.subject and table.accepted > self._accepted.get(table.name, 0):
                     self._set_written(table, now)
 
     def _own_only(self, effect: Effect) -> None:
@@ -210,7 +188,8 @@ class Checker:
             return
         if self._may_leave(machine, now) or (node in self._asked and not machine.able(now)):
             return
-        if not machine.able(now) and now - machine.launched_at > self._pool.health.boot_timeout:
+        age = now + max(0.0, self._ahead()) - machine.launched_at  # as a daemon counts whose clock was set
+        if not machine.able(now) and age > self._pool.health.boot_timeout:
             return
         if node in self._excused or now - self._ending_since.get(node, now) >= self._bounds.see_loss:
             return  # decided before, and asked for again: whether it ends already was not known
@@ -241,7 +220,7 @@ class Checker:
         Nodes on their way out do not count, nor those that were until a moment ago.
         """
         self.checked["bounded"] += 1
-        out = self._leaving | self._unknowable
+        out = self._leaving | {n for n, until in self._unknowable.items() if now < until}
         out |= {n for n, at in self._taken_back.items() if now - at < self._bounds.settle_calls}
         living = [
             m
@@ -260,7 +239,7 @@ class Checker:
         """What a write of the target set may change."""
         if not self._world.faults.forgetful:
             self._written_at.append(now)
-        before = self._before.get(table.name, {})
+        before, told_before = self._before.get(table.name, {}), set(self._drained)
         after = {s.id: s.phase for s in table.targets.values()}
         for node, phase in after.items():
             machine = self._world.machine(node)
@@ -276,7 +255,8 @@ class Checker:
         active_before = {n for n, phase in before.items() if phase is TargetPhase.ACTIVE}
         active_after = {n for n, phase in after.items() if phase is TargetPhase.ACTIVE}
         self._never_emptied(table, active_before, active_after, now)
-        self._enough_left(table, active_before, active_after, now)
+        # Where a balancer forgot a set that it acknowledged, what left it then leaves it once more.
+        self._enough_left(table, active_before - told_before, active_after, now)
 
     def _may_enter(self, node: str, machine: Machine | None, now: float, *, new: bool, alone: bool) -> None:
         """Only a ready node that does not drain gets requests, or the only one that is left."""
@@ -331,7 +311,7 @@ class Checker:
     # -- at ticks ----------------------------------------------------------------------------------
 
     def _on_tick(self, now: float) -> None:
-        if self._world.faults.out("stream"):
+        if self._world.faults.out("stream") or self._daemon() is None:
             self._deaf_at = now
         self._requests_finish()
         daemon = self._daemon()
@@ -344,15 +324,18 @@ class Checker:
         """A reclaim that was told in time cuts no request, unless nobody else could take them."""
         self.checked["no-request-cut"] += 1
         now = self._world.clock.now()
-        others = {s.id for t in self._tables for s in t.active()}
+        active = {s.id for t in self._tables for s in t.active()}
+        self._active_since = {n: self._active_since.get(n, now) for n in active}
         for cut in self._world.cuts[self._cuts_seen :]:
             machine = self._world.machines[cut.node]
             heard_at = max(machine.told_at or 0.0, self._deaf_at)
             told = machine.told_at is not None and cut.at - heard_at >= self._bounds.told_early
             relief = any(
-                m.able(now) for n in others - {cut.node} if (m := self._world.machine(n)) is not None
+                m.able(now) and cut.at - since >= self._bounds.told_early
+                for n, since in self._active_since.items()
+                if n != cut.node and (m := self._world.machine(n)) is not None
             )
-            written = any((machine.told_at or 0.0) <= at <= cut.at for at in self._written_at)
+            written = any(cut.at - self._bounds.told_early <= at <= cut.at for at in self._written_at)
             if cut.by == "reclaimed" and told and relief and (written or not self.faults_on):
                 self.report(
                     "no-request-cut", cut.node, f"{cut.node}: {cut.requests} requests cut by a reclaim"
@@ -423,6 +406,8 @@ class Checker:
             found.append("no daemon runs")
         elif not {m.id for m in live} <= daemon.known:
             found.append("the daemon does not know all that lives")
+        elif ended := sorted(daemon.known - {m.id for m in live}):
+            found.append(f"the daemon still has {', '.join(ended)} on its books")
         return "; ".join(found)
 
     def _ahead(self) -> float:
@@ -439,6 +424,10 @@ class Checker:
 
     def _ours(self) -> Iterable[Machine]:
         return (m for m in self._world.of(self._pool.name) if not m.foreign)
+
+    def _unlisted(self, machine: Machine, now: float) -> bool:
+        """No list has shown it for as long as a daemon is patient with a node that still answers."""
+        return now - machine.listed_at >= 10.0 * self._pool.patience.vanish_grace
 
     def _aside(self, machine: Machine) -> bool:
         """A standby that waits. One that gets requests works, whatever its tag says."""
@@ -470,7 +459,8 @@ class Checker:
     def _quiet(self, machine: Machine, now: float) -> bool:
         """A daemon hears nothing of its engine, or did not until a moment ago."""
         silent = machine.silent_since is not None or machine.unseen_since is not None
-        return silent or self._seen_just_now(machine, now)
+        loading = now - machine.loaded_at < self._bounds.see_loss
+        return silent or loading or self._seen_just_now(machine, now)
 
     def _seems_able(self, machine: Machine, now: float) -> bool:
         """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
@@ -489,6 +479,8 @@ class Checker:
         gone_quiet = [at for at in (machine.silent_since, machine.unseen_since) if at is not None]
         silent = bool(gone_quiet) and now - min(gone_quiet) >= self._bounds.see_loss
         told = machine.told_at is not None and now - machine.told_at >= self._bounds.see_loss
+        if told and self.faults_on:
+            told = self._heard.get(machine.id, 0.0) >= (machine.told_at or 0.0)
         stays = not told and (rumours or not machine.rumoured) and not silent
         works = machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
         return works and stays and not self._aside(machine)

@@ -1,8 +1,9 @@
-"""What the checker and the simulation hold a run against, each in one sentence."""
+"""What the checker and the simulation hold a run against: each in one sentence, and the bounds in time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 INVARIANTS: Final[Mapping[str, str]] = {
@@ -28,6 +29,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "journal": "reading the journal gives exactly the memory of the running daemon",
     "replay": "recorded turns that are decided again give the same plans, byte for byte",
     "convergence": "the pool comes to what is wanted, with nothing left over, and stays there",
+    "reload": "a configuration that is faulty, or takes most nodes away unasked, changes nothing",
     "operator-obeyed": "what an operator asked to be drained ends",
     "daemon-lives": "no daemon ends by itself",
     "nothing-unhandled": "no task fails and no exception is lost",
@@ -35,3 +37,39 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "repeatable": "up to where the daemon is killed, a run is the same every time",
 }
 """Every invariant by name. The last two compare runs that were killed somewhere with the one that was not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """An invariant that did not hold."""
+
+    name: str
+    at: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long a daemon that is up may take, seconds."""
+
+    track: float = 15.0  # to know a machine that lists show
+    forget_target: float = 15.0  # to take an ended machine out of a target set
+    detach: float = 3.0  # to take a noticed node out of the target set, once enough others serve
+    see_loss: float = 10.0  # to see that a node answers no more, or answers again
+    settle_calls: float = 60.0  # to have an outcome of every launch that was asked for
+    told_early: float = 30.0  # a reclaim told at least so long before cuts no request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonState:
+    """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
+
+    `ahead`: seconds by which its host's clock is ahead of the world's.
+    """
+
+    up_since: float
+    known: frozenset[str]
+    ahead: float = 0.0

@@ -59,7 +59,8 @@ class NoticeBoard:
             if QUEUE in sources and takes_away and machine.told_at is None:
                 machine.told_at = now
         elif machine is not None and cancelled:
-            machine.told_at, machine.rumoured, machine.cancelled_at = None, False, now
+            machine.told_at, machine.cancelled_at = None, now
+            machine.rumoured = machine.rumoured and METADATA not in sources
         for source in sources:
             notice = Notice(
                 id=name or f"{source}/{node}/{kind}",

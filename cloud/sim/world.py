@@ -57,6 +57,7 @@ class Pace:
 class Machine:
     """One machine. `until` is when its present state ends by itself (None: not by itself).
 
+    `listed_at`: when a list last showed it.
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
     `told_at`: when the cloud first published that, `cancelled_at`: when it took that back. `rumoured`: the
     node itself told of such a thing. `silent_since`: its engine has answered nothing since then though the
@@ -74,6 +75,7 @@ class Machine:
     address: str
     launched_at: float
     visible_at: float
+    listed_at: float = 0.0
     state: InstanceState = InstanceState.PENDING
     until: float | None = None
     loaded_at: float = 0.0
@@ -178,16 +180,19 @@ class SimWorld:
         """What a complete list of the provider shows."""
         faults = self.faults
         now = self._listed(pool)
-        if not faults.stale_lists:
-            self._stale = None
-        elif self._stale is None:
-            self._stale = now
-        if self._stale is not None and faults.chance(faults.stale_share):
-            now = self._stale
+        if faults.stale_lists:
+            self._stale = now if self._stale is None else self._stale
+            if faults.chance(faults.stale_share):
+                now = self._stale
         if now and faults.chance(faults.lost_pages):
             first = faults.rng.randrange(len(now))
             now = now[:first] + now[first + max(1, len(now) // 3) :]
-        return tuple(i for i in now if i.id not in faults.hidden) if faults.hidden else now
+        if faults.hidden:
+            now = tuple(i for i in now if i.id not in faults.hidden)
+        at = self.clock.now()
+        for shown in now:
+            self.machines[shown.id].listed_at = at
+        return now
 
     def _listed(self, pool: str) -> tuple[Instance, ...]:
         now = self.clock.now()
@@ -277,6 +282,7 @@ class SimWorld:
         if machine.state in (InstanceState.STOPPED, InstanceState.STOPPING):
             self._take(machine.placement)
             now = machine.started_at = self.clock.now()
+            machine.told_at = None  # that was of its last life
             machine.state, machine.until = InstanceState.PENDING, now + self.rng.uniform(*self.pace.start)
             machine.loaded_at = machine.until + self.rng.uniform(*self.pace.reload)
 
@@ -304,6 +310,8 @@ class SimWorld:
             now = self.clock.now()
             for machine in self.machines.values():
                 self._settle(machine, now)
+            if not self.faults.stale_lists:
+                self._stale = None
             while self._agenda and self._agenda[0][0] <= now:
                 heapq.heappop(self._agenda)[2]()
             for told in self.on_tick:

@@ -25,7 +25,7 @@ from types import MappingProxyType
 
 import structlog
 
-from cloud.sim.checker import Broken
+from cloud.sim.invariants import Broken
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
 from orchestrator.config import Config, DaemonConfig, PoolConfig
 from orchestrator.simulate import Simulation

@@ -47,14 +47,28 @@ from planted_rules import (
     doomed_nodes_never_drain,
     drains_are_over_at_once,
     ends_what_serves,
+    forgets_nothing,
     launches_what_it_likes,
+    loses_requests,
     silence_is_loss,
     spends_what_it_likes,
     spot_notices_doom_all,
+    takes_up_anything,
     two_daemons_act,
     two_daemons_write_the_journal,
 )
-from scenarios import PACE, bootstrap, config, loss, notice, place, return_to_spot, sales
+from scenarios import (
+    PACE,
+    bootstrap,
+    config,
+    loss,
+    notice,
+    offer,
+    operator_drain,
+    place,
+    return_to_spot,
+    sales,
+)
 
 from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.balancer import Traffic
@@ -151,6 +165,7 @@ async def steady(sim: Simulation) -> None:
 async def forged_for_all(sim: Simulation) -> None:
     """Every node says that it goes away, and none does."""
     await whole(sim)
+    await sim.clock.sleep(10.0)
     for machine in sim.live():
         sim.board.publish(machine.id, deadline=sim.clock.now() + 15.0, sources=(METADATA,))
     await sim.settle()
@@ -240,6 +255,13 @@ async def balancer_forgets(sim: Simulation) -> None:
     await sim.clock.sleep(90.0)
     sim.world.faults.forgetful = False
     sim.checker.faults_on = False
+    await sim.settle()
+
+
+async def reloaded(sim: Simulation) -> None:
+    """Somebody writes a word where a number belongs, and reloads."""
+    await whole(sim)
+    await offer(sim, lambda: config(sim.config.daemon.state_dir.parent, replicas="many"))
     await sim.settle()
 
 
@@ -457,6 +479,24 @@ PLANTED: tuple[Planted, ...] = (
         invariant="disruption",
         script=drained_all_at_once,
         rule=disturbs_what_it_likes,
+    ),
+    Planted(
+        name="requests of operators are lost",
+        invariant="operator-obeyed",
+        script=operator_drain,
+        rule=loses_requests,
+    ),
+    Planted(
+        name="any configuration is taken up",
+        invariant="reload",
+        script=reloaded,
+        rule=takes_up_anything,
+    ),
+    Planted(
+        name="nodes that ended are never forgotten",
+        invariant="convergence",
+        script=loss,
+        rule=forgets_nothing,
     ),
     Planted(
         name="a list is asked for without a pause",

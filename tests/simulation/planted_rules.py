@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
+from orchestrator import reloading
+from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
 from orchestrator.store import _Lane
 from policies import drain, facts, fleet, interruption, invariants, swap
+from policies.events import NodeGone
 from policies.limits import Budget
 from policies.model import Confidence
 from policies.turn import Turn
@@ -99,3 +103,27 @@ def _confirms_reports() -> AbstractContextManager[object]:
 
 believes_every_report: Patch = _confirms_reports
 """What a node says of itself is taken for the cloud's word, for as many nodes at once as say so."""
+
+
+async def _unheard(*_: object) -> None:
+    """What nobody listens to."""
+
+
+loses_requests: Patch = _instead(Daemon, "tell", _unheard)
+"""What operators ask for is lost."""
+
+takes_up_anything: Patch = _instead(
+    reloading, "examine", lambda old, load, *, force: reloading.Verdict(config=replace(old, path=None))
+)
+"""A configuration is reloaded without a look at it."""
+
+forgets_nothing: Patch = partial(
+    _all,
+    _instead(facts, "_missing", lambda *_: []),
+    _instead(
+        facts,
+        "_known",
+        lambda *args, real=facts._known: [e for e in real(*args) if not isinstance(e, NodeGone)],
+    ),
+)
+"""A node that has ended stays in memory for ever."""

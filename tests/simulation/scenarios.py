@@ -127,8 +127,25 @@ async def operator_drain(sim: Simulation) -> None:
     node = sim.live(Market.ON_DEMAND)[0].id
     await sim.operate(lambda now: OperatorDrained(at=now, node=node, budget=20.0, reason="maintenance"))
     await sim.settle()
+    sim.checker.checked["operator-obeyed"] += 1
     if sim.world.machines[node].live:
         sim.checker.report("operator-obeyed", node, f"{node} was to be drained and still lives")
+
+
+async def offer(sim: Simulation, load: Callable[[], Config]) -> None:
+    """Have the running daemon reload a configuration that it must reject."""
+    process = sim.running
+    if process is None or process.frozen:
+        return
+    reloader = process.daemon.reloader
+    before = reloader.config
+    task = sim.loop.spawn(process.name, reloader.reload(load))
+    while not task.done() and not process.ended:
+        await sim.clock.sleep(0.1)
+    if task.done():
+        sim.checker.checked["reload"] += 1
+        if task.result()["outcome"] != "rejected" or reloader.config is not before:
+            sim.checker.report("reload", process.name, f"{process.name} took up what it must reject")
 
 
 async def stopped_standby(sim: Simulation) -> None:
@@ -146,6 +163,11 @@ class Scenario:
     script: Script
     launches: int
     pool: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> Mapping[str, Any]:
+        """The pool's tables. Its spend cap is what six of the dearest nodes cost, and watched."""
+        return {"limits": {"spend_per_hour": 21.6}, **self.pool}
 
 
 SCENARIOS = {
@@ -170,7 +192,7 @@ def play(
     """One run of a scenario, in a folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     return Simulation(
-        config(folder, **scenario.pool),
+        config(folder, **scenario.tables),
         sales=sales(),
         seed=seed,
         pace=PACE,

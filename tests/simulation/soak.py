@@ -29,7 +29,7 @@ from jobs import memory_folder, quiet
 from scenarios import PACE, place, sales
 
 from cloud.sim.balancer import Traffic
-from cloud.sim.checker import Bounds
+from cloud.sim.invariants import Bounds
 from orchestrator import metrics
 from orchestrator.config import Config, build_config
 from orchestrator.simulate import Simulation

@@ -116,9 +116,10 @@ class Swarm:
         rng = drawn(f"strikes/{kind.name}", self.seed)
         pause = kind.pause / self.intensity
         while True:
-            await sim.clock.sleep(rng.expovariate(1.0 / pause))
-            if sim.clock.now() >= end:
+            wait = rng.expovariate(1.0 / pause)
+            if sim.clock.now() + wait >= end:
                 return
+            await sim.clock.sleep(wait)
             sim.world.trace.add("fault", kind.name)
             await kind.strike(sim, rng)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from scenarios import config, sales
 
 from cloud.sim.balancer import Traffic
-from cloud.sim.checker import Bounds
 from cloud.sim.faults import Fault
+from cloud.sim.invariants import Bounds
 from orchestrator.simulate import Simulation
 from policies.model import Market, NoticeKind
 
