@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from aiohttp import web
@@ -47,6 +47,12 @@ _WRITTEN_WITHIN = 3.0
 _CLEANUP = 0.5
 """Seconds that a stopping daemon gives answers on their way; a long poll is cut off."""
 
+CONNECTIONS_MOST = 256
+"""Connections that each listener holds at the same time; further ones are ended at once."""
+_HANDSHAKE = 10.0  # s
+
+Factory = Callable[[], asyncio.BaseProtocol]
+Listen = Callable[[Factory], Awaitable[asyncio.Server]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -345,7 +351,8 @@ async def listen_unix(app: web.Application, path: Path, *, mode: int = 0o660) ->
     _make_way(path)
     old = os.umask(0o777 & ~mode)
     try:
-        return await _serve(app, lambda runner: web.UnixSite(runner, str(path)))
+        loop = asyncio.get_running_loop()
+        return await _serve(app, str(path), lambda factory: loop.create_unix_server(factory, str(path)))
     finally:
         os.umask(old)
 
@@ -377,18 +384,53 @@ async def listen_tcp(
 
     `lingering`: seconds for which the rest of a body is read that was refused.
     """
-    return await _serve(app, lambda runner: web.TCPSite(runner, host, port, ssl_context=tls), lingering)
+    loop = asyncio.get_running_loop()
+    handshake = _HANDSHAKE if tls is not None else None
+
+    def listen(factory: Factory) -> Awaitable[asyncio.Server]:
+        return loop.create_server(factory, host, port, ssl=tls, ssl_handshake_timeout=handshake)
+
+    return await _serve(app, f"{host}:{port}", listen, lingering)
 
 
-async def _serve(
-    app: web.Application, site: Callable[[web.AppRunner], web.BaseSite], lingering: float = 10.0
-) -> web.AppRunner:
+class _Refusal(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """End it."""
+        cast(asyncio.Transport, transport).abort()
+
+
+class _BoundedSite(web.BaseSite):
+    """A listener that holds so many connections at most: callers that stay must not use up the descriptors
+    which the daemon needs for clouds, balancers and engines."""
+
+    def __init__(self, runner: web.AppRunner, name: str, listen: Listen) -> None:
+        super().__init__(runner)
+        self._name, self._listen = name, listen
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return self._name
+
+    async def start(self) -> None:
+        """Open it. Raises OSError."""
+        await super().start()
+        self._server = await self._listen(self._protocol)
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        server = cast(web.Server, self._runner.server)
+        return server() if len(server.connections) < CONNECTIONS_MOST else _Refusal()
+
+
+async def _serve(app: web.Application, name: str, listen: Listen, lingering: float = 10.0) -> web.AppRunner:
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP, lingering_time=lingering
     )
     await runner.setup()
     try:
-        await site(runner).start()
+        await _BoundedSite(runner, name, listen).start()
     except BaseException:
         await runner.cleanup()
         raise
