@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 DEMO_ARGS ?=
 SIM_ARGS ?=
 SOAK_ARGS ?=
+INSTALL_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm sim sim-long soak lint format check bench docs vllm-env lock clean
+.PHONY: help setup demo demo-vllm test test-vllm test-systemd deb install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,8 +34,20 @@ demo: $(STAMP) ## Play a spot market on this machine for two minutes (DEMO_ARGS=
 demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)
 
-test: $(STAMP) ## Run the test suite (all but real vLLM)
-	@$(BIN)/pytest -m "not vllm" $(PYTEST_ARGS)
+test: $(STAMP) ## Run the test suite (all but real vLLM and a booted systemd)
+	@$(BIN)/pytest -m "not vllm and not systemd" $(PYTEST_ARGS)
+
+deb: $(STAMP) ## Make the Debian package in build/
+	@tools/package/build.sh deb build
+
+install: $(STAMP) ## Install on this host, as services (INSTALL_ARGS="--dry-run")
+	@tools/package/install.sh $(INSTALL_ARGS)
+
+uninstall: ## Take it away again; configuration and journal stay (INSTALL_ARGS="--dry-run")
+	@tools/package/install.sh --uninstall $(INSTALL_ARGS)
+
+test-systemd: deb ## Install the package in a booted systemd and try it (root, systemd-container)
+	@$(BIN)/pytest -m systemd tests/systemd $(PYTEST_ARGS)
 
 sim: $(STAMP) ## Play 1,000 simulated hours under faults, kills everywhere, planted bugs (SIM_ARGS="--seed 7")
 	@$(BIN)/python tests/simulation/campaign.py --hours 1000 --budget 360 $(SIM_ARGS)

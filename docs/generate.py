@@ -62,7 +62,8 @@ in a pipe lines are whole and without colours, and `NO_COLOR` switches colours o
 prints what `orchestrator schema` describes; within one schema number fields are only ever added.
 
 The daemon is found by `--socket`, else by `--config`, else by the variable `ORCHESTRATOR_SOCKET`, else at
-`./state/orchestrator.sock`. Where a command takes a node, the beginning of its id is enough.
+`./state/orchestrator.sock`, else at that of the service in `/run/spot-orchestrator`. Where a command takes a
+node, the beginning of its id is enough.
 
 ## Exit codes
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from orchestrator.views import EventsView, ExplainView, HistoryView, NodeStory, PlanView, StatusView
 
 DEFAULT_SOCKET: Final = Path("state/orchestrator.sock")
+SERVICE_SOCKET: Final = Path("/run/spot-orchestrator/orchestrator.sock")
+"""Of the daemon that runs as a service; see systemd/pool.toml."""
+
 SOCKET_VARIABLE: Final = "ORCHESTRATOR_SOCKET"
 
 _TIMEOUT: Final = 10.0  # s for an answer that does not wait for anything
@@ -37,7 +40,7 @@ class Unreachable(ClientError):
 
 
 def find_socket(given: Path | None, config: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
-    """The socket of the daemon: --socket, then --config, then ORCHESTRATOR_SOCKET, then ./state.
+    """The socket of the daemon: --socket, --config, ORCHESTRATOR_SOCKET, ./state, or that of the service.
 
     Raises ClientError when the configuration file cannot be read.
     """
@@ -46,7 +49,10 @@ def find_socket(given: Path | None, config: Path | None, environment: Mapping[st
     if config is not None:
         return _socket_of(config)
     from_environment = environment.get(SOCKET_VARIABLE)
-    return Path(from_environment) if from_environment else DEFAULT_SOCKET
+    if from_environment:
+        return Path(from_environment)
+    service = SERVICE_SOCKET.parent.is_dir() and not DEFAULT_SOCKET.exists()
+    return SERVICE_SOCKET if service else DEFAULT_SOCKET
 
 
 def reading_socket(control: Path) -> Path:

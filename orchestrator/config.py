@@ -65,8 +65,9 @@ __all__ = [
     "load_config",
 ]
 
-Role = Literal["daemon", "gateway", "any"]
-"""Who reads a configuration: each process needs only its own files to be there. "any" checks all of them."""
+Role = Literal["daemon", "gateway", "client", "any"]
+"""Who reads a configuration: each process needs only its own files to be there, and its client needs none.
+"any" checks all of them."""
 
 _DRAIN: Final = DrainRules()
 _RETURN: Final = ReturnRules()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +15,9 @@ from orchestrator.config_types import (
     FilePath,
     Section,
     is_credential,
+    is_open,
     path_key,
+    unreadable,
 )
 
 if TYPE_CHECKING:
@@ -102,10 +102,9 @@ def agents_errors(pool_name: str, pool: PoolConfig) -> Iterator[Found]:
     for key, file in _files(agents):
         if is_credential(file):
             continue
-        if not file.is_file():
-            yield (*at, key), f"there is no file {file}; create it or correct the path"
-        elif not os.access(file, os.R_OK):
-            yield (*at, key), f"{file} cannot be read by this user; give it read permission"
+        fault = unreadable(file)
+        if fault:
+            yield (*at, key), fault
         elif key == "secret_file" and len(agents.secret()) < SHORTEST_SECRET:
             yield (
                 (*at, key),
@@ -138,18 +137,10 @@ def agents_warnings(pool_name: str, pool: PoolConfig) -> Iterator[Found]:
                 f"is the systemd credential {file.name}, which this process was not given; the daemon's unit "
                 f"needs LoadCredential={file.name}:PATH, or write the path of a file here",
             )
-        elif key in ("secret_file", "tls_key_file") and file.is_file() and _is_open(file):
+        elif key in ("secret_file", "tls_key_file") and is_open(file):
             yield (*at, key), f"{file} can be read by other users; close it with chmod 600"
 
 
 def _files(agents: AgentsTable) -> list[tuple[str, Path]]:
     keys = ("secret_file", "tls_cert_file", "tls_key_file", "ca_file")
     return [(key, file) for key in keys if (file := getattr(agents, key)) is not None]
-
-
-def _is_credential(file: Path) -> bool:
-    return str(file).startswith(CREDENTIALS)
-
-
-def _is_open(file: Path) -> bool:
-    return bool(stat.S_IMODE(file.stat().st_mode) & 0o077)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -19,7 +18,7 @@ from orchestrator.config import ConfigFile, PoolConfig, Role
 from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
 from orchestrator.config_errors import Problem, Source
-from orchestrator.config_types import is_credential
+from orchestrator.config_types import is_credential, is_open, unreadable
 from orchestrator.units import format_duration, shown
 
 _POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
@@ -49,7 +48,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, role)]
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
-        if role != "gateway":
+        if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
             warnings += agents_warnings(name, pool)
     return (
@@ -60,7 +59,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
 
 def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
     daemon = parsed.daemon
-    if role != "gateway":
+    if role in ("daemon", "any"):
         yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
     longest = reading_socket(daemon.socket) if daemon.readers == "all" else daemon.socket
     yield from _socket_errors(("daemon", "socket"), longest)
@@ -190,10 +189,8 @@ def _file_errors(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
         if is_credential(key_file):
             if role != "any":
                 yield path, f"{key_file}: no service manager gave this process credentials; name a file"
-        elif not key_file.is_file():
-            yield path, f"there is no file {key_file}; create it or correct the path"
-        elif not os.access(key_file, os.R_OK):
-            yield path, f"{key_file} cannot be read by this user; give it read permission"
+        elif fault := unreadable(key_file):
+            yield path, fault
     program = pool.engine.executable
     if "/" in program and pool.cloud.kind == "local":  # elsewhere it is a path on the nodes
         if not Path(program).is_file():
@@ -212,7 +209,7 @@ def _file_warnings(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
             "install the engine or write the path of its program",
         )
     for table, key_file in _key_files(pool, role):
-        if key_file.is_file() and stat.S_IMODE(key_file.stat().st_mode) & 0o077:
+        if is_open(key_file):
             yield (
                 (*at, table, "api_key_file"),
                 f"{key_file} can be read by other users; close it with chmod 600",

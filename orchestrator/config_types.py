@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -134,6 +135,27 @@ def _path(value: object) -> Path:
 def is_credential(path: Path) -> bool:
     """A secret that the service manager hands over and that is not here."""
     return path.parts[:1] == (CREDENTIALS,)
+
+
+def unreadable(file: Path) -> str:
+    """Why this process cannot read a file, as a sentence; empty when it can."""
+    try:
+        regular = stat.S_ISREG(file.stat().st_mode)
+    except FileNotFoundError:
+        regular = False
+    except OSError as error:
+        return f"{file} cannot be read by this user ({(error.strerror or str(error)).lower()})"
+    if not regular:
+        return f"there is no file {file}; create it or correct the path"
+    return "" if os.access(file, os.R_OK) else f"{file} cannot be read by this user; give it read permission"
+
+
+def is_open(file: Path) -> bool:
+    """True for a file that others than its owner may read; False for one that cannot be looked at."""
+    try:
+        return bool(stat.S_IMODE(file.stat().st_mode) & 0o077)
+    except OSError:
+        return False
 
 
 def resolve_path(path: Path, *, base: Path, state_dir: Path) -> Path:

@@ -22,6 +22,7 @@ from orchestrator.config import Config, ConfigError, Problem, load_config
 from orchestrator.config_errors import dotted
 from orchestrator.config_values import Path, settings
 from orchestrator.loop import Snapshot
+from orchestrator.redact import Redactor
 from orchestrator.status import plan_view
 from policies.decide import decide_for
 from policies.events import PoolConfigured
@@ -249,11 +250,13 @@ def examine(old: Config, load: Callable[[], Config], *, force: bool) -> Verdict:
 
 
 def differences(old: Config, new: Config) -> Iterator[Change]:
-    """Every key whose effective value differs, in the order of the file's reference."""
+    """Every key whose effective value differs, in the order of the file's reference; secrets are hidden."""
     before, after = dict(_values(old)), dict(_values(new))
+    redactor = Redactor()
     for path in dict.fromkeys((*before, *after)):
-        if before.get(path) != after.get(path):
-            yield Change(path=path, before=before.get(path, "nothing"), after=after.get(path, "nothing"))
+        was, becomes = before.get(path, "nothing"), after.get(path, "nothing")
+        if was != becomes:
+            yield Change(path=path, before=redactor.text(was), after=redactor.text(becomes))
 
 
 def would_do(pool: Pool, snapshot: Snapshot) -> views.PoolPlanView:

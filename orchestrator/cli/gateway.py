@@ -37,7 +37,7 @@ def gateway(
       orchestrator gateway --config pool.toml --replace     (new settings or a new version, no request lost)
     """
     if replace:
-        return _replace(shared.read_config(config, role="gateway"))
+        return _replace(shared.read_config(config, role="client"))
 
     from orchestrator.gateway.app import serve
     from orchestrator.gateway.config import GatewayError
@@ -64,8 +64,10 @@ def _replace(settings: Config) -> int:
     try:
         answer = client.post("/v1/replace")
     except Unreachable as error:
+        why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else None
         raise CommandError(
-            f"no gateway answers on {client.socket_path}; start one with `orchestrator gateway`",
+            f"no gateway answers on {client.socket_path} ({(why or 'unknown').lower()}); "
+            "start one with `orchestrator gateway`",
             error.exit_code,
         ) from error
     except ClientError as error:

@@ -52,11 +52,11 @@ class CommandError(Exception):
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """How to reach the daemon: --socket, else --config, else ORCHESTRATOR_SOCKET, else ./state."""
+    """How to reach the daemon: --socket, --config, ORCHESTRATOR_SOCKET, ./state, or the service's socket."""
 
     socket: Annotated[
         Path | None,
-        Parameter(help="The daemon's socket; else ORCHESTRATOR_SOCKET, else ./state/orchestrator.sock."),
+        Parameter(help="The daemon's socket; else ORCHESTRATOR_SOCKET, ./state or that of the service."),
     ] = None
     config: Annotated[
         Path | None,
