@@ -52,7 +52,7 @@ from policies.actions import Cause
 from policies.fleet import Node
 from policies.model import AdaptiveRules, Market, Phase, Placement, StandbyKind
 from policies.odds import Odds, Zone
-from policies.return_to_spot import roll_back
+from policies.return_to_spot import least_useful, roll_back
 from policies.turn import Turn
 
 PENALTY = 110.0
@@ -360,7 +360,7 @@ def _drop_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
     pool = turn.pool
     missing, cost, spot = odds.missing(), odds.spot_cost(), odds.spot
     nodes = [n for n in _counted(turn, Market.ON_DEMAND) if n.id not in turn.starting and not n.unknown]
-    for node in sorted(nodes, key=_least_useful):
+    for node in sorted(nodes, key=least_useful):
         held = turn.count(Market.ON_DEMAND)
         if held <= pool.on_demand_floor:
             return
@@ -376,7 +376,7 @@ def _drop_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
 def _drop_spot(turn: Turn, odds: Odds) -> None:
     """Give spot nodes back while J falls and nothing is starting."""
     held: dict[Placement, list[Node]] = {}
-    for node in sorted(_counted(turn, Market.SPOT), key=_least_useful, reverse=True):
+    for node in sorted(_counted(turn, Market.SPOT), key=least_useful, reverse=True):
         if not node.unknown:
             held.setdefault(node.placement, []).append(node)
     while turn.coming(Market.SPOT) == 0 and turn.may_choose:
@@ -412,9 +412,3 @@ def _give_back(turn: Turn, node: Node, cause: Cause, why: str) -> bool:
         turn.note(f"{node.id} is surplus and waits: {turn.by_choice} nodes are leaving already")
         return False
     return turn.drain(node, turn.now + turn.pool.drain.budget, cause, why)
-
-
-def _least_useful(node: Node) -> tuple[bool, bool, float, int, float, str]:
-    """Not booted first, then silent, then the dearest, the least busy, the youngest."""
-    booted = node.phase is Phase.READY
-    return booted, node.sure, -node.price, node.in_flight, -node.launched_at, node.id

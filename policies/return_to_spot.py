@@ -65,7 +65,7 @@ def give_back(turn: Turn) -> None:
         surplus = turn.count(market) - kept
         if surplus <= 0:
             continue
-        for node in sorted(_candidates(turn, market), key=_least_useful)[:surplus]:
+        for node in sorted(_candidates(turn, market), key=least_useful)[:surplus]:
             if not _give_back_one(turn, node, kept):
                 break
 
@@ -120,7 +120,7 @@ def _candidates(turn: Turn, market: Market) -> list[Node]:
     ]
 
 
-def _least_useful(node: Node) -> tuple[bool, bool, float, int, float, str]:
+def least_useful(node: Node) -> tuple[bool, bool, float, int, float, str]:
     """Not booted first, then silent, then the dearest, the least busy, the youngest."""
     booted = node.phase is Phase.READY
     return booted, node.sure, -node.price, node.in_flight, -node.launched_at, node.id
