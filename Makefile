@@ -8,9 +8,10 @@ DEMO_ARGS ?=
 SIM_ARGS ?=
 SOAK_ARGS ?=
 INSTALL_ARGS ?=
+KILLS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-vllm test-systemd deb install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
+.PHONY: help setup demo demo-vllm test test-aws-kills test-vllm test-systemd deb install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -57,6 +58,9 @@ sim-long: $(STAMP) ## The same for a simulated year (most of an hour on two core
 
 soak: $(STAMP) ## Weigh a daemon over 30 simulated days: memory and journal must not grow (SOAK_ARGS="--days 3")
 	@$(BIN)/python tests/simulation/soak.py $(SOAK_ARGS)
+
+test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
+	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)
 
 test-vllm: vllm-env ## Run the engine contract against real vLLM
 	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract $(PYTEST_ARGS)

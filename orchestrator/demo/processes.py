@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from cloud.ports import Clock
@@ -24,10 +24,16 @@ class Process:
     """One `orchestrator` command in a process of its own, which dies with the demo."""
 
     def __init__(
-        self, name: str, *arguments: str, directory: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *arguments: str,
+        directory: Path,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "orchestrator"),
     ) -> None:
-        """`environment` is added to this process's own."""
+        """`environment` is added to this process's own; `program` is what Python runs."""
         self.name = name
+        self._program = program
         self.log = directory / f"{name}.log"
         self._arguments = arguments
         self._environment = {**os.environ, **(environment or {})}
@@ -38,15 +44,14 @@ class Process:
         with self.log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "orchestrator",
+                *self._program,
                 *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     @property
@@ -120,7 +125,7 @@ async def wait_for(
         await clock.sleep(0.1)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Runs in the child before exec: the kernel ends it when the demo is killed."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,128 +7,54 @@ one, so the daemon, the gateway and the clients see what they would see on AWS.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import sys
+import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import boto3
 import pytest
+from aws_stage import REGION, EngineProcesses, free_port, kept, network, queue_of_events
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 60.0
-REGION = "us-east-1"
 TYPE = "p5.4xlarge"
 POOL = "pool.test"
+QUEUE = "system-notices"
+TEMPLATE = "system-node"
 
 
 @dataclass
 class Machines:
-    """EC2 as seen from outside of the daemon, with an engine at every running instance."""
+    """EC2 as seen from outside of the daemon, with an engine at every running machine of the pool."""
 
     shim: Any
-    ec2: Any
     port: int
-    engines: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
-
-    def described(self) -> list[dict[str, Any]]:
-        """Every instance of the pool."""
-        asked = [{"Name": "tag:orchestrator:pool", "Values": ["test"]}]
-        pages = self.ec2.get_paginator("describe_instances").paginate(Filters=asked)
-        return [m for page in pages for r in page["Reservations"] for m in r["Instances"]]
 
     async def living(self) -> dict[str, str]:
-        """Instances that are not ending: id to market."""
-        return {
-            machine["InstanceId"]: machine.get("InstanceLifecycle", "on-demand")
-            for machine in await asyncio.to_thread(self.described)
-            if machine["State"]["Name"] in ("pending", "running")
-        }
+        """Machines of the pool that are not ending: id to market."""
+        return await asyncio.to_thread(self.shim.living, "test")
 
-    async def keep(self) -> None:
-        """An engine runs where an instance does, and dies with it."""
-        while True:
-            for machine in await asyncio.to_thread(self.described):
-                node, runs = machine["InstanceId"], machine["State"]["Name"] == "running"
-                if runs and node not in self.engines:
-                    self.engines[node] = await self._engine(machine)
-                elif not runs and node in self.engines and self.engines[node].returncode is None:
-                    self.engines[node].kill()
-            await asyncio.sleep(0.1)
+    async def tokens(self) -> list[str]:
+        """The token of every machine that the pool ever had."""
+        return [m["token"] for m in await asyncio.to_thread(self.shim.machines, "test")]
 
-    async def _engine(self, machine: dict[str, Any]) -> asyncio.subprocess.Process:
-        host = machine["PrivateIpAddress"]
-        options = {
-            "model": "simulated",
-            "served-model-name": "simulated",
-            "host": host,
-            "port": str(self.port),
-            "load-time": "0.1",
-            "tokens-per-second": "50",
-            "max-num-seqs": "8",
-            "shutdown-timeout": "5",
-        }
-        words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "cloud.engines.simulated_server",
-            *words,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-
-    async def end(self) -> None:
-        """Kill every engine."""
-        for engine in self.engines.values():
-            with contextlib.suppress(ProcessLookupError):
-                engine.kill()
-            await engine.wait()
+    async def state(self, node: str) -> str:
+        """The state of any machine, with our tag or without."""
+        machines = (await asyncio.to_thread(self.shim.order, "machines"))["machines"]
+        return str(next(m["state"] for m in machines if m["id"] == node))
 
 
 @pytest.fixture(scope="module")
 def subnets(aws_shim_process: Any) -> dict[str, str]:
     """A network on the loopback and a launch template."""
-    ec2: Any = boto3.client("ec2", region_name=REGION, endpoint_url=aws_shim_process.url)
-    vpc = ec2.create_vpc(CidrBlock="127.78.0.0/16")["Vpc"]["VpcId"]
-    made = {}
-    for number, zone in enumerate((f"{REGION}a", f"{REGION}b")):
-        block = f"127.78.{number}.0/24"
-        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=block, AvailabilityZone=zone)
-        made[zone] = subnet["Subnet"]["SubnetId"]
-    ec2.create_launch_template(
-        LaunchTemplateName="system-node", LaunchTemplateData={"ImageId": "ami-12345678"}
-    )
-    return made
-
-
-def queue_of_events(url: str) -> str:
-    """A queue that EventBridge fills with the events of EC2; its URL."""
-    sqs: Any = boto3.client("sqs", region_name=REGION, endpoint_url=url)
-    events: Any = boto3.client("events", region_name=REGION, endpoint_url=url)
-    queue = str(sqs.create_queue(QueueName="system-notices")["QueueUrl"])
-    named = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
-    events.put_rule(Name="system", EventPattern='{"source": ["aws.ec2"]}')
-    events.put_targets(Rule="system", Targets=[{"Id": "q", "Arn": named["Attributes"]["QueueArn"]}])
-    return queue
+    return network(aws_shim_process, "127.78", TEMPLATE)
 
 
 @pytest.fixture
 async def machines(aws_shim: Any) -> AsyncIterator[Machines]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ec2: Any = boto3.client("ec2", region_name=REGION, endpoint_url=aws_shim.url)
-    machines = Machines(aws_shim, ec2, port)
-    keeping = asyncio.create_task(machines.keep())
-    yield machines
-    keeping.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await keeping
-    await machines.end()
+    machines = Machines(aws_shim, free_port())
+    async with kept(EngineProcesses(aws_shim, machines.port)):
+        yield machines
 
 
 def tables(machines: Machines, subnets: dict[str, str], replicas: int = 3) -> dict[str, dict[str, object]]:
@@ -144,12 +70,27 @@ def tables(machines: Machines, subnets: dict[str, str], replicas: int = 3) -> di
             "poll_spot_requests": "500ms",
         },
         f"{aws}.regions.{REGION}": {
-            "launch_template": "system-node",
+            "launch_template": TEMPLATE,
             "launch_template_version": 1,
-            "notice_queue": queue_of_events(machines.shim.url),
+            "notice_queue": queue_of_events(machines.shim, QUEUE),
         },
         f"{aws}.regions.{REGION}.subnets": dict(subnets),
     }
+
+
+async def somebody_elses(machines: Machines, subnets: dict[str, str], **tags: str) -> str:
+    """A machine in our network that we did not launch; its id."""
+    listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+    launched = await asyncio.to_thread(
+        machines.shim.client("ec2").run_instances,
+        ImageId="ami-12345678",
+        MinCount=1,
+        MaxCount=1,
+        InstanceType=TYPE,
+        SubnetId=next(iter(subnets.values())),
+        **({"TagSpecifications": [{"ResourceType": "instance", "Tags": listed}]} if tags else {}),
+    )
+    return str(launched["Instances"][0]["InstanceId"])
 
 
 def whole(pool: Any, replicas: int = 3, spot: int = 2) -> bool:
@@ -189,7 +130,7 @@ async def test_a_pool_on_ec2_outlives_a_reclaim_and_its_daemon(
         assert machines.shim.order("calls")["RunInstances"] == launches
         assert await stack.stop("daemon") == 0
     assert await machines.living() == before
-    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    tokens = await machines.tokens()
     assert len(set(tokens)) == len(tokens)
 
 
@@ -219,7 +160,7 @@ async def test_lost_answers_throttling_and_no_spot_capacity_cost_no_machine_and_
             )
 
         await stack.until("EC2 and the daemon agree on the nodes", agreed)
-    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    tokens = await machines.tokens()
     assert len(set(tokens)) == len(tokens)
 
 
@@ -242,8 +183,7 @@ async def test_a_kill_while_launches_and_ends_are_under_way(
     async with new_stack(tables(machines, subnets), parts=("gateway", "daemon")) as stack:
         await die_amid(stack, "RunInstances")
         pool = await stack.until_pool("the pool is as wanted", whole)
-        launched = {machine["InstanceId"] for machine in await asyncio.to_thread(machines.described)}
-        assert launched == set(await stack.nodes())  # three in all, however often they were asked for
+        assert len(await machines.tokens()) == 3  # in all, however often they were asked for
         doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
         order("fault", action="TerminateInstances", kind="hold")
         order("reclaim", node=doomed)
@@ -257,7 +197,7 @@ async def test_a_kill_while_launches_and_ends_are_under_way(
             return set(await machines.living()) == set(await stack.nodes())
 
         await stack.until("EC2 and the daemon agree on the nodes", agreed)
-    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    tokens = await machines.tokens()
     assert len(set(tokens)) == len(tokens)
 
 
@@ -265,8 +205,9 @@ async def test_a_zone_is_taken_from_ten_nodes(
     machines: Machines, subnets: dict[str, str], new_stack: Any
 ) -> None:
     """Every spot node of one zone within a moment; one more with hardly any notice and one with none; copies,
-    and messages about others, in between."""
+    and messages about others, in between. A machine of somebody else stands by."""
     order = machines.shim.order
+    theirs = await somebody_elses(machines, subnets)
     async with new_stack(tables(machines, subnets, 10), parts=("gateway", "daemon")) as stack:
         pool = await stack.until_pool("the pool is as wanted", lambda pool: whole(pool, 10, 7))
         spot = [node for node in pool["nodes"] if node["market"] == "spot"]
@@ -292,8 +233,10 @@ async def test_a_zone_is_taken_from_ten_nodes(
                 node=foreign,
             )
             order("tell", kind=warning, detail={"instance-id": ["nonsense"]}, node=foreign)
+            began = asyncio.get_running_loop().time()
             for node in zone:
                 order("reclaim", node=node, copies=3)
+            zone_took = asyncio.get_running_loop().time() - began
             order("reclaim", node=late, late=90.0)
             order("reclaim", node=silent, notice_s=0)
             taken = {*zone, late, silent}
@@ -303,9 +246,12 @@ async def test_a_zone_is_taken_from_ten_nodes(
             )
             await traffic.answers(20)
         watching.cancel()
+        assert await machines.state(theirs) == "running"
         # What a node took with it before it had answered is asked again elsewhere; a stream that had begun on
         # the node that went without a notice cannot be.
         assert traffic.report.failed == 0, traffic.report
+        assert len(zone) >= 3
+        assert zone_took < 5.0, "the stand-in was too slow to take a zone at once; nothing was shown"
         assert lowest >= 3
 
         async def agreed() -> bool:
@@ -313,13 +259,116 @@ async def test_a_zone_is_taken_from_ten_nodes(
 
         await stack.until("EC2 and the daemon agree on the nodes", agreed)
         counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        sqs: Any = boto3.client("sqs", region_name=REGION, endpoint_url=machines.shim.url)
-        url = sqs.get_queue_url(QueueName="system-notices")["QueueUrl"]
+        sqs = machines.shim.client("sqs")
+        url = sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"]
 
         async def empty() -> bool:
             found = await asyncio.to_thread(sqs.get_queue_attributes, QueueUrl=url, AttributeNames=counts)
             return all(int(found["Attributes"][name]) == 0 for name in counts)
 
         await stack.until("the queue is empty", empty)
-    tokens = [machine["ClientToken"] for machine in await asyncio.to_thread(machines.described)]
+    tokens = await machines.tokens()
     assert len(set(tokens)) == len(tokens)
+
+
+async def test_what_is_not_ours_any_more_is_not_ended(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """Somebody takes our tag from a node and puts it on a machine of theirs: we end neither of the two, and
+    the pool is whole without them."""
+    ec2, tag = machines.shim.client("ec2"), "orchestrator:pool"
+    # A node that lists lack and that answers is given up after ten times as long.
+    changes = {**tables(machines, subnets), f"{POOL}.patience": {"vanish_grace": "500ms"}}
+    async with new_stack(changes, parts=("gateway", "daemon")) as stack:
+        pool = await stack.until_pool("the pool is as wanted", whole)
+        gone = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        theirs = await somebody_elses(machines, subnets, **{tag: "test"})
+        await asyncio.to_thread(ec2.delete_tags, Resources=[gone], Tags=[{"Key": tag}])
+        async with stack.traffic() as traffic:
+            pool = await stack.until_pool(
+                "the pool is whole without it",
+                lambda pool: whole(pool) and gone not in {n["id"] for n in pool["nodes"]},
+            )
+            await traffic.answers(20)
+        assert (traffic.report.failed, traffic.report.streams_cut) == (0, 0), traffic.report
+        assert theirs not in await stack.nodes()
+        assert any(theirs in note for note in pool["notes"])
+        assert {await machines.state(node) for node in (gone, theirs)} == {"running"}
+        await stack.kill("daemon")
+        await stack.start("daemon")
+        await stack.until_pool("the pool is as wanted after a restart", whole)
+        await stack.turns(4)
+        assert {await machines.state(node) for node in (gone, theirs)} == {"running"}
+
+
+async def test_a_notice_waits_for_no_list(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """No list of machines is answered from before the notice until its node is out of the balancer."""
+    order = machines.shim.order
+    changes = {**tables(machines, subnets), f"{POOL}.drain": {"min_serving": "50%"}}
+    async with new_stack(changes, parts=("gateway", "daemon")) as stack:
+        pool = await stack.until_pool("the pool is as wanted", whole)
+        doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        order("fault", action="DescribeInstances", kind="hold", times=1000)
+        before = order("calls")["DescribeInstances"]
+
+        async def held() -> bool:
+            return int(order("calls")["DescribeInstances"]) > before
+
+        await stack.until("a list is on its way", held)
+        order("reclaim", node=doomed)
+
+        def detached(pool: Any) -> bool:
+            return any(n["id"] == doomed and n["target"] == "draining" for n in pool["nodes"])
+
+        await stack.until_pool("the doomed node is detached", detached)
+        order("release")
+        await stack.until_pool(
+            "the doomed node is replaced",
+            lambda pool: whole(pool) and doomed not in {node["id"] for node in pool["nodes"]},
+        )
+
+
+async def test_expired_credentials_freeze_changes_and_nothing_else(
+    machines: Machines, subnets: dict[str, str], new_stack: Any, tmp_path: Any, monkeypatch: Any
+) -> None:
+    """Status, metrics and the gateway stay up, no machine is touched; new credentials are found in the file
+    and what was due is done, by the same process."""
+    file, order = tmp_path / "credentials", machines.shim.order
+
+    def write(key: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = x\n")
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    write("FIRST")
+    made = tables(machines, subnets)
+    changes = {**made, f"{POOL}.patience": {"stale_after": "3s"}}
+    async with new_stack(changes, parts=("gateway", "daemon")) as stack:
+        await stack.until_pool("the pool is as wanted", whole)
+        before = await machines.living()
+        silent = next(node for node, market in before.items() if market == "spot")
+        async with stack.traffic() as traffic:
+            order("set", expired_keys=["FIRST"])
+            pool = await stack.until_pool("the pool is degraded", lambda pool: pool["state"] == "degraded")
+            assert any("ExpiredToken" in text and "renew" in text for text in pool["problems"]), pool
+            order("reclaim", node=silent, notice_s=0)
+            await stack.until_pool(
+                "the lost node is out of the balancer",
+                lambda pool: any(n["id"] == silent and n["target"] != "healthy" for n in pool["nodes"]),
+            )
+            await stack.turns(10)
+            assert set(await machines.living()) == set(before) - {silent}
+            metrics = await stack.get(stack.monitoring_port, "/metrics")
+            age = re.search(r'observation_age_seconds\{[^}]*part="instances"[^}]*\} (\S+)', metrics)
+            assert age is not None
+            assert float(age[1]) > 3.0
+            assert (await stack.cli("status")).code in (4, 5)
+            await traffic.answers(20)
+            pid = (await stack.status())["daemon"]["pid"]
+            write("SECOND")
+            await stack.until_pool("the pool is whole again", whole)
+            assert (await stack.status())["daemon"]["pid"] == pid
+        assert traffic.report.failed == 0, traffic.report

@@ -150,6 +150,7 @@ def _patch_changes(shim):
             end(self)
             put(self, SHUTTING_DOWN)
             shim.later(shim.settings["end"], lambda: put(self, TERMINATED))
+            shim.later(shim.settings["end"] + shim.settings["remember"], lambda: _forget(self))
             request = shim.requests.get(getattr(self, "spot_instance_request_id", None))
             if request is not None and request["State"] == "active":
                 request["State"] = "closed"
@@ -184,6 +185,15 @@ def _patch_changes(shim):
             return previous
 
     Instance.terminate, Instance.stop, Instance.start = terminate, stop, start
+
+
+def _forget(instance):
+    """EC2 describes a machine for about an hour after its end."""
+    backend = instance.ec2_backend
+    for name, reservation in list(backend.reservations.items()):
+        if instance in reservation.instances:
+            del backend.reservations[name]
+    backend.tags.pop(instance.id, None)
 
 
 def _wrong_state(instance, wanted):
@@ -245,6 +255,26 @@ def _request_matches(request, filters):
         any(fnmatch.fnmatchcase(values[name], pattern) for pattern in patterns)
         for name, patterns in filters.items()
     )
+
+
+def listed():
+    """Every machine that is remembered, in short."""
+    found = []
+    for backend in ec2_backends[ACCOUNT].values():
+        for instance in backend.all_instances():
+            tags = backend.tags.get(instance.id, {})  # moto's own way reads the tags of everything
+            found.append(
+                {
+                    "id": instance.id,
+                    "market": "spot" if instance.lifecycle == "spot" else "on-demand",
+                    "state": instance.state,
+                    "zone": instance.placement.zone,
+                    "address": instance.private_ip,
+                    "token": instance.client_token,
+                    "pool": tags.get("orchestrator:pool", ""),
+                }
+            )
+    return found
 
 
 # -- what EC2 does by itself ----------------------------------------------------------------------

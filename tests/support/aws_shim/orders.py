@@ -9,6 +9,9 @@ recommend {node, region}                    a rebalance recommendation
 tell      {kind, detail, node, region, source}   any event on the default bus
 front     {group}                           gives {"port": N}: where this target group's balancer listens
 calls                                       gives how many calls of each action arrived since the reset
+machines                                    gives every machine in short, which moto takes long for
+furnish   {pool, spot, on_demand, ...}      machines that are only listed and ended: see crowd.py
+begin, land, done {key, ...}                calls of one access key, its end at one of them: see effects.py
 """
 
 import io
@@ -22,6 +25,8 @@ from xml.sax.saxutils import escape
 
 import machines
 from balancing import Fronts
+from crowd import Crowd
+from effects import Effects
 from identity import forged
 from market import products
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -38,6 +43,8 @@ class Application:
         self._shim = shim
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._fronts = Fronts(shim)
+        self._effects = Effects()
+        self._crowd = Crowd()
 
     def __call__(self, environ, start_response):
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -67,10 +74,19 @@ class Application:
             self._shim.gate.wait(_LONGEST_HOLD)
         if service == "pricing":
             return self._price_list(json.loads(body), start_response)
+        listed = self._crowd.answer(action, body)
+        if listed is not None:
+            return _xml(listed, start_response, "200 OK")
         if fault is not None and fault.kind == "lose":
             b"".join(self._moto(environ, lambda *_: None))
             return _hang_up(environ, start_response)
-        return self._moto(environ, start_response)
+        return self._effects.perform(
+            _key_of(environ),
+            action,
+            body,
+            call=lambda start=start_response: self._moto(environ, start),
+            hang_up=lambda: _hang_up(environ, start_response),
+        )
 
     def _order(self, order, given, start_response):
         shim = self._shim
@@ -79,6 +95,8 @@ class Application:
             match order:
                 case "reset":
                     shim.reset()
+                    self._effects.clear()
+                    self._crowd.clear()
                 case "set":
                     unknown = given.keys() - DEFAULTS.keys()
                     if unknown:
@@ -105,6 +123,13 @@ class Application:
                     answer = {"port": self._fronts.port(given["group"])}
                 case "calls":
                     answer = dict(shim.calls)
+                case "machines":
+                    with shim.lock:
+                        answer = {"machines": machines.listed()}
+                case "furnish":
+                    answer = self._crowd.furnish(**given)
+                case "begin" | "land" | "done":
+                    answer = self._effects.order(order, given)
                 case _:
                     raise ValueError(f"no such order: {order}")
         except Exception as error:
@@ -171,9 +196,11 @@ def _refuse(fault, service, start_response):
     else:
         body = {"__type": fault.code, "message": fault.message}
         return _json(body, start_response, f"{fault.status} Refused")
-    data = text.encode()
-    headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(data)))]
-    start_response(f"{fault.status} Refused", headers)
+    return _xml(text.encode(), start_response, f"{fault.status} Refused")
+
+
+def _xml(data, start_response, status):
+    start_response(status, [("Content-Type", "text/xml"), ("Content-Length", str(len(data)))])
     return [data]
 
 

@@ -18,6 +18,7 @@ DEFAULTS = {
     "boot": 0.05,  # s from pending to running
     "stop": 0.05,  # s from stopping to stopped
     "end": 0.05,  # s from shutting-down to terminated
+    "remember": 3600.0,  # s for which a terminated machine is still described
     "describe_lag": 0.0,  # s until DescribeInstances shows a new machine
     "capacity": {},  # "MARKET:TYPE:ZONE" -> machines that can still be launched; missing means any number
     "quota": {},  # market -> most machines alive; missing means no quota

@@ -194,6 +194,12 @@ def sqs():
     return FakeSqs()
 
 
+@pytest.fixture(scope="session")
+def new_sqs():
+    """Makes such queues, for tests of many examples."""
+    return FakeSqs
+
+
 @pytest.fixture(params=["memory", pytest.param("moto", marks=pytest.mark.slow)])
 def any_sqs(request):
     """An SQS queue, in memory and at the stand-in for AWS: what holds of the one must hold of the other."""

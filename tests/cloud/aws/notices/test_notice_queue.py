@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cloud.aws.notice_queue import QueueNotices
 from cloud.clock import SystemClock
@@ -176,6 +178,46 @@ async def test_the_corpus_of_malformed_bodies_neither_stops_nor_stays_in_the_que
     assert notice.node == node(1)
     await until(lambda: _empty(sqs))
     assert source.counts.foreign + source.counts.unparseable == len(bodies)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+fuzzed = st.one_of(
+    st.text(max_size=200),
+    json_values.map(json.dumps),
+    st.dictionaries(st.sampled_from(list(json.loads(body("i-1")))), json_values).map(
+        lambda changes: json.dumps(json.loads(body(node(7))) | changes)
+    ),
+    st.integers(0, 300).map(lambda end: body(node(8))[:end]),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(fuzzed, max_size=25))
+def test_whatever_is_in_the_queue_it_is_read_to_the_end_and_the_next_warning_is_heard(new_sqs, bodies):
+    """Nothing that comes stops the source, and once what it told is acknowledged nothing is left."""
+
+    async def play():
+        sqs = new_sqs()
+        await sqs.send(*bodies, body(node(1)))
+        source = QueueNotices(sqs, SystemClock(), url=sqs.url, wait=1, visibility=30)
+        told = []
+        async with asyncio.timeout(PATIENCE), aclosing(source.stream()) as stream:
+            async for notice in stream:
+                told.append(notice)
+                await source.acknowledge(notice)
+                if notice.node == node(1):
+                    break
+        await until(lambda: _empty(sqs))
+        await source.close()
+        assert source.counts.failures == 0
+        assert source.counts.received == source.counts.deleted == len(bodies) + 1
+        assert all(notice.node.startswith("i-") for notice in told)
+
+    asyncio.run(play())
 
 
 async def test_a_message_of_several_nodes_stays_until_each_of_its_notices_is_acknowledged(sqs, open_source):
