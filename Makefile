@@ -11,7 +11,7 @@ INSTALL_ARGS ?=
 KILLS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-vllm test test-aws-kills test-vllm test-systemd deb install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
+.PHONY: help setup demo demo-aws demo-vllm test test-aws-kills test-vllm test-systemd deb install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ setup: $(STAMP) ## Make the environment with the orchestrator command
 
 demo: $(STAMP) ## Play a spot market on this machine for two minutes (DEMO_ARGS="--duration 60 --seed 7")
 	@$(BIN)/orchestrator demo $(DEMO_ARGS)
+
+demo-aws: $(STAMP) ## Play a pool on EC2 for two minutes, against a stand-in for AWS (DEMO_ARGS="--seed 7")
+	@$(BIN)/python tools/demo_aws.py $(DEMO_ARGS)
 
 demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)

@@ -7,8 +7,8 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
@@ -32,32 +32,76 @@ _SHOW_EVERY = 5.0
 _EVENTS_PAGE = 5000
 
 
+class Provider(Protocol):
+    """Whoever has the machines, as the demo asks it."""
+
+    async def statistics(self) -> dict[str, Any]:
+        """The machines that live ("live"), processes without one ("orphans"), and how many spot machines
+        were taken: "preemptions_with_notice" and "preemptions_without_notice". Raises CloudError."""
+        ...
+
+    def at_rest(self, pool: PoolView) -> bool:
+        """Whether the pool may be called to account: what was taken is replaced as far as it will be."""
+        ...
+
+
+class Taking(Protocol):
+    """What is taken from the pool while the demo runs. `asked`: how often something was."""
+
+    asked: int
+
+    async def step(self, progress: float, pool: PoolView) -> None:
+        """Take what is due at this share of the demo's time."""
+        ...
+
+
+class LocalProvider:
+    """The local cloud."""
+
+    def __init__(self, cloud: LocalCloud) -> None:
+        self._cloud = cloud
+
+    async def statistics(self) -> dict[str, Any]:
+        """The local cloud's own counts."""
+        found: dict[str, Any] = orjson.loads(await self._cloud.read("/admin/statistics"))
+        return found
+
+    def at_rest(self, _pool: PoolView) -> bool:
+        """Always: the market plays on."""
+        return True
+
+
 async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, Any]:
     """Run one demo and return its summary. Raises ProcessError."""
-    _talk(options, f"Starting {options.nodes} nodes on a local cloud in {scene.directory} ...")
+    talk(options, f"Starting {options.nodes} nodes on a local cloud in {scene.directory} ...")
+    market = str(options.trace) if options.trace is not None else "synthetic"
     async with processes(scene) as running:
         client, cloud = ControlClient(scene.socket), LocalCloud(scene.cloud_socket)
+        drills = Drills(cloud, wanted=scene.drills, seed=options.seed)
         share = cloud.share()
         try:
             await pool_is_whole(client, running, scene, clock)
-            _talk(options, f"All nodes serve at {scene.url}. The market plays for {options.duration:.0f} s.")
-            return await _with_load(options, scene, clock, running, client, cloud)
+            found = await under_load(options, scene, clock, running, client, LocalProvider(cloud), drills)
+            return {**found, "market": market, "replay": _replay(options)}
         finally:
             await share.close()
 
 
 @contextlib.asynccontextmanager
-async def processes(scene: Scene) -> AsyncIterator[tuple[Process, ...]]:
-    """The three processes; the cloud goes last, and takes its nodes with it."""
+async def processes(
+    scene: Scene, parts: Sequence[str] = ("local-cloud", "gateway", "daemon")
+) -> AsyncIterator[tuple[Process, ...]]:
+    """The processes; the cloud goes last, and takes its nodes with it."""
     config = ("--config", str(scene.config))
+    arguments = {
+        "local-cloud": ("local-cloud", *config, "--market", str(scene.market)),
+        "gateway": ("gateway", *config),
+        "daemon": ("run", *config),
+    }
     started: list[Process] = []
     try:
-        for name, arguments in (
-            ("local-cloud", ("local-cloud", *config, "--market", str(scene.market))),
-            ("gateway", ("gateway", *config)),
-            ("daemon", ("run", *config)),
-        ):
-            process = Process(name, *arguments, directory=scene.directory)
+        for name in parts:
+            process = Process(name, *arguments[name], directory=scene.directory)
             await process.start()
             started.append(process)
         yield tuple(started)
@@ -79,14 +123,17 @@ async def pool_is_whole(
     await wait_for(ready, running, seconds=scene.start_timeout, clock=clock, what="a whole pool")
 
 
-async def _with_load(
+async def under_load(
     options: DemoOptions,
     scene: Scene,
     clock: Clock,
     running: tuple[Process, ...],
     client: ControlClient,
-    cloud: LocalCloud,
+    provider: Provider,
+    taking: Taking,
 ) -> dict[str, Any]:
+    """Send the load while nodes are taken, show the status, and sum up. Raises ProcessError."""
+    talk(options, f"All nodes serve at {scene.url}. The market plays for {options.duration:.0f} s.")
     load = Load(
         url=scene.url,
         model=scene.model,
@@ -95,7 +142,6 @@ async def _with_load(
         seed=options.seed,
         clock=clock,
     )
-    drills = Drills(cloud, wanted=scene.drills, seed=options.seed)
     samples, stop = summary.Samples(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -110,11 +156,11 @@ async def _with_load(
             if view is not None:
                 samples.add(view["pools"][0])
                 screen.show(view, elapsed, load)
-                await drills.step(elapsed / options.duration, view["pools"][0])
+                await taking.step(elapsed / options.duration, view["pools"][0])
             await clock.sleep(_SAMPLE_EVERY)
     stop.set()
     await sending
-    return await _account(options, scene, clock, client, cloud, load, samples, drills)
+    return await _account(options, scene, clock, client, provider, load, samples, taking)
 
 
 async def _account(
@@ -122,13 +168,13 @@ async def _account(
     scene: Scene,
     clock: Clock,
     client: ControlClient,
-    cloud: LocalCloud,
+    provider: Provider,
     load: Load,
     samples: summary.Samples,
-    drills: Drills,
+    taking: Taking,
 ) -> dict[str, Any]:
     """Ask everybody what happened, after the nodes that were leaving have left."""
-    pool, statistics = await _settled(scene, clock, client, cloud)
+    pool, statistics = await _settled(scene, clock, client, provider)
     known = {n["id"] for n in pool["nodes"]}
     leaked = [n for n in statistics["live"] if n not in known]
     leaked += [f"process {pid}" for pid in statistics["orphans"]]
@@ -145,31 +191,29 @@ async def _account(
             "duration_s": options.duration,
             "speed": options.speed,
             "engine": options.engine,
-            "market": str(options.trace) if options.trace is not None else "synthetic",
-            "replay": _replay(options),
         },
-        drills=drills.asked,
+        drills=taking.asked,
     )
 
 
 async def _settled(
-    scene: Scene, clock: Clock, client: ControlClient, cloud: LocalCloud
+    scene: Scene, clock: Clock, client: ControlClient, provider: Provider
 ) -> tuple[PoolView, dict[str, Any]]:
-    """The pool and the cloud's statistics once both agree on which nodes live, or time is up."""
+    """The pool and the provider's statistics once both agree on which nodes live, or time is up."""
     until = clock.now() + 3 * scene.notice_s + 10.0
     while True:
         view = await _status(client)
         try:
-            statistics = orjson.loads(await cloud.read("/admin/statistics"))
+            statistics = await provider.statistics()
         except CloudError:
             statistics = None
         if view is not None and statistics is not None:
             pool = view["pools"][0]
-            agree = set(statistics["live"]) <= {n["id"] for n in pool["nodes"]}
+            agree = set(statistics["live"]) <= {n["id"] for n in pool["nodes"]} and provider.at_rest(pool)
             if (agree and not statistics["orphans"]) or clock.now() > until:
                 return pool, statistics
         elif clock.now() > until:
-            raise ProcessError("the daemon or the local cloud stopped answering at the end")
+            raise ProcessError("the daemon or the cloud stopped answering at the end")
         await clock.sleep(_SAMPLE_EVERY)
 
 
@@ -263,6 +307,7 @@ def _replay(options: DemoOptions) -> str:
     return shlex.join(words)
 
 
-def _talk(options: DemoOptions, text: str) -> None:
+def talk(options: DemoOptions, text: str) -> None:
+    """One line for whoever watches."""
     if not options.quiet:
         print(text, file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ class Samples:
 
     ready: list[int] = field(default_factory=list)
     serving: list[int] = field(default_factory=list)
+    on_demand: list[int] = field(default_factory=list)
     spot_share: list[float] = field(default_factory=list)
     last: PoolView | None = None
 
@@ -24,6 +25,7 @@ class Samples:
         """One more sample."""
         self.ready.append(pool["ready"])
         self.serving.append(pool["serving"])
+        self.on_demand.append(pool["on_demand_ready"])
         self.spot_share.append(pool["spot_share"])
         self.last = pool
 
@@ -118,6 +120,10 @@ def build(
         "wanted": pool["wanted"],
         "min_ready": min(samples.ready, default=0),
         "min_serving": min(samples.serving, default=0),
+        "min_on_demand": min(samples.on_demand, default=0),
+        "on_demand_floor": pool["on_demand_floor"],
+        "spot_at_end": pool["spot_ready"],
+        "spot_wanted": pool["spot_wanted"],
         "mean_spot_share": round(sum(samples.spot_share) / max(1, len(samples.spot_share)), 4),
         "cost_usd": round(spent, 4),
         "cost_on_demand_usd": round(spent + saved, 4),
@@ -159,6 +165,11 @@ def text(summary: dict[str, Any]) -> str:
         ("swaps", str(summary["swaps"])),
         ("ready nodes", f"at least {summary['min_ready']} of {summary['wanted']}"),
         ("serving nodes", f"at least {summary['min_serving']}"),
+        (
+            "on-demand nodes",
+            f"at least {summary['min_on_demand']}, {summary['on_demand_floor']} are the floor",
+        ),
+        ("spot at the end", f"{summary['spot_at_end']} of {summary['spot_wanted']} wanted"),
         ("spot share", f"{summary['mean_spot_share']:.0%} on average"),
         ("notice to detached", f"{fast}; {summary['late_drains']} drained late by choice"),
         (

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ PROMISED = {
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
+LOCAL = ("-m", "orchestrator", "demo")
+AWS = (str(Path(__file__).parents[2] / "tools" / "demo_aws.py"),)
+
 
 @pytest.fixture
 def demo(marked_processes: Any) -> Iterator[Start]:
@@ -46,9 +49,9 @@ def demo(marked_processes: Any) -> Iterator[Start]:
     directory = Path(tempfile.mkdtemp(prefix="orch-"))  # short: sockets lie in it
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, program: Sequence[str] = LOCAL) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "demo", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,10 +91,27 @@ def test_a_short_demo_keeps_its_promises(demo: Start) -> None:
     assert summary["seed"] == 3
 
 
+def test_a_short_demo_on_a_stand_in_for_aws_keeps_its_promises(demo: Start) -> None:
+    options = ("--duration", "25", "--nodes", "4", "--rate", "8", "--seed", "3", "--quiet", "-o", "json")
+    process = demo(*options, program=AWS)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    summary: dict[str, Any] = json.loads(out)
+    assert set(summary) >= PROMISED
+    assert (summary["failed"], summary["leaked_nodes"]) == (0, 0)
+    assert summary["requests"] == summary["answered"] + summary["streams_cut"] > 50
+    assert summary["preemptions_with_notice"] >= 2
+    assert summary["min_on_demand"] >= summary["on_demand_floor"] == 2
+    assert summary["spot_at_end"] == summary["spot_wanted"] == 2
+
+
+@pytest.mark.parametrize("program", [LOCAL, AWS], ids=["local", "aws"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
-def test_a_demo_that_is_cut_short_leaves_nothing(demo: Start, number: signal.Signals) -> None:
+def test_a_demo_that_is_cut_short_leaves_nothing(
+    demo: Start, number: signal.Signals, program: Sequence[str]
+) -> None:
     """Asked to stop it still sums up; after kill -9 the kernel ends the rest."""
-    process = demo("--duration", "300", "--nodes", "1", "--rate", "10")
+    process = demo("--duration", "300", "--nodes", "1", "--rate", "10", program=program)
     assert process.stderr is not None
     for line in process.stderr:
         if "requests" in line:  # the first line of the load: everything runs
