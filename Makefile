@@ -14,7 +14,7 @@ KILLS_ARGS ?=
 .PHONY: help setup demo demo-aws demo-vllm test test-aws-kills test-vllm test-systemd deb install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -160,8 +160,8 @@ class Aws:
         return dict(found)
 
     def _take(self, nodes: list[str], *, notice: bool = True, **order: object) -> list[str]:
-        for node in nodes:
-            self._shim.order("reclaim", node=node, **order)
+        if nodes:
+            self._shim.order("reclaim", nodes=nodes, **order)
         self.taken[notice] += len(nodes)
         return nodes
 

@@ -353,7 +353,7 @@ async def campaign(
 ) -> Result:
     """Find the points and play them, or the chosen ones, or a share of each scenario's."""
     shim.order("set", boot=0.05, end=0.05, remember=20.0, idle_ends_draining=True, target_initial=0.0)
-    subnets, port = network(shim, "127.79", _TEMPLATE), free_port()
+    subnets, port = network(shim, "127.82", _TEMPLATE), free_port()
     benches = [Bench(f"kills-{n}", shim, directory / f"{n}", port, subnets) for n in range(pools)]
     rng = random.Random(seed)
     async with kept(EnginesHere(shim, port)):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aws_stage import REGION, EngineProcesses, free_port, kept, network, queue_of_events
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 TYPE = "p5.4xlarge"
 POOL = "pool.test"
@@ -204,7 +204,7 @@ async def test_a_kill_while_launches_and_ends_are_under_way(
 async def test_a_zone_is_taken_from_ten_nodes(
     machines: Machines, subnets: dict[str, str], new_stack: Any
 ) -> None:
-    """Every spot node of one zone within a moment; one more with hardly any notice and one with none; copies,
+    """Every spot node of one zone at one instant; one more with hardly any notice and one with none; copies,
     and messages about others, in between. A machine of somebody else stands by."""
     order = machines.shim.order
     theirs = await somebody_elses(machines, subnets)
@@ -233,10 +233,7 @@ async def test_a_zone_is_taken_from_ten_nodes(
                 node=foreign,
             )
             order("tell", kind=warning, detail={"instance-id": ["nonsense"]}, node=foreign)
-            began = asyncio.get_running_loop().time()
-            for node in zone:
-                order("reclaim", node=node, copies=3)
-            zone_took = asyncio.get_running_loop().time() - began
+            order("reclaim", nodes=zone, copies=3)
             order("reclaim", node=late, late=90.0)
             order("reclaim", node=silent, notice_s=0)
             taken = {*zone, late, silent}
@@ -251,7 +248,6 @@ async def test_a_zone_is_taken_from_ten_nodes(
         # the node that went without a notice cannot be.
         assert traffic.report.failed == 0, traffic.report
         assert len(zone) >= 3
-        assert zone_took < 5.0, "the stand-in was too slow to take a zone at once; nothing was shown"
         assert lowest >= 3
 
         async def agreed() -> bool:

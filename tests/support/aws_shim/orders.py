@@ -4,7 +4,7 @@ reset                                       an empty account, default settings, 
 set       {SETTING: VALUE, ...}             see state.DEFAULTS
 fault     {action, kind, times, after, ...}   see state.Fault
 outage    {services: [...]}                 these close every connection; an empty list ends it
-reclaim   {node, notice_s, event, region}   a spot machine is taken back
+reclaim   {node or nodes, notice_s, ...}    spot machines are taken back, at one instant
 recommend {node, region}                    a rebalance recommendation
 tell      {kind, detail, node, region, source}   any event on the default bus
 front     {group}                           gives {"port": N}: where this target group's balancer listens
@@ -112,7 +112,8 @@ class Application:
                     shim.outages = set(given["services"])
                 case "reclaim":
                     with shim.lock:
-                        machines.reclaim(shim, **given)
+                        for node in given.pop("nodes", None) or [given.pop("node")]:
+                            machines.reclaim(shim, node, **given)
                 case "recommend":
                     with shim.lock:
                         machines.recommend(shim, **given)
