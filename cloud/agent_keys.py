@@ -28,17 +28,19 @@ CHALLENGE_SECONDS: Final = 60.0
 """How long a challenge is good for."""
 MOST_AT_ONCE: Final = 8
 """Proofs that are judged at the same time; each costs a call to the provider."""
-MOST_BYTES: Final = 16 * 1024
-"""Bytes of one request."""
 
 _CHALLENGE_LENGTH = 160
+_READ_WITHIN = 5.0
 
 Identify = Callable[[Mapping[str, str], str], Awaitable[str]]
 """The node that signed these headers with that challenge. Raises CloudError; Denied when it is no proof."""
 
 
 class NodeKeys:
-    """The two handlers. `secret` is the pool's; `owned` says False of a node that is certainly not ours."""
+    """The two handlers. `secret` is the pool's; `owned` says False of a node that is certainly not ours.
+
+    `given` and `refused` count since the start.
+    """
 
     def __init__(
         self, clock: Clock, *, secret: bytes, identify: Identify, owned: Callable[[str], bool]
@@ -63,11 +65,16 @@ class NodeKeys:
         node = request.match_info["node"]
         if not request.secure:
             return self._refuse(403, "keys are given over TLS only: set agents.tls_cert_file")
+        try:
+            async with asyncio.timeout(_READ_WITHIN):
+                body = await request.read()  # no larger than the application takes
+        except TimeoutError:
+            return self._refuse(408, f"the request did not arrive within {_READ_WITHIN:g} s")
         if self._judging >= MOST_AT_ONCE:
             return self._refuse(503, "too many at once; ask again")
         self._judging += 1
         try:
-            proved = await self._proved(node, await request.content.read(MOST_BYTES))
+            proved = await self._proved(node, body)
         except Denied as error:
             log.warning("node_key.refused", node=node[:64], why=str(error))
             return self._refuse(401, "not proved to be this node")

@@ -35,6 +35,9 @@ def publish(agents: AgentReceiver, pool: str) -> None:
     metrics.CONDEMNED.labels(pool).set(sum(bool(verdict(agents, node)) for node in agents.reports()))
     for why, count in agents.refused.items():
         metrics.AGENT_REFUSALS.labels(pool, why).set(count)
+    if agents.keys is not None:
+        metrics.NODE_KEYS.labels(pool, "given").set(agents.keys.given)
+        metrics.NODE_KEYS.labels(pool, "refused").set(agents.keys.refused)
 
 
 def _gpu(gpu: GpuReading) -> views.GpuView:

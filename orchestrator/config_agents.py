@@ -74,7 +74,9 @@ class AgentsTable(Section):
     @property
     def node_url(self) -> str:
         """The URL that nodes are given; empty when nothing listens."""
-        if self.url or self.listen is None:
+        if self.listen is None:
+            return ""
+        if self.url:
             return self.url.rstrip("/")
         return f"{'https' if self.tls_cert_file is not None else 'http'}://{self.listen}"
 

@@ -183,6 +183,12 @@ AGENTS_HEARD = _gauge("pool_agents_heard", "Nodes whose agent reported within th
 AGENT_REFUSALS = _gauge(
     "pool_agent_reports_refused", "Node reports refused since the start, by why.", "pool", "why"
 )
+NODE_KEYS = _gauge(
+    "pool_node_key_requests",
+    "Requests of nodes for their keys since the start: given or refused.",
+    "pool",
+    "outcome",
+)
 CONDEMNED = _gauge("pool_condemned_nodes", "Nodes whose GPUs show an error that they do not survive.", "pool")
 NODE_REPORT_AGE = _gauge(
     "node_report_age_seconds", "Age of the last report of a node's own agent.", "pool", "node"

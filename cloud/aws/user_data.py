@@ -41,7 +41,7 @@ StateDirectory=orchestrator-engine
 WorkingDirectory=/var/lib/orchestrator-engine
 Environment=HOME=/var/lib/orchestrator-engine PYTHONPATH={home}
 # The driver makes its device files when root asks for the GPUs first.
-ExecStartPre=-+/bin/sh -c 'nvidia-smi > /dev/null'
+ExecStartPre=-+/bin/sh -c 'timeout 30 nvidia-smi > /dev/null'
 ExecStart=/usr/bin/python3 -m cloud.node_start engine {home}/engine.json
 KillMode=mixed
 KillSignal={signal}

@@ -216,4 +216,8 @@ def _pattern_with(kind: str) -> str:
 
 
 def _bootstrap(region: str) -> str:
-    return f"make a rule in {region} with each of these patterns: {json.dumps(list(RULES.values()))}"
+    patterns = json.dumps(list(RULES.values()))
+    return (
+        f"run `orchestrator aws bootstrap FILE --apply`, or make a rule in {region} with each of these "
+        f"patterns: {patterns}"
+    )

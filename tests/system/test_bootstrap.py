@@ -230,6 +230,8 @@ async def test_from_no_resources_to_a_pool_that_hears_every_source(
                     return (await asyncio.to_thread(stack.client.node, doomed))["agent"]
 
                 await stack.until("its agent is heard", heard)
+                metrics = await stack.get(stack.monitoring_port, "/metrics")
+                assert 'pool_node_key_requests{outcome="given",pool="test"}' in metrics
 
                 async def told_by() -> set[str]:
                     events = await stack.events()

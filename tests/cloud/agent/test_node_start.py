@@ -24,7 +24,7 @@ from botocore.credentials import Credentials
 from node_bench import SECRET, make_certificate
 
 import cloud.node_start
-from cloud.agent_keys import CHALLENGE_SECONDS, NodeKeys
+from cloud.agent_keys import CHALLENGE_SECONDS, MOST_AT_ONCE, NodeKeys
 from cloud.aws.identity import CallerIdentity
 from cloud.aws.user_data import NodeSetup, unpacked, user_data
 from cloud.clock import SystemClock
@@ -221,6 +221,40 @@ async def test_garbage_is_refused(body, control):
         url = f"{control.url}/v1/nodes/i-0123456789abcdef0/key"
         async with http.post(url, data=body, ssl=trust) as answer:
             assert answer.status == 401
+
+
+async def test_a_request_may_come_in_pieces_and_slow_ones_keep_nobody_out(
+    machine, aws_shim, assume, control, monkeypatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_shim.url)
+    node, trust = machine(), ssl.create_default_context(cafile=str(control.certificate))
+    node.give_role("llama-node", assume(node.id))
+    aws = await asyncio.to_thread(Aws, Metadata(node.url))
+    writers = []
+    try:
+        for _ in range(MOST_AT_ONCE + 1):
+            _, slow = await asyncio.open_connection("127.0.0.1", control.port, ssl=trust)
+            slow.write(b"POST /v1/nodes/i-0/key HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            await slow.drain()
+            writers.append(slow)
+        challenge = control.receiver.keys._made(node.id, int(time.time()))
+        headers = {"Content-Type": STS_TYPE, CHALLENGE: challenge}
+        signed = aws.signed("sts", REGION, headers, STS_BODY, time.time())
+        body = json.dumps({"challenge": challenge, "headers": signed}).encode()
+
+        async def pieces():
+            for at in range(0, len(body), 200):
+                yield body[at : at + 200]
+                await asyncio.sleep(0.02)
+
+        async with aiohttp.ClientSession() as http:
+            url = f"{control.url}/v1/nodes/{node.id}/key"
+            async with http.post(url, data=pieces(), ssl=trust) as answer:
+                assert answer.status == 200
+                assert (await answer.json())["key"] == node_key(SECRET, node.id).hex()
+    finally:
+        for slow in writers:
+            slow.close()
 
 
 @pytest.mark.parametrize(
