@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import ast
-import contextlib
+import json
 import os
 import re
+import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclopts import CycloptsError, MissingArgumentError
 from prometheus_client import generate_latest
 
 from orchestrator import metrics
+from orchestrator.config import ConfigError, load_config
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.targets import TargetTable
 
-ROOT = Path(__file__).parents[1]
-SKIPPED = {".venv", ".venv-vllm", ".git", ".cache", "node_modules", "build", "dist"}
-PAGES = sorted(f for f in ROOT.rglob("*.md") if not set(f.relative_to(ROOT).parts) & SKIPPED)
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+from doc_blocks import PAGES, ROOT, Block, blocks, commands, prose
+
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
-FENCE = re.compile(r"(?ms)^```(\w*)\n(.*?)^```$")
-
-
-def prose(page: Path) -> str:
-    """A page without its code."""
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:
@@ -119,104 +114,110 @@ def test_every_metric_of_the_daemon_is_moved_somewhere() -> None:
     assert {name for name in named if f"metrics.{name}" not in used} == set()
 
 
-# -- the readme's commands ------------------------------------------------------------------------
+# -- code blocks ----------------------------------------------------------------------------------
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+SHELL = [block for block in BLOCKS if block.language == "sh"]
+LANGUAGES = {"sh", "text", "toml", "json", "yaml", "ini"}
 
 
-def shell_lines(page: Path) -> list[str]:
-    """Every command of a page's `sh` blocks."""
+def of(language: str) -> list[Any]:
+    """The blocks of one language, as parameters of a test."""
+    return [pytest.param(block, id=block.place) for block in BLOCKS if block.language == language]
+
+
+def calls(page: Path) -> list[tuple[str, list[str]]]:
+    """Every call of `orchestrator` that a page shows: in blocks, in transcripts, in examples, in its text."""
     found = []
-    for language, body in FENCE.findall(page.read_text(encoding="utf-8")):
-        if language == "sh":
-            found += [line for line in body.splitlines() if line and not line.startswith("#")]
+    for block in blocks(page):
+        shell = block.body if block.language == "sh" else ""
+        if block.language == "text":  # a transcript, or an example in the help of a command
+            shell = "\n".join(
+                re.findall(r"(?m)^(?:\$ |  (?=orchestrator ))(.*)$", block.body.replace("\\\n", " "))
+            )
+        found += [(block.place, words) for words in commands(shell)]
+    for code in re.findall(r"`(orchestrator [^`]+)`", " ".join(prose(page).split())):
+        found += [(str(page.relative_to(ROOT)), words) for words in commands(code)]
     return found
 
 
-COMMANDS = shell_lines(ROOT / "README.md")
-MADE = [line for line in COMMANDS if line.startswith("make ")]
-RUN = [line for line in COMMANDS if line.startswith(".venv/bin/orchestrator ")]
+def test_every_block_says_what_it_is() -> None:
+    assert [block.place for block in BLOCKS if block.language not in LANGUAGES] == []
 
 
-def test_the_readme_shows_only_commands_that_are_tried_here() -> None:
-    assert MADE
-    assert RUN
-    assert sorted(MADE + RUN) == sorted(COMMANDS)
+def test_a_reason_stands_above_a_block_of_commands() -> None:
+    """A reason that is left over, or that stands above something else, keeps nothing from being run."""
+    for page in PAGES:
+        reasons = len(re.findall(r"(?m)^<!-- not run: ", prose(page)))
+        held = [block for block in blocks(page) if block.not_run]
+        assert len(held) == reasons, page
+        assert all(block.language == "sh" for block in held), page
 
 
-@pytest.mark.parametrize("line", MADE)
-def test_make_commands_of_the_readme_are_targets(line: str) -> None:
-    done = subprocess.run(["bash", "-c", f"{line} -n"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+def test_every_call_of_the_orchestrator_is_one_that_it_understands() -> None:
+    from orchestrator.__main__ import _with_watch_seconds
+    from orchestrator.cli.app import FAMILIES, build_app
+
+    app = build_app(complete=True)
+    found = [call for page in PAGES if page.name != "CHANGELOG.md" for call in calls(page)]
+    assert len(found) > 250
+    wrong = []
+    for place, words in found:
+        if " ".join(words) in FAMILIES or {"--help", "--version"} & set(words):
+            continue
+        try:
+            app.parse_args(_with_watch_seconds(words), print_error=False, exit_on_error=False)
+        except MissingArgumentError as error:
+            if place.rpartition(":")[2].isdigit():  # a sentence may leave out what it is not about
+                wrong.append(f"{place}: orchestrator {shlex.join(words)}: {error}")
+        except CycloptsError as error:
+            if "does not exist" not in str(error):  # a file of the reader's
+                wrong.append(f"{place}: orchestrator {shlex.join(words)}: {error}")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.fixture
-def clone() -> Iterator[Path]:
-    """A directory where the readme's commands can run: the example with ports of its own, and `.venv/bin`."""
-    directory = Path(tempfile.mkdtemp(prefix="orch-"))
+@pytest.mark.parametrize("block", of("sh"))
+def test_shell_is_shell(block: Block) -> None:
+    done = subprocess.run(["bash", "-n"], input=block.body, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_make_is_asked_only_for_what_it_makes() -> None:
+    asked = {line for block in SHELL for line in block.body.splitlines() if line.startswith("make ")}
+    assert "make demo" in asked
+    for line in asked:
+        done = subprocess.run(
+            ["bash", "-c", f"{line} -n"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("block", of("toml"))
+def test_configuration_is_valid(block: Block, tmp_path: Path) -> None:
+    """A block may be a part of a file: its pool has ten replicas of some model then."""
+    text = block.body
+    pools = tomllib.loads(text).get("pool", {})
+    for name in [name for name, pool in pools.items() if "replicas" not in pool] if pools else ["llama"]:
+        text += f'\n[pool.{name}]\nreplicas = 10\nmodel = "some/model"\n'
+    file = tmp_path / "pool.toml"
+    file.write_text(text, encoding="utf-8")
+    faults: list[str] = []
     try:
-        (directory / ".venv").mkdir()
-        (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-        (directory / "examples").mkdir()
-        text = (ROOT / "examples" / "pool.toml").read_text(encoding="utf-8")
-        with contextlib.ExitStack() as stack:
-            for port in ("9477", "8000"):
-                probe = stack.enter_context(socket.socket())
-                probe.bind(("127.0.0.1", 0))
-                assert f'"127.0.0.1:{port}"' in text
-                text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{probe.getsockname()[1]}")
-        (directory / "examples" / "pool.toml").write_text(text, encoding="utf-8")
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        load_config(file)
+    except ConfigError as error:
+        # which files a reader's host has is not the page's affair
+        faults = [str(problem) for problem in error.problems if "there is no file" not in problem.text]
+    assert faults == []
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_the_readme_runs_as_it_stands(clone: Path) -> None:
-    """Line by line, as typed: those that end in & go on in the background, all others must succeed."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    background: list[subprocess.Popen[bytes]] = []
-    log = clone / "log"
-    try:
-        for line in RUN:
-            if line.endswith("&"):
-                with log.open("ab") as out:
-                    background.append(
-                        subprocess.Popen(
-                            line.rstrip("& ").split(),
-                            cwd=clone,
-                            stdout=out,
-                            stderr=out,
-                            env=environment,
-                            start_new_session=True,
-                        )
-                    )
-                continue
-            deadline = time.monotonic() + 60
-            while True:
-                done = subprocess.run(
-                    ["bash", "-c", line],
-                    cwd=clone,
-                    capture_output=True,
-                    text=True,
-                    timeout=60,
-                    env=environment,
-                )
-                # what was started in the background needs a moment, as it does when a person types
-                if done.returncode != 3 or time.monotonic() > deadline:
-                    break
-                time.sleep(0.2)
-            assert done.returncode == 0, f"{line}\n{done.stderr}\n{log.read_text()[-2000:]}"
-            assert done.stdout
-        assert all(process.poll() is None for process in background), log.read_text()[-2000:]
-    finally:
-        for process in reversed(background):
-            process.send_signal(signal.SIGTERM)
-        for process in reversed(background):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+@pytest.mark.parametrize("block", of("json"))
+def test_json_is_json(block: Block) -> None:
+    """One or more values after each other."""
+    text, count = block.body.strip(), 0
+    while text:
+        _, end = json.JSONDecoder().raw_decode(text)
+        text, count = text[end:].lstrip(), count + 1
+    assert count
 
 
 @pytest.mark.slow

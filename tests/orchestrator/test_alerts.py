@@ -8,7 +8,6 @@ wants them rendered; they are checked here.
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cyclopts import CycloptsError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "orchestrator" / "monitoring"
@@ -401,31 +399,6 @@ def test_every_alert_has_a_runbook(name: str) -> None:
 
 def test_every_runbook_has_an_alert() -> None:
     assert {page.stem for page in RUNBOOKS.glob("Orchestrator*.md")} == set(ALERTS)
-
-
-def runbook_commands() -> list[tuple[str, str]]:
-    """Every call of `orchestrator` in runbooks and the how-to, in blocks and in the text, with its page."""
-    found = []
-    for page in (*sorted(RUNBOOKS.glob("*.md")), ROOT / "docs" / "how-to" / "alerts.md"):
-        text = page.read_text(encoding="utf-8")
-        for block in re.findall(r"(?ms)^```sh\n(.*?)^```$", text):
-            found += [(page.name, re.split(r" [|>] ", line)[0]) for line in block.splitlines()]
-        prose = re.sub(r"(?ms)^```.*?^```$", "", text)
-        found += [(page.name, code) for code in re.findall(r"`([^`]+)`", " ".join(prose.split()))]
-    return [(page, code) for page, code in found if code.startswith("orchestrator ")]
-
-
-def test_every_command_in_a_runbook_is_one_that_there_is() -> None:
-    from orchestrator.cli.app import build_app
-
-    app = build_app(complete=True)
-    commands = runbook_commands()
-    assert len(commands) > 60
-    for page, command in commands:
-        try:
-            app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
-        except CycloptsError as error:
-            pytest.fail(f"{page}: {command}: {error}")
 
 
 def test_rules_ask_only_for_metrics_that_there_are() -> None:

@@ -479,6 +479,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def port_finder() -> Callable[[int], list[int]]:
+    """Finds so many ports that nobody uses now."""
+    return free_ports
+
+
+@pytest.fixture(scope="session")
 def marked_processes() -> MarkedProcesses:
     """For tests that start whole systems by other means than a stack."""
     return MarkedProcesses()
