@@ -4,10 +4,10 @@
     python tests/simulation/soak.py --days 3
 
 One daemon runs without a restart while spot nodes are taken every half hour, strangers' notices arrive,
-operators drain nodes. Once a simulated day everything that can be reached from the daemon is weighed: its own
-objects, not those of the simulated world, which keeps its whole past. What is remembered for a while (events
-for a week, notices of strangers) is in force after the first third; after that the largest day may be little
-above the smallest. Exit code 1 when it grows.
+operators drain nodes, zones are sold out for a while. Once a simulated day everything that can be reached
+from the daemon is weighed: its own objects, not the simulated world's, which keeps its whole past. What
+is remembered for a while (events for a week, notices of strangers) is in force after the first third; after
+that the largest day may be little above the smallest. Exit code 1 when it grows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import memory_folder, quiet
-from scenarios import PACE, place, sales
+from scenarios import PACE, ZONES, place, sales
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.invariants import Bounds
@@ -124,6 +124,8 @@ def soak(days: int, seed: int = 1) -> tuple[list[Weight], Counter[str], list[str
             while sim.clock.now() < end:
                 await _strike(sim, rng)
                 await sim.clock.sleep(rng.uniform(0.5, 1.5) * RECLAIM_EVERY)
+            for zone in ZONES:
+                sim.world.set_capacity(place(Market.SPOT, zone), 10)
             await sim.settle(within=3600.0)
             memory, last = _weigh(sim)
             files = (sim.config.daemon.state_dir / name for name in ("journal.db", "journal.db-wal"))
@@ -156,8 +158,7 @@ async def _strike(sim: Simulation, rng: random.Random) -> None:
         node = rng.choice(nodes)
         await sim.operate(lambda now: OperatorDrained(at=now, node=node, budget=20.0, reason="soak"))
     if rng.random() < 0.05:
-        zone = rng.choice("abc")
-        sim.world.set_capacity(place(Market.SPOT, zone), rng.choice((0, 10)))
+        sim.world.set_capacity(place(Market.SPOT, rng.choice(ZONES)), rng.choice((0, 10)))
 
 
 def _weigh(sim: Simulation) -> tuple[int, Counter[str]]:
