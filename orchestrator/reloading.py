@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Literal
 
@@ -20,6 +20,7 @@ from cloud.ports import Clock
 from orchestrator import metrics, views
 from orchestrator.config import Config, ConfigError, Problem, load_config
 from orchestrator.config_errors import dotted
+from orchestrator.config_types import written
 from orchestrator.config_values import Path, settings
 from orchestrator.loop import Snapshot
 from orchestrator.redact import Redactor
@@ -141,10 +142,7 @@ class Reloader:
         async with self._one:
             judge = partial(examine, self.config, load or partial(reread, self.config), force=force)
             verdict = await asyncio.to_thread(judge) if self._threads else judge()
-            snapshot = self._last()
-            plan = None
-            if verdict.acceptable and verdict.config is not None and snapshot is not None:
-                plan = would_do(verdict.config.wanted, snapshot)
+            verdict, plan = self._tried(verdict)
             outcome = self._outcome(verdict, dry_run)
             if not dry_run:
                 await self._conclude(verdict, wait)
@@ -165,6 +163,18 @@ class Reloader:
         return views.ConfigStateView(
             file=None if path is None else str(path), loaded_at=self._loaded_at, rejected=self._rejected
         )
+
+    def _tried(self, verdict: Verdict) -> tuple[Verdict, views.PoolPlanView | None]:
+        """Decide once under the new configuration: a decision that fails would end the daemon each time."""
+        snapshot, config = self._last(), verdict.config
+        if config is None or verdict.problems or snapshot is None:
+            return verdict, None
+        try:
+            return verdict, would_do(config.wanted, snapshot)
+        except Exception as error:
+            log.exception("config.undecidable")
+            text = f"no decision can be made under it ({type(error).__name__}: {error}); please report this"
+            return replace(verdict, problems=(config.problem(("pool", config.pool_name), text),)), None
 
     def _outcome(self, verdict: Verdict, dry_run: bool) -> Outcome:
         if not verdict.acceptable:
@@ -252,11 +262,11 @@ def examine(old: Config, load: Callable[[], Config], *, force: bool) -> Verdict:
 def differences(old: Config, new: Config) -> Iterator[Change]:
     """Every key whose effective value differs, in the order of the file's reference; secrets are hidden."""
     before, after = dict(_values(old)), dict(_values(new))
-    redactor = Redactor()
+    nothing = ("nothing", "nothing")
     for path in dict.fromkeys((*before, *after)):
-        was, becomes = before.get(path, "nothing"), after.get(path, "nothing")
+        (was, shown_before), (becomes, shown_after) = before.get(path, nothing), after.get(path, nothing)
         if was != becomes:
-            yield Change(path=path, before=redactor.text(was), after=redactor.text(becomes))
+            yield Change(path=path, before=shown_before, after=shown_after)
 
 
 def would_do(pool: Pool, snapshot: Snapshot) -> views.PoolPlanView:
@@ -280,8 +290,11 @@ def change_view(change: Change, new: Config) -> views.ChangeView:
     }
 
 
-def _values(config: Config) -> Iterator[tuple[Path, str]]:
+def _values(config: Config) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """Every key: its value as a file would have it, and the same without secrets."""
     for name in config.pools:
-        yield ("pool", name), "a pool"
+        yield ("pool", name), ("a pool", "a pool")
+    redactor = Redactor()
     for setting in settings(config):
-        yield setting.path, setting.text
+        shown = redactor.value(setting.value, setting.path[-1])
+        yield setting.path, (setting.text, written(setting.field, shown))

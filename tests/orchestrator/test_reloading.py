@@ -261,3 +261,35 @@ def test_a_daemon_that_was_built_in_memory_has_no_file_to_read(tmp_path: Path) -
 
     view = asyncio.run(ask())
     assert (view["outcome"], "no file to read again" in view["problems"][0]["text"]) == ("rejected", True)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_one_under_which_no_decision_can_be_made_is_rejected(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken up, it would end the daemon, and every daemon after it."""
+
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, BASE.replace("replicas = 4", "replicas = 5"))
+        with monkeypatch.context() as patch:
+            patch.setattr("orchestrator.reloading.decide_for", lambda *_: 1 / 0)
+            view = await daemon.reloader.reload()
+        assert (view["outcome"], wanted(daemon)) == ("rejected", 4)
+        (problem,) = view["problems"]
+        assert (problem["line"], "ZeroDivisionError" in problem["text"]) == (6, True)
+
+    play(file, script)
+
+
+def test_secrets_are_not_shown(file: Path) -> None:
+    def engine(key: str) -> str:
+        return (
+            f'{BASE}[pool.p.engine]\nargs = ["--api-key", "{key}"]\n[pool.p.engine.env]\nHF_TOKEN = "{key}"\n'
+        )
+
+    write(file, engine("sesame-one"))
+    old = load_config(file)
+    write(file, engine("sesame-two"))
+    verdict = examine(old, lambda: load_config(file), force=False)
+    assert len(verdict.problems) == 2
+    assert "sesame" not in f"{verdict.changes} {verdict.problems}"
