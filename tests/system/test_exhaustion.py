@@ -50,9 +50,8 @@ async def served(stack: Any) -> set[str]:
         return {target["id"] for target in (await answer.json())["targets"] if target["phase"] == "active"}
 
 
-async def drained_for_a_notice(stack: Any) -> None:
-    """A spot node gets its notice and is out of service, by the gateway's own word, before its deadline."""
-    node = (await stack.a_node("spot"))["id"]
+async def drained_for_a_notice(stack: Any, node: str) -> None:
+    """A node gets its notice and is out of service, by the gateway's own word, before its deadline."""
     await stack.admin("reclaim", node=node, notice_s=30.0)
 
     async def detached() -> bool:
@@ -63,13 +62,14 @@ async def drained_for_a_notice(stack: Any) -> None:
 
 async def test_callers_that_stay_do_not_use_up_the_descriptors(stack: Any) -> None:
     pid = (await stack.status())["daemon"]["pid"]
+    node = (await stack.a_node("spot"))["id"]
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(pid) + CONNECTIONS_MOST + 60, before[1]))
     try:
         with callers(stack.monitoring_port, 3 * CONNECTIONS_MOST):
             await stack.turns(5)
             async with stack.traffic() as traffic:
-                await drained_for_a_notice(stack)
+                await drained_for_a_notice(stack, node)
                 await traffic.answers(20)
         assert traffic.report.failures == {}
     finally:
@@ -89,6 +89,7 @@ async def test_nobody_reads_the_log_and_a_notice_drains_its_node(stack: Any) -> 
     os.close(writer)
     try:
         await stack.settled()
+        node = (await stack.a_node("spot"))["id"]
 
         async def full() -> bool:
             os.kill(child.pid, signal.SIGHUP)  # says a line
@@ -98,7 +99,7 @@ async def test_nobody_reads_the_log_and_a_notice_drains_its_node(stack: Any) -> 
         await stack.until("the pipe is full", full)
         await stack.turns(5)
         async with stack.traffic() as traffic:
-            await drained_for_a_notice(stack)
+            await drained_for_a_notice(stack, node)
             await traffic.answers(20)
         assert traffic.report.failures == {}
         child.send_signal(signal.SIGTERM)
@@ -111,3 +112,20 @@ async def test_nobody_reads_the_log_and_a_notice_drains_its_node(stack: Any) -> 
         os.close(reader)
     await stack.start("daemon")
     await stack.settled()
+
+
+async def test_no_descriptor_is_left_and_a_notice_drains_its_node(stack: Any) -> None:
+    """Not one more file, socket or connection can be opened; what is open already must do."""
+    pid = (await stack.status())["daemon"]["pid"]
+    node = (await stack.a_node("spot"))["id"]
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    try:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        async with stack.traffic() as traffic:
+            await drained_for_a_notice(stack, node)
+            await traffic.answers(20)
+        assert traffic.report.failures == {}
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    await stack.settled()
+    assert (await stack.status())["daemon"]["pid"] == pid, "it went on"
