@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
@@ -20,8 +20,10 @@ from orchestrator.config_agents import AgentsTable
 from orchestrator.config_aws import AwsTable
 from orchestrator.config_errors import ConfigError, Problem, Source, problems_of, syntax_problem
 from orchestrator.config_gateway import GatewayTable
+from orchestrator.config_pool import wanted_pool
 from orchestrator.config_types import (
     AddressOrOff,
+    Counts,
     Duration,
     DurationOrOff,
     Factor,
@@ -188,7 +190,8 @@ class ReturnConfig(Section):
     at_once: int = Field(
         default=_RETURN.at_once,
         ge=1,
-        description="Spot launches, and cover nodes given back, at the same time.",
+        description="Units launched on spot, and units of cover given back, at the same time. What is not "
+        "written is twice the units of the largest node.",
     )
 
 
@@ -218,9 +221,11 @@ class HealthConfig(Section):
 class StandbyConfig(Section):
     """Warm on-demand capacity kept beyond the replicas, so that a swap fits into a notice."""
 
-    hot: int = Field(default=_STANDBY.hot, ge=0, description="Ready nodes kept beyond the replicas.")
+    hot: int = Field(default=_STANDBY.hot, ge=0, description="Ready units kept beyond the replicas.")
     stopped: int = Field(
-        default=_STANDBY.stopped, ge=0, description="Stopped machines kept; starting one beats a launch."
+        default=_STANDBY.stopped,
+        ge=0,
+        description="Units kept as stopped machines; starting one beats a launch.",
     )
 
 
@@ -229,7 +234,7 @@ class PlacementConfig(Section):
 
     spread: Factor = share_key(
         _PLACEMENT.spread,
-        "How much dearer, as a share of the price, a zone looks for each node that is already there.",
+        "How much dearer, as a share of the price, a zone looks for each unit that is already there.",
     )
     refusal_half_life: Duration = duration_key(
         _PLACEMENT.refusal_half_life, "Time after which a capacity refusal weighs half."
@@ -268,7 +273,10 @@ class LimitsConfig(Section):
     """What the daemon may never exceed."""
 
     surge: int = Field(
-        default=_LIMITS.surge, ge=0, description="Nodes above replicas and standby at any time."
+        default=_LIMITS.surge,
+        ge=0,
+        description="Units above replicas and standby at any time; the last node may go over by a part of "
+        "itself. What is not written is room for two of the largest nodes.",
     )
     launches_per_minute: int = Field(
         default=_LIMITS.launches_per_minute, ge=1, description="Launches within any minute."
@@ -315,11 +323,21 @@ class PoolConfig(Section):
     """One pool: how many nodes of which model, and how they are kept alive."""
 
     replicas: int = Field(
-        ge=1, le=10_000, description="Ready nodes that the pool keeps at all times.", examples=[10]
+        ge=1,
+        le=10_000,
+        description="Ready nodes that the pool keeps at all times; serving units, where `units` is given.",
+        examples=[10],
+    )
+    units: Counts = Field(
+        default={},
+        description="Serving units of a node, by instance type; a type that is not named serves 1. "
+        "Everything that counts capacity counts units: replicas, the on-demand floor, standby, surge. "
+        "Quote a type with a dot in its name.",
+        examples=[{"p5.48xlarge": 8}],
     )
     spot_share: Share = share_key(
         _SPOT_SHARE,
-        "Share of the replicas on spot. The rest is the on-demand floor, rounded up to whole nodes.",
+        "Share of the replicas on spot. The rest is the on-demand floor, rounded up to whole units.",
     )
     mix: Literal["70/30", "adaptive"] = Field(
         default="70/30",
@@ -336,7 +354,7 @@ class PoolConfig(Section):
     on_demand_floor: int | None = Field(
         default=None,
         ge=0,
-        description="The on-demand floor as a number of nodes, instead of spot_share.",
+        description="The on-demand floor as a number of units, instead of spot_share.",
         examples=[3],
     )
     model: str = Field(
@@ -365,47 +383,7 @@ class PoolConfig(Section):
 
     def as_pool(self, name: str) -> Pool:
         """The wanted state as the policies take it."""
-        adaptive = self._adaptive_rules()
-        share_of_spot = self.spot_share
-        if self.on_demand_floor is not None:
-            share_of_spot = (self.replicas - self.on_demand_floor) / self.replicas
-        elif adaptive is not None and "spot_share" not in self.model_fields_set:
-            share_of_spot = 1.0
-        limits = Limits(**self.limits.model_dump())
-        if adaptive is not None and "surge" not in self.limits.model_fields_set:
-            # Surplus spot is how the adaptive mix insures itself.
-            limits = replace(limits, surge=max(limits.surge, self.replicas))
-        standby = StandbyRules(**self.standby.model_dump())
-        quick = self.starts.standby <= self.starts.notice
-        if adaptive is not None and quick and "stopped" not in self.standby.model_fields_set:
-            # Ready within the notice for the price of a disk: nothing covers a loss more cheaply.
-            standby = replace(standby, stopped=self.replicas)
-        return Pool(
-            name=name,
-            replicas=self.replicas,
-            model=self.model_name,
-            spot_share=share_of_spot,
-            drain=DrainRules(**self.drain.model_dump()),
-            back_to_spot=ReturnRules(**self.back_to_spot.model_dump()),
-            health=HealthRules(**self.health.model_dump()),
-            standby=standby,
-            placement=PlacementRules(**self.placement.model_dump()),
-            rebalance=RebalanceRules(**self.rebalance.model_dump()),
-            adaptive=adaptive,
-            limits=limits,
-            patience=Patience(**self.patience.model_dump()),
-        )
-
-    def _adaptive_rules(self) -> AdaptiveRules | None:
-        if self.mix != "adaptive":
-            return None
-        return AdaptiveRules(
-            availability=self.availability,
-            spot_start=self.starts.spot,
-            on_demand_start=self.starts.on_demand,
-            standby_start=self.starts.standby,
-            notice=self.starts.notice,
-        )
+        return wanted_pool(self, name)
 
 
 class ConfigFile(Section):

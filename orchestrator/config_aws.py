@@ -133,6 +133,11 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     aws, at = pool.cloud.aws, (*at, "cloud", "aws")
     if not aws.instance_types:
         yield (*at, "instance_types"), 'is missing; write instance_types = ["p5.4xlarge"]'
+    for name in sorted(pool.units.keys() - set(aws.instance_types)) if aws.instance_types else ():
+        yield (
+            (*at[:-2], "units", name),
+            f"{shown(name)} is not one of cloud.aws.instance_types; correct the name or add the type there",
+        )
     if not aws.regions:
         yield (*at, "regions"), f"is missing; write a table [{'.'.join(at)}.regions.us-east-1]"
     if aws.poll_spot_requests <= 0:

@@ -47,9 +47,11 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     warnings = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, role)]
-        warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
+    for name, pool in () if errors else parsed.pool.items():
+        warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
+        if role in ("daemon", "any"):
             warnings += agents_warnings(name, pool)
     return (
         [source.problem(path, text) for path, text in errors],
@@ -115,6 +117,11 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
                 f"the floor of {pool.on_demand_floor} on-demand nodes is above replicas = {pool.replicas}; "
                 "lower the floor or raise replicas",
             )
+    if pool.mix == "adaptive" and any(units != 1 for units in pool.units.values()):
+        yield (
+            (*at, "units"),
+            'the adaptive mix counts nodes that serve one unit each; leave units out, or write mix = "70/30"',
+        )
     if pool.engine.kind == "vllm" and not pool.model:
         yield (
             (*at, "model"),
@@ -171,6 +178,13 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             (*at, "limits", "surge"),
             "with no surge and no hot standby a node cannot be replaced before it is taken out, and "
             "on-demand cover never goes back to spot; allow a surge of at least 1",
+        )
+    if 0 < pool.limits.surge < wanted.largest and "surge" in pool.limits.model_fields_set:
+        yield (
+            (*at, "limits", "surge"),
+            f"nodes come whole, and one may serve {wanted.largest} units: rounding up may use all of a surge "
+            f"of {pool.limits.surge}; then nothing is replaced before it is taken out, and on-demand cover "
+            f"never goes back to spot; write {2 * wanted.largest} or leave it out",
         )
     if pool.health.replace_after < parsed.daemon.probe_interval + parsed.daemon.probe_timeout:
         yield (

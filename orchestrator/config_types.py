@@ -38,6 +38,9 @@ STATE_DIR: Final = "{state_dir}"
 CREDENTIALS: Final = "{credentials}"
 """Stands for the directory of the unit's systemd credentials ($CREDENTIALS_DIRECTORY)."""
 
+MOST_UNITS: Final = 500
+"""The most serving units of one node: what a target set has weights for."""
+
 _MONEY: Final = re.compile(r"^\$?\s*(\d+(?:\.\d+)?)\s*(?:USD(?:/h)?)?$", re.IGNORECASE)
 
 
@@ -195,6 +198,16 @@ def _texts(value: object) -> object:
     return dict(value)
 
 
+def _counts(value: object) -> object:
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{shown(value)} is not a table; write names and numbers such as {{ "big" = 8 }}')
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            inner = ".".join([name, *map(str, item)][:2])
+            raise ValueError(f'a name with a dot needs quotes; write "{inner}" = 8')
+    return dict(value)
+
+
 _DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "15m", "2h"]}
 _SHARE_SCHEMA: Final = {
     "anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?%$"}, {"type": "number", "minimum": 0}],
@@ -230,6 +243,17 @@ Texts = Annotated[
     dict[str, str],
     BeforeValidator(_texts),
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
+Count = Annotated[int, Field(ge=1, le=MOST_UNITS)]
+Counts = Annotated[
+    dict[str, Count],
+    BeforeValidator(_counts),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MOST_UNITS},
+        }
+    ),
 ]
 
 

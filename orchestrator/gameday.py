@@ -47,9 +47,10 @@ def breach(pool: PoolView, node: str) -> str:
         return f"{others[0]['node']} got a notice meanwhile"
     if pool["state"] == "below-floor":
         return "the pool fell below its floor"
-    ready = sum(n["phase"] == "ready" and n["healthy"] for n in pool["nodes"])
+    ready = sum(n["units"] for n in pool["nodes"] if n["phase"] == "ready" and n["healthy"])
     if ready < pool["wanted"]:
-        return f"{ready} of {pool['wanted']} wanted nodes were ready"
+        noun = "units" if pool["units"] else "nodes"
+        return f"{ready} of {pool['wanted']} wanted {noun} were ready"
     return ""
 
 

@@ -120,7 +120,7 @@ def publish_pool(snapshot: Snapshot) -> None:
         metrics.COMING.labels(pool, str(market)).set(fleet.counted_by_market[market] - ready)
         for phase in Phase:
             metrics.NODES.labels(pool, str(market), str(phase)).set(phases[market, phase])
-    metrics.SERVING.labels(pool).set(len(fleet.serving))
+    metrics.SERVING.labels(pool).set(sum(n.units for n in fleet.serving))
     metrics.DOOMED.labels(pool).set(sum(n.doomed is not None for n in fleet.nodes))
     metrics.UNHEALTHY.labels(pool).set(sum(n.phase is Phase.READY and not n.healthy for n in fleet.nodes))
     metrics.STANDBYS.labels(pool, str(StandbyKind.HOT)).set(status.hot_standbys(fleet))

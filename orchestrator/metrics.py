@@ -30,16 +30,17 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
 
 # -- the pool ---------------------------------------------------------------------------------------------
 
-WANTED = _gauge("pool_wanted_nodes", "Replicas that the configuration asks for.", "pool")
-READY = _gauge("pool_ready_nodes", "Nodes that count as ready, per market.", "pool", "market")
-COMING = _gauge("pool_coming_nodes", "Nodes starting or being launched, per market.", "pool", "market")
-SERVING = _gauge("pool_serving_nodes", "Nodes that balancers send new requests to.", "pool")
+# Capacity is counted in serving units, which are nodes unless the pool's `units` say otherwise.
+WANTED = _gauge("pool_wanted_nodes", "Replicas that the configuration asks for, in units.", "pool")
+READY = _gauge("pool_ready_nodes", "Units that count as ready, per market.", "pool", "market")
+COMING = _gauge("pool_coming_nodes", "Units starting or being launched, per market.", "pool", "market")
+SERVING = _gauge("pool_serving_nodes", "Units that balancers send new requests to.", "pool")
 DOOMED = _gauge("pool_doomed_nodes", "Nodes under a believed notice.", "pool")
 UNHEALTHY = _gauge("pool_unhealthy_nodes", "Booted nodes whose engine does not answer.", "pool")
-FLOOR = _gauge("pool_on_demand_floor_nodes", "On-demand nodes that the mix always holds.", "pool")
-MIN_SERVING = _gauge("pool_min_serving_nodes", "Nodes below which doomed ones drain late.", "pool")
+FLOOR = _gauge("pool_on_demand_floor_nodes", "On-demand units that the mix always holds.", "pool")
+MIN_SERVING = _gauge("pool_min_serving_nodes", "Units below which doomed nodes drain late.", "pool")
 NODES = _gauge("pool_nodes", "Nodes of the pool, per market and phase.", "pool", "market", "phase")
-STANDBYS = _gauge("pool_standby_nodes", "Warm nodes kept to take over, by kind.", "pool", "kind")
+STANDBYS = _gauge("pool_standby_nodes", "Warm units kept to take over, by kind.", "pool", "kind")
 STATE = _gauge("pool_state", "1 for the state that the pool is in, 0 for the others.", "pool", "state")
 PAUSED = _gauge("pool_paused", "1 while an operator's pause holds.", "pool")
 DEFERRED = _gauge("pool_deferred_actions", "Actions that the last turn put off, by kind.", "pool", "kind")
@@ -70,7 +71,7 @@ REFUSALS = _gauge("pool_remembered_refusals", "Placements whose refusal has not 
 PREEMPTIONS = _counter("preemptions_total", "Spot nodes lost, by whether a notice came.", "pool", "noticed")
 
 COST_RATE = _gauge("pool_cost_usd_per_hour", "Price of all billing nodes now.", "pool")
-ON_DEMAND_RATE = _gauge("pool_on_demand_cost_usd_per_hour", "The wanted nodes, all on-demand.", "pool")
+ON_DEMAND_RATE = _gauge("pool_on_demand_cost_usd_per_hour", "The wanted units, all on-demand.", "pool")
 SPENT = _gauge("pool_spent_usd", "Money spent since the journal began.", "pool")
 SAVED = _gauge("pool_saved_usd", "Money saved against on-demand since the journal began.", "pool")
 SPEND_CAP = _gauge("pool_spend_cap_usd_per_hour", "limits.spend_per_hour, where it is set.", "pool")

@@ -181,7 +181,7 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
             "  ",
             (pool["state"].upper(), _STATE_STYLE.get(pool["state"], "bold")),
         ),
-        Text(f"{pool['ready']}/{pool['wanted']} ready", style="yellow" if short else ""),
+        Text(_ready(pool), style="yellow" if short else ""),
         Text(f"spot {pool['spot_ready']} · {on_demand}"),
         Text(_mix(pool)),
         Text(f"{money(pool['cost_per_hour'])}/h, {percent(pool['saved_share'])} saved"),
@@ -203,6 +203,13 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
     if pool["model"]:
         segments.append(Text(clean(pool["model"]), style="dim"))
     return segments
+
+
+def _ready(pool: PoolView) -> str:
+    """Ready against wanted: nodes, or units and the nodes that serve them where those differ."""
+    if not pool["units"]:
+        return f"{pool['ready']}/{pool['wanted']} ready"
+    return f"{pool['ready']}/{pool['wanted']} units ready ({plural(pool['ready_nodes'], 'node')})"
 
 
 def _mix(pool: PoolView) -> str:

@@ -133,6 +133,7 @@ _COLUMNS: Final = (
     _Column("MARKET", lambda node: node["market"]),
     _Column("ZONE", lambda node: node["zone"], rank=1),
     _Column("TYPE", lambda node: node["instance_type"], rank=3),
+    _Column("UNITS", lambda node: str(node["units"]), rank=4, right=True),
     _Column("PHASE", lambda node: node["phase"], style=lambda node: _PHASE_STYLE.get(node["phase"], "")),
     _Column("AGE", lambda node: age(node["age_s"]), right=True),
     _Column("REQ", _requests, right=True),
@@ -218,19 +219,21 @@ def node_table(items: Sequence[NodeView], look: Look) -> Table:
 
 def _columns_that_fit(items: Sequence[NodeView], look: Look) -> list[_Column]:
     """The most telling columns that leave room for the reason."""
+    alike = all(node["units"] == 1 for node in items)
+    columns = [column for column in _COLUMNS if not (alike and column.header == "UNITS")]
     if look.wide:
-        return list(_COLUMNS)
+        return columns
 
     def space(column: _Column) -> int:
         return 2 + max(len(column.header), *(len(column.value(node)) for node in items))
 
-    chosen = [column for column in _COLUMNS if column.rank == 0]
+    chosen = [column for column in columns if column.rank == 0]
     left = look.width - _WHY_WIDTH - sum(space(column) for column in chosen)
-    for column in sorted((column for column in _COLUMNS if 0 < column.rank < 9), key=lambda item: item.rank):
+    for column in sorted((column for column in columns if 0 < column.rank < 9), key=lambda item: item.rank):
         if space(column) <= left:
             chosen.append(column)
             left -= space(column)
-    return [column for column in _COLUMNS if column in chosen]
+    return [column for column in columns if column in chosen]
 
 
 def node_card(node: NodeView) -> list[RenderableType]:
@@ -240,8 +243,10 @@ def node_card(node: NodeView) -> list[RenderableType]:
     load = (
         "not known" if node["in_flight"] is None else f"{node['running']} running, {node['waiting']} waiting"
     )
+    units = f", {node['units']} units" if node["units"] > 1 else ""
+    what = f"{node['market']} {node['instance_type']} in {node['zone']}, {money(node['price'])}/h{units}"
     rows = (
-        ("what", f"{node['market']} {node['instance_type']} in {node['zone']}, {money(node['price'])}/h"),
+        ("what", what),
         ("why", node["why"]),
         ("conditions", conditions),
         ("target", target),

@@ -435,8 +435,9 @@ class Simulation:
         """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""
         wanted = {Market.SPOT: self.pool.spot_wanted, Market.ON_DEMAND: self.pool.on_demand_floor}
         now, number = self.clock.now(), 0
-        for market, count in wanted.items():
-            for _ in range(count):
+        for market, units in wanted.items():
+            missing = units
+            while missing > 0:
                 number += 1
                 sold = [p for p in self.world.prices if p.market is market]
                 request = LaunchRequest(
@@ -447,6 +448,7 @@ class Simulation:
                 )
                 machine = self.world.add(request)
                 machine.visible_at = machine.until = machine.loaded_at = now
+                missing -= self.pool.units_of(machine.placement)
 
     def live(self, market: Market | None = None) -> list[Machine]:
         """Live machines of the pool, oldest first."""

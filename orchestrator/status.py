@@ -32,15 +32,17 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
     return views.PoolView(
         name=pool.name,
         model=pool.model,
+        units=dict(pool.units) if pool.weighted else {},
         wanted=pool.replicas,
-        ready=len(fleet.ready),
-        serving=len(fleet.serving),
+        ready=fleet.ready_units,
+        ready_nodes=len(fleet.ready),
+        serving=sum(n.units for n in fleet.serving),
         spot_ready=spot,
         on_demand_ready=on_demand,
         spot_wanted=pool.spot_wanted,
         on_demand_floor=pool.on_demand_floor,
         spot_share=spot / (spot + on_demand) if spot + on_demand else 0.0,
-        temporary_on_demand=_cover(fleet),
+        temporary_on_demand=fleet.temporary_on_demand,
         standby_hot=hot_standbys(fleet),
         standby_stopped=stopped_standbys(fleet),
         state=pool_state(snapshot),
@@ -66,7 +68,7 @@ def pool_state(snapshot: Snapshot) -> views.PoolState:
     fleet, memory, pool = snapshot.fleet, snapshot.memory, snapshot.fleet.pool
     if memory.pause is not None and memory.pause.holds(snapshot.world.now):
         return "paused"
-    ready = len(fleet.ready)
+    ready = fleet.ready_units
     # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
     unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
     if ready < pool.replicas and (memory.whole_at is None or unprobed):
@@ -143,20 +145,15 @@ def event_view(entry: StoredEvent) -> views.EventView:
 
 
 def hot_standbys(fleet: Fleet) -> int:
-    """On-demand nodes ready beyond the floor, as far as they are wanted as standbys."""
+    """On-demand units ready beyond the floor, as far as they are wanted as standbys."""
     return max(
         0, min(fleet.pool.standby.hot, fleet.ready_by_market[Market.ON_DEMAND] - fleet.pool.on_demand_floor)
     )
 
 
 def stopped_standbys(fleet: Fleet) -> int:
-    """Machines that are stopped and wait to be put to work."""
-    return sum(n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED for n in fleet.nodes)
-
-
-def _cover(fleet: Fleet) -> int:
-    beyond = fleet.counted_by_market[Market.ON_DEMAND] - fleet.pool.on_demand_floor - fleet.pool.standby.hot
-    return max(0, beyond)
+    """Units of the machines that are stopped and wait to be put to work."""
+    return sum(n.units for n in fleet.nodes if n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED)
 
 
 def _target_states(world: World) -> dict[str, str]:
@@ -220,6 +217,7 @@ def _node(
         market=str(node.placement.market),
         zone=node.placement.zone,
         instance_type=node.placement.instance_type,
+        units=node.units,
         phase=str(node.phase),
         age_s=max(0.0, now - node.launched_at),
         in_flight=node.in_flight if reading is not None else None,
@@ -269,5 +267,6 @@ def _problems(snapshot: Snapshot) -> list[str]:
     ]
     short = fleet.pool.on_demand_floor - fleet.ready_by_market[Market.ON_DEMAND]
     if short > 0 and snapshot.memory.whole_at is not None:
-        found.append(f"{short} on-demand nodes are missing below the floor of {fleet.pool.on_demand_floor}")
+        floor, noun = fleet.pool.on_demand_floor, fleet.pool.noun()
+        found.append(f"{short} on-demand {noun} are missing below the floor of {floor}")
     return found

@@ -89,6 +89,7 @@ class NodeView(TypedDict):
     market: Annotated[str, "spot or on-demand"]
     zone: str
     instance_type: str
+    units: Annotated[int, "serving units that it counts for when ready"]
     phase: Annotated[str, "pending, starting, ready, stopped, draining, terminating or gone"]
     age_s: Annotated[float, "seconds since its launch"]
     in_flight: Annotated[int | None, "running + waiting requests; null when not known"]
@@ -106,24 +107,29 @@ class NodeView(TypedDict):
 
 
 class PoolView(TypedDict):
-    """One pool: wanted against actual, money, notices, swaps, nodes."""
+    """One pool: wanted against actual, money, notices, swaps, nodes.
+
+    All counts of capacity are serving units, which are nodes where `units` is empty.
+    """
 
     name: str
     model: str
+    units: Annotated[dict[str, int], "units of a node by instance type; every other type serves 1"]
     wanted: Annotated[int, "replicas"]
     ready: int
-    serving: Annotated[int, "ready nodes that are in the load balancer"]
+    ready_nodes: Annotated[int, "nodes that serve the ready units"]
+    serving: Annotated[int, "units that are in the load balancer"]
     spot_ready: int
     on_demand_ready: int
     spot_wanted: int
-    on_demand_floor: Annotated[int, "on-demand nodes that the mix always holds"]
-    spot_share: Annotated[float, "spot share of the ready nodes"]
-    temporary_on_demand: Annotated[int, "on-demand nodes above the floor that cover for spot"]
+    on_demand_floor: Annotated[int, "on-demand units that the mix always holds"]
+    spot_share: Annotated[float, "spot share of the ready units"]
+    temporary_on_demand: Annotated[int, "on-demand units above the floor that cover for spot"]
     standby_hot: int
     standby_stopped: int
     state: PoolState
     cost_per_hour: float
-    on_demand_cost_per_hour: Annotated[float, "what the same nodes would cost on-demand"]
+    on_demand_cost_per_hour: Annotated[float, "what the wanted units would cost on-demand"]
     saved_share: Annotated[float, "1 - cost / on-demand cost"]
     spent_usd: Annotated[float, "since the journal began"]
     saved_usd: Annotated[float, "against on-demand, since the journal began"]
@@ -372,7 +378,8 @@ class PoolMeaningView(TypedDict):
     replicas: int
     spot_wanted: int
     on_demand_floor: int
-    most_nodes: Annotated[int, "nodes that may live at once, with standby and surge"]
+    most_nodes: Annotated[int, "units that may live at once, with standby and surge; see units"]
+    units: Annotated[dict[str, int], "serving units of a node by instance type; every other type serves 1"]
     sentences: list[str]
 
 

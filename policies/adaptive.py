@@ -31,6 +31,8 @@ once that is EXPLORE: a zone that was bad when last seen would else never be fou
 
 Nodes are added one at a time where J falls most, by THETA_ADD at least, and given back where J falls by
 THETA_DROP at least: the difference keeps it from going back and forth.
+It knows nodes of one unit only: a pool whose types serve different numbers of units keeps the 70/30 mix, and
+`policies.model.Pool` refuses both together.
 Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand
 nodes than the floor; a zone that announced a loss gets no launch until a while after its deadline.
 
@@ -379,7 +381,7 @@ def _drop_spot(turn: Turn, odds: Odds) -> None:
     for node in sorted(_counted(turn, Market.SPOT), key=least_useful, reverse=True):
         if not node.unknown:
             held.setdefault(node.placement, []).append(node)
-    while turn.coming(Market.SPOT) == 0 and turn.may_choose:
+    while turn.coming(Market.SPOT) == 0 and turn.may_choose():
         here = odds.here()
         best = (THETA_DROP, -1)
         for i, zone in enumerate(odds.zones):
@@ -408,7 +410,7 @@ def _give_back(turn: Turn, node: Node, cause: Cause, why: str) -> bool:
         return True
     if not node.probed or (node.sure and turn.sure_in_all - 1 < turn.pool.replicas):
         return False
-    if not turn.may_choose:
+    if not turn.may_choose():
         turn.note(f"{node.id} is surplus and waits: {turn.by_choice} nodes are leaving already")
         return False
     return turn.drain(node, turn.now + turn.pool.drain.budget, cause, why)

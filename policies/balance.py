@@ -1,6 +1,7 @@
 """Which nodes belong in the target set.
 
 What it decides: the whole wanted target set, the same for every balancer, and which balancers to write.
+A target's weight is in proportion to the units that its node serves.
 Why: the set is written whole, so a lost write, a restarted balancer or a hand edit is mended by the next
 turn. A node that begins to drain in this turn is out of the active set in the same turn.
 Never: a node that is not ready enters; a node that drains is active; the last node that can answer is taken
@@ -18,7 +19,16 @@ from collections.abc import Mapping
 
 from policies.actions import Attach, Detach, Drain, Terminate
 from policies.fleet import Node, perhaps_at_work
-from policies.model import Observed, Phase, StandbyKind, Target, TargetPhase, TargetSpec, TargetState
+from policies.model import (
+    WEIGHT_OF_A_UNIT,
+    Observed,
+    Phase,
+    StandbyKind,
+    Target,
+    TargetPhase,
+    TargetSpec,
+    TargetState,
+)
 from policies.turn import Turn
 
 
@@ -30,7 +40,7 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     if not active:
         active = _last_resort(turn, shown)
     chosen = {n.id for n in active}
-    specs = [TargetSpec(id=n.id, address=n.address) for n in active]
+    specs = [TargetSpec(id=n.id, address=n.address, weight=_weight(n)) for n in active]
     for node in turn.fleet.nodes:
         held = node.attached or node.id in shown
         if node.id in chosen or not held or node.phase in (Phase.TERMINATING, Phase.GONE):
@@ -38,7 +48,7 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
         deadline = drains.get(node.id, node.drain.deadline if node.drain is not None else None)
         ends_now = node.id in turn.leaving and node.id not in drains
         if deadline is not None and not ends_now:
-            specs.append(_draining(node.id, node.address, deadline))
+            specs.append(_draining(node.id, node.address, deadline, weight=_weight(node)))
     specs += _unseen(turn, {s.id for s in specs})
     return tuple(sorted(specs, key=lambda s: s.id))
 
@@ -109,8 +119,14 @@ def may_route(turn: Turn) -> set[str]:
     }
 
 
-def _draining(node: str, address: str, deadline: float) -> TargetSpec:
-    return TargetSpec(id=node, address=address, phase=TargetPhase.DRAINING, drain_deadline=deadline)
+def _weight(node: Node) -> int:
+    return WEIGHT_OF_A_UNIT * node.units
+
+
+def _draining(node: str, address: str, deadline: float, weight: int = WEIGHT_OF_A_UNIT) -> TargetSpec:
+    return TargetSpec(
+        id=node, address=address, phase=TargetPhase.DRAINING, weight=weight, drain_deadline=deadline
+    )
 
 
 def _belongs(turn: Turn, node: Node, shown: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""How many nodes are missing, of which market, and what is done about it.
+"""How many units are missing, of which market, and what is done about it.
 
 What it decides: launches, starts of standbys and taken-back drains in this turn.
 Why: nodes that are starting and launches that the cloud does not describe yet count as coming; a daemon
@@ -6,6 +6,7 @@ that counts only what it sees buys twice. Once the pool has been whole, ready ca
 then cover, then spot. Before that spot comes before cover, so that the first start buys the mix and not a
 double of it. The quickest capacity is used first: a node that is draining by our own choice, then a standby,
 then a launch.
+Nodes come whole: the last one that is launched for what is missing may serve more than that.
 Never: more than the limits allow (policies.limits). A launch whose answer was lost is asked again with the
 same token before anything else is launched in its place. A pool whose spot share is 0 buys no spot.
 
@@ -53,7 +54,7 @@ def replenish(turn: Turn) -> None:
     if turn.memory.whole_at is None:
         _spot(turn)
     mix = wanted_now(turn)
-    _on_demand(turn, mix.floor + mix.cover, f"cover for {mix.cover} spot nodes that are not ready")
+    _on_demand(turn, mix.floor + mix.cover, f"cover for {mix.cover} spot {pool.noun()} that are not ready")
     _on_demand(turn, mix.on_demand, f"hot standby of {mix.hot}", use_standby=False)
     if turn.memory.whole_at is not None:
         _spot(turn)
@@ -65,17 +66,18 @@ def _on_demand(turn: Turn, wanted: int, why: str, *, use_standby: bool = True) -
         missing -= roll_back(turn, Market.ON_DEMAND, missing, why)
     if missing > 0 and use_standby:
         missing -= standby.use_stopped(turn, missing, why)
-    for _ in range(missing):
-        offering = turn.scorer.take(Market.ON_DEMAND)
+    while missing > 0:
+        offering = turn.offer(Market.ON_DEMAND, missing)
         if offering is None:
             _stand_in(turn, wanted, why)
             return
         if not turn.launch(offering, Cause.SHORT, why):
             return
+        missing -= turn.pool.units_of(offering.placement)
 
 
 def _stand_in(turn: Turn, wanted: int, why: str) -> None:
-    """On-demand cannot be had: spot beyond its share is better than too few nodes.
+    """On-demand cannot be had: spot beyond its share is better than too little.
 
     Spot nodes that are coming anyway count: more of them would be ready no sooner.
     """
@@ -86,12 +88,14 @@ def _stand_in(turn: Turn, wanted: int, why: str) -> None:
     on_demand, spot = turn.count(Market.ON_DEMAND), turn.count(Market.SPOT)
     short = wanted - on_demand - max(0, spot - pool.spot_wanted)
     room = pool.replicas + pool.standby.hot - on_demand - spot
-    for _ in range(min(short, room)):
-        offering = turn.scorer.take(Market.SPOT)
+    missing = min(short, room)
+    while missing > 0:
+        offering = turn.offer(Market.SPOT, missing)
         if offering is None or not turn.launch(
             offering, Cause.SHORT, f"{why}, on-demand refused: spot stands in"
         ):
             return
+        missing -= pool.units_of(offering.placement)
 
 
 def _spot(turn: Turn) -> None:
@@ -103,12 +107,14 @@ def _spot(turn: Turn) -> None:
         return
     allowed, hold = spot_allowance(turn)
     if allowed < missing:
-        noun = "node is" if missing == 1 else "nodes are"
-        turn.note(f"{missing} spot {noun} missing; {allowed} may be launched now")
-    for _ in range(min(missing, allowed)):
-        offering = turn.scorer.take(Market.SPOT, quiet_for=hold)
+        verb = "is" if missing == 1 else "are"
+        turn.note(f"{missing} spot {turn.pool.noun(missing)} {verb} missing; {allowed} may be launched now")
+    while missing > 0 and allowed > 0:
+        offering = turn.offer(Market.SPOT, missing, quiet_for=hold)
         if offering is None:
             turn.note(turn.scorer.why_none(Market.SPOT))
             return
         if not turn.launch(offering, Cause.SHORT, why, swap=turn.memory.whole_at is None):
             return
+        units = turn.pool.units_of(offering.placement)
+        missing, allowed = missing - units, allowed - units

@@ -5,7 +5,7 @@ get, and whether a draining node is done.
 Why: taking a node out early gives its requests the most time; but where the nodes that remain are too few
 to carry the load, a doomed node that keeps serving is worth more than an idle one. So:
 
-* early (the rule): drain at once when at least `min_serving` nodes go on serving without it, or when enough
+* early (the rule): drain at once when at least `min_serving` units go on serving without it, or when enough
   others are ready;
 * late: otherwise keep serving until a replacement is ready or until `deadline - margin - budget`, the last
   instant at which requests in flight still get their whole budget;
@@ -50,7 +50,8 @@ def drain_deadline(rules: DrainRules, *, now: float, deadline: float | None) -> 
 def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, ready: int) -> bool:
     """True when a doomed node should drain in this turn.
 
-    `serving_without` counts the other nodes that serve and answer, `ready` the nodes that may be relied on.
+    `serving_without` are the units of the other nodes that serve and answer, `ready` those that may be relied
+    on.
     """
     notice = node.doomed
     if notice is None or not node.serving or notice.deadline is None or ready >= pool.replicas:

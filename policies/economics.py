@@ -3,8 +3,9 @@
 What it decides: nothing; it counts. Cost is every node's price over the time it bills, starting time
 included; stopped standbys bill nothing here (their disks are not counted).
 Why: self-hosting only pays while GPUs are cheap and busy, so the price is shown beside what it replaces.
-Never: a saving is claimed against anything but the same number of *wanted* nodes, all on-demand, at the
-cheapest on-demand offering of the pool; time is never billed twice.
+Never: a saving is claimed against anything but the same number of *wanted* units, all on-demand, at what a
+unit costs at the cheapest on-demand offering of the pool (no rounding up to nodes: that would flatter); time
+is never billed twice.
 
 Example:
     >>> rate = Rate(cost=4.0, on_demand=10.0)
@@ -22,7 +23,7 @@ from policies.model import Market, Phase, World
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """USD/h now: what the pool costs and what `wanted` nodes would cost on-demand."""
+    """USD/h now: what the pool costs and what the wanted units would cost on-demand."""
 
     cost: float
     on_demand: float
@@ -40,9 +41,13 @@ def rate(fleet: Fleet, world: World) -> Rate:
 
 
 def on_demand_rate(fleet: Fleet, world: World) -> float:
-    """USD/h of the wanted nodes, all on-demand at the cheapest offering of the pool."""
-    prices = [o.price for o in world.offerings.value if o.placement.market is Market.ON_DEMAND]
-    on_demand = [n.price for n in fleet.nodes if not n.spot]
+    """USD/h of the wanted units, all on-demand at the cheapest offering of the pool."""
+    prices = [
+        o.price / fleet.pool.units_of(o.placement)
+        for o in world.offerings.value
+        if o.placement.market is Market.ON_DEMAND
+    ]
+    on_demand = [n.price / n.units for n in fleet.nodes if not n.spot]
     cheapest = min(prices, default=min(on_demand, default=0.0))
     return cheapest * fleet.pool.replicas
 

@@ -42,7 +42,7 @@ class DaemonStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfigured:
-    """The wanted number of nodes was set or changed."""
+    """The wanted number of units was set or changed."""
 
     at: float
     replicas: int
@@ -50,7 +50,7 @@ class PoolConfigured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolWhole:
-    """For the first time since `replicas` was set, that many nodes were ready."""
+    """For the first time since `replicas` was set, that many units were ready."""
 
     at: float
 

@@ -9,7 +9,7 @@ Example: `why(node)` of a node under notice is "interruption notice (local-feed)
 from __future__ import annotations
 
 from policies.fleet import Fleet, Node
-from policies.model import Market, NoticeKind, Phase, StandbyKind, World
+from policies.model import Market, NoticeKind, Phase, Pool, StandbyKind, World
 from policies.records import Memory, decayed
 
 
@@ -43,15 +43,18 @@ def why(node: Node, memory: Memory, now: float) -> str:
 def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...]:
     """Why the pool is as it is: the mix, the cover, what is refused, what is believed and how old it is."""
     pool = fleet.pool
+    noun = pool.noun()
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
     found = [
-        f"{pool.replicas} nodes are wanted: {pool.spot_wanted} spot and {pool.on_demand_floor} on-demand "
+        f"{pool.replicas} {noun} are wanted: {pool.spot_wanted} spot and {pool.on_demand_floor} on-demand "
         f"({pool.spot_share:.0%} spot, the on-demand share rounded up).",
         f"{spot + on_demand} are ready: {spot} spot and {on_demand} on-demand.",
     ]
-    cover = fleet.counted_by_market[Market.ON_DEMAND] - pool.on_demand_floor - pool.standby.hot
+    if pool.weighted:
+        found.append(f"{len(fleet.ready)} nodes serve them: {units_sentence(pool)}.")
+    cover = fleet.temporary_on_demand
     if cover > 0:
-        stand = "node stands" if cover == 1 else "nodes stand"
+        stand = f"{pool.noun(cover)} {'stands' if cover == 1 else 'stand'}"
         found.append(f"{cover} on-demand {stand} in for spot that is not ready; this is temporary.")
     if fleet.suspect:
         found.append("Too many nodes are silent at once: the fault may be on our side, nothing is replaced.")
@@ -72,12 +75,20 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
     return tuple(found)
 
 
+def units_sentence(pool: Pool) -> str:
+    """How many units the nodes of each instance type serve, as part of a sentence."""
+    each = [f"of {kind} {units}" for kind, units in sorted(pool.units.items())]
+    return f"a node {', '.join(each)}, of any other type 1"
+
+
 def node_sentences(node: Node, memory: Memory, now: float) -> tuple[str, ...]:
     """A node's state in words."""
     age = max(0.0, now - node.launched_at)
     found = [
         f"{node.id} is {node.phase}: {node.placement}, launched {age:.0f} s ago at {node.price:.2f} USD/h."
     ]
+    if node.units > 1:
+        found.append(f"It serves {node.units} units.")
     found.append(f"Why: {why(node, memory, now)}.")
     if node.serving:
         found.append(f"It is in the target set with {node.in_flight} requests in flight.")

@@ -86,8 +86,8 @@ def stranger(pool: Pool, memory: Memory, instance: Instance) -> bool:
 
 
 def whole(pool: Pool, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:
-    """`PoolWhole`, the first time that the wanted number of nodes is ready."""
-    if memory.whole_at is None and memory.replicas == pool.replicas <= len(fleet.ready):
+    """`PoolWhole`, the first time that the wanted number of units is ready."""
+    if memory.whole_at is None and memory.replicas == pool.replicas <= fleet.ready_units:
         return (PoolWhole(at=world.now),)
     return ()
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -43,8 +43,10 @@ class Node:
     `lost`: silent for so long that it no longer counts. `in_flight` is the most requests that the engine or
     a balancer reports for it.
 
+    `units`: how many units it serves when ready.
+
     The last fields follow from the others and are asked for so often that they are worked out once:
-    `leaving`: on its way out, it no longer counts as capacity. `capacity`: counts towards the wanted nodes:
+    `leaving`: on its way out, it no longer counts as capacity. `capacity`: counts towards the wanted units:
     ready or on its way there, not leaving, lost or kept aside (a cordoned node goes on serving while its
     replacement starts, but counts no more). `working`: counts towards wanted and has booted; it may have
     fallen silent a moment ago. `ready`: counts as a ready node now. `sure`: ready, and its last probe
@@ -75,6 +77,7 @@ class Node:
     failing_since: float | None
     failure: str
     detached_at: float | None = None
+    units: int = 1
     leaving: bool = field(init=False, repr=False, compare=False)
     capacity: bool = field(init=False, repr=False, compare=False)
     working: bool = field(init=False, repr=False, compare=False)
@@ -143,7 +146,7 @@ class Fleet:
         in_flight = world.balancer_load()
         known = sorted(memory.nodes.values(), key=lambda r: (r.launched_at, r.id))
         nodes = tuple(
-            _node(record, instances.get(record.id), world, memory, doomed.get(record.id), in_flight)
+            _node(pool, record, instances.get(record.id), world, memory, doomed.get(record.id), in_flight)
             for record in known
         )
         launching = [i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH]
@@ -196,35 +199,40 @@ class Fleet:
 
     @cached_property
     def _tally(self) -> _Tally:
-        """Nodes per market by what they count for, in one pass."""
+        """Units per market by what their nodes count for, in one pass."""
         tally = _Tally(capacity=_none(), working=_none(), ready=_none(), sure=_none())
         for node in self.nodes:
             if node.capacity:
-                market = node.placement.market
-                tally.capacity[market] += 1
-                tally.working[market] += node.working
-                tally.ready[market] += node.ready
-                tally.sure[market] += node.sure
+                market, units = node.placement.market, node.units
+                tally.capacity[market] += units
+                tally.working[market] += node.working * units
+                tally.ready[market] += node.ready * units
+                tally.sure[market] += node.sure * units
         return tally
 
     @property
     def ready_by_market(self) -> Mapping[Market, int]:
-        """Ready nodes per market."""
+        """Ready units per market."""
         return self._tally.ready
 
     @property
+    def ready_units(self) -> int:
+        """Ready units in all."""
+        return sum(self._tally.ready.values())
+
+    @property
     def sure_by_market(self) -> Mapping[Market, int]:
-        """Nodes per market that may be relied on."""
+        """Units per market that may be relied on."""
         return self._tally.sure
 
     @property
     def working_by_market(self) -> Mapping[Market, int]:
-        """Booted nodes per market that count towards wanted."""
+        """Units per market that have booted and count towards wanted."""
         return self._tally.working
 
     @cached_property
     def counted_by_market(self) -> Mapping[Market, int]:
-        """Nodes per market that count towards wanted, open launches included.
+        """Units per market that count towards wanted, open launches included.
 
         A launch that nobody could confirm or deny for a whole boot time-out counts no more.
         """
@@ -232,33 +240,43 @@ class Fleet:
         for intent in self.launching:
             fresh = self.now - intent.at <= self.pool.health.boot_timeout
             if intent.placement is not None and intent.standby is not StandbyKind.STOPPED and fresh:
-                found[intent.placement.market] += 1
+                found[intent.placement.market] += self.pool.units_of(intent.placement)
         return found
 
     @cached_property
     def living(self) -> int:
-        """Nodes and open launches that count against the surge limit: all but those on their way out.
+        """Units that count against the surge limit: all nodes and open launches but those on their way out.
 
         Silent nodes are on their way out, unless so many are silent that they may be kept.
         """
-        staying = sum(not n.leaving and (self.suspect or not n.lost) for n in self.nodes)
-        return staying + len(self.launching)
+        staying = sum(n.units for n in self.nodes if not n.leaving and (self.suspect or not n.lost))
+        return staying + sum(self.pool.units_of(i.placement) for i in self.launching)
+
+    @property
+    def temporary_on_demand(self) -> int:
+        """On-demand units beyond floor and hot standby, if any node could go: else nodes only come whole."""
+        pool = self.pool
+        beyond = self.counted_by_market[Market.ON_DEMAND] - pool.on_demand_floor - pool.standby.hot
+        least = min((n.units for n in self.capacity if not n.spot), default=1)
+        return beyond if beyond >= least else 0
 
     @cached_property
     def voluntary_drains(self) -> int:
-        """Nodes that drain now because somebody chose so."""
+        """Units of the nodes that drain now because somebody chose so."""
         return sum(
-            n.phase is Phase.DRAINING
+            n.units
+            for n in self.nodes
+            if n.phase is Phase.DRAINING
             and n.drain is not None
             and n.drain.cause.by_choice
             and n.doomed is None
             and not n.lost
             and n.standby is None
-            for n in self.nodes
         )
 
 
 def _node(
+    pool: Pool,
     record: NodeRecord,
     instance: Instance | None,
     world: World,
@@ -305,6 +323,7 @@ def _node(
         failing_since=reading.failing_since if reading is not None and booted else None,
         failure=reading.failure if reading is not None else "",
         detached_at=record.detached_at,
+        units=pool.units_of(record.placement),
     )
 
 
@@ -337,7 +356,7 @@ def _phase(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tally:
-    """Nodes per market; each field counts some of the nodes of the one before it."""
+    """Units per market; each field counts some of the nodes of the one before it."""
 
     capacity: dict[Market, int]
     working: dict[Market, int]
@@ -377,6 +396,11 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
         for n in nodes
     )
     return settled, suspect
+
+
+def least_over(nodes: Iterable[Node], units: int) -> list[Node]:
+    """Nodes in the order in which to use them for so many units: those that serve more come last."""
+    return sorted(nodes, key=lambda n: max(0, n.units - units))
 
 
 def perhaps_at_work(world: World, node: Node) -> bool:

@@ -5,9 +5,9 @@ Why: a node whose engine died, or hangs while its health page answers, costs mon
 Never: when more than `max_unhealthy` of all nodes are silent at once none is ended on that evidence alone:
 then the fault is more likely on our side (a partition, a bad release of the prober) than in so many machines
 together. New nodes are launched as far as the surge limit allows, and only for each one that becomes ready,
-which shows that nodes can be reached, one silent node goes: ready and silent nodes together never fall
-below wanted. A silent node that a balancer finds healthy leaves the target set before it is given up, where
-others serve. A node that this daemon has not looked at yet is never given up.
+which shows that nodes can be reached, silent nodes of no more units go: ready and silent units together
+never fall below wanted. A silent node that a balancer finds healthy leaves the target set before it is given
+up, where others serve. A node that this daemon has not looked at yet is never given up.
 
 Example: 4 of 10 nodes fall silent at once and `max_unhealthy` is 0.3: an alarm, and no node is ended until
 the first new one is ready.
@@ -43,9 +43,11 @@ def replace_sick(turn: Turn) -> None:
             )
         )
         # A cordoned node that answers serves too, and may be what takes up the room for a new one.
-        answering = sum(n.answers and not n.leaving and n.standby is None for n in turn.fleet.nodes)
-        spare = answering + len(silent) - turn.pool.replicas
-        silent = silent[: max(0, spare)]
+        answering = sum(
+            n.units for n in turn.fleet.nodes if n.answers and not n.leaving and n.standby is None
+        )
+        spare = answering + sum(n.units for n in silent) - turn.pool.replicas
+        silent = _within(silent, spare)
     for node in silent:
         silent_for = turn.now - (node.failing_since or turn.now)
         reason = f"engine silent for {silent_for:.0f} s: {node.failure or 'no answer'}"
@@ -65,6 +67,16 @@ def give_up_boots(turn: Turn) -> None:
         if _booting_for(turn, node) > timeout:
             why = f": {node.failure}" if node.failure else ""
             turn.terminate(node, Cause.BOOT, f"not ready {timeout:.0f} s after its start{why}")
+
+
+def _within(nodes: list[Node], units: int) -> list[Node]:
+    """Nodes that serve no more than so many units together, the first ones first."""
+    found = []
+    for node in nodes:
+        if node.units <= units:
+            found.append(node)
+            units -= node.units
+    return found
 
 
 def _booting_for(turn: Turn, node: Node) -> float:

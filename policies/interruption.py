@@ -3,8 +3,9 @@
 What it decides: for each node, the notice (if any) that takes it away. The earliest deadline wins.
 Why: a doomed node stops counting as capacity at once, so its replacement starts in the same turn.
 Never: a spot interruption dooms no on-demand node. Notices that only a node reported, and the cloud did
-not confirm, doom at most the disruption budget of nodes at a time, oldest first: a forged message cannot
-empty a pool. Reported nodes whose engine is silent are believed beyond it, they serve nobody anyway.
+not confirm, doom at most the disruption budget of units at a time (or one node), oldest first: a forged
+message cannot empty a pool. Reported nodes whose engine is silent are believed beyond it, they serve nobody
+anyway.
 A rebalance recommendation dooms nothing, it has no deadline; `policies.rebalance` says what it does.
 
 Example:
@@ -61,13 +62,14 @@ def doom(pool: Pool, world: World, memory: Memory) -> Mapping[str, Notice]:
             reported.append((record, min(valid, key=_urgency)))
     reported.sort(key=lambda pair: (pair[1].seen_at, pair[0].id))
     believed = dict(confirmed)
-    budget = pool.disruption_budget
+    told = 0  # units whose engine answers
     for record, notice in reported:
         reading = world.engines.get(record.id)
         silent = reading is not None and reading.failing_since is not None
-        if silent or budget > 0:
+        units = 0 if silent else pool.units_of(record.placement)
+        if silent or told == 0 or told + units <= pool.disruption_budget:
             believed[record.id] = notice
-            budget -= 0 if silent else 1
+            told += units
     return believed
 
 

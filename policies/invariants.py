@@ -3,7 +3,8 @@
 What it decides: the list of violations of a plan (empty when it is sound).
 Why: policies are many and change; these few sentences are the promise, so they are checked apart from the
 code that should keep them, with their own counting.
-Never: an invariant trusts a number that a policy computed.
+Never: an invariant trusts a number that a policy computed. All count in units. Nodes come whole, so what
+lives may be over the limit by less than one of the nodes that were added.
 
 Example: a plan that terminates an on-demand node while only the floor is left has the violation
 "floor: 2 on-demand nodes would be left, the floor is 3".
@@ -66,7 +67,7 @@ def _authority(world: World, plan: Plan) -> list[Violation]:
 
 
 def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
-    """Our own choice takes neither ready nodes below wanted nor on-demand nodes below the floor."""
+    """Our own choice takes neither ready units below wanted nor on-demand units below the floor."""
     leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate | Stop)}
     chosen = {a.node for a in plan.actions if isinstance(a, Drain | Terminate) and a.cause.voluntary}
     if not any(n.sure and n.id in chosen for n in fleet.nodes):
@@ -77,17 +78,17 @@ def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
         for n in fleet.nodes
         if (n.sure and n.id not in leaving) or (n.id in back and n.answers and n.standby is None)
     ]
-    found = []
-    if len(left) < pool.replicas:
-        found.append(
-            Violation("self-harm", f"{len(left)} ready nodes would be left, {pool.replicas} are wanted")
-        )
-    on_demand = sum(not n.spot for n in left)
+    found, noun = [], pool.noun()
+    ready = sum(n.units for n in left)
+    if ready < pool.replicas:
+        text = f"{ready} ready {noun} would be left, {pool.replicas} are wanted"
+        found.append(Violation("self-harm", text))
+    on_demand = sum(n.units for n in left if not n.spot)
     given = any(n.sure and not n.spot and n.id in chosen for n in fleet.nodes)
     if given and on_demand < pool.on_demand_floor:
         found.append(
             Violation(
-                "floor", f"{on_demand} on-demand nodes would be left, the floor is {pool.on_demand_floor}"
+                "floor", f"{on_demand} on-demand {noun} would be left, the floor is {pool.on_demand_floor}"
             )
         )
     return found
@@ -97,22 +98,24 @@ def _disruption(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     """Drains of working nodes that somebody chose stay within the disruption budget."""
     chosen = {a.node for a in plan.actions if isinstance(a, Drain) and a.cause.by_choice}
     works = [n for n in fleet.nodes if n.phase is Phase.READY and n.healthy and n.standby is None]
-    fresh = sum(n.id in chosen for n in works)
-    if not fresh:
+    drains = [n for n in works if n.id in chosen]
+    if not drains:
         return []
     back = {a.node for a in plan.actions if isinstance(a, Undrain)}
-    under_way = sum(
-        n.phase is Phase.DRAINING
+    drains += [
+        n
+        for n in fleet.nodes
+        if n.phase is Phase.DRAINING
         and n.drain is not None
         and n.drain.cause.by_choice
         and n.doomed is None
         and not n.lost
         and n.standby is None
         and n.id not in back
-        for n in fleet.nodes
-    )
-    if under_way + fresh > pool.disruption_budget:
-        text = f"{under_way + fresh} nodes would drain by choice, the budget is {pool.disruption_budget}"
+    ]
+    units = sum(n.units for n in drains)
+    if len(drains) > 1 and units > pool.disruption_budget:
+        text = f"{units} {pool.noun()} would drain by choice, the budget is {pool.disruption_budget}"
         return [Violation("disruption", text)]
     return []
 
@@ -125,10 +128,13 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     if added:
         leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
         back = {a.node for a in plan.actions if isinstance(a, Undrain)}
-        staying = sum((not n.leaving and n.id not in leaving) or n.id in back for n in fleet.nodes)
-        living = staying + len(fleet.launching) + len(added)
-        if living > pool.most_nodes:
-            found.append(Violation("surplus", f"{living} nodes would live, the most is {pool.most_nodes}"))
+        staying = [n for n in fleet.nodes if (not n.leaving and n.id not in leaving) or n.id in back]
+        units = [pool.units_of(a.placement) for a in added]
+        living = sum(n.units for n in staying) + sum(units)
+        living += sum(pool.units_of(i.placement) for i in fleet.launching)
+        if living - max(units) >= pool.most_units:
+            text = f"{living} {pool.noun()} would live, the most is {pool.most_units}"
+            found.append(Violation("surplus", text))
     cap = pool.limits.spend_per_hour
     if cap is not None and (added or starting):
         spend = sum(n.price for n in fleet.nodes if _bills(n.phase, n.standby) or n.id in starting)

@@ -1,8 +1,11 @@
-"""What the daemon may never exceed: launches a minute, nodes at once, dollars an hour.
+"""What the daemon may never exceed: launches a minute, units at once, dollars an hour.
 
 What it decides: whether one more launch (or start of a standby, which costs money but adds no node) is
 allowed now, and if not, which limit says so.
 Why: every runaway begins with a loop that believes it is short of nodes; these limits do not believe.
+Nodes come whole, so one may be launched while there is room for any part of it: what lives then is over the
+limit by less than that node's units, and no further one is launched. Money is no such limit: a node that
+costs more than is left is refused.
 Never: serving nodes are not ended to get under a limit; a limit only stops what would be added.
 
 Example:
@@ -23,8 +26,8 @@ from policies.model import Pool
 class Budget:
     """Counts down what may still be launched in this turn.
 
-    `living`: nodes and open launches, not counting those on their way out. `spend`: USD/h of all nodes and
-    open launches at today's prices.
+    `living`: units of nodes and open launches, not counting those on their way out. `spend`: USD/h of all
+    nodes and open launches at today's prices.
     """
 
     def __init__(self, pool: Pool, *, living: int, launched_last_minute: int, spend: float) -> None:
@@ -36,13 +39,14 @@ class Budget:
     @property
     def full(self) -> bool:
         """No node more may live."""
-        return self._living >= self._pool.most_nodes
+        return self._living >= self._pool.most_units
 
     def refuses(self, price: float) -> str:
         """Why a launch at `price` USD/h is not allowed now; empty when it is."""
         limits = self._pool.limits
         if self.full:
-            return f"{self._living} nodes live, and wanted + standby + surge is {self._pool.most_nodes}"
+            most, noun = self._pool.most_units, self._pool.noun()
+            return f"{self._living} {noun} live, and wanted + standby + surge is {most}"
         if self._launched >= limits.launches_per_minute:
             return f"{self._launched} launches in the last minute, the limit is {limits.launches_per_minute}"
         return self.refuses_cost(price)
@@ -55,15 +59,19 @@ class Budget:
             return f"the spend cap of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
         return ""
 
-    def take(self, price: float) -> None:
+    def affords(self, price: float) -> bool:
+        """True while `price` USD/h more may be spent."""
+        return not self.refuses_cost(price)
+
+    def take(self, price: float, units: int = 1) -> None:
         """Count one launch."""
-        self._living += 1
+        self._living += units
         self._launched += 1
         self.take_cost(price)
 
-    def take_node(self) -> None:
+    def take_node(self, units: int = 1) -> None:
         """Count a node that lives on, and costs what it cost before."""
-        self._living += 1
+        self._living += units
 
     def take_cost(self, price: float) -> None:
         """Count USD/h that will be spent."""

@@ -1,9 +1,9 @@
-"""The 70/30: how many nodes of each market the pool should hold now.
+"""The 70/30: how many units of each market the pool should hold now.
 
-What it decides: wanted spot nodes, and wanted on-demand nodes as floor + standby + cover.
+What it decides: wanted spot units, and wanted on-demand units as floor + standby + cover.
 Why: the floor (the on-demand share of wanted, rounded up) is what survives when all spot is lost at once.
-Cover is temporary: it stands in for spot nodes that are wanted and not ready, so that the number of ready
-nodes holds while spot is away, and it is given back when spot is whole again. The spot target itself never
+Cover is temporary: it stands in for spot that is wanted and not ready, so that the number of ready units
+holds while spot is away, and it is given back when spot is whole again. The spot target itself never
 moves: a pool that forgot it would drift to all on-demand.
 
     on-demand wanted = floor + hot standby + cover,   cover = spot wanted - spot ready
@@ -29,7 +29,7 @@ from policies.model import Pool
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Wanted nodes by purpose."""
+    """Wanted units by purpose."""
 
     spot: int
     floor: int
@@ -38,12 +38,12 @@ class Mix:
 
     @property
     def on_demand(self) -> int:
-        """All on-demand nodes wanted now."""
+        """All on-demand units wanted now."""
         return self.floor + self.hot + self.cover
 
 
 def wanted(pool: Pool, *, spot_ready: int, spot_coming: int, whole: bool) -> Mix:
-    """The mix wanted now. `spot_coming` are spot nodes starting or being launched."""
+    """The mix wanted now. `spot_coming` are units of spot nodes starting or being launched."""
     present = spot_ready if whole else spot_ready + spot_coming
     return Mix(
         spot=pool.spot_wanted,

@@ -1,7 +1,9 @@
 """The words every other module speaks: pools, placements, instances, notices, targets, the world.
 
 All values are frozen. Times are seconds since the epoch as the daemon's clock tells them, durations are
-seconds, money is US dollars, prices are US dollars per node-hour, shares are fractions of one.
+seconds, money is US dollars, prices are US dollars per node-hour, shares are fractions of one. Capacity is
+counted in serving units: how many a node serves follows from its instance type (`Pool.units`), and where no
+type says otherwise a unit is a node.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+WEIGHT_OF_A_UNIT = 100
+"""A target's weight for each serving unit of its node."""
 
 _ROUNDING = 1e-9  # shares arrive as binary floats: 10 * (1 - 0.7) must round up to 3, not 4
 
@@ -170,12 +175,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSpec:
-    """What we want a load balancer to hold for a node. `drain_deadline` only when draining."""
+    """What we want a load balancer to hold for a node. `drain_deadline` only when draining.
+
+    `weight` is the node's share of the requests beside that of others: 100 for each unit that it serves.
+    """
 
     id: str
     address: str
     phase: TargetPhase = TargetPhase.ACTIVE
-    weight: int = 100
+    weight: int = WEIGHT_OF_A_UNIT
     drain_deadline: float | None = None
 
 
@@ -256,7 +264,7 @@ class ReturnRules:
 
     hold: float = 300.0  # s of silence after a reclaim or a refusal before that placement is tried again
     stable: float = 30.0  # s that a spot node must have been ready before its cover is given back
-    at_once: int = 2  # spot launches, and cover nodes given back, at the same time
+    at_once: int = 2  # units launched on spot, and units of cover given back, at the same time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +280,7 @@ class HealthRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandbyRules:
-    """Warm on-demand capacity kept beyond the wanted nodes. See `policies.standby`."""
+    """Warm on-demand capacity kept beyond the wanted units, in units. See `policies.standby`."""
 
     hot: int = 0
     stopped: int = 0
@@ -282,7 +290,7 @@ class StandbyRules:
 class PlacementRules:
     """What makes one offering better than another. See `policies.placement`."""
 
-    spread: float = 0.5  # how much dearer, as a share of the price, a zone looks per node already there
+    spread: float = 0.5  # how much dearer, as a share of the price, a zone looks per unit already there
     refusal_half_life: float = 180.0  # s after which a refusal weighs half
     reclaim_half_life: float = 1800.0  # s after which a reclaim weighs half
 
@@ -313,7 +321,7 @@ class AdaptiveRules:
 class Limits:
     """What the daemon may never exceed. See `policies.limits`."""
 
-    surge: int = 2  # nodes above wanted + standby at any time
+    surge: int = 2  # units above wanted + standby at any time; the last node may go over
     launches_per_minute: int = 20
     spend_per_hour: float | None = None  # USD/h of all nodes and open launches at today's prices
     disruption: float = 0.1  # share of wanted that may be drained by choice at once; at least one node
@@ -330,15 +338,18 @@ class Patience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The wanted state of one pool: `replicas` ready nodes, `spot_share` of them on spot.
+    """The wanted state of one pool: `replicas` ready serving units, `spot_share` of them on spot.
 
-    With `adaptive` rules the share is only the most that may be on spot, and the policy finds the mix.
+    `units` says how many units one node of an instance type serves; a type that it does not name serves one.
+    Nodes come whole: see docs/decisions/0011 for what is rounded and which way. With `adaptive` rules the
+    share is only the most that may be on spot, and the policy finds the mix; it knows only nodes of one unit.
     """
 
     name: str
     replicas: int
     model: str = ""
     spot_share: float = 0.7
+    units: Mapping[str, int] = field(default_factory=dict, hash=False)
     drain: DrainRules = DrainRules()
     back_to_spot: ReturnRules = ReturnRules()
     health: HealthRules = HealthRules()
@@ -349,27 +360,54 @@ class Pool:
     limits: Limits = Limits()
     patience: Patience = Patience()
 
+    def __post_init__(self) -> None:
+        if any(units < 1 for units in self.units.values()):
+            raise ValueError(f"units: {dict(self.units)}: a node serves at least one unit")
+        if self.adaptive is not None and self.weighted:
+            raise ValueError(f"units: {dict(self.units)}: the adaptive mix counts nodes of one unit only")
+
+    @property
+    def weighted(self) -> bool:
+        """True where some node serves more than one unit, so that units and nodes differ."""
+        return any(units != 1 for units in self.units.values())
+
+    @property
+    def largest(self) -> int:
+        """The most units that one node may serve."""
+        return max(self.units.values(), default=1)
+
+    def units_of(self, placement: Placement | None) -> int:
+        """The units that a node at a placement serves; one where nobody knows the placement."""
+        return 1 if placement is None else self.units.get(placement.instance_type, 1)
+
+    def noun(self, count: int = 2) -> str:
+        """What capacity is counted in, in words: nodes, or units where they differ."""
+        return ("unit" if self.weighted else "node") + ("" if count == 1 else "s")
+
     @property
     def on_demand_floor(self) -> int:
-        """On-demand nodes that the mix always holds: the on-demand share of wanted, rounded up."""
+        """On-demand units that the mix always holds: the on-demand share of wanted, rounded up."""
         return math.ceil(self.replicas * (1.0 - self.spot_share) - _ROUNDING)
 
     @property
     def spot_wanted(self) -> int:
-        """Spot nodes that the mix aims at."""
+        """Spot units that the mix aims at."""
         return self.replicas - self.on_demand_floor
 
     @property
     def min_serving(self) -> int:
-        """Serving nodes below which a doomed node drains late instead of at once."""
+        """Serving units below which a doomed node drains late instead of at once."""
         return math.ceil(self.replicas * self.drain.min_serving - _ROUNDING)
 
     @property
-    def most_nodes(self) -> int:
-        """The most nodes that may live at once, not counting those that are on their way out."""
+    def most_units(self) -> int:
+        """The units at which no further node may live, not counting those that are on their way out.
+
+        The node that reaches it may go over it, by less than its own units.
+        """
         return self.replicas + self.standby.hot + self.standby.stopped + self.limits.surge
 
     @property
     def disruption_budget(self) -> int:
-        """Nodes that may be draining by our own choice at once."""
+        """Units that may be draining by our own choice at once; one node may, however many it serves."""
         return max(1, math.floor(self.replicas * self.limits.disruption + _ROUNDING))

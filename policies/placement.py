@@ -1,9 +1,11 @@
 """Which offering the next node goes to.
 
-What it decides: the cheapest offering of a market after handicaps, or none.
+What it decides: the cheapest offering of a market after handicaps, or none. Cheapest is the price for each
+unit that is needed of it: where 2 units are missing, a node of 8 is worth the price of its 2.
 Why: the cheapest zone alone is a trap: one reclaim there takes all nodes at once. So a zone looks dearer
-with every node already in it, with every recent reclaim and refusal, and a refused placement is left alone
-until its refusal has decayed to half.
+with every unit already in it, with every recent reclaim and refusal, and a refused placement is left alone
+until its refusal has decayed to half. A node of many units puts them into one zone together, each beside
+those before it, and looks as dear as if they came one by one.
 Never: a placement that refused within its half-life, or within ten half-lives of a quota or of boots that
 failed one after another, is tried; nor, in a pool that heeds them, one whose node is under a rebalance
 recommendation. Nothing is random: equal scores go by name.
@@ -22,7 +24,7 @@ Example:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from policies.interruption import recommended
 from policies.model import Market, Offering, Placement, Pool
@@ -38,7 +40,7 @@ _LONG_HALF_LIVES = 10.0
 class Scorer:
     """Hands out placements one after another, counting each one taken.
 
-    `held`: nodes already at each placement. `offerings`: what is sold now.
+    `held`: units already at each placement. `offerings`: what is sold now.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Scorer:
             self._zone[key] = self._zone.get(key, 0) + count
         self._sold = [o for o in offerings if o.available]
         self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}
-        self._queues: dict[tuple[Market, float], list[tuple[float, Placement, int]]] = {}
+        self._queues: dict[tuple[Market, float], dict[int, _Queue]] = {}
 
     def blocked(self, placement: Placement) -> str:
         """Why a placement may not be tried now, in words; empty when it may."""
@@ -80,9 +82,11 @@ class Scorer:
         return ""
 
     def score(self, offering: Offering) -> float:
-        """The price with handicaps, USD/h; lower is better."""
+        """The price of the whole node with handicaps, USD/h; lower is better among nodes of as many units."""
         rules, placement = self._pool.placement, offering.placement
-        crowd = self._zone.get((placement.market, placement.zone), 0)
+        held = self._zone.get((placement.market, placement.zone), 0)
+        # Its own units as well, each beside those before it: the mean of held, held + 1 and so on.
+        crowd = held + (self._pool.units_of(placement) - 1) / 2
         reclaim = self._memory.reclaims.get(placement)
         refusal = self._memory.refusals.get(placement)
         risk = decayed(reclaim, self._now, rules.reclaim_half_life) if reclaim else 0.0
@@ -96,24 +100,40 @@ class Scorer:
                 return False
         return True
 
-    def take(self, market: Market, *, quiet_for: float = 0.0) -> Offering | None:
-        """The best offering of a market, counted as taken; None when there is none.
+    def take(
+        self,
+        market: Market,
+        *,
+        units: int = 1,
+        quiet_for: float = 0.0,
+        affordable: Callable[[float], bool] = lambda _: True,
+    ) -> Offering | None:
+        """The best offering of a market where so many units are missing, counted as taken; None when none.
 
-        Scores only grow while offerings are taken, so the head of the queue is scored anew until it stays
-        the head: a launch costs the logarithm of the number of offerings.
+        Of nodes of several sizes those whose price is `affordable` come first. A launch costs the logarithm
+        of the number of offerings for each size.
         """
-        queue = self._queue(market, quiet_for)
-        while queue:
-            stored, placement, number = queue[0]
+        found: list[tuple[bool, float, Placement, Offering]] = []
+        for size, queue in self._queue(market, quiet_for).items():
+            score, placement, number = self._head(queue)
             offering = self._sold[number]
-            score = self.score(offering)
-            if score > stored:
-                heapq.heapreplace(queue, (score, placement, number))
-                continue
-            key = market, placement.zone
-            self._zone[key] = self._zone.get(key, 0) + 1
-            return offering
-        return None
+            each = score / min(size, units)
+            found.append((not affordable(offering.price), each, placement, offering))
+        if not found:
+            return None
+        _, _, placement, offering = min(found, key=lambda f: f[:3])
+        key = market, placement.zone
+        self._zone[key] = self._zone.get(key, 0) + self._pool.units_of(placement)
+        return offering
+
+    def _head(self, queue: _Queue) -> tuple[float, Placement, int]:
+        """The best of a queue. Scores only grow as offerings are taken: it is scored until it stays."""
+        while True:
+            stored, placement, number = queue[0]
+            score = self.score(self._sold[number])
+            if score <= stored:
+                return queue[0]
+            heapq.heapreplace(queue, (score, placement, number))
 
     def why_none(self, market: Market) -> str:
         """Why `take` finds nothing, in words."""
@@ -126,16 +146,24 @@ class Scorer:
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         return f"no {market} offering may be tried now: {reasons[0]}{more}"
 
-    def _queue(self, market: Market, quiet_for: float) -> list[tuple[float, Placement, int]]:
-        queue = self._queues.get((market, quiet_for))
-        if queue is None:
-            queue = [
-                (self.score(o), o.placement, number)
-                for number, o in enumerate(self._sold)
-                if o.placement.market is market
-                and not self.blocked(o.placement)
-                and (quiet_for <= 0 or self.quiet(o.placement, quiet_for))
-            ]
-            heapq.heapify(queue)
-            self._queues[market, quiet_for] = queue
-        return queue
+    def _queue(self, market: Market, quiet_for: float) -> Mapping[int, _Queue]:
+        """What may be taken, best first, by the units of its nodes."""
+        queues = self._queues.get((market, quiet_for))
+        if queues is None:
+            queues = self._queues[market, quiet_for] = {}
+            for number, offering in enumerate(self._sold):
+                place = offering.placement
+                if (
+                    place.market is market
+                    and not self.blocked(place)
+                    and (quiet_for <= 0 or self.quiet(place, quiet_for))
+                ):
+                    entry = self.score(offering), place, number
+                    queues.setdefault(self._pool.units_of(place), []).append(entry)
+            for queue in queues.values():
+                heapq.heapify(queue)
+        return queues
+
+
+_Queue = list[tuple[float, Placement, int]]
+"""Score, placement, place in the list of what is sold: a heap."""

@@ -4,9 +4,9 @@ What it decides: for a pool that heeds recommendations (`rebalance.replace`), wh
 their successors are launched and when they drain.
 Why: EC2 recommends to leave a machine whose risk has risen, often well before the interruption notice, and
 two minutes are too short to start a large model. But most recommendations come to nothing and they come for
-whole zones, so they are a wish and not an order: one spot node more than wanted is launched elsewhere, and
-once it is ready there is one to spare. If none came before the recommendation has run out, the node just goes
-on; it has served and counted all the while.
+whole zones, so they are a wish and not an order: as many spot units more than wanted as the node serves are
+launched elsewhere, and once they are ready it is to spare. If none came before the recommendation has run
+out, the node just goes on; it has served and counted all the while.
 Never: on-demand nodes are bought for it; ready nodes fall below wanted and the hot standby; more nodes go at
 once than the disruption budget allows; the successor goes to a place that is itself to be left. Where the
 pool is short of nodes, those come first. A doomed node is not meant: its notice is an order.
@@ -27,7 +27,7 @@ def drain_replaced(turn: Turn) -> None:
     """Drain nodes that make way, as far as there is one ready to spare for each."""
     needed = turn.pool.replicas + turn.pool.standby.hot
     for node in turn.advised:
-        if turn.sure_in_all - node.sure < needed:
+        if turn.sure_in_all - node.sure * node.units < needed:
             turn.note(f"{node.id}: rebalance recommended; it serves on until another node is to spare")
             return
         reason = "rebalance recommended, and another node is ready"
@@ -35,7 +35,7 @@ def drain_replaced(turn: Turn) -> None:
 
 
 def launch_successors(turn: Turn) -> None:
-    """Launch one spot node elsewhere for each node that is to make way and has no successor yet."""
+    """Launch as many spot units elsewhere for each node that is to make way and has no successor yet."""
     pool, advised = turn.pool, turn.advised
     if not advised or turn.memory.whole_at is None:
         return
@@ -44,11 +44,15 @@ def launch_successors(turn: Turn) -> None:
     if extra < 0:
         return  # what is missing comes first
     allowed, hold = spot_allowance(turn)
-    for node in advised[extra:][:allowed]:
-        offering = turn.scorer.take(Market.SPOT, quiet_for=hold)
-        if offering is None:
-            turn.note(f"{node.id}: rebalance recommended; {turn.scorer.why_none(Market.SPOT)}")
-            return
-        reason = f"successor of {node.id}, which the cloud recommends to leave"
-        if not turn.launch(offering, Cause.REBALANCE, reason, swap=False):
-            return
+    for node in advised:
+        extra -= node.units
+        while extra < 0 < allowed:
+            offering = turn.offer(Market.SPOT, -extra, quiet_for=hold)
+            if offering is None:
+                turn.note(f"{node.id}: rebalance recommended; {turn.scorer.why_none(Market.SPOT)}")
+                return
+            reason = f"successor of {node.id}, which the cloud recommends to leave"
+            if not turn.launch(offering, Cause.REBALANCE, reason, swap=False):
+                return
+            units = pool.units_of(offering.placement)
+            extra, allowed = extra + units, allowed - units

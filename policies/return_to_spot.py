@@ -4,11 +4,12 @@ What it decides: how many spot nodes may be launched now and how long a placemen
 which surplus nodes are given back, and which of those are taken back into work when they are needed again.
 Why: spot that just came back goes away again soon (the chance to lose a zone within ten minutes is about a
 third right after its return and falls below a twentieth after an hour), and each return costs a cold start
-that is paid twice. So the pool returns a few nodes at a time, to placements that were quiet for a while. A
+that is paid twice. So the pool returns a few units at a time, to placements that were quiet for a while. A
 spot node frees a cover node only after it has been ready for `stable` seconds, and a node that is already
 draining to be given back is the quickest replacement of all.
-Never: a node is given back when that leaves fewer ready nodes than wanted, or fewer on-demand nodes than the
-floor; nodes under a notice, silent nodes and nodes that are still starting do not count. Never more at once
+Never: a node is given back when that leaves fewer ready units than wanted, or fewer on-demand units than the
+floor: one that serves more than what is over stays, and so what stays over is less than any node that could
+go; nodes under a notice, silent nodes and nodes that are still starting do not count. Never more at once
 than the disruption budget. With a surge limit of 0 the pool cannot make before it breaks: cover then stays.
 
 Example: 7 spot nodes are wanted and 4 ready, 3 on-demand nodes cover: two spot nodes are launched, then the
@@ -18,13 +19,13 @@ third; each one that has been ready for `stable` seconds lets one cover node dra
 from __future__ import annotations
 
 from policies.actions import Cause
-from policies.fleet import Node
+from policies.fleet import Node, least_over
 from policies.model import Market, Phase
 from policies.turn import Turn
 
 
 def spot_allowance(turn: Turn) -> tuple[int, float]:
-    """How many more spot launches may be under way, and how long (s) their placement must be quiet.
+    """How many more units may be on their way on spot, and how long (s) their placement must be quiet.
 
     Until the pool was whole once there is nothing to return from: all are allowed.
     """
@@ -35,45 +36,49 @@ def spot_allowance(turn: Turn) -> tuple[int, float]:
 
 
 def roll_back(turn: Turn, market: Market, most: int, why: str) -> int:
-    """Put up to `most` nodes of a market back to work; returns how many.
+    """Put nodes of a market back to work for up to `most` units; returns how many units.
 
     Those that drain only to save money, and those that were silent and answer again.
     """
     back = 0
-    for node in turn.fleet.recallable:
+    for node in least_over(turn.fleet.recallable, most):
         if back >= most or turn.budget.full:
             break
         if node.placement.market is not market or node.id in turn.returning:
             continue
         if turn.undrain(node, f"needed again: {why}"):
-            back += 1
+            back += node.units
     return back
 
 
 def give_back(turn: Turn) -> None:
-    """Let go of nodes beyond the mix, those that are not ready first, a few at a time.
+    """Let go of nodes beyond the mix, those that are not ready first, a few units at a time.
 
     What stands in for a node is kept until that node is ready, whatever is on its way.
     """
     pool = turn.pool
     fixed = pool.on_demand_floor + pool.standby.hot
-    settled = sum(_settled(turn, n) for n in turn.fleet.nodes)
+    settled = sum(n.units for n in turn.fleet.nodes if _settled(turn, n))
     cover = max(0, pool.spot_wanted - settled)
     spot = pool.spot_wanted + max(0, fixed - turn.sure(Market.ON_DEMAND))
+    advised = sum(n.units for n in turn.advised)
     # A successor that is on its way is no surplus: the node whose place it takes is.
-    for market, kept in ((Market.ON_DEMAND, fixed + cover), (Market.SPOT, spot + len(turn.advised))):
+    for market, kept in ((Market.ON_DEMAND, fixed + cover), (Market.SPOT, spot + advised)):
         surplus = turn.count(market) - kept
         if surplus <= 0:
             continue
-        for node in sorted(_candidates(turn, market), key=least_useful)[:surplus]:
+        for node in sorted(_candidates(turn, market), key=least_useful):
+            if node.units > surplus:
+                continue
             if not _give_back_one(turn, node, kept):
                 break
+            surplus -= node.units
 
 
 def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
     """Give one node back; False when no more of its market may go in this turn.
 
-    `kept` nodes of its market must remain that may be relied on.
+    `kept` units of its market must remain that may be relied on.
     """
     if node.phase is not Phase.READY:
         on_demand = turn.sure(Market.ON_DEMAND)
@@ -83,13 +88,14 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
         turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")
         return True
     ready, here = turn.sure_in_all, turn.sure(node.placement.market)
-    if ready - node.sure < turn.pool.replicas or here - node.sure < kept:
-        turn.note(f"{node.id} is surplus and stays: only {ready} nodes are ready, {here} of its market")
+    sure, noun = node.sure * node.units, turn.pool.noun()
+    if ready - sure < turn.pool.replicas or here - sure < kept:
+        turn.note(f"{node.id} is surplus and stays: only {ready} {noun} are ready, {here} of its market")
         return False
     covering = not node.spot and turn.pool.spot_wanted > 0
     at_once = turn.pool.back_to_spot.at_once
-    if not turn.may_choose or (covering and turn.by_choice >= at_once):
-        turn.note(f"{node.id} is surplus and waits: {turn.by_choice} nodes are leaving already")
+    if not turn.may_choose(node.units) or (covering and turn.by_choice >= at_once):
+        turn.note(f"{node.id} is surplus and waits: {turn.by_choice} {noun} are leaving already")
         return False
     cause = Cause.RETURN if covering else Cause.EXCESS
     why = "spot is whole again" if covering else "more nodes than wanted"

@@ -5,6 +5,7 @@ launched, and when a warmed one is stopped.
 Why: a cold launch of a large model rarely fits into a notice; a stopped instance that has its image and
 weights on disk does (60-90 s), at the price of its disk. A hot standby is simply one more ready node, it is
 part of the mix (`policies.mix`).
+Standbys are counted in units as well: a pool that keeps 8 stopped may keep one machine of 8.
 Never: standbys are refilled before the pool itself is whole; a standby that is still warming up for the
 first time takes no requests; a standby is started and stopped at the same time; one that the cloud would not
 start is tried again before its placement's refusal has decayed.
@@ -16,22 +17,20 @@ whole again a new one is launched, warmed and stopped.
 from __future__ import annotations
 
 from policies.actions import ActionKind, Cause
-from policies.fleet import Node
+from policies.fleet import Node, least_over
 from policies.model import Market, Phase, StandbyKind
 from policies.records import intent_key
 from policies.turn import Turn
 
 
 def use_stopped(turn: Turn, missing: int, why: str) -> int:
-    """Start up to `missing` standbys; returns how many."""
+    """Start standbys for so many missing units; returns how many units they serve."""
     used = 0
-    for node in turn.fleet.standbys:
-        if node.id in turn.leaving or node.id in turn.starting:
-            continue
+    for node in least_over(_standbys(turn), missing):
         if used >= missing:
             break
         if _startable(turn, node) and turn.start(node, f"{why}: a standby is quicker than a launch"):
-            used += 1
+            used += node.units
     return used
 
 
@@ -45,12 +44,14 @@ def refill(turn: Turn) -> None:
     for node in held:
         if node.phase is Phase.READY and read:
             turn.stop(node, "warm: kept as a stopped standby")
-    launching = sum(i.standby is StandbyKind.STOPPED for i in turn.fleet.launching)
-    missing = turn.pool.standby.stopped - len(held) - launching
+    launching = sum(
+        turn.pool.units_of(i.placement) for i in turn.fleet.launching if i.standby is StandbyKind.STOPPED
+    )
+    missing = turn.pool.standby.stopped - sum(n.units for n in held) - launching
     if missing <= 0 or turn.memory.whole_at is None or turn.sure_in_all < turn.pool.replicas:
         return
-    for _ in range(missing):
-        offering = turn.scorer.take(Market.ON_DEMAND)
+    while missing > 0:
+        offering = turn.offer(Market.ON_DEMAND, missing)
         if offering is None or not turn.launch(
             offering,
             Cause.STANDBY,
@@ -59,11 +60,18 @@ def refill(turn: Turn) -> None:
             swap=False,
         ):
             return
+        missing -= turn.pool.units_of(offering.placement)
 
 
 def surplus(turn: Turn) -> None:
-    """End stopped standbys beyond the wanted number."""
-    for node in _standbys(turn)[turn.pool.standby.stopped :]:
+    """End stopped standbys beyond the wanted number, as far as any could go; the oldest are kept."""
+    held = _standbys(turn)
+    surplus, going = sum(n.units for n in held) - turn.pool.standby.stopped, []
+    for node in reversed(held):
+        if node.units <= surplus:
+            going.append(node)
+            surplus -= node.units
+    for node in reversed(going):
         turn.terminate(node, Cause.EXCESS, "more stopped standbys than wanted")
 
 

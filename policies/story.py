@@ -96,9 +96,9 @@ def sentence(event: Event) -> str:
         case DaemonStarted():
             return f"daemon started, epoch {event.epoch}"
         case PoolConfigured():
-            return f"{event.replicas} nodes are wanted"
+            return f"replicas is {event.replicas} from now on"
         case PoolWhole():
-            return "all wanted nodes are ready for the first time"
+            return "all replicas are ready for the first time"
         case Paused():
             until = "until resumed" if event.until is None else f"for {event.until - event.at:.0f} s"
             return f"paused {until} by {event.by}: {event.reason}"

@@ -4,11 +4,14 @@ What it decides: which doomed or unwanted nodes drain in this turn, which draine
 are taken back.
 Why: order is everything. A node leaves the target set first (`drain`), then its requests finish, then it
 ends; and where time allows its replacement is ready before it leaves. A doomed node is paired with what
-takes its place (`Launch.replaces`), so that `history` can say how long each stage took.
+takes its place (`Launch.replaces`), so that `history` can say how long each stage took; of several smaller
+nodes that take its place the first is named.
 Never: a node that can answer is ended while a balancer sends it requests, so the last one that serves never
 is; nor is one that this host cannot reach while a balancer finds it healthy and sends it requests. Drains
 that an operator asked for go no faster than the disruption budget, and below wanted only when no replacement
 came within a boot time-out.
+
+Serving, ready and wanted are counted in units.
 
 Example: with 10 nodes serving and `min_serving` 8, three notices at once drain the two earliest deadlines at
 once; the third node keeps serving until a replacement serves or its latest start comes.
@@ -32,7 +35,7 @@ def drain_doomed(turn: Turn) -> None:
     rules = turn.pool.drain
     doomed = [n for n in turn.fleet.nodes if n.doomed is not None]
     doomed = [n for n in doomed if n.phase not in (Phase.TERMINATING, Phase.GONE)]
-    serving = sum(n.serving and n.healthy and n.drain is None for n in turn.fleet.nodes)
+    serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.drain is None)
     for node in sorted(doomed, key=_deadline):
         notice = node.doomed
         if notice is None:
@@ -44,14 +47,15 @@ def drain_doomed(turn: Turn) -> None:
             if notice.deadline is not None and deadline < node.drain.deadline:
                 turn.hasten(node, deadline, reason)
             continue
-        serves = node.serving and node.healthy
+        serves = node.units if node.serving and node.healthy else 0
         others = serving - serves
         ready = turn.sure_in_all
         if draining.begins_now(turn.pool, node, now=turn.now, serving_without=others, ready=ready):
             serving -= serves
             turn.drain(node, deadline, Cause.NOTICE, reason)
         else:
-            why = f"{others} other nodes serve and {ready} are ready, {turn.pool.replicas} are wanted"
+            noun = turn.pool.noun()
+            why = f"{others} other {noun} serve and {ready} are ready, {turn.pool.replicas} are wanted"
             turn.defer(ActionKind.DRAIN, why, node=node.id)
             turn.note(f"{node.id} is doomed and keeps serving: {why}")
 
@@ -74,11 +78,11 @@ def drain_asked(turn: Turn) -> None:
 
     A cordoned node does not count as capacity, so its replacement is launched while it goes on serving.
     """
-    serving = sum(n.serving and n.healthy and n.id not in turn.leaving for n in turn.fleet.nodes)
+    serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.id not in turn.leaving)
     asked = [n for n in turn.fleet.nodes if n.operator is not None and n.drain is None and n.doomed is None]
     asked = [n for n in asked if n.phase not in (Phase.TERMINATING, Phase.GONE)]
     works = {n.id for n in asked if n.phase is Phase.READY and n.healthy and n.standby is None}
-    capacity = turn.sure_in_all + len(works)
+    capacity = turn.sure_in_all + sum(n.units for n in asked if n.id in works)
     for node in asked:
         request = node.operator
         if request is None:
@@ -86,16 +90,18 @@ def drain_asked(turn: Turn) -> None:
         if node.id not in works and not perhaps_at_work(turn.world, node):
             turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason)
             continue
-        replaced = capacity - (node.id in works) >= turn.pool.replicas
+        counted = node.units if node.id in works else 0
+        replaced = capacity - counted >= turn.pool.replicas
         waited = turn.now - request.since >= turn.pool.health.boot_timeout
-        due = waited and serving - node.serving >= turn.pool.min_serving
+        due = waited and serving - node.serving * node.units >= turn.pool.min_serving
         if not (replaced or due):
             turn.note(f"{node.id}: drain asked for; it serves until its replacement is ready")
-        elif not turn.may_choose:
-            turn.note(f"{node.id}: drain asked for; {turn.by_choice} nodes are draining by choice already")
+        elif not turn.may_choose(node.units):
+            noun = turn.pool.noun()
+            turn.note(f"{node.id}: drain asked for; {turn.by_choice} {noun} are draining by choice already")
         elif turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason):
-            capacity -= node.id in works
-            serving -= node.serving
+            capacity -= counted
+            serving -= node.serving * node.units
 
 
 def end_drained(turn: Turn) -> None:

@@ -103,45 +103,49 @@ class Turn:
         return ""
 
     def count(self, market: Market) -> int:
-        """Nodes of a market, ready or coming, after this turn's decisions."""
+        """Units of a market, ready or coming, after this turn's decisions."""
         return self._counted[market]
 
     def working(self, market: Market) -> int:
-        """Nodes of a market that have booted, after this turn's decisions."""
+        """Units of a market that have booted, after this turn's decisions."""
         return self._working[market]
 
     def sure(self, market: Market) -> int:
-        """Nodes of a market that may be relied on, after this turn's decisions."""
+        """Units of a market that may be relied on, after this turn's decisions."""
         return self._sure[market]
 
     def coming(self, market: Market) -> int:
-        """Nodes of a market that count towards wanted and have not booted yet."""
+        """Units of a market that count towards wanted and have not booted yet."""
         return self.count(market) - self.working(market)
 
     @property
     def sure_in_all(self) -> int:
-        """Nodes that may be relied on, after this turn's decisions."""
+        """Units that may be relied on, after this turn's decisions."""
         return sum(self._sure.values())
 
-    @property
-    def may_choose(self) -> bool:
-        """True while the disruption budget allows one more drain by choice."""
-        return self.by_choice < self.pool.disruption_budget
+    def may_choose(self, units: int = 1) -> bool:
+        """True while the disruption budget has room for a drain by choice. One node alone always may."""
+        return self.by_choice == 0 or self.by_choice + units <= self.pool.disruption_budget
 
     @property
     def advised(self) -> tuple[Node, ...]:
         """Nodes that should make way for a successor: no more at once than may drain by choice."""
-        room = max(0, self.pool.disruption_budget - self.by_choice)
-        return tuple(n for n in self._recommended if n.id not in self.leaving)[:room]
+        found, going = [], self.by_choice
+        for node in self._recommended:
+            fits = going == 0 or going + node.units <= self.pool.disruption_budget
+            if fits and node.id not in self.leaving:
+                found.append(node)
+                going += node.units
+        return tuple(found)
 
     def leave(self, node: Node) -> None:
         """Count a node out for the rest of this turn."""
         if node.id not in self.leaving:
             self.leaving.add(node.id)
-            market = node.placement.market
-            self._counted[market] -= node.capacity
-            self._working[market] -= node.working
-            self._sure[market] -= node.sure
+            market, units = node.placement.market, node.units
+            self._counted[market] -= node.capacity * units
+            self._working[market] -= node.working * units
+            self._sure[market] -= node.sure * units
 
     # -- what is decided ---------------------------------------------------------------------------
 
@@ -154,6 +158,10 @@ class Turn:
     ) -> None:
         """Record what should happen and may not yet."""
         self.deferred[Deferred(kind=kind, node=node, placement=placement, reason=reason)] = None
+
+    def offer(self, market: Market, units: int, *, quiet_for: float = 0.0) -> Offering | None:
+        """Where the next node for so many missing units should go; None when nowhere."""
+        return self.scorer.take(market, units=units, quiet_for=quiet_for, affordable=self.budget.affords)
 
     def launch(
         self,
@@ -186,9 +194,10 @@ class Turn:
                 replaces=replaces,
             )
         )
-        self.budget.take(offering.price)
+        units = self.pool.units_of(offering.placement)
+        self.budget.take(offering.price, units)
         if standby is not StandbyKind.STOPPED:
-            self._counted[offering.placement.market] += 1
+            self._counted[offering.placement.market] += units
         return True
 
     def launch_again(self, intent: Intent) -> None:
@@ -223,7 +232,7 @@ class Turn:
         self._start(node, f"{reason}; replaces {replaces}" if replaces else reason, replaces)
         if node.phase is Phase.STOPPED:
             self.budget.take_cost(node.price)
-        self._counted[node.placement.market] += 1
+        self._counted[node.placement.market] += node.units
         return True
 
     def start_again(self, node: Node, intent: Intent) -> None:
@@ -255,7 +264,8 @@ class Turn:
                 self.defer(ActionKind.DRAIN, refusal, node=node.id)
                 return False
         self.leave(node)
-        self.by_choice += cause.by_choice and node.phase is Phase.READY and node.standby is None
+        if cause.by_choice and node.phase is Phase.READY and node.standby is None:
+            self.by_choice += node.units
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=cause, reason=reason))
         return True
 
@@ -273,12 +283,12 @@ class Turn:
             self.defer(ActionKind.UNDRAIN, self.frozen(), node=node.id)
             return False
         self.returning.add(node.id)
-        self.budget.take_node()
+        self.budget.take_node(node.units)
         if node.drain is not None and node.drain.cause.by_choice:
-            self.by_choice -= 1
-        market = node.placement.market
-        for counts in (self._counted, self._working, self._sure):
-            counts[market] += node.standby is not StandbyKind.STOPPED
+            self.by_choice -= node.units
+        if node.standby is not StandbyKind.STOPPED:
+            for counts in (self._counted, self._working, self._sure):
+                counts[node.placement.market] += node.units
         self.actions.append(Undrain(node=node.id, reason=reason))
         return True
 
@@ -306,13 +316,15 @@ class Turn:
 
 
 def _held(fleet: Fleet) -> Mapping[Placement, int]:
+    """Units at each placement, open launches included."""
     held: dict[Placement, int] = {}
     for node in fleet.nodes:
         if node.capacity:
-            held[node.placement] = held.get(node.placement, 0) + 1
+            held[node.placement] = held.get(node.placement, 0) + node.units
     for intent in fleet.launching:
         if intent.placement is not None:
-            held[intent.placement] = held.get(intent.placement, 0) + 1
+            units = fleet.pool.units_of(intent.placement)
+            held[intent.placement] = held.get(intent.placement, 0) + units
     return held
 
 

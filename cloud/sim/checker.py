@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from cloud.sim.balancer import TargetTable
+from cloud.sim.counting import enough, units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.invariants import Bounds, Broken, DaemonState
 from cloud.sim.world import Machine, SimWorld
@@ -193,19 +194,13 @@ class Checker:
             return
         if node in self._excused or now - self._ending_since.get(node, now) >= self._bounds.see_loss:
             return  # decided before, and asked for again: whether it ends already was not known
-        left = sum(
-            m.placement.market is Market.ON_DEMAND
-            and m.id != node
-            and m.id not in self._leaving
-            and self._counts(m, now, rumours=True)
-            for m in self._ours()
-        )
-        if left < self._pool.on_demand_floor and self._was_whole():
-            self.report(
-                "floor",
-                node,
-                f"{node} leaves {left} on-demand nodes, fewer than {self._pool.on_demand_floor}",
-            )
+        pool = self._pool
+        others = (m for m in self._ours() if m.placement.market is Market.ON_DEMAND and m.id != node)
+        stay = [m for m in others if m.id not in self._leaving and self._counts(m, now, rumours=True)]
+        left = units(pool, stay)
+        if left < pool.on_demand_floor and self._was_whole():
+            text = f"{node} leaves {left} on-demand {pool.noun()}, fewer than {pool.on_demand_floor}"
+            self.report("floor", node, text)
 
     def _once_per_token(self) -> None:
         self.checked["one-per-token"] += 1
@@ -215,7 +210,7 @@ class Checker:
                 self.report("one-per-token", token, f"{count} machines were launched for {token}")
 
     def _bounded(self, now: float) -> None:
-        """No launch makes more living nodes than wanted, standby and surge together.
+        """No launch makes more live than wanted, standby and surge together, but for the rest of its node.
 
         Nodes on their way out do not count, nor those that were until a moment ago.
         """
@@ -231,9 +226,11 @@ class Checker:
             and not m.rumoured
             and m.silent_since is None
         ]
-        if len(living) > self._pool.most_nodes:
-            names = ", ".join(m.id for m in living)
-            self.report("bounded", names, f"{len(living)} live, the most is {self._pool.most_nodes}: {names}")
+        # Launches land in any order: whichever of those that start is the largest may have been the last.
+        last = max((units(self._pool, [m]) for m in living if not m.able(now)), default=1)
+        if units(self._pool, living) - last >= self._pool.most_units:
+            names, most = ", ".join(m.id for m in living), self._pool.most_units
+            self.report("bounded", names, f"{units(self._pool, living)} live, the most is {most}: {names}")
 
     def _set_written(self, table: TargetTable, now: float) -> None:
         """What a write of the target set may change."""
@@ -296,16 +293,19 @@ class Checker:
                 self._floor_kept(node, now)
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
         rumoured = [n for n in chosen if self._world.machines[n].rumoured]
-        doubtful = sum(
-            m.live and m.rumoured and m.told_at is None and not self._quiet(m, now)
+        doubtful = [
+            m
             for m in self._ours()
             if m.id in self._leaving and m.id not in self._excused and m.id not in self._asked
-        )
-        if rumoured and doubtful <= self._pool.disruption_budget:
+            if m.live and m.rumoured and m.told_at is None and not self._quiet(m, now)
+        ]
+        few = len(doubtful) <= 1 or units(self._pool, doubtful) <= self._pool.disruption_budget
+        if rumoured and few:
             chosen = [n for n in chosen if n not in rumoured]
-        staying = [n for n in after if (m := self._world.machine(n)) is not None and self._seems_able(m, now)]
-        if chosen and len(staying) < self._pool.replicas:
-            text = f"{', '.join(chosen)} left {table.name}: {len(staying)} stay, {self._pool.replicas} wanted"
+        machines = [m for m in map(self._world.machine, sorted(after)) if m is not None]
+        staying = units(self._pool, (m for m in machines if self._seems_able(m, now)))
+        if chosen and staying < self._pool.replicas:
+            text = f"{', '.join(chosen)} left {table.name}: {staying} stay, {self._pool.replicas} wanted"
             self.report("no-self-harm", ",".join(chosen), text)
 
     # -- at ticks ----------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ class Checker:
         still: dict[str, float] = {}
         for table in self._tables:
             active = [m for m in (self._world.machine(s.id) for s in table.active()) if m is not None]
-            others = sum(m.able(now) and m.told_at is None for m in active)
+            others = units(self._pool, (m for m in active if m.able(now) and m.told_at is None))
             if others < self._pool.min_serving:
                 continue
             for machine in active:
@@ -385,16 +385,16 @@ class Checker:
         live = [m for m in self._ours() if m.live]
         standby = [m for m in live if self._aside(m)]
         working = [m for m in live if m not in standby]
-        spot = sum(m.placement.market is Market.SPOT for m in working)
-        found = []
-        want = (self._pool.spot_wanted, self._pool.on_demand_floor + self._pool.standby.hot)
-        if (spot, len(working) - spot) != want:
-            found.append(
-                f"{spot} spot and {len(working) - spot} on-demand live, wanted {want[0]} and {want[1]}"
-            )
-        stopped = sum(m.state is InstanceState.STOPPED for m in standby)
-        if (stopped, len(standby)) != (self._pool.standby.stopped,) * 2:
-            found.append(f"{stopped} of {len(standby)} standbys stopped, wanted {self._pool.standby.stopped}")
+        spot = [m for m in working if m.placement.market is Market.SPOT]
+        others = [m for m in working if m.placement.market is Market.ON_DEMAND]
+        pool, found = self._pool, []
+        want = (pool.spot_wanted, pool.on_demand_floor + pool.standby.hot)
+        if not (enough(pool, spot, want[0]) and enough(pool, others, want[1])):
+            held = f"{units(pool, spot)} spot and {units(pool, others)} on-demand"
+            found.append(f"{held} live, wanted {want[0]} and {want[1]}")
+        stopped = [m for m in standby if m.state is InstanceState.STOPPED]
+        if len(stopped) != len(standby) or not enough(pool, standby, pool.standby.stopped):
+            found.append(f"{len(stopped)} of {len(standby)} standbys stopped, wanted {pool.standby.stopped}")
         found += [f"{m.id} is not ready" for m in working if not m.able(now)]
         names = {m.id for m in working}
         for table in self._tables:
@@ -486,6 +486,6 @@ class Checker:
         return works and stays and not self._aside(machine)
 
     def _was_whole(self) -> bool:
-        """On-demand nodes were launched up to the floor at least once."""
-        launched = sum(m.placement.market is Market.ON_DEMAND for m in self._ours())
-        return launched >= self._pool.on_demand_floor
+        """On-demand units were launched up to the floor at least once."""
+        launched = (m for m in self._ours() if m.placement.market is Market.ON_DEMAND)
+        return units(self._pool, launched) >= self._pool.on_demand_floor

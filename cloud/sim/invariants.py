@@ -9,7 +9,7 @@ from typing import Final
 INVARIANTS: Final[Mapping[str, str]] = {
     "one-per-token": "one token has one machine, ever",
     "own-only": "nothing that is not ours is ended or stopped",
-    "bounded": "no launch makes more living nodes than wanted, standby and surge together",
+    "bounded": "no launch makes more live than wanted, standby and surge, but for the rest of its node",
     "tracked": "every live machine of ours is known to the daemon",
     "floor": "no action of ours takes on-demand nodes below the floor",
     "no-self-harm": "a healthy node leaves the target set only when enough ready nodes stay",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind
@@ -58,16 +59,13 @@ class Limits:
         self._leaving.clear()
 
     def _disruption(self) -> None:
-        """Nodes that work and drain by choice at once stay within the disruption budget."""
+        """Units that work and drain by choice at once stay within the disruption budget; one node may."""
         self._checked("disruption")
         now, budget = self._world.clock.now(), self._pool.disruption_budget
-        chosen = [
-            node
-            for node, by_choice in self._leaving.items()
-            if by_choice and (m := self._world.machine(node)) is not None and m.able(now) and not m.doomed
-        ]
-        if len(chosen) > budget:
-            names = ", ".join(sorted(chosen))
+        leaving = [self._world.machine(node) for node, by_choice in self._leaving.items() if by_choice]
+        chosen = [m for m in leaving if m is not None and m.able(now) and not m.doomed]
+        if len(chosen) > 1 and units(self._pool, chosen) > budget:
+            names = ", ".join(sorted(m.id for m in chosen))
             self._report("disruption", names, f"{names} drain by choice at once, the budget is {budget}")
 
     def _on_effect(self, effect: Effect, moment: Moment) -> None:

@@ -252,6 +252,7 @@ def _view(
             timings,
             solver=_has_solver(),
             whole_daemon=any(row.driver == "daemon" for row in rows),
+            weighted=settings.wanted.weighted,
         ),
     }
 

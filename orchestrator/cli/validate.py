@@ -13,6 +13,7 @@ from orchestrator.cli import shared
 from orchestrator.cli.shared import PlainOutput
 from orchestrator.views import PoolMeaningView, ValidateView
 from orchestrator.words import money, percent, plural
+from policies import explain
 
 if TYPE_CHECKING:
     from orchestrator.config import Config, Problem
@@ -55,16 +56,20 @@ def meaning(config: Config, name: str) -> PoolMeaningView:
     """What one pool of a configuration comes to, in numbers and in words."""
     settings, pool = config.pools[name], config.pools[name].as_pool(name)
     limit = pool.limits.spend_per_hour
+    wanted = f"{pool.replicas} {pool.noun(pool.replicas)}"
     sentences = [
-        f"{name}: {plural(pool.replicas, 'node')} of {settings.model_name} ({settings.engine.kind} engine): "
+        f"{name}: {wanted} of {settings.model_name} ({settings.engine.kind} engine): "
         f"{pool.spot_wanted} on spot and an on-demand floor of {pool.on_demand_floor} "
         f"({percent(pool.spot_wanted / pool.replicas)} spot).",
-        f"Without spot, on-demand nodes cover until {plural(pool.replicas, 'node')} are ready again; "
-        f"at most {pool.most_nodes} live at once"
+        f"Without spot, on-demand nodes cover until {wanted} are ready again; "
+        f"at most {pool.most_units} live at once"
+        + (", and the rest of one more node" if pool.weighted else "")
         + (f", for at most {money(limit)} an hour." if limit is not None else ", without a spend cap."),
         f"A doomed node leaves the load balancer at once, unless fewer than {pool.min_serving} would serve; "
         f"its requests get {pool.drain.budget:g} s to finish.",
     ]
+    if pool.weighted:
+        sentences.append(f"Capacity is counted in units: {explain.units_sentence(pool)}.")
     standby = pool.standby
     if standby.hot or standby.stopped:
         sentences.append(f"Standby: {standby.hot} hot and {standby.stopped} stopped, ready to take over.")
@@ -79,7 +84,8 @@ def meaning(config: Config, name: str) -> PoolMeaningView:
         "replicas": pool.replicas,
         "spot_wanted": pool.spot_wanted,
         "on_demand_floor": pool.on_demand_floor,
-        "most_nodes": pool.most_nodes,
+        "most_nodes": pool.most_units,
+        "units": dict(pool.units) if pool.weighted else {},
         "sentences": sentences,
     }
 

@@ -12,7 +12,6 @@ from orchestrator.config import Config, ConfigError, load_config
 from orchestrator.doctor.findings import GROUPS, Check, Finding, Findings, Result, fail, ok, skipped, warn
 from orchestrator.doctor.on_machine import MachineDoctor, host_checks
 from orchestrator.doctor.runner import Progress, run
-from orchestrator.words import plural
 
 _THREADS = 8
 _ANSWER = 5.0  # s for an answer of the daemon
@@ -74,7 +73,9 @@ def _read(file: Path | None) -> tuple[Config | None, Findings]:
         advice = f"mend it; `orchestrator validate {file}` checks it"
         return None, [fail(str(problem), advice) for problem in error.problems]
     warnings: list[Finding] = [warn(str(w), "change it, or leave it knowingly") for w in config.warnings]
-    return config, warnings or [ok(f"{file} is valid: {plural(config.wanted.replicas, 'node')} wanted")]
+    wanted = config.wanted
+    text = f"{file} is valid: {wanted.replicas} {wanted.noun(wanted.replicas)} wanted"
+    return config, warnings or [ok(text)]
 
 
 def _found(findings: Findings) -> Callable[[], Awaitable[Findings]]:

@@ -152,26 +152,32 @@ def quota_codes(instance_types: Sequence[str]) -> dict[tuple[Market, str], tuple
 
 def quota(market: Market, code: str, kinds: Sequence[str], value: float, pool: Pool, region: str) -> Findings:
     """Whether a quota permits the pool, if nothing else in the account uses it. Spot nodes: those that the
-    mix wants; on-demand: the floor, and every replica when all spot is gone."""
-    name = next(title for known, title in _QUOTAS.values() if known == code)
-    table = catalogue().types
-    each = max(table[kind].vcpus for kind in kinds if kind in table) if set(kinds) & table.keys() else 0
-    if not each:
+    mix wants; on-demand: the floor, and every replica when all spot is gone. Whatever type takes the most."""
+    name = next(title for number, title in _QUOTAS.values() if number == code)
+    known = {kind: catalogue().types[kind].vcpus for kind in kinds if kind in catalogue().types}
+    if not known:
         return []
     subject = f"{name} in {region}"
-    least = pool.spot_wanted if market is Market.SPOT else pool.on_demand_floor
-    most = pool.spot_wanted if market is Market.SPOT else pool.replicas + pool.standby.hot
+    spot = market is Market.SPOT
+    least, each = _nodes(pool, known, pool.spot_wanted if spot else pool.on_demand_floor)
+    most, of = _nodes(pool, known, pool.spot_wanted if spot else pool.replicas + pool.standby.hot)
     raise_it = (
         f"aws service-quotas request-service-quota-increase --region {region} --service-code ec2 "
-        f"--quota-code {code} --desired-value {most * each}"
+        f"--quota-code {code} --desired-value {most * of}"
     )
     has = f"the quota is {value:g} vCPUs"
     if value < least * each:
         return [fail(f"{has}, and {plural(least, 'node')} of {each} need {least * each}", raise_it, subject)]
-    if value < most * each:
-        text = f"{has}; covering a loss of all spot takes {plural(most, 'node')} of {each}, {most * each}"
+    if value < most * of:
+        text = f"{has}; covering a loss of all spot takes {plural(most, 'node')} of {of}, {most * of}"
         return [warn(text, raise_it, subject)]
-    return [ok(f"{has}, the pool needs {most * each} at most", subject)]
+    return [ok(f"{has}, the pool needs {most * of} at most", subject)]
+
+
+def _nodes(pool: Pool, vcpus: Mapping[str, int], units: int) -> tuple[int, int]:
+    """How many nodes serve so many units, and the vCPUs of each, for the type that takes the most vCPUs."""
+    found = ((-(-units // pool.units.get(kind, 1)), each) for kind, each in vcpus.items())
+    return max(found, key=lambda f: (f[0] * f[1], f[1]))
 
 
 def scores(found: Mapping[str, int], subnets: Sequence[SubnetFacts], place: AwsRegion) -> Findings:

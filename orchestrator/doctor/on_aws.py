@@ -199,7 +199,7 @@ class AwsDoctor:
         template: TemplateFacts = await launch.template(clients, place)
         subnets = await launch.subnets(clients, sorted(place.subnets.values()))
         groups = await launch.security_groups(clients, template.groups) if template.groups else ()
-        return aws_launch.network(subnets, groups, template.groups, place, self._pool.most_nodes)
+        return aws_launch.network(subnets, groups, template.groups, place, self._pool.most_units)
 
     async def _model(self) -> Findings:
         return aws_launch.model(dict(verdicts(self._config.pool)), self._config.pool.model_name)

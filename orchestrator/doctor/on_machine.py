@@ -74,7 +74,7 @@ class MachineDoctor:
         """Of the running processes; of what this shell would start, while they do not run."""
         status, _ = self._status()
         pid = status["daemon"]["pid"] if status is not None else 0
-        needed = self._daemon.probe_concurrency + 2 * self._pool.most_nodes
+        needed = self._daemon.probe_concurrency + 2 * self._pool.most_units
         found = [*host.open_files(machine.open_files_limit(pid), needed, _named("daemon", pid), always=True)]
         if self._gateway is not None:
             pid = self._gateway_pid()

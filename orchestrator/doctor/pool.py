@@ -31,11 +31,11 @@ def drain(rules: DrainRules, notices: Mapping[str, float]) -> Findings:
 
 
 def capacity(pool: Pool, zones: int) -> Findings:
-    """What is left when spot is taken, if nodes are spread evenly over so many zones (0: not known)."""
+    """What is left when spot is taken, if units are spread evenly over so many zones (0: not known)."""
     ready = pool.replicas + pool.standby.hot
     all_spot = ready - pool.spot_wanted
     findings = [
-        _left(pool, ready - min(1, pool.spot_wanted), "one spot node lost"),
+        _left(pool, ready - min(pool.largest, pool.spot_wanted), "one spot node lost"),
         ok(f"{_count(pool, all_spot)}; the rest comes from on-demand as it is to be had", "all spot lost"),
     ]
     if not pool.spot_wanted:
@@ -72,4 +72,5 @@ def _left(pool: Pool, left: int, subject: str) -> Finding:
 
 
 def _count(pool: Pool, left: int) -> str:
-    return f"leaves {left} of {plural(pool.replicas, 'node')} ({percent(left / pool.replicas)})"
+    wanted = f"{pool.replicas} {pool.noun(pool.replicas)}"
+    return f"leaves {left} of {wanted} ({percent(left / pool.replicas)})"

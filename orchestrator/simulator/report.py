@@ -81,7 +81,13 @@ def mean_views(markets: Sequence[MarketView]) -> list[MeanView]:
 
 
 def notes_of(
-    pool: Pool, scenarios: Sequence[Scenario], timings: Timings, *, solver: bool, whole_daemon: bool = False
+    pool: Pool,
+    scenarios: Sequence[Scenario],
+    timings: Timings,
+    *,
+    solver: bool,
+    whole_daemon: bool = False,
+    weighted: bool = False,
 ) -> list[str]:
     """What these runs do not show, and settings that do something else here than where the pool runs."""
     notes = list(_NOT_PLAYED)
@@ -89,6 +95,10 @@ def notes_of(
         notes.append(
             f"The row {WHOLE!r} does poll, probe, drain and keep a journal, under a steady load of requests; "
             f"its engines are healthy too."
+        )
+    if weighted:
+        notes.append(
+            "A market here sells one type of machine: every node serves one unit, whatever `units` says."
         )
     if pool.standby.stopped:
         notes.append(

@@ -111,7 +111,7 @@ class Result:
 
 
 def pool_of(config: Config, *, mix: Mix | None = None, starts: dict[str, float] | None = None) -> Pool:
-    """The pool of a configuration as the policies take it.
+    """The pool of a configuration as the policies take it, with nodes of one unit: a market sells one type.
 
     `mix`: with this mix and its usual share of spot, whatever the file says of them. `starts`: start times
     instead of the file's (keys of [pool.NAME.starts]).
@@ -126,7 +126,7 @@ def pool_of(config: Config, *, mix: Mix | None = None, starts: dict[str, float] 
 
 def _settings_of(config: Config, starts: dict[str, float]) -> PoolConfig:
     settings = config.pool
-    return settings.model_copy(update={"starts": settings.starts.model_copy(update=starts)})
+    return settings.model_copy(update={"starts": settings.starts.model_copy(update=starts), "units": {}})
 
 
 def timings_of(config: Config, *, starts: dict[str, float]) -> Timings:

@@ -64,9 +64,9 @@ from policies.turn import Turn as DecisionTurn
 ENDED = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
 
 
-def place(zone: str = "a", market: Market = Market.SPOT) -> Placement:
+def place(zone: str = "a", market: Market = Market.SPOT, kind: str = "gpu") -> Placement:
     """A placement of the toy region."""
-    return Placement("toy", "r", zone, "gpu", market)
+    return Placement("toy", "r", zone, kind, market)
 
 
 @dataclass
@@ -104,13 +104,15 @@ class Turn:
 
 @dataclass
 class ToyCloud:
-    """One pool and its world. `step` seconds pass between turns."""
+    """One pool and its world. `step` seconds pass between turns; `kinds` are the prices of its types, as
+    multiples of `prices`."""
 
     pool: Pool
     boot: float = 20.0
     step: float = 2.0
     zones: tuple[str, ...] = ("a", "b", "c")
     prices: dict[Market, float] = field(default_factory=lambda: {Market.SPOT: 1.0, Market.ON_DEMAND: 3.0})
+    kinds: dict[str, float] = field(default_factory=lambda: {"gpu": 1.0})
     now: float = 1000.0
     epoch: int = 1
     memory: Memory = field(default_factory=Memory)
@@ -170,7 +172,8 @@ class ToyCloud:
     def set_capacity(self, market: Market, count: int, zones: Iterable[str] = ()) -> None:
         """How many machines of a market each zone sells."""
         for zone in zones or self.zones:
-            self.capacity[place(zone, market)] = count
+            for kind in self.kinds:
+                self.capacity[place(zone, market, kind)] = count
 
     def notice(
         self,
@@ -245,6 +248,10 @@ class ToyCloud:
             and not self.machines[i].dead_engine
         ]
 
+    def units(self, nodes: Iterable[str]) -> int:
+        """The units that machines serve."""
+        return sum(self.pool.units_of(self.machines[n].instance.placement) for n in nodes)
+
     def active(self) -> list[str]:
         """Nodes that the balancer sends new requests to."""
         return sorted(i for i, t in self.targets.items() if t.phase is TargetPhase.ACTIVE)
@@ -288,7 +295,7 @@ class ToyCloud:
         for _ in range(max(1, round(seconds / self.step))):
             plan = self.turn()
             still = 0 if plan.actions or plan.write or self.arriving else still + 1
-            if still >= quiet and len(self.answering()) >= self.pool.replicas:
+            if still >= quiet and self.units(self.answering()) >= self.pool.replicas:
                 return
 
     # -- the machinery -----------------------------------------------------------------------------
@@ -312,9 +319,10 @@ class ToyCloud:
             for t in self.targets.values()
         )
         offerings = tuple(
-            Offering(placement=place(zone, market), price=self.prices[market])
+            Offering(placement=place(zone, market, kind), price=self.prices[market] * factor)
             for market in Market
             for zone in self.zones
+            for kind, factor in self.kinds.items()
         )
         return World(
             now=self.now,
@@ -525,7 +533,8 @@ def ending(memory: Memory, node: str) -> bool:
 
 
 def check_bounds(toy: ToyCloud, turn: Turn) -> None:
-    """Never more nodes than wanted + standby + surge, never more than the spend cap, one machine a token."""
+    """Never more units than wanted + standby + surge (but for the rest of the last node), never more than the
+    spend cap, one machine a token."""
     plan, memory = turn.plan, turn.memory
     added = [a for a in plan.actions if isinstance(a, Launch) and a.token not in memory.intents]
     starting = {a.node for a in plan.actions if isinstance(a, Start)}
@@ -541,7 +550,11 @@ def check_bounds(toy: ToyCloud, turn: Turn) -> None:
             or not (r.drain or i in leaving or i in gone or ending(memory, i) or taken(memory, i, sure=False))
         ]
         unseen = [i for i in memory.intents.values() if i.kind == "launch"]
-        assert len(staying) + len(unseen) + len(added) <= turn.pool.most_nodes, plan.actions
+        units = turn.pool.units_of
+        fresh = [units(a.placement) for a in added]
+        living = sum(units(memory.nodes[i].placement) for i in staying)
+        living += sum(units(i.placement) for i in unseen) + sum(fresh)
+        assert living - max(fresh) < turn.pool.most_units, plan.actions
         tokens = [a.token for a in added]
         assert len(set(tokens)) == len(tokens)
         assert not set(tokens) & set(toy.by_token), "a token was used for a second intent"
@@ -574,10 +587,10 @@ def check_no_self_harm(toy: ToyCloud, turn: Turn) -> None:
 
     working = {i for i, r in turn.world.engines.items() if r.ready and r.ok and stays(i)}
     if chosen & working:
-        assert len(working - going) >= turn.pool.replicas, (plan.actions, sorted(working))
+        assert toy.units(working - going) >= turn.pool.replicas, (plan.actions, sorted(working))
         on_demand = {i for i in working if not toy.machines[i].spot}
         if chosen & on_demand:
-            assert len(on_demand - going) >= turn.pool.on_demand_floor
+            assert toy.units(on_demand - going) >= turn.pool.on_demand_floor
     for action in leaves:
         ended = isinstance(action, Terminate) and action.node in working
         assert not ended, f"{action.node} works and would be ended: {action}"
@@ -593,12 +606,13 @@ def check_no_self_harm(toy: ToyCloud, turn: Turn) -> None:
         and not ending(memory, i)
         and not taken(memory, i, sure=False)
     ]
-    if fresh:
-        assert len(draining) + len(fresh) <= turn.pool.disruption_budget, (draining, fresh)
+    disturbed = [*draining, *(a.node for a in fresh)]
+    if fresh and len(disturbed) > 1:
+        assert toy.units(disturbed) <= turn.pool.disruption_budget, (draining, fresh)
 
 
-def check_forgery(_toy: ToyCloud, turn: Turn) -> None:
-    """Reports that the cloud does not confirm drain no more working nodes than the disruption budget."""
+def check_forgery(toy: ToyCloud, turn: Turn) -> None:
+    """Reports that the cloud does not confirm drain no more working units than the disruption budget."""
     memory = turn.memory
     drains = {a.node for a in turn.plan.actions if isinstance(a, Drain) and a.cause is Cause.NOTICE}
     drains |= {i for i, r in memory.nodes.items() if r.drain is not None and r.drain.cause is Cause.NOTICE}
@@ -612,8 +626,8 @@ def check_forgery(_toy: ToyCloud, turn: Turn) -> None:
         and (i in turn.world.engines and turn.world.engines[i].ok)
     }
     fresh = {a.node for a in turn.plan.actions if isinstance(a, Drain)} & reported
-    if fresh:
-        assert len(reported) <= turn.pool.disruption_budget, reported
+    if fresh and len(reported) > 1:
+        assert toy.units(reported) <= turn.pool.disruption_budget, reported
 
 
 def check_targets(toy: ToyCloud, turn: Turn) -> None:
@@ -679,6 +693,7 @@ class Scene:
         node: str,
         market: Market = Market.SPOT,
         zone: str = "a",
+        kind: str = "gpu",
         *,
         ready: bool = True,
         age: float = 1000.0,
@@ -702,7 +717,7 @@ class Scene:
         base = NodeRecord(
             id=node,
             token=f"t-{node}",
-            placement=place(zone, market),
+            placement=place(zone, market, kind),
             launched_at=began,
             started_at=began,
             price=price,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from policies.model import (
     Limits,
     Market,
     NoticeKind,
+    Placement,
     RebalanceRules,
     StandbyRules,
 )
@@ -87,6 +89,9 @@ def apply(toy: Any, step: Step) -> None:
                 toy.reclaim(node, what[1], told=what[2])
         case "sell":
             toy.set_capacity(what[0], what[1], sorted(what[2]))
+        case "sell kind" if what[1] in toy.kinds:
+            for zone in toy.zones:
+                toy.capacity[Placement("toy", "r", zone, what[1], what[0])] = what[2]
         case "kill engine" if pick:
             toy.kill_engine(pick)
         case "lose answers":
@@ -141,26 +146,41 @@ def heal(toy: Any) -> None:
 
 
 def is_whole(toy: Any) -> bool:
-    """The right number of nodes of each market answer and serve, and nothing else lives or is under way."""
-    pool = toy.pool
-    serving = pool.replicas + pool.standby.hot
+    """The right units of each market answer and serve, and nothing else lives or is under way.
+
+    Right is what is wanted, and so little more that no node could go.
+    """
+    pool, records = toy.pool, toy.memory.nodes
+    if not set(toy.active()) <= set(toy.answering()) or not set(toy.alive()) <= set(records):
+        return False
+    active = {m: [n for n in toy.active() if toy.machines[n].spot is (m is Market.SPOT)] for m in Market}
+    aside = [n for n in toy.alive() if n not in toy.active()]
+    over = {m: toy.units(active[m]) - want for m, want in wanted_of(pool).items()}
+    spare = toy.units(aside) - pool.standby.stopped
     return (
-        len(toy.answering(Market.SPOT)) == pool.spot_wanted
-        and len(toy.active()) == serving
-        and set(toy.active()) <= set(toy.answering())
-        and len(toy.alive()) == serving + pool.standby.stopped
+        all(0 <= over[m] < min((toy.units([n]) for n in active[m]), default=1) for m in Market)
+        and 0 <= spare < max((toy.units([n]) for n in aside), default=1)
+        and all(records[n].standby is not None for n in aside)
         and not toy.memory.intents
-        and not any(r.drain for r in toy.memory.nodes.values())
+        and not any(r.drain for r in records.values())
     )
+
+
+def wanted_of(pool: Any) -> dict[Market, int]:
+    """Units of each market that are to be ready."""
+    return {Market.SPOT: pool.spot_wanted, Market.ON_DEMAND: pool.on_demand_floor + pool.standby.hot}
 
 
 def relaxed(toy: Any) -> bool:
     """What a pool without room or money to make before it breaks can still promise."""
-    return len(toy.alive()) <= max(toy.pool.most_nodes, len(toy.active()))
+    # Rounding up to whole nodes: on spot, on demand, and of the standbys.
+    rest = max((toy.units([node]) for node in toy.alive()), default=1) - 1
+    room = toy.pool.most_units + 3 * rest
+    return toy.units(toy.alive()) <= max(room, toy.units(toy.active()))
 
 
-def run_script(make: Callable[..., Any], pool: Any, script: list[Step]) -> Any:
-    toy = make(pool)
+def run_script(make: Callable[..., Any], pool: Any, script: list[Step], **world: Any) -> Any:
+    toy = make(pool, **world)
     toy.run(60)
     for step in script:
         apply(toy, step)
@@ -169,7 +189,7 @@ def run_script(make: Callable[..., Any], pool: Any, script: list[Step]) -> Any:
 
 @pytest.fixture(scope="session")
 def story(toy_cloud: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda pool, script: run_script(toy_cloud, pool, script)
+    return lambda pool, script, **world: run_script(toy_cloud, pool, script, **world)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -183,8 +203,44 @@ def test_invariants_hold_and_the_pool_heals(
         toy.run(400)
         assert relaxed(toy)
         return
+    becomes_whole(toy)
+
+
+def becomes_whole(toy: Any) -> None:
     for _ in range(1200):
         toy.turn()
         if is_whole(toy) and not any(isinstance(a, Alarm) for a in toy.turns[-1].plan.actions):
             break
     assert is_whole(toy), (toy.alive(), toy.active(), toy.memory.intents, toy.turns[-1].plan)
+
+
+kinds = st.dictionaries(
+    st.sampled_from(["gpu", "pair", "big"]), st.sampled_from([0.5, 0.8, 1.0, 1.5]), min_size=1
+)  # the price of a unit of each type
+sizes = st.fixed_dictionaries({"pair": st.sampled_from([2, 3]), "big": st.sampled_from([4, 5, 8])})
+weighed = steps | st.tuples(
+    st.just("sell kind"), _market, st.sampled_from(["gpu", "pair", "big"]), st.sampled_from([0, 1, 100])
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), units=sizes, prices=kinds, script=st.lists(weighed, max_size=25))
+def test_the_same_holds_where_nodes_serve_different_units(
+    story: Callable[..., Any],
+    quick: Callable[..., Any],
+    data: st.DataObject,
+    units: dict[str, int],
+    prices: dict[str, float],
+    script: list[Step],
+) -> None:
+    """With a surge of twice the largest node, whatever came before, the pool becomes whole again."""
+    pool = data.draw(pools(quick))
+    surge = data.draw(st.sampled_from([0, 1, 2 * max(units.values())]))
+    pool = replace(pool, units=units, limits=replace(pool.limits, surge=surge))
+    toy = story(pool, script, kinds={kind: each * units.get(kind, 1) for kind, each in prices.items()})
+    heal(toy)
+    if surge <= 1 or toy.pool.limits.spend_per_hour is not None:
+        toy.run(400)
+        assert relaxed(toy)
+        return
+    becomes_whole(toy)

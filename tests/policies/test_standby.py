@@ -173,7 +173,7 @@ def test_surplus_standbys_end_youngest_first(scene: Make, actions: Make) -> None
 
 def test_a_standby_lives_beside_the_surge(scene: Make) -> None:
     here = stopped(scene(pool(1, limits=Limits(surge=0))).nodes(2).nodes(2, ON_DEMAND))
-    assert here.pool.most_nodes == 5
+    assert here.pool.most_units == 5
     assert here.plan().actions == ()
 
 

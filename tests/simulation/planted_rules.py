@@ -73,7 +73,7 @@ launches_what_it_likes: Patch = _instead(Budget, "refuses", lambda self, price: 
 """Neither the surge limit nor the launch rate is looked at."""
 
 disturbs_what_it_likes: Patch = partial(
-    _all, _checks_no_plan, _instead(Turn, "may_choose", property(lambda self: True))
+    _all, _checks_no_plan, _instead(Turn, "may_choose", lambda self, units=1: True)
 )
 """The disruption budget is not looked at."""
 

@@ -26,6 +26,7 @@ def make_node(number: int, **changes: Any) -> dict[str, Any]:
         "market": "spot",
         "zone": f"us-east-1{zone}",
         "instance_type": "p5.48xlarge",
+        "units": 1,
         "phase": "ready",
         "age_s": 10_920.0,
         "in_flight": 12,
@@ -50,8 +51,10 @@ def make_pool(nodes: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     return {
         "name": "llama",
         "model": "llama-70b",
+        "units": {},
         "wanted": wanted,
         "ready": len(ready),
+        "ready_nodes": len(ready),
         "serving": len(ready),
         "spot_ready": spot,
         "on_demand_ready": len(ready) - spot,

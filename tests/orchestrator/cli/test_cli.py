@@ -136,6 +136,16 @@ def test_exit_code_is_the_state_of_the_worst_pool(states: list[str], code: int, 
     assert ask("status", "--no-exit-code")[0] == 0
 
 
+def test_status_says_units_where_they_differ_from_nodes(ask: Run, api: Any) -> None:
+    pool = api.status["pools"][0]
+    assert "UNITS" not in ask("nodes", "-o", "wide")[1]
+    pool |= {"units": {"p5.48xlarge": 8}, "ready": 72, "wanted": 80, "ready_nodes": 9}
+    for node in pool["nodes"]:
+        node["units"] = 8
+    assert "72/80 units ready (9 nodes)" in ask("status")[1]
+    assert "UNITS" in ask("nodes", "-o", "wide")[1].splitlines()[0]
+
+
 def test_status_as_json_is_the_answer_itself(ask: Run, api: Any) -> None:
     _, out, _ = ask("status", "-o", "json")
     assert json.loads(out) == api.status

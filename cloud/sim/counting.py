@@ -1,0 +1,19 @@
+"""Counts simulated machines in serving units, by the weights of a pool and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from cloud.sim.world import Machine
+from policies.model import Pool
+
+
+def units(pool: Pool, machines: Iterable[Machine]) -> int:
+    """The units that machines serve together."""
+    return sum(pool.units_of(m.placement) for m in machines)
+
+
+def enough(pool: Pool, machines: Collection[Machine], wanted: int) -> bool:
+    """They serve what is wanted, and none of them could go: nodes only come whole."""
+    over = units(pool, machines) - wanted
+    return over >= 0 and all(over < pool.units_of(m.placement) for m in machines)
