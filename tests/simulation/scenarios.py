@@ -5,6 +5,7 @@ Used by the tests, and by `replay.py` to play one of them in a process of its ow
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,18 +26,22 @@ PACE = Pace(boot=(8.0, 12.0), load=(8.0, 12.0), start=(3.0, 5.0), reload=(4.0, 6
 """Twenty seconds from launch to ready, ten from stopped to ready; lists lag behind a restarted daemon."""
 
 
-def sales(capacity: int = 10) -> list[Sale]:
+def sales(capacity: int = 10, kind: str = "gpu", factor: float = 1.0) -> list[Sale]:
     """Three zones that sell both markets, each a little dearer than the one before."""
     return [
-        Sale(placement=place(market, zone), price=PRICES[market] * (1 + 0.1 * number), capacity=capacity)
+        Sale(
+            placement=place(market, zone, kind),
+            price=PRICES[market] * factor * (1 + 0.1 * number),
+            capacity=capacity,
+        )
         for number, zone in enumerate(ZONES)
         for market in Market
     ]
 
 
-def place(market: Market, zone: str) -> Placement:
+def place(market: Market, zone: str, kind: str = "gpu") -> Placement:
     """A placement of the simulated provider."""
-    return Placement("sim", "region", zone, "gpu", market)
+    return Placement("sim", "region", zone, kind, market)
 
 
 def config(folder: Path, *, record_turns: str = "60s", **pool: Any) -> Config:
@@ -155,14 +160,41 @@ async def stopped_standby(sim: Simulation) -> None:
     await sim.settle()
 
 
+MIXED: Mapping[str, Any] = {
+    "replicas": 10,
+    "spot_share": 0.5,
+    "units": {"big": 4},
+    "placement": {"spread": 0.0, "refusal_half_life": 30.0},
+    "limits": {"spend_per_hour": 36.0},  # six nodes, half of them large
+}
+"""Ten units, five of them on spot: a node of four and one of one on each market."""
+
+
+async def mixed_sizes(sim: Simulation) -> None:
+    """The large spot node is taken away: a large one covers for it, and a large one comes back."""
+    sim.boot()
+    await sim.settle()
+    sizes = Counter((m.placement.market, m.placement.instance_type) for m in sim.live())
+    if sizes != Counter((market, kind) for market in Market for kind in ("gpu", "big")):
+        sim.checker.report("convergence", "sizes", f"{dict(sizes)} are not what fits ten units")
+    sim.begin()
+    large = next(m for m in sim.live(Market.SPOT) if m.placement.instance_type == "big")
+    sim.board.reclaim(large.id, after=60.0, notice=60.0, sources=sim.sources)
+    await sim.settle()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A script with the pool it is for. `launches` is how many machines it takes, whatever happens."""
+    """A script with the pool it is for, and what is sold to it beside machines of one unit.
+
+    `launches` is how many machines it takes, whatever happens.
+    """
 
     name: str
     script: Script
     launches: int
     pool: Mapping[str, Any] = field(default_factory=dict)
+    sold: tuple[Sale, ...] = ()
 
     @property
     def tables(self) -> Mapping[str, Any]:
@@ -182,6 +214,13 @@ SCENARIOS = {
         Scenario(
             name="stopped_standby", script=stopped_standby, launches=7, pool={"standby": {"stopped": 1}}
         ),
+        Scenario(
+            name="mixed_sizes",
+            script=mixed_sizes,
+            launches=6,
+            pool=MIXED,
+            sold=tuple(sales(kind="big", factor=3.6)),
+        ),
     )
 }
 
@@ -193,7 +232,7 @@ def play(
     folder.mkdir(parents=True, exist_ok=True)
     return Simulation(
         config(folder, **scenario.tables),
-        sales=sales(),
+        sales=[*sales(), *scenario.sold],
         seed=seed,
         pace=PACE,
         traffic=Traffic(per_second=2.0),

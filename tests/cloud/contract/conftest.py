@@ -32,7 +32,7 @@ from cloud.aws.places import AwsRegion
 from cloud.aws.prices import PriceBook
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.clock import SystemClock
-from cloud.local.config import Channels, ConstantSource, LocalCloudConfig, ZoneConfig
+from cloud.local.config import Channels, ConstantSource, InstanceType, LocalCloudConfig, ZoneConfig
 from cloud.local.connection import LocalCloud
 from cloud.local.instances import LocalInstances
 from cloud.local.notices import LocalEventFeed, LocalMetadata
@@ -97,6 +97,7 @@ class LocalWorld(World):
             metadata_port=_free_port(),
             channels=Channels(state_changes=False),
             market=ConstantSource(zones=(ZoneConfig(zone="a", capacity=4), ZoneConfig(zone="b", capacity=4))),
+            instance_types=(InstanceType(), InstanceType(name="local.large", price_factor=3.6)),
         )
         self.connection = LocalCloud(self.config.socket_path)
         self.instances = LocalInstances(self.connection)
