@@ -71,7 +71,7 @@ class GatewayTable(Section):
     max_in_flight: int = Field(
         default=_DEFAULTS.max_in_flight,
         ge=1,
-        description="Requests that one target may hold; more wait in the queue.",
+        description="Requests that one target may hold for each unit it serves; more wait in the queue.",
     )
     connect_timeout: Duration = duration_key(
         _DEFAULTS.connect_timeout, "How long opening a connection to a target may take."

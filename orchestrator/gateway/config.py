@@ -24,8 +24,9 @@ class GatewayConfig:
     retries allowed per request served, over time; `retry_reserve`: retries that may be saved up, so that
     the loss of one busy node can be made good at once.
 
-    Limits. `max_in_flight`: requests per target; more wait in the queue. `body_limit`: largest request
-    body. `answer_limit`: largest plain answer held back for a retry; a longer one is passed through.
+    Limits. `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue.
+    `body_limit`: largest request body. `answer_limit`: largest plain answer held back for a retry; a longer
+    one is passed through.
 
     Raises GatewayError when a value makes no sense.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.breaker import Breaker, BreakerState
 from orchestrator.gateway.failure import Failure
-from policies.model import TargetPhase, TargetSpec, TargetState
+from policies.model import WEIGHT_OF_A_UNIT, TargetPhase, TargetSpec, TargetState
 
 
 class StaleGeneration(Exception):
@@ -157,7 +157,7 @@ class TargetTable:
         a wrong health check must not take the whole pool down. A target that failed this request is left
         out until it passed another check.
         """
-        now, limit = self._now(), self._max_in_flight
+        now = self._now()
         best: list[Entry] = []
         load = 0.0
         any_sound = False
@@ -165,7 +165,7 @@ class TargetTable:
             if entry.health is not TargetState.HEALTHY or not entry.breaker.allows(now):
                 continue
             any_sound = True
-            if entry.in_flight >= limit or (tried and not _fresh(entry, tried)):
+            if self._full(entry) or (tried and not _fresh(entry, tried)):
                 continue
             weighted = entry.in_flight / entry.spec.weight
             if not best or weighted < load:
@@ -176,8 +176,12 @@ class TargetTable:
             return best[0] if len(best) == 1 else best[self._rng.randrange(len(best))]
         if any_sound:
             return None
-        left = [e for e in self._active if e.in_flight < limit and _fresh(e, tried)]
+        left = [e for e in self._active if not self._full(e) and _fresh(e, tried)]
         return min(left, key=_badness, default=None)
+
+    def _full(self, entry: Entry) -> bool:
+        """It holds as many requests as it may: so many for each serving unit that its weight tells of."""
+        return entry.in_flight >= self._max_in_flight * max(1, entry.spec.weight // WEIGHT_OF_A_UNIT)
 
     def any_sound(self) -> bool:
         """Whether a request would go to a target that checks and requests both speak for."""

@@ -101,6 +101,17 @@ def test_ties_are_broken_by_the_seed():
     assert first(1) != first(2)
 
 
+def test_a_target_of_four_units_takes_and_holds_four_times_as_many_requests():
+    world = World(max_in_flight=3)
+    world.put(spec("a"), spec("b", weight=400))
+    taken = []
+    while (entry := world.table.choose({})) is not None:
+        world.table.take(entry)
+        taken.append(entry.spec.id)
+    assert (taken.count("a"), taken.count("b")) == (3, 12)
+    assert (taken[:5].count("a"), taken[:5].count("b")) == (1, 4)
+
+
 def test_draining_and_removed_targets_are_never_chosen(world):
     world.put(spec("a"), spec("b"))
     world.table.take(world.entry("b"))
