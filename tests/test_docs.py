@@ -63,6 +63,22 @@ def test_every_decision_is_in_the_list() -> None:
         assert f"({page.name})" in listed
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    named = {
+        (page, test)
+        for page in PAGES
+        for test in re.findall(r"`(tests/[a-z0-9_/]+\.py(?:::\w+)?)`", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 30
+    missing = []
+    for page, test in named:
+        file, _, function = test.partition("::")
+        text = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).exists() else ""
+        if not re.search(rf"(?m)^(?:async )?def {function or 'test_'}", text):
+            missing.append(f"{page.relative_to(ROOT)}: {test}")
+    assert missing == []
+
+
 # -- metrics --------------------------------------------------------------------------------------
 
 

@@ -170,8 +170,10 @@ async def test_a_how_to(page: Path, service: Any, reader: Reader) -> None:
     systemctl("start")
     try:
         await service.settled()
+        before = set(await service.nodes())
         reader.types(page, replace, ends_by_itself=True)
         assert await service.status() is not None, "the page leaves the daemon stopped"
         await service.settled()
+        assert set(await service.nodes()) == before, "the page cost a node"
     finally:
         systemctl("stop")

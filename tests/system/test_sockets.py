@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -25,10 +26,42 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-async def test_the_two_sockets_have_modes_of_their_own(stack: Any) -> None:
+async def test_every_socket_has_its_mode(stack: Any) -> None:
     control = stack.sockets / "daemon"
     assert mode(control) == 0o660
     assert mode(reading_socket(control)) == 0o666
+    assert mode(stack.sockets / "gateway") == 0o600
+    assert mode(stack.sockets / "cloud") == 0o600
+
+
+def refused_for_size(path: Path, method: str, route: str, size: int) -> bool:
+    """Send so many bytes; True when the answer says that they are too many, whether or not all were read."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(path))
+        head = f"{method} {route} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(head.encode() + b" " * size)
+        return connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "route", "most"),
+    [
+        ("daemon", "POST", "/v1/pause", 64 * 1024),
+        ("daemon", "POST", "/v1/nodes/{node}/drain", 64 * 1024),
+        ("gateway", "PUT", "/v1/targets", 64 * 1024 * 1024),
+    ],
+)
+async def test_a_body_that_is_too_large_is_refused(
+    stack: Any, name: str, method: str, route: str, most: int
+) -> None:
+    node = (await stack.a_node("spot"))["id"]
+    path, route = stack.sockets / name, route.format(node=node)
+    assert await asyncio.to_thread(refused_for_size, path, method, route, most + 1)
+    assert not await asyncio.to_thread(refused_for_size, path, method, route, most - 1)
+    assert (await stack.status())["daemon"]["paused"] is None
+    assert not (await stack.nodes())[node]["conditions"].count("cordoned")
 
 
 async def test_the_reading_socket_answers_questions_only(stack: Any) -> None:
