@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from scenarios import PRICES, ZONES, place
@@ -21,7 +21,6 @@ from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.faults import BALANCER, CLOUD, MUTATIONS, Fault
 from cloud.sim.notices import METADATA, QUEUE
 from cloud.sim.world import Machine
-from orchestrator.config import Config, ConfigError
 from orchestrator.simulate import Simulation
 from policies.events import OperatorDrained, OperatorUndrained, Paused
 from policies.model import Market, NoticeKind, TargetPhase, TargetSpec
@@ -319,28 +318,6 @@ async def paused(sim: Simulation, rng: random.Random) -> None:
     await sim.operate(lambda now: Paused(at=now, by="swarm", reason="swarm", until=now + seconds))
 
 
-async def reloaded(sim: Simulation, rng: random.Random) -> None:
-    """A changed configuration with a fault, then one that can be taken up: the pool stays as it was."""
-    process = sim.running
-    if process is None or process.frozen or process.daemon.loop is None:
-        return
-    reloader, wanted = process.daemon.reloader, process.daemon.loop.pool
-
-    def faulty() -> Config:
-        raise ConfigError([reloader.config.problem(("pool",), "is wrong")])
-
-    def other() -> Config:
-        kept = reloader.config.daemon.model_copy(update={"keep_turns": rng.uniform(60.0, 3600.0)})
-        return replace(reloader.config, daemon=kept)
-
-    for load in (faulty, other):
-        view = await reloader.reload(load)
-        sim.world.trace.add("reload", str(view["outcome"]))
-        await sim.clock.sleep(rng.uniform(0, 30))
-        if process.daemon.loop.pool != wanted:
-            sim.checker.report("reload", load.__name__, "the pool is wanted otherwise than before")
-
-
 async def ended_by_hand(sim: Simulation, rng: random.Random) -> None:
     """Somebody ends, stops or starts a machine in the provider's console."""
     for machine in some(rng, sim.live()):
@@ -358,6 +335,6 @@ FAULTS: tuple[Kind, ...] = (
     Kind(rebalance), Kind(deaf), Kind(stale_lists), Kind(lost_pages), Kind(hidden_node), Kind(denied),
     Kind(credentials_expired), Kind(throttled), Kind(provider_down), Kind(quota), Kind(refused),
     Kind(foreign_machine, 0.2, 600.0), Kind(balancer_restart), Kind(hand_edit), Kind(balancer_down),
-    Kind(balancer_forgets), Kind(drained), Kind(paused, 0.2), Kind(reloaded, 0.2), Kind(ended_by_hand, 0.2),
+    Kind(balancer_forgets), Kind(drained), Kind(paused, 0.2), Kind(ended_by_hand, 0.2),
     *(Kind(strike, share, pause) for strike, share, pause in HOST),
 )  # fmt: skip
