@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 
 class SystemClock:
     """Wall-clock time that never runs backwards: read once, then carried on by the monotonic clock.
@@ -22,6 +24,10 @@ class SystemClock:
     def step(self) -> float:
         """Seconds by which the system's clock was set since this one began; 0 while it only ran on."""
         return time.time() - self.now()
+
+    def steady(self) -> float:
+        """Seconds since some instant, which also pass while the process or the host is suspended."""
+        return time.clock_gettime(_STEADY)
 
     async def sleep(self, seconds: float) -> None:
         """Wait; zero or less yields once to the event loop."""

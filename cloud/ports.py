@@ -30,6 +30,13 @@ class Clock(Protocol):
         """Seconds since the epoch; never runs backwards within one process."""
         ...
 
+    def steady(self) -> float:
+        """Seconds since some instant of the host, which no step of the time of day moves.
+
+        They pass while the process is frozen and while the host is suspended.
+        """
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Wait. Zero or less yields once."""
         ...
@@ -229,14 +236,14 @@ class LeaseHolder:
 class Lease(Protocol):
     """The right to act. At most one process holds it."""
 
-    def acquire(self) -> LeaseHolder:
-        """Take the lease or raise Denied, naming the holder and what to do."""
+    async def acquire(self) -> LeaseHolder:
+        """Take the lease or raise Denied, naming the holder."""
         ...
 
     def valid(self) -> bool:
-        """True while this process still holds it."""
+        """True while this process surely still holds it. Asks nobody and costs nothing."""
         ...
 
-    def release(self) -> None:
+    async def release(self) -> None:
         """Give it up. Idempotent."""
         ...

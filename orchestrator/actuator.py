@@ -13,7 +13,7 @@ from functools import partial
 
 import structlog
 
-from cloud.errors import CloudError, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
+from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
 from cloud.ports import Clock, EngineCommand, Instances, LaunchRequest, LoadBalancer
 from orchestrator.calls import counted
 from policies.actions import Action, Launch, Start, Stop, Terminate
@@ -29,7 +29,11 @@ _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
 
 
 class Actuator:
-    """The hands of one pool's loop. `emit` takes outcomes; it must not block. New nodes run `command`."""
+    """The hands of one pool's loop. `emit` takes outcomes; it must not block. New nodes run `command`.
+
+    `leading` says whether this process still holds the lease: it is asked right before every call, since a
+    call may have waited long for its turn, and the process may have been frozen.
+    """
 
     def __init__(
         self,
@@ -41,13 +45,16 @@ class Actuator:
         command: EngineCommand,
         call_timeout: float,
         emit: Callable[[Event], object],
+        leading: Callable[[], bool],
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
-        self._timeout, self._emit = call_timeout, emit
+        self._timeout, self._emit, self._leading = call_timeout, emit, leading
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.writers = {
-            b.name: TargetWriter(b, pool=pool, clock=clock, emit=emit, call_timeout=call_timeout)
+            b.name: TargetWriter(
+                b, pool=pool, clock=clock, emit=emit, call_timeout=call_timeout, leading=leading
+            )
             for b in balancers
         }
 
@@ -89,6 +96,8 @@ class Actuator:
         outcome, node, detail = Outcome.UNCERTAIN, getattr(action, "node", ""), ""
         try:
             async with self._slots:
+                if not self._leading():
+                    raise Denied("the lease was lost before the call")
                 with counted(self._pool, "instances", str(action.kind)):
                     async with asyncio.timeout(self._timeout):
                         outcome, node = await self._do(action)
@@ -154,9 +163,10 @@ class TargetWriter:
         clock: Clock,
         emit: Callable[[Event], object],
         call_timeout: float,
+        leading: Callable[[], bool],
     ) -> None:
         self._balancer, self._pool, self._clock, self._emit = balancer, pool, clock, emit
-        self._timeout = call_timeout
+        self._timeout, self._leading = call_timeout, leading
         self._wanted: tuple[tuple[TargetSpec, ...], int] | None = None
         self._news = asyncio.Event()
         self._changed = asyncio.Event()  # the wanted set is another one than the one last tried
@@ -196,8 +206,8 @@ class TargetWriter:
         while True:
             await self._news.wait()
             self._news.clear()
-            if self._wanted is None:
-                continue
+            if self._wanted is None or not self._leading():
+                continue  # asked for again by the first turn that holds the lease
             targets, epoch = self._wanted
             self._tried = targets
             self._changed.clear()

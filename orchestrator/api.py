@@ -105,12 +105,14 @@ class Api:
 
     def monitoring_app(self) -> web.Application:
         """Routes of the TCP listener: nothing here changes anything."""
-        app = web.Application(middlewares=[_errors, _at_most(READERS_AT_ONCE)], client_max_size=MAX_BODY)
+        app = web.Application(
+            middlewares=[errors_answered, _at_most(READERS_AT_ONCE)], client_max_size=MAX_BODY
+        )
         self._add_monitoring(app)
         return app
 
     def _reading(self, *more: Middleware) -> web.Application:
-        app = web.Application(middlewares=[_errors, *more], client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[errors_answered, *more], client_max_size=MAX_BODY)
         app.router.add_get("/v1/nodes/{node}", self._node)
         app.router.add_get("/v1/events", self._events)
         app.router.add_get("/v1/history", self._history)
@@ -136,7 +138,7 @@ class Api:
             daemon=self._daemon(),
             pools=[status.pool_view(snapshot, self._ledger.totals)],
         )
-        return _json(view)
+        return answer(view)
 
     async def _node(self, request: web.Request) -> web.Response:
         name = request.match_info["node"]
@@ -151,7 +153,7 @@ class Api:
             else (f"{name} is gone; this is what happened to it.",)
         )
         report = self._agents.report(name) if self._agents is not None else None
-        return _json(
+        return answer(
             views.NodeStory(
                 schema="node/1",
                 node=status.node_view(snapshot, node) if node is not None else None,
@@ -173,16 +175,16 @@ class Api:
                 break
             await self._clock.sleep(_LONG_POLL_STEP)
         last = entries[-1].seq if entries else max(0, after)
-        return _json(views.EventsView(events=[status.event_view(e) for e in entries], last=last))
+        return answer(views.EventsView(events=[status.event_view(e) for e in entries], last=last))
 
     async def _history(self, request: web.Request) -> web.Response:
         limit = _number(request, "limit", history.SWAPS_MOST, least=1, most=history.SWAPS_MOST)
         node = request.query.get("node", "")
         swaps = [s for s in self._snapshot().memory.swaps.values() if node in ("", s.outgoing)]
-        return _json(history.view(swaps, at=self._clock.now(), limit=limit))
+        return answer(history.view(swaps, at=self._clock.now(), limit=limit))
 
     async def _plan(self, _: web.Request) -> web.Response:
-        return _json(views.PlanView(schema="plan/1", pools=[status.plan_view(self._snapshot())]))
+        return answer(views.PlanView(schema="plan/1", pools=[status.plan_view(self._snapshot())]))
 
     async def _explain(self, request: web.Request) -> web.Response:
         subject = request.query.get("subject", "pool").strip() or "pool"
@@ -192,7 +194,7 @@ class Api:
                 404,
                 f"nothing is known of {subject!r}; name a node, a zone, a policy (such as capacity), or pool",
             )
-        return _json(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
+        return answer(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
 
     async def _metrics(self, _: web.Request) -> web.Response:
         text = await self._gauges.exposition()
@@ -200,7 +202,7 @@ class Api:
 
     async def _discovery(self, request: web.Request) -> web.Response:
         port = _number(request, "port", 0, least=1, most=65_535)
-        return _json(scrape_targets(self._snapshot(), port or None))
+        return answer(scrape_targets(self._snapshot(), port or None))
 
     async def _healthz(self, _: web.Request) -> web.Response:
         if not self._alive():
@@ -268,7 +270,7 @@ class Api:
             raise Refused(
                 503, "it is taken up, but no turn was written under it yet; see the daemon's log and `status`"
             ) from None
-        return _json(view)
+        return answer(view)
 
     async def _accept(self, event: Event) -> None:
         """Put an operator's request into the journal before it is answered.
@@ -332,7 +334,8 @@ async def _only_reading(_: web.Request) -> web.StreamResponse:
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def errors_answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refusals as {"error": sentence}."""
     try:
         return await handler(request)
     except Refused as error:
@@ -445,12 +448,13 @@ def reason_of(error: OSError) -> str:
     return os.strerror(number).lower()
 
 
-def _json(view: Any) -> web.Response:
+def answer(view: Any) -> web.Response:
+    """A view as the body of an answer."""
     return web.Response(body=orjson.dumps(view), content_type="application/json")
 
 
 def _done(text: str) -> web.Response:
-    return _json(views.DoneView(text=text))
+    return answer(views.DoneView(text=text))
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

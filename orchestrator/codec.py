@@ -39,8 +39,8 @@ def encode(value: Any) -> bytes:
 
 
 def printable(text: str) -> str:
-    """The text as far as UTF-8 can hold it."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """The text as far as UTF-8 and every database can hold it."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
 
 
 def decode_event(kind: str, body: bytes) -> Event:

@@ -41,6 +41,9 @@ CREDENTIALS: Final = "{credentials}"
 MOST_UNITS: Final = 500
 """The most serving units of one node: what a target set has weights for."""
 
+SQLITE: Final = "sqlite"
+"""`daemon.store` for a journal in a file."""
+
 _MONEY: Final = re.compile(r"^\$?\s*(\d+(?:\.\d+)?)\s*(?:USD(?:/h)?)?$", re.IGNORECASE)
 
 
@@ -208,6 +211,24 @@ def _counts(value: object) -> object:
     return dict(value)
 
 
+def _store_address(value: object) -> str:
+    if value == SQLITE:
+        return SQLITE
+    if not isinstance(value, str) or not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError(
+            f'{shown(str(value).partition("://")[0])} is no place for a journal; write "{SQLITE}" or a URI '
+            'such as "postgresql://orchestrator@db.internal/pool"'
+        )
+    server, _, settings = value.partition("://")[2].partition("?")
+    user, found, _ = server.rpartition("@")
+    if (found and ":" in user) or re.search(r"(^|&)password=", settings):
+        raise ValueError(
+            "it holds a password, which a configuration must not; put it into a file of mode 0600 as "
+            "host:port:database:user:password and add ?passfile=FILE"
+        )
+    return value
+
+
 _DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "15m", "2h"]}
 _SHARE_SCHEMA: Final = {
     "anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?%$"}, {"type": "number", "minimum": 0}],
@@ -254,6 +275,13 @@ Counts = Annotated[
             "additionalProperties": {"type": "integer", "minimum": 1, "maximum": MOST_UNITS},
         }
     ),
+]
+
+
+StoreAddress = Annotated[
+    str,
+    BeforeValidator(_store_address),
+    WithJsonSchema({"type": "string", "pattern": f"^{SQLITE}$|^postgres(ql)?://"}),
 ]
 
 

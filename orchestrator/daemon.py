@@ -11,37 +11,41 @@ import contextlib
 import logging
 import os
 import signal
-import ssl
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
-from aiohttp import web
 
 from cloud.clock import SystemClock
-from cloud.errors import CloudError, Denied
-from cloud.ports import Clock, Notices
+from cloud.errors import Denied
+from cloud.ports import Clock, Lease, LeaseHolder
 from orchestrator import __version__, agents, views
 from orchestrator.actuator import Actuator
-from orchestrator.api import Api, listen_tcp, listen_unix, reason_of
+from orchestrator.api import Api, reason_of
 from orchestrator.client import reading_socket
 from orchestrator.config import Config
+from orchestrator.config_types import SQLITE
 from orchestrator.gauges import Gauges
+from orchestrator.hearing import hear
 from orchestrator.inbox import Inbox
 from orchestrator.lease import FileLease
 from orchestrator.ledger import Ledger
+from orchestrator.listeners import Listeners, tls_of
+from orchestrator.listeners import StartError as StartError  # what a start raises
 from orchestrator.loop import Loop, Snapshot
 from orchestrator.observer import Observer, Pace
+from orchestrator.pair import OpenShared, Shared, open_shared
 from orchestrator.recorder import Recorder
 from orchestrator.reloading import Reloader
+from orchestrator.standby import Standby
 from orchestrator.status import status_line
 from orchestrator.store import Store, StoreUnavailable
+from orchestrator.store_sqlite import SqliteStore
 from orchestrator.supervision import Supervisor
-from orchestrator.units import HostPort
 from orchestrator.wiring import Ports, connect, engine_spec
-from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured
+from policies.events import DaemonStarted, Event, PoolConfigured
 from policies.memory import Memory, reduce
 
 log = structlog.get_logger("daemon")
@@ -49,17 +53,12 @@ log = structlog.get_logger("daemon")
 SNAPSHOT_EVERY = 900.0
 KEEP_EVENTS = 30 * 86_400.0
 _STALLED_AFTER = 60.0
-_SOURCE_PAUSE = 1.0
-
-
-class StartError(Exception):
-    """The daemon cannot start. The message says what, where and what to do."""
 
 
 class OpenStore(Protocol):
-    """Opens the journal; see `Store.open`."""
+    """Opens the journal; see `SqliteStore.open`."""
 
-    def __call__(self, path: Path, *, now: float, inline: bool = False) -> Store:
+    def __call__(self, path: Path, *, now: float, inline: bool = False) -> SqliteStore:
         """The journal at `path`. Raises StoreUnavailable."""
         ...
 
@@ -76,8 +75,9 @@ class Daemon:
     """One daemon on one state directory. `start`, then `wait`, then `stop`.
 
     `ports` replaces the world outside, `clock` the time, `open_store` and `make_lease` what is kept in the
-    state directory. `supervisor` hears of every completed turn. `threads=False` runs the journal in place,
-    and `listen=False` opens no socket, for event loops that permit neither.
+    state directory, `open_shared` what a pair of daemons shares. `supervisor` hears of every completed turn.
+    `threads=False` runs the journal in place, and `listen=False` opens no socket, for event loops that permit
+    neither.
     """
 
     def __init__(
@@ -88,12 +88,13 @@ class Daemon:
         ports: Ports | None = None,
         threads: bool = True,
         listen: bool = True,
-        open_store: OpenStore = Store.open,
+        open_store: OpenStore = SqliteStore.open,
         make_lease: MakeLease = FileLease,
+        open_shared: OpenShared = open_shared,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._threads, self._listen = threads, listen
-        self._make_store, self._make_lease = open_store, make_lease
+        self._make_store, self._make_lease, self._make_shared = open_store, make_lease, open_shared
         self._clock = clock if clock is not None else SystemClock()
         self.reloader = Reloader(
             config,
@@ -106,11 +107,12 @@ class Daemon:
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._roots: dict[str, Coroutine[Any, Any, None]] = {}
-        self._runners: list[web.AppRunner] = []
-        self._sockets: list[Path] = []
-        self._lease: FileLease | None = None
+        self._listeners = Listeners()
+        self._place: FileLease | None = None  # of the state directory
+        self._lease: Lease | None = None  # the right to act
+        self._standby: Standby | None = None
         self._store: Store | None = None
-        self._started_at = 0.0
+        self._started_at = self._led_at = 0.0
         self._epoch = 0
         self._failed: asyncio.Future[str] | None = None
         self.loop: Loop | None = None
@@ -133,33 +135,75 @@ class Daemon:
                 f"{settings.state_dir}: the state directory cannot be made ({error.strerror}); "
                 "make it, or set daemon.state_dir"
             ) from error
-        lease = self._make_lease(settings.state_dir / "lease", now=self._started_at)
+        place = self._make_lease(settings.state_dir / "lease", now=self._started_at)
         try:
-            lease.acquire()
+            await place.acquire()
         except Denied as error:
             raise StartError(str(error)) from error
-        self._lease = lease
+        self._place = place
         try:
-            await self._begin(lease)
+            if settings.store == SQLITE:
+                await self._lead_alone(place)
+            else:
+                await self._join(place)
+        except StoreUnavailable as error:
+            await self.stop()
+            raise StartError(str(error)) from error
         except BaseException:
             await self.stop()
             raise
 
-    async def _begin(self, lease: FileLease) -> None:
-        settings, name = self._config.daemon, self._config.pool_name
+    async def _lead_alone(self, place: FileLease) -> None:
+        """The lock of the state directory is the right to act."""
+        self._lease = place
         store = self._store = self._open_store()
+        epoch = await store.next_epoch(self._started_at)
+        place.record(epoch)
+        await self._begin(store, place, epoch, at=self._started_at)
+
+    async def _join(self, place: FileLease) -> None:
+        """Lead, or stand by while the other daemon of the pair does."""
+        shared = self._make_shared(self._config, clock=self._clock, seat=place.seat)
+        self._store, self._lease = shared.store, shared.lease
         try:
-            self._epoch = await store.next_epoch(self._started_at)
-            memory = await store.load(name)
-            news = (
-                DaemonStarted(at=self._started_at, epoch=self._epoch),
-                PoolConfigured(at=self._started_at, replicas=self._config.pool.replicas),
+            holder = await shared.lease.acquire()
+        except Denied:
+            seconds, supervisor = self._config.daemon.lease, self._supervisor
+            standby = self._standby = Standby(
+                shared.lease,
+                pool=self._config.pool_name,
+                clock=self._clock,
+                seconds=seconds,
+                supervisor=supervisor,
+                daemon=self.describe,
             )
-            await store.append(name, news)
-            totals = await store.totals(name)
-        except StoreUnavailable as error:
-            raise StartError(str(error)) from error
-        lease.record(self._epoch)
+            if self._listen:
+                await self._serve(standby)
+            self._spawn("stand by", self._stand_by(standby, shared), may_end=True)
+        else:
+            await self._take_over(holder, shared)
+
+    async def _stand_by(self, standby: Standby, shared: Shared) -> None:
+        holder = await standby.wait()
+        self._standby = None
+        await self._take_over(holder, shared)
+
+    async def _take_over(self, holder: LeaseHolder, shared: Shared) -> None:
+        self._spawn("hold the lease", shared.lease.keep())
+        shared.store.begin_epoch(holder.epoch)
+        await self._begin(shared.store, shared.lease, holder.epoch, at=self._clock.now())
+
+    async def _begin(self, store: Store, lease: Lease, epoch: int, *, at: float) -> None:
+        """Read the journal and start to work."""
+        settings, name = self._config.daemon, self._config.pool_name
+        self._epoch, self._led_at = epoch, at
+        memory = await store.load(name)
+        news = (
+            DaemonStarted(at=at, epoch=epoch),
+            PoolConfigured(at=at, replicas=self._config.pool.replicas),
+        )
+        await store.append(name, news)
+        totals = await store.totals(name)
         ports = self._ports = self._ports if self._ports is not None else self._connect()
         store.turns.keep_for, store.turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
         self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
@@ -178,10 +222,7 @@ class Daemon:
 
     def _open_store(self) -> Store:
         path = self._config.daemon.state_dir / "journal.db"
-        try:
-            store = self._make_store(path, now=self._started_at, inline=not self._threads)
-        except StoreUnavailable as error:
-            raise StartError(str(error)) from error
+        store = self._make_store(path, now=self._started_at, inline=not self._threads)
         if store.set_aside is not None:
             log.error(
                 "journal.corrupt",
@@ -190,7 +231,7 @@ class Daemon:
             )
         return store
 
-    def _assemble(self, store: Store, lease: FileLease, ports: Ports, memory: Memory, ledger: Ledger) -> None:
+    def _assemble(self, store: Store, lease: Lease, ports: Ports, memory: Memory, ledger: Ledger) -> None:
         """Build the parts; nothing runs yet."""
         settings, name = self._config.daemon, self._config.pool_name
         self._inbox = inbox = Inbox()
@@ -221,6 +262,7 @@ class Daemon:
             command=ports.command,
             call_timeout=settings.call_timeout,
             emit=inbox.put,
+            leading=lease.valid,
         )
         self._observer, self._actuator, self._ledger = observer, actuator, ledger
         quiet = settings.record_turns
@@ -244,18 +286,22 @@ class Daemon:
         """Start one task for each root of work: last, so that a start that is refused has done nothing."""
         if self.loop is None:
             raise StartError("the loop was not built")
-        self._roots = {
+        roots = {
             "loop": self.loop.run(),
             "keep journal small": self._compact(store),
             **self._observer.tasks(),
             **{f"write {n}": writer.run() for n, writer in self._actuator.writers.items()},
-            **{f"hear {source.name}": self._hear(source) for source in ports.notices},
+            **{f"hear {source.name}": hear(source, self._inbox, self._clock) for source in ports.notices},
         }
-        for task_name, work in self._roots.items():
-            self._tasks[task_name] = asyncio.create_task(self._guard(task_name, work), name=task_name)
+        for name, work in roots.items():
+            self._spawn(name, work)
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
+        self._roots[name] = work
+        self._tasks[name] = asyncio.create_task(self._guard(name, work, may_end=may_end), name=name)
 
     async def _open_sockets(self, store: Store, ports: Ports) -> None:
-        settings = self._config.daemon
+        """Open the listeners, in the place of those of the standby."""
         if self.loop is None or self._ledger is None:
             raise StartError("the loop was not built")
         api = Api(
@@ -270,55 +316,24 @@ class Daemon:
             reloader=self.reloader,
             agents=ports.agents,
         )
-        await self._open_unix(settings.socket, "control", api.control_app(), 0o660)
-        if settings.readers == "all":
-            await self._open_unix(reading_socket(settings.socket), "reading", api.reading_app(), 0o666)
-        if settings.listen is not None:
-            await self._open_tcp(settings.listen, "monitoring", "daemon.listen", api.monitoring_app())
+        await self._serve(api)
         where = self._config.pool.agents.listen
         if ports.agents is not None and where is not None:
             ports.agents.owned = self._knows
             key = f"pool.{self._config.pool_name}.agents.listen"
             # A report that is refused need not be read to its end.
-            more: dict[str, Any] = {"tls": self._tls(), "lingering": 0.0}
-            await self._open_tcp(where, "node reports", key, ports.agents.application(), **more)
+            more: dict[str, Any] = {"tls": tls_of(self._config.pool.agents), "lingering": 0.0}
+            await self._listeners.open_tcp(where, "node reports", key, ports.agents.application(), **more)
 
-    async def _open_unix(self, path: Path, purpose: str, app: web.Application, mode: int) -> None:
-        try:
-            self._runners.append(await listen_unix(app, path, mode=mode))
-        except OSError as error:
-            raise StartError(
-                f"{path}: the {purpose} socket cannot be opened ({reason_of(error)}); "
-                "check what is there and the directory's owner and mode, or set daemon.socket"
-            ) from error
-        self._sockets.append(path)
-
-    async def _open_tcp(
-        self, where: HostPort, purpose: str, key: str, app: web.Application, **more: Any
-    ) -> None:
-        try:
-            self._runners.append(await listen_tcp(app, where.host, where.port, **more))
-        except OSError as error:
-            raise StartError(
-                f"{where}: the {purpose} listener cannot be opened ({reason_of(error)}); "
-                f'set {key} to a free port, or to "off"'
-            ) from error
-
-    def _tls(self) -> ssl.SSLContext | None:
-        """The certificate of the listener for node reports; None for plain HTTP."""
-        settings = self._config.pool.agents
-        if settings.tls_cert_file is None:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-        except OSError as error:
-            why = str(error) if isinstance(error, ssl.SSLError) else reason_of(error)
-            raise StartError(
-                f"{settings.tls_cert_file}, {settings.tls_key_file}: no certificate with its private key "
-                f"({why}); give both in PEM"
-            ) from error
-        return context
+    async def _serve(self, api: Api | Standby) -> None:
+        """Open the sockets, in the place of those that were served before."""
+        settings, listeners = self._config.daemon, self._listeners
+        await listeners.close()
+        await listeners.open_unix(settings.socket, "control", api.control_app(), 0o660)
+        if settings.readers == "all":
+            await listeners.open_unix(reading_socket(settings.socket), "reading", api.reading_app(), 0o666)
+        if settings.listen is not None:
+            await listeners.open_tcp(settings.listen, "monitoring", "daemon.listen", api.monitoring_app())
 
     def _knows(self, node: str) -> bool:
         """False of what is certainly no node of ours. Before the first turn anybody may be one."""
@@ -344,12 +359,14 @@ class Daemon:
 
     async def _reconfigure(self, config: Config, wait: bool) -> None:
         """Put a changed configuration into force, all of it in one turn."""
+        logging.getLogger().setLevel(config.daemon.log_level.upper())
+        if self._standby is not None:
+            return  # it begins with what is in force when it takes over
         if self.loop is None or self._store is None or self._ports is None:
             raise StartError("the loop was not built")
         settings, turns = config.daemon, self._store.turns
         turns.keep_for, turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
         self._actuator.command = self._ports.engine.command(engine_spec(config.pool))
-        logging.getLogger().setLevel(settings.log_level.upper())
         self.loop.reconfigure(config.wanted, tick=self._tick(settings.tick))
         ticket = self._inbox.put(PoolConfigured(at=self._clock.now(), replicas=config.pool.replicas))
         if wait:
@@ -367,14 +384,8 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stop everything; touches no node and no target set. Idempotent."""
-        for runner in self._runners:
-            await runner.cleanup()
-        if self._runners and self._lease is not None and self._lease.valid():
-            for path in self._sockets:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-        self._runners.clear()
-        self._sockets.clear()
+        keep = self._place is None or not self._place.valid()  # another daemon serves there now
+        await self._listeners.close(keep_files=keep)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -393,8 +404,9 @@ class Daemon:
             with contextlib.suppress(StoreUnavailable):
                 await self._store.flush()
             self._store.close()
-        if self._lease is not None:
-            self._lease.release()
+        for lease in (self._lease, self._place):
+            if lease is not None:
+                await lease.release()
 
     def describe(self) -> views.DaemonView:
         """The daemon itself, for status pages."""
@@ -408,6 +420,7 @@ class Daemon:
             epoch=self._epoch,
             uptime_s=now - self._started_at,
             leading=self._lease is not None and self._lease.valid(),
+            leader=self._standby.leader if self._standby is not None else None,
             paused=views.PausedView(by=pause.by, reason=pause.reason, until=pause.until)
             if pause is not None and held
             else None,
@@ -420,13 +433,13 @@ class Daemon:
     def alive(self) -> bool:
         """True while the loop turns."""
         last = self.loop.last if self.loop is not None else None
-        since = last.at if last is not None else self._started_at
+        since = last.at if last is not None else self._led_at
         return self._clock.now() - since < _STALLED_AFTER
 
     # -- root tasks --------------------------------------------------------------------------------
 
-    async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """A root task that ends takes the daemon down: half a daemon is worse than a restart."""
+    async def _guard(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool) -> None:
+        """A root task that fails or ends takes the daemon down: half a daemon is worse than a restart."""
         try:
             await work
         except asyncio.CancelledError:
@@ -435,32 +448,12 @@ class Daemon:
             log.exception("task.failed", task=name)
             self._fail(f"{name} failed: {type(error).__name__}: {error}")
         else:
-            self._fail(f"{name} ended")
+            if not may_end:
+                self._fail(f"{name} ended")
 
     def _fail(self, text: str) -> None:
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(text)
-
-    async def _hear(self, source: Notices) -> None:
-        """Bring the notices of one source into the inbox; acknowledge each once it is on disk."""
-        acknowledging: set[asyncio.Task[None]] = set()
-        while True:
-            try:
-                async for notice in source.stream():
-                    ticket = self._inbox.put(NoticeSeen(at=self._clock.now(), notice=notice))
-                    task = asyncio.create_task(self._acknowledge(source, ticket, notice))
-                    acknowledging.add(task)
-                    task.add_done_callback(acknowledging.discard)
-            except CloudError as error:
-                log.error("notices.source_failed", source=source.name, error=str(error))
-            await self._clock.sleep(_SOURCE_PAUSE)
-
-    async def _acknowledge(self, source: Notices, ticket: int, notice: Any) -> None:
-        await self._inbox.written(ticket)
-        try:
-            await source.acknowledge(notice)
-        except CloudError as error:
-            log.warning("notice.not_acknowledged", source=source.name, notice=notice.id, error=str(error))
 
     async def _compact(self, store: Store) -> None:
         """Snapshot memory now and then, so that a restart reads little and the file stays small."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from orchestrator import turn_log
-from orchestrator.store import SCHEMA_VERSION, StoredEvent, legible
+from orchestrator.store import SCHEMA_VERSION, StoredEvent
+from orchestrator.store_sqlite import legible
 from orchestrator.turn_log import Recording, StoredTurn
 
 R = TypeVar("R")

@@ -12,10 +12,12 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from cloud.errors import Denied
 from cloud.ports import LeaseHolder
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class FileLease:
@@ -27,10 +29,10 @@ class FileLease:
         self._file: IO[str] | None = None
         self._held = (0, 0)  # device and inode of the locked file
 
-    def acquire(self) -> LeaseHolder:
+    async def acquire(self) -> LeaseHolder:
         """Take the lease or raise Denied, naming the holder and what to do."""
         try:
-            handle = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115 - held for the process's life
+            handle = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115, ASYNC230 - a local file, held for life
         except OSError as error:
             raise Denied(
                 f"{self._path.parent}: the state directory is not writable ({error.strerror}); "
@@ -68,8 +70,18 @@ class FileLease:
             return False
         return (on_disk.st_dev, on_disk.st_ino) == self._held
 
-    def release(self) -> None:
+    @property
+    def seat(self) -> str:
+        """What only one living process can have: this lock, under this boot of this kernel."""
+        boot = _BOOT_ID.read_text(encoding="ascii").strip()
+        return "/".join(map(str, (boot, *self._held)))
+
+    async def release(self) -> None:
         """Give the lease up. Idempotent."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the lease up, as the kernel does when the process ends. Idempotent."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -12,13 +12,14 @@ from cloud.sim.effects import Effects
 from orchestrator.codec import encode
 from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
-from orchestrator.store import Store, StoreUnavailable, node_of
+from orchestrator.store import StoreUnavailable, node_of
+from orchestrator.store_sqlite import SqliteStore
 from policies.economics import Charge
 from policies.events import Event, IntentOpened
 from policies.memory import Memory
 
 
-class RecordedStore(Store):
+class RecordedStore(SqliteStore):
     """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
 
     effects: Effects
@@ -85,7 +86,7 @@ class SimProcess:
     supervised: bool = False
     ended: str = ""
     leases: list[FileLease] = field(default_factory=list)
-    stores: list[Store] = field(default_factory=list)
+    stores: list[RecordedStore] = field(default_factory=list)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def status(view: StatusView, look: Look) -> str:
     for pool in view["pools"]:
         parts += _pool(pool, view, look)
     if not view["pools"]:
-        parts.append(Text("The daemon runs no pool."))
+        parts.append(Text(_no_pool(view["daemon"])))
     parts.append(_next(_suggestions(view), look))
     return text_of(Group(*parts), look)
 
@@ -319,9 +319,18 @@ def _swap_segments(swap: SwapView, at: float) -> list[Text]:
 # Next commands
 
 
+def _no_pool(daemon: DaemonView) -> str:
+    if daemon["leading"]:
+        return "The daemon runs no pool."
+    leads = f"{clean(daemon['leader'])} leads" if daemon["leader"] else "nobody leads yet"
+    return f"Standby: {leads}. It knows the pool; this daemon takes over when it falls silent."
+
+
 def _suggestions(view: StatusView) -> list[str]:
     pools = view["pools"]
     found: list[str] = []
+    if not pools:
+        return ["orchestrator status --watch"]
     if view["daemon"]["paused"] is not None:
         found.append("orchestrator resume")
     doomed = [notice["node"] for pool in pools for notice in pool["notices"]]

@@ -36,7 +36,7 @@ from orchestrator.journal_file import JournalFile
 from orchestrator.journal_replay import Selection, replay
 from orchestrator.lease import FileLease
 from orchestrator.recorded_store import RecordedStore, SimProcess, untouched
-from orchestrator.store import Store, StoreUnavailable, Superseded
+from orchestrator.store import StoreUnavailable, Superseded
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
 from policies.events import Event
@@ -237,12 +237,10 @@ class Simulation:
         """Start one more daemon on the state directory, as a service manager does or by hand."""
         name = f"daemon-{len(self.processes) + 1}"
         leases: list[FileLease] = []
-        stores: list[Store] = []
+        stores: list[RecordedStore] = []
 
-        def open_store(path: Path, *, now: float, inline: bool = False) -> Store:
+        def open_store(path: Path, *, now: float, inline: bool = False) -> RecordedStore:
             store = self._store.open(path, now=now, inline=inline)
-            if not isinstance(store, RecordedStore):
-                raise TypeError("Store.open made another class than it was called on")
             store.effects, store.hear = self.effects, self._hear
             stores.append(store)
             return store
@@ -351,7 +349,7 @@ class Simulation:
         Where another daemon has the journal open, this one closes its own connection and nothing else.
         """
         for lease in process.leases:
-            lease.release()
+            lease.close()
         shared = any(p.stores for p in self._living() if p is not process)
         for store in process.stores:
             with contextlib.nullcontext() if shared else untouched(store.path):

@@ -1,39 +1,40 @@
-"""The journal: events, intents with their outcomes, recorded turns and the cost ledger, in one SQLite file.
+"""The journal: events, intents with their outcomes, recorded turns and the cost ledger, in one database.
 
-WAL with synchronous=FULL: what `append` returned for survives a kill -9 at any instant, and a power loss as
-far as the disk keeps its word. One thread writes; reads have a connection and a thread of their own. A file
-that SQLite cannot read is set aside with its name and time and a new one begun: the daemon then knows nothing
-and rebuilds its memory by adopting what the cloud shows. `inline=True` runs every call in place, for loops
-that permit no threads.
+`SqliteStore` keeps it in a file, `PostgresStore` on a server that two control hosts share; what is written is
+the same. What `append` returned for survives a kill -9 at any instant. One thread writes; reads have a
+connection and a thread of their own. `inline=True` runs every call in place, for loops without threads.
 """
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from orchestrator import turn_log
 from orchestrator.codec import UnknownRecord, decode_event, decode_memory, encode, encode_memory, printable
+from orchestrator.database import Backend, Database, Fence, Lane, StoreUnavailable, Superseded
 from orchestrator.turn_log import Carried, TurnLog
 from policies.economics import Charge
 from policies.events import Event, IntentClosed, IntentOpened
 from policies.memory import Memory, reduce
 
-R = TypeVar("R")
+__all__ = [
+    "Journal",
+    "Store",
+    "StoreUnavailable",
+    "StoredEvent",
+    "Superseded",
+    "Totals",
+    "decoded",
+    "migrate",
+    "node_of",
+    "raise_epoch",
+]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Final = 2
 
-_BUSY_WAIT = 0.5
-"""Seconds to wait for another process that holds the file: a turn of the loop, and so a notice, waits too."""
-
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS events ("
@@ -54,17 +55,7 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE events ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0", *turn_log.SCHEMA),
 )
-"""What brings a file to each version, from the first on. Once released, a step is never changed."""
-
-_SET_ASIDE = "is corrupt: restart the daemon, which sets it aside and starts from what the cloud shows"
-
-
-class StoreUnavailable(Exception):
-    """The journal cannot be read or written now. The message says why and what to do."""
-
-
-class Superseded(StoreUnavailable):
-    """Another daemon writes this journal now. Whoever hears this ends: it lost the lease as well."""
+"""What brings a journal to each version, from the first on. Once released, a step is never changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,60 +94,25 @@ class Journal(Protocol):
 
 
 class Store:
-    """One SQLite journal. Open it with `Store.open`. `turns` holds what is to be recorded of the loop."""
+    """One journal. `turns` holds what is to be recorded of the loop."""
 
-    def __init__(self, path: Path, *, inline: bool) -> None:
-        self.path = path
+    def __init__(self, backend: Backend[Any], *, inline: bool) -> None:
+        self._backend = backend
         self.turns = TurnLog()
         self._healthy = True  # the newest append went well: only then may the next one take turns along
-        self.set_aside: Path | None = None
-        self._writer = _Lane(path, inline=inline)
-        self._reader = self._writer if inline else _Lane(path, inline=False)
-
-    @classmethod
-    def open(cls, path: Path, *, now: float, inline: bool = False) -> Store:
-        """Open or create the journal at `path`.
-
-        A corrupt file is renamed to NAME.corrupt-TIME (see `set_aside`), never over an older one, and a new
-        one is created. Raises
-        StoreUnavailable when the directory is not writable, the disk is full, or the file was written by a
-        newer version.
-        """
-        aside = None
-        try:
-            _prepare(path)
-        except sqlite3.DatabaseError as error:
-            if not _is_corruption(error):
-                raise _unavailable(path, error) from error
-            aside = _free_name(path.with_name(f"{path.name}.corrupt-{int(now)}"))
-            try:
-                for suffix in ("", "-wal", "-shm"):
-                    part = path.with_name(path.name + suffix)
-                    if part.exists():
-                        part.rename(aside.with_name(aside.name + suffix))
-            except OSError as refused:
-                raise StoreUnavailable(
-                    f"{path}: is corrupt ({error}) and cannot be set aside ({refused.strerror}); move it away"
-                ) from refused
-            try:
-                _prepare(path)
-            except sqlite3.DatabaseError as again:
-                raise _unavailable(path, again) from again
-        store = cls(path, inline=inline)
-        store.set_aside = aside
-        return store
+        self._writer: Lane[Any] = Lane(backend, inline=inline)
+        self._reader: Lane[Any] = self._writer if inline else Lane(backend, inline=False)
 
     async def next_epoch(self, now: float) -> int:
-        """A new epoch, higher than any before it in this journal and, by the clock, in lost ones."""
-
-        def write(db: sqlite3.Connection) -> int:
-            row = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
-            epoch = max(int(row[0]) + 1 if row else 1, int(now))
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?)", (str(epoch),))
-            return epoch
-
-        self.turns.epoch = self._writer.epoch = epoch = await self._writer.run(write)
+        """Begin a new epoch, higher than any before it in this journal and, by the clock, in lost ones."""
+        epoch = await self._writer.run(lambda db: raise_epoch(db, now))
+        self.begin_epoch(epoch)
         return epoch
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Write under this epoch from now on, which the lease has begun: until another one begins."""
+        self.turns.epoch = epoch
+        self._writer.fence = Fence(epoch)
 
     async def load(self, pool: str) -> Memory:
         """Memory as of the last entry: the snapshot and the events after it.
@@ -164,7 +120,7 @@ class Store:
         Entries that cannot be read are skipped: adoption and the next observation mend what they said.
         """
 
-        def read(db: sqlite3.Connection) -> Memory:
+        def read(db: Database) -> Memory:
             memory, after = Memory(), 0
             row = db.execute("SELECT seq, body FROM snapshots WHERE pool=?", (pool,)).fetchone()
             if row is not None:
@@ -192,11 +148,11 @@ class Store:
         rows = [(pool, e.at, type(e).__name__, node_of(e), encode(e), epoch) for e in events]
         healthy, self._healthy = self._healthy, False
 
-        def write(db: sqlite3.Connection) -> Carried:
+        def write(db: Database) -> Carried:
             db.executemany(
                 "INSERT INTO events (pool, at, kind, node, body, epoch) VALUES (?,?,?,?,?,?)", rows
             )
-            after = _last_event(db) - len(rows)
+            after = self._backend.last_event(db) - len(rows)
             for event in events:
                 if isinstance(event, IntentOpened):
                     _open_intent(db, pool, event)
@@ -212,9 +168,10 @@ class Store:
         waiting = 0
         while self.turns.waiting not in (0, waiting):
             waiting = self.turns.waiting
-            await self._writer.run(
-                lambda db: self.turns.carry(db, after=_last_event(db)), committed=self.turns.committed
-            )
+            await self._writer.run(self._carry, committed=self.turns.committed)
+
+    def _carry(self, db: Database) -> Carried:
+        return self.turns.carry(db, after=self._backend.last_event(db))
 
     async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
         """Store memory and drop events that it covers and that are older than `keep_after`.
@@ -222,10 +179,14 @@ class Store:
         Recorded turns that are too old or too much go with them; events that others need to be replayed stay.
         """
 
-        def write(db: sqlite3.Connection) -> None:
+        def write(db: Database) -> None:
             seq = db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0]
             body = encode_memory(memory)
-            db.execute("INSERT OR REPLACE INTO snapshots VALUES (?,?,?)", (pool, seq, body))
+            db.execute(
+                "INSERT INTO snapshots VALUES (?,?,?) "
+                "ON CONFLICT (pool) DO UPDATE SET seq=excluded.seq, body=excluded.body",
+                (pool, seq, body),
+            )
             needed = self.turns.prune(db, pool)
             last = seq if needed is None else min(seq, needed)
             db.execute("DELETE FROM events WHERE pool=? AND seq<=? AND at<?", (pool, last, keep_after))
@@ -238,25 +199,26 @@ class Store:
     ) -> None:
         """Add charges to the ledger and move the pool's `charged_until`. Raises StoreUnavailable."""
 
-        def write(db: sqlite3.Connection) -> Carried:
+        def write(db: Database) -> Carried:
             db.executemany(
                 "INSERT INTO ledger VALUES (?,?,?,?,?) ON CONFLICT (pool, node) DO UPDATE SET "
-                "seconds=seconds+excluded.seconds, usd=usd+excluded.usd",
+                "seconds=ledger.seconds+excluded.seconds, usd=ledger.usd+excluded.usd",
                 [(pool, c.node, str(c.market), c.seconds, c.usd) for c in charges],
             )
             db.execute(
-                "INSERT INTO totals VALUES (?,?,?,?) ON CONFLICT (pool) DO UPDATE SET usd=usd+excluded.usd, "
-                "on_demand_usd=on_demand_usd+excluded.on_demand_usd, charged_until=excluded.charged_until",
+                "INSERT INTO totals VALUES (?,?,?,?) ON CONFLICT (pool) DO UPDATE SET "
+                "usd=totals.usd+excluded.usd, on_demand_usd=totals.on_demand_usd+excluded.on_demand_usd, "
+                "charged_until=excluded.charged_until",
                 (pool, sum(c.usd for c in charges), on_demand_usd, until),
             )
-            return self.turns.carry(db, after=_last_event(db))
+            return self._carry(db)
 
         await self._writer.run(write, committed=self.turns.committed)
 
     async def totals(self, pool: str) -> Totals:
         """Money since the journal began."""
 
-        def read(db: sqlite3.Connection) -> Totals:
+        def read(db: Database) -> Totals:
             row = db.execute(
                 "SELECT usd, on_demand_usd, charged_until FROM totals WHERE pool=?", (pool,)
             ).fetchone()
@@ -278,7 +240,7 @@ class Store:
             f"ORDER BY seq {order} LIMIT ?"
         )
 
-        def read(db: sqlite3.Connection) -> list[StoredEvent]:
+        def read(db: Database) -> list[StoredEvent]:
             rows = db.execute(query, (*values, limit)).fetchall()
             found = [StoredEvent(seq=r[0], at=r[1], pool=r[2], kind=r[3], node=r[4], body=r[5]) for r in rows]
             return found[::-1] if newest else found
@@ -299,66 +261,35 @@ class Store:
             self._reader.close()
 
 
-class _Lane:
-    """One connection and the thread that owns it."""
+def raise_epoch(db: Database, now: float) -> int:
+    """Write a new epoch down: the next number, or the time of day where that is more."""
+    row = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
+    epoch = max(int(row[0]) + 1 if row else 1, int(now))
+    put_meta(db, "epoch", str(epoch))
+    return epoch
 
-    def __init__(self, path: Path, *, inline: bool) -> None:
-        self._path = path
-        self.epoch: int | None = None  # under which this lane writes, once it took one
-        self._db: sqlite3.Connection | None = None
-        self._pool = None if inline else ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._closed = False
 
-    async def run(
-        self, work: Callable[[sqlite3.Connection], R], *, committed: Callable[[R], None] | None = None
-    ) -> R:
-        """Run `work` in one transaction, then `committed` in the same thread. Raises StoreUnavailable."""
-        if self._closed:
-            raise StoreUnavailable(f"{self._path}: the journal is closed")
-        if self._pool is None:
-            return self._do(work, committed)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._do, work, committed)
+def put_meta(db: Database, key: str, value: str) -> None:
+    """Set one value of the table of facts about the journal."""
+    db.execute(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value=excluded.value", (key, value)
+    )
 
-    def _do(self, work: Callable[[sqlite3.Connection], R], committed: Callable[[R], None] | None) -> R:
-        try:
-            if self._db is None:
-                self._db = _connect(self._path)
-            with legible(), self._db:
-                self._keep_out(self._db)
-                result = work(self._db)
-        except sqlite3.DatabaseError as error:
-            raise _unavailable(self._path, error) from error
-        if committed is not None:
-            committed(result)
-        return result
 
-    def _keep_out(self, db: sqlite3.Connection) -> None:
-        """Refuse to touch a journal that another daemon has taken over since: two would mix their memories.
+def migrate(db: Database, where: str, version: int) -> None:
+    """Bring the tables of a journal from a version to this one, within a transaction.
 
-        The lease cannot tell in time: this process may have been suspended between its look and its write.
-        """
-        if self.epoch is None:
-            return
-        db.execute("BEGIN IMMEDIATE")
-        row = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
-        held = int(row[0]) if row else 0
-        if held != self.epoch:
-            raise Superseded(f"{self._path}: another daemon took over (epoch {held}, ours is {self.epoch})")
-
-    def close(self) -> None:
-        """Finish what was begun and close the connection. Idempotent."""
-        self._closed = True
-        if self._pool is not None:
-            self._pool.submit(self._shut)
-            self._pool.shutdown(wait=True)
-            self._pool = None
-        else:
-            self._shut()
-
-    def _shut(self) -> None:
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+    Raises StoreUnavailable for one of a newer version, which is left as it is.
+    """
+    if version > SCHEMA_VERSION:
+        raise StoreUnavailable(
+            f"{where}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION}); "
+            "install that version, or give this one an empty journal to start from what the cloud shows"
+        )
+    for step in MIGRATIONS[version:]:
+        for statement in step:
+            db.execute(statement)
+    put_meta(db, "schema", str(SCHEMA_VERSION))
 
 
 def node_of(event: Event) -> str | None:
@@ -368,101 +299,20 @@ def node_of(event: Event) -> str | None:
     return printable(node) if node else None
 
 
-@contextmanager
-def legible() -> Iterator[None]:
-    """Make an error of the driver of what is none: messages that name damaged bytes are no text to it."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise sqlite3.DatabaseError(f"the file is malformed: {error.object!r}") from error
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=_BUSY_WAIT, check_same_thread=False)
-    with legible():
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-    return db
-
-
-def _prepare(path: Path) -> None:
-    """Bring the tables to this version and check that the file can be read and written."""
-    db = _connect(path)
-    try:
-        with legible(), db:
-            db.execute("BEGIN IMMEDIATE")
-            version = _schema_version(db)
-            if version > SCHEMA_VERSION:
-                raise StoreUnavailable(
-                    f"{path}: written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})"
-                    "; install that version, or move the file away to start from what the cloud shows"
-                )
-            for step in _MIGRATIONS[version:]:
-                for statement in step:
-                    db.execute(statement)
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("database disk image is malformed")
-    finally:
-        db.close()
-
-
-def _last_event(db: sqlite3.Connection) -> int:
-    """The number of the newest event that was ever written."""
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name='events'").fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def _schema_version(db: sqlite3.Connection) -> int:
-    """The version that wrote the file, 0 for a new one; read before anything is written to it."""
-    if db.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='meta'").fetchone() is None:
-        return 0
-    row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
-    try:
-        return 0 if row is None else int(row[0])
-    except ValueError:
-        raise sqlite3.DatabaseError(f"the schema version {row[0]!r} is malformed") from None
-
-
-def _free_name(path: Path) -> Path:
-    """The path itself, or with a number when something is there already."""
-    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(p for p in itertools.chain([path], numbered) if not p.exists())
-
-
-def _is_corruption(error: sqlite3.DatabaseError) -> bool:
-    code = getattr(error, "sqlite_errorcode", None)
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "malformed" in str(error)
-
-
-def _unavailable(path: Path, error: sqlite3.DatabaseError) -> StoreUnavailable:
-    name = getattr(error, "sqlite_errorname", "")
-    advice = {
-        "SQLITE_FULL": "the disk is full: free some space; notices are still acted on meanwhile",
-        "SQLITE_READONLY": "the file is read-only: check its owner and mode",
-        "SQLITE_CANTOPEN": "cannot be opened: check that the state directory exists and is writable",
-        "SQLITE_BUSY": "another process holds the file: is a second daemon or a backup running?",
-        "SQLITE_IOERR": "the disk fails or is full: check it; notices are still acted on meanwhile",
-        "SQLITE_CORRUPT": _SET_ASIDE,
-        "SQLITE_NOTADB": _SET_ASIDE,
-    }
-    known = next((text for key, text in advice.items() if name.startswith(key)), f"{error}")
-    return StoreUnavailable(f"{path}: {known}")
-
-
-def _open_intent(db: sqlite3.Connection, pool: str, event: IntentOpened) -> None:
+def _open_intent(db: Database, pool: str, event: IntentOpened) -> None:
     asked = db.execute(
         "UPDATE intents SET asked=asked+1 WHERE pool=? AND token=? AND outcome IS NULL", (pool, event.token)
     ).rowcount
     if not asked:
         db.execute(
-            "INSERT OR REPLACE INTO intents (pool, token, kind, node, opened_at, reason) "
-            "VALUES (?,?,?,?,?,?)",
+            "INSERT INTO intents (pool, token, kind, node, opened_at, reason) VALUES (?,?,?,?,?,?) "
+            "ON CONFLICT (pool, token, opened_at) DO UPDATE SET kind=excluded.kind, node=excluded.node, "
+            "asked=1, outcome=NULL, closed_at=NULL, detail=NULL, reason=excluded.reason",
             (pool, event.token, str(event.kind), node_of(event), event.at, printable(event.reason)),
         )
 
 
-def _close_intent(db: sqlite3.Connection, pool: str, event: IntentClosed) -> None:
+def _close_intent(db: Database, pool: str, event: IntentClosed) -> None:
     db.execute(
         "UPDATE intents SET outcome=?, closed_at=?, detail=?, node=COALESCE(?, node) "
         "WHERE pool=? AND token=? AND outcome IS NULL",

@@ -10,7 +10,6 @@ that brings a notice or precedes an action. What is held when the process is kil
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import structlog
 
 from orchestrator import __version__
 from orchestrator.codec import encode_memory
+from orchestrator.database import Database
 from orchestrator.turn_codec import Failure, Packer, encode_pool
 from policies.actions import Plan
 from policies.events import DrainEnded, DrainStarted, Event, IntentOpened, NoticeSeen
@@ -129,9 +129,7 @@ class TurnLog:
 
     # -- in the journal's thread -------------------------------------------------------------------
 
-    def carry(
-        self, db: sqlite3.Connection, *, after: int, events: Sequence[Event] = (), room: bool = True
-    ) -> Carried:
+    def carry(self, db: Database, *, after: int, events: Sequence[Event] = (), room: bool = True) -> Carried:
         """Write some held turns within a transaction that writes `events` after number `after`.
 
         None without `room`. What cannot be written of them keeps nothing else out of the journal. Afterwards
@@ -148,7 +146,7 @@ class TurnLog:
         db.execute("SAVEPOINT turns")
         try:
             self._write_some(db, waiting, carried)
-        except sqlite3.DatabaseError as error:
+        except db.DatabaseError as error:
             db.execute("ROLLBACK TO turns")
             carried.turns, carried.recording = [], self._recording
             if self._trouble != str(error):
@@ -159,7 +157,7 @@ class TurnLog:
         db.execute("RELEASE turns")
         return carried
 
-    def _write_some(self, db: sqlite3.Connection, waiting: Sequence[_Held], carried: Carried) -> None:
+    def _write_some(self, db: Database, waiting: Sequence[_Held], carried: Carried) -> None:
         rows = 0
         for held in waiting:
             seq = _seq(held, carried.after, carried.events)
@@ -182,31 +180,33 @@ class TurnLog:
                 for held in self._held:
                     held.seq = _seq(held, carried.after, carried.events)
 
-    def _write(self, db: sqlite3.Connection, turn: TurnRecord, seq: int, recording: int | None) -> int:
+    def _write(self, db: Database, turn: TurnRecord, seq: int, recording: int | None) -> int:
         at, size = turn.world.now, 0
         if turn.begins or recording is None:
             self._packer.forget()
             wanted, memory = encode_pool(turn.pool), zlib.compress(encode_memory(turn.memory), 1)
-            recording = db.execute(
+            db.execute(
                 "INSERT INTO recordings (pool, epoch, seq, at, until, turns, bytes, version, wanted, memory) "
                 "VALUES (?,?,?,?,?,0,0,?,?,?)",
                 (turn.pool.name, self.epoch, seq, at, at, __version__, wanted, memory),
-            ).lastrowid
-            if recording is None:
-                raise sqlite3.DatabaseError("a new row has no number")
+            )
+            recording = int(db.execute("SELECT MAX(id) FROM recordings").fetchone()[0])
             size = len(wanted) + len(memory)
         body, parts = self._packer.pack(turn.world, turn.plan)
         db.execute(
             "INSERT INTO turns (recording, seq, at, body) VALUES (?,?,?,?)", (recording, seq, at, body)
         )
-        db.executemany("INSERT OR IGNORE INTO parts VALUES (?,?,?)", ((recording, *p) for p in parts.items()))
+        db.executemany(
+            "INSERT INTO parts VALUES (?,?,?) ON CONFLICT DO NOTHING",
+            ((recording, *p) for p in parts.items()),
+        )
         size += len(body) + sum(map(len, parts.values()))
         db.execute(
             "UPDATE recordings SET until=?, turns=turns+1, bytes=bytes+? WHERE id=?", (at, size, recording)
         )
         return recording
 
-    def prune(self, db: sqlite3.Connection, pool: str) -> int | None:
+    def prune(self, db: Database, pool: str) -> int | None:
         """Let go of recordings that are too old or too much; the newest stays.
 
         Returns the number of the event from which on all events are needed to replay what is left, None when
@@ -269,14 +269,14 @@ class StoredTurn:
     body: bytes
 
 
-def recordings(db: sqlite3.Connection) -> list[Recording]:
+def recordings(db: Database) -> list[Recording]:
     """All recordings, oldest first."""
     names = ("id", "pool", "epoch", "seq", "at", "until", "turns", "bytes", "version")
     rows = db.execute(f"SELECT {', '.join(names)} FROM recordings ORDER BY id")  # noqa: S608
     return [Recording(**dict(zip(names, row, strict=True))) for row in rows]
 
 
-def beginning(db: sqlite3.Connection, recording: int) -> tuple[bytes, bytes]:
+def beginning(db: Database, recording: int) -> tuple[bytes, bytes]:
     """The pool and the memory that a recording begins with. Raises LookupError when it was let go."""
     row = db.execute("SELECT wanted, memory FROM recordings WHERE id=?", (recording,)).fetchone()
     if row is None:
@@ -284,13 +284,13 @@ def beginning(db: sqlite3.Connection, recording: int) -> tuple[bytes, bytes]:
     return row[0], zlib.decompress(row[1])
 
 
-def turns(db: sqlite3.Connection, recording: int) -> Iterator[StoredTurn]:
+def turns(db: Database, recording: int) -> Iterator[StoredTurn]:
     """The turns of a recording in their order."""
     query = "SELECT id, seq, at, body FROM turns WHERE recording=? ORDER BY id"
     for number, seq, at, body in db.execute(query, (recording,)):
         yield StoredTurn(number=number, seq=seq, at=at, body=body)
 
 
-def parts(db: sqlite3.Connection, recording: int) -> dict[bytes, bytes]:
+def parts(db: Database, recording: int) -> dict[bytes, bytes]:
     """All parts of a recording by their digests."""
     return dict(db.execute("SELECT digest, body FROM parts WHERE recording=?", (recording,)).fetchall())

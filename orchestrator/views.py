@@ -44,6 +44,7 @@ class DaemonView(TypedDict):
     epoch: Annotated[int, "number of the lease under which it acts; rises with every change of holder"]
     uptime_s: float
     leading: Annotated[bool, "true while it holds the lease; otherwise it only watches"]
+    leader: Annotated[str | None, "who leads instead, while this daemon stands by; null otherwise"]
     paused: Annotated[PausedView | None, "set while the daemon observes but does not act"]
     journal_ok: Annotated[bool, "the journal accepts writes; without it nothing destructive happens"]
     last_turn_s: Annotated[float, "seconds since the last completed turn of the loop"]

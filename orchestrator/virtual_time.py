@@ -342,6 +342,10 @@ class VirtualClock:
         """Seconds since the epoch."""
         return self.epoch + self._loop.time()
 
+    def steady(self) -> float:
+        """Seconds since the loop's zero."""
+        return self._loop.time()
+
     async def sleep(self, seconds: float) -> None:
         """Wait, at no cost; zero or less yields once."""
         if seconds <= 0:

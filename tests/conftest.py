@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -59,3 +61,91 @@ def aws_shim(aws_shim_process: AwsShim) -> AwsShim:
     """The stand-in with no machines, targets, queues or rules, default settings and no faults."""
     aws_shim_process.order("reset")
     return aws_shim_process
+
+
+class PostgresServer:
+    """A private PostgreSQL on a socket in its own directory, run by a user without rights."""
+
+    def __init__(self, directory: Path, programs: Path) -> None:
+        self.directory = directory
+        self._programs = programs
+        self._data = directory / "data"
+        # PostgreSQL refuses to run as root; the package made a user for it.
+        self._user = "postgres" if os.getuid() == 0 else None
+        self._made = 0
+
+    def start(self) -> None:
+        if self._user is not None:
+            shutil.chown(self.directory, self._user, self._user)
+        self._run("initdb", "-D", self._data, "-U", "orchestrator", "-A", "trust", "--no-sync", "-E", "UTF8")
+        with (self._data / "postgresql.conf").open("a") as settings:
+            # The tests end processes, not hosts: nothing has to be on a real disk.
+            settings.write(
+                "listen_addresses = ''\nfsync = off\nshared_buffers = 16MB\nautovacuum = off\n"
+                f"unix_socket_directories = '{self.directory}'\nmax_connections = 60\n"
+            )
+        self._run("pg_ctl", "-D", self._data, "-w", "-t", "60", "-l", self.directory / "log", "start")
+
+    def stop(self) -> None:
+        if (self._data / "postmaster.pid").exists():
+            self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server; its children are one for each connection."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def socket(self) -> Path:
+        """The unix socket that it listens on."""
+        return self.directory / ".s.PGSQL.5432"
+
+    def url(self, name: str, host: str = "") -> str:
+        return f"postgresql://orchestrator@/{name}?host={host or self.directory}"
+
+    def database(self) -> str:
+        """The address of a new, empty database."""
+        self._made += 1
+        name = f"test_{self._made}"
+        self.execute("postgres", f"CREATE DATABASE {name} STRATEGY file_copy")
+        return self.url(name)
+
+    def execute(self, name: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """One statement on a database, by its name or its address."""
+        import psycopg
+
+        address = name if "://" in name else self.url(name)
+        with psycopg.connect(address, autocommit=True) as db:
+            cursor = db.execute(sql.replace("?", "%s").encode(), values or None)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def _run(self, program: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [self._programs / program, *map(str, arguments)],
+            user=self._user,
+            group=self._user,
+            extra_groups=[] if self._user else None,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=90,
+        )
+        assert done.returncode == 0, f"{program}: {done.stdout}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[4]))
+    if not found:
+        _lacking("PostgreSQL is not installed; on Debian: apt-get install postgresql")
+    directory = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a unix socket's path has 107 bytes
+    server = PostgresServer(directory, found[-1].parent)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -17,6 +18,7 @@ from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.units import DURATION_PATTERN, parse_duration
 
 if TYPE_CHECKING:
+    from orchestrator.config_daemon import DaemonConfig
     from orchestrator.journal_file import JournalFile
     from orchestrator.journal_replay import Replayed, Selection
     from orchestrator.journal_views import DifferingTurnView, JournalView, ReplayView, TurnView
@@ -155,14 +157,27 @@ def _opened(path: Path | None, config: Path | None) -> Iterator[JournalFile]:
 
     if path is not None and config is not None:
         raise CommandError("give a path or --config, not both", shared.USAGE)
-    if path is None:
-        path = _STATE if config is None else shared.read_config(config).daemon.state_dir
-    try:
-        journal = JournalFile.open(path)
-    except JournalError as error:
-        raise CommandError(str(error), prefix="") from error
-    with journal:
+    with ExitStack() as while_open:
+        try:
+            if path is None and config is not None:
+                path = _kept_at(shared.read_config(config).daemon, while_open)
+            journal = while_open.enter_context(JournalFile.open(path or _STATE))
+        except JournalError as error:
+            raise CommandError(str(error), prefix="") from error
         yield journal
+
+
+def _kept_at(daemon: DaemonConfig, while_open: ExitStack) -> Path:
+    """Where a daemon's journal is; that of a pair is fetched from its database for as long as it is open."""
+    from orchestrator.config_types import SQLITE
+
+    if daemon.store == SQLITE:
+        return daemon.state_dir
+    from orchestrator.journal_fetch import fetch
+
+    file = Path(while_open.enter_context(tempfile.TemporaryDirectory())) / "journal.db"
+    fetch(daemon.store, file)
+    return file
 
 
 def _contents(journal: JournalFile) -> JournalView:

@@ -18,11 +18,12 @@ from cloud.threads import WorkerThreads
 from orchestrator import __version__
 from orchestrator.client import ClientError, ControlClient
 from orchestrator.config import Config
+from orchestrator.config_types import SQLITE
 from orchestrator.doctor import host, machine, pool, running, state
 from orchestrator.doctor.findings import Check, Findings, skipped
 from orchestrator.journal_file import NAME, JournalError, JournalFile
 from orchestrator.packaging import check_names
-from orchestrator.store import SCHEMA_VERSION
+from orchestrator.store import SCHEMA_VERSION, StoreUnavailable
 from orchestrator.views import StatusView
 
 _ANSWER: Final = 5.0  # s for an answer of the daemon or the gateway
@@ -121,6 +122,8 @@ class MachineDoctor:
         return state.LeaseFacts(exists=True, who=who, epoch=epoch, holder=holder)
 
     def _journal(self) -> Findings:
+        if self._daemon.store != SQLITE:
+            return self._shared_journal()
         path = self._daemon.state_dir / NAME
         if not path.exists():
             return state.journal(False, "", False, 0, SCHEMA_VERSION)
@@ -131,6 +134,16 @@ class MachineDoctor:
         except JournalError as error:
             corrupt = "is corrupt" in str(error) or "is not a journal" in str(error)
             return state.journal(True, str(error), corrupt, 0, SCHEMA_VERSION)
+
+    def _shared_journal(self) -> Findings:
+        from orchestrator.store_postgres import PostgresDatabase
+
+        try:
+            version = PostgresDatabase(self._daemon.store).version()
+        except StoreUnavailable as error:
+            return state.journal(True, str(error), False, 0, SCHEMA_VERSION)
+        newer = f"written by a newer version (schema {version})" if version > SCHEMA_VERSION else ""
+        return state.journal(version > 0, newer, False, version, SCHEMA_VERSION)
 
     def _process(self) -> Findings:
         status, error = self._status()

@@ -27,7 +27,8 @@ import structlog
 
 from cloud.sim.invariants import Broken
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
-from orchestrator.config import Config, DaemonConfig, PoolConfig
+from orchestrator.config import Config, PoolConfig
+from orchestrator.config_daemon import DaemonConfig
 from orchestrator.simulate import Simulation
 from orchestrator.simulator.course import Course
 from orchestrator.simulator.machines import PROVIDER, Timings

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,77 @@ import structlog
 
 from cloud.sim.world import Pace, Sale
 from orchestrator.config import build_config
+from orchestrator.shared_lease import SCHEMA
 from orchestrator.simulate import Simulation
+from orchestrator.store import Store
+from orchestrator.store_postgres import PostgresDatabase
+from orchestrator.store_sqlite import SqliteFile
 from orchestrator.virtual_time import VirtualClock, virtual_time
 from policies.model import Market, Placement
+
+
+class Journal:
+    """One journal in one kind of database, opened as often as a test likes."""
+
+    def __init__(self, kind: str, path: Path, postgres: Any) -> None:
+        self.inline, self._path, self._postgres = kind == "file-inline", path, postgres
+        self._address = postgres.database() if postgres is not None else ""
+        self._opened: list[Store] = []
+
+    def backend(self) -> SqliteFile | PostgresDatabase:
+        """The database, with its tables."""
+        database = SqliteFile(self._path) if self._postgres is None else PostgresDatabase(self._address)
+        database.prepare()
+        if self._postgres is None:
+            for statement in SCHEMA:
+                self.sql(statement)
+        return database
+
+    def open(self) -> Store:
+        """One daemon's view of the journal."""
+        store = Store(self.backend(), inline=self.inline)
+        self._opened.append(store)
+        return store
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """One statement, past the store."""
+        if self._postgres is not None:
+            found: list[tuple[Any, ...]] = self._postgres.execute(self._address, statement, *values)
+            return found
+        with closing(sqlite3.connect(self._path)) as db, db:
+            return db.execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
+
+
+@pytest.fixture
+def new_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Journal]]:
+    """Makes a new journal in one kind of database."""
+    made: list[Journal] = []
+
+    def make(kind: str) -> Journal:
+        server = request.getfixturevalue("postgres") if kind == "postgres" else None
+        made.append(Journal(kind, tmp_path / "journal.db", server))
+        return made[-1]
+
+    yield make
+    for journal in made:
+        journal.close()
+
+
+@pytest.fixture(params=["file", "file-inline", "postgres"])
+def journal(request: pytest.FixtureRequest, new_journal: Callable[[str], Journal]) -> Journal:
+    """A new journal in each kind of database."""
+    return new_journal(request.param)
+
+
+@pytest.fixture
+def store(journal: Journal) -> Store:
+    """A store on it."""
+    return journal.open()
+
 
 Play = Callable[[Callable[[VirtualClock], Awaitable[Any]]], Any]
 

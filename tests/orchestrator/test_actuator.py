@@ -145,6 +145,7 @@ def actuator(clock: Clock, machines: Machines, heard: list[Event]) -> Actuator:
         command=COMMAND,
         call_timeout=10.0,
         emit=heard.append,
+        leading=lambda: True,
     )
 
 
@@ -276,8 +277,14 @@ class Writing:
         self.clock = clock
         self.balancer = Balancer(clock, **settings)
         self.heard: list[TargetsApplied] = []
+        self.leading = True
         self.writer = TargetWriter(
-            self.balancer, pool="p", clock=clock, emit=self.heard.append, call_timeout=2.0
+            self.balancer,
+            pool="p",
+            clock=clock,
+            emit=self.heard.append,
+            call_timeout=2.0,
+            leading=lambda: self.leading,
         )
         self.task = asyncio.ensure_future(self.writer.run())
 
@@ -456,6 +463,7 @@ def test_balancers_are_written_beside_each_other(play: Play) -> None:
             command=COMMAND,
             call_timeout=2.0,
             emit=lambda _: None,
+            leading=lambda: True,
         )
         running = [asyncio.ensure_future(w.run()) for w in hands.writers.values()]
         hands.write(["good", "bad"], targets("a"), 1, leading=True)

@@ -145,7 +145,8 @@ def test_text_that_utf8_cannot_hold_does_not_stop_the_journal() -> None:
 @given(st.text(st.characters(exclude_categories=())))
 def test_printable_text_can_always_be_stored(text: str) -> None:
     assert printable(text).encode().decode() == printable(text)
-    if not any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+    assert "\0" not in printable(text)
+    if not any(0xD800 <= ord(c) <= 0xDFFF or c == "\0" for c in text):
         assert printable(text) == text
 
 

@@ -16,7 +16,8 @@ import pytest
 from orchestrator.codec import encode
 from orchestrator.journal_file import JournalError, JournalFile
 from orchestrator.journal_replay import Replayed, Selection, differences, replay
-from orchestrator.store import SCHEMA_VERSION, Store
+from orchestrator.store import SCHEMA_VERSION
+from orchestrator.store_sqlite import SqliteStore
 from orchestrator.turn_codec import canonical
 from policies.actions import ActionKind, Alarm, Attach, Cause, Deferred, Drain, Plan
 from policies.decide import decide_for
@@ -159,7 +160,7 @@ def test_a_live_journal_is_read_and_copied_while_it_is_written(recorded: Path, t
     state = tmp_path / "state"
     state.mkdir()
     shutil.copy(recorded / "journal.db", state)
-    store = Store.open(state / "journal.db", now=1.0, inline=True)
+    store = SqliteStore.open(state / "journal.db", now=1.0, inline=True)
     with JournalFile.open(state) as opened:
         before = opened.contents().events
         first = next(opened.events())

@@ -1,122 +1,263 @@
-"""One daemon per state directory, and a second one is told who the first is."""
+"""The right to act: what holds of a lock in a state directory and of a row in a shared database."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-import resource
-import subprocess
-import sys
-import textwrap
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloud.errors import Denied
+from cloud.ports import Lease
+from orchestrator.database import StoreUnavailable, Superseded
 from orchestrator.lease import FileLease
+from orchestrator.shared_lease import SharedLease, _look
+from policies.events import PoolConfigured
 
-HOLD = textwrap.dedent("""
-    import sys
-    from pathlib import Path
-    from orchestrator.lease import FileLease
-
-    lease = FileLease(Path(sys.argv[1]), now=1.0)
-    lease.acquire()
-    lease.record(7)
-    print("held", flush=True)
-    sys.stdin.read()
-""")
+LASTS = 10.0
 
 
-def test_the_second_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
-    first, second = FileLease(tmp_path / "lease", now=1.0), FileLease(tmp_path / "lease", now=2.0)
-    holder = first.acquire()
-    assert f"pid {os.getpid()}" in holder.who
-    with pytest.raises(Denied, match=rf"pid {os.getpid()} on .*; stop it first") as refused:
-        second.acquire()
-    assert str(tmp_path) in str(refused.value)
+class HandClock:
+    """Time that a test moves. `sleep` waits until it was moved far enough."""
+
+    def __init__(self) -> None:
+        self.time = 5.0
+        self._moved = asyncio.Condition()
+
+    def now(self) -> float:
+        return 1000.0 + self.time
+
+    def steady(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        until = self.time + seconds
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.time >= until)
+
+    async def pass_by(self, seconds: float) -> None:
+        async with self._moved:
+            self.time += seconds
+            self._moved.notify_all()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+class Leases:
+    """Shared leases on one journal."""
+
+    def __init__(self, journal: Any, clock: HandClock) -> None:
+        self.journal, self.clock = journal, clock
+        self._made: list[SharedLease] = []
+
+    def __call__(
+        self, seat: str, *, pool: str = "p", clock: HandClock | None = None, backend: Any = None
+    ) -> SharedLease:
+        lease = SharedLease(
+            self.journal.backend() if backend is None else backend,
+            clock=clock or self.clock,
+            seat=seat,
+            pool=pool,
+            seconds=LASTS,
+            inline=self.journal.inline,
+        )
+        self._made.append(lease)
+        return lease
+
+    async def end(self) -> None:
+        for lease in self._made:
+            await lease.release()
+
+
+@pytest.fixture
+async def shared(journal: Any, clock: HandClock) -> AsyncIterator[Leases]:
+    """Makes leases in one database of each kind, each for a daemon of its own."""
+    leases = Leases(journal, clock)
+    yield leases
+    await leases.end()
+
+
+@pytest.fixture(params=["lock", "file", "file-inline", "postgres"])
+async def two(
+    request: pytest.FixtureRequest, tmp_path: Path, new_journal: Callable[[str], Any], clock: HandClock
+) -> AsyncIterator[tuple[Lease, Lease]]:
+    """One lease for two daemons."""
+    if request.param == "lock":
+        locks = FileLease(tmp_path / "lease", now=1.0), FileLease(tmp_path / "lease", now=2.0)
+        yield locks
+        for lock in locks:
+            lock.close()
+        return
+    leases = Leases(new_journal(request.param), clock)
+    yield leases("a"), leases("b")
+    await leases.end()
+
+
+# -- every lease ---------------------------------------------------------------------------------------
+
+
+async def test_the_second_is_refused_and_told_who_holds_it(two: tuple[Lease, Lease]) -> None:
+    first, second = two
+    holder = await first.acquire()
+    assert f"pid {os.getpid()} on " in holder.who
+    with pytest.raises(Denied, match=rf"pid {os.getpid()} on "):
+        await second.acquire()
     assert first.valid()
     assert not second.valid()
-    first.release()
+
+
+async def test_what_is_released_is_free_at_once(two: tuple[Lease, Lease]) -> None:
+    first, second = two
+    await first.acquire()
+    await first.release()
     assert not first.valid()
-    second.acquire()
+    await second.acquire()
     assert second.valid()
-    second.release()
+    await first.release()  # again: it gives up nothing that is not its own
+    assert second.valid()
 
 
-def test_release_may_be_repeated(tmp_path: Path) -> None:
-    lease = FileLease(tmp_path / "lease", now=1.0)
-    lease.release()
-    lease.acquire()
-    lease.release()
-    lease.release()
-    assert not lease.valid()
+# -- a row in a database -------------------------------------------------------------------------------
 
 
-def test_the_epoch_is_recorded(tmp_path: Path) -> None:
-    lease = FileLease(tmp_path / "lease", now=1.0)
-    lease.acquire()
-    assert lease.record(42).epoch == 42
-    assert '"epoch": 42' in (tmp_path / "lease").read_text()
-    lease.release()
+async def test_every_holder_begins_an_epoch(shared: Leases) -> None:
+    first, second = shared("a"), shared("b")
+    store = shared.journal.open()
+    assert (await first.acquire()).epoch == 1005  # the time of day
+    store.begin_epoch(1005)
+    await store.append("p", [PoolConfigured(at=1.0, replicas=1)])
+    await first.release()
+    assert (await second.acquire()).epoch == 1006
+    with pytest.raises(Superseded, match=r"another daemon took over \(epoch 1006, ours is 1005\)"):
+        await store.append("p", [PoolConfigured(at=1.0, replicas=2)])
 
 
-@pytest.mark.parametrize("change", ["removed", "replaced"])
-def test_a_lease_whose_file_was_taken_away_holds_no_more(tmp_path: Path, change: str) -> None:
-    path = tmp_path / "lease"
-    lease = FileLease(path, now=1.0)
-    lease.acquire()
-    path.unlink()
-    if change == "replaced":
-        path.write_text("{}")
-    assert not lease.valid()
-    lease.release()
+async def test_a_silent_holder_gives_up_before_a_standby_takes_over(shared: Leases, clock: HandClock) -> None:
+    """At no time do two hold it, however the looks and the renewals fall."""
+    first, second = shared("a"), shared("b")
+    await first.acquire()
+    gave_up = taken = None
+    for _ in range(200):
+        await clock.pass_by(0.1)
+        with contextlib.suppress(Denied):
+            await second.acquire()
+        assert not (first.valid() and second.valid())
+        if not first.valid() and gave_up is None:
+            gave_up = clock.steady()
+        if second.valid():
+            taken = clock.steady()
+            break
+    assert gave_up is not None
+    assert taken is not None
+    assert gave_up + LASTS / 10 < taken < 5.0 + LASTS + 1.0
+    with pytest.raises(Superseded, match=r"took over \(epoch 1\d+, ours is 1005\)"):
+        await first.renew()
+    assert not first.valid()
 
 
-def test_a_directory_that_is_missing_or_not_writable_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Denied, match=r"missing: the state directory is not writable .*set daemon.state_dir"):
-        FileLease(tmp_path / "missing" / "lease", now=1.0).acquire()
+async def test_a_renewed_lease_is_not_taken(shared: Leases, clock: HandClock) -> None:
+    first, second = shared("a"), shared("b")
+    await first.acquire()
+    for _ in range(30):
+        await clock.pass_by(LASTS / 2)
+        assert first.valid()
+        await first.renew()
+        with pytest.raises(Denied):
+            await second.acquire()
 
 
-@pytest.mark.parametrize("body", ["", "nonsense", "[]", "{}", "\x00\xff"])
-def test_an_unreadable_lease_is_still_held(tmp_path: Path, body: str) -> None:
-    first = FileLease(tmp_path / "lease", now=1.0)
-    first.acquire()
-    (tmp_path / "lease").write_bytes(body.encode("latin-1"))
-    with pytest.raises(Denied, match="unknown process"):
-        FileLease(tmp_path / "lease", now=1.0).acquire()
-    first.release()
+async def test_a_standby_that_was_frozen_after_its_look_takes_nothing(
+    shared: Leases, clock: HandClock
+) -> None:
+    """It last saw the lease long ago: what it sees now is news, and it waits from now on."""
+    first, second = shared("a"), shared("b")
+    await first.acquire()
+    with pytest.raises(Denied):
+        await second.acquire()
+    await first.renew()
+    await clock.pass_by(100.0)
+    with pytest.raises(Denied):
+        await second.acquire()
+    row = await second._lane.run(_look)
+    await first.renew()  # and between its look and its grab
+    with pytest.raises(Denied, match="took the lease first"):
+        await second._lane.run(lambda db: second._take(db, row, 1.0))
+    await first.renew()
 
 
-@pytest.mark.slow
-def test_a_killed_holder_frees_it_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "lease"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Denied, match=f"pid {holder.pid} on"):
-            FileLease(path, now=2.0).acquire()
-    finally:
-        holder.kill()
-        holder.communicate(timeout=60)
-    mine = FileLease(path, now=3.0)
-    mine.acquire()
-    assert mine.valid()
-    mine.release()
+async def test_a_standby_waits_from_its_own_first_look(shared: Leases, clock: HandClock) -> None:
+    """Whatever any time of day says of the holder's last renewal."""
+    first = shared("a")
+    await first.acquire()
+    await clock.pass_by(1000.0)
+    late = shared("b")
+    with pytest.raises(Denied):
+        await late.acquire()
+    await clock.pass_by(LASTS + 0.1)
+    await late.acquire()
+    assert late.valid()
 
 
-@pytest.mark.slow
-def test_a_full_disk_does_not_cost_the_lease(tmp_path: Path) -> None:
-    """A limit of no bytes on files stands for the disk: the lock is taken, who holds it is not written."""
-    code = HOLD.replace("sys.stdin.read()", "assert lease.valid(); lease.release()")
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "lease")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "held\n", "")
+async def test_who_comes_back_to_the_same_seat_waits_for_nobody(shared: Leases) -> None:
+    """The lock of the state directory says that the holder from that seat is dead."""
+    before = await shared("a").acquire()
+    again = shared("a")
+    assert (await again.acquire()).epoch == before.epoch + 1
+
+
+async def test_a_lease_that_ran_out_is_held_again_unless_another_took_it(
+    shared: Leases, clock: HandClock
+) -> None:
+    first = shared("a")
+    await first.acquire()
+    await clock.pass_by(60.0)
+    assert not first.valid()
+    await first.renew()
+    assert first.valid()
+
+
+async def test_the_lease_counts_from_before_it_was_asked_for(shared: Leases, clock: HandClock) -> None:
+    """A holder that is frozen while its renewal is under way knows when it wakes up that it may not act."""
+    first = shared("a")
+    await first.acquire()
+    real = first._lane.run
+
+    async def frozen(*args: Any, **more: Any) -> Any:
+        found = await real(*args, **more)
+        await clock.pass_by(60.0)
+        return found
+
+    first._lane.run = frozen  # type: ignore[method-assign]
+    await first.renew()
+    assert not first.valid()
+
+
+async def test_another_pool_is_refused(shared: Leases) -> None:
+    await shared("a").acquire()
+    with pytest.raises(StoreUnavailable, match="is the journal of pool p; give pool q a database of its own"):
+        await shared("b", pool="q").acquire()
+
+
+async def test_keeping_renews_and_ends_once_another_has_it(shared: Leases, clock: HandClock) -> None:
+    first, second = shared("a"), shared("b")
+    await first.acquire()
+    keeping = asyncio.create_task(first.keep())
+    for _ in range(5):
+        held_until = first._until
+        while first._until == held_until:
+            await clock.pass_by(0.5)
+            await asyncio.sleep(0.001)
+    shared.journal.sql("UPDATE lease SET seat=''")
+    await second.acquire()
+    while not keeping.done():
+        await clock.pass_by(0.5)
+        await asyncio.sleep(0.001)
+    with pytest.raises(Superseded):
+        await keeping

@@ -14,7 +14,8 @@ from orchestrator import metrics, turn_log
 from orchestrator.journal_file import JournalFile
 from orchestrator.journal_replay import Replayed, replay
 from orchestrator.recorder import RECORDING_LASTS, RECORDING_TURNS, Recorder
-from orchestrator.store import Store, StoreUnavailable
+from orchestrator.store import StoreUnavailable
+from orchestrator.store_sqlite import SqliteStore
 from orchestrator.turn_log import TurnLog, TurnRecord
 from policies.actions import ActionKind, Alarm, Attach, Cause, Deferred, Plan
 from policies.decide import decide
@@ -85,8 +86,8 @@ def notice(node: str, at: float = 1.0) -> NoticeSeen:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store.open(tmp_path / "journal.db", now=1.0, inline=True)
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore.open(tmp_path / "journal.db", now=1.0, inline=True)
     store.turns.keep_for, store.turns.keep_bytes = 1e9, 10**9
     yield store
     store.close()
@@ -95,7 +96,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 class Turns:
     """What the loop does around a recorder: fold, write, decide, record."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SqliteStore) -> None:
         self.store, self.memory = store, Memory()
         self.unwritten: list[Event] = []
         self.recorder = Recorder(store.turns, quiet=0.0)
@@ -207,7 +208,7 @@ def test_recordings_begin_anew_after_a_while_and_when_events_were_lost() -> None
 # -- when ----------------------------------------------------------------------------------------------
 
 
-async def test_what_somebody_waits_for_takes_no_turns_along(store: Store) -> None:
+async def test_what_somebody_waits_for_takes_no_turns_along(store: SqliteStore) -> None:
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
     assert store.turns.waiting == 1
@@ -226,7 +227,7 @@ async def test_what_somebody_waits_for_takes_no_turns_along(store: Store) -> Non
     assert [(t.seq, t.identical) for t in found] == [(1, True), (5, True)]
 
 
-async def test_turns_decided_while_the_journal_failed_find_their_place(store: Store) -> None:
+async def test_turns_decided_while_the_journal_failed_find_their_place(store: SqliteStore) -> None:
     """The events that they knew are written later, in one go."""
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
@@ -240,7 +241,9 @@ async def test_turns_decided_while_the_journal_failed_find_their_place(store: St
     assert [t.differences or t.unreadable for t in found if not t.identical] == []
 
 
-async def test_events_of_another_daemon_do_not_belong_to_a_recording(store: Store, tmp_path: Path) -> None:
+async def test_events_of_another_daemon_do_not_belong_to_a_recording(
+    store: SqliteStore, tmp_path: Path
+) -> None:
     """Somebody took the lease away by hand; until it notices, the first daemon writes on."""
     turns = Turns(store)
     await store.next_epoch(10.0)
@@ -258,7 +261,7 @@ async def test_events_of_another_daemon_do_not_belong_to_a_recording(store: Stor
     assert "i-0" in [target["id"] for target in found[-1].recorded["targets"]]
 
 
-async def test_events_that_were_lost_begin_a_new_recording(store: Store) -> None:
+async def test_events_that_were_lost_begin_a_new_recording(store: SqliteStore) -> None:
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
     await turns.take([seen(0), seen(1)], 2.0, fails=True)
@@ -273,7 +276,7 @@ async def test_events_that_were_lost_begin_a_new_recording(store: Store) -> None
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_turns_that_cannot_be_written_keep_no_event_out_of_the_journal(store: Store) -> None:
+async def test_turns_that_cannot_be_written_keep_no_event_out_of_the_journal(store: SqliteStore) -> None:
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
     with closing(sqlite3.connect(store.path)) as db, db:
@@ -290,7 +293,7 @@ async def test_turns_that_cannot_be_written_keep_no_event_out_of_the_journal(sto
     assert [(t.seq, t.identical) for t in found] == [(1, True), (3, True)]
 
 
-async def test_after_a_write_that_failed_the_next_one_takes_nothing_along(store: Store) -> None:
+async def test_after_a_write_that_failed_the_next_one_takes_nothing_along(store: SqliteStore) -> None:
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
     with closing(sqlite3.connect(store.path)) as db, db:
@@ -307,7 +310,7 @@ async def test_after_a_write_that_failed_the_next_one_takes_nothing_along(store:
 
 
 async def test_what_is_held_is_bounded_and_a_write_takes_only_some_along(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn_log, "TURNS_HELD", 6)
     monkeypatch.setattr(turn_log, "ROWS_AT_ONCE", 4)
@@ -327,7 +330,7 @@ async def test_what_is_held_is_bounded_and_a_write_takes_only_some_along(
     assert store.turns.waiting == 1, "one is always taken, however large the pool"
 
 
-async def test_a_decision_that_raised_raises_again_until_it_is_mended(store: Store) -> None:
+async def test_a_decision_that_raised_raises_again_until_it_is_mended(store: SqliteStore) -> None:
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2), seen(0)], 1.0)
     turns.recorder.raised(POOL, world(2.0), turns.memory, KeyError("i-0"), behind=0)
@@ -346,7 +349,7 @@ async def test_a_decision_that_raised_raises_again_until_it_is_mended(store: Sto
 # -- how long ------------------------------------------------------------------------------------------
 
 
-async def hours(store: Store, count: int) -> Turns:
+async def hours(store: SqliteStore, count: int) -> Turns:
     """One recording an hour, two turns each, with an event between them."""
     turns = Turns(store)
     await store.append("p", [PoolConfigured(at=0.0, replicas=2)])
@@ -359,7 +362,7 @@ async def hours(store: Store, count: int) -> Turns:
     return turns
 
 
-async def test_old_recordings_go_whole_and_events_that_the_rest_needs_stay(store: Store) -> None:
+async def test_old_recordings_go_whole_and_events_that_the_rest_needs_stay(store: SqliteStore) -> None:
     turns = await hours(store, 5)
     store.turns.keep_for = 2.5 * RECORDING_LASTS
     await store.snapshot("p", turns.memory, keep_after=1e9)
@@ -373,7 +376,7 @@ async def test_old_recordings_go_whole_and_events_that_the_rest_needs_stay(store
         assert db.execute("SELECT COUNT(DISTINCT recording) FROM turns").fetchone() == (3,)
 
 
-async def test_too_much_goes_from_the_oldest_and_the_newest_stays(store: Store) -> None:
+async def test_too_much_goes_from_the_oldest_and_the_newest_stays(store: SqliteStore) -> None:
     turns = await hours(store, 4)
     store.turns.keep_bytes = 1
     await store.snapshot("p", turns.memory, keep_after=0.0)
@@ -381,7 +384,9 @@ async def test_too_much_goes_from_the_oldest_and_the_newest_stays(store: Store) 
     assert len(await store.events()) == 9, "events have their own time"
 
 
-async def test_one_pruning_lets_go_of_few_recordings(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_pruning_lets_go_of_few_recordings(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(turn_log, "PRUNED_AT_ONCE", 2)
     turns = await hours(store, 6)
     store.turns.keep_for = 0.0
@@ -395,7 +400,7 @@ async def test_one_pruning_lets_go_of_few_recordings(store: Store, monkeypatch: 
 # -- an older file -------------------------------------------------------------------------------------
 
 
-async def test_a_journal_of_the_first_version_opens_and_gains_the_tables(store: Store) -> None:
+async def test_a_journal_of_the_first_version_opens_and_gains_the_tables(store: SqliteStore) -> None:
     await store.append("p", [PoolConfigured(at=0.0, replicas=2), seen(0)])
     store.close()
     with closing(sqlite3.connect(store.path)) as db, db:
@@ -406,7 +411,7 @@ async def test_a_journal_of_the_first_version_opens_and_gains_the_tables(store: 
     with JournalFile.open(store.path) as journal:
         assert journal.contents().events == 2
         assert list(replay(journal)) == []
-    again = Store.open(store.path, now=2.0, inline=True)
+    again = SqliteStore.open(store.path, now=2.0, inline=True)
     try:
         assert again.set_aside is None
         turns = Turns(again)

@@ -15,7 +15,7 @@ from unittest import mock
 from orchestrator import reloading
 from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
-from orchestrator.store import _Lane
+from orchestrator.store_sqlite import SqliteFile
 from policies import drain, facts, fleet, interruption, invariants, swap
 from policies.events import NodeGone
 from policies.limits import Budget
@@ -81,11 +81,11 @@ disturbs_what_it_likes: Patch = partial(
 two_daemons_act: Patch = partial(
     _all,
     _instead(FileLease, "valid", lambda self: self._file is not None),
-    _instead(_Lane, "_keep_out", lambda self, db: None),
+    _instead(SqliteFile, "keep_out", lambda self, db, epoch: None),
 )
 """A daemon whose lease was taken goes on as if it had it, and the journal takes what it writes."""
 
-two_daemons_write_the_journal: Patch = _instead(_Lane, "_keep_out", lambda self, db: None)
+two_daemons_write_the_journal: Patch = _instead(SqliteFile, "keep_out", lambda self, db, epoch: None)
 """A daemon whose lease was taken does nothing more, but writes what it sees into the other's journal."""
 
 ends_what_serves: Patch = _instead(swap, "_may_serve", lambda *_: False)

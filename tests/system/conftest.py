@@ -413,17 +413,22 @@ class Stack:
                 await sending
 
     def launch_intents(self, events: list[EventView]) -> Counter[str]:
-        """Tokens of launches that the journal says were done, with how often each was closed as done."""
+        """Tokens of launches that took effect by the journal, with how often each was closed as done.
+
+        Where the answer was lost with its daemon, the next one may see the machine before it asks again.
+        """
         opened = {
             e["data"]["token"]
             for e in events
             if e["kind"] == "IntentOpened" and e["data"]["kind"] == "launch"
         }
-        return Counter(
+        done = Counter(
             e["data"]["token"]
             for e in events
             if e["kind"] == "IntentClosed" and e["data"]["outcome"] == "done" and e["data"]["token"] in opened
         )
+        seen = {e["data"]["token"] for e in events if e["kind"] == "NodeSeen"}
+        return done + Counter((seen & opened) - set(done))
 
 
 def _as_wanted(pool: PoolView) -> bool:
@@ -498,6 +503,12 @@ def toml_writer() -> Callable[[Path, Mapping[str, Table], Mapping[str, Table]], 
         file.write_text(toml(merged(tables, changes)), encoding="utf-8")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def stack_in() -> Callable[..., contextlib.AbstractAsyncContextManager[Stack]]:
+    """Makes a stack in a directory: `async with stack_in(directory, changes, boot_delay, parts) as stack`."""
+    return running_stack
 
 
 @pytest.fixture

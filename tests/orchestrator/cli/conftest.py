@@ -88,6 +88,7 @@ def make_status(*pools: dict[str, Any], **daemon: Any) -> dict[str, Any]:
             "epoch": 3,
             "uptime_s": 93_780.0,
             "leading": True,
+            "leader": None,
             "paused": None,
             "journal_ok": True,
             "last_turn_s": 0.4,

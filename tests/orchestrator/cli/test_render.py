@@ -167,6 +167,14 @@ FACTS: list[tuple[str, Change, str]] = [
     ("note", lambda view: view["pools"][0].update(notes=["as wanted"]), "- as wanted"),
     ("no nodes", lambda view: view["pools"][0].update(nodes=[]), "No nodes yet."),
     ("no pools", lambda view: view.update(pools=[]), "The daemon runs no pool."),
+    (
+        "a standby",
+        lambda view: (
+            view.update(pools=[]),
+            view["daemon"].update(leading=False, leader="pid 7 on host-a (epoch 5)"),
+        ),
+        "Standby: pid 7 on host-a (epoch 5) leads. It knows the pool; this daemon takes over when",
+    ),
 ]  # fmt: skip
 
 

@@ -13,7 +13,8 @@ import pytest
 from cloud.clock import SystemClock
 from orchestrator.doctor.assembly import examine
 from orchestrator.doctor.findings import Finding, State
-from orchestrator.store import SCHEMA_VERSION, Store
+from orchestrator.store import SCHEMA_VERSION
+from orchestrator.store_sqlite import SqliteStore
 
 LOCAL = ("host", "config", "state", "daemon", "pool")
 
@@ -56,7 +57,7 @@ async def test_without_a_configuration_the_machine_is_looked_at_and_the_rest_ski
 async def test_a_journal_is_checked_without_being_changed(tmp_path):
     file, state = configured(tmp_path), tmp_path / "state"
     state.mkdir()
-    store = Store.open(state / "journal.db", now=1.0, inline=True)
+    store = SqliteStore.open(state / "journal.db", now=1.0, inline=True)
     await store.next_epoch(1.0)
     store.close()
     before = {p.name: p.read_bytes() for p in state.iterdir()}
@@ -75,7 +76,7 @@ async def test_a_journal_is_checked_without_being_changed(tmp_path):
 async def test_a_journal_that_cannot_be_used(tmp_path, breaking, text):
     file, state = configured(tmp_path), tmp_path / "state"
     state.mkdir()
-    Store.open(state / "journal.db", now=1.0, inline=True).close()
+    SqliteStore.open(state / "journal.db", now=1.0, inline=True).close()
     breaking(state / "journal.db")
     found = only((await findings(file, "state"))["state/journal"])
     assert (found.state, text in found.text) == (State.FAIL, True)

@@ -1,0 +1,232 @@
+"""The journal's file survives what happens to processes, files and disks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from orchestrator.store import SCHEMA_VERSION, StoreUnavailable
+from orchestrator.store_sqlite import SqliteStore
+from policies.events import NodeSeen
+from policies.memory import Memory
+from policies.model import Market, Placement
+
+PLACE = Placement("sim", "r", "a", "gpu", Market.SPOT)
+
+
+def seen(number: int) -> NodeSeen:
+    return NodeSeen(
+        at=float(number),
+        node=f"i-{number}",
+        token=f"p/1/{number}",
+        placement=PLACE,
+        launched_at=float(number),
+        price=1.0,
+        address=f"10.0.0.{number}:1",
+        standby=None,
+    )
+
+
+WRITER = textwrap.dedent("""
+    import asyncio, sys
+    from pathlib import Path
+    from orchestrator.store_sqlite import SqliteStore
+    from policies.events import NodeMissing
+
+    async def main() -> None:
+        store = SqliteStore.open(Path(sys.argv[1]), now=1.0)
+        number = await store.last_seq()
+        while True:
+            batch = [NodeMissing(at=1.0, node=f"n{number + i}") for i in range(7)]
+            await store.append("p", batch)
+            number += 7
+            print(number, flush=True)
+
+    asyncio.run(main())
+""")
+
+
+@pytest.mark.slow
+def test_a_killed_writer_loses_nothing_it_was_told_is_written(tmp_path: Path) -> None:
+    """kill -9 at some instant of a stream of writes, four times on one file."""
+    path = tmp_path / "journal.db"
+    for _ in range(4):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert writer.stdout is not None
+            told = [int(writer.stdout.readline()) for _ in range(5)]
+            os.kill(writer.pid, signal.SIGKILL)
+            told += [int(line) for line in writer.stdout]
+        finally:
+            writer.kill()
+            writer.communicate(timeout=60)
+        store = SqliteStore.open(path, now=2.0, inline=True)
+        try:
+            assert store.set_aside is None
+            with sqlite3.connect(path) as db:
+                nodes = [row[0] for row in db.execute("SELECT node FROM events ORDER BY seq")]
+        finally:
+            store.close()
+        assert len(nodes) >= told[-1]
+        assert len(nodes) % 7 == 0  # no half batch
+        assert nodes == [f"n{i}" for i in range(len(nodes))]
+
+
+# -- files that are not what they should be ------------------------------------------------------------
+
+
+async def filled(path: Path) -> None:
+    store = SqliteStore.open(path, now=1.0, inline=True)
+    await store.append("p", [seen(i) for i in range(500)])
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "torn page", "overwritten pages", "no version", "bytes"])
+async def test_a_corrupt_journal_is_set_aside_whole(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "journal.db"
+    await filled(path)
+    body = bytearray(path.read_bytes())
+    match damage:
+        case "garbage":
+            body = bytearray(b"this is no database" * 500)
+        case "torn page":
+            body = body[:-5000]
+        case "overwritten pages":
+            body[8192:40960] = b"\xa5" * 32768
+        case "no version":
+            with sqlite3.connect(path) as db:
+                db.execute("UPDATE meta SET value='what' WHERE key='schema'")
+            body = bytearray(path.read_bytes())
+        case "bytes":  # in a name that the message of SQLite repeats
+            with sqlite3.connect(path) as db:
+                db.execute("PRAGMA writable_schema=ON")
+                db.execute("UPDATE sqlite_master SET name=CAST(x'C181EE' AS TEXT) WHERE type='index'")
+                db.execute("UPDATE sqlite_master SET tbl_name='gone' WHERE type='index'")
+            body = bytearray(path.read_bytes())
+    path.write_bytes(body)
+    store = SqliteStore.open(path, now=1234.5, inline=True)
+    assert store.set_aside == tmp_path / "journal.db.corrupt-1234"
+    assert store.set_aside.read_bytes()[:4096] == bytes(body[:4096])
+    assert await store.load("p") == Memory()
+    await store.append("p", [seen(1)])
+    assert list((await store.load("p")).nodes) == ["i-1"]
+    store.close()
+
+
+async def test_an_older_corrupt_journal_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    for name in ("", "-2", "-3"):
+        path.write_bytes(b"garbage" * 1000 + name.encode())
+        store = SqliteStore.open(path, now=5.0, inline=True)
+        store.close()
+        assert store.set_aside == tmp_path / f"journal.db.corrupt-5{name}"
+    assert (tmp_path / "journal.db.corrupt-5").read_bytes().endswith(b"garbage")
+
+
+async def test_an_empty_file_is_a_new_journal(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").touch()
+    store = SqliteStore.open(tmp_path / "journal.db", now=1.0, inline=True)
+    assert store.set_aside is None
+    assert await store.load("p") == Memory()
+    store.close()
+
+
+async def test_a_newer_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION + 1),))
+    with pytest.raises(StoreUnavailable, match=r"journal.db: written by a newer version \(schema 3"):
+        SqliteStore.open(path, now=1.0)
+    with sqlite3.connect(path) as db:
+        tables = db.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+    assert tables == [("meta",)]
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match=r"missing/journal.db: cannot be opened: check that the state"):
+        SqliteStore.open(tmp_path / "missing" / "journal.db", now=1.0)
+
+
+async def test_a_file_held_by_another_process_is_unavailable_and_then_is_not(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "journal.db", now=1.0, inline=True)
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="another process holds the file"):
+        await store.append("p", [seen(1)])
+    assert await store.events() == []  # reading goes on
+    other.execute("ROLLBACK")
+    other.close()
+    await store.append("p", [seen(1)])
+    store.close()
+
+
+# -- full disks ----------------------------------------------------------------------------------------
+
+FULL = textwrap.dedent("""
+    import asyncio, resource, sys
+    from pathlib import Path
+    from orchestrator.store import StoreUnavailable
+    from orchestrator.store_sqlite import SqliteStore
+    from policies.events import NodeMissing
+
+    def batch(first):
+        return [NodeMissing(at=1.0, node=f"n{i}") for i in range(first, first + 200)]
+
+    async def main() -> None:
+        store = SqliteStore.open(Path(sys.argv[1]), now=1.0)
+        await store.append("p", batch(0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+        written = 200
+        try:
+            while written < 100_000:
+                await store.append("p", batch(written))
+                written += 200
+        except StoreUnavailable as error:
+            print(error)
+        assert len(await store.events(limit=10**6)) == written, "what was there can be read"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await store.append("p", batch(written))
+        found = [e.node for e in await store.events(limit=10**6)]
+        assert found == [f"n{i}" for i in range(written + 200)], "nothing is missing and nothing is double"
+        store.close()
+
+    asyncio.run(main())
+""")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_survived_and_recovered_from(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "journal.db")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert "journal.db: the disk" in done.stdout
+    assert "notices are still acted on meanwhile" in done.stdout
+
+
+async def test_sqlite_that_has_no_page_left_says_that_the_disk_is_full(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "journal.db", now=1.0, inline=True)
+    await store.append("p", [seen(1)])
+    await store._writer.run(lambda db: db.execute("PRAGMA max_page_count=12").fetchone())
+    with pytest.raises(StoreUnavailable, match="the disk is full: free some space"):
+        await store.append("p", [seen(i) for i in range(10_000)])
+    before = len(await store.events(limit=10**6))
+    await store._writer.run(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchone())
+    await store.append("p", [seen(2)])
+    assert len(await store.events(limit=10**6)) == before + 1
+    store.close()
