@@ -23,7 +23,7 @@ from swarm_faults import FAULTS, Kind
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Rates
-from cloud.sim.world import Pace
+from cloud.sim.world import Pace, Sale
 from orchestrator.simulate import Outcome, Simulation
 from orchestrator.wiring import Ports
 from policies.events import Resumed
@@ -33,6 +33,9 @@ CALM = 120.0
 
 UNTROUBLED = 0.05
 """Share of seeds that know no fault at all."""
+
+LARGE = 0.15
+"""Share of seeds with nodes of two sizes."""
 
 
 def drawn(purpose: str, seed: int) -> random.Random:
@@ -46,6 +49,7 @@ class Swarm:
     def __init__(self, seed: int, hours: float) -> None:
         self.seed, self.seconds = seed, hours * 3600.0
         self.pool = self._pool()
+        self.large = self._large()
         self.pace = self._pace()
         self.rates = self._rates()
         self.record_turns = drawn("record turns", seed).choice(("off", "off", "off", "60s"))
@@ -69,6 +73,15 @@ class Swarm:
         if share is not None:
             pool["spot_share"] = share
         return pool
+
+    def _large(self) -> list[Sale]:
+        """What is sold of machines of several units, beside those of one: dearer or cheaper by the unit."""
+        rng = drawn("units", self.seed)
+        if rng.random() >= LARGE:
+            return []
+        units = rng.choice((2, 3, 8))
+        self.pool["units"] = {"big": units}
+        return sales(rng.choice((1, 3, 10)), "big", units * rng.choice((0.5, 0.9, 1.1)))
 
     def _pace(self) -> Pace:
         rng = drawn("pace", self.seed)
@@ -156,7 +169,7 @@ def play_swarm(
     with tempfile.TemporaryDirectory() as folder:
         sim = Simulation(
             config(Path(folder), record_turns=swarm.record_turns, **swarm.pool),
-            sales=sales(),
+            sales=[*sales(), *swarm.large],
             seed=swarm.seed,
             pace=swarm.pace,
             traffic=Traffic(per_second=2.0),
