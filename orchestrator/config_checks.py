@@ -23,6 +23,7 @@ from orchestrator.units import format_duration, shown
 
 _POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
 _SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
+_SHORTEST_LEASE: Final = 3.0
 _AWS_NOTICE: Final = 120.0  # s between a spot interruption notice and the reclaim on EC2
 _GATEWAY_POSITIVE: Final = {
     "poll_interval",
@@ -76,6 +77,12 @@ def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
     ):
         if getattr(daemon, key) <= 0:
             yield ("daemon", key), 'is 0, which leaves no time at all; write a duration such as "1s"'
+    if daemon.lease < _SHORTEST_LEASE:
+        yield (
+            ("daemon", "lease"),
+            f"{_text(daemon.lease)} is too short: one answer of the database may take as long; write at "
+            f"least {_text(_SHORTEST_LEASE)}",
+        )
 
 
 def _daemon_warnings(parsed: ConfigFile) -> Iterator[_Found]:

@@ -475,3 +475,69 @@ def test_balancers_are_written_beside_each_other(play: Play) -> None:
         return [ids for _, ids, _ in good.written]
 
     assert play(work) == [("a",), ("b",)]
+
+
+# -- the lease is looked at once more ------------------------------------------------------------------
+
+
+def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> None:
+    """More calls than run at once: those that wait for a slot find that the lease is gone."""
+
+    async def work(clock: Clock) -> tuple[list[IntentClosed], Machines]:
+        machines, heard, held = Machines(clock), [], [True]
+        hands = Actuator(
+            pool="p",
+            clock=clock,
+            instances=machines,
+            balancers=(),
+            command=COMMAND,
+            call_timeout=10.0,
+            emit=heard.append,
+            leading=lambda: held[0],
+        )
+        hands.perform([launch(f"p/1/{number}") for number in range(CALLS_AT_ONCE + 3)])
+        await clock.sleep(0.1)
+        held[0] = False
+        await clock.sleep(60.0)
+        await hands.stop()
+        return heard, machines
+
+    heard, machines = play(work)
+    assert len(machines.calls) == CALLS_AT_ONCE
+    late = [e for e in heard if e.outcome is not Outcome.DONE]
+    assert [(e.outcome, e.detail) for e in late] == [
+        (Outcome.FAILED, "the lease was lost before the call")
+    ] * 3
+
+
+def test_a_set_is_not_written_any_more_once_the_lease_is_lost(play: Play) -> None:
+    """Not even by a writer whose try failed because another daemon took over, and before any further turn."""
+
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, generation=(2 << 20) + 1)
+        writing.writer.want(targets("a"), 1)
+        writing.leading = False
+        await clock.sleep(60.0)
+        writing.leading = True
+        writing.writer.want(targets("b"), 3)
+        await clock.sleep(60.0)
+        writing.task.cancel()
+        return writing
+
+    assert play(work).sets() == [("b",)]
+
+
+def test_a_set_that_a_newer_daemon_refused_is_not_forced_without_the_lease(play: Play) -> None:
+    """With the lease it is: somebody gave the balancer a higher generation by hand."""
+
+    async def work(clock: Clock, lost: bool) -> list[tuple[str, ...]]:
+        writing = Writing(clock, generation=(2 << 20) + 1)
+        writing.writer.want(targets("a"), 1)
+        await clock.sleep(0.005)  # under way, to be refused
+        writing.leading = not lost
+        await clock.sleep(60.0)
+        writing.task.cancel()
+        return writing.sets()
+
+    assert play(lambda clock: work(clock, lost=True)) == []
+    assert play(lambda clock: work(clock, lost=False)) == [("a",)]

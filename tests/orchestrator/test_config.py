@@ -203,6 +203,14 @@ FAULTS: list[tuple[str, str, list[str]]] = [
      ["pool.toml:2: daemon.listen: port 70000 does not exist; write one from 1 to 65535"]),
     ("address type", "[daemon]\nlisten = 9477\n" + POOL,
      ["pool.toml:2: daemon.listen: 9477 is not host:port"]),
+    ("store", "[daemon]\nstore = 'mysql://db/p'\n" + POOL,
+     ['pool.toml:2: daemon.store: "mysql" is no place for a journal; write "sqlite" or a URI such as']),
+    ("store with a password", "[daemon]\nstore = 'postgresql://me:planted@db/p'\n" + POOL,
+     ["pool.toml:2: daemon.store: it holds a password, which a configuration must not; put it into a file"]),
+    ("store with a password at its end", "[daemon]\nstore = 'postgres://db/p?a=b&password=planted'\n" + POOL,
+     ["pool.toml:2: daemon.store: it holds a password"]),
+    ("lease", "[daemon]\nlease = '2s'\n" + POOL,
+     ["pool.toml:2: daemon.lease: 2s is too short: one answer of the database may take as long"]),
     ("size", POOL + "gateway.body_limit = '3 apples'\n",
      ['pool.toml:3: pool.a.gateway.body_limit: "3 apples" is not a size']),
     ("size without unit", POOL + "gateway.body_limit = 3\n",
@@ -261,6 +269,11 @@ def test_fault(text: str, expected: list[str], tmp_path: Path) -> None:
     assert len(found) == len(expected), found
     for line, beginning in zip(found, expected, strict=True):
         assert line.startswith(beginning)
+
+
+def test_a_password_in_the_address_of_the_store_is_not_repeated(tmp_path: Path) -> None:
+    found = problems(tmp_path, "[daemon]\nstore = 'postgresql://me:planted@db/p'\n[pool.a]\nreplicas = 1\n")
+    assert "planted" not in "".join(found)
 
 
 def test_missing_file(tmp_path: Path) -> None:
