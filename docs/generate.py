@@ -1,8 +1,8 @@
 """Makes the reference pages that follow the code: `python docs/generate.py`.
 
 config.md comes from the models of the configuration, cli.md and the man page from the command line's help,
-metrics.md from the registries of daemon and gateway, alerts.md from the rules that are shipped. A test
-asserts that all are current.
+metrics.md from the registries of daemon and gateway, alerts.md from the rules that are shipped, capacity.md
+from the policies' placement. A test asserts that all are current.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,10 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
+
+sys.path.insert(0, str(Path(__file__).parent))  # also where this file is loaded by its path
+
+import capacity_table
 
 from orchestrator import metrics, monitoring
 from orchestrator.config import ConfigFile
@@ -283,6 +288,7 @@ def pages() -> dict[Path, str]:
         MAN / "orchestrator.1": man_page(),
         REFERENCE / "metrics.md": metrics_page(),
         REFERENCE / "alerts.md": alerts_page(),
+        REFERENCE.parent / "explanation" / "capacity.md": capacity_table.page(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import json
 import os
 import re
@@ -134,7 +135,7 @@ def test_every_metric_of_the_daemon_is_moved_somewhere() -> None:
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "sh"]
-LANGUAGES = {"sh", "text", "toml", "json", "yaml", "ini"}
+LANGUAGES = {"sh", "text", "toml", "json", "yaml", "ini", "pycon"}
 
 
 def of(language: str) -> list[Any]:
@@ -224,6 +225,14 @@ def test_configuration_is_valid(block: Block, tmp_path: Path) -> None:
         # which files a reader's host has is not the page's affair
         faults = [str(problem) for problem in error.problems if "there is no file" not in problem.text]
     assert faults == []
+
+
+@pytest.mark.parametrize("block", of("pycon"))
+def test_python_says_what_the_page_says(block: Block) -> None:
+    test = doctest.DocTestParser().get_doctest(block.body, {}, block.place, str(block.page), block.line)
+    said: list[str] = []
+    assert doctest.DocTestRunner().run(test, out=said.append).failed == 0, "".join(said)
+    assert test.examples
 
 
 @pytest.mark.parametrize("block", of("json"))
