@@ -80,6 +80,21 @@ def test_every_test_that_a_page_names_is_there() -> None:
     assert missing == []
 
 
+def test_every_path_that_a_recipe_names_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:orchestrator|policies|cloud|tests|docs|systemd|tools)/[a-z0-9_./-]*)`", text)
+    assert len(named) > 15
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_invariant_is_explained() -> None:
+    code = (ROOT / "policies" / "invariants.py").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    names = set(re.findall(r'Violation\(\s*"([a-z-]+)"', code))
+    assert len(names) > 8
+    assert set(re.findall(r"(?m)^\| `([a-z-]+)` \|", page.partition("## Invariants")[2])) == names
+
+
 # -- metrics --------------------------------------------------------------------------------------
 
 
