@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cloud.ports import Clock
 from cloud.sim.effects import Effects
 from orchestrator.codec import encode
+from orchestrator.config import Config
 from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
+from orchestrator.pair import Shared
+from orchestrator.shared_lease import SCHEMA, SharedLease
 from orchestrator.store import StoreUnavailable, node_of
-from orchestrator.store_sqlite import SqliteStore
+from orchestrator.store_sqlite import SqliteFile, SqliteStore
 from policies.economics import Charge
 from policies.events import Event, IntentOpened
 from policies.memory import Memory
@@ -75,7 +79,7 @@ class SimProcess:
     """One daemon as a simulated process: `ended` says why it is no more, empty while it lives.
 
     `ahead`: seconds by which its clock is ahead of the world's. `supervised`: it is started again when it
-    ends by itself.
+    ends by itself. `paired`: it is one of a pair.
     """
 
     name: str
@@ -84,9 +88,30 @@ class SimProcess:
     ahead: float = 0.0
     frozen: bool = False
     supervised: bool = False
+    paired: bool = False
     ended: str = ""
-    leases: list[FileLease] = field(default_factory=list)
+    leases: list[FileLease | SharedLease] = field(default_factory=list)
     stores: list[RecordedStore] = field(default_factory=list)
+
+
+def on_host(config: Config, host: str) -> Config:
+    """The configuration on one host of a pair. The state directory of `config` is what they share."""
+    shared = config.daemon.state_dir
+    shared.mkdir(exist_ok=True)
+    where = {"state_dir": shared.with_name(f"{shared.name}-{host}"), "store": "postgresql://simulated"}
+    return replace(config, daemon=config.daemon.model_copy(update=where))
+
+
+def simulated_pair(store: RecordedStore, config: Config, *, clock: Clock, seat: str) -> Shared:
+    """What two simulated hosts share: a journal and a lease in one file, in the place of a server."""
+    file = SqliteFile(store.path)
+    with contextlib.closing(file.connect()) as db, db:
+        for statement in SCHEMA:
+            db.execute(statement)
+    lease = SharedLease(
+        file, clock=clock, seat=seat, pool=config.pool_name, seconds=config.daemon.lease, inline=True
+    )
+    return Shared(store=store, lease=lease)
 
 
 @contextlib.contextmanager

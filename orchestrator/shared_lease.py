@@ -166,6 +166,10 @@ class SharedLease:
                 await self._lane.run(self._leave)
         except StoreUnavailable as error:
             log.warning("lease.not_released", error=str(error))
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and tell nobody, as when the process ends. Idempotent."""
         self._lane.close()
 
     def _leave(self, db: Database) -> None:

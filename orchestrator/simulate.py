@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.errors import CloudError
-from cloud.ports import EngineSpec, LaunchRequest
+from cloud.ports import Clock, EngineSpec, LaunchRequest
 from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
 from cloud.sim.checker import Checker
 from cloud.sim.cloud import SimInstances, SimOfferings
@@ -35,7 +35,9 @@ from orchestrator.daemon import Daemon, StartError
 from orchestrator.journal_file import JournalFile
 from orchestrator.journal_replay import Selection, replay
 from orchestrator.lease import FileLease
-from orchestrator.recorded_store import RecordedStore, SimProcess, untouched
+from orchestrator.pair import Shared
+from orchestrator.recorded_store import RecordedStore, SimProcess, on_host, simulated_pair, untouched
+from orchestrator.shared_lease import SharedLease
 from orchestrator.store import StoreUnavailable, Superseded
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
@@ -119,7 +121,7 @@ class Simulation:
         self.checker = Checker(self.world, [self.table], self.pool, daemon=self._state, bounds=bounds)
         self.limits = Limits(self.world, self.pool, checked=self._checked, report=self.checker.report)
         self._accepted = 0
-        self._wrote: SimProcess | None = None  # the daemon whose target set was accepted last
+        self._wrote: tuple[str, int] | None = None  # who wrote last, and its place in order
         self.world.effects.watchers.append(self._one_writer)
         self.world.effects.hook = self._at_effect
         self.processes: list[SimProcess] = []
@@ -233,10 +235,14 @@ class Simulation:
             self._started = [process for process in self._started if not process.ended]
         return self._started
 
-    def boot(self, *, supervised: bool = False) -> SimProcess:
-        """Start one more daemon on the state directory, as a service manager does or by hand."""
+    def boot(self, *, supervised: bool = False, host: str = "") -> SimProcess:
+        """Start one more daemon on the state directory, as a service manager does or by hand.
+
+        With a `host` it is one of a pair: its state directory is its own, journal and lease are shared.
+        """
         name = f"daemon-{len(self.processes) + 1}"
-        leases: list[FileLease] = []
+        leases: list[FileLease | SharedLease] = []
+        config = self.config if not host else on_host(self.config, host)
         stores: list[RecordedStore] = []
 
         def open_store(path: Path, *, now: float, inline: bool = False) -> RecordedStore:
@@ -246,21 +252,35 @@ class Simulation:
             return store
 
         def make_lease(path: Path, *, now: float) -> FileLease:
-            leases.append(FileLease(path, now=now))
-            return leases[-1]
+            lease = FileLease(path, now=now)
+            leases.append(lease)
+            return lease
+
+        def open_shared(config: Config, *, clock: Clock, seat: str) -> Shared:
+            store = open_store(self.config.daemon.state_dir / "journal.db", now=clock.now(), inline=True)
+            shared = simulated_pair(store, config, clock=clock, seat=seat)
+            leases.append(shared.lease)
+            return shared
 
         clock = VirtualClock(self.loop, epoch=self.clock.epoch + self.ahead)
         daemon = Daemon(
-            self.config,
+            config,
             clock=clock,
             ports=self._ports(clock),
             threads=False,
             listen=False,
             open_store=open_store,
             make_lease=make_lease,
+            open_shared=open_shared,
         )
         process = SimProcess(
-            name=name, daemon=daemon, leases=leases, stores=stores, ahead=self.ahead, supervised=supervised
+            name=name,
+            daemon=daemon,
+            leases=leases,
+            stores=stores,
+            ahead=self.ahead,
+            supervised=supervised,
+            paired=bool(host),
         )
         self.processes.append(process)
         self._started.append(process)
@@ -330,6 +350,8 @@ class Simulation:
             if process.supervised:
                 self.restart_later()
             return
+        while process.daemon.loop is None:  # it stands by
+            await self.clock.sleep(0.1)
         process.up_since = self.clock.now()
         for other in self._living():
             if other is not process:
@@ -412,11 +434,13 @@ class Simulation:
         if not accepted:
             return
         self._checked("one-writer")
-        if self._wrote is not None and self.processes.index(process) < self.processes.index(self._wrote):
-            text = f"{process.name} wrote a target set after {self._wrote.name} had taken over"
+        # of a pair the one that was started first may take over later
+        order = process.stores[-1].turns.epoch if process.paired else self.processes.index(process)
+        if self._wrote is not None and order < self._wrote[1]:
+            text = f"{process.name} wrote a target set after {self._wrote[0]} had taken over"
             self.checker.report("one-writer", process.name, text)
         else:
-            self._wrote = process
+            self._wrote = (process.name, order)
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self._over:

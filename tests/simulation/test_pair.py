@@ -1,0 +1,117 @@
+"""A pair of control hosts on virtual time: at most one daemon holds the lease, and the pool never suffers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from scenarios import PACE, config, sales
+
+from cloud.sim.balancer import Traffic
+from orchestrator.recorded_store import SimProcess
+from orchestrator.simulate import Simulation
+from policies.model import Market
+
+
+def simulation(folder: Path, seed: int = 1) -> Simulation:
+    return Simulation(config(folder), sales=sales(), seed=seed, pace=PACE, traffic=Traffic(per_second=2.0))
+
+
+def leads(process: SimProcess) -> bool:
+    return not process.ended and any(lease.valid() for lease in process.leases[1:])
+
+
+def holders(sim: Simulation) -> list[SimProcess]:
+    """Daemons that would act now, frozen ones among them: they could wake up at any moment."""
+    return [process for process in sim.processes if leads(process)]
+
+
+async def passes(sim: Simulation, seconds: float) -> None:
+    """Time goes by in small steps; at none of them two hold the lease."""
+    until = sim.clock.now() + seconds
+    while sim.clock.now() < until:
+        await sim.clock.sleep(0.25)
+        assert len(holders(sim)) <= 1
+
+
+def test_a_frozen_leader_wakes_up_and_does_nothing(tmp_path: Path, sound) -> None:
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        first, second = sim.boot(host="a"), sim.boot(host="b")
+        await sim.settle()
+        assert holders(sim) == [first]
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=0.5, notice=60.0)
+        await passes(sim, 0.75)
+        sim.freeze(first)
+        await passes(sim, 15.0)
+        assert holders(sim) == [second]
+        sim.thaw(first)
+        await passes(sim, 10.0)
+        assert "took over" in first.ended
+        await sim.settle()
+        assert holders(sim) == [second]
+
+    outcome = sound(simulation(tmp_path).run(script))
+    assert outcome.checked["one-writer"] > 0
+
+
+def test_a_killed_leader_is_back_before_the_standby_moves(tmp_path: Path, sound) -> None:
+    """Its seat tells that it is dead; nobody waits for its lease to run out."""
+
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        first, second = sim.boot(host="a"), sim.boot(host="b")
+        await sim.settle()
+        sim.kill(first)
+        again = sim.boot(host="a")
+        await passes(sim, 1.0)
+        assert holders(sim) == [again]
+        await passes(sim, 30.0)
+        assert holders(sim) == [again]
+        await sim.stop(again)
+        await passes(sim, 2.0)
+        assert holders(sim) == [second]
+        await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_whatever_happens_to_two_hosts(tmp_path: Path, seed: int, sound) -> None:
+    """Kills, freezes and stops of either host and reclaims, for half an hour."""
+
+    async def script(sim: Simulation) -> None:
+        rng = random.Random(seed)
+        sim.furnish()
+        hosts = {name: sim.boot(host=name) for name in "ab"}
+        await sim.settle()
+        led = set()
+        for _ in range(30):
+            name = rng.choice("ab")
+            victim = hosts[name]
+            spot = sim.live(Market.SPOT)
+            if spot and rng.random() < 0.5:
+                sim.board.reclaim(rng.choice(spot).id, after=rng.uniform(0, 5), notice=60.0)
+                await passes(sim, rng.uniform(0, 6))
+            match rng.choice(("kill", "freeze", "stop")) if not victim.ended else "none":
+                case "kill":
+                    sim.kill(victim)
+                case "stop":
+                    await sim.stop(victim)
+                case "freeze":
+                    sim.freeze(victim)
+                    await passes(sim, rng.choice((2.0, 9.0, 30.0)))
+                    sim.thaw(victim)
+            await passes(sim, rng.uniform(0, 15))
+            led |= {process.name for process in holders(sim)}
+            for each, process in hosts.items():
+                if process.ended:
+                    hosts[each] = sim.boot(host=each)
+            await passes(sim, rng.uniform(1, 40))
+        await passes(sim, 20.0)
+        assert len(holders(sim)) == 1
+        assert len(led) > 3, "the lease changed hands"
+        await sim.settle()
+
+    sound(simulation(tmp_path, seed).run(script))
