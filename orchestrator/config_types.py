@@ -226,7 +226,7 @@ def _store_address(value: object) -> str:
             "it holds a password, which a configuration must not; put it into a file of mode 0600 as "
             "host:port:database:user:password and add ?passfile=FILE"
         )
-    return value
+    return value.replace(CREDENTIALS, os.environ.get("CREDENTIALS_DIRECTORY", CREDENTIALS))
 
 
 _DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "15m", "2h"]}

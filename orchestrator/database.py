@@ -131,8 +131,17 @@ class Lane(Generic[C]):
         self._broken = ""
         self._mending: asyncio.Future[None] | None = None
 
-    async def run(self, work: Callable[[C], R], *, committed: Callable[[R], None] | None = None) -> R:
-        """Run `work` in one transaction, then `committed` in the same thread. Raises StoreUnavailable."""
+    async def run(
+        self,
+        work: Callable[[C], R],
+        *,
+        committed: Callable[[R], None] | None = None,
+        longer: float = 1.0,
+    ) -> R:
+        """Run `work` in one transaction, then `committed` in the same thread. Raises StoreUnavailable.
+
+        `longer`: how many times as long as usual the database may take, for much work that nobody waits for.
+        """
         if self._closed:
             raise StoreUnavailable(f"{self._backend.where}: the journal is closed")
         if self._pool is None:
@@ -141,14 +150,16 @@ class Lane(Generic[C]):
             if self._mending is None or self._mending.done():
                 self._mending = self._begin(self._pool, self._mend)
             raise StoreUnavailable(self._broken)
-        return await self._begin(self._pool, partial(self._do, work, committed))
+        return await self._begin(self._pool, partial(self._do, work, committed), longer)
 
-    def _begin(self, pool: ThreadPoolExecutor, job: Callable[[], R]) -> asyncio.Future[R]:
+    def _begin(
+        self, pool: ThreadPoolExecutor, job: Callable[[], R], longer: float = 1.0
+    ) -> asyncio.Future[R]:
         """Have the thread do a job, and break the connection when that takes too long."""
         work = pool.submit(job)
         self._jobs = {j for j in self._jobs if not j.done()} | {work}
         if self._backend.patience is not None:
-            asyncio.get_running_loop().call_later(self._backend.patience, self._give_up, work)
+            asyncio.get_running_loop().call_later(self._backend.patience * longer, self._give_up, work)
         return asyncio.wrap_future(work)
 
     def _give_up(self, job: Future[Any]) -> None:

@@ -34,6 +34,9 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 2
 
+_MUCH: Final = 10.0
+"""How many times as long as other calls those may take that read or write a whole memory."""
+
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -138,7 +141,7 @@ class Store:
                     continue
             return reduce(memory, *events)
 
-        return await self._writer.run(read)
+        return await self._writer.run(read, longer=_MUCH)
 
     async def append(self, pool: str, events: Sequence[Event]) -> None:
         """Write events durably, in order, all or none. Raises StoreUnavailable."""
@@ -192,7 +195,7 @@ class Store:
             db.execute("DELETE FROM events WHERE pool=? AND seq<=? AND at<?", (pool, last, keep_after))
             db.execute("DELETE FROM intents WHERE pool=? AND closed_at<?", (pool, keep_after))
 
-        await self._writer.run(write)
+        await self._writer.run(write, longer=_MUCH)
 
     async def charge(
         self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float

@@ -276,6 +276,13 @@ def test_a_password_in_the_address_of_the_store_is_not_repeated(tmp_path: Path) 
     assert "planted" not in "".join(found)
 
 
+def test_a_passfile_may_be_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/x")
+    text = "[daemon]\nstore = 'postgresql://db/p?passfile={credentials}/pgpass'\n[pool.a]\nreplicas = 1\n"
+    store = load(tmp_path, text).daemon.store
+    assert store == "postgresql://db/p?passfile=/run/credentials/x/pgpass"
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "none.toml")

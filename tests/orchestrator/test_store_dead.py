@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.shared_lease import SharedLease
 from orchestrator.store import StoreUnavailable, Superseded
-from orchestrator.store_postgres import PostgresDatabase, PostgresStore
+from orchestrator.store_postgres import PATIENCE, PostgresDatabase, PostgresStore
 from policies.events import DaemonStarted, NodeMissing
 
 pytestmark = pytest.mark.timeout(100)
@@ -136,6 +136,17 @@ async def test_a_silent_database_is_waited_for_once(store: PostgresStore, wire: 
     wire.speak()
     await until_written(store, "c")
     assert await nodes(store) == ["a", "c"], "what was refused was not written later either"
+
+
+async def test_what_reads_a_whole_memory_may_take_longer(store: PostgresStore, wire: Wire) -> None:
+    await store.next_epoch(10.0)
+    await store.append("p", [gone("a")])
+    wire.fall_silent()
+    loading = asyncio.create_task(store.load("p"))
+    await asyncio.wait({loading}, timeout=PATIENCE + 0.5)
+    assert not loading.done()
+    wire.speak()
+    await loading
 
 
 async def test_a_frozen_server_is_waited_for_once(postgres: Any) -> None:
