@@ -158,7 +158,6 @@ class Daemon:
         self._lease = place
         store = self._store = self._open_store()
         epoch = await store.next_epoch(self._started_at)
-        place.record(epoch)
         await self._begin(store, place, epoch, at=self._started_at)
 
     async def _join(self, place: FileLease) -> None:
@@ -197,6 +196,8 @@ class Daemon:
         """Read the journal and start to work."""
         settings, name = self._config.daemon, self._config.pool_name
         self._epoch, self._led_at = epoch, at
+        if self._place is not None:
+            self._place.record(epoch)
         memory = await store.load(name)
         news = (
             DaemonStarted(at=at, epoch=epoch),

@@ -81,6 +81,7 @@ class Standby:
         """What every socket serves meanwhile. It changes nothing."""
         app = web.Application(middlewares=[errors_answered])
         app.router.add_get("/v1/status", self._status)
+        app.router.add_get("/v1/sd", self._discovery)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -93,6 +94,10 @@ class Standby:
         return answer(
             views.StatusView(schema="status/1", at=self._clock.now(), daemon=self._daemon(), pools=[])
         )
+
+    async def _discovery(self, _: web.Request) -> web.Response:
+        """No engines: the leader names them. A refusal would have Prometheus keep what it heard last."""
+        return answer([])
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """That it does not lead, and whether it could: all other numbers are the leader's to tell."""
