@@ -11,7 +11,7 @@ INSTALL_ARGS ?=
 KILLS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm test test-aws-kills test-vllm test-systemd deb install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
+.PHONY: help setup demo demo-aws demo-vllm test test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ test: $(STAMP) ## Run the test suite (all but real vLLM and a booted systemd)
 
 deb: $(STAMP) ## Make the Debian package in build/
 	@tools/package/build.sh deb build
+
+sbom: $(STAMP) ## Write the bill of materials of the installed program, build/sbom.cdx.json
+	@mkdir -p build
+	@$(BIN)/python tools/package/runtime_lock.py >build/runtime.lock
+	@$(BIN)/python tools/package/sbom.py build/runtime.lock >build/sbom.cdx.json
+	@echo "build/sbom.cdx.json"
 
 install: $(STAMP) ## Install on this host, as services (INSTALL_ARGS="--dry-run")
 	@tools/package/install.sh $(INSTALL_ARGS)

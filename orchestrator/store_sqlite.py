@@ -45,6 +45,7 @@ class SqliteFile:
     def connect(self) -> sqlite3.Connection:
         """See Backend."""
         db = sqlite3.connect(self.path, timeout=_BUSY_WAIT, check_same_thread=False)
+        db.text_factory = _text  # an entry with damaged text is skipped like any other that says nothing
         with legible():
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
@@ -152,6 +153,10 @@ class SqliteStore(Store):
         store = cls(file, inline=inline)
         store.set_aside = aside
         return store
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
 
 
 def _schema_version(db: sqlite3.Connection) -> int:

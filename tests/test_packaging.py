@@ -241,3 +241,27 @@ def test_every_dependency_says_why() -> None:
     for item in asked():
         (line,) = [line for line in lines if line.strip().startswith(f'"{item}"')]
         assert re.search(r",\s+# \S+ \S+", line), f"{item} has no why-comment"
+
+
+def test_the_bill_of_materials_lists_what_is_installed_with_its_hashes(tmp_path: Path) -> None:
+    lock = tmp_path / "runtime.lock"
+    tools = ROOT / "tools" / "package"
+    lock.write_text(
+        subprocess.run(
+            [sys.executable, str(tools / "runtime_lock.py")], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    made = [
+        subprocess.run(
+            [sys.executable, str(tools / "sbom.py"), str(lock)], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert made[0] == made[1]
+    bill = json.loads(made[0])
+    pinned = dict(re.findall(r"(?m)^([a-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", lock.read_text()))
+    assert {c["name"]: c["version"] for c in bill["components"]} == pinned
+    assert len(pinned) > 20
+    assert all(c["hashes"] and c["purl"].startswith("pkg:pypi/") for c in bill["components"])
+    (root,) = [d for d in bill["dependencies"] if d["ref"] == "spot-orchestrator"]
+    assert len(root["dependsOn"]) == len(pinned)

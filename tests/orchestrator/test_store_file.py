@@ -230,3 +230,17 @@ async def test_sqlite_that_has_no_page_left_says_that_the_disk_is_full(tmp_path:
     await store.append("p", [seen(2)])
     assert len(await store.events(limit=10**6)) == before + 1
     store.close()
+
+
+async def test_text_that_is_none_is_an_entry_that_says_nothing(tmp_path: Path) -> None:
+    """A block of noise on the disk may leave the file sound to SQLite and a word in it that is no UTF-8."""
+    file = tmp_path / "journal.db"
+    store = SqliteStore.open(file, now=1.0)
+    await store.append("p", [seen(1), seen(2)])
+    store.close()
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE events SET kind=CAST(x'0cf8a8a80d' AS TEXT) WHERE seq=1")
+    again = SqliteStore.open(file, now=2.0)
+    assert list((await again.load("p")).nodes) == ["i-2"]
+    assert again.set_aside is None
+    again.close()

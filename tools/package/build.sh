@@ -63,6 +63,7 @@ make_tree() { # TREE
     install -m 644 "$root/systemd/README.md" "$tree/usr/share/doc/spot-orchestrator/systemd.md"
     install -m 644 "$root/docs/reference/config.md" "$root/docs/reference/cli.md" "$root/CHANGELOG.md" \
         "$tree/usr/share/doc/spot-orchestrator/"
+    "$bin/python" "$root/tools/package/sbom.py" "$work/runtime.lock" >"$tree/usr/share/doc/spot-orchestrator/sbom.cdx.json"
     install -m 644 "$root/LICENSE" "$tree/usr/share/doc/spot-orchestrator/copyright"
     find "$tree" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 }
