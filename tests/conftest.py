@@ -1,11 +1,13 @@
 """What tests of more than one layer share: the stand-in for AWS, and what to do for want of a program."""
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,6 +75,7 @@ class PostgresServer:
         # PostgreSQL refuses to run as root; the package made a user for it.
         self._user = "postgres" if os.getuid() == 0 else None
         self._made = 0
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         if self._user is not None:
@@ -84,16 +87,36 @@ class PostgresServer:
                 "listen_addresses = ''\nfsync = off\nshared_buffers = 16MB\nautovacuum = off\n"
                 f"unix_socket_directories = '{self.directory}'\nmax_connections = 60\n"
             )
-        self._run("pg_ctl", "-D", self._data, "-w", "-t", "60", "-l", self.directory / "log", "start")
+        with (self.directory / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", self._data],
+                **self._as_user(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent,
+            )
+        until = time.monotonic() + 60
+        while subprocess.run(
+            [self._programs / "pg_isready", "-q", "-h", self.directory], check=False
+        ).returncode:
+            assert self._process.poll() is None, (self.directory / "log").read_text()
+            assert time.monotonic() < until, "PostgreSQL does not answer"
+            time.sleep(0.05)
 
     def stop(self) -> None:
-        if (self._data / "postmaster.pid").exists():
-            self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(60)
 
-    @property
-    def pid(self) -> int:
-        """Process id of the server; its children are one for each connection."""
-        return int((self._data / "postmaster.pid").read_text().split()[0])
+    def _as_user(self) -> dict[str, Any]:
+        root = self._user is not None
+        return {
+            "user": self._user,
+            "group": self._user,
+            "extra_groups": [] if root else None,
+            "cwd": self.directory,
+        }
 
     def socket(self) -> Path:
         """The unix socket that it listens on."""
@@ -121,10 +144,7 @@ class PostgresServer:
     def _run(self, program: str, *arguments: object) -> None:
         done = subprocess.run(
             [self._programs / program, *map(str, arguments)],
-            user=self._user,
-            group=self._user,
-            extra_groups=[] if self._user else None,
-            cwd=self.directory,
+            **self._as_user(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
@@ -133,6 +153,11 @@ class PostgresServer:
             timeout=90,
         )
         assert done.returncode == 0, f"{program}: {done.stdout}"
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before exec: the server goes down with tests that are killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
 @pytest.fixture(scope="session")
