@@ -90,7 +90,7 @@ def _started(draft: Draft, event: DaemonStarted) -> None:
     intents = draft.mapping("intents")
     for token, intent in intents.items():
         if intent.accepted_at is None:
-            intents[token] = replace(intent, unanswered=True)
+            intents[token] = replace(intent, unanswered=True, landed=True)
 
 
 def _configured(draft: Draft, event: PoolConfigured) -> None:
@@ -252,6 +252,7 @@ def _opened(draft: Draft, event: IntentOpened) -> None:
         at=event.at if known is None else known.at,
         asked_at=event.at,
         attempts=1 if known is None else known.attempts + 1,
+        landed=known is not None and known.landed,
         placement=event.placement,
         standby=event.standby,
         replaces=event.replaces,
@@ -279,11 +280,14 @@ def _closed(draft: Draft, event: IntentClosed) -> None:
     intents = draft.mapping("intents")
     if event.outcome is Outcome.DONE:
         node = event.node or intent.node
-        intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, node=node)
+        intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, landed=True, node=node)
         return
-    given_up = event.outcome is Outcome.FAILED and intent.attempts >= ATTEMPTS
+    landed = intent.landed or event.outcome is Outcome.UNCERTAIN
+    # That a call fails does not undo the one before it: the machine of a launch may be there, unlisted.
+    void = intent.kind is not ActionKind.LAUNCH or not landed
+    given_up = event.outcome is Outcome.FAILED and intent.attempts >= ATTEMPTS and void
     if event.outcome in (Outcome.UNCERTAIN, Outcome.FAILED) and not given_up:
-        intents[event.token] = replace(intent, unanswered=True)
+        intents[event.token] = replace(intent, unanswered=True, landed=landed)
         return
     intents.pop(event.token)
     draft.unpair(event.token)

@@ -69,7 +69,8 @@ class Intent:
 
     A launch stays open until its instance is described, refused or given up. `unanswered`: the last call
     failed or its answer was lost; the same token is asked again. `accepted_at`: when the call came back as
-    done. `asked_at` and `attempts` pace the asking.
+    done. `landed`: some call may have taken effect, whatever the later ones said. `asked_at` and `attempts`
+    pace the asking.
     """
 
     token: str
@@ -84,6 +85,7 @@ class Intent:
     reason: str = ""
     accepted_at: float | None = None
     unanswered: bool = False
+    landed: bool = False
     asked_at: float = 0.0
     attempts: int = 1
 

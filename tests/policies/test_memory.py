@@ -266,6 +266,17 @@ def test_what_surely_failed_is_given_up_after_some_tries_and_what_is_uncertain_n
 
 
 @pytest.mark.parametrize(
+    "first", [closed(Outcome.DONE, node="n"), closed(Outcome.UNCERTAIN), DaemonStarted(at=7.0, epoch=2)]
+)
+def test_a_launch_that_may_have_landed_is_not_given_up_when_later_calls_fail(first: Event) -> None:
+    failed = [event for _ in range(2 * ATTEMPTS) for event in (opened(), closed(Outcome.FAILED))]
+    memory = replay([opened(), first, *failed])
+    assert memory.intents["t-n"].unanswered
+    assert not memory.refusals
+    assert "t-n" not in reduce(memory, opened(), closed(Outcome.REFUSED)).intents
+
+
+@pytest.mark.parametrize(
     ("attempts", "unanswered", "waited", "due"),
     [
         (1, True, 0.9, False),
