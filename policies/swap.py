@@ -8,8 +8,8 @@ takes its place (`Launch.replaces`), so that `history` can say how long each sta
 nodes that take its place the first is named.
 Never: a node that can answer is ended while a balancer sends it requests, so the last one that serves never
 is; nor is one that this host cannot reach while a balancer finds it healthy and sends it requests. Drains
-that an operator asked for go no faster than the disruption budget, and below wanted only when no replacement
-came within a boot time-out.
+that an operator asked for go no faster than the disruption budget, and below wanted or below the on-demand
+floor only when no replacement came within a boot time-out.
 
 Serving, ready and wanted are counted in units.
 
@@ -25,7 +25,7 @@ from policies import balance
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
 from policies.fleet import Node, perhaps_at_work, vouched_for
-from policies.model import NoticeKind, Phase
+from policies.model import Market, NoticeKind, Phase
 from policies.records import intent_key
 from policies.turn import Turn
 
@@ -76,22 +76,27 @@ def take_back(turn: Turn) -> None:
 def drain_asked(turn: Turn) -> None:
     """Drain what an operator asked for once a replacement is ready, or when none came within a boot time-out.
 
-    A cordoned node does not count as capacity, so its replacement is launched while it goes on serving.
+    A cordoned node does not count as capacity, so its replacement is launched while it goes on serving. Spot
+    that stands in for on-demand is none for a node that the floor needs. A node that only this host cannot
+    reach is at work.
     """
     serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.id not in turn.leaving)
     asked = [n for n in turn.fleet.nodes if n.operator is not None and n.drain is None and n.doomed is None]
     asked = [n for n in asked if n.phase not in (Phase.TERMINATING, Phase.GONE)]
     works = {n.id for n in asked if n.phase is Phase.READY and n.healthy and n.standby is None}
+    vouched = vouched_for(turn.world)
     capacity = turn.sure_in_all + sum(n.units for n in asked if n.id in works)
+    on_demand = turn.sure(Market.ON_DEMAND) + sum(n.units for n in asked if n.id in works and not n.spot)
     for node in asked:
         request = node.operator
         if request is None:
             continue
-        if node.id not in works and not perhaps_at_work(turn.world, node):
+        if node.id not in works | vouched and not perhaps_at_work(turn.world, node):
             turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason)
             continue
         counted = node.units if node.id in works else 0
         replaced = capacity - counted >= turn.pool.replicas
+        replaced = replaced and (node.spot or on_demand - counted >= turn.pool.on_demand_floor)
         waited = turn.now - request.since >= turn.pool.health.boot_timeout
         due = waited and serving - node.serving * node.units >= turn.pool.min_serving
         if not (replaced or due):
@@ -101,7 +106,8 @@ def drain_asked(turn: Turn) -> None:
             turn.note(f"{node.id}: drain asked for; {turn.by_choice} {noun} are draining by choice already")
         elif turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason):
             capacity -= counted
-            serving -= node.serving * node.units
+            on_demand -= counted if not node.spot else 0
+            serving -= node.units if node.serving and node.healthy else 0
 
 
 def end_drained(turn: Turn) -> None:

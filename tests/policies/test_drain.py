@@ -262,6 +262,28 @@ def test_without_a_replacement_it_goes_after_a_boot_time_out_and_only_while_enou
     assert actions(here.plan(), Drain) == []
 
 
+def test_spot_that_stands_in_replaces_no_on_demand_node_of_the_floor(scene: Make, actions: Make) -> None:
+    here = asked(scene(Pool(name="p", replicas=2, spot_share=0.5)).nodes(2).nodes(1, Market.ON_DEMAND), "o0")
+    plan = here.plan()
+    assert actions(plan, Drain) == []
+    assert [a.placement.market for a in actions(plan, Launch)] == [Market.ON_DEMAND]
+    asked(here, "o0", ago=here.pool.health.boot_timeout)
+    assert [a.node for a in actions(here.plan(), Drain)] == ["o0"]
+    asked(here, "o0").node("o1", Market.ON_DEMAND)
+    assert [a.node for a in actions(here.plan(), Drain)] == ["o0"]
+
+
+def test_nodes_that_only_this_host_cannot_reach_drain_no_faster_than_the_budget(
+    scene: Make, actions: Make
+) -> None:
+    here = scene(Pool(name="p", replicas=4)).nodes(4).nodes(2, Market.ON_DEMAND)
+    for node in ("x0", "x1"):
+        asked(here.node(node, silent_for=9.0, vouched=True), node)
+    assert [a.node for a in actions(here.plan(), Drain)] == ["x0"]
+    asked(here.node("x1", silent_for=9.0), "x1")
+    assert {a.node for a in actions(here.plan(), Drain)} == {"x0", "x1"}
+
+
 def test_a_request_that_is_taken_back_ends_the_drain(scene: Make, actions: Make) -> None:
     here = scene().nodes(4).drain("s0", Cause.OPERATOR)
     assert [a.node for a in actions(here.plan(), Undrain)] == ["s0"]
