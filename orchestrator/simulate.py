@@ -118,8 +118,9 @@ class Simulation:
             rng=_rng(seed, "traffic"),
             traffic=traffic if traffic is not None else Traffic(),
         )
-        self.checker = Checker(self.world, [self.table], self.pool, daemon=self._state, bounds=bounds)
-        self.limits = Limits(self.world, self.pool, checked=self._checked, report=self.checker.report)
+        held = self.world, [self.table], self.pool
+        self.checker = Checker(*held, daemon=self._state, bounds=bounds)
+        self.limits = Limits(*held, checked=self._checked, report=self.checker.report)
         self._accepted = 0
         self._wrote: tuple[str, int] | None = None  # who wrote last, and its place in order
         self.world.effects.watchers.append(self._one_writer)

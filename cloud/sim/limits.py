@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from cloud.sim.balancer import TargetTable
 from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.world import Machine, SimWorld
@@ -20,18 +21,23 @@ _MINUTE = 60.0
 
 
 class Limits:
-    """`spend`, `launch-rate`, `call-budget` and `disruption` of one pool. `report` takes what breaks."""
+    """`spend`, `launch-rate`, `call-budget` and `disruption` of one pool. `report` takes what breaks.
+
+    A node that gets no requests from any of `tables` is not disturbed by a drain, and a daemon that cannot
+    reach it cannot know that it could serve.
+    """
 
     def __init__(
         self,
         world: SimWorld,
+        tables: Iterable[TargetTable],
         pool: Pool,
         *,
         checked: Callable[[str], None],
         report: Callable[[str, str, str], None],
         calls_per_minute: int = 400,
     ) -> None:
-        self._world, self._pool = world, pool
+        self._world, self._tables, self._pool = world, tuple(tables), pool
         self._checked, self._report, self._calls_per_minute = checked, report, calls_per_minute
         self._launches: deque[float] = deque()
         self._known = 0
@@ -47,6 +53,7 @@ class Limits:
             if isinstance(event, DrainStarted):
                 machine = self._world.machine(event.node)
                 works = machine is not None and machine.able(now) and not machine.doomed
+                works = works and any(s.id == event.node for t in self._tables for s in t.active())
                 self._leaving[event.node] = event.cause.by_choice and works
                 self._disruption()
             elif isinstance(event, DrainEnded | NodeGone) or (

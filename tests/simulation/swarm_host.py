@@ -149,7 +149,7 @@ async def clock_stepped(sim: Simulation, rng: random.Random) -> None:
         await killed(sim, rng)
 
 
-async def reloaded(sim: Simulation, rng: random.Random) -> None:
+async def bad_reload(sim: Simulation, rng: random.Random) -> None:
     """A configuration is reloaded that cannot be read, or that takes most nodes away unasked."""
     faulty: dict[str, object] = {"replicas": rng.choice((0, "many"))}
     fewer: dict[str, object] = {"replicas": 1}
@@ -161,6 +161,6 @@ HOST = (
     (killed, 0.4, 300.0), (stopped, 0.3, 300.0), (down_for_long, 0.2, 600.0), (frozen, 0.3, 300.0),
     (second_daemon, 0.2, 600.0), (usurped, 0.2, 600.0), (journal_lost, 0.2, 600.0),
     (journal_corrupt, 0.2, 600.0), (journal_restored, 0.2, 600.0), (disk_full, 0.3, 300.0),
-    (clock_stepped, 0.2, 600.0), (reloaded, 0.2, 300.0),
+    (clock_stepped, 0.2, 600.0), (bad_reload, 0.2, 300.0),
 )  # fmt: skip
 """Strikes, the share of all seeds that know each, and the mean pause between two of them, seconds."""

@@ -34,6 +34,7 @@ def test_a_seed_that_found_a_bug_stays_sound(seed: int, sound) -> None:
 def test_the_seeds_draw_every_fault() -> None:
     drawn = {kind.name for seed in range(100) for kind in Swarm(seed, HOURS).kinds}
     assert drawn == {kind.name for kind in FAULTS}
+    assert len(drawn) == len(FAULTS)
 
 
 DIGEST = """
