@@ -27,7 +27,8 @@ def drain_replaced(turn: Turn) -> None:
     """Drain nodes that make way, as far as there is one ready to spare for each."""
     needed = turn.pool.replicas + turn.pool.standby.hot
     for node in turn.advised:
-        if turn.sure_in_all - node.sure * node.units < needed:
+        short = turn.count(Market.SPOT) - node.units < _spot_wanted(turn)  # it would be put back at once
+        if short or turn.sure_in_all - node.sure * node.units < needed:
             turn.note(f"{node.id}: rebalance recommended; it serves on until another node is to spare")
             return
         reason = "rebalance recommended, and another node is ready"
@@ -39,8 +40,7 @@ def launch_successors(turn: Turn) -> None:
     pool, advised = turn.pool, turn.advised
     if not advised or turn.memory.whole_at is None:
         return
-    wanted = pool.spot_wanted if pool.adaptive is None else pool.replicas - turn.count(Market.ON_DEMAND)
-    extra = turn.count(Market.SPOT) - wanted
+    extra = turn.count(Market.SPOT) - _spot_wanted(turn)
     if extra < 0:
         return  # what is missing comes first
     allowed, hold = spot_allowance(turn)
@@ -56,3 +56,9 @@ def launch_successors(turn: Turn) -> None:
                 return
             units = pool.units_of(offering.placement)
             extra, allowed = extra + units, allowed - units
+
+
+def _spot_wanted(turn: Turn) -> int:
+    """Spot units that the mix needs, beyond which a node is a successor."""
+    pool = turn.pool
+    return pool.spot_wanted if pool.adaptive is None else pool.replicas - turn.count(Market.ON_DEMAND)

@@ -195,3 +195,13 @@ def test_the_adaptive_mix_heeds_them_too(toy_cloud: Make, quick: Make) -> None:
         toy.turn()
         assert len(toy.fleet().ready) >= 10
     assert node not in toy.alive()
+
+
+def test_on_demand_cover_is_no_successor(scene: Make, actions: Make) -> None:
+    """The mix wants every spot node that there is: one that left would be put back in the next turn."""
+    pool = Pool(name="p", replicas=4, spot_share=1.0, rebalance=HEEDS)
+    here = scene(pool).nodes(4).node("o0", ON_DEMAND)
+    here.notice("s0", None, kind=NoticeKind.REBALANCE)
+    assert "s0" not in {a.node for a in actions(here.plan(), Drain)}
+    here.node("s4")
+    assert [(a.node, a.cause) for a in actions(here.plan(), Drain)] == [("s0", Cause.REBALANCE)]
