@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from soak import ALLOWED, grown, reachable
+from soak import ALLOWED, PER_LAUNCH, Weight, grown, reachable
 
 from cloud.sim.balancer import Traffic
 from orchestrator.inbox import Inbox
@@ -40,7 +40,16 @@ def test_the_simulated_world_does_not_count() -> None:
     assert reachable([holder])[0] - before < 200
 
 
+def weights(memory: list[int], disk: list[int]) -> list[Weight]:
+    return [Weight(n, m, d, 100 * n) for n, (m, d) in enumerate(zip(memory, disk, strict=True))]
+
+
 def test_steady_growth_is_caught_and_a_start_is_not() -> None:
     leak = [1_000_000 + 20_000 * day for day in range(30)]
-    start = [500_000, 800_000, *([1_000_000, 1_050_000] * 14)]
-    assert grown(leak) > ALLOWED > grown(start)
+    start = [100_000 * day for day in range(8)] + [1_000_000, 1_050_000] * 11
+    memory, per_launch = grown(weights(leak, start))
+    assert memory > ALLOWED
+    assert per_launch < PER_LAUNCH
+    memory, per_launch = grown(weights(start, [PER_LAUNCH * 101 * n for n in range(30)]))
+    assert memory <= ALLOWED
+    assert per_launch > PER_LAUNCH
