@@ -53,7 +53,7 @@ make_tree() { # TREE
     rm -rf "$tree"
     umask 022
     mkdir -p "$tree$prefix" "$tree"/usr/{bin,lib/sysusers.d,lib/tmpfiles.d,lib/systemd/system} \
-        "$tree"/{etc/spot-orchestrator,usr/share/doc/spot-orchestrator}
+        "$tree"/{etc/spot-orchestrator,usr/share/doc/spot-orchestrator,usr/share/man/man1}
     make_environment "$tree"
     ln -s "$prefix/bin/orchestrator" "$tree/usr/bin/orchestrator"
     install -m 644 "$root"/systemd/system/* "$tree/usr/lib/systemd/system/"
@@ -64,6 +64,7 @@ make_tree() { # TREE
     install -m 644 "$root/docs/reference/config.md" "$root/docs/reference/cli.md" "$root/CHANGELOG.md" \
         "$tree/usr/share/doc/spot-orchestrator/"
     "$bin/python" "$root/tools/package/sbom.py" "$work/runtime.lock" >"$tree/usr/share/doc/spot-orchestrator/sbom.cdx.json"
+    gzip -9nc "$root/docs/man/orchestrator.1" >"$tree/usr/share/man/man1/orchestrator.1.gz"
     install -m 644 "$root/LICENSE" "$tree/usr/share/doc/spot-orchestrator/copyright"
     find "$tree" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 }
