@@ -279,7 +279,13 @@ async def test_an_engine_that_cannot_be_started_on_its_node(new_stack: Any) -> N
     """The program is not on the PATH: the daemon says so, goes on, and the status tells what comes of it."""
     changes = {
         "pool.test.engine": {"executable": "no-such-engine"},
-        "pool.test.health": {"boot_timeout": "1s", "boot_failures": 1},
+        # A boot is given up once it was watched for as long as a silent node is.
+        "pool.test.health": {
+            "unhealthy_after": "500ms",
+            "replace_after": "1s",
+            "boot_timeout": "1s",
+            "boot_failures": 1,
+        },
         "pool.test.placement": {"refusal_half_life": "10m"},
     }
     async with new_stack(changes) as stack:
