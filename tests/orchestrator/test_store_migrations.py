@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import store as store_module
-from orchestrator.store import SCHEMA_VERSION, Store, StoreUnavailable, Totals, decoded
+from orchestrator.store import SCHEMA_VERSION, StoreUnavailable, Totals, decoded
+from orchestrator.store_sqlite import SqliteStore
 from policies.events import DaemonStarted, NodeReady, NodeSeen, NoticeSeen, PoolConfigured
 from policies.model import Market
 
@@ -44,7 +45,7 @@ def test_there_is_a_journal_of_every_older_version() -> None:
 @pytest.mark.parametrize("version", OLDER)
 async def test_an_older_journal_keeps_all_that_it_holds(version: int, tmp_path: Path) -> None:
     path = restored(version, tmp_path)
-    opened = Store.open(path, now=1000.0, inline=True)
+    opened = SqliteStore.open(path, now=1000.0, inline=True)
     try:
         assert opened.set_aside is None
         kinds = [type(event) for event in decoded(await opened.events(limit=100))]
@@ -59,7 +60,7 @@ async def test_an_older_journal_keeps_all_that_it_holds(version: int, tmp_path: 
         assert (await opened.load("p")).replicas == 3
     finally:
         opened.close()
-    again = Store.open(path, now=1001.0, inline=True)
+    again = SqliteStore.open(path, now=1001.0, inline=True)
     assert (await again.load("p")).replicas == 3
     again.close()
 
@@ -82,27 +83,28 @@ def test_a_migration_that_fails_changes_nothing(
 ) -> None:
     path = restored(version, tmp_path)
     before = dumped(path)
-    steps = (*store_module._MIGRATIONS[:version], Failing("this is no SQL"))
-    monkeypatch.setattr(store_module, "_MIGRATIONS", steps)
+    steps = (*store_module.MIGRATIONS[:version], Failing("this is no SQL"))
+    monkeypatch.setattr(store_module, "MIGRATIONS", steps)
     with pytest.raises(StoreUnavailable, match="syntax error"):
-        Store.open(path, now=1000.0)
+        SqliteStore.open(path, now=1000.0)
     assert dumped(path) == before
     monkeypatch.undo()
-    Store.open(path, now=1000.0, inline=True).close()
+    SqliteStore.open(path, now=1000.0, inline=True).close()
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from orchestrator import store
+from orchestrator.store_sqlite import SqliteStore
 
 def step():
     yield "ALTER TABLE events ADD COLUMN half_done INTEGER"
     yield "DELETE FROM events"
     os.kill(os.getpid(), signal.SIGKILL)
 
-store._MIGRATIONS = (*store._MIGRATIONS[: int(sys.argv[2])], step())
-store.Store.open(Path(sys.argv[1]), now=1000.0)
+store.MIGRATIONS = (*store.MIGRATIONS[: int(sys.argv[2])], step())
+SqliteStore.open(Path(sys.argv[1]), now=1000.0)
 """
 
 
@@ -113,4 +115,4 @@ def test_a_migration_that_is_killed_changes_nothing(version: int, tmp_path: Path
     command = [sys.executable, "-c", KILLED, str(path), str(version)]
     assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
     assert dumped(path) == before
-    Store.open(path, now=1000.0, inline=True).close()
+    SqliteStore.open(path, now=1000.0, inline=True).close()
