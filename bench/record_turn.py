@@ -17,11 +17,15 @@ import os
 import platform
 import random
 import statistics
+import sys
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
 
 from decide_turn import NOW, scene
 

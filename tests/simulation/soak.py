@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
+
 from jobs import memory_folder, quiet
 from scenarios import PACE, ZONES, place, sales
 
