@@ -268,9 +268,7 @@ async def _swap_begun(pair: Pair, doomed: str) -> None:
 
 _FREEZE = pytest.param(
     "freeze",
-    marks=pytest.mark.skip(
-        reason="open: in one run of four nobody led within 60 s of the freeze"
-    ),
+    marks=pytest.mark.skip(reason="open: in one run of four nobody led within 60 s of the freeze"),
 )
 
 
