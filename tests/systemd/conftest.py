@@ -121,9 +121,10 @@ class Host:
         """Wait until both services run and the pool is as wanted; the nodes."""
 
         def whole() -> bool:
-            active = self.run("systemctl", "is-active", DAEMON, GATEWAY).returncode == 0
+            # its exit status is 0 as soon as one of them is active
+            states = self.run("systemctl", "is-active", DAEMON, GATEWAY).stdout.split()
             status = self.status()
-            if status is None or not active:
+            if status is None or states != ["active", "active"]:
                 return False
             pool = status["pools"][0]
             ready = [n for n in pool["nodes"] if n["phase"] == "ready" and n["attached"]]
