@@ -21,6 +21,7 @@ from policies.model import (
     Target,
     TargetSpec,
 )
+from policies.value import value
 
 
 class Clock(Protocol):
@@ -75,7 +76,8 @@ class Instances(Protocol):
         """Launch one machine.
 
         Idempotent by `request.token`: the same request again returns the same instance, also when it has
-        been terminated since (its state then says so); it never launches a second one.
+        been terminated since (its state then says so); it never launches a second one. So what a request has
+        launched is not refused when it is asked for again.
 
         Raises InsufficientCapacity, QuotaExceeded, Throttled, Denied, or Uncertain (resolve by calling
         again with the same request).
@@ -158,7 +160,7 @@ class Capabilities:
     propagation: float  # s between an acknowledged change and the last request routed by the old set
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class BalancerView:
     """What a load balancer holds. `incarnation` changes when the balancer lost its state (a restart)."""
 

@@ -84,6 +84,11 @@ class Actuator:
             else:
                 writer.revise(targets, epoch)
 
+    @property
+    def writing(self) -> dict[str, tuple[str, ...]]:
+        """By balancer: the nodes that would get requests by sets that it did not acknowledge yet."""
+        return {name: tuple(sorted(w.unsettled)) for name, w in self.writers.items() if w.unsettled}
+
     async def stop(self) -> None:
         """Let nothing new begin and end what runs. Touches no node: the outcome of a call that was cut off
         is unknown and is asked again after the next start."""
@@ -153,7 +158,11 @@ class Actuator:
 
 
 class TargetWriter:
-    """Keeps one balancer's set equal to the newest wanted one. Its `run` is a root task."""
+    """Keeps one balancer's set equal to the newest wanted one. Its `run` is a root task.
+
+    `unsettled` are the nodes that get requests by sets that were tried since the last acknowledgement: one
+    whose answer is lost or not there yet may have landed.
+    """
 
     def __init__(
         self,
@@ -173,6 +182,7 @@ class TargetWriter:
         self._tried: tuple[TargetSpec, ...] | None = None
         self._held: dict[str, TargetPhase] = {}
         self._generation = 0
+        self.unsettled: frozenset[str] = frozenset()
         self.error = ""
 
     def want(self, targets: Sequence[TargetSpec], epoch: int) -> None:
@@ -210,6 +220,7 @@ class TargetWriter:
                 continue  # asked for again by the first turn that holds the lease
             targets, epoch = self._wanted
             self._tried = targets
+            self.unsettled |= {t.id for t in targets if t.phase is TargetPhase.ACTIVE}
             self._changed.clear()
             # Rises over restarts, since every start has a higher epoch.
             self._generation = max(self._generation, epoch << 20) + 1
@@ -259,7 +270,7 @@ class TargetWriter:
             (node, phase) for node, phase in now.items() if self._held.get(node) is not phase
         ]
         changed += [(node, None) for node in self._held if node not in now]
-        self._held = now
+        self._held, self.unsettled = now, frozenset()
         self._emit(
             TargetsApplied(
                 at=self._clock.now(),

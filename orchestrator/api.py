@@ -8,13 +8,8 @@ the TCP listener have no mutating route at all, and serve a few requests at a ti
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import socket
-import ssl
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -44,15 +39,6 @@ _LONG_POLL_MOST = 60
 _LONG_POLL_STEP = 0.2
 _WRITTEN_WITHIN = 3.0
 """Seconds for an operator's request to reach the disk before the answer says that it does not."""
-_CLEANUP = 0.5
-"""Seconds that a stopping daemon gives answers on their way; a long poll is cut off."""
-
-CONNECTIONS_MOST = 256
-"""Connections that each listener holds at the same time; further ones are ended at once."""
-_HANDSHAKE = 10.0  # s
-
-Factory = Callable[[], asyncio.BaseProtocol]
-Listen = Callable[[Factory], Awaitable[asyncio.Server]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -344,108 +330,6 @@ async def errors_answered(request: web.Request, handler: Handler) -> web.StreamR
         return web.json_response(
             {"error": f"{request.method} {request.path}: {error.reason}"}, status=error.status
         )
-
-
-async def listen_unix(app: web.Application, path: Path, *, mode: int = 0o660) -> web.AppRunner:
-    """Serve on a unix socket with this file mode, owner and group if not said otherwise. Raises OSError.
-
-    A socket that nobody serves is what a killed process left and is replaced.
-    """
-    _make_way(path)
-    old = os.umask(0o777 & ~mode)
-    try:
-        loop = asyncio.get_running_loop()
-        return await _serve(app, str(path), lambda factory: loop.create_unix_server(factory, str(path)))
-    finally:
-        os.umask(old)
-
-
-def _make_way(path: Path) -> None:
-    """Remove a socket that nobody serves. Raises FileExistsError for anything else in its place."""
-    if path.is_socket():
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            try:
-                probe.connect(os.fspath(path))
-            except ConnectionRefusedError:
-                path.unlink()
-                return
-        raise FileExistsError(errno.EEXIST, "another process serves it")
-    if path.exists():
-        raise FileExistsError(errno.EEXIST, "it is not a socket")
-
-
-async def listen_tcp(
-    app: web.Application,
-    host: str,
-    port: int,
-    *,
-    tls: ssl.SSLContext | None = None,
-    lingering: float = 10.0,
-) -> web.AppRunner:
-    """Serve on an address. Raises OSError, for one when the port is in use.
-
-    `lingering`: seconds for which the rest of a body is read that was refused.
-    """
-    loop = asyncio.get_running_loop()
-    handshake = _HANDSHAKE if tls is not None else None
-
-    def listen(factory: Factory) -> Awaitable[asyncio.Server]:
-        return loop.create_server(factory, host, port, ssl=tls, ssl_handshake_timeout=handshake)
-
-    return await _serve(app, f"{host}:{port}", listen, lingering)
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """End it."""
-        cast(asyncio.Transport, transport).abort()
-
-
-class _BoundedSite(web.BaseSite):
-    """A listener that holds so many connections at most: callers that stay must not use up the descriptors
-    which the daemon needs for clouds, balancers and engines."""
-
-    def __init__(self, runner: web.AppRunner, name: str, listen: Listen) -> None:
-        super().__init__(runner)
-        self._name, self._listen = name, listen
-
-    @property
-    def name(self) -> str:
-        """Where it listens."""
-        return self._name
-
-    async def start(self) -> None:
-        """Open it. Raises OSError."""
-        await super().start()
-        self._server = await self._listen(self._protocol)
-
-    def _protocol(self) -> asyncio.BaseProtocol:
-        server = cast(web.Server, self._runner.server)
-        return server() if len(server.connections) < CONNECTIONS_MOST else _Refusal()
-
-
-async def _serve(app: web.Application, name: str, listen: Listen, lingering: float = 10.0) -> web.AppRunner:
-    runner = web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=_CLEANUP, lingering_time=lingering
-    )
-    await runner.setup()
-    try:
-        await _BoundedSite(runner, name, listen).start()
-    except BaseException:
-        await runner.cleanup()
-        raise
-    return runner
-
-
-def reason_of(error: OSError) -> str:
-    """What the system says, without what asyncio wraps around it."""
-    number = error.errno
-    if number is None or number not in errno.errorcode or isinstance(error, FileExistsError):
-        return error.strerror or str(error)
-    return os.strerror(number).lower()
 
 
 def answer(view: Any) -> web.Response:

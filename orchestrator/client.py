@@ -1,12 +1,15 @@
-"""The command line's way to the daemon: HTTP over its unix socket, with the standard library only."""
+"""The command line's way to the daemon: HTTP over its unix socket.
+
+Of HTTP no more is spoken than one exchange on a connection that then ends (RFC 1945): a library for it takes
+longer to import than the daemon takes to answer.
+"""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
+import re
 import socket
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlencode
@@ -25,6 +28,8 @@ SOCKET_VARIABLE: Final = "ORCHESTRATOR_SOCKET"
 _TIMEOUT: Final = 10.0  # s for an answer that does not wait for anything
 _STATE_DIR: Final = "{state_dir}"
 _MAY_OPEN: Final = os.R_OK | os.W_OK
+_STATUS: Final = re.compile(rb"HTTP/1\.\d (\d{3})\b")
+_LENGTH: Final = re.compile(rb"\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class ClientError(Exception):
@@ -62,6 +67,8 @@ def reading_socket(control: Path) -> Path:
 
 def _socket_of(file: Path) -> Path:
     """`daemon.socket` of a configuration file, by the rules of `orchestrator.config` without its checks."""
+    import tomllib
+
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -77,20 +84,6 @@ def _socket_of(file: Path) -> Path:
     if written.startswith(_STATE_DIR):
         return Path(os.path.normpath(f"{state_dir}{written.removeprefix(_STATE_DIR)}"))
     return Path(os.path.normpath(base / Path(written).expanduser()))
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Open the socket; raises OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fspath(self._path))
 
 
 class ControlClient:
@@ -134,6 +127,15 @@ class ControlClient:
             self.get("/v1/events", patience=wait, after=after, limit=limit, node=node, wait=wait or None),
         )
 
+    def drain(self, node: str, *, reason: str, deadline_s: float | None = None) -> Any:
+        """Have a node taken out of service; requests in flight may take `deadline_s` seconds."""
+        given = {} if deadline_s is None else {"deadline_s": deadline_s}
+        return self.post(f"/v1/nodes/{quote(node, safe='')}/drain", {"reason": reason, **given})
+
+    def undrain(self, node: str, *, reason: str) -> Any:
+        """Have a node put back to work that an operator had drained."""
+        return self.post(f"/v1/nodes/{quote(node, safe='')}/undrain", {"reason": reason})
+
     def text(self, path: str) -> str:
         """The answer to a GET as it came."""
         status, body = self._exchange("GET", path, None, 0.0)
@@ -154,28 +156,40 @@ class ControlClient:
         return self._answer(*self._exchange(method, path, body, patience))
 
     def _exchange(self, method: str, path: str, body: bytes | None, patience: float) -> tuple[int, bytes]:
-        connection = self._connection(method, self._timeout + patience)
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        """Status and body of one answer."""
+        head = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n"
+        if body is not None:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         try:
-            connection.request(method, path, body=body, headers=headers)
-            response = connection.getresponse()
-            text = response.read()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wire:
+                wire.settimeout(self._timeout + patience)
+                wire.connect(os.fspath(self._place(method)))
+                wire.sendall(f"{head}\r\n".encode() + (body or b""))
+                with wire.makefile("rb") as answer:
+                    return self._parted(answer.read())
         except OSError as error:
             raise self._unreachable(error) from error
-        except http.client.HTTPException as error:
-            raise ClientError(
-                f"whatever listens on {self.socket_path} does not speak the control API ({error!r})"
-            ) from error
-        finally:
-            connection.close()
-        return response.status, text
 
-    def _connection(self, method: str, timeout: float) -> _UnixConnection:
-        """To the control socket; whoever may not open that reads from the one beside it."""
+    def _place(self, method: str) -> Path:
+        """The control socket; whoever may not open that reads from the one beside it."""
         path, beside = self.socket_path, reading_socket(self.socket_path)
         if method == "GET" and not os.access(path, _MAY_OPEN) and os.access(beside, _MAY_OPEN):
-            path = beside
-        return _UnixConnection(path, timeout)
+            return beside
+        return path
+
+    def _parted(self, answer: bytes) -> tuple[int, bytes]:
+        """Status and body of what came until the connection ended."""
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status, length = _STATUS.match(head), _LENGTH.search(head)
+        if not answer or (length is not None and len(body) < int(length[1])):
+            raise Unreachable(
+                f"the daemon on {self.socket_path} ended before its answer did; look at its log, try again"
+            )
+        if status is None:
+            raise ClientError(
+                f"whatever listens on {self.socket_path} does not speak the control API ({answer[:40]!r})"
+            )
+        return int(status[1]), body
 
     def _answer(self, status: int, text: bytes) -> Any:
         try:

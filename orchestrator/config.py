@@ -171,7 +171,11 @@ class HealthConfig(Section):
 class StandbyConfig(Section):
     """Warm on-demand capacity kept beyond the replicas, so that a swap fits into a notice."""
 
-    hot: int = Field(default=_STANDBY.hot, ge=0, description="Ready units kept beyond the replicas.")
+    hot: int = Field(
+        default=_STANDBY.hot,
+        ge=0,
+        description="Ready units kept beyond the replicas. The adaptive mix finds itself how many.",
+    )
     stopped: int = Field(
         default=_STANDBY.stopped,
         ge=0,
@@ -233,7 +237,8 @@ class LimitsConfig(Section):
     )
     spend_per_hour: Money | None = Field(
         default=_LIMITS.spend_per_hour,
-        description="Most US dollars per hour for all nodes at today's prices. Leave out for no cap.",
+        description="Most US dollars per hour for all nodes at today's prices. Leave out for no cap. A "
+        "pool that a shortage of spot may put all on demand needs room for one node more to come back.",
         examples=["12.50"],
     )
     disruption: Share = share_key(

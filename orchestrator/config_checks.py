@@ -129,6 +129,12 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
             (*at, "units"),
             'the adaptive mix counts nodes that serve one unit each; leave units out, or write mix = "70/30"',
         )
+    if pool.mix == "adaptive" and pool.standby.hot:
+        yield (
+            (*at, "standby", "hot"),
+            "the adaptive mix finds itself how many nodes are ready beyond the replicas; leave hot out, or "
+            'write mix = "70/30"',
+        )
     if pool.engine.kind == "vllm" and not pool.model:
         yield (
             (*at, "model"),

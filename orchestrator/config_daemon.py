@@ -73,6 +73,11 @@ class DaemonConfig(Section):
         "What turns of the loop saw and decided is kept in the journal for `orchestrator journal replay`: "
         'always when they do something new, else this often. "0s" keeps every turn, "off" none.',
     )
+    keep_events: Duration = duration_key(
+        30 * 86_400.0,
+        "How long what happened is kept in the journal, for `orchestrator events`. What recorded turns and "
+        "the daemon's memory need stays longer.",
+    )
     keep_turns: Duration = duration_key(7 * 86_400.0, "How long recorded turns are kept.")
     keep_turns_size: Size = size_key(
         256 * 2**20, "How much of the journal recorded turns may take; the oldest go first."

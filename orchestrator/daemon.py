@@ -23,7 +23,7 @@ from cloud.errors import Denied
 from cloud.ports import Clock, Lease, LeaseHolder
 from orchestrator import __version__, agents, views
 from orchestrator.actuator import Actuator
-from orchestrator.api import Api, reason_of
+from orchestrator.api import Api
 from orchestrator.client import reading_socket
 from orchestrator.config import Config
 from orchestrator.config_types import SQLITE
@@ -39,9 +39,10 @@ from orchestrator.observer import Observer, Pace
 from orchestrator.pair import OpenShared, Shared, open_shared
 from orchestrator.recorder import Recorder
 from orchestrator.reloading import Reloader
+from orchestrator.sockets import reason_of
 from orchestrator.standby import Standby
 from orchestrator.status import status_line
-from orchestrator.store import Store, StoreUnavailable
+from orchestrator.store import Store, StoreUnavailable, Superseded
 from orchestrator.store_sqlite import SqliteStore
 from orchestrator.supervision import Supervisor
 from orchestrator.wiring import Ports, connect, engine_spec
@@ -51,7 +52,6 @@ from policies.memory import Memory, reduce
 log = structlog.get_logger("daemon")
 
 SNAPSHOT_EVERY = 900.0
-KEEP_EVENTS = 30 * 86_400.0
 _STALLED_AFTER = 60.0
 
 
@@ -137,13 +137,13 @@ class Daemon:
             ) from error
         place = self._make_lease(settings.state_dir / "lease", now=self._started_at)
         try:
-            await place.acquire()
+            last = await place.acquire()
         except Denied as error:
             raise StartError(str(error)) from error
         self._place = place
         try:
             if settings.store == SQLITE:
-                await self._lead_alone(place)
+                await self._lead_alone(place, after=last.epoch)
             else:
                 await self._join(place)
         except StoreUnavailable as error:
@@ -153,11 +153,11 @@ class Daemon:
             await self.stop()
             raise
 
-    async def _lead_alone(self, place: FileLease) -> None:
-        """The lock of the state directory is the right to act."""
+    async def _lead_alone(self, place: FileLease, *, after: int) -> None:
+        """The lock of the state directory is the right to act; its last holder had the epoch `after`."""
         self._lease = place
         store = self._store = self._open_store()
-        epoch = await store.next_epoch(self._started_at)
+        epoch = await store.next_epoch(self._started_at, after=after)
         await self._begin(store, place, epoch, at=self._started_at)
 
     async def _join(self, place: FileLease) -> None:
@@ -398,7 +398,8 @@ class Daemon:
             await self._actuator.stop()
             await self._observer.stop()
         if self._ledger is not None and self._store is not None:
-            await self._ledger.write()
+            with contextlib.suppress(Superseded):
+                await self._ledger.write()
         if self._ports is not None:
             await self._ports.close()
         if self._store is not None:
@@ -463,8 +464,10 @@ class Daemon:
             while self.loop is None or not self.loop.settled:
                 await self._clock.sleep(self._config.daemon.tick)
             try:
-                keep_after = self._clock.now() - KEEP_EVENTS
+                keep_after = self._clock.now() - self._config.daemon.keep_events
                 await store.snapshot(self._config.pool_name, self.loop.memory, keep_after=keep_after)
+            except Superseded:
+                raise
             except StoreUnavailable as error:
                 log.warning("journal.no_snapshot", error=str(error))
 

@@ -108,6 +108,10 @@ class Backend(Protocol[C]):
         """True when nothing more can be asked of this connection."""
         ...
 
+    def evict(self, db: C) -> None:
+        """End what others have held under way for longer than anybody waits. Called by who takes over."""
+        ...
+
     def abort(self, db: C) -> None:
         """Have what is under way on this connection fail now. Called from another thread."""
         ...

@@ -19,8 +19,8 @@ class Inbox:
 
     def __init__(self, limit: int = 100_000) -> None:
         self._events: deque[Event] = deque(maxlen=limit)
-        self._wake = asyncio.Event()
-        self._urgent = asyncio.Event()
+        self._wake = _Signal()
+        self._urgent = _Signal()
         self._tickets = 0
         self._written = 0
         self._waiting: dict[int, asyncio.Future[None]] = {}
@@ -87,16 +87,44 @@ class Inbox:
 
         True when there was a wake-up.
         """
-        woken = await _within(self._wake, seconds)
+        woken = await self._wake.within(seconds)
         if woken and debounce > 0:
-            await _within(self._urgent, debounce)
+            await self._urgent.within(debounce)
         return woken
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+class _Signal:
+    """An event for one waiter that waits a limited time. Every turn ends with one, so it makes no detours."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiter: asyncio.Future[bool] | None = None
+
+    def set(self) -> None:
+        """Wake who waits, or let the next one not wait at all."""
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)
+
+    def clear(self) -> None:
+        """Let the next one wait again."""
+        self._is_set = False
+
+    async def within(self, seconds: float) -> bool:
+        """Wait until it is set, at most `seconds`; False when it was not."""
+        if self._is_set:
+            return True
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiter = waiter
+        timer = loop.call_later(seconds, _give_up, waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+
+def _give_up(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from orchestrator import turn_log
 from orchestrator.store import SCHEMA_VERSION, StoredEvent
-from orchestrator.store_sqlite import legible
+from orchestrator.store_sqlite import legible, readable
 from orchestrator.turn_log import Recording, StoredTurn
 
 R = TypeVar("R")
@@ -96,8 +96,8 @@ class JournalFile:
         return self._read(self._contents)
 
     def faults(self) -> list[str]:
-        """What SQLite's quick check finds, at most a few; reads the whole file. Raises JournalError."""
-        rows = self._read(lambda db: db.execute("PRAGMA quick_check(3)").fetchall())
+        """What SQLite's own check finds, at most a few; reads the whole file. Raises JournalError."""
+        rows = self._read(lambda db: db.execute("PRAGMA integrity_check(3)").fetchall())
         return [text for (text,) in rows if text != "ok"]
 
     def recordings(self) -> list[Recording]:
@@ -217,9 +217,11 @@ def _connect(path: Path, found: tuple[int, ...]) -> sqlite3.Connection:
     """A connection that cannot write; to a file that nobody has open it puts nothing beside it."""
     uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if found else ''}"
     try:
-        return sqlite3.connect(uri, uri=True, timeout=_BUSY_WAIT, isolation_level=None)
+        db = sqlite3.connect(uri, uri=True, timeout=_BUSY_WAIT, isolation_level=None)
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
+    db.text_factory = readable
+    return db
 
 
 def _event(row: tuple[int, float, str, str, str | None, bytes]) -> StoredEvent:

@@ -1,7 +1,8 @@
 """The file lease: one daemon per state directory.
 
 An flock on `lease` in the state directory, released by the kernel however the process ends. The file says who
-holds it, so a second daemon can name the first.
+holds it, so a second daemon can name the first, and under which epoch: the next one is higher, also where the
+journal was lost, or an old copy is back.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ class FileLease:
 
     def __init__(self, path: Path, *, now: float) -> None:
         self._path = path
+        self._place = str(path)  # asked for in every turn
         self._now = now
         self._file: IO[str] | None = None
         self._held = (0, 0)  # device and inode of the locked file
 
     async def acquire(self) -> LeaseHolder:
-        """Take the lease or raise Denied, naming the holder and what to do."""
+        """Take the lease or raise Denied, naming the holder and what to do.
+
+        The epoch is that of the last holder, 0 when it is not known.
+        """
         try:
             handle = open(self._path, "a+", encoding="utf-8")  # noqa: SIM115, ASYNC230 - a local file, held for life
         except OSError as error:
@@ -41,7 +46,7 @@ class FileLease:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = _read(handle)
+            holder, _ = _read(handle)
             handle.close()
             raise Denied(
                 f"{self._path.parent}: another daemon holds the lease: {holder}; stop it first, or give this "
@@ -54,7 +59,8 @@ class FileLease:
             ) from error
         found = os.fstat(handle.fileno())
         self._file, self._held = handle, (found.st_dev, found.st_ino)
-        return LeaseHolder(who=self._write(epoch=0), epoch=0)
+        _, epoch = _read(handle)
+        return self.record(epoch)
 
     def record(self, epoch: int) -> LeaseHolder:
         """Write the epoch under which the lease is used."""
@@ -65,7 +71,7 @@ class FileLease:
         if self._file is None:
             return False
         try:
-            on_disk = os.stat(self._path)
+            on_disk = os.stat(self._place)
         except OSError:
             return False
         return (on_disk.st_dev, on_disk.st_ino) == self._held
@@ -97,9 +103,11 @@ class FileLease:
         return who
 
 
-def _read(handle: IO[str]) -> str:
+def _read(handle: IO[str]) -> tuple[str, int]:
+    """Who holds the lease, or last did, and under which epoch."""
     handle.seek(0)
     try:
-        return str(json.load(handle)["who"])
+        said = json.load(handle)
+        return str(said["who"]), int(said["epoch"])
     except (ValueError, KeyError, TypeError):
-        return "unknown process"
+        return "unknown process", 0

@@ -1,18 +1,18 @@
 """Counts the money: each node's price over time, and the same capacity all on-demand, into the journal.
 
-Counted once a second in memory and written every ten; after a restart counting goes on from the last written
-second for the nodes that still live, so at most a few seconds of nodes that ended meanwhile are missed.
+Counted once a second in memory and written every thirty; after a restart counting goes on from the last
+written second for the nodes that still live, so at most half a minute of those that ended since is missed.
 """
 
 from __future__ import annotations
 
-from orchestrator.store import Journal, StoreUnavailable, Totals
+from orchestrator.store import Journal, StoreUnavailable, Superseded, Totals
 from policies.economics import Charge, charges, on_demand_rate
 from policies.fleet import Fleet
 from policies.model import World
 
 _COUNT_EVERY = 1.0
-_WRITE_EVERY = 10.0
+_WRITE_EVERY = 30.0
 
 
 class Ledger:
@@ -48,7 +48,10 @@ class Ledger:
             await self.write()
 
     async def write(self) -> None:
-        """Write what has gathered; when the journal cannot be written it is kept for later."""
+        """Write what has gathered, or keep it for later where the journal cannot be written.
+
+        Raises Superseded, of which a daemon of a calm pool hears nowhere else.
+        """
         if self._until is None:
             return
         try:
@@ -58,6 +61,8 @@ class Ledger:
                 on_demand_usd=self._pending_on_demand,
                 until=self._until,
             )
+        except Superseded:
+            raise
         except StoreUnavailable:
             return
         self._written = self.totals

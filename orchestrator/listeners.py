@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator.api import listen_tcp, listen_unix, reason_of
 from orchestrator.config_agents import AgentsTable
+from orchestrator.sockets import listen_tcp, listen_unix, reason_of
 from orchestrator.units import HostPort
 
 

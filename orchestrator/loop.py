@@ -36,9 +36,10 @@ from policies.events import (
     NoticeSeen,
     TargetsApplied,
 )
-from policies.fleet import Fleet
+from policies.fleet import Fleet, vouched_for
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Notice, Phase, Pool, World
+from policies.value import value
 
 log = structlog.get_logger("loop")
 
@@ -49,11 +50,14 @@ _OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
     metrics.TURN_SECONDS.labels(part) for part in ("observe", "journal", "decide", "act")
 )
 
+_RUNS = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATING})
+"""Phases of nodes whose engine may answer."""
+
 _DEBOUNCE = 0.01
 """Seconds in which further wake-ups join a turn, unless a notice waits."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Snapshot:
     """What the last turn saw and decided, for status pages."""
 
@@ -149,6 +153,7 @@ class Loop:
                 self._recorder.begin()
         arrived, ticket = self._inbox.take_all()
         world = self._observer.world(durable=self._durable, leading=self._lease.valid(), epoch=self._epoch)
+        world = replace(world, writing=self._actuator.writing)
         heard = self._heard(arrived)
         memory = reduce(self.memory, *heard)
         seen = facts.changes(self.pool, world, memory)
@@ -297,11 +302,26 @@ class Loop:
         busy = any(n.phase in moving or n.doomed is not None for n in fleet.nodes)
         draining = frozenset(n.id for n in fleet.nodes if n.drain is not None)
         self._observer.hurry(on=busy or bool(fleet.launching), draining=draining)
+        self._observer.follow(engines(fleet, world))
         metrics.TURNS.inc()
         metrics.LAST_TURN.set(snapshot.at)
         if self._on_turn is not None:
             self._on_turn(snapshot)
         return snapshot
+
+
+def engines(fleet: Fleet, world: World) -> dict[str, str]:
+    """Where the engines of nodes listen that may run, empty where that is not known now.
+
+    An address is used again: one that lists lack is not where another machine is. One that lists show stopped
+    may run where a balancer finds it healthy: what the last look saw is not forgotten.
+    """
+    taken = {i.address for i in world.instances.value}
+    running = [n for n in fleet.nodes if n.phase in _RUNS]
+    doubtful = [n for n in fleet.nodes if n.phase is Phase.STOPPED and n.standby is None]
+    vouched = vouched_for(world) if doubtful else set()
+    running += [n for n in doubtful if n.id in vouched]
+    return {n.id: n.address for n in running if n.listed or not n.address or n.address not in taken}
 
 
 def records(now: float, actions: Sequence[Action]) -> list[Event]:

@@ -20,10 +20,10 @@ from orchestrator.calls import counted
 from policies.model import (
     EngineReading,
     Instance,
-    InstanceState,
     Observed,
     Offering,
     Target,
+    TargetState,
     World,
 )
 
@@ -32,13 +32,17 @@ log = structlog.get_logger("observer")
 T = TypeVar("T")
 
 _AFTER_FAILURE = 1.0
-"""Seconds after which a look that failed is repeated."""
+"""Seconds after which a look that failed is repeated; each failure in a row doubles them, up to the pace."""
 
-_FOLLOW_ABSENT = 600.0
-"""Seconds for which the engine of a machine is probed that lists lack and that answers all the same."""
+_GAP = 10.0
+"""Seconds without a look, and at least three paces, after which what was seen before is not continued: the
+process hung, or could not look. Silence and absence are counted anew from the first look after it."""
 
+_BEAT = 2.0
+"""Seconds between two looks at whether this process has hung."""
 
-_NOT_ANSWERING = frozenset(InstanceState) - {InstanceState.PENDING, InstanceState.RUNNING}
+_HUNG = 4.0
+"""Seconds by which such a look is late when the process was stopped or its host suspended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +90,15 @@ class Observer:
         self._engines: dict[str, EngineReading] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._addresses: dict[str, str] = {}
-        self._absent_since: dict[str, float] = {}
         self._slots = asyncio.Semaphore(pace.probe_concurrency)
         self._hurry = asyncio.Event()
         self._draining: Set[str] = frozenset()
+        self._awake_since = self._beat_at = clock.now()
 
     def world(self, *, durable: bool, leading: bool, epoch: int) -> World:
         """A snapshot. Costs a copy of two small dictionaries, no I/O."""
         return World(
-            now=self._clock.now(),
+            now=self._beat(),
             instances=self._instances,
             engines=dict(self._engines),
             balancers=dict(self._targets),
@@ -102,6 +106,7 @@ class Observer:
             durable=durable,
             leading=leading,
             epoch=epoch,
+            awake_since=self._awake_since,
         )
 
     def hurry(self, *, on: bool, draining: Set[str] = frozenset()) -> None:
@@ -118,6 +123,7 @@ class Observer:
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """The root tasks of the observer by name."""
         looks = {
+            "watch over itself": self._keep_awake(),
             "watch instances": self._every(self._pace.instances, self._look_at_instances),
             "watch offerings": self._every(self._pace.offerings, self._look_at_offerings, steady=True),
         }
@@ -134,15 +140,34 @@ class Observer:
         await asyncio.gather(*self._probes.values(), return_exceptions=True)
         self._probes.clear()
 
+    async def _keep_awake(self) -> None:
+        while True:
+            self._beat()
+            await self._clock.sleep(_BEAT)
+
+    def _beat(self) -> float:
+        """The time now; notes when this process did nothing for a while before it."""
+        now = self._clock.now()
+        if now - self._beat_at > _BEAT + _HUNG:
+            log.warning("daemon.hung", seconds=round(now - self._beat_at, 1))
+            self._awake_since = now
+        self._beat_at = now
+        return now
+
     # -- looks -------------------------------------------------------------------------------------
 
     async def _every(
         self, seconds: float, look: Callable[[], Awaitable[bool]], *, steady: bool = False
     ) -> None:
-        """Look for ever; a look that failed is repeated soon, whatever the pace."""
+        """Look for ever; a look that failed is repeated soon, and less soon while it goes on failing."""
+        wait = _AFTER_FAILURE
         while True:
-            good = await look()
-            await self._pause(seconds if good else min(seconds, _AFTER_FAILURE), steady=steady)
+            if await look():
+                wait = _AFTER_FAILURE
+                await self._pause(seconds, steady=steady)
+            else:
+                await self._clock.sleep(min(seconds, wait))
+                wait *= 2.0
 
     async def _pause(self, seconds: float, *, steady: bool) -> None:
         """Wait `seconds`, or only the fast pace once there is a hurry."""
@@ -160,17 +185,15 @@ class Observer:
     async def _look_at_instances(self) -> bool:
         known = self._instances
         call = partial(self._instances_port.list, self._pool)
-        self._instances = await self._look(known, "instances", "list", call)
-        if self._instances.at != known.at:
-            self._follow_engines(self._instances.value)
-        if self._instances.value != known.value or known.at is None:
+        self._instances = await self._look(known, "instances", "list", call, pace=self._pace.instances)
+        if self._instances.at != known.at and (self._instances.value != known.value or known.at is None):
             self._wake()
         return not self._instances.error
 
     async def _look_at_offerings(self) -> bool:
-        first = self._offerings.at is None
-        self._offerings = await self._look(self._offerings, "offerings", "list", self._offerings_port.list)
-        if first:
+        known, pace = self._offerings, self._pace.offerings
+        self._offerings = await self._look(known, "offerings", "list", self._offerings_port.list, pace=pace)
+        if known.at is None and self._offerings.at is not None:
             self._wake()
         return not self._offerings.error
 
@@ -182,7 +205,9 @@ class Observer:
             self.incarnations[balancer.name] = view.incarnation
             return view.targets
 
-        self._targets[balancer.name] = await self._look(known, balancer.name, "read", targets)
+        pace = self._pace.targets
+        view = await self._look(known, balancer.name, "read", targets, pace=pace)
+        self._targets[balancer.name] = _followed(known, view)
         if self._shown(self._targets[balancer.name].value) != self._shown(known.value):
             self._wake()
         return not self._targets[balancer.name].error
@@ -192,7 +217,13 @@ class Observer:
         return {(t.id, t.address, t.state, t.id in self._draining and not t.in_flight) for t in targets}
 
     async def _look(
-        self, known: Observed[T], port: str, operation: str, call: Callable[[], Awaitable[T]]
+        self,
+        known: Observed[T],
+        port: str,
+        operation: str,
+        call: Callable[[], Awaitable[T]],
+        *,
+        pace: float,
     ) -> Observed[T]:
         """One look with a deadline; a failure keeps the known value."""
         asked_at = self._clock.now()
@@ -204,43 +235,33 @@ class Observer:
             return replace(known, error=f"no answer within {self._pace.call_timeout:.0f} s")
         except CloudError as error:
             return replace(known, error=str(error))
-        return Observed(value=value, at=asked_at)
+        goes_on = known.at is not None and asked_at - known.at <= _gap(pace)
+        return Observed(value=value, at=asked_at, since=known.since if goes_on else asked_at)
 
     # -- engines -----------------------------------------------------------------------------------
 
-    def _follow_engines(self, instances: tuple[Instance, ...]) -> None:
-        """One probing task for each machine that runs and has an address.
+    def follow(self, addresses: Mapping[str, str]) -> None:
+        """Look at the engines of these nodes, each at its address, and at no others.
 
-        A machine that the list lacks, or shows as it was before it ran, is probed on while it answers: a list
-        that omits a node or is old must not look like an engine that fell silent.
+        Those are the nodes that memory knows and that may run, whatever a list shows: one that omits a node
+        or is old must not look like an engine that fell silent, and before the first list, or where lists
+        lack a node, its engine is what can still tell. One of no address is looked at where it was before.
         """
-        running = {i.id: i.address for i in instances if i.state is InstanceState.RUNNING and i.address}
-        ended = {i.id for i in instances if i.state in _NOT_ANSWERING}
-        for node in [n for n in self._probes if not self._goes_on(n, running, ended)]:
+        for node in [n for n in self._probes if not self._goes_on(n, addresses)]:
             task = self._probes.pop(node)
             if task.done() and not task.cancelled():
                 log.error("probe.crashed", node=node, error=repr(task.exception()))
             task.cancel()
             self._engines.pop(node, None)
-            self._absent_since.pop(node, None)
-        for node, address in running.items():
-            if node not in self._probes:
+            self._addresses.pop(node)
+        for node, address in addresses.items():
+            if address and node not in self._probes:
                 self._addresses[node] = address
                 self._probes[node] = asyncio.create_task(self._probe(node, address), name=f"probe {node}")
-        self._addresses = {n: a for n, a in self._addresses.items() if n in self._probes}
 
-    def _goes_on(self, node: str, running: Mapping[str, str], ended: Set[str]) -> bool:
+    def _goes_on(self, node: str, addresses: Mapping[str, str]) -> bool:
         """True when the probing task of a node is still the right one."""
-        if self._probes[node].done():
-            return False
-        if node in running:
-            self._absent_since.pop(node, None)
-            return running[node] == self._addresses[node]
-        if node in ended:
-            return False
-        since = self._absent_since.setdefault(node, self._clock.now())
-        reading = self._engines.get(node)
-        return reading is not None and reading.ok and self._clock.now() - since < _FOLLOW_ABSENT
+        return addresses.get(node) in ("", self._addresses[node]) and not self._probes[node].done()
 
     async def _probe(self, node: str, address: str) -> None:
         while True:
@@ -249,6 +270,8 @@ class Observer:
                 reading = await self._engine.probe(node, address, previous)
             if fault := self._condemned(node):
                 reading = _failed(reading, previous, fault)
+            if previous is not None and reading.at - previous.at > _gap(self._pace.engines):
+                reading = _anew(reading)
             self._engines[node] = reading
             if _notable(previous, reading, draining=node in self._draining):
                 self._wake()
@@ -259,6 +282,29 @@ def _failed(reading: EngineReading, previous: EngineReading | None, fault: str) 
     """The reading of a node that is not well although its engine may answer."""
     since = previous.failing_since if previous is not None else None
     return replace(reading, ok=False, failing_since=since if since is not None else reading.at, failure=fault)
+
+
+def _gap(pace: float) -> float:
+    """Seconds between two looks beyond which they do not follow each other."""
+    return max(_GAP, 3.0 * pace)
+
+
+def _anew(reading: EngineReading) -> EngineReading:
+    """A reading after a time in which nobody looked: its engine may have answered all the while."""
+    return reading if reading.failing_since is None else replace(reading, failing_since=reading.at)
+
+
+def _followed(
+    before: Observed[tuple[Target, ...]], view: Observed[tuple[Target, ...]]
+) -> Observed[tuple[Target, ...]]:
+    """A view whose unhealthy targets say since when they were, as far as looks followed each other."""
+    failing = [t for t in view.value if t.state is TargetState.UNHEALTHY and t.failing_since is None]
+    if not failing:
+        return view
+    known = {t.id: t.failing_since for t in before.value} if view.since == before.since else {}
+    since = {t.id: known.get(t.id) or view.at for t in failing}
+    value = tuple(replace(t, failing_since=since[t.id]) if t.id in since else t for t in view.value)
+    return replace(view, value=value)
 
 
 def _notable(before: EngineReading | None, after: EngineReading, *, draining: bool) -> bool:

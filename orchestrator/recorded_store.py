@@ -16,7 +16,7 @@ from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
 from orchestrator.pair import Shared
 from orchestrator.shared_lease import SCHEMA, SharedLease
-from orchestrator.store import StoreUnavailable, node_of
+from orchestrator.store import StoreUnavailable, Superseded, node_of
 from orchestrator.store_sqlite import SqliteFile, SqliteStore
 from policies.economics import Charge
 from policies.events import Event, IntentOpened
@@ -27,12 +27,13 @@ class RecordedStore(SqliteStore):
     """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
 
     effects: Effects
-    hear: Callable[[Sequence[Event]], None]
+    hear: Callable[[Sequence[Event], bool], None]  # events, and whether they are written
+    _acted_on: Sequence[Event] = ()  # heard already, and not written yet
 
-    async def next_epoch(self, now: float) -> int:
+    async def next_epoch(self, now: float, *, after: int = 0) -> int:
         """See Store."""
         return await self.effects.record(
-            "journal", "epoch", lambda: super(RecordedStore, self).next_epoch(now)
+            "journal", "epoch", lambda: super(RecordedStore, self).next_epoch(now, after=after)
         )
 
     async def append(self, pool: str, events: Sequence[Event]) -> None:
@@ -43,13 +44,20 @@ class RecordedStore(SqliteStore):
         check = zlib.crc32(b"".join(encode(e) for e in events))
 
         async def write() -> None:
+            known = {id(e) for e in self._acted_on}
+            news = [e for e in events if id(e) not in known]
             try:
                 await super(RecordedStore, self).append(pool, events)
+            except Superseded:
+                raise  # it ends, and does nothing more
             except StoreUnavailable:
                 # Drains go on without the journal, calls on the cloud do not.
-                self.hear([e for e in events if not isinstance(e, IntentOpened)])
+                news = [e for e in news if not isinstance(e, IntentOpened)]
+                self._acted_on = [*self._acted_on, *news]
+                self.hear(news, False)
                 raise
-            self.hear(events)
+            self._acted_on = ()
+            self.hear(news, True)
 
         await self.effects.record("journal", "append", write, detail=f"{names} {check:08x}")
 

@@ -56,7 +56,7 @@ _POLICY: Final = frozenset(
         "patience",
     }
 )
-_DAEMON: Final = frozenset({"log_level", "tick", "keep_turns", "keep_turns_size"})
+_DAEMON: Final = frozenset({"log_level", "tick", "keep_events", "keep_turns", "keep_turns_size"})
 _SHARED: Final = frozenset({"socket", "targets_file"})  # of the gateway's table, what the daemon uses too
 
 

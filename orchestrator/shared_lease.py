@@ -72,13 +72,14 @@ class SharedLease:
         seconds: float,
         inline: bool = False,
     ) -> None:
-        self._where, self._lane = backend.where, Lane(backend, inline=inline)
+        self._where, self._backend, self._lane = backend.where, backend, Lane(backend, inline=inline)
         self._clock, self._seat, self._pool, self._seconds = clock, seat, pool, seconds
         self._who = f"pid {os.getpid()} on {socket.gethostname()}"
         self._seen: tuple[int, int] | None = None  # epoch and beat, as the row had them last
         self._seen_at = 0.0
         self._epoch = 0
         self._until = 0.0
+        self._held_up = False
         self.leader = ""
         """Who leads and since which epoch, in words, as this daemon saw it last; empty when nobody does."""
 
@@ -97,13 +98,20 @@ class SharedLease:
         if row.seat not in ("", self._seat) and silent <= row.seconds:
             raise Denied(f"{self._where}: {self.leader} leads")
         asked, now = self._clock.steady(), self._clock.now()
-        self._epoch = await self._lane.run(lambda db: self._take(db, row, now))
+        try:
+            self._epoch = await self._lane.run(lambda db: self._take(db, row, now))
+        except StoreUnavailable:
+            self._held_up = True
+            raise
+        self._held_up = False
         self._until = asked + _HOLDS * self._seconds
         self.leader = f"{self._who} (epoch {self._epoch})"
         return LeaseHolder(who=self._who, epoch=self._epoch)
 
     def _take(self, db: Database, row: _Row, now: float) -> int:
-        """Put our name into the row, if it is still as it was seen."""
+        """Put our name into the row, if it is still as it was seen, past those who hold that up."""
+        if self._held_up:
+            self._backend.evict(db)
         ours = (self._seat, self._who, self._pool, self._seconds)
         taken = db.execute(
             "UPDATE lease SET seat=?, who=?, pool=?, seconds=?, beat=0 WHERE epoch=? AND beat=? AND seat=?",

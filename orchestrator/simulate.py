@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from cloud.errors import CloudError
-from cloud.ports import Clock, EngineSpec, LaunchRequest
+from cloud.ports import Clock, EngineSpec
 from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
+from cloud.sim.books import Books
 from cloud.sim.checker import Checker
-from cloud.sim.cloud import SimInstances, SimOfferings
+from cloud.sim.cloud import SimInstances, SimOfferings, furnish
 from cloud.sim.effects import Effect, Effects, Moment, Point
 from cloud.sim.engine import SimEngine
 from cloud.sim.invariants import Bounds, Broken, DaemonState
@@ -118,13 +119,21 @@ class Simulation:
             rng=_rng(seed, "traffic"),
             traffic=traffic if traffic is not None else Traffic(),
         )
-        held = self.world, [self.table], self.pool
-        self.checker = Checker(*held, daemon=self._state, bounds=bounds)
-        self.limits = Limits(*held, checked=self._checked, report=self.checker.report)
+        self.checker = Checker(self.world, [self.table], self.pool, daemon=self._state, bounds=bounds)
+        self.limits = Limits(
+            self.world,
+            self.pool,
+            books=lambda: self.checker.books,
+            checked=self._checked,
+            report=self.checker.report,
+            known=self._nodes_known,
+            hidden=self.checker.hidden,
+        )
         self._accepted = 0
         self._wrote: tuple[str, int] | None = None  # who wrote last, and its place in order
         self.world.effects.watchers.append(self._one_writer)
-        self.world.effects.hook = self._at_effect
+        if crash is not None:
+            self.world.effects.hook = self._at_effect
         self.processes: list[SimProcess] = []
         self._started: list[SimProcess] = []
         self.sources = tuple(sources)
@@ -232,8 +241,7 @@ class Simulation:
 
     def _living(self) -> list[SimProcess]:
         """Daemons that have not ended, oldest first."""
-        if any(process.ended for process in self._started):
-            self._started = [process for process in self._started if not process.ended]
+        self._started = [process for process in self._started if not process.ended]
         return self._started
 
     def boot(self, *, supervised: bool = False, host: str = "") -> SimProcess:
@@ -292,7 +300,7 @@ class Simulation:
     def kill(self, process: SimProcess) -> None:
         """Kill -9. The kernel gives its lock back; its disk stays."""
         self.world.trace.add("kill", process.name)
-        self._forget_unwritten(process)
+        self.checker.forget_unwritten()
         process.ended = "killed"
         self.loop.kill(process.name)
         self._release(process)
@@ -311,20 +319,14 @@ class Simulation:
             process.up_since = self.clock.now()
         self.loop.thaw(process.name)
 
-    def lose_journal(self) -> None:
-        """Somebody deletes the journal. No daemon may run."""
+    def lose_journal(self, older: Books | None = None) -> None:
+        """Somebody deletes the journal, or puts back an `older` copy. No daemon may run."""
         if self.running is not None:
             raise ValueError("a daemon holds the journal: kill it first")
         for part in self.config.daemon.state_dir.glob("journal.db*"):
             part.unlink()
         self.world.trace.add("journal lost")
-        self.forget()
-
-    def _forget_unwritten(self, process: SimProcess) -> None:
-        """What a full disk kept out of the journal is lost with the process."""
-        loop = process.daemon.loop
-        if loop is not None and loop.last is not None and not loop.last.world.durable:
-            self.forget()
+        self.forget(older)
 
     def restart_later(self) -> None:
         """What the service manager does after a death: it has one daemon, and starts no second one."""
@@ -337,7 +339,7 @@ class Simulation:
 
     async def stop(self, process: SimProcess) -> None:
         """Stop a daemon in good order."""
-        self._forget_unwritten(process)
+        self.checker.forget_unwritten()
         task = self.loop.spawn(process.name, process.daemon.stop())
         process.ended = "stopped"
         await task
@@ -354,14 +356,12 @@ class Simulation:
         while process.daemon.loop is None:  # it stands by
             await self.clock.sleep(0.1)
         process.up_since = self.clock.now()
-        for other in self._living():
-            if other is not process:
-                self._forget_unwritten(other)  # this one read the journal without it
         process.ended = await process.daemon.wait()
         superseded = Superseded.__name__ in process.ended
+        why = self._anywhere(process.ended)
         if not superseded:
-            self.checker.report("daemon-lives", process.name, f"{process.name} ended: {process.ended}")
-        self.world.trace.add("end", process.name, process.ended)
+            self.checker.report("daemon-lives", process.name, f"{process.name} ended: {why}")
+        self.world.trace.add("end", process.name, why)
         await process.daemon.stop()
         if process.supervised:  # a supervisor starts none while the one that took over is up
             self.restart_later()
@@ -395,8 +395,12 @@ class Simulation:
         process = self.running
         if process is None or process.frozen or process.up_since is None or process.daemon.loop is None:
             return None
-        known = frozenset(process.daemon.loop.memory.nodes)
+        known = process.daemon.loop.memory.nodes.keys()
         return DaemonState(up_since=process.up_since, known=known, ahead=process.ahead)
+
+    def _nodes_known(self) -> int:
+        state = self._state()
+        return 0 if state is None else len(state.known)
 
     async def _at_effect(self, effect: Effect, moment: Moment, land: Callable[[], object] | None) -> None:
         """Kill the daemon whose effect this is, if this is the point."""
@@ -417,19 +421,20 @@ class Simulation:
     def _checked(self, name: str) -> None:
         self.checker.checked[name] += 1
 
-    def _hear(self, events: Sequence[Event]) -> None:
-        self.checker.hear(events)
+    def _hear(self, events: Sequence[Event], written: bool) -> None:
+        self.checker.hear(events, written=written)
         self.limits.hear(events)
 
-    def forget(self) -> None:
-        """A daemon's memory is lost: what it promised is forgotten."""
-        self.checker.forget()
-        self.limits.forget()
+    def forget(self, books: Books | None = None) -> None:
+        """The journal is lost, or an older one is back, which said what these books say."""
+        self.checker.forget(books)
 
     def _one_writer(self, effect: Effect, moment: Moment) -> None:
         """Once a daemon has written the target set, no daemon before it writes one any more."""
+        if effect.kind != "apply" or moment is not Moment.AFTER:
+            return
         process = next((p for p in self.processes if p.name == current_process()), None)
-        if effect.kind != "apply" or moment is not Moment.AFTER or process is None:
+        if process is None:
             return
         accepted, self._accepted = self.table.accepted > self._accepted, self.table.accepted
         if not accepted:
@@ -445,8 +450,12 @@ class Simulation:
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self._over:
-            text = f"{context.get('message')}: {context.get('exception')!r}"
+            text = self._anywhere(f"{context.get('message')}: {context.get('exception')!r}")
             self.checker.report("nothing-unhandled", text, text)
+
+    def _anywhere(self, text: str) -> str:
+        """A text without the place of the state directory: a run is the same wherever it is played."""
+        return text.replace(str(self.config.daemon.state_dir), "STATE")
 
     # -- for scripts -------------------------------------------------------------------------------
 
@@ -456,22 +465,8 @@ class Simulation:
 
     def furnish(self) -> None:
         """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""
-        wanted = {Market.SPOT: self.pool.spot_wanted, Market.ON_DEMAND: self.pool.on_demand_floor}
-        now, number = self.clock.now(), 0
-        for market, units in wanted.items():
-            missing = units
-            while missing > 0:
-                number += 1
-                sold = [p for p in self.world.prices if p.market is market]
-                request = LaunchRequest(
-                    token=f"{self.pool.name}/1/{number}",
-                    pool=self.pool.name,
-                    placement=sold[number % len(sold)],
-                    command=SimEngine(self.world).command(EngineSpec(model="sim", served_name="sim")),
-                )
-                machine = self.world.add(request)
-                machine.visible_at = machine.until = machine.loaded_at = now
-                missing -= self.pool.units_of(machine.placement)
+        furnish(self.world, self.pool)
+        self.checker.nobody_knows()
 
     def live(self, market: Market | None = None) -> list[Machine]:
         """Live machines of the pool, oldest first."""

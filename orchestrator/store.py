@@ -106,9 +106,9 @@ class Store:
         self._writer: Lane[Any] = Lane(backend, inline=inline)
         self._reader: Lane[Any] = self._writer if inline else Lane(backend, inline=False)
 
-    async def next_epoch(self, now: float) -> int:
-        """Begin a new epoch, higher than any before it in this journal and, by the clock, in lost ones."""
-        epoch = await self._writer.run(lambda db: raise_epoch(db, now))
+    async def next_epoch(self, now: float, *, after: int = 0) -> int:
+        """Begin a new epoch, higher than any in this journal, than `after`, and by the clock in lost ones."""
+        epoch = await self._writer.run(lambda db: raise_epoch(db, now, after=after))
         self.begin_epoch(epoch)
         return epoch
 
@@ -264,10 +264,10 @@ class Store:
             self._reader.close()
 
 
-def raise_epoch(db: Database, now: float) -> int:
-    """Write a new epoch down: the next number, or the time of day where that is more."""
+def raise_epoch(db: Database, now: float, *, after: int = 0) -> int:
+    """Write a new epoch down: the next number, `after` another too, or the time of day where it is more."""
     row = db.execute("SELECT value FROM meta WHERE key='epoch'").fetchone()
-    epoch = max(int(row[0]) + 1 if row else 1, int(now))
+    epoch = max(after + 1, int(row[0]) + 1 if row else 1, int(now))
     put_meta(db, "epoch", str(epoch))
     return epoch
 

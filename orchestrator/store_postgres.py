@@ -146,6 +146,20 @@ class PostgresDatabase:
         """See Backend."""
         return bool(db.raw.closed)
 
+    def evict(self, db: Connection) -> None:
+        """See Backend. Of our own programs in this database; ours to end, since they have the same user.
+
+        The server's limits do not reach all of them: a client that was frozen between the statements of a
+        pipeline, or in the middle of an answer, is neither idle nor in a statement, and keeps its locks.
+        """
+        db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() "
+            "AND application_name = current_setting('application_name') "
+            "AND xact_start < clock_timestamp() - make_interval(secs => ?)",
+            (PATIENCE,),
+        )
+
     def abort(self, db: Connection) -> None:
         """See Backend. The socket is shut: whoever reads from it hears of its end at once."""
         with (

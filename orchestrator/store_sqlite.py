@@ -8,6 +8,7 @@ the daemon then knows nothing and rebuilds its memory by adopting what the cloud
 from __future__ import annotations
 
 import itertools
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class SqliteFile:
     def connect(self) -> sqlite3.Connection:
         """See Backend."""
         db = sqlite3.connect(self.path, timeout=_BUSY_WAIT, check_same_thread=False)
-        db.text_factory = _text  # an entry with damaged text is skipped like any other that says nothing
+        db.text_factory = readable  # an entry with damaged text is skipped like any other that says nothing
         with legible():
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
@@ -79,6 +80,9 @@ class SqliteFile:
         """See Backend."""
         return False
 
+    def evict(self, db: sqlite3.Connection) -> None:
+        """See Backend. Who writes to a file is on this host, and its lock ends with its process."""
+
     def abort(self, db: sqlite3.Connection) -> None:
         """See Backend."""
 
@@ -106,8 +110,10 @@ class SqliteFile:
         try:
             with legible(), db:
                 db.execute("BEGIN IMMEDIATE")
-                migrate(db, self.where, _schema_version(db))
-            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                _bring_up(db, self.where)
+            with legible():  # the quick check would miss an index that nothing can be added to
+                found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if found != "ok":
                 raise sqlite3.DatabaseError("database disk image is malformed")
         finally:
             db.close()
@@ -134,7 +140,7 @@ class SqliteStore(Store):
         try:
             file.prepare()
         except sqlite3.DatabaseError as error:
-            if not _is_corruption(error):
+            if not _is_corruption(path, error):
                 raise file.unavailable(error) from error
             aside = _free_name(path.with_name(f"{path.name}.corrupt-{int(now)}"))
             try:
@@ -155,7 +161,8 @@ class SqliteStore(Store):
         return store
 
 
-def _text(data: bytes) -> str:
+def readable(data: bytes) -> str:
+    """Text of an entry, however damaged."""
     return data.decode(errors="replace")
 
 
@@ -164,10 +171,21 @@ def _schema_version(db: sqlite3.Connection) -> int:
     if db.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name='meta'").fetchone() is None:
         return 0
     row = db.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
+    if row is None:
+        return 0
+    if not str(row[0]).isdecimal():
+        raise sqlite3.DatabaseError(f"the schema version {row[0]!r} is malformed")
+    return int(row[0])
+
+
+def _bring_up(db: sqlite3.Connection, where: str) -> None:
+    """Bring the tables to this version. Where a step was taken before, they do not name their version."""
     try:
-        return 0 if row is None else int(row[0])
-    except ValueError:
-        raise sqlite3.DatabaseError(f"the schema version {row[0]!r} is malformed") from None
+        migrate(db, where, _schema_version(db))
+    except sqlite3.OperationalError as error:
+        if not any(text in str(error) for text in ("duplicate column name", "already exists")):
+            raise
+        raise sqlite3.DatabaseError(f"the schema version is malformed: {error}") from error
 
 
 def _free_name(path: Path) -> Path:
@@ -176,6 +194,14 @@ def _free_name(path: Path) -> Path:
     return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
-def _is_corruption(error: sqlite3.DatabaseError) -> bool:
+def _is_corruption(path: Path, error: sqlite3.DatabaseError) -> bool:
+    """True when the file is not what a daemon wrote.
+
+    Also for one whose header says that it may not be written to, though it may.
+    """
     code = getattr(error, "sqlite_errorcode", None)
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "malformed" in str(error)
+    if code == sqlite3.SQLITE_READONLY:
+        return os.access(path, os.W_OK)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return True
+    return any(text in str(error) for text in ("malformed", "unsupported file format"))

@@ -91,17 +91,20 @@ class Tally:
                 known = before.swaps.get(outgoing)
                 if swap is not known:
                     self._swap(known, swap, after)
-        unannounced = after.preemptions_without_notice - before.preemptions_without_notice
-        self._noticed.inc(after.preemptions - before.preemptions - unannounced)
-        self._unannounced.inc(unannounced)
+        if after.preemptions != before.preemptions:
+            unannounced = after.preemptions_without_notice - before.preemptions_without_notice
+            self._noticed.inc(after.preemptions - before.preemptions - unannounced)
+            self._unannounced.inc(unannounced)
 
     def tokens(self, world: World) -> None:
         """Count tokens since the last turn. Those of before a node was first seen are not ours to count."""
         seen = {node: reading.progress for node, reading in world.engines.items()}
+        made = 0.0
         for node, progress in seen.items():
             known = self._progress.get(node, progress)
             # A count that fell began anew with its engine.
-            self._tokens.inc(progress - known if progress >= known else progress)
+            made += progress - known if progress >= known else progress
+        self._tokens.inc(made)
         self._progress = seen
 
     def _gone(self, event: NodeGone, before: Memory) -> None:

@@ -55,12 +55,14 @@ class Packer:
                 "durable": world.durable,
                 "leading": world.leading,
                 "epoch": world.epoch,
+                "awake_since": world.awake_since,
                 "instances": self._observed("instances", world.instances, Instance),
                 "offerings": self._observed("offerings", world.offerings, Offering),
                 "balancers": {
                     name: self._observed(f"balancer {name}", view, Target)
                     for name, view in world.balancers.items()
                 },
+                "writing": world.writing,
                 "readings": self._table(
                     "engines", world.engines, EngineReading, list(world.engines.values())
                 ),
@@ -81,7 +83,8 @@ class Packer:
         }
 
     def _observed(self, name: str, view: Observed[Any], kind: type) -> dict[str, Any]:
-        return {"at": view.at, "error": view.error, "rows": self._table(name, view.value, kind, view.value)}
+        rows = self._table(name, view.value, kind, view.value)
+        return {"at": view.at, "error": view.error, "since": view.since, "rows": rows}
 
     def _table(self, name: str, source: object, kind: type, rows: Collection[Any]) -> dict[str, Any]:
         """Rows by column. `source` is the object that they come from: the same one has the same rows."""
@@ -127,9 +130,11 @@ class Unpacker:
                 durable=bool(stored["durable"]),
                 leading=bool(stored["leading"]),
                 epoch=int(stored["epoch"]),
+                awake_since=float(stored.get("awake_since", 0.0)),  # older journals do not have it
                 instances=self._view(stored["instances"], Instance),
                 offerings=self._view(stored["offerings"], Offering),
                 balancers={n: self._view(v, Target) for n, v in stored["balancers"].items()},
+                writing={n: tuple(map(str, nodes)) for n, nodes in stored.get("writing", {}).items()},
                 engines=dict(zip(engines, readings, strict=True)),
             )
             plan: dict[str, Any] = stored["plan"]
@@ -147,9 +152,9 @@ class Unpacker:
         return world, plan
 
     def _view(self, stored: Mapping[str, Any], kind: type[T]) -> Observed[tuple[T, ...]]:
-        at = stored["at"]
+        at, since = (None if stored.get(n) is None else float(stored[n]) for n in ("at", "since"))
         rows = self._read(stored["rows"], kind)
-        return Observed(value=rows, at=None if at is None else float(at), error=stored["error"])
+        return Observed(value=rows, at=at, error=stored["error"], since=since)
 
     def _read(self, table: Mapping[str, Any], kind: type[T]) -> tuple[T, ...]:
         key = (kind, *((n, c[_PART]) for n, c in table.items() if isinstance(c, dict)))

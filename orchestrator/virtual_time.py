@@ -26,7 +26,7 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -101,6 +101,54 @@ class _Task(asyncio.Task[T]):
         return self is other
 
 
+class _Handle(asyncio.Handle):
+    """A handle without what the base class does for debug mode, which is never on here."""
+
+    __slots__ = ()
+
+    _callback: Any
+    _args: Any
+    _context: Context
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback, self._args = callback, args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+
+class _Timer(asyncio.TimerHandle):
+    """The same of a timer handle."""
+
+    __slots__ = ()
+
+    _callback: Any
+    _args: Any
+    _context: Context
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback, self._args = callback, args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+        self._when, self._scheduled = when, True
+
+
 def current_process() -> str:
     """The simulated process that is running now; `WORLD` outside of all."""
     return _process.get()
@@ -151,9 +199,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """See BaseEventLoop."""
-        self._check_closed()  # type: ignore[attr-defined]  # the stubs do not show it
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        timer._scheduled = True  # type: ignore[attr-defined]
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]  # the stubs do not show it
+        timer = _Timer(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._timer_serials), timer))
         return timer
 
@@ -163,7 +211,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """See BaseEventLoop."""
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -227,35 +275,52 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     # -- running -----------------------------------------------------------------------------------
 
     def _run_once(self) -> None:
-        """One turn: jump to the next timer if nothing is ready, then run all that is ready, shuffled.
+        """Until the loop is stopped: jump to the next timer if nothing is ready, then run what is, shuffled.
 
-        The turn of `BaseEventLoop` waits in its selector instead; here nothing is ever waited for.
+        `BaseEventLoop` does one such turn at a time, and waits in its selector; here nothing is waited for.
         """
-        ready, timers, halted = self._ready, self._timers, self._halted
-        if timers and timers[0][2]._cancelled:
-            timers = self._drop_cancelled_timers()
-        if not ready and not self._stopping:
-            if not timers:
-                raise Deadlock(f"nothing can happen any more at {self._now:.6f} s; {self._waiting()}")
-            self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            handle = heapq.heappop(timers)[2]
-            handle._scheduled = False
-            ready.append(handle)
-        if len(ready) > 1:
-            shuffled = list(ready)
-            self._order.shuffle(shuffled)
-            self._ready = ready = deque(shuffled)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            if halted and handle._context.get(_process, WORLD) in halted:
-                self._set_aside(handle)
-                continue
-            self.steps += 1
-            handle._run()
-            halted = self._halted
+        while True:
+            ready, timers, halted = self._ready, self._timers, self._halted
+            if timers and timers[0][2]._cancelled:
+                timers = self._drop_cancelled_timers()
+            now = self._now
+            if not ready and not self._stopping:
+                if not timers:
+                    raise Deadlock(f"nothing can happen any more at {now:.6f} s; {self._waiting()}")
+                if timers[0][0] > now:
+                    now = self._now = timers[0][0]
+            while timers and timers[0][0] <= now:
+                handle = heapq.heappop(timers)[2]
+                handle._scheduled = False
+                ready.append(handle)
+            if len(ready) > 1:
+                shuffled = list(ready)
+                self._order.shuffle(shuffled)
+                self._ready = ready = deque(shuffled)
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                if halted and handle._context.get(_process, WORLD) in halted:
+                    self._set_aside(handle)
+                    continue
+                self.steps += 1
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self._failed(handle, error)
+                halted = self._halted
+            if self._stopping:
+                return
+
+    def _failed(self, handle: Any, error: BaseException) -> None:
+        """A callback raised: nobody else hears of it."""
+        name = getattr(handle._callback, "__qualname__", handle._callback)
+        self.call_exception_handler(
+            {"message": f"Exception in callback {name}", "exception": error, "handle": handle}
+        )
 
     def _set_aside(self, handle: Any) -> None:
         """A callback of a dead process never runs, one of a frozen process waits."""
@@ -353,12 +418,13 @@ class VirtualClock:
             return
         # What asyncio.sleep does, with fewer steps: half of a simulation is waiting.
         loop = self._loop
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[None] = asyncio.Future(loop=loop)
         timer = loop.call_at(loop.time() + seconds, _wake, future)
         try:
             await future
-        finally:
+        except BaseException:
             timer.cancel()
+            raise
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from policies.model import Placement, StandbyKind, TargetSpec
+from policies.model import Placement, StandbyKind, TargetSpec, Word
+from policies.value import value
 
 
-class ActionKind(StrEnum):
+class ActionKind(Word):
     """The name of an action in the journal, the metrics and the API."""
 
     LAUNCH = "launch"
@@ -22,7 +22,7 @@ class ActionKind(StrEnum):
     ALARM = "alarm"
 
 
-class Cause(StrEnum):
+class Cause(Word):
     """What set an action off; it decides which limits apply."""
 
     NOTICE = "notice"
@@ -152,7 +152,7 @@ class Deferred:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Plan:
     """The decision of one turn.
 

@@ -30,7 +30,8 @@ missing and no zone is worth a scout, one goes all the same to the zone that was
 once that is EXPLORE: a zone that was bad when last seen would else never be found good again.
 
 Nodes are added one at a time where J falls most, by THETA_ADD at least, and given back where J falls by
-THETA_DROP at least: the difference keeps it from going back and forth.
+THETA_DROP at least: the difference keeps it from going back and forth. A spot node goes when the outlook has
+no use for it, and stays while the hazard now would buy it again.
 It knows nodes of one unit only: a pool whose types serve different numbers of units keeps the 70/30 mix, and
 `policies.model.Pool` refuses both together.
 Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand
@@ -54,7 +55,7 @@ from policies.actions import Cause
 from policies.fleet import Node
 from policies.model import AdaptiveRules, Market, Phase, Placement, StandbyKind
 from policies.odds import Odds, Zone
-from policies.return_to_spot import least_useful, roll_back
+from policies.return_to_spot import least_useful, may_go, roll_back, stay_whole
 from policies.turn import Turn
 
 PENALTY = 110.0
@@ -361,7 +362,7 @@ def _drop_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
     """Give on-demand nodes back while J falls, those that are not ready first."""
     pool = turn.pool
     missing, cost, spot = odds.missing(), odds.spot_cost(), odds.spot
-    nodes = [n for n in _counted(turn, Market.ON_DEMAND) if n.id not in turn.starting and not n.unknown]
+    nodes = [n for n in _counted(turn, Market.ON_DEMAND) if may_go(turn, n)]
     for node in sorted(nodes, key=least_useful):
         held = turn.count(Market.ON_DEMAND)
         if held <= pool.on_demand_floor:
@@ -379,16 +380,10 @@ def _drop_spot(turn: Turn, odds: Odds) -> None:
     """Give spot nodes back while J falls and nothing is starting."""
     held: dict[Placement, list[Node]] = {}
     for node in sorted(_counted(turn, Market.SPOT), key=least_useful, reverse=True):
-        if not node.unknown:
+        if may_go(turn, node):
             held.setdefault(node.placement, []).append(node)
     while turn.coming(Market.SPOT) == 0 and turn.may_choose():
-        here = odds.here()
-        best = (THETA_DROP, -1)
-        for i, zone in enumerate(odds.zones):
-            if zone.working and odds.counts[i]:
-                odds.counts[i] -= 1
-                best = max(best, (here - odds.here(), i))
-                odds.counts[i] += 1
+        best = _worth_least(odds)
         if best[1] < 0:
             return
         nodes = held.get(odds.zones[best[1]].offering.placement)
@@ -400,16 +395,38 @@ def _drop_spot(turn: Turn, odds: Odds) -> None:
         odds.counts[best[1]] -= 1
 
 
+def _worth_least(odds: Odds) -> tuple[float, int]:
+    """By how much J falls when a node of the best zone for that goes, and the zone; -1 where none should.
+
+    What would be bought again at once stays: it may insure against the hazard now, whatever the outlook.
+    """
+    here = odds.here()
+    best = (THETA_DROP, -1)
+    for i, zone in enumerate(odds.zones):
+        if zone.working and odds.counts[i]:
+            odds.counts[i] -= 1
+            found = (here - odds.here(), i)
+            if found > best and not (zone.open and _gain_now(odds, i) >= THETA_ADD):
+                best = found
+            odds.counts[i] += 1
+    return best
+
+
+def _gain_now(odds: Odds, i: int) -> float:
+    """What one more node in a zone is worth by the hazard now."""
+    odds.later = False
+    gain = odds.gain_of_one_more(i, odds.here())
+    odds.later = True
+    return gain
+
+
 def _give_back(turn: Turn, node: Node, cause: Cause, why: str) -> bool:
-    """Let one node go unless ready nodes would fall below wanted."""
+    """Let one node go unless too few that may be relied on would stay: wanted in all, the floor on demand."""
+    if not stay_whole(turn, node, 0 if node.spot else turn.pool.on_demand_floor):
+        return False
     if node.phase is not Phase.READY:
-        # While something is missing, what is coming may be the first to be ready.
-        if turn.sure_in_all < turn.pool.replicas:
-            return False
         turn.terminate(node, Cause.EXCESS, f"not ready yet, and {why}")
         return True
-    if not node.probed or (node.sure and turn.sure_in_all - 1 < turn.pool.replicas):
-        return False
     if not turn.may_choose():
         turn.note(f"{node.id} is surplus and waits: {turn.by_choice} nodes are leaving already")
         return False

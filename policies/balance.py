@@ -4,11 +4,12 @@ What it decides: the whole wanted target set, the same for every balancer, and w
 A target's weight is in proportion to the units that its node serves.
 Why: the set is written whole, so a lost write, a restarted balancer or a hand edit is mended by the next
 turn. A node that begins to drain in this turn is out of the active set in the same turn.
-Never: a node that is not ready enters; a node that drains is active; the last node that can answer is taken
-out by choice. When too many nodes fall silent at once, they stay: the balancer's own checks are closer to
-the truth than ours. A daemon that has just started takes out nothing that it has not looked at: a target
-stays while its node's engine was not probed, or gave no answer yet and a balancer finds it healthy, or while
-the cloud was not seen whole, and no balancer is written before it was read.
+Never: a node enters that is not ready, that did not answer the last look, or that no list shows and nobody
+has looked at; a node that drains is active; the last node that can answer is taken out by choice. When too
+many nodes fall silent at once, they stay: the balancer's own checks are closer to the truth than ours. A
+daemon that has just started or woken up takes out nothing that it has not looked at: a target stays while its
+node's engine was not probed, or gave no answer yet and a balancer finds it healthy, or while the cloud was
+not seen whole, and no balancer is written before it was read.
 
 Example: of three nodes one drains and one is starting: the set is one active and one draining target.
 """
@@ -17,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from policies.actions import Attach, Detach, Drain, Terminate
-from policies.fleet import Node, perhaps_at_work
+from policies.actions import ActionKind, Attach, Detach, Drain, Terminate
+from policies.at_work import gets_requests, sends_to, shown_active
+from policies.fleet import Node, perhaps_at_work, vouched_for
 from policies.model import (
     WEIGHT_OF_A_UNIT,
+    InstanceState,
     Observed,
     Phase,
     StandbyKind,
@@ -29,16 +32,20 @@ from policies.model import (
     TargetSpec,
     TargetState,
 )
+from policies.records import intent_key
 from policies.turn import Turn
+
+_GIVEN_UP = 3.0
+"""The last target is let go of when it was silent for so many times as long as it takes to replace a node."""
 
 
 def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     """The wanted target set, by node id."""
-    shown = shown_active(turn)
+    shown, routed = shown_active(turn.world), sends_to(turn.world, turn.memory)
     drains = {a.node: a.deadline for a in turn.actions if isinstance(a, Drain)}
-    active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n, shown)]
-    if not active:
-        active = _last_resort(turn, shown)
+    active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n, routed)]
+    if not active and not any(s.phase is TargetPhase.ACTIVE for s in _unseen(turn, set(), routed)):
+        active = _last_resort(turn, shown | routed)
     chosen = {n.id for n in active}
     specs = [TargetSpec(id=n.id, address=n.address, weight=_weight(n)) for n in active]
     for node in turn.fleet.nodes:
@@ -49,7 +56,7 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
         ends_now = node.id in turn.leaving and node.id not in drains
         if deadline is not None and not ends_now:
             specs.append(_draining(node.id, node.address, deadline, weight=_weight(node)))
-    specs += _unseen(turn, {s.id for s in specs})
+    specs += _unseen(turn, {s.id for s in specs}, routed)
     return tuple(sorted(specs, key=lambda s: s.id))
 
 
@@ -94,29 +101,11 @@ def _differs(
     written_at = turn.memory.applied_at.get(name)
     if written_at is None or turn.memory.targets.get(name) != wanted:
         return True
-    # How a balancer shows a target that drains, and for how long, is its own affair.
-    return view.at > written_at and {t.id for t in view.value if _gets_requests(t)} != active
-
-
-def _gets_requests(target: Target) -> bool:
-    return target.state not in (TargetState.DRAINING, TargetState.UNUSED)
-
-
-def shown_active(turn: Turn) -> set[str]:
-    """Nodes that some balancer was last seen to send requests to."""
-    return {t.id for view in turn.world.balancers.values() for t in view.value if _gets_requests(t)}
-
-
-def may_route(turn: Turn) -> set[str]:
-    """Nodes that some balancer sends requests to, by its word since it last acknowledged a set, if ever."""
-    applied = turn.memory.applied_at
-    return {
-        t.id
-        for name, view in turn.world.balancers.items()
-        if view.at is not None and view.at > applied.get(name, 0.0)
-        for t in view.value
-        if _gets_requests(t)
-    }
+    if view.at > written_at and {t.id for t in view.value if gets_requests(t)} != active:
+        return True
+    # How long it shows a target that drains is its own affair; but it may have forgotten the removal.
+    left = any(t.id not in wanted and t.state is not TargetState.UNUSED for t in view.value)
+    return left and view.at - written_at >= turn.pool.patience.effect_timeout
 
 
 def _weight(node: Node) -> int:
@@ -129,20 +118,29 @@ def _draining(node: str, address: str, deadline: float, weight: int = WEIGHT_OF_
     )
 
 
-def _belongs(turn: Turn, node: Node, shown: set[str]) -> bool:
+def _belongs(turn: Turn, node: Node, routed: set[str]) -> bool:
     if not node.address or node.standby is StandbyKind.STOPPED:
         return False
     if node.id in turn.returning:
         return True
     if node.drain is not None:
         return False
-    if perhaps_at_work(turn.world, node):
-        return node.id in shown and (node.serving or node.id in may_route(turn))
-    return node.phase is Phase.READY and (node.healthy or (turn.fleet.suspect and node.serving))
+    if perhaps_at_work(turn.pool, turn.world, node):
+        return node.id in routed
+    if node.id not in routed and not (node.listed or node.probed):
+        return False  # nothing says that it is still there
+    if not (node.id in routed or node.serving) and node.failing_since is not None:
+        return False  # it enters once it answers
+    old_news = node.failing_since is not None and not node.probed  # from before this daemon woke up
+    kept = node.serving and (turn.fleet.suspect or old_news)
+    return node.phase is Phase.READY and (node.healthy or kept)
 
 
-def _unseen(turn: Turn, known: set[str]) -> list[TargetSpec]:
-    """Targets that memory knows too little of: they stay while the cloud has not been seen whole."""
+def _unseen(turn: Turn, known: set[str], routed: set[str]) -> list[TargetSpec]:
+    """Targets that memory knows too little of: they stay while the cloud has not been seen whole.
+
+    One that a balancer showed draining gets requests by a set that was taken since.
+    """
     if turn.world.instances.at is not None:
         return []
     found: dict[str, TargetSpec] = {}
@@ -151,7 +149,7 @@ def _unseen(turn: Turn, known: set[str]) -> list[TargetSpec]:
             node = turn.fleet.by_id.get(target.id)
             if target.id in known or target.state is TargetState.UNUSED or _decided(turn, node):
                 continue
-            if _gets_requests(target):
+            if gets_requests(target) or target.id in routed:
                 found[target.id] = TargetSpec(id=target.id, address=target.address)
             elif target.id not in found:
                 deadline = turn.now + turn.pool.drain.budget
@@ -160,23 +158,60 @@ def _unseen(turn: Turn, known: set[str]) -> list[TargetSpec]:
 
 
 def _decided(turn: Turn, node: Node | None) -> bool:
-    """True for a node that is on its way out, as far as memory goes."""
-    return node is not None and (node.leaving or node.id in turn.leaving)
+    """True for a node that is on its way out, as far as memory goes.
+
+    Memory may be old: one whose end was asked for in vain may have been put to work since.
+    """
+    if node is None:
+        return False
+    put_to_work = node.drain is None and _asked_in_vain(turn, node)
+    return node.id in turn.leaving or (node.leaving and not put_to_work)
 
 
 def _last_resort(turn: Turn, shown: set[str]) -> list[Node]:
     """Nobody belongs in the set: keep who serves now, or can, and has the best chance to answer.
 
-    One that does not serve may all the same: the write that makes it a target may be under way.
+    One that serves and has not been silent for long; else one that answers, whether it serves or not: the
+    write that makes it a target may be under way, or it drained; else one that serves. Of those, one that was
+    asked to rather than put into the set by hand, and the one that lasts longest. Where there is none, the
+    answer of the write that made one a target may be lost; and one whose end was asked for, so far in vain,
+    lives while a balancer finds it healthy. One that has been dead for long is let go of: what takes its
+    place may only be had when it has ended.
     """
     ends = {a.node for a in turn.actions if isinstance(a, Terminate)}
     here = [
-        n for n in turn.fleet.nodes if n.phase not in (Phase.TERMINATING, Phase.GONE) and n.id not in ends
+        n
+        for n in turn.fleet.nodes
+        if n.phase not in (Phase.TERMINATING, Phase.GONE)
+        and n.id not in ends
+        and not turn.at_work.dead(n, _GIVEN_UP)
     ]
-    left = [n for n in here if n.serving or n.id in shown]
-    left = left or [n for n in here if n.answers and n.standby is not StandbyKind.STOPPED]
-    left = [n for n in left if n.healthy] or left
-    return sorted(left, key=lambda n: (-_last_second(n), n.id))[:1]
+    works = [n for n in here if n.standby is not StandbyKind.STOPPED]
+    vouched = vouched_for(turn.world)
+    left = (
+        [n for n in here if n.serving or n.id in shown or _can_take(n)]
+        or [n for n in works if n.ready_at is not None and n.phase is not Phase.STOPPED]
+        or [n for n in turn.fleet.nodes if n.id in vouched - ends and _asked_in_vain(turn, n)]
+    )
+
+    def chance(node: Node) -> tuple[bool, bool, bool, float, str]:
+        serves_well = node.healthy and (node.serving or node.id in shown)
+        return not serves_well, not _can_take(node), not node.serving, -_last_second(node), node.id
+
+    return sorted(left, key=chance)[:1]
+
+
+def _can_take(node: Node) -> bool:
+    """True for a node that answers, and is no standby that waits."""
+    return node.answers and node.standby is not StandbyKind.STOPPED
+
+
+def _asked_in_vain(turn: Turn, node: Node) -> bool:
+    """True for a node whose end was asked for, and neither its call nor a list says that it ends."""
+    intent = turn.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
+    alive = (InstanceState.PENDING, InstanceState.RUNNING)
+    ending = any(i.id == node.id and i.state not in alive for i in turn.world.instances.value)
+    return intent is not None and intent.accepted_at is None and not ending
 
 
 def _last_second(node: Node) -> float:

@@ -7,8 +7,9 @@ then cover, then spot. Before that spot comes before cover, so that the first st
 double of it. The quickest capacity is used first: a node that is draining by our own choice, then a standby,
 then a launch.
 Nodes come whole: the last one that is launched for what is missing may serve more than that.
-Never: more than the limits allow (policies.limits). A launch whose answer was lost is asked again with the
-same token before anything else is launched in its place. A pool whose spot share is 0 buys no spot.
+Never: more than the limits allow (policies.limits), also of launches that are asked for again. A launch whose
+answer was lost is asked again with the same token before anything else is launched in its place. A pool whose
+spot share is 0 buys no spot.
 
 Example: 10 wanted, 7 spot ready, 1 of them noticed: one on-demand node is launched as cover and, if a quiet
 placement exists, one spot node to return to.
@@ -27,9 +28,18 @@ from policies.turn import Turn
 
 
 def repeat_unanswered(turn: Turn) -> None:
-    """Ask again, with the same token, for launches and starts that show no effect."""
-    for launch in turn.fleet.launching:
-        turn.launch_again(launch)
+    """Ask again, with the same token, for launches and starts that show no effect.
+
+    Launches as far as there is room: what they were asked for may be over. The oldest come first, after those
+    that the cloud took.
+    """
+    launching = sorted(turn.fleet.launching, key=lambda i: i.accepted_at is None)
+    if launching:
+        units_of = turn.pool.units_of
+        living = turn.budget.living - sum(units_of(i.placement) for i in launching)
+        for launch in launching:
+            turn.launch_again(launch, living=living)
+            living += units_of(launch.placement)
     for node in turn.fleet.nodes:
         if node.phase is Phase.STOPPED and node.standby is None and not node.leaving:
             intent = turn.memory.intents.get(intent_key(node.id, ActionKind.START))

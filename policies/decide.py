@@ -45,6 +45,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     turn = Turn(fleet.pool, world, memory, fleet)
     swap.drain_doomed(turn)
     swap.take_back(turn)
+    swap.call_back(turn)
     capacity.repeat_unanswered(turn)
     health.replace_sick(turn)
     health.give_up_boots(turn)

@@ -15,11 +15,12 @@ to carry the load, a doomed node that keeps serving is worth more than an idle o
 
 With a notice of 120 s, a budget of 30 s and a margin of 5 s a late drain begins 85 s after the notice; with
 30 s of notice there is nothing to wait for and it begins at once; with 0 s the budget is what is left.
-Never: a drain deadline later than the notice's deadline less the margin. A node is not ended while a balancer
-sends it requests and it can answer, nor before it was idle for the settle time since its detachment was
-acknowledged (counters lag, and the first zero is not yet the end). A drain that ran out of time ends its
+Never: a drain deadline later than the notice's deadline less the margin. A node is not ended before it was
+idle for the settle time since its detachment was acknowledged (counters lag, and the first zero is not yet
+the end: its requests are counted once more after that time), nor while it may get requests
+(`policies.at_work`). A drain that ran out of time, counted from when its node left the target set, ends the
 node; a doomed one is left to the cloud until the cloud's own deadline: ending it sooner would cut requests
-and save nothing.
+and save nothing, unless it is stopped or dead for long (`policies.at_work`).
 
 Example:
     >>> from policies.model import DrainRules
@@ -31,8 +32,11 @@ Example:
 
 from __future__ import annotations
 
+import math
+
+from policies.actions import Cause
 from policies.fleet import Node
-from policies.model import DrainRules, NoticeKind, Pool
+from policies.model import DrainRules, NoticeKind, Pool, World
 
 
 def latest_start(rules: DrainRules, *, now: float, deadline: float) -> float:
@@ -63,23 +67,48 @@ def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, read
     return serving_without >= pool.min_serving or now >= latest
 
 
-def finished(rules: DrainRules, node: Node, *, now: float) -> bool:
-    """True when a draining node holds no request any more, or its time is up."""
+def looked_at(world: World, node: str) -> float:
+    """When all who may count the requests of a node were last looked at; minus infinity for never.
+
+    Those are its engine and the balancers that can be read.
+    """
+    reading = world.engines.get(node)
+    looks = [None if reading is None else reading.at]
+    looks += [view.at for view in world.balancers.values() if not view.error]
+    return min(-math.inf if at is None else at for at in looks)
+
+
+def _counted_at(world: World, node: str) -> float:
+    """When the requests of a node were last counted; minus infinity where nobody counts them now."""
+    reading = world.engines.get(node)
+    answers = reading is not None and reading.ok
+    counted = answers or any(t.id == node for view in world.balancers.values() for t in view.value)
+    return looked_at(world, node) if counted else -math.inf
+
+
+def finished(rules: DrainRules, world: World, node: Node) -> bool:
+    """True when a draining node holds no request any more, or its time is up.
+
+    Requests have their budget again after a start: the clock may have been set forward while nobody counted.
+    """
     if node.drain is None:
         return False
-    if node.ready_at is None and not node.attached and (node.probed or not node.address):
-        return True  # it never took a request
-    if not node.serving and node.idle_since is not None and now - node.idle_since >= rules.settle:
+    since = math.inf if node.idle_since is None else node.idle_since
+    if not node.serving and _counted_at(world, node.id) - since >= rules.settle:
         return True
-    return now >= ends_at(rules, node)
+    return world.now >= max(ends_at(rules, node), world.awake_since + rules.budget)
 
 
 def ends_at(rules: DrainRules, node: Node) -> float:
-    """When a draining node is ended although it holds requests."""
+    """When a draining node is ended although it holds requests.
+
+    They have their budget from when the node left the target set: it may have had to serve on for a while.
+    """
     if node.drain is None:
         return float("inf")
-    if node.doomed is None or node.doomed.deadline is None:
-        return node.drain.deadline
-    # The cloud takes it at the deadline. If it does not, its requests get their budget all the same.
     since = max(node.drain.since, node.detached_at or node.drain.since)
-    return max(node.doomed.deadline, since + rules.budget)
+    if node.doomed is not None and node.doomed.deadline is not None:
+        return max(node.doomed.deadline, since + rules.budget)  # the cloud takes it at the deadline
+    given = node.drain.deadline - node.drain.since
+    # What is left of a notice is no budget: this one does not hold any more.
+    return since + (max(given, rules.budget) if node.drain.cause is Cause.NOTICE else given)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from policies.fleet import Fleet
 from policies.model import Market, Phase, World
+from policies.value import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,12 @@ def on_demand_rate(fleet: Fleet, world: World) -> float:
         for o in world.offerings.value
         if o.placement.market is Market.ON_DEMAND
     ]
-    on_demand = [n.price / n.units for n in fleet.nodes if not n.spot]
-    cheapest = min(prices, default=min(on_demand, default=0.0))
-    return cheapest * fleet.pool.replicas
+    if not prices:  # nothing is sold: what we have is the best guess
+        prices = [n.price / n.units for n in fleet.nodes if not n.spot]
+    return min(prices, default=0.0) * fleet.pool.replicas
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Charge:
     """A node's bill for a span of time: USD, and the seconds it bills for."""
 

@@ -6,13 +6,12 @@ Every event carries `at`, the time it was taken up by the daemon.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from policies.actions import ActionKind, Cause
-from policies.model import Notice, Placement, StandbyKind, TargetPhase
+from policies.model import Notice, Placement, StandbyKind, TargetPhase, Word
 
 
-class Outcome(StrEnum):
+class Outcome(Word):
     """How a call on the world ended."""
 
     DONE = "done"
@@ -23,7 +22,7 @@ class Outcome(StrEnum):
     UNCERTAIN = "uncertain"  # may or may not have been done; ask again with the same token
 
 
-class GoneCause(StrEnum):
+class GoneCause(Word):
     """Why a node no longer exists."""
 
     TERMINATED = "terminated"  # we asked for it
@@ -113,6 +112,14 @@ class NodeIdle:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeBusy:
     """A draining node that was idle holds requests again."""
+
+    at: float
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRouted:
+    """A balancer that had let a draining node go was seen to send it requests all the same."""
 
     at: float
     node: str
@@ -258,6 +265,7 @@ Event = (
     | NodeFound
     | NodeIdle
     | NodeBusy
+    | NodeRouted
     | NodeGone
     | NoticeSeen
     | IntentOpened

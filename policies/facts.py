@@ -3,19 +3,23 @@
 What it decides: which differences between the world and memory are facts worth remembering.
 Why: observations are full pictures and repeat; the journal holds only changes.
 Never: an incomplete or old list makes no node missing; a node missing from a list is not gone until it has
-been missing for the grace time: ten times that while its engine answers, before it was ever ready, or while
-so many are missing that the list is to be doubted rather than the nodes. A draining node is not idle before
-its detachment was acknowledged and every count was taken after that, nor while neither its engine nor a
-balancer counts. A machine with our tag and a token that we never made is nobody's node here.
+been missing for the grace time, as far as lists were read: ten times that unless its engine was silent for as
+long, before it was ever ready, or while so many are missing that the list is to be doubted rather than the
+nodes. A draining node is not idle before its detachment was acknowledged and every count was taken after
+that, nor while it may still get requests, or neither its engine nor a balancer counts. A machine with our tag
+and a token that we never made is nobody's node here.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from policies.actions import ActionKind
+from policies.at_work import gets_requests, routed
+from policies.drain import looked_at
 from policies.events import (
     Event,
     GoneCause,
@@ -25,11 +29,12 @@ from policies.events import (
     NodeIdle,
     NodeMissing,
     NodeReady,
+    NodeRouted,
     NodeSeen,
     NodeStopped,
     PoolWhole,
 )
-from policies.fleet import Fleet, vouched_for
+from policies.fleet import STOPPED, Fleet, runs_all_the_same, vouched_for
 from policies.model import (
     Instance,
     InstanceState,
@@ -41,7 +46,7 @@ from policies.model import (
     TargetState,
     World,
 )
-from policies.records import Memory, NodeRecord, intent_key
+from policies.records import Intent, Memory, NodeRecord, intent_key
 
 _ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
 
@@ -50,24 +55,31 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
     """Events that bring memory up to date with the world. Linear in the number of nodes."""
     found: list[Event] = []
     listed = {i.id: i for i in world.instances.value}
-    load = world.balancer_load()
+    load, sent = world.balancer_load(), routed(world, memory)
     for instance in world.instances.value:
         record = memory.nodes.get(instance.id)
         if record is None:
             if stranger(pool, memory, instance):
                 continue
             if instance.state in _ALIVE or instance.token in memory.intents:
-                at_work = instance.token not in memory.intents and _may_work(world, instance)
+                adopted = instance.token not in memory.intents
+                at_work = _works(world, instance) or (adopted and _may_work(world, instance))
                 seen = replace(instance, standby=None) if at_work else instance
                 intent = memory.intents.get(instance.token)
-                found.append(_seen(world.now, seen, asked_at=intent.at if intent is not None else None))
+                found.append(_seen(world.now, seen, intent))
                 if instance.state is InstanceState.TERMINATED:
                     gone = GoneCause.UNANNOUNCED
                     if instance.placement.market is not Market.SPOT:
                         gone = GoneCause.LOST
                     found.append(NodeGone(at=world.now, node=instance.id, cause=gone))
         else:
-            found.extend(_known(world, memory, record, instance, load.get(instance.id)))
+            found.extend(_known(pool, world, memory, record, instance, load.get(instance.id), sent))
+    unlisted = sorted((r for r in memory.nodes.values() if r.id not in listed), key=lambda r: r.id)
+    vouched = vouched_for(world) if unlisted else set()
+    for record in unlisted:
+        if record.standby is StandbyKind.STOPPED and record.id in vouched:
+            found.append(_at_work(world.now, record))
+        found.extend(_engine_says(world, memory, record, record.address, load.get(record.id), sent))
     found.extend(_missing(pool, world, memory, listed))
     return tuple(found)
 
@@ -92,13 +104,14 @@ def whole(pool: Pool, world: World, memory: Memory, fleet: Fleet) -> tuple[Event
     return ()
 
 
-def _seen(now: float, instance: Instance, *, asked_at: float | None) -> NodeSeen:
-    """A new node. `asked_at`: when we asked for it, None for one that an earlier daemon launched.
+def _seen(now: float, instance: Instance, intent: Intent | None) -> NodeSeen:
+    """A new node. `intent`: the launch that we asked for, None for one of an earlier daemon.
 
     The provider dates a launch by its own clock. Ours may be hours off, and a boot's patience is counted by
-    ours: a launch was not before we asked for it, and is not in the future.
+    ours: a launch was not before we asked for it, the last time if more than once, and is not in the future.
     """
-    launched_at = min(now, instance.launched_at if asked_at is None else max(asked_at, instance.launched_at))
+    asked_at = instance.launched_at if intent is None else intent.asked_at
+    launched_at = min(now, max(asked_at, instance.launched_at))
     return NodeSeen(
         at=now,
         node=instance.id,
@@ -108,6 +121,20 @@ def _seen(now: float, instance: Instance, *, asked_at: float | None) -> NodeSeen
         price=instance.price,
         address=instance.address,
         standby=instance.standby,
+    )
+
+
+def _at_work(now: float, standby: Instance | NodeRecord) -> NodeSeen:
+    """A standby that works: memory is older than what was done since, as where a journal was restored."""
+    return NodeSeen(
+        at=now,
+        node=standby.id,
+        token=standby.token,
+        placement=standby.placement,
+        launched_at=min(now, standby.launched_at),
+        price=standby.price,
+        address=standby.address,
+        standby=None,
     )
 
 
@@ -124,73 +151,100 @@ def _may_work(world: World, instance: Instance) -> bool:
 
 
 def _works(world: World, instance: Instance) -> bool:
-    """True for a running machine that some balancer was last seen to send requests to."""
-    return instance.state is InstanceState.RUNNING and any(
-        t.id == instance.id and t.state in (TargetState.HEALTHY, TargetState.INITIAL)
-        for view in world.balancers.values()
-        for t in view.value
-    )
+    """True for a machine that some balancer was last seen to send requests to.
+
+    One that a balancer finds healthy runs, whatever an old list shows.
+    """
+    found = {t.state for view in world.balancers.values() for t in view.value if t.id == instance.id}
+    runs = instance.state is InstanceState.RUNNING and TargetState.INITIAL in found
+    return runs or (instance.state in _ALIVE and TargetState.HEALTHY in found)
 
 
 def _known(
-    world: World, memory: Memory, record: NodeRecord, instance: Instance, load: int | None
+    pool: Pool,
+    world: World,
+    memory: Memory,
+    record: NodeRecord,
+    instance: Instance,
+    load: int | None,
+    sent: Set[str],
 ) -> list[Event]:
     now = world.now
     found: list[Event] = []
     if record.standby is StandbyKind.STOPPED and _works(world, instance):
-        # An older memory than what was done since: a journal that was restored from a copy.
-        return [_seen(now, replace(instance, standby=None), asked_at=None)]
+        return [_at_work(now, instance)]
     if record.missing_since is not None:
         found.append(NodeFound(at=now, node=record.id))
     if instance.state is InstanceState.TERMINATED:
         return [*found, _gone(now, memory, record)]
-    if instance.state in (InstanceState.STOPPED, InstanceState.STOPPING) and (
-        record.ready_at is not None or intent_key(record.id, ActionKind.STOP) in memory.intents
+    if (
+        instance.state in STOPPED
+        and (record.ready_at is not None or intent_key(record.id, ActionKind.STOP) in memory.intents)
+        and not runs_all_the_same(pool, world, record)
     ):
         found.append(NodeStopped(at=now, node=record.id))
-    reading = world.engines.get(record.id)
-    if instance.state is InstanceState.RUNNING and reading is not None:
-        if reading.ready and record.ready_at is None:
-            found.append(NodeReady(at=now, node=record.id, address=instance.address))
-        if record.drain is not None:
-            found.extend(_drained(world, memory, record, load))
+    if instance.state is InstanceState.RUNNING:
+        found.extend(_engine_says(world, memory, record, instance.address, load, sent))
     return found
 
 
-def _drained(world: World, memory: Memory, record: NodeRecord, load: int | None) -> list[Event]:
+def _engine_says(
+    world: World, memory: Memory, record: NodeRecord, address: str, load: int | None, sent: Set[str]
+) -> list[Event]:
+    """What looks at the engine of a node tell, and at the requests that it gets."""
+    now, reading, found = world.now, world.engines.get(record.id), list[Event]()
+    if reading is None:
+        return found
+    # What was ready before it was stopped and started again is so only when it answers; and nobody can send
+    # requests to a node whose address no list has told yet.
+    if reading.ready and reading.ok and record.ready_at is None and address:
+        found.append(NodeReady(at=now, node=record.id, address=address))
+    if record.drain is not None:
+        found.extend(_drained(world, record, load, sent))
+        if record.detached_at is not None and _sent_anew(world, memory, record.id):
+            found.append(NodeRouted(at=now, node=record.id))
+    return found
+
+
+def _drained(world: World, record: NodeRecord, load: int | None, sent: Set[str]) -> list[Event]:
     """Idle and busy edges of a draining node, by the engine's count and every balancer's.
 
     A count taken before the node was detached says nothing; a balancer that cannot be read has no say. `load`
-    is None for a node that no balancer shows.
+    is None for a node that no balancer shows, `sent` are the nodes that may be sent requests.
     """
     drain, reading = record.drain, world.engines.get(record.id)
     if drain is None or reading is None:
         return []
-    active = any(
-        held.get(record.id) is TargetPhase.ACTIVE
-        for name, held in memory.targets.items()
-        if name in world.balancers
-    )
     since = max(drain.since, record.detached_at or drain.since)
-    fresh = reading.at >= since and all(
-        view.error or (view.at is not None and view.at >= since) for view in world.balancers.values()
-    )
     if load is None and not reading.ok:
         return []
+    fresh = looked_at(world, record.id) >= since
     in_flight = (load or 0) + (reading.in_flight if reading.ok else 0)
-    if active or (fresh and in_flight > 0):
+    if record.id in sent or (fresh and in_flight > 0):
         return [NodeBusy(at=world.now, node=record.id)] if record.idle_since is not None else []
     if fresh and record.idle_since is None:
         return [NodeIdle(at=world.now, node=record.id)]
     return []
 
 
+def _sent_anew(world: World, memory: Memory, node: str) -> bool:
+    """True when a balancer shows a node as active, by a look after the last set that it took, without it."""
+    return any(
+        view.at is not None
+        and view.at > memory.applied_at.get(name, 0.0)
+        and memory.targets.get(name, {}).get(node) is not TargetPhase.ACTIVE
+        and any(t.id == node and gets_requests(t) for t in view.value)
+        for name, view in world.balancers.items()
+    )
+
+
 def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instance]) -> list[Event]:
     read_at = world.instances.at
-    if read_at is None or world.instances.error:
+    if read_at is None or not world.whole or world.instances.error:
         return []
     absent = [r for r in memory.nodes.values() if r.id not in listed and r.launched_at < read_at]
     absent.sort(key=lambda r: r.id)
+    looking_since = world.instances.since or 0.0
     suspicious = len(absent) > max(1.0, pool.health.max_unhealthy * len(memory.nodes))
     vouched = vouched_for(world) if absent else set()
     found: list[Event] = []
@@ -198,16 +252,26 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
         if record.missing_since is None:
             found.append(NodeMissing(at=world.now, node=record.id))
             continue
-        reading = world.engines.get(record.id)
-        # One that was not looked at yet is in doubt only where no balancer finds it healthy either.
-        silent = record.id not in vouched if reading is None else reading.failing_since is not None
-        missing = world.now - record.missing_since
+        # What an earlier list lacked counts from when this daemon has looked at lists without a gap.
+        missing = read_at - max(record.missing_since, looking_since)
         # Of a node that never was ready there is no other word, and lists lag behind launches.
+        silent = _silent(pool, world, record.id) and record.id not in vouched
         doubtful = suspicious or not silent or record.ready_at is None
         patience = pool.patience.vanish_grace * (10.0 if doubtful else 1.0)
         if missing >= patience:
             found.append(_gone(world.now, memory, record))
     return found
+
+
+def _silent(pool: Pool, world: World, node: str) -> bool:
+    """True when an engine has been silent for as long as a list may lack its machine.
+
+    One look that failed is not enough, and one that nobody has looked at may well answer.
+    """
+    reading = world.engines.get(node)
+    if reading is None or reading.failing_since is None:
+        return False
+    return reading.at - reading.failing_since >= pool.patience.vanish_grace
 
 
 def _gone(now: float, memory: Memory, record: NodeRecord) -> NodeGone:

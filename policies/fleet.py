@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from policies.actions import ActionKind, Cause
 from policies.interruption import doom
 from policies.model import (
-    EngineReading,
+    Confidence,
     Instance,
     InstanceState,
     Market,
@@ -27,21 +26,24 @@ from policies.model import (
     World,
 )
 from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
+from policies.value import lazy, value
 
 _BOOTING = (Phase.PENDING, Phase.STARTING)
+STOPPED = (InstanceState.STOPPED, InstanceState.STOPPING)
 _LEAVING = (Phase.DRAINING, Phase.TERMINATING, Phase.GONE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Node:
     """One node at one instant.
 
-    `doomed` is the notice that takes it away, once believed. `probed`: this daemon has looked at its engine.
-    `healthy`: its engine answers, or has not been silent for long enough to matter, or was ready when the
-    last daemon looked and nobody has looked since. `serving`: some balancer holds it as an active target.
-    `detached_at`: when a balancer last acknowledged that it gets no new requests.
-    `lost`: silent for so long that it no longer counts. `in_flight` is the most requests that the engine or
-    a balancer reports for it.
+    `doomed` is the notice that takes it away, once believed. `listed`: the newest list shows it. `probed`:
+    this daemon has looked at its engine since it is awake. `healthy`: its engine answers, or has not been
+    silent for long enough to matter, or was ready when the last daemon looked and nobody has looked since.
+    `serving`: some balancer holds it as an active target; `in_service`: so it is, or there is none that
+    could. `detached_at`: when a balancer last acknowledged that it gets no new requests. `lost`: silent for
+    so long that it no longer counts. `in_flight` is the most requests that the engine or a balancer reports
+    for it.
 
     `units`: how many units it serves when ready.
 
@@ -49,8 +51,8 @@ class Node:
     `leaving`: on its way out, it no longer counts as capacity. `capacity`: counts towards the wanted units:
     ready or on its way there, not leaving, lost or kept aside (a cordoned node goes on serving while its
     replacement starts, but counts no more). `working`: counts towards wanted and has booted; it may have
-    fallen silent a moment ago. `ready`: counts as a ready node now. `sure`: ready, and its last probe
-    succeeded: what may be relied on when another node is given up.
+    fallen silent a moment ago. `ready`: counts as a ready node now. `sure`: ready and in service, and its
+    last probe succeeded: what may be relied on when another node is given up.
     """
 
     id: str
@@ -69,7 +71,9 @@ class Node:
     operator: OperatorRequest | None
     idle_since: float | None
     serving: bool
+    in_service: bool
     attached: bool
+    listed: bool
     probed: bool
     healthy: bool
     lost: bool
@@ -90,17 +94,19 @@ class Node:
         capacity = staying and self.standby in (None, StandbyKind.HOT)
         working = capacity and self.phase is Phase.READY
         ready = working and self.healthy and self.probed
-        put = object.__setattr__  # a frozen class allows nothing else
-        put(self, "leaving", leaving)
-        put(self, "capacity", capacity)
-        put(self, "working", working)
-        put(self, "ready", ready)
-        put(self, "sure", ready and self.failing_since is None)
+        self.leaving, self.capacity = leaving, capacity  # type: ignore[misc]
+        self.working, self.ready = working, ready  # type: ignore[misc]
+        self.sure = ready and self.failing_since is None and self.in_service  # type: ignore[misc]
 
     @property
     def spot(self) -> bool:
         """Bought on the spot market."""
         return self.placement.market is Market.SPOT
+
+    @property
+    def surely_doomed(self) -> bool:
+        """The cloud itself says that it takes it away: what somebody chose for it makes no difference."""
+        return self.doomed is not None and self.doomed.confidence is Confidence.CONFIRMED
 
     @property
     def answers(self) -> bool:
@@ -110,8 +116,8 @@ class Node:
 
     @property
     def unknown(self) -> bool:
-        """Its machine runs and this daemon has not looked at its engine yet: it may well be serving."""
-        return self.phase is Phase.STARTING and not self.probed and bool(self.address)
+        """Its machine may run, and this daemon has not looked at its engine yet: it may well be serving."""
+        return self.phase is Phase.STARTING and not self.probed and (bool(self.address) or not self.listed)
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -154,27 +160,27 @@ class Fleet:
         settled, suspect = _settle_health(pool, world, nodes)
         return Fleet(pool, world.now, settled, tuple(launching), suspect)
 
-    @cached_property
+    @lazy
     def by_id(self) -> Mapping[str, Node]:
         """Nodes by id."""
         return {n.id: n for n in self.nodes}
 
-    @cached_property
+    @lazy
     def capacity(self) -> tuple[Node, ...]:
         """Nodes that count towards wanted, ready or starting."""
         return tuple(n for n in self.nodes if n.capacity)
 
-    @cached_property
+    @lazy
     def ready(self) -> tuple[Node, ...]:
         """Nodes that count as ready."""
         return tuple(n for n in self.nodes if n.ready)
 
-    @cached_property
+    @lazy
     def serving(self) -> tuple[Node, ...]:
         """Nodes that balancers send new requests to."""
         return tuple(n for n in self.nodes if n.serving)
 
-    @cached_property
+    @lazy
     def recallable(self) -> tuple[Node, ...]:
         """Nodes that can be put back to work at once: they answer, and drain to save money or were silent."""
         return tuple(
@@ -188,7 +194,7 @@ class Fleet:
             and n.answers
         )
 
-    @cached_property
+    @lazy
     def standbys(self) -> tuple[Node, ...]:
         """Stopped standbys that may stay one, warming ones included."""
         return tuple(
@@ -197,7 +203,7 @@ class Fleet:
             if n.standby is StandbyKind.STOPPED and not n.leaving and not n.lost and n.operator is None
         )
 
-    @cached_property
+    @lazy
     def _tally(self) -> _Tally:
         """Units per market by what their nodes count for, in one pass."""
         tally = _Tally(capacity=_none(), working=_none(), ready=_none(), sure=_none())
@@ -230,7 +236,7 @@ class Fleet:
         """Units per market that have booted and count towards wanted."""
         return self._tally.working
 
-    @cached_property
+    @lazy
     def counted_by_market(self) -> Mapping[Market, int]:
         """Units per market that count towards wanted, open launches included.
 
@@ -243,7 +249,7 @@ class Fleet:
                 found[intent.placement.market] += self.pool.units_of(intent.placement)
         return found
 
-    @cached_property
+    @lazy
     def living(self) -> int:
         """Units that count against the surge limit: all nodes and open launches but those on their way out.
 
@@ -260,17 +266,19 @@ class Fleet:
         least = min((n.units for n in self.capacity if not n.spot), default=1)
         return beyond if beyond >= least else 0
 
-    @cached_property
+    @lazy
     def voluntary_drains(self) -> int:
-        """Units of the nodes that drain now because somebody chose so."""
+        """Units of the nodes that drain now because somebody chose so, as far as nothing else takes them.
+
+        One that has fallen silent since may only be out of this host's reach.
+        """
         return sum(
             n.units
             for n in self.nodes
             if n.phase is Phase.DRAINING
             and n.drain is not None
             and n.drain.cause.by_choice
-            and n.doomed is None
-            and not n.lost
+            and not n.surely_doomed
             and n.standby is None
         )
 
@@ -290,20 +298,18 @@ def _node(
         for name, held in memory.targets.items()
         if record.id in held and name in world.balancers
     ]
-    phase = _phase(record, instance, reading, memory)
+    phase = _phase(pool, record, instance, world, memory)
     booted = phase in (Phase.READY, Phase.DRAINING)
     if reading is not None:
         healthy = booted and reading.failing_since is None
     else:
-        # Not looked at since the daemon started. That a list lacks it is not enough: lists lose pages.
-        unlisted = instance is None and world.instances.at is not None
-        healthy = booted and record.ready_at is not None and not (unlisted and _found_sick(world, record.id))
+        healthy = booted and record.ready_at is not None  # not looked at since the daemon started
     return Node(
         id=record.id,
         token=record.token,
         placement=record.placement,
         phase=phase,
-        address=instance.address if instance is not None and instance.address else record.address,
+        address=_address(record, instance, world),
         launched_at=record.launched_at,
         started_at=record.started_at,
         price=instance.price if instance is not None else record.price,
@@ -315,8 +321,10 @@ def _node(
         operator=record.operator,
         idle_since=record.idle_since,
         serving=TargetPhase.ACTIVE in phases,
+        in_service=TargetPhase.ACTIVE in phases or not world.balancers,
         attached=bool(phases),
-        probed=reading is not None,
+        listed=instance is not None,
+        probed=reading is not None and reading.at >= world.awake_since,
         healthy=healthy,
         lost=False,
         in_flight=max(in_flight.get(record.id, 0), reading.in_flight if reading is not None else 0),
@@ -327,29 +335,48 @@ def _node(
     )
 
 
-def _found_sick(world: World, node: str) -> bool:
-    """True when some balancer gets no answer from a node."""
-    return any(
-        t.id == node and t.state is TargetState.UNHEALTHY for v in world.balancers.values() for t in v.value
-    )
+def _address(record: NodeRecord, instance: Instance | None, world: World) -> str:
+    """Where its engine listens. An old journal may not know, and a list may lack the node."""
+    listed = instance.address if instance is not None else ""
+    return listed or record.address or _held_address(world, record.id)
 
 
-def _phase(
-    record: NodeRecord, instance: Instance | None, reading: EngineReading | None, memory: Memory
-) -> Phase:
+def _held_address(world: World, node: str) -> str:
+    held = (t.address for view in world.balancers.values() for t in view.value if t.id == node)
+    return next(held, "")
+
+
+def runs_all_the_same(pool: Pool, world: World, record: NodeRecord) -> bool:
+    """True for a node at work whose engine is not silent: a list that has it stopped is older than its start.
+
+    One look that failed is no silence. Where this daemon never saw it ready, a balancer's word counts.
+    """
+    if record.standby is not None:
+        return False
+    reading = world.engines.get(record.id)
+    if reading is None:
+        return record.id in vouched_for(world)
+    if reading.failing_since is None:
+        return record.ready_at is not None or reading.ready
+    briefly = reading.at - reading.failing_since < pool.health.unhealthy_after
+    return briefly and (record.ready_at is not None or record.id in vouched_for(world))
+
+
+def _phase(pool: Pool, record: NodeRecord, instance: Instance | None, world: World, memory: Memory) -> Phase:
+    reading = world.engines.get(record.id)
     state = InstanceState.RUNNING if instance is None else instance.state
     if state is InstanceState.TERMINATED:
         return Phase.GONE
     asked = memory.intents and intent_key(record.id, ActionKind.TERMINATE) in memory.intents
     if state is InstanceState.SHUTTING_DOWN or asked:
         return Phase.TERMINATING
-    if state in (InstanceState.STOPPED, InstanceState.STOPPING):
+    if state in STOPPED and not runs_all_the_same(pool, world, record):
         return Phase.STOPPED
     if record.drain is not None:
         return Phase.DRAINING
     if state is InstanceState.PENDING and record.ready_at is None:
         return Phase.PENDING  # one that was ready since its start is shown by an old list
-    if record.ready_at is not None or (reading is not None and reading.ready):
+    if record.ready_at is not None or (reading is not None and reading.ready and reading.ok):
         return Phase.READY
     return Phase.STARTING
 
@@ -389,7 +416,7 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
         replace(
             n,
             healthy=silent[n.id] < rules.unhealthy_after,
-            lost=silent[n.id] >= rules.replace_after and n.id not in vouched,
+            lost=n.probed and silent[n.id] >= rules.replace_after and n.id not in vouched,
         )
         if n.id in silent
         else n
@@ -403,12 +430,19 @@ def least_over(nodes: Iterable[Node], units: int) -> list[Node]:
     return sorted(nodes, key=lambda n: max(0, n.units - units))
 
 
-def perhaps_at_work(world: World, node: Node) -> bool:
+def perhaps_at_work(pool: Pool, world: World, node: Node) -> bool:
     """True for a node that has not answered this daemon and may have been put to work by one before it.
 
-    Its journal may be lost. One look that fails, or a list that is old, does not tell otherwise.
+    Its journal may be lost. One look that fails, or a list that is old, does not tell otherwise; a balancer
+    that was restarted tells nothing.
     """
-    return node.unknown or (node.phase in _BOOTING and node.id in vouched_for(world))
+    if node.unknown or (node.phase in _BOOTING and node.id in vouched_for(world)):
+        return True
+    reading = world.engines.get(node.id)
+    if reading is None or reading.failing_since is None:
+        return False
+    briefly = reading.at - reading.failing_since < pool.health.unhealthy_after
+    return briefly and node.phase in _BOOTING and node.serving
 
 
 def vouched_for(world: World, *, read_well: bool = False) -> set[str]:

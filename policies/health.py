@@ -57,16 +57,18 @@ def replace_sick(turn: Turn) -> None:
 def give_up_boots(turn: Turn) -> None:
     """End nodes that did not become ready within the boot time-out, unless a balancer finds them healthy."""
     timeout = turn.pool.health.boot_timeout
-    vouched = vouched_for(turn.world)
-    for node in turn.fleet.nodes:
-        waiting = node.phase in (Phase.PENDING, Phase.STARTING) or (
-            node.phase is Phase.STOPPED and node.standby is not StandbyKind.STOPPED
-        )
-        if not waiting or node.unknown or node.drain is not None or node.id in vouched:
-            continue
-        if _booting_for(turn, node) > timeout:
+    waiting = [n for n in turn.fleet.nodes if _waiting(n) and not n.unknown and n.drain is None]
+    vouched = vouched_for(turn.world) if waiting else set()
+    for node in waiting:
+        if node.id not in vouched and _booting_for(turn, node) > timeout:
             why = f": {node.failure}" if node.failure else ""
             turn.terminate(node, Cause.BOOT, f"not ready {timeout:.0f} s after its start{why}")
+
+
+def _waiting(node: Node) -> bool:
+    """Launched or started, and not ready yet."""
+    stopped = node.phase is Phase.STOPPED and node.standby is not StandbyKind.STOPPED
+    return stopped or node.phase in (Phase.PENDING, Phase.STARTING)
 
 
 def _within(nodes: list[Node], units: int) -> list[Node]:
@@ -80,15 +82,17 @@ def _within(nodes: list[Node], units: int) -> list[Node]:
 
 
 def _booting_for(turn: Turn, node: Node) -> float:
-    """Seconds from its start to the last look at it; none while this daemon has hardly looked.
+    """Seconds from its start to the last look at it while this daemon was awake; none while it hardly looked.
 
-    A daemon that hung knows no more than before, and what another one launched may be at work.
+    A daemon that hung knows no more than before, what another one launched may be at work, and how long ago
+    that was is not known where this host's clock may have been set since.
     """
+    since = max(node.started_at, turn.world.awake_since)
     reading = turn.world.engines.get(node.id)
     if reading is None or reading.failing_since is None:
-        return turn.now - node.started_at
+        return turn.now - since
     watched = reading.at - reading.failing_since >= turn.pool.health.replace_after
-    return reading.at - node.started_at if watched else 0.0
+    return reading.at - since if watched else 0.0
 
 
 def _longest_first(node: Node) -> tuple[float, str]:

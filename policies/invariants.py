@@ -61,7 +61,7 @@ def _authority(world: World, plan: Plan) -> list[Violation]:
     costly = [a for a in plan.actions if isinstance(a, Destructive)]
     if costly and not (world.leading and world.durable):
         return [Violation("authority", f"{len(costly)} calls planned without lease or journal")]
-    if costly and world.instances.at is None:
+    if costly and not world.whole:
         return [Violation("authority", f"{len(costly)} calls planned before the cloud was seen whole")]
     return []
 
@@ -76,7 +76,8 @@ def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
     left = [
         n
         for n in fleet.nodes
-        if (n.sure and n.id not in leaving) or (n.id in back and n.answers and n.standby is None)
+        if (n.sure and n.id not in leaving)
+        or (n.id in back and n.answers and n.in_service and n.standby is None)
     ]
     found, noun = [], pool.noun()
     ready = sum(n.units for n in left)
@@ -108,8 +109,7 @@ def _disruption(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
         if n.phase is Phase.DRAINING
         and n.drain is not None
         and n.drain.cause.by_choice
-        and n.doomed is None
-        and not n.lost
+        and not n.surely_doomed
         and n.standby is None
         and n.id not in back
     ]
@@ -172,9 +172,11 @@ def _targets(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     back = {a.node for a in plan.actions if isinstance(a, Undrain)}
     active: list[str] = []
     wrong: list[str] = []
+    unknown = False
     for spec in plan.targets:
         node = fleet.by_id.get(spec.id)
         if node is None and world.instances.at is None:
+            unknown = unknown or spec.phase is TargetPhase.ACTIVE
             continue
         if node is None or node.phase is Phase.GONE:
             found.append(Violation("target", f"{spec.id} is gone and would be a target"))
@@ -186,6 +188,6 @@ def _targets(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     can_answer = any(
         n.serving and n.healthy and n.phase not in (Phase.TERMINATING, Phase.GONE) for n in fleet.nodes
     )
-    if can_answer and not active and not wrong:
+    if can_answer and not (active or wrong or unknown):
         found.append(Violation("last-target", "the last node that can answer would leave the target set"))
     return found

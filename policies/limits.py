@@ -23,6 +23,13 @@ from __future__ import annotations
 from policies.model import Pool
 
 
+def no_room(pool: Pool, living: int) -> str:
+    """Why no further node may live beside so many units; empty when one may."""
+    if living < pool.most_units:
+        return ""
+    return f"{living} {pool.noun()} live, and wanted + standby + surge is {pool.most_units}"
+
+
 class Budget:
     """Counts down what may still be launched in this turn.
 
@@ -37,16 +44,20 @@ class Budget:
         self._spend = spend
 
     @property
+    def living(self) -> int:
+        """Units that live, with what was counted in this turn."""
+        return self._living
+
+    @property
     def full(self) -> bool:
         """No node more may live."""
-        return self._living >= self._pool.most_units
+        return bool(no_room(self._pool, self._living))
 
     def refuses(self, price: float) -> str:
         """Why a launch at `price` USD/h is not allowed now; empty when it is."""
         limits = self._pool.limits
         if self.full:
-            most, noun = self._pool.most_units, self._pool.noun()
-            return f"{self._living} {noun} live, and wanted + standby + surge is {most}"
+            return no_room(self._pool, self._living)
         if self._launched >= limits.launches_per_minute:
             return f"{self._launched} launches in the last minute, the limit is {limits.launches_per_minute}"
         return self.refuses_cost(price)

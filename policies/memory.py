@@ -6,7 +6,7 @@ however they are cut into batches. The values are in `policies.records`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from policies.events import (
     NodeIdle,
     NodeMissing,
     NodeReady,
+    NodeRouted,
     NodeSeen,
     NodeStopped,
     NoticeSeen,
@@ -105,8 +106,8 @@ def _whole(draft: Draft, event: PoolWhole) -> None:
 
 def _seen(draft: Draft, event: NodeSeen) -> None:
     # An adopted node's boot is counted from its adoption: nobody remembers whether it was ready before.
-    launched = event.token in draft.get("intents")
-    draft.mapping("nodes")[event.node] = NodeRecord(
+    launched, known = event.token in draft.get("intents"), draft.get("nodes").get(event.node)
+    record = NodeRecord(
         id=event.node,
         token=event.token,
         placement=event.placement,
@@ -116,6 +117,9 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
         standby=event.standby,
         started_at=event.launched_at if launched else event.at,
     )
+    if known is not None:  # a standby that is at work: what was said of it and decided holds all the same
+        record = replace(record, notices=known.notices, drain=known.drain, operator=known.operator)
+    draft.mapping("nodes")[event.node] = record
     draft.forget_intent(event.token)
     draft.learn(event.placement, event.at, hazard.took)
     draft.pair(draft.get("incoming").get(event.token, ""), event.node)
@@ -173,6 +177,10 @@ def _busy(draft: Draft, event: NodeBusy) -> None:
     draft.swap(event.node, drained_at=None)
 
 
+def _routed(draft: Draft, event: NodeRouted) -> None:
+    draft.node(event.node, detached_at=None, idle_since=None)
+
+
 def _gone(draft: Draft, event: NodeGone) -> None:
     record = draft.get("nodes").get(event.node)
     if record is None:
@@ -194,6 +202,8 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     if never_ready or (ended is not None and ended.cause is Cause.BOOT):
         draft.boot_failed(record.placement, event.at)
     draft.mapping("nodes").pop(event.node)
+    if record.missing_since is not None and record.notices:  # lists may be wrong, and show it again
+        _keep_early(draft, event.node, record.notices)
     swap = draft.get("swaps").get(event.node)
     if swap is not None:
         detached = swap.detached_at if swap.detached_at is not None else event.at
@@ -225,21 +235,33 @@ def _noticed(draft: Draft, event: NoticeSeen) -> None:
 
 
 def _early(draft: Draft, notice: Notice) -> None:
-    """The notice was quicker than the list that describes its node: keep it for a while.
+    """The notice was quicker than the list that describes its node: keep it for a while."""
+    known = draft.get("early_notices").get(notice.node, ())
+    notices = add_notice(known, notice)
+    if notices is not known:
+        _keep_early(draft, notice.node, notices)
+
+
+def _keep_early(draft: Draft, node: str, notices: tuple[Notice, ...]) -> None:
+    """Keep the notices of a node that is not known, until a list shows it.
 
     Reports go first when there are too many: whoever forges them must not push out what the cloud said.
     """
-    known = draft.get("early_notices").get(notice.node, ())
-    notices = add_notice(known, notice)
-    if notices is known:
-        return
     early = draft.mapping("early_notices")
-    early[notice.node] = notices
+    early[node] = notices
     if len(early) > EARLY_NOTICES_KEPT:
-        reported = (
-            node for node, held in early.items() if all(n.confidence is Confidence.REPORTED for n in held)
-        )
-        early.pop(next(reported, next(iter(early))))
+        early.pop(_first_reported(early) or next(iter(early)))
+
+
+def _first_reported(early: Mapping[str, tuple[Notice, ...]]) -> str:
+    """The node of which the oldest notices are that the cloud has not confirmed; empty when there is none."""
+    for node, held in early.items():
+        for notice in held:
+            if notice.confidence is not Confidence.REPORTED:
+                break
+        else:
+            return node
+    return ""
 
 
 def _opened(draft: Draft, event: IntentOpened) -> None:
@@ -325,6 +347,7 @@ def _drain(draft: Draft, event: DrainStarted) -> None:
 
 def _undrain(draft: Draft, event: DrainEnded) -> None:
     draft.node(event.node, drain=None, idle_since=None)
+    draft.forget_intent(intent_key(event.node, ActionKind.TERMINATE))
     draft.drop_swap(event.node)
 
 
@@ -343,6 +366,11 @@ def _applied(draft: Draft, event: TargetsApplied) -> None:
         else:
             held[node] = phase
         _moved(draft, node, phase, event.at, was_active=before.get(node) is TargetPhase.ACTIVE)
+    for node, record in [*draft.get("nodes").items()]:
+        # One that this balancer had let go, and sent requests to all the same, is let go of once more.
+        out = record.drain is not None and held.get(node) is not TargetPhase.ACTIVE
+        if out and record.detached_at is None and node not in changes:
+            draft.node(node, detached_at=event.at)
     targets[event.balancer] = held
     draft.mapping("applied_at")[event.balancer] = event.at
 
@@ -392,6 +420,7 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     NodeFound: _found,
     NodeIdle: _idle,
     NodeBusy: _busy,
+    NodeRouted: _routed,
     NodeGone: _gone,
     NoticeSeen: _noticed,
     IntentOpened: _opened,

@@ -1,6 +1,6 @@
 """The words every other module speaks: pools, placements, instances, notices, targets, the world.
 
-All values are frozen. Times are seconds since the epoch as the daemon's clock tells them, durations are
+No value is ever changed. Times are seconds since the epoch as the daemon's clock tells them, durations are
 seconds, money is US dollars, prices are US dollars per node-hour, shares are fractions of one. Capacity is
 counted in serving units: how many a node serves follows from its instance type (`Pool.units`), and where no
 type says otherwise a unit is a node.
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from policies.value import value
+
 T = TypeVar("T")
 
 WEIGHT_OF_A_UNIT = 100
@@ -22,14 +24,24 @@ WEIGHT_OF_A_UNIT = 100
 _ROUNDING = 1e-9  # shares arrive as binary floats: 10 * (1 - 0.7) must round up to 3, not 4
 
 
-class Market(StrEnum):
+class Word(StrEnum):
+    """A word of a fixed vocabulary.
+
+    Hashed as the string that it is: the hash of an enumeration is a function in Python, and words are keys
+    in every turn.
+    """
+
+    __hash__ = str.__hash__
+
+
+class Market(Word):
     """How capacity is bought."""
 
     SPOT = "spot"
     ON_DEMAND = "on-demand"
 
 
-class Phase(StrEnum):
+class Phase(Word):
     """Where a node is in its life. Everything else about it is a condition (see `policies.fleet.Node`)."""
 
     PENDING = "pending"  # launched, the machine is not running yet
@@ -41,7 +53,7 @@ class Phase(StrEnum):
     GONE = "gone"  # the cloud says it no longer exists
 
 
-class InstanceState(StrEnum):
+class InstanceState(Word):
     """What the cloud says of a machine; the words are EC2's."""
 
     PENDING = "pending"
@@ -52,7 +64,7 @@ class InstanceState(StrEnum):
     TERMINATED = "terminated"
 
 
-class TargetState(StrEnum):
+class TargetState(Word):
     """What a load balancer says of a target; the words are ELBv2's."""
 
     INITIAL = "initial"
@@ -62,14 +74,14 @@ class TargetState(StrEnum):
     UNUSED = "unused"
 
 
-class TargetPhase(StrEnum):
+class TargetPhase(Word):
     """What we want of a target. A target that is not listed is wanted absent."""
 
     ACTIVE = "active"
     DRAINING = "draining"
 
 
-class NoticeKind(StrEnum):
+class NoticeKind(Word):
     """Why the cloud (or the node) says that a node will not last."""
 
     INTERRUPTION = "interruption"  # spot reclaim at the deadline
@@ -78,14 +90,14 @@ class NoticeKind(StrEnum):
     STATE_CHANGE = "state-change"  # already stopping or gone
 
 
-class Confidence(StrEnum):
+class Confidence(Word):
     """How far a notice may be believed."""
 
     CONFIRMED = "confirmed"  # from the cloud itself, under our own credentials
     REPORTED = "reported"  # from the node, or from anything that could be forged
 
 
-class StandbyKind(StrEnum):
+class StandbyKind(Word):
     """Warm capacity kept to take over."""
 
     HOT = "hot"
@@ -116,7 +128,7 @@ class Offering:
     available: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Instance:
     """A machine as the cloud describes it.
 
@@ -136,7 +148,7 @@ class Instance:
     standby: StandbyKind | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class EngineReading:
     """What the last probe of a node's engine saw.
 
@@ -162,18 +174,22 @@ class EngineReading:
         return self.running + self.waiting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Target:
-    """A node's entry in a load balancer. `id` is the node's id: addresses are reused, ids are not."""
+    """A node's entry in a load balancer. `id` is the node's id: addresses are reused, ids are not.
+
+    `failing_since`: when the unbroken run of looks began that show it unhealthy. The observer fills it in.
+    """
 
     id: str
     address: str
     state: TargetState
     in_flight: int | None = None
     reason: str = ""
+    failing_since: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TargetSpec:
     """What we want a load balancer to hold for a node. `drain_deadline` only when draining.
 
@@ -205,39 +221,51 @@ class Notice:
     cancelled: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Observed(Generic[T]):
     """One part of the world with its age: the last good value, when it was read, and what failed since.
 
     `at` is None until the first complete reading. `error` is the failure of the newest attempt, empty when
-    that attempt succeeded: a failed reading shows as an age and a reason, never as an empty list.
+    that attempt succeeded: a failed reading shows as an age and a reason, never as an empty list. `since`:
+    when the run of readings began that goes on without a gap: before it the daemon did not run, or could not
+    read.
     """
 
     value: T
     at: float | None = None
     error: str = ""
+    since: float | None = None
 
     def age(self, now: float) -> float:
         """Seconds since the last good reading; infinite before the first."""
         return math.inf if self.at is None else max(0.0, now - self.at)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class World:
     """Everything known at one instant, each part with its age.
 
-    `balancers` maps a balancer's name to the targets it reports. `durable`: the journal accepts writes.
-    `leading`: this daemon holds the lease, under `epoch`.
+    `balancers` maps a balancer's name to the targets it reports, `writing` to the nodes that get requests by
+    sets that were written to it since the last one that it acknowledged: any of them may have landed.
+    `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
+    `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
     """
 
     now: float
     instances: Observed[tuple[Instance, ...]]
     engines: Mapping[str, EngineReading] = field(default_factory=dict)
     balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)
+    writing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offerings: Observed[tuple[Offering, ...]] = field(default_factory=lambda: Observed(value=()))
     durable: bool = True
     leading: bool = True
     epoch: int = 0
+    awake_since: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """The cloud was seen whole since the daemon is awake."""
+        return self.instances.at is not None and self.instances.at >= self.awake_since
 
     def balancer_load(self) -> dict[str, int]:
         """Requests in flight per node as the balancers count them, summed over balancers."""

@@ -38,11 +38,12 @@ def spot_allowance(turn: Turn) -> tuple[int, float]:
 def roll_back(turn: Turn, market: Market, most: int, why: str) -> int:
     """Put nodes of a market back to work for up to `most` units; returns how many units.
 
-    Those that drain only to save money, and those that were silent and answer again.
+    Those that drain only to save money, and those that were silent and answer again. They live as it is, so
+    that the limit does not hold them back, unless launches of this turn have reached it.
     """
     back = 0
     for node in least_over(turn.fleet.recallable, most):
-        if back >= most or turn.budget.full:
+        if back >= most or (turn.launched and turn.budget.full):
             break
         if node.placement.market is not market or node.id in turn.returning:
             continue
@@ -58,6 +59,8 @@ def give_back(turn: Turn) -> None:
     """
     pool = turn.pool
     fixed = pool.on_demand_floor + pool.standby.hot
+    if turn.count(Market.ON_DEMAND) <= fixed and turn.count(Market.SPOT) <= pool.spot_wanted:
+        return  # nothing is beyond the mix
     settled = sum(n.units for n in turn.fleet.nodes if _settled(turn, n))
     cover = max(0, pool.spot_wanted - settled)
     spot = pool.spot_wanted + max(0, fixed - turn.sure(Market.ON_DEMAND))
@@ -81,15 +84,13 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
     `kept` units of its market must remain that may be relied on.
     """
     if node.phase is not Phase.READY:
-        on_demand = turn.sure(Market.ON_DEMAND)
-        if turn.sure_in_all < turn.pool.replicas or (not node.spot and on_demand < turn.pool.on_demand_floor):
+        if not stay_whole(turn, node, 0 if node.spot else turn.pool.on_demand_floor):
             turn.note(f"{node.id} is surplus and stays: what is ready now is too little, it may be the first")
             return False
         turn.terminate(node, Cause.EXCESS, "not needed any more, and not ready yet")
         return True
-    ready, here = turn.sure_in_all, turn.sure(node.placement.market)
-    sure, noun = node.sure * node.units, turn.pool.noun()
-    if ready - sure < turn.pool.replicas or here - sure < kept:
+    ready, here, noun = turn.sure_in_all, turn.sure(node.placement.market), turn.pool.noun()
+    if not stay_whole(turn, node, kept):
         turn.note(f"{node.id} is surplus and stays: only {ready} {noun} are ready, {here} of its market")
         return False
     covering = not node.spot and turn.pool.spot_wanted > 0
@@ -100,6 +101,12 @@ def _give_back_one(turn: Turn, node: Node, kept: int) -> bool:
     cause = Cause.RETURN if covering else Cause.EXCESS
     why = "spot is whole again" if covering else "more nodes than wanted"
     return turn.drain(node, turn.now + turn.pool.drain.budget, cause, why)
+
+
+def stay_whole(turn: Turn, node: Node, kept: int) -> bool:
+    """True when what may be relied on is enough without a node: wanted in all, `kept` units of its market."""
+    sure = node.sure * node.units
+    return turn.sure_in_all - sure >= turn.pool.replicas and turn.sure(node.placement.market) - sure >= kept
 
 
 def _settled(turn: Turn, node: Node) -> bool:
@@ -114,16 +121,18 @@ def _settled(turn: Turn, node: Node) -> bool:
 
 
 def _candidates(turn: Turn, market: Market) -> list[Node]:
-    """Nodes that may be given back: not those that nobody has looked at since the daemon started."""
-    return [
-        n
-        for n in turn.fleet.capacity
-        if n.placement.market is market
-        and n.id not in turn.leaving
-        and n.id not in turn.starting
-        and not n.unknown
-        and (n.probed or n.phase is not Phase.READY)
-    ]
+    """Nodes of a market that may be given back."""
+    return [n for n in turn.fleet.capacity if n.placement.market is market and may_go(turn, n)]
+
+
+def may_go(turn: Turn, node: Node) -> bool:
+    """True for a node that may be given back: nobody else chose it, and it is known whether it works.
+
+    One that is not ready is no surplus boot while it may have been put to work by an earlier daemon.
+    """
+    if node.id in turn.leaving or node.id in turn.starting:
+        return False
+    return node.probed if node.phase is Phase.READY else turn.at_work.holds_nothing(node)
 
 
 def least_useful(node: Node) -> tuple[bool, bool, float, int, float, str]:

@@ -12,6 +12,7 @@ drain that had 20 s left of its budget has it still.
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any, TypeVar
 
 from policies.records import DrainRecord, Memory, NodeRecord, Pause
@@ -49,11 +50,17 @@ def not_in_future(memory: Memory, now: float) -> Memory:
 def _past(record: T, now: float) -> T:
     """A record whose own instants are over."""
     changed: dict[str, Any] = {}
-    for name in _INSTANTS.intersection(f.name for f in dataclasses.fields(record)):  # type: ignore[arg-type]
+    for name in _instants(type(record)):  # type: ignore[arg-type]  # any class can be hashed
         at = getattr(record, name)
         if at is not None and at > now:
             changed[name] = now
     return dataclasses.replace(record, **changed) if changed else record  # type: ignore[type-var]
+
+
+@cache
+def _instants(kind: type[Any]) -> tuple[str, ...]:
+    """The fields of a kind of record that hold an instant which is over."""
+    return tuple(f.name for f in dataclasses.fields(kind) if f.name in _INSTANTS)
 
 
 def _node(record: NodeRecord, now: float) -> NodeRecord:

@@ -37,18 +37,19 @@ def use_stopped(turn: Turn, missing: int, why: str) -> int:
 def refill(turn: Turn) -> None:
     """Launch stopped standbys that are missing and stop those that are warm.
 
-    None is stopped before every balancer was read: after an old journal was restored, it may be at work.
+    None is stopped that may be at work, as one is after an old journal was restored, nor any while what
+    works is too little.
     """
     held = _standbys(turn)
-    read = all(view.at is not None for view in turn.world.balancers.values())
+    enough = turn.sure_in_all >= turn.pool.replicas
     for node in held:
-        if node.phase is Phase.READY and read:
+        if node.phase is Phase.READY and node.in_flight == 0 and enough:
             turn.stop(node, "warm: kept as a stopped standby")
     launching = sum(
         turn.pool.units_of(i.placement) for i in turn.fleet.launching if i.standby is StandbyKind.STOPPED
     )
     missing = turn.pool.standby.stopped - sum(n.units for n in held) - launching
-    if missing <= 0 or turn.memory.whole_at is None or turn.sure_in_all < turn.pool.replicas:
+    if missing <= 0 or turn.memory.whole_at is None or not enough:
         return
     while missing > 0:
         offering = turn.offer(Market.ON_DEMAND, missing)
@@ -68,7 +69,7 @@ def surplus(turn: Turn) -> None:
     held = _standbys(turn)
     surplus, going = sum(n.units for n in held) - turn.pool.standby.stopped, []
     for node in reversed(held):
-        if node.units <= surplus:
+        if node.units <= surplus and node.in_flight == 0:
             going.append(node)
             surplus -= node.units
     for node in reversed(going):
@@ -76,10 +77,12 @@ def surplus(turn: Turn) -> None:
 
 
 def _startable(turn: Turn, node: Node) -> bool:
-    if node.phase is Phase.STOPPED:
-        return not turn.scorer.blocked(node.placement)
-    # Warm and about to be stopped: usable at once, unless the stop is already under way.
-    return node.phase is Phase.READY and intent_key(node.id, ActionKind.STOP) not in turn.memory.intents
+    """True when it may be asked for. One that is warm already needs no room, so its placement may be shut."""
+    tried = node.started_at > node.launched_at  # and was refused, or it would be no standby
+    if (node.phase is Phase.STOPPED or tried) and turn.scorer.blocked(node.placement):
+        return False
+    stopping = intent_key(node.id, ActionKind.STOP) in turn.memory.intents
+    return node.phase is Phase.STOPPED or (node.phase is Phase.READY and not stopping)
 
 
 def _standbys(turn: Turn) -> list[Node]:

@@ -28,6 +28,7 @@ from policies.events import (
     NodeIdle,
     NodeMissing,
     NodeReady,
+    NodeRouted,
     NodeSeen,
     NodeStopped,
     NoticeSeen,
@@ -81,6 +82,8 @@ def sentence(event: Event) -> str:
             return "drained: no request in flight"
         case NodeBusy():
             return "requests in flight again"
+        case NodeRouted():
+            return "a balancer that had let it go sends it requests again"
         case NodeGone():
             return _GONE[event.cause]
         case NoticeSeen():

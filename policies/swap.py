@@ -6,8 +6,7 @@ Why: order is everything. A node leaves the target set first (`drain`), then its
 ends; and where time allows its replacement is ready before it leaves. A doomed node is paired with what
 takes its place (`Launch.replaces`), so that `history` can say how long each stage took; of several smaller
 nodes that take its place the first is named.
-Never: a node that can answer is ended while a balancer sends it requests, so the last one that serves never
-is; nor is one that this host cannot reach while a balancer finds it healthy and sends it requests. Drains
+Never: a node that may be at work (`policies.at_work`) is ended, so the last one that serves never is. Drains
 that an operator asked for go no faster than the disruption budget, and below wanted or below the on-demand
 floor only when no replacement came within a boot time-out.
 
@@ -19,11 +18,9 @@ once; the third node keeps serving until a replacement serves or its latest star
 
 from __future__ import annotations
 
-from collections.abc import Set
-
-from policies import balance
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
+from policies.at_work import sends_to
 from policies.fleet import Node, perhaps_at_work, vouched_for
 from policies.model import Market, NoticeKind, Phase
 from policies.records import intent_key
@@ -35,6 +32,8 @@ def drain_doomed(turn: Turn) -> None:
     rules = turn.pool.drain
     doomed = [n for n in turn.fleet.nodes if n.doomed is not None]
     doomed = [n for n in doomed if n.phase not in (Phase.TERMINATING, Phase.GONE)]
+    if not doomed:
+        return
     serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.drain is None)
     for node in sorted(doomed, key=_deadline):
         notice = node.doomed
@@ -73,31 +72,93 @@ def take_back(turn: Turn) -> None:
             turn.undrain(node, "the drain request was taken back")
 
 
+def call_back(turn: Turn) -> None:
+    """Put nodes back to work that need not drain and still get requests, once what stays is too little.
+
+    Between a decision and the balancer's acknowledgement others may have gone, and an old journal may tell of
+    drains that were taken back since. One that does not answer helps nobody, and one that was silent, and had
+    to serve on as the last one, does as soon as it answers again.
+    """
+    able = [n for n in turn.fleet.nodes if n.phase is Phase.DRAINING and _need_not_drain(n)]
+    still_sent = sends_to(turn.world, turn.memory) if able else set()
+    for node in able:
+        if node.doomed is not None or node.id in turn.returning or node.standby is not None:
+            continue
+        if node.id in still_sent and not _asked_long_ago(turn, node) and _short(turn, node):
+            turn.undrain(node, "what stays is too little, and it still gets requests")
+
+
+def _need_not_drain(node: Node) -> bool:
+    """True for a node that drains by choice and may answer, or for a silence that is over."""
+    if node.drain is None:
+        return False
+    if node.drain.cause is Cause.SICK:
+        return node.answers
+    return node.drain.cause.by_choice and (node.answers or not node.probed)
+
+
+def _short(turn: Turn, node: Node) -> bool:
+    """True when too little may be relied on without a node that need not drain."""
+    cordoned = [n for n in turn.fleet.nodes if _sure_cordoned(n) and n.id not in turn.leaving]
+    kept = cordoned if node.operator is not None else []
+    ready = turn.sure_in_all + sum(n.units for n in kept)
+    on_demand = turn.sure(Market.ON_DEMAND) + sum(n.units for n in kept if not n.spot)
+    floor = turn.pool.on_demand_floor
+    return ready < turn.pool.replicas or (not node.spot and on_demand < floor)
+
+
+def _held_by_the_rest(turn: Turn, node: Node) -> bool:
+    """True for a node that was drained by choice and may answer, while the rest is too little to rely on.
+
+    One that was ready, and that this daemon has not looked at yet, may: nor has it looked at the rest.
+    """
+    chosen = node.drain is not None and node.drain.cause.by_choice and node.doomed is None
+    may_answer = node.answers or (node.ready_at is not None and not node.probed)
+    return chosen and may_answer and not _asked_long_ago(turn, node) and _short(turn, node)
+
+
+def _works_cordoned(node: Node) -> bool:
+    """True for a node that works until its replacement is ready, as an operator asked."""
+    asked = node.operator is not None and node.drain is None and node.doomed is None
+    return asked and node.phase is Phase.READY and node.healthy and node.standby is None
+
+
+def _sure_cordoned(node: Node) -> bool:
+    """True for such a node that answered the last look and gets requests: what may be relied on till then."""
+    return _works_cordoned(node) and node.answers and node.in_service
+
+
 def drain_asked(turn: Turn) -> None:
     """Drain what an operator asked for once a replacement is ready, or when none came within a boot time-out.
 
     A cordoned node does not count as capacity, so its replacement is launched while it goes on serving. Spot
     that stands in for on-demand is none for a node that the floor needs. A node that only this host cannot
-    reach is at work.
+    reach is at work; so may one be of which no journal tells, until balancers were heard, and any that
+    serves where so many are silent that the fault may be on this side.
     """
-    serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.id not in turn.leaving)
     asked = [n for n in turn.fleet.nodes if n.operator is not None and n.drain is None and n.doomed is None]
     asked = [n for n in asked if n.phase not in (Phase.TERMINATING, Phase.GONE)]
-    works = {n.id for n in asked if n.phase is Phase.READY and n.healthy and n.standby is None}
+    if not asked:
+        return
+    serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.id not in turn.leaving)
+    works = {n.id for n in asked if _works_cordoned(n)}
     vouched = vouched_for(turn.world)
-    capacity = turn.sure_in_all + sum(n.units for n in asked if n.id in works)
-    on_demand = turn.sure(Market.ON_DEMAND) + sum(n.units for n in asked if n.id in works and not n.spot)
+    sure = [n for n in asked if _sure_cordoned(n)]
+    capacity = turn.sure_in_all + sum(n.units for n in sure)
+    on_demand = turn.sure(Market.ON_DEMAND) + sum(n.units for n in sure if not n.spot)
     for node in asked:
         request = node.operator
         if request is None:
             continue
-        if node.id not in works | vouched and not perhaps_at_work(turn.world, node):
+        silent = turn.at_work.dead(node, 0.0) and not turn.fleet.suspect
+        at_work = node.id in works | vouched or (node.serving and not silent)
+        if not (at_work or perhaps_at_work(turn.pool, turn.world, node) or turn.at_work.cannot_tell(node)):
             turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason)
             continue
-        counted = node.units if node.id in works else 0
+        counted = node.units if node in sure else 0
         replaced = capacity - counted >= turn.pool.replicas
         replaced = replaced and (node.spot or on_demand - counted >= turn.pool.on_demand_floor)
-        waited = turn.now - request.since >= turn.pool.health.boot_timeout
+        waited = _asked_long_ago(turn, node)
         due = waited and serving - node.serving * node.units >= turn.pool.min_serving
         if not (replaced or due):
             turn.note(f"{node.id}: drain asked for; it serves until its replacement is ready")
@@ -111,55 +172,71 @@ def drain_asked(turn: Turn) -> None:
 
 
 def end_drained(turn: Turn) -> None:
-    """End draining nodes that are done; a node that may still get requests and answers them stays."""
-    routed, vouched = balance.shown_active(turn), vouched_for(turn.world)
+    """End draining nodes that are done."""
     for node in turn.fleet.nodes:
         if node.phase is Phase.TERMINATING:
-            if not _may_serve(turn, node, vouched, routed):
-                _ask_again(turn, node)
+            _ask_again(turn, node)
             continue
         if node.drain is None or node.phase is Phase.GONE or node.id in turn.returning:
             continue
-        if not draining.finished(turn.pool.drain, node, now=turn.now):
+        done = _done(turn, node)
+        if not done:
             continue
-        if node.serving and node.healthy:
-            turn.note(f"{node.id} should end and is still in a target set: it stays")
+        if _held_by_the_rest(turn, node):
+            turn.note(f"{node.id} should end; it stays while too little else may be relied on")
             continue
-        if _may_serve(turn, node, vouched, routed):
-            turn.note(f"{node.id} should end; it stays until every balancer has let it go")
-            continue
-        if node.ready_at is None and not node.attached:
-            text = "it never took a request"
-        elif node.idle_since is not None:
-            text = "drained"
-        else:
-            text = f"drain deadline passed with {node.in_flight} requests in flight"
-        turn.terminate(node, node.drain.cause, f"{text} ({node.drain.reason})")
+        turn.terminate(node, node.drain.cause, f"{done} ({node.drain.reason})")
 
 
-def _may_serve(turn: Turn, node: Node, vouched: Set[str], routed: Set[str]) -> bool:
-    """True for a node that answers, or may do so, and that some balancer may still send requests to.
+def _asked_long_ago(turn: Turn, node: Node) -> bool:
+    """True when no replacement came within a boot time-out, in which somebody was awake to launch one.
 
-    A balancer's own word since the detachment counts, not its acknowledgement: that may be forgotten again.
+    Of the time before nobody knows how long it was: this host's clock may have been set since.
     """
-    reading = turn.world.engines.get(node.id)
-    unheard = reading is None and bool(node.address)  # nobody has looked since the daemon started
-    answers = unheard or node.id in vouched or (reading is not None and reading.ready and reading.ok)
-    return answers and (node.id in routed or _unread(turn, node))
+    if node.operator is None:
+        return False
+    since = max(node.operator.since, turn.world.awake_since)
+    return turn.now - since >= turn.pool.health.boot_timeout
 
 
-def _unread(turn: Turn, node: Node) -> bool:
-    """True when some balancer was not read since it acknowledged that the node is out, or never."""
-    detached_at = node.detached_at or 0.0
-    return any(view.at is None or view.at < detached_at for view in turn.world.balancers.values())
+def _done(turn: Turn, node: Node) -> str:
+    """Why a draining node may end; empty while it holds requests, or may."""
+    if node.ready_at is None and not node.attached and turn.at_work.holds_nothing(node):
+        return "it never took a request"
+    if draining.finished(turn.pool.drain, turn.world, node):
+        idle = node.idle_since is not None
+        return "drained" if idle else f"drain deadline passed with {node.in_flight} requests in flight"
+    since = node.detached_at if node.doomed is not None and not node.serving else None
+    had_its_time = since is not None and turn.now - since >= turn.pool.drain.budget
+    return "it has answered nobody for long" if had_its_time and turn.at_work.holds_nothing(node) else ""
 
 
 def _ask_again(turn: Turn, node: Node) -> None:
-    """A termination that shows no effect is asked for again."""
+    """A termination that shows no effect is asked for again. What has taken up work drains first.
+
+    What answers although it was to end, and is needed, is put back to work where its end surely did nothing.
+    """
     intent = turn.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
-    if intent is not None:
-        cause = intent.cause or Cause.EXCESS
+    if intent is None or not intent.due(turn.now, turn.pool.patience.effect_timeout):
+        return
+    if intent.unanswered and not intent.landed and _could_work(turn, node) and _short(turn, node):
+        if not (turn.launched and turn.budget.full):  # what takes its place may have filled the pool just now
+            turn.undrain(node, "what stays is too little, and it was to end and did not")
+        return
+    rules, cause = turn.pool.drain, intent.cause or Cause.EXCESS
+    idle = node.drain is None and node.in_flight == 0
+    if idle or _done(turn, node):
         turn.terminate(node, cause, "termination asked for again: the node is still there")
+    else:
+        turn.drain(node, turn.now + rules.budget, cause, "it should end, and has taken up work")
+
+
+def _could_work(turn: Turn, node: Node) -> bool:
+    """True for a node that is to end and answers, and that nobody else takes away."""
+    reading = turn.world.engines.get(node.id)
+    answers = reading is not None and reading.ok and reading.at >= turn.world.awake_since
+    free = node.doomed is None and node.operator is None and node.standby is None
+    return answers and free and node.ready_at is not None
 
 
 def _deadline(node: Node) -> tuple[float, str]:

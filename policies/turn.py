@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from functools import cached_property
 
 from policies.actions import (
     Action,
@@ -23,12 +22,14 @@ from policies.actions import (
     Terminate,
     Undrain,
 )
+from policies.at_work import AtWork
 from policies.fleet import Fleet, Node
 from policies.interruption import recommended
-from policies.limits import Budget
+from policies.limits import Budget, no_room
 from policies.model import Market, Offering, Phase, Placement, Pool, StandbyKind, World
 from policies.placement import Scorer
 from policies.records import Intent, Memory, intent_key
+from policies.value import lazy
 
 _AGAIN = " (asked again with the same token)"
 
@@ -57,24 +58,29 @@ class Turn:
 
     # Most turns launch nothing: what only launches need is worked out when the first one asks.
 
-    @cached_property
+    @lazy
+    def at_work(self) -> AtWork:
+        """Who may be at work."""
+        return AtWork(self.pool, self.world, self.memory)
+
+    @lazy
     def scorer(self) -> Scorer:
         """Hands out placements."""
         sold, held = self.world.offerings.value, _held(self.fleet)
         return Scorer(self.pool, self.memory, now=self.now, offerings=sold, held=held)
 
-    @cached_property
+    @lazy
     def budget(self) -> Budget:
         """What may still be launched or put back to work."""
         recent = sum(self.now - t < 60.0 for t in self.memory.launches)
         living, spend = self.fleet.living, _spend(self.fleet)
         return Budget(self.pool, living=living, launched_last_minute=recent, spend=spend)
 
-    @cached_property
+    @lazy
     def _unpaired(self) -> deque[str]:
         return _unpaired(self.fleet, self.memory, self.now)
 
-    @cached_property
+    @lazy
     def _recommended(self) -> tuple[Node, ...]:
         """Working nodes under a rebalance recommendation that holds, the oldest first."""
         found = []
@@ -94,7 +100,7 @@ class Turn:
             return "this daemon does not hold the lease"
         if not self.world.durable:
             return "the journal cannot be written"
-        if instances.at is None:
+        if not self.world.whole:
             return "the cloud has not been seen whole yet"
         if instances.age(self.now) > patience.stale_after:
             return f"the last complete list of instances is {instances.age(self.now):.0f} s old"
@@ -122,6 +128,11 @@ class Turn:
     def sure_in_all(self) -> int:
         """Units that may be relied on, after this turn's decisions."""
         return sum(self._sure.values())
+
+    @property
+    def launched(self) -> bool:
+        """True when this turn launches something new."""
+        return self._serial > self.memory.serial
 
     def may_choose(self, units: int = 1) -> bool:
         """True while the disruption budget has room for a drain by choice. One node alone always may."""
@@ -200,11 +211,14 @@ class Turn:
             self._counted[offering.placement.market] += units
         return True
 
-    def launch_again(self, intent: Intent) -> None:
-        """Ask for a launch once more, with the same token: its outcome is not known."""
+    def launch_again(self, intent: Intent, *, living: int) -> None:
+        """Ask for a launch once more, with the same token: its outcome is not known.
+
+        Not while the `living` units beside it leave no room: should it be there, a list will show it.
+        """
         if intent.placement is None or not intent.due(self.now, self.pool.patience.effect_timeout):
             return
-        refusal = self.frozen()
+        refusal = self.frozen() or no_room(self.pool, living)
         if refusal:
             self.defer(ActionKind.LAUNCH, refusal, placement=intent.placement)
             return
@@ -246,8 +260,8 @@ class Turn:
         self.actions.append(Start(token=token, node=node.id, reason=reason, replaces=replaces))
 
     def stop(self, node: Node, reason: str) -> None:
-        """Stop a warm standby."""
-        if not self._held_back(ActionKind.STOP, node):
+        """Stop a warm standby, once it is sure that it does not work."""
+        if not (self._may_work(ActionKind.STOP, node) or self._held_back(ActionKind.STOP, node)):
             token = intent_key(node.id, ActionKind.STOP)
             self.actions.append(Stop(token=token, node=node.id, reason=reason))
 
@@ -275,26 +289,29 @@ class Turn:
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=Cause.NOTICE, reason=reason))
 
     def undrain(self, node: Node, reason: str) -> bool:
-        """Put a draining node back to work; True when it was planned. It is ready at once.
+        """Put a draining node back to work; True when it was planned.
 
-        This ends nothing and costs nothing: it waits neither for a list nor for the journal.
+        It is ready at once if it answers, but may be relied on only when it is in the target set again. This
+        ends nothing and costs nothing: it waits neither for a list nor for the journal.
         """
         if not self.world.leading:
             self.defer(ActionKind.UNDRAIN, self.frozen(), node=node.id)
             return False
         self.returning.add(node.id)
         self.budget.take_node(node.units)
-        if node.drain is not None and node.drain.cause.by_choice:
+        if node.phase is Phase.DRAINING and node.drain is not None and node.drain.cause.by_choice:
             self.by_choice -= node.units
         if node.standby is not StandbyKind.STOPPED:
-            for counts in (self._counted, self._working, self._sure):
+            sure = node.answers and node.in_service
+            counted = (self._counted, self._working, *((self._sure,) if sure else ()))
+            for counts in counted:
                 counts[node.placement.market] += node.units
         self.actions.append(Undrain(node=node.id, reason=reason))
         return True
 
     def terminate(self, node: Node, cause: Cause, reason: str) -> None:
-        """End a node."""
-        if self._held_back(ActionKind.TERMINATE, node):
+        """End a node, once it is sure that it does not work any more."""
+        if self._may_work(ActionKind.TERMINATE, node) or self._held_back(ActionKind.TERMINATE, node):
             return
         self.leave(node)
         token = intent_key(node.id, ActionKind.TERMINATE)
@@ -303,6 +320,15 @@ class Turn:
     def next_outgoing(self) -> str:
         """The longest-waiting outgoing node that nothing replaces yet; empty when there is none."""
         return self._unpaired.popleft() if self._unpaired else ""
+
+    def _may_work(self, kind: ActionKind, node: Node) -> bool:
+        """True when a node that should go may be at work all the same: it stays."""
+        why = self.at_work.why_it_stays(node)
+        if why:
+            verb = "end" if kind is ActionKind.TERMINATE else str(kind)
+            self.note(f"{node.id} should {verb} and stays: {why}")
+            self.defer(kind, why, node=node.id)
+        return bool(why)
 
     def _held_back(self, kind: ActionKind, node: Node) -> bool:
         """True when the view is not clear enough, or the same call is already under way."""

@@ -59,10 +59,14 @@ def aws_shim_process() -> Iterator[AwsShim]:
 
 
 @pytest.fixture
-def aws_shim(aws_shim_process: AwsShim) -> AwsShim:
-    """The stand-in with no machines, targets, queues or rules, default settings and no faults."""
+def aws_shim(aws_shim_process: AwsShim) -> Iterator[AwsShim]:
+    """The stand-in with no machines, targets, queues or rules, default settings and no faults.
+
+    It is left so as well: the next to speak to it may be the set-up of a whole module, which resets nothing.
+    """
     aws_shim_process.order("reset")
-    return aws_shim_process
+    yield aws_shim_process
+    aws_shim_process.order("reset")
 
 
 class PostgresServer:

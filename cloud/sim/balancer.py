@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cloud.errors import Denied
@@ -35,7 +35,9 @@ class TargetTable:
         self._restarts = 0
         self.generation = 0
         self.accepted = 0  # writes so far
+        self.told: frozenset[str] = frozenset()  # who gets requests by the last of them
         self.targets: dict[str, TargetSpec] = {}
+        self.on_sent: list[Callable[[TargetTable, Sequence[TargetSpec], int], None]] = []
         self.served = self.unserved = 0
         self._owed = 0.0
         self._routed_at = world.clock.now()
@@ -52,6 +54,7 @@ class TargetTable:
             raise Denied(f"{self.name}: generation {generation} is below {self.generation} (simulated)")
         self.generation = generation
         self.accepted += 1
+        self.told = frozenset(s.id for s in desired if s.phase is TargetPhase.ACTIVE)
         if not self._world.faults.forgetful:
             self.targets = {s.id: s for s in desired}
 
@@ -119,6 +122,8 @@ class SimBalancer:
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
         """Replace the set. Raises CloudError."""
+        for told in self._table.on_sent:
+            told(self._table, desired, generation)
         words = " ".join(f"{s.id}={s.phase}" for s in desired)
         await self._wire.change(
             "apply", self.name, lambda: self._table.replace(desired, generation), detail=words or "empty"

@@ -9,35 +9,36 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from cloud.sim.balancer import TargetTable
+from cloud.sim.books import Books
 from cloud.sim.counting import enough, units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.invariants import Bounds, Broken, DaemonState
+from cloud.sim.knowable import Knowable
 from cloud.sim.world import Machine, SimWorld
-from policies.actions import ActionKind
-from policies.events import (
-    DrainEnded,
-    DrainStarted,
-    Event,
-    IntentClosed,
-    IntentOpened,
-    NodeGone,
-    NodeSeen,
-    NoticeSeen,
-    OperatorDrained,
-    Outcome,
-)
-from policies.memory import ATTEMPTS
-from policies.model import InstanceState, Market, Pool, TargetPhase
+from policies.actions import ActionKind, Cause
+from policies.events import DaemonStarted, Event, IntentOpened, NodeGone, NodeSeen
+from policies.model import InstanceState, Market, Pool, TargetPhase, TargetSpec
+
+_NEVER = (-math.inf, -math.inf)
 
 
-class Checker:
-    """All invariants of one pool in one world. `daemon` tells of the running daemon, None when none runs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a target set does: nodes that can answer and leave it empty, those that leave too few on-demand
+    units (in words), and those that leave too few in all (how many). `at`: when this was so."""
 
-    While `faults_on`, how soon the daemon does something does not count, only what it may never do.
-    """
+    at: float
+    answering: frozenset[str]
+    below_floor: dict[str, str]
+    harmed: dict[str, int]
+
+
+class Checker(Knowable):
+    """All invariants of one pool in one world."""
 
     def __init__(
         self,
@@ -48,31 +49,27 @@ class Checker:
         daemon: Callable[[], DaemonState | None],
         bounds: Bounds | None = None,
     ) -> None:
-        self._world, self._tables, self._pool, self._daemon = world, tuple(tables), pool, daemon
-        self._bounds = bounds if bounds is not None else Bounds()
+        super().__init__(world, tables, pool, daemon=daemon, bounds=bounds)
         self.broken: list[Broken] = []
         self.checked: Counter[str] = Counter()
-        self.faults_on = False
-        self._excused: set[str] = set()  # nodes whose drain began for a reason that may be over since
-        self._draining: dict[str, float] = {}  # node -> its drain's deadline, by the world's clock
-        self._ending: dict[str, str] = {}
-        self._ending_since: dict[str, float] = {}
-        self._failures: Counter[str] = Counter()
-        self._asked: dict[str, float] = {}
-        self._taken_back: dict[str, float] = {}
+        self._kept: Books | None = None  # as they were before the journal could not be written
         self._unknowable: dict[str, float] = {}  # node that no daemon can know of -> until when
+        self._sent: dict[tuple[str, int], Verdict] = {}  # of writes on their way, by table and generation
         self._may_go_since: dict[str, float] = {}
-        self._heard: dict[str, float] = {}  # node -> when a daemon last journalled a notice of it
+        self._asked_below: dict[str, str] = {}  # node whose end was asked for -> how it was below the floor
         self._said: set[tuple[str, str]] = set()
         self._before: dict[str, dict[str, TargetPhase]] = {}
         self._accepted: dict[str, int] = {}  # writes that each balancer took
-        self._drained: dict[str, float] = {}  # node -> until when its requests may finish
+        self._launched = 0  # machines, before the launch that lands now
         self._cuts_seen = 0
         self._active_since: dict[str, float] = {}  # node that gets requests -> since when
-        self._deaf_at = 0.0  # when nobody could last read a source of notices
-        self._written_at: deque[float] = deque(maxlen=100)  # when a balancer took a set
+        self._let_go: set[str] = set()  # nodes that left by the last set that a balancer acknowledged
+        self._strayed: dict[str, tuple[float, float]] = {}  # node that got requests unasked -> since, until
+        self._written: deque[tuple[float, float]] = deque(maxlen=100)  # sets: when sent, when taken
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
+        for table in self._tables:
+            table.on_sent.append(self._set_sent)
 
     def report(self, name: str, subject: str, text: str) -> None:
         """Note a violation, once per invariant and subject."""
@@ -82,54 +79,65 @@ class Checker:
             self.broken.append(broken)
             self._world.trace.add("BROKEN", broken)
 
-    def hear(self, events: Iterable[Event]) -> None:
-        """What the daemon puts into its journal: which nodes it lets go, and which it takes back."""
+    def hear(self, events: Sequence[Event], *, written: bool) -> None:
+        """What the daemon puts into its journal: which nodes it lets go, and which it takes back.
+
+        What was not `written` it acts on all the same, and a daemon that ends forgets it. One that starts
+        beside it has read the journal without that.
+        """
+        if any(isinstance(event, DaemonStarted) for event in events):
+            self.forget_unwritten()
+        if written:
+            self._kept = None
+        elif self._kept is None:
+            self._kept = self.books.copy()
         now = self._world.clock.now()
         for event in events:
-            if isinstance(event, DrainStarted):
-                self._draining[event.node] = event.deadline - self._ahead()
-                machine = self._world.machines.get(event.node)
-                if machine is not None and (self._may_go(machine, now) or self._quiet(machine, now)):
-                    self._excused.add(event.node)
-            elif isinstance(event, DrainEnded):
-                self._draining.pop(event.node, None)
-                self._drained.pop(event.node, None)
-                self._excused.discard(event.node)
-                self._taken_back[event.node] = now
-            elif isinstance(event, NodeGone):
-                # As far as it could see. Should the node turn up again, it is another one to the daemon.
-                self._draining.pop(event.node, None)
-                self._drained.pop(event.node, None)
+            self.books.take(event, now, ahead=self._ahead(), excuses=self._excuses, disturbs=self._disturbed)
+            if isinstance(event, NodeGone):
                 machine = self._world.machines.get(event.node)
                 if machine is not None and machine.live and self._unlisted(machine, now):
                     self._unknowable[machine.id] = math.inf
-            elif isinstance(event, NodeSeen):
-                if event.node in self._unknowable:  # what was decided before may still be on its way
-                    self._unknowable[event.node] = now + self._bounds.settle_calls
-            elif isinstance(event, NoticeSeen):
-                self._heard[event.notice.node] = now
-            elif isinstance(event, OperatorDrained):
-                self._asked[event.node] = now
-            elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
-                self._ending[event.token] = event.node
-                self._ending_since.setdefault(event.node, now)
-            elif isinstance(event, IntentClosed) and event.token in self._ending:
-                failed = event.outcome is Outcome.FAILED
-                self._failures[event.token] = self._failures[event.token] + 1 if failed else 0
-                if self._failures[event.token] >= ATTEMPTS:
-                    self._ending_since.pop(self._ending.pop(event.token), None)
+            elif isinstance(event, NodeSeen) and event.node in self._unknowable:
+                # What was decided before may still be on its way.
+                self._unknowable[event.node] = now + self._bounds.settle_calls
+        for event in events:
+            if isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
+                self._asked_below[event.node] = self._below_floor(event.node, now)
 
-    def forget(self) -> None:
-        """The daemon lost its memory: nobody knows any more what it promised and launched."""
-        self._draining.clear()
-        self._excused.clear()
-        self._ending.clear()
-        self._ending_since.clear()
-        self._drained.clear()
+    @property
+    def written(self) -> Books:
+        """What the journal says on disk, which is less than a daemon knows that cannot write it."""
+        return (self.books if self._kept is None else self._kept).copy()
+
+    def forget_unwritten(self) -> None:
+        """The daemon ended: what never reached its journal is lost."""
+        if self._kept is not None:
+            drained = {n: at for n, at in self.books.drained.items() if n in self._kept.leaving}
+            self.books, self._kept = self._kept, None
+            self.books.drained.update(drained)  # that one was a target set's word, not the journal's
+
+    def forget(self, books: Books | None = None) -> None:
+        """The journal is lost, or it is an older one again, which said no more than these `books`.
+
+        That an operator waits, and that the end of a node was asked for, is so all the same, and a damaged
+        journal may still tell of it.
+        """
+        asked, ending_since = self.books.asked, self.books.ending_since
+        self.books = Books(asked=asked, ending_since=ending_since) if books is None else books.copy()
+        self._kept, self._forgot_at = None, self._world.clock.now()
+        self._let_go.clear()
         for machine in self._ours():
-            machine.told_at = machine.started_at = None
-            if machine.live:
-                self._unknowable[machine.id] = math.inf
+            machine.started_at = None
+        self.nobody_knows()
+
+    def nobody_knows(self) -> None:
+        """No journal tells of the machines that there are: a list has to show each of them first."""
+        self._unknowable |= {m.id: math.inf for m in self._ours() if m.live}
+
+    def hidden(self) -> frozenset[str]:
+        """Machines that no daemon can know of now."""
+        return frozenset(n for n, until in self._unknowable.items() if until == math.inf)
 
     # -- at effects --------------------------------------------------------------------------------
 
@@ -140,14 +148,18 @@ class Checker:
                 self._own_only(effect)
                 self._detached_first(effect.subject, now)
                 self._drained_first(effect.subject, now)
-                if effect.subject not in self._drained:
+                if effect.subject not in self.books.drained:
                     self._floor_kept(effect.subject, now)
             elif effect.kind == "apply":
                 self._before = {t.name: {s.id: s.phase for s in t.targets.values()} for t in self._tables}
                 self._accepted = {t.name: t.accepted for t in self._tables}
+                self._held_at |= {s.id: now for t in self._tables for s in t.active()}  # since the last tick
+            elif effect.kind == "launch":
+                self._launched = self._world.launches
         elif effect.kind == "launch":
             self._once_per_token()
-            self._bounded(now)
+            if self._world.launches > self._launched:  # else it was there, and was asked for again
+                self._bounded(now)
         elif effect.kind == "apply":
             for table in self._tables:
                 if table.name == effect.subject and table.accepted > self._accepted.get(table.name, 0):
@@ -163,11 +175,20 @@ class Checker:
         """Detach before terminate: a node that is ended and could answer gets no requests."""
         self.checked["detach-first"] += 1
         machine = self._world.machine(node)
+        if machine is None or not machine.able(now):
+            return
         for table in self._tables:
-            spec = table.targets.get(node)
-            active = spec is not None and spec.phase is TargetPhase.ACTIVE
-            if machine is not None and machine.able(now) and active:
+            if self._active(table, node) and not self._by_hand(table, node, now):
                 self.report("detach-first", node, f"{node} is ended while {table.name} sends it requests")
+
+    def _active(self, table: TargetTable, node: str) -> bool:
+        spec = table.targets.get(node)
+        return spec is not None and spec.phase is TargetPhase.ACTIVE
+
+    def _by_hand(self, table: TargetTable, node: str, now: float) -> bool:
+        """Somebody has put it back by hand just now: no daemon can know that, nor the requests it got so."""
+        lately = now - self._active_since.get(node, now) < self._bounds.see_loss
+        return self._active(table, node) and node not in table.told and lately
 
     def _drained_first(self, node: str, now: float) -> None:
         """Requests in flight finish, or their deadline passed."""
@@ -176,30 +197,19 @@ class Checker:
         if machine is None or not machine.live or not machine.able(now):
             return
         held = machine.in_flight(now)
-        deadline = self._drained.get(node, self._draining.get(node))
-        if held and (deadline is None or now < deadline):
+        drain = self.books.draining.get(node)
+        deadline = self.books.drained.get(node, drain.deadline if drain is not None else None)
+        by_hand = any(self._by_hand(table, node, now) for table in self._tables)
+        by_hand = by_hand or now - self._strayed.get(node, _NEVER)[0] < self._bounds.see_loss
+        if held and (deadline is None or (now < deadline and not by_hand)):
             left = "it never drained" if deadline is None else f"{deadline - now:.1f} s before its deadline"
             self.report("drain-first", node, f"{node} is ended with {held} requests in flight, {left}")
 
     def _floor_kept(self, node: str, now: float) -> None:
-        """No action of ours takes the on-demand nodes below the floor."""
+        """No action of ours takes the on-demand nodes below the floor, nor did when it was asked for."""
         self.checked["floor"] += 1
-        machine = self._world.machine(node)
-        if machine is None or not self._counts(machine, now) or machine.placement.market is Market.SPOT:
-            return
-        if self._may_leave(machine, now) or (node in self._asked and not machine.able(now)):
-            return
-        age = now + max(0.0, self._ahead()) - machine.launched_at  # as a daemon counts whose clock was set
-        if not machine.able(now) and age > self._pool.health.boot_timeout:
-            return
-        if node in self._excused or now - self._ending_since.get(node, now) >= self._bounds.see_loss:
-            return  # decided before, and asked for again: whether it ends already was not known
-        pool = self._pool
-        others = (m for m in self._ours() if m.placement.market is Market.ON_DEMAND and m.id != node)
-        stay = [m for m in others if m.id not in self._leaving and self._counts(m, now, rumours=True)]
-        left = units(pool, stay)
-        if left < pool.on_demand_floor and self._was_whole():
-            text = f"{node} leaves {left} on-demand {pool.noun()}, fewer than {pool.on_demand_floor}"
+        text = self._below_floor(node, now)
+        if text and self._asked_below.get(node, text):
             self.report("floor", node, text)
 
     def _once_per_token(self) -> None:
@@ -215,8 +225,8 @@ class Checker:
         Nodes on their way out do not count, nor those that were until a moment ago.
         """
         self.checked["bounded"] += 1
-        out = self._leaving | {n for n, until in self._unknowable.items() if now < until}
-        out |= {n for n, at in self._taken_back.items() if now - at < self._bounds.settle_calls}
+        out = self.books.leaving | {n for n, until in self._unknowable.items() if now < until}
+        out |= {n for n, at in self.books.taken_back.items() if now - at < self._bounds.settle_calls}
         living = [
             m
             for m in self._ours()
@@ -235,86 +245,130 @@ class Checker:
     def _set_written(self, table: TargetTable, now: float) -> None:
         """What a write of the target set may change."""
         if not self._world.faults.forgetful:
-            self._written_at.append(now)
-        before, told_before = self._before.get(table.name, {}), set(self._drained)
+            sent = self._sent.get((table.name, table.generation))
+            self._written.append((now if sent is None else sent.at, now))
+        before, told_before = self._before.get(table.name, {}), self.books.drained.keys() | self._let_go
         after = {s.id: s.phase for s in table.targets.values()}
         for node, phase in after.items():
             machine = self._world.machine(node)
+            if phase is TargetPhase.ACTIVE and node not in table.told:
+                continue  # the balancer forgot this set
             if phase is TargetPhase.ACTIVE:
-                alone = sum(p is TargetPhase.ACTIVE for p in after.values()) == 1  # the last that may answer
+                alone = len(table.told) == 1  # the last that may answer
                 self._may_enter(
                     node, machine, now, new=before.get(node) is not TargetPhase.ACTIVE, alone=alone
                 )
             else:
                 deadline = table.targets[node].drain_deadline
-                if node in self._leaving and node not in self._drained and deadline is not None:
-                    self._drained[node] = deadline - self._ahead()
+                if node in self.books.drained or deadline is None:
+                    continue
+                if node in self.books.leaving:
+                    self.books.drained[node] = deadline - self._ahead()
+                elif before.get(node) is TargetPhase.ACTIVE and node not in self.books.taken_back:
+                    # The journal that told of its drain is lost; one taken back was on its way.
+                    self.books.drained[node] = now + self._pool.drain.budget
         active_before = {n for n, phase in before.items() if phase is TargetPhase.ACTIVE}
-        active_after = {n for n, phase in after.items() if phase is TargetPhase.ACTIVE}
-        self._never_emptied(table, active_before, active_after, now)
-        # Where a balancer forgot a set that it acknowledged, what left it then leaves it once more.
-        self._enough_left(table, active_before - told_before, active_after, now)
+        # Where a balancer forgets a set that it acknowledged, what leaves is judged by the acknowledgement:
+        # that is when the daemon let it go. Later it leaves once more.
+        landed = self._judge(active_before, told_before, set(table.told))
+        if table.active():
+            landed = replace(landed, answering=frozenset())
+        self._departures(table, landed)
+        self._acknowledged_at.update(dict.fromkeys(table.told, now))
+        self._let_go = (self._let_go | (active_before - table.told)) - table.told
 
     def _may_enter(self, node: str, machine: Machine | None, now: float, *, new: bool, alone: bool) -> None:
-        """Only a ready node that does not drain gets requests, or the only one that is left."""
+        """Only a ready node that does not drain gets requests, or the only one that is left.
+
+        What a balancer lost just now may be put back as it was seen, whoever had put it there; one that
+        drained only where the daemon does not know it, and so nothing of its drain.
+        """
         self.checked["no-way-back"] += 1
-        if node in self._drained and not alone:
+        held, daemon = now - self._held_at.get(node, -math.inf) < self._bounds.see_loss, self._daemon()
+        as_seen = held and daemon is not None and node not in daemon.known
+        if node in self.books.drained and not (alone or as_seen):
             self.report("no-way-back", node, f"{node} drained and gets new requests")
-        if new:
+        if new and not held:
             self.checked["ready-first"] += 1
             if machine is None or now < machine.loaded_at:
                 self.report("ready-first", node, f"{node} entered the target set before it was ready")
 
-    def _never_emptied(self, table: TargetTable, before: set[str], after: set[str], now: float) -> None:
-        """The last target that can answer is never taken out."""
-        self.checked["last-target"] += 1
-        if after:
-            return
-        daemon = self._daemon()
-        answering = sorted(
-            n
-            for n in before
-            if (m := self._world.machine(n)) is not None
-            and m.able(now)
-            and (daemon is None or n in daemon.known)  # what a lost journal forgot and a list lacks
+    def _set_sent(self, table: TargetTable, desired: Sequence[TargetSpec], generation: int) -> None:
+        """A set is on its way: no daemon can call it back, so it is judged by what holds now as well."""
+        active = {s.id for s in desired if s.phase is TargetPhase.ACTIVE}
+        before = {s.id for s in table.active()}
+        self._sent[table.name, generation] = self._judge(
+            before, self.books.drained.keys() | self._let_go, active
         )
-        if answering:
-            text = f"{table.name} was emptied while {', '.join(answering)} could answer"
-            self.report("last-target", table.name, text)
 
-    def _enough_left(self, table: TargetTable, before: set[str], after: set[str], now: float) -> None:
-        """A healthy node that no notice takes away leaves only when enough ready nodes stay."""
-        self.checked["no-self-harm"] += 1
+    def _judge(self, before: set[str], drained: set[str], after: set[str]) -> Verdict:
+        """What a set with `after` active does to the nodes that were so `before`.
+
+        Where a balancer forgot a set that it acknowledged, what left it then, `drained`, leaves it once more.
+        """
+        now = self._world.clock.now()
         chosen = []
-        for node in sorted(before - after):
+        for node in sorted(before - drained - after):
             machine = self._world.machine(node)
             if machine is not None and machine.able(now) and not self._may_go(machine, now):
                 chosen.append(node)
-                self._floor_kept(node, now)
+        return Verdict(
+            at=now,
+            answering=frozenset() if after else self._answering(before, now),
+            below_floor={n: text for n in chosen if (text := self._below_floor(n, now))},
+            harmed=self._harmed(chosen, after, now),
+        )
+
+    def _answering(self, before: set[str], now: float) -> frozenset[str]:
+        """Nodes that can answer, as far as a daemon can know that they can."""
+        daemon = self._daemon()
+        return frozenset(
+            n
+            for n in before
+            if (m := self._world.machine(n)) is not None
+            and self._answers(m, now)
+            and (daemon is None or n in daemon.known)  # what a lost journal forgot and a list lacks
+        )
+
+    def _harmed(self, chosen: list[str], after: set[str], now: float) -> dict[str, int]:
+        """Those of the `chosen` that leave too little, with what stays."""
         # A notice that only the node itself gave may be forged: it is believed of a few nodes at a time.
         rumoured = [n for n in chosen if self._world.machines[n].rumoured]
         doubtful = [
             m
             for m in self._ours()
-            if m.id in self._leaving and m.id not in self._excused and m.id not in self._asked
-            if m.live and m.rumoured and m.told_at is None and not self._quiet(m, now)
+            if (drain := self.books.draining.get(m.id)) is not None and drain.cause is Cause.NOTICE
+            if m.id not in self.books.excused and m.id not in self.books.asked
+            if m.able(now) and m.rumoured and not (self._may_leave(m, now) or self._quiet(m, now))
         ]
         few = len(doubtful) <= 1 or units(self._pool, doubtful) <= self._pool.disruption_budget
         if rumoured and few:
             chosen = [n for n in chosen if n not in rumoured]
         machines = [m for m in map(self._world.machine, sorted(after)) if m is not None]
         staying = units(self._pool, (m for m in machines if self._seems_able(m, now)))
-        if chosen and staying < self._pool.replicas:
-            text = f"{', '.join(chosen)} left {table.name}: {staying} stay, {self._pool.replicas} wanted"
-            self.report("no-self-harm", ",".join(chosen), text)
+        return dict.fromkeys(chosen, staying) if staying < self._pool.replicas else {}
+
+    def _departures(self, table: TargetTable, landed: Verdict) -> None:
+        """Report what a write did that was harm when it was sent, and is when it lands."""
+        sent = self._sent.pop((table.name, table.generation), landed)
+        for name in ("last-target", "floor", "no-self-harm"):
+            self.checked[name] += 1
+        if answering := sorted(landed.answering & sent.answering):
+            text = f"{table.name} was emptied while {', '.join(answering)} could answer"
+            self.report("last-target", table.name, text)
+        for node in sorted(landed.below_floor.keys() & sent.below_floor.keys()):
+            self.report("floor", node, landed.below_floor[node])
+        if harmed := sorted(landed.harmed.keys() & sent.harmed.keys()):
+            stay = f"{landed.harmed[harmed[0]]} stay, {self._pool.replicas} wanted"
+            self.report("no-self-harm", ",".join(harmed), f"{', '.join(harmed)} left {table.name}: {stay}")
 
     # -- at ticks ----------------------------------------------------------------------------------
 
     def _on_tick(self, now: float) -> None:
-        if self._world.faults.out("stream") or self._daemon() is None:
+        daemon = self._daemon()
+        if daemon is None or self._world.faults.out("stream"):
             self._deaf_at = now
         self._requests_finish()
-        daemon = self._daemon()
         if daemon is not None and not self.faults_on:
             self._tracked(daemon, now)
             self._dead_targets_go(daemon, now)
@@ -324,24 +378,37 @@ class Checker:
         """A reclaim that was told in time cuts no request, unless nobody else could take them.
 
         A deadline is the cloud's time: a host whose clock is behind by more than a drain's margin believes
-        that it has longer, and where too few others serve its node goes on serving until then.
+        that it has longer, and where too few others serve its node goes on serving until then. A set that was
+        sent before a drain has to begin may keep the node.
         """
         self.checked["no-request-cut"] += 1
         now = self._world.clock.now()
-        active = {s.id for t in self._tables for s in t.active()}
-        self._active_since = {n: self._active_since.get(n, now) for n in active}
+        latest = min(self._bounds.told_early, self._pool.drain.budget + self._pool.drain.margin)
+        active: set[str] = set()
+        for table in self._tables:
+            for spec in table.active():
+                active.add(spec.id)
+                self._held_at[spec.id] = now
+                if spec.id not in table.told:
+                    self._strayed[spec.id] = (self._active_since.get(spec.id, now), now)
+        if active != self._active_since.keys():
+            self._active_since = {n: self._active_since.get(n, now) for n in active}
         for cut in self._world.cuts[self._cuts_seen :]:
             machine = self._world.machines[cut.node]
-            heard_at = max(machine.told_at or 0.0, self._deaf_at)
-            told = machine.told_at is not None and cut.at - heard_at >= self._bounds.told_early
+            told_at = self._told(machine)
+            told = told_at is not None and cut.at - max(told_at, self._deaf_at) >= self._bounds.told_early
             relief = any(
                 m.able(now) and cut.at - since >= self._bounds.told_early
                 for n, since in self._active_since.items()
                 if n != cut.node and (m := self._world.machine(n)) is not None
             )
             told = told and -self._ahead() <= self._pool.drain.margin
-            written = any(cut.at - self._bounds.told_early <= at <= cut.at for at in self._written_at)
-            if cut.by == "reclaimed" and told and relief and (written or not self.faults_on):
+            told = told and cut.at >= self._unknowable.get(cut.node, -math.inf)
+            drains, finishes = cut.at - latest, cut.at - self._bounds.finish
+            written = any(drains <= sent and taken <= finishes for sent, taken in self._written)
+            strayed = self._strayed.get(cut.node, _NEVER)[1] > cut.at - self._bounds.told_early
+            avoidable = not self.faults_on or (written and not strayed)
+            if cut.by == "reclaimed" and told and relief and avoidable:
                 self.report(
                     "no-request-cut", cut.node, f"{cut.node}: {cut.requests} requests cut by a reclaim"
                 )
@@ -375,8 +442,9 @@ class Checker:
             if others < self._pool.min_serving:
                 continue
             for machine in active:
-                if machine.told_at is not None and machine.live:
-                    since = max(daemon.up_since, machine.told_at, self._may_go_since.get(machine.id, now))
+                told_at = self._told(machine)
+                if told_at is not None and machine.live:
+                    since = max(daemon.up_since, told_at, self._may_go_since.get(machine.id, now))
                     still[machine.id] = since
                     if now - since > self._bounds.detach:
                         text = f"{machine.id} could have left {now - since:.1f} s ago and still gets requests"
@@ -388,15 +456,13 @@ class Checker:
     def unsettled(self, now: float) -> str:
         """What is not yet as the pool wants it, in words; empty when all is."""
         live = [m for m in self._ours() if m.live]
-        standby = [m for m in live if self._aside(m)]
+        standby = [m for m in live if self._aside(m, now)]
         working = [m for m in live if m not in standby]
         spot = [m for m in working if m.placement.market is Market.SPOT]
         others = [m for m in working if m.placement.market is Market.ON_DEMAND]
         pool, found = self._pool, []
-        want = (pool.spot_wanted, pool.on_demand_floor + pool.standby.hot)
-        if not (enough(pool, spot, want[0]) and enough(pool, others, want[1])):
-            held = f"{units(pool, spot)} spot and {units(pool, others)} on-demand"
-            found.append(f"{held} live, wanted {want[0]} and {want[1]}")
+        if text := self._other_mix(spot, others):
+            found.append(text)
         stopped = [m for m in standby if m.state is InstanceState.STOPPED]
         if len(stopped) != len(standby) or not enough(pool, standby, pool.standby.stopped):
             found.append(f"{len(stopped)} of {len(standby)} standbys stopped, wanted {pool.standby.stopped}")
@@ -415,82 +481,20 @@ class Checker:
             found.append(f"the daemon still has {', '.join(ended)} on its books")
         return "; ".join(found)
 
-    def _ahead(self) -> float:
-        """How far ahead of the world the daemon's clock is; a daemon that is gone had the right time."""
-        daemon = self._daemon()
-        return 0.0 if daemon is None else daemon.ahead
+    def _other_mix(self, spot: list[Machine], others: list[Machine]) -> str:
+        """Says that this is not the wanted mix, or nothing.
 
-    @property
-    def _leaving(self) -> set[str]:
-        """Nodes that the daemon lets go, by its journal."""
-        return self._draining.keys() | set(self._ending.values())
-
-    # -- helpers -----------------------------------------------------------------------------------
-
-    def _ours(self) -> Iterable[Machine]:
-        return (m for m in self._world.of(self._pool.name) if not m.foreign)
-
-    def _unlisted(self, machine: Machine, now: float) -> bool:
-        """No list has shown it for as long as a daemon is patient with a node that still answers."""
-        return now - machine.listed_at >= 10.0 * self._pool.patience.vanish_grace
-
-    def _aside(self, machine: Machine) -> bool:
-        """A standby that waits. One that gets requests works, whatever its tag says."""
-        return machine.set_aside and not any(machine.id in t.targets for t in self._tables)
-
-    def _may_leave(self, machine: Machine, now: float) -> bool:
-        """It will be taken away, or was to be until a moment ago."""
-        if machine.doomed or machine.cancelled_at is None:
-            return machine.doomed
-        daemon = self._daemon()
-        up_since = now if daemon is None else daemon.up_since
-        return now - max(machine.cancelled_at, up_since, self._deaf_at) < self._bounds.see_loss
-
-    def _may_go(self, machine: Machine, now: float) -> bool:
-        """It may leave the set: it will be taken away, or an operator has waited for its drain for long."""
-        asked = self._asked.get(machine.id)
-        waited = asked is not None and now - asked >= self._pool.health.boot_timeout
-        unseen = machine.unseen_since
-        away = unseen is not None and now - unseen >= self._pool.health.unhealthy_after
-        daemon = self._daemon()
-        away = away or (daemon is not None and machine.id not in daemon.known)
-        away = away or self._seen_just_now(machine, now) or machine.id in self._excused & self._leaving
-        return waited or away or self._may_leave(machine, now)
-
-    def _seen_just_now(self, machine: Machine, now: float) -> bool:
-        """It answers again, and a daemon may not know yet."""
-        return machine.seen_again_at is not None and now - machine.seen_again_at < self._bounds.see_loss
-
-    def _quiet(self, machine: Machine, now: float) -> bool:
-        """A daemon hears nothing of its engine, or did not until a moment ago."""
-        silent = machine.silent_since is not None or machine.unseen_since is not None
-        loading = now - machine.loaded_at < self._bounds.see_loss
-        return silent or loading or self._seen_just_now(machine, now)
-
-    def _seems_able(self, machine: Machine, now: float) -> bool:
-        """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
-        if machine.able(now):
-            return True
-        for went_at in (machine.silent_since, machine.ended_at):
-            if went_at is not None and machine.loaded_at < went_at and now - went_at < self._bounds.see_loss:
-                return True
-        return False
-
-    def _counts(self, machine: Machine, now: float, *, rumours: bool = False) -> bool:
-        """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside.
-
-        `rumours`: one of which only the node itself says that it goes counts all the same.
+        The adaptive mix finds its own: no fewer than wanted and the floor, as much again on spot at most, for
+        what may be lost, and on demand no more than wanted, since that is not lost.
         """
-        gone_quiet = [at for at in (machine.silent_since, machine.unseen_since) if at is not None]
-        silent = bool(gone_quiet) and now - min(gone_quiet) >= self._bounds.see_loss
-        told = machine.told_at is not None and now - machine.told_at >= self._bounds.see_loss
-        if told and self.faults_on:
-            told = self._heard.get(machine.id, 0.0) >= (machine.told_at or 0.0)
-        stays = not told and (rumours or not machine.rumoured) and not silent
-        works = machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
-        return works and stays and not self._aside(machine)
-
-    def _was_whole(self) -> bool:
-        """On-demand units were launched up to the floor at least once."""
-        launched = (m for m in self._ours() if m.placement.market is Market.ON_DEMAND)
-        return units(self._pool, launched) >= self._pool.on_demand_floor
+        pool = self._pool
+        if pool.adaptive is not None:
+            few = len(spot) + len(others) < pool.replicas or len(others) < pool.on_demand_floor
+            if not few and len(others) <= pool.replicas and len(spot) <= 2 * pool.replicas:
+                return ""
+            return f"{len(spot)} spot and {len(others)} on-demand live, wanted {pool.replicas}"
+        want = (pool.spot_wanted, pool.on_demand_floor + pool.standby.hot)
+        if enough(pool, spot, want[0]) and enough(pool, others, want[1]):
+            return ""
+        held = f"{units(pool, spot)} spot and {units(pool, others)} on-demand"
+        return f"{held} live, wanted {want[0]} and {want[1]}"

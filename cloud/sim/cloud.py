@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from cloud.ports import LaunchRequest
+from cloud.ports import EngineSpec, LaunchRequest
 from cloud.sim.effects import Effects
+from cloud.sim.engine import SimEngine
 from cloud.sim.faults import Fault, Faults
 from cloud.sim.world import SimWorld
-from policies.model import Instance, Offering
+from policies.model import Instance, Market, Offering, Pool
 
 T = TypeVar("T")
 
@@ -20,9 +21,20 @@ class Wire:
     def __init__(self, world: SimWorld) -> None:
         self._world = world
 
-    async def change(self, call: str, subject: str, change: Callable[[], T], *, detail: str = "") -> T:
-        """A call that changes the world. Raises what `change` raises, and what the faults say."""
-        fault = await self._way_out(call)
+    async def change(
+        self,
+        call: str,
+        subject: str,
+        change: Callable[[], T],
+        *,
+        detail: str = "",
+        done: Callable[[], bool] = lambda: False,
+    ) -> T:
+        """A call that changes the world. Raises what `change` raises, and what the faults say.
+
+        `done`: it took effect before, and asks for nothing more that a provider could refuse.
+        """
+        fault = await self._way_out(call, done)
         result = await self._effects.apply(call, subject, change, detail=detail)
         await self._way_back(call, fault)
         return result
@@ -38,11 +50,13 @@ class Wire:
     def _effects(self) -> Effects:
         return self._world.effects
 
-    async def _way_out(self, call: str) -> Fault | None:
+    async def _way_out(self, call: str, done: Callable[[], bool] = lambda: False) -> Fault | None:
         fault = self._world.faults.draw(call)
         await self._delay()
         if fault is Fault.SLOW:
             await self._world.clock.sleep(self._world.faults.slow_for)
+        if fault in (Fault.REFUSED, Fault.QUOTA) and done():
+            return None
         Faults.check(fault, call)
         return fault
 
@@ -67,6 +81,7 @@ class SimInstances:
             request.token,
             lambda: self._world.launch(request),
             detail=str(request.placement),
+            done=lambda: self._world.launched(request) is not None,
         )
 
     async def list(self, pool: str) -> tuple[Instance, ...]:
@@ -83,7 +98,8 @@ class SimInstances:
 
     async def start(self, node: str) -> None:
         """Start a stopped machine. Raises CloudError."""
-        await self._wire.change("start", node, lambda: self._world.start(node))
+        world = self._world
+        await self._wire.change("start", node, lambda: world.start(node), done=lambda: world.runs(node))
 
     async def close(self) -> None:
         """Nothing to release."""
@@ -101,3 +117,18 @@ class SimOfferings:
 
     async def close(self) -> None:
         """Nothing to release."""
+
+
+def furnish(world: SimWorld, pool: Pool) -> None:
+    """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""
+    command = SimEngine(world).command(EngineSpec(model="sim", served_name="sim"))
+    number = 0
+    for market, missing in ((Market.SPOT, pool.spot_wanted), (Market.ON_DEMAND, pool.on_demand_floor)):
+        sold = [p for p in world.prices if p.market is market]
+        while missing > 0:
+            number += 1
+            place = sold[number % len(sold)]
+            token = f"{pool.name}/1/{number}"
+            machine = world.add(LaunchRequest(token=token, pool=pool.name, placement=place, command=command))
+            machine.visible_at = machine.until = machine.loaded_at = world.clock.now()
+            missing -= pool.units_of(place)

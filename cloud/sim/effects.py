@@ -15,6 +15,7 @@ from typing import TypeVar
 from cloud.errors import CloudError
 from cloud.ports import Clock
 from cloud.sim.trace import Trace
+from policies.value import value
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ class Moment(StrEnum):
     LATE = "late"  # it happens after the daemon's death, when its call lands
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Effect:
     """One thing done to the world. `subject` is a node, a token or a balancer; `detail` is for people."""
 

@@ -32,7 +32,8 @@ class SimEngine:
         if machine is None:
             return _failed(node, at, previous, ready=ready, why=f"cannot connect to {address}")
         if node in faults.unreachable or faults.chance(faults.lost_probes):
-            machine.unseen_since = now if machine.unseen_since is None else machine.unseen_since
+            if machine.unseen_since is None:
+                machine.unseen_since = machine.quiet_from = now
             return _failed(node, at, previous, ready=ready, why=f"no route to {address}")
         if machine.unseen_since is not None:
             machine.unseen_since, machine.seen_again_at = None, now
@@ -40,6 +41,7 @@ class SimEngine:
             return _failed(node, at, previous, ready=False, why=f"connection refused at {address}")
         if machine.silent_since is not None:
             return _failed(node, at, previous, ready=ready, why="healthy, but gave no token: frozen")
+        machine.answered_at = now
         return EngineReading(
             node=node,
             at=at,

@@ -70,6 +70,9 @@ class Rates:
         return None
 
 
+_NO_RATES = Rates()
+
+
 @dataclass(slots=True)
 class Faults:
     """Faults to come. All fields may be changed at any time.
@@ -138,7 +141,7 @@ class Faults:
                 return self._armed[name].pop(0)
             if self._outages.get(name):
                 return self._outages[name][0]
-        if self.rates == Rates():
+        if self.rates == _NO_RATES:
             return None
         return self.rates.pick(self.rng.random())
 

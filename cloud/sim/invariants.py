@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
+
+from policies.value import value
 
 INVARIANTS: Final[Mapping[str, str]] = {
     "one-per-token": "one token has one machine, ever",
@@ -60,10 +62,11 @@ class Bounds:
     detach: float = 3.0  # to take a noticed node out of the target set, once enough others serve
     see_loss: float = 10.0  # to see that a node answers no more, or answers again
     settle_calls: float = 60.0  # to have an outcome of every launch that was asked for
+    finish: float = 10.0  # for requests to finish once their node has left the target set
     told_early: float = 30.0  # a reclaim told at least so long before cuts no request
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class DaemonState:
     """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
 
@@ -71,5 +74,5 @@ class DaemonState:
     """
 
     up_since: float
-    known: frozenset[str]
+    known: Set[str]
     ahead: float = 0.0

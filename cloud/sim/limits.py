@@ -6,70 +6,65 @@ Apart from `cloud.sim.checker`, which watches what it does to nodes and requests
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence, Set
 
-from cloud.sim.balancer import TargetTable
+from cloud.sim.books import Books
 from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind
-from policies.events import DrainEnded, DrainStarted, Event, IntentOpened, NodeGone
+from policies.events import DrainStarted, Event, IntentOpened
 from policies.model import InstanceState, Pool
 
 _CENT = 1e-6
 _MINUTE = 60.0
 
+_CALLS, _CALLS_PER_NODE = 360, 10
+"""Calls in a minute: looks in a hurry, and for each node six attempts at its end and what comes before."""
+
 
 class Limits:
     """`spend`, `launch-rate`, `call-budget` and `disruption` of one pool. `report` takes what breaks.
 
-    A node that gets no requests from any of `tables` is not disturbed by a drain, and a daemon that cannot
-    reach it cannot know that it could serve.
+    `known` says how many nodes the daemon has on its books: each may be asked to end a few times a minute.
+    `hidden` says which machines no daemon can know of now: what those cost is in no account.
     """
 
     def __init__(
         self,
         world: SimWorld,
-        tables: Iterable[TargetTable],
         pool: Pool,
         *,
+        books: Callable[[], Books],
         checked: Callable[[str], None],
         report: Callable[[str, str, str], None],
-        calls_per_minute: int = 400,
+        known: Callable[[], int],
+        hidden: Callable[[], Set[str]],
     ) -> None:
-        self._world, self._tables, self._pool = world, tuple(tables), pool
-        self._checked, self._report, self._calls_per_minute = checked, report, calls_per_minute
+        self._world, self._pool, self._books = world, pool, books
+        self._checked, self._report, self._nodes_known, self._hidden = checked, report, known, hidden
+        self._hidden_then: dict[str, Set[str]] = {}  # by the token or node of what was decided then
         self._launches: deque[float] = deque()
         self._known = 0
-        self._leaving: dict[str, bool] = {}  # node that drains -> by choice
         self._calls_before: deque[tuple[float, int]] = deque()
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
 
-    def hear(self, events: Iterable[Event]) -> None:
-        """What the daemon puts into its journal: which nodes it disturbs, and why."""
-        now = self._world.clock.now()
+    def hear(self, events: Sequence[Event]) -> None:
+        """What the daemon puts into its journal; the books have it already."""
         for event in events:
-            if isinstance(event, DrainStarted):
-                machine = self._world.machine(event.node)
-                works = machine is not None and machine.able(now) and not machine.doomed
-                works = works and any(s.id == event.node for t in self._tables for s in t.active())
-                self._leaving[event.node] = event.cause.by_choice and works
-                self._disruption()
-            elif isinstance(event, DrainEnded | NodeGone) or (
-                isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE
-            ):
-                self._leaving.pop(event.node, None)
-
-    def forget(self) -> None:
-        """The daemon lost its memory."""
-        self._leaving.clear()
+            if isinstance(event, IntentOpened) and event.kind in (ActionKind.LAUNCH, ActionKind.START):
+                asked = event.node if event.kind is ActionKind.START else event.token
+                self._hidden_then[asked] = self._hidden()
+        if any(isinstance(event, DrainStarted) for event in events):
+            self._disruption()
 
     def _disruption(self) -> None:
         """Units that work and drain by choice at once stay within the disruption budget; one node may."""
         self._checked("disruption")
         now, budget = self._world.clock.now(), self._pool.disruption_budget
-        leaving = [self._world.machine(node) for node, by_choice in self._leaving.items() if by_choice]
+        drains = self._books().draining.items()
+        leaving = [self._world.machine(node) for node, drain in drains if drain.disturbs]
         chosen = [m for m in leaving if m is not None and m.able(now) and not m.doomed]
         if len(chosen) > 1 and units(self._pool, chosen) > budget:
             names = ", ".join(sorted(m.id for m in chosen))
@@ -86,7 +81,7 @@ class Limits:
         while self._launches and now - self._launches[0] >= _MINUTE:
             self._launches.popleft()
         self._launch_rate()
-        self._spend()
+        self._spend(self._hidden_then.get(effect.subject, frozenset()))
 
     def _launch_rate(self) -> None:
         """Machines launched in a minute. What was refused and asked again later lands in another minute."""
@@ -96,13 +91,13 @@ class Limits:
             text = f"{len(self._launches)} machines were launched within a minute, twice the limit is {most}"
             self._report("launch-rate", "launches", text)
 
-    def _spend(self) -> None:
-        """What all machines cost in an hour stays below the cap."""
+    def _spend(self, hidden: Set[str]) -> None:
+        """What all machines cost in an hour, but for those hidden when this was decided, is below the cap."""
         cap = self._pool.limits.spend_per_hour
         if cap is None:
             return
         self._checked("spend")
-        spent = sum(self._world.prices[m.placement] for m in self._bills())
+        spent = sum(self._world.prices[m.placement] for m in self._bills() if m.id not in hidden)
         if spent > cap + _CENT:
             self._report("spend", "cap", f"{spent:.2f} USD/h are spent, the cap is {cap:.2f}")
 
@@ -121,6 +116,7 @@ class Limits:
         while now - self._calls_before[0][0] > _MINUTE:
             self._calls_before.popleft()
         made = calls - self._calls_before[0][1]
-        if made > self._calls_per_minute:
-            text = f"{made} calls within a minute, the most is {self._calls_per_minute}"
+        most = _CALLS + _CALLS_PER_NODE * self._nodes_known()
+        if made > most:
+            text = f"{made} calls within a minute, the most is {most}"
             self._report("call-budget", "calls", text)

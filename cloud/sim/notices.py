@@ -146,10 +146,10 @@ class SimNotices:
         told = 0
         while True:
             fresh = [m for m in self._board.open(self.name) if m.number > told]
-            if fresh:  # they come in one batch
+            if fresh:  # they come in one batch, which comes or does not
                 await self._world.clock.sleep(self._world.rng.uniform(*self._world.pace.latency))
-            for message in fresh:
                 Faults.check(self._world.faults.draw("stream"), "stream")
+            for message in fresh:
                 told = message.number
                 later = self._clock.now() - self._world.clock.now()
                 notice = replace(message.notice, seen_at=message.notice.seen_at + later)

@@ -57,14 +57,16 @@ class Pace:
 class Machine:
     """One machine. `until` is when its present state ends by itself (None: not by itself).
 
-    `listed_at`: when a list last showed it.
+    `listed_at`: when a list last showed it, `addressed_at`: when one first showed it running since its start,
+    before which nobody can look at its engine.
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
     `told_at`: when the cloud first published that, `cancelled_at`: when it took that back. `rumoured`: the
     node itself told of such a thing. `silent_since`: its engine has answered nothing since then though the
     machine runs. `unseen_since`: looks at its engine have not got through since then, `seen_again_at`: when
-    the last such time ended. `started_at`: when it was last started from being stopped. `foreign`: somebody
-    else launched it and gave it our tags.
-    `requests` are the ends of the requests that it holds.
+    the last such time ended, or its engine came back to life, which is `revived_at`. `quiet_from`: when it
+    last fell silent or out of reach, or was stopped or ended. `answered_at`: when it last answered a look.
+    `started_at`: when it was last asked to start, unless it was stopped since. `foreign`: somebody else
+    launched it and gave it our tags. `requests` are the ends of the requests that it holds.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Machine:
     launched_at: float
     visible_at: float
     listed_at: float = 0.0
+    addressed_at: float | None = None
     state: InstanceState = InstanceState.PENDING
     until: float | None = None
     loaded_at: float = 0.0
@@ -86,10 +89,14 @@ class Machine:
     silent_since: float | None = None
     unseen_since: float | None = None
     seen_again_at: float | None = None
+    quiet_from: float = 0.0
+    answered_at: float = 0.0
+    revived_at: float | None = None
     foreign: bool = False
     started_at: float | None = None
     ended_at: float | None = None
     requests: list[float] = field(default_factory=list)
+    shown: Instance | None = None  # as it was last described
 
     @property
     def live(self) -> bool:
@@ -103,7 +110,7 @@ class Machine:
 
     @property
     def set_aside(self) -> bool:
-        """A stopped standby that was not put to work: its tag says so, and it was never started."""
+        """A stopped standby that waits: its tag says so, and since it was last stopped nobody started it."""
         return self.standby is StandbyKind.STOPPED and self.started_at is None
 
     def able(self, now: float) -> bool:
@@ -144,6 +151,7 @@ class SimWorld:
         self.prices = {s.placement: s.price for s in sales}
         self.capacity = {s.placement: s.capacity for s in sales}
         self.machines: dict[str, Machine] = {}
+        self._present: list[Machine] = []  # those that lists may still show, oldest first
         self.launches = 0
         self.cuts: list[Cut] = []
         self.on_tick: list[Callable[[float], None]] = []
@@ -161,6 +169,19 @@ class SimWorld:
             if machine.pool == pool:
                 self._settle(machine, now)
                 yield machine
+
+    def launched(self, request: LaunchRequest) -> Machine | None:
+        """The machine of a token, settled; None where it has none yet."""
+        for machine in self.machines.values():
+            if machine.token == request.token and machine.pool == request.pool:
+                self._settle(machine, self.clock.now())
+                return machine
+        return None
+
+    def runs(self, node: str) -> bool:
+        """True for a machine that runs, or is about to."""
+        machine = self.machine(node)
+        return machine is not None and machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
 
     def machine(self, node: str) -> Machine | None:
         """One machine, settled."""
@@ -191,21 +212,33 @@ class SimWorld:
             now = tuple(i for i in now if i.id not in faults.hidden)
         at = self.clock.now()
         for shown in now:
-            self.machines[shown.id].listed_at = at
+            machine = self.machines[shown.id]
+            machine.listed_at = at
+            if shown.state is InstanceState.RUNNING and machine.addressed_at is None:
+                machine.addressed_at = at
         return now
 
     def _listed(self, pool: str) -> tuple[Instance, ...]:
         now = self.clock.now()
-        return tuple(
-            self.described(m)
-            for m in self.of(pool)
-            if m.visible_at <= now and (m.ended_at is None or now - m.ended_at < self.pace.listed_after_end)
-        )
+        found = []
+        for machine in self._present:
+            if machine.pool == pool and machine.visible_at <= now:
+                self._settle(machine, now)
+                if not self._over(machine, now):
+                    found.append(self.described(machine))
+        return tuple(found)
+
+    def _over(self, machine: Machine, now: float) -> bool:
+        """It ended so long ago that no list shows it."""
+        return machine.ended_at is not None and now - machine.ended_at >= self.pace.listed_after_end
 
     def described(self, machine: Machine) -> Instance:
         """A machine as the provider describes it."""
+        price, shown = self.prices[machine.placement], machine.shown
+        if shown is not None and shown.state is machine.state and shown.price == price:
+            return shown
         running = machine.state is not InstanceState.PENDING
-        return Instance(
+        machine.shown = Instance(
             id=machine.id,
             pool=machine.pool,
             token=machine.token,
@@ -213,9 +246,10 @@ class SimWorld:
             state=machine.state,
             address=machine.address if running else "",
             launched_at=machine.launched_at,
-            price=self.prices[machine.placement],
+            price=price,
             standby=machine.standby,
         )
+        return machine.shown
 
     def offerings(self) -> tuple[Offering, ...]:
         """What is sold now."""
@@ -228,11 +262,7 @@ class SimWorld:
 
     def launch(self, request: LaunchRequest) -> Instance:
         """Launch, once per token. Raises InsufficientCapacity."""
-        for machine in self.machines.values():
-            if machine.token == request.token and machine.pool == request.pool:
-                self._settle(machine, self.clock.now())
-                return self.described(machine)
-        return self.described(self.add(request))
+        return self.described(self.launched(request) or self.add(request))
 
     def add(self, request: LaunchRequest, *, foreign: bool = False) -> Machine:
         """A new machine, whatever its token. Raises InsufficientCapacity."""
@@ -259,6 +289,7 @@ class SimWorld:
             foreign=foreign,
         )
         self.machines[machine.id] = machine
+        self._present.append(machine)
         self.launches += not foreign
         return machine
 
@@ -274,17 +305,21 @@ class SimWorld:
         machine = self._existing(node)
         if machine.state in (InstanceState.PENDING, InstanceState.RUNNING):
             self._cut(machine, "stopped by the daemon")
-            machine.state, machine.until = InstanceState.STOPPING, self.clock.now() + self.pace.stop
+            machine.started_at, machine.quiet_from = None, self.clock.now()
+            machine.state, machine.until = InstanceState.STOPPING, machine.quiet_from + self.pace.stop
 
     def start(self, node: str) -> None:
-        """Start a stopped machine. Raises NotFound, InsufficientCapacity."""
-        machine = self._existing(node)
+        """Start a stopped machine. Of one that runs it only says that it is to work.
+
+        Raises NotFound, InsufficientCapacity.
+        """
+        machine, now = self._existing(node), self.clock.now()
         if machine.state in (InstanceState.STOPPED, InstanceState.STOPPING):
             self._take(machine.placement)
-            now = machine.started_at = self.clock.now()
-            machine.told_at = None  # that was of its last life
+            machine.told_at = machine.addressed_at = None  # that was of its last life
             machine.state, machine.until = InstanceState.PENDING, now + self.rng.uniform(*self.pace.start)
             machine.loaded_at = machine.until + self.rng.uniform(*self.pace.reload)
+        machine.started_at = now
 
     def _existing(self, node: str) -> Machine:
         machine = self.machine(node)
@@ -293,10 +328,10 @@ class SimWorld:
         return machine
 
     def _take(self, placement: Placement) -> None:
-        """Raise InsufficientCapacity unless one more machine may run there."""
+        """Raise InsufficientCapacity unless one more machine may run there, whatever others have."""
         now, held = self.clock.now(), 0
         for machine in self.machines.values():
-            if machine.placement == placement:
+            if machine.placement == placement and not machine.foreign:
                 self._settle(machine, now)
                 held += machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
         if held >= self.capacity.get(placement, 0):
@@ -308,8 +343,12 @@ class SimWorld:
         """Nature, for ever: settle what is due, do what is on the agenda, tell who wants to know."""
         while True:
             now = self.clock.now()
-            for machine in self.machines.values():
+            over = False
+            for machine in self._present:
                 self._settle(machine, now)
+                over = over or self._over(machine, now)
+            if over:
+                self._present = [m for m in self._present if not self._over(m, now)]
             if not self.faults.stale_lists:
                 self._stale = None
             while self._agenda and self._agenda[0][0] <= now:
@@ -344,19 +383,26 @@ class SimWorld:
         """Its engine answers nothing from now on; what it held is lost."""
         machine = self.machines[node]
         self._cut(machine, "engine went silent")
-        machine.silent_since = self.clock.now()
+        machine.silent_since = machine.quiet_from = self.clock.now()
         self.trace.add("silence", node)
 
     def revive(self, node: str) -> None:
         """Its engine answers again."""
         machine = self.machines[node]
-        machine.silent_since, machine.seen_again_at = None, self.clock.now()
+        machine.silent_since = None
+        machine.revived_at = machine.seen_again_at = self.clock.now()
         self.trace.add("revive", node)
 
     def set_capacity(self, placement: Placement, capacity: int) -> None:
         """How many machines there may be at a placement; those that are there stay."""
         self.capacity[placement] = capacity
         self.trace.add("capacity", placement, capacity)
+
+    def bury(self, *, before: float) -> None:
+        """Forget the machines that ended before a time at which lists had long stopped to show them."""
+        for machine in list(self.machines.values()):
+            if machine.ended_at is not None and machine.ended_at < before:
+                del self.machines[machine.id]
 
     def _settle(self, machine: Machine, now: float) -> None:
         """Bring one machine up to date."""
@@ -374,7 +420,7 @@ class SimWorld:
         machine.until = None
 
     def _end(self, machine: Machine, state: InstanceState, by: str, *, at: float | None = None) -> None:
-        machine.ended_at = self.clock.now() if at is None else at
+        machine.ended_at = machine.quiet_from = self.clock.now() if at is None else at
         machine.state = state
         self._cut(machine, by, at=machine.ended_at)
         self.trace.add("end", machine.id, by)

@@ -6,7 +6,6 @@ import random
 import sys
 from contextlib import suppress
 from typing import Annotated
-from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -50,10 +49,7 @@ def gameday(
     node = rules.draw(found, chosen)["id"]
     if not yes:
         _confirm(node, found)
-    body: dict[str, object] = {"reason": f"game day, seed {chosen}"}
-    if deadline is not None:
-        body["deadline_s"] = deadline
-    client.post(f"/v1/nodes/{quote(node, safe='')}/drain", body)
+    client.drain(node, reason=f"game day, seed {chosen}", deadline_s=deadline)
     print(f"{node} is being drained (seed {chosen}).", file=sys.stderr)
     began = view["at"]
     try:
@@ -113,7 +109,7 @@ def _watch(client: ControlClient, pool: str, node: str, began: float, timeout: f
 def _take_back(client: ControlClient, node: str) -> None:
     """Put the node back to work; one that is gone by now cannot be."""
     with suppress(ClientError):
-        client.post(f"/v1/nodes/{quote(node, safe='')}/undrain", {"reason": "the game day was broken off"})
+        client.undrain(node, reason="the game day was broken off")
         print(f"The drain of {node} was taken back.", file=sys.stderr)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Annotated
-from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -38,10 +37,7 @@ def replace(
     """
     client = connection.client()
     known = shared.find_node(client, node)
-    body: dict[str, object] = {"reason": reason or "replaced by an operator"}
-    if deadline is not None:
-        body["deadline_s"] = deadline
-    answer = client.post(f"/v1/nodes/{quote(known, safe='')}/drain", body)
+    answer = client.drain(known, reason=reason or "replaced by an operator", deadline_s=deadline)
     shared.report_done(answer, f"{known} is being replaced.", f"orchestrator history --node {known}", output)
     if wait:
         with suppress(KeyboardInterrupt):

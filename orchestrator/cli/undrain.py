@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -27,6 +26,6 @@ def undrain(
     """
     client = connection.client()
     known = shared.find_node(client, node)
-    answer = client.post(f"/v1/nodes/{quote(known, safe='')}/undrain", {"reason": reason})
+    answer = client.undrain(known, reason=reason)
     shared.report_done(answer, f"{known} goes back to work.", f"orchestrator node {known}", output)
     return shared.OK

@@ -98,7 +98,7 @@ def lease(found: LeaseFacts) -> Findings:
 
 
 def journal(exists: bool, fault: str, corrupt: bool, schema: int, newest: int) -> Findings:
-    """The journal, by SQLite's own quick check on a connection that cannot write. `fault` is empty when it is
+    """The journal, by SQLite's own check on a connection that cannot write. `fault` is empty when it is
     whole. `schema` is the version of the file, `newest` the one that this version writes."""
     if not exists:
         return [ok("there is no journal yet")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,13 @@ from orchestrator.store_postgres import PostgresDatabase
 from orchestrator.store_sqlite import SqliteFile
 from orchestrator.virtual_time import VirtualClock, virtual_time
 from policies.model import Market, Placement
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory with a short path: a unix socket's path has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="orch-") as directory:
+        yield Path(directory)
 
 
 class Journal:

@@ -355,6 +355,28 @@ def test_a_failed_write_is_tried_again_until_it_is_acknowledged(play: Play) -> N
     assert writing.writer.error == ""
 
 
+def test_what_was_written_and_not_acknowledged_is_known(play: Play) -> None:
+    """Any of it may have landed, until a newer set is acknowledged."""
+
+    async def work(clock: Clock) -> None:
+        writing = Writing(clock, fails=[Uncertain("gone"), Uncertain("gone")])
+        assert writing.writer.unsettled == frozenset()
+        writing.writer.want(targets("a", draining=["d"]), 1)
+        await clock.sleep(0.005)
+        assert writing.writer.unsettled == {"a"}  # on its way
+        await clock.sleep(0.05)
+        writing.writer.want(targets("b"), 1)
+        await clock.sleep(0.0)
+        assert writing.writer.unsettled == {"a"}  # asked for, and not tried yet
+        await clock.sleep(0.01)
+        assert writing.writer.unsettled == {"a", "b"}
+        await clock.sleep(5.0)
+        assert writing.writer.unsettled == frozenset()
+        assert writing.sets() == [("b",)]
+
+    play(work)
+
+
 def test_a_write_that_hangs_is_given_up_and_tried_again(play: Play) -> None:
     async def work(clock: Clock) -> Writing:
         writing = Writing(clock, hangs=1)

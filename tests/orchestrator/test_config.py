@@ -264,8 +264,8 @@ FAULTS: list[tuple[str, str, list[str]]] = [
 @pytest.mark.parametrize(
     ("text", "expected"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
 )
-def test_fault(text: str, expected: list[str], tmp_path: Path) -> None:
-    found = problems(tmp_path, text)
+def test_fault(text: str, expected: list[str], short_dir: Path) -> None:
+    found = problems(short_dir, text)
     assert len(found) == len(expected), found
     for line, beginning in zip(found, expected, strict=True):
         assert line.startswith(beginning)

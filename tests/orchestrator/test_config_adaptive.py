@@ -48,3 +48,9 @@ def test_standbys_that_do_not_fit_into_the_notice_are_not_kept():
 def test_an_unknown_mix_is_refused():
     with pytest.raises(ConfigError, match="mix"):
         wanted(mix="clever")
+
+
+def test_it_keeps_no_hot_standby_of_its_own():
+    with pytest.raises(ConfigError, match=r"standby.hot: the adaptive mix finds itself .* leave hot out"):
+        wanted(mix="adaptive", standby={"hot": 1})
+    assert wanted(mix="adaptive", standby={"hot": 0}).adaptive is not None

@@ -124,11 +124,15 @@ def test_a_lost_event_shows(journal: Path) -> None:
     ("statement", "says"),
     [
         ("UPDATE events SET body='{' WHERE kind='NoticeSeen'", "event NoticeSeen cannot be read"),
+        (
+            "UPDATE events SET kind=CAST(x'4eff' AS TEXT) WHERE kind='NoticeSeen'",
+            "event kind 'N\ufffd' is not known",
+        ),
         ("UPDATE turns SET body=x'00'", "the recorded turn cannot be read"),
         ("UPDATE recordings SET wanted='{'", "the recorded pool cannot be read"),
         ("UPDATE recordings SET memory=x'789c030000000001'", "the memory snapshot cannot be read"),
     ],
-    ids=["event", "turn", "pool", "memory"],
+    ids=["event", "text", "turn", "pool", "memory"],
 )
 def test_what_is_damaged_is_said_turn_by_turn(journal: Path, statement: str, says: str) -> None:
     change(journal, statement)

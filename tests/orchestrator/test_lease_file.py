@@ -67,6 +67,22 @@ async def test_the_epoch_is_recorded(tmp_path: Path) -> None:
     await lease.release()
 
 
+@pytest.mark.parametrize(("body", "epoch"), [(None, 42), ("", 0), ("no json", 0), ('{"epoch": "x"}', 0)])
+async def test_the_epoch_of_the_last_holder_is_told(tmp_path: Path, body: str | None, epoch: int) -> None:
+    path = tmp_path / "lease"
+    for _ in range(2):  # the second takes the lease, and ends before it begins an epoch of its own
+        lease = FileLease(path, now=1.0)
+        await lease.acquire()
+        if body is None and '"epoch": 42' not in path.read_text():
+            lease.record(42)
+        await lease.release()
+    if body is not None:
+        path.write_text(body)
+    last = FileLease(path, now=2.0)
+    assert (await last.acquire()).epoch == epoch
+    await last.release()
+
+
 @pytest.mark.parametrize("change", ["removed", "replaced"])
 async def test_a_lease_whose_file_was_taken_away_holds_no_more(tmp_path: Path, change: str) -> None:
     path = tmp_path / "lease"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.ledger import Ledger
-from orchestrator.store import StoreUnavailable, Totals
+from orchestrator.store import StoreUnavailable, Superseded, Totals
 from policies.economics import Charge
 from policies.events import NodeSeen
 from policies.fleet import Fleet
@@ -27,7 +27,7 @@ def place(market: Market) -> Placement:
 class Journal:
     """Adds up what it is charged."""
 
-    fails: bool = False
+    fails: Exception | None = None
     usd: float = 0.0
     on_demand_usd: float = 0.0
     until: float | None = None
@@ -40,8 +40,8 @@ class Journal:
     async def charge(
         self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
     ) -> None:
-        if self.fails:
-            raise StoreUnavailable("full")
+        if self.fails is not None:
+            raise self.fails
         self.writes += 1
         self.usd += sum(c.usd for c in charges)
         self.on_demand_usd += on_demand_usd
@@ -84,16 +84,16 @@ def seen(
     return Fleet.of(pool, world, reduce(Memory(), event)), world
 
 
-async def test_every_second_is_counted_and_every_ten_are_written() -> None:
+async def test_every_second_is_counted_and_every_thirty_are_written() -> None:
     journal = Journal()
     ledger = Ledger("p", journal, Totals())
-    for tenth in range(301):
+    for tenth in range(901):
         await ledger.count(*seen(1000.0 + tenth / 10))
     assert journal.writes == 3
-    assert journal.until == 1030.0
-    assert journal.usd == pytest.approx(30.0 * 3.6 / HOUR)
-    assert journal.on_demand_usd == pytest.approx(30.0 * 7.2 / HOUR)
-    assert journal.nodes == {"s1": pytest.approx(30.0)}
+    assert journal.until == 1090.0
+    assert journal.usd == pytest.approx(90.0 * 3.6 / HOUR)
+    assert journal.on_demand_usd == pytest.approx(90.0 * 7.2 / HOUR)
+    assert journal.nodes == {"s1": pytest.approx(90.0)}
     assert ledger.totals.usd == pytest.approx(journal.usd)
 
 
@@ -123,14 +123,22 @@ async def test_a_clock_that_was_set_back_stops_no_counting() -> None:
     assert journal.until == 1030.0
 
 
+async def test_a_daemon_that_another_took_over_from_hears_of_it() -> None:
+    """A calm pool writes nothing else, and would look at the cloud for ever."""
+    ledger = Ledger("p", Journal(fails=Superseded("another daemon took over")), Totals())
+    await ledger.count(*seen(1000.0))
+    with pytest.raises(Superseded):
+        await ledger.count(*seen(1060.0))
+
+
 async def test_a_failing_journal_loses_and_doubles_nothing() -> None:
-    journal = Journal(fails=True)
+    journal = Journal(fails=StoreUnavailable("full"))
     ledger = Ledger("p", journal, Totals())
     for second in range(60):
         await ledger.count(*seen(1000.0 + second))
     assert journal.usd == 0.0
     assert ledger.totals.usd == pytest.approx(59.0 * 3.6 / HOUR)
-    journal.fails = False
+    journal.fails = None
     await ledger.count(*seen(1060.0))
     assert journal.usd == pytest.approx(60.0 * 3.6 / HOUR)
     await ledger.write()
@@ -158,6 +166,6 @@ async def test_a_price_that_changes_is_charged_as_it_was() -> None:
     journal = Journal()
     ledger = Ledger("p", journal, Totals())
     await ledger.count(*seen(1000.0, price=3.6))
-    await ledger.count(*seen(1010.0, price=3.6))
-    await ledger.count(*seen(1020.0, price=7.2))
-    assert journal.usd == pytest.approx((10.0 * 3.6 + 10.0 * 7.2) / HOUR)
+    await ledger.count(*seen(1030.0, price=3.6))
+    await ledger.count(*seen(1060.0, price=7.2))
+    assert journal.usd == pytest.approx((30.0 * 3.6 + 30.0 * 7.2) / HOUR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -115,6 +115,7 @@ class Eyes:
     machines: dict[str, Instance] = field(default_factory=dict)
     shown: tuple[Target, ...] = ()
     hurried: bool = False
+    followed: dict[str, str] = field(default_factory=dict)
 
     def add(self, node: str, market: Market) -> None:
         self.machines[node] = Instance(
@@ -153,6 +154,9 @@ class Eyes:
     def hurry(self, *, on: bool, draining: Set[str]) -> None:
         self.hurried = on
 
+    def follow(self, addresses: Mapping[str, str]) -> None:
+        self.followed = dict(addresses)
+
 
 @dataclass
 class Hands:
@@ -166,6 +170,7 @@ class Hands:
     writes: list[tuple[TargetSpec, ...]] = field(default_factory=list)
     held: dict[str, TargetPhase] = field(default_factory=dict)
     leading: list[bool] = field(default_factory=list)
+    writing: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def perform(self, actions: Sequence[Any]) -> None:
         calls = [a for a in actions if hasattr(a, "token")]
@@ -274,6 +279,49 @@ def test_a_settled_pool_is_left_alone_and_nothing_is_written(play: Play) -> None
         assert not r.eyes.hurried
         assert r.loop.turns == 23
         assert r.loop.last is r.snapshots[-1]
+
+    rig(play, work)
+
+
+def test_the_engines_of_what_may_run_are_followed_also_where_lists_lack_it(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        everybody = {m.id: m.address for m in r.eyes.machines.values()}
+        assert r.eyes.followed == everybody
+        lost = r.eyes.machines.pop("s1")
+        stopped = r.eyes.machines["o1"]
+        r.eyes.machines["o1"] = replace(stopped, state=InstanceState.TERMINATED)
+        await r.turns(2)
+        assert r.eyes.followed == {n: a for n, a in everybody.items() if n != "o1"}
+        assert r.eyes.followed[lost.id] == lost.address
+        r.eyes.machines["o2"] = replace(r.eyes.machines["o2"], address=lost.address)
+        await r.turns(1)
+        assert r.eyes.followed == {"s2": everybody["s2"], "o2": lost.address}  # it is another one's now
+
+    rig(play, work)
+
+
+def test_a_stopped_node_that_a_balancer_finds_healthy_is_looked_at_again_and_again(play: Play) -> None:
+    """Else it would be forgotten that it does not answer, and it would be in and out of the set."""
+
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.eyes.machines["o1"] = replace(r.eyes.machines["o1"], state=InstanceState.STOPPED)
+        r.hands.eyes = Eyes(r.clock)  # the balancer goes on with what it shows
+        plain = r.eyes.world
+
+        def world(**how: Any) -> World:
+            found = plain(**how)
+            failed = EngineReading(node="o1", at=found.now, ready=False, ok=False, failing_since=START)
+            looked = {"o1": failed} if "o1" in r.eyes.followed else {}
+            return replace(found, engines={**found.engines, **looked})
+
+        r.eyes.world = world  # type: ignore[method-assign]
+        await r.turns(2)
+        for _ in range(4):
+            await r.turns()
+            assert "o1" in r.eyes.followed
+            assert "o1" not in {t.id for t in r.hands.writes[-1]}
 
     rig(play, work)
 

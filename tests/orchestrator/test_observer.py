@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from cloud.errors import CloudError, Throttled
 from cloud.ports import BalancerView, Capabilities, Clock
 from orchestrator.observer import Observer, Pace
+from orchestrator.virtual_time import VirtualClock
 from policies.model import (
     EngineReading,
     Instance,
@@ -61,6 +62,7 @@ class Port:
     silent: set[str] = field(default_factory=set)
     probes: list[tuple[str, str]] = field(default_factory=list)
     probing: int = 0
+    slow_probe: float = 0.0
     most_probing: int = 0
 
     async def _look(self, part: str) -> None:
@@ -82,7 +84,7 @@ class Port:
         self.probes.append((node, address))
         self.probing += 1
         self.most_probing = max(self.most_probing, self.probing)
-        await self.clock.sleep(0.05)
+        await self.clock.sleep(0.05 + self.slow_probe)
         self.probing -= 1
         if f"crash {node}" in self.fails:
             raise self.fails[f"crash {node}"]
@@ -122,6 +124,10 @@ class Watch:
 
     def wake(self) -> None:
         self.woken += 1
+
+    def follow(self, *nodes: str) -> None:
+        """Have the engines of these nodes looked at."""
+        self.observer.follow({node: f"{node}:1" for node in nodes})
 
     def world(self) -> World:
         return self.observer.world(durable=True, leading=True, epoch=3)
@@ -179,6 +185,102 @@ def test_a_failed_look_keeps_the_value_and_shows_its_age_and_reason(play: Play, 
     watch(play, work)
 
 
+def test_looks_that_go_on_failing_are_repeated_less_often_also_in_a_hurry(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        w.observer.hurry(on=True)
+        w.port.fails = {"instances": Throttled("slow down"), "offerings": Throttled("slow down")}
+        await w.clock.sleep(60.0)
+        assert w.looks("instances") < 16  # after 1, 2, 4 and then every 5 s
+        assert w.looks("offerings") < 8
+
+    watch(play, work)
+
+
+def test_looks_that_follow_each_other_are_one_run_until_there_is_a_gap(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        began = w.clock.now()
+        await w.clock.sleep(31.0)
+        assert w.world().instances.since == began
+        w.port.fails = {"instances": Throttled("slow down")}
+        await w.clock.sleep(30.0)
+        assert w.world().instances.since == began
+        w.port.fails = {}
+        await w.clock.sleep(10.0)
+        since = w.world().instances.since
+        assert since is not None
+        assert since - began > 60.0
+        assert w.world().balancers["gw"].since == began
+
+    watch(play, work)
+
+
+def test_it_is_known_since_when_a_balancer_finds_a_target_unhealthy(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        def failing_for() -> float | None:
+            (target,) = w.world().balancers["gw"].value
+            return None if target.failing_since is None else w.clock.now() - target.failing_since
+
+        w.port.targets = (Target(id="a", address="a:1", state=TargetState.HEALTHY),)
+        await w.clock.sleep(10.0)
+        assert failing_for() is None
+        w.port.targets = (Target(id="a", address="a:1", state=TargetState.UNHEALTHY),)
+        await w.clock.sleep(30.0)
+        found = failing_for()
+        assert found is not None
+        assert 24.0 < found <= 30.0
+        w.port.fails = {"targets": Throttled("slow down")}
+        await w.clock.sleep(30.0)
+        w.port.fails = {}
+        await w.clock.sleep(10.0)
+        again = failing_for()
+        assert again is not None
+        assert again <= 10.0  # nobody looked for a while
+
+    watch(play, work)
+
+
+def test_silence_is_counted_anew_after_a_time_in_which_nobody_looked(play: Play) -> None:
+    """The process hung: the looks before and after it are no run of looks that failed."""
+
+    async def work(w: Watch) -> None:
+        def silent_for() -> float:
+            since = w.world().engines["a"].failing_since
+            assert since is not None
+            return w.clock.now() - since
+
+        w.port.silent = {"a"}
+        w.follow("a")
+        await w.clock.sleep(20.0)
+        assert silent_for() > 19.0
+        w.port.slow_probe = 100.0
+        await w.clock.sleep(103.0)
+        w.port.slow_probe = 0.0
+        assert silent_for() < 5.0
+
+    watch(play, work)
+
+
+@pytest.mark.parametrize(("seconds", "woke"), [(3.0, False), (15.0, True)])
+def test_a_process_that_did_nothing_for_a_while_woke_up(play: Play, seconds: float, woke: bool) -> None:
+    """What it saw before counts as seen before it woke, from the very next turn on."""
+
+    async def work(w: Watch) -> None:
+        began = w.clock.now()
+        await w.clock.sleep(60.0)
+        assert w.world().awake_since == began
+        assert isinstance(w.clock, VirtualClock)
+        w.clock.epoch += seconds  # time goes by and nothing runs
+        now = w.clock.now()
+        world = w.world()
+        assert world.awake_since == (now if woke else began)
+        assert world.whole is not woke
+        await w.clock.sleep(20.0)
+        assert w.world().awake_since == world.awake_since
+        assert w.world().whole
+
+    watch(play, work)
+
+
 def test_a_look_that_hangs_has_a_deadline_and_holds_up_no_other(play: Play) -> None:
     async def work(w: Watch) -> None:
         w.port.hangs = {"instances"}
@@ -216,6 +318,7 @@ def test_in_a_hurry_instances_and_targets_are_looked_at_quickly_and_offerings_ar
 def test_only_changes_wake_the_loop(play: Play) -> None:
     async def work(w: Watch) -> None:
         w.port.machines = [machine("a")]
+        w.follow("a")
         await w.clock.sleep(20.0)
         before = w.woken
         await w.clock.sleep(100.0)
@@ -237,21 +340,30 @@ def test_only_changes_wake_the_loop(play: Play) -> None:
     watch(play, work)
 
 
-def test_engines_of_running_machines_with_an_address_are_probed(play: Play) -> None:
+def test_looks_that_fail_before_the_first_answer_wake_nobody(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.machines = [
-            machine("a"),
-            machine("b", InstanceState.PENDING),
-            replace(machine("c"), address=""),
-            machine("d", InstanceState.STOPPED),
-        ]
-        await w.clock.sleep(7.0)
-        assert set(w.world().engines) == {"a"}
-        w.port.machines[1] = machine("b")
-        await w.clock.sleep(7.0)
-        assert set(w.world().engines) == {"a", "b"}
-        w.port.machines[0] = machine("a", InstanceState.SHUTTING_DOWN)
-        await w.clock.sleep(7.0)
+        w.port.fails = {part: CloudError("down") for part in ("instances", "offerings", "targets")}
+        await w.clock.sleep(30.0)
+        assert w.looks("instances") > 3
+        assert w.woken == 0
+        w.port.fails = {}
+        await w.clock.sleep(60.0)
+        assert w.woken == 2  # an empty cloud and what is sold; an empty target set is as before
+
+    watch(play, work)
+
+
+def test_the_engines_that_are_followed_are_probed_whatever_lists_show(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        w.port.machines = [machine("a"), machine("b", InstanceState.STOPPED)]
+        w.port.silent = {"c"}
+        w.follow("b", "c")
+        for _ in range(3):
+            await w.clock.sleep(200.0)
+            engines = w.world().engines
+            assert {node: reading.ok for node, reading in engines.items()} == {"b": True, "c": False}
+            assert all(reading.at > w.clock.now() - 3.0 for reading in engines.values())
+        w.follow("b")
         assert set(w.world().engines) == {"b"}
         before = len(w.port.probes)
         await w.clock.sleep(10.0)
@@ -260,44 +372,38 @@ def test_engines_of_running_machines_with_an_address_are_probed(play: Play) -> N
     watch(play, work)
 
 
-def test_a_list_that_omits_a_node_does_not_end_its_probes_while_it_answers(play: Play) -> None:
+def test_engines_are_probed_before_the_cloud_was_seen(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.machines = [machine("a"), machine("b")]
-        await w.clock.sleep(7.0)
-        w.port.machines = []
-        await w.clock.sleep(60.0)
-        engines = w.world().engines
-        assert all(engines[n].ok and engines[n].at > w.clock.now() - 3.0 for n in ("a", "b"))
-        w.port.silent = {"a"}
-        await w.clock.sleep(10.0)
-        assert set(w.world().engines) == {"b"}
-        await w.clock.sleep(700.0)
-        assert w.world().engines == {}  # not for ever
+        w.port.fails = {"instances": CloudError("down")}
+        w.follow("a")
+        await w.clock.sleep(1.0)
+        assert w.world().instances.at is None
+        assert w.world().engines["a"].ok
 
     watch(play, work)
 
 
-def test_a_new_address_is_probed_anew(play: Play) -> None:
+def test_a_new_address_is_probed_anew_and_none_where_it_was(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.machines = [machine("a", address="old:1")]
-        await w.clock.sleep(7.0)
-        w.port.machines = [machine("a", address="new:1")]
-        await w.clock.sleep(7.0)
-        before = len(w.port.probes)
-        await w.clock.sleep(7.0)
-        assert {address for _, address in w.port.probes[before:]} == {"new:1"}
+        for address, probed in (("", set()), ("old:1", {"old:1"}), ("", {"old:1"}), ("new:1", {"new:1"})):
+            before = len(w.port.probes)
+            w.observer.follow({"a": address})
+            await w.clock.sleep(7.0)
+            assert {address for _, address in w.port.probes[before:]} == probed
 
     watch(play, work)
 
 
 def test_a_probe_that_crashes_is_begun_again(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.machines = [machine("a"), machine("b")]
         w.port.fails = {"crash a": RuntimeError("a bug")}
-        await w.clock.sleep(20.0)
+        for _ in range(4):
+            w.follow("a", "b")
+            await w.clock.sleep(5.0)
         assert set(w.world().engines) == {"b"}
         w.port.fails = {}
-        await w.clock.sleep(10.0)
+        w.follow("a", "b")
+        await w.clock.sleep(1.0)
         assert set(w.world().engines) == {"a", "b"}
 
     watch(play, work)
@@ -305,7 +411,7 @@ def test_a_probe_that_crashes_is_begun_again(play: Play) -> None:
 
 def test_probes_are_bounded(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.machines = [machine(f"n{i}") for i in range(100)]
+        w.follow(*(f"n{i}" for i in range(100)))
         await w.clock.sleep(20.0)
         assert len(w.world().engines) == 100
         assert w.port.most_probing == 8
@@ -315,7 +421,7 @@ def test_probes_are_bounded(play: Play) -> None:
 
 def test_a_world_is_a_snapshot(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.machines = [machine("a")]
+        w.follow("a")
         await w.clock.sleep(7.0)
         world = w.world()
         seen = dict(world.engines)
@@ -327,7 +433,7 @@ def test_a_world_is_a_snapshot(play: Play) -> None:
 
 def test_a_node_that_is_condemned_counts_as_silent_however_well_its_engine_answers(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.machines = [machine("a"), machine("b")]
+        w.follow("a", "b")
         await w.clock.sleep(10.0)
         assert w.world().engines["a"].ok
         w.condemned["a"] = "Xid 79: the GPU has fallen off the bus"

@@ -130,6 +130,8 @@ async def test_epochs_rise_and_follow_the_clock(store: Store) -> None:
     assert await store.next_epoch(500.0) == 501
     assert await store.next_epoch(400.0) == 502
     assert await store.next_epoch(9000.5) == 9000
+    assert await store.next_epoch(400.0, after=9500) == 9501
+    assert await store.next_epoch(400.0, after=9000) == 9502
 
 
 async def test_intents_and_their_outcomes_can_be_read_without_the_events(store: Store, journal: Any) -> None:

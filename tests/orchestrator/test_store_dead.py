@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from cloud.errors import Denied
+from orchestrator.database import Fence
 from orchestrator.shared_lease import SharedLease
 from orchestrator.store import StoreUnavailable, Superseded
 from orchestrator.store_postgres import PATIENCE, PostgresDatabase, PostgresStore
@@ -65,10 +67,10 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self._flows.wait()
-                sink.sendall(data)
                 if out and self.cut_after and self.cut_after in data:
                     self.cut_after = b""
-                    source.shutdown(socket.SHUT_RDWR)  # the answer finds nobody
+                    source.shutdown(socket.SHUT_RDWR)  # the answer finds nobody, however quick it is
+                sink.sendall(data)
         for one in (source, sink):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -231,6 +233,32 @@ async def test_a_write_under_way_holds_up_the_next_epoch_and_not_the_other_way(p
     finally:
         old.close()
         new.close()
+
+
+async def test_a_holder_frozen_between_two_statements_of_a_write_holds_nobody_up(postgres: Any) -> None:
+    """Its locks are not idle ones for the server, whose limits do not end them."""
+    database = PostgresDatabase(postgres.database())
+    database.prepare()
+    old, new = (SharedLease(database, clock=Now(), seat=seat, pool="p", seconds=1.0) for seat in "ab")
+    holder = await old.acquire()
+    frozen = database.connect()
+    with contextlib.ExitStack() as stack:
+        stack.callback(frozen.close)
+        stack.enter_context(contextlib.suppress(database.errors))  # it was ended
+        stack.enter_context(database.transaction(frozen, Fence(epoch=holder.epoch)))
+        wire: Any = frozen.raw.pgconn
+        wire.enter_pipeline_mode()
+        wire.send_query_params(b"SELECT 1", [])
+        wire.send_flush_request()
+        wire.flush()
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(StoreUnavailable, Denied):
+                    assert (await new.acquire()).epoch > holder.epoch
+                    break
+                await asyncio.sleep(0.1)
+    await old.release()
+    await new.release()
 
 
 async def test_a_stop_does_not_wait_for_a_silent_database(near: PostgresDatabase, wire: Wire) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from orchestrator.store import SCHEMA_VERSION, StoreUnavailable
 from orchestrator.store_sqlite import SqliteStore
-from policies.events import NodeSeen
+from policies.actions import ActionKind
+from policies.events import IntentOpened, NodeSeen
 from policies.memory import Memory
 from policies.model import Market, Placement
 
@@ -87,10 +88,18 @@ def test_a_killed_writer_loses_nothing_it_was_told_is_written(tmp_path: Path) ->
 async def filled(path: Path) -> None:
     store = SqliteStore.open(path, now=1.0, inline=True)
     await store.append("p", [seen(i) for i in range(500)])
+    launches = [IntentOpened(at=1.0, token=f"p/1/{i}", kind=ActionKind.LAUNCH, node="") for i in range(9)]
+    await store.append("p", launches)
     store.close()
 
 
-@pytest.mark.parametrize("damage", ["garbage", "torn page", "overwritten pages", "no version", "bytes"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("garbage", "torn page", "overwritten pages", "no version", "-1", "0", "1"),
+        *("bytes", "file format", "write version", "index"),
+    ],
+)
 async def test_a_corrupt_journal_is_set_aside_whole(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "journal.db"
     await filled(path)
@@ -106,12 +115,29 @@ async def test_a_corrupt_journal_is_set_aside_whole(tmp_path: Path, damage: str)
             with sqlite3.connect(path) as db:
                 db.execute("UPDATE meta SET value='what' WHERE key='schema'")
             body = bytearray(path.read_bytes())
+        case "-1" | "0" | "1":  # a version that it is not of
+            with sqlite3.connect(path) as db:
+                db.execute("UPDATE meta SET value=? WHERE key='schema'", (damage,))
+            body = bytearray(path.read_bytes())
         case "bytes":  # in a name that the message of SQLite repeats
             with sqlite3.connect(path) as db:
                 db.execute("PRAGMA writable_schema=ON")
                 db.execute("UPDATE sqlite_master SET name=CAST(x'C181EE' AS TEXT) WHERE type='index'")
                 db.execute("UPDATE sqlite_master SET tbl_name='gone' WHERE type='index'")
             body = bytearray(path.read_bytes())
+        case "file format":
+            body[44:48] = b"\xa5" * 4
+        case "write version":  # SQLite reads such a file and does not write to it
+            body[18] = 0xA5
+        case "index":  # all that it says can be read, and no intent can be opened any more
+            with sqlite3.connect(path) as db:
+                query = "SELECT rootpage FROM sqlite_master WHERE name='sqlite_autoindex_intents_1'"
+                begin = 4096 * (db.execute(query).fetchone()[0] - 1)
+            cells = int.from_bytes(body[begin + 3 : begin + 5])
+            for number in range(cells):
+                at = begin + 8 + 2 * number
+                cell = begin + int.from_bytes(body[at : at + 2])
+                body[cell + 1] = 0x7F  # longer than its header can be
     path.write_bytes(body)
     store = SqliteStore.open(path, now=1234.5, inline=True)
     assert store.set_aside == tmp_path / "journal.db.corrupt-1234"

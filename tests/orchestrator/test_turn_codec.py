@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,6 +91,14 @@ def test_a_turn_comes_back_as_it_was(seen: World, decided: Plan) -> None:
     assert back == seen
     assert [*back.engines] == [*seen.engines]
     assert encode(plan) == canonical(decided)
+
+
+def test_a_turn_of_an_older_journal_says_nothing_of_when_its_daemon_woke() -> None:
+    body, parts = Packer().pack(replace(world(2), awake_since=0.5), Plan())
+    stored = orjson.loads(zlib.decompress(body))
+    del stored["awake_since"]
+    back, _ = Unpacker(parts.get).unpack(zlib.compress(orjson.dumps(stored)))
+    assert back == world(2)
 
 
 @settings(max_examples=30, deadline=None)

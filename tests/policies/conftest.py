@@ -716,7 +716,7 @@ class Scene:
         price = price if price is not None else (1.0 if market is Market.SPOT else 3.0)
         base = NodeRecord(
             id=node,
-            token=f"t-{node}",
+            token=f"{self.pool.name}/7/{node}",  # this daemon launched it
             placement=place(zone, market, kind),
             launched_at=began,
             started_at=began,
@@ -757,7 +757,10 @@ class Scene:
             self.held[node] = held
             found = TargetState.HEALTHY if vouched or (vouched is None and silent_for is None) else None
             shown = (found or TargetState.UNHEALTHY) if serving else TargetState.DRAINING
-            self.shown[node] = Target(id=node, address=base.address, state=shown, in_flight=in_flight)
+            sick = self.now - (silent_for or age) if shown is TargetState.UNHEALTHY else None
+            self.shown[node] = Target(
+                id=node, address=base.address, state=shown, in_flight=in_flight, failing_since=sick
+            )
         return self
 
     def nodes(self, count: int, market: Market = Market.SPOT, prefix: str = "", **more: Any) -> Scene:

@@ -308,6 +308,53 @@ def test_cover_is_given_back_when_spot_is_old_and_never_below_wanted():
     assert not [a for a in short.decide().actions if isinstance(a, Drain)]
 
 
+@pytest.mark.parametrize("minutes", [5, 15, 30, 60, 120])
+@pytest.mark.parametrize("nodes", [5, 6, 7, 8])
+def test_what_is_given_back_is_not_bought_again(nodes, minutes):
+    def spot(names):
+        fleet = Fleet(4)
+        for n in names:
+            fleet.add(f"n{n}", place("ab"[n % 2]), since=minutes * 60.0)
+        for name in "ab":
+            fleet.knows(place(name), bad_at=NOW - minutes * 60.0, age=minutes / 60.0, held=nodes // 2)
+        return fleet
+
+    gone = [a.node for a in spot(range(nodes)).decide().actions if isinstance(a, Drain)]
+    stay = spot([n for n in range(nodes) if f"n{n}" not in gone])
+    assert not (gone and launches(stay.decide(), Market.SPOT))
+
+
+def silent_for_a_moment(fleet, *nodes):
+    for node in nodes:
+        fleet.engines[node] = replace(fleet.engines[node], ok=False, failing_since=NOW - 1.0)
+    return fleet
+
+
+def test_what_fails_one_look_stays_while_the_others_are_too_few():
+    """It may be serving, and the next look may show it."""
+    fleet = Fleet(4).add("o", place("a", Market.ON_DEMAND)).add("n3", place("b"), since=60.0)
+    for n in range(3):
+        fleet.add(f"n{n}", place("ab"[n % 2]), since=10 * DAY)
+    assert not [a for a in silent_for_a_moment(fleet, "o").decide().actions if isinstance(a, Drain)]
+
+
+@pytest.mark.parametrize(("silent", "goes"), [(("o2",), ["o2"]), (("o1", "o2"), [])])
+def test_what_fails_one_look_is_no_part_of_the_floor(silent, goes):
+    fleet = whole(since=10 * DAY)
+    for n in range(3):
+        fleet.add(f"o{n}", place("a", Market.ON_DEMAND))
+    fleet.pool = replace(fleet.pool, spot_share=0.5)
+    plan = silent_for_a_moment(fleet, *silent).decide()
+    assert [a.node for a in plan.actions if isinstance(a, Drain) and a.node.startswith("o")] == goes
+
+
+def test_what_an_earlier_daemon_launched_is_no_surplus_boot():
+    """With an old journal it may be at work: one look that failed does not tell."""
+    for node, ends in (("p/1/9", True), ("p/0/9", False)):  # of this epoch, and of the one before
+        fleet = whole(since=10 * DAY).add(node, place("a", Market.ON_DEMAND), since=60.0)
+        assert bool([a for a in fleet.decide().actions if isinstance(a, Terminate)]) is ends
+
+
 def test_the_floor_of_on_demand_is_launched_and_kept():
     fleet = whole(since=10 * DAY)
     fleet.pool = replace(fleet.pool, spot_share=0.5)

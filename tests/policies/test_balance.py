@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies.actions import Attach, Cause, Detach
+from policies.actions import ActionKind, Attach, Cause, Detach
 from policies.model import (
     InstanceState,
     Market,
@@ -36,15 +36,20 @@ def phases(plan: Any) -> dict[str, TargetPhase]:
         ({"ready": False}, None),
         ({"ready": False, "state": InstanceState.PENDING}, None),
         ({"silent_for": 2.0}, ACTIVE),
+        ({"silent_for": 2.0, "serving": False}, None),  # who enters has answered the last look
         ({"silent_for": 6.0}, None),
         ({"standby": StandbyKind.STOPPED, "serving": False}, None),
         ({"state": InstanceState.SHUTTING_DOWN, "serving": True}, None),
         ({"state": InstanceState.TERMINATED, "serving": True}, None),
-        ({"state": InstanceState.STOPPED, "serving": True}, None),
+        ({"state": InstanceState.STOPPED, "serving": True, "vouched": False}, None),
+        # The list may be older than its start; nobody here has looked, and the balancer has.
+        ({"state": InstanceState.STOPPED, "serving": True}, ACTIVE),
+        ({"state": InstanceState.STOPPED, "serving": True, "ready": False}, ACTIVE),
         ({"probed": False}, ACTIVE),
         ({"probed": False, "listed": False, "age": 100.0}, ACTIVE),  # one list may lack a page
-        ({"probed": False, "listed": False, "vouched": False}, None),
-        ({"address": ""}, None),
+        ({"probed": False, "listed": False, "vouched": False}, ACTIVE),  # nor is a balancer's look a silence
+        ({"address": ""}, ACTIVE),  # an old journal knows none, and the balancer does
+        ({"address": "", "serving": False}, None),
         # Put to work by a daemon whose journal is lost: one look that fails does not take it out.
         ({"ready": False, "serving": True, "vouched": True}, ACTIVE),
         ({"ready": False, "serving": True, "vouched": False}, None),
@@ -56,6 +61,42 @@ def test_who_belongs(scene: Make, node: dict[str, Any], phase: TargetPhase | Non
     if node.get("address") == "":
         here.instances["x"] = replace(here.instances["x"], address="")
     assert phases(here.plan()).get("x") is phase
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "ready", "vouched", "phase"),
+    [
+        (2.0, True, False, ACTIVE),
+        (2.0, False, True, ACTIVE),  # the journal that told that it was ready is lost
+        (2.0, False, False, None),
+        (6.0, True, True, None),
+        (6.0, False, True, None),
+    ],
+)
+def test_one_look_that_fails_does_not_make_an_old_list_true(
+    scene: Make, silent_for: float, ready: bool, vouched: bool, phase: TargetPhase | None
+) -> None:
+    here = scene(Pool(name="p", replicas=9)).nodes(8)
+    here.node("x", Market.ON_DEMAND, serving=True, silent_for=silent_for, vouched=vouched)
+    here.instances["x"] = replace(here.instances["x"], state=InstanceState.STOPPED)
+    if not ready:
+        here.records["x"] = replace(here.records["x"], ready_at=None)
+    assert phases(here.plan()).get("x") is phase
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "serving", "stays"), [(2.0, True, True), (2.0, False, False), (6.0, True, False)]
+)
+def test_one_look_that_fails_takes_out_nobody_of_a_balancer_that_lost_its_set(
+    scene: Make, silent_for: float, serving: bool, stays: bool
+) -> None:
+    """With the journal lost as well, only the set that it took tells that the node was at work."""
+    here = scene(Pool(name="p", replicas=9)).nodes(8)
+    here.node("x", serving=serving, silent_for=silent_for)
+    here.records["x"] = replace(here.records["x"], ready_at=None)
+    here.shown.clear()
+    here.fields["applied_at"] = {"gw": here.now}
+    assert ("x" in phases(here.plan())) is stays
 
 
 def test_a_draining_node_stays_as_one_that_drains_until_it_is_out(scene: Make) -> None:
@@ -126,6 +167,86 @@ def test_one_that_can_answer_stays_rather_than_one_that_cannot(scene: Make) -> N
     assert phases(here.plan())["b"] is ACTIVE
 
 
+def test_a_silent_node_stays_rather_than_nobody_though_no_balancer_is_known_to_hold_it(scene: Make) -> None:
+    """The set that made it a target landed, and its answer was lost."""
+    here = scene(Pool(name="p", replicas=2)).nodes(2, silent_for=8.0, serving=False)
+    assert list(phases(here.plan()).values()) == [ACTIVE]
+
+
+@pytest.mark.parametrize(
+    ("vouched", "accepted_at", "state", "stays"),
+    [
+        (True, None, InstanceState.RUNNING, True),
+        (False, None, InstanceState.RUNNING, False),
+        (True, 9_990.0, InstanceState.RUNNING, False),
+        (True, None, InstanceState.SHUTTING_DOWN, False),
+    ],
+)
+def test_the_last_node_stays_while_its_end_was_asked_for_in_vain(
+    scene: Make, vouched: bool, accepted_at: float | None, state: InstanceState, stays: bool
+) -> None:
+    here = scene(Pool(name="p", replicas=1)).node(
+        "a", state=state, probed=False, serving=True, vouched=vouched
+    )
+    here.asked("a", ActionKind.TERMINATE, ago=20.0, unanswered=True, accepted_at=accepted_at)
+    here.held["a"] = DRAINING
+    assert phases(here.plan()) == ({"a": ACTIVE} if stays else {})
+
+
+@pytest.mark.parametrize(
+    ("accepted_at", "drains", "seen", "stays"),
+    [
+        (None, False, False, True),
+        (9_990.0, False, False, False),
+        (None, True, False, False),
+        (None, False, True, False),
+    ],
+)
+def test_until_the_cloud_was_seen_one_that_was_to_end_and_did_not_goes_on_serving(
+    scene: Make, accepted_at: float | None, drains: bool, seen: bool, stays: bool
+) -> None:
+    """A journal may be an old copy: since then the node may have been put to work."""
+    here = scene().nodes(4).node("a")
+    here.asked("a", ActionKind.TERMINATE, ago=300.0, unanswered=True, accepted_at=accepted_at)
+    del here.held["a"]
+    if drains:
+        here.drain("a", Cause.EXCESS)
+    if not seen:
+        here.settings["instances"] = Observed(value=())
+    assert ("a" in phases(here.plan())) is stays
+
+
+def test_the_only_one_that_answers_takes_over_from_one_that_fell_silent(scene: Make) -> None:
+    """Though it drained: it answers again, or still does, and nobody else is there."""
+    here = scene(Pool(name="p", replicas=2)).node("a", silent_for=60.0).node("b")
+    here.drain("a", Cause.SICK)
+    here.held["a"] = ACTIVE
+    here.notice("b", 20.0)
+    here.drain("b", Cause.NOTICE)
+    assert {i for i, phase in phases(here.plan()).items() if phase is ACTIVE} == {"b"}
+    here.node("a", silent_for=2.0).drain("a", Cause.SICK)
+    here.held["a"] = ACTIVE  # a moment of silence is no reason to change
+    assert {i for i, phase in phases(here.plan()).items() if phase is ACTIVE} == {"a"}
+
+
+def test_the_last_node_stays_while_the_answer_of_the_write_that_put_it_in_is_lost(scene: Make) -> None:
+    """With the journal lost nobody remembers that it was ready, and this host cannot reach it."""
+    here = scene(Pool(name="p", replicas=2)).node("x", ready=False, serving=False, age=20.0)
+    assert here.plan().targets == ()
+    here.settings["writing"] = {"gw": ("x",)}
+    assert phases(here.plan()) == {"x": ACTIVE}
+
+
+def test_one_that_was_asked_to_serve_stays_rather_than_one_put_into_the_set_by_hand(scene: Make) -> None:
+    here = scene(Pool(name="p", replicas=2)).nodes(2)
+    for node in ("s0", "s1"):
+        here.notice(node, 20.0)
+        here.drain(node, Cause.NOTICE)
+    here.held["s1"] = ACTIVE
+    here.shown["s0"] = Target(id="s0", address="s0:1", state=TargetState.HEALTHY)
+    assert {i for i, phase in phases(here.plan()).items() if phase is ACTIVE} == {"s1"}
+
+
 def test_with_nobody_left_the_set_is_empty(scene: Make) -> None:
     here = scene(Pool(name="p", replicas=1)).node("a", state=InstanceState.TERMINATED, serving=True)
     plan = here.plan()
@@ -169,6 +290,23 @@ def shown(here: Any, changes: dict[str, TargetState | None], *, at: float | None
 def test_drift_is_mended(scene: Make, changes: dict[str, Any], written: bool) -> None:
     here = shown(scene().nodes(4), changes)
     assert bool(here.plan().write) is written
+
+
+@pytest.mark.parametrize(
+    ("state", "ago", "written"),
+    [
+        (TargetState.DRAINING, 59.0, False),
+        (TargetState.DRAINING, 60.0, True),
+        (TargetState.UNUSED, 600.0, False),
+    ],
+)
+def test_a_removal_that_shows_no_effect_is_written_again(
+    scene: Make, state: TargetState, ago: float, written: bool
+) -> None:
+    """A target may drain for as long as its balancer likes; the acknowledgement may also be forgotten."""
+    here = scene().nodes(4)
+    here.fields["applied_at"] = {"gw": here.now - ago}
+    assert bool(shown(here, {"gone": state}).plan().write) is written
 
 
 def test_a_target_that_drains_may_disappear_by_itself(scene: Make) -> None:

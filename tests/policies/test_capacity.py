@@ -119,6 +119,29 @@ def test_unanswered_launches_are_asked_again_with_their_token(scene: Make, actio
     assert third.reason == again.reason
 
 
+def test_launches_are_asked_again_as_far_as_there_is_room_for_them(scene: Make, actions: Make) -> None:
+    """What they were for may be over: notices were cancelled, and the nodes stay after all."""
+    here = scene(Pool(name="p", replicas=4, limits=Limits(surge=2))).nodes(2).nodes(2, ON_DEMAND)
+    for token in ("p/7/1", "p/7/2", "p/7/3"):
+        here.launching(token, SPOT, ago=99.0, unanswered=True)
+    plan = here.plan()
+    assert [a.token for a in actions(plan, Launch)] == ["p/7/1", "p/7/2"]
+    (held,) = [d for d in plan.deferred if d.kind is ActionKind.LAUNCH]
+    assert held.reason == "6 nodes live, and wanted + standby + surge is 6"
+    here.launching("p/7/3", SPOT, ago=20.0, accepted_at=here.now - 19.0)  # this one is there
+    assert [a.token for a in actions(here.plan(), Launch)] == ["p/7/1"]
+    here.node("s1", silent_for=60.0)
+    assert [a.token for a in actions(here.plan(), Launch)][:2] == ["p/7/1", "p/7/2"]
+
+
+def test_a_node_that_is_put_back_takes_the_room_of_a_launch(scene: Make, actions: Make) -> None:
+    here = scene(Pool(name="p", replicas=4, limits=Limits(surge=1))).nodes(2).nodes(2, ON_DEMAND)
+    here.drain("s1", Cause.NOTICE).launching("p/7/1", SPOT, ago=99.0).launching("p/7/2", SPOT, ago=99.0)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Undrain)] == ["s1"]
+    assert [a.token for a in actions(plan, Launch)] == ["p/7/1"]
+
+
 def test_a_launch_intent_without_its_cause_is_asked_again_all_the_same(scene: Make, actions: Make) -> None:
     here = scene(whole_at=None).nodes(1).nodes(2, ON_DEMAND)
     here.launching("t", SPOT, ago=99.0, cause=None)

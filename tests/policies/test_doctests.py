@@ -14,6 +14,7 @@ import pytest
 import policies
 
 WORDS = {
+    "value": "how values are made",
     "model": "the words of the domain",
     "actions": "what may be done",
     "events": "what may arrive",

@@ -8,16 +8,22 @@ from typing import Any
 
 import pytest
 
+from policies import facts
 from policies.actions import ActionKind, Cause, Drain, Launch, Terminate, Undrain
 from policies.drain import begins_now, drain_deadline, ends_at, finished, latest_start
+from policies.events import NodeRouted, TargetsApplied
+from policies.fleet import Fleet
+from policies.memory import reduce
 from policies.model import (
     DrainRules,
     HealthRules,
     InstanceState,
     Market,
     NoticeKind,
+    Observed,
     Pool,
     TargetPhase,
+    TargetState,
 )
 from policies.records import OperatorRequest
 
@@ -150,17 +156,58 @@ def test_a_drained_node_ends_after_the_settle_time(
     assert bool(actions(here.plan(), Terminate)) is ends
 
 
+@pytest.mark.parametrize(
+    ("engine", "balancer", "ends"),
+    [
+        (9.0, 0.0, False),  # counted once, by a daemon that looks rarely
+        (8.5, 8.5, False),  # counted again, within the settle time
+        (8.0, 0.0, True),
+        (0.0, 9.0, False),
+        (0.0, None, True),  # a balancer that cannot be read has no say
+        (None, 0.0, False),  # nobody has looked at the engine since the daemon started
+    ],
+)
+def test_the_requests_of_a_node_are_counted_again_before_it_ends(
+    scene: Make, actions: Make, engine: float | None, balancer: float | None, ends: bool
+) -> None:
+    """Idle for 9 s, by counts that are so many seconds old."""
+    here = draining(scene)
+    here.records["s4"] = replace(here.records["s4"], idle_since=here.now - 9.0)
+    if engine is None:
+        del here.engines["s4"]
+    else:
+        here.engines["s4"] = replace(here.engines["s4"], at=here.now - engine)
+    shown = tuple(here.shown.values())
+    looked = here.now - (40.0 if balancer is None else balancer)
+    view = Observed(value=shown, at=looked, error="no answer" if balancer is None else "")
+    here.settings["balancers"] = {"gw": view}
+    assert bool(actions(here.plan(), Terminate)) is ends
+
+
+def test_a_node_whose_requests_nobody_counts_has_until_its_deadline(scene: Make, actions: Make) -> None:
+    here = draining(scene)
+    here.records["s4"] = replace(here.records["s4"], idle_since=here.now - 9.0)
+    here.engines["s4"] = replace(here.engines["s4"], ok=False)
+    assert actions(here.plan(), Terminate)  # its balancer counts
+    del here.shown["s4"]
+    assert actions(here.plan(), Terminate) == []
+
+
 def test_a_node_that_a_balancer_still_sends_requests_is_not_ended(scene: Make, actions: Make) -> None:
     here = draining(scene, left=-1.0)
     here.held["s4"] = TargetPhase.ACTIVE
     plan = here.plan()
     assert actions(plan, Terminate) == []
-    assert any("still in a target set" in note for note in plan.notes)
+    assert any("a balancer may still send it requests" in note for note in plan.notes)
 
 
-def test_a_dead_node_is_ended_although_a_balancer_still_lists_it(scene: Make, actions: Make) -> None:
+def test_a_dead_node_leaves_the_set_before_it_is_ended(scene: Make, actions: Make) -> None:
     here = scene().nodes(5).node("s4", silent_for=60.0).drain("s4", Cause.SICK, left=-1.0)
     here.held["s4"] = TargetPhase.ACTIVE
+    plan = here.plan()
+    assert actions(plan, Terminate) == []
+    assert [t.phase for t in plan.targets if t.id == "s4"] == [TargetPhase.DRAINING]
+    here.held["s4"] = TargetPhase.DRAINING
     assert [a.node for a in actions(here.plan(), Terminate)] == ["s4"]
 
 
@@ -199,6 +246,35 @@ def test_requests_get_their_budget_from_the_detachment_on(scene: Make) -> None:
     assert ends_at(RULES, here.fleet.by_id["s4"]) == here.now + 20.0
 
 
+def test_so_do_those_of_a_node_that_had_to_serve_on_after_its_drain_began(scene: Make) -> None:
+    here = scene().nodes(5).drain("s4", Cause.SICK, since=100.0, left=-70.0)
+    here.records["s4"] = replace(here.records["s4"], detached_at=here.now - 10.0)
+    assert ends_at(RULES, here.fleet.by_id["s4"]) == here.now + 20.0
+
+
+def test_a_notice_that_left_no_time_and_holds_no_more_leaves_requests_their_budget(scene: Make) -> None:
+    here = scene().nodes(5).drain("s4", Cause.NOTICE, since=5.0, left=-5.0)
+    here.records["s4"] = replace(here.records["s4"], detached_at=here.now - 5.0)
+    assert ends_at(RULES, here.fleet.by_id["s4"]) == here.now + 25.0
+    here.drain("s4", Cause.OPERATOR, since=5.0, left=5.0)  # whoever asks says how long
+    here.records["s4"] = replace(here.records["s4"], detached_at=here.now - 5.0)
+    assert ends_at(RULES, here.fleet.by_id["s4"]) == here.now + 5.0
+
+
+def test_the_budget_counts_anew_when_a_balancer_forgot_that_it_let_the_node_go(scene: Make) -> None:
+    here = scene().nodes(5).drain("s4", Cause.EXCESS, since=100.0, left=-70.0)
+    here.shown["s4"] = replace(here.shown["s4"], state=TargetState.HEALTHY)
+    seen = facts.changes(here.pool, here.world, here.memory)
+    assert seen == (NodeRouted(at=here.now, node="s4"),)
+    memory = reduce(here.memory, *seen)
+    assert memory.nodes["s4"].detached_at is None
+    assert facts.changes(here.pool, here.world, memory) == ()
+    memory = reduce(memory, TargetsApplied(at=here.now + 2.0, balancer="gw", generation=9, changes=()))
+    assert memory.nodes["s4"].detached_at == here.now + 2.0
+    node = Fleet.of(here.pool, here.world, memory).by_id["s4"]
+    assert ends_at(RULES, node) == here.now + 32.0
+
+
 def test_a_doomed_node_that_is_idle_ends_at_once(scene: Make, actions: Make) -> None:
     here = scene().nodes(5)
     here.notice("s4", 100.0)
@@ -209,12 +285,14 @@ def test_a_doomed_node_that_is_idle_ends_at_once(scene: Make, actions: Make) -> 
 
 def test_a_node_that_does_not_drain_is_never_finished(scene: Make) -> None:
     here = scene().nodes(4)
-    assert not finished(RULES, here.fleet.by_id["s0"], now=1e12)
+    here.now = 1e12
+    assert not finished(RULES, here.world, here.fleet.by_id["s0"])
     assert ends_at(RULES, here.fleet.by_id["s0"]) == float("inf")
 
 
 def test_a_termination_without_effect_is_asked_again_after_the_time_out(scene: Make, actions: Make) -> None:
-    here = scene().nodes(5).drain("s4", Cause.EXCESS).asked("s4", ActionKind.TERMINATE, ago=59.0)
+    here = scene().nodes(5).drain("s4", Cause.EXCESS, since=90.0, left=-60.0)
+    here.asked("s4", ActionKind.TERMINATE, ago=59.0)
     assert actions(here.plan(), Terminate) == []
     here.asked("s4", ActionKind.TERMINATE, ago=60.0, cause=Cause.EXCESS)
     (again,) = actions(here.plan(), Terminate)
@@ -282,6 +360,15 @@ def test_nodes_that_only_this_host_cannot_reach_drain_no_faster_than_the_budget(
     assert [a.node for a in actions(here.plan(), Drain)] == ["x0"]
     asked(here.node("x1", silent_for=9.0), "x1")
     assert {a.node for a in actions(here.plan(), Drain)} == {"x0", "x1"}
+
+
+def test_where_so_many_are_silent_that_the_fault_may_be_here_none_drains_as_if_it_were_dead(
+    scene: Make, actions: Make
+) -> None:
+    here = scene(Pool(name="p", replicas=4)).nodes(3, silent_for=7.0).nodes(1, Market.ON_DEMAND)
+    assert here.fleet.suspect
+    asked(here, "s0")
+    assert actions(here.plan(), Drain) == []
 
 
 def test_a_request_that_is_taken_back_ends_the_drain(scene: Make, actions: Make) -> None:

@@ -18,6 +18,7 @@ from policies.events import (
     NodeIdle,
     NodeMissing,
     NodeReady,
+    NodeRouted,
     NodeSeen,
     NodeStopped,
     PoolWhole,
@@ -28,6 +29,7 @@ from policies.model import (
     Market,
     NoticeKind,
     Observed,
+    Phase,
     Pool,
     StandbyKind,
     Target,
@@ -63,6 +65,53 @@ def test_a_living_node_that_nobody_knows_is_adopted(scene: Make, state: Instance
     assert event.launched_at == here.instances["new"].launched_at
 
 
+@pytest.mark.parametrize(
+    ("state", "standby"),
+    [(TargetState.HEALTHY, None), (TargetState.UNHEALTHY, StandbyKind.STOPPED), (None, StandbyKind.STOPPED)],
+)
+def test_a_standby_that_a_balancer_sends_requests_to_works_also_where_its_launch_is_still_open(
+    scene: Make, state: TargetState | None, standby: StandbyKind | None
+) -> None:
+    """A journal that was restored from a copy is older than its start."""
+    here = scene().nodes(2).node("new", ON_DEMAND, serving=False).launching("p/1/7", ON_DEMAND)
+    del here.records["new"]
+    here.instances["new"] = replace(here.instances["new"], standby=StandbyKind.STOPPED, token="p/1/7")
+    if state is not None:
+        here.shown["new"] = Target(id="new", address="new:1", state=state)
+    (event,) = changes(here)
+    assert isinstance(event, NodeSeen)
+    assert event.standby is standby
+
+
+@pytest.mark.parametrize(
+    ("found", "standby"), [(TargetState.HEALTHY, None), (TargetState.INITIAL, StandbyKind.STOPPED)]
+)
+def test_a_standby_that_an_old_list_shows_stopped_works_where_a_balancer_finds_it_healthy(
+    scene: Make, found: TargetState, standby: StandbyKind | None
+) -> None:
+    here = scene().nodes(2).node("x", ON_DEMAND, state=InstanceState.STOPPED, serving=False)
+    del here.records["x"]
+    here.instances["x"] = replace(here.instances["x"], standby=StandbyKind.STOPPED, token="p/1/7")
+    here.shown["x"] = Target(id="x", address="x:1", state=found)
+    (event,) = changes(here)
+    assert isinstance(event, NodeSeen)
+    assert event.standby is standby
+
+
+@pytest.mark.parametrize(
+    ("found", "works"), [(TargetState.HEALTHY, True), (TargetState.UNHEALTHY, False), (None, False)]
+)
+def test_so_it_does_where_lists_lack_it(scene: Make, found: TargetState | None, works: bool) -> None:
+    here = scene().nodes(2).node("x", ON_DEMAND, listed=False, standby=StandbyKind.STOPPED, serving=False)
+    if found is not None:
+        here.shown["x"] = Target(id="x", address="x:1", state=found)
+    seen = [e for e in changes(here) if isinstance(e, NodeSeen)]
+    assert [(e.node, e.token, e.standby) for e in seen] == ([("x", "p/7/x", None)] if works else [])
+    assert ("x" in {t.id for t in here.plan().targets}) is False
+    here.records = {**reduce(here.memory, *changes(here)).nodes}
+    assert ("x" in {t.id for t in here.plan().targets}) is works
+
+
 @pytest.mark.parametrize("token", ["", "web-7", "p", "p/1", "p/blue/1", "p/1/", "other/1/7", "x/p/1/7"])
 def test_a_machine_with_our_tag_that_we_never_launched_is_left_alone(scene: Make, token: str) -> None:
     here = scene().nodes(4).node("theirs", ON_DEMAND, serving=False)
@@ -85,6 +134,18 @@ def test_a_launch_is_dated_by_our_own_clock(scene: Make) -> None:
         assert event.launched_at == here.now + found
 
 
+def test_a_launch_that_was_asked_for_again_counts_from_the_last_time(scene: Make) -> None:
+    """It may have been refused for longer than a boot takes before, and the clock been set since."""
+    for theirs, found in ((-90_000.0, -5.0), (-300.0, -5.0), (-2.0, -2.0), (90_000.0, 0.0)):
+        here = scene().nodes(4).node("new", serving=False)
+        here.launching("p/1/7", ago=400.0, asked_at=here.now - 5.0)
+        del here.records["new"]
+        launched_at = here.now + theirs
+        here.instances["new"] = replace(here.instances["new"], token="p/1/7", launched_at=launched_at)
+        (event,) = changes(here)
+        assert event.launched_at == here.now + found
+
+
 @pytest.mark.parametrize("state", [InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED])
 def test_one_that_ended_before_we_knew_it_is_none_of_ours(scene: Make, state: InstanceState) -> None:
     here = scene().nodes(2).node("old", state=state, serving=False)
@@ -100,7 +161,7 @@ def test_one_that_we_launched_and_that_ended_before_it_was_seen_is_counted(
 ) -> None:
     here = scene().nodes(2).node("quick", market, state=InstanceState.TERMINATED, serving=False)
     del here.records["quick"]
-    here.launching("t-quick", market)
+    here.launching("p/7/quick", market)
     seen, gone = changes(here)
     assert isinstance(seen, NodeSeen)
     assert isinstance(gone, NodeGone)
@@ -128,6 +189,15 @@ def test_only_a_running_machine_becomes_ready(scene: Make, state: InstanceState)
     assert changes(here) == ()
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_node_that_no_list_shows_becomes_ready_when_its_engine_answers(scene: Make, answers: bool) -> None:
+    """Else a look that fails would tell that it boots, and it would leave the set at once."""
+    here = scene().nodes(2).node("x", ready=False, listed=False, missing_since=9_990.0)
+    here.engines["x"] = replace(here.engines["x"], ready=True, ok=answers)
+    ready = (NodeReady(at=here.now, node="x", address="x:1"),)
+    assert changes(here) == (ready if answers else ())
+
+
 def test_a_stopped_node_must_become_ready_again(scene: Make) -> None:
     here = scene().nodes(2).node("x", ON_DEMAND, state=InstanceState.STOPPING, standby=StandbyKind.STOPPED)
     assert changes(here) == (NodeStopped(at=here.now, node="x"),)
@@ -135,6 +205,39 @@ def test_a_stopped_node_must_become_ready_again(scene: Make) -> None:
     assert changes(here) == ()
     here.asked("x", ActionKind.STOP)  # it was stopped before it was ready
     assert changes(here) == (NodeStopped(at=here.now, node="x"),)
+
+
+def test_a_node_at_work_is_not_stopped_by_a_list_from_before_its_start_and_one_look_that_failed(
+    scene: Make,
+) -> None:
+    here = scene().nodes(2).node("x", ON_DEMAND)
+    here.instances["x"] = replace(here.instances["x"], state=InstanceState.STOPPED)
+    for silent_for in (None, 0.0, 4.9):
+        since = None if silent_for is None else here.now - silent_for
+        here.engines["x"] = replace(here.engines["x"], ok=since is None, failing_since=since)
+        assert changes(here) == ()
+        assert "x" in {n.id for n in here.fleet.ready}
+    here.engines["x"] = replace(here.engines["x"], failing_since=here.now - here.pool.health.unhealthy_after)
+    assert changes(here) == (NodeStopped(at=here.now, node="x"),)
+
+
+@pytest.mark.parametrize("address", ["", "x:1"])
+def test_a_node_that_answers_is_ready_only_where_it_is_known_where_it_listens(
+    scene: Make, address: str
+) -> None:
+    """It is looked at where a list showed it that was forgotten since: nobody could send it requests."""
+    here = scene().nodes(4).node("x", ready=False, listed=False, address=address, missing_since=9_990.0)
+    here.engines["x"] = replace(here.engines["x"], ready=True, ok=True, failing_since=None)
+    ready = (NodeReady(at=here.now, node="x", address=address),)
+    assert changes(here) == (ready if address else ())
+
+
+def test_a_standby_that_was_started_again_is_ready_only_when_it_answers(scene: Make) -> None:
+    """Who probes it may remember that it was ready before it was stopped."""
+    here = scene().nodes(2).node("x", ON_DEMAND, ready=False)
+    here.engines["x"] = replace(here.engines["x"], ready=True)
+    assert changes(here) == ()
+    assert here.fleet.by_id["x"].phase is Phase.STARTING
 
 
 def test_whole_is_told_once_and_for_the_number_that_is_wanted_now(scene: Make) -> None:
@@ -197,7 +300,9 @@ def test_a_machine_that_is_shutting_down_is_not_gone_yet(scene: Make) -> None:
 
 
 def lacking(scene: Make, *, silent: bool = True, missing_for: float | None = None, **more: Any) -> Any:
-    here = scene().nodes(9).node("x", listed=False, probed=not silent, vouched=not silent, **more)
+    here = scene().nodes(9).node("x", listed=False, vouched=not silent, **more)
+    if silent:
+        here.node("x", listed=False, silent_for=60.0, **more)
     if missing_for is not None:
         here.records["x"] = replace(here.records["x"], missing_since=here.now - missing_for)
     return here
@@ -225,12 +330,36 @@ def test_it_is_gone_after_the_grace_time_and_ten_times_that_while_it_answers(
     assert all(isinstance(e, NodeGone) for e in found)
 
 
-def test_what_a_balancer_finds_healthy_is_not_gone_because_nobody_has_looked_at_it_yet(scene: Make) -> None:
+@pytest.mark.parametrize("vouched", [True, False])
+def test_what_nobody_has_looked_at_yet_is_not_gone_whatever_a_balancer_finds(
+    scene: Make, vouched: bool
+) -> None:
     """After a restart its absence may be older than the daemon, and a list may lack a page."""
-    here = scene().nodes(9).node("x", listed=False, probed=False, vouched=True)
+    here = scene().nodes(9).node("x", listed=False, probed=False, vouched=vouched)
     for missing_for, gone in ((20.0, False), (149.0, False), (150.0, True)):
         here.records["x"] = replace(here.records["x"], missing_since=here.now - missing_for)
         assert bool(changes(here)) is gone
+
+
+@pytest.mark.parametrize(("silent_for", "gone"), [(14.9, False), (15.0, True)])
+def test_a_look_that_failed_does_not_make_a_missing_node_one_that_is_gone(
+    scene: Make, silent_for: float, gone: bool
+) -> None:
+    here = lacking(scene, missing_for=100.0)
+    reading = here.engines["x"]
+    here.engines["x"] = replace(reading, failing_since=here.now - silent_for)
+    assert bool(changes(here)) is gone
+
+
+@pytest.mark.parametrize(("looking_for", "gone"), [(14.9, False), (15.0, True), (None, True)])
+def test_time_in_which_nobody_looked_at_lists_does_not_count(
+    scene: Make, looking_for: float | None, gone: bool
+) -> None:
+    """The daemon did not run, hung, or got no list: two that lack a node are not all those between."""
+    here = lacking(scene, missing_for=100.0)
+    since = None if looking_for is None else here.now - looking_for
+    here.settings["instances"] = Observed(value=tuple(here.instances.values()), at=here.now, since=since)
+    assert bool(changes(here)) is gone
 
 
 def test_a_node_that_was_never_ready_may_be_one_that_lists_do_not_show_yet(scene: Make) -> None:
@@ -270,8 +399,7 @@ def test_a_list_that_lacks_a_third_at_once_is_doubted(scene: Make, listed: int, 
         here.node(
             f"n{i}",
             listed=not missing,
-            probed=not missing,
-            vouched=not missing,
+            silent_for=60.0 if missing else None,
             missing_since=9_950.0 if missing else None,
         )
     found = changes(here)
@@ -323,6 +451,18 @@ def test_a_node_that_still_gets_requests_is_not_idle(scene: Make) -> None:
     assert changes(here) == ()
     here = counted(drained(scene, held=TargetPhase.ACTIVE, idle_since=9_995.0))
     assert changes(here) == (NodeBusy(at=here.now, node="x"),)
+
+
+def test_a_node_that_a_balancer_shows_as_active_or_may_have_been_told_is_not_idle(scene: Make) -> None:
+    """It acknowledged the detachment and forgot it; or a set that names the node is under way."""
+    here = counted(drained(scene, idle_since=9_995.0))
+    here.settings["writing"] = {"gw": ("x",)}
+    assert changes(here) == (NodeBusy(at=here.now, node="x"),)
+    here = counted(drained(scene, idle_since=9_995.0))
+    target = Target(id="x", address="x:1", state=TargetState.HEALTHY)
+    here.settings["balancers"] = {"gw": Observed(value=(target,), at=here.now)}
+    busy, routed = changes(here)
+    assert (busy, routed) == (NodeBusy(at=here.now, node="x"), NodeRouted(at=here.now, node="x"))
 
 
 def test_requests_that_come_back_make_it_busy(scene: Make) -> None:

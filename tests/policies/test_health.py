@@ -164,6 +164,15 @@ def test_a_node_that_nobody_has_looked_at_is_not_given_up(scene: Make, actions: 
     assert [a.node for a in actions(here.plan(), Terminate)] == ["x"]  # without an address nobody ever will
 
 
+def test_a_node_that_lists_lack_and_nobody_looks_at_is_not_given_up_as_a_boot(
+    scene: Make, actions: Make
+) -> None:
+    """Its address may not be known either: only how long lists lack it says that it is gone."""
+    here = scene().nodes(2).nodes(1, ON_DEMAND)
+    here.node("x", ON_DEMAND, ready=False, age=5000.0, probed=False, listed=False, address="")
+    assert actions(here.plan(), Terminate) == []
+
+
 def test_the_boot_is_counted_from_the_start_of_a_standby(scene: Make, actions: Make) -> None:
     here = scene().nodes(2).nodes(1, ON_DEMAND)
     here.node("x", ON_DEMAND, ready=False, age=5000.0, started_at=9_900.0)
@@ -174,6 +183,18 @@ def test_a_daemon_that_hung_while_a_node_booted_looks_again_first(scene: Make, a
     here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", ON_DEMAND, ready=False, age=1000.0)
     here.engines["x"] = replace(here.engines["x"], at=here.now - 700.0)
     assert actions(here.plan(), Terminate) == []
+
+
+@pytest.mark.parametrize("state", [InstanceState.PENDING, InstanceState.RUNNING])
+@pytest.mark.parametrize(("awake", "given_up"), [(899.0, False), (901.0, True)])
+def test_a_boot_is_timed_by_one_daemon(
+    scene: Make, actions: Make, state: InstanceState, awake: float, given_up: bool
+) -> None:
+    """By the clock of the one before it, it may have begun yesterday."""
+    here = scene().nodes(2).nodes(1, ON_DEMAND)
+    here.node("x", ON_DEMAND, ready=False, age=86_400.0, state=state)
+    here.settings["awake_since"] = here.now - awake
+    assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if given_up else [])
 
 
 @pytest.mark.parametrize(("watched", "given_up"), [(0.0, False), (29.0, False), (30.0, True)])

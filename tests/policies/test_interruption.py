@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from policies.actions import Cause, Drain, Launch, Terminate, Undrain
-from policies.events import NodeSeen, NoticeSeen
+from policies.events import GoneCause, NodeGone, NodeMissing, NodeSeen, NoticeSeen
 from policies.interruption import applies, doom
 from policies.memory import Memory, add_notice, reduce
-from policies.model import Confidence, Market, Notice, NoticeKind, Pool
+from policies.model import Confidence, Market, Notice, NoticeKind, Pool, StandbyKind
 from policies.records import NOTICES_KEPT
 
 Make = Callable[..., Any]
@@ -71,6 +71,49 @@ def test_reports_doom_no_more_than_the_disruption_budget_oldest_first(scene: Mak
     assert [a.node for a in actions(here.plan(), Drain)] == ["s6"]
 
 
+def test_a_node_that_drains_for_a_report_leaves_no_room_for_another_however_its_reports_change(
+    scene: Make, actions: Make
+) -> None:
+    here = scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
+    here.notice("s0", confidence=REPORTED, source="agent", seen_at=here.now - 10.0)
+    here.drain("s0", Cause.NOTICE)
+    here.notice("s0", 5.0, id="newer", confidence=REPORTED, source="agent", seen_at=here.now)
+    here.notice("s1", confidence=REPORTED, source="agent", seen_at=here.now - 60.0)
+    assert set(doom(here.pool, here.world, here.memory)) == {"s0"}
+    assert {a.node for a in actions(here.plan(), Drain | Undrain)} == {"s0"}  # sooner than before
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_node_that_drains_for_a_report_which_a_flood_pushed_out_leaves_no_room_either(
+    scene: Make, actions: Make, silent: bool
+) -> None:
+    here = scene(Pool(name="p", replicas=6)).nodes(5, Market.ON_DEMAND)
+    here.node("x", Market.ON_DEMAND, silent_for=10.0 if silent else None)
+    here.drain("x", Cause.NOTICE)
+    here.notice("x", confidence=REPORTED, source="agent")  # an interruption takes no on-demand node
+    kind = NoticeKind.MAINTENANCE
+    here.notice("o1", 5.0, kind=kind, confidence=REPORTED, source="agent")
+    assert [a.node for a in actions(here.plan(), Drain)] == (["o1"] if silent else [])
+
+
+def test_the_oldest_report_of_a_node_tells_its_turn(scene: Make) -> None:
+    here = scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
+    here.notice("s0", confidence=REPORTED, source="agent", seen_at=here.now - 10.0)
+    here.notice("s0", 5.0, id="newer", confidence=REPORTED, source="agent", seen_at=here.now)
+    here.notice("s1", confidence=REPORTED, source="agent", seen_at=here.now - 5.0)
+    assert set(doom(here.pool, here.world, here.memory)) == {"s0"}
+
+
+@pytest.mark.parametrize(("confidence", "room"), [(REPORTED, False), (Confidence.CONFIRMED, True)])
+def test_a_report_of_a_node_that_drains_by_choice_makes_no_room_for_another(
+    scene: Make, confidence: Confidence, room: bool
+) -> None:
+    here = scene(Pool(name="p", replicas=10)).nodes(8).nodes(3, Market.ON_DEMAND)
+    here.drain("s0", Cause.OPERATOR)
+    here.notice("s0", confidence=confidence, source="agent")
+    assert here.turn().may_choose() is room
+
+
 def test_what_the_cloud_confirms_is_believed_without_limit_and_uses_no_budget(
     scene: Make, actions: Make
 ) -> None:
@@ -82,11 +125,22 @@ def test_what_the_cloud_confirms_is_believed_without_limit_and_uses_no_budget(
     assert len(actions(here.plan(), Launch)) >= 6
 
 
-def test_a_reported_node_whose_engine_is_silent_is_believed_beyond_the_budget(scene: Make) -> None:
-    here = scene().nodes(4, silent_for=1.0)
+def test_a_reported_standby_is_not_believed_beyond_the_budget_because_it_is_stopped(scene: Make) -> None:
+    here = scene().nodes(4).node("x", Market.ON_DEMAND, silent_for=60.0, standby=StandbyKind.STOPPED)
+    for node in ("s0", "x"):
+        here.notice(node, confidence=REPORTED, source="agent")
+    assert set(doom(here.pool, here.world, here.memory)) == {"s0"}
+
+
+@pytest.mark.parametrize(("silent_for", "believed"), [(5.0, 4), (4.9, 1)])
+def test_a_reported_node_whose_engine_is_silent_is_believed_beyond_the_budget(
+    scene: Make, silent_for: float, believed: int
+) -> None:
+    """One look that failed is no silence."""
+    here = scene().nodes(4, silent_for=silent_for)
     for i in range(4):
         here.notice(f"s{i}", confidence=REPORTED, source="agent")
-    assert len(doom(here.pool, here.world, here.memory)) == 4
+    assert len(doom(here.pool, here.world, here.memory)) == believed
 
 
 def test_copies_from_two_sources_make_one_drain(scene: Make, actions: Make) -> None:
@@ -165,22 +219,39 @@ def test_a_flood_of_reports_pushes_out_reports() -> None:
     assert known[0].id == "sure"
 
 
-def test_a_notice_that_is_quicker_than_the_list_is_kept_for_its_node(at: Make) -> None:
-    memory = reduce(Memory(), NoticeSeen(at=1.0, notice=said(node="new")))
-    for i in range(1000):
-        forged = said(node=f"x{i}", confidence=REPORTED, source="agent")
-        memory = reduce(memory, NoticeSeen(at=2.0, notice=forged))
-    seen = NodeSeen(
-        at=3.0,
+def first_seen(place: Any, *, at: float) -> NodeSeen:
+    return NodeSeen(
+        at=at,
         node="new",
         token="t",
-        placement=at("a"),
+        placement=place,
         launched_at=1.0,
         price=1.0,
         address="",
         standby=None,
     )
-    memory = reduce(memory, seen)
+
+
+@pytest.mark.parametrize("missed", [True, False])
+def test_the_notice_of_a_node_that_was_given_up_for_gone_holds_when_lists_show_it_again(
+    at: Make, missed: bool
+) -> None:
+    """One that a list showed ended does not come back."""
+    memory = reduce(Memory(), first_seen(at("a"), at=1.0), NoticeSeen(at=2.0, notice=said(node="new")))
+    if missed:
+        memory = reduce(memory, NodeMissing(at=3.0, node="new"))
+    memory = reduce(memory, NodeGone(at=20.0, node="new", cause=GoneCause.RECLAIMED))
+    assert ("new" in memory.early_notices) is missed
+    memory = reduce(memory, first_seen(at("a"), at=40.0))
+    assert [(n.id, n.seen_at) for n in memory.nodes["new"].notices] == ([("n1", 0.0)] if missed else [])
+
+
+def test_a_notice_that_is_quicker_than_the_list_is_kept_for_its_node(at: Make) -> None:
+    memory = reduce(Memory(), NoticeSeen(at=1.0, notice=said(node="new")))
+    for i in range(1000):
+        forged = said(node=f"x{i}", confidence=REPORTED, source="agent")
+        memory = reduce(memory, NoticeSeen(at=2.0, notice=forged))
+    memory = reduce(memory, first_seen(at("a"), at=3.0))
     assert [n.id for n in memory.nodes["new"].notices] == ["n1"]
     assert "new" not in memory.early_notices
     assert len(memory.early_notices) <= 256

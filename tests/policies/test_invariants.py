@@ -84,6 +84,8 @@ def test_floor(whole: Any) -> None:
     assert "floor: 1 on-demand nodes would be left, the floor is 2" in map(str, found)
     back = whole.node("o2", ON_DEMAND).drain("o2", Cause.RETURN)
     undrain = Undrain(node="o2", reason="")
+    assert "floor" in names(back, drain("o0"), undrain)  # no balancer has it yet
+    back.held["o2"] = TargetPhase.ACTIVE
     assert "floor" not in names(back, drain("o0"), undrain)
 
 
@@ -93,7 +95,7 @@ def test_disruption(scene: Make) -> None:
     assert names(here, drain("s0"), targets=out) == []
     assert names(here, drain("s0"), drain("s1"), targets=out) == ["disruption"]
     assert names(here, drain("s0"), drain("s1", Cause.NOTICE), targets=out) == []
-    here.drain("s8", Cause.OPERATOR)
+    here.node("s8", silent_for=60.0).drain("s8", Cause.OPERATOR)
     out = specs(here, s0=TargetPhase.DRAINING, s8=TargetPhase.DRAINING)
     assert names(here, drain("s0"), targets=out) == ["disruption"]
     assert (
@@ -179,6 +181,13 @@ def test_last_target(whole: Any) -> None:
     for node in whole.records:
         whole.node(node, silent_for=60.0)
     assert names(whole, targets=()) == []
+
+
+def test_one_that_memory_does_not_know_yet_may_be_a_target_that_answers(whole: Any) -> None:
+    ghost = TargetSpec(id="ghost", address="x:1")
+    whole.settings["instances"] = Observed(value=())
+    assert names(whole, targets=(ghost,)) == []
+    assert names(whole, targets=(replace(ghost, phase=TargetPhase.DRAINING),)) == ["last-target"]
 
 
 @pytest.mark.parametrize(

@@ -480,6 +480,21 @@ def test_a_replacement_that_dies_before_it_was_ready_leaves_its_place_open() -> 
     assert replay([*history, ready, gone("new", GoneCause.UNANNOUNCED)]).swaps["old"].incoming == "new"
 
 
+def test_a_standby_that_is_found_at_work_keeps_what_was_said_of_it_and_decided() -> None:
+    """Of an old journal: it drains for a notice, asked for by nobody who knew that it works."""
+    before = replay(
+        [
+            seen(standby=StandbyKind.STOPPED, placement=ON_DEMAND),
+            notice(),
+            OperatorDrained(at=21.0, node="n", budget=9.0, reason="maintenance"),
+            drain(at=22.0),
+        ]
+    ).nodes["n"]
+    after = reduce(Memory(nodes={"n": before}), seen(at=23.0, placement=ON_DEMAND)).nodes["n"]
+    assert (after.standby, after.started_at) == (None, 23.0)
+    assert (after.notices, after.operator, after.drain) == (before.notices, before.operator, before.drain)
+
+
 def test_a_loss_without_notice_opens_its_swap_when_it_is_seen() -> None:
     swap = replay([seen("old"), gone("old", GoneCause.UNANNOUNCED, at=50.0)]).swaps["old"]
     assert (swap.opened_at, swap.detached_at, swap.gone_at, swap.replaced_at) == (50.0, 50.0, 50.0, None)

@@ -11,7 +11,7 @@ import pytest
 from policies.actions import Cause, Detach, Drain, Launch, Terminate
 from policies.events import DaemonStarted, PoolConfigured
 from policies.memory import Memory, reduce
-from policies.model import Confidence, Notice, NoticeKind, Observed, TargetPhase
+from policies.model import Confidence, Notice, NoticeKind, Observed, Pool, TargetPhase, TargetState
 
 Make = Callable[..., Any]
 
@@ -99,6 +99,32 @@ def test_before_the_first_list_strangers_stay_in_the_target_set(scene: Make) -> 
     assert plan.write == ("gw",)
 
 
+def test_before_the_first_list_a_stranger_that_serves_is_resort_enough(scene: Make) -> None:
+    """The only node that memory knows has drained: it gets no new requests."""
+    here = scene(Pool(name="p", replicas=2)).node("a").node("stranger")
+    here.notice("a")
+    here.drain("a", Cause.NOTICE)
+    del here.records["stranger"]
+    here.settings["instances"] = Observed(value=())
+    here.fields["applied_at"] = {}
+    assert {t.id: t.phase for t in here.plan().targets} == {
+        "a": TargetPhase.DRAINING,
+        "stranger": TargetPhase.ACTIVE,
+    }
+
+
+@pytest.mark.parametrize(("read_ago", "phase"), [(50.1, TargetPhase.ACTIVE), (49.9, TargetPhase.DRAINING)])
+def test_before_the_first_list_a_set_that_was_taken_since_the_look_tells_who_gets_requests(
+    scene: Make, read_ago: float, phase: TargetPhase
+) -> None:
+    """Somebody turned it round by hand before; the set was acknowledged 50 s ago."""
+    here = scene().nodes(4).node("x", silent_for=60.0)
+    here.shown["x"] = replace(here.shown["x"], state=TargetState.DRAINING)
+    here.settings["instances"] = Observed(value=())
+    here.settings["balancers"] = {"gw": Observed(value=tuple(here.shown.values()), at=here.now - read_ago)}
+    assert {t.id: t.phase for t in here.plan().targets}["x"] is phase
+
+
 def test_before_the_first_list_a_notice_still_takes_its_node_out(scene: Make) -> None:
     here = scene().nodes(4)
     for node in list(here.instances):
@@ -116,6 +142,16 @@ def test_before_the_first_list_a_notice_still_takes_its_node_out(scene: Make) ->
     }
     assert plan.write == ("gw",)
     assert [a.node for a in plan.actions if isinstance(a, Drain)] == ["s1"]
+
+
+def test_what_no_list_shows_and_nobody_looked_at_stays_but_does_not_enter(scene: Make) -> None:
+    """It may have ended: a balancer says so only of what is in its set, and it would enter in turns."""
+    here = scene().nodes(5)
+    for node in ("s1", "s2", "s3"):
+        del here.instances[node], here.engines[node]
+    del here.held["s1"], here.shown["s1"]
+    del here.held["s2"]  # the write that put it in was not answered, and the balancer shows it
+    assert {t.id for t in here.plan().targets} == {"s0", "s2", "s3", "s4"}
 
 
 def test_a_balancer_that_is_no_longer_configured_holds_nothing_back(scene: Make, actions: Make) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policies.actions import Cause, Drain, Launch, Terminate, Undrain
-from policies.model import Limits, Market, Pool, ReturnRules, StandbyRules
+from policies.model import Limits, Market, Pool, ReturnRules, StandbyRules, TargetPhase
 from policies.records import OperatorRequest
 
 Make = Callable[..., Any]
@@ -71,6 +71,15 @@ def test_cover_goes_no_faster_than_both_limits_allow(
     assert len(drained(here.plan())) == most - 1
 
 
+def test_cover_that_fell_silent_while_it_drains_still_counts_as_leaving(scene: Make) -> None:
+    """It may be only this host that cannot reach it."""
+    here = scene(ten()).nodes(7).nodes(4, ON_DEMAND).node("x", ON_DEMAND, silent_for=60.0)
+    here.drain("x", Cause.RETURN, since=70.0, left=5.0)
+    assert drained(here.plan()) == []
+    del here.records["x"]
+    assert len(drained(here.plan())) == 1
+
+
 def test_never_below_wanted(scene: Make) -> None:
     here = scene(ten()).nodes(7).nodes(4, ON_DEMAND)
     here.node("s0", silent_for=1.0)  # a failed probe is enough to stop counting on it
@@ -120,9 +129,24 @@ def test_spot_that_stands_in_stays_until_on_demand_is_ready(scene: Make) -> None
 
 
 def test_what_nobody_looked_at_since_the_start_is_not_given_back(scene: Make) -> None:
-    here = scene(ten()).nodes(7).nodes(3, ON_DEMAND).node("adopted", ON_DEMAND, ready=False, probed=False)
+    here = (
+        scene(ten())
+        .nodes(7)
+        .nodes(3, ON_DEMAND)
+        .node("adopted", ON_DEMAND, ready=False, probed=False, token="p/6/1")
+    )
     assert here.fleet.by_id["adopted"].unknown
     assert here.plan().actions == ()
+
+
+@pytest.mark.parametrize(("watched", "gone"), [(5.0, False), (60.0, True)])
+def test_what_an_earlier_daemon_launched_is_no_surplus_boot_before_it_was_watched(
+    scene: Make, watched: float, gone: bool
+) -> None:
+    """With an old journal it may be at work: one look that failed does not tell."""
+    here = scene(ten()).nodes(7).nodes(3, ON_DEMAND)
+    here.node("adopted", ON_DEMAND, ready=False, age=watched, token="p/6/1")
+    assert ended(here.plan()) == (["adopted"] if gone else [])
 
 
 def test_a_cordoned_node_is_no_surplus(scene: Make) -> None:
@@ -142,6 +166,17 @@ def test_what_goes_in_a_turn_counts_for_what_may_go_after_it(scene: Make) -> Non
     """Two that nobody has looked at make it look like a surplus of three; only one of it may be relied on."""
     here = scene(Pool(name="p", replicas=4, limits=Limits(disruption=1.0))).nodes(3).nodes(2, ON_DEMAND)
     here.node("x", ready=False, probed=False).node("y", ready=False, probed=False)
+    assert len(drained(here.plan())) == 1
+
+
+def test_what_comes_back_from_a_drain_is_relied_on_only_when_it_is_a_target_again(scene: Make) -> None:
+    """Else one that serves goes for it, is put back since it does not serve, and it goes, in turns."""
+    here = scene(Pool(name="p", replicas=2, spot_share=0.0)).nodes(2, ON_DEMAND)
+    here.node("x", ON_DEMAND, serving=False).drain("x", Cause.NOTICE)  # its notice is no more
+    plan = here.plan()
+    assert [a.node for a in plan.actions if isinstance(a, Undrain)] == ["x"]
+    assert drained(plan) == []
+    here.held["x"] = TargetPhase.ACTIVE
     assert len(drained(here.plan())) == 1
 
 
@@ -172,3 +207,14 @@ def test_a_silent_node_that_answers_again_is_quicker_than_a_launch(scene: Make) 
     here = scene(ten()).nodes(7).nodes(2, ON_DEMAND).node("away", ON_DEMAND, silent_for=60.0)
     here.drain("away", Cause.SICK)
     assert not any(isinstance(a, Undrain) for a in here.plan().actions)
+
+
+def test_what_drains_is_put_back_also_where_no_further_node_may_live(scene: Make, actions: Make) -> None:
+    """Else one that may not end, since it is needed, would neither work nor end for ever."""
+    here = (
+        scene(Pool(name="p", replicas=2, spot_share=0.0, limits=Limits(surge=0))).nodes(1).nodes(2, ON_DEMAND)
+    )
+    here.drain("o1", Cause.EXCESS, since=60.0, left=-30.0)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Undrain)] == ["o1"]
+    assert actions(plan, Launch) == []

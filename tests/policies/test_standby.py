@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,15 @@ def test_a_warm_one_is_stopped_and_takes_no_requests(scene: Make, actions: Make)
     assert actions(here.plan(), Stop) == []
 
 
+def test_a_warm_one_is_not_stopped_while_what_works_is_too_little(scene: Make, actions: Make) -> None:
+    """It may be at work, with no journal to tell, and could be put to work at once."""
+    here = standby(scene(pool()).nodes(2).nodes(1, ON_DEMAND), state=InstanceState.RUNNING)
+    here.node("coming", ON_DEMAND, ready=False, age=30.0)
+    assert actions(here.plan(), Stop) == []
+    here.node("coming", ON_DEMAND)
+    assert [a.node for a in actions(here.plan(), Stop)] == ["sb"]
+
+
 def test_it_starts_in_the_turn_of_the_notice_and_takes_the_doomed_nodes_place(
     scene: Make, actions: Make
 ) -> None:
@@ -72,6 +82,15 @@ def test_a_warm_one_is_not_stopped_before_every_balancer_was_read(scene: Make, a
     here = standby(scene(pool()).nodes(2).nodes(2, ON_DEMAND), state=InstanceState.RUNNING)
     here.settings["balancers"] = {"gw": Observed(value=())}
     assert actions(here.plan(), Stop) == []
+
+
+def test_a_warm_one_that_holds_requests_is_neither_stopped_nor_ended(scene: Make, actions: Make) -> None:
+    """With an old journal it may be at work, though a balancer that was restarted shows nobody."""
+    for wanted in (1, 0):
+        here = scene(pool(wanted)).nodes(2).nodes(2, ON_DEMAND)
+        standby(here, state=InstanceState.RUNNING, in_flight=2)
+        plan = here.plan()
+        assert actions(plan, Stop) == actions(plan, Terminate) == []
 
 
 def test_a_warm_one_that_is_put_to_work_is_not_stopped_in_the_same_turn(scene: Make, actions: Make) -> None:
@@ -162,6 +181,17 @@ def test_a_placement_that_refused_is_left_alone_for_a_while(scene: Make, actions
     plan = here.plan()
     assert actions(plan, Start) == []
     assert any(a.placement.market is ON_DEMAND for a in actions(plan, Launch))
+
+
+def test_a_warm_one_is_used_where_no_launch_is_possible_but_not_asked_again_at_once(
+    scene: Make, actions: Make, at: Make
+) -> None:
+    here = standby(scene(pool()).nodes(2).nodes(2, ON_DEMAND), state=InstanceState.RUNNING)
+    here.notice("s0")
+    here.fields["refusals"] = {at("a", ON_DEMAND): Refusal(at=here.now)}
+    assert [a.node for a in actions(here.plan(), Start)] == ["sb"]
+    here.records["sb"] = replace(here.records["sb"], started_at=here.now)
+    assert actions(here.plan(), Start) == [], "its start was refused just now"
 
 
 def test_surplus_standbys_end_youngest_first(scene: Make, actions: Make) -> None:

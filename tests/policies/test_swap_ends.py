@@ -8,8 +8,22 @@ from typing import Any
 
 import pytest
 
-from policies.actions import ActionKind, Cause, Drain, Terminate
-from policies.model import Observed, Pool, Target, TargetPhase, TargetState
+from policies.actions import ActionKind, Cause, Drain, Launch, Terminate, Undrain
+from policies.events import DrainEnded
+from policies.fleet import Fleet
+from policies.memory import reduce
+from policies.model import (
+    InstanceState,
+    Limits,
+    Market,
+    NoticeKind,
+    Observed,
+    Phase,
+    Pool,
+    Target,
+    TargetPhase,
+    TargetState,
+)
 from policies.records import Intent, OperatorRequest, intent_key
 
 Make = Callable[..., Any]
@@ -33,7 +47,9 @@ def drained(scene: Make, shown: TargetState | None, *, read_ago: float = 0.0, **
         (TargetState.DRAINING, 0.0, {}, True),
         (TargetState.HEALTHY, 0.0, {}, False),  # it acknowledged the detachment and forgot it
         (TargetState.DRAINING, 60.0, {}, False),  # nobody has looked since the detachment
-        (TargetState.UNHEALTHY, 0.0, {"silent_for": 60.0}, True),
+        (TargetState.UNHEALTHY, 0.0, {"silent_for": 60.0}, False),  # it may answer the next moment
+        (TargetState.DRAINING, 0.0, {"silent_for": 60.0}, True),
+        (TargetState.DRAINING, 60.0, {"silent_for": 10.0}, False),
         (TargetState.HEALTHY, 0.0, {"silent_for": 60.0}, False),  # only this host cannot reach it
         (TargetState.HEALTHY, 60.0, {"silent_for": 60.0}, False),  # nor the balancer, lately
     ],
@@ -58,6 +74,26 @@ def test_a_drained_node_ends_when_no_balancer_may_send_it_requests(
     assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
 
 
+def test_a_node_whose_end_was_asked_for_in_vain_and_that_took_up_work_drains_first(
+    scene: Make, actions: Make
+) -> None:
+    """It was not ready when somebody wanted it to end; an old journal does not say what came after that."""
+    here = scene().nodes(2).nodes(2, Market.ON_DEMAND).node("x", serving=False, in_flight=2)
+    here.asked("x", ActionKind.TERMINATE, ago=99.0, unanswered=True, cause=Cause.EXCESS)
+    plan = here.plan()
+    assert actions(plan, Terminate) == []
+    assert [(a.node, a.cause, a.deadline) for a in actions(plan, Drain)] == [
+        ("x", Cause.EXCESS, here.now + 30.0)
+    ]
+    here.drain("x", Cause.EXCESS, since=29.0, left=1.0)
+    assert [*actions(here.plan(), Terminate), *actions(here.plan(), Drain)] == []
+    here.records["x"] = replace(here.records["x"], idle_since=here.now - 1.0)
+    assert [a.node for a in actions(here.plan(), Terminate)] == ["x"]
+    here.drain("x", Cause.EXCESS, since=30.2, left=-0.2)
+    here.records["x"] = replace(here.records["x"], idle_since=None)
+    assert [a.node for a in actions(here.plan(), Terminate)] == ["x"]
+
+
 @pytest.mark.parametrize(("read", "ends"), [(False, False), (True, True)])
 def test_a_node_that_nobody_has_looked_at_waits_for_the_first_look_at_the_balancer(
     scene: Make, actions: Make, read: bool, ends: bool
@@ -69,15 +105,98 @@ def test_a_node_that_nobody_has_looked_at_waits_for_the_first_look_at_the_balanc
     assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
 
 
-def test_what_ends_in_this_turn_is_not_kept_as_the_last_target(scene: Make, actions: Make) -> None:
-    """A balancer that was restarted shows nobody, and the only node is silent: ended or kept, not both."""
-    here = scene(Pool(name="p", replicas=1)).node("x", silent_for=90.0)
+@pytest.mark.parametrize(("looked", "ends"), [("at nobody", False), ("at it", False), ("at all", True)])
+def test_a_node_that_drained_by_choice_waits_until_it_is_known_that_the_rest_is_enough(
+    scene: Make, actions: Make, looked: str, ends: bool
+) -> None:
+    """A daemon that has just started knows neither whether it answers nor who else does."""
+    here = scene().nodes(4, probed=looked == "at all").nodes(2, Market.ON_DEMAND)
+    here.node("x", probed=looked != "at nobody", idle_since=here.now - 30.0)
+    here.drain("x", Cause.RETURN, since=40.0, left=-20.0)
+    assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
+
+
+@pytest.mark.parametrize(("silent_for", "kept"), [(89.0, True), (90.0, False)])
+def test_a_last_target_that_is_silent_for_long_is_let_go_and_then_ended(
+    scene: Make, actions: Make, silent_for: float, kept: bool
+) -> None:
+    """It leaves the set first. Kept for ever, it could be what leaves no money for another one."""
+    here = scene(Pool(name="p", replicas=1)).node("x", silent_for=silent_for)
     here.drain("x", Cause.SICK, since=60.0, left=-1.0)
     here.held["x"] = TargetPhase.ACTIVE
-    here.shown.clear()
+    here.shown["x"] = replace(here.shown["x"], state=TargetState.UNHEALTHY)
     plan = here.plan()
-    assert [a.node for a in actions(plan, Terminate)] == ["x"]
-    assert plan.targets == ()
+    assert actions(plan, Terminate) == []
+    assert [t.phase for t in plan.targets] == [TargetPhase.ACTIVE if kept else TargetPhase.DRAINING]
+    here.held["x"] = TargetPhase.DRAINING
+    here.shown["x"] = replace(here.shown["x"], state=TargetState.DRAINING)
+    assert actions(here.plan(), Terminate)
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "since", "ends"),
+    [(60.0, 30.2, True), (60.0, 29.0, False), (29.0, 60.0, False), (None, 60.0, False)],
+)
+def test_a_dead_node_does_not_wait_for_the_deadline_of_its_notice(
+    scene: Make, actions: Make, silent_for: float | None, since: float, ends: bool
+) -> None:
+    """Nobody can say that it is idle. Its requests have had their budget, or are lost."""
+    here = scene().nodes(2).nodes(2, Market.ON_DEMAND).node("x", silent_for=silent_for, in_flight=2)
+    here.notice("x", 80_000.0, kind=NoticeKind.MAINTENANCE)
+    here.drain("x", Cause.NOTICE, since=since, left=79_995.0)
+    del here.held["x"], here.shown["x"]
+    assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
+
+
+@pytest.mark.parametrize(("since", "ends"), [(30.2, True), (29.0, False)])
+def test_nor_does_one_that_is_stopped(scene: Make, actions: Make, since: float, ends: bool) -> None:
+    here = scene().nodes(2).nodes(2, Market.ON_DEMAND).node("x", state=InstanceState.STOPPED, serving=False)
+    here.notice("x", 80_000.0, kind=NoticeKind.MAINTENANCE)
+    here.drain("x", Cause.NOTICE, since=since, left=79_995.0)
+    assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
+
+
+def test_a_node_that_an_unacknowledged_set_puts_to_work_again_stays(scene: Make, actions: Make) -> None:
+    """It was the last resort a moment ago: that set may have landed though nobody said so."""
+    here = drained(scene, None)
+    here.records["x"] = replace(here.records["x"], idle_since=here.now - 10.0)
+    assert actions(here.plan(), Terminate)
+    here.settings["writing"] = {"gw": ("x",)}
+    assert actions(here.plan(), Terminate) == []
+
+
+def test_after_a_restart_a_balancer_that_cannot_be_read_keeps_what_a_look_missed(
+    scene: Make, actions: Make
+) -> None:
+    here = drained(scene, None, silent_for=0.1)
+    here.settings["balancers"] = {"gw": Observed(value=(), at=None, error="no answer")}
+    here.fields |= {"targets": {}, "applied_at": {}}
+    assert actions(here.plan(), Terminate) == []
+
+
+def test_the_last_node_that_fell_silent_for_a_moment_is_not_ended_while_it_is_a_target(
+    scene: Make, actions: Make
+) -> None:
+    here = scene(Pool(name="p", replicas=1)).node("x", silent_for=6.0)
+    here.notice("x", -20.0)
+    here.drain("x", Cause.NOTICE, since=40.0, left=-25.0)
+    here.held["x"] = TargetPhase.ACTIVE
+    here.shown["x"] = replace(here.shown["x"], state=TargetState.UNHEALTHY)
+    plan = here.plan()
+    assert actions(plan, Terminate) == []
+    assert [t.phase for t in plan.targets] == [TargetPhase.ACTIVE]
+
+
+@pytest.mark.parametrize(("token", "ends"), [("p/7/3", True), ("p/6/3", False)])
+def test_with_the_journal_lost_a_doomed_node_that_a_look_missed_gets_its_time(
+    scene: Make, actions: Make, token: str, ends: bool
+) -> None:
+    """It looks like one that boots; only of what this daemon launched is that sure."""
+    here = scene().nodes(6).node("x", ready=False, age=3.0, token=token)
+    here.notice("x", 100.0)
+    here.drain("x", Cause.NOTICE, since=2.0, left=95.0)
+    del here.held["x"]
+    assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
 
 
 def test_an_operators_drain_waits_until_it_is_known_whether_the_node_serves(
@@ -90,3 +209,61 @@ def test_an_operators_drain_waits_until_it_is_known_whether_the_node_serves(
     assert actions(here.plan(), Drain) == []
     here.node("x", ready=False, serving=False, age=100.0, operator=here.records["x"].operator)
     assert [a.node for a in actions(here.plan(), Drain)] == ["x"]  # it boots, and serves nobody
+
+
+@pytest.mark.parametrize("state", [{"ready": False}, {"silent_for": 8.0, "vouched": False}])
+@pytest.mark.parametrize(
+    ("token", "read"), [("p/7/3", False), ("p/7/3", True), ("p/6/3", True), ("p/6/3", False)]
+)
+def test_with_the_journal_lost_an_operators_drain_waits_for_a_balancers_word(
+    scene: Make, actions: Make, token: str, read: bool, state: dict[str, Any]
+) -> None:
+    """Its engine cannot be reached: it may boot or be sick, or have served for hours and serve on."""
+    here = scene().nodes(3).node("x", serving=False, age=100.0, token=token, **state)
+    asked = OperatorRequest(since=here.now - 10.0, budget=20.0, reason="maintenance")
+    here.records["x"] = replace(here.records["x"], operator=asked)
+    if not read:
+        here.settings["balancers"] = {"gw": Observed(value=())}
+    launched_here = token == "p/7/3" and here.records["x"].ready_at is None
+    assert [a.node for a in actions(here.plan(), Drain)] == (["x"] if read or launched_here else [])
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        ({}, True),
+        ({"landed": True}, False),  # some call may have taken effect
+        ({"unanswered": False}, False),
+        ({"silent_for": 1.0}, False),
+        ({"needed": False}, False),
+    ],
+    ids=str,
+)
+def test_what_was_to_end_and_answers_works_again_where_its_end_did_nothing_and_it_is_needed(
+    scene: Make, actions: Make, change: dict[str, Any], back: bool
+) -> None:
+    here = scene().nodes(2).nodes(1 if change.get("needed", True) else 2, Market.ON_DEMAND)
+    here.node("x", Market.ON_DEMAND, silent_for=change.get("silent_for")).drain("x", Cause.SICK, since=60.0)
+    call = {"unanswered": change.get("unanswered", True), "landed": change.get("landed", False)}
+    here.asked("x", ActionKind.TERMINATE, ago=100.0, cause=Cause.SICK, **call)
+    here.records["x"] = replace(here.records["x"], idle_since=here.now - 20.0)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Undrain)] == (["x"] if back else [])
+    assert [a.node for a in actions(plan, Terminate)] == ([] if back else ["x"])
+    assert ("x" in {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}) is back
+    memory = reduce(here.memory, DrainEnded(at=here.now, node="x", reason="test"))
+    assert Fleet.of(here.pool, here.world, memory).by_id["x"].phase is Phase.READY
+
+
+def test_it_does_not_work_again_in_the_turn_that_launches_what_takes_its_place(
+    scene: Make, actions: Make
+) -> None:
+    """Both would be one node more than may live."""
+    here = scene(Pool(name="p", replicas=2, spot_share=0.0, limits=Limits(surge=0)))
+    here.nodes(1, Market.ON_DEMAND).node("x", Market.ON_DEMAND).drain("x", Cause.EXCESS, since=60.0)
+    here.asked("x", ActionKind.TERMINATE, ago=100.0, unanswered=True, cause=Cause.EXCESS)
+    plan = here.plan()
+    assert len(actions(plan, Launch)) == 1
+    assert actions(plan, Undrain) == actions(plan, Terminate) == []
+    here.launching("p/7/9", Market.ON_DEMAND)
+    assert [a.node for a in actions(here.plan(), Undrain)] == ["x"]

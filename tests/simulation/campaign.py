@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
 
-from jobs import Job, Result, crashes, planted, quiet, regressions, run
+from jobs import Job, Result, crashes, planted, quiet, regressions, run, worker
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from summary import Summary
@@ -32,6 +32,10 @@ PARTS = ("fresh", "regressions", "crash", "planted")
 
 LENGTHS = (0.25, 0.5, 0.5, 0.5, 1.0, 2.0)
 """Hours of faults that a fresh seed is played for, drawn: short runs are many pools, long ones long lives."""
+
+LOOKS = (2.0, 5.0, 5.0, 5.0, 10.0, 10.0, 10.0)
+"""Seconds between two looks of the daemon at the same thing, drawn: what is rare for one is between two looks
+of the other."""
 
 _SEEDS = range(10**6, 10**9)
 
@@ -60,10 +64,10 @@ class Campaign:
         """Seeds that nobody played before, without end."""
         rng, used = random.Random(f"campaign/{self.base}"), set()
         while True:
-            seed, hours = rng.choice(_SEEDS), rng.choice(LENGTHS)
+            seed, hours, look = rng.choice(_SEEDS), rng.choice(LENGTHS), rng.choice(LOOKS)
             if seed not in used:
                 used.add(seed)
-                yield Job(kind="fresh", seed=seed, hours=hours)
+                yield Job(kind="fresh", seed=seed, hours=hours, look=look)
 
 
 def play_all(
@@ -71,7 +75,7 @@ def play_all(
 ) -> Iterator[Result]:
     """Results as they come. Once there is `enough` no job is begun any more; those that run end and count."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=quiet) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=worker) as pool:
         waiting: set[Future[Result]] = set()
         for job in jobs:
             if enough():

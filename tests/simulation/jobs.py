@@ -23,7 +23,9 @@ from pathlib import Path
 
 import structlog
 from planted import PLANTED, Planted
-from scenarios import SCENARIOS, play
+from prometheus_client import Counter as CounterMetric
+from prometheus_client import Gauge, Histogram
+from scenarios import LOOK, SCENARIOS, play
 from swarm import REGRESSION_HOURS, REGRESSIONS
 from swarm import play as play_seed
 
@@ -43,13 +45,15 @@ _MEMORY = Path("/dev/shm")
 class Job:
     """One run, or for a planted bug as many as it takes.
 
-    `kind`: "fresh" and "regression" play a seed of the swarm for `hours` of faults, "crash" kills the daemon
-    of scenario `name` at `point`, "planted" looks for the bug `name`.
+    `kind`: "fresh" and "regression" play a seed of the swarm for `hours` of faults against a daemon that
+    looks every `look` seconds, "crash" kills the daemon of scenario `name` at `point`, "planted" looks for
+    the bug `name`.
     """
 
     kind: str
     seed: int = 0
     hours: float = 0.0
+    look: float = LOOK
     name: str = ""
     point: str = ""
 
@@ -65,6 +69,7 @@ class Job:
             words += ["--seed", str(self.seed)] if self.seed else []
         else:
             words += ["swarm", "--seed", str(self.seed), "--hours", f"{self.hours:g}"]
+            words += ["--look", f"{self.look:g}"] if self.look != LOOK else []
         return shlex.join(words)
 
 
@@ -92,6 +97,13 @@ def quiet() -> None:
     """Set this process up for thousands of runs: no log lines, journals in memory."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     tempfile.tempdir = str(memory_folder())
+
+
+def worker() -> None:
+    """Set up a process that does nothing else: metrics, which nobody reads there, count nothing."""
+    quiet()
+    for kind, method in ((CounterMetric, "inc"), (Gauge, "set"), (Histogram, "observe")):
+        setattr(kind, method, lambda *_, **__: None)
 
 
 def memory_folder() -> Path:
@@ -170,7 +182,7 @@ def _limited() -> Iterator[None]:
 def outcome_of(job: Job) -> Outcome:
     """One run of a job; of a planted bug the one with the job's seed."""
     if job.kind in ("fresh", "regression"):
-        return play_seed(job.seed, hours=job.hours)
+        return play_seed(job.seed, hours=job.hours, look=job.look)
     with tempfile.TemporaryDirectory() as folder:
         if job.kind == "planted":
             return bug(job.name).play(Path(folder), seed=max(1, job.seed))

@@ -201,9 +201,12 @@ async def a_stranger_with_our_tag(sim: Simulation) -> None:
 
 
 async def wrong_clock(sim: Simulation) -> None:
-    """The host is an hour ahead of the provider."""
+    """The host is an hour ahead of the provider, and its daemon is awake for longer than a boot takes."""
     sim.ahead = 3600.0
     sim.boot()
+    await sim.settle()
+    await sim.clock.sleep(sim.pool.health.boot_timeout)
+    sim.world.terminate(sim.live()[0].id)
     await sim.settle()
 
 
@@ -455,7 +458,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted(
         name="what this host cannot reach is lost",
-        invariant="detach-first",
+        invariant="last-target",
         script=partitioned,
         rule=silence_is_loss,
         pool={"replicas": 1},

@@ -17,6 +17,7 @@ from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
 from orchestrator.store_sqlite import SqliteFile
 from policies import drain, facts, fleet, interruption, invariants, swap
+from policies.at_work import AtWork
 from policies.events import NodeGone
 from policies.limits import Budget
 from policies.model import Confidence
@@ -54,7 +55,7 @@ spot_notices_doom_all: Patch = _instead(interruption, "applies", lambda notice, 
 """A spot interruption dooms on-demand nodes too."""
 
 drains_are_over_at_once: Patch = _instead(
-    drain, "finished", lambda rules, node, *, now: node.drain is not None
+    drain, "finished", lambda rules, world, node: node.drain is not None
 )
 """A node is ended as soon as it drains."""
 
@@ -88,11 +89,13 @@ two_daemons_act: Patch = partial(
 two_daemons_write_the_journal: Patch = _instead(SqliteFile, "keep_out", lambda self, db, epoch: None)
 """A daemon whose lease was taken does nothing more, but writes what it sees into the other's journal."""
 
-ends_what_serves: Patch = _instead(swap, "_may_serve", lambda *_: False)
+ends_what_serves: Patch = _instead(AtWork, "why_it_stays", lambda *_: "")
 """A node is ended on an acknowledgement alone."""
 
 silence_is_loss: Patch = partial(
-    _all, *(_instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, swap))
+    _all,
+    *(_instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, swap)),
+    _instead(AtWork, "_targets", {}),
 )
 """What this host cannot reach is lost, whatever the balancers say."""
 

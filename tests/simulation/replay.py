@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
 
 from jobs import CRASH_SEED, Job, bug, judge, outcome_of, quiet, slug
 from planted import PLANTED
-from scenarios import SCENARIOS
+from scenarios import LOOK, SCENARIOS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     known.add_argument("what", choices=[*sorted(SCENARIOS), "swarm", "planted"], metavar="WHAT")
     known.add_argument("--seed", type=int, default=CRASH_SEED)
     known.add_argument("--hours", type=float, default=0.5, help="hours of faults, for swarm")
+    known.add_argument("--look", type=float, default=LOOK, help="seconds between two looks, for swarm")
     known.add_argument("--kill", default="", help="where the daemon dies, for a scenario: 17:after")
     known.add_argument("--bug", choices=sorted(slug(p.name) for p in PLANTED), metavar="BUG")
     known.add_argument("--quiet", action="store_true", help="only the digest")
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 def job_of(given: argparse.Namespace) -> Job:
     """The job that a command line names."""
     if given.what == "swarm":
-        return Job(kind="fresh", seed=given.seed, hours=given.hours)
+        return Job(kind="fresh", seed=given.seed, hours=given.hours, look=given.look)
     if given.what == "planted":
         return Job(kind="planted", seed=given.seed, name=given.bug)
     return Job(kind="crash", seed=given.seed, name=given.what, point=given.kill)

@@ -13,6 +13,7 @@ from typing import Any
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
+from cloud.sim.invariants import Bounds
 from cloud.sim.world import Pace, Sale
 from orchestrator.config import Config, build_config
 from orchestrator.simulate import Outcome, Simulation, Wrap
@@ -44,26 +45,52 @@ def place(market: Market, zone: str, kind: str = "gpu") -> Placement:
     return Placement("sim", "region", zone, kind, market)
 
 
-def config(folder: Path, *, record_turns: str = "60s", **pool: Any) -> Config:
-    """A pool of four nodes (two spot, two on-demand) at a pace that keeps runs short."""
+LOOK = 2.0
+"""Seconds between two looks of a daemon at the same thing, where nothing else is said."""
+
+
+def bounds(look: float) -> Bounds:
+    """What may be expected of a daemon that looks every `look` seconds."""
+    known = Bounds()
+    return Bounds(
+        track=max(known.track, 3 * look),
+        forget_target=max(known.forget_target, 3 * look),
+        detach=max(known.detach, 1.5 * look),
+        see_loss=max(known.see_loss, 4 * look),
+    )
+
+
+def config(folder: Path, *, record_turns: str = "60s", look: float = LOOK, **pool: Any) -> Config:
+    """A pool of four nodes (two spot, two on-demand) at a pace that keeps runs short.
+
+    A daemon that looks less often is more patient: one failed look is no finding at any pace.
+    """
     tables: dict[str, Any] = {
         "replicas": 4,
         "drain": {"budget": 20.0, "margin": 5.0, "settle": 1.0},
         "back_to_spot": {"hold": 20.0, "stable": 10.0},
         "placement": {"refusal_half_life": 30.0},
-        "health": {"unhealthy_after": 5.0, "replace_after": 20.0, "boot_timeout": 300.0},
-        "patience": {"stale_after": 20.0, "vanish_grace": 10.0, "effect_timeout": 20.0},
+        "health": {
+            "unhealthy_after": 2.5 * look,
+            "replace_after": max(20.0, 6 * look),
+            "boot_timeout": 300.0,
+        },
+        "patience": {
+            "stale_after": max(20.0, 4 * look),
+            "vanish_grace": max(10.0, 2 * look),
+            "effect_timeout": max(20.0, 4 * look),
+        },
     }
     return build_config(
         {
             "daemon": {
                 "state_dir": "state",
                 "listen": "off",
-                "tick": 2.0,
-                "poll_instances": 2.0,
-                "poll_targets": 4.0,
+                "tick": look,
+                "poll_instances": look,
+                "poll_targets": 2 * look,
                 "poll_offerings": 60.0,
-                "probe_interval": 2.0,
+                "probe_interval": look,
                 "record_turns": record_turns,
             },
             "pool": {"p": {**tables, **pool}},

@@ -1,6 +1,6 @@
 """Find the few kinds of faults that a broken seed needs: leaves out one after another while it stays broken.
 
-    python tests/simulation/shrink.py SEED [HOURS] [INVARIANT]
+    python tests/simulation/shrink.py SEED [HOURS] [LOOK] [INVARIANT]
 
 Every kind draws from a generator of its own, so leaving one out leaves the others as they were, as long as
 the daemon does the same. Prints the kinds that are left, what breaks, and the last lines of the trace.
@@ -13,6 +13,7 @@ import logging
 import sys
 
 import structlog
+from scenarios import LOOK
 from swarm import Swarm, play_swarm
 
 from orchestrator.simulate import Outcome
@@ -23,7 +24,7 @@ SHOWN = 60
 
 def without(swarm: Swarm, name: str) -> Swarm:
     """The same swarm without one kind of fault, or without a kind of bad luck."""
-    smaller = Swarm(swarm.seed, swarm.seconds / 3600.0)
+    smaller = Swarm(swarm.seed, swarm.seconds / 3600.0, look=swarm.look)
     smaller.pool, smaller.pace, smaller.rates = swarm.pool, swarm.pace, swarm.rates
     smaller.kinds = tuple(k for k in swarm.kinds if k.name != name)
     if hasattr(smaller.rates, name):
@@ -37,9 +38,9 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     seed = int(sys.argv[1])
     hours = float(sys.argv[2]) if len(sys.argv) > 2 else 0.5
-    swarm = Swarm(seed, hours)
+    swarm = Swarm(seed, hours, look=float(sys.argv[3]) if len(sys.argv) > 3 else LOOK)
     outcome = play_swarm(swarm, kept=100_000)
-    wanted = sys.argv[3] if len(sys.argv) > 3 else next((b.name for b in outcome.broken), "")
+    wanted = sys.argv[4] if len(sys.argv) > 4 else next((b.name for b in outcome.broken), "")
 
     def breaks(found: Outcome) -> bool:
         return wanted in {b.name for b in found.broken}

@@ -149,7 +149,7 @@ async def forged(sim: Simulation, rng: random.Random) -> None:
 
 
 async def unknown_node(sim: Simulation, rng: random.Random) -> None:
-    for number in range(rng.choice((1, 1, 300))):
+    for number in range(rng.choice((1, 1, 1, 1, 1, 300))):
         deadline, source = sim.clock.now() + 100.0, rng.choice((QUEUE, METADATA))
         sim.board.publish(f"i-9{number:03d}", deadline=deadline, sources=(source,))
 

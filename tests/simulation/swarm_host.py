@@ -115,12 +115,13 @@ async def journal_restored(sim: Simulation, rng: random.Random) -> None:
     for part in journal(sim).parent.glob("journal.db*"):
         if not part.name.endswith("-shm") and ".corrupt" not in part.name:
             shutil.copy(part, copy)
+    books = sim.checker.written
     await sim.clock.sleep(rng.uniform(10, 400))
     process = awake(sim)
     if process is None or len([p for p in sim.processes if not p.ended]) != 1:
         return
     sim.kill(process)
-    sim.lose_journal()
+    sim.lose_journal(books)
     for part in copy.iterdir():
         shutil.copy(part, journal(sim).parent)
     sim.world.trace.add("journal restored")

@@ -8,14 +8,13 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import campaign
 import jobs
 import pytest
-from campaign import LENGTHS, Campaign, play
+from campaign import LENGTHS, LOOKS, Campaign, play
 from jobs import CRASH_SEED, Job, Result, bug, outcome_of, run, slug
 from planted import PLANTED, Planted
 from rich.console import Console
@@ -53,6 +52,7 @@ def test_no_seed_is_drawn_twice() -> None:
     fresh = list(islice(Campaign(base=1, hours=1.0).fresh(), 1000))
     assert len({job.seed for job in fresh}) == 1000
     assert {job.hours for job in fresh} == set(LENGTHS)
+    assert {job.look for job in fresh} == set(LOOKS)
 
 
 def test_seeds_are_played_until_the_hours_are_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +79,7 @@ def test_every_planted_bug_breaks_a_known_invariant() -> None:
 
 LINES = [
     Job(kind="fresh", seed=1000, hours=0.1),
+    Job(kind="fresh", seed=1001, hours=0.1, look=10.0),
     Job(kind="crash", name="notice", seed=CRASH_SEED, point="20:late"),
     Job(kind="planted", name=PLANTED[0].name, seed=1),
 ]
@@ -103,7 +104,7 @@ def test_the_line_of_a_run_plays_it_again(job: Job) -> None:
 
 
 def test_a_planted_bug_shows_in_its_line() -> None:
-    job = replace(LINES[2])
+    job = LINES[3]
     assert bug(job.name).invariant in {b.name for b in outcome_of(job).broken}
 
 

@@ -77,7 +77,13 @@ def test_a_daemon_whose_lease_was_taken_while_it_hung_does_nothing_more(tmp_path
         assert "another daemon took over" in first.ended
         assert sim.running is second
 
-    sound(simulation(tmp_path).run(script))
+    digests = set()
+    for place_of_state in (tmp_path / "here", tmp_path / "elsewhere"):
+        place_of_state.mkdir()
+        outcome = simulation(place_of_state).run(script)
+        sound(outcome)
+        digests.add(outcome.digest)
+    assert len(digests) == 1, "what became of the first names its state directory: the run tells where it was"
 
 
 @pytest.mark.parametrize("ahead", [-86_400.0, -3600.0, 3600.0, 86_400.0])
@@ -109,6 +115,33 @@ def test_a_clock_that_was_set_back_between_two_daemons_holds_nothing_up(tmp_path
         await sim.settle()
 
     sound(simulation(tmp_path).run(script))
+
+
+def test_an_old_journal_and_a_clock_that_is_behind_begin_no_epoch_again(tmp_path: Path, sound) -> None:
+    """Its tokens would be those of the daemon before, whose machines the cloud then gives for new ones."""
+    epochs = []
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        copy = {}
+        for ahead in (0.0, -3600.0, -3600.0):
+            process = sim.running
+            assert process is not None
+            epochs.append(process.stores[-1].turns.epoch)
+            sim.kill(process)
+            files = list(journal(sim).parent.glob("journal.db*"))
+            copy = copy or {file: file.read_bytes() for file in files}
+            for file in files:
+                file.unlink()
+            for file, body in copy.items():
+                file.write_bytes(body)
+            sim.forget()
+            sim.ahead = ahead
+            sim.boot()
+            await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
+    assert epochs == sorted(set(epochs))
 
 
 def test_a_daemon_that_stops_touches_nothing(tmp_path: Path, sound) -> None:

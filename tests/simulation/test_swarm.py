@@ -81,6 +81,22 @@ def test_a_kind_of_fault_draws_the_same_whatever_others_there_are() -> None:
     assert len(set(first)) == len(first)
 
 
+def test_one_pool_in_ten_is_adaptive_and_the_saved_seeds_are_not() -> None:
+    swarms = [Swarm(seed, HOURS) for seed in range(5000, 5500)]
+    adaptive = [s.pool for s in swarms if s.pool.get("mix") == "adaptive"]
+    assert 30 <= len(adaptive) <= 70
+    assert not any("hot" in pool["standby"] or "units" in pool for pool in adaptive)
+    assert not any("mix" in Swarm(seed, HOURS).pool for seed in REGRESSIONS)
+
+
+def test_some_pools_have_a_spend_cap_where_prices_stand_still() -> None:
+    swarms = [Swarm(seed, HOURS) for seed in range(5000, 5500)]
+    capped = [s for s in swarms if "limits" in s.pool]
+    assert 15 <= len(capped) <= 50
+    assert not any(s.large or "price_walk" in {kind.name for kind in s.kinds} for s in capped)
+    assert not any("limits" in Swarm(seed, HOURS).pool for seed in REGRESSIONS)
+
+
 def test_some_seeds_know_no_fault_and_none_knows_all() -> None:
     known = [len(Swarm(seed, HOURS).kinds) for seed in range(200)]
     assert min(known) == 0

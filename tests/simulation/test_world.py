@@ -117,6 +117,19 @@ async def test_a_token_launches_once_also_when_its_machine_has_ended(stage: Stag
 
 
 @on_stage
+async def test_a_machine_that_lists_still_show_is_not_buried(stage: Stage) -> None:
+    old = await stage.instances.launch(stage.request("t1"))
+    gone = await stage.instances.launch(stage.request("t2", zone="b"))
+    await stage.at(100.0)
+    await stage.instances.terminate(gone.id)
+    await stage.at(10_000.0)
+    await stage.instances.terminate(old.id)
+    stage.world.bury(before=stage.clock.now() - 7200.0)
+    assert [i.id for i in await stage.instances.list("p")] == [old.id]
+    assert stage.world.machine(gone.id) is None
+
+
+@on_stage
 async def test_capacity_is_per_placement_and_comes_back(stage: Stage) -> None:
     first = await stage.instances.launch(stage.request("1"))
     await stage.instances.launch(stage.request("2"))
@@ -129,6 +142,16 @@ async def test_capacity_is_per_placement_and_comes_back(stage: Stage) -> None:
     shown = {o.placement: o.available for o in await stage.offerings.list()}
     assert shown[place(Market.SPOT, "c")] is False
     assert shown[place(Market.ON_DEMAND, "c")] is True
+
+
+@on_stage
+async def test_what_others_have_takes_no_capacity_away(stage: Stage) -> None:
+    for number in range(2):
+        stage.world.add(stage.request(f"theirs-{number}"), foreign=True)
+    for number in range(2):
+        await stage.instances.launch(stage.request(f"ours-{number}"))
+    with pytest.raises(InsufficientCapacity):
+        await stage.instances.launch(stage.request("one too many"))
 
 
 @on_stage
@@ -150,6 +173,9 @@ async def test_a_stopped_machine_starts_sooner(stage: Stage) -> None:
     assert not machine.able(stage.clock.now())
     await stage.at(55.0 + 8.0 + 1.0)
     assert machine.able(stage.clock.now())
+    assert not machine.set_aside
+    await stage.instances.stop(node)
+    assert machine.set_aside
     await stage.instances.terminate(node)
     for call in (stage.instances.start, stage.instances.stop):
         with pytest.raises(NotFound):
@@ -228,6 +254,19 @@ async def test_a_queue_tells_again_what_was_not_acknowledged(stage: Stage) -> No
     assert {n.confidence for n in told} == {"reported"}
 
 
+@on_stage
+async def test_the_notices_that_wait_come_in_one_batch_or_not_at_all(stage: Stage) -> None:
+    """However many are not acknowledged, the newest of them is not further away for it."""
+    for number in range(300):
+        stage.board.publish(f"i-{number}")
+    source = SimNotices(stage.world, stage.board, QUEUE)
+    stage.world.faults.arm("stream", Fault.FAILED)
+    with pytest.raises(CloudError):
+        await hear(stage, source, 1)
+    stage.world.faults.rates = Rates(failed=0.1)
+    assert len(await hear(stage, source, 300)) == 300
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "done"),
     [
@@ -247,6 +286,23 @@ def test_each_fault_is_its_error(fault: Fault, error: type[CloudError], done: bo
         assert stage.world.launches == int(done)
         await stage.instances.launch(stage.request("t"))
         assert stage.world.launches == 1
+
+    on_stage(work)()
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.QUOTA])
+def test_what_took_effect_before_is_not_refused(fault: Fault) -> None:
+    """It asks for nothing more; only whoever is throttled or denied hears nothing of it."""
+
+    async def work(stage: Stage) -> None:
+        node = await stage.instances.launch(stage.request("t", standby=StandbyKind.STOPPED))
+        stage.world.faults.begin(("launch", "start"), fault)
+        assert (await stage.instances.launch(stage.request("t"))).id == node.id
+        await stage.at(15.0)
+        await stage.instances.start(node.id)
+        await stage.instances.stop(node.id)
+        with pytest.raises(CloudError):
+            await stage.instances.start(node.id)
 
     on_stage(work)()
 

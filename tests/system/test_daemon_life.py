@@ -73,7 +73,11 @@ async def _nothing_twice(stack: Any, launched: int) -> None:
 
 
 async def test_stopped_and_started_it_touches_nothing(stack: Any) -> None:
-    before = await stack.settled()
+    def seen(pool: Any) -> bool:
+        return all(n["target"] == "healthy" for n in pool["nodes"])
+
+    await stack.settled()
+    before = await stack.until_pool("the balancer was read", seen)
     statistics = await stack.statistics()
     groups, launches = statistics["groups"], statistics["launches"]
     epoch = (await stack.status())["daemon"]["epoch"]

@@ -124,16 +124,13 @@ def test_the_readme(reader: Reader, ports: Mapping[str, str]) -> None:
     assert "Resumed." in typed.out
 
 
-@pytest.mark.xfail(
-    strict=False, reason="open: a node reclaimed before it is in the target set leaves no swap to wait for"
-)
 def test_the_tutorial(reader: Reader, ports: Mapping[str, str]) -> None:
     page = ROOT / "docs" / "tutorial" / "README.md"
     typed = reader.types(page, ports, ends_by_itself=True)
-    (counted,) = re.findall(r"(?m)^ *(\d+) 200$", typed.out)
-    assert int(counted) > 30
     codes = (reader.directory / "codes").read_text(encoding="utf-8").split()
     assert set(codes) == {"200"}, "a request of the tutorial failed"
+    (counted,) = re.findall(r"(?m)^ *(\d+) 200$", typed.out)
+    assert int(counted) == len(codes) > 5
     assert re.search(r"\bnotice\b.*\d(ms|s)", typed.out), "no swap in the history"
     assert re.findall(r"exit code (\d)", typed.out) == ["3", "6"]
     assert "Game day passed" in typed.out

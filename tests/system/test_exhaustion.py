@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from orchestrator.api import CONNECTIONS_MOST
+from orchestrator.sockets import CONNECTIONS_MOST
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
@@ -75,6 +75,14 @@ async def test_callers_that_stay_do_not_use_up_the_descriptors(stack: Any) -> No
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
     await stack.settled()
+    assert (await stack.status())["daemon"]["pid"] == pid
+
+
+async def test_callers_that_say_nothing_keep_nobody_out(stack: Any) -> None:
+    pid = (await stack.status())["daemon"]["pid"]
+    with callers(stack.monitoring_port, 2 * CONNECTIONS_MOST):
+        for _ in range(20):
+            assert (await stack.get(stack.monitoring_port, "/healthz")).startswith("HTTP/1.1 200")
     assert (await stack.status())["daemon"]["pid"] == pid
 
 

@@ -266,13 +266,7 @@ async def _swap_begun(pair: Pair, doomed: str) -> None:
     await pair.stack.until(f"the swap of {doomed} has begun", begun)
 
 
-_FREEZE = pytest.param(
-    "freeze",
-    marks=pytest.mark.skip(reason="open: in one run of four nobody led within 60 s of the freeze"),
-)
-
-
-@pytest.mark.parametrize("failure", ["kill", _FREEZE, "partition"])
+@pytest.mark.parametrize("failure", ["kill", "freeze", "partition"])
 async def test_a_leader_that_fails_in_the_middle_of_a_swap(
     pair: Pair, failure: str, record_property: Callable[[str, object], None]
 ) -> None:

@@ -271,12 +271,13 @@ async def test_several_regions_are_one_list_and_a_machine_is_found_in_its_own(
     def both():
         return AwsInstances([(aws_clients, aws_place), (clients, west)], clock=SystemClock())
 
-    east_node = await both().launch(request("t-1"))
-    west_node = await both().launch(request("t-2", zone="us-west-2a", region="us-west-2"))
-    listed = {i.id: i.placement.region for i in await both().list("pool")}
+    east_node = await both().launch(replace(request("t-1"), pool="both"))
+    wanted = request("t-2", zone="us-west-2a", region="us-west-2")
+    west_node = await both().launch(replace(wanted, pool="both"))
+    listed = {i.id: i.placement.region for i in await both().list("both")}
     assert listed == {east_node.id: "us-east-1", west_node.id: "us-west-2"}
     await both().terminate(west_node.id)  # it knows of neither
-    states = {i.id: i.state for i in await both().list("pool")}
+    states = {i.id: i.state for i in await both().list("both")}
     assert states[west_node.id] in (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
     assert states[east_node.id] in (InstanceState.PENDING, InstanceState.RUNNING)
     await clients.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socketserver
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -393,13 +392,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-
-@pytest.fixture
-def short_dir() -> Iterator[Path]:
-    """A directory with a short path: a unix socket's path has 107 bytes at most."""
-    with tempfile.TemporaryDirectory(prefix="orch-") as directory:
-        yield Path(directory)
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+"""What a daemon can know of a simulated world: the truth less what is too new, or hidden from any daemon.
+
+The base of the checker, which demands nothing that no daemon could do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from cloud.sim.balancer import TargetTable
+from cloud.sim.books import Books
+from cloud.sim.counting import units
+from cloud.sim.invariants import Bounds, DaemonState
+from cloud.sim.world import Machine, SimWorld
+from policies.model import InstanceState, Market, Pool
+
+
+class Knowable:
+    """One pool in one world, as the daemon that runs can know it. `daemon` tells of it, None when none runs.
+
+    `books` say what its journal says. While `faults_on`, how soon it does something does not count, only what
+    it may never do.
+    """
+
+    def __init__(
+        self,
+        world: SimWorld,
+        tables: Iterable[TargetTable],
+        pool: Pool,
+        *,
+        daemon: Callable[[], DaemonState | None],
+        bounds: Bounds | None = None,
+    ) -> None:
+        self._world, self._tables, self._pool, self._daemon = world, tuple(tables), pool, daemon
+        self._bounds = bounds if bounds is not None else Bounds()
+        self.faults_on = False
+        self.books = Books()
+        self._forgot_at = -math.inf  # when a journal was last lost
+        self._deaf_at = 0.0  # when nobody could last read a source of notices
+        self._held_at: dict[str, float] = {}  # node that got requests -> when it last did
+        self._acknowledged_at: dict[str, float] = {}  # node -> when a balancer last took it
+
+    def _ahead(self) -> float:
+        """How far ahead of the world the daemon's clock is; a daemon that is gone had the right time."""
+        daemon = self._daemon()
+        return 0.0 if daemon is None else daemon.ahead
+
+    def _ours(self) -> Iterable[Machine]:
+        return (m for m in self._world.of(self._pool.name) if not m.foreign)
+
+    def _unlisted(self, machine: Machine, now: float) -> bool:
+        """No list has shown it for as long as a daemon is patient: less where no look was answered.
+
+        What has answered again just now may have been given up just before.
+        """
+        grace = self._pool.patience.vanish_grace
+        quiet = self._quiet(machine, now) and now - machine.answered_at >= grace
+        return now - machine.listed_at >= (grace if quiet else 10.0 * grace)
+
+    def _aside(self, machine: Machine, now: float) -> bool:
+        """A standby that waits. One that gets requests, or did just now, works, whatever its tag says."""
+        held = now - self._held_at.get(machine.id, -math.inf) < self._bounds.see_loss
+        return machine.set_aside and not (held or any(machine.id in t.targets for t in self._tables))
+
+    def _told(self, machine: Machine) -> float | None:
+        """When the cloud told of its end; None where it told nothing, or only what a lost journal knew."""
+        told_at = machine.told_at
+        return told_at if told_at is not None and told_at >= self._forgot_at else None
+
+    def _excuses(self, node: str) -> bool:
+        """It may leave whatever stays, or no daemon can know that it could serve."""
+        machine, now = self._world.machines.get(node), self._world.clock.now()
+        return machine is not None and (self._may_go(machine, now) or self._quiet(machine, now))
+
+    def _disturbed(self, node: str) -> bool:
+        """It works and nothing takes it away: a drain by choice disturbs it.
+
+        One that came back to life just now was dead, as far as anybody knows.
+        """
+        machine, now = self._world.machine(node), self._world.clock.now()
+        if machine is None or machine.doomed or not self._answers(machine, now):
+            return False
+        return any(s.id == node for t in self._tables for s in t.active())
+
+    def _answers(self, machine: Machine, now: float) -> bool:
+        """It can answer, and did not come back to life just now."""
+        revived = machine.revived_at is not None and now - machine.revived_at < self._bounds.see_loss
+        return machine.able(now) and not revived
+
+    def _may_leave(self, machine: Machine, now: float) -> bool:
+        """It will be taken away, or was to be until a moment ago."""
+        if machine.doomed or machine.cancelled_at is None:
+            return machine.doomed
+        if self.faults_on and self.books.told.get(machine.id):
+            return True  # that it was taken back waits in a source
+        daemon = self._daemon()
+        up_since = now if daemon is None else daemon.up_since
+        return now - max(machine.cancelled_at, up_since, self._deaf_at) < self._bounds.see_loss
+
+    def _may_go(self, machine: Machine, now: float) -> bool:
+        """It may leave the set: it will be taken away, or an operator has waited for its drain for long."""
+        unseen = machine.unseen_since
+        away = unseen is not None and now - unseen >= self._pool.health.unhealthy_after
+        daemon = self._daemon()
+        away = away or (daemon is not None and machine.id not in daemon.known)
+        away = (
+            away or self._seen_just_now(machine, now) or machine.id in self.books.excused & self.books.leaving
+        )
+        return self._waited_for(machine, now) or away or self._may_leave(machine, now)
+
+    def _waited_for(self, machine: Machine, now: float) -> bool:
+        """An operator has waited for its drain for as long as a replacement may take, and gets it."""
+        asked = self.books.asked.get(machine.id)
+        return asked is not None and now - asked >= self._pool.health.boot_timeout
+
+    def _seen_just_now(self, machine: Machine, now: float) -> bool:
+        """It answers again, and a daemon may not know yet."""
+        return machine.seen_again_at is not None and now - machine.seen_again_at < self._bounds.see_loss
+
+    def _quiet(self, machine: Machine, now: float) -> bool:
+        """A daemon hears nothing of its engine, or did not until a moment ago."""
+        silent = machine.silent_since is not None or machine.unseen_since is not None
+        looked_at = math.inf if machine.addressed_at is None else machine.addressed_at
+        loading = now - max(machine.loaded_at, looked_at) < self._bounds.see_loss
+        return silent or loading or self._seen_just_now(machine, now)
+
+    def _seems_able(self, machine: Machine, now: float) -> bool:
+        """Answers, as far as a daemon can know: what went away just now is not noticed yet."""
+        went = machine.loaded_at < machine.quiet_from and now - machine.quiet_from < self._bounds.see_loss
+        return went or machine.able(now)
+
+    def _counts(self, machine: Machine, now: float, *, in_doubt: bool = False) -> bool:
+        """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside.
+
+        `in_doubt`: so does one of which only the node itself says that it goes, or that went away just now,
+        and a standby of which a balancer said just now that it gets requests, though it forgot that.
+        """
+        gone_quiet = [at for at in (machine.silent_since, machine.unseen_since) if at is not None]
+        silent = bool(gone_quiet) and now - min(gone_quiet) >= self._bounds.see_loss
+        told = machine.told_at is not None and now - machine.told_at >= self._bounds.see_loss
+        if told and self.faults_on:
+            told = self.books.heard.get(machine.id, 0.0) >= (machine.told_at or 0.0)
+        stays = not told and (in_doubt or not machine.rumoured) and not silent
+        works = machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
+        works = works or (in_doubt and now - machine.quiet_from < self._bounds.see_loss)
+        acknowledged = now - self._acknowledged_at.get(machine.id, -math.inf) < self._bounds.see_loss
+        aside = self._aside(machine, now) and not (in_doubt and acknowledged)
+        return works and stays and not aside
+
+    def _was_whole(self) -> bool:
+        """On-demand units were launched up to the floor at least once."""
+        launched = (m for m in self._ours() if m.placement.market is Market.ON_DEMAND)
+        return units(self._pool, launched) >= self._pool.on_demand_floor
+
+    def _below_floor(self, node: str, now: float) -> str:
+        """Says that too few on-demand units stay without a node, or nothing."""
+        machine = self._world.machine(node)
+        if machine is None or not self._counts(machine, now) or machine.placement.market is Market.SPOT:
+            return ""
+        if self._may_leave(machine, now) or self._waited_for(machine, now):
+            return ""
+        if node in self.books.asked and not machine.able(now):
+            return ""
+        if not machine.able(now) and now - machine.launched_at > self._pool.health.boot_timeout:
+            return ""
+        if (
+            node in self.books.excused
+            or now - self.books.ending_since.get(node, now) >= self._bounds.see_loss
+        ):
+            return ""  # decided before, and asked for again: whether it ends already was not known
+        others = (m for m in self._ours() if m.placement.market is Market.ON_DEMAND and m.id != node)
+        stay = [m for m in others if m.id not in self.books.leaving and self._counts(m, now, in_doubt=True)]
+        left, floor = units(self._pool, stay), self._pool.on_demand_floor
+        if left < floor and self._was_whole():
+            return f"{node} leaves {left} on-demand {self._pool.noun()}, fewer than {floor}"
+        return ""

@@ -1,0 +1,181 @@
+"""What a daemon knows of who is at work, and what it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from policies.actions import Cause, Terminate
+from policies.at_work import AtWork
+from policies.model import EngineReading, InstanceState, Observed, Pool, Target, TargetPhase, TargetState
+
+Make = Callable[..., Any]
+
+EARLIER = "p/6/1"
+"""The token of a node that an earlier daemon launched."""
+
+
+def why(here: Any, node: str = "x") -> str:
+    return AtWork(here.pool, here.world, here.memory).why_it_stays(here.fleet.by_id[node])
+
+
+def out(scene: Make, **node: Any) -> Any:
+    """A node that is ready and in no balancer's set, which the balancer confirmed."""
+    return scene().nodes(4).node("x", serving=False, **node)
+
+
+def unread(here: Any, at: float | None) -> Any:
+    here.settings["balancers"] = {"gw": Observed(value=tuple(here.shown.values()), at=at)}
+    return here
+
+
+def silent(here: Any, seconds: float) -> Any:
+    since = here.now - seconds
+    here.engines["x"] = EngineReading(node="x", at=here.now, ready=False, ok=False, failing_since=since)
+    return here
+
+
+def test_a_node_that_no_balancer_knows_may_go(scene: Make) -> None:
+    assert why(out(scene)) == ""
+
+
+def test_a_balancer_must_have_been_read_since_it_took_the_last_set(scene: Make) -> None:
+    here = out(scene)
+    for at in (None, here.now - 50.1):  # its last acknowledgement came 50 s ago
+        assert "no balancer's word" in why(unread(here, at))
+    assert why(unread(here, here.now - 50.0)) == ""
+
+
+def test_a_balancer_must_have_taken_a_set_of_this_daemon(scene: Make) -> None:
+    """What the daemon before it wrote may land until then."""
+    here = out(scene)
+    here.fields["applied_at"] = {}
+    assert "no balancer's word" in why(here)
+
+
+def test_what_a_balancer_shows_holds_or_is_being_told_keeps_a_node(scene: Make) -> None:
+    for how in ("shows", "holds", "is told"):
+        here = out(scene)
+        if how == "shows":
+            here.shown["x"] = Target(id="x", address="x:1", state=TargetState.UNHEALTHY)
+        elif how == "holds":
+            here.held["x"] = TargetPhase.ACTIVE
+        else:
+            here.settings["writing"] = {"gw": ("x",)}
+        assert "may still send" in why(here), how
+
+
+def test_one_look_that_failed_is_no_silence(scene: Make) -> None:
+    here = out(scene)
+    here.fields["applied_at"] = {}
+    rules = here.pool.health
+    assert why(silent(here, rules.replace_after - 0.1))
+    assert why(silent(here, rules.replace_after)) == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "failing_for", "dead"),
+    [
+        (TargetState.HEALTHY, None, False),  # only this host cannot reach it
+        (TargetState.INITIAL, None, False),
+        (TargetState.UNHEALTHY, 29.0, False),  # it fell silent on and off, where this host cannot reach it
+        (TargetState.UNHEALTHY, None, False),
+        (TargetState.UNHEALTHY, 30.0, True),
+        (TargetState.DRAINING, None, True),
+        (None, None, True),
+    ],
+)
+def test_a_node_is_dead_when_balancers_that_have_it_found_it_silent_for_as_long(
+    scene: Make, state: TargetState | None, failing_for: float | None, dead: bool
+) -> None:
+    here = silent(scene().nodes(4).node("x", silent_for=60.0, serving=False), 60.0)
+    if state is not None:
+        since = None if failing_for is None else here.now - failing_for
+        here.shown["x"] = Target(id="x", address="x:1", state=state, failing_since=since)
+
+    def found(times: float = 1.0) -> bool:
+        return AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"], times)
+
+    assert found() is dead
+    assert not found(2.1)
+    unread(here, here.now - 60.1)  # before it fell silent
+    assert not found()
+
+
+def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(scene: Make) -> None:
+    """It was restarted: it finds nobody healthy, nor the opposite, until it has its targets again."""
+    here = silent(scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0), 600.0)
+    node = here.fleet.by_id["x"]
+    assert AtWork(here.pool, here.world, here.memory).dead(node)
+    here.shown.clear()
+    assert not AtWork(here.pool, here.world, here.memory).dead(node)
+    assert [t.id for t in here.plan().targets] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("state", "dead"), [(TargetState.DRAINING, False), (None, False), (TargetState.UNHEALTHY, True)]
+)
+def test_a_balancer_that_is_told_to_send_a_node_requests_does_not_tell_that_it_is_dead(
+    scene: Make, state: TargetState | None, dead: bool
+) -> None:
+    """It let it drain when it was last read; the set that makes it the last resort may have landed since."""
+    here = silent(scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0, serving=False), 600.0)
+    if state is not None:
+        here.shown["x"] = Target(id="x", address="x:1", state=state, failing_since=here.now - 600.0)
+    assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"])
+    here.settings["writing"] = {"gw": ("x",)}
+    assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"]) is dead
+    here.settings["writing"] = {}
+    here.held["x"] = TargetPhase.ACTIVE
+    unread(here, here.now - 51.0)  # it took the set 50 s ago
+    assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"]) is dead
+
+
+def test_a_dead_node_leaves_the_target_sets_first(scene: Make) -> None:
+    here = silent(scene().nodes(4).node("x", silent_for=60.0), 60.0)
+    assert here.shown["x"].state is TargetState.UNHEALTHY
+    assert "may still send" in why(here)
+
+
+@pytest.mark.parametrize(
+    ("node", "stays"),
+    [
+        ({"ready": False}, False),  # launched by this daemon, which would have seen it ready
+        ({"ready": False, "token": EARLIER}, True),
+        ({"ready": False, "token": "odd"}, True),
+        ({"ready": True}, True),
+        ({"ready": False, "token": EARLIER, "state": InstanceState.STOPPED}, False),
+    ],
+)
+def test_who_surely_never_served(scene: Make, node: dict[str, Any], stays: bool) -> None:
+    """A journal that is lost or old says of nobody else that it is still booting."""
+    here = out(scene, probed=False, **node)
+    here.fields["applied_at"] = {}
+    assert bool(why(here)) is stays
+
+
+@pytest.mark.parametrize(
+    ("node", "let_go", "stays"),
+    [
+        ({"token": EARLIER}, 29.0, True),
+        ({"token": EARLIER}, 30.0, False),
+        ({"token": EARLIER}, None, False),
+        ({"token": EARLIER, "state": InstanceState.STOPPED}, 1.0, False),
+        ({}, 1.0, False),  # this daemon launched it, and never saw it ready
+    ],
+)
+@pytest.mark.parametrize("drains", [False, True])
+def test_what_this_host_cannot_reach_may_hold_requests_after_it_left_a_set(
+    scene: Make, actions: Make, node: dict[str, Any], let_go: float | None, stays: bool, drains: bool
+) -> None:
+    """No journal tells that it was ready, and a balancer sent it requests until then."""
+    here = scene().nodes(4).node("x", serving=False, ready=False, age=5000.0, **node)
+    if drains:
+        here.drain("x", Cause.OPERATOR, since=1.0, left=20.0)
+        del here.held["x"]
+    at = None if let_go is None else here.now - let_go
+    here.records["x"] = replace(here.records["x"], detached_at=at)
+    assert [a.node for a in actions(here.plan(), Terminate)] == ([] if stays else ["x"])

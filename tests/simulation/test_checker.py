@@ -1,0 +1,517 @@
+"""What the checker demands, and what it leaves to a daemon that cannot know better."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scenarios import config, place, sales
+
+from cloud.ports import EngineCommand, LaunchRequest
+from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
+from cloud.sim.books import Books
+from cloud.sim.checker import Checker
+from cloud.sim.cloud import SimInstances
+from cloud.sim.effects import Effects
+from cloud.sim.engine import SimEngine
+from cloud.sim.faults import Fault
+from cloud.sim.invariants import DaemonState
+from cloud.sim.limits import Limits
+from cloud.sim.trace import Trace
+from cloud.sim.world import Machine, SimWorld
+from orchestrator.recorded_store import RecordedStore
+from orchestrator.simulate import Simulation
+from orchestrator.store import Superseded
+from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, virtual_time
+from policies.actions import ActionKind, Cause
+from policies.events import (
+    DaemonStarted,
+    DrainStarted,
+    Event,
+    GoneCause,
+    IntentClosed,
+    IntentOpened,
+    NodeGone,
+    OperatorDrained,
+    Outcome,
+)
+from policies.model import (
+    AdaptiveRules,
+    DrainRules,
+    HealthRules,
+    Market,
+    Pool,
+    StandbyKind,
+    TargetPhase,
+    TargetSpec,
+)
+from policies.model import Limits as PoolLimits
+
+ACTIVE, DRAINING = TargetPhase.ACTIVE, TargetPhase.DRAINING
+
+
+class Watched:
+    """A world with machines that serve, one balancer, and the checker of a daemon that knows some."""
+
+    def __init__(
+        self,
+        loop: VirtualTimeLoop,
+        market: Market = Market.SPOT,
+        *,
+        machines: int = 3,
+        replicas: int = 3,
+        traffic: float = 0.0,
+        **pool: Any,
+    ) -> None:
+        self.clock, self.known = VirtualClock(loop), set[str]()
+        self.world = SimWorld(self.clock, sales=sales(capacity=9), rng=random.Random(1))
+        self.table = TargetTable("lb", self.world, rng=random.Random(2), traffic=Traffic(per_second=traffic))
+        self.balancer, self.instances = SimBalancer(self.table, self.world), SimInstances(self.world)
+        share = 0.0 if market is Market.ON_DEMAND else 0.7
+        drain = DrainRules(budget=20.0, margin=5.0)
+        wanted = Pool(name="p", replicas=replicas, drain=drain, **{"spot_share": share, **pool})
+        self.checker = Checker(self.world, [self.table], wanted, daemon=self._daemon)
+        self.machines = [self._machine(f"p/1/{n}", market) for n in range(machines)]
+        self.known |= {m.id for m in self.machines}
+        self._nature, self._generation = loop.create_task(self.world.run()), 0
+
+    def _daemon(self) -> DaemonState:
+        return DaemonState(up_since=0.0, known=self.known)
+
+    def _machine(self, token: str, market: Market) -> Machine:
+        command = EngineCommand(argv=("x",))
+        return self.world.add(
+            LaunchRequest(token=token, pool="p", placement=place(market, "a"), command=command)
+        )
+
+    async def write(self, active: Iterable[Machine], draining: Iterable[Machine] = ()) -> None:
+        """Have the balancer hold this set."""
+        later = self.clock.now() + 30.0
+        specs = [TargetSpec(id=m.id, address=m.address) for m in active]
+        specs += [
+            TargetSpec(id=m.id, address=m.address, phase=DRAINING, drain_deadline=later) for m in draining
+        ]
+        self._generation += 1
+        await self.balancer.apply(specs, self._generation)
+
+    async def let_go(self, machine: Machine) -> None:
+        """Have all get requests, and then one of them drain."""
+        await self.write(self.machines)
+        await self.write([m for m in self.machines if m is not machine], draining=[machine])
+
+    def by_hand(self, machine: Machine) -> None:
+        """Somebody turns a target round to active."""
+        self.table.targets[machine.id] = TargetSpec(id=machine.id, address=machine.address, phase=ACTIVE)
+
+    @property
+    def broken(self) -> list[str]:
+        return [b.name for b in self.checker.broken]
+
+
+def watch(script: Callable[[Watched], Awaitable[None]], market: Market = Market.SPOT, **made: Any) -> Watched:
+    """What was watched while a script was played that begins with every machine loaded."""
+    with virtual_time(1) as loop:
+
+        async def play() -> Watched:
+            watched = Watched(loop, market, **made)
+            await watched.clock.sleep(100.0)
+            await script(watched)
+            return watched
+
+        return loop.run_until_complete(play())
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_one_that_somebody_put_back_may_stay_where_no_daemon_remembers_it(remembered: bool) -> None:
+    async def script(watched: Watched) -> None:
+        third = watched.machines[2]
+        await watched.let_go(third)
+        if not remembered:
+            watched.known.discard(third.id)
+        watched.by_hand(third)
+        await watched.clock.sleep(2.0)
+        await watched.write(watched.machines)
+
+    assert ("no-way-back" in watch(script).broken) is remembered
+
+
+@pytest.mark.parametrize(("ago", "harm"), [(5.0, False), (60.0, True)])
+def test_a_node_that_somebody_put_back_just_now_may_be_ended(ago: float, harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        third = watched.machines[2]
+        await watched.let_go(third)
+        await watched.clock.sleep(60.0)
+        watched.by_hand(third)
+        await watched.clock.sleep(ago)
+        await watched.instances.terminate(third.id)
+
+    assert ("detach-first" in watch(script).broken) is harm
+
+
+@pytest.mark.parametrize("mended", [False, True])
+@pytest.mark.parametrize(("ago", "harm"), [(5.0, False), (12.0, True)])
+def test_it_may_be_ended_with_the_requests_that_it_got_so(ago: float, harm: bool, mended: bool) -> None:
+    async def script(watched: Watched) -> None:
+        third = watched.machines[2]
+        await watched.let_go(third)
+        watched.by_hand(third)
+        await watched.clock.sleep(ago)
+        if mended:
+            await watched.write(watched.machines[:2], draining=[third])
+        assert third.in_flight(watched.clock.now())
+        await watched.instances.terminate(third.id)
+
+    assert ("drain-first" in watch(script, traffic=5.0).broken) is harm
+
+
+@pytest.mark.parametrize(("ago", "harm"), [(0.2, False), (60.0, True)])
+def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(ago: float, harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        await watched.clock.sleep(0.2)
+        strange = watched.machines[2]
+        strange.loaded_at = 1e12
+        watched.by_hand(strange)
+        await watched.write(watched.machines[:2])
+        await watched.clock.sleep(ago)
+        await watched.write(watched.machines)
+
+    assert ("ready-first" in watch(script).broken) is harm
+
+
+def test_whether_a_target_is_the_last_is_judged_by_the_set_that_was_sent() -> None:
+    """A balancer that forgets it goes on with others."""
+
+    async def script(watched: Watched) -> None:
+        first, second, _ = watched.machines
+        await watched.write([first, second])
+        await watched.write([first], draining=[second])
+        watched.by_hand(second)
+        watched.world.faults.forgetful = True
+        await watched.write([second])
+
+    assert "no-way-back" not in watch(script).broken
+
+
+@pytest.mark.parametrize(
+    ("left", "forgotten", "avoidable"),
+    [(28.0, False, False), (22.0, False, True), (22.0, True, False), (5.0, False, False)],
+)
+def test_a_cut_could_be_avoided_where_a_set_was_sent_when_its_node_had_to_drain(
+    left: float, forgotten: bool, avoidable: bool
+) -> None:
+    """Twenty-five seconds before the end; sooner it may serve on, later its requests do not finish.
+
+    Whether a notice can take away a node that a lost journal forgot, only a list tells: by its market.
+    """
+
+    async def script(watched: Watched) -> None:
+        watched.checker.faults_on = True
+        await watched.write(watched.machines)
+        await watched.clock.sleep(100.0)
+        if forgotten:
+            watched.checker.forget()
+        doomed = watched.machines[0]
+        doomed.told_at = watched.clock.now()
+        watched.world.reclaim(doomed.id, after=32.0)
+        await watched.clock.sleep(32.0 - left)
+        await watched.write(watched.machines)
+        await watched.clock.sleep(60.0)
+
+    assert ("no-request-cut" in watch(script, traffic=5.0).broken) is avoidable
+
+
+def test_a_node_that_no_list_has_shown_running_does_not_answer_as_far_as_anybody_knows(
+    tmp_path: Path, sound
+) -> None:
+    async def script(sim: Simulation) -> None:
+        sim.checker.faults_on = True
+        sim.boot()
+        await sim.clock.sleep(7.0)
+        sim.world.faults.stale_lists = True
+        await sim.clock.sleep(75.0)
+        node = sim.live(Market.ON_DEMAND)[0]
+        assert node.able(sim.clock.now() - 10.0)
+        end = sim.world.faults.begin(("launch",), Fault.QUOTA)
+        await sim.operate(lambda now: OperatorDrained(at=now, node=node.id, budget=20.0, reason="test"))
+        await sim.clock.sleep(5.0)
+        assert not node.live
+        sim.world.faults.stale_lists = False
+        end()
+        await sim.settle()
+
+    sound(Simulation(config(tmp_path), sales=sales(), seed=1).run(script))
+
+
+@pytest.mark.parametrize(("ago", "harm"), [(None, False), (16.0, False), (12.0, True)])
+def test_a_node_that_no_list_shows_may_be_given_up_where_no_look_was_answered(
+    ago: float | None, harm: bool
+) -> None:
+    """Some looks met an engine that was silent, others got lost; it comes back to life just now."""
+
+    async def script(watched: Watched) -> None:
+        lost, engine, begin = watched.machines[0], SimEngine(watched.world), watched.clock.now()
+        lost.listed_at = begin
+        if ago is not None:
+            watched.world.later(20.0 - ago, lambda: watched.world.revive(lost.id))
+            watched.world.later(20.2 - ago, lambda: watched.world.silence(lost.id))
+        watched.world.silence(lost.id)
+        for second in range(20):
+            watched.world.faults.lost_probes = second % 2
+            await engine.probe(lost.id, lost.address, None)
+            await watched.clock.sleep(begin + second + 1 - watched.clock.now())
+        watched.world.revive(lost.id)
+        watched.checker.hear([NodeGone(at=0.0, node=lost.id, cause=GoneCause.LOST)], written=True)
+        await watched.instances.launch(
+            LaunchRequest(
+                token="p/1/9", pool="p", placement=lost.placement, command=EngineCommand(argv=("x",))
+            )
+        )
+
+    assert ("bounded" in watch(script, replicas=1).broken) is harm
+
+
+def test_an_operator_who_waits_has_waited_also_where_a_damaged_journal_is_read_all_the_same() -> None:
+    async def script(watched: Watched) -> None:
+        first, second, third = watched.machines
+        asked = OperatorDrained(at=watched.clock.now(), node=first.id, budget=20.0, reason="test")
+        await watched.write(watched.machines)
+        watched.checker.hear([asked], written=True)
+        watched.checker.forget()
+        await watched.clock.sleep(2 * HealthRules().boot_timeout)
+        await watched.write([second, third], draining=[first])
+
+    assert watch(script).broken == []
+
+
+@pytest.mark.parametrize(("times", "harm"), [(0.5, True), (1.5, False)])
+def test_an_operator_who_has_waited_for_a_boot_gets_the_end_below_the_floor_too(
+    times: float, harm: bool
+) -> None:
+    async def script(watched: Watched) -> None:
+        node = watched.machines[0].id
+        asked = OperatorDrained(at=watched.clock.now(), node=node, budget=20.0, reason="test")
+        watched.checker.hear([asked], written=True)
+        await watched.clock.sleep(times * HealthRules().boot_timeout)
+        await watched.instances.terminate(node)
+
+    assert ("floor" in watch(script, Market.ON_DEMAND).broken) is harm
+
+
+@pytest.mark.parametrize(("failures", "leaves"), [(5, True), (6, False), (7, True)])
+def test_an_end_that_failed_six_times_is_given_up_until_it_is_asked_for_anew(
+    failures: int, leaves: bool
+) -> None:
+    books, kind = Books(), ActionKind.TERMINATE
+    opened = IntentOpened(at=0.0, token="a:terminate", kind=kind, node="a")
+    failed = IntentClosed(at=1.0, token="a:terminate", outcome=Outcome.FAILED, node="a")
+    for number in range(failures):
+        for event in (opened, failed):
+            books.take(event, float(number), ahead=0.0, excuses=lambda _: False, disturbs=lambda _: False)
+    assert ("a" in books.leaving) is leaves
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_end_that_was_asked_for_is_asked_for_again_where_a_damaged_journal_is_read_all_the_same(
+    asked: bool,
+) -> None:
+    async def script(watched: Watched) -> None:
+        node = watched.machines[0].id
+        kind = ActionKind.TERMINATE
+        opened = IntentOpened(at=watched.clock.now(), token=f"{node}:{kind}", kind=kind, node=node)
+        if asked:
+            watched.checker.hear([opened], written=True)
+        watched.checker.forget()
+        await watched.clock.sleep(20.0)
+        await watched.instances.terminate(node)
+
+    assert ("floor" in watch(script, Market.ON_DEMAND).broken) is not asked
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_end_of_a_node_cannot_be_called_back_when_another_one_is_taken_away(known: bool) -> None:
+    async def script(watched: Watched) -> None:
+        now, kind = watched.clock.now(), ActionKind.TERMINATE
+        _, told, spare = (m.id for m in watched.machines)
+        drains = DrainStarted(at=now, node=told, deadline=now, cause=Cause.NOTICE, reason="")
+        ends = IntentOpened(at=now, token=f"{spare}:{kind}", kind=kind, node=spare)
+        for event in (drains, ends) if known else (ends, drains):
+            watched.checker.hear([event], written=True)
+        await watched.instances.terminate(spare)
+
+    assert ("floor" in watch(script, Market.ON_DEMAND, replicas=2).broken) is known
+
+
+@pytest.mark.parametrize(("ago", "harm"), [(3.0, False), (30.0, True)])
+@pytest.mark.parametrize("how", ["terminate", "stop"])
+def test_what_went_away_just_now_still_counts_for_the_floor(how: str, ago: float, harm: bool) -> None:
+    """No daemon can know of it yet."""
+
+    async def script(watched: Watched) -> None:
+        first, second, _ = watched.machines
+        getattr(watched.world, how)(first.id)
+        await watched.clock.sleep(ago)
+        await watched.instances.terminate(second.id)
+
+    assert ("floor" in watch(script, Market.ON_DEMAND, replicas=2).broken) is harm
+
+
+@pytest.mark.parametrize(("ago", "harm"), [(3.0, False), (30.0, True)])
+@pytest.mark.parametrize("how", ["terminate", "stop", "silence"])
+def test_what_went_away_just_now_still_stays_for_who_is_let_go(how: str, ago: float, harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        first, second, third = watched.machines
+        await watched.write(watched.machines)
+        getattr(watched.world, how)(first.id)
+        await watched.clock.sleep(ago)
+        await watched.write([first, second], draining=[third])
+
+    assert ("no-self-harm" in watch(script, replicas=2).broken) is harm
+
+
+@pytest.mark.parametrize(("ago", "harm"), [(3.0, False), (30.0, True)])
+def test_a_standby_at_work_still_counts_when_a_balancer_lost_it_just_now(ago: float, harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        watched.machines[0].standby = StandbyKind.STOPPED
+        await watched.write(watched.machines)
+        await watched.clock.sleep(10.0)
+        watched.table.restart()
+        await watched.clock.sleep(ago)
+        await watched.instances.terminate(watched.machines[1].id)
+
+    assert ("floor" in watch(script, Market.ON_DEMAND, replicas=2).broken) is harm
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_warm_standby_that_was_put_to_work_counts_wherever_it_gets_requests(started: bool) -> None:
+    async def script(watched: Watched) -> None:
+        watched.machines[0].standby = StandbyKind.STOPPED
+        if started:
+            await watched.instances.start(watched.machines[0].id)
+        await watched.instances.terminate(watched.machines[1].id)
+
+    assert ("floor" in watch(script, Market.ON_DEMAND, replicas=2).broken) is not started
+
+
+@pytest.mark.parametrize(("ago", "harm"), [(3.0, False), (30.0, True)])
+def test_a_standby_counts_that_a_balancer_acknowledged_just_now_and_forgot(ago: float, harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        standby, second, third = watched.machines
+        standby.standby = StandbyKind.STOPPED
+        await watched.write([second, third])
+        watched.world.faults.forgetful = True
+        await watched.write([standby, second, third])
+        await watched.clock.sleep(ago)
+        await watched.write([standby, third], draining=[second])
+
+    assert ("floor" in watch(script, Market.ON_DEMAND, replicas=2).broken) is harm
+
+
+async def test_what_a_daemon_cannot_write_that_another_took_over_from_is_on_no_books(tmp_path: Path) -> None:
+    """It ends, and does nothing of it. What the disk keeps out is acted on all the same."""
+    heard: list[tuple[list[Event], bool]] = []
+    first, second = (RecordedStore.open(tmp_path / "journal.db", now=1.0, inline=True) for _ in range(2))
+    for store in (first, second):
+        clock = VirtualClock(VirtualTimeLoop(1))
+        store.effects = Effects(clock, Trace(clock))
+        store.hear = lambda events, written: heard.append(([*events], written))
+        await store.next_epoch(5.0)
+    started, drained = (
+        DaemonStarted(at=1.0, epoch=5),
+        DrainStarted(at=2.0, node="i-1", deadline=3.0, cause=Cause.SICK, reason="silent"),
+    )
+    await second.append("p", [started])
+    with pytest.raises(Superseded):
+        await first.append("p", [drained])
+    assert heard == [([started], True)]
+    for store in (first, second):
+        store.close()
+
+
+@pytest.mark.parametrize(("ago", "disturbs"), [(1.0, False), (20.0, True)])
+def test_a_drain_disturbs_no_node_that_came_back_to_life_just_now(ago: float, disturbs: bool) -> None:
+    async def play() -> bool:
+        watched = Watched(loop)
+        await watched.clock.sleep(100.0)
+        await watched.write(watched.machines)
+        node = watched.machines[0].id
+        watched.world.silence(node)
+        await watched.clock.sleep(20.0)
+        watched.world.revive(node)
+        await watched.clock.sleep(ago)
+        now = watched.clock.now()
+        drain = DrainStarted(at=now, node=node, deadline=now + 20.0, cause=Cause.OPERATOR, reason="test")
+        watched.checker.hear([drain], written=True)
+        return watched.checker.books.draining[node].disturbs
+
+    with virtual_time(1) as loop:
+        assert loop.run_until_complete(play()) is disturbs
+
+
+def test_a_daemon_that_starts_beside_another_knows_nothing_of_what_that_could_not_write() -> None:
+    async def play() -> tuple[list[str], list[str]]:
+        watched = Watched(loop)
+        now, node = watched.clock.now(), watched.machines[0].id
+        drain = DrainStarted(at=now, node=node, deadline=now + 20.0, cause=Cause.NOTICE, reason="test")
+        watched.checker.hear([drain], written=False)
+        before = [*watched.checker.books.draining]
+        watched.checker.hear([DaemonStarted(at=now, epoch=2)], written=True)
+        return before, [*watched.checker.books.draining]
+
+    with virtual_time(1) as loop:
+        before, after = loop.run_until_complete(play())
+    assert (len(before), after) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("market", "share", "machines", "settled"),
+    [
+        (Market.SPOT, 1.0, 2, False),
+        (Market.SPOT, 1.0, 3, True),
+        (Market.SPOT, 1.0, 6, True),
+        (Market.SPOT, 1.0, 7, False),
+        (Market.SPOT, 0.7, 3, False),  # one on demand is the floor
+        (Market.ON_DEMAND, 1.0, 3, True),
+        (Market.ON_DEMAND, 1.0, 4, False),
+    ],
+)
+def test_the_adaptive_mix_has_what_is_wanted_and_as_much_spot_again_at_most(
+    market: Market, share: float, machines: int, settled: bool
+) -> None:
+    async def script(watched: Watched) -> None:
+        await watched.write(watched.machines)
+        said = watched.checker.unsettled(watched.clock.now())
+        assert not said if settled else said.endswith("on-demand live, wanted 3")
+
+    watch(script, market, machines=machines, adaptive=AdaptiveRules(), spot_share=share)
+
+
+@pytest.mark.parametrize(("hidden", "said"), [(0, ["spend"]), (1, [])])
+def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
+    hidden: int, said: list[str]
+) -> None:
+    """Three machines at a dollar each, and one more, at a cap of three and a half."""
+    broken: list[str] = []
+
+    async def script(watched: Watched) -> None:
+        unknown = {m.id for m in watched.machines[:hidden]}
+        limits = Limits(
+            watched.world,
+            Pool(name="p", replicas=3, limits=PoolLimits(spend_per_hour=3.5)),
+            books=Books,
+            checked=lambda _: None,
+            report=lambda name, *_: broken.append(name),
+            known=lambda: 3,
+            hidden=unknown.copy,
+        )
+        spot, token = place(Market.SPOT, "a"), "p/1/9"
+        opened = IntentOpened(at=0.0, token=token, kind=ActionKind.LAUNCH, node="", placement=spot)
+        limits.hear([opened])
+        unknown.clear()  # what is known since was decided without
+        command = EngineCommand(argv=("x",))
+        await watched.instances.launch(LaunchRequest(token=token, pool="p", placement=spot, command=command))
+
+    watch(script)
+    assert broken == said
