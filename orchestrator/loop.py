@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -39,7 +39,7 @@ from policies.events import (
 from policies.fleet import Fleet, vouched_for
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Notice, Phase, Pool, World
-from policies.value import value
+from policies.value import replace, value
 
 log = structlog.get_logger("loop")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from policies.model import (
     TargetState,
     World,
 )
+from policies.value import replace
 
 log = structlog.get_logger("observer")
 

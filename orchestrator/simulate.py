@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,8 @@ class Simulation:
         stored = await process.stores[-1].load(self.pool.name)
         held = process.daemon.loop.memory
         if stored != held:
-            different = [n for n in Memory.__slots__ if getattr(stored, n) != getattr(held, n)]
+            names = [f.name for f in fields(Memory)]
+            different = [n for n in names if getattr(stored, n) != getattr(held, n)]
             self.checker.report("journal", "memory", f"the journal tells another {', '.join(different)}")
 
     async def _plans_come_again(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from policies.model import Placement, StandbyKind, TargetSpec, Word
 from policies.value import value
 
@@ -46,7 +44,7 @@ class Cause(Word):
         return self.voluntary or self is Cause.OPERATOR
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Launch:
     """Launch one node at a placement. `token` makes it happen at most once."""
 
@@ -60,7 +58,7 @@ class Launch:
     kind: ActionKind = ActionKind.LAUNCH
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Start:
     """Put a stopped standby to work."""
 
@@ -71,7 +69,7 @@ class Start:
     kind: ActionKind = ActionKind.START
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Stop:
     """Stop a warm node and keep it as a standby."""
 
@@ -81,7 +79,7 @@ class Stop:
     kind: ActionKind = ActionKind.STOP
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attach:
     """The node enters the target set."""
 
@@ -90,7 +88,7 @@ class Attach:
     kind: ActionKind = ActionKind.ATTACH
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Detach:
     """The node gets no new requests; those in flight may finish."""
 
@@ -99,7 +97,7 @@ class Detach:
     kind: ActionKind = ActionKind.DETACH
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Drain:
     """Take the node out of service; requests in flight may finish until `deadline`."""
 
@@ -110,7 +108,7 @@ class Drain:
     kind: ActionKind = ActionKind.DRAIN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Undrain:
     """Put a draining node back to work."""
 
@@ -119,7 +117,7 @@ class Undrain:
     kind: ActionKind = ActionKind.UNDRAIN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Terminate:
     """End the node."""
 
@@ -130,7 +128,7 @@ class Terminate:
     kind: ActionKind = ActionKind.TERMINATE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Alarm:
     """Tell a person. `name` is stable, `reason` has the details."""
 
@@ -142,7 +140,7 @@ class Alarm:
 Action = Launch | Start | Stop | Attach | Detach | Drain | Undrain | Terminate | Alarm
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Deferred:
     """Something that should happen and may not happen yet, with the limit that holds it back."""
 

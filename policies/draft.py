@@ -6,13 +6,13 @@ Every step is a function of the memory before it and of one event, never of the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from policies import hazard
 from policies.actions import Cause
 from policies.model import Placement
 from policies.records import Memory, Refusal, Swap, decayed
+from policies.value import replace
 
 SWAPS_KEPT = 128
 """Ended swaps that stay in memory for status pages; the journal has all of them."""

@@ -5,10 +5,9 @@ Every event carries `at`, the time it was taken up by the daemon.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from policies.actions import ActionKind, Cause
 from policies.model import Notice, Placement, StandbyKind, TargetPhase, Word
+from policies.value import value
 
 
 class Outcome(Word):
@@ -31,7 +30,7 @@ class GoneCause(Word):
     LOST = "lost"  # an on-demand node went away and nobody asked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class DaemonStarted:
     """A daemon took the lease under a new epoch."""
 
@@ -39,7 +38,7 @@ class DaemonStarted:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PoolConfigured:
     """The wanted number of units was set or changed."""
 
@@ -47,14 +46,14 @@ class PoolConfigured:
     replicas: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PoolWhole:
     """For the first time since `replicas` was set, that many units were ready."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeSeen:
     """The cloud described a node of ours that we did not know yet: launched or adopted."""
 
@@ -68,7 +67,7 @@ class NodeSeen:
     standby: StandbyKind | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeReady:
     """The engine of a node became ready."""
 
@@ -77,7 +76,7 @@ class NodeReady:
     address: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeStopped:
     """A node was stopped; its engine has to become ready again after the next start."""
 
@@ -85,7 +84,7 @@ class NodeStopped:
     node: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeMissing:
     """A known node was not in a complete list."""
 
@@ -93,7 +92,7 @@ class NodeMissing:
     node: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeFound:
     """A missing node was in the list again."""
 
@@ -101,7 +100,7 @@ class NodeFound:
     node: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeIdle:
     """A draining node holds no request any more."""
 
@@ -109,7 +108,7 @@ class NodeIdle:
     node: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeBusy:
     """A draining node that was idle holds requests again."""
 
@@ -117,7 +116,7 @@ class NodeBusy:
     node: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeRouted:
     """A balancer that had let a draining node go was seen to send it requests all the same."""
 
@@ -125,7 +124,7 @@ class NodeRouted:
     node: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeGone:
     """A node no longer exists."""
 
@@ -134,7 +133,7 @@ class NodeGone:
     cause: GoneCause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NoticeSeen:
     """A notice arrived (or was cancelled) for a node."""
 
@@ -142,7 +141,7 @@ class NoticeSeen:
     notice: Notice
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class IntentOpened:
     """We are about to call the world. Written before the call."""
 
@@ -158,7 +157,7 @@ class IntentOpened:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class IntentClosed:
     """The call came back. `node` is the instance's id after a launch."""
 
@@ -169,7 +168,7 @@ class IntentClosed:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class DrainHeld:
     """A doomed node goes on serving for now: without it too few nodes would."""
 
@@ -178,7 +177,7 @@ class DrainHeld:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class DrainStarted:
     """A node takes no new work from now on; what it holds may finish until `deadline`."""
 
@@ -189,7 +188,7 @@ class DrainStarted:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class DrainEnded:
     """A draining node is put back to work."""
 
@@ -198,7 +197,7 @@ class DrainEnded:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class TargetsApplied:
     """A balancer acknowledged a target set. `changes` lists (node, phase), None meaning removed."""
 
@@ -208,7 +207,7 @@ class TargetsApplied:
     changes: tuple[tuple[str, TargetPhase | None], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class OperatorDrained:
     """An operator asked for a node to be drained and replaced; `budget` is seconds for its requests."""
 
@@ -218,7 +217,7 @@ class OperatorDrained:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class OperatorUndrained:
     """An operator took a drain request back."""
 
@@ -227,7 +226,7 @@ class OperatorUndrained:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Paused:
     """An operator asked for hands off until `until` (None: until resumed)."""
 
@@ -237,7 +236,7 @@ class Paused:
     until: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Resumed:
     """Hands on again."""
 
@@ -245,7 +244,7 @@ class Resumed:
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AlarmRaised:
     """Something a person should know, once per turn of the pool."""
 

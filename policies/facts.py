@@ -15,7 +15,6 @@ Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` af
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import replace
 
 from policies.actions import ActionKind
 from policies.at_work import gets_requests, routed
@@ -47,6 +46,7 @@ from policies.model import (
     World,
 )
 from policies.records import Intent, Memory, NodeRecord, intent_key
+from policies.value import replace
 
 _ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
 

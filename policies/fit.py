@@ -24,7 +24,8 @@ Example:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+from policies.value import replace, value
 
 GIB = float(2**30)
 
@@ -44,7 +45,7 @@ _BITS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Need:
     """What an engine has to hold: `parameters` as a count, `bits` of a weight, `context` in tokens of the
     longest request, `cache_bits` of a cached value."""
@@ -68,7 +69,7 @@ class Need:
         return per_token * self.context / GIB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Gpus:
     """The GPUs of one machine: their kind, how many, and the memory of each in GiB."""
 
@@ -77,7 +78,7 @@ class Gpus:
     memory: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Verdict:
     """Whether it fits, by how much, and in words. `used` is the share of the permitted memory."""
 

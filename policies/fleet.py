@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from policies.actions import ActionKind, Cause
 from policies.interruption import doom
@@ -26,7 +26,7 @@ from policies.model import (
     World,
 )
 from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
-from policies.value import lazy, value
+from policies.value import lazy, replace, value
 
 _BOOTING = (Phase.PENDING, Phase.STARTING)
 STOPPED = (InstanceState.STOPPED, InstanceState.STOPPING)
@@ -381,7 +381,7 @@ def _phase(pool: Pool, record: NodeRecord, instance: Instance | None, world: Wor
     return Phase.STARTING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class _Tally:
     """Units per market; each field counts some of the nodes of the one before it."""
 

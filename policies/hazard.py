@@ -44,9 +44,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from policies.model import Market, Placement
+from policies.value import replace, value
 
 SHAPE = 0.55
 SCALE = 0.22  # hours
@@ -73,7 +73,7 @@ LEARN = 0.3
 _HOUR = 3600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ZoneHistory:
     """What is remembered of one spot placement. Times are seconds since the epoch, ages hours.
 
@@ -94,7 +94,7 @@ class ZoneHistory:
     lost: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RunningMean:
     """A mean that forgets, of durations in seconds."""
 

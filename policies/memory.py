@@ -7,7 +7,6 @@ however they are cut into batches. The values are in `policies.records`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from policies import hazard
@@ -56,6 +55,7 @@ from policies.records import (
     intent_key,
 )
 from policies.set_back import not_in_future
+from policies.value import replace
 
 __all__ = ["Memory", "NodeRecord", "Swap", "add_notice", "decayed", "intent_key", "reduce", "replay"]
 

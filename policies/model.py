@@ -119,7 +119,7 @@ class Placement:
         return f"{self.market} {self.instance_type} in {self.zone}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Offering:
     """What can be bought: a placement, its price now (USD/h) and whether the provider sells it now."""
 
@@ -203,7 +203,7 @@ class TargetSpec:
     drain_deadline: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Notice:
     """A word that a node will not last.
 
@@ -276,7 +276,7 @@ class World:
         return found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class DrainRules:
     """How a node is taken out of service. See `policies.drain`."""
 
@@ -286,7 +286,7 @@ class DrainRules:
     min_serving: float = 0.75  # share of wanted below which a doomed node keeps serving as long as it can
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ReturnRules:
     """How the pool goes back from on-demand cover to spot. See `policies.return_to_spot`."""
 
@@ -295,7 +295,7 @@ class ReturnRules:
     at_once: int = 2  # units launched on spot, and units of cover given back, at the same time
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class HealthRules:
     """When a node counts as sick and what is done about it. See `policies.health`."""
 
@@ -306,7 +306,7 @@ class HealthRules:
     boot_failures: int = 3  # boots given up in a row before a placement is avoided
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class StandbyRules:
     """Warm on-demand capacity kept beyond the wanted units, in units. See `policies.standby`."""
 
@@ -314,7 +314,7 @@ class StandbyRules:
     stopped: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class PlacementRules:
     """What makes one offering better than another. See `policies.placement`."""
 
@@ -323,7 +323,7 @@ class PlacementRules:
     reclaim_half_life: float = 1800.0  # s after which a reclaim weighs half
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class RebalanceRules:
     """What a rebalance recommendation does. See `policies.rebalance`."""
 
@@ -331,7 +331,7 @@ class RebalanceRules:
     timeout: float = 600.0  # s for which a recommendation holds; a node still there then just stays
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class AdaptiveRules:
     """The availability that the adaptive mix holds, and how long starts take. See `policies.adaptive`.
 
@@ -345,7 +345,7 @@ class AdaptiveRules:
     notice: float = 120.0  # from a notice to its deadline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Limits:
     """What the daemon may never exceed. See `policies.limits`."""
 
@@ -355,7 +355,7 @@ class Limits:
     disruption: float = 0.1  # share of wanted that may be drained by choice at once; at least one node
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Patience:
     """How long the daemon believes what it knows."""
 
@@ -364,7 +364,7 @@ class Patience:
     effect_timeout: float = 60.0  # s before an action without visible effect is asked again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Pool:
     """The wanted state of one pool: `replicas` ready serving units, `spot_share` of them on spot.
 

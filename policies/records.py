@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 
 from policies.actions import ActionKind, Cause
 from policies.hazard import RunningMean, ZoneHistory
 from policies.model import Confidence, Notice, Placement, StandbyKind, TargetPhase
+from policies.value import replace, value
 
 NOTICES_KEPT = 8
 """Notices kept per node: a flood of forged ones must not grow memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class DrainRecord:
     """A drain that was decided."""
 
@@ -27,7 +28,7 @@ class DrainRecord:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class OperatorRequest:
     """A drain that an operator asked for; `budget` is seconds for the requests in flight."""
 
@@ -36,7 +37,7 @@ class OperatorRequest:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class NodeRecord:
     """What is remembered of one node.
 
@@ -63,7 +64,7 @@ class NodeRecord:
     detached_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Intent:
     """A call that was opened and whose effect is not yet seen.
 
@@ -95,7 +96,7 @@ class Intent:
         return now - self.asked_at >= wait
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Refusal:
     """Remembered bad news about a placement. `weight` is as of `at`; it decays (policies.placement)."""
 
@@ -103,7 +104,7 @@ class Refusal:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Swap:
     """An outgoing node, what takes its place, and when each stage was reached (None: not yet)."""
 
@@ -133,7 +134,7 @@ class Swap:
         return "noticed" if self.cause is Cause.NOTICE else "opened"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Pause:
     """Hands off, asked for by an operator."""
 
@@ -147,7 +148,7 @@ class Pause:
         return self.until is None or now < self.until
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Memory:
     """Everything remembered about one pool. Immutable: `reduce` returns a new one.
 

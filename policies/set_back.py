@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from policies.records import DrainRecord, Memory, NodeRecord, Pause
+from policies.value import replace
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ _INSTANTS = frozenset(
 
 def not_in_future(memory: Memory, now: float) -> Memory:
     """The same memory with every instant that is over at `now` at the latest. Linear in its size."""
-    return dataclasses.replace(
+    return replace(
         _past(memory, now),
         nodes={k: _node(r, now) for k, r in memory.nodes.items()},
         intents={k: _past(r, now) for k, r in memory.intents.items()},
@@ -54,7 +55,7 @@ def _past(record: T, now: float) -> T:
         at = getattr(record, name)
         if at is not None and at > now:
             changed[name] = now
-    return dataclasses.replace(record, **changed) if changed else record  # type: ignore[type-var]
+    return replace(record, **changed) if changed else record  # type: ignore[type-var]
 
 
 @cache
@@ -64,22 +65,24 @@ def _instants(kind: type[Any]) -> tuple[str, ...]:
 
 
 def _node(record: NodeRecord, now: float) -> NodeRecord:
-    return dataclasses.replace(
-        _past(record, now),
-        notices=tuple(_past(n, now) for n in record.notices),
-        drain=None if record.drain is None else _drain(record.drain, now),
-        operator=None if record.operator is None else _past(record.operator, now),
-    )
+    record = _past(record, now)
+    if record.notices:
+        record = replace(record, notices=tuple(_past(n, now) for n in record.notices))
+    if record.drain is not None:
+        record = replace(record, drain=_drain(record.drain, now))
+    if record.operator is not None:
+        record = replace(record, operator=_past(record.operator, now))
+    return record
 
 
 def _drain(drain: DrainRecord, now: float) -> DrainRecord:
     """It has as long as it had."""
     early = max(0.0, drain.since - now)
-    return dataclasses.replace(_past(drain, now), deadline=drain.deadline - early)
+    return replace(_past(drain, now), deadline=drain.deadline - early)
 
 
 def _pause(pause: Pause, now: float) -> Pause:
     """It lasts as long as was asked for."""
     early = max(0.0, pause.since - now)
     until = None if pause.until is None else pause.until - early
-    return dataclasses.replace(_past(pause, now), until=until)
+    return replace(_past(pause, now), until=until)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, dataclass_transform
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # the same to the type checker, which knows the fields
+else:
+
+    def replace(one, /, **changes):
+        """`dataclasses.replace`, several times as fast for a `value`."""
+        quick = getattr(one, "__replace__", None)
+        return dataclasses.replace(one, **changes) if quick is None else quick(**changes)
+
 
 T = TypeVar("T")
 
@@ -15,7 +26,21 @@ def value(cls: type[T]) -> type[T]:
 
     At run time it is not: a frozen class takes four times as long to make an object.
     """
-    return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
+    made = dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
+    made.__replace__ = _replacer(made)  # type: ignore[attr-defined]
+    return made
+
+
+def _replacer(cls: type[Any]) -> Callable[..., Any]:
+    """What `copy.replace` of Python 3.13 looks for: each field by name, as dataclasses do __init__."""
+    lines = ["def __replace__(self, /, **changes):", "  made = new(cls)"]
+    lines += [f"  made.{f.name} = self.{f.name}" for f in fields(cls)]
+    lines += ["  for name in changes:", "    setattr(made, name, changes[name])"]
+    lines += ["  made.__post_init__()"] if hasattr(cls, "__post_init__") else []
+    found: dict[str, Any] = {"new": object.__new__, "cls": cls}
+    exec("\n".join([*lines, "  return made"]), found)  # noqa: S102 - names of fields, nothing from outside
+    replacer: Callable[..., Any] = found["__replace__"]
+    return replacer
 
 
 class lazy(Generic[T]):  # noqa: N801 - a decorator

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cloud.sim.balancer import TargetTable
 from cloud.sim.books import Books
@@ -22,6 +22,7 @@ from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind, Cause
 from policies.events import DaemonStarted, Event, IntentOpened, NodeGone, NodeSeen
 from policies.model import InstanceState, Market, Pool, TargetPhase, TargetSpec
+from policies.value import replace
 
 _NEVER = (-math.inf, -math.inf)
 

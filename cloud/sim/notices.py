@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cloud.ports import Clock
 from cloud.sim.cloud import Wire
 from cloud.sim.faults import Faults
 from cloud.sim.world import SimWorld
 from policies.model import Confidence, Market, Notice, NoticeKind
+from policies.value import replace
 
 QUEUE = "sim-queue"
 METADATA = "sim-metadata"

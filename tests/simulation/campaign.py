@@ -33,7 +33,7 @@ PARTS = ("fresh", "regressions", "crash", "planted")
 LENGTHS = (0.25, 0.5, 0.5, 0.5, 1.0, 2.0)
 """Hours of faults that a fresh seed is played for, drawn: short runs are many pools, long ones long lives."""
 
-LOOKS = (2.0, 5.0, 5.0, 5.0, 10.0, 10.0, 10.0)
+LOOKS = (2.0, 5.0, 5.0, 5.0, 10.0, 10.0, 10.0, 10.0, 10.0)
 """Seconds between two looks of the daemon at the same thing, drawn: what is rare for one is between two looks
 of the other."""
 
