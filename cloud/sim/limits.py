@@ -56,17 +56,21 @@ class Limits:
             if isinstance(event, IntentOpened) and event.kind in (ActionKind.LAUNCH, ActionKind.START):
                 asked = event.node if event.kind is ActionKind.START else event.token
                 self._hidden_then[asked] = self._hidden()
-        if any(isinstance(event, DrainStarted) for event in events):
-            self._disruption()
+        if begun := {event.node for event in events if isinstance(event, DrainStarted)}:
+            self._disruption(begun)
 
-    def _disruption(self) -> None:
-        """Units that work and drain by choice at once stay within the disruption budget; one node may."""
+    def _disruption(self, begun: Set[str]) -> None:
+        """No drain by choice begins beyond the disruption budget; one node alone may.
+
+        One that went on although the cloud took its notice back is nobody's decision.
+        """
         self._checked("disruption")
         now, budget = self._world.clock.now(), self._pool.disruption_budget
         drains = self._books().draining.items()
         leaving = [self._world.machine(node) for node, drain in drains if drain.disturbs]
         chosen = [m for m in leaving if m is not None and m.able(now) and not m.doomed]
-        if len(chosen) > 1 and units(self._pool, chosen) > budget:
+        decided = any(m.id in begun for m in chosen)
+        if decided and len(chosen) > 1 and units(self._pool, chosen) > budget:
             names = ", ".join(sorted(m.id for m in chosen))
             self._report("disruption", names, f"{names} drain by choice at once, the budget is {budget}")
 

@@ -12,7 +12,7 @@ from scenarios import config, place, sales
 
 from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
-from cloud.sim.books import Books
+from cloud.sim.books import Books, Drain
 from cloud.sim.checker import Checker
 from cloud.sim.cloud import SimInstances
 from cloud.sim.effects import Effects
@@ -512,6 +512,39 @@ def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
         unknown.clear()  # what is known since was decided without
         command = EngineCommand(argv=("x",))
         await watched.instances.launch(LaunchRequest(token=token, pool="p", placement=spot, command=command))
+
+    watch(script)
+    assert broken == said
+
+
+@pytest.mark.parametrize(("cause", "said"), [(Cause.NOTICE, []), (Cause.OPERATOR, ["disruption"])])
+def test_a_notice_that_was_taken_back_makes_no_decision_of_an_earlier_drain(
+    cause: Cause, said: list[str]
+) -> None:
+    broken: list[str] = []
+
+    async def script(watched: Watched) -> None:
+        first, second, third = watched.machines
+        draining = {}
+        limits = Limits(
+            watched.world,
+            Pool(name="p", replicas=3),
+            books=lambda: Books(draining=draining),
+            checked=lambda _: None,
+            report=lambda name, *_: broken.append(name),
+            known=lambda: 3,
+            hidden=frozenset,
+        )
+
+        def drain(machine: Machine, cause: Cause) -> None:
+            draining[machine.id] = Drain(deadline=200.0, cause=cause, disturbs=cause.by_choice)
+            limits.hear([DrainStarted(at=0.0, node=machine.id, deadline=200.0, cause=cause, reason="test")])
+
+        drain(first, Cause.OPERATOR)
+        first.reclaim_at = watched.clock.now() + 120.0
+        drain(second, Cause.OPERATOR)  # the cloud takes the first one anyway
+        first.reclaim_at = None
+        drain(third, cause)
 
     watch(script)
     assert broken == said
