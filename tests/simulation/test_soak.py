@@ -50,6 +50,13 @@ def test_steady_growth_is_caught_and_a_start_is_not() -> None:
     memory, per_launch = grown(weights(leak, start))
     assert memory > ALLOWED
     assert per_launch < PER_LAUNCH
-    memory, per_launch = grown(weights(start, [PER_LAUNCH * 101 * n for n in range(30)]))
+    memory, per_launch = grown(weights(start, [4_000_000 + PER_LAUNCH * 200 * n for n in range(30)]))
     assert memory <= ALLOWED
     assert per_launch > PER_LAUNCH
+
+
+def test_a_wave_of_events_is_no_growth_and_a_kilobyte_for_each_launch_is_within_twelve_days() -> None:
+    memory = [1_000_000] * 12
+    wave = [4_000_000] * 8 + [3_900_000, 4_000_000, 4_050_000, 4_090_000]
+    assert grown(weights(memory, wave))[1] <= PER_LAUNCH
+    assert grown(weights(memory, [4_000_000 + 1_500 * 100 * n for n in range(12)]))[1] > PER_LAUNCH
