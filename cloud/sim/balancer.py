@@ -7,6 +7,7 @@ daemon's side of it, the `LoadBalancer` port.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class TargetTable:
         self.targets: dict[str, TargetSpec] = {}
         self.on_sent: list[Callable[[TargetTable, Sequence[TargetSpec], int], None]] = []
         self.served = self.unserved = 0
+        self.read_at = -math.inf  # when somebody last read the set and heard the answer
         self._owed = 0.0
         self._routed_at = world.clock.now()
         world.on_tick.append(self._route)
@@ -114,11 +116,13 @@ class SimBalancer:
 
     def __init__(self, table: TargetTable, world: SimWorld) -> None:
         self.name = table.name
-        self._table, self._wire = table, Wire(world)
+        self._table, self._wire, self._world = table, Wire(world), world
 
     async def observe(self) -> BalancerView:
         """Read the set. Raises CloudError."""
-        return await self._wire.look("observe", self._table.view)
+        view = await self._wire.look("observe", self._table.view)
+        self._table.read_at = self._world.clock.now()
+        return view
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
         """Replace the set. Raises CloudError."""

@@ -256,9 +256,8 @@ class Checker(Knowable):
                 continue  # the balancer forgot this set
             if phase is TargetPhase.ACTIVE:
                 alone = len(table.told) == 1  # the last that may answer
-                self._may_enter(
-                    node, machine, now, new=before.get(node) is not TargetPhase.ACTIVE, alone=alone
-                )
+                new, seen_at = before.get(node) is not TargetPhase.ACTIVE, min(now, table.read_at)
+                self._may_enter(node, machine, now, new=new, alone=alone, seen_at=seen_at)
             else:
                 deadline = table.targets[node].drain_deadline
                 if node in self.books.drained or deadline is None:
@@ -278,14 +277,17 @@ class Checker(Knowable):
         self._acknowledged_at.update(dict.fromkeys(table.told, now))
         self._let_go = (self._let_go | (active_before - table.told)) - table.told
 
-    def _may_enter(self, node: str, machine: Machine | None, now: float, *, new: bool, alone: bool) -> None:
+    def _may_enter(
+        self, node: str, machine: Machine | None, now: float, *, new: bool, alone: bool, seen_at: float
+    ) -> None:
         """Only a ready node that does not drain gets requests, or the only one that is left.
 
-        What a balancer lost just now may be put back as it was seen, whoever had put it there; one that
-        drained only where the daemon does not know it, and so nothing of its drain.
+        What a balancer lost just now, or since it was last read at `seen_at`, may be put back as it was seen,
+        whoever had put it there; one that drained only where the daemon knows neither it nor its drain.
         """
         self.checked["no-way-back"] += 1
-        held, daemon = now - self._held_at.get(node, -math.inf) < self._bounds.see_loss, self._daemon()
+        held = seen_at - self._held_at.get(node, -math.inf) < self._bounds.see_loss
+        daemon = self._daemon()
         as_seen = held and daemon is not None and node not in daemon.known
         if node in self.books.drained and not (alone or as_seen):
             self.report("no-way-back", node, f"{node} drained and gets new requests")

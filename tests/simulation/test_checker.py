@@ -167,15 +167,24 @@ def test_it_may_be_ended_with_the_requests_that_it_got_so(ago: float, harm: bool
     assert ("drain-first" in watch(script, traffic=5.0).broken) is harm
 
 
-@pytest.mark.parametrize(("ago", "harm"), [(0.2, False), (60.0, True)])
-def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(ago: float, harm: bool) -> None:
+@pytest.mark.parametrize(
+    ("ago", "read", "harm"), [(0.2, True, False), (60.0, True, True), (60.0, False, False)]
+)
+def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(
+    ago: float, read: bool, harm: bool
+) -> None:
+    """Also where nobody could read the set since."""
+
     async def script(watched: Watched) -> None:
         await watched.clock.sleep(0.2)
         strange = watched.machines[2]
         strange.loaded_at = 1e12
         watched.by_hand(strange)
+        await watched.balancer.observe()
         await watched.write(watched.machines[:2])
         await watched.clock.sleep(ago)
+        if read:
+            await watched.balancer.observe()
         await watched.write(watched.machines)
 
     assert ("ready-first" in watch(script).broken) is harm
