@@ -1,5 +1,6 @@
 """EC2 beyond the contract: how a launch is asked for, and what EC2 may say to it."""
 
+import asyncio
 from dataclasses import replace
 
 import boto3
@@ -255,6 +256,21 @@ async def test_an_answer_that_is_too_late_is_uncertain_and_the_token_resolves_it
     assert [i.id for i in await patient.list("pool")] == [resolved.id]
     await instances.close()
     await patient.close()
+
+
+@pytest.mark.slow
+async def test_a_launch_that_is_held_up_until_after_a_reset_is_none_in_the_stand_ins_new_account(
+    aws_shim, aws_place
+):
+    hasty = AwsClients("us-east-1", endpoint=aws_shim.url, read_timeout=0.5)
+    instances = AwsInstances([(hasty, aws_place)], clock=SystemClock())
+    aws_shim.order("fault", action="RunInstances", kind="hold")
+    with pytest.raises(Uncertain):
+        await instances.launch(request())
+    aws_shim.order("reset")
+    await asyncio.sleep(0.3)  # it goes on now
+    assert await instances.list("pool") == ()
+    await instances.close()
 
 
 @pytest.mark.slow

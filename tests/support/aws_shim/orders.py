@@ -14,6 +14,7 @@ furnish   {pool, spot, on_demand, ...}      machines that are only listed and en
 begin, land, done {key, ...}                calls of one access key, its end at one of them: see effects.py
 """
 
+import contextlib
 import io
 import json
 import socket
@@ -52,7 +53,7 @@ class Application:
         path = environ["PATH_INFO"]
         if path.startswith(_PREFIX):
             return self._order(path.removeprefix(_PREFIX), json.loads(body or b"{}"), start_response)
-        service, action = _service_of(environ), _action_of(environ, body)
+        service, action, era = _service_of(environ), _action_of(environ, body), self._shim.era
         with self._shim.lock:
             self._shim.calls[action] = self._shim.calls.get(action, 0) + 1
         if service in self._shim.outages:
@@ -78,15 +79,21 @@ class Application:
         if listed is not None:
             return _xml(listed, start_response, "200 OK")
         if fault is not None and fault.kind == "lose":
-            b"".join(self._moto(environ, lambda *_: None))
+            b"".join(self._answer(environ, lambda *_: None, era))
             return _hang_up(environ, start_response)
         return self._effects.perform(
             _key_of(environ),
             action,
             body,
-            call=lambda start=start_response: self._moto(environ, start),
+            call=lambda start=start_response: self._answer(environ, start, era),
             hang_up=lambda: _hang_up(environ, start_response),
         )
+
+    def _answer(self, environ, start_response, era):
+        """What moto says. A call from before a reset that was held up has no place in the new account."""
+        if self._shim.era != era:
+            return _hang_up(environ, start_response)
+        return self._moto(environ, start_response)
 
     def _order(self, order, given, start_response):
         shim = self._shim
@@ -176,7 +183,8 @@ def _denial(service, action):
 
 def _hang_up(environ, start_response):
     """Close the connection without an answer."""
-    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):  # the caller has gone already
+        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
     start_response("200 OK", [("Content-Length", "0")])
     return [b""]
 

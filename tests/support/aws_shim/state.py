@@ -71,6 +71,7 @@ class Shim:
     tokens: dict = field(default_factory=dict)  # (region, token) -> (fingerprint, reservation)
     requests: dict = field(default_factory=dict)  # spot instance request id -> request
 
+    era: int = 0  # resets so far
     gate: threading.Event = field(default_factory=threading.Event)  # what is held waits for it
 
     def __post_init__(self):
@@ -83,6 +84,7 @@ class Shim:
         """No machines, targets, queues and rules, and no faults. Networks and launch templates stay, since
         making them takes moto most of a second."""
         with self.lock:
+            self.era += 1
             self.release()
             self._later.clear()
             for kept in (self.faults, self.outages, self.calls, self.tokens, self.requests):
