@@ -283,7 +283,8 @@ class Checker(Knowable):
         """Only a ready node that does not drain gets requests, or the only one that is left.
 
         What a balancer lost just now, or since it was last read at `seen_at`, may be put back as it was seen,
-        whoever had put it there; one that drained only where the daemon knows neither it nor its drain.
+        whoever had put it there; one that drained only where the daemon knows neither it nor its drain. The
+        last one may be put back whenever it got requests before.
         """
         self.checked["no-way-back"] += 1
         held = seen_at - self._held_at.get(node, -math.inf) < self._bounds.see_loss
@@ -291,7 +292,7 @@ class Checker(Knowable):
         as_seen = held and daemon is not None and node not in daemon.known
         if node in self.books.drained and not (alone or as_seen):
             self.report("no-way-back", node, f"{node} drained and gets new requests")
-        if new and not held:
+        if new and not held and not (alone and node in self._held_at):
             self.checked["ready-first"] += 1
             if machine is None or now < machine.loaded_at:
                 self.report("ready-first", node, f"{node} entered the target set before it was ready")

@@ -190,6 +190,22 @@ def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(
     assert ("ready-first" in watch(script).broken) is harm
 
 
+@pytest.mark.parametrize(("others", "before", "harm"), [(0, True, False), (0, False, True), (2, True, True)])
+def test_the_last_one_may_be_put_back_that_got_requests_before(others: int, before: bool, harm: bool) -> None:
+    async def script(watched: Watched) -> None:
+        strange, stay = watched.machines[2], watched.machines[:others]
+        strange.loaded_at = 1e12
+        if before:
+            watched.by_hand(strange)
+            await watched.clock.sleep(5.0)
+        await watched.write(stay)
+        await watched.clock.sleep(60.0)
+        await watched.balancer.observe()
+        await watched.write([*stay, strange])
+
+    assert ("ready-first" in watch(script).broken) is harm
+
+
 def test_whether_a_target_is_the_last_is_judged_by_the_set_that_was_sent() -> None:
     """A balancer that forgets it goes on with others."""
 
