@@ -80,8 +80,11 @@ class Limits:
         if moment is Moment.BEFORE:
             self._known = self._world.launches
             return
+        launched = self._world.launches - self._known
+        if effect.kind == "launch" and not launched:
+            return  # a token that was asked for again
         now = self._world.clock.now()
-        self._launches.extend([now] * (self._world.launches - self._known))
+        self._launches.extend([now] * launched)
         while self._launches and now - self._launches[0] >= _MINUTE:
             self._launches.popleft()
         self._launch_rate()

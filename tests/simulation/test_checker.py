@@ -513,11 +513,15 @@ def test_the_adaptive_mix_has_what_is_wanted_and_as_much_spot_again_at_most(
     watch(script, market, machines=machines, adaptive=AdaptiveRules(), spot_share=share)
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize(("hidden", "said"), [(0, ["spend"]), (1, [])])
 def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
-    hidden: int, said: list[str]
+    hidden: int, said: list[str], again: bool
 ) -> None:
-    """Three machines at a dollar each, and one more, at a cap of three and a half."""
+    """Three machines at a dollar each, and one more, at a cap of three and a half.
+
+    `again`: it is asked for once more when all is known, which launches nothing.
+    """
     broken: list[str] = []
 
     async def script(watched: Watched) -> None:
@@ -535,8 +539,11 @@ def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
         opened = IntentOpened(at=0.0, token=token, kind=ActionKind.LAUNCH, node="", placement=spot)
         limits.hear([opened])
         unknown.clear()  # what is known since was decided without
-        command = EngineCommand(argv=("x",))
-        await watched.instances.launch(LaunchRequest(token=token, pool="p", placement=spot, command=command))
+        launch = LaunchRequest(token=token, pool="p", placement=spot, command=EngineCommand(argv=("x",)))
+        await watched.instances.launch(launch)
+        if again:
+            limits.hear([opened])
+            await watched.instances.launch(launch)
 
     watch(script)
     assert broken == said
