@@ -1,0 +1,56 @@
+"""Values: made quickly, changed by copies."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from policies.value import lazy, replace, value
+
+
+@value
+class Box:
+    """What follows from `width` is worked out anew in a copy."""
+
+    width: int
+    name: str = ""
+    double: int = dataclasses.field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.double = 2 * self.width  # type: ignore[misc]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    width: int
+
+
+def test_a_copy_differs_in_what_is_named_and_the_original_stays() -> None:
+    box = Box(width=1, name="a")
+    other = replace(box, width=3)
+    assert (other.width, other.name, other.double) == (3, "a", 6)
+    assert (box.width, box.double) == (1, 2)
+    assert other == dataclasses.replace(box, width=3) == Box(width=3, name="a")
+
+
+def test_a_field_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="height"):
+        replace(Box(width=1), height=2)  # type: ignore[call-arg]
+
+
+def test_a_plain_dataclass_is_copied_as_ever() -> None:
+    assert replace(Plain(1), width=2) == Plain(2)
+
+
+def test_a_lazy_property_is_worked_out_once() -> None:
+    worked = []
+
+    class Owner:
+        @lazy
+        def answer(self) -> int:
+            worked.append(1)
+            return 42
+
+    owner = Owner()
+    assert (owner.answer, owner.answer, len(worked)) == (42, 42, 1)
