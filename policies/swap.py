@@ -110,11 +110,15 @@ def _short(turn: Turn, node: Node) -> bool:
 def _held_by_the_rest(turn: Turn, node: Node) -> bool:
     """True for a node that was drained by choice and may answer, while the rest is too little to rely on.
 
-    One that was ready, and that this daemon has not looked at yet, may: nor has it looked at the rest.
+    One that was ready, and that this daemon has not looked at yet, may: nor has it looked at the rest. So it
+    is with one whose silence is over, and that an operator wants to go.
     """
-    chosen = node.drain is not None and node.drain.cause.by_choice and node.doomed is None
-    may_answer = node.answers or (node.ready_at is not None and not node.probed)
-    return chosen and may_answer and not _asked_long_ago(turn, node) and _short(turn, node)
+    if node.drain is None or node.doomed is not None:
+        return False
+    needed = node.answers and node.drain.cause is Cause.SICK
+    if node.drain.cause.by_choice:
+        needed = node.answers or (node.ready_at is not None and not node.probed)
+    return needed and not _asked_long_ago(turn, node) and _short(turn, node)
 
 
 def _works_cordoned(node: Node) -> bool:
