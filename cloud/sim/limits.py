@@ -88,7 +88,7 @@ class Limits:
         while self._launches and now - self._launches[0] >= _MINUTE:
             self._launches.popleft()
         self._launch_rate()
-        self._spend(self._hidden_then.get(effect.subject, frozenset()))
+        self._spend(self._hidden_then.pop(effect.subject, frozenset()))
 
     def _launch_rate(self) -> None:
         """Machines launched in a minute. What was refused and asked again later lands in another minute."""
