@@ -22,9 +22,12 @@ from policies import drain as draining
 from policies.actions import ActionKind, Cause
 from policies.at_work import sends_to
 from policies.fleet import Node, perhaps_at_work, vouched_for
-from policies.model import Market, NoticeKind, Phase
-from policies.records import intent_key
+from policies.model import InstanceState, Market, NoticeKind, Phase
+from policies.records import Intent, intent_key
 from policies.turn import Turn
+
+_LANDS_WITHIN = 3.0
+"""A call without an answer has taken effect within so many times `effect_timeout`, or never will."""
 
 
 def drain_doomed(turn: Turn) -> None:
@@ -223,7 +226,8 @@ def _ask_again(turn: Turn, node: Node) -> None:
     intent = turn.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
     if intent is None or not intent.due(turn.now, turn.pool.patience.effect_timeout):
         return
-    if intent.unanswered and not intent.landed and _could_work(turn, node) and _short(turn, node):
+    in_vain = intent.unanswered and (not intent.landed or _outlived(turn, node, intent))
+    if in_vain and _could_work(turn, node) and _short(turn, node):
         if not (turn.launched and turn.budget.full):  # what takes its place may have filled the pool just now
             turn.undrain(node, "what stays is too little, and it was to end and did not")
         return
@@ -233,6 +237,16 @@ def _ask_again(turn: Turn, node: Node) -> None:
         turn.terminate(node, cause, "termination asked for again: the node is still there")
     else:
         turn.drain(node, turn.now + rules.budget, cause, "it should end, and has taken up work")
+
+
+def _outlived(turn: Turn, node: Node, intent: Intent) -> bool:
+    """True for a node that runs by the newest list although its end was asked for so long ago.
+
+    An old journal may be the last to tell of a call, and of nothing that came after.
+    """
+    asked_for = turn.now - intent.asked_at
+    runs = any(i.id == node.id and i.state is InstanceState.RUNNING for i in turn.world.instances.value)
+    return runs and asked_for >= _LANDS_WITHIN * turn.pool.patience.effect_timeout
 
 
 def _could_work(turn: Turn, node: Node) -> bool:

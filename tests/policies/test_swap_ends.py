@@ -247,6 +247,8 @@ def test_with_the_journal_lost_an_operators_drain_waits_for_a_balancers_word(
     [
         ({}, True),
         ({"landed": True}, False),  # some call may have taken effect
+        ({"landed": True, "ago": 180.0}, True),  # then it would be seen by now
+        ({"landed": True, "ago": 180.0, "state": InstanceState.SHUTTING_DOWN}, False),
         ({"unanswered": False}, False),
         ({"silent_for": 1.0}, False),
         ({"needed": False}, False),
@@ -259,14 +261,18 @@ def test_what_was_to_end_and_answers_works_again_where_its_end_did_nothing_and_i
     here = scene().nodes(2).nodes(1 if change.get("needed", True) else 2, Market.ON_DEMAND)
     here.node("x", Market.ON_DEMAND, silent_for=change.get("silent_for")).drain("x", Cause.SICK, since=60.0)
     call = {"unanswered": change.get("unanswered", True), "landed": change.get("landed", False)}
-    here.asked("x", ActionKind.TERMINATE, ago=100.0, cause=Cause.SICK, **call)
+    here.asked("x", ActionKind.TERMINATE, ago=change.get("ago", 100.0), cause=Cause.SICK, **call)
     here.records["x"] = replace(here.records["x"], idle_since=here.now - 20.0)
+    here.instances["x"] = replace(here.instances["x"], state=change.get("state", InstanceState.RUNNING))
     plan = here.plan()
     assert [a.node for a in actions(plan, Undrain)] == (["x"] if back else [])
     assert [a.node for a in actions(plan, Terminate)] == ([] if back else ["x"])
     assert ("x" in {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}) is back
     memory = reduce(here.memory, DrainEnded(at=here.now, node="x", reason="test"))
-    assert Fleet.of(here.pool, here.world, memory).by_id["x"].phase is Phase.READY
+    ends = "state" in change
+    assert Fleet.of(here.pool, here.world, memory).by_id["x"].phase is (
+        Phase.TERMINATING if ends else Phase.READY
+    )
 
 
 def test_it_does_not_work_again_in_the_turn_that_launches_what_takes_its_place(
