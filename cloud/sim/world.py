@@ -383,7 +383,8 @@ class SimWorld:
         """Its engine answers nothing from now on; what it held is lost."""
         machine = self.machines[node]
         self._cut(machine, "engine went silent")
-        machine.silent_since = machine.quiet_from = self.clock.now()
+        if machine.silent_since is None:
+            machine.silent_since = machine.quiet_from = self.clock.now()
         self.trace.add("silence", node)
 
     def revive(self, node: str) -> None:

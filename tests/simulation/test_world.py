@@ -107,6 +107,19 @@ async def test_a_machine_boots_loads_and_ends(stage: Stage) -> None:
 
 
 @on_stage
+async def test_an_engine_that_falls_silent_twice_is_silent_since_the_first_time(stage: Stage) -> None:
+    node = await stage.instances.launch(stage.request("t"))
+    await stage.at(40.0)
+    stage.world.silence(node.id)
+    await stage.at(100.0)
+    stage.world.silence(node.id)
+    machine = stage.world.machines[node.id]
+    assert machine.silent_since == machine.quiet_from == stage.clock.epoch + 40.0
+    stage.world.revive(node.id)
+    assert machine.silent_since is None
+
+
+@on_stage
 async def test_a_token_launches_once_also_when_its_machine_has_ended(stage: Stage) -> None:
     first = await stage.instances.launch(stage.request("t"))
     assert (await stage.instances.launch(stage.request("t"))).id == first.id
