@@ -25,7 +25,7 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -341,6 +341,11 @@ class Result:
         return self.failures if tolerated else {**self.failures, **self.missed}
 
 
+def in_all(runs: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Calls that every run of a scenario made: on a busy machine one may make some more."""
+    return {action: min(run[action] for run in runs) for action in runs[0] if all(action in r for r in runs)}
+
+
 async def campaign(
     shim: AwsShim,
     directory: Path,
@@ -362,7 +367,8 @@ async def campaign(
         try:
             result = Result(points=list(chosen))
             for number, scenario in enumerate(LAUNCHES):
-                result.calls[scenario] = await benches[number % pools].play(scenario, None)
+                plain = [await benches[number % pools].play(scenario, None) for _ in range(2)]
+                result.calls[scenario] = in_all(plain)
                 told(f"{scenario}: {result.calls[scenario]}")
             if not chosen:
                 result.points = _drawn(points(result.calls), share, rng)

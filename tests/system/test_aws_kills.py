@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from aws_kills import LAUNCHES, MOMENTS, campaign, lowest, points
+from aws_kills import LAUNCHES, MOMENTS, campaign, in_all, lowest, points
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,12 @@ async def test_killed_at_calls_that_change_aws(
 def test_every_moment_of_every_call_is_a_point() -> None:
     found = points({"reclaim": {"RunInstances": 2, "AddTags": 1}})
     assert len(found) == len(set(found)) == 3 * len(MOMENTS)
+
+
+def test_points_are_of_what_every_run_does() -> None:
+    assert in_all([{"AddTags": 7, "RunInstances": 2}, {"AddTags": 4, "DeregisterTargets": 1}]) == {
+        "AddTags": 4
+    }
 
 
 def test_the_floor_is_counted_after_every_change() -> None:
