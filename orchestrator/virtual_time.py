@@ -101,8 +101,8 @@ class _Task(asyncio.Task[T]):
         return self is other
 
 
-class _Handle(asyncio.Handle):
-    """A handle without what the base class does for debug mode, which is never on here."""
+class _Handle(asyncio.TimerHandle):
+    """A callback, `when` if not soon, without what the base class does for debug mode, which is never on."""
 
     __slots__ = ()
 
@@ -116,37 +116,14 @@ class _Handle(asyncio.Handle):
         args: tuple[Any, ...],
         loop: asyncio.AbstractEventLoop,
         context: Context | None,
+        when: float | None = None,
     ) -> None:
         self._context = copy_context() if context is None else context
         self._loop = loop
         self._callback, self._args = callback, args
         self._cancelled = False
         self._repr = self._source_traceback = None
-
-
-class _Timer(asyncio.TimerHandle):
-    """The same of a timer handle."""
-
-    __slots__ = ()
-
-    _callback: Any
-    _args: Any
-    _context: Context
-
-    def __init__(
-        self,
-        when: float,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: asyncio.AbstractEventLoop,
-        context: Context | None,
-    ) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback, self._args = callback, args
-        self._cancelled = False
-        self._repr = self._source_traceback = None
-        self._when, self._scheduled = when, True
+        self._when, self._scheduled = when, when is not None
 
 
 def current_process() -> str:
@@ -201,7 +178,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """See BaseEventLoop."""
         if self._closed:
             self._check_closed()  # type: ignore[attr-defined]  # the stubs do not show it
-        timer = _Timer(when, callback, args, self, context)
+        timer = _Handle(callback, args, self, context, when)
         heapq.heappush(self._timers, (when, next(self._timer_serials), timer))
         return timer
 

@@ -40,8 +40,7 @@ def routed(world: World, memory: Memory) -> set[str]:
     """Nodes that some balancer may send requests to: by its own word, by what it took, or is being told."""
     found = shown_active(world)
     for name in world.balancers:
-        held = memory.targets.get(name, {})
-        found.update(node for node, phase in held.items() if phase is TargetPhase.ACTIVE)
+        found |= _took(memory, name)
         found.update(world.writing.get(name, ()))
     return found
 
@@ -56,10 +55,15 @@ def sends_to(world: World, memory: Memory) -> set[str]:
         if view.at is not None and view.at > memory.applied_at.get(name, 0.0):
             found |= {t.id for t in view.value if gets_requests(t)}
         else:
-            held = memory.targets.get(name, {})
-            found |= {node for node, phase in held.items() if phase is TargetPhase.ACTIVE}
+            found |= _took(memory, name)
         found.update(world.writing.get(name, ()))
     return found
+
+
+def _took(memory: Memory, balancer: str) -> set[str]:
+    """Nodes that get requests by the last set that a balancer acknowledged."""
+    held = memory.targets.get(balancer, {})
+    return {node for node, phase in held.items() if phase is TargetPhase.ACTIVE}
 
 
 def confirmed(world: World, memory: Memory) -> bool:

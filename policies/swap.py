@@ -116,11 +116,7 @@ def _held_by_the_rest(turn: Turn, node: Node) -> bool:
     One that was ready, and that this daemon has not looked at yet, may: nor has it looked at the rest. So it
     is with one whose silence is over, and that an operator wants to go.
     """
-    if node.drain is None or node.doomed is not None:
-        return False
-    needed = node.answers and node.drain.cause is Cause.SICK
-    if node.drain.cause.by_choice:
-        needed = node.answers or (node.ready_at is not None and not node.probed)
+    needed = node.doomed is None and node.ready_at is not None and _need_not_drain(node)
     return needed and not _asked_long_ago(turn, node) and _short(turn, node)
 
 
