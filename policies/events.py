@@ -126,11 +126,12 @@ class NodeRouted:
 
 @value
 class NodeGone:
-    """A node no longer exists."""
+    """A node no longer exists. `ended`: a list showed that it has ended, and not only lacked it."""
 
     at: float
     node: str
     cause: GoneCause
+    ended: bool = False
 
 
 @value

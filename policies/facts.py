@@ -7,7 +7,8 @@ been missing for the grace time, as far as lists were read: ten times that unles
 long, before it was ever ready, or while so many are missing that the list is to be doubted rather than the
 nodes. A draining node is not idle before its detachment was acknowledged and every count was taken after
 that, nor while it may still get requests, or neither its engine nor a balancer counts. A machine with our tag
-and a token that we never made is nobody's node here.
+and a token that we never made is nobody's node here, nor is one that a list showed as ended, whatever an older
+one shows after it.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -59,7 +60,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
     for instance in world.instances.value:
         record = memory.nodes.get(instance.id)
         if record is None:
-            if stranger(pool, memory, instance):
+            if instance.id in memory.ended or stranger(pool, memory, instance):
                 continue
             if instance.state in _ALIVE or instance.token in memory.intents:
                 adopted = instance.token not in memory.intents
@@ -71,7 +72,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
                     gone = GoneCause.UNANNOUNCED
                     if instance.placement.market is not Market.SPOT:
                         gone = GoneCause.LOST
-                    found.append(NodeGone(at=world.now, node=instance.id, cause=gone))
+                    found.append(NodeGone(at=world.now, node=instance.id, cause=gone, ended=True))
         else:
             found.extend(_known(pool, world, memory, record, instance, load.get(instance.id), sent))
     unlisted = sorted((r for r in memory.nodes.values() if r.id not in listed), key=lambda r: r.id)
@@ -176,7 +177,7 @@ def _known(
     if record.missing_since is not None:
         found.append(NodeFound(at=now, node=record.id))
     if instance.state is InstanceState.TERMINATED:
-        return [*found, _gone(now, memory, record)]
+        return [*found, replace(_gone(now, memory, record), ended=True)]
     if (
         instance.state in STOPPED
         and (record.ready_at is not None or intent_key(record.id, ActionKind.STOP) in memory.intents)

@@ -65,6 +65,12 @@ ATTEMPTS = 6
 EARLY_NOTICES_KEPT = 256
 """Nodes not described yet whose notices are kept."""
 
+ENDED_FOR = 3600.0
+"""Seconds for which it is remembered that a machine has ended: lists lag behind for less."""
+
+ENDED_KEPT = 1024
+"""Machines of which that is remembered at most."""
+
 LAUNCH_WINDOW = 60.0
 """Seconds over which launches are counted for the rate limit."""
 
@@ -202,12 +208,24 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     if never_ready or (ended is not None and ended.cause is Cause.BOOT):
         draft.boot_failed(record.placement, event.at)
     draft.mapping("nodes").pop(event.node)
+    if event.ended:
+        _has_ended(draft, event.node, event.at)
     if record.missing_since is not None and record.notices:  # lists may be wrong, and show it again
         _keep_early(draft, event.node, record.notices)
     swap = draft.get("swaps").get(event.node)
     if swap is not None:
         detached = swap.detached_at if swap.detached_at is not None else event.at
         draft.swap(event.node, gone_at=event.at, detached_at=detached)
+
+
+def _has_ended(draft: Draft, node: str, at: float) -> None:
+    """No machine comes back from that: a list that shows it again is older."""
+    ended = draft.mapping("ended")
+    ended[node] = at
+    oldest = next(iter(ended))
+    while len(ended) > ENDED_KEPT or at - ended[oldest] >= ENDED_FOR:
+        ended.pop(oldest)
+        oldest = next(iter(ended))
 
 
 def _noticed(draft: Draft, event: NoticeSeen) -> None:

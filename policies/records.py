@@ -152,7 +152,8 @@ class Pause:
 class Memory:
     """Everything remembered about one pool. Immutable: `reduce` returns a new one.
 
-    `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started.
+    `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started. `ended`:
+    machines that a list showed as ended, and since when that is known, oldest first.
     """
 
     epoch: int = 0
@@ -170,6 +171,7 @@ class Memory:
     swaps: Mapping[str, Swap] = field(default_factory=dict)
     incoming: Mapping[str, str] = field(default_factory=dict)  # what comes in -> whom it replaces
     early_notices: Mapping[str, tuple[Notice, ...]] = field(default_factory=dict)
+    ended: Mapping[str, float] = field(default_factory=dict)
     launches: tuple[float, ...] = ()
     pause: Pause | None = None
     preemptions: int = 0

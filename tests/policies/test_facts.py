@@ -283,13 +283,27 @@ def test_why_a_node_is_gone(
         here.notice("x", kind=notice)
     if asked:
         here.asked("x", ActionKind.TERMINATE)
-    assert changes(here) == (NodeGone(at=here.now, node="x", cause=cause),)
+    assert changes(here) == (NodeGone(at=here.now, node="x", cause=cause, ended=True),)
 
 
 def test_a_cancelled_notice_announced_nothing(scene: Make) -> None:
     here = scene().nodes(3).node("x", state=InstanceState.TERMINATED, serving=False)
     here.notice("x", cancelled=True)
     assert [e.cause for e in changes(here)] == [GoneCause.UNANNOUNCED]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_one_that_has_ended_stays_so_in_an_older_list(scene: Make, ended: bool) -> None:
+    """What was only missing may be back."""
+    here = lacking(scene, missing_for=1000.0)
+    if ended:
+        here.node("x", state=InstanceState.TERMINATED, serving=False)
+    memory = reduce(here.memory, *changes(here))
+    assert "x" not in memory.nodes
+    here.node("x")
+    here.instances["x"] = replace(here.instances["x"], token=f"{here.pool.name}/7/1")
+    again = [e.node for e in facts.changes(here.pool, here.world, memory) if isinstance(e, NodeSeen)]
+    assert again == ([] if ended else ["x"])
 
 
 def test_a_machine_that_is_shutting_down_is_not_gone_yet(scene: Make) -> None:

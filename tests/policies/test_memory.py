@@ -212,6 +212,18 @@ def test_preemptions_are_counted(cause: GoneCause, preemptions: int, without: in
     assert memory.intents == {}  # no call on a node outlives it
 
 
+def test_that_machines_have_ended_is_remembered_for_an_hour_and_of_so_many() -> None:
+    first = replace(gone(at=90.0), ended=True)
+    memory = replay([seen(), first])
+    assert memory.ended == {"n": 90.0}
+    for at, known in ((3689.0, ["n", "m"]), (3690.0, ["m"])):
+        later = replace(gone("m", at=at), ended=True)
+        assert list(reduce(memory, seen("m"), later).ended) == known
+    for i in range(1500):
+        memory = reduce(memory, seen(f"n{i}"), replace(gone(f"n{i}"), ended=True))
+    assert list(memory.ended) == [f"n{i}" for i in range(476, 1500)]
+
+
 def test_boots_that_fail_are_counted_in_a_row() -> None:
     history: list[Event] = []
     for i in range(3):
