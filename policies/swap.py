@@ -85,17 +85,17 @@ def call_back(turn: Turn) -> None:
     able = [n for n in turn.fleet.nodes if n.phase is Phase.DRAINING and _need_not_drain(n)]
     still_sent = sends_to(turn.world, turn.memory) if able else set()
     for node in able:
-        if node.doomed is not None or node.id in turn.returning or node.standby is not None:
+        if node.id in turn.returning or node.standby is not None:
             continue
         if node.id in still_sent and not _asked_long_ago(turn, node) and _short(turn, node):
             turn.undrain(node, "what stays is too little, and it still gets requests")
 
 
 def _need_not_drain(node: Node) -> bool:
-    """True for a node that drains by choice and may answer, or for a silence that is over."""
-    if node.drain is None:
+    """True for a node that drains by choice and may answer, or for a silence or a notice that is over."""
+    if node.drain is None or node.doomed is not None:
         return False
-    if node.drain.cause is Cause.SICK:
+    if node.drain.cause in (Cause.SICK, Cause.NOTICE):
         return node.answers
     return node.drain.cause.by_choice and (node.answers or not node.probed)
 
@@ -114,9 +114,9 @@ def _held_by_the_rest(turn: Turn, node: Node) -> bool:
     """True for a node that was drained by choice and may answer, while the rest is too little to rely on.
 
     One that was ready, and that this daemon has not looked at yet, may: nor has it looked at the rest. So it
-    is with one whose silence is over, and that an operator wants to go.
+    is with one whose silence or notice is over, and that an operator wants to go.
     """
-    needed = node.doomed is None and node.ready_at is not None and _need_not_drain(node)
+    needed = node.ready_at is not None and _need_not_drain(node)
     return needed and not _asked_long_ago(turn, node) and _short(turn, node)
 
 

@@ -116,16 +116,17 @@ def test_a_node_that_drained_by_choice_waits_until_it_is_known_that_the_rest_is_
     assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
 
 
+@pytest.mark.parametrize("cause", [Cause.SICK, Cause.NOTICE])
 @pytest.mark.parametrize(
     ("waited", "silent_for", "ends"), [(5.0, None, False), (5000.0, None, True), (5.0, 60.0, True)]
 )
-def test_a_silence_that_is_over_ends_no_node_that_is_needed_before_an_operator_has_waited(
-    scene: Make, actions: Make, waited: float, silent_for: float | None, ends: bool
+def test_a_silence_or_notice_that_is_over_ends_no_node_that_is_needed_before_an_operator_has_waited(
+    scene: Make, actions: Make, waited: float, silent_for: float | None, ends: bool, cause: Cause
 ) -> None:
     asked = OperatorRequest(since=scene().now - waited, budget=20.0, reason="maintenance")
     here = scene(Pool(name="p", replicas=4, spot_share=0.0)).nodes(3, Market.ON_DEMAND)
     here.node("x", Market.ON_DEMAND, silent_for=silent_for, operator=asked, idle_since=here.now - 30.0)
-    here.drain("x", Cause.SICK, since=40.0, left=-20.0)
+    here.drain("x", cause, since=40.0, left=-20.0)
     del here.held["x"], here.shown["x"]
     assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
 
