@@ -7,8 +7,8 @@ been missing for the grace time, as far as lists were read: ten times that unles
 long, before it was ever ready, or while so many are missing that the list is to be doubted rather than the
 nodes. A draining node is not idle before its detachment was acknowledged and every count was taken after
 that, nor while it may still get requests, or neither its engine nor a balancer counts. A machine with our tag
-and a token that we never made is nobody's node here, nor is one that a list showed as ended, whatever an older
-one shows after it.
+and a token that we never made is nobody's node here, and one that a list showed as ended none any more,
+whatever an older list shows.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """

@@ -63,7 +63,7 @@ ATTEMPTS = 6
 """Times that a call which surely did nothing is repeated before it is given up."""
 
 EARLY_NOTICES_KEPT = 256
-"""Nodes not described yet whose notices are kept."""
+"""Nodes not described yet whose notices are kept, and those that an operator wants drained."""
 
 ENDED_FOR = 3600.0
 """Seconds for which it is remembered that a machine has ended: lists lag behind for less."""
@@ -125,6 +125,8 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
     )
     if known is not None:  # a standby that is at work: what was said of it and decided holds all the same
         record = replace(record, notices=known.notices, drain=known.drain, operator=known.operator)
+    if event.node in draft.get("early_requests"):
+        record = replace(record, operator=draft.mapping("early_requests").pop(event.node))
     draft.mapping("nodes")[event.node] = record
     draft.forget_intent(event.token)
     draft.learn(event.placement, event.at, hazard.took)
@@ -210,8 +212,8 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     draft.mapping("nodes").pop(event.node)
     if event.ended:
         _has_ended(draft, event.node, event.at)
-    if record.missing_since is not None and record.notices:  # lists may be wrong, and show it again
-        _keep_early(draft, event.node, record.notices)
+    else:  # lists may be wrong, and show it again
+        _keep_what_was_said(draft, record)
     swap = draft.get("swaps").get(event.node)
     if swap is not None:
         detached = swap.detached_at if swap.detached_at is not None else event.at
@@ -226,6 +228,17 @@ def _has_ended(draft: Draft, node: str, at: float) -> None:
     while len(ended) > ENDED_KEPT or at - ended[oldest] >= ENDED_FOR:
         ended.pop(oldest)
         oldest = next(iter(ended))
+
+
+def _keep_what_was_said(draft: Draft, record: NodeRecord) -> None:
+    """The cloud's word and an operator's hold until a list shows the node again."""
+    if record.notices:
+        _keep_early(draft, record.id, record.notices)
+    if record.operator is not None:
+        requests = draft.mapping("early_requests")
+        requests[record.id] = record.operator
+        if len(requests) > EARLY_NOTICES_KEPT:
+            requests.pop(next(iter(requests)))
 
 
 def _noticed(draft: Draft, event: NoticeSeen) -> None:
@@ -413,6 +426,8 @@ def _operator_drain(draft: Draft, event: OperatorDrained) -> None:
 
 def _operator_undrain(draft: Draft, event: OperatorUndrained) -> None:
     draft.node(event.node, operator=None)
+    if event.node in draft.get("early_requests"):
+        draft.mapping("early_requests").pop(event.node)
 
 
 def _paused(draft: Draft, event: Paused) -> None:

@@ -171,6 +171,7 @@ class Memory:
     swaps: Mapping[str, Swap] = field(default_factory=dict)
     incoming: Mapping[str, str] = field(default_factory=dict)  # what comes in -> whom it replaces
     early_notices: Mapping[str, tuple[Notice, ...]] = field(default_factory=dict)
+    early_requests: Mapping[str, OperatorRequest] = field(default_factory=dict)  # to drain, as with notices
     ended: Mapping[str, float] = field(default_factory=dict)
     launches: tuple[float, ...] = ()
     pause: Pause | None = None

@@ -42,6 +42,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         quota_at={k: min(at, now) for k, at in memory.quota_at.items()},
         swaps={k: _past(r, now) for k, r in memory.swaps.items()},
         early_notices={k: tuple(_past(n, now) for n in held) for k, held in memory.early_notices.items()},
+        early_requests={k: _past(r, now) for k, r in memory.early_requests.items()},
         ended={k: min(at, now) for k, at in memory.ended.items()},
         launches=tuple(min(at, now) for at in memory.launches),
         pause=None if memory.pause is None else _pause(memory.pause, now),

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from policies.actions import Cause, Drain, Launch, Terminate, Undrain
-from policies.events import GoneCause, NodeGone, NodeMissing, NodeSeen, NoticeSeen
+from policies.events import GoneCause, NodeGone, NodeSeen, NoticeSeen, OperatorDrained, OperatorUndrained
 from policies.interruption import applies, doom
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Confidence, Market, Notice, NoticeKind, Pool, StandbyKind
 from policies.records import NOTICES_KEPT
+from policies.value import replace
 
 Make = Callable[..., Any]
 REPORTED = Confidence.REPORTED
@@ -232,15 +233,41 @@ def first_seen(place: Any, *, at: float) -> NodeSeen:
     )
 
 
+@pytest.mark.parametrize(("ended", "meanwhile"), [(False, None), (False, "taken back"), (True, None)])
+def test_a_drain_that_was_asked_for_holds_when_lists_show_its_node_again(
+    at: Make, ended: bool, meanwhile: str | None
+) -> None:
+    asked = OperatorDrained(at=2.0, node="new", budget=20.0, reason="a new driver")
+    memory = reduce(Memory(), first_seen(at("a"), at=1.0), asked)
+    memory = reduce(memory, NodeGone(at=20.0, node="new", cause=GoneCause.LOST, ended=ended))
+    if meanwhile is not None:
+        memory = reduce(memory, OperatorUndrained(at=30.0, node="new", reason="done"))
+    memory = reduce(memory, first_seen(at("a"), at=40.0))
+    request = memory.nodes["new"].operator
+    assert (request is not None and request.since == 2.0) is not (ended or meanwhile is not None)
+    assert memory.early_requests == {}
+
+
+def test_drains_that_were_asked_for_are_kept_of_so_many_nodes_that_lists_lack(at: Make) -> None:
+    memory = Memory()
+    for i in range(300):
+        node = f"n{i}"
+        memory = reduce(
+            memory,
+            replace(first_seen(at("a"), at=1.0), node=node),
+            OperatorDrained(at=2.0, node=node, budget=20.0, reason="all of them"),
+            NodeGone(at=20.0, node=node, cause=GoneCause.LOST),
+        )
+    assert list(memory.early_requests) == [f"n{i}" for i in range(44, 300)]
+
+
 @pytest.mark.parametrize("missed", [True, False])
 def test_the_notice_of_a_node_that_was_given_up_for_gone_holds_when_lists_show_it_again(
     at: Make, missed: bool
 ) -> None:
     """One that a list showed ended does not come back."""
     memory = reduce(Memory(), first_seen(at("a"), at=1.0), NoticeSeen(at=2.0, notice=said(node="new")))
-    if missed:
-        memory = reduce(memory, NodeMissing(at=3.0, node="new"))
-    memory = reduce(memory, NodeGone(at=20.0, node="new", cause=GoneCause.RECLAIMED))
+    memory = reduce(memory, NodeGone(at=20.0, node="new", cause=GoneCause.RECLAIMED, ended=not missed))
     assert ("new" in memory.early_notices) is missed
     memory = reduce(memory, first_seen(at("a"), at=40.0))
     assert [(n.id, n.seen_at) for n in memory.nodes["new"].notices] == ([("n1", 0.0)] if missed else [])
