@@ -30,9 +30,11 @@ _NEVER = (-math.inf, -math.inf)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What a target set does: nodes that can answer and leave it empty, those that leave too few on-demand
-    units (in words), and those that leave too few in all (how many). `at`: when this was so."""
+    units (in words), and those that leave too few in all (how many). `at`: when this was so, `read_at`: when
+    somebody had last read the set."""
 
     at: float
+    read_at: float
     answering: frozenset[str]
     below_floor: dict[str, str]
     harmed: dict[str, int]
@@ -245,8 +247,8 @@ class Checker(Knowable):
 
     def _set_written(self, table: TargetTable, now: float) -> None:
         """What a write of the target set may change."""
+        sent = self._sent.get((table.name, table.generation))
         if not self._world.faults.forgetful:
-            sent = self._sent.get((table.name, table.generation))
             self._written.append((now if sent is None else sent.at, now))
         before, told_before = self._before.get(table.name, {}), self.books.drained.keys() | self._let_go
         after = {s.id: s.phase for s in table.targets.values()}
@@ -256,7 +258,8 @@ class Checker(Knowable):
                 continue  # the balancer forgot this set
             if phase is TargetPhase.ACTIVE:
                 alone = len(table.told) == 1  # the last that may answer
-                new, seen_at = before.get(node) is not TargetPhase.ACTIVE, min(now, table.read_at)
+                new = before.get(node) is not TargetPhase.ACTIVE
+                seen_at = min(now, table.read_at if sent is None else sent.read_at)
                 self._may_enter(node, machine, now, new=new, alone=alone, seen_at=seen_at)
             else:
                 deadline = table.targets[node].drain_deadline
@@ -270,7 +273,7 @@ class Checker(Knowable):
         active_before = {n for n, phase in before.items() if phase is TargetPhase.ACTIVE}
         # Where a balancer forgets a set that it acknowledged, what leaves is judged by the acknowledgement:
         # that is when the daemon let it go. Later it leaves once more.
-        landed = self._judge(active_before, told_before, set(table.told))
+        landed = self._judge(table, active_before, told_before, set(table.told))
         if table.active():
             landed = replace(landed, answering=frozenset())
         self._departures(table, landed)
@@ -302,10 +305,10 @@ class Checker(Knowable):
         active = {s.id for s in desired if s.phase is TargetPhase.ACTIVE}
         before = {s.id for s in table.active()}
         self._sent[table.name, generation] = self._judge(
-            before, self.books.drained.keys() | self._let_go, active
+            table, before, self.books.drained.keys() | self._let_go, active
         )
 
-    def _judge(self, before: set[str], drained: set[str], after: set[str]) -> Verdict:
+    def _judge(self, table: TargetTable, before: set[str], drained: set[str], after: set[str]) -> Verdict:
         """What a set with `after` active does to the nodes that were so `before`.
 
         Where a balancer forgot a set that it acknowledged, what left it then, `drained`, leaves it once more.
@@ -318,6 +321,7 @@ class Checker(Knowable):
                 chosen.append(node)
         return Verdict(
             at=now,
+            read_at=table.read_at,
             answering=frozenset() if after else self._answering(before, now),
             below_floor={n: text for n in chosen if (text := self._below_floor(n, now))},
             harmed=self._harmed(chosen, after, now),

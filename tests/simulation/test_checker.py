@@ -168,12 +168,13 @@ def test_it_may_be_ended_with_the_requests_that_it_got_so(ago: float, harm: bool
 
 
 @pytest.mark.parametrize(
-    ("ago", "read", "harm"), [(0.2, True, False), (60.0, True, True), (60.0, False, False)]
+    ("ago", "read", "harm"),
+    [(0.2, "before", False), (60.0, "before", True), (60.0, "never", False), (60.0, "too late", False)],
 )
 def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(
-    ago: float, read: bool, harm: bool
+    ago: float, read: str, harm: bool
 ) -> None:
-    """Also where nobody could read the set since."""
+    """Also where nobody could read the set since, or not before another was on its way."""
 
     async def script(watched: Watched) -> None:
         await watched.clock.sleep(0.2)
@@ -183,8 +184,10 @@ def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(
         await watched.balancer.observe()
         await watched.write(watched.machines[:2])
         await watched.clock.sleep(ago)
-        if read:
+        if read == "before":
             await watched.balancer.observe()
+        if read == "too late":
+            watched.table.on_sent.append(lambda table, *_: setattr(table, "read_at", watched.clock.now()))
         await watched.write(watched.machines)
 
     assert ("ready-first" in watch(script).broken) is harm
