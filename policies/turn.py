@@ -278,7 +278,7 @@ class Turn:
                 self.defer(ActionKind.DRAIN, refusal, node=node.id)
                 return False
         self.leave(node)
-        if cause.by_choice and node.phase is Phase.READY and node.standby is None:
+        if cause.by_choice and (node.phase is Phase.READY or node.serving) and node.standby is None:
             self.by_choice += node.units
         self.actions.append(Drain(node=node.id, deadline=deadline, cause=cause, reason=reason))
         return True

@@ -362,6 +362,14 @@ def test_nodes_that_only_this_host_cannot_reach_drain_no_faster_than_the_budget(
     assert {a.node for a in actions(here.plan(), Drain)} == {"x0", "x1"}
 
 
+def test_a_node_at_work_that_was_never_seen_ready_counts_in_the_budget(scene: Make, actions: Make) -> None:
+    """As where an old journal does not know it and this host cannot reach it."""
+    here = scene(Pool(name="p", replicas=4, spot_share=0.0)).nodes(5, Market.ON_DEMAND)
+    assert [a.cause for a in actions(here.plan(), Drain)] == [Cause.EXCESS]
+    asked(here.node("x", Market.ON_DEMAND, ready=False, serving=True, vouched=True), "x")
+    assert [(a.node, a.cause) for a in actions(here.plan(), Drain)] == [("x", Cause.OPERATOR)]
+
+
 def test_where_so_many_are_silent_that_the_fault_may_be_here_none_drains_as_if_it_were_dead(
     scene: Make, actions: Make
 ) -> None:
