@@ -134,7 +134,8 @@ class Knowable:
         """Counts towards the pool: it lives, answers or will, is not taken away and no standby set aside.
 
         `in_doubt`: so does one of which only the node itself says that it goes, or that went away just now,
-        and a standby of which a balancer said just now that it gets requests, though it forgot that.
+        and a standby of which a balancer said just now, or when anybody could last read it, that it gets
+        requests, though it forgot that.
         """
         gone_quiet = [at for at in (machine.silent_since, machine.unseen_since) if at is not None]
         silent = bool(gone_quiet) and now - min(gone_quiet) >= self._bounds.see_loss
@@ -144,9 +145,15 @@ class Knowable:
         stays = not told and (in_doubt or not machine.rumoured) and not silent
         works = machine.state in (InstanceState.PENDING, InstanceState.RUNNING)
         works = works or (in_doubt and now - machine.quiet_from < self._bounds.see_loss)
-        acknowledged = now - self._acknowledged_at.get(machine.id, -math.inf) < self._bounds.see_loss
-        aside = self._aside(machine, now) and not (in_doubt and acknowledged)
+        aside = self._aside(machine, now) and not (in_doubt and self._seemed_to_work(machine, now))
         return works and stays and not aside
+
+    def _seemed_to_work(self, machine: Machine, now: float) -> bool:
+        """A balancer acknowledged it just now, or had it when somebody last read its set."""
+        acknowledged_at = self._acknowledged_at.get(machine.id, -math.inf)
+        held_at = self._held_at.get(machine.id, -math.inf)
+        as_read = any(table.read_at - held_at < self._bounds.see_loss for table in self._tables)
+        return as_read or now - acknowledged_at < self._bounds.see_loss
 
     def _was_whole(self) -> bool:
         """On-demand units were launched up to the floor at least once."""

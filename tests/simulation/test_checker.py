@@ -399,14 +399,22 @@ def test_what_went_away_just_now_still_stays_for_who_is_let_go(how: str, ago: fl
     assert ("no-self-harm" in watch(script, replicas=2).broken) is harm
 
 
-@pytest.mark.parametrize(("ago", "harm"), [(3.0, False), (30.0, True)])
-def test_a_standby_at_work_still_counts_when_a_balancer_lost_it_just_now(ago: float, harm: bool) -> None:
+@pytest.mark.parametrize(
+    ("ago", "read", "harm"), [(3.0, True, False), (30.0, True, True), (30.0, False, False)]
+)
+def test_a_standby_at_work_still_counts_when_a_balancer_lost_it_just_now(
+    ago: float, read: bool, harm: bool
+) -> None:
+    """Also where nobody could read the balancer since."""
+
     async def script(watched: Watched) -> None:
         watched.machines[0].standby = StandbyKind.STOPPED
         await watched.write(watched.machines)
         await watched.clock.sleep(10.0)
         watched.table.restart()
         await watched.clock.sleep(ago)
+        if read:
+            await watched.balancer.observe()
         await watched.instances.terminate(watched.machines[1].id)
 
     assert ("floor" in watch(script, Market.ON_DEMAND, replicas=2).broken) is harm
