@@ -41,6 +41,7 @@ class TargetTable:
         self.on_sent: list[Callable[[TargetTable, Sequence[TargetSpec], int], None]] = []
         self.served = self.unserved = 0
         self.read_at = -math.inf  # when somebody last read the set and heard the answer
+        self.shown: frozenset[str] = frozenset()  # targets, by that answer
         self._owed = 0.0
         self._routed_at = world.clock.now()
         world.on_tick.append(self._route)
@@ -122,6 +123,7 @@ class SimBalancer:
         """Read the set. Raises CloudError."""
         view = await self._wire.look("observe", self._table.view)
         self._table.read_at = self._world.clock.now()
+        self._table.shown = frozenset(t.id for t in view.targets)
         return view
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from cloud.sim.balancer import TargetTable
 from cloud.sim.books import Books
-from cloud.sim.counting import enough, units
+from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.invariants import Bounds, Broken, DaemonState
-from cloud.sim.knowable import Knowable
+from cloud.sim.settled import Settled
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind, Cause
 from policies.events import DaemonStarted, Event, IntentOpened, NodeGone, NodeSeen
-from policies.model import InstanceState, Market, Pool, TargetPhase, TargetSpec
+from policies.model import Pool, TargetPhase, TargetSpec
 from policies.value import replace
 
 _NEVER = (-math.inf, -math.inf)
@@ -31,16 +31,17 @@ _NEVER = (-math.inf, -math.inf)
 class Verdict:
     """What a target set does: nodes that can answer and leave it empty, those that leave too few on-demand
     units (in words), and those that leave too few in all (how many). `at`: when this was so, `read_at`: when
-    somebody had last read the set."""
+    somebody had last read the set, and which targets were `shown`."""
 
     at: float
     read_at: float
+    shown: frozenset[str]
     answering: frozenset[str]
     below_floor: dict[str, str]
     harmed: dict[str, int]
 
 
-class Checker(Knowable):
+class Checker(Settled):
     """All invariants of one pool in one world."""
 
     def __init__(
@@ -259,8 +260,7 @@ class Checker(Knowable):
             if phase is TargetPhase.ACTIVE:
                 alone = len(table.told) == 1  # the last that may answer
                 new = before.get(node) is not TargetPhase.ACTIVE
-                seen_at = min(now, table.read_at if sent is None else sent.read_at)
-                self._may_enter(node, machine, now, new=new, alone=alone, seen_at=seen_at)
+                self._may_enter(node, machine, now, new=new, alone=alone, seen=sent or table)
             else:
                 deadline = table.targets[node].drain_deadline
                 if node in self.books.drained or deadline is None:
@@ -281,21 +281,30 @@ class Checker(Knowable):
         self._let_go = (self._let_go | (active_before - table.told)) - table.told
 
     def _may_enter(
-        self, node: str, machine: Machine | None, now: float, *, new: bool, alone: bool, seen_at: float
+        self,
+        node: str,
+        machine: Machine | None,
+        now: float,
+        *,
+        new: bool,
+        alone: bool,
+        seen: Verdict | TargetTable,
     ) -> None:
         """Only a ready node that does not drain gets requests, or the only one that is left.
 
-        What a balancer lost just now, or since it was last read at `seen_at`, may be put back as it was seen,
-        whoever had put it there; one that drained only where the daemon knows neither it nor its drain. The
-        last one may be put back whenever it got requests before.
+        What a balancer lost just now, or since it was last `seen`, may be put back as it was then, whoever
+        had put it there; one that drained only where the daemon knows neither it nor its drain. One that it
+        does not know, and was shown, may be sent as it was shown before. The last one may be put back
+        whenever it got requests before.
         """
         self.checked["no-way-back"] += 1
-        held = seen_at - self._held_at.get(node, -math.inf) < self._bounds.see_loss
+        held = min(now, seen.read_at) - self._held_at.get(node, -math.inf) < self._bounds.see_loss
         daemon = self._daemon()
-        as_seen = held and daemon is not None and node not in daemon.known
-        if node in self.books.drained and not (alone or as_seen):
+        unknown = daemon is not None and node not in daemon.known
+        if node in self.books.drained and not (alone or (held and unknown)):
             self.report("no-way-back", node, f"{node} drained and gets new requests")
-        if new and not held and not (alone and node in self._held_at):
+        before = node in self._held_at and (alone or (unknown and node in seen.shown))
+        if new and not (held or before):
             self.checked["ready-first"] += 1
             if machine is None or now < machine.loaded_at:
                 self.report("ready-first", node, f"{node} entered the target set before it was ready")
@@ -322,6 +331,7 @@ class Checker(Knowable):
         return Verdict(
             at=now,
             read_at=table.read_at,
+            shown=table.shown,
             answering=frozenset() if after else self._answering(before, now),
             below_floor={n: text for n in chosen if (text := self._below_floor(n, now))},
             harmed=self._harmed(chosen, after, now),
@@ -458,51 +468,3 @@ class Checker(Knowable):
                         text = f"{machine.id} could have left {now - since:.1f} s ago and still gets requests"
                         self.report("prompt-detach", machine.id, text)
         self._may_go_since = still
-
-    # -- at the end --------------------------------------------------------------------------------
-
-    def unsettled(self, now: float) -> str:
-        """What is not yet as the pool wants it, in words; empty when all is."""
-        live = [m for m in self._ours() if m.live]
-        standby = [m for m in live if self._aside(m, now)]
-        working = [m for m in live if m not in standby]
-        spot = [m for m in working if m.placement.market is Market.SPOT]
-        others = [m for m in working if m.placement.market is Market.ON_DEMAND]
-        pool, found = self._pool, []
-        if text := self._other_mix(spot, others):
-            found.append(text)
-        stopped = [m for m in standby if m.state is InstanceState.STOPPED]
-        if len(stopped) != len(standby) or not enough(pool, standby, pool.standby.stopped):
-            found.append(f"{len(stopped)} of {len(standby)} standbys stopped, wanted {pool.standby.stopped}")
-        found += [f"{m.id} is not ready" for m in working if not m.able(now)]
-        names = {m.id for m in working}
-        for table in self._tables:
-            if set(table.targets) != names or len(table.active()) != len(names):
-                held = " ".join(f"{s.id}={s.phase}" for s in table.targets.values())
-                found.append(f"{table.name} holds {held or 'nothing'}")
-        daemon = self._daemon()
-        if daemon is None:
-            found.append("no daemon runs")
-        elif not {m.id for m in live} <= daemon.known:
-            found.append("the daemon does not know all that lives")
-        elif ended := sorted(daemon.known - {m.id for m in live}):
-            found.append(f"the daemon still has {', '.join(ended)} on its books")
-        return "; ".join(found)
-
-    def _other_mix(self, spot: list[Machine], others: list[Machine]) -> str:
-        """Says that this is not the wanted mix, or nothing.
-
-        The adaptive mix finds its own: no fewer than wanted and the floor, as much again on spot at most, for
-        what may be lost, and on demand no more than wanted, since that is not lost.
-        """
-        pool = self._pool
-        if pool.adaptive is not None:
-            few = len(spot) + len(others) < pool.replicas or len(others) < pool.on_demand_floor
-            if not few and len(others) <= pool.replicas and len(spot) <= 2 * pool.replicas:
-                return ""
-            return f"{len(spot)} spot and {len(others)} on-demand live, wanted {pool.replicas}"
-        want = (pool.spot_wanted, pool.on_demand_floor + pool.standby.hot)
-        if enough(pool, spot, want[0]) and enough(pool, others, want[1]):
-            return ""
-        held = f"{units(pool, spot)} spot and {units(pool, others)} on-demand"
-        return f"{held} live, wanted {want[0]} and {want[1]}"

@@ -193,6 +193,29 @@ def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(
     assert ("ready-first" in watch(script).broken) is harm
 
 
+@pytest.mark.parametrize(
+    ("known", "shown", "harm"), [(False, True, False), (False, False, True), (True, True, True)]
+)
+def test_what_nobody_knows_and_a_balancer_shows_draining_may_be_sent_as_it_was_before(
+    known: bool, shown: bool, harm: bool
+) -> None:
+    """A set from then may be on its way, of which no answer came."""
+
+    async def script(watched: Watched) -> None:
+        strange, others = watched.machines[2], watched.machines[:2]
+        strange.loaded_at = 1e12
+        if not known:
+            watched.known.discard(strange.id)
+        watched.by_hand(strange)
+        await watched.clock.sleep(2.0)
+        await watched.write(others, draining=[strange] if shown else [])
+        await watched.clock.sleep(60.0)
+        await watched.balancer.observe()
+        await watched.write(watched.machines)
+
+    assert ("ready-first" in watch(script).broken) is harm
+
+
 @pytest.mark.parametrize(("others", "before", "harm"), [(0, True, False), (0, False, True), (2, True, True)])
 def test_the_last_one_may_be_put_back_that_got_requests_before(others: int, before: bool, harm: bool) -> None:
     async def script(watched: Watched) -> None:
