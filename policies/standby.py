@@ -65,11 +65,15 @@ def refill(turn: Turn) -> None:
 
 
 def surplus(turn: Turn) -> None:
-    """End stopped standbys beyond the wanted number, as far as any could go; the oldest are kept."""
-    held = _standbys(turn)
+    """End stopped standbys beyond the wanted number, as far as any could go; the oldest are kept.
+
+    So are warm ones while what works is too little: where the journal is lost they may be what worked.
+    """
+    held, enough = _standbys(turn), turn.sure_in_all >= turn.pool.replicas
     surplus, going = sum(n.units for n in held) - turn.pool.standby.stopped, []
     for node in reversed(held):
-        if node.units <= surplus and node.in_flight == 0:
+        needed = node.phase is Phase.READY and not enough
+        if node.units <= surplus and node.in_flight == 0 and not needed:
             going.append(node)
             surplus -= node.units
     for node in reversed(going):
@@ -77,8 +81,13 @@ def surplus(turn: Turn) -> None:
 
 
 def _startable(turn: Turn, node: Node) -> bool:
-    """True when it may be asked for. One that is warm already needs no room, so its placement may be shut."""
-    tried = node.started_at > node.launched_at  # and was refused, or it would be no standby
+    """True when it may be asked for. One that is warm already needs no room, so its placement may be shut.
+
+    Unless it was asked for just now, and refused, or it would be no standby. One that was found in a list
+    looks the same for as long.
+    """
+    since = turn.now - node.started_at
+    tried = node.started_at > node.launched_at and since < turn.pool.patience.effect_timeout
     if (node.phase is Phase.STOPPED or tried) and turn.scorer.blocked(node.placement):
         return False
     stopping = intent_key(node.id, ActionKind.STOP) in turn.memory.intents

@@ -192,6 +192,8 @@ def test_a_warm_one_is_used_where_no_launch_is_possible_but_not_asked_again_at_o
     assert [a.node for a in actions(here.plan(), Start)] == ["sb"]
     here.records["sb"] = replace(here.records["sb"], started_at=here.now)
     assert actions(here.plan(), Start) == [], "its start was refused just now"
+    here.records["sb"] = replace(here.records["sb"], started_at=here.now - here.pool.patience.effect_timeout)
+    assert [a.node for a in actions(here.plan(), Start)] == ["sb"]
 
 
 def test_surplus_standbys_end_youngest_first(scene: Make, actions: Make) -> None:
@@ -199,6 +201,17 @@ def test_surplus_standbys_end_youngest_first(scene: Make, actions: Make) -> None
     stopped(here, "old", age=900.0)
     stopped(here, "young", age=100.0)
     assert [a.node for a in actions(here.plan(), Terminate)] == ["young"]
+
+
+@pytest.mark.parametrize("ready", [3, 4])
+def test_warm_ones_are_not_surplus_while_what_works_is_too_little(
+    scene: Make, actions: Make, at: Make, ready: int
+) -> None:
+    """As where the journal is lost, and a balancer has forgotten who worked."""
+    here = scene(pool(0, spot_share=0.0)).nodes(ready, ON_DEMAND)
+    standby(here, state=InstanceState.RUNNING, started_at=here.now)
+    here.fields["refusals"] = {at("a", ON_DEMAND): Refusal(at=here.now)}
+    assert [a.node for a in actions(here.plan(), Terminate)] == ([] if ready == 3 else ["sb"])
 
 
 def test_a_standby_lives_beside_the_surge(scene: Make) -> None:
