@@ -34,6 +34,7 @@ from policies.model import (
 )
 from policies.records import intent_key
 from policies.turn import Turn
+from policies.value import replace
 
 _GIVEN_UP = 3.0
 """The last target is let go of when it was silent for so many times as long as it takes to replace a node."""
@@ -58,6 +59,14 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
             specs.append(_draining(node.id, node.address, deadline, weight=_weight(node)))
     specs += _unseen(turn, {s.id for s in specs}, routed)
     return tuple(sorted(specs, key=lambda s: s.id))
+
+
+def with_active(turn: Turn, wanted: tuple[TargetSpec, ...], stays: set[str]) -> tuple[TargetSpec, ...]:
+    """The same set, with nodes that do not drain after all as they were."""
+    serving = {n.id for n in turn.fleet.serving} & stays
+    return tuple(
+        replace(s, phase=TargetPhase.ACTIVE, drain_deadline=None) if s.id in serving else s for s in wanted
+    )
 
 
 def explain_changes(turn: Turn, wanted: tuple[TargetSpec, ...]) -> None:

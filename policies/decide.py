@@ -4,12 +4,15 @@ What it decides: everything, by asking the policies one after another; each sees
 decided in this turn.
 Why: one pure function of what is wanted, seen and remembered can be tested, replayed and explained.
 Never: the same pool, world and memory give two different plans, whatever the order of their mappings; a plan
-that breaks an invariant keeps its launches or ends nodes. Costs grow linearly with the number of nodes.
+that breaks an invariant keeps its launches, ends nodes, or lets go of what then does not drain. Costs grow
+linearly with the number of nodes.
 
 Example: a notice for one of ten nodes gives one plan: drain it, launch its replacement, write the target set.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from policies import (
     adaptive,
@@ -23,7 +26,7 @@ from policies import (
     standby,
     swap,
 )
-from policies.actions import Alarm, Plan
+from policies.actions import Action, Alarm, Detach, Drain, Plan
 from policies.fleet import Fleet
 from policies.model import Pool, World
 from policies.records import Memory
@@ -70,7 +73,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
         deferred=tuple(turn.deferred),
         notes=tuple(turn.notes),
     )
-    return _checked(fleet, world, plan)
+    return _checked(turn, plan)
 
 
 def _name_strangers(turn: Turn) -> None:
@@ -84,15 +87,22 @@ def _name_strangers(turn: Turn) -> None:
         turn.note(f"not ours, though tagged as this pool's, and left alone: {', '.join(sorted(found))}")
 
 
-def _checked(fleet: Fleet, world: World, plan: Plan) -> Plan:
-    violations = invariants.check(fleet.pool, world, fleet, plan)
+def _checked(turn: Turn, plan: Plan) -> Plan:
+    violations = invariants.check(turn.pool, turn.world, turn.fleet, plan)
     if not violations:
         return plan
     alarms = tuple(Alarm(name="InvariantViolated", reason=str(v)) for v in violations)
+    kept = invariants.without_destruction(plan)
+    stays = _drains(plan.actions) - _drains(kept)
+    targets = balance.with_active(turn, plan.targets, stays)
     return Plan(
-        actions=(*alarms, *invariants.without_destruction(plan)),
-        targets=plan.targets,
-        write=plan.write,
+        actions=(*alarms, *(a for a in kept if not (isinstance(a, Detach) and a.node in stays))),
+        targets=targets,
+        write=balance.to_write(turn, targets),
         deferred=plan.deferred,
         notes=plan.notes,
     )
+
+
+def _drains(actions: Iterable[Action]) -> set[str]:
+    return {a.node for a in actions if isinstance(a, Drain)}

@@ -109,6 +109,15 @@ class Node:
         return self.doomed is not None and self.doomed.confidence is Confidence.CONFIRMED
 
     @property
+    def drains_by_choice(self) -> bool:
+        """It drains now because somebody chose so, as far as nothing else takes it. A standby serves nobody.
+
+        One that has fallen silent since may only be out of this host's reach.
+        """
+        chosen = self.phase is Phase.DRAINING and self.drain is not None and self.drain.cause.by_choice
+        return chosen and not self.surely_doomed and self.standby is None
+
+    @property
     def answers(self) -> bool:
         """Its engine has booted and answered the last probe, whatever else holds of the node."""
         booted = self.phase in (Phase.READY, Phase.DRAINING) and self.ready_at is not None
@@ -268,19 +277,8 @@ class Fleet:
 
     @lazy
     def voluntary_drains(self) -> int:
-        """Units of the nodes that drain now because somebody chose so, as far as nothing else takes them.
-
-        One that has fallen silent since may only be out of this host's reach.
-        """
-        return sum(
-            n.units
-            for n in self.nodes
-            if n.phase is Phase.DRAINING
-            and n.drain is not None
-            and n.drain.cause.by_choice
-            and not n.surely_doomed
-            and n.standby is None
-        )
+        """Units of the nodes that drain now because somebody chose so."""
+        return sum(n.units for n in self.nodes if n.drains_by_choice)
 
 
 def _node(

@@ -299,7 +299,7 @@ class Turn:
             return False
         self.returning.add(node.id)
         self.budget.take_node(node.units)
-        if node.phase is Phase.DRAINING and node.drain is not None and node.drain.cause.by_choice:
+        if node.drains_by_choice:
             self.by_choice -= node.units
         if node.standby is not StandbyKind.STOPPED:
             sure = node.answers and node.in_service

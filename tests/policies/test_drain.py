@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policies import facts
-from policies.actions import ActionKind, Cause, Drain, Launch, Terminate, Undrain
+from policies.actions import ActionKind, Alarm, Cause, Drain, Launch, Terminate, Undrain
 from policies.drain import begins_now, drain_deadline, ends_at, finished, latest_start
 from policies.events import NodeRouted, TargetsApplied
 from policies.fleet import Fleet
@@ -22,6 +22,8 @@ from policies.model import (
     NoticeKind,
     Observed,
     Pool,
+    StandbyKind,
+    StandbyRules,
     TargetPhase,
     TargetState,
 )
@@ -368,6 +370,17 @@ def test_a_node_at_work_that_was_never_seen_ready_counts_in_the_budget(scene: Ma
     assert [a.cause for a in actions(here.plan(), Drain)] == [Cause.EXCESS]
     asked(here.node("x", Market.ON_DEMAND, ready=False, serving=True, vouched=True), "x")
     assert [(a.node, a.cause) for a in actions(here.plan(), Drain)] == [("x", Cause.OPERATOR)]
+
+
+def test_a_standby_that_is_not_drained_after_all_makes_no_room_for_another_drain(
+    scene: Make, actions: Make
+) -> None:
+    here = scene(Pool(name="p", replicas=4, standby=StandbyRules(stopped=1), spot_share=0.0))
+    here.nodes(6, Market.ON_DEMAND).drain("o0", Cause.RETURN)
+    here.node("sb", Market.ON_DEMAND, standby=StandbyKind.STOPPED).drain("sb", Cause.OPERATOR)
+    plan = asked(here, "o1").plan()
+    assert [a.node for a in actions(plan, Undrain)] == ["sb"]
+    assert actions(plan, Drain) == actions(plan, Alarm) == []
 
 
 def test_where_so_many_are_silent_that_the_fault_may_be_here_none_drains_as_if_it_were_dead(

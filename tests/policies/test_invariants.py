@@ -14,6 +14,7 @@ from policies.actions import (
     Alarm,
     Attach,
     Cause,
+    Detach,
     Drain,
     Launch,
     Plan,
@@ -213,15 +214,15 @@ def test_authority(whole: Any, action: Any, lacks: str) -> None:
 def test_a_plan_with_a_violation_keeps_only_what_cannot_harm(
     whole: Any, at: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A planted bug of a policy: it launches without end, and drains and ends what works."""
+    """A planted bug of a policy: it launches without end, and drains and ends what works.
+
+    What it may not drain stays in the set.
+    """
 
     def broken(turn: Any) -> None:
-        turn.actions += [
-            *(launch(at, f"bug{i}") for i in range(9)),
-            drain("s0"),
-            end("s1"),
-            drain("o1", Cause.NOTICE),
-        ]
+        turn.actions += [*(launch(at, f"bug{i}") for i in range(9)), end("s1")]
+        turn.drain(turn.fleet.by_id["s0"], turn.now + 20.0, Cause.EXCESS, "a bug")
+        turn.drain(turn.fleet.by_id["o1"], turn.now + 20.0, Cause.NOTICE, "a notice")
 
     monkeypatch.setattr(deciding.capacity, "replenish", broken)
     plan = decide(whole.pool, whole.world, whole.memory)
@@ -231,4 +232,7 @@ def test_a_plan_with_a_violation_keeps_only_what_cannot_harm(
     rest = [a for a in plan.actions if not isinstance(a, Alarm | Attach)]
     assert [a.node for a in rest if isinstance(a, Drain)] == ["o1"]
     assert not [a for a in rest if isinstance(a, Launch | Terminate | Start | Stop)]
-    assert plan.targets
+    assert [a.node for a in rest if isinstance(a, Detach)] == ["o1"]
+    phases = {s.id: (s.phase, s.drain_deadline is None) for s in plan.targets}
+    assert phases["s0"] == (TargetPhase.ACTIVE, True)
+    assert phases["o1"] == (TargetPhase.DRAINING, False)
