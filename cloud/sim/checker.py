@@ -413,8 +413,11 @@ class Checker(Settled):
             self._active_since = {n: self._active_since.get(n, now) for n in active}
         for cut in self._world.cuts[self._cuts_seen :]:
             machine = self._world.machines[cut.node]
-            told_at = self._told(machine)
-            told = told_at is not None and cut.at - max(told_at, self._deaf_at) >= self._bounds.told_early
+            told = any(
+                ends <= cut.at and at >= self._forgot_at
+                for at, ends in machine.warnings
+                if cut.at - max(at, self._deaf_at) >= self._bounds.told_early
+            )
             relief = any(
                 m.able(now) and cut.at - since >= self._bounds.told_early
                 for n, since in self._active_since.items()

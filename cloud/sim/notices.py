@@ -57,10 +57,12 @@ class NoticeBoard:
         if machine is not None and deadline is not None and not cancelled:
             takes_away = machine.placement.market is Market.SPOT or kind is not NoticeKind.INTERRUPTION
             machine.rumoured = machine.rumoured or (METADATA in sources and takes_away)
-            if QUEUE in sources and takes_away and machine.told_at is None:
-                machine.told_at = now
+            if QUEUE in sources and takes_away:
+                machine.told_at = now if machine.told_at is None else machine.told_at
+                machine.warnings.append((now, deadline))
         elif machine is not None and cancelled:
             machine.told_at, machine.cancelled_at = None, now
+            machine.warnings.clear()
             machine.rumoured = machine.rumoured and METADATA not in sources
         for source in sources:
             notice = Notice(

@@ -60,11 +60,12 @@ class Machine:
     `listed_at`: when a list last showed it, `addressed_at`: when one first showed it running since its start,
     before which nobody can look at its engine.
     `loaded_at`: when its engine gives its first token. `reclaim_at`: when the provider takes it away.
-    `told_at`: when the cloud first published that, `cancelled_at`: when it took that back. `rumoured`: the
-    node itself told of such a thing. `silent_since`: its engine has answered nothing since then though the
-    machine runs. `unseen_since`: looks at its engine have not got through since then, `seen_again_at`: when
-    the last such time ended, or its engine came back to life, which is `revived_at`. `quiet_from`: when it
-    last fell silent or out of reach, or was stopped or ended. `answered_at`: when it last answered a look.
+    `told_at`: when the cloud first published that, `warnings`: each time, and the end that it named,
+    `cancelled_at`: when it took that back. `rumoured`: the node itself told of such a thing. `silent_since`:
+    its engine has answered nothing since then though the machine runs. `unseen_since`: looks at its engine
+    have not got through since then, `seen_again_at`: when the last such time ended, or its engine came back
+    to life, which is `revived_at`. `quiet_from`: when it last fell silent or out of reach, or was stopped or
+    ended. `answered_at`: when it last answered a look.
     `started_at`: when it was last asked to start, unless it was stopped since. `foreign`: somebody else
     launched it and gave it our tags. `requests` are the ends of the requests that it holds.
     """
@@ -84,6 +85,7 @@ class Machine:
     loaded_at: float = 0.0
     reclaim_at: float | None = None
     told_at: float | None = None
+    warnings: list[tuple[float, float]] = field(default_factory=list)
     rumoured: bool = False
     cancelled_at: float | None = None
     silent_since: float | None = None
@@ -317,6 +319,7 @@ class SimWorld:
         if machine.state in (InstanceState.STOPPED, InstanceState.STOPPING):
             self._take(machine.placement)
             machine.told_at = machine.addressed_at = None  # that was of its last life
+            machine.warnings.clear()
             machine.state, machine.until = InstanceState.PENDING, now + self.rng.uniform(*self.pace.start)
             machine.loaded_at = machine.until + self.rng.uniform(*self.pace.reload)
         machine.started_at = now

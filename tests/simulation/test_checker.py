@@ -20,6 +20,7 @@ from cloud.sim.engine import SimEngine
 from cloud.sim.faults import Fault
 from cloud.sim.invariants import DaemonState
 from cloud.sim.limits import Limits
+from cloud.sim.notices import NoticeBoard
 from cloud.sim.trace import Trace
 from cloud.sim.world import Machine, SimWorld
 from orchestrator.recorded_store import RecordedStore
@@ -43,6 +44,7 @@ from policies.model import (
     DrainRules,
     HealthRules,
     Market,
+    NoticeKind,
     Pool,
     StandbyKind,
     TargetPhase,
@@ -265,10 +267,27 @@ def test_a_cut_could_be_avoided_where_a_set_was_sent_when_its_node_had_to_drain(
         if forgotten:
             watched.checker.forget()
         doomed = watched.machines[0]
-        doomed.told_at = watched.clock.now()
+        NoticeBoard(watched.world).publish(doomed.id, deadline=watched.clock.now() + 32.0)
         watched.world.reclaim(doomed.id, after=32.0)
         await watched.clock.sleep(32.0 - left)
         await watched.write(watched.machines)
+        await watched.clock.sleep(60.0)
+
+    assert ("no-request-cut" in watch(script, traffic=5.0).broken) is avoidable
+
+
+@pytest.mark.parametrize(("told", "avoidable"), [((32.0,), True), ((300.0,), False), ((300.0, 32.0), True)])
+def test_a_cut_could_be_avoided_that_was_told_for_then(told: tuple[float, ...], avoidable: bool) -> None:
+    """That it was told again when it came to that helped nobody."""
+
+    async def script(watched: Watched) -> None:
+        await watched.write(watched.machines)
+        await watched.clock.sleep(100.0)
+        board, doomed, now = NoticeBoard(watched.world), watched.machines[0], watched.clock.now()
+        for lead in told:
+            board.publish(doomed.id, kind=NoticeKind.MAINTENANCE, deadline=now + lead)
+        watched.world.reclaim(doomed.id, after=32.0)
+        watched.world.later(32.0, lambda: board.publish(doomed.id, deadline=now + 32.0))
         await watched.clock.sleep(60.0)
 
     assert ("no-request-cut" in watch(script, traffic=5.0).broken) is avoidable
