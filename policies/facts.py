@@ -34,7 +34,7 @@ from policies.events import (
     NodeStopped,
     PoolWhole,
 )
-from policies.fleet import STOPPED, Fleet, runs_all_the_same, vouched_for
+from policies.fleet import STOPPED, Fleet, address_of, runs_all_the_same, vouched_for
 from policies.model import (
     Instance,
     InstanceState,
@@ -80,7 +80,8 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
     for record in unlisted:
         if record.standby is StandbyKind.STOPPED and record.id in vouched:
             found.append(_at_work(world.now, record))
-        found.extend(_engine_says(world, memory, record, record.address, load.get(record.id), sent))
+        address = address_of(record, None, world)
+        found.extend(_engine_says(world, memory, record, address, load.get(record.id), sent))
     found.extend(_missing(pool, world, memory, listed))
     return tuple(found)
 

@@ -307,7 +307,7 @@ def _node(
         token=record.token,
         placement=record.placement,
         phase=phase,
-        address=_address(record, instance, world),
+        address=address_of(record, instance, world),
         launched_at=record.launched_at,
         started_at=record.started_at,
         price=instance.price if instance is not None else record.price,
@@ -333,7 +333,7 @@ def _node(
     )
 
 
-def _address(record: NodeRecord, instance: Instance | None, world: World) -> str:
+def address_of(record: NodeRecord, instance: Instance | None, world: World) -> str:
     """Where its engine listens. An old journal may not know, and a list may lack the node."""
     listed = instance.address if instance is not None else ""
     return listed or record.address or _held_address(world, record.id)

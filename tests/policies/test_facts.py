@@ -221,15 +221,19 @@ def test_a_node_at_work_is_not_stopped_by_a_list_from_before_its_start_and_one_l
     assert changes(here) == (NodeStopped(at=here.now, node="x"),)
 
 
-@pytest.mark.parametrize("address", ["", "x:1"])
+@pytest.mark.parametrize(("address", "held"), [("", False), ("x:1", False), ("", True)])
 def test_a_node_that_answers_is_ready_only_where_it_is_known_where_it_listens(
-    scene: Make, address: str
+    scene: Make, address: str, held: bool
 ) -> None:
-    """It is looked at where a list showed it that was forgotten since: nobody could send it requests."""
-    here = scene().nodes(4).node("x", ready=False, listed=False, address=address, missing_since=9_990.0)
+    """It is looked at where a list showed it that was forgotten since: nobody could send it requests.
+
+    A balancer that has it knows, and may forget: that is remembered.
+    """
+    here = scene().nodes(4)
+    here.node("x", ready=False, listed=False, address=address, serving=held, missing_since=9_990.0)
     here.engines["x"] = replace(here.engines["x"], ready=True, ok=True, failing_since=None)
-    ready = (NodeReady(at=here.now, node="x", address=address),)
-    assert changes(here) == (ready if address else ())
+    ready = (NodeReady(at=here.now, node="x", address="x:1"),)
+    assert changes(here) == (ready if address or held else ())
 
 
 def test_a_standby_that_was_started_again_is_ready_only_when_it_answers(scene: Make) -> None:
