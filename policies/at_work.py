@@ -20,9 +20,10 @@ import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
+from policies.actions import ActionKind
 from policies.fleet import Node
-from policies.model import Phase, Pool, Target, TargetPhase, TargetState, World
-from policies.records import Memory
+from policies.model import InstanceState, Phase, Pool, Target, TargetPhase, TargetState, World
+from policies.records import Memory, intent_key
 from policies.value import lazy
 
 
@@ -134,6 +135,13 @@ class AtWork:
             if not heard or (target is not None and not _silent(target, read_at, long)):
                 return False
         return True
+
+    def asked_in_vain(self, node: Node) -> bool:
+        """True for a node whose end was asked for, and neither its call nor a list says that it ends."""
+        intent = self.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
+        alive = (InstanceState.PENDING, InstanceState.RUNNING)
+        ending = any(i.id == node.id and i.state not in alive for i in self.world.instances.value)
+        return intent is not None and intent.accepted_at is None and not ending
 
     def let_go_lately(self, node: Node) -> bool:
         """True for a node that a balancer sent requests to until a moment ago: they may not be over.

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from policies.actions import ActionKind, Attach, Detach, Drain, Terminate
+from policies.actions import Attach, Detach, Drain, Terminate
 from policies.at_work import gets_requests, sends_to, shown_active
 from policies.fleet import Node, perhaps_at_work, vouched_for
 from policies.model import (
     WEIGHT_OF_A_UNIT,
-    InstanceState,
     Observed,
     Phase,
     StandbyKind,
@@ -32,7 +31,6 @@ from policies.model import (
     TargetSpec,
     TargetState,
 )
-from policies.records import intent_key
 from policies.turn import Turn
 from policies.value import replace
 
@@ -134,7 +132,7 @@ def _belongs(turn: Turn, node: Node, routed: set[str]) -> bool:
         return True
     if node.drain is not None:
         return False
-    if perhaps_at_work(turn.pool, turn.world, node):
+    if node.id in turn.undecided or perhaps_at_work(turn.pool, turn.world, node):
         return node.id in routed
     if node.id not in routed and not (node.listed or node.probed):
         return False  # nothing says that it is still there
@@ -173,7 +171,7 @@ def _decided(turn: Turn, node: Node | None) -> bool:
     """
     if node is None:
         return False
-    put_to_work = node.drain is None and _asked_in_vain(turn, node)
+    put_to_work = node.drain is None and turn.at_work.asked_in_vain(node)
     return node.id in turn.leaving or (node.leaving and not put_to_work)
 
 
@@ -200,7 +198,7 @@ def _last_resort(turn: Turn, shown: set[str]) -> list[Node]:
     left = (
         [n for n in here if n.serving or n.id in shown or _can_take(n)]
         or [n for n in works if n.ready_at is not None and n.phase is not Phase.STOPPED]
-        or [n for n in turn.fleet.nodes if n.id in vouched - ends and _asked_in_vain(turn, n)]
+        or [n for n in turn.fleet.nodes if n.id in vouched - ends and turn.at_work.asked_in_vain(n)]
     )
 
     def chance(node: Node) -> tuple[bool, bool, bool, float, str]:
@@ -213,14 +211,6 @@ def _last_resort(turn: Turn, shown: set[str]) -> list[Node]:
 def _can_take(node: Node) -> bool:
     """True for a node that answers, and is no standby that waits."""
     return node.answers and node.standby is not StandbyKind.STOPPED
-
-
-def _asked_in_vain(turn: Turn, node: Node) -> bool:
-    """True for a node whose end was asked for, and neither its call nor a list says that it ends."""
-    intent = turn.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
-    alive = (InstanceState.PENDING, InstanceState.RUNNING)
-    ending = any(i.id == node.id and i.state not in alive for i in turn.world.instances.value)
-    return intent is not None and intent.accepted_at is None and not ending
 
 
 def _last_second(node: Node) -> float:

@@ -217,14 +217,18 @@ def _done(turn: Turn, node: Node) -> str:
 def _ask_again(turn: Turn, node: Node) -> None:
     """A termination that shows no effect is asked for again. What has taken up work drains first.
 
-    What answers although it was to end, and is needed, is put back to work where its end surely did nothing.
+    What answers although it was to end, and is needed, is put back to work where its end surely did nothing;
+    what nobody has looked at yet may be such a node.
     """
     intent = turn.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
     if intent is None or not intent.due(turn.now, turn.pool.patience.effect_timeout):
         return
     in_vain = intent.unanswered and (not intent.landed or _outlived(turn, node, intent))
     if in_vain and _could_work(turn, node) and _short(turn, node):
-        if not (turn.launched and turn.budget.full):  # what takes its place may have filled the pool just now
+        filled = turn.launched and turn.budget.full  # what takes its place may have filled the pool just now
+        if not node.probed or filled:
+            turn.undecided.add(node.id)
+        else:
             turn.undrain(node, "what stays is too little, and it was to end and did not")
         return
     rules, cause = turn.pool.drain, intent.cause or Cause.EXCESS
@@ -246,11 +250,16 @@ def _outlived(turn: Turn, node: Node, intent: Intent) -> bool:
 
 
 def _could_work(turn: Turn, node: Node) -> bool:
-    """True for a node that is to end and answers, and that nobody else takes away."""
+    """True for a node that is to end, and that nobody else takes away, if it answers.
+
+    Until somebody has looked at it a balancer's word counts.
+    """
+    if node.doomed is not None or node.operator is not None or node.standby is not None:
+        return False
+    if not node.probed:
+        return turn.at_work.asked_in_vain(node) and node.id in vouched_for(turn.world)
     reading = turn.world.engines.get(node.id)
-    answers = reading is not None and reading.ok and reading.at >= turn.world.awake_since
-    free = node.doomed is None and node.operator is None and node.standby is None
-    return answers and free and node.ready_at is not None
+    return reading is not None and reading.ok and node.ready_at is not None
 
 
 def _deadline(node: Node) -> tuple[float, str]:

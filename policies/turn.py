@@ -48,6 +48,7 @@ class Turn:
         self.notes: dict[str, None] = {}
         self.leaving: set[str] = set()
         self.returning: set[str] = set()
+        self.undecided: set[str] = set()  # to end by memory alone: targets stay what they are
         self.starting: set[str] = set()
         self.hastened = False
         self.by_choice = fleet.voluntary_drains

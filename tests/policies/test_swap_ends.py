@@ -94,6 +94,19 @@ def test_a_node_whose_end_was_asked_for_in_vain_and_that_took_up_work_drains_fir
     assert [a.node for a in actions(here.plan(), Terminate)] == ["x"]
 
 
+@pytest.mark.parametrize(("others", "drains"), [(3, False), (4, True)])
+def test_one_that_nobody_has_looked_at_waits_while_what_stays_is_too_little(
+    scene: Make, actions: Make, others: int, drains: bool
+) -> None:
+    here = scene(Pool(name="p", replicas=4, spot_share=0.0)).nodes(others, Market.ON_DEMAND)
+    here.node("x", Market.ON_DEMAND, ready=False, probed=False, serving=True, in_flight=2)
+    here.asked("x", ActionKind.TERMINATE, ago=200.0, unanswered=True, landed=True, cause=Cause.EXCESS)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Drain)] == (["x"] if drains else [])
+    assert [*actions(plan, Undrain), *actions(plan, Terminate)] == []
+    assert ("x" in {s.id for s in plan.targets if s.phase is TargetPhase.ACTIVE}) is not drains
+
+
 @pytest.mark.parametrize(("read", "ends"), [(False, False), (True, True)])
 def test_a_node_that_nobody_has_looked_at_waits_for_the_first_look_at_the_balancer(
     scene: Make, actions: Make, read: bool, ends: bool
