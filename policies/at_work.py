@@ -114,8 +114,8 @@ class AtWork:
     def dead(self, node: Node, times: float = 1.0) -> bool:
         """True for a node that has been silent for long: to this daemon, and to every balancer that has it.
 
-        One that lost a target which it took, or that is told of it or took it since it was read, does not
-        tell. Long is `times` the time after which a silent node is replaced.
+        One that lost a target which it took, or shows it draining, or that is told of it or took it since it
+        was read, does not tell. Long is `times` the time after which a silent node is replaced.
         """
         long = times * self.pool.health.replace_after
         reading = self.world.engines.get(node.id)
@@ -130,7 +130,8 @@ class AtWork:
             told = held and self.memory.applied_at.get(name, 0.0) > read_at
             told = told or node.id in self.world.writing.get(name, ())
             unheard = told and (target is None or target.state is not TargetState.UNHEALTHY)
-            lost = unheard or (held and target is None)
+            turned = target is None or target.state in (TargetState.DRAINING, TargetState.UNUSED)
+            lost = unheard or (held and turned)
             heard = read_at >= reading.failing_since and not lost
             if not heard or (target is not None and not _silent(target, read_at, long)):
                 return False

@@ -105,12 +105,17 @@ def test_a_node_is_dead_when_balancers_that_have_it_found_it_silent_for_as_long(
     assert not found()
 
 
-def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(scene: Make) -> None:
-    """It was restarted: it finds nobody healthy, nor the opposite, until it has its targets again."""
+@pytest.mark.parametrize("turned", [None, TargetState.DRAINING, TargetState.UNUSED])
+def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(
+    scene: Make, turned: TargetState | None
+) -> None:
+    """It finds it neither healthy nor the opposite, until it has the set again: it was restarted, or edited."""
     here = silent(scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0), 600.0)
     node = here.fleet.by_id["x"]
     assert AtWork(here.pool, here.world, here.memory).dead(node)
-    here.shown.clear()
+    del here.shown["x"]
+    if turned is not None:
+        here.shown["x"] = Target(id="x", address="x:1", state=turned)
     assert not AtWork(here.pool, here.world, here.memory).dead(node)
     assert [t.id for t in here.plan().targets] == ["x"]
 
