@@ -109,7 +109,7 @@ def test_a_node_is_dead_when_balancers_that_have_it_found_it_silent_for_as_long(
 def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(
     scene: Make, turned: TargetState | None
 ) -> None:
-    """It finds it neither healthy nor the opposite, until it has the set again: it was restarted, or edited."""
+    """It finds it neither healthy nor the opposite until it has the set again: restarted, or edited."""
     here = silent(scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0), 600.0)
     node = here.fleet.by_id["x"]
     assert AtWork(here.pool, here.world, here.memory).dead(node)
