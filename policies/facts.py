@@ -256,9 +256,11 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
             continue
         # What an earlier list lacked counts from when this daemon has looked at lists without a gap.
         missing = read_at - max(record.missing_since, looking_since)
-        # Of a node that never was ready there is no other word, and lists lag behind launches.
+        # Of a node that never was ready there is no other word, and lists lag behind launches. A standby that
+        # was stopped is silent.
         silent = _silent(pool, world, record.id) and record.id not in vouched
-        doubtful = suspicious or not silent or record.ready_at is None
+        waits = record.ready_at is None or record.standby is StandbyKind.STOPPED
+        doubtful = suspicious or not silent or waits
         patience = pool.patience.vanish_grace * (10.0 if doubtful else 1.0)
         if missing >= patience:
             found.append(_gone(world.now, memory, record))

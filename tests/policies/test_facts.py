@@ -385,6 +385,15 @@ def test_a_node_that_was_never_ready_may_be_one_that_lists_do_not_show_yet(scene
         assert bool(changes(lacking(scene, missing_for=missing_for, ready=False))) is gone
 
 
+@pytest.mark.parametrize("standby", [StandbyKind.STOPPED, None])
+def test_that_a_standby_is_silent_does_not_tell_that_it_is_gone(
+    scene: Make, standby: StandbyKind | None
+) -> None:
+    """It was stopped, and no list has shown that yet."""
+    here = lacking(scene, missing_for=60.0, standby=standby)
+    assert [e.node for e in changes(here)] == ([] if standby else ["x"])
+
+
 def test_a_node_that_is_in_the_list_again_is_found(scene: Make) -> None:
     here = scene().nodes(9).node("x", missing_since=9_000.0)
     assert changes(here) == (NodeFound(at=here.now, node="x"),)
