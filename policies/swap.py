@@ -217,19 +217,19 @@ def _done(turn: Turn, node: Node) -> str:
 def _ask_again(turn: Turn, node: Node) -> None:
     """A termination that shows no effect is asked for again. What has taken up work drains first.
 
-    What answers although it was to end, and is needed, is put back to work where its end surely did nothing;
-    what nobody has looked at yet may be such a node.
+    What answers although it was to end, and is needed, is put back to work where its end surely did nothing.
+    Until that is known, and until somebody has looked at it, it stays what it is as a target.
     """
     intent = turn.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
     if intent is None or not intent.due(turn.now, turn.pool.patience.effect_timeout):
         return
     in_vain = intent.unanswered and (not intent.landed or _outlived(turn, node, intent))
-    if in_vain and _could_work(turn, node) and _short(turn, node):
+    if (in_vain or _serves_on(turn, node)) and _could_work(turn, node) and _short(turn, node):
         filled = turn.launched and turn.budget.full  # what takes its place may have filled the pool just now
-        if not node.probed or filled:
-            turn.undecided.add(node.id)
-        else:
+        if in_vain and node.probed and not filled:
             turn.undrain(node, "what stays is too little, and it was to end and did not")
+        else:
+            turn.undecided.add(node.id)
         return
     rules, cause = turn.pool.drain, intent.cause or Cause.EXCESS
     idle = node.drain is None and node.in_flight == 0
@@ -247,6 +247,12 @@ def _outlived(turn: Turn, node: Node, intent: Intent) -> bool:
     asked_for = turn.now - intent.asked_at
     runs = any(i.id == node.id and i.state is InstanceState.RUNNING for i in turn.world.instances.value)
     return runs and asked_for >= _LANDS_WITHIN * turn.pool.patience.effect_timeout
+
+
+def _serves_on(turn: Turn, node: Node) -> bool:
+    """True for one that works, does not drain, and may not end after all."""
+    works = node.drain is None and (node.in_flight > 0 or node.id in turn.at_work.routed)
+    return works and turn.at_work.asked_in_vain(node)
 
 
 def _could_work(turn: Turn, node: Node) -> bool:

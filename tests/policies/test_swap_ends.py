@@ -289,6 +289,23 @@ def test_what_was_to_end_and_answers_works_again_where_its_end_did_nothing_and_i
     )
 
 
+@pytest.mark.parametrize("serving", [True, False])
+@pytest.mark.parametrize(
+    ("others", "accepted_at", "drains"), [(3, None, False), (4, None, True), (3, 9_999.0, True)]
+)
+def test_one_at_work_whose_end_may_have_been_asked_for_in_vain_does_not_drain_while_it_is_needed(
+    scene: Make, actions: Make, others: int, accepted_at: float | None, drains: bool, serving: bool
+) -> None:
+    """It answers. A journal that could not be written may not say that it was put back to work."""
+    here = scene(Pool(name="p", replicas=4, spot_share=0.0)).nodes(others, Market.ON_DEMAND)
+    here.node("x", Market.ON_DEMAND, in_flight=2, serving=serving)
+    call = {"unanswered": accepted_at is None, "landed": True, "accepted_at": accepted_at}
+    here.asked("x", ActionKind.TERMINATE, ago=100.0, cause=Cause.EXCESS, **call)
+    plan = here.plan()
+    assert [a.node for a in actions(plan, Drain)] == (["x"] if drains else [])
+    assert ("x" in {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}) is (serving and not drains)
+
+
 def test_it_does_not_work_again_in_the_turn_that_launches_what_takes_its_place(
     scene: Make, actions: Make
 ) -> None:
