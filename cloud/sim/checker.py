@@ -67,6 +67,7 @@ class Checker(Settled):
         self._launched = 0  # machines, before the launch that lands now
         self._cuts_seen = 0
         self._active_since: dict[str, float] = {}  # node that gets requests -> since when
+        self._entered_by: dict[str, int] = {}  # target that got requests anew -> the set's generation
         self._let_go: set[str] = set()  # nodes that left by the last set that a balancer acknowledged
         self._strayed: dict[str, tuple[float, float]] = {}  # node that got requests unasked -> since, until
         self._written: deque[tuple[float, float]] = deque(maxlen=100)  # sets: when sent, when taken
@@ -260,6 +261,8 @@ class Checker(Settled):
             if phase is TargetPhase.ACTIVE:
                 alone = len(table.told) == 1  # the last that may answer
                 new = before.get(node) is not TargetPhase.ACTIVE
+                if new:
+                    self._entered_by[node] = table.generation
                 self._may_enter(node, machine, now, new=new, alone=alone, seen=sent or table)
             else:
                 deadline = table.targets[node].drain_deadline
@@ -310,9 +313,13 @@ class Checker(Settled):
                 self.report("ready-first", node, f"{node} entered the target set before it was ready")
 
     def _set_sent(self, table: TargetTable, desired: Sequence[TargetSpec], generation: int) -> None:
-        """A set is on its way: no daemon can call it back, so it is judged by what holds now as well."""
+        """A set is on its way: no daemon can call it back, so it is judged by what holds now as well.
+
+        What an earlier daemon's set made a target, and nobody was shown since, is not known to be one.
+        """
         active = {s.id for s in desired if s.phase is TargetPhase.ACTIVE}
         before = {s.id for s in table.active()}
+        before -= {n for n in before - table.shown if self._entered_by.get(n, generation) < generation}
         self._sent[table.name, generation] = self._judge(
             table, before, self.books.drained.keys() | self._let_go, active
         )

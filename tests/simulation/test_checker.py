@@ -78,7 +78,7 @@ class Watched:
         self.checker = Checker(self.world, [self.table], wanted, daemon=self._daemon)
         self.machines = [self._machine(f"p/1/{n}", market) for n in range(machines)]
         self.known |= {m.id for m in self.machines}
-        self._nature, self._generation = loop.create_task(self.world.run()), 0
+        self._nature = loop.create_task(self.world.run())
 
     def _daemon(self) -> DaemonState:
         return DaemonState(up_since=0.0, known=self.known)
@@ -89,15 +89,16 @@ class Watched:
             LaunchRequest(token=token, pool="p", placement=place(market, "a"), command=command)
         )
 
-    async def write(self, active: Iterable[Machine], draining: Iterable[Machine] = ()) -> None:
+    async def write(
+        self, active: Iterable[Machine], draining: Iterable[Machine] = (), *, generation: int = 1
+    ) -> None:
         """Have the balancer hold this set."""
         later = self.clock.now() + 30.0
         specs = [TargetSpec(id=m.id, address=m.address) for m in active]
         specs += [
             TargetSpec(id=m.id, address=m.address, phase=DRAINING, drain_deadline=later) for m in draining
         ]
-        self._generation += 1
-        await self.balancer.apply(specs, self._generation)
+        await self.balancer.apply(specs, generation)
 
     async def let_go(self, machine: Machine) -> None:
         """Have all get requests, and then one of them drain."""
@@ -412,6 +413,26 @@ def test_the_end_of_a_node_cannot_be_called_back_when_another_one_is_taken_away(
         await watched.instances.terminate(spare)
 
     assert ("floor" in watch(script, Market.ON_DEMAND, replicas=2).broken) is known
+
+
+@pytest.mark.parametrize(
+    ("read", "generation", "harm"), [(False, 2, False), (True, 2, True), (False, 1, True)]
+)
+def test_what_an_earlier_daemon_made_a_target_is_known_once_somebody_has_read_the_set(
+    read: bool, generation: int, harm: bool
+) -> None:
+    """Its set landed after the next daemon had looked, and the answer went to nobody."""
+
+    async def script(watched: Watched) -> None:
+        first, second, third = watched.machines
+        await watched.write([first, second])
+        await watched.balancer.observe()
+        await watched.write([first, second, third])
+        if read:
+            await watched.balancer.observe()
+        await watched.write([first, second], generation=generation)
+
+    assert ("no-self-harm" in watch(script).broken) is harm
 
 
 @pytest.mark.parametrize(("ago", "harm"), [(3.0, False), (30.0, True)])
