@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scenarios import config, place, sales
+from watched import Watched, watch
 
 from cloud.ports import EngineCommand, LaunchRequest
-from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
 from cloud.sim.books import Books, Drain
-from cloud.sim.checker import Checker
-from cloud.sim.cloud import SimInstances
 from cloud.sim.effects import Effects
 from cloud.sim.engine import SimEngine
 from cloud.sim.faults import Fault
-from cloud.sim.invariants import DaemonState
 from cloud.sim.limits import Limits
-from cloud.sim.notices import NoticeBoard
 from cloud.sim.trace import Trace
-from cloud.sim.world import Machine, SimWorld
+from cloud.sim.world import Machine
 from orchestrator.recorded_store import RecordedStore
 from orchestrator.simulate import Simulation
 from orchestrator.store import Superseded
@@ -41,257 +34,12 @@ from policies.events import (
 )
 from policies.model import (
     AdaptiveRules,
-    DrainRules,
     HealthRules,
     Market,
-    NoticeKind,
     Pool,
     StandbyKind,
-    TargetPhase,
-    TargetSpec,
 )
 from policies.model import Limits as PoolLimits
-
-ACTIVE, DRAINING = TargetPhase.ACTIVE, TargetPhase.DRAINING
-
-
-class Watched:
-    """A world with machines that serve, one balancer, and the checker of a daemon that knows some."""
-
-    def __init__(
-        self,
-        loop: VirtualTimeLoop,
-        market: Market = Market.SPOT,
-        *,
-        machines: int = 3,
-        replicas: int = 3,
-        traffic: float = 0.0,
-        **pool: Any,
-    ) -> None:
-        self.clock, self.known = VirtualClock(loop), set[str]()
-        self.world = SimWorld(self.clock, sales=sales(capacity=9), rng=random.Random(1))
-        self.table = TargetTable("lb", self.world, rng=random.Random(2), traffic=Traffic(per_second=traffic))
-        self.balancer, self.instances = SimBalancer(self.table, self.world), SimInstances(self.world)
-        share = 0.0 if market is Market.ON_DEMAND else 0.7
-        drain = DrainRules(budget=20.0, margin=5.0)
-        wanted = Pool(name="p", replicas=replicas, drain=drain, **{"spot_share": share, **pool})
-        self.checker = Checker(self.world, [self.table], wanted, daemon=self._daemon)
-        self.machines = [self._machine(f"p/1/{n}", market) for n in range(machines)]
-        self.known |= {m.id for m in self.machines}
-        self._nature = loop.create_task(self.world.run())
-
-    def _daemon(self) -> DaemonState:
-        return DaemonState(up_since=0.0, known=self.known)
-
-    def _machine(self, token: str, market: Market) -> Machine:
-        command = EngineCommand(argv=("x",))
-        return self.world.add(
-            LaunchRequest(token=token, pool="p", placement=place(market, "a"), command=command)
-        )
-
-    async def write(
-        self, active: Iterable[Machine], draining: Iterable[Machine] = (), *, generation: int = 1
-    ) -> None:
-        """Have the balancer hold this set."""
-        later = self.clock.now() + 30.0
-        specs = [TargetSpec(id=m.id, address=m.address) for m in active]
-        specs += [
-            TargetSpec(id=m.id, address=m.address, phase=DRAINING, drain_deadline=later) for m in draining
-        ]
-        await self.balancer.apply(specs, generation)
-
-    async def let_go(self, machine: Machine) -> None:
-        """Have all get requests, and then one of them drain."""
-        await self.write(self.machines)
-        await self.write([m for m in self.machines if m is not machine], draining=[machine])
-
-    def by_hand(self, machine: Machine) -> None:
-        """Somebody turns a target round to active."""
-        self.table.targets[machine.id] = TargetSpec(id=machine.id, address=machine.address, phase=ACTIVE)
-
-    @property
-    def broken(self) -> list[str]:
-        return [b.name for b in self.checker.broken]
-
-
-def watch(script: Callable[[Watched], Awaitable[None]], market: Market = Market.SPOT, **made: Any) -> Watched:
-    """What was watched while a script was played that begins with every machine loaded."""
-    with virtual_time(1) as loop:
-
-        async def play() -> Watched:
-            watched = Watched(loop, market, **made)
-            await watched.clock.sleep(100.0)
-            await script(watched)
-            return watched
-
-        return loop.run_until_complete(play())
-
-
-@pytest.mark.parametrize("remembered", [True, False])
-def test_one_that_somebody_put_back_may_stay_where_no_daemon_remembers_it(remembered: bool) -> None:
-    async def script(watched: Watched) -> None:
-        third = watched.machines[2]
-        await watched.let_go(third)
-        if not remembered:
-            watched.known.discard(third.id)
-        watched.by_hand(third)
-        await watched.clock.sleep(2.0)
-        await watched.write(watched.machines)
-
-    assert ("no-way-back" in watch(script).broken) is remembered
-
-
-@pytest.mark.parametrize(("ago", "harm"), [(5.0, False), (60.0, True)])
-def test_a_node_that_somebody_put_back_just_now_may_be_ended(ago: float, harm: bool) -> None:
-    async def script(watched: Watched) -> None:
-        third = watched.machines[2]
-        await watched.let_go(third)
-        await watched.clock.sleep(60.0)
-        watched.by_hand(third)
-        await watched.clock.sleep(ago)
-        await watched.instances.terminate(third.id)
-
-    assert ("detach-first" in watch(script).broken) is harm
-
-
-@pytest.mark.parametrize("mended", [False, True])
-@pytest.mark.parametrize(("ago", "harm"), [(5.0, False), (12.0, True)])
-def test_it_may_be_ended_with_the_requests_that_it_got_so(ago: float, harm: bool, mended: bool) -> None:
-    async def script(watched: Watched) -> None:
-        third = watched.machines[2]
-        await watched.let_go(third)
-        watched.by_hand(third)
-        await watched.clock.sleep(ago)
-        if mended:
-            await watched.write(watched.machines[:2], draining=[third])
-        assert third.in_flight(watched.clock.now())
-        await watched.instances.terminate(third.id)
-
-    assert ("drain-first" in watch(script, traffic=5.0).broken) is harm
-
-
-@pytest.mark.parametrize(
-    ("ago", "read", "harm"),
-    [(0.2, "before", False), (60.0, "before", True), (60.0, "never", False), (60.0, "too late", False)],
-)
-def test_what_was_in_the_set_for_a_blink_may_be_put_back_as_it_was_seen(
-    ago: float, read: str, harm: bool
-) -> None:
-    """Also where nobody could read the set since, or not before another was on its way."""
-
-    async def script(watched: Watched) -> None:
-        await watched.clock.sleep(0.2)
-        strange = watched.machines[2]
-        strange.loaded_at = 1e12
-        watched.by_hand(strange)
-        await watched.balancer.observe()
-        await watched.write(watched.machines[:2])
-        await watched.clock.sleep(ago)
-        if read == "before":
-            await watched.balancer.observe()
-        if read == "too late":
-            watched.table.on_sent.append(lambda table, *_: setattr(table, "read_at", watched.clock.now()))
-        await watched.write(watched.machines)
-
-    assert ("ready-first" in watch(script).broken) is harm
-
-
-@pytest.mark.parametrize(
-    ("known", "shown", "harm"), [(False, True, False), (False, False, True), (True, True, True)]
-)
-def test_what_nobody_knows_and_a_balancer_shows_draining_may_be_sent_as_it_was_before(
-    known: bool, shown: bool, harm: bool
-) -> None:
-    """A set from then may be on its way, of which no answer came."""
-
-    async def script(watched: Watched) -> None:
-        strange, others = watched.machines[2], watched.machines[:2]
-        strange.loaded_at = 1e12
-        if not known:
-            watched.known.discard(strange.id)
-        watched.by_hand(strange)
-        await watched.clock.sleep(2.0)
-        await watched.write(others, draining=[strange] if shown else [])
-        await watched.clock.sleep(60.0)
-        await watched.balancer.observe()
-        await watched.write(watched.machines)
-
-    assert ("ready-first" in watch(script).broken) is harm
-
-
-@pytest.mark.parametrize(("others", "before", "harm"), [(0, True, False), (0, False, True), (2, True, True)])
-def test_the_last_one_may_be_put_back_that_got_requests_before(others: int, before: bool, harm: bool) -> None:
-    async def script(watched: Watched) -> None:
-        strange, stay = watched.machines[2], watched.machines[:others]
-        strange.loaded_at = 1e12
-        if before:
-            watched.by_hand(strange)
-            await watched.clock.sleep(5.0)
-        await watched.write(stay)
-        await watched.clock.sleep(60.0)
-        await watched.balancer.observe()
-        await watched.write([*stay, strange])
-
-    assert ("ready-first" in watch(script).broken) is harm
-
-
-def test_whether_a_target_is_the_last_is_judged_by_the_set_that_was_sent() -> None:
-    """A balancer that forgets it goes on with others."""
-
-    async def script(watched: Watched) -> None:
-        first, second, _ = watched.machines
-        await watched.write([first, second])
-        await watched.write([first], draining=[second])
-        watched.by_hand(second)
-        watched.world.faults.forgetful = True
-        await watched.write([second])
-
-    assert "no-way-back" not in watch(script).broken
-
-
-@pytest.mark.parametrize(
-    ("left", "forgotten", "avoidable"),
-    [(28.0, False, False), (22.0, False, True), (22.0, True, False), (5.0, False, False)],
-)
-def test_a_cut_could_be_avoided_where_a_set_was_sent_when_its_node_had_to_drain(
-    left: float, forgotten: bool, avoidable: bool
-) -> None:
-    """Twenty-five seconds before the end; sooner it may serve on, later its requests do not finish.
-
-    Whether a notice can take away a node that a lost journal forgot, only a list tells: by its market.
-    """
-
-    async def script(watched: Watched) -> None:
-        watched.checker.faults_on = True
-        await watched.write(watched.machines)
-        await watched.clock.sleep(100.0)
-        if forgotten:
-            watched.checker.forget()
-        doomed = watched.machines[0]
-        NoticeBoard(watched.world).publish(doomed.id, deadline=watched.clock.now() + 32.0)
-        watched.world.reclaim(doomed.id, after=32.0)
-        await watched.clock.sleep(32.0 - left)
-        await watched.write(watched.machines)
-        await watched.clock.sleep(60.0)
-
-    assert ("no-request-cut" in watch(script, traffic=5.0).broken) is avoidable
-
-
-@pytest.mark.parametrize(("told", "avoidable"), [((32.0,), True), ((300.0,), False), ((300.0, 32.0), True)])
-def test_a_cut_could_be_avoided_that_was_told_for_then(told: tuple[float, ...], avoidable: bool) -> None:
-    """That it was told again when it came to that helped nobody."""
-
-    async def script(watched: Watched) -> None:
-        await watched.write(watched.machines)
-        await watched.clock.sleep(100.0)
-        board, doomed, now = NoticeBoard(watched.world), watched.machines[0], watched.clock.now()
-        for lead in told:
-            board.publish(doomed.id, kind=NoticeKind.MAINTENANCE, deadline=now + lead)
-        watched.world.reclaim(doomed.id, after=32.0)
-        watched.world.later(32.0, lambda: board.publish(doomed.id, deadline=now + 32.0))
-        await watched.clock.sleep(60.0)
-
-    assert ("no-request-cut" in watch(script, traffic=5.0).broken) is avoidable
 
 
 def test_a_node_that_no_list_has_shown_running_does_not_answer_as_far_as_anybody_knows(
