@@ -130,8 +130,7 @@ class AtWork:
             told = held and self.memory.applied_at.get(name, 0.0) > read_at
             told = told or node.id in self.world.writing.get(name, ())
             unheard = told and (target is None or target.state is not TargetState.UNHEALTHY)
-            turned = target is None or target.state in (TargetState.DRAINING, TargetState.UNUSED)
-            lost = unheard or (held and turned)
+            lost = unheard or (held and (target is None or not gets_requests(target)))
             heard = read_at >= reading.failing_since and not lost
             if not heard or (target is not None and not _silent(target, read_at, long)):
                 return False
@@ -180,4 +179,4 @@ def _silent(target: Target, read_at: float, long: float) -> bool:
     """True for a target that its balancer has found unhealthy for long, or says nothing of as it drains."""
     if target.state is TargetState.UNHEALTHY:
         return target.failing_since is not None and read_at - target.failing_since >= long
-    return target.state in (TargetState.DRAINING, TargetState.UNUSED)
+    return not gets_requests(target)

@@ -178,7 +178,7 @@ def _known(
     if record.missing_since is not None:
         found.append(NodeFound(at=now, node=record.id))
     if instance.state is InstanceState.TERMINATED:
-        return [*found, replace(_gone(now, memory, record), ended=True)]
+        return [*found, _gone(now, memory, record, ended=True)]
     if (
         instance.state in STOPPED
         and (record.ready_at is not None or intent_key(record.id, ActionKind.STOP) in memory.intents)
@@ -278,7 +278,7 @@ def _silent(pool: Pool, world: World, node: str) -> bool:
     return reading.at - reading.failing_since >= pool.patience.vanish_grace
 
 
-def _gone(now: float, memory: Memory, record: NodeRecord) -> NodeGone:
+def _gone(now: float, memory: Memory, record: NodeRecord, *, ended: bool = False) -> NodeGone:
     """Why it went: a notice beforehand, our own wish, or neither.
 
     A state change is no notice: it comes with every end, also with those that we asked for.
@@ -293,4 +293,4 @@ def _gone(now: float, memory: Memory, record: NodeRecord) -> NodeGone:
         cause = GoneCause.UNANNOUNCED
     else:
         cause = GoneCause.LOST
-    return NodeGone(at=now, node=record.id, cause=cause)
+    return NodeGone(at=now, node=record.id, cause=cause, ended=ended)
