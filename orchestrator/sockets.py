@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+
+log = structlog.get_logger("sockets")
 
 _CLEANUP = 0.5
 """Seconds that a stopping daemon gives answers on their way; a long poll is cut off."""
 
 CONNECTIONS_MOST = 256
 """Connections that each listener holds at the same time."""
+_BACKLOG = 128  # callers that wait to be accepted
 _HANDSHAKE = 10.0  # s
+_ACCEPT_PAUSE = 1.0
+"""Seconds until the next try where no connection could be accepted, as without descriptors."""
 
-Factory = Callable[[], asyncio.BaseProtocol]
-Listen = Callable[[Factory], Awaitable[asyncio.Server]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Asking = set[web.RequestHandler]
 
@@ -33,12 +38,17 @@ async def listen_unix(app: web.Application, path: Path, *, mode: int = 0o660) ->
     A socket that nobody serves is what a killed process left and is replaced.
     """
     _make_way(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o777 & ~mode)
     try:
-        loop = asyncio.get_running_loop()
-        return await _serve(app, str(path), lambda factory: loop.create_unix_server(factory, str(path)))
+        listener.bind(os.fspath(path))
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
     finally:
         os.umask(old)
+    return await _serve(app, str(path), [listener])
 
 
 def _make_way(path: Path) -> None:
@@ -68,33 +78,40 @@ async def listen_tcp(
 
     `lingering`: seconds for which the rest of a body is read that was refused.
     """
-    loop = asyncio.get_running_loop()
-    handshake = _HANDSHAKE if tls is not None else None
-
-    def listen(factory: Factory) -> Awaitable[asyncio.Server]:
-        return loop.create_server(factory, host, port, ssl=tls, ssl_handshake_timeout=handshake)
-
-    return await _serve(app, f"{host}:{port}", listen, lingering)
-
-
-class _Refusal(asyncio.Protocol):
-    """A connection too many, where every other one is being answered."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """End it."""
-        cast(asyncio.Transport, transport).abort()
+    places = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    with contextlib.ExitStack() as undo:
+        listeners = []
+        for family, _, _, _, address in dict.fromkeys(places):
+            listeners.append(
+                undo.enter_context(socket.create_server(address, family=family, backlog=_BACKLOG))
+            )
+        undo.pop_all()
+    return await _serve(app, f"{host}:{port}", listeners, tls, lingering)
 
 
 class _BoundedSite(web.BaseSite):
-    """A listener that holds so many connections at most: callers that stay must not use up the descriptors
+    """Listeners that hold so many connections at most: callers that stay must not use up the descriptors
     which the daemon needs for clouds, balancers and engines.
 
-    Nor may they keep others out: for one too many, the oldest that asks for nothing now is ended.
+    Nor may they keep others out. For one too many, the oldest that has not shaken hands is ended, or else the
+    oldest that asks for nothing now; where every one is being answered, the newcomer is. Connections are
+    accepted one by one, since asyncio's own servers take a whole queue at once, before any can be counted.
     """
 
-    def __init__(self, runner: web.AppRunner, name: str, listen: Listen, asking: Asking) -> None:
-        super().__init__(runner)
-        self._name, self._listen, self._asking = name, listen, asking
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        name: str,
+        listeners: Sequence[socket.socket],
+        asking: Asking,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        super().__init__(runner, ssl_context=tls)
+        self._name, self._listeners, self._asking = name, listeners, asking
+        self._accepting: list[asyncio.Task[None]] = []
+        self._arriving: dict[asyncio.Task[None], socket.socket] = {}
 
     @property
     def name(self) -> str:
@@ -104,17 +121,69 @@ class _BoundedSite(web.BaseSite):
     async def start(self) -> None:
         """Open it. Raises OSError."""
         await super().start()
-        self._server = await self._listen(self._protocol)
+        for listener in self._listeners:
+            listener.setblocking(False)
+        self._accepting = [asyncio.create_task(self._accept(listener)) for listener in self._listeners]
 
-    def _protocol(self) -> asyncio.BaseProtocol:
-        server = cast(web.Server, self._runner.server)
-        held = [one for one in server.connections if one.transport is not None]
-        if len(held) >= CONNECTIONS_MOST:
-            silent = next((one for one in held if one not in self._asking), None)
-            if silent is None:
-                return _Refusal()
+    async def stop(self) -> None:
+        """Close it. Connections that are established stay."""
+        tasks = [*self._accepting, *self._arriving]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener in self._listeners:
+            listener.close()
+        await super().stop()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                log.warning("accept_failed", listener=self._name, error=reason_of(error))
+                await asyncio.sleep(_ACCEPT_PAUSE)  # noqa: TID251 - real sockets
+                continue
+            if not self._made_room():
+                connection.close()
+            elif self._ssl_context is None:
+                await self._arrive(connection)
+            else:
+                arriving = asyncio.create_task(self._arrive(connection))
+                self._arriving[arriving] = connection
+                arriving.add_done_callback(self._arrived)
+            await asyncio.sleep(0)  # noqa: TID251 - a turn for what was ended to close, and for the daemon
+
+    def _made_room(self) -> bool:
+        """Whether there is room for one more, after one has been ended where that was needed."""
+        held = [one for one in self._aiohttp.connections if one.transport is not None]
+        if len(held) + len(self._arriving) < CONNECTIONS_MOST:
+            return True
+        if (oldest := next(iter(self._arriving), None)) is not None and oldest.cancel():
+            return True
+        if (silent := next((one for one in held if one not in self._asking), None)) is not None:
             silent.force_close()
-        return server()
+        return silent is not None
+
+    @property
+    def _aiohttp(self) -> web.Server:
+        return cast(web.Server, self._runner.server)
+
+    async def _arrive(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # a caller that hangs up, or does not speak TLS
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._aiohttp,
+                connection,
+                ssl=self._ssl_context,
+                ssl_handshake_timeout=_HANDSHAKE if self._ssl_context is not None else None,
+            )
+
+    def _arrived(self, arriving: asyncio.Task[None]) -> None:
+        connection = self._arriving.pop(arriving)
+        if arriving.cancelled():
+            connection.close()
 
 
 def _noting(asking: Asking) -> Middleware:
@@ -131,7 +200,13 @@ def _noting(asking: Asking) -> Middleware:
     return noted
 
 
-async def _serve(app: web.Application, name: str, listen: Listen, lingering: float = 10.0) -> web.AppRunner:
+async def _serve(
+    app: web.Application,
+    name: str,
+    listeners: Sequence[socket.socket],
+    tls: ssl.SSLContext | None = None,
+    lingering: float = 10.0,
+) -> web.AppRunner:
     asking: Asking = set()
     app.middlewares.insert(0, _noting(asking))
     runner = web.AppRunner(
@@ -139,7 +214,7 @@ async def _serve(app: web.Application, name: str, listen: Listen, lingering: flo
     )
     await runner.setup()
     try:
-        await _BoundedSite(runner, name, listen, asking).start()
+        await _BoundedSite(runner, name, listeners, asking, tls).start()
     except BaseException:
         await runner.cleanup()
         raise

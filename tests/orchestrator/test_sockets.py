@@ -1,0 +1,170 @@
+"""How many connections a listener holds, and who keeps his."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from orchestrator.sockets import CONNECTIONS_MOST, listen_tcp, listen_unix
+from tests.support.node_bench import make_certificate
+
+pytestmark = pytest.mark.asyncio
+
+BURST = 100  # as many as come to a listener while its process does not run
+
+
+class Asked:
+    """An application that answers at once, and on /slow when it is told to."""
+
+    def __init__(self) -> None:
+        self.slow = asyncio.Event()
+
+    def app(self) -> web.Application:
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(text="yes")
+
+        async def wait(_: web.Request) -> web.Response:
+            await self.slow.wait()
+            return web.Response(text="at last")
+
+        app = web.Application()
+        app.router.add_get("/", answer)
+        app.router.add_get("/slow", wait)
+        return app
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve it on a free port."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    runner = await listen_tcp(app, "127.0.0.1", port, tls=tls)
+    try:
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.contextmanager
+def callers() -> Iterator[list[socket.socket]]:
+    """Connections that are closed at the end."""
+    found: list[socket.socket] = []
+    try:
+        yield found
+    finally:
+        for caller in found:
+            caller.close()
+
+
+async def burst(found: list[socket.socket], port: int, words: bytes = b"") -> None:
+    """So many at once: the listener's loop has no turn before the last has called."""
+    for _ in range(BURST):
+        caller = socket.create_connection(("127.0.0.1", port), timeout=10)
+        caller.setblocking(False)
+        caller.send(words)
+        found.append(caller)
+    await asyncio.sleep(0.2)
+
+
+def still_held(caller: socket.socket) -> bool:
+    try:
+        return caller.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+async def get(port: int, tls: ssl.SSLContext | None = None) -> str:
+    scheme = "https" if tls is not None else "http"
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with (
+        aiohttp.ClientSession(timeout=timeout) as session,
+        session.get(f"{scheme}://127.0.0.1:{port}/", ssl=tls or True) as answer,
+    ):
+        return await answer.text()
+
+
+async def test_callers_that_come_at_once_are_held_to_the_bound() -> None:
+    async with listening(Asked().app()) as port:
+        with callers() as found:
+            for _ in range(5):
+                await burst(found, port)
+            held = [still_held(caller) for caller in found]
+            assert sum(held) == CONNECTIONS_MOST
+            assert all(held[-CONNECTIONS_MOST:]), "the oldest are ended"
+            assert await get(port) == "yes"
+
+
+async def test_callers_that_never_shake_hands_are_held_to_the_bound(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    client = ssl.create_default_context(cafile=certificate)
+    async with listening(Asked().app(), server) as port:
+        with callers() as found:
+            for _ in range(5):
+                await burst(found, port)
+            assert sum(map(still_held, found)) == CONNECTIONS_MOST
+            assert await get(port, client) == "yes"
+
+
+async def test_a_caller_whose_request_is_answered_keeps_his_connection() -> None:
+    asked = Asked()
+    async with listening(asked.app()) as port:
+        with callers() as found:
+            for _ in range(2):
+                await burst(found, port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            waiting = list(found)
+            for _ in range(3):
+                await burst(found, port)
+            assert all(map(still_held, waiting))
+            await burst(waiting, port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            held = [still_held(caller) for caller in waiting]
+            assert sum(held) == CONNECTIONS_MOST
+            assert all(held[: 2 * BURST]), "who comes too late is refused"
+            found += waiting[2 * BURST :]
+            asked.slow.set()
+            await asyncio.sleep(0.2)
+            assert b"at last" in waiting[0].recv(1000)
+
+
+async def test_where_nothing_can_be_accepted_it_says_so_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    accept, errors = loop.sock_accept, iter([ConnectionAbortedError(), OSError(errno.EMFILE, "")])
+
+    async def accepts(listener: socket.socket) -> Any:
+        for error in errors:
+            raise error
+        return await accept(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", accepts)
+    with capture_logs() as lines:
+        async with listening(Asked().app()) as port:
+            assert await get(port) == "yes"
+    assert [(line["event"], line["error"]) for line in lines] == [("accept_failed", "too many open files")]
+
+
+async def test_a_place_is_taken_once_and_free_when_it_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    for _ in range(2):
+        runner = await listen_unix(Asked().app(), path)
+        with pytest.raises(FileExistsError, match="another process serves it"):
+            await listen_unix(Asked().app(), path)
+        await runner.cleanup()
+    async with listening(Asked().app()) as port:
+        with pytest.raises(OSError, match="in use"):
+            await listen_tcp(Asked().app(), "127.0.0.1", port)
