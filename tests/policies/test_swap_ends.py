@@ -181,7 +181,7 @@ def test_a_dead_node_does_not_wait_for_the_deadline_of_its_notice(
 def test_nor_does_one_that_is_stopped(
     scene: Make, actions: Make, since: float, ends: bool, cancelled: bool
 ) -> None:
-    """Nor when the notice was taken back: the deadline of its drain may be of before this host's clock was set."""
+    """Nor when it was taken back: the deadline of its drain may be of before this host's clock was set."""
     here = scene().nodes(2).nodes(2, Market.ON_DEMAND).node("x", state=InstanceState.STOPPED, serving=False)
     here.notice("x", 80_000.0, kind=NoticeKind.MAINTENANCE, cancelled=cancelled)
     here.drain("x", Cause.NOTICE, since=since, left=79_995.0)
