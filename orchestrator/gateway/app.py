@@ -25,6 +25,7 @@ from aiohttp.http import RawRequestMessage
 from cloud.clock import SystemClock
 from cloud.ports import Clock
 from orchestrator.gateway.admission import Admission
+from orchestrator.gateway.clients import Clients, connections_most
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.control import METRICS_TYPE, Control, claim_socket, release_socket
 from orchestrator.gateway.handover import Inheritance, start_heir
@@ -40,6 +41,7 @@ from orchestrator.supervision import Supervisor, show_stack_on_abort
 log = structlog.get_logger("orchestrator.gateway")
 
 _BACKLOG = 4096
+_ACCEPTED_AT_ONCE = 128  # and so many log lines are written each second in which none can be accepted
 _CLEANUP = 1.0  # s for connections that still write their last bytes
 _READ_ONLY = frozenset({"GET", "HEAD"})
 
@@ -80,7 +82,7 @@ class Gateway:
         self._control_runner: web.AppRunner
         self._public_runner: web.ServerRunner
         self._public_site: web.SockSite
-        self._server: web.Server
+        self._server: Clients
         self._sockets: tuple[socket.socket, ...] = ()
         self._control_inode = 0
         self._watcher: asyncio.Task[None]
@@ -224,8 +226,10 @@ class Gateway:
                 message, payload, protocol, writer, task, loop, client_max_size=config.body_limit
             )
 
-        server = self._server = web.Server(
+        server = self._server = Clients(
             self._dispatch,
+            most=connections_most(),
+            on_ended=self.metrics.connection_ended,
             request_factory=make_request,
             handler_cancellation=True,
             access_log=None,
@@ -233,8 +237,9 @@ class Gateway:
         )
         self._public_runner = web.ServerRunner(server, shutdown_timeout=_CLEANUP)
         await self._public_runner.setup()
-        self._public_site = web.SockSite(self._public_runner, listener, backlog=_BACKLOG)
+        self._public_site = web.SockSite(self._public_runner, listener, backlog=_ACCEPTED_AT_ONCE)
         await self._public_site.start()
+        listener.listen(_BACKLOG)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         """The gateway's own paths, then the proxy."""

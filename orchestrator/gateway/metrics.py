@@ -46,6 +46,9 @@ class GatewayMetrics:
         self._chunks = counter("stream_chunks", "Chunks of completion streams passed on")
         self._checks = counter("health_checks", "Health checks of targets", "result")
         self._opened = counter("breaker_opened", "Times a target's circuit breaker opened")
+        self._ended = counter(
+            "connections_ended", "Connections ended for newer ones, or refused, at their limit"
+        )
         self._sets = counter("target_sets", "Target sets offered, by way and result", "via", "result")
         self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer")
         self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte")
@@ -87,6 +90,10 @@ class GatewayMetrics:
     def breaker_opened(self) -> None:
         """A target's circuit breaker opened."""
         self._opened.inc()
+
+    def connection_ended(self) -> None:
+        """Clients hold as many connections as they may, and one was ended or refused."""
+        self._ended.inc()
 
     def target_set(self, via: str, result: str) -> None:
         """A target set came by `via` (push, file) and was accepted, stale or invalid."""

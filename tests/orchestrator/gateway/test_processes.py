@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -79,9 +80,9 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def process(*argv: str, pipe: int | None = asyncio.subprocess.PIPE):
+async def process(*argv: str, pipe: int | None = asyncio.subprocess.PIPE, **more):
     """A child that does not outlive the test."""
-    child = await asyncio.create_subprocess_exec(sys.executable, *argv, stdin=pipe, stdout=pipe)
+    child = await asyncio.create_subprocess_exec(sys.executable, *argv, stdin=pipe, stdout=pipe, **more)
     try:
         yield child
     finally:
@@ -118,8 +119,8 @@ class Site:
             clock=SystemClock(),
         )
 
-    def gateway(self, **pipe):
-        return process("-m", "orchestrator.gateway", json.dumps(self.settings), **pipe)
+    def gateway(self, **more):
+        return process("-m", "orchestrator.gateway", json.dumps(self.settings), **more)
 
     async def healthy(self, *nodes: str) -> None:
         """Wait until the gateway runs and these nodes are healthy there; learn where it listens."""
@@ -425,3 +426,24 @@ async def test_a_socket_of_the_service_manager_must_be_the_configured_one(site):
         _, errors = await asyncio.wait_for(child.communicate(), PATIENCE)
     assert child.returncode == 1
     assert f"listens on 127.0.0.1:{port}, and gateway.listen is 127.0.0.1:9" in errors.decode()
+
+
+async def test_a_gateway_that_can_accept_nobody_serves_on_and_does_not_flood_the_log(site, tmp_path):
+    with (tmp_path / "log").open("wb") as log, contextlib.ExitStack() as callers:
+        async with engine() as (_, a), site.gateway(stderr=log) as child:
+            await site.healthy()
+            await site.balancer.apply([TargetSpec(id="a", address=a)], 1)
+            await site.healthy("a")
+            async with Load(site.url, 4) as load:
+                await load.reach(50)
+                open_files = len(os.listdir(f"/proc/{child.pid}/fd"))
+                resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (open_files + 20, open_files + 20))
+                host, port = site.url.removeprefix("http://").split(":")
+                for _ in range(200):
+                    callers.enter_context(socket.create_connection((host, int(port)), PATIENCE))
+                async with asyncio.timeout(PATIENCE):
+                    while b"out of system resource" not in (tmp_path / "log").read_bytes():  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                await load.reach(50)
+            assert load.errors == []
+            assert (tmp_path / "log").read_bytes().count(b"out of system resource") < 4000
