@@ -40,11 +40,12 @@ class Clients(web.Server):
         self._silent: dict[web.RequestHandler, float] = {}  # since when, the longest first
         self._asking: set[web.RequestHandler] = set()
         self._said_at: float | None = None
+        self._now = asyncio.get_running_loop().time
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection, or end one."""
         super().connection_made(handler, transport)
-        now = self._loop.time()
+        now = self._now()
         if len(self._silent) + len(self._asking) >= self._most:
             self._on_ended()
             self._say(now)
@@ -71,7 +72,7 @@ class Clients(web.Server):
         finally:
             if client in self._asking:  # it has not hung up meanwhile
                 self._asking.remove(client)
-                self._silent[client] = self._loop.time()
+                self._silent[client] = self._now()
 
     def _say(self, now: float) -> None:
         if self._said_at is None or now - self._said_at >= _SAID_AGAIN:
