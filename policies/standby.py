@@ -67,12 +67,12 @@ def refill(turn: Turn) -> None:
 def surplus(turn: Turn) -> None:
     """End stopped standbys beyond the wanted number, as far as any could go; the oldest are kept.
 
-    So are warm ones while what works is too little: where the journal is lost they may be what worked.
+    So are those that run while what works is too little: where the journal is lost they may be what worked.
     """
     held, enough = _standbys(turn), turn.sure_in_all >= turn.pool.replicas
     surplus, going = sum(n.units for n in held) - turn.pool.standby.stopped, []
     for node in reversed(held):
-        needed = node.phase is Phase.READY and not enough
+        needed = node.phase is not Phase.STOPPED and not enough
         if node.units <= surplus and node.in_flight == 0 and not needed:
             going.append(node)
             surplus -= node.units

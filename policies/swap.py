@@ -209,7 +209,8 @@ def _done(turn: Turn, node: Node) -> str:
     if draining.finished(turn.pool.drain, turn.world, node):
         idle = node.idle_since is not None
         return "drained" if idle else f"drain deadline passed with {node.in_flight} requests in flight"
-    since = None if node.serving else node.detached_at
+    noticed = node.doomed is not None or (node.drain is not None and node.drain.cause is Cause.NOTICE)
+    since = node.detached_at if noticed and not node.serving else None
     had_its_time = since is not None and turn.now - since >= turn.pool.drain.budget
     return "it has answered nobody for long" if had_its_time and turn.at_work.holds_nothing(node) else ""
 

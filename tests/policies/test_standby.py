@@ -203,13 +203,16 @@ def test_surplus_standbys_end_youngest_first(scene: Make, actions: Make) -> None
     assert [a.node for a in actions(here.plan(), Terminate)] == ["young"]
 
 
+@pytest.mark.parametrize("looked_at", [True, False])
 @pytest.mark.parametrize("ready", [3, 4])
-def test_warm_ones_are_not_surplus_while_what_works_is_too_little(
-    scene: Make, actions: Make, at: Make, ready: int
+def test_those_that_run_are_not_surplus_while_what_works_is_too_little(
+    scene: Make, actions: Make, at: Make, ready: int, looked_at: bool
 ) -> None:
     """As where the journal is lost, and a balancer has forgotten who worked."""
     here = scene(pool(0, spot_share=0.0)).nodes(ready, ON_DEMAND)
-    standby(here, state=InstanceState.RUNNING, started_at=here.now)
+    standby(here, state=InstanceState.RUNNING, started_at=here.now, ready=looked_at)
+    if not looked_at:
+        del here.engines["sb"]
     here.fields["refusals"] = {at("a", ON_DEMAND): Refusal(at=here.now)}
     assert [a.node for a in actions(here.plan(), Terminate)] == ([] if ready == 3 else ["sb"])
 

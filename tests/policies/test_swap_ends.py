@@ -176,6 +176,15 @@ def test_a_dead_node_does_not_wait_for_the_deadline_of_its_notice(
     assert [a.node for a in actions(here.plan(), Terminate)] == (["x"] if ends else [])
 
 
+def test_a_drain_whose_deadline_is_near_lasts_until_then(scene: Make, actions: Make) -> None:
+    """A silent node had left the set long before: what it holds has not been told of the end before now."""
+    here = scene().nodes(2).nodes(2, Market.ON_DEMAND).node("x", silent_for=60.0, in_flight=2)
+    here.drain("x", Cause.SICK, since=1.0, left=19.0)
+    here.records["x"] = replace(here.records["x"], detached_at=here.now - 60.0)
+    del here.held["x"], here.shown["x"]
+    assert actions(here.plan(), Terminate) == []
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 @pytest.mark.parametrize(("since", "ends"), [(30.2, True), (29.0, False)])
 def test_nor_does_one_that_is_stopped(
