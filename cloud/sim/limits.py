@@ -62,12 +62,14 @@ class Limits:
     def _disruption(self, begun: Set[str]) -> None:
         """No drain by choice begins beyond the disruption budget; one node alone may.
 
-        One that went on although the cloud took its notice back is nobody's decision.
+        One that went on although the cloud took its notice back is nobody's decision. Nor is one that has a
+        notice as far as the journal tells: an old one may lack that it was taken back.
         """
         self._checked("disruption")
         now, budget = self._world.clock.now(), self._pool.disruption_budget
-        drains = self._books().draining.items()
-        leaving = [self._world.machine(node) for node, drain in drains if drain.disturbs]
+        books = self._books()
+        by_choice = [n for n, drain in books.draining.items() if drain.disturbs and not books.told.get(n)]
+        leaving = [self._world.machine(node) for node in by_choice]
         chosen = [m for m in leaving if m is not None and m.able(now) and not m.doomed]
         decided = any(m.id in begun for m in chosen)
         if decided and len(chosen) > 1 and units(self._pool, chosen) > budget:

@@ -371,19 +371,27 @@ def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
     assert broken == said
 
 
-@pytest.mark.parametrize(("cause", "said"), [(Cause.NOTICE, []), (Cause.OPERATOR, ["disruption"])])
+@pytest.mark.parametrize(
+    ("cause", "told", "said"),
+    [
+        (Cause.NOTICE, False, []),
+        (Cause.OPERATOR, False, ["disruption"]),
+        (Cause.OPERATOR, True, []),  # an old journal lacks that it was taken back
+    ],
+)
 def test_a_notice_that_was_taken_back_makes_no_decision_of_an_earlier_drain(
-    cause: Cause, said: list[str]
+    cause: Cause, told: bool, said: list[str]
 ) -> None:
     broken: list[str] = []
 
     async def script(watched: Watched) -> None:
         first, second, third = watched.machines
         draining = {}
+        notices = {m.id: {("sim-queue", "n")} for m in (first, second) if told}
         limits = Limits(
             watched.world,
             Pool(name="p", replicas=3),
-            books=lambda: Books(draining=draining),
+            books=lambda: Books(draining=draining, told=notices),
             checked=lambda _: None,
             report=lambda name, *_: broken.append(name),
             known=lambda: 3,
