@@ -81,14 +81,24 @@ async def listen_tcp(
     places = await asyncio.get_running_loop().getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
+    can = [place for place in dict.fromkeys(places) if place[0] != socket.AF_INET6 or _has_ipv6()] or places
     with contextlib.ExitStack() as undo:
         listeners = []
-        for family, _, _, _, address in dict.fromkeys(places):
+        for family, _, _, _, address in can:
             listeners.append(
                 undo.enter_context(socket.create_server(address, family=family, backlog=_BACKLOG))
             )
         undo.pop_all()
     return await _serve(app, f"{host}:{port}", listeners, tls, lingering)
+
+
+def _has_ipv6() -> bool:
+    """Whether this host can open an IPv6 socket; the name "localhost" may have an address that it cannot."""
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
 
 
 class _BoundedSite(web.BaseSite):
@@ -172,7 +182,7 @@ class _BoundedSite(web.BaseSite):
         return cast(web.Server, self._runner.server)
 
     async def _arrive(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # a caller that hangs up, or does not speak TLS
+        with contextlib.suppress(Exception):  # it hung up, or does not speak TLS; the next one is accepted
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._aiohttp,
                 connection,

@@ -158,6 +158,48 @@ async def test_where_nothing_can_be_accepted_it_says_so_and_goes_on(
     assert [(line["event"], line["error"]) for line in lines] == [("accept_failed", "too many open files")]
 
 
+async def test_a_caller_that_breaks_something_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    connect, errors = loop.connect_accepted_socket, iter([ConnectionResetError(), RuntimeError("odd")])
+
+    async def connects(*given: Any, **more: Any) -> Any:
+        for error in errors:
+            raise error
+        return await connect(*given, **more)
+
+    monkeypatch.setattr(loop, "connect_accepted_socket", connects)
+    async with listening(Asked().app()) as port:
+        with callers() as found:
+            for _ in range(2):
+                found.append(socket.create_connection(("127.0.0.1", port)))
+                await asyncio.sleep(0.05)
+            assert await get(port) == "yes"
+
+
+async def test_a_name_may_have_an_address_of_a_kind_that_the_host_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kind = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+
+    async def resolved(_: str, port: int, **__: Any) -> Any:
+        return [(socket.AF_INET6, *kind, ("::1", port, 0, 0)), (socket.AF_INET, *kind, ("127.0.0.1", port))]
+
+    def opened(family: int = socket.AF_INET, *given: Any, **more: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *given, **more)
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    real = socket.socket
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", opened)
+        runner = await listen_tcp(Asked().app(), "localhost", port)
+    socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    await runner.cleanup()
+
+
 async def test_a_place_is_taken_once_and_free_when_it_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     for _ in range(2):
