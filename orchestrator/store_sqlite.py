@@ -97,6 +97,7 @@ class SqliteFile:
             "SQLITE_IOERR": "the disk fails or is full: check it; notices are still acted on meanwhile",
             "SQLITE_CORRUPT": _SET_ASIDE,
             "SQLITE_NOTADB": _SET_ASIDE,
+            "SQLITE_TOOBIG": _SET_ASIDE,
         }
         known = next((text for key, text in advice.items() if name.startswith(key)), f"{error}")
         return StoreUnavailable(f"{self.where}: {known}")
@@ -197,11 +198,12 @@ def _free_name(path: Path) -> Path:
 def _is_corruption(path: Path, error: sqlite3.DatabaseError) -> bool:
     """True when the file is not what a daemon wrote.
 
-    Also for one whose header says that it may not be written to, though it may.
+    Also for one whose header says that it may not be written to, though it may, and for one with an entry of
+    a length that no daemon writes.
     """
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_READONLY:
         return os.access(path, os.W_OK)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG):
         return True
     return any(text in str(error) for text in ("malformed", "unsupported file format"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.store import SCHEMA_VERSION, StoreUnavailable
-from orchestrator.store_sqlite import SqliteStore
+from orchestrator.store_sqlite import SqliteFile, SqliteStore
 from policies.actions import ActionKind
 from policies.events import IntentOpened, NodeSeen
 from policies.memory import Memory
@@ -38,7 +38,7 @@ def seen(number: int) -> NodeSeen:
 WRITER = textwrap.dedent("""
     import asyncio, sys
     from pathlib import Path
-    from orchestrator.store_sqlite import SqliteStore
+    from orchestrator.store_sqlite import SqliteFile, SqliteStore
     from policies.events import NodeMissing
 
     async def main() -> None:
@@ -148,6 +148,28 @@ async def test_a_corrupt_journal_is_set_aside_whole(tmp_path: Path, damage: str)
     store.close()
 
 
+async def test_a_journal_with_an_entry_of_an_impossible_length_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has an error of its own for it; here its limit is one that every journal exceeds."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    connect, tried = SqliteFile.connect, []
+
+    def first_with_a_limit(file: SqliteFile) -> sqlite3.Connection:
+        db = connect(file)
+        if not tried:
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100)
+        tried.append(db)
+        return db
+
+    monkeypatch.setattr(SqliteFile, "connect", first_with_a_limit)
+    store = SqliteStore.open(path, now=5.0, inline=True)
+    store.close()
+    assert store.set_aside is not None
+    assert store.set_aside.exists()
+
+
 async def test_an_older_corrupt_journal_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     for name in ("", "-2", "-3"):
@@ -202,7 +224,7 @@ FULL = textwrap.dedent("""
     import asyncio, resource, sys
     from pathlib import Path
     from orchestrator.store import StoreUnavailable
-    from orchestrator.store_sqlite import SqliteStore
+    from orchestrator.store_sqlite import SqliteFile, SqliteStore
     from policies.events import NodeMissing
 
     def batch(first):
