@@ -17,11 +17,13 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from orchestrator.sockets import CONNECTIONS_MOST, listen_tcp, listen_unix
+from tests.support.connections import still_open
 from tests.support.node_bench import make_certificate
 
 pytestmark = pytest.mark.asyncio
 
 BURST = 100  # as many as come to a listener while its process does not run
+TURNS = 20 * BURST  # of the loop: more than it takes to accept and answer them, on a machine of any speed
 
 
 class Asked:
@@ -74,16 +76,13 @@ async def burst(found: list[socket.socket], port: int, words: bytes = b"") -> No
         caller.setblocking(False)
         caller.send(words)
         found.append(caller)
-    await asyncio.sleep(0.2)
+    await turns()
 
 
-def still_held(caller: socket.socket) -> bool:
-    try:
-        return caller.recv(1) != b""
-    except BlockingIOError:
-        return True
-    except ConnectionResetError:
-        return False
+async def turns() -> None:
+    """Let the listener's loop turn until it has nothing to do."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 async def get(port: int, tls: ssl.SSLContext | None = None) -> str:
@@ -101,7 +100,7 @@ async def test_callers_that_come_at_once_are_held_to_the_bound() -> None:
         with callers() as found:
             for _ in range(5):
                 await burst(found, port)
-            held = [still_held(caller) for caller in found]
+            held = [still_open(caller) for caller in found]
             assert sum(held) == CONNECTIONS_MOST
             assert all(held[-CONNECTIONS_MOST:]), "the oldest are ended"
             assert await get(port) == "yes"
@@ -116,7 +115,7 @@ async def test_callers_that_never_shake_hands_are_held_to_the_bound(tmp_path: Pa
         with callers() as found:
             for _ in range(5):
                 await burst(found, port)
-            assert sum(map(still_held, found)) == CONNECTIONS_MOST
+            assert sum(map(still_open, found)) == CONNECTIONS_MOST
             assert await get(port, client) == "yes"
 
 
@@ -129,14 +128,14 @@ async def test_a_caller_whose_request_is_answered_keeps_his_connection() -> None
             waiting = list(found)
             for _ in range(3):
                 await burst(found, port)
-            assert all(map(still_held, waiting))
+            assert all(map(still_open, waiting))
             await burst(waiting, port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-            held = [still_held(caller) for caller in waiting]
+            held = [still_open(caller) for caller in waiting]
             assert sum(held) == CONNECTIONS_MOST
             assert all(held[: 2 * BURST]), "who comes too late is refused"
             found += waiting[2 * BURST :]
             asked.slow.set()
-            await asyncio.sleep(0.2)
+            await turns()
             assert b"at last" in waiting[0].recv(1000)
 
 
@@ -172,7 +171,7 @@ async def test_a_caller_that_breaks_something_keeps_nobody_out(monkeypatch: pyte
         with callers() as found:
             for _ in range(2):
                 found.append(socket.create_connection(("127.0.0.1", port)))
-                await asyncio.sleep(0.05)
+                await turns()
             assert await get(port) == "yes"
 
 

@@ -10,6 +10,7 @@ import socket
 import pytest
 
 from orchestrator.gateway import app, clients
+from tests.support.connections import still_open
 
 MOST = 20
 
@@ -36,16 +37,7 @@ def caller():
 
 def held(called: list[socket.socket]) -> list[bool]:
     """Which connections are still open."""
-
-    def is_open(one: socket.socket) -> bool:
-        try:
-            return one.recv(1) != b""
-        except BlockingIOError:
-            return True
-        except ConnectionResetError:
-            return False
-
-    return [is_open(one) for one in called]
+    return [still_open(one) for one in called]
 
 
 def ended(running) -> str:
