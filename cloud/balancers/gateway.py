@@ -17,7 +17,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from cloud.balancers.targets import TargetsError, TargetSet, encode, parse, write_atomic
+from cloud.balancers import targets_file as files
+from cloud.balancers.targets import TargetsError, TargetSet, encode
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
 from policies.model import Target, TargetSpec, TargetState
@@ -46,9 +47,11 @@ class GatewayBalancer:
     A set that was acknowledged is not pushed again until `observe` has seen another incarnation or a higher
     generation, so observe once a turn.
 
-    `apply` returns as soon as the gateway has acknowledged; the file is then written by a background task,
-    newest set wins. A failed write is reported to `on_file_error` with a sentence and tried again by the
-    next `apply`, even of an equal set. `flush` waits for the file.
+    `apply` returns as soon as the gateway has acknowledged; the file and its copy are then written by a
+    background task, newest set wins. A failed write is reported to `on_file_error` with a sentence and tried
+    again by the next `apply`, even of an equal set. `flush` waits for the file. Where two looks in a row show
+    a gateway with the acknowledged set that does not find it in the file, the file is written again: it was
+    damaged or removed.
 
     Generations must rise over the life of the pool, not of the daemon: one that lost its count goes on from
     `(await observe()).generation`.
@@ -81,6 +84,8 @@ class GatewayBalancer:
         self._generation = 0
         self._incarnation = ""
         self._acknowledged: tuple[str, tuple[TargetSpec, ...]] | None = None
+        self._document: TargetSet | None = None  # the one acknowledged last
+        self._behind = False  # the last look showed that the file does not hold it
         self._unwritten: TargetSet | None = None
         self._writer: asyncio.Task[None] | None = None
 
@@ -93,11 +98,13 @@ class GatewayBalancer:
                 generation=int(body["generation"]),
                 targets=tuple(_target(row) for row in body["targets"]),
             )
+            in_file = int(body["file_generation"])
         except (KeyError, TypeError, ValueError) as error:
             raise Uncertain(f"{self._peer} sent a state this version cannot read: {error!r}") from None
         self._incarnation = view.incarnation
         if view.generation > self._generation:
             self._acknowledged = None  # another daemon wrote: what we had acknowledged is no longer there
+        self._look_at_file(view.generation, in_file)
         return view
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
@@ -136,8 +143,18 @@ class GatewayBalancer:
             self._incarnation = str(body.get("incarnation", ""))
             self._generation = generation
             self._acknowledged = (self._incarnation, targets)
+            self._unwritten = self._document = document
+            self._behind = False
+            self._start_writer()
+
+    def _look_at_file(self, held: int, in_file: int) -> None:
+        """Have the file written again where the gateway did not find its set there, twice in a row."""
+        document = self._document
+        behind = document is not None and held == document.generation and in_file < held
+        if behind and self._behind and self._unwritten is None:
             self._unwritten = document
             self._start_writer()
+        self._behind = behind
 
     async def flush(self) -> None:
         """Wait until no write of the file is under way."""
@@ -180,7 +197,7 @@ class GatewayBalancer:
         await self.flush()
         self._unwritten = None
         try:
-            await self._run_blocking(partial(_write_unless_newer, self._file, document))
+            await self._run_blocking(partial(files.write, self._file, document))
         except OSError as error:
             raise Uncertain(f"{push_error}; {self._file} cannot be written either: {error}") from None
         self._generation = document.generation
@@ -193,7 +210,7 @@ class GatewayBalancer:
         """Write until the newest set is on disk; sets that were overtaken meanwhile are skipped."""
         while (document := self._unwritten) is not None:
             try:
-                await self._run_blocking(partial(_write_unless_newer, self._file, document))
+                await self._run_blocking(partial(files.write, self._file, document))
             except (OSError, Denied) as error:
                 if self._on_file_error is not None:
                     held = f"the gateway holds generation {document.generation} but its file does not"
@@ -201,22 +218,6 @@ class GatewayBalancer:
                 return
             if self._unwritten is document:
                 self._unwritten = None
-
-
-def _write_unless_newer(path: Path, document: TargetSet) -> None:
-    """Write the file unless it holds a higher generation: then another daemon leads.
-
-    Raises Denied, OSError.
-    """
-    try:
-        held = parse(path.read_bytes()).generation
-    except (FileNotFoundError, TargetsError):
-        held = 0  # nothing there, or nothing a gateway would load
-    if held > document.generation:
-        raise Denied(
-            f"{path} holds generation {held}, newer than {document.generation}: another daemon leads"
-        )
-    write_atomic(path, encode(document))
 
 
 def _target(row: dict[str, Any]) -> Target:

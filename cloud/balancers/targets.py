@@ -1,7 +1,8 @@
-"""The target set as a document: what the daemon wants a gateway to route to, as a file and as a push.
+"""The target set as a document: what the daemon wants a gateway to route to.
 
-One schema, `targets/1`, serves both ways, so a gateway that starts from the file and one that was pushed to
-hold the same set. The document names no gateway process and no incarnation; it is the wanted state only.
+One schema, `targets/1`, is the body of a push and, with a checksum around it (`targets_file`), the content
+of the file, so a gateway that starts from the file and one that was pushed to hold the same set. The document
+names no gateway process and no incarnation; it is the wanted state only.
 `generation` orders documents: a reader keeps the highest one it has seen.
 
     {"schema": "targets/1", "generation": 7, "pool": "chat", "written_at": 1764000000.0,
@@ -30,6 +31,8 @@ from policies.model import TargetPhase, TargetSpec
 SCHEMA = "targets/1"
 MAX_WEIGHT = 65535
 MAX_ID = 128
+MAX_BYTES = 64 * 1024 * 1024
+"""The longest document that is read, pushed or from a file."""
 
 _serial = itertools.count()  # two writers in one process never share a temporary file
 _TOP_KEYS = frozenset({"schema", "generation", "pool", "written_at", "targets"})

@@ -190,9 +190,9 @@ class MachineDoctor:
         for look in range(_LOOKS):
             if look:
                 await self._clock.sleep(_BETWEEN)
-            held, error = await self._threads.run(self._held)
+            held, error, fault = await self._threads.run(self._held)
             wanted = await self._threads.run(self._wanted)
-            findings = running.gateway(held, wanted, error)
+            findings = running.gateway(held, wanted, error, file_fault=fault)
             if held is None or wanted is None or not any(f.advice for f in findings):
                 break
         return findings
@@ -233,19 +233,19 @@ class MachineDoctor:
             return None
         return {target["id"]: target["phase"] for one in plan["pools"] for target in one["targets"]}
 
-    def _held(self) -> tuple[dict[str, str] | None, str]:
-        """The gateway's target set: node to phase."""
+    def _held(self) -> tuple[dict[str, str] | None, str, str]:
+        """The gateway's target set: node to phase; why there is none; why it does not take its file."""
         if self._gateway is None:
-            return None, ""
+            return None, "", ""
         path = self._gateway.socket
         try:
             answer = ControlClient(path, timeout=_ANSWER).get("/v1/state")
-            rows = [(row["id"], row["phase"]) for row in answer["targets"]]
+            rows, fault = [(row["id"], row["phase"]) for row in answer["targets"]], str(answer["file_fault"])
         except ClientError:
-            return None, f"nothing answers on {path}"
+            return None, f"nothing answers on {path}", ""
         except (KeyError, TypeError):
-            return None, f"what answers on {path} is no gateway of this version"
-        return {name: phase for name, phase in rows if phase is not None}, ""
+            return None, f"what answers on {path} is no gateway of this version", ""
+        return {name: phase for name, phase in rows if phase is not None}, "", fault
 
 
 def _named(process: str, pid: int) -> str:

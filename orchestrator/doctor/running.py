@@ -68,9 +68,15 @@ def _doubts(answer: DaemonFacts, installed: str, changed_at: float) -> Iterator[
         yield warn("the file was changed after it was read", "orchestrator reload --dry-run, then reload")
 
 
-def gateway(held: Mapping[str, str] | None, wanted: Mapping[str, str] | None, error: str) -> Findings:
-    """Whether the gateway answers and has the daemon's targets. Both map a node to "active" or "draining";
-    `wanted` is None when no daemon could be asked."""
+def gateway(
+    held: Mapping[str, str] | None, wanted: Mapping[str, str] | None, error: str, *, file_fault: str = ""
+) -> Findings:
+    """Whether the gateway answers, has the daemon's targets and a file to start from. `held` and `wanted` map
+    a node to "active" or "draining"; `wanted` is None when no daemon could be asked. `file_fault` says why
+    the gateway does not take its targets file."""
+    if held is not None and file_fault:
+        advice = "a running daemon writes it again; look at its log for why it does not"
+        return [*gateway(held, wanted, error), warn(f"it refuses its targets file: {file_fault}", advice)]
     if held is None:
         if wanted is None:
             return [warn(f"no gateway runs: {error}", "start one: orchestrator gateway --config FILE")]

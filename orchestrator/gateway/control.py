@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from cloud.balancers.targets import TargetsError
+from cloud.balancers.targets import MAX_BYTES, TargetsError
 from orchestrator.gateway.config import GatewayError
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.replies import error_response
@@ -33,7 +33,6 @@ from orchestrator.gateway.targets import Entry, StaleGeneration, TargetTable, Wr
 
 STATE_SCHEMA = "gateway-state/1"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LARGEST_SET = 64 * 1024 * 1024
 
 
 class Control:
@@ -65,7 +64,7 @@ class Control:
 
     def app(self) -> web.Application:
         """The application to serve on the socket."""
-        app = web.Application(client_max_size=_LARGEST_SET)
+        app = web.Application(client_max_size=MAX_BYTES)
         app.router.add_put("/v1/targets", self._put_targets)
         app.router.add_post("/v1/replace", self._post_replace)
         app.router.add_get("/v1/state", self._get_state)
@@ -85,6 +84,7 @@ class Control:
             "written_at": None if accepted is None else accepted.written_at,
             "accepted_at": self._table.accepted_at,
             "file_generation": self._metrics.file_generation,
+            "file_fault": self._source.fault,
             "now": now,
             "queued": self._queued(),
             "active": self._metrics.active,

@@ -35,6 +35,7 @@ class GatewayMetrics:
         self.registry = CollectorRegistry()
         self.daemon_heard_at: float | None = None
         self.file_generation = 0
+        self.file_refused = False
         self.started_at = now()
         self.active = 0
         counter, histogram = self._counter, self._histogram
@@ -96,7 +97,7 @@ class GatewayMetrics:
         self._ended.inc()
 
     def target_set(self, via: str, result: str) -> None:
-        """A target set came by `via` (push, file) and was accepted, stale or invalid."""
+        """A target set came by `via` (push, file, copy) and was accepted, or why not."""
         self._sets.labels(via, result).inc()
 
     def totals(self) -> dict[str, int]:
@@ -152,6 +153,7 @@ class _Gauges:
         yield _plain("requests_active", "Requests being served or waiting", metrics.active)
         yield _plain("targets_generation", "Generation of the accepted target set", table.generation)
         yield _plain("targets_file_generation", "Generation in the targets file", metrics.file_generation)
+        yield _plain("targets_file_refused", "1 while the targets file is not taken", metrics.file_refused)
         yield _plain("targets_age_seconds", "Time since a target set was accepted", now - accepted)
         yield _plain("daemon_silence_seconds", "Time since the control socket was last used", now - heard)
 

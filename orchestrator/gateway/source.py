@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import structlog
 
+from cloud.balancers import targets_file as files
 from cloud.balancers.targets import TargetsError, TargetSet, parse
 from cloud.ports import Clock
 from orchestrator.gateway.metrics import GatewayMetrics
@@ -15,11 +16,19 @@ from orchestrator.gateway.targets import Change, StaleGeneration, TargetTable, W
 
 log = structlog.get_logger("orchestrator.gateway")
 
-_Stamp = tuple[int, int, int]  # inode, size, modification time: what changes when a file is replaced
+_SAY_AGAIN: Final = 3600.0
+"""Seconds after which a fault of the file that lasts is logged again."""
+
+_SAY_NEXT: Final = 10.0
+"""Seconds between two log lines about faults of one file, at least."""
 
 
 class TargetSource:
-    """Offers every set that arrives to the table and tells `on_set` after each one accepted."""
+    """Offers every set that arrives to the table and tells `on_set` after each one accepted.
+
+    The file's second copy is looked at while there is no set at all: what was wanted last is better than
+    nothing where the file was damaged and no daemon runs to write it again.
+    """
 
     def __init__(
         self,
@@ -32,10 +41,14 @@ class TargetSource:
     ) -> None:
         self._table = table
         self._metrics = metrics
-        self._file = file
-        self._clock = clock
+        self._file = _Watched(file, "file", clock, metrics)
+        self._copy = _Watched(files.copy_of(file), "copy", clock, metrics)
         self._on_set = on_set
-        self._seen: _Stamp | None = None
+
+    @property
+    def fault(self) -> str:
+        """Why the file is not taken, in words; empty while nothing is wrong with it."""
+        return self._file.fault
 
     def push(self, data: bytes) -> Change:
         """Accept a set from the control socket.
@@ -56,39 +69,29 @@ class TargetSource:
             raise
 
     def look(self) -> None:
-        """Read the file if it changed. A bad or old file is reported and otherwise ignored.
+        """Read the file if it changed. One that is damaged, foreign or old is reported and otherwise ignored.
 
         The set that is in use already, because it was pushed, is no change.
         """
-        try:
-            status = os.stat(self._file)
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if stamp == self._seen:
-                return
-            data = self._file.read_bytes()
-        except FileNotFoundError:
-            self._seen = None
+        self._take(self._file)
+        self._metrics.file_generation = self._file.generation
+        self._metrics.file_refused = bool(self._file.fault)
+        if self._table.accepted is None:
+            self._take(self._copy)
+
+    def _take(self, file: _Watched) -> None:
+        document = file.news()
+        if document is None:
             return
-        except OSError as error:
-            log.warning("targets_file_unreadable", file=str(self._file), error=str(error))
-            return
-        self._seen = stamp
         try:
-            document = parse(data)
-            self._metrics.file_generation = document.generation
             if self._table.accepted is None or document.generation > self._table.generation:
-                self._accept(document, "file")
+                self._accept(document, file.via)
             elif document.generation < self._table.generation:
                 raise StaleGeneration(document.generation, self._table.generation)
-        except TargetsError as error:
-            self._metrics.target_set("file", "invalid")
-            log.warning("targets_file_invalid", file=str(self._file), error=str(error))
         except StaleGeneration as error:
-            self._metrics.target_set("file", "stale")
-            log.warning("targets_file_stale", file=str(self._file), error=str(error))
+            file.refuse("stale", str(error))
         except WrongPool as error:
-            self._metrics.target_set("file", "wrong_pool")
-            log.warning("targets_file_wrong_pool", file=str(self._file), error=str(error))
+            file.refuse("wrong_pool", str(error))
 
     def _accept(self, document: TargetSet, via: str) -> Change:
         change = self._table.apply(document)
@@ -104,3 +107,54 @@ class TargetSource:
         )
         self._on_set()
         return change
+
+
+class _Watched:
+    """One file that may hold a set. `via` names it in metrics and log lines.
+
+    `generation` is that of the set in it, 0 while there is none to be believed; `fault` says why not.
+    """
+
+    def __init__(self, path: Path, via: str, clock: Clock, metrics: GatewayMetrics) -> None:
+        self._path, self._clock, self._metrics = path, clock, metrics
+        self.via = via
+        self.generation = 0
+        self.fault = ""
+        self._seen: Any = None
+        self._said = ""
+        self._said_at = -_SAY_AGAIN
+
+    def news(self) -> TargetSet | None:
+        """The set in the file if the file changed since the last look and can be believed."""
+        try:
+            stamp = files.stamp(self._path)
+            if stamp == self._seen:
+                self._say()
+                return None
+            document = files.read(self._path)
+        except FileNotFoundError:
+            self._seen, self.generation, self.fault = None, 0, ""
+            return None
+        except TargetsError as error:
+            self._seen = stamp
+            self.refuse("invalid", str(error))
+            return None
+        except OSError as error:  # may end without a change of the file, so it is tried at every look
+            self.refuse("unreadable", error.strerror or str(error))
+            return None
+        self._seen, self.generation, self.fault = stamp, document.generation, ""
+        return document
+
+    def refuse(self, result: str, fault: str) -> None:
+        """Count and log why this file is not taken; the same fault is counted once."""
+        if fault != self.fault:
+            self._metrics.target_set(self.via, result)
+        self.generation, self.fault = 0, fault
+        self._say()
+
+    def _say(self) -> None:
+        """Log the fault: at once where it is a new one, but only so often."""
+        since = self._clock.steady() - self._said_at
+        if self.fault and since >= (_SAY_AGAIN if self.fault == self._said else _SAY_NEXT):
+            self._said, self._said_at = self.fault, self._clock.steady()
+            log.warning("targets_file.refused", file=str(self._path), error=self.fault)

@@ -86,13 +86,14 @@ async def test_a_killed_gateway_has_its_set_from_the_file_at_once(stack: Any) ->
 
 
 async def test_a_killed_gateway_gets_its_set_from_the_daemon_again(stack: Any) -> None:
-    """Also when the file is lost; meanwhile the daemon says that it cannot reach the gateway."""
+    """Also when both files are lost; meanwhile the daemon says that it cannot reach the gateway."""
     before = await gateway_state(stack)
     await stack.kill("gateway")
     await stack.until_pool(
         "the status shows the fault", lambda pool: any("gateway" in p for p in pool["problems"])
     )
-    (stack.state / "targets.json").unlink()
+    for file in stack.state.glob("targets.json*"):
+        file.unlink()
     await stack.start("gateway")
 
     async def told() -> bool:

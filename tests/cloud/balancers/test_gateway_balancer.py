@@ -10,6 +10,7 @@ from aiohttp import web
 
 from cloud.balancers.gateway import GatewayBalancer, inline
 from cloud.balancers.targets import TargetSet, encode, parse, write_atomic
+from cloud.balancers.targets_file import read
 from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
 from policies.model import TargetPhase, TargetSpec, TargetState
@@ -55,7 +56,12 @@ class Scripted:
 
     async def _get(self, request):
         generation = self.pushed[-1].generation if self.pushed else 0
-        body = {"incarnation": self.incarnation, "generation": generation, "targets": []}
+        body = {
+            "incarnation": self.incarnation,
+            "generation": generation,
+            "file_generation": generation,
+            "targets": [],
+        }
         return web.json_response(body | self.state)
 
 
@@ -93,7 +99,7 @@ async def test_a_set_is_pushed_then_written(gateway, make, tmp_path):
     await balancer.flush()
     (pushed,) = gateway.pushed
     assert (pushed.generation, pushed.pool, pushed.targets) == (4, "chat", (A, B))
-    assert parse((tmp_path / "targets.json").read_bytes()) == pushed
+    assert read(tmp_path / "targets.json") == pushed
 
 
 async def test_the_acknowledgement_does_not_wait_for_the_file(gateway, make, tmp_path):
@@ -110,7 +116,7 @@ async def test_the_acknowledgement_does_not_wait_for_the_file(gateway, make, tmp
     assert not (tmp_path / "targets.json").exists()
     gate.set()
     await balancer.flush()
-    assert parse((tmp_path / "targets.json").read_bytes()).generation == 3
+    assert read(tmp_path / "targets.json").generation == 3
 
 
 async def test_an_equal_set_costs_nothing(gateway, make):
@@ -207,7 +213,7 @@ async def test_without_a_gateway_the_file_is_written_and_the_outcome_uncertain(m
     balancer = make()
     with pytest.raises(Uncertain, match="cannot be reached"):
         await balancer.apply([A], 2)
-    assert parse((tmp_path / "targets.json").read_bytes()).targets == (A,)
+    assert read(tmp_path / "targets.json").targets == (A,)
     with pytest.raises(Uncertain):
         await balancer.apply([A], 2)
     with pytest.raises(Uncertain, match="cannot be reached"):
@@ -262,7 +268,7 @@ async def test_a_file_that_cannot_be_written_is_told_and_tried_again(gateway, ma
     directory.mkdir()
     await balancer.apply([A], 1)
     await balancer.flush()
-    assert parse((directory / "targets.json").read_bytes()).generation == 1
+    assert read(directory / "targets.json").generation == 1
     assert len(gateway.pushed) == 1
 
 
@@ -281,4 +287,4 @@ async def test_inline_work_needs_no_thread(gateway, make, tmp_path, monkeypatch)
         [TargetSpec(id="a", address="h:1", phase=TargetPhase.DRAINING, drain_deadline=5.0)], 1
     )
     await balancer.flush()
-    assert parse((tmp_path / "targets.json").read_bytes()).targets[0].drain_deadline == 5.0
+    assert read(tmp_path / "targets.json").targets[0].drain_deadline == 5.0

@@ -155,6 +155,12 @@ def test_gateways(held, wanted, state_, text):
     judged(running.gateway(held, wanted, "why"), state_, text)
 
 
+def test_a_gateway_that_refuses_its_file():
+    found = running.gateway({"a": "active"}, {"a": "active"}, "", file_fault="its checksum is wrong")
+    assert [f.state for f in found] == [OK, WARN]
+    judged(found[1:], WARN, "it refuses its targets file: its checksum is wrong")
+
+
 ADDRESS = running.Address(key="daemon.listen", at=HostPort("127.0.0.1", 9477), process="daemon")
 
 
