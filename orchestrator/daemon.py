@@ -254,6 +254,7 @@ class Daemon:
             ),
             wake=inbox.poke,
             condemned=partial(agents.verdict, ports.agents) if ports.agents is not None else lambda _: "",
+            sources=ports.notices,
         )
         actuator = Actuator(
             pool=name,

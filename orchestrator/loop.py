@@ -23,7 +23,7 @@ from orchestrator.observer import Observer
 from orchestrator.recorder import Recorder
 from orchestrator.store import Journal, StoreUnavailable, Superseded
 from orchestrator.tally import Tally, dooms
-from policies import facts
+from policies import facts, parts
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.decide import decide_for
 from policies.events import (
@@ -34,6 +34,8 @@ from policies.events import (
     Event,
     IntentOpened,
     NoticeSeen,
+    PartBack,
+    PartLost,
     TargetsApplied,
 )
 from policies.fleet import Fleet, vouched_for
@@ -160,11 +162,13 @@ class Loop:
         memory = reduce(memory, *seen)
         fleet = Fleet.of(self.pool, world, memory)
         whole = facts.whole(self.pool, world, memory, fleet)
+        lost = parts.news(world, fleet, memory)
+        _tell_of_parts(lost)
         self._tally.events((*heard, *seen), self.memory, memory)
         self._tally.tokens(world)
-        self.memory = reduce(memory, *whole)
+        self.memory = reduce(memory, *whole, *lost)
         observed = seconds()
-        if await self._write((*heard, *seen, *whole)):
+        if await self._write((*heard, *seen, *whole, *lost)):
             self._inbox.mark_written(ticket)
         if world.durable is not self._durable:
             world = replace(world, durable=self._durable)
@@ -308,6 +312,18 @@ class Loop:
         if self._on_turn is not None:
             self._on_turn(snapshot)
         return snapshot
+
+
+def _tell_of_parts(events: Sequence[PartLost | PartBack]) -> None:
+    """Log what was lost and what is back, whether or not the journal takes it."""
+    for event in events:
+        if isinstance(event, PartLost):
+            failed_for = round(event.at - event.since, 1)
+            log.warning(
+                "part.lost", kind=str(event.kind), part=event.part, seconds=failed_for, error=event.error
+            )
+        else:
+            log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
 
 
 def engines(fleet: Fleet, world: World) -> dict[str, str]:

@@ -7,7 +7,8 @@ with its age and the failure, so that policies see how old their knowledge is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import structlog
 
 from cloud.errors import CloudError
-from cloud.ports import Clock, Engine, Instances, LoadBalancer, Offerings
+from cloud.ports import Clock, Engine, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.calls import counted
 from policies.model import (
     EngineReading,
@@ -33,7 +34,8 @@ log = structlog.get_logger("observer")
 T = TypeVar("T")
 
 _AFTER_FAILURE = 1.0
-"""Seconds after which a look that failed is repeated; each failure in a row doubles them, up to the pace."""
+"""Seconds from its beginning after which a look that failed is repeated; each failure in a row doubles them,
+up to the pace."""
 
 _GAP = 10.0
 """Seconds without a look, and at least three paces, after which what was seen before is not continued: the
@@ -63,6 +65,7 @@ class Observer:
     """Keeps the newest view of one pool's world. `run` lists the tasks; `wake` is called on every change.
 
     `condemned` says why a node must be replaced whatever its engine answers; empty for one that need not.
+    `sources`: of notices, which are heard elsewhere; only how long they have been silent is looked at here.
     """
 
     def __init__(
@@ -77,9 +80,10 @@ class Observer:
         pace: Pace,
         wake: Callable[[], None],
         condemned: Callable[[str], str] = lambda _node: "",
+        sources: Sequence[Notices] = (),
     ) -> None:
         self._pool, self._clock, self._pace, self._wake = pool, clock, pace, wake
-        self._condemned = condemned
+        self._condemned, self._sources = condemned, sources
         self._instances_port, self._offerings_port, self._engine = instances, offerings, engine
         self._balancers_port = balancers
         self._instances: Observed[tuple[Instance, ...]] = Observed(value=())
@@ -98,12 +102,14 @@ class Observer:
 
     def world(self, *, durable: bool, leading: bool, epoch: int) -> World:
         """A snapshot. Costs a copy of two small dictionaries, no I/O."""
+        now = self._beat()
         return World(
-            now=self._beat(),
+            now=now,
             instances=self._instances,
             engines=dict(self._engines),
             balancers=dict(self._targets),
             offerings=self._offerings,
+            heard={source.name: _heard_at(now, source.age()) for source in self._sources},
             durable=durable,
             leading=leading,
             epoch=epoch,
@@ -163,11 +169,13 @@ class Observer:
         """Look for ever; a look that failed is repeated soon, and less soon while it goes on failing."""
         wait = _AFTER_FAILURE
         while True:
+            began = self._clock.now()
             if await look():
                 wait = _AFTER_FAILURE
                 await self._pause(seconds, steady=steady)
             else:
-                await self._clock.sleep(min(seconds, wait))
+                took = self._clock.now() - began
+                await self._clock.sleep(max(0.0, min(seconds, wait) - took))
                 wait *= 2.0
 
     async def _pause(self, seconds: float, *, steady: bool) -> None:
@@ -189,6 +197,7 @@ class Observer:
         self._instances = await self._look(known, "instances", "list", call, pace=self._pace.instances)
         if self._instances.at != known.at and (self._instances.value != known.value or known.at is None):
             self._wake()
+        self._wake_if_turned(known, self._instances)
         return not self._instances.error
 
     async def _look_at_offerings(self) -> bool:
@@ -196,6 +205,7 @@ class Observer:
         self._offerings = await self._look(known, "offerings", "list", self._offerings_port.list, pace=pace)
         if known.at is None and self._offerings.at is not None:
             self._wake()
+        self._wake_if_turned(known, self._offerings)
         return not self._offerings.error
 
     async def _look_at_targets(self, balancer: LoadBalancer) -> bool:
@@ -211,7 +221,13 @@ class Observer:
         self._targets[balancer.name] = _followed(known, view)
         if self._shown(self._targets[balancer.name].value) != self._shown(known.value):
             self._wake()
-        return not self._targets[balancer.name].error
+        self._wake_if_turned(known, view)
+        return not view.error
+
+    def _wake_if_turned(self, before: Observed[Any], after: Observed[Any]) -> None:
+        """That a part cannot be read any more, or can be again, is news."""
+        if before.at is not None and bool(before.error) is not bool(after.error):
+            self._wake()
 
     def _shown(self, targets: tuple[Target, ...]) -> Set[tuple[object, ...]]:
         """What of a balancer's view is news when it changes: requests come and go all the time."""
@@ -233,11 +249,14 @@ class Observer:
                 async with asyncio.timeout(self._pace.call_timeout):
                     value = await call()
         except TimeoutError:
-            return replace(known, error=f"no answer within {self._pace.call_timeout:.0f} s")
+            failure = f"no answer within {self._pace.call_timeout:.0f} s"
         except CloudError as error:
-            return replace(known, error=str(error))
-        goes_on = known.at is not None and asked_at - known.at <= _gap(pace)
-        return Observed(value=value, at=asked_at, since=known.since if goes_on else asked_at)
+            failure = str(error) or type(error).__name__
+        else:
+            goes_on = known.at is not None and asked_at - known.at <= _gap(pace)
+            return Observed(value=value, at=asked_at, since=known.since if goes_on else asked_at)
+        since = known.failing_since if known.failing_since is not None else asked_at
+        return replace(known, error=failure, failing_since=since)
 
     # -- engines -----------------------------------------------------------------------------------
 
@@ -277,6 +296,11 @@ class Observer:
             if _notable(previous, reading, draining=node in self._draining):
                 self._wake()
             await self._clock.sleep(self._pace.engines)
+
+
+def _heard_at(now: float, age: float) -> float | None:
+    """When a source was last surely read; None before the first time."""
+    return None if math.isinf(age) else now - age
 
 
 def _failed(reading: EngineReading, previous: EngineReading | None, fault: str) -> EngineReading:

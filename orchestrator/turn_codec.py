@@ -63,6 +63,7 @@ class Packer:
                     for name, view in world.balancers.items()
                 },
                 "writing": world.writing,
+                "heard": world.heard,
                 "readings": self._table(
                     "engines", world.engines, EngineReading, list(world.engines.values())
                 ),
@@ -84,7 +85,8 @@ class Packer:
 
     def _observed(self, name: str, view: Observed[Any], kind: type) -> dict[str, Any]:
         rows = self._table(name, view.value, kind, view.value)
-        return {"at": view.at, "error": view.error, "since": view.since, "rows": rows}
+        instants = {"at": view.at, "since": view.since, "failing_since": view.failing_since}
+        return {"error": view.error, "rows": rows, **instants}
 
     def _table(self, name: str, source: object, kind: type, rows: Collection[Any]) -> dict[str, Any]:
         """Rows by column. `source` is the object that they come from: the same one has the same rows."""
@@ -135,6 +137,7 @@ class Unpacker:
                 offerings=self._view(stored["offerings"], Offering),
                 balancers={n: self._view(v, Target) for n, v in stored["balancers"].items()},
                 writing={n: tuple(map(str, nodes)) for n, nodes in stored.get("writing", {}).items()},
+                heard={n: _instant(at) for n, at in stored.get("heard", {}).items()},
                 engines=dict(zip(engines, readings, strict=True)),
             )
             plan: dict[str, Any] = stored["plan"]
@@ -152,9 +155,9 @@ class Unpacker:
         return world, plan
 
     def _view(self, stored: Mapping[str, Any], kind: type[T]) -> Observed[tuple[T, ...]]:
-        at, since = (None if stored.get(n) is None else float(stored[n]) for n in ("at", "since"))
+        at, since, failing = (_instant(stored.get(n)) for n in ("at", "since", "failing_since"))
         rows = self._read(stored["rows"], kind)
-        return Observed(value=rows, at=at, error=stored["error"], since=since)
+        return Observed(value=rows, at=at, error=stored["error"], since=since, failing_since=failing)
 
     def _read(self, table: Mapping[str, Any], kind: type[T]) -> tuple[T, ...]:
         key = (kind, *((n, c[_PART]) for n, c in table.items() if isinstance(c, dict)))
@@ -205,6 +208,10 @@ def canonical(plan: Plan | Failure) -> bytes:
         targets=tuple(_exact(t) for t in plan.targets),
     )
     return encode(exact)
+
+
+def _instant(stored: Any) -> float | None:
+    return None if stored is None else float(stored)
 
 
 def encode_pool(pool: Pool) -> bytes:

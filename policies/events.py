@@ -6,7 +6,7 @@ Every event carries `at`, the time it was taken up by the daemon.
 from __future__ import annotations
 
 from policies.actions import ActionKind, Cause
-from policies.model import Notice, Placement, StandbyKind, TargetPhase, Word
+from policies.model import Notice, PartKind, Placement, StandbyKind, TargetPhase, Word
 from policies.value import value
 
 
@@ -254,6 +254,41 @@ class AlarmRaised:
     text: str
 
 
+@value
+class PartLost:
+    """A part that the daemon depends on could not be read for so long that it counts as lost.
+
+    `part` is its name, of an engine the node's id. `since`: when the first look failed. `error` says how the
+    newest one did.
+    """
+
+    at: float
+    kind: PartKind
+    part: str
+    since: float
+    error: str
+
+    @property
+    def node(self) -> str:
+        """The node whose engine it is, empty for any other part."""
+        return self.part if self.kind is PartKind.ENGINE else ""
+
+
+@value
+class PartBack:
+    """A lost part answers again. `after`: seconds since the first look that had failed."""
+
+    at: float
+    kind: PartKind
+    part: str
+    after: float
+
+    @property
+    def node(self) -> str:
+        """The node whose engine it is, empty for any other part."""
+        return self.part if self.kind is PartKind.ENGINE else ""
+
+
 Event = (
     DaemonStarted
     | PoolConfigured
@@ -279,4 +314,6 @@ Event = (
     | Paused
     | Resumed
     | AlarmRaised
+    | PartLost
+    | PartBack
 )

@@ -221,6 +221,16 @@ class Notice:
     cancelled: bool = False
 
 
+class PartKind(Word):
+    """What the daemon depends on and that can be lost. See `policies.parts`."""
+
+    CLOUD = "cloud"  # the list of machines
+    PRICES = "prices"  # the list of offerings
+    BALANCER = "balancer"
+    NOTICES = "notices"  # one source of notices
+    ENGINE = "engine"  # of one node
+
+
 @value
 class Observed(Generic[T]):
     """One part of the world with its age: the last good value, when it was read, and what failed since.
@@ -228,13 +238,15 @@ class Observed(Generic[T]):
     `at` is None until the first complete reading. `error` is the failure of the newest attempt, empty when
     that attempt succeeded: a failed reading shows as an age and a reason, never as an empty list. `since`:
     when the run of readings began that goes on without a gap: before it the daemon did not run, or could not
-    read.
+    read. `failing_since`: when the first attempt was made of the unbroken run of failed ones, None when the
+    newest one succeeded.
     """
 
     value: T
     at: float | None = None
     error: str = ""
     since: float | None = None
+    failing_since: float | None = None
 
     def age(self, now: float) -> float:
         """Seconds since the last good reading; infinite before the first."""
@@ -247,6 +259,7 @@ class World:
 
     `balancers` maps a balancer's name to the targets it reports, `writing` to the nodes that get requests by
     sets that were written to it since the last one that it acknowledged: any of them may have landed.
+    `heard` maps a source of notices to when it was last surely read, None before the first time.
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
     """
@@ -257,6 +270,7 @@ class World:
     balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)
     writing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offerings: Observed[tuple[Offering, ...]] = field(default_factory=lambda: Observed(value=()))
+    heard: Mapping[str, float | None] = field(default_factory=dict)
     durable: bool = True
     leading: bool = True
     epoch: int = 0

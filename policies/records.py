@@ -11,8 +11,11 @@ from dataclasses import field
 
 from policies.actions import ActionKind, Cause
 from policies.hazard import RunningMean, ZoneHistory
-from policies.model import Confidence, Notice, Placement, StandbyKind, TargetPhase
+from policies.model import Confidence, Notice, PartKind, Placement, StandbyKind, TargetPhase
 from policies.value import replace, value
+
+LOST_AGAIN_SOON = 3600.0
+"""Seconds after its return within which another loss of a part makes it one that comes and goes."""
 
 NOTICES_KEPT = 8
 """Notices kept per node: a flood of forged ones must not grow memory."""
@@ -149,6 +152,22 @@ class Pause:
 
 
 @value
+class PartRecord:
+    """A part that was lost, and when it came back (None: not yet).
+
+    `since`: when the first look failed; `lost_at`: when that was reported. `times`: how often in a row it was
+    lost again soon after it had come back.
+    """
+
+    kind: PartKind
+    part: str
+    since: float
+    lost_at: float
+    back_at: float | None = None
+    times: int = 1
+
+
+@value
 class Memory:
     """Everything remembered about one pool. Immutable: `reduce` returns a new one.
 
@@ -179,6 +198,12 @@ class Memory:
     preemptions_without_notice: int = 0
     zones: Mapping[Placement, ZoneHistory] = field(default_factory=dict)  # spot placements only
     timings: Mapping[str, RunningMean] = field(default_factory=dict)  # seconds, see `policies.hazard`
+    parts: Mapping[str, PartRecord] = field(default_factory=dict)  # lost ones, and those back not long ago
+
+
+def part_key(kind: PartKind, part: str) -> str:
+    """What a part is remembered under."""
+    return f"{kind} {part}"
 
 
 def intent_key(node: str, kind: ActionKind) -> str:

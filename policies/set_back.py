@@ -22,8 +22,9 @@ T = TypeVar("T")
 
 _INSTANTS = frozenset(
     [
-        *("accepted_at", "asked_at", "at", "bad_at", "detached_at", "drained_at", "gone_at", "idle_since"),
-        *("launched_at", "losing_since", "missing_since", "opened_at", "ready_at", "replaced_at", "seen_at"),
+        *("accepted_at", "asked_at", "at", "back_at", "bad_at", "detached_at", "drained_at", "gone_at"),
+        *("idle_since", "launched_at", "losing_since", "lost_at", "missing_since", "opened_at", "ready_at"),
+        *("replaced_at", "seen_at"),
         *("since", "started_at", "whole_at"),
     ]
 )
@@ -47,6 +48,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         launches=tuple(min(at, now) for at in memory.launches),
         pause=None if memory.pause is None else _pause(memory.pause, now),
         zones={k: _past(r, now) for k, r in memory.zones.items()},
+        parts={k: _past(r, now) for k, r in memory.parts.items()},
     )
 
 

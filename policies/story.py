@@ -35,13 +35,15 @@ from policies.events import (
     OperatorDrained,
     OperatorUndrained,
     Outcome,
+    PartBack,
+    PartLost,
     Paused,
     PoolConfigured,
     PoolWhole,
     Resumed,
     TargetsApplied,
 )
-from policies.model import TargetPhase
+from policies.model import PartKind, TargetPhase
 
 _GONE = {
     GoneCause.TERMINATED: "gone, as asked",
@@ -63,6 +65,7 @@ _ASKED = {
     ActionKind.STOP: "stop",
     ActionKind.TERMINATE: "end",
 }
+_LISTS = {PartKind.CLOUD: "the cloud's list of machines", PartKind.PRICES: "the price list"}
 
 
 def sentence(event: Event) -> str:
@@ -109,6 +112,23 @@ def sentence(event: Event) -> str:
             return f"resumed by {event.by}"
         case AlarmRaised():
             return f"alarm {event.name}: {event.text}"
+        case PartLost():
+            seconds = max(0.0, event.at - event.since)
+            error = f": {event.error}" if event.error else ""
+            return f"{part_words(event.kind, event.part)} has not answered for {seconds:.0f} s{error}"
+        case PartBack():
+            return f"{part_words(event.kind, event.part)} answers again after {event.after:.0f} s"
+
+
+def part_words(kind: PartKind, part: str) -> str:
+    """A part in words, for the middle of a sentence."""
+    if kind is PartKind.BALANCER:
+        return "the gateway" if part == "gateway" else f"balancer {part}"
+    if kind is PartKind.NOTICES:
+        return f"notice source {part}"
+    if kind is PartKind.ENGINE:
+        return "its engine"
+    return _LISTS[kind] if part in ("instances", "offerings") else f"{_LISTS[kind]} in {part}"
 
 
 def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | DrainEnded) -> str:

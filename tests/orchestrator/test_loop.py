@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+import structlog
 
 from orchestrator.inbox import Inbox
 from orchestrator.ledger import Ledger
@@ -26,6 +29,8 @@ from policies.events import (
     IntentOpened,
     NoticeSeen,
     Outcome,
+    PartBack,
+    PartLost,
     PoolConfigured,
     TargetsApplied,
 )
@@ -41,6 +46,7 @@ from policies.model import (
     NoticeKind,
     Observed,
     Offering,
+    PartKind,
     Placement,
     Pool,
     Target,
@@ -573,6 +579,74 @@ def test_an_alarm_is_journalled_once_and_again_after_it_ended(play: Play) -> Non
             r.eyes.world = healthy  # type: ignore[method-assign]
             await r.turns(2)
         assert r.kinds().count("AlarmRaised") == 2
+
+    rig(play, work)
+
+
+class Away:
+    """A world whose balancer the test takes away and gives back."""
+
+    def __init__(self, r: Rig) -> None:
+        self._plain = r.eyes.world
+        self.since: float | None = None
+        r.eyes.world = self  # type: ignore[assignment,method-assign]
+
+    def __call__(self, **settings: Any) -> World:
+        world = self._plain(**settings)
+        if self.since is None:
+            return world
+        view = replace(world.balancers["gw"], at=self.since, error="dead", failing_since=self.since)
+        return replace(world, balancers={"gw": view})
+
+
+@contextmanager
+def logged() -> Iterator[list[Any]]:
+    """The log lines of the body, although these tests are quiet."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def part_news(r: Rig) -> list[PartLost | PartBack]:
+    return [e for e in r.journal.written if isinstance(e, PartLost | PartBack)]
+
+
+def test_a_balancer_that_is_lost_and_comes_back_is_journalled_and_logged(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        away = Away(r)
+        await r.turns(3)
+        with logged() as lines:
+            away.since = r.clock.now()
+            await r.turns(20)
+            away.since = None
+            await r.turns(20)
+        lost, back = part_news(r)
+        assert isinstance(lost, PartLost)
+        assert isinstance(back, PartBack)
+        assert (lost.kind, lost.part, lost.error) == (PartKind.BALANCER, "gw", "dead")
+        assert lost.at - lost.since < 5.0
+        assert back.after == pytest.approx(20.0, abs=1.0)
+        assert [(line["log_level"], line["event"]) for line in lines if "part." in line["event"]] == [
+            ("warning", "part.lost"),
+            ("info", "part.back"),
+        ]
+
+    rig(play, work)
+
+
+def test_a_loss_that_the_journal_does_not_take_is_logged_and_written_later(play: Play) -> None:
+    async def work(r: Rig) -> None:
+        away = Away(r)
+        await r.turns(3)
+        r.journal.fails, away.since = True, r.clock.now()
+        with logged() as lines:
+            await r.turns(10)
+        assert [line["event"] for line in lines].count("part.lost") == 1
+        assert part_news(r) == []
+        r.journal.fails = False
+        await r.turns(1)
+        (lost,) = part_news(r)
+        assert lost.at < r.clock.now() - 5.0
 
     rig(play, work)
 

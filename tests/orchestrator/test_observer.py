@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloud.errors import CloudError, Throttled
+from cloud.errors import CloudError, Throttled, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
 from orchestrator.observer import Observer, Pace
 from orchestrator.virtual_time import VirtualClock
@@ -63,11 +63,13 @@ class Port:
     probes: list[tuple[str, str]] = field(default_factory=list)
     probing: int = 0
     slow_probe: float = 0.0
+    slow_look: float = 0.1
+    silence: float = math.inf
     most_probing: int = 0
 
     async def _look(self, part: str) -> None:
         self.looks.append((part, self.clock.now()))
-        await self.clock.sleep(1e9 if part in self.hangs else 0.1)
+        await self.clock.sleep(1e9 if part in self.hangs else self.slow_look)
         if part in self.fails:
             raise self.fails[part]
 
@@ -99,6 +101,17 @@ class Port:
         return EngineReading(node=node, at=self.clock.now(), ready=True, ok=ok, failing_since=since)
 
 
+@dataclass
+class Source:
+    """A source of notices that has been silent for as long as its port says."""
+
+    port: Port
+    name: str = "feed"
+
+    def age(self) -> float:
+        return self.port.silence
+
+
 class Watch:
     """An observer at work, its port, and how often it woke the loop."""
 
@@ -119,6 +132,7 @@ class Watch:
             pace=Pace(**{"instances": 5.0, "offerings": 60.0, "targets": 5.0, "engines": 2.0, **pace}),
             wake=self.wake,
             condemned=lambda node: self.condemned.get(node, ""),
+            sources=(Source(self.port),),  # type: ignore[arg-type]
         )
         self.tasks = [asyncio.ensure_future(t) for t in self.observer.tasks().values()]
 
@@ -192,6 +206,59 @@ def test_looks_that_go_on_failing_are_repeated_less_often_also_in_a_hurry(play: 
         await w.clock.sleep(60.0)
         assert w.looks("instances") < 16  # after 1, 2, 4 and then every 5 s
         assert w.looks("offerings") < 8
+
+    watch(play, work)
+
+
+def test_it_is_known_since_when_a_part_cannot_be_read(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        await w.clock.sleep(11.0)
+        asked = w.looks("targets")
+        w.port.hangs = {"targets"}
+        await w.clock.sleep(12.0)
+        first = [at for _, at in w.port.looks if _ == "targets"][asked]
+        assert w.world().balancers["gw"].failing_since is None, "nobody has waited for long enough yet"
+        await w.clock.sleep(20.0)
+        assert w.world().balancers["gw"].failing_since == first
+        w.port.hangs = set()
+        await w.clock.sleep(12.0)
+        assert w.world().balancers["gw"].failing_since is None
+        assert w.world().instances.failing_since is None
+
+    watch(play, work)
+
+
+def test_a_look_that_failed_late_is_repeated_at_once(play: Play) -> None:
+    """A frozen gateway is asked again as soon as its time-out has passed."""
+
+    async def work(w: Watch) -> None:
+        await w.clock.sleep(1.0)
+        w.port.fails, w.port.slow_look = {"targets": Uncertain("no answer")}, 2.0
+        await w.clock.sleep(20.0)
+        failed = [at for part, at in w.port.looks if part == "targets"][1:3]
+        assert failed[1] - failed[0] == pytest.approx(2.0)
+
+    watch(play, work)
+
+
+@pytest.mark.parametrize("part", ["targets", "instances", "offerings"])
+def test_a_part_that_fails_or_answers_again_wakes_the_loop_once(play: Play, part: str) -> None:
+    async def work(w: Watch) -> None:
+        await w.clock.sleep(20.0)
+        for fails in ({part: CloudError("gone")}, {}):
+            before = w.woken
+            w.port.fails = dict(fails)
+            await w.clock.sleep(100.0)
+            assert w.woken == before + 1
+
+    watch(play, work)
+
+
+def test_a_source_of_notices_has_an_instant_at_which_it_was_surely_read(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        assert w.world().heard == {"feed": None}
+        w.port.silence = 7.0
+        assert w.world().heard == {"feed": w.clock.now() - 7.0}
 
     watch(play, work)
 

@@ -19,12 +19,14 @@ from policies.events import (
     NoticeSeen,
     OperatorDrained,
     Outcome,
+    PartBack,
+    PartLost,
     Paused,
     PoolConfigured,
     PoolWhole,
 )
 from policies.memory import Memory, reduce
-from policies.model import Confidence, Market, Notice, NoticeKind, Placement
+from policies.model import Confidence, Market, Notice, NoticeKind, PartKind, Placement
 from policies.set_back import not_in_future
 
 SPOT = Placement("toy", "r", "a", "gpu", Market.SPOT)
@@ -60,6 +62,9 @@ def remembered() -> Memory:
         IntentOpened(at=at, token="p/1/1", kind=ActionKind.LAUNCH, node="", placement=SPOT, replaces="a"),
         IntentOpened(at=at, token="p/1/2", kind=ActionKind.LAUNCH, node="", placement=SPOT),
         IntentClosed(at=at, token="p/1/2", outcome=Outcome.REFUSED, node="", detail=""),
+        PartLost(at=at, kind=PartKind.BALANCER, part="gateway", since=at, error="e"),
+        PartLost(at=at, kind=PartKind.CLOUD, part="instances", since=at, error="e"),
+        PartBack(at=at, kind=PartKind.CLOUD, part="instances", after=1.0),
         Paused(at=at, by="me", reason="r", until=at + 300.0),
     )
 
