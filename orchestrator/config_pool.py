@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policies.model import (
     AdaptiveRules,
@@ -22,46 +21,67 @@ if TYPE_CHECKING:
     from orchestrator.config import PoolConfig
 
 
-def wanted_pool(settings: PoolConfig, name: str) -> Pool:
-    """The pool of that name with these settings."""
-    adaptive = _adaptive_rules(settings)
-    share_of_spot = settings.spot_share
-    if settings.on_demand_floor is not None:
-        share_of_spot = (settings.replicas - settings.on_demand_floor) / settings.replicas
-    elif adaptive is not None and "spot_share" not in settings.model_fields_set:
-        share_of_spot = 1.0
-    limits = Limits(**settings.limits.model_dump())
-    back_to_spot = ReturnRules(**settings.back_to_spot.model_dump())
+Key = tuple[str, ...]
+"""The path of a key within the table of a pool."""
+
+
+def chosen(settings: PoolConfig) -> dict[Key, Any]:
+    """The values of keys that are not written, where they follow from other keys."""
+    found: dict[Key, Any] = {}
     # In units, room for two of the largest nodes: one can be replaced whatever the rounding to whole
     # nodes takes up (docs/decisions/0011).
     largest = max(settings.units.values(), default=1)
-    if "surge" not in settings.limits.model_fields_set:
-        limits = replace(limits, surge=limits.surge * largest)
-    if "at_once" not in settings.back_to_spot.model_fields_set:
-        back_to_spot = replace(back_to_spot, at_once=back_to_spot.at_once * largest)
-    if adaptive is not None and "surge" not in settings.limits.model_fields_set:
-        # Surplus spot is how the adaptive mix insures itself.
-        limits = replace(limits, surge=max(limits.surge, settings.replicas))
-    standby = StandbyRules(**settings.standby.model_dump())
-    quick = settings.starts.standby <= settings.starts.notice
-    if adaptive is not None and quick and "stopped" not in settings.standby.model_fields_set:
-        # Ready within the notice for the price of a disk: nothing covers a loss more cheaply.
-        standby = replace(standby, stopped=settings.replicas)
+    adaptive = settings.mix == "adaptive"
+    surge = settings.limits.surge * largest
+    found["limits", "surge"] = max(surge, settings.replicas) if adaptive else surge
+    found["back_to_spot", "at_once"] = settings.back_to_spot.at_once * largest
+    if adaptive:
+        # Surplus spot is how the adaptive mix insures itself, and a stopped standby that is ready within the
+        # notice covers a loss for the price of a disk: nothing does so more cheaply.
+        found["spot_share",] = 1.0
+        if settings.starts.standby <= settings.starts.notice:
+            found["standby", "stopped"] = settings.replicas
+    if settings.cloud.kind == "aws" and settings.cloud.aws.target_group:
+        from cloud.aws.load_balancer import PROPAGATION
+
+        found["drain", "settle"] = max(settings.drain.settle, PROPAGATION)
+    return {key: value for key, value in found.items() if not _is_written(settings, key)}
+
+
+def _is_written(settings: PoolConfig, key: Key) -> bool:
+    *tables, name = key
+    table: Any = settings
+    for part in tables:
+        table = getattr(table, part)
+    return name in table.model_fields_set
+
+
+def wanted_pool(settings: PoolConfig, name: str) -> Pool:
+    """The pool of that name with these settings."""
+    choice = chosen(settings)
+
+    def rules(table: str) -> dict[str, Any]:
+        found: dict[str, Any] = getattr(settings, table).model_dump()
+        return found | {key[1]: value for key, value in choice.items() if key[0] == table}
+
+    share_of_spot = choice.get(("spot_share",), settings.spot_share)
+    if settings.on_demand_floor is not None:
+        share_of_spot = (settings.replicas - settings.on_demand_floor) / settings.replicas
     return Pool(
         name=name,
         replicas=settings.replicas,
         model=settings.model_name,
         spot_share=share_of_spot,
         units=dict(settings.units),
-        drain=DrainRules(**settings.drain.model_dump()),
-        back_to_spot=back_to_spot,
-        health=HealthRules(**settings.health.model_dump()),
-        standby=standby,
-        placement=PlacementRules(**settings.placement.model_dump()),
-        rebalance=RebalanceRules(**settings.rebalance.model_dump()),
-        adaptive=adaptive,
-        limits=limits,
-        patience=Patience(**settings.patience.model_dump()),
+        drain=DrainRules(**rules("drain")),
+        back_to_spot=ReturnRules(**rules("back_to_spot")),
+        health=HealthRules(**rules("health")),
+        standby=StandbyRules(**rules("standby")),
+        placement=PlacementRules(**rules("placement")),
+        rebalance=RebalanceRules(**rules("rebalance")),
+        adaptive=_adaptive_rules(settings),
+        limits=Limits(**rules("limits")),
+        patience=Patience(**rules("patience")),
     )
 
 

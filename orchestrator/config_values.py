@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import Config
+from orchestrator.config_pool import chosen
 from orchestrator.config_types import Section, written
 
 Path = tuple[str, ...]
@@ -31,16 +32,17 @@ def settings(config: Config) -> Iterator[Setting]:
     """All keys, in the order of the file's reference."""
     yield from _of(config.daemon, ("daemon",))
     for name, pool in config.pools.items():
-        yield from _of(pool, ("pool", name))
+        at = ("pool", name)
+        yield from _of(pool, at, {(*at, *key): value for key, value in chosen(pool).items()})
 
 
-def _of(section: Section, at: Path) -> Iterator[Setting]:
+def _of(section: Section, at: Path, chosen: Mapping[Path, object] | None = None) -> Iterator[Setting]:
     for name, field in type(section).model_fields.items():
         value, path = getattr(section, name), (*at, name)
         if isinstance(value, Section):
-            yield from _of(value, path)
+            yield from _of(value, path, chosen)
         elif isinstance(value, dict) and any(isinstance(item, Section) for item in value.values()):
             for key, item in value.items():
-                yield from _of(item, (*path, key))
+                yield from _of(item, (*path, key), chosen)
         else:
-            yield Setting(path=path, field=field, value=value)
+            yield Setting(path=path, field=field, value=(chosen or {}).get(path, value))
