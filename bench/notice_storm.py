@@ -210,7 +210,7 @@ def tables(url: str, subnets: dict[str, str], queue: str, size: int, spot: int) 
                 "replicas": size,
                 "spot_share": spot / size,
                 "model": "simulated",
-                "engine": {"kind": "simulated"},
+                "engine": {"kind": "simulated", "allow_simulated": True},
                 "drain": {"settle": "25s", "min_serving": "0%"},
                 "cloud": {
                     "kind": "aws",

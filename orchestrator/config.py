@@ -94,6 +94,11 @@ class EngineConfig(Section):
     served_name: str = Field(
         default="", description="Name under which clients ask for the model. Empty means the model's own."
     )
+    allow_simulated: bool = Field(
+        default=False,
+        description="Whether the simulated engine may run with cloud.kind = aws, where machines cost "
+        "money. Its answers are made up.",
+    )
     args: Strings = Field(
         default=(),
         description="The engine's own flags, passed through as they are.",
@@ -120,7 +125,9 @@ class DrainConfig(Section):
     budget: Duration = duration_key(_DRAIN.budget, "Time that requests in flight get to finish.")
     margin: Duration = duration_key(_DRAIN.margin, "Time kept free before a notice's deadline.")
     settle: Duration = duration_key(
-        _DRAIN.settle, "How long a node must show no request in flight before it counts as drained."
+        _DRAIN.settle,
+        "How long a node must show no request in flight before it counts as drained. What is not written is "
+        "25s with cloud.aws.target_group: for so long its balancer may go on sending requests.",
     )
     min_serving: Share = share_key(
         _DRAIN.min_serving,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Final
@@ -88,6 +89,11 @@ class AwsTable(Section):
     instance_types: Strings = Field(
         default=(), description="Instance types that nodes may have.", examples=[["p5.4xlarge"]]
     )
+    allow_unknown_types: bool = Field(
+        default=False,
+        description="Whether instance_types may name what this version does not know: a type that is newer. "
+        "A wrong name is then found by the first launch.",
+    )
     engine_port: int = Field(
         default=8000, ge=1, le=65535, description="Port on which the engine of every node listens."
     )
@@ -138,6 +144,9 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             (*at[:-2], "units", name),
             f"{shown(name)} is not one of cloud.aws.instance_types; correct the name or add the type there",
         )
+    if not aws.allow_unknown_types:
+        for name in _unknown_types(aws):
+            yield (*at, "instance_types"), f"{name} is not an instance type of EC2{_instead_of(name)}"
     if not aws.regions:
         yield (*at, "regions"), f"is missing; write a table [{'.'.join(at)}.regions.us-east-1]"
     if aws.poll_spot_requests <= 0:
@@ -147,11 +156,12 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             (*at, "target_group"),
             "one target group serves one region, and several are given; use the gateway or one region",
         )
-    if aws.target_group and pool.drain.settle < PROPAGATION:
+    if aws.target_group and "settle" in pool.drain.model_fields_set and pool.drain.settle < PROPAGATION:
         yield (
             (*at[:-2], "drain", "settle"),
             f"{format_duration(pool.drain.settle)} is too short with a target group: its balancer may go "
-            f"on sending requests to a drained node for {format_duration(PROPAGATION)}; write that or more",
+            f"on sending requests to a drained node for {format_duration(PROPAGATION)}; write that or "
+            "more, or leave it out",
         )
     if aws.node_role and not ROLE.fullmatch(aws.node_role):
         yield (
@@ -181,8 +191,15 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
 
     aws, at = pool.cloud.aws, (*at, "cloud", "aws")
     table = catalogue()
+    unknown = _unknown_types(aws)
+    for name in unknown:
+        yield (
+            (*at, "instance_types"),
+            f"{name} is not in the table of instance types of this version; a wrong name is found by "
+            "the first launch",
+        )
     for name in aws.instance_types:
-        if name not in table.types:
+        if name not in table.types and name not in unknown:
             yield (
                 (*at, "instance_types"),
                 f"{name} is not in the table of GPU types of {table.as_of}, so nobody has checked that the "
@@ -204,6 +221,21 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
                 "is not set, so only the status of spot requests tells of interruptions; "
                 "make a queue with `orchestrator aws bootstrap` and write its URL",
             )
+
+
+def _unknown_types(aws: AwsTable) -> list[str]:
+    from cloud.aws.catalogue import instance_types
+
+    return [name for name in aws.instance_types if name not in instance_types()]
+
+
+def _instead_of(name: str) -> str:
+    """What to write instead of an instance type that does not exist."""
+    from cloud.aws.catalogue import instance_types
+
+    close = difflib.get_close_matches(name, sorted(instance_types()), n=1)
+    newer = "for a type that is newer than this version, write allow_unknown_types = true"
+    return f"; did you mean {close[0]}? ({newer})" if close else f"; correct the name, or {newer}"
 
 
 def _region_errors(at: tuple[str, ...], name: str, region: AwsRegionTable) -> Iterator[Found]:

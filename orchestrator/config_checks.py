@@ -17,7 +17,9 @@ from orchestrator.client import reading_socket
 from orchestrator.config import ConfigFile, PoolConfig, Role
 from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
+from orchestrator.config_costs import cost_errors, stated_offerings
 from orchestrator.config_errors import Problem, Source
+from orchestrator.config_listeners import listener_errors
 from orchestrator.config_types import is_credential, is_open, unreadable
 from orchestrator.units import format_duration, shown
 
@@ -48,9 +50,11 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     warnings = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, role)]
+        errors += listener_errors(parsed.daemon, name, pool)
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
     for name, pool in () if errors else parsed.pool.items():
+        errors += cost_errors(("pool", name), pool, stated_offerings(pool))
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
         if role in ("daemon", "any"):
             warnings += agents_warnings(name, pool)
@@ -140,6 +144,19 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
             (*at, "model"),
             'is missing; vLLM needs a model, such as model = "meta-llama/Llama-3.1-8B-Instruct"',
         )
+    if pool.engine.kind == "simulated" and pool.cloud.kind == "aws" and not pool.engine.allow_simulated:
+        yield (
+            (*at, "engine", "kind"),
+            "is simulated, and instances of EC2 are paid for: the engine would make its answers up; write "
+            'kind = "vllm", or allow_simulated = true beside it where that is meant',
+        )
+    if pool.health.replace_after < pool.health.unhealthy_after:
+        yield (
+            (*at, "health", "replace_after"),
+            f"{_text(pool.health.replace_after)} is shorter than unhealthy_after "
+            f"({_text(pool.health.unhealthy_after)}): a node would be replaced before it leaves the target "
+            "set; raise it or lower unhealthy_after",
+        )
     if pool.patience.stale_after <= parsed.daemon.poll_instances:
         yield (
             (*at, "patience", "stale_after"),
@@ -185,6 +202,12 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             (*at, "spot_share"),
             f"with replicas = {wanted.replicas} the on-demand floor rounds up to every node and none is on "
             "spot; raise replicas or spot_share",
+        )
+    if pool.standby.hot > pool.replicas:
+        yield (
+            (*at, "standby", "hot"),
+            f"{pool.standby.hot} hot beside {pool.replicas} replicas: more would stand by than serve, at the "
+            "price of on-demand; lower it unless that is meant",
         )
     if pool.limits.surge == 0 and pool.standby.hot == 0:
         yield (

@@ -11,7 +11,7 @@ from orchestrator.codec import UnknownRecord, decode_event
 from orchestrator.loop import Snapshot
 from orchestrator.store import StoredEvent, Totals
 from orchestrator.words import plural
-from policies import explain
+from policies import bill, explain
 from policies.actions import Action, Alarm
 from policies.economics import rate
 from policies.fleet import Fleet, Node
@@ -265,6 +265,9 @@ def _problems(snapshot: Snapshot) -> list[str]:
         for placement, failed in sorted(snapshot.memory.boot_failures.items())
         if failed.weight >= fleet.pool.health.boot_failures
     ]
+    cap = bill.below_floor(fleet.pool, bill.prices_of(fleet.pool, world.offerings.value))
+    if cap:
+        found.append(f"limits.spend_per_hour: {cap}")
     short = fleet.pool.on_demand_floor - fleet.ready_by_market[Market.ON_DEMAND]
     if short > 0 and snapshot.memory.whole_at is not None:
         floor, noun = fleet.pool.on_demand_floor, fleet.pool.noun()

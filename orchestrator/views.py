@@ -380,6 +380,9 @@ class PoolMeaningView(TypedDict):
     spot_wanted: int
     on_demand_floor: int
     most_nodes: Annotated[int, "units that may live at once, with standby and surge; see units"]
+    most_usd_per_hour: Annotated[
+        float | None, "the most that it may cost; null without a cap where the prices are not known here"
+    ]
     units: Annotated[dict[str, int], "serving units of a node by instance type; every other type serves 1"]
     sentences: list[str]
 

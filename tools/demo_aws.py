@@ -73,6 +73,7 @@ replicas = {nodes}
 model = "{model}"
 [pool.{pool}.engine]
 kind = "simulated"
+allow_simulated = true
 [pool.{pool}.drain]
 budget = "10s"
 margin = "2s"

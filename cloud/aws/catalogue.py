@@ -1,7 +1,9 @@
-"""Which GPUs an EC2 instance type has: a table shipped as data, with the day it was read.
+"""Which instance types EC2 has and which GPUs are in them: tables shipped as data.
 
-The table is `gpu_types.json` beside this file. It holds whole NVIDIA GPUs only; a type that is not in it is
-not judged. Memory is per GPU, as EC2 states it; bandwidth is that of one GPU's memory in 10^9 bytes a second.
+`instance_types.txt` holds every name that boto3 knew when this version was made; `tools/instance_types.py`
+makes it anew. `gpu_types.json` holds the whole NVIDIA GPUs of types and the day it was read; a type that is
+not in it is not judged. Memory is per GPU, as EC2 states it; bandwidth is that of one GPU's memory in 10^9
+bytes a second.
 """
 
 from __future__ import annotations
@@ -50,3 +52,10 @@ def catalogue() -> Catalogue:
         for row in table["types"]
     ]
     return Catalogue(as_of=table["as_of"], types={kind.name: kind for kind in types})
+
+
+@cache
+def instance_types() -> frozenset[str]:
+    """The names of all instance types that this version knows."""
+    names = files(__package__).joinpath("instance_types.txt").read_text(encoding="utf-8").split()
+    return frozenset(names) | frozenset(catalogue().types)

@@ -330,8 +330,8 @@ WARNINGS: list[tuple[str, str, str]] = [
      "pool.toml:3: pool.a.spot_share: with replicas = 1 the on-demand floor rounds up to every node"),
     ("no room to replace", POOL + "limits.surge = 0\n",
      "pool.toml:3: pool.a.limits.surge: with no surge and no hot standby a node cannot be replaced"),
-    ("hasty", POOL + "health.replace_after = '3s'\n",
-     "pool.toml:3: pool.a.health.replace_after: 3s is shorter than one probe's interval and timeout"),
+    ("hasty", POOL + "health.unhealthy_after = '1s'\nhealth.replace_after = '3s'\n",
+     "pool.toml:4: pool.a.health.replace_after: 3s is shorter than one probe's interval and timeout"),
     ("open door", "[daemon]\nlisten = '0.0.0.0:9477'\n" + POOL,
      "pool.toml:2: daemon.listen: 0.0.0.0:9477 can be reached from other machines"),
 ]  # fmt: skip

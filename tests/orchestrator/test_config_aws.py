@@ -28,7 +28,12 @@ def region(**changes: Any) -> dict[str, Any]:
 
 def built(tmp_path: Path, *, pool: dict[str, Any] | None = None, regions: Any = None, **aws: Any) -> Config:
     tables = {"instance_types": ["p5.4xlarge"], "regions": regions or {"us-east-1": region()}, **aws}
-    settings = {"replicas": 4, "cloud": {"kind": "aws", "aws": tables}, **(pool or {})}
+    settings = {
+        "replicas": 4,
+        "engine": {"allow_simulated": True},
+        "cloud": {"kind": "aws", "aws": tables},
+        **(pool or {}),
+    }
     return build_config({"pool": {"llama": settings}}, base=tmp_path)
 
 
@@ -52,6 +57,7 @@ def test_a_file_reads_the_same(tmp_path: Path) -> None:
         f"""
         [pool.llama]
         replicas = 4
+        engine.allow_simulated = true
         [pool.llama.cloud]
         kind = "aws"
         [pool.llama.cloud.aws]
@@ -76,6 +82,7 @@ def test_everything_that_is_missing_is_named(tmp_path: Path) -> None:
     assert {p.key for p in raised.value.problems} == {
         "pool.a.cloud.aws.instance_types",
         "pool.a.cloud.aws.regions",
+        "pool.a.engine.kind",
     }
 
 
@@ -104,9 +111,13 @@ def test_a_target_group_needs_one_region_and_time_to_settle(tmp_path: Path) -> N
     both = {"us-east-1": region(), "us-west-2": region(subnets={"us-west-2a": "subnet-2"})}
     found = faults(tmp_path, regions=both, target_group="llama")
     assert "one region" in found["pool.llama.cloud.aws.target_group"]
+    assert "pool.llama.drain.settle" not in found
+    found = faults(tmp_path, target_group="llama", pool={"drain": {"settle": 24.0}})
     assert "for 25s" in found["pool.llama.drain.settle"]
-    config = built(tmp_path, target_group="llama", pool={"drain": {"settle": 25.0}})
-    assert config.pool.cloud.aws.target_group == "llama"
+    config = built(tmp_path, target_group="llama", pool={"drain": {"settle": 30.0}})
+    assert config.wanted.drain.settle == 30.0
+    assert built(tmp_path, target_group="llama").wanted.drain.settle == 25.0
+    assert built(tmp_path).wanted.drain.settle == 1.0
 
 
 def test_without_a_queue_there_is_a_warning(tmp_path: Path) -> None:
@@ -114,9 +125,9 @@ def test_without_a_queue_there_is_a_warning(tmp_path: Path) -> None:
     assert "orchestrator aws bootstrap" in warning.text
 
 
-def test_a_type_that_nobody_knows_is_a_warning(tmp_path: Path) -> None:
-    (warning,) = built(tmp_path, instance_types=["p9.tremendous"]).warnings
-    assert "p9.tremendous is not in the table" in warning.text
+def test_a_type_of_which_nobody_knows_the_gpus_is_a_warning(tmp_path: Path) -> None:
+    (warning,) = built(tmp_path, instance_types=["m7i.large"]).warnings
+    assert "m7i.large is not in the table of GPU types" in warning.text
 
 
 def vllm(model: str, *args: str) -> dict[str, Any]:
@@ -201,7 +212,7 @@ def test_a_pool_on_ec2_is_read_without_boto3(tmp_path: Path) -> None:
         "from orchestrator.config import build_config\n"
         "aws = {'instance_types': ['p5.4xlarge'], 'target_group': 'g', 'regions': {'us-east-1': {\n"
         "    'subnets': {'us-east-1a': 's'}, 'launch_template': 'node'}}}\n"
-        "pool = {'replicas': 1, 'drain': {'settle': 30.0}, 'cloud': {'kind': 'aws', 'aws': aws}}\n"
+        "pool = {'replicas': 1, 'engine': {'allow_simulated': True}, 'cloud': {'kind': 'aws', 'aws': aws}}\n"
         f"build_config({{'pool': {{'a': pool}}}}, base={str(tmp_path)!r})\n"
         "assert not {'boto3', 'botocore'} & set(sys.modules)\n"
     )

@@ -46,6 +46,7 @@ def test_a_surge_that_rounding_may_use_up_is_doubtful(tmp_path: Path) -> None:
 
 
 AWS = (
+    "[pool.a.engine]\nallow_simulated = true\n"
     '[pool.a.cloud]\nkind = "aws"\n[pool.a.cloud.aws]\ninstance_types = ["p5.4xlarge"]\n'
     "[pool.a.cloud.aws.regions.us-east-1]\n"
     'subnets = {us-east-1a = "subnet-1"}\nlaunch_template = "node"\n'
@@ -92,7 +93,7 @@ def test_the_adaptive_mix_takes_units_that_are_all_one(tmp_path: Path) -> None:
 
 
 def sentences(config: Config) -> list[str]:
-    return [str(sentence) for sentence in meaning(config, "a")["sentences"]]
+    return [str(sentence) for sentence in meaning(config, "a", ())["sentences"]]
 
 
 def test_validate_says_units_where_they_differ_from_nodes(tmp_path: Path) -> None:

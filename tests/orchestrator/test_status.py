@@ -38,6 +38,7 @@ from policies.model import (
     EngineReading,
     Instance,
     InstanceState,
+    Limits,
     Market,
     Notice,
     NoticeKind,
@@ -305,6 +306,17 @@ def test_problems_are_said() -> None:
     ]
     assert any(p.startswith("4 of 4 nodes are silent") for p in problems)
     assert problems[-1] == "2 on-demand nodes are missing below the floor of 2"
+
+
+def test_a_cap_that_cannot_hold_the_floor_is_a_problem_once_prices_are_known() -> None:
+    scene = Scene(limits=Limits(spend_per_hour=5.0)).settled()
+    (problem,) = pool_view(scene).problems
+    assert problem == (
+        "limits.spend_per_hour: $5.00 an hour is less than the on-demand floor of 2 nodes costs, $6.00 at "
+        "3.00 each"
+    )
+    scene.settings["offerings"] = Observed(value=())
+    assert pool_view(scene).problems == []
 
 
 def test_the_plan_is_shown_whole() -> None:

@@ -80,6 +80,7 @@ replicas = {replicas}
 model = "simulated"
 [pool.{name}.engine]
 kind = "simulated"
+allow_simulated = true
 [pool.{name}.drain]
 budget = "5s"
 margin = "1s"

@@ -62,6 +62,7 @@ def tables(machines: Machines, subnets: dict[str, str], replicas: int = 3) -> di
     aws = f"{POOL}.cloud.aws"
     return {
         POOL: {"replicas": replicas},
+        f"{POOL}.engine": {"allow_simulated": True},
         f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
         aws: {
             "endpoint": machines.shim.url,

@@ -150,6 +150,7 @@ def tables(shim: Any, directory: Path) -> dict[str, dict[str, object]]:
     engine_port, agents_port = free_ports(2)
     return {
         POOL: {"replicas": 3},
+        f"{POOL}.engine": {"allow_simulated": True},
         f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
         f"{POOL}.agents": {
             "listen": f"127.0.0.1:{agents_port}",

@@ -14,6 +14,7 @@ QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
 AWS = """
 [pool.llama]
 replicas = 4
+engine.allow_simulated = true
 [pool.llama.cloud]
 kind = "aws"
 [pool.llama.cloud.aws]
@@ -72,6 +73,7 @@ def account(aws_shim: Any, tmp_path: Path) -> Path:
         f"""
 [pool.{name}]
 replicas = 4
+engine.allow_simulated = true
 [pool.{name}.cloud]
 kind = "aws"
 [pool.{name}.cloud.aws]

@@ -77,7 +77,7 @@ class Account:
         }
         tables = {
             "pool.llama": {"replicas": 10},
-            "pool.llama.drain": {"settle": "25s"},
+            "pool.llama.engine": {"allow_simulated": True},
             "pool.llama.cloud": {"kind": "aws"},
             "pool.llama.cloud.aws": aws,
             f"pool.llama.cloud.aws.regions.{REGION}": region,

@@ -1,0 +1,84 @@
+"""What a pool costs an hour by its wanted state and today's prices alone, before any node runs.
+
+What it decides: nothing; it counts. `usual` is what the wanted nodes cost when all is well, each at the
+cheapest offering of its market; `most` is what the limits allow: as many units as may live at once, at the
+dearest offering, and never more than the spend cap.
+Why: a number in a file is judged by its price before it is taken up, and a cap by what it must cover.
+Never: an unknown price counts as zero. Where no on-demand price is known the answer is None.
+
+Example:
+    >>> from policies.model import Pool
+    >>> pool = Pool(name="p", replicas=10)
+    >>> prices = Prices(on_demand=3.0, spot=1.0, dearest=3.0)
+    >>> floor(pool, prices), usual(pool, prices), most(pool, prices)
+    (9.0, 16.0, 36.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from policies.model import Market, Offering, Pool
+from policies.value import value
+
+
+@value
+class Prices:
+    """USD/h of a serving unit: at the cheapest offering of each market, and at the dearest of all.
+
+    None where nothing is known.
+    """
+
+    on_demand: float | None = None
+    spot: float | None = None
+    dearest: float | None = None
+
+
+def prices_of(pool: Pool, offerings: Iterable[Offering]) -> Prices:
+    """The prices of a pool's unit in what is sold."""
+    of: dict[Market, list[float]] = {Market.ON_DEMAND: [], Market.SPOT: []}
+    for offering in offerings:
+        of[offering.placement.market].append(offering.price / pool.units_of(offering.placement))
+    return Prices(
+        on_demand=min(of[Market.ON_DEMAND], default=None),
+        spot=min(of[Market.SPOT], default=None),
+        dearest=max((price for prices in of.values() for price in prices), default=None),
+    )
+
+
+def floor(pool: Pool, prices: Prices) -> float | None:
+    """The least that the on-demand floor costs."""
+    return None if prices.on_demand is None else pool.on_demand_floor * prices.on_demand
+
+
+def usual(pool: Pool, prices: Prices) -> float | None:
+    """What the replicas and the hot standby cost when every spot node is there.
+
+    Spot without a price counts as on-demand, which may have to stand in for it.
+    """
+    if prices.on_demand is None:
+        return None
+    spot = prices.on_demand if prices.spot is None else prices.spot
+    return (pool.on_demand_floor + pool.standby.hot) * prices.on_demand + pool.spot_wanted * spot
+
+
+def most(pool: Pool, prices: Prices) -> float | None:
+    """The most that the pool may ever cost; None without a cap where no on-demand price is known."""
+    cap = pool.limits.spend_per_hour
+    if prices.on_demand is None or prices.dearest is None:
+        return cap
+    # The last node may go over the limit by all of its units but one.
+    whole = (pool.most_units + pool.largest - 1) * prices.dearest
+    return whole if cap is None else min(cap, whole)
+
+
+def below_floor(pool: Pool, prices: Prices) -> str:
+    """Why the spend cap cannot hold the on-demand floor; empty when it can, or when prices are not known."""
+    cap, needed = pool.limits.spend_per_hour, floor(pool, prices)
+    if cap is None or needed is None or needed <= cap:
+        return ""
+    units = pool.on_demand_floor
+    return (
+        f"${cap:,.2f} an hour is less than the on-demand floor of {units} {pool.noun(units)} costs, "
+        f"${needed:,.2f} at {prices.on_demand:,.2f} each"
+    )

@@ -1,0 +1,295 @@
+"""`orchestrator validate` refuses what costs money for nothing or could never work, and says why."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.__main__ import main
+
+Run = Callable[..., tuple[int, str, str]]
+Validate = Callable[..., tuple[int, str, str]]
+
+AWS = """\
+[pool.llama]
+replicas = 10
+model = "meta-llama/Llama-3.1-8B-Instruct"
+[pool.llama.engine]
+kind = "vllm"
+[pool.llama.cloud]
+kind = "aws"
+[pool.llama.cloud.aws]
+instance_types = ["p5.4xlarge"]
+[pool.llama.cloud.aws.regions.us-east-1]
+subnets = { us-east-1a = "subnet-1" }
+launch_template = "node"
+on_demand_prices = { "p5.4xlarge" = "6.88" }
+notice_queue = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
+"""
+LOCAL = "[pool.llama]\nreplicas = 10\n"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line; its exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def validate(run: Run, tmp_path: Path) -> Validate:
+    """Validate a file with this text; `{file}` is its path in what is expected."""
+
+    def call(text: str, *more: str) -> tuple[int, str, str]:
+        file = tmp_path / "pool.toml"
+        file.write_text(text, encoding="utf-8")
+        code, out, err = run("validate", str(file), *more)
+        return code, out, err.replace(str(file), "pool.toml")
+
+    return call
+
+
+def only_fault(done: tuple[int, str, str]) -> str:
+    """The one fault of a file that is refused."""
+    code, out, err = done
+    assert (code, out, err.count("\n")) == (1, "", 2), done
+    assert err.endswith("1 error in pool.toml\n")
+    return err.splitlines()[0]
+
+
+def test_the_file_that_the_others_are_made_of_is_good(validate: Validate) -> None:
+    code, _, err = validate(AWS)
+    assert (code, err) == (0, "")
+
+
+# -- an engine that only pretends, on machines that are paid for ---------------------------------------
+
+
+def test_a_simulated_engine_on_ec2_is_refused(validate: Validate) -> None:
+    fault = only_fault(validate(AWS.replace('kind = "vllm"', 'kind = "simulated"')))
+    assert fault.startswith("pool.toml:5: pool.llama.engine.kind: ")
+    assert 'write kind = "vllm"' in fault
+    assert "allow_simulated = true" in fault
+
+
+def test_it_is_not_there_by_default_either(validate: Validate) -> None:
+    assert "engine.kind: " in only_fault(validate(AWS.replace('kind = "vllm"\n', "")))
+
+
+def test_a_simulated_engine_on_ec2_may_be_meant(validate: Validate) -> None:
+    code, _, err = validate(AWS.replace('kind = "vllm"', 'kind = "simulated"\nallow_simulated = true'))
+    assert (code, err) == (0, "")
+
+
+# -- listeners ---------------------------------------------------------------------------------------
+
+
+def listeners(daemon: str, gateway: str, more: str = "") -> str:
+    return f'[daemon]\nlisten = "{daemon}"\n{LOCAL}[pool.llama.gateway]\nlisten = "{gateway}"\n{more}'
+
+
+@pytest.mark.parametrize(
+    ("daemon", "gateway"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1:9000"),
+        ("0.0.0.0:9000", "127.0.0.1:9000"),
+        ("127.0.0.1:9000", "0.0.0.0:9000"),
+        ("localhost:9000", "127.0.0.1:9000"),
+        ("localhost:9000", "[::1]:9000"),
+        ("[::]:9000", "[::1]:9000"),
+        ("control.internal:9000", "0.0.0.0:9000"),
+    ],
+)
+def test_two_listeners_on_one_port(daemon: str, gateway: str, validate: Validate) -> None:
+    fault = only_fault(validate(listeners(daemon, gateway)))
+    assert fault == (
+        f"pool.toml:6: pool.llama.gateway.listen: {gateway} cannot be opened beside {daemon} of "
+        "daemon.listen; write another port"
+    )
+
+
+@pytest.mark.parametrize(
+    ("daemon", "gateway"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1:9001"),
+        ("127.0.0.1:9000", "127.0.0.2:9000"),
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("[::]:9000", "127.0.0.1:9000"),
+        ("off", "127.0.0.1:9477"),
+    ],
+)
+def test_listeners_that_do_not_meet(daemon: str, gateway: str, validate: Validate) -> None:
+    assert validate(listeners(daemon, gateway))[0] == 0
+
+
+def test_the_agents_listener_counts_too(validate: Validate, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("0123456789abcdef")
+    (tmp_path / "secret").chmod(0o600)
+    agents = '[pool.llama.agents]\nlisten = "0.0.0.0:8000"\nurl = "http://c:8000"\nsecret_file = "secret"\n'
+    fault = only_fault(validate(listeners("off", "127.0.0.1:8000", agents)))
+    assert fault.startswith("pool.toml:8: pool.llama.agents.listen: 0.0.0.0:8000 cannot be opened beside")
+
+
+def test_a_gateway_that_gets_no_requests_takes_no_port(validate: Validate) -> None:
+    group = AWS.replace('["p5.4xlarge"]', '["p5.4xlarge"]\ntarget_group = "llama"')
+    assert validate('[daemon]\nlisten = "127.0.0.1:8000"\n' + group)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "beside"),
+    [
+        ('[daemon]\nsocket = "a.sock"\n[pool.a]\nreplicas = 1\ngateway.socket = "a.sock"\n',
+         "pool.a.gateway.socket", "daemon.socket"),
+        ('[daemon]\nsocket = "a.sock"\n[pool.a]\nreplicas = 1\ngateway.socket = "a-read.sock"\n',
+         "pool.a.gateway.socket", "daemon.readers"),
+        ('[pool.a]\nreplicas = 1\ngateway.socket = "a"\ncloud.socket = "./a"\n',
+         "pool.a.cloud.socket", "pool.a.gateway.socket"),
+        ('[pool.a]\nreplicas = 1\ngateway.socket = "a"\ngateway.targets_file = "a"\n',
+         "pool.a.gateway.targets_file", "pool.a.gateway.socket"),
+    ],
+)  # fmt: skip
+def test_one_path_for_two_purposes(text: str, key: str, beside: str, validate: Validate) -> None:
+    fault = only_fault(validate(text))
+    assert f": {key}: " in fault
+    assert fault.endswith(f"is the path of {beside} too; write another path")
+
+
+def test_a_gateway_on_every_address_takes_the_port_of_local_engines(validate: Validate) -> None:
+    """The machines of a local cloud are addresses of this host, with the engine's port on each."""
+    fault = only_fault(validate(f'{LOCAL}gateway.listen = "0.0.0.0:8000"\n'))
+    assert fault.startswith("pool.toml:3: pool.llama.gateway.listen: 0.0.0.0:8000 ")
+    assert "local cloud" in fault
+    assert validate(f'{LOCAL}gateway.listen = "0.0.0.0:8080"\n')[0] == 0
+
+
+# -- money -------------------------------------------------------------------------------------------
+
+
+def test_a_cap_below_what_the_floor_costs(validate: Validate) -> None:
+    fault = only_fault(
+        validate(AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 20\n[pool.llama.engine]"))
+    )
+    assert fault == (
+        "pool.toml:4: pool.llama.limits.spend_per_hour: $20.00 an hour is less than the on-demand floor of "
+        "3 nodes costs, $20.64 at 6.88 each; raise the cap to what the pool may cost, lower the floor, or "
+        "leave the cap out"
+    )  # fmt: skip
+    assert (
+        validate(AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 21\n[pool.llama.engine]"))[0]
+        == 0
+    )
+
+
+def test_a_price_that_the_file_does_not_say_is_not_guessed(validate: Validate) -> None:
+    capped = AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 1\n[pool.llama.engine]")
+    assert validate(capped.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', ""))[0] == 0
+    assert validate(capped.replace('["p5.4xlarge"]', '["p5.4xlarge", "g6e.12xlarge"]'))[0] == 0
+
+
+def test_the_local_cloud_has_prices_too(validate: Validate, tmp_path: Path) -> None:
+    fault = only_fault(validate(f'{LOCAL}limits.spend_per_hour = "0.50"\n'))
+    assert fault.startswith("pool.toml:3: pool.llama.limits.spend_per_hour: $0.50 an hour is less than")
+    assert "$9.00" in fault
+    market = tmp_path / "market.json"
+    zone = {"zone": "z-1a", "spot_price": 0.01, "on_demand_price": 0.1}
+    market.write_text(json.dumps({"state_dir": "cloud", "market": {"source": "constant", "zones": [zone]}}))
+    code, out, _ = validate(f'{LOCAL}limits.spend_per_hour = "0.50"\n', "--market", str(market))
+    assert (code, "at most $0.50 an hour" in out) == (0, True)
+
+
+def test_what_it_may_cost_is_said_where_prices_are_known(validate: Validate) -> None:
+    assert "at most 12 live at once, for at most $36.00 an hour" in validate(LOCAL)[1]
+    assert "at most 12 live at once, for at most $82.56 an hour" in validate(AWS)[1]
+    unpriced = AWS.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', "")
+    assert "at most 12 live at once, without a spend cap" in validate(unpriced)[1]
+    view = json.loads(validate(LOCAL, "-o", "json")[1])
+    assert view["pools"][0]["most_usd_per_hour"] == pytest.approx(36.0)
+
+
+# -- instance types ----------------------------------------------------------------------------------
+
+
+def test_an_instance_type_that_does_not_exist(validate: Validate) -> None:
+    fault = only_fault(validate(AWS.replace('["p5.4xlarge"]', '["p5.4xlarge", "g6.xlrge"]')))
+    assert fault.startswith(
+        "pool.toml:9: pool.llama.cloud.aws.instance_types: g6.xlrge is not an instance type of EC2; did you "
+        "mean g6.xlarge?"
+    )
+
+
+def test_one_that_resembles_nothing(validate: Validate) -> None:
+    fault = only_fault(validate(AWS.replace('["p5.4xlarge"]', '["p5.4xlarge", "a big one"]')))
+    assert "allow_unknown_types = true" in fault
+    assert "did you mean" not in fault
+
+
+def test_one_that_is_newer_than_this_version_may_be_used(validate: Validate) -> None:
+    code, _, err = validate(
+        AWS.replace('["p5.4xlarge"]', '["p5.4xlarge", "p9.2xlarge"]\nallow_unknown_types = true')
+    )
+    assert code == 0
+    assert "p9.2xlarge is not in the table of instance types" in err
+
+
+def test_the_table_of_types_holds_all_that_boto_knows() -> None:
+    """Whoever takes a newer boto3 makes the table anew: tools/instance_types.py."""
+    from cloud.aws.catalogue import instance_types
+
+    spec = find_spec("botocore")
+    assert spec is not None
+    assert spec.origin is not None
+    versions = sorted((Path(spec.origin).parent / "data" / "ec2").iterdir())
+    model: dict[str, Any] = json.loads(gzip.decompress((versions[-1] / "service-2.json.gz").read_bytes()))
+    assert set(model["shapes"]["InstanceType"]["enum"]) <= instance_types()
+
+
+# -- draining behind a load balancer -----------------------------------------------------------------
+
+
+def test_the_time_to_settle_fits_the_load_balancer_by_itself(
+    validate: Validate, run: Run, tmp_path: Path
+) -> None:
+    group = AWS.replace('["p5.4xlarge"]', '["p5.4xlarge"]\ntarget_group = "llama"')
+    code, out, err = validate(group)
+    assert (code, err) == (0, "")
+    assert "target group llama" in out
+    assert "127.0.0.1:8000" not in out
+    shown = run("config", "show", str(tmp_path / "pool.toml"), "--effective")[1]
+    assert 'settle = "25s"' in shown
+    validate(AWS)
+    assert 'settle = "1s"' in run("config", "show", str(tmp_path / "pool.toml"), "--effective")[1]
+
+
+def test_a_shorter_one_that_is_written_is_refused(validate: Validate) -> None:
+    group = AWS.replace('["p5.4xlarge"]', '["p5.4xlarge"]\ntarget_group = "llama"')
+    fault = only_fault(
+        validate(group.replace("[pool.llama.engine]", 'drain.settle = "1s"\n[pool.llama.engine]'))
+    )
+    assert "drain.settle: 1s is too short with a target group" in fault
+
+
+# -- times and numbers that contradict each other ------------------------------------------------------
+
+
+def test_a_node_is_not_replaced_before_it_counts_as_unhealthy(validate: Validate) -> None:
+    fault = only_fault(validate(f'{LOCAL}health = {{ unhealthy_after = "60s", replace_after = "40s" }}\n'))
+    assert fault.startswith(
+        "pool.toml:3: pool.llama.health.replace_after: 40s is shorter than unhealthy_after"
+    )
+
+
+def test_more_hot_standbys_than_replicas_are_doubtful(validate: Validate) -> None:
+    code, _, err = validate("[pool.llama]\nreplicas = 3\nstandby.hot = 50\n")
+    assert code == 0
+    assert err.startswith("warning: pool.toml:3: pool.llama.standby.hot: 50 ")
