@@ -26,7 +26,8 @@ from policies.actions import ActionKind
 from policies.economics import rate
 from policies.facts import stranger
 from policies.memory import decayed
-from policies.model import InstanceState, Market, Phase, StandbyKind, TargetPhase, TargetState
+from policies.model import InstanceState, Market, PartKind, Phase, StandbyKind, TargetPhase, TargetState
+from policies.parts import parts
 from policies.turn import Turn
 
 _MIB = 1024.0 * 1024.0
@@ -140,10 +141,9 @@ def publish_pool(snapshot: Snapshot) -> None:
     metrics.UNKNOWN_INSTANCES.labels(pool).set(len(unknown))
     metrics.LEADING.labels(pool).set(world.leading)
     metrics.EPOCH.labels(pool).set(world.epoch)
-    metrics.OBSERVATION_AGE.labels(pool, "instances").set(world.instances.age(now))
-    metrics.OBSERVATION_AGE.labels(pool, "offerings").set(world.offerings.age(now))
-    for name, view in world.balancers.items():
-        metrics.OBSERVATION_AGE.labels(pool, name).set(view.age(now))
+    for part in parts(world):
+        if part.kind is not PartKind.NOTICES:  # a source tells its age itself
+            metrics.OBSERVATION_AGE.labels(pool, str(part.kind), part.name).set(part.age(now))
 
 
 def publish_market(snapshot: Snapshot) -> None:
@@ -219,13 +219,14 @@ def publish_swaps(snapshot: Snapshot) -> None:
 
 
 def publish_balancers(snapshot: Snapshot) -> None:
-    """What every balancer shows, and where that is not what is wanted of it."""
-    pool, plan = snapshot.fleet.pool.name, snapshot.plan
+    """What every balancer shows, and where that is not what is wanted of it; nothing of one that is lost."""
+    pool, plan, world = snapshot.fleet.pool.name, snapshot.plan, snapshot.world
+    lost = {part.name for part in parts(world) if part.kind is PartKind.BALANCER and part.lost(world.now)}
     wanted = {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}
     metrics.TARGETS.clear()
     metrics.TARGETS_DIFFER.clear()
-    for name, view in snapshot.world.balancers.items():
-        if view.at is None:
+    for name, view in world.balancers.items():
+        if view.at is None or name in lost:
             continue
         states = Counter(target.state for target in view.value)
         for state in TargetState:

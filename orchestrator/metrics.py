@@ -154,7 +154,7 @@ AWS_CALLS = _counter(
 )
 AWS_CALL_SECONDS = _histogram("aws_call_seconds", "Duration of calls of the AWS API.", _FAST, "operation")
 OBSERVATION_AGE = _gauge(
-    "observation_age_seconds", "Age of the last good look at a part of the world.", "pool", "part"
+    "observation_age_seconds", "Age of the last good look at a part of the world.", "pool", "kind", "part"
 )
 
 # -- engines and GPUs -------------------------------------------------------------------------------------

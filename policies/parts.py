@@ -13,6 +13,7 @@ with the first look that succeeds `PartBack`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,10 @@ class Part:
     read_at: float | None
     failing_since: float | None
     error: str = ""
+
+    def age(self, now: float) -> float:
+        """Seconds since it was last read; infinite before the first time."""
+        return math.inf if self.read_at is None else max(0.0, now - self.read_at)
 
     def lost(self, now: float) -> bool:
         """It has failed for so long that it counts as lost."""

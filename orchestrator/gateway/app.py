@@ -33,6 +33,7 @@ from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.replies import error_response
+from orchestrator.gateway.silence import DaemonSilence
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import make_session
@@ -164,10 +165,12 @@ class Gateway:
     async def _watch(self, source: TargetSource) -> None:
         """Look at the targets file for ever; each look is a sign of life."""
         await self._given.is_the_service()
+        silence = DaemonSilence(self.metrics, self._clock)
         while True:
             self._supervisor.works(self._clock.now(), self._describe)
             await self._clock.sleep(self._config.poll_interval)
             source.look()
+            silence.look()
 
     def _describe(self) -> str:
         now = self._clock.now()

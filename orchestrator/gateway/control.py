@@ -107,7 +107,7 @@ class Control:
         }
 
     async def _put_targets(self, request: web.Request) -> web.Response:
-        self._metrics.daemon_heard_at = self._now()
+        self._metrics.daemon_heard = self._now()
         try:
             change = self._source.push(await request.read())
         except TargetsError as error:
@@ -133,7 +133,7 @@ class Control:
             return web.json_response({"error": str(error)}, status=409)
 
     async def _get_state(self, _: web.Request) -> web.Response:
-        self._metrics.daemon_heard_at = self._now()
+        self._metrics.daemon_heard = self._now()
         return _json(self.state())
 
     async def _get_metrics(self, _: web.Request) -> web.Response:

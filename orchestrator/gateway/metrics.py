@@ -33,10 +33,9 @@ class GatewayMetrics:
 
     def __init__(self, table: TargetTable, *, queued: Callable[[], int], now: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
-        self.daemon_heard_at: float | None = None
         self.file_generation = 0
         self.file_refused = False
-        self.started_at = now()
+        self.started_at = self.daemon_heard = now()
         self.active = 0
         counter, histogram = self._counter, self._histogram
         requests = counter("requests", "Client requests by how they ended", "outcome")
@@ -144,7 +143,6 @@ class _Gauges:
         for state, count in states.items():
             targets.add_metric([state.value], count)
         active = sum(1 for e in table if e.present and e.spec.phase is TargetPhase.ACTIVE)
-        heard = metrics.daemon_heard_at or metrics.started_at
         accepted = metrics.started_at if table.accepted_at is None else table.accepted_at
         yield targets
         yield in_flight
@@ -155,7 +153,11 @@ class _Gauges:
         yield _plain("targets_file_generation", "Generation in the targets file", metrics.file_generation)
         yield _plain("targets_file_refused", "1 while the targets file is not taken", metrics.file_refused)
         yield _plain("targets_age_seconds", "Time since a target set was accepted", now - accepted)
-        yield _plain("daemon_silence_seconds", "Time since the control socket was last used", now - heard)
+        yield _plain(
+            "daemon_silence_seconds",
+            "Time since the control socket was last used",
+            now - metrics.daemon_heard,
+        )
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

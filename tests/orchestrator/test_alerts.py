@@ -80,6 +80,29 @@ def one(series: str, fires: str, not_with: str, *, after: str = "10m", **labels:
 
 
 CASES: dict[str, Case] = {
+    "OrchestratorPoolDown": Case(
+        fires={'orchestrator_pool_state{pool="a",state="down"}': "0x8 1x900"},
+        not_with={
+            'orchestrator_pool_state{pool="a",state="down"}': always(0),
+            'orchestrator_pool_state{pool="a",state="below-floor"}': always(1),
+        },
+        labels={"pool": "a", "state": "down"},
+        after="3m",
+    ),
+    "OrchestratorBalancerUnreadable": Case(
+        fires={
+            'orchestrator_observation_age_seconds{pool="a",kind="balancer",part="alb"}': rising(15),
+            'orchestrator_pool_state{pool="a",state="down"}': always(0),
+            'orchestrator_pool_state{pool="b",state="down"}': always(1),
+        },
+        not_with={
+            'orchestrator_observation_age_seconds{pool="a",kind="balancer",part="alb"}': rising(15),
+            'orchestrator_pool_state{pool="a",state="down"}': always(1),
+            'orchestrator_observation_age_seconds{pool="b",kind="balancer",part="alb"}': "0+15x4 0x900",
+            'orchestrator_pool_state{pool="b",state="down"}': always(0),
+        },
+        labels={**POOL, "kind": "balancer", "part": "alb"},
+    ),
     "OrchestratorPoolBelowFloor": one(
         'orchestrator_pool_state{pool="a",state="below-floor"}',
         always(1),
@@ -201,18 +224,21 @@ CASES: dict[str, Case] = {
     "OrchestratorDrainCut": one(
         'orchestrator_drains_cut_total{pool="a"}', "0x4 1x900", always(1), pool="a", after="5m"
     ),
-    "OrchestratorCloudUnreadable": one(
-        'orchestrator_observation_age_seconds{pool="a",part="instances"}',
-        rising(15),
-        always(30),
-        pool="a",
-        part="instances",
+    "OrchestratorCloudUnreadable": Case(
+        fires={'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="instances"}': rising(15)},
+        not_with={
+            'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="instances"}': always(30),
+            'orchestrator_observation_age_seconds{pool="a",kind="balancer",part="gateway"}': rising(15),
+            'orchestrator_observation_age_seconds{pool="a",kind="prices",part="offerings"}': rising(15),
+        },
+        labels={**POOL, "kind": "cloud", "part": "instances"},
     ),
     "OrchestratorPricesStale": one(
-        'orchestrator_observation_age_seconds{pool="a",part="offerings"}',
+        'orchestrator_observation_age_seconds{pool="a",kind="prices",part="offerings"}',
         rising(15),
         always(800),
         pool="a",
+        kind="prices",
         part="offerings",
         after="25m",
     ),
@@ -291,12 +317,17 @@ CASES: dict[str, Case] = {
         after="16m",
     ),
     "OrchestratorLogsDropped": one("orchestrator_log_dropped_lines", "0x4 9x900", always(9), after="5m"),
-    "OrchestratorGatewayDown": one(
-        'up{job="orchestrator-gateway",instance="g"}',
-        always(0),
-        "1x8 0x1 1x900",
-        job="orchestrator-gateway",
-        instance="g",
+    "OrchestratorGatewayDown": Case(
+        fires={
+            'up{job="orchestrator-gateway",instance="g"}': always(0),
+            'orchestrator_pool_state{pool="a",state="down"}': always(0),
+        },
+        not_with={
+            'up{job="orchestrator-gateway",instance="g"}': always(0),
+            'up{job="orchestrator-gateway",instance="other"}': "1x8 0x1 1x900",
+            'orchestrator_pool_state{pool="a",state="down"}': "0x1 1x900",
+        },
+        labels={"job": "orchestrator-gateway", "instance": "g"},
     ),
     "OrchestratorGatewayShedding": Case(
         fires=gateway("refused", 5), not_with=gateway("refused", 0.5), labels={"instance": "g"}
@@ -327,6 +358,48 @@ def write_case(name: str, rule: dict[str, Any], into: Path) -> str:
     file = {"rule_files": [f"{name}.rules.yaml"], "evaluation_interval": "15s", "tests": tests}
     (into / f"{name}.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
     return f"{name}.yaml"
+
+
+DEAD_GATEWAY: Series = {
+    'up{job="orchestrator",instance="d"}': always(1),
+    'up{job="orchestrator-gateway",instance="g"}': "1x3 0x900",
+    'orchestrator_pool_state{pool="a",state="ok"}': "1x4 0x900",
+    'orchestrator_pool_state{pool="a",state="down"}': "0x4 1x900",
+    'orchestrator_pool_wanted_nodes{pool="a"}': always(4),
+    'orchestrator_pool_ready_nodes{pool="a",market="spot"}': always(4),
+    'orchestrator_balancer_targets{pool="a",balancer="gateway",state="healthy"}': "4x4 _x900",
+    'orchestrator_balancer_differing_targets{pool="a",balancer="gateway"}': "0x4 _x900",
+    'orchestrator_observation_age_seconds{pool="a",kind="balancer",part="gateway"}': "1x3 0+15x900",
+    'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="instances"}': always(3),
+    'orchestrator_observation_age_seconds{pool="a",kind="prices",part="offerings"}': always(60),
+    'orchestrator_calls_total{pool="a",port="gateway",operation="read",outcome="ok"}': "0+4x3 12x900",
+    'orchestrator_calls_total{pool="a",port="gateway",operation="read",outcome="uncertain"}': "0x3 0+4x900",
+    'orchestrator_calls_total{pool="a",port="instances",operation="list",outcome="ok"}': rising(3),
+    "orchestrator_turns_total": rising(15),
+    'orchestrator_leading{pool="a"}': always(1),
+    "orchestrator_journal_ok": always(1),
+}
+"""What Prometheus has of a pool whose gateway was killed, and is well in every other way."""
+
+
+@needs_promtool
+def test_a_dead_gateway_is_one_page_for_as_long_as_it_is_dead(tmp_path: Path) -> None:
+    """All the shipped rules together: one alert, from the first evaluation on, and no second one later."""
+    bare = [{k: v for k, v in rule.items() if k != "annotations"} for rule in ALERTS.values()]
+    rules = {"groups": [{"name": "all", "rules": bare}]}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
+    page = [{"exp_labels": {"pool": "a", "state": "down", "severity": "page"}}]
+    checks = [
+        {"eval_time": at, "alertname": name, "exp_alerts": page if name == "OrchestratorPoolDown" else []}
+        for at in ("75s", "2m", "3m", "6m", "15m", "60m")
+        for name in ALERTS
+    ]
+    shown = [{"series": s, "values": v} for s, v in DEAD_GATEWAY.items()]
+    test = {"interval": "15s", "input_series": shown, "alert_rule_test": checks}
+    file = {"rule_files": ["rules.yaml"], "evaluation_interval": "15s", "tests": [test]}
+    (tmp_path / "dead.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
+    done = promtool("test", "rules", "dead.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -159,9 +159,9 @@ def test_the_pool_is_shown_as_status_shows_it() -> None:
         name: value("pool_state", pool="chat", state=name) for name in ("ok", "below-floor", "starting")
     }
     assert states == {"ok": 0, "below-floor": 1, "starting": 0}
-    assert value("observation_age_seconds", pool="chat", part="instances") == 3
-    assert value("observation_age_seconds", pool="chat", part="offerings") == 60
-    assert value("observation_age_seconds", pool="chat", part="gw") == 0
+    assert value("observation_age_seconds", pool="chat", kind="cloud", part="instances") == 3
+    assert value("observation_age_seconds", pool="chat", kind="prices", part="offerings") == 60
+    assert value("observation_age_seconds", pool="chat", kind="balancer", part="gw") == 0
 
 
 def test_a_machine_that_nobody_of_ours_launched_is_counted_while_it_lives() -> None:
@@ -245,6 +245,17 @@ def test_a_balancer_that_shows_another_set_differs() -> None:
     unread: Observed[tuple[Target, ...]] = Observed(value=())
     gauges.publish_balancers(replace(shown, world=replace(shown.world, balancers={"gw": unread})))
     assert series("balancer_targets", balancer="gw") == []
+
+
+def test_what_a_lost_balancer_showed_last_is_not_shown_as_its_state() -> None:
+    """Else a dead gateway has healthy targets for ever, and no alert of them can fire."""
+    shown = scene("s1", "s2")
+    view = replace(shown.world.balancers["gw"], at=NOW - 60.0, error="dead", failing_since=NOW - 59.0)
+    briefly = replace(view, at=NOW - 2.0, failing_since=NOW - 1.0)
+    for seen, targets in ((view, 0), (briefly, 5)):
+        gauges.publish_balancers(replace(shown, world=replace(shown.world, balancers={"gw": seen})))
+        assert len(series("balancer_targets", balancer="gw")) == targets
+        assert len(series("balancer_differing_targets", balancer="gw")) == bool(targets)
 
 
 def report(node: str, heard_at: float = NOW - 4.0) -> NodeReport:

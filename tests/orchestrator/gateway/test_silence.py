@@ -1,0 +1,52 @@
+"""A gateway whose daemon is gone says so, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from structlog.testing import capture_logs
+
+from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.silence import SILENT_AFTER, DaemonSilence
+
+
+@dataclass
+class Hand:
+    """A clock that the test turns."""
+
+    at: float = 1000.0
+
+    def now(self) -> float:
+        return self.at
+
+    def steady(self) -> float:
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+def test_a_long_silence_of_the_daemon_is_two_log_lines() -> None:
+    clock = Hand()
+    metrics = GatewayMetrics((), queued=lambda: 0, now=clock.now)  # type: ignore[arg-type]
+    silence = DaemonSilence(metrics, clock)
+
+    def passed(seconds: int) -> list[tuple[str, str]]:
+        with capture_logs() as lines:
+            for _ in range(seconds):
+                clock.at += 1.0
+                silence.look()
+        return [(line["log_level"], line["event"]) for line in lines]
+
+    assert passed(int(SILENT_AFTER)) == []
+    assert passed(600) == [("warning", "daemon.silent")]  # it was never heard since this gateway started
+    metrics.daemon_heard = clock.at
+    assert passed(int(SILENT_AFTER)) == [("info", "daemon.heard")]
+    assert passed(600) == [("warning", "daemon.silent")]
+
+
+async def test_a_running_gateway_looks_at_it(gateways, eventually, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    looks: list[DaemonSilence] = []
+    monkeypatch.setattr(DaemonSilence, "look", lambda self: looks.append(self))
+    await gateways(poll_interval=0.01)
+    await eventually(lambda: len(looks) > 2)
