@@ -158,15 +158,23 @@ class Capabilities:
     drains: bool  # knows a draining state: requests in flight finish, no new ones arrive
     counts_in_flight: bool  # reports requests in flight per target
     propagation: float  # s between an acknowledged change and the last request routed by the old set
+    in_path: bool = False  # what answers `observe` carries the requests itself: its silence is theirs
 
 
 @value
 class BalancerView:
-    """What a load balancer holds. `incarnation` changes when the balancer lost its state (a restart)."""
+    """What a load balancer holds. `incarnation` changes when the balancer lost its state (a restart).
+
+    The rest is known of balancers that count requests; see `policies.model.Service`.
+    """
 
     incarnation: str
     generation: int
     targets: tuple[Target, ...]
+    refuses: str = ""
+    answered: int = 0
+    failed: int = 0
+    held: int = 0
 
 
 class LoadBalancer(Protocol):

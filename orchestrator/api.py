@@ -29,6 +29,7 @@ from orchestrator.reloading import Reloader
 from orchestrator.store import Store, StoreUnavailable
 from policies import explain
 from policies.events import Event, OperatorDrained, OperatorUndrained, Paused, Resumed
+from policies.verdict import State
 
 MAX_BODY = 64 * 1024
 EVENTS_MOST = 10_000
@@ -199,9 +200,10 @@ class Api:
         snapshot = self._loop.last
         if snapshot is None or snapshot.world.instances.at is None:
             raise Refused(503, "the cloud has not been seen whole yet")
-        state = status.pool_state(snapshot)
-        if state not in ("ok", "paused"):
-            raise Refused(503, f"pool {snapshot.fleet.pool.name} is {state}")
+        found = status.verdict(snapshot)
+        if found.state not in (State.OK, State.PAUSED):
+            why = f": {found.reasons[0]}" if found.reasons else ""
+            raise Refused(503, f"pool {snapshot.fleet.pool.name} is {found.state}{why}")
         return web.Response(text="ok\n")
 
     # -- asking ------------------------------------------------------------------------------------

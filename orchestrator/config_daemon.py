@@ -61,7 +61,11 @@ class DaemonConfig(Section):
     tick: Duration = duration_key(1.0, "Longest pause between two turns of the loop. Events end it at once.")
     poll_instances: Duration = duration_key(5.0, "How often the cloud is asked for the list of machines.")
     poll_offerings: Duration = duration_key(60.0, "How often the cloud is asked for prices and availability.")
-    poll_targets: Duration = duration_key(5.0, "How often the load balancer is asked for its targets.")
+    poll_targets: Duration = duration_key(
+        2.0,
+        "How often the load balancer is asked for its targets. What it holds is unknown once it has not "
+        "answered for three times as long, and for 6 s at least.",
+    )
     probe_interval: Duration = duration_key(2.0, "How often each engine is probed.")
     probe_timeout: Duration = duration_key(5.0, "How long one probe may take before it counts as failed.")
     probe_concurrency: int = Field(

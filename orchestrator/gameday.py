@@ -45,6 +45,8 @@ def breach(pool: PoolView, node: str) -> str:
     others = [n for n in pool["notices"] if n["node"] != node]
     if others:
         return f"{others[0]['node']} got a notice meanwhile"
+    if pool["state"] == "down":
+        return "clients got nothing: the pool was down"
     if pool["state"] == "below-floor":
         return "the pool fell below its floor"
     ready = sum(n["units"] for n in pool["nodes"] if n["phase"] == "ready" and n["healthy"])

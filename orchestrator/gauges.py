@@ -121,14 +121,14 @@ def publish_pool(snapshot: Snapshot) -> None:
         metrics.COMING.labels(pool, str(market)).set(fleet.counted_by_market[market] - ready)
         for phase in Phase:
             metrics.NODES.labels(pool, str(market), str(phase)).set(phases[market, phase])
-    metrics.SERVING.labels(pool).set(sum(n.units for n in fleet.serving))
+    found = status.verdict(snapshot)
+    metrics.SERVING.labels(pool).set(found.serving)
     metrics.DOOMED.labels(pool).set(sum(n.doomed is not None for n in fleet.nodes))
     metrics.UNHEALTHY.labels(pool).set(sum(n.phase is Phase.READY and not n.healthy for n in fleet.nodes))
     metrics.STANDBYS.labels(pool, str(StandbyKind.HOT)).set(status.hot_standbys(fleet))
     metrics.STANDBYS.labels(pool, str(StandbyKind.STOPPED)).set(status.stopped_standbys(fleet))
-    state = status.pool_state(snapshot)
     for name in get_args(views.PoolState):
-        metrics.STATE.labels(pool, name).set(name == state)
+        metrics.STATE.labels(pool, name).set(name == found.state)
     metrics.PAUSED.labels(pool).set(memory.pause is not None and memory.pause.holds(now))
     deferred = Counter(d.kind for d in snapshot.plan.deferred)
     for kind in (*_CALLS, ActionKind.DRAIN, ActionKind.UNDRAIN):

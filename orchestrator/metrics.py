@@ -34,7 +34,7 @@ def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -
 WANTED = _gauge("pool_wanted_nodes", "Replicas that the configuration asks for, in units.", "pool")
 READY = _gauge("pool_ready_nodes", "Units that count as ready, per market.", "pool", "market")
 COMING = _gauge("pool_coming_nodes", "Units starting or being launched, per market.", "pool", "market")
-SERVING = _gauge("pool_serving_nodes", "Units that balancers send new requests to.", "pool")
+SERVING = _gauge("pool_serving_nodes", "Units that clients can reach now.", "pool")
 DOOMED = _gauge("pool_doomed_nodes", "Nodes under a believed notice.", "pool")
 UNHEALTHY = _gauge("pool_unhealthy_nodes", "Booted nodes whose engine does not answer.", "pool")
 FLOOR = _gauge("pool_on_demand_floor_nodes", "On-demand units that the mix always holds.", "pool")

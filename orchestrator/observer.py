@@ -16,13 +16,15 @@ from typing import Any, TypeVar
 import structlog
 
 from cloud.errors import CloudError
-from cloud.ports import Clock, Engine, Instances, LoadBalancer, Notices, Offerings
+from cloud.ports import BalancerView, Clock, Engine, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.calls import counted
 from policies.model import (
+    USABLE,
     EngineReading,
     Instance,
     Observed,
     Offering,
+    Service,
     Target,
     TargetState,
     World,
@@ -41,6 +43,9 @@ _GAP = 10.0
 """Seconds without a look, and at least three paces, after which what was seen before is not continued: the
 process hung, or could not look. Silence and absence are counted anew from the first look after it."""
 
+_UNREAD = 6.0
+"""Seconds at least for which the last answer of a balancer is believed."""
+
 _BEAT = 2.0
 """Seconds between two looks at whether this process has hung."""
 
@@ -54,11 +59,16 @@ class Pace:
 
     instances: float = 5.0
     offerings: float = 60.0
-    targets: float = 5.0
+    targets: float = 2.0
     engines: float = 2.0
     hurry: float = 0.25  # pace of instances and targets while something is on its way
     call_timeout: float = 10.0
     probe_concurrency: int = 64
+
+    @property
+    def unread_after(self) -> float:
+        """Without an answer for so long, it is not known what a balancer holds: one look may be lost."""
+        return max(_UNREAD, 3.0 * self.targets)
 
 
 class Observer:
@@ -91,6 +101,9 @@ class Observer:
         self._targets: dict[str, Observed[tuple[Target, ...]]] = {
             b.name: Observed(value=()) for b in balancers
         }
+        self._services = {
+            b.name: Service(in_path=b.capabilities.in_path, unread_after=pace.unread_after) for b in balancers
+        }
         self.incarnations: dict[str, str] = {}
         self._engines: dict[str, EngineReading] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
@@ -108,6 +121,7 @@ class Observer:
             instances=self._instances,
             engines=dict(self._engines),
             balancers=dict(self._targets),
+            services=dict(self._services),
             offerings=self._offerings,
             heard={source.name: _heard_at(now, source.age()) for source in self._sources},
             durable=durable,
@@ -212,9 +226,10 @@ class Observer:
         known = self._targets[balancer.name]
 
         async def targets() -> tuple[Target, ...]:
-            view = await balancer.observe()
-            self.incarnations[balancer.name] = view.incarnation
-            return view.targets
+            seen = await balancer.observe()
+            self.incarnations[balancer.name] = seen.incarnation
+            self._services[balancer.name] = _service(self._services[balancer.name], seen, self._clock.now())
+            return seen.targets
 
         pace = self._pace.targets
         view = await self._look(known, balancer.name, "read", targets, pace=pace)
@@ -330,6 +345,20 @@ def _followed(
     since = {t.id: known.get(t.id) or view.at for t in failing}
     value = tuple(replace(t, failing_since=since[t.id]) if t.id in since else t for t in view.value)
     return replace(view, value=value)
+
+
+def _service(before: Service, seen: BalancerView, now: float) -> Service:
+    """How a balancer serves by a new look at it."""
+    bare = not any(t.state in USABLE for t in seen.targets)
+    since = (before.bare_since if before.bare_since is not None else now) if bare else None
+    return replace(
+        before,
+        bare_since=since,
+        refuses=seen.refuses,
+        answered=seen.answered,
+        failed=seen.failed,
+        held=seen.held,
+    )
 
 
 def _notable(before: EngineReading | None, after: EngineReading, *, draining: bool) -> bool:

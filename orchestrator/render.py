@@ -57,6 +57,7 @@ _STATE_STYLE: Final = {
     "below-floor": "bold red",
     "paused": "bold magenta",
     "starting": "bold cyan",
+    "down": "bold white on red",
 }
 
 
@@ -171,7 +172,6 @@ def _pool(pool: PoolView, view: StatusView, look: Look) -> list[RenderableType]:
 
 
 def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
-    short = pool["ready"] < pool["wanted"]
     on_demand = f"on-demand {pool['on_demand_ready']}"
     if pool["temporary_on_demand"]:
         on_demand += f" ({pool['temporary_on_demand']} temporary)"
@@ -181,14 +181,13 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
             "  ",
             (pool["state"].upper(), _STATE_STYLE.get(pool["state"], "bold")),
         ),
-        Text(_ready(pool), style="yellow" if short else ""),
+        Text(_serving(pool), style=_short(pool["serving"], pool)),
+        Text(_ready(pool), style=_short(pool["ready"], pool)),
         Text(f"spot {pool['spot_ready']} · {on_demand}"),
         Text(_mix(pool)),
         Text(f"{money(pool['cost_per_hour'])}/h, {percent(pool['saved_share'])} saved"),
         Text(f"on-demand would cost {money(pool['on_demand_cost_per_hour'])}/h", style="dim"),
     ]
-    if pool["serving"] != pool["ready"]:
-        segments.append(Text(f"{pool['serving']} serving", style="yellow"))
     standby = [
         f"{count} {kind}"
         for kind, count in (("hot", pool["standby_hot"]), ("stopped", pool["standby_stopped"]))
@@ -205,11 +204,20 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
     return segments
 
 
+def _short(count: int, pool: PoolView) -> str:
+    """The style of a count that should not be below wanted."""
+    return "yellow" if count < pool["wanted"] else ""
+
+
+def _serving(pool: PoolView) -> str:
+    """What clients can reach against wanted: nodes, or units where those differ."""
+    return f"{pool['serving']}/{pool['wanted']} {'units ' if pool['units'] else ''}serving"
+
+
 def _ready(pool: PoolView) -> str:
-    """Ready against wanted: nodes, or units and the nodes that serve them where those differ."""
-    if not pool["units"]:
-        return f"{pool['ready']}/{pool['wanted']} ready"
-    return f"{pool['ready']}/{pool['wanted']} units ready ({plural(pool['ready_nodes'], 'node')})"
+    """What is ready: nodes, or units and the nodes that serve them where those differ."""
+    nodes = f" ({plural(pool['ready_nodes'], 'node')})" if pool["units"] else ""
+    return f"{pool['ready']} ready{nodes}"
 
 
 def _mix(pool: PoolView) -> str:
@@ -336,7 +344,7 @@ def _suggestions(view: StatusView) -> list[str]:
     doomed = [notice["node"] for pool in pools for notice in pool["notices"]]
     if doomed:
         found.append(f"orchestrator node {clean(doomed[0])}")
-    if any(pool["state"] in ("degraded", "below-floor", "starting") for pool in pools):
+    if any(pool["state"] in ("down", "degraded", "below-floor", "starting") for pool in pools):
         found += ["orchestrator plan", "orchestrator events -f"]
     elif doomed:
         found.append("orchestrator plan")

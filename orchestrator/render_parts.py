@@ -39,7 +39,13 @@ _PHASE_STYLE: Final = {
     "terminating": "yellow",
     "gone": "dim",
 }
-_TARGET_STYLE: Final = {"healthy": "green", "unhealthy": "red", "draining": "yellow", "initial": "cyan"}
+_TARGET_STYLE: Final = {
+    "healthy": "green",
+    "unhealthy": "red",
+    "draining": "yellow",
+    "initial": "cyan",
+    "unknown": "red",
+}
 _ACTION_MARK: Final = {
     "launch": ("+", "green"),
     "start": ("+", "green"),

@@ -18,8 +18,10 @@ from policies.fleet import Fleet, Node
 from policies.memory import Memory, Swap
 from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, World
 from policies.story import sentence
+from policies.verdict import Verdict, judge, unread
 
 _SWAPS_SHOWN = 20
+_UNKNOWN = "unknown"  # the state of a target whose balancer does not answer
 
 
 def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
@@ -28,7 +30,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
     pool, now = fleet.pool, world.now
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
     money = rate(fleet, world)
-    states = _target_states(world)
+    states, found = _target_states(fleet, world), verdict(snapshot)
     return views.PoolView(
         name=pool.name,
         model=pool.model,
@@ -36,7 +38,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         wanted=pool.replicas,
         ready=fleet.ready_units,
         ready_nodes=len(fleet.ready),
-        serving=sum(n.units for n in fleet.serving),
+        serving=found.serving,
         spot_ready=spot,
         on_demand_ready=on_demand,
         spot_wanted=pool.spot_wanted,
@@ -45,7 +47,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         temporary_on_demand=fleet.temporary_on_demand,
         standby_hot=hot_standbys(fleet),
         standby_stopped=stopped_standbys(fleet),
-        state=pool_state(snapshot),
+        state=found.state.value,
         cost_per_hour=money.cost,
         on_demand_cost_per_hour=money.on_demand,
         saved_share=money.saved_share,
@@ -58,34 +60,28 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         ],
         swaps=[_swap(s) for s in sorted(memory.swaps.values(), key=lambda s: s.opened_at)][-_SWAPS_SHOWN:],
         nodes=[_node(n, world.engines.get(n.id), states.get(n.id), memory, now) for n in fleet.nodes],
-        problems=_problems(snapshot),
+        problems=_problems(snapshot, found),
         notes=[*explain.pool_sentences(fleet, world, memory), *snapshot.plan.notes],
     )
 
 
+def verdict(snapshot: Snapshot) -> Verdict:
+    """How the pool is: the one judgement that every page, metric and exit code goes by."""
+    return judge(snapshot.fleet, snapshot.world, snapshot.memory)
+
+
 def pool_state(snapshot: Snapshot) -> views.PoolState:
     """One word for the pool, which the exit code of `orchestrator status` follows."""
-    fleet, memory, pool = snapshot.fleet, snapshot.memory, snapshot.fleet.pool
-    if memory.pause is not None and memory.pause.holds(snapshot.world.now):
-        return "paused"
-    ready = fleet.ready_units
-    # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
-    unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
-    if ready < pool.replicas and (memory.whole_at is None or unprobed):
-        return "starting"
-    if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
-        return "below-floor"
-    # Without a fresh list nothing could be replaced, however well every node is.
-    blind = snapshot.world.instances.age(snapshot.world.now) > pool.patience.stale_after
-    return "ok" if ready >= pool.replicas and snapshot.world.durable and not blind else "degraded"
+    return verdict(snapshot).state.value
 
 
 def status_line(snapshot: Snapshot) -> str:
     """The pool in one line, for the service manager. Says no number that changes with every turn."""
-    fleet, ready = snapshot.fleet, snapshot.fleet.ready_by_market
+    fleet, ready, found = snapshot.fleet, snapshot.fleet.ready_by_market, verdict(snapshot)
     doomed = sum(n.doomed is not None for n in fleet.nodes)
     return (
-        f"{fleet.pool.name}: {pool_state(snapshot)}, {len(fleet.ready)} of {fleet.pool.replicas} ready "
+        f"{fleet.pool.name}: {found.state.value}, {found.serving} of {fleet.pool.replicas} serving, "
+        f"{fleet.ready_units} ready "
         f"({ready[Market.SPOT]} spot, {ready[Market.ON_DEMAND]} on-demand)"
         + (f", {doomed} under notice" if doomed else "")
     )
@@ -122,10 +118,9 @@ def plan_view(snapshot: Snapshot) -> views.PoolPlanView:
 
 def node_view(snapshot: Snapshot, node: Node) -> views.NodeView:
     """One node."""
-    world = snapshot.world
-    return _node(
-        node, world.engines.get(node.id), _target_states(world).get(node.id), snapshot.memory, world.now
-    )
+    world, memory = snapshot.world, snapshot.memory
+    target = _target_states(snapshot.fleet, world).get(node.id)
+    return _node(node, world.engines.get(node.id), target, memory, world.now)
 
 
 def event_view(entry: StoredEvent) -> views.EventView:
@@ -156,8 +151,13 @@ def stopped_standbys(fleet: Fleet) -> int:
     return sum(n.units for n in fleet.nodes if n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED)
 
 
-def _target_states(world: World) -> dict[str, str]:
-    return {t.id: str(t.state) for view in world.balancers.values() for t in view.value}
+def _target_states(fleet: Fleet, world: World) -> dict[str, str]:
+    """The state of each target; what was last heard of a balancer that does not answer is not its state."""
+    return {
+        t.id: _UNKNOWN if unread(fleet.pool, world, name) else str(t.state)
+        for name, view in world.balancers.items()
+        for t in view.value
+    }
 
 
 def _newest(node: Node, fleet: Fleet) -> Sequence[Notice]:
@@ -246,9 +246,9 @@ def _action(action: Action) -> views.ActionView:
     )
 
 
-def _problems(snapshot: Snapshot) -> list[str]:
+def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     world, fleet = snapshot.world, snapshot.fleet
-    found = []
+    found = [*verdict.reasons]
     if not world.leading:
         found.append("this daemon does not hold the lease: it only watches")
     if not world.durable:
@@ -256,7 +256,7 @@ def _problems(snapshot: Snapshot) -> list[str]:
     if world.instances.error:
         found.append(f"instances cannot be listed: {world.instances.error}")
     for name, view in sorted(world.balancers.items()):
-        if view.error:
+        if view.error and not unread(fleet.pool, world, name):
             found.append(f"{name} cannot be read: {view.error}")
     found += [a.reason for a in snapshot.plan.actions if isinstance(a, Alarm)]
     found += [

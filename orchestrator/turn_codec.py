@@ -19,7 +19,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.codec import UnknownRecord, encode
 from policies.actions import Plan
-from policies.model import EngineReading, Instance, Observed, Offering, Pool, Target, TargetSpec, World
+from policies.model import (
+    EngineReading,
+    Instance,
+    Observed,
+    Offering,
+    Pool,
+    Service,
+    Target,
+    TargetSpec,
+    World,
+)
 
 T = TypeVar("T")
 
@@ -62,6 +72,7 @@ class Packer:
                     name: self._observed(f"balancer {name}", view, Target)
                     for name, view in world.balancers.items()
                 },
+                "services": world.services,
                 "writing": world.writing,
                 "heard": world.heard,
                 "readings": self._table(
@@ -136,6 +147,7 @@ class Unpacker:
                 instances=self._view(stored["instances"], Instance),
                 offerings=self._view(stored["offerings"], Offering),
                 balancers={n: self._view(v, Target) for n, v in stored["balancers"].items()},
+                services=_adapter(dict[str, Service]).validate_python(stored.get("services", {})),
                 writing={n: tuple(map(str, nodes)) for n, nodes in stored.get("writing", {}).items()},
                 heard={n: _instant(at) for n, at in stored.get("heard", {}).items()},
                 engines=dict(zip(engines, readings, strict=True)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict
 
-PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting"]
+PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down"]
 
 
 class PausedView(TypedDict):
@@ -96,7 +96,10 @@ class NodeView(TypedDict):
     in_flight: Annotated[int | None, "running + waiting requests; null when not known"]
     running: int | None
     waiting: int | None
-    target: Annotated[str | None, "its state in the load balancer; null when it is not there"]
+    target: Annotated[
+        str | None,
+        "its state in the load balancer: unknown while that does not answer, null: not there",
+    ]
     attached: Annotated[bool, "we want it in the load balancer's target set"]
     healthy: bool
     conditions: Annotated[list[str], "noticed, cordoned, unhealthy, standby, and the like"]
@@ -119,7 +122,7 @@ class PoolView(TypedDict):
     wanted: Annotated[int, "replicas"]
     ready: int
     ready_nodes: Annotated[int, "nodes that serve the ready units"]
-    serving: Annotated[int, "units that are in the load balancer"]
+    serving: Annotated[int, "units that clients can reach now, by the load balancer's own word"]
     spot_ready: int
     on_demand_ready: int
     spot_wanted: int

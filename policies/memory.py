@@ -411,6 +411,8 @@ def _applied(draft: Draft, event: TargetsApplied) -> None:
             draft.node(node, detached_at=event.at)
     targets[event.balancer] = held
     draft.mapping("applied_at")[event.balancer] = event.at
+    if draft.get("served_at") is None and TargetPhase.ACTIVE in held.values():
+        draft.set("served_at", event.at)
 
 
 def _moved(draft: Draft, node: str, phase: TargetPhase | None, at: float, *, was_active: bool) -> None:

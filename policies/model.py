@@ -74,6 +74,10 @@ class TargetState(Word):
     UNUSED = "unused"
 
 
+USABLE = frozenset({TargetState.INITIAL, TargetState.HEALTHY})
+"""States of targets that answer requests, or that the balancer has not looked at yet."""
+
+
 class TargetPhase(Word):
     """What we want of a target. A target that is not listed is wanted absent."""
 
@@ -254,12 +258,34 @@ class Observed(Generic[T]):
 
 
 @value
+class Service:
+    """How a balancer serves clients, as of its last look.
+
+    `in_path`: what answers our looks also carries the requests, as the gateway does: while it is silent
+    nobody is served. An API that describes a balancer may be silent while that serves on. `unread_after`:
+    seconds without an answer after which what it holds is not known. `bare_since`: when the unbroken run of
+    looks began that show no usable target. `refuses`: why clients do not get in although it answers us, empty
+    where they do or where it cannot tell. Of its last seconds: requests `answered`, and those that `failed`,
+    were refused or cut. `held`: requests that its targets work on now.
+    """
+
+    in_path: bool = False
+    unread_after: float = 6.0
+    bare_since: float | None = None
+    refuses: str = ""
+    answered: int = 0
+    failed: int = 0
+    held: int = 0
+
+
+@value
 class World:
     """Everything known at one instant, each part with its age.
 
-    `balancers` maps a balancer's name to the targets it reports, `writing` to the nodes that get requests by
-    sets that were written to it since the last one that it acknowledged: any of them may have landed.
-    `heard` maps a source of notices to when it was last surely read, None before the first time.
+    `balancers` maps a balancer's name to the targets it reports, `services` to how it serves, `writing` to
+    the nodes that get requests by sets that were written to it since the last one that it acknowledged: any
+    of them may have landed. `heard` maps a source of notices to when it was last surely read, None before the
+    first time.
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
     """
@@ -268,6 +294,7 @@ class World:
     instances: Observed[tuple[Instance, ...]]
     engines: Mapping[str, EngineReading] = field(default_factory=dict)
     balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
     writing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offerings: Observed[tuple[Offering, ...]] = field(default_factory=lambda: Observed(value=()))
     heard: Mapping[str, float | None] = field(default_factory=dict)

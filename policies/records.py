@@ -171,7 +171,8 @@ class PartRecord:
 class Memory:
     """Everything remembered about one pool. Immutable: `reduce` returns a new one.
 
-    `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started. `ended`:
+    `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started.
+    `served_at`: when a balancer first took a node as an active target; until then nobody is served. `ended`:
     machines that a list showed as ended, and since when that is known, oldest first.
     """
 
@@ -179,6 +180,7 @@ class Memory:
     serial: int = 0
     replicas: int = 0
     whole_at: float | None = None
+    served_at: float | None = None
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     intents: Mapping[str, Intent] = field(default_factory=dict)
     refusals: Mapping[Placement, Refusal] = field(default_factory=dict)

@@ -58,7 +58,7 @@ class GatewayBalancer:
     """
 
     name = "gateway"
-    capabilities = Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
+    capabilities = Capabilities(drains=True, counts_in_flight=True, propagation=0.0, in_path=True)
 
     def __init__(
         self,
@@ -90,13 +90,24 @@ class GatewayBalancer:
         self._writer: asyncio.Task[None] | None = None
 
     async def observe(self) -> BalancerView:
-        """Ask the gateway for its targets. Raises Uncertain when it does not answer."""
+        """Ask the gateway for its targets and how it serves.
+
+        Raises Uncertain when it does not answer, Denied when it serves another pool.
+        """
         _, body = await self._call("GET", "/v1/state")
         try:
+            # A gateway of an older version says none of what is asked for with `get`.
+            if body.get("only_pool", "") not in ("", self._pool):
+                raise Denied(f"{self._peer} serves pool {body['only_pool']!r} only, not {self._pool!r}")
+            recent = body.get("recent", {})
             view = BalancerView(
                 incarnation=str(body["incarnation"]),
                 generation=int(body["generation"]),
                 targets=tuple(_target(row) for row in body["targets"]),
+                refuses=str(body.get("refuses", "")),
+                answered=int(recent.get("answered", 0)),
+                failed=int(recent.get("failed", 0)),
+                held=int(recent.get("held", 0)),
             )
             in_file = int(body["file_generation"])
         except (KeyError, TypeError, ValueError) as error:

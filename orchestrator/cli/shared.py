@@ -30,6 +30,7 @@ UNREACHABLE: Final = 3
 DEGRADED: Final = 4
 BELOW_FLOOR: Final = 5
 PAUSED: Final = 6
+DOWN: Final = 7
 CHANGES: Final = 10
 INTERRUPTED: Final = 130
 

@@ -21,8 +21,9 @@ _CODES: Final[dict[PoolState, int]] = {
     "degraded": shared.DEGRADED,
     "below-floor": shared.BELOW_FLOOR,
     "paused": shared.PAUSED,
+    "down": shared.DOWN,
 }
-_WORST_FIRST: Final = (shared.BELOW_FLOOR, shared.DEGRADED, shared.PAUSED)
+_WORST_FIRST: Final = (shared.DOWN, shared.BELOW_FLOOR, shared.DEGRADED, shared.PAUSED)
 _FASTEST: Final = 0.2  # s between two looks at least
 _CLEAR: Final = "\x1b[H\x1b[J"  # cursor home, erase below
 
@@ -37,7 +38,8 @@ def status(
         ),
     ] = None,
     exit_code: Annotated[
-        bool, Parameter(help="Exit with 4, 5 or 6 when the pool is degraded, below its floor or paused.")
+        bool,
+        Parameter(help="Exit with 4, 5, 6 or 7 when the pool is degraded, below its floor, paused or down."),
     ] = True,
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:

@@ -46,6 +46,7 @@ from policies.model import (
     Offering,
     Placement,
     Pool,
+    Service,
     StandbyKind,
     StandbyRules,
     Target,
@@ -53,6 +54,7 @@ from policies.model import (
     TargetState,
     World,
 )
+from policies.value import replace
 
 NOW = 10_000.0
 SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
@@ -210,13 +212,157 @@ def blind(scene: Scene) -> None:
         (lambda s: paused(s.settled()), True, "paused"),
         (lambda s: s.settled().settings.update(durable=False), True, "degraded"),
         (lambda s: blind(s.settled()), True, "degraded"),
-        (lambda s: None, True, "below-floor"),
+        (lambda s: None, True, "down"),
+        (lambda s: None, False, "starting"),
     ],
 )
 def test_a_pool_is_one_word(change: Callable[[Scene], Any], whole: bool, state: str) -> None:
     scene = Scene()
     change(scene)
     assert status.pool_state(scene.snapshot(whole=whole)) == state
+
+
+def gateway(
+    scene: Scene, *, age: float = 0.0, error: str = "", paused_too: bool = False, **says: Any
+) -> None:
+    """The gateway, last heard of `age` seconds ago, and what it says of itself."""
+    shown = says.pop("shown", tuple(scene.targets))
+    scene.settings["balancers"] = {"gw": Observed(value=shown, at=NOW - age, error=error)}
+    scene.settings["services"] = {"gw": Service(in_path=True, **says)}
+    if paused_too:
+        paused(scene)
+
+
+def every(scene: Scene, state: TargetState) -> tuple[Target, ...]:
+    return tuple(replace(t, state=state) for t in scene.targets)
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "serving", "targets", "problem"),
+    [
+        (lambda s: gateway(s, age=3.0, error="refused"), "ok", 4, "healthy", "gw cannot be read: refused"),
+        (
+            lambda s: gateway(s, age=7.0, error="refused"),
+            "down",
+            0,
+            "unknown",
+            "gw has not answered for 7 s: no request gets through (refused)",
+        ),
+        (lambda s: gateway(s, age=7.0, paused_too=True), "down", 0, "unknown", "gw has not answered"),
+        (lambda s: gateway(s, shown=(), bare_since=NOW - 60.0), "down", 0, None, "gw has no usable target"),
+        (lambda s: gateway(s, shown=(), bare_since=NOW - 1.0), "degraded", 0, None, ""),
+        (
+            lambda s: gateway(s, shown=every(s, TargetState.UNHEALTHY), bare_since=NOW - 9.0),
+            "down",
+            0,
+            "unhealthy",
+            "gw has no usable target",
+        ),
+        (lambda s: gateway(s, shown=every(s, TargetState.INITIAL)), "ok", 4, "initial", ""),
+        (lambda s: gateway(s, shown=tuple(s.targets[:1])), "degraded", 1, None, ""),
+        (
+            lambda s: gateway(s, shown=(replace(s.targets[0], id="stranger"),)),
+            "down",
+            0,
+            None,
+            "gw has no usable target",
+        ),
+        (
+            lambda s: gateway(s, refuses="connection refused"),
+            "down",
+            0,
+            "healthy",
+            "gw lets no client in: connection refused",
+        ),
+        (lambda s: gateway(s, refuses="too slow", answered=1), "degraded", 4, "healthy", "gw lets no client"),
+        (
+            lambda s: gateway(s, failed=9),
+            "down",
+            0,
+            "healthy",
+            "gw refused or failed 9 of the last 9 requests",
+        ),
+        (lambda s: gateway(s, failed=9, held=20), "degraded", 4, "healthy", "gw refused or failed 9 of"),
+        (lambda s: gateway(s, failed=9, answered=91), "degraded", 4, "healthy", "9 of the last 100"),
+        (lambda s: gateway(s, failed=9, answered=991), "ok", 4, "healthy", ""),
+        (lambda s: gateway(s, failed=4), "ok", 4, "healthy", ""),
+    ],
+)
+def test_a_pool_is_judged_by_what_clients_get(
+    change: Callable[[Scene], Any], state: str, serving: int, targets: str | None, problem: str
+) -> None:
+    scene = Scene().settled()
+    change(scene)
+    view = pool_view(scene)
+    assert (view.state, view.serving, view.ready) == (state, serving, 4)
+    assert view.nodes[0].target == targets
+    assert any(problem in said for said in view.problems) if problem else view.problems == []
+
+
+def test_a_set_that_was_written_since_the_last_look_counts() -> None:
+    """Else each node that comes in would be missing for as long as a look lasts."""
+    scene = Scene().settled()
+    gateway(scene, shown=tuple(scene.targets[:3]), age=1.0)
+    scene.later.append(TargetsApplied(at=NOW - 0.5, balancer="gw", generation=2, changes=()))
+    assert pool_view(scene).serving == 4
+    gateway(scene, shown=(), age=1.0, bare_since=NOW - 30.0)  # it takes sets, and never holds any
+    assert pool_view(scene).state == "down"
+
+
+def test_a_pool_that_never_served_starts() -> None:
+    scene = Scene().settled()
+    scene.targets = []
+    gateway(scene, age=60.0, error="no such file")
+    assert status.pool_state(scene.snapshot(whole=False)) == "starting"
+    assert status.pool_state(scene.snapshot()) == "down", "every node is ready, and nobody lets clients in"
+
+
+def test_a_balancer_that_is_only_described_by_what_cannot_be_read_serves_on() -> None:
+    """An API that is away is not an outage of the balancer; yet nothing is known of its targets."""
+    scene = Scene().settled()
+    scene.settings["balancers"] = {"alb": Observed(value=tuple(scene.targets), at=NOW - 31.0, error="503")}
+    scene.events.append(
+        TargetsApplied(
+            at=9_050.0,
+            balancer="alb",
+            generation=1,
+            changes=tuple((t.id, TargetPhase.ACTIVE) for t in scene.targets),
+        )
+    )
+    view = pool_view(scene)
+    assert (view.state, view.serving, view.nodes[0].target) == ("degraded", 4, "unknown")
+    assert "alb has not answered for 31 s: it is not known who serves (503)" in view.problems
+    scene.settings["balancers"] = {"alb": Observed(value=tuple(scene.targets), at=NOW - 29.0, error="503")}
+    assert pool_view(scene).state == "ok"
+
+
+def test_one_of_two_balancers_is_lost() -> None:
+    scene = Scene().settled()
+    gateway(scene)
+    dead = Observed(value=tuple(scene.targets), at=NOW - 9.0, error="refused")
+    scene.settings["balancers"]["other"] = dead
+    scene.settings["services"]["other"] = Service(in_path=True)
+    assert (pool_view(scene).state, pool_view(scene).serving) == ("degraded", 4)
+    scene.settings["balancers"]["gw"] = dead
+    assert pool_view(scene).state == "down"
+
+
+def test_silence_counts_from_when_the_daemon_woke_up() -> None:
+    scene = Scene().settled()
+    scene.settings["awake_since"] = NOW - 2.0
+    gateway(scene, age=500.0)
+    assert pool_view(scene).state == "ok"
+    scene.settings["balancers"] = {"gw": Observed(value=(), error="refused")}
+    assert pool_view(scene).state == "starting", "nobody has looked yet"
+    scene.settings["awake_since"] = NOW - 7.0
+    assert pool_view(scene).state == "down"
+
+
+def test_a_pool_without_a_balancer_is_served_by_its_ready_nodes() -> None:
+    scene = Scene().settled()
+    scene.settings["balancers"] = {}
+    view = pool_view(scene)
+    assert (view.state, view.serving) == ("ok", 4)
 
 
 def test_one_pool_in_numbers() -> None:
@@ -298,7 +444,8 @@ def test_problems_are_said() -> None:
     blind(scene)
     scene.settings["balancers"] = {"gw": Observed(value=(), at=NOW, error="refused")}
     problems = pool_view(scene).problems
-    assert problems[:4] == [
+    assert problems[:5] == [
+        "gw has no usable target",
         "this daemon does not hold the lease: it only watches",
         "the journal cannot be written: nothing is launched or ended until it can",
         "instances cannot be listed: denied",

@@ -27,7 +27,7 @@ async def test_reading_commands_tell_of_the_live_pool(stack: Any) -> None:
     )
     assert [done.code for done in (status, as_json, table, plan, why)] == [0] * 5
     assert "OK" in status.out
-    assert "4/4 ready" in status.out
+    assert "4/4 serving" in status.out
     view = json.loads(as_json.out)
     assert (view["schema"], view["pools"][0]["ready"]) == ("status/1", 4)
     assert all(node in table.out for node in nodes)

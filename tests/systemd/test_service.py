@@ -38,10 +38,10 @@ def restarts(host: Any, unit: str) -> int:
 
 def test_it_runs_and_says_how_the_pool_is(host: Any) -> None:
     assert host.must("systemctl", "is-active", DAEMON, GATEWAY).split() == ["active", "active"]
-    host.until("the status line", lambda: "llama: ok, 4 of 4 ready" in host.show(DAEMON, "StatusText"))
+    host.until("the status line", lambda: "llama: ok, 4 of 4 serving" in host.show(DAEMON, "StatusText"))
     host.until("the gateway's", lambda: "4 of 4 targets healthy" in host.show(GATEWAY, "StatusText"))
     done = host.run("runuser", "-u", "alice", "--", "orchestrator", "status")
-    assert (done.returncode, "4/4 ready" in done.stdout) == (0, True)
+    assert (done.returncode, "4/4 serving" in done.stdout) == (0, True)
 
 
 def test_only_the_group_may_operate_and_the_gateway_sees_nothing_of_the_daemon(host: Any) -> None:

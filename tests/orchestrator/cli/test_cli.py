@@ -8,7 +8,7 @@ import pwd
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +18,8 @@ from orchestrator.__main__ import main
 from orchestrator.cli import shared, status
 from orchestrator.cli.app import COMMANDS, HIDDEN, build_app
 from orchestrator.schemas import generate
+from orchestrator.views import PoolState
+from policies.verdict import State
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 DOCS = Path(__file__).parents[3] / "docs/reference"
@@ -110,7 +112,7 @@ def test_version(run: Run) -> None:
 def test_status(ask: Run, api: Any) -> None:
     code, out, err = ask("status")
     assert (code, err) == (4, "")
-    assert out.startswith("llama  DEGRADED  9/10 ready")
+    assert out.startswith("llama  DEGRADED  9/10 serving  9 ready")
     assert out.rstrip().endswith(f"orchestrator events -f --socket {api.socket}")
 
 
@@ -123,6 +125,8 @@ def test_status(ask: Run, api: Any) -> None:
         (["below-floor"], 5),
         (["paused"], 6),
         (["paused", "degraded"], 4),
+        (["down"], 7),
+        (["below-floor", "paused", "down"], 7),
         (["ok", "below-floor", "degraded"], 5),
         (["of-a-later-version"], 4),
         ([], 0),
@@ -142,7 +146,7 @@ def test_status_says_units_where_they_differ_from_nodes(ask: Run, api: Any) -> N
     pool |= {"units": {"p5.48xlarge": 8}, "ready": 72, "wanted": 80, "ready_nodes": 9}
     for node in pool["nodes"]:
         node["units"] = 8
-    assert "72/80 units ready (9 nodes)" in ask("status")[1]
+    assert "9/80 units serving  72 ready (9 nodes)" in ask("status")[1]
     assert "UNITS" in ask("nodes", "-o", "wide")[1].splitlines()[0]
 
 
@@ -612,6 +616,6 @@ def test_bad_answers_do_not_pass_the_schema_check() -> None:
 
 def test_codes_of_states_are_those_in_the_help() -> None:
     assert (shared.OK, shared.ERROR, shared.USAGE, shared.UNREACHABLE) == (0, 1, 2, 3)
-    assert (
-        set(status._CODES.values()) == {0, shared.DEGRADED, shared.BELOW_FLOOR, shared.PAUSED} == {0, 4, 5, 6}
-    )
+    codes = {shared.OK, shared.DEGRADED, shared.BELOW_FLOOR, shared.PAUSED, shared.DOWN}
+    assert set(status._CODES.values()) == codes == {0, 4, 5, 6, 7}
+    assert set(status._CODES) == set(get_args(PoolState)) == {str(state) for state in State}

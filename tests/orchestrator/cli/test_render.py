@@ -160,7 +160,7 @@ FACTS: list[tuple[str, Change, str]] = [
     ("endless pause", lambda view: view["daemon"].update(paused={"by": "eve", "reason": "", "until": None}),
      "paused by eve: no reason given; until someone resumes"),
     ("cover", lambda view: view["pools"][0].update(temporary_on_demand=2), "(2 temporary)"),
-    ("not serving", lambda view: view["pools"][0].update(serving=8), "8 serving"),
+    ("not serving", lambda view: view["pools"][0].update(serving=8), "8/10 serving  10 ready"),
     ("standby", lambda view: view["pools"][0].update(standby_hot=1, standby_stopped=2),
      "standby 1 hot, 2 stopped"),
     ("problem", lambda view: view["pools"][0].update(problems=["no spot anywhere"]), "! no spot anywhere"),

@@ -1,0 +1,177 @@
+"""How the pool is, judged by what clients get.
+
+What it decides: one word for the pool, how many units serve clients, and why it is no better.
+Why: nodes are means. A pool whose nodes are all ready is down when its gateway is dead, frozen, has no usable
+target or refuses what clients ask. One judgement is shown everywhere: status, exit code, readiness, metrics,
+alerts, the service manager. What stands in the way of every request comes first, before a pause too.
+Never: an old answer counts as true for longer than it may be believed, or one lost look as an outage; a
+balancer whose description cannot be read counts as dead while its nodes may serve through it; a pool that
+never served anybody counts as down, since it starts; a target that nobody asked for counts as serving.
+
+Example:
+    >>> from policies.fleet import Fleet
+    >>> from policies.model import Observed, Pool, Service, World
+    >>> from policies.records import Memory
+    >>> world = World(now=100.0, instances=Observed(value=(), at=99.0),
+    ...               balancers={"gateway": Observed(value=(), at=80.0, error="connection refused")},
+    ...               services={"gateway": Service(in_path=True)})
+    >>> memory = Memory(served_at=10.0, whole_at=10.0)
+    >>> found = judge(Fleet.of(Pool(name="p", replicas=2), world, memory), world, memory)
+    >>> found.state.value, found.reasons
+    ('down', ('gateway has not answered for 20 s: no request gets through (connection refused)',))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from policies.fleet import Fleet
+from policies.model import USABLE, Market, Pool, Service, TargetPhase, TargetState, Word, World
+from policies.records import Memory
+from policies.value import value
+
+_FEWEST = 5
+"""Failed requests from which on a balancer's count says something."""
+
+_NEARLY_ALL, _PART = 0.95, 0.05
+"""Shares of the requests that fail from which on nobody is served, and some are not."""
+
+_GRACE = 3.0
+"""Seconds in which a balancer takes its first set, or one that it lost, before it counts as having none."""
+
+
+class State(Word):
+    """How a pool is, the worst first."""
+
+    DOWN = "down"  # clients get nothing
+    PAUSED = "paused"  # an operator asked for hands off
+    STARTING = "starting"  # it was not whole yet, or nobody has looked since the daemon started
+    BELOW_FLOOR = "below-floor"  # too few on-demand nodes, or too few at all
+    DEGRADED = "degraded"  # clients are served by less than wanted, or nothing could be repaired
+    OK = "ok"
+
+
+@value
+class Verdict:
+    """The judgement: the word, the units that serve clients, and a sentence for each thing that is wrong."""
+
+    state: State
+    serving: int
+    reasons: tuple[str, ...] = ()
+
+
+@value
+class _Way:
+    """One way from clients to nodes. `lost`: why it serves nobody, `doubt`: what is wrong with it otherwise.
+
+    `pending`: nobody has looked at it yet. `nodes` serve through it.
+    """
+
+    lost: str = ""
+    doubt: str = ""
+    pending: bool = False
+    nodes: Set[str] = frozenset()
+
+
+def judge(fleet: Fleet, world: World, memory: Memory) -> Verdict:
+    """Judge the pool as of now. Linear in the number of nodes and targets."""
+    ways = [_way(name, fleet, world, memory) for name in sorted(world.balancers)]
+    reached = {node for way in ways if not way.lost for node in way.nodes}
+    here = fleet.ready if not ways else (n for n in fleet.nodes if n.id in reached)
+    serving = sum(n.units for n in here)
+    reasons = tuple(text for way in ways for text in (way.lost, way.doubt) if text)
+    state = _state(fleet, world, memory, ways, serving)
+    return Verdict(state=state, serving=serving, reasons=reasons)
+
+
+def unread(pool: Pool, world: World, name: str) -> bool:
+    """True when a balancer has not answered for so long that what it holds is not known.
+
+    Counted from when this daemon started or woke up: before that nobody asked.
+    """
+    service = world.services.get(name, Service())
+    patience = 0.0 if service.in_path else pool.patience.stale_after
+    return _silence(world, name) > max(patience, service.unread_after)
+
+
+def _silence(world: World, name: str) -> float:
+    """Seconds since a balancer's last answer, or since this daemon can ask."""
+    at = world.balancers[name].at
+    return world.now - max(world.awake_since, at if at is not None else world.awake_since)
+
+
+def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving: int) -> State:
+    pool, ready = fleet.pool, fleet.ready_units
+    if ways and all(way.lost for way in ways) and serving < pool.replicas and _has_served(world, memory):
+        return State.DOWN
+    if memory.pause is not None and memory.pause.holds(world.now):
+        return State.PAUSED
+    # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
+    unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
+    if ready < pool.replicas and (memory.whole_at is None or unprobed):
+        return State.STARTING
+    if any(way.pending for way in ways) or (serving < pool.replicas and not _has_served(world, memory)):
+        return State.STARTING
+    if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
+        return State.BELOW_FLOOR
+    # Without a fresh list nothing could be replaced, however well every node is.
+    blind = world.instances.age(world.now) > pool.patience.stale_after
+    well = min(ready, serving) >= pool.replicas and world.durable and not blind
+    return State.OK if well and not any(way.lost or way.doubt for way in ways) else State.DEGRADED
+
+
+def _has_served(world: World, memory: Memory) -> bool:
+    """True once some balancer has taken a target; one that never did is given up soon after all is ready."""
+    if memory.served_at is not None:
+        return True
+    return memory.whole_at is not None and world.now - memory.whole_at > _GRACE
+
+
+def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
+    view, service = world.balancers[name], world.services.get(name, Service())
+    asked = frozenset(n for n, p in memory.targets.get(name, {}).items() if p is TargetPhase.ACTIVE)
+    if unread(fleet.pool, world, name):
+        why = f" ({view.error})" if view.error else ""
+        for_long = f"{name} has not answered for {_silence(world, name):.0f} s"
+        if service.in_path:
+            return _Way(lost=f"{for_long}: no request gets through{why}")
+        answering = frozenset(n.id for n in fleet.nodes if n.id in asked and n.answers)
+        return _Way(doubt=f"{for_long}: it is not known who serves{why}", nodes=answering)
+    if view.at is None:
+        return _Way(pending=True, nodes=asked & fleet.by_id.keys())
+    nodes = _usable(name, asked, world, memory) & fleet.by_id.keys()
+    bare = service.bare_since is None or world.now - service.bare_since > _GRACE
+    if not nodes and bare:
+        return _Way(lost=f"{name} has no usable target")
+    return _counted(name, service, nodes)
+
+
+def _usable(name: str, asked: Set[str], world: World, memory: Memory) -> Set[str]:
+    """Nodes that a balancer has as targets because we asked for it, and that are not known to fail.
+
+    A look from before the last set that it took tells of that set only who failed; but one that takes sets
+    and shows none of them has none. Before this daemon's first set, what it shows counts as asked for.
+    """
+    view, service = world.balancers[name], world.services.get(name, Service())
+    usable = {t.id for t in view.value if t.state in USABLE}
+    applied_at = memory.applied_at.get(name)
+    if applied_at is None:
+        return usable
+    forgets = service.bare_since is not None and world.now - service.bare_since > _GRACE
+    if (view.at is not None and view.at >= applied_at) or forgets:
+        return usable & asked
+    return asked - {t.id for t in view.value if t.state is TargetState.UNHEALTHY}
+
+
+def _counted(name: str, service: Service, nodes: Set[str]) -> _Way:
+    """What a balancer's own count of requests says, beside its targets."""
+    if service.refuses:
+        text = f"{name} lets no client in: {service.refuses}"
+        nobody = service.answered + service.held == 0
+        return _Way(lost=text) if nobody else _Way(doubt=text, nodes=nodes)
+    ended = service.answered + service.failed
+    share = service.failed / max(1, ended + service.held)
+    if service.failed < _FEWEST or share < _PART:
+        return _Way(nodes=nodes)
+    text = f"{name} refused or failed {service.failed} of the last {ended} requests"
+    return _Way(lost=text) if share >= _NEARLY_ALL else _Way(doubt=text, nodes=nodes)
