@@ -67,14 +67,15 @@ def reading_socket(control: Path) -> Path:
 
 def _socket_of(file: Path) -> Path:
     """`daemon.socket` of a configuration file, by the rules of `orchestrator.config` without its checks."""
-    import tomllib
+    from orchestrator.toml_text import TomlError, read_toml
 
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        data, _ = read_toml(file)
     except OSError as error:
         raise ClientError(f"{file}: cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except ValueError as error:
-        raise ClientError(f"{file}: is not TOML: {error}; see `orchestrator validate {file}`") from error
+    except TomlError as error:
+        place = f"{file}:{error.line}" if error.line else str(file)
+        raise ClientError(f"{place}: {error}; see `orchestrator validate {file}`") from error
     daemon = data.get("daemon", {})
     if not isinstance(daemon, dict):
         raise ClientError(f"{file}: daemon is not a table; see `orchestrator validate {file}`")

@@ -7,7 +7,6 @@ percentages or fractions ("70%", 0.7), money is US dollars per hour.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import Field, ValidationError
 from orchestrator.config_agents import AgentsTable
 from orchestrator.config_aws import AwsTable
 from orchestrator.config_daemon import DaemonConfig
-from orchestrator.config_errors import ConfigError, Problem, Source, problems_of, syntax_problem
+from orchestrator.config_errors import ConfigError, Problem, Source, problems_of
 from orchestrator.config_gateway import GatewayTable
 from orchestrator.config_pool import wanted_pool
 from orchestrator.config_types import (
@@ -38,6 +37,7 @@ from orchestrator.config_types import (
     share_key,
 )
 from orchestrator.toml_lines import key_lines
+from orchestrator.toml_text import TomlError, read_toml
 from orchestrator.units import HostPort
 from policies.model import (
     AdaptiveRules,
@@ -395,18 +395,13 @@ def load_config(file: str | Path, role: Role = "any") -> Config:
     """Read and check a configuration file. Raises ConfigError with every fault that it has."""
     file = Path(file)
     try:
-        text = file.read_bytes().decode("utf-8")
+        data, text = read_toml(file)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         what = f"cannot be read ({reason}); give the path of a TOML file, such as examples/pool.toml"
         raise ConfigError([Problem(str(file), 0, "", what)]) from error
-    except UnicodeDecodeError as error:
-        what = f"is not UTF-8 text (byte {error.start}); save it as UTF-8"
-        raise ConfigError([Problem(str(file), 0, "", what)]) from error
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([syntax_problem(str(file), str(error))]) from error
+    except TomlError as error:
+        raise ConfigError([Problem(str(file), error.line, "", str(error))]) from error
     source = Source(file=str(file), lines=key_lines(text))
     return _build(data, source, base=file.parent, path=file, role=role)
 

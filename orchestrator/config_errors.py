@@ -15,7 +15,7 @@ from orchestrator.toml_lines import KeyPath, line_of
 from orchestrator.units import shown
 from orchestrator.views import ProblemView
 
-_SYNTAX: Final = re.compile(r"(.*) \(at line (\d+), column (\d+)\)")
+PROBLEMS_MOST: Final = 100
 _NAMES: Final = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -47,10 +47,17 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` holds every fault, in the order of the file."""
+    """The configuration cannot be used. `problems` holds every fault, in the order of the file.
+
+    Of more than `PROBLEMS_MOST` the first are named and the others counted.
+    """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(set(problems)))
+        found = sorted(set(problems))
+        self.problems = tuple(found[:PROBLEMS_MOST])
+        if (more := len(found) - PROBLEMS_MOST) > 0:
+            text = f"and {more} more faults; is it the right file?"
+            self.problems += (Problem(found[-1].file, 0, "", text),)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -65,16 +72,6 @@ class Source:
         """A fault of the key at `path`."""
         line = 0 if self.lines is None else line_of(self.lines, path)
         return Problem(file=self.file, line=line, key=dotted(path), text=text)
-
-
-def syntax_problem(file: str, message: str) -> Problem:
-    """The standard library's complaint about text that is not TOML, with its place in front."""
-    match = _SYNTAX.match(message)
-    if match is None:
-        return Problem(file, 0, "", f"is not TOML: {message}")
-    what = match.group(1)[:1].lower() + match.group(1)[1:]
-    hint = "; put text in quotes" if "invalid value" in what else "; correct the syntax"
-    return Problem(file, int(match.group(2)), "", f"is not TOML at column {match.group(3)}: {what}{hint}")
 
 
 def dotted(path: Sequence[str | int]) -> str:

@@ -212,8 +212,10 @@ def test_more_replicas_are_launched_and_the_plan_said_so(file: Path) -> None:
         (("[pool.p", "[pool.q"), "cannot be taken up"),
         (("replicas = 4", "replicas = 1"), "reload --force"),
         (("replicas", "replicas ="), "pool.toml:7: is not TOML"),
+        (("replicas = 4", "replicas = " + "[" * 10_000), "pool.toml:7: tables or arrays are nested"),
+        (("replicas = 4", "replicas = " + "4" * 5_000), "pool.toml:7: an integer has more than 64 bits"),
     ],
-    ids=["value", "key", "restart", "name", "drop", "syntax"],
+    ids=["value", "key", "restart", "name", "drop", "syntax", "deep", "digits"],
 )
 def test_a_rejected_one_leaves_the_one_before_in_force(
     file: Path, replace: tuple[str, str], says: str

@@ -147,7 +147,13 @@ def test_which_socket_counts(short_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [(None, "cannot be read"), ("x = [", "is not TOML"), ("daemon = 3", "daemon is not a table")],
+    [
+        (None, "cannot be read"),
+        ("x = [", "is not TOML"),
+        ("x = " + "[" * 5000, ":1: tables or arrays"),
+        ("x = " + "9" * 5000, ":1: an integer"),
+        ("daemon = 3", "daemon is not a table"),
+    ],
 )
 def test_a_file_that_names_no_socket(text: str | None, complaint: str, short_dir: Path) -> None:
     file = short_dir / "pool.toml"
