@@ -249,32 +249,37 @@ class Api:
     async def _reload(self, request: web.Request) -> web.Response:
         body = await _body(request)
         self._snapshot()
+        before = self._reloader.config
         try:
             async with asyncio.timeout(_WRITTEN_WITHIN):
                 view = await self._reloader.reload(
                     dry_run=_flag(body, "dry_run"), force=_flag(body, "force"), wait=_flag(body, "wait")
                 )
         except TimeoutError:
-            raise Refused(
-                503, "it is taken up, but no turn was written under it yet; see the daemon's log and `status`"
-            ) from None
+            if self._reloader.config is before:
+                text = "the file could not be read in time, so what was in force stays in force; try again"
+            else:
+                text = "it is in force, but no turn under it was written yet; see the log and `status`"
+            raise Refused(503, text) from None
         return answer(view)
 
     async def _accept(self, event: Event) -> None:
         """Put an operator's request into the journal before it is answered.
 
         A journal that cannot be written does not keep it from taking effect, but must not be hidden either.
+        Nor must a loop that does not turn, which takes nothing up.
         """
         ticket = self._inbox.put(event)
         try:
             async with asyncio.timeout(_WRITTEN_WITHIN):
                 await self._inbox.written(ticket)
         except TimeoutError:
-            raise Refused(
-                503,
-                "it is taken up, but the journal cannot be written, so a restart would forget it; "
-                "see the daemon's log and the disk of daemon.state_dir",
-            ) from None
+            if not self._snapshot().world.durable:
+                text = "it is taken up, but the journal cannot be written, so a restart would forget it; "
+                text += "see the daemon's log and the disk of daemon.state_dir"
+            else:
+                text = "it waits for the next turn of the loop, which has not come in time; see `status`"
+            raise Refused(503, text) from None
 
     # -- helpers -----------------------------------------------------------------------------------
 

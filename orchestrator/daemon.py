@@ -148,7 +148,8 @@ class Daemon:
                 await self._join(place)
         except StoreUnavailable as error:
             await self.stop()
-            raise StartError(str(error)) from error
+            meanwhile = "; no notice is acted on until this daemon runs" if settings.store == SQLITE else ""
+            raise StartError(f"{error}{meanwhile}") from error
         except BaseException:
             await self.stop()
             raise

@@ -238,7 +238,8 @@ class Loop:
             raise
         except StoreUnavailable as error:
             if self._durable:
-                log.error("journal.unavailable", error=str(error))
+                effect = "notices still drain nodes; nothing is launched or ended until it can be written"
+                log.error("journal.unavailable", error=str(error), effect=effect)
             metrics.JOURNAL_FAILURES.inc()
             self._durable = False
             self._unwritten = waiting[-UNWRITTEN_MOST:]

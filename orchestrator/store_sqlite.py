@@ -90,11 +90,11 @@ class SqliteFile:
         """See Backend."""
         name = getattr(error, "sqlite_errorname", "")
         advice = {
-            "SQLITE_FULL": "the disk is full: free some space; notices are still acted on meanwhile",
+            "SQLITE_FULL": "the disk is full: free some space",
             "SQLITE_READONLY": "the file is read-only: check its owner and mode",
             "SQLITE_CANTOPEN": "cannot be opened: check that the state directory exists and is writable",
             "SQLITE_BUSY": "another process holds the file: is a second daemon or a backup running?",
-            "SQLITE_IOERR": "the disk fails or is full: check it; notices are still acted on meanwhile",
+            "SQLITE_IOERR": "the disk fails or is full: check it",
             "SQLITE_CORRUPT": _SET_ASIDE,
             "SQLITE_NOTADB": _SET_ASIDE,
             "SQLITE_TOOBIG": _SET_ASIDE,

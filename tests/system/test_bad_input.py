@@ -107,6 +107,42 @@ def test_every_fault_has_a_line_of_its_own(place: Place) -> None:
     refused(place.run(), "tik", "tick", "on_demand_floor", lines=3)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run -c",
+        "gateway -c",
+        "local-cloud -c",
+        "status -c",
+        "doctor -c",
+        "validate",
+        "config show",
+        "aws policy",
+    ],
+)
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, "0x" + "f" * 5_000], ids=["deep", "digits"])
+def test_what_no_reader_of_toml_can_take(place: Place, command: str, value: str) -> None:
+    """One line with its place, whichever command reads the file; the library's reader ends in a traceback."""
+    file = place.directory / "pool.toml"
+    file.write_text(f"[pool.test]\nreplicas = {value}\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *command.split(), str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done
+    assert sum(f"{file}:2: " in line for line in (done.stderr + done.stdout).splitlines()) == 1, done
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_configuration(place: Place) -> None:
+    """A hundred megabytes are not read to be refused."""
+    with (place.directory / "pool.toml").open("wb") as file:
+        file.truncate(100 * 2**20)
+    refused(place.run(), "pool.toml: is larger than 256 KiB", "the right file")
+
+
 def test_a_missing_file(place: Place) -> None:
     refused(place.run(), "pool.toml: cannot be read (no such file or directory)")
 
@@ -222,7 +258,9 @@ def test_a_full_disk_at_the_start(place: Place) -> None:
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-    refused(place.run(preexec_fn=limit), "journal.db: ", "disk")
+    done = place.run(preexec_fn=limit)
+    refused(done, "journal.db: ", "disk", "no notice is acted on until this daemon runs")
+    assert "still acted on" not in done.stderr
 
 
 @pytest.fixture
