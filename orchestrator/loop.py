@@ -41,6 +41,7 @@ from policies.events import (
 from policies.fleet import Fleet, vouched_for
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Notice, Phase, Pool, World
+from policies.records import concerns
 from policies.value import replace, value
 
 log = structlog.get_logger("loop")
@@ -204,6 +205,8 @@ class Loop:
             if isinstance(event, NoticeSeen):
                 node = event.notice.node
                 record = self.memory.nodes.get(node)
+                if record is not None and not concerns(event.notice, record):
+                    continue
                 if node not in fresh:
                     early = self.memory.early_notices.get(node, ())
                     fresh[node] = record.notices if record is not None else early

@@ -56,7 +56,7 @@ class NoticeView(TypedDict):
     """A word that a node will not last, and what was done about it so far."""
 
     node: str
-    kind: Annotated[str, "interruption, rebalance, maintenance or state-change"]
+    kind: Annotated[str, "interruption, rebalance, maintenance, stop or state-change"]
     source: Annotated[str, "who said so"]
     confidence: Annotated[str, "confirmed (by the cloud) or reported (could be forged)"]
     seen_at: float

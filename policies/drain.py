@@ -36,7 +36,7 @@ import math
 
 from policies.actions import Cause
 from policies.fleet import Node
-from policies.model import DrainRules, NoticeKind, Pool, World
+from policies.model import TAKES_SPOT, DrainRules, Pool, World
 
 
 def latest_start(rules: DrainRules, *, now: float, deadline: float) -> float:
@@ -61,7 +61,7 @@ def begins_now(pool: Pool, node: Node, *, now: float, serving_without: int, read
     if notice is None or not node.serving or notice.deadline is None or ready >= pool.replicas:
         return True
     latest = latest_start(pool.drain, now=notice.seen_at, deadline=notice.deadline)
-    planned = notice.kind is not NoticeKind.INTERRUPTION
+    planned = notice.kind not in TAKES_SPOT
     if planned and latest - notice.seen_at > pool.health.boot_timeout:
         return now >= latest
     return serving_without >= pool.min_serving or now >= latest

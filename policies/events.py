@@ -78,7 +78,10 @@ class NodeReady:
 
 @value
 class NodeStopped:
-    """A node was stopped; its engine has to become ready again after the next start."""
+    """A node was stopped; its engine has to become ready again after the next start.
+
+    A spot node that we did not ask to stop is taken by that, as by a notice.
+    """
 
     at: float
     node: str

@@ -8,7 +8,7 @@ long, before it was ever ready, or while so many are missing that the list is to
 nodes. A draining node is not idle before its detachment was acknowledged and every count was taken after
 that, nor while it may still get requests, or neither its engine nor a balancer counts. A machine with our tag
 and a token that we never made is nobody's node here, and one that a list showed as ended none any more,
-whatever an older list shows.
+whatever an older list shows. A spot machine is nobody's standby: one that stops is taken by the cloud.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -36,6 +36,7 @@ from policies.events import (
 )
 from policies.fleet import STOPPED, Fleet, address_of, runs_all_the_same, vouched_for
 from policies.model import (
+    TAKES_SPOT,
     Instance,
     InstanceState,
     Market,
@@ -65,7 +66,8 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
             if instance.state in _ALIVE or instance.token in memory.intents:
                 adopted = instance.token not in memory.intents
                 at_work = _works(world, instance) or (adopted and _may_work(world, instance))
-                seen = replace(instance, standby=None) if at_work else instance
+                spot = instance.placement.market is Market.SPOT  # never a standby: the cloud takes it away
+                seen = replace(instance, standby=None) if at_work or spot else instance
                 intent = memory.intents.get(instance.token)
                 found.append(_seen(world.now, seen, intent))
                 if instance.state is InstanceState.TERMINATED:
@@ -181,13 +183,21 @@ def _known(
         return [*found, _gone(now, memory, record, ended=True)]
     if (
         instance.state in STOPPED
-        and (record.ready_at is not None or intent_key(record.id, ActionKind.STOP) in memory.intents)
+        and _stop_is_news(memory, record)
         and not runs_all_the_same(pool, world, record)
     ):
         found.append(NodeStopped(at=now, node=record.id))
     if instance.state is InstanceState.RUNNING:
         found.extend(_engine_says(world, memory, record, instance.address, load, sent))
     return found
+
+
+def _stop_is_news(memory: Memory, record: NodeRecord) -> bool:
+    """True for a node that was ready, that we asked to stop, or that the cloud takes by stopping it."""
+    asked = intent_key(record.id, ActionKind.STOP) in memory.intents
+    spot = record.placement.market is Market.SPOT
+    taken = spot and not any(n.kind is NoticeKind.STOP for n in record.notices)
+    return record.ready_at is not None or asked or taken
 
 
 def _engine_says(
@@ -284,7 +294,7 @@ def _gone(now: float, memory: Memory, record: NodeRecord, *, ended: bool = False
     A state change is no notice: it comes with every end, also with those that we asked for.
     """
     spot = record.placement.market is Market.SPOT
-    said = (NoticeKind.INTERRUPTION, NoticeKind.MAINTENANCE)
+    said = (*TAKES_SPOT, NoticeKind.MAINTENANCE)
     if spot and any(n.kind in said and not n.cancelled for n in record.notices):
         cause = GoneCause.RECLAIMED
     elif intent_key(record.id, ActionKind.TERMINATE) in memory.intents:

@@ -58,6 +58,7 @@ def give_up_boots(turn: Turn) -> None:
     """End nodes that did not become ready within the boot time-out, unless a balancer finds them healthy."""
     timeout = turn.pool.health.boot_timeout
     waiting = [n for n in turn.fleet.nodes if _waiting(n) and not n.unknown and n.drain is None]
+    waiting = [n for n in waiting if n.id not in turn.leaving]
     vouched = vouched_for(turn.world) if waiting else set()
     for node in waiting:
         if node.id not in vouched and _booting_for(turn, node) > timeout:

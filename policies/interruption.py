@@ -2,7 +2,8 @@
 
 What it decides: for each node, the notice (if any) that takes it away. The earliest deadline wins.
 Why: a doomed node stops counting as capacity at once, so its replacement starts in the same turn.
-Never: a spot interruption dooms no on-demand node. Notices that only a node reported, and the cloud did
+Never: a spot interruption, or a stop, dooms no on-demand node: a standby is stopped by us, and comes back.
+Notices that only a node reported, and the cloud did
 not confirm, doom at most the disruption budget of units at a time (or one node), those that drain for one
 first, then the oldest: a forged message cannot empty a pool, nor can the next one of a node that was believed
 before make room for another. Reported nodes whose engine is silent are believed beyond it, they serve nobody
@@ -22,7 +23,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policies.actions import Cause
-from policies.model import Confidence, EngineReading, Market, Notice, NoticeKind, Pool, StandbyKind, World
+from policies.model import (
+    TAKES_SPOT,
+    Confidence,
+    EngineReading,
+    Market,
+    Notice,
+    NoticeKind,
+    Pool,
+    StandbyKind,
+    World,
+)
 from policies.records import Memory, NodeRecord
 
 
@@ -30,7 +41,7 @@ def applies(notice: Notice, *, spot: bool) -> bool:
     """True when a notice of this kind can take away a node of this market."""
     if notice.cancelled or notice.kind is NoticeKind.REBALANCE:
         return False
-    return spot or notice.kind is not NoticeKind.INTERRUPTION
+    return spot or notice.kind not in TAKES_SPOT
 
 
 def recommended(pool: Pool, record: NodeRecord, now: float) -> Notice | None:

@@ -6,7 +6,7 @@ however they are cut into batches. The values are in `policies.records`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from policies import hazard
@@ -43,7 +43,15 @@ from policies.events import (
     Resumed,
     TargetsApplied,
 )
-from policies.model import Confidence, Market, Notice, NoticeKind, PartKind, StandbyKind, TargetPhase
+from policies.model import (
+    TAKES_SPOT,
+    Market,
+    Notice,
+    NoticeKind,
+    PartKind,
+    StandbyKind,
+    TargetPhase,
+)
 from policies.records import (
     LOST_AGAIN_SOON,
     DrainRecord,
@@ -55,9 +63,12 @@ from policies.records import (
     Pause,
     Swap,
     add_notice,
+    concerns,
     decayed,
+    first_reported,
     intent_key,
     part_key,
+    stop_notice,
 )
 from policies.set_back import not_in_future
 from policies.value import replace
@@ -168,7 +179,10 @@ def _time_start(draft: Draft, event: NodeReady, record: NodeRecord | None) -> No
 def _stopped(draft: Draft, event: NodeStopped) -> None:
     draft.node(event.node, ready_at=None)
     _forget_engine(draft, event.node)
-    draft.forget_intent(intent_key(event.node, ActionKind.STOP))
+    record, asked = draft.get("nodes").get(event.node), intent_key(event.node, ActionKind.STOP)
+    if record is not None and record.placement.market is Market.SPOT and asked not in draft.get("intents"):
+        _noticed(draft, NoticeSeen(at=event.at, notice=stop_notice(event.node, event.at)))
+    draft.forget_intent(asked)
 
 
 def _missing(draft: Draft, event: NodeMissing) -> None:
@@ -203,7 +217,7 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     for kind in (ActionKind.TERMINATE, ActionKind.STOP, ActionKind.START):
         draft.forget_intent(intent_key(event.node, kind))
     draft.unpair(event.node)
-    if not any(n.kind is NoticeKind.INTERRUPTION for n in record.notices):
+    if not any(n.kind in TAKES_SPOT for n in record.notices):
         taken = event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED)
         draft.learn(record.placement, event.at, hazard.lost if taken else hazard.let_go)
     if event.cause in (GoneCause.RECLAIMED, GoneCause.UNANNOUNCED):
@@ -255,19 +269,19 @@ def _noticed(draft: Draft, event: NoticeSeen) -> None:
         _early(draft, notice)
         return
     notices = add_notice(record.notices, notice)
-    if notices is record.notices:
+    if notices is record.notices or not concerns(notice, record):
         return
     draft.node(notice.node, notices=notices)
     if notice.cancelled:
         if record.drain is None and all(n.cancelled for n in notices):
             draft.drop_swap(notice.node)
         return
-    known = any(n.kind is NoticeKind.INTERRUPTION for n in record.notices)
-    spot = record.placement.market is Market.SPOT
-    if notice.kind is NoticeKind.INTERRUPTION and spot and not known:
+    known = any(n.kind in TAKES_SPOT for n in record.notices)
+    if notice.kind in TAKES_SPOT and record.placement.market is Market.SPOT and not known:
         draft.bad_news("reclaims", record.placement, event.at)
         draft.learn(record.placement, event.at, hazard.lost)
-        if notice.deadline is not None and record.ready_at is not None:
+        warned = notice.kind is NoticeKind.INTERRUPTION and record.ready_at is not None
+        if warned and notice.deadline is not None:
             # A node younger than a notice is told late: it says nothing of how much warning there is.
             draft.timed(hazard.NOTICE_LEAD, max(0.0, notice.deadline - event.at))
 
@@ -288,18 +302,7 @@ def _keep_early(draft: Draft, node: str, notices: tuple[Notice, ...]) -> None:
     early = draft.mapping("early_notices")
     early[node] = notices
     if len(early) > EARLY_NOTICES_KEPT:
-        early.pop(_first_reported(early) or next(iter(early)))
-
-
-def _first_reported(early: Mapping[str, tuple[Notice, ...]]) -> str:
-    """The node of which the oldest notices are that the cloud has not confirmed; empty when there is none."""
-    for node, held in early.items():
-        for notice in held:
-            if notice.confidence is not Confidence.REPORTED:
-                break
-        else:
-            return node
-    return ""
+        early.pop(first_reported(early) or next(iter(early)))
 
 
 def _opened(draft: Draft, event: IntentOpened) -> None:

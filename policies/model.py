@@ -91,7 +91,12 @@ class NoticeKind(Word):
     INTERRUPTION = "interruption"  # spot reclaim at the deadline
     REBALANCE = "rebalance"  # raised risk, no deadline
     MAINTENANCE = "maintenance"  # scheduled event at the deadline
-    STATE_CHANGE = "state-change"  # already stopping or gone
+    STATE_CHANGE = "state-change"  # already ending or gone
+    STOP = "stop"  # stopping or stopped: takes a spot node, another one may be a standby and comes back
+
+
+TAKES_SPOT = (NoticeKind.INTERRUPTION, NoticeKind.STOP)
+"""Kinds by which the cloud takes spot nodes, and no others."""
 
 
 class Confidence(Word):

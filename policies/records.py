@@ -11,7 +11,16 @@ from dataclasses import field
 
 from policies.actions import ActionKind, Cause
 from policies.hazard import RunningMean, ZoneHistory
-from policies.model import Confidence, Notice, PartKind, Placement, StandbyKind, TargetPhase
+from policies.model import (
+    Confidence,
+    Market,
+    Notice,
+    NoticeKind,
+    PartKind,
+    Placement,
+    StandbyKind,
+    TargetPhase,
+)
 from policies.value import replace, value
 
 LOST_AGAIN_SOON = 3600.0
@@ -219,6 +228,30 @@ def decayed(refusal: Refusal, now: float, half_life: float) -> float:
     return weight
 
 
+def stop_notice(node: str, at: float) -> Notice:
+    """What a list says that shows a spot node stopped, and nobody here asked for it.
+
+    The cloud does that, and nothing says that it starts the node again.
+    """
+    return Notice(
+        id=f"stopped/{node}",
+        kind=NoticeKind.STOP,
+        node=node,
+        deadline=at,
+        source="instances",
+        confidence=Confidence.CONFIRMED,
+        seen_at=at,
+    )
+
+
+def concerns(notice: Notice, record: NodeRecord) -> bool:
+    """True for a notice that may mean something for a node.
+
+    A stop means nothing for one that is not spot: it is a standby that we stopped, or may be started again.
+    """
+    return notice.kind is not NoticeKind.STOP or record.placement.market is Market.SPOT
+
+
 def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
     """The notices of a node after one more; `known` itself when it says nothing new.
 
@@ -239,3 +272,14 @@ def add_notice(known: tuple[Notice, ...], notice: Notice) -> tuple[Notice, ...]:
         reported = (n for n in found if n.confidence is Confidence.REPORTED)
         found.remove(next(reported, found[0]))
     return tuple(found)
+
+
+def first_reported(early: Mapping[str, tuple[Notice, ...]]) -> str:
+    """The node of which the oldest notices are that the cloud has not confirmed; empty when there is none."""
+    for node, held in early.items():
+        for notice in held:
+            if notice.confidence is not Confidence.REPORTED:
+                break
+        else:
+            return node
+    return ""

@@ -76,7 +76,7 @@ def sentence(event: Event) -> str:
         case NodeReady():
             return f"ready at {event.address}"
         case NodeStopped():
-            return "stopped, kept as a standby"
+            return "stopped"
         case NodeMissing():
             return "not in a complete list of instances"
         case NodeFound():

@@ -13,7 +13,7 @@ from cloud.ports import Clock
 from cloud.sim.cloud import Wire
 from cloud.sim.faults import Faults
 from cloud.sim.world import SimWorld
-from policies.model import Confidence, Market, Notice, NoticeKind
+from policies.model import TAKES_SPOT, Confidence, Market, Notice, NoticeKind
 from policies.value import replace
 
 QUEUE = "sim-queue"
@@ -55,7 +55,7 @@ class NoticeBoard:
         now = self._world.clock.now()
         machine = self._world.machines.get(node)
         if machine is not None and deadline is not None and not cancelled:
-            takes_away = machine.placement.market is Market.SPOT or kind is not NoticeKind.INTERRUPTION
+            takes_away = machine.placement.market is Market.SPOT or kind not in TAKES_SPOT
             machine.rumoured = machine.rumoured or (METADATA in sources and takes_away)
             if QUEUE in sources and takes_away:
                 machine.told_at = now if machine.told_at is None else machine.told_at

@@ -382,6 +382,22 @@ def test_a_notice_heard_before_is_not_journalled_again(play: Play) -> None:
     rig(play, work)
 
 
+def test_a_stop_of_a_node_that_is_not_spot_is_no_news_and_of_one_that_is_it_drains_it(play: Play) -> None:
+    """So it comes with every standby that we stop."""
+
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.notice("o1", 0.0, kind=NoticeKind.STOP)
+        r.notice("s1", 0.0, kind=NoticeKind.STOP)
+        await r.turns(2)
+        assert r.kinds().count("NoticeSeen") == 1
+        assert r.loop.memory.nodes["o1"].notices == ()
+        assert r.loop.memory.nodes["o1"].drain is None
+        assert r.loop.memory.nodes["s1"].drain is not None
+
+    rig(play, work)
+
+
 def test_a_node_that_two_sources_doom_is_measured_once(play: Play) -> None:
     def measured() -> float:
         name, labels = "orchestrator_notice_to_detached_seconds_count", {"pool": "p"}

@@ -313,7 +313,7 @@ class ToyCloud:
             Target(
                 id=t.id,
                 address=t.address,
-                state=TargetState.DRAINING if t.phase is TargetPhase.DRAINING else TargetState.HEALTHY,
+                state=self._target_state(t),
                 in_flight=self.machines[t.id].running if t.id in self.machines else 0,
             )
             for t in self.targets.values()
@@ -334,6 +334,14 @@ class ToyCloud:
             leading=self.leading,
             epoch=self.epoch,
         )
+
+    def _target_state(self, target: TargetSpec) -> TargetState:
+        """What a balancer that never notices a dead engine makes of a target; a stopped machine it does."""
+        if target.phase is TargetPhase.DRAINING:
+            return TargetState.DRAINING
+        machine = self.machines.get(target.id)
+        stopped = machine is not None and machine.instance.state is InstanceState.STOPPED
+        return TargetState.UNHEALTHY if stopped else TargetState.HEALTHY
 
     def _readings(self) -> dict[str, EngineReading]:
         found = {}
@@ -521,7 +529,7 @@ def taken(memory: Memory, node: str, *, sure: bool) -> bool:
     return any(
         not n.cancelled
         and n.kind is not NoticeKind.REBALANCE
-        and (spot or n.kind is not NoticeKind.INTERRUPTION)
+        and (spot or n.kind not in (NoticeKind.INTERRUPTION, NoticeKind.STOP))
         and (not sure or n.confidence is Confidence.CONFIRMED)
         for n in record.notices
     )

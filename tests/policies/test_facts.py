@@ -183,7 +183,7 @@ def test_readiness_is_told_once(scene: Make) -> None:
 
 @pytest.mark.parametrize("state", [InstanceState.PENDING, InstanceState.STOPPED, InstanceState.SHUTTING_DOWN])
 def test_only_a_running_machine_becomes_ready(scene: Make, state: InstanceState) -> None:
-    here = scene().nodes(2).node("x", ready=False)
+    here = scene().nodes(2).node("x", ON_DEMAND, ready=False)
     here.engines["x"] = replace(here.engines["x"], ready=True, ok=True)
     here.instances["x"] = replace(here.instances["x"], state=state)
     assert changes(here) == ()
@@ -269,6 +269,7 @@ def test_whole_is_told_once_and_for_the_number_that_is_wanted_now(scene: Make) -
         (Market.SPOT, NoticeKind.INTERRUPTION, False, GoneCause.RECLAIMED),
         (Market.SPOT, NoticeKind.INTERRUPTION, True, GoneCause.RECLAIMED),
         (Market.SPOT, NoticeKind.MAINTENANCE, False, GoneCause.RECLAIMED),
+        (Market.SPOT, NoticeKind.STOP, True, GoneCause.RECLAIMED),
         (Market.SPOT, NoticeKind.REBALANCE, False, GoneCause.UNANNOUNCED),
         (Market.SPOT, NoticeKind.STATE_CHANGE, False, GoneCause.UNANNOUNCED),
         (Market.SPOT, NoticeKind.STATE_CHANGE, True, GoneCause.TERMINATED),

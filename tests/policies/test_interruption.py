@@ -38,6 +38,7 @@ def said(**more: Any) -> Notice:
         (NoticeKind.INTERRUPTION, True, False),
         (NoticeKind.MAINTENANCE, True, True),
         (NoticeKind.STATE_CHANGE, True, True),
+        (NoticeKind.STOP, True, False),
         (NoticeKind.REBALANCE, False, False),
     ],
 )
