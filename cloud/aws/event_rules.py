@@ -11,25 +11,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cloud.aws.events import FINAL_STATES, LISTENED_TO
+from cloud.aws.events import FINAL_STATES, LISTENED_TO, STOP_STATES
 
 RETENTION: Final = 300
 """Seconds that the queue keeps a message: an older warning is of no use."""
 
 _EC2 = "aws.ec2"
 _STATE_CHANGE = "EC2 Instance State-change Notification"
+_TERMINATE_HOOK = "EC2 Instance-terminate Lifecycle Action"
 
 RULES: Final[Mapping[str, Mapping[str, Any]]] = {
     "warnings": {
         "source": [_EC2],
         "detail-type": [kind for source, kind in LISTENED_TO if source == _EC2 and kind != _STATE_CHANGE],
     },
-    "ends": {"source": [_EC2], "detail-type": [_STATE_CHANGE], "detail": {"state": list(FINAL_STATES)}},
+    "ends": {
+        "source": [_EC2],
+        "detail-type": [_STATE_CHANGE],
+        "detail": {"state": list(STOP_STATES + FINAL_STATES)},
+    },
     "health": {
         "source": ["aws.health"],
         "detail-type": ["AWS Health Event"],
         "detail": {"service": ["EC2"], "eventTypeCategory": ["scheduledChange"]},
     },
+    "lifecycle": {"source": ["aws.autoscaling"], "detail-type": [_TERMINATE_HOOK]},
 }
 """The event patterns of the rules, each under a word for its name. Every event that may be a notice is
 matched by one of them."""
@@ -96,7 +102,16 @@ def _details(health: str) -> Mapping[str, Mapping[str, Any]]:
     return {
         "EC2 Spot Instance Interruption Warning": {"instance-id": _NODE, "instance-action": "terminate"},
         "EC2 Instance Rebalance Recommendation": {"instance-id": _NODE},
-        _STATE_CHANGE: {"instance-id": _NODE, "state": "shutting-down"},
+        _STATE_CHANGE: {"instance-id": _NODE, "state": "stopping"},
+        _TERMINATE_HOOK: {
+            "LifecycleActionToken": "87654321-4321-4321-4321-210987654321",
+            "AutoScalingGroupName": "my-group",
+            "LifecycleHookName": "my-hook",
+            "EC2InstanceId": _NODE,
+            "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+            "Origin": "AutoScalingGroup",
+            "Destination": "EC2",
+        },
         "EC2 Capacity Reservation Instance Interruption Warning": {
             "instance-id": _NODE,
             "instance-action": "terminate",

@@ -13,6 +13,7 @@ of these calls belongs to the queue alone: a notice never waits behind a list of
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _IDLE_PAUSE = 0.2
 _CLOSE_WITHIN = 3.0
+
+_MILLISECONDS = re.compile("[0-9]{1,15}")
 
 _Key = tuple[str, float | None, bool]
 
@@ -276,15 +279,18 @@ class QueueNotices:
                 known.told_at = now
                 self._tell([self._held[key].notice for key in known.waits_for if key in self._held])
             return
-        parsed = events.parse(message.get("Body"), received_at=now, source=self.name, account=self._account)
+        sent_at = _sent_at(message.get("Attributes"))
+        parsed = events.parse(
+            message.get("Body"), received_at=now, sent_at=sent_at, source=self.name, account=self._account
+        )
         notices = self._ours(parsed, now)
         fresh = [notice for notice in notices if _key(notice) not in self._done]
         if not fresh:
             self._reject(parsed, bool(notices))
             self._discard(receipt)
             return
-        sent_at = _milliseconds(message.get("Attributes"), now)
-        self._messages[identity] = _Message(identity, receipt, sent_at, now, {_key(n) for n in fresh})
+        waits_since = now if sent_at is None else min(now, sent_at)
+        self._messages[identity] = _Message(identity, receipt, waits_since, now, {_key(n) for n in fresh})
         news = []
         for notice in fresh:
             held = self._held.get(_key(notice))
@@ -391,7 +397,7 @@ def _key(notice: Notice) -> _Key:
     return notice.id, notice.deadline, notice.cancelled
 
 
-def _milliseconds(attributes: object, now: float) -> float:
-    """When a message was sent, in seconds since the epoch; `now` when SQS does not say."""
+def _sent_at(attributes: object) -> float | None:
+    """When SQS took a message, in seconds since the epoch; None when it does not say."""
     sent = attributes.get("SentTimestamp") if isinstance(attributes, Mapping) else None
-    return min(now, int(sent) / 1000) if isinstance(sent, str) and sent.isdecimal() else now
+    return int(sent) / 1000 if isinstance(sent, str) and _MILLISECONDS.fullmatch(sent) else None

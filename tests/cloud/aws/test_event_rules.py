@@ -40,6 +40,12 @@ def test_what_is_no_notice_is_kept_out(kind, detail):
     assert matching({**event, "detail": {**event["detail"], **detail}}) == []
 
 
+@pytest.mark.parametrize("state", ["stopping", "stopped", "shutting-down", "terminated"])
+def test_every_state_that_takes_a_node_comes_through(state):
+    event = next(e for e in EVENTS if e["detail-type"] == "EC2 Instance State-change Notification")
+    assert len(matching({**event, "detail": {**event["detail"], "state": state}})) == 1
+
+
 def test_only_the_rules_may_send():
     rules = [f"arn:aws:events:us-east-1:123456789012:rule/{name}" for name in RULES]
     allowed = [s for s in queue_policy(QUEUE, rules)["Statement"] if s["Effect"] == "Allow"]

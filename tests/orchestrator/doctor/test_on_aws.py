@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from cloud.aws.event_rules import RULES
 from orchestrator.doctor.findings import State
 
 OK, WARN, FAIL, SKIPPED = State.OK, State.WARN, State.FAIL, State.SKIPPED
@@ -182,10 +183,20 @@ async def test_a_disabled_rule_lets_nothing_through(account):
 
 
 async def test_no_rule_at_all(account):
-    for name in ("warnings", "ends", "health"):
+    for name in RULES:
         account.client("events").remove_targets(Rule=name, Ids=["queue"])
     found = only((await account.findings("aws", "notices"))["notices/rules"])
     assert (found.state, "no notice ever comes" in found.text) == (FAIL, True)
+
+
+async def test_a_rule_of_an_earlier_version_that_lets_no_stop_through(account):
+    detail = {"state": ["shutting-down", "terminated"]}
+    pattern = {**RULES["ends"], "detail": detail}
+    account.client("events").put_rule(Name="ends", EventPattern=json.dumps(pattern))
+    found = worst((await account.findings("aws", "notices"))["notices/rules"])
+    assert [(f.state, "State-change" in f.text, "stopping" in f.advice) for f in found] == [
+        (WARN, True, True)
+    ]
 
 
 async def test_a_target_that_reshapes_the_event(account):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 REGION = "us-east-1"
 READS = ("Describe", "Get", "List")
-KINDS = ["queue", "rule", "rule", "rule", "security group", "launch template", "target group"]
+KINDS = ["queue", *["rule"] * 4, "security group", "launch template", "target group"]
 _numbers = itertools.count(1)
 
 
@@ -125,7 +125,7 @@ async def test_what_is_made_is_as_it_should_be_and_made_once(account):
     rules = account.events.list_rules(NamePrefix=f"orchestrator-{account.pool}-")["Rules"]
     allowed = policy["Statement"][0]["Condition"]["ArnEquals"]["aws:SourceArn"]
     assert sorted(allowed) == sorted(rule["Arn"] for rule in rules)
-    assert len(rules) == 3
+    assert len(rules) == 4
 
     (version,) = account.versions()
     data = version["LaunchTemplateData"]
@@ -154,13 +154,20 @@ async def test_everything_carries_the_pool(account):
 
 async def test_events_of_ec2_arrive_in_the_queue(account):
     await account.applied()
-    for kind, detail in (
-        ("EC2 Spot Instance Interruption Warning", {"instance-action": "terminate"}),
-        ("EC2 Instance State-change Notification", {"state": "running"}),
-        ("EC2 Instance State-change Notification", {"state": "terminated"}),
+    node = "i-0123456789abcdef0"
+    state, hook = "EC2 Instance State-change Notification", "EC2 Instance-{} Lifecycle Action"
+    for source, kind, detail in (
+        ("aws.ec2", "EC2 Spot Instance Interruption Warning", {"instance-action": "terminate"}),
+        ("aws.ec2", state, {"state": "running"}),
+        ("aws.ec2", state, {"state": "stopping"}),
+        ("aws.ec2", state, {"state": "stopped"}),
+        ("aws.ec2", state, {"state": "terminated"}),
+        ("aws.autoscaling", hook.format("launch"), {"EC2InstanceId": node, "state": "launch hook"}),
+        ("aws.autoscaling", hook.format("terminate"), {"EC2InstanceId": node, "state": "terminate hook"}),
     ):
-        node = "i-0123456789abcdef0"
-        account.shim.order("tell", kind=kind, detail={"instance-id": node, **detail}, node=node)
+        account.shim.order(
+            "tell", kind=kind, detail={"instance-id": node, **detail}, node=node, source=source
+        )
     told = []
     while found := account.sqs.receive_message(QueueUrl=account.queue, MaxNumberOfMessages=10).get(
         "Messages"
@@ -168,7 +175,13 @@ async def test_events_of_ec2_arrive_in_the_queue(account):
         for message in found:
             told.append(json.loads(message["Body"])["detail"])
             account.sqs.delete_message(QueueUrl=account.queue, ReceiptHandle=message["ReceiptHandle"])
-    assert sorted(d.get("instance-action") or d["state"] for d in told) == ["terminate", "terminated"]
+    assert sorted(d.get("instance-action") or d["state"] for d in told) == [
+        "stopped",
+        "stopping",
+        "terminate",
+        "terminate hook",
+        "terminated",
+    ]
 
 
 def drifts(account):
@@ -232,6 +245,32 @@ async def test_what_drifted_is_mended_and_nothing_else(account, drift):
     part, spoil = drifts(account)[drift]
     spoil()
     assert await account.plan() == {part: "update"}
+    await account.applied()
+    assert await account.plan() == {}
+
+
+async def test_the_rules_of_an_earlier_version_are_brought_up_to_date(account):
+    """It knew of no lifecycle hooks, and let through only machines that end."""
+    await account.applied()
+    name = f"orchestrator-{account.pool}"
+    account.events.remove_targets(Rule=f"{name}-lifecycle", Ids=["notices"])
+    account.events.delete_rule(Name=f"{name}-lifecycle")
+    pattern = {
+        "source": ["aws.ec2"],
+        "detail-type": ["EC2 Instance State-change Notification"],
+        "detail": {"state": ["shutting-down", "terminated"]},
+    }
+    account.events.put_rule(Name=f"{name}-ends", EventPattern=json.dumps(pattern))
+    asked = account.sqs.get_queue_attributes(QueueUrl=account.queue, AttributeNames=["Policy"])
+    policy = json.loads(asked["Attributes"]["Policy"])
+    sources = policy["Statement"][0]["Condition"]["ArnEquals"]
+    sources["aws:SourceArn"] = [a for a in sources["aws:SourceArn"] if not a.endswith("-lifecycle")]
+    account.sqs.set_queue_attributes(QueueUrl=account.queue, Attributes={"Policy": json.dumps(policy)})
+    assert await account.plan() == {
+        f"queue {name}-notices": "update",
+        f"rule {name}-ends": "update",
+        f"rule {name}-lifecycle": "create",
+    }
     await account.applied()
     assert await account.plan() == {}
 

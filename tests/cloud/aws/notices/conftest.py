@@ -16,38 +16,66 @@ import pytest
 HERE = Path(__file__).parent
 
 
+def _lines(name: str) -> list[dict]:
+    return [json.loads(line) for line in (HERE / name).read_text(encoding="utf-8").splitlines()]
+
+
+_WARNING = json.dumps(
+    {
+        "id": "1",
+        "source": "aws.ec2",
+        "detail-type": "EC2 Spot Instance Interruption Warning",
+        "time": "2026-01-01T00:00:00Z",
+        "detail": {"instance-id": "i-1234567890abcdef0", "instance-action": "terminate"},
+    }
+)
+
+
 @pytest.fixture(scope="session")
 def malformed() -> list[tuple[str, str]]:
-    """(what is wrong, body) of every body in the corpus, and of the large ones that are made here."""
-    lines = (HERE / "malformed.jsonl").read_text(encoding="utf-8").splitlines()
-    listed = [(entry["why"], entry["body"]) for entry in map(json.loads, lines)]
-    spot = json.dumps(
-        {
-            "id": "1",
-            "source": "aws.ec2",
-            "detail-type": "EC2 Spot Instance Interruption Warning",
-            "time": "2026-01-01T00:00:00Z",
-            "detail": {"instance-id": "i-1234567890abcdef0", "instance-action": "terminate"},
-        }
-    )
+    """(what is wrong, body) of bodies from which no notice can be read; the large ones are made here."""
+    listed = [(entry["why"], entry["body"]) for entry in _lines("malformed.jsonl")]
     made = [
         ("half a megabyte of one letter", "x" * 500_000),
-        ("a sound event after too much white space", " " * 300_000 + spot),
+        ("a sound event after too much white space", " " * 300_000 + _WARNING),
         ("lists nested without end", "[" * 200_000),
         ("objects nested without end", '{"a":' * 50_000),
-        ("a time that is nested", spot.replace('"2026-01-01T00:00:00Z"', "[" * 900 + "]" * 900)),
+        ("strings in strings", _wrapped(_WARNING, 4)),
         ("a number of a hundred thousand digits", "9" * 100_000),
         (
             "an instance id that is nested",
-            spot.replace('"i-1234567890abcdef0"', '{"a":' * 900 + "1" + "}" * 900),
+            _WARNING.replace('"i-1234567890abcdef0"', '{"a":' * 900 + "1" + "}" * 900),
         ),
-        ("an instance id of a hundred kilobytes", spot.replace("i-1234567890abcdef0", "i-" + "a" * 100_000)),
-        ("a time of a hundred kilobytes", spot.replace("2026-01-01T00:00:00Z", "1" * 100_000)),
-        ("a lone surrogate", spot.replace("terminate", "\ud800")),
+        (
+            "an instance id of a hundred kilobytes",
+            _WARNING.replace("i-1234567890abcdef0", "i-" + "a" * 100_000),
+        ),
+        ("a lone surrogate", _WARNING.replace("terminate", "\ud800")),
         ("zero bytes", "\0" * 1000),
-        *((f"cut off after {n} characters", spot[:n]) for n in range(1, len(spot), 7)),
+        *((f"cut off after {n} characters", _WARNING[:n]) for n in range(1, len(_WARNING), 7)),
     ]
     return listed + made
+
+
+@pytest.fixture(scope="session")
+def damaged() -> list[dict]:
+    """Bodies with a fault that costs no notice: `why`, `body`, what is told, and when.
+
+    `after` is seconds from 2026-01-01T00:00:00Z, the event's time; it is received a second later.
+    """
+    told = {"kind": "interruption", "node": "i-1234567890abcdef0", "after": 121.0}
+    nested, long = "[" * 900 + "]" * 900, '"' + "1" * 100_000 + '"'
+    made = [
+        {"why": why, "body": _WARNING.replace('"2026-01-01T00:00:00Z"', time), **told}
+        for why, time in (("a time that is nested", nested), ("a time of a hundred kilobytes", long))
+    ]
+    return _lines("damaged.jsonl") + made
+
+
+def _wrapped(text: str, times: int) -> str:
+    for _ in range(times):
+        text = json.dumps(text)
+    return text
 
 
 # -- SQS ---------------------------------------------------------------------------------------------------

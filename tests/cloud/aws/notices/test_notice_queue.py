@@ -180,6 +180,42 @@ async def test_the_corpus_of_malformed_bodies_neither_stops_nor_stays_in_the_que
     assert source.counts.foreign + source.counts.unparseable == len(bodies)
 
 
+@pytest.mark.parametrize("time", [None, "soon", 1, "2001-01-01T00:00:00Z", "2026-01-01T00:00:00"])
+async def test_a_warning_with_an_unreadable_time_counts_from_when_the_queue_took_it(
+    any_sqs, open_source, time
+):
+    """It is told, by each daemon with the same deadline, and stays until it is acknowledged."""
+    began = SystemClock().now()
+    await any_sqs.send(body(node(1), time=time), body(node(2)))
+    killed, successor = open_source(any_sqs, visibility=2), open_source(any_sqs)
+    first = {notice.node: notice for notice in await take(killed, 2, acknowledge=False)}
+    assert set(first) == {node(1), node(2)}
+    assert began - 1.0 <= first[node(1)].deadline - 120.0 <= SystemClock().now()
+    assert await any_sqs.left() == 2
+    await killed.close()
+    again = {notice.node: notice for notice in await take(successor, 2)}
+    assert again[node(1)].deadline == first[node(1)].deadline
+    await until(lambda: _empty(any_sqs))
+    assert (killed.counts.unparseable, successor.counts.unparseable) == (0, 0)
+
+
+async def test_a_test_of_a_lifecycle_hook_is_deleted_without_an_alarm_and_the_hook_is_heard(sqs, open_source):
+    test = {"Event": "autoscaling:TEST_NOTIFICATION", "Service": "AWS Auto Scaling", "RequestId": "r"}
+    hook = {
+        "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+        "LifecycleActionToken": "t-1",
+        "EC2InstanceId": node(1),
+        "Time": datetime.now(UTC).isoformat(),
+    }
+    await sqs.send(json.dumps(test), json.dumps(hook))
+    source = open_source(sqs)
+    with structlog.testing.capture_logs() as logs:
+        (notice,) = await take(source, 1)
+        await until(lambda: _empty(sqs))
+    assert (notice.kind, notice.node) == (NoticeKind.MAINTENANCE, node(1))
+    assert (source.counts.foreign, source.counts.unparseable, logs) == (1, 0, [])
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
