@@ -343,17 +343,17 @@ class AgentReceiver:
         if kind is None or not isinstance(entry, dict):
             return None
         deadline = _number(entry.get("deadline"))
-        if deadline is not None and not now - _LONGEST_PAST <= deadline <= now + _FARTHEST:
+        # The node says now that it is open: maintenance may be overdue by weeks, and comes all the same.
+        longest_past = _FARTHEST if kind is NoticeKind.MAINTENANCE else _LONGEST_PAST
+        if deadline is not None and not now - longest_past <= deadline <= now + _FARTHEST:
             deadline = None
         event = entry.get("event")
         same = event if isinstance(event, str) and _EVENT.fullmatch(event) else ""
         if kind is NoticeKind.REBALANCE:
             deadline = None
-        elif kind is NoticeKind.MAINTENANCE and deadline is None:
-            return None
         which = same or ("-" if deadline is None else f"{deadline:.0f}")
         identity = f"{self.name}/{node}/{kind}/{which}"
-        if kind is NoticeKind.INTERRUPTION and deadline is None:
+        if kind is not NoticeKind.REBALANCE and deadline is None:
             # EC2 announced it without a usable time: two minutes from when it was first heard of.
             deadline = sender.told.get(identity, (now + _NOTICE_SECONDS, False))[0]
         return Notice(

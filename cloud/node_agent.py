@@ -64,6 +64,7 @@ GPU_FIELDS = {
     "ecc.errors.uncorrected.volatile.total": "ecc_uncorrected",
 }
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
 XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+)(?:, (.*))?")
 
 
@@ -191,10 +192,10 @@ def read_notices(get: Callable[[str], str | None], now: float) -> list[dict[str,
         found.append(_notice("rebalance", None, ""))
     events = _json(get("meta-data/events/maintenance/scheduled"))
     for event in events if isinstance(events, list) else []:
-        if isinstance(event, dict) and _time(event.get("NotBefore")) is not None:
-            over = event.get("State", "active") != "active"
+        if isinstance(event, dict) and event:
+            over = str(event.get("State", "")).lower() in OVER
             code, identity = str(event.get("Code", "")), str(event.get("EventId", ""))
-            found.append(_notice("maintenance", _time(event["NotBefore"]), code, identity, over))
+            found.append(_notice("maintenance", _time(event.get("NotBefore")), code, identity, over))
     return found[:MOST_NOTICES]
 
 

@@ -283,11 +283,22 @@ async def test_maintenance_that_is_called_off_cancels_its_notice(sender, receive
     assert (first.id, first.cancelled) == (last.id, not last.cancelled)
 
 
+@pytest.mark.parametrize("days", [0.9, 1.1, 30.0])
+async def test_maintenance_that_is_overdue_and_still_open_is_kept_with_its_time(sender, receiver, days):
+    due = START - days * 86_400.0
+    await sender.tell(A, notices=[{"kind": "maintenance", "deadline": due, "event": "instance-event-1"}])
+    (notice,) = await told(receiver, 1)
+    assert (notice.kind, notice.node, notice.deadline) == (NoticeKind.MAINTENANCE, A, due)
+    assert not notice.cancelled
+
+
+@pytest.mark.parametrize("kind", ["interruption", "maintenance"])
 @pytest.mark.parametrize("deadline", [None, "soon", math.inf, -5.0, START + 1e9, True])
-async def test_an_interruption_without_a_usable_time_comes_two_minutes_after_it_was_first_heard_of(
-    sender, receiver, clock, deadline
+async def test_a_notice_without_a_usable_time_comes_two_minutes_after_it_was_first_heard_of(
+    sender, receiver, clock, deadline, kind
 ):
-    odd = json.dumps(sender.report(A, notices=[INTERRUPTION | {"deadline": deadline}])).encode()
+    said = {"kind": kind, "deadline": deadline}
+    odd = json.dumps(sender.report(A, notices=[said])).encode()
     if deadline == math.inf:
         odd = odd.replace(b"Infinity", b"1e999")
     status, _ = await sender.post(A, odd)
@@ -295,9 +306,9 @@ async def test_an_interruption_without_a_usable_time_comes_two_minutes_after_it_
     if status == 400:  # no JSON
         return
     clock.time += 30.0
-    await sender.tell(A, notices=[INTERRUPTION | {"deadline": None}])
+    await sender.tell(A, notices=[said | {"deadline": None}])
     (notice,) = await told(receiver, 1)
-    assert notice.deadline == START + 120.0
+    assert (str(notice.kind), notice.deadline) == (kind, START + 120.0)
     assert silent(receiver)
 
 

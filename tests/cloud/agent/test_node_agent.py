@@ -114,10 +114,41 @@ def test_rebalance_and_maintenance_come_after_the_interruption():
         rebalance='{"noticeTime": "2020-10-27T08:22:00Z"}',
         scheduled=json.dumps([event, event | {"State": "canceled"}, {"NotBefore": "odd"}, 7]),
     )
-    assert [notice["kind"] for notice in found] == ["interruption", "rebalance", "maintenance", "maintenance"]
-    assert [notice["cancelled"] for notice in found] == [False, False, False, True]
+    kinds = ["interruption", "rebalance", "maintenance", "maintenance", "maintenance"]
+    assert [notice["kind"] for notice in found] == kinds
+    assert [notice["cancelled"] for notice in found] == [False, False, False, True, False]
     assert found[2]["deadline"] == 1548061243.0
     assert found[2]["event"] == "instance-event-0d59937288b749b32"
+
+
+@pytest.mark.parametrize("starts", [None, "odd", "", 1548061243, [], "2019-13-41"])
+@pytest.mark.parametrize(
+    ("state", "over"),
+    [
+        ("active", False),
+        ("Active", False),
+        ("odd", False),
+        (7, False),
+        ("canceled", True),
+        ("COMPLETED", True),
+    ],
+)
+def test_a_scheduled_event_is_told_of_whatever_its_time_and_state_hold(starts, state, over):
+    """One that is over is told of too, since an earlier notice of it may have been believed."""
+    event = {
+        "NotBefore": starts,
+        "Code": "instance-retirement",
+        "EventId": "instance-event-1",
+        "State": state,
+    }
+    (notice,) = notices(scheduled=json.dumps([event]))
+    assert (notice["kind"], notice["deadline"], notice["event"]) == ("maintenance", None, "instance-event-1")
+    assert notice["cancelled"] is over
+
+
+def test_a_scheduled_event_that_is_overdue_keeps_its_time():
+    (notice,) = notices(scheduled=json.dumps([{"NotBefore": "21 Jan 2019 09:00:43 GMT", "State": "active"}]))
+    assert (notice["deadline"], notice["cancelled"]) == (1548061243.0, False)
 
 
 odd = st.sampled_from(["", "[]", "{}", "[{}]", "null", "7", '{"time": []}', '[{"NotBefore": 1}]', "[" * 9999])
