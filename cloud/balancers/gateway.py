@@ -107,7 +107,7 @@ class GatewayBalancer:
                 refuses=str(body.get("refuses", "")),
                 answered=int(recent.get("answered", 0)),
                 failed=int(recent.get("failed", 0)),
-                held=int(recent.get("held", 0)),
+                held=max(0, int(body.get("active", 0)) - int(body.get("queued", 0))),
             )
             in_file = int(body["file_generation"])
         except (KeyError, TypeError, ValueError) as error:

@@ -33,6 +33,7 @@ from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.replies import error_response
+from orchestrator.gateway.selfcheck import SelfCheck
 from orchestrator.gateway.silence import DaemonSilence
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import Entry, TargetTable
@@ -86,7 +87,9 @@ class Gateway:
         self._server: Clients
         self._sockets: tuple[socket.socket, ...] = ()
         self._control_inode = 0
+        self._selfcheck: SelfCheck
         self._watcher: asyncio.Task[None]
+        self._checker: asyncio.Task[None]
         self.port = 0
 
     async def start(self) -> None:
@@ -121,6 +124,7 @@ class Gateway:
             clock=self._clock,
             on_set=self._health.sync,
         )
+        self._selfcheck = SelfCheck(config.host, self.port, self._clock)
         self._control = Control(
             incarnation=self.incarnation,
             listen=f"{config.host}:{self.port}",
@@ -128,6 +132,7 @@ class Gateway:
             source=source,
             metrics=self.metrics,
             queued=self._admission.__len__,
+            locked_out=lambda: self._selfcheck.fault,
             now=self._clock.now,
             replace=self.replace,
         )
@@ -138,6 +143,7 @@ class Gateway:
         await self._serve_public(listener)
         given.ready()
         self._watcher = asyncio.create_task(self._watch(source), name="targets-file")
+        self._checker = asyncio.create_task(self._selfcheck.run(), name="self-check")
         log.info(
             "gateway_started",
             host=config.host,
@@ -189,6 +195,7 @@ class Gateway:
         drain_timeout = self._config.drain_timeout if drain_timeout is None else drain_timeout
         log.info("gateway_stopping", active=self.metrics.active)
         self._proxy.stopping = True
+        self._checker.cancel()
         clean = True
         try:
             await self._control_runner.cleanup()

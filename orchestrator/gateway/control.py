@@ -38,7 +38,8 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Control:
     """The handlers of the control socket.
 
-    `incarnation` is new with every start of the process, `listen` is the address that clients use.
+    `incarnation` is new with every start of the process, `listen` is the address that clients use,
+    `locked_out` says why they do not get in there.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Control:
         source: TargetSource,
         metrics: GatewayMetrics,
         queued: Callable[[], int],
+        locked_out: Callable[[], str],
         now: Callable[[], float],
         replace: Callable[[], Awaitable[int]],
     ) -> None:
@@ -60,6 +62,7 @@ class Control:
         self._source = source
         self._metrics = metrics
         self._queued = queued
+        self._locked_out = locked_out
         self._now = now
 
     def app(self) -> web.Application:
@@ -89,6 +92,9 @@ class Control:
             "queued": self._queued(),
             "active": self._metrics.active,
             "totals": self._metrics.totals(),
+            "recent": self._metrics.recent.counts(now),
+            "refuses": self._locked_out(),
+            "only_pool": self._table.only_pool,
             "targets": [self._target(entry, now) for entry in self._table],
         }
 

@@ -28,6 +28,40 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"  # the client left
 
 
+_SERVED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
+_FAILED = frozenset({Outcome.UPSTREAM_ERROR, Outcome.FAILED, Outcome.REFUSED, Outcome.CUT})
+
+
+class Recent:
+    """How the requests of the last `SECONDS` ended. A bad request or a client that left says nothing here."""
+
+    SECONDS = 10
+
+    def __init__(self) -> None:
+        self._by_second: dict[int, Counts] = {}
+
+    def add(self, outcome: Outcome, now: float) -> None:
+        """One more request has ended."""
+        second = int(now)
+        self._forget(second)
+        answered, failed = self._by_second.get(second, (0, 0))
+        self._by_second[second] = answered + (outcome in _SERVED), failed + (outcome in _FAILED)
+
+    def counts(self, now: float) -> dict[str, int]:
+        """As `/v1/state` shows them."""
+        self._forget(int(now))
+        answered, failed = (sum(counts) for counts in zip((0, 0), *self._by_second.values(), strict=True))
+        return {"seconds": self.SECONDS, "answered": answered, "failed": failed}
+
+    def _forget(self, second: int) -> None:
+        for old in [s for s in self._by_second if not second - self.SECONDS < s <= second]:
+            del self._by_second[old]
+
+
+Counts = tuple[int, int]
+"""Requests that were answered, and that failed."""
+
+
 class GatewayMetrics:
     """The counters that the proxy moves, and the gauges that are read off the table when asked for."""
 
@@ -37,6 +71,8 @@ class GatewayMetrics:
         self.file_refused = False
         self.started_at = self.daemon_heard = now()
         self.active = 0
+        self.recent = Recent()
+        self._now = now
         counter, histogram = self._counter, self._histogram
         requests = counter("requests", "Client requests by how they ended", "outcome")
         self._requests = {outcome: requests.labels(outcome.value) for outcome in Outcome}
@@ -59,6 +95,7 @@ class GatewayMetrics:
     def request_ended(self, outcome: Outcome, seconds: float) -> None:
         """A client's request is over."""
         self._requests[outcome].inc()
+        self.recent.add(outcome, self._now())
         self._seconds.observe(seconds)
 
     def first_byte(self, seconds: float) -> None:

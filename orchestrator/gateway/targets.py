@@ -99,7 +99,7 @@ class TargetTable:
         self._max_in_flight = max_in_flight
         self._breaker_failures = breaker_failures
         self._breaker_open = breaker_open
-        self._only_pool = pool
+        self.only_pool = pool
         self._entries: dict[str, Entry] = {}
         self._leaving: list[Entry] = []
         self._active: tuple[Entry, ...] = ()
@@ -125,8 +125,8 @@ class TargetTable:
         """
         if document.generation < self.generation:
             raise StaleGeneration(document.generation, self.generation)
-        if self._only_pool and document.pool != self._only_pool:
-            raise WrongPool(f"this gateway serves pool {self._only_pool!r}, the set is of {document.pool!r}")
+        if self.only_pool and document.pool != self.only_pool:
+            raise WrongPool(f"this gateway serves pool {self.only_pool!r}, the set is of {document.pool!r}")
         added, drained = [], []
         before, self._entries = self._entries, {}
         for spec in document.targets:

@@ -21,10 +21,13 @@ from policies.model import (
     Market,
     Offering,
     Placement,
+    Pool,
     Target,
     TargetState,
     World,
 )
+from policies.value import replace
+from policies.verdict import unread
 
 Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
 
@@ -48,7 +51,7 @@ def machine(node: str, state: InstanceState = InstanceState.RUNNING, address: st
 
 @dataclass
 class Port:
-    """Every port at once. Each part takes `takes` seconds, hangs, fails, or answers."""
+    """Every port at once. Each part takes 0.1 seconds or as `slow` says, hangs, fails, or answers."""
 
     clock: Clock
     name: str = "gw"
@@ -58,6 +61,7 @@ class Port:
     targets: tuple[Target, ...] = ()
     fails: dict[str, BaseException] = field(default_factory=dict)
     hangs: set[str] = field(default_factory=set)
+    slow: dict[str, float] = field(default_factory=dict)
     looks: list[tuple[str, float]] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
     probes: list[tuple[str, str]] = field(default_factory=list)
@@ -115,11 +119,10 @@ class Source:
 class Watch:
     """An observer at work, its port, and how often it woke the loop."""
 
-    def __init__(self, clock: Clock, **pace: Any) -> None:
+    def __init__(self, clock: Clock, *, in_path: bool = False, **pace: Any) -> None:
         self.clock = clock
-        self.port = Port(
-            clock, capabilities=Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
-        )
+        can = Capabilities(drains=True, counts_in_flight=True, propagation=0.0, in_path=in_path)
+        self.port = Port(clock, capabilities=can)
         self.woken = 0
         self.condemned: dict[str, str] = {}
         self.observer = Observer(
@@ -512,5 +515,62 @@ def test_a_node_that_is_condemned_counts_as_silent_however_well_its_engine_answe
         assert at <= found.failing_since <= at + 3.0  # since it was first heard of, not since the last probe
         assert w.woken > woken
         assert w.world().engines["b"].ok
+
+    watch(play, work)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.3, 0.9, 1.5, 1.9])
+@pytest.mark.parametrize("takes", [0.001, 2.0], ids=["refused", "frozen"])
+def test_a_gateway_that_falls_silent_is_unread_well_within_ten_seconds(
+    play: Play, phase: float, takes: float
+) -> None:
+    """At the paces that a daemon has; and read again soon after it answers. One look may be lost."""
+    pool = Pool(name="p", replicas=1)
+
+    async def until(w: Watch, *, silent: bool) -> float:
+        began = w.clock.now()
+        while unread(pool, w.world(), "gw") is not silent:
+            await w.clock.sleep(0.1)
+        return w.clock.now() - began
+
+    async def work(w: Watch) -> None:
+        await w.clock.sleep(30.0 + phase)
+        w.port.slow["targets"] = takes
+        w.port.fails["targets"] = Uncertain("no answer")
+        assert 3.9 < await until(w, silent=True) < 6.5
+        w.port.slow.clear()
+        w.port.fails.clear()
+        assert await until(w, silent=False) < 4.5
+        looks = w.looks("targets")
+        w.port.slow["targets"] = takes
+        w.port.fails["targets"] = Uncertain("one is lost")
+        while w.looks("targets") == looks:
+            await w.clock.sleep(0.01)
+        await w.clock.sleep(takes - 0.01)
+        w.port.slow.clear()
+        w.port.fails.clear()
+        for _ in range(100):
+            assert not unread(pool, w.world(), "gw")
+            await w.clock.sleep(0.1)
+
+    watch(play, work, targets=Pace().targets, in_path=True)
+
+
+def test_since_when_a_balancer_has_no_usable_target(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        healthy = Target(id="a", address="a:1", state=TargetState.HEALTHY)
+        w.port.targets = (healthy,)
+        await w.clock.sleep(3.0)
+        assert w.world().services["gw"].bare_since is None
+        w.port.targets = (replace(healthy, state=TargetState.UNHEALTHY),)
+        await w.clock.sleep(6.0)
+        since = w.world().services["gw"].bare_since
+        w.port.targets = ()
+        await w.clock.sleep(6.0)
+        assert since is not None
+        assert w.world().services["gw"].bare_since == since, "it had none all the while"
+        w.port.targets = (replace(healthy, state=TargetState.INITIAL),)
+        await w.clock.sleep(6.0)
+        assert w.world().services["gw"].bare_since is None
 
     watch(play, work)

@@ -288,3 +288,26 @@ async def test_inline_work_needs_no_thread(gateway, make, tmp_path, monkeypatch)
     )
     await balancer.flush()
     assert read(tmp_path / "targets.json").targets[0].drain_deadline == 5.0
+
+
+async def test_how_the_gateway_serves_is_read(gateway, make):
+    balancer = make()
+    gateway.state = {
+        "only_pool": "chat",
+        "refuses": "hung up on",
+        "active": 9,
+        "queued": 2,
+        "recent": {"seconds": 10, "answered": 40, "failed": 3},
+    }
+    view = await balancer.observe()
+    assert (view.refuses, view.answered, view.failed, view.held) == ("hung up on", 40, 3, 7)
+    assert balancer.capabilities.in_path
+    gateway.state = {}  # an older one does not say
+    view = await balancer.observe()
+    assert (view.refuses, view.answered, view.failed, view.held) == ("", 0, 0, 0)
+
+
+async def test_a_gateway_of_another_pool_is_not_ours(gateway, make):
+    gateway.state = {"only_pool": "other"}
+    with pytest.raises(Denied, match="serves pool 'other' only, not 'chat'"):
+        await make().observe()
