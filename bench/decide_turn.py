@@ -101,7 +101,7 @@ def scene(nodes: int, *, adaptive: bool, standbys: int) -> tuple[Pool, World, Me
                 at=NOW,
             )
         },
-        offerings=Observed(value=offerings, at=NOW),
+        offerings={"sim": Observed(value=offerings, at=NOW)},
         epoch=1,
     )
     events: list[Event] = [DaemonStarted(at=0.0, epoch=1), PoolConfigured(at=0.0, replicas=nodes)]

@@ -111,11 +111,28 @@ class Instances(Protocol):
         ...
 
 
-class Offerings(Protocol):
-    """What a provider sells."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sold:
+    """One part of what a provider sells. `problem`: which prices could not be read, and why, in words."""
 
-    async def list(self) -> tuple[Offering, ...]:
-        """Every offering with its price now."""
+    offerings: tuple[Offering, ...]
+    problem: str = ""
+
+
+class Offerings(Protocol):
+    """What a provider sells, in parts that fail alone: one region's prices, or one source of them."""
+
+    def parts(self) -> Mapping[str, tuple[Offering, ...]]:
+        """The parts by name, each with what can be bought there as far as that is known without asking:
+        offerings without a price. The same for as long as the adapter lives. Asks nobody."""
+        ...
+
+    async def list(self, part: str) -> Sold:
+        """Everything that is sold in one part, with its price now.
+
+        What was read in part is told with what is missing, and why: an offering without a price, and
+        `Sold.problem`. What a complete answer lacks is not sold. Raises CloudError when nothing was read.
+        """
         ...
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import policies
 from orchestrator.loop import Snapshot
 from policies import explain
 from policies.memory import decayed
+from policies.prices import usd_per_hour
 
 _NOT_POLICIES = frozenset(
     {
@@ -25,6 +26,7 @@ _NOT_POLICIES = frozenset(
         "explain",
         "story",
         "odds",
+        "prices",
     }
 )
 
@@ -60,12 +62,12 @@ def _zone(subject: str, snapshot: Snapshot) -> tuple[str, ...]:
     memory, now = snapshot.memory, snapshot.world.now
     rules = snapshot.fleet.pool.placement
     found = []
-    for offering in snapshot.world.offerings.value:
+    for offering in snapshot.fleet.prices.on_sale:
         place = offering.placement
         if subject not in (place.zone, place.region, place.instance_type, str(place), str(place.market)):
             continue
         held = sum(n.placement == place and n.capacity for n in snapshot.fleet.nodes)
-        words = [f"{place}: {offering.price:.2f} USD/h, {held} nodes of this pool"]
+        words = [f"{place}: {usd_per_hour(offering.price)}, {held} nodes of this pool"]
         for name, news, half_life in (
             ("refused", memory.refusals.get(place), rules.refusal_half_life),
             ("reclaimed", memory.reclaims.get(place), rules.reclaim_half_life),

@@ -7,6 +7,7 @@ outlives what it tells of.
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from policies.facts import stranger
 from policies.memory import decayed
 from policies.model import InstanceState, Market, PartKind, Phase, StandbyKind, TargetPhase, TargetState
 from policies.parts import parts
+from policies.prices import failing
 from policies.turn import Turn
 
 _MIB = 1024.0 * 1024.0
@@ -142,7 +144,7 @@ def publish_pool(snapshot: Snapshot) -> None:
     metrics.LEADING.labels(pool).set(world.leading)
     metrics.EPOCH.labels(pool).set(world.epoch)
     for part in parts(world):
-        if part.kind is not PartKind.NOTICES:  # a source tells its age itself
+        if part.kind not in (PartKind.NOTICES, PartKind.PRICES):  # which tell their age themselves
             metrics.OBSERVATION_AGE.labels(pool, str(part.kind), part.name).set(part.age(now))
 
 
@@ -155,12 +157,21 @@ def publish_market(snapshot: Snapshot) -> None:
     scorer = _turn(snapshot).scorer
     states: Counter[tuple[Market, str]] = Counter()
     metrics.PRICE.clear()
-    for offering in snapshot.world.offerings.value:
+    metrics.PRICES_AGE.clear()
+    failed = {f.part: f for f in failing(snapshot.world, memory)}
+    for part, view in snapshot.world.offerings.items():
+        read_at = view.at
+        if part in failed:
+            read_at = None if failed[part].unknown else failed[part].read_at
+        age = math.inf if read_at is None else max(0.0, now - read_at)
+        metrics.PRICES_AGE.labels(pool.name, part).set(age)
+    for offering in snapshot.fleet.prices.on_sale:
         place = offering.placement
         state = "unavailable" if not offering.available else "blocked" if scorer.blocked(place) else "open"
         states[place.market, state] += 1
-        price = metrics.PRICE.labels(pool.name, str(place.market), place.zone, place.instance_type)
-        price.set(offering.price)
+        if offering.price is not None:
+            price = metrics.PRICE.labels(pool.name, str(place.market), place.zone, place.instance_type)
+            price.set(offering.price)
     for market in Market:
         for state in ("open", "blocked", "unavailable"):
             metrics.OFFERINGS.labels(pool.name, str(market), state).set(states[market, state])
@@ -168,17 +179,19 @@ def publish_market(snapshot: Snapshot) -> None:
 
 def publish_money(snapshot: Snapshot, totals: Totals) -> None:
     """Dollars an hour, dollars so far, and the cap."""
-    fleet, world = snapshot.fleet, snapshot.world
+    fleet = snapshot.fleet
     pool, cap = fleet.pool.name, fleet.pool.limits.spend_per_hour
-    money = rate(fleet, world)
-    metrics.COST_RATE.labels(pool).set(money.cost)
-    metrics.ON_DEMAND_RATE.labels(pool).set(money.on_demand)
+    money = rate(fleet)
+    for gauge, dollars in ((metrics.COST_RATE, money.cost), (metrics.ON_DEMAND_RATE, money.on_demand)):
+        gauge.labels(pool).set(math.nan if dollars is None else dollars)
     metrics.SPENT.labels(pool).set(totals.usd)
     metrics.SAVED.labels(pool).set(totals.on_demand_usd - totals.usd)
     metrics.SPEND_CAP.clear()
     if cap is not None:
         metrics.SPEND_CAP.labels(pool).set(cap)
-    cheapest = min((o.price for o in world.offerings.value if o.available), default=0.0)
+    cheapest = min(
+        (o.price for o in fleet.prices.on_sale if o.available and o.price is not None), default=0.0
+    )
     reached = bool(_turn(snapshot).budget.refuses_cost(cheapest))
     metrics.SPEND_CAP_REACHED.labels(pool).set(reached)
 

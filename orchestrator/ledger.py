@@ -2,6 +2,7 @@
 
 Counted once a second in memory and written every thirty; after a restart counting goes on from the last
 written second for the nodes that still live, so at most half a minute of those that ended since is missed.
+Time whose price is not known is charged once the price is, if its node lives that long.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from orchestrator.store import Journal, StoreUnavailable, Superseded, Totals
 from policies.economics import Charge, charges, on_demand_rate
 from policies.fleet import Fleet
 from policies.model import World
+from policies.value import replace
 
 _COUNT_EVERY = 1.0
 _WRITE_EVERY = 30.0
@@ -25,6 +27,8 @@ class Ledger:
         self._written_at = totals.charged_until
         self._pending: dict[str, Charge] = {}
         self._pending_on_demand = 0.0
+        self._unpriced: dict[str, float] = {}  # node -> seconds that wait for its price
+        self._unpriced_on_demand = 0.0  # seconds that wait for the price of on-demand
 
     @property
     def totals(self) -> Totals:
@@ -42,7 +46,7 @@ class Ledger:
         if world.now < self._until:  # the clock was set back since the last daemon wrote
             self._until = self._written_at = world.now
         if world.now - self._until >= _COUNT_EVERY:
-            self._gather(fleet, world, since=self._until)
+            self._gather(fleet, since=self._until, until=world.now)
             self._until = world.now
         if world.durable and world.now - self._written_at >= _WRITE_EVERY:
             await self.write()
@@ -69,10 +73,21 @@ class Ledger:
         self._written_at = self._until
         self._pending, self._pending_on_demand = {}, 0.0
 
-    def _gather(self, fleet: Fleet, world: World, *, since: float) -> None:
-        for charge in charges(fleet, since=since, until=world.now):
+    def _gather(self, fleet: Fleet, *, since: float, until: float) -> None:
+        unpriced: dict[str, float] = {}
+        for charge in charges(fleet, since=since, until=until):
+            waiting = self._unpriced.get(charge.node, 0.0)
+            if charge.unpriced:
+                unpriced[charge.node] = waiting + charge.unpriced
+            elif waiting:
+                charge = replace(charge, usd=charge.usd * (1.0 + waiting / charge.seconds))
             known = self._pending.get(charge.node)
             if known is not None:
                 charge = charge.plus(known)
             self._pending[charge.node] = charge
-        self._pending_on_demand += on_demand_rate(fleet, world) * (world.now - since) / 3600.0
+        self._unpriced = unpriced
+        self._unpriced_on_demand += until - since
+        on_demand = on_demand_rate(fleet)
+        if on_demand is not None:
+            self._pending_on_demand += on_demand * self._unpriced_on_demand / 3600.0
+            self._unpriced_on_demand = 0.0

@@ -67,11 +67,21 @@ OFFERINGS = _gauge(
 PRICE = _gauge(
     "market_price_usd_per_hour", "Price of an offering.", "pool", "market", "zone", "instance_type"
 )
+PRICES_AGE = _gauge(
+    "prices_age_seconds",
+    "Age of the oldest price in a part of the prices, over restarts; +Inf where one was never known.",
+    "pool",
+    "part",
+)
 REFUSALS = _gauge("pool_remembered_refusals", "Placements whose refusal has not decayed yet.", "pool")
 PREEMPTIONS = _counter("preemptions_total", "Spot nodes lost, by whether a notice came.", "pool", "noticed")
 
-COST_RATE = _gauge("pool_cost_usd_per_hour", "Price of all billing nodes now.", "pool")
-ON_DEMAND_RATE = _gauge("pool_on_demand_cost_usd_per_hour", "The wanted units, all on-demand.", "pool")
+COST_RATE = _gauge(
+    "pool_cost_usd_per_hour", "Price of all billing nodes now; NaN while one is not known.", "pool"
+)
+ON_DEMAND_RATE = _gauge(
+    "pool_on_demand_cost_usd_per_hour", "The wanted units, all on-demand; NaN while not known.", "pool"
+)
 SPENT = _gauge("pool_spent_usd", "Money spent since the journal began.", "pool")
 SAVED = _gauge("pool_saved_usd", "Money saved against on-demand since the journal began.", "pool")
 SPEND_CAP = _gauge("pool_spend_cap_usd_per_hour", "limits.spend_per_hour, where it is set.", "pool")

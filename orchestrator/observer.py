@@ -97,7 +97,9 @@ class Observer:
         self._instances_port, self._offerings_port, self._engine = instances, offerings, engine
         self._balancers_port = balancers
         self._instances: Observed[tuple[Instance, ...]] = Observed(value=())
-        self._offerings: Observed[tuple[Offering, ...]] = Observed(value=())
+        self._offerings: dict[str, Observed[tuple[Offering, ...]]] = {
+            part: Observed(value=sold) for part, sold in offerings.parts().items()
+        }
         self._targets: dict[str, Observed[tuple[Target, ...]]] = {
             b.name: Observed(value=()) for b in balancers
         }
@@ -122,7 +124,7 @@ class Observer:
             engines=dict(self._engines),
             balancers=dict(self._targets),
             services=dict(self._services),
-            offerings=self._offerings,
+            offerings=dict(self._offerings),
             heard={source.name: _heard_at(now, source.age()) for source in self._sources},
             durable=durable,
             leading=leading,
@@ -146,8 +148,10 @@ class Observer:
         looks = {
             "watch over itself": self._keep_awake(),
             "watch instances": self._every(self._pace.instances, self._look_at_instances),
-            "watch offerings": self._every(self._pace.offerings, self._look_at_offerings, steady=True),
         }
+        for part in self._offerings:
+            look = partial(self._look_at_offerings, part)
+            looks[f"watch prices {part}"] = self._every(self._pace.offerings, look, steady=True)
         for balancer in self._balancers_port:
             looks[f"watch {balancer.name}"] = self._every(
                 self._pace.targets, partial(self._look_at_targets, balancer)
@@ -214,13 +218,25 @@ class Observer:
         self._wake_if_turned(known, self._instances)
         return not self._instances.error
 
-    async def _look_at_offerings(self) -> bool:
-        known, pace = self._offerings, self._pace.offerings
-        self._offerings = await self._look(known, "offerings", "list", self._offerings_port.list, pace=pace)
-        if known.at is None and self._offerings.at is not None:
+    async def _look_at_offerings(self, part: str) -> bool:
+        known, problem = self._offerings[part], ""
+
+        async def sold() -> tuple[Offering, ...]:
+            nonlocal problem
+            found = await self._offerings_port.list(part)
+            problem = found.problem
+            return found.offerings
+
+        asked_at = self._clock.now()
+        view = await self._look(known, "offerings", "list", sold, pace=self._pace.offerings)
+        if problem and not view.error:
+            since = known.failing_since if known.failing_since is not None else asked_at
+            view = replace(view, error=problem, failing_since=since)
+        self._offerings[part] = view
+        if known.at is None and view.at is not None:
             self._wake()
-        self._wake_if_turned(known, self._offerings)
-        return not self._offerings.error
+        self._wake_if_turned(known, view)
+        return not view.error
 
     async def _look_at_targets(self, balancer: LoadBalancer) -> bool:
         known = self._targets[balancer.name]

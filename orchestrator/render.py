@@ -171,6 +171,16 @@ def _pool(pool: PoolView, view: StatusView, look: Look) -> list[RenderableType]:
     return parts
 
 
+def _cost(pool: PoolView) -> list[Text]:
+    """What the pool costs, beside the same all on-demand."""
+    cost, saved, instead = pool["cost_per_hour"], pool["saved_share"], pool["on_demand_cost_per_hour"]
+    words = "cost not known" if cost is None else f"{money(cost)}/h"
+    found = [Text(words if saved is None else f"{words}, {percent(saved)} saved")]
+    if instead is not None:
+        found.append(Text(f"on-demand would cost {money(instead)}/h", style="dim"))
+    return found
+
+
 def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
     on_demand = f"on-demand {pool['on_demand_ready']}"
     if pool["temporary_on_demand"]:
@@ -185,8 +195,7 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
         Text(_ready(pool), style=_short(pool["ready"], pool)),
         Text(f"spot {pool['spot_ready']} · {on_demand}"),
         Text(_mix(pool)),
-        Text(f"{money(pool['cost_per_hour'])}/h, {percent(pool['saved_share'])} saved"),
-        Text(f"on-demand would cost {money(pool['on_demand_cost_per_hour'])}/h", style="dim"),
+        *_cost(pool),
     ]
     standby = [
         f"{count} {kind}"

@@ -123,8 +123,9 @@ def _world(world: World) -> Iterator[str]:
         targets = Counter(str(t.state) for t in view.value)
         load = sum(t.in_flight or 0 for t in view.value)
         yield f"{name:<10} {_counted(targets)}, {plural(load, 'request')} in flight; {_read(view, world.now)}"
-    sold = sum(o.available for o in world.offerings.value)
-    yield f"offerings  {len(world.offerings.value)}, {sold} to be had; {_read(world.offerings, world.now)}"
+    for part, sold in world.offerings.items():
+        available = sum(o.available for o in sold.value)
+        yield f"offerings  {part}: {len(sold.value)}, {available} to be had; {_read(sold, world.now)}"
     written = "can be written" if world.durable else "cannot be written"
     leading = "held" if world.leading else "not held"
     yield f"daemon     the journal {written}, the lease is {leading}, epoch {world.epoch}"

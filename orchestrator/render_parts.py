@@ -150,7 +150,7 @@ _COLUMNS: Final = (
         style=lambda node: _TARGET_STYLE.get(node["target"] or "", ""),
     ),
     _Column("CONDITIONS", lambda node: ",".join(node["conditions"]) or "-", rank=9),
-    _Column("$/H", lambda node: f"{node['price']:.2f}", rank=9, right=True),
+    _Column("$/H", lambda node: _dollars(node["price"]), rank=9, right=True),
     _Column("ADDRESS", lambda node: node["address"] or "-", rank=9),
     _Column("TOKEN", lambda node: node["token"] or "-", rank=9),
 )
@@ -188,6 +188,11 @@ def pool_nodes(items: Sequence[NodeView], look: Look) -> RenderableType:
     return Group(*parts)
 
 
+def _dollars(price: float | None) -> str:
+    """A price in a column."""
+    return "?" if price is None else f"{price:.2f}"
+
+
 def _calm_table(items: Sequence[NodeView]) -> Table:
     """Nodes that are ready and healthy, counted by where they are."""
     groups: dict[tuple[str, str, str], list[NodeView]] = {}
@@ -197,13 +202,14 @@ def _calm_table(items: Sequence[NodeView]) -> Table:
     for (market, zone, kind), members in sorted(
         groups.items(), key=lambda item: (item[0][0] != "spot", item[0])
     ):
+        prices = [node["price"] for node in members]
         table.add_row(
             plural(len(members), "node"),
             market,
             clean(zone),
             clean(kind),
             str(sum(node["in_flight"] or 0 for node in members)),
-            f"{sum(node['price'] for node in members):.2f}",
+            _dollars(None if None in prices else sum(price or 0.0 for price in prices)),
         )
     return table
 
@@ -250,7 +256,8 @@ def node_card(node: NodeView) -> list[RenderableType]:
         "not known" if node["in_flight"] is None else f"{node['running']} running, {node['waiting']} waiting"
     )
     units = f", {node['units']} units" if node["units"] > 1 else ""
-    what = f"{node['market']} {node['instance_type']} in {node['zone']}, {money(node['price'])}/h{units}"
+    cost = "price not known" if node["price"] is None else f"{money(node['price'])}/h"
+    what = f"{node['market']} {node['instance_type']} in {node['zone']}, {cost}{units}"
     rows = (
         ("what", what),
         ("why", node["why"]),

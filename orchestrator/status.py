@@ -10,13 +10,14 @@ from orchestrator import views
 from orchestrator.codec import UnknownRecord, decode_event
 from orchestrator.loop import Snapshot
 from orchestrator.store import StoredEvent, Totals
-from orchestrator.words import plural
+from orchestrator.words import age, plural
 from policies import bill, explain
 from policies.actions import Action, Alarm
 from policies.economics import rate
 from policies.fleet import Fleet, Node
 from policies.memory import Memory, Swap
 from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, World
+from policies.prices import Failing, failing
 from policies.story import sentence
 from policies.verdict import Verdict, judge, unread
 
@@ -29,7 +30,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
     fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
     pool, now = fleet.pool, world.now
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
-    money = rate(fleet, world)
+    money = rate(fleet)
     states, found = _target_states(fleet, world), verdict(snapshot)
     return views.PoolView(
         name=pool.name,
@@ -137,6 +138,20 @@ def event_view(entry: StoredEvent) -> views.EventView:
         text=text,
         data=orjson.loads(entry.body),
     )
+
+
+def price_problem(failed: Failing, fleet: Fleet, now: float) -> str:
+    """Prices that cannot be read: which, since when, why, and what that means."""
+    since = "never read" if failed.read_at is None else f"last read {age(now - failed.read_at)} ago"
+    cap = fleet.pool.limits.spend_per_hour
+    if not failed.unknown:
+        effect = "launches go on at the last known prices"
+    elif cap is None:
+        effect = "launches go on, some at prices that are not known"
+    else:
+        places = plural(len(failed.unknown), "offering")
+        effect = f"{places} without a price cannot be launched under the spend cap"
+    return f"prices of {failed.part} cannot all be read ({since}): {failed.error}; {effect}"
 
 
 def hot_standbys(fleet: Fleet) -> int:
@@ -258,6 +273,10 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     for name, view in sorted(world.balancers.items()):
         if view.error and not unread(fleet.pool, world, name):
             found.append(f"{name} cannot be read: {view.error}")
+    found += [price_problem(failed, fleet, world.now) for failed in failing(world, snapshot.memory)]
+    if unpriced := rate(fleet).unpriced:
+        nodes = f"{plural(unpriced, 'node')} {'costs' if unpriced == 1 else 'cost'}"
+        found.append(f"what {nodes} is not known, so the cost of the pool is not known either")
     found += [a.reason for a in snapshot.plan.actions if isinstance(a, Alarm)]
     found += [
         f"{plural(round(failed.weight), 'node')} in a row at {placement} never became ready; "
@@ -265,7 +284,7 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
         for placement, failed in sorted(snapshot.memory.boot_failures.items())
         if failed.weight >= fleet.pool.health.boot_failures
     ]
-    cap = bill.below_floor(fleet.pool, bill.prices_of(fleet.pool, world.offerings.value))
+    cap = bill.below_floor(fleet.pool, bill.prices_of(fleet.pool, fleet.prices.on_sale))
     if cap:
         found.append(f"limits.spend_per_hour: {cap}")
     short = fleet.pool.on_demand_floor - fleet.ready_by_market[Market.ON_DEMAND]

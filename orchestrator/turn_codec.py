@@ -67,7 +67,10 @@ class Packer:
                 "epoch": world.epoch,
                 "awake_since": world.awake_since,
                 "instances": self._observed("instances", world.instances, Instance),
-                "offerings": self._observed("offerings", world.offerings, Offering),
+                "offerings": {
+                    part: self._observed(f"offerings {part}", view, Offering)
+                    for part, view in world.offerings.items()
+                },
                 "balancers": {
                     name: self._observed(f"balancer {name}", view, Target)
                     for name, view in world.balancers.items()
@@ -145,7 +148,7 @@ class Unpacker:
                 epoch=int(stored["epoch"]),
                 awake_since=float(stored.get("awake_since", 0.0)),  # older journals do not have it
                 instances=self._view(stored["instances"], Instance),
-                offerings=self._view(stored["offerings"], Offering),
+                offerings={p: self._view(v, Offering) for p, v in _parts(stored["offerings"]).items()},
                 balancers={n: self._view(v, Target) for n, v in stored["balancers"].items()},
                 services=_adapter(dict[str, Service]).validate_python(stored.get("services", {})),
                 writing={n: tuple(map(str, nodes)) for n, nodes in stored.get("writing", {}).items()},
@@ -203,6 +206,11 @@ class Failure:
     """Instead of a plan: `decide` raised, and what."""
 
     raised: str
+
+
+def _parts(offerings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parts of the prices; older journals have one without a name."""
+    return {"": offerings} if "rows" in offerings else offerings
 
 
 def failure(error: Exception) -> Failure:

@@ -103,7 +103,7 @@ class NodeView(TypedDict):
     attached: Annotated[bool, "we want it in the load balancer's target set"]
     healthy: bool
     conditions: Annotated[list[str], "noticed, cordoned, unhealthy, standby, and the like"]
-    price: Annotated[float, "US dollars per hour now"]
+    price: Annotated[float | None, "US dollars per hour now; null when not known"]
     why: Annotated[str, "why the node is as it is"]
     address: Annotated[str, "the engine's host:port, empty until it is known"]
     launched_at: float
@@ -132,9 +132,11 @@ class PoolView(TypedDict):
     standby_hot: int
     standby_stopped: int
     state: PoolState
-    cost_per_hour: float
-    on_demand_cost_per_hour: Annotated[float, "what the wanted units would cost on-demand"]
-    saved_share: Annotated[float, "1 - cost / on-demand cost"]
+    cost_per_hour: Annotated[float | None, "null when the price of some node is not known"]
+    on_demand_cost_per_hour: Annotated[
+        float | None, "what the wanted units would cost on-demand; null when no such price is known"
+    ]
+    saved_share: Annotated[float | None, "1 - cost / on-demand cost; null when one of them is not known"]
     spent_usd: Annotated[float, "since the journal began"]
     saved_usd: Annotated[float, "against on-demand, since the journal began"]
     notices: list[NoticeView]

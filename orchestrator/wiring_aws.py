@@ -12,7 +12,6 @@ from cloud.aws.notice_calls import NoticeCalls
 from cloud.aws.notice_queue import QueueNotices
 from cloud.aws.offerings import AwsOfferings
 from cloud.aws.places import AwsRegion
-from cloud.aws.prices import PriceBook
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.ports import Clock, LoadBalancer, Notices
 from orchestrator.calls import aws_call_ended
@@ -20,6 +19,9 @@ from orchestrator.config import Config
 from orchestrator.config_aws import AwsTable
 
 _CONNECT = 2.0  # s
+
+_SHARE = 0.8
+"""Share of the time of a whole look that one type of the price list gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +39,11 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
     """The adapters of the configured pool. Makes no call yet."""
     table, name = config.pool.cloud.aws, config.pool_name
     regions = clients_of(config)
-    prices = PriceBook()
-    instances = AwsInstances(regions, clock=clock, prices=prices)
+    instances = AwsInstances(regions, clock=clock)
     calls = [NoticeCalls(clients) for clients, _ in regions]
     return AwsPorts(
         instances=instances,
-        offerings=AwsOfferings(regions, clock=clock, prices=prices),
+        offerings=AwsOfferings(regions, clock=clock, patience=_SHARE * config.daemon.call_timeout),
         notices=tuple(_notices(table, [place for _, place in regions], calls, clock)),
         balancers=_balancers(table, name, instances, regions[0][0]),
         calls=tuple(calls),

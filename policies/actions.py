@@ -50,7 +50,7 @@ class Launch:
 
     token: str
     placement: Placement
-    price: float
+    price: float | None
     cause: Cause
     reason: str
     standby: StandbyKind | None = None

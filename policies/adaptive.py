@@ -32,6 +32,7 @@ once that is EXPLORE: a zone that was bad when last seen would else never be fou
 Nodes are added one at a time where J falls most, by THETA_ADD at least, and given back where J falls by
 THETA_DROP at least: the difference keeps it from going back and forth. A spot node goes when the outlook has
 no use for it, and stays while the hazard now would buy it again.
+Until some on-demand price is known there is nothing to measure by, and the pool holds its split instead.
 It knows nodes of one unit only: a pool whose types serve different numbers of units keeps the 70/30 mix, and
 `policies.model.Pool` refuses both together.
 Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand
@@ -142,14 +143,14 @@ def penalty(availability: float) -> float:
     return scaled
 
 
-def steer(turn: Turn) -> None:
-    """Bring the fleet towards the cheapest one that holds the availability."""
-    rules = turn.pool.adaptive
-    on_demand = [o for o in turn.world.offerings.value if o.placement.market is Market.ON_DEMAND]
-    if rules is None or not on_demand:
-        turn.note("the adaptive mix waits: no on-demand price is known")
-        return
-    price = min(o.price for o in on_demand)
+def on_demand_price(turn: Turn) -> float | None:
+    """What everything is measured in: the cheapest on-demand node, USD/h. None as long as it is not known."""
+    on_demand = [o for o in turn.fleet.prices.on_sale if o.placement.market is Market.ON_DEMAND]
+    return min((o.price for o in on_demand if o.price is not None), default=None)
+
+
+def steer(turn: Turn, rules: AdaptiveRules, price: float) -> None:
+    """Bring the fleet towards the cheapest one that holds the availability. `price`: `on_demand_price`."""
     when = times(turn, rules)
     # Standbys that start within the notice stand in for what is lost.
     quick = when.standby + REACT <= when.notice
@@ -181,8 +182,9 @@ def _closed_for(gap: float) -> float:
     return max(CLOSED_AFTER, min(CLOSED_AT_MOST, CLOSED_PER_GAP * gap))
 
 
-def _zones(turn: Turn, when: Times, on_demand_price: float, *, closed: float) -> list[Zone]:
-    """Every spot placement that is sold or held."""
+def _zones(turn: Turn, when: Times, unit: float, *, closed: float) -> list[Zone]:
+    """Every spot placement that is sold or held. A price that is not known counts as on-demand's, `unit`,
+    which spot does not exceed; a spend cap needs a known one."""
     now, memory = turn.now, turn.memory
     overall = hazard.all_factor(memory.zones)
     storms = hazard.storms(memory.zones, now)
@@ -194,7 +196,8 @@ def _zones(turn: Turn, when: Times, on_demand_price: float, *, closed: float) ->
         if intent.placement is not None:
             coming[intent.placement] = coming.get(intent.placement, 0) + 1
     found = []
-    for offering in sorted(turn.world.offerings.value, key=lambda o: o.placement):
+    capped = turn.pool.limits.spend_per_hour is not None
+    for offering in sorted(turn.fleet.prices.on_sale, key=lambda o: o.placement):
         place = offering.placement
         if place.market is not Market.SPOT:
             continue
@@ -207,13 +210,15 @@ def _zones(turn: Turn, when: Times, on_demand_price: float, *, closed: float) ->
         found.append(
             Zone(
                 offering=offering,
-                price=offering.price / on_demand_price,
+                price=1.0 if offering.price is None else offering.price / unit,
                 rate=rate,
                 outlook=later,
                 down_later=1.0 - math.exp(-later * when.gap / _HOUR),
                 down=1.0 - math.exp(-rate * when.gap / _HOUR),
                 whole=hazard.share_taken(history),
-                open=offering.available and not _closed(turn, place, when.notice + closed),
+                open=offering.available
+                and not (capped and offering.price is None)
+                and not _closed(turn, place, when.notice + closed),
                 count=len(nodes) + coming.get(place, 0),
                 present=len(nodes),
                 working=sum(n.phase is Phase.READY for n in nodes),

@@ -38,7 +38,8 @@ def prices_of(pool: Pool, offerings: Iterable[Offering]) -> Prices:
     """The prices of a pool's unit in what is sold."""
     of: dict[Market, list[float]] = {Market.ON_DEMAND: [], Market.SPOT: []}
     for offering in offerings:
-        of[offering.placement.market].append(offering.price / pool.units_of(offering.placement))
+        if offering.price is not None:
+            of[offering.placement.market].append(offering.price / pool.units_of(offering.placement))
     return Prices(
         on_demand=min(of[Market.ON_DEMAND], default=None),
         spot=min(of[Market.SPOT], default=None),

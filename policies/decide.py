@@ -54,11 +54,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     health.give_up_boots(turn)
     swap.drain_asked(turn)
     rebalance.drain_replaced(turn)
-    if fleet.pool.adaptive is not None:
-        adaptive.steer(turn)
-    else:
-        capacity.replenish(turn)
-        return_to_spot.give_back(turn)
+    _hold_the_mix(turn)
     rebalance.launch_successors(turn)
     swap.end_drained(turn)
     _name_strangers(turn)
@@ -74,6 +70,19 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
         notes=tuple(turn.notes),
     )
     return _checked(turn, plan)
+
+
+def _hold_the_mix(turn: Turn) -> None:
+    """Launch what is missing and give back what is not needed."""
+    rules = turn.pool.adaptive
+    price = None if rules is None else adaptive.on_demand_price(turn)
+    if rules is not None and price is not None:
+        adaptive.steer(turn, rules, price)
+        return
+    if rules is not None:
+        turn.note("no on-demand price is known: the pool holds its split, and not the adaptive mix")
+    capacity.replenish(turn)
+    return_to_spot.give_back(turn)
 
 
 def _name_strangers(turn: Turn) -> None:

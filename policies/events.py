@@ -62,7 +62,7 @@ class NodeSeen:
     token: str
     placement: Placement
     launched_at: float
-    price: float
+    price: float | None
     address: str
     standby: StandbyKind | None
 
@@ -156,7 +156,7 @@ class IntentOpened:
     placement: Placement | None = None
     standby: StandbyKind | None = None
     replaces: str = ""
-    price: float = 0.0
+    price: float | None = None
     cause: Cause | None = None
     reason: str = ""
 
@@ -228,6 +228,16 @@ class OperatorUndrained:
     at: float
     node: str
     reason: str
+
+
+@value
+class PricesRead:
+    """Prices that are new, changed noticeably, or were not noted for a while; `gone` is sold no more."""
+
+    at: float
+    part: str
+    prices: tuple[tuple[Placement, float], ...]
+    gone: tuple[Placement, ...] = ()
 
 
 @value
@@ -314,6 +324,7 @@ Event = (
     | TargetsApplied
     | OperatorDrained
     | OperatorUndrained
+    | PricesRead
     | Paused
     | Resumed
     | AlarmRaised

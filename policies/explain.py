@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from policies.fleet import Fleet, Node
 from policies.model import Market, NoticeKind, Phase, Pool, StandbyKind, World
+from policies.prices import usd_per_hour
 from policies.records import Memory, decayed
 
 
@@ -84,9 +85,8 @@ def units_sentence(pool: Pool) -> str:
 def node_sentences(node: Node, memory: Memory, now: float) -> tuple[str, ...]:
     """A node's state in words."""
     age = max(0.0, now - node.launched_at)
-    found = [
-        f"{node.id} is {node.phase}: {node.placement}, launched {age:.0f} s ago at {node.price:.2f} USD/h."
-    ]
+    cost = ", price not known" if node.price is None else f" at {usd_per_hour(node.price)}"
+    found = [f"{node.id} is {node.phase}: {node.placement}, launched {age:.0f} s ago{cost}."]
     if node.units > 1:
         found.append(f"It serves {node.units} units.")
     found.append(f"Why: {why(node, memory, now)}.")

@@ -47,6 +47,7 @@ from policies.model import (
     TargetState,
     World,
 )
+from policies.prices import changes as price_changes
 from policies.records import Intent, Memory, NodeRecord, intent_key
 from policies.value import replace
 
@@ -85,6 +86,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
         address = address_of(record, None, world)
         found.extend(_engine_says(world, memory, record, address, load.get(record.id), sent))
     found.extend(_missing(pool, world, memory, listed))
+    found.extend(price_changes(world, memory))
     return tuple(found)
 
 
@@ -116,13 +118,14 @@ def _seen(now: float, instance: Instance, intent: Intent | None) -> NodeSeen:
     """
     asked_at = instance.launched_at if intent is None else intent.asked_at
     launched_at = min(now, max(asked_at, instance.launched_at))
+    price = instance.price if instance.price is not None or intent is None else intent.price
     return NodeSeen(
         at=now,
         node=instance.id,
         token=instance.token,
         placement=instance.placement,
         launched_at=launched_at,
-        price=instance.price,
+        price=price,
         address=instance.address,
         standby=instance.standby,
     )

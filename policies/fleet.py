@@ -25,6 +25,7 @@ from policies.model import (
     TargetState,
     World,
 )
+from policies.prices import PriceView
 from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
 from policies.value import lazy, replace, value
 
@@ -45,7 +46,7 @@ class Node:
     so long that it no longer counts. `in_flight` is the most requests that the engine or a balancer reports
     for it.
 
-    `units`: how many units it serves when ready.
+    `units`: how many units it serves when ready. `price`: USD/h now, None as long as it is not known.
 
     The last fields follow from the others and are asked for so often that they are worked out once:
     `leaving`: on its way out, it no longer counts as capacity. `capacity`: counts towards the wanted units:
@@ -62,7 +63,7 @@ class Node:
     address: str
     launched_at: float
     started_at: float
-    price: float
+    price: float | None
     standby: StandbyKind | None
     ready_at: float | None
     doomed: Notice | None
@@ -151,23 +152,34 @@ class Fleet:
     now: float
     nodes: tuple[Node, ...]
     launching: tuple[Intent, ...]
+    prices: PriceView = field(compare=False, repr=False)  # what is sold, and what it costs
     suspect: bool = False  # so many nodes are silent that the fault is more likely on our side
 
     @staticmethod
     def of(pool: Pool, world: World, memory: Memory) -> Fleet:
         """Join the world and memory. Linear in the number of nodes."""
+        prices = PriceView(world, memory)
         instances = {i.id: i for i in world.instances.value}
         doomed = doom(pool, world, memory)
         in_flight = world.balancer_load()
         known = sorted(memory.nodes.values(), key=lambda r: (r.launched_at, r.id))
         nodes = tuple(
-            _node(pool, record, instances.get(record.id), world, memory, doomed.get(record.id), in_flight)
+            _node(
+                pool,
+                record,
+                instances.get(record.id),
+                world,
+                memory,
+                doomed.get(record.id),
+                in_flight,
+                prices,
+            )
             for record in known
         )
         launching = [i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH]
         launching.sort(key=lambda i: (i.at, i.token))
         settled, suspect = _settle_health(pool, world, nodes)
-        return Fleet(pool, world.now, settled, tuple(launching), suspect)
+        return Fleet(pool, world.now, settled, tuple(launching), prices, suspect)
 
     @lazy
     def by_id(self) -> Mapping[str, Node]:
@@ -281,6 +293,14 @@ class Fleet:
         return sum(n.units for n in self.nodes if n.drains_by_choice)
 
 
+def _price(record: NodeRecord, instance: Instance | None, prices: PriceView) -> float | None:
+    """What a node costs: by the list of machines, by its offering, or else as it was launched."""
+    if instance is not None and instance.price is not None:
+        return instance.price
+    price = prices.of(record.placement) if instance is not None else None
+    return price if price is not None else record.price or None  # older journals have 0 for an unknown one
+
+
 def _node(
     pool: Pool,
     record: NodeRecord,
@@ -289,6 +309,7 @@ def _node(
     memory: Memory,
     doomed: Notice | None,
     in_flight: Mapping[str, int],
+    prices: PriceView,
 ) -> Node:
     reading = world.engines.get(record.id)
     phases = [
@@ -310,7 +331,7 @@ def _node(
         address=address_of(record, instance, world),
         launched_at=record.launched_at,
         started_at=record.started_at,
-        price=instance.price if instance is not None else record.price,
+        price=_price(record, instance, prices),
         standby=record.standby,
         ready_at=record.ready_at,
         doomed=doomed,

@@ -137,8 +137,12 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
             found.append(Violation("surplus", text))
     cap = pool.limits.spend_per_hour
     if cap is not None and (added or starting):
-        spend = sum(n.price for n in fleet.nodes if _bills(n.phase, n.standby) or n.id in starting)
-        spend += sum(i.price for i in fleet.launching) + sum(a.price for a in added)
+        prices = [n.price for n in fleet.nodes if _bills(n.phase, n.standby) or n.id in starting]
+        prices += [*(i.price for i in fleet.launching), *(a.price for a in added)]
+        if unknown := prices.count(None):
+            text = f"the price of {unknown} nodes is not known, the cap is {cap:.2f}"
+            found.append(Violation("spend", text))
+        spend = sum(price for price in prices if price is not None)
         if spend > cap + _CENT:
             found.append(Violation("spend", f"{spend:.2f} USD/h would be spent, the cap is {cap:.2f}"))
     if len({a.token for a in added}) != len(added):

@@ -34,14 +34,17 @@ class Budget:
     """Counts down what may still be launched in this turn.
 
     `living`: units of nodes and open launches, not counting those on their way out. `spend`: USD/h of all
-    nodes and open launches at today's prices.
+    nodes and open launches at today's prices, but for `unpriced` of them, whose prices are not known.
     """
 
-    def __init__(self, pool: Pool, *, living: int, launched_last_minute: int, spend: float) -> None:
+    def __init__(
+        self, pool: Pool, *, living: int, launched_last_minute: int, spend: float, unpriced: int = 0
+    ) -> None:
         self._pool = pool
         self._living = living
         self._launched = launched_last_minute
         self._spend = spend
+        self._unpriced = unpriced
 
     @property
     def living(self) -> int:
@@ -53,7 +56,7 @@ class Budget:
         """No node more may live."""
         return bool(no_room(self._pool, self._living))
 
-    def refuses(self, price: float) -> str:
+    def refuses(self, price: float | None) -> str:
         """Why a launch at `price` USD/h is not allowed now; empty when it is."""
         limits = self._pool.limits
         if self.full:
@@ -62,19 +65,25 @@ class Budget:
             return f"{self._launched} launches in the last minute, the limit is {limits.launches_per_minute}"
         return self.refuses_cost(price)
 
-    def refuses_cost(self, price: float) -> str:
+    def refuses_cost(self, price: float | None) -> str:
         """Why `price` USD/h more may not be spent now; empty when it may."""
         cap = self._pool.limits.spend_per_hour
-        if cap is not None and self._spend + price > cap:
+        if cap is None:
+            return ""
+        if price is None:
+            return f"the spend cap of {cap:.2f} USD/h needs the price of this node, which is not known"
+        if self._unpriced:
+            return f"the spend cap of {cap:.2f} USD/h needs the prices of {self._unpriced} more nodes"
+        if self._spend + price > cap:
             left = max(0.0, cap - self._spend)
             return f"the spend cap of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
         return ""
 
-    def affords(self, price: float) -> bool:
+    def affords(self, price: float | None) -> bool:
         """True while `price` USD/h more may be spent."""
         return not self.refuses_cost(price)
 
-    def take(self, price: float, units: int = 1) -> None:
+    def take(self, price: float | None, units: int = 1) -> None:
         """Count one launch."""
         self._living += units
         self._launched += 1
@@ -84,6 +93,7 @@ class Budget:
         """Count a node that lives on, and costs what it cost before."""
         self._living += units
 
-    def take_cost(self, price: float) -> None:
+    def take_cost(self, price: float | None) -> None:
         """Count USD/h that will be spent."""
-        self._spend += price
+        self._spend += price or 0.0
+        self._unpriced += price is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import hazard
+from policies import hazard, prices
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
@@ -40,6 +40,7 @@ from policies.events import (
     Paused,
     PoolConfigured,
     PoolWhole,
+    PricesRead,
     Resumed,
     TargetsApplied,
 )
@@ -140,7 +141,10 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
         started_at=event.launched_at if launched else event.at,
     )
     if known is not None:  # a standby that is at work: what was said of it and decided holds all the same
-        record = replace(record, notices=known.notices, drain=known.drain, operator=known.operator)
+        price = known.price if event.price is None else event.price
+        record = replace(
+            record, notices=known.notices, drain=known.drain, operator=known.operator, price=price
+        )
     if event.node in draft.get("early_requests"):
         record = replace(record, operator=draft.mapping("early_requests").pop(event.node))
     draft.mapping("nodes")[event.node] = record
@@ -504,6 +508,7 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     TargetsApplied: _applied,
     OperatorDrained: _operator_drain,
     OperatorUndrained: _operator_undrain,
+    PricesRead: prices.note,
     Paused: _paused,
     Resumed: _resumed,
     PartLost: _part_lost,

@@ -130,10 +130,13 @@ class Placement:
 
 @value
 class Offering:
-    """What can be bought: a placement, its price now (USD/h) and whether the provider sells it now."""
+    """What can be bought: a placement, its price now (USD/h) and whether the provider sells it now.
+
+    `price` is None where it may be bought and what it costs is not known: never zero.
+    """
 
     placement: Placement
-    price: float
+    price: float | None
     available: bool = True
 
 
@@ -142,8 +145,8 @@ class Instance:
     """A machine as the cloud describes it.
 
     `token` is the idempotency token that the launch carried, kept by the cloud as a tag; `address` is the
-    engine's "host:port", empty until the cloud knows it; `price` is USD/h now; `standby` is the tag that
-    the launch carried.
+    engine's "host:port", empty until the cloud knows it; `price` is USD/h now, None where the list of
+    machines does not say; `standby` is the tag that the launch carried.
     """
 
     id: str
@@ -153,7 +156,7 @@ class Instance:
     state: InstanceState
     address: str = ""
     launched_at: float
-    price: float
+    price: float | None
     standby: StandbyKind | None = None
 
 
@@ -234,7 +237,7 @@ class PartKind(Word):
     """What the daemon depends on and that can be lost. See `policies.parts`."""
 
     CLOUD = "cloud"  # the list of machines
-    PRICES = "prices"  # the list of offerings
+    PRICES = "prices"  # of one market in one region, or whatever else is read apart
     BALANCER = "balancer"
     NOTICES = "notices"  # one source of notices
     ENGINE = "engine"  # of one node
@@ -289,8 +292,10 @@ class World:
 
     `balancers` maps a balancer's name to the targets it reports, `services` to how it serves, `writing` to
     the nodes that get requests by sets that were written to it since the last one that it acknowledged: any
-    of them may have landed. `heard` maps a source of notices to when it was last surely read, None before the
-    first time.
+    of them may have landed. `offerings` is what is sold, by the part of the prices that is read apart
+    ("us-east-1 spot"). A part that was read with an error has no price where the error is; before its first
+    reading it may hold what can be bought without any. `policies.prices` joins them. `heard` maps a source of
+    notices to when it was last surely read, None before the first time.
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
     """
@@ -301,7 +306,7 @@ class World:
     balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
     writing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    offerings: Observed[tuple[Offering, ...]] = field(default_factory=lambda: Observed(value=()))
+    offerings: Mapping[str, Observed[tuple[Offering, ...]]] = field(default_factory=dict)
     heard: Mapping[str, float | None] = field(default_factory=dict)
     durable: bool = True
     leading: bool = True

@@ -38,8 +38,8 @@ with each further loss."""
 HOLD_MOST = 3600.0
 """The most that they grow to."""
 
-INSTANCES, OFFERINGS = "instances", "offerings"
-"""The names of the lists of machines and of prices."""
+INSTANCES = "instances"
+"""The name of the list of machines."""
 
 
 @value
@@ -69,7 +69,7 @@ def parts(world: World) -> tuple[Part, ...]:
     """Every part but the engines, with its state. What failed before the daemon woke up is not counted."""
     return (
         _observed(PartKind.CLOUD, INSTANCES, world.instances, world),
-        _observed(PartKind.PRICES, OFFERINGS, world.offerings, world),
+        *(_observed(PartKind.PRICES, part, view, world) for part, view in world.offerings.items()),
         *(_observed(PartKind.BALANCER, name, view, world) for name, view in world.balancers.items()),
         *(_source(name, at, world) for name, at in world.heard.items()),
     )

@@ -5,10 +5,12 @@ unit that is needed of it: where 2 units are missing, a node of 8 is worth the p
 Why: the cheapest zone alone is a trap: one reclaim there takes all nodes at once. So a zone looks dearer
 with every unit already in it, with every recent reclaim and refusal, and a refused placement is left alone
 until its refusal has decayed to half. A node of many units puts them into one zone together, each beside
-those before it, and looks as dear as if they came one by one.
+those before it, and looks as dear as if they came one by one. An offering of unknown price looks as dear as
+the dearest of its market, unit for unit.
 Never: a placement that refused within its half-life, or within ten half-lives of a quota or of boots that
 failed one after another, is tried; nor, in a pool that heeds them, one whose node is under a rebalance
-recommendation. Nothing is random: equal scores go by name.
+recommendation; nor, under a spend cap, one whose price is not known. Nothing is random: equal scores go by
+name.
 
 Example:
     >>> from policies.memory import Memory
@@ -32,6 +34,9 @@ from policies.records import Memory, decayed
 
 _BLOCKING_WEIGHT = 0.5
 """A refusal weighs 1 when it happens; at or below this the placement may be tried again."""
+
+_DOUBT = 1.01
+"""How many times as dear as the dearest known one an offering of unknown price looks."""
 
 _LONG_HALF_LIVES = 10.0
 """Quotas and machines that never boot do not mend by themselves: half-lives until they are tried again."""
@@ -57,7 +62,10 @@ class Scorer:
         for placement, count in held.items():
             key = placement.market, placement.zone
             self._zone[key] = self._zone.get(key, 0) + count
-        self._sold = [o for o in offerings if o.available]
+        capped = pool.limits.spend_per_hour is not None
+        available = [o for o in offerings if o.available]
+        self._sold = [o for o in available if not (capped and o.price is None)]
+        self._unpriced = [o for o in available if o.price is None]
         self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}
         self._queues: dict[tuple[Market, float], dict[int, _Queue]] = {}
 
@@ -91,7 +99,17 @@ class Scorer:
         refusal = self._memory.refusals.get(placement)
         risk = decayed(reclaim, self._now, rules.reclaim_half_life) if reclaim else 0.0
         risk += decayed(refusal, self._now, rules.refusal_half_life) if refusal else 0.0
-        return offering.price * (1.0 + rules.spread * crowd) * (1.0 + risk)
+        price = offering.price if offering.price is not None else self._dearest(placement)
+        return price * (1.0 + rules.spread * crowd) * (1.0 + risk)
+
+    def _dearest(self, placement: Placement) -> float:
+        """What a node there is taken to cost where that is not known, for the sake of the choice alone."""
+        prices = [
+            o.price / self._pool.units_of(o.placement)
+            for o in self._sold
+            if o.price is not None and o.placement.market is placement.market
+        ]
+        return _DOUBT * max(prices, default=1.0) * self._pool.units_of(placement)
 
     def quiet(self, placement: Placement, hold: float) -> bool:
         """True when nothing bad was heard of a placement for `hold` seconds."""
@@ -106,7 +124,7 @@ class Scorer:
         *,
         units: int = 1,
         quiet_for: float = 0.0,
-        affordable: Callable[[float], bool] = lambda _: True,
+        affordable: Callable[[float | None], bool] = lambda _: True,
     ) -> Offering | None:
         """The best offering of a market where so many units are missing, counted as taken; None when none.
 
@@ -139,6 +157,8 @@ class Scorer:
         """Why `take` finds nothing, in words."""
         sold = [o for o in self._sold if o.placement.market is market]
         if not sold:
+            if any(o.placement.market is market for o in self._unpriced):
+                return f"no {market} price is known, and the spend cap needs one"
             return f"no {market} offering is for sale"
         reasons = sorted({self.blocked(o.placement) for o in sold} - {""})
         if not reasons:

@@ -63,7 +63,7 @@ class NodeRecord:
     token: str
     placement: Placement
     launched_at: float
-    price: float
+    price: float | None
     address: str = ""
     standby: StandbyKind | None = None
     ready_at: float | None = None
@@ -93,7 +93,7 @@ class Intent:
     placement: Placement | None = None
     standby: StandbyKind | None = None
     replaces: str = ""
-    price: float = 0.0
+    price: float | None = None
     cause: Cause | None = None
     reason: str = ""
     accepted_at: float | None = None
@@ -114,6 +114,15 @@ class Refusal:
 
     at: float
     weight: float = 1.0
+
+
+@value
+class LastPrice:
+    """The last good price of a placement, USD/h, when it was noted, and in which part of the prices."""
+
+    at: float
+    price: float
+    part: str
 
 
 @value
@@ -210,6 +219,7 @@ class Memory:
     zones: Mapping[Placement, ZoneHistory] = field(default_factory=dict)  # spot placements only
     timings: Mapping[str, RunningMean] = field(default_factory=dict)  # seconds, see `policies.hazard`
     parts: Mapping[str, PartRecord] = field(default_factory=dict)  # lost ones, and those back not long ago
+    prices: Mapping[Placement, LastPrice] = field(default_factory=dict)
 
 
 def part_key(kind: PartKind, part: str) -> str:

@@ -138,4 +138,4 @@ def may_go(turn: Turn, node: Node) -> bool:
 def least_useful(node: Node) -> tuple[bool, bool, float, int, float, str]:
     """Not booted first, then silent, then the dearest, the least busy, the youngest."""
     booted = node.phase is Phase.READY
-    return booted, node.sure, -node.price, node.in_flight, -node.launched_at, node.id
+    return booted, node.sure, -(node.price or 0.0), node.in_flight, -node.launched_at, node.id

@@ -49,6 +49,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         pause=None if memory.pause is None else _pause(memory.pause, now),
         zones={k: _past(r, now) for k, r in memory.zones.items()},
         parts={k: _past(r, now) for k, r in memory.parts.items()},
+        prices={k: _past(r, now) for k, r in memory.prices.items()},
     )
 
 

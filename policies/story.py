@@ -40,10 +40,12 @@ from policies.events import (
     Paused,
     PoolConfigured,
     PoolWhole,
+    PricesRead,
     Resumed,
     TargetsApplied,
 )
 from policies.model import PartKind, TargetPhase
+from policies.prices import usd_per_hour
 
 _GONE = {
     GoneCause.TERMINATED: "gone, as asked",
@@ -65,14 +67,13 @@ _ASKED = {
     ActionKind.STOP: "stop",
     ActionKind.TERMINATE: "end",
 }
-_LISTS = {PartKind.CLOUD: "the cloud's list of machines", PartKind.PRICES: "the price list"}
 
 
 def sentence(event: Event) -> str:
     """One event in words, without its time and node."""
     match event:
         case NodeSeen():
-            return f"seen for the first time: {event.placement}, {event.price:.2f} USD/h"
+            return f"seen for the first time: {event.placement}, {usd_per_hour(event.price)}"
         case NodeReady():
             return f"ready at {event.address}"
         case NodeStopped():
@@ -105,6 +106,8 @@ def sentence(event: Event) -> str:
             return f"replicas is {event.replicas} from now on"
         case PoolWhole():
             return "all replicas are ready for the first time"
+        case PricesRead():
+            return _prices(event)
         case Paused():
             until = "until resumed" if event.until is None else f"for {event.until - event.at:.0f} s"
             return f"paused {until} by {event.by}: {event.reason}"
@@ -128,7 +131,10 @@ def part_words(kind: PartKind, part: str) -> str:
         return f"notice source {part}"
     if kind is PartKind.ENGINE:
         return "its engine"
-    return _LISTS[kind] if part in ("instances", "offerings") else f"{_LISTS[kind]} in {part}"
+    if kind is PartKind.PRICES:
+        return f"the price list of {part}"
+    machines = "the cloud's list of machines"
+    return machines if part == "instances" else f"{machines} in {part}"
 
 
 def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | DrainEnded) -> str:
@@ -147,6 +153,12 @@ def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | D
             words = {TargetPhase.ACTIVE: "in", TargetPhase.DRAINING: "draining", None: "out"}
             changed = ", ".join(f"{node} {words[phase]}" for node, phase in event.changes)
             return f"{event.balancer} acknowledged its targets: {changed or 'no change'}"
+
+
+def _prices(event: PricesRead) -> str:
+    noted = f"{len(event.prices)} noted" if event.prices else ""
+    gone = f"{len(event.gone)} sold no more" if event.gone else ""
+    return f"prices of {event.part}: {', '.join(filter(None, (noted, gone)))}"
 
 
 def _notice(event: NoticeSeen) -> str:

@@ -67,15 +67,21 @@ class Turn:
     @lazy
     def scorer(self) -> Scorer:
         """Hands out placements."""
-        sold, held = self.world.offerings.value, _held(self.fleet)
+        sold, held = self.fleet.prices.on_sale, _held(self.fleet)
         return Scorer(self.pool, self.memory, now=self.now, offerings=sold, held=held)
 
     @lazy
     def budget(self) -> Budget:
         """What may still be launched or put back to work."""
         recent = sum(self.now - t < 60.0 for t in self.memory.launches)
-        living, spend = self.fleet.living, _spend(self.fleet)
-        return Budget(self.pool, living=living, launched_last_minute=recent, spend=spend)
+        spend, unpriced = _spend(self.fleet)
+        return Budget(
+            self.pool,
+            living=self.fleet.living,
+            launched_last_minute=recent,
+            spend=spend,
+            unpriced=unpriced,
+        )
 
     @lazy
     def _unpaired(self) -> deque[str]:
@@ -355,14 +361,17 @@ def _held(fleet: Fleet) -> Mapping[Placement, int]:
     return held
 
 
-def _spend(fleet: Fleet) -> float:
-    """USD/h of every node that bills, or will once its start shows effect, and every open launch."""
-    running = sum(
+def _spend(fleet: Fleet) -> tuple[float, int]:
+    """USD/h of every node that bills, or will once its start shows effect, and every open launch; and how
+    many of them there are whose price is not known."""
+    prices = [
         n.price
         for n in fleet.nodes
         if n.phase is not Phase.GONE and not (n.phase is Phase.STOPPED and n.standby is StandbyKind.STOPPED)
-    )
-    return running + sum(i.price for i in fleet.launching)
+    ]
+    prices += [i.price for i in fleet.launching]
+    known = [price for price in prices if price is not None]
+    return sum(known), len(prices) - len(known)
 
 
 def _unpaired(fleet: Fleet, memory: Memory, now: float) -> deque[str]:

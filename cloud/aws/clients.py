@@ -30,12 +30,22 @@ class Lane(StrEnum):
 
     URGENT = "urgent"  # load balancers and whatever else a notice sets off
     LAUNCH = "launch"  # changes of machines
-    LIST = "list"  # descriptions and prices
+    LIST = "list"  # descriptions
+    SPOT_PRICES = "spot-prices"
+    PRICE_LIST = "price-list"  # a list that hangs holds up nothing else
     NOTICE = "notice"  # what notice sources ask for and delete
     POLL = "poll"  # waits for messages
 
 
-_WORKERS = {Lane.URGENT: 4, Lane.LAUNCH: 8, Lane.LIST: 4, Lane.NOTICE: 2, Lane.POLL: 2}
+_WORKERS = {
+    Lane.URGENT: 4,
+    Lane.LAUNCH: 8,
+    Lane.LIST: 4,
+    Lane.SPOT_PRICES: 2,
+    Lane.PRICE_LIST: 4,
+    Lane.NOTICE: 2,
+    Lane.POLL: 2,
+}
 
 
 class AwsClients:

@@ -11,7 +11,6 @@ from cloud.aws.clients import Answer, AwsClients, Lane
 from cloud.aws.errors import code_of
 from cloud.aws.machines import instance_of, is_machine, launch_parameters
 from cloud.aws.places import POOL_TAG, PROVIDER, AwsRegion
-from cloud.aws.prices import PriceBook
 from cloud.errors import CloudError, Denied, NotFound, Uncertain
 from cloud.ports import Clock, LaunchRequest
 from policies.model import Instance, InstanceState
@@ -36,13 +35,11 @@ class AwsInstances:
         regions: Sequence[tuple[AwsClients, AwsRegion]],
         *,
         clock: Clock,
-        prices: PriceBook | None = None,
     ) -> None:
         self._clients = {place.region: clients for clients, place in regions}
         self._places = {place.region: place for _, place in regions}
         self._shares = [clients.share() for clients, _ in regions]
         self._clock = clock
-        self._prices = prices if prices is not None else PriceBook()
         self._region_of: dict[str, str] = {}
         self._launched_at: dict[str, float] = {}
 
@@ -63,7 +60,7 @@ class AwsInstances:
             return await self._launched_before(request, place, error)
         machine = answer["Instances"][0]
         self._remember(machine, place)
-        return self._read(machine, place)
+        return instance_of(machine, place)
 
     async def list(self, pool: str) -> tuple[Instance, ...]:
         """All machines tagged with the pool, in every region; any page that fails fails the whole list."""
@@ -137,7 +134,7 @@ class AwsInstances:
                 placement=request.placement,
                 state=InstanceState.TERMINATED,
                 launched_at=self._clock.now(),
-                price=self._prices.of(request.placement),
+                price=None,
                 standby=request.standby,
             )
         raise Uncertain(
@@ -190,15 +187,11 @@ class AwsInstances:
                 for machine in reservation["Instances"]:
                     if is_machine(machine):
                         self._remember(machine, place)
-                        found.append(self._read(machine, place))
+                        found.append(instance_of(machine, place))
         return found
 
     async def _call(self, region: str, operation: str, **parameters: Any) -> Answer:
         return await self._clients[region].call(Lane.LAUNCH, "ec2", operation, **parameters)
-
-    def _read(self, machine: Answer, place: AwsRegion) -> Instance:
-        instance = instance_of(machine, place)
-        return replace(instance, price=self._prices.of(instance.placement))
 
     def _remember(self, machine: Answer, place: AwsRegion) -> None:
         node = str(machine["InstanceId"])

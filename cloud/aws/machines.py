@@ -63,7 +63,7 @@ def is_machine(machine: Mapping[str, Any]) -> bool:
 
 
 def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
-    """A machine as the model tells it, with price 0: prices come from elsewhere."""
+    """A machine as the model tells it, without its price: EC2 states prices elsewhere."""
     tags = {tag["Key"]: tag["Value"] for tag in machine.get("Tags", ())}
     spot = machine.get("InstanceLifecycle") == "spot"
     host = machine.get("PrivateIpAddress", "")
@@ -81,7 +81,7 @@ def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
         state=InstanceState(machine["State"]["Name"]),
         address=f"{host}:{place.engine_port}" if host else "",
         launched_at=machine["LaunchTime"].timestamp(),
-        price=0.0,
+        price=None,
         standby=_standby(tags.get(STANDBY_TAG, "")),
     )
 

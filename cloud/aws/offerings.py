@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloud.aws.clients import AwsClients, Lane
 from cloud.aws.places import PROVIDER, AwsRegion
-from cloud.aws.prices import PriceBook, on_demand_prices, spot_prices
+from cloud.aws.prices import on_demand_prices, spot_prices
 from cloud.errors import CloudError
-from cloud.ports import Clock
+from cloud.ports import Clock, Sold
 from policies.model import Market, Offering, Placement
 
 PRICE_LIST_REGION = "us-east-1"  # one of the few regions that answer for the price list
@@ -19,68 +20,71 @@ _PAGE = 1000  # entries of spot price history a page
 _PRODUCTS_PAGE = 100  # the most that GetProducts gives
 _PRODUCT = "Linux/UNIX"
 _REFRESH = 12 * 3600.0  # s; the price list changes a few times a year
-_TRY_AGAIN = 300.0  # s after a failure
+_WITHOUT = "allow pricing:GetProducts or write on_demand_prices into the region's table"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """The prices of one market in one region."""
+
+    clients: AwsClients
+    place: AwsRegion
+    market: Market
 
 
 class AwsOfferings:
     """What EC2 sells in the zones and of the types that a pool may use.
 
-    On-demand: every zone, at the configured price, else at the price list's. Spot: where EC2 states a price
-    now. `available` only says that it is sold; whether there is capacity shows when launching.
-
-    A failure of the price list keeps the last good prices; `price_list_error` says why. Reading spot prices
-    must succeed, since spot moves: a failure there is raised, and the caller keeps its last reading.
+    Each region has two parts, since each fails alone: spot, where EC2 states the prices that are in force,
+    and on-demand, in every zone, at the configured price, else at the price list's. That one is asked for
+    each type by itself and rarely; a type whose price cannot be read has an offering without one, and is
+    asked for again at the next look. `available` only says that it is sold; whether there is capacity shows
+    when launching. `patience`: seconds that one type of the price list gets to answer, less than the caller
+    gives the whole look, so that a type that hangs hides no other's price.
     """
 
     def __init__(
-        self,
-        regions: Sequence[tuple[AwsClients, AwsRegion]],
-        *,
-        clock: Clock,
-        prices: PriceBook | None = None,
+        self, regions: Sequence[tuple[AwsClients, AwsRegion]], *, clock: Clock, patience: float = 8.0
     ) -> None:
-        self._regions = tuple(regions)
+        self._parts = {
+            f"{place.region} {market}": _Part(clients=clients, place=place, market=market)
+            for clients, place in regions
+            for market in Market
+        }
         self._shares = [clients.share() for clients, _ in regions]
-        self._clock = clock
-        self._prices = prices if prices is not None else PriceBook()
-        self._on_demand: dict[tuple[str, str], float] = {}
-        self._ask_again_at = 0.0
-        self.price_list_error = ""
+        self._clock, self._patience = clock, patience
+        self._listed: dict[tuple[str, str], tuple[float, float]] = {}  # region, type -> price, read at
 
-    async def list(self) -> tuple[Offering, ...]:
-        """Every offering with its price now.
-
-        Raises CloudError when spot prices cannot be read, or when no on-demand price is known at all: the
-        pool's floor could never be bought then.
-        """
-        spot, _ = await asyncio.gather(
-            asyncio.gather(*(self._spot(clients, place) for clients, place in self._regions)),
-            self._refresh_price_list(),
-        )
-        offerings = [offering for part in spot for offering in part]
-        for _, place in self._regions:
-            offerings += self._on_demand_in(place)
-        if not any(offering.placement.market is Market.ON_DEMAND for offering in offerings):
-            types = ", ".join(sorted({name for _, place in self._regions for name in place.instance_types}))
-            why = self.price_list_error or "the price list has none"
-            raise CloudError(
-                f"no on-demand price is known for {types}: {why}; allow pricing:GetProducts "
-                "or write the prices into the configuration"
+    def parts(self) -> Mapping[str, tuple[Offering, ...]]:
+        """Every zone and type of each region and market, without prices."""
+        return {
+            name: tuple(
+                Offering(placement=_placement(part.place, zone, kind, part.market), price=None)
+                for zone in sorted(part.place.subnets)
+                for kind in part.place.instance_types
             )
-        self._prices.update({offering.placement: offering.price for offering in offerings})
-        return tuple(offerings)
+            for name, part in self._parts.items()
+        }
+
+    async def list(self, part: str) -> Sold:
+        """One region's prices of one market. Raises CloudError when none of them can be read."""
+        found = self._parts[part]
+        look = self._spot if found.market is Market.SPOT else self._on_demand
+        return await look(found.clients, found.place)
 
     async def close(self) -> None:
         """Give up this adapter's share of the clients. Idempotent."""
         for share in self._shares:
             await share.close()
 
-    async def _spot(self, clients: AwsClients, place: AwsRegion) -> Sequence[Offering]:
-        """The spot prices in force in one region."""
+    # -- spot --------------------------------------------------------------------------------------
+
+    async def _spot(self, clients: AwsClients, place: AwsRegion) -> Sold:
+        """The spot prices in force in one region. A type that no entry names in a zone is not sold there."""
         now = datetime.fromtimestamp(self._clock.now(), UTC)
-        found: dict[tuple[str, str], float] = {}
+        found: dict[tuple[str, str], float | None] = {}
         async for page in clients.pages(
-            Lane.LIST,
+            Lane.SPOT_PRICES,
             "ec2",
             "describe_spot_price_history",
             InstanceTypes=list(place.instance_types),
@@ -90,55 +94,80 @@ class AwsOfferings:
             MaxResults=_PAGE,
         ):
             for key, price in spot_prices(page).items():
-                found.setdefault(key, price)  # newest first over the pages
-        return [
+                if found.get(key) is None:  # newest first over the pages
+                    found[key] = price
+        offerings = tuple(
             Offering(placement=_placement(place, zone, name, Market.SPOT), price=price)
-            for (zone, name), price in sorted(found.items())
+            for (zone, name), price in sorted(found.items(), key=lambda entry: entry[0])
             if zone in place.subnets and name in place.instance_types
-        ]
+        )
+        if not offerings:
+            raise CloudError(f"EC2 states no spot price in {place.region} for {_types(place.instance_types)}")
+        unread = [str(o.placement) for o in offerings if o.price is None]
+        return Sold(offerings=offerings, problem=f"no number: {', '.join(unread)}" if unread else "")
 
-    def _on_demand_in(self, place: AwsRegion) -> Sequence[Offering]:
-        found = []
-        for zone in sorted(place.subnets):
-            for name in place.instance_types:
-                price = place.on_demand_prices.get(name) or self._on_demand.get((place.region, name))
-                if price:
-                    placement = _placement(place, zone, name, Market.ON_DEMAND)
-                    found.append(Offering(placement=placement, price=price))
-        return found
+    # -- on-demand ---------------------------------------------------------------------------------
 
-    async def _refresh_price_list(self) -> None:
-        """Read the price list when it is due; a failure keeps what is known and is tried again soon."""
+    async def _on_demand(self, clients: AwsClients, place: AwsRegion) -> Sold:
+        """The on-demand prices of one region, those that are due read anew."""
         now = self._clock.now()
-        if now < self._ask_again_at:
-            return
-        try:
-            await asyncio.gather(*(self._price_list(clients, place) for clients, place in self._regions))
-        except CloudError as error:
-            self.price_list_error = str(error)
-            self._ask_again_at = now + _TRY_AGAIN
-        else:
-            self.price_list_error = ""
-            self._ask_again_at = now + _REFRESH
-
-    async def _price_list(self, clients: AwsClients, place: AwsRegion) -> None:
-        """One question a type: the whole list of a region is tens of thousands of products."""
         asked = [name for name in place.instance_types if name not in place.on_demand_prices]
-        await asyncio.gather(*(self._listed_price(clients, place, name) for name in asked))
+        due = [name for name in asked if not self._fresh(place, name, now)]
+        failures = await asyncio.gather(*(self._read(clients, place, name) for name in due))
+        failed = {name: why for name, why in zip(due, failures, strict=True) if why}
+        prices = dict(place.on_demand_prices)
+        prices |= {name: self._listed[place.region, name][0] for name in asked if name not in failed}
+        problem = ""
+        if failed:
+            reason = next(iter(failed.values()))
+            problem = f"no on-demand price of {_types(failed)} in {place.region}: {reason}; {_WITHOUT}"
+        if failed and not prices:
+            raise CloudError(problem)
+        return Sold(
+            offerings=tuple(
+                Offering(placement=_placement(place, zone, name, Market.ON_DEMAND), price=prices.get(name))
+                for zone in sorted(place.subnets)
+                for name in place.instance_types
+            ),
+            problem=problem,
+        )
 
-    async def _listed_price(self, clients: AwsClients, place: AwsRegion, name: str) -> None:
-        async for page in clients.pages(
-            Lane.LIST,
-            "pricing",
-            "get_products",
-            region=PRICE_LIST_REGION,
-            ServiceCode="AmazonEC2",
-            Filters=[{"Type": "TERM_MATCH", "Field": f, "Value": v} for f, v in _filters(place, name)],
-            MaxResults=_PRODUCTS_PAGE,
-        ):
-            for found, price in on_demand_prices(page.get("PriceList", ())).items():
-                if found == name:
-                    self._on_demand[(place.region, name)] = price
+    def _fresh(self, place: AwsRegion, name: str, now: float) -> bool:
+        known = self._listed.get((place.region, name))
+        return known is not None and abs(now - known[1]) < _REFRESH
+
+    async def _read(self, clients: AwsClients, place: AwsRegion, name: str) -> str:
+        """Ask for one type: the whole list of a region is tens of thousands of products.
+
+        Returns what failed, in words; empty when the price was read.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                price = await _listed_price(clients, place, name)
+        except TimeoutError:
+            return f"no answer within {self._patience:.0f} s"
+        except CloudError as error:
+            return str(error)
+        if price is None:
+            return "the price list has none"
+        self._listed[place.region, name] = (price, self._clock.now())
+        return ""
+
+
+async def _listed_price(clients: AwsClients, place: AwsRegion, name: str) -> float | None:
+    """The price of one type by the whole answer; None when it has none. Raises CloudError."""
+    price = None
+    async for page in clients.pages(
+        Lane.PRICE_LIST,
+        "pricing",
+        "get_products",
+        region=PRICE_LIST_REGION,
+        ServiceCode="AmazonEC2",
+        Filters=[{"Type": "TERM_MATCH", "Field": f, "Value": v} for f, v in _filters(place, name)],
+        MaxResults=_PRODUCTS_PAGE,
+    ):
+        price = on_demand_prices(page.get("PriceList", ())).get(name, price)
+    return price
 
 
 def _filters(place: AwsRegion, name: str) -> tuple[tuple[str, str], ...]:
@@ -152,6 +181,10 @@ def _filters(place: AwsRegion, name: str) -> tuple[tuple[str, str], ...]:
         ("capacitystatus", "Used"),
         ("marketoption", "OnDemand"),
     )
+
+
+def _types(names: Sequence[str] | Mapping[str, str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _placement(place: AwsRegion, zone: str, name: str, market: Market) -> Placement:

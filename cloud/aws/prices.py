@@ -1,4 +1,4 @@
-"""What machines cost on EC2: the last good price of every offering, and how AWS writes prices down."""
+"""How AWS writes down what machines cost on EC2."""
 
 from __future__ import annotations
 
@@ -6,40 +6,25 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from policies.model import Placement
-
 _DEAREST = 100_000.0  # USD/h; whatever is above is not a price, infinity and NaN included
 
 
-class PriceBook:
-    """The newest known price per placement, USD per node-hour; shared by the adapters of one pool."""
+def spot_prices(page: Mapping[str, Any]) -> dict[tuple[str, str], float | None]:
+    """A page of DescribeSpotPriceHistory: (zone, type) to USD/h, the newest of each that can be read.
 
-    def __init__(self) -> None:
-        self._prices: dict[Placement, float] = {}
-
-    def of(self, placement: Placement) -> float:
-        """The last good price; 0 as long as none is known."""
-        return self._prices.get(placement, 0.0)
-
-    def update(self, prices: Mapping[Placement, float]) -> None:
-        """Take over newer prices; what is not named keeps its last one."""
-        self._prices.update(prices)
-
-
-def spot_prices(page: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """A page of DescribeSpotPriceHistory: (zone, type) to USD/h, the newest of each.
-
-    Entries that cannot be read are left out: one odd line must not cost the prices of all others.
+    None where no entry can be: it is sold there, and one odd line must not cost the prices of all others.
     """
-    found: dict[tuple[str, str], tuple[Any, float]] = {}
+    found: dict[tuple[str, str], float | None] = {}
+    read_of: dict[tuple[str, str], Any] = {}
     for entry in page.get("SpotPriceHistory", ()):
-        price = _money(entry.get("SpotPrice"))
+        price, at = _money(entry.get("SpotPrice")), entry.get("Timestamp")
         place = (entry.get("AvailabilityZone", ""), entry.get("InstanceType", ""))
-        if price is None or not all(place):
+        if not all(place):
             continue
-        if place not in found or entry["Timestamp"] > found[place][0]:
-            found[place] = (entry["Timestamp"], price)
-    return {place: price for place, (_, price) in found.items()}
+        found.setdefault(place, None)
+        if price is not None and at is not None and (place not in read_of or at > read_of[place]):
+            found[place], read_of[place] = price, at
+    return found
 
 
 def on_demand_prices(products: Iterable[str]) -> dict[str, float]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cloud.local.connection import LocalCloud, parsed
 from cloud.local.wire import OFFERINGS
+from cloud.ports import Sold
 from policies.model import Offering
+
+_PART = "local"
 
 
 class LocalOfferings:
@@ -17,9 +22,13 @@ class LocalOfferings:
         self._cloud = cloud
         self._share = cloud.share()
 
-    async def list(self) -> tuple[Offering, ...]:
-        """Every offering with its price now."""
-        return parsed(OFFERINGS, await self._cloud.read("/v1/offerings"), "offerings")
+    def parts(self) -> Mapping[str, tuple[Offering, ...]]:
+        """The whole cloud is one part; what it sells only it can tell."""
+        return {_PART: ()}
+
+    async def list(self, part: str) -> Sold:  # noqa: ARG002 - there is one
+        """Every offering with its price now. Raises CloudError."""
+        return Sold(offerings=parsed(OFFERINGS, await self._cloud.read("/v1/offerings"), "offerings"))
 
     async def close(self) -> None:
         """Give up this adapter's share of the connection. Idempotent."""

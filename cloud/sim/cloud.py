@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from cloud.ports import EngineSpec, LaunchRequest
+from cloud.ports import EngineSpec, LaunchRequest, Sold
 from cloud.sim.effects import Effects
 from cloud.sim.engine import SimEngine
 from cloud.sim.faults import Fault, Faults
 from cloud.sim.world import SimWorld
-from policies.model import Instance, Market, Offering, Pool
+from policies.model import Instance, Market, Offering, Placement, Pool
 
 T = TypeVar("T")
 
@@ -106,17 +106,30 @@ class SimInstances:
 
 
 class SimOfferings:
-    """`cloud.ports.Offerings` on a simulated world."""
+    """`cloud.ports.Offerings` on a simulated world: each region has a part for each market."""
 
     def __init__(self, world: SimWorld) -> None:
         self._world, self._wire = world, Wire(world)
 
-    async def list(self) -> tuple[Offering, ...]:
-        """Every offering with its price now. Raises CloudError."""
-        return await self._wire.look("offerings", self._world.offerings)
+    def parts(self) -> Mapping[str, tuple[Offering, ...]]:
+        """What can be bought, without prices."""
+        found: dict[str, tuple[Offering, ...]] = {}
+        for placement in self._world.prices:
+            part = _part(placement)
+            found[part] = (*found.get(part, ()), Offering(placement=placement, price=None))
+        return found
+
+    async def list(self, part: str) -> Sold:
+        """Every offering of one part with its price now. Raises CloudError."""
+        sold = await self._wire.look("offerings", self._world.offerings)
+        return Sold(offerings=tuple(o for o in sold if _part(o.placement) == part))
 
     async def close(self) -> None:
         """Nothing to release."""
+
+
+def _part(placement: Placement) -> str:
+    return f"{placement.region} {placement.market}"
 
 
 def furnish(world: SimWorld, pool: Pool) -> None:

@@ -227,8 +227,8 @@ class SpotHedge(Baseline):
         candidates = [o for o in active if o.placement.zone not in used] or active
         if not candidates:
             return None
-        least = min(o.price for o in candidates)
-        return self._random.choice([o for o in candidates if o.price <= least + 1e-12])
+        least = min(map(_usd, candidates))
+        return self._random.choice([o for o in candidates if _usd(o) <= least + 1e-12])
 
     def _look(self, view: _View) -> None:
         zones = [o.placement.zone for o in view.offers]
@@ -272,21 +272,26 @@ def standard() -> dict[str, Callable[[], Baseline]]:
 
 def _view(fleet: Fleet, world: World) -> _View:
     living = [n for n in fleet.nodes if n.phase not in (Phase.TERMINATING, Phase.GONE)]
-    offers = tuple(o for o in world.offerings.value if o.placement.market is Market.SPOT)
-    on_demand = [o for o in world.offerings.value if o.placement.market is Market.ON_DEMAND]
+    offers = tuple(o for o in fleet.prices.on_sale if o.placement.market is Market.SPOT)
+    on_demand = [o for o in fleet.prices.on_sale if o.placement.market is Market.ON_DEMAND]
     return _View(
         now=world.now,
         wanted=fleet.pool.replicas,
         spot=tuple(n for n in living if n.spot),
         on_demand=tuple(n for n in living if not n.spot),
         offers=offers,
-        on_demand_offer=min(on_demand, key=lambda o: (o.price, o.placement)),
+        on_demand_offer=min(on_demand, key=lambda o: (_usd(o), o.placement)),
     )
+
+
+def _usd(offer: Offering) -> float:
+    """Recorded markets know all their prices."""
+    return math.inf if offer.price is None else offer.price
 
 
 def _spread(view: _View, offer: Offering) -> tuple[int, float, str]:
     zone = offer.placement.zone
-    return view.held(zone), offer.price, zone
+    return view.held(zone), _usd(offer), zone
 
 
 def _launch(fleet: Fleet, memory: Memory, offer: Offering, more: int = 0) -> Launch:
@@ -308,7 +313,7 @@ def _trim(view: _View, wanted: int) -> list[Terminate]:
     """End spot nodes beyond the wanted number: those that start first, then the dearest, then the newest."""
     safe = view.safe()
     extra = len(safe) - wanted
-    ranked = sorted(safe, key=lambda n: (n.phase is Phase.READY, -n.price, -n.launched_at, n.id))
+    ranked = sorted(safe, key=lambda n: (n.phase is Phase.READY, -(n.price or 0.0), -n.launched_at, n.id))
     return [_end(n) for n in ranked[: max(0, extra)]]
 
 

@@ -222,7 +222,7 @@ class Replay:
             instances=Observed(value=tuple(machines.described(now, m) for m in alive), at=now),
             engines=readings,
             balancers={BALANCER: Observed(value=self._targets, at=now)},
-            offerings=Observed(value=self._prices(now), at=now),
+            offerings={PROVIDER: Observed(value=self._prices(now), at=now)},
             epoch=1,
         )
 

@@ -229,17 +229,16 @@ CASES: dict[str, Case] = {
         not_with={
             'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="instances"}': always(30),
             'orchestrator_observation_age_seconds{pool="a",kind="balancer",part="gateway"}': rising(15),
-            'orchestrator_observation_age_seconds{pool="a",kind="prices",part="offerings"}': rising(15),
         },
         labels={**POOL, "kind": "cloud", "part": "instances"},
     ),
-    "OrchestratorPricesStale": one(
-        'orchestrator_observation_age_seconds{pool="a",kind="prices",part="offerings"}',
-        rising(15),
-        always(800),
-        pool="a",
-        kind="prices",
-        part="offerings",
+    "OrchestratorPricesStale": Case(
+        fires={
+            'orchestrator_prices_age_seconds{pool="a",part="us-east-1 on-demand"}': rising(15),
+            'orchestrator_prices_age_seconds{pool="a",part="us-east-1 spot"}': always(60),
+        },
+        not_with={'orchestrator_prices_age_seconds{pool="a",part="us-east-1 on-demand"}': always(800)},
+        labels={**POOL, "part": "us-east-1 on-demand"},
         after="25m",
     ),
     "OrchestratorCloudThrottled": Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,7 @@ from policies.events import (
     NodeSeen,
     Outcome,
     PoolConfigured,
+    PricesRead,
 )
 from policies.fleet import Fleet
 from policies.memory import Memory, reduce, replay
@@ -97,7 +99,13 @@ def machine(node: str, *, market: Market = Market.SPOT, token: str = "") -> Inst
     )
 
 
-def scene(*nodes: str, pool: Pool | None = None, more: tuple[Instance, ...] = (), **world: Any) -> Snapshot:
+def scene(
+    *nodes: str,
+    pool: Pool | None = None,
+    more: tuple[Instance, ...] = (),
+    later: tuple[Any, ...] = (),
+    **world: Any,
+) -> Snapshot:
     """A pool whose nodes are ready; balancer `gw` shows all of them."""
     pool = pool or Pool(name="chat", replicas=2)
     machines = tuple(machine(n) for n in nodes)
@@ -116,7 +124,7 @@ def scene(*nodes: str, pool: Pool | None = None, more: tuple[Instance, ...] = ()
             )
         )
         events.append(NodeReady(at=1_060.0, node=m.id, address=m.address))
-    memory = replay(events)
+    memory = replay([*events, *later])
     targets = tuple(Target(id=m.id, address=m.address, state=TargetState.HEALTHY) for m in machines)
     seen = World(
         **{
@@ -129,14 +137,16 @@ def scene(*nodes: str, pool: Pool | None = None, more: tuple[Instance, ...] = ()
                 for m in machines
             },
             "balancers": {"gw": Observed(value=targets, at=NOW)},
-            "offerings": Observed(
-                value=tuple(
-                    Offering(placement=Placement("sim", "r", zone, "gpu", market), price=price)
-                    for market, price in ((Market.SPOT, 2.0), (Market.ON_DEMAND, 5.0))
-                    for zone in "ab"
-                ),
-                at=NOW - 60.0,
-            ),
+            "offerings": {
+                f"r {market}": Observed(
+                    value=tuple(
+                        Offering(placement=Placement("sim", "r", zone, "gpu", market), price=price)
+                        for zone in "ab"
+                    ),
+                    at=NOW - 60.0,
+                )
+                for market, price in ((Market.SPOT, 2.0), (Market.ON_DEMAND, 5.0))
+            },
             **world,
         }
     )
@@ -160,7 +170,6 @@ def test_the_pool_is_shown_as_status_shows_it() -> None:
     }
     assert states == {"ok": 0, "below-floor": 1, "starting": 0}
     assert value("observation_age_seconds", pool="chat", kind="cloud", part="instances") == 3
-    assert value("observation_age_seconds", pool="chat", kind="prices", part="offerings") == 60
     assert value("observation_age_seconds", pool="chat", kind="balancer", part="gw") == 0
 
 
@@ -191,10 +200,11 @@ def test_offerings_are_open_blocked_or_unavailable() -> None:
         IntentClosed(at=NOW - 4.0, token="chat/1/9", outcome=Outcome.REFUSED),
     )
     offerings = tuple(
-        replace(o, available=o.placement.market is Market.SPOT) for o in shown.world.offerings.value
+        replace(o, available=o.placement.market is Market.SPOT) for o in shown.fleet.prices.on_sale
     )
-    world = replace(shown.world, offerings=Observed(value=offerings, at=NOW))
-    gauges.publish_market(replace(shown, memory=reduce(shown.memory, *refused), world=world))
+    gauges.publish_market(
+        scene("s1", "s2", later=refused, offerings={"r": Observed(value=offerings, at=NOW)})
+    )
 
     def states(market: str) -> list[float | None]:
         return [
@@ -512,3 +522,32 @@ def test_the_clock_tells_that_the_systems_was_set(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cloud.clock.time, "time", lambda: real() + 86_400.0)
     assert clock.step() == pytest.approx(86_400.0, abs=1.0)
     assert clock.now() - before < 1_000.0, "deadlines that are counted do not move"
+
+
+def blind(*, at: float | None, known_since: float | None = None) -> dict[str, Any]:
+    """Prices of spot that cannot be read, the last time `at`; remembered from `known_since` on."""
+    place = Placement("sim", "r", "a", "gpu", Market.SPOT)
+    sold = (Offering(placement=place, price=2.0 if at is not None else None),)
+    noted = () if known_since is None else (PricesRead(at=known_since, part="r", prices=((place, 2.0),)),)
+    return {"offerings": {"r": Observed(value=sold, at=at, error="denied")}, "later": noted}
+
+
+@pytest.mark.parametrize(
+    ("prices", "age"),
+    [
+        (blind(at=NOW - 70.0), 70.0),
+        (blind(at=None, known_since=NOW - 7200.0), 7200.0),  # over a restart
+        (blind(at=None), math.inf),
+    ],
+)
+def test_prices_that_cannot_be_read_have_an_age(prices: dict[str, Any], age: float) -> None:
+    gauges.publish_market(scene("s1", "s2", **prices))
+    assert value("prices_age_seconds", pool="chat", part="r") == age
+
+
+def test_money_that_is_not_known_is_no_number() -> None:
+    shown = scene("s1", "s2", **blind(at=None))
+    dear = tuple(replace(n, price=None) for n in shown.fleet.nodes)
+    gauges.publish_money(replace(shown, fleet=replace(shown.fleet, nodes=dear)), Totals())
+    for name in ("pool_cost_usd_per_hour", "pool_on_demand_cost_usd_per_hour"):
+        assert math.isnan(value(name, pool="chat") or 0.0)

@@ -51,7 +51,12 @@ class Journal:
 
 
 def seen(
-    now: float, *, durable: bool = True, price: float = 3.6, launched_at: float = 0.0
+    now: float,
+    *,
+    durable: bool = True,
+    price: float | None = 3.6,
+    on_demand: float | None = 7.2,
+    launched_at: float = 0.0,
 ) -> tuple[Fleet, World]:
     """A spot node at 3.6 USD/h, a pool of one, on-demand at 7.2."""
     node = Instance(
@@ -67,7 +72,11 @@ def seen(
     world = World(
         now=now,
         instances=Observed(value=(node,), at=now),
-        offerings=Observed(value=(Offering(placement=place(Market.ON_DEMAND), price=7.2),), at=now),
+        offerings={
+            "r on-demand": Observed(
+                value=(Offering(placement=place(Market.ON_DEMAND), price=on_demand),), at=now
+            )
+        },
         durable=durable,
     )
     event = NodeSeen(
@@ -169,3 +178,16 @@ async def test_a_price_that_changes_is_charged_as_it_was() -> None:
     await ledger.count(*seen(1030.0, price=3.6))
     await ledger.count(*seen(1060.0, price=7.2))
     assert journal.usd == pytest.approx((30.0 * 3.6 + 30.0 * 7.2) / HOUR)
+
+
+async def test_time_whose_price_is_not_known_is_charged_once_it_is() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(0, 3601, 60):
+        await ledger.count(*seen(float(second), price=None, on_demand=None))
+    assert (ledger.totals.usd, ledger.totals.on_demand_usd) == (0.0, 0.0)
+    for second in range(3660, 7201, 60):
+        await ledger.count(*seen(float(second)))
+    assert ledger.totals.usd == pytest.approx(7.2)  # two hours at 3.6
+    assert ledger.totals.on_demand_usd == pytest.approx(14.4)
+    assert journal.nodes["s1"] == pytest.approx(2 * HOUR)

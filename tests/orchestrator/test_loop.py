@@ -146,12 +146,12 @@ class Eyes:
                 if m.state is InstanceState.RUNNING
             },
             balancers={"gw": Observed(value=self.shown, at=now)},
-            offerings=Observed(
-                value=tuple(
-                    Offering(placement=place(m), price=1.0 + (m is Market.ON_DEMAND)) for m in Market
-                ),
-                at=now,
-            ),
+            offerings={
+                f"r {m}": Observed(
+                    value=(Offering(placement=place(m), price=1.0 + (m is Market.ON_DEMAND)),), at=now
+                )
+                for m in Market
+            },
             durable=durable,
             leading=leading,
             epoch=epoch,

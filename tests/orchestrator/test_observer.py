@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cloud.errors import CloudError, Throttled, Uncertain
-from cloud.ports import BalancerView, Capabilities, Clock
+from cloud.ports import BalancerView, Capabilities, Clock, Sold
 from orchestrator.observer import Observer, Pace
 from orchestrator.virtual_time import VirtualClock
 from policies.model import (
@@ -57,7 +57,13 @@ class Port:
     name: str = "gw"
     capabilities: Any = None
     machines: list[Instance] = field(default_factory=list)
-    offerings: tuple[Offering, ...] = (Offering(placement=PLACE, price=1.0),)
+    sells: dict[str, tuple[Offering, ...]] = field(
+        default_factory=lambda: {
+            "east": (Offering(placement=PLACE, price=1.0),),
+            "west": (Offering(placement=PLACE, price=2.0),),
+        }
+    )
+    problems: dict[str, str] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
     fails: dict[str, BaseException] = field(default_factory=dict)
     hangs: set[str] = field(default_factory=set)
@@ -77,10 +83,14 @@ class Port:
         if part in self.fails:
             raise self.fails[part]
 
-    async def list(self, pool: str = "") -> Any:
-        part = "instances" if pool else "offerings"
-        await self._look(part)
-        return tuple(self.machines) if pool else self.offerings
+    def parts(self) -> dict[str, tuple[Offering, ...]]:
+        return {part: tuple(replace(o, price=None) for o in sold) for part, sold in self.sells.items()}
+
+    async def list(self, what: str) -> Any:
+        await self._look(what if what in self.sells else "instances")
+        if what not in self.sells:
+            return tuple(self.machines)
+        return Sold(offerings=self.sells[what], problem=self.problems.get(what, ""))
 
     async def observe(self) -> BalancerView:
         await self._look("targets")
@@ -169,13 +179,13 @@ def watch(play: Play, work: Callable[[Watch], Awaitable[Any]], **pace: Any) -> A
 def test_nothing_was_seen_before_the_first_answer(play: Play) -> None:
     async def work(w: Watch) -> None:
         world = w.world()
-        parts = (world.instances, world.offerings, world.balancers["gw"])
+        parts = (world.instances, world.offerings["east"], world.balancers["gw"])
         assert [part.at for part in parts] == [None, None, None]
         assert all(part.age(world.now) == math.inf for part in parts)
         await w.clock.sleep(1.0)
         world = w.world()
         assert world.instances.age(world.now) == pytest.approx(1.0)  # as old as the question, not the answer
-        assert world.offerings.value == w.port.offerings
+        assert {part: view.value for part, view in world.offerings.items()} == w.port.sells
         assert (world.durable, world.leading, world.epoch) == (True, True, 3)
         assert w.woken
 
@@ -202,13 +212,45 @@ def test_a_failed_look_keeps_the_value_and_shows_its_age_and_reason(play: Play, 
     watch(play, work)
 
 
+@pytest.mark.parametrize("down", ["fails", "hangs"])
+def test_prices_of_one_part_that_cannot_be_read_leave_the_others(play: Play, down: str) -> None:
+    async def work(w: Watch) -> None:
+        if down == "fails":
+            w.port.fails = {"east": CloudError("no")}
+        else:
+            w.port.hangs = {"east"}
+        await w.clock.sleep(15.0)
+        east, west = w.world().offerings["east"], w.world().offerings["west"]
+        assert east.error
+        assert east.at is None
+        assert [o.price for o in east.value] == [None]  # what may be bought is known all the same
+        assert (west.error, west.value) == ("", w.port.sells["west"])
+
+    watch(play, work)
+
+
+def test_prices_that_were_read_in_part_are_taken_with_what_is_missing(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        w.port.problems = {"east": "one of them is no number"}
+        await w.clock.sleep(1.0)
+        east = w.world().offerings["east"]
+        assert east.error == "one of them is no number"
+        assert east.value == w.port.sells["east"]
+        assert east.at is not None
+        w.port.problems = {}
+        await w.clock.sleep(2.0)  # it is not left alone for the pace of prices that are whole
+        assert w.world().offerings["east"].error == ""
+
+    watch(play, work)
+
+
 def test_looks_that_go_on_failing_are_repeated_less_often_also_in_a_hurry(play: Play) -> None:
     async def work(w: Watch) -> None:
         w.observer.hurry(on=True)
-        w.port.fails = {"instances": Throttled("slow down"), "offerings": Throttled("slow down")}
+        w.port.fails = {"instances": Throttled("slow down"), "east": Throttled("slow down")}
         await w.clock.sleep(60.0)
         assert w.looks("instances") < 16  # after 1, 2, 4 and then every 5 s
-        assert w.looks("offerings") < 8
+        assert w.looks("east") < 8
 
     watch(play, work)
 
@@ -244,7 +286,7 @@ def test_a_look_that_failed_late_is_repeated_at_once(play: Play) -> None:
     watch(play, work)
 
 
-@pytest.mark.parametrize("part", ["targets", "instances", "offerings"])
+@pytest.mark.parametrize("part", ["targets", "instances", "east"])
 def test_a_part_that_fails_or_answers_again_wakes_the_loop_once(play: Play, part: str) -> None:
     async def work(w: Watch) -> None:
         await w.clock.sleep(20.0)
@@ -369,13 +411,13 @@ def test_a_look_that_hangs_has_a_deadline_and_holds_up_no_other(play: Play) -> N
 def test_in_a_hurry_instances_and_targets_are_looked_at_quickly_and_offerings_are_not(play: Play) -> None:
     async def work(w: Watch) -> None:
         await w.clock.sleep(10.0)
-        before = {part: w.looks(part) for part in ("instances", "targets", "offerings")}
+        before = {part: w.looks(part) for part in ("instances", "targets", "east")}
         w.observer.hurry(on=True)
         await w.clock.sleep(10.0)
         after = {part: w.looks(part) for part in before}
         assert after["instances"] - before["instances"] > 20
         assert after["targets"] - before["targets"] > 20
-        assert after["offerings"] == before["offerings"]
+        assert after["east"] == before["east"]
         w.observer.hurry(on=False)
         await w.clock.sleep(1.0)
         calm = w.looks("instances")
@@ -412,13 +454,13 @@ def test_only_changes_wake_the_loop(play: Play) -> None:
 
 def test_looks_that_fail_before_the_first_answer_wake_nobody(play: Play) -> None:
     async def work(w: Watch) -> None:
-        w.port.fails = {part: CloudError("down") for part in ("instances", "offerings", "targets")}
+        w.port.fails = {part: CloudError("down") for part in ("instances", "east", "west", "targets")}
         await w.clock.sleep(30.0)
         assert w.looks("instances") > 3
         assert w.woken == 0
         w.port.fails = {}
         await w.clock.sleep(60.0)
-        assert w.woken == 2  # an empty cloud and what is sold; an empty target set is as before
+        assert w.woken == 3  # an empty cloud and both parts of what is sold; an empty target set is as before
 
     watch(play, work)
 

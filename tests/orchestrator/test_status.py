@@ -29,6 +29,7 @@ from policies.events import (
     Paused,
     PoolConfigured,
     PoolWhole,
+    PricesRead,
     TargetsApplied,
 )
 from policies.fleet import Fleet
@@ -166,14 +167,15 @@ class Scene:
                 "instances": Observed(value=tuple(self.instances), at=NOW),
                 "engines": self.engines,
                 "balancers": {"gw": Observed(value=tuple(self.targets), at=NOW)},
-                "offerings": Observed(
-                    value=tuple(
-                        Offering(placement=place(m, z), price=1.0 if m is SPOT else 3.0)
-                        for m in Market
-                        for z in "ab"
-                    ),
-                    at=NOW,
-                ),
+                "offerings": {
+                    f"r {m}": Observed(
+                        value=tuple(
+                            Offering(placement=place(m, z), price=1.0 if m is SPOT else 3.0) for z in "ab"
+                        ),
+                        at=NOW,
+                    )
+                    for m in Market
+                },
                 **self.settings,
             }
         )
@@ -462,7 +464,7 @@ def test_a_cap_that_cannot_hold_the_floor_is_a_problem_once_prices_are_known() -
         "limits.spend_per_hour: $5.00 an hour is less than the on-demand floor of 2 nodes costs, $6.00 at "
         "3.00 each"
     )
-    scene.settings["offerings"] = Observed(value=())
+    scene.settings["offerings"] = {}
     assert pool_view(scene).problems == []
 
 
@@ -529,3 +531,50 @@ def test_policies_are_explained_by_their_own_words() -> None:
     assert policy_text("os") == ()
     assert policy_text("model") == ()
     assert explanation("mix", Scene().settled().snapshot()) == policy_text("mix")
+
+
+def priceless(*, cap: float | None = None, noted: bool = True) -> Scene:
+    """No price could be read since the start; those of before are two hours old, or were never known."""
+    scene = Scene(replicas=2, limits=Limits(spend_per_hour=cap))
+    scene.node("s1", SPOT)
+    places = {f"r {m}": tuple(place(m, z) for z in "ab") for m in Market}
+    scene.settings["offerings"] = {
+        part: Observed(value=tuple(Offering(placement=p, price=None) for p in held), error="AccessDenied")
+        for part, held in places.items()
+    }
+    if noted:
+        scene.later += [
+            PricesRead(at=NOW - 7200.0, part=part, prices=tuple((p, 2.0) for p in held))
+            for part, held in places.items()
+        ]
+    return scene
+
+
+def test_prices_that_cannot_be_read_are_a_problem_with_their_age_and_what_it_means() -> None:
+    problems = pool_view(priceless()).problems
+    for market in Market:
+        assert (
+            f"prices of r {market} cannot all be read (last read 2h ago): AccessDenied; "
+            "launches go on at the last known prices" in problems
+        )
+
+
+@pytest.mark.parametrize(
+    ("cap", "effect"),
+    [
+        (None, "launches go on, some at prices that are not known"),
+        (9.0, "2 offerings without a price cannot be launched under the spend cap"),
+    ],
+)
+def test_prices_that_were_never_known_say_what_that_means(cap: float | None, effect: str) -> None:
+    problems = pool_view(priceless(cap=cap, noted=False)).problems
+    assert f"prices of r spot cannot all be read (never read): AccessDenied; {effect}" in problems
+
+
+def test_a_cost_that_is_not_known_is_null_and_a_problem() -> None:
+    scene = priceless(noted=False)
+    scene.instances = [replace(i, price=None) for i in scene.instances]
+    scene.events = [replace(e, price=None) if isinstance(e, NodeSeen) else e for e in scene.events]
+    view = pool_view(scene)
+    assert (view.cost_per_hour, view.saved_share, view.nodes[0].price) == (None, None, None)
+    assert "what 1 node costs is not known, so the cost of the pool is not known either" in view.problems

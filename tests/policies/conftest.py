@@ -58,7 +58,7 @@ from policies.model import (
     TargetState,
     World,
 )
-from policies.records import DrainRecord, Intent, Memory, NodeRecord
+from policies.records import DrainRecord, Intent, LastPrice, Memory, NodeRecord
 from policies.turn import Turn as DecisionTurn
 
 ENDED = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
@@ -329,7 +329,7 @@ class ToyCloud:
             instances=Observed(value=self.listed_value, at=self.listed_at, error=error),
             engines=self._readings(),
             balancers={"gw": Observed(value=shown, at=self.now)},
-            offerings=Observed(value=offerings, at=self.now),
+            offerings={"sim": Observed(value=offerings, at=self.now)},
             durable=self.durable,
             leading=self.leading,
             epoch=self.epoch,
@@ -843,6 +843,11 @@ class Scene:
         return Memory(
             nodes=dict(self.records),
             **{
+                "prices": {
+                    o.placement: LastPrice(at=self.now, price=o.price, part="sim")
+                    for o in self.offerings
+                    if o.price is not None
+                },
                 "targets": {"gw": dict(self.held)},
                 "applied_at": {"gw": self.now - 50.0},
                 **self.fields,
@@ -858,7 +863,7 @@ class Scene:
                 "instances": Observed(value=tuple(self.instances.values()), at=self.now),
                 "engines": dict(self.engines),
                 "balancers": {"gw": Observed(value=tuple(self.shown.values()), at=self.now)},
-                "offerings": Observed(value=tuple(self.offerings), at=self.now),
+                "offerings": {"sim": Observed(value=tuple(self.offerings), at=self.now)},
                 "epoch": 7,
                 **self.settings,
             }

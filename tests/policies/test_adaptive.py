@@ -115,7 +115,7 @@ class Fleet:
             now=NOW,
             instances=Observed(value=tuple(self.instances), at=NOW),
             engines=self.engines,
-            offerings=Observed(value=tuple(offers), at=NOW),
+            offerings={"sim": Observed(value=tuple(offers), at=NOW)},
             epoch=1,
         )
         # Nothing was learned of start times: the rules hold.

@@ -96,13 +96,13 @@ def test_the_order_of_mappings_and_lists_does_not_matter(run: Callable[[int], An
 
     def mixed(world: World) -> World:
         machines = list(world.instances.value)
-        offerings = list(world.offerings.value)
+        offerings = list(world.offerings["sim"].value)
         draw.shuffle(machines)
         draw.shuffle(offerings)
         return replace(
             world,
             instances=replace(world.instances, value=tuple(machines)),
-            offerings=replace(world.offerings, value=tuple(offerings)),
+            offerings={"sim": replace(world.offerings["sim"], value=tuple(offerings))},
             engines=shuffled(world.engines, draw),
             balancers=shuffled(world.balancers, draw),
         )

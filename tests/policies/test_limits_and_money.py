@@ -58,7 +58,7 @@ def test_the_rate_counts_what_bills_against_wanted_nodes_on_demand(scene: Make) 
     here = scene().nodes(2).nodes(2, ON_DEMAND).node("cover", ON_DEMAND, ready=False)
     here.node("sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED)
     here.node("dead", state=InstanceState.TERMINATED, serving=False)
-    found = rate(here.fleet, here.world)
+    found = rate(here.fleet)
     assert (found.cost, found.on_demand) == (2 * 1.0 + 3 * 3.0, 4 * 3.0)
     assert found.saved_share == pytest.approx(1 / 12)
 
@@ -66,8 +66,9 @@ def test_the_rate_counts_what_bills_against_wanted_nodes_on_demand(scene: Make) 
 def test_the_rate_without_offerings_goes_by_the_nodes(scene: Make) -> None:
     here = scene().nodes(2).nodes(2, ON_DEMAND, price=2.5)
     here.offerings = []
-    assert rate(here.fleet, here.world).on_demand == 10.0
-    assert Rate(cost=1.0, on_demand=0.0).saved_share == 0.0
+    assert rate(here.fleet).on_demand == 10.0
+    assert Rate(cost=1.0, on_demand=None).saved_share is None
+    assert Rate(cost=None, on_demand=1.0, unpriced=1).saved_share is None
     assert Rate(cost=12.0, on_demand=10.0).saved_share == pytest.approx(-0.2)
 
 

@@ -105,7 +105,7 @@ class Watched:
         return World(
             now=self.now,
             instances=self._view("instances", machines),
-            offerings=self._view("offerings", ()),
+            offerings={"us-east-1 spot": self._view("us-east-1 spot", ())},
             balancers={"gateway": self._view("gateway", ())},
             engines=engines,
             heard=self.heard,
@@ -160,7 +160,7 @@ def test_a_gateway_that_is_away_is_lost_once_and_back_at_once() -> None:
     ("name", "kind", "within", "text"),
     [
         ("instances", PartKind.CLOUD, 16.0, "the cloud's list of machines"),
-        ("offerings", PartKind.PRICES, 16.0, "the price list"),
+        ("us-east-1 spot", PartKind.PRICES, 16.0, "the price list of us-east-1 spot"),
     ],
 )
 def test_a_list_is_lost_later_and_by_its_own_name(

@@ -317,7 +317,7 @@ def test_a_target_weighs_what_its_node_serves(scene: Make) -> None:
 def test_savings_are_measured_by_the_unit(scene: Make, at: Make) -> None:
     here = scene(pool(10)).node("big", ON_DEMAND, "a", "big", price=4.0)
     here.offerings = sold(at, gpu=1.0, big=4.0)
-    found = economics.rate(here.fleet, here.world)
+    found = economics.rate(here.fleet)
     assert (found.cost, found.on_demand) == (4.0, 5.0)
 
 

@@ -6,6 +6,7 @@ import itertools
 from functools import partial
 from pathlib import Path
 
+import pytest
 from scenarios import config, sales
 
 from cloud.sim.balancer import Traffic
@@ -67,3 +68,40 @@ def test_a_set_that_is_wanted_no_more_is_not_written(tmp_path: Path, sound) -> N
     outcome = sound(simulation(tmp_path).run(script))
     assert "drain" in " ".join(e.detail for e in outcome.effects if e.kind == "journal").lower()
     assert [e for e in outcome.effects if e.kind == "apply" and "draining" in e.detail] == []
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("fault", [Fault.DENIED, Fault.SLOW, Fault.THROTTLED])
+def test_prices_that_cannot_be_read_hold_back_no_launch(
+    tmp_path: Path, sound, fault: Fault, restart: bool
+) -> None:
+    """Half of the nodes are lost meanwhile, and replaced."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        sim.world.faults.slow_for = 3600.0
+        sim.world.faults.begin(("offerings",), fault)
+        if restart:
+            await restarted(sim)
+        for market in Market:
+            sim.world.terminate(sim.live(market)[0].id)
+        await sim.settle(within=300.0)
+
+    sound(simulation(tmp_path).run(script))
+
+
+def test_a_pool_starts_where_no_price_was_ever_read(tmp_path: Path, sound) -> None:
+    async def script(sim: Simulation) -> None:
+        sim.world.faults.begin(("offerings",), Fault.DENIED)
+        sim.boot()
+        await sim.settle(within=300.0)
+
+    sound(simulation(tmp_path).run(script))
+
+
+async def restarted(sim: Simulation) -> None:
+    """Killed, and another daemon on the same journal."""
+    assert sim.running is not None
+    sim.kill(sim.running)
+    sim.boot()
+    await sim.clock.sleep(1.0)

@@ -152,7 +152,11 @@ async def test_capacity_is_per_placement_and_comes_back(stage: Stage) -> None:
     await stage.instances.terminate(first.id)
     await stage.instances.launch(stage.request("3"))
     stage.world.set_capacity(place(Market.SPOT, "c"), 0)
-    shown = {o.placement: o.available for o in await stage.offerings.list()}
+    shown = {
+        o.placement: o.available
+        for part in stage.offerings.parts()
+        for o in (await stage.offerings.list(part)).offerings
+    }
     assert shown[place(Market.SPOT, "c")] is False
     assert shown[place(Market.ON_DEMAND, "c")] is True
 

@@ -11,7 +11,6 @@ import structlog
 from cloud.aws.instances import AwsInstances
 from cloud.aws.notice_calls import NoticeCalls
 from cloud.aws.notice_queue import QueueNotices
-from cloud.aws.prices import PriceBook
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.clock import SystemClock
 from cloud.ports import EngineCommand, LaunchRequest
@@ -71,7 +70,7 @@ async def test_each_source_alone_hears_of_a_reclaim_and_together_they_doom_the_n
     aws_shim, aws_clients, aws_place, queue_url, machine, serve
 ):
     clock, calls = SystemClock(), NoticeCalls(aws_clients)
-    instances = AwsInstances([(aws_clients, aws_place)], clock=clock, prices=PriceBook())
+    instances = AwsInstances([(aws_clients, aws_place)], clock=clock)
     node = await launch(instances, aws_place)
     served, itself = await serve(owned=lambda name: name == node.id), machine(id=node.id)
     itself.start("--url", served.url)

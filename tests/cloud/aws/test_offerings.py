@@ -1,5 +1,6 @@
 """Prices: where they come from, and what is kept when they do not come."""
 
+import asyncio
 import datetime
 import json
 from dataclasses import replace
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from cloud.aws import offerings as module
 from cloud.aws.instances import AwsInstances
 from cloud.aws.offerings import AwsOfferings
-from cloud.aws.prices import PriceBook, on_demand_prices, spot_prices
+from cloud.aws.prices import on_demand_prices, spot_prices
 from cloud.errors import CloudError
 from cloud.ports import EngineCommand, LaunchRequest
 from policies.model import Market
@@ -40,12 +41,27 @@ def offerings(aws_shim, aws_clients, aws_place, clock):
     return AwsOfferings([(aws_clients, aws_place)], clock=clock)
 
 
-def prices(found, market):
-    return {
-        (o.placement.zone[-1], o.placement.instance_type): o.price
-        for o in found
-        if o.placement.market is market
-    }
+SPOT, ON_DEMAND = "us-east-1 spot", "us-east-1 on-demand"
+
+
+def prices(sold):
+    return {(o.placement.zone[-1], o.placement.instance_type): o.price for o in sold.offerings}
+
+
+def everywhere(**by_type):
+    """The same price in both zones; `big` and `small` are the two types."""
+    names = {"small": "p5.4xlarge", "big": "g6e.12xlarge"}
+    return {(zone, names[kind]): price for zone in "ab" for kind, price in by_type.items()}
+
+
+def test_each_region_and_market_is_a_part_and_names_what_may_be_bought(offerings, aws_place):
+    parts = offerings.parts()
+    assert list(parts) == [SPOT, ON_DEMAND]
+    for market, sold in zip(Market, parts.values(), strict=True):
+        assert {(o.placement.zone, o.placement.instance_type) for o in sold} == {
+            (zone, kind) for zone in aws_place.subnets for kind in aws_place.instance_types
+        }
+        assert {(o.placement.market, o.price) for o in sold} == {(market, None)}
 
 
 @pytest.mark.slow
@@ -55,88 +71,141 @@ async def test_each_zone_and_type_has_its_price(offerings, aws_shim):
         spot_prices={"p5.4xlarge": 2.5, "p5.4xlarge:us-east-1b": 2.0, "g6e.12xlarge:us-east-1a": None},
         on_demand_prices={"p5.4xlarge": 6.88, "g6e.12xlarge": 10.49},
     )
-    found = await offerings.list()
-    assert prices(found, Market.SPOT) == {
-        ("a", "p5.4xlarge"): 2.5,
-        ("b", "p5.4xlarge"): 2.0,
-        ("b", "g6e.12xlarge"): 1.0,
-    }
-    assert prices(found, Market.ON_DEMAND) == {
-        (zone, name): price
-        for zone in "ab"
-        for name, price in (("p5.4xlarge", 6.88), ("g6e.12xlarge", 10.49))
-    }
+    spot = await offerings.list(SPOT)
+    assert prices(spot) == {("a", "p5.4xlarge"): 2.5, ("b", "p5.4xlarge"): 2.0, ("b", "g6e.12xlarge"): 1.0}
+    assert spot.problem == ""
+    assert prices(await offerings.list(ON_DEMAND)) == everywhere(small=6.88, big=10.49)
 
 
 @pytest.mark.slow
 async def test_every_page_of_spot_prices_is_read(offerings, monkeypatch):
     monkeypatch.setattr(module, "_PAGE", 1)
-    assert len(prices(await offerings.list(), Market.SPOT)) == 4
+    assert len(prices(await offerings.list(SPOT))) == 4
 
 
 @pytest.mark.slow
-async def test_the_last_good_price_list_is_kept_and_asked_for_again(offerings, aws_shim, clock):
+async def test_half_of_the_pages_is_no_answer(offerings, aws_shim, monkeypatch):
+    monkeypatch.setattr(module, "_PAGE", 1)
+    aws_shim.order("fault", action="DescribeSpotPriceHistory", kind="drop", after=2)
+    with pytest.raises(CloudError):
+        await offerings.list(SPOT)
+    assert len(prices(await offerings.list(SPOT))) == 4
+
+
+@pytest.mark.slow
+async def test_spot_is_sold_whatever_the_price_list_does(offerings, aws_shim):
+    aws_shim.order("set", pricing=False)
+    with pytest.raises(CloudError, match="allow pricing:GetProducts or write on_demand_prices"):
+        await offerings.list(ON_DEMAND)
+    assert prices(await offerings.list(SPOT)) == everywhere(small=1.0, big=1.0)
+
+
+@pytest.mark.slow
+async def test_on_demand_is_sold_whatever_spot_prices_do(offerings, aws_shim):
+    aws_shim.order("set", denied=["ec2:DescribeSpotPriceHistory"])
+    with pytest.raises(CloudError, match="UnauthorizedOperation"):
+        await offerings.list(SPOT)
+    assert prices(await offerings.list(ON_DEMAND)) == everywhere(small=3.0, big=3.0)
+
+
+@pytest.mark.slow
+async def test_the_price_list_is_asked_again_when_it_is_due_and_at_once_after_a_failure(
+    offerings, aws_shim, clock
+):
     aws_shim.order("set", on_demand_prices={"p5.4xlarge": 6.0})
-    first = prices(await offerings.list(), Market.ON_DEMAND)
+    first = everywhere(small=6.0, big=3.0)
+    for _ in range(3):
+        assert prices(await offerings.list(ON_DEMAND)) == first
+    assert aws_shim.order("calls")["GetProducts"] == 2  # once for each type
     aws_shim.order("set", pricing=False)
     clock.time += 13 * 3600
-    assert prices(await offerings.list(), Market.ON_DEMAND) == first
-    assert "AccessDenied" in offerings.price_list_error
-    assert "IAM policy" in offerings.price_list_error
+    with pytest.raises(CloudError, match="AccessDenied"):
+        await offerings.list(ON_DEMAND)
     aws_shim.order("set", pricing=True, on_demand_prices={"p5.4xlarge": 5.0})
-    assert prices(await offerings.list(), Market.ON_DEMAND) == first  # not asked again at once
-    clock.time += 600
-    assert prices(await offerings.list(), Market.ON_DEMAND)[("a", "p5.4xlarge")] == 5.0
-    assert offerings.price_list_error == ""
+    assert prices(await offerings.list(ON_DEMAND)) == everywhere(small=5.0, big=3.0)
+    clock.time -= 30 * 3600  # a clock that is set back does not make a price last for a day more
+    aws_shim.order("set", on_demand_prices={"p5.4xlarge": 4.0})
+    assert prices(await offerings.list(ON_DEMAND)) == everywhere(small=4.0, big=3.0)
 
 
 @pytest.mark.slow
-async def test_the_price_list_is_not_asked_every_time(offerings, aws_shim):
-    for _ in range(3):
-        await offerings.list()
-    assert aws_shim.order("calls")["GetProducts"] == 2  # once for each type
+@pytest.mark.parametrize("price", [None, 0.0, -1.0])
+async def test_a_type_without_a_price_in_the_list_hides_no_other(offerings, aws_shim, price):
+    aws_shim.order("set", on_demand_prices={"p5.4xlarge": 6.0, "g6e.12xlarge": price})
+    sold = await offerings.list(ON_DEMAND)
+    assert prices(sold) == everywhere(small=6.0, big=None)
+    assert "g6e.12xlarge in us-east-1" in sold.problem
+    aws_shim.order("set", on_demand_prices={"p5.4xlarge": 6.0, "g6e.12xlarge": 9.0})
+    sold = await offerings.list(ON_DEMAND)
+    assert (prices(sold), sold.problem) == (everywhere(small=6.0, big=9.0), "")
 
 
 @pytest.mark.slow
-async def test_no_on_demand_price_at_all_says_what_to_do(offerings, aws_shim):
-    aws_shim.order("set", pricing=False)
-    with pytest.raises(CloudError, match="allow pricing:GetProducts or write the prices"):
-        await offerings.list()
+async def test_a_type_that_hangs_hides_no_other(aws_shim, aws_clients, aws_place, clock):
+    offerings = AwsOfferings([(aws_clients, aws_place)], clock=clock, patience=0.5)
+    aws_shim.order("fault", action="GetProducts", kind="hold")
+    sold = await offerings.list(ON_DEMAND)
+    aws_shim.order("release")
+    assert sorted(map(str, prices(sold).values())) == ["3.0", "3.0", "None", "None"]
+    assert "no answer within" in sold.problem
+    assert prices(await offerings.list(ON_DEMAND)) == everywhere(small=3.0, big=3.0)
+    await offerings.close()
+
+
+@pytest.mark.slow
+async def test_a_price_list_that_hangs_holds_up_no_list_of_machines(aws_shim, aws_clients, aws_place, clock):
+    """Eight types in one region: each holds a thread for as long as it hangs."""
+    place = replace(aws_place, instance_types=tuple(f"g6e.{n}xlarge" for n in range(8)))
+    offerings = AwsOfferings([(aws_clients, place)], clock=clock, patience=30.0)
+    instances = AwsInstances([(aws_clients, place)], clock=clock)
+    aws_shim.order("fault", action="GetProducts", kind="hold", times=8)
+    look = asyncio.create_task(offerings.list(ON_DEMAND))
+    async with asyncio.timeout(20.0):
+        while aws_shim.order("calls").get("GetProducts", 0) < 4:  # noqa: ASYNC110 - another process counts
+            await asyncio.sleep(0.01)
+        assert await instances.list("pool") == ()
+        assert (await offerings.list(SPOT)).offerings
+        assert not look.done()
+    aws_shim.order("release")
+    await look
+    await offerings.close()
 
 
 @pytest.mark.slow
 async def test_prices_of_ones_own_win_and_need_no_price_list(aws_shim, aws_clients, aws_place, clock):
     aws_shim.order("set", pricing=False)
-    own = {"p5.4xlarge": 4.2, "g6e.12xlarge": 7.0}
-    place = replace(aws_place, on_demand_prices=own)
-    found = await AwsOfferings([(aws_clients, place)], clock=clock).list()
-    assert prices(found, Market.ON_DEMAND)[("b", "p5.4xlarge")] == 4.2
+    place = replace(aws_place, on_demand_prices={"p5.4xlarge": 4.2, "g6e.12xlarge": 7.0})
+    sold = await AwsOfferings([(aws_clients, place)], clock=clock).list(ON_DEMAND)
+    assert (prices(sold), sold.problem) == (everywhere(small=4.2, big=7.0), "")
     assert "GetProducts" not in aws_shim.order("calls")
+    place = replace(aws_place, on_demand_prices={"p5.4xlarge": 4.2})
+    sold = await AwsOfferings([(aws_clients, place)], clock=clock).list(ON_DEMAND)
+    assert prices(sold) == everywhere(small=4.2, big=None)
 
 
 @pytest.mark.slow
-async def test_spot_prices_that_cannot_be_read_are_an_error(offerings, aws_shim):
-    aws_shim.order("fault", action="DescribeSpotPriceHistory", kind="error", code="InternalError", status=500)
-    with pytest.raises(CloudError):
-        await offerings.list()
-    assert await offerings.list()
+async def test_no_spot_price_at_all_is_a_failure_and_not_an_empty_market(offerings, aws_shim):
+    aws_shim.order("set", spot_prices={"p5.4xlarge": None, "g6e.12xlarge": None})
+    with pytest.raises(CloudError, match="no spot price"):
+        await offerings.list(SPOT)
 
 
 @pytest.mark.slow
-async def test_instances_carry_the_price_of_their_offering(aws_shim, aws_clients, aws_place, clock):
-    book = PriceBook()
-    offerings = AwsOfferings([(aws_clients, aws_place)], clock=clock, prices=book)
-    instances = AwsInstances([(aws_clients, aws_place)], clock=clock, prices=book)
-    aws_shim.order("set", spot_prices={"p5.4xlarge": 2.5})
-    offering = next(o for o in await offerings.list() if o.price == 2.5)
-    asked = LaunchRequest(
-        token="t", pool="pool", placement=offering.placement, command=EngineCommand(argv=("x",))
-    )
-    assert (await instances.launch(asked)).price == 2.5
-    aws_shim.order("set", spot_prices={"p5.4xlarge": 1.5})
-    await offerings.list()
-    (listed,) = await instances.list("pool")
-    assert listed.price == 1.5
+async def test_a_spot_price_that_is_none_is_told_and_its_place_is_sold(offerings, aws_shim):
+    aws_shim.order("set", spot_prices={"p5.4xlarge:us-east-1a": 0.0})
+    sold = await offerings.list(SPOT)
+    assert prices(sold) == everywhere(small=1.0, big=1.0) | {("a", "p5.4xlarge"): None}
+    assert "p5.4xlarge in us-east-1a" in sold.problem
+
+
+@pytest.mark.slow
+async def test_machines_name_no_price(aws_shim, aws_clients, aws_place, clock):
+    instances = AwsInstances([(aws_clients, aws_place)], clock=clock)
+    place = AwsOfferings([(aws_clients, aws_place)], clock=clock).parts()[SPOT][0].placement
+    command = EngineCommand(argv=("x",))
+    launched = await instances.launch(LaunchRequest(token="t", pool="pool", placement=place, command=command))
+    assert launched.price is None
+    assert [i.price for i in await instances.list("pool")] == [None]
 
 
 # -- what AWS writes ------------------------------------------------------------------------------
@@ -154,8 +223,16 @@ def test_the_newest_spot_price_counts():
 
 
 @pytest.mark.parametrize("price", ["", "nan", "inf", "-1", "0", "x", None, "1e300"])
-def test_a_spot_price_that_is_none_is_left_out(price):
-    assert spot_prices({"SpotPriceHistory": [entry(price), entry("2", zone="b")]}) == {("b", "t"): 2.0}
+def test_a_spot_price_that_is_no_number_is_none_and_hides_no_other(price):
+    page = {"SpotPriceHistory": [entry(price), entry("2", zone="b")]}
+    assert spot_prices(page) == {("a", "t"): None, ("b", "t"): 2.0}
+    page = {"SpotPriceHistory": [entry(price), entry("2", OLD)]}
+    assert spot_prices(page) == {("a", "t"): 2.0}
+
+
+def test_an_entry_without_a_time_is_no_price():
+    page = {"SpotPriceHistory": [entry("3", None), entry("2"), entry("4", None)]}
+    assert spot_prices(page) == {("a", "t"): 2.0}
 
 
 def product(terms):

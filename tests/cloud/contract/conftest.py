@@ -29,7 +29,6 @@ from cloud.aws.notice_calls import NoticeCalls
 from cloud.aws.notice_queue import QueueNotices
 from cloud.aws.offerings import AwsOfferings
 from cloud.aws.places import AwsRegion
-from cloud.aws.prices import PriceBook
 from cloud.aws.spot_requests import SpotRequestNotices
 from cloud.clock import SystemClock
 from cloud.local.config import Channels, ConstantSource, InstanceType, LocalCloudConfig, ZoneConfig
@@ -39,7 +38,7 @@ from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.local.server import run_local_cloud
 from cloud.ports import EngineCommand, LaunchRequest
-from policies.model import Confidence, Instance, Market
+from policies.model import Confidence, Instance, Market, Offering
 
 PATIENCE = 30.0  # s until a condition counts as never coming true
 
@@ -66,12 +65,17 @@ class World:
     def watch(self, instance: Instance) -> None:
         """Tell the sources that ask each node whom to ask."""
 
+    async def sold(self) -> list[Offering]:
+        """Everything that the provider sells."""
+        parts = [await self.offerings.list(part) for part in self.offerings.parts()]
+        assert not any(part.problem for part in parts)
+        return [offering for part in parts for offering in part.offerings]
+
     async def request(
         self, token: str, market: Market = Market.ON_DEMAND, pool: str = "pool"
     ) -> LaunchRequest:
         """A request that the provider can meet."""
-        offerings = await self.offerings.list()
-        placement = next(o.placement for o in offerings if o.placement.market is market)
+        placement = next(o.placement for o in await self.sold() if o.placement.market is market)
         command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0)
         return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
 
@@ -163,9 +167,8 @@ class AwsWorld(World):
     def __init__(self, shim: Any, clients: AwsClients, place: AwsRegion) -> None:
         self.clock = SystemClock()
         self._shim = shim
-        prices = PriceBook()
-        self.instances = AwsInstances([(clients, place)], clock=self.clock, prices=prices)
-        self.offerings = AwsOfferings([(clients, place)], clock=self.clock, prices=prices)
+        self.instances = AwsInstances([(clients, place)], clock=self.clock)
+        self.offerings = AwsOfferings([(clients, place)], clock=self.clock)
         self._calls = NoticeCalls(clients)
         self.sources = ()
         self._directory: Path | None = None

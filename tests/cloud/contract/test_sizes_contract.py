@@ -33,6 +33,7 @@ def pool_of(offerings: tuple[Offering, ...]) -> tuple[Pool, str, str]:
     for offering in offerings:
         kind = offering.placement.instance_type
         if offering.placement.market is Market.ON_DEMAND:
+            assert offering.price is not None
             prices[kind] = min(offering.price, prices.get(kind, offering.price))
     small, large = sorted(prices, key=lambda kind: prices[kind])
     rules = PlacementRules(spread=0.0)
@@ -53,14 +54,17 @@ async def seen(cloud_world, count: int) -> World:
         now=now,
         instances=Observed(value=tuple(listed), at=now),
         engines={i.id: EngineReading(node=i.id, at=now, ready=True, ok=True) for i in listed},
-        offerings=Observed(value=tuple(await cloud_world.offerings.list()), at=now),
+        offerings={
+            part: Observed(value=(await cloud_world.offerings.list(part)).offerings, at=now)
+            for part in cloud_world.offerings.parts()
+        },
         epoch=1,
     )
 
 
 async def test_two_sizes_make_what_is_wanted_and_no_more(cloud_world):
     world = await seen(cloud_world, 0)
-    pool, small, large = pool_of(world.offerings.value)
+    pool, small, large = pool_of([o for view in world.offerings.values() for o in view.value])
     memory = reduce(
         Memory(), DaemonStarted(at=world.now, epoch=1), PoolConfigured(at=world.now, replicas=pool.replicas)
     )

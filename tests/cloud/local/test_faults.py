@@ -68,7 +68,7 @@ async def test_throttling_hits_every_call(bench):
     with pytest.raises(Throttled):
         await bench.instances.list("pool")
     with pytest.raises(Throttled):
-        await bench.offerings.list()
+        await bench.offerings.list("local")
     with pytest.raises(Throttled):
         await bench.launch()
     assert await bench.instances.list("pool") == ()
