@@ -7,6 +7,7 @@ one, so the daemon, the gateway and the clients see what they would see on AWS.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -369,3 +370,70 @@ async def test_expired_credentials_freeze_changes_and_nothing_else(
             await stack.until_pool("the pool is whole again", whole)
             assert (await stack.status())["daemon"]["pid"] == pid
         assert traffic.report.failed == 0, traffic.report
+
+
+async def test_a_spot_machine_that_stops_is_replaced_and_ended_and_a_stopped_standby_is_kept(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """No event tells of it: the list of machines does."""
+    made = tables(machines, subnets)
+    changes = {**made, f"{POOL}.standby": {"stopped": 1}}
+
+    def settled(pool: Any) -> bool:
+        phases = sorted(node["phase"] for node in pool["nodes"] if node["phase"] != "gone")
+        spot = [n for n in pool["nodes"] if n["phase"] == "ready" and n["market"] == "spot"]
+        return phases == ["ready", "ready", "ready", "stopped"] and len(spot) == 2
+
+    async with new_stack(changes, parts=("gateway", "daemon")) as stack:
+        pool = await stack.until_pool("three nodes work and a standby is stopped", settled)
+        victim = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        async with stack.traffic() as traffic:
+            machines.shim.order("halt", node=victim)
+            pool = await stack.until_pool(
+                "the stopped machine is replaced and ended, and there is a standby",
+                lambda pool: settled(pool) and victim not in {n["id"] for n in pool["nodes"]},
+            )
+            await traffic.answers(20)
+        assert traffic.report.failed == 0, traffic.report
+        assert await machines.state(victim) == "terminated"
+        standby = next(node["id"] for node in pool["nodes"] if node["phase"] == "stopped")
+        assert await machines.state(standby) == "stopped"
+        drained = [e for e in await stack.events() if e["kind"] == "DrainStarted"]
+        assert {e["data"]["node"] for e in drained if e["data"]["cause"] == "notice"} == {victim}
+
+
+async def test_a_warning_with_an_unreadable_time_and_a_hook_that_is_sent_to_the_queue_drain_their_nodes(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    made = tables(machines, subnets)
+    sqs = machines.shim.client("sqs")
+    url = sqs.get_queue_url(QueueName=QUEUE)["QueueUrl"]
+    async with new_stack(made, parts=("gateway", "daemon")) as stack:
+        pool = await stack.until_pool("the pool is as wanted", whole)
+        warned = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
+        hooked = next(node["id"] for node in pool["nodes"] if node["market"] == "on-demand")
+        warning = {
+            "source": "aws.ec2",
+            "detail-type": "EC2 Spot Instance Interruption Warning",
+            "time": "soon",
+            "detail": {"instance-id": warned, "instance-action": "terminate"},
+        }
+        hook = {
+            "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+            "LifecycleHookName": "drain",
+            "EC2InstanceId": hooked,
+        }
+        async with stack.traffic() as traffic:
+            for body in (warning, hook):
+                await asyncio.to_thread(sqs.send_message, QueueUrl=url, MessageBody=json.dumps(body))
+            await stack.until_pool(
+                "both nodes are replaced",
+                lambda pool: whole(pool) and not {warned, hooked} & {n["id"] for n in pool["nodes"]},
+            )
+            await traffic.answers(20)
+        assert (traffic.report.failed, traffic.report.streams_cut) == (0, 0), traffic.report
+        told = [e["data"]["notice"] for e in await stack.events() if e["kind"] == "NoticeSeen"]
+        assert {(n["node"], n["kind"], n["source"]) for n in told} == {
+            (warned, "interruption", "aws-queue"),
+            (hooked, "maintenance", "aws-queue"),
+        }

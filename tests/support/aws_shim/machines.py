@@ -298,6 +298,13 @@ def tell(kind, detail, node, region=REGION, source="aws.ec2", age=0.0):
         rule.send_to_targets(event, transform_input=False)  # transformers need a library of their own
 
 
+def halt(shim, node, region=REGION):
+    """Stop a machine as EC2 stops it by itself, a one-time spot machine too; nobody is told."""
+    instance = ec2_backends[ACCOUNT][region].get_instance(node)
+    put(instance, STOPPING)
+    shim.later(shim.settings["stop"], lambda: is_in(instance, STOPPING) and put(instance, STOPPED))
+
+
 def recommend(shim, node, region=REGION):
     """A rebalance recommendation."""
     tell("EC2 Instance Rebalance Recommendation", {"instance-id": node}, node, region)

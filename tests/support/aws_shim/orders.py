@@ -5,6 +5,7 @@ set       {SETTING: VALUE, ...}             see state.DEFAULTS
 fault     {action, kind, times, after, ...}   see state.Fault
 outage    {services: [...]}                 these close every connection; an empty list ends it
 reclaim   {node or nodes, notice_s, ...}    spot machines are taken back, at one instant
+halt      {node, region}                    a machine stops and nobody asked: no event, no request says so
 recommend {node, region}                    a rebalance recommendation
 tell      {kind, detail, node, region, source}   any event on the default bus
 front     {group}                           gives {"port": N}: where this target group's balancer listens
@@ -121,6 +122,9 @@ class Application:
                     with shim.lock:
                         for node in given.pop("nodes", None) or [given.pop("node")]:
                             machines.reclaim(shim, node, **given)
+                case "halt":
+                    with shim.lock:
+                        machines.halt(shim, **given)
                 case "recommend":
                     with shim.lock:
                         machines.recommend(shim, **given)
