@@ -23,7 +23,7 @@ from orchestrator.observer import Observer
 from orchestrator.recorder import Recorder
 from orchestrator.store import Journal, StoreUnavailable, Superseded
 from orchestrator.tally import Tally, dooms
-from policies import facts, parts
+from policies import facts, parts, verdict
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.decide import decide_for
 from policies.events import (
@@ -36,6 +36,7 @@ from policies.events import (
     NoticeSeen,
     PartBack,
     PartLost,
+    StateChanged,
     TargetsApplied,
 )
 from policies.fleet import Fleet, vouched_for
@@ -55,6 +56,9 @@ _OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
 
 _RUNS = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATING})
 """Phases of nodes whose engine may answer."""
+
+_CALM = (verdict.State.OK, verdict.State.STARTING, verdict.State.PAUSED)
+"""States that nobody need look after."""
 
 _DEBOUNCE = 0.01
 """Seconds in which further wake-ups join a turn, unless a notice waits."""
@@ -162,14 +166,12 @@ class Loop:
         seen = facts.changes(self.pool, world, memory)
         memory = reduce(memory, *seen)
         fleet = Fleet.of(self.pool, world, memory)
-        whole = facts.whole(self.pool, world, memory, fleet)
-        lost = parts.news(world, fleet, memory)
-        _tell_of_parts(lost)
+        told = self._told(world, memory, fleet)
         self._tally.events((*heard, *seen), self.memory, memory)
         self._tally.tokens(world)
-        self.memory = reduce(memory, *whole, *lost)
+        self.memory = reduce(memory, *told)
         observed = seconds()
-        if await self._write((*heard, *seen, *whole, *lost)):
+        if await self._write((*heard, *seen, *told)):
             self._inbox.mark_written(ticket)
         if world.durable is not self._durable:
             world = replace(world, durable=self._durable)
@@ -226,6 +228,20 @@ class Loop:
             elif isinstance(event, TargetsApplied):
                 self._tally.detached(event, self.memory)
             found.append(event)
+        return found
+
+    def _told(self, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:
+        """What people should read of this turn: it is whole, parts are lost or back, the state is another.
+
+        Logged here, whether or not the journal takes it.
+        """
+        found: tuple[Event, ...] = (
+            *facts.whole(self.pool, world, memory, fleet),
+            *parts.news(world, fleet, memory),
+        )
+        memory = reduce(memory, *found)
+        found += verdict.change(verdict.judge(fleet, world, memory), fleet, world, memory)
+        _log(found)
         return found
 
     async def _write(self, events: Sequence[Event]) -> bool:
@@ -318,16 +334,20 @@ class Loop:
         return snapshot
 
 
-def _tell_of_parts(events: Sequence[PartLost | PartBack]) -> None:
-    """Log what was lost and what is back, whether or not the journal takes it."""
+def _log(events: Sequence[Event]) -> None:
+    """Log what was lost, what is back, and what the pool is now."""
     for event in events:
-        if isinstance(event, PartLost):
-            failed_for = round(event.at - event.since, 1)
-            log.warning(
-                "part.lost", kind=str(event.kind), part=event.part, seconds=failed_for, error=event.error
-            )
-        else:
-            log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
+        match event:
+            case PartLost():
+                away = round(event.at - event.since, 1)
+                log.warning(
+                    "part.lost", kind=str(event.kind), part=event.part, seconds=away, error=event.error
+                )
+            case PartBack():
+                log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
+            case StateChanged():
+                say = log.info if event.state in _CALM else log.warning
+                say("state.changed", state=event.state, before=event.before or None, why=event.why)
 
 
 def engines(fleet: Fleet, world: World) -> dict[str, str]:

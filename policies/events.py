@@ -302,6 +302,19 @@ class PartBack:
         return self.part if self.kind is PartKind.ENGINE else ""
 
 
+@value
+class StateChanged:
+    """The pool is judged otherwise than before; both are words of `policies.verdict.State`.
+
+    `before` is empty where nothing was known. `why` says what the judgement goes by.
+    """
+
+    at: float
+    state: str
+    before: str
+    why: str
+
+
 Event = (
     DaemonStarted
     | PoolConfigured
@@ -330,4 +343,5 @@ Event = (
     | AlarmRaised
     | PartLost
     | PartBack
+    | StateChanged
 )

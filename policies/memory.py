@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import hazard, prices
+from policies import hazard, part_memory, prices
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
@@ -42,25 +42,16 @@ from policies.events import (
     PoolWhole,
     PricesRead,
     Resumed,
+    StateChanged,
     TargetsApplied,
 )
-from policies.model import (
-    TAKES_SPOT,
-    Market,
-    Notice,
-    NoticeKind,
-    PartKind,
-    StandbyKind,
-    TargetPhase,
-)
+from policies.model import TAKES_SPOT, Market, Notice, NoticeKind, StandbyKind, TargetPhase
 from policies.records import (
-    LOST_AGAIN_SOON,
     DrainRecord,
     Intent,
     Memory,
     NodeRecord,
     OperatorRequest,
-    PartRecord,
     Pause,
     Swap,
     add_notice,
@@ -68,7 +59,6 @@ from policies.records import (
     decayed,
     first_reported,
     intent_key,
-    part_key,
     stop_notice,
 )
 from policies.set_back import not_in_future
@@ -182,7 +172,7 @@ def _time_start(draft: Draft, event: NodeReady, record: NodeRecord | None) -> No
 
 def _stopped(draft: Draft, event: NodeStopped) -> None:
     draft.node(event.node, ready_at=None)
-    _forget_engine(draft, event.node)
+    part_memory.forget_engine(draft, event.node)
     record, asked = draft.get("nodes").get(event.node), intent_key(event.node, ActionKind.STOP)
     if record is not None and record.placement.market is Market.SPOT and asked not in draft.get("intents"):
         _noticed(draft, NoticeSeen(at=event.at, notice=stop_notice(event.node, event.at)))
@@ -234,7 +224,7 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     if never_ready or (ended is not None and ended.cause is Cause.BOOT):
         draft.boot_failed(record.placement, event.at)
     draft.mapping("nodes").pop(event.node)
-    _forget_engine(draft, event.node)
+    part_memory.forget_engine(draft, event.node)
     if event.ended:
         _has_ended(draft, event.node, event.at)
     else:  # lists may be wrong, and show it again
@@ -454,35 +444,6 @@ def _resumed(draft: Draft, _event: Resumed) -> None:
     draft.set("pause", None)
 
 
-def _part_lost(draft: Draft, event: PartLost) -> None:
-    key = part_key(event.kind, event.part)
-    known: PartRecord | None = draft.get("parts").get(key)
-    if event.kind is PartKind.ENGINE and event.part not in draft.get("nodes"):
-        return
-    times = 1
-    if known is not None and known.back_at is None:
-        times = known.times
-    elif known is not None and known.back_at is not None and event.at - known.back_at < LOST_AGAIN_SOON:
-        times = known.times + 1
-    draft.mapping("parts")[key] = PartRecord(
-        kind=event.kind, part=event.part, since=event.since, lost_at=event.at, times=times
-    )
-
-
-def _part_back(draft: Draft, event: PartBack) -> None:
-    key = part_key(event.kind, event.part)
-    known: PartRecord | None = draft.get("parts").get(key)
-    if known is not None:
-        draft.mapping("parts")[key] = replace(known, back_at=event.at)
-
-
-def _forget_engine(draft: Draft, node: str) -> None:
-    """The engine of a node that is gone or stopped is neither lost nor back."""
-    key = part_key(PartKind.ENGINE, node)
-    if key in draft.get("parts"):
-        draft.mapping("parts").pop(key)
-
-
 def _told(_draft: Draft, _event: AlarmRaised | DrainHeld) -> None:
     """For people and measurements; nothing is decided from it."""
 
@@ -511,8 +472,9 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     PricesRead: prices.note,
     Paused: _paused,
     Resumed: _resumed,
-    PartLost: _part_lost,
-    PartBack: _part_back,
+    PartLost: part_memory.lost,
+    PartBack: part_memory.back,
+    StateChanged: part_memory.state_changed,
     AlarmRaised: _told,
     DrainHeld: _told,
 }

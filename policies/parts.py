@@ -4,8 +4,8 @@ What it decides: when a list, a balancer, a source of notices or an engine has f
 should read of it, and when it counts as back.
 Why: at three in the morning the journal must say what was away, since when, and for how long.
 Never: one look that failed is a loss, nor the time in which this daemon itself hung. A part that comes and
-goes does not fill the journal: one that is lost again within an hour of its return counts as back only some
-time after the loss, and each time for twice as long. A node that is on its way out is no news.
+goes does not fill the journal: one that is lost again and again, each time within an hour of its return,
+counts as back only some time after the loss, twice as long with each. A node on its way out is no news.
 
 Example: the gateway is killed. The first look at it that fails is repeated; after 2.5 s it is `PartLost`, and
 with the first look that succeeds `PartBack`.
@@ -31,9 +31,12 @@ LOST_AFTER = {
 }
 """Seconds of failed looks after which a part is lost; an engine is after `health.unhealthy_after`."""
 
+FREE = 3
+"""Losses in a row, each within the hour after the return before it, after which a part comes and goes."""
+
 HOLD = 30.0
-"""Seconds from its second loss within which a part that comes and goes does not count as back; they double
-with each further loss."""
+"""Seconds from a loss within which a part that comes and goes does not count as back; they double with each
+further loss."""
 
 HOLD_MOST = 3600.0
 """The most that they grow to."""
@@ -90,8 +93,8 @@ def news(world: World, fleet: Fleet, memory: Memory) -> tuple[PartLost | PartBac
 
 
 def hold(times: int) -> float:
-    """Seconds from a loss before which the return is no news: none for the first loss in a while."""
-    return 0.0 if times <= 1 else min(HOLD_MOST, HOLD * 2.0 ** min(times - 2, 20))
+    """Seconds from a loss before which the return is no news: none for the first losses in a while."""
+    return 0.0 if times <= FREE else min(HOLD_MOST, HOLD * 2.0 ** min(times - FREE - 1, 20))
 
 
 def _observed(kind: PartKind, name: str, view: Observed[Any], world: World) -> Part:

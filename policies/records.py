@@ -26,6 +26,9 @@ from policies.value import replace, value
 LOST_AGAIN_SOON = 3600.0
 """Seconds after its return within which another loss of a part makes it one that comes and goes."""
 
+STATE_WINDOW = 600.0
+"""Seconds for which changes of the state are counted."""
+
 NOTICES_KEPT = 8
 """Notices kept per node: a flood of forged ones must not grow memory."""
 
@@ -186,6 +189,15 @@ class PartRecord:
 
 
 @value
+class StateRecord:
+    """The state of the pool that was told last, since when, and when it changed lately, oldest first."""
+
+    state: str
+    since: float
+    changes: tuple[float, ...] = ()
+
+
+@value
 class Memory:
     """Everything remembered about one pool. Immutable: `reduce` returns a new one.
 
@@ -220,6 +232,7 @@ class Memory:
     timings: Mapping[str, RunningMean] = field(default_factory=dict)  # seconds, see `policies.hazard`
     parts: Mapping[str, PartRecord] = field(default_factory=dict)  # lost ones, and those back not long ago
     prices: Mapping[Placement, LastPrice] = field(default_factory=dict)
+    state: StateRecord | None = None
 
 
 def part_key(kind: PartKind, part: str) -> str:

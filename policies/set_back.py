@@ -15,7 +15,7 @@ import dataclasses
 from functools import cache
 from typing import Any, TypeVar
 
-from policies.records import DrainRecord, Memory, NodeRecord, Pause
+from policies.records import DrainRecord, Memory, NodeRecord, Pause, StateRecord
 from policies.value import replace
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         zones={k: _past(r, now) for k, r in memory.zones.items()},
         parts={k: _past(r, now) for k, r in memory.parts.items()},
         prices={k: _past(r, now) for k, r in memory.prices.items()},
+        state=None if memory.state is None else _state(memory.state, now),
     )
 
 
@@ -84,6 +85,10 @@ def _drain(drain: DrainRecord, now: float) -> DrainRecord:
     """It has as long as it had."""
     early = max(0.0, drain.since - now)
     return replace(_past(drain, now), deadline=drain.deadline - early)
+
+
+def _state(state: StateRecord, now: float) -> StateRecord:
+    return replace(_past(state, now), changes=tuple(min(at, now) for at in state.changes))
 
 
 def _pause(pause: Pause, now: float) -> Pause:

@@ -42,6 +42,7 @@ from policies.events import (
     PoolWhole,
     PricesRead,
     Resumed,
+    StateChanged,
     TargetsApplied,
 )
 from policies.model import PartKind, TargetPhase
@@ -115,6 +116,9 @@ def sentence(event: Event) -> str:
             return f"resumed by {event.by}"
         case AlarmRaised():
             return f"alarm {event.name}: {event.text}"
+        case StateChanged():
+            before = f", and was {event.before}" if event.before else ""
+            return f"the pool is {event.state}{before}: {event.why}"
         case PartLost():
             seconds = max(0.0, event.at - event.since)
             error = f": {event.error}" if event.error else ""

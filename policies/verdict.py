@@ -25,9 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from policies.events import StateChanged
 from policies.fleet import Fleet
 from policies.model import USABLE, Market, Pool, Service, TargetPhase, TargetState, Word, World
-from policies.records import Memory
+from policies.records import STATE_WINDOW, Memory
 from policies.value import value
 
 _FEWEST = 5
@@ -38,6 +39,10 @@ _NEARLY_ALL, _PART = 0.95, 0.05
 
 _GRACE = 3.0
 """Seconds in which a balancer takes its first set, or one that it lost, before it counts as having none."""
+
+
+_TOLD, _TOLD_WORSE = 16, 20
+"""Changes of the state that are told within `STATE_WINDOW`, and those of them that are told for the worse."""
 
 
 class State(Word):
@@ -82,6 +87,48 @@ def judge(fleet: Fleet, world: World, memory: Memory) -> Verdict:
     reasons = tuple(text for way in ways for text in (way.lost, way.doubt) if text)
     state = _state(fleet, world, memory, ways, serving)
     return Verdict(state=state, serving=serving, reasons=reasons)
+
+
+def change(found: Verdict, fleet: Fleet, world: World, memory: Memory) -> tuple[StateChanged, ...]:
+    """The event that a judgement is, where it is not what was told last.
+
+    A pool that goes from one state to another and back all the time is told of a few times in ten minutes;
+    what is worse than before is told a little more often. The state that stays is always told in the end.
+    """
+    known = memory.state
+    if known is not None and known.state == found.state:
+        return ()
+    if known is not None:
+        lately = sum(world.now - at < STATE_WINDOW for at in known.changes)
+        if lately >= (_TOLD_WORSE if _worse(found.state, known.state) else _TOLD):
+            return ()
+    before = known.state if known is not None else ""
+    return (
+        StateChanged(at=world.now, state=found.state.value, before=before, why=_why(found, fleet, world)),
+    )
+
+
+def _worse(state: State, before: str) -> bool:
+    order = [each.value for each in State]
+    return before in order and order.index(state.value) < order.index(before)
+
+
+def _why(found: Verdict, fleet: Fleet, world: World) -> str:
+    pool, on_demand = fleet.pool, fleet.ready_by_market[Market.ON_DEMAND]
+    counts = (
+        f"{fleet.ready_units} of {pool.replicas} {pool.noun(pool.replicas)} ready, {found.serving} serving, "
+        f"{on_demand} on-demand against a floor of {pool.on_demand_floor}"
+    )
+    listed_at = world.instances.at
+    blind = listed_at is not None and world.now - listed_at > pool.patience.stale_after
+    said = (
+        *found.reasons,
+        "an operator paused it" if found.state is State.PAUSED else "",
+        "" if world.durable else "the journal cannot be written",
+        "the list of machines is too old to act on" if blind else "",
+        counts,
+    )
+    return "; ".join(text for text in said if text)
 
 
 def unread(pool: Pool, world: World, name: str) -> bool:
@@ -140,8 +187,7 @@ def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
     if view.at is None:
         return _Way(pending=True, nodes=asked & fleet.by_id.keys())
     nodes = _usable(name, asked, world, memory) & fleet.by_id.keys()
-    bare = service.bare_since is None or world.now - service.bare_since > _GRACE
-    if not nodes and bare:
+    if not nodes and (service.bare_since is None or _stays_bare(name, world, memory)):
         return _Way(lost=f"{name} has no usable target")
     return _counted(name, service, nodes)
 
@@ -152,15 +198,22 @@ def _usable(name: str, asked: Set[str], world: World, memory: Memory) -> Set[str
     A look from before the last set that it took tells of that set only who failed; but one that takes sets
     and shows none of them has none. Before this daemon's first set, what it shows counts as asked for.
     """
-    view, service = world.balancers[name], world.services.get(name, Service())
+    view = world.balancers[name]
     usable = {t.id for t in view.value if t.state in USABLE}
     applied_at = memory.applied_at.get(name)
     if applied_at is None:
         return usable
-    forgets = service.bare_since is not None and world.now - service.bare_since > _GRACE
-    if (view.at is not None and view.at >= applied_at) or forgets:
+    if (view.at is not None and view.at >= applied_at) or _stays_bare(name, world, memory):
         return usable & asked
     return asked - {t.id for t in view.value if t.state is TargetState.UNHEALTHY}
+
+
+def _stays_bare(name: str, world: World, memory: Memory) -> bool:
+    """Looks have shown no usable target for a while. Those from before its first set do not count."""
+    at, since = world.balancers[name].at, world.services.get(name, Service()).bare_since
+    if at is None or since is None:
+        return False
+    return at - max(since, memory.served_at or since) > _GRACE
 
 
 def _counted(name: str, service: Service, nodes: Set[str]) -> _Way:

@@ -32,6 +32,7 @@ from policies.events import (
     PartBack,
     PartLost,
     PoolConfigured,
+    StateChanged,
     TargetsApplied,
 )
 from policies.memory import Memory, reduce, replay
@@ -633,7 +634,7 @@ def test_a_balancer_that_is_lost_and_comes_back_is_journalled_and_logged(play: P
         await r.turns(3)
         with logged() as lines:
             away.since = r.clock.now()
-            await r.turns(20)
+            await r.turns(40)
             away.since = None
             await r.turns(20)
         lost, back = part_news(r)
@@ -641,10 +642,21 @@ def test_a_balancer_that_is_lost_and_comes_back_is_journalled_and_logged(play: P
         assert isinstance(back, PartBack)
         assert (lost.kind, lost.part, lost.error) == (PartKind.BALANCER, "gw", "dead")
         assert lost.at - lost.since < 5.0
-        assert back.after == pytest.approx(20.0, abs=1.0)
+        assert back.after == pytest.approx(40.0, abs=1.0)
         assert [(line["log_level"], line["event"]) for line in lines if "part." in line["event"]] == [
             ("warning", "part.lost"),
             ("info", "part.back"),
+        ]
+        states = [e for e in r.journal.written if isinstance(e, StateChanged)]
+        assert [(e.before, e.state) for e in states] == [
+            ("", "starting"),
+            ("starting", "ok"),
+            ("ok", "degraded"),  # no balancer of this rig says that it is in the path of requests
+            ("degraded", "ok"),
+        ]
+        assert [(line["log_level"], line["state"]) for line in lines if line["event"] == "state.changed"] == [
+            ("warning", "degraded"),
+            ("info", "ok"),
         ]
 
     rig(play, work)

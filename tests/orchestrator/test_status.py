@@ -311,6 +311,16 @@ def test_a_set_that_was_written_since_the_last_look_counts() -> None:
     assert pool_view(scene).state == "down"
 
 
+def test_the_first_set_counts_before_anybody_has_looked_at_it() -> None:
+    """Else each pool that starts is down for a moment, and pages."""
+    scene = Scene().settled()
+    targets, scene.targets = tuple(scene.targets), []
+    held = tuple((t.id, TargetPhase.ACTIVE) for t in targets)
+    scene.later.append(TargetsApplied(at=NOW - 0.5, balancer="gw", generation=2, changes=held))
+    gateway(scene, shown=(), age=1.0, bare_since=NOW - 30.0)
+    assert (pool_view(scene).state, pool_view(scene).serving) == ("ok", 4)
+
+
 def test_a_pool_that_never_served_starts() -> None:
     scene = Scene().settled()
     scene.targets = []

@@ -34,6 +34,7 @@ from policies.model import (
 )
 from policies.records import Memory
 from policies.story import sentence
+from policies.verdict import State, Verdict, change
 
 PLACE = Placement("toy", "r", "a", "gpu", Market.SPOT)
 START = 100_000.0
@@ -241,13 +242,13 @@ def test_a_part_that_comes_and_goes_all_day_writes_little_and_its_last_state_is_
     assert isinstance(w.journal[-1], PartBack)
 
 
-def test_a_second_loss_is_told_as_soon_as_the_first_and_a_long_one_comes_back_at_once() -> None:
+def test_a_further_loss_is_told_as_soon_as_the_first_and_a_long_one_comes_back_at_once() -> None:
     w = Watched()
-    for _ in range(2):
+    for times in range(6):
         w.fail("gateway")
         (lost,) = w.turns(3.0)
         assert isinstance(lost, PartLost)
-        w.turns(31.0)
+        w.turns(0.5 if times < 3 else 30.0 * 2.0**times)
         w.mend("gateway")
         (back,) = w.turns(0.5)
         assert isinstance(back, PartBack)
@@ -315,3 +316,53 @@ def test_the_name_of_another_balancer_or_region_is_in_the_sentence() -> None:
         "balancer alb has not answered for 8 s",
         "the cloud's list of machines in eu-west-1 has not answered for 8 s",
     ]
+
+
+# -- the state of the pool -----------------------------------------------------------------------------
+
+
+def changed(w: Watched, state: State) -> list[Event]:
+    """The pool is judged so now; what is told of it."""
+    world = w.world()
+    fleet = Fleet.of(w.pool, world, w.memory)
+    events = change(Verdict(state=state, serving=2, reasons=("because",)), fleet, world, w.memory)
+    w.happen(*events)
+    return [*events]
+
+
+def test_a_change_of_the_state_is_told_once_and_over_a_restart() -> None:
+    w = Watched()
+    (first,) = changed(w, State.STARTING)
+    assert sentence(first).startswith("the pool is starting: because; 2 of 2 nodes ready, 2 serving, ")
+    assert changed(w, State.STARTING) == []
+    (second,) = changed(w, State.DOWN)
+    assert sentence(second).startswith("the pool is down, and was starting: because; ")
+    w.happen(DaemonStarted(at=w.now, epoch=2))
+    assert changed(w, State.DOWN) == []
+
+
+def test_a_state_that_comes_and_goes_is_told_a_few_times_and_the_last_one_always() -> None:
+    w = Watched()
+    for second in range(3600):
+        w.now += 1.0
+        changed(w, State.DEGRADED if second % 2 else State.OK)
+    assert len(w.journal) <= 16 * 7
+    w.now += 600.0
+    changed(w, State.OK)
+    w.now += 600.0
+    assert changed(w, State.DEGRADED)
+
+
+def test_a_pool_that_goes_down_after_many_changes_is_told_all_the_same_and_not_for_ever() -> None:
+    w = Watched()
+    for _ in range(12):
+        w.now += 1.0
+        changed(w, State.DEGRADED)
+        changed(w, State.OK)
+    assert len(w.journal) == 17
+    assert changed(w, State.BELOW_FLOOR)
+    assert changed(w, State.DOWN)
+    for _ in range(100):
+        changed(w, State.OK)
+        changed(w, State.DOWN)
+    assert len(w.journal) == 19

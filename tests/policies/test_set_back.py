@@ -24,6 +24,7 @@ from policies.events import (
     Paused,
     PoolConfigured,
     PoolWhole,
+    StateChanged,
 )
 from policies.memory import Memory, reduce
 from policies.model import Confidence, Market, Notice, NoticeKind, PartKind, Placement
@@ -65,6 +66,7 @@ def remembered() -> Memory:
         PartLost(at=at, kind=PartKind.BALANCER, part="gateway", since=at, error="e"),
         PartLost(at=at, kind=PartKind.CLOUD, part="instances", since=at, error="e"),
         PartBack(at=at, kind=PartKind.CLOUD, part="instances", after=1.0),
+        StateChanged(at=at, state="ok", before="", why="w"),
         Paused(at=at, by="me", reason="r", until=at + 300.0),
     )
 

@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 import shlex
-import socket
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
-from orchestrator import monitoring
 from orchestrator.monitoring import dashboard
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from alerting import Monitoring, free_port, running_monitoring
 from node_bench import SECRET, Machine, running_imds
 
 pytestmark = [
@@ -53,146 +47,15 @@ def agents_may_report(tmp_path_factory: pytest.TempPathFactory) -> None:
     CHANGES["pool.test.agents"] = {"listen": f"127.0.0.1:{free_port()}", "secret_file": str(secret)}
 
 
-class Webhook:
-    """What Alertmanager tells a pager and a chat: (receiver, status, alert) in order of arrival."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str, dict[str, Any]]] = []
-        self._runner: web.AppRunner | None = None
-
-    async def open(self) -> int:
-        app = web.Application()
-        app.router.add_post("/{receiver}", self._take)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return int(self._runner.addresses[0][1])
-
-    async def close(self) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
-
-    async def _take(self, request: web.Request) -> web.Response:
-        for alert in (await request.json())["alerts"]:
-            self.told.append((request.match_info["receiver"], alert["status"], alert))
-        return web.Response()
-
-    def heard(self, name: str, status: str) -> tuple[str, dict[str, Any]] | None:
-        """The newest word of this kind about an alert, and who was told."""
-        for receiver, said, alert in reversed(self.told):
-            if (alert["labels"]["alertname"], said) == (name, status):
-                return receiver, alert
-        return None
-
-
-class Monitoring:
-    """Prometheus, Alertmanager and the webhook of one stack."""
-
-    def __init__(self, port: int, alertmanager: int, webhook: Webhook) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.alertmanager = f"http://127.0.0.1:{alertmanager}"
-        self.webhook = webhook
-
-    async def ask(self, path: str, **query: str) -> Any:
-        """The data of one call of Prometheus' API; None while it does not answer."""
-
-        def get() -> Any:
-            url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-            try:
-                with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
-                    return json.load(answer)["data"]
-            except urllib.error.HTTPError as error:
-                if error.code == 503:  # it still starts
-                    return None
-                raise AssertionError(f"{query or path}: {error.read().decode()}") from None
-            except OSError:
-                return None
-
-        return await asyncio.to_thread(get)
-
-    async def silent(self, alert: str) -> bool:
-        """Prometheus and Alertmanager hold no such alert, and its last firing was taken back."""
-
-        def held() -> Any:
-            url = f"{self.alertmanager}/api/v2/alerts?filter=alertname%3D{alert}"
-            with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
-                return json.load(answer)
-
-        told = [status for _, status, a in self.webhook.told if a["labels"]["alertname"] == alert]
-        return (
-            told[-1:] in ([], ["resolved"])
-            and await self.numbers(f'ALERTS{{alertname="{alert}"}}') == []
-            and await asyncio.to_thread(held) == []
-        )
-
-    async def numbers(self, expression: str) -> list[float]:
-        """What an expression gives now, without what is no number."""
-        found = await self.ask("query", query=expression)
-        values = [float(series["value"][1]) for series in found["result"]]
-        return [value for value in values if not math.isnan(value)]
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def watched(module_stack: Any, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Monitoring]:
     """Both programs on the module's stack; they end with the module."""
-    folder = tmp_path_factory.mktemp("monitoring")
-    webhook = Webhook()
-    hook = await webhook.open()
-    prometheus, alertmanager = free_port(), free_port()
-    addresses = {
-        "127.0.0.1:9477": f"127.0.0.1:{module_stack.monitoring_port}",
-        "127.0.0.1:8000": f"127.0.0.1:{module_stack.gateway_port}",
-        "127.0.0.1:9093": f"127.0.0.1:{alertmanager}",
-        "127.0.0.1:9500": f"127.0.0.1:{hook}",
-    }
-    for name in monitoring.FILES:
-        text = monitoring.read(name)
-        for shipped, here in addresses.items():
-            text = text.replace(shipped, here)
-        text = re.sub(r"\b(for|\w+_interval|group_wait): \w+", r"\1: 1s", text)
-        (folder / name).write_text(text, encoding="utf-8")
-    commands = (
-        [
-            "prometheus-alertmanager",
-            "--config.file=alertmanager.yaml",
-            "--storage.path=alerts",
-            f"--web.listen-address=127.0.0.1:{alertmanager}",
-            "--cluster.listen-address=",  # else it opens a port for gossip to everybody
-        ],
-        [
-            "prometheus",
-            "--config.file=prometheus.yaml",
-            "--storage.tsdb.path=series",
-            f"--web.listen-address=127.0.0.1:{prometheus}",
-        ],
-    )
-    running: list[asyncio.subprocess.Process] = []
-    found = Monitoring(prometheus, alertmanager, webhook)
-    try:
-        for command in commands:
-            with (folder / f"{command[0]}.log").open("wb") as log:
-                running.append(
-                    await asyncio.create_subprocess_exec(
-                        *command, cwd=folder, stdout=log, stderr=log, env=module_stack.full_environment
-                    )
-                )
 
-        async def scraped() -> bool:
-            return bool(await found.ask("query", query="up")) and await found.numbers(
-                'up{job=~"orchestrator|orchestrator-gateway"} == 1'
-            ) == [1.0, 1.0]
+    def quick(text: str) -> str:
+        return re.sub(r"\b(for|interval|\w+_interval|group_wait): \w+", r"\1: 1s", text)
 
-        await module_stack.until("Prometheus scrapes daemon and gateway", scraped)
+    async with running_monitoring(module_stack, tmp_path_factory.mktemp("monitoring"), quick) as found:
         yield found
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            async with asyncio.timeout(30):
-                await process.wait()
-        await webhook.close()
-        for log in folder.glob("*.log"):
-            sys.stdout.write(f"--- {log.name}\n{log.read_text()[-2000:]}\n")
 
 
 @pytest.fixture(scope="module")
@@ -324,9 +187,3 @@ async def test_every_panel_and_every_rule_has_an_answer(
     finally:
         for machine in agents:
             machine.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
