@@ -17,6 +17,7 @@ from cloud.sim.books import Books
 from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.invariants import Bounds, Broken, DaemonState
+from cloud.sim.priceless import Priceless
 from cloud.sim.settled import Settled
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind, Cause
@@ -71,6 +72,15 @@ class Checker(Settled):
         self._let_go: set[str] = set()  # nodes that left by the last set that a balancer acknowledged
         self._strayed: dict[str, tuple[float, float]] = {}  # node that got requests unasked -> since, until
         self._written: deque[tuple[float, float]] = deque(maxlen=100)  # sets: when sent, when taken
+        Priceless(
+            world,
+            pool,
+            daemon=daemon,
+            faults_on=lambda: self.faults_on,
+            bounds=self._bounds,
+            checked=lambda name: self.checked.update((name,)),
+            report=self.report,
+        )
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
         for table in self._tables:

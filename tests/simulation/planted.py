@@ -50,6 +50,7 @@ from planted_rules import (
     forgets_nothing,
     launches_what_it_likes,
     loses_requests,
+    sells_only_what_was_read,
     silence_is_loss,
     spends_what_it_likes,
     spot_notices_doom_all,
@@ -66,6 +67,7 @@ from scenarios import (
     offer,
     operator_drain,
     place,
+    restarted_without_prices,
     return_to_spot,
     sales,
 )
@@ -469,6 +471,12 @@ PLANTED: tuple[Planted, ...] = (
         script=notice,
         rule=spends_what_it_likes,
         pool={"limits": {"spend_per_hour": 8.5}},
+    ),
+    Planted(
+        name="what has no price is not sold",
+        invariant="prices",
+        script=restarted_without_prices,
+        rule=sells_only_what_was_read,
     ),
     Planted(
         name="the launch rate is ignored",

@@ -16,7 +16,7 @@ from orchestrator import reloading
 from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
 from orchestrator.store_sqlite import SqliteFile
-from policies import drain, facts, fleet, interruption, invariants, swap
+from policies import drain, facts, fleet, interruption, invariants, prices, swap
 from policies.at_work import AtWork
 from policies.events import NodeGone
 from policies.limits import Budget
@@ -64,6 +64,13 @@ doomed_nodes_never_drain: Patch = _instead(drain, "begins_now", lambda *_, **__:
 
 _checks_no_plan: Patch = _instead(invariants, "check", lambda *_: ())
 """The last look at a plan in production, which would stop some of these bugs, sees nothing."""
+
+sells_only_what_was_read: Patch = _instead(
+    prices,
+    "may_be_bought",
+    lambda world, memory, part: world.offerings[part].value if world.offerings[part].at else (),
+)
+"""What has no price by a reading of this daemon is not sold."""
 
 spends_what_it_likes: Patch = partial(
     _all, _checks_no_plan, _instead(Budget, "refuses_cost", lambda self, price: "")

@@ -13,6 +13,7 @@ from typing import Any
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
+from cloud.sim.faults import Fault
 from cloud.sim.invariants import Bounds
 from cloud.sim.world import Pace, Sale
 from orchestrator.config import Config, build_config
@@ -120,6 +121,18 @@ async def notice(sim: Simulation) -> None:
     await _furnished(sim)
     sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0, sources=sim.sources, copies=2)
     await sim.settle()
+
+
+async def restarted_without_prices(sim: Simulation) -> None:
+    """The price list is away, the daemon is killed and started again, and half of the nodes are lost."""
+    await _furnished(sim)
+    sim.world.faults.begin(("offerings",), Fault.DENIED)
+    assert sim.running is not None
+    sim.kill(sim.running)
+    sim.boot()
+    for market in Market:
+        sim.world.terminate(sim.live(market)[0].id)
+    await sim.settle(within=200.0)
 
 
 async def loss(sim: Simulation) -> None:

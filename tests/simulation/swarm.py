@@ -16,6 +16,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from scenarios import LOOK, bounds, config, sales
 from swarm_faults import FAULTS, Kind, price_walk
 
 from cloud.sim.balancer import Traffic
-from cloud.sim.faults import Rates
+from cloud.sim.faults import Fault, Rates
 from cloud.sim.world import Pace, Sale
 from orchestrator.simulate import Outcome, Simulation
 from orchestrator.wiring import Ports
@@ -46,6 +47,10 @@ CAPPED = 0.1
 """Share of seeds with a spend cap, where prices stand still and all nodes are of one size."""
 
 
+PRICELESS = 0.1
+"""Share of seeds without a spend cap whose prices are away from some instant on for good."""
+
+
 def drawn(purpose: str, seed: int) -> random.Random:
     """The generator of one thing that a seed draws."""
     return random.Random(f"{purpose}/{seed}")
@@ -66,6 +71,7 @@ class Swarm:
         self.kinds = () if untroubled else tuple(k for k in FAULTS if self._knows(k))
         if cap := self._cap():
             self.pool["limits"] = {"spend_per_hour": cap}
+        self.priceless_from = self._priceless()
 
     def _knows(self, kind: Kind) -> bool:
         return drawn(f"known/{kind.name}", self.seed).random() < kind.share
@@ -117,6 +123,14 @@ class Swarm:
         most += self.pool["replicas"] if "mix" in self.pool else 0  # standbys, or insurance
         return max(sale.price for sale in sales()) * (most + rng.choice((1, 2)))
 
+    def _priceless(self) -> float | None:
+        """Seconds after which prices cannot be read any more: the pool must come to what is wanted all the
+        same. None where they can, as in the saved seeds."""
+        rng = drawn("priceless", self.seed)
+        if self.seed in REGRESSIONS or "limits" in self.pool or rng.random() >= PRICELESS:
+            return None
+        return rng.choice((0.0, rng.uniform(0.0, self.seconds)))
+
     def _pace(self) -> Pace:
         rng = drawn("pace", self.seed)
         unlucky = drawn("duds", self.seed)
@@ -146,6 +160,9 @@ class Swarm:
         sim.boot(supervised=True)
         sim.world.faults.rates = self.rates
         sim.checker.faults_on = True
+        if self.priceless_from is not None:
+            away = partial(sim.world.faults.begin, ("offerings",), Fault.DENIED)
+            sim.world.later(self.priceless_from, away)
         end = sim.clock.now() + self.seconds
         strikes = [asyncio.ensure_future(self._strike(sim, kind, end)) for kind in self.kinds]
         await sim.clock.sleep(self.seconds)

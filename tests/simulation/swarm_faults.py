@@ -248,6 +248,13 @@ async def refused(sim: Simulation, rng: random.Random) -> None:
     await _outage(sim, rng, ("launch", "start"), Fault.REFUSED)
 
 
+async def prices_away(sim: Simulation, rng: random.Random) -> None:
+    """Prices cannot be read for minutes, or hang, while all else works."""
+    end = sim.world.faults.begin(("offerings",), rng.choice((Fault.DENIED, Fault.FAILED, Fault.SLOW)))
+    await sim.clock.sleep(rng.uniform(60, 1200))
+    end()
+
+
 async def foreign_machine(sim: Simulation, rng: random.Random) -> None:
     """Somebody else's machine that carries our tag, with a token that we never made."""
     request = LaunchRequest(
@@ -334,7 +341,8 @@ FAULTS: tuple[Kind, ...] = (
     Kind(unknown_node), Kind(on_demand_interrupted), Kind(odd_deadline), Kind(cancelled),
     Kind(rebalance), Kind(deaf), Kind(stale_lists), Kind(lost_pages), Kind(hidden_node), Kind(denied),
     Kind(credentials_expired), Kind(throttled), Kind(provider_down), Kind(quota), Kind(refused),
-    Kind(foreign_machine, 0.2, 600.0), Kind(balancer_restart), Kind(hand_edit), Kind(balancer_down),
-    Kind(balancer_forgets), Kind(drained), Kind(paused, 0.2), Kind(ended_by_hand, 0.2),
+    Kind(prices_away, 0.2, 600.0), Kind(foreign_machine, 0.2, 600.0), Kind(balancer_restart),
+    Kind(hand_edit), Kind(balancer_down), Kind(balancer_forgets), Kind(drained), Kind(paused, 0.2),
+    Kind(ended_by_hand, 0.2),
     *(Kind(strike, share, pause) for strike, share, pause in HOST),
 )  # fmt: skip

@@ -87,7 +87,7 @@ def test_prices_that_cannot_be_read_hold_back_no_launch(
             sim.world.terminate(sim.live(market)[0].id)
         await sim.settle(within=300.0)
 
-    sound(simulation(tmp_path).run(script))
+    assert sound(simulation(tmp_path).run(script)).checked["prices"]
 
 
 def test_a_pool_starts_where_no_price_was_ever_read(tmp_path: Path, sound) -> None:

@@ -97,6 +97,15 @@ def test_some_pools_have_a_spend_cap_where_prices_stand_still() -> None:
     assert not any("limits" in Swarm(seed, HOURS).pool for seed in REGRESSIONS)
 
 
+def test_some_pools_lose_their_prices_for_good_and_have_no_spend_cap() -> None:
+    swarms = [Swarm(seed, HOURS) for seed in range(5000, 5500)]
+    priceless = [s for s in swarms if s.priceless_from is not None]
+    assert 30 <= len(priceless) <= 70
+    assert any(s.priceless_from == 0.0 for s in priceless)
+    assert not any("limits" in s.pool for s in priceless)
+    assert not any(Swarm(seed, HOURS).priceless_from is not None for seed in REGRESSIONS)
+
+
 def test_some_seeds_know_no_fault_and_none_knows_all() -> None:
     known = [len(Swarm(seed, HOURS).kinds) for seed in range(200)]
     assert min(known) == 0
