@@ -37,6 +37,7 @@ from policies.events import (
 from policies.fleet import Fleet
 from policies.memory import Memory, reduce
 from policies.model import (
+    EVERYWHERE,
     AdaptiveRules,
     Confidence,
     EngineReading,
@@ -90,7 +91,7 @@ def scene(nodes: int, *, adaptive: bool, standbys: int) -> tuple[Pool, World, Me
     )
     world = World(
         now=NOW,
-        instances=Observed(value=tuple(instances), at=NOW),
+        regions={EVERYWHERE: Observed(value=tuple(instances), at=NOW)},
         engines={i.id: EngineReading(node=i.id, at=NOW, ready=True, ok=True, running=3) for i in running},
         balancers={
             "gateway": Observed(
@@ -146,8 +147,8 @@ def _standbys(count: int) -> list[Instance]:
 
 def notices(world: World, share: float) -> tuple[Event, ...]:
     """A notice for the first `share` of the spot nodes."""
-    spot = [i for i in world.instances.value if i.placement.market is Market.SPOT]
-    running = sum(i.state is InstanceState.RUNNING for i in world.instances.value)
+    spot = [i for i in world.instances if i.placement.market is Market.SPOT]
+    running = sum(i.state is InstanceState.RUNNING for i in world.instances)
     return tuple(
         NoticeSeen(
             at=NOW,
@@ -194,9 +195,9 @@ def cases(
         replace(machine, state=InstanceState.TERMINATED)
         if number % 2 and machine.state is InstanceState.RUNNING
         else machine
-        for number, machine in enumerate(world.instances.value)
+        for number, machine in enumerate(world.instances)
     )
-    lost = replace(world, instances=replace(world.instances, value=ended))
+    lost = replace(world, regions={r: replace(view, value=ended) for r, view in world.regions.items()})
     smaller = replace(pool, replicas=max(1, nodes // 2), limits=replace(pool.limits, disruption=1.0))
     fewer = (PoolConfigured(at=NOW, replicas=smaller.replicas), PoolWhole(at=NOW))
     return [

@@ -47,13 +47,13 @@ def named(nodes: int) -> tuple[Pool, World, Memory]:
     """The scene of the other bench with ids that do not compress, and memory that knows them."""
     pool, world, _ = scene(nodes, adaptive=False, standbys=False)
     rng = random.Random(1)
-    names = {i.id: f"i-{rng.getrandbits(68):017x}" for i in world.instances.value}
-    machines = tuple(replace(i, id=names[i.id]) for i in world.instances.value)
+    names = {i.id: f"i-{rng.getrandbits(68):017x}" for i in world.instances}
+    machines = tuple(replace(i, id=names[i.id]) for i in world.instances)
     view = world.balancers["gateway"]
     targets = tuple(replace(t, id=names[t.id]) for t in view.value)
     world = replace(
         world,
-        instances=replace(world.instances, value=machines),
+        regions={r: replace(view, value=machines) for r, view in world.regions.items()},
         engines={names[n]: replace(r, node=names[n]) for n, r in world.engines.items()},
         balancers={"gateway": replace(view, value=targets)},
     )
@@ -92,11 +92,11 @@ def later(world: World, turn: int, rng: random.Random) -> World:
     }
     view = world.balancers["gateway"]
     targets = tuple(replace(t, in_flight=rng.randint(0, 20)) for t in view.value)
-    machines = tuple(replace(m) for m in world.instances.value)  # equal ones, read anew
+    machines = tuple(replace(m) for m in world.instances)  # equal ones, read anew
     return replace(
         world,
         now=now,
-        instances=replace(world.instances, value=machines, at=now),
+        regions={r: replace(view, value=machines, at=now) for r, view in world.regions.items()},
         engines=engines,
         balancers={"gateway": replace(view, value=targets, at=now)},
     )

@@ -70,7 +70,13 @@ class LaunchRequest:
 
 
 class Instances(Protocol):
-    """Machines of one provider."""
+    """Machines of one provider.
+
+    `regions`: what is listed apart, by the regions of placements, or `policies.model.EVERYWHERE` alone where
+    one list has all. Each fails alone: no call for one region waits for another.
+    """
+
+    regions: tuple[str, ...]
 
     async def launch(self, request: LaunchRequest) -> Instance:
         """Launch one machine.
@@ -84,8 +90,8 @@ class Instances(Protocol):
         """
         ...
 
-    async def list(self, pool: str) -> tuple[Instance, ...]:
-        """All machines tagged with the pool, including those that ended within the last minutes.
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
+        """All machines in one of the `regions` tagged with the pool, and those that ended within minutes.
 
         Complete or an error: a failed page fails the whole call. May lag behind launches.
         """

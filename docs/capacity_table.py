@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from policies.memory import Memory
-from policies.model import Market, Offering, Placement, Pool, StandbyRules
+from policies.model import Market, Observed, Offering, Placement, Pool, StandbyRules, World
 from policies.placement import Scorer
+from policies.regions import Sight
 
 REPLICAS: Final = (4, 10, 20, 50)
 ZONES: Final = (2, 3, 4, 6)
@@ -22,7 +23,8 @@ def placed(pool: Pool, zones: int) -> Counter[tuple[Market, str]]:
         for market, price in ((Market.SPOT, 1.0), (Market.ON_DEMAND, 3.0))
         for zone in names
     ]
-    scorer = Scorer(pool, Memory(), now=0.0, offerings=sold, held={})
+    sight = Sight(pool, World(now=0.0, regions={"region": Observed(value=(), at=0.0)}), Memory())
+    scorer = Scorer(pool, Memory(), now=0.0, offerings=sold, held={}, sight=sight)
     wanted = {
         Market.SPOT: pool.spot_wanted,
         Market.ON_DEMAND: pool.on_demand_floor + pool.standby.hot,

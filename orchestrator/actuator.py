@@ -8,6 +8,7 @@ the call) is reported as such and asked again, with the same token, by a later t
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -23,7 +24,7 @@ from policies.model import InstanceState, TargetPhase, TargetSpec
 log = structlog.get_logger("actuator")
 
 CALLS_AT_ONCE = 16
-"""Calls on machines that run at the same time."""
+"""Calls on the machines of a region that run at the same time: one that hangs keeps no other waiting."""
 
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
 
@@ -49,7 +50,9 @@ class Actuator:
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
         self._timeout, self._emit, self._leading = call_timeout, emit, leading
-        self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(CALLS_AT_ONCE)
+        )
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.writers = {
             b.name: TargetWriter(
@@ -58,11 +61,16 @@ class Actuator:
             for b in balancers
         }
 
-    def perform(self, actions: Sequence[Action]) -> None:
-        """Start the calls that the actions need. A token whose call still runs is left alone."""
+    def perform(self, actions: Sequence[Action], *, region_of: Callable[[str], str]) -> None:
+        """Start the calls that the actions need. A token whose call still runs is left alone.
+
+        `region_of` tells in which region a node is.
+        """
         for action in actions:
             if isinstance(action, Launch | Start | Stop | Terminate) and action.token not in self._busy:
-                task = asyncio.create_task(self._call(action), name=f"{action.kind} {action.token}")
+                where = action.placement.region if isinstance(action, Launch) else region_of(action.node)
+                call = self._call(action, self._slots[where])
+                task = asyncio.create_task(call, name=f"{action.kind} {action.token}")
                 self._busy[action.token] = task
                 task.add_done_callback(partial(self._forget, action.token))
 
@@ -97,10 +105,10 @@ class Actuator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _call(self, action: Launch | Start | Stop | Terminate) -> None:
+    async def _call(self, action: Launch | Start | Stop | Terminate, slots: asyncio.Semaphore) -> None:
         outcome, node, detail = Outcome.UNCERTAIN, getattr(action, "node", ""), ""
         try:
-            async with self._slots:
+            async with slots:
                 if not self._leading():
                     raise Denied("the lease was lost before the call")
                 with counted(self._pool, "instances", str(action.kind)):

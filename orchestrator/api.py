@@ -198,7 +198,7 @@ class Api:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         snapshot = self._loop.last
-        if snapshot is None or snapshot.world.instances.at is None:
+        if snapshot is None or not snapshot.world.listed or snapshot.fleet.sight.unaccounted:
             raise Refused(503, "the cloud has not been seen whole yet")
         found = status.verdict(snapshot)
         if found.state not in (State.OK, State.PAUSED):

@@ -341,7 +341,7 @@ class Daemon:
     def _knows(self, node: str) -> bool:
         """False of what is certainly no node of ours. Before the first turn anybody may be one."""
         last = self.loop.last if self.loop is not None else None
-        return last is None or last.world.instances.at is None or node in last.fleet.by_id
+        return last is None or bool(last.world.unlisted) or node in last.fleet.by_id
 
     def _gauges(self, loop: Loop, ledger: Ledger) -> Gauges:
         clock = self._clock
@@ -477,7 +477,7 @@ class Daemon:
         note = self.reloader.note
         self._supervisor.works(snapshot.at, lambda: status_line(snapshot) + (f"; {note}" if note else ""))
         if self._ports is not None and self._ports.metadata is not None:
-            self._ports.metadata.watch(snapshot.world.instances.value)
+            self._ports.metadata.watch(snapshot.world.instances)
         if self._ports is not None and self._ports.agents is not None:
             self._ports.agents.keep(snapshot.fleet.by_id)
 

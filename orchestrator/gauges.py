@@ -139,7 +139,7 @@ def publish_pool(snapshot: Snapshot) -> None:
         opened = [i.at for i in memory.intents.values() if i.kind is kind]
         metrics.OPEN_CALLS.labels(pool, str(kind)).set(len(opened))
         metrics.OLDEST_CALL.labels(pool, str(kind)).set(max(0.0, now - min(opened, default=now)))
-    unknown = [i for i in world.instances.value if i.state in _LIVES and stranger(fleet.pool, memory, i)]
+    unknown = [i for i in world.instances if i.state in _LIVES and stranger(fleet.pool, memory, i)]
     metrics.UNKNOWN_INSTANCES.labels(pool).set(len(unknown))
     metrics.LEADING.labels(pool).set(world.leading)
     metrics.EPOCH.labels(pool).set(world.epoch)

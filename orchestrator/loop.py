@@ -296,8 +296,12 @@ class Loop:
                 self._unwritten = [e for e in self._unwritten if id(e) not in void]
                 self.memory = reduce(before, *(r for r in news if id(r) not in void))
             elif self._lease.valid():  # a process that was suspended may have lost it since the turn began
-                self._actuator.perform(plan.actions)
+                self._actuator.perform(plan.actions, region_of=self._region_of)
         self._tell(plan, alarms)
+
+    def _region_of(self, node: str) -> str:
+        record = self.memory.nodes.get(node)
+        return "" if record is None else record.placement.region
 
     def _newly_held(self, now: float, plan: Plan) -> list[Event]:
         """Doomed nodes that go on serving by choice, each told once."""
@@ -356,7 +360,7 @@ def engines(fleet: Fleet, world: World) -> dict[str, str]:
     An address is used again: one that lists lack is not where another machine is. One that lists show stopped
     may run where a balancer finds it healthy: what the last look saw is not forgotten.
     """
-    taken = {i.address for i in world.instances.value}
+    taken = {i.address for i in world.instances}
     running = [n for n in fleet.nodes if n.phase in _RUNS]
     doubtful = [n for n in fleet.nodes if n.phase is Phase.STOPPED and n.standby is None]
     vouched = vouched_for(world) if doubtful else set()

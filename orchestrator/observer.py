@@ -55,7 +55,7 @@ _HUNG = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How often and how patiently to look; seconds."""
+    """How often and how patiently to look; seconds. `instances` is the pace for each region."""
 
     instances: float = 5.0
     offerings: float = 60.0
@@ -96,7 +96,9 @@ class Observer:
         self._condemned, self._sources = condemned, sources
         self._instances_port, self._offerings_port, self._engine = instances, offerings, engine
         self._balancers_port = balancers
-        self._instances: Observed[tuple[Instance, ...]] = Observed(value=())
+        self._regions: dict[str, Observed[tuple[Instance, ...]]] = {
+            region: Observed(value=()) for region in instances.regions
+        }
         self._offerings: dict[str, Observed[tuple[Offering, ...]]] = {
             part: Observed(value=sold) for part, sold in offerings.parts().items()
         }
@@ -120,7 +122,7 @@ class Observer:
         now = self._beat()
         return World(
             now=now,
-            instances=self._instances,
+            regions=dict(self._regions),
             engines=dict(self._engines),
             balancers=dict(self._targets),
             services=dict(self._services),
@@ -147,8 +149,10 @@ class Observer:
         """The root tasks of the observer by name."""
         looks = {
             "watch over itself": self._keep_awake(),
-            "watch instances": self._every(self._pace.instances, self._look_at_instances),
         }
+        for region in self._regions:
+            look = partial(self._look_at_instances, region)
+            looks[f"watch instances {region}".strip()] = self._every(self._pace.instances, look)
         for part in self._offerings:
             look = partial(self._look_at_offerings, part)
             looks[f"watch prices {part}"] = self._every(self._pace.offerings, look, steady=True)
@@ -209,14 +213,15 @@ class Observer:
             if self._hurry.is_set():
                 return
 
-    async def _look_at_instances(self) -> bool:
-        known = self._instances
-        call = partial(self._instances_port.list, self._pool)
-        self._instances = await self._look(known, "instances", "list", call, pace=self._pace.instances)
-        if self._instances.at != known.at and (self._instances.value != known.value or known.at is None):
+    async def _look_at_instances(self, region: str) -> bool:
+        known = self._regions[region]
+        call = partial(self._instances_port.list, self._pool, region)
+        found = await self._look(known, "instances", "list", call, pace=self._pace.instances)
+        self._regions[region] = found
+        if found.at != known.at and (found.value != known.value or known.at is None):
             self._wake()
-        self._wake_if_turned(known, self._instances)
-        return not self._instances.error
+        self._wake_if_turned(known, found)
+        return not found.error
 
     async def _look_at_offerings(self, part: str) -> bool:
         known, problem = self._offerings[part], ""

@@ -115,8 +115,10 @@ def turn(found: Replayed, scene: Scene) -> str:
 
 
 def _world(world: World) -> Iterator[str]:
-    states = Counter(str(i.state) for i in world.instances.value)
-    yield f"machines   {_counted(states)}; {_read(world.instances, world.now)}"
+    for region, lists in world.regions.items():
+        states = Counter(str(i.state) for i in lists.value)
+        where = f" in {region}" if region else ""
+        yield f"machines   {_counted(states)}{where}; {_read(lists, world.now)}"
     ready = sum(r.ready and r.ok for r in world.engines.values())
     yield f"engines    {len(world.engines)} probed, {ready} answer and are ready"
     for name, view in world.balancers.items():

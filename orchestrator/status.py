@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import orjson
 
@@ -268,8 +269,7 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
         found.append("this daemon does not hold the lease: it only watches")
     if not world.durable:
         found.append("the journal cannot be written: nothing is launched or ended until it can")
-    if world.instances.error:
-        found.append(f"instances cannot be listed: {world.instances.error}")
+    found += _unlisted(fleet, world)
     for name, view in sorted(world.balancers.items()):
         if view.error and not unread(fleet.pool, world, name):
             found.append(f"{name} cannot be read: {view.error}")
@@ -292,3 +292,24 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
         floor, noun = fleet.pool.on_demand_floor, fleet.pool.noun()
         found.append(f"{short} on-demand {noun} are missing below the floor of {floor}")
     return found
+
+
+def _unlisted(fleet: Fleet, world: World) -> Iterator[str]:
+    """Regions whose machines cannot be listed, and what becomes of their nodes."""
+    for region, view in sorted(world.regions.items()):
+        if not view.error:
+            continue
+        found = f"{region or 'instances'} cannot be listed: {view.error}"
+        if len(world.regions) > 1:
+            nodes = sum(n.placement.region == region for n in fleet.nodes)
+            stay = f"its {plural(nodes, 'node')} {'stays as it is' if nodes == 1 else 'stay as they are'}"
+            rest = "all other regions wait for it" if fleet.sight.unaccounted else "other regions go on"
+            since = f" for {world.now - view.failing_since:.0f} s" if view.failing_since is not None else ""
+            found = f"{region} cannot be listed{since}: {view.error}; {stay}, {rest}"
+        yield found
+    left = Counter(n.placement.region for n in fleet.nodes if world.region(n.placement.region) is None)
+    for region, nodes in sorted(left.items()):
+        yield (
+            f"{region} is not configured any more and has {plural(nodes, 'node')}, which this daemon can "
+            "neither list nor end; write it back into the configuration, or end them by hand"
+        )

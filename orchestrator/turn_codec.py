@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.codec import UnknownRecord, encode
 from policies.actions import Plan
 from policies.model import (
+    EVERYWHERE,
     EngineReading,
     Instance,
     Observed,
@@ -66,7 +67,10 @@ class Packer:
                 "leading": world.leading,
                 "epoch": world.epoch,
                 "awake_since": world.awake_since,
-                "instances": self._observed("instances", world.instances, Instance),
+                "regions": {
+                    name: self._observed(f"region {name}", view, Instance)
+                    for name, view in world.regions.items()
+                },
                 "offerings": {
                     part: self._observed(f"offerings {part}", view, Offering)
                     for part, view in world.offerings.items()
@@ -147,7 +151,7 @@ class Unpacker:
                 leading=bool(stored["leading"]),
                 epoch=int(stored["epoch"]),
                 awake_since=float(stored.get("awake_since", 0.0)),  # older journals do not have it
-                instances=self._view(stored["instances"], Instance),
+                regions=self._regions(stored),
                 offerings={p: self._view(v, Offering) for p, v in _parts(stored["offerings"]).items()},
                 balancers={n: self._view(v, Target) for n, v in stored["balancers"].items()},
                 services=_adapter(dict[str, Service]).validate_python(stored.get("services", {})),
@@ -168,6 +172,11 @@ class Unpacker:
         ) as error:
             raise UnknownRecord(f"the recorded turn cannot be read: {error!r}") from error
         return world, plan
+
+    def _regions(self, stored: Mapping[str, Any]) -> dict[str, Observed[tuple[Instance, ...]]]:
+        """The lists of machines. Older journals have one of all regions."""
+        lists = stored["regions"] if "regions" in stored else {EVERYWHERE: stored["instances"]}
+        return {name: self._view(view, Instance) for name, view in lists.items()}
 
     def _view(self, stored: Mapping[str, Any], kind: type[T]) -> Observed[tuple[T, ...]]:
         at, since, failing = (_instant(stored.get(n)) for n in ("at", "since", "failing_since"))

@@ -235,7 +235,7 @@ def _seq(held: _Held, after: int, events: int) -> int | None:
 
 
 def _rows(world: World) -> int:
-    return max(1, len(world.instances.value))
+    return max(1, len(world.instances))
 
 
 # -- reading -------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def _zones(turn: Turn, when: Times, unit: float, *, closed: float) -> list[Zone]
         held.setdefault(node.placement, []).append(node)
     coming: dict[Placement, int] = {}
     for intent in turn.fleet.launching:
-        if intent.placement is not None:
+        if intent.placement is not None and not turn.fleet.sight.passed_over(intent.placement.region):
             coming[intent.placement] = coming.get(intent.placement, 0) + 1
     found = []
     capped = turn.pool.limits.spend_per_hour is not None
@@ -388,7 +388,7 @@ def _drop_spot(turn: Turn, odds: Odds) -> None:
         if may_go(turn, node):
             held.setdefault(node.placement, []).append(node)
     while turn.coming(Market.SPOT) == 0 and turn.may_choose():
-        best = _worth_least(odds)
+        best = _worth_least(turn, odds)
         if best[1] < 0:
             return
         nodes = held.get(odds.zones[best[1]].offering.placement)
@@ -400,15 +400,17 @@ def _drop_spot(turn: Turn, odds: Odds) -> None:
         odds.counts[best[1]] -= 1
 
 
-def _worth_least(odds: Odds) -> tuple[float, int]:
+def _worth_least(turn: Turn, odds: Odds) -> tuple[float, int]:
     """By how much J falls when a node of the best zone for that goes, and the zone; -1 where none should.
 
-    What would be bought again at once stays: it may insure against the hazard now, whatever the outlook.
+    Nodes in a region that cannot be seen stay. What would be bought again at once stays: it may insure
+    against the hazard now, whatever the outlook.
     """
     here = odds.here()
     best = (THETA_DROP, -1)
     for i, zone in enumerate(odds.zones):
-        if zone.working and odds.counts[i]:
+        unseen = turn.fleet.sight.passed_over(zone.offering.placement.region)
+        if zone.working and odds.counts[i] and not unseen:
             odds.counts[i] -= 1
             found = (here - odds.here(), i)
             if found > best and not (zone.open and _gain_now(odds, i) >= THETA_ADD):

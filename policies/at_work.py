@@ -140,7 +140,7 @@ class AtWork:
         """True for a node whose end was asked for, and neither its call nor a list says that it ends."""
         intent = self.memory.intents.get(intent_key(node.id, ActionKind.TERMINATE))
         alive = (InstanceState.PENDING, InstanceState.RUNNING)
-        ending = any(i.id == node.id and i.state not in alive for i in self.world.instances.value)
+        ending = any(i.id == node.id and i.state not in alive for i in self.world.instances)
         return intent is not None and intent.accepted_at is None and not ending
 
     def let_go_lately(self, node: Node) -> bool:

@@ -144,18 +144,21 @@ def _belongs(turn: Turn, node: Node, routed: set[str]) -> bool:
 
 
 def _unseen(turn: Turn, known: set[str], routed: set[str]) -> list[TargetSpec]:
-    """Targets that memory knows too little of: they stay while the cloud has not been seen whole.
+    """Targets that memory knows too little of: they stay while some region has never been seen whole.
 
     One that a balancer showed draining gets requests by a set that was taken since.
     """
-    if turn.world.instances.at is not None:
+    if not turn.world.unlisted:
         return []
+    partly = len(turn.world.unlisted) < len(turn.world.regions)
     found: dict[str, TargetSpec] = {}
     for _, view in sorted(turn.world.balancers.items()):
         for target in view.value:
             node = turn.fleet.by_id.get(target.id)
             if target.id in known or target.state is TargetState.UNUSED or _decided(turn, node):
                 continue
+            if partly and (target.state is TargetState.UNHEALTHY or target.id in turn.memory.ended):
+                continue  # it was in a region that is seen, as far as anybody can tell
             if gets_requests(target) or target.id in routed:
                 found[target.id] = TargetSpec(id=target.id, address=target.address)
             elif target.id not in found:

@@ -89,7 +89,7 @@ def _name_strangers(turn: Turn) -> None:
     """Say which machines carry the pool's tag and are not its nodes."""
     found = [
         i.id
-        for i in turn.world.instances.value
+        for i in turn.world.instances
         if i.id not in turn.fleet.by_id and facts.stranger(turn.pool, turn.memory, i)
     ]
     if found:

@@ -18,6 +18,7 @@ class Outcome(Word):
     QUOTA = "quota"  # the account may not have more
     DIED = "died"  # launched, and already ended again
     FAILED = "failed"  # nothing was done; a later turn asks again with the same token
+    WITHDRAWN = "withdrawn"  # nothing was done, and it is not asked for again: its region cannot be seen
     UNCERTAIN = "uncertain"  # may or may not have been done; ask again with the same token
 
 

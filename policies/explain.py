@@ -8,8 +8,10 @@ Example: `why(node)` of a node under notice is "interruption notice (local-feed)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from policies.fleet import Fleet, Node
-from policies.model import Market, NoticeKind, Phase, Pool, StandbyKind, World
+from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, StandbyKind, World
 from policies.prices import usd_per_hour
 from policies.records import Memory, decayed
 
@@ -64,16 +66,27 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
         if weight > 0.1:
             age = world.now - refusal.at
             found.append(f"{placement} refused {age:.0f} s ago (weight {weight:.2f}, tried again below 0.5).")
-    age = world.instances.age(world.now)
-    if world.instances.at is None:
-        found.append(
-            f"The cloud has not been seen whole yet: {world.instances.error or 'first look under way'}."
-        )
-    elif age > pool.patience.stale_after:
-        found.append(f"The list of instances is {age:.0f} s old: nothing is launched or ended meanwhile.")
+    found += _regions(fleet, world)
     if memory.pause is not None and memory.pause.holds(world.now):
         found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")
     return tuple(found)
+
+
+def _regions(fleet: Fleet, world: World) -> Iterator[str]:
+    """What cannot be seen, since when, and what that holds back."""
+    if fleet.sight.unaccounted and len(world.regions) > 1:
+        yield f"{fleet.sight.unaccounted}: nothing is launched or ended anywhere before it was."
+    for region, view in sorted(world.regions.items()):
+        if not (unseen := fleet.sight.hidden(region)):
+            continue
+        why = view.error or ("first look under way" if view.at is None else "")
+        found = f"{unseen[0].upper()}{unseen[1:]}{f': {why}' if why else ''}"
+        alone = region == EVERYWHERE or len(world.regions) == 1
+        yield f"{found}: nothing is launched or ended {'' if alone else 'there '}meanwhile."
+    for region in sorted(
+        {n.placement.region for n in fleet.nodes if world.region(n.placement.region) is None}
+    ):
+        yield f"{region} is not configured any more: its nodes serve on, and nobody can end them from here."
 
 
 def units_sentence(pool: Pool) -> str:

@@ -2,13 +2,14 @@
 
 What it decides: which differences between the world and memory are facts worth remembering.
 Why: observations are full pictures and repeat; the journal holds only changes.
-Never: an incomplete or old list makes no node missing; a node missing from a list is not gone until it has
-been missing for the grace time, as far as lists were read: ten times that unless its engine was silent for as
-long, before it was ever ready, or while so many are missing that the list is to be doubted rather than the
-nodes. A draining node is not idle before its detachment was acknowledged and every count was taken after
-that, nor while it may still get requests, or neither its engine nor a balancer counts. A machine with our tag
-and a token that we never made is nobody's node here, and one that a list showed as ended none any more,
-whatever an older list shows. A spot machine is nobody's standby: one that stops is taken by the cloud.
+Never: an incomplete or old list makes no node missing, nor does the list of another region; a node missing
+from a list is not gone until it has been missing for the grace time, as far as lists were read: ten times
+that unless its engine was silent for as long, before it was ever ready, or while so many are missing that the
+list is to be doubted rather than the nodes. A draining node is not idle before its detachment was
+acknowledged and every count was taken after that, nor while it may still get requests, or neither its engine
+nor a balancer counts. A machine with our tag and a token that we never made is nobody's node here, and one
+that a list showed as ended none any more, whatever an older list shows. A spot machine is nobody's standby:
+one that stops is taken by the cloud.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -23,6 +24,7 @@ from policies.drain import looked_at
 from policies.events import (
     Event,
     GoneCause,
+    IntentClosed,
     NodeBusy,
     NodeFound,
     NodeGone,
@@ -32,6 +34,7 @@ from policies.events import (
     NodeRouted,
     NodeSeen,
     NodeStopped,
+    Outcome,
     PoolWhole,
 )
 from policies.fleet import STOPPED, Fleet, address_of, runs_all_the_same, vouched_for
@@ -41,6 +44,7 @@ from policies.model import (
     InstanceState,
     Market,
     NoticeKind,
+    Observed,
     Pool,
     StandbyKind,
     TargetPhase,
@@ -49,7 +53,11 @@ from policies.model import (
 )
 from policies.prices import changes as price_changes
 from policies.records import Intent, Memory, NodeRecord, intent_key
+from policies.regions import Sight
 from policies.value import replace
+
+_DOUBTED = 10.0
+"""So many times `vanish_grace` a list is doubted that lacks what may be there all the same."""
 
 _ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
 
@@ -57,9 +65,9 @@ _ALIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, 
 def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
     """Events that bring memory up to date with the world. Linear in the number of nodes."""
     found: list[Event] = []
-    listed = {i.id: i for i in world.instances.value}
+    listed = {i.id: i for i in world.instances}
     load, sent = world.balancer_load(), routed(world, memory)
-    for instance in world.instances.value:
+    for instance in world.instances:
         record = memory.nodes.get(instance.id)
         if record is None:
             if instance.id in memory.ended or stranger(pool, memory, instance):
@@ -87,6 +95,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
         found.extend(_engine_says(world, memory, record, address, load.get(record.id), sent))
     found.extend(_missing(pool, world, memory, listed))
     found.extend(price_changes(world, memory))
+    found.extend(_withdrawn(pool, world, memory))
     return tuple(found)
 
 
@@ -254,13 +263,53 @@ def _sent_anew(world: World, memory: Memory, node: str) -> bool:
 
 
 def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instance]) -> list[Event]:
-    read_at = world.instances.at
-    if read_at is None or not world.whole or world.instances.error:
-        return []
-    absent = [r for r in memory.nodes.values() if r.id not in listed and r.launched_at < read_at]
-    absent.sort(key=lambda r: r.id)
-    looking_since = world.instances.since or 0.0
-    suspicious = len(absent) > max(1.0, pool.health.max_unhealthy * len(memory.nodes))
+    """What the list of its region lacks. So many that a list is to be doubted are many of that region."""
+    by_region: dict[str, list[NodeRecord]] = {}
+    for record in memory.nodes.values():
+        by_region.setdefault(record.placement.region, []).append(record)
+    found: list[Event] = []
+    for region, records in sorted(by_region.items()):
+        view = world.region(region)
+        if view is None:
+            found.extend(_abandoned(pool, world, memory, records))
+        elif world.seen(view) and not view.error:
+            unlisted = [r for r in records if r.id not in listed]
+            found.extend(_missing_in(pool, world, memory, view, unlisted, len(records)))
+    return found
+
+
+def _abandoned(pool: Pool, world: World, memory: Memory, records: list[NodeRecord]) -> list[Event]:
+    """Nodes in a region that is not configured any more: no list will tell when they are gone.
+
+    They are as soon as neither their engines nor a balancer has answered for so long that a list would be
+    doubted no more.
+    """
+    vouched = vouched_for(world)
+    found: list[Event] = []
+    for record in sorted(records, key=lambda r: r.id):
+        silent = _silent(pool, world, record.id) and record.id not in vouched
+        if silent and record.missing_since is None:
+            found.append(NodeMissing(at=world.now, node=record.id))
+        elif not silent and record.missing_since is not None:
+            found.append(NodeFound(at=world.now, node=record.id))
+        elif record.missing_since is not None and (
+            world.now - max(record.missing_since, world.awake_since) >= _DOUBTED * pool.patience.vanish_grace
+        ):
+            found.append(_gone(world.now, memory, record))
+    return found
+
+
+def _missing_in(
+    pool: Pool,
+    world: World,
+    memory: Memory,
+    view: Observed[tuple[Instance, ...]],
+    unlisted: list[NodeRecord],
+    known: int,
+) -> list[Event]:
+    read_at, looking_since = view.at or 0.0, view.since or 0.0
+    absent = sorted((r for r in unlisted if r.launched_at < read_at), key=lambda r: r.id)
+    suspicious = len(absent) > max(1.0, pool.health.max_unhealthy * known)
     vouched = vouched_for(world) if absent else set()
     found: list[Event] = []
     for record in absent:
@@ -274,10 +323,25 @@ def _missing(pool: Pool, world: World, memory: Memory, listed: dict[str, Instanc
         silent = _silent(pool, world, record.id) and record.id not in vouched
         waits = record.ready_at is None or record.standby is StandbyKind.STOPPED
         doubtful = suspicious or not silent or waits
-        patience = pool.patience.vanish_grace * (10.0 if doubtful else 1.0)
+        patience = pool.patience.vanish_grace * (_DOUBTED if doubtful else 1.0)
         if missing >= patience:
             found.append(_gone(world.now, memory, record))
     return found
+
+
+def _withdrawn(pool: Pool, world: World, memory: Memory) -> list[Event]:
+    """Launches that surely did nothing, in a region that cannot be seen now: they are not asked for again.
+
+    Else they would hold the place of launches elsewhere until that region is back. What may have been
+    launched stays open.
+    """
+    sight = Sight(pool, world, memory)
+    return [
+        IntentClosed(at=world.now, token=intent.token, outcome=Outcome.WITHDRAWN, detail=why)
+        for intent in memory.intents.values()
+        if intent.placement is not None and intent.unanswered and not intent.landed
+        if (why := sight.passed_over(intent.placement.region))
+    ]
 
 
 def _silent(pool: Pool, world: World, node: str) -> bool:

@@ -27,6 +27,7 @@ from policies.model import (
 )
 from policies.prices import PriceView
 from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
+from policies.regions import Sight
 from policies.value import lazy, replace, value
 
 _BOOTING = (Phase.PENDING, Phase.STARTING)
@@ -43,17 +44,18 @@ class Node:
     silent for long enough to matter, or was ready when the last daemon looked and nobody has looked since.
     `serving`: some balancer holds it as an active target; `in_service`: so it is, or there is none that
     could. `detached_at`: when a balancer last acknowledged that it gets no new requests. `lost`: silent for
-    so long that it no longer counts. `in_flight` is the most requests that the engine or a balancer reports
-    for it.
+    so long that it no longer counts. `out_of_sight`: it had not booted when its region was last seen, and
+    nobody could see it become ready now. `in_flight` is the most requests that the engine or a balancer
+    reports for it.
 
     `units`: how many units it serves when ready. `price`: USD/h now, None as long as it is not known.
 
     The last fields follow from the others and are asked for so often that they are worked out once:
     `leaving`: on its way out, it no longer counts as capacity. `capacity`: counts towards the wanted units:
-    ready or on its way there, not leaving, lost or kept aside (a cordoned node goes on serving while its
-    replacement starts, but counts no more). `working`: counts towards wanted and has booted; it may have
-    fallen silent a moment ago. `ready`: counts as a ready node now. `sure`: ready and in service, and its
-    last probe succeeded: what may be relied on when another node is given up.
+    ready or on its way there, not leaving, lost, out of sight or kept aside (a cordoned node goes on serving
+    while its replacement starts, but counts no more). `working`: counts towards wanted and has booted; it may
+    have fallen silent a moment ago. `ready`: counts as a ready node now. `sure`: ready and in service, and
+    its last probe succeeded: what may be relied on when another node is given up.
     """
 
     id: str
@@ -83,6 +85,7 @@ class Node:
     failure: str
     detached_at: float | None = None
     units: int = 1
+    out_of_sight: bool = False
     leaving: bool = field(init=False, repr=False, compare=False)
     capacity: bool = field(init=False, repr=False, compare=False)
     working: bool = field(init=False, repr=False, compare=False)
@@ -92,7 +95,7 @@ class Node:
     def __post_init__(self) -> None:
         leaving = self.doomed is not None or self.drain is not None or self.phase in _LEAVING
         staying = not leaving and not self.lost and self.operator is None
-        capacity = staying and self.standby in (None, StandbyKind.HOT)
+        capacity = staying and not self.out_of_sight and self.standby in (None, StandbyKind.HOT)
         working = capacity and self.phase is Phase.READY
         ready = working and self.healthy and self.probed
         self.leaving, self.capacity = leaving, capacity  # type: ignore[misc]
@@ -139,6 +142,7 @@ class Node:
             ("attached", self.attached),
             ("unhealthy", self.phase is Phase.READY and not self.healthy),
             ("lost", self.lost),
+            ("out of sight", self.out_of_sight),
             ("standby", self.standby is not None),
         )
         return tuple(name for name, holds in found if holds)
@@ -153,13 +157,14 @@ class Fleet:
     nodes: tuple[Node, ...]
     launching: tuple[Intent, ...]
     prices: PriceView = field(compare=False, repr=False)  # what is sold, and what it costs
+    sight: Sight = field(compare=False, repr=False)  # which regions are seen
     suspect: bool = False  # so many nodes are silent that the fault is more likely on our side
 
     @staticmethod
     def of(pool: Pool, world: World, memory: Memory) -> Fleet:
         """Join the world and memory. Linear in the number of nodes."""
-        prices = PriceView(world, memory)
-        instances = {i.id: i for i in world.instances.value}
+        prices, sight = PriceView(world, memory), Sight(pool, world, memory)
+        instances = {i.id: i for i in world.instances}
         doomed = doom(pool, world, memory)
         in_flight = world.balancer_load()
         known = sorted(memory.nodes.values(), key=lambda r: (r.launched_at, r.id))
@@ -173,13 +178,14 @@ class Fleet:
                 doomed.get(record.id),
                 in_flight,
                 prices,
+                sight,
             )
             for record in known
         )
         launching = [i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH]
         launching.sort(key=lambda i: (i.at, i.token))
-        settled, suspect = _settle_health(pool, world, nodes)
-        return Fleet(pool, world.now, settled, tuple(launching), prices, suspect)
+        settled, suspect = _settle_health(pool, world, nodes, sight)
+        return Fleet(pool, world.now, settled, tuple(launching), prices, sight, suspect)
 
     @lazy
     def by_id(self) -> Mapping[str, Node]:
@@ -261,12 +267,15 @@ class Fleet:
     def counted_by_market(self) -> Mapping[Market, int]:
         """Units per market that count towards wanted, open launches included.
 
-        A launch that nobody could confirm or deny for a whole boot time-out counts no more.
+        A launch that nobody could confirm or deny for a whole boot time-out counts no more, nor does one in a
+        region where nobody could see it come.
         """
         found = dict(self._tally.capacity)
         for intent in self.launching:
             fresh = self.now - intent.at <= self.pool.health.boot_timeout
-            if intent.placement is not None and intent.standby is not StandbyKind.STOPPED and fresh:
+            if intent.placement is None or intent.standby is StandbyKind.STOPPED or not fresh:
+                continue
+            if not self.sight.passed_over(intent.placement.region):
                 found[intent.placement.market] += self.pool.units_of(intent.placement)
         return found
 
@@ -274,10 +283,15 @@ class Fleet:
     def living(self) -> int:
         """Units that count against the surge limit: all nodes and open launches but those on their way out.
 
-        Silent nodes are on their way out, unless so many are silent that they may be kept.
+        Silent nodes are on their way out, unless so many are silent that they may be kept, or their region
+        is: they may run, and cannot be ended.
         """
-        staying = sum(n.units for n in self.nodes if not n.leaving and (self.suspect or not n.lost))
+        staying = sum(n.units for n in self.nodes if not n.leaving and not (n.lost and self._goes(n)))
         return staying + sum(self.pool.units_of(i.placement) for i in self.launching)
+
+    def _goes(self, silent: Node) -> bool:
+        """A node that has been silent for long is drained and ended."""
+        return not self.suspect and not self.sight.passed_over(silent.placement.region)
 
     @property
     def temporary_on_demand(self) -> int:
@@ -310,6 +324,7 @@ def _node(
     doomed: Notice | None,
     in_flight: Mapping[str, int],
     prices: PriceView,
+    sight: Sight,
 ) -> Node:
     reading = world.engines.get(record.id)
     phases = [
@@ -319,6 +334,9 @@ def _node(
     ]
     phase = _phase(pool, record, instance, world, memory)
     booted = phase in (Phase.READY, Phase.DRAINING)
+    address = address_of(record, instance, world)
+    late = not address or world.now - record.started_at > pool.health.boot_timeout
+    waits = phase in (*_BOOTING, Phase.STOPPED) and late
     if reading is not None:
         healthy = booted and reading.failing_since is None
     else:
@@ -328,7 +346,7 @@ def _node(
         token=record.token,
         placement=record.placement,
         phase=phase,
-        address=address_of(record, instance, world),
+        address=address,
         launched_at=record.launched_at,
         started_at=record.started_at,
         price=_price(record, instance, prices),
@@ -351,6 +369,7 @@ def _node(
         failure=reading.failure if reading is not None else "",
         detached_at=record.detached_at,
         units=pool.units_of(record.placement),
+        out_of_sight=waits and bool(sight.passed_over(record.placement.region)),
     )
 
 
@@ -414,10 +433,13 @@ def _none() -> dict[Market, int]:
     return {Market.SPOT: 0, Market.ON_DEMAND: 0}
 
 
-def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[tuple[Node, ...], bool]:
+def _settle_health(
+    pool: Pool, world: World, nodes: tuple[Node, ...], sight: Sight
+) -> tuple[tuple[Node, ...], bool]:
     """Settle who is healthy and who is lost from how long each engine has been silent.
 
-    Nodes on their way out say nothing about a fault of ours: they are expected to fall silent. A node that a
+    Nodes on their way out say nothing about a fault of ours: they are expected to fall silent. Nor do those
+    of a region that is silent itself, while another one can be seen: the fault is there. A node that a
     balancer finds healthy is not lost while others serve: it leaves the target set first, and may be reached
     again by then. So it goes when a partition ends, where nodes come back one after another.
     """
@@ -426,7 +448,11 @@ def _settle_health(pool: Pool, world: World, nodes: tuple[Node, ...]) -> tuple[t
     silent = {n.id: world.engines[n.id].at - n.failing_since for n in nodes if n.failing_since is not None}
     if not silent:
         return nodes, False
-    booted = [n for n in nodes if n.phase is Phase.READY and not n.leaving]
+    booted = [
+        n
+        for n in nodes
+        if n.phase is Phase.READY and not n.leaving and not sight.passed_over(n.placement.region)
+    ]
     unhealthy = sum(silent.get(n.id, 0.0) >= rules.unhealthy_after for n in booted)
     suspect = unhealthy > 1 and unhealthy > rules.max_unhealthy * len(booted)
     relief = any(n.serving and n.healthy and n.id not in silent for n in nodes)

@@ -31,7 +31,8 @@ def replace_sick(turn: Turn) -> None:
         for n in turn.fleet.nodes
         if n.lost and n.drain is None and n.phase not in (Phase.TERMINATING, Phase.GONE)
     ]
-    silent.sort(key=_longest_first)
+    # Those in a region that cannot be seen must wait, and keep no other from being replaced.
+    silent.sort(key=lambda n: (bool(turn.fleet.sight.passed_over(n.placement.region)), *_longest_first(n)))
     if turn.fleet.suspect:
         booted = [n for n in turn.fleet.nodes if n.phase is Phase.READY]
         unhealthy = sum(not n.healthy for n in booted)

@@ -39,7 +39,7 @@ def check(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> tuple[Violation
     """All violations of a plan. Linear in nodes plus actions."""
     found: list[Violation] = []
     if plan.actions:
-        found += _authority(world, plan)
+        found += _authority(world, fleet, plan)
         found += _self_harm(pool, fleet, plan)
         found += _disruption(pool, fleet, plan)
         found += _bounds(pool, fleet, plan)
@@ -57,12 +57,19 @@ def without_destruction(plan: Plan) -> tuple[Action, ...]:
     )
 
 
-def _authority(world: World, plan: Plan) -> list[Violation]:
+def _authority(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     costly = [a for a in plan.actions if isinstance(a, Destructive)]
     if costly and not (world.leading and world.durable):
         return [Violation("authority", f"{len(costly)} calls planned without lease or journal")]
-    if costly and not world.whole:
-        return [Violation("authority", f"{len(costly)} calls planned before the cloud was seen whole")]
+    blind = 0
+    for action in costly:
+        placement = action.placement if isinstance(action, Launch) else None
+        if not isinstance(action, Launch) and action.node in fleet.by_id:
+            placement = fleet.by_id[action.node].placement
+        view = None if placement is None else world.region(placement.region)
+        blind += placement is not None and (view is None or not world.seen(view))
+    if blind:
+        return [Violation("authority", f"{blind} calls planned before their region was seen whole")]
     return []
 
 
@@ -179,7 +186,7 @@ def _targets(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     unknown = False
     for spec in plan.targets:
         node = fleet.by_id.get(spec.id)
-        if node is None and world.instances.at is None:
+        if node is None and world.unlisted:
             unknown = unknown or spec.phase is TargetPhase.ACTIVE
             continue
         if node is None or node.phase is Phase.GONE:

@@ -360,7 +360,7 @@ def _closed(draft: Draft, event: IntentClosed) -> None:
         draft.mapping("quota_at")[placement] = event.at
     elif event.outcome is Outcome.DIED:
         draft.boot_failed(placement, event.at)
-    else:
+    elif event.outcome is not Outcome.WITHDRAWN:
         draft.bad_news("refusals", placement, event.at)
         draft.learn(placement, event.at, hazard.refused)
 

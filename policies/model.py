@@ -21,6 +21,9 @@ T = TypeVar("T")
 WEIGHT_OF_A_UNIT = 100
 """A target's weight for each serving unit of its node."""
 
+EVERYWHERE = ""
+"""The name of all regions together, for a provider that lists them at once."""
+
 _ROUNDING = 1e-9  # shares arrive as binary floats: 10 * (1 - 0.7) must round up to 3, not 4
 
 
@@ -290,6 +293,8 @@ class Service:
 class World:
     """Everything known at one instant, each part with its age.
 
+    `regions` maps a region to the list of its machines: each has its own age, and fails alone. The key
+    `EVERYWHERE` stands for every region that is not named, as where a provider lists all of them at once.
     `balancers` maps a balancer's name to the targets it reports, `services` to how it serves, `writing` to
     the nodes that get requests by sets that were written to it since the last one that it acknowledged: any
     of them may have landed. `offerings` is what is sold, by the part of the prices that is read apart
@@ -301,7 +306,7 @@ class World:
     """
 
     now: float
-    instances: Observed[tuple[Instance, ...]]
+    regions: Mapping[str, Observed[tuple[Instance, ...]]]
     engines: Mapping[str, EngineReading] = field(default_factory=dict)
     balancers: Mapping[str, Observed[tuple[Target, ...]]] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
@@ -314,9 +319,28 @@ class World:
     awake_since: float = 0.0
 
     @property
-    def whole(self) -> bool:
-        """The cloud was seen whole since the daemon is awake."""
-        return self.instances.at is not None and self.instances.at >= self.awake_since
+    def instances(self) -> tuple[Instance, ...]:
+        """Every machine that the newest list of some region shows."""
+        lists = [view.value for view in self.regions.values()]
+        return lists[0] if len(lists) == 1 else tuple(i for part in lists for i in part)
+
+    def region(self, name: str) -> Observed[tuple[Instance, ...]] | None:
+        """The list that shows the machines of a region; None where nobody lists it."""
+        return self.regions.get(name) or self.regions.get(EVERYWHERE)
+
+    def seen(self, view: Observed[tuple[Instance, ...]]) -> bool:
+        """A list was read whole since the daemon is awake."""
+        return view.at is not None and view.at >= self.awake_since
+
+    @property
+    def listed(self) -> bool:
+        """Some region was listed by this daemon."""
+        return any(view.at is not None for view in self.regions.values())
+
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Regions that this daemon has never listed: which nodes they hold only the journal tells."""
+        return tuple(name for name, view in self.regions.items() if view.at is None)
 
     def balancer_load(self) -> dict[str, int]:
         """Requests in flight per node as the balancers count them, summed over balancers."""

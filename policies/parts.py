@@ -42,7 +42,7 @@ HOLD_MOST = 3600.0
 """The most that they grow to."""
 
 INSTANCES = "instances"
-"""The name of the list of machines."""
+"""The name of the list of machines, where one has all regions; else it is the region's."""
 
 
 @value
@@ -71,7 +71,7 @@ class Part:
 def parts(world: World) -> tuple[Part, ...]:
     """Every part but the engines, with its state. What failed before the daemon woke up is not counted."""
     return (
-        _observed(PartKind.CLOUD, INSTANCES, world.instances, world),
+        *(_observed(PartKind.CLOUD, name or INSTANCES, view, world) for name, view in world.regions.items()),
         *(_observed(PartKind.PRICES, part, view, world) for part, view in world.offerings.items()),
         *(_observed(PartKind.BALANCER, name, view, world) for name, view in world.balancers.items()),
         *(_source(name, at, world) for name, at in world.heard.items()),

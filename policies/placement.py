@@ -5,8 +5,10 @@ unit that is needed of it: where 2 units are missing, a node of 8 is worth the p
 Why: the cheapest zone alone is a trap: one reclaim there takes all nodes at once. So a zone looks dearer
 with every unit already in it, with every recent reclaim and refusal, and a refused placement is left alone
 until its refusal has decayed to half. A node of many units puts them into one zone together, each beside
-those before it, and looks as dear as if they came one by one. An offering of unknown price looks as dear as
-the dearest of its market, unit for unit.
+those before it, and looks as dear as if they came one by one. A region looks dearer by the share of the
+wanted units that it holds: equal prices are spread over regions, and less is lost with one. A region that
+cannot be seen gets nothing while another can, and one whose newest look failed looks twice as dear. An
+offering of unknown price looks as dear as the dearest of its market, unit for unit.
 Never: a placement that refused within its half-life, or within ten half-lives of a quota or of boots that
 failed one after another, is tried; nor, in a pool that heeds them, one whose node is under a rebalance
 recommendation; nor, under a spend cap, one whose price is not known. Nothing is random: equal scores go by
@@ -14,11 +16,13 @@ name.
 
 Example:
     >>> from policies.memory import Memory
-    >>> from policies.model import Market, Offering, Placement, Pool
+    >>> from policies.model import Market, Observed, Offering, Placement, Pool, World
+    >>> from policies.regions import Sight
     >>> def offering(zone, price):
     ...     return Offering(placement=Placement("local", "r", zone, "gpu", Market.SPOT), price=price)
-    >>> scorer = Scorer(Pool(name="p", replicas=4), Memory(), now=0.0,
-    ...                 offerings=[offering("a", 1.0), offering("b", 1.2)], held={})
+    >>> pool, world = Pool(name="p", replicas=4), World(now=0.0, regions={"r": Observed(value=(), at=0.0)})
+    >>> scorer = Scorer(pool, Memory(), now=0.0, offerings=[offering("a", 1.0), offering("b", 1.2)], held={},
+    ...                 sight=Sight(pool, world, Memory()))
     >>> [scorer.take(Market.SPOT).placement.zone for _ in range(3)]
     ['a', 'b', 'a']
 """
@@ -31,6 +35,7 @@ from collections.abc import Callable, Iterable, Mapping
 from policies.interruption import recommended
 from policies.model import Market, Offering, Placement, Pool
 from policies.records import Memory, decayed
+from policies.regions import Sight
 
 _BLOCKING_WEIGHT = 0.5
 """A refusal weighs 1 when it happens; at or below this the placement may be tried again."""
@@ -45,7 +50,7 @@ _LONG_HALF_LIVES = 10.0
 class Scorer:
     """Hands out placements one after another, counting each one taken.
 
-    `held`: units already at each placement. `offerings`: what is sold now.
+    `held`: units already at each placement. `offerings`: what is sold now. `sight`: which regions are seen.
     """
 
     def __init__(
@@ -56,22 +61,25 @@ class Scorer:
         now: float,
         offerings: Iterable[Offering],
         held: Mapping[Placement, int],
+        sight: Sight,
     ) -> None:
-        self._pool, self._memory, self._now = pool, memory, now
+        self._pool, self._memory, self._now, self._sight = pool, memory, now, sight
         self._zone: dict[tuple[Market, str], int] = {}
+        self._region: dict[str, int] = {}
         for placement, count in held.items():
-            key = placement.market, placement.zone
-            self._zone[key] = self._zone.get(key, 0) + count
+            self._count(placement, count)
         capped = pool.limits.spend_per_hour is not None
         available = [o for o in offerings if o.available]
         self._sold = [o for o in available if not (capped and o.price is None)]
         self._unpriced = [o for o in available if o.price is None]
         self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}
-        self._queues: dict[tuple[Market, float], dict[int, _Queue]] = {}
+        self._queues: dict[tuple[Market, float], dict[tuple[str, int], _Queue]] = {}
 
     def blocked(self, placement: Placement) -> str:
         """Why a placement may not be tried now, in words; empty when it may."""
         rules, memory, now = self._pool.placement, self._memory, self._now
+        if unseen := self._sight.passed_over(placement.region):
+            return f"{placement.region} is passed over: {unseen}"
         refusal = memory.refusals.get(placement)
         if refusal and decayed(refusal, now, rules.refusal_half_life) > _BLOCKING_WEIGHT:
             return f"{placement} refused {now - refusal.at:.0f} s ago"
@@ -90,7 +98,8 @@ class Scorer:
         return ""
 
     def score(self, offering: Offering) -> float:
-        """The price of the whole node with handicaps, USD/h; lower is better among nodes of as many units."""
+        """The price of the whole node with handicaps, USD/h; lower is better among nodes of as many units in
+        one region."""
         rules, placement = self._pool.placement, offering.placement
         held = self._zone.get((placement.market, placement.zone), 0)
         # Its own units as well, each beside those before it: the mean of held, held + 1 and so on.
@@ -111,6 +120,17 @@ class Scorer:
         ]
         return _DOUBT * max(prices, default=1.0) * self._pool.units_of(placement)
 
+    def _handicap(self, region: str) -> float:
+        """By how much a region looks dearer than its offerings do."""
+        share = self._region.get(region, 0) / max(1, self._pool.replicas)
+        return (1.0 + self._pool.placement.spread * share) * (2.0 if self._sight.doubtful(region) else 1.0)
+
+    def _count(self, placement: Placement, units: int) -> None:
+        """Units more at a placement."""
+        key, region = (placement.market, placement.zone), placement.region
+        self._zone[key] = self._zone.get(key, 0) + units
+        self._region[region] = self._region.get(region, 0) + units
+
     def quiet(self, placement: Placement, hold: float) -> bool:
         """True when nothing bad was heard of a placement for `hold` seconds."""
         for news in (self._memory.reclaims.get(placement), self._memory.refusals.get(placement)):
@@ -129,19 +149,18 @@ class Scorer:
         """The best offering of a market where so many units are missing, counted as taken; None when none.
 
         Of nodes of several sizes those whose price is `affordable` come first. A launch costs the logarithm
-        of the number of offerings for each size.
+        of the number of offerings for each region and size.
         """
         found: list[tuple[bool, float, Placement, Offering]] = []
-        for size, queue in self._queue(market, quiet_for).items():
+        for (region, size), queue in self._queue(market, quiet_for).items():
             score, placement, number = self._head(queue)
             offering = self._sold[number]
-            each = score / min(size, units)
+            each = score * self._handicap(region) / min(size, units)
             found.append((not affordable(offering.price), each, placement, offering))
         if not found:
             return None
         _, _, placement, offering = min(found, key=lambda f: f[:3])
-        key = market, placement.zone
-        self._zone[key] = self._zone.get(key, 0) + self._pool.units_of(placement)
+        self._count(placement, self._pool.units_of(placement))
         return offering
 
     def _head(self, queue: _Queue) -> tuple[float, Placement, int]:
@@ -166,8 +185,8 @@ class Scorer:
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         return f"no {market} offering may be tried now: {reasons[0]}{more}"
 
-    def _queue(self, market: Market, quiet_for: float) -> Mapping[int, _Queue]:
-        """What may be taken, best first, by the units of its nodes."""
+    def _queue(self, market: Market, quiet_for: float) -> Mapping[tuple[str, int], _Queue]:
+        """What may be taken, best first, by region and by the units of its nodes."""
         queues = self._queues.get((market, quiet_for))
         if queues is None:
             queues = self._queues[market, quiet_for] = {}
@@ -179,7 +198,7 @@ class Scorer:
                     and (quiet_for <= 0 or self.quiet(place, quiet_for))
                 ):
                     entry = self.score(offering), place, number
-                    queues.setdefault(self._pool.units_of(place), []).append(entry)
+                    queues.setdefault((place.region, self._pool.units_of(place)), []).append(entry)
             for queue in queues.values():
                 heapq.heapify(queue)
         return queues

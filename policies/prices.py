@@ -16,7 +16,7 @@ Example:
     >>> spot = Placement("aws", "r", "a", "gpu", Market.SPOT)
     >>> before = Memory(prices={spot: LastPrice(at=0.0, price=1.5, part="r spot")})
     >>> failed = Observed(value=(Offering(placement=spot, price=None),), error="denied")
-    >>> world = World(now=60.0, instances=Observed(value=()), offerings={"r spot": failed})
+    >>> world = World(now=60.0, regions={}, offerings={"r spot": failed})
     >>> PriceView(world, before).of(spot)
     1.5
 """

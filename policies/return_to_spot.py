@@ -128,9 +128,12 @@ def _candidates(turn: Turn, market: Market) -> list[Node]:
 def may_go(turn: Turn, node: Node) -> bool:
     """True for a node that may be given back: nobody else chose it, and it is known whether it works.
 
-    One that is not ready is no surplus boot while it may have been put to work by an earlier daemon.
+    One that is not ready is no surplus boot while it may have been put to work by an earlier daemon. One in a
+    region that cannot be seen keeps none in another region from going.
     """
     if node.id in turn.leaving or node.id in turn.starting:
+        return False
+    if turn.fleet.sight.passed_over(node.placement.region):
         return False
     return node.probed if node.phase is Phase.READY else turn.at_work.holds_nothing(node)
 

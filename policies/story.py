@@ -60,6 +60,7 @@ _OUTCOMES = {
     Outcome.QUOTA: "refused: over quota",
     Outcome.DIED: "done, and the node has ended already",
     Outcome.FAILED: "failed, nothing was done",
+    Outcome.WITHDRAWN: "nothing was done, and it is not asked for again",
     Outcome.UNCERTAIN: "outcome unknown, asked again with the same token",
 }
 _ASKED = {

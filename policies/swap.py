@@ -246,7 +246,7 @@ def _outlived(turn: Turn, node: Node, intent: Intent) -> bool:
     An old journal may be the last to tell of a call, and of nothing that came after.
     """
     asked_for = turn.now - intent.asked_at
-    runs = any(i.id == node.id and i.state is InstanceState.RUNNING for i in turn.world.instances.value)
+    runs = any(i.id == node.id and i.state is InstanceState.RUNNING for i in turn.world.instances)
     return runs and asked_for >= _LANDS_WITHIN * turn.pool.patience.effect_timeout
 
 

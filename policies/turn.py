@@ -67,8 +67,8 @@ class Turn:
     @lazy
     def scorer(self) -> Scorer:
         """Hands out placements."""
-        sold, held = self.fleet.prices.on_sale, _held(self.fleet)
-        return Scorer(self.pool, self.memory, now=self.now, offerings=sold, held=held)
+        sold, held, sight = self.fleet.prices.on_sale, _held(self.fleet), self.fleet.sight
+        return Scorer(self.pool, self.memory, now=self.now, offerings=sold, held=held, sight=sight)
 
     @lazy
     def budget(self) -> Budget:
@@ -100,17 +100,14 @@ class Turn:
 
     # -- what is known, with this turn's decisions counted in --------------------------------------
 
-    def frozen(self) -> str:
-        """Why nothing that costs money or ends a node may be done now; empty when all is well."""
-        instances, patience = self.world.instances, self.pool.patience
+    def frozen(self, region: str) -> str:
+        """Why nothing that costs money or ends a node may be done in a region now; empty when all is well."""
         if not self.world.leading:
             return "this daemon does not hold the lease"
         if not self.world.durable:
             return "the journal cannot be written"
-        if not self.world.whole:
-            return "the cloud has not been seen whole yet"
-        if instances.age(self.now) > patience.stale_after:
-            return f"the last complete list of instances is {instances.age(self.now):.0f} s old"
+        if unseen := self.fleet.sight.unaccounted or self.fleet.sight.hidden(region):
+            return unseen
         if self.memory.pause is not None and self.memory.pause.holds(self.now):
             return f"paused by {self.memory.pause.by}: {self.memory.pause.reason}"
         return ""
@@ -179,6 +176,9 @@ class Turn:
 
     def offer(self, market: Market, units: int, *, quiet_for: float = 0.0) -> Offering | None:
         """Where the next node for so many missing units should go; None when nowhere."""
+        for region in self.world.regions:
+            if unseen := self.fleet.sight.passed_over(region):
+                self.note(f"{region} is passed over: {unseen}")
         return self.scorer.take(market, units=units, quiet_for=quiet_for, affordable=self.budget.affords)
 
     def launch(
@@ -194,7 +194,7 @@ class Turn:
 
         `swap`: it takes the place of the outgoing node that has waited longest, if there is one.
         """
-        refusal = self.frozen() or self.budget.refuses(offering.price)
+        refusal = self.frozen(offering.placement.region) or self.budget.refuses(offering.price)
         if refusal:
             self.defer(ActionKind.LAUNCH, refusal, placement=offering.placement)
             return False
@@ -225,7 +225,7 @@ class Turn:
         """
         if intent.placement is None or not intent.due(self.now, self.pool.patience.effect_timeout):
             return
-        refusal = self.frozen() or no_room(self.pool, living)
+        refusal = self.frozen(intent.placement.region) or no_room(self.pool, living)
         if refusal:
             self.defer(ActionKind.LAUNCH, refusal, placement=intent.placement)
             return
@@ -280,7 +280,7 @@ class Turn:
         if node.id in self.leaving or node.drain is not None:
             return False
         if cause is not Cause.NOTICE:
-            refusal = self.frozen()
+            refusal = self.frozen(node.placement.region)
             if refusal:
                 self.defer(ActionKind.DRAIN, refusal, node=node.id)
                 return False
@@ -302,7 +302,7 @@ class Turn:
         ends nothing and costs nothing: it waits neither for a list nor for the journal.
         """
         if not self.world.leading:
-            self.defer(ActionKind.UNDRAIN, self.frozen(), node=node.id)
+            self.defer(ActionKind.UNDRAIN, self.frozen(node.placement.region), node=node.id)
             return False
         self.returning.add(node.id)
         self.budget.take_node(node.units)
@@ -342,7 +342,7 @@ class Turn:
         intent = self.memory.intents.get(intent_key(node.id, kind))
         if intent is not None and not intent.due(self.now, self.pool.patience.effect_timeout):
             return True
-        refusal = self.frozen()
+        refusal = self.frozen(node.placement.region)
         if refusal:
             self.defer(kind, refusal, node=node.id)
         return bool(refusal)

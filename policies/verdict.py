@@ -12,7 +12,7 @@ Example:
     >>> from policies.fleet import Fleet
     >>> from policies.model import Observed, Pool, Service, World
     >>> from policies.records import Memory
-    >>> world = World(now=100.0, instances=Observed(value=(), at=99.0),
+    >>> world = World(now=100.0, regions={"r": Observed(value=(), at=99.0)},
     ...               balancers={"gateway": Observed(value=(), at=80.0, error="connection refused")},
     ...               services={"gateway": Service(in_path=True)})
     >>> memory = Memory(served_at=10.0, whole_at=10.0)
@@ -119,13 +119,12 @@ def _why(found: Verdict, fleet: Fleet, world: World) -> str:
         f"{fleet.ready_units} of {pool.replicas} {pool.noun(pool.replicas)} ready, {found.serving} serving, "
         f"{on_demand} on-demand against a floor of {pool.on_demand_floor}"
     )
-    listed_at = world.instances.at
-    blind = listed_at is not None and world.now - listed_at > pool.patience.stale_after
+    hidden = (fleet.sight.hidden(name) for name, view in sorted(world.regions.items()) if view.at is not None)
     said = (
         *found.reasons,
         "an operator paused it" if found.state is State.PAUSED else "",
         "" if world.durable else "the journal cannot be written",
-        "the list of machines is too old to act on" if blind else "",
+        *hidden,
         counts,
     )
     return "; ".join(text for text in said if text)
@@ -161,8 +160,8 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
         return State.STARTING
     if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
         return State.BELOW_FLOOR
-    # Without a fresh list nothing could be replaced, however well every node is.
-    blind = world.instances.age(world.now) > pool.patience.stale_after
+    # Without a fresh list nothing there could be replaced, however well every node is.
+    blind = any(fleet.sight.hidden(region) for region in world.regions)
     well = min(ready, serving) >= pool.replicas and world.durable and not blind
     return State.OK if well and not any(way.lost or way.doubt for way in ways) else State.DEGRADED
 

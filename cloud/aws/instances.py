@@ -27,7 +27,9 @@ class AwsInstances:
 
     One intent is one RunInstances call with the token as its ClientToken, for one market, type, subnet and
     launch-template version, so an answer says exactly what was refused and the same call again is the same
-    launch. Tags travel in that call: there is no moment in which a machine of ours carries none.
+    launch. Tags travel in that call: there is no moment in which a machine of ours carries none. Each region
+    is asked by itself; a machine whose region is not known here, as after a restart, is looked for in all at
+    once.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class AwsInstances:
     ) -> None:
         self._clients = {place.region: clients for clients, place in regions}
         self._places = {place.region: place for _, place in regions}
+        self.regions = tuple(self._places)
         self._shares = [clients.share() for clients, _ in regions]
         self._clock = clock
         self._region_of: dict[str, str] = {}
@@ -62,12 +65,11 @@ class AwsInstances:
         self._remember(machine, place)
         return instance_of(machine, place)
 
-    async def list(self, pool: str) -> tuple[Instance, ...]:
-        """All machines tagged with the pool, in every region; any page that fails fails the whole list."""
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
+        """All machines in a region tagged with the pool; any page that fails fails the whole list."""
         tagged = [{"Name": f"tag:{POOL_TAG}", "Values": [pool]}]
-        found = await asyncio.gather(*(self._described(place, tagged) for place in self._places.values()))
-        machines = tuple(instance for part in found for instance in part)
-        self._forget_old(machines)
+        machines = tuple(await self._described(self._places[region], tagged))
+        self._forget_old(region, machines)
         return machines
 
     async def terminate(self, node: str) -> None:
@@ -157,25 +159,36 @@ class AwsInstances:
     async def _state(self, node: str) -> InstanceState | None:
         """What EC2 says of one machine; None when it knows none of that id."""
         filters = [{"Name": "instance-id", "Values": [node]}]
-        for place in self._places_of(node):
-            for instance in await self._described(place, filters):
-                return instance.state
+        for instance in await self._described(self._places[await self._find(node)], filters):
+            return instance.state
         return None
 
     async def _change(self, node: str, operation: str) -> None:
-        """Ask in the region that the machine is known to be in, else in each until one knows it."""
-        missing: NotFound | None = None
-        for place in self._places_of(node):
-            try:
-                await self._call(place.region, operation, InstanceIds=[node])
-                return
-            except NotFound as error:
-                missing = error
-        raise missing if missing is not None else NotFound(f"{node}: no region is configured")
+        """Ask in the region of the machine."""
+        await self._call(await self._find(node), operation, InstanceIds=[node])
 
-    def _places_of(self, node: str) -> Sequence[AwsRegion]:
-        region = self._region_of.get(node)
-        return [self._places[region]] if region is not None else list(self._places.values())
+    async def _find(self, node: str) -> str:
+        """The region of a machine. One that no list showed yet is looked for, in all regions at once.
+
+        Raises NotFound when no region knows it, and what the others met when one cannot be asked.
+        """
+        if node in self._region_of or len(self._places) == 1:
+            return self._region_of.get(node, self.regions[0])
+        filters, failed = [{"Name": "instance-id", "Values": [node]}], list[CloudError]()
+        looks = [asyncio.ensure_future(self._described(p, filters)) for p in self._places.values()]
+        try:
+            for look in asyncio.as_completed(looks):
+                try:
+                    await look
+                except CloudError as error:
+                    failed.append(error)
+                if node in self._region_of:  # whatever another region answers, or does not
+                    return self._region_of[node]
+        finally:
+            for task in looks:
+                task.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
+        raise failed[0] if failed else NotFound(f"{node}: no region has it")
 
     async def _described(self, place: AwsRegion, filters: Sequence[Mapping[str, Any]]) -> Sequence[Instance]:
         found = []
@@ -198,10 +211,11 @@ class AwsInstances:
         self._region_of[node] = place.region
         self._launched_at[node] = machine["LaunchTime"].timestamp()
 
-    def _forget_old(self, listed: Sequence[Instance]) -> None:
+    def _forget_old(self, region: str, listed: Sequence[Instance]) -> None:
         """Keep what is listed or young: a pool that replaces nodes for months must not grow."""
         keep = {instance.id for instance in listed}
-        for node in [n for n in self._region_of if n not in keep and not self._is_young(n)]:
+        here = [node for node, place in self._region_of.items() if place == region]
+        for node in [n for n in here if n not in keep and not self._is_young(n)]:
             del self._region_of[node]
             del self._launched_at[node]
 

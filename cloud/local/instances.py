@@ -6,11 +6,13 @@ from cloud.errors import NotFound
 from cloud.local.connection import LocalCloud, parsed
 from cloud.local.wire import INSTANCE, INSTANCES, LAUNCH
 from cloud.ports import LaunchRequest
-from policies.model import Instance
+from policies.model import EVERYWHERE, Instance
 
 
 class LocalInstances:
-    """Machines of a local cloud. See `cloud.ports.Instances` for the contract."""
+    """Machines of a local cloud, which lists all its regions at once. See `cloud.ports.Instances`."""
+
+    regions: tuple[str, ...] = (EVERYWHERE,)
 
     def __init__(self, cloud: LocalCloud) -> None:
         self._cloud = cloud
@@ -20,7 +22,7 @@ class LocalInstances:
         """Launch one machine; the cloud remembers the token."""
         return parsed(INSTANCE, await self._cloud.write("/v1/instances", LAUNCH.dump_json(request)), "launch")
 
-    async def list(self, pool: str) -> tuple[Instance, ...]:
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:  # noqa: ARG002 - of all regions
         """All machines of the pool."""
         return parsed(INSTANCES, await self._cloud.read("/v1/instances", {"pool": pool}), "list")
 

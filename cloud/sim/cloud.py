@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from cloud.ports import EngineSpec, LaunchRequest, Sold
@@ -27,6 +28,7 @@ class Wire:
         subject: str,
         change: Callable[[], T],
         *,
+        region: str = "",
         detail: str = "",
         done: Callable[[], bool] = lambda: False,
     ) -> T:
@@ -34,14 +36,14 @@ class Wire:
 
         `done`: it took effect before, and asks for nothing more that a provider could refuse.
         """
-        fault = await self._way_out(call, done)
+        fault = await self._way_out(call, region, done)
         result = await self._effects.apply(call, subject, change, detail=detail)
         await self._way_back(call, fault)
         return result
 
-    async def look(self, call: str, read: Callable[[], T]) -> T:
+    async def look(self, call: str, read: Callable[[], T], *, region: str = "") -> T:
         """A call that only reads. Raises what the faults say."""
-        fault = await self._way_out(call)
+        fault = await self._way_out(call, region)
         result = read()
         await self._way_back(call, fault)
         return result
@@ -50,8 +52,10 @@ class Wire:
     def _effects(self) -> Effects:
         return self._world.effects
 
-    async def _way_out(self, call: str, done: Callable[[], bool] = lambda: False) -> Fault | None:
-        fault = self._world.faults.draw(call)
+    async def _way_out(
+        self, call: str, region: str, done: Callable[[], bool] = lambda: False
+    ) -> Fault | None:
+        fault = self._world.faults.draw(call, region)
         await self._delay()
         if fault is Fault.SLOW:
             await self._world.clock.sleep(self._world.faults.slow_for)
@@ -73,6 +77,7 @@ class SimInstances:
 
     def __init__(self, world: SimWorld) -> None:
         self._world, self._wire = world, Wire(world)
+        self.regions = world.regions
 
     async def launch(self, request: LaunchRequest) -> Instance:
         """Launch one machine, once per token. Raises CloudError."""
@@ -80,26 +85,33 @@ class SimInstances:
             "launch",
             request.token,
             lambda: self._world.launch(request),
+            region=request.placement.region,
             detail=str(request.placement),
             done=lambda: self._world.launched(request) is not None,
         )
 
-    async def list(self, pool: str) -> tuple[Instance, ...]:
-        """All machines of the pool, those that ended lately too. Raises CloudError."""
-        return await self._wire.look("list", lambda: self._world.listed(pool))
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
+        """All machines of the pool in a region, those that ended lately too. Raises CloudError."""
+        return await self._wire.look("list", lambda: self._world.listed(pool, region), region=region)
 
     async def terminate(self, node: str) -> None:
         """End a machine. Raises CloudError."""
-        await self._wire.change("terminate", node, lambda: self._world.terminate(node))
+        terminate, region = partial(self._world.terminate, node), self._region_of(node)
+        await self._wire.change("terminate", node, terminate, region=region)
 
     async def stop(self, node: str) -> None:
         """Stop a machine. Raises CloudError."""
-        await self._wire.change("stop", node, lambda: self._world.stop(node))
+        stop = partial(self._world.stop, node)
+        await self._wire.change("stop", node, stop, region=self._region_of(node))
 
     async def start(self, node: str) -> None:
         """Start a stopped machine. Raises CloudError."""
-        world = self._world
-        await self._wire.change("start", node, lambda: world.start(node), done=lambda: world.runs(node))
+        start, runs = partial(self._world.start, node), partial(self._world.runs, node)
+        await self._wire.change("start", node, start, region=self._region_of(node), done=runs)
+
+    def _region_of(self, node: str) -> str:
+        machine = self._world.machines.get(node)
+        return "" if machine is None else machine.placement.region
 
     async def close(self) -> None:
         """Nothing to release."""

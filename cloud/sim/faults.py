@@ -3,7 +3,7 @@
 Three ways, which add up: a script arms a fault for the next calls of a kind, begins an outage that lasts
 until it is ended, or `rates` draws faults for every call from the seeded generator. Calls are named "launch",
 "terminate", "stop", "start", "list", "offerings", "observe", "apply", "acknowledge" and "stream"; "any"
-stands for all of them.
+stands for all of them. `within` names those in one region.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ BALANCER = ("observe", "apply")
 
 MUTATIONS = ("launch", "terminate", "stop", "start", "apply", "acknowledge")
 """Calls that change something."""
+
+
+def within(calls: Iterable[str], region: str) -> tuple[str, ...]:
+    """The names of calls in one region."""
+    return tuple(f"{call}@{region}" for call in calls)
 
 
 class Fault(StrEnum):
@@ -127,16 +132,16 @@ class Faults:
         """True in this share of all cases; nothing is drawn where there is no chance."""
         return share > 0.0 and (share >= 1.0 or self.rng.random() < share)
 
-    def draw(self, call: str) -> Fault | None:
+    def draw(self, call: str, region: str = "") -> Fault | None:
         """The fault of a call that begins now."""
         self.calls += call not in ("stream", "acknowledge")
-        fault = self._next(call)
+        fault = self._next(call, region)
         if fault is not None:
             self.met[fault] += 1
         return fault
 
-    def _next(self, call: str) -> Fault | None:
-        for name in (call, "any"):
+    def _next(self, call: str, region: str) -> Fault | None:
+        for name in (call, "any", *(within((call,), region) if region else ())):
             if self._armed.get(name):
                 return self._armed[name].pop(0)
             if self._outages.get(name):

@@ -199,8 +199,13 @@ class SimWorld:
             return None
         return found
 
-    def listed(self, pool: str) -> tuple[Instance, ...]:
-        """What a complete list of the provider shows."""
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Where anything is sold."""
+        return tuple(sorted({placement.region for placement in self.prices}))
+
+    def listed(self, pool: str, region: str) -> tuple[Instance, ...]:
+        """What a complete list of a region shows."""
         faults = self.faults
         now = self._listed(pool)
         if faults.stale_lists:
@@ -212,6 +217,7 @@ class SimWorld:
             now = now[:first] + now[first + max(1, len(now) // 3) :]
         if faults.hidden:
             now = tuple(i for i in now if i.id not in faults.hidden)
+        now = tuple(i for i in now if i.placement.region == region)
         at = self.clock.now()
         for shown in now:
             machine = self.machines[shown.id]

@@ -37,6 +37,7 @@ from policies.events import (
 from policies.fleet import Fleet
 from policies.memory import reduce
 from policies.model import (
+    EVERYWHERE,
     EngineReading,
     Market,
     Observed,
@@ -219,7 +220,7 @@ class Replay:
                 readings[machine.id] = self._reading(now, machine)
         return World(
             now=now,
-            instances=Observed(value=tuple(machines.described(now, m) for m in alive), at=now),
+            regions={EVERYWHERE: Observed(value=tuple(machines.described(now, m) for m in alive), at=now)},
             engines=readings,
             balancers={BALANCER: Observed(value=self._targets, at=now)},
             offerings={PROVIDER: Observed(value=self._prices(now), at=now)},

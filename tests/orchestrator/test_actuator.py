@@ -29,6 +29,13 @@ Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
 pytestmark = pytest.mark.usefixtures("quiet")
 
 PLACE = Placement("sim", "r", "a", "gpu", Market.SPOT)
+
+
+def region_of(node: str) -> str:
+    """A node is named after its region."""
+    return node.partition("/")[0]
+
+
 COMMAND = EngineCommand(argv=("serve",))
 CAN = Capabilities(drains=True, counts_in_flight=True, propagation=0.0)
 
@@ -42,15 +49,18 @@ class Machines:
     hangs: bool = False
     state: InstanceState = InstanceState.PENDING
     calls: list[tuple[str, Any]] = field(default_factory=list)
+    hangs_in: str = ""
     at_once: int = 0
     most_at_once: int = 0
+    regions: tuple[str, ...] = ("r",)
 
     async def _called(self, name: str, what: Any) -> None:
         self.calls.append((name, what))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            await self.clock.sleep(1e6 if self.hangs else 0.5)
+            hangs = self.hangs or (self.hangs_in and str(what).startswith(self.hangs_in))
+            await self.clock.sleep(1e6 if hangs else 0.5)
         finally:
             self.at_once -= 1
         if self.fails is not None:
@@ -68,7 +78,7 @@ class Machines:
             price=1.0,
         )
 
-    async def list(self, pool: str) -> tuple[Instance, ...]:
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
         return ()
 
     async def terminate(self, node: str) -> None:
@@ -155,7 +165,7 @@ def outcomes(play: Play, action: Action, **settings: Any) -> tuple[list[IntentCl
     async def work(clock: Clock) -> tuple[list[IntentClosed], Machines]:
         machines, heard = Machines(clock, **settings), []
         hands = actuator(clock, machines, heard)
-        hands.perform([action])
+        hands.perform([action], region_of=region_of)
         await clock.sleep(60.0)
         await hands.stop()
         return heard, machines
@@ -230,12 +240,12 @@ def test_a_token_under_way_is_not_called_again_and_may_be_afterwards(play: Play)
     async def work(clock: Clock) -> list[tuple[str, Any]]:
         machines, heard = Machines(clock), []
         hands = actuator(clock, machines, heard)
-        hands.perform([launch(), launch()])
+        hands.perform([launch(), launch()], region_of=region_of)
         await clock.sleep(0.1)
-        hands.perform([launch()])
+        hands.perform([launch()], region_of=region_of)
         await clock.sleep(1.0)
         assert len(machines.calls) == len(heard) == 1
-        hands.perform([launch()])
+        hands.perform([launch()], region_of=region_of)
         await clock.sleep(1.0)
         return machines.calls
 
@@ -246,7 +256,7 @@ def test_calls_run_a_few_at_a_time(play: Play) -> None:
     async def work(clock: Clock) -> Machines:
         machines, heard = Machines(clock), []
         hands = actuator(clock, machines, heard)
-        hands.perform([launch(f"p/1/{i}") for i in range(50)])
+        hands.perform([launch(f"p/1/{i}") for i in range(50)], region_of=region_of)
         await clock.sleep(10.0)
         assert len(heard) == 50
         return machines
@@ -254,11 +264,31 @@ def test_calls_run_a_few_at_a_time(play: Play) -> None:
     assert play(work).most_at_once == CALLS_AT_ONCE
 
 
+def test_a_region_that_hangs_keeps_no_call_in_another_waiting(play: Play) -> None:
+    """Sixty calls time out, a few at a time; a launch elsewhere is done at once."""
+
+    async def work(clock: Clock) -> list[Event]:
+        machines, heard = Machines(clock, hangs_in="west"), []
+        hands = actuator(clock, machines, heard)
+        ends = [
+            Terminate(token=f"west/{i}:terminate", node=f"west/{i}", cause=Cause.EXCESS, reason="")
+            for i in range(60)
+        ]
+        hands.perform(ends, region_of=region_of)
+        await clock.sleep(0.1)
+        hands.perform([launch()], region_of=region_of)
+        await clock.sleep(1.0)
+        return [*heard]
+
+    done = [e.token for e in play(work) if e.outcome is Outcome.DONE]
+    assert done == [launch().token]
+
+
 def test_stopping_cuts_off_what_runs_and_reports_nothing_of_it(play: Play) -> None:
     async def work(clock: Clock) -> list[Event]:
         machines, heard = Machines(clock, hangs=True), []
         hands = actuator(clock, machines, heard)
-        hands.perform([launch()])
+        hands.perform([launch()], region_of=region_of)
         await clock.sleep(0.1)
         await hands.stop()
         assert machines.at_once == 0
@@ -517,7 +547,7 @@ def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> 
             emit=heard.append,
             leading=lambda: held[0],
         )
-        hands.perform([launch(f"p/1/{number}") for number in range(CALLS_AT_ONCE + 3)])
+        hands.perform([launch(f"p/1/{number}") for number in range(CALLS_AT_ONCE + 3)], region_of=region_of)
         await clock.sleep(0.1)
         held[0] = False
         await clock.sleep(60.0)

@@ -224,13 +224,16 @@ CASES: dict[str, Case] = {
     "OrchestratorDrainCut": one(
         'orchestrator_drains_cut_total{pool="a"}', "0x4 1x900", always(1), pool="a", after="5m"
     ),
-    "OrchestratorCloudUnreadable": Case(
-        fires={'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="instances"}': rising(15)},
+    "OrchestratorCloudUnreadable": Case(  # one of two regions
+        fires={
+            'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="us-west-2"}': rising(15),
+            'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="us-east-1"}': always(3),
+        },
         not_with={
             'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="instances"}': always(30),
             'orchestrator_observation_age_seconds{pool="a",kind="balancer",part="gateway"}': rising(15),
         },
-        labels={**POOL, "kind": "cloud", "part": "instances"},
+        labels={**POOL, "kind": "cloud", "part": "us-west-2"},
     ),
     "OrchestratorPricesStale": Case(
         fires={

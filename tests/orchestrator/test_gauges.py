@@ -129,7 +129,7 @@ def scene(
     seen = World(
         **{
             "now": NOW,
-            "instances": Observed(value=(*machines, *more), at=NOW - 3.0),
+            "regions": {"": Observed(value=(*machines, *more), at=NOW - 3.0)},
             "engines": {
                 m.id: EngineReading(
                     node=m.id, at=NOW, ready=True, ok=True, running=3, waiting=2, progress=10.0
@@ -347,11 +347,11 @@ def test_an_exporter_is_looked_for_on_every_machine_that_runs() -> None:
     shown = scene("s1", "s2")
     booting = tuple(
         replace(m, state=InstanceState.PENDING, address="") if m.id == "s2" else m
-        for m in shown.world.instances.value
+        for m in shown.world.instances
     )
     fresh = {n: replace(r, ready_at=None, address="") for n, r in shown.memory.nodes.items()}
     memory = replace(shown.memory, nodes=fresh)
-    world = replace(shown.world, instances=Observed(value=booting, at=NOW), engines={})
+    world = replace(shown.world, regions={"": Observed(value=booting, at=NOW)}, engines={})
     shown = replace(shown, fleet=Fleet.of(shown.fleet.pool, world, memory))
     assert scrape_targets(shown, None) == [], "no engine was ready yet"
     assert [group["targets"] for group in scrape_targets(shown, 9400)] == [["s1:9400"]]

@@ -52,7 +52,7 @@ async def filled(address: str) -> None:
             news = [PoolConfigured(at=at, replicas=2), seen(number, at)]
             memory = reduce(memory, *news)
             await store.append("p", news)
-            world = World(now=at, instances=Observed(value=(), at=at), engines={})
+            world = World(now=at, regions={"": Observed(value=(), at=at)}, engines={})
             recorder.decided(POOL, world, memory, decide(POOL, world, memory), behind=0)
         await store.flush()
         await store.snapshot("p", memory, keep_after=2.0)

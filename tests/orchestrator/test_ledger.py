@@ -71,7 +71,7 @@ def seen(
     )
     world = World(
         now=now,
-        instances=Observed(value=(node,), at=now),
+        regions={"": Observed(value=(node,), at=now)},
         offerings={
             "r on-demand": Observed(
                 value=(Offering(placement=place(Market.ON_DEMAND), price=on_demand),), at=now

@@ -140,7 +140,7 @@ class Eyes:
         now = self.clock.now()
         return World(
             now=now,
-            instances=Observed(value=tuple(self.machines.values()), at=now),
+            regions={"": Observed(value=tuple(self.machines.values()), at=now)},
             engines={
                 i: EngineReading(node=i, at=now, ready=True, ok=True)
                 for i, m in self.machines.items()
@@ -179,7 +179,7 @@ class Hands:
     leading: list[bool] = field(default_factory=list)
     writing: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def perform(self, actions: Sequence[Any]) -> None:
+    def perform(self, actions: Sequence[Any], *, region_of: Callable[[str], str]) -> None:
         calls = [a for a in actions if hasattr(a, "token")]
         self.performed += calls
         self.order += [str(a.kind) for a in calls]

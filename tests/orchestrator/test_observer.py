@@ -55,6 +55,7 @@ class Port:
 
     clock: Clock
     name: str = "gw"
+    regions: tuple[str, ...] = ("",)
     capabilities: Any = None
     machines: list[Instance] = field(default_factory=list)
     sells: dict[str, tuple[Offering, ...]] = field(
@@ -86,10 +87,11 @@ class Port:
     def parts(self) -> dict[str, tuple[Offering, ...]]:
         return {part: tuple(replace(o, price=None) for o in sold) for part, sold in self.sells.items()}
 
-    async def list(self, what: str) -> Any:
-        await self._look(what if what in self.sells else "instances")
-        if what not in self.sells:
+    async def list(self, what: str, region: str | None = None) -> Any:
+        if region is not None:
+            await self._look(f"instances {region}".strip())
             return tuple(self.machines)
+        await self._look(what)
         return Sold(offerings=self.sells[what], problem=self.problems.get(what, ""))
 
     async def observe(self) -> BalancerView:
@@ -129,10 +131,12 @@ class Source:
 class Watch:
     """An observer at work, its port, and how often it woke the loop."""
 
-    def __init__(self, clock: Clock, *, in_path: bool = False, **pace: Any) -> None:
+    def __init__(
+        self, clock: Clock, *, regions: tuple[str, ...] = ("",), in_path: bool = False, **pace: Any
+    ) -> None:
         self.clock = clock
         can = Capabilities(drains=True, counts_in_flight=True, propagation=0.0, in_path=in_path)
-        self.port = Port(clock, capabilities=can)
+        self.port = Port(clock, capabilities=can, regions=regions)
         self.woken = 0
         self.condemned: dict[str, str] = {}
         self.observer = Observer(
@@ -179,12 +183,13 @@ def watch(play: Play, work: Callable[[Watch], Awaitable[Any]], **pace: Any) -> A
 def test_nothing_was_seen_before_the_first_answer(play: Play) -> None:
     async def work(w: Watch) -> None:
         world = w.world()
-        parts = (world.instances, world.offerings["east"], world.balancers["gw"])
+        parts = (world.regions[""], world.offerings["east"], world.balancers["gw"])
         assert [part.at for part in parts] == [None, None, None]
         assert all(part.age(world.now) == math.inf for part in parts)
         await w.clock.sleep(1.0)
         world = w.world()
-        assert world.instances.age(world.now) == pytest.approx(1.0)  # as old as the question, not the answer
+        # As old as the question, not the answer.
+        assert world.regions[""].age(world.now) == pytest.approx(1.0)
         assert {part: view.value for part, view in world.offerings.items()} == w.port.sells
         assert (world.durable, world.leading, world.epoch) == (True, True, 3)
         assert w.woken
@@ -199,15 +204,15 @@ def test_a_failed_look_keeps_the_value_and_shows_its_age_and_reason(play: Play, 
         await w.clock.sleep(1.0)
         w.port.fails = {"instances": error}
         await w.clock.sleep(30.0)
-        found = w.world().instances
+        found = w.world().regions[""]
         assert [i.id for i in found.value] == ["a"]
         assert found.age(w.clock.now()) > 24.0
         assert found.error == str(error)
         assert not w.world().balancers["gw"].error
         w.port.fails = {}
         await w.clock.sleep(2.0)
-        assert w.world().instances.error == ""
-        assert w.world().instances.age(w.clock.now()) < 3.0
+        assert w.world().regions[""].error == ""
+        assert w.world().regions[""].age(w.clock.now()) < 3.0
 
     watch(play, work)
 
@@ -268,7 +273,7 @@ def test_it_is_known_since_when_a_part_cannot_be_read(play: Play) -> None:
         w.port.hangs = set()
         await w.clock.sleep(12.0)
         assert w.world().balancers["gw"].failing_since is None
-        assert w.world().instances.failing_since is None
+        assert w.world().regions[""].failing_since is None
 
     watch(play, work)
 
@@ -312,13 +317,13 @@ def test_looks_that_follow_each_other_are_one_run_until_there_is_a_gap(play: Pla
     async def work(w: Watch) -> None:
         began = w.clock.now()
         await w.clock.sleep(31.0)
-        assert w.world().instances.since == began
+        assert w.world().regions[""].since == began
         w.port.fails = {"instances": Throttled("slow down")}
         await w.clock.sleep(30.0)
-        assert w.world().instances.since == began
+        assert w.world().regions[""].since == began
         w.port.fails = {}
         await w.clock.sleep(10.0)
-        since = w.world().instances.since
+        since = w.world().regions[""].since
         assert since is not None
         assert since - began > 60.0
         assert w.world().balancers["gw"].since == began
@@ -385,12 +390,44 @@ def test_a_process_that_did_nothing_for_a_while_woke_up(play: Play, seconds: flo
         now = w.clock.now()
         world = w.world()
         assert world.awake_since == (now if woke else began)
-        assert world.whole is not woke
+        assert world.seen(world.regions[""]) is not woke
         await w.clock.sleep(20.0)
         assert w.world().awake_since == world.awake_since
-        assert w.world().whole
+        assert w.world().seen(w.world().regions[""])
 
     watch(play, work)
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_each_region_is_looked_at_by_itself(play: Play, how: str) -> None:
+    """One that fails or hangs keeps its list with its age; the other is as fresh as ever, and both wake."""
+
+    async def work(w: Watch) -> None:
+        await w.clock.sleep(1.0)
+        first, woken = w.world(), w.woken
+        assert {name: view.at is not None for name, view in first.regions.items()} == {
+            "east": True,
+            "west": True,
+        }
+        if how == "fails":
+            w.port.fails = {"instances west": CloudError("503")}
+        else:
+            w.port.hangs = {"instances west"}
+        w.port.machines = [machine("i-1")]
+        await w.clock.sleep(60.0)
+        world = w.world()
+        east, west = world.regions["east"], world.regions["west"]
+        assert west.at == first.regions["west"].at
+        assert west.error == ("503" if how == "fails" else "no answer within 10 s")
+        assert east.age(world.now) < 6.0
+        assert [i.id for i in world.instances] == ["i-1"]
+        assert w.woken > woken
+        assert w.looks("instances east") > 10
+        w.port.fails, w.port.hangs = {}, set()
+        await w.clock.sleep(12.0)
+        assert w.world().regions["west"].age(w.clock.now()) < 6.0
+
+    watch(play, work, regions=("east", "west"))
 
 
 def test_a_look_that_hangs_has_a_deadline_and_holds_up_no_other(play: Play) -> None:
@@ -398,12 +435,12 @@ def test_a_look_that_hangs_has_a_deadline_and_holds_up_no_other(play: Play) -> N
         w.port.hangs = {"instances"}
         await w.clock.sleep(31.0)
         world = w.world()
-        assert world.instances.at is None
-        assert world.instances.error == "no answer within 10 s"
+        assert world.regions[""].at is None
+        assert world.regions[""].error == "no answer within 10 s"
         assert world.balancers["gw"].age(world.now) < 6.0
         w.port.hangs = set()
         await w.clock.sleep(12.0)
-        assert w.world().instances.at is not None
+        assert w.world().regions[""].at is not None
 
     watch(play, work)
 
@@ -489,7 +526,7 @@ def test_engines_are_probed_before_the_cloud_was_seen(play: Play) -> None:
         w.port.fails = {"instances": CloudError("down")}
         w.follow("a")
         await w.clock.sleep(1.0)
-        assert w.world().instances.at is None
+        assert w.world().regions[""].at is None
         assert w.world().engines["a"].ok
 
     watch(play, work)

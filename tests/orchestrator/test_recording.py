@@ -56,7 +56,7 @@ def world(at: float, nodes: int = 2) -> World:
         for number in range(nodes)
     )
     engines = {m.id: EngineReading(node=m.id, at=at, ready=True, ok=True) for m in machines}
-    return World(now=at, instances=Observed(value=machines, at=at), engines=engines)
+    return World(now=at, regions={"": Observed(value=machines, at=at)}, engines=engines)
 
 
 def seen(number: int, at: float = 1.0) -> NodeSeen:

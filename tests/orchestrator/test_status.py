@@ -164,7 +164,7 @@ class Scene:
         world = World(
             **{
                 "now": NOW,
-                "instances": Observed(value=tuple(self.instances), at=NOW),
+                "regions": {"": Observed(value=tuple(self.instances), at=NOW)},
                 "engines": self.engines,
                 "balancers": {"gw": Observed(value=tuple(self.targets), at=NOW)},
                 "offerings": {
@@ -199,7 +199,7 @@ def paused(scene: Scene) -> None:
 
 
 def blind(scene: Scene) -> None:
-    scene.settings["instances"] = Observed(value=tuple(scene.instances), at=NOW - 100.0, error="denied")
+    scene.settings["regions"] = {"": Observed(value=tuple(scene.instances), at=NOW - 100.0, error="denied")}
 
 
 @pytest.mark.parametrize(
@@ -465,6 +465,44 @@ def test_problems_are_said() -> None:
     ]
     assert any(p.startswith("4 of 4 nodes are silent") for p in problems)
     assert problems[-1] == "2 on-demand nodes are missing below the floor of 2"
+
+
+def two_regions(scene: Scene, **west: Any) -> Scene:
+    """The machines are in two regions, and the west has been away for a while."""
+    in_west = {n: i for n, i in enumerate(scene.instances) if i.id in ("s2", "o2")}
+    scene.events = [
+        replace(e, placement=replace(e.placement, region="west"))
+        if isinstance(e, NodeSeen) and e.node in ("s2", "o2")
+        else e
+        for e in scene.events
+    ]
+    east = tuple(i for n, i in enumerate(scene.instances) if n not in in_west)
+    view = {"value": tuple(in_west.values()), "at": NOW - 100.0, "error": "503", "failing_since": NOW - 95.0}
+    scene.settings["regions"] = {
+        "r1": Observed(value=east, at=NOW - 1.0),
+        "west": Observed(**{**view, **west}),
+    }
+    return scene
+
+
+def test_a_region_that_cannot_be_listed_is_a_problem_of_its_own() -> None:
+    view = pool_view(two_regions(Scene().settled()))
+    assert view.state == "degraded"  # what is lost there could not be replaced there
+    assert view.problems == [
+        "west cannot be listed for 95 s: 503; its 2 nodes stay as they are, other regions go on"
+    ]
+    why = "The last complete list of west is 100 s old: 503"
+    assert f"{why}: nothing is launched or ended there meanwhile." in view.notes
+    assert pool_view(two_regions(Scene().settled(), at=NOW, error="", failing_since=None)).state == "ok"
+
+
+def test_nodes_of_a_region_that_was_taken_out_of_the_configuration_are_a_problem() -> None:
+    scene = two_regions(Scene().settled())
+    del scene.settings["regions"]["west"]
+    (problem,) = pool_view(scene).problems
+    assert problem.startswith(
+        "west is not configured any more and has 2 nodes, which this daemon can neither"
+    )
 
 
 def test_a_cap_that_cannot_hold_the_floor_is_a_problem_once_prices_are_known() -> None:

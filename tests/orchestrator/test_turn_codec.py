@@ -80,7 +80,7 @@ def world(nodes: int, *, at: float = 1.0) -> World:
         for number in range(nodes)
     )
     engines = {m.id: EngineReading(node=m.id, at=at, ready=True, ok=True, progress=at * 7) for m in machines}
-    return World(now=at, instances=Observed(value=machines, at=at), engines=engines)
+    return World(now=at, regions={"": Observed(value=machines, at=at)}, engines=engines)
 
 
 @settings(max_examples=80, deadline=None)
@@ -93,9 +93,10 @@ def test_a_turn_comes_back_as_it_was(seen: World, decided: Plan) -> None:
     assert encode(plan) == canonical(decided)
 
 
-def test_a_turn_of_an_older_journal_says_nothing_of_when_its_daemon_woke() -> None:
+def test_a_turn_of_an_older_journal_has_one_list_and_says_nothing_of_when_its_daemon_woke() -> None:
     body, parts = Packer().pack(replace(world(2), awake_since=0.5), Plan())
     stored = orjson.loads(zlib.decompress(body))
+    stored["instances"] = stored.pop("regions")[""]
     del stored["awake_since"], stored["heard"], stored["instances"]["failing_since"]
     back, _ = Unpacker(parts.get).unpack(zlib.compress(orjson.dumps(stored)))
     assert back == world(2)

@@ -326,7 +326,7 @@ class ToyCloud:
         )
         return World(
             now=self.now,
-            instances=Observed(value=self.listed_value, at=self.listed_at, error=error),
+            regions={"": Observed(value=self.listed_value, at=self.listed_at, error=error)},
             engines=self._readings(),
             balancers={"gw": Observed(value=shown, at=self.now)},
             offerings={"sim": Observed(value=offerings, at=self.now)},
@@ -550,7 +550,7 @@ def check_bounds(toy: ToyCloud, turn: Turn) -> None:
     if added:
         leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
         back = {a.node for a in plan.actions if isinstance(a, Undrain)}
-        gone = {i.id for i in turn.world.instances.value if i.state in ENDED}
+        gone = {i.id for i in turn.world.instances if i.state in ENDED}
         staying = [
             i
             for i, r in memory.nodes.items()
@@ -640,13 +640,13 @@ def check_forgery(toy: ToyCloud, turn: Turn) -> None:
 
 def check_targets(toy: ToyCloud, turn: Turn) -> None:
     """Targets: never a dead node, never a draining one while others serve, never nobody by choice."""
-    listed = {i.id: i.state for i in turn.world.instances.value}
+    listed = {i.id: i.state for i in turn.world.instances}
     draining = {r.id for r in turn.memory.nodes.values() if r.drain is not None}
     draining |= {a.node for a in turn.plan.actions if isinstance(a, Drain)}
     draining -= {a.node for a in turn.plan.actions if isinstance(a, Undrain)}
     active = {t.id for t in turn.plan.targets if t.phase is TargetPhase.ACTIVE}
     for spec in turn.plan.targets:
-        if turn.world.instances.at is not None:
+        if turn.world.regions[""].at is not None:
             assert listed.get(spec.id) not in ENDED, f"{spec.id} has ended and is a target"
     if active - draining:
         assert not active & draining, "a draining node would get new requests"
@@ -668,7 +668,7 @@ def check_authority(_toy: ToyCloud, turn: Turn) -> None:
     if calls:
         assert turn.world.leading
         assert turn.world.durable
-        assert turn.world.instances.at is not None
+        assert turn.world.regions[""].at is not None
         assert turn.memory.pause is None
     if not turn.world.leading:
         assert not turn.plan.write
@@ -860,7 +860,7 @@ class Scene:
         return World(
             **{
                 "now": self.now,
-                "instances": Observed(value=tuple(self.instances.values()), at=self.now),
+                "regions": {"": Observed(value=tuple(self.instances.values()), at=self.now)},
                 "engines": dict(self.engines),
                 "balancers": {"gw": Observed(value=tuple(self.shown.values()), at=self.now)},
                 "offerings": {"sim": Observed(value=tuple(self.offerings), at=self.now)},

@@ -113,7 +113,7 @@ class Fleet:
     def decide(self, offers=OFFERS):
         world = World(
             now=NOW,
-            instances=Observed(value=tuple(self.instances), at=NOW),
+            regions={"": Observed(value=tuple(self.instances), at=NOW)},
             engines=self.engines,
             offerings={"sim": Observed(value=tuple(offers), at=NOW)},
             epoch=1,

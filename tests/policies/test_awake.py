@@ -22,7 +22,7 @@ def woke(here: Any, ago: float = 1.0, *, listed: float | None = None, read: floa
     """It woke up `ago` seconds ago; the list and the balancer were read some seconds ago."""
     here.settings["awake_since"] = here.now - ago
     if listed is not None:
-        here.settings["instances"] = Observed(value=tuple(here.instances.values()), at=here.now - listed)
+        here.settings["regions"] = {"": Observed(value=tuple(here.instances.values()), at=here.now - listed)}
     if read is not None:
         here.settings["balancers"] = {"gw": Observed(value=tuple(here.shown.values()), at=here.now - read)}
     return here
@@ -49,7 +49,7 @@ def test_how_long_lists_have_lacked_a_node_counts_from_then_on(scene: Make, ago:
     here = scene().nodes(4).node("x", listed=False, silent_for=90.0, vouched=False)
     here.records["x"] = replace(here.records["x"], missing_since=here.now - 700.0)
     woke(here, ago, listed=0.0)
-    here.settings["instances"] = replace(here.settings["instances"], since=here.now - ago)
+    here.settings["regions"] = {"": replace(here.settings["regions"][""], since=here.now - ago)}
     found = facts.changes(here.pool, here.world, here.memory)
     assert [type(e) for e in found] == ([NodeGone] if gone else [])
 

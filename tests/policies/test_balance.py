@@ -212,7 +212,7 @@ def test_until_the_cloud_was_seen_one_that_was_to_end_and_did_not_goes_on_servin
     if drains:
         here.drain("a", Cause.EXCESS)
     if not seen:
-        here.settings["instances"] = Observed(value=())
+        here.settings["regions"] = {"": Observed(value=())}
     assert ("a" in phases(here.plan())) is stays
 
 

@@ -248,9 +248,9 @@ def test_a_standby_that_starts_counts_against_the_cap(scene: Make, actions: Make
     [
         ({"leading": False}, {}, "this daemon does not hold the lease"),
         ({"durable": False}, {}, "the journal cannot be written"),
-        ({"instances": Observed(value=())}, {}, "the cloud has not been seen whole yet"),
+        ({"regions": {"": Observed(value=())}}, {}, "the cloud has not been seen whole yet"),
         (
-            {"instances": Observed(value=(), at=9_960.0)},
+            {"regions": {"": Observed(value=(), at=9_960.0)}},
             {},
             "the last complete list of instances is 40 s old",
         ),

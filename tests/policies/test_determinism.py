@@ -95,13 +95,13 @@ def test_the_order_of_mappings_and_lists_does_not_matter(run: Callable[[int], An
     draw = random.Random(seed)
 
     def mixed(world: World) -> World:
-        machines = list(world.instances.value)
+        machines = list(world.instances)
         offerings = list(world.offerings["sim"].value)
         draw.shuffle(machines)
         draw.shuffle(offerings)
         return replace(
             world,
-            instances=replace(world.instances, value=tuple(machines)),
+            regions={"": replace(world.regions[""], value=tuple(machines))},
             offerings={"sim": replace(world.offerings["sim"], value=tuple(offerings))},
             engines=shuffled(world.engines, draw),
             balancers=shuffled(world.balancers, draw),

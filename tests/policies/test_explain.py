@@ -50,23 +50,24 @@ def test_a_pool_is_explained_by_its_mix_and_its_troubles(scene: Make, at: Make) 
     here = scene(Pool(name="p", replicas=10)).nodes(5).nodes(5, ON_DEMAND)
     here.fields["refusals"] = {at("a"): Refusal(at=here.now - 60.0), at("b"): Refusal(at=here.now - 9e5)}
     here.fields["pause"] = Pause(by="ann", reason="test", since=0.0, until=None)
-    here.settings["instances"] = Observed(value=tuple(here.instances.values()), at=here.now - 45.0)
+    here.settings["regions"] = {"": Observed(value=tuple(here.instances.values()), at=here.now - 45.0)}
     said = explain.pool_sentences(here.fleet, here.world, here.memory)
     assert said == (
         "10 nodes are wanted: 7 spot and 3 on-demand (70% spot, the on-demand share rounded up).",
         "10 are ready: 5 spot and 5 on-demand.",
         "2 on-demand nodes stand in for spot that is not ready; this is temporary.",
         "spot gpu in a refused 60 s ago (weight 0.79, tried again below 0.5).",
-        "The list of instances is 45 s old: nothing is launched or ended meanwhile.",
+        "The last complete list of instances is 45 s old: nothing is launched or ended meanwhile.",
         "Paused by ann: test. Doomed nodes are still drained.",
     )
 
 
 def test_a_pool_that_was_never_seen_says_so(scene: Make) -> None:
     here = scene()
-    here.settings["instances"] = Observed(value=(), error="credentials expired")
+    here.settings["regions"] = {"": Observed(value=(), error="credentials expired")}
     said = explain.pool_sentences(here.fleet, here.world, here.memory)
-    assert said[-1] == "The cloud has not been seen whole yet: credentials expired."
+    why = "The cloud has not been seen whole yet: credentials expired"
+    assert said[-1] == f"{why}: nothing is launched or ended meanwhile."
 
 
 def test_doubt_is_said(scene: Make) -> None:

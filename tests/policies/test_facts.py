@@ -377,7 +377,7 @@ def test_time_in_which_nobody_looked_at_lists_does_not_count(
     """The daemon did not run, hung, or got no list: two that lack a node are not all those between."""
     here = lacking(scene, missing_for=100.0)
     since = None if looking_for is None else here.now - looking_for
-    here.settings["instances"] = Observed(value=tuple(here.instances.values()), at=here.now, since=since)
+    here.settings["regions"] = {"": Observed(value=tuple(here.instances.values()), at=here.now, since=since)}
     assert bool(changes(here)) is gone
 
 
@@ -409,13 +409,13 @@ def test_a_node_that_is_in_the_list_again_is_found(scene: Make) -> None:
 )
 def test_an_incomplete_list_says_nothing_of_what_it_lacks(scene: Make, instances: Observed[Any]) -> None:
     here = scene().nodes(4)
-    here.settings["instances"] = instances
+    here.settings["regions"] = {"": instances}
     assert changes(here) == ()
 
 
 def test_a_list_older_than_the_launch_says_nothing_of_it(scene: Make) -> None:
     here = lacking(scene, age=5.0)
-    here.settings["instances"] = Observed(value=tuple(here.instances.values()), at=here.now - 6.0)
+    here.settings["regions"] = {"": Observed(value=tuple(here.instances.values()), at=here.now - 6.0)}
     assert changes(here) == ()
 
 

@@ -164,7 +164,7 @@ def test_targets_of_nodes_that_are_gone(whole: Any) -> None:
     assert names(whole, targets=(*specs(whole), ghost)) == ["target"]
     whole.node("dead", state=InstanceState.TERMINATED)
     assert names(whole, targets=specs(whole)) == ["target"]
-    whole.settings["instances"] = Observed(value=())
+    whole.settings["regions"] = {"": Observed(value=())}
     del whole.records["dead"]
     assert names(whole, targets=(*specs(whole), ghost)) == []  # nobody knows yet
 
@@ -186,7 +186,7 @@ def test_last_target(whole: Any) -> None:
 
 def test_one_that_memory_does_not_know_yet_may_be_a_target_that_answers(whole: Any) -> None:
     ghost = TargetSpec(id="ghost", address="x:1")
-    whole.settings["instances"] = Observed(value=())
+    whole.settings["regions"] = {"": Observed(value=())}
     assert names(whole, targets=(ghost,)) == []
     assert names(whole, targets=(replace(ghost, phase=TargetPhase.DRAINING),)) == ["last-target"]
 
@@ -205,7 +205,7 @@ def test_authority(whole: Any, action: Any, lacks: str) -> None:
         {
             "lease": {"leading": False},
             "journal": {"durable": False},
-            "view": {"instances": Observed(value=())},
+            "view": {"regions": {"": Observed(value=())}},
         }[lacks]
     )
     assert "authority" in names(whole, action)

@@ -105,7 +105,7 @@ class Watched:
         }  # fmt: skip
         return World(
             now=self.now,
-            instances=self._view("instances", machines),
+            regions={"": self._view("instances", machines)},
             offerings={"us-east-1 spot": self._view("us-east-1 spot", ())},
             balancers={"gateway": self._view("gateway", ())},
             engines=engines,

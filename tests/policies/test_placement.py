@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.memory import Memory
-from policies.model import HealthRules, Market, Offering, Placement, PlacementRules, Pool
+from policies.model import HealthRules, Market, Observed, Offering, Placement, PlacementRules, Pool, World
 from policies.placement import Scorer
 from policies.records import Refusal, decayed
+from policies.regions import Sight
 
 Make = Callable[..., Any]
 
@@ -29,7 +30,10 @@ def offer(zone: str, price: float = 1.0, market: Market = Market.SPOT, **more: A
 
 
 def scorer(offers: list[Offering], *, now: float = 10_000.0, held: Any = None, **memory: Any) -> Scorer:
-    return Scorer(POOL, Memory(**memory), now=now, offerings=offers, held=held or {})
+    known = Memory(**memory)
+    world = World(now=now, regions={"": Observed(value=(), at=now)})
+    sight = Sight(POOL, world, known)
+    return Scorer(POOL, known, now=now, offerings=offers, held=held or {}, sight=sight)
 
 
 def zones(found: Scorer, count: int, **more: Any) -> str:

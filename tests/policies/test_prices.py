@@ -35,7 +35,7 @@ def offer(at: Any, price: float | None) -> Offering:
 
 
 def world(now: float = NOW, **parts: Observed[tuple[Offering, ...]]) -> World:
-    return World(now=now, instances=Observed(value=(), at=now), offerings=parts)
+    return World(now=now, regions={"": Observed(value=(), at=now)}, offerings=parts)
 
 
 def read(*sold: Offering, at: float | None = NOW, error: str = "") -> Observed[tuple[Offering, ...]]:

@@ -92,7 +92,7 @@ def test_before_the_first_list_strangers_stay_in_the_target_set(scene: Make) -> 
     """Memory came from an old backup: it lacks a node that serves."""
     here = scene().nodes(4).node("stranger")
     del here.records["stranger"]
-    here.settings["instances"] = Observed(value=())
+    here.settings["regions"] = {"": Observed(value=())}
     here.fields["applied_at"] = {}
     plan = here.plan()
     assert {t.id for t in plan.targets} == {"s0", "s1", "s2", "s3", "stranger"}
@@ -105,7 +105,7 @@ def test_before_the_first_list_a_stranger_that_serves_is_resort_enough(scene: Ma
     here.notice("a")
     here.drain("a", Cause.NOTICE)
     del here.records["stranger"]
-    here.settings["instances"] = Observed(value=())
+    here.settings["regions"] = {"": Observed(value=())}
     here.fields["applied_at"] = {}
     assert {t.id: t.phase for t in here.plan().targets} == {
         "a": TargetPhase.DRAINING,
@@ -120,7 +120,7 @@ def test_before_the_first_list_a_set_that_was_taken_since_the_look_tells_who_get
     """Somebody turned it round by hand before; the set was acknowledged 50 s ago."""
     here = scene().nodes(4).node("x", silent_for=60.0)
     here.shown["x"] = replace(here.shown["x"], state=TargetState.DRAINING)
-    here.settings["instances"] = Observed(value=())
+    here.settings["regions"] = {"": Observed(value=())}
     here.settings["balancers"] = {"gw": Observed(value=tuple(here.shown.values()), at=here.now - read_ago)}
     assert {t.id: t.phase for t in here.plan().targets}["x"] is phase
 
@@ -130,7 +130,7 @@ def test_before_the_first_list_a_notice_still_takes_its_node_out(scene: Make) ->
     for node in list(here.instances):
         del here.instances[node]
     here.engines.clear()
-    here.settings["instances"] = Observed(value=())
+    here.settings["regions"] = {"": Observed(value=())}
     here.fields["applied_at"] = {}
     here.notice("s1")
     plan = here.plan()

@@ -20,6 +20,7 @@ from policies.model import (
     InstanceState,
     Limits,
     Market,
+    Observed,
     Offering,
     Placement,
     PlacementRules,
@@ -28,9 +29,11 @@ from policies.model import (
     StandbyKind,
     StandbyRules,
     TargetPhase,
+    World,
 )
 from policies.placement import Scorer
 from policies.records import OperatorRequest
+from policies.regions import Sight
 
 Make = Callable[..., Any]
 SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
@@ -92,7 +95,8 @@ def scorer(
     offerings: list[Offering], *, spread: float = 0.0, held: dict[Placement, int] | None = None
 ) -> Scorer:
     asked = pool(32, placement=PlacementRules(spread=spread))
-    return Scorer(asked, Memory(), now=0.0, offerings=offerings, held=held or {})
+    sight = Sight(asked, World(now=0.0, regions={"": Observed(value=(), at=0.0)}), Memory())
+    return Scorer(asked, Memory(), now=0.0, offerings=offerings, held=held or {}, sight=sight)
 
 
 @pytest.mark.parametrize(

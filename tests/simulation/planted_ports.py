@@ -42,15 +42,15 @@ def around(port: str, kind: type[Around]) -> Callable[[Simulation, Ports], Ports
 
 
 class HidesNewMachines(Around):
-    async def list(self, pool: str) -> tuple[Instance, ...]:
-        found = await self._real.list(pool)
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
+        found = await self._real.list(pool, region)
         return tuple(i for i in found if i.id <= "i-0004")
 
 
 class ShowsOthersMachines(Around):
-    async def list(self, pool: str) -> tuple[Instance, ...]:
-        others = [dataclasses.replace(i, pool=pool) for i in self._sim.world.listed("another")]
-        return (*await self._real.list(pool), *others)
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
+        others = [dataclasses.replace(i, pool=pool) for i in self._sim.world.listed("another", region)]
+        return (*await self._real.list(pool, region), *others)
 
 
 class NeverTerminates(Around):
@@ -59,15 +59,17 @@ class NeverTerminates(Around):
 
 
 class ListsWithABug(Around):
-    async def list(self, pool: str) -> tuple[Instance, ...]:
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
         raise ValueError("a bug of the adapter")
 
 
 class ListsWithoutAPause(Around):
     """Tries again in a loop of its own, as some client libraries do."""
 
-    async def list(self, pool: str) -> tuple[Instance, ...]:
-        found: list[tuple[Instance, ...]] = await asyncio.gather(*(self._real.list(pool) for _ in range(40)))
+    async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
+        found: list[tuple[Instance, ...]] = await asyncio.gather(
+            *(self._real.list(pool, region) for _ in range(40))
+        )
         return found[0]
 
 

@@ -202,7 +202,7 @@ def test_a_lost_journal_is_rebuilt_by_adoption(tmp_path: Path, sound, harm, stan
         loop = process.daemon.loop
         assert loop is not None
         assert loop.last is not None
-        assert loop.last.world.instances.at is None
+        assert loop.last.world.regions["region"].at is None
         assert [e for e in looks if e.kind in DESTRUCTIVE] == []
         assert {s.id for s in sim.table.active()} == serving
         await sim.settle()

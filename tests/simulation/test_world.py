@@ -61,7 +61,7 @@ class Stage:
         await self.clock.sleep(max(0.0, seconds - self.loop.time()))
 
     async def state(self, node: str) -> InstanceState | None:
-        return {i.id: i.state for i in await self.instances.list("p")}.get(node)
+        return {i.id: i.state for i in await self.instances.list("p", "region")}.get(node)
 
 
 def on_stage(work: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
@@ -87,7 +87,7 @@ async def test_a_machine_boots_loads_and_ends(stage: Stage) -> None:
     await stage.at(5.0)
     assert await stage.state(node.id) is InstanceState.PENDING
     await stage.at(11.0)
-    (running,) = await stage.instances.list("p")
+    (running,) = await stage.instances.list("p", "region")
     assert (running.state, bool(running.address)) == (InstanceState.RUNNING, True)
     reading = await stage.engine.probe(node.id, running.address, None)
     assert (reading.ready, reading.ok, reading.failing_since) == (False, False, reading.at)
@@ -138,7 +138,7 @@ async def test_a_machine_that_lists_still_show_is_not_buried(stage: Stage) -> No
     await stage.at(10_000.0)
     await stage.instances.terminate(old.id)
     stage.world.bury(before=stage.clock.now() - 7200.0)
-    assert [i.id for i in await stage.instances.list("p")] == [old.id]
+    assert [i.id for i in await stage.instances.list("p", "region")] == [old.id]
     assert stage.world.machine(gone.id) is None
 
 
@@ -331,9 +331,9 @@ async def test_slow_calls_and_stale_lists(stage: Stage) -> None:
     assert stage.loop.time() >= stage.world.faults.slow_for
     await stage.at(50.0)
     stage.world.faults.stale_lists = True
-    (before,) = await stage.instances.list("p")
+    (before,) = await stage.instances.list("p", "region")
     await stage.instances.terminate(before.id)
-    assert await stage.instances.list("p") == (before,)
+    assert await stage.instances.list("p", "region") == (before,)
     stage.world.faults.stale_lists = False
     assert await stage.state(before.id) is InstanceState.SHUTTING_DOWN
 
@@ -344,7 +344,7 @@ async def test_rates_hit_their_share_of_calls(stage: Stage) -> None:
     failed = 0
     for _ in range(300):
         try:
-            await stage.instances.list("p")
+            await stage.instances.list("p", "region")
         except CloudError:
             failed += 1
     assert 60 <= failed <= 120  # the seed is fixed; the range says what it must be like

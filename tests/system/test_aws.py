@@ -360,7 +360,7 @@ async def test_expired_credentials_freeze_changes_and_nothing_else(
             await stack.turns(10)
             assert set(await machines.living()) == set(before) - {silent}
             metrics = await stack.get(stack.monitoring_port, "/metrics")
-            age = re.search(r'observation_age_seconds\{[^}]*part="instances"[^}]*\} (\S+)', metrics)
+            age = re.search(r'observation_age_seconds\{[^}]*kind="cloud"[^}]*\} (\S+)', metrics)
             assert age is not None
             assert float(age[1]) > 3.0
             assert (await stack.cli("status")).code in (4, 5)

@@ -52,7 +52,7 @@ async def launch(instances, place):
     launched = await instances.launch(request)
     async with asyncio.timeout(PATIENCE):
         while True:
-            for instance in await instances.list("pool"):
+            for instance in await instances.list("pool", "us-east-1"):
                 if instance.id == launched.id and instance.state is InstanceState.RUNNING:
                     return instance
             await SystemClock().sleep(0.05)
@@ -107,7 +107,7 @@ async def test_each_source_alone_hears_of_a_reclaim_and_together_they_doom_the_n
         standby=None,
     )
     memory = reduce(Memory(), seen, *(NoticeSeen(at=clock.now(), notice=n) for n in heard for _ in range(3)))
-    world = World(now=clock.now(), instances=Observed(value=(node,), at=clock.now()))
+    world = World(now=clock.now(), regions={"": Observed(value=(node,), at=clock.now())})
     believed = doom(Pool(name="pool", replicas=1), world, memory)
     assert set(believed) == {node.id}
     assert believed[node.id].confidence is confirmed

@@ -126,7 +126,7 @@ async def test_a_token_whose_launch_was_another_gives_the_machine_that_it_launch
     image = AwsInstances([(aws_clients, replace(aws_place, image="ami-87654321"))], clock=SystemClock())
     again = await image.launch(request())
     assert again.id == first.id
-    assert len(await instances.list("pool")) == 1
+    assert len(await instances.list("pool", "us-east-1")) == 1
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ async def test_a_token_used_elsewhere_and_not_shown_yet_is_uncertain(instances, 
     aws_shim.order("fault", action="RunInstances", kind="error", code="IdempotentParameterMismatch")
     with pytest.raises(Uncertain):
         await instances.launch(request())
-    assert await instances.list("pool") == ()
+    assert await instances.list("pool", "us-east-1") == ()
 
 
 @pytest.mark.slow
@@ -142,14 +142,14 @@ async def test_a_token_that_ended_before_ec2s_memory_launches_nothing(instances,
     aws_shim.order("fault", action="RunInstances", kind="error", code="IdempotentInstanceTerminated")
     ended = await instances.launch(request())
     assert (ended.state, ended.token) == (InstanceState.TERMINATED, "pool/1/1")
-    assert await instances.list("pool") == ()
+    assert await instances.list("pool", "us-east-1") == ()
 
 
 @pytest.mark.slow
 async def test_a_young_machine_that_ec2_does_not_show_yet_is_not_taken_for_gone(instances, aws_shim):
     aws_shim.order("set", describe_lag=600.0)
     launched = await instances.launch(request())
-    assert await instances.list("pool") == ()
+    assert await instances.list("pool", "us-east-1") == ()
     with pytest.raises(Uncertain):
         await instances.terminate(launched.id)
 
@@ -163,7 +163,7 @@ async def test_capacity_is_refused_per_offering_and_quota_per_market(instances, 
     await instances.launch(request("t-3"))
     with pytest.raises(QuotaExceeded, match="quota"):
         await instances.launch(request("t-4"))
-    assert len(await instances.list("pool")) == 2
+    assert len(await instances.list("pool", "us-east-1")) == 2
 
 
 @pytest.mark.slow
@@ -183,23 +183,23 @@ async def test_every_page_is_read_and_any_that_fails_fails_the_list(instances, a
     monkeypatch.setattr(module, "PAGE", 5)
     for number in range(12):
         await instances.launch(request(f"t-{number}"))
-    assert len({i.id for i in await instances.list("pool")}) == 12
+    assert len({i.id for i in await instances.list("pool", "us-east-1")}) == 12
     aws_shim.order(
         "fault", action="DescribeInstances", kind="error", code="InternalError", status=500, after=2
     )
     with pytest.raises(CloudError) as raised:
-        await instances.list("pool")
+        await instances.list("pool", "us-east-1")
     assert type(raised.value) is CloudError
-    assert len(await instances.list("pool")) == 12
+    assert len(await instances.list("pool", "us-east-1")) == 12
 
 
 @pytest.mark.slow
 async def test_what_carries_no_tag_of_ours_is_not_listed(instances, ec2, aws_place):
     launched = await instances.launch(request())
     ec2.run_instances(MinCount=1, MaxCount=1, ImageId="ami-1", SubnetId=aws_place.subnets["us-east-1a"])
-    assert [i.id for i in await instances.list("pool")] == [launched.id]
+    assert [i.id for i in await instances.list("pool", "us-east-1")] == [launched.id]
     ec2.delete_tags(Resources=[launched.id], Tags=[{"Key": "orchestrator:pool"}])
-    assert await instances.list("pool") == ()
+    assert await instances.list("pool", "us-east-1") == ()
 
 
 @pytest.mark.slow
@@ -208,7 +208,7 @@ async def test_expired_credentials_are_denied_until_they_are_renewed(instances, 
     with pytest.raises(Denied, match="renew"):
         await instances.launch(request())
     with pytest.raises(Denied, match="renew"):
-        await instances.list("pool")
+        await instances.list("pool", "us-east-1")
     assert (await instances.launch(request())).token == "pool/1/1"
 
 
@@ -231,7 +231,7 @@ async def test_renewed_credentials_are_found_without_a_restart(aws_shim, aws_pla
             await instances.launch(request())
     write("NEW")
     launched = await instances.launch(request())
-    assert [i.id for i in await instances.list("pool")] == [launched.id]
+    assert [i.id for i in await instances.list("pool", "us-east-1")] == [launched.id]
     await instances.close()
 
 
@@ -240,7 +240,7 @@ async def test_no_credentials_are_denied(aws_place, monkeypatch, aws_shim):
         monkeypatch.delenv(name)
     bare = AwsInstances([(AwsClients("us-east-1", endpoint=aws_shim.url), aws_place)], clock=SystemClock())
     with pytest.raises(Denied, match="credentials"):
-        await bare.list("pool")
+        await bare.list("pool", "us-east-1")
     await bare.close()
 
 
@@ -253,7 +253,7 @@ async def test_an_answer_that_is_too_late_is_uncertain_and_the_token_resolves_it
         await instances.launch(request())
     patient = AwsInstances([(AwsClients("us-east-1", endpoint=aws_shim.url), aws_place)], clock=SystemClock())
     resolved = await patient.launch(request())
-    assert [i.id for i in await patient.list("pool")] == [resolved.id]
+    assert [i.id for i in await patient.list("pool", "us-east-1")] == [resolved.id]
     await instances.close()
     await patient.close()
 
@@ -269,12 +269,12 @@ async def test_a_launch_that_is_held_up_until_after_a_reset_is_none_in_the_stand
         await instances.launch(request())
     aws_shim.order("reset")
     await asyncio.sleep(0.3)  # it goes on now
-    assert await instances.list("pool") == ()
+    assert await instances.list("pool", "us-east-1") == ()
     await instances.close()
 
 
 @pytest.mark.slow
-async def test_several_regions_are_one_list_and_a_machine_is_found_in_its_own(
+async def test_each_region_has_its_list_and_a_machine_is_found_in_its_own(
     instances, aws_shim, aws_clients, aws_place
 ):
     west_ec2 = boto3.client("ec2", region_name="us-west-2", endpoint_url=aws_shim.url)
@@ -290,10 +290,12 @@ async def test_several_regions_are_one_list_and_a_machine_is_found_in_its_own(
     east_node = await both().launch(replace(request("t-1"), pool="both"))
     wanted = request("t-2", zone="us-west-2a", region="us-west-2")
     west_node = await both().launch(replace(wanted, pool="both"))
-    listed = {i.id: i.placement.region for i in await both().list("both")}
-    assert listed == {east_node.id: "us-east-1", west_node.id: "us-west-2"}
+    assert both().regions == ("us-east-1", "us-west-2")
+    (in_east,), (in_west,) = [await both().list("both", region) for region in both().regions]
+    assert (in_east.id, in_east.placement.region) == (east_node.id, "us-east-1")
+    assert (in_west.id, in_west.placement.region) == (west_node.id, "us-west-2")
     await both().terminate(west_node.id)  # it knows of neither
-    states = {i.id: i.state for i in await both().list("both")}
+    states = {i.id: i.state for region in both().regions for i in await both().list("both", region)}
     assert states[west_node.id] in (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
     assert states[east_node.id] in (InstanceState.PENDING, InstanceState.RUNNING)
     await clients.close()

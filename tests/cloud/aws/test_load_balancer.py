@@ -57,7 +57,7 @@ class Account:
         asked = LaunchRequest(token=f"{pool}/1/{number}", pool=pool, placement=place, command=command)
         made = await self.instances.launch(asked)
         async with asyncio.timeout(PATIENCE):
-            while (await self.instances.list(pool))[-1].state is not InstanceState.RUNNING:  # noqa: ASYNC110
+            while (await self.instances.list(pool, "us-east-1"))[-1].state is not InstanceState.RUNNING:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return TargetSpec(id=made.id, address=made.address)
 
@@ -188,7 +188,7 @@ async def test_a_notice_waits_for_no_list(account):
     account.shim.order("fault", action="DescribeInstances", kind="hold", times=8)
     account.shim.order("fault", action="DescribeTargetHealth", kind="hold")
     # More than the lane for lists has threads.
-    slow = [asyncio.create_task(account.instances.list("pool")) for _ in range(8)]
+    slow = [asyncio.create_task(account.instances.list("pool", "us-east-1")) for _ in range(8)]
     looking = asyncio.create_task(balancer.observe())
     async with asyncio.timeout(PATIENCE):
         while account.calls()["DescribeTargetHealth"] < 1:  # noqa: ASYNC110

@@ -79,11 +79,16 @@ class World:
         command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0)
         return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
 
+    async def listed(self, pool: str) -> tuple[Instance, ...]:
+        """All machines of a pool, region by region."""
+        parts = [await self.instances.list(pool, region) for region in self.instances.regions]
+        return tuple(instance for part in parts for instance in part)
+
     async def until_state(self, node: str, *states: str, pool: str = "pool"):
         """Wait until the provider lists a node in one of the states; gives the instance."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                for instance in await self.instances.list(pool):
+                for instance in await self.listed(pool):
                     if instance.id == node and instance.state in states:
                         return instance
                 await self.clock.sleep(0.01)

@@ -31,14 +31,14 @@ async def test_the_same_token_gives_the_same_instance(cloud_world):
     first = await cloud_world.instances.launch(request)
     again = await cloud_world.instances.launch(request)
     assert again.id == first.id
-    assert [i.id for i in await cloud_world.instances.list("pool")] == [first.id]
+    assert [i.id for i in await cloud_world.listed("pool")] == [first.id]
 
 
 async def test_the_same_token_at_the_same_time_launches_one(cloud_world):
     request = await cloud_world.request("t-1")
     launched = await asyncio.gather(*(cloud_world.instances.launch(request) for _ in range(5)))
     assert len({instance.id for instance in launched}) == 1
-    assert len(await cloud_world.instances.list("pool")) == 1
+    assert len(await cloud_world.listed("pool")) == 1
 
 
 async def test_the_token_of_a_terminated_instance_launches_nothing(cloud_world):
@@ -49,7 +49,7 @@ async def test_the_token_of_a_terminated_instance_launches_nothing(cloud_world):
     again = await cloud_world.instances.launch(request)
     assert again.id == first.id
     assert again.state is InstanceState.TERMINATED
-    assert len(await cloud_world.instances.list("pool")) == 1
+    assert len(await cloud_world.listed("pool")) == 1
 
 
 async def test_different_tokens_launch_different_instances(cloud_world):
@@ -64,7 +64,7 @@ async def test_a_lost_answer_is_uncertain_and_the_token_resolves_it(cloud_world)
     with pytest.raises(Uncertain):
         await cloud_world.instances.launch(request)
     resolved = await cloud_world.instances.launch(request)
-    assert [i.id for i in await cloud_world.instances.list("pool")] == [resolved.id]
+    assert [i.id for i in await cloud_world.listed("pool")] == [resolved.id]
 
 
 async def test_lost_answers_to_changes_are_uncertain_and_may_be_asked_again(cloud_world):
@@ -82,9 +82,9 @@ async def test_a_capacity_refusal_launches_nothing_and_burns_no_token(cloud_worl
     await cloud_world.refuse_launches(1)
     with pytest.raises(InsufficientCapacity):
         await cloud_world.instances.launch(request)
-    assert await cloud_world.instances.list("pool") == ()
+    assert await cloud_world.listed("pool") == ()
     launched = await cloud_world.instances.launch(request)
-    assert [i.id for i in await cloud_world.instances.list("pool")] == [launched.id]
+    assert [i.id for i in await cloud_world.listed("pool")] == [launched.id]
 
 
 async def test_a_throttled_call_does_nothing(cloud_world):
@@ -92,22 +92,22 @@ async def test_a_throttled_call_does_nothing(cloud_world):
     await cloud_world.throttle(1)
     with pytest.raises(Throttled):
         await cloud_world.instances.launch(request)
-    assert await cloud_world.instances.list("pool") == ()
+    assert await cloud_world.listed("pool") == ()
 
 
 async def test_a_list_is_complete_or_an_error(cloud_world):
     launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
     await cloud_world.fail_list()
     with pytest.raises(CloudError):
-        await cloud_world.instances.list("pool")
-    assert [i.id for i in await cloud_world.instances.list("pool")] == [launched.id]
+        await cloud_world.listed("pool")
+    assert [i.id for i in await cloud_world.listed("pool")] == [launched.id]
 
 
 async def test_a_list_shows_its_own_pool_only(cloud_world):
     mine = await cloud_world.instances.launch(await cloud_world.request("t-1", pool="mine"))
     await cloud_world.instances.launch(await cloud_world.request("t-2", pool="theirs"))
-    assert [i.id for i in await cloud_world.instances.list("mine")] == [mine.id]
-    assert await cloud_world.instances.list("nobody's") == ()
+    assert [i.id for i in await cloud_world.listed("mine")] == [mine.id]
+    assert await cloud_world.listed("nobody's") == ()
 
 
 async def test_terminate_ends_an_instance_and_may_be_asked_again(cloud_world):
@@ -128,7 +128,7 @@ async def test_terminate_of_an_instance_still_pending(cloud_world):
 
 async def test_terminate_of_an_unknown_instance_is_success(cloud_world):
     await cloud_world.instances.terminate("i-0000000000000000")
-    assert await cloud_world.instances.list("pool") == ()
+    assert await cloud_world.listed("pool") == ()
 
 
 async def test_stop_and_start_keep_the_instance(cloud_world):
@@ -145,7 +145,7 @@ async def test_stop_and_start_keep_the_instance(cloud_world):
     await cloud_world.instances.start(launched.id)
     assert (running.token, running.placement) == (launched.token, launched.placement)
     assert running.address
-    assert len(await cloud_world.instances.list("pool")) == 1
+    assert len(await cloud_world.listed("pool")) == 1
 
 
 async def test_a_start_may_meet_no_capacity_and_leaves_it_stopped(cloud_world):

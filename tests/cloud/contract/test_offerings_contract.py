@@ -53,4 +53,4 @@ async def test_an_instance_has_the_price_of_its_offering_or_none_of_its_own(clou
 async def test_closing_twice_is_fine(cloud_world):
     await cloud_world.offerings.close()
     await cloud_world.offerings.close()
-    assert await cloud_world.instances.list("pool") == ()
+    assert await cloud_world.listed("pool") == ()

@@ -45,14 +45,14 @@ async def seen(cloud_world, count: int) -> World:
     """The provider's word once it lists so many running machines; every engine on them is ready."""
     async with asyncio.timeout(30.0):
         while True:
-            listed = await cloud_world.instances.list("pool")
+            listed = await cloud_world.listed("pool")
             if sum(i.state is InstanceState.RUNNING for i in listed) == count:
                 break
             await cloud_world.clock.sleep(0.01)
     now = cloud_world.clock.now()
     return World(
         now=now,
-        instances=Observed(value=tuple(listed), at=now),
+        regions={"": Observed(value=tuple(listed), at=now)},
         engines={i.id: EngineReading(node=i.id, at=now, ready=True, ok=True) for i in listed},
         offerings={
             part: Observed(value=(await cloud_world.offerings.list(part)).offerings, at=now)

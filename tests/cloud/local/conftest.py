@@ -109,10 +109,10 @@ class Bench:
         return running
 
     async def get(self, node: str):
-        return next(instance for instance in await self.instances.list("pool") if instance.id == node)
+        return next(instance for instance in await self.instances.list("pool", "") if instance.id == node)
 
     async def states(self) -> dict[str, str]:
-        return {instance.id: instance.state.value for instance in await self.instances.list("pool")}
+        return {instance.id: instance.state.value for instance in await self.instances.list("pool", "")}
 
     async def order(self, name: str, **values: object) -> dict[str, Any]:
         return json.loads(await self.connection.admin(name, json.dumps(values).encode()))

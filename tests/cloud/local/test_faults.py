@@ -52,31 +52,31 @@ async def test_a_lost_answer_has_its_effect(bench, call):
     await bench.order("lose-response", call=call)
     with pytest.raises(Uncertain):
         await bench.launch()
-    assert len(await bench.instances.list("pool")) == 1
+    assert len(await bench.instances.list("pool", "")) == 1
 
 
 async def test_lost_lists_are_errors_of_a_read(bench):
     # Two: the client library asks once more by itself when a read is cut off.
     await bench.order("lose-response", call="list", times=2)
     with pytest.raises(CloudError) as caught:
-        await bench.instances.list("pool")
+        await bench.instances.list("pool", "")
     assert not isinstance(caught.value, Uncertain)
 
 
 async def test_throttling_hits_every_call(bench):
     await bench.order("throttle", calls=3)
     with pytest.raises(Throttled):
-        await bench.instances.list("pool")
+        await bench.instances.list("pool", "")
     with pytest.raises(Throttled):
         await bench.offerings.list("local")
     with pytest.raises(Throttled):
         await bench.launch()
-    assert await bench.instances.list("pool") == ()
+    assert await bench.instances.list("pool", "") == ()
 
 
 async def test_lists_can_be_slow(bench):
     await bench.order("list-delay", seconds=5.0)
-    listing = asyncio.create_task(bench.instances.list("pool"))
+    listing = asyncio.create_task(bench.instances.list("pool", ""))
     done, _ = await asyncio.wait([listing], timeout=0.1)
     assert not done
     await bench.clock.advance(5.1)
@@ -87,10 +87,10 @@ async def test_new_instances_can_be_missing_from_lists(bench):
     await bench.order("list-lag", seconds=10.0)
     request = bench.request()
     launched = await bench.instances.launch(request)
-    assert await bench.instances.list("pool") == ()
+    assert await bench.instances.list("pool", "") == ()
     assert (await bench.instances.launch(request)).id == launched.id
     await bench.clock.advance(10.1)
-    assert [instance.id for instance in await bench.instances.list("pool")] == [launched.id]
+    assert [instance.id for instance in await bench.instances.list("pool", "")] == [launched.id]
 
 
 async def test_heal_ends_every_fault(bench):
@@ -101,7 +101,7 @@ async def test_heal_ends_every_fault(bench):
     await bench.order("capacity", zone="a", count=0)
     await bench.order("heal")
     launched = await bench.launch()
-    assert [instance.id for instance in await bench.instances.list("pool")] == [launched.id]
+    assert [instance.id for instance in await bench.instances.list("pool", "")] == [launched.id]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def test_a_cloud_that_is_not_there(short_path):
     connection = LocalCloud(short_path / "nobody.sock")
     instances = LocalInstances(connection)
     with pytest.raises(CloudError, match="is it running"):
-        await instances.list("pool")
+        await instances.list("pool", "")
     with pytest.raises(Uncertain):
         await instances.terminate("i-1")
     await instances.close()

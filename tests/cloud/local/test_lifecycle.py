@@ -200,7 +200,7 @@ async def test_a_launch_that_makes_no_sense_is_denied(bench, changes, words):
         request = replace(request, command=replace(request.command, **changes))
     with pytest.raises(Denied, match=words):
         await bench.instances.launch(request)
-    assert await bench.instances.list("pool") == ()
+    assert await bench.instances.list("pool", "") == ()
 
 
 async def test_one_token_means_one_placement(bench):

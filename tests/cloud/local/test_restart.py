@@ -64,7 +64,7 @@ class Client:
     async def until_state(self, node, state):
         async with asyncio.timeout(PATIENCE):
             while True:
-                for instance in await self.instances.list("pool"):
+                for instance in await self.instances.list("pool", ""):
                     if instance.id == node and instance.state is state:
                         return instance
                 await asyncio.sleep(0.01)
@@ -94,10 +94,10 @@ async def test_a_killed_cloud_leaves_nothing_and_comes_back_with_its_tokens(star
     async with Client(config) as client:
         assert client.cloud == mark
         await until(lambda: not belonging((mark,)))
-        states = {i.id: i.state for i in await client.instances.list("pool")}
+        states = {i.id: i.state for i in await client.instances.list("pool", "")}
         assert states == {running.id: InstanceState.TERMINATED, stopped.id: InstanceState.STOPPED}
         assert (await client.instances.launch(request("t-1", HELPERS))).id == running.id
-        assert len(await client.instances.list("pool")) == 2
+        assert len(await client.instances.list("pool", "")) == 2
         await client.instances.start(stopped.id)
         await client.until_state(stopped.id, InstanceState.RUNNING)
 
@@ -111,7 +111,7 @@ async def test_a_launch_that_was_acknowledged_boots_after_a_kill(start_process):
     process.wait()
     _, config = start_process()
     async with Client(config) as client:
-        assert [i.id for i in await client.instances.list("pool")] == [pending.id]
+        assert [i.id for i in await client.instances.list("pool", "")] == [pending.id]
         assert (await client.instances.launch(request("t-1"))).state is InstanceState.PENDING
 
 

@@ -145,7 +145,7 @@ def test_one_turn_in_words(run: Run, journal: str) -> None:
     assert isinstance(view, dict)
     assert view["identical"]
     assert view["plan"] == view["plan_now"]
-    assert {"now", "instances", "engines", "balancers", "offerings"} <= set(view["world"])
+    assert {"now", "regions", "engines", "balancers", "offerings"} <= set(view["world"])
     assert dict(view["memory"]["nodes"])
 
 

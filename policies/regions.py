@@ -1,0 +1,90 @@
+"""Which regions can be seen, and so where nodes may be launched and ended.
+
+What it decides: per region, whether its machines are known well enough to launch or end any of them there.
+Why: each region lists its own machines and fails alone. What is not seen is not touched: a launch whose
+answer was lost could not be found again, and a node that seems to be gone may be one that a list did not
+show. But nothing of that concerns the other regions: they go on launching and ending, with the nodes of the
+silent region counted as far as their engines, or a balancer, answer.
+Never: a region that this daemon has not listed is guessed at. Its nodes and open launches are those in the
+journal; a journal that has neither opened a launch nor heard of a node there may be new or lost, and then
+nothing is launched or ended anywhere before that region was listed once: it may hold the whole pool. See
+docs/decisions/0013.
+
+Example:
+    >>> from policies.memory import Memory
+    >>> from policies.model import Observed, Pool, World
+    >>> world = World(now=100.0, regions={"east": Observed(value=(), at=99.0),
+    ...                                   "west": Observed(value=(), at=40.0, error="503")})
+    >>> sight = Sight(Pool(name="p", replicas=4), world, Memory())
+    >>> sight.hidden("east"), sight.hidden("west")
+    ('', 'the last complete list of west is 60 s old')
+"""
+
+from __future__ import annotations
+
+from policies.model import EVERYWHERE, Pool, World
+from policies.records import Memory
+from policies.value import lazy
+
+
+class Sight:
+    """What one turn can see of the regions."""
+
+    def __init__(self, pool: Pool, world: World, memory: Memory) -> None:
+        self._pool, self._world, self._memory = pool, world, memory
+        self._hidden: dict[str, str] = {}
+
+    def hidden(self, region: str) -> str:
+        """Why a region cannot be seen well enough now to launch or end nodes there; empty when it can."""
+        if region not in self._hidden:
+            self._hidden[region] = self._why(region)
+        return self._hidden[region]
+
+    def passed_over(self, region: str) -> str:
+        """`hidden` while another region is open: what would be done here is done there.
+
+        Where none is open everything waits, and what is on its way counts as before.
+        """
+        return self.hidden(region) if self._open else ""
+
+    def doubtful(self, region: str) -> bool:
+        """The newest look at a region failed, and at another one it did not."""
+        view = self._world.region(region)
+        return view is not None and bool(view.error) and self._sound
+
+    @lazy
+    def unaccounted(self) -> str:
+        """Why nothing may be launched or ended anywhere: what a region holds neither a list nor a journal
+        tells. Empty when all is accounted for."""
+        if self._memory.serial > 0 or not self._world.unlisted:
+            return ""
+        known = {record.placement.region for record in self._memory.nodes.values()}
+        missing = [region for region in self._world.unlisted if region not in known]
+        if not missing:
+            return ""
+        if len(self._world.regions) == 1:
+            return _unseen(missing[0])
+        return f"{_unseen(', '.join(missing))}, and the journal is too new to tell which nodes are there"
+
+    @lazy
+    def _open(self) -> bool:
+        return any(not self.hidden(region) for region in self._world.regions)
+
+    @lazy
+    def _sound(self) -> bool:
+        return any(not view.error for view in self._world.regions.values())
+
+    def _why(self, region: str) -> str:
+        world, view = self._world, self._world.region(region)
+        if view is None:
+            return f"{region} is not a region of the configuration"
+        if not world.seen(view):
+            return _unseen(region if region in world.regions else EVERYWHERE)
+        if view.age(world.now) > self._pool.patience.stale_after:
+            what = region if region in world.regions and region != EVERYWHERE else "instances"
+            return f"the last complete list of {what} is {view.age(world.now):.0f} s old"
+        return ""
+
+
+def _unseen(region: str) -> str:
+    return f"{region or 'the cloud'} has not been seen whole yet"
