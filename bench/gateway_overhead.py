@@ -147,7 +147,7 @@ def request_bytes(stream: bool) -> bytes:
         {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "x" * 400}]},
         separators=(",", ":"),
     ).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 

@@ -11,6 +11,7 @@ from orchestrator.config_types import (
     Duration,
     DurationOrOff,
     FilePath,
+    HostNames,
     Section,
     Size,
     StoreAddress,
@@ -39,6 +40,13 @@ class DaemonConfig(Section):
         "127.0.0.1:9477",
         'Address of the read-only listener with /metrics, /v1/sd, /healthz and /readyz, or "off". '
         "It asks for no password, so keep it on the loopback or a private network.",
+    )
+    allowed_hosts: HostNames = Field(
+        default=(),
+        description="Names under which `listen` and the listener for node reports are asked for, besides "
+        "addresses, localhost and the names of this machine. Others are refused with 421, since a page in a "
+        'browser may ask for them (DNS rebinding). ["*"] answers to every name.',
+        examples=[["control.internal"]],
     )
     store: StoreAddress = Field(
         default="sqlite",

@@ -12,6 +12,7 @@ from orchestrator.config_types import (
     Duration,
     Factor,
     FilePath,
+    HostNames,
     Section,
     Size,
     Strings,
@@ -31,6 +32,14 @@ class GatewayTable(Section):
 
     listen: Address = address_key(
         f"{_DEFAULTS.host}:{_DEFAULTS.port}", "Address that clients send their requests to."
+    )
+    allowed_hosts: HostNames = Field(
+        default=(),
+        description="Names under which clients ask for the gateway, besides addresses, localhost and the "
+        "names of this machine; others are refused with 421. Not written means none more where `listen` is "
+        "the loopback, which a page in a browser here can reach by a name of its own (DNS rebinding), and "
+        'every name, ["*"], where other machines reach it anyway.',
+        examples=[["llm.internal"]],
     )
     socket: FilePath = path_key(
         "{state_dir}/gateway.sock", "Unix socket on which the gateway takes its target set."

@@ -190,6 +190,14 @@ def _strings(value: object) -> object:
     raise ValueError(f'{shown(value)} is not a list; write texts such as ["--dtype", "auto"]')
 
 
+def _host_names(value: object) -> object:
+    names = _strings(value)
+    for name in names if isinstance(names, tuple) else ():
+        if name != "*" and not _HOST_NAME.fullmatch(name):
+            raise ValueError(f'{shown(name)} is not a host name; write it without a port, or "*" for all')
+    return names
+
+
 def _texts(value: object) -> object:
     if not isinstance(value, Mapping):
         raise ValueError(
@@ -229,6 +237,7 @@ def _store_address(value: object) -> str:
     return value.replace(CREDENTIALS, os.environ.get("CREDENTIALS_DIRECTORY", CREDENTIALS))
 
 
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "15m", "2h"]}
 _SHARE_SCHEMA: Final = {
     "anyOf": [{"type": "string", "pattern": r"^\d+(\.\d+)?%$"}, {"type": "number", "minimum": 0}],
@@ -259,6 +268,11 @@ AddressOrOff = Annotated[HostPort | None, BeforeValidator(_host_port_or_off), Wi
 FilePath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string"})]
 Strings = Annotated[
     tuple[str, ...], BeforeValidator(_strings), WithJsonSchema({"type": "array", "items": {"type": "string"}})
+]
+HostNames = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_host_names),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
 Texts = Annotated[
     dict[str, str],

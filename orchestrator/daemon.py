@@ -15,12 +15,14 @@ from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import structlog
 
 from cloud.clock import SystemClock
 from cloud.errors import Denied
 from cloud.ports import Clock, Lease, LeaseHolder
+from cloud.serving.sockets import reason_of
 from orchestrator import __version__, agents, views
 from orchestrator.actuator import Actuator
 from orchestrator.api import Api
@@ -39,7 +41,6 @@ from orchestrator.observer import Observer, Pace
 from orchestrator.pair import OpenShared, Shared, open_shared
 from orchestrator.recorder import Recorder
 from orchestrator.reloading import Reloader
-from orchestrator.sockets import reason_of
 from orchestrator.standby import Standby
 from orchestrator.status import status_line
 from orchestrator.store import Store, StoreUnavailable, Superseded
@@ -326,7 +327,13 @@ class Daemon:
             key = f"pool.{self._config.pool_name}.agents.listen"
             # A report that is refused need not be read to its end.
             more: dict[str, Any] = {"tls": tls_of(self._config.pool.agents), "lingering": 0.0}
-            await self._listeners.open_tcp(where, "node reports", key, ports.agents.application(), **more)
+            names = (
+                *self._config.daemon.allowed_hosts,
+                urlsplit(self._config.pool.agents.url).hostname or "",
+            )
+            await self._listeners.open_tcp(
+                where, "node reports", key, ports.agents.application(), names, **more
+            )
 
     async def _serve(self, api: Api | Standby) -> None:
         """Open the sockets, in the place of those that were served before."""
@@ -336,7 +343,8 @@ class Daemon:
         if settings.readers == "all":
             await listeners.open_unix(reading_socket(settings.socket), "reading", api.reading_app(), 0o666)
         if settings.listen is not None:
-            await listeners.open_tcp(settings.listen, "monitoring", "daemon.listen", api.monitoring_app())
+            app, names = api.monitoring_app(), settings.allowed_hosts
+            await listeners.open_tcp(settings.listen, "monitoring", "daemon.listen", app, names)
 
     def _knows(self, node: str) -> bool:
         """False of what is certainly no node of ours. Before the first turn anybody may be one."""
@@ -387,8 +395,7 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stop everything; touches no node and no target set. Idempotent."""
-        keep = self._place is None or not self._place.valid()  # another daemon serves there now
-        await self._listeners.close(keep_files=keep)
+        await self._listeners.close()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from cloud.serving.hosts import Hosts
+from cloud.serving.sockets import listen_tcp, listen_unix, reason_of
 from orchestrator.config_agents import AgentsTable
-from orchestrator.sockets import listen_tcp, listen_unix, reason_of
 from orchestrator.units import HostPort
 
 
@@ -23,7 +24,6 @@ class Listeners:
 
     def __init__(self) -> None:
         self._runners: list[web.AppRunner] = []
-        self._files: list[Path] = []
 
     async def open_unix(self, path: Path, purpose: str, app: web.Application, mode: int) -> None:
         """Serve on a unix socket. Raises StartError."""
@@ -34,29 +34,29 @@ class Listeners:
                 f"{path}: the {purpose} socket cannot be opened ({reason_of(error)}); "
                 "check what is there and the directory's owner and mode, or set daemon.socket"
             ) from error
-        self._files.append(path)
 
     async def open_tcp(
-        self, where: HostPort, purpose: str, key: str, app: web.Application, **more: Any
+        self, where: HostPort, purpose: str, key: str, app: web.Application, names: Iterable[str], **more: Any
     ) -> None:
-        """Serve on an address, which the configuration has under `key`. Raises StartError."""
+        """Serve on an address, which the configuration has under `key`. Raises StartError.
+
+        It answers to `names`, and to those of this machine.
+        """
+        hosts = Hosts((where.host, *names), key="daemon.allowed_hosts")
+        hosts.add_own_names()
         try:
-            self._runners.append(await listen_tcp(app, where.host, where.port, **more))
+            self._runners.append(await listen_tcp(app, where.host, where.port, hosts=hosts, **more))
         except OSError as error:
             raise StartError(
                 f"{where}: the {purpose} listener cannot be opened ({reason_of(error)}); "
                 f'set {key} to a free port, or to "off"'
             ) from error
 
-    async def close(self, *, keep_files: bool = False) -> None:
+    async def close(self) -> None:
         """Close everything and remove the sockets' files, unless they are another's by now. Idempotent."""
         for runner in self._runners:
             await runner.cleanup()
-        for path in () if keep_files else self._files:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
         self._runners.clear()
-        self._files.clear()
 
 
 def tls_of(settings: AgentsTable) -> ssl.SSLContext | None:

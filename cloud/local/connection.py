@@ -18,6 +18,7 @@ from cloud.ports import Clock
 Value = TypeVar("Value")
 
 _BASE = "http://local-cloud"
+_JSON = {"Content-Type": "application/json"}
 
 
 class LocalCloud:
@@ -89,7 +90,7 @@ class LocalCloud:
         what = f"local cloud at {self.socket}: {method} {path}"
         try:
             async with self._session.request(
-                method, _BASE + path, params=query, data=body, timeout=timeout
+                method, _BASE + path, params=query, data=body, headers=_JSON, timeout=timeout
             ) as response:
                 answer = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:

@@ -19,6 +19,8 @@ from aiohttp import web
 
 from cloud.local.table import Machine
 from cloud.ports import Clock
+from cloud.serving.hosts import Hosts, guard
+from cloud.serving.requests import Runner, plain_error
 from policies.model import Market
 
 log = structlog.get_logger(__name__)
@@ -47,10 +49,11 @@ class Metadata:
         self._sites: dict[str, web.TCPSite] = {}
         self._tokens: dict[str, tuple[str, float]] = {}  # token -> (node, when it ends)
         self._work: set[asyncio.Task[None]] = set()
-        application = web.Application()
+        # The one request that changes something needs a header that no foreign page can set.
+        application = web.Application(middlewares=[guard(Hosts(), plain_error, changes=False)])
         application.router.add_put("/latest/api/token", self._put_token)
         application.router.add_get("/latest/{path:.*}", self._get)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
+        self._runner = Runner(application, listener=f"metadata:{port}", shutdown_timeout=0.2)
 
     async def open(self) -> None:
         """Get ready to serve; addresses are bound as machines come up."""

@@ -18,17 +18,13 @@ and /admin (see `admin`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
 import secrets
 import signal
-import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -59,6 +55,8 @@ from cloud.local.wire import (
     NoticePage,
 )
 from cloud.ports import Clock
+from cloud.serving.hosts import Hosts
+from cloud.serving.sockets import listen_unix, reason_of
 from policies.model import Instance, InstanceState
 
 log = structlog.get_logger(__name__)
@@ -134,26 +132,25 @@ class LocalCloudServer:
             clock=clock,
             speed=config.speed,
         )
-        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.2)
+        self._runner: web.AppRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._listening = False
 
     async def start(self) -> None:
         """Recover what an earlier run left, then serve. Raises SetupError when the socket cannot be bound."""
         self.machines.recover()
         await self.metadata.open()
-        await self._runner.setup()
         path = self.config.socket_path
-        if _answers(path):
-            raise SetupError(f"socket: {path}: another process serves it; choose another path")
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # left by a cloud that was killed: the lock says that none serves it now
         try:
-            await web.UnixSite(self._runner, str(path)).start()
-            self._listening = True
-            os.chmod(path, 0o600)
+            self._runner = await listen_unix(
+                self._application(),
+                path,
+                mode=0o600,
+                hosts=Hosts(("local-cloud", "cloud")),
+                error_answer=_error,
+                cleanup=0.2,
+            )
         except OSError as error:
-            raise SetupError(f"socket: {path}: {error.strerror or error}; choose another path") from None
+            raise SetupError(f"socket: {path}: {reason_of(error)}; choose another path") from None
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self.reclaims.run(), name="market"),
@@ -169,11 +166,9 @@ class LocalCloudServer:
         await self.reclaims.close()
         await self.machines.close()
         self.feed.close()
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
         await self.metadata.close()
-        if self._listening:
-            with contextlib.suppress(OSError):
-                self.config.socket_path.unlink()
         self._guard.close()
         self._table.close()
 
@@ -325,11 +320,6 @@ def _json(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-def _answers(path: Path) -> bool:
-    """True when somebody listens on a unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
+def _error(status: int, text: str) -> web.Response:
+    """The answer to a request that is broken, or not for this cloud."""
+    return web.json_response({"error": {"kind": "Denied", "message": text}}, status=status)

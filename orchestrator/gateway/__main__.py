@@ -16,6 +16,7 @@ from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.handover import inheritance
 
 _PATHS = ("targets_file", "socket")
+_TUPLES = ("allow_paths", "allowed_hosts")
 
 
 def config_from_json(text: str) -> GatewayConfig:
@@ -29,8 +30,9 @@ def config_from_json(text: str) -> GatewayConfig:
     for name in _PATHS:
         if name in fields:
             fields[name] = Path(fields[name])
-    if "allow_paths" in fields:
-        fields["allow_paths"] = tuple(fields["allow_paths"])
+    for name in _TUPLES:
+        if name in fields:
+            fields[name] = tuple(fields[name])
     try:
         return GatewayConfig(**fields)
     except TypeError as error:

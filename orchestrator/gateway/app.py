@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import random
 import signal
 import socket
@@ -24,21 +23,25 @@ from aiohttp.http import RawRequestMessage
 
 from cloud.clock import SystemClock
 from cloud.ports import Clock
+from cloud.serving.hosts import ANY, Hosts
+from cloud.serving.sockets import SocketFile, SocketInUse
+from cloud.serving.sockets import serve as serve_http
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.clients import Clients, connections_most
 from orchestrator.gateway.config import GatewayConfig, GatewayError
-from orchestrator.gateway.control import METRICS_TYPE, Control, claim_socket, release_socket
+from orchestrator.gateway.control import METRICS_TYPE, Control
 from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.proxy import Proxy
-from orchestrator.gateway.replies import error_response
+from orchestrator.gateway.replies import bad_request, error_response
 from orchestrator.gateway.selfcheck import SelfCheck
 from orchestrator.gateway.silence import DaemonSilence
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import make_session
 from orchestrator.supervision import Supervisor, show_stack_on_abort
+from orchestrator.units import HostPort
 
 log = structlog.get_logger("orchestrator.gateway")
 
@@ -62,6 +65,7 @@ class Gateway:
         self._config = config
         self._clock = clock
         self._given = given if given is not None else Inheritance()
+        self._hosts = names_of(config)
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self.replaced = asyncio.Event()  # an heir serves on the same sockets
         self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
@@ -81,12 +85,12 @@ class Gateway:
         self._proxy: Proxy
         self._health: HealthChecker
         self._control: Control
+        self._control_file = SocketFile(config.socket, mode=0o600)
         self._control_runner: web.AppRunner
         self._public_runner: web.ServerRunner
         self._public_site: web.SockSite
         self._server: Clients
-        self._sockets: tuple[socket.socket, ...] = ()
-        self._control_inode = 0
+        self._public: socket.socket
         self._selfcheck: SelfCheck
         self._watcher: asyncio.Task[None]
         self._checker: asyncio.Task[None]
@@ -96,15 +100,15 @@ class Gateway:
         """Read the targets file, open the control socket, then the listener. Raises GatewayError."""
         config, given = self._config, self._given
         given.check(config)
+        self._hosts.add_own_names()
         listener = given.public if given.public is not None else _listen(config.host, config.port)
         try:
-            control = given.control if given.control is not None else claim_socket(config.socket)
+            control = self._open_control()
         except BaseException:
             listener.close()
             raise
-        self._sockets = (listener, control)
+        self._public = listener
         self.port = listener.getsockname()[1]
-        self._control_inode = os.lstat(config.socket).st_ino if given.owned else 0
         self._session = make_session(config)
         self._proxy = Proxy(
             config=config,
@@ -137,9 +141,15 @@ class Gateway:
             replace=self.replace,
         )
         source.look()
-        self._control_runner = web.AppRunner(self._control.app(), access_log=None, shutdown_timeout=_CLEANUP)
-        await self._control_runner.setup()
-        await web.SockSite(self._control_runner, control).start()
+        self._control_runner = await serve_http(
+            self._control.app(),
+            str(config.socket),
+            [control],
+            hosts=Hosts(("gateway",)),
+            file=self._control_file if given.owned else None,
+            error_answer=bad_request,
+            cleanup=_CLEANUP,
+        )
         await self._serve_public(listener)
         given.ready()
         self._watcher = asyncio.create_task(self._watch(source), name="targets-file")
@@ -160,10 +170,12 @@ class Gateway:
         """
         if self._proxy.stopping:
             raise GatewayError("this gateway is stopping already")
-        heir, waiting = await start_heir(self._sockets, owned=self._given.owned)
+        control = self._control_file.listener
+        sockets = [self._public] if control is None else [self._public, control]
+        heir, waiting = await start_heir(sockets, owned=self._given.owned)
         self._supervisor.hands_over(heir)
         waiting.close()
-        self._control_inode = 0  # the socket's file is the heir's now
+        self._control_file.leave()
         log.info("gateway_replaced", heir=heir, active=self.metrics.active)
         self.replaced.set()
         return heir
@@ -199,7 +211,6 @@ class Gateway:
         clean = True
         try:
             await self._control_runner.cleanup()
-            release_socket(self._config.socket, self._control_inode)
             await self._clock.sleep(linger)
             await self._public_site.stop()
             try:
@@ -221,6 +232,22 @@ class Gateway:
         log.info("gateway_stopped", clean=clean)
         return clean
 
+    def _open_control(self) -> socket.socket:
+        """The control socket, given or opened. Raises GatewayError."""
+        file = self._control_file
+        if self._given.control is not None:
+            file.adopt(self._given.control)
+            return self._given.control
+        where = f"gateway: socket: {file.path}"
+        try:
+            return file.open()
+        except SocketInUse:
+            raise GatewayError(f"{where}: another gateway serves it; stop that one first") from None
+        except FileExistsError as error:
+            raise GatewayError(f"{where}: {error.strerror}; remove it or choose another path") from None
+        except OSError as error:
+            raise GatewayError(f"{where}: {error.strerror}; is its directory there?") from None
+
     async def _serve_public(self, listener: socket.socket) -> None:
         config = self._config
         loop = asyncio.get_running_loop()
@@ -238,6 +265,8 @@ class Gateway:
 
         server = self._server = Clients(
             self._dispatch,
+            listener=f"{config.host}:{self.port}",
+            error_answer=bad_request,
             most=connections_most(),
             on_ended=self.metrics.connection_ended,
             request_factory=make_request,
@@ -252,7 +281,10 @@ class Gateway:
         listener.listen(_BACKLOG)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The gateway's own paths, then the proxy."""
+        """The gateway's own paths, then the proxy; for another name, neither."""
+        refused = self._hosts.refusal(request)
+        if refused is not None:
+            return bad_request(*refused)
         if request.method in _READ_ONLY:
             own = request.raw_path
             if own == "/healthz":
@@ -311,6 +343,17 @@ async def run_gateway(
     finally:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(name)
+
+
+def names_of(config: GatewayConfig) -> Hosts:
+    """The names that clients may ask for.
+
+    Where it listens on the loopback, who asks for a name that is not ours may be a page in a browser on this
+    machine. An address that other machines reach has names that only its users know.
+    """
+    loopback = HostPort(config.host, config.port).loopback
+    more = config.allowed_hosts or (() if loopback else (ANY,))
+    return Hosts((config.host, *more), key="gateway.allowed_hosts")
 
 
 async def _after(first: asyncio.Task[None], signals: asyncio.Queue[None]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from cloud.serving.requests import Server
+
 log = structlog.get_logger("orchestrator.gateway")
 
 _RESERVE = 256  # descriptors for health checks, files, and callers that are accepted before they are counted
@@ -31,7 +33,7 @@ def connections_most() -> int:
     return 2**31 if limit == resource.RLIM_INFINITY else max(_FEWEST, (limit - _RESERVE) // 2)
 
 
-class Clients(web.Server):
+class Clients(Server):
     """An HTTP server that holds `most` connections. `on_ended` hears of each that was one too many."""
 
     def __init__(self, handler: Handler, *, most: int, on_ended: Callable[[], None], **more: Any) -> None:

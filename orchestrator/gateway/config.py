@@ -62,6 +62,7 @@ class GatewayConfig:
     body_limit: int = 32 * 1024 * 1024
     answer_limit: int = 32 * 1024 * 1024
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
+    allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
     api_key: str | None = field(default=None, repr=False)  # replaces the client's own; None passes that on
 
     linger: float = 1.0  # time a stopping gateway still accepts, telling clients to reconnect elsewhere

@@ -13,12 +13,7 @@ A unix socket of mode 0600: who may open it may move the traffic.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import stat
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -147,50 +142,6 @@ class Control:
 
     async def _get_healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
-
-
-def claim_socket(path: Path) -> socket.socket:
-    """Bind the control socket with mode 0600, taking over one that a dead gateway left behind.
-
-    Raises GatewayError when a living gateway answers on it, something else is in the way, or the directory
-    does not allow it.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise GatewayError(f"gateway: socket: {path}: is not a socket; remove it or choose another path")
-        if _answers(path):
-            raise GatewayError(f"gateway: socket: {path}: another gateway serves it; stop that one first")
-        path.unlink()
-    control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
-    try:
-        control.bind(str(path))
-    except OSError as error:
-        control.close()
-        raise GatewayError(f"gateway: socket: {path}: {error.strerror}; is its directory there?") from None
-    finally:
-        os.umask(before)
-    return control
-
-
-def release_socket(path: Path, inode: int) -> None:
-    """Remove the control socket's file unless another gateway has put its own there."""
-    with contextlib.suppress(FileNotFoundError):
-        if os.lstat(path).st_ino == inode:
-            path.unlink()
-
-
-def _answers(path: Path) -> bool:
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    probe.settimeout(1.0)
-    try:
-        probe.connect(str(path))
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        probe.close()
 
 
 def _json(body: dict[str, Any]) -> web.Response:

@@ -29,6 +29,14 @@ def error_response(
     return web.Response(status=status, headers=headers, body=orjson.dumps(body))
 
 
+def bad_request(status: int, message: str) -> web.Response:
+    """The answer to a request that is broken, or not for this gateway."""
+    codes = {421: "misdirected_request", 500: "gateway_error"}
+    answer = error_response(status, codes.get(status, "bad_request"), message)
+    answer.force_close()
+    return answer
+
+
 def interrupted_event(*, request_id: str, failure: Failure, detail: str, tokens: int | None) -> bytes:
     """The last event of a stream that broke: an error instead of `[DONE]`, so that no client takes the part
     for the whole. `tokens` is how many were generated, null where the engine did not tell.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
+import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +18,8 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from orchestrator.sockets import CONNECTIONS_MOST, listen_tcp, listen_unix
+from cloud.serving import sockets
+from cloud.serving.sockets import CONNECTIONS_MOST, SocketFile, listen_tcp, listen_unix
 from tests.support.connections import still_open
 from tests.support.node_bench import make_certificate
 
@@ -124,12 +127,12 @@ async def test_a_caller_whose_request_is_answered_keeps_his_connection() -> None
     async with listening(asked.app()) as port:
         with callers() as found:
             for _ in range(2):
-                await burst(found, port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+                await burst(found, port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
             waiting = list(found)
             for _ in range(3):
                 await burst(found, port)
             assert all(map(still_open, waiting))
-            await burst(waiting, port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            await burst(waiting, port, b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
             held = [still_open(caller) for caller in waiting]
             assert sum(held) == CONNECTIONS_MOST
             assert all(held[: 2 * BURST]), "who comes too late is refused"
@@ -209,3 +212,146 @@ async def test_a_place_is_taken_once_and_free_when_it_is_closed(tmp_path: Path) 
     async with listening(Asked().app()) as port:
         with pytest.raises(OSError, match="in use"):
             await listen_tcp(Asked().app(), "127.0.0.1", port)
+
+
+# -- the file of a unix socket ---------------------------------------------------------------------
+
+
+async def ask_unix(path: Path) -> str:
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session,
+        session.get("http://localhost/") as answer,
+    ):
+        return await answer.text()
+
+
+async def back(path: Path) -> None:
+    """Wait until it is served again."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(OSError, aiohttp.ClientError):
+                assert await ask_unix(path) == "yes"
+                return
+            await asyncio.sleep(0.02)
+
+
+def leave_dead(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "_LOOK_EVERY", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "replace", [None, leave_dead, Path.touch, Path.mkdir], ids=["gone", "dead", "file", "dir"]
+)
+async def test_a_file_that_goes_comes_back_as_it_was(short_dir: Path, replace: Any) -> None:
+    """What runs goes on; a file of somebody else's is kept."""
+    asked, path = Asked(), short_dir / "socket"
+    runner = await listen_unix(asked.app(), path, mode=0o640)
+    connector = aiohttp.UnixConnector(str(path))
+    with capture_logs() as lines:
+        async with aiohttp.ClientSession(connector=connector) as session:
+            running = asyncio.create_task(session.get("http://localhost/slow"))
+            await back(path)
+            before = path.stat()
+            for _ in range(2):
+                path.unlink()
+                if replace is not None:
+                    replace(path)
+                await back(path)
+            asked.slow.set()
+            assert await (await running).text() == "at last"
+    assert path.stat().st_mode == before.st_mode
+    assert [line["event"] for line in lines] == ["socket.restored"] * 2
+    aside = [name for name in os.listdir(short_dir) if name.startswith("socket.replaced-")]
+    assert len(aside) == (2 if replace in (Path.touch, Path.mkdir) else 0)
+    await runner.cleanup()
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_directory_that_is_made_again_has_its_socket_again(short_dir: Path) -> None:
+    directory = short_dir / "run"
+    directory.mkdir()
+    path = directory / "socket"
+    runner = await listen_unix(Asked().app(), path)
+    with capture_logs() as lines:
+        shutil.rmtree(directory)
+        async with asyncio.timeout(30):
+            while not lines:  # noqa: ASYNC110 - a log is read
+                await asyncio.sleep(0.01)
+        directory.mkdir()
+        await back(path)
+    assert [line["event"] for line in lines] == ["socket.lost", "socket.restored"], "once each"
+    await runner.cleanup()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_socket_that_another_serves_is_left_to_it(short_dir: Path) -> None:
+    """Also at the end; and when that one is gone, it comes back."""
+    path = short_dir / "socket"
+    first = await listen_unix(Asked().app(), path)
+    with capture_logs() as lines:
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            other.listen()
+            inode = path.stat().st_ino
+            async with asyncio.timeout(30):
+                while not lines:  # noqa: ASYNC110 - a log is read
+                    await asyncio.sleep(0.01)
+            assert path.stat().st_ino == inode
+        await back(path)
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            other.listen()
+            await first.cleanup()
+            assert path.is_socket()
+    assert [line["event"] for line in lines] == ["socket.lost", "socket.restored"]
+    assert lines[0]["error"] == "another process serves it"
+
+
+async def test_a_file_comes_back_with_the_mode_and_group_that_it_had(short_dir: Path) -> None:
+    """Also those that an administrator gave it later."""
+    path = short_dir / "socket"
+    ours = SocketFile(path, mode=0o660)
+    listener = ours.open()
+    path.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(path, -1, 65534)
+    before = path.stat()
+    assert ours.look() is None
+    listener.close()
+    path.unlink()
+    again = ours.look()
+    assert again is not None
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    again.close()
+    ours.release()
+    assert not path.exists()
+
+
+async def test_a_socket_that_is_about_to_be_served_is_not_taken(short_dir: Path) -> None:
+    """Between bind and listen it looks like one that a killed process left."""
+    path = short_dir / "socket"
+    ours = SocketFile(path)
+    listener = ours.open()
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        inode = path.stat().st_ino
+        assert ours.look() is None
+        other.listen()
+        assert ours.look() is None
+        assert path.stat().st_ino == inode
+    again = ours.look()
+    assert again is not None
+    again.close()
+    listener.close()

@@ -27,7 +27,7 @@ DEEP = 100_000
         ("b = 0x" + "f" * 5_000, 1, "more than 64 bits"),
         ("a = 1\na = 2", 2, "the key is there already: keep one of the two"),
         ("[a]\n[a]\n", 2, "the table is there already"),
-        ("a = 1\nb = 'x\0'", 2, "illegal character"),
+        ("a = 1\nb = 'x\0'", 2, "invalid character"),
         ("a = 1\nb = 2024-02-31", 2, "invalid date"),
         ("a = 70%", 1, "correct the syntax"),
     ],

@@ -274,11 +274,11 @@ class Stack:
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """One raw request to the control API: status and body."""
-        connection = http.client.HTTPConnection("daemon", timeout=PATIENCE)
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.connect(str(self.sockets / "daemon"))
         try:
-            connection.request(method, path, body=body)
+            connection.request(method, path, body=body, headers={"Content-Type": "application/json"})
             response = connection.getresponse()
             return response.status, response.read()
         finally:
@@ -389,7 +389,7 @@ class Stack:
         """One GET on a port of this machine; head and body as they come. Raises OSError."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             return (await reader.read()).decode()
         finally:
             writer.close()

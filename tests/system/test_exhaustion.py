@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from orchestrator.sockets import CONNECTIONS_MOST
+from cloud.serving.sockets import CONNECTIONS_MOST
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 

@@ -234,7 +234,10 @@ async def test_the_monitoring_listener_shows_and_changes_nothing(stack: Any) -> 
     assert "ok" in await stack.get(port, "/healthz")
     assert " 200 " in (await stack.get(port, "/readyz")).splitlines()[0]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /v1/pause HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+    writer.write(
+        b"POST /v1/pause HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nContent-Length: 2\r\n\r\n{}"
+    )
     assert (await reader.read()).startswith(b"HTTP/1.1 404 ")
     writer.close()
     assert (await stack.status())["daemon"]["paused"] is None

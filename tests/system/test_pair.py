@@ -432,7 +432,7 @@ def _get(host: Host, path: str) -> tuple[int, str]:
     import http.client
     import socket
 
-    connection = http.client.HTTPConnection("daemon", timeout=30)
+    connection = http.client.HTTPConnection("localhost", timeout=30)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.sock.connect(str(host.client.socket_path))
     try:

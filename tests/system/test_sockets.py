@@ -39,7 +39,8 @@ def refused_for_size(path: Path, method: str, route: str, size: int) -> bool:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
         connection.connect(str(path))
-        head = f"{method} {route} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+        head = f"{method} {route} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(head.encode() + b" " * size)
         return connection.recv(4096).startswith(b"HTTP/1.1 413 ")
@@ -117,14 +118,16 @@ async def test_a_crowd_of_readers_is_turned_away(stack: Any) -> None:
     for _ in range(32):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(path)
-        connection.sendall(f"GET /v1/events?after={last}&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(
+            f"GET /v1/events?after={last}&wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         crowd.append(connection)
 
     def turned_away() -> bool:
         with socket.socket(socket.AF_UNIX) as late:
             late.settimeout(10)
             late.connect(path)
-            late.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            late.sendall(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             return late.recv(4096).startswith(b"HTTP/1.1 503")
 
     async def full() -> bool:

@@ -26,6 +26,7 @@ from cloud.engines.simulated_server.core import Core, CoreSettings
 from cloud.engines.simulated_server.metrics import Metrics
 from cloud.engines.simulated_server.options import parse_options
 from cloud.ports import Clock
+from cloud.serving.requests import Runner
 
 _CRASH_LINGER = 0.2  # s that a server with a dead engine still answers (503), as measured
 _FLUSH = 2.0  # s that answers get to leave once the engine was killed under them
@@ -78,13 +79,16 @@ class Server:
         await self._load()
         if self._stop.is_set():
             return 0
-        runner = web.AppRunner(
-            self._api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH
+        host, port = bound.getsockname()[:2]
+        runner = Runner(
+            self._api.application(),
+            listener=f"{host}:{port}",
+            handler_cancellation=True,
+            shutdown_timeout=_FLUSH,
         )
         await runner.setup()
         site = web.SockSite(runner, bound, backlog=_BACKLOG)
         await site.start()
-        host, port = bound.getsockname()[:2]
         say(f"ready on {host}:{port}")
         engine = asyncio.create_task(self._core.run())
         try:

@@ -206,7 +206,9 @@ async def test_a_report_that_is_too_large_is_refused_unread(sender, receiver):
 async def test_a_report_that_does_not_arrive_is_given_up(sender, receiver, monkeypatch):
     monkeypatch.setattr("cloud.agent_receiver._READ_WITHIN", 0.05)
     reading, writing = await asyncio.open_connection("127.0.0.1", sender.served.port)
-    writing.write(f"POST /v1/nodes/{A}/report HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{{".encode())
+    writing.write(
+        f"POST /v1/nodes/{A}/report HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{{".encode()
+    )
     async with asyncio.timeout(PATIENCE):
         assert b" 408 " in await reading.readline()
     writing.close()

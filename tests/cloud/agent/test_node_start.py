@@ -234,7 +234,7 @@ async def test_a_request_may_come_in_pieces_and_slow_ones_keep_nobody_out(
     try:
         for _ in range(MOST_AT_ONCE + 1):
             _, slow = await asyncio.open_connection("127.0.0.1", control.port, ssl=trust)
-            slow.write(b"POST /v1/nodes/i-0/key HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            slow.write(b"POST /v1/nodes/i-0/key HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
             await slow.drain()
             writers.append(slow)
         challenge = control.receiver.keys._made(node.id, int(time.time()))

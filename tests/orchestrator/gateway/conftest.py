@@ -21,6 +21,7 @@ from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import GatewayConfig
 from policies.model import TargetPhase, TargetSpec
 
+JSON = {"Content-Type": "application/json"}
 PATIENCE = 20.0  # s after which a condition that should come true counts as never coming true
 
 
@@ -346,7 +347,7 @@ class Running:
         connector = aiohttp.UnixConnector(str(self.config.socket))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, f"http://gateway{path}", data=data) as answer,
+            session.request(method, f"http://gateway{path}", data=data, headers=JSON) as answer,
         ):
             return answer.status, await answer.json()
 

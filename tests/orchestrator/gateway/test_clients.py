@@ -63,7 +63,7 @@ async def test_one_that_asked_lately_is_not_the_longest_silent(upstreams, gatewa
     for _ in range(MOST):
         called.append(caller(running))
         await asyncio.sleep(0.01)
-    called[0].send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    called[0].send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     async def answered() -> bool:
         with contextlib.suppress(BlockingIOError):

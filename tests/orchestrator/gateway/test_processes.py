@@ -282,7 +282,7 @@ async def replace(site) -> int:
     connector = aiohttp.UnixConnector(str(site.socket))
     async with (
         aiohttp.ClientSession(connector=connector) as session,
-        session.post("http://gateway/v1/replace") as answer,
+        session.post("http://gateway/v1/replace", json={}) as answer,
     ):
         body = await answer.json()
     if answer.status != 200:

@@ -269,7 +269,7 @@ async def test_admin_and_unknown_paths_are_not_reachable(upstreams, gateways, pa
     running = await gateways(node)
     reader, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
     writer.write(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode()
+        f"POST {path} HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode()
     )
     answer = await reader.read()
     writer.close()
@@ -311,7 +311,7 @@ async def test_expect_continue_is_answered(upstreams, gateways):
     node = await upstreams("node")
     running = await gateways(node)
     reader, writer = await asyncio.open_connection("127.0.0.1", running.gateway.port)
-    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    head = "POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
     writer.write(head.encode())
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"{}")
