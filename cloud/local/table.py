@@ -142,6 +142,11 @@ class Table:
             machines = [_MACHINE.validate_json(record) for (record,) in rows]
             notices = self._database.execute("select record from notices order by seq").fetchall()
             events = [EVENT.validate_json(record) for (record,) in notices]
+        except sqlite3.OperationalError as error:  # of the disk or its rights, not of what the file holds
+            os.close(self._lock)
+            raise SetupError(
+                f"{path}: cannot be opened ({error}); is the disk full, and may this user write there?"
+            ) from None
         except (sqlite3.Error, ValueError) as error:
             os.close(self._lock)
             raise SetupError(

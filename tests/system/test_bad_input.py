@@ -263,6 +263,21 @@ def test_a_full_disk_at_the_start(place: Place) -> None:
     assert "still acted on" not in done.stderr
 
 
+def test_a_full_disk_of_the_local_cloud_at_its_start(place: Place) -> None:
+    """Nobody is told to remove a file that is only not writable now."""
+    place.state.mkdir()
+    place.configure()
+
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = place.run("local-cloud", preexec_fn=limit)
+    refused(done, "cloud.db: cannot be opened", "is the disk full")
+    assert "remove" not in done.stderr
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 kB of its own."""
