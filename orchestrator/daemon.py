@@ -15,7 +15,6 @@ from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -34,7 +33,7 @@ from orchestrator.hearing import hear
 from orchestrator.inbox import Inbox
 from orchestrator.lease import FileLease
 from orchestrator.ledger import Ledger
-from orchestrator.listeners import Listeners, tls_of
+from orchestrator.listeners import Listeners
 from orchestrator.listeners import StartError as StartError  # what a start raises
 from orchestrator.loop import Loop, Snapshot
 from orchestrator.observer import Observer, Pace
@@ -321,19 +320,10 @@ class Daemon:
             agents=ports.agents,
         )
         await self._serve(api)
-        where = self._config.pool.agents.listen
-        if ports.agents is not None and where is not None:
+        if ports.agents is not None:
             ports.agents.owned = self._knows
-            key = f"pool.{self._config.pool_name}.agents.listen"
-            # A report that is refused need not be read to its end.
-            more: dict[str, Any] = {"tls": tls_of(self._config.pool.agents), "lingering": 0.0}
-            names = (
-                *self._config.daemon.allowed_hosts,
-                urlsplit(self._config.pool.agents.url).hostname or "",
-            )
-            await self._listeners.open_tcp(
-                where, "node reports", key, ports.agents.application(), names, **more
-            )
+            name, names = self._config.pool_name, self._config.daemon.allowed_hosts
+            await self._listeners.open_agents(name, self._config.pool.agents, names, ports.agents)
 
     async def _serve(self, api: Api | Standby) -> None:
         """Open the sockets, in the place of those that were served before."""

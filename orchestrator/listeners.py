@@ -6,9 +6,11 @@ import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from cloud.agent_receiver import AgentReceiver
 from cloud.serving.hosts import Hosts
 from cloud.serving.sockets import listen_tcp, listen_unix, reason_of
 from orchestrator.config_agents import AgentsTable
@@ -51,6 +53,17 @@ class Listeners:
                 f"{where}: the {purpose} listener cannot be opened ({reason_of(error)}); "
                 f'set {key} to a free port, or to "off"'
             ) from error
+
+    async def open_agents(
+        self, pool: str, settings: AgentsTable, names: Iterable[str], agents: AgentReceiver
+    ) -> None:
+        """Serve what takes the reports of a pool's nodes, if it listens anywhere. Raises StartError."""
+        if settings.listen is None:
+            return
+        # A report that is refused need not be read to its end.
+        more: dict[str, Any] = {"tls": tls_of(settings), "lingering": 0.0}
+        key, found = f"pool.{pool}.agents.listen", (*names, urlsplit(settings.url).hostname or "")
+        await self.open_tcp(settings.listen, "node reports", key, agents.application(), found, **more)
 
     async def close(self) -> None:
         """Close everything and remove the sockets' files, unless they are another's by now. Idempotent."""
