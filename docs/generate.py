@@ -82,11 +82,12 @@ node, the beginning of its id is enough.
 | 5 | `status`: a pool is below its on-demand floor |
 | 6 | `status`: the daemon is paused |
 | 7 | `status`: a pool is down: its clients get nothing |
+| 8 | `status`: a pool is all on demand: its clients are served, and spot cannot be had |
 | 10 | `plan --detailed-exit-code`: there is something to do |
 | 130 | interrupted by Ctrl-C (ending `--watch`, `--follow` or `--wait` that way is 0) |
 
-`status` reports the worst pool: 7 before 5 before 4 before 6. `--no-exit-code` makes it 0 whenever the
-daemon answers.
+`status` reports the worst pool: 7 before 5 before 4 before 6 before 8. `--no-exit-code` makes it 0 whenever
+the daemon answers.
 """
 
 

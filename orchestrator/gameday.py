@@ -59,7 +59,7 @@ def breach(pool: PoolView, node: str) -> str:
 def over(pool: PoolView, node: str) -> bool:
     """True once the node is out of service and the pool is whole without it."""
     left = [n for n in pool["nodes"] if n["id"] == node and n["phase"] not in _OUT]
-    return not left and pool["state"] == "ok"
+    return not left and pool["state"] in ("ok", "all-on-demand")
 
 
 def _serves(node: NodeView) -> bool:

@@ -27,7 +27,7 @@ from orchestrator.render_parts import (
     text_of,
     urgency,
 )
-from orchestrator.words import age, clean, clock_time, countdown, instant, money, percent, plural, short_time
+from orchestrator.words import age, clean, clock_time, countdown, instant, money, plural, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +58,7 @@ _STATE_STYLE: Final = {
     "paused": "bold magenta",
     "starting": "bold cyan",
     "down": "bold white on red",
+    "all-on-demand": "bold yellow",
 }
 
 
@@ -175,7 +176,7 @@ def _cost(pool: PoolView) -> list[Text]:
     """What the pool costs, beside the same all on-demand."""
     cost, saved, instead = pool["cost_per_hour"], pool["saved_share"], pool["on_demand_cost_per_hour"]
     words = "cost not known" if cost is None else f"{money(cost)}/h"
-    found = [Text(words if saved is None else f"{words}, {percent(saved)} saved")]
+    found = [Text(words if saved is None else f"{words}, {_compared(saved)}")]
     if instead is not None:
         found.append(Text(f"on-demand would cost {money(instead)}/h", style="dim"))
     return found
@@ -205,7 +206,7 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
     if standby:
         segments.append(Text(f"standby {', '.join(standby)}"))
     segments += [
-        Text(f"spent {money(pool['spent_usd'])}, saved {money(pool['saved_usd'])} so far", style="dim"),
+        Text(f"spent {money(pool['spent_usd'])}, {_saved(pool['saved_usd'])} so far", style="dim"),
         Text(_daemon_words(daemon), style="dim"),
     ]
     if pool["model"]:
@@ -227,6 +228,19 @@ def _ready(pool: PoolView) -> str:
     """What is ready: nodes, or units and the nodes that serve them where those differ."""
     nodes = f" ({plural(pool['ready_nodes'], 'node')})" if pool["units"] else ""
     return f"{pool['ready']} ready{nodes}"
+
+
+def _compared(saved: float) -> str:
+    """A price against on-demand, by the share that it saves."""
+    whole = round(saved * 100)
+    if not whole:
+        return "as much as on-demand"
+    return f"{whole}% saved" if whole > 0 else f"{-whole}% above on-demand"
+
+
+def _saved(usd: float) -> str:
+    """Money so far against on-demand."""
+    return f"saved {money(usd)}" if usd >= 0 else f"{money(-usd)} more than on-demand"
 
 
 def _mix(pool: PoolView) -> str:
@@ -353,7 +367,7 @@ def _suggestions(view: StatusView) -> list[str]:
     doomed = [notice["node"] for pool in pools for notice in pool["notices"]]
     if doomed:
         found.append(f"orchestrator node {clean(doomed[0])}")
-    if any(pool["state"] in ("down", "degraded", "below-floor", "starting") for pool in pools):
+    if any(pool["state"] not in ("ok", "paused") for pool in pools):
         found += ["orchestrator plan", "orchestrator events -f"]
     elif doomed:
         found.append("orchestrator plan")

@@ -19,6 +19,7 @@ from policies.fleet import Fleet, Node
 from policies.memory import Memory, Swap
 from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, World
 from policies.prices import Failing, failing
+from policies.spot_loss import SpotLoss
 from policies.story import sentence
 from policies.verdict import Verdict, judge, unread
 
@@ -33,6 +34,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
     money = rate(fleet)
     states, found = _target_states(fleet, world), verdict(snapshot)
+    lost = found.spot_loss
     return views.PoolView(
         name=pool.name,
         model=pool.model,
@@ -53,6 +55,8 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         cost_per_hour=money.cost,
         on_demand_cost_per_hour=money.on_demand,
         saved_share=money.saved_share,
+        spot_lost_at=lost.since if lost is not None else None,
+        spot_next_try_s=_wait(lost.next_try, now) if lost is not None else None,
         spent_usd=totals.usd,
         saved_usd=totals.on_demand_usd - totals.usd,
         notices=[
@@ -262,9 +266,33 @@ def _action(action: Action) -> views.ActionView:
     )
 
 
+def _wait(until: float | None, now: float) -> float | None:
+    return None if until is None else max(0.0, until - now)
+
+
+def _spot_words(lost: SpotLoss, snapshot: Snapshot) -> str:
+    """That spot cannot be had, since when, and when it is tried again."""
+    pool, now = snapshot.fleet.pool, snapshot.world.now
+    left = f"{lost.ready} of {pool.spot_wanted}" if lost.ready else "no"
+    since = f" for {age(now - lost.since)}" if lost.since is not None and not lost.ready else ""
+    wait = _wait(lost.next_try, now)
+    if lost.coming:
+        then = f"{plural(lost.coming, pool.noun(1))} on the way"
+    elif snapshot.memory.pause is not None and snapshot.memory.pause.holds(now):
+        then = "no try while paused"
+    elif wait is None:
+        then = "next try once it is offered again"
+    else:
+        then = f"next try in {age(wait)}" if wait > 0 else "next try now"
+    stands_in = "all on demand" if not lost.ready else "on-demand stands in"
+    return f"{left} spot {pool.noun(lost.ready or 2)} ready{since}, spot cannot be had: {stands_in}; {then}"
+
+
 def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     world, fleet = snapshot.world, snapshot.fleet
     found = [*verdict.reasons]
+    if verdict.spot_loss is not None:
+        found.append(_spot_words(verdict.spot_loss, snapshot))
     if not world.leading:
         found.append("this daemon does not hold the lease: it only watches")
     if not world.durable:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict
 
-PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down"]
+PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down", "all-on-demand"]
 
 
 class PausedView(TypedDict):
@@ -136,7 +136,14 @@ class PoolView(TypedDict):
     on_demand_cost_per_hour: Annotated[
         float | None, "what the wanted units would cost on-demand; null when no such price is known"
     ]
-    saved_share: Annotated[float | None, "1 - cost / on-demand cost; null when one of them is not known"]
+    saved_share: Annotated[
+        float | None,
+        "1 - cost / on-demand cost, negative where the pool costs more; null when one of them is not known",
+    ]
+    spot_lost_at: Annotated[
+        float | None, "since when spot cannot be had and on-demand stands in; null while it can, or not known"
+    ]
+    spot_next_try_s: Annotated[float | None, "seconds until spot is tried again; null where none is to come"]
     spent_usd: Annotated[float, "since the journal began"]
     saved_usd: Annotated[float, "against on-demand, since the journal began"]
     notices: list[NoticeView]

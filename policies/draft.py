@@ -10,8 +10,8 @@ from typing import Any
 
 from policies import hazard
 from policies.actions import Cause
-from policies.model import Placement
-from policies.records import Memory, Refusal, Swap, decayed
+from policies.model import Market, Placement
+from policies.records import Memory, NodeRecord, Refusal, Swap, decayed
 from policies.value import replace
 
 SWAPS_KEPT = 128
@@ -82,6 +82,21 @@ class Draft:
         known: Refusal | None = self.get("boot_failures").get(placement)
         count = 1.0 if known is None else known.weight + 1.0
         self.mapping("boot_failures")[placement] = Refusal(at=at, weight=count)
+
+    # -- whether spot is there -------------------------------------------------------------------------
+
+    def spot_back(self, node: str) -> None:
+        """A node is ready or stays after all: if it is a spot node, spot is there."""
+        record = self.get("nodes").get(node)
+        if record is not None and _stays_on_spot(record):
+            self.set("spot_lost_at", None)
+
+    def spot_lost(self, placement: Placement, at: float) -> None:
+        """Something went or was refused there: note since when no spot node is left."""
+        if placement.market is not Market.SPOT or self.get("spot_lost_at") is not None:
+            return
+        if not any(map(_stays_on_spot, self.get("nodes").values())):
+            self.set("spot_lost_at", at)
 
     # -- what is learned (policies.hazard) -----------------------------------------------------------
 
@@ -162,3 +177,8 @@ class Draft:
         if "launches" in self._changed:
             self._changed["launches"] = tuple(self._changed["launches"])
         return replace(self._memory, **self._changed)
+
+
+def _stays_on_spot(record: NodeRecord) -> bool:
+    """A spot node that is ready and not on its way out."""
+    return record.placement.market is Market.SPOT and record.ready_at is not None and record.drain is None

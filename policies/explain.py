@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from policies.fleet import Fleet, Node
 from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, StandbyKind, World
+from policies.placement import Scorer
 from policies.prices import usd_per_hour
 from policies.records import Memory, decayed
 
@@ -61,11 +62,12 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
         found.append(f"{cover} on-demand {stand} in for spot that is not ready; this is temporary.")
     if fleet.suspect:
         found.append("Too many nodes are silent at once: the fault may be on our side, nothing is replaced.")
+    scorer = Scorer(pool, memory, now=world.now, offerings=(), held={}, sight=fleet.sight)
     for placement, refusal in sorted(memory.refusals.items()):
-        weight = decayed(refusal, world.now, pool.placement.refusal_half_life)
-        if weight > 0.1:
-            age = world.now - refusal.at
-            found.append(f"{placement} refused {age:.0f} s ago (weight {weight:.2f}, tried again below 0.5).")
+        if decayed(refusal, world.now, pool.placement.refusal_half_life) > 0.1:
+            wait = scorer.opens_at(placement) - world.now
+            again = f"not tried again for {wait:.0f} s" if wait > 0 else "may be tried again"
+            found.append(f"{placement} refused {world.now - refusal.at:.0f} s ago, {again}.")
     found += _regions(fleet, world)
     if memory.pause is not None and memory.pause.holds(world.now):
         found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")

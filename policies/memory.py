@@ -149,6 +149,7 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
 def _ready(draft: Draft, event: NodeReady) -> None:
     draft.node(event.node, ready_at=event.at, address=event.address)
     record = draft.get("nodes").get(event.node)
+    draft.spot_back(event.node)
     _time_start(draft, event, record)
     if record is not None and record.placement in draft.get("boot_failures"):
         draft.mapping("boot_failures").pop(record.placement)
@@ -224,6 +225,7 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     if never_ready or (ended is not None and ended.cause is Cause.BOOT):
         draft.boot_failed(record.placement, event.at)
     draft.mapping("nodes").pop(event.node)
+    draft.spot_lost(record.placement, event.at)
     part_memory.forget_engine(draft, event.node)
     if event.ended:
         _has_ended(draft, event.node, event.at)
@@ -358,11 +360,13 @@ def _closed(draft: Draft, event: IntentClosed) -> None:
         return
     if event.outcome is Outcome.QUOTA:
         draft.mapping("quota_at")[placement] = event.at
+        draft.spot_lost(placement, event.at)
     elif event.outcome is Outcome.DIED:
         draft.boot_failed(placement, event.at)
     elif event.outcome is not Outcome.WITHDRAWN:
         draft.bad_news("refusals", placement, event.at)
         draft.learn(placement, event.at, hazard.refused)
+        draft.spot_lost(placement, event.at)
 
 
 def _drain(draft: Draft, event: DrainStarted) -> None:
@@ -374,6 +378,7 @@ def _drain(draft: Draft, event: DrainStarted) -> None:
     drain = DrainRecord(since=since, deadline=event.deadline, cause=event.cause, reason=event.reason)
     idle_since = None if record.drain is None else record.idle_since
     draft.node(event.node, drain=drain, idle_since=idle_since)
+    draft.spot_lost(record.placement, event.at)
     draft.open_swap(event.node, event.cause, event.at)
     if event.cause is Cause.REBALANCE and record.drain is None:
         # Else the next launch could go back to the place that was just left.
@@ -382,6 +387,7 @@ def _drain(draft: Draft, event: DrainStarted) -> None:
 
 def _undrain(draft: Draft, event: DrainEnded) -> None:
     draft.node(event.node, drain=None, idle_since=None)
+    draft.spot_back(event.node)
     draft.forget_intent(intent_key(event.node, ActionKind.TERMINATE))
     draft.drop_swap(event.node)
 

@@ -30,7 +30,8 @@ Example:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from policies.interruption import recommended
 from policies.model import Market, Offering, Placement, Pool
@@ -77,25 +78,39 @@ class Scorer:
 
     def blocked(self, placement: Placement) -> str:
         """Why a placement may not be tried now, in words; empty when it may."""
-        rules, memory, now = self._pool.placement, self._memory, self._now
+        return next((why for until, why in self._bars(placement) if until > self._now), "")
+
+    def opens_at(self, placement: Placement, *, quiet_for: float = 0.0) -> float:
+        """When a placement may be tried, as far as is known now: not before now, infinite where not known."""
+        bad_news = (self._memory.reclaims.get(placement), self._memory.refusals.get(placement))
+        quiet = (news.at + quiet_for for news in bad_news if news is not None)
+        return max([self._now, *(until for until, _ in self._bars(placement)), *quiet])
+
+    def next_try(self, market: Market, *, quiet_for: float = 0.0) -> float | None:
+        """When the first offering of a market may be tried; None when none is for sale or it is not known."""
+        sold = (o.placement for o in self._sold if o.placement.market is market)
+        first = min((self.opens_at(p, quiet_for=quiet_for) for p in sold), default=math.inf)
+        return first if math.isfinite(first) else None
+
+    def _bars(self, placement: Placement) -> Iterator[tuple[float, str]]:
+        """What keeps a placement from being tried, each until when, also what is over."""
+        memory, half_life = self._memory, self._pool.placement.refusal_half_life
         if unseen := self._sight.passed_over(placement.region):
-            return f"{placement.region} is passed over: {unseen}"
+            yield math.inf, f"{placement.region} is passed over: {unseen}"
         refusal = memory.refusals.get(placement)
-        if refusal and decayed(refusal, now, rules.refusal_half_life) > _BLOCKING_WEIGHT:
-            return f"{placement} refused {now - refusal.at:.0f} s ago"
+        if refusal is not None:
+            halvings = math.log2(max(refusal.weight, _BLOCKING_WEIGHT) / _BLOCKING_WEIGHT)
+            ago = self._now - refusal.at
+            yield refusal.at + half_life * halvings, f"{placement} refused {ago:.0f} s ago"
         quota = memory.quota_at.get(placement)
-        if quota is not None and now - quota < _LONG_HALF_LIVES * rules.refusal_half_life:
-            return f"{placement} is over quota"
+        if quota is not None:
+            yield quota + _LONG_HALF_LIVES * half_life, f"{placement} is over quota"
         if placement in self._advised:
-            return f"{placement}: the cloud recommends to leave it"
+            yield math.inf, f"{placement}: the cloud recommends to leave it"
         boots = memory.boot_failures.get(placement)
-        if (
-            boots is not None
-            and boots.weight >= self._pool.health.boot_failures
-            and now - boots.at < _LONG_HALF_LIVES * rules.refusal_half_life
-        ):
-            return f"{placement}: {boots.weight:.0f} nodes in a row never became ready"
-        return ""
+        if boots is not None and boots.weight >= self._pool.health.boot_failures:
+            failed = f"{placement}: {boots.weight:.0f} nodes in a row never became ready"
+            yield boots.at + _LONG_HALF_LIVES * half_life, failed
 
     def score(self, offering: Offering) -> float:
         """The price of the whole node with handicaps, USD/h; lower is better among nodes of as many units in

@@ -202,8 +202,10 @@ class Memory:
     """Everything remembered about one pool. Immutable: `reduce` returns a new one.
 
     `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started.
-    `served_at`: when a balancer first took a node as an active target; until then nobody is served. `ended`:
-    machines that a list showed as ended, and since when that is known, oldest first.
+    `served_at`: when a balancer first took a node as an active target; until then nobody is served.
+    `spot_lost_at`: since when no spot node has been ready and staying; None while one is, and before the
+    first was lost or refused. `ended`: machines that a list showed as ended, and since when that is known,
+    oldest first.
     """
 
     epoch: int = 0
@@ -211,6 +213,7 @@ class Memory:
     replicas: int = 0
     whole_at: float | None = None
     served_at: float | None = None
+    spot_lost_at: float | None = None
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     intents: Mapping[str, Intent] = field(default_factory=dict)
     refusals: Mapping[Placement, Refusal] = field(default_factory=dict)

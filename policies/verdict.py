@@ -3,7 +3,8 @@
 What it decides: one word for the pool, how many units serve clients, and why it is no better.
 Why: nodes are means. A pool whose nodes are all ready is down when its gateway is dead, frozen, has no usable
 target or refuses what clients ask. One judgement is shown everywhere: status, exit code, readiness, metrics,
-alerts, the service manager. What stands in the way of every request comes first, before a pause too.
+alerts, the service manager. What stands in the way of every request comes first, before a pause too; that
+all is served on demand, since spot cannot be had, comes last and is not "ok".
 Never: an old answer counts as true for longer than it may be believed, or one lost look as an outage; a
 balancer whose description cannot be read counts as dead while its nodes may serve through it; a pool that
 never served anybody counts as down, since it starts; a target that nobody asked for counts as serving.
@@ -29,6 +30,7 @@ from policies.events import StateChanged
 from policies.fleet import Fleet
 from policies.model import USABLE, Market, Pool, Service, TargetPhase, TargetState, Word, World
 from policies.records import STATE_WINDOW, Memory
+from policies.spot_loss import SpotLoss, spot_loss
 from policies.value import value
 
 _FEWEST = 5
@@ -53,16 +55,21 @@ class State(Word):
     STARTING = "starting"  # it was not whole yet, or nobody has looked since the daemon started
     BELOW_FLOOR = "below-floor"  # too few on-demand nodes, or too few at all
     DEGRADED = "degraded"  # clients are served by less than wanted, or nothing could be repaired
+    ALL_ON_DEMAND = "all-on-demand"  # clients are served as wanted, at a higher price: spot cannot be had
     OK = "ok"
 
 
 @value
 class Verdict:
-    """The judgement: the word, the units that serve clients, and a sentence for each thing that is wrong."""
+    """The judgement: the word, the units that serve clients, and a sentence for each thing that is wrong.
+
+    `spot_loss` is set while spot cannot be had, whatever the word is.
+    """
 
     state: State
     serving: int
     reasons: tuple[str, ...] = ()
+    spot_loss: SpotLoss | None = None
 
 
 @value
@@ -85,8 +92,10 @@ def judge(fleet: Fleet, world: World, memory: Memory) -> Verdict:
     here = fleet.ready if not ways else (n for n in fleet.nodes if n.id in reached)
     serving = sum(n.units for n in here)
     reasons = tuple(text for way in ways for text in (way.lost, way.doubt) if text)
-    state = _state(fleet, world, memory, ways, serving)
-    return Verdict(state=state, serving=serving, reasons=reasons)
+    state, lost = _state(fleet, world, memory, ways, serving), spot_loss(fleet, world, memory)
+    if state is State.OK and lost is not None:
+        state = State.ALL_ON_DEMAND
+    return Verdict(state=state, serving=serving, reasons=reasons, spot_loss=lost)
 
 
 def change(found: Verdict, fleet: Fleet, world: World, memory: Memory) -> tuple[StateChanged, ...]:
@@ -122,6 +131,7 @@ def _why(found: Verdict, fleet: Fleet, world: World) -> str:
     hidden = (fleet.sight.hidden(name) for name, view in sorted(world.regions.items()) if view.at is not None)
     said = (
         *found.reasons,
+        "" if found.spot_loss is None else "spot cannot be had",
         "an operator paused it" if found.state is State.PAUSED else "",
         "" if world.durable else "the journal cannot be written",
         *hidden,

@@ -31,6 +31,7 @@ DEGRADED: Final = 4
 BELOW_FLOOR: Final = 5
 PAUSED: Final = 6
 DOWN: Final = 7
+ALL_ON_DEMAND: Final = 8
 CHANGES: Final = 10
 INTERRUPTED: Final = 130
 

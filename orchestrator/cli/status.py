@@ -22,8 +22,15 @@ _CODES: Final[dict[PoolState, int]] = {
     "below-floor": shared.BELOW_FLOOR,
     "paused": shared.PAUSED,
     "down": shared.DOWN,
+    "all-on-demand": shared.ALL_ON_DEMAND,
 }
-_WORST_FIRST: Final = (shared.DOWN, shared.BELOW_FLOOR, shared.DEGRADED, shared.PAUSED)
+_WORST_FIRST: Final = (
+    shared.DOWN,
+    shared.BELOW_FLOOR,
+    shared.DEGRADED,
+    shared.PAUSED,
+    shared.ALL_ON_DEMAND,
+)
 _FASTEST: Final = 0.2  # s between two looks at least
 _CLEAR: Final = "\x1b[H\x1b[J"  # cursor home, erase below
 
@@ -39,7 +46,9 @@ def status(
     ] = None,
     exit_code: Annotated[
         bool,
-        Parameter(help="Exit with 4, 5, 6 or 7 when the pool is degraded, below its floor, paused or down."),
+        Parameter(
+            help="Exit with 4 to 8 when the pool is degraded, below its floor, paused, down or all on demand."
+        ),
     ] = True,
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:

@@ -260,9 +260,17 @@ CASES: dict[str, Case] = {
         labels={**POOL, "port": "instances", "operation": "list"},
     ),
     "OrchestratorSpotRefusedEverywhere": Case(
-        fires=offerings("spot", opened=0),
-        not_with=offerings("spot", opened=1),
-        labels={**POOL, "market": "spot", "state": "open"},
+        # Nothing is open at first; then all are on demand, and what was refused is tried now and then.
+        fires={
+            **offerings("spot", opened=0),
+            'orchestrator_market_offerings{pool="a",market="spot",state="open"}': "0x70 1x2 0x18 1x900",
+            'orchestrator_pool_state{pool="a",state="all-on-demand"}': "0x60 1x900",
+        },
+        not_with={
+            **offerings("spot", opened=1),
+            'orchestrator_pool_state{pool="a",state="all-on-demand"}': always(0),
+        },
+        labels=POOL,
         after="31m",
     ),
     "OrchestratorOnDemandRefusedEverywhere": Case(

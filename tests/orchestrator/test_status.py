@@ -377,6 +377,100 @@ def test_a_pool_without_a_balancer_is_served_by_its_ready_nodes() -> None:
     assert (view.state, view.serving) == ("ok", 4)
 
 
+def refused(scene: Scene, zone: str, *, ago: float, outcome: Outcome = Outcome.REFUSED) -> None:
+    """A launch on spot was refused in a zone."""
+    token = f"t-{zone}-{ago}"
+    opened = IntentOpened(
+        at=NOW - ago, token=token, kind=ActionKind.LAUNCH, node="", placement=place(SPOT, zone), price=1.0
+    )
+    scene.later += [opened, IntentClosed(at=NOW - ago, token=token, outcome=outcome)]
+
+
+def all_on_demand(**pool: Any) -> Scene:
+    scene = Scene(**pool)
+    for i in range(scene.pool.replicas):
+        scene.node(f"o{i}", ON_DEMAND)
+    return scene
+
+
+def test_all_on_demand_since_spot_is_refused_is_a_state_of_its_own() -> None:
+    scene = all_on_demand()
+    refused(scene, "a", ago=2_000.0)
+    refused(scene, "b", ago=130.0)
+    refused(scene, "a", ago=120.0)
+    view = pool_view(scene)
+    assert (view.state, view.serving, view.spot_lost_at) == ("all-on-demand", 4, NOW - 2_000.0)
+    # "b" is first: its refusal weighs half after 180 s, and has to be 300 s old
+    assert view.spot_next_try_s == pytest.approx(170.0)
+    assert view.problems == [
+        "no spot nodes ready for 33m20s, spot cannot be had: all on demand; next try in 2m50s"
+    ]
+    paused(scene)
+    assert pool_view(scene).state == "paused"
+    assert pool_view(scene).problems[0].endswith("all on demand; no try while paused")
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "said"),
+    [
+        (lambda s: refused(s, "b", ago=10.0), "all-on-demand", "next try in 4m50s"),
+        (lambda s: None, "ok", ""),  # zone b was never tried
+        (lambda s: refused(s, "b", ago=299.0), "all-on-demand", "next try in 1s"),
+        (lambda s: refused(s, "b", ago=310.0), "all-on-demand", "next try now"),
+        (lambda s: refused(s, "b", ago=700.0), "ok", ""),  # too long ago to say anything
+        (lambda s: refused(s, "b", ago=10.0, outcome=Outcome.QUOTA), "all-on-demand", "next try in 4m55s"),
+        (lambda s: refused(s.node("s1"), "b", ago=10.0), "ok", ""),  # one is left
+        (
+            lambda s: refused(s.node("s1", ready=False), "b", ago=10.0),
+            "all-on-demand",
+            "all on demand; 1 node on the way",
+        ),
+        (lambda s: refused(s.notice("o1", kind=NoticeKind.MAINTENANCE), "b", ago=10.0), "degraded", "spot c"),
+    ],
+)
+def test_spot_is_lost_when_none_of_it_can_be_had(
+    change: Callable[[Scene], Any], state: str, said: str
+) -> None:
+    scene = all_on_demand()
+    refused(scene, "a", ago=5.0)
+    change(scene)
+    view = pool_view(scene)
+    assert view.state == state
+    assert any(said in problem for problem in view.problems) if said else view.problems == []
+
+
+def test_a_pool_that_wants_no_spot_has_lost_none() -> None:
+    scene = all_on_demand(spot_share=0.0)
+    refused(scene, "a", ago=5.0)
+    refused(scene, "b", ago=5.0)
+    assert pool_view(scene).state == "ok"
+
+
+def test_nearly_no_spot_is_lost_too() -> None:
+    scene = Scene(30)
+    for i in range(28):
+        scene.node(f"o{i:02}", ON_DEMAND)
+    scene.node("s1").node("s2")
+    refused(scene, "a", ago=5.0)
+    refused(scene, "b", ago=5.0)
+    view = pool_view(scene)
+    assert (view.state, view.spot_lost_at) == ("all-on-demand", None)
+    assert view.problems == [
+        "2 of 21 spot nodes ready, spot cannot be had: on-demand stands in; next try in 4m55s"
+    ]
+
+
+def test_spot_that_is_not_for_sale_has_no_next_try() -> None:
+    scene = all_on_demand()
+    gone = Offering(placement=place(SPOT), price=1.0, available=False)
+    scene.settings["offerings"] = {"all": Observed(value=(gone,), at=NOW)}
+    view = pool_view(scene)
+    assert (view.state, view.spot_next_try_s) == ("all-on-demand", None)
+    assert view.problems[0].endswith("all on demand; next try once it is offered again")
+    scene.settings["offerings"] = {"all": Observed(value=())}
+    assert pool_view(scene).state == "ok", "nobody has looked at what is for sale"
+
+
 def test_one_pool_in_numbers() -> None:
     scene = Scene(10, standby=StandbyRules(hot=1, stopped=1))
     for i in range(6):

@@ -56,7 +56,7 @@ def test_a_pool_is_explained_by_its_mix_and_its_troubles(scene: Make, at: Make) 
         "10 nodes are wanted: 7 spot and 3 on-demand (70% spot, the on-demand share rounded up).",
         "10 are ready: 5 spot and 5 on-demand.",
         "2 on-demand nodes stand in for spot that is not ready; this is temporary.",
-        "spot gpu in a refused 60 s ago (weight 0.79, tried again below 0.5).",
+        "spot gpu in a refused 60 s ago, not tried again for 120 s.",
         "The last complete list of instances is 45 s old: nothing is launched or ended meanwhile.",
         "Paused by ann: test. Doomed nodes are still drained.",
     )

@@ -385,6 +385,48 @@ def test_whole_until_the_wanted_number_changes() -> None:
     assert reduce(memory, PoolConfigured(at=3.0, replicas=5)).whole_at is None
 
 
+def test_since_when_spot_is_lost() -> None:
+    def lost_at(*events: Event) -> float | None:
+        return replay(events).spot_lost_at
+
+    one, two = (
+        [seen("a"), NodeReady(at=20.0, node="a", address="a:1")],
+        [seen("b"), NodeReady(at=21.0, node="b", address="b:1")],
+    )
+    assert lost_at(*one, *two, drain("a", at=30.0), gone("a", at=40.0)) is None
+    both = [*one, *two, drain("a", at=30.0), drain("b", at=31.0)]
+    assert lost_at(*both) == 31.0
+    assert lost_at(*both, gone("a", at=40.0), gone("b", at=41.0)) == 31.0, "it was lost with the drain"
+    assert lost_at(*both, DrainEnded(at=35.0, node="b", reason="needed")) is None
+    assert lost_at(*both, seen("c"), NodeReady(at=50.0, node="c", address="c:1")) is None
+    assert lost_at(*one, gone("a", GoneCause.UNANNOUNCED, at=90.0)) == 90.0
+    cover = [seen("o", placement=ON_DEMAND), NodeReady(at=20.0, node="o", address="o:1")]
+    assert lost_at(*cover, gone("o", at=40.0)) is None
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.QUOTA])
+def test_spot_that_was_never_there_is_lost_from_its_first_refusal(outcome: Outcome) -> None:
+    again = [opened("t2", at=500.0), closed(outcome, "t2", at=501.0)]
+    memory = replay([opened(at=5.0), closed(outcome, at=6.0), *again])
+    assert memory.spot_lost_at == 6.0
+    beside = [
+        seen("a"),
+        NodeReady(at=20.0, node="a", address="a:1"),
+        opened("t2", at=30.0),
+        closed(outcome, "t2", at=31.0),
+    ]
+    assert replay(beside).spot_lost_at is None
+    on_demand = opened("t3", at=5.0, placement=ON_DEMAND)
+    assert replay([on_demand, closed(outcome, "t3")]).spot_lost_at is None
+
+
+def test_when_a_node_first_served() -> None:
+    first = applied({"n": TargetPhase.DRAINING}, at=10.0)
+    assert replay([first]).served_at is None
+    memory = replay([first, applied({"n": TargetPhase.ACTIVE}, at=11.0), applied({"n": None}, at=12.0)])
+    assert memory.served_at == 11.0
+
+
 def test_pause_and_resume() -> None:
     memory = replay([Paused(at=1.0, by="ann", reason="why", until=50.0)])
     assert memory.pause is not None

@@ -81,6 +81,42 @@ def test_boots_that_fail_one_after_another_block(failures: int, age: float, open
     assert (zones(scorer([offer("a")], boot_failures={offer("a").placement: bad}), 1) == "a") is open_
 
 
+@pytest.mark.parametrize(
+    ("memory", "after"),
+    [
+        ({}, 0.0),
+        ({"refusals": Refusal(at=9_900.0)}, 80.0),
+        ({"refusals": Refusal(at=9_900.0, weight=2.0)}, 260.0),
+        ({"refusals": Refusal(at=9_900.0, weight=0.4)}, 0.0),
+        ({"reclaims": Refusal(at=9_900.0)}, 0.0),
+        ({"quota_at": 9_900.0}, 1_700.0),
+        ({"boot_failures": Refusal(at=9_900.0, weight=2.0)}, 0.0),
+        ({"boot_failures": Refusal(at=9_900.0, weight=3.0)}, 1_700.0),
+        ({"refusals": Refusal(at=9_900.0, weight=2.0), "quota_at": 9_900.0}, 1_700.0),
+    ],
+)
+@pytest.mark.parametrize("hold", [0.0, 300.0])
+def test_when_a_placement_opens_is_when_it_is_taken(
+    memory: dict[str, Any], after: float, hold: float
+) -> None:
+    place = offer("a").placement
+    known: dict[str, Any] = {name: {place: news} for name, news in memory.items()}
+    if hold and memory.keys() & {"refusals", "reclaims"}:
+        after = max(after, 200.0)
+    assert scorer([offer("a")], **known).opens_at(place, quiet_for=hold) == pytest.approx(10_000.0 + after)
+    assert scorer([offer("a")], **known).next_try(Market.SPOT, quiet_for=hold) == pytest.approx(
+        10_000.0 + after
+    )
+    assert zones(scorer([offer("a")], now=10_000.0 + after + 0.1, **known), 1, quiet_for=hold) == "a"
+    if after:
+        assert zones(scorer([offer("a")], now=10_000.0 + after - 0.1, **known), 1, quiet_for=hold) == "-"
+
+
+def test_nothing_for_sale_has_no_next_try() -> None:
+    assert scorer([offer("a", available=False)]).next_try(Market.SPOT) is None
+    assert scorer([offer("a")]).next_try(Market.ON_DEMAND) is None
+
+
 def test_a_recent_reclaim_makes_a_zone_look_dearer() -> None:
     risky = {offer("a").placement: Refusal(at=9_990.0)}
     assert zones(scorer([offer("a", 1.0), offer("b", 1.8)], reclaims=risky), 1) == "b"

@@ -126,6 +126,8 @@ def test_status(ask: Run, api: Any) -> None:
         (["paused"], 6),
         (["paused", "degraded"], 4),
         (["down"], 7),
+        (["all-on-demand"], 8),
+        (["all-on-demand", "paused"], 6),
         (["below-floor", "paused", "down"], 7),
         (["ok", "below-floor", "degraded"], 5),
         (["of-a-later-version"], 4),
@@ -617,5 +619,6 @@ def test_bad_answers_do_not_pass_the_schema_check() -> None:
 def test_codes_of_states_are_those_in_the_help() -> None:
     assert (shared.OK, shared.ERROR, shared.USAGE, shared.UNREACHABLE) == (0, 1, 2, 3)
     codes = {shared.OK, shared.DEGRADED, shared.BELOW_FLOOR, shared.PAUSED, shared.DOWN}
-    assert set(status._CODES.values()) == codes == {0, 4, 5, 6, 7}
+    codes.add(shared.ALL_ON_DEMAND)
+    assert set(status._CODES.values()) == codes == {0, 4, 5, 6, 7, 8}
     assert set(status._CODES) == set(get_args(PoolState)) == {str(state) for state in State}
