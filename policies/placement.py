@@ -73,6 +73,7 @@ class Scorer:
         available = [o for o in offerings if o.available]
         self._sold = [o for o in available if not (capped and o.price is None)]
         self._unpriced = [o for o in available if o.price is None]
+        self._dearest = self._dearest_units() if self._unpriced else {}
         self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}
         self._queues: dict[tuple[Market, float], dict[tuple[str, int], _Queue]] = {}
 
@@ -123,17 +124,20 @@ class Scorer:
         refusal = self._memory.refusals.get(placement)
         risk = decayed(reclaim, self._now, rules.reclaim_half_life) if reclaim else 0.0
         risk += decayed(refusal, self._now, rules.refusal_half_life) if refusal else 0.0
-        price = offering.price if offering.price is not None else self._dearest(placement)
+        price = offering.price
+        if price is None:
+            price = _DOUBT * self._dearest.get(placement.market, 1.0) * self._pool.units_of(placement)
         return price * (1.0 + rules.spread * crowd) * (1.0 + risk)
 
-    def _dearest(self, placement: Placement) -> float:
-        """What a node there is taken to cost where that is not known, for the sake of the choice alone."""
-        prices = [
-            o.price / self._pool.units_of(o.placement)
-            for o in self._sold
-            if o.price is not None and o.placement.market is placement.market
-        ]
-        return _DOUBT * max(prices, default=1.0) * self._pool.units_of(placement)
+    def _dearest_units(self) -> dict[Market, float]:
+        """What a unit costs at the dearest known offering of each market."""
+        found: dict[Market, float] = {}
+        for offering in self._sold:
+            if offering.price is not None:
+                market = offering.placement.market
+                each = offering.price / self._pool.units_of(offering.placement)
+                found[market] = max(found.get(market, 0.0), each)
+        return found
 
     def _handicap(self, region: str) -> float:
         """By how much a region looks dearer than its offerings do."""

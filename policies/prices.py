@@ -8,8 +8,8 @@ are, through restarts and takeovers. They change by percents within a month, and
 on-demand; a pool that cannot replace its nodes costs more than that. See docs/decisions/0015.
 Never: an unknown price is zero. Zero, less, infinity and NaN are no prices. A price that is TEN_TIMES the
 last good one, or a tenth of it, is believed only when that is BELIEVED_AFTER old: a list that lies must
-neither empty the spend cap nor fill it. Nothing is sold before every part was looked at once: of half of the
-offerings one half would be bought in place of the other.
+neither empty the spend cap nor fill it. Nothing is sold before each part is remembered or was looked at once:
+of half of the offerings one half would be bought in place of the other.
 
 Example:
     >>> from policies.model import Market, Observed
@@ -24,6 +24,7 @@ Example:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -55,10 +56,10 @@ class PriceView:
     @lazy
     def on_sale(self) -> tuple[Offering, ...]:
         """Every offering; its price is None only where none was ever known."""
-        views = self._world.offerings
-        if any(view.at is None and not view.error for view in views.values()):
+        parts = self._world.offerings
+        if any(self._waits(part) for part in parts):
             return ()
-        return tuple(offering for part in views for offering in self._part(part))
+        return tuple(offering for part in parts for offering in self._part(part))
 
     def of(self, placement: Placement) -> float | None:
         """What a node there costs, USD/h; None as long as it is not known."""
@@ -71,6 +72,13 @@ class PriceView:
     def _priced(self) -> Mapping[Placement, float]:
         return {o.placement: o.price for o in self.on_sale if o.price is not None}
 
+    def _waits(self, part: str) -> bool:
+        """Nothing is known of a part yet, and its first look is under way."""
+        view, known = self._world.offerings[part], self._memory.prices
+        if view.at is not None or view.error:
+            return False
+        return not any(o.placement in known for o in may_be_bought(self._world, self._memory, part))
+
     def _part(self, part: str) -> Iterator[Offering]:
         for offering in may_be_bought(self._world, self._memory, part):
             last = self._memory.prices.get(offering.placement)
@@ -81,12 +89,14 @@ class PriceView:
 
 
 def may_be_bought(world: World, memory: Memory, part: str) -> Iterable[Offering]:
-    """The offerings of a part as they were read; before the first reading, those that are remembered, where
-    only reading tells what is sold."""
-    view = world.offerings[part]
-    if view.at is not None or view.value:
+    """The offerings of a part as they were read. Before the first reading those whose prices are remembered:
+    what else may be bought was not sold when it was read last. Where none is remembered, whatever may be."""
+    view, known = world.offerings[part], memory.prices
+    if view.at is not None:
         return view.value
-    return [Offering(placement=p, price=None) for p, last in memory.prices.items() if last.part == part]
+    if view.value:
+        return [o for o in view.value if o.placement in known] or view.value
+    return [Offering(placement=p, price=None) for p, last in known.items() if last.part == part]
 
 
 def believed(price: float | None, last: LastPrice | None, now: float) -> float | None:
@@ -100,16 +110,18 @@ def believed(price: float | None, last: LastPrice | None, now: float) -> float |
 
 def changes(world: World, memory: Memory) -> Iterator[PricesRead]:
     """What is worth a note of the prices that were read. Linear in the number of offerings."""
+    held = Counter(last.part for last in memory.prices.values())
     for part, view in sorted(world.offerings.items()):
         if view.at is None:
             continue
-        noted = []
+        noted, missing = [], held[part]
         for offering in view.value:
             last = memory.prices.get(offering.placement)
+            missing -= last is not None and last.part == part
             price = believed(offering.price, last, world.now)
             if price is not None and (last is None or _is_news(price, last, view.at)):
                 noted.append((offering.placement, price))
-        gone = () if view.error else _gone(part, view, memory)
+        gone = _gone(part, view, memory) if missing and not view.error else ()
         if noted or gone:
             yield PricesRead(at=world.now, part=part, prices=tuple(noted), gone=gone)
 

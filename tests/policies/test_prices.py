@@ -86,6 +86,24 @@ def test_nothing_is_sold_before_every_part_was_looked_at() -> None:
     assert len(PriceView(world(spot=read(offer(SPOT, 1.0)), od=failed), Memory()).on_sale) == 2
 
 
+def test_what_is_remembered_is_sold_at_once_after_a_restart() -> None:
+    """A region whose prices hang holds up no launch for as long as that takes."""
+    waits = read(offer(ON_DEMAND, None), at=None)
+    memory = Memory(prices={ON_DEMAND: remembered(3.0)})
+    view = PriceView(world(spot=read(offer(SPOT, 1.0)), od=waits), memory)
+    assert view.on_sale == (offer(SPOT, 1.0), offer(ON_DEMAND, 3.0))
+
+
+def test_what_was_not_sold_when_it_was_read_last_is_not_sold_before_it_is_read_again() -> None:
+    failed = read(offer(SPOT, None), offer(place("b"), None), at=None, error=DOWN)
+    memory = Memory(prices={SPOT: remembered(1.0)})
+    assert PriceView(world(spot=failed), memory).on_sale == (offer(SPOT, 1.0),)
+    assert failing(world(spot=failed), memory)[0].unknown == ()
+    # Another instance type is configured meanwhile: of that nothing is known.
+    memory = Memory(prices={place("elsewhere"): remembered(1.0)})
+    assert len(PriceView(world(spot=failed), memory).on_sale) == 2
+
+
 def test_a_part_of_which_only_a_reading_tells_sells_what_is_remembered_of_it() -> None:
     memory = Memory(
         prices={SPOT: remembered(1.5, part="local"), ON_DEMAND: remembered(3.0, part="elsewhere")}
@@ -195,10 +213,14 @@ def launches(here: Any) -> list[Market]:
 def blind(here: Any, *, known: tuple[Market, ...] = ()) -> Any:
     """No price can be read; those of the `known` markets are remembered, and a month old."""
     here.settings["offerings"] = {
-        "sim": Observed(value=tuple(replace(o, price=None) for o in here.offerings), error=DOWN)
+        str(market): Observed(
+            value=tuple(replace(o, price=None) for o in here.offerings if o.placement.market is market),
+            error=DOWN,
+        )
+        for market in Market
     }
     here.fields["prices"] = {
-        o.placement: LastPrice(at=here.now - 30 * 86_400.0, price=o.price, part="sim")
+        o.placement: LastPrice(at=here.now - 30 * 86_400.0, price=o.price, part=str(o.placement.market))
         for o in here.offerings
         if o.placement.market in known
     }
@@ -213,9 +235,10 @@ def test_prices_that_cannot_be_read_hold_back_no_launch(scene: Make, known: tupl
 
 
 def test_a_known_price_is_launched_before_an_unknown_one(scene: Make) -> None:
-    here = blind(scene(Pool(name="p", replicas=1, spot_share=1.0)))
-    here.fields["whole_at"] = None
-    here.fields["prices"] = {place("c"): LastPrice(at=0.0, price=1.0, part="sim")}
+    here = scene(Pool(name="p", replicas=1, spot_share=1.0))
+    sold = read(offer(place("a"), None), offer(place("c"), 1.0), at=here.now, error="half")
+    here.settings["offerings"] = {"spot": sold}
+    here.fields |= {"whole_at": None, "prices": {}}
     (launch,) = planned(here)
     assert (launch.placement, launch.price) == (place("c"), 1.0)
 

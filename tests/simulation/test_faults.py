@@ -90,6 +90,44 @@ def test_prices_that_cannot_be_read_hold_back_no_launch(
     assert sound(simulation(tmp_path).run(script)).checked["prices"]
 
 
+def test_what_fails_is_in_the_journal_with_its_return(tmp_path: Path, sound) -> None:
+    """Prices that are back are noted; what was away is one line for each part, however long it lasted."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        end = sim.world.faults.begin(("offerings",), Fault.DENIED)
+        await sim.clock.sleep(3600.0)
+        sim.world.prices = dict.fromkeys(sim.world.prices, 1.5)
+        end()
+        await sim.clock.sleep(120.0)
+        assert sim.running is not None
+        stored = await sim.running.stores[-1].events(limit=200)
+        kinds = [e.kind for e in stored if e.kind in ("PricesRead", "PartLost", "PartBack")]
+        assert sorted(kinds) == ["PartBack"] * 2 + ["PartLost"] * 2 + ["PricesRead"] * 4
+        assert sim.running.daemon.loop is not None
+        assert {last.price for last in sim.running.daemon.loop.memory.prices.values()} == {1.5}
+
+    sound(simulation(tmp_path).run(script))
+
+
+def test_a_full_disk_keeps_no_price_from_being_used_and_none_from_being_noted_later(
+    tmp_path: Path, sound
+) -> None:
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        assert sim.running is not None
+        store = sim.running.stores[-1]
+        await store._writer.run(lambda db: db.execute("PRAGMA max_page_count=1").fetchall())
+        sim.world.prices = dict.fromkeys(sim.world.prices, 1.5)
+        await sim.clock.sleep(180.0)
+        await store._writer.run(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchall())
+        await sim.clock.sleep(30.0)
+        stored = await store.load(sim.pool.name)
+        assert {last.price for last in stored.prices.values()} == {1.5}
+
+    sound(simulation(tmp_path).run(script))
+
+
 def test_a_pool_starts_where_no_price_was_ever_read(tmp_path: Path, sound) -> None:
     async def script(sim: Simulation) -> None:
         sim.world.faults.begin(("offerings",), Fault.DENIED)

@@ -9,6 +9,7 @@ import pytest
 from scenarios import PACE, config, sales
 
 from cloud.sim.balancer import Traffic
+from cloud.sim.faults import Fault
 from orchestrator.recorded_store import SimProcess
 from orchestrator.simulate import Simulation
 from policies.model import Market
@@ -75,6 +76,28 @@ def test_a_killed_leader_is_back_before_the_standby_moves(tmp_path: Path, sound)
         await sim.settle()
 
     sound(simulation(tmp_path).run(script))
+
+
+def test_the_standby_takes_over_with_the_last_good_prices(tmp_path: Path, sound) -> None:
+    """It has never read any itself, and knows what its spend cap has left."""
+
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        first, second = sim.boot(host="a"), sim.boot(host="b")
+        await sim.settle()
+        sim.world.faults.begin(("offerings",), Fault.DENIED)
+        sim.freeze(first)
+        await passes(sim, 15.0)
+        assert holders(sim) == [second]
+        for market in Market:
+            sim.world.terminate(sim.live(market)[0].id)
+        await sim.settle(within=120.0)
+        assert second.daemon.loop is not None
+        known = second.daemon.loop.memory.prices
+        assert {placement: last.price for placement, last in known.items()} == sim.world.prices
+
+    capped = config(tmp_path, limits={"spend_per_hour": 20.0})
+    sound(Simulation(capped, sales=sales(), seed=1, pace=PACE, traffic=Traffic(per_second=2.0)).run(script))
 
 
 @pytest.mark.parametrize("seed", range(1, 5))
