@@ -46,8 +46,9 @@ from orchestrator.store import Store, StoreUnavailable, Superseded
 from orchestrator.store_sqlite import SqliteStore
 from orchestrator.supervision import Supervisor
 from orchestrator.wiring import Ports, connect, engine_spec
-from policies.events import DaemonStarted, Event, PoolConfigured
+from policies.events import DaemonStarted, Event
 from policies.memory import Memory, reduce
+from policies.resize import configured
 
 log = structlog.get_logger("daemon")
 
@@ -96,12 +97,14 @@ class Daemon:
         self._threads, self._listen = threads, listen
         self._make_store, self._make_lease, self._make_shared = open_store, make_lease, open_shared
         self._clock = clock if clock is not None else SystemClock()
+        self._inbox = Inbox()
         self.reloader = Reloader(
             config,
             clock=self._clock,
             threads=threads,
             last=lambda: self.loop.last if self.loop is not None else None,
             apply=self._reconfigure,
+            tell=self._inbox.put,
         )
         self._ports = ports
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
@@ -200,13 +203,11 @@ class Daemon:
         if self._place is not None:
             self._place.record(epoch)
         memory = await store.load(name)
-        news = (
-            DaemonStarted(at=at, epoch=epoch),
-            PoolConfigured(at=at, replicas=self._config.pool.replicas),
-        )
+        ports = self._ports = self._ports if self._ports is not None else self._connect()
+        await self.reloader.begin(memory, partial(ports.machines, name, settings.call_timeout))
+        news = (DaemonStarted(at=at, epoch=epoch), configured(self._config.wanted, at=at))
         await store.append(name, news)
         totals = await store.totals(name)
-        ports = self._ports = self._ports if self._ports is not None else self._connect()
         store.turns.keep_for, store.turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
         self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
         if self._listen:
@@ -236,7 +237,7 @@ class Daemon:
     def _assemble(self, store: Store, lease: Lease, ports: Ports, memory: Memory, ledger: Ledger) -> None:
         """Build the parts; nothing runs yet."""
         settings, name = self._config.daemon, self._config.pool_name
-        self._inbox = inbox = Inbox()
+        inbox = self._inbox
         observer = Observer(
             pool=name,
             clock=self._clock,
@@ -369,7 +370,7 @@ class Daemon:
         turns.keep_for, turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
         self._actuator.command = self._ports.engine.command(engine_spec(config.pool))
         self.loop.reconfigure(config.wanted, tick=self._tick(settings.tick))
-        ticket = self._inbox.put(PoolConfigured(at=self._clock.now(), replicas=config.pool.replicas))
+        ticket = self._inbox.put(configured(config.wanted, at=self._clock.now()))
         if wait:
             await self._inbox.written(ticket)
 

@@ -3,21 +3,27 @@
 A configuration is taken up whole or not at all. What the policies go by can change while the daemon runs.
 What its connections, files and listeners were made from cannot: a daemon is restarted for that, which touches
 no node. Keys of the gateway are the gateway's; the daemon passes over them.
+
+A change of the pool's size that may well be a mistake asks for --force (policies.resize). A daemon that
+starts meets the same question: the size in its journal stays in force until it is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable, Iterator
+import shlex
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Final, Literal
 
 import structlog
 
 from cloud.ports import Clock
 from orchestrator import metrics, views
+from orchestrator.client import SERVICE_SOCKET
 from orchestrator.config import Config, ConfigError, Problem, load_config
 from orchestrator.config_errors import dotted
 from orchestrator.config_types import written
@@ -25,18 +31,18 @@ from orchestrator.config_values import Path, settings
 from orchestrator.loop import Snapshot
 from orchestrator.redact import Redactor
 from orchestrator.status import plan_view
+from orchestrator.words import rejection
+from policies import resize
+from policies.bill import Prices, prices_of, remembered_prices
 from policies.decide import decide_for
-from policies.events import PoolConfigured
+from policies.events import ConfigRejected, Event
 from policies.fleet import Fleet
-from policies.memory import reduce
-from policies.model import Pool
+from policies.memory import Memory, reduce
+from policies.model import Instance, Pool
 
 log = structlog.get_logger("reload")
 
 Outcome = Literal["applied", "unchanged", "rejected", "checked"]
-
-LARGEST_DROP: Final = 0.5
-"""Share of the replicas that a reload may take away without being told that this is meant."""
 
 _POLICY: Final = frozenset(
     {
@@ -56,6 +62,11 @@ _POLICY: Final = frozenset(
         "patience",
     }
 )
+_SIZE: Final = frozenset(
+    {"replicas", "spot_share", "mix", "on_demand_floor", "availability", "standby", "limits"}
+)
+"""What of a pool decides how many nodes it has and what they may cost."""
+
 _DAEMON: Final = frozenset({"log_level", "tick", "keep_events", "keep_turns", "keep_turns_size"})
 _SHARED: Final = frozenset({"socket", "targets_file"})  # of the gateway's table, what the daemon uses too
 
@@ -77,6 +88,11 @@ class Change:
     after: str
 
     @property
+    def resizes(self) -> bool:
+        """True for what may change how many nodes there are, or what they cost."""
+        return self.path[0] == "pool" and len(self.path) > 2 and self.path[2] in _SIZE
+
+    @property
     def effect(self) -> Effect:
         """What it takes for the change to count."""
         table, *rest = self.path
@@ -91,16 +107,36 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A configuration that was looked at: `config` is None where it cannot even be read."""
+    """A configuration that was looked at: `config` is None where it cannot even be read.
+
+    `size` is both sizes of the pool and what they cost, empty where the size stays.
+    """
 
     config: Config | None
     changes: tuple[Change, ...] = ()
     problems: tuple[Problem, ...] = ()
+    size: str = ""
 
     @property
     def acceptable(self) -> bool:
         """True when it may be taken up."""
         return self.config is not None and not self.problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What a change of size is held against: what the pool has, and today's prices."""
+
+    has: resize.Has
+    prices: Prices
+
+    @staticmethod
+    def of(pool: Pool, snapshot: Snapshot | None) -> Scale:
+        """As the last turn saw it; before the first one the pool is taken to be whole."""
+        if snapshot is None:
+            return Scale(has=resize.Has.before(pool), prices=Prices())
+        has = resize.Has(whole_with=snapshot.memory.whole_with, ready=snapshot.fleet.ready_units)
+        return Scale(has=has, prices=prices_of(pool, snapshot.fleet.prices.on_sale))
 
 
 Apply = Callable[[Config, bool], Awaitable[None]]
@@ -118,14 +154,33 @@ class Reloader:
         threads: bool,
         last: Callable[[], Snapshot | None],
         apply: Apply,
+        tell: Callable[[Event], object],
     ) -> None:
         self.config = config
+        self._tell = tell
         self._clock, self._threads, self._last, self._apply = clock, threads, last, apply
         self._loaded_at = clock.now()
         self._rejected: views.RejectedView | None = None
         self._one = asyncio.Lock()
         metrics.CONFIG_OK.set(1)
         metrics.CONFIG_LOADED.set(self._loaded_at)
+
+    async def begin(
+        self, memory: Memory, machines: Callable[[], Awaitable[Sequence[Instance] | None]]
+    ) -> None:
+        """Keep the size that the journal remembers where the file's would not be taken up unasked.
+
+        `machines` lists what the cloud has, None when it cannot: asked only where the journal says no.
+        """
+        given = self.config
+        if resize.unconfirmed_at_start(given.wanted, memory, None) and (
+            why := resize.unconfirmed_at_start(given.wanted, memory, await machines())
+        ):
+            self.config = kept = with_size_of(given, memory)
+            sizes = resize.sizes(kept.wanted, given.wanted, remembered_prices(given.wanted, memory))
+            text = f"{why}: {sizes}; if that is meant, `{_command(given)}`"
+            in_force = f"{kept.wanted.replicas} replicas stay wanted and all else in the file is in force"
+            self._reject([given.problem(("pool", given.pool_name, "replicas"), text)], in_force)
 
     async def reload(
         self,
@@ -140,7 +195,9 @@ class Reloader:
         A `dry_run` judges and says what would follow. `wait` returns once a turn was made under it.
         """
         async with self._one:
-            judge = partial(examine, self.config, load or partial(reread, self.config), force=force)
+            scale = Scale.of(self.config.wanted, self._last())
+            load = load or partial(reread, self.config)
+            judge = partial(examine, self.config, load, force=force, scale=scale)
             verdict = await asyncio.to_thread(judge) if self._threads else judge()
             verdict, plan = self._tried(verdict)
             outcome = self._outcome(verdict, dry_run)
@@ -151,11 +208,7 @@ class Reloader:
     @property
     def note(self) -> str:
         """That the file holds another configuration than the one in force, and why; empty otherwise."""
-        if self._rejected is None:
-            return ""
-        return (
-            f"the new configuration was rejected, the one before is in force: {self._rejected['problems'][0]}"
-        )
+        return "" if self._rejected is None else rejection(self._rejected)
 
     def state(self) -> views.ConfigStateView:
         """For status pages."""
@@ -187,9 +240,7 @@ class Reloader:
         now = self._clock.now()
         metrics.CONFIG_OK.set(verdict.acceptable)
         if not verdict.acceptable or verdict.config is None:
-            texts = [str(problem) for problem in verdict.problems]
-            self._rejected = views.RejectedView(at=now, problems=texts)
-            log.error("config.rejected", problems=texts, effect="the one before stays in force")
+            self._reject(verdict.problems, "the one before is in force")
             return
         self._rejected, self._loaded_at = None, now
         metrics.CONFIG_LOADED.set(now)
@@ -199,6 +250,13 @@ class Reloader:
         self.config = verdict.config
         if verdict.changes:
             await self._apply(verdict.config, wait)
+
+    def _reject(self, problems: Sequence[Problem], in_force: str) -> None:
+        now, texts = self._clock.now(), [str(problem) for problem in problems]
+        metrics.CONFIG_OK.set(False)
+        self._rejected = views.RejectedView(at=now, problems=texts, in_force=in_force)
+        log.error("config.rejected", problems=texts, effect=in_force)
+        self._tell(ConfigRejected(at=now, problems=tuple(texts)))
 
     def _view(self, verdict: Verdict, outcome: Outcome, plan: views.PoolPlanView | None) -> views.ReloadView:
         config = verdict.config
@@ -216,6 +274,7 @@ class Reloader:
             changes=[] if config is None else [change_view(change, config) for change in verdict.changes],
             problems=[problem.view() for problem in verdict.problems],
             warnings=[] if config is None else [warning.view() for warning in config.warnings],
+            size=verdict.size or None,
             plan=plan,
             text=texts[outcome],
         )
@@ -228,10 +287,10 @@ def reread(config: Config) -> Config:
     return load_config(config.path, "daemon")
 
 
-def examine(old: Config, load: Callable[[], Config], *, force: bool) -> Verdict:
+def examine(old: Config, load: Callable[[], Config], *, force: bool, scale: Scale | None = None) -> Verdict:
     """Read the new configuration and judge it against the one in force. Reads files, changes nothing.
 
-    `force` permits what would take most of a pool away.
+    `force` permits a change of size that would have to be confirmed; `scale` is what that is judged by.
     """
     try:
         new = load()
@@ -247,16 +306,39 @@ def examine(old: Config, load: Callable[[], Config], *, force: bool) -> Verdict:
         for change in changes
         if change.effect is Effect.RESTART
     ]
-    before, after = old.pool.replicas, new.pool.replicas
-    if not force and old.pool_name == new.pool_name and after < before * LARGEST_DROP:
-        problems.append(
-            new.problem(
-                ("pool", new.pool_name, "replicas"),
-                f"{before} -> {after} would end most nodes of the pool; if that is meant, "
-                "`orchestrator reload --force`",
-            )
-        )
-    return Verdict(config=new, changes=changes, problems=tuple(sorted(problems)))
+    resizing = next((change for change in changes if change.resizes), None)
+    if resizing is None or old.pool_name != new.pool_name:
+        return Verdict(config=new, changes=changes, problems=tuple(sorted(problems)))
+    scale = scale or Scale.of(old.wanted, None)
+    size = resize.sizes(old.wanted, new.wanted, scale.prices)
+    why = "" if force else resize.unconfirmed(old.wanted, new.wanted, scale.has, scale.prices)
+    if why:
+        text = f"{why}: {size}; if that is meant, `{_command(new)}`"
+        problems.append(new.problem(resizing.path, text))
+    return Verdict(config=new, changes=changes, problems=tuple(sorted(problems)), size=size)
+
+
+def with_size_of(config: Config, memory: Memory) -> Config:
+    """The configuration with the size that the journal remembers, and everything else as it is."""
+    name, pool = config.pool_name, config.pool
+    changed: dict[str, object] = {"replicas": memory.replicas}
+    if pool.on_demand_floor is not None:
+        changed["on_demand_floor"] = min(pool.on_demand_floor, memory.replicas)
+    kept = pool.model_copy(update=changed)
+    wanted = kept.as_pool(name)
+    remembered = resize.in_force(wanted, memory)
+    if remembered is not None and remembered.standby != wanted.standby:
+        standby = {"hot": remembered.standby.hot, "stopped": remembered.standby.stopped}
+        kept = kept.model_copy(update={"standby": kept.standby.model_copy(update=standby)})
+    return replace(config, pools=MappingProxyType({name: kept}))
+
+
+def _command(config: Config) -> str:
+    """What to type to have a change of size taken up all the same."""
+    command = "orchestrator reload --force"
+    if config.path is None or config.daemon.socket == SERVICE_SOCKET:
+        return command
+    return f"{command} --config {shlex.quote(str(config.path.absolute()))}"
 
 
 def differences(old: Config, new: Config) -> Iterator[Change]:
@@ -272,7 +354,7 @@ def differences(old: Config, new: Config) -> Iterator[Change]:
 def would_do(pool: Pool, snapshot: Snapshot) -> views.PoolPlanView:
     """What the next turn would do if `pool` were wanted and the world as it was in the last one."""
     now = snapshot.world.now
-    memory = reduce(snapshot.memory, PoolConfigured(at=now, replicas=pool.replicas))
+    memory = reduce(snapshot.memory, resize.configured(pool, at=now))
     fleet = Fleet.of(pool, snapshot.world, memory)
     plan = decide_for(fleet, snapshot.world, memory)
     return plan_view(Snapshot(fleet=fleet, world=snapshot.world, memory=memory, plan=plan, at=now))

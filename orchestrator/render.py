@@ -27,7 +27,17 @@ from orchestrator.render_parts import (
     text_of,
     urgency,
 )
-from orchestrator.words import age, clean, clock_time, countdown, instant, money, plural, short_time
+from orchestrator.words import (
+    age,
+    clean,
+    clock_time,
+    countdown,
+    instant,
+    money,
+    plural,
+    rejection,
+    short_time,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -275,11 +285,7 @@ def _problems(pool: PoolView, daemon: DaemonView, at: float, width: int) -> list
         found.append(("the journal takes no writes: nothing destructive happens until it does", "red"))
     rejected = daemon["config"]["rejected"]
     if rejected is not None:
-        first, more = rejected["problems"][0], len(rejected["problems"]) - 1
-        also = f" (and {plural(more, 'more fault')})" if more else ""
-        found.append(
-            (f"the changed configuration was rejected, the one before is in force: {first}{also}", "red")
-        )
+        found.append((rejection(rejected), "red"))
     if daemon["last_turn_s"] > _LATE_TURN:
         found.append((f"the loop has completed no turn for {age(daemon['last_turn_s'])}", "red"))
     found += [(problem, "red") for problem in pool["problems"]]

@@ -26,6 +26,7 @@ class RejectedView(TypedDict):
 
     at: float
     problems: Annotated[list[str], "file:line: key: what is wrong and what to do"]
+    in_force: Annotated[str, "what holds instead, in words"]
 
 
 class ConfigStateView(TypedDict):
@@ -378,6 +379,7 @@ class ReloadView(TypedDict):
     changes: list[ChangeView]
     problems: Annotated[list[ProblemView], "why it was rejected; the one before stays in force"]
     warnings: list[ProblemView]
+    size: Annotated[str | None, "nodes before and after and what they cost; null where the size stays"]
     plan: Annotated[PoolPlanView | None, "what the next turn does under it; null where it was rejected"]
     text: Annotated[str, "the same in one sentence"]
 
@@ -392,9 +394,7 @@ class PoolMeaningView(TypedDict):
     spot_wanted: int
     on_demand_floor: int
     most_nodes: Annotated[int, "units that may live at once, with standby and surge; see units"]
-    most_usd_per_hour: Annotated[
-        float | None, "the most that it may cost; null without a cap where the prices are not known here"
-    ]
+    most_usd_per_hour: Annotated[float | None, "null without a cap where prices are not known here"]
     units: Annotated[dict[str, int], "serving units of a node by instance type; every other type serves 1"]
     sentences: list[str]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,12 +14,14 @@ from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.engines.simulated import SimulatedEngine
 from cloud.engines.vllm import VllmEngine
+from cloud.errors import CloudError
 from cloud.local.connection import LocalCloud
 from cloud.local.instances import LocalInstances
 from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.ports import Clock, Engine, EngineCommand, EngineSpec, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.config import Config, PoolConfig
+from policies.model import Instance
 
 log = structlog.get_logger("wiring")
 
@@ -45,6 +49,16 @@ class Ports:
     metadata: LocalMetadata | None = None
     agents: AgentReceiver | None = None
     others: tuple[Closable, ...] = ()
+
+    async def machines(self, pool: str, within: float) -> Sequence[Instance] | None:
+        """What the cloud lists now; None when not every region answers within so many seconds."""
+        asked = (self.instances.list(pool, region) for region in self.instances.regions)
+        try:
+            async with asyncio.timeout(within):
+                return [machine for found in await asyncio.gather(*asked) for machine in found]
+        except (CloudError, TimeoutError) as error:
+            log.warning("instances.unread", error=str(error) or "no answer in time")
+            return None
 
     async def close(self) -> None:
         """Release every connection. Touches no node and no target."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.views import RejectedView
 
 
 def age(seconds: float | None) -> str:
@@ -55,6 +59,13 @@ def clock_time(at: float) -> str:
 def plural(count: int, noun: str, many: str = "") -> str:
     """A count with its noun: "1 request", "3 requests"."""
     return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
+def rejection(rejected: RejectedView) -> str:
+    """That a configuration was not taken up, what holds instead, and the first fault."""
+    first, more = rejected["problems"][0], len(rejected["problems"]) - 1
+    also = f" (and {plural(more, 'more fault')})" if more else ""
+    return f"the changed configuration was rejected, {rejected['in_force']}: {first}{also}"
 
 
 def clean(text: str) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from policies.model import Market, Offering, Pool
+from policies.records import Memory
 from policies.value import value
 
 
@@ -45,6 +46,11 @@ def prices_of(pool: Pool, offerings: Iterable[Offering]) -> Prices:
         spot=min(of[Market.SPOT], default=None),
         dearest=max((price for prices in of.values() for price in prices), default=None),
     )
+
+
+def remembered_prices(pool: Pool, memory: Memory) -> Prices:
+    """The prices of a pool's unit as they are remembered, before anything was read."""
+    return prices_of(pool, (Offering(placement=p, price=last.price) for p, last in memory.prices.items()))
 
 
 def floor(pool: Pool, prices: Prices) -> float | None:

@@ -41,10 +41,20 @@ class DaemonStarted:
 
 @value
 class PoolConfigured:
-    """The wanted number of units was set or changed."""
+    """The wanted number of units was set or changed. `hot` and `stopped` are the wanted standby."""
 
     at: float
     replicas: int
+    hot: int | None = None  # None: written by a version that did not say
+    stopped: int | None = None
+
+
+@value
+class ConfigRejected:
+    """A configuration was offered, and it or its size was not taken up."""
+
+    at: float
+    problems: tuple[str, ...]
 
 
 @value
@@ -319,6 +329,7 @@ class StateChanged:
 Event = (
     DaemonStarted
     | PoolConfigured
+    | ConfigRejected
     | PoolWhole
     | NodeSeen
     | NodeReady

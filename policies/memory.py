@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import hazard, part_memory, prices
+from policies import hazard, part_memory, prices, resize
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
     AlarmRaised,
+    ConfigRejected,
     DaemonStarted,
     DrainEnded,
     DrainHeld,
@@ -105,12 +106,6 @@ def _started(draft: Draft, event: DaemonStarted) -> None:
     for token, intent in intents.items():
         if intent.accepted_at is None:
             intents[token] = replace(intent, unanswered=True, landed=True)
-
-
-def _configured(draft: Draft, event: PoolConfigured) -> None:
-    if event.replicas != draft.get("replicas"):
-        draft.set("replicas", event.replicas)
-        draft.set("whole_at", None)
 
 
 def _whole(draft: Draft, event: PoolWhole) -> None:
@@ -450,13 +445,13 @@ def _resumed(draft: Draft, _event: Resumed) -> None:
     draft.set("pause", None)
 
 
-def _told(_draft: Draft, _event: AlarmRaised | DrainHeld) -> None:
+def _told(_draft: Draft, _event: AlarmRaised | ConfigRejected | DrainHeld) -> None:
     """For people and measurements; nothing is decided from it."""
 
 
 _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     DaemonStarted: _started,
-    PoolConfigured: _configured,
+    PoolConfigured: resize.note,
     PoolWhole: _whole,
     NodeSeen: _seen,
     NodeReady: _ready,
@@ -482,5 +477,6 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     PartBack: part_memory.back,
     StateChanged: part_memory.state_changed,
     AlarmRaised: _told,
+    ConfigRejected: _told,
     DrainHeld: _told,
 }

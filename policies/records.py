@@ -211,6 +211,9 @@ class Memory:
     epoch: int = 0
     serial: int = 0
     replicas: int = 0
+    hot: int | None = None  # the wanted standby, None where the journal does not say
+    stopped: int | None = None
+    whole_before: int = 0  # the replicas with which the pool was last whole, before those now
     whole_at: float | None = None
     served_at: float | None = None
     spot_lost_at: float | None = None
@@ -236,6 +239,11 @@ class Memory:
     parts: Mapping[str, PartRecord] = field(default_factory=dict)  # lost ones, and those back not long ago
     prices: Mapping[Placement, LastPrice] = field(default_factory=dict)
     state: StateRecord | None = None
+
+    @property
+    def whole_with(self) -> int:
+        """The replicas with which the pool was last whole; 0 for never."""
+        return self.replicas if self.whole_at is not None else self.whole_before
 
 
 def part_key(kind: PartKind, part: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from policies.actions import ActionKind
 from policies.events import (
     AlarmRaised,
+    ConfigRejected,
     DaemonStarted,
     DrainEnded,
     DrainHeld,
@@ -106,6 +107,8 @@ def sentence(event: Event) -> str:
             return f"daemon started, epoch {event.epoch}"
         case PoolConfigured():
             return f"replicas is {event.replicas} from now on"
+        case ConfigRejected():
+            return f"the configuration was not taken up: {'; '.join(event.problems)}"
         case PoolWhole():
             return "all replicas are ready for the first time"
         case PricesRead():

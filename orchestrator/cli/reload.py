@@ -25,7 +25,10 @@ def reload(
         bool, Parameter(negative="", help="Only say what would change and what the daemon would do.")
     ] = False,
     force: Annotated[
-        bool, Parameter(negative="", help="Also where most nodes of the pool are no longer wanted.")
+        bool,
+        Parameter(
+            negative="", help="Also where the pool, or its price, more than doubles or more than halves."
+        ),
     ] = False,
     output: Output = "table",
     connection: Connection = Connection(),  # noqa: B008
@@ -62,5 +65,7 @@ def _show(view: ReloadView, output: str) -> None:
     for change in view["changes"]:
         line, effect = change["line"], _EFFECTS[change["effect"]]
         print(f"  line {line}: {change['key']}: {change['before']} -> {change['after']}{effect}")
+    if view["size"] is not None and not rejected:
+        print(f"  size: {view['size']}")
     if view["plan"] is not None and view["changes"]:
         shared.print_text(render.plan({"schema": "plan/1", "pools": [view["plan"]]}, shared.look(output)))

@@ -114,7 +114,11 @@ def test_every_fault_is_told_at_its_line(file: Path) -> None:
     assert listen.startswith(
         f'{file}:3: daemon.listen: "off" -> "127.0.0.1:9" cannot be taken up by a running'
     )
-    assert replicas.startswith(f"{file}:7: pool.p.replicas: 4 -> 1 would end most nodes of the pool")
+    assert replicas == (
+        f"{file}:7: pool.p.replicas: the pool was last whole with 4, and less than half of that would "
+        "be left: 4 -> 1 node (prices are not known yet); if that is meant, `orchestrator reload --force "
+        f"--config {file}`"
+    )
     (listen,) = map(str, examine(old, lambda: load_config(file, "daemon"), force=True).problems)
     assert "daemon.listen" in listen
 
@@ -144,7 +148,8 @@ def play(file: Path, script: Script) -> None:
         process = sim.boot()
         await sim.settle()
         await script(sim, process.daemon)
-        await sim.stop(process)
+        if sim.running is not None:
+            await sim.stop(sim.running)
 
     sim.run(whole)
 
@@ -230,7 +235,7 @@ def test_a_rejected_one_leaves_the_one_before_in_force(
         assert any(says in text for text in texts), texts
         assert len(view["problems"]) == len(texts)
         assert shown("config_last_reload_successful") == 0
-        assert daemon.reloader.note.endswith(texts[0])
+        assert texts[0] in daemon.reloader.note
         await sim.clock.sleep(30.0)
         assert daemon.loop.pool == before
         write(file, BASE)
@@ -295,3 +300,170 @@ def test_secrets_are_not_shown(file: Path) -> None:
     verdict = examine(old, lambda: load_config(file), force=False)
     assert len(verdict.problems) == 2
     assert "sesame" not in f"{verdict.changes} {verdict.problems}"
+
+
+# -- the size of a pool --------------------------------------------------------------------------------
+
+
+def with_replicas(count: int, more: str = "") -> str:
+    return BASE.replace("replicas = 4", f"replicas = {count}") + more
+
+
+@pytest.mark.usefixtures("quiet")
+def test_growth_beyond_what_is_likely_meant_shows_its_price_and_asks(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, with_replicas(4000))
+        for dry_run in (True, False):
+            view = await daemon.reloader.reload(dry_run=dry_run, wait=not dry_run)
+            (problem,) = view["problems"]
+            assert (view["outcome"], wanted(daemon), problem["line"]) == ("rejected", 4, 7)
+            assert problem["text"] == (
+                "the pool would grow to more than twice the size in force: 4 -> 4000 nodes, about $6.00 -> "
+                "$5,200.00 an hour, at most $12.00 -> $8,004.00; if that is meant, `orchestrator reload "
+                f"--force --config {file}`"
+            )
+        await sim.clock.sleep(60.0)
+        assert len(sim.live()) == 4, "nothing was launched"
+
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_mistake_that_was_forced_is_taken_back_by_a_word(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, with_replicas(4000))
+        assert (await daemon.reloader.reload(force=True, wait=True))["outcome"] == "applied"
+        await sim.clock.sleep(45.0)
+        assert len(sim.live()) > 12, "nodes came that nobody wants"
+        write(file, BASE)
+        view = await daemon.reloader.reload(wait=True)
+        assert (view["outcome"], wanted(daemon)) == ("applied", 4)
+        assert view["size"] == (
+            "4000 -> 4 nodes, about $5,200.00 -> $6.00 an hour, at most $8,004.00 -> $12.00"
+        )
+        await pool_has(sim, daemon, 4)
+
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_small_pool_grows_and_shrinks_without_a_question(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        for count in (3, 1, 3):
+            write(file, with_replicas(count))
+            assert (await daemon.reloader.reload(wait=True))["outcome"] == "applied"
+            await pool_has(sim, daemon, count)
+
+    write(file, with_replicas(1))
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    ("before", "after", "line", "says"),
+    [
+        ("", "[pool.p.standby]\nhot = 50\n", 12, "would grow"),
+        ("", "[pool.p.limits]\nsurge = 50\n", 12, "may cost more than twice"),
+        ("[pool.p.limits]\nspend_per_hour = 5\n", "", 6, "at most $5.00 -> $12.00"),
+        ("", "[pool.p.limits]\nspend_per_hour = 5\n", 0, ""),
+    ],
+    ids=["standby", "surge", "cap taken away", "cap"],
+)
+def test_whatever_makes_a_pool_larger_or_dearer_is_judged(
+    file: Path, before: str, after: str, line: int, says: str
+) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, BASE + after)
+        problems = (await daemon.reloader.reload())["problems"]
+        assert [problem["line"] for problem in problems] == ([line] if line else [])
+        assert all(says in problem["text"] for problem in problems)
+
+    write(file, BASE + before)
+    play(file, script)
+
+
+# -- a restart -----------------------------------------------------------------------------------------
+
+
+async def restarted(sim: Simulation, daemon: Daemon, file: Path) -> Daemon:
+    """Stop the daemon; the one that starts instead has read the file as it is now."""
+    await sim.stop(next(process for process in sim.processes if process.daemon is daemon))
+    sim.config = load_config(file, "daemon")
+    process = sim.boot()
+    await sim.clock.sleep(30.0)
+    return process.daemon
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("count", [4000, 1])
+def test_a_restart_meets_the_same_question(file: Path, count: int) -> None:
+    """The daemon starts, keeps the number that was in force, says so, and takes the other up when told to."""
+
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, with_replicas(count).replace("30s", "20s"))
+        daemon = await restarted(sim, daemon, file)
+        assert daemon.loop is not None
+        assert (wanted(daemon), len(sim.live())) == (4, 4)
+        assert daemon.loop.pool.drain.budget == 20.0, "the rest of the file is in force"
+        rejected = daemon.describe()["config"]["rejected"]
+        assert rejected is not None
+        assert rejected["in_force"] == "4 replicas stay wanted and all else in the file is in force"
+        (problem,) = rejected["problems"]
+        assert problem.startswith(f"{file}:7: pool.p.replicas: the pool ")
+        assert f"4 -> {count} node" in problem
+        assert "an hour, at most $12.00 -> $" in problem, "prices are remembered"
+        assert f"`orchestrator reload --force --config {file}`" in problem
+        assert daemon.reloader.note.endswith(problem)
+        assert shown("config_last_reload_successful") == 0
+        assert (await daemon.reloader.reload())["outcome"] == "rejected"
+        await sim.clock.sleep(2.0)
+        daemon = await restarted(sim, daemon, file)
+        assert wanted(daemon) == 4, "a second restart asks again"
+        view = await daemon.reloader.reload(force=True, wait=True)
+        assert (view["outcome"], wanted(daemon)) == ("applied", count)
+        assert (daemon.reloader.note, shown("config_last_reload_successful")) == ("", 1)
+        daemon = await restarted(sim, daemon, file)
+        assert (wanted(daemon), daemon.reloader.note) == (count, "")
+
+    play(file, script)
+    with JournalFile.open(file.parent / "state" / "journal.db") as journal:
+        kinds = [entry.kind for entry in journal.events()]
+    assert kinds.count("ConfigRejected") == 3
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_restart_with_a_likely_change_takes_it_up(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, with_replicas(6))
+        daemon = await restarted(sim, daemon, file)
+        assert (wanted(daemon), daemon.reloader.note) == (6, "")
+
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_without_a_journal_there_is_nothing_to_compare_with(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, with_replicas(20))
+        await sim.stop(next(process for process in sim.processes if process.daemon is daemon))
+        sim.lose_journal()
+        sim.config = load_config(file, "daemon")
+        daemon = sim.boot().daemon
+        await sim.clock.sleep(30.0)
+        assert (wanted(daemon), daemon.reloader.note) == (20, "")
+
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_mistake_is_corrected_by_a_restart_too(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, with_replicas(4000))
+        await daemon.reloader.reload(force=True, wait=True)
+        await sim.clock.sleep(45.0)
+        write(file, BASE)
+        daemon = await restarted(sim, daemon, file)
+        assert (wanted(daemon), daemon.reloader.note) == (4, "")
+        await pool_has(sim, daemon, 4)
+
+    play(file, script)

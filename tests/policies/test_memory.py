@@ -16,6 +16,7 @@ from policies.actions import ActionKind, Cause
 from policies.draft import SWAPS_KEPT
 from policies.events import (
     AlarmRaised,
+    ConfigRejected,
     DaemonStarted,
     DrainEnded,
     DrainHeld,
@@ -156,6 +157,7 @@ def test_every_event_has_a_reducer() -> None:
         OperatorUndrained(at=1.0, node="x", reason=""),
         closed(Outcome.DONE, "x"),
         AlarmRaised(at=1.0, name="x", text=""),
+        ConfigRejected(at=1.0, problems=("x",)),
         PartLost(at=1.0, kind=PartKind.ENGINE, part="x", since=1.0, error=""),
         PartBack(at=1.0, kind=PartKind.ENGINE, part="x", after=1.0),
     ],

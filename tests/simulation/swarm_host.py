@@ -150,11 +150,17 @@ async def clock_stepped(sim: Simulation, rng: random.Random) -> None:
         await killed(sim, rng)
 
 
+def _was_whole(sim: Simulation) -> bool:
+    """Whether the running daemon knows that the pool was whole: what it never had, it may give up unasked."""
+    loop = sim.running.daemon.loop if sim.running is not None else None
+    return loop is not None and loop.memory.whole_with == sim.pool.replicas and not sim.pool.weighted
+
+
 async def bad_reload(sim: Simulation, rng: random.Random) -> None:
-    """A configuration is reloaded that cannot be read, or that takes most nodes away unasked."""
+    """A configuration is reloaded that cannot be read, or that resizes the pool out of proportion."""
     faulty: dict[str, object] = {"replicas": rng.choice((0, "many"))}
-    fewer: dict[str, object] = {"replicas": 1}
-    wrong = rng.choice((faulty, fewer)) if sim.pool.replicas > 2 else faulty
+    resized: dict[str, object] = {"replicas": 1 if _was_whole(sim) else 1000}
+    wrong = rng.choice((faulty, resized)) if sim.pool.replicas > 2 else faulty
     await offer(sim, lambda: config(sim.config.daemon.state_dir.parent, **wrong))
 
 

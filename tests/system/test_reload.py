@@ -60,3 +60,45 @@ async def test_what_needs_a_restart_is_refused_and_said(stack: Any) -> None:
     assert "restart it, which touches no node" in done.err
     stack.config.write_text(good, encoding="utf-8")
     assert (await stack.cli("reload")).code == 0
+
+
+async def test_one_digit_too_many_is_refused_with_its_price_and_taken_back_by_a_word(stack: Any) -> None:
+    await stack.settled()
+    force = f"`orchestrator reload --force --config {stack.config}`"
+    stack.configure({"pool.test": {"replicas": 4000}})
+    for words in (("--dry-run",), ("--wait",)):
+        done = await stack.cli("reload", *words)
+        assert (done.code, done.out.count("\n")) == (1, 1)
+        assert (
+            "the pool would grow to more than twice the size in force: 4 -> 4000 nodes, about $" in done.err
+        )
+        assert " an hour, at most $" in done.err
+        assert force in done.err
+    assert (await stack.settled())["wanted"] == 4
+    done = await stack.cli("reload", "--wait", "--force")
+    assert (done.code, done.err) == (0, "")
+    assert "  size: 4 -> 4000 nodes, about $" in done.out
+    stack.configure({"pool.test": {"replicas": 4}})
+    done = await stack.cli("reload", "--wait")
+    assert (done.code, done.err) == (0, "")
+    pool = await stack.settled()
+    assert (pool["wanted"], pool["ready"]) == (4, 4)
+
+
+async def test_a_daemon_that_starts_with_such_a_file_keeps_the_number_before_and_says_so(stack: Any) -> None:
+    before = await stack.settled()
+    stack.configure({"pool.test": {"replicas": 4000}})
+    await stack.stop("daemon")
+    await stack.start("daemon")
+    pool = await stack.settled()
+    assert (pool["wanted"], pool["ready"]) == (4, 4)
+    assert [node["id"] for node in pool["nodes"]] == [node["id"] for node in before["nodes"]]
+    done = await stack.cli("status")
+    assert "4 replicas stay wanted and all else in the file is in force" in " ".join(done.out.split())
+    assert "the configuration was not taken up" in (await stack.cli("events")).out
+    assert "orchestrator_config_last_reload_successful 0.0" in await stack.get(
+        stack.monitoring_port, "/metrics"
+    )
+    stack.configure({"pool.test": {"replicas": 4}})
+    assert (await stack.cli("reload")).code == 0
+    assert "stay wanted" not in (await stack.cli("status")).out

@@ -302,7 +302,8 @@ def make_reload() -> dict[str, Any]:
     """The answer to a reload that changes nothing."""
     return {
         "schema": "reload/1", "outcome": "unchanged", "file": "/etc/pool.toml", "changes": [],
-        "problems": [], "warnings": [], "plan": None, "text": "/etc/pool.toml says what is in force already.",
+        "problems": [], "warnings": [], "size": None, "plan": None,
+        "text": "/etc/pool.toml says what is in force already.",
     }  # fmt: skip
 
 

@@ -410,14 +410,18 @@ CHANGES = [
 
 def test_reload_shows_what_changed_and_what_follows(ask: Run, api: Any) -> None:
     plan = api.plan["pools"][0]
-    api.reload.update(outcome="applied", changes=CHANGES, plan=plan, text="/etc/pool.toml is in force.")
+    size = "10 -> 12 nodes, about $16.00 -> $20.00 an hour, at most $36.00 -> $42.00"
+    api.reload.update(
+        outcome="applied", changes=CHANGES, size=size, plan=plan, text="/etc/pool.toml is in force."
+    )
     code, out, err = ask("reload", "--wait")
     assert (code, err) == (0, "")
     assert api.posts == [("/v1/reload", {"wait": True, "dry_run": False, "force": False})]
-    assert out.splitlines()[:3] == [
+    assert out.splitlines()[:4] == [
         "/etc/pool.toml is in force.",
         "  line 7: pool.llama.replicas: 10 -> 12",
         "  line 20: pool.llama.gateway.queue_limit: 1024 -> 9  (once the gateway is reloaded)",
+        f"  size: {size}",
     ]
     assert "6 of 7 wanted spot nodes" in out, "the plan"
     check_schema("reload", ask("reload", "-o", "json")[1])
