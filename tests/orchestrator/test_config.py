@@ -141,6 +141,8 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("syntax", "[daemon]\ntick = 1s\n", ["pool.toml:2: is not TOML at column 9: "]),
     ("unquoted", "[pool.a]\nreplicas = 1\nmodel = tiny\n",
      ["pool.toml:3: is not TOML at column 9: invalid value; put text in quotes"]),
+    ("a name with its port", '[daemon]\nallowed_hosts = ["control:9477"]\n' + POOL,
+     ['pool.toml:2: daemon.allowed_hosts: "control:9477" is not a host name; write it without a port']),
     ("twice", POOL + "replicas = 3\n", ["pool.toml:3: is not TOML at column 13: cannot overwrite a value"]),
     ("unknown key", POOL + "replica = 1\n",
      ["pool.toml:3: pool.a.replica: is not a key; did you mean replicas?"]),

@@ -339,6 +339,29 @@ async def test_handing_over_again_and_again_costs_no_request(site):
     assert not site.socket.exists(), "the last one takes the socket away"
 
 
+async def test_a_deleted_control_socket_comes_back_and_is_handed_on(site):
+    """With the gateway that opened it and with its heir; who hands over does not take the file away."""
+
+    async def back():
+        async with asyncio.timeout(PATIENCE):
+            while not site.socket.exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await site.healthy()
+
+    async with engine() as (_, a), handed_on(site) as (first, heirs):
+        for _ in range(2):
+            site.socket.unlink()
+            await back()
+            heirs.append(await replace(site))
+        assert await asyncio.wait_for(first.wait(), PATIENCE) == 0
+        await gone(heirs[0])
+        site.socket.unlink()
+        await back()
+        await site.balancer.apply([TargetSpec(id="a", address=a)], 1)
+        await site.healthy("a")
+    assert not site.socket.exists()
+
+
 async def test_a_stream_stays_with_the_gateway_that_began_it(site):
     async with engine("0.2") as (_, a), handed_on(site) as (first, heirs):
         await site.balancer.apply([TargetSpec(id="a", address=a)], 1)

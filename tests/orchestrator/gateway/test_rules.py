@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.gateway.__main__ import config_from_json
+from orchestrator.gateway.app import names_of
 from orchestrator.gateway.breaker import RetryBudget
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.failure import Failure, is_aborted, of_status
@@ -156,3 +157,28 @@ def test_settings_from_json():
 def test_settings_that_are_no_object_are_refused(text):
     with pytest.raises(GatewayError, match="JSON"):
         config_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "accepted"),
+    [
+        ("127.0.0.1", (), {"127.0.0.1:8000", "10.0.0.5:8000", "localhost"}),
+        ("localhost", (), {"127.0.0.1:8000", "10.0.0.5:8000", "localhost"}),
+        ("::1", (), {"127.0.0.1:8000", "10.0.0.5:8000", "localhost"}),
+        ("127.0.0.1", ("llm.internal",), {"127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal"}),
+        ("10.0.0.5", ("llm.internal",), {"127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal"}),
+        ("10.0.0.5", (), {"127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal", "evil.example"}),
+        ("0.0.0.0", (), {"127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal", "evil.example"}),
+        (
+            "127.0.0.1",
+            ("*",),
+            {"127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal", "evil.example"},
+        ),
+    ],
+)
+def test_the_names_of_a_gateway_follow_from_where_it_listens(
+    host: str, allowed: tuple[str, ...], accepted: set[str]
+) -> None:
+    config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), host=host, allowed_hosts=allowed)
+    asked = ("127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal", "evil.example")
+    assert {name for name in asked if names_of(config).accepts(name)} == accepted
