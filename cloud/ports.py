@@ -218,6 +218,15 @@ class LoadBalancer(Protocol):
         """
         ...
 
+    async def detach(self, leaving: Sequence[TargetSpec], generation: int) -> None:
+        """Have these targets get no new requests, and change nothing else; return once it is acknowledged.
+
+        For a daemon that cannot prove that it leads. It reads the balancer before it writes: what another
+        daemon added stays, and targets that are not there are not added. Idempotent. Raises Denied where
+        a higher generation was accepted, Uncertain.
+        """
+        ...
+
     async def close(self) -> None:
         """Release connections. The target set stays."""
         ...
@@ -275,6 +284,14 @@ class Lease(Protocol):
 
     def valid(self) -> bool:
         """True while this process surely still holds it. Asks nobody and costs nothing."""
+        ...
+
+    def unanswered(self) -> float | None:
+        """Seconds for which nobody could say who holds it, once it has run out for that reason alone.
+
+        None while it is held, once another has it, and until somebody was asked in vain since this process
+        is awake. Asks nobody and costs nothing.
+        """
         ...
 
     async def release(self) -> None:

@@ -76,6 +76,10 @@ class FileLease:
             return False
         return (on_disk.st_dev, on_disk.st_ino) == self._held
 
+    def unanswered(self) -> None:
+        """The kernel always answers: a lock that is lost is another's."""
+        return
+
     @property
     def seat(self) -> str:
         """What only one living process can have: this lock, under this boot of this kernel."""

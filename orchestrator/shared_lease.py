@@ -44,6 +44,13 @@ _HOLDS: Final = 0.8
 _TRY_AGAIN: Final = 0.5
 """Seconds between two tries to renew while the database does not answer, at most."""
 
+_IN_VAIN: Final = 5.0
+"""Seconds of tries in vain, without a gap, after which a database surely does not answer a process that may
+have been frozen before: within them a connection that was broken is given up and another one tried."""
+
+_GAP: Final = 5.0
+"""Seconds between two tries in vain beyond which they do not follow each other: this process was frozen."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -80,6 +87,7 @@ class SharedLease:
         self._epoch = 0
         self._until = 0.0
         self._held_up = False
+        self._vain: tuple[float, float] | None = None  # first and last of the tries in vain that went on
         self.leader = ""
         """Who leads and since which epoch, in words, as this daemon saw it last; empty when nobody does."""
 
@@ -126,8 +134,14 @@ class SharedLease:
     async def renew(self) -> None:
         """Hold it for longer. Raises Superseded when another has it now, StoreUnavailable."""
         asked = self._clock.steady()
-        row = await self._lane.run(self._beat)
+        try:
+            row = await self._lane.run(self._beat)
+        except StoreUnavailable:
+            self._tried_in_vain()
+            raise
+        self._vain = None
         if row is not None:
+            self._until = 0.0
             who = row.who or "another daemon"
             raise Superseded(f"{self._where}: {who} took over (epoch {row.epoch}, ours is {self._epoch})")
         self._until = asked + _HOLDS * self._seconds
@@ -165,6 +179,26 @@ class SharedLease:
     def valid(self) -> bool:
         """True while this process surely holds it."""
         return self._clock.steady() < self._until
+
+    def _tried_in_vain(self) -> None:
+        now = self._clock.steady()
+        goes_on = self._vain is not None and now - self._vain[1] <= _GAP
+        self._vain = (self._vain[0] if goes_on and self._vain is not None else now, now)
+
+    def unanswered(self) -> float | None:
+        """Seconds since the database answered last, once the lease has run out since it does not.
+
+        A process that was frozen has to find this anew: while it slept another may have taken the lease, and
+        a database that answers says so before tries in vain have gone on for long enough. One whose tries
+        have gone on since the lease was valid was not.
+        """
+        now = self._clock.steady()
+        if self._until == 0.0 or now < self._until or self._vain is None:
+            return None
+        first, last = self._vain
+        if now - last > _GAP or (first > self._until and last - first < _IN_VAIN):
+            return None
+        return now - (self._until - _HOLDS * self._seconds)
 
     async def release(self) -> None:
         """Give it up, so that a standby takes over at once; without an answer it runs out. Idempotent."""

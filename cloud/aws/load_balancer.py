@@ -119,6 +119,25 @@ class AlbTargetGroup:
                 await self._observe()
                 await self._write(desired, generation)
 
+    async def detach(self, leaving: Sequence[TargetSpec], generation: int) -> None:
+        """Deregister these targets where they are registered as nodes of ours. See `LoadBalancer.detach`.
+
+        The generation is compared with the group's and not noted: a newer one may be on its way there.
+        """
+        async with self._order:
+            await self._observe()
+            if generation < self._generation:
+                raise Denied(f"generation {self._generation} was applied, newer than {generation}")
+            group, held = await self._found(), self._held if self._held is not None else {}
+            keys = {_key(spec, group): spec.id for spec in leaving}
+            there = {k for k, node in keys.items() if self._nodes.get(k) == node}
+            there = {k for k in there if k in held and held[k].registered}
+            self._held = None  # until every part is acknowledged
+            self._writes += 1
+            await asyncio.gather(
+                *(self._change("deregister_targets", group, part) for part in _batches(there))
+            )
+
     async def deregistration_delay(self) -> float:
         """Seconds that a deregistered target's requests may go on. The default of 300 s is longer than a
         spot notice. Raises CloudError."""

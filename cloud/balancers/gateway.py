@@ -21,7 +21,8 @@ from cloud.balancers import targets_file as files
 from cloud.balancers.targets import TargetsError, TargetSet, encode
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
-from policies.model import Target, TargetSpec, TargetState
+from policies.model import Target, TargetPhase, TargetSpec, TargetState
+from policies.value import replace
 
 _KEEP_WARM = 3600.0  # s an idle connection is kept; the gateway keeps its side longer
 _JSON = {"Content-Type": "application/json"}
@@ -111,7 +112,7 @@ class GatewayBalancer:
             )
             in_file = int(body["file_generation"])
         except (KeyError, TypeError, ValueError) as error:
-            raise Uncertain(f"{self._peer} sent a state this version cannot read: {error!r}") from None
+            raise self._unreadable(error) from None
         self._incarnation = view.incarnation
         if view.generation > self._generation:
             self._acknowledged = None  # another daemon wrote: what we had acknowledged is no longer there
@@ -134,29 +135,51 @@ class GatewayBalancer:
                 if self._unwritten is not None:
                     self._start_writer()
                 return
-            document = TargetSet(
-                generation=generation, pool=self._pool, written_at=self._clock.now(), targets=targets
-            )
+            await self._push(targets, generation)
+
+    async def detach(self, leaving: Sequence[TargetSpec], generation: int) -> None:
+        """Push the set that the gateway holds, with these targets draining. See `LoadBalancer.detach`."""
+        going = {spec.id: spec for spec in leaving}
+        async with self._order:
+            _, body = await self._call("GET", "/v1/state")
             try:
-                data = encode(document)
-            except TargetsError as error:
-                raise Denied(f"the target set cannot be written down: {error}") from None
-            self._acknowledged = None
-            try:
-                status, body = await self._call("PUT", "/v1/targets", data)
-            except Uncertain as error:
-                await self._write_after_failed_push(document, error)
-                raise
-            if status == _CONFLICT:
-                raise Denied(f"the gateway refused generation {generation}: {_message(body)}")
-            if status != _OK:
-                raise Denied(f"the gateway refused the target set: {status} {_message(body)}")
-            self._incarnation = str(body.get("incarnation", ""))
-            self._generation = generation
-            self._acknowledged = (self._incarnation, targets)
-            self._unwritten = self._document = document
-            self._behind = False
-            self._start_writer()
+                held, accepted = [_spec(r) for r in body["targets"] if r["phase"]], int(body["generation"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._unreadable(error) from None
+            if accepted > generation:
+                raise Denied(f"the gateway accepted generation {accepted}, newer than {generation}")
+            targets = tuple(_drained(spec, going.get(spec.id)) for spec in held)
+            if targets != tuple(held):
+                await self._push(tuple(sorted(targets, key=lambda spec: spec.id)), generation)
+
+    async def _push(self, targets: tuple[TargetSpec, ...], generation: int) -> None:
+        """Push a set and have its file written. Raises Denied, Uncertain."""
+        document = TargetSet(
+            generation=generation, pool=self._pool, written_at=self._clock.now(), targets=targets
+        )
+        try:
+            data = encode(document)
+        except TargetsError as error:
+            raise Denied(f"the target set cannot be written down: {error}") from None
+        self._acknowledged = None
+        try:
+            status, body = await self._call("PUT", "/v1/targets", data)
+        except Uncertain as error:
+            await self._write_after_failed_push(document, error)
+            raise
+        if status == _CONFLICT:
+            raise Denied(f"the gateway refused generation {generation}: {_message(body)}")
+        if status != _OK:
+            raise Denied(f"the gateway refused the target set: {status} {_message(body)}")
+        self._incarnation = str(body.get("incarnation", ""))
+        self._generation = generation
+        self._acknowledged = (self._incarnation, targets)
+        self._unwritten = self._document = document
+        self._behind = False
+        self._start_writer()
+
+    def _unreadable(self, error: Exception) -> Uncertain:
+        return Uncertain(f"{self._peer} sent a state this version cannot read: {error!r}")
 
     def _look_at_file(self, held: int, in_file: int) -> None:
         """Have the file written again where the gateway did not find its set there, twice in a row."""
@@ -239,6 +262,23 @@ def _target(row: dict[str, Any]) -> Target:
         in_flight=row["in_flight"],
         reason=row["reason"],
     )
+
+
+def _spec(row: dict[str, Any]) -> TargetSpec:
+    return TargetSpec(
+        id=row["id"],
+        address=row["address"],
+        phase=TargetPhase(row["phase"]),
+        weight=row["weight"],
+        drain_deadline=row["drain_deadline"],
+    )
+
+
+def _drained(held: TargetSpec, leaving: TargetSpec | None) -> TargetSpec:
+    """A target as it is held, or draining; one that drains already goes on as it does."""
+    if leaving is None or held.phase is TargetPhase.DRAINING:
+        return held
+    return replace(held, phase=TargetPhase.DRAINING, drain_deadline=leaving.drain_deadline)
 
 
 def _message(body: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from cloud.ports import BalancerView, Capabilities
 from cloud.sim.cloud import Wire
 from cloud.sim.world import SimWorld
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
+from policies.value import replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,16 @@ class TargetTable:
         self.told = frozenset(s.id for s in desired if s.phase is TargetPhase.ACTIVE)
         if not self._world.faults.forgetful:
             self.targets = {s.id: s for s in desired}
+
+    def without(self, leaving: Sequence[TargetSpec]) -> list[TargetSpec]:
+        """The set as it is, with these targets draining."""
+        going = {s.id: s.drain_deadline for s in leaving}
+        return [
+            replace(s, phase=TargetPhase.DRAINING, drain_deadline=going[s.id])
+            if s.id in going and s.phase is TargetPhase.ACTIVE
+            else s
+            for s in self.targets.values()
+        ]
 
     def restart(self) -> None:
         """Lose the whole state, as a crash does."""
@@ -133,6 +144,19 @@ class SimBalancer:
         words = " ".join(f"{s.id}={s.phase}" for s in desired)
         await self._wire.change(
             "apply", self.name, lambda: self._table.replace(desired, generation), detail=words or "empty"
+        )
+
+    async def detach(self, leaving: Sequence[TargetSpec], generation: int) -> None:
+        """Have these get no new requests, and change nothing else. Raises CloudError."""
+        table = self._table
+        for told in table.on_sent:
+            told(table, table.without(leaving), generation)
+        words = " ".join(f"{s.id}={s.phase}" for s in leaving)
+        await self._wire.change(
+            "apply",
+            self.name,
+            lambda: table.replace(table.without(leaving), generation),
+            detail=f"only {words}",
         )
 
     async def close(self) -> None:

@@ -223,6 +223,107 @@ async def test_a_lease_that_ran_out_is_held_again_unless_another_took_it(
     assert first.valid()
 
 
+# -- beyond the lease ----------------------------------------------------------------------------------
+
+
+class Keeping:
+    """A lease that is renewed on a clock of the test's, over a database that can be away."""
+
+    def __init__(self, lease: SharedLease, clock: HandClock) -> None:
+        self.lease, self.clock, self.away = lease, clock, False
+        self._real = lease._lane.run
+        lease._lane.run = self._run  # type: ignore[method-assign]
+
+    async def _run(self, *args: Any, **more: Any) -> Any:
+        if self.away:
+            raise StoreUnavailable("nothing answers")
+        return await self._real(*args, **more)
+
+    async def tries(self, seconds: float) -> None:
+        """Time goes by, and the lease is asked for twice a second as `keep` does."""
+        for _ in range(round(seconds * 2)):
+            await self.clock.pass_by(0.5)
+            try:
+                await self.lease.renew()
+            except StoreUnavailable:
+                if not self.away:
+                    raise
+
+
+@pytest.fixture
+async def kept(shared: Leases, clock: HandClock) -> Keeping:
+    lease = shared("a")
+    await lease.acquire()
+    return Keeping(lease, clock)
+
+
+async def test_a_lease_that_runs_out_for_want_of_an_answer_says_since_when(kept: Keeping) -> None:
+    lease = kept.lease
+    await kept.tries(20.0)
+    assert lease.unanswered() is None
+    kept.away = True
+    await kept.tries(0.8 * LASTS - 0.5)
+    assert (lease.valid(), lease.unanswered()) == (True, None)
+    await kept.tries(1.0)
+    assert not lease.valid()
+    assert lease.unanswered() == pytest.approx(0.8 * LASTS + 0.5)
+    await kept.tries(600.0)
+    assert lease.unanswered() == pytest.approx(0.8 * LASTS + 600.5)
+    kept.away = False
+    await kept.tries(0.5)
+    assert (lease.valid(), lease.unanswered()) == (True, None)
+
+
+async def test_who_wakes_up_has_to_ask_anew(kept: Keeping, clock: HandClock) -> None:
+    """While it was frozen another may have taken the lease; what it knew before counts no more."""
+    kept.away = True
+    await kept.tries(30.0)
+    assert kept.lease.unanswered() is not None
+    await clock.pass_by(60.0)
+    assert kept.lease.unanswered() is None
+    await kept.tries(5.0)
+    assert kept.lease.unanswered() is None
+    await kept.tries(1.0)
+    assert kept.lease.unanswered() is not None
+
+
+async def test_who_was_frozen_under_the_lease_has_to_ask_as_well(kept: Keeping, clock: HandClock) -> None:
+    await clock.pass_by(60.0)
+    assert kept.lease.unanswered() is None
+    kept.away = True
+    await kept.tries(5.0)
+    assert kept.lease.unanswered() is None
+    await kept.tries(1.0)
+    assert kept.lease.unanswered() is not None
+
+
+async def test_a_lease_that_another_took_or_that_was_given_up_is_answered(
+    kept: Keeping, shared: Leases, clock: HandClock
+) -> None:
+    kept.away = True
+    await kept.tries(30.0)
+    assert kept.lease.unanswered() is not None
+    other = shared("b")
+    with pytest.raises(Denied):
+        await other.acquire()
+    await kept.tries(LASTS + 0.5)
+    await other.acquire()
+    assert kept.lease.unanswered() is not None  # it cannot know
+    kept.away = False
+    with pytest.raises(Superseded):
+        await kept.tries(0.5)
+    assert kept.lease.unanswered() is None
+    assert other.unanswered() is None
+    await other.release()
+    assert other.unanswered() is None
+
+
+async def test_who_never_held_it_is_no_leader_of_old(shared: Leases) -> None:
+    first, second = shared("a"), shared("b")
+    await first.acquire()
+    assert second.unanswered() is None
+
+
 async def test_the_lease_counts_from_before_it_was_asked_for(shared: Leases, clock: HandClock) -> None:
     """A holder that is frozen while its renewal is under way knows when it wakes up that it may not act."""
     first = shared("a")

@@ -375,6 +375,44 @@ async def test_a_lower_generation_is_denied_and_changes_nothing(site):
     await site.until(b=HEALTHY)
 
 
+async def test_letting_go_changes_nothing_else(site):
+    """Not even what another daemon added since this one looked, and what it was never told of."""
+    a, b, c = [await site.backend(name) for name in "abc"]
+    await site.balancer.apply([a.spec(), b.spec()], 1)
+    await site.until(a=HEALTHY, b=HEALTHY)
+    await site.another_daemon().apply([a.spec(), b.spec(), c.spec()], 2)
+    gone = TargetSpec(id="x", address="127.0.0.1:9", phase=TargetPhase.DRAINING)
+    for _ in range(2):
+        await site.balancer.detach([a.spec(TargetPhase.DRAINING), gone], 2)
+        await site.settled()
+        view = await site.view_where(
+            lambda view: {t.id for t in view.targets if t.state is HEALTHY} == {"b", "c"}
+        )
+        assert {t.id for t in view.targets} <= {"a", "b", "c"}
+        assert {t.state for t in view.targets if t.id == "a"} <= {DRAINING}
+        assert {await site.ask() for _ in range(20)} == {"b", "c"}
+    assert view.generation == 2
+    await site.balancer.apply([a.spec(), b.spec(), c.spec()], 3)
+    await site.until(a=HEALTHY, b=HEALTHY, c=HEALTHY)
+
+
+async def test_nothing_is_let_go_where_another_daemon_leads(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec(), b.spec()], 5)
+    await site.another_daemon().apply([a.spec()], 6)
+    with pytest.raises(Denied):
+        await site.balancer.detach([a.spec(TargetPhase.DRAINING)], 5)
+    await site.view_where(lambda view: {t.id for t in view.targets if t.state is HEALTHY} == {"a"})
+
+
+async def test_letting_go_without_a_balancer_is_uncertain(site):
+    a, b = await site.backend("a"), await site.backend("b")
+    await site.balancer.apply([a.spec(), b.spec()], 1)
+    await site.harness.stop()
+    with pytest.raises(Uncertain):
+        await site.balancer.detach([a.spec(TargetPhase.DRAINING)], 2)
+
+
 async def test_an_address_may_move_to_another_id(site):
     a = await site.backend("a")
     await site.balancer.apply([a.spec()], 1)
