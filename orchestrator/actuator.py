@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -32,8 +33,9 @@ _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
 class Actuator:
     """The hands of one pool's loop. `emit` takes outcomes; it must not block. New nodes run `command`.
 
-    `leading` says whether this process still holds the lease: it is asked right before every call, since a
-    call may have waited long for its turn, and the process may have been frozen.
+    `leading` says whether this process still holds the lease, `failsafe` whether it may take noticed nodes
+    out of balancers without it. Both are asked right before every call, since a call may have waited long for
+    its turn, and the process may have been frozen.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Actuator:
         call_timeout: float,
         emit: Callable[[Event], object],
         leading: Callable[[], bool],
+        failsafe: Callable[[], bool],
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
         self._timeout, self._emit, self._leading = call_timeout, emit, leading
@@ -56,7 +59,13 @@ class Actuator:
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.writers = {
             b.name: TargetWriter(
-                b, pool=pool, clock=clock, emit=emit, call_timeout=call_timeout, leading=leading
+                b,
+                pool=pool,
+                clock=clock,
+                emit=emit,
+                call_timeout=call_timeout,
+                leading=leading,
+                failsafe=failsafe,
             )
             for b in balancers
         }
@@ -91,6 +100,14 @@ class Actuator:
                 writer.want(targets, epoch)
             else:
                 writer.revise(targets, epoch)
+
+    def take_out(self, balancers: Sequence[str], leaving: Sequence[TargetSpec], epoch: int) -> None:
+        """Have the named balancers send nothing new to these targets, beyond the lease."""
+        for name, writer in self.writers.items():
+            if name in balancers:
+                writer.take_out(leaving, epoch)
+            else:
+                writer.forget()
 
     @property
     def writing(self) -> dict[str, tuple[str, ...]]:
@@ -165,6 +182,15 @@ class Actuator:
         return Outcome.DONE, action.node
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a balancer should be told: the `whole` set, or which targets it should let go of."""
+
+    targets: tuple[TargetSpec, ...]
+    epoch: int
+    whole: bool
+
+
 class TargetWriter:
     """Keeps one balancer's set equal to the newest wanted one. Its `run` is a root task.
 
@@ -181,31 +207,37 @@ class TargetWriter:
         emit: Callable[[Event], object],
         call_timeout: float,
         leading: Callable[[], bool],
+        failsafe: Callable[[], bool],
     ) -> None:
         self._balancer, self._pool, self._clock, self._emit = balancer, pool, clock, emit
-        self._timeout, self._leading = call_timeout, leading
-        self._wanted: tuple[tuple[TargetSpec, ...], int] | None = None
+        self._timeout, self._leading, self._failsafe = call_timeout, leading, failsafe
+        self._wanted: _Wish | None = None
         self._news = asyncio.Event()
         self._changed = asyncio.Event()  # the wanted set is another one than the one last tried
-        self._tried: tuple[TargetSpec, ...] | None = None
-        self._held: dict[str, TargetPhase] = {}
+        self._tried: _Wish | None = None
+        self._held: dict[str, TargetPhase] | None = None  # by the last whole set, as changed since
         self._generation = 0
         self.unsettled: frozenset[str] = frozenset()
         self.error = ""
 
     def want(self, targets: Sequence[TargetSpec], epoch: int) -> None:
         """Ask for a set. An older wish that was not written yet is forgotten."""
-        self._wish(targets, epoch)
+        self._wish(_Wish(tuple(targets), epoch, whole=True))
+        self._news.set()
+
+    def take_out(self, leaving: Sequence[TargetSpec], epoch: int) -> None:
+        """Ask that these targets get no new requests, and that nothing else is changed."""
+        self._wish(_Wish(tuple(leaving), epoch, whole=False))
         self._news.set()
 
     def revise(self, targets: Sequence[TargetSpec], epoch: int) -> None:
         """Put this set in the place of one that was asked for and is not acknowledged yet."""
         if self._wanted is not None:
-            self._wish(targets, epoch)
+            self._wish(_Wish(tuple(targets), epoch, whole=True))
 
-    def _wish(self, targets: Sequence[TargetSpec], epoch: int) -> None:
-        self._wanted = (tuple(targets), epoch)
-        if self._wanted[0] != self._tried:
+    def _wish(self, wish: _Wish) -> None:
+        self._wanted = wish
+        if wish != self._tried:
             self._changed.set()
 
     def forget(self) -> None:
@@ -224,18 +256,19 @@ class TargetWriter:
         while True:
             await self._news.wait()
             self._news.clear()
-            if self._wanted is None or not self._leading():
-                continue  # asked for again by the first turn that holds the lease
-            targets, epoch = self._wanted
-            self._tried = targets
-            self.unsettled |= {t.id for t in targets if t.phase is TargetPhase.ACTIVE}
+            wish = self._wanted
+            if wish is None or not (self._leading() or (self._failsafe() and not wish.whole)):
+                continue  # asked for again by the first turn that may
+            self._tried = wish
+            self.unsettled |= {t.id for t in wish.targets if t.phase is TargetPhase.ACTIVE}
             self._changed.clear()
             # Rises over restarts, since every start has a higher epoch.
-            self._generation = max(self._generation, epoch << 20) + 1
+            self._generation = max(self._generation, wish.epoch << 20) + 1
             try:
                 with counted(self._pool, self._balancer.name, "write"):
                     async with asyncio.timeout(self._timeout):
-                        await self._balancer.apply(targets, self._generation)
+                        write = self._balancer.apply if wish.whole else self._balancer.detach
+                        await write(wish.targets, self._generation)
             except (CloudError, TimeoutError) as error:
                 self.error = str(error) or f"no acknowledgement within {self._timeout:.0f} s"
                 log.warning("balancer.write_failed", balancer=self._balancer.name, error=self.error)
@@ -245,10 +278,10 @@ class TargetWriter:
                 self._news.set()
                 continue
             wait, self.error = _RETRY_FIRST, ""
-            if self._wanted == (targets, epoch):
+            if self._wanted == wish:
                 self._news.clear()  # asked for again while it was being written
                 self._wanted = None
-            self._acknowledge(targets)
+            self._acknowledge(wish)
 
     async def _back_off(self, seconds: float) -> None:
         """Wait before the next try, or until another set is wanted."""
@@ -263,22 +296,33 @@ class TargetWriter:
                 wait.cancel()
 
     async def _catch_up(self) -> None:
-        """A balancer that was given a higher generation by hand: we hold the lease, so ours goes on top."""
+        """A balancer that was given a higher generation by hand: we hold the lease, so ours goes on top.
+
+        Without the lease it may be another daemon's, and goes on top of ours.
+        """
+        if not self._leading():
+            return
         try:
             with counted(self._pool, self._balancer.name, "read"):
                 async with asyncio.timeout(self._timeout):
                     view = await self._balancer.observe()
         except (CloudError, TimeoutError):
             return
-        self._generation = max(self._generation, view.generation)
+        if self._leading():
+            self._generation = max(self._generation, view.generation)
 
-    def _acknowledge(self, targets: tuple[TargetSpec, ...]) -> None:
-        now = {t.id: t.phase for t in targets}
+    def _acknowledge(self, wish: _Wish) -> None:
+        now, held = {t.id: t.phase for t in wish.targets}, self._held or {}
+        if not wish.whole:
+            if self._held is None:
+                return  # what an acknowledgement says is counted from the first whole set
+            now = held | now
         changed: list[tuple[str, TargetPhase | None]] = [
-            (node, phase) for node, phase in now.items() if self._held.get(node) is not phase
+            (node, phase) for node, phase in now.items() if held.get(node) is not phase
         ]
-        changed += [(node, None) for node in self._held if node not in now]
-        self._held, self.unsettled = now, frozenset()
+        changed += [(node, None) for node in held if node not in now]
+        self._held = now
+        self.unsettled = frozenset() if wish.whole else self.unsettled - now.keys()
         self._emit(
             TargetsApplied(
                 at=self._clock.now(),

@@ -58,7 +58,8 @@ class DaemonConfig(Section):
     lease: Duration = duration_key(
         10.0,
         "How long the lease of a pair lasts without being renewed: a standby takes over after this time, "
-        "and a leader that cannot reach the database stops acting a fifth before.",
+        "and a leader that cannot reach the database stops acting a fifth before, but for taking noticed "
+        "nodes out of the balancers.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="How log lines look: auto means console on a terminal and JSON elsewhere."

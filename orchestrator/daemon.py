@@ -267,6 +267,7 @@ class Daemon:
             call_timeout=settings.call_timeout,
             emit=inbox.put,
             leading=lease.valid,
+            failsafe=lambda: lease.unanswered() is not None,
         )
         self._observer, self._actuator, self._ledger = observer, actuator, ledger
         quiet = settings.record_turns
@@ -422,6 +423,7 @@ class Daemon:
             epoch=self._epoch,
             uptime_s=now - self._started_at,
             leading=self._lease is not None and self._lease.valid(),
+            database_silent_s=self._lease.unanswered() if self._lease is not None else None,
             leader=self._standby.leader if self._standby is not None else None,
             paused=views.PausedView(by=pause.by, reason=pause.reason, until=pause.until)
             if pause is not None and held

@@ -142,6 +142,8 @@ def publish_pool(snapshot: Snapshot) -> None:
     unknown = [i for i in world.instances if i.state in _LIVES and stranger(fleet.pool, memory, i)]
     metrics.UNKNOWN_INSTANCES.labels(pool).set(len(unknown))
     metrics.LEADING.labels(pool).set(world.leading)
+    silent = 0.0 if world.failsafe_since is None else now - world.failsafe_since
+    metrics.DATABASE_SILENT.labels(pool).set(silent)
     metrics.EPOCH.labels(pool).set(world.epoch)
     for part in parts(world):
         if part.kind not in (PartKind.NOTICES, PartKind.PRICES):  # which tell their age themselves

@@ -3,7 +3,8 @@
 One turn never waits for the world: the observer's newest snapshot is taken, calls run beside the loop and
 come back as events. The only thing a turn waits for is the journal, because a fact must be on disk before it
 is acted on. When the journal cannot be written the loop goes on without it: notices still drain and target
-sets are still written, and nothing is launched or ended.
+sets are still written, and nothing is launched or ended. When the lease has run out because its database does
+not answer, noticed nodes are still taken out of the balancers (`policies.failsafe`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from policies.events import (
 )
 from policies.fleet import Fleet, vouched_for
 from policies.memory import Memory, add_notice, reduce
-from policies.model import Notice, Phase, Pool, World
+from policies.model import Notice, Phase, Pool, TargetPhase, World
 from policies.records import concerns
 from policies.value import replace, value
 
@@ -118,6 +119,7 @@ class Loop:
         self._unwritten: list[Event] = []
         self._alarms = _Alarms()
         self._durable = True
+        self._failsafe = False
         self._writing = False
         self._next: tuple[Pool, float] | None = None
         self.turns = 0
@@ -160,7 +162,7 @@ class Loop:
                 self._recorder.begin()
         arrived, ticket = self._inbox.take_all()
         world = self._observer.world(durable=self._durable, leading=self._lease.valid(), epoch=self._epoch)
-        world = replace(world, writing=self._actuator.writing)
+        world = replace(world, writing=self._actuator.writing, failsafe_since=self._failsafe_since(world))
         heard = self._heard(arrived)
         memory = reduce(self.memory, *heard)
         seen = facts.changes(self.pool, world, memory)
@@ -187,6 +189,14 @@ class Loop:
         _DECIDING.observe(decided - journalled)
         _ACTING.observe(acted - decided)
         return snapshot
+
+    def _failsafe_since(self, world: World) -> float | None:
+        """When the database answered last, once the lease has run out because it does not."""
+        silent = None if world.leading else self._lease.unanswered()
+        if (silent is not None) is not self._failsafe:
+            self._failsafe = silent is not None
+            log.warning("failsafe.began" if self._failsafe else "failsafe.ended", silent=silent)
+        return None if silent is None else world.now - silent
 
     def _decide(self, fleet: Fleet, world: World) -> Plan:
         """The plan. A decision that raises ends the daemon; what it was asked is recorded for a replay."""
@@ -281,7 +291,11 @@ class Loop:
 
         An intent that could not be journalled never was: it leaves memory again and is not acted on.
         """
-        self._actuator.write(plan.write, plan.targets, self._epoch, leading=world.leading)
+        if world.failsafe:
+            out = [t for t in plan.targets if t.phase is TargetPhase.DRAINING]
+            self._actuator.take_out(plan.write, out, self._epoch)
+        else:
+            self._actuator.write(plan.write, plan.targets, self._epoch, leading=world.leading)
         if self._recorder is not None:
             self._recorder.decided(self.pool, world, self.memory, plan, behind=len(self._unwritten))
         now = self._clock.now()

@@ -219,6 +219,11 @@ LOOP_LAG = _histogram("loop_lag_seconds", "How much later than its tick a quiet 
 INBOX_WAITING = _gauge("inbox_waiting_events", "Events that wait for the next turn.")
 INBOX_DROPPED = _gauge("inbox_dropped_events", "Events dropped because the inbox was full.")
 LEADING = _gauge("leading", "1 while this daemon holds the lease.", "pool")
+DATABASE_SILENT = _gauge(
+    "database_silent_seconds",
+    "Time since the database of a pair answered last, once the lease ran out for it; 0 otherwise.",
+    "pool",
+)
 EPOCH = _gauge("epoch", "The epoch under which this daemon acts.", "pool")
 
 # -- the journal and the process --------------------------------------------------------------------------

@@ -268,7 +268,8 @@ def _shares(spot: int, total: int) -> str:
 
 
 def _daemon_words(daemon: DaemonView) -> str:
-    role = "leading" if daemon["leading"] else "watching"
+    failsafe = daemon.get("database_silent_s") is not None
+    role = "leading" if daemon["leading"] else "failsafe" if failsafe else "watching"
     return f"{role}, last turn {short_time(daemon['last_turn_s'])} ago, up {age(daemon['uptime_s'])}"
 
 
@@ -279,9 +280,10 @@ def _problems(pool: PoolView, daemon: DaemonView, at: float, width: int) -> list
         until = paused["until"]
         end = "until someone resumes" if until is None else f"resumes by itself in {age(until - at)}"
         found.append((f"paused by {paused['by']}: {paused['reason'] or 'no reason given'}; {end}", "magenta"))
-    if not daemon["leading"]:
+    failsafe = daemon.get("database_silent_s") is not None  # the pool says so
+    if not (daemon["leading"] or failsafe):
         found.append(("this daemon does not hold the lease: it watches and does not act", "yellow"))
-    if not daemon["journal_ok"]:
+    if not (daemon["journal_ok"] or failsafe):
         found.append(("the journal takes no writes: nothing destructive happens until it does", "red"))
     rejected = daemon["config"]["rejected"]
     if rejected is not None:

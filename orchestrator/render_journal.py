@@ -130,6 +130,8 @@ def _world(world: World) -> Iterator[str]:
         yield f"offerings  {part}: {len(sold.value)}, {available} to be had; {_read(sold, world.now)}"
     written = "can be written" if world.durable else "cannot be written"
     leading = "held" if world.leading else "not held"
+    if world.failsafe_since is not None:
+        leading = f"out since the database fell silent {world.now - world.failsafe_since:.0f} s before"
     yield f"daemon     the journal {written}, the lease is {leading}, epoch {world.epoch}"
 
 

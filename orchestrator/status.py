@@ -293,9 +293,14 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     found = [*verdict.reasons]
     if verdict.spot_loss is not None:
         found.append(_spot_words(verdict.spot_loss, snapshot))
-    if not world.leading:
+    if world.failsafe_since is not None:
+        found.append(
+            f"the database has not answered for {world.now - world.failsafe_since:.0f} s: noticed nodes are "
+            "still taken out of the balancers; nothing is launched or ended"
+        )
+    elif not world.leading:
         found.append("this daemon does not hold the lease: it only watches")
-    if not world.durable:
+    if not world.durable and not world.failsafe:
         found.append("the journal cannot be written: nothing is launched or ended until it can")
     found += _unlisted(fleet, world)
     for name, view in sorted(world.balancers.items()):

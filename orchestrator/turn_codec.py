@@ -65,6 +65,7 @@ class Packer:
                 "now": world.now,
                 "durable": world.durable,
                 "leading": world.leading,
+                "failsafe_since": world.failsafe_since,
                 "epoch": world.epoch,
                 "awake_since": world.awake_since,
                 "regions": {
@@ -149,6 +150,7 @@ class Unpacker:
                 now=float(stored["now"]),
                 durable=bool(stored["durable"]),
                 leading=bool(stored["leading"]),
+                failsafe_since=_instant(stored.get("failsafe_since")),  # older journals do not have it
                 epoch=int(stored["epoch"]),
                 awake_since=float(stored.get("awake_since", 0.0)),  # older journals do not have it
                 regions=self._regions(stored),

@@ -155,7 +155,8 @@ class Plan:
     """The decision of one turn.
 
     `targets` is the whole wanted target set, the same for every balancer; `write` names the balancers
-    whose set has to be written. `notes` say in words why the pool is as it is.
+    whose set has to be written. Beyond the lease (`policies.failsafe`) only those of it that drain are, and
+    what else a balancer holds stays. `notes` say in words why the pool is as it is.
     """
 
     actions: tuple[Action, ...] = ()

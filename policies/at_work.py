@@ -52,13 +52,19 @@ def sends_to(world: World, memory: Memory) -> set[str]:
     And those that it may send some to by a set whose answer is not there.
     """
     found: set[str] = set()
-    for name, view in world.balancers.items():
-        if view.at is not None and view.at > memory.applied_at.get(name, 0.0):
-            found |= {t.id for t in view.value if gets_requests(t)}
-        else:
-            found |= _took(memory, name)
-        found.update(world.writing.get(name, ()))
+    for name in world.balancers:
+        found |= sent_by(world, memory, name)
     return found
+
+
+def sent_by(world: World, memory: Memory, balancer: str) -> set[str]:
+    """The same of one balancer."""
+    view = world.balancers[balancer]
+    if view.at is not None and view.at > memory.applied_at.get(balancer, 0.0):
+        found = {t.id for t in view.value if gets_requests(t)}
+    else:
+        found = _took(memory, balancer)
+    return found | {*world.writing.get(balancer, ())}
 
 
 def _took(memory: Memory, balancer: str) -> set[str]:

@@ -19,6 +19,7 @@ from policies import (
     balance,
     capacity,
     facts,
+    failsafe,
     health,
     invariants,
     rebalance,
@@ -60,12 +61,17 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     _name_strangers(turn)
     standby.refill(turn)
     standby.surplus(turn)
-    wanted = balance.targets(turn)
-    balance.explain_changes(turn, wanted)
+    if world.failsafe:
+        wanted = failsafe.targets(turn)
+        write = failsafe.to_write(turn, wanted)
+    else:
+        wanted = balance.targets(turn)
+        balance.explain_changes(turn, wanted)
+        write = balance.to_write(turn, wanted)
     plan = Plan(
         actions=tuple(turn.actions),
         targets=wanted,
-        write=balance.to_write(turn, wanted),
+        write=write,
         deferred=tuple(turn.deferred),
         notes=tuple(turn.notes),
     )

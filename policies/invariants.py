@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from policies.actions import Action, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.fleet import Fleet
-from policies.model import Phase, Pool, StandbyKind, TargetPhase, World
+from policies.model import Phase, Pool, StandbyKind, TargetPhase, TargetState, World
 
 Destructive = (Launch, Start, Stop, Terminate)
 """Action types that a plan with violations may not carry out, with drains that nothing forces."""
@@ -44,7 +44,7 @@ def check(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> tuple[Violation
         found += _disruption(pool, fleet, plan)
         found += _bounds(pool, fleet, plan)
         found += _order(fleet, plan)
-    found += _targets(world, fleet, plan)
+    found += _beyond_the_lease(world, fleet, plan) if world.failsafe else _targets(world, fleet, plan)
     return tuple(found)
 
 
@@ -201,4 +201,25 @@ def _targets(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     )
     if can_answer and not (active or wrong or unknown):
         found.append(Violation("last-target", "the last node that can answer would leave the target set"))
+    return found
+
+
+def _beyond_the_lease(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
+    """Without the database only noticed nodes leave, none enters, and no balancer loses its last target."""
+    found = []
+    known = {t.id for view in world.balancers.values() for t in view.value}
+    known |= {n.id for n in fleet.serving}.union(*world.writing.values())
+    out = {s.id for s in plan.targets if s.phase is TargetPhase.DRAINING}
+    for spec in plan.targets:
+        node = fleet.by_id.get(spec.id)
+        if spec.id in out and (node is None or node.doomed is None):
+            found.append(
+                Violation("failsafe", f"{spec.id} would leave without a notice and without the lease")
+            )
+        elif spec.id not in known:
+            found.append(Violation("failsafe", f"{spec.id} would enter without the lease"))
+    for name, view in sorted(world.balancers.items()):
+        healthy = {t.id for t in view.value if t.state is TargetState.HEALTHY}
+        if healthy and healthy <= out and name in plan.write:
+            found.append(Violation("last-target", f"the last healthy target would leave {name}"))
     return found

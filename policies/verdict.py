@@ -133,7 +133,8 @@ def _why(found: Verdict, fleet: Fleet, world: World) -> str:
         *found.reasons,
         "" if found.spot_loss is None else "spot cannot be had",
         "an operator paused it" if found.state is State.PAUSED else "",
-        "" if world.durable else "the journal cannot be written",
+        "the database does not answer" if world.failsafe else "",
+        "" if world.durable or world.failsafe else "the journal cannot be written",
         *hidden,
         counts,
     )
@@ -172,7 +173,8 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
         return State.BELOW_FLOOR
     # Without a fresh list nothing there could be replaced, however well every node is.
     blind = any(fleet.sight.hidden(region) for region in world.regions)
-    well = min(ready, serving) >= pool.replicas and world.durable and not blind
+    bound = world.failsafe or not world.durable
+    well = min(ready, serving) >= pool.replicas and not bound and not blind
     return State.OK if well and not any(way.lost or way.doubt for way in ways) else State.DEGRADED
 
 

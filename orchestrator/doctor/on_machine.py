@@ -263,6 +263,7 @@ def _said(status: StatusView) -> running.DaemonFacts:
         journal_ok=daemon["journal_ok"],
         loaded_at=daemon["config"]["loaded_at"],
         rejected=() if rejected is None else tuple(rejected["problems"]),
+        silent=daemon.get("database_silent_s"),
     )
 
 

@@ -24,7 +24,7 @@ class Address:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonFacts:
     """What a daemon says of itself. `loaded_at`: when it read its configuration; `rejected`: why it refused
-    the newest one, empty when it did not."""
+    the newest one, empty when it did not. `silent`: seconds for which its database has not answered."""
 
     version: str
     pid: int
@@ -33,6 +33,7 @@ class DaemonFacts:
     journal_ok: bool
     loaded_at: float
     rejected: Sequence[str]
+    silent: float | None = None
 
 
 def daemon(
@@ -53,9 +54,12 @@ def daemon(
 
 
 def _doubts(answer: DaemonFacts, installed: str, changed_at: float) -> Iterator[Finding]:
-    if not answer.leading:
+    if answer.silent is not None:
+        text = f"its database has not answered for {answer.silent:.0f} s, so it only takes noticed nodes out"
+        yield fail(text, "look at the database, and at the way to it")
+    elif not answer.leading:
         yield fail("it does not hold the lease, so it only watches", "look at its log for who holds it")
-    if not answer.journal_ok:
+    if not answer.journal_ok and answer.silent is None:
         advice = "look at the checks of the state: space, owner, file system"
         yield fail("it cannot write its journal, so it ends no node and launches none", advice)
     if answer.version != installed:

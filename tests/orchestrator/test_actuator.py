@@ -106,12 +106,24 @@ class Balancer:
     takes: float = 0.01
     generation: int = 0
     written: list[tuple[float, tuple[str, ...], int]] = field(default_factory=list)
+    let_go: list[tuple[float, tuple[str, ...], int]] = field(default_factory=list)
 
     async def observe(self) -> BalancerView:
         return BalancerView(incarnation="one", generation=self.generation, targets=())
 
     async def apply(self, desired: Sequence[TargetSpec], generation: int) -> None:
-        ids = tuple(t.id for t in desired)
+        await self._take(self.written, desired, generation)
+
+    async def detach(self, leaving: Sequence[TargetSpec], generation: int) -> None:
+        await self._take(self.let_go, leaving, generation)
+
+    async def _take(
+        self,
+        taken: list[tuple[float, tuple[str, ...], int]],
+        targets: Sequence[TargetSpec],
+        generation: int,
+    ) -> None:
+        ids = tuple(t.id for t in targets)
         await self.clock.sleep(self.takes)
         if self.hangs:
             self.hangs -= 1
@@ -121,7 +133,7 @@ class Balancer:
         if generation < self.generation:
             raise Denied(f"generation {generation} is older than {self.generation}")
         self.generation = generation
-        self.written.append((self.clock.now(), ids, generation))
+        taken.append((self.clock.now(), ids, generation))
 
     async def close(self) -> None:
         return
@@ -156,6 +168,7 @@ def actuator(clock: Clock, machines: Machines, heard: list[Event]) -> Actuator:
         call_timeout=10.0,
         emit=heard.append,
         leading=lambda: True,
+        failsafe=lambda: False,
     )
 
 
@@ -307,7 +320,7 @@ class Writing:
         self.clock = clock
         self.balancer = Balancer(clock, **settings)
         self.heard: list[TargetsApplied] = []
-        self.leading = True
+        self.leading, self.failsafe = True, False
         self.writer = TargetWriter(
             self.balancer,
             pool="p",
@@ -315,6 +328,7 @@ class Writing:
             emit=self.heard.append,
             call_timeout=2.0,
             leading=lambda: self.leading,
+            failsafe=lambda: self.failsafe,
         )
         self.task = asyncio.ensure_future(self.writer.run())
 
@@ -516,6 +530,7 @@ def test_balancers_are_written_beside_each_other(play: Play) -> None:
             call_timeout=2.0,
             emit=lambda _: None,
             leading=lambda: True,
+            failsafe=lambda: False,
         )
         running = [asyncio.ensure_future(w.run()) for w in hands.writers.values()]
         hands.write(["good", "bad"], targets("a"), 1, leading=True)
@@ -546,6 +561,7 @@ def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> 
             call_timeout=10.0,
             emit=heard.append,
             leading=lambda: held[0],
+            failsafe=lambda: not held[0],
         )
         hands.perform([launch(f"p/1/{number}") for number in range(CALLS_AT_ONCE + 3)], region_of=region_of)
         await clock.sleep(0.1)
@@ -593,3 +609,111 @@ def test_a_set_that_a_newer_daemon_refused_is_not_forced_without_the_lease(play:
 
     assert play(lambda clock: work(clock, lost=True)) == []
     assert play(lambda clock: work(clock, lost=False)) == [("a",)]
+
+
+# -- beyond the lease ----------------------------------------------------------------------------------
+
+
+def out(*ids: str) -> tuple[TargetSpec, ...]:
+    return targets(draining=ids)
+
+
+def test_beyond_the_lease_targets_are_let_go_and_no_set_is_written(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock)
+        writing.writer.want(targets("a", "b"), 1)
+        await clock.sleep(1.0)
+        writing.leading, writing.failsafe = False, True
+        writing.writer.want(targets("a", "b", "c"), 1)
+        await clock.sleep(1.0)
+        writing.writer.take_out(out("a"), 1)
+        await clock.sleep(1.0)
+        writing.task.cancel()
+        return writing
+
+    writing = play(work)
+    assert writing.sets() == [("a", "b")]
+    assert [(ids, generation) for _, ids, generation in writing.balancer.let_go] == [(("a",), (1 << 20) + 2)]
+    assert writing.heard[-1].changes == (("a", TargetPhase.DRAINING),)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "while it waits for another try"])
+def test_what_may_not_be_let_go_any_more_is_not(play: Play, late: bool) -> None:
+    """The process was frozen, or another took over: it is asked right before the call."""
+
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, fails=[Uncertain("no answer")] * late)
+        writing.leading, writing.failsafe = False, late
+        writing.writer.take_out(out("a"), 1)
+        await clock.sleep(0.05)
+        writing.failsafe = False
+        await clock.sleep(60.0)
+        writing.task.cancel()
+        return writing
+
+    assert play(work).balancer.let_go == []
+
+
+def test_beyond_the_lease_a_newer_generation_is_another_daemons_and_is_never_overtaken(play: Play) -> None:
+    """Not even by what was learnt of it a moment before the lease ran out."""
+
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, generation=(2 << 20) + 1)
+        writing.leading, writing.failsafe = False, True
+        writing.writer.take_out(out("a"), 1)
+        await clock.sleep(60.0)
+        writing.task.cancel()
+        return writing
+
+    writing = play(work)
+    assert writing.balancer.let_go == []
+    assert "is older than" in writing.writer.error
+
+
+def test_a_failed_try_to_let_go_is_made_again_with_the_newest_wish(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, fails=[Uncertain("no answer")] * 5)
+        writing.leading, writing.failsafe = False, True
+        writing.writer.take_out(out("a"), 1)
+        await clock.sleep(0.05)
+        writing.writer.take_out(out("a", "b"), 1)
+        await clock.sleep(60.0)
+        writing.task.cancel()
+        return writing
+
+    assert [ids for _, ids, _ in play(work).balancer.let_go] == [("a", "b")]
+
+
+def test_before_the_first_whole_set_nothing_is_said_to_be_held(play: Play) -> None:
+    """The first acknowledgement of a daemon names the whole set."""
+
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock)
+        writing.leading, writing.failsafe = False, True
+        writing.writer.take_out(out("a"), 1)
+        await clock.sleep(1.0)
+        writing.leading = True
+        writing.writer.want(targets("b"), 1)
+        await clock.sleep(1.0)
+        writing.task.cancel()
+        return writing
+
+    writing = play(work)
+    assert len(writing.balancer.let_go) == 1
+    assert [e.changes for e in writing.heard] == [(("b", TargetPhase.ACTIVE),)]
+
+
+def test_when_the_lease_is_back_the_whole_set_is_written_and_a_wish_to_let_go_is_none(play: Play) -> None:
+    async def work(clock: Clock) -> Writing:
+        writing = Writing(clock, fails=[Uncertain("no answer")] * 2)
+        writing.leading, writing.failsafe = False, True
+        writing.writer.take_out(out("a"), 1)
+        await clock.sleep(0.05)
+        writing.leading, writing.failsafe = True, False
+        writing.writer.want(targets("b", draining=["a"]), 1)
+        await clock.sleep(60.0)
+        writing.task.cancel()
+        return writing
+
+    writing = play(work)
+    assert (writing.sets(), writing.balancer.let_go) == ([("b", "a")], [])

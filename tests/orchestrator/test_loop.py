@@ -96,6 +96,7 @@ class Lease:
 
     holds: bool = True
     lost_after: int | None = None
+    silent: float | None = None
 
     def acquire(self) -> Any:
         raise AssertionError("the loop does not take leases")
@@ -105,6 +106,9 @@ class Lease:
             self.lost_after -= 1
             return self.lost_after >= 0
         return self.holds
+
+    def unanswered(self) -> float | None:
+        return self.silent
 
     def release(self) -> None:
         return
@@ -178,6 +182,10 @@ class Hands:
     held: dict[str, TargetPhase] = field(default_factory=dict)
     leading: list[bool] = field(default_factory=list)
     writing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    let_go: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+
+    def take_out(self, balancers: Sequence[str], leaving: Sequence[TargetSpec], epoch: int) -> None:
+        self.let_go.append((tuple(balancers), tuple(t.id for t in leaving)))
 
     def perform(self, actions: Sequence[Any], *, region_of: Callable[[str], str]) -> None:
         calls = [a for a in actions if hasattr(a, "token")]
@@ -547,6 +555,30 @@ def test_without_the_lease_nothing_is_done(play: Play) -> None:
         assert r.hands.performed == []
         assert len(r.hands.writes) == writes
         assert r.hands.leading[-3:] == [False] * 3
+
+    rig(play, work)
+
+
+def test_beyond_the_lease_a_noticed_node_is_let_go_and_nothing_else_is_done(play: Play) -> None:
+    """The database is away: nothing can be written down, nothing is bought or ended, no set is written."""
+
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        r.notice("s1")
+        r.journal.fails = True
+        r.lease.holds, r.lease.silent = False, 40.0
+        writes = len(r.hands.writes)
+        await r.turns(3)
+        assert r.hands.let_go[0] == (("gw",), ("s1",))
+        assert r.hands.performed == []
+        assert len(r.hands.writes) == writes
+        assert r.loop.last.world.failsafe_since == pytest.approx(r.clock.now() - 41.0)
+        r.journal.fails = False
+        r.lease.holds, r.lease.silent = True, None
+        await r.turns(2)
+        assert r.hands.held["s1"] is TargetPhase.DRAINING
+        assert {type(a) for a in r.hands.performed} == {Launch}
+        assert replay([*r.first, *r.journal.written]) == r.loop.memory
 
     rig(play, work)
 

@@ -213,6 +213,7 @@ def blind(scene: Scene) -> None:
         (lambda s: s.settled(probed=False), True, "starting"),
         (lambda s: paused(s.settled()), True, "paused"),
         (lambda s: s.settled().settings.update(durable=False), True, "degraded"),
+        (lambda s: s.settled().settings.update(leading=False, failsafe_since=NOW - 40.0), True, "degraded"),
         (lambda s: blind(s.settled()), True, "degraded"),
         (lambda s: None, True, "down"),
         (lambda s: None, False, "starting"),
@@ -608,6 +609,15 @@ def test_a_cap_that_cannot_hold_the_floor_is_a_problem_once_prices_are_known() -
     )
     scene.settings["offerings"] = {}
     assert pool_view(scene).problems == []
+
+
+def test_beyond_the_lease_one_sentence_says_what_is_done_and_what_is_not() -> None:
+    scene = Scene().settled()
+    scene.settings.update(durable=False, leading=False, failsafe_since=NOW - 40.0)
+    assert pool_view(scene).problems == [
+        "the database has not answered for 40 s: noticed nodes are still taken out of the balancers; "
+        "nothing is launched or ended"
+    ]
 
 
 def test_the_plan_is_shown_whole() -> None:

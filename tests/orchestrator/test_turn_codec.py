@@ -94,10 +94,10 @@ def test_a_turn_comes_back_as_it_was(seen: World, decided: Plan) -> None:
 
 
 def test_a_turn_of_an_older_journal_has_one_list_and_says_nothing_of_when_its_daemon_woke() -> None:
-    body, parts = Packer().pack(replace(world(2), awake_since=0.5), Plan())
+    body, parts = Packer().pack(replace(world(2), awake_since=0.5, failsafe_since=0.25), Plan())
     stored = orjson.loads(zlib.decompress(body))
     stored["instances"] = stored.pop("regions")[""]
-    del stored["awake_since"], stored["heard"], stored["instances"]["failing_since"]
+    del stored["failsafe_since"], stored["awake_since"], stored["heard"], stored["instances"]["failing_since"]
     back, _ = Unpacker(parts.get).unpack(zlib.compress(orjson.dumps(stored)))
     assert back == world(2)
 

@@ -33,6 +33,7 @@ from policies.events import (
     TargetsApplied,
 )
 from policies.fleet import Fleet
+from policies.interruption import doom
 from policies.memory import reduce
 from policies.model import (
     Confidence,
@@ -130,6 +131,7 @@ class ToyCloud:
     failing_calls: bool = False  # calls do nothing and say so
     leading: bool = True
     durable: bool = True
+    silent_since: float | None = None  # the database does not answer, and the lease has run out
     probing: bool = True
     record: bool = False
     checks: list[Callable[[ToyCloud, Turn], None]] = field(default_factory=list)
@@ -330,8 +332,9 @@ class ToyCloud:
             engines=self._readings(),
             balancers={"gw": Observed(value=shown, at=self.now)},
             offerings={"sim": Observed(value=offerings, at=self.now)},
-            durable=self.durable,
-            leading=self.leading,
+            durable=self.durable and self.silent_since is None,
+            leading=self.leading and self.silent_since is None,
+            failsafe_since=self.silent_since,
             epoch=self.epoch,
         )
 
@@ -390,11 +393,18 @@ class ToyCloud:
                     closed.append(self._call(action))
         if plan.write and self.balancer_works:
             want = {t.id: t for t in plan.targets}
+            if self.silent_since is not None:
+                going = {i: t for i, t in want.items() if t.phase is TargetPhase.DRAINING}
+                want = {i: going.get(i, t) for i, t in self.targets.items()}
             changes: list[tuple[str, TargetPhase | None]] = [
                 (i, t.phase)
                 for i, t in want.items()
                 if i not in self.targets or self.targets[i].phase is not t.phase
             ]
+            if "gw" not in self.memory.applied_at and self.silent_since is not None:
+                self.targets = want
+                self.arriving.extend(closed)
+                return
             if "gw" not in self.memory.applied_at:  # a new daemon's first write names the whole set
                 changes = [(i, t.phase) for i, t in want.items()]
             changes += [(i, None) for i in self.targets if i not in want]
@@ -648,7 +658,7 @@ def check_targets(toy: ToyCloud, turn: Turn) -> None:
     for spec in turn.plan.targets:
         if turn.world.regions[""].at is not None:
             assert listed.get(spec.id) not in ENDED, f"{spec.id} has ended and is a target"
-    if active - draining:
+    if active - draining and not turn.world.failsafe:
         assert not active & draining, "a draining node would get new requests"
     answering = {i for i in toy.active() if i in toy.answering() and listed.get(i) not in ENDED}
     ended = {i for i in turn.memory.nodes if ending(turn.memory, i)}
@@ -670,8 +680,20 @@ def check_authority(_toy: ToyCloud, turn: Turn) -> None:
         assert turn.world.durable
         assert turn.world.regions[""].at is not None
         assert turn.memory.pause is None
-    if not turn.world.leading:
+    if not (turn.world.leading or turn.world.failsafe):
         assert not turn.plan.write
+
+
+def check_failsafe(toy: ToyCloud, turn: Turn) -> None:
+    """Beyond the lease no target enters, and none leaves without a notice that is believed."""
+    if not turn.world.failsafe:
+        return
+    doomed = doom(turn.pool, turn.world, turn.memory)
+    healthy = {t.id for t in turn.world.balancers["gw"].value if t.state is TargetState.HEALTHY}
+    out = {t.id for t in turn.plan.targets if t.phase is TargetPhase.DRAINING}
+    assert out <= doomed.keys(), "a target would leave without a notice"
+    assert {t.id for t in turn.plan.targets} <= {*toy.targets, *turn.memory.targets.get("gw", {})}
+    assert not turn.plan.write or not healthy or healthy - out, "the last healthy target would leave"
 
 
 # -- one instant, by hand ------------------------------------------------------------------------------
@@ -895,6 +917,7 @@ CHECKS = [
     check_targets,
     check_sound,
     check_authority,
+    check_failsafe,
 ]
 
 

@@ -43,6 +43,7 @@ steps = st.one_of(
     st.tuples(st.just("list works"), _switch),
     st.tuples(st.just("balancer works"), _switch),
     st.tuples(st.just("durable"), _switch),
+    st.tuples(st.just("database away"), _switch),
     st.tuples(st.just("operator drain"), _index),
     st.tuples(st.just("operator undrain"), _index),
     st.tuples(st.just("pause"), _switch),
@@ -106,6 +107,8 @@ def apply(toy: Any, step: Step) -> None:
             toy.balancer_works = what[0]
         case "durable":
             toy.durable = what[0]
+        case "database away":
+            toy.silent_since = toy.now if what[0] else None
         case "operator drain" if pick:
             toy.operator_drain(pick)
         case "operator undrain" if pick:
@@ -140,6 +143,7 @@ def heal(toy: Any) -> None:
         toy.set_capacity(market, 100)
     toy.losing_answers = toy.failing_calls = False
     toy.list_works = toy.balancer_works = toy.durable = True
+    toy.silent_since = None
     toy.list_lag = 0.0
     toy.resume()
     toy.load(0)

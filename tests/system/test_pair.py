@@ -211,15 +211,24 @@ class Pair:
         first = next((n for n, (who, _) in enumerate(self.record) if who == new.name), len(self.record))
         return [what for who, what in self.record[first:] if who == old.name]
 
-    async def obeyed(self, by: Host) -> None:
-        """The gateway holds what the leader wrote last."""
+    async def gateway(self) -> Any:
+        """What the gateway holds."""
         connector = aiohttp.UnixConnector(str(self.stack.sockets / "gateway"))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
             session.get("http://gateway/v1/state") as answer,
         ):
-            generation = (await answer.json())["generation"]
+            return await answer.json()
+
+    async def obeyed(self, by: Host) -> None:
+        """The gateway holds what the leader wrote last."""
+        generation = (await self.gateway())["generation"]
         assert generation >> 20 == (await by.status())["daemon"]["epoch"]
+
+    async def drains(self, node: str) -> bool:
+        """The gateway sends the node no new requests."""
+        targets = (await self.gateway())["targets"]
+        return not any(t["id"] == node and t["phase"] == "active" for t in targets)
 
     async def nothing_twice(self) -> None:
         """Every machine was asked for by one intent of the journal, and lives or is gone for good."""
@@ -425,6 +434,71 @@ async def test_nobody_acts_while_no_database_answers(pair: Pair) -> None:
     assert traffic.report.failures == {}
     assert (await winner.status())["daemon"]["epoch"] >= epoch
     assert (await pair.stack.statistics())["launches"] == launches
+
+
+async def test_a_notice_that_no_database_can_record_still_takes_its_node_out(pair: Pair) -> None:
+    """It comes after the lease has run out: its node leaves the gateway, and nothing else is done."""
+    leader, standby = await pair.ready()
+    launches = (await pair.stack.statistics())["launches"]
+    doomed = (await pair.stack.a_node("spot"))["id"]
+    for host in (leader, standby):
+        host.wires["database"].fall_silent()
+    async with pair.stack.traffic() as traffic:
+
+        async def lapsed() -> bool:
+            status = await leader.status()
+            return status is not None and not status["daemon"]["leading"]
+
+        await pair.stack.until("the lease has run out", lapsed)
+        pair.record.clear()
+        await pair.stack.admin("reclaim", node=doomed)
+        await pair.stack.until(f"{doomed} gets no new requests", lambda: pair.drains(doomed))
+        await traffic.answers(20)
+        status = await leader.status()
+        assert status["daemon"]["leading"] is False
+        assert status["daemon"]["database_silent_s"] > LEASE / 2
+        said = " ".join(status["pools"][0]["problems"])
+        assert "the database has not answered for " in said
+        assert "noticed nodes are still taken out of the balancers; nothing is launched or ended" in said
+        assert set(pair.record) == {(leader.name, "/v1/targets")}
+        assert (await pair.stack.statistics())["launches"] == launches
+        for host in (leader, standby):
+            host.wires["database"].speak()
+
+        async def again() -> bool:
+            return await leader.leads() or await standby.leads()
+
+        await pair.stack.until("somebody leads again", again)
+        winner = leader if await leader.leads() else standby
+        pair.stack.client = winner.client
+        await pair.stack.settled()
+        assert doomed not in await pair.stack.nodes()
+    assert traffic.report.failures == {}
+    assert traffic.report.streams_cut == 0
+    await pair.obeyed(winner)
+    await pair.nothing_twice()
+
+
+async def test_a_daemon_that_only_its_own_host_cuts_off_is_refused_once_the_other_leads(pair: Pair) -> None:
+    """It still hears a notice and would take the node out: the gateway has a newer set by then."""
+    old, new = await pair.ready()
+    old.wires["database"].fall_silent()
+    async with pair.stack.traffic() as traffic:
+        await pair.taken_over(new)
+        doomed = (await pair.stack.a_node("spot"))["id"]
+        await pair.stack.admin("reclaim", node=doomed)
+        await pair.stack.until(f"{doomed} gets no new requests", lambda: pair.drains(doomed))
+        await pair.stack.settled()
+        await pair.obeyed(new)
+        assert "/v1/instances" not in pair.late(old, new)
+        old.wires["database"].speak()
+        async with asyncio.timeout(60):
+            assert await old.daemon.ended() == 1
+        await traffic.answers(10)
+    assert "took over" in old.daemon.last_words(30)
+    assert traffic.report.failures == {}
+    await pair.obeyed(new)
+    await pair.nothing_twice()
 
 
 def _get(host: Host, path: str) -> tuple[int, str]:

@@ -89,6 +89,7 @@ def make_status(*pools: dict[str, Any], **daemon: Any) -> dict[str, Any]:
             "epoch": 3,
             "uptime_s": 93_780.0,
             "leading": True,
+            "database_silent_s": None,
             "leader": None,
             "paused": None,
             "journal_ok": True,

@@ -148,6 +148,18 @@ def test_suggested_commands_reach_the_same_daemon(calm: dict[str, Any]) -> None:
     assert "orchestrator nodes -o wide --socket /run/o.sock" in text
 
 
+def test_a_pair_without_its_database_says_so_once(calm: dict[str, Any]) -> None:
+    """The pool's own problem says it; that there is no lease and no journal is the same trouble."""
+    said = "the database has not answered for 40 s: noticed nodes are still taken out of the balancers"
+    calm["daemon"].update(leading=False, journal_ok=False, database_silent_s=40.0)
+    calm["pools"][0].update(problems=[said], state="degraded")
+    text = render.status(calm, Look(width=200))
+    assert f"! {said}" in text
+    assert "failsafe, last turn" in text
+    assert "lease" not in text
+    assert "journal" not in text
+
+
 Change = Callable[[dict[str, Any]], None]
 
 FACTS: list[tuple[str, Change, str]] = [

@@ -128,6 +128,7 @@ DAEMON = running.DaemonFacts(
         (None, 7, 50.0, FAIL, "pid 7 holds the lease, and does not answer: why"),
         (replace(DAEMON, version="0.9"), 7, 50.0, WARN, "version 0.9"),
         (replace(DAEMON, leading=False), 7, 50.0, FAIL, "only watches"),
+        (replace(DAEMON, leading=False, journal_ok=False, silent=41.0), 7, 50.0, FAIL, "answered for 41 s"),
         (replace(DAEMON, journal_ok=False), 7, 50.0, FAIL, "cannot write its journal"),
         (replace(DAEMON, rejected=("pool.toml:3: no",)), 7, 150.0, FAIL, "pool.toml:3: no"),
         (DAEMON, 7, 150.0, WARN, "changed after it was read"),
