@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloud.ports import Clock
 from cloud.sim.effects import Effects
 from orchestrator.codec import encode
-from orchestrator.config import Config
 from orchestrator.daemon import Daemon
+from orchestrator.database import Lane
 from orchestrator.lease import FileLease
-from orchestrator.pair import Shared
-from orchestrator.shared_lease import SCHEMA, SharedLease
+from orchestrator.shared_lease import SharedLease
 from orchestrator.store import StoreUnavailable, Superseded, node_of
 from orchestrator.store_sqlite import SqliteFile, SqliteStore
 from policies.economics import Charge
@@ -29,6 +28,11 @@ class RecordedStore(SqliteStore):
     effects: Effects
     hear: Callable[[Sequence[Event], bool], None]  # events, and whether they are written
     _acted_on: Sequence[Event] = ()  # heard already, and not written yet
+
+    def serve_from(self, file: SqliteFile) -> None:
+        """Go on with another way to the same file."""
+        self._backend = file
+        self._writer = self._reader = Lane(file, inline=True)
 
     async def next_epoch(self, now: float, *, after: int = 0) -> int:
         """See Store."""
@@ -87,7 +91,8 @@ class SimProcess:
     """One daemon as a simulated process: `ended` says why it is no more, empty while it lives.
 
     `ahead`: seconds by which its clock is ahead of the world's. `supervised`: it is started again when it
-    ends by itself. `paired`: it is one of a pair.
+    ends by itself. `paired`: it is one of a pair. `woke_at`: when it was thawed last, `idle_at`: when it was
+    last seen without the right to do anything.
     """
 
     name: str
@@ -98,28 +103,25 @@ class SimProcess:
     supervised: bool = False
     paired: bool = False
     ended: str = ""
+    woke_at: float = -math.inf
+    idle_at: float = -math.inf
     leases: list[FileLease | SharedLease] = field(default_factory=list)
     stores: list[RecordedStore] = field(default_factory=list)
 
+    @property
+    def epoch(self) -> int:
+        """The one that it began last, 0 for none."""
+        return self.stores[-1].turns.epoch if self.stores else 0
 
-def on_host(config: Config, host: str) -> Config:
-    """The configuration on one host of a pair. The state directory of `config` is what they share."""
-    shared = config.daemon.state_dir
-    shared.mkdir(exist_ok=True)
-    where = {"state_dir": shared.with_name(f"{shared.name}-{host}"), "store": "postgresql://simulated"}
-    return replace(config, daemon=config.daemon.model_copy(update=where))
+    @property
+    def leads(self) -> bool:
+        """It holds the lease now, frozen or not."""
+        return not self.ended and bool(self.leases) and self.leases[-1].valid()
 
-
-def simulated_pair(store: RecordedStore, config: Config, *, clock: Clock, seat: str) -> Shared:
-    """What two simulated hosts share: a journal and a lease in one file, in the place of a server."""
-    file = SqliteFile(store.path)
-    with contextlib.closing(file.connect()) as db, db:
-        for statement in SCHEMA:
-            db.execute(statement)
-    lease = SharedLease(
-        file, clock=clock, seat=seat, pool=config.pool_name, seconds=config.daemon.lease, inline=True
-    )
-    return Shared(store=store, lease=lease)
+    @property
+    def failsafe(self) -> bool:
+        """Its lease has run out, since the database does not answer."""
+        return not self.ended and bool(self.leases) and self.leases[-1].unanswered() is not None
 
 
 @contextlib.contextmanager

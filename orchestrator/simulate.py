@@ -22,6 +22,7 @@ from typing import Any
 from cloud.errors import CloudError
 from cloud.ports import Clock, EngineSpec
 from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
+from cloud.sim.beyond import Beyond
 from cloud.sim.books import Books
 from cloud.sim.checker import Checker
 from cloud.sim.cloud import SimInstances, SimOfferings, furnish
@@ -37,8 +38,9 @@ from orchestrator.journal_file import JournalFile
 from orchestrator.journal_replay import Selection, replay
 from orchestrator.lease import FileLease
 from orchestrator.pair import Shared
-from orchestrator.recorded_store import RecordedStore, SimProcess, on_host, simulated_pair, untouched
+from orchestrator.recorded_store import RecordedStore, SimProcess, untouched
 from orchestrator.shared_lease import SharedLease
+from orchestrator.simulated_pair import OneWriter, SimDatabase, acting, on_host, state_of
 from orchestrator.store import StoreUnavailable, Superseded
 from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring import Ports
@@ -113,6 +115,7 @@ class Simulation:
         self.clock = VirtualClock(self.loop)
         self.world = SimWorld(self.clock, sales=sales, rng=_rng(seed, "world"), pace=pace)
         self.board = NoticeBoard(self.world)
+        self.database = SimDatabase(self.world)
         self.table = TargetTable(
             "sim-gateway",
             self.world,
@@ -129,12 +132,20 @@ class Simulation:
             known=self._nodes_known,
             hidden=self.checker.hidden,
         )
-        self._accepted = 0
-        self._wrote: tuple[str, int] | None = None  # who wrote last, and its place in order
-        self.world.effects.watchers.append(self._one_writer)
+        Beyond(
+            self.world,
+            self.table,
+            self.pool,
+            since=lambda: self.database.nobody_leads_since(config.daemon.lease),
+            awake_since=lambda: p.woke_at if (p := self.running) and self._state() else None,
+            bounds=bounds or Bounds(),
+            checked=self._checked,
+            report=self.checker.report,
+        )
         if crash is not None:
             self.world.effects.hook = self._at_effect
         self.processes: list[SimProcess] = []
+        OneWriter(self.world, self.table, self.processes, checked=self._checked, report=self.checker.report)
         self._started: list[SimProcess] = []
         self.sources = tuple(sources)
         self._wrap, self._store, self._crash = wrap, store, crash
@@ -234,11 +245,8 @@ class Simulation:
 
     @property
     def running(self) -> SimProcess | None:
-        """The daemon that is up, if one is."""
-        for process in reversed(self._living()):
-            if process.up_since is not None:
-                return process
-        return None
+        """The daemon that is up, if one is; of a pair the one that leads, or did last."""
+        return acting(self._living())
 
     def _living(self) -> list[SimProcess]:
         """Daemons that have not ended, oldest first."""
@@ -268,7 +276,7 @@ class Simulation:
 
         def open_shared(config: Config, *, clock: Clock, seat: str) -> Shared:
             store = open_store(self.config.daemon.state_dir / "journal.db", now=clock.now(), inline=True)
-            shared = simulated_pair(store, config, clock=clock, seat=seat)
+            shared = self.database.shared(store, config, clock=clock, seat=seat, host=host)
             leases.append(shared.lease)
             return shared
 
@@ -301,7 +309,7 @@ class Simulation:
     def kill(self, process: SimProcess) -> None:
         """Kill -9. The kernel gives its lock back; its disk stays."""
         self.world.trace.add("kill", process.name)
-        self.checker.forget_unwritten()
+        self._forget_unwritten(process)
         process.ended = "killed"
         self.loop.kill(process.name)
         self._release(process)
@@ -315,7 +323,7 @@ class Simulation:
     def thaw(self, process: SimProcess) -> None:
         """SIGCONT: it goes on where it was."""
         self.world.trace.add("thaw", process.name)
-        process.frozen = False
+        process.frozen, process.woke_at = False, self.clock.now()
         if process.up_since is not None:
             process.up_since = self.clock.now()
         self.loop.thaw(process.name)
@@ -340,7 +348,7 @@ class Simulation:
 
     async def stop(self, process: SimProcess) -> None:
         """Stop a daemon in good order."""
-        self.checker.forget_unwritten()
+        self._forget_unwritten(process)
         task = self.loop.spawn(process.name, process.daemon.stop())
         process.ended = "stopped"
         await task
@@ -393,11 +401,7 @@ class Simulation:
         return ports if self._wrap is None else self._wrap(ports)
 
     def _state(self) -> DaemonState | None:
-        process = self.running
-        if process is None or process.frozen or process.up_since is None or process.daemon.loop is None:
-            return None
-        known = process.daemon.loop.memory.nodes.keys()
-        return DaemonState(up_since=process.up_since, known=known, ahead=process.ahead)
+        return state_of(self._living(), self.database, now=self.clock.now())
 
     def _nodes_known(self) -> int:
         state = self._state()
@@ -422,32 +426,21 @@ class Simulation:
     def _checked(self, name: str) -> None:
         self.checker.checked[name] += 1
 
+    def _forget_unwritten(self, process: SimProcess) -> None:
+        """A daemon ends, and with it what it could not write; a standby has nothing to write."""
+        if not process.paired or process is self.running:
+            self.checker.forget_unwritten()
+
     def _hear(self, events: Sequence[Event], written: bool) -> None:
+        name = current_process()
+        if any(p.paired and p.leads and p.name != name for p in self._living()):
+            return  # it leads no more, and does not know
         self.checker.hear(events, written=written)
         self.limits.hear(events)
 
     def forget(self, books: Books | None = None) -> None:
         """The journal is lost, or an older one is back, which said what these books say."""
         self.checker.forget(books)
-
-    def _one_writer(self, effect: Effect, moment: Moment) -> None:
-        """Once a daemon has written the target set, no daemon before it writes one any more."""
-        if effect.kind != "apply" or moment is not Moment.AFTER:
-            return
-        process = next((p for p in self.processes if p.name == current_process()), None)
-        if process is None:
-            return
-        accepted, self._accepted = self.table.accepted > self._accepted, self.table.accepted
-        if not accepted:
-            return
-        self._checked("one-writer")
-        # of a pair the one that was started first may take over later
-        order = process.stores[-1].turns.epoch if process.paired else self.processes.index(process)
-        if self._wrote is not None and order < self._wrote[1]:
-            text = f"{process.name} wrote a target set after {self._wrote[0]} had taken over"
-            self.checker.report("one-writer", process.name, text)
-        else:
-            self._wrote = (process.name, order)
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self._over:

@@ -406,7 +406,8 @@ class Checker(Settled):
         self._requests_finish()
         if daemon is not None and not self.faults_on:
             self._tracked(daemon, now)
-            self._dead_targets_go(daemon, now)
+            if not daemon.failsafe:
+                self._dead_targets_go(daemon, now)
             self._noticed_leave(daemon, now)
 
     def _requests_finish(self) -> None:

@@ -28,6 +28,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "spend": "nodes cost no more per hour than the spend cap",
     "prices": "prices that cannot be read hold back no launch",
     "call-budget": "a minute has a bounded number of calls on the cloud",
+    "failsafe": "while no database answers, noticed nodes leave the target set and nothing else is done",
     "one-writer": "no daemon acts after another took over",
     "journal": "reading the journal gives exactly the memory of the running daemon",
     "replay": "recorded turns that are decided again give the same plans, byte for byte",
@@ -64,6 +65,7 @@ class Bounds:
     see_loss: float = 10.0  # to see that a node answers no more, or answers again
     settle_calls: float = 60.0  # to have an outcome of every launch that was asked for
     finish: float = 10.0  # for requests to finish once their node has left the target set
+    look_anew: float = 8.0  # to find out, after it was frozen, that no database answers
     told_early: float = 30.0  # a reclaim told at least so long before cuts no request
 
 
@@ -71,9 +73,11 @@ class Bounds:
 class DaemonState:
     """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
 
-    `ahead`: seconds by which its host's clock is ahead of the world's.
+    `ahead`: seconds by which its host's clock is ahead of the world's. `failsafe`: the database does not
+    answer it, and its lease has run out.
     """
 
     up_since: float
     known: Set[str]
     ahead: float = 0.0
+    failsafe: bool = False

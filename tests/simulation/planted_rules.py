@@ -15,8 +15,9 @@ from unittest import mock
 from orchestrator import reloading
 from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
+from orchestrator.shared_lease import SharedLease
 from orchestrator.store_sqlite import SqliteFile
-from policies import drain, facts, fleet, interruption, invariants, prices, swap
+from policies import drain, facts, failsafe, fleet, interruption, invariants, prices, swap
 from policies.at_work import AtWork
 from policies.events import NodeGone
 from policies.limits import Budget
@@ -92,6 +93,21 @@ two_daemons_act: Patch = partial(
     _instead(SqliteFile, "keep_out", lambda self, db, epoch: None),
 )
 """A daemon whose lease was taken goes on as if it had it, and the journal takes what it writes."""
+
+deaf_beyond_the_lease: Patch = _instead(SharedLease, "unanswered", lambda self: None)
+"""A pair without its database takes nothing out of a balancer any more."""
+
+goes_on_without_its_lease: Patch = _instead(SharedLease, "valid", lambda self: self._until > 0.0)
+"""A daemon whose lease ran out because the database does not answer goes on as if it led."""
+
+takes_out_what_it_likes: Patch = partial(
+    _all,
+    _checks_no_plan,
+    _instead(
+        failsafe, "_deadline", lambda node, begun: None if node.answers and node.doomed is None else 1e12
+    ),
+)
+"""Beyond the lease whatever is silent is taken out, with a notice or without."""
 
 two_daemons_write_the_journal: Patch = _instead(SqliteFile, "keep_out", lambda self, db, epoch: None)
 """A daemon whose lease was taken does nothing more, but writes what it sees into the other's journal."""

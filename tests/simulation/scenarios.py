@@ -199,6 +199,29 @@ async def offer(sim: Simulation, load: Callable[[], Config]) -> None:
             sim.checker.report("reload", process.name, f"{process.name} took up what it must reject")
 
 
+async def database_away(sim: Simulation) -> None:
+    """A pair loses its database in the middle of a swap, and for longer than its lease lasts.
+
+    Meanwhile the replacement becomes ready, one node is noticed in good time, one is lost without a word and
+    one falls silent.
+    """
+    sim.furnish()
+    for host in "ab":
+        sim.boot(host=host)
+    await sim.settle()
+    spot = sim.live(Market.SPOT)
+    sim.board.reclaim(spot[0].id, after=60.0, notice=60.0, sources=sim.sources)
+    await sim.clock.sleep(4.0)
+    sim.database.lose()
+    await sim.clock.sleep(sim.config.daemon.lease + 1.0)
+    sim.board.reclaim(spot[1].id, after=60.0, notice=60.0, sources=sim.sources)
+    await sim.clock.sleep(90.0)
+    sim.board.reclaim(spot[2].id, after=1.0, notice=None)
+    await sim.clock.sleep(60.0)
+    sim.database.regain()
+    await sim.settle()
+
+
 async def stopped_standby(sim: Simulation) -> None:
     """A stopped standby takes over at a notice, and a new one is made."""
     await _furnished(sim)

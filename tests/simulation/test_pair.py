@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from scenarios import PACE, config, sales
+from scenarios import PACE, config, database_away, sales
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Fault
@@ -98,6 +98,103 @@ def test_the_standby_takes_over_with_the_last_good_prices(tmp_path: Path, sound)
 
     capped = config(tmp_path, limits={"spend_per_hour": 20.0})
     sound(Simulation(capped, sales=sales(), seed=1, pace=PACE, traffic=Traffic(per_second=2.0)).run(script))
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_without_a_database_noticed_nodes_leave_and_nothing_else_is_done(
+    tmp_path: Path, seed: int, sound
+) -> None:
+    folder = config(tmp_path, replicas=8)
+    sim = Simulation(folder, sales=sales(), seed=seed, pace=PACE, traffic=Traffic(per_second=2.0))
+    outcome = sound(sim.run(database_away))
+    assert outcome.checked["failsafe"] > 100
+
+
+def test_a_frozen_daemon_that_wakes_up_without_its_database_looks_anew(tmp_path: Path, sound) -> None:
+    """What it saw before is old: it takes out the noticed node only once it has asked in vain for a while."""
+
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        first, _ = sim.boot(host="a"), sim.boot(host="b")
+        await sim.settle()
+        sim.database.lose()
+        await passes(sim, 2.0)
+        sim.freeze(first)
+        doomed = sim.live(Market.SPOT)[0].id
+        sim.board.reclaim(doomed, after=50.0, notice=49.0)
+        await passes(sim, 20.0)
+        written = sim.table.accepted
+        sim.thaw(first)
+        await passes(sim, 4.0)
+        assert sim.table.accepted == written
+        await passes(sim, 8.0)
+        assert doomed not in {s.id for s in sim.table.active()}
+        sim.database.regain()
+        await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
+
+
+def test_a_daemon_whose_host_alone_is_cut_off_is_fenced_by_the_balancer(tmp_path: Path, sound) -> None:
+    """It hears of a notice like the new leader does, and its sets are refused."""
+
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        first, second = sim.boot(host="a"), sim.boot(host="b")
+        await sim.settle()
+        sim.database.lose("a")
+        await passes(sim, 20.0)
+        assert holders(sim) == [second]
+        assert first.failsafe
+        sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0, sources=sim.sources)
+        await passes(sim, 90.0)
+        assert sim.table.generation >> 20 == second.stores[-1].turns.epoch
+        assert not first.ended
+        sim.database.regain()
+        await passes(sim, 5.0)
+        assert "took over" in first.ended
+        await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_whatever_happens_to_the_database_of_two_hosts(tmp_path: Path, seed: int, sound) -> None:
+    """It answers one host, the other, or none, for longer than a lease or shorter; hosts freeze and die."""
+
+    async def script(sim: Simulation) -> None:
+        rng = random.Random(seed)
+        sim.furnish()
+        hosts = {name: sim.boot(host=name) for name in "ab"}
+        await sim.settle()
+        for _ in range(30):
+            sim.database.lose(*rng.choice(("a", "b", "ab", "ab")))
+            spot = sim.live(Market.SPOT)
+            if spot and rng.random() < 0.7:
+                sim.board.reclaim(rng.choice(spot).id, after=rng.uniform(20, 70), notice=rng.uniform(15, 60))
+            await passes(sim, rng.uniform(0, 40))
+            name = rng.choice("ab")
+            victim = hosts[name]
+            match rng.choice(("freeze", "kill", "none", "none")) if not victim.ended else "none":
+                case "kill":
+                    sim.kill(victim)
+                case "freeze":
+                    sim.freeze(victim)
+                    await passes(sim, rng.choice((2.0, 9.0, 30.0)))
+                    sim.thaw(victim)
+            await passes(sim, rng.uniform(0, 20))
+            sim.database.regain()
+            await passes(sim, rng.uniform(0, 10))
+            for each, process in hosts.items():
+                if process.ended:
+                    hosts[each] = sim.boot(host=each)
+            await passes(sim, rng.uniform(1, 40))
+        await passes(sim, 20.0)
+        assert len(holders(sim)) == 1
+        await sim.settle()
+
+    outcome = sound(simulation(tmp_path, seed).run(script))
+    assert outcome.checked["failsafe"] > 100
 
 
 @pytest.mark.parametrize("seed", range(1, 5))
