@@ -291,7 +291,7 @@ class Loop:
 
         An intent that could not be journalled never was: it leaves memory again and is not acted on.
         """
-        if world.failsafe:
+        if world.failsafe_since is not None:
             out = [t for t in plan.targets if t.phase is TargetPhase.DRAINING]
             self._actuator.take_out(plan.write, out, self._epoch)
         else:

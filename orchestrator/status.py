@@ -300,7 +300,7 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
         )
     elif not world.leading:
         found.append("this daemon does not hold the lease: it only watches")
-    if not world.durable and not world.failsafe:
+    if not world.durable and world.failsafe_since is None:
         found.append("the journal cannot be written: nothing is launched or ended until it can")
     found += _unlisted(fleet, world)
     for name, view in sorted(world.balancers.items()):

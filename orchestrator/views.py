@@ -45,11 +45,7 @@ class DaemonView(TypedDict):
     epoch: Annotated[int, "number of the lease under which it acts; rises with every change of holder"]
     uptime_s: float
     leading: Annotated[bool, "true while it holds the lease; otherwise it only watches"]
-    database_silent_s: Annotated[
-        float | None,
-        "seconds since the database of a pair answered last, once the lease has run out for that reason: "
-        "noticed nodes are still taken out of the balancers, and nothing else is done; null otherwise",
-    ]
+    database_silent_s: Annotated[float | None, "age of its database's last answer, beyond the lease"]
     leader: Annotated[str | None, "who leads instead, while this daemon stands by; null otherwise"]
     paused: Annotated[PausedView | None, "set while the daemon observes but does not act"]
     journal_ok: Annotated[bool, "the journal accepts writes; without it nothing destructive happens"]

@@ -61,7 +61,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     _name_strangers(turn)
     standby.refill(turn)
     standby.surplus(turn)
-    if world.failsafe:
+    if world.failsafe_since is not None:
         wanted = failsafe.targets(turn)
         write = failsafe.to_write(turn, wanted)
     else:

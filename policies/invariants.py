@@ -44,7 +44,11 @@ def check(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> tuple[Violation
         found += _disruption(pool, fleet, plan)
         found += _bounds(pool, fleet, plan)
         found += _order(fleet, plan)
-    found += _beyond_the_lease(world, fleet, plan) if world.failsafe else _targets(world, fleet, plan)
+    found += (
+        _beyond_the_lease(world, fleet, plan)
+        if world.failsafe_since is not None
+        else _targets(world, fleet, plan)
+    )
     return tuple(found)
 
 

@@ -302,8 +302,7 @@ class World:
     reading it may hold what can be bought without any. `policies.prices` joins them. `heard` maps a source of
     notices to when it was last surely read, None before the first time.
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
-    `failsafe_since`: it held the lease last, as far as it knows, and cannot ask, since the database has not
-    answered from then on. See `policies.failsafe`.
+    `failsafe_since`: it ran out, since the database has not answered from then on (`policies.failsafe`).
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
     """
 
@@ -320,11 +319,6 @@ class World:
     epoch: int = 0
     awake_since: float = 0.0
     failsafe_since: float | None = None
-
-    @property
-    def failsafe(self) -> bool:
-        """Beyond the lease: noticed nodes may be taken out of the balancers, and nothing else may be done."""
-        return self.failsafe_since is not None and not self.leading
 
     @property
     def instances(self) -> tuple[Instance, ...]:

@@ -102,7 +102,7 @@ class Turn:
 
     def frozen(self, region: str) -> str:
         """Why nothing that costs money or ends a node may be done in a region now; empty when all is well."""
-        if self.world.failsafe:
+        if self.world.failsafe_since is not None:
             return "the database does not answer, and the lease has run out"
         if not self.world.leading:
             return "this daemon does not hold the lease"

@@ -133,8 +133,8 @@ def _why(found: Verdict, fleet: Fleet, world: World) -> str:
         *found.reasons,
         "" if found.spot_loss is None else "spot cannot be had",
         "an operator paused it" if found.state is State.PAUSED else "",
-        "the database does not answer" if world.failsafe else "",
-        "" if world.durable or world.failsafe else "the journal cannot be written",
+        "the database does not answer" if world.failsafe_since is not None else "",
+        "" if world.durable or world.failsafe_since is not None else "the journal cannot be written",
         *hidden,
         counts,
     )
@@ -173,7 +173,7 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
         return State.BELOW_FLOOR
     # Without a fresh list nothing there could be replaced, however well every node is.
     blind = any(fleet.sight.hidden(region) for region in world.regions)
-    bound = world.failsafe or not world.durable
+    bound = world.failsafe_since is not None or not world.durable
     well = min(ready, serving) >= pool.replicas and not bound and not blind
     return State.OK if well and not any(way.lost or way.doubt for way in ways) else State.DEGRADED
 

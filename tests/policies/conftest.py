@@ -658,7 +658,7 @@ def check_targets(toy: ToyCloud, turn: Turn) -> None:
     for spec in turn.plan.targets:
         if turn.world.regions[""].at is not None:
             assert listed.get(spec.id) not in ENDED, f"{spec.id} has ended and is a target"
-    if active - draining and not turn.world.failsafe:
+    if active - draining and turn.world.failsafe_since is None:
         assert not active & draining, "a draining node would get new requests"
     answering = {i for i in toy.active() if i in toy.answering() and listed.get(i) not in ENDED}
     ended = {i for i in turn.memory.nodes if ending(turn.memory, i)}
@@ -680,13 +680,13 @@ def check_authority(_toy: ToyCloud, turn: Turn) -> None:
         assert turn.world.durable
         assert turn.world.regions[""].at is not None
         assert turn.memory.pause is None
-    if not (turn.world.leading or turn.world.failsafe):
+    if not (turn.world.leading or turn.world.failsafe_since is not None):
         assert not turn.plan.write
 
 
 def check_failsafe(toy: ToyCloud, turn: Turn) -> None:
     """Beyond the lease no target enters, and none leaves without a notice that is believed."""
-    if not turn.world.failsafe:
+    if turn.world.failsafe_since is None:
         return
     doomed = doom(turn.pool, turn.world, turn.memory)
     healthy = {t.id for t in turn.world.balancers["gw"].value if t.state is TargetState.HEALTHY}
