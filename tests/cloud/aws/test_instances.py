@@ -1,6 +1,7 @@
 """EC2 beyond the contract: how a launch is asked for, and what EC2 may say to it."""
 
 import asyncio
+import datetime
 from dataclasses import replace
 
 import boto3
@@ -12,7 +13,7 @@ from cloud.aws.instances import AwsInstances
 from cloud.aws.machines import instance_of, launch_parameters
 from cloud.aws.places import PROVIDER, AwsRegion
 from cloud.clock import SystemClock
-from cloud.errors import CloudError, Denied, InsufficientCapacity, QuotaExceeded, Uncertain
+from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
 from cloud.ports import EngineCommand, LaunchRequest
 from policies.model import InstanceState, Market, Placement, StandbyKind
 
@@ -311,8 +312,6 @@ async def test_targets_are_owned_by_living_machines_of_the_pool(instances, ec2, 
 
 
 def test_a_description_with_odd_tags_is_read():
-    import datetime
-
     machine = {
         "InstanceId": "i-1",
         "InstanceType": TYPE,
@@ -325,3 +324,89 @@ def test_a_description_with_odd_tags_is_read():
     found = instance_of(machine, PLACE)
     assert (found.token, found.pool, found.standby, found.address) == ("from-the-call", "", None, "")
     assert found.placement.market is Market.ON_DEMAND
+
+
+class Region:
+    """The clients of a region that knows some machines, fails, or answers nothing."""
+
+    def __init__(self, *machines: str, fails: Exception | None = None, hangs: bool = False) -> None:
+        self.machines, self.fails, self.hangs = machines, fails, hangs
+        self.asked: list[str] = []
+
+    def share(self):
+        return self
+
+    async def close(self):
+        return
+
+    async def call(self, _lane, _service, operation, **parameters):
+        self.asked.append(operation)
+        if self.hangs:
+            await asyncio.sleep(3600.0)
+        if self.fails is not None:
+            raise self.fails
+        if operation == "terminate_instances" and parameters["InstanceIds"][0] not in self.machines:
+            raise NotFound("no such machine")
+        return {}
+
+    async def pages(self, lane, service, operation, **parameters):
+        await self.call(lane, service, operation, **parameters)
+        named = [v for f in parameters["Filters"] if f["Name"] == "instance-id" for v in f["Values"]]
+        yield {
+            "Reservations": [
+                {
+                    "Instances": [
+                        {
+                            "InstanceId": machine,
+                            "InstanceType": TYPE,
+                            "State": {"Name": "running", "Code": 16},
+                            "Placement": {"AvailabilityZone": "us-east-1a"},
+                            "LaunchTime": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+                        }
+                        for machine in self.machines
+                        if not named or machine in named
+                    ]
+                }
+            ]
+        }
+
+
+def two_regions(east: Region, west: Region) -> AwsInstances:
+    there = replace(PLACE, region="us-west-2", subnets={"us-west-2a": "subnet-9"})
+    return AwsInstances([(east, PLACE), (west, there)], clock=SystemClock())
+
+
+@pytest.mark.parametrize("west", [Region(fails=CloudError("503")), Region(hangs=True)], ids=["503", "hangs"])
+async def test_a_silent_region_keeps_no_machine_of_another_from_its_end(west):
+    """Also where no list has told yet in which region the machine is."""
+    east = Region("i-1")
+    instances = two_regions(east, west)
+    async with asyncio.timeout(5.0):
+        assert [i.id for i in await instances.list("pool", "us-east-1")] == ["i-1"]
+        await instances.terminate("i-1")
+        assert west.asked == []
+        unknown = two_regions(east, west)
+        await unknown.terminate("i-1")
+    assert east.asked.count("terminate_instances") == 2
+    assert "terminate_instances" not in west.asked
+
+
+async def test_a_machine_that_a_silent_region_may_have_is_not_gone():
+    with pytest.raises(CloudError, match="503"):
+        await two_regions(Region(), Region(fails=CloudError("503"))).terminate("i-1")
+    instances = two_regions(Region(), Region())
+    await instances.terminate("i-1")  # gone is success
+    with pytest.raises(NotFound):
+        await instances.stop("i-1")
+
+
+async def test_what_one_region_lists_no_more_is_not_forgotten_of_another():
+    east, west = Region("i-1"), Region("i-2")
+    instances = two_regions(east, west)
+    for region in instances.regions:
+        await instances.list("pool", region)
+    west.machines = ()
+    assert await instances.list("pool", "us-west-2") == ()
+    east.asked.clear()
+    await instances.terminate("i-1")
+    assert east.asked == ["terminate_instances"]  # it is known where it is
