@@ -32,6 +32,7 @@ class Sight:
 
     def __init__(self, pool: Pool, world: World, memory: Memory) -> None:
         self._pool, self._world, self._memory = pool, world, memory
+        self.regions = tuple(world.regions)
         self._hidden: dict[str, str] = {}
 
     def hidden(self, region: str) -> str:
@@ -68,7 +69,7 @@ class Sight:
 
     @lazy
     def _open(self) -> bool:
-        return any(not self.hidden(region) for region in self._world.regions)
+        return any(not self.hidden(region) for region in self.regions)
 
     @lazy
     def _sound(self) -> bool:

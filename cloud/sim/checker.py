@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from cloud.sim.apart import Apart, hidden
 from cloud.sim.balancer import TargetTable
 from cloud.sim.books import Books
 from cloud.sim.counting import units
@@ -63,6 +64,7 @@ class Checker(Settled):
         self._may_go_since: dict[str, float] = {}
         self._asked_below: dict[str, str] = {}  # node whose end was asked for -> how it was below the floor
         self._said: set[tuple[str, str]] = set()
+        self._hidden_at: dict[str, float] = {}  # region -> when it could last not be listed
         self._before: dict[str, dict[str, TargetPhase]] = {}
         self._accepted: dict[str, int] = {}  # writes that each balancer took
         self._launched = 0  # machines, before the launch that lands now
@@ -72,15 +74,16 @@ class Checker(Settled):
         self._let_go: set[str] = set()  # nodes that left by the last set that a balancer acknowledged
         self._strayed: dict[str, tuple[float, float]] = {}  # node that got requests unasked -> since, until
         self._written: deque[tuple[float, float]] = deque(maxlen=100)  # sets: when sent, when taken
-        Priceless(
-            world,
-            pool,
-            daemon=daemon,
-            faults_on=lambda: self.faults_on,
-            bounds=self._bounds,
-            checked=lambda name: self.checked.update((name,)),
-            report=self.report,
-        )
+        for watch in (Priceless, Apart):
+            watch(
+                world,
+                pool,
+                daemon=daemon,
+                faults_on=lambda: self.faults_on,
+                bounds=self._bounds,
+                checked=lambda name: self.checked.update((name,)),
+                report=self.report,
+            )
         world.effects.watchers.append(self._on_effect)
         world.on_tick.append(self._on_tick)
         for table in self._tables:
@@ -403,6 +406,7 @@ class Checker(Settled):
         daemon = self._daemon()
         if daemon is None or self._world.faults.out("stream"):
             self._deaf_at = now
+        self._hidden_at.update(dict.fromkeys(hidden(self._world), now))
         self._requests_finish()
         if daemon is not None and not self.faults_on:
             self._tracked(daemon, now)
@@ -457,7 +461,8 @@ class Checker(Settled):
         """Every live machine of ours is known to the daemon."""
         self.checked["tracked"] += 1
         for machine in self._ours():
-            since = max(daemon.up_since, machine.visible_at)
+            unlisted_at = self._hidden_at.get(machine.placement.region, -math.inf)
+            since = max(daemon.up_since, machine.visible_at, unlisted_at)
             if machine.live and machine.id not in daemon.known and now - since > self._bounds.track:
                 self.report("tracked", machine.id, f"{machine.id} lives and the daemon does not know it")
 

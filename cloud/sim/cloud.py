@@ -133,7 +133,8 @@ class SimOfferings:
 
     async def list(self, part: str) -> Sold:
         """Every offering of one part with its price now. Raises CloudError."""
-        sold = await self._wire.look("offerings", self._world.offerings)
+        region = part.rpartition(" ")[0]
+        sold = await self._wire.look("offerings", self._world.offerings, region=region)
         return Sold(offerings=tuple(o for o in sold if _part(o.placement) == part))
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ from planted_rules import (
     goes_on_without_its_lease,
     launches_what_it_likes,
     loses_requests,
+    one_silent_region_freezes_all,
     sells_only_what_was_read,
     silence_is_loss,
     spends_what_it_likes,
@@ -63,6 +64,7 @@ from planted_rules import (
 )
 from scenarios import (
     PACE,
+    TWO_REGIONS,
     bootstrap,
     config,
     database_away,
@@ -71,6 +73,7 @@ from scenarios import (
     offer,
     operator_drain,
     place,
+    region_silent,
     restarted_without_prices,
     return_to_spot,
     sales,
@@ -106,6 +109,7 @@ class Planted:
     prepare: Callable[[Simulation], object] = lambda _: None
     store: type[RecordedStore] = RecordedStore
     pool: dict[str, Any] = field(default_factory=dict)
+    regions: Mapping[str, str] = field(default_factory=dict)
     rule: Patch = contextlib.nullcontext
 
     def play(self, folder: Path, *, seed: int = 1, crash: Point | None = None) -> Outcome:
@@ -113,7 +117,7 @@ class Planted:
         folder.mkdir(parents=True, exist_ok=True)
         sim = Simulation(
             config(folder, **self.pool),
-            sales=sales(),
+            sales=sales(regions=self.regions),
             seed=seed,
             pace=PACE,
             traffic=Traffic(per_second=2.0),
@@ -475,6 +479,13 @@ PLANTED: tuple[Planted, ...] = (
         script=notice,
         rule=spends_what_it_likes,
         pool={"limits": {"spend_per_hour": 8.5}},
+    ),
+    Planted(
+        name="a silent region freezes all",
+        invariant="regions",
+        script=region_silent,
+        regions=TWO_REGIONS,
+        rule=one_silent_region_freezes_all,
     ),
     Planted(
         name="what has no price is not sold",

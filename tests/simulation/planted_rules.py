@@ -22,6 +22,7 @@ from policies.at_work import AtWork
 from policies.events import NodeGone
 from policies.limits import Budget
 from policies.model import Confidence
+from policies.regions import Sight
 from policies.turn import Turn
 
 Patch = Callable[[], AbstractContextManager[object]]
@@ -54,6 +55,14 @@ collects_nothing: Patch = _instead(
 
 spot_notices_doom_all: Patch = _instead(interruption, "applies", lambda notice, *, spot: not notice.cancelled)
 """A spot interruption dooms on-demand nodes too."""
+
+
+def _any_hidden(sight: Sight, region: str, *, real: Callable[[Sight, str], str] = Sight.hidden) -> str:
+    return next(filter(None, (real(sight, each) for each in sight.regions)), real(sight, region))
+
+
+one_silent_region_freezes_all: Patch = _instead(Sight, "hidden", _any_hidden)
+"""Where one region cannot be listed nothing is launched or ended anywhere."""
 
 drains_are_over_at_once: Patch = _instead(
     drain, "finished", lambda rules, world, node: node.drain is not None

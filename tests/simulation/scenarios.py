@@ -13,7 +13,7 @@ from typing import Any
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
-from cloud.sim.faults import Fault
+from cloud.sim.faults import CLOUD, Fault, within
 from cloud.sim.invariants import Bounds
 from cloud.sim.world import Pace, Sale
 from orchestrator.config import Config, build_config
@@ -28,11 +28,17 @@ PACE = Pace(boot=(8.0, 12.0), load=(8.0, 12.0), start=(3.0, 5.0), reload=(4.0, 6
 """Twenty seconds from launch to ready, ten from stopped to ready; lists lag behind a restarted daemon."""
 
 
-def sales(capacity: int = 10, kind: str = "gpu", factor: float = 1.0) -> list[Sale]:
-    """Three zones that sell both markets, each a little dearer than the one before."""
+TWO_REGIONS = {"a": "east", "b": "west", "c": "east"}
+"""Zones of two regions; elsewhere all are of one."""
+
+
+def sales(
+    capacity: int = 10, kind: str = "gpu", factor: float = 1.0, regions: Mapping[str, str] | None = None
+) -> list[Sale]:
+    """Three zones that sell both markets, each a little dearer than the one before, in one region or more."""
     return [
         Sale(
-            placement=place(market, zone, kind),
+            placement=place(market, zone, kind, region=(regions or {}).get(zone, "region")),
             price=PRICES[market] * factor * (1 + 0.1 * number),
             capacity=capacity,
         )
@@ -41,9 +47,14 @@ def sales(capacity: int = 10, kind: str = "gpu", factor: float = 1.0) -> list[Sa
     ]
 
 
-def place(market: Market, zone: str, kind: str = "gpu") -> Placement:
+def place(market: Market, zone: str, kind: str = "gpu", *, region: str = "region") -> Placement:
     """A placement of the simulated provider."""
-    return Placement("sim", "region", zone, kind, market)
+    return Placement("sim", region, zone, kind, market)
+
+
+def place_in(sim: Simulation, market: Market, zone: str) -> Placement:
+    """The same in a simulation whose zones may be in several regions."""
+    return next(p for p in sim.world.prices if (p.market, p.zone, p.instance_type) == (market, zone, "gpu"))
 
 
 LOOK = 2.0
@@ -133,6 +144,20 @@ async def restarted_without_prices(sim: Simulation) -> None:
     for market in Market:
         sim.world.terminate(sim.live(market)[0].id)
     await sim.settle(within=200.0)
+
+
+async def region_silent(sim: Simulation) -> None:
+    """One region answers nothing, and a node in the other is lost: it is replaced there meanwhile."""
+    await _furnished(sim)
+    end = sim.world.faults.begin(within(CLOUD, "west"), Fault.FAILED)
+    await sim.clock.sleep(2 * sim.pool.patience.stale_after)
+    lost = next(m for m in sim.live(Market.SPOT) if m.placement.region == "east")
+    sim.board.reclaim(lost.id, after=1.0, notice=None)
+    try:
+        await sim.settle(within=400.0)
+    finally:
+        end()
+    await sim.settle()
 
 
 async def loss(sim: Simulation) -> None:
@@ -256,7 +281,7 @@ async def mixed_sizes(sim: Simulation) -> None:
 class Scenario:
     """A script with the pool it is for, and what is sold to it beside machines of one unit.
 
-    `launches` is how many machines it takes, whatever happens.
+    `launches` is how many machines it takes, whatever happens; `regions` are those of the zones.
     """
 
     name: str
@@ -264,6 +289,7 @@ class Scenario:
     launches: int
     pool: Mapping[str, Any] = field(default_factory=dict)
     sold: tuple[Sale, ...] = ()
+    regions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tables(self) -> Mapping[str, Any]:
@@ -277,6 +303,7 @@ SCENARIOS = {
         Scenario(name="bootstrap", script=bootstrap, launches=4),
         Scenario(name="notice", script=notice, launches=6),
         Scenario(name="loss", script=loss, launches=6),
+        Scenario(name="region_silent", script=region_silent, launches=6, regions=TWO_REGIONS),
         Scenario(name="late_notice", script=late_notice, launches=6),
         Scenario(name="return_to_spot", script=return_to_spot, launches=8),
         Scenario(name="operator_drain", script=operator_drain, launches=5),
@@ -301,7 +328,7 @@ def play(
     folder.mkdir(parents=True, exist_ok=True)
     return Simulation(
         config(folder, **scenario.tables),
-        sales=[*sales(), *scenario.sold],
+        sales=[*sales(regions=scenario.regions), *scenario.sold],
         seed=seed,
         pace=PACE,
         traffic=Traffic(per_second=2.0),

@@ -14,13 +14,13 @@ import asyncio
 import random
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scenarios import LOOK, bounds, config, sales
+from scenarios import LOOK, TWO_REGIONS, bounds, config, sales
 from swarm_faults import FAULTS, Kind, price_walk
 
 from cloud.sim.balancer import Traffic
@@ -43,6 +43,9 @@ ADAPTIVE = 0.1
 LARGE = 0.15
 """Share of seeds with nodes of two sizes."""
 
+APART = 0.3
+"""Share of seeds with two regions."""
+
 CAPPED = 0.1
 """Share of seeds with a spend cap, where prices stand still and all nodes are of one size."""
 
@@ -62,6 +65,7 @@ class Swarm:
     def __init__(self, seed: int, hours: float, *, look: float = LOOK) -> None:
         self.seed, self.seconds, self.look = seed, hours * 3600.0, look
         self.pool = self._pool()
+        self.regions = self._regions()
         self.large = self._large()
         self.pace = self._pace()
         self.rates = self._rates()
@@ -108,7 +112,12 @@ class Swarm:
             return []
         units = rng.choice((2, 3, 8))
         self.pool["units"] = {"big": units}
-        return sales(rng.choice((1, 3, 10)), "big", units * rng.choice((0.5, 0.9, 1.1)))
+        return sales(rng.choice((1, 3, 10)), "big", units * rng.choice((0.5, 0.9, 1.1)), self.regions)
+
+    def _regions(self) -> Mapping[str, str]:
+        """The regions of the zones: one, as in the saved seeds, or two."""
+        apart = drawn("regions", self.seed).random() < APART and self.seed not in REGRESSIONS
+        return TWO_REGIONS if apart else {}
 
     def _cap(self) -> float:
         """What all on demand and a node or two more cost at the dearest place: a shortage of spot needs that.
@@ -236,7 +245,7 @@ def play_swarm(
     with tempfile.TemporaryDirectory() as folder:
         sim = Simulation(
             config(Path(folder), record_turns=swarm.record_turns, look=swarm.look, **swarm.pool),
-            sales=[*sales(), *swarm.large],
+            sales=[*sales(regions=swarm.regions), *swarm.large],
             seed=swarm.seed,
             pace=swarm.pace,
             traffic=Traffic(per_second=2.0),

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from scenarios import PRICES, ZONES, place
+from scenarios import PRICES, ZONES, place_in
 from swarm_host import HOST
 
 from cloud.errors import InsufficientCapacity
 from cloud.ports import EngineCommand, LaunchRequest
-from cloud.sim.faults import BALANCER, CLOUD, MUTATIONS, Fault
+from cloud.sim.faults import BALANCER, CLOUD, MUTATIONS, Fault, within
 from cloud.sim.notices import METADATA, QUEUE
 from cloud.sim.world import Machine
 from orchestrator.simulate import Simulation
@@ -97,8 +97,9 @@ async def drought_everywhere(sim: Simulation, rng: random.Random) -> None:
 
 
 def _dry(sim: Simulation, rng: random.Random, market: Market, zone: str) -> None:
-    sim.world.set_capacity(place(market, zone), 0)
-    sim.world.later(rng.uniform(30, 600), lambda: sim.world.set_capacity(place(market, zone), 10))
+    where = place_in(sim, market, zone)
+    sim.world.set_capacity(where, 0)
+    sim.world.later(rng.uniform(30, 600), lambda: sim.world.set_capacity(where, 10))
 
 
 async def price_walk(sim: Simulation, rng: random.Random) -> None:
@@ -239,6 +240,20 @@ async def provider_down(sim: Simulation, rng: random.Random) -> None:
     await _outage(sim, rng, CLOUD, rng.choice((Fault.FAILED, Fault.LOST, Fault.SLOW)))
 
 
+async def region_down(sim: Simulation, rng: random.Random) -> None:
+    """One of several regions answers nothing, or is gone with its network."""
+    if len(sim.world.regions) == 1:
+        return
+    region = rng.choice(sim.world.regions)
+    calls = rng.choice((CLOUD, CLOUD, ("list",), ("launch", "terminate")))
+    dark = {m.id for m in sim.live() if m.placement.region == region} if rng.random() < 0.3 else set()
+    end = sim.world.faults.begin(within(calls, region), rng.choice((Fault.FAILED, Fault.LOST, Fault.SLOW)))
+    sim.world.faults.unreachable |= dark
+    await sim.clock.sleep(rng.uniform(20, 600))
+    end()
+    sim.world.faults.unreachable -= dark
+
+
 async def quota(sim: Simulation, rng: random.Random) -> None:
     await _outage(sim, rng, ("launch",), Fault.QUOTA)
 
@@ -260,7 +275,7 @@ async def foreign_machine(sim: Simulation, rng: random.Random) -> None:
     request = LaunchRequest(
         token=rng.choice(("", "web-7", "another/1/1", f"{sim.pool.name}/blue")),
         pool=sim.pool.name,
-        placement=place(rng.choice(list(Market)), rng.choice(ZONES)),
+        placement=place_in(sim, rng.choice(list(Market)), rng.choice(ZONES)),
         command=EngineCommand(argv=("sim",)),
     )
     with suppress(InsufficientCapacity):
@@ -340,7 +355,8 @@ FAULTS: tuple[Kind, ...] = (
     Kind(price_walk), Kind(silence), Kind(flapping), Kind(unreachable), Kind(lost_probes), Kind(forged),
     Kind(unknown_node), Kind(on_demand_interrupted), Kind(odd_deadline), Kind(cancelled),
     Kind(rebalance), Kind(deaf), Kind(stale_lists), Kind(lost_pages), Kind(hidden_node), Kind(denied),
-    Kind(credentials_expired), Kind(throttled), Kind(provider_down), Kind(quota), Kind(refused),
+    Kind(credentials_expired), Kind(throttled), Kind(provider_down), Kind(region_down, 0.5), Kind(quota),
+    Kind(refused),
     Kind(prices_away, 0.2, 600.0), Kind(foreign_machine, 0.2, 600.0), Kind(balancer_restart),
     Kind(hand_edit), Kind(balancer_down), Kind(balancer_forgets), Kind(drained), Kind(paused, 0.2),
     Kind(ended_by_hand, 0.2),
