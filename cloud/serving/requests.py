@@ -19,6 +19,8 @@ log = structlog.get_logger("requests")
 
 _PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
+_NO_TEXT: Final = "surrogates not allowed"
+"""Of bytes in a head that are no UTF-8, where aiohttp repeats them: Python keeps such bytes as surrogates."""
 _WHAT_MOST: Final = 120
 """Characters of what a caller sent that go into a log line."""
 
@@ -94,7 +96,7 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionResetError("a part of the answer was sent already")
         if status == 500 and exc is not None and _is_callers(exc, request):
-            status, message = 400, "the body is broken"
+            status, message = 400, "the request is broken"
         if status == 500:
             text = "this request met a fault of the server; its log has the reason"
         else:
@@ -166,6 +168,8 @@ def _is_callers(error: BaseException, request: web.BaseRequest | None) -> bool:
     """Whether an exception comes of what the caller sent, or of its going away; else the fault is ours."""
     if isinstance(error, HttpProcessingError | web.RequestPayloadError):
         return True
+    if isinstance(error, UnicodeEncodeError) and error.reason == _NO_TEXT:
+        return True
     if request is None:
         return isinstance(error, ConnectionError)
     return error is request.content.exception() or (
@@ -176,6 +180,8 @@ def _is_callers(error: BaseException, request: web.BaseRequest | None) -> bool:
 def _what(error: BaseException) -> str:
     if isinstance(error, ConnectionError):
         return "hung up in the middle of a request"
+    if isinstance(error, UnicodeEncodeError):
+        return "a header that is not UTF-8"
     text = getattr(error, "message", "") or str(error) or type(error).__name__
     return " ".join(text.split())[:_WHAT_MOST]
 

@@ -37,6 +37,7 @@ BROKEN = {
     "length and chunks": POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "bad chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n",
     "bad encoding": POST + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    "no text": b"GET / HTTP/1.1\r\nHost: localhost\r\nExpect: \xff\r\n\r\n",
     "bad target": b"GET http://[bad HTTP/1.1\r\nHost: localhost\r\n\r\n",
 }
 
