@@ -163,7 +163,7 @@ async def test_a_price_list_that_hangs_holds_up_no_list_of_machines(aws_shim, aw
     async with asyncio.timeout(20.0):
         while aws_shim.order("calls").get("GetProducts", 0) < 4:  # noqa: ASYNC110 - another process counts
             await asyncio.sleep(0.01)
-        assert await instances.list("pool") == ()
+        assert await instances.list("pool", "us-east-1") == ()
         assert (await offerings.list(SPOT)).offerings
         assert not look.done()
     aws_shim.order("release")
@@ -205,7 +205,7 @@ async def test_machines_name_no_price(aws_shim, aws_clients, aws_place, clock):
     command = EngineCommand(argv=("x",))
     launched = await instances.launch(LaunchRequest(token="t", pool="pool", placement=place, command=command))
     assert launched.price is None
-    assert [i.price for i in await instances.list("pool")] == [None]
+    assert [i.price for i in await instances.list("pool", "us-east-1")] == [None]
 
 
 # -- what AWS writes ------------------------------------------------------------------------------
