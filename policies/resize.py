@@ -104,13 +104,14 @@ def note(draft: Draft, event: PoolConfigured) -> None:
 def in_force(pool: Pool, memory: Memory) -> Pool | None:
     """The pool with the size that the journal remembers; None where it remembers none.
 
-    An older journal knows nothing of standbys: they are left as they are.
+    An older journal knows nothing of standbys: they are left as they are. The adaptive mix has no hot ones.
     """
     if not memory.replicas:
         return None
     standby = pool.standby
     if memory.hot is not None and memory.stopped is not None:
-        standby = replace(standby, hot=memory.hot, stopped=memory.stopped)
+        hot = memory.hot if pool.adaptive is None else 0
+        standby = replace(standby, hot=hot, stopped=memory.stopped)
     return replace(pool, replicas=memory.replicas, standby=standby)
 
 

@@ -189,4 +189,6 @@ def test_a_mistake_that_was_never_whole_can_be_corrected_by_a_restart() -> None:
 def test_the_size_in_force_is_the_journals() -> None:
     found = in_force(pool(4000, hot=400, limits=Limits(surge=7)), remembered(4, hot=1, stopped=2))
     assert found == pool(4, hot=1, stopped=2, limits=Limits(surge=7))
+    adaptive = in_force(pool(4000, adaptive=AdaptiveRules()), remembered(4, hot=1, stopped=2))
+    assert adaptive == pool(4, stopped=2, adaptive=AdaptiveRules())
     assert in_force(pool(4), Memory()) is None
