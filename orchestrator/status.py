@@ -33,7 +33,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
     pool, now = fleet.pool, world.now
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
     money = rate(fleet)
-    states, found = _target_states(fleet, world), verdict(snapshot)
+    states, found = _target_states(fleet, world, memory), verdict(snapshot)
     lost = found.spot_loss
     return views.PoolView(
         name=pool.name,
@@ -125,7 +125,7 @@ def plan_view(snapshot: Snapshot) -> views.PoolPlanView:
 def node_view(snapshot: Snapshot, node: Node) -> views.NodeView:
     """One node."""
     world, memory = snapshot.world, snapshot.memory
-    target = _target_states(snapshot.fleet, world).get(node.id)
+    target = _target_states(snapshot.fleet, world, memory).get(node.id)
     return _node(node, world.engines.get(node.id), target, memory, world.now)
 
 
@@ -171,13 +171,17 @@ def stopped_standbys(fleet: Fleet) -> int:
     return sum(n.units for n in fleet.nodes if n.standby is StandbyKind.STOPPED and n.phase is Phase.STOPPED)
 
 
-def _target_states(fleet: Fleet, world: World) -> dict[str, str]:
-    """The state of each target; what was last heard of a balancer that does not answer is not its state."""
-    return {
-        t.id: _UNKNOWN if unread(fleet.pool, world, name) else str(t.state)
-        for name, view in world.balancers.items()
-        for t in view.value
-    }
+def _target_states(fleet: Fleet, world: World, memory: Memory) -> dict[str, str]:
+    """The state of each target. Of a balancer that does not answer nothing is known, neither what it last
+    showed nor what it took since."""
+    found: dict[str, str] = {}
+    for name, view in world.balancers.items():
+        if unread(fleet.pool, world, name):
+            held = {*memory.targets.get(name, {}), *(t.id for t in view.value)}
+            found.update(dict.fromkeys(held, _UNKNOWN))
+        else:
+            found.update({t.id: str(t.state) for t in view.value})
+    return found
 
 
 def _newest(node: Node, fleet: Fleet) -> Sequence[Notice]:

@@ -322,6 +322,12 @@ def test_the_first_set_counts_before_anybody_has_looked_at_it() -> None:
     assert (pool_view(scene).state, pool_view(scene).serving) == ("ok", 4)
 
 
+def test_a_target_that_was_taken_and_never_seen_is_unknown_too() -> None:
+    scene = Scene().settled()
+    gateway(scene, shown=(), age=7.0, error="refused")
+    assert {n.target for n in pool_view(scene).nodes} == {"unknown"}
+
+
 def test_a_pool_that_never_served_starts() -> None:
     scene = Scene().settled()
     scene.targets = []

@@ -36,7 +36,7 @@ async def test_a_queue_of_callers_that_nobody_takes_is_said_and_taken_back(gatew
     """Accepted by the kernel, never by the process: what is left when it has no descriptor for them."""
     running = await gateways()
     loop = asyncio.get_running_loop()
-    listener = running.gateway._sockets[0]
+    listener = running.gateway._public
     loop.remove_reader(listener.fileno())
     await eventually(lambda: refuses(running))
     assert "no answer within" in await refuses(running)
