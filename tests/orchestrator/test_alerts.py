@@ -285,8 +285,8 @@ CASES: dict[str, Case] = {
         'up{job="orchestrator",instance="d"}', always(0), "1x8 0x2 1x900", job="orchestrator", instance="d"
     ),
     "OrchestratorNotLeading": one('orchestrator_leading{pool="a"}', always(0), "0x2 1x900", pool="a"),
-    "OrchestratorDatabaseSilent": one(
-        'orchestrator_database_silent_seconds{pool="a"}', "9+15x960", "0x4 9x0 0x900", pool="a"
+    "OrchestratorDatabaseSilent": one(  # silent from the second sample on: its `for` is as long as a sample
+        'orchestrator_database_silent_seconds{pool="a"}', "0 9+15x960", "0x4 9x0 0x900", pool="a"
     ),
     "OrchestratorLoopStalled": one("orchestrator_turns_total", always(7), rising(1)),
     "OrchestratorLoopSlow": Case(
