@@ -63,10 +63,10 @@ class AwsShim:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{name} {values}: {error.read().decode()}") from None
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, region: str = REGION) -> Any:
         """A client of boto3 for what the stand-in's user does."""
         keys = {"aws_access_key_id": "user", "aws_secret_access_key": "user"}
-        return boto3.client(service, region_name=REGION, endpoint_url=self.url, **keys)
+        return boto3.client(service, region_name=region, endpoint_url=self.url, **keys)
 
     def machines(self, pool: str) -> list[dict[str, Any]]:
         """Every machine of a pool that EC2 still describes, by tag."""
@@ -100,12 +100,12 @@ def running_shim() -> Iterator[AwsShim]:
 # -- what a user has before the first launch --------------------------------------------------------
 
 
-def network(shim: AwsShim, block: str, template: str) -> dict[str, str]:
+def network(shim: AwsShim, block: str, template: str, region: str = REGION) -> dict[str, str]:
     """A network on the loopback, `block` such as "127.78", and a launch template; the subnets by zone."""
-    ec2 = shim.client("ec2")
+    ec2 = shim.client("ec2", region)
     vpc = ec2.create_vpc(CidrBlock=f"{block}.0.0/16")["Vpc"]["VpcId"]
     made = {}
-    for number, zone in enumerate(ZONES):
+    for number, zone in enumerate((f"{region}a", f"{region}b")):
         part = f"{block}.{16 * number}.0/20"
         subnet = ec2.create_subnet(VpcId=vpc, CidrBlock=part, AvailabilityZone=zone)
         made[zone] = str(subnet["Subnet"]["SubnetId"])
@@ -113,9 +113,9 @@ def network(shim: AwsShim, block: str, template: str) -> dict[str, str]:
     return made
 
 
-def queue_of_events(shim: AwsShim, name: str) -> str:
+def queue_of_events(shim: AwsShim, name: str, region: str = REGION) -> str:
     """A queue that EventBridge fills with the events of EC2; its URL."""
-    sqs, events = shim.client("sqs"), shim.client("events")
+    sqs, events = shim.client("sqs", region), shim.client("events", region)
     queue = str(sqs.create_queue(QueueName=name)["QueueUrl"])
     named = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])
     events.put_rule(Name=name, EventPattern='{"source": ["aws.ec2"]}')

@@ -126,6 +126,7 @@ def _begin(shim, instance, given):
         instance.spot_instance_request_id = request
         shim.requests[request] = {
             "SpotInstanceRequestId": request,
+            "Region": instance.ec2_backend.region_name,
             "InstanceId": instance.id,
             "State": "active",
             "Type": "one-time",
@@ -233,8 +234,11 @@ def _patch_descriptions(shim):
         wanted = self._get_param("SpotInstanceRequestIds", [])
         filters = self._filters_from_querystring()
         with shim.lock:
-            found = [r for r in shim.requests.values() if not wanted or r["SpotInstanceRequestId"] in wanted]
+            here = [r for r in shim.requests.values() if r["Region"] == self.region]
+            found = [r for r in here if not wanted or r["SpotInstanceRequestId"] in wanted]
             found = [copy.deepcopy(r) for r in found if _request_matches(r, filters)]
+        for request in found:
+            del request["Region"]
         start, size = int(self._get_param("NextToken") or 0), int(self._get_param("MaxResults", 1000))
         more = str(start + size) if len(found) > start + size else ""
         return ActionResult({"SpotInstanceRequests": found[start : start + size], "NextToken": more})

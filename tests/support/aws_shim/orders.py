@@ -3,7 +3,8 @@
 reset                                       an empty account, default settings, no faults
 set       {SETTING: VALUE, ...}             see state.DEFAULTS
 fault     {action, kind, times, after, ...}   see state.Fault
-outage    {services: [...]}                 these close every connection; an empty list ends it
+outage    {services: [...], regions: [...]} these services close every connection, these regions answer 503
+                                            to every call; without names all is well again
 reclaim   {node or nodes, notice_s, ...}    spot machines are taken back, at one instant
 halt      {node, region}                    a machine stops and nobody asked: no event, no request says so
 recommend {node, region}                    a rebalance recommendation
@@ -54,11 +55,14 @@ class Application:
         path = environ["PATH_INFO"]
         if path.startswith(_PREFIX):
             return self._order(path.removeprefix(_PREFIX), json.loads(body or b"{}"), start_response)
-        service, action, era = _service_of(environ), _action_of(environ, body), self._shim.era
+        (service, region), action, era = _scope_of(environ), _action_of(environ, body), self._shim.era
         with self._shim.lock:
             self._shim.calls[action] = self._shim.calls.get(action, 0) + 1
         if service in self._shim.outages:
             return _hang_up(environ, start_response)
+        if region in self._shim.silent_regions:
+            down = Fault(action=action, kind="error", code="ServiceUnavailable", status=503)
+            return _refuse(down, service, start_response)
         fault = self._shim.fault_for(action)
         if _key_of(environ) in self._shim.settings["expired_keys"]:
             fault = Fault(action=action, kind="error", code="ExpiredToken", message="The token has expired.")
@@ -117,7 +121,8 @@ class Application:
                 case "release":
                     shim.release()
                 case "outage":
-                    shim.outages = set(given["services"])
+                    shim.outages = set(given.get("services", ()))
+                    shim.silent_regions = set(given.get("regions", ()))
                 case "reclaim":
                     with shim.lock:
                         for node in given.pop("nodes", None) or [given.pop("node")]:
@@ -156,10 +161,10 @@ class Application:
         return _json(products(self._shim, body), start_response)
 
 
-def _service_of(environ):
-    """The service in the signature: Credential=KEY/DATE/REGION/SERVICE/aws4_request."""
+def _scope_of(environ):
+    """Service and region of the signature: Credential=KEY/DATE/REGION/SERVICE/aws4_request."""
     scope = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition(",")[0].split("/")
-    return scope[3] if len(scope) == 5 else ""
+    return (scope[3], scope[2]) if len(scope) == 5 else ("", "")
 
 
 def _key_of(environ):

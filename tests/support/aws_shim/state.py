@@ -67,6 +67,7 @@ class Shim:
     settings: dict = field(default_factory=dict)
     faults: list = field(default_factory=list)
     outages: set = field(default_factory=set)  # services that close every connection
+    silent_regions: set = field(default_factory=set)  # regions that answer 503 to every call
     calls: dict = field(default_factory=dict)  # action -> calls that arrived
     tokens: dict = field(default_factory=dict)  # (region, token) -> (fingerprint, reservation)
     requests: dict = field(default_factory=dict)  # spot instance request id -> request
@@ -87,7 +88,8 @@ class Shim:
             self.era += 1
             self.release()
             self._later.clear()
-            for kept in (self.faults, self.outages, self.calls, self.tokens, self.requests):
+            named = (self.outages, self.silent_regions)
+            for kept in (*named, self.faults, self.calls, self.tokens, self.requests):
                 kept.clear()
             self.settings = {**DEFAULTS}
             for backend in ec2_backends[ACCOUNT].values():
