@@ -59,6 +59,7 @@ class Site:
         made: dict[str, Mapping[str, object]] = {
             **DEFAULTS,
             POOL: {"replicas": replicas},
+            f"{POOL}.engine": {"allow_simulated": True},
             f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
             aws: {"endpoint": self.shim.url, "instance_types": [TYPE], "engine_port": self.port},
         }
