@@ -148,7 +148,7 @@ loses_requests: Patch = _instead(Daemon, "tell", _unheard)
 """What operators ask for is lost."""
 
 takes_up_anything: Patch = _instead(
-    reloading, "examine", lambda old, load, *, force: reloading.Verdict(config=replace(old, path=None))
+    reloading, "examine", lambda old, load, **_: reloading.Verdict(config=replace(old, path=None))
 )
 """A configuration is reloaded without a look at it."""
 
