@@ -81,7 +81,7 @@ async def one(stack: Any, watched: alerting.Monitoring | None, how: str) -> dict
     """Seconds from the signal to each sign of the loss, and from the return to each of its end."""
     known = len(await stack.events())
 
-    async def told(kind: str, **data: str) -> bool:
+    async def journalled(kind: str, **data: str) -> bool:
         return first((await stack.events())[known:], kind, **data) is not None
 
     async def coded(code: int) -> bool:
@@ -94,13 +94,13 @@ async def one(stack: Any, watched: alerting.Monitoring | None, how: str) -> dict
         return watched is None or len(await watched.held(PAGE)) == number
 
     down: Signs = {
-        "event PartLost": lambda: told("PartLost", part="gateway"),
-        "event StateChanged": lambda: told("StateChanged", state="down"),
+        "event PartLost": lambda: journalled("PartLost", part="gateway"),
+        "event StateChanged": lambda: journalled("StateChanged", state="down"),
         "exit code 7": lambda: coded(7),
         "/readyz 503": lambda: ready("503"),
     }
     back: Signs = {
-        "back: event StateChanged": lambda: told("StateChanged", state="ok"),
+        "back: event StateChanged": lambda: journalled("StateChanged", state="ok"),
         "back: exit code 0": lambda: coded(0),
         "back: /readyz 200": lambda: ready("200"),
     }

@@ -136,7 +136,7 @@ class Offerings(Protocol):
     async def list(self, part: str) -> Sold:
         """Everything that is sold in one part, with its price now.
 
-        What was read in part is told with what is missing, and why: an offering without a price, and
+        What was read in part is returned, with an offering without a price for what is missing, and why in
         `Sold.problem`. What a complete answer lacks is not sold. Raises CloudError when nothing was read.
         """
         ...

@@ -184,7 +184,7 @@ class Actuator:
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What a balancer should be told: the `whole` set, or which targets it should let go of."""
+    """What to write to a balancer: the `whole` set, or which targets it should let go of."""
 
     targets: tuple[TargetSpec, ...]
     epoch: int

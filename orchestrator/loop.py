@@ -168,12 +168,12 @@ class Loop:
         seen = facts.changes(self.pool, world, memory)
         memory = reduce(memory, *seen)
         fleet = Fleet.of(self.pool, world, memory)
-        told = self._told(world, memory, fleet)
+        news = self._news(world, memory, fleet)
         self._tally.events((*heard, *seen), self.memory, memory)
         self._tally.tokens(world)
-        self.memory = reduce(memory, *told)
+        self.memory = reduce(memory, *news)
         observed = seconds()
-        if await self._write((*heard, *seen, *told)):
+        if await self._write((*heard, *seen, *news)):
             self._inbox.mark_written(ticket)
         if world.durable is not self._durable:
             world = replace(world, durable=self._durable)
@@ -240,7 +240,7 @@ class Loop:
             found.append(event)
         return found
 
-    def _told(self, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:
+    def _news(self, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:
         """What people should read of this turn: it is whole, parts are lost or back, the state is another.
 
         Logged here, whether or not the journal takes it.

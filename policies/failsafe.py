@@ -1,10 +1,10 @@
 """What a daemon may still do when its lease has run out because the database does not answer.
 
 What it decides: which targets are taken out of which balancers beyond the lease, and nothing else.
-Why: a pair without its database can prove no longer who leads, and a notice does not wait. To take a node out
-that is leaving anyway is right whoever leads, and twice is as good as once: the other daemon, if it leads by
-now, does the same. All other writes may contradict it. It is Patroni's failsafe mode for the one deed that
-needs no proof. A balancer that has accepted the other daemon's set refuses this one's.
+Why: a pair without its database can no longer prove who leads, and a notice does not wait. To take a node out
+that is leaving anyway is right whichever daemon leads, and twice does no harm: the other daemon, if it leads
+by now, does the same. All other writes may contradict it. It is Patroni's failsafe mode for the one action
+that needs no proof. A balancer that has accepted the other daemon's set refuses this one's.
 Never: a target enters, or leaves without a notice that is believed now (`policies.interruption`: what only
 nodes report is believed up to the disruption budget); the last target that a balancer finds healthy leaves; a
 balancer is written that was not read since this daemon is awake, or not lately.

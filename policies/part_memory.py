@@ -1,6 +1,7 @@
 """How lost parts and changes of the pool's state change memory. See `policies.parts`, `policies.verdict`.
 
-What it decides: nothing; it remembers what was told, so that nothing is told twice, also after a restart.
+What it decides: nothing. It remembers what was reported, so that a change is reported once, over restarts
+too.
 Why: the journal is read by people, and holds a change once.
 Never: memory grows with the number of losses: a part has one record, and an engine's goes with its node.
 
@@ -41,7 +42,7 @@ def back(draft: Draft, event: PartBack) -> None:
 
 
 def state_changed(draft: Draft, event: StateChanged) -> None:
-    """The state that was told last, and when it changed lately."""
+    """The state that was reported last, and when it changed lately."""
     known: StateRecord | None = draft.get("state")
     lately = () if known is None else (t for t in known.changes if event.at - t < STATE_WINDOW)
     draft.set("state", StateRecord(state=event.state, since=event.at, changes=(*lately, event.at)))

@@ -190,7 +190,7 @@ class PartRecord:
 
 @value
 class StateRecord:
-    """The state of the pool that was told last, since when, and when it changed lately, oldest first."""
+    """The state of the pool that was reported last, since when, and when it changed lately, oldest first."""
 
     state: str
     since: float

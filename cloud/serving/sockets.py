@@ -263,7 +263,7 @@ class _BoundedSite(web.BaseSite):
         await super().stop()
 
     async def _watch(self, file: SocketFile) -> None:
-        """Serve on the file again when it was made again. Whoever is connected already stays so."""
+        """Serve on the file again when it was made again. Callers that are connected stay so."""
         while True:
             await asyncio.sleep(_LOOK_EVERY)  # noqa: TID251 - real sockets
             again = file.look()

@@ -1,4 +1,4 @@
-"""What an operator is told whose request is not on disk in time: what holds now, not what usually follows."""
+"""The answer to a request that is not on disk in time: what holds now, not what usually follows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def said(
 
 
 async def test_a_reload_that_was_not_judged_in_time_changed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file may yet prove faulty: nobody may be told that it is taken up."""
+    """The file may yet prove faulty: no answer may say that it is taken up."""
     text = await said(monkeypatch, "_reload")
     assert "what was in force stays in force" in text
     assert "taken up" not in text

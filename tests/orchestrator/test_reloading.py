@@ -397,7 +397,7 @@ async def restarted(sim: Simulation, daemon: Daemon, file: Path) -> Daemon:
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("count", [4000, 1])
 def test_a_restart_meets_the_same_question(file: Path, count: int) -> None:
-    """The daemon starts, keeps the number that was in force, says so, and takes the other up when told to."""
+    """The daemon starts, keeps the number that was in force, says so, and takes the other when forced."""
 
     async def script(sim: Simulation, daemon: Daemon) -> None:
         write(file, with_replicas(count).replace("30s", "20s"))

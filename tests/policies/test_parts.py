@@ -78,7 +78,7 @@ class Watched:
         for name in names:
             self.failing[name] = self.now if error_at is None else error_at
 
-    def mend(self, *names: str) -> None:
+    def heal(self, *names: str) -> None:
         for name in names:
             self.failing.pop(name)
 
@@ -134,7 +134,7 @@ def test_one_look_that_failed_is_no_loss() -> None:
     for _ in range(20):
         w.fail("gateway")
         assert w.turns(1.0) == []
-        w.mend("gateway")
+        w.heal("gateway")
         assert w.turns(5.0) == []
 
 
@@ -151,7 +151,7 @@ def test_a_gateway_that_is_away_is_lost_once_and_back_at_once() -> None:
     )
     assert lost.at - START <= 3.0
     assert sentence(lost) == "the gateway has not answered for 2 s: it is dead"
-    w.mend("gateway")
+    w.heal("gateway")
     (back,) = w.turns(1.0)
     assert sentence(back) == "the gateway answers again after 34 s"
     assert w.turns(60.0) == []
@@ -174,7 +174,7 @@ def test_a_list_is_lost_later_and_by_its_own_name(
     assert isinstance(lost, PartLost)
     assert lost.kind is kind
     assert sentence(lost).startswith(f"{text} has not answered for 15 s")
-    w.mend(name)
+    w.heal(name)
     (back,) = w.turns(1.0)
     assert sentence(back).startswith(f"{text} answers again")
 
@@ -199,12 +199,12 @@ def test_a_daemon_that_starts_again_neither_repeats_nor_forgets_a_loss() -> None
     w.turns(5.0)
     w.happen(DaemonStarted(at=w.now, epoch=2))
     w.awake_since = w.now
-    w.mend("gateway")
+    w.heal("gateway")
     w.read_at["gateway"] = None  # not looked at yet
     assert w.turns(0.5) == []
     w.fail("gateway", error_at=w.now)
     assert w.turns(30.0) == []
-    w.mend("gateway")
+    w.heal("gateway")
     w.read_at.clear()
     (back,) = w.turns(1.0)
     assert isinstance(back, PartBack)
@@ -235,7 +235,7 @@ def test_a_part_that_comes_and_goes_all_day_writes_little_and_its_last_state_is_
     for _ in range(2_000):  # more than half a day
         w.fail("gateway")
         w.turns(4.0)
-        w.mend("gateway")
+        w.heal("gateway")
         w.turns(20.0)
     assert len(w.journal) < 50
     w.turns(3600.0)
@@ -249,7 +249,7 @@ def test_a_further_loss_is_told_as_soon_as_the_first_and_a_long_one_comes_back_a
         (lost,) = w.turns(3.0)
         assert isinstance(lost, PartLost)
         w.turns(0.5 if times < 3 else 30.0 * 2.0**times)
-        w.mend("gateway")
+        w.heal("gateway")
         (back,) = w.turns(0.5)
         assert isinstance(back, PartBack)
 
@@ -259,7 +259,7 @@ def test_after_an_hour_of_calm_a_part_is_as_any_other() -> None:
     for _ in range(5):
         w.fail("gateway")
         w.turns(4.0)
-        w.mend("gateway")
+        w.heal("gateway")
         assert isinstance(w.turns(0.25)[-1], PartBack)
         w.turns(3601.0)
 
@@ -322,7 +322,7 @@ def test_the_name_of_another_balancer_or_region_is_in_the_sentence() -> None:
 
 
 def changed(w: Watched, state: State) -> list[Event]:
-    """The pool is judged so now; what is told of it."""
+    """The pool is judged so now; what is reported of it."""
     world = w.world()
     fleet = Fleet.of(w.pool, world, w.memory)
     events = change(Verdict(state=state, serving=2, reasons=("because",)), fleet, world, w.memory)

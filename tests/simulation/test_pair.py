@@ -120,15 +120,15 @@ def test_a_frozen_daemon_that_wakes_up_without_its_database_looks_anew(tmp_path:
         sim.database.lose()
         await passes(sim, 2.0)
         sim.freeze(first)
-        doomed = sim.live(Market.SPOT)[0].id
-        sim.board.reclaim(doomed, after=50.0, notice=49.0)
+        noticed = sim.live(Market.SPOT)[0].id
+        sim.board.reclaim(noticed, after=50.0, notice=49.0)
         await passes(sim, 20.0)
         written = sim.table.accepted
         sim.thaw(first)
         await passes(sim, 4.0)
         assert sim.table.accepted == written
         await passes(sim, 8.0)
-        assert doomed not in {s.id for s in sim.table.active()}
+        assert noticed not in {s.id for s in sim.table.active()}
         sim.database.regain()
         await sim.settle()
 

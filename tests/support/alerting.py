@@ -24,7 +24,7 @@ class Webhook:
     """What Alertmanager tells a pager and a chat: (receiver, status, alert) in order of arrival."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str, dict[str, Any]]] = []
+        self.received: list[tuple[str, str, dict[str, Any]]] = []
         self._runner: web.AppRunner | None = None
 
     async def open(self) -> int:
@@ -41,12 +41,12 @@ class Webhook:
 
     async def _take(self, request: web.Request) -> web.Response:
         for alert in (await request.json())["alerts"]:
-            self.told.append((request.match_info["receiver"], alert["status"], alert))
+            self.received.append((request.match_info["receiver"], alert["status"], alert))
         return web.Response()
 
     def heard(self, name: str, status: str) -> tuple[str, dict[str, Any]] | None:
-        """The newest word of this kind about an alert, and who was told."""
-        for receiver, said, alert in reversed(self.told):
+        """The newest word of this kind about an alert, and who received it."""
+        for receiver, said, alert in reversed(self.received):
             if (alert["labels"]["alertname"], said) == (name, status):
                 return receiver, alert
         return None
@@ -79,9 +79,9 @@ class Monitoring:
 
     async def silent(self, alert: str) -> bool:
         """Prometheus and Alertmanager hold no such alert, and its last firing was taken back."""
-        told = [status for _, status, a in self.webhook.told if a["labels"]["alertname"] == alert]
+        states = [status for _, status, a in self.webhook.received if a["labels"]["alertname"] == alert]
         return (
-            told[-1:] in ([], ["resolved"])
+            states[-1:] in ([], ["resolved"])
             and await self.numbers(f'ALERTS{{alertname="{alert}"}}') == []
             and await self.held(f'alertname="{alert}"') == []
         )

@@ -264,7 +264,7 @@ def test_a_full_disk_at_the_start(place: Place) -> None:
 
 
 def test_a_full_disk_of_the_local_cloud_at_its_start(place: Place) -> None:
-    """Nobody is told to remove a file that is only not writable now."""
+    """The advice is not to remove a file that only cannot be written now."""
     place.state.mkdir()
     place.configure()
 

@@ -98,7 +98,7 @@ async def test_a_gateway_that_serves_nobody_is_known_everywhere_and_taken_back(
         return await watched.held() == []
 
     await stack.until("no alert is left", quiet)
-    watched.webhook.told.clear()
+    watched.webhook.received.clear()
     before = await stack.events()
     known = len(before)
     if how == "killed":
@@ -140,14 +140,14 @@ async def test_a_gateway_that_serves_nobody_is_known_everywhere_and_taken_back(
 
     async def back() -> bool:
         events = (await stack.events())[known:]
-        told = first(events, "PartBack", part="gateway"), first(events, "StateChanged", state="ok")
+        news = first(events, "PartBack", part="gateway"), first(events, "StateChanged", state="ok")
         status = await stack.cli("status")
         well = "OK" in status.out and "4/4 serving" in status.out and status.code == 0
-        return all(told) and well and await readiness(stack) == "200"
+        return all(news) and well and await readiness(stack) == "200"
 
     await stack.until("all of it is back", back)
     await stack.until("the alert is taken back", lambda: watched.silent("OrchestratorPoolDown"))
-    assert {a["labels"]["alertname"] for _, _, a in watched.webhook.told} == {"OrchestratorPoolDown"}
+    assert {a["labels"]["alertname"] for _, _, a in watched.webhook.received} == {"OrchestratorPoolDown"}
     log = stack.parts["daemon"].log.read_text()
     for event in ("part.lost", "part.back", "state.changed"):
         assert f'"event":"{event}"' in log

@@ -95,7 +95,7 @@ async def test_a_lost_node_is_told_to_people_and_taken_back(stack: Any, watched:
     """A node goes without notice: the chat hears that the pool is short, and then that it is whole."""
     await stack.settled()
     await stack.until("no alert of before is left", lambda: watched.silent("OrchestratorPoolShort"))
-    watched.webhook.told.clear()
+    watched.webhook.received.clear()
     lost = (await stack.a_node("spot"))["id"]
     await stack.admin("reclaim", node=lost, notice_s=0)
 
@@ -128,7 +128,7 @@ async def test_the_way_to_the_pager_can_be_tried(stack: Any, watched: Monitoring
 
 
 async def test_a_daemon_that_is_gone_is_told_to_the_pager(stack: Any, watched: Monitoring) -> None:
-    watched.webhook.told.clear()
+    watched.webhook.received.clear()
     await stack.kill("daemon")
 
     async def heard(status: str) -> Any:

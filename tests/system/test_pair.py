@@ -265,14 +265,14 @@ async def pair(module_pair: Pair) -> Pair:
     return module_pair
 
 
-async def _swap_begun(pair: Pair, doomed: str) -> None:
+async def _swap_begun(pair: Pair, noticed: str) -> None:
     """Wait until the replacement of a node was asked for."""
 
     async def begun() -> bool:
         events = await pair.stack.events()
-        return any(e["kind"] == "IntentOpened" and e["data"]["replaces"] == doomed for e in events)
+        return any(e["kind"] == "IntentOpened" and e["data"]["replaces"] == noticed for e in events)
 
-    await pair.stack.until(f"the swap of {doomed} has begun", begun)
+    await pair.stack.until(f"the swap of {noticed} has begun", begun)
 
 
 @pytest.mark.parametrize("failure", ["kill", "freeze", "partition"])
@@ -281,10 +281,10 @@ async def test_a_leader_that_fails_in_the_middle_of_a_swap(
 ) -> None:
     """kill -9, SIGSTOP until the other leads, no way to the database: at any time one daemon acts."""
     old, new = await pair.ready()
-    doomed = (await pair.stack.a_node("spot"))["id"]
+    noticed = (await pair.stack.a_node("spot"))["id"]
     async with pair.stack.traffic() as traffic:
-        await pair.stack.admin("reclaim", node=doomed)
-        await _swap_begun(pair, doomed)
+        await pair.stack.admin("reclaim", node=noticed)
+        await _swap_begun(pair, noticed)
         match failure:
             case "kill":
                 await old.daemon.kill()
@@ -323,11 +323,11 @@ async def test_a_leader_that_fails_in_the_middle_of_a_swap(
 async def test_a_launch_of_the_old_leader_that_arrives_late_launches_nothing_twice(pair: Pair) -> None:
     """It is under way when its daemon is frozen; the new leader asks again with the same token."""
     old, new = await pair.ready()
-    doomed = (await pair.stack.a_node("spot"))["id"]
+    noticed = (await pair.stack.a_node("spot"))["id"]
     wire = old.wires["cloud"]
     wire.hold_at(LAUNCH)
     async with pair.stack.traffic() as traffic:
-        await pair.stack.admin("reclaim", node=doomed)
+        await pair.stack.admin("reclaim", node=noticed)
         async with asyncio.timeout(60):
             await wire.held.wait()
         os.kill(old.daemon.pid, signal.SIGSTOP)
@@ -341,7 +341,7 @@ async def test_a_launch_of_the_old_leader_that_arrives_late_launches_nothing_twi
     assert traffic.report.failures == {}
     events = await pair.stack.events()
     asked = [
-        e["data"]["token"] for e in events if e["kind"] == "IntentOpened" and e["data"]["replaces"] == doomed
+        e["data"]["token"] for e in events if e["kind"] == "IntentOpened" and e["data"]["replaces"] == noticed
     ]
     assert len(set(asked)) == 1, "the new leader went on with the intent of the old one"
     assert (old.name, "/v1/instances") in pair.record
@@ -440,7 +440,7 @@ async def test_a_notice_that_no_database_can_record_still_takes_its_node_out(pai
     """It comes after the lease has run out: its node leaves the gateway, and nothing else is done."""
     leader, standby = await pair.ready()
     launches = (await pair.stack.statistics())["launches"]
-    doomed = (await pair.stack.a_node("spot"))["id"]
+    noticed = (await pair.stack.a_node("spot"))["id"]
     for host in (leader, standby):
         host.wires["database"].fall_silent()
     async with pair.stack.traffic() as traffic:
@@ -451,8 +451,8 @@ async def test_a_notice_that_no_database_can_record_still_takes_its_node_out(pai
 
         await pair.stack.until("the lease has run out", lapsed)
         pair.record.clear()
-        await pair.stack.admin("reclaim", node=doomed)
-        await pair.stack.until(f"{doomed} gets no new requests", lambda: pair.drains(doomed))
+        await pair.stack.admin("reclaim", node=noticed)
+        await pair.stack.until(f"{noticed} gets no new requests", lambda: pair.drains(noticed))
         await traffic.answers(20)
         status = await leader.status()
         assert status["daemon"]["leading"] is False
@@ -472,7 +472,7 @@ async def test_a_notice_that_no_database_can_record_still_takes_its_node_out(pai
         winner = leader if await leader.leads() else standby
         pair.stack.client = winner.client
         await pair.stack.settled()
-        assert doomed not in await pair.stack.nodes()
+        assert noticed not in await pair.stack.nodes()
     assert traffic.report.failures == {}
     assert traffic.report.streams_cut == 0
     await pair.obeyed(winner)
@@ -485,9 +485,9 @@ async def test_a_daemon_that_only_its_own_host_cuts_off_is_refused_once_the_othe
     old.wires["database"].fall_silent()
     async with pair.stack.traffic() as traffic:
         await pair.taken_over(new)
-        doomed = (await pair.stack.a_node("spot"))["id"]
-        await pair.stack.admin("reclaim", node=doomed)
-        await pair.stack.until(f"{doomed} gets no new requests", lambda: pair.drains(doomed))
+        noticed = (await pair.stack.a_node("spot"))["id"]
+        await pair.stack.admin("reclaim", node=noticed)
+        await pair.stack.until(f"{noticed} gets no new requests", lambda: pair.drains(noticed))
         await pair.stack.settled()
         await pair.obeyed(new)
         assert "/v1/instances" not in pair.late(old, new)

@@ -134,7 +134,7 @@ def test_rebalance_and_maintenance_come_after_the_interruption():
     ],
 )
 def test_a_scheduled_event_is_told_of_whatever_its_time_and_state_hold(starts, state, over):
-    """One that is over is told of too, since an earlier notice of it may have been believed."""
+    """One that is over is reported too, since an earlier notice of it may have been believed."""
     event = {
         "NotBefore": starts,
         "Code": "instance-retirement",

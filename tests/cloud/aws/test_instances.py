@@ -378,7 +378,7 @@ def two_regions(east: Region, west: Region) -> AwsInstances:
 
 @pytest.mark.parametrize("west", [Region(fails=CloudError("503")), Region(hangs=True)], ids=["503", "hangs"])
 async def test_a_silent_region_keeps_no_machine_of_another_from_its_end(west):
-    """Also where no list has told yet in which region the machine is."""
+    """Also before any list has shown in which region the machine is."""
     east = Region("i-1")
     instances = two_regions(east, west)
     async with asyncio.timeout(5.0):

@@ -376,7 +376,7 @@ async def test_a_lower_generation_is_denied_and_changes_nothing(site):
 
 
 async def test_letting_go_changes_nothing_else(site):
-    """Not even what another daemon added since this one looked, and what it was never told of."""
+    """Not even what another daemon added since this one looked, or targets that it never had."""
     a, b, c = [await site.backend(name) for name in "abc"]
     await site.balancer.apply([a.spec(), b.spec()], 1)
     await site.until(a=HEALTHY, b=HEALTHY)

@@ -19,8 +19,8 @@ async def test_every_offering_has_a_place_and_a_price(cloud_world):
     assert {offering.placement.market for offering in offerings} == set(Market)
 
 
-async def test_what_can_be_bought_is_told_without_a_price_and_without_asking(cloud_world):
-    """Or nothing is told: then only a reading tells. What is told has what a reading shows."""
+async def test_what_can_be_bought_is_known_without_a_price_and_without_asking(cloud_world):
+    """Or nothing is known before a reading. What is known beforehand is what a reading shows."""
     parts = cloud_world.offerings.parts()
     assert parts == cloud_world.offerings.parts()
     for part, beforehand in parts.items():

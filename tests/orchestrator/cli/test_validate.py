@@ -243,7 +243,7 @@ def test_one_that_is_newer_than_this_version_may_be_used(validate: Validate) -> 
 
 
 def test_the_table_of_types_holds_all_that_boto_knows() -> None:
-    """Whoever takes a newer boto3 makes the table anew: tools/instance_types.py."""
+    """A newer boto3 needs a newer table: run tools/instance_types.py."""
     from cloud.aws.catalogue import instance_types
 
     spec = find_spec("botocore")

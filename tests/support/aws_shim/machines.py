@@ -303,7 +303,7 @@ def tell(kind, detail, node, region=REGION, source="aws.ec2", age=0.0):
 
 
 def halt(shim, node, region=REGION):
-    """Stop a machine as EC2 stops it by itself, a one-time spot machine too; nobody is told."""
+    """Stop a machine as EC2 stops it by itself, a one-time spot machine too; no event is sent."""
     instance = ec2_backends[ACCOUNT][region].get_instance(node)
     put(instance, STOPPING)
     shim.later(shim.settings["stop"], lambda: is_in(instance, STOPPING) and put(instance, STOPPED))

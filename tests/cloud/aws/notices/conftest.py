@@ -59,14 +59,14 @@ def malformed() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def damaged() -> list[dict]:
-    """Bodies with a fault that costs no notice: `why`, `body`, what is told, and when.
+    """Bodies with a fault that costs no notice: `why`, `body`, the notice that is read, and when it is due.
 
     `after` is seconds from 2026-01-01T00:00:00Z, the event's time; it is received a second later.
     """
-    told = {"kind": "interruption", "node": "i-1234567890abcdef0", "after": 121.0}
+    notice = {"kind": "interruption", "node": "i-1234567890abcdef0", "after": 121.0}
     nested, long = "[" * 900 + "]" * 900, '"' + "1" * 100_000 + '"'
     made = [
-        {"why": why, "body": _WARNING.replace('"2026-01-01T00:00:00Z"', time), **told}
+        {"why": why, "body": _WARNING.replace('"2026-01-01T00:00:00Z"', time), **notice}
         for why, time in (("a time that is nested", nested), ("a time of a hundred kilobytes", long))
     ]
     return _lines("damaged.jsonl") + made

@@ -184,7 +184,7 @@ async def test_the_corpus_of_malformed_bodies_neither_stops_nor_stays_in_the_que
 async def test_a_warning_with_an_unreadable_time_counts_from_when_the_queue_took_it(
     any_sqs, open_source, time
 ):
-    """It is told, by each daemon with the same deadline, and stays until it is acknowledged."""
+    """Each daemon hears it with the same deadline, and it stays until it is acknowledged."""
     began = SystemClock().now()
     await any_sqs.send(body(node(1), time=time), body(node(2)))
     killed, successor = open_source(any_sqs, visibility=2), open_source(any_sqs)
