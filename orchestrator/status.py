@@ -339,10 +339,11 @@ def _unlisted(fleet: Fleet, world: World) -> Iterator[str]:
         found = f"{region or 'instances'} cannot be listed: {view.error}"
         if len(world.regions) > 1:
             nodes = sum(n.placement.region == region for n in fleet.nodes)
-            stay = f"its {plural(nodes, 'node')} {'stays as it is' if nodes == 1 else 'stay as they are'}"
-            rest = "all other regions wait for it" if fleet.sight.unaccounted else "other regions go on"
+            stay = f"its {plural(nodes, 'node')} {'stays as it is' if nodes == 1 else 'stay as they are'}, "
+            waits = fleet.sight.waits
+            rest = f"all other regions wait for it {waits}" if waits else "other regions go on"
             since = f" for {world.now - view.failing_since:.0f} s" if view.failing_since is not None else ""
-            found = f"{region} cannot be listed{since}: {view.error}; {stay}, {rest}"
+            found = f"{region} cannot be listed{since}: {view.error}; {stay if nodes else ''}{rest}"
         yield found
     left = Counter(n.placement.region for n in fleet.nodes if world.region(n.placement.region) is None)
     for region, nodes in sorted(left.items()):

@@ -76,8 +76,8 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
 
 def _regions(fleet: Fleet, world: World) -> Iterator[str]:
     """What cannot be seen, since when, and what that holds back."""
-    if fleet.sight.unaccounted and len(world.regions) > 1:
-        yield f"{fleet.sight.unaccounted}: nothing is launched or ended anywhere before it was."
+    if fleet.sight.unaccounted:
+        yield f"{fleet.sight.unaccounted}: nothing is launched or ended anywhere {fleet.sight.waits}."
     for region, view in sorted(world.regions.items()):
         if not (unseen := fleet.sight.hidden(region)):
             continue

@@ -6,9 +6,10 @@ answer was lost could not be found again, and a node that seems to be gone may b
 show. But nothing of that concerns the other regions: they go on launching and ending, with the nodes of the
 silent region counted as far as their engines, or a balancer, answer.
 Never: a region that this daemon has not listed is guessed at. Its nodes and open launches are those in the
-journal; a journal that has neither opened a launch nor heard of a node there may be new or lost, and then
-nothing is launched or ended anywhere before that region was listed once: it may hold the whole pool. See
-docs/decisions/0013.
+journal. A journal that has neither opened a launch nor heard of a node there may be new or lost. Where it was
+lost the region may hold the whole pool, so nothing is launched or ended anywhere before that region was
+listed once, or has failed to answer for UNSEEN_FOR and no balancer holds a target that may be there: then
+nobody is served from there. See docs/decisions/0013.
 
 Example:
     >>> from policies.memory import Memory
@@ -22,9 +23,12 @@ Example:
 
 from __future__ import annotations
 
-from policies.model import EVERYWHERE, Pool, World
+from policies.model import EVERYWHERE, USABLE, Pool, Service, World
 from policies.records import Memory
 from policies.value import lazy
+
+UNSEEN_FOR = 120.0
+"""Seconds without an answer after which a new pool is launched without a region that was never listed."""
 
 
 class Sight:
@@ -56,16 +60,42 @@ class Sight:
     @lazy
     def unaccounted(self) -> str:
         """Why nothing may be launched or ended anywhere: what a region holds neither a list nor a journal
-        tells. Empty when all is accounted for."""
-        if self._memory.serial > 0 or not self._world.unlisted:
+        tells. Empty when all is accounted for, or nothing is gained by waiting."""
+        if not self.waits:
             return ""
+        unseen = _unseen(", ".join(self._unknown))
+        return f"{unseen}, and the journal is too new to tell which nodes are there"
+
+    @lazy
+    def waits(self) -> str:
+        """For how long other regions wait for what is `unaccounted`, in words; empty when they do not."""
+        if not self._unknown:
+            return ""
+        world, tried = self._world, []
+        for region in self._unknown:
+            since = world.regions[region].failing_since
+            tried.append(0.0 if since is None else world.now - max(since, world.awake_since))
+        if min(tried) < UNSEEN_FOR:
+            return f"for {UNSEEN_FOR - min(tried):.0f} s more"
+        return next(filter(None, map(self._may_be_there, sorted(world.balancers))), "")
+
+    @lazy
+    def _unknown(self) -> tuple[str, ...]:
+        """Regions of several of which nothing tells which nodes they hold."""
+        if self._memory.serial > 0 or len(self.regions) == 1 or not self._world.unlisted:
+            return ()
         known = {record.placement.region for record in self._memory.nodes.values()}
-        missing = [region for region in self._world.unlisted if region not in known]
-        if not missing:
-            return ""
-        if len(self._world.regions) == 1:
-            return _unseen(missing[0])
-        return f"{_unseen(', '.join(missing))}, and the journal is too new to tell which nodes are there"
+        return tuple(region for region in self._world.unlisted if region not in known)
+
+    def _may_be_there(self, balancer: str) -> str:
+        """For how long a balancer may serve from a region that nothing is known of; else empty."""
+        view, known = self._world.balancers[balancer], self._memory.nodes.keys() | self._memory.ended
+        if view.at is None:
+            return f"until {balancer} was read once"
+        unclear = self._world.services.get(balancer, Service()).unclear
+        if unclear or any(t.state in USABLE and t.id not in known for t in view.value):
+            return f"while {balancer} sends requests to nodes that nobody knows"
+        return ""
 
     @lazy
     def _open(self) -> bool:

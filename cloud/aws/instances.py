@@ -189,7 +189,7 @@ class AwsInstances:
 
     async def _in_every_region(
         self, filters: Sequence[Mapping[str, Any]], *, enough: Callable[[], bool] = lambda: False
-    ) -> tuple[list[Sequence[Instance]], list[CloudError]]:
+    ) -> tuple[Sequence[Sequence[Instance]], Sequence[CloudError]]:
         """What the regions answer, and what those met that could not be asked.
 
         All are asked at once. Once one has answered the others get _OTHERS_WITHIN, and none when that is

@@ -68,7 +68,8 @@ class AlbTargetGroup:
 
     `group`: its name or ARN; the name is what counts, so that a group made anew under the same name is
     filled again. `owners` says which targets belong to nodes of ours (`AwsInstances.owners`); whatever
-    else is in the group, or of which it cannot tell, is neither shown nor touched. `propagation`: seconds, see PROPAGATION.
+    else is in the group, or of which it cannot tell, is neither shown nor touched. `propagation`: seconds,
+    see PROPAGATION.
 
     A change costs at most one registration, one deregistration and one tag per hundred targets; a set that
     equals what is there costs nothing. `observe` costs two calls.
@@ -220,7 +221,7 @@ class AlbTargetGroup:
         return tuple(found.values())
 
     async def _look_up(self, keys: Iterable[Key]) -> Sequence[Key]:
-        """Find out whose the targets are that this process did not register itself; those that stay unclear."""
+        """Find out whose the targets are that this process did not register itself; which stay unclear."""
         strange = sorted(key for key in keys if key not in self._nodes)
         if not strange:
             return ()

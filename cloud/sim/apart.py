@@ -13,6 +13,7 @@ from cloud.sim.faults import BALANCER, CLOUD, within
 from cloud.sim.invariants import Bounds, DaemonState
 from cloud.sim.world import Machine, SimWorld
 from policies.model import Pool
+from policies.regions import UNSEEN_FOR
 
 _REMEMBERED = 10.0
 """Half-lives for which a refusal or a quota may keep a placement from being tried."""
@@ -27,7 +28,8 @@ def hidden(world: SimWorld) -> frozenset[str]:
 
 class Apart:
     """`regions` of one pool: while a region is silent, what is missing is launched in another one, within the
-    time that a list takes to grow old and launches take to have an outcome. `report` takes what breaks.
+    time that a list takes to grow old and launches take to have an outcome; in a pool that never launched
+    anything, once it has waited for that region as well. `report` takes what breaks.
 
     Nothing is said where a limit or a shortage may hold back launches, or what other faults left behind:
     refusals and quotas are remembered for ten half-lives at most.
@@ -66,7 +68,8 @@ class Apart:
             self._short_since = None
             return
         self._short_since = now if self._short_since is None else self._short_since
-        if now - max(self._short_since, daemon.up_since) > self._patience:
+        patience = self._patience + (UNSEEN_FOR if self._world.launches == 0 else 0.0)
+        if now - max(self._short_since, daemon.up_since) > patience:
             away, noun = ", ".join(sorted(silent)), self._pool.noun()
             text = f"{held} {noun} work, {self._pool.replicas} are wanted, and only {away} is silent"
             self._report("regions", "launches", text)

@@ -597,6 +597,18 @@ def test_a_region_that_cannot_be_listed_is_a_problem_of_its_own() -> None:
     assert pool_view(two_regions(Scene().settled(), at=NOW, error="", failing_since=None)).state == "ok"
 
 
+def test_a_new_pool_says_for_how_long_it_waits_for_a_region() -> None:
+    scene = Scene()
+    scene.settings["regions"] = {
+        "r1": Observed(value=(), at=NOW - 1.0),
+        "west": Observed(value=(), error="503", failing_since=NOW - 30.0),
+    }
+    view = pool_view(scene)
+    assert "west cannot be listed for 30 s: 503; all other regions wait for it for 90 s more" in view.problems
+    scene.settings["regions"]["west"] = Observed(value=(), error="503", failing_since=NOW - 130.0)
+    assert "west cannot be listed for 130 s: 503; other regions go on" in pool_view(scene).problems
+
+
 def test_nodes_of_a_region_that_was_taken_out_of_the_configuration_are_a_problem() -> None:
     scene = two_regions(Scene().settled())
     del scene.settings["regions"]["west"]

@@ -23,12 +23,13 @@ from policies.model import (
     Patience,
     Placement,
     Pool,
+    Service,
     StandbyKind,
     StandbyRules,
     Target,
     TargetState,
 )
-from policies.regions import Sight
+from policies.regions import UNSEEN_FOR, Sight
 from policies.value import replace
 
 Make = Callable[..., Any]
@@ -331,9 +332,59 @@ def test_a_journal_that_launched_nothing_does_not_tell_what_a_silent_region_hold
     assert plan.actions == ()
     why = "west has not been seen whole yet, and the journal is too new to tell which nodes are there"
     assert {d.reason for d in plan.deferred} == {why}
-    assert f"{why}: nothing is launched or ended anywhere before it was." in explain.pool_sentences(
+    assert f"{why}: nothing is launched or ended anywhere for 120 s more." in explain.pool_sentences(
         here.fleet, here.world, here.memory
     )
+
+
+def new_pool(scene: Make, *, failing_for: float | None, **fields: Any) -> Any:
+    """A journal without anything, and a west that was never listed."""
+    here = apart(scene(Pool(name="p", replicas=2), whole_at=None), west_at=None, **fields)
+    since = None if failing_for is None else here.now - failing_for
+    here.settings["regions"]["west"] = Observed(value=(), error="503", failing_since=since)
+    return here
+
+
+@pytest.mark.parametrize(
+    ("failing_for", "awake_for", "launches"),
+    [(UNSEEN_FOR, 900.0, 2), (UNSEEN_FOR - 1.0, 900.0, 0), (None, 900.0, 0), (UNSEEN_FOR, 60.0, 0)],
+    ids=["for long", "not long", "first look under way", "hung meanwhile"],
+)
+def test_a_new_pool_begins_without_a_region_that_has_not_answered_for_long(
+    scene: Make, failing_for: float | None, awake_for: float, launches: int
+) -> None:
+    """Who starts a pool while one of its regions is down gets it in the others, two minutes late."""
+    here = new_pool(scene, failing_for=failing_for)
+    east = here.settings["regions"]["east"]
+    here.settings["awake_since"] = here.now - awake_for
+    assert east.at >= here.settings["awake_since"]
+    assert launched_in(here.plan()) == ["east"] * launches
+
+
+@pytest.mark.parametrize(
+    ("held", "waits"),
+    [
+        (TargetState.HEALTHY, "while gw sends requests to nodes that nobody knows"),
+        (TargetState.INITIAL, "while gw sends requests to nodes that nobody knows"),
+        (TargetState.UNHEALTHY, ""),
+        (TargetState.UNUSED, ""),
+        ("unclear", "while gw sends requests to nodes that nobody knows"),
+        ("unread", "until gw was read once"),
+    ],
+)
+def test_a_lost_journal_waits_while_requests_may_be_served_from_there(
+    scene: Make, held: Any, waits: str
+) -> None:
+    here = new_pool(scene, failing_for=900.0)
+    target = Target(
+        id="x-1", address="x-1:1", state=held if isinstance(held, TargetState) else TargetState.UNUSED
+    )
+    shown = Observed(value=(), error="503") if held == "unread" else Observed(value=(target,), at=here.now)
+    here.settings["balancers"] = {"gw": shown}
+    here.settings["services"] = {"gw": Service(unclear=int(held == "unclear"))}
+    plan = here.plan()
+    assert here.fleet.sight.waits == waits
+    assert launched_in(plan) == ["east"] * (0 if waits else 2)
 
 
 @pytest.mark.parametrize("known", ["a launch", "a node there", "a list since"])

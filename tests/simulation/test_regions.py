@@ -12,6 +12,7 @@ from cloud.sim.faults import CLOUD, Fault, within
 from cloud.sim.world import Machine
 from orchestrator.simulate import Simulation
 from policies.model import Market
+from policies.regions import UNSEEN_FOR
 
 
 def simulation(folder: Path, **pool: object) -> Simulation:
@@ -115,5 +116,57 @@ def test_what_a_region_lost_while_it_was_silent_is_forgotten_when_it_is_back(tmp
         assert len([m for m in sim.live() if m.able(sim.clock.now())]) == 4
         end()
         await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
+
+
+@pytest.mark.parametrize("fault", [Fault.FAILED, Fault.SLOW, Fault.DENIED, Fault.THROTTLED])
+def test_a_new_pool_begins_though_a_region_is_silent_from_the_start(
+    tmp_path: Path, sound, fault: Fault
+) -> None:
+    async def script(sim: Simulation) -> None:
+        end = sim.world.faults.begin(within(CLOUD, "west"), fault)
+        sim.boot()
+        await sim.clock.sleep(UNSEEN_FOR - 5.0)
+        assert sim.live() == []
+        await sim.settle(within=120.0)
+        assert {m.placement.region for m in sim.live()} == {"east"}
+        end()
+        await sim.settle()
+        assert sim.world.launches == 4
+
+    sound(simulation(tmp_path).run(script))
+
+
+def test_a_lost_journal_launches_again_only_what_serves_nobody(tmp_path: Path, sound) -> None:
+    """The whole pool is in a region that is gone with its network, and nobody remembers it."""
+
+    async def script(sim: Simulation) -> None:
+        dark = sim.world.faults.begin(within(("launch",), "east"), Fault.REFUSED)
+        sim.boot()
+        await sim.settle()
+        dark()
+        assert {m.placement.region for m in sim.live()} == {"west"}
+        sim.checker.faults_on = True
+        end = sim.world.faults.begin(within(CLOUD, "west"), Fault.SLOW)
+        assert sim.running is not None
+        sim.kill(sim.running)
+        sim.lose_journal()
+        sim.boot()
+        await sim.clock.sleep(2 * UNSEEN_FOR)
+        assert sim.world.launches == 4  # its nodes serve
+        held = [m.id for m in west(sim)]
+        for node in held:
+            sim.world.silence(node)
+        await sim.clock.sleep(120.0)
+        able = [m for m in sim.live() if m.able(sim.clock.now())]
+        assert [m.placement.region for m in able] == ["east"] * 4
+        for node in held:
+            sim.world.revive(node)
+        end()
+        await sim.clock.sleep(60.0)
+        sim.checker.faults_on = False
+        await sim.settle()
+        assert sim.world.launches == 8
 
     sound(simulation(tmp_path).run(script))
