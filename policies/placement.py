@@ -7,8 +7,8 @@ with every unit already in it, with every recent reclaim and refusal, and a refu
 until its refusal has decayed to half. A node of many units puts them into one zone together, each beside
 those before it, and looks as dear as if they came one by one. A region looks dearer by the share of the
 wanted units that it holds: equal prices are spread over regions, and less is lost with one. A region that
-cannot be seen gets nothing while another can, and one whose newest look failed looks twice as dear. An
-offering of unknown price looks as dear as the dearest of its market, unit for unit.
+cannot be seen, or answers no launch, gets nothing while another may, and one whose newest look failed looks
+twice as dear. An offering of unknown price looks as dear as the dearest of its market, unit for unit.
 Never: a placement that refused within its half-life, or within ten half-lives of a quota or of boots that
 failed one after another, is tried; nor, in a pool that heeds them, one whose node is under a rebalance
 recommendation; nor, under a spend cap, one whose price is not known. Nothing is random: equal scores go by
@@ -96,8 +96,8 @@ class Scorer:
     def _bars(self, placement: Placement) -> Iterator[tuple[float, str]]:
         """What keeps a placement from being tried, each until when, also what is over."""
         memory, half_life = self._memory, self._pool.placement.refusal_half_life
-        if unseen := self._sight.passed_over(placement.region):
-            yield math.inf, f"{placement.region} is passed over: {unseen}"
+        if why := self._sight.avoided(placement.region):
+            yield math.inf, f"{placement.region} is passed over: {why}"
         refusal = memory.refusals.get(placement)
         if refusal is not None:
             halvings = math.log2(max(refusal.weight, _BLOCKING_WEIGHT) / _BLOCKING_WEIGHT)

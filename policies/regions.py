@@ -52,6 +52,18 @@ class Sight:
         """
         return self.hidden(region) if self._open else ""
 
+    def avoided(self, region: str) -> str:
+        """Why nothing new is launched in a region, and what is open there not waited for; else empty.
+
+        It is passed over, or lists its machines and answers no launch while another region may.
+        """
+        if why := self.passed_over(region):
+            return why
+        if region not in self._mute or region not in self.regions:
+            return ""
+        other = any(r not in self._mute and not self.hidden(r) for r in self.regions)
+        return self._mute[region] if other else ""
+
     def doubtful(self, region: str) -> bool:
         """The newest look at a region failed, and at another one it did not."""
         view = self._world.region(region)
@@ -96,6 +108,23 @@ class Sight:
         if unclear or any(t.state in USABLE and t.id not in known for t in view.value):
             return f"while {balancer} sends requests to nodes that nobody knows"
         return ""
+
+    @lazy
+    def _mute(self) -> dict[str, str]:
+        """Regions where a launch has been asked for again and again in vain, for how long. What it may have
+        done a list would show, and the first answer ends this."""
+        asked: dict[str, float] = {}
+        for intent in self._memory.intents.values():
+            if intent.placement is None or intent.accepted_at is not None:
+                continue
+            if intent.unanswered or intent.attempts > 1:
+                waited = self._world.now - max(intent.at, self._world.awake_since)
+                asked[intent.placement.region] = max(waited, asked.get(intent.placement.region, 0.0))
+        return {
+            region: f"a launch there has had no answer for {waited:.0f} s"
+            for region, waited in asked.items()
+            if waited >= self._pool.patience.effect_timeout
+        }
 
     @lazy
     def _open(self) -> bool:

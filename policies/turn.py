@@ -179,8 +179,8 @@ class Turn:
     def offer(self, market: Market, units: int, *, quiet_for: float = 0.0) -> Offering | None:
         """Where the next node for so many missing units should go; None when nowhere."""
         for region in self.world.regions:
-            if unseen := self.fleet.sight.passed_over(region):
-                self.note(f"{region} is passed over: {unseen}")
+            if why := self.fleet.sight.avoided(region):
+                self.note(f"{region} is passed over: {why}")
         return self.scorer.take(market, units=units, quiet_for=quiet_for, affordable=self.budget.affords)
 
     def launch(

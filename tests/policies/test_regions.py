@@ -218,6 +218,57 @@ def test_a_launch_that_surely_did_nothing_there_is_withdrawn(
     assert after.refusals == {}  # its region said nothing of capacity
 
 
+def unanswered(scene: Make, *, ago: float, **intent: Any) -> Any:
+    """Both regions are listed, and one unit is missing, whose launch in the west is not answered."""
+    here = whole(scene)
+    for known in (here.records, here.instances, here.held, here.shown):
+        del known["e1-on-demand"]
+    asked = {"landed": True, "unanswered": True, "attempts": 4, "asked_at": here.now - 9.0, **intent}
+    place = Placement("toy", "west", "w1", "gpu", ON_DEMAND)
+    here.launching("p/7/7", ON_DEMAND, ago=ago, placement=place, **asked)
+    return apart(here, west_at=1.0, error="")
+
+
+@pytest.mark.parametrize(
+    ("ago", "intent", "elsewhere"),
+    [
+        (60.0, {}, True),
+        (59.0, {}, False),
+        (60.0, {"unanswered": False}, True),  # it is being asked again
+        (600.0, {"unanswered": False, "attempts": 1}, False),  # the first call is under way
+        (600.0, {"accepted_at": 9_500.0}, False),  # it was taken: a list will show it
+    ],
+)
+def test_a_region_that_lists_and_answers_no_launch_is_not_waited_for(
+    scene: Make, ago: float, intent: Any, *, elsewhere: bool
+) -> None:
+    here = unanswered(scene, ago=ago, **intent)
+    plan = here.plan()
+    new = [a.placement.region for a in plan.actions if isinstance(a, Launch) and a.token != "p/7/7"]
+    assert new == ["east"] * elsewhere
+    if elsewhere:
+        assert "west is passed over: a launch there has had no answer for 60 s" in plan.notes
+        assert here.fleet.living == 6  # it may be there: the room for it is kept
+        assert not any(n.out_of_sight for n in here.fleet.nodes)  # its list shows what boots there
+
+
+def test_where_no_region_answers_a_launch_it_is_waited_for(scene: Make) -> None:
+    here = unanswered(scene, ago=70.0)
+    east = replace(
+        here.fields["intents"]["p/7/7"],
+        token="p/7/8",
+        placement=Placement("toy", "east", "e1", "gpu", ON_DEMAND),
+    )
+    here.fields["intents"]["p/7/8"] = east
+    assert {a.token for a in here.plan().actions if isinstance(a, Launch)} <= {"p/7/7", "p/7/8"}
+
+
+def test_a_daemon_that_was_away_asks_before_it_looks_elsewhere(scene: Make) -> None:
+    here = unanswered(scene, ago=600.0)
+    here.settings["awake_since"] = here.now - 10.0
+    assert {a.token for a in here.plan().actions if isinstance(a, Launch)} == {"p/7/7"}
+
+
 def test_one_that_boots_out_of_sight_is_not_waited_for(scene: Make) -> None:
     here = whole(scene)
     here.node("w1-spot", Market.SPOT, "w1", ready=False, probed=False, age=20.0, address="")

@@ -170,3 +170,21 @@ def test_a_lost_journal_launches_again_only_what_serves_nobody(tmp_path: Path, s
         assert sim.world.launches == 8
 
     sound(simulation(tmp_path).run(script))
+
+
+@pytest.mark.parametrize("fault", [Fault.FAILED, Fault.SLOW, Fault.THROTTLED])
+def test_a_region_that_lists_and_answers_no_launch_holds_back_none_elsewhere(
+    tmp_path: Path, sound, fault: Fault
+) -> None:
+    """Every launch there hangs, fails or is throttled, while its machines are listed as ever."""
+
+    async def script(sim: Simulation) -> None:
+        end = sim.world.faults.begin(within(("launch",), "west"), fault)
+        sim.boot()
+        await sim.clock.sleep(2 * sim.pool.patience.effect_timeout + 60.0)
+        able = [m for m in sim.live() if m.able(sim.clock.now())]
+        assert [m.placement.region for m in able] == ["east"] * 4
+        end()
+        await sim.settle()
+
+    sound(simulation(tmp_path).run(script))
