@@ -9,7 +9,7 @@ from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
 from cloud.aws.load_balancer import name_of
 from cloud.aws.user_data import NodeSetup, user_data
 from cloud.ports import Clock
-from orchestrator import views
+from orchestrator import setup_views
 from orchestrator.config import Config
 from orchestrator.wiring import engine_of, engine_spec
 from orchestrator.wiring_aws import clients_of
@@ -55,17 +55,17 @@ def bootstrap_of(config: Config, clock: Clock, *, make_group: bool) -> Bootstrap
     return Bootstrap(regions)
 
 
-def view(run: Bootstrap, changes: Sequence[Change], error: str = "") -> views.BootstrapView:
+def view(run: Bootstrap, changes: Sequence[Change], error: str = "") -> setup_views.BootstrapView:
     """A run as it is shown. `changes` is its plan."""
     done = {(change.region, change.kind, change.name) for change in run.done}
     shown = [_part(change, (change.region, change.kind, change.name) in done) for change in changes]
-    return views.BootstrapView(
+    return setup_views.BootstrapView(
         schema="bootstrap/1",
         ok=not error and not run.refused,
         pending=any(c["verb"] in ("create", "update") and not c["done"] for c in shown),
         parts=shown,
         settings=[
-            views.RegionSettingsView(
+            setup_views.RegionSettingsView(
                 region=site.wanted.region,
                 launch_template=site.wanted.template,
                 launch_template_version=site.version,
@@ -77,7 +77,7 @@ def view(run: Bootstrap, changes: Sequence[Change], error: str = "") -> views.Bo
     )
 
 
-def unwritten(config: Config, shown: views.BootstrapView) -> dict[str, dict[str, str | int]]:
+def unwritten(config: Config, shown: setup_views.BootstrapView) -> dict[str, dict[str, str | int]]:
     """What the configuration file does not say yet, by region."""
     found: dict[str, dict[str, str | int]] = {}
     for settings in shown["settings"]:
@@ -93,21 +93,22 @@ def unwritten(config: Config, shown: views.BootstrapView) -> dict[str, dict[str,
     return found
 
 
-def _part(change: Change, done: bool) -> views.PartView:
-    return views.PartView(
+def _part(change: Change, done: bool) -> setup_views.PartView:
+    return setup_views.PartView(
         region=change.region,
         kind=change.kind,
         name=change.name,
         verb=_VERBS[change.verb],
         done=done,
         differences=[
-            views.DifferenceView(field=d.field, before=d.before, after=d.after) for d in change.differences
+            setup_views.DifferenceView(field=d.field, before=d.before, after=d.after)
+            for d in change.differences
         ],
         note=change.note,
     )
 
 
-_VERBS: dict[Verb, views.Verb] = {
+_VERBS: dict[Verb, setup_views.Verb] = {
     Verb.CREATE: "create",
     Verb.UPDATE: "update",
     Verb.KEEP: "keep",

@@ -10,7 +10,7 @@ from orchestrator.config_errors import dotted
 from orchestrator.config_types import written
 from orchestrator.config_values import Setting, settings
 from orchestrator.redact import Redactor
-from orchestrator.views import ConfigShowView, SettingView
+from orchestrator.setup_views import ConfigShowView, SettingView
 
 _UNSET = "nothing"
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
@@ -480,35 +479,3 @@ class Daemon:
             self._ports.metadata.watch(snapshot.world.instances)
         if self._ports is not None and self._ports.agents is not None:
             self._ports.agents.keep(snapshot.fleet.by_id)
-
-
-async def run_daemon(config: Config) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code. Raises StartError."""
-    supervisor = Supervisor()
-    daemon = Daemon(config, supervisor=supervisor)
-    stopping = asyncio.Event()
-    running = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(number, stopping.set)
-    reloads: set[asyncio.Task[Any]] = set()
-
-    def reload() -> None:
-        task = asyncio.create_task(daemon.reloader.reload())
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
-
-    await daemon.start()
-    running.add_signal_handler(signal.SIGHUP, reload)
-    stopped = asyncio.create_task(stopping.wait())
-    failed = asyncio.create_task(daemon.wait())
-    await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
-    code = 0
-    if failed.done():
-        log.error("stopping", reason=failed.result())
-        code = 1
-    for task in (stopped, failed):
-        task.cancel()
-    supervisor.stops("stopping; nodes and targets stay as they are")
-    await daemon.stop()
-    log.info("stopped", nodes="untouched")
-    return code

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.render_parts import Look, text_of
-from orchestrator.views import BootstrapView, DifferenceView, PartView
+from orchestrator.setup_views import BootstrapView, DifferenceView, PartView
 from orchestrator.words import clean, plural
 
 _MARK: Final = {

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from orchestrator.render_parts import Look, table_of, text_of
-from orchestrator.views import DoctorView
+from orchestrator.setup_views import DoctorView
 from orchestrator.words import clean, plural
 
 _STYLE: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from policies.actions import ActionKind
-from policies.fleet import Node
+from policies.fleet import BOOTING, Node, vouched_for
 from policies.model import InstanceState, Phase, Pool, Target, TargetPhase, TargetState, World
 from policies.records import Memory, intent_key
 from policies.value import lazy
@@ -186,3 +186,18 @@ def _silent(target: Target, read_at: float, long: float) -> bool:
     if target.state is TargetState.UNHEALTHY:
         return target.failing_since is not None and read_at - target.failing_since >= long
     return not gets_requests(target)
+
+
+def perhaps_at_work(pool: Pool, world: World, node: Node) -> bool:
+    """True for a node that has not answered this daemon and may have been put to work by one before it.
+
+    Its journal may be lost. One look that fails, or a list that is old, does not tell otherwise; a balancer
+    that was restarted tells nothing.
+    """
+    if node.unknown or (node.phase in BOOTING and node.id in vouched_for(world)):
+        return True
+    reading = world.engines.get(node.id)
+    if reading is None or reading.failing_since is None:
+        return False
+    briefly = reading.at - reading.failing_since < pool.health.unhealthy_after
+    return briefly and node.phase in BOOTING and node.serving

@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policies.actions import Attach, Detach, Drain, Terminate
-from policies.at_work import gets_requests, sends_to, shown_active
-from policies.fleet import Node, perhaps_at_work, vouched_for
+from policies.at_work import gets_requests, perhaps_at_work, sends_to, shown_active
+from policies.fleet import Node, vouched_for
 from policies.model import (
     WEIGHT_OF_A_UNIT,
     Observed,

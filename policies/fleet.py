@@ -30,7 +30,7 @@ from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRe
 from policies.regions import Sight
 from policies.value import lazy, replace, value
 
-_BOOTING = (Phase.PENDING, Phase.STARTING)
+BOOTING = (Phase.PENDING, Phase.STARTING)
 STOPPED = (InstanceState.STOPPED, InstanceState.STOPPING)
 _LEAVING = (Phase.DRAINING, Phase.TERMINATING, Phase.GONE)
 
@@ -336,7 +336,7 @@ def _node(
     booted = phase in (Phase.READY, Phase.DRAINING)
     address = address_of(record, instance, world)
     late = not address or world.now - record.started_at > pool.health.boot_timeout
-    waits = phase in (*_BOOTING, Phase.STOPPED) and late
+    waits = phase in (*BOOTING, Phase.STOPPED) and late
     if reading is not None:
         healthy = booted and reading.failing_since is None
     else:
@@ -473,21 +473,6 @@ def _settle_health(
 def least_over(nodes: Iterable[Node], units: int) -> list[Node]:
     """Nodes in the order in which to use them for so many units: those that serve more come last."""
     return sorted(nodes, key=lambda n: max(0, n.units - units))
-
-
-def perhaps_at_work(pool: Pool, world: World, node: Node) -> bool:
-    """True for a node that has not answered this daemon and may have been put to work by one before it.
-
-    Its journal may be lost. One look that fails, or a list that is old, does not tell otherwise; a balancer
-    that was restarted tells nothing.
-    """
-    if node.unknown or (node.phase in _BOOTING and node.id in vouched_for(world)):
-        return True
-    reading = world.engines.get(node.id)
-    if reading is None or reading.failing_since is None:
-        return False
-    briefly = reading.at - reading.failing_since < pool.health.unhealthy_after
-    return briefly and node.phase in _BOOTING and node.serving
 
 
 def vouched_for(world: World, *, read_well: bool = False) -> set[str]:

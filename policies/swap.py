@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
-from policies.at_work import sends_to
-from policies.fleet import Node, perhaps_at_work, vouched_for
+from policies.at_work import perhaps_at_work, sends_to
+from policies.fleet import Node, vouched_for
 from policies.model import InstanceState, Market, NoticeKind, Phase
 from policies.records import Intent, intent_key
 from policies.turn import Turn

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
-from orchestrator.views import DoctorView, FindingView
+from orchestrator.setup_views import DoctorView, FindingView
 
 if TYPE_CHECKING:
     from orchestrator.config import Config

@@ -39,8 +39,9 @@ def run(
     import asyncio
 
     from cloud.errors import CloudError
-    from orchestrator.daemon import StartError, run_daemon
+    from orchestrator.listeners import StartError
     from orchestrator.logs import configure_logging
+    from orchestrator.service import run_daemon
     from orchestrator.supervision import show_stack_on_abort
 
     show_stack_on_abort()

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
-from orchestrator.views import BundleView
+from orchestrator.setup_views import BundleView
 from orchestrator.words import plural
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.config_listeners import takes_requests
-from orchestrator.views import PoolMeaningView, ValidateView
+from orchestrator.setup_views import PoolMeaningView, ValidateView
 from orchestrator.words import money, percent, plural
 from policies import bill, explain
 

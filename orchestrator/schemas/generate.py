@@ -1,7 +1,7 @@
 """Makes the JSON Schemas that ship with the package: `python -m orchestrator.schemas.generate`.
 
-The answers' schemas come from the types in `orchestrator.views`, the configuration's from its models. A test
-asserts that the files beside this module are current.
+The answers' schemas come from the types in `orchestrator.views` and beside it, the configuration's from its
+models. A test asserts that the files beside this module are current.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints, 
 import typing_extensions
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
-from orchestrator import journal_views, views
+from orchestrator import journal_views, setup_views, views
 from orchestrator.config import ConfigFile
 from orchestrator.simulator import views as simulator
 
@@ -26,17 +26,17 @@ VIEWS: Final[dict[str, type]] = {
     "events": views.EventsView,
     "plan": views.PlanView,
     "explain": views.ExplainView,
-    "config-show": views.ConfigShowView,
+    "config-show": setup_views.ConfigShowView,
     "history": views.HistoryView,
-    "support-bundle": views.BundleView,
+    "support-bundle": setup_views.BundleView,
     "gameday": views.GamedayView,
-    "validate": views.ValidateView,
-    "doctor": views.DoctorView,
+    "validate": setup_views.ValidateView,
+    "doctor": setup_views.DoctorView,
     "reload": views.ReloadView,
     "journal": journal_views.JournalView,
     "replay": journal_views.ReplayView,
     "turn": journal_views.TurnView,
-    "bootstrap": views.BootstrapView,
+    "bootstrap": setup_views.BootstrapView,
     "simulate": simulator.SimulateView,
     "trace": simulator.TraceView,
 }

@@ -162,9 +162,7 @@ def test_run_starts_the_daemon_and_returns_its_code(
         started.append(config)
         return 7
 
-    replace_module(
-        monkeypatch, "orchestrator.daemon", run_daemon=run_daemon, StartError=type("E", (Exception,), {})
-    )
+    replace_module(monkeypatch, "orchestrator.service", run_daemon=run_daemon)
     assert main(["run", "--config", str(config_file), "--log-level", "debug"]) == 7
     assert started[0].wanted.replicas == 4
     assert quiet_logs == [("json", "debug")]
@@ -179,16 +177,14 @@ def test_run_says_in_one_line_why_the_daemon_cannot_start(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from cloud.errors import Denied
-
-    class StartError(Exception):
-        pass
+    from orchestrator.listeners import StartError
 
     raised = {"start": StartError("reason"), "cloud": Denied("reason"), "system": OSError("reason")}[error]
 
     async def run_daemon(config: Config) -> int:
         raise raised
 
-    replace_module(monkeypatch, "orchestrator.daemon", run_daemon=run_daemon, StartError=StartError)
+    replace_module(monkeypatch, "orchestrator.service", run_daemon=run_daemon)
     assert main(["run", "-c", str(config_file)]) == 1
     assert capsys.readouterr().err == "orchestrator: the daemon cannot run: reason\n"
 
