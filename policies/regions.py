@@ -48,9 +48,10 @@ class Sight:
     def passed_over(self, region: str) -> str:
         """`hidden` while another region is open: what would be done here is done there.
 
-        Where none is open everything waits, and what is on its way counts as before.
+        Where none is open everything waits, and what is on its way counts as before. So it does until the
+        first look after a start has ended: regions answer one after another.
         """
-        return self.hidden(region) if self._open else ""
+        return self.hidden(region) if self._open and not self._being_looked_at(region) else ""
 
     def avoided(self, region: str) -> str:
         """Why nothing new is launched in a region, and what is open there not waited for; else empty.
@@ -133,6 +134,11 @@ class Sight:
     @lazy
     def _sound(self) -> bool:
         return any(not view.error for view in self._world.regions.values())
+
+    def _being_looked_at(self, region: str) -> bool:
+        """The first look since this daemon is awake is under way. It ends with a list or an error."""
+        view = self._world.region(region)
+        return view is not None and not view.error and not self._world.seen(view)
 
     def _why(self, region: str) -> str:
         world, view = self._world, self._world.region(region)

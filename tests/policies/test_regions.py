@@ -173,6 +173,20 @@ def test_a_standby_in_a_silent_region_is_not_started(scene: Make, actions: Pick)
     assert set(launched_in(plan)) == {"east"}
 
 
+@pytest.mark.parametrize(("error", "counts"), [("", True), ("503", False)])
+def test_what_is_on_its_way_counts_until_the_first_look_has_ended(
+    scene: Make, error: str, *, counts: bool
+) -> None:
+    """After a restart one region answers before the other: what was launched there is not launched again."""
+    here = whole(scene)
+    for known in (here.records, here.instances, here.held, here.shown):
+        del known["w1-on-demand"]
+    place = Placement("toy", "west", "w1", "gpu", ON_DEMAND)
+    here.launching("p/7/7", ON_DEMAND, ago=20.0, placement=place, landed=True, unanswered=True, attempts=1)
+    here = apart(here, west_at=None, error=error)
+    assert launched_in(here.plan()) == ([] if counts else ["east"])
+
+
 # -- what is on its way there ------------------------------------------------------------------------------
 
 

@@ -188,3 +188,19 @@ def test_a_region_that_lists_and_answers_no_launch_holds_back_none_elsewhere(
         await sim.settle()
 
     sound(simulation(tmp_path).run(script))
+
+
+@pytest.mark.parametrize("after", [0.3, 0.4, 0.5, 0.6, 1.0, 5.0])
+def test_a_restart_launches_nothing_twice_whichever_region_lists_first(
+    tmp_path: Path, sound, after: float
+) -> None:
+    async def script(sim: Simulation) -> None:
+        sim.boot()
+        await sim.clock.sleep(after)
+        assert sim.running is not None
+        sim.kill(sim.running)
+        sim.boot()
+        await sim.settle()
+        assert sim.world.launches == 4
+
+    sound(simulation(tmp_path).run(script))
