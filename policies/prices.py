@@ -9,7 +9,8 @@ on-demand; a pool that cannot replace its nodes costs more than that. See docs/d
 Never: an unknown price is zero. Zero, less, infinity and NaN are no prices. A price that is TEN_TIMES the
 last good one, or a tenth of it, is believed only when that is BELIEVED_AFTER old: a list that lies must
 neither empty the spend cap nor fill it. Nothing is sold before each part is remembered or was looked at once:
-of half of the offerings one half would be bought in place of the other.
+of half of the offerings one half would be bought in place of the other. Where an earlier daemon knew other
+prices and not these, FIRST_LOOK is enough: most likely it is as it was.
 
 Example:
     >>> from policies.model import Market, Observed
@@ -46,6 +47,9 @@ TEN_TIMES = 10.0
 BELIEVED_AFTER = 24 * 3600.0
 """Seconds for which such a price must have been said before it is believed all the same."""
 
+FIRST_LOOK = 3.0
+"""Seconds that a part which was never known gets after a restart to answer, before all else is sold."""
+
 
 class PriceView:
     """What is sold in one world, with the prices to go by. Worked out when the first one asks."""
@@ -77,7 +81,11 @@ class PriceView:
         view, known = self._world.offerings[part], self._memory.prices
         if view.at is not None or view.error:
             return False
-        return not any(o.placement in known for o in may_be_bought(self._world, self._memory, part))
+        if any(o.placement in known for o in may_be_bought(self._world, self._memory, part)):
+            return False
+        started = self._world.awake_since
+        before = any(last.at < started for last in known.values())
+        return not before or self._world.now - started < FIRST_LOOK
 
     def _part(self, part: str) -> Iterator[Offering]:
         for offering in may_be_bought(self._world, self._memory, part):

@@ -14,7 +14,7 @@ from policies.events import DaemonStarted, PricesRead
 from policies.facts import changes
 from policies.memory import Memory, reduce
 from policies.model import AdaptiveRules, Limits, Market, Observed, Offering, Placement, Pool, World
-from policies.prices import BELIEVED_AFTER, NOTED_EVERY, PriceView, failing
+from policies.prices import BELIEVED_AFTER, FIRST_LOOK, NOTED_EVERY, PriceView, failing
 from policies.records import LastPrice
 from policies.value import replace
 
@@ -92,6 +92,21 @@ def test_what_is_remembered_is_sold_at_once_after_a_restart() -> None:
     memory = Memory(prices={ON_DEMAND: remembered(3.0)})
     view = PriceView(world(spot=read(offer(SPOT, 1.0)), od=waits), memory)
     assert view.on_sale == (offer(SPOT, 1.0), offer(ON_DEMAND, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("noted_ago", "awake_for", "sold"),
+    [(600.0, FIRST_LOOK, 2), (600.0, FIRST_LOOK - 0.1, 0), (1.0, FIRST_LOOK, 0)],
+    ids=["waited", "just started", "the first start"],
+)
+def test_a_part_that_was_never_known_is_waited_for_briefly_after_a_restart(
+    noted_ago: float, awake_for: float, sold: int
+) -> None:
+    """An earlier daemon knew other prices and not these: no launch waits until a look at them is given up."""
+    waits = read(offer(ON_DEMAND, None), at=None)
+    memory = Memory(prices={SPOT: remembered(1.0, at=NOW - noted_ago)})
+    seen = replace(world(spot=read(offer(SPOT, 1.0)), od=waits), awake_since=NOW - awake_for)
+    assert len(PriceView(seen, memory).on_sale) == sold
 
 
 def test_what_was_not_sold_when_it_was_read_last_is_not_sold_before_it_is_read_again() -> None:
