@@ -12,13 +12,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cloud.sim.apart import Apart, hidden
 from cloud.sim.balancer import TargetTable
 from cloud.sim.books import Books
 from cloud.sim.counting import units
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.invariants import Bounds, Broken, DaemonState
-from cloud.sim.priceless import Priceless
+from cloud.sim.replenished import Apart, Priceless, hidden
 from cloud.sim.settled import Settled
 from cloud.sim.world import Machine, SimWorld
 from policies.actions import ActionKind, Cause
