@@ -37,6 +37,9 @@ LOOKS = (2.0, 5.0, 5.0, 5.0, 10.0, 10.0, 10.0, 10.0, 10.0)
 """Seconds between two looks of the daemon at the same thing, drawn: what is rare for one is between two looks
 of the other."""
 
+OUTAGES_SHARE = 0.1
+"""Share of fresh seeds in which a single part is away (`outages`); the others are the swarm's."""
+
 _SEEDS = range(10**6, 10**9)
 
 _AHEAD = 4
@@ -67,7 +70,8 @@ class Campaign:
             seed, hours, look = rng.choice(_SEEDS), rng.choice(LENGTHS), rng.choice(LOOKS)
             if seed not in used:
                 used.add(seed)
-                yield Job(kind="fresh", seed=seed, hours=hours, look=look)
+                outage = random.Random(f"kind/{seed}").random() < OUTAGES_SHARE
+                yield Job(kind="outage" if outage else "fresh", seed=seed, hours=hours, look=look)
 
 
 def play_all(

@@ -23,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import structlog
+from outages import play as play_outage
 from planted import PLANTED, Planted
 from prometheus_client import Counter as CounterMetric
 from prometheus_client import Gauge, Histogram
@@ -43,6 +44,9 @@ CPU_LIMIT = 300.0
 DECODED = 10_000
 """Entries of journals that a process keeps decoded; a run has some hundreds to thousands."""
 
+FRESH = ("fresh", "outage")
+"""Kinds of runs whose seeds nobody played before."""
+
 _MEMORY = Path("/dev/shm")
 
 
@@ -51,8 +55,9 @@ class Job:
     """One run, or for a planted bug as many as it takes.
 
     `kind`: "fresh" and "regression" play a seed of the swarm for `hours` of faults against a daemon that
-    looks every `look` seconds, "crash" kills the daemon of scenario `name` at `point`, "planted" looks for
-    the bug `name`.
+    looks every `look` seconds, "outage" one in which a single part is away now and then, "crash" kills the
+    daemon of scenario `name` at `point`, "planted" looks for the bug
+    `name`.
     """
 
     kind: str
@@ -73,7 +78,8 @@ class Job:
             words += ["planted", "--bug", slug(self.name)]
             words += ["--seed", str(self.seed)] if self.seed else []
         else:
-            words += ["swarm", "--seed", str(self.seed), "--hours", f"{self.hours:g}"]
+            what = "outage" if self.kind == "outage" else "swarm"
+            words += [what, "--seed", str(self.seed), "--hours", f"{self.hours:g}"]
             words += ["--look", f"{self.look:g}"] if self.look != LOOK else []
         return shlex.join(words)
 
@@ -193,6 +199,8 @@ def outcome_of(job: Job) -> Outcome:
     """One run of a job; of a planted bug the one with the job's seed."""
     if job.kind in ("fresh", "regression"):
         return play_seed(job.seed, hours=job.hours, look=job.look)
+    if job.kind == "outage":
+        return play_outage(job.seed, hours=job.hours, look=job.look)
     with tempfile.TemporaryDirectory() as folder:
         if job.kind == "planted":
             return bug(job.name).play(Path(folder), seed=max(1, job.seed))

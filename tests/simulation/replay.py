@@ -2,6 +2,7 @@
 
     python tests/simulation/replay.py notice --seed 1 --kill 17:after
     python tests/simulation/replay.py swarm --seed 12345 --hours 0.5
+    python tests/simulation/replay.py outage --seed 12345 --hours 0.5
     python tests/simulation/replay.py planted --bug the-cloud-ignores-tokens --seed 1
 
 Prints the last lines of the trace, the invariants that broke and the digest. Exits with 1 if any broke, for a
@@ -24,10 +25,10 @@ from scenarios import LOOK, SCENARIOS
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     known = argparse.ArgumentParser(description="Play one simulated run and show what happened.")
-    known.add_argument("what", choices=[*sorted(SCENARIOS), "swarm", "planted"], metavar="WHAT")
+    known.add_argument("what", choices=[*sorted(SCENARIOS), "swarm", "outage", "planted"], metavar="WHAT")
     known.add_argument("--seed", type=int, default=CRASH_SEED)
-    known.add_argument("--hours", type=float, default=0.5, help="hours of faults, for swarm")
-    known.add_argument("--look", type=float, default=LOOK, help="seconds between two looks, for swarm")
+    known.add_argument("--hours", type=float, default=0.5, help="hours of faults, for swarm and outage")
+    known.add_argument("--look", type=float, default=LOOK, help="seconds between two looks, for the same")
     known.add_argument("--kill", default="", help="where the daemon dies, for a scenario: 17:after")
     known.add_argument("--bug", choices=sorted(slug(p.name) for p in PLANTED), metavar="BUG")
     known.add_argument("--quiet", action="store_true", help="only the digest")
@@ -36,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
 
 def job_of(given: argparse.Namespace) -> Job:
     """The job that a command line names."""
-    if given.what == "swarm":
-        return Job(kind="fresh", seed=given.seed, hours=given.hours, look=given.look)
+    if given.what in ("swarm", "outage"):
+        kind = "fresh" if given.what == "swarm" else given.what
+        return Job(kind=kind, seed=given.seed, hours=given.hours, look=given.look)
     if given.what == "planted":
         return Job(kind="planted", seed=given.seed, name=given.bug)
     return Job(kind="crash", seed=given.seed, name=given.what, point=given.kill)

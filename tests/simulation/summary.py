@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from jobs import Result
+from jobs import FRESH, Result
 
 from cloud.sim.invariants import INVARIANTS
 
@@ -63,7 +63,7 @@ class Summary:
             self.caught += result.caught
             return
         self.seconds += result.seconds
-        self.fresh_seconds += result.seconds if result.job.kind == "fresh" else 0.0
+        self.fresh_seconds += result.seconds if result.job.kind in FRESH else 0.0
         self.checked += result.checked
         self.happened += result.happened
         self.launches += result.launches
@@ -108,10 +108,11 @@ class Summary:
             f"{n} {kind} ({self.cpu_by_kind[kind]:.0f} s)" for kind, n in sorted(self.kinds.items())
         )
         faults = ", ".join(f"{name} {n}" for name, n in self.faults().items()) or "none"
+        seeds = sum(self.kinds[kind] for kind in FRESH)
         return [
             f"planted bugs caught: {self.caught} of {self.kinds['planted']}",
-            f"simulated: {self.hours:.1f} h, {self.fresh_hours:.1f} h of them in {self.kinds['fresh']} seeds "
-            "that nobody played before",
+            f"simulated: {self.hours:.1f} h, {self.fresh_hours:.1f} h of them in {seeds} seeds that nobody "
+            "played before",
             f"speed: {per_cpu:.2f} simulated hours in one CPU-second; {self.cpu:.0f} CPU-seconds, "
             f"{self.wall:.0f} s of wall time",
             f"runs (CPU): {runs}",

@@ -6,34 +6,17 @@ import random
 from pathlib import Path
 
 import pytest
+from outages import holders, passes
 from scenarios import PACE, config, database_away, sales
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Fault
-from orchestrator.recorded_store import SimProcess
 from orchestrator.simulate import Simulation
 from policies.model import Market
 
 
 def simulation(folder: Path, seed: int = 1) -> Simulation:
     return Simulation(config(folder), sales=sales(), seed=seed, pace=PACE, traffic=Traffic(per_second=2.0))
-
-
-def leads(process: SimProcess) -> bool:
-    return not process.ended and any(lease.valid() for lease in process.leases[1:])
-
-
-def holders(sim: Simulation) -> list[SimProcess]:
-    """Daemons that would act now, frozen ones among them: they could wake up at any moment."""
-    return [process for process in sim.processes if leads(process)]
-
-
-async def passes(sim: Simulation, seconds: float) -> None:
-    """Time goes by in small steps; at none of them two hold the lease."""
-    until = sim.clock.now() + seconds
-    while sim.clock.now() < until:
-        await sim.clock.sleep(0.25)
-        assert len(holders(sim)) <= 1
 
 
 def test_a_frozen_leader_wakes_up_and_does_nothing(tmp_path: Path, sound) -> None:
@@ -156,45 +139,6 @@ def test_a_daemon_whose_host_alone_is_cut_off_is_fenced_by_the_balancer(tmp_path
         await sim.settle()
 
     sound(simulation(tmp_path).run(script))
-
-
-@pytest.mark.parametrize("seed", range(1, 5))
-def test_whatever_happens_to_the_database_of_two_hosts(tmp_path: Path, seed: int, sound) -> None:
-    """It answers one host, the other, or none, for longer than a lease or shorter; hosts freeze and die."""
-
-    async def script(sim: Simulation) -> None:
-        rng = random.Random(seed)
-        sim.furnish()
-        hosts = {name: sim.boot(host=name) for name in "ab"}
-        await sim.settle()
-        for _ in range(30):
-            sim.database.lose(*rng.choice(("a", "b", "ab", "ab")))
-            spot = sim.live(Market.SPOT)
-            if spot and rng.random() < 0.7:
-                sim.board.reclaim(rng.choice(spot).id, after=rng.uniform(20, 70), notice=rng.uniform(15, 60))
-            await passes(sim, rng.uniform(0, 40))
-            name = rng.choice("ab")
-            victim = hosts[name]
-            match rng.choice(("freeze", "kill", "none", "none")) if not victim.ended else "none":
-                case "kill":
-                    sim.kill(victim)
-                case "freeze":
-                    sim.freeze(victim)
-                    await passes(sim, rng.choice((2.0, 9.0, 30.0)))
-                    sim.thaw(victim)
-            await passes(sim, rng.uniform(0, 20))
-            sim.database.regain()
-            await passes(sim, rng.uniform(0, 10))
-            for each, process in hosts.items():
-                if process.ended:
-                    hosts[each] = sim.boot(host=each)
-            await passes(sim, rng.uniform(1, 40))
-        await passes(sim, 20.0)
-        assert len(holders(sim)) == 1
-        await sim.settle()
-
-    outcome = sound(simulation(tmp_path, seed).run(script))
-    assert outcome.checked["failsafe"] > 100
 
 
 @pytest.mark.parametrize("seed", range(1, 5))

@@ -1,0 +1,28 @@
+"""One part alone is away: what is promised for that holds, and was put to the test."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+from campaign import OUTAGES_SHARE, Campaign
+from outages import OUTAGES, Outage, outage_of, play
+
+HOURS = 0.5
+
+
+@pytest.mark.parametrize("nth", range(3))
+@pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.invariant)
+def test_a_seed_in_which_one_part_is_away(outage: Outage, nth: int, sound) -> None:
+    seed = next(islice((s for s in range(1, 1000) if outage_of(s) is outage), nth, None))
+    outcome = sound(play(seed, hours=HOURS))
+    assert outcome.checked[outage.invariant] > 100
+    assert outcome.happened[f"fault {outage.script.__name__}"] > 3
+
+
+def test_seeds_that_nobody_played_have_all_of_them() -> None:
+    drawn = list(islice(Campaign(base=1, hours=1.0).fresh(), 2000))
+    seeds = [job.seed for job in drawn if job.kind == "outage"]
+    assert 0.8 < len(seeds) / (len(drawn) * OUTAGES_SHARE) < 1.2
+    for outage in OUTAGES:
+        assert sum(outage_of(seed) is outage for seed in seeds) > 0.8 * len(seeds) / len(OUTAGES)
