@@ -276,7 +276,7 @@ class Api:
         except TimeoutError:
             if not self._snapshot().world.durable:
                 text = "it is taken up, but the journal cannot be written, so a restart would forget it; "
-                text += "see the daemon's log and the disk of daemon.state_dir"
+                text += "see the daemon's log, and daemon.state_dir's disk or daemon.store's database"
             else:
                 text = "it waits for the next turn of the loop, which has not come in time; see `status`"
             raise Refused(503, text) from None
