@@ -38,8 +38,9 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     here = [n for n in turn.fleet.nodes if n.id in sent and n.address and n.phase not in ends]
     drains = {a.node: a for a in turn.actions if isinstance(a, Drain) and a.cause is Cause.NOTICE}
     deadlines = {n.id: d for n in here if (d := _deadline(n, drains.get(n.id))) is not None}
-    for name in sorted(turn.world.balancers):
-        _keep_the_last(turn, name, deadlines)
+    for name, view in sorted(turn.world.balancers.items()):
+        if _fresh(turn, view):  # no other one is written
+            _keep_the_last(turn, name, deadlines)
     for node in here:
         if node.id in deadlines and node.serving:
             why = drains.get(node.id) or node.drain

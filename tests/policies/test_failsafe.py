@@ -138,6 +138,19 @@ def test_each_balancer_keeps_a_healthy_target(beyond: Any) -> None:
     assert beyond.plan().write == ()
 
 
+def test_a_balancer_that_was_never_read_keeps_no_node_in_another_one(beyond: Any) -> None:
+    """It took all of them once. It is not written, so no target of its own is at stake."""
+    took = dict.fromkeys(beyond.records, TargetPhase.ACTIVE)
+    beyond.fields["targets"] = {"gw": took, "alb": took}
+    beyond.settings["balancers"] = {
+        "alb": Observed(value=(), at=None),
+        "gw": Observed(value=tuple(beyond.shown.values()), at=beyond.now),
+    }
+    beyond.notice("s0")
+    plan = beyond.plan()
+    assert (out(plan), plan.write) == (["s0"], ("gw",))
+
+
 @pytest.mark.parametrize("read_at", [None, -200.0, -3.0])
 def test_a_balancer_that_was_not_read_since_the_daemon_is_awake_is_not_written(
     beyond: Any, read_at: float | None
