@@ -118,14 +118,15 @@ class Backend(Protocol[C]):
 
 
 class Lane(Generic[C]):
-    """One connection and the thread that owns it. `inline` runs everything in place instead.
+    """One connection and the thread that owns it. `inline` runs everything in place instead. `reads`: nothing
+    that it runs changes anything, so that what met a connection that broke since the last time is run again.
 
     A database that does not answer in time breaks the connection. From then on every call is refused at once
     while a new connection is tried beside them: one turn of the loop waits for a dead database, no later one.
     """
 
-    def __init__(self, backend: Backend[C], *, inline: bool) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend[C], *, inline: bool, reads: bool = False) -> None:
+        self._backend, self._reads = backend, reads
         self.fence: Fence | None = None  # under which this lane writes, once it took an epoch
         self._db: C | None = None
         self._pool = None if inline else ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -175,12 +176,16 @@ class Lane(Generic[C]):
     # -- in the thread -----------------------------------------------------------------------------
 
     def _do(self, work: Callable[[C], R], committed: Callable[[R], None] | None) -> R:
+        kept = self._db
         try:
             if self._db is None:
                 self._db = self._backend.connect()
             with self._backend.transaction(self._db, self.fence):
                 result = work(self._db)
         except self._backend.errors as error:
+            if self._reads and kept is not None and not self._gave_up and self._backend.broken(kept):
+                self._shut()
+                return self._do(work, committed)
             raise self._failed(error) from error
         if committed is not None:
             committed(result)

@@ -104,7 +104,7 @@ class Store:
         self.turns = TurnLog()
         self._healthy = True  # the newest append went well: only then may the next one take turns along
         self._writer: Lane[Any] = Lane(backend, inline=inline)
-        self._reader: Lane[Any] = self._writer if inline else Lane(backend, inline=False)
+        self._reader: Lane[Any] = self._writer if inline else Lane(backend, inline=False, reads=True)
 
     async def next_epoch(self, now: float, *, after: int = 0) -> int:
         """Begin a new epoch, higher than any in this journal, than `after`, and by the clock in lost ones."""

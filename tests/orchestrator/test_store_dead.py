@@ -182,6 +182,18 @@ async def test_a_killed_connection_is_made_again(store: PostgresStore, postgres:
     assert await nodes(store) == ["a", "c"]
 
 
+async def test_a_read_on_a_connection_that_broke_while_nobody_read_is_answered(
+    store: PostgresStore, postgres: Any
+) -> None:
+    """The server was started again at night; the first look at the history comes in the morning."""
+    await store.next_epoch(10.0)
+    await store.append("p", [gone("a")])
+    before = await store.events()
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test%'"
+    postgres.execute("postgres", kill)
+    assert await store.events() == before
+
+
 async def test_a_commit_whose_answer_was_lost_ends_the_daemon(store: PostgresStore, wire: Wire) -> None:
     """It was done: memory, which was told that it was not, tells another story than the journal."""
     await store.next_epoch(10.0)
