@@ -188,14 +188,12 @@ class Capabilities:
 class BalancerView:
     """What a load balancer holds. `incarnation` changes when the balancer lost its state (a restart).
 
-    `unclear`: targets of which it cannot be said whose they are, and which are not shown. The rest is known
-    of balancers that count requests; see `policies.model.Service`.
+    The rest is known of balancers that count requests; see `policies.model.Service`.
     """
 
     incarnation: str
     generation: int
     targets: tuple[Target, ...]
-    unclear: int = 0
     refuses: str = ""
     answered: int = 0
     failed: int = 0

@@ -379,7 +379,6 @@ def _service(before: Service, seen: BalancerView, now: float) -> Service:
         answered=seen.answered,
         failed=seen.failed,
         held=seen.held,
-        unclear=seen.unclear,
     )
 
 

@@ -112,7 +112,7 @@ def _balancers(
     if not table.target_group:
         return ()
 
-    async def owners(targets: Sequence[Key]) -> Mapping[Key, str | None]:
+    async def owners(targets: Sequence[Key]) -> Mapping[Key, str]:
         return await instances.owners(pool, targets)
 
     return (AlbTargetGroup(clients, group=table.target_group, owners=owners),)

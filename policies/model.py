@@ -277,8 +277,7 @@ class Service:
     seconds without an answer after which what it holds is not known. `bare_since`: when the unbroken run of
     looks began that show no usable target. `refuses`: why clients do not get in although it answers us, empty
     where they do or where it cannot tell. Of its last seconds: requests `answered`, and those that `failed`,
-    were refused or cut. `held`: requests that its targets work on now. `unclear`: targets of which it cannot
-    be said whose they are, as where the region that would know does not answer.
+    were refused or cut. `held`: requests that its targets work on now.
     """
 
     in_path: bool = False
@@ -288,7 +287,6 @@ class Service:
     answered: int = 0
     failed: int = 0
     held: int = 0
-    unclear: int = 0
 
 
 @value

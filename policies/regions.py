@@ -23,7 +23,7 @@ Example:
 
 from __future__ import annotations
 
-from policies.model import EVERYWHERE, USABLE, Pool, Service, World
+from policies.model import EVERYWHERE, USABLE, Pool, World
 from policies.records import Memory
 from policies.value import lazy
 
@@ -105,8 +105,7 @@ class Sight:
         view, known = self._world.balancers[balancer], self._memory.nodes.keys() | self._memory.ended
         if view.at is None:
             return f"until {balancer} was read once"
-        unclear = self._world.services.get(balancer, Service()).unclear
-        if unclear or any(t.state in USABLE and t.id not in known for t in view.value):
+        if any(t.state in USABLE and t.id not in known for t in view.value):
             return f"while {balancer} sends requests to nodes that nobody knows"
         return ""
 

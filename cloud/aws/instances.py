@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from policies.model import Instance, InstanceState
 PAGE = 100  # machines a page: parsing a larger one takes the interpreter for too long
 
 _FILTER_VALUES = 200  # the most values that a filter takes
-_OTHERS_WITHIN = 2.0  # s that regions get to answer once one has, where all are asked at once
 _YOUNG = 120.0  # s after a launch during which NotFound means that EC2's descriptions lag
 _GONE = (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN)
 
@@ -91,31 +90,25 @@ class AwsInstances:
         settled = (InstanceState.RUNNING, InstanceState.PENDING)
         await self._turn(node, "start_instances", settled)
 
-    async def owners(
-        self, pool: str, targets: Sequence[tuple[str, int]]
-    ) -> Mapping[tuple[str, int], str | None]:
+    async def owners(self, pool: str, targets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], str]:
         """Which of these targets (instance id or private address, port) are machines of the pool.
 
-        For target groups, which know nothing of tags. Machines that ended own no address any more. None
-        stands for one that no region claims while some region does not answer: it may be a machine there.
-        Raises CloudError when no region answers.
+        For target groups, which know nothing of tags. Machines that ended own no address any more. Raises
+        CloudError.
         """
         tagged: Mapping[str, Any] = {"Name": f"tag:{POOL_TAG}", "Values": [pool]}
         names = sorted({name for name, _ in targets})
-        found, clear = dict[str, str](), True
+        found: dict[str, str] = {}
         for field in ("instance-id", "private-ip-address"):
             asked = [name for name in names if name.startswith("i-") == (field == "instance-id")]
             for at in range(0, len(asked), _FILTER_VALUES):
                 filters = [tagged, {"Name": field, "Values": asked[at : at + _FILTER_VALUES]}]
-                answered, failed = await self._in_every_region(filters)
-                if failed and not answered:
-                    raise failed[0]
-                clear = clear and not failed
-                for instance in (instance for part in answered for instance in part):
+                parts = await asyncio.gather(*(self._described(p, filters) for p in self._places.values()))
+                for instance in (instance for part in parts for instance in part):
                     found[instance.id] = instance.id
                     if instance.state not in _GONE:
                         found[instance.address.rpartition(":")[0]] = instance.id
-        return {(name, port): found.get(name) for name, port in targets if name in found or not clear}
+        return {(name, port): found[name] for name, port in targets if name in found}
 
     async def close(self) -> None:
         """Give up this adapter's share of the clients. Touches no machine. Idempotent."""
@@ -181,42 +174,21 @@ class AwsInstances:
         """
         if node in self._region_of or len(self._places) == 1:
             return self._region_of.get(node, self.regions[0])
-        filters = [{"Name": "instance-id", "Values": [node]}]
-        _, failed = await self._in_every_region(filters, enough=lambda: node in self._region_of)
-        if node in self._region_of:  # whatever another region answers, or does not
-            return self._region_of[node]
-        raise failed[0] if failed else NotFound(f"{node}: no region has it")
-
-    async def _in_every_region(
-        self, filters: Sequence[Mapping[str, Any]], *, enough: Callable[[], bool] = lambda: False
-    ) -> tuple[Sequence[Sequence[Instance]], Sequence[CloudError]]:
-        """What the regions answer, and what those met that could not be asked.
-
-        All are asked at once. Once one has answered the others get _OTHERS_WITHIN, and none when that is
-        `enough`.
-        """
-        answered, failed = list[Sequence[Instance]](), list[CloudError]()
+        filters, failed = [{"Name": "instance-id", "Values": [node]}], list[CloudError]()
         looks = [asyncio.ensure_future(self._described(p, filters)) for p in self._places.values()]
-        pending = set(looks)
         try:
-            while pending and not enough():
-                within = _OTHERS_WITHIN if answered else None
-                done, pending = await asyncio.wait(
-                    pending, timeout=within, return_when=asyncio.FIRST_COMPLETED
-                )
-                for look in done:
-                    try:
-                        answered.append(look.result())
-                    except CloudError as error:
-                        failed.append(error)
-                if not done:
-                    failed.append(CloudError(f"a region gave no answer within {within:.0f} s of the first"))
-                    break
+            for look in asyncio.as_completed(looks):
+                try:
+                    await look
+                except CloudError as error:
+                    failed.append(error)
+                if node in self._region_of:  # whatever another region answers, or does not
+                    return self._region_of[node]
         finally:
             for task in looks:
                 task.cancel()
             await asyncio.gather(*looks, return_exceptions=True)
-        return answered, failed
+        raise failed[0] if failed else NotFound(f"{node}: no region has it")
 
     async def _described(self, place: AwsRegion, filters: Sequence[Mapping[str, Any]]) -> Sequence[Instance]:
         found = []

@@ -25,7 +25,7 @@ from policies.model import Target, TargetPhase, TargetSpec, TargetState
 PROPAGATION = 25.0  # s; an ALB was seen to send new requests for 15 to 20 s after a deregistration
 
 Key = tuple[str, int]  # a target as ELBv2 names it: instance id or address, and port
-Owners = Callable[[Sequence[Key]], Awaitable[Mapping[Key, str | None]]]
+Owners = Callable[[Sequence[Key]], Awaitable[Mapping[Key, str]]]
 
 _BATCH = 100  # targets a call
 _HTTP = ("HTTP", "HTTPS")
@@ -68,8 +68,7 @@ class AlbTargetGroup:
 
     `group`: its name or ARN; the name is what counts, so that a group made anew under the same name is
     filled again. `owners` says which targets belong to nodes of ours (`AwsInstances.owners`); whatever
-    else is in the group, or of which it cannot tell, is neither shown nor touched. `propagation`: seconds,
-    see PROPAGATION.
+    else is in the group is neither shown nor touched. `propagation`: seconds, see PROPAGATION.
 
     A change costs at most one registration, one deregistration and one tag per hundred targets; a set that
     equals what is there costs nothing. `observe` costs two calls.
@@ -191,17 +190,12 @@ class AlbTargetGroup:
             self._group = None
             return await self._observe()
         held = {target.key: target for target in map(_held, health["TargetHealthDescriptions"])}
-        unclear = await self._look_up(held.keys())
+        await self._look_up(held.keys())
         self._generation = max(_generation(tags), self._generation)
         if self._writes == writes:
             self._held = held
             self._nodes = {key: node for key, node in self._nodes.items() if key in held}
-        return BalancerView(
-            incarnation=group.arn,
-            generation=self._generation,
-            targets=self._targets(held),
-            unclear=sum(held[key].registered for key in unclear),
-        )
+        return BalancerView(incarnation=group.arn, generation=self._generation, targets=self._targets(held))
 
     def _targets(self, held: Mapping[Key, _Held]) -> tuple[Target, ...]:
         """One target a node: while a node moves to another address, the one that serves."""
@@ -220,15 +214,12 @@ class AlbTargetGroup:
             )
         return tuple(found.values())
 
-    async def _look_up(self, keys: Iterable[Key]) -> Sequence[Key]:
-        """Find out whose the targets are that this process did not register itself; which stay unclear."""
+    async def _look_up(self, keys: Iterable[Key]) -> None:
+        """Find out whose the targets are that this process did not register itself."""
         strange = sorted(key for key in keys if key not in self._nodes)
-        if not strange:
-            return ()
-        owners = await self._owners(strange)
-        known = {key: node for key, node in owners.items() if node is not None}
-        self._nodes = known | self._nodes
-        return [key for key, node in owners.items() if node is None]
+        if strange:
+            owners = await self._owners(strange)
+            self._nodes.update({key: node for key, node in owners.items() if key not in self._nodes})
 
     async def _found(self) -> _Group:
         """The group behind the name. Raises NotFound, Denied."""

@@ -23,7 +23,6 @@ from policies.model import (
     Patience,
     Placement,
     Pool,
-    Service,
     StandbyKind,
     StandbyRules,
     Target,
@@ -433,7 +432,6 @@ def test_a_new_pool_begins_without_a_region_that_has_not_answered_for_long(
         (TargetState.INITIAL, "while gw sends requests to nodes that nobody knows"),
         (TargetState.UNHEALTHY, ""),
         (TargetState.UNUSED, ""),
-        ("unclear", "while gw sends requests to nodes that nobody knows"),
         ("unread", "until gw was read once"),
     ],
 )
@@ -441,12 +439,10 @@ def test_a_lost_journal_waits_while_requests_may_be_served_from_there(
     scene: Make, held: Any, waits: str
 ) -> None:
     here = new_pool(scene, failing_for=900.0)
-    target = Target(
-        id="x-1", address="x-1:1", state=held if isinstance(held, TargetState) else TargetState.UNUSED
-    )
-    shown = Observed(value=(), error="503") if held == "unread" else Observed(value=(target,), at=here.now)
+    shown = Observed(value=(), error="503")
+    if held != "unread":
+        shown = Observed(value=(Target(id="x-1", address="x-1:1", state=held),), at=here.now)
     here.settings["balancers"] = {"gw": shown}
-    here.settings["services"] = {"gw": Service(unclear=int(held == "unclear"))}
     plan = here.plan()
     assert here.fleet.sight.waits == waits
     assert launched_in(plan) == ["east"] * (0 if waits else 2)

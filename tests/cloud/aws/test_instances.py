@@ -410,20 +410,3 @@ async def test_what_one_region_lists_no_more_is_not_forgotten_of_another():
     east.asked.clear()
     await instances.terminate("i-1")
     assert east.asked == ["terminate_instances"]  # it is known where it is
-
-
-@pytest.mark.parametrize("west", [Region(fails=CloudError("503")), Region(hangs=True)], ids=["503", "hangs"])
-async def test_a_silent_region_keeps_no_target_of_another_from_its_owner(west, monkeypatch):
-    """Whose a target is that no other region knows is not clear meanwhile, and not that it is nobody's."""
-    monkeypatch.setattr(module, "_OTHERS_WITHIN", 0.1)
-    asked = [("i-1", 8000), ("i-9", 8000)]
-    async with asyncio.timeout(5.0):
-        found = await two_regions(Region("i-1"), west).owners("pool", asked)
-    assert found == {("i-1", 8000): "i-1", ("i-9", 8000): None}
-    assert await two_regions(Region("i-1"), Region()).owners("pool", asked) == {("i-1", 8000): "i-1"}
-
-
-async def test_whose_a_target_is_nobody_says_where_no_region_answers():
-    silent = two_regions(Region(fails=CloudError("503")), Region(fails=CloudError("503")))
-    with pytest.raises(CloudError, match="503"):
-        await silent.owners("pool", [("i-1", 8000)])

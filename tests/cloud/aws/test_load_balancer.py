@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -103,29 +103,6 @@ async def test_another_daemon_takes_over_what_is_there(account):
     states = {t.id: t.state for t in (await after_a_crash.observe()).targets}
     assert states[nodes[1].id] is TargetState.DRAINING
     assert states[nodes[0].id] in (TargetState.INITIAL, TargetState.HEALTHY)
-
-
-async def test_a_silent_region_keeps_no_target_from_leaving(account, aws_clients, aws_place):
-    """After a restart the group holds targets of which this process does not know whose they are."""
-    account.group()
-    ours, away = await account.node(1), await account.node(2, pool="other")
-    await account.balancer().apply([ours, away], 1)
-    nobody = AwsClients("us-west-2", endpoint="http://127.0.0.1:9", connect_timeout=1.0)
-    west = replace(aws_place, region="us-west-2", subnets={"us-west-2a": "subnet-9"})
-    silent = AwsInstances([(aws_clients, aws_place), (nobody, west)], clock=SystemClock())
-    balancer = replace(account, instances=silent).balancer()
-    view = await balancer.observe()
-    assert [t.id for t in view.targets] == [ours.id]
-    assert view.unclear == 1  # it may be a node in the silent region: neither shown nor touched
-    draining = TargetSpec(id=ours.id, address=ours.address, phase=TargetPhase.DRAINING)
-    await balancer.detach([draining], 2)
-    await balancer.apply([draining], 3)
-    found = account.elb.describe_target_health(TargetGroupArn=view.incarnation)["TargetHealthDescriptions"]
-    states = {t["Target"]["Id"]: t["TargetHealth"]["State"] for t in found}
-    assert states[ours.id] == "draining"
-    assert states[away.id] in ("initial", "healthy")
-    assert (await account.balancer().observe()).unclear == 0
-    await silent.close()
 
 
 async def test_a_change_costs_three_calls_and_no_change_none(account):

@@ -153,7 +153,7 @@ class AlbHarness:
     def know(self, name: str, address: str) -> None:
         self._addresses[address] = name
 
-    async def _owners(self, targets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], str | None]:
+    async def _owners(self, targets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], str]:
         known = {(t, p): self._addresses.get(f"{t}:{p}") for t, p in targets}
         return {key: name for key, name in known.items() if name is not None}
 
