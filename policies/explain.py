@@ -80,6 +80,8 @@ def _regions(fleet: Fleet, world: World) -> Iterator[str]:
         yield f"{fleet.sight.unaccounted}: nothing is launched or ended anywhere {fleet.sight.waits}."
     for region, view in sorted(world.regions.items()):
         if not (unseen := fleet.sight.hidden(region)):
+            if why := fleet.sight.avoided(region):
+                yield f"{region} gets no new nodes: {why}."
             continue
         why = view.error or ("first look under way" if view.at is None else "")
         found = f"{unseen[0].upper()}{unseen[1:]}{f': {why}' if why else ''}"

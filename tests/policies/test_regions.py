@@ -261,6 +261,8 @@ def test_a_region_that_lists_and_answers_no_launch_is_not_waited_for(
     assert new == ["east"] * elsewhere
     if elsewhere:
         assert "west is passed over: a launch there has had no answer for 60 s" in plan.notes
+        said = explain.pool_sentences(here.fleet, here.world, here.memory)
+        assert "west gets no new nodes: a launch there has had no answer for 60 s." in said
         assert here.fleet.living == 6  # it may be there: the room for it is kept
         assert not any(n.out_of_sight for n in here.fleet.nodes)  # its list shows what boots there
 
