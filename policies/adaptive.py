@@ -193,7 +193,7 @@ def _zones(turn: Turn, when: Times, unit: float, *, closed: float) -> list[Zone]
         held.setdefault(node.placement, []).append(node)
     coming: dict[Placement, int] = {}
     for intent in turn.fleet.launching:
-        if intent.placement is not None and not turn.fleet.sight.avoided(intent.placement.region):
+        if intent.placement is not None and turn.fleet.sight.waited_for(intent.placement.region):
             coming[intent.placement] = coming.get(intent.placement, 0) + 1
     found = []
     capped = turn.pool.limits.spend_per_hour is not None

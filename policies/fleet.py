@@ -268,14 +268,14 @@ class Fleet:
         """Units per market that count towards wanted, open launches included.
 
         A launch that nobody could confirm or deny for a whole boot time-out counts no more, nor does one in a
-        region that is avoided: nobody could see it come, or it is asked for in vain.
+        region where nobody could see it come, or where it is asked for in vain.
         """
         found = dict(self._tally.capacity)
         for intent in self.launching:
             fresh = self.now - intent.at <= self.pool.health.boot_timeout
             if intent.placement is None or intent.standby is StandbyKind.STOPPED or not fresh:
                 continue
-            if not self.sight.avoided(intent.placement.region):
+            if self.sight.waited_for(intent.placement.region):
                 found[intent.placement.market] += self.pool.units_of(intent.placement)
         return found
 

@@ -54,16 +54,13 @@ class Sight:
         return self.hidden(region) if self._open and not self._being_looked_at(region) else ""
 
     def avoided(self, region: str) -> str:
-        """Why nothing new is launched in a region, and what is open there not waited for; else empty.
+        """Why nothing new is launched in a region while another may take it; empty when it may be."""
+        unseen = self.hidden(region) if self._open else ""
+        return unseen or self._unanswering(region)
 
-        It is passed over, or lists its machines and answers no launch while another region may.
-        """
-        if why := self.passed_over(region):
-            return why
-        if region not in self._mute or region not in self.regions:
-            return ""
-        other = any(r not in self._mute and not self.hidden(r) for r in self.regions)
-        return self._mute[region] if other else ""
+    def waited_for(self, region: str) -> bool:
+        """What is on its way in a region counts."""
+        return not (self.passed_over(region) or self._unanswering(region))
 
     def doubtful(self, region: str) -> bool:
         """The newest look at a region failed, and at another one it did not."""
@@ -108,6 +105,13 @@ class Sight:
         if any(t.state in USABLE and t.id not in known for t in view.value):
             return f"while {balancer} sends requests to nodes that nobody knows"
         return ""
+
+    def _unanswering(self, region: str) -> str:
+        """That a region lists its machines and answers no launch, where another region may."""
+        if region not in self._mute or region not in self.regions:
+            return ""
+        other = any(r not in self._mute and not self.hidden(r) for r in self.regions)
+        return self._mute[region] if other else ""
 
     @lazy
     def _mute(self) -> dict[str, str]:

@@ -186,6 +186,18 @@ def test_what_is_on_its_way_counts_until_the_first_look_has_ended(
     assert launched_in(here.plan()) == ([] if counts else ["east"])
 
 
+def test_a_first_look_that_hangs_holds_back_nothing_elsewhere(scene: Make) -> None:
+    """What is missing after a restart goes where a list has answered, though the west is cheaper."""
+    here = apart(whole(scene), west_at=None, error="")
+    here.offerings = [
+        replace(o, price=o.price * (1.5 if o.placement.region == "east" else 1.0)) for o in here.offerings
+    ]
+    here.notice("e1-spot")
+    plan = here.plan()
+    assert set(launched_in(plan)) == {"east"}
+    assert not any(d.kind is ActionKind.LAUNCH for d in plan.deferred)
+
+
 # -- what is on its way there ------------------------------------------------------------------------------
 
 
