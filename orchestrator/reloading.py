@@ -135,7 +135,8 @@ class Scale:
         """As the last turn saw it; before the first one the pool is taken to be whole."""
         if snapshot is None:
             return Scale(has=resize.Has.before(pool), prices=Prices())
-        has = resize.Has(whole_with=snapshot.memory.whole_with, ready=snapshot.fleet.ready_units)
+        whole, ready = snapshot.memory.whole_with, snapshot.fleet.ready_units
+        has = resize.Has(whole_with=whole, ready=ready, grows_from=whole)
         return Scale(has=has, prices=prices_of(pool, snapshot.fleet.prices.on_sale))
 
 

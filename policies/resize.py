@@ -3,10 +3,12 @@
 What it decides: `unconfirmed` says why a change must not be taken up without being confirmed, or nothing.
 Growth is judged by the units that the pool keeps (replicas and standby), by what they usually cost an hour
 and by the most that the pool may cost: more than FACTOR times as much as is in force, and more than SPARE
-nodes beyond it. A smaller number is judged by what the pool has: the replicas with which it was last whole,
-or the units that are ready, whichever is more. Less than one FACTOR-th of that, and more than SPARE nodes
-fewer, has to be confirmed.
-Why: one digit too many buys a thousand nodes within a minute, one too few ends those that serve.
+nodes beyond it. Replicas that were never there count for nothing in that, so that a pool which doubled has to
+be whole before it doubles again. A smaller number is judged by what the pool has: the replicas with which it
+was last whole, or the units that are ready beside standby and surge, whichever is more. Less than one
+FACTOR-th of that, and more than SPARE nodes fewer, has to be confirmed.
+Why: one digit too many buys a thousand nodes within a minute, one too few ends those that serve. A program
+that doubles a number because its nodes are still starting does so in steps.
 Never: taking a change back is harder than making it. The two rules mirror each other, and the replicas with
 which the pool was last whole may always be gone back to: what was wanted beyond them was never there. An
 unknown price is not taken for zero: where no price is known, a cap is compared with the cap before it.
@@ -47,10 +49,15 @@ _RUNS = (InstanceState.PENDING, InstanceState.RUNNING)
 
 @value
 class Has:
-    """What a pool has, in units. `whole_with`: the replicas with which it was last whole, 0 for never."""
+    """What a pool has, in units.
+
+    `whole_with`: the replicas with which it was last whole, 0 for never. `grows_from`: replicas beyond it
+    count for nothing when growth is judged, 0 where all that are wanted count.
+    """
 
     whole_with: int
     ready: int
+    grows_from: int = 0
 
     @staticmethod
     def before(pool: Pool) -> Has:
@@ -61,8 +68,8 @@ class Has:
 def unconfirmed(before: Pool, after: Pool, has: Has, prices: Prices) -> str:
     """Why `after` must not follow `before` unless somebody confirms it; empty when it may."""
     spare = SPARE * max(before.largest, after.largest)
-    if _larger(_kept(after), _kept(before), spare):
-        return "the pool would grow to more than twice the size in force"
+    if why := _grows(before, after, has, spare):
+        return why
     dollars = spare * prices.dearest if prices.dearest is not None else 0.0
     for price, verb in ((usual, "would"), (most, "may")):
         was, becomes = price(before, prices), price(after, prices)
@@ -127,11 +134,13 @@ def unconfirmed_at_start(pool: Pool, memory: Memory, machines: Iterable[Instance
         return ""
     if memory.hot is None or memory.stopped is None:
         before, pool = (replace(one, standby=StandbyRules()) for one in (before, pool))
-    has = Has(whole_with=memory.whole_with, ready=0 if memory.whole_with else before.replicas)
+    whole = memory.whole_with
+    has = Has(whole_with=whole, ready=0 if whole else before.replicas, grows_from=whole)
     if machines is not None:
         running = sum(pool.units_of(one.placement) for one in machines if one.state in _RUNS)
-        has = Has(whole_with=min(memory.whole_with, running), ready=running)
+        has = Has(whole_with=min(whole, running), ready=running, grows_from=whole)
         if running > before.most_units:
+            has = replace(has, grows_from=0)
             before = replace(before, replicas=max(before.replicas, min(running, pool.replicas)))
     return unconfirmed(before, pool, has, Prices())
 
@@ -145,10 +154,21 @@ def _larger(after: float, before: float, spare: float) -> bool:
     return after > FACTOR * before and after - before > spare
 
 
+def _grows(before: Pool, after: Pool, has: Has, spare: int) -> str:
+    if _larger(_kept(after), _kept(before), spare):
+        return "the pool would grow to more than twice the size in force"
+    if not has.grows_from or not after.replicas > before.replicas > has.grows_from:
+        return ""
+    if not _larger(_kept(after), _kept(replace(before, replicas=has.grows_from)), spare):
+        return ""
+    return f"the pool would grow to more than twice the {has.grows_from} replicas it was last whole with"
+
+
 def _loses(before: Pool, after: Pool, has: Has, spare: int) -> str:
     if after.replicas >= before.replicas or (has.whole_with and after.replicas >= has.whole_with):
         return ""
-    if not _larger(max(has.whole_with, has.ready), after.replicas, spare):
+    beside = before.standby.hot + before.limits.surge
+    if not _larger(max(has.whole_with, has.ready - beside), after.replicas, spare):
         return ""
     ready = f"has {has.ready} {before.noun(has.ready)} ready"
     whole = f"was last whole with {has.whole_with}" if has.whole_with else ""

@@ -359,6 +359,36 @@ def test_a_small_pool_grows_and_shrinks_without_a_question(file: Path) -> None:
 
 
 @pytest.mark.usefixtures("quiet")
+def test_twice_as_many_are_taken_back_unasked_beside_a_hot_standby(file: Path) -> None:
+    hot = "[pool.p.standby]\nhot = 1\n"
+
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        for count in (8, 4):
+            write(file, with_replicas(count, hot))
+            assert (await daemon.reloader.reload(wait=True))["outcome"] == "applied"
+            await pool_has(sim, daemon, count + 1)
+
+    write(file, with_replicas(4, hot))
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_number_that_is_doubled_while_its_nodes_start_asks(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        await pool_has(sim, daemon, 4)
+        outcomes = []
+        for count in (8, 16, 32):
+            write(file, with_replicas(count))
+            outcomes.append((await daemon.reloader.reload(wait=True))["outcome"])
+        assert (outcomes, wanted(daemon)) == (["applied", "rejected", "rejected"], 8)
+        await pool_has(sim, daemon, 8)
+        write(file, with_replicas(16))
+        assert (await daemon.reloader.reload(wait=True))["outcome"] == "applied"
+
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     ("before", "after", "line", "says"),
     [

@@ -83,6 +83,9 @@ def test_a_change_of_a_whole_pool(before: Pool, after: Pool, why: str) -> None:
         (10, 1, Has(whole_with=10, ready=2), True),
         (10, 5, Has(whole_with=6, ready=9), False),
         (10, 1, Has(whole_with=0, ready=0), False),
+        # half of what was left is taken up once the pool has no more than that
+        (16, 8, Has(whole_with=16, ready=32), True),
+        (16, 8, Has(whole_with=16, ready=18), False),
     ],
 )
 def test_a_smaller_number_is_judged_by_what_the_pool_has(
@@ -91,13 +94,43 @@ def test_a_smaller_number_is_judged_by_what_the_pool_has(
     assert bool(unconfirmed(pool(before), pool(after), has, PRICES)) is confirm
 
 
-@given(st.integers(1, 500), st.integers(1, 500), st.booleans())
-def test_what_was_taken_up_unasked_can_be_taken_back_unasked(before: int, after: int, arrived: bool) -> None:
-    one, two = pool(before), pool(after)
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 3), st.integers(0, 2), st.booleans())
+def test_what_was_taken_up_unasked_can_be_taken_back_unasked(
+    before: int, after: int, hot: int, surged: int, arrived: bool
+) -> None:
+    one, two = pool(before, hot=hot), pool(after, hot=hot)
     if unconfirmed(one, two, whole(one), PRICES):
         return
-    has = whole(two) if arrived else Has(whole_with=before, ready=min(before, after))
+    beside = hot + surged
+    has = Has(whole_with=after, ready=after + beside, grows_from=after)
+    if not arrived:
+        has = Has(whole_with=before, ready=min(before, after) + beside, grows_from=before)
     assert unconfirmed(two, one, has, PRICES) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "from_", "why"),
+    [
+        (8, 16, 4, "more than twice the 4 replicas it was last whole with"),
+        (8, 9, 4, "more than twice the 4 replicas it was last whole with"),
+        (5, 8, 4, ""),
+        (8, 16, 8, ""),
+        (8, 16, 0, ""),
+        (8, 16, 40, ""),
+        (4000, 40, 4, ""),
+    ],
+)
+def test_a_pool_that_doubled_has_to_be_whole_before_it_doubles_again(
+    before: int, after: int, from_: int, why: str
+) -> None:
+    found = unconfirmed(pool(before), pool(after), Has(whole_with=from_, ready=4, grows_from=from_), PRICES)
+    assert why in found
+    assert bool(found) == bool(why)
+
+
+def test_growth_that_was_confirmed_does_not_have_other_changes_asked_for() -> None:
+    has = Has(whole_with=4, ready=4, grows_from=4)
+    assert unconfirmed(pool(4000), pool(4000, hot=1), has, PRICES) == ""
 
 
 @given(st.integers(1, 500), st.integers(1, 5000), st.integers(0, 5000))
@@ -162,6 +195,8 @@ BOTH = {"hot": 0, "stopped": 0}
         (remembered(4, **BOTH), pool(400), machines(40), True),
         (remembered(40, **BOTH), pool(4), machines(4), False),
         (remembered(40, **BOTH), pool(4), machines(40, state=InstanceState.TERMINATED), False),
+        # machines that are lost are no reason to ask for those that are wanted
+        (remembered(10, **BOTH), pool(12), machines(2), False),
         # units count the same machines anew
         (remembered(4, **BOTH), pool(32, units={"big": 8}), machines(4, "big"), False),
         (remembered(32, **BOTH), pool(4), machines(4, "big"), False),
@@ -184,6 +219,13 @@ def test_a_mistake_that_was_never_whole_can_be_corrected_by_a_restart() -> None:
     assert (memory.whole_with, memory.replicas) == (4, 4000)
     assert unconfirmed_at_start(pool(4), memory, machines(100)) == ""
     assert unconfirmed_at_start(pool(4), memory, None) == ""
+
+
+def test_a_chain_of_steps_meets_the_same_question_at_a_start() -> None:
+    configured = [PoolConfigured(at=float(at), replicas=n, **BOTH) for at, n in ((1, 4), (3, 8))]
+    memory = replay([configured[0], PoolWhole(at=2.0), configured[1]])
+    assert unconfirmed_at_start(pool(16), memory, machines(4)) != ""
+    assert unconfirmed_at_start(pool(8), memory, machines(4)) == ""
 
 
 def test_the_size_in_force_is_the_journals() -> None:
