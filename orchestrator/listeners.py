@@ -44,7 +44,7 @@ class Listeners:
 
         It answers to `names`, and to those of this machine.
         """
-        hosts = Hosts((where.host, *names), key="daemon.allowed_hosts")
+        hosts = Hosts((where.host, *names), table="daemon", listener=str(where))
         hosts.add_own_names()
         try:
             self._runners.append(await listen_tcp(app, where.host, where.port, hosts=hosts, **more))

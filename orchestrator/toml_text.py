@@ -1,7 +1,8 @@
 """A TOML file as data, with one sentence and a line for whatever keeps it from being read.
 
-The standard library's reader recurses into nested values and hands integers of any length to `int`, so text
-of the wrong kind ends in errors that speak of Python. What no configuration needs is refused by name instead.
+The standard library's reader recurses into nested values, hands integers of any length to `int`, and takes
+time that grows with the square of a key's parts, minutes for a key that fills a file. Text of the wrong kind
+ends in errors that speak of Python, or not at all. What no configuration needs is refused by name instead.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ BYTES_MOST: Final = 2**18
 """Size of a configuration file; real ones have a few kilobytes."""
 DEPTH_MOST: Final = 32
 """Tables and arrays within each other; a configuration has five."""
+DOTS_MOST: Final = 1000
+"""Dots in one line, which bounds the parts of a key; every key is on one line."""
 
 _PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 _LONG_NUMBER: Final = re.compile(r"[0-9_]{1000}")
@@ -53,6 +56,9 @@ def read_toml(file: Path) -> tuple[dict[str, Any], str]:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """The data of TOML text. Raises TomlError."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > DOTS_MOST:
+            raise TomlError(number, f"has more than {DOTS_MOST} dots, as no line of a configuration has")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -86,7 +92,7 @@ def _values(data: dict[str, Any]) -> Iterator[tuple[KeyPath, Any]]:
 def _deep(text: str) -> TomlError:
     """That it is nested too deeply, with the first line that is likely to be."""
     depth, place = 0, 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         for bracket in re.findall(r"[\[\]{}]", line):
             depth = max(0, depth + (1 if bracket in "[{" else -1))
             place = place or (number if depth > DEPTH_MOST else 0)

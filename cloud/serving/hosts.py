@@ -21,10 +21,13 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
+import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from cloud.serving.requests import ErrorAnswer
+from cloud.serving.requests import Complaints, ErrorAnswer
+
+log = structlog.get_logger("requests")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -40,12 +43,14 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 class Hosts:
     """The names of one listener. Addresses and `localhost` are always among them.
 
-    `key` is the configuration's key that adds more, for the answer to who used another name.
+    `table` is that of the configuration whose `allowed_hosts` adds more: with one, the answer to who used
+    another name says what to write, and so does a line in the log of `listener`.
     """
 
-    def __init__(self, names: Iterable[str] = (), *, key: str = "") -> None:
+    def __init__(self, names: Iterable[str] = (), *, table: str = "", listener: str = "") -> None:
         self.names = {"localhost", *(_plain(name) for name in names if name)}
-        self.key = key
+        self._table = table
+        self._refused = Complaints(log.warning, "request.misdirected", listener)
 
     def add_own_names(self) -> threading.Thread:
         """Answer to the names of this machine too. Its full name may take the resolver a while.
@@ -83,7 +88,12 @@ class Hosts:
         foreign = next((name for name in asked if not self.accepts(name)), None)
         if foreign is None:
             return None
-        advice = f"add it to {self.key} if it should be" if self.key else "ask for localhost"
+        match, advice = _AUTHORITY.fullmatch(foreign), "ask for localhost"
+        if self._table and match is not None:
+            name = _plain(match[1])
+            setting = f'allowed_hosts = ["{name}"] in [{self._table}]'
+            advice = f"if it should be, write {setting} and restart the listener"
+            self._refused.note(host=name, advice=advice)
         return 421, f"{foreign[:80]!r} is not a name of this listener; {advice}"
 
 

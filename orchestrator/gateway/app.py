@@ -353,7 +353,8 @@ def names_of(config: GatewayConfig) -> Hosts:
     """
     loopback = HostPort(config.host, config.port).loopback
     more = config.allowed_hosts or (() if loopback else (ANY,))
-    return Hosts((config.host, *more), key="gateway.allowed_hosts")
+    table = f"pool.{config.pool or 'NAME'}.gateway"
+    return Hosts((config.host, *more), table=table, listener=f"{config.host}:{config.port}")
 
 
 async def _after(first: asyncio.Task[None], signals: asyncio.Queue[None]) -> None:

@@ -133,9 +133,9 @@ async def test_a_foreign_name_is_refused_everywhere(stack: Any) -> None:
         said = await asyncio.to_thread(answer, place, words)
         assert said.startswith(b"HTTP/1.1 421 "), name
     said = await asyncio.to_thread(answer, stack.monitoring_port, words)
-    assert b"daemon.allowed_hosts" in said
+    assert b'write allowed_hosts = [\\"evil.example\\"] in [daemon] ' in said
     said = await asyncio.to_thread(answer, stack.gateway_port, words)
-    assert b"gateway.allowed_hosts" in said
+    assert b'write allowed_hosts = [\\"evil.example\\"] in [pool.test.gateway] ' in said
     own = f"GET /healthz HTTP/1.1\r\nHost: {socket.gethostname()}\r\nConnection: close\r\n\r\n".encode()
     for port in (stack.monitoring_port, stack.gateway_port):
         assert (await asyncio.to_thread(answer, port, own)).startswith(b"HTTP/1.1 200 ")

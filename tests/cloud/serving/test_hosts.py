@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from cloud.serving.hosts import ANY, Hosts
 
@@ -104,13 +105,29 @@ async def test_the_names_of_the_machine_are_its_own(monkeypatch: pytest.MonkeyPa
 async def test_a_request_for_another_name_is_refused(
     serving: Any, say: Any, changed: Any, words: bytes, code: int
 ) -> None:
-    async with serving(hosts=Hosts(key="daemon.allowed_hosts")) as port:
-        answer = await say(port, words)
+    with capture_logs() as lines:
+        async with serving(hosts=Hosts(table="daemon", listener="here")) as port:
+            answer = await say(port, words)
     assert status(answer) == code
     if code == 421:
         said = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
-        assert said.endswith("is not a name of this listener; add it to daemon.allowed_hosts if it should be")
+        what, _, advice = said.partition("; ")
+        assert what.endswith("is not a name of this listener")
+        if "evil.example" in what:
+            assert advice == (
+                'if it should be, write allowed_hosts = ["evil.example"] in [daemon] and restart the listener'
+            )
+            (line,) = [line for line in lines if line["event"] == "request.misdirected"]
+            assert (line["listener"], line["host"], line["advice"]) == ("here", "evil.example", advice)
     assert changed.bodies == []
+
+
+async def test_many_requests_for_another_name_are_one_line_at_first(serving: Any, say: Any) -> None:
+    with capture_logs() as lines:
+        async with serving(hosts=Hosts(table="daemon")) as port:
+            for number in range(20):
+                await say(port, request("GET", f"Host: evil-{number}.example:80"))
+    assert len([line for line in lines if line["event"] == "request.misdirected"]) <= 2
 
 
 @pytest.mark.parametrize(
