@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlencode
@@ -163,8 +164,8 @@ class ControlClient:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as wire:
+                _connect(wire, self._place(method), self._timeout)
                 wire.settimeout(self._timeout + patience)
-                wire.connect(os.fspath(self._place(method)))
                 wire.sendall(f"{head}\r\n".encode() + (body or b""))
                 with wire.makefile("rb") as answer:
                     return self._parted(answer.read())
@@ -216,6 +217,17 @@ class ControlClient:
             )
         if isinstance(error, PermissionError):
             return Unreachable(f"{where}: this user may not open it; run as the daemon's user, {choose}")
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError | BlockingIOError):
             return Unreachable(f"{where}: it did not answer in time; look at the daemon's log")
         return Unreachable(f"{where} ({(error.strerror or str(error)).lower()}); {start}, {choose}")
+
+
+def _connect(wire: socket.socket, path: Path, seconds: float) -> None:
+    """Connect, with a place in the queue of those who wait to be accepted. Raises OSError.
+
+    A socket of Python's with a timeout does not block, and is refused at once where the queue is full; the
+    system's own timeout has it wait, and ends in BlockingIOError (unix(7), socket(7) SO_SNDTIMEO).
+    """
+    whole, part = divmod(seconds, 1.0)
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(whole), int(part * 1e6)))
+    wire.connect(os.fspath(path))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,33 @@ def test_not_allowed(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     with pytest.raises(Unreachable, match="this user may not open it"):
         ControlClient(short_dir / "x.sock").status()
+
+
+def test_where_many_ask_it_waits_for_its_turn(short_dir: Path) -> None:
+    path = short_dir / "full.sock"
+    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as crowd:
+        server.bind(os.fspath(path))
+        server.listen(0)
+        fill_queue(path, crowd)
+        with pytest.raises(Unreachable, match="it did not answer in time"):
+            ControlClient(path, timeout=0.05).status()
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(ControlClient(path, timeout=30.0).status)
+            while not (wire := crowd.enter_context(server.accept()[0])).recv(1000):
+                wire.close()
+            wire.sendall(b"HTTP/1.0 200 OK\r\n\r\n{}")
+            wire.close()
+            assert asked.result() == {}
+
+
+def fill_queue(path: Path, crowd: contextlib.ExitStack) -> None:
+    """Connect until no more callers may wait, and hang up."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            caller = crowd.enter_context(socket.socket(socket.AF_UNIX))
+            caller.setblocking(False)
+            caller.connect(os.fspath(path))
+            caller.shutdown(socket.SHUT_WR)
 
 
 def test_a_daemon_that_does_not_answer(short_dir: Path) -> None:
