@@ -56,9 +56,9 @@ def read_toml(file: Path) -> tuple[dict[str, Any], str]:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """The data of TOML text. Raises TomlError."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.count(".") > DOTS_MOST:
-            raise TomlError(number, f"has more than {DOTS_MOST} dots, as no line of a configuration has")
+    for at, words in enumerate(text.split("\n"), 1):
+        if words.count(".") > DOTS_MOST:
+            raise TomlError(at, f"has more than {DOTS_MOST} dots, as no line of a configuration has")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
