@@ -146,7 +146,7 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         )
     if not aws.allow_unknown_types:
         for name in _unknown_types(aws):
-            yield (*at, "instance_types"), f"{name} is not an instance type of EC2{_instead_of(name)}"
+            yield (*at, "instance_types"), f"{shown(name)} is not an instance type of EC2{_instead_of(name)}"
     if not aws.regions:
         yield (*at, "regions"), f"is missing; write a table [{'.'.join(at)}.regions.us-east-1]"
     if aws.poll_spot_requests <= 0:
@@ -233,7 +233,7 @@ def _instead_of(name: str) -> str:
     """What to write instead of an instance type that does not exist."""
     from cloud.aws.catalogue import instance_types
 
-    close = difflib.get_close_matches(name, sorted(instance_types()), n=1)
+    close = difflib.get_close_matches(name.lower(), sorted(instance_types()), n=1)
     newer = "for a type that is newer than this version, write allow_unknown_types = true"
     return f"; did you mean {close[0]}? ({newer})" if close else f"; correct the name, or {newer}"
 

@@ -129,7 +129,8 @@ def _write(path: Sequence[str | int], root: type[BaseModel]) -> str:
         inner, many = table_model(field.annotation)
         if inner is not None:
             return f"write a table [{dotted(path)}{'.NAME' if many else ''}]: {field.description}"
-        example = f"{path[-1]} = {json.dumps(field.examples[0])}" if field.examples else path[-1]
+        examples = field.examples or ([field.default] if isinstance(field.default, bool) else [])
+        example = f"{path[-1]} = {json.dumps(examples[0])}" if examples else path[-1]
         return f"write {example}: {field.description}"
     return f"see `orchestrator schema config` for {dotted(path)}"
 

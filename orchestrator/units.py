@@ -76,7 +76,7 @@ def parse_host_port(text: str) -> HostPort:
     port = int(match.group(3))
     if port > 65535:
         raise ValueError(f"port {port} does not exist; write one from 1 to 65535, or 0 for any free port")
-    return HostPort(host=match.group(1) or match.group(2), port=port)
+    return HostPort(host=(match.group(1) or match.group(2)).lower(), port=port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,10 +82,10 @@ def most(pool: Pool, prices: Prices) -> float | None:
 def below_floor(pool: Pool, prices: Prices) -> str:
     """Why the spend cap cannot hold the on-demand floor; empty when it can, or when prices are not known."""
     cap, needed = pool.limits.spend_per_hour, floor(pool, prices)
-    if cap is None or needed is None or needed <= cap:
+    if cap is None or needed is None or pool.limits.permits(needed):
         return ""
     units = pool.on_demand_floor
     return (
         f"${cap:,.2f} an hour is less than the on-demand floor of {units} {pool.noun(units)} costs, "
-        f"${needed:,.2f} at {prices.on_demand:,.2f} each"
+        f"${needed:,.2f} at ${prices.on_demand:,.2f} each"
     )

@@ -21,8 +21,6 @@ from policies.model import Phase, Pool, StandbyKind, TargetPhase, TargetState, W
 Destructive = (Launch, Start, Stop, Terminate)
 """Action types that a plan with violations may not carry out, with drains that nothing forces."""
 
-_CENT = 1e-6
-
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -154,7 +152,7 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
             text = f"the price of {unknown} nodes is not known, the cap is {cap:.2f}"
             found.append(Violation("spend", text))
         spend = sum(price for price in prices if price is not None)
-        if spend > cap + _CENT:
+        if not pool.limits.permits(spend):
             found.append(Violation("spend", f"{spend:.2f} USD/h would be spent, the cap is {cap:.2f}"))
     if len({a.token for a in added}) != len(added):
         found.append(Violation("token", "two launches share a token"))

@@ -74,7 +74,7 @@ class Budget:
             return f"the spend cap of {cap:.2f} USD/h needs the price of this node, which is not known"
         if self._unpriced:
             return f"the spend cap of {cap:.2f} USD/h needs the prices of {self._unpriced} more nodes"
-        if self._spend + price > cap:
+        if not self._pool.limits.permits(self._spend + price):
             left = max(0.0, cap - self._spend)
             return f"the spend cap of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
         return ""

@@ -623,7 +623,7 @@ def test_a_cap_that_cannot_hold_the_floor_is_a_problem_once_prices_are_known() -
     (problem,) = pool_view(scene).problems
     assert problem == (
         "limits.spend_per_hour: $5.00 an hour is less than the on-demand floor of 2 nodes costs, $6.00 at "
-        "3.00 each"
+        "$3.00 each"
     )
     scene.settings["offerings"] = {}
     assert pool_view(scene).problems == []

@@ -30,6 +30,9 @@ def test_each_limit_speaks_for_itself() -> None:
     assert "leaves 0.50" in budget(spend=4.5, spend_per_hour=5.0).refuses(0.6)
     assert "leaves 0.00" in budget(spend=9.0, spend_per_hour=5.0).refuses(0.1)
     assert budget(spend=1e9).refuses(1e9) == ""
+    assert budget(spend=1.1 + 1.1, spend_per_hour=3.3).refuses(1.1) == "", (
+        "just the cap, but for binary floats"
+    )
 
 
 def test_what_is_taken_counts() -> None:

@@ -107,14 +107,18 @@ def listeners(daemon: str, gateway: str, more: str = "") -> str:
         ("127.0.0.1:9000", "0.0.0.0:9000"),
         ("localhost:9000", "127.0.0.1:9000"),
         ("localhost:9000", "[::1]:9000"),
+        ("localhost:9000", "LOCALHOST:9000"),
         ("[::]:9000", "[::1]:9000"),
+        ("[::1]:9000", "[0:0:0:0:0:0:0:1]:9000"),
+        ("127.0.0.1:9000", "[::]:9000"),
+        ("0.0.0.0:9000", "[::]:9000"),
         ("control.internal:9000", "0.0.0.0:9000"),
     ],
 )
 def test_two_listeners_on_one_port(daemon: str, gateway: str, validate: Validate) -> None:
     fault = only_fault(validate(listeners(daemon, gateway)))
     assert fault == (
-        f"pool.toml:6: pool.llama.gateway.listen: {gateway} cannot be opened beside {daemon} of "
+        f"pool.toml:6: pool.llama.gateway.listen: {gateway.lower()} cannot be opened beside {daemon} of "
         "daemon.listen; write another port"
     )
 
@@ -126,6 +130,7 @@ def test_two_listeners_on_one_port(daemon: str, gateway: str, validate: Validate
         ("127.0.0.1:9000", "127.0.0.2:9000"),
         ("127.0.0.1:0", "127.0.0.1:0"),
         ("[::]:9000", "127.0.0.1:9000"),
+        ("[::]:9000", "0.0.0.0:9000"),
         ("off", "127.0.0.1:9477"),
     ],
 )
@@ -165,6 +170,13 @@ def test_one_path_for_two_purposes(text: str, key: str, beside: str, validate: V
     assert fault.endswith(f"is the path of {beside} too; write another path")
 
 
+def test_one_path_by_two_names(validate: Validate, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").symlink_to("here")
+    text = '[pool.a]\nreplicas = 1\ngateway.socket = "here/a"\ncloud.socket = "there/a"\n'
+    assert "pool.a.cloud.socket" in only_fault(validate(text))
+
+
 def test_a_gateway_on_every_address_takes_the_port_of_local_engines(validate: Validate) -> None:
     """The machines of a local cloud are addresses of this host, with the engine's port on each."""
     fault = only_fault(validate(f'{LOCAL}gateway.listen = "0.0.0.0:8000"\n'))
@@ -182,13 +194,19 @@ def test_a_cap_below_what_the_floor_costs(validate: Validate) -> None:
     )
     assert fault == (
         "pool.toml:4: pool.llama.limits.spend_per_hour: $20.00 an hour is less than the on-demand floor of "
-        "3 nodes costs, $20.64 at 6.88 each; raise the cap to what the pool may cost, lower the floor, or "
+        "3 nodes costs, $20.64 at $6.88 each; raise the cap to what the pool may cost, lower the floor, or "
         "leave the cap out"
     )  # fmt: skip
     assert (
         validate(AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 21\n[pool.llama.engine]"))[0]
         == 0
     )
+
+
+def test_a_cap_of_just_what_the_floor_costs(validate: Validate) -> None:
+    """Three times 1.10 is 3.3000000000000003 in binary."""
+    capped = AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 3.3\n[pool.llama.engine]")
+    assert validate(capped.replace('"6.88"', '"1.10"'))[0] == 0
 
 
 def test_a_price_that_the_file_does_not_say_is_not_guessed(validate: Validate) -> None:
@@ -223,9 +241,11 @@ def test_what_it_may_cost_is_said_where_prices_are_known(validate: Validate) -> 
 def test_an_instance_type_that_does_not_exist(validate: Validate) -> None:
     fault = only_fault(validate(AWS.replace('["p5.4xlarge"]', '["p5.4xlarge", "g6.xlrge"]')))
     assert fault.startswith(
-        "pool.toml:9: pool.llama.cloud.aws.instance_types: g6.xlrge is not an instance type of EC2; did you "
-        "mean g6.xlarge?"
+        'pool.toml:9: pool.llama.cloud.aws.instance_types: "g6.xlrge" is not an instance type of EC2; did '
+        "you mean g6.xlarge?"
     )
+    shouted = only_fault(validate(AWS.replace('["p5.4xlarge"]', '["G6.XLARGE"]')))
+    assert '"G6.XLARGE" is not an instance type of EC2; did you mean g6.xlarge?' in shouted
 
 
 def test_one_that_resembles_nothing(validate: Validate) -> None:
