@@ -27,7 +27,7 @@ class TargetSource:
     """Offers every set that arrives to the table and tells `on_set` after each one accepted.
 
     The file's second copy is looked at while there is no set at all: what was wanted last is better than
-    nothing where the file was damaged and no daemon runs to write it again.
+    nothing where the file was damaged, or put back from a backup, and no daemon runs to write it again.
     """
 
     def __init__(
@@ -73,16 +73,17 @@ class TargetSource:
 
         The set that is in use already, because it was pushed, is no change.
         """
-        self._take(self._file)
+        found = [(self._file, self._file.news())]
+        if self._table.accepted is None:
+            found.append((self._copy, self._copy.news()))
+            found.sort(key=lambda one: 0 if one[1] is None else one[1].generation, reverse=True)
+        for file, document in found:
+            if document is not None and (file is self._file or self._table.accepted is None):
+                self._take(file, document)
         self._metrics.file_generation = self._file.generation
         self._metrics.file_refused = bool(self._file.fault)
-        if self._table.accepted is None:
-            self._take(self._copy)
 
-    def _take(self, file: _Watched) -> None:
-        document = file.news()
-        if document is None:
-            return
+    def _take(self, file: _Watched, document: TargetSet) -> None:
         try:
             if self._table.accepted is None or document.generation > self._table.generation:
                 self._accept(document, file.via)

@@ -73,6 +73,36 @@ async def test_a_gateway_that_starts_alone_with_a_damaged_file_serves_by_the_cop
     assert f"orchestrator_gateway_targets_file_refused {float(damage != 'removed')}" in shown
 
 
+async def test_a_gateway_that_starts_alone_with_the_file_of_yesterday_serves_by_the_copy(
+    upstreams, gateways, tmp_path, daemon
+):
+    """As after a backup was put back: the file is whole, and names nodes that are gone."""
+    old, new = await upstreams("old"), await upstreams("new")
+    await written(daemon, gateways, new)
+    write_atomic(
+        tmp_path / "targets.json",
+        files.seal(TargetSet(generation=3, pool="chat", written_at=1.0, targets=(old.spec(),))),
+    )
+    state = await (await gateways(pool="chat")).state()
+    assert [row["address"] for row in state["targets"]] == [new.spec().address]
+    assert (state["generation"], state["file_generation"]) == (7, 0)
+    assert state["file_fault"] == "generation 3 is lower than the accepted 7"
+
+
+async def test_a_copy_that_was_not_written_yet_is_no_fault(upstreams, gateways, tmp_path, daemon):
+    """The daemon was killed between its two writes."""
+    node = await upstreams("node")
+    await written(daemon, gateways, node)
+    write_atomic(
+        tmp_path / "targets.json",
+        files.seal(TargetSet(generation=8, pool="chat", written_at=1.0, targets=(node.spec(),))),
+    )
+    with structlog.testing.capture_logs() as lines:
+        state = await (await gateways(pool="chat")).state()
+    assert (state["generation"], state["file_generation"], state["file_fault"]) == (8, 8, "")
+    assert not [line for line in lines if line["event"] == "targets_file.refused"]
+
+
 async def test_without_a_whole_copy_a_damaged_file_is_still_refused(upstreams, gateways, tmp_path, daemon):
     node = await upstreams("node")
     await written(daemon, gateways, node)
