@@ -23,6 +23,9 @@ def run(
 ) -> int:
     """Run the daemon in the foreground. Stopping it touches no node.
 
+    It keeps the replicas and standby that its journal remembers where the file's more than double or more than
+    halve them, and says so in `status`: `orchestrator reload --force` takes up those of the file.
+
     For example:
       orchestrator validate pool.toml
       orchestrator run --config pool.toml
