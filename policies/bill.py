@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from policies.limits import within_cap
 from policies.model import Market, Offering, Pool
 from policies.records import Memory
 from policies.value import value
@@ -82,7 +83,7 @@ def most(pool: Pool, prices: Prices) -> float | None:
 def below_floor(pool: Pool, prices: Prices) -> str:
     """Why the spend cap cannot hold the on-demand floor; empty when it can, or when prices are not known."""
     cap, needed = pool.limits.spend_per_hour, floor(pool, prices)
-    if cap is None or needed is None or pool.limits.permits(needed):
+    if cap is None or needed is None or within_cap(pool, needed):
         return ""
     units = pool.on_demand_floor
     return (

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from policies.actions import Action, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.fleet import Fleet
+from policies.limits import within_cap
 from policies.model import Phase, Pool, StandbyKind, TargetPhase, TargetState, World
 
 Destructive = (Launch, Start, Stop, Terminate)
@@ -152,7 +153,7 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
             text = f"the price of {unknown} nodes is not known, the cap is {cap:.2f}"
             found.append(Violation("spend", text))
         spend = sum(price for price in prices if price is not None)
-        if not pool.limits.permits(spend):
+        if not within_cap(pool, spend):
             found.append(Violation("spend", f"{spend:.2f} USD/h would be spent, the cap is {cap:.2f}"))
     if len({a.token for a in added}) != len(added):
         found.append(Violation("token", "two launches share a token"))

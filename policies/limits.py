@@ -22,6 +22,14 @@ from __future__ import annotations
 
 from policies.model import Pool
 
+_HAIR = 1e-6  # USD/h
+
+
+def within_cap(pool: Pool, spend: float) -> bool:
+    """Whether so many USD/h may be spent. Three times 1.10 is a hair above 3.30 in binary."""
+    cap = pool.limits.spend_per_hour
+    return cap is None or spend <= cap + _HAIR
+
 
 def no_room(pool: Pool, living: int) -> str:
     """Why no further node may live beside so many units; empty when one may."""
@@ -74,7 +82,7 @@ class Budget:
             return f"the spend cap of {cap:.2f} USD/h needs the price of this node, which is not known"
         if self._unpriced:
             return f"the spend cap of {cap:.2f} USD/h needs the prices of {self._unpriced} more nodes"
-        if not self._pool.limits.permits(self._spend + price):
+        if not within_cap(self._pool, self._spend + price):
             left = max(0.0, cap - self._spend)
             return f"the spend cap of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
         return ""

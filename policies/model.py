@@ -24,7 +24,6 @@ WEIGHT_OF_A_UNIT = 100
 EVERYWHERE = ""
 """The name of all regions together, for a provider that lists them at once."""
 
-_HAIR = 1e-6  # USD/h
 _ROUNDING = 1e-9  # shares arrive as binary floats: 10 * (1 - 0.7) must round up to 3, not 4
 
 
@@ -431,10 +430,6 @@ class Limits:
     launches_per_minute: int = 20
     spend_per_hour: float | None = None  # USD/h of all nodes and open launches at today's prices
     disruption: float = 0.1  # share of wanted that may be drained by choice at once; at least one node
-
-    def permits(self, spend: float) -> bool:
-        """Whether so many USD/h may be spent. Three times 1.10 is a hair above 3.30 in binary."""
-        return self.spend_per_hour is None or spend <= self.spend_per_hour + _HAIR
 
 
 @value
