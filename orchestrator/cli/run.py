@@ -23,8 +23,8 @@ def run(
 ) -> int:
     """Run the daemon in the foreground. Stopping it touches no node.
 
-    It keeps the replicas and standby that its journal remembers where the file's more than double or more than
-    halve them, and says so in `status`: `orchestrator reload --force` takes up those of the file.
+    It keeps the replicas and standby that its journal remembers where those of the file are more than double
+    or less than half, and says so in `status`: `orchestrator reload --force` takes up the file's.
 
     For example:
       orchestrator validate pool.toml
