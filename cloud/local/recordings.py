@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from cloud.local.spotset import SpotSet, SpotsetError, SpotZone
+from cloud.local.spotset import SpotSet, SpotsetError, SpotZone, parse_json
 from cloud.local.synthetic import SyntheticParameters, synthesise
 
 SPOT_RATIO = 0.30
@@ -152,7 +151,7 @@ def from_price_history(files: Sequence[Path], assumed: Assumed) -> SpotSet:
 
 def _skypilot_file(file: Path) -> tuple[str, str, float, list[int], dict[str, Any]]:
     """Zone, instance, gap, counts and the whole object of one file."""
-    body = _json(file, _text(file))
+    body = parse_json(file, _text(file))
     if not isinstance(body, dict):
         raise SpotsetError(f"{file}: must hold one JSON object with metadata and data")
     stem, _, kind = file.name.removesuffix(".json").partition("_")
@@ -234,10 +233,12 @@ def _records(file: Path, text: str) -> Iterator[dict[str, Any]]:
         yield from csv.DictReader(io.StringIO(text))
         return
     try:
-        documents = [json.loads(text)]
-    except json.JSONDecodeError:
+        documents = [parse_json(file, text)]
+    except SpotsetError:
         documents = [
-            _json(file, line, at=number) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+            parse_json(file, line, at=number)
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip()
         ]
     for document in documents:
         pages = document if isinstance(document, list) else [document]
@@ -345,14 +346,6 @@ def _text(file: Path) -> str:
         raise SpotsetError(f"{file}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SpotsetError(f"{file}: not UTF-8 text; is this a compressed file?") from None
-
-
-def _json(file: Path, text: str, *, at: int = 0) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = at or error.lineno
-        raise SpotsetError(f"{file}:{line}: not JSON: {error.msg}; mend or download again") from None
 
 
 def _number(file: Path, where: str, value: object) -> float:

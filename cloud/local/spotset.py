@@ -188,18 +188,32 @@ def _prices(path: Path, prices: object, ticks: int) -> tuple[float, ...]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpotsetError(f"{path}: no such file; a set needs it") from None
     except OSError as error:
         raise SpotsetError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SpotsetError(f"{path}: not UTF-8 text; is this a compressed file?") from None
-    except json.JSONDecodeError as error:
-        raise SpotsetError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend or download again") from None
+    value = parse_json(path, text)
     if not isinstance(value, dict):
         raise SpotsetError(f"{path}: must hold one JSON object")
     return value
+
+
+def parse_json(path: Path, text: str, *, at: int = 0) -> Any:
+    """The value in the text of a file, of which it may be line `at` alone. Raises SpotsetError."""
+    line = at
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line, why = at or error.lineno, error.msg
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError:
+        why = "a number has too many digits"
+    place = f"{path}:{line}" if line else str(path)
+    raise SpotsetError(f"{place}: not JSON: {why}; correct it or download it again") from None
 
 
 def _is_number(value: object) -> bool:

@@ -97,6 +97,7 @@ def test_prices_in_the_file_win_over_assumptions(tmp_path):
     ("text", "complaint"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
         ("[]", "must hold one JSON object"),
         ('{"metadata": {}, "data": [1]}', "metadata.gap_seconds: must be a number of seconds, is None"),
         ('{"metadata": {"gap_seconds": 60}, "data": []}', "data: must be a list"),

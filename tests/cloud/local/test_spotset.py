@@ -53,6 +53,8 @@ def zone_changed(**values):
     ("manifest", "zone", "words"),
     [
         ("{", ZONE, r"set\.json:1: not JSON"),
+        ("[" * 100_000, ZONE, r"set\.json: not JSON: it is nested too deeply"),
+        ('{"ticks": ' + "9" * 5_000 + "}", ZONE, r"set\.json: not JSON: a number has too many digits"),
         ("[]", ZONE, r"set\.json: must hold one JSON object"),
         (changed(format="spotset/2"), ZONE, "format: is 'spotset/2'"),
         (changed(name=""), ZONE, "name: must be a text"),
