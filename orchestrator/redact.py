@@ -18,7 +18,7 @@ _SHORTEST = 6
 
 _NAME: Final = (
     r"[A-Za-z0-9_.-]*(?:secret|passw(?:or)?d|credentials?|authorization|(?:api|access|private|signing)[_-]?key"
-    r"|[A-Za-z0-9]+[_-]token)(?:[_-](?:access[_-]?key|key|id|value))?"
+    r"|[A-Za-z0-9][_-]token)(?:[_-](?:access[_-]?key|key|id|value))?"
 )
 _SECRET_NAME: Final = re.compile(_NAME, re.IGNORECASE)
 _NAMED: Final = re.compile(
@@ -27,7 +27,7 @@ _NAMED: Final = re.compile(
 )
 _FLAG: Final = re.compile(rf"(?P<head>(?<![A-Za-z0-9_-])--{_NAME}[\s=]+)(?P<value>[^\s\"',]+)", re.IGNORECASE)
 _BEARER: Final = re.compile(r"(?P<head>\bBearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE)
-_PASSWORD: Final = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
+_PASSWORD: Final = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]{0,40}://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
 _AWS_KEY: Final = re.compile(r"(?P<head>)\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 _KEPT: Final = ("", "off", HIDDEN)
 

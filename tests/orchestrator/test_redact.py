@@ -66,3 +66,10 @@ def test_values_are_hidden_by_their_name() -> None:
 @given(before=st.text(max_size=20), after=st.text(max_size=20))
 def test_a_known_secret_is_found_anywhere(before: str, after: str) -> None:
     assert "s3cr3t-v4lue" not in Redactor(["s3cr3t-v4lue", "x"]).text(before + "s3cr3t-v4lue" + after)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ["a" * 2**18, "a." * 2**17, "[" + "a." * 2**17 + "a]\n"])
+def test_a_long_line_is_no_wait(text: str) -> None:
+    """A file that is no configuration is looked through as well, for a support bundle."""
+    assert Redactor().text(text) == text
