@@ -21,7 +21,7 @@ from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, Wo
 from policies.prices import Failing, failing
 from policies.spot_loss import SpotLoss
 from policies.story import sentence
-from policies.verdict import Verdict, judge, unread
+from policies.verdict import State, Verdict, judge, unread
 
 _SWAPS_SHOWN = 20
 _UNKNOWN = "unknown"  # the state of a target whose balancer does not answer
@@ -324,11 +324,21 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     cap = bill.below_floor(fleet.pool, bill.prices_of(fleet.pool, fleet.prices.on_sale))
     if cap:
         found.append(f"limits.spend_per_hour: {cap}")
-    short = fleet.pool.on_demand_floor - fleet.ready_by_market[Market.ON_DEMAND]
-    if short > 0 and snapshot.memory.whole_at is not None:
-        floor, noun = fleet.pool.on_demand_floor, fleet.pool.noun()
-        found.append(f"{short} on-demand {noun} are missing below the floor of {floor}")
+    if snapshot.memory.whole_at is not None and verdict.state is not State.STARTING:
+        found += _below_floor(fleet)
     return found
+
+
+def _below_floor(fleet: Fleet) -> Iterator[str]:
+    """What is missing of the nodes that a pool must never be without."""
+    pool, ready = fleet.pool, fleet.ready_units
+    if ready < pool.min_serving:
+        are = f"{ready} {pool.noun(ready)} {'is' if ready == 1 else 'are'}"
+        yield f"only {are} ready, fewer than the {pool.min_serving} that drain.min_serving asks for"
+    short = pool.on_demand_floor - fleet.ready_by_market[Market.ON_DEMAND]
+    if short > 0:
+        are = f"{short} on-demand {pool.noun(short)} {'is' if short == 1 else 'are'}"
+        yield f"{are} missing below the floor of {pool.on_demand_floor}"
 
 
 def _unlisted(fleet: Fleet, world: World) -> Iterator[str]:

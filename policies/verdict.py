@@ -107,6 +107,8 @@ def change(found: Verdict, fleet: Fleet, world: World, memory: Memory) -> tuple[
     known = memory.state
     if known is not None and known.state == found.state:
         return ()
+    if known is not None and found.state is State.STARTING and memory.whole_at is not None:
+        return ()  # nobody has looked yet since this daemon started or woke up
     if known is not None:
         lately = sum(world.now - at < STATE_WINDOW for at in known.changes)
         if lately >= (_TOLD_WORSE if _worse(found.state, known.state) else _TOLD):
@@ -167,7 +169,7 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
     unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
     if ready < pool.replicas and (memory.whole_at is None or unprobed):
         return State.STARTING
-    if any(way.pending for way in ways) or (serving < pool.replicas and not _has_served(world, memory)):
+    if any(way.pending for way in ways) or (serving < pool.replicas and _comes_in(world, memory)):
         return State.STARTING
     if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
         return State.BELOW_FLOOR
@@ -180,9 +182,12 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
 
 def _has_served(world: World, memory: Memory) -> bool:
     """True once some balancer has taken a target; one that never did is given up soon after all is ready."""
-    if memory.served_at is not None:
-        return True
-    return memory.whole_at is not None and world.now - memory.whole_at > _GRACE
+    return memory.served_at is not None or not _comes_in(world, memory)
+
+
+def _comes_in(world: World, memory: Memory) -> bool:
+    """The pool is not whole yet, or became so a moment ago: its last nodes are on their way into balancers."""
+    return memory.whole_at is None or world.now - memory.whole_at <= _GRACE
 
 
 def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
@@ -198,7 +203,8 @@ def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
     if view.at is None:
         return _Way(pending=True, nodes=asked & fleet.by_id.keys())
     nodes = _usable(name, asked, world, memory) & fleet.by_id.keys()
-    if not nodes and (service.bare_since is None or _stays_bare(name, world, memory)):
+    taking = service.bare_since is not None and not asked.isdisjoint(fleet.by_id)
+    if not nodes and (not taking or _stays_bare(name, world, memory)):
         return _Way(lost=f"{name} has no usable target")
     return _counted(name, service, nodes)
 

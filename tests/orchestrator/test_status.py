@@ -322,6 +322,14 @@ def test_the_first_set_counts_before_anybody_has_looked_at_it() -> None:
     assert (pool_view(scene).state, pool_view(scene).serving) == ("ok", 4)
 
 
+def test_a_balancer_that_is_asked_to_hold_nobody_is_given_no_time() -> None:
+    """The whole cloud is gone at once: the pool is down, and stays down when the gateway shows its empty set."""
+    scene = Scene().settled(ready=False)
+    for age, bare_since in ((0.5, None), (0.0, NOW)):
+        gateway(scene, shown=(), age=age, bare_since=bare_since)
+        assert (pool_view(scene).state, pool_view(scene).serving) == ("down", 0)
+
+
 def test_a_target_that_was_taken_and_never_seen_is_unknown_too() -> None:
     scene = Scene().settled()
     gateway(scene, shown=(), age=7.0, error="refused")
@@ -334,6 +342,15 @@ def test_a_pool_that_never_served_starts() -> None:
     gateway(scene, age=60.0, error="no such file")
     assert status.pool_state(scene.snapshot(whole=False)) == "starting"
     assert status.pool_state(scene.snapshot()) == "down", "every node is ready, and nobody lets clients in"
+
+
+@pytest.mark.parametrize(("ago", "state"), [(0.0, "starting"), (2.9, "starting"), (3.1, "degraded")])
+def test_a_pool_whose_last_nodes_are_not_yet_in_the_balancer_starts(ago: float, state: str) -> None:
+    """They become ready in one turn and targets in the next: a start that goes well is never degraded."""
+    scene = Scene().settled()
+    scene.targets = scene.targets[:2]
+    scene.later.append(PoolWhole(at=NOW - ago))
+    assert status.pool_state(scene.snapshot(whole=False)) == state
 
 
 def test_a_balancer_that_is_only_described_by_what_cannot_be_read_serves_on() -> None:
@@ -565,7 +582,13 @@ def test_problems_are_said() -> None:
         "gw cannot be read: refused",
     ]
     assert any(p.startswith("4 of 4 nodes are silent") for p in problems)
-    assert problems[-1] == "2 on-demand nodes are missing below the floor of 2"
+    assert problems[-2:] == [
+        "only 0 nodes are ready, fewer than the 3 that drain.min_serving asks for",
+        "2 on-demand nodes are missing below the floor of 2",
+    ]
+    one = Scene().node("s1").node("s2").node("s3").node("o1", ON_DEMAND)
+    assert pool_view(one).problems == ["1 on-demand node is missing below the floor of 2"]
+    assert pool_view(Scene().settled(probed=False)).problems == [], "nobody has looked at the engines yet"
 
 
 def two_regions(scene: Scene, **west: Any) -> Scene:

@@ -18,6 +18,8 @@ from policies.events import (
     NodeStopped,
     PartBack,
     PartLost,
+    PoolConfigured,
+    PoolWhole,
 )
 from policies.fleet import Fleet
 from policies.memory import reduce
@@ -339,6 +341,19 @@ def test_a_change_of_the_state_is_told_once_and_over_a_restart() -> None:
     assert sentence(second).startswith("the pool is down, and was starting: because; ")
     w.happen(DaemonStarted(at=w.now, epoch=2))
     assert changed(w, State.DOWN) == []
+
+
+def test_that_nobody_has_looked_since_the_daemon_started_or_woke_up_is_no_news() -> None:
+    w = Watched()
+    assert changed(w, State.STARTING)
+    w.happen(PoolWhole(at=w.now))
+    assert changed(w, State.OK)
+    assert changed(w, State.STARTING) == [], "the pool is as it was, as far as anybody knows"
+    assert changed(w, State.OK) == []
+    assert changed(w, State.DOWN)
+    w.happen(PoolConfigured(at=w.now, replicas=3), PoolConfigured(at=w.now, replicas=4))
+    assert w.memory.whole_at is None
+    assert changed(w, State.STARTING), "more nodes are wanted"
 
 
 def test_a_state_that_comes_and_goes_is_told_a_few_times_and_the_last_one_always() -> None:
