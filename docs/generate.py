@@ -79,7 +79,7 @@ node, the beginning of its id is enough.
 | 2 | wrong usage |
 | 3 | the daemon cannot be reached |
 | 4 | `status`: a pool is degraded or still starting |
-| 5 | `status`: a pool is below its on-demand floor |
+| 5 | `status`: a pool is below its floor: of on-demand nodes, or of `drain.min_serving` |
 | 6 | `status`: the daemon is paused |
 | 7 | `status`: a pool is down: its clients get nothing |
 | 8 | `status`: a pool is all on demand: its clients are served, and spot cannot be had |
@@ -116,7 +116,7 @@ Results go to standard output, everything else to standard error.
 _MAN_TAIL: Final = r""".SH EXIT STATUS
 0 ok, 1 error, 2 wrong usage, 3 daemon unreachable, 130 interrupted.
 .B status
-also: 4 degraded, 5 below the on\-demand floor, 6 paused.
+also: 4 degraded or starting, 5 below the floor, 6 paused, 7 down, 8 all on demand since spot cannot be had.
 .SH ENVIRONMENT
 .TP
 .B ORCHESTRATOR_SOCKET

@@ -122,6 +122,18 @@ def _families(exposition: str) -> set[str]:
     return {name for name in found if not name.endswith("_created")}
 
 
+def test_every_exit_code_of_status_is_named_wherever_they_are_listed() -> None:
+    lists = {
+        "README.md": ("The exit code of `status` says how the pool is", "Ask the daemon"),
+        "docs/man/orchestrator.1": ("EXIT STATUS", ".SH"),
+        "docs/reference/cli.md": ("Exit codes: 0 ok", "```"),
+    }
+    for name, (begin, end) in lists.items():
+        listed = (ROOT / name).read_text().partition(begin)[2].partition(end)[0]
+        codes = {int(code) for code in re.findall(r"\b(\d+) [a-z]", f"0 ok{listed}")}
+        assert codes >= set(range(9)), f"{name}: {listed}"
+
+
 def test_every_metric_is_in_the_reference() -> None:
     page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
     daemon, gateway = shown_by_daemon(), shown_by_gateway()

@@ -16,8 +16,8 @@ _HELP: Final = """Keeps a pool of inference nodes on spot machines as dependable
 Start with: orchestrator demo
 """
 
-_EPILOGUE: Final = """Exit codes: 0 ok, 1 error, 2 usage, 3 daemon unreachable, 4 degraded,
-5 below the on-demand floor, 6 paused, 7 down, 8 all on demand since spot cannot be had."""
+_EPILOGUE: Final = """Exit codes: 0 ok, 1 error, 2 usage, 3 daemon unreachable, 4 degraded or
+starting, 5 below the floor, 6 paused, 7 down, 8 all on demand since spot cannot be had."""
 
 _LOOK: Final = Group("Look", sort_key=1)
 _OPERATE: Final = Group("Operate", sort_key=2)
