@@ -21,6 +21,7 @@ from cloud.balancers import targets_file as files
 from cloud.balancers.targets import TargetsError, TargetSet, encode
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
+from cloud.serving.sockets import reason_of
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.value import replace
 
@@ -219,7 +220,7 @@ class GatewayBalancer:
         except TimeoutError:
             raise Uncertain(f"{self._peer} did not answer within {self._timeout.total} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Uncertain(f"{self._peer} cannot be reached: {error}") from None
+            raise Uncertain(f"{self._peer} cannot be reached: {reason_of(error)}") from None
         except orjson.JSONDecodeError as error:
             raise Uncertain(f"{self._peer} sent no JSON: {error}") from None
         if not isinstance(body, dict):

@@ -14,6 +14,7 @@ from cloud.errors import CloudError, Uncertain
 from cloud.local.faults import ERRORS
 from cloud.local.wire import DESCRIPTION, CloudDescription
 from cloud.ports import Clock
+from cloud.serving.sockets import reason_of
 
 Value = TypeVar("Value")
 
@@ -94,8 +95,7 @@ class LocalCloud:
             ) as response:
                 answer = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise lost(f"{what}: no answer ({reason}); is it running?") from error
+            raise lost(f"{what}: no answer ({reason_of(error)}); is it running?") from error
         if response.status != 200:
             raise _error(answer, f"{what}: status {response.status}")
         return answer

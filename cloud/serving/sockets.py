@@ -379,9 +379,9 @@ async def serve(
     return runner
 
 
-def reason_of(error: OSError) -> str:
-    """What the system says, without what asyncio wraps around it."""
-    number = error.errno
-    if number is None or number not in errno.errorcode or isinstance(error, FileExistsError):
-        return error.strerror or str(error)
-    return os.strerror(number).lower()
+def reason_of(error: Exception) -> str:
+    """What the system says, without what asyncio and aiohttp wrap around it."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number in errno.errorcode and not isinstance(error, FileExistsError):
+        return os.strerror(number).lower()
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__

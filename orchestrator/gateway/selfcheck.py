@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from typing import Final
 
 import structlog
 
 from cloud.ports import Clock
+from cloud.serving.sockets import reason_of
 
 log = structlog.get_logger("orchestrator.gateway")
 
@@ -65,6 +65,5 @@ class SelfCheck:
         except asyncio.IncompleteReadError:
             return "a call to its own listener was hung up on"
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            return f"a call to its own listener failed: {reason}"
+            return f"a call to its own listener failed: {reason_of(error)}"
         return "" if said == b"HTTP/1." else "its own listener answers with something else than HTTP"
