@@ -31,13 +31,16 @@ from policies.fleet import Fleet
 from policies.model import USABLE, Market, Pool, Service, TargetPhase, TargetState, Word, World
 from policies.records import STATE_WINDOW, Memory
 from policies.spot_loss import SpotLoss, spot_loss
-from policies.value import value
+from policies.value import replace, value
 
 _FEWEST = 5
 """Failed requests from which on a balancer's count says something."""
 
 _NEARLY_ALL, _PART = 0.95, 0.05
 """Shares of the requests that fail from which on nobody is served, and some are not."""
+
+_COUNTED = 10.0
+"""Seconds over which a balancer counts its requests."""
 
 _GRACE = 3.0
 """Seconds in which a balancer takes its first set, or one that it lost, before it counts as having none."""
@@ -206,6 +209,8 @@ def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
     taking = service.bare_since is not None and not asked.isdisjoint(fleet.by_id)
     if not nodes and (not taking or _stays_bare(name, world, memory)):
         return _Way(lost=f"{name} has no usable target")
+    if memory.served_at is not None and world.now - memory.served_at <= _COUNTED:
+        service = replace(service, failed=0)  # clients waited for its first target
     return _counted(name, service, nodes)
 
 

@@ -330,6 +330,17 @@ def test_a_balancer_that_is_asked_to_hold_nobody_is_given_no_time() -> None:
         assert (pool_view(scene).state, pool_view(scene).serving) == ("down", 0)
 
 
+@pytest.mark.parametrize(("ago", "state"), [(9.0, "starting"), (11.0, "down")])
+def test_what_was_refused_before_the_first_target_says_nothing_of_it(ago: float, state: str) -> None:
+    """Clients wait for a pool that starts: its first node is no outage."""
+    scene = Scene().node("o1", ON_DEMAND).node("o2", ON_DEMAND, ready=False)
+    targets, scene.targets = tuple(scene.targets), []
+    taken = ((targets[0].id, TargetPhase.ACTIVE),)
+    scene.later.append(TargetsApplied(at=NOW - ago, balancer="gw", generation=2, changes=taken))
+    gateway(scene, shown=targets, failed=9)
+    assert status.pool_state(scene.snapshot(whole=False)) == state
+
+
 def test_a_target_that_was_taken_and_never_seen_is_unknown_too() -> None:
     scene = Scene().settled()
     gateway(scene, shown=(), age=7.0, error="refused")
