@@ -189,7 +189,7 @@ def _has_served(world: World, memory: Memory) -> bool:
 
 
 def _comes_in(world: World, memory: Memory) -> bool:
-    """The pool is not whole yet, or became so a moment ago: its last nodes are on their way into balancers."""
+    """The pool is not whole yet, or became so a moment ago: its last nodes are on their way in."""
     return memory.whole_at is None or world.now - memory.whole_at <= _GRACE
 
 

@@ -323,7 +323,7 @@ def test_the_first_set_counts_before_anybody_has_looked_at_it() -> None:
 
 
 def test_a_balancer_that_is_asked_to_hold_nobody_is_given_no_time() -> None:
-    """The whole cloud is gone at once: the pool is down, and stays down when the gateway shows its empty set."""
+    """The whole cloud is gone at once: the pool is down, also once the gateway shows its empty set."""
     scene = Scene().settled(ready=False)
     for age, bare_since in ((0.5, None), (0.0, NOW)):
         gateway(scene, shown=(), age=age, bare_since=bare_since)
