@@ -104,7 +104,7 @@ def test_bootstrap_shows_then_makes_then_keeps(account: Path, capsys: pytest.Cap
 
     assert main(["aws", "bootstrap", file, "--security-group", "--apply", "-y"]) == 0
     text = capsys.readouterr().out
-    assert "6 parts changed." in text
+    assert "7 parts changed." in text
     assert 'notice_queue = "http' in text
     assert "launch_template_version" not in text  # the file says 1 already
 

@@ -159,7 +159,8 @@ def test_another_seed_takes_other_nodes(run: Run, file: str, market: str) -> Non
         text: str = json.loads(out)["markets"][0]["results"][0]["trace_hash"]
         return text
 
-    assert hash_of("1") == hash_of("1") != hash_of("2")
+    assert hash_of("1") == hash_of("1")
+    assert len({hash_of(seed) for seed in "123456"}) > 2, "two seeds may draw the same few nodes, six do not"
 
 
 def test_a_picture_for_each_market(run: Run, file: str, market: str, tmp_path: Path) -> None:
