@@ -1,4 +1,4 @@
-"""Sample answers of the control API, and a server that gives them on a unix socket."""
+"""Sample answers of the control API, a server that gives them on a unix socket, and command lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -15,7 +15,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from orchestrator.__main__ import main
+
+Run = Callable[..., tuple[int, str, str]]
+
 AT = 1_790_000_000.0  # 2026-09-21T14:13:20Z
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line; its exit code, standard output and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 def make_node(number: int, **changes: Any) -> dict[str, Any]:

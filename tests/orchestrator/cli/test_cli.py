@@ -14,7 +14,6 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator import monitoring, schemas
-from orchestrator.__main__ import main
 from orchestrator.cli import shared, status
 from orchestrator.cli.app import COMMANDS, HIDDEN, build_app
 from orchestrator.schemas import generate
@@ -32,18 +31,6 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ORCHESTRATOR_SOCKET", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; its exit code, standard output and standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

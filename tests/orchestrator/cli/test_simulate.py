@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from orchestrator.__main__ import main
 from orchestrator.schemas import generate
 
 ROOT = Path(__file__).parents[3]
@@ -42,18 +41,6 @@ SCORE = {
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; its exit code, standard output and standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

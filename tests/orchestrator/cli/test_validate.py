@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.__main__ import main
-
 Run = Callable[..., tuple[int, str, str]]
 Validate = Callable[..., tuple[int, str, str]]
 
@@ -33,18 +31,6 @@ on_demand_prices = { "p5.4xlarge" = "6.88" }
 notice_queue = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
 """
 LOCAL = "[pool.llama]\nreplicas = 10\n"
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; its exit code, standard output and standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = main(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
