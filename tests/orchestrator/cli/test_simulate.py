@@ -141,6 +141,9 @@ def test_only_the_pool(run: Run, file: str, market: str) -> None:
 
 
 def test_another_seed_takes_other_nodes(run: Run, file: str, market: str) -> None:
+    """Twelve nodes: six are spread so evenly that a zone never has to choose."""
+    Path(file).write_text("[pool.llama]\nreplicas = 12\n")
+
     def hash_of(seed: str) -> str:
         _, out, _ = run("simulate", "-c", file, "-t", market, "-p", "pool", "-o", "json", "--seed", seed)
         text: str = json.loads(out)["markets"][0]["results"][0]["trace_hash"]
