@@ -137,7 +137,7 @@ def _requests(node: NodeView) -> str:
 _COLUMNS: Final = (
     _Column("NODE", lambda node: node["id"], style=lambda node: "bold" if urgency(node)[0] < 3 else ""),
     _Column("MARKET", lambda node: node["market"]),
-    _Column("ZONE", lambda node: node["zone"], rank=1),
+    _Column("ZONE", lambda node: node["zone"], rank=2),
     _Column("TYPE", lambda node: node["instance_type"], rank=3),
     _Column("UNITS", lambda node: str(node["units"]), rank=4, right=True),
     _Column("PHASE", lambda node: node["phase"], style=lambda node: _PHASE_STYLE.get(node["phase"], "")),
@@ -146,7 +146,7 @@ _COLUMNS: Final = (
     _Column(
         "TARGET",
         lambda node: node["target"] or "-",
-        rank=2,
+        rank=1,
         style=lambda node: _TARGET_STYLE.get(node["target"] or "", ""),
     ),
     _Column("CONDITIONS", lambda node: ",".join(node["conditions"]) or "-", rank=9),
