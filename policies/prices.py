@@ -97,11 +97,15 @@ class PriceView:
 
 
 def may_be_bought(world: World, memory: Memory, part: str) -> Iterable[Offering]:
-    """The offerings of a part as they were read. Before the first reading those whose prices are remembered:
-    what else may be bought was not sold when it was read last. Where none is remembered, whatever may be."""
+    """The offerings of a part as they were read; what was sold out may be had again once that cannot be read.
+
+    Before the first reading those whose prices are remembered: what else may be bought was not sold when it
+    was read last. Where none is remembered, whatever may be.
+    """
     view, known = world.offerings[part], memory.prices
     if view.at is not None:
-        return view.value
+        old = view.failing_since is not None and view.at < view.failing_since
+        return [o if o.available else replace(o, available=True) for o in view.value] if old else view.value
     if view.value:
         return [o for o in view.value if o.placement in known] or view.value
     return [Offering(placement=p, price=None) for p, last in known.items() if last.part == part]

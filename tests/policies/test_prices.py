@@ -119,6 +119,22 @@ def test_what_was_not_sold_when_it_was_read_last_is_not_sold_before_it_is_read_a
     assert len(PriceView(world(spot=failed), memory).on_sale) == 2
 
 
+@pytest.mark.parametrize(("failing_since", "sold"), [(None, False), (NOW - 90.0, True), (NOW - 150.0, False)])
+def test_what_was_sold_out_when_it_was_read_last_is_tried_once_it_cannot_be_read(
+    failing_since: float | None, sold: bool
+) -> None:
+    """Whether there is room is not known then, but where a reading that is not whole said so since."""
+    error = DOWN if failing_since is not None else ""
+    out = Observed(
+        value=(replace(offer(SPOT, 1.0), available=False),),
+        at=NOW - 120.0,
+        error=error,
+        failing_since=failing_since,
+    )
+    view = PriceView(world(spot=out), Memory(prices={SPOT: remembered(1.0)}))
+    assert [(o.price, o.available) for o in view.on_sale] == [(1.0, sold)]
+
+
 def test_a_part_of_which_only_a_reading_tells_sells_what_is_remembered_of_it() -> None:
     memory = Memory(
         prices={SPOT: remembered(1.5, part="local"), ON_DEMAND: remembered(3.0, part="elsewhere")}

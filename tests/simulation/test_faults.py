@@ -90,6 +90,25 @@ def test_prices_that_cannot_be_read_hold_back_no_launch(
     assert sound(simulation(tmp_path).run(script)).checked["prices"]
 
 
+def test_prices_that_went_away_in_a_drought_hold_back_no_launch_after_it(tmp_path: Path, sound) -> None:
+    """The last reading said that nothing is left; what is there since then nobody can read."""
+
+    async def script(sim: Simulation) -> None:
+        await ready(sim)
+        for placement in sim.world.prices:
+            sim.world.set_capacity(placement, 0)
+        await sim.clock.sleep(130.0)
+        sim.world.faults.begin(("offerings",), Fault.DENIED)
+        await sim.clock.sleep(130.0)
+        for placement in sim.world.prices:
+            sim.world.set_capacity(placement, 10)
+        for market in Market:
+            sim.world.terminate(sim.live(market)[0].id)
+        await sim.settle(within=300.0)
+
+    sound(simulation(tmp_path).run(script))
+
+
 def test_what_fails_is_in_the_journal_with_its_return(tmp_path: Path, sound) -> None:
     """Prices that are back are noted; what was away is one line for each part, however long it lasted."""
 
