@@ -22,6 +22,9 @@ _SAY_AGAIN: Final = 3600.0
 _SAY_NEXT: Final = 10.0
 """Seconds between two log lines about faults of one file, at least."""
 
+_LAG: Final = 2.0
+"""Seconds after a push in which an older set in the file is no fault: the file follows."""
+
 
 class TargetSource:
     """Offers every set that arrives to the table and tells `on_set` after each one accepted.
@@ -41,6 +44,8 @@ class TargetSource:
     ) -> None:
         self._table = table
         self._metrics = metrics
+        self._clock = clock
+        self._pushed_at = -_LAG
         self._file = _Watched(file, "file", clock, metrics)
         self._copy = _Watched(files.copy_of(file), "copy", clock, metrics)
         self._on_set = on_set
@@ -56,8 +61,7 @@ class TargetSource:
         Raises TargetsError, StaleGeneration, WrongPool; the set in use stays then.
         """
         try:
-            document = parse(data)
-            return self._accept(document, "push")
+            change = self._accept(parse(data), "push")
         except TargetsError:
             self._metrics.target_set("push", "invalid")
             raise
@@ -67,6 +71,8 @@ class TargetSource:
         except WrongPool:
             self._metrics.target_set("push", "wrong_pool")
             raise
+        self._pushed_at = self._clock.steady()
+        return change
 
     def look(self) -> None:
         """Read the file if it changed. One that is damaged, foreign or old is reported and otherwise ignored.
@@ -88,7 +94,10 @@ class TargetSource:
             if self._table.accepted is None or document.generation > self._table.generation:
                 self._accept(document, file.via)
             elif document.generation < self._table.generation:
-                raise StaleGeneration(document.generation, self._table.generation)
+                if self._clock.steady() - self._pushed_at < _LAG:
+                    file.look_again()
+                else:
+                    raise StaleGeneration(document.generation, self._table.generation)
         except StaleGeneration as error:
             file.refuse("stale", str(error))
         except WrongPool as error:
@@ -145,6 +154,10 @@ class _Watched:
             return None
         self._seen, self.generation, self.fault = stamp, document.generation, ""
         return document
+
+    def look_again(self) -> None:
+        """Take the file for a changed one at the next look."""
+        self._seen = None
 
     def refuse(self, result: str, fault: str) -> None:
         """Count and log why this file is not taken; the same fault is counted once."""

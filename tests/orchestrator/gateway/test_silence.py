@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from hand_clock import HandClock
 from structlog.testing import capture_logs
 
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.silence import SILENT_AFTER, DaemonSilence
 
 
-@dataclass
-class Hand:
-    """A clock that the test turns."""
-
-    at: float = 1000.0
-
-    def now(self) -> float:
-        return self.at
-
-    def steady(self) -> float:
-        return self.at
-
-    async def sleep(self, seconds: float) -> None:
-        self.at += seconds
-
-
 def test_a_long_silence_of_the_daemon_is_two_log_lines() -> None:
-    clock = Hand()
+    clock = HandClock()
     metrics = GatewayMetrics((), queued=lambda: 0, now=clock.now)  # type: ignore[arg-type]
     silence = DaemonSilence(metrics, clock)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import structlog
+from hand_clock import HandClock
 
 from cloud.balancers import targets_file as files
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.balancers.targets import TargetSet, encode, write_atomic
 from cloud.clock import SystemClock
+from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.source import TargetSource
+from orchestrator.gateway.targets import TargetTable
 
 
 @pytest.fixture
@@ -184,3 +190,32 @@ async def test_an_acknowledged_set_is_pushed_as_versions_before_read_it(upstream
     daemon._call = spy
     await daemon.apply([node.spec()], 7)
     assert pushed[0].startswith(b'{"schema":"targets/1","generation":7,')
+
+
+def test_a_file_that_follows_the_push_is_no_fault_unless_it_stays_behind(tmp_path):
+    """Two pushes in quick succession: the first set reaches the file after the second one was accepted."""
+    clock, file = HandClock(), tmp_path / "targets.json"
+    table = TargetTable(
+        now=clock.now, rng=random.Random(7), max_in_flight=8, breaker_failures=3, breaker_open=10.0
+    )
+    metrics = GatewayMetrics(table, queued=lambda: 0, now=clock.now)
+    source = TargetSource(table=table, metrics=metrics, file=file, clock=clock, on_set=lambda: None)
+
+    def document(generation):
+        return TargetSet(generation=generation, pool="chat", written_at=1.0, targets=())
+
+    with structlog.testing.capture_logs() as lines:
+        source.push(encode(document(8)))
+        write_atomic(file, files.seal(document(7)))
+        source.look()
+        clock.at += 0.2
+        write_atomic(file, files.seal(document(8)))
+        source.look()
+    assert (source.fault, metrics.file_generation) == ("", 8)
+    assert not [line for line in lines if line["event"] == "targets_file.refused"]
+    source.push(encode(document(9)))
+    write_atomic(file, files.seal(document(7)))
+    for _ in range(30):
+        clock.at += 0.2
+        source.look()
+    assert source.fault == "generation 7 is lower than the accepted 9"
