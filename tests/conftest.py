@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
@@ -20,6 +21,12 @@ from aws_stage import AwsShim, credentials, running_shim
 
 REQUIRE_DEBIAN = "ORCHESTRATOR_REQUIRE_DEBIAN"
 """1 in the continuous check, which installs the Debian packages: what is missing there fails the test."""
+
+# How long an example takes says something of the machine, and nothing of what is tested.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
