@@ -55,11 +55,12 @@ class Replenished:
         world.on_tick.append(self._on_tick)
 
     def _on_tick(self, now: float) -> None:
-        daemon, away = self._daemon(), self._away()
         if self._faults_on() or any(map(self._world.faults.out, self._others())) or self._scarce():
             self._troubled_at = now
         recovered_at = self._troubled_at + _REMEMBERED * self._pool.placement.refusal_half_life
-        if daemon is None or now < recovered_at or not away:
+        away = "" if now < recovered_at else self._away()
+        daemon = self._daemon() if away else None
+        if daemon is None:
             self._short_since = None
             return
         self._checked(self.name)
