@@ -24,7 +24,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ PAGE = 'alertname="OrchestratorPoolDown"'
 Signs = dict[str, Callable[[], Awaitable[bool]]]
 
 
-async def measure(rounds: int, directory: Path) -> dict[str, Any]:
-    found: dict[str, list[dict[str, float]]] = {"killed": [], "frozen": []}
+async def measure(faults: Sequence[str], rounds: int, directory: Path) -> dict[str, Any]:
+    found: dict[str, list[dict[str, float]]] = {how: [] for how in faults}
     chance = random.Random(1)
     for how, times in found.items():
         (directory / how).mkdir()
@@ -145,14 +145,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, help="times for each of the two; at most 3")
-    parser.add_argument("--quick", action="store_true", help="once each, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="killed once, to see that it runs")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     options = parser.parse_args()
-    rounds = (
-        1 if options.quick else min(4, options.rounds)
-    )  # after more the daemon tells of changes less often
+    faults = ("killed",) if options.quick else ("killed", "frozen")
+    rounds = 1 if options.quick else min(3, options.rounds)  # after more it tells of changes less often
     with tempfile.TemporaryDirectory(prefix="orch-") as directory:
-        result = asyncio.run(measure(rounds, Path(directory)))
+        result = asyncio.run(measure(faults, rounds, Path(directory)))
     if options.output == "json":
         print(json.dumps(result))
         return
