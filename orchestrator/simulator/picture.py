@@ -52,8 +52,9 @@ def draw(file: Path, scenario: Scenario, results: Sequence[Result], begin: str |
         return
     strips = min(_MOST_ZONES, len(scenario.tapes))
     heights = [2.6, 2.2, 0.35 + 0.17 * strips]
+    # "constrained" would place by a solver whose rounding depends on where its objects lie in memory.
     figure = import_module("matplotlib.figure").Figure(
-        figsize=(_WIDTH, sum(heights) + 1.5), dpi=_DPI, facecolor="white", layout="constrained"
+        figsize=(_WIDTH, sum(heights) + 1.5), dpi=_DPI, facecolor="white", layout="tight"
     )
     nodes, cost, market = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     at = _axis(begin)
