@@ -123,7 +123,7 @@ def publish_pool(snapshot: Snapshot) -> None:
         metrics.COMING.labels(pool, str(market)).set(fleet.counted_by_market[market] - ready)
         for phase in Phase:
             metrics.NODES.labels(pool, str(market), str(phase)).set(phases[market, phase])
-    found = status.verdict(snapshot)
+    found = snapshot.verdict
     metrics.SERVING.labels(pool).set(found.serving)
     metrics.DOOMED.labels(pool).set(sum(n.doomed is not None for n in fleet.nodes))
     metrics.UNHEALTHY.labels(pool).set(sum(n.phase is Phase.READY and not n.healthy for n in fleet.nodes))

@@ -24,7 +24,7 @@ from orchestrator.observer import Observer
 from orchestrator.recorder import Recorder
 from orchestrator.store import Journal, StoreUnavailable, Superseded
 from orchestrator.tally import Tally, dooms
-from policies import facts, parts, verdict
+from policies import facts, parts
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.decide import decide_for
 from policies.events import (
@@ -44,7 +44,8 @@ from policies.fleet import Fleet, vouched_for
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Notice, Phase, Pool, TargetPhase, World
 from policies.records import concerns
-from policies.value import replace, value
+from policies.value import lazy, replace
+from policies.verdict import State, Verdict, change, judge
 
 log = structlog.get_logger("loop")
 
@@ -58,14 +59,14 @@ _OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
 _RUNS = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATING})
 """Phases of nodes whose engine may answer."""
 
-_CALM = (verdict.State.OK, verdict.State.STARTING, verdict.State.PAUSED)
+_CALM = (State.OK, State.STARTING, State.PAUSED)
 """States that nobody need look after."""
 
 _DEBOUNCE = 0.01
 """Seconds in which further wake-ups join a turn, unless a notice waits."""
 
 
-@value
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """What the last turn saw and decided, for status pages."""
 
@@ -74,6 +75,11 @@ class Snapshot:
     memory: Memory
     plan: Plan
     at: float
+
+    @lazy
+    def verdict(self) -> Verdict:
+        """How the pool is: the one judgement that every page, metric and exit code goes by."""
+        return judge(self.fleet, self.world, self.memory)
 
 
 @dataclass
@@ -250,7 +256,7 @@ class Loop:
             *parts.news(world, fleet, memory),
         )
         memory = reduce(memory, *found)
-        found += verdict.change(verdict.judge(fleet, world, memory), fleet, world, memory)
+        found += change(judge(fleet, world, memory), fleet, world, memory)
         _log(found)
         return found
 

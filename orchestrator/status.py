@@ -21,7 +21,7 @@ from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, Wo
 from policies.prices import Failing, failing
 from policies.spot_loss import SpotLoss
 from policies.story import sentence
-from policies.verdict import State, Verdict, judge, unread
+from policies.verdict import State, Verdict, unread
 
 _SWAPS_SHOWN = 20
 _UNKNOWN = "unknown"  # the state of a target whose balancer does not answer
@@ -33,7 +33,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
     pool, now = fleet.pool, world.now
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
     money = rate(fleet)
-    states, found = _target_states(fleet, world, memory), verdict(snapshot)
+    states, found = _target_states(fleet, world, memory), snapshot.verdict
     lost = found.spot_loss
     return views.PoolView(
         name=pool.name,
@@ -71,19 +71,14 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
     )
 
 
-def verdict(snapshot: Snapshot) -> Verdict:
-    """How the pool is: the one judgement that every page, metric and exit code goes by."""
-    return judge(snapshot.fleet, snapshot.world, snapshot.memory)
-
-
 def pool_state(snapshot: Snapshot) -> views.PoolState:
     """One word for the pool, which the exit code of `orchestrator status` follows."""
-    return verdict(snapshot).state.value
+    return snapshot.verdict.state.value
 
 
 def status_line(snapshot: Snapshot) -> str:
     """The pool in one line, for the service manager. Says no number that changes with every turn."""
-    fleet, ready, found = snapshot.fleet, snapshot.fleet.ready_by_market, verdict(snapshot)
+    fleet, ready, found = snapshot.fleet, snapshot.fleet.ready_by_market, snapshot.verdict
     doomed = sum(n.doomed is not None for n in fleet.nodes)
     return (
         f"{fleet.pool.name}: {found.state.value}, {found.serving} of {fleet.pool.replicas} serving, "
