@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Much of what is tested waits: one worker more than there are cores.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
 DEMO_ARGS ?=
 SIM_ARGS ?=
 SOAK_ARGS ?=
@@ -39,7 +41,7 @@ demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny mod
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)
 
 test: $(STAMP) ## Run the test suite (all but real vLLM and a booted systemd)
-	@$(BIN)/pytest -m "not vllm and not systemd" -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/pytest -m "not vllm and not systemd" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 deb: $(STAMP) ## Make the Debian package in build/
 	@tools/package/build.sh deb build

@@ -208,6 +208,8 @@ def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
     nodes = _usable(name, asked, world, memory) & fleet.by_id.keys()
     taking = service.bare_since is not None and not asked.isdisjoint(fleet.by_id)
     if not nodes and (not taking or _stays_bare(name, world, memory)):
+        if memory.whole_at is None and memory.served_at is None and not fleet.ready:
+            return _Way(pending=True)  # nothing has come up yet that it could have
         return _Way(lost=f"{name} has no usable target")
     if memory.served_at is not None and world.now - memory.served_at <= _COUNTED:
         service = replace(service, failed=0)  # clients waited for its first target

@@ -190,8 +190,8 @@ def dots(value: Any) -> Any:
     return json.loads(orjson.dumps(value), object_hook=lambda found: SimpleNamespace(**found))
 
 
-def pool_view(scene: Scene, totals: Totals | None = None) -> Any:
-    return dots(status.pool_view(scene.snapshot(), totals or Totals()))
+def pool_view(scene: Scene, totals: Totals | None = None, *, whole: bool = True) -> Any:
+    return dots(status.pool_view(scene.snapshot(whole=whole), totals or Totals()))
 
 
 def paused(scene: Scene) -> None:
@@ -577,6 +577,17 @@ def test_a_notice_that_is_not_believed_says_so_until_its_time_is_over() -> None:
 
     assert notices(60.0) == ["not believed"]
     assert notices(-60.0) == []
+
+
+def test_an_empty_gateway_is_no_problem_before_anything_is_ready() -> None:
+    scene = Scene().node("s1", ready=False)
+    gateway(scene, bare_since=NOW - 60.0)
+    found = pool_view(scene, whole=False)
+    assert found.state == "starting"
+    assert "gw has no usable target" not in found.problems
+    up = Scene().node("s1")
+    gateway(up, shown=(), bare_since=NOW - 60.0)
+    assert "gw has no usable target" in pool_view(up, whole=False).problems
 
 
 def test_problems_are_said() -> None:
