@@ -54,7 +54,8 @@ class Host:
 
     def install(self) -> str:
         """Install the package, or bring it to this version."""
-        return self.must("dpkg", "-i", str(self.package))
+        self.machine.write(f"/root/{self.package.name}", self.package.read_bytes())
+        return self.must("dpkg", "-i", f"/root/{self.package.name}")
 
     def set_up(self) -> None:
         """What an administrator does after the installation, and a cloud to play with."""

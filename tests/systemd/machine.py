@@ -53,16 +53,15 @@ class Machine:
             raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
-    def write(self, path: str, text: str) -> None:
+    def write(self, path: str, content: str | bytes) -> None:
         """Write a file inside."""
         done = subprocess.run(
             self.command("sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1"', "sh", path),
-            input=text,
-            text=True,
+            input=content.encode() if isinstance(content, str) else content,
             capture_output=True,
             timeout=30,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr.decode()
 
 
 @contextlib.contextmanager
