@@ -54,8 +54,9 @@ class Host:
 
     def install(self) -> str:
         """Install the package, or bring it to this version."""
-        self.machine.write(f"/root/{self.package.name}", self.package.read_bytes())
-        return self.must("dpkg", "-i", f"/root/{self.package.name}")
+        inside = f"/var/tmp/{self.package.name}"
+        self.machine.write(inside, self.package.read_bytes())
+        return self.must("dpkg", "-i", inside)
 
     def set_up(self) -> None:
         """What an administrator does after the installation, and a cloud to play with."""

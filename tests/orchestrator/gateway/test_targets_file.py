@@ -131,6 +131,7 @@ async def test_a_running_gateway_keeps_its_set_and_the_daemon_writes_the_file_ag
 
     for damage in ("flipped", "other schema", "removed"):
         await eventually(lambda: holds(7))
+        await daemon.flush()  # else its writer may put the file right before the gateway looks
         DAMAGE[damage](path, node)
         await eventually(lambda: holds(0))
         assert (await ask(running)).headers["X-Orchestrator-Node"] == "node"
