@@ -11,9 +11,13 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 
 MARK = "ORCHESTRATOR_LOCAL_CLOUD"  # in a node's environment: "<cloud id>/<node id>"
+UNMARKED = 0.05
+"""Seconds after which a process that was just being started shows its environment: an exec hides it."""
+
 _PR_SET_PDEATHSIG = 1
 _ROUNDS = 200
 
@@ -128,6 +132,8 @@ def main(arguments: list[str]) -> int:
         elif word.startswith("-"):
             groups.discard(int(word[1:]))
     kill_belonging(arguments, groups)
+    time.sleep(UNMARKED)
+    kill_belonging(arguments)
     return 0
 
 

@@ -180,12 +180,12 @@ class Pair:
 
     async def ready(self) -> tuple[Host, Host]:
         """Both run, the pool is as wanted, nothing is on record: the one that leads and the standby."""
-        for host in (self.a, self.b):
-            if not host.daemon.running:
-                await host.daemon.start()
         found: list[Host] = []
 
         async def formed() -> bool:
+            for host in (self.a, self.b):
+                if not host.daemon.running:  # one that lost its lease may still have been ending
+                    await host.daemon.start()
             leading = [await host.leads() for host in (self.a, self.b)]
             found[:] = [self.a, self.b] if leading[0] else [self.b, self.a]
             return sum(leading) == 1 and await found[1].status() is not None
