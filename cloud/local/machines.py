@@ -22,7 +22,7 @@ from cloud.local.config import LocalCloudConfig
 from cloud.local.engine_process import EngineProcess, bound_log, fill, start_engine
 from cloud.local.guard import Guard
 from cloud.local.hosts import Hosts
-from cloud.local.processes import MARK, UNMARKED, kill_belonging, signal_group, start_time
+from cloud.local.processes import MARK, kill_belonging, kill_for_good, signal_group, start_time
 from cloud.local.sales import Sales
 from cloud.local.table import ENDED, Identity, Machine, Reclaim, Table
 from cloud.ports import Clock, LaunchRequest
@@ -233,8 +233,7 @@ class Machines:
         self._sweep()
         for engine in tuple(self._dying.values()):
             await engine.exited.wait()
-        await asyncio.sleep(UNMARKED)
-        kill_belonging((self._identity.cloud,))
+        kill_for_good((self._identity.cloud,))
 
     def groups(self) -> dict[str, int]:
         """The process groups that live now, by node."""

@@ -15,11 +15,9 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 MARK = "ORCHESTRATOR_LOCAL_CLOUD"  # in a node's environment: "<cloud id>/<node id>"
-UNMARKED = 0.05
-"""Seconds after which a process that was just being started shows its environment: an exec hides it."""
-
 _PR_SET_PDEATHSIG = 1
 _ROUNDS = 200
+_UNMARKED = 0.05  # s for which a process that is being started may show no environment: an exec hides it
 
 
 def start_time(pid: int) -> int | None:
@@ -98,6 +96,13 @@ def kill_belonging(marks: Collection[str], groups: Collection[int] = ()) -> int:
     return len(killed)
 
 
+def kill_for_good(marks: Collection[str], groups: Collection[int] = ()) -> None:
+    """The same where nothing is started any more, with a second look for what was just being started."""
+    kill_belonging(marks, groups)
+    time.sleep(_UNMARKED)  # noqa: TID251 - real processes, and the last thing that is done
+    kill_belonging(marks)
+
+
 def dying_with_parent() -> Callable[[], None]:
     """A `preexec_fn`: the kernel kills the child when the thread that started it ends.
 
@@ -131,9 +136,7 @@ def main(arguments: list[str]) -> int:
             groups.add(int(word[1:]))
         elif word.startswith("-"):
             groups.discard(int(word[1:]))
-    kill_belonging(arguments, groups)
-    time.sleep(UNMARKED)
-    kill_belonging(arguments)
+    kill_for_good(arguments, groups)
     return 0
 
 
