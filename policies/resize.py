@@ -1,12 +1,12 @@
 """Whether a changed wanted state is so much larger or smaller that somebody should confirm it.
 
 What it decides: `unconfirmed` says why a change must not be taken up without being confirmed, or nothing.
-Growth is judged by the units that the pool keeps (replicas and standby), by what they usually cost an hour
-and by the most that the pool may cost: more than FACTOR times as much as is in force, and more than SPARE
-nodes beyond it. Replicas that were never there count for nothing in that, so that a pool which doubled has to
-be whole before it doubles again. A smaller number is judged by what the pool has: the replicas with which it
-was last whole, or the units that are ready beside standby and surge, whichever is more. Less than one
-FACTOR-th of that, and more than SPARE nodes fewer, has to be confirmed.
+Growth is judged by the units that the pool keeps (replicas and standby) and by its replicas alone, by what
+they usually cost an hour and by the most that the pool may cost: more than FACTOR times as much as is in
+force, and more than SPARE nodes beyond it. Replicas that were never there count for nothing in that, so that
+a pool which doubled has to be whole before it doubles again. A smaller number is judged by what the pool has:
+the replicas with which it was last whole, or the units that are ready beside standby and surge, whichever is
+more. Less than one FACTOR-th of that, and more than SPARE nodes fewer, has to be confirmed.
 Why: one digit too many buys a thousand nodes within a minute, one too few ends those that serve. A program
 that doubles a number because its nodes are still starting does so in steps.
 Never: taking a change back is harder than making it. The two rules mirror each other, and the replicas with
@@ -150,16 +150,20 @@ def _kept(pool: Pool) -> int:
     return pool.replicas + pool.standby.hot + pool.standby.stopped
 
 
+def _multiplies(after: Pool, before: Pool, spare: int) -> bool:
+    return _larger(_kept(after), _kept(before), spare) or _larger(after.replicas, before.replicas, spare)
+
+
 def _larger(after: float, before: float, spare: float) -> bool:
     return after > FACTOR * before and after - before > spare
 
 
 def _grows(before: Pool, after: Pool, has: Has, spare: int) -> str:
-    if _larger(_kept(after), _kept(before), spare):
+    if _multiplies(after, before, spare):
         return "the pool would grow to more than twice the size in force"
     if not has.grows_from or not after.replicas > before.replicas > has.grows_from:
         return ""
-    if not _larger(_kept(after), _kept(replace(before, replicas=has.grows_from)), spare):
+    if not _multiplies(after, replace(before, replicas=has.grows_from), spare):
         return ""
     return f"the pool would grow to more than twice the {has.grows_from} replicas it was last whole with"
 

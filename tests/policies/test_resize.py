@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policies.bill import Prices
@@ -95,6 +95,7 @@ def test_a_smaller_number_is_judged_by_what_the_pool_has(
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(0, 3), st.integers(0, 2), st.booleans())
+@example(1, 4, 2, 0, True)  # the standby makes the whole less than twice as large
 def test_what_was_taken_up_unasked_can_be_taken_back_unasked(
     before: int, after: int, hot: int, surged: int, arrived: bool
 ) -> None:
