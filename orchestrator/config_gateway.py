@@ -113,7 +113,19 @@ class GatewayTable(Section):
     breaker_open: Duration = duration_key(
         _DEFAULTS.breaker_open, "How long requests are kept away before one may try the target again."
     )
-    body_limit: Size = size_key(_DEFAULTS.body_limit, "Largest request body.")
+    body_limit: Size = size_key(_DEFAULTS.body_limit, "Largest request body; larger ones get 413.")
+    bodies_limit: Size = size_key(
+        _DEFAULTS.bodies_limit,
+        "Request bodies that may be held at one time, all together; what does not fit gets 503. With copies "
+        "of what is being sent the gateway needs up to three times as much memory.",
+    )
+    body_timeout: Duration = duration_key(
+        _DEFAULTS.body_timeout, "Longest silence inside a request body before it is refused with 408."
+    )
+    body_rate: Size = size_key(
+        _DEFAULTS.body_rate,
+        "Bytes a second that a request body must bring on the whole after `body_timeout`.",
+    )
     answer_limit: Size = size_key(
         _DEFAULTS.answer_limit, "Largest plain answer that is held back so that it could be retried."
     )

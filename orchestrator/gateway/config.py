@@ -25,8 +25,9 @@ class GatewayConfig:
     the loss of one busy node can be made good at once.
 
     Limits. `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue.
-    `body_limit`: largest request body. `answer_limit`: largest plain answer held back for a retry; a longer
-    one is passed through.
+    `body_limit`: largest request body. `bodies_limit`: all that are held at one time. `body_timeout`: longest
+    silence inside a body, `body_rate`: bytes a second that it must have on the whole once that is over.
+    `answer_limit`: largest plain answer held back for a retry; a longer one is passed through.
 
     Raises GatewayError when a value makes no sense.
     """
@@ -59,7 +60,10 @@ class GatewayConfig:
     breaker_failures: int = 3  # failures in a row that open a target's circuit breaker
     breaker_open: float = 5.0  # time an open breaker keeps requests away before it lets one probe pass
 
-    body_limit: int = 32 * 1024 * 1024
+    body_limit: int = 64 * 1024 * 1024
+    bodies_limit: int = 512 * 1024 * 1024
+    body_timeout: float = 30.0
+    body_rate: int = 16 * 1024
     answer_limit: int = 32 * 1024 * 1024
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
     allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
@@ -102,6 +106,9 @@ _POSITIVE = (
     "breaker_failures",
     "breaker_open",
     "body_limit",
+    "bodies_limit",
+    "body_timeout",
+    "body_rate",
     "answer_limit",
 )
 _NOT_NEGATIVE = (

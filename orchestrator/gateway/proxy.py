@@ -10,13 +10,13 @@ from typing import cast
 import aiohttp
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.web_protocol import RequestPayloadError
 
 from orchestrator.gateway.admission import Admission, Refused
 from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts, ClientGone, Job
 from orchestrator.gateway.breaker import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response, interrupted_event
 from orchestrator.gateway.request import Exchange, Stage
@@ -26,7 +26,6 @@ from orchestrator.gateway.upstream import forwarded
 
 log = structlog.get_logger("orchestrator.gateway")
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LONGEST_ID = 128
 _TIMEOUTS = frozenset({Failure.FIRST_TOKEN_TIMEOUT, Failure.ANSWER_TIMEOUT, Failure.IDLE_TIMEOUT})
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
@@ -60,6 +59,11 @@ class Proxy:
         self._metrics = metrics
         self._rng = rng
         self._loop = asyncio.get_running_loop()
+        self._intake = Intake(
+            limit=config.body_limit,
+            total=config.bodies_limit,
+            pace=Pace(config.body_timeout, config.body_rate),
+        )
         self._budget = RetryBudget(config.retry_budget, config.retry_reserve)
         self._attempts = Attempts(
             config=config,
@@ -128,21 +132,14 @@ class Proxy:
             raise self._turn(exchange, 404, "not_found", f"{path} is not served by this gateway")
         if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
             raise self._turn(exchange, 501, "not_implemented", "this gateway does not proxy web sockets")
-        limit = self._config.body_limit
-        body = b""
-        if request.body_exists:
-            if (request.content_length or 0) > limit:
-                raise self._too_large(exchange)
-            if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-                await request.writer.write(_CONTINUE)
-            try:
-                body = await request.read()
-            except web.HTTPRequestEntityTooLarge:
-                raise self._too_large(exchange) from None
-            except RequestPayloadError as error:
-                raise self._turn(exchange, 400, "bad_body", f"the request body is broken: {error}") from None
-            except ConnectionError:
-                raise ClientGone from None
+        try:
+            body = await self._intake.read(request)
+        except Refusal as refusal:
+            turned = self._turn(exchange, refusal.status, refusal.code, refusal.message)
+            turned.response.force_close()
+            raise turned from None
+        except ConnectionError:
+            raise ClientGone from None
         headers = forwarded(request.headers, exchange.id, self._config.api_key)
         return Job(request, exchange, headers=headers, body=body, shape=shape_of(path, body))
 
@@ -220,12 +217,6 @@ class Proxy:
         retry_after = self._config.retry_after if busy else None
         response = error_response(status, code, message, request_id=exchange.id, retry_after=retry_after)
         return Turned(response, Outcome.REFUSED if busy else Outcome.BAD_REQUEST)
-
-    def _too_large(self, exchange: Exchange) -> Turned:
-        limit = self._config.body_limit
-        turned = self._turn(exchange, 413, "body_too_large", f"the request body is larger than {limit} bytes")
-        turned.response.force_close()
-        return turned
 
     async def _end_now(self, exchange: Exchange, job: Job | None) -> tuple[web.StreamResponse, Outcome]:
         """The gateway is told to end at once: say so to the client instead of just going away."""

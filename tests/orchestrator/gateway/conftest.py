@@ -17,6 +17,7 @@ from cloud.ports import Clock
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import GatewayConfig
 from policies.model import TargetPhase, TargetSpec
+from tests.support.raw_http import Raw, connections
 from tests.support.running_gateway import Running
 from tests.support.upstreams import Behave, Behaviour, Upstream
 
@@ -107,6 +108,13 @@ async def gateways(tmp_path: Path, eventually: Any) -> AsyncIterator[Callable[..
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
         yield session
+
+
+@pytest.fixture
+async def raw() -> AsyncIterator[Callable[[Running], Awaitable[Raw]]]:
+    """Connect to a gateway: `await raw(running)`."""
+    async with connections() as connect:
+        yield lambda running: connect(running.gateway.port)
 
 
 @dataclass
