@@ -7,6 +7,8 @@ epoch, durations seconds, prices US dollars per node-hour. Methods raise only `c
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -43,19 +45,25 @@ class Clock(Protocol):
         ...
 
 
+def digest(*parts: str) -> str:
+    """A short text that is equal for equal parts, and for no others that anybody will meet."""
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=10).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCommand:
     """How to start and stop an engine on a node.
 
     `argv` may hold the placeholders ``{host}`` and ``{port}``; `env` is added to the node's environment.
     The engine runs in its own process group: `stop_signal` (a name such as "SIGTERM") goes to its leader,
-    and after `stop_grace` seconds the whole group is killed.
+    and after `stop_grace` seconds the whole group is killed. `build` is `EngineSpec.build` of what it starts.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     stop_signal: str = "SIGTERM"
     stop_grace: float = 30.0
+    build: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +250,14 @@ class EngineSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     executable: str = ""
     drain_budget: float = 30.0
+
+    def build(self, engine: str) -> str:
+        """A digest of all that may decide what the engine of that name answers, equal for equal specs.
+
+        How long it drains does not. It holds no secret of `env` in a form that can be read back.
+        """
+        said = (engine, self.executable, self.model, self.served_name, self.args, sorted(self.env.items()))
+        return digest(*map(repr, said))
 
 
 class Engine(Protocol):

@@ -163,7 +163,10 @@ class Unpacker:
             )
             plan: dict[str, Any] = stored["plan"]
             if "raised" not in plan:
-                plan["targets"] = self._json_rows(plan["targets"])
+                # Older journals do not have the builds.
+                plan["targets"] = [
+                    row | {"build": row.get("build", "")} for row in self._json_rows(plan["targets"])
+                ]
         except (
             zlib.error,
             orjson.JSONDecodeError,

@@ -46,7 +46,7 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     if not active and not any(s.phase is TargetPhase.ACTIVE for s in _unseen(turn, set(), routed)):
         active = _last_resort(turn, shown | routed)
     chosen = {n.id for n in active}
-    specs = [TargetSpec(id=n.id, address=n.address, weight=_weight(n)) for n in active]
+    specs = [TargetSpec(id=n.id, address=n.address, weight=_weight(n), build=n.build) for n in active]
     for node in turn.fleet.nodes:
         held = node.attached or node.id in shown
         if node.id in chosen or not held or node.phase in (Phase.TERMINATING, Phase.GONE):
@@ -54,7 +54,16 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
         deadline = drains.get(node.id, node.drain.deadline if node.drain is not None else None)
         ends_now = node.id in turn.leaving and node.id not in drains
         if deadline is not None and not ends_now:
-            specs.append(_draining(node.id, node.address, deadline, weight=_weight(node)))
+            specs.append(
+                TargetSpec(
+                    id=node.id,
+                    address=node.address,
+                    phase=TargetPhase.DRAINING,
+                    weight=_weight(node),
+                    drain_deadline=deadline,
+                    build=node.build,
+                )
+            )
     specs += _unseen(turn, {s.id for s in specs}, routed)
     return tuple(sorted(specs, key=lambda s: s.id))
 
@@ -85,12 +94,9 @@ def to_write(turn: Turn, wanted: tuple[TargetSpec, ...]) -> tuple[str, ...]:
     """Balancers whose set differs from the wanted one, by what they acknowledged or by what they show."""
     if not turn.world.leading:
         return ()
-    phases = {s.id: s.phase for s in wanted}
-    active = {i for i, phase in phases.items() if phase is TargetPhase.ACTIVE}
+    specs = {s.id: s for s in wanted}
     return tuple(
-        name
-        for name, view in sorted(turn.world.balancers.items())
-        if _differs(turn, name, view, phases, active)
+        name for name, view in sorted(turn.world.balancers.items()) if _differs(turn, name, view, specs)
     )
 
 
@@ -98,31 +104,35 @@ def _differs(
     turn: Turn,
     name: str,
     view: Observed[tuple[Target, ...]],
-    wanted: Mapping[str, TargetPhase],
-    active: set[str],
+    wanted: Mapping[str, TargetSpec],
 ) -> bool:
     if view.at is None:
         return False
     if turn.hastened:
         return True  # phases are the same, a deadline is not
     written_at = turn.memory.applied_at.get(name)
-    if written_at is None or turn.memory.targets.get(name) != wanted:
+    if written_at is None or turn.memory.targets.get(name) != {i: s.phase for i, s in wanted.items()}:
         return True
-    if view.at > written_at and {t.id for t in view.value if gets_requests(t)} != active:
+    if view.at > written_at and (_sends_elsewhere(view, wanted) or _mistakes_builds(view, wanted)):
         return True
     # How long it shows a target that drains is its own affair; but it may have forgotten the removal.
     left = any(t.id not in wanted and t.state is not TargetState.UNUSED for t in view.value)
     return left and view.at - written_at >= turn.pool.patience.effect_timeout
 
 
+def _sends_elsewhere(view: Observed[tuple[Target, ...]], wanted: Mapping[str, TargetSpec]) -> bool:
+    """It sends requests to others than the active targets."""
+    active = {i for i, s in wanted.items() if s.phase is TargetPhase.ACTIVE}
+    return {t.id for t in view.value if gets_requests(t)} != active
+
+
+def _mistakes_builds(view: Observed[tuple[Target, ...]], wanted: Mapping[str, TargetSpec]) -> bool:
+    """It keeps builds and has another one for a target, as after its upgrade, when it was told of none."""
+    return any(t.build not in (None, wanted[t.id].build) for t in view.value if t.id in wanted)
+
+
 def _weight(node: Node) -> int:
     return WEIGHT_OF_A_UNIT * node.units
-
-
-def _draining(node: str, address: str, deadline: float, weight: int = WEIGHT_OF_A_UNIT) -> TargetSpec:
-    return TargetSpec(
-        id=node, address=address, phase=TargetPhase.DRAINING, weight=weight, drain_deadline=deadline
-    )
 
 
 def _belongs(turn: Turn, node: Node, routed: set[str]) -> bool:
@@ -160,10 +170,15 @@ def _unseen(turn: Turn, known: set[str], routed: set[str]) -> list[TargetSpec]:
             if partly and (target.state is TargetState.UNHEALTHY or target.id in turn.memory.ended):
                 continue  # it was in a region that is seen, as far as anybody can tell
             if gets_requests(target) or target.id in routed:
-                found[target.id] = TargetSpec(id=target.id, address=target.address)
+                found[target.id] = TargetSpec(id=target.id, address=target.address, build=target.build or "")
             elif target.id not in found:
-                deadline = turn.now + turn.pool.drain.budget
-                found[target.id] = _draining(target.id, target.address, deadline)
+                found[target.id] = TargetSpec(
+                    id=target.id,
+                    address=target.address,
+                    phase=TargetPhase.DRAINING,
+                    drain_deadline=turn.now + turn.pool.drain.budget,
+                    build=target.build or "",
+                )
     return list(found.values())
 
 

@@ -76,6 +76,7 @@ class NodeSeen:
     price: float | None
     address: str
     standby: StandbyKind | None
+    build: str = ""  # also where a version wrote it that did not ask
 
 
 @value

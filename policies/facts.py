@@ -137,6 +137,7 @@ def _seen(now: float, instance: Instance, intent: Intent | None) -> NodeSeen:
         price=price,
         address=instance.address,
         standby=instance.standby,
+        build=instance.build,
     )
 
 
@@ -151,6 +152,7 @@ def _at_work(now: float, standby: Instance | NodeRecord) -> NodeSeen:
         price=standby.price,
         address=standby.address,
         standby=None,
+        build=standby.build,
     )
 
 

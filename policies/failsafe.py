@@ -90,4 +90,5 @@ def _spec(node: Node, deadline: float | None) -> TargetSpec:
         phase=TargetPhase.ACTIVE if deadline is None else TargetPhase.DRAINING,
         weight=WEIGHT_OF_A_UNIT * node.units,
         drain_deadline=deadline,
+        build=node.build,
     )

@@ -49,6 +49,7 @@ class Node:
     reports for it.
 
     `units`: how many units it serves when ready. `price`: USD/h now, None as long as it is not known.
+    `build`: what it was launched to run, see `policies.model.Instance`.
 
     The last fields follow from the others and are asked for so often that they are worked out once:
     `leaving`: on its way out, it no longer counts as capacity. `capacity`: counts towards the wanted units:
@@ -86,6 +87,7 @@ class Node:
     detached_at: float | None = None
     units: int = 1
     out_of_sight: bool = False
+    build: str = ""
     leaving: bool = field(init=False, repr=False, compare=False)
     capacity: bool = field(init=False, repr=False, compare=False)
     working: bool = field(init=False, repr=False, compare=False)
@@ -370,6 +372,7 @@ def _node(
         detached_at=record.detached_at,
         units=pool.units_of(record.placement),
         out_of_sight=waits and bool(sight.passed_over(record.placement.region)),
+        build=record.build or (instance.build if instance is not None else ""),
     )
 
 

@@ -123,6 +123,7 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
         price=event.price,
         address=event.address,
         standby=event.standby,
+        build=event.build,
         started_at=event.launched_at if launched else event.at,
     )
     if known is not None:  # a standby that is at work: what was said of it and decided holds all the same

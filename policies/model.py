@@ -2,8 +2,7 @@
 
 No value is ever changed. Times are seconds since the epoch as the daemon's clock tells them, durations are
 seconds, money is US dollars, prices are US dollars per node-hour, shares are fractions of one. Capacity is
-counted in serving units: how many a node serves follows from its instance type (`Pool.units`), and where no
-type says otherwise a unit is a node.
+counted in serving units: a node serves as many as `Pool.units` says for its instance type, else one.
 """
 
 from __future__ import annotations
@@ -161,6 +160,7 @@ class Instance:
     launched_at: float
     price: float | None
     standby: StandbyKind | None = None
+    build: str = ""  # the same for all that were launched to run the same; empty where nobody can tell
 
 
 @value
@@ -202,6 +202,7 @@ class Target:
     in_flight: int | None = None
     reason: str = ""
     failing_since: float | None = None
+    build: str | None = None  # as it was written to the balancer; None where that keeps none
 
 
 @value
@@ -216,6 +217,7 @@ class TargetSpec:
     phase: TargetPhase = TargetPhase.ACTIVE
     weight: int = WEIGHT_OF_A_UNIT
     drain_deadline: float | None = None
+    build: str = ""  # the node's, see `Instance`: only targets of one build finish each other's answers
 
 
 @value

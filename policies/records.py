@@ -59,7 +59,8 @@ class NodeRecord:
     `started_at`: when it was launched, adopted, or last started from being stopped. `ready_at`: when its
     engine became ready since then. `detached_at`: when a balancer last acknowledged that it gets no new
     requests, None while one sends it some. `idle_since`: since when a draining node has held no request.
-    `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id).
+    `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id). `build`:
+    what it was launched to run, see `policies.model.Instance`.
     """
 
     id: str
@@ -77,6 +78,7 @@ class NodeRecord:
     operator: OperatorRequest | None = None
     started_at: float = 0.0
     detached_at: float | None = None
+    build: str = ""
 
 
 @value

@@ -1,6 +1,7 @@
 """One launch as RunInstances takes it, and one machine as DescribeInstances tells it. Pure.
 
-Source of the formats: the EC2 API reference (RunInstances, Instance, InstanceState, StateReason).
+Source of the formats: the EC2 API reference (RunInstances, Instance, InstanceState, StateReason) and user
+guide ("Launch EC2 instances using a launch template": the tags aws:ec2launchtemplate:id and :version).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from cloud.aws.places import POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
 from cloud.errors import Denied
-from cloud.ports import LaunchRequest
+from cloud.ports import LaunchRequest, digest
 from policies.model import Instance, InstanceState, Market, Placement, StandbyKind
 
 _LONGEST_TOKEN = 64
@@ -83,6 +84,7 @@ def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
         launched_at=machine["LaunchTime"].timestamp(),
         price=None,
         standby=_standby(tags.get(STANDBY_TAG, "")),
+        build=_build(machine.get("ImageId", ""), tags),
     )
 
 
@@ -90,6 +92,16 @@ def template_of(place: AwsRegion) -> dict[str, str]:
     """The launch template as RunInstances names it, with its version."""
     key = "LaunchTemplateId" if place.template.startswith("lt-") else "LaunchTemplateName"
     return {key: place.template, "Version": place.template_version}
+
+
+def _build(image: str, tags: Mapping[str, str]) -> str:
+    """What a machine was launched to run: its image and the version of its launch template.
+
+    EC2 tags what it launches by a template with its id and version, and nobody can change these tags. Where
+    they are missing, what the machine runs is not known.
+    """
+    template, version = tags.get("aws:ec2launchtemplate:id"), tags.get("aws:ec2launchtemplate:version")
+    return digest(image, template, version) if image and template and version else ""
 
 
 def _standby(value: str) -> StandbyKind | None:

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 
 from cloud.balancers import targets_file as files
-from cloud.balancers.targets import TargetsError, TargetSet, encode
+from cloud.balancers.targets import SCHEMAS, WITHOUT_BUILDS, TargetsError, TargetSet, encode
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
 from cloud.serving.sockets import reason_of
@@ -57,6 +57,9 @@ class GatewayBalancer:
 
     Generations must rise over the life of the pool, not of the daemon: one that lost its count goes on from
     `(await observe()).generation`.
+
+    Sets are written in the newest schema that the gateway said it reads, and before it said anything in the
+    oldest: a gateway of any version reads that.
     """
 
     name = "gateway"
@@ -85,6 +88,7 @@ class GatewayBalancer:
         self._order = asyncio.Lock()
         self._generation = 0
         self._incarnation = ""
+        self._schema = SCHEMAS[0]
         self._acknowledged: tuple[str, tuple[TargetSpec, ...]] | None = None
         self._document: TargetSet | None = None  # the one acknowledged last
         self._behind = False  # the last look showed that the file does not hold it
@@ -112,11 +116,15 @@ class GatewayBalancer:
                 held=max(0, int(body.get("active", 0)) - int(body.get("queued", 0))),
             )
             in_file = int(body["file_generation"])
+            read = body.get("reads", SCHEMAS[:1])
+            schema = next((s for s in reversed(SCHEMAS) if s in read), SCHEMAS[0])
         except (KeyError, TypeError, ValueError) as error:
             raise self._unreadable(error) from None
         self._incarnation = view.incarnation
-        if view.generation > self._generation:
-            self._acknowledged = None  # another daemon wrote: what we had acknowledged is no longer there
+        if view.generation > self._generation or schema != self._schema:
+            # Another daemon wrote, or what was acknowledged did not say all that this gateway reads.
+            self._acknowledged = None
+        self._schema = schema
         self._look_at_file(view.generation, in_file)
         return view
 
@@ -155,8 +163,13 @@ class GatewayBalancer:
 
     async def _push(self, targets: tuple[TargetSpec, ...], generation: int) -> None:
         """Push a set and have its file written. Raises Denied, Uncertain."""
+        builds = self._schema != WITHOUT_BUILDS
         document = TargetSet(
-            generation=generation, pool=self._pool, written_at=self._clock.now(), targets=targets
+            generation=generation,
+            pool=self._pool,
+            written_at=self._clock.now(),
+            targets=targets if builds else tuple(replace(spec, build="") for spec in targets),
+            schema=self._schema,
         )
         try:
             data = encode(document)
@@ -262,6 +275,7 @@ def _target(row: dict[str, Any]) -> Target:
         state=TargetState(row["state"]),
         in_flight=row["in_flight"],
         reason=row["reason"],
+        build=row.get("build"),
     )
 
 
@@ -272,6 +286,7 @@ def _spec(row: dict[str, Any]) -> TargetSpec:
         phase=TargetPhase(row["phase"]),
         weight=row["weight"],
         drain_deadline=row["drain_deadline"],
+        build=row.get("build", ""),
     )
 
 

@@ -1,15 +1,19 @@
 """The target set as a document: what the daemon wants a gateway to route to.
 
-One schema, `targets/1`, is the body of a push and, with a checksum around it (`targets_file`), the content
-of the file, so a gateway that starts from the file and one that was pushed to hold the same set. The document
-names no gateway process and no incarnation; it is the wanted state only.
-`generation` orders documents: a reader keeps the highest one it has seen.
+It is the body of a push and, with a checksum around it (`targets_file`), the content of the file, so a
+gateway that starts from the file and one that was pushed to hold the same set. The document names no gateway
+process and no incarnation; it is the wanted state only. `generation` orders documents: a reader keeps the
+highest one it has seen.
 
-    {"schema": "targets/1", "generation": 7, "pool": "chat", "written_at": 1764000000.0,
+    {"schema": "targets/2", "generation": 7, "pool": "chat", "written_at": 1764000000.0,
      "targets": [{"id": "i-1", "address": "10.0.0.5:8000", "phase": "active", "weight": 100,
-                  "drain_deadline": null}]}
+                  "drain_deadline": null, "build": "8f3a0c1d92"}]}
 
-Times are seconds since the epoch. `drain_deadline` is set only on draining targets.
+Times are seconds since the epoch. `drain_deadline` is set only on draining targets. `build` stands for what
+the node runs, empty where that is not known; what makes two of them equal is the daemon's affair.
+
+`targets/1` is the same without `build`: what earlier versions write and read. A gateway says in its state
+which schemas it reads, and the daemon writes the newest of those, in the file too.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +32,22 @@ import orjson
 
 from policies.model import TargetPhase, TargetSpec
 
-SCHEMA = "targets/1"
+SCHEMA = "targets/2"
+WITHOUT_BUILDS = "targets/1"
+SCHEMAS = (WITHOUT_BUILDS, SCHEMA)
+"""What this version reads, oldest first."""
+
 MAX_WEIGHT = 65535
 MAX_ID = 128
+MAX_BUILD = 128
 MAX_BYTES = 64 * 1024 * 1024
 """The longest document that is read, pushed or from a file."""
 
 _serial = itertools.count()  # two writers in one process never share a temporary file
 _TOP_KEYS = frozenset({"schema", "generation", "pool", "written_at", "targets"})
-_TARGET_KEYS = frozenset({"id", "address", "phase", "weight", "drain_deadline"})
+_FIELDS = tuple(field.name for field in fields(TargetSpec))
+_OLD_KEYS = frozenset({"id", "address", "phase", "weight", "drain_deadline"})
+_TARGET_KEYS = {WITHOUT_BUILDS: _OLD_KEYS, SCHEMA: _OLD_KEYS | {"build"}}
 
 
 class TargetsError(ValueError):
@@ -45,12 +56,16 @@ class TargetsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSet:
-    """A wanted target set with its place in the order of sets. See the module for the fields."""
+    """A wanted target set with its place in the order of sets. See the module for the fields.
+
+    `schema` is the form in which it is, or was, written down.
+    """
 
     generation: int
     pool: str
     written_at: float
     targets: tuple[TargetSpec, ...]
+    schema: str = SCHEMA
 
 
 def encode(document: TargetSet) -> bytes:
@@ -58,16 +73,18 @@ def encode(document: TargetSet) -> bytes:
     _check_top(document.generation, document.pool, document.written_at)
     for position, spec in enumerate(document.targets):
         try:
-            _spec(spec.id, spec.address, spec.phase.value, spec.weight, spec.drain_deadline)
+            _spec(spec.id, spec.address, spec.phase.value, spec.weight, spec.drain_deadline, spec.build)
         except _Fault as fault:
             raise TargetsError(f"targets[{position}].{fault}") from None
+        if spec.build and document.schema == WITHOUT_BUILDS:
+            raise TargetsError(f"targets[{position}].build: {spec.build!r}: {WITHOUT_BUILDS!r} has none")
     _unique(spec.id for spec in document.targets)
     body = {
-        "schema": SCHEMA,
+        "schema": document.schema,
         "generation": document.generation,
         "pool": document.pool,
         "written_at": document.written_at,
-        "targets": document.targets,
+        "targets": [_row(spec, _TARGET_KEYS[document.schema]) for spec in document.targets],
     }
     return orjson.dumps(body) + b"\n"
 
@@ -114,16 +131,19 @@ class _Fault(Exception):
 
 def _document(body: Any) -> TargetSet:
     _object(body, "target set", _TOP_KEYS)
-    if body["schema"] != SCHEMA:
-        raise TargetsError(f"schema: {body['schema']!r}: this version reads {SCHEMA!r} only")
+    schema = body["schema"]
+    if schema not in SCHEMAS:
+        raise TargetsError(f"schema: {schema!r}: this version reads {' and '.join(map(repr, SCHEMAS))}")
     generation, pool, written_at = body["generation"], body["pool"], body["written_at"]
     _check_top(generation, pool, written_at)
     rows = body["targets"]
     if not isinstance(rows, list):
         raise TargetsError(f"targets: {type(rows).__name__}: expected a list")
-    targets = tuple(_target(row, position) for position, row in enumerate(rows))
+    targets = tuple(_target(row, position, _TARGET_KEYS[schema]) for position, row in enumerate(rows))
     _unique(spec.id for spec in targets)
-    return TargetSet(generation=generation, pool=pool, written_at=float(written_at), targets=targets)
+    return TargetSet(
+        generation=generation, pool=pool, written_at=float(written_at), targets=targets, schema=schema
+    )
 
 
 def _check_top(generation: Any, pool: Any, written_at: Any) -> None:
@@ -135,10 +155,21 @@ def _check_top(generation: Any, pool: Any, written_at: Any) -> None:
         raise TargetsError(f"written_at: {written_at!r}: expected seconds since the epoch")
 
 
-def _target(row: Any, position: int) -> TargetSpec:
-    _object(row, f"targets[{position}]", _TARGET_KEYS)
+def _row(spec: TargetSpec, keys: frozenset[str]) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in _FIELDS if name in keys}
+
+
+def _target(row: Any, position: int, keys: frozenset[str]) -> TargetSpec:
+    _object(row, f"targets[{position}]", keys)
     try:
-        return _spec(row["id"], row["address"], row["phase"], row["weight"], row["drain_deadline"])
+        return _spec(
+            row["id"],
+            row["address"],
+            row["phase"],
+            row["weight"],
+            row["drain_deadline"],
+            row.get("build", ""),
+        )
     except _Fault as fault:
         raise TargetsError(f"targets[{position}].{fault}") from None
     except TypeError:  # a list or an object where a plain value belongs cannot be looked up
@@ -146,7 +177,7 @@ def _target(row: Any, position: int) -> TargetSpec:
 
 
 @functools.lru_cache(maxsize=8192, typed=True)
-def _spec(node: Any, address: Any, phase: Any, weight: Any, deadline: Any) -> TargetSpec:
+def _spec(node: Any, address: Any, phase: Any, weight: Any, deadline: Any, build: Any) -> TargetSpec:
     """One target, checked. Remembered, since most targets of a set are those of the set before.
 
     Raises _Fault.
@@ -168,7 +199,11 @@ def _spec(node: Any, address: Any, phase: Any, weight: Any, deadline: Any) -> Ta
         if wanted is not TargetPhase.DRAINING:
             raise _Fault(f"drain_deadline: {deadline}: only a draining target has one")
         deadline = float(deadline)
-    return TargetSpec(id=node, address=address, phase=wanted, weight=weight, drain_deadline=deadline)
+    if not isinstance(build, str) or len(build) > MAX_BUILD or not build.isprintable() or " " in build:
+        raise _Fault(f"build: {build!r}: expected up to {MAX_BUILD} printable characters, no spaces")
+    return TargetSpec(
+        id=node, address=address, phase=wanted, weight=weight, drain_deadline=deadline, build=build
+    )
 
 
 def _is_address(value: Any) -> bool:

@@ -1,11 +1,11 @@
 """The target set on the disk: a file and its copy, each with a checksum.
 
-    {"schema": "targets-file/1", "sha256": "9f86...", "set": {"schema": "targets/1", ...}}
+    {"schema": "targets-file/1", "sha256": "9f86...", "set": {"schema": "targets/2", ...}}
 
 `sha256` is that of `set` as compact JSON, so a byte that was changed on the disk or by hand is noticed also
-where the set would still read well. A bare `targets/1` document is read too: it has no checksum. Versions
-before this one wrote the file so, and an operator may in an emergency; nothing that damages a file with a
-checksum makes one without.
+where the set would still read well. A bare document (`cloud.balancers.targets`) is read too: it has no
+checksum. Earlier versions wrote the file so, and an operator may in an emergency; nothing that damages a file
+with a checksum makes one without.
 
 The second copy lies beside the file and has `.copy` at the end of its name. It is written after the file,
 with the same content, so that at every instant one of the two is whole.

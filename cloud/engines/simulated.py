@@ -62,4 +62,5 @@ class SimulatedEngine(OpenAiProbe):
             env=dict(spec.env),
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,
+            build=spec.build(self.name),
         )

@@ -36,4 +36,5 @@ class VllmEngine(OpenAiProbe):
             env=dict(spec.env),
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,
+            build=spec.build(self.name),
         )

@@ -88,6 +88,7 @@ class Machine:
             launched_at=self.launched_at,
             price=price,
             standby=self.standby,
+            build=self.command.build,
         )
 
 

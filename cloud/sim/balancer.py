@@ -99,7 +99,7 @@ class TargetTable:
         if spec.phase is TargetPhase.DRAINING:
             state = TargetState.DRAINING
         in_flight = machine.in_flight(now) if machine is not None else 0
-        return Target(id=spec.id, address=spec.address, state=state, in_flight=in_flight)
+        return Target(id=spec.id, address=spec.address, state=state, in_flight=in_flight, build=spec.build)
 
     def _route(self, now: float) -> None:
         """Give the requests that came since the last tick to the least busy targets that can answer."""

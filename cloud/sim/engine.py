@@ -20,7 +20,9 @@ class SimEngine:
 
     def command(self, spec: EngineSpec) -> EngineCommand:
         """Any command will do: simulated machines run nothing."""
-        return EngineCommand(argv=("sim-engine", spec.model, *spec.args), env=spec.env)
+        return EngineCommand(
+            argv=("sim-engine", spec.model, *spec.args), env=spec.env, build=spec.build(self.name)
+        )
 
     async def probe(self, node: str, address: str, previous: EngineReading | None) -> EngineReading:
         """Look once. A machine that is away or still loads refuses; a silent one keeps what it had."""

@@ -78,6 +78,7 @@ class Machine:
     address: str
     launched_at: float
     visible_at: float
+    build: str = ""
     listed_at: float = 0.0
     addressed_at: float | None = None
     state: InstanceState = InstanceState.PENDING
@@ -256,6 +257,7 @@ class SimWorld:
             launched_at=machine.launched_at,
             price=price,
             standby=machine.standby,
+            build=machine.build,
         )
         return machine.shown
 
@@ -289,6 +291,7 @@ class SimWorld:
             token=request.token,
             placement=request.placement,
             standby=request.standby,
+            build=request.command.build,
             address=f"10.0.{number // 250}.{number % 250}:8000",
             launched_at=now,
             visible_at=now + self.rng.uniform(*pace.list_lag),

@@ -1,6 +1,6 @@
 """The control socket: how the daemon tells the gateway its targets and asks what it holds.
 
-    PUT /v1/targets   a `targets/1` document; 200 with what it changed, 400 for a bad document,
+    PUT /v1/targets   a document of `cloud.balancers.targets`; 200 with what it changed, 400 for a bad one,
                       409 for a lower generation or another pool
     POST /v1/replace  start another process on the same sockets and leave them to it; 200 with its number,
                       409 with its reason when it cannot serve
@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from cloud.balancers.targets import MAX_BYTES, TargetsError
+from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError
 from orchestrator.gateway.config import GatewayError
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.replies import error_response
@@ -75,6 +75,7 @@ class Control:
         now, accepted = self._now(), self._table.accepted
         return {
             "schema": STATE_SCHEMA,
+            "reads": SCHEMAS,
             "incarnation": self._incarnation,
             "listen": self._listen,
             "generation": self._table.generation,
@@ -104,6 +105,7 @@ class Control:
             "in_flight": entry.in_flight,
             "weight": entry.spec.weight,
             "drain_deadline": entry.spec.drain_deadline,
+            "build": entry.spec.build,
             "breaker": entry.breaker.state(now).value,
         }
 

@@ -293,6 +293,21 @@ def test_drift_is_mended(scene: Make, changes: dict[str, Any], written: bool) ->
 
 
 @pytest.mark.parametrize(
+    ("build", "written"), [(None, False), ("b", False), ("", True), ("other", True)], ids=str
+)
+def test_a_balancer_that_keeps_builds_is_told_the_right_one(
+    scene: Make, build: str | None, written: bool
+) -> None:
+    """A gateway holds none after its upgrade, or another one's; some balancers never keep any."""
+    here = scene().nodes(4, build="b")
+    for node in list(here.shown):
+        here.shown[node] = replace(here.shown[node], build=build)
+    here = shown(here, {})
+    assert bool(here.plan().write) is written
+    assert {s.build for s in here.plan().targets} == {"b"}
+
+
+@pytest.mark.parametrize(
     ("state", "ago", "written"),
     [
         (TargetState.DRAINING, 59.0, False),
@@ -321,6 +336,20 @@ def test_a_view_older_than_the_acknowledgement_says_nothing(scene: Make) -> None
     here.fields["applied_at"] = {"gw": here.now - 5.0}
     assert shown(here, {"s0": None}, at=here.now - 6.0).plan().write == ()
     assert shown(here, {"s1": None}, at=here.now - 4.0).plan().write == ("gw",)
+
+
+def test_each_target_has_the_build_that_its_node_was_launched_with(scene: Make) -> None:
+    """After a change of the engine old nodes and new ones serve side by side, also while they drain."""
+    here = scene().nodes(2, build="old").nodes(2, prefix="n", build="new").drain("s1", Cause.EXCESS)
+    builds = {s.id: s.build for s in here.plan().targets}
+    assert builds == {"s0": "old", "s1": "old", "n0": "new", "n1": "new"}
+
+
+def test_a_build_that_the_journal_does_not_say_is_that_of_the_list(scene: Make) -> None:
+    """Journals of earlier versions have none; what they knew of a node is known all the same."""
+    here = scene().nodes(2)
+    here.instances["s0"] = replace(here.instances["s0"], build="listed")
+    assert {s.id: s.build for s in here.plan().targets} == {"s0": "listed", "s1": ""}
 
 
 def test_only_balancers_that_differ_are_written(scene: Make) -> None:

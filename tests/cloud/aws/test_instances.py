@@ -326,6 +326,40 @@ def test_a_description_with_odd_tags_is_read():
     assert found.placement.market is Market.ON_DEMAND
 
 
+TEMPLATE = {"aws:ec2launchtemplate:id": "lt-1", "aws:ec2launchtemplate:version": "7"}
+
+
+def described(image="ami-1", **tags):
+    machine = {
+        "InstanceId": "i-1",
+        "ImageId": image,
+        "InstanceType": TYPE,
+        "State": {"Name": "running", "Code": 16},
+        "Placement": {"AvailabilityZone": "us-east-1a"},
+        "LaunchTime": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+    }
+    return instance_of(machine, PLACE)
+
+
+def test_what_a_machine_was_launched_to_run_is_its_image_and_the_version_of_its_template():
+    build = described(**TEMPLATE).build
+    assert build
+    assert described(**TEMPLATE, Name="other").build == build
+    others = [
+        described("ami-2", **TEMPLATE),
+        described(**TEMPLATE | {"aws:ec2launchtemplate:id": "lt-2"}),
+        described(**TEMPLATE | {"aws:ec2launchtemplate:version": "8"}),
+    ]
+    assert len({build, *(other.build for other in others)}) == 4
+
+
+@pytest.mark.parametrize("missing", TEMPLATE)
+def test_what_a_machine_runs_that_no_template_launched_is_not_known(missing):
+    assert described(**{key: value for key, value in TEMPLATE.items() if key != missing}).build == ""
+    assert described("", **TEMPLATE).build == ""
+
+
 class Region:
     """The clients of a region that knows some machines, fails, or answers nothing."""
 

@@ -14,6 +14,7 @@ from cloud.balancers.targets_file import read
 from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
 from policies.model import TargetPhase, TargetSpec, TargetState
+from policies.value import replace
 
 A = TargetSpec(id="a", address="127.0.0.1:8001")
 B = TargetSpec(id="b", address="127.0.0.1:8002")
@@ -117,6 +118,69 @@ async def test_the_acknowledgement_does_not_wait_for_the_file(gateway, make, tmp
     gate.set()
     await balancer.flush()
     assert read(tmp_path / "targets.json").generation == 3
+
+
+BUILT = TargetSpec(id="a", address="127.0.0.1:8001", build="8f3a")
+READS_BOTH = {"reads": ["targets/1", "targets/2", "targets/9"]}
+
+
+async def test_a_gateway_is_written_what_it_reads(gateway, make, tmp_path):
+    """The file too: a gateway that starts from it may be of the same version."""
+    gateway.state = READS_BOTH
+    balancer = make()
+    await balancer.observe()
+    await balancer.apply([BUILT], 4)
+    await balancer.flush()
+    assert (gateway.pushed[0].schema, gateway.pushed[0].targets) == ("targets/2", (BUILT,))
+    assert read(tmp_path / "targets.json") == gateway.pushed[0]
+
+
+@pytest.mark.parametrize("state", [{}, {"reads": ["targets/1"]}, {"reads": []}], ids=str)
+async def test_a_gateway_of_the_version_before_gets_no_builds(gateway, make, tmp_path, state):
+    gateway.state = state
+    balancer = make()
+    await balancer.observe()
+    await balancer.apply([BUILT], 4)
+    await balancer.apply([BUILT], 4)
+    await balancer.flush()
+    (pushed,) = gateway.pushed
+    assert (pushed.schema, pushed.targets) == ("targets/1", (A,))
+    assert read(tmp_path / "targets.json") == pushed
+
+
+async def test_a_gateway_that_was_upgraded_gets_the_builds_and_one_that_went_back_gets_none(gateway, make):
+    balancer = make()
+    for state in ({}, READS_BOTH, {}):
+        gateway.state = state
+        await balancer.observe()
+        await balancer.apply([BUILT], 4)
+    assert [document.targets[0].build for document in gateway.pushed] == ["", "8f3a", ""]
+
+
+@pytest.mark.parametrize(("row", "build"), [({}, None), ({"build": ""}, ""), ({"build": "8f3a"}, "8f3a")])
+async def test_the_builds_that_a_gateway_holds_are_read(gateway, make, row, build):
+    target = {"id": "a", "address": "h:1", "state": "healthy", "in_flight": 0, "reason": ""}
+    gateway.state = {"targets": [target | row]}
+    view = await make().observe()
+    assert view.targets[0].build == build
+
+
+async def test_a_target_that_is_taken_out_keeps_its_build(gateway, make):
+    target = {
+        "id": "a",
+        "address": "127.0.0.1:8001",
+        "phase": "active",
+        "weight": 100,
+        "drain_deadline": None,
+    }
+    gateway.state = READS_BOTH | {
+        "targets": [target | {"state": "healthy", "in_flight": 0, "reason": "", "build": "8f3a"}]
+    }
+    balancer = make()
+    await balancer.observe()
+    await balancer.detach([replace(BUILT, build="", phase=TargetPhase.DRAINING, drain_deadline=9.0)], 5)
+    (pushed,) = gateway.pushed
+    assert pushed.targets == (replace(BUILT, phase=TargetPhase.DRAINING, drain_deadline=9.0),)
 
 
 async def test_an_equal_set_costs_nothing(gateway, make):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.balancers.targets import TargetsError, TargetSet, encode, parse, write_atomic
+from cloud.balancers.targets import WITHOUT_BUILDS, TargetsError, TargetSet, encode, parse, write_atomic
 from policies.model import TargetPhase, TargetSpec
 
 ids = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=20)
@@ -17,20 +17,33 @@ times = st.floats(min_value=0, max_value=4e9)
 addresses = st.builds(
     "{}:{}".format, st.sampled_from(["10.0.0.5", "node-1", "[fd00::5]"]), st.integers(1, 65535)
 )
-specs = st.builds(TargetSpec, id=ids, address=addresses, weight=st.integers(0, 65535)) | st.builds(
-    TargetSpec,
-    id=ids,
-    address=addresses,
-    phase=st.just(TargetPhase.DRAINING),
-    drain_deadline=st.none() | times,
-)
-documents = st.builds(
-    TargetSet,
-    generation=st.integers(0, 2**53),
-    pool=st.text(min_size=1, max_size=20),
-    written_at=times,
-    targets=st.lists(specs, max_size=8, unique_by=lambda spec: spec.id).map(tuple),
-)
+builds = st.just("") | ids
+
+
+def specs(build):
+    active = st.builds(TargetSpec, id=ids, address=addresses, weight=st.integers(0, 65535), build=build)
+    return active | st.builds(
+        TargetSpec,
+        id=ids,
+        address=addresses,
+        phase=st.just(TargetPhase.DRAINING),
+        drain_deadline=st.none() | times,
+        build=build,
+    )
+
+
+def documents_of(schema, build):
+    return st.builds(
+        TargetSet,
+        generation=st.integers(0, 2**53),
+        pool=st.text(min_size=1, max_size=20),
+        written_at=times,
+        targets=st.lists(specs(build), max_size=8, unique_by=lambda spec: spec.id).map(tuple),
+        schema=st.just(schema),
+    )
+
+
+documents = documents_of("targets/2", builds) | documents_of("targets/1", st.just(""))
 
 
 @given(documents)
@@ -45,20 +58,59 @@ def good():
         "phase": "active",
         "weight": 100,
         "drain_deadline": None,
+        "build": "8f3a",
     }
-    return {"schema": "targets/1", "generation": 7, "pool": "chat", "written_at": 1.5, "targets": [target]}
+    return {"schema": "targets/2", "generation": 7, "pool": "chat", "written_at": 1.5, "targets": [target]}
 
 
 def test_the_documented_form_is_read():
     document = parse(json.dumps(good()).encode())
-    assert document.targets == (TargetSpec(id="i-1", address="10.0.0.5:8000"),)
+    assert document.targets == (TargetSpec(id="i-1", address="10.0.0.5:8000", build="8f3a"),)
     assert (document.generation, document.pool, document.written_at) == (7, "chat", 1.5)
+
+
+def old():
+    body = good() | {"schema": "targets/1"}
+    del body["targets"][0]["build"]
+    return body
+
+
+def test_the_form_before_is_read_and_says_of_no_target_what_it_runs():
+    document = parse(json.dumps(old()).encode())
+    assert document.targets == (TargetSpec(id="i-1", address="10.0.0.5:8000"),)
+    assert document.schema == WITHOUT_BUILDS
+
+
+def test_the_form_before_is_written_as_the_version_before_reads_it():
+    document = parse(json.dumps(old()).encode())
+    assert json.loads(encode(document)) == old()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (old() | {"schema": "targets/2"}, r"targets\[0\]: missing build"),
+        (good() | {"schema": "targets/1"}, r"targets\[0\]: unknown build"),
+    ],
+    ids=["none in 2", "one in 1"],
+)
+def test_each_form_has_its_own_keys_and_no_others(body, says):
+    with pytest.raises(TargetsError, match=says):
+        parse(json.dumps(body).encode())
+
+
+def test_a_build_that_the_form_cannot_say_is_not_dropped():
+    spec = TargetSpec(id="a", address="10.0.0.5:8000", build="8f3a")
+    document = TargetSet(generation=1, pool="p", written_at=1.0, targets=(spec,), schema=WITHOUT_BUILDS)
+    with pytest.raises(TargetsError, match=r"targets\[0\].build: '8f3a': 'targets/1' has none"):
+        encode(document)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("schema", "targets/2", "schema: 'targets/2': this version reads 'targets/1' only"),
+        ("schema", "targets/3", "schema: 'targets/3': this version reads 'targets/1' and 'targets/2'"),
+        ("schema", ["targets/2"], "schema: "),
         ("generation", -1, "generation: -1: expected a whole number"),
         ("generation", 1.5, "generation: 1.5"),
         ("generation", True, "generation: True"),
@@ -93,6 +145,12 @@ def test_a_wrong_field_is_named(field, value, says):
         ("weight", 1.0, "weight: 1.0"),
         ("drain_deadline", 5.0, "only a draining target has one"),
         ("drain_deadline", "soon", "drain_deadline: 'soon'"),
+        ("build", None, "build: None: expected up to 128 printable"),
+        ("build", 5, "build: 5"),
+        ("build", "a b", "build: 'a b'"),
+        ("build", "x" * 129, "build: 'xxx"),
+        ("build", "a\n", "build: 'a"),
+        ("build", ["a"], "expected plain values only"),
     ],
 )
 def test_a_wrong_field_of_a_target_is_named_with_its_place(field, value, says):

@@ -76,7 +76,7 @@ class World:
     ) -> LaunchRequest:
         """A request that the provider can meet."""
         placement = next(o.placement for o in await self.sold() if o.placement.market is market)
-        command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0)
+        command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0, build="b")
         return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
 
     async def listed(self, pool: str) -> tuple[Instance, ...]:

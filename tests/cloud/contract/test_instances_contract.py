@@ -26,6 +26,15 @@ async def test_a_launch_is_listed_with_what_it_asked_for(cloud_world):
     assert int(port) > 0
 
 
+async def test_two_launches_of_the_same_run_the_same(cloud_world):
+    """Whether the cloud goes by our command or by a template of its own: what was the same stays so."""
+    first, second = [
+        await cloud_world.instances.launch(await cloud_world.request(name)) for name in ("t-1", "t-2")
+    ]
+    listed = {i.id: i.build for i in await cloud_world.listed("pool")}
+    assert listed[first.id] == listed[second.id] != ""
+
+
 async def test_the_same_token_gives_the_same_instance(cloud_world):
     request = await cloud_world.request("t-1")
     first = await cloud_world.instances.launch(request)

@@ -177,8 +177,10 @@ async def test_a_file_of_the_version_before_still_counts(upstreams, gateways, as
     assert (await ask(running)).headers["X-Orchestrator-Node"] == "two"
 
 
-async def test_an_acknowledged_set_is_pushed_as_versions_before_read_it(upstreams, gateways, daemon):
-    """The daemon is upgraded first: what it pushes has no checksum, which an older gateway would refuse."""
+async def test_a_set_is_pushed_as_every_version_reads_it_until_the_gateway_says_more(
+    upstreams, gateways, daemon
+):
+    """The daemon is upgraded first: an older gateway would refuse a checksum, and a key it does not know."""
     node = await upstreams("node")
     await gateways(pool="chat")
     pushed = []
@@ -189,8 +191,12 @@ async def test_an_acknowledged_set_is_pushed_as_versions_before_read_it(upstream
         return await call(method, path, data)
 
     daemon._call = spy
-    await daemon.apply([node.spec()], 7)
-    assert pushed[0].startswith(b'{"schema":"targets/1","generation":7,')
+    await daemon.apply([node.spec(build="8f3a")], 7)
+    assert pushed[-1].startswith(b'{"schema":"targets/1","generation":7,')
+    await daemon.observe()
+    await daemon.apply([node.spec(build="8f3a")], 8)
+    assert pushed[-1].startswith(b'{"schema":"targets/2","generation":8,')
+    assert (await daemon.observe()).targets[0].build == "8f3a"
 
 
 def test_a_file_that_follows_the_push_is_no_fault_unless_it_stays_behind(tmp_path):
