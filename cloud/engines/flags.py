@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from cloud.ports import EngineSpec
 
+ID_SWITCHES = ("--enable-scale-out", "--enable-tokenizer-info-endpoint")
+"""vLLM's switches for the routes that speak token ids, and for the one that names the special ones."""
+
 
 def _name(word: str) -> str:
     """The flag of a word, in the spelling with dashes; empty when it is a value."""
@@ -36,6 +39,19 @@ def with_defaults(args: Sequence[str], defaults: Sequence[tuple[str, str]]) -> t
     """Our flags that the user does not give, then the user's words as they are."""
     ours = [word for flag, value in defaults if not has_flag(args, flag) for word in (flag, value)]
     return (*ours, *args)
+
+
+def with_switches(args: Sequence[str], switches: Sequence[str]) -> tuple[str, ...]:
+    """Our switches that the user does not give, then the user's words.
+
+    ``--no-...`` keeps ours away and is left out itself: it is the default, and an engine that does not know
+    the switch does not know that either.
+    """
+    names = [_name(word) for word in args]
+    refused = {f"--no-{switch.removeprefix('--')}": switch for switch in switches}
+    denied = {refused[name] for name in names if name in refused}
+    ours = (switch for switch in switches if switch not in denied and switch not in names)
+    return (*ours, *(word for word, name in zip(args, names, strict=True) if name not in refused))
 
 
 def seconds(text: str | None, default: float) -> float:

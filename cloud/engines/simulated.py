@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 
-from cloud.engines.flags import drain_seconds, with_defaults
+from cloud.engines.flags import ID_SWITCHES, drain_seconds, with_defaults, with_switches
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.ports import Clock, EngineCommand, EngineSpec
 
@@ -56,9 +56,10 @@ class SimulatedEngine(OpenAiProbe):
             ("--max-num-seqs", str(self._max_num_seqs)),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
+        args = with_defaults(with_switches(spec.args, ID_SWITCHES), defaults)
         python = spec.executable or sys.executable
         return EngineCommand(
-            argv=(python, "-m", _SERVER, "--model", spec.model, *with_defaults(spec.args, defaults)),
+            argv=(python, "-m", _SERVER, "--model", spec.model, *args),
             env=dict(spec.env),
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from cloud.engines.flags import drain_seconds, with_defaults
+from cloud.engines.flags import ID_SWITCHES, drain_seconds, with_defaults, with_switches
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.ports import EngineCommand, EngineSpec
 
@@ -23,7 +23,8 @@ class VllmEngine(OpenAiProbe):
         """``vllm serve MODEL`` with our flags where the user gives none, then the user's.
 
         ``--shutdown-timeout`` is ours: without it a SIGTERM leaves streams hanging in silence. The group is
-        killed only after vLLM had that time and the time to take its processes down.
+        killed only after vLLM had that time and the time to take its processes down. So are the switches that
+        let a gateway continue a stream elsewhere from its token ids.
         """
         defaults = (
             ("--served-model-name", spec.served_name),
@@ -31,8 +32,9 @@ class VllmEngine(OpenAiProbe):
             ("--port", "{port}"),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
+        args = with_defaults(with_switches(spec.args, ID_SWITCHES), defaults)
         return EngineCommand(
-            argv=(spec.executable or "vllm", "serve", spec.model, *with_defaults(spec.args, defaults)),
+            argv=(spec.executable or "vllm", "serve", spec.model, *args),
             env=dict(spec.env),
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,

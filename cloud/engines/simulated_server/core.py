@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloud.engines.simulated_server.metrics import Metrics
-from cloud.engines.simulated_server.tokens import END_OF_TEXT, Sequencer
+from cloud.engines.simulated_server.model import Sequencer
+from cloud.engines.simulated_server.tokens import END_OF_TEXT
 from cloud.ports import Clock
 
+_VARIANT = 1 << 40  # between the seeds of two variants of the model
 _LATE_RESET = 1.0  # s behind after which the time is lost, not caught up (a stopped process, a sleeping host)
 
 
@@ -35,28 +37,38 @@ class CoreSettings:
 
 
 class Generation:
-    """One request inside the engine: what it produced and nobody has read yet."""
+    """One output inside the engine: what it produced and nobody has read yet.
+
+    `wake` is set whenever there is something to take; the outputs of one request can share it.
+    """
 
     __slots__ = (
         "_error",
         "_finish",
         "_pending",
         "_sequencer",
-        "_wake",
         "arrived",
         "first_at",
         "last_at",
         "left",
         "prompt_length",
         "started",
+        "wake",
     )
 
-    def __init__(self, sequencer: Sequencer, prompt_length: int, max_tokens: int, arrived: float) -> None:
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        prompt_length: int,
+        max_tokens: int,
+        arrived: float,
+        wake: asyncio.Event | None = None,
+    ) -> None:
         self._sequencer = sequencer
         self._pending: list[int] = []
         self._finish: str | None = None
         self._error: Exception | None = None
-        self._wake = asyncio.Event()
+        self.wake = wake or asyncio.Event()
         self.prompt_length = prompt_length
         self.arrived = arrived
         self.first_at = arrived
@@ -81,26 +93,30 @@ class Generation:
                 self._finish = "stop"
             elif self.left <= 0:
                 self._finish = "length"
-        self._wake.set()
+        self.wake.set()
         return made
 
     def end(self, reason: str) -> None:
         """End it from outside."""
         self._finish = reason
-        self._wake.set()
+        self.wake.set()
 
     def fail(self, error: Exception) -> None:
         """Make the reader see an error."""
         self._error = error
-        self._wake.set()
+        self.wake.set()
 
     async def read(self) -> tuple[Sequence[int], str | None]:
         """Wait for new tokens; return them and, with the last of them, the reason of the end.
 
         Raises EngineDead.
         """
-        await self._wake.wait()
-        self._wake.clear()
+        await self.wake.wait()
+        self.wake.clear()
+        return self.take()
+
+    def take(self) -> tuple[Sequence[int], str | None]:
+        """What is new now, possibly nothing, and the reason of the end once it ended. Raises EngineDead."""
         if self._error is not None:
             raise self._error
         tokens, self._pending = self._pending, []
@@ -128,14 +144,31 @@ class Core:
         return len(self._running) + len(self._waiting)
 
     def submit(
-        self, prompt: Sequence[int], max_tokens: int, *, seed: int | None, ignore_eos: bool
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        *,
+        seed: int | None,
+        ignore_eos: bool,
+        variant: int = 0,
+        grammar: str = "",
+        wake: asyncio.Event | None = None,
     ) -> Generation:
-        """Take a request; it runs as soon as a slot is free. Raises EngineDead."""
+        """Take a request for one output; it runs as soon as a slot is free. Raises EngineDead.
+
+        `variant` 0 is the model itself; other numbers say other things.
+        """
         if self.dead:
             raise EngineDead
         model = self.settings.seed if seed is None else self.settings.seed * 1_000_003 + seed + 1
-        sequencer = Sequencer(prompt, model, 0 if ignore_eos else self.settings.mean_length)
-        generation = Generation(sequencer, len(prompt), max_tokens, self._clock.now())
+        sequencer = Sequencer(
+            prompt,
+            model + variant * _VARIANT,
+            self.settings.mean_length,
+            endless=ignore_eos,
+            grammar=grammar,
+        )
+        generation = Generation(sequencer, len(prompt), max_tokens, self._clock.now(), wake)
         self._waiting.append(generation)
         if self._thawed.is_set():
             self._admit(generation.arrived)
@@ -143,11 +176,17 @@ class Core:
         self._work.set()
         return generation
 
-    def turn_away(self, prompt: Sequence[int]) -> Generation:
+    def turn_away(self, prompt: Sequence[int], wake: asyncio.Event | None = None) -> Generation:
         """A request that ends at once with nothing, as an engine that drains answers. Touches no counter."""
-        generation = Generation(Sequencer((), 0), len(prompt), 1, self._clock.now())
+        generation = Generation(Sequencer((), 0), len(prompt), 1, self._clock.now(), wake)
         generation.end("abort")
         return generation
+
+    def abort(self, generation: Generation) -> None:
+        """End a request from outside: its reader gets what there is and the reason "abort"."""
+        if generation.finish is None:
+            generation.end("abort")
+            self.drop(generation)
 
     def drop(self, generation: Generation) -> None:
         """Free the slot of a request whose client went away. Idempotent."""

@@ -27,6 +27,13 @@ _count = _number(int, 0, "a whole number from 0 on")
 _positive = _number(int, 1, "a whole number from 1 on")
 
 
+def _adapter(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, path
+
+
 def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line. Exits with code 2 and one line on a mistake."""
     parser = argparse.ArgumentParser(
@@ -57,6 +64,12 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="what new requests get while it drains: 200 with an empty aborted text, or 500, or (by-prompt, "
         "as vLLM does) 500 for text and an aborted 200 for token ids",
     )
+    add("--lora-modules", nargs="+", type=_adapter, default=[], help="adapters, NAME=PATH each")
+    add("--enable-auto-tool-choice", action="store_true", help="let the model call tools; needs a parser")
+    add("--tool-call-parser", default="", help="any name: finds the calls of tools in texts")
+    add("--reasoning-parser", default="", help="any name: tells reasoning from the rest of texts")
+    add("--enable-scale-out", action="store_true", help="offer render, generate and derender; else 403")
+    add("--enable-tokenizer-info-endpoint", action="store_true", help="offer /tokenizer_info; else 404")
     add("--faults", action="store_true", help="offer POST /faults/... (tests only)")
     options = parser.parse_args(argv)
     options.served_model_name = options.served_model_name or options.model

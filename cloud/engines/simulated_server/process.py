@@ -65,13 +65,19 @@ class Server:
                 api_key=options.api_key,
                 max_num_queued_reqs=options.max_num_queued_reqs,
                 drain_answer=options.drain_answer,
+                adapters=tuple(options.lora_modules),
+                auto_tools=options.enable_auto_tool_choice and bool(options.tool_call_parser),
+                reasoning=bool(options.reasoning_parser),
+                scale_out=options.enable_scale_out,
+                tokenizer_info=options.enable_tokenizer_info_endpoint,
                 faults=options.faults,
             ),
         )
+        self._inference = self._api.inference
         self._stop = asyncio.Event()
         self._crashed = asyncio.Event()
         self._quiet = asyncio.Event()
-        self._api.on_quiet = self._quiet.set
+        self._inference.on_quiet = self._quiet.set
         self._api.on_crash = self._crashed.set
 
     async def serve(self, bound: socket.socket) -> int:
@@ -121,15 +127,15 @@ class Server:
             await self._answered(_FLUSH)
 
     async def _drain(self, budget: float) -> None:
-        say(f"draining for at most {budget:g} s, {self._api.answering} requests in flight")
-        self._api.draining = True
+        say(f"draining for at most {budget:g} s, {self._inference.answering} requests in flight")
+        self._inference.draining = True
         if not await self._answered(budget):
             say("drain time is over: killing the engine")
             self._core.kill()
             await self._answered(_FLUSH)
 
     async def _close_and_hang(self, runner: web.AppRunner, site: web.SockSite) -> None:
-        say(f"closing, {self._api.answering} requests in flight")
+        say(f"closing, {self._inference.answering} requests in flight")
         self._core.freeze()  # no request ends: what a plain SIGTERM does to vLLM
         await site.stop()
         if runner.server is not None:
@@ -140,7 +146,7 @@ class Server:
         """Wait until no inference request is in flight; False when the budget (s) ends first."""
         try:
             async with asyncio.timeout(budget):
-                while self._api.answering > 0:
+                while self._inference.answering > 0:
                     self._quiet.clear()
                     await self._quiet.wait()
         except TimeoutError:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from cloud.engines.simulated_server.parser import Parsing
+from cloud.engines.simulated_server.schema import Unknown, call_tag, forced_text, text_of
 from cloud.engines.simulated_server.tokens import VOCABULARY_SIZE, chat_prompt, encode
 
-_COMPLETION_MAX_TOKENS = 16  # vLLM's default for /v1/completions; chat gets the rest of the context
+_COMPLETION_MAX_TOKENS = 16  # vLLM's default for /v1/completions; all others get the rest of the context
+_MAX_OUTPUTS = 128  # of one request
+_NO_AUTO_TOOLS = "tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set"
 
 
 class BadRequest(Exception):
@@ -23,55 +27,167 @@ class BadRequest(Exception):
         self.kind = kind or "BadRequestError"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRequest:
-    """One checked request for text. `prompt` is token ids, which the client gave himself with `by_ids`;
-    `max_tokens` fits into the context.
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a server offers. `models`: the served name and then its adapters; `auto_tools` and `reasoning`:
+    it has the parsers for them.
     """
 
-    chat: bool
-    prompt: tuple[int, ...]
+    models: tuple[str, ...]
+    max_model_len: int
+    auto_tools: bool = False
+    reasoning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """One checked request for text: `n` outputs for each of the prompts, which are token ids, given as such
+    by the client with `by_ids`. `max_tokens` fits into the context. `logprobs` is the number of
+    alternatives wanted, None for no log probabilities. `structured` is what vLLM calls structured outputs.
+    """
+
+    model: str
+    prompts: tuple[tuple[int, ...], ...]
     by_ids: bool
     max_tokens: int
-    stream: bool
-    include_usage: bool
-    return_token_ids: bool
-    ignore_eos: bool
-    seed: int | None
-    stops: tuple[str, ...]
+    n: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    return_token_ids: bool = False
+    ignore_eos: bool = False
+    seed: int | None = None
+    stops: tuple[str, ...] = ()
+    logprobs: int | None = None
+    structured: Mapping[str, Any] | None = None
+    parsing: Parsing = field(default_factory=Parsing)
+
+    @property
+    def grammar(self) -> str:
+        """The text that the structured output forces; empty for none."""
+        return forced_text(self.structured) if self.structured else ""
 
 
-def parse(body: bytes, *, chat: bool, model_name: str, max_model_len: int) -> InferenceRequest:
-    """Read a body of /v1/completions or, with `chat`, /v1/chat/completions. Raises BadRequest."""
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body. Raises BadRequest."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"JSON decode error: {error}", param="body", kind="Bad Request") from None
     if not isinstance(data, dict):
         raise BadRequest("the body is not a JSON object", param="body", kind="Bad Request")
+    return data
+
+
+def model_of(data: Mapping[str, Any], offer: Offer) -> str:
+    """The model that is asked for; the first without one. Raises BadRequest (404) for an unknown one."""
     model = data.get("model")
-    if model not in (None, model_name):
-        message = f"The model `{model}` does not exist. Valid aliases: {model_name}."
+    if model is None:
+        return offer.models[0]
+    if model not in offer.models:
+        message = f"The model `{model}` does not exist. Valid aliases: {', '.join(offer.models)}."
         raise BadRequest(message, param="model", status=404, kind="NotFoundError")
-    if _whole(data, "n", 1) != 1:
-        raise BadRequest("the simulated engine gives one answer per request: n must be 1", param="n")
-    prompt, by_ids = (_messages(data), False) if chat else _prompt(data)
-    options = data.get("stream_options")
-    return InferenceRequest(
-        chat=chat,
-        prompt=prompt,
+    return str(model)
+
+
+def parse_completion(data: Mapping[str, Any], offer: Offer) -> InferenceRequest:
+    """Read a body of /v1/completions. Raises BadRequest."""
+    model = model_of(data, offer)
+    prompts, by_ids = _prompts(data)
+    return _request(
+        data,
+        offer,
+        model=model,
+        prompts=prompts,
         by_ids=by_ids,
-        max_tokens=_max_tokens(data, chat, len(prompt), max_model_len),
+        asked=("max_tokens", _COMPLETION_MAX_TOKENS),
+        logprobs=None if data.get("logprobs") is None else whole(data, "logprobs", 0),
+        structured=_structured(data),
+    )
+
+
+def parse_chat(data: Mapping[str, Any], offer: Offer) -> InferenceRequest:
+    """Read a body of /v1/chat/completions. Raises BadRequest."""
+    model = model_of(data, offer)
+    key = "max_tokens" if data.get("max_completion_tokens") is None else "max_completion_tokens"
+    parsing, structured = chat_parsing(data, offer)
+    return _request(
+        data,
+        offer,
+        model=model,
+        prompts=(conversation(data),),
+        by_ids=False,
+        asked=(key, None),
+        logprobs=whole(data, "top_logprobs", 0) if data.get("logprobs") else None,
+        structured=structured or _structured(data),
+        parsing=parsing,
+    )
+
+
+def parse_tokens(data: Mapping[str, Any], offer: Offer) -> InferenceRequest:
+    """Read a body of /inference/v1/generate. Raises BadRequest."""
+    model = model_of(data, offer)
+    parameters = data.get("sampling_params")
+    if not isinstance(parameters, dict):
+        raise BadRequest("sampling_params: field required", param="body.sampling_params", kind="Bad Request")
+    prompt = token_ids(data, "token_ids")
+    if not prompt:
+        raise BadRequest("token_ids must not be empty", param="body.token_ids", kind="Bad Request")
+    return _request(
+        {**parameters, **{key: data.get(key) for key in ("stream", "stream_options", "return_token_ids")}},
+        offer,
+        model=model,
+        prompts=(prompt,),
+        by_ids=True,
+        asked=("max_tokens", None),
+        logprobs=None if parameters.get("logprobs") is None else whole(parameters, "logprobs", 0),
+        structured=_structured(parameters),
+    )
+
+
+def _request(
+    data: Mapping[str, Any],
+    offer: Offer,
+    *,
+    model: str,
+    prompts: tuple[tuple[int, ...], ...],
+    by_ids: bool,
+    asked: tuple[str, int | None],
+    logprobs: int | None,
+    structured: Mapping[str, Any] | None,
+    parsing: Parsing | None = None,
+) -> InferenceRequest:
+    """What all routes have in common. `asked`: the field of the most tokens and its default (None: what is
+    left).
+    """
+    n = whole(data, "n", 1)
+    if not 1 <= n * len(prompts) <= _MAX_OUTPUTS:
+        raise BadRequest(f"n must be from 1 to {_MAX_OUTPUTS // len(prompts)}, got {n}.", param="n")
+    options = data.get("stream_options")
+    request = InferenceRequest(
+        model=model,
+        prompts=prompts,
+        by_ids=by_ids,
+        max_tokens=_max_tokens(data, *asked, max(map(len, prompts)), offer.max_model_len),
+        n=n,
         stream=bool(data.get("stream")),
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
         return_token_ids=bool(data.get("return_token_ids")),
         ignore_eos=bool(data.get("ignore_eos")),
-        seed=None if data.get("seed") is None else _whole(data, "seed", 0),
+        seed=None if data.get("seed") is None else whole(data, "seed", 0),
         stops=_stops(data),
+        logprobs=logprobs,
+        structured=structured,
+        parsing=parsing or Parsing(),
     )
+    try:
+        _ = request.grammar
+    except Unknown as error:
+        raise BadRequest(str(error), param="structured_outputs") from None
+    return request
 
 
-def _whole(data: Mapping[str, Any], key: str, default: int) -> int:
+def whole(data: Mapping[str, Any], key: str, default: int) -> int:
+    """A field that is a whole number. Raises BadRequest."""
     value = data.get(key)
     if value is None:
         return default
@@ -80,7 +196,9 @@ def _whole(data: Mapping[str, Any], key: str, default: int) -> int:
     return value
 
 
-def _max_tokens(data: Mapping[str, Any], chat: bool, prompt_length: int, max_model_len: int) -> int:
+def _max_tokens(
+    data: Mapping[str, Any], key: str, default: int | None, prompt_length: int, max_model_len: int
+) -> int:
     left = max_model_len - prompt_length
     if left < 1:
         message = (
@@ -88,8 +206,7 @@ def _max_tokens(data: Mapping[str, Any], chat: bool, prompt_length: int, max_mod
             f"{prompt_length} tokens and leaves no room for output."
         )
         raise BadRequest(message, param="input_tokens")
-    key = "max_completion_tokens" if chat and data.get("max_completion_tokens") is not None else "max_tokens"
-    asked = _whole(data, key, left if chat else _COMPLETION_MAX_TOKENS)
+    asked = whole(data, key, left if default is None else default)
     if asked < 1:
         raise BadRequest(f"{key} must be at least 1, got {asked}.", param=key)
     if asked > max_model_len:
@@ -106,32 +223,63 @@ def _stops(data: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _prompt(data: Mapping[str, Any]) -> tuple[tuple[int, ...], bool]:
-    """The prompt of a completion, and whether it came as token ids; it may be the only entry of a list."""
+def _structured(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Structured outputs, as such or as a response format."""
+    wanted = data.get("structured_outputs")
+    if isinstance(wanted, dict):
+        return {key: value for key, value in wanted.items() if value is not None} or None
+    wanted = data.get("response_format")
+    if isinstance(wanted, dict) and wanted.get("type") == "json_object":
+        return {"json_object": True}
+    if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
+        return {"json": (wanted.get("json_schema") or {}).get("schema") or {}}
+    return None
+
+
+def token_ids(data: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """A field that is a list of known token ids; empty where it is missing. Raises BadRequest."""
+    ids = data.get(key) or []
+    if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
+        raise BadRequest(f"{key} must be a list of token ids", param=key)
+    return _known(ids)
+
+
+def _known(ids: list[int]) -> tuple[int, ...]:
+    for token in ids:
+        if not 0 <= token < VOCABULARY_SIZE:
+            raise BadRequest(f"Token id {token} is out of vocabulary")
+    return tuple(ids)
+
+
+def _prompts(data: Mapping[str, Any]) -> tuple[tuple[tuple[int, ...], ...], bool]:
+    """The prompts of a completion, and whether they came as token ids."""
     prompt = data.get("prompt")
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
-        prompt = prompt[0]
     if not prompt:
         message = "Either prompt or prompt_embeds must be provided and non-empty."
         raise BadRequest(message, param="prompt")
-    if isinstance(prompt, str):
-        return encode(prompt), False
-    if isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
-        for token in prompt:
-            if not 0 <= token < VOCABULARY_SIZE:
-                raise BadRequest(f"Token id {token} is out of vocabulary")
-        return tuple(prompt), True
-    raise BadRequest("prompt must be one text or one list of token ids", param="prompt")
+    several = isinstance(prompt, list) and isinstance(prompt[0], (str, list))
+    prompts = prompt if several else [prompt]
+    if all(isinstance(one, str) and one for one in prompts):
+        return tuple(encode(one) for one in prompts), False
+    if all(isinstance(one, list) and one and all(isinstance(token, int) for token in one) for one in prompts):
+        return tuple(_known(one) for one in prompts), True
+    raise BadRequest("prompt must be a text, a list of token ids, or a list of either", param="prompt")
 
 
-def _messages(data: Mapping[str, Any]) -> tuple[int, ...]:
+def conversation(data: Mapping[str, Any]) -> tuple[int, ...]:
+    """The prompt that a chat's messages and tools become. Raises BadRequest."""
     messages = data.get("messages")
     if not isinstance(messages, list):
         raise BadRequest("messages: field required", param="body.messages", kind="Bad Request")
     if not messages:
         message = "Cannot apply chat template to an empty conversation. Provide at least one message."
         raise BadRequest(message)
-    return chat_prompt([_message(message) for message in messages])
+    tools = data.get("tools")
+    return chat_prompt(
+        [_message(message) for message in messages],
+        orjson.dumps(tools).decode() if tools else "",
+        speak=data.get("add_generation_prompt") is not False,
+    )
 
 
 def _message(message: object) -> tuple[str, str]:
@@ -140,4 +288,36 @@ def _message(message: object) -> tuple[str, str]:
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return message["role"], content if isinstance(content, str) else ""
+    text = content if isinstance(content, str) else ""
+    if message.get("tool_calls"):
+        text += orjson.dumps(message["tool_calls"]).decode()
+    return message["role"], text
+
+
+def chat_parsing(data: Mapping[str, Any], offer: Offer) -> tuple[Parsing, Mapping[str, Any] | None]:
+    """What to look for in a chat's output, and the structured output that its tool choice means, if any."""
+    tools, choice = data.get("tools"), data.get("tool_choice")
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise BadRequest("When using `tool_choice`, `tools` must be set.", param="tool_choice")
+        return Parsing(offer.reasoning), None
+    try:
+        functions = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    except (TypeError, KeyError):
+        raise BadRequest("every tool needs a function with a name", param="tools") from None
+    if choice == "none":
+        return Parsing(offer.reasoning), None
+    if choice in (None, "auto"):
+        if not offer.auto_tools:
+            raise BadRequest(f'"auto" {_NO_AUTO_TOOLS}')
+        return Parsing(offer.reasoning, tools=True), None
+    named = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
+    if not offer.auto_tools:
+        wanted = f'function "{named}"' if named else f'"{choice}"'
+        raise BadRequest(f"tool_choice={wanted} requires --tool-call-parser to be set")
+    if choice != "required" and named not in functions:
+        raise BadRequest("The tool specified in `tool_choice` does not match any of the specified `tools`")
+    tags = [call_tag(name, functions[name]) for name in ([named] if named else functions)]
+    return Parsing(offer.reasoning, tools=True, named=bool(named)), {
+        "structural_tag": text_of({"tags": tags})
+    }

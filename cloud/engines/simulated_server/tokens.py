@@ -1,26 +1,20 @@
-"""The language model of the simulated engine: a tokenizer and a next-token function, both pure.
+"""The tokenizer of the simulated engine: ids to bytes and text, and back. All of it is pure.
 
-The next token depends on the whole sequence before it and on a seed, on nothing else. So a text that was cut
-and goes on from its token ids, on the same server or another, continues with the same tokens.
+Ids: 0 ends a text, 1-255 are single bytes, 256-65791 pairs of bytes, from 65792 on words with a leading
+blank, and last the marks. Prompts become pairs and bytes (about half a token per letter); generated text is
+words, with now and then a two-byte letter split over two tokens, since real tokenizers do that too.
 
-Ids: 0-255 are single bytes, 256-65791 pairs of bytes, and from 65792 on words with a leading blank. Prompts
-become pairs and bytes (about half a token per letter); generated text is words, with now and then a
-two-byte letter split over two tokens, since real tokenizers do that too.
+`END_OF_TEXT` and the mark `START` are special: a text does not show them, unless who decodes wants them. The
+other marks (`THINK`, `CALL` and their ends) are text to whoever has no parser for them.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
 _FIRST_PAIR = 256
-_FIRST_WORD = _FIRST_PAIR + 256 * 256
-_LEAD_BYTE = 0xC3  # of the two-byte letters U+00C0 to U+00FF
-_FIRST_TAIL_BYTE = 0xA0
-_TAIL_BYTES = 31
-_SPLIT_LETTER_ONE_IN = 24
 
 _TEXT = """
 a about after again air all along also always am an and answer any are around as ask at away back be
@@ -45,24 +39,29 @@ us use usual very voice vowel walk want war warm was watch water way we week wei
 what wheel when where which while white who whole why will wind with wonder wood word work world would
 write year yes you young your
 """
-_WORDS = tuple(_TEXT.split())
-
-VOCABULARY_SIZE = _FIRST_WORD + len(_WORDS)
-"""Ids at or above this number are unknown."""
+WORDS = tuple(f" {word}" for word in _TEXT.split())
+_WORD_BYTES = tuple(word.encode("ascii") for word in WORDS)
+FIRST_WORD = _FIRST_PAIR + 256 * 256
+"""The id of the first of `WORDS`."""
 
 END_OF_TEXT = 0
-"""The id that ends a text; it decodes to nothing."""
+"""The special id that ends a text."""
+START = FIRST_WORD + len(WORDS)
+"""The special id that begins a turn of a conversation."""
+THINK, THINK_END, CALL, CALL_END = range(START + 1, START + 5)
+VOCABULARY_SIZE = CALL_END + 1
+"""Ids at or above this number are unknown."""
 
-
-def _mix(value: int) -> int:
-    """Scramble 64 bits (the finaliser of splitmix64)."""
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
-    return value ^ (value >> 31)
+SPECIAL = {END_OF_TEXT: "<|end|>", START: "<|start|>"}
+"""How the special ids are written where they are shown."""
+ALL_SPECIAL = frozenset(SPECIAL)
+_MARKS = {THINK: "<think>", THINK_END: "</think>", CALL: "<tool_call>", CALL_END: "</tool_call>"}
+_MARK_IDS = {text: token for token, text in _MARKS.items()}
+_MARKED = re.compile("(" + "|".join(map(re.escape, _MARK_IDS)) + ")")
 
 
 def encode(text: str) -> tuple[int, ...]:
-    """Token ids of a prompt."""
+    """Token ids of a text; none of them is a mark, whatever the text says."""
     data = text.encode("utf-8", errors="replace")
     even = len(data) & ~1
     ids = [_FIRST_PAIR + (data[i] << 8) + data[i + 1] for i in range(0, even, 2)]
@@ -71,67 +70,66 @@ def encode(text: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def piece(token: int) -> bytes:
-    """The bytes that one id stands for."""
-    if token == END_OF_TEXT:
-        return b""
+def encode_marked(text: str) -> tuple[int, ...]:
+    """Token ids of a text that a model wrote: its marks of thoughts and calls become their ids."""
+    ids: list[int] = []
+    for part in _MARKED.split(text):
+        ids += (_MARK_IDS[part],) if part in _MARK_IDS else encode(part)
+    return tuple(ids)
+
+
+ASSISTANT = (START, *encode("assistant\n"))
+"""What a conversation ends with where the assistant is to speak."""
+
+
+def piece(token: int, hidden: Collection[int] = ALL_SPECIAL) -> bytes:
+    """The bytes that one id stands for; none for a hidden id."""
+    if token in SPECIAL:
+        return b"" if token in hidden else SPECIAL[token].encode()
     if token < _FIRST_PAIR:
         return bytes((token,))
-    if token < _FIRST_WORD:
+    if token < FIRST_WORD:
         return bytes(divmod(token - _FIRST_PAIR, 256))
-    return b" " + _WORDS[token - _FIRST_WORD].encode("ascii")
+    if token < START:
+        return _WORD_BYTES[token - FIRST_WORD]
+    return _MARKS[token].encode()
 
 
-def chat_prompt(messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
-    """Token ids of a conversation, (role, content) each, up to where the assistant speaks."""
-    turns = "".join(f"<|start|>{role}\n{content}<|end|>\n" for role, content in messages)
-    return encode(f"{turns}<|start|>assistant\n")
+def decode(tokens: Sequence[int], hidden: Collection[int] = ()) -> str:
+    """The text of some ids; bytes that are no text become replacement characters."""
+    return b"".join(piece(token, hidden) for token in tokens).decode("utf-8", errors="replace")
 
 
-class Sequencer:
-    """Produces the tokens that follow a prompt, one at a time.
+def chat_prompt(
+    messages: Sequence[tuple[str, str]], tools: str = "", *, speak: bool = True
+) -> tuple[int, ...]:
+    """Token ids of a conversation, (role, content) each, up to where the assistant speaks.
 
-    `mean_length` is the mean number of tokens before the text ends by itself; 0 means never.
+    `tools` is the description of the tools, if any; without `speak` the conversation ends with its last turn.
     """
-
-    __slots__ = ("_end_below", "_last", "_state")
-
-    def __init__(self, prompt: Sequence[int], seed: int, mean_length: int = 0) -> None:
-        self._state = _mix((seed & _MASK) ^ _GOLDEN)
-        self._last = -1
-        self._end_below = (_MASK // mean_length) if mean_length > 0 else 0
-        for token in prompt:
-            self._push(token)
-
-    def _push(self, token: int) -> None:
-        self._state = _mix((self._state + token * _GOLDEN + 1) & _MASK)
-        self._last = token
-
-    def next(self) -> int:
-        """The next token; `END_OF_TEXT` where the text ends by itself."""
-        draw = _mix(self._state ^ 0x5851F42D4C957F2D)
-        if self._last == _LEAD_BYTE:
-            token = _FIRST_TAIL_BYTE + draw % _TAIL_BYTES
-        elif self._end_below and _mix(draw) < self._end_below:
-            token = END_OF_TEXT
-        elif draw % _SPLIT_LETTER_ONE_IN == 0:
-            token = _LEAD_BYTE
-        else:
-            token = _FIRST_WORD + (draw >> 16) % len(_WORDS)
-        self._push(token)
-        return token
+    turns = [("system", f"# Tools\n{tools}"), *messages] if tools else messages
+    ids: list[int] = []
+    for role, content in turns:
+        ids += (START, *encode(f"{role}\n{content}"), END_OF_TEXT)
+    return (*ids, *(ASSISTANT if speak else ()))
 
 
 class TextStream:
     """Turns generated ids into text as they come: holds back half characters and half stop strings.
 
-    A text that starts in the middle of a character loses those bytes, as it does in vLLM.
+    A text that starts in the middle of a character loses those bytes, as it does in vLLM. `pending` are the
+    bytes of a character that has begun, as another stream left them; `hidden` the ids that are not shown.
     """
 
-    __slots__ = ("_decoder", "_held", "_hold", "_stops", "matched")
+    __slots__ = ("_decoder", "_held", "_hidden", "_hold", "_mid", "_stops", "matched")
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, stops: Sequence[str] = (), *, hidden: Collection[int] = ALL_SPECIAL, pending: bytes = b""
+    ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+        self._decoder.decode(pending)
+        self._mid = bool(pending)
+        self._hidden = hidden
         self._stops = tuple(stop for stop in stops if stop)
         self._hold = max((len(stop) for stop in self._stops), default=1) - 1
         self._held = ""
@@ -139,14 +137,20 @@ class TextStream:
 
     def feed(self, token: int) -> str:
         """Text that is certain once this id is known. `matched` is set when a stop string is complete."""
-        text = self._held + self._decoder.decode(piece(token))
+        if token >= FIRST_WORD and token < START and not self._mid:
+            text = WORDS[token - FIRST_WORD]
+        else:
+            text = self._decoder.decode(piece(token, self._hidden))
+            self._mid = bool(self._decoder.getstate()[0])
+        if not self._stops:
+            return text
+        text = self._held + text
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             at, self.matched = min(found)
             self._held = ""
             return text[:at]
-        cut = len(text) - self._hold if self._hold else len(text)
-        cut = max(cut, 0)
+        cut = max(len(text) - self._hold, 0)
         self._held = text[cut:]
         return text[:cut]
 
@@ -154,3 +158,8 @@ class TextStream:
         """What was held back, once no stop string can complete any more."""
         text, self._held = self._held, ""
         return text
+
+    @property
+    def pending(self) -> bytes:
+        """The bytes of a character that has begun and is not whole."""
+        return self._decoder.getstate()[0]

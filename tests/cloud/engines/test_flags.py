@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.engines.flags import flag_value, has_flag, seconds, with_defaults
+from cloud.engines.flags import flag_value, has_flag, seconds, with_defaults, with_switches
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,20 @@ def test_an_underscore_in_a_value_is_no_flag() -> None:
 def test_our_flags_stand_before_the_users_and_only_where_he_gives_none() -> None:
     ours = (("--host", "{host}"), ("--port", "{port}"))
     assert with_defaults(("--port=9", "-tp", "2"), ours) == ("--host", "{host}", "--port=9", "-tp", "2")
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        ((), ("--a", "--b-c")),
+        (("--x", "1"), ("--a", "--b-c", "--x", "1")),
+        (("--b_c",), ("--a", "--b_c")),
+        (("--no-a", "--x"), ("--b-c", "--x")),
+        (("--no_b_c", "--no-x", "--a"), ("--no-x", "--a")),
+    ],
+)
+def test_our_switches_can_be_given_and_refused(args: tuple[str, ...], found: tuple[str, ...]) -> None:
+    assert with_switches(args, ("--a", "--b-c")) == found
 
 
 @pytest.mark.parametrize(

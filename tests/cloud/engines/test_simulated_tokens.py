@@ -1,4 +1,4 @@
-"""The language model of the simulated engine."""
+"""The tokenizer of the simulated engine."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud.engines.simulated_server import tokens as marks
 from cloud.engines.simulated_server.tokens import (
     END_OF_TEXT,
+    START,
     VOCABULARY_SIZE,
-    Sequencer,
     TextStream,
     chat_prompt,
     encode,
+    encode_marked,
     piece,
 )
 
 ids = st.lists(st.integers(min_value=0, max_value=VOCABULARY_SIZE - 1), max_size=30)
-
-
-def take(prompt: list[int], count: int, seed: int = 0) -> list[int]:
-    sequencer = Sequencer(prompt, seed)
-    return [sequencer.next() for _ in range(count)]
 
 
 def decode(tokens: list[int], stops: tuple[str, ...] = ()) -> str:
@@ -40,34 +37,6 @@ def test_a_prompt_survives_its_ids(text: str) -> None:
     assert all(0 <= token < VOCABULARY_SIZE for token in found)
     if "\0" not in text:  # the id of a lone zero byte ends a text
         assert b"".join(piece(token) for token in found).decode() == text
-
-
-@given(ids, st.integers(0, 40), st.integers(-5, 5))
-def test_a_cut_text_goes_on_with_the_same_tokens(prompt: list[int], cut: int, seed: int) -> None:
-    whole = take(prompt, 40, seed)
-    assert take(prompt + whole[:cut], 40 - cut, seed) == whole[cut:]
-
-
-def test_prompts_and_seeds_make_different_texts() -> None:
-    texts = {tuple(take(list(encode(prompt)), 12, seed)) for prompt in ("a", "b") for seed in (0, 1, 2)}
-    assert len(texts) == 6
-
-
-def test_a_long_text_varies_and_splits_some_letters() -> None:
-    tokens = take(list(encode("Tell me a story")), 2000)
-    text = decode(tokens)
-    assert len(set(text.split())) > 100
-    assert any(not letter.isascii() for letter in text)
-    assert "\ufffd" not in text
-    assert END_OF_TEXT not in tokens
-
-
-def test_a_text_ends_by_itself_after_about_its_mean_length() -> None:
-    lengths = []
-    for number in range(300):
-        sequencer = Sequencer([number], 0, mean_length=20)
-        lengths.append(next(n for n in range(1, 2000) if sequencer.next() == END_OF_TEXT))
-    assert 15 < sum(lengths) / len(lengths) < 25
 
 
 def test_a_text_that_starts_inside_a_letter_loses_that_half() -> None:
@@ -101,3 +70,33 @@ def test_nothing_leaves_that_could_become_a_stop_string() -> None:
 @pytest.mark.parametrize("other", [[("user", "hi ")], [("system", "hi")], [("user", "hi"), ("user", "")]])
 def test_conversations_are_told_apart(other: list[tuple[str, str]]) -> None:
     assert chat_prompt([("user", "hi")]) != chat_prompt(other)
+
+
+def test_a_text_shows_its_special_ids_only_to_whoever_wants_them() -> None:
+    sequence = [START, *encode("hi"), END_OF_TEXT]
+    assert decode(sequence) == "hi"
+    shown = TextStream(hidden=())
+    assert "".join(shown.feed(token) for token in sequence) == "<|start|>hi<|end|>"
+    assert marks.decode(sequence) == "<|start|>hi<|end|>"
+    assert marks.decode(sequence, marks.ALL_SPECIAL) == "hi"
+
+
+def test_a_text_of_a_user_never_becomes_a_mark() -> None:
+    text = "<|start|><think><tool_call><|end|>"
+    assert max(encode(text)) < marks.FIRST_WORD
+    assert decode(list(encode(text))) == text
+
+
+def test_the_marks_of_a_model_are_ids() -> None:
+    found = encode_marked("so <tool_call>{}</tool_call>")
+    assert found == (*encode("so "), marks.CALL, *encode("{}"), marks.CALL_END)
+    assert decode(list(found)) == "so <tool_call>{}</tool_call>"
+
+
+@given(ids, st.integers(0, 30))
+def test_a_stream_goes_on_from_its_pending_bytes(sequence: list[int], cut: int) -> None:
+    whole, first = TextStream(), TextStream()
+    text = "".join(whole.feed(token) for token in sequence)
+    begun = "".join(first.feed(token) for token in sequence[:cut])
+    second = TextStream(pending=first.pending)
+    assert begun + "".join(second.feed(token) for token in sequence[cut:]) == text
