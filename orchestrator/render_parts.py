@@ -134,6 +134,12 @@ def _requests(node: NodeView) -> str:
     return "-" if node["in_flight"] is None else str(node["in_flight"])
 
 
+def _continues(node: NodeView) -> str:
+    """How answers that it began are finished elsewhere; a daemon of an older version does not say."""
+    said = node.get("continuation")
+    return "-" if said is None else said["way"]
+
+
 _COLUMNS: Final = (
     _Column("NODE", lambda node: node["id"], style=lambda node: "bold" if urgency(node)[0] < 3 else ""),
     _Column("MARKET", lambda node: node["market"]),
@@ -150,6 +156,7 @@ _COLUMNS: Final = (
         style=lambda node: _TARGET_STYLE.get(node["target"] or "", ""),
     ),
     _Column("CONDITIONS", lambda node: ",".join(node["conditions"]) or "-", rank=9),
+    _Column("CONTINUES", lambda node: _continues(node), rank=9),
     _Column("$/H", lambda node: _dollars(node["price"]), rank=9, right=True),
     _Column("ADDRESS", lambda node: node["address"] or "-", rank=9),
     _Column("TOKEN", lambda node: node["token"] or "-", rank=9),
@@ -264,6 +271,7 @@ def node_card(node: NodeView) -> list[RenderableType]:
         ("conditions", conditions),
         ("target", target),
         ("requests", load),
+        ("continues", _continues_in_words(node)),
         ("address", node["address"] or "not known yet"),
         (
             "launched",
@@ -274,6 +282,19 @@ def node_card(node: NodeView) -> list[RenderableType]:
         (clean(node["id"]), "bold"), "  ", (node["phase"].upper(), _PHASE_STYLE.get(node["phase"], ""))
     )
     return [head, _facts(rows)]
+
+
+def _continues_in_words(node: NodeView) -> str:
+    said = node.get("continuation")
+    if said is None:
+        return "not known yet"
+    words = {
+        "derender": "what it began, another node finishes",
+        "clean": "plain text that it began, another node finishes",
+        "none": "what it began ends with an error when it is lost",
+    }
+    text = words.get(said["way"], said["way"])
+    return f"{text}: {said['why']}" if said["why"] else text
 
 
 def agent_card(agent: AgentView) -> list[RenderableType]:

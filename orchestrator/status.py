@@ -17,7 +17,7 @@ from policies.actions import Action, Alarm
 from policies.economics import rate
 from policies.fleet import Fleet, Node
 from policies.memory import Memory, Swap
-from policies.model import EngineReading, Market, Notice, Phase, StandbyKind, World
+from policies.model import Market, Notice, Phase, StandbyKind, World
 from policies.prices import Failing, failing
 from policies.spot_loss import SpotLoss
 from policies.story import sentence
@@ -65,7 +65,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
             for notice in _newest(node, fleet)
         ],
         swaps=[_swap(s) for s in sorted(memory.swaps.values(), key=lambda s: s.opened_at)][-_SWAPS_SHOWN:],
-        nodes=[_node(n, world.engines.get(n.id), states.get(n.id), memory, now) for n in fleet.nodes],
+        nodes=[_node(n, world, states.get(n.id), memory) for n in fleet.nodes],
         problems=_problems(snapshot, found),
         notes=[*explain.pool_sentences(fleet, world, memory), *snapshot.plan.notes],
     )
@@ -121,7 +121,7 @@ def node_view(snapshot: Snapshot, node: Node) -> views.NodeView:
     """One node."""
     world, memory = snapshot.world, snapshot.memory
     target = _target_states(snapshot.fleet, world, memory).get(node.id)
-    return _node(node, world.engines.get(node.id), target, memory, world.now)
+    return _node(node, world, target, memory)
 
 
 def event_view(entry: StoredEvent) -> views.EventView:
@@ -228,9 +228,8 @@ def _swap(swap: Swap) -> views.SwapView:
     )
 
 
-def _node(
-    node: Node, reading: EngineReading | None, target: str | None, memory: Memory, now: float
-) -> views.NodeView:
+def _node(node: Node, world: World, target: str | None, memory: Memory) -> views.NodeView:
+    reading, now = world.engines.get(node.id), world.now
     return views.NodeView(
         id=node.id,
         market=str(node.placement.market),
@@ -251,7 +250,18 @@ def _node(
         address=node.address,
         launched_at=node.launched_at,
         token=node.token,
+        build=node.build,
+        continuation=_continuation(node.id, world),
     )
+
+
+def _continuation(node: str, world: World) -> views.ContinuationView | None:
+    """What the first balancer says that says anything."""
+    for view in world.balancers.values():
+        for target in view.value:
+            if target.id == node and target.continues is not None:
+                return views.ContinuationView(way=target.continues, why=target.continues_why)
+    return None
 
 
 def _action(action: Action) -> views.ActionView:

@@ -85,6 +85,17 @@ class SwapView(TypedDict):
     cause: str
 
 
+class ContinuationView(TypedDict):
+    """How an answer that a node began is finished by another node when this one is lost."""
+
+    way: Annotated[
+        str,
+        "derender: every kind of answer; clean: plain text, from the last clean boundary; none: such an "
+        "answer ends with an error",
+    ]
+    why: Annotated[str, "why not every kind, empty where there is nothing to say"]
+
+
 class NodeView(TypedDict):
     """One node with the reason for its state."""
 
@@ -110,6 +121,10 @@ class NodeView(TypedDict):
     address: Annotated[str, "the engine's host:port, empty until it is known"]
     launched_at: float
     token: Annotated[str, "idempotency token of its launch"]
+    build: Annotated[str, "stands for what it was launched to run; empty where nobody can tell"]
+    continuation: Annotated[
+        ContinuationView | None, "null while no gateway has asked its engine, or where no gateway is used"
+    ]
 
 
 class PoolView(TypedDict):

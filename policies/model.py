@@ -191,18 +191,17 @@ class EngineReading:
 
 @value
 class Target:
-    """A node's entry in a load balancer. `id` is the node's id: addresses are reused, ids are not.
-
-    `failing_since`: when the unbroken run of looks began that show it unhealthy. The observer fills it in.
-    """
+    """A node's entry in a load balancer. `id` is the node's id: addresses are reused, ids are not."""
 
     id: str
     address: str
     state: TargetState
     in_flight: int | None = None
     reason: str = ""
-    failing_since: float | None = None
+    failing_since: float | None = None  # the first of the looks without a gap that show it unhealthy
     build: str | None = None  # as it was written to the balancer; None where that keeps none
+    continues: str | None = None  # how others finish what it began, "none" for not; None: it does not say
+    continues_why: str = ""
 
 
 @value

@@ -118,7 +118,7 @@ class GatewayBalancer:
             in_file = int(body["file_generation"])
             read = body.get("reads", SCHEMAS[:1])
             schema = next((s for s in reversed(SCHEMAS) if s in read), SCHEMAS[0])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._unreadable(error) from None
         self._incarnation = view.incarnation
         if view.generation > self._generation or schema != self._schema:
@@ -269,6 +269,7 @@ class GatewayBalancer:
 
 
 def _target(row: dict[str, Any]) -> Target:
+    continuation = row.get("continuation") or {}
     return Target(
         id=row["id"],
         address=row["address"],
@@ -276,6 +277,8 @@ def _target(row: dict[str, Any]) -> Target:
         in_flight=row["in_flight"],
         reason=row["reason"],
         build=row.get("build"),
+        continues=continuation.get("way"),
+        continues_why=str(continuation.get("why", "")),
     )
 
 

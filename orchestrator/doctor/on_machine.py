@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +65,7 @@ class MachineDoctor:
             ("daemon", "process", self._process),
             ("daemon", "ports", self._ports),
             ("daemon", "exposure", self._exposure),
+            ("daemon", "continuation", self._continuation),
             ("pool", "drain", lambda: pool.drain(self._pool.drain, self._notices())),
             ("pool", "capacity", lambda: pool.capacity(self._pool, self._zones())),
             ("pool", "engine", self._engine),
@@ -197,6 +199,12 @@ class MachineDoctor:
                 break
         return findings
 
+    def _continuation(self) -> Findings:
+        if self._gateway is None:
+            return [skipped("a target group gets the requests instead of the gateway")]
+        said, _ = self._gateway_says()
+        return running.continuation(None if said is None else said.continues)
+
     def _notices(self) -> dict[str, float]:
         """What each source of notices leaves at worst, in seconds."""
         if self._aws is None:
@@ -235,17 +243,46 @@ class MachineDoctor:
 
     def _held(self) -> tuple[dict[str, str] | None, str, str]:
         """The gateway's target set: node to phase; why there is none; why it does not take its file."""
+        said, error = self._gateway_says()
+        return (None, error, "") if said is None else (said.held, "", said.file_fault)
+
+    def _gateway_says(self) -> tuple[_GatewayFacts | None, str]:
+        """What the gateway says of itself and its targets, or why there is nothing."""
         if self._gateway is None:
-            return None, "", ""
+            return None, ""
         path = self._gateway.socket
         try:
-            answer = ControlClient(path, timeout=_ANSWER).get("/v1/state")
-            rows, fault = [(row["id"], row["phase"]) for row in answer["targets"]], str(answer["file_fault"])
+            return _GatewayFacts.of(ControlClient(path, timeout=_ANSWER).get("/v1/state")), ""
         except ClientError:
-            return None, f"nothing answers on {path}", ""
-        except (KeyError, TypeError):
-            return None, f"what answers on {path} is no gateway of this version", ""
-        return {name: phase for name, phase in rows if phase is not None}, "", fault
+            return None, f"nothing answers on {path}"
+        except (KeyError, TypeError, AttributeError):
+            return None, f"what answers on {path} is no gateway of this version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GatewayFacts:
+    """What a gateway says: its target set (node to phase), why it does not take its file, and whose answers
+    others can finish (None for a gateway of a version that does not ask)."""
+
+    held: dict[str, str]
+    file_fault: str
+    continues: list[running.Continues] | None
+
+    @staticmethod
+    def of(state: Mapping[str, Any]) -> _GatewayFacts:
+        """The body of GET /v1/state. Raises KeyError, TypeError, AttributeError for one of another shape."""
+        rows = state["targets"]
+        return _GatewayFacts(
+            held={row["id"]: row["phase"] for row in rows if row["phase"] is not None},
+            file_fault=str(state["file_fault"]),
+            continues=[
+                running.Continues(node=row["id"], way=str(said["way"]), why=str(said.get("why", "")))
+                for row in rows
+                if (said := row["continuation"])
+            ]
+            if all("continuation" in row for row in rows)
+            else None,
+        )
 
 
 def _named(process: str, pid: int) -> str:

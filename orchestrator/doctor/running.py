@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from orchestrator.doctor.machine import Listener
 from orchestrator.units import HostPort
+from orchestrator.words import plural
 
 _OURS = ("orchestrator", "systemd", "/sbin/init")  # systemd holds the gateway's sockets for it
 
@@ -97,6 +98,38 @@ def gateway(
         text = f"its targets are not the daemon's: it {' and '.join(parts)}"
         return [fail(text, "look at the daemon's log for target sets that were refused")]
     return [ok(f"it has the daemon's targets, {len(held)} of them")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continues:
+    """What the gateway says of one target: the `way` in which others finish its answers, and `why` so."""
+
+    node: str
+    way: str
+    why: str
+
+
+def continuation(asked: Sequence[Continues] | None) -> Findings:
+    """Whether answers that a node began are finished by others when it is lost. `asked` is what the gateway
+    found of its targets, None when there is no gateway that says it."""
+    if asked is None:
+        return [skipped("no gateway answers that says whose answers others can finish")]
+    if not asked:
+        return [skipped("no target has been asked yet")]
+    findings = [_cannot(one) for one in asked if one.way != "derender"]
+    whole = len(asked) - len(findings)
+    if whole:
+        findings.append(ok(f"answers of {plural(whole, 'node')} are finished by others when one is lost"))
+    return findings
+
+
+def _cannot(one: Continues) -> Finding:
+    lost = "its answers end" if one.way == "none" else "its tool calls and reasoning end"
+    advice = (
+        "start `vllm serve` with --enable-scale-out (vLLM 0.32 or newer): in the launch template where that "
+        "is your own, else orchestrator aws bootstrap and replace the node"
+    )
+    return warn(f"when it is lost, {lost} with an error: {one.why or 'the engine cannot'}", advice, one.node)
 
 
 def ports(wanted: Sequence[Address], found: Sequence[Listener], running: Mapping[str, bool]) -> Findings:

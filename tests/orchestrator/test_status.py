@@ -537,6 +537,21 @@ def test_a_node_is_shown_with_its_reason() -> None:
     assert node.age_s == 1000.0
 
 
+def test_a_node_is_shown_with_what_it_runs_and_who_finishes_its_answers() -> None:
+    scene = Scene().settled()
+    said = {"s1": ("derender", ""), "s2": ("none", "no ids")}
+    shown = [
+        replace(t, continues=said[t.id][0], continues_why=said[t.id][1]) if t.id in said else t
+        for t in scene.targets
+    ]
+    gateway(scene, shown=tuple(shown))
+    snapshot = scene.snapshot()
+    found = {n.id: status.node_view(snapshot, n)["continuation"] for n in snapshot.fleet.nodes}
+    assert found.pop("s1") == {"way": "derender", "why": ""}
+    assert found.pop("s2") == {"way": "none", "why": "no ids"}
+    assert set(found.values()) == {None}
+
+
 def test_a_notice_is_shown_with_its_countdown_and_its_swap() -> None:
     scene = Scene().settled().notice("s1", 84.0)
     scene.later += [

@@ -165,6 +165,23 @@ async def test_the_builds_that_a_gateway_holds_are_read(gateway, make, row, buil
     assert view.targets[0].build == build
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({}, (None, "")),
+        ({"continuation": None}, (None, "")),
+        ({"continuation": {"way": "derender", "why": "", "identity": "m 0.32"}}, ("derender", "")),
+        ({"continuation": {"way": "none", "why": "no ids", "identity": ""}}, ("none", "no ids")),
+    ],
+    ids=str,
+)
+async def test_who_can_finish_what_a_target_began_is_read(gateway, make, row, said):
+    target = {"id": "a", "address": "h:1", "state": "healthy", "in_flight": 0, "reason": ""}
+    gateway.state = {"targets": [target | row]}
+    (found,) = (await make().observe()).targets
+    assert (found.continues, found.continues_why) == said
+
+
 async def test_a_target_that_is_taken_out_keeps_its_build(gateway, make):
     target = {
         "id": "a",

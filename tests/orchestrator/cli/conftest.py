@@ -56,6 +56,8 @@ def make_node(number: int, **changes: Any) -> dict[str, Any]:
         "address": f"10.0.0.{number % 250}:8000",
         "launched_at": AT - 10_920.0,
         "token": f"llama/1/{number}/1",
+        "build": "8f3a0c1d92",
+        "continuation": {"way": "derender", "why": ""},
     } | changes
 
 

@@ -56,6 +56,30 @@ def test_nodes(width: int, swapping: dict[str, Any]) -> None:
     check(f"nodes-{width}", render.nodes(view, Look(width=width)))
 
 
+@pytest.mark.parametrize(
+    ("said", "cell", "words"),
+    [
+        ({"way": "derender", "why": ""}, "derender", "what it began, another node finishes\n"),
+        ({"way": "clean", "why": "403"}, "clean", "plain text that it began, another node finishes: 403"),
+        ({"way": "none", "why": "no ids"}, "none", "ends with an error when it is lost: no ids"),
+        ({"way": "later", "why": ""}, "later", "later"),
+        (None, "-", "not known yet"),
+        ("left out", "-", "not known yet"),
+    ],
+    ids=str,
+)
+def test_a_node_says_who_finishes_what_it_began(said: Any, cell: str, words: str, story: Any) -> None:
+    """A daemon of an older version leaves it out."""
+    node = story["node"] | {"id": "i-1", "why": "w"}
+    node["continuation"] = said
+    if said == "left out":
+        del node["continuation"]
+    view: Any = {"schema": "nodes/1", "at": 0.0, "nodes": [node]}
+    head, row = render.nodes(view, Look(width=250, wide=True)).splitlines()
+    assert row[head.index("CONTINUES") :].split()[0] == cell
+    assert words in render.story(story | {"node": node}, Look(width=250))
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_story(width: int, story: dict[str, Any]) -> None:
     check(f"story-{width}", render.story(story, Look(width=width)))

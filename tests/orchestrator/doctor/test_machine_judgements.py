@@ -162,6 +162,26 @@ def test_a_gateway_that_refuses_its_file():
     judged(found[1:], WARN, "it refuses its targets file: its checksum is wrong")
 
 
+def one(way, node="a", why=""):
+    return running.Continues(node=node, way=way, why=why)
+
+
+def test_nobody_can_say_whose_answers_others_finish():
+    judged(running.continuation(None), SKIPPED, "no gateway answers that says")
+    judged(running.continuation([]), SKIPPED, "no target has been asked yet")
+
+
+def test_those_whose_answers_others_cannot_finish_are_named_with_what_to_do():
+    found = running.continuation(
+        [one("derender", "a"), one("none", "b", "no ids"), one("clean", "c", "403"), one("derender", "d")]
+    )
+    assert [(f.state, f.subject) for f in found] == [(WARN, "b"), (WARN, "c"), (OK, "")]
+    assert "its answers end with an error: no ids" in found[0].text
+    assert "its tool calls and reasoning end with an error: 403" in found[1].text
+    assert all("--enable-scale-out" in f.advice for f in found[:2])
+    assert "answers of 2 nodes" in found[2].text
+
+
 ADDRESS = running.Address(key="daemon.listen", at=HostPort("127.0.0.1", 9477), process="daemon")
 
 

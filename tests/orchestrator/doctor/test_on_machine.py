@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloud.clock import SystemClock
+from orchestrator.client import ControlClient
 from orchestrator.doctor.assembly import examine
 from orchestrator.doctor.findings import Finding, State
 from orchestrator.store import SCHEMA_VERSION
@@ -45,6 +46,29 @@ async def test_a_sound_machine_before_the_first_start(tmp_path):
     assert states["state/journal"] == states["state/lease"] == states["pool/drain"] == {State.OK}
     assert states["daemon/process"] == states["daemon/gateway"] == {State.WARN}
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("targets", "state", "text"),
+    [
+        ([{"continuation": {"way": "none", "why": "no ids", "identity": ""}}], State.WARN, "no ids"),
+        ([{"continuation": {"way": "derender", "why": "", "identity": "m"}}], State.OK, "1 node"),
+        ([{"continuation": None}], State.SKIPPED, "no target has been asked yet"),
+        ([{}], State.SKIPPED, "no gateway answers that says"),
+        ([{"continuation": 7}], State.SKIPPED, "no gateway answers that says"),
+        ([], State.SKIPPED, "no target has been asked yet"),
+    ],
+    ids=str,
+)
+async def test_the_gateway_is_asked_whose_answers_others_can_finish(
+    tmp_path, monkeypatch, targets, state, text
+):
+    """A gateway of an older version does not say it; that is no fault of the nodes."""
+    rows = [{"id": "i-1", "phase": "active"} | row for row in targets]
+    answer = {"targets": rows, "file_fault": ""}
+    monkeypatch.setattr(ControlClient, "get", lambda _self, _path: answer)
+    found = only((await findings(configured(tmp_path)))["daemon/continuation"])
+    assert (found.state, text in found.text) == (state, True), found
 
 
 async def test_without_a_configuration_the_machine_is_looked_at_and_the_rest_skipped(tmp_path, monkeypatch):
