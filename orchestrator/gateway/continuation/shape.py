@@ -1,0 +1,52 @@
+"""JSON of chunks: how the parts of a continuation are told to the client. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+
+def event_of(chunk: dict[str, Any]) -> bytes:
+    """A chunk as a server-sent event."""
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def usage_of(prompt: int, said: int) -> dict[str, int]:
+    """Usage, in tokens."""
+    return {"prompt_tokens": prompt, "total_tokens": prompt + said, "completion_tokens": said}
+
+
+def chat_logprobs(told: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Logprobs of /v1/completions in the form of a chat. Bytes of a token are those of its text."""
+    if not told:
+        return None
+    tops = told.get("top_logprobs") or [None] * len(told["tokens"])
+    rows = zip(told["tokens"], told["token_logprobs"], tops, strict=True)
+    return {
+        "content": [
+            {
+                **_logprob(token, logprob),
+                "top_logprobs": [_logprob(name, value) for name, value in (top or {}).items()],
+            }
+            for token, logprob, top in rows
+        ]
+    }
+
+
+def moved_offsets(told: dict[str, Any] | None, by: int) -> dict[str, Any] | None:
+    """Logprobs of /v1/completions with every text offset moved by that many characters."""
+    if not told:
+        return None
+    return {**told, "text_offset": [offset + by for offset in told.get("text_offset") or ()]}
+
+
+def without_nulls(value: Any) -> Any:
+    """A JSON value without the fields that are null, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _logprob(token: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}

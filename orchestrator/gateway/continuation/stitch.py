@@ -1,0 +1,327 @@
+"""Finishes a broken stream on another target, as if it had never broken."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import orjson
+from multidict import CIMultiDict
+
+from orchestrator.gateway.continuation.calls import Engine
+from orchestrator.gateway.continuation.decode import WINDOW, Decoder
+from orchestrator.gateway.continuation.kinds import CHAT_PATH, TEXT_PATH, Broken, Capability, Way
+from orchestrator.gateway.continuation.prepare import RETURN_IDS
+from orchestrator.gateway.continuation.sampling import least_of, limit_of, sampling_of
+from orchestrator.gateway.continuation.shape import (
+    chat_logprobs,
+    event_of,
+    moved_offsets,
+    usage_of,
+    without_nulls,
+)
+from orchestrator.gateway.continuation.stops import StopStrings
+from orchestrator.gateway.continuation.transcript import Transcript
+from orchestrator.gateway.failure import Failure
+
+_RENDER, _DERENDER = f"{CHAT_PATH}/render", f"{CHAT_PATH}/derender"
+_GENERATE = "/inference/v1/generate"
+_RENDERED = ("priority", "cache_salt")  # what generation takes over from a rendered request, beside sampling
+_NOT_RENDERED = ("stream", "stream_options", RETURN_IDS)
+_LONG, _GROUP = 256, 16  # from so many ids on, so many new ones go through the parsers at a time
+
+
+class Continuation:
+    """One continuation of one stream on one target.
+
+    What comes is recorded in the stream's `transcript`, so that a continuation that breaks can be continued
+    too. Ask `transcript.obstacle(capability)` first. `moved` is called whenever bytes come.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession,
+        address: str,
+        headers: CIMultiDict[str],
+        capability: Capability,
+        transcript: Transcript,
+        moved: Callable[[], None],
+    ) -> None:
+        self._engine = Engine(session, address, headers, moved)
+        self._capability = capability
+        self._transcript = transcript
+        self._fields = transcript.fields
+        self._model = str(self._fields.get("model") or transcript.head.get("model") or "")
+        self._decoder = Decoder(self._engine, self._model)
+        options = self._fields.get("stream_options")
+        options = options if isinstance(options, dict) else {}
+        self._usage = bool(options.get("include_usage"))
+        self._usage_always = self._usage and bool(options.get("continuous_usage_stats"))
+
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
+        """Whole events for the client, up to the finish_reason and the usage, without `[DONE]`.
+
+        Raises Broken, aiohttp.ClientError, OSError.
+        """
+        transcript = self._transcript
+        if transcript.obstacle_by_ids(self._capability):
+            way = self._again()
+        elif transcript.needs_parser(self._capability):
+            way = self._parsed()
+        else:
+            way = self._text()
+        try:
+            async with aclosing(way) as blocks:
+                async for block in blocks:
+                    if block:
+                        yield block
+        except aiohttp.ClientError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise Broken(Failure.BAD_RESPONSE, f"an answer of another shape than vLLM's: {error!r}") from None
+        if not transcript.finish:
+            raise Broken(Failure.INCOMPLETE, "the continuation ended without a finish_reason")
+
+    async def _text(self) -> AsyncGenerator[bytes, None]:
+        """Plain text: the ids go on as a prompt, and the engine's own text is passed on.
+
+        Ids at the end that are no whole character have shown nothing: they are generated again.
+        """
+        transcript, fields = self._transcript, self._fields
+        whole = await self._decoder.whole(transcript.ids)
+        stops, held = await self._stops(transcript.ids[:whole])
+        limit = await self._limit()
+        if transcript.tokens >= limit:
+            yield self._event(self._said(held), [], "length")
+            yield self._usage_event()
+            return
+        transcript.drop(transcript.tokens - whole)
+        if stops is not None and (shown := stops.feed(held, search=False)[0]):
+            yield self._event(self._said(shown), [])
+        offset = transcript.length
+        body = {
+            **sampling_of(fields, chat=transcript.chat),
+            "model": self._model,
+            "prompt": [*(transcript.prompt or ()), *transcript.ids],
+            "max_tokens": limit - transcript.tokens,
+            "min_tokens": least_of(fields, transcript.tokens),
+            "stream": True,
+            RETURN_IDS: True,
+        }
+        async with aclosing(self._portions(TEXT_PATH, body)) as portions:
+            async for choices in portions:
+                for choice in choices:
+                    ids, text = choice.get("token_ids") or [], choice.get("text") or ""
+                    finish, reason = choice.get("finish_reason"), choice.get("stop_reason")
+                    if stops is not None:
+                        text, match, ids = await self._searched(stops, text, ids)
+                        if match:
+                            finish, reason = "stop", match
+                        elif finish:
+                            text += stops.flush()
+                    logprobs = choice.get("logprobs")
+                    logprobs = chat_logprobs(logprobs) if transcript.chat else moved_offsets(logprobs, offset)
+                    yield self._event(self._said(text), ids, finish, reason, logprobs)
+                    if finish:
+                        yield self._usage_event()
+                        return
+
+    async def _parsed(self) -> AsyncGenerator[bytes, None]:
+        """Tool calls and reasoning: ids are generated, and the target's parsers run over them.
+
+        The state of the parsers is rebuilt from the ids, in the portions in which they came.
+        """
+        transcript = self._transcript
+        rendered = await self._rendered()
+        sampling = rendered["sampling_params"]
+        if rendered["token_ids"] != transcript.prompt:
+            raise Broken(Failure.BAD_RESPONSE, "the target renders another prompt")
+        if sampling.get("structured_outputs"):
+            raise Broken(Failure.BAD_RESPONSE, "the target ties this answer to a grammar, which starts anew")
+        parsers = _Parsers(self._engine, self._model, self._renderable(), transcript)
+        left = (sampling.get("max_tokens") or self._room()) - transcript.tokens
+        if left <= 0:
+            yield self._parsed_event(await parsers.take([], "length", None), [])
+            yield self._usage_event()
+            return
+        least = least_of(self._fields, transcript.tokens)
+        body = {name: rendered[name] for name in _RENDERED if rendered.get(name) is not None} | {
+            "model": self._model,
+            "token_ids": [*rendered["token_ids"], *transcript.ids],
+            "sampling_params": {**sampling, "max_tokens": left, "min_tokens": least},
+            "stream": True,
+        }
+        waiting: list[int] = []
+        async with aclosing(self._portions(_GENERATE, body)) as portions:
+            async for choices in portions:
+                for choice in choices:
+                    waiting += choice.get("token_ids") or []
+                finish, reason = choices[-1].get("finish_reason"), choices[-1].get("stop_reason")
+                if finish or len(waiting) >= (_GROUP if transcript.tokens > _LONG else 1):
+                    yield self._parsed_event(await parsers.take(waiting, finish, reason), waiting)
+                    waiting = []
+                if finish:
+                    yield self._usage_event()
+                    return
+
+    async def _again(self) -> AsyncGenerator[bytes, None]:
+        """The whole request once more: the client has white space at most, which is not told twice."""
+        transcript = self._transcript
+        skip = transcript.length
+        transcript.restart()
+        body = transcript.body_for(self._capability)
+        async with aclosing(self._engine.stream(transcript.path, body)) as portions:
+            async for chunks in portions:
+                for chunk in chunks:
+                    _check(chunk.get("choices") or ())
+                    chunk |= transcript.head
+                    skip -= _skip(chunk, skip)
+                    yield transcript.take(event_of(chunk), chunk)
+
+    async def _portions(self, path: str, body: dict[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """The choices of a stream, those together that came together. Raises Broken for an abort."""
+        async with aclosing(self._engine.stream(path, orjson.dumps(body))) as portions:
+            async for chunks in portions:
+                choices = [choice for chunk in chunks for choice in (chunk.get("choices") or ())[:1]]
+                _check(choices)
+                if choices:
+                    yield choices
+
+    async def _stops(self, ids: Sequence[int]) -> tuple[StopStrings | None, str]:
+        """The search for stop strings, and the text that the first engine held back for its own."""
+        transcript = self._transcript
+        if not transcript.plan.stops:
+            return None, ""
+        text = await self._decoder.text(transcript.prompt or (), ids)
+        if not text[: transcript.length].endswith(transcript.tail) or len(text) < transcript.length:
+            raise Broken(Failure.BAD_RESPONSE, "the text so far is not what its ids say")
+        included = bool(self._fields.get("include_stop_str_in_output"))
+        stops = StopStrings(transcript.plan.stops, included=included, before=transcript.tail)
+        return stops, text[transcript.length :]
+
+    async def _searched(self, stops: StopStrings, text: str, ids: list[int]) -> tuple[str, str, list[int]]:
+        """What may be shown of new text, the stop string that ends it, the ids up to that."""
+        transcript = self._transcript
+        before = copy.copy(stops)
+        search = not least_of(self._fields, transcript.tokens + len(ids) - 1)
+        shown, match = stops.feed(text, search=search)
+        if match:
+            ids = ids[: await self._decoder.up_to(before, transcript.ids[-WINDOW:], ids)]
+        return shown, match, ids
+
+    async def _limit(self) -> int:
+        """The most tokens of the whole answer."""
+        transcript = self._transcript
+        limit = limit_of(self._fields, chat=transcript.chat)
+        if limit is None and transcript.chat and self._capability.way is Way.DERENDER:
+            limit = (await self._rendered())["sampling_params"].get("max_tokens")
+        room = self._room()
+        return room if limit is None else min(limit, room)
+
+    def _room(self) -> int:
+        """Tokens that the context has for the answer."""
+        return self._capability.max_model_len - len(self._transcript.prompt or ())
+
+    async def _rendered(self) -> Any:
+        """The request as the target reads it: prompt ids and sampling."""
+        return await self._engine.post(_RENDER, self._renderable())
+
+    def _renderable(self) -> dict[str, Any]:
+        return {name: value for name, value in self._fields.items() if name not in _NOT_RENDERED}
+
+    def _said(self, text: str) -> dict[str, Any]:
+        if not self._transcript.chat:
+            return {"text": text}
+        return {"delta": {"content": text} if text else {}}
+
+    def _event(
+        self,
+        said: dict[str, Any],
+        ids: list[int],
+        finish: str | None = None,
+        reason: int | str | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
+        """Record a part of the answer and give its event; none where the client would see nothing."""
+        transcript = self._transcript
+        choice = {"index": 0, **said, "logprobs": logprobs, "finish_reason": finish}
+        transcript.note(choice, ids)
+        if not (finish or (ids and transcript.wants_ids) or said.get("text") or said.get("delta")):
+            return b""
+        if finish or not transcript.chat:
+            choice["stop_reason"] = reason
+        if not transcript.chat:
+            choice["prompt_token_ids"] = None
+        choice["token_ids"] = list(ids) if transcript.wants_ids else None
+        chunk = {**transcript.head, "choices": [choice]}
+        return event_of(chunk | {"usage": self._used()} if self._usage_always else chunk)
+
+    def _parsed_event(self, told: dict[str, Any], ids: list[int]) -> bytes:
+        said = {"delta": told.get("delta", {})}
+        return self._event(said, ids, told.get("finish_reason"), told.get("stop_reason"))
+
+    def _usage_event(self) -> bytes:
+        """The last event before `[DONE]`, for those who asked for usage."""
+        head = self._transcript.head
+        return event_of({**head, "choices": [], "usage": self._used()}) if self._usage else b""
+
+    def _used(self) -> dict[str, int]:
+        return usage_of(len(self._transcript.prompt or ()), self._transcript.tokens)
+
+
+class _Parsers:
+    """The target's parsers over the ids of one answer, by `derender` with the state that it hands back."""
+
+    def __init__(self, engine: Engine, model: str, chat: dict[str, Any], transcript: Transcript) -> None:
+        self._engine = engine
+        self._body = {
+            "stream": True,
+            "model": model,
+            "chat_request": {**chat, "stream": True},
+            "prompt_token_ids": transcript.prompt,
+        }
+        self._state: dict[str, Any] = {
+            "role_sent": True,
+            "output_token_ids": list(transcript.ids),
+            "output_chunk_lens": list(transcript.lens),
+            "tools_streamed": bool(transcript.calls),
+            "last_tool_call_ids": transcript.calls,
+        }
+
+    async def take(self, ids: list[int], finish: str | None, reason: int | str | None) -> dict[str, Any]:
+        """The choice that the ids add: delta and finish_reason. An id that ended the answer is no text."""
+        shown = ids[:-1] if finish == "stop" and not isinstance(reason, str) else ids
+        choice = {"index": 0, "token_ids": shown, "finish_reason": finish, "stop_reason": reason}
+        part = {"request_id": "continued", "choices": [choice]}
+        answer = await self._engine.post(
+            _DERENDER, {**self._body, "stream_state": self._state, "generate_chunk": part}
+        )
+        self._state = answer["stream_state"]
+        told: dict[str, Any] = without_nulls(answer["chunk"]["choices"][0])
+        told.get("delta", {}).pop("role", None)
+        return told
+
+
+def _check(choices: Iterable[dict[str, Any]]) -> None:
+    """Raise Broken where the engine cut a choice short."""
+    if any(choice.get("finish_reason") == "abort" for choice in choices):
+        raise Broken(Failure.ABORTED, "the engine aborted the request")
+
+
+def _skip(chunk: dict[str, Any], most: int) -> int:
+    """Take the role and up to that many characters of white space at the start out of a chunk."""
+    choices = chunk.get("choices")
+    if not choices:
+        return 0
+    holder = choices[0].get("delta", choices[0])
+    holder.pop("role", None)
+    name = "content" if "delta" in choices[0] else "text"
+    text = holder.get(name) or ""
+    skipped = min(most, len(text) - len(text.lstrip()))
+    if name in holder:
+        holder[name] = text[skipped:]
+    return skipped
