@@ -13,13 +13,13 @@ from multidict import CIMultiDict
 
 from orchestrator.gateway import failure as failures
 from orchestrator.gateway import upstream
+from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
-from orchestrator.gateway.replies import NODE, REQUEST_ID, interrupted_event
+from orchestrator.gateway.replies import NODE, REQUEST_ID
 from orchestrator.gateway.request import Exchange, Stage
-from orchestrator.gateway.routes import Shape
-from orchestrator.gateway.stream import CompletionJudge, StreamJudge
+from orchestrator.gateway.stream import StreamJudge
 from orchestrator.gateway.targets import Entry
 
 log = structlog.get_logger("orchestrator.gateway")
@@ -57,7 +57,7 @@ class Job:
     `response` is set once there is something for the client; `cut` is what broke it after that.
     """
 
-    __slots__ = ("body", "cut", "exchange", "headers", "outcome", "request", "response", "shape")
+    __slots__ = ("asked", "cut", "edge", "exchange", "headers", "outcome", "request", "response")
 
     def __init__(
         self,
@@ -65,14 +65,13 @@ class Job:
         exchange: Exchange,
         *,
         headers: CIMultiDict[str],
-        body: bytes,
-        shape: Shape,
+        asked: Asked,
     ) -> None:
         self.request = request
         self.exchange = exchange
         self.headers = headers
-        self.body = body
-        self.shape = shape
+        self.asked = asked
+        self.edge = asked.dialect.edge(asked)
         self.response: web.StreamResponse | None = None
         self.cut: Failure | None = None
         self.outcome = Outcome.CANCELLED
@@ -109,12 +108,12 @@ class Attempts:
         `job.cut` says so, in part. Raises AttemptFailed while the client has nothing, ClientGone.
         """
         request, config = job.request, self._config
-        limit = config.first_token_timeout if job.shape.streams else config.answer_timeout
+        limit = config.first_token_timeout if job.asked.stream else config.answer_timeout
         call = self._session.request(
             request.method,
-            upstream.target_url(entry.spec.address, request.raw_path),
+            upstream.target_url(entry.spec.address, job.asked.inner_path),
             headers=job.headers,
-            data=job.body or None,
+            data=job.asked.body() or None,
             allow_redirects=False,
         )
         try:
@@ -125,7 +124,7 @@ class Attempts:
         except (aiohttp.ClientError, OSError) as error:
             failure = upstream.failure_of(error)
             if failure is None:
-                failure = Failure.FIRST_TOKEN_TIMEOUT if job.shape.streams else Failure.ANSWER_TIMEOUT
+                failure = Failure.FIRST_TOKEN_TIMEOUT if job.asked.stream else Failure.ANSWER_TIMEOUT
                 raise AttemptFailed(failure, f"nothing usable came within {limit:g} s") from None
             raise AttemptFailed(failure, _said(error)) from None
 
@@ -154,10 +153,15 @@ class Attempts:
         body = b"".join(parts)
         headers = job.answer_headers(upstream.returned(answer.headers), entry)
         failure = failures.of_status(answer.status, body, draining=entry.draining)
-        if failure is None and answer.status == _OK and job.shape.completion and failures.is_aborted(body):
-            failure = Failure.ABORTED
+        if failure is None and answer.status == _OK:
+            failure = job.asked.dialect.whole(job.asked, body)
+        if answer.status >= _FIRST_ERROR and job.request.method != hdrs.METH_HEAD:
+            headers[hdrs.CONTENT_TYPE] = "application/json"
+            body = job.edge.failed(answer.status, body, job.exchange.id)
         if failure is not None:
             raise AttemptFailed(failure, f"{answer.status}", Answer(answer.status, headers, body))
+        if answer.status == _OK:
+            body = job.edge.answer(body)
         if job.request.method == hdrs.METH_HEAD and hdrs.CONTENT_LENGTH in answer.headers:
             headers[hdrs.CONTENT_LENGTH] = answer.headers[hdrs.CONTENT_LENGTH]
         job.response = web.Response(status=answer.status, headers=headers, body=body)
@@ -168,7 +172,7 @@ class Attempts:
         self, job: Job, entry: Entry, answer: aiohttp.ClientResponse, timer: asyncio.Timeout
     ) -> web.StreamResponse:
         """Hold the stream until it has begun, then pass it on event by event and judge its end."""
-        judge = CompletionJudge(job.shape.choices) if job.shape.completion else StreamJudge()
+        judge = job.asked.dialect.judge(job.asked)
         head, ended = b"", False
         while not judge.begun and judge.failure() is None and not ended:
             data = await answer.content.readany()
@@ -178,7 +182,7 @@ class Attempts:
         if (failure := judge.failure()) is not None:
             raise AttemptFailed(failure, judge.detail)
         await _disarm(timer)
-        out = await self._begin(job, entry, answer, head)
+        out = await self._begin(job, entry, answer, job.edge.feed(head))
         upstream.set_idle_timeout(answer, self._config.idle_timeout)
         while not ended:
             try:
@@ -189,7 +193,7 @@ class Attempts:
                 break
             ended = not data
             block = judge.feed(data) if data else judge.end()
-            if block:
+            if block and (block := job.edge.feed(block)):
                 await _write(out, block)
             self._check_tail(judge)
             if judge.failure() is not None:
@@ -197,12 +201,12 @@ class Attempts:
         self._metrics.stream_ended(judge.chunks)
         if (failure := judge.failure()) is not None:
             self._count_cut(job, entry, failure, judge.detail)
-            last = interrupted_event(
+            last = job.edge.interrupted(
                 request_id=job.exchange.id, failure=failure, detail=judge.detail, tokens=judge.tokens()
             )
         else:
             job.outcome = Outcome.OK
-            last = judge.closing()
+            last = job.edge.feed(judge.closing()) + job.edge.closing()
         if last:
             await _write(out, last)
         return out

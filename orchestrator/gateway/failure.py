@@ -70,16 +70,6 @@ def is_engine_error(body: bytes) -> bool:
     return any(word in words for word in _ENGINE_WORDS)
 
 
-def is_aborted(body: bytes) -> bool:
-    """Whether a plain answer was cut short by the engine: any choice with finish_reason "abort"."""
-    if b'"abort"' not in body:
-        return False
-    choices = _loads_object(body).get("choices")
-    if not isinstance(choices, list):
-        return False
-    return any(isinstance(choice, dict) and choice.get("finish_reason") == "abort" for choice in choices)
-
-
 def _loads_object(body: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(body)

@@ -12,15 +12,16 @@ import structlog
 from aiohttp import hdrs, web
 
 from orchestrator.gateway.admission import Admission, Refused
+from orchestrator.gateway.asked import Asked, Unfit, ask
 from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts, ClientGone, Job
 from orchestrator.gateway.breaker import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
-from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response, interrupted_event
+from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
 from orchestrator.gateway.request import Exchange, Stage
-from orchestrator.gateway.routes import admits, shape_of
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import forwarded
 
@@ -127,9 +128,10 @@ class Proxy:
 
     async def _read(self, request: web.BaseRequest, exchange: Exchange) -> Job:
         """Take in the whole request, which is what makes it repeatable. Raises Turned."""
-        path = request.raw_path.partition("?")[0]
-        if not admits(path, self._config.allow_paths):
-            raise self._turn(exchange, 404, "not_found", f"{path} is not served by this gateway")
+        try:
+            row_of(request.method, request.raw_path.partition("?")[0], self._config.allow_paths)
+        except Unfit as unfit:
+            raise self._turn(exchange, unfit.status, unfit.code, unfit.message) from None
         if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
             raise self._turn(exchange, 501, "not_implemented", "this gateway does not proxy web sockets")
         try:
@@ -141,7 +143,14 @@ class Proxy:
         except ConnectionError:
             raise ClientGone from None
         headers = forwarded(request.headers, exchange.id, self._config.api_key)
-        return Job(request, exchange, headers=headers, body=body, shape=shape_of(path, body))
+        return Job(request, exchange, headers=headers, asked=self._ask(request, exchange, body))
+
+    def _ask(self, request: web.BaseRequest, exchange: Exchange, body: bytes) -> Asked:
+        kind = request.headers.get(hdrs.CONTENT_TYPE, "")
+        try:
+            return ask(request.method, request.raw_path, kind, body, self._config.allow_paths)
+        except Unfit as unfit:
+            raise self._turn(exchange, unfit.status, unfit.code, unfit.message) from None
 
     async def _serve(self, job: Job) -> web.StreamResponse:
         """Place the request and try, until there is an answer or nothing is left to try. Raises Turned."""
@@ -227,7 +236,7 @@ class Proxy:
         self._metrics.stream_cut(stopping)
         if job.response.content_type == "text/event-stream":
             detail = "this gateway was told to stop"
-            event = interrupted_event(request_id=exchange.id, failure=stopping, detail=detail, tokens=None)
+            event = job.edge.interrupted(request_id=exchange.id, failure=stopping, detail=detail, tokens=None)
             with contextlib.suppress(ConnectionError):
                 await job.response.write(event)
         elif job.request.transport is not None:

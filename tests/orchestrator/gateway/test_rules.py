@@ -1,4 +1,4 @@
-"""The pure parts: the request's state machine, failures told from answers, paths, shapes, settings."""
+"""The pure parts: the request's state machine, failures told from answers, settings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from orchestrator.gateway.__main__ import config_from_json
 from orchestrator.gateway.app import names_of
 from orchestrator.gateway.breaker import RetryBudget
 from orchestrator.gateway.config import GatewayConfig, GatewayError
-from orchestrator.gateway.failure import Failure, is_aborted, of_status
+from orchestrator.gateway.failure import Failure, of_status
 from orchestrator.gateway.request import Exchange, Stage
-from orchestrator.gateway.routes import Shape, admits, shape_of
 
 
 def test_the_life_of_a_request_has_no_way_back():
@@ -70,60 +69,6 @@ def body(message, kind="InternalServerError"):
 )
 def test_failures_are_told_from_answers(status, answer, draining, failure):
     assert of_status(status, answer, draining=draining) is failure
-
-
-def test_aborts_are_found_only_where_they_are():
-    def choices(*reasons):
-        return json.dumps({"choices": [{"finish_reason": reason} for reason in reasons]}).encode()
-
-    assert is_aborted(choices("stop", "abort"))
-    assert not is_aborted(choices("stop", "length"))
-    assert not is_aborted(json.dumps({"choices": [{"message": "abort", "finish_reason": "stop"}]}).encode())
-    assert not is_aborted(b'"abort" not json')
-    assert not is_aborted(b'["abort"]')
-
-
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/models/x", "/health", "/v1/a%20b"])
-def test_admitted_paths(path):
-    assert admits(path, ("/health",))
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/health/",
-        "/healthx",
-        "v1/completions",
-        "http://x/v1/completions",
-        "/V1/completions",
-        "/v1/",
-        "/v1/a/",
-    ],
-)
-def test_paths_not_admitted(path):
-    assert not admits(path, ("/health",))
-
-
-@pytest.mark.parametrize(
-    ("path", "fields", "shape"),
-    [
-        ("/v1/chat/completions", {}, Shape(True, False, 1)),
-        ("/v1/chat/completions", {"stream": True}, Shape(True, True, 1)),
-        ("/v1/chat/completions", {"stream": True, "n": 3}, Shape(True, True, 3)),
-        ("/v1/chat/completions", {"stream": True, "n": None}, Shape(True, True, 1)),
-        ("/v1/completions", {"stream": True, "prompt": [1, 2, 3]}, Shape(True, True, 1)),
-        ("/v1/completions", {"stream": True, "prompt": ["a", "b"], "n": 2}, Shape(True, True, 4)),
-        ("/v1/completions", {"stream": True, "prompt": [[1], [2]]}, Shape(True, True, 2)),
-        ("/v1/completions", {"prompt": 'say "stream": true'}, Shape(True, False, 1)),
-        ("/v1/embeddings", {"stream": True, "n": 3}, Shape(False, True, 1)),
-    ],
-)
-def test_shapes_of_requests(path, fields, shape):
-    assert shape_of(path, json.dumps(fields).encode()) == shape
-
-
-def test_a_broken_body_has_the_plain_shape():
-    assert shape_of("/v1/completions", b'{"stream": true, "n": 3') == Shape(True, True, 1)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.sse import Kind, Splitter, classify, event_data, is_plain, split_events
-from orchestrator.gateway.stream import CompletionJudge, StreamJudge
+from orchestrator.gateway.sse import Splitter, event_data, split_events
+from orchestrator.gateway.stream import CompletionJudge, StreamJudge, is_plain
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -134,7 +134,7 @@ def test_usage_after_the_end_passes():
     usage = b'data: {"choices":[],"usage":{"completion_tokens":2}}\n\n'
     data = event({"content": "x"}) + event(finish="length") + usage + DONE
     assert judge.feed(data) == data
-    assert judge.tokens() is None
+    assert judge.tokens() == 2
     assert judge.whole
 
 
@@ -156,27 +156,44 @@ def test_engines_that_write_spaces_are_judged_alike():
     assert judge.failure() is Failure.ABORTED
 
 
+PREAMBLE, CONTENT, FINISH = "held back", "begun", "whole"
+
+
 @pytest.mark.parametrize(
-    ("data", "kind"),
+    ("data", "meaning"),
     [
-        (b": ping\n\n", Kind.PREAMBLE),
-        (b"event: ping\n\n", Kind.PREAMBLE),
-        (b"data: [DONE]\n\n", Kind.DONE),
-        (b"data:[DONE]\r\n\r\n", Kind.DONE),
-        (ERROR, Kind.ERROR),
-        (b'data: {"error":"Unauthorized"}\n\n', Kind.ERROR),
-        (b'data: {"error":{"message":"x","code":400}}\n\n', Kind.REFUSAL),
-        (b'data: {"error":null,"choices":[]}\n\n', Kind.PREAMBLE),
-        (b"data: not json\n\n", Kind.CONTENT),
-        (b"data: [1,2]\n\n", Kind.CONTENT),
-        (event(finish="tool_calls"), Kind.FINISH),
-        (event(finish="abort"), Kind.ABORT),
-        (event({"role": "assistant"}), Kind.PREAMBLE),
-        (event({"content": "error"}), Kind.CONTENT),
+        (b": ping\n\n", PREAMBLE),
+        (b"event: ping\n\n", PREAMBLE),
+        (b"data: [DONE]\n\n", Failure.INCOMPLETE),
+        (b"data:[DONE]\r\n\r\n", Failure.INCOMPLETE),
+        (ERROR, Failure.ENGINE_ERROR),
+        (b'data: {"error":"Unauthorized"}\n\n', Failure.ENGINE_ERROR),
+        (b'data: {"error":{"message":"x","code":400}}\n\n', FINISH),
+        (b'data: {"error":{"message":"x","code":429}}\n\n', Failure.ENGINE_ERROR),
+        (b'data: {"error":null,"choices":[]}\n\n', PREAMBLE),
+        (b"data: not json\n\n", Failure.BAD_RESPONSE),
+        (b"data: [1,2]\n\n", Failure.BAD_RESPONSE),
+        (b'data: {"choices":[{"index":0,"delta":{"cont\n\n', Failure.BAD_RESPONSE),
+        (event(finish="tool_calls"), FINISH),
+        (event(finish=""), PREAMBLE),
+        (event(finish="abort"), Failure.ABORTED),
+        (event({"role": "assistant"}), PREAMBLE),
+        (event({"content": "error"}), CONTENT),
+        (b"\xef\xbb\xbf" + event({"content": "after a BOM"}), CONTENT),
+        (b"id: 7\nevent: message\n" + event({"content": "x"}), CONTENT),
+        (event({"content": "x"}).replace(b"\n", b"\r"), CONTENT),
+        (event({"content": "x"}, index=[]), CONTENT),
     ],
 )
-def test_kinds_of_events(data, kind):
-    assert classify(data) is kind
+def test_meanings_of_events(data, meaning):
+    judge = CompletionJudge(1)
+    passed = judge.feed(data)
+    if isinstance(meaning, Failure):
+        assert (judge.failure(), passed, judge.whole) == (meaning, b"", False)
+    else:
+        assert judge.failure() is None
+        assert (judge.begun, judge.whole) == (meaning != PREAMBLE, meaning == FINISH)
+        assert passed == (b"" if meaning == PREAMBLE else data)
 
 
 def test_data_of_many_lines_is_joined():
@@ -191,6 +208,14 @@ def test_text_that_looks_like_keys_is_still_plain():
 def test_other_streams_pass_untouched():
     judge = StreamJudge()
     assert judge.feed(b"event: a\ndata: {}") == b""
-    assert judge.feed(b"\n\nrest") == b"event: a\ndata: {}\n\n"
-    assert judge.end() == b"rest"
+    assert judge.feed(b"\n\ndata: 7") == b"event: a\ndata: {}\n\n"
+    assert judge.end() == b"data: 7\n\n"
     assert judge.whole
+
+
+@pytest.mark.parametrize("half", [b"rest", b"event: a\n", b'data: {"a":', b"data: plain"])
+def test_half_an_event_of_another_stream_never_passes(half):
+    judge = StreamJudge()
+    judge.feed(b"data: {}\n\n" + half)
+    assert judge.end() == b""
+    assert (judge.failure(), judge.whole) == (Failure.INCOMPLETE, False)

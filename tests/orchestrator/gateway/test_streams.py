@@ -127,27 +127,27 @@ async def test_events_split_anywhere_are_passed_on_whole_and_unchanged(upstreams
 
 
 async def test_a_stream_of_another_kind_is_passed_on_as_it_is(upstreams, gateways, client):
-    events = b"event: response.created\ndata: {}\n\nevent: response.completed\ndata: {}\n\n"
+    events = b"event: one\ndata: {}\n\nevent: two\ndata: plain\n\n"
 
-    async def responses(talk):
+    async def unknown(talk):
         await talk.start_stream()
         await talk.chunk(events)
         await talk.end_stream()
 
-    running = await gateways(await upstreams("node", responses))
-    async with client.post(running.url + "/v1/responses", json={"stream": True}) as answer:
+    running = await gateways(await upstreams("node", unknown))
+    async with client.post(running.url + "/v1/something", json={"stream": True}) as answer:
         assert await answer.read() == events
     assert (await running.state())["totals"]["streams_cut"] == 0
 
 
 async def test_a_stream_of_another_kind_that_breaks_says_so(upstreams, gateways, client, behave):
-    async def responses(talk):
+    async def unknown(talk):
         await talk.start_stream()
-        await talk.chunk(b"event: response.created\ndata: {}\n\n")
+        await talk.chunk(b"event: one\ndata: {}\n\n")
         await behave.then_reset(talk)
 
-    running = await gateways(await upstreams("node", responses))
-    async with client.post(running.url + "/v1/responses", json={"stream": True}) as answer:
+    running = await gateways(await upstreams("node", unknown))
+    async with client.post(running.url + "/v1/something", json={"stream": True}) as answer:
         text = await answer.text()
     assert json.loads(text.split("data: ")[-1])["error"]["code"] == "stream_interrupted"
 

@@ -1,0 +1,196 @@
+"""What a request asks for, read once: its body is parsed here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from orchestrator.gateway.dialects import Dialect, Unfit
+from orchestrator.gateway.dialects.table import row_of
+
+__all__ = ["Asked", "Unfit", "ask"]
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110, 9.2.2: may be repeated
+_STORES = frozenset({"responses", "files", "batches"})
+_YES = frozenset({"1", "on", "t", "true", "y", "yes"})
+_STORED_FIELDS = ("previous_response_id", "input_file_id")
+_FORM_FIELD = re.compile(rb'\bname="?(?P<name>\w+)"?')
+_LONGEST_FIELD = 1024  # bytes of a form field that is read
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, read once.
+
+    `path` is as the client sent it, without the `query`. `raw` is the body as it came, `inner` what goes to
+    the engine as JSON in OpenAI's form, None where the body is no JSON object; `inner_path` where it goes,
+    with the query. `model` is empty where none is named. `choices` are the answers asked for: n for each
+    prompt. `repeatable`: it may run twice. `stored` is the id of a thing that only the node which made it
+    has.
+    """
+
+    dialect: Dialect
+    path: str
+    query: str
+    raw: bytes
+    inner: dict[str, Any] | None
+    inner_path: str
+    model: str
+    stream: bool
+    choices: int
+    max_tokens: int | None
+    tools: bool
+    repeatable: bool
+    stored: str | None
+
+    def body(self) -> bytes:
+        """The body for the engine: as it came, unless it was translated."""
+        if self.dialect.translate is None or self.inner is None:
+            return self.raw
+        return orjson.dumps(self.inner)
+
+
+def ask(
+    method: str, raw_path: str, content_type: str, body: bytes, allow_paths: tuple[str, ...] = ()
+) -> Asked:
+    """Read a request. `raw_path` is as sent, with its query; `allow_paths` are served beside the table.
+
+    Raises Unfit: 404 for a path that is not served, 400 for a body that is no JSON object where the dialect
+    asks for one, and what a translation cannot carry.
+    """
+    path, _, query = raw_path.partition("?")
+    dialect = row_of(method, path, allow_paths)
+    posted = method == "POST"
+    fields = _fields(dialect, content_type, body) if posted else None
+    inner, inner_path = _inner(dialect, fields, raw_path)
+    told = inner if inner is not None else _form(content_type, body) if posted else {}
+    stream = _truth(told.get("stream"))
+    return Asked(
+        dialect=dialect,
+        path=path,
+        query=query,
+        raw=body,
+        inner=inner,
+        inner_path=inner_path,
+        model=_text(told.get("model")),
+        stream=stream,
+        choices=_choices(told),
+        max_tokens=_limit(told),
+        tools=bool(told.get("tools")),
+        repeatable=dialect.repeats(inner) if posted else method in _SAFE_METHODS,
+        stored=_stored_in_path(path) or _stored_in_body(told, body),
+    )
+
+
+def _fields(dialect: Dialect, content_type: str, body: bytes) -> dict[str, Any] | None:
+    """The body as a JSON object; None where it is none and need not be."""
+    if not dialect.json and "json" not in content_type:
+        return None
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if dialect.json:
+            raise Unfit(400, "bad_json", f"the request body is no JSON: {error}") from None
+        return None
+    if isinstance(fields, dict):
+        return fields
+    if dialect.json:
+        raise Unfit(400, "bad_json", "the request body is no JSON object")
+    return None
+
+
+def _inner(
+    dialect: Dialect, fields: dict[str, Any] | None, raw_path: str
+) -> tuple[dict[str, Any] | None, str]:
+    if fields is None or dialect.translate is None:
+        return fields, raw_path
+    return dialect.translate(fields), dialect.engine_path
+
+
+def _choices(fields: dict[str, Any]) -> int:
+    """Answers asked for: `n` for each prompt. A list of token ids is one prompt, so is one conversation."""
+    prompts = _prompts(fields.get("prompt")) + _prompts(fields.get("prompt_embeds"))
+    messages = fields.get("messages")
+    if isinstance(messages, list) and messages and isinstance(messages[0], list):
+        prompts = len(messages)
+    return max(prompts, 1) * (_number(fields.get("n")) or 1)
+
+
+def _prompts(prompt: Any) -> int:
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return len(prompt)
+    return 0 if prompt is None else 1
+
+
+def _limit(fields: dict[str, Any]) -> int | None:
+    """The most tokens to generate, under the name that holds where several are given."""
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        if (limit := _number(fields.get(name))) is not None:
+            return limit
+    return None
+
+
+def _truth(value: Any) -> bool:
+    """A boolean as engines read it: pydantic takes 1, "true", "yes" and the like too."""
+    return value.strip().lower() in _YES if isinstance(value, str) else value in (True, 1)
+
+
+def _number(value: Any) -> int | None:
+    """A positive count as engines read it: pydantic takes "3" and 3.0 too."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _stored_in_path(path: str) -> str | None:
+    """ID of `/v1/responses/ID`, `/v1/files/ID/content` and the like."""
+    segments = [unquote(segment) for segment in path.split("/")]
+    return segments[3] if len(segments) > 3 and segments[2] in _STORES else None
+
+
+def _stored_in_body(fields: dict[str, Any], body: bytes) -> str | None:
+    for name in _STORED_FIELDS:
+        if isinstance(found := fields.get(name), str) and found:
+            return found
+    return _file_id(fields) if b'"file_id"' in body else None
+
+
+def _file_id(value: Any) -> str | None:
+    """The first `file_id` anywhere in a body, which is as deep as the parser allows at most."""
+    inside = [value]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, dict):
+            if isinstance(found := value.get("file_id"), str):
+                return found
+            inside.extend(value.values())
+        elif isinstance(value, list):
+            inside.extend(value)
+    return None
+
+
+def _form(content_type: str, body: bytes) -> dict[str, str]:
+    """The short text fields of a multipart form (RFC 7578), empty for any other body."""
+    kind, _, rest = content_type.partition("boundary=")
+    if not kind.lower().startswith("multipart/form-data") or not rest:
+        return {}
+    line = b"--" + rest.partition(";")[0].strip().strip('"').encode()
+    fields: dict[str, str] = {}
+    start = body.find(line) + len(line)
+    while (end := body.find(line, start)) >= 0:
+        head, blank, value = body[start : min(end, start + 2 * _LONGEST_FIELD)].partition(b"\r\n\r\n")
+        name = _FORM_FIELD.search(head)
+        if blank and name and b"filename" not in head and len(value) <= _LONGEST_FIELD:
+            fields[name["name"].decode()] = value.decode("utf-8", "replace").strip()
+        start = end + len(line)
+    return fields

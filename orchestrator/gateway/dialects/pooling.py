@@ -1,0 +1,110 @@
+"""Embeddings, pooling, classification, scores and reranking: one row for each input.
+
+OpenAI's embeddings; the others as vLLM 0.32 (entrypoints/pooling) and, for `/v2/`, Cohere define them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.gateway.dialects import Dialect, ErrorShape, Same
+from orchestrator.gateway.dialects.errors import cohere_error, openai_error
+from orchestrator.gateway.dialects.rules import Check, Rule, always, holds, items, json_rule
+from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.stream import StreamJudge
+
+if TYPE_CHECKING:
+    from orchestrator.gateway.asked import Asked
+
+_SCORE_PAIRS = (("text_1", "text_2"), ("data_1", "data_2"), ("queries", "documents"), ("queries", "items"))
+
+
+def _one_each(*filled: str) -> Check:
+    """A row under `data` for each input, with one of the fields `filled`."""
+
+    def check(asked: Asked, answer: dict[str, Any]) -> Failure | None:
+        return holds(answer, "data", _inputs(asked.inner or {}), *filled)
+
+    return check
+
+
+def _inputs(fields: dict[str, Any]) -> int:
+    """Inputs asked for: texts, lists of token ids, or conversations. One conversation is one input."""
+    for name in ("input", "messages"):
+        value = fields.get(name)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return 1
+        if value is not None:
+            return items(value)
+    return 0
+
+
+def _vectors(asked: Asked, answer: dict[str, Any]) -> Failure | None:
+    return holds(answer, "data", _inputs(asked.inner or {}), "embedding")
+
+
+def _pooled(asked: Asked, answer: dict[str, Any]) -> Failure | None:
+    if "data" in (asked.inner or {}):  # a plugin of the engine answers in a form of its own
+        return None if answer.get("data") is not None else Failure.INCOMPLETE
+    return _one_each("data")(asked, answer)
+
+
+def _scores(asked: Asked, answer: dict[str, Any]) -> Failure | None:
+    """A score for each pair; one text against many counts as many pairs."""
+    fields = asked.inner or {}
+    pairs = max(
+        (max(items(fields.get(a)), items(fields.get(b))) for a, b in _SCORE_PAIRS if b in fields), default=0
+    )
+    return holds(answer, "data", pairs, "score")
+
+
+def _ranks(asked: Asked, answer: dict[str, Any]) -> Failure | None:
+    """A result for each document, or for the `top_n` best."""
+    fields = asked.inner or {}
+    documents, top = items(fields.get("documents")), fields.get("top_n")
+    count = min(documents, top) if isinstance(top, int) and top > 0 else documents
+    return holds(answer, "results", count, "relevance_score")
+
+
+def _by_type(asked: Asked, answer: dict[str, Any]) -> Failure | None:
+    """Cohere: under `embeddings` a list for each type, each with a vector for each input."""
+    fields, embeddings = asked.inner or {}, answer.get("embeddings")
+    if not isinstance(embeddings, dict):
+        return Failure.BAD_RESPONSE
+    inputs = sum(items(fields.get(name)) for name in ("texts", "images", "inputs"))
+    lists = [vectors for vectors in embeddings.values() if vectors is not None]
+    if not lists or not all(isinstance(vectors, list) and len(vectors) >= inputs for vectors in lists):
+        return Failure.INCOMPLETE
+    return None
+
+
+def _or_bytes(check: Check) -> Rule:
+    """The rule of a dialect whose vectors may be asked for as raw bytes, whose length HTTP vouches for."""
+    rule = json_rule(check)
+
+    def whole(asked: Asked, body: bytes) -> Failure | None:
+        if asked.inner is not None and asked.inner.get("encoding_format") in ("bytes", "bytes_only"):
+            return None if body else Failure.INCOMPLETE
+        return rule(asked, body)
+
+    return whole
+
+
+def _row(name: str, whole: Rule, error: ErrorShape = openai_error) -> Dialect:
+    return Dialect(
+        name=name,
+        judge=lambda _: StreamJudge(),
+        whole=whole,
+        edge=lambda _: Same(error),
+        error=error,
+        repeats=always,
+    )
+
+
+EMBEDDINGS = _row("embeddings", _or_bytes(_vectors))
+POOLING = _row("pooling", _or_bytes(_pooled))
+CLASSIFY = _row("classify", json_rule(_one_each("probs", "label")))
+SCORE = _row("score", json_rule(_scores))
+RERANK = _row("rerank", json_rule(_ranks))
+COHERE_RERANK = _row("rerank", json_rule(_ranks), cohere_error)
+COHERE_EMBED = _row("embeddings", json_rule(_by_type), cohere_error)

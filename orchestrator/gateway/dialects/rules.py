@@ -1,0 +1,75 @@
+"""What makes a plain 200 answer whole: the parts that the dialects' rules are made of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from orchestrator.gateway.failure import Failure
+
+if TYPE_CHECKING:
+    from orchestrator.gateway.asked import Asked
+
+Check = Callable[["Asked", dict[str, Any]], Failure | None]
+Rule = Callable[["Asked", bytes], Failure | None]
+
+
+def anything(_: Asked, _body: bytes) -> Failure | None:
+    """The rule of what the gateway cannot judge: every answer is whole."""
+    return None
+
+
+def json_rule(check: Check, *, has_error: bool = False) -> Rule:
+    """A rule for answers that are a JSON object; the rest is up to `check`.
+
+    An `error` in a 200 answer is the engine's failure, unless the dialect has a field of this name.
+    """
+
+    def whole(asked: Asked, body: bytes) -> Failure | None:
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return Failure.BAD_RESPONSE
+        if not isinstance(answer, dict):
+            return Failure.BAD_RESPONSE
+        if answer.get("error") and not has_error:
+            return Failure.ENGINE_ERROR
+        return check(asked, answer)
+
+    return whole
+
+
+def holds(answer: dict[str, Any], name: str, count: int, *filled: str) -> Failure | None:
+    """The list under `name` has at least `count` objects, each with something in one of `filled`."""
+    rows = answer.get(name)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return Failure.BAD_RESPONSE
+    if len(rows) < count or (
+        filled and not all(any(row.get(key) is not None for key in filled) for row in rows)
+    ):
+        return Failure.INCOMPLETE
+    return None
+
+
+def an_object(_: Asked, _answer: dict[str, Any]) -> Failure | None:
+    """The check that asks for nothing more than a JSON object."""
+    return None
+
+
+def always(_: dict[str, Any] | None) -> bool:
+    """Requests that may run twice: they only compute."""
+    return True
+
+
+def never(_: dict[str, Any] | None) -> bool:
+    """Requests that must not run twice: each makes something."""
+    return False
+
+
+def items(value: Any) -> int:
+    """How many inputs a field holds: a text, or one list of token ids or of messages, is one."""
+    if isinstance(value, list) and value and not isinstance(value[0], int):
+        return len(value)
+    return 0 if value is None else 1
