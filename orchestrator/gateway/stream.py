@@ -399,8 +399,13 @@ def _parsed(data: bytes) -> Any:
 
 
 def _last_event(tail: bytes) -> bytes | None:
-    """What came after the last blank line as an event: empty when it says nothing, None when it is a half."""
-    if all(line.startswith(b":") or not line for line in tail.splitlines()):
+    """What came after the last blank line as an event: empty for a comment, None when it is a half.
+
+    A line feed on its own is the end of a CR LF whose CR ended an event.
+    """
+    if not tail.strip(b"\r\n"):
+        return tail
+    if all(line.startswith(b":") for line in tail.splitlines()):
         return b""
     return None if _parsed(event_data(tail)) is None else tail + b"\n\n"
 
