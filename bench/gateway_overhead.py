@@ -1,10 +1,19 @@
 """What the gateway costs: requests and streamed tokens through it against the same ones sent directly.
 
-Starts an engine stand-in and a gateway as processes of their own and loads both from this one, in rounds that
-take turns, so that a busy machine disturbs both alike. Wall-clock rates are good as ratios inside a round;
-the CPU time per request and per token, read from the gateway process itself, is the number to trust.
+Starts an engine stand-in and a gateway as processes of their own and loads both from this one, in rounds of
+shuffled order, so that a busy machine disturbs both alike. Wall-clock rates are good as ratios inside a
+round; the CPU time per request and per token, read from the gateway process itself, is the number to trust.
 
-    python bench/gateway_overhead.py [--seconds 20] [--quick] [-o json]
+The stand-in tells token ids where they are asked for, and passes what is not load on to a simulated engine:
+the gateway finds a node whose streams can be continued, and records what that takes. With --against a second
+gateway, of the code of another commit, takes part in the same rounds. The ratio of the two is the median of
+the rounds' ratios; neither may be above 1.1.
+
+    python bench/gateway_overhead.py
+    python bench/gateway_overhead.py --against HEAD~1 --seconds 60 -o json
+    python bench/gateway_overhead.py --quick
+
+Exit code 1 when a ratio is above 1.1, or when the gateway would not have continued the streams.
 """
 
 from __future__ import annotations
@@ -12,11 +21,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import json
-import os
-import platform
+import random
 import statistics
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -24,11 +35,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import aiohttp
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-from cloud.balancers.gateway import GatewayBalancer
-from cloud.clock import SystemClock
-from cloud.errors import Uncertain
+from gateway_rig import MODEL, GatewayRig, machine, progress, quantile, reference
+
 from policies.model import TargetSpec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,25 +46,42 @@ CLIENTS = 32  # keep-alive connections that ask for plain answers
 STREAMS = 100  # streams at the same time
 TOKENS = 100  # per stream
 GAP = 0.01  # s between the tokens of a stream
-PHASES = 4  # plain and streaming, direct and through the gateway
+ROUNDS = 6
+PHASES = 2  # plain and streaming
+LIMIT = 1.1  # CPU, as a multiple of the other commit's
+PROMPT = "x" * 400
 
 PLAIN = (
     b'{"id":"cmpl-1","object":"chat.completion","model":"m","choices":[{"index":0,"message":{"role":"assistant",'
     b'"content":"'
-    + b"x" * 120
+    + b"y" * 120
     + b'"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}'
 )
-CHUNK = (
+_HEAD = (
     b'data: {"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,'
-    b'"model":"m","choices":[{"index":0,"delta":{"content":" token"},"logprobs":null,'
-    b'"finish_reason":null,"token_ids":null}]}\n\n'
+    b'"model":"simulated","choices":[{"index":0,"delta":'
 )
-LAST = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+_ROLE = b'{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":%s}\n\n'
+_TOKEN = b'{"content":" token"},"logprobs":null,"finish_reason":null,"token_ids":%s}]}\n\n'
+_LAST = b'{"content":" last"},"logprobs":null,"finish_reason":"length","token_ids":%s}]}\n\ndata: [DONE]\n\n'
+ROLE, TOKEN, LAST = (
+    {ids: _HEAD + rest % told for ids, told in ((False, b"null"), (True, given))}
+    for rest, given in (
+        (_ROLE, str(list(range(256, 456))).encode()),
+        (_TOKEN, b"[65800]"),
+        (_LAST, b"[65800]"),
+    )
+)
+"""The events of a stream without and with token ids."""
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: "
 
 
 class EngineProtocol(asyncio.Protocol):
-    """A server that does as little as can be between two bytes."""
+    """A server that does as little as can be between two bytes. `other` answers what is not load."""
+
+    def __init__(self, other: str) -> None:
+        self.other = other
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self.transport = cast("asyncio.Transport", transport)
@@ -72,27 +99,41 @@ class EngineProtocol(asyncio.Protocol):
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             if len(self.buffer) < end + 4 + length:
                 return
-            body = self.buffer[end + 4 : end + 4 + length]
-            self.buffer = self.buffer[end + 4 + length :]
-            if b'"stream":true' in body:
-                self.task = asyncio.ensure_future(self.stream())
+            whole, self.buffer = self.buffer[: end + 4 + length], self.buffer[end + 4 + length :]
+            if head.startswith(b"get /health "):
+                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            elif PROMPT.encode() not in whole:
+                self.task = asyncio.ensure_future(self.pass_on(whole, end))
+            elif b'"stream":true' in whole:
+                self.task = asyncio.ensure_future(self.stream(b'"return_token_ids":true' in whole))
             else:
                 length_line = b"\r\nContent-Length: %d\r\n\r\n" % len(PLAIN)
                 self.transport.write(HEAD + b"application/json" + length_line + PLAIN)
 
-    async def stream(self) -> None:
+    async def pass_on(self, request: bytes, end: int) -> None:
+        """Have another engine answer, and end the connection with its answer."""
+        host, _, port = self.other.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request[:end] + b"\r\nConnection: close" + request[end:])
+        self.transport.write(await reader.read())
+        self.transport.close()
+        writer.close()
+
+    async def stream(self, ids: bool) -> None:
         """Send one stream at its pace."""
         self.transport.write(HEAD + b"text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         loop = asyncio.get_running_loop()
         due = loop.time()
-        for _ in range(TOKENS):
+        first, last = ROLE[ids] + TOKEN[ids], LAST[ids]
+        for number in range(TOKENS):
             due += GAP
             if (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
             if not self.open:
                 return
-            self.transport.write(b"%x\r\n%s\r\n" % (len(CHUNK), CHUNK))
-        self.transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(LAST), LAST))
+            events = TOKEN[ids] if number else first
+            self.transport.write(b"%x\r\n%s\r\n" % (len(events), events))
+        self.transport.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(last), last))
 
 
 class ClientProtocol(asyncio.Protocol):
@@ -116,7 +157,7 @@ class ClientProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:  # noqa: D102
         if not self.first and b"data: " in data:
             self.first = time.perf_counter()
-        self.tokens += data.count(b"token_ids")
+        self.tokens += data.count(b'" token"')
         self.tail = (self.tail + data)[-max(len(self.end), 16) :]
         if self.tail.endswith(self.end) and self.done is not None and not self.done.done():
             self.done.set_result(None)
@@ -124,27 +165,33 @@ class ClientProtocol(asyncio.Protocol):
 
 @dataclass
 class Measured:
-    """One way (direct or through the gateway), all its rounds together."""
+    """One way (direct or through a gateway), all its rounds together; CPU in seconds a round."""
 
     requests: int = 0
     request_seconds: float = 0.0
-    request_cpu: float = 0.0
+    request_cpu: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     tokens: int = 0
     token_seconds: float = 0.0
-    token_cpu: float = 0.0
+    token_cpu: list[float] = field(default_factory=list)
     first_tokens: list[float] = field(default_factory=list)
 
 
-async def serve_engine() -> None:
-    server = await asyncio.get_running_loop().create_server(EngineProtocol, "127.0.0.1", 0, backlog=4096)
+async def serve_engine(other: str) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: EngineProtocol(other), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with the parent
 
 
 def request_bytes(stream: bool) -> bytes:
     body = json.dumps(
-        {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "x" * 400}]},
+        {
+            "model": MODEL,
+            "stream": stream,
+            "messages": [{"role": "user", "content": PROMPT}],
+            "max_tokens": 400,
+        },
         separators=(",", ":"),
     ).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -191,97 +238,95 @@ async def stream_load(port: int, seconds: float) -> tuple[int, list[float]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Time that a process's threads have had a processor so far; nothing for process 0."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat") if pid else ()
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 @contextlib.asynccontextmanager
-async def process(*argv: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def engine(other: str) -> AsyncIterator[int]:
+    """The stand-in's port."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *argv,
+        __file__,
+        *("--serve", other),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )
     try:
-        yield child
+        yield int(await asyncio.wait_for(cast("asyncio.StreamReader", child.stdout).readline(), 20))
     finally:
-        if child.returncode is None:
-            child.kill()
+        child.kill()
         await child.wait()
 
 
-async def gateway_port(directory: Path, engine_port: int) -> tuple[GatewayBalancer, int]:
-    """Attach the engine to the gateway; where the gateway listens."""
-    balancer = GatewayBalancer(
-        socket=directory / "gw.sock",
-        targets_file=directory / "targets.json",
-        pool="bench",
-        clock=SystemClock(),
-    )
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await balancer.apply([TargetSpec(id="engine", address=f"127.0.0.1:{engine_port}")], 1)
-                break
-            except Uncertain:
-                await asyncio.sleep(0.05)
-    connector = aiohttp.UnixConnector(str(directory / "gw.sock"))
-    async with (
-        aiohttp.ClientSession(connector=connector) as session,
-        session.get("http://gateway/v1/state") as answer,
-    ):
-        return balancer, int((await answer.json())["listen"].rpartition(":")[2])
+@contextlib.asynccontextmanager
+async def gateway(directory: Path, code: Path, engine_port: int) -> AsyncIterator[GatewayRig]:
+    """A gateway of this code that holds the stand-in for healthy."""
+    directory.mkdir()  # noqa: ASYNC240 - before anything is measured
+    rig = GatewayRig(directory)
+    try:
+        await rig.start(environment={"PYTHONPATH": str(code)}, cwd=code)
+        await rig.apply([TargetSpec(id="engine", address=f"127.0.0.1:{engine_port}")])
+        yield rig
+    finally:
+        await rig.close()
 
 
-async def measure(seconds: float, directory: Path) -> dict[str, Measured]:
-    ways = {way: Measured() for way in ("direct", "gateway")}
-    settings = {
-        "targets_file": str(directory / "targets.json"),
-        "socket": str(directory / "gw.sock"),
-        "port": 0,
-    }
-    async with (
-        process(__file__, "--serve") as engine,
-        process("-m", "orchestrator.gateway", json.dumps(settings)) as gateway,
-    ):
-        engine_port = int(await asyncio.wait_for(cast("asyncio.StreamReader", engine.stdout).readline(), 20))
-        balancer, port = await gateway_port(directory, engine_port)
-        rounds = 2
-        slice_ = seconds / (rounds * PHASES)
-        for way_port in (engine_port, port):
-            await plain_load(way_port, 0.3)
-        for _ in range(rounds):
-            for way, way_port in (("direct", engine_port), ("gateway", port)):
-                await one_round(ways[way], way_port, gateway.pid, slice_)
-        await balancer.close()
-    return ways
+def code_of(commit: str, directory: Path) -> Path:
+    """The packages as they were at a commit. Raises CalledProcessError for one that git does not know."""
+    words = ("git", "archive", commit, "orchestrator", "cloud", "policies")
+    packed = subprocess.run(words, cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+async def measure(seconds: float, directory: Path, against: str | None) -> tuple[dict[str, Measured], str]:
+    """What each way cost, and how the gateway would continue the streams."""
+    async with contextlib.AsyncExitStack() as ends:
+        other = await ends.enter_async_context(reference(directory))
+        engine_port = await ends.enter_async_context(engine(other))
+        codes = {"gateway": ROOT}
+        if against is not None:
+            codes["before"] = code_of(against, directory / "code")
+        rigs = {
+            name: await ends.enter_async_context(gateway(directory / name, code, engine_port))
+            for name, code in codes.items()
+        }
+        ports = {"direct": (engine_port, 0)}
+        ports |= {name: (int(rig.url.rpartition(":")[2]), rig.pid) for name, rig in rigs.items()}
+        found = {way: Measured() for way in ports}
+        for port, _ in ports.values():
+            await plain_load(port, 0.3)
+        order = list(ports)
+        for number in range(ROUNDS):
+            progress(f"  round {number + 1} of {ROUNDS}")
+            random.Random(number).shuffle(order)
+            for way in order:
+                await one_round(found[way], *ports[way], seconds / (ROUNDS * PHASES * len(order)))
+        state = await rigs["gateway"].state()
+    return found, str(state["targets"][0].get("continuation", {}).get("way", "none"))
 
 
 async def one_round(way: Measured, port: int, pid: int, seconds: float) -> None:
     cpu, start = cpu_seconds(pid), time.perf_counter()
     latencies = await plain_load(port, seconds)
     way.request_seconds += time.perf_counter() - start
-    way.request_cpu += cpu_seconds(pid) - cpu
+    way.request_cpu.append((cpu_seconds(pid) - cpu) / len(latencies))
     way.requests += len(latencies)
     way.latencies += latencies
     cpu, start = cpu_seconds(pid), time.perf_counter()
     tokens, firsts = await stream_load(port, seconds)
     way.token_seconds += time.perf_counter() - start
-    way.token_cpu += cpu_seconds(pid) - cpu
+    way.token_cpu.append((cpu_seconds(pid) - cpu) / tokens)
     way.tokens += tokens
     way.first_tokens += firsts
 
 
-def quantile(values: list[float], share: float) -> float:
-    return statistics.quantiles(values, n=1000)[int(share * 1000) - 1] if len(values) > 1 else float("nan")
-
-
-def summary(ways: dict[str, Measured]) -> dict[str, Any]:
-    direct, through = ways["direct"], ways["gateway"]
-    rows: dict[str, Any] = {"machine": machine()}
+def summary(ways: dict[str, Measured], continued: str) -> dict[str, Any]:
+    rows: dict[str, Any] = {"machine": machine(), "continuation": continued}
     for name, way in ways.items():
         rows[name] = {
             "requests": way.requests,
@@ -292,50 +337,58 @@ def summary(ways: dict[str, Measured]) -> dict[str, Any]:
             "tokens_per_second": round(way.tokens / way.token_seconds, 1),
             "first_token_ms_p50": round(quantile(way.first_tokens, 0.5) * 1e3, 2),
             "first_token_ms_p99": round(quantile(way.first_tokens, 0.99) * 1e3, 2),
+            "cpu_us_per_request": round(statistics.median(way.request_cpu) * 1e6, 1),
+            "cpu_us_per_token": round(statistics.median(way.token_cpu) * 1e6, 2),
         }
-    rows["cpu_us_per_request"] = round(through.request_cpu / through.requests * 1e6, 1)
-    rows["cpu_us_per_token"] = round(through.token_cpu / through.tokens * 1e6, 2)
-    rows["requests_per_second_ratio"] = round(
-        (through.requests / through.request_seconds) / (direct.requests / direct.request_seconds), 3
-    )
-    rows["tokens_per_second_ratio"] = round(
-        (through.tokens / through.token_seconds) / (direct.tokens / direct.token_seconds), 3
-    )
+    direct, through = rows["direct"], rows["gateway"]
+    for what in ("requests_per_second", "tokens_per_second"):
+        rows[f"{what}_ratio"] = round(through[what] / direct[what], 3)
+    if (before := ways.get("before")) is not None:
+        now = ways["gateway"]
+        rows["cpu_per_request_ratio"] = median_ratio(now.request_cpu, before.request_cpu)
+        rows["cpu_per_token_ratio"] = median_ratio(now.token_cpu, before.token_cpu)
     return rows
 
 
-def machine() -> str:
-    model = "unknown CPU"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), model)
-    load = os.getloadavg()[0]
-    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}"
+def median_ratio(now: list[float], before: list[float]) -> float:
+    """The median of the ratios of each round."""
+    return round(statistics.median(a / b for a, b in zip(now, before, strict=True)), 3)
+
+
+def missed(rows: dict[str, Any]) -> list[str]:
+    """What does not hold of what must."""
+    ratios = [name for name in rows if name.startswith("cpu_per_")]
+    found = [f"{name}: {rows[name]} is above {LIMIT}" for name in ratios if rows[name] > LIMIT]
+    return found + ["no token ids were recorded"] * (bool(ratios) and rows["continuation"] == "none")
 
 
 def table(rows: dict[str, Any]) -> str:
-    direct, through = rows["direct"], rows["gateway"]
-    out = [str(rows["machine"]), f"{'':22}{'direct':>12}{'gateway':>12}"]
-    out += [f"{name:22}{direct[name]:>12}{through[name]:>12}" for name in direct]
-    names = ("cpu_us_per_request", "cpu_us_per_token", "requests_per_second_ratio", "tokens_per_second_ratio")
-    out += [f"{name:28}{rows[name]:>18}" for name in names]
-    return "\n".join(out)
+    ways = [name for name, row in rows.items() if isinstance(row, dict)]
+    out = [f"{rows['machine']}; continuation: {rows['continuation']}"]
+    out.append(f"{'':22}" + "".join(f"{way:>12}" for way in ways))
+    out += [f"{name:22}" + "".join(f"{rows[way][name]:>12}" for way in ways) for name in rows["direct"]]
+    return "\n".join([*out, *(f"{name:28}{rows[name]:>18}" for name in rows if name.endswith("_ratio"))])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="time of all rounds together")
-    parser.add_argument("--quick", action="store_true", help="2 seconds: shows that it runs, measures little")
+    parser.add_argument("--against", metavar="COMMIT", help="measure the gateway of another commit too")
+    parser.add_argument("--quick", action="store_true", help="4 seconds: shows that it runs, judges nothing")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", metavar="OTHER", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        asyncio.run(serve_engine())
+        asyncio.run(serve_engine(options.serve))
         return 0
     with tempfile.TemporaryDirectory(prefix="gw") as directory:
-        rows = summary(asyncio.run(measure(2.0 if options.quick else options.seconds, Path(directory))))
+        seconds = 4.0 if options.quick else options.seconds
+        rows = summary(*asyncio.run(measure(seconds, Path(directory), options.against)))
+    rows["missed"] = [] if options.quick else missed(rows)
     print(json.dumps(rows) if options.output == "json" else table(rows))
-    return 0
+    return 1 if rows["missed"] else 0
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from gateway_rig import LAUNCH
 
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.clock import SystemClock
@@ -255,17 +256,6 @@ async def test_a_gateway_that_cannot_start_says_why_on_one_line(site, tmp_path):
 
 
 # -- sockets that outlive a process ----------------------------------------------------------------
-
-
-LAUNCH = """
-import fcntl, os, sys
-kept = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
-for place, number in enumerate(kept):
-    os.dup2(number, 3 + place)
-os.environ["LISTEN_FDS"], os.environ["LISTEN_PID"] = str(len(kept)), str(os.getpid())
-os.execv(sys.executable, [sys.executable, "-m", "orchestrator.gateway", sys.argv[2]])
-"""
-"""Starts a gateway as systemd does: its sockets are descriptors 3 and on."""
 
 
 def free_port() -> int:
