@@ -129,6 +129,22 @@ class GatewayTable(Section):
     answer_limit: Size = size_key(
         _DEFAULTS.answer_limit, "Largest plain answer that is held back so that it could be retried."
     )
+    connection_limit: int = Field(
+        default=_DEFAULTS.connection_limit,
+        ge=1,
+        description="Connections that clients may hold, never more than half of what the process may open. "
+        "For one more, the one ends that has been silent for longest.",
+    )
+    head_limit: Size = size_key(
+        _DEFAULTS.head_limit, "Largest head of a request, line and fields together; larger ones get 431."
+    )
+    head_timeout: Duration = duration_key(
+        _DEFAULTS.head_timeout, "How long the head of a request may take before it is refused with 408."
+    )
+    unread_timeout: Duration = duration_key(
+        _DEFAULTS.unread_timeout,
+        "How long a client may leave a part of its answer unread before its connection ends.",
+    )
     allow_paths: Strings = Field(
         default=_DEFAULTS.allow_paths,
         description="Paths that clients may reach besides /v1/.",

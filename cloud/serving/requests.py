@@ -66,7 +66,7 @@ class Complaints:
             self._wait()
 
 
-class _Connection(web.RequestHandler):
+class Connection(web.RequestHandler):
     """One connection, which speaks of what goes wrong on it to its listener."""
 
     __slots__ = ("_listener",)
@@ -134,7 +134,7 @@ class Server(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """A new connection."""
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, loop=self._loop, **self._kwargs)
 
 
 class Runner(web.AppRunner):

@@ -29,9 +29,11 @@ from cloud.serving.sockets import serve as serve_http
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.clients import Clients, connections_most
 from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.connection import Bounds, ClientRequest
 from orchestrator.gateway.control import METRICS_TYPE, Control
 from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.health import HealthChecker
+from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.replies import bad_request, error_response
@@ -49,6 +51,7 @@ _BACKLOG = 4096
 _ACCEPTED_AT_ONCE = 128  # and so many log lines are written each second in which none can be accepted
 _CLEANUP = 1.0  # s for connections that still write their last bytes
 _READ_ONLY = frozenset({"GET", "HEAD"})
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Gateway:
@@ -69,6 +72,7 @@ class Gateway:
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self.replaced = asyncio.Event()  # an heir serves on the same sockets
         self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
+        self._ids = RequestIds(self._rng)
         self.incarnation = uuid.uuid4().hex
         self.table = TargetTable(
             now=clock.now,
@@ -116,7 +120,7 @@ class Gateway:
             admission=self._admission,
             metrics=self.metrics,
             session=self._session,
-            rng=self._rng,
+            ids=self._ids,
         )
         self._health = HealthChecker(
             config=config, table=self.table, metrics=self.metrics, clock=self._clock, rng=self._rng
@@ -259,16 +263,16 @@ class Gateway:
             writer: AbstractStreamWriter,
             task: asyncio.Task[None],
         ) -> web.BaseRequest:
-            return web.BaseRequest(
-                message, payload, protocol, writer, task, loop, client_max_size=config.body_limit
-            )
+            return ClientRequest(message, payload, protocol, writer, task, loop, ids=self._ids)
 
         server = self._server = Clients(
             self._dispatch,
             listener=f"{config.host}:{self.port}",
-            error_answer=bad_request,
-            most=connections_most(),
+            error_answer=lambda status, text: bad_request(status, text, self._ids.new()),
+            most=min(config.connection_limit, connections_most()),
+            bounds=Bounds(config.head_limit, config.head_timeout, config.unread_timeout, config.body_rate),
             on_ended=self.metrics.connection_ended,
+            on_unread=self.metrics.answer_unread,
             request_factory=make_request,
             handler_cancellation=True,
             access_log=None,
@@ -282,24 +286,28 @@ class Gateway:
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         """The gateway's own paths, then the proxy; for another name, neither."""
+        if request.method not in _METHODS:
+            answer = bad_request(405, f"{request.method} is not served here", self._ids.of(request.headers))
+            answer.headers["Allow"] = ", ".join(_METHODS)
+            return answer
         refused = self._hosts.refusal(request)
         if refused is not None:
-            return bad_request(*refused)
+            return bad_request(*refused, self._ids.of(request.headers))
         if request.method in _READ_ONLY:
             own = request.raw_path
             if own == "/healthz":
                 return web.Response(text="ok\n")
             if own == "/readyz":
-                return self._readyz()
+                return self._readyz(self._ids.of(request.headers))
             if own == "/metrics":
                 return web.Response(body=self.metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
         return await self._proxy.handle(request)
 
-    def _readyz(self) -> web.Response:
+    def _readyz(self, request_id: str) -> web.Response:
         if self._proxy.stopping:
-            return error_response(503, "stopping", "this gateway is stopping")
+            return error_response(503, "stopping", "this gateway is stopping", request_id=request_id)
         if not self.table.any_sound():
-            return error_response(503, "no_target", "no target is active and healthy")
+            return error_response(503, "no_target", "no target is active and healthy", request_id=request_id)
         return web.Response(text="ok\n")
 
     def _breaker_opened(self, entry: Entry) -> None:

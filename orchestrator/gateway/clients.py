@@ -1,8 +1,9 @@
 """Who may hold a connection to the gateway: callers that say nothing must not use up its descriptors.
 
 A request that is being answered takes two descriptors, one to its client and one to its node, so clients may
-hold half of what the process may open. For one more, the connection that has been silent for longest ends.
-Where each of them has a request, or had one a moment ago, the newcomer does: what is being answered goes on.
+hold half of what the process may open, and no more than the configuration allows. For one more, the
+connection ends whose client has owed us something for longest: a request, or the rest of one. Where each of
+them is being answered, or has owed us nothing until a moment ago, the newcomer ends: answers go on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from cloud.serving.requests import Server
+from orchestrator.gateway.connection import Bounds, ClientConnection
 
 log = structlog.get_logger("orchestrator.gateway")
 
@@ -34,15 +36,34 @@ def connections_most() -> int:
 
 
 class Clients(Server):
-    """An HTTP server that holds `most` connections. `on_ended` hears of each that was one too many."""
+    """An HTTP server that holds `most` connections within `bounds`.
 
-    def __init__(self, handler: Handler, *, most: int, on_ended: Callable[[], None], **more: Any) -> None:
+    `on_ended` hears of each that was one too many, `on_unread` of each that did not read its answer.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        most: int,
+        bounds: Bounds,
+        on_ended: Callable[[], None],
+        on_unread: Callable[[], None],
+        **more: Any,
+    ) -> None:
         super().__init__(self._answer, **more)
         self._handler, self._most, self._on_ended = handler, most, on_ended
-        self._silent: dict[web.RequestHandler, float] = {}  # since when, the longest first
+        self._bounds, self._on_unread = bounds, on_unread
+        self._silent: dict[web.RequestHandler, float] = {}  # that owe us something, the longest first
         self._asking: set[web.RequestHandler] = set()
         self._said_at: float | None = None
         self._now = asyncio.get_running_loop().time
+
+    def __call__(self) -> ClientConnection:
+        """A new connection."""
+        return ClientConnection(
+            self, loop=self._loop, bounds=self._bounds, on_unread=self._on_unread, **self._kwargs
+        )
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Take a connection, or end one."""
@@ -52,11 +73,11 @@ class Clients(Server):
             self._on_ended()
             self._say(now)
             oldest, since = next(iter(self._silent.items()), (None, now))
-            if oldest is None or now - since < _MOMENT:
+            if not isinstance(oldest, ClientConnection) or now - since < _MOMENT:
                 transport.abort()
                 return
             del self._silent[oldest]
-            oldest.force_close()
+            oldest.abort()
         self._silent[handler] = now
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
@@ -66,12 +87,17 @@ class Clients(Server):
         super().connection_lost(handler, exc)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        client = request.protocol
-        self._silent.pop(client, None)
-        self._asking.add(client)
+        client, answered = request.protocol, False
+
+        def is_whole() -> None:
+            if not answered and self._silent.pop(client, None) is not None:
+                self._asking.add(client)
+
+        request.content.on_eof(is_whole)
         try:
             return await self._handler(request)
         finally:
+            answered = True
             if client in self._asking:  # it has not hung up meanwhile
                 self._asking.remove(client)
                 self._silent[client] = self._now()

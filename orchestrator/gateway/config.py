@@ -28,6 +28,8 @@ class GatewayConfig:
     `body_limit`: largest request body. `bodies_limit`: all that are held at one time. `body_timeout`: longest
     silence inside a body, `body_rate`: bytes a second that it must have on the whole once that is over.
     `answer_limit`: largest plain answer held back for a retry; a longer one is passed through.
+    `connection_limit`: connections that clients may hold. `head_limit`: largest head of a request,
+    `head_timeout`: for all of it. `unread_timeout`: how long a client may leave an answer unread.
 
     Raises GatewayError when a value makes no sense.
     """
@@ -65,6 +67,10 @@ class GatewayConfig:
     body_timeout: float = 30.0
     body_rate: int = 16 * 1024
     answer_limit: int = 32 * 1024 * 1024
+    connection_limit: int = 16_384
+    head_limit: int = 64 * 1024
+    head_timeout: float = 10.0
+    unread_timeout: float = 60.0
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
     allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
     api_key: str | None = field(default=None, repr=False)  # replaces the client's own; None passes that on
@@ -110,6 +116,10 @@ _POSITIVE = (
     "body_timeout",
     "body_rate",
     "answer_limit",
+    "connection_limit",
+    "head_limit",
+    "head_timeout",
+    "unread_timeout",
 )
 _NOT_NEGATIVE = (
     "queue_limit",

@@ -85,6 +85,9 @@ class GatewayMetrics:
         self._ended = counter(
             "connections_ended", "Connections ended for newer ones, or refused, at their limit"
         )
+        self._unread = counter(
+            "connections_unread", "Connections ended since their client did not read an answer in time"
+        )
         self._sets = counter("target_sets", "Target sets offered, by way and result", "via", "result")
         self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer")
         self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte")
@@ -131,6 +134,10 @@ class GatewayMetrics:
     def connection_ended(self) -> None:
         """Clients hold as many connections as they may, and one was ended or refused."""
         self._ended.inc()
+
+    def answer_unread(self) -> None:
+        """A connection was ended, since its client did not read what it was sent."""
+        self._unread.inc()
 
     def target_set(self, via: str, result: str) -> None:
         """A target set came by `via` (push, file, copy) and was accepted, or why not."""

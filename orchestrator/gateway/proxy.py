@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from typing import cast
 
 import aiohttp
@@ -18,16 +17,16 @@ from orchestrator.gateway.breaker import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
-from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
+from orchestrator.gateway.replies import NODE, error_response
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import forwarded
 
 log = structlog.get_logger("orchestrator.gateway")
 
-_LONGEST_ID = 128
 _TIMEOUTS = frozenset({Failure.FIRST_TOKEN_TIMEOUT, Failure.ANSWER_TIMEOUT, Failure.IDLE_TIMEOUT})
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
 
@@ -52,13 +51,13 @@ class Proxy:
         admission: Admission,
         metrics: GatewayMetrics,
         session: aiohttp.ClientSession,
-        rng: random.Random,
+        ids: RequestIds,
     ) -> None:
         self._config = config
         self._table = table
         self._admission = admission
         self._metrics = metrics
-        self._rng = rng
+        self._ids = ids
         self._loop = asyncio.get_running_loop()
         self._intake = Intake(
             limit=config.body_limit,
@@ -79,7 +78,7 @@ class Proxy:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises CancelledError when the client leaves."""
-        exchange = Exchange(self._request_id(request), self._loop.time())
+        exchange = Exchange(self._ids.of(request.headers), self._loop.time())
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._running.add(task)
         self._metrics.active += 1
@@ -133,7 +132,9 @@ class Proxy:
         except Unfit as unfit:
             raise self._turn(exchange, unfit.status, unfit.code, unfit.message) from None
         if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-            raise self._turn(exchange, 501, "not_implemented", "this gateway does not proxy web sockets")
+            turned = self._turn(exchange, 501, "not_implemented", "this gateway does not proxy web sockets")
+            turned.response.force_close()
+            raise turned
         try:
             body = await self._intake.read(request)
         except Refusal as refusal:
@@ -245,10 +246,3 @@ class Proxy:
 
     def _elapsed(self, exchange: Exchange) -> float:
         return self._loop.time() - exchange.started
-
-    def _request_id(self, request: web.BaseRequest) -> str:
-        """The client's own id when it is a sane one, else a new one."""
-        given = request.headers.get(REQUEST_ID, "")
-        if 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable():
-            return given
-        return f"{self._rng.getrandbits(96):024x}"

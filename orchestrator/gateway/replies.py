@@ -22,9 +22,17 @@ def error_response(
     return web.Response(status=status, headers=headers, body=openai_error(status, code, message, request_id))
 
 
-def bad_request(status: int, message: str) -> web.Response:
-    """The answer to a request that is broken, or not for this gateway."""
-    codes = {421: "misdirected_request", 500: "gateway_error"}
-    answer = error_response(status, codes.get(status, "bad_request"), message)
+_CODES = {
+    405: "method_not_allowed",
+    408: "head_timeout",
+    421: "misdirected_request",
+    431: "head_too_large",
+    500: "gateway_error",
+}
+
+
+def bad_request(status: int, message: str, request_id: str = "") -> web.Response:
+    """The answer to a request that is broken, or not for this gateway. The connection ends with it."""
+    answer = error_response(status, _CODES.get(status, "bad_request"), message, request_id=request_id)
     answer.force_close()
     return answer

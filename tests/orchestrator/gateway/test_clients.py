@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from orchestrator.gateway import app, clients
+from orchestrator.gateway import app, clients, selfcheck
 from tests.support.connections import still_open
 
 MOST = 20
@@ -20,6 +20,7 @@ def few(monkeypatch):
     """Few connections are enough for the tests; a connection is silent at once."""
     monkeypatch.setattr(app, "connections_most", lambda: MOST)
     monkeypatch.setattr(clients, "_MOMENT", 0.0)
+    monkeypatch.setattr(selfcheck, "_EVERY", 600.0)  # it calls too
 
 
 @pytest.fixture
@@ -40,9 +41,13 @@ def held(called: list[socket.socket]) -> list[bool]:
     return [still_open(one) for one in called]
 
 
-def ended(running) -> str:
+def count(running, name: str) -> str:
     text = running.gateway.metrics.exposition().decode()
-    return text.partition("\norchestrator_gateway_connections_ended_total ")[2].partition("\n")[0]
+    return text.partition(f"\norchestrator_gateway_{name}_total ")[2].partition("\n")[0]
+
+
+def ended(running) -> str:
+    return count(running, "connections_ended")
 
 
 async def test_for_one_too_many_the_longest_silent_ends(upstreams, gateways, ask, caller, eventually):
@@ -104,6 +109,65 @@ async def test_nor_does_one_end_that_was_answered_a_moment_ago(
     await asyncio.sleep(0.1)
     called.append(caller(running))
     await eventually(lambda: held(called) == [True] * MOST + [False])
+
+
+async def test_half_of_a_request_keeps_nobody_out(upstreams, gateways, ask, caller, eventually):
+    """However much it says: who has owed the rest of a request for longest ends for another."""
+    running = await gateways(await upstreams("node"))
+    halves = [caller(running) for _ in range(MOST)]
+    for one in halves:
+        one.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+    await eventually(lambda: running.gateway.metrics.active == MOST)
+    assert (await ask(running)).status == 200
+    await eventually(lambda: held(halves).count(False) == 1)
+
+
+async def test_the_configuration_may_allow_fewer_connections(upstreams, gateways, caller, eventually):
+    running = await gateways(await upstreams("node"), connection_limit=3)
+    called = [caller(running) for _ in range(5)]
+    await eventually(lambda: held(called).count(True) == 3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_does_not_read_its_answer_is_let_go(upstreams, gateways, ask, caller, eventually, stream):
+    """And with it what it holds: the memory, and the place at its node."""
+    text = "x" * 50_000
+
+    async def long(talk):
+        if not stream:
+            await talk.json({"choices": [{"message": {"content": text * 400}, "finish_reason": "stop"}]})
+            return
+        await talk.start_stream()
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await talk.text(text)
+
+    node = await upstreams("node", long)
+    running = await gateways(node, unread_timeout=0.2, body_rate=2**30)
+    one = caller(running)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    body = b'{"stream": true}' if stream else b"{}"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    one.send(head + body)
+    await eventually(lambda: count(running, "connections_unread") == "1.0")
+    await eventually(lambda: running.gateway.metrics.active == 0)
+    await eventually(lambda: running.gateway._server.connections == [])
+    assert (await running.targets())["node"]["in_flight"] == 0
+
+
+async def test_who_reads_slowly_gets_everything(upstreams, gateways, behave, raw):
+    node = await upstreams("node", behave.tokens(3000))
+    running = await gateways(node, unread_timeout=5.0)
+    one = await raw(running)
+    body = b'{"stream": true}'
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    await one.send(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    got = b""
+    while part := await one.reader.read(10_000):
+        got += part
+        await asyncio.sleep(0.001)
+    assert got.count(b"data: ") == 3003
+    assert b"[DONE]" in got
 
 
 @pytest.mark.parametrize(

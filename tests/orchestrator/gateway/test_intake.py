@@ -14,7 +14,7 @@ MIB = 1024 * 1024
 
 def head(length: int | None, more: str = "") -> bytes:
     how = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-    return f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n{how}\r\n{more}\r\n".encode()
+    return f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\n{how}\r\n{more}\r\n".encode()
 
 
 def held(running: Any) -> int:
