@@ -29,16 +29,16 @@ def openai_fields(
 def anthropic_error(status: int, code: str, message: str, request_id: str, param: str = "") -> bytes:
     """Anthropic's shape: `{"type": "error", "error": {"type", "message"}, "request_id"}`.
 
-    `code` and `param` go in front of the message, as the shape has no field for them.
+    `code` goes in front of the message, as the shape has no field for it; `param` is one field more.
     https://docs.anthropic.com/en/api/errors
     """
     kind = _ANTHROPIC_TYPES.get(
         status, "invalid_request_error" if status < _FIRST_SERVER_ERROR else "api_error"
     )
-    words = f"{code}: {param}: {message}" if param else f"{code}: {message}"
-    return orjson.dumps(
-        {"type": "error", "error": {"type": kind, "message": words}, "request_id": request_id}
-    )
+    error = {"type": kind, "message": f"{code}: {message}" if code else message}
+    if param:
+        error["param"] = param
+    return orjson.dumps({"type": "error", "error": error, "request_id": request_id})
 
 
 _ANTHROPIC_TYPES = {
