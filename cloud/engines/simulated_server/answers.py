@@ -57,6 +57,10 @@ class Answer(Protocol):
         """What comes after the last piece of the last output."""
         ...
 
+    def failed(self) -> bytes:
+        """How a stream ends whose engine died."""
+        ...
+
     def body(self, pieces: Sequence[Piece]) -> bytes:
         """The whole answer of a request that does not stream, from its whole outputs."""
         ...
@@ -70,6 +74,10 @@ class _Counting:
         self.request_id = request_id
         self.created = created
         self.generated = 0
+
+    def failed(self) -> bytes:
+        """An error event, and an end mark that proves nothing."""
+        return event(engine_error()) + DONE
 
     def usage(self, *, whole: bool = False) -> dict[str, Any]:
         """The counts of all outputs so far."""

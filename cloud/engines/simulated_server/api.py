@@ -9,8 +9,10 @@ import orjson
 from aiohttp import web
 
 from cloud.engines.simulated_server.answers import ChatAnswer, CompletionAnswer, engine_error, error_body
+from cloud.engines.simulated_server.audio import Audio
 from cloud.engines.simulated_server.core import Core, EngineDead
 from cloud.engines.simulated_server.inference import Inference, Limits, reply, request_id
+from cloud.engines.simulated_server.pooling import Pooling
 from cloud.engines.simulated_server.requests import (
     BadRequest,
     Offer,
@@ -18,6 +20,7 @@ from cloud.engines.simulated_server.requests import (
     parse_completion,
     read_object,
 )
+from cloud.engines.simulated_server.responses import Responses
 from cloud.engines.simulated_server.scale_out import ScaleOut, Tokenizing
 from cloud.ports import Clock
 
@@ -43,6 +46,7 @@ class ApiSettings:
     reasoning: bool = False
     scale_out: bool = False
     tokenizer_info: bool = False
+    responses_store: bool = False
     faults: bool = False
 
 
@@ -73,6 +77,9 @@ class Api:
         app.router.add_post("/v1/chat/completions", self._chat)
         ScaleOut(self._clock, self.inference, enabled=settings.scale_out).add_routes(app.router)
         Tokenizing(self.inference, info=settings.tokenizer_info).add_routes(app.router)
+        Responses(self._clock, self.inference, stores=settings.responses_store).add_routes(app.router)
+        Pooling(self._clock, self.inference).add_routes(app.router)
+        Audio(self.inference).add_routes(app.router)
         if settings.faults:
             app.router.add_post("/faults/crash-engine", self._crash)
             app.router.add_post("/faults/freeze", self._freeze)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,11 @@ import orjson
 from aiohttp import web
 
 from cloud.engines.simulated_server.answers import (
-    DONE,
     QUEUE_FULL,
     SHUT_DOWN,
     Answer,
     engine_error,
     error_body,
-    event,
 )
 from cloud.engines.simulated_server.core import Core, EngineDead, Generation
 from cloud.engines.simulated_server.outputs import Output, Piece, joined
@@ -113,6 +111,22 @@ class Inference:
             for name in names.values():
                 self._by_id.pop(name, None)
 
+    async def tokens(self, prompt: Sequence[int], count: int = 1) -> list[int]:
+        """Let the engine make this many tokens, for routes that answer with something else than text.
+
+        Raises EngineDead, also while it drains.
+        """
+        if self.draining:
+            raise EngineDead
+        generation = self.core.submit(prompt, count, seed=None, ignore_eos=True)
+        made: list[int] = []
+        try:
+            while generation.finish is None or len(made) < count:
+                made += (await generation.read())[0]
+        finally:
+            self.core.drop(generation)
+        return made
+
     def abort(self, names: list[Any]) -> None:
         """End the requests of these ids; unknown ones are ignored."""
         for name in names:
@@ -192,7 +206,7 @@ async def _stream(http: web.Request, run: Run, answer: Answer) -> web.StreamResp
     except EngineDead:
         if not response.prepared:
             await response.prepare(http)
-        await response.write(event(engine_error()) + DONE)
+        await response.write(answer.failed())
     await response.write_eof()
     return response
 

@@ -70,6 +70,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--reasoning-parser", default="", help="any name: tells reasoning from the rest of texts")
     add("--enable-scale-out", action="store_true", help="offer render, generate and derender; else 403")
     add("--enable-tokenizer-info-endpoint", action="store_true", help="offer /tokenizer_info; else 404")
+    add("--responses-store", action="store_true", help="keep responses; vLLM has a variable for this")
     add("--faults", action="store_true", help="offer POST /faults/... (tests only)")
     options = parser.parse_args(argv)
     options.served_model_name = options.served_model_name or options.model

@@ -69,6 +69,7 @@ class Server:
                 auto_tools=options.enable_auto_tool_choice and bool(options.tool_call_parser),
                 reasoning=bool(options.reasoning_parser),
                 scale_out=options.enable_scale_out,
+                responses_store=options.responses_store,
                 tokenizer_info=options.enable_tokenizer_info_endpoint,
                 faults=options.faults,
             ),
