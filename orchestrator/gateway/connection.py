@@ -24,7 +24,7 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from cloud.serving.requests import Connection, Server
 from orchestrator.gateway.ids import RequestIds
-from orchestrator.gateway.replies import REQUEST_ID
+from orchestrator.gateway.replies import ANTHROPIC_REQUEST_ID, REQUEST_ID
 
 SERVER = "spot-orchestrator"
 """What answers call their server, and the gateway itself in `Via`."""
@@ -63,6 +63,7 @@ class ClientRequest(web.BaseRequest):
         response.headers["Server"] = SERVER
         if REQUEST_ID not in response.headers:
             response.headers[REQUEST_ID] = self._ids.of(self.headers)
+        response.headers[ANTHROPIC_REQUEST_ID] = response.headers[REQUEST_ID]
 
 
 class ClientConnection(Connection):

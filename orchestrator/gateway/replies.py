@@ -7,6 +7,8 @@ from aiohttp import web
 from orchestrator.gateway.dialects.errors import openai_error
 
 REQUEST_ID = "X-Request-Id"
+ANTHROPIC_REQUEST_ID = "request-id"
+"""Where Anthropic's clients read the same."""
 NODE = "X-Orchestrator-Node"
 
 

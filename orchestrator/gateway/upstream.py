@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.dialects.messages_in import auth_headers
 from orchestrator.gateway.failure import Failure
 
 _POOL_IDLE = 4.0  # s; vLLM's server closes an idle connection after 5 s, so the gateway lets go first
@@ -52,9 +53,11 @@ def forwarded(headers: Mapping[str, str], request_id: str, api_key: str | None) 
     """The headers for the target.
 
     Hop-by-hop headers end here. The answer is asked for uncompressed, since the gateway must read it to
-    know whether it is whole. The client's Authorization passes unless the gateway has a key of its own.
+    know whether it is whole. The client's Authorization, or what stands for it, passes unless the gateway has
+    a key of its own.
     """
     out = _without(headers, _NOT_FORWARDED)
+    auth_headers(out)
     out["Accept-Encoding"] = "identity"
     out["X-Request-Id"] = request_id
     if api_key is not None:

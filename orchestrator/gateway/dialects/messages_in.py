@@ -53,7 +53,6 @@ _TOOL_FIELDS = frozenset({"name", "description", "input_schema", "strict", "eage
 _DIRECT: tuple[Any, ...] = ({"type": "direct"}, ["direct"])  # a call that the client itself makes
 _BILLING = "x-anthropic-billing-header"
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-_FOR_ANTHROPIC = ("x-api-key", "anthropic-")  # how such headers begin
 _STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 
 
@@ -82,17 +81,14 @@ def chat_of(body: Fields) -> Fields:
     return {**{name: body[name] for name in sorted(_ENGINES & body.keys())}, **chat}
 
 
-def auth_headers(headers: CIMultiDict[str]) -> CIMultiDict[str]:
-    """A request's headers for the engine: the key of Anthropic's clients becomes the Bearer token it takes.
+def auth_headers(headers: CIMultiDict[str]) -> None:
+    """Make the key that Anthropic's clients send in `X-Api-Key` the Bearer token that engines take.
 
-    An Authorization header of the client's own holds. What only Anthropic's servers read stays behind.
+    An Authorization header of the client's own holds.
     """
-    kept = CIMultiDict(
-        (name, value) for name, value in headers.items() if not name.lower().startswith(_FOR_ANTHROPIC)
-    )
-    if (key := headers.get("X-Api-Key")) and "Authorization" not in kept:
-        kept["Authorization"] = f"Bearer {key}"
-    return kept
+    keys = headers.popall("X-Api-Key", ())
+    if keys and keys[0] and "Authorization" not in headers:
+        headers["Authorization"] = f"Bearer {keys[0]}"
 
 
 def count_of(body: Fields) -> Fields:

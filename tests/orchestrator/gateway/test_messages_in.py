@@ -334,14 +334,12 @@ def test_the_clients_own_fields_are_left_alone():
         ({"x-api-key": "k", "authorization": "Bearer own"}, {"authorization": "Bearer own"}),
         ({"Authorization": "Bearer own"}, {"Authorization": "Bearer own"}),
         ({"x-api-key": "", "Accept": "*/*"}, {"Accept": "*/*"}),
-        (
-            {"anthropic-version": "2023-06-01", "Anthropic-Beta": "x", "X-Request-Id": "r"},
-            {"X-Request-Id": "r"},
-        ),
     ],
 )
 def test_the_key_of_anthropics_clients_is_the_engines_bearer_token(sent, carried):
-    assert auth_headers(CIMultiDict(sent)) == CIMultiDict(carried)
+    headers = CIMultiDict(sent)
+    auth_headers(headers)
+    assert headers == CIMultiDict(carried)
 
 
 def test_the_page_names_every_field_and_block():
