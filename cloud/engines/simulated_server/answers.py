@@ -312,7 +312,8 @@ def delta_of(piece: Piece, parsed: bool) -> dict[str, Any]:
     """A chunk's delta: only the fields that are set, as vLLM sends it. `parsed`: a parser made it."""
     delta = piece.delta
     if delta.calls:
-        return {"content": delta.content or None, "tool_calls": delta.calls}
+        found = {"content": delta.content or None, "tool_calls": delta.calls}
+        return {"reasoning": delta.reasoning, **found} if delta.reasoning else found
     if not parsed:
         return {"content": delta.content}
     found = {"reasoning": delta.reasoning, "content": delta.content}

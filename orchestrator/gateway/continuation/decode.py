@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 
 from orchestrator.gateway.continuation.calls import Engine
@@ -10,18 +11,54 @@ from orchestrator.gateway.continuation.kinds import Broken
 from orchestrator.gateway.continuation.stops import StopStrings
 from orchestrator.gateway.failure import Failure
 
-_PATH = "/detokenize"
+_TOKENIZE, _DETOKENIZE, _COMPLETIONS = "/tokenize", "/detokenize", "/v1/completions"
 _UNFINISHED = "\ufffd"  # how an unfinished character at the end of decoded ids shows
 WINDOW = 8  # ids that decide how the next one reads, and whether a text ends inside a character
 _MOST_UNFINISHED = 64  # ids without one whole character; more is no text
+MARKUP = re.compile(r"<[^<>\s]{1,60}>|\[[A-Z_/]{1,40}\]")  # how special tokens read, of all models known
+_MOST_MARKUP = 32  # different pieces of markup in one answer that are looked into
 
 
 class Decoder:
-    """Texts of a model's ids. All methods raise Broken, aiohttp.ClientError, OSError."""
+    """Texts of a model's ids. All methods raise Broken, aiohttp.ClientError, OSError.
+
+    `/detokenize` tells special tokens, which engines leave out of answers, and no route tells which tokens
+    are special: `find_special` finds out. Until then they count as text.
+    """
 
     def __init__(self, engine: Engine, model: str) -> None:
         self._engine = engine
         self._model = model
+        self._special: set[int] = set()
+
+    async def find_special(self, ids: Sequence[int]) -> None:
+        """Find the special tokens among ids: each single token that reads like markup is generated once."""
+        marks = sorted(set(MARKUP.findall(await self._decoded(ids))))
+        if len(marks) > _MOST_MARKUP:
+            raise Broken(Failure.BAD_RESPONSE, "too much markup in the answer to tell its special tokens")
+        for mark in marks:
+            asked = {"model": self._model, "prompt": mark, "add_special_tokens": False}
+            tokens = (await self._engine.post(_TOKENIZE, asked))["tokens"]
+            if len(tokens) == 1 and tokens[0] in ids and not await self._text_of(tokens[0]):
+                self._special.add(tokens[0])
+
+    def shown(self, ids: Sequence[int]) -> list[int]:
+        """The ids without the special tokens found so far."""
+        return [token for token in ids if token not in self._special]
+
+    async def _text_of(self, token: int) -> str:
+        """The text that the engine shows for a token: it is asked for just that one."""
+        answer = await self._engine.post(
+            _COMPLETIONS,
+            {
+                "model": self._model,
+                "prompt": [token],
+                "max_tokens": 1,
+                "allowed_token_ids": [token],
+                "ignore_eos": True,
+            },
+        )
+        return str(answer["choices"][0]["text"])
 
     async def whole(self, ids: Sequence[int]) -> int:
         """How many of the ids, from the first on, end with a whole character.
@@ -53,8 +90,9 @@ class Decoder:
         return len(ids)
 
     async def _decoded(self, ids: Sequence[int]) -> str:
-        answer = await self._engine.post(_PATH, {"model": self._model, "tokens": list(ids)})
+        asked = {"model": self._model, "tokens": self.shown(ids)}
+        answer = await self._engine.post(_DETOKENIZE, asked)
         text = answer.get("prompt") if isinstance(answer, dict) else None
         if not isinstance(text, str):
-            raise Broken(Failure.BAD_RESPONSE, f"{_PATH} told no text")
+            raise Broken(Failure.BAD_RESPONSE, f"{_DETOKENIZE} told no text")
         return text

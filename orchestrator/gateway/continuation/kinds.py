@@ -9,38 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.gateway.failure import Failure
 
+if TYPE_CHECKING:
+    from orchestrator.gateway.asked import Asked
+
 CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
-
-
-class Asked(Protocol):
-    """What a continuation needs of a request."""
-
-    @property
-    def inner(self) -> dict[str, Any] | None:
-        """The body for the engine as JSON."""
-
-    @property
-    def inner_path(self) -> str:
-        """The path at the engine."""
-
-    @property
-    def stream(self) -> bool:
-        """Whether a stream was asked for."""
-
-    @property
-    def choices(self) -> int:
-        """Answers asked for."""
-
-    @property
-    def tools(self) -> bool:
-        """Whether tools are offered."""
-
-    def body(self) -> bytes:
-        """The body for the engine."""
 
 
 class Kind(StrEnum):
@@ -192,7 +168,10 @@ _AGAIN: _Rules = (
 _INEXACT: _Rules = (
     (_set("presence_penalty", "frequency_penalty"), "penalties count generated tokens only"),
     (_drawn, "the seeded generator starts anew"),
-    (lambda fields: fields.get("logprobs") not in (None, False), "logprobs are told in another form"),
+    (
+        lambda fields: fields.get("logprobs") is not None and fields["logprobs"] is not False,
+        "logprobs are told in another form",
+    ),
     (_set("repetition_detection", "bad_words", "vllm_xargs"), "a count over generated tokens starts anew"),
 )
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import orjson
 
-from orchestrator.gateway.continuation.kinds import Asked, Capability, Plan, Way
+from orchestrator.gateway.continuation.kinds import Capability, Plan, Way
+
+if TYPE_CHECKING:
+    from orchestrator.gateway.asked import Asked
 
 RETURN_IDS = "return_token_ids"  # vLLM's field: prompt ids in the first chunk, each chunk's own ids
 _ASK = b'{"return_token_ids":true,'

@@ -17,28 +17,29 @@ def usage_of(prompt: int, said: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "total_tokens": prompt + said, "completion_tokens": said}
 
 
-def chat_logprobs(told: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Logprobs of /v1/completions in the form of a chat. Bytes of a token are those of its text."""
-    if not told:
+def told_logprobs(
+    told: dict[str, Any] | None, skip: int, offset: int, *, chat: bool
+) -> dict[str, Any] | None:
+    """Logprobs of /v1/completions without the first `skip` tokens, as the client's route tells them.
+
+    For a text, text offsets count from `offset` characters on. For a chat, the bytes of a token are those
+    of its text.
+    """
+    if not told or len(told["tokens"]) <= skip:
         return None
+    told = {name: rows[skip:] if isinstance(rows, list) else rows for name, rows in told.items()}
+    if not chat:
+        return {**told, "text_offset": [at + offset for at in told.get("text_offset") or ()]}
     tops = told.get("top_logprobs") or [None] * len(told["tokens"])
-    rows = zip(told["tokens"], told["token_logprobs"], tops, strict=True)
     return {
         "content": [
             {
                 **_logprob(token, logprob),
                 "top_logprobs": [_logprob(name, value) for name, value in (top or {}).items()],
             }
-            for token, logprob, top in rows
+            for token, logprob, top in zip(told["tokens"], told["token_logprobs"], tops, strict=True)
         ]
     }
-
-
-def moved_offsets(told: dict[str, Any] | None, by: int) -> dict[str, Any] | None:
-    """Logprobs of /v1/completions with every text offset moved by that many characters."""
-    if not told:
-        return None
-    return {**told, "text_offset": [offset + by for offset in told.get("text_offset") or ()]}
 
 
 def without_nulls(value: Any) -> Any:

@@ -14,24 +14,22 @@ from multidict import CIMultiDict
 from orchestrator.gateway.continuation.calls import Engine
 from orchestrator.gateway.continuation.decode import WINDOW, Decoder
 from orchestrator.gateway.continuation.kinds import CHAT_PATH, TEXT_PATH, Broken, Capability, Way
+from orchestrator.gateway.continuation.parsers import Parsers
 from orchestrator.gateway.continuation.prepare import RETURN_IDS
 from orchestrator.gateway.continuation.sampling import least_of, limit_of, sampling_of
 from orchestrator.gateway.continuation.shape import (
-    chat_logprobs,
     event_of,
-    moved_offsets,
-    usage_of,
-    without_nulls,
+    told_logprobs,
 )
 from orchestrator.gateway.continuation.stops import StopStrings
 from orchestrator.gateway.continuation.transcript import Transcript
 from orchestrator.gateway.failure import Failure
 
-_RENDER, _DERENDER = f"{CHAT_PATH}/render", f"{CHAT_PATH}/derender"
+_RENDER = f"{CHAT_PATH}/render"
 _GENERATE = "/inference/v1/generate"
 _RENDERED = ("priority", "cache_salt")  # what generation takes over from a rendered request, beside sampling
+_ENGINES_OWN = ("skip_special_tokens", "stop_token_ids")  # sampling that a chat's parsers and template set
 _NOT_RENDERED = ("stream", "stream_options", RETURN_IDS)
-_LONG, _GROUP = 256, 16  # from so many ids on, so many new ones go through the parsers at a time
 
 
 class Continuation:
@@ -57,10 +55,6 @@ class Continuation:
         self._fields = transcript.fields
         self._model = str(self._fields.get("model") or transcript.head.get("model") or "")
         self._decoder = Decoder(self._engine, self._model)
-        options = self._fields.get("stream_options")
-        options = options if isinstance(options, dict) else {}
-        self._usage = bool(options.get("include_usage"))
-        self._usage_always = self._usage and bool(options.get("continuous_usage_stats"))
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Whole events for the client, up to the finish_reason and the usage, without `[DONE]`.
@@ -79,32 +73,35 @@ class Continuation:
                 async for block in blocks:
                     if block:
                         yield block
-        except aiohttp.ClientError:
-            raise
+        except (Broken, aiohttp.ClientError, OSError):
+            if not transcript.finish:
+                raise
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise Broken(Failure.BAD_RESPONSE, f"an answer of another shape than vLLM's: {error!r}") from None
         if not transcript.finish:
             raise Broken(Failure.INCOMPLETE, "the continuation ended without a finish_reason")
+        if owed := transcript.closing():
+            yield owed
 
     async def _text(self) -> AsyncGenerator[bytes, None]:
         """Plain text: the ids go on as a prompt, and the engine's own text is passed on.
 
-        Ids at the end that are no whole character have shown nothing: they are generated again.
+        Ids behind the last text have shown nothing, since engines hold back what is no whole character: they
+        are generated again, and not told again to a client that asked for ids.
         """
         transcript, fields = self._transcript, self._fields
-        whole = await self._decoder.whole(transcript.ids)
-        stops, held = await self._stops(transcript.ids[:whole])
-        limit = await self._limit()
+        solid = transcript.solid
+        if transcript.lumped:
+            solid = await self._decoder.whole(transcript.ids[:solid])
+        sampling, limit = await self._sampling()
+        stops, held = await self._stops(transcript.ids[:solid], sampling)
         if transcript.tokens >= limit:
             yield self._event(self._said(held), [], "length")
-            yield self._usage_event()
             return
-        transcript.drop(transcript.tokens - whole)
-        if stops is not None and (shown := stops.feed(held, search=False)[0]):
-            yield self._event(self._said(shown), [])
+        told = transcript.keep(solid)
         offset = transcript.length
         body = {
-            **sampling_of(fields, chat=transcript.chat),
+            **sampling,
             "model": self._model,
             "prompt": [*(transcript.prompt or ()), *transcript.ids],
             "max_tokens": limit - transcript.tokens,
@@ -123,11 +120,11 @@ class Continuation:
                             finish, reason = "stop", match
                         elif finish:
                             text += stops.flush()
-                    logprobs = choice.get("logprobs")
-                    logprobs = chat_logprobs(logprobs) if transcript.chat else moved_offsets(logprobs, offset)
-                    yield self._event(self._said(text), ids, finish, reason, logprobs)
+                    again = min(told, len(ids))
+                    told -= again
+                    logprobs = told_logprobs(choice.get("logprobs"), again, offset, chat=transcript.chat)
+                    yield self._event(self._said(text), ids, finish, reason, logprobs, again)
                     if finish:
-                        yield self._usage_event()
                         return
 
     async def _parsed(self) -> AsyncGenerator[bytes, None]:
@@ -142,11 +139,11 @@ class Continuation:
             raise Broken(Failure.BAD_RESPONSE, "the target renders another prompt")
         if sampling.get("structured_outputs"):
             raise Broken(Failure.BAD_RESPONSE, "the target ties this answer to a grammar, which starts anew")
-        parsers = _Parsers(self._engine, self._model, self._renderable(), transcript)
+        hides = bool(sampling.get("skip_special_tokens", True))
+        parsers = Parsers(self._engine, self._decoder, self._renderable(), transcript, hides=hides)
         left = (sampling.get("max_tokens") or self._room()) - transcript.tokens
         if left <= 0:
-            yield self._parsed_event(await parsers.take([], "length", None), [])
-            yield self._usage_event()
+            yield self._parsed_event(*(await parsers.feed([], "length", None)))
             return
         least = least_of(self._fields, transcript.tokens)
         body = {name: rendered[name] for name in _RENDERED if rendered.get(name) is not None} | {
@@ -155,18 +152,15 @@ class Continuation:
             "sampling_params": {**sampling, "max_tokens": left, "min_tokens": least},
             "stream": True,
         }
-        waiting: list[int] = []
         async with aclosing(self._portions(_GENERATE, body)) as portions:
             async for choices in portions:
                 for choice in choices:
-                    waiting += choice.get("token_ids") or []
-                finish, reason = choices[-1].get("finish_reason"), choices[-1].get("stop_reason")
-                if finish or len(waiting) >= (_GROUP if transcript.tokens > _LONG else 1):
-                    yield self._parsed_event(await parsers.take(waiting, finish, reason), waiting)
-                    waiting = []
-                if finish:
-                    yield self._usage_event()
-                    return
+                    ids, finish = choice.get("token_ids") or [], choice.get("finish_reason")
+                    told, taken = await parsers.feed(ids, finish, choice.get("stop_reason"))
+                    if taken or finish:
+                        yield self._parsed_event(told, taken)
+                    if finish:
+                        return
 
     async def _again(self) -> AsyncGenerator[bytes, None]:
         """The whole request once more: the client has white space at most, which is not told twice."""
@@ -191,17 +185,24 @@ class Continuation:
                 if choices:
                     yield choices
 
-    async def _stops(self, ids: Sequence[int]) -> tuple[StopStrings | None, str]:
-        """The search for stop strings, and the text that the first engine held back for its own."""
-        transcript = self._transcript
+    async def _stops(self, ids: Sequence[int], sampling: dict[str, Any]) -> tuple[StopStrings | None, str]:
+        """The search for stop strings, and the text that the first engine held back for its own.
+
+        That is always as much as the longest stop string lacks one character of, once any text came.
+        """
+        transcript, decoder = self._transcript, self._decoder
         if not transcript.plan.stops:
             return None, ""
-        text = await self._decoder.text(transcript.prompt or (), ids)
-        if not text[: transcript.length].endswith(transcript.tail) or len(text) < transcript.length:
-            raise Broken(Failure.BAD_RESPONSE, "the text so far is not what its ids say")
         included = bool(self._fields.get("include_stop_str_in_output"))
+        if sampling.get("skip_special_tokens", True):
+            await decoder.find_special(ids)
+        text = await decoder.text(transcript.prompt or (), ids)
         stops = StopStrings(transcript.plan.stops, included=included, before=transcript.tail)
-        return stops, text[transcript.length :]
+        end = max(0, len(text) - stops.hold)
+        if not text[:end].endswith(transcript.tail):
+            raise Broken(Failure.BAD_RESPONSE, "the text so far is not what its ids say")
+        stops.feed(text[end:], search=False)
+        return stops, text[end:]
 
     async def _searched(self, stops: StopStrings, text: str, ids: list[int]) -> tuple[str, str, list[int]]:
         """What may be shown of new text, the stop string that ends it, the ids up to that."""
@@ -213,14 +214,20 @@ class Continuation:
             ids = ids[: await self._decoder.up_to(before, transcript.ids[-WINDOW:], ids)]
         return shown, match, ids
 
-    async def _limit(self) -> int:
-        """The most tokens of the whole answer."""
+    async def _sampling(self) -> tuple[dict[str, Any], int]:
+        """The sampling of the request, and the most tokens of the whole answer.
+
+        What a request leaves to the engine is asked of the engine, where it tells.
+        """
         transcript = self._transcript
+        sampling = sampling_of(self._fields, chat=transcript.chat)
         limit = limit_of(self._fields, chat=transcript.chat)
-        if limit is None and transcript.chat and self._capability.way is Way.DERENDER:
-            limit = (await self._rendered())["sampling_params"].get("max_tokens")
+        if transcript.chat and self._capability.way is Way.DERENDER:
+            told = (await self._rendered())["sampling_params"]
+            sampling |= {name: told[name] for name in _ENGINES_OWN if told.get(name) is not None}
+            limit = limit or told.get("max_tokens")
         room = self._room()
-        return room if limit is None else min(limit, room)
+        return sampling, room if limit is None else min(limit, room)
 
     def _room(self) -> int:
         """Tokens that the context has for the answer."""
@@ -245,65 +252,30 @@ class Continuation:
         finish: str | None = None,
         reason: int | str | None = None,
         logprobs: dict[str, Any] | None = None,
+        again: int = 0,
     ) -> bytes:
-        """Record a part of the answer and give its event; none where the client would see nothing."""
+        """Record a part of the answer and give its event; none where the client would see nothing.
+
+        The client knows the first `again` of the ids already.
+        """
         transcript = self._transcript
         choice = {"index": 0, **said, "logprobs": logprobs, "finish_reason": finish}
         transcript.note(choice, ids)
-        if not (finish or (ids and transcript.wants_ids) or said.get("text") or said.get("delta")):
+        if not (
+            finish or logprobs or (ids and transcript.wants_ids) or said.get("text") or said.get("delta")
+        ):
             return b""
         if finish or not transcript.chat:
             choice["stop_reason"] = reason
         if not transcript.chat:
             choice["prompt_token_ids"] = None
-        choice["token_ids"] = list(ids) if transcript.wants_ids else None
+        choice["token_ids"] = list(ids[again:]) if transcript.wants_ids else None
         chunk = {**transcript.head, "choices": [choice]}
-        return event_of(chunk | {"usage": self._used()} if self._usage_always else chunk)
+        return event_of(chunk | {"usage": transcript.used()} if transcript.usage_always else chunk)
 
     def _parsed_event(self, told: dict[str, Any], ids: list[int]) -> bytes:
         said = {"delta": told.get("delta", {})}
         return self._event(said, ids, told.get("finish_reason"), told.get("stop_reason"))
-
-    def _usage_event(self) -> bytes:
-        """The last event before `[DONE]`, for those who asked for usage."""
-        head = self._transcript.head
-        return event_of({**head, "choices": [], "usage": self._used()}) if self._usage else b""
-
-    def _used(self) -> dict[str, int]:
-        return usage_of(len(self._transcript.prompt or ()), self._transcript.tokens)
-
-
-class _Parsers:
-    """The target's parsers over the ids of one answer, by `derender` with the state that it hands back."""
-
-    def __init__(self, engine: Engine, model: str, chat: dict[str, Any], transcript: Transcript) -> None:
-        self._engine = engine
-        self._body = {
-            "stream": True,
-            "model": model,
-            "chat_request": {**chat, "stream": True},
-            "prompt_token_ids": transcript.prompt,
-        }
-        self._state: dict[str, Any] = {
-            "role_sent": True,
-            "output_token_ids": list(transcript.ids),
-            "output_chunk_lens": list(transcript.lens),
-            "tools_streamed": bool(transcript.calls),
-            "last_tool_call_ids": transcript.calls,
-        }
-
-    async def take(self, ids: list[int], finish: str | None, reason: int | str | None) -> dict[str, Any]:
-        """The choice that the ids add: delta and finish_reason. An id that ended the answer is no text."""
-        shown = ids[:-1] if finish == "stop" and not isinstance(reason, str) else ids
-        choice = {"index": 0, "token_ids": shown, "finish_reason": finish, "stop_reason": reason}
-        part = {"request_id": "continued", "choices": [choice]}
-        answer = await self._engine.post(
-            _DERENDER, {**self._body, "stream_state": self._state, "generate_chunk": part}
-        )
-        self._state = answer["stream_state"]
-        told: dict[str, Any] = without_nulls(answer["chunk"]["choices"][0])
-        told.get("delta", {}).pop("role", None)
-        return told
 
 
 def _check(choices: Iterable[dict[str, Any]]) -> None:

@@ -7,13 +7,15 @@ class StopStrings:
     """Finds the first of several stop strings in a text that comes in parts. Pure.
 
     `before` is the end of the text that the client has already: a match may begin in it. Unless the match
-    itself is part of the answer, characters that may be the beginning of one are held back.
+    itself is part of the answer, characters that may be the beginning of one are held back: always `hold` of
+    them, once so many came.
     """
 
     def __init__(self, stops: tuple[str, ...], *, included: bool, before: str = "") -> None:
         self._stops = stops
         self._included = included
         self._longest = max(len(stop) for stop in stops)
+        self.hold = 0 if included else self._longest - 1
         self._text = before
         self._given = len(before)
         self._searched = len(before)
@@ -29,7 +31,7 @@ class StopStrings:
             stop, start = found
             return self._give(start + len(stop) if self._included else start), stop
         self._searched = len(self._text)
-        shown = self._give(len(self._text) - (0 if self._included else self._longest - 1))
+        shown = self._give(len(self._text) - self.hold)
         dead = min(self._given, self._searched - self._longest + 1)
         if dead > 0:
             self._text = self._text[dead:]

@@ -8,12 +8,16 @@ fields are null, so that a client that did not ask for ids sees null.
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from orchestrator.gateway.continuation.kinds import Asked, Capability, Kind, Plan, Way
+from orchestrator.gateway.continuation.kinds import Capability, Kind, Plan, Way
 from orchestrator.gateway.continuation.prepare import RETURN_IDS, prepared
+from orchestrator.gateway.continuation.shape import event_of, usage_of
+
+if TYPE_CHECKING:
+    from orchestrator.gateway.asked import Asked
 
 _TAIL = 64  # characters of the answer's end that are kept, beside what stop strings need
 _PROMPT_IDS, _IDS = b'"prompt_token_ids":[', b'"token_ids":['
@@ -25,7 +29,9 @@ class Transcript:
 
     `head` holds the fields that every chunk repeats. `prompt` and `ids` are token ids, `lens` how many of
     them each chunk brought, `length` the characters of text that the client has, `tail` the last of them.
-    `calls` are the ids of the tool calls by index. `visible`: the client has more than white space.
+    `solid` of the ids came up to the last chunk with text, `lumped` with others in it.
+    `calls` are the ids of the tool calls by index. `reasoned`: reasoning came; `spoken`: text other than
+    white space did.
     `finish` is the finish_reason, empty before it came. `fields` are the request's.
     """
 
@@ -40,14 +46,21 @@ class Transcript:
         self.prompt: list[int] | None = None
         self.ids = array("I")
         self.lens = array("I")
+        self.solid = 0
+        self.lumped = False
         self.length = 0
         self.tail = ""
         self.calls: list[str] = []
-        self.parsed = False
-        self.visible = False
+        self.reasoned = False
+        self.spoken = False
         self.finish = ""
         self._keep = max((len(text) for text in plan.stops), default=0) + _TAIL
         self._lost = False
+        self._counted = False
+        options = self.fields.get("stream_options")
+        options = options if isinstance(options, dict) else {}
+        self._usage = bool(options.get("include_usage"))
+        self.usage_always = self._usage and bool(options.get("continuous_usage_stats"))
 
     @property
     def tokens(self) -> int:
@@ -62,11 +75,15 @@ class Transcript:
         choices = chunk.get("choices")
         choice = choices[0] if choices else None
         if not isinstance(choice, dict):
+            self._counted = self._counted or bool(chunk.get("usage"))
             return event
         ids = choice.get("token_ids")
+        try:
+            self.note(choice, ids)
+        except (TypeError, ValueError, OverflowError, AttributeError):
+            self._lost = self.spoken = True  # not what an engine says
         if self.prompt is None and self._begin(chunk, choice) and not self.wants_ids:
             event = _without(event, _PROMPT_IDS, chunk)
-        self.note(choice, ids)
         return event if self.wants_ids or not ids else _without(event, _IDS, chunk)
 
     def note(self, choice: dict[str, Any], ids: list[int] | None) -> None:
@@ -84,31 +101,50 @@ class Transcript:
         elif text:
             self._lost = True
         if text:
+            self.solid, self.lumped = len(self.ids), ids is not None and len(ids) > 1
             self.length += len(text)
-            if not self.visible:
-                self.visible = not text.isspace()
+            if not self.spoken:
+                self.spoken = not text.isspace()
             if self.plan.stops:
                 self.tail = (self.tail + text)[-self._keep :]
         if finish := choice.get("finish_reason"):
             self.finish = finish
 
-    def drop(self, count: int) -> None:
-        """Forget the last ids, which showed no text: they are generated again."""
-        del self.ids[len(self.ids) - count :]
+    def keep(self, count: int) -> int:
+        """Forget all ids but the first so many, and give how many those were: they are generated again."""
+        dropped = len(self.ids) - count
+        del self.ids[count:]
+        while dropped and (over := sum(self.lens) - count) > 0:
+            last = self.lens.pop()
+            if last > over:
+                self.lens.append(last - over)
+        return dropped
 
     def restart(self) -> None:
         """Forget all ids: the whole request is asked again."""
         self.prompt, self.ids, self.lens, self.calls = None, array("I"), array("I"), []
-        self._lost = False
+        self.solid, self._lost = 0, False
 
     def body_for(self, capability: Capability) -> bytes:
         """The body of the whole request for a target."""
         return prepared(self._asked, self.plan, capability)
 
+    def used(self) -> dict[str, int]:
+        """Usage up to here, in tokens."""
+        return usage_of(len(self.prompt or ()), self.tokens)
+
+    def closing(self) -> bytes:
+        """The usage that a finished stream still owes to a client that asked for it."""
+        if not (self._usage and self.finish and self.prompt) or self._counted or self._lost:
+            return b""
+        self._counted = True
+        return event_of({**self.head, "choices": [], "usage": self.used()})
+
     @property
     def again(self) -> bool:
         """Whether asking the whole request again would show the client nothing twice."""
-        return not self.visible and self.plan.kind is not Kind.ENDED
+        visible = self.spoken or self.reasoned or self.calls
+        return not visible and self.plan.kind is not Kind.ENDED
 
     def obstacle(self, capability: Capability | None = None) -> str:
         """Why this stream cannot be finished elsewhere, or by a target of this capability; "" when it can.
@@ -123,8 +159,6 @@ class Transcript:
             return self.plan.why
         if self.prompt is None or self._lost or not self.head:
             return "the engine told no token ids"
-        if self.parsed and self.plan.stops:
-            return "stop strings beside reasoning"
         if capability is None:
             return ""
         if capability.way is Way.NONE:
@@ -132,12 +166,13 @@ class Transcript:
         if not self.needs_parser(capability):
             return ""
         if self.plan.stops:
-            return "stop strings beside reasoning"
+            return "stop strings inside reasoning"
         return "" if capability.way is Way.DERENDER else "tool calls and reasoning need --enable-scale-out"
 
     def needs_parser(self, capability: Capability) -> bool:
-        """Whether what comes must pass the target's parsers."""
-        return self.chat and (self.plan.parser or self.parsed or capability.reasons)
+        """Whether what comes must pass the target's parsers: reasoning does until text has come after it."""
+        reasons = (self.reasoned or capability.reasons) and not self.spoken
+        return self.chat and (self.plan.parser or reasons)
 
     def _begin(self, chunk: dict[str, Any], choice: dict[str, Any]) -> bool:
         """The first chunk: what all chunks repeat, and whether it tells the prompt's ids."""
@@ -149,11 +184,10 @@ class Transcript:
     def _other(self, delta: dict[str, Any]) -> None:
         """A delta of more than text: reasoning, tool calls."""
         for call in delta.get("tool_calls") or ():
-            self.parsed = self.visible = True
             if call.get("id"):
                 self.calls.append(call["id"])
         if delta.get("reasoning") or delta.get("reasoning_content"):
-            self.parsed = self.visible = True
+            self.reasoned = True
 
 
 def _without(event: bytes, key: bytes, chunk: dict[str, Any]) -> bytes:
