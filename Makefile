@@ -73,8 +73,8 @@ soak: $(STAMP) ## Weigh a daemon over 30 simulated days: it must not grow (SOAK_
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)
 
-test-vllm: vllm-env ## Run the engine contract against real vLLM
-	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract $(PYTEST_ARGS)
+test-vllm: vllm-env ## Run the engine contract, and the gateway, against real vLLM
+	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract tests/orchestrator/gateway $(PYTEST_ARGS)
 
 vllm-env: $(STAMP) ## Install vLLM for CPU into .venv-vllm and make a tiny model
 	@tools/vllm/install.sh
