@@ -131,8 +131,9 @@ _METRICS_HEAD: Final = """# Metrics
 <!-- Made by docs/generate.py from orchestrator/metrics.py, orchestrator/gateway/metrics.py. Do not edit. -->
 
 Prometheus text. The daemon shows its metrics at `/metrics` of `daemon.listen` and of its control socket, the
-gateway its own at `/metrics` of `pool.NAME.gateway.listen` and of its control socket. Engines show theirs at
-their own addresses, which the daemon tells at `/v1/sd`: [how to scrape all of them](../how-to/alerts.md).
+gateway its own at `/metrics` of `pool.NAME.gateway.metrics_listen` and of its control socket. Engines show
+theirs at their own addresses, which the daemon tells at `/v1/sd`: [how to scrape all of
+them](../how-to/alerts.md).
 
 Times are seconds, money US dollars, timestamps seconds since the epoch. A histogram `NAME` is shown as
 `NAME_bucket` with the label `le`, `NAME_sum` and `NAME_count`. A series appears with its first value; the

@@ -21,7 +21,7 @@ from orchestrator.config_costs import cost_errors, stated_offerings
 from orchestrator.config_errors import Problem, Source
 from orchestrator.config_listeners import listener_errors
 from orchestrator.config_types import is_credential, is_open, unreadable
-from orchestrator.units import format_duration, shown
+from orchestrator.units import HostPort, format_duration, shown
 
 _POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
 _SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
@@ -90,13 +90,16 @@ def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
 
 
 def _daemon_warnings(parsed: ConfigFile) -> Iterator[_Found]:
-    listen = parsed.daemon.listen
-    if listen is not None and not listen.loopback:
-        yield (
-            ("daemon", "listen"),
-            f"{listen} can be reached from other machines and asks for no password; "
-            "make sure that only the monitoring network reaches it",
-        )
+    monitoring: dict[tuple[str, ...], HostPort | None] = {("daemon", "listen"): parsed.daemon.listen}
+    for name, pool in parsed.pool.items():
+        monitoring["pool", name, "gateway", "metrics_listen"] = pool.gateway.metrics_listen
+    for key, listen in monitoring.items():
+        if listen is not None and not listen.loopback:
+            yield (
+                key,
+                f"{listen} can be reached from other machines and asks for no password; "
+                "make sure that only the monitoring network reaches it",
+            )
 
 
 def _pool_count_errors(parsed: ConfigFile) -> Iterator[_Found]:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from orchestrator.config_types import (
     Address,
+    AddressOrOff,
     Duration,
     Factor,
     FilePath,
@@ -32,6 +33,11 @@ class GatewayTable(Section):
 
     listen: Address = address_key(
         f"{_DEFAULTS.host}:{_DEFAULTS.port}", "Address that clients send their requests to."
+    )
+    metrics_listen: AddressOrOff = address_key(
+        "127.0.0.1:9478",
+        'Address of the listener with /metrics for Prometheus, or "off". It asks for no password, so keep it '
+        "on the loopback or a private network. It is opened once its port is free.",
     )
     allowed_hosts: HostNames = Field(
         default=(),
@@ -162,12 +168,13 @@ class GatewayTable(Section):
 
         Raises GatewayError when a value makes no sense, OSError when `api_key_file` cannot be read.
         """
-        values = self.model_dump(exclude={"listen", "api_key_file", "retry_after"})
+        values = self.model_dump(exclude={"listen", "metrics_listen", "api_key_file", "retry_after"})
         key_file = self.api_key_file
         return GatewayConfig(
             **values,
             host=self.listen.host,
             port=self.listen.port,
+            metrics_listen=self.metrics_listen,
             pool=pool,
             retry_after=round(self.retry_after),
             api_key=None if key_file is None else key_file.read_text(encoding="utf-8").strip(),

@@ -102,6 +102,8 @@ def _listeners(daemon: DaemonConfig, name: str, pool: PoolConfig) -> Iterator[Li
         yield Listener(
             ("pool", name, "gateway", "listen"), pool.gateway.listen, dual=pool.gateway.listen.host == "::"
         )
+        if pool.gateway.metrics_listen is not None:
+            yield Listener(("pool", name, "gateway", "metrics_listen"), pool.gateway.metrics_listen)
     if pool.agents.listen is not None:
         yield Listener(("pool", name, "agents", "listen"), pool.agents.listen)
 

@@ -124,6 +124,7 @@ def _toml(options: DemoOptions, *, port: int, notice: float, model: str) -> str:
         f"[pool.{POOL}.cloud]",
         f"[pool.{POOL}.gateway]",
         f'listen = "127.0.0.1:{port}"',
+        'metrics_listen = "off"',
     ]
     return "\n".join(lines) + "\n"
 

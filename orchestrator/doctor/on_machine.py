@@ -165,6 +165,8 @@ class MachineDoctor:
         ]
         if self._gateway is not None:
             wanted.append(running.Address(key="gateway.listen", at=self._gateway.listen, process="gateway"))
+            if (at := self._gateway.metrics_listen) is not None:
+                wanted.append(running.Address(key="gateway.metrics_listen", at=at, process="gateway"))
         if self._settings.agents.listen is not None:
             at = self._settings.agents.listen
             wanted.append(running.Address(key="agents.listen", at=at, process="daemon"))
@@ -179,7 +181,10 @@ class MachineDoctor:
     def _exposure(self) -> Findings:
         gateway = self._gateway
         return running.exposure(
-            self._daemon.listen,
+            {
+                "daemon.listen": self._daemon.listen,
+                "gateway.metrics_listen": gateway.metrics_listen if gateway is not None else None,
+            },
             gateway.listen if gateway is not None else None,
             engine_key=self._settings.engine.api_key_file is not None,
             adds_key=gateway is not None and gateway.api_key_file is not None,

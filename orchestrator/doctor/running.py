@@ -149,19 +149,20 @@ def ports(wanted: Sequence[Address], found: Sequence[Listener], running: Mapping
 
 
 def exposure(
-    listen: HostPort | None, gateway: HostPort | None, *, engine_key: bool, adds_key: bool
+    monitoring: Mapping[str, HostPort | None], gateway: HostPort | None, *, engine_key: bool, adds_key: bool
 ) -> Findings:
-    """Listeners that other machines reach and that ask for nothing. `engine_key`: engines want a key;
-    `adds_key`: the gateway adds it itself, so clients need none."""
+    """Listeners that other machines reach and that ask for nothing. `monitoring`: those that show something,
+    by key; `engine_key`: engines want a key; `adds_key`: the gateway adds it itself, so clients need none."""
     findings = []
-    if listen is not None and not listen.loopback:
-        findings.append(
-            warn(
-                f"{listen} shows metrics and status to whoever reaches it",
-                "keep it on the loopback or a private network",
-                "daemon.listen",
+    for key, listen in monitoring.items():
+        if listen is not None and not listen.loopback:
+            findings.append(
+                warn(
+                    f"{listen} shows metrics and status to whoever reaches it",
+                    "keep it on the loopback or a private network",
+                    key,
+                )
             )
-        )
     if gateway is not None and not gateway.loopback and (adds_key or not engine_key):
         why = "the gateway adds the engines' key itself" if adds_key else "engines ask for no key"
         advice = "let engines ask for a key (engine.api_key_file) that clients send, or close the network"

@@ -14,6 +14,7 @@ import orjson
 from orchestrator.gateway.app import serve
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.handover import inheritance
+from orchestrator.units import parse_host_port
 
 _PATHS = ("targets_file", "socket")
 _TUPLES = ("allow_paths", "allowed_hosts")
@@ -34,8 +35,10 @@ def config_from_json(text: str) -> GatewayConfig:
         if name in fields:
             fields[name] = tuple(fields[name])
     try:
+        if "metrics_listen" in fields:
+            fields["metrics_listen"] = parse_host_port(fields["metrics_listen"])
         return GatewayConfig(**fields)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise GatewayError(f"gateway: settings: {error}") from None
 
 

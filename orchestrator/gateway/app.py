@@ -30,11 +30,12 @@ from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.clients import Clients, connections_most
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.connection import Bounds, ClientRequest
-from orchestrator.gateway.control import METRICS_TYPE, Control
+from orchestrator.gateway.control import Control
 from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.monitoring import MetricsListener
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.replies import bad_request, error_response
 from orchestrator.gateway.selfcheck import SelfCheck
@@ -68,7 +69,7 @@ class Gateway:
         self._config = config
         self._clock = clock
         self._given = given if given is not None else Inheritance()
-        self._hosts = names_of(config)
+        self._hosts = names_of(config, HostPort(config.host, config.port))
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self.replaced = asyncio.Event()  # an heir serves on the same sockets
         self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
@@ -98,6 +99,8 @@ class Gateway:
         self._selfcheck: SelfCheck
         self._watcher: asyncio.Task[None]
         self._checker: asyncio.Task[None]
+        self._metrics_listener: MetricsListener | None = None
+        self._opener: asyncio.Task[None]
         self.port = 0
 
     async def start(self) -> None:
@@ -158,6 +161,11 @@ class Gateway:
         given.ready()
         self._watcher = asyncio.create_task(self._watch(source), name="targets-file")
         self._checker = asyncio.create_task(self._selfcheck.run(), name="self-check")
+        if (at := config.metrics_listen) is not None:
+            hosts = names_of(config, at)
+            hosts.add_own_names()
+            self._metrics_listener = MetricsListener(at, self.metrics, hosts, self._clock)
+            self._opener = asyncio.create_task(self._metrics_listener.run(), name="metrics-listener")
         log.info(
             "gateway_started",
             host=config.host,
@@ -213,6 +221,8 @@ class Gateway:
         self._proxy.stopping = True
         self._checker.cancel()
         clean = True
+        if heir:
+            await self._close_metrics()
         try:
             await self._control_runner.cleanup()
             await self._clock.sleep(linger)
@@ -230,11 +240,18 @@ class Gateway:
             if self.metrics.active:
                 await self._proxy.end_now()
             self._watcher.cancel()
+            await self._close_metrics()
             await self._public_runner.cleanup()
             await self._health.close()
             await self._session.close()
         log.info("gateway_stopped", clean=clean)
         return clean
+
+    async def _close_metrics(self) -> None:
+        if self._metrics_listener is not None:
+            self._opener.cancel()
+            await asyncio.wait([self._opener])
+            await self._metrics_listener.close()
 
     def _open_control(self) -> socket.socket:
         """The control socket, given or opened. Raises GatewayError."""
@@ -299,8 +316,6 @@ class Gateway:
                 return web.Response(text="ok\n")
             if own == "/readyz":
                 return self._readyz(self._ids.of(request.headers))
-            if own == "/metrics":
-                return web.Response(body=self.metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
         return await self._proxy.handle(request)
 
     def _readyz(self, request_id: str) -> web.Response:
@@ -353,16 +368,14 @@ async def run_gateway(
             loop.remove_signal_handler(name)
 
 
-def names_of(config: GatewayConfig) -> Hosts:
-    """The names that clients may ask for.
+def names_of(config: GatewayConfig, at: HostPort) -> Hosts:
+    """The names that callers of the listener `at` may ask for.
 
-    Where it listens on the loopback, who asks for a name that is not ours may be a page in a browser on this
-    machine. An address that other machines reach has names that only its users know.
+    On the loopback, who asks for a name that is not ours may be a page in a browser on this machine. An
+    address that other machines reach has names that only its users know.
     """
-    loopback = HostPort(config.host, config.port).loopback
-    more = config.allowed_hosts or (() if loopback else (ANY,))
-    table = f"pool.{config.pool or 'NAME'}.gateway"
-    return Hosts((config.host, *more), table=table, listener=f"{config.host}:{config.port}")
+    more = config.allowed_hosts or (() if at.loopback else (ANY,))
+    return Hosts((at.host, *more), table=f"pool.{config.pool or 'NAME'}.gateway", listener=str(at))
 
 
 async def _after(first: asyncio.Task[None], signals: asyncio.Queue[None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.units import HostPort
+
 _LONGEST_SOCKET_PATH = 107  # bytes a unix socket address holds on Linux
 
 
@@ -38,6 +40,7 @@ class GatewayConfig:
     socket: Path
     host: str = "127.0.0.1"
     port: int = 8000
+    metrics_listen: HostPort | None = None  # for Prometheus
     pool: str = ""  # accept only this pool's target sets; empty accepts any
 
     poll_interval: float = 0.2  # between looks at the targets file

@@ -22,12 +22,12 @@ from aiohttp import web
 from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError
 from orchestrator.gateway.config import GatewayError
 from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.monitoring import metrics_answer
 from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import Entry, StaleGeneration, TargetTable, WrongPool
 
 STATE_SCHEMA = "gateway-state/1"
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Control:
@@ -140,7 +140,7 @@ class Control:
         return _json(self.state())
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": METRICS_TYPE})
+        return metrics_answer(self._metrics)
 
     async def _get_healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -45,7 +45,10 @@ def test_defaults_are_those_of_the_gateway(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL)
     made = config.pool.gateway.as_gateway("llama")
     expected = GatewayConfig(
-        targets_file=tmp_path / "state/targets.json", socket=tmp_path / "state/gateway.sock", pool="llama"
+        targets_file=tmp_path / "state/targets.json",
+        socket=tmp_path / "state/gateway.sock",
+        pool="llama",
+        metrics_listen=HostPort("127.0.0.1", 9478),
     )
     assert made == expected
 

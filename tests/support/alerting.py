@@ -114,7 +114,7 @@ async def running_monitoring(
     prometheus, alertmanager = free_port(), free_port()
     addresses = {
         "127.0.0.1:9477": f"127.0.0.1:{stack.monitoring_port}",
-        "127.0.0.1:8000": f"127.0.0.1:{stack.gateway_port}",
+        "127.0.0.1:9478": f"127.0.0.1:{stack.gateway_metrics_port}",
         "127.0.0.1:9093": f"127.0.0.1:{alertmanager}",
         "127.0.0.1:9500": f"127.0.0.1:{hook}",
     }

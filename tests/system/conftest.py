@@ -126,7 +126,7 @@ class Stack:
         self.state = directory / "state"
         self.state.mkdir()
         (self.state / "cloud").mkdir()
-        self.gateway_port, self.monitoring_port = free_ports(2)
+        self.gateway_port, self.gateway_metrics_port, self.monitoring_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self.gateway_port}"
         self.config = directory / "pool.toml"
         self.market = directory / "market.json"
@@ -182,6 +182,7 @@ class Stack:
             },
             f"pool.{POOL}.gateway": {
                 "listen": f"127.0.0.1:{self.gateway_port}",
+                "metrics_listen": f"127.0.0.1:{self.gateway_metrics_port}",
                 "socket": str(self.sockets / "gateway"),
                 "health_interval": "500ms",
             },

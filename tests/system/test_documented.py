@@ -105,7 +105,7 @@ def reader(tmp_path: Path, marked_processes: Any) -> Reader:
 @pytest.fixture
 def ports(port_finder: Callable[[int], list[int]]) -> dict[str, str]:
     """Free ports in the place of those that pages name."""
-    free = zip((9477, 8000), port_finder(2), strict=True)
+    free = zip((9477, 9478, 8000), port_finder(3), strict=True)
     return {f"127.0.0.1:{known}": f"127.0.0.1:{port}" for known, port in free}
 
 
@@ -165,6 +165,7 @@ async def test_a_how_to(page: Path, service: Any, reader: Reader) -> None:
         "/opt/spot-orchestrator/bin/": "",
         "systemctl ": f"env {' '.join(f'{k}={v}' for k, v in service.environment.items())} systemctl ",
         "127.0.0.1:9477": f"127.0.0.1:{service.monitoring_port}",
+        "127.0.0.1:9478": f"127.0.0.1:{service.gateway_metrics_port}",
         "127.0.0.1:8000": f"127.0.0.1:{service.gateway_port}",
     }
     systemctl("start")

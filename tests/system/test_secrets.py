@@ -68,7 +68,7 @@ async def test_no_secret_leaves_its_file(new_stack: Any, tmp_path: Path, free_po
         texts = {" ".join(words): (d.out + d.err).encode() for words, d in zip(READ, done, strict=True)}
         assert all(len(d.out) > 1 for d in done), [(w, d.err) for w, d in zip(READ, done, strict=True)]
         texts["daemon's metrics"] = (await stack.get(stack.monitoring_port, "/metrics")).encode()
-        texts["gateway's metrics"] = (await stack.get(stack.gateway_port, "/metrics")).encode()
+        texts["gateway's metrics"] = (await stack.get(stack.gateway_metrics_port, "/metrics")).encode()
         node = next(iter(await stack.nodes()))
         texts["node"] = (await stack.cli("node", node, "-o", "json")).out.encode()
         texts["command lines"] = "\n".join(stack.command_lines().values()).encode()

@@ -222,7 +222,7 @@ def test_ports(host_, found, runs, state_, text):
 def test_exposure(listen, gateway, keys, state_, text):
     engine_key, adds_key = keys
     found = running.exposure(
-        HostPort(listen, 9477) if listen else None,
+        {"daemon.listen": HostPort(listen, 9477) if listen else None, "gateway.metrics_listen": None},
         HostPort(gateway, 8000) if gateway else None,
         engine_key=engine_key,
         adds_key=adds_key,

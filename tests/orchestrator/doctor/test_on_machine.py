@@ -132,7 +132,9 @@ async def test_a_lease_that_nobody_holds_any_more(tmp_path):
 async def test_a_port_that_somebody_else_holds(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        file = configured(tmp_path, f'[pool.llama.gateway]\nlisten = "127.0.0.1:{port}"\n')
+        file = configured(
+            tmp_path, f'[pool.llama.gateway]\nlisten = "127.0.0.1:{port}"\nmetrics_listen = "off"\n'
+        )
         monkeypatch.setattr("orchestrator.doctor.running._OURS", ("nobody",))
         found = only((await findings(file, "daemon"))["daemon/ports"])
         assert (found.state, f"127.0.0.1:{port} is held by pid" in found.text) == (State.FAIL, True)

@@ -184,7 +184,11 @@ async def test_a_node_killed_without_notice_costs_no_plain_request(site):
             await load.reach(50)
         assert load.errors == []
         assert load.results["cut"] <= 8
-        async with aiohttp.ClientSession() as session, session.get(site.url + "/metrics") as answer:
+        connector = aiohttp.UnixConnector(str(site.socket))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://gateway/metrics") as answer,
+        ):
             metrics = await answer.text()
         cut = sum(
             float(line.rpartition(" ")[2])
@@ -327,6 +331,29 @@ async def test_handing_over_again_and_again_costs_no_request(site):
             await gone(pid)
         await site.healthy("a")
     assert not site.socket.exists(), "the last one takes the socket away"
+
+
+async def test_the_heir_shows_the_metrics(site):
+    port = free_port()
+    site.settings["metrics_listen"] = f"127.0.0.1:{port}"
+
+    async def started() -> str:
+        """When the process that shows its metrics was started; empty while none does."""
+        with contextlib.suppress(aiohttp.ClientConnectionError):
+            async with aiohttp.request("GET", f"http://127.0.0.1:{port}/metrics") as answer:
+                return (await answer.text()).partition("\nprocess_start_time_seconds ")[2].partition("\n")[0]
+        return ""
+
+    async def other_than(before: str) -> str:
+        async with asyncio.timeout(PATIENCE):
+            while (now := await started()) in ("", before):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return now
+
+    async with handed_on(site) as (_, heirs):
+        first = await other_than("")
+        heirs.append(await replace(site))
+        await other_than(first)
 
 
 async def test_a_deleted_control_socket_comes_back_and_is_handed_on(site):

@@ -13,6 +13,7 @@ from orchestrator.gateway.breaker import RetryBudget
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.failure import Failure, of_status
 from orchestrator.gateway.request import Exchange, Stage
+from orchestrator.units import HostPort
 
 
 def test_the_life_of_a_request_has_no_way_back():
@@ -126,4 +127,5 @@ def test_the_names_of_a_gateway_follow_from_where_it_listens(
 ) -> None:
     config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), host=host, allowed_hosts=allowed)
     asked = ("127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal", "evil.example")
-    assert {name for name in asked if names_of(config).accepts(name)} == accepted
+    hosts = names_of(config, HostPort(config.host, config.port))
+    assert {name for name in asked if hosts.accepts(name)} == accepted
