@@ -50,6 +50,7 @@ log = structlog.get_logger("orchestrator.gateway")
 
 _BACKLOG = 4096
 _ACCEPTED_AT_ONCE = 128  # and so many log lines are written each second in which none can be accepted
+_TURNS = 10  # of the event loop; an accepted connection is the server's, and its request read, within six
 _CLEANUP = 1.0  # s for connections that still write their last bytes
 _READ_ONLY = frozenset({"GET", "HEAD"})
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -226,7 +227,7 @@ class Gateway:
         try:
             await self._control_runner.cleanup()
             await self._clock.sleep(linger)
-            await self._public_site.stop()
+            await self._stop_accepting()
             try:
                 async with asyncio.timeout(drain_timeout):
                     await self._proxy.wait_idle()
@@ -252,6 +253,17 @@ class Gateway:
             self._opener.cancel()
             await asyncio.wait([self._opener])
             await self._metrics_listener.close()
+
+    async def _stop_accepting(self) -> None:
+        """Leave the listener, but none of those who were accepted a moment ago.
+
+        The event loop makes a transport of an accepted connection a turn later, and drops the connection in
+        silence when its server has been closed meanwhile.
+        """
+        asyncio.get_running_loop().remove_reader(self._public)
+        for _ in range(_TURNS):
+            await self._clock.sleep(0.0)
+        await self._public_site.stop()
 
     def _open_control(self) -> socket.socket:
         """The control socket, given or opened. Raises GatewayError."""

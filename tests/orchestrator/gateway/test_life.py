@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import stat
 
@@ -13,6 +14,7 @@ from cloud.balancers.targets import write_atomic
 from cloud.clock import SystemClock
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.handover import Inheritance
 
 
 async def test_the_file_is_read_at_start_and_again_when_it_changes(
@@ -193,6 +195,58 @@ async def test_the_drain_timeout_breaks_off_what_is_left_and_says_so(
     assert cut.events[-1]["error"]["reason"] == "gateway_stopping"
     refused = await plain
     assert (refused.status, refused.error["code"]) == (503, "gateway_stopping")
+
+
+class CallersAtTheEnd(SystemClock):
+    """A clock on which clients connect and ask at the end of lingering, some turns of the loop before it."""
+
+    LINGER = 12345.0
+
+    def __init__(self, port: int, turns: int) -> None:
+        super().__init__()
+        self.turns = turns
+        self.callers = [socket.socket() for _ in range(5)]
+        self._port = port
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds != self.LINGER:
+            return await super().sleep(seconds)
+        for caller in self.callers:
+            caller.connect(("127.0.0.1", self._port))
+            caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            caller.setblocking(False)
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        return None
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_is_answered_or_left_to_the_next_whenever_accepting_ends(tmp_path, turns):
+    with socket.create_server(("127.0.0.1", 0)) as kept:
+        kept.setblocking(False)
+        port = kept.getsockname()[1]
+        config = GatewayConfig(targets_file=tmp_path / "t.json", socket=tmp_path / "gw.sock", port=port)
+        clock = CallersAtTheEnd(port, turns)
+        gateway = Gateway(config, clock, given=Inheritance(public=kept.dup()))
+        await gateway.start()
+        await gateway.stop(linger=clock.LINGER)
+        left = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                kept.accept()[0].close()
+                left += 1
+        answered = [caller for caller in clock.callers if heard(caller).startswith(b"HTTP/1.1 200 OK")]
+        assert len(answered) == len(clock.callers) - left
+        for caller in clock.callers:
+            caller.close()
+
+
+def heard(caller: socket.socket) -> bytes:
+    """What has come on a connection; nothing on one that was reset."""
+    try:
+        return caller.recv(1000)
+    except (BlockingIOError, ConnectionError):
+        return b""
 
 
 async def test_two_gateways_live_in_one_process(gateways, tmp_path):
