@@ -27,6 +27,7 @@ import capacity_table
 from orchestrator import metrics, monitoring
 from orchestrator.config import ConfigFile
 from orchestrator.config_errors import table_model, tables
+from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.targets import TargetTable
 
@@ -196,9 +197,8 @@ def _roff(line: str) -> str:
 def metrics_page() -> str:
     """The whole of metrics.md."""
     rng = random.Random(0)  # noqa: S311 - nothing is drawn
-    table = TargetTable(
-        now=lambda: 0.0, rng=rng, max_in_flight=1, breaker_failures=1, breaker_open=1.0, pool=""
-    )
+    config = GatewayConfig(targets_file=Path("t"), socket=Path("s"))
+    table = TargetTable(now=lambda: 0.0, rng=rng, config=config)
     gateway = GatewayMetrics(table, queued=lambda: 0, now=lambda: 0.0)
     outcomes = ", ".join(f"`{outcome}`" for outcome in Outcome)
     parts = [

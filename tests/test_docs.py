@@ -21,6 +21,7 @@ from prometheus_client import generate_latest
 
 from orchestrator import metrics
 from orchestrator.config import ConfigError, load_config
+from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.targets import TargetTable
 
@@ -106,14 +107,8 @@ def shown_by_daemon() -> set[str]:
 def shown_by_gateway() -> set[str]:
     import random
 
-    table = TargetTable(
-        now=lambda: 0.0,
-        rng=random.Random(0),
-        max_in_flight=1,
-        breaker_failures=1,
-        breaker_open=1.0,
-        pool="",
-    )
+    config = GatewayConfig(targets_file=Path("t"), socket=Path("s"))
+    table = TargetTable(now=lambda: 0.0, rng=random.Random(0), config=config)
     return _families(GatewayMetrics(table, queued=lambda: 0, now=lambda: 0.0).exposition().decode())
 
 

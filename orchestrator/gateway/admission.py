@@ -17,59 +17,87 @@ class Refused(Exception):
         self.full = full
 
 
+class _Place:
+    """One waiting request. `since` is when it began to wait, `hopeless_since` since when in vain."""
+
+    __slots__ = ("exchange", "hopeless_since", "since", "turn")
+
+    def __init__(self, exchange: Exchange, turn: asyncio.Future[Entry], now: float) -> None:
+        self.exchange = exchange
+        self.turn = turn
+        self.since = now
+        self.hopeless_since: float | None = None
+
+
 class Admission:
     """A bounded first-in-first-out queue before the target table.
 
-    It wakes by itself whenever the table changes. A request that comes back for a retry waits in front and
-    needs no free place: it was let in before. The deadline counts all the waiting of a request together.
+    It wakes by itself whenever the table changes; `look` ends the waiting of those whose time is over. A
+    request that comes back for a retry waits in front and needs no free place: it was let in before. The
+    deadline counts all the waiting of a request together. While no target can be hoped for, the pool as a
+    whole is down, and a request waits for `hopeless` seconds only.
     """
 
-    def __init__(self, table: TargetTable, *, limit: int, deadline: float) -> None:
+    def __init__(self, table: TargetTable, *, limit: int, deadline: float, hopeless: float) -> None:
         self._table = table
         self._limit = limit
         self._deadline = deadline
-        self._waiting: deque[tuple[Exchange, asyncio.Future[Entry]]] = deque()
+        self._hopeless = hopeless
+        self._waiting: deque[_Place] = deque()
         table.on_change.append(self._wake)
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def acquire(self, exchange: Exchange) -> Entry:
+    async def acquire(self, exchange: Exchange, now: float) -> Entry:
         """Wait for a target and take it; the caller gives it back to the table.
 
-        Raises Refused when the queue is full or the deadline passes; CancelledError when the client leaves.
+        Raises Refused when the queue is full or the time is over; CancelledError when the client leaves.
         """
-        if not self._waiting and (entry := self._table.choose(exchange.tried)) is not None:
+        if not self._waiting and (entry := self._table.choose(exchange.wish)) is not None:
             self._table.take(entry)
             return entry
-        if not exchange.retries and len(self._waiting) >= self._limit:
+        if not exchange.retries and not exchange.continued and len(self._waiting) >= self._limit:
             raise Refused(f"{len(self._waiting)} requests are waiting already", full=True)
-        turn: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
-        place = (exchange, turn)
-        if exchange.retries:
+        place = _Place(exchange, asyncio.get_running_loop().create_future(), now)
+        if exchange.retries or exchange.continued:
             self._waiting.appendleft(place)
         else:
             self._waiting.append(place)
         self._wake()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         try:
-            async with asyncio.timeout(self._deadline - exchange.waited):
-                return await turn
-        except TimeoutError:
-            self._withdraw(place)
-            raise Refused(f"no target took the request within {self._deadline:g} s", full=False) from None
+            return await place.turn
         except asyncio.CancelledError:
             self._withdraw(place)
             raise
-        finally:
-            exchange.waited += loop.time() - began
 
-    def _withdraw(self, place: tuple[Exchange, asyncio.Future[Entry]]) -> None:
+    def look(self, now: float) -> None:
+        """End the waiting of those whose time is over."""
+        hope = self._table.hopeful()
+        for place in list(self._waiting):
+            if place.turn.done():
+                continue
+            wish = place.exchange.wish
+            if hope and (not wish.choosy or self._table.hopeful(wish)):
+                place.hopeless_since = None
+            elif place.hopeless_since is None:
+                place.hopeless_since = now
+            waited = place.exchange.waited + now - place.since
+            if waited >= self._deadline:
+                self._refuse(place, f"no target took the request within {self._deadline:g} s")
+            elif place.hopeless_since is not None and now - place.hopeless_since >= self._hopeless:
+                self._refuse(place, "no target is there that could take the request")
+
+    def _refuse(self, place: _Place, message: str) -> None:
+        self._waiting.remove(place)
+        place.turn.set_exception(Refused(message, full=False))
+
+    def _withdraw(self, place: _Place) -> None:
         """Leave the queue; give back a target that was handed over in the same instant."""
-        _, turn = place
+        turn = place.turn
         if turn.done() and not turn.cancelled():
-            self._table.give(turn.result(), None, answered=False)
+            if turn.exception() is None:
+                self._table.give(turn.result())
         elif place in self._waiting:
             self._waiting.remove(place)
 
@@ -80,17 +108,18 @@ class Admission:
         """
         if not self._waiting:
             return
-        held_back: list[tuple[Exchange, asyncio.Future[Entry]]] = []
+        held_back: list[_Place] = []
         while self._waiting:
-            exchange, turn = place = self._waiting.popleft()
-            if turn.done():
+            place = self._waiting.popleft()
+            if place.turn.done():
                 continue
-            entry = self._table.choose(exchange.tried)
+            wish = place.exchange.wish
+            entry = self._table.choose(wish)
             if entry is not None:
                 self._table.take(entry)
-                turn.set_result(entry)
+                place.turn.set_result(entry)
                 continue
             held_back.append(place)
-            if not exchange.tried:
+            if not wish.choosy:
                 break
         self._waiting.extendleft(reversed(held_back))

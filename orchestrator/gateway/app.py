@@ -43,6 +43,7 @@ from orchestrator.gateway.silence import DaemonSilence
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import make_session
+from orchestrator.gateway.watch import Watch
 from orchestrator.supervision import Supervisor, show_stack_on_abort
 from orchestrator.units import HostPort
 
@@ -76,15 +77,14 @@ class Gateway:
         self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
         self._ids = RequestIds(self._rng)
         self.incarnation = uuid.uuid4().hex
-        self.table = TargetTable(
-            now=clock.now,
-            rng=self._rng,
-            max_in_flight=config.max_in_flight,
-            breaker_failures=config.breaker_failures,
-            breaker_open=config.breaker_open,
-            pool=config.pool,
+        self.table = TargetTable(now=clock.now, rng=self._rng, config=config)
+        self._admission = Admission(
+            self.table,
+            limit=config.queue_limit,
+            deadline=config.queue_deadline,
+            hopeless=config.no_target_wait,
         )
-        self._admission = Admission(self.table, limit=config.queue_limit, deadline=config.queue_deadline)
+        self._watch = Watch(self.table, self._admission, clock, drain_margin=config.drain_margin)
         self.metrics = GatewayMetrics(self.table, queued=self._admission.__len__, now=clock.now)
         self.table.on_breaker_open.append(self._breaker_opened)
         self._session: aiohttp.ClientSession
@@ -99,6 +99,7 @@ class Gateway:
         self._public: socket.socket
         self._selfcheck: SelfCheck
         self._watcher: asyncio.Task[None]
+        self._watching: asyncio.Task[None]
         self._checker: asyncio.Task[None]
         self._metrics_listener: MetricsListener | None = None
         self._opener: asyncio.Task[None]
@@ -125,6 +126,8 @@ class Gateway:
             metrics=self.metrics,
             session=self._session,
             ids=self._ids,
+            watch=self._watch,
+            clock=self._clock,
         )
         self._health = HealthChecker(
             config=config, table=self.table, metrics=self.metrics, clock=self._clock, rng=self._rng
@@ -160,7 +163,8 @@ class Gateway:
         )
         await self._serve_public(listener)
         given.ready()
-        self._watcher = asyncio.create_task(self._watch(source), name="targets-file")
+        self._watcher = asyncio.create_task(self._look_at_file(source), name="targets-file")
+        self._watching = asyncio.create_task(self._watch.run(), name="watch")
         self._checker = asyncio.create_task(self._selfcheck.run(), name="self-check")
         if (at := config.metrics_listen) is not None:
             hosts = names_of(config, at)
@@ -193,7 +197,7 @@ class Gateway:
         self.replaced.set()
         return heir
 
-    async def _watch(self, source: TargetSource) -> None:
+    async def _look_at_file(self, source: TargetSource) -> None:
         """Look at the targets file for ever; each look is a sign of life."""
         await self._given.is_the_service()
         silence = DaemonSilence(self.metrics, self._clock)
@@ -241,6 +245,7 @@ class Gateway:
             if self.metrics.active:
                 await self._proxy.end_now()
             self._watcher.cancel()
+            self._watching.cancel()
             await self._close_metrics()
             await self._public_runner.cleanup()
             await self._health.close()

@@ -1,45 +1,61 @@
-"""One attempt at one target: sends the request, holds the answer back until it is good, passes it on."""
+"""One attempt at one target: sends the request, holds the answer back until it is good, passes it on.
+
+Or, for a stream that broke elsewhere, lets the target go on with it.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator
 
 import aiohttp
-import structlog
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from cloud.ports import Clock
 from orchestrator.gateway import failure as failures
 from orchestrator.gateway import upstream
-from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.continuation import Broken, Capability, Continuation
 from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
-from orchestrator.gateway.replies import NODE, REQUEST_ID
-from orchestrator.gateway.request import Exchange, Stage
+from orchestrator.gateway.request import Stage
 from orchestrator.gateway.stream import StreamJudge
-from orchestrator.gateway.targets import Entry
-
-log = structlog.get_logger("orchestrator.gateway")
+from orchestrator.gateway.targets import Entry, TargetTable
+from orchestrator.gateway.watch import Leash, Watch
 
 _OK = 200
 _FIRST_ERROR, _FIRST_SERVER_ERROR = 400, 500
 _EVENT_STREAM = "text/event-stream"
+_LONGEST_RETRY_AFTER = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
 class Answer:
     """A whole answer of a target that has not been sent."""
 
-    status: int
-    headers: CIMultiDict[str]
-    body: bytes
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which the target wants to be asked again; None when it does not say."""
+        try:
+            seconds = float(self.headers.get(hdrs.RETRY_AFTER, ""))
+        except ValueError:
+            return None
+        return min(seconds, _LONGEST_RETRY_AFTER) if seconds >= 0 else None
 
 
 class AttemptFailed(Exception):
-    """An attempt ended before the client got a byte. `answer` is what the target said, if anything."""
+    """An attempt failed: the client has nothing of its answer, or a part (`exchange.stage` tells).
+
+    `answer` is what the target said, if anything.
+    """
 
     def __init__(self, failure: Failure, detail: str, answer: Answer | None = None) -> None:
         super().__init__(detail)
@@ -51,38 +67,6 @@ class ClientGone(Exception):
     """The client closed its connection while its answer was being written."""
 
 
-class Job:
-    """A request as the attempts need it: what is sent to a target, and how far the answer got.
-
-    `response` is set once there is something for the client; `cut` is what broke it after that.
-    """
-
-    __slots__ = ("asked", "cut", "edge", "exchange", "headers", "outcome", "request", "response")
-
-    def __init__(
-        self,
-        request: web.BaseRequest,
-        exchange: Exchange,
-        *,
-        headers: CIMultiDict[str],
-        asked: Asked,
-    ) -> None:
-        self.request = request
-        self.exchange = exchange
-        self.headers = headers
-        self.asked = asked
-        self.edge = asked.dialect.edge(asked)
-        self.response: web.StreamResponse | None = None
-        self.cut: Failure | None = None
-        self.outcome = Outcome.CANCELLED
-
-    def answer_headers(self, headers: CIMultiDict[str], entry: Entry) -> CIMultiDict[str]:
-        """The target's headers with the two that say which request and which node this is."""
-        headers[REQUEST_ID] = self.exchange.id
-        headers[NODE] = entry.spec.id
-        return headers
-
-
 class Attempts:
     """Makes attempts. Holds no state of a request; `stopping` tells whether clients should reconnect."""
 
@@ -91,161 +75,179 @@ class Attempts:
         *,
         config: GatewayConfig,
         session: aiohttp.ClientSession,
+        table: TargetTable,
         metrics: GatewayMetrics,
-        elapsed: Callable[[Exchange], float],
+        watch: Watch,
+        clock: Clock,
         stopping: Callable[[], bool],
     ) -> None:
         self._config = config
         self._session = session
+        self._table = table
         self._metrics = metrics
-        self._elapsed = elapsed
+        self._watch = watch
+        self._clock = clock
         self._stopping = stopping
 
     async def run(self, job: Job, entry: Entry) -> web.StreamResponse:
-        """Try one target.
+        """Try one target. Returns its answer: a whole one that is still to be sent, or a stream that was.
 
-        Returns the answer: a whole one that is still to be sent, or a stream that was sent, whole or, when
-        `job.cut` says so, in part. Raises AttemptFailed while the client has nothing, ClientGone.
+        Raises AttemptFailed, ClientGone.
         """
-        request, config = job.request, self._config
-        limit = config.first_token_timeout if job.asked.stream else config.answer_timeout
-        call = self._session.request(
-            request.method,
-            upstream.target_url(entry.spec.address, job.asked.inner_path),
-            headers=job.headers,
-            data=job.asked.body() or None,
-            allow_redirects=False,
-        )
-        try:
-            async with asyncio.timeout(limit) as timer, call as answer:
+        asked = job.asked
+        with self._failures_named(leash := self._leash(job, entry)):
+            async with (
+                leash,
+                self._session.request(
+                    job.request.method,
+                    upstream.target_url(entry.spec.address, asked.inner_path),
+                    headers=job.headers,
+                    data=job.body_for(entry) or None,
+                    allow_redirects=False,
+                ) as answer,
+            ):
                 if answer.status == _OK and answer.content_type == _EVENT_STREAM:
-                    return await self._stream(job, entry, answer, timer)
-                return await self._plain(job, entry, answer, timer)
-        except (aiohttp.ClientError, OSError) as error:
-            failure = upstream.failure_of(error)
-            if failure is None:
-                failure = Failure.FIRST_TOKEN_TIMEOUT if job.asked.stream else Failure.ANSWER_TIMEOUT
-                raise AttemptFailed(failure, f"nothing usable came within {limit:g} s") from None
-            raise AttemptFailed(failure, _said(error)) from None
+                    return await self._stream(job, leash, answer)
+                return await self._plain(job, leash, answer)
 
-    async def _plain(
-        self, job: Job, entry: Entry, answer: aiohttp.ClientResponse, timer: asyncio.Timeout
-    ) -> web.StreamResponse:
+    async def resume(self, job: Job, entry: Entry) -> web.StreamResponse:
+        """Let another target bring the rest of a stream that broke. Raises AttemptFailed, ClientGone."""
+        out, transcript, capability = job.response, job.transcript, entry.capability or Capability()
+        if out is None or transcript is None:
+            raise AssertionError(f"request {job.exchange.id}: nothing to go on from")
+        with self._failures_named(leash := self._leash(job, entry)):
+            rest = Continuation(
+                session=self._session,
+                address=entry.spec.address,
+                headers=job.headers,
+                capability=capability,
+                transcript=transcript,
+                moved=leash.moved,
+            )
+            async with leash, contextlib.aclosing(rest.blocks()) as blocks:
+                async for block in blocks:
+                    if job.exchange.stage is Stage.CONTINUING:
+                        self._begun(job, leash)
+                        self._metrics.continued(job.kind, self._clock.now() - job.broke_at)
+                        await _write(out, job.seam())
+                    await _write(out, job.edge.feed(block))
+        job.outcome = Outcome.OK
+        await _write(out, job.edge.feed(_DONE_EVENT) + job.edge.closing())
+        return out
+
+    @contextlib.contextmanager
+    def _failures_named(self, leash: Leash) -> Iterator[None]:
+        """Turn what goes wrong on the way into AttemptFailed."""
+        try:
+            yield
+        except Broken as broken:
+            raise AttemptFailed(broken.failure, broken.detail) from None
+        except (aiohttp.ClientError, OSError) as error:
+            failure = upstream.failure_of(error) or leash.failure or Failure.DISCONNECTED
+            raise AttemptFailed(failure, _said(error) if leash.failure is None else _WORDS[failure]) from None
+
+    def _leash(self, job: Job, entry: Entry) -> Leash:
+        config, streams = self._config, job.asked.stream
+        longest = config.stream_timeout if streams else config.answer_timeout
+        return self._watch.hold(job, entry, streams=streams, deadline=job.exchange.started + longest)
+
+    async def _plain(self, job: Job, leash: Leash, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Read the whole answer before any of it is sent, so that a node that dies on the way costs nothing.
 
         An answer of unknown length that is not JSON or text, such as audio, passes through as it comes.
         """
-        kind = answer.content_type
+        kind, most, entry = answer.content_type, self._config.answer_limit, leash.entry
         held = (
             answer.status >= _FIRST_ERROR
-            or (answer.content_length or self._config.answer_limit + 1) <= self._config.answer_limit
+            or (answer.content_length or most + 1) <= most
             or kind == "application/json"
             or kind.startswith("text/")
         )
-        limit = self._config.answer_limit if held else 0
+        limit = most if held else 0
         parts: list[bytes] = []
         size = 0
         async for part in answer.content.iter_any():
+            leash.moved()
             parts.append(part)
             size += len(part)
             if size > limit:
-                return await self._pass_through(job, entry, answer, timer, b"".join(parts))
+                return await self._pass_through(job, leash, answer, b"".join(parts))
         body = b"".join(parts)
-        headers = job.answer_headers(upstream.returned(answer.headers), entry)
+        headers = upstream.returned(answer.headers)
         failure = failures.of_status(answer.status, body, draining=entry.draining)
-        if failure is None and answer.status == _OK:
+        if failure is None and answer.status == _OK and job.request.method == hdrs.METH_POST:
             failure = job.asked.dialect.whole(job.asked, body)
-        if answer.status >= _FIRST_ERROR and job.request.method != hdrs.METH_HEAD:
-            headers[hdrs.CONTENT_TYPE] = "application/json"
-            body = job.edge.failed(answer.status, body, job.exchange.id)
         if failure is not None:
             raise AttemptFailed(failure, f"{answer.status}", Answer(answer.status, headers, body))
-        if answer.status == _OK:
-            body = job.edge.answer(body)
+        leash.began()
+        self._table.good(entry)
         if job.request.method == hdrs.METH_HEAD and hdrs.CONTENT_LENGTH in answer.headers:
             headers[hdrs.CONTENT_LENGTH] = answer.headers[hdrs.CONTENT_LENGTH]
-        job.response = web.Response(status=answer.status, headers=headers, body=body)
-        job.outcome = _outcome(answer.status)
+        body = job.edge.answer(body) if answer.status == _OK else body
+        job.response = web.Response(
+            status=answer.status, headers=job.answer_headers(headers, entry), body=body
+        )
+        job.outcome = Outcome.OK
         return job.response
 
-    async def _stream(
-        self, job: Job, entry: Entry, answer: aiohttp.ClientResponse, timer: asyncio.Timeout
-    ) -> web.StreamResponse:
+    async def _stream(self, job: Job, leash: Leash, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Hold the stream until it has begun, then pass it on event by event and judge its end."""
-        judge = job.asked.dialect.judge(job.asked)
+        judge = job.new_judge()
         head, ended = b"", False
-        while not judge.begun and judge.failure() is None and not ended:
+        while not (judge.begun or judge.failure() is not None or ended):
             data = await answer.content.readany()
+            leash.moved()
             ended = not data
             head += judge.feed(data) if data else judge.end()
             self._check_tail(judge)
         if (failure := judge.failure()) is not None:
             raise AttemptFailed(failure, judge.detail)
-        await _disarm(timer)
-        out = await self._begin(job, entry, answer, job.edge.feed(head))
-        upstream.set_idle_timeout(answer, self._config.idle_timeout)
-        while not ended:
+        out = await self._begin(job, leash, answer, job.edge.feed(head))
+        while not (judge.failure() is not None or ended):
             try:
                 data = await answer.content.readany()
-            except (aiohttp.ClientError, OSError) as error:
-                if not judge.whole:
-                    judge.fail(upstream.failure_of(error) or Failure.DISCONNECTED, _said(error))
-                break
+            except (aiohttp.ClientError, OSError):
+                if judge.whole:
+                    break
+                raise
+            leash.moved()
             ended = not data
             block = judge.feed(data) if data else judge.end()
-            if block and (block := job.edge.feed(block)):
-                await _write(out, block)
+            if block:
+                await _write(out, job.edge.feed(block))
             self._check_tail(judge)
-            if judge.failure() is not None:
-                break
         self._metrics.stream_ended(judge.chunks)
         if (failure := judge.failure()) is not None:
-            self._count_cut(job, entry, failure, judge.detail)
-            last = job.edge.interrupted(
-                request_id=job.exchange.id, failure=failure, detail=judge.detail, tokens=judge.tokens()
-            )
-        else:
-            job.outcome = Outcome.OK
-            last = job.edge.feed(judge.closing()) + job.edge.closing()
-        if last:
+            raise AttemptFailed(failure, judge.detail)
+        job.outcome = Outcome.OK
+        if last := job.edge.feed(judge.closing()) + job.edge.closing():
             await _write(out, last)
         return out
 
     async def _pass_through(
-        self, job: Job, entry: Entry, answer: aiohttp.ClientResponse, timer: asyncio.Timeout, head: bytes
+        self, job: Job, leash: Leash, answer: aiohttp.ClientResponse, head: bytes
     ) -> web.StreamResponse:
         """Pass on bytes of a kind this gateway does not judge. A break shows as a broken connection."""
-        await _disarm(timer)
-        out = await self._begin(job, entry, answer, head)
-        upstream.set_idle_timeout(answer, self._config.idle_timeout)
-        while True:
-            try:
-                data = await answer.content.readany()
-            except (aiohttp.ClientError, OSError) as error:
-                failure = upstream.failure_of(error) or Failure.DISCONNECTED
-                self._count_cut(job, entry, failure, _said(error))
-                if job.request.transport is not None:
-                    job.request.transport.abort()
-                return out
-            if not data:
-                job.outcome = _outcome(answer.status)
-                return out
+        out = await self._begin(job, leash, answer, head)
+        while data := await answer.content.readany():
+            leash.moved()
             await _write(out, data)
+        job.outcome = _outcome(answer.status)
+        return out
 
     async def _begin(
-        self, job: Job, entry: Entry, answer: aiohttp.ClientResponse, head: bytes
+        self, job: Job, leash: Leash, answer: aiohttp.ClientResponse, head: bytes
     ) -> web.StreamResponse:
-        """Send the first bytes to the client. From here the request cannot be retried."""
-        out = web.StreamResponse(
-            status=answer.status, headers=job.answer_headers(upstream.returned(answer.headers), entry)
-        )
+        """Send the first bytes to the client. From here the request cannot be sent again."""
+        headers = job.answer_headers(upstream.returned(answer.headers), leash.entry)
+        out = web.StreamResponse(status=answer.status, headers=headers)
         if answer.content_type != _EVENT_STREAM and answer.content_length is not None:
             out.content_length = answer.content_length
         if self._stopping():
             out.force_close()
-        job.exchange.move(Stage.STREAMING)
+        self._begun(job, leash)
         job.response = out
-        self._metrics.first_byte(self._elapsed(job.exchange))
+        self._metrics.first_byte(self._clock.now() - job.exchange.started)
         try:
             await out.prepare(job.request)
         except ConnectionError:
@@ -254,27 +256,16 @@ class Attempts:
             await _write(out, head)
         return out
 
-    def _count_cut(self, job: Job, entry: Entry, failure: Failure, detail: str) -> None:
-        job.outcome, job.cut = Outcome.CUT, failure
-        self._metrics.stream_cut(failure)
-        log.warning(
-            "stream_cut", request_id=job.exchange.id, node=entry.spec.id, reason=failure.value, detail=detail
-        )
+    def _begun(self, job: Job, leash: Leash) -> None:
+        """The target brings something for the client."""
+        leash.began()
+        job.exchange.move(Stage.STREAMING)
+        self._table.good(leash.entry)
 
     def _check_tail(self, judge: StreamJudge) -> None:
         """An event without an end is not an event stream."""
         if judge.size_of_tail() > self._config.answer_limit:
             judge.fail(Failure.BAD_RESPONSE, "an event of the stream has no end")
-
-
-async def _disarm(timer: asyncio.Timeout) -> None:
-    """Switch the timer off for good; if it has fired in this very instant, let it strike here.
-
-    Otherwise it would strike at a later wait, when the client already has bytes.
-    """
-    if timer.expired():
-        await asyncio.get_running_loop().create_future()
-    timer.reschedule(None)
 
 
 async def _write(out: web.StreamResponse, data: bytes) -> None:
@@ -293,3 +284,13 @@ def _outcome(status: int) -> Outcome:
     if status < _FIRST_ERROR:
         return Outcome.OK
     return Outcome.CLIENT_ERROR if status < _FIRST_SERVER_ERROR else Outcome.UPSTREAM_ERROR
+
+
+_DONE_EVENT = b"data: [DONE]\n\n"
+_WORDS = {
+    Failure.LOST: "the target is silent and fails its checks",
+    Failure.STALLED: "the target brings nothing more of this answer",
+    Failure.DEADLINE: "the request took longer than any may",
+    Failure.FIRST_TOKEN_TIMEOUT: "the target brings nothing",
+    Failure.MOVED: "the target is about to go away",
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
 
 _LONGEST_SOCKET_PATH = 107  # bytes a unix socket address holds on Linux
@@ -18,13 +19,23 @@ class GatewayError(Exception):
 class GatewayConfig:
     """Everything one gateway process needs to know. Durations are seconds, sizes bytes, shares fractions.
 
-    Timeouts. `connect_timeout`: to open a connection to a target. `first_token_timeout`: from sending a
-    streaming request to its first token. `answer_timeout`: from sending a plain request to its whole answer,
-    which an engine sends only once it is finished. `idle_timeout`: longest silence inside a stream.
+    Timeouts. `connect_timeout`: to open a connection to a target. A target that is silent for
+    `health_timeout` and fails or leaves a check unanswered is lost: what it holds goes on elsewhere.
+    `first_token_timeout`: from sending a streaming request to its first token, while its target brings
+    nothing to others either. A stream that is silent for `stall_factor` times the mean gap of its target,
+    `stall_least` at least, goes on elsewhere where that is possible; after `idle_timeout` it does or ends.
+    `answer_timeout` and `stream_timeout`: longest life of a plain and of a streaming request.
 
-    Retries. `max_retries`: how often a request that reached a target may be sent again. `retry_budget`:
-    retries allowed per request served, over time; `retry_reserve`: retries that may be saved up, so that
-    the loss of one busy node can be made good at once.
+    Retries. `max_retries`: how often a request that a target may have worked on is sent again; those that
+    it refused do not count. `retry_budget`: retries allowed per request served, over time;
+    `retry_reserve`: retries that may be saved up. What one target held when it was lost costs one together.
+    `no_target_wait`: how long a request waits while no target can be hoped for. `breaker_open`: how long a
+    target that failed `breaker_failures` requests in a row is left alone, twice as long each time, up to
+    `breaker_longest`.
+
+    Broken streams. `continuation`: "on" continues them on another target that serves the same, also where
+    the rest cannot be exactly what the first would have said; "exact" only where it can; "off" never.
+    Streams that would outlive the drain deadline of their target move `drain_margin` before it.
 
     Limits. `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue.
     `body_limit`: largest request body. `bodies_limit`: all that are held at one time. `body_timeout`: longest
@@ -45,25 +56,32 @@ class GatewayConfig:
 
     poll_interval: float = 0.2  # between looks at the targets file
     health_path: str = "/health"
-    health_interval: float = 1.0
-    health_timeout: float = 5.0
+    health_interval: float = 0.3  # between checks of a target that owes answers and is silent; else three
+    health_timeout: float = 4.4
     health_fall: int = 2  # failed checks in a row before a target counts as unhealthy
 
     queue_limit: int = 1024
     queue_deadline: float = 30.0
+    no_target_wait: float = 1.0
     retry_after: int = 2  # s, what a refused client is told to wait
     max_in_flight: int = 512
 
     connect_timeout: float = 2.0
     first_token_timeout: float = 60.0
     answer_timeout: float = 600.0
+    stream_timeout: float = 3600.0
+    stall_factor: float = 20.0
+    stall_least: float = 15.0
     idle_timeout: float = 60.0
+    continuation: str = "on"
+    drain_margin: float = 10.0
 
     max_retries: int = 2
     retry_budget: float = 0.2
     retry_reserve: int = 200
     breaker_failures: int = 3  # failures in a row that open a target's circuit breaker
-    breaker_open: float = 5.0  # time an open breaker keeps requests away before it lets one probe pass
+    breaker_open: float = 1.0  # time an open breaker keeps requests away before it lets one probe pass
+    breaker_longest: float = 60.0
 
     body_limit: int = 64 * 1024 * 1024
     bodies_limit: int = 512 * 1024 * 1024
@@ -89,6 +107,9 @@ class GatewayConfig:
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise GatewayError(f"gateway: {name}: {getattr(self, name)!r}: must be zero or more")
+        if self.continuation not in CONTINUATIONS:
+            known = ", ".join(CONTINUATIONS)
+            raise GatewayError(f"gateway: continuation: {self.continuation!r}: must be one of {known}")
         if not 0 <= self.port <= 65535:
             raise GatewayError(f"gateway: port: {self.port}: must be 0 (any free port) to 65535")
         for path in (self.health_path, *self.allow_paths):
@@ -100,6 +121,19 @@ class GatewayConfig:
                 f"choose a shorter directory"
             )
 
+    def limits(self) -> Limits:
+        """What the clocks are judged by."""
+        return Limits(
+            health_timeout=self.health_timeout,
+            first_token_timeout=self.first_token_timeout,
+            idle_timeout=self.idle_timeout,
+            stall_factor=self.stall_factor,
+            stall_least=self.stall_least,
+        )
+
+
+CONTINUATIONS = ("off", "exact", "on")
+"""The settings of `continuation`, the strictest first."""
 
 _POSITIVE = (
     "poll_interval",
@@ -111,9 +145,13 @@ _POSITIVE = (
     "connect_timeout",
     "first_token_timeout",
     "answer_timeout",
+    "stream_timeout",
+    "stall_factor",
+    "stall_least",
     "idle_timeout",
     "breaker_failures",
     "breaker_open",
+    "breaker_longest",
     "body_limit",
     "bodies_limit",
     "body_timeout",
@@ -126,6 +164,8 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "queue_limit",
+    "no_target_wait",
+    "drain_margin",
     "retry_after",
     "max_retries",
     "retry_budget",

@@ -107,6 +107,7 @@ class Control:
             "drain_deadline": entry.spec.drain_deadline,
             "build": entry.spec.build,
             "breaker": entry.breaker.state(now).value,
+            "continuation": _continuation(entry),
         }
 
     async def _put_targets(self, request: web.Request) -> web.Response:
@@ -144,6 +145,12 @@ class Control:
 
     async def _get_healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+
+def _continuation(entry: Entry) -> dict[str, Any] | None:
+    """What it can do for streams that broke elsewhere; null until it was asked."""
+    can = entry.capability
+    return None if can is None else {"way": can.way.value, "why": can.why, "identity": can.identity}
 
 
 def _json(body: dict[str, Any]) -> web.Response:

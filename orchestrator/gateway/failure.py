@@ -8,35 +8,68 @@ from typing import Any
 import orjson
 
 
+class Blame(StrEnum):
+    """What a failure says about its target."""
+
+    NOTHING = "nothing"  # it is no fault of the target
+    FAULT = "fault"  # the target failed
+    BUSY = "busy"  # the target says that it has too much to do
+    DOUBT = "doubt"  # the target's fault only if the same request succeeds at a peer
+
+
 class Failure(StrEnum):
-    """Why an attempt gave the client nothing, or why its stream was cut. The values are metric labels."""
+    """Why an attempt gave the client nothing, or why its stream broke. The values are metric labels."""
 
     CONNECT = "connect"  # no connection; nothing was sent
     DISCONNECTED = "disconnected"  # the connection ended before the answer did
-    BAD_RESPONSE = "bad_response"  # what came back is not HTTP
+    BAD_RESPONSE = "bad_response"  # what came back is not HTTP, or not an answer
     BAD_GATEWAY = "bad_gateway"  # 502 or 504
     UNAVAILABLE = "unavailable"  # 503: busy, or starting
+    RATE_LIMITED = "rate_limited"  # 429
+    REFUSED_HERE = "refused_here"  # another 4xx, or a redirection
+    SERVER_ERROR = "server_error"  # another 5xx: the request's own fault, or the target's
     ENGINE_ERROR = "engine_error"  # the engine died, failed or shuts down
     ABORTED = "aborted"  # finish_reason "abort" that the client did not ask for
-    INCOMPLETE = "incomplete"  # the stream ended properly but no finish_reason was seen
+    INCOMPLETE = "incomplete"  # the answer ended properly but is not whole
     FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 - a token of text, not a secret
-    ANSWER_TIMEOUT = "answer_timeout"
-    IDLE_TIMEOUT = "idle_timeout"  # silence inside a stream
+    LOST = "lost"  # the target is silent and fails its checks
+    STALLED = "stalled"  # this answer is silent for too long, whatever else the target does
+    DEADLINE = "deadline"  # the request took longer than any may
+    MOVED = "moved"  # taken away on purpose, before the target's drain deadline
     GATEWAY_STOPPING = "gateway_stopping"  # this gateway was told to end at once
 
     @property
-    def reached_target(self) -> bool:
-        """Whether the target may have begun to work on the request."""
-        return self is not Failure.CONNECT
+    def refused(self) -> bool:
+        """Whether the target did no work on the request: sending it elsewhere repeats nothing."""
+        return self in _REFUSED
 
     @property
-    def blames_target(self) -> bool:
-        """Whether it counts against the target. A full queue is no fault, neither is our own end."""
-        return self not in (Failure.UNAVAILABLE, Failure.GATEWAY_STOPPING)
+    def blames(self) -> Blame:
+        """What it says about the target."""
+        return _BLAMES.get(self, Blame.FAULT)
 
 
-_BY_STATUS = {502: Failure.BAD_GATEWAY, 503: Failure.UNAVAILABLE, 504: Failure.BAD_GATEWAY}
-_INTERNAL_ERROR = 500
+_REFUSED = frozenset(
+    {Failure.CONNECT, Failure.UNAVAILABLE, Failure.RATE_LIMITED, Failure.REFUSED_HERE}
+)  # fmt: skip
+_BLAMES = {
+    Failure.UNAVAILABLE: Blame.BUSY,
+    Failure.RATE_LIMITED: Blame.BUSY,
+    Failure.REFUSED_HERE: Blame.DOUBT,
+    Failure.SERVER_ERROR: Blame.DOUBT,
+    Failure.DEADLINE: Blame.NOTHING,
+    Failure.MOVED: Blame.NOTHING,
+    Failure.GATEWAY_STOPPING: Blame.NOTHING,
+}
+_BY_STATUS = {
+    429: Failure.RATE_LIMITED,
+    502: Failure.BAD_GATEWAY,
+    503: Failure.UNAVAILABLE,
+    504: Failure.BAD_GATEWAY,
+    529: Failure.UNAVAILABLE,
+}
+_FIRST_REDIRECTION, _FIRST_ERROR, _FIRST_SERVER_ERROR = 300, 400, 500
+_NOT_MODIFIED = 304
 _ENGINE_WORDS = (
     "enginecore",
     "enginedead",
@@ -48,17 +81,19 @@ _ENGINE_WORDS = (
 
 
 def of_status(status: int, body: bytes, *, draining: bool) -> Failure | None:
-    """The failure that an HTTP answer stands for, None when the answer belongs to the client.
+    """The failure that an HTTP status stands for, None when the answer belongs to the client.
 
-    A 500 is the engine's, and worth a retry, when the target is draining (vLLM answers "cannot schedule new
-    futures after shutdown" while its health check still passes) or when it says that the engine died. Any
-    other 500 may be the request's own fault and would fail everywhere.
+    A 500 is the engine's when the target is draining (vLLM answers "cannot schedule new futures after
+    shutdown" while its health check still passes) or when it says that the engine died. Any other 5xx, 4xx
+    or redirection may be the request's own fault: a peer tells.
     """
+    if status < _FIRST_REDIRECTION or status == _NOT_MODIFIED:
+        return None
     if (failure := _BY_STATUS.get(status)) is not None:
         return failure
-    if status == _INTERNAL_ERROR and (draining or is_engine_error(body)):
-        return Failure.ENGINE_ERROR
-    return None
+    if status < _FIRST_SERVER_ERROR:
+        return Failure.REFUSED_HERE
+    return Failure.ENGINE_ERROR if draining or is_engine_error(body) else Failure.SERVER_ERROR
 
 
 def is_engine_error(body: bytes) -> bool:

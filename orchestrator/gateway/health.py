@@ -7,24 +7,31 @@ import random
 
 import aiohttp
 import structlog
+from aiohttp import hdrs
+from multidict import CIMultiDict
 
 from cloud.ports import Clock
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.continuation import probe
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import target_url
+from policies.model import TargetState
 
 log = structlog.get_logger("orchestrator.gateway")
 
 _HEALTHY_STATUS = 200
 _SHORTEST_GAP = 0.05  # s between two checks of one target, however many requests fail meanwhile
+_AT_EASE = 3  # intervals between two checks of a target that brings answers, or owes none
 
 
 class HealthChecker:
     """Checks every target of the set, each on its own beat, and at once when a request to it failed.
 
-    Each check opens its own connection: a pooled one would still work on a server that no longer listens.
-    A refused connection counts at once, other faults after `health_fall` in a row.
+    One that owes answers and says nothing is checked at every interval, any other at every third. A target
+    that passes its first check is asked what it can do for streams that broke elsewhere. Each check opens
+    its own connection: a pooled one would still work on a server that no longer listens. A refused
+    connection counts at once, other faults after `health_fall` in a row.
     """
 
     def __init__(
@@ -41,7 +48,11 @@ class HealthChecker:
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
+        self._headers: CIMultiDict[str] = CIMultiDict()
+        if config.api_key is not None:
+            self._headers[hdrs.AUTHORIZATION] = f"Bearer {config.api_key}"
         self._watches: dict[Entry, asyncio.Task[None]] = {}
+        self._probes: dict[Entry, asyncio.Task[None]] = {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=config.health_timeout, sock_connect=config.connect_timeout),
@@ -58,7 +69,7 @@ class HealthChecker:
 
     async def close(self) -> None:
         """Stop checking."""
-        watches = list(self._watches.values())
+        watches = [*self._watches.values(), *self._probes.values()]
         for task in watches:
             task.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
@@ -66,22 +77,49 @@ class HealthChecker:
 
     async def _watch(self, entry: Entry) -> None:
         """Check one target until it leaves the set."""
-        wait = self._config.health_interval * self._rng.uniform(
-            0.5, 1.0
-        )  # spreads targets that came together
+        interval = self._config.health_interval
+        wait = interval * self._rng.uniform(0.5, 1.0)  # spreads targets that came together
         while entry.present:
             entry.suspicion.clear()
             await self._check(entry)
-            try:
-                async with asyncio.timeout(wait):
-                    await entry.suspicion.wait()
-                await self._clock.sleep(_SHORTEST_GAP)
-            except TimeoutError:
-                pass
-            wait = self._config.health_interval
+            if entry.health is TargetState.HEALTHY and entry.capability is None:
+                self._ask_what_it_can(entry)
+            for _ in range(_AT_EASE):
+                if await self._suspected(entry, wait) or self._owes(entry, interval):
+                    break
+                wait = interval
+            wait = interval
+
+    async def _suspected(self, entry: Entry, seconds: float) -> bool:
+        """Wait; True as soon as a request failed there."""
+        try:
+            async with asyncio.timeout(seconds):
+                await entry.suspicion.wait()
+        except TimeoutError:
+            return False
+        await self._clock.sleep(_SHORTEST_GAP)
+        return True
+
+    def _owes(self, entry: Entry, interval: float) -> bool:
+        """Whether it holds requests and is silent, or is not known to be well."""
+        if entry.health is not TargetState.HEALTHY:
+            return True
+        return entry.in_flight > 0 and self._clock.now() - entry.clock.heard_at >= interval
+
+    def _ask_what_it_can(self, entry: Entry) -> None:
+        """Probe it, beside the checks: a busy engine may take its time."""
+        if entry not in self._probes:
+            task = asyncio.create_task(self._probe(entry), name=f"probe-{entry.spec.id}")
+            self._probes[entry] = task
+            task.add_done_callback(lambda _: self._probes.pop(entry, None))
+
+    async def _probe(self, entry: Entry) -> None:
+        can = entry.capability = await probe(self._session, entry.spec.address, self._headers)
+        log.info("target.probed", node=entry.spec.id, way=can.way.value, why=can.why)
 
     async def _check(self, entry: Entry) -> None:
         fault, fall = "", self._config.health_fall
+        entry.clock.asked(self._clock.now())
         try:
             async with self._session.get(target_url(entry.spec.address, self._config.health_path)) as answer:
                 if answer.status != _HEALTHY_STATUS:
@@ -92,6 +130,8 @@ class HealthChecker:
             fault = f"health check got no answer within {self._config.health_timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
             fault = f"health check failed: {error}"
+        finally:
+            entry.clock.answered(self._clock.now(), passed=not fault)
         self._metrics.health_checked(not fault)
         if self._table.checked(entry, fault, fall) and entry.present:
             log.info("target_health", node=entry.spec.id, health=entry.health.value, reason=fault)

@@ -28,6 +28,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"  # the client left
 
 
+_MOVES = frozenset({Failure.LOST, Failure.STALLED, Failure.MOVED, Failure.FIRST_TOKEN_TIMEOUT})
 _SERVED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
 _FAILED = frozenset({Outcome.UPSTREAM_ERROR, Outcome.FAILED, Outcome.REFUSED, Outcome.CUT})
 
@@ -79,6 +80,13 @@ class GatewayMetrics:
         self._retries = counter("retries", "Attempts made again, by what the one before met", "reason")
         self._cut = counter("streams_cut", "Streams that broke after the client had a part", "reason")
         self._failures = counter("attempt_failures", "Attempts that failed, retried or not", "reason")
+        self._continuations = counter(
+            "continuations", "Broken streams that went on elsewhere, by class and result", "kind", "result"
+        )
+        self._obstacles = counter(
+            "continuations_refused", "Broken streams that could not go on elsewhere, by cause", "why"
+        )
+        self._moved = counter("moved", "Requests that left a target before it answered them", "reason")
         self._chunks = counter("stream_chunks", "Chunks of completion streams passed on")
         self._checks = counter("health_checks", "Health checks of targets", "result")
         self._opened = counter("breaker_opened", "Times a target's circuit breaker opened")
@@ -91,6 +99,7 @@ class GatewayMetrics:
         self._sets = counter("target_sets", "Target sets offered, by way and result", "via", "result")
         self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer")
         self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte")
+        self._seam = histogram("continuation_seam_seconds", "From a stream's break to its next piece")
         self._queue = histogram("queue_seconds", "Time requests waited for a target")
         self.registry.register(_Gauges(self, table, queued, now))
         ProcessCollector(registry=self.registry)
@@ -110,10 +119,25 @@ class GatewayMetrics:
         self._queue.observe(seconds)
 
     def attempt_failed(self, failure: Failure, *, retried: bool) -> None:
-        """An attempt gave the client nothing."""
+        """An attempt failed, and the request was sent again or not."""
         self._failures.labels(failure.value).inc()
+        if failure in _MOVES:
+            self._moved.labels(failure.value).inc()
         if retried:
             self._retries.labels(failure.value).inc()
+
+    def continued(self, kind: str, seam: float) -> None:
+        """A broken stream goes on at another target; its client waited `seam` seconds."""
+        self._continuations.labels(kind, "continued").inc()
+        self._seam.observe(seam)
+
+    def continuation_failed(self, kind: str) -> None:
+        """A stream that could be continued was cut all the same."""
+        self._continuations.labels(kind, "failed").inc()
+
+    def continuation_refused(self, why: str) -> None:
+        """A broken stream is of a kind, or in a state, in which it cannot be continued."""
+        self._obstacles.labels(why).inc()
 
     def stream_cut(self, failure: Failure) -> None:
         """A stream broke after the client had a part of it."""
@@ -151,6 +175,7 @@ class GatewayMetrics:
             "requests": sum(by_outcome.values()),
             "retries": int(_total(self._retries)),
             "streams_cut": int(_total(self._cut)),
+            "streams_continued": int(_total(self._continuations, result="continued")),
         }
 
     def exposition(self) -> bytes:
@@ -212,11 +237,11 @@ def _plain(name: str, text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"orchestrator_gateway_{name}", text, value=value)
 
 
-def _total(counter: Counter) -> float:
-    """The sum over a counter's labels."""
+def _total(counter: Counter, **labels: str) -> float:
+    """The sum over a counter's series that have these labels."""
     return sum(
         sample.value
         for family in counter.collect()
         for sample in family.samples
-        if sample.name.endswith("_total")
+        if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
     )

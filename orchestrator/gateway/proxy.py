@@ -1,4 +1,4 @@
-"""The request path: takes a request, finds it a target, and tries again while the client has nothing."""
+"""The request path: takes a request, finds it a target, and tries again, or goes on, where one fails."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ import aiohttp
 import structlog
 from aiohttp import hdrs, web
 
+from cloud.ports import Clock
 from orchestrator.gateway.admission import Admission, Refused
-from orchestrator.gateway.asked import Asked, Unfit, ask
-from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts, ClientGone, Job
-from orchestrator.gateway.breaker import RetryBudget
+from orchestrator.gateway.asked import Unfit, ask
+from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts, ClientGone
+from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.dialects.table import row_of
-from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.intake import Intake, Pace, Refusal
+from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
-from orchestrator.gateway.replies import NODE, error_response
-from orchestrator.gateway.request import Exchange, Stage
+from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
+from orchestrator.gateway.request import Exchange, Payment, Stage, Suspect
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import forwarded
+from orchestrator.gateway.watch import Watch
 
 log = structlog.get_logger("orchestrator.gateway")
 
-_TIMEOUTS = frozenset({Failure.FIRST_TOKEN_TIMEOUT, Failure.ANSWER_TIMEOUT, Failure.IDLE_TIMEOUT})
+_LONGEST_ID = 128
+_TIMEOUTS = frozenset(
+    {Failure.FIRST_TOKEN_TIMEOUT, Failure.DEADLINE, Failure.STALLED, Failure.LOST}
+)  # fmt: skip
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
+_NOT_IMPLEMENTED = 501  # what follows an upgrade is not HTTP
+_BUSY = frozenset({429, 503})
+_BEGUN = frozenset({Stage.STREAMING, Stage.CONTINUING})  # the client has a part of the answer
 
 
 class Turned(Exception):
-    """The request ends here, without any target, with this answer."""
+    """The request ends here with this answer, which no target gave."""
 
     def __init__(self, response: web.Response, outcome: Outcome) -> None:
         super().__init__(response.status)
@@ -52,24 +61,28 @@ class Proxy:
         metrics: GatewayMetrics,
         session: aiohttp.ClientSession,
         ids: RequestIds,
+        watch: Watch,
+        clock: Clock,
     ) -> None:
         self._config = config
         self._table = table
         self._admission = admission
         self._metrics = metrics
         self._ids = ids
-        self._loop = asyncio.get_running_loop()
         self._intake = Intake(
             limit=config.body_limit,
             total=config.bodies_limit,
             pace=Pace(config.body_timeout, config.body_rate),
         )
+        self._clock = clock
         self._budget = RetryBudget(config.retry_budget, config.retry_reserve)
         self._attempts = Attempts(
             config=config,
             session=session,
+            table=table,
             metrics=metrics,
-            elapsed=self._elapsed,
+            watch=watch,
+            clock=clock,
             stopping=lambda: self.stopping,
         )
         self._running: set[asyncio.Task[object]] = set()
@@ -78,7 +91,7 @@ class Proxy:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises CancelledError when the client leaves."""
-        exchange = Exchange(self._ids.of(request.headers), self._loop.time())
+        exchange = Exchange(self._ids.of(request.headers), self._clock.now())
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._running.add(task)
         self._metrics.active += 1
@@ -126,123 +139,202 @@ class Proxy:
         await self.wait_idle()
 
     async def _read(self, request: web.BaseRequest, exchange: Exchange) -> Job:
-        """Take in the whole request, which is what makes it repeatable. Raises Turned."""
+        """Take in the whole request, which is what makes it repeatable. Raises Turned, ClientGone."""
         try:
+            if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+                raise Unfit(501, "not_implemented", "this gateway does not proxy web sockets")
             row_of(request.method, request.raw_path.partition("?")[0], self._config.allow_paths)
-        except Unfit as unfit:
-            raise self._turn(exchange, unfit.status, unfit.code, unfit.message) from None
-        if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-            turned = self._turn(exchange, 501, "not_implemented", "this gateway does not proxy web sockets")
-            turned.response.force_close()
-            raise turned
-        try:
             body = await self._intake.read(request)
-        except Refusal as refusal:
-            turned = self._turn(exchange, refusal.status, refusal.code, refusal.message)
-            turned.response.force_close()
-            raise turned from None
+            kind = request.headers.get(hdrs.CONTENT_TYPE, "")
+            asked = ask(request.method, request.raw_path, kind, body, self._config.allow_paths)
+        except (Unfit, Refusal) as refused:
+            raise self._refused(refused, exchange) from None
         except ConnectionError:
             raise ClientGone from None
         headers = forwarded(request.headers, exchange.id, self._config.api_key)
-        return Job(request, exchange, headers=headers, asked=self._ask(request, exchange, body))
+        return Job(request, exchange, asked=asked, headers=headers, continuation=self._config.continuation)
 
-    def _ask(self, request: web.BaseRequest, exchange: Exchange, body: bytes) -> Asked:
-        kind = request.headers.get(hdrs.CONTENT_TYPE, "")
-        try:
-            return ask(request.method, request.raw_path, kind, body, self._config.allow_paths)
-        except Unfit as unfit:
-            raise self._turn(exchange, unfit.status, unfit.code, unfit.message) from None
+    def _refused(self, refused: Unfit | Refusal, exchange: Exchange) -> Turned:
+        """The answer to what no target is asked for."""
+        busy = refused.status in _BUSY
+        response = error_response(
+            refused.status,
+            refused.code,
+            refused.message,
+            request_id=exchange.id,
+            retry_after=self._config.retry_after if busy else None,
+        )
+        if isinstance(refused, Refusal) or refused.status == _NOT_IMPLEMENTED:
+            response.force_close()
+        return Turned(response, Outcome.REFUSED if busy else Outcome.BAD_REQUEST)
 
     async def _serve(self, job: Job) -> web.StreamResponse:
         """Place the request and try, until there is an answer or nothing is left to try. Raises Turned."""
         exchange = job.exchange
         self._budget.deposit()
+        error: AttemptFailed | None = None
         while True:
-            entry = await self._place(exchange)
-            exchange.move(Stage.SENT)
-            failure: Failure | None = None
             try:
-                response = await self._attempts.run(job, entry)
-                failure = job.cut
-                if not response.prepared:
-                    self._metrics.first_byte(self._elapsed(exchange))
+                entry = await self._place(exchange)
+            except Refused as refused:
+                return await self._no_target(job, refused, error)
+            sent_at = self._clock.now()
+            try:
+                if exchange.stage is Stage.CONTINUING:
+                    response = await self._attempts.resume(job, entry)
+                else:
+                    exchange.move(Stage.SENT)
+                    response = await self._attempts.run(job, entry)
+                self._succeeded(job)
                 return response
-            except AttemptFailed as error:
-                failure = error.failure
-                exchange.tried[entry.spec.id] = entry.passes
-                if not self._retries(exchange, entry, error):
-                    raise self._give_up(exchange, entry, error) from None
+            except AttemptFailed as failed:
+                error = failed
+                self._blame(exchange, entry, error)
+                if not self._goes_on(job, entry, error, sent_at):
+                    return await self._give_up(job, entry, error)
             finally:
-                self._table.give(entry, failure, answered=job.outcome in _ANSWERED)
-            exchange.move(Stage.QUEUED)
+                self._table.give(entry)
 
     async def _place(self, exchange: Exchange) -> Entry:
-        """Wait for a target. Raises Turned when the queue says no."""
-        asked = self._loop.time()
-        try:
-            entry = await self._admission.acquire(exchange)
-        except Refused as refused:
-            code = "queue_full" if refused.full else "no_target"
-            raise self._turn(exchange, 503, code, f"no node can take the request: {refused}") from None
-        self._metrics.left_queue(self._loop.time() - asked)
+        """Wait for a target. Raises Refused."""
+        asked = self._clock.now()
+        entry = await self._admission.acquire(exchange, asked)
+        waited = self._clock.now() - asked
+        exchange.waited += waited
+        self._metrics.left_queue(waited)
         return entry
 
-    def _retries(self, exchange: Exchange, entry: Entry, error: AttemptFailed) -> bool:
-        """Whether another attempt follows; counts and logs either way."""
-        retried = exchange.may_retry(error.failure, max_retries=self._config.max_retries, budget=self._budget)
-        self._metrics.attempt_failed(error.failure, retried=retried)
+    def _blame(self, exchange: Exchange, entry: Entry, error: AttemptFailed) -> None:
+        """Hold the failure against the target, or remember it until a peer shows whose fault it was."""
+        failure = error.failure
+        exchange.wish.failed_at(entry)
+        if failure.blames is Blame.DOUBT:
+            exchange.suspects.append(Suspect(entry, failure))
+            return
+        retry_after = None if error.answer is None else error.answer.retry_after
+        self._table.blame(entry, failure, retry_after)
+
+    def _succeeded(self, job: Job) -> None:
+        exchange = job.exchange
+        for suspect in exchange.suspects:
+            self._table.blame(suspect.entry, suspect.failure)
+        if job.response is not None and not job.response.prepared:
+            self._metrics.first_byte(self._elapsed(exchange))
+
+    def _goes_on(self, job: Job, entry: Entry, error: AttemptFailed, sent_at: float) -> bool:
+        """Whether another target gets the request, or the rest of its stream; counts and logs either way."""
+        exchange, failure = job.exchange, error.failure
+        paid = Payment(self._budget, entry, sent_at=sent_at, now=self._clock.now())
+        if exchange.stage is Stage.SENT:
+            again = exchange.may_retry(
+                failure, repeatable=job.asked.repeatable, max_retries=self._config.max_retries, paid=paid
+            )
+            if again and error.answer is not None:  # an answer to give is here: only others are waited for
+                again = self._table.hopeful(exchange.wish)
+            if again:
+                exchange.move(Stage.QUEUED)
+        else:
+            again = self._continues(job, failure, paid)
+        self._metrics.attempt_failed(failure, retried=again)
         log.info(
             "attempt_failed",
             request_id=exchange.id,
             node=entry.spec.id,
-            reason=error.failure.value,
+            reason=failure.value,
             detail=str(error),
-            retried=retried,
+            stage=exchange.stage.value,
+            retried=again,
         )
-        return retried
+        return again
 
-    def _give_up(self, exchange: Exchange, entry: Entry, error: AttemptFailed) -> Turned:
-        """The answer after the last attempt: the target's own error if it gave one, else ours."""
-        if error.answer is not None and error.answer.status >= 500:
-            return Turned(self._pass_error(error.answer), Outcome.UPSTREAM_ERROR)
-        timed_out = error.failure in _TIMEOUTS
+    def _continues(self, job: Job, failure: Failure, paid: Payment) -> bool:
+        """Whether a stream that the client has a part of goes on elsewhere."""
+        exchange = job.exchange
+        why = job.obstacle()
+        if why:
+            self._metrics.continuation_refused(why)
+            return False
+        if not exchange.may_continue(failure, paid):
+            return False
+        exchange.wish.fits = job.fits
+        if exchange.stage is Stage.STREAMING:
+            job.broke_at = self._clock.now()
+            exchange.move(Stage.CONTINUING)
+        return True
+
+    async def _no_target(self, job: Job, refused: Refused, error: AttemptFailed | None) -> web.StreamResponse:
+        """Nobody takes the request, or the rest of its stream."""
+        if job.exchange.stage is Stage.CONTINUING:
+            failure = error.failure if error is not None else Failure.DISCONNECTED
+            return await self._cut(job, failure, f"no node can go on with it: {refused}")
+        if error is not None and error.answer is not None:
+            raise self._answer_of_target(job, error.answer) from None
+        code = "queue_full" if refused.full else "no_target"
+        raise self._turn(job, 503, code, f"no node can take the request: {refused}") from None
+
+    async def _give_up(self, job: Job, entry: Entry, error: AttemptFailed) -> web.StreamResponse:
+        """After the last attempt: the target's own error if it gave one, else ours. Raises Turned."""
+        exchange, failure = job.exchange, error.failure
+        if exchange.stage in _BEGUN:
+            return await self._cut(job, failure, str(error))
+        if error.answer is not None and error.answer.status >= 300:
+            raise self._answer_of_target(job, error.answer) from None
+        timed_out = failure in _TIMEOUTS
+        what = f"{exchange.retries + 1} attempts failed, the last one with {failure}: {error}"
+        if not job.asked.repeatable and not failure.refused:
+            what = f"{what}; it may have run, so it was not sent again"
+        code = "upstream_timeout" if timed_out else "upstream_failed"
+        turned = self._turn(job, 504 if timed_out else 502, code, what)
+        turned.response.headers[NODE] = entry.spec.id
+        raise turned from None
+
+    def _answer_of_target(self, job: Job, answer: Answer) -> Turned:
+        """A target's error, in the client's shape."""
+        status = answer.status
+        body = job.edge.failed(status, answer.body, job.exchange.id)
+        headers = answer.headers
+        headers[REQUEST_ID] = job.exchange.id
+        if status in _BUSY:
+            headers.setdefault(hdrs.RETRY_AFTER, str(self._config.retry_after))
+        if body is not answer.body:
+            headers[hdrs.CONTENT_TYPE] = "application/json"
+        outcome = Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
+        return Turned(web.Response(status=status, headers=headers, body=body), outcome)
+
+    async def _cut(self, job: Job, failure: Failure, detail: str) -> web.StreamResponse:
+        """Tell the client that the rest of its answer will not come."""
+        out = job.response
+        if out is None:
+            raise AssertionError(f"request {job.exchange.id}: nothing was begun")
+        self._metrics.stream_cut(failure)
+        if job.exchange.stage is Stage.CONTINUING:
+            self._metrics.continuation_failed(job.kind)
+        log.warning("stream_cut", request_id=job.exchange.id, reason=failure.value, detail=detail)
+        job.outcome = Outcome.CUT
+        if out.content_type == "text/event-stream":
+            with contextlib.suppress(ConnectionError):
+                await out.write(job.interrupted(failure, detail))
+        elif job.request.transport is not None:
+            job.request.transport.abort()
+        return out
+
+    def _turn(self, job: Job, status: int, code: str, message: str) -> Turned:
         response = error_response(
-            504 if timed_out else 502,
-            "upstream_timeout" if timed_out else "upstream_failed",
-            f"{exchange.retries + 1} attempts failed, the last one with {error.failure}: {error}",
-            request_id=exchange.id,
-            retry_after=self._config.retry_after,
+            status, code, message, request_id=job.exchange.id, retry_after=self._config.retry_after
         )
-        response.headers[NODE] = entry.spec.id
-        return Turned(response, Outcome.FAILED)
-
-    def _pass_error(self, answer: Answer) -> web.Response:
-        response = web.Response(status=answer.status, headers=answer.headers, body=answer.body)
-        if answer.status == 503:
-            response.headers.setdefault(hdrs.RETRY_AFTER, str(self._config.retry_after))
-        return response
-
-    def _turn(self, exchange: Exchange, status: int, code: str, message: str) -> Turned:
-        busy = status == 503
-        retry_after = self._config.retry_after if busy else None
-        response = error_response(status, code, message, request_id=exchange.id, retry_after=retry_after)
-        return Turned(response, Outcome.REFUSED if busy else Outcome.BAD_REQUEST)
+        response.body = job.error_body(status, code, message)
+        return Turned(response, Outcome.REFUSED if status == 503 else Outcome.FAILED)
 
     async def _end_now(self, exchange: Exchange, job: Job | None) -> tuple[web.StreamResponse, Outcome]:
         """The gateway is told to end at once: say so to the client instead of just going away."""
-        stopping = Failure.GATEWAY_STOPPING
-        if job is None or job.response is None or exchange.stage is not Stage.STREAMING:
-            turned = self._turn(exchange, 503, "gateway_stopping", "this gateway is stopping; ask another")
-            return turned.response, turned.outcome
-        self._metrics.stream_cut(stopping)
-        if job.response.content_type == "text/event-stream":
-            detail = "this gateway was told to stop"
-            event = job.edge.interrupted(request_id=exchange.id, failure=stopping, detail=detail, tokens=None)
-            with contextlib.suppress(ConnectionError):
-                await job.response.write(event)
-        elif job.request.transport is not None:
-            job.request.transport.abort()
-        return job.response, Outcome.CUT
+        if job is not None and exchange.stage in _BEGUN:
+            out = await self._cut(job, Failure.GATEWAY_STOPPING, "this gateway was told to stop")
+            return out, Outcome.CUT
+        message = "this gateway is stopping; ask another"
+        response = error_response(
+            503, "gateway_stopping", message, request_id=exchange.id, retry_after=self._config.retry_after
+        )
+        return response, Outcome.REFUSED
 
     def _elapsed(self, exchange: Exchange) -> float:
-        return self._loop.time() - exchange.started
+        return self._clock.now() - exchange.started

@@ -2,17 +2,24 @@
 
     QUEUED -> SENT -> STREAMING -> DONE | FAILED
       ^        |---------------> DONE | FAILED
-      |--------|  retry: only here, before the client got a byte
+      |--------|  again elsewhere, while the client has nothing
+                      STREAMING <-> CONTINUING  a broken stream goes on elsewhere; CONTINUING -> FAILED
 
-STREAMING begins with the first byte to the client. From there no attempt can be repeated.
+STREAMING begins with the first byte to the client. From there the request cannot be sent again; only its
+stream can be continued.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.gateway.breaker import RetryBudget
-from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.blame import RetryBudget
+from orchestrator.gateway.failure import Blame, Failure
+from orchestrator.gateway.targets import Entry, Wish
+
+MOST_CONTINUATIONS = 8
+"""A stream that broke so often breaks its nodes."""
 
 
 class Stage(StrEnum):
@@ -21,6 +28,7 @@ class Stage(StrEnum):
     QUEUED = "queued"  # waits for a target
     SENT = "sent"  # a target has it; the client has nothing
     STREAMING = "streaming"  # the client has a part of the answer
+    CONTINUING = "continuing"  # the client has a part, and another target is to bring the rest
     DONE = "done"  # the client has the whole answer
     FAILED = "failed"  # the client has an error, or left
 
@@ -28,28 +36,42 @@ class Stage(StrEnum):
 _NEXT: dict[Stage, frozenset[Stage]] = {
     Stage.QUEUED: frozenset({Stage.SENT, Stage.FAILED}),
     Stage.SENT: frozenset({Stage.QUEUED, Stage.STREAMING, Stage.DONE, Stage.FAILED}),
-    Stage.STREAMING: frozenset({Stage.DONE, Stage.FAILED}),
+    Stage.STREAMING: frozenset({Stage.CONTINUING, Stage.DONE, Stage.FAILED}),
+    Stage.CONTINUING: frozenset({Stage.STREAMING, Stage.FAILED}),
     Stage.DONE: frozenset(),
     Stage.FAILED: frozenset(),
 }
 
 
-class Exchange:
-    """One client request. `tried` maps a target that failed it to the health checks that target had passed.
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A target that failed this request in a way that may be the request's own fault."""
 
-    The map is what keeps a retry off the same target until a later check says that it is well again.
-    `retries` counts attempts that followed a failed one, `waited` the seconds spent in the queue so far.
+    entry: Entry
+    failure: Failure
+
+
+class Exchange:
+    """One client request. `wish` is what it needs of its next target.
+
+    `retries` counts attempts that followed a failed one, `sent_again` those of them after which a target may
+    have worked on it in vain, `continued` how often its stream went on elsewhere, `waited` the seconds spent
+    in the queue so far. `suspects` are blamed once the request succeeds at a peer.
     """
 
-    __slots__ = ("id", "retries", "sent_again", "stage", "started", "tried", "waited")
+    __slots__ = (
+        "continued", "id", "retries", "sent_again", "stage", "started", "suspects", "waited", "wish",
+    )  # fmt: skip
 
     def __init__(self, request_id: str, started: float) -> None:
         self.id = request_id
         self.started = started
         self.stage = Stage.QUEUED
-        self.tried: dict[str, int] = {}
+        self.wish = Wish()
+        self.suspects: list[Suspect] = []
         self.retries = 0
         self.sent_again = 0
+        self.continued = 0
         self.waited = 0.0
 
     def move(self, stage: Stage) -> None:
@@ -63,18 +85,50 @@ class Exchange:
         """Whether the request reached its end."""
         return self.stage is Stage.DONE or self.stage is Stage.FAILED
 
-    def may_retry(self, failure: Failure, *, max_retries: int, budget: RetryBudget) -> bool:
+    def may_retry(self, failure: Failure, *, repeatable: bool, max_retries: int, paid: Payment) -> bool:
         """Whether the failed attempt is followed by another; if so it is counted.
 
-        Only before the first byte to the client. A failed connect costs nothing, as no target worked on
-        the request: it is bounded by the number of targets, each is tried once between two passed checks.
-        Anything else takes one of `max_retries` and one out of the budget.
+        Only before the first byte to the client. A refused request has cost nothing, as no target worked on
+        it: it is bounded by the number of targets, each is tried once between two passed checks; but an
+        answer that may be the request's own fault is checked at `max_retries` peers only. Anything else
+        takes one of `max_retries`, is paid for, and needs a request that may run twice.
         """
-        if self.stage is not Stage.SENT:
+        if self.stage is not Stage.SENT or failure is Failure.DEADLINE:
             return False
-        if failure.reached_target:
-            if self.sent_again >= max_retries or not budget.withdraw():
+        if failure.blames is Blame.DOUBT and len(self.suspects) > max_retries:
+            return False
+        if not failure.refused and not repeatable:
+            return False
+        if not failure.refused and failure is not Failure.MOVED:
+            if self.sent_again >= max_retries or not paid():
                 return False
             self.sent_again += 1
         self.retries += 1
+        self.wish.again = self.wish.again or not failure.refused
         return True
+
+    def may_continue(self, failure: Failure, paid: Payment) -> bool:
+        """Whether the broken stream goes on elsewhere; if so it is counted."""
+        if failure in (Failure.DEADLINE, Failure.GATEWAY_STOPPING):
+            return False
+        if self.continued >= MOST_CONTINUATIONS or (failure is not Failure.MOVED and not paid()):
+            return False
+        self.continued += 1
+        self.wish.again = True
+        return True
+
+
+class Payment:
+    """Takes a retry out of the budget, on the tab of the target that failed. True when it was granted."""
+
+    __slots__ = ("_budget", "_entry", "_now", "_sent_at")
+
+    def __init__(self, budget: RetryBudget, entry: Entry, *, sent_at: float, now: float) -> None:
+        self._budget = budget
+        self._entry = entry
+        self._sent_at = sent_at
+        self._now = now
+
+    def __call__(self) -> bool:
+        """Pay."""
+        return self._budget.withdraw(self._entry.tab, self._sent_at, self._now)

@@ -28,8 +28,6 @@ _REASON_NULL = b'"finish_reason":null'
 class Recorder(Protocol):
     """Notes every good event of a completion stream, and says what of it goes to the client."""
 
-    ended: bool  # the answer is whole, whatever the engine would still send
-
     @property
     def tokens(self) -> int:
         """Tokens generated so far."""
@@ -66,7 +64,6 @@ class StreamJudge:
     This one serves streams whose end the gateway does not know how to prove: they have begun with their
     first event and are whole when they end between two events without an error of the connection. `chunks`
     counts the choices that passed, which is the number of tokens where each token has its own chunk.
-    `finished`: nothing more is wanted from the engine.
     """
 
     def __init__(self) -> None:
@@ -76,7 +73,6 @@ class StreamJudge:
         self.begun = False
         self.chunks = 0
         self.whole = False
-        self.finished = False
 
     def feed(self, data: bytes) -> bytes:
         """What may go to the client now; empty while nothing may."""
@@ -152,7 +148,7 @@ class EventJudge(StreamJudge, ABC):
         """Judge every event of a block; what goes to the client ends before the first bad one."""
         good: list[bytes] = []
         for event in split_events(block):
-            if self._done or self.finished:
+            if self._done:
                 break
             data = event_data(event)
             body = _parsed(data) if data else None
@@ -275,10 +271,7 @@ class CompletionJudge(EventJudge):
         self._last = event
         if self._recorder is None:
             return event
-        event = self._recorder.take(event, body)
-        if self._recorder.ended:
-            self.whole = self.finished = True
-        return event
+        return self._recorder.take(event, body)
 
 
 class TypedJudge(EventJudge):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cloud.balancers.targets import TargetSet
-from orchestrator.gateway.breaker import Breaker, BreakerState
-from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.blame import Breaker, BreakerState, Tab
+from orchestrator.gateway.clocks import Limits, TargetClock
+from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.continuation import Capability
+from orchestrator.gateway.failure import Blame, Failure
 from policies.model import WEIGHT_OF_A_UNIT, TargetPhase, TargetSpec, TargetState
 
 
@@ -30,16 +33,22 @@ class Entry:
 
     `present` is False once the daemon no longer lists it; it then lives on until its last request ends.
     `passes` counts health checks passed, `fails` those failed since the last pass. `suspicion` is set when
-    a request failed, so that the next check happens now.
+    a request failed, so that the next check happens now. `doubtful`: a request is better sent elsewhere.
+    `capability` is what it can do for a stream that broke elsewhere, None until it was probed.
     """
 
     __slots__ = (
-        "breaker", "fails", "health", "in_flight", "passes", "present", "reason", "spec", "suspicion",
+        "breaker", "capability", "clock", "doubtful", "fails", "health", "in_flight", "passes", "present",
+        "reason", "spec", "suspicion", "tab",
     )  # fmt: skip
 
-    def __init__(self, spec: TargetSpec, breaker: Breaker) -> None:
+    def __init__(self, spec: TargetSpec, breaker: Breaker, now: float) -> None:
         self.spec = spec
         self.breaker = breaker
+        self.clock = TargetClock(now)
+        self.tab = Tab()
+        self.capability: Capability | None = None
+        self.doubtful = False
         self.present = True
         self.in_flight = 0
         self.health = TargetState.INITIAL
@@ -56,6 +65,19 @@ class Entry:
     def sound(self, now: float) -> bool:
         """Whether checks and requests both speak for it."""
         return self.health is TargetState.HEALTHY and self.breaker.allows(now)
+
+    def hopeful(self, now: float, limits: Limits) -> bool:
+        """Whether waiting for it makes sense: it is not known to be ill, or busy with others."""
+        if self.health is TargetState.INITIAL:
+            return True
+        return self.sound(now) or self.clock.moves(now, limits)
+
+    def like(self, other: Entry) -> bool:
+        """Whether it serves the same model, revision, engine and number format, as far as is known."""
+        mine, theirs = self.capability, other.capability
+        if mine is None or theirs is None or self.spec.build != other.spec.build:
+            return False
+        return mine.identity == theirs.identity
 
     def state(self, now: float) -> tuple[TargetState, str]:
         """The state as a load balancer reports it, and the reason in words."""
@@ -77,6 +99,43 @@ class Change:
     removed: tuple[str, ...]
 
 
+class Wish:
+    """What one request needs of a target.
+
+    `tried` maps targets that failed it to the health checks that they had passed then: they are left out
+    until they passed another. `fits` says which can serve it at all, as when a broken stream needs the same
+    model. `again`: it lost its target and has been let in before.
+    """
+
+    __slots__ = ("again", "fits", "tried")
+
+    def __init__(self) -> None:
+        self.tried: dict[str, int] = {}
+        self.fits: Callable[[Entry], bool] = _any
+        self.again = False
+
+    def allows(self, entry: Entry) -> bool:
+        """Whether it may go there now."""
+        passes = self.tried.get(entry.spec.id)
+        return (passes is None or entry.passes > passes) and self.fits(entry)
+
+    @property
+    def choosy(self) -> bool:
+        """Whether a target that would do for others may not do for it."""
+        return bool(self.tried) or self.fits is not _any
+
+    def failed_at(self, entry: Entry) -> None:
+        """It failed there."""
+        self.tried[entry.spec.id] = entry.passes
+
+
+def _any(_: Entry) -> bool:
+    return True
+
+
+ANYWHERE = Wish()
+
+
 class TargetTable:
     """All targets, the accepted generation, and the choice among them.
 
@@ -89,17 +148,13 @@ class TargetTable:
         *,
         now: Callable[[], float],
         rng: random.Random,
-        max_in_flight: int,
-        breaker_failures: int,
-        breaker_open: float,
-        pool: str = "",
+        config: GatewayConfig,
     ) -> None:
         self._now = now
         self._rng = rng
-        self._max_in_flight = max_in_flight
-        self._breaker_failures = breaker_failures
-        self._breaker_open = breaker_open
-        self.only_pool = pool
+        self._config = config
+        self.limits = config.limits()
+        self.only_pool = config.pool
         self._entries: dict[str, Entry] = {}
         self._leaving: list[Entry] = []
         self._active: tuple[Entry, ...] = ()
@@ -149,25 +204,27 @@ class TargetTable:
         self._changed()
         return Change(added=tuple(added), drained=tuple(drained), removed=tuple(before))
 
-    def choose(self, tried: Mapping[str, int]) -> Entry | None:
+    def choose(self, wish: Wish = ANYWHERE) -> Entry | None:
         """The target for a request, or None when it has to wait.
 
-        The sound target with the fewest requests in flight for its weight; ties are broken at random.
-        When no active target is sound, one not checked yet, else the least bad of the others (fail open):
-        a wrong health check must not take the whole pool down. A target that failed this request is left
-        out until it passed another check.
+        The sound target with the fewest requests in flight for its weight; ties are broken at random. One
+        that leaves a check unanswered is taken only where there is no other. When no active target passes
+        its checks, one not checked yet, else the least bad of the others (fail open): a wrong health check
+        must not take the whole pool down. A target that failed this request is left out until it passed
+        another check, and taken then only where there is no other.
         """
         now = self._now()
         best: list[Entry] = []
-        load = 0.0
+        load = (True, True, 0.0)
         any_sound = False
         for entry in self._active:
             if entry.health is not TargetState.HEALTHY or not entry.breaker.allows(now):
                 continue
             any_sound = True
-            if self._full(entry) or (tried and not _fresh(entry, tried)):
+            if self._full(entry, wish) or not wish.allows(entry):
                 continue
-            weighted = entry.in_flight / entry.spec.weight
+            failed_it = entry.spec.id in wish.tried
+            weighted = (failed_it, entry.doubtful, entry.in_flight / entry.spec.weight)
             if not best or weighted < load:
                 best, load = [entry], weighted
             elif weighted == load:
@@ -176,36 +233,63 @@ class TargetTable:
             return best[0] if len(best) == 1 else best[self._rng.randrange(len(best))]
         if any_sound:
             return None
-        left = [e for e in self._active if not self._full(e) and _fresh(e, tried)]
+        left = [
+            entry
+            for entry in self._active
+            if entry.breaker.allows(now) and not self._full(entry, wish) and wish.allows(entry)
+        ]
         return min(left, key=_badness, default=None)
 
-    def _full(self, entry: Entry) -> bool:
-        """It holds as many requests as it may: so many for each serving unit that its weight tells of."""
-        return entry.in_flight >= self._max_in_flight * max(1, entry.spec.weight // WEIGHT_OF_A_UNIT)
+    def _full(self, entry: Entry, wish: Wish) -> bool:
+        """It holds as many requests as it may: so many for each serving unit that its weight tells of.
+
+        One that lost its target was let in before; for those there is as much room again.
+        """
+        most = self._config.max_in_flight * max(1, entry.spec.weight // WEIGHT_OF_A_UNIT)
+        return entry.in_flight >= (2 * most if wish.again else most)
 
     def any_sound(self) -> bool:
         """Whether a request would go to a target that checks and requests both speak for."""
         now = self._now()
         return any(entry.sound(now) for entry in self._active)
 
+    def hopeful(self, wish: Wish = ANYWHERE) -> bool:
+        """Whether waiting makes sense: no set is here yet, or a target that has not failed it may take it."""
+        if self.accepted is None:
+            return True
+        now, limits = self._now(), self.limits
+        untried = (entry for entry in self._active if entry.spec.id not in wish.tried)
+        return any(wish.fits(entry) and entry.hopeful(now, limits) for entry in untried)
+
     def take(self, entry: Entry) -> None:
         """A request is given to the target. Every take is followed by exactly one give."""
         entry.in_flight += 1
         entry.breaker.begin()
 
-    def give(self, entry: Entry, failure: Failure | None, *, answered: bool) -> None:
-        """The request ended: it was `answered`, or failed, or neither (the client left)."""
+    def good(self, entry: Entry) -> None:
+        """The target brings an answer as it should."""
+        entry.breaker.good()
+        self._changed()
+
+    def blame(self, entry: Entry, failure: Failure, retry_after: float | None = None) -> None:
+        """The target failed a request; of a doubt, a peer has shown that it was the target's fault."""
+        if failure.blames is Blame.NOTHING:
+            return
+        if entry.breaker.fail(self._now(), retry_after):
+            for listener in self.on_breaker_open:
+                listener(entry)
+        if failure in (Failure.CONNECT, Failure.LOST):
+            self.lose(entry, "refuses connections" if failure is Failure.CONNECT else "is silent")
+        entry.suspicion.set()
+
+    def lose(self, entry: Entry, reason: str) -> None:
+        """Nothing can be expected of it until it passes another check."""
+        entry.health, entry.reason = TargetState.UNHEALTHY, reason
+
+    def give(self, entry: Entry) -> None:
+        """A request left the target, however it ended."""
         entry.in_flight -= 1
-        if failure is not None and failure.blames_target:
-            if entry.breaker.fail(self._now()):
-                for listener in self.on_breaker_open:
-                    listener(entry)
-            if failure is Failure.CONNECT:
-                entry.health, entry.reason = TargetState.UNHEALTHY, "refuses connections"
-            entry.suspicion.set()
-        elif answered:
-            entry.breaker.succeed()
-        else:
+        if entry.in_flight == 0:
             entry.breaker.abandon()
         if not entry.present and entry.in_flight == 0:
             self._leaving.remove(entry)
@@ -220,6 +304,8 @@ class TargetTable:
         if not fault:
             entry.passes += 1
             entry.fails = 0
+            if before is TargetState.UNHEALTHY:
+                entry.capability = None  # it may be another engine by now
             entry.health, entry.reason = TargetState.HEALTHY, ""
             self._changed()
         else:
@@ -229,7 +315,9 @@ class TargetTable:
         return entry.health is not before
 
     def _new(self, spec: TargetSpec) -> Entry:
-        return Entry(spec, Breaker(self._breaker_failures, self._breaker_open))
+        config = self._config
+        breaker = Breaker(config.breaker_failures, config.breaker_open, config.breaker_longest)
+        return Entry(spec, breaker, self._now())
 
     def _return(self, spec: TargetSpec) -> Entry | None:
         """The entry of a target that left and comes back while its requests still run."""
@@ -249,11 +337,6 @@ class TargetTable:
     def _changed(self) -> None:
         for listener in self.on_change:
             listener()
-
-
-def _fresh(entry: Entry, tried: Mapping[str, int]) -> bool:
-    passes = tried.get(entry.spec.id)
-    return passes is None or entry.passes > passes
 
 
 def _badness(entry: Entry) -> tuple[bool, int, float]:

@@ -74,8 +74,6 @@ def failure_of(error: BaseException) -> Failure | None:
     """The failure an error of the client library stands for; None for our own timers and others."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Failure.CONNECT
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return Failure.IDLE_TIMEOUT
     if isinstance(error, aiohttp.ClientResponseError):
         return Failure.BAD_RESPONSE
     if isinstance(error, aiohttp.ClientError):
@@ -83,14 +81,6 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
         return Failure.DISCONNECTED
     return None
-
-
-def set_idle_timeout(answer: aiohttp.ClientResponse, seconds: float) -> None:
-    """From now on a silence of this length fails the next read. Time the client blocks us is not counted."""
-    connection = answer.connection
-    if connection is not None and connection.protocol is not None:  # None: the whole answer is here already
-        connection.protocol.read_timeout = seconds
-        connection.protocol.start_timeout()
 
 
 def _without(headers: Mapping[str, str], names: frozenset[str]) -> CIMultiDict[str]:

@@ -81,7 +81,10 @@ Behaviour = Callable[[Conversation], Awaitable[None]]
 
 
 class Upstream:
-    """An engine that answers as its `behaviour` says; /health answers `health` at once."""
+    """An engine that answers as its `behaviour` says; /health answers `health` at once.
+
+    What the gateway asks it of its own accord, which bears no request id, it does not know.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -127,10 +130,10 @@ class Upstream:
         try:
             while True:
                 request = await self._read(reader)
-                if request.path == "/health":
-                    body = b""
-                    head = f"HTTP/1.1 {self.health}\r\nContent-Length: {len(body)}\r\n\r\n"
-                    writer.write(head.encode())
+                own = "x-request-id" not in request.headers
+                if request.path == "/health" or own:
+                    status = "404 Not Found" if own and request.path != "/health" else self.health
+                    writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
                     await writer.drain()
                     continue
                 self.seen.append(request)

@@ -36,7 +36,7 @@ def result(judge: StreamJudge, parts: list[bytes]) -> tuple[Any, ...]:
     out = b""
     for part in parts:
         out += judge.feed(part)
-        if judge.failure() is not None or judge.finished:
+        if judge.failure() is not None:
             break
     else:
         out += judge.end()
@@ -44,12 +44,11 @@ def result(judge: StreamJudge, parts: list[bytes]) -> tuple[Any, ...]:
     return out + last, judge.failure(), judge.whole, judge.begun, judge.chunks, judge.tokens()
 
 
-class Stops:
-    """A recorder: cuts the ids out of every event and ends with the text "END"."""
+class Notes:
+    """A recorder: cuts the ids out of every event."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
-        self.ended = False
 
     @property
     def tokens(self) -> int:
@@ -57,11 +56,10 @@ class Stops:
 
     def take(self, event: bytes, chunk: dict[str, Any]) -> bytes:
         self.seen.append(chunk)
-        self.ended = self.ended or b"END" in event
         return event.replace(b',"token_ids":[1]', b"")
 
 
-texts = st.text(max_size=6) | st.sampled_from(["[DONE]", '"error"', '"finish_reason":null', "\n\n", "END"])
+texts = st.text(max_size=6) | st.sampled_from(["[DONE]", '"error"', '"finish_reason":null', "\n\n"])
 completion_events = st.one_of(
     texts.map(chunk),
     st.builds(chunk, texts, st.sampled_from(["stop", "length", "abort", ""]), st.integers(0, 2)),
@@ -91,14 +89,14 @@ def test_any_cut_of_a_completion_stream_gives_the_same_result(data, places, choi
 
 @given(st.lists(completion_events, max_size=8).map(b"".join), cuts)
 def test_any_cut_of_a_recorded_stream_gives_the_same_result(data, places):
-    one, other = Stops(), Stops()
+    one, other = Notes(), Notes()
     assert result(CompletionJudge(1, one), [data]) == result(CompletionJudge(1, other), pieces(data, places))
     assert one.seen == other.seen
 
 
 @given(st.lists(completion_events, max_size=8).map(b"".join), st.integers(1, 3))
 def test_a_recorder_that_keeps_all_changes_nothing(data, choices):
-    class All(Stops):
+    class All(Notes):
         def take(self, event: bytes, chunk: dict[str, Any]) -> bytes:
             return event
 
@@ -193,14 +191,6 @@ def test_a_half_event_that_looks_plain_at_its_ends_is_seen():
     judge.feed(chunk("a"))
     assert judge.feed(b'data: {"choices":[{"index":0,"delta":{"content":"x}\n\n') == b""
     assert judge.failure() is Failure.BAD_RESPONSE
-
-
-def test_an_own_stop_ends_the_stream_and_nothing_more_passes():
-    stops = Stops()
-    judge = CompletionJudge(1, stops)
-    out = judge.feed(chunk("a", token_ids=[1]) + chunk("END") + chunk("more"))
-    assert out == chunk("a") + chunk("END")
-    assert (judge.whole, judge.finished, judge.failure(), judge.tokens()) == (True, True, None, 2)
 
 
 def test_a_response_begins_with_its_first_text():

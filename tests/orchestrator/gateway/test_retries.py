@@ -15,6 +15,10 @@ def _badly(behave):
         "close": (behave.close_at_once, "disconnected"),
         "garbage": (behave.garbage, "bad_response"),
         "reset in a plain answer": (behave.reset_in_plain_answer, "disconnected"),
+        "400": (behave.status("400 Bad Request"), "refused_here"),
+        "404": (behave.status("404 Not Found"), "refused_here"),
+        "429": (behave.status("429 Too Many Requests"), "rate_limited"),
+        "500": (behave.status("500 Internal Server Error"), "server_error"),
         "502": (behave.status("502 Bad Gateway"), "bad_gateway"),
         "503": (behave.status("503 Service Unavailable", "The engine is currently busy"), "unavailable"),
         "504": (behave.status("504 Gateway Timeout"), "bad_gateway"),
@@ -40,8 +44,8 @@ def _badly_streaming(behave):
 @pytest.mark.parametrize(
     "way",
     [
-        "reset", "close", "garbage", "reset in a plain answer", "502", "503", "504", "engine died",
-        "shutdown 500", "abort",
+        "reset", "close", "garbage", "reset in a plain answer", "400", "404", "429", "500", "502", "503",
+        "504", "engine died", "shutdown 500", "abort",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -127,15 +131,15 @@ async def test_a_plain_answer_that_never_comes_ends_in_504(upstreams, gateways, 
     assert reply.headers["X-Orchestrator-Node"] == "only"
 
 
-async def test_retries_end_and_the_last_error_is_the_targets_own(upstreams, gateways, ask, behave):
+async def test_each_target_is_asked_once_and_the_last_ones_error_passes(upstreams, gateways, ask, behave):
     busy = behave.status("503 Service Unavailable", "busy here", "Service Unavailable")
     all_busy = [await upstreams(f"n{number}", busy) for number in range(4)]
-    running = await gateways(*all_busy, max_retries=2)
+    running = await gateways(*all_busy, max_retries=2, health_interval=30.0)
     reply = await ask(running)
     assert reply.status == 503
     assert reply.error["message"] == "busy here"
     assert reply.headers["Retry-After"] == "2"
-    assert sum(len(one.seen) for one in all_busy) == 3
+    assert sum(len(one.seen) for one in all_busy) == 4
     assert max(len(one.seen) for one in all_busy) == 1
     assert (await running.state())["totals"]["requests_upstream_error"] == 1
 
@@ -246,7 +250,7 @@ async def test_one_target_alone_is_tried_again_once_a_check_passed(upstreams, ga
 
 async def test_a_request_outlives_the_loss_of_every_target(upstreams, gateways, ask, eventually):
     doomed = [await upstreams(f"n{number}") for number in range(4)]
-    running = await gateways(*doomed)
+    running = await gateways(*doomed, no_target_wait=20.0)
     for one in doomed:
         await one.stop()
     asking = asyncio.create_task(ask(running))

@@ -1,4 +1,4 @@
-"""The pure parts: the request's state machine, failures told from answers, settings."""
+"""The pure parts: the request's state machine, failures told from answers, paths, shapes, settings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 
 from orchestrator.gateway.__main__ import config_from_json
 from orchestrator.gateway.app import names_of
-from orchestrator.gateway.breaker import RetryBudget
 from orchestrator.gateway.config import GatewayConfig, GatewayError
-from orchestrator.gateway.failure import Failure, of_status
-from orchestrator.gateway.request import Exchange, Stage
+from orchestrator.gateway.failure import Blame, Failure, of_status
+from orchestrator.gateway.request import MOST_CONTINUATIONS, Exchange, Stage, Suspect
 from orchestrator.units import HostPort
 
 
@@ -28,22 +27,69 @@ def test_the_life_of_a_request_has_no_way_back():
         exchange.move(Stage.FAILED)
 
 
-def test_retries_are_counted_and_bounded():
-    exchange, budget = Exchange("r", 0.0), RetryBudget(0.0, 100)
+def sent(stage=Stage.SENT):
+    exchange = Exchange("r", 0.0)
     exchange.move(Stage.SENT)
+    if stage is not Stage.SENT:
+        exchange.move(stage)
+    return exchange
+
+
+def retries(exchange, failure, *, repeatable=True, paid=True):
+    if failure.blames is Blame.DOUBT:
+        exchange.suspects.append(Suspect(None, failure))
+    return exchange.may_retry(failure, repeatable=repeatable, max_retries=2, paid=lambda: paid)
+
+
+def test_retries_are_counted_and_bounded():
+    exchange = sent()
     for _ in range(10):
-        assert exchange.may_retry(Failure.CONNECT, max_retries=2, budget=budget)
-    assert exchange.may_retry(Failure.DISCONNECTED, max_retries=2, budget=budget)
-    assert exchange.may_retry(Failure.ABORTED, max_retries=2, budget=budget)
-    assert not exchange.may_retry(Failure.DISCONNECTED, max_retries=2, budget=budget)
-    assert exchange.retries == 12
+        assert retries(exchange, Failure.CONNECT)
+        assert retries(exchange, Failure.UNAVAILABLE)
+    assert retries(exchange, Failure.DISCONNECTED)
+    assert retries(exchange, Failure.ABORTED)
+    assert not retries(exchange, Failure.DISCONNECTED)
+    assert retries(exchange, Failure.MOVED)
+    assert exchange.retries == 23
+
+
+def test_what_may_be_the_requests_own_fault_is_checked_at_two_peers():
+    exchange = sent()
+    assert [retries(exchange, Failure.REFUSED_HERE) for _ in range(4)] == [True, True, False, False]
+
+
+def test_what_may_not_run_twice_is_sent_again_only_where_nothing_ran():
+    assert not retries(sent(), Failure.DISCONNECTED, repeatable=False)
+    assert not retries(sent(), Failure.SERVER_ERROR, repeatable=False)
+    for failure in (Failure.CONNECT, Failure.UNAVAILABLE, Failure.RATE_LIMITED, Failure.REFUSED_HERE):
+        assert retries(sent(), failure, repeatable=False)
+
+
+def test_a_retry_that_is_not_paid_for_does_not_happen():
+    assert not retries(sent(), Failure.DISCONNECTED, paid=False)
+    assert retries(sent(), Failure.UNAVAILABLE, paid=False)
+    assert retries(sent(), Failure.MOVED, paid=False)
+
+
+def test_a_deadline_ends_a_request():
+    assert not retries(sent(), Failure.DEADLINE)
+    assert not sent(Stage.STREAMING).may_continue(Failure.DEADLINE, lambda: True)
 
 
 def test_nothing_is_retried_once_the_client_has_a_byte():
-    exchange, budget = Exchange("r", 0.0), RetryBudget(0.0, 100)
-    exchange.move(Stage.SENT)
-    exchange.move(Stage.STREAMING)
-    assert not exchange.may_retry(Failure.CONNECT, max_retries=2, budget=budget)
+    assert not retries(sent(Stage.STREAMING), Failure.CONNECT)
+
+
+def test_a_stream_is_continued_a_bounded_number_of_times():
+    exchange = sent(Stage.STREAMING)
+    count = 0
+    while exchange.may_continue(Failure.DISCONNECTED, lambda: True):
+        exchange.move(Stage.CONTINUING)
+        exchange.move(Stage.STREAMING)
+        count += 1
+    assert count == MOST_CONTINUATIONS
+    assert not sent(Stage.STREAMING).may_continue(Failure.LOST, lambda: False)
+    assert sent(Stage.STREAMING).may_continue(Failure.MOVED, lambda: False)
 
 
 def body(message, kind="InternalServerError"):
@@ -54,18 +100,22 @@ def body(message, kind="InternalServerError"):
     ("status", "answer", "draining", "failure"),
     [
         (200, b"", False, None),
-        (400, body("EngineCore"), True, None),
+        (304, b"", False, None),
+        (307, b"", False, Failure.REFUSED_HERE),
+        (400, body("EngineCore"), True, Failure.REFUSED_HERE),
+        (404, b"", False, Failure.REFUSED_HERE),
+        (429, b"", False, Failure.RATE_LIMITED),
         (500, body("EngineCore encountered an issue. See stack trace"), False, Failure.ENGINE_ERROR),
         (500, body("cannot schedule new futures after shutdown"), False, Failure.ENGINE_ERROR),
         (500, body("boom", "EngineDeadError"), False, Failure.ENGINE_ERROR),
-        (500, body("list index out of range"), False, None),
+        (500, body("list index out of range"), False, Failure.SERVER_ERROR),
         (500, body("list index out of range"), True, Failure.ENGINE_ERROR),
-        (500, b"Internal Server Error", False, None),
-        (500, b'{"error":"plain"}', False, None),
+        (500, b"Internal Server Error", False, Failure.SERVER_ERROR),
+        (500, b'{"error":"plain"}', False, Failure.SERVER_ERROR),
         (502, b"", False, Failure.BAD_GATEWAY),
         (503, b"", False, Failure.UNAVAILABLE),
         (504, b"", False, Failure.BAD_GATEWAY),
-        (529, b"", False, None),
+        (529, b"", False, Failure.UNAVAILABLE),
     ],
 )
 def test_failures_are_told_from_answers(status, answer, draining, failure):

@@ -16,7 +16,7 @@ def _cuts(behave):
         "abort": (behave.then_abort, "aborted"),
         "DONE alone": (behave.then_done_only, "incomplete"),
         "clean end": (behave.then_end, "incomplete"),
-        "silence": (behave.silent, "idle_timeout"),
+        "silence": (behave.silent, "stalled"),
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.targets import StaleGeneration, TargetTable, WrongPool
+from orchestrator.gateway.targets import ANYWHERE, StaleGeneration, TargetTable, Wish, WrongPool
 from policies.model import TargetPhase, TargetSpec, TargetState
 
 
@@ -18,7 +20,8 @@ class World:
     def __init__(self, **settings):
         self.now = 100.0
         defaults = {"max_in_flight": 8, "breaker_failures": 3, "breaker_open": 10.0}
-        self.table = TargetTable(now=lambda: self.now, rng=random.Random(7), **(defaults | settings))
+        config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), **(defaults | settings))
+        self.table = TargetTable(now=lambda: self.now, rng=random.Random(7), config=config)
         self.generation = 0
 
     def put(self, *specs, healthy=True):
@@ -34,9 +37,26 @@ class World:
     def entry(self, node):
         return next(entry for entry in self.table if entry.spec.id == node)
 
-    def chosen(self, tried=None):
-        entry = self.table.choose(tried or {})
+    def chosen(self, wish=ANYWHERE):
+        entry = self.table.choose(wish)
         return entry and entry.spec.id
+
+    def end(self, entry, failure=None):
+        """A request ends there: well, or with a failure."""
+        self.table.take(entry)
+        if failure is None:
+            self.table.good(entry)
+        else:
+            self.table.blame(entry, failure)
+        self.table.give(entry)
+
+
+def without(*entries):
+    """The wish of a request that these failed."""
+    wish = Wish()
+    for entry in entries:
+        wish.failed_at(entry)
+    return wish
 
 
 @pytest.fixture
@@ -86,7 +106,7 @@ def test_what_is_known_of_a_target_stays_unless_its_address_changes(world):
 def test_the_least_busy_target_for_its_weight_is_chosen(world):
     world.put(spec("a", weight=100), spec("b", weight=50), spec("z", weight=0))
     for _ in range(6):
-        world.table.take(world.table.choose({}))
+        world.table.take(world.table.choose())
     assert {entry.spec.id: entry.in_flight for entry in world.table} == {"a": 4, "b": 2, "z": 0}
 
 
@@ -105,7 +125,7 @@ def test_a_target_of_four_units_takes_and_holds_four_times_as_many_requests():
     world = World(max_in_flight=3)
     world.put(spec("a"), spec("b", weight=400))
     taken = []
-    while (entry := world.table.choose({})) is not None:
+    while (entry := world.table.choose()) is not None:
         world.table.take(entry)
         taken.append(entry.spec.id)
     assert (taken.count("a"), taken.count("b")) == (3, 12)
@@ -130,13 +150,13 @@ def test_a_removed_target_lives_until_its_last_request_ends_and_may_come_back(wo
     world.table.take(entry)
     world.put(healthy=False)
     assert list(world.table) == [entry]
-    world.table.give(entry, None, answered=True)
+    world.table.give(entry)
     assert list(world.table) == [entry]
     world.put(spec("a"), healthy=False)
     assert list(world.table) == [entry]
     assert entry.in_flight == 1
     world.put(healthy=False)
-    world.table.give(entry, None, answered=True)
+    world.table.give(entry)
     assert list(world.table) == []
 
 
@@ -162,15 +182,15 @@ def test_failing_open_takes_the_least_bad(world):
         world.table.checked(world.entry("a"), "down", 1)
     world.table.checked(world.entry("b"), "down", 1)
     assert world.chosen() == "b"
-    assert world.chosen({"b": world.entry("b").passes}) == "a"
+    assert world.chosen(without(world.entry("b"))) == "a"
 
 
 def test_a_tried_target_waits_for_its_next_passed_check(world):
     world.put(spec("a"))
-    tried = {"a": world.entry("a").passes}
-    assert world.chosen(tried) is None
+    wish = without(world.entry("a"))
+    assert world.chosen(wish) is None
     world.table.checked(world.entry("a"), "", 1)
-    assert world.chosen(tried) == "a"
+    assert world.chosen(wish) == "a"
 
 
 def test_checks_need_a_run_of_failures_but_one_pass(world):
@@ -187,8 +207,7 @@ def test_checks_need_a_run_of_failures_but_one_pass(world):
 def test_a_refused_connection_makes_a_target_unhealthy_and_asks_for_a_check(world):
     world.put(spec("a"))
     entry = world.entry("a")
-    world.table.take(entry)
-    world.table.give(entry, Failure.CONNECT, answered=False)
+    world.end(entry, Failure.CONNECT)
     assert entry.health is TargetState.UNHEALTHY
     assert entry.suspicion.is_set()
 
@@ -199,8 +218,7 @@ def test_the_breaker_keeps_requests_away_and_lets_one_probe_pass(world):
     opened = []
     world.table.on_breaker_open.append(opened.append)
     for _ in range(3):
-        world.table.take(ill)
-        world.table.give(ill, Failure.ENGINE_ERROR, answered=False)
+        world.end(ill, Failure.ENGINE_ERROR)
     assert opened == [ill]
     assert {world.chosen() for _ in range(20)} == {"b"}
     assert ill.state(world.now) == (TargetState.UNHEALTHY, "circuit breaker open")
@@ -209,17 +227,107 @@ def test_the_breaker_keeps_requests_away_and_lets_one_probe_pass(world):
     assert world.chosen() == "a"
     world.table.take(ill)
     assert {world.chosen() for _ in range(20)} == {"b"}
-    world.table.give(ill, None, answered=True)
+    world.table.good(ill)
+    assert {world.chosen() for _ in range(20)} == {"a", "b"}
     assert ill.state(world.now)[0] is TargetState.HEALTHY
 
 
-def test_a_full_queue_and_a_client_that_leaves_are_no_fault_of_the_target(world):
+def test_a_probe_whose_client_leaves_lets_another_probe(world):
+    world.put(spec("a"))
+    entry = world.entry("a")
+    for _ in range(3):
+        world.end(entry, Failure.ENGINE_ERROR)
+    world.now += 10.0
+    world.table.take(world.table.choose())
+    assert world.chosen() is None
+    world.table.give(entry)
+    assert world.chosen() == "a"
+
+
+def test_a_client_that_leaves_and_a_move_on_purpose_are_no_fault_of_the_target(world):
     world.put(spec("a"))
     entry = world.entry("a")
     for _ in range(10):
+        world.end(entry, Failure.MOVED)
         world.table.take(entry)
-        world.table.give(entry, Failure.UNAVAILABLE, answered=False)
-        world.table.take(entry)
-        world.table.give(entry, None, answered=False)
+        world.table.give(entry)
     assert entry.in_flight == 0
     assert world.chosen() == "a"
+
+
+def test_a_target_that_answers_503_at_once_does_not_draw_the_traffic(world):
+    world.put(spec("a"), spec("b"), spec("c"))
+    world.table.take(world.entry("b"))
+    world.table.take(world.entry("c"))
+    for _ in range(3):
+        assert world.chosen() == "a"
+        world.end(world.entry("a"), Failure.UNAVAILABLE)
+    assert world.chosen() != "a"
+
+
+def test_what_a_target_says_of_its_return_is_heard(world):
+    world.put(spec("a"), spec("b"))
+    world.table.blame(world.entry("a"), Failure.RATE_LIMITED, 30.0)
+    world.now += 29.0
+    assert {world.chosen() for _ in range(20)} == {"b"}
+    world.now += 1.0
+    assert {world.chosen() for _ in range(20)} == {"a", "b"}
+
+
+def test_a_doubtful_target_is_taken_only_where_there_is_no_other(world):
+    world.put(spec("a"), spec("b"))
+    world.entry("a").doubtful = True
+    for _ in range(8):
+        entry = world.table.choose()
+        assert entry.spec.id == "b"
+        world.table.take(entry)
+    assert world.chosen() == "a"
+
+
+def test_a_request_that_lost_its_target_finds_room_where_new_ones_wait(world):
+    world.put(spec("a"))
+    for _ in range(8):
+        world.table.take(world.table.choose())
+    wish = Wish()
+    assert world.chosen(wish) is None
+    wish.again = True
+    for _ in range(8):
+        world.table.take(world.table.choose(wish))
+    assert world.chosen(wish) is None
+
+
+def test_a_pool_that_fails_as_a_whole_is_left_alone(world):
+    world.put(spec("a"), spec("b"))
+    assert world.table.hopeful()
+    for entry in list(world.table):
+        for _ in range(3):
+            world.end(entry, Failure.BAD_GATEWAY)
+    assert world.chosen() is None
+    world.now += 5.0
+    assert not world.table.hopeful()
+    world.now += 5.0
+    assert world.table.hopeful()
+
+
+def test_hope_is_a_target_that_is_new_well_or_busy(world):
+    assert world.table.hopeful()
+    world.put()
+    assert not world.table.hopeful()
+    world.put(spec("a"), healthy=False)
+    assert world.table.hopeful()
+    entry = world.entry("a")
+    world.table.checked(entry, "down", 1)
+    world.now += 100.0
+    assert not world.table.hopeful()
+    entry.clock.moved(world.now, None)
+    assert world.table.hopeful()
+
+
+def test_only_targets_that_fit_are_chosen_and_hoped_for(world):
+    world.put(spec("a"), spec("b"))
+    wish = Wish()
+    wish.fits = lambda entry: entry.spec.id == "b"
+    assert {world.chosen(wish) for _ in range(20)} == {"b"}
+    wish.fits = lambda entry: False
+    assert world.chosen(wish) is None
+    assert not world.table.hopeful(wish)

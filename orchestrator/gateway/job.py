@@ -1,0 +1,157 @@
+"""A request as the attempts need it: what is sent, what came of it, what its client has."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from orchestrator.gateway.asked import Asked
+from orchestrator.gateway.config import CONTINUATIONS
+from orchestrator.gateway.continuation import Capability, Kind, Plan, Transcript, Way, plan_of, prepared
+from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.metrics import Outcome
+from orchestrator.gateway.replies import NODE, REQUEST_ID
+from orchestrator.gateway.request import Exchange, Stage
+from orchestrator.gateway.stream import CompletionJudge, StreamJudge
+from orchestrator.gateway.targets import Entry, Wish
+
+CONTINUATION = "X-Continuation"
+"""In a request: asks for less than the pool's setting. In the answer to one: what holds for its stream."""
+
+
+class Job:
+    """One request on its way.
+
+    `response` is set once there is something for the client; `transcript` once its stream is recorded, so
+    that another target could go on with it; `origin` is the target that the recorded part came from,
+    `broke_at` when it last broke.
+    """
+
+    __slots__ = (
+        "asked", "broke_at", "edge", "exchange", "headers", "judge", "origin", "outcome", "plan", "request",
+        "response", "transcript",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        exchange: Exchange,
+        *,
+        asked: Asked,
+        headers: CIMultiDict[str],
+        continuation: str,
+    ) -> None:
+        self.request = request
+        self.exchange = exchange
+        self.asked = asked
+        self.headers = headers
+        self.edge = asked.dialect.edge(asked)
+        self.plan: Plan | None = None
+        if asked.stream:
+            plan = plan_of(asked)
+            wanted = _strictest(continuation, request.headers.get(CONTINUATION, "").strip().lower())
+            if wanted == "on" or (wanted == "exact" and plan.kind is not Kind.INEXACT):
+                self.plan = plan
+        self.transcript: Transcript | None = None
+        self.origin: Entry | None = None
+        self.broke_at = 0.0
+        self.judge: StreamJudge | None = None
+        self.response: web.StreamResponse | None = None
+        self.outcome = Outcome.CANCELLED
+
+    @property
+    def wish(self) -> Wish:
+        """What it needs of its next target."""
+        return self.exchange.wish
+
+    def body_for(self, entry: Entry) -> bytes:
+        """What is sent to this target; begins a transcript where its stream could be continued."""
+        self.transcript, self.origin = None, entry
+        capability = entry.capability or Capability()
+        if self.plan is None or self.plan.kind is Kind.ENDED:
+            return self.asked.body()
+        if capability.way is not Way.NONE or self.plan.kind is Kind.AGAIN:
+            self.transcript = Transcript(self.asked, self.plan)
+        return prepared(self.asked, self.plan, capability)
+
+    def new_judge(self) -> StreamJudge:
+        """The judge of the stream that a target begins."""
+        if self.transcript is None:
+            self.judge = self.asked.dialect.judge(self.asked)
+        else:
+            self.judge = CompletionJudge(self.asked.choices, self.transcript)
+        return self.judge
+
+    @property
+    def kind(self) -> str:
+        """The class of its continuation, as metrics name it."""
+        return "none" if self.plan is None else self.plan.kind.value
+
+    def obstacle(self) -> str:
+        """Why its stream cannot be continued now; empty when it can."""
+        if self.plan is None:
+            return "continuation is off" if self.asked.stream else "not a stream"
+        if self.transcript is None:
+            return self.plan.why or "its node tells no token ids"
+        return self.transcript.obstacle()
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether a target can bring the rest of its stream: what the first one would, as far as is known."""
+        transcript, origin = self.transcript, self.origin
+        if transcript is None or origin is None or transcript.obstacle(entry.capability or Capability()):
+            return False
+        return transcript.again or entry.like(origin)
+
+    def can_move(self) -> bool:
+        """Whether it can go on at another target."""
+        if self.exchange.stage is Stage.STREAMING:
+            return not self.obstacle()
+        return self.asked.repeatable
+
+    def seconds_left(self) -> float | None:
+        """How long its stream will take where it is, by the tokens that it may still bring."""
+        transcript, entry = self.transcript, self.origin
+        if transcript is None or entry is None or self.asked.max_tokens is None:
+            return None
+        return (self.asked.max_tokens - transcript.tokens) * entry.clock.gap
+
+    def told_tokens(self) -> int | None:
+        """Tokens that came so far, None where nothing tells."""
+        if self.transcript is not None:
+            return self.transcript.tokens
+        return None if self.judge is None else self.judge.tokens()
+
+    def answer_headers(self, headers: CIMultiDict[str], entry: Entry) -> CIMultiDict[str]:
+        """The target's headers with those that say which request and which node this is."""
+        headers[REQUEST_ID] = self.exchange.id
+        headers[NODE] = entry.spec.id
+        if self.plan is not None:
+            headers[CONTINUATION] = self._promise()
+        return headers
+
+    def interrupted(self, failure: Failure, detail: str) -> bytes:
+        """The last event of its stream when the rest will not come."""
+        return self.edge.interrupted(
+            request_id=self.exchange.id, failure=failure, detail=detail, tokens=self.told_tokens()
+        )
+
+    def seam(self) -> bytes:
+        """A comment in its stream where another target goes on (clients of event streams skip comments)."""
+        inexact = self.plan is not None and self.plan.inexact
+        return b": continued inexact\n\n" if inexact else b": continued\n\n"
+
+    def error_body(self, status: int, code: str, message: str) -> bytes:
+        """An error in the client's shape."""
+        return self.asked.dialect.error(status, code, message, self.exchange.id)
+
+    def _promise(self) -> str:
+        if self.transcript is None or self.plan is None or self.plan.kind in (Kind.ENDED, Kind.AGAIN):
+            return "no"
+        return "inexact" if self.plan.inexact else "exact"
+
+
+def _strictest(setting: str, header: str) -> str:
+    """The stricter of the pool's setting and what the client asks for; unknown words ask for nothing."""
+    if header not in CONTINUATIONS:
+        return setting
+    return min(setting, header, key=CONTINUATIONS.index)

@@ -1,0 +1,150 @@
+"""Looks at every request in flight a few times a second, and ends its wait at a target that will not answer.
+
+One watch for all, so that a token that passes costs no timer. What it decides by is in `clocks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from cloud.ports import Clock
+from orchestrator.gateway.admission import Admission
+from orchestrator.gateway.clocks import RequestClock, judge
+from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.targets import Entry, TargetTable, Wish
+
+_BEAT = 0.1  # s between two looks
+_LATE = 0.25  # s: a look that comes so late says nothing of others, as the gateway itself was held up
+
+
+class Movable(Protocol):
+    """What the watch asks of a request."""
+
+    @property
+    def wish(self) -> Wish:
+        """What it needs of a target."""
+
+    def can_move(self) -> bool:
+        """Whether it can go on elsewhere."""
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether a target can bring the rest of its stream."""
+
+    def seconds_left(self) -> float | None:
+        """How long its stream will take at its target, None where that is not known."""
+
+
+class Leash:
+    """One attempt at one target: its clock, and the means to end its wait.
+
+    Enter it around everything that waits for the target. `pull` makes that raise TimeoutError, with
+    `failure` set.
+    """
+
+    __slots__ = ("_held", "_now", "_timer", "clock", "entry", "failure", "owner")
+
+    def __init__(
+        self, held: set[Leash], owner: Movable, entry: Entry, clock: RequestClock, now: Callable[[], float]
+    ) -> None:
+        self._held = held
+        self._now = now
+        self._timer = asyncio.timeout(None)
+        self.owner = owner
+        self.entry = entry
+        self.clock = clock
+        self.failure: Failure | None = None
+
+    async def __aenter__(self) -> Leash:
+        self._held.add(self)
+        await self._timer.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._held.discard(self)
+        await self._timer.__aexit__(*error)  # type: ignore[arg-type]
+
+    def moved(self) -> None:
+        """Something came from the target."""
+        now, clock = self._now(), self.clock
+        self.entry.clock.moved(now, now - clock.moved_at if clock.begun else None)
+        clock.moved_at = now
+
+    def began(self) -> None:
+        """The answer has begun."""
+        self.entry.clock.began(self.clock.sent_at)
+        self.clock.begun = True
+
+    def pull(self, failure: Failure) -> None:
+        """End the wait."""
+        if self.failure is None:
+            self.failure = failure
+            self._timer.reschedule(0.0)
+
+
+class Watch:
+    """All leashes, and the beat at which they are looked at."""
+
+    def __init__(
+        self, table: TargetTable, admission: Admission, clock: Clock, *, drain_margin: float
+    ) -> None:
+        self._table = table
+        self._admission = admission
+        self._clock = clock
+        self._drain_margin = drain_margin
+        self._held: set[Leash] = set()
+
+    def hold(self, owner: Movable, entry: Entry, *, streams: bool, deadline: float) -> Leash:
+        """A leash for an attempt that is sent at this moment."""
+        now = self._clock.now
+        return Leash(self._held, owner, entry, RequestClock(now(), streams=streams, deadline=deadline), now)
+
+    async def run(self) -> None:
+        """Look for ever."""
+        before = self._clock.now()
+        while True:
+            await self._clock.sleep(_BEAT)
+            now = self._clock.now()
+            if now - before < _BEAT + _LATE:
+                self.look(now)
+            before = now
+
+    def look(self, now: float) -> None:
+        """Judge every target, every attempt and every waiting request."""
+        limits = self._table.limits
+        for entry in self._table:
+            entry.doubtful = entry.clock.doubtful(now, limits)
+            if entry.clock.lost(now, limits):
+                self._table.lose(entry, "is silent and leaves its check unanswered")
+        for leash in list(self._held):
+            self._judge(leash, now)
+        self._admission.look(now)
+
+    def _judge(self, leash: Leash, now: float) -> None:
+        verdict = judge(now, leash.clock, leash.entry.clock, self._table.limits)
+        if verdict is None:
+            if self._outlives(leash, now) and self._elsewhere(leash, now):
+                leash.pull(Failure.MOVED)
+        elif verdict.final or self._elsewhere(leash, now):
+            leash.pull(verdict.failure)
+
+    def _outlives(self, leash: Leash, now: float) -> bool:
+        """Whether its target will be gone before it is done. What will end in time stays."""
+        spec = leash.entry.spec
+        if spec.drain_deadline is None or now < spec.drain_deadline - self._drain_margin:
+            return False
+        left = leash.owner.seconds_left()
+        return left is None or now + left > spec.drain_deadline - self._drain_margin / 2
+
+    def _elsewhere(self, leash: Leash, now: float) -> bool:
+        """Whether another target that is well could take it at once."""
+        owner, entry = leash.owner, leash.entry
+        if not owner.can_move():
+            return False
+        wish = Wish()
+        wish.again = True
+        wish.tried = owner.wish.tried | {entry.spec.id: entry.passes}
+        wish.fits = owner.fits if leash.clock.begun else owner.wish.fits
+        found = self._table.choose(wish)
+        return found is not None and found.sound(now) and not found.doubtful

@@ -1,0 +1,204 @@
+"""The watch ends waits in vain, moves what would outlive its node, and refuses who waits too long."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from hand_clock import HandClock
+
+from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.admission import Admission, Refused
+from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.request import Exchange
+from orchestrator.gateway.targets import TargetTable, Wish
+from orchestrator.gateway.watch import Watch
+from policies.model import TargetPhase, TargetSpec
+
+
+class Owner:
+    """A request as the watch sees it."""
+
+    def __init__(self):
+        self.wish = Wish()
+        self.movable = True
+        self.left = None
+
+    def can_move(self):
+        return self.movable
+
+    def fits(self, entry):
+        return True
+
+    def seconds_left(self):
+        return self.left
+
+
+class World:
+    """Two targets and a watch, under a hand-turned clock."""
+
+    def __init__(self, **settings):
+        self.clock = HandClock()
+        self.config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), **settings)
+        self.table = TargetTable(now=self.clock.now, rng=random.Random(1), config=self.config)
+        self.admission = Admission(self.table, limit=10, deadline=30.0, hopeless=1.0)
+        self.watch = Watch(self.table, self.admission, self.clock, drain_margin=self.config.drain_margin)
+        self.put(TargetSpec(id="a", address="h:1"), TargetSpec(id="b", address="h:2"))
+        for entry in self.table:
+            self.table.checked(entry, "", 1)
+        self.owner = Owner()
+
+    def put(self, *specs):
+        self.table.apply(TargetSet(generation=1, pool="p", written_at=1.0, targets=specs))
+
+    def entry(self, node):
+        return next(entry for entry in self.table if entry.spec.id == node)
+
+    def leash(self, node="a", *, begun=False, deadline=3600.0):
+        leash = self.watch.hold(
+            self.owner, self.entry(node), streams=True, deadline=self.clock.now() + deadline
+        )
+        if begun:
+            leash.began()
+        return leash
+
+    def passes(self, seconds, *silent):
+        """Time passes in steps; all but `silent` targets answer their checks."""
+        for _ in range(round(seconds / 0.1)):
+            self.clock.at += 0.1
+            for entry in self.table:
+                if entry.spec.id not in silent:
+                    entry.clock.answered(self.clock.now(), passed=True)
+                elif entry.clock.asked_at is None:
+                    entry.clock.asked(self.clock.now())
+            self.watch.look(self.clock.now())
+
+
+async def played(world, leash, *steps):
+    """Play `steps` while the leash waits."""
+
+    async def waits():
+        async with leash:
+            await asyncio.get_running_loop().create_future()
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    for step in steps:
+        step()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if task.done():
+        assert isinstance(task.exception(), TimeoutError)
+        return leash.failure
+    task.cancel()
+    return None
+
+
+async def test_a_lost_target_loses_its_requests_only_where_another_is_well():
+    world = World()
+    assert await played(world, world.leash(), lambda: world.passes(5.0, "a")) is Failure.LOST
+    assert world.entry("a").health.value == "unhealthy"
+    world = World()
+    assert await played(world, world.leash(), lambda: world.passes(30.0, "a", "b")) is None
+    assert await played(world, world.leash(), lambda: world.passes(70.0, "a", "b")) is Failure.LOST
+
+
+async def test_what_cannot_move_stays_until_the_end():
+    world = World()
+    world.owner.movable = False
+    assert await played(world, world.leash(), lambda: world.passes(30.0, "a")) is None
+
+
+async def test_new_requests_avoid_a_target_that_leaves_a_check_unanswered():
+    world = World()
+    world.passes(2.0, "a")
+    assert {world.table.choose().spec.id for _ in range(10)} == {"b"}
+
+
+async def test_a_deadline_ends_a_wait_for_good():
+    world = World()
+    world.owner.movable = False
+    leash = world.leash(deadline=3.0)
+    assert await played(world, leash, lambda: world.passes(4.0)) is Failure.DEADLINE
+
+
+def draining(world, deadline):
+    world.put(
+        TargetSpec(id="a", address="h:1", phase=TargetPhase.DRAINING, drain_deadline=deadline),
+        TargetSpec(id="b", address="h:2"),
+    )
+
+
+@pytest.mark.parametrize(("left", "moves"), [(None, True), (100.0, True), (1.0, False)])
+async def test_what_would_outlive_its_node_moves_before_the_deadline(left, moves):
+    world = World()
+    world.owner.left = left
+    leash = world.leash(begun=True)
+    draining(world, world.clock.now() + 60.0)
+
+    def lives(seconds):
+        for _ in range(round(seconds / 0.1)):
+            leash.moved()
+            world.passes(0.1)
+
+    early = await played(world, leash, lambda: lives(49.0))
+    assert early is None
+    leash = world.leash(begun=True)
+    assert await played(world, leash, lambda: lives(2.0)) is (Failure.MOVED if moves else None)
+
+
+async def test_nothing_moves_where_no_other_target_is():
+    world = World()
+    leash = world.leash(begun=True)
+    draining(world, world.clock.now() + 5.0)
+    world.table.checked(world.entry("b"), "down", 1)
+    world.table.lose(world.entry("b"), "down")
+    assert await played(world, leash, lambda: world.watch.look(world.clock.now())) is None
+
+
+def waiting(world):
+    exchange = Exchange("r", world.clock.now())
+    return asyncio.create_task(world.admission.acquire(exchange, world.clock.now()))
+
+
+def fill(world):
+    for entry in world.table:
+        entry.in_flight = world.config.max_in_flight
+
+
+async def test_a_request_waits_for_a_busy_pool_and_not_for_a_dead_one():
+    world = World()
+    fill(world)
+    task = waiting(world)
+    await asyncio.sleep(0)
+    world.passes(29.0)
+    assert not task.done()
+    world.passes(2.0)
+    with pytest.raises(Refused, match="within 30 s"):
+        await task
+
+    world = World()
+    for entry in world.table:
+        for _ in range(3):
+            world.table.blame(entry, Failure.BAD_GATEWAY)
+    world.clock.at += 0.2
+    task = waiting(world)
+    await asyncio.sleep(0)
+    world.watch.look(world.clock.now())
+    assert not task.done()
+    fill(world)
+    for entry in world.table:
+        for _ in range(9):
+            entry.breaker.begin()
+            world.table.blame(entry, Failure.BAD_GATEWAY)
+        entry.clock.moved_at = -1e9
+    for _ in range(15):
+        world.clock.at += 0.1
+        world.watch.look(world.clock.now())
+    with pytest.raises(Refused, match="no target is there"):
+        await task
