@@ -93,7 +93,8 @@ class Generation:
                 self._finish = "stop"
             elif self.left <= 0:
                 self._finish = "length"
-        self.wake.set()
+        if made:
+            self.wake.set()
         return made
 
     def end(self, reason: str) -> None:
@@ -244,33 +245,33 @@ class Core:
 
     def _step(self, now: float, due: int) -> None:
         """Let every running request make the tokens that are due, then fill the free slots."""
-        ended = False
+        total, ended = 0, False
+        gaps: dict[float, int] = {}  # between tokens, and how many of each: most requests have the same
         for generation in self._running:
             if not generation.started and now < generation.first_at:
                 continue
-            self._account(generation, generation.produce(due if generation.started else min(due, 1)), now)
-            ended = ended or generation.finish is not None
+            made = generation.produce(due if generation.started else min(due, 1))
+            if made == 0:
+                continue
+            total += made
+            if generation.started:
+                gap = (now - generation.last_at) / made
+                gaps[gap] = gaps.get(gap, 0) + made
+            else:
+                generation.started = True
+                self.metrics.time_to_first_token.observe(now - generation.arrived)
+            generation.last_at = now
+            if generation.finish is not None:
+                ended = True
+                self.metrics.e2e_latency.observe(now - generation.arrived)
+                self.metrics.finished(generation.finish)
+        self.metrics.generation_tokens.inc(total)
+        for gap, times in gaps.items():
+            self.metrics.inter_token_latency.observe(gap, times)
         if ended:
             self._running = [generation for generation in self._running if generation.finish is None]
             self._admit(now)
         self._publish()
-
-    def _account(self, generation: Generation, made: int, now: float) -> None:
-        if made == 0:
-            return
-        metrics = self.metrics
-        metrics.generation_tokens.inc(made)
-        if generation.started:
-            gap = (now - generation.last_at) / made
-            for _ in range(made):
-                metrics.inter_token_latency.observe(gap)
-        else:
-            generation.started = True
-            metrics.time_to_first_token.observe(now - generation.arrived)
-        generation.last_at = now
-        if generation.finish is not None:
-            metrics.e2e_latency.observe(now - generation.arrived)
-            metrics.finished(generation.finish)
 
     def _admit(self, now: float) -> None:
         """Move requests from the queue into free slots, first come first served."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -167,23 +167,27 @@ class Run:
         generations = [generation for _, generation in self._open]
         return [generations[at : at + n] for at in range(0, len(generations), n)]
 
-    async def pieces(self) -> AsyncIterator[list[Piece]]:
-        """What is new, until all outputs have ended. Raises EngineDead."""
-        while self._open:
+    async def next(self) -> list[Piece]:
+        """What is new, at least one piece; nothing once all outputs have ended. Raises EngineDead."""
+        pieces: list[Piece] = []
+        while self._open and not pieces:
             await self._wake.wait()
             self._wake.clear()
-            pieces = []
             for output, generation in self._open:
                 tokens, finish = generation.take()
                 if tokens or finish is not None:
                     pieces.append(output.feed(tokens, finish))
-            ended = {piece.index for piece in pieces if piece.finish is not None}
-            if ended:
-                for output, generation in self._open:
-                    if output.index in ended:
-                        self._core.drop(generation)
-                self._open = [one for one in self._open if one[0].index not in ended]
-            yield pieces
+        for piece in pieces:
+            if piece.finish is not None:
+                self._end(piece.index)
+        return pieces
+
+    def _end(self, index: int) -> None:
+        """An output has ended, perhaps before the engine ended it."""
+        for output, generation in self._open:
+            if output.index == index:
+                self._core.drop(generation)
+        self._open = [one for one in self._open if one[0].index != index]
 
     def drop(self) -> None:
         """Free what is still running: the client went away."""
@@ -196,7 +200,7 @@ async def _stream(http: web.Request, run: Run, answer: Answer) -> web.StreamResp
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     head = answer.begin()
     try:
-        async for pieces in run.pieces():
+        while pieces := await run.next():
             if not response.prepared:
                 await response.prepare(http)
             if chunk := head + b"".join(answer.chunk(piece) for piece in pieces):
@@ -214,7 +218,7 @@ async def _stream(http: web.Request, run: Run, answer: Answer) -> web.StreamResp
 async def _plain(run: Run, answer: Answer) -> web.StreamResponse:
     outputs: dict[int, list[Piece]] = {}
     try:
-        async for pieces in run.pieces():
+        while pieces := await run.next():
             for piece in pieces:
                 outputs.setdefault(piece.index, []).append(piece)
     except EngineDead:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 _TTFT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
@@ -19,6 +24,33 @@ _REQUEST_BUCKETS = (
 )  # fmt: skip
 _FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 _REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")
+
+
+class Tally(Collector):
+    """A histogram that counts many equal values at once: a step of the engine gives hundreds of them."""
+
+    def __init__(self, name: str, text: str, labels: dict[str, str], edges: Sequence[float]) -> None:
+        self._name = name
+        self._text = text
+        self._labels = labels
+        self._edges = (*edges, float("inf"))
+        self._counts = [0] * len(self._edges)
+        self._sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._edges, value)] += times
+        self._sum += value * times
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """The one series, for its registry."""
+        family = HistogramMetricFamily(self._name, self._text, labels=list(self._labels))
+        total, buckets = 0, []
+        for edge, count in zip(self._edges, self._counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if edge == float("inf") else str(edge), float(total)))
+        family.add_metric(list(self._labels.values()), buckets, self._sum)
+        yield family
 
 
 class Metrics:
@@ -41,8 +73,10 @@ class Metrics:
         def counter(name: str, text: str) -> Counter:
             return Counter(name, text, names, registry=self._registry).labels(**labels)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, text, names, buckets=buckets, registry=self._registry).labels(**labels)
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Tally:
+            tally = Tally(name, text, labels, buckets)
+            self._registry.register(tally)
+            return tally
 
         self.running = gauge("vllm:num_requests_running", "Number of requests in model execution batches.")
         self.waiting = gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.")

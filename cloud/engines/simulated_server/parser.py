@@ -19,16 +19,19 @@ _HEAD = re.compile(r'\s*\{"name": "((?:[^"\\]|\\.)*)", "arguments": ')
 
 @dataclass(frozen=True, slots=True)
 class Parsing:
-    """What to look for. `named`: the request names the tool, which changes the reason of the end."""
+    """What to look for. `named`: the request names the tool, which changes the reason of the end; `idle`: the
+    server has a parser that reads this output too, though there may be nothing for it to find.
+    """
 
     reasoning: bool = False
     tools: bool = False
     named: bool = False
+    idle: bool = False
 
     @property
     def active(self) -> bool:
-        """True when there is anything to look for."""
-        return self.reasoning or self.tools
+        """True when a parser reads the output."""
+        return self.reasoning or self.tools or self.idle
 
 
 @dataclass(slots=True)

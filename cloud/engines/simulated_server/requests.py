@@ -300,13 +300,13 @@ def chat_parsing(data: Mapping[str, Any], offer: Offer) -> tuple[Parsing, Mappin
     if not tools:
         if choice not in (None, "none", "auto"):
             raise BadRequest("When using `tool_choice`, `tools` must be set.", param="tool_choice")
-        return Parsing(offer.reasoning), None
+        return Parsing(offer.reasoning, idle=offer.auto_tools), None
     try:
         functions = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
     except (TypeError, KeyError):
         raise BadRequest("every tool needs a function with a name", param="tools") from None
     if choice == "none":
-        return Parsing(offer.reasoning), None
+        return Parsing(offer.reasoning, idle=offer.auto_tools), None
     if choice in (None, "auto"):
         if not offer.auto_tools:
             raise BadRequest(f'"auto" {_NO_AUTO_TOOLS}')

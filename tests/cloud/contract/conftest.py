@@ -21,6 +21,7 @@ import pytest
 # Also used by the tests of the node agent.
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
+from engine_bench import http, kind, server, shared, victim
 from node_bench import Machine, Served, running_imds
 
 from cloud.aws.clients import AwsClients
@@ -39,6 +40,8 @@ from cloud.local.offerings import LocalOfferings
 from cloud.local.server import run_local_cloud
 from cloud.ports import EngineCommand, LaunchRequest
 from policies.model import Confidence, Instance, Market, Offering
+
+__all__ = ("http", "kind", "server", "shared", "victim")  # fixtures of the engine suites
 
 PATIENCE = 30.0  # s until a condition counts as never coming true
 

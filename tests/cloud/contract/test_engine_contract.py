@@ -1,7 +1,6 @@
 """What every `Engine` adapter keeps, shown on real processes: the simulated engine, and vLLM where installed.
 
-The vLLM half needs what tools/vllm/install.sh makes. Without it that half is skipped, unless
-ORCHESTRATOR_REQUIRE_VLLM=1 makes its absence a failure.
+See engine_bench.py for the servers.
 """
 
 from __future__ import annotations
@@ -9,247 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from engine_bench import PATIENCE, SERVED_NAME, SLOTS, Server, Subject, start
 
-from cloud.clock import SystemClock
-from cloud.engines.simulated import SimulatedEngine
-from cloud.engines.vllm import VllmEngine
-from cloud.engines.vllm_cpu import CONTEXT, CPU_ARGS, CPU_ENV
-from cloud.ports import Engine, EngineCommand, EngineSpec
-from policies.model import EngineReading
+from cloud.engines.vllm_cpu import CONTEXT
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[3]
-SERVED_NAME = "tiny"
-SLOTS = 2  # requests that run at once, in every engine of this suite
-PATIENCE = 60.0  # s for anything that happens within moments on an idle machine
-
-VLLM = Path(os.environ.get("VLLM_VENV", ROOT / ".venv-vllm")) / "bin" / "vllm"
-MODEL = Path(os.environ.get("VLLM_MODEL", ROOT / ".cache" / "tiny-model"))
-SIMULATED_ARGS = ("--faults", "--max-model-len", str(CONTEXT))
-
-
-@dataclass
-class Subject:
-    """One kind of engine under test: how to make its adapter and how to hurt its servers."""
-
-    kind: str
-    engine: Engine
-    spec: EngineSpec
-    start_timeout: float
-
-    @staticmethod
-    def of(kind: str) -> Subject:
-        clock = SystemClock()
-        if kind == "simulated":
-            engine: Engine = SimulatedEngine(
-                clock,
-                model_name=SERVED_NAME,
-                load_time=0.5,
-                tokens_per_second=200.0,
-                max_num_seqs=SLOTS,
-                probe_timeout=1.0,
-                stall_after=0.5,
-                deep_every=1.0,
-            )
-            spec = EngineSpec(
-                model="none", served_name=SERVED_NAME, args=SIMULATED_ARGS, drain_budget=PATIENCE
-            )
-            return Subject(kind, engine, spec, start_timeout=PATIENCE)
-        engine = VllmEngine(clock, model_name=SERVED_NAME, stall_after=1.0, deep_every=2.0)
-        spec = EngineSpec(
-            model=str(MODEL),
-            served_name=SERVED_NAME,
-            args=(*CPU_ARGS, "--max-num-seqs", str(SLOTS)),
-            env=CPU_ENV,
-            executable=str(VLLM),
-            drain_budget=PATIENCE,
-        )
-        return Subject(kind, engine, spec, start_timeout=300.0)
-
-
-@dataclass
-class Server:
-    """A started engine: its process group, its address and what was seen while it loaded."""
-
-    subject: Subject
-    command: EngineCommand
-    process: subprocess.Popen[bytes]
-    address: str
-    log: Path
-    readings: list[EngineReading] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.address}"
-
-    def members(self) -> list[int]:
-        """Living processes of its group."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-                    if int(group) == self.process.pid and state not in "ZX":
-                        found.append(int(entry.name))
-        return found
-
-    def core(self) -> int | None:
-        """The process that computes, where it is not the one that answers HTTP."""
-        for member in self.members():
-            with contextlib.suppress(OSError):
-                if b"EngineCore" in Path(f"/proc/{member}/cmdline").read_bytes():
-                    return member
-        return None
-
-    async def all_gone(self) -> None:
-        """Wait for the end of its last process: helpers may outlive the leader by a moment."""
-        for _ in range(int(PATIENCE / 0.05)):
-            if not self.members():
-                return
-            await asyncio.sleep(0.05)
-        pytest.fail(f"processes are left: {self.members()}")
-
-    def kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
-
-    async def probe(self, previous: EngineReading | None = None) -> EngineReading:
-        return await self.subject.engine.probe("node-1", self.address, previous)
-
-    async def until(
-        self, what: str, holds: Callable[[EngineReading], bool], within: float = PATIENCE
-    ) -> EngineReading:
-        """Probe until a reading has a property; fail with the last reading and the server's log."""
-        reading: EngineReading | None = None
-        try:
-            async with asyncio.timeout(within):
-                while True:
-                    reading = await self.probe(reading)
-                    if holds(reading):
-                        return reading
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            tail = self.log.read_text(errors="replace")[-2000:]
-            pytest.fail(f"not {what} within {within:g} s; last reading {reading}; log:\n{tail}")
-
-    async def slow(self, factor: float) -> None:
-        """Stretch the time of a token where that is possible; real work takes the time it takes."""
-        if self.subject.kind == "simulated":
-            await self.fault("slow", {"factor": factor})
-
-    async def fault(self, name: str, body: Any = None) -> None:
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(f"{self.url}/faults/{name}", json=body) as response,
-        ):
-            assert response.status == 200
-
-    async def hurt(self, fault: str) -> None:
-        """Freeze, thaw or crash the engine behind the HTTP server."""
-        if self.subject.kind == "simulated":
-            return await self.fault(fault)
-        signals = {"freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "crash-engine": signal.SIGKILL}
-        core = self.core()
-        assert core is not None
-        os.kill(core, signals[fault])
-
-
-def start(subject: Subject, folder: Path) -> Server:
-    """Start an engine from its command, as a node does: placeholders filled in, in a group of its own."""
-    command = subject.engine.command(subject.spec)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    filled = [word.replace("{host}", "127.0.0.1").replace("{port}", str(port)) for word in command.argv]
-    log = folder / f"{subject.kind}-{port}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            filled,
-            cwd=ROOT,
-            env={**os.environ, **command.env},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    return Server(subject, command, process, f"127.0.0.1:{port}", log)
-
-
-async def load(server: Server) -> None:
-    """Wait until it is ready, keeping every reading on the way."""
-
-    def ready(reading: EngineReading) -> bool:
-        server.readings.append(reading)
-        assert server.process.poll() is None, server.log.read_text(errors="replace")[-2000:]
-        return reading.ready
-
-    await server.until("ready", ready, within=server.subject.start_timeout)
-    await server.subject.engine.close()  # the connections belong to this loop
-
-
-@pytest.fixture(
-    scope="module",
-    params=["simulated", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])],
-)
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "vllm":
-        missing = [path for path in (VLLM, MODEL / "model.safetensors") if not path.exists()]
-        if missing:
-            reason = f"no real vLLM: {missing[0]} is missing (tools/vllm/install.sh makes it)"
-            if os.environ.get("ORCHESTRATOR_REQUIRE_VLLM") == "1":
-                pytest.fail(reason)
-            pytest.skip(reason)
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def shared(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One ready server for all tests that leave it as they found it."""
-    server = start(Subject.of(kind), tmp_path_factory.mktemp("engine"))
-    try:
-        asyncio.run(load(server))
-        yield server
-    finally:
-        server.kill_group()
-
-
-@pytest.fixture
-async def server(shared: Server) -> AsyncIterator[Server]:
-    """The shared server, with a fresh adapter that has not seen it yet."""
-    shared.subject = Subject.of(shared.subject.kind)
-    yield shared
-    await shared.subject.engine.close()
-
-
-@pytest.fixture
-async def victim(kind: str, tmp_path: Path) -> AsyncIterator[Server]:
-    """A ready server of its own for a test that ends it."""
-    subject = Subject.of(kind)
-    victim = start(subject, tmp_path)
-    try:
-        await load(victim)
-        yield victim
-    finally:
-        await subject.engine.close()
-        victim.kill_group()
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
-        yield session
 
 
 def completion(max_tokens: int, **extra: Any) -> dict[str, Any]:
