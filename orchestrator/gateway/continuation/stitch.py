@@ -90,12 +90,13 @@ class Continuation:
         are generated again, and not told again to a client that asked for ids.
         """
         transcript, fields = self._transcript, self._fields
-        solid = transcript.solid
-        if transcript.lumped:
-            solid = await self._decoder.whole(transcript.ids[:solid])
         sampling, limit = await self._sampling()
+        full = transcript.tokens >= limit
+        solid = transcript.solid
+        if transcript.lumped and (transcript.plan.stops or not full):
+            solid = await self._decoder.whole(transcript.ids[:solid])
         stops, held = await self._stops(transcript.ids[:solid], sampling)
-        if transcript.tokens >= limit:
+        if full:
             yield self._event(self._said(held), [], "length")
             return
         told = transcript.keep(solid)
