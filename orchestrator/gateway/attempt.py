@@ -19,6 +19,7 @@ from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.continuation import Broken, Capability, Continuation
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.job import Job
+from orchestrator.gateway.kept import was_kept
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.stream import StreamJudge
@@ -106,6 +107,7 @@ class Attempts:
                     allow_redirects=False,
                 ) as answer,
             ):
+                leash.moved()
                 if answer.status == _OK and answer.content_type == _EVENT_STREAM:
                     return await self._stream(job, leash, answer)
                 return await self._plain(job, leash, answer)
@@ -144,6 +146,8 @@ class Attempts:
             raise AttemptFailed(broken.failure, broken.detail) from None
         except (aiohttp.ClientError, OSError) as error:
             failure = upstream.failure_of(error) or leash.failure or Failure.DISCONNECTED
+            if failure is Failure.DISCONNECTED and was_kept() and not leash.heard:
+                failure = Failure.STALE
             raise AttemptFailed(failure, _said(error) if leash.failure is None else _WORDS[failure]) from None
 
     def _leash(self, job: Job, entry: Entry) -> Leash:

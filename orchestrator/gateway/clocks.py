@@ -30,17 +30,18 @@ class Limits:
 class TargetClock:
     """When a target last said something, and how it answers its checks. Times are seconds of one clock.
 
-    `moved_at`: the last byte of an answer to a client; `heard_at`: the last byte of any kind, health checks
-    included; `asked_at`: when the check that is on its way was sent, None when none is; `failing`: the last
-    check failed; `gap`: mean time between two pieces of one stream, 0 before the first; `newest`:
-    when the newest of the requests was sent whose answers have begun.
+    `moved_at`: the last byte of an answer to a client; `heard_at`: of any kind, passed health checks
+    included; `spoke_at`: failed ones included that were answered at all. `asked_at`: when the check that is
+    on its way was sent, None when none is; `failing`: the last check failed. `gap`: mean time between two
+    pieces of one stream, 0 before the first; `newest`: when the newest of the requests was sent whose
+    answers have begun.
     """
 
-    __slots__ = ("asked_at", "failing", "gap", "heard_at", "moved_at", "newest")
+    __slots__ = ("asked_at", "failing", "gap", "heard_at", "moved_at", "newest", "spoke_at")
 
     def __init__(self, now: float) -> None:
         self.moved_at = -math.inf
-        self.heard_at = now
+        self.heard_at = self.spoke_at = now
         self.asked_at: float | None = None
         self.failing = False
         self.gap = 0.0
@@ -52,7 +53,7 @@ class TargetClock:
 
     def moved(self, now: float, gap: float | None) -> None:
         """A byte of an answer came, in a stream `gap` seconds after the one before it."""
-        self.moved_at = self.heard_at = now
+        self.moved_at = self.heard_at = self.spoke_at = now
         if gap is not None:
             self.gap += (gap - self.gap) * _WEIGHT if self.gap else gap
 
@@ -60,12 +61,14 @@ class TargetClock:
         """A health check is sent."""
         self.asked_at = now
 
-    def answered(self, now: float, *, passed: bool) -> None:
-        """The health check ended."""
+    def answered(self, now: float, *, passed: bool, spoke: bool = False) -> None:
+        """The health check ended. `spoke`: with an answer, if not the one that passes."""
         self.asked_at = None
         self.failing = not passed
         if passed:
             self.heard_at = now
+        if passed or spoke:
+            self.spoke_at = now
 
     def moves(self, now: float, limits: Limits) -> bool:
         """Whether it brings answers."""
@@ -113,7 +116,7 @@ def judge(now: float, request: RequestClock, target: TargetClock, limits: Limits
     if now >= request.deadline:
         return Verdict(Failure.DEADLINE, final=True)
     if target.lost(now, limits):
-        return Verdict(Failure.LOST, final=now - target.heard_at >= limits.idle_timeout)
+        return Verdict(Failure.LOST, final=now - target.spoke_at >= limits.idle_timeout)
     if request.begun:
         patience = min(max(limits.stall_factor * target.gap, limits.stall_least), limits.idle_timeout)
         if silence >= patience:

@@ -21,6 +21,7 @@ class Failure(StrEnum):
     """Why an attempt gave the client nothing, or why its stream broke. The values are metric labels."""
 
     CONNECT = "connect"  # no connection; nothing was sent
+    STALE = "stale"  # a kept connection had been closed when the request was written to it
     DISCONNECTED = "disconnected"  # the connection ended before the answer did
     BAD_RESPONSE = "bad_response"  # what came back is not HTTP, or not an answer
     BAD_GATEWAY = "bad_gateway"  # 502 or 504
@@ -57,6 +58,7 @@ _BLAMES = {
     Failure.RATE_LIMITED: Blame.BUSY,
     Failure.REFUSED_HERE: Blame.DOUBT,
     Failure.SERVER_ERROR: Blame.DOUBT,
+    Failure.STALE: Blame.NOTHING,
     Failure.DEADLINE: Blame.NOTHING,
     Failure.MOVED: Blame.NOTHING,
     Failure.GATEWAY_STOPPING: Blame.NOTHING,

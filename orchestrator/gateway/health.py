@@ -118,10 +118,11 @@ class HealthChecker:
         log.info("target.probed", node=entry.spec.id, way=can.way.value, why=can.why)
 
     async def _check(self, entry: Entry) -> None:
-        fault, fall = "", self._config.health_fall
+        fault, fall, spoke = "", self._config.health_fall, False
         entry.clock.asked(self._clock.now())
         try:
             async with self._session.get(target_url(entry.spec.address, self._config.health_path)) as answer:
+                spoke = True
                 if answer.status != _HEALTHY_STATUS:
                     fault = f"health check answered {answer.status}"
         except aiohttp.ClientConnectorError as error:
@@ -131,7 +132,7 @@ class HealthChecker:
         except (aiohttp.ClientError, OSError) as error:
             fault = f"health check failed: {error}"
         finally:
-            entry.clock.answered(self._clock.now(), passed=not fault)
+            entry.clock.answered(self._clock.now(), passed=not fault, spoke=spoke)
         self._metrics.health_checked(not fault)
         if self._table.checked(entry, fault, fall) and entry.present:
             log.info("target_health", node=entry.spec.id, health=entry.health.value, reason=fault)

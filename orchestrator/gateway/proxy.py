@@ -207,6 +207,8 @@ class Proxy:
     def _blame(self, exchange: Exchange, entry: Entry, error: AttemptFailed) -> None:
         """Hold the failure against the target, or remember it until a peer shows whose fault it was."""
         failure = error.failure
+        if failure is Failure.STALE:
+            return
         exchange.wish.failed_at(entry)
         if failure.blames is Blame.DOUBT:
             exchange.suspects.append(Suspect(entry, failure))

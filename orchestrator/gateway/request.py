@@ -100,7 +100,7 @@ class Exchange:
         if not failure.refused and not repeatable:
             return False
         if not failure.refused and failure is not Failure.MOVED:
-            if self.sent_again >= max_retries or not paid():
+            if self.sent_again >= max_retries or not (failure is Failure.STALE or paid()):
                 return False
             self.sent_again += 1
         self.retries += 1

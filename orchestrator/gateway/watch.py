@@ -65,6 +65,11 @@ class Leash:
         self._held.discard(self)
         await self._timer.__aexit__(*error)  # type: ignore[arg-type]
 
+    @property
+    def heard(self) -> bool:
+        """Whether anything came."""
+        return self.clock.moved_at > self.clock.sent_at
+
     def moved(self) -> None:
         """Something came from the target."""
         now, clock = self._now(), self.clock

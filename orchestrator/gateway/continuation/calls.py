@@ -11,11 +11,11 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 
 from orchestrator.gateway.continuation.kinds import Broken
-from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.failure import Failure, of_status
 from orchestrator.gateway.sse import Splitter, event_data, split_events
 from orchestrator.gateway.upstream import target_url
 
-_OK, _SERVER_ERROR, _UNAVAILABLE = 200, 500, 503
+_OK = 200
 _DONE = b"[DONE]"
 _WORDS = 200  # characters of an engine's own words that are kept
 _LONGEST = 64 * 2**20  # bytes of an event without an end
@@ -100,8 +100,5 @@ def _chunk(data: bytes) -> dict[str, Any]:
 
 def _refused(path: str, status: int, said: bytes) -> Broken:
     words = said[:_WORDS].decode("utf-8", "replace")
-    if status == _UNAVAILABLE:
-        failure = Failure.UNAVAILABLE
-    else:
-        failure = Failure.ENGINE_ERROR if status >= _SERVER_ERROR else Failure.BAD_RESPONSE
+    failure = of_status(status, said, draining=False) or Failure.BAD_RESPONSE
     return Broken(failure, f"{path} answered {status}: {words}")

@@ -262,3 +262,24 @@ async def test_a_request_outlives_the_loss_of_every_target(upstreams, gateways, 
     fresh = await upstreams("fresh")
     await running.push(*doomed, fresh)
     assert (await asking).headers["X-Orchestrator-Node"] == "fresh"
+
+
+async def test_a_kept_connection_that_was_closed_is_no_fault_of_its_target(upstreams, gateways, ask, behave):
+    """The server closes each connection when the next request comes on it."""
+
+    served = set()
+
+    async def once(talk):
+        if talk.writer in served:
+            talk.writer.close()
+        else:
+            served.add(talk.writer)
+            await behave.answer(talk)
+
+    node = await upstreams("node", once)
+    running = await gateways(node, retry_reserve=0, retry_budget=0.0, breaker_failures=1)
+    for _ in range(6):
+        assert (await ask(running)).status == 200
+    metrics = running.gateway.metrics.exposition().decode()
+    assert 'orchestrator_gateway_retries_total{reason="stale"}' in metrics
+    assert (await running.targets())["node"]["breaker"] == "closed"

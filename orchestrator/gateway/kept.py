@@ -1,0 +1,42 @@
+"""Connections that are kept open between requests, and which requests got one.
+
+A server may close a kept connection at the moment at which a request is written to it; llama.cpp's does so
+after each stream, and does not say so. Such a request failed for no fault of the server.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextvars import ContextVar
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+_kept: ContextVar[bool] = ContextVar("kept", default=False)
+
+
+class KeptConnections(aiohttp.TCPConnector):
+    """A connector that knows whether the last connection this task got had served before (`was_kept`)."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]
+        self._served: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """See aiohttp."""
+        _kept.set(False)
+        connection = await super().connect(req, traces, timeout)
+        if (protocol := connection.protocol) is not None:
+            _kept.set(protocol in self._served)
+            self._served.add(protocol)
+        return connection
+
+
+def was_kept() -> bool:
+    """Whether the last connection that this task got from `KeptConnections` had served before."""
+    return _kept.get()
