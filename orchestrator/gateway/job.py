@@ -140,10 +140,6 @@ class Job:
         inexact = self.plan is not None and self.plan.inexact
         return b": continued inexact\n\n" if inexact else b": continued\n\n"
 
-    def error_body(self, status: int, code: str, message: str) -> bytes:
-        """An error in the client's shape."""
-        return self.asked.dialect.error(status, code, message, self.exchange.id)
-
     def _promise(self) -> str:
         if self.transcript is None or self.plan is None or self.plan.kind in (Kind.ENDED, Kind.AGAIN):
             return "no"

@@ -16,6 +16,8 @@ from orchestrator.gateway.asked import Unfit, ask
 from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts, ClientGone
 from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.dialects import ErrorShape
+from orchestrator.gateway.dialects.errors import openai_error
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.ids import RequestIds
@@ -115,7 +117,9 @@ class Proxy:
             if job is not None and job.response is not None and job.response.prepared:
                 raise  # breaks the connection: the client must not take what it has for an answer
             message = "the gateway failed on this request; its log has the reason"
-            response = error_response(500, "gateway_error", message, request_id=exchange.id)
+            response = error_response(
+                500, "gateway_error", message, request_id=exchange.id, shape=_shape_for(job)
+            )
         finally:
             if not exchange.over:
                 exchange.move(Stage.DONE if outcome in _ANSWERED else Stage.FAILED)
@@ -140,21 +144,22 @@ class Proxy:
 
     async def _read(self, request: web.BaseRequest, exchange: Exchange) -> Job:
         """Take in the whole request, which is what makes it repeatable. Raises Turned, ClientGone."""
+        shape: ErrorShape = openai_error
         try:
             if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
                 raise Unfit(501, "not_implemented", "this gateway does not proxy web sockets")
-            row_of(request.method, request.raw_path.partition("?")[0], self._config.allow_paths)
+            shape = row_of(request.method, request.raw_path.partition("?")[0], self._config.allow_paths).error
             body = await self._intake.read(request)
             kind = request.headers.get(hdrs.CONTENT_TYPE, "")
             asked = ask(request.method, request.raw_path, kind, body, self._config.allow_paths)
         except (Unfit, Refusal) as refused:
-            raise self._refused(refused, exchange) from None
+            raise self._refused(refused, exchange, shape) from None
         except ConnectionError:
             raise ClientGone from None
         headers = forwarded(request.headers, exchange.id, self._config.api_key)
         return Job(request, exchange, asked=asked, headers=headers, continuation=self._config.continuation)
 
-    def _refused(self, refused: Unfit | Refusal, exchange: Exchange) -> Turned:
+    def _refused(self, refused: Unfit | Refusal, exchange: Exchange, shape: ErrorShape) -> Turned:
         """The answer to what no target is asked for."""
         busy = refused.status in _BUSY
         response = error_response(
@@ -163,6 +168,8 @@ class Proxy:
             refused.message,
             request_id=exchange.id,
             retry_after=self._config.retry_after if busy else None,
+            shape=shape,
+            param=refused.param if isinstance(refused, Unfit) else "",
         )
         if isinstance(refused, Refusal) or refused.status == _NOT_IMPLEMENTED:
             response.force_close()
@@ -322,9 +329,13 @@ class Proxy:
 
     def _turn(self, job: Job, status: int, code: str, message: str) -> Turned:
         response = error_response(
-            status, code, message, request_id=job.exchange.id, retry_after=self._config.retry_after
+            status,
+            code,
+            message,
+            request_id=job.exchange.id,
+            retry_after=self._config.retry_after,
+            shape=_shape_for(job),
         )
-        response.body = job.error_body(status, code, message)
         return Turned(response, Outcome.REFUSED if status == 503 else Outcome.FAILED)
 
     async def _end_now(self, exchange: Exchange, job: Job | None) -> tuple[web.StreamResponse, Outcome]:
@@ -334,9 +345,19 @@ class Proxy:
             return out, Outcome.CUT
         message = "this gateway is stopping; ask another"
         response = error_response(
-            503, "gateway_stopping", message, request_id=exchange.id, retry_after=self._config.retry_after
+            503,
+            "gateway_stopping",
+            message,
+            request_id=exchange.id,
+            retry_after=self._config.retry_after,
+            shape=_shape_for(job),
         )
         return response, Outcome.REFUSED
 
     def _elapsed(self, exchange: Exchange) -> float:
         return self._clock.now() - exchange.started
+
+
+def _shape_for(job: Job | None) -> ErrorShape:
+    """The shape of errors for a request, OpenAI's before it was read."""
+    return openai_error if job is None else job.asked.dialect.error

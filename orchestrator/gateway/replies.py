@@ -1,9 +1,10 @@
-"""Answers that the gateway gives itself, in the shape that OpenAI clients read."""
+"""Answers that the gateway gives itself."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
+from orchestrator.gateway.dialects import ErrorShape
 from orchestrator.gateway.dialects.errors import openai_error
 
 REQUEST_ID = "X-Request-Id"
@@ -13,15 +14,24 @@ NODE = "X-Orchestrator-Node"
 
 
 def error_response(
-    status: int, code: str, message: str, *, request_id: str = "", retry_after: int | None = None
+    status: int,
+    code: str,
+    message: str,
+    *,
+    request_id: str = "",
+    retry_after: int | None = None,
+    shape: ErrorShape = openai_error,
+    param: str = "",
 ) -> web.Response:
-    """An error in OpenAI's JSON shape. `code` is for programs, `message` for people."""
+    """An error in the shape of the client's dialect. `code` is for programs, `message` for people, `param`
+    names the field at fault.
+    """
     headers = {"Content-Type": "application/json"}
     if request_id:
         headers[REQUEST_ID] = request_id
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
-    return web.Response(status=status, headers=headers, body=openai_error(status, code, message, request_id))
+    return web.Response(status=status, headers=headers, body=shape(status, code, message, request_id, param))
 
 
 _CODES = {

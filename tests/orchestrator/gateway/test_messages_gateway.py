@@ -8,7 +8,9 @@ from typing import Any
 import anthropic
 import pytest
 
+from policies.model import TargetSpec
 from tests.support.chat_answers import ChatAnswer
+from tests.support.gateway_rig import MODEL, Engine
 
 ASK: dict[str, Any] = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 
@@ -113,3 +115,57 @@ async def test_an_engines_error_is_anthropics(upstreams, gateways, claude, behav
         await client.messages.create(**ASK)
     assert caught.value.type == "not_found_error"
     assert caught.value.body["request_id"] == caught.value.request_id
+
+
+async def test_what_cannot_be_carried_is_refused_before_any_engine(upstreams, gateways, claude):
+    engine = await upstreams("a", says(ChatAnswer("Hello")))
+    client = claude(await gateways(engine), api_key="k")
+    with pytest.raises(anthropic.BadRequestError, match="container") as caught:
+        await client.messages.create(**ASK, extra_body={"container": "c1"})
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.body["request_id"] == caught.value.request_id
+    assert not engine.seen
+
+
+async def test_a_gateway_without_targets_says_so_in_anthropics_shape(gateways, claude):
+    client = claude(await gateways(queue_deadline=0.05), api_key="k")
+    with pytest.raises(anthropic.ServiceUnavailableError) as caught:
+        await client.messages.create(**ASK)
+    assert caught.value.type == "overloaded_error"
+    assert caught.value.body["request_id"] == caught.value.request_id
+    assert json.loads(caught.value.response.text)["type"] == "error"
+
+
+async def test_a_message_goes_on_at_another_node(tmp_path, gateways, claude, eventually):
+    """The node that streams it is killed: the client gets the message that it would have got."""
+    ask = {**ASK, "max_tokens": 60, "system": "be brief"}
+    engines = [
+        Engine(name, tmp_path, ("--enable-scale-out", "--tokens-per-second", "50")) for name in ("a", "b")
+    ]
+    try:
+        for engine in engines:
+            await engine.start()
+        specs = [TargetSpec(id=engine.name, address=engine.address, build="same") for engine in engines]
+        running = await gateways(*specs)
+
+        async def probed():
+            rows = await running.targets()
+            return all((row["continuation"] or {}).get("way") == "derender" for row in rows.values())
+
+        await eventually(probed)
+        client = claude(running, api_key="k")
+        uncut = await client.messages.create(**{**ask, "model": MODEL})
+        async with client.messages.stream(**{**ask, "model": MODEL}) as stream:
+            serving = stream.response.headers["x-orchestrator-node"]
+            begun = False
+            async for _ in stream.text_stream:
+                if not begun:
+                    await next(engine for engine in engines if engine.name == serving).kill()
+                begun = True
+            message = await stream.get_final_message()
+        whole, cut = (each.to_dict(exclude_none=True) | {"id": ""} for each in (uncut, message))
+        assert cut == whole
+        assert (await running.state())["totals"]["streams_continued"] == 1
+    finally:
+        for engine in engines:
+            await engine.close()
