@@ -14,6 +14,7 @@ from orchestrator.config_types import (
     Factor,
     FilePath,
     HostNames,
+    Networks,
     Section,
     Size,
     Strings,
@@ -155,6 +156,13 @@ class GatewayTable(Section):
         default=_DEFAULTS.allow_paths,
         description="Paths that clients may reach besides /v1/.",
         examples=[["/health", "/tokenize"]],
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="Addresses and networks of proxies in front of the gateway: what they say in "
+        "X-Forwarded-For, -Proto and -Host is passed on to the nodes, with theirs added. What others say "
+        "there is dropped.",
+        examples=[["10.0.0.0/8"]],
     )
     linger: Duration = duration_key(
         _DEFAULTS.linger, "How long a stopping gateway still accepts, telling clients to reconnect."

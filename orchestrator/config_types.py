@@ -7,6 +7,7 @@ numbers are taken in the base unit: seconds, fractions of one, US dollars per ho
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import os
@@ -198,6 +199,18 @@ def _host_names(value: object) -> object:
     return names
 
 
+def _networks(value: object) -> object:
+    names = _strings(value)
+    for name in names if isinstance(names, tuple) else ():
+        try:
+            ipaddress.ip_network(name, strict=False)
+        except ValueError:
+            raise ValueError(
+                f'{shown(name)} is neither an address nor a network; write text such as "10.0.0.0/8"'
+            ) from None
+    return names
+
+
 def _texts(value: object) -> object:
     if not isinstance(value, Mapping):
         raise ValueError(
@@ -272,6 +285,11 @@ Strings = Annotated[
 HostNames = Annotated[
     tuple[str, ...],
     BeforeValidator(_host_names),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]
+Networks = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_networks),
     WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
 Texts = Annotated[

@@ -17,7 +17,7 @@ from orchestrator.gateway.handover import inheritance
 from orchestrator.units import parse_host_port
 
 _PATHS = ("targets_file", "socket")
-_TUPLES = ("allow_paths", "allowed_hosts")
+_TUPLES = ("allow_paths", "allowed_hosts", "trusted_proxies")
 
 
 def config_from_json(text: str) -> GatewayConfig:

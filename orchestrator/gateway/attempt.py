@@ -18,6 +18,7 @@ from orchestrator.gateway import upstream
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.continuation import Broken, Capability, Continuation
 from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.headers import returned
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.kept import was_kept
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
@@ -177,7 +178,7 @@ class Attempts:
             if size > limit:
                 return await self._pass_through(job, leash, answer, b"".join(parts))
         body = b"".join(parts)
-        headers = upstream.returned(answer.headers)
+        headers = returned(answer.headers)
         failure = failures.of_status(answer.status, body, draining=entry.draining)
         if failure is None and answer.status == _OK and job.request.method == hdrs.METH_POST:
             failure = job.asked.dialect.whole(job.asked, body)
@@ -243,7 +244,7 @@ class Attempts:
         self, job: Job, leash: Leash, answer: aiohttp.ClientResponse, head: bytes
     ) -> web.StreamResponse:
         """Send the first bytes to the client. From here the request cannot be sent again."""
-        headers = job.answer_headers(upstream.returned(answer.headers), leash.entry)
+        headers = job.answer_headers(returned(answer.headers), leash.entry)
         out = web.StreamResponse(status=answer.status, headers=headers)
         if answer.content_type != _EVENT_STREAM and answer.content_length is not None:
             out.content_length = answer.content_length

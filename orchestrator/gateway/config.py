@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +95,7 @@ class GatewayConfig:
     unread_timeout: float = 60.0
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
     allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
+    trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-* is believed
     api_key: str | None = field(default=None, repr=False)  # replaces the client's own; None passes that on
 
     linger: float = 1.0  # time a stopping gateway still accepts, telling clients to reconnect elsewhere
@@ -112,6 +114,13 @@ class GatewayConfig:
             raise GatewayError(f"gateway: continuation: {self.continuation!r}: must be one of {known}")
         if not 0 <= self.port <= 65535:
             raise GatewayError(f"gateway: port: {self.port}: must be 0 (any free port) to 65535")
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise GatewayError(
+                    f"gateway: trusted_proxies: {network!r}: must be an address or a network, as 10.0.0.0/8"
+                ) from None
         for path in (self.health_path, *self.allow_paths):
             if not path.startswith("/"):
                 raise GatewayError(f"gateway: path {path!r}: must start with a slash")

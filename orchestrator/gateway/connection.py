@@ -23,11 +23,9 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 
 from cloud.serving.requests import Connection, Server
+from orchestrator.gateway.headers import PSEUDONYM
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.replies import ANTHROPIC_REQUEST_ID, REQUEST_ID
-
-SERVER = "spot-orchestrator"
-"""What answers call their server, and the gateway itself in `Via`."""
 
 _FIELDS_MOST = 128
 _MANY_FIELDS = "Too many headers"
@@ -60,7 +58,7 @@ class ClientRequest(web.BaseRequest):
         self._ids = ids
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        response.headers["Server"] = SERVER
+        response.headers["Server"] = PSEUDONYM
         if REQUEST_ID not in response.headers:
             response.headers[REQUEST_ID] = self._ids.of(self.headers)
         response.headers[ANTHROPIC_REQUEST_ID] = response.headers[REQUEST_ID]

@@ -20,6 +20,7 @@ from orchestrator.gateway.dialects import ErrorShape
 from orchestrator.gateway.dialects.errors import openai_error
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.failure import Blame, Failure
+from orchestrator.gateway.headers import Forwarding
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.job import Job
@@ -27,7 +28,6 @@ from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
 from orchestrator.gateway.request import Exchange, Payment, Stage, Suspect
 from orchestrator.gateway.targets import Entry, TargetTable
-from orchestrator.gateway.upstream import forwarded
 from orchestrator.gateway.watch import Watch
 
 log = structlog.get_logger("orchestrator.gateway")
@@ -71,6 +71,7 @@ class Proxy:
         self._admission = admission
         self._metrics = metrics
         self._ids = ids
+        self._forwarding = Forwarding(config.trusted_proxies, config.api_key)
         self._intake = Intake(
             limit=config.body_limit,
             total=config.bodies_limit,
@@ -156,7 +157,7 @@ class Proxy:
             raise self._refused(refused, exchange, shape) from None
         except ConnectionError:
             raise ClientGone from None
-        headers = forwarded(request.headers, exchange.id, self._config.api_key)
+        headers = self._forwarding.to_node(request, exchange.id)
         return Job(request, exchange, asked=asked, headers=headers, continuation=self._config.continuation)
 
     def _refused(self, refused: Unfit | Refusal, exchange: Exchange, shape: ErrorShape) -> Turned:

@@ -1,17 +1,14 @@
-"""The connections to the targets: sockets that notice a vanished machine, headers as a proxy sets them."""
+"""The connections to the targets: sockets that notice a vanished machine."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from orchestrator.gateway.config import GatewayConfig
-from orchestrator.gateway.dialects.messages_in import auth_headers
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.kept import KeptConnections
 
@@ -20,14 +17,6 @@ _USER_TIMEOUT_MS = 5000  # unacknowledged data older than this ends the connecti
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 2, 1, 3
 _READ_BUFFER = 2**16
 
-_HOP_BY_HOP = frozenset(
-    {
-        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-        "te", "trailer", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
-_NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "expect", "accept-encoding", "x-request-id"}
-_NOT_RETURNED = _HOP_BY_HOP | {"content-length", "x-request-id"}
 _OURS_ONLY = frozenset({"User-Agent", "Content-Type", "Accept", "Accept-Encoding"})
 
 
@@ -50,27 +39,6 @@ def target_url(address: str, raw_path: str) -> URL:
     return URL(f"http://{address}{raw_path}", encoded=True)
 
 
-def forwarded(headers: Mapping[str, str], request_id: str, api_key: str | None) -> CIMultiDict[str]:
-    """The headers for the target.
-
-    Hop-by-hop headers end here. The answer is asked for uncompressed, since the gateway must read it to
-    know whether it is whole. The client's Authorization, or what stands for it, passes unless the gateway has
-    a key of its own.
-    """
-    out = _without(headers, _NOT_FORWARDED)
-    auth_headers(out)
-    out["Accept-Encoding"] = "identity"
-    out["X-Request-Id"] = request_id
-    if api_key is not None:
-        out["Authorization"] = f"Bearer {api_key}"
-    return out
-
-
-def returned(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """The headers for the client."""
-    return _without(headers, _NOT_RETURNED)
-
-
 def failure_of(error: BaseException) -> Failure | None:
     """The failure an error of the client library stands for; None for our own timers and others."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
@@ -82,14 +50,6 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
         return Failure.DISCONNECTED
     return None
-
-
-def _without(headers: Mapping[str, str], names: frozenset[str]) -> CIMultiDict[str]:
-    """A copy without `names` and without what the Connection header names."""
-    listed = headers.get("Connection")
-    if listed:
-        names = names | {name.strip().lower() for name in listed.split(",")}
-    return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in names])
 
 
 def _socket(info: Any) -> socket.socket:

@@ -357,4 +357,3 @@ async def test_own_endpoints(upstreams, gateways, client, eventually):
 
     await eventually(ready)
     assert (await get("/metrics"))[0] == 404, "that is nobody's business out there"
-    assert (await get("/v1/state"))[0] == 404
