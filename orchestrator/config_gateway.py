@@ -152,6 +152,10 @@ class GatewayTable(Section):
         _DEFAULTS.unread_timeout,
         "How long a client may leave a part of its answer unread before its connection ends.",
     )
+    unread_limit: Size = size_key(
+        _DEFAULTS.unread_limit,
+        "What all clients together may leave unread; for more, the connection ends that has most.",
+    )
     allow_paths: Strings = Field(
         default=_DEFAULTS.allow_paths,
         description="Paths that clients may reach besides /v1/.",

@@ -29,7 +29,7 @@ from cloud.serving.sockets import serve as serve_http
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.clients import Clients, connections_most
 from orchestrator.gateway.config import GatewayConfig, GatewayError
-from orchestrator.gateway.connection import Bounds, ClientRequest
+from orchestrator.gateway.connection import Bounds, ClientRequest, Unread
 from orchestrator.gateway.control import Control
 from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.health import HealthChecker
@@ -306,7 +306,7 @@ class Gateway:
             most=min(config.connection_limit, connections_most()),
             bounds=Bounds(config.head_limit, config.head_timeout, config.unread_timeout, config.body_rate),
             on_ended=self.metrics.connection_ended,
-            on_unread=self.metrics.answer_unread,
+            unread=Unread(config.unread_limit, self.metrics.answer_unread),
             request_factory=make_request,
             handler_cancellation=True,
             access_log=None,

@@ -17,7 +17,7 @@ import structlog
 from aiohttp import web
 
 from cloud.serving.requests import Server
-from orchestrator.gateway.connection import Bounds, ClientConnection
+from orchestrator.gateway.connection import Bounds, ClientConnection, Unread
 
 log = structlog.get_logger("orchestrator.gateway")
 
@@ -38,7 +38,7 @@ def connections_most() -> int:
 class Clients(Server):
     """An HTTP server that holds `most` connections within `bounds`.
 
-    `on_ended` hears of each that was one too many, `on_unread` of each that did not read its answer.
+    `on_ended` hears of each that was one too many; `unread` bounds what they leave unread.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Clients(Server):
         most: int,
         bounds: Bounds,
         on_ended: Callable[[], None],
-        on_unread: Callable[[], None],
+        unread: Unread,
         **more: Any,
     ) -> None:
         super().__init__(self._answer, **more)
         self._handler, self._most, self._on_ended = handler, most, on_ended
-        self._bounds, self._on_unread = bounds, on_unread
+        self._bounds, self._unread = bounds, unread
         self._silent: dict[web.RequestHandler, float] = {}  # that owe us something, the longest first
         self._asking: set[web.RequestHandler] = set()
         self._said_at: float | None = None
@@ -62,7 +62,7 @@ class Clients(Server):
     def __call__(self) -> ClientConnection:
         """A new connection."""
         return ClientConnection(
-            self, loop=self._loop, bounds=self._bounds, on_unread=self._on_unread, **self._kwargs
+            self, loop=self._loop, bounds=self._bounds, unread=self._unread, **self._kwargs
         )
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:

@@ -43,7 +43,8 @@ class GatewayConfig:
     silence inside a body, `body_rate`: bytes a second that it must have on the whole once that is over.
     `answer_limit`: largest plain answer held back for a retry; a longer one is passed through.
     `connection_limit`: connections that clients may hold. `head_limit`: largest head of a request,
-    `head_timeout`: for all of it. `unread_timeout`: how long a client may leave an answer unread.
+    `head_timeout`: for all of it. `unread_timeout`: how long a client may leave an answer unread,
+    `unread_limit`: what all clients together may leave unread.
 
     Raises GatewayError when a value makes no sense.
     """
@@ -93,6 +94,7 @@ class GatewayConfig:
     head_limit: int = 64 * 1024
     head_timeout: float = 10.0
     unread_timeout: float = 60.0
+    unread_limit: int = 256 * 1024 * 1024
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
     allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
     trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-* is believed
@@ -170,6 +172,7 @@ _POSITIVE = (
     "head_limit",
     "head_timeout",
     "unread_timeout",
+    "unread_limit",
 )
 _NOT_NEGATIVE = (
     "queue_limit",

@@ -50,6 +50,34 @@ class Bounds:
     unread_rate: int
 
 
+class Unread:
+    """The parts of answers that clients have not read: `most` bytes of all of them together. For more, the
+    connection ends that holds most. `on_ended` hears of every one that ends for not reading.
+    """
+
+    def __init__(self, most: int, on_ended: Callable[[], None]) -> None:
+        self._most, self._on_ended = most, on_ended
+        self._sizes: dict[ClientConnection, int] = {}
+        self._total = 0
+
+    def waits(self, connection: ClientConnection, size: int) -> None:
+        """So many bytes wait for this client."""
+        self._total += size - self._sizes.get(connection, 0)
+        self._sizes[connection] = size
+        while self._total > self._most:
+            self.end(max(self._sizes, key=self._sizes.__getitem__))
+
+    def read(self, connection: ClientConnection) -> None:
+        """None do. Idempotent."""
+        self._total -= self._sizes.pop(connection, 0)
+
+    def end(self, connection: ClientConnection) -> None:
+        """End a connection whose client does not read."""
+        self.read(connection)
+        self._on_ended()
+        connection.abort()
+
+
 class ClientRequest(web.BaseRequest):
     """A request whose answer always says who answers, without versions, and which request it was."""
 
@@ -65,22 +93,20 @@ class ClientRequest(web.BaseRequest):
 
 
 class ClientConnection(Connection):
-    """A connection of a client of the gateway. `on_unread` hears when one ends for not reading."""
+    """A connection of a client of the gateway."""
 
     __slots__ = (
         "_body",
         "_bounds",
         "_head_timer",
-        "_on_unread",
         "_over",
         "_overhead",
+        "_unread",
         "_unread_timer",
         "_wire",
     )
 
-    def __init__(
-        self, manager: Server, *, bounds: Bounds, on_unread: Callable[[], None], **more: Any
-    ) -> None:
+    def __init__(self, manager: Server, *, bounds: Bounds, unread: Unread, **more: Any) -> None:
         super().__init__(
             manager,
             max_line_size=bounds.head,
@@ -88,7 +114,7 @@ class ClientConnection(Connection):
             max_headers=_FIELDS_MOST,
             **more,
         )
-        self._bounds, self._on_unread = bounds, on_unread
+        self._bounds, self._unread = bounds, unread
         self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that came
         self._overhead = 0  # bytes in a row that ended no head and brought no byte of a body
         self._over = False  # nothing that comes now is read
@@ -208,7 +234,8 @@ class ClientConnection(Connection):
         super().pause_writing()
         size = self._wire.get_write_buffer_size()
         patience = self._bounds.unread_time + size / self._bounds.unread_rate
-        self._unread_timer = self._loop.call_later(patience, self._is_unread)
+        self._unread_timer = self._loop.call_later(patience, self._unread.end, self)
+        self._unread.waits(self, size)
 
     def resume_writing(self) -> None:
         """The client has it."""
@@ -216,13 +243,10 @@ class ClientConnection(Connection):
         super().resume_writing()
 
     def _stop_unread_timer(self) -> None:
+        self._unread.read(self)
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
-
-    def _is_unread(self) -> None:
-        self._on_unread()
-        self.abort()
 
 
 def _error(status: int, text: str) -> _ErrInfo:

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from orchestrator.gateway import app, clients, selfcheck
+from orchestrator.gateway import app, clients, connection, selfcheck
 from tests.support.connections import still_open
 
 MOST = 20
@@ -153,6 +153,28 @@ async def test_who_does_not_read_its_answer_is_let_go(upstreams, gateways, ask, 
     await eventually(lambda: running.gateway.metrics.active == 0)
     await eventually(lambda: running.gateway._server.connections == [])
     assert (await running.targets())["node"]["in_flight"] == 0
+
+
+def test_of_many_who_do_not_read_those_with_most_are_let_go():
+    class Connection:
+        aborted = False
+
+        def abort(self):
+            self.aborted = True
+
+    ends = []
+    unread = connection.Unread(100, lambda: ends.append(1))
+    small, large, middle, last = [Connection() for _ in range(4)]
+    for one, size in ((small, 10), (large, 50), (middle, 40), (last, 5)):
+        unread.waits(one, size)
+    assert [one.aborted for one in (small, large, middle, last)] == [False, True, False, False]
+    unread.read(middle)
+    unread.read(middle)
+    unread.waits(last, 85)
+    assert [one.aborted for one in (small, middle, last)] == [False] * 3
+    unread.waits(middle, 200)
+    assert [one.aborted for one in (small, middle, last)] == [False, True, False]
+    assert len(ends) == 2
 
 
 async def test_who_reads_slowly_gets_everything(upstreams, gateways, behave, raw):
