@@ -12,6 +12,7 @@ from collections import Counter
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from policies.model import TargetSpec
 
@@ -122,3 +123,89 @@ async def test_a_full_engine_hands_over_to_another(gateways):
             await clients.more(60)
         assert set(clients.got) == {"plain", "stream"}
         assert set(clients.nodes) == {"a", "b"}
+
+
+IDS = ("--enable-scale-out", "--enable-tokenizer-info-endpoint")
+ID_ROUTES = (
+    "/v1/chat/completions/render",
+    "/v1/completions/render",
+    "/v1/chat/completions/derender",
+    "/v1/completions/derender",
+    "/inference/v1/generate",
+    "/inference/v1/abort_requests",
+)
+SPELLINGS = (
+    "/v1/completions/%72ender",
+    "/v1/completions/../completions/render",
+    "/v1//completions/render",
+    "/v1/completions%2Frender",
+    "/v1/completions/render/",
+    "/v1/completions/render?x=1",
+    "/v1/../inference/v1/generate",
+    "/v1/%2e%2e/inference/v1/generate",
+    "/v1/../tokenizer_info",
+)
+
+
+async def test_clients_never_reach_the_routes_that_speak_ids(gateways, client):
+    async with engine(*IDS) as (_, a):
+        running = await gateways(TargetSpec(id="a", address=a))
+        for route in ID_ROUTES:
+            async with client.post(f"http://{a}{route}", json={}) as answer:
+                assert answer.status == 400, "the engine has it"
+        async with client.get(f"http://{a}/tokenizer_info") as answer:
+            assert answer.status == 200
+        for path in (*ID_ROUTES, "/tokenizer_info", "/faults/freeze", *SPELLINGS):
+            for method in ("POST", "GET"):
+                url = URL(running.url + path, encoded=True)
+                async with client.request(method, url, json={} if method == "POST" else None) as answer:
+                    assert answer.status == 404, path
+                    assert (await answer.json())["error"]["code"] == "not_found"
+
+
+def _form(**fields: str) -> aiohttp.FormData:
+    form = aiohttp.FormData(fields)
+    form.add_field("file", b"\1\2" * 50, filename="a.wav", content_type="audio/wav")
+    return form
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": ["one", "two"]}),
+        ("/v1/embeddings", {"input": [[1, 2], [3]], "encoding_format": "base64"}),
+        ("/pooling", {"input": "one"}),
+        ("/classify", {"input": ["one", "two"]}),
+        ("/score", {"text_1": "q", "text_2": ["a", "b"]}),
+        ("/v1/score", {"text_1": "q", "text_2": "a"}),
+        ("/rerank", {"query": "q", "documents": ["a", "b", "c"]}),
+        ("/v1/rerank", {"query": "q", "documents": ["a", "b", "c"], "top_n": 2}),
+        ("/v2/rerank", {"query": "q", "documents": ["a", "b", "c"]}),
+        ("/tokenize", {"prompt": "hi"}),
+        ("/detokenize", {"tokens": [104, 105]}),
+        ("/v1/responses", {"input": "hi", "max_output_tokens": 4}),
+        ("/v1/responses", {"input": "!say 3", "stream": True}),
+        ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "max_tokens": 4}),
+        ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "max_tokens": 4, "stream": True}),
+        ("/v1/audio/transcriptions", None),
+        ("/v1/audio/speech", {"input": "some words", "voice": "v"}),
+    ],
+)
+async def test_every_dialect_passes_whole(gateways, client, path, body):
+    """The engine's answer is one that the gateway's rules call whole, and it passes unchanged."""
+    async with engine() as (_, a):
+        running = await gateways(TargetSpec(id="a", address=a))
+        seen = []
+        for url in (f"http://{a}", running.url):
+            given = {"data": _form(model="m")} if body is None else {"json": {"model": "m", **body}}
+            async with client.post(url + path, headers={"X-Request-Id": "one"}, **given) as answer:
+                assert answer.status == 200, await answer.text()
+                data = re.sub(
+                    rb'"(id|created|created_at|item_id|sequence_number)":("[^"]*"|\d+)',
+                    b"",
+                    await answer.read(),
+                )
+                events = data.strip().split(b"\n\n")  # how many there are depends on the machine
+                seen.append((answer.content_type, events[-1] if body and body.get("stream") else data))
+        assert seen[0] == seen[1]
+        assert (await running.state())["totals"]["streams_cut"] == 0
