@@ -18,6 +18,7 @@ from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.dialects import ErrorShape
 from orchestrator.gateway.dialects.errors import openai_error
+from orchestrator.gateway.dialects.stored import Stored
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.headers import Forwarding
@@ -27,6 +28,7 @@ from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
 from orchestrator.gateway.request import Exchange, Payment, Stage, Suspect
+from orchestrator.gateway.stream import ResponsesJudge
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.watch import Watch
 
@@ -37,6 +39,7 @@ _TIMEOUTS = frozenset(
     {Failure.FIRST_TOKEN_TIMEOUT, Failure.DEADLINE, Failure.STALLED, Failure.LOST}
 )  # fmt: skip
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
+_FIRST_SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501  # what follows an upgrade is not HTTP
 _BUSY = frozenset({429, 503})
 _BEGUN = frozenset({Stage.STREAMING, Stage.CONTINUING})  # the client has a part of the answer
@@ -72,6 +75,7 @@ class Proxy:
         self._metrics = metrics
         self._ids = ids
         self._forwarding = Forwarding(config.trusted_proxies, config.api_key)
+        self._stored = Stored()
         self._intake = Intake(
             limit=config.body_limit,
             total=config.bodies_limit,
@@ -180,6 +184,7 @@ class Proxy:
         """Place the request and try, until there is an answer or nothing is left to try. Raises Turned."""
         exchange = job.exchange
         self._budget.deposit()
+        self._find_home(job)
         error: AttemptFailed | None = None
         while True:
             try:
@@ -193,7 +198,7 @@ class Proxy:
                 else:
                     exchange.move(Stage.SENT)
                     response = await self._attempts.run(job, entry)
-                self._succeeded(job)
+                self._succeeded(job, entry)
                 return response
             except AttemptFailed as failed:
                 error = failed
@@ -224,10 +229,30 @@ class Proxy:
         retry_after = None if error.answer is None else error.answer.retry_after
         self._table.blame(entry, failure, retry_after)
 
-    def _succeeded(self, job: Job) -> None:
+    def _find_home(self, job: Job) -> None:
+        """Send a request for a stored thing where that is. Raises Turned where that node is gone."""
+        stored = job.asked.stored
+        node = None if stored is None else self._stored.node_of(stored)
+        if node is None:
+            return
+        if not self._table.knows(node):
+            raise self._turn(
+                job,
+                404,
+                "stored_on_lost_node",
+                f"{stored} was kept on node {node}, which is gone; make it anew",
+            )
+        job.exchange.wish.home = node
+
+    def _succeeded(self, job: Job, entry: Entry) -> None:
         exchange = job.exchange
-        for suspect in exchange.suspects:
-            self._table.blame(suspect.entry, suspect.failure)
+        if job.asked.stored is None:
+            for suspect in exchange.suspects:
+                self._table.blame(suspect.entry, suspect.failure)
+        if isinstance(job.response, web.Response) and isinstance(job.response.body, bytes):
+            self._stored.learn(entry.spec.id, job.asked, job.response.body)
+        elif isinstance(job.judge, ResponsesJudge) and job.judge.response_id:
+            self._stored.note(entry.spec.id, job.judge.response_id)
         if job.response is not None and not job.response.prepared:
             self._metrics.first_byte(self._elapsed(exchange))
 
@@ -237,7 +262,11 @@ class Proxy:
         paid = Payment(self._budget, entry, sent_at=sent_at, now=self._clock.now())
         if exchange.stage is Stage.SENT:
             again = exchange.may_retry(
-                failure, repeatable=job.asked.repeatable, max_retries=self._config.max_retries, paid=paid
+                failure,
+                repeatable=job.asked.repeatable,
+                max_retries=self._config.max_retries,
+                paid=paid,
+                sought=job.asked.stored is not None,
             )
             if again and error.answer is not None:  # an answer to give is here: only others are waited for
                 again = self._table.hopeful(exchange.wish)
@@ -334,10 +363,17 @@ class Proxy:
             code,
             message,
             request_id=job.exchange.id,
-            retry_after=self._config.retry_after,
+            retry_after=self._config.retry_after if status >= _FIRST_SERVER_ERROR else None,
             shape=_shape_for(job),
         )
-        return Turned(response, Outcome.REFUSED if status == 503 else Outcome.FAILED)
+        outcome = (
+            Outcome.REFUSED
+            if status == 503
+            else Outcome.FAILED
+            if status >= _FIRST_SERVER_ERROR
+            else Outcome.BAD_REQUEST
+        )
+        return Turned(response, outcome)
 
     async def _end_now(self, exchange: Exchange, job: Job | None) -> tuple[web.StreamResponse, Outcome]:
         """The gateway is told to end at once: say so to the client instead of just going away."""

@@ -85,17 +85,20 @@ class Exchange:
         """Whether the request reached its end."""
         return self.stage is Stage.DONE or self.stage is Stage.FAILED
 
-    def may_retry(self, failure: Failure, *, repeatable: bool, max_retries: int, paid: Payment) -> bool:
+    def may_retry(
+        self, failure: Failure, *, repeatable: bool, max_retries: int, paid: Payment, sought: bool = False
+    ) -> bool:
         """Whether the failed attempt is followed by another; if so it is counted.
 
         Only before the first byte to the client. A refused request has cost nothing, as no target worked on
         it: it is bounded by the number of targets, each is tried once between two passed checks; but an
-        answer that may be the request's own fault is checked at `max_retries` peers only. Anything else
+        answer that may be the request's own fault is checked at `max_retries` peers only, unless the request
+        is `sought`: about something that one target has, nobody knows which. Anything else
         takes one of `max_retries`, is paid for, and needs a request that may run twice.
         """
         if self.stage is not Stage.SENT or failure is Failure.DEADLINE:
             return False
-        if failure.blames is Blame.DOUBT and len(self.suspects) > max_retries:
+        if failure.blames is Blame.DOUBT and not sought and len(self.suspects) > max_retries:
             return False
         if not failure.refused and not repeatable:
             return False

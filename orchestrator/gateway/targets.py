@@ -104,25 +104,31 @@ class Wish:
 
     `tried` maps targets that failed it to the health checks that they had passed then: they are left out
     until they passed another. `fits` says which can serve it at all, as when a broken stream needs the same
-    model. `again`: it lost its target and has been let in before.
+    model. `again`: it lost its target and has been let in before. `home` is the only target that will do,
+    draining or not, as it has what the request is about.
     """
 
-    __slots__ = ("again", "fits", "tried")
+    __slots__ = ("again", "fits", "home", "tried")
 
     def __init__(self) -> None:
         self.tried: dict[str, int] = {}
         self.fits: Callable[[Entry], bool] = _any
         self.again = False
+        self.home: str | None = None
 
     def allows(self, entry: Entry) -> bool:
         """Whether it may go there now."""
         passes = self.tried.get(entry.spec.id)
-        return (passes is None or entry.passes > passes) and self.fits(entry)
+        return (passes is None or entry.passes > passes) and self.suits(entry)
+
+    def suits(self, entry: Entry) -> bool:
+        """Whether it could ever go there."""
+        return self.fits(entry) and self.home in (None, entry.spec.id)
 
     @property
     def choosy(self) -> bool:
         """Whether a target that would do for others may not do for it."""
-        return bool(self.tried) or self.fits is not _any
+        return bool(self.tried) or self.fits is not _any or self.home is not None
 
     def failed_at(self, entry: Entry) -> None:
         """It failed there."""
@@ -214,6 +220,8 @@ class TargetTable:
         another check, and taken then only where there is no other.
         """
         now = self._now()
+        if wish.home is not None:
+            return self._at_home(wish, now)
         best: list[Entry] = []
         load = (True, True, 0.0)
         any_sound = False
@@ -240,6 +248,13 @@ class TargetTable:
         ]
         return min(left, key=_badness, default=None)
 
+    def _at_home(self, wish: Wish, now: float) -> Entry | None:
+        """The one target that has what the request is about, if it can take it now."""
+        entry = self._entries.get(wish.home or "")
+        if entry is None or not entry.breaker.allows(now) or self._full(entry, wish):
+            return None
+        return entry if wish.allows(entry) else None
+
     def _full(self, entry: Entry, wish: Wish) -> bool:
         """It holds as many requests as it may: so many for each serving unit that its weight tells of.
 
@@ -247,6 +262,10 @@ class TargetTable:
         """
         most = self._config.max_in_flight * max(1, entry.spec.weight // WEIGHT_OF_A_UNIT)
         return entry.in_flight >= (2 * most if wish.again else most)
+
+    def knows(self, node: str) -> bool:
+        """Whether the set has a target of this id."""
+        return node in self._entries
 
     def any_sound(self) -> bool:
         """Whether a request would go to a target that checks and requests both speak for."""
@@ -258,8 +277,9 @@ class TargetTable:
         if self.accepted is None:
             return True
         now, limits = self._now(), self.limits
-        untried = (entry for entry in self._active if entry.spec.id not in wish.tried)
-        return any(wish.fits(entry) and entry.hopeful(now, limits) for entry in untried)
+        among = self._active if wish.home is None else self._entries.values()
+        untried = (entry for entry in among if entry.spec.id not in wish.tried)
+        return any(wish.suits(entry) and entry.hopeful(now, limits) for entry in untried)
 
     def take(self, entry: Entry) -> None:
         """A request is given to the target. Every take is followed by exactly one give."""
