@@ -83,6 +83,7 @@ class HealthChecker:
             entry.suspicion.clear()
             await self._check(entry)
             if entry.health is TargetState.HEALTHY and entry.capability is None:
+                entry.capability = self._table.able_by_build(entry)
                 self._ask_what_it_can(entry)
             for _ in range(_AT_EASE):
                 if await self._suspected(entry, wait) or self._owes(entry, interval):

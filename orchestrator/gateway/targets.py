@@ -11,7 +11,7 @@ from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.blame import Breaker, BreakerState, Tab
 from orchestrator.gateway.clocks import Limits, TargetClock
 from orchestrator.gateway.config import GatewayConfig
-from orchestrator.gateway.continuation import Capability
+from orchestrator.gateway.continuation import Capability, Way
 from orchestrator.gateway.failure import Blame, Failure
 from policies.model import WEIGHT_OF_A_UNIT, TargetPhase, TargetSpec, TargetState
 
@@ -266,6 +266,13 @@ class TargetTable:
     def knows(self, node: str) -> bool:
         """Whether the set has a target of this id."""
         return node in self._entries
+
+    def able_by_build(self, entry: Entry) -> Capability | None:
+        """What another target of the same build can do for broken streams: good for a target that has not
+        been asked yet, so that its first streams are recorded too. None where nobody tells."""
+        build = entry.spec.build
+        alike = (e.capability for e in self if build and e.spec.build == build)
+        return next((can for can in alike if can is not None and can.way is not Way.NONE), None)
 
     def any_sound(self) -> bool:
         """Whether a request would go to a target that checks and requests both speak for."""

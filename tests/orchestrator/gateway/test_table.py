@@ -9,6 +9,7 @@ import pytest
 
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.continuation import Capability, Way
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.targets import ANYWHERE, StaleGeneration, TargetTable, Wish, WrongPool
 from policies.model import TargetPhase, TargetSpec, TargetState
@@ -331,3 +332,27 @@ def test_only_targets_that_fit_are_chosen_and_hoped_for(world):
     wish.fits = lambda entry: False
     assert world.chosen(wish) is None
     assert not world.table.hopeful(wish)
+
+
+# -- what targets can do for broken streams --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("builds", "ways", "found"),
+    [
+        (("x", "x", "x"), (None, None, None), None),
+        (("x", "x", "x"), (None, Way.DERENDER, None), Way.DERENDER),
+        (("x", "x", "x"), (None, Way.NONE, Way.CLEAN), Way.CLEAN),
+        (("x", "y", "x"), (None, Way.DERENDER, None), None),
+        (("", "", ""), (None, Way.DERENDER, None), None),
+    ],
+    ids=str,
+)
+def test_a_target_that_was_not_asked_yet_can_do_what_its_build_can(builds, ways, found):
+    world = World()
+    names = ("a", "b", "c")
+    world.put(*(spec(name, build=build) for name, build in zip(names, builds, strict=True)))
+    for name, way in zip(names, ways, strict=True):
+        world.entry(name).capability = None if way is None else Capability(way=way, identity="m")
+    able = world.table.able_by_build(world.entry("a"))
+    assert (able and able.way) == found
