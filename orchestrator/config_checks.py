@@ -21,25 +21,13 @@ from orchestrator.config_costs import cost_errors, stated_offerings
 from orchestrator.config_errors import Problem, Source
 from orchestrator.config_listeners import listener_errors
 from orchestrator.config_types import is_credential, is_open, unreadable
+from orchestrator.gateway.config import POSITIVE
 from orchestrator.units import HostPort, format_duration, shown
 
 _POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
 _SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
 _SHORTEST_LEASE: Final = 3.0
 _AWS_NOTICE: Final = 120.0  # s between a spot interruption notice and the reclaim on EC2
-_GATEWAY_POSITIVE: Final = {
-    "poll_interval",
-    "health_interval",
-    "health_timeout",
-    "queue_deadline",
-    "connect_timeout",
-    "first_token_timeout",
-    "answer_timeout",
-    "idle_timeout",
-    "breaker_open",
-    "body_limit",
-    "answer_limit",
-}
 
 _Found = tuple[tuple[str, ...], str]  # key path, sentence
 
@@ -186,7 +174,7 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
         yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
     yield from _socket_errors((*at, "gateway", "socket"), pool.gateway.socket)
     for key, value in pool.gateway:
-        if key in _GATEWAY_POSITIVE and not value > 0:
+        if key in POSITIVE and not value > 0:
             yield (*at, "gateway", key), "is 0, which lets nothing pass; write something above 0"
 
 
@@ -199,6 +187,12 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             (*at, "drain", "budget"),
             f"budget and margin need {_text(drain_time)}, but an interruption notice gives "
             f"{_text(_AWS_NOTICE)}; drains will be cut short, so lower one of them",
+        )
+    if pool.gateway.continuation != "off" and not pool.gateway.drain_margin < pool.drain.budget:
+        yield (
+            (*at, "gateway", "drain_margin"),
+            f"{_text(pool.gateway.drain_margin)} is not below drain.budget, so every stream leaves a node as "
+            f"soon as that drains; write less than {_text(pool.drain.budget)}",
         )
     if wanted.spot_share > 0 and wanted.spot_wanted == 0:
         yield (

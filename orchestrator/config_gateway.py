@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -65,9 +65,15 @@ class GatewayTable(Section):
         default=_DEFAULTS.health_path, pattern="^/", description="Path that tells whether an engine is well."
     )
     health_interval: Duration = duration_key(
-        _DEFAULTS.health_interval, "How often the gateway checks each target."
+        _DEFAULTS.health_interval,
+        "How often the gateway checks a target that owes answers and is silent; any other is checked at a "
+        "third of that pace.",
     )
-    health_timeout: Duration = duration_key(_DEFAULTS.health_timeout, "How long one check may take.")
+    health_timeout: Duration = duration_key(
+        _DEFAULTS.health_timeout,
+        "How long a target may be silent and leave its check unanswered. After that it is lost, and what it "
+        "was answering goes on elsewhere; a frozen node within this and two of `health_interval`.",
+    )
     health_fall: int = Field(
         default=_DEFAULTS.health_fall,
         ge=1,
@@ -81,6 +87,10 @@ class GatewayTable(Section):
     queue_deadline: Duration = duration_key(
         _DEFAULTS.queue_deadline, "How long a request may wait for a target before it is answered with 503."
     )
+    no_target_wait: Duration = duration_key(
+        _DEFAULTS.no_target_wait,
+        "How long a request waits while no target can be hoped for, before it is answered with 503.",
+    )
     retry_after: Duration = duration_key(
         _DEFAULTS.retry_after, "How long a refused client is told to wait, in whole seconds."
     )
@@ -93,12 +103,41 @@ class GatewayTable(Section):
         _DEFAULTS.connect_timeout, "How long opening a connection to a target may take."
     )
     first_token_timeout: Duration = duration_key(
-        _DEFAULTS.first_token_timeout, "Longest wait for the first token of a streaming request."
+        _DEFAULTS.first_token_timeout,
+        "Longest wait for the first token of a streaming request, while its target brings nothing to others "
+        "either: one that moves is busy, and gets the time it needs.",
     )
     answer_timeout: Duration = duration_key(
-        _DEFAULTS.answer_timeout, "Longest wait for the whole answer to a plain request."
+        _DEFAULTS.answer_timeout, "Longest life of a plain request, whatever its target does."
     )
-    idle_timeout: Duration = duration_key(_DEFAULTS.idle_timeout, "Longest silence inside a stream.")
+    stream_timeout: Duration = duration_key(
+        _DEFAULTS.stream_timeout, "Longest life of a streaming request, whatever its target does."
+    )
+    stall_factor: float = Field(
+        default=_DEFAULTS.stall_factor,
+        gt=0,
+        description="A stream that is silent for so many times the mean gap of its target's streams goes on "
+        "elsewhere, even if the target moves.",
+    )
+    stall_least: Duration = duration_key(
+        _DEFAULTS.stall_least, "Silence inside a stream that is no stall, whatever `stall_factor` says."
+    )
+    idle_timeout: Duration = duration_key(
+        _DEFAULTS.idle_timeout,
+        "Longest silence inside a stream: after it the stream goes on elsewhere, or ends with an error.",
+    )
+    continuation: Literal["on", "exact", "off"] = Field(
+        default=_DEFAULTS.continuation,  # type: ignore[arg-type]
+        description="What becomes of a stream whose node is lost. on: another node of the same build "
+        "finishes it, also where the rest cannot be exactly what the first one would have said; such a "
+        "stream is marked. exact: only where it can. off: it ends with an error. Clients may ask for less "
+        "with the header X-Continuation.",
+        examples=["exact"],
+    )
+    drain_margin: Duration = duration_key(
+        _DEFAULTS.drain_margin,
+        "How long before the deadline of a draining node its streams move that would outlive it.",
+    )
     max_retries: int = Field(
         default=_DEFAULTS.max_retries,
         ge=0,
@@ -118,7 +157,12 @@ class GatewayTable(Section):
         description="Failures in a row that keep requests away from a target for a while.",
     )
     breaker_open: Duration = duration_key(
-        _DEFAULTS.breaker_open, "How long requests are kept away before one may try the target again."
+        _DEFAULTS.breaker_open,
+        "How long requests are kept away before one may try the target again; twice as long each time that "
+        "one fails.",
+    )
+    breaker_longest: Duration = duration_key(
+        _DEFAULTS.breaker_longest, "Longest time for which requests are kept away from a target at once."
     )
     body_limit: Size = size_key(_DEFAULTS.body_limit, "Largest request body; larger ones get 413.")
     bodies_limit: Size = size_key(

@@ -208,7 +208,7 @@ class MachineDoctor:
         if self._gateway is None:
             return [skipped("a target group gets the requests instead of the gateway")]
         said, _ = self._gateway_says()
-        return running.continuation(None if said is None else said.continues)
+        return running.continuation(self._gateway.continuation, None if said is None else said.continues)
 
     def _notices(self) -> dict[str, float]:
         """What each source of notices leaves at worst, in seconds."""

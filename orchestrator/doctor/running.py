@@ -109,9 +109,12 @@ class Continues:
     why: str
 
 
-def continuation(asked: Sequence[Continues] | None) -> Findings:
-    """Whether answers that a node began are finished by others when it is lost. `asked` is what the gateway
-    found of its targets, None when there is no gateway that says it."""
+def continuation(mode: str, asked: Sequence[Continues] | None) -> Findings:
+    """Whether answers that a node began are finished by others when it is lost. `mode` is the pool's
+    `gateway.continuation`; `asked` is what the gateway found of its targets, None when there is no gateway
+    that says it."""
+    if mode == "off":
+        return [ok("gateway.continuation is off: a stream whose node is lost ends with an error")]
     if asked is None:
         return [skipped("no gateway answers that says whose answers others can finish")]
     if not asked:

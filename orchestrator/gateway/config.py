@@ -105,7 +105,7 @@ class GatewayConfig:
     seed: int | None = None  # of tie-breaks and request ids; None draws it from the system
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
+        for name in POSITIVE:
             if not getattr(self, name) > 0:
                 raise GatewayError(f"gateway: {name}: {getattr(self, name)!r}: must be more than zero")
         for name in _NOT_NEGATIVE:
@@ -146,7 +146,7 @@ class GatewayConfig:
 CONTINUATIONS = ("off", "exact", "on")
 """The settings of `continuation`, the strictest first."""
 
-_POSITIVE = (
+POSITIVE = (
     "poll_interval",
     "health_interval",
     "health_timeout",

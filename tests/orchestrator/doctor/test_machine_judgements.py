@@ -167,13 +167,18 @@ def one(way, node="a", why=""):
 
 
 def test_nobody_can_say_whose_answers_others_finish():
-    judged(running.continuation(None), SKIPPED, "no gateway answers that says")
-    judged(running.continuation([]), SKIPPED, "no target has been asked yet")
+    judged(running.continuation("on", None), SKIPPED, "no gateway answers that says")
+    judged(running.continuation("on", []), SKIPPED, "no target has been asked yet")
+
+
+def test_who_wants_no_continuation_is_not_warned():
+    judged(running.continuation("off", [one("none", why="no ids")]), OK, "is off")
 
 
 def test_those_whose_answers_others_cannot_finish_are_named_with_what_to_do():
     found = running.continuation(
-        [one("derender", "a"), one("none", "b", "no ids"), one("clean", "c", "403"), one("derender", "d")]
+        "exact",
+        [one("derender", "a"), one("none", "b", "no ids"), one("clean", "c", "403"), one("derender", "d")],
     )
     assert [(f.state, f.subject) for f in found] == [(WARN, "b"), (WARN, "c"), (OK, "")]
     assert "its answers end with an error: no ids" in found[0].text
