@@ -59,6 +59,26 @@ def gateway(outcome: str, of_a_hundred: float) -> Series:
     }
 
 
+def cut(of_a_thousand: float) -> Series:
+    """Streams that were cut, of so many requests."""
+    return {
+        'orchestrator_gateway_streams_cut_total{instance="g",reason="lost"}': rising(of_a_thousand / 2),
+        'orchestrator_gateway_streams_cut_total{instance="g",reason="disconnected"}': rising(
+            of_a_thousand / 2
+        ),
+        'orchestrator_gateway_requests_total{instance="g",outcome="ok"}': rising(1000 - of_a_thousand),
+        'orchestrator_gateway_requests_total{instance="g",outcome="cut"}': rising(of_a_thousand),
+    }
+
+
+def continuations(failed: float, continued: float) -> Series:
+    name = "orchestrator_gateway_continuations_total"
+    return {
+        f'{name}{{instance="g",kind="exact",result="failed"}}': rising(failed),
+        f'{name}{{instance="g",kind="exact",result="continued"}}': rising(continued),
+    }
+
+
 def calls(outcome: str, bad: float, good: float) -> Series:
     labels = 'pool="a",port="instances",operation="list"'
     return {
@@ -347,6 +367,13 @@ CASES: dict[str, Case] = {
     ),
     "OrchestratorGatewayFailing": Case(
         fires=gateway("cut", 5), not_with=gateway("client_error", 50), labels={"instance": "g"}
+    ),
+    "OrchestratorStreamsCut": Case(fires=cut(2.0), not_with=cut(0.5), labels={"instance": "g"}, after="20m"),
+    "OrchestratorContinuationsFailing": Case(
+        fires=continuations(1.0, 4.0),
+        not_with=continuations(1.0, 20.0),
+        labels={"instance": "g"},
+        after="20m",
     ),
     "OrchestratorGatewayForsaken": one(
         'orchestrator_gateway_daemon_silence_seconds{instance="g"}', rising(15), always(60), instance="g"
