@@ -6,7 +6,7 @@ loopback address behind every running machine, and a load of requests goes throu
 machines are taken: one with two minutes of notice, a whole zone at once with copies of each message and
 messages about others, one without a word, one with 30 seconds left. It ends by itself with a summary.
 
-    python tools/demo_aws.py [--duration 120] [--nodes 10] [--rate 20] [--seed N] [--quiet] [-o json]
+    python tools/demo_aws.py [--duration 60] [--nodes 10] [--rate 20] [--seed N] [--quiet] [-o json]
 
 Exits with 1 when a promise broke: a request failed, a machine leaked, the on-demand floor did not hold, or
 the mix was not restored in the end. It needs the development environment and nothing outside this machine.
@@ -106,6 +106,7 @@ notice_queue = "{queue}"
 {subnets}
 [pool.{pool}.gateway]
 listen = "127.0.0.1:{port}"
+drain_margin = "3s"
 """
 
 
@@ -122,7 +123,7 @@ class Aws:
             (0.60, self._late),
         ]
         self.taken = {True: 0, False: 0}  # with notice, without
-        self.asked = 0
+        self.asked = self.killed = 0
 
     async def statistics(self) -> dict[str, Any]:
         """What EC2 has and what was taken."""
@@ -218,6 +219,7 @@ def build(options: DemoOptions, directory: Path, shim: AwsShim, engine_port: int
         url=f"http://127.0.0.1:{port}",
         model=MODEL,
         tokens=(10, int(2.0 * TOKENS_PER_SECOND)),
+        streamed=(10, int(6.0 * TOKENS_PER_SECOND)),
         notice_s=AT_REST,
         drills=0,
         start_timeout=120.0,
@@ -247,6 +249,8 @@ def broken(summary: dict[str, Any]) -> list[str]:
     found = []
     if summary["failed"]:
         found.append(f"{summary['failed']} requests failed: {summary['failures']}")
+    if summary["streams_cut"]:
+        found.append(f"{summary['streams_cut']} streams were cut")
     if summary["leaked_nodes"]:
         found.append(f"machines leaked: {summary['leaked']}")
     if summary["min_on_demand"] < summary["on_demand_floor"]:
@@ -261,7 +265,7 @@ def broken(summary: dict[str, Any]) -> list[str]:
 def main() -> int:
     """Run the demo; 0 when every promise held."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--duration", type=float, default=120.0, help="seconds of load")
+    parser.add_argument("--duration", type=float, default=60.0, help="seconds of load")
     parser.add_argument("--nodes", type=int, default=10)
     parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
     parser.add_argument("--seed", type=int, default=1, help="which machines are taken")

@@ -32,6 +32,13 @@ def demo(
     rate: Annotated[
         float, Parameter(help="Requests per second.", validator=validators.Number(gt=0, lte=10000))
     ] = _DEFAULTS.rate,
+    kills: Annotated[
+        int,
+        Parameter(
+            help="Engines to end with kill -9 besides, on machines that stay.",
+            validator=validators.Number(gte=0, lte=1000),
+        ),
+    ] = _DEFAULTS.kills,
     engine: Annotated[Literal["simulated", "vllm"], Parameter(help="What the nodes run.")] = _DEFAULTS.engine,
     trace: Annotated[
         Path | None,
@@ -52,11 +59,13 @@ def demo(
     """Play a spot market on this machine and show what the orchestrator does about it.
 
     Starts a local cloud, the daemon, the gateway and a load generator, takes spot nodes
-    away, and ends by itself with a summary. Nothing outside this machine is used.
+    away, five of them without any notice, and ends by itself with a summary. Nothing
+    outside this machine is used.
 
     For example:
       orchestrator demo
       orchestrator demo --duration 90 --seed 7 -o json
+      orchestrator demo --kills 10
       orchestrator demo --nodes 4 --engine vllm
       orchestrator demo --trace traces/aws-p5
     """
@@ -68,6 +77,7 @@ def demo(
         engine=engine,
         trace=trace,
         rate=rate,
+        kills=kills,
         output=output,
         state_dir=state_dir,
         keep=keep,

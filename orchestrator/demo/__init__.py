@@ -25,7 +25,7 @@ OK, FAILED = 0, 1
 
 
 def main(options: DemoOptions) -> int:
-    """Run the demo; returns 0 when no request failed and no node leaked, 1 otherwise."""
+    """Run the demo; returns 0 when no request failed, no stream was cut and no node leaked, 1 otherwise."""
     directory = options.state_dir or Path(tempfile.mkdtemp(prefix="orchestrator-demo-"))
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -47,4 +47,5 @@ def main(options: DemoOptions) -> int:
         print()
     if keep:
         print(f"State and logs are kept in {directory}", file=sys.stderr)
-    return OK if summary["failed"] == 0 and summary["leaked_nodes"] == 0 else FAILED
+    broken = summary["failed"] or summary["streams_cut"] or summary["leaked_nodes"]
+    return FAILED if broken else OK

@@ -1,8 +1,9 @@
 """A load generator: chat and completion requests, half of them streamed, and an honest count of the ends.
 
 Open loop: requests arrive at random (a Poisson process, seeded) whether or not earlier ones are answered, as
-users do. A request has failed when its client got an error or no answer at all; a stream that broke after a
-part had arrived is counted on its own.
+users do. A request has failed when its client got an error, no answer at all, or one with fewer or more
+tokens than it asked for; a stream that broke after a part had arrived is counted on its own. A stream that
+the gateway continued on another node says so in a comment; the wait around it is its seam.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import orjson
@@ -19,28 +21,78 @@ from cloud.ports import Clock
 
 _FINISHED = ("stop", "length")
 _EVENT = b"data: "
+_CONTINUED = b": continued"
 
 
 @dataclass
 class LoadReport:
-    """What became of the requests."""
+    """What became of the requests. `seams`: seconds that clients waited where their stream changed nodes."""
 
     sent: int = 0
     answered: int = 0
     failed: int = 0
     streams: int = 0
     streams_cut: int = 0
+    streams_continued: int = 0
     tokens: int = 0
+    seams: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
 
 
+class ClientStream:
+    """One stream as its client sees it, line by line. `now` is seconds of any clock.
+
+    `began`: text has come. `continued`: the gateway said that another node goes on. `finish`: the reason that
+    ended it, None while there is none. `counted`: the tokens that its usage names.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._heard_at = now
+        self._broke_at: float | None = None
+        self.began = self.continued = False
+        self.finish: str | None = None
+        self.counted: int | None = None
+        self.seams: list[float] = []
+
+    def line(self, line: bytes, now: float) -> None:
+        """One more line. Raises ValueError, LookupError, TypeError for an event that is no JSON object."""
+        if line.startswith(_CONTINUED):
+            self.continued = True
+            self._broke_at = self._heard_at
+        elif line.startswith(_EVENT) and line.strip() != b"data: [DONE]":
+            self._chunk(orjson.loads(line[len(_EVENT) :]), now)
+
+    def _chunk(self, chunk: dict[str, Any], now: float) -> None:
+        if usage := chunk.get("usage"):
+            self.counted = usage["completion_tokens"]
+        for choice in chunk.get("choices", ()):
+            self.began = self.began or bool(choice.get("text") or (choice.get("delta") or {}).get("content"))
+            self.finish = choice.get("finish_reason") or self.finish
+        if self._broke_at is not None:
+            self.seams.append(now - self._broke_at)
+            self._broke_at = None
+        self._heard_at = now
+
+
 class Load:
-    """Sends `rate` requests per second to a gateway until told to stop."""
+    """Sends `rate` requests per second to a gateway until told to stop.
+
+    An answer has so many `tokens`, the least and the most; a streamed one as many as `streamed` says.
+    """
 
     def __init__(
-        self, *, url: str, model: str, rate: float, tokens: tuple[int, int], seed: int, clock: Clock
+        self,
+        *,
+        url: str,
+        model: str,
+        rate: float,
+        tokens: tuple[int, int],
+        seed: int,
+        clock: Clock,
+        streamed: tuple[int, int] | None = None,
     ) -> None:
         self._url, self._model, self._rate, self._tokens = url, model, rate, tokens
+        self._streamed = streamed or tokens
         self._rng = random.Random(seed)  # noqa: S311 - a demo's load, not a secret
         self._clock = clock
         self._open: set[asyncio.Task[None]] = set()
@@ -58,72 +110,67 @@ class Load:
                 task.add_done_callback(self._open.discard)
             await asyncio.gather(*self._open, return_exceptions=True)
 
-    def _request(self) -> tuple[str, dict[str, object]]:
+    def _request(self) -> tuple[str, dict[str, Any]]:
         """One request: where to and what."""
         streamed = self._rng.random() < 0.5
         number = self.report.sent
-        common = {
+        common: dict[str, Any] = {
             "model": self._model,
-            "max_tokens": self._rng.randint(*self._tokens),
+            "max_tokens": self._rng.randint(*(self._streamed if streamed else self._tokens)),
             "ignore_eos": True,
             "stream": streamed,
         }
+        if streamed:
+            common["stream_options"] = {"include_usage": True}
         if self._rng.random() < 0.5:
             messages = [{"role": "user", "content": f"Question number {number}, please."}]
             return "/v1/chat/completions", {**common, "messages": messages}
         return "/v1/completions", {**common, "prompt": f"Sentence number {number} goes on"}
 
-    async def _one(self, session: aiohttp.ClientSession, request: tuple[str, dict[str, object]]) -> None:
+    async def _one(self, session: aiohttp.ClientSession, request: tuple[str, dict[str, Any]]) -> None:
         path, body = request
-        report = self.report
-        report.sent += 1
-        began = False
+        self.report.sent += 1
+        stream = ClientStream(self._clock.steady())
         try:
             async with session.post(self._url + path, json=body) as response:
                 if response.status != 200:
                     self._fail(f"HTTP {response.status}")
                 elif body["stream"]:
-                    report.streams += 1
-                    finished = False
+                    self.report.streams += 1
                     async for line in response.content:
-                        if not line.startswith(_EVENT) or line.strip() == b"data: [DONE]":
-                            continue
-                        reason, tokens = _event(line[len(_EVENT) :])
-                        began = began or tokens > 0
-                        report.tokens += tokens
-                        finished = finished or reason in _FINISHED
-                    self._end_stream(finished=finished, began=began)
+                        stream.line(line, self._clock.steady())
+                    self._end_stream(stream, body["max_tokens"])
                 else:
                     answer = orjson.loads(await response.read())
-                    report.tokens += answer["usage"]["completion_tokens"]
                     if answer["choices"][0]["finish_reason"] in _FINISHED:
-                        report.answered += 1
+                        self._answered(answer["usage"]["completion_tokens"], body["max_tokens"])
                     else:
                         self._fail("answer without an end")
-        except (aiohttp.ClientError, TimeoutError, OSError, KeyError, orjson.JSONDecodeError) as error:
-            if began:
-                report.streams_cut += 1
+        except (aiohttp.ClientError, TimeoutError, OSError, LookupError, TypeError, ValueError) as error:
+            if stream.began:
+                self.report.streams_cut += 1
             else:
                 self._fail(type(error).__name__)
 
-    def _end_stream(self, *, finished: bool, began: bool) -> None:
-        if finished:
-            self.report.answered += 1
-        elif began:
+    def _end_stream(self, stream: ClientStream, asked: int) -> None:
+        if stream.continued:
+            self.report.streams_continued += 1
+            self.report.seams += stream.seams
+        if stream.finish in _FINISHED:
+            self._answered(stream.counted, asked)
+        elif stream.began:
             self.report.streams_cut += 1
         else:
             self._fail("empty stream")
 
+    def _answered(self, tokens: int | None, asked: int) -> None:
+        """A whole answer; no token of it may be missing or come twice, and none can be left out."""
+        self.report.tokens += tokens or 0
+        if tokens == asked:
+            self.report.answered += 1
+        else:
+            self._fail("answer of another length")
+
     def _fail(self, why: str) -> None:
         self.report.failed += 1
         self.report.failures[why] += 1
-
-
-def _event(data: bytes) -> tuple[str | None, int]:
-    """The finish reason of one SSE event, and whether it carried text (1) or not (0)."""
-    try:
-        choice = orjson.loads(data)["choices"][0]
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
-        return None, 0
-    text = choice.get("text") or (choice.get("delta") or {}).get("content")
-    return choice.get("finish_reason"), 1 if text else 0

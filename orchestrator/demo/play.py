@@ -46,9 +46,11 @@ class Provider(Protocol):
 
 
 class Taking(Protocol):
-    """What is taken from the pool while the demo runs. `asked`: how often something was."""
+    """What is taken from the pool while the demo runs. `asked`: how many nodes were; `killed`: how many
+    engines on machines that stayed."""
 
     asked: int
+    killed: int
 
     async def step(self, progress: float, pool: PoolView) -> None:
         """Take what is due at this share of the demo's time."""
@@ -77,7 +79,7 @@ async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, An
     market = str(options.trace) if options.trace is not None else "synthetic"
     async with processes(scene) as running:
         client, cloud = ControlClient(scene.socket), LocalCloud(scene.cloud_socket)
-        drills = Drills(cloud, wanted=scene.drills, seed=options.seed)
+        drills = Drills(cloud, noticed=scene.drills, kills=options.kills, seed=options.seed)
         share = cloud.share()
         try:
             await pool_is_whole(client, running, scene, clock)
@@ -139,6 +141,7 @@ async def under_load(
         model=scene.model,
         rate=options.rate,
         tokens=scene.tokens,
+        streamed=scene.streamed,
         seed=options.seed,
         clock=clock,
     )
@@ -193,6 +196,7 @@ async def _account(
             "engine": options.engine,
         },
         drills=taking.asked,
+        killed=taking.killed,
     )
 
 
@@ -276,7 +280,7 @@ class _Screen:
         report = load.report
         line = (
             f"{elapsed:5.0f}/{self._options.duration:.0f} s  requests {report.sent}  failed {report.failed}  "
-            f"streams cut {report.streams_cut}"
+            f"streams continued {report.streams_continued}, cut {report.streams_cut}"
         )
         if self._live is not None:
             from rich.text import Text
@@ -300,6 +304,8 @@ def _replay(options: DemoOptions) -> str:
     """The command that plays the same market again."""
     words = ["orchestrator", "demo", "--seed", str(options.seed), "--duration", f"{options.duration:g}"]
     words += ["--nodes", str(options.nodes), "--speed", f"{options.speed:g}", "--rate", f"{options.rate:g}"]
+    if options.kills:
+        words += ["--kills", str(options.kills)]
     if options.engine != "simulated":
         words += ["--engine", options.engine]
     if options.trace is not None:

@@ -45,6 +45,7 @@ class Scene:
     url: str
     model: str
     tokens: tuple[int, int]
+    streamed: tuple[int, int]
     notice_s: float
     drills: int
     start_timeout: float
@@ -71,6 +72,7 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         url=f"http://127.0.0.1:{port}",
         model="tiny" if vllm else model,
         tokens=(8, 24) if vllm else (10, max(12, int(notice * 0.2 * _TOKENS_PER_SECOND))),
+        streamed=(16, 64) if vllm else (10, max(20, int(notice * 0.5 * _TOKENS_PER_SECOND))),
         notice_s=notice,
         drills=max(1, int(options.duration / 60)) if vllm else 8,
         start_timeout=600.0 if vllm else 90.0,
@@ -125,6 +127,7 @@ def _toml(options: DemoOptions, *, port: int, notice: float, model: str) -> str:
         f"[pool.{POOL}.gateway]",
         f'listen = "127.0.0.1:{port}"',
         'metrics_listen = "off"',
+        f'drain_margin = "{notice * 0.15:.2f}s"',  # streams that outlive the budget move in time
     ]
     return "\n".join(lines) + "\n"
 

@@ -96,6 +96,7 @@ def build(
     leaked: Sequence[str],
     options: dict[str, Any],
     drills: int,
+    killed: int,
 ) -> dict[str, Any]:
     """The summary as one JSON object; money is in market time."""
     detached = detachments(events)
@@ -111,11 +112,18 @@ def build(
         "retried": gateway["retries"],
         "streams": load.streams,
         "streams_cut": load.streams_cut,
+        "streams_continued": load.streams_continued,
+        "seam_ms": {
+            "count": len(load.seams),
+            "p50": _milliseconds(percentile(load.seams, 0.5)),
+            "longest": _milliseconds(max(load.seams, default=None)),
+        },
         "tokens": load.tokens,
         "preemptions": cloud["preemptions_with_notice"] + cloud["preemptions_without_notice"],
         "preemptions_with_notice": cloud["preemptions_with_notice"],
         "preemptions_without_notice": cloud["preemptions_without_notice"],
         "drills": drills,
+        "engines_killed": killed,
         "swaps": completed_swaps(events),
         "wanted": pool["wanted"],
         "min_ready": min(samples.ready, default=0),
@@ -153,14 +161,13 @@ def text(summary: dict[str, Any]) -> str:
         ("requests", f"{summary['requests']}, {summary['answered']} answered in full"),
         ("failed", f"{summary['failed']}  {summary['failures'] or ''}".rstrip()),
         ("retried", f"{summary['retried']} by the gateway, unseen by clients"),
-        (
-            "streams cut",
-            f"{summary['streams_cut']} of {summary['streams']} (nodes that vanished without notice)",
-        ),
+        ("streams cut", f"{summary['streams_cut']} of {summary['streams']}"),
+        ("streams continued", _continued(summary)),
         (
             "preemptions",
             f"{summary['preemptions_with_notice']} with notice, "
-            f"{summary['preemptions_without_notice']} without ({summary['drills']} were drills)",
+            f"{summary['preemptions_without_notice']} without ({summary['drills']} were drills), "
+            f"{summary['engines_killed']} engines killed",
         ),
         ("swaps", str(summary["swaps"])),
         ("ready nodes", f"at least {summary['min_ready']} of {summary['wanted']}"),
@@ -181,6 +188,19 @@ def text(summary: dict[str, Any]) -> str:
     )
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows) + "\n"
+
+
+def _continued(summary: dict[str, Any]) -> str:
+    """How many streams changed nodes, and how long their clients waited there."""
+    seam = summary["seam_ms"]
+    if not summary["streams_continued"]:
+        return "none had to be"
+    waited = f"the seam p50 {seam['p50']:.0f} ms, longest {seam['longest']:.0f} ms"
+    return f"{summary['streams_continued']} by another node, {waited}"
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000.0, 1)
 
 
 def _rounded(value: float | None) -> float | None:
