@@ -11,9 +11,10 @@ SIM_ARGS ?=
 SOAK_ARGS ?=
 INSTALL_ARGS ?=
 KILLS_ARGS ?=
+EQUAL_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm test test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env lock clean
+.PHONY: help setup demo demo-aws demo-vllm test test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env clients-env equal-results lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -78,6 +79,12 @@ test-vllm: vllm-env ## Run the engine contract, and the gateway, against real vL
 
 vllm-env: $(STAMP) ## Install vLLM for CPU into .venv-vllm and make a tiny model
 	@tools/vllm/install.sh
+
+clients-env: ## Install the clients of equal-results into .venv-clients (large download)
+	@PYTHON=$(PYTHON) tools/equal_results/install.sh
+
+equal-results: vllm-env clients-env ## Compare what clients get through the gateway and from the engine itself
+	@$(BIN)/python tools/equal_results/run.py $(EQUAL_ARGS)
 
 lint: $(STAMP) ## Check style, types and layer contracts
 	@$(BIN)/ruff format --check .

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from cloud.ports import EngineSpec
 
-ID_SWITCHES = ("--enable-scale-out", "--enable-tokenizer-info-endpoint")
-"""vLLM's switches for the routes that speak token ids, and for the one that names the special ones."""
+ID_SWITCHES = ("--enable-scale-out",)
+"""vLLM's switches for the routes that speak token ids."""
 
 
 def _name(word: str) -> str:

@@ -23,8 +23,8 @@ class VllmEngine(OpenAiProbe):
         """``vllm serve MODEL`` with our flags where the user gives none, then the user's.
 
         ``--shutdown-timeout`` is ours: without it a SIGTERM leaves streams hanging in silence. The group is
-        killed only after vLLM had that time and the time to take its processes down. So are the switches that
-        let a gateway continue a stream elsewhere from its token ids.
+        killed only after vLLM had that time and the time to take its processes down. ``--enable-scale-out``
+        is ours too: with it a gateway can continue a stream elsewhere from its token ids.
         """
         defaults = (
             ("--served-model-name", spec.served_name),

@@ -27,6 +27,8 @@ class Splitter:
 
     def feed(self, data: bytes) -> bytes:
         """The whole events that are complete now, back to back; the rest is kept for the next call."""
+        if not self._tail and data.endswith(b"\n\n"):
+            return data  # as most reads bring them
         seam = bytes(self._tail[1 - _LONGEST_BLANK :])  # a blank line may have begun there
         end = _last_end(seam + data) - len(seam)
         if end <= 0:
@@ -58,7 +60,7 @@ def _last_end(data: bytes) -> int:
 
 def split_events(block: bytes) -> list[bytes]:
     """The single events of a block of whole events, each with its blank line."""
-    if block.endswith(b"\n\n") and block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:
+    if block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:
         return [block]  # one event, as most reads bring
     events, start = [], 0
     for match in _BLANK_LINE.finditer(block):

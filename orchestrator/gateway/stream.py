@@ -410,7 +410,7 @@ def _index(choice: dict[str, Any]) -> int:
 
 def _carries(choice: dict[str, Any]) -> bool:
     """Whether a chunk's choice brings anything a reader sees: any filled field of its delta but the role."""
-    if choice.get("text"):
-        return True
     delta = choice.get("delta")
-    return isinstance(delta, dict) and any(value for key, value in delta.items() if key != "role")
+    if not isinstance(delta, dict):
+        return bool(choice.get("text"))
+    return bool(delta.get("content")) or any(value for key, value in delta.items() if key != "role")

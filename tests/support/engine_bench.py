@@ -34,8 +34,11 @@ PATIENCE = 60.0  # s for anything that happens within moments on an idle machine
 
 VLLM = Path(os.environ.get("VLLM_VENV", ROOT / ".venv-vllm")) / "bin" / "vllm"
 MODEL = Path(os.environ.get("VLLM_MODEL", ROOT / ".cache" / "tiny-model"))
-TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-SIMULATED_ARGS = (*TOOLS, "--faults", "--max-model-len", str(CONTEXT))
+EXTRAS = (
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
+    "--enable-tokenizer-info-endpoint",
+)
+SIMULATED_ARGS = (*EXTRAS, "--faults", "--max-model-len", str(CONTEXT))
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Subject:
         spec = EngineSpec(
             model=str(MODEL),
             served_name=SERVED_NAME,
-            args=(*CPU_ARGS, *TOOLS, "--max-num-seqs", str(SLOTS)),
+            args=(*CPU_ARGS, *EXTRAS, "--max-num-seqs", str(SLOTS)),
             env=CPU_ENV,
             executable=str(VLLM),
             drain_budget=PATIENCE,

@@ -25,7 +25,6 @@ def test_the_command_is_one_its_server_understands() -> None:
     assert (options.max_num_seqs, options.seed) == (5, 9), "the user's flags win"
     assert options.shutdown_timeout == 12
     assert options.enable_scale_out
-    assert options.enable_tokenizer_info_endpoint
     assert command.stop_grace > 12
 
 

@@ -16,7 +16,7 @@ def test_our_flags_where_the_user_gives_none() -> None:
     assert command.argv == (
         *("vllm", "serve", "org/llama", "--served-model-name", "llama"),
         *("--host", "{host}", "--port", "{port}", "--shutdown-timeout", "25"),
-        *("--enable-scale-out", "--enable-tokenizer-info-endpoint"),
+        "--enable-scale-out",
     )
     assert command.stop_signal == "SIGTERM"
     assert command.stop_grace > 25
@@ -27,16 +27,15 @@ def test_the_users_flags_pass_through_and_win() -> None:
     spec = EngineSpec(model="m", served_name="llama", args=args, env={"A": "b"}, executable="/opt/vllm")
     command = engine().command(spec)
     ours = ("/opt/vllm", "serve", "m", "--served-model-name", "llama", "--port", "{port}")
-    switches = ("--enable-scale-out", "--enable-tokenizer-info-endpoint")
-    assert command.argv == ours + switches + args
+    assert command.argv == (*ours, "--enable-scale-out", *args)
     assert command.env == {"A": "b"}
     assert command.stop_grace > 90
 
 
-def test_a_vllm_that_does_not_know_our_switches_can_be_started() -> None:
-    args = ("--no-enable-scale-out", "--no-enable-tokenizer-info-endpoint", "--seed", "1")
+def test_a_vllm_that_does_not_know_our_switch_can_be_started() -> None:
+    args = ("--no-enable-scale-out", "--seed", "1")
     command = engine().command(EngineSpec(model="m", served_name="llama", args=args, drain_budget=1.0))
-    assert not [word for word in command.argv if "scale-out" in word or "tokenizer" in word]
+    assert not [word for word in command.argv if "scale-out" in word]
     assert command.argv[-2:] == ("--seed", "1")
 
 
