@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,6 +61,9 @@ TOOLS = [
 ]
 CALL_SCRIPT = '!say 9\n!call get_weather {"city": "Köln", "days": 3}\n!call get_time {"zone": "CET"}'
 PLAIN = ("--enable-scale-out", "--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+
+
+KILLED, LONG = ("chat", "completion", "adapter"), 600  # what runs when a node is killed, for so many tokens
 
 
 class Node(Protocol):
@@ -118,10 +121,11 @@ class Vllm:
 
 @dataclass
 class Knife:
-    """Says when the next completion's connection breaks; `size` is of the last whole answer, in bytes."""
+    """Says when the next completion's connection breaks; `size` is of the last answer, in bytes."""
 
     after: int | None = None
     size: int = 0
+    cuts: int = 0
 
     def take(self) -> int | None:
         """Where to cut, once."""
@@ -155,13 +159,13 @@ class Cable:
             writer.transport.abort()
             return
         limit: int | None = None
-        size = 0
+        size, judged = 0, False
 
         async def ask() -> None:
-            nonlocal limit, size
+            nonlocal limit, size, judged
             while data := await reader.read(65536):
                 if data.startswith(COMPLETIONS):
-                    limit, size = self._knife.take(), 0
+                    limit, size, judged = self._knife.take(), 0, True
                 back.write(data)
                 await back.drain()
 
@@ -169,11 +173,13 @@ class Cable:
             nonlocal size
             while data := await there.read(65536):
                 size += len(data)
-                self._knife.size = size
+                if judged:
+                    self._knife.size = size
                 over = 0 if limit is None else max(0, size - limit)
                 writer.write(data[: len(data) - over])
                 await writer.drain()
                 if over:
+                    self._knife.cuts += 1
                     return
 
         ways = [asyncio.ensure_future(ask()), asyncio.ensure_future(answer())]
@@ -321,7 +327,7 @@ async def behind_cables(
             nodes.append(Vllm(free_port(), directory, options))
         else:
             pace = ("--tokens-per-second", "300", "--time-to-first-token", "0.02", "--max-num-seqs", "64")
-            adapters = ("--enable-lora", "--lora-modules", "la=la")
+            adapters = ("--lora-modules", "la=la")
             named = ("--served-model-name", "tiny")
             nodes.append(Engine(f"n{number}", directory, (*named, *pace, *options, *adapters)))
     cables = [Cable(node.port, knife) for node in nodes]
@@ -388,6 +394,9 @@ async def cut(rig: GatewayRig, knife: Knife, chosen: Sequence[Case], count: int,
 
 async def kill_one(rig: GatewayRig, node: Node, count: int, chosen: Sequence[Case]) -> dict[str, Any]:
     """Kill a node with streams in flight on both; how many came whole, how many as undisturbed."""
+    chosen = [
+        replace(case, fields=case.fields | {"max_tokens": LONG}) for case in chosen if case.name in KILLED
+    ]
     alone = {case.name: await ask(rig.url, case) for case in chosen}
     asking = [chosen[number % len(chosen)] for number in range(count)]
     streams = [asyncio.ensure_future(ask(rig.url, case)) for case in asking]
@@ -427,6 +436,7 @@ async def play(options: argparse.Namespace) -> dict[str, Any]:
     seams: list[float] = []
     different: list[dict[str, Any]] = []
     killed: dict[str, Any] = {}
+    broken, counted = 0, collections.Counter[str]()
     wanted = [case for case in cases(options.engine) if not options.only or case.name in options.only]
     for thinks in (False, True):
         chosen = [case for case in wanted if case.thinks is thinks]
@@ -439,12 +449,16 @@ async def play(options: argparse.Namespace) -> dict[str, Any]:
                 equal += told[0]
                 seams += told[1]
                 different += told[2]
+                broken += knife.cuts
+                counted.update(await rig.counted("continuations", "retries"))
                 if not thinks and options.streams:
                     killed = await kill_one(rig, nodes[0], options.streams, chosen)
     return {
         "engine": options.engine,
         "cuts": sum(equal.values()) + len(different),
         "equal": sum(equal.values()),
+        "connections_cut": broken,
+        **counted,
         "by_case": dict(equal),
         "seam_median_ms": round(statistics.median(seams) * 1000, 1) if seams else None,
         "seam_p99_ms": round(sorted(seams)[int(len(seams) * 0.99)] * 1000, 1) if seams else None,

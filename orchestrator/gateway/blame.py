@@ -103,6 +103,10 @@ class RetryBudget:
         tab.paid_at = now
         return True
 
+    def refund(self) -> None:
+        """A stream that broke was finished elsewhere: sending on its rest did what it was paid for."""
+        self._balance = min(self._reserve, self._balance + 1.0)
+
 
 class Tab:
     """One target's account: everything that it held at `paid_at` is paid for."""

@@ -246,6 +246,8 @@ class Proxy:
 
     def _succeeded(self, job: Job, entry: Entry) -> None:
         exchange = job.exchange
+        if job.broke_at:
+            self._budget.refund()
         if job.asked.stored is None:
             for suspect in exchange.suspects:
                 self._table.blame(suspect.entry, suspect.failure)

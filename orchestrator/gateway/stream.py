@@ -37,6 +37,10 @@ class Recorder(Protocol):
         """Note one event, given with its data parsed; returns what the client gets in its place."""
         ...
 
+    def closing(self) -> bytes:
+        """What a stream whose every choice has ended still owes its client: its usage."""
+        ...
+
 
 class Kind(Enum):
     """What one event of a stream means."""
@@ -230,8 +234,10 @@ class CompletionJudge(EventJudge):
         return self._examine(block)
 
     def closing(self) -> bytes:
-        """`[DONE]` where the connection broke between the last finish_reason and it."""
-        return b"" if self._done else DONE_EVENT
+        """Usage and `[DONE]` where the connection broke between the last finish_reason and them."""
+        if self._done:
+            return b""
+        return (b"" if self._recorder is None else self._recorder.closing()) + DONE_EVENT
 
     def tokens(self) -> int | None:
         """See StreamJudge. Told by `continuous_usage_stats`, or by the recorder."""

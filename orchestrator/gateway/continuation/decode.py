@@ -35,7 +35,7 @@ class Decoder:
         """Find the special tokens among ids: each single token that reads like markup is generated once."""
         marks = sorted(set(MARKUP.findall(await self._decoded(ids))))
         if len(marks) > _MOST_MARKUP:
-            raise Broken(Failure.BAD_RESPONSE, "too much markup in the answer to tell its special tokens")
+            raise Broken(Failure.REFUSED_HERE, "too much markup in the answer to tell its special tokens")
         for mark in marks:
             asked = {"model": self._model, "prompt": mark, "add_special_tokens": False}
             tokens = (await self._engine.post(_TOKENIZE, asked))["tokens"]
@@ -71,7 +71,7 @@ class Decoder:
                 return count
         if len(ids) <= _MOST_UNFINISHED:
             return 0
-        raise Broken(Failure.BAD_RESPONSE, "the answer so far ends in no text")
+        raise Broken(Failure.REFUSED_HERE, "the answer so far ends in no text")
 
     async def text(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that ids add to those before them, without a character that is not whole."""
@@ -79,7 +79,7 @@ class Decoder:
         start = await self._decoded(seed) if seed else ""
         both = await self._decoded([*seed, *ids])
         if not both.startswith(start):
-            raise Broken(Failure.BAD_RESPONSE, "the text of the ids before is told in two ways")
+            raise Broken(Failure.REFUSED_HERE, "the text of the ids before is told in two ways")
         return both[len(start) :].rstrip(_UNFINISHED)
 
     async def up_to(self, stops: StopStrings, before: Sequence[int], ids: Sequence[int]) -> int:

@@ -17,10 +17,7 @@ from orchestrator.gateway.continuation.kinds import CHAT_PATH, TEXT_PATH, Broken
 from orchestrator.gateway.continuation.parsers import Parsers
 from orchestrator.gateway.continuation.prepare import RETURN_IDS
 from orchestrator.gateway.continuation.sampling import least_of, limit_of, sampling_of
-from orchestrator.gateway.continuation.shape import (
-    event_of,
-    told_logprobs,
-)
+from orchestrator.gateway.continuation.shape import event_of, told_logprobs
 from orchestrator.gateway.continuation.stops import StopStrings
 from orchestrator.gateway.continuation.transcript import Transcript
 from orchestrator.gateway.failure import Failure
@@ -137,9 +134,9 @@ class Continuation:
         rendered = await self._rendered()
         sampling = rendered["sampling_params"]
         if rendered["token_ids"] != transcript.prompt:
-            raise Broken(Failure.BAD_RESPONSE, "the target renders another prompt")
+            raise Broken(Failure.REFUSED_HERE, "the target renders another prompt")
         if sampling.get("structured_outputs"):
-            raise Broken(Failure.BAD_RESPONSE, "the target ties this answer to a grammar, which starts anew")
+            raise Broken(Failure.REFUSED_HERE, "the target ties this answer to a grammar, which starts anew")
         hides = bool(sampling.get("skip_special_tokens", True))
         parsers = Parsers(self._engine, self._decoder, self._renderable(), transcript, hides=hides)
         left = (sampling.get("max_tokens") or self._room()) - transcript.tokens
@@ -201,7 +198,7 @@ class Continuation:
         stops = StopStrings(transcript.plan.stops, included=included, before=transcript.tail)
         end = max(0, len(text) - stops.hold)
         if not text[:end].endswith(transcript.tail):
-            raise Broken(Failure.BAD_RESPONSE, "the text so far is not what its ids say")
+            raise Broken(Failure.REFUSED_HERE, "the text so far is not what its ids say")
         stops.feed(text[end:], search=False)
         return stops, text[end:]
 

@@ -114,6 +114,15 @@ def test_retries_are_a_share_of_the_traffic_with_a_reserve():
     assert [pays(budget) for _ in range(4)] == [True, True, True, False]
 
 
+def test_streams_that_are_finished_elsewhere_cost_nothing():
+    budget = RetryBudget(ratio=0.0, reserve=2)
+    for _ in range(100):
+        assert pays(budget)
+        budget.refund()
+    budget.refund()
+    assert [pays(budget) for _ in range(3)] == [True, True, False]
+
+
 def test_what_a_target_held_when_it_was_lost_is_paid_for_once():
     budget, tab = RetryBudget(ratio=0.0, reserve=1), Tab()
     assert all(pays(budget, tab, sent_at=float(n), now=512.0) for n in range(512))

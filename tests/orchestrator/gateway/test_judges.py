@@ -58,6 +58,9 @@ class Notes:
         self.seen.append(chunk)
         return event.replace(b',"token_ids":[1]', b"")
 
+    def closing(self) -> bytes:
+        return b""
+
 
 texts = st.text(max_size=6) | st.sampled_from(["[DONE]", '"error"', '"finish_reason":null', "\n\n"])
 completion_events = st.one_of(

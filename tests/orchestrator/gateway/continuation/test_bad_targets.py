@@ -117,7 +117,9 @@ def said(text: str, ids: Any, finish: str | None = None) -> dict[str, Any]:
 ANSWERS = {
     "unavailable": (answering(503, b"{}"), Failure.UNAVAILABLE),
     "dead engine": (answering(500, b'{"error":{"message":"EngineCore"}}'), Failure.ENGINE_ERROR),
-    "no such adapter": (answering(404, b'{"error":{"message":"no la"}}'), Failure.BAD_RESPONSE),
+    "full": (answering(429, b"{}"), Failure.RATE_LIMITED),
+    "another error": (answering(500, b"{}"), Failure.SERVER_ERROR),
+    "no such adapter": (answering(404, b'{"error":{"message":"no la"}}'), Failure.REFUSED_HERE),
     "no JSON": (answering(200, b"<html>"), Failure.BAD_RESPONSE),
     "a list": (answering(200, b"[]"), Failure.BAD_RESPONSE),
     "an empty object": (answering(200, b"{}"), Failure.BAD_RESPONSE),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.continuation import Capability, Transcript, Way, plan_of
+from orchestrator.gateway.stream import CompletionJudge
 
 HEAD = '{"id":"chatcmpl-8c6b","object":"chat.completion.chunk","created":1795990207,"model":"tiny",'
 ROLE = (
@@ -117,6 +118,19 @@ def test_usage_that_a_finished_stream_still_owes() -> None:
     unasked = transcript()
     taken(unasked, chat_events(told=True)[:-1])
     assert unasked.closing() == b""
+
+
+def test_a_break_behind_the_end_of_the_answer_costs_the_client_nothing() -> None:
+    noted = transcript(stream_options={"include_usage": True})
+    judge = CompletionJudge(1, noted)
+    shown = judge.feed(
+        b"".join(b"data: " + event.encode() + b"\n\n" for event in chat_events(told=True)[:-1])
+    )
+    assert judge.whole
+    *events, used, done = (shown + judge.closing()).decode().split("\n\n")[:-1]
+    assert [event.removeprefix("data: ") for event in events] == chat_events(told=False)[:-1]
+    assert '"completion_tokens":4' in used
+    assert done == "data: [DONE]"
 
 
 CLEAN = Capability(way=Way.CLEAN, identity="x", why="no scale-out")
