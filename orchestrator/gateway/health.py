@@ -22,6 +22,10 @@ log = structlog.get_logger("orchestrator.gateway")
 
 _HEALTHY_STATUS = 200
 _SHORTEST_GAP = 0.05  # s between two checks of one target, however many requests fail meanwhile
+KNOWN_WITHIN = 1.0
+"""Seconds that a target's requests, and a new target's streams, wait for what it can do: a probe takes
+milliseconds where the engine is not busy."""
+
 _AT_EASE = 3  # intervals between two checks of a target that brings answers, or owes none
 
 
@@ -29,7 +33,8 @@ class HealthChecker:
     """Checks every target of the set, each on its own beat, and at once when a request to it failed.
 
     One that owes answers and says nothing is checked at every interval, any other at every third. A target
-    that passes its first check is asked what it can do for streams that broke elsewhere. Each check opens
+    that passes a check and did not pass the one before is asked what it can do for streams that broke
+    elsewhere, and gets its requests a little later if it takes its time to say so. Each check opens
     its own connection: a pooled one would still work on a server that no longer listens. A refused
     connection counts at once, other faults after `health_fall` in a row.
     """
@@ -82,9 +87,6 @@ class HealthChecker:
         while entry.present:
             entry.suspicion.clear()
             await self._check(entry)
-            if entry.health is TargetState.HEALTHY and entry.capability is None:
-                entry.capability = self._table.able_by_build(entry)
-                self._ask_what_it_can(entry)
             for _ in range(_AT_EASE):
                 if await self._suspected(entry, wait) or self._owes(entry, interval):
                     break
@@ -107,15 +109,21 @@ class HealthChecker:
             return True
         return entry.in_flight > 0 and self._clock.now() - entry.clock.heard_at >= interval
 
-    def _ask_what_it_can(self, entry: Entry) -> None:
-        """Probe it, beside the checks: a busy engine may take its time."""
+    async def _ask_what_it_can(self, entry: Entry) -> None:
+        """Probe it: it may be another engine by now. One that takes its time answers beside the checks."""
         if entry not in self._probes:
+            entry.capability = self._table.able_by_build(entry)
+            if entry.capability is None:
+                entry.known.clear()
             task = asyncio.create_task(self._probe(entry), name=f"probe-{entry.spec.id}")
             self._probes[entry] = task
             task.add_done_callback(lambda _: self._probes.pop(entry, None))
+        if not entry.known.is_set():
+            await asyncio.wait([self._probes[entry]], timeout=KNOWN_WITHIN)
 
     async def _probe(self, entry: Entry) -> None:
         can = entry.capability = await probe(self._session, entry.spec.address, self._headers)
+        entry.known.set()
         log.info("target.probed", node=entry.spec.id, way=can.way.value, why=can.why)
 
     async def _check(self, entry: Entry) -> None:
@@ -135,5 +143,9 @@ class HealthChecker:
         finally:
             entry.clock.answered(self._clock.now(), passed=not fault, spoke=spoke)
         self._metrics.health_checked(not fault)
+        if fault:
+            entry.known.set()
+        elif entry.health is not TargetState.HEALTHY:
+            await self._ask_what_it_can(entry)
         if self._table.checked(entry, fault, fall) and entry.present:
             log.info("target_health", node=entry.spec.id, health=entry.health.value, reason=fault)

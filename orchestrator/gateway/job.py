@@ -13,7 +13,7 @@ from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.replies import NODE, REQUEST_ID
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import CompletionJudge, StreamJudge
-from orchestrator.gateway.targets import Entry, Wish
+from orchestrator.gateway.targets import Entry, Nature, Wish
 
 CONTINUATION = "X-Continuation"
 """In a request: asks for less than the pool's setting. In the answer to one: what holds for its stream."""
@@ -23,13 +23,13 @@ class Job:
     """One request on its way.
 
     `response` is set once there is something for the client; `transcript` once its stream is recorded, so
-    that another target could go on with it; `origin` is the target that the recorded part came from,
-    `broke_at` when it last broke.
+    that another target could go on with it; `origin` is the target that the recorded part came from, `nature`
+    what it served then, `broke_at` when it last broke.
     """
 
     __slots__ = (
-        "asked", "broke_at", "edge", "exchange", "headers", "judge", "origin", "outcome", "plan", "request",
-        "response", "transcript",
+        "asked", "broke_at", "edge", "exchange", "headers", "judge", "nature", "origin", "outcome", "plan",
+        "request", "response", "transcript",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class Job:
                 self.plan = plan
         self.transcript: Transcript | None = None
         self.origin: Entry | None = None
+        self.nature: Nature | None = None
         self.broke_at = 0.0
         self.judge: StreamJudge | None = None
         self.response: web.StreamResponse | None = None
@@ -66,7 +67,7 @@ class Job:
 
     def body_for(self, entry: Entry) -> bytes:
         """What is sent to this target; begins a transcript where its stream could be continued."""
-        self.transcript, self.origin = None, entry
+        self.transcript, self.origin, self.nature = None, entry, entry.nature
         capability = entry.capability or Capability()
         if self.plan is None or self.plan.kind is Kind.ENDED:
             return self.asked.body()
@@ -97,10 +98,10 @@ class Job:
 
     def fits(self, entry: Entry) -> bool:
         """Whether a target can bring the rest of its stream: what the first one would, as far as is known."""
-        transcript, origin = self.transcript, self.origin
-        if transcript is None or origin is None or transcript.obstacle(entry.capability or Capability()):
+        transcript = self.transcript
+        if transcript is None or transcript.obstacle(entry.capability or Capability()):
             return False
-        return transcript.again or entry.like(origin)
+        return transcript.again or (self.nature is not None and entry.nature == self.nature)
 
     def can_move(self) -> bool:
         """Whether it can go on at another target."""

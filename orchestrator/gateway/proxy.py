@@ -22,6 +22,7 @@ from orchestrator.gateway.dialects.stored import Stored
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.headers import Forwarding
+from orchestrator.gateway.health import KNOWN_WITHIN
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.job import Job
@@ -196,6 +197,7 @@ class Proxy:
                 if exchange.stage is Stage.CONTINUING:
                     response = await self._attempts.resume(job, entry)
                 else:
+                    await self._known(job, entry)
                     exchange.move(Stage.SENT)
                     response = await self._attempts.run(job, entry)
                 self._succeeded(job, entry)
@@ -216,6 +218,13 @@ class Proxy:
         exchange.waited += waited
         self._metrics.left_queue(waited)
         return entry
+
+    async def _known(self, job: Job, entry: Entry) -> None:
+        """Let a stream wait a moment for what a new target can do: unrecorded it cannot go on elsewhere."""
+        if job.plan is not None and not entry.known.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KNOWN_WITHIN):
+                    await entry.known.wait()
 
     def _blame(self, exchange: Exchange, entry: Entry, error: AttemptFailed) -> None:
         """Hold the failure against the target, or remember it until a peer shows whose fault it was."""

@@ -28,18 +28,23 @@ class WrongPool(Exception):
     """A set that belongs to another pool than this gateway serves."""
 
 
+Nature = tuple[str, str]
+"""Build and identity: equal for targets of the same model, revision, engine and number format."""
+
+
 class Entry:
     """One target and what this gateway knows of it.
 
     `present` is False once the daemon no longer lists it; it then lives on until its last request ends.
     `passes` counts health checks passed, `fails` those failed since the last pass. `suspicion` is set when
     a request failed, so that the next check happens now. `doubtful`: a request is better sent elsewhere.
-    `capability` is what it can do for a stream that broke elsewhere, None until it was probed.
+    `capability` is what it can do for a stream that broke elsewhere, None until it was probed; `known` is set
+    once that is so, or there is no telling when it will be.
     """
 
     __slots__ = (
-        "breaker", "capability", "clock", "doubtful", "fails", "health", "in_flight", "passes", "present",
-        "reason", "spec", "suspicion", "tab",
+        "breaker", "capability", "clock", "doubtful", "fails", "health", "in_flight", "known", "passes",
+        "present", "reason", "spec", "suspicion", "tab",
     )  # fmt: skip
 
     def __init__(self, spec: TargetSpec, breaker: Breaker, now: float) -> None:
@@ -48,6 +53,7 @@ class Entry:
         self.clock = TargetClock(now)
         self.tab = Tab()
         self.capability: Capability | None = None
+        self.known = asyncio.Event()
         self.doubtful = False
         self.present = True
         self.in_flight = 0
@@ -72,12 +78,10 @@ class Entry:
             return True
         return self.sound(now) or self.clock.moves(now, limits)
 
-    def like(self, other: Entry) -> bool:
-        """Whether it serves the same model, revision, engine and number format, as far as is known."""
-        mine, theirs = self.capability, other.capability
-        if mine is None or theirs is None or self.spec.build != other.spec.build:
-            return False
-        return mine.identity == theirs.identity
+    @property
+    def nature(self) -> Nature | None:
+        """What it serves; None until it was probed."""
+        return None if self.capability is None else (self.spec.build, self.capability.identity)
 
     def state(self, now: float) -> tuple[TargetState, str]:
         """The state as a load balancer reports it, and the reason in words."""
@@ -331,8 +335,6 @@ class TargetTable:
         if not fault:
             entry.passes += 1
             entry.fails = 0
-            if before is TargetState.UNHEALTHY:
-                entry.capability = None  # it may be another engine by now
             entry.health, entry.reason = TargetState.HEALTHY, ""
             self._changed()
         else:

@@ -94,6 +94,9 @@ class Upstream:
         self.in_flight = 0
         self.left = 0
         self.go_on = asyncio.Event()
+        self.questions = 0  # of the gateway, about what it can do
+        self.tells = asyncio.Event()  # it answers those, with 404
+        self.tells.set()
         self.port = 0
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -132,7 +135,11 @@ class Upstream:
                 request = await self._read(reader)
                 own = "x-request-id" not in request.headers
                 if request.path == "/health" or own:
-                    status = "404 Not Found" if own and request.path != "/health" else self.health
+                    status = self.health
+                    if request.path != "/health":
+                        status = "404 Not Found"
+                        self.questions += 1
+                        await self.tells.wait()
                     writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
                     await writer.drain()
                     continue
