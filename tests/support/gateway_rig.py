@@ -31,6 +31,9 @@ PATIENCE = 60.0
 
 MODEL = "simulated"
 
+OFFERS = ("--enable-scale-out", "--enable-tokenizer-info-endpoint")
+"""Words of every engine's command line: its streams can be continued."""
+
 LAUNCH = """
 import fcntl, os, sys
 kept = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
@@ -49,7 +52,7 @@ class Engine:
         self.name = name
         self._kept = _reserved()
         self.port: int = self._kept.getsockname()[1]
-        words = ("--model", MODEL, "--port", str(self.port), *options)
+        words = ("--model", MODEL, "--port", str(self.port), *OFFERS, *options)
         self._process = Process(
             name, *words, directory=directory, program=("-m", "cloud.engines.simulated_server")
         )

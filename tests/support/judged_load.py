@@ -54,13 +54,16 @@ class Question:
 class Told:
     """What became of a question. `fault` is "" for an answer that is whole and right; times by perf_counter.
 
-    `reads` are the times at which bytes came, `seams` how often the stream went on elsewhere.
+    `id` goes as X-Request-Id; `said` is the error's own words; `reads` are the times at which bytes came;
+    `seams` is how often the stream went on elsewhere.
     """
 
+    id: str
     question: Question
     began: float
     ended: float = 0.0
     fault: str = ""
+    said: str = ""
     node: str = ""
     seams: int = 0
     reads: list[float] = field(default_factory=list)
@@ -154,11 +157,13 @@ class Client:
 
     async def ask(self, question: Question) -> Told:
         """Ask, read the answer to its end and judge it. Raises nothing for whatever comes."""
-        told = Told(question, time.perf_counter())
+        told = Told(f"{len(self.told)}-{question.number}", question, time.perf_counter())
         self.told.append(told)
         try:
             async with self._session.post(
-                self._url + question.path, data=orjson.dumps(question.body), headers=_JSON
+                self._url + question.path,
+                data=orjson.dumps(question.body),
+                headers={**_JSON, "X-Request-Id": told.id},
             ) as answer:
                 told.node = answer.headers.get(NODE, "")
                 async for data in answer.content.iter_any():
@@ -186,6 +191,7 @@ def judged(question: Question, status: int, told: Told) -> str:
     body = told.so_far
     try:
         if status != 200:
+            told.said = body.decode(errors="replace")[:300]
             return f"HTTP {status} {_code(body)}"
         if question.vector:
             return _of_vector(question, orjson.loads(body))
@@ -243,6 +249,7 @@ def _of_stream(question: Question, told: Told) -> str:
     events = [orjson.loads(each) for each in data if each != _DONE]
     broken = [each["error"] for each in events if "error" in each]
     if broken:
+        told.said = str(broken[0].get("message"))
         return f"cut: {broken[0].get('code')}"
     if data.count(_DONE) != 1 or data[-1] != _DONE:
         return "no [DONE] at the end"
