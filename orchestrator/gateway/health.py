@@ -115,6 +115,8 @@ class HealthChecker:
             entry.capability = self._table.able_by_build(entry)
             if entry.capability is None:
                 entry.known.clear()
+            else:
+                entry.known.set()
             task = asyncio.create_task(self._probe(entry), name=f"probe-{entry.spec.id}")
             self._probes[entry] = task
             task.add_done_callback(lambda _: self._probes.pop(entry, None))
