@@ -4,7 +4,7 @@ Three simulated engines, a gateway with default settings whose sockets outlive i
 daemon that pushes targets while it lives. By chance a node is killed with -9 and comes back, a node is
 stopped with SIGSTOP and goes on or is killed, the gateway hands over to a new process, the daemon dies for a
 while so that only the targets file is left, the gateway is killed with -9. One node at least is whole at any
-time.
+time, and known to be so by the gateway.
 Requests are plain, streamed and for vectors; every answer is judged by its text.
 
 What the killed gateway held is counted on its own. Of everything else no request may fail.
@@ -34,9 +34,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-from gateway_rig import Engine, GatewayRig, machine, progress, quantile, reference, running
+from gateway_rig import Engine, GatewayRig, machine, progress, quantile, reference, running, until
 from judged_load import Client, Question, Told, faults, learnt, mixed
 
 from cloud.balancers.gateway import GatewayBalancer
@@ -161,6 +163,7 @@ class Run:
             self._away.add(what.node)
             self._note(f"{what.what}: n{what.node} for {what.seconds:.1f} s, dies {what.dies}", what.what)
             await self._node_away(self._engines[what.node], what)
+            await until(f"the gateway has n{what.node} again", lambda: self._is_back(what.node))
             self._away.discard(what.node)
         elif what.what == "daemon killed":
             self._note(f"daemon killed for {2 * what.seconds:.1f} s", what.what)
@@ -180,6 +183,14 @@ class Run:
         await engine.kill()
         await asyncio.sleep(what.seconds)
         await engine.start()
+
+    async def _is_back(self, node: int) -> bool:
+        """Whether the gateway takes a node for healthy; with the daemon dead it may not know of it."""
+        try:
+            targets = (await self._rig.state())["targets"]
+        except (OSError, aiohttp.ClientError):
+            return False
+        return any(row["id"] == f"n{node}" and row["state"] == "healthy" for row in targets)
 
     async def _kill_gateway(self) -> None:
         """What is sent before its end is known may be with it: also on a connection that it had kept."""

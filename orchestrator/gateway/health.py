@@ -33,10 +33,10 @@ class HealthChecker:
     """Checks every target of the set, each on its own beat, and at once when a request to it failed.
 
     One that owes answers and says nothing is checked at every interval, any other at every third. A target
-    that passes a check and did not pass the one before is asked what it can do for streams that broke
-    elsewhere, and gets its requests a little later if it takes its time to say so. Each check opens
-    its own connection: a pooled one would still work on a server that no longer listens. A refused
-    connection counts at once, other faults after `health_fall` in a row.
+    that becomes healthy is asked what it can do for streams that broke elsewhere, until it answers that; a
+    new one gets its requests a little later if it takes its time to say so. Each check opens its own
+    connection: a pooled one would still work on a server that no longer listens. A refused connection counts
+    at once, other faults after `health_fall` in a row.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class HealthChecker:
         """Probe it: it may be another engine by now. One that takes its time answers beside the checks."""
         if entry not in self._probes:
             entry.capability = self._table.able_by_build(entry)
-            if entry.capability is None:
+            if entry.capability is None and entry.health is not TargetState.HEALTHY:
                 entry.known.clear()
             else:
                 entry.known.set()
@@ -124,7 +124,9 @@ class HealthChecker:
             await asyncio.wait([self._probes[entry]], timeout=KNOWN_WITHIN)
 
     async def _probe(self, entry: Entry) -> None:
-        can = entry.capability = await probe(self._session, entry.spec.address, self._headers)
+        can = await probe(self._session, entry.spec.address, self._headers)
+        if can.answered or entry.capability is None:
+            entry.capability = can
         entry.known.set()
         log.info("target.probed", node=entry.spec.id, way=can.way.value, why=can.why)
 
@@ -147,7 +149,7 @@ class HealthChecker:
         self._metrics.health_checked(not fault)
         if fault:
             entry.known.set()
-        elif entry.health is not TargetState.HEALTHY:
+        elif entry.health is not TargetState.HEALTHY or not (entry.capability and entry.capability.answered):
             await self._ask_what_it_can(entry)
         if self._table.checked(entry, fault, fall) and entry.present:
             log.info("target_health", node=entry.spec.id, health=entry.health.value, reason=fault)

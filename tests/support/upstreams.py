@@ -95,7 +95,8 @@ class Upstream:
         self.left = 0
         self.go_on = asyncio.Event()
         self.questions = 0  # of the gateway, about what it can do
-        self.tells = asyncio.Event()  # it answers those, with 404
+        self.mute = 0  # so many of them end their connection
+        self.tells = asyncio.Event()  # it answers the others, with 404
         self.tells.set()
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -139,6 +140,8 @@ class Upstream:
                     if request.path != "/health":
                         status = "404 Not Found"
                         self.questions += 1
+                        if self.questions <= self.mute:
+                            return
                         await self.tells.wait()
                     writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
                     await writer.drain()

@@ -40,9 +40,9 @@ async def probe(session: aiohttp.ClientSession, address: str, headers: CIMultiDi
     except Broken as broken:
         return Capability(why=broken.detail)
     except TimeoutError:
-        return Capability(why=f"no answer within {_LIMIT:g} s")
+        return Capability(why=f"no answer within {_LIMIT:g} s", answered=False)
     except (aiohttp.ClientError, OSError) as error:
-        return Capability(why=str(error) or type(error).__name__)
+        return Capability(why=str(error) or type(error).__name__, answered=False)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         return Capability(why=f"an answer of another shape than vLLM's: {error!r}"[:200])
 

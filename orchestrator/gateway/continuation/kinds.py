@@ -64,7 +64,7 @@ class Capability:
 
     Only targets of equal, not empty `identity` finish each other's streams. `reasons` says that its answers
     pass a parser even without tools (reasoning). `max_model_len` is its context in tokens, 0 where it does
-    not tell. `why` says in words what is missing.
+    not tell. `why` says in words what is missing; `answered` that this is so by its own answers.
     """
 
     way: Way = Way.NONE
@@ -72,6 +72,7 @@ class Capability:
     why: str = "not probed yet"
     reasons: bool = False
     max_model_len: int = 0
+    answered: bool = True
 
 
 class Broken(Exception):

@@ -59,3 +59,17 @@ async def test_a_target_that_comes_back_is_asked_again(upstreams, gateways, even
     node.health = "200 OK"
     await becomes("healthy")
     assert node.questions == 2
+
+
+async def test_a_target_that_does_not_answer_is_asked_again(upstreams, gateways, eventually):
+    node = await upstreams("node")
+    node.mute = 2
+    running = await gateways(node)
+
+    async def told():
+        return ((await running.targets())["node"]["continuation"] or {}).get(
+            "why"
+        ) == "/version answered 404: "
+
+    await eventually(told)
+    assert node.questions == 3

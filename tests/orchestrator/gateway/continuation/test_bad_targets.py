@@ -243,4 +243,4 @@ async def test_a_target_that_is_gone_has_no_capability(
     http: aiohttp.ClientSession, unused_tcp_port: int
 ) -> None:
     able = await probe(http, f"127.0.0.1:{unused_tcp_port}", CIMultiDict())
-    assert (able.way, able.why != "") == (Way.NONE, True)
+    assert (able.way, able.why != "", able.answered) == (Way.NONE, True, False)
