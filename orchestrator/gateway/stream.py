@@ -18,7 +18,7 @@ from orchestrator.gateway.sse import DONE, DONE_EVENT, Splitter, event_data, spl
 
 _HOLD_LIMIT = 4 * 1024 * 1024  # bytes before the first text, such as prompt token ids, that are still held
 _INSIDE = "the stream ended inside an event"
-_DETAIL = 200  # characters of the engine's own words that are kept
+_DETAIL = 200  # bytes of the engine's own words that are kept
 _CLIENT_ERRORS = range(400, 500)
 _TOO_MANY = 429
 _REASON_KEY = b'"finish_reason"'
@@ -162,7 +162,7 @@ class EventJudge(StreamJudge, ABC):
             elif (failure := _BAD.get(kind)) is not None:
                 if self.whole:
                     continue  # the answer is complete; what is wrong after it is not the client's concern
-                self.fail(failure, data.decode("utf-8", "replace")[:_DETAIL])
+                self.fail(failure, data[:_DETAIL].decode("utf-8", "replace"))
             if self.failure() is not None:
                 break
             self.begun = self.begun or kind in (Kind.CONTENT, Kind.FINISH, Kind.REFUSAL)
@@ -404,9 +404,10 @@ def _last_event(tail: bytes) -> bytes | None:
     """
     if not tail.strip(b"\r\n"):
         return tail
-    if all(line.startswith(b":") for line in tail.splitlines()):
+    if tail.startswith(b":") and all(line.startswith(b":") for line in tail.splitlines()):
         return b""
-    return None if _parsed(event_data(tail)) is None else tail + b"\n\n"
+    whole = tail + b"\n\n"
+    return None if _parsed(event_data(whole)) is None else whole
 
 
 def _index(choice: dict[str, Any]) -> int:
