@@ -5,6 +5,7 @@ Or, for a stream that broke elsewhere, lets the target go on with it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,7 @@ from orchestrator.gateway.job import Job
 from orchestrator.gateway.kept import was_kept
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.request import Stage
+from orchestrator.gateway.sse import only_comments
 from orchestrator.gateway.stream import StreamJudge
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.watch import Leash, Watch
@@ -109,7 +111,12 @@ class Attempts:
                 ) as answer,
             ):
                 leash.moved()
-                if answer.status == _OK and answer.content_type == _EVENT_STREAM:
+                leash.broken = lambda: upstream.is_broken(answer)
+                streams = answer.status == _OK and answer.content_type == _EVENT_STREAM
+                if answer.status == _OK and asked.dialect.json and streams is not asked.stream:
+                    came = "a stream" if streams else "no stream"
+                    raise AttemptFailed(Failure.BAD_RESPONSE, f"{came} came: {answer.content_type}")
+                if streams:
                     return await self._stream(job, leash, answer)
                 return await self._plain(job, leash, answer)
 
@@ -201,7 +208,7 @@ class Attempts:
         head, ended = b"", False
         while not (judge.begun or judge.failure() is not None or ended):
             data = await answer.content.readany()
-            leash.moved()
+            leash.moved(progress=not only_comments(data))
             ended = not data
             head += judge.feed(data) if data else judge.end()
             self._check_tail(judge)
@@ -209,13 +216,11 @@ class Attempts:
             raise AttemptFailed(failure, judge.detail)
         out = await self._begin(job, leash, answer, job.edge.feed(head))
         while not (judge.failure() is not None or ended):
-            try:
+            if judge.whole:
+                data = await _last_words(leash, answer)
+            else:
                 data = await answer.content.readany()
-            except (aiohttp.ClientError, OSError):
-                if judge.whole:
-                    break
-                raise
-            leash.moved()
+                leash.moved(progress=not only_comments(data))
             ended = not data
             block = judge.feed(data) if data else judge.end()
             if block:
@@ -273,6 +278,16 @@ class Attempts:
             judge.fail(Failure.BAD_RESPONSE, "an event of the stream has no end")
 
 
+async def _last_words(leash: Leash, answer: aiohttp.ClientResponse) -> bytes:
+    """What comes after an answer that is whole: usage, `[DONE]`. Nothing is lost when it does not come."""
+    leash.release()
+    try:
+        async with asyncio.timeout(_LAST_WORDS):
+            return await answer.content.readany()
+    except (aiohttp.ClientError, OSError):
+        return b""
+
+
 async def _write(out: web.StreamResponse, data: bytes) -> None:
     """Write to the client, waiting while it is slow. Raises ClientGone."""
     try:
@@ -291,8 +306,10 @@ def _outcome(status: int) -> Outcome:
     return Outcome.CLIENT_ERROR if status < _FIRST_SERVER_ERROR else Outcome.UPSTREAM_ERROR
 
 
+_LAST_WORDS = 2.0  # s from one piece of what comes after a whole answer to the next
 _DONE_EVENT = b"data: [DONE]\n\n"
 _WORDS = {
+    Failure.BAD_RESPONSE: "the target's answer is not HTTP",
     Failure.LOST: "the target is silent and fails its checks",
     Failure.STALLED: "the target brings nothing more of this answer",
     Failure.DEADLINE: "the request took longer than any may",

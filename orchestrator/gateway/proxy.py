@@ -43,6 +43,7 @@ _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
 _FIRST_SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501  # what follows an upgrade is not HTTP
 _BUSY = frozenset({429, 503})
+_FIRST_ERROR = 400
 _BEGUN = frozenset({Stage.STREAMING, Stage.CONTINUING})  # the client has a part of the answer
 
 
@@ -327,7 +328,7 @@ class Proxy:
         exchange, failure = job.exchange, error.failure
         if exchange.stage in _BEGUN:
             return await self._cut(job, failure, str(error))
-        if error.answer is not None and error.answer.status >= 300:
+        if error.answer is not None and error.answer.status >= _FIRST_ERROR:
             raise self._answer_of_target(job, error.answer) from None
         timed_out = failure in _TIMEOUTS
         what = f"{exchange.retries + 1} attempts failed, the last one with {failure}: {error}"

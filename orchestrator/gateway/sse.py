@@ -58,6 +58,11 @@ def _last_end(data: bytes) -> int:
     return at + 2 if at >= 0 else 0
 
 
+def only_comments(data: bytes) -> bool:
+    """Whether a read brings comments and nothing else. One that begins inside a comment counts as more."""
+    return data.startswith(b":") and b"\ndata" not in data
+
+
 def split_events(block: bytes) -> list[bytes]:
     """The single events of a block of whole events, each with its blank line."""
     if block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:

@@ -155,6 +155,8 @@ class EventJudge(StreamJudge, ABC):
             if self._done:
                 break
             data = event_data(event)
+            if not data and not (event.startswith(b":") and event.isascii()):
+                continue  # clients skip it where it is text at all; comments keep their connection open
             body = _parsed(data) if data else None
             kind = self._kind(data, body)
             if kind is Kind.DONE and not self.whole:

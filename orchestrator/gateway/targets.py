@@ -76,7 +76,9 @@ class Entry:
         """Whether waiting for it makes sense: it is not known to be ill, or busy with others."""
         if self.health is TargetState.INITIAL:
             return True
-        return self.sound(now) or self.clock.moves(now, limits)
+        if self.breaker.state(now) is BreakerState.OPEN:
+            return False
+        return self.health is TargetState.HEALTHY or self.clock.moves(now, limits)
 
     @property
     def nature(self) -> Nature | None:

@@ -52,6 +52,13 @@ def failure_of(error: BaseException) -> Failure | None:
     return None
 
 
+def is_broken(answer: aiohttp.ClientResponse) -> bool:
+    """Whether what came last cannot be read: the library ends the connection then, but no read that waits."""
+    connection = answer.connection
+    protocol = None if connection is None else connection.protocol
+    return protocol is not None and protocol.exception() is not None
+
+
 def _socket(info: Any) -> socket.socket:
     """A socket that sends at once and gives up on a peer that vanished without a word within seconds."""
     family, kind, proto, _, _ = info

@@ -40,10 +40,10 @@ class Leash:
     """One attempt at one target: its clock, and the means to end its wait.
 
     Enter it around everything that waits for the target. `pull` makes that raise TimeoutError, with
-    `failure` set.
+    `failure` set. `broken` tells of a connection that brings nothing more, which not every wait notices.
     """
 
-    __slots__ = ("_held", "_now", "_timer", "clock", "entry", "failure", "owner")
+    __slots__ = ("_held", "_now", "_timer", "broken", "clock", "entry", "failure", "owner")
 
     def __init__(
         self, held: set[Leash], owner: Movable, entry: Entry, clock: RequestClock, now: Callable[[], float]
@@ -55,6 +55,7 @@ class Leash:
         self.entry = entry
         self.clock = clock
         self.failure: Failure | None = None
+        self.broken: Callable[[], bool] = _sound
 
     async def __aenter__(self) -> Leash:
         self._held.add(self)
@@ -70,9 +71,12 @@ class Leash:
         """Whether anything came."""
         return self.clock.moved_at > self.clock.sent_at
 
-    def moved(self) -> None:
-        """Something came from the target."""
+    def moved(self, *, progress: bool = True) -> None:
+        """Something came from the target; without `progress` it is a sign of life and no more."""
         now, clock = self._now(), self.clock
+        if not progress:
+            self.entry.clock.heard_at = now
+            return
         self.entry.clock.moved(now, now - clock.moved_at if clock.begun else None)
         clock.moved_at = now
 
@@ -81,11 +85,19 @@ class Leash:
         self.entry.clock.began(self.clock.sent_at)
         self.clock.begun = True
 
+    def release(self) -> None:
+        """Nothing depends on the target any more."""
+        self._held.discard(self)
+
     def pull(self, failure: Failure) -> None:
         """End the wait."""
         if self.failure is None:
             self.failure = failure
             self._timer.reschedule(0.0)
+
+
+def _sound() -> bool:
+    return False
 
 
 class Watch:
@@ -127,6 +139,9 @@ class Watch:
         self._admission.look(now)
 
     def _judge(self, leash: Leash, now: float) -> None:
+        if leash.broken():
+            leash.pull(Failure.BAD_RESPONSE)
+            return
         verdict = judge(now, leash.clock, leash.entry.clock, self._table.limits)
         if verdict is None:
             if self._outlives(leash, now) and self._elsewhere(leash, now):

@@ -100,12 +100,13 @@ class Same:
         return body
 
     def failed(self, status: int, body: bytes, request_id: str) -> bytes:
-        """See Edge. What is no JSON object, such as a plain "Internal Server Error", gets the error shape."""
+        """See Edge. What has no `error`, such as a plain "Internal Server Error", gets the error shape."""
         try:
-            if isinstance(orjson.loads(body), dict):
-                return body
+            answer = orjson.loads(body)
         except orjson.JSONDecodeError:
-            pass
+            answer = None
+        if isinstance(answer, dict) and answer.get("error"):
+            return body
         words = body[:_WORDS].decode("utf-8", "replace").strip() or "the engine gave no reason"
         return self._error(status, "engine_error", words, request_id)
 

@@ -15,6 +15,7 @@ from orchestrator.gateway.stream import TypedJudge
 if TYPE_CHECKING:
     from orchestrator.gateway.asked import Asked
 
+_PAGE_HEAD = 64  # bytes in which a page of HTML shows what it is
 _AUDIO_ENDS = frozenset({"transcript.text.done", "speech.audio.done"})
 _IMAGE_ENDS = frozenset({"image_generation.completed", "image_edit.completed"})
 
@@ -30,6 +31,8 @@ def _heard(asked: Asked, body: bytes) -> Failure | None:
     """Speech and transcripts of plain text are taken as they are, JSON must be a transcript."""
     if not body:
         return Failure.INCOMPLETE
+    if body[:_PAGE_HEAD].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return Failure.BAD_RESPONSE  # a page of something that stands before the engine
     return _json_transcript(asked, body) if body.startswith(b'{"') else None
 
 

@@ -40,7 +40,11 @@ def _inputs(fields: dict[str, Any]) -> int:
 
 
 def _vectors(asked: Asked, answer: dict[str, Any]) -> Failure | None:
-    return holds(answer, "data", _inputs(asked.inner or {}), "embedding")
+    """A vector for each input, no two for the same one."""
+    if (failure := holds(answer, "data", _inputs(asked.inner or {}), "embedding")) is not None:
+        return failure
+    told = [row["index"] for row in answer["data"] if "index" in row]
+    return None if len({*map(str, told)}) == len(told) else Failure.BAD_RESPONSE
 
 
 def _pooled(asked: Asked, answer: dict[str, Any]) -> Failure | None:
