@@ -2,7 +2,8 @@
 
 config.md comes from the models of the configuration, cli.md and the man page from the command line's help,
 metrics.md from the registries of daemon and gateway, alerts.md from the rules that are shipped, capacity.md
-from the policies' placement. A test asserts that all are current.
+from the policies' placement, gateway-faults.md from the mode table of the gateway's tests. A test asserts
+that all are current.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pydantic import BaseModel
 sys.path.insert(0, str(Path(__file__).parent))  # also where this file is loaded by its path
 
 import capacity_table
+import fault_table
 
 from orchestrator import metrics, monitoring
 from orchestrator.config import ConfigFile
@@ -292,6 +294,7 @@ def pages() -> dict[Path, str]:
         MAN / "orchestrator.1": man_page(),
         REFERENCE / "metrics.md": metrics_page(),
         REFERENCE / "alerts.md": alerts_page(),
+        REFERENCE / "gateway-faults.md": fault_table.page(),
         REFERENCE.parent / "explanation" / "capacity.md": capacity_table.page(),
     }
 

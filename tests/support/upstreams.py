@@ -81,15 +81,17 @@ Behaviour = Callable[[Conversation], Awaitable[None]]
 
 
 class Upstream:
-    """An engine that answers as its `behaviour` says; /health answers `health` at once.
+    """An engine that answers as its `behaviour` says; checks get `health` at once. A `frozen` one is silent.
 
-    What the gateway asks it of its own accord, which bears no request id, it does not know.
+    What the gateway asks of its own accord bears no request id; `asked` answers it.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.behaviour: Behaviour = Behave.answer
+        self.asked: Behaviour = Behave.status("404 Not Found")
         self.health = "200 OK"
+        self.frozen = False
         self.seen: list[Seen] = []
         self.in_flight = 0
         self.left = 0
@@ -134,22 +136,24 @@ class Upstream:
         try:
             while True:
                 request = await self._read(reader)
-                own = "x-request-id" not in request.headers
-                if request.path == "/health" or own:
-                    status = self.health
-                    if request.path != "/health":
-                        status = "404 Not Found"
-                        self.questions += 1
-                        if self.questions <= self.mute:
-                            return
-                        await self.tells.wait()
-                    writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
-                    await writer.drain()
+                if self.frozen:
+                    await reader.read()
+                    return
+                talk = Conversation(self, request, reader, writer)
+                if request.path == "/health":
+                    await talk.reply(self.health, b"")
+                    continue
+                if "x-request-id" not in request.headers:
+                    self.questions += 1
+                    if self.questions <= self.mute:
+                        return
+                    await self.tells.wait()
+                    await self.asked(talk)
                     continue
                 self.seen.append(request)
                 self.in_flight += 1
                 try:
-                    await self.behaviour(Conversation(self, request, reader, writer))
+                    await self.behaviour(talk)
                 finally:
                     self.in_flight -= 1
                 if writer.is_closing():
