@@ -64,11 +64,15 @@ def only_comments(data: bytes) -> bool:
 
 
 def split_events(block: bytes) -> list[bytes]:
-    """The single events of a block of whole events, each with its blank line."""
-    if block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:
+    """The single events of a block of whole events, each with its blank line.
+
+    A line feed at the front is an empty one of its own: it may end the CR LF of the block before.
+    """
+    start = 1 if block.startswith(b"\n") else 0
+    if not start and block.find(b"\n\n") == len(block) - 2 and b"\r" not in block:
         return [block]  # one event, as most reads bring
-    events, start = [], 0
-    for match in _BLANK_LINE.finditer(block):
+    events = [block[:start]] if start else []
+    for match in _BLANK_LINE.finditer(block, start):
         events.append(block[start : match.end()])
         start = match.end()
     if start < len(block):

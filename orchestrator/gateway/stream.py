@@ -369,6 +369,7 @@ def is_plain(block: bytes) -> bool:
         and block.startswith(b"data: {")
         and block.endswith(b"}\n\n")
         and block.count(b"}\n\ndata: {") == events - 1
+        and block.count(b"data: {") == events
         and b'"error"' not in block
     )
 
