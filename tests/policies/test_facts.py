@@ -65,6 +65,21 @@ def test_a_living_node_that_nobody_knows_is_adopted(scene: Make, state: Instance
     assert event.launched_at == here.instances["new"].launched_at
 
 
+def test_what_a_node_was_launched_to_run_is_remembered_as_it_was_first_seen(scene: Make) -> None:
+    """Also of a standby that turns out to be at work, which is then seen anew."""
+    here = scene().nodes(2).node("new", ON_DEMAND, serving=False)
+    del here.records["new"]
+    here.instances["new"] = replace(here.instances["new"], build="b", token="p/1/7")
+    memory = reduce(here.memory, *changes(here))
+    assert memory.nodes["new"].build == "b"
+    standby = scene().nodes(2).node("o9", ON_DEMAND, standby=StandbyKind.STOPPED, serving=False, build="b")
+    standby.instances["o9"] = replace(standby.instances["o9"], build="b")
+    standby.shown["o9"] = Target(id="o9", address="o9:1", state=TargetState.HEALTHY)
+    standby.settings["balancers"] = {"gw": Observed(value=tuple(standby.shown.values()), at=standby.now)}
+    (seen,) = [e for e in changes(standby) if isinstance(e, NodeSeen)]
+    assert (seen.standby, reduce(standby.memory, seen).nodes["o9"].build) == (None, "b")
+
+
 @pytest.mark.parametrize(
     ("state", "standby"),
     [(TargetState.HEALTHY, None), (TargetState.UNHEALTHY, StandbyKind.STOPPED), (None, StandbyKind.STOPPED)],
