@@ -34,7 +34,7 @@ from policies.model import TargetSpec
 
 WAYS = ("kill", "reset", "silent")
 SHAPES = ("plain", "stream")
-PACE = ("--tokens-per-second", "2", "--time-to-first-token", "0.5", "--max-num-seqs", "1024")
+PACE = ("--tokens-per-second", "1", "--time-to-first-token", "0.5", "--max-num-seqs", "1024")
 TOKENS = 24
 COUNTERS = ("retries", "moved", "continuations")
 

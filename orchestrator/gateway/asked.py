@@ -154,8 +154,8 @@ def _text(value: Any) -> str:
 
 def _stored_in_path(path: str) -> str | None:
     """ID of `/v1/responses/ID`, `/v1/files/ID/content` and the like."""
-    segments = [unquote(segment) for segment in path.split("/")]
-    return segments[3] if len(segments) > 3 and segments[2] in _STORES else None
+    segments = path.split("/", 4)
+    return unquote(segments[3]) if len(segments) > 3 and unquote(segments[2]) in _STORES else None
 
 
 def _stored_in_body(fields: dict[str, Any], body: bytes) -> str | None:

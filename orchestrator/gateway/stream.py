@@ -37,6 +37,10 @@ class Recorder(Protocol):
         """Note one event, given with its data parsed; returns what the client gets in its place."""
         ...
 
+    def take_plain(self, block: bytes, chunks: list[Any]) -> bytes | None:
+        """The same for a block of ordinary events at once. None, and nothing is noted, where it cannot."""
+        ...
+
     def closing(self) -> bytes:
         """What a stream whose every choice has ended still owes its client: its usage."""
         ...
@@ -225,15 +229,22 @@ class CompletionJudge(EventJudge):
         self._last = b""
 
     def feed(self, data: bytes) -> bytes:
-        """See StreamJudge. Ordinary chunks pass without being parsed, unless they are recorded."""
+        """See StreamJudge. Ordinary chunks pass without a look at their meaning, unrecorded ones unparsed."""
         block = self._splitter.feed(data)
         if not block:
             return b""
-        if self.begun and self._recorder is None and not self._ended and is_plain(block):
-            self.chunks += block.count(_REASON_KEY)
-            self._last = block
-            return block
-        return self._examine(block)
+        if not self.begun or self._ended or not is_plain(block):
+            return self._examine(block)
+        if self._recorder is None:
+            passed = block
+        else:
+            recorded = self._recorder.take_plain(block, _rows(block))
+            if recorded is None:
+                return self._examine(block)
+            passed = recorded
+        self.chunks += block.count(_REASON_KEY)
+        self._last = block
+        return passed
 
     def closing(self) -> bytes:
         """Usage and `[DONE]` where the connection broke between the last finish_reason and them."""
@@ -398,6 +409,15 @@ def _parsed(data: bytes) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         return DONE if data.strip() == DONE else None
+
+
+def _rows(block: bytes) -> list[Any]:
+    """The data of a block that `is_plain`, parsed in one go; empty unless each event is a whole value."""
+    try:
+        rows = orjson.loads(b"[%b]" % block[6:-2].replace(b"\n\ndata: ", b","))
+    except orjson.JSONDecodeError:
+        return []
+    return rows if len(rows) == block.count(b"\n\n") else []
 
 
 def _last_event(tail: bytes) -> bytes | None:

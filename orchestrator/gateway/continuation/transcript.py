@@ -7,6 +7,7 @@ fields are null, so that a client that did not ask for ids sees null.
 
 from __future__ import annotations
 
+import re
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _TAIL = 64  # characters of the answer's end that are kept, beside what stop strings need
 _PROMPT_IDS, _IDS = b'"prompt_token_ids":[', b'"token_ids":['
+_IDS_TOLD, _NO_IDS = re.compile(rb'"token_ids":\[[^\]]+\]'), b'"token_ids":null'
 _HEAD = ("id", "object", "created", "model")
 
 
@@ -77,14 +79,40 @@ class Transcript:
         if not isinstance(choice, dict):
             self._counted = self._counted or bool(chunk.get("usage"))
             return event
+        ids = self._noted(choice)
+        if self.prompt is None and self._begin(chunk, choice) and not self.wants_ids:
+            event = _without(event, _PROMPT_IDS, chunk)
+        return event if self.wants_ids or not ids else _without(event, _IDS, chunk)
+
+    def take_plain(self, block: bytes, chunks: list[Any]) -> bytes | None:
+        """The same for several events at once that hold ordinary text, one chunk for each.
+
+        None, and nothing is noted, where there is more to it.
+        """
+        if self.prompt is None or not chunks:
+            return None
+        try:
+            choices = [chunk["choices"][0] for chunk in chunks]
+            told = sum(bool(choice["token_ids"]) for choice in choices)
+        except (LookupError, TypeError):
+            return None
+        passed = block
+        if not self.wants_ids:
+            passed, cut = _IDS_TOLD.subn(_NO_IDS, block)
+            if cut != told:
+                return None
+        for choice in choices:
+            self._noted(choice)
+        return passed
+
+    def _noted(self, choice: dict[str, Any]) -> list[int] | None:
+        """Note a choice of the engine; the ids that it tells."""
         ids = choice.get("token_ids")
         try:
             self.note(choice, ids)
         except (TypeError, ValueError, OverflowError, AttributeError):
             self._lost = self.spoken = True  # not what an engine says
-        if self.prompt is None and self._begin(chunk, choice) and not self.wants_ids:
-            event = _without(event, _PROMPT_IDS, chunk)
-        return event if self.wants_ids or not ids else _without(event, _IDS, chunk)
+        return ids
 
     def note(self, choice: dict[str, Any], ids: list[int] | None) -> None:
         """Note a choice that the client gets, and the ids it stands for."""

@@ -7,6 +7,7 @@ served; under it everything without a segment of `CLOSED`.
 
 from __future__ import annotations
 
+import functools
 from urllib.parse import unquote
 
 from orchestrator.gateway.dialects import Dialect, Unfit
@@ -72,6 +73,7 @@ CLOSED = frozenset(
 )  # fmt: skip
 
 
+@functools.lru_cache(1024)
 def row_of(method: str, path: str, allow_paths: tuple[str, ...] = ()) -> Dialect:
     """The row for a path as it was sent, without the query. Raises Unfit (404) when it is not served.
 

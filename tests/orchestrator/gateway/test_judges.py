@@ -58,6 +58,10 @@ class Notes:
         self.seen.append(chunk)
         return event.replace(b',"token_ids":[1]', b"")
 
+    def take_plain(self, block: bytes, chunks: list[Any]) -> bytes | None:
+        self.seen += chunks
+        return block.replace(b',"token_ids":[1]', b"") if chunks else None
+
     def closing(self) -> bytes:
         return b""
 
@@ -102,6 +106,9 @@ def test_a_recorder_that_keeps_all_changes_nothing(data, choices):
     class All(Notes):
         def take(self, event: bytes, chunk: dict[str, Any]) -> bytes:
             return event
+
+        def take_plain(self, block: bytes, chunks: list[Any]) -> bytes | None:
+            return block if chunks else None
 
     assert result(CompletionJudge(choices, All()), [data])[:5] == result(CompletionJudge(choices), [data])[:5]
 

@@ -245,3 +245,27 @@ def test_ids_that_are_none_make_a_stream_that_cannot_be_continued(ids: Any) -> N
     chunk = {**orjson.loads(chat_events(told=True)[0]), "choices": [choice]}
     noted.take(b"data: " + orjson.dumps(chunk) + b"\n\n", chunk)
     assert noted.obstacle() == "the engine told no token ids"
+
+
+@pytest.mark.parametrize("wants", [False, True])
+@pytest.mark.parametrize("ids", ["[7]", "[7,8]", "null", "[]"])
+def test_ordinary_events_at_once_are_noted_as_one_by_one(wants: bool, ids: str) -> None:
+    first, *_ = chat_events(told=True)
+    said = [chat_events(told=True)[1], chat_events(told=True)[1].replace("[590]", ids)]
+    one, all_ = (transcript(**({"return_token_ids": True} if wants else {})) for _ in range(2))
+    taken(one, [first])
+    taken(all_, [first])
+    block = "".join(f"data: {event}\n\n" for event in said).encode()
+    shown = all_.take_plain(block, [orjson.loads(event) for event in said])
+    assert shown == "".join(f"data: {event}\n\n" for event in taken(one, said)).encode()
+    assert (all_.ids, all_.lens, all_.length, all_.tail) == (one.ids, one.lens, one.length, one.tail)
+    assert (all_.obstacle(), all_.solid, all_.lumped) == (one.obstacle(), one.solid, one.lumped)
+
+
+@pytest.mark.parametrize("event", ["{}", '{"choices":[]}', '{"choices":[{"token_ids" : [5]}]}'])
+def test_what_is_no_ordinary_event_is_not_noted_at_once(event: str) -> None:
+    noted = transcript()
+    assert noted.take_plain(f"data: {event}\n\n".encode(), [orjson.loads(event)]) is None
+    taken(noted, chat_events(told=True)[:1])
+    assert noted.take_plain(f"data: {event}\n\n".encode(), [orjson.loads(event)]) is None
+    assert not noted.ids
