@@ -271,6 +271,8 @@ class CompletionJudge(EventJudge):
             index, reason, carries = _index(row), row.get("finish_reason"), _carries(row)
             if reason == "abort":
                 return Kind.ABORT
+            if index and self._recorder is not None:
+                return Kind.NONSENSE  # streams of one choice are recorded
             if index in self._ended:
                 if carries:
                     return Kind.NONSENSE

@@ -12,13 +12,13 @@ from multidict import CIMultiDict
 
 from orchestrator.gateway.continuation.kinds import Broken
 from orchestrator.gateway.failure import Failure, of_status
-from orchestrator.gateway.sse import Splitter, event_data, split_events
+from orchestrator.gateway.sse import Splitter, event_data, only_comments, split_events
 from orchestrator.gateway.upstream import target_url
 
 _OK = 200
 _DONE = b"[DONE]"
 _WORDS = 200  # characters of an engine's own words that are kept
-_LONGEST = 64 * 2**20  # bytes of an event without an end
+_LONGEST = 4 * 2**20  # bytes of an event without an end
 
 
 class Engine:
@@ -56,9 +56,10 @@ class Engine:
                 raise _refused(path, answer.status, await answer.read())
             splitter = Splitter()
             while data := await answer.content.readany():
-                self._moved()
+                if not only_comments(data):
+                    self._moved()
                 block = splitter.feed(data)
-                if len(splitter.tail) > _LONGEST:
+                if splitter.size > _LONGEST:
                     raise Broken(Failure.BAD_RESPONSE, "an event of the stream has no end")
                 parts = [part for event in split_events(block) if (part := event_data(event).strip())]
                 chunks = [_chunk(part) for part in parts if part != _DONE]

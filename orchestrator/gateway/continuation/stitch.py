@@ -180,6 +180,8 @@ class Continuation:
             async for chunks in portions:
                 choices = [choice for chunk in chunks for choice in (chunk.get("choices") or ())[:1]]
                 _check(choices)
+                if any(choice.get("index") for choice in choices):
+                    raise Broken(Failure.BAD_RESPONSE, "a choice came that nobody asked for")
                 if choices:
                     yield choices
 
