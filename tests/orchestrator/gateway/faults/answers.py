@@ -101,8 +101,10 @@ def point_of(data: bytes) -> str:
     choice = value["choices"][0]
     if choice["finish_reason"]:
         return "finish"
-    delta = choice.get("delta", {})
-    said = choice.get("text") or delta.get("content") or delta.get("tool_calls") or choice.get("token_ids")
+    if "delta" in choice:
+        said = choice["delta"].get("content") or choice["delta"].get("tool_calls")
+    else:
+        said = choice.get("text", choice.get("token_ids"))
     return "text" if said else "role"
 
 

@@ -186,7 +186,7 @@ async def test_a_node_that_comes_back_is_trusted_with_its_first_progress(tmp_pat
 
 @pytest.mark.parametrize("fault", [p.internal_error, p.resets_at_once, p.unavailable, p.html])
 async def test_a_pool_that_fails_as_a_whole_is_not_hammered(tmp_path, fault):
-    async with pool(tmp_path, fault, fault, fault) as (running, nodes):
+    async with pool(tmp_path, fault, fault, fault, breaker_longest=1.0) as (running, nodes):
         words = await crowd(running, clients=60, each=2)
         assert words.total() == 120
         assert set(words) <= {500, 502, 503}
