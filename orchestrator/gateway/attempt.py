@@ -111,7 +111,6 @@ class Attempts:
                 ) as answer,
             ):
                 leash.moved()
-                leash.broken = lambda: upstream.is_broken(answer)
                 streams = answer.status == _OK and answer.content_type == _EVENT_STREAM
                 if answer.status == _OK and asked.dialect.json and streams is not asked.stream:
                     came = "a stream" if streams else "no stream"
@@ -309,7 +308,6 @@ def _outcome(status: int) -> Outcome:
 _LAST_WORDS = 2.0  # s from one piece of what comes after a whole answer to the next
 _DONE_EVENT = b"data: [DONE]\n\n"
 _WORDS = {
-    Failure.BAD_RESPONSE: "the target's answer is not HTTP",
     Failure.LOST: "the target is silent and fails its checks",
     Failure.STALLED: "the target brings nothing more of this answer",
     Failure.DEADLINE: "the request took longer than any may",

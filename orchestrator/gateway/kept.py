@@ -6,14 +6,18 @@ after each stream, and does not say so. Such a request failed for no fault of th
 
 from __future__ import annotations
 
+import functools
 import weakref
 from contextvars import ContextVar
+from typing import cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
+
+from orchestrator.gateway.answers import Answers
 
 _kept: ContextVar[bool] = ContextVar("kept", default=False)
 
@@ -23,6 +27,9 @@ class KeptConnections(aiohttp.TCPConnector):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
+        self._factory = cast(
+            "functools.partial[ResponseHandler]", functools.partial(Answers, loop=self._loop)
+        )
         self._served: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
 
     async def connect(

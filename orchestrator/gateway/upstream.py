@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from orchestrator.gateway.answers import Unreadable
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.kept import KeptConnections
@@ -43,20 +44,13 @@ def failure_of(error: BaseException) -> Failure | None:
     """The failure an error of the client library stands for; None for our own timers and others."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Failure.CONNECT
-    if isinstance(error, aiohttp.ClientResponseError):
+    if isinstance(error, aiohttp.ClientResponseError | Unreadable):
         return Failure.BAD_RESPONSE
     if isinstance(error, aiohttp.ClientError):
         return Failure.DISCONNECTED
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
         return Failure.DISCONNECTED
     return None
-
-
-def is_broken(answer: aiohttp.ClientResponse) -> bool:
-    """Whether what came last cannot be read: the library ends the connection then, but no read that waits."""
-    connection = answer.connection
-    protocol = None if connection is None else connection.protocol
-    return protocol is not None and protocol.exception() is not None
 
 
 def _socket(info: Any) -> socket.socket:

@@ -40,10 +40,10 @@ class Leash:
     """One attempt at one target: its clock, and the means to end its wait.
 
     Enter it around everything that waits for the target. `pull` makes that raise TimeoutError, with
-    `failure` set. `broken` tells of a connection that brings nothing more, which not every wait notices.
+    `failure` set.
     """
 
-    __slots__ = ("_held", "_now", "_timer", "broken", "clock", "entry", "failure", "owner")
+    __slots__ = ("_held", "_now", "_timer", "clock", "entry", "failure", "owner")
 
     def __init__(
         self, held: set[Leash], owner: Movable, entry: Entry, clock: RequestClock, now: Callable[[], float]
@@ -55,7 +55,6 @@ class Leash:
         self.entry = entry
         self.clock = clock
         self.failure: Failure | None = None
-        self.broken: Callable[[], bool] = _sound
 
     async def __aenter__(self) -> Leash:
         self._held.add(self)
@@ -94,10 +93,6 @@ class Leash:
         if self.failure is None:
             self.failure = failure
             self._timer.reschedule(0.0)
-
-
-def _sound() -> bool:
-    return False
 
 
 class Watch:
@@ -139,9 +134,6 @@ class Watch:
         self._admission.look(now)
 
     def _judge(self, leash: Leash, now: float) -> None:
-        if leash.broken():
-            leash.pull(Failure.BAD_RESPONSE)
-            return
         verdict = judge(now, leash.clock, leash.entry.clock, self._table.limits)
         if verdict is None:
             if self._outlives(leash, now) and self._elsewhere(leash, now):

@@ -303,6 +303,11 @@ class Behave:
         await Behave.then_reset(talk)
 
     @staticmethod
+    async def then_bad_chunk(talk: Conversation) -> None:
+        await talk.send(b"ZZ\r\nno size of a chunk\r\n")
+        await talk.until_client_leaves()
+
+    @staticmethod
     async def then_error(talk: Conversation) -> None:
         await talk.event({"error": {"message": "EngineCore encountered an issue", "code": 500}})
         await talk.done()

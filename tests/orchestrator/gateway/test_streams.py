@@ -12,6 +12,7 @@ def _cuts(behave):
     return {
         "reset": (behave.then_reset, "disconnected"),
         "half an event": (behave.then_half_event, "disconnected"),
+        "bad chunk": (behave.then_bad_chunk, "bad_response"),
         "error event": (behave.then_error, "engine_error"),
         "abort": (behave.then_abort, "aborted"),
         "DONE alone": (behave.then_done_only, "incomplete"),
@@ -21,7 +22,8 @@ def _cuts(behave):
 
 
 @pytest.mark.parametrize(
-    "way", ["reset", "half an event", "error event", "abort", "DONE alone", "clean end", "silence"]
+    "way",
+    ["reset", "half an event", "bad chunk", "error event", "abort", "DONE alone", "clean end", "silence"],
 )
 async def test_a_broken_stream_ends_with_an_error_event(upstreams, gateways, ask, behave, way):
     behaviour, reason = _cuts(behave)[way]
@@ -40,6 +42,27 @@ async def test_a_broken_stream_ends_with_an_error_event(upstreams, gateways, ask
     assert len(bad.seen) == 1
     metrics = running.gateway.metrics.exposition().decode()
     assert f'orchestrator_gateway_streams_cut_total{{reason="{reason}"}} 1.0' in metrics
+
+
+async def test_a_plain_answer_whose_framing_breaks_is_asked_elsewhere(upstreams, gateways, ask, behave):
+    async def badly_framed(talk):
+        await talk.start_stream("application/json")
+        await talk.chunk(b'{"choices":[')
+        await talk.upstream.go_on.wait()
+        await behave.then_bad_chunk(talk)
+
+    bad = await upstreams("bad", badly_framed)
+    running = await gateways(bad)
+    asked = asyncio.create_task(ask(running))
+    while not bad.seen:  # noqa: ASYNC110 - until it works on the request
+        await asyncio.sleep(0.005)
+    good = await upstreams("good")
+    await running.push(bad, good)
+    await asyncio.sleep(0.05)
+    bad.go_on.set()
+    reply = await asked
+    assert (reply.status, len(bad.seen)) == (200, 1)
+    assert "from good" in reply.text
 
 
 async def test_tokens_so_far_are_told_when_the_engine_tells(upstreams, gateways, ask, behave):
