@@ -78,12 +78,14 @@ class Admission:
             if place.turn.done():
                 continue
             wish = place.exchange.wish
-            if hope and (not wish.choosy or self._table.hopeful(wish)):
+            if self._table.hopeful(wish) if wish.choosy else hope:
                 place.hopeless_since = None
             elif place.hopeless_since is None:
                 place.hopeless_since = now
             waited = place.exchange.waited + now - place.since
-            if waited >= self._deadline:
+            if now >= place.exchange.deadline:
+                self._refuse(place, "no target took the request before its time was over")
+            elif waited >= self._deadline:
                 self._refuse(place, f"no target took the request within {self._deadline:g} s")
             elif place.hopeless_since is not None and now - place.hopeless_since >= self._hopeless:
                 self._refuse(place, "no target is there that could take the request")

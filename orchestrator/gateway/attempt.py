@@ -98,26 +98,30 @@ class Attempts:
 
         Raises AttemptFailed, ClientGone.
         """
-        asked = job.asked
-        with self._failures_named(leash := self._leash(job, entry)):
-            async with (
-                leash,
-                self._session.request(
-                    job.request.method,
-                    upstream.target_url(entry.spec.address, asked.inner_path),
-                    headers=job.headers,
-                    data=job.body_for(entry) or None,
-                    allow_redirects=False,
-                ) as answer,
-            ):
-                leash.moved()
-                streams = answer.status == _OK and answer.content_type == _EVENT_STREAM
-                if answer.status == _OK and asked.dialect.json and streams is not asked.stream:
-                    came = "a stream" if streams else "no stream"
-                    raise AttemptFailed(Failure.BAD_RESPONSE, f"{came} came: {answer.content_type}")
-                if streams:
-                    return await self._stream(job, leash, answer)
-                return await self._plain(job, leash, answer)
+        try:
+            with self._failures_named(leash := self._leash(job, entry)):
+                async with (
+                    leash,
+                    self._session.request(
+                        job.request.method,
+                        upstream.target_url(entry.spec.address, job.asked.inner_path),
+                        headers=job.headers,
+                        data=job.body_for(entry) or None,
+                        allow_redirects=False,
+                    ) as answer,
+                ):
+                    leash.moved()
+                    if not _streams(job, answer):
+                        return await self._plain(job, leash, answer)
+                    out = await self._stream(job, leash, answer)
+        except AttemptFailed:
+            if job.response is None or not job.whole:
+                raise
+            out = job.response
+        job.outcome = Outcome.OK
+        if job.judge is not None and (last := job.edge.feed(job.judge.closing()) + job.edge.closing()):
+            await _write(out, last)
+        return out
 
     async def resume(self, job: Job, entry: Entry) -> web.StreamResponse:
         """Let another target bring the rest of a stream that broke. Raises AttemptFailed, ClientGone."""
@@ -135,11 +139,12 @@ class Attempts:
             )
             async with leash, contextlib.aclosing(rest.blocks()) as blocks:
                 async for block in blocks:
+                    seam = b""
                     if job.exchange.stage is Stage.CONTINUING:
                         self._begun(job, leash)
                         self._metrics.continued(job.kind, self._clock.now() - job.broke_at)
-                        await _write(out, job.seam())
-                    await _write(out, job.edge.feed(block))
+                        seam = job.seam()
+                    await _pass(leash, out, seam + job.edge.feed(block))
         job.outcome = Outcome.OK
         await _write(out, job.edge.feed(_DONE_EVENT) + job.edge.closing())
         return out
@@ -158,9 +163,7 @@ class Attempts:
             raise AttemptFailed(failure, _said(error) if leash.failure is None else _WORDS[failure]) from None
 
     def _leash(self, job: Job, entry: Entry) -> Leash:
-        config, streams = self._config, job.asked.stream
-        longest = config.stream_timeout if streams else config.answer_timeout
-        return self._watch.hold(job, entry, streams=streams, deadline=job.exchange.started + longest)
+        return self._watch.hold(job, entry, streams=job.asked.stream, deadline=job.exchange.deadline)
 
     async def _plain(self, job: Job, leash: Leash, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Read the whole answer before any of it is sent, so that a node that dies on the way costs nothing.
@@ -189,7 +192,10 @@ class Attempts:
         if failure is None and answer.status == _OK and job.request.method == hdrs.METH_POST:
             failure = job.asked.dialect.whole(job.asked, body)
         if failure is not None:
-            raise AttemptFailed(failure, f"{answer.status}", Answer(answer.status, headers, body))
+            said = f"it answered {answer.status}"
+            if answer.status >= _FIRST_ERROR:
+                raise AttemptFailed(failure, said, Answer(answer.status, headers, body))
+            raise AttemptFailed(failure, f"{said}, which is no answer to this")
         leash.began()
         self._table.good(entry)
         if job.request.method == hdrs.METH_HEAD and hdrs.CONTENT_LENGTH in answer.headers:
@@ -202,7 +208,10 @@ class Attempts:
         return job.response
 
     async def _stream(self, job: Job, leash: Leash, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Hold the stream until it has begun, then pass it on event by event and judge its end."""
+        """Hold the stream until it has begun, then pass it on event by event and judge its end.
+
+        Returns when it is whole.
+        """
         judge = job.new_judge()
         head, ended = b"", False
         while not (judge.begun or judge.failure() is not None or ended):
@@ -214,23 +223,22 @@ class Attempts:
         if (failure := judge.failure()) is not None:
             raise AttemptFailed(failure, judge.detail)
         out = await self._begin(job, leash, answer, job.edge.feed(head))
-        while not (judge.failure() is not None or ended):
-            if judge.whole:
-                data = await _last_words(leash, answer)
-            else:
-                data = await answer.content.readany()
-                leash.moved(progress=not only_comments(data))
-            ended = not data
-            block = judge.feed(data) if data else judge.end()
-            if block:
-                await _write(out, job.edge.feed(block))
-            self._check_tail(judge)
-        self._metrics.stream_ended(judge.chunks)
+        try:
+            while not (judge.failure() is not None or ended):
+                if judge.whole:
+                    data = await _last_words(answer)
+                else:
+                    data = await answer.content.readany()
+                    leash.moved(progress=not only_comments(data))
+                ended = not data
+                block = judge.feed(data) if data else judge.end()
+                if block:
+                    await _pass(leash, out, job.edge.feed(block))
+                self._check_tail(judge)
+        finally:
+            self._metrics.stream_ended(judge.chunks)
         if (failure := judge.failure()) is not None:
             raise AttemptFailed(failure, judge.detail)
-        job.outcome = Outcome.OK
-        if last := job.edge.feed(judge.closing()) + job.edge.closing():
-            await _write(out, last)
         return out
 
     async def _pass_through(
@@ -240,7 +248,7 @@ class Attempts:
         out = await self._begin(job, leash, answer, head)
         while data := await answer.content.readany():
             leash.moved()
-            await _write(out, data)
+            await _pass(leash, out, data)
         job.outcome = _outcome(answer.status)
         return out
 
@@ -262,7 +270,7 @@ class Attempts:
         except ConnectionError:
             raise ClientGone from None
         if head:
-            await _write(out, head)
+            await _pass(leash, out, head)
         return out
 
     def _begun(self, job: Job, leash: Leash) -> None:
@@ -277,14 +285,26 @@ class Attempts:
             judge.fail(Failure.BAD_RESPONSE, "an event of the stream has no end")
 
 
-async def _last_words(leash: Leash, answer: aiohttp.ClientResponse) -> bytes:
+def _streams(job: Job, answer: aiohttp.ClientResponse) -> bool:
+    """Whether a stream comes. Raises AttemptFailed where the other was asked for."""
+    streams = answer.status == _OK and answer.content_type == _EVENT_STREAM
+    if answer.status == _OK and job.asked.dialect.json and streams is not job.asked.stream:
+        came = "a stream" if streams else "no stream"
+        raise AttemptFailed(Failure.BAD_RESPONSE, f"{came} came: {answer.content_type}")
+    return streams
+
+
+async def _last_words(answer: aiohttp.ClientResponse) -> bytes:
     """What comes after an answer that is whole: usage, `[DONE]`. Nothing is lost when it does not come."""
-    leash.release()
-    try:
-        async with asyncio.timeout(_LAST_WORDS):
-            return await answer.content.readany()
-    except (aiohttp.ClientError, OSError):
-        return b""
+    async with asyncio.timeout(_LAST_WORDS):
+        return await answer.content.readany()
+
+
+async def _pass(leash: Leash, out: web.StreamResponse, data: bytes) -> None:
+    """Write to the client. While it is slow, its target is not read, whose silence then says nothing."""
+    leash.clock.at_client = True
+    await _write(out, data)
+    leash.clock.at_client = False
 
 
 async def _write(out: web.StreamResponse, data: bytes) -> None:

@@ -91,14 +91,15 @@ class RequestClock:
     """When a request was sent, when its last byte came (at first: was sent), and what it waits for.
 
     `begun`: the client has a part; `streams`: it asked for a stream; `deadline`: when it ends at the latest.
+    `at_client`: it waits for its client to read, and for nothing of its target.
     """
 
-    __slots__ = ("begun", "deadline", "moved_at", "sent_at", "streams")
+    __slots__ = ("at_client", "begun", "deadline", "moved_at", "sent_at", "streams")
 
     def __init__(self, now: float, *, streams: bool, deadline: float) -> None:
         self.sent_at = self.moved_at = now
         self.streams = streams
-        self.begun = False
+        self.begun = self.at_client = False
         self.deadline = deadline
 
 

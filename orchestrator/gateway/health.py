@@ -32,6 +32,7 @@ _AT_EASE = 3  # intervals between two checks of a target that brings answers, or
 class HealthChecker:
     """Checks every target of the set, each on its own beat, and at once when a request to it failed.
 
+    One that left the set is checked as long as it holds requests, which would otherwise not be known as lost.
     One that owes answers and says nothing is checked at every interval, any other at every third. A target
     that becomes healthy is asked what it can do for streams that broke elsewhere, until it answers that; a
     new one gets its requests a little later if it takes its time to say so. Each check opens its own
@@ -81,10 +82,10 @@ class HealthChecker:
         await self._session.close()
 
     async def _watch(self, entry: Entry) -> None:
-        """Check one target until it leaves the set."""
+        """Check one target until it has left the set and holds no request."""
         interval = self._config.health_interval
         wait = interval * self._rng.uniform(0.5, 1.0)  # spreads targets that came together
-        while entry.present:
+        while entry.watched:
             entry.suspicion.clear()
             await self._check(entry)
             for _ in range(_AT_EASE):

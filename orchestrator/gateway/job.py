@@ -23,13 +23,13 @@ class Job:
     """One request on its way.
 
     `response` is set once there is something for the client; `transcript` once its stream is recorded, so
-    that another target could go on with it; `origin` is the target that the recorded part came from, `nature`
-    what it served then, `broke_at` when it last broke.
+    that another target could go on with it; `nature` is what the target of the recorded part served then,
+    `broke_at` when it last broke.
     """
 
     __slots__ = (
-        "asked", "broke_at", "edge", "exchange", "headers", "judge", "nature", "origin", "outcome", "plan",
-        "request", "response", "transcript",
+        "asked", "broke_at", "edge", "exchange", "headers", "judge", "nature", "outcome", "plan", "request",
+        "response", "transcript",
     )  # fmt: skip
 
     def __init__(
@@ -53,12 +53,26 @@ class Job:
             if wanted == "on" or (wanted == "exact" and plan.kind is not Kind.INEXACT):
                 self.plan = plan
         self.transcript: Transcript | None = None
-        self.origin: Entry | None = None
         self.nature: Nature | None = None
         self.broke_at = 0.0
         self.judge: StreamJudge | None = None
         self.response: web.StreamResponse | None = None
         self.outcome = Outcome.CANCELLED
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may run twice."""
+        return self.asked.repeatable
+
+    @property
+    def sought(self) -> bool:
+        """Whether it is about something that one target has."""
+        return self.asked.stored is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether its client has all of its stream, or will once that is closed."""
+        return self.exchange.stage is Stage.STREAMING and self.judge is not None and self.judge.whole
 
     @property
     def wish(self) -> Wish:
@@ -67,7 +81,7 @@ class Job:
 
     def body_for(self, entry: Entry) -> bytes:
         """What is sent to this target; begins a transcript where its stream could be continued."""
-        self.transcript, self.origin, self.nature = None, entry, entry.nature
+        self.transcript, self.nature = None, entry.nature
         capability = entry.capability or Capability()
         if self.plan is None or self.plan.kind is Kind.ENDED:
             return self.asked.body()
@@ -109,10 +123,10 @@ class Job:
             return not self.obstacle()
         return self.asked.repeatable
 
-    def seconds_left(self) -> float | None:
-        """How long its stream will take where it is, by the tokens that it may still bring."""
-        transcript, entry = self.transcript, self.origin
-        if transcript is None or entry is None or self.asked.max_tokens is None:
+    def seconds_left(self, entry: Entry) -> float | None:
+        """How long its stream will take at this target, by the tokens that it may still bring."""
+        transcript = self.transcript
+        if transcript is None or self.asked.max_tokens is None or not entry.clock.gap:
             return None
         return (self.asked.max_tokens - transcript.tokens) * entry.clock.gap
 

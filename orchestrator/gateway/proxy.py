@@ -16,11 +16,12 @@ from orchestrator.gateway.asked import Unfit, ask
 from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts, ClientGone
 from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.course import Course
 from orchestrator.gateway.dialects import ErrorShape
 from orchestrator.gateway.dialects.errors import openai_error
 from orchestrator.gateway.dialects.stored import Stored
 from orchestrator.gateway.dialects.table import row_of
-from orchestrator.gateway.failure import Blame, Failure
+from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.headers import Forwarding
 from orchestrator.gateway.health import KNOWN_WITHIN
 from orchestrator.gateway.ids import RequestIds
@@ -28,7 +29,7 @@ from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
-from orchestrator.gateway.request import Exchange, Payment, Stage, Suspect
+from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import ResponsesJudge
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.watch import Watch
@@ -43,7 +44,6 @@ _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
 _FIRST_SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501  # what follows an upgrade is not HTTP
 _BUSY = frozenset({429, 503})
-_FIRST_ERROR = 400
 _BEGUN = frozenset({Stage.STREAMING, Stage.CONTINUING})  # the client has a part of the answer
 
 
@@ -84,7 +84,8 @@ class Proxy:
             pace=Pace(config.body_timeout, config.body_rate),
         )
         self._clock = clock
-        self._budget = RetryBudget(config.retry_budget, config.retry_reserve)
+        budget = RetryBudget(config.retry_budget, config.retry_reserve)
+        self._course = Course(table, budget, config.max_retries)
         self._attempts = Attempts(
             config=config,
             session=session,
@@ -128,11 +129,11 @@ class Proxy:
                 500, "gateway_error", message, request_id=exchange.id, shape=_shape_for(job)
             )
         finally:
-            if not exchange.over:
-                exchange.move(Stage.DONE if outcome in _ANSWERED else Stage.FAILED)
             self._running.discard(task)
             self._metrics.active -= 1
             self._metrics.request_ended(outcome, self._elapsed(exchange))
+            if not exchange.over:
+                exchange.move(Stage.DONE if outcome in _ANSWERED else Stage.FAILED)
         if self.stopping and not response.prepared:
             response.force_close()
         return response
@@ -163,6 +164,8 @@ class Proxy:
             raise self._refused(refused, exchange, shape) from None
         except ConnectionError:
             raise ClientGone from None
+        longest = self._config.stream_timeout if asked.stream else self._config.answer_timeout
+        exchange.deadline = self._clock.now() + longest
         headers = self._forwarding.to_node(request, exchange.id)
         return Job(request, exchange, asked=asked, headers=headers, continuation=self._config.continuation)
 
@@ -184,32 +187,33 @@ class Proxy:
 
     async def _serve(self, job: Job) -> web.StreamResponse:
         """Place the request and try, until there is an answer or nothing is left to try. Raises Turned."""
-        exchange = job.exchange
-        self._budget.deposit()
+        self._course.arrived()
         self._find_home(job)
-        error: AttemptFailed | None = None
+        failure, answer = Failure.DISCONNECTED, None
         while True:
             try:
-                entry = await self._place(exchange)
+                entry = await self._place(job.exchange)
             except Refused as refused:
-                return await self._no_target(job, refused, error)
+                return await self._no_target(job, refused, failure, answer)
             sent_at = self._clock.now()
             try:
-                if exchange.stage is Stage.CONTINUING:
-                    response = await self._attempts.resume(job, entry)
-                else:
-                    await self._known(job, entry)
-                    exchange.move(Stage.SENT)
-                    response = await self._attempts.run(job, entry)
+                response = await self._attempt(job, entry)
                 self._succeeded(job, entry)
                 return response
             except AttemptFailed as failed:
-                error = failed
-                self._blame(exchange, entry, error)
-                if not self._goes_on(job, entry, error, sent_at):
-                    return await self._give_up(job, entry, error)
+                error, failure, answer = failed, failed.failure, failed.answer or answer
+                again = self._goes_on(job, entry, error, sent_at)
             finally:
                 self._table.give(entry)
+            if not again:
+                return await self._give_up(job, entry, error)
+
+    async def _attempt(self, job: Job, entry: Entry) -> web.StreamResponse:
+        if job.exchange.stage is Stage.CONTINUING:
+            return await self._attempts.resume(job, entry)
+        await self._known(job, entry)
+        job.exchange.move(Stage.SENT)
+        return await self._attempts.run(job, entry)
 
     async def _place(self, exchange: Exchange) -> Entry:
         """Wait for a target. Raises Refused."""
@@ -227,18 +231,6 @@ class Proxy:
                 async with asyncio.timeout(KNOWN_WITHIN):
                     await entry.known.wait()
 
-    def _blame(self, exchange: Exchange, entry: Entry, error: AttemptFailed) -> None:
-        """Hold the failure against the target, or remember it until a peer shows whose fault it was."""
-        failure = error.failure
-        if failure is Failure.STALE:
-            return
-        exchange.wish.failed_at(entry)
-        if failure.blames is Blame.DOUBT:
-            exchange.suspects.append(Suspect(entry, failure))
-            return
-        retry_after = None if error.answer is None else error.answer.retry_after
-        self._table.blame(entry, failure, retry_after)
-
     def _find_home(self, job: Job) -> None:
         """Send a request for a stored thing where that is. Raises Turned where that node is gone."""
         stored = job.asked.stored
@@ -255,37 +247,23 @@ class Proxy:
         job.exchange.wish.home = node
 
     def _succeeded(self, job: Job, entry: Entry) -> None:
-        exchange = job.exchange
-        if job.broke_at:
-            self._budget.refund()
-        if job.asked.stored is None:
-            for suspect in exchange.suspects:
-                self._table.blame(suspect.entry, suspect.failure)
+        self._course.succeeded(job)
         if isinstance(job.response, web.Response) and isinstance(job.response.body, bytes):
             self._stored.learn(entry.spec.id, job.asked, job.response.body)
         elif isinstance(job.judge, ResponsesJudge) and job.judge.response_id:
             self._stored.note(entry.spec.id, job.judge.response_id)
         if job.response is not None and not job.response.prepared:
-            self._metrics.first_byte(self._elapsed(exchange))
+            self._metrics.first_byte(self._elapsed(job.exchange))
 
     def _goes_on(self, job: Job, entry: Entry, error: AttemptFailed, sent_at: float) -> bool:
         """Whether another target gets the request, or the rest of its stream; counts and logs either way."""
-        exchange, failure = job.exchange, error.failure
-        paid = Payment(self._budget, entry, sent_at=sent_at, now=self._clock.now())
-        if exchange.stage is Stage.SENT:
-            again = exchange.may_retry(
-                failure,
-                repeatable=job.asked.repeatable,
-                max_retries=self._config.max_retries,
-                paid=paid,
-                sought=job.asked.stored is not None,
-            )
-            if again and error.answer is not None:  # an answer to give is here: only others are waited for
-                again = self._table.hopeful(exchange.wish)
-            if again:
-                exchange.move(Stage.QUEUED)
-        else:
-            again = self._continues(job, failure, paid)
+        exchange, failure, answer = job.exchange, error.failure, error.answer
+        self._course.blame(exchange, entry, failure, None if answer is None else answer.retry_after)
+        again = self._course.goes_on(
+            job, entry, failure, answered=answer is not None, sent_at=sent_at, now=self._clock.now()
+        )
+        if exchange.stage in _BEGUN and not again and (why := job.obstacle()):
+            self._metrics.continuation_refused(why)
         self._metrics.attempt_failed(failure, retried=again)
         log.info(
             "attempt_failed",
@@ -298,28 +276,16 @@ class Proxy:
         )
         return again
 
-    def _continues(self, job: Job, failure: Failure, paid: Payment) -> bool:
-        """Whether a stream that the client has a part of goes on elsewhere."""
-        exchange = job.exchange
-        why = job.obstacle()
-        if why:
-            self._metrics.continuation_refused(why)
-            return False
-        if not exchange.may_continue(failure, paid):
-            return False
-        exchange.wish.fits = job.fits
-        if exchange.stage is Stage.STREAMING:
-            job.broke_at = self._clock.now()
-            exchange.move(Stage.CONTINUING)
-        return True
-
-    async def _no_target(self, job: Job, refused: Refused, error: AttemptFailed | None) -> web.StreamResponse:
-        """Nobody takes the request, or the rest of its stream."""
+    async def _no_target(
+        self, job: Job, refused: Refused, failure: Failure, answer: Answer | None
+    ) -> web.StreamResponse:
+        """Nobody takes the request, or the rest of its stream, after the last `failure`; `answer` is what a
+        target said before, if any did.
+        """
         if job.exchange.stage is Stage.CONTINUING:
-            failure = error.failure if error is not None else Failure.DISCONNECTED
             return await self._cut(job, failure, f"no node can go on with it: {refused}")
-        if error is not None and error.answer is not None:
-            raise self._answer_of_target(job, error.answer) from None
+        if answer is not None:
+            raise self._answer_of_target(job, answer) from None
         code = "queue_full" if refused.full else "no_target"
         raise self._turn(job, 503, code, f"no node can take the request: {refused}") from None
 
@@ -328,10 +294,10 @@ class Proxy:
         exchange, failure = job.exchange, error.failure
         if exchange.stage in _BEGUN:
             return await self._cut(job, failure, str(error))
-        if error.answer is not None and error.answer.status >= _FIRST_ERROR:
+        if error.answer is not None:
             raise self._answer_of_target(job, error.answer) from None
         timed_out = failure in _TIMEOUTS
-        what = f"{exchange.retries + 1} attempts failed, the last one with {failure}: {error}"
+        what = f"attempt {exchange.retries + 1}, the last one, failed with {failure}: {error}"
         if not job.asked.repeatable and not failure.refused:
             what = f"{what}; it may have run, so it was not sent again"
         code = "upstream_timeout" if timed_out else "upstream_failed"
@@ -349,6 +315,7 @@ class Proxy:
             headers.setdefault(hdrs.RETRY_AFTER, str(self._config.retry_after))
         if body is not answer.body:
             headers[hdrs.CONTENT_TYPE] = "application/json"
+            headers.pop(hdrs.CONTENT_ENCODING, None)
         outcome = Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
         return Turned(web.Response(status=status, headers=headers, body=body), outcome)
 

@@ -2,7 +2,7 @@
 
     QUEUED -> SENT -> STREAMING -> DONE | FAILED
       ^        |---------------> DONE | FAILED
-      |--------|  again elsewhere, while the client has nothing
+      |--------|  again elsewhere, while the client has nothing; QUEUED -> DONE | FAILED where nobody is
                       STREAMING <-> CONTINUING  a broken stream goes on elsewhere; CONTINUING -> FAILED
 
 STREAMING begins with the first byte to the client. From there the request cannot be sent again; only its
@@ -11,6 +11,7 @@ stream can be continued.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,7 +35,7 @@ class Stage(StrEnum):
 
 
 _NEXT: dict[Stage, frozenset[Stage]] = {
-    Stage.QUEUED: frozenset({Stage.SENT, Stage.FAILED}),
+    Stage.QUEUED: frozenset({Stage.SENT, Stage.DONE, Stage.FAILED}),
     Stage.SENT: frozenset({Stage.QUEUED, Stage.STREAMING, Stage.DONE, Stage.FAILED}),
     Stage.STREAMING: frozenset({Stage.CONTINUING, Stage.DONE, Stage.FAILED}),
     Stage.CONTINUING: frozenset({Stage.STREAMING, Stage.FAILED}),
@@ -56,16 +57,19 @@ class Exchange:
 
     `retries` counts attempts that followed a failed one, `sent_again` those of them after which a target may
     have worked on it in vain, `continued` how often its stream went on elsewhere, `waited` the seconds spent
-    in the queue so far. `suspects` are blamed once the request succeeds at a peer.
+    in the queue so far. `suspects` are blamed once the request succeeds at a peer. `deadline` is when the
+    request ends at the latest.
     """
 
     __slots__ = (
-        "continued", "id", "retries", "sent_again", "stage", "started", "suspects", "waited", "wish",
+        "continued", "deadline", "id", "retries", "sent_again", "stage", "started", "suspects", "waited",
+        "wish",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float) -> None:
         self.id = request_id
         self.started = started
+        self.deadline = math.inf
         self.stage = Stage.QUEUED
         self.wish = Wish()
         self.suspects: list[Suspect] = []
@@ -124,14 +128,17 @@ class Exchange:
 class Payment:
     """Takes a retry out of the budget, on the tab of the target that failed. True when it was granted."""
 
-    __slots__ = ("_budget", "_entry", "_now", "_sent_at")
+    __slots__ = ("_budget", "_doubt", "_entry", "_now", "_sent_at")
 
-    def __init__(self, budget: RetryBudget, entry: Entry, *, sent_at: float, now: float) -> None:
+    def __init__(
+        self, budget: RetryBudget, entry: Entry, failure: Failure, *, sent_at: float, now: float
+    ) -> None:
         self._budget = budget
         self._entry = entry
+        self._doubt = failure.blames is Blame.DOUBT
         self._sent_at = sent_at
         self._now = now
 
     def __call__(self) -> bool:
         """Pay."""
-        return self._budget.withdraw(self._entry.tab, self._sent_at, self._now)
+        return self._budget.withdraw(self._entry.tab, self._sent_at, self._now, doubt=self._doubt)

@@ -81,6 +81,11 @@ class Entry:
         return self.health is TargetState.HEALTHY or self.clock.moves(now, limits)
 
     @property
+    def watched(self) -> bool:
+        """Whether its checks are of use: it is in the set, or left it with requests that it still holds."""
+        return self.present or self.in_flight > 0
+
+    @property
     def nature(self) -> Nature | None:
         """What it serves; None until it was probed."""
         return None if self.capability is None else (self.spec.build, self.capability.identity)
@@ -108,8 +113,8 @@ class Change:
 class Wish:
     """What one request needs of a target.
 
-    `tried` maps targets that failed it to the health checks that they had passed then: they are left out
-    until they passed another. `fits` says which can serve it at all, as when a broken stream needs the same
+    `tried` maps targets that failed it to the health checks that they had passed then: it shuns them until
+    they passed another. `fits` says which can serve it at all, as when a broken stream needs the same
     model. `again`: it lost its target and has been let in before. `home` is the only target that will do,
     draining or not, as it has what the request is about.
     """
@@ -117,15 +122,19 @@ class Wish:
     __slots__ = ("again", "fits", "home", "tried")
 
     def __init__(self) -> None:
-        self.tried: dict[str, int] = {}
+        self.tried: dict[Entry, int] = {}
         self.fits: Callable[[Entry], bool] = _any
         self.again = False
         self.home: str | None = None
 
     def allows(self, entry: Entry) -> bool:
         """Whether it may go there now."""
-        passes = self.tried.get(entry.spec.id)
-        return (passes is None or entry.passes > passes) and self.suits(entry)
+        return not self.shuns(entry) and self.suits(entry)
+
+    def shuns(self, entry: Entry) -> bool:
+        """Whether it failed there and no check was passed since."""
+        passes = self.tried.get(entry)
+        return passes is not None and entry.passes <= passes
 
     def suits(self, entry: Entry) -> bool:
         """Whether it could ever go there."""
@@ -138,7 +147,14 @@ class Wish:
 
     def failed_at(self, entry: Entry) -> None:
         """It failed there."""
-        self.tried[entry.spec.id] = entry.passes
+        self.tried[entry] = entry.passes
+
+    def but(self, entry: Entry, fits: Callable[[Entry], bool]) -> Wish:
+        """The wish to go on at any other target that fits."""
+        wish = Wish()
+        wish.tried = self.tried | {entry: entry.passes}
+        wish.fits, wish.again, wish.home = fits, True, self.home
+        return wish
 
 
 def _any(_: Entry) -> bool:
@@ -237,7 +253,7 @@ class TargetTable:
             any_sound = True
             if self._full(entry, wish) or not wish.allows(entry):
                 continue
-            failed_it = entry.spec.id in wish.tried
+            failed_it = entry in wish.tried
             weighted = (failed_it, entry.doubtful, entry.in_flight / entry.spec.weight)
             if not best or weighted < load:
                 best, load = [entry], weighted
@@ -286,18 +302,17 @@ class TargetTable:
         return any(entry.sound(now) for entry in self._active)
 
     def hopeful(self, wish: Wish = ANYWHERE) -> bool:
-        """Whether waiting makes sense: no set is here yet, or a target that has not failed it may take it."""
+        """Whether waiting makes sense: no set is here yet, or a target that it does not shun may take it."""
         if self.accepted is None:
             return True
         now, limits = self._now(), self.limits
         among = self._active if wish.home is None else self._entries.values()
-        untried = (entry for entry in among if entry.spec.id not in wish.tried)
-        return any(wish.suits(entry) and entry.hopeful(now, limits) for entry in untried)
+        return any(wish.allows(entry) and entry.hopeful(now, limits) for entry in among)
 
     def take(self, entry: Entry) -> None:
         """A request is given to the target. Every take is followed by exactly one give."""
         entry.in_flight += 1
-        entry.breaker.begin()
+        entry.breaker.begin(self._now())
 
     def good(self, entry: Entry) -> None:
         """The target brings an answer as it should."""

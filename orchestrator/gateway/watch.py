@@ -16,7 +16,7 @@ from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.targets import Entry, TargetTable, Wish
 
 _BEAT = 0.1  # s between two looks
-_LATE = 0.25  # s: a look that comes so late says nothing of others, as the gateway itself was held up
+_LATE = 0.25  # s: what is seen so late says nothing of others, as the gateway itself was held up
 
 
 class Movable(Protocol):
@@ -32,8 +32,8 @@ class Movable(Protocol):
     def fits(self, entry: Entry) -> bool:
         """Whether a target can bring the rest of its stream."""
 
-    def seconds_left(self) -> float | None:
-        """How long its stream will take at its target, None where that is not known."""
+    def seconds_left(self, entry: Entry) -> float | None:
+        """How long its stream will take at this target, None where that is not known."""
 
 
 class Leash:
@@ -84,10 +84,6 @@ class Leash:
         self.entry.clock.began(self.clock.sent_at)
         self.clock.begun = True
 
-    def release(self) -> None:
-        """Nothing depends on the target any more."""
-        self._held.discard(self)
-
     def pull(self, failure: Failure) -> None:
         """End the wait."""
         if self.failure is None:
@@ -106,6 +102,7 @@ class Watch:
         self._clock = clock
         self._drain_margin = drain_margin
         self._held: set[Leash] = set()
+        self._promised: list[Entry] = []  # who will get the requests that leave their targets in this look
 
     def hold(self, owner: Movable, entry: Entry, *, streams: bool, deadline: float) -> Leash:
         """A leash for an attempt that is sent at this moment."""
@@ -114,11 +111,12 @@ class Watch:
 
     async def run(self) -> None:
         """Look for ever."""
-        before = self._clock.now()
+        before, waits = self._clock.now(), False
         while True:
             await self._clock.sleep(_BEAT)
             now = self._clock.now()
-            if now - before < _BEAT + _LATE:
+            waits = not waits and now - before >= _BEAT + _LATE  # for what has come meanwhile to be read
+            if not waits:
                 self.look(now)
             before = now
 
@@ -131,9 +129,13 @@ class Watch:
                 self._table.lose(entry, "is silent and leaves its check unanswered")
         for leash in list(self._held):
             self._judge(leash, now)
+        while self._promised:
+            self._promised.pop().in_flight -= 1
         self._admission.look(now)
 
     def _judge(self, leash: Leash, now: float) -> None:
+        if leash.clock.at_client:
+            leash.clock.moved_at = now
         verdict = judge(now, leash.clock, leash.entry.clock, self._table.limits)
         if verdict is None:
             if self._outlives(leash, now) and self._elsewhere(leash, now):
@@ -146,17 +148,18 @@ class Watch:
         spec = leash.entry.spec
         if spec.drain_deadline is None or now < spec.drain_deadline - self._drain_margin:
             return False
-        left = leash.owner.seconds_left()
+        left = leash.owner.seconds_left(leash.entry)
         return left is None or now + left > spec.drain_deadline - self._drain_margin / 2
 
     def _elsewhere(self, leash: Leash, now: float) -> bool:
-        """Whether another target that is well could take it at once."""
+        """Whether another target that is well can take it at once, beside those that leave in this look."""
         owner, entry = leash.owner, leash.entry
         if not owner.can_move():
             return False
-        wish = Wish()
-        wish.again = True
-        wish.tried = owner.wish.tried | {entry.spec.id: entry.passes}
-        wish.fits = owner.fits if leash.clock.begun else owner.wish.fits
-        found = self._table.choose(wish)
-        return found is not None and found.sound(now) and not found.doubtful
+        fits = owner.fits if leash.clock.begun else owner.wish.fits
+        found = self._table.choose(owner.wish.but(entry, fits))
+        if found is None or found.doubtful or not found.sound(now):
+            return False
+        found.in_flight += 1
+        self._promised.append(found)
+        return True

@@ -14,7 +14,7 @@ def breaker(threshold=3, quiet=5.0, longest=60.0):
 
 def opened(one, now):
     """Let a probe fail; how long it is quiet after that."""
-    one.begin()
+    one.begin(now)
     one.fail(now)
     quiet = 0.0
     while one.state(now + quiet) is BreakerState.OPEN:
@@ -38,15 +38,17 @@ def test_one_probe_at_a_time_decides():
     one.fail(0.0)
     assert one.state(5.0) is BreakerState.HALF_OPEN
     assert one.allows(5.0)
-    one.begin()
+    one.begin(5.0)
     assert not one.allows(5.0)
     one.fail(5.0)
     assert one.state(14.9) is BreakerState.OPEN
     assert one.allows(15.0)
-    one.begin()
+    one.begin(15.0)
     one.abandon()
     assert one.allows(15.0)
-    one.begin()
+    one.begin(15.0)
+    assert not one.allows(19.9)
+    assert one.allows(20.0)
     one.good()
     assert one.state(15.0) is BreakerState.CLOSED
 
@@ -88,7 +90,7 @@ def test_it_never_gets_stuck(steps):
             now += 3.0
             continue
         if one.allows(now):
-            one.begin()
+            one.begin(now)
             if step == "fail":
                 one.fail(now)
             elif step == "asks":
@@ -120,6 +122,13 @@ def test_streams_that_are_finished_elsewhere_cost_nothing():
         assert pays(budget)
         budget.refund()
     budget.refund()
+    assert [pays(budget) for _ in range(3)] == [True, True, False]
+
+
+def test_half_of_the_reserve_is_kept_for_targets_that_are_lost():
+    budget = RetryBudget(ratio=0.0, reserve=4)
+    doubts = [budget.withdraw(Tab(), 1.0, 1.0, doubt=True) for _ in range(9)]
+    assert doubts == [True, True, *[False] * 7]
     assert [pays(budget) for _ in range(3)] == [True, True, False]
 
 

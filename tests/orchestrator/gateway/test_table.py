@@ -194,6 +194,26 @@ def test_a_tried_target_waits_for_its_next_passed_check(world):
     assert world.chosen(wish) == "a"
 
 
+def test_another_machine_under_a_known_name_has_failed_nothing(world):
+    world.put(spec("a"))
+    for _ in range(50):
+        world.table.checked(world.entry("a"), "", 1)
+    wish = without(world.entry("a"))
+    world.put(TargetSpec(id="a", address="10.9.9.9:8000"))
+    assert world.chosen(wish) == "a"
+
+
+def test_a_target_that_passed_a_check_since_is_hoped_for(world):
+    world.put(spec("a"))
+    wish = without(world.entry("a"))
+    assert not world.table.hopeful(wish)
+    world.table.checked(world.entry("a"), "", 1)
+    for _ in range(16):
+        world.table.take(world.entry("a"))
+    assert world.chosen(wish) is None
+    assert world.table.hopeful(wish)
+
+
 def test_checks_need_a_run_of_failures_but_one_pass(world):
     world.put(spec("a"))
     entry = world.entry("a")
@@ -242,6 +262,19 @@ def test_a_probe_whose_client_leaves_lets_another_probe(world):
     world.table.take(world.table.choose())
     assert world.chosen() is None
     world.table.give(entry)
+    assert world.chosen() == "a"
+
+
+def test_a_probe_that_tells_nothing_keeps_no_busy_target_closed(world):
+    world.put(spec("a"))
+    entry = world.entry("a")
+    world.table.take(entry)  # a long stream
+    world.table.blame(entry, Failure.RATE_LIMITED, 5.0)
+    world.now += 5.0
+    world.table.take(world.table.choose())
+    world.table.give(entry)  # its client left
+    assert world.chosen() is None
+    world.now += 10.0
     assert world.chosen() == "a"
 
 

@@ -33,7 +33,7 @@ class Owner:
     def fits(self, entry):
         return True
 
-    def seconds_left(self):
+    def seconds_left(self, entry):
         return self.left
 
 
@@ -152,6 +152,60 @@ async def test_what_would_outlive_its_node_moves_before_the_deadline(left, moves
     assert await played(world, leash, lambda: lives(2.0)) is (Failure.MOVED if moves else None)
 
 
+async def test_no_more_move_at_once_than_others_have_room_for():
+    world = World(max_in_flight=2)
+    world.entry("b").in_flight = 1
+    draining(world, world.clock.now() + 5.0)
+    leashes = [world.leash(begun=True) for _ in range(8)]
+    for one in leashes:
+        await one.__aenter__()
+    world.watch.look(world.clock.now())
+    assert [one.failure for one in leashes].count(Failure.MOVED) == 3
+    assert world.entry("b").in_flight == 1
+    for one in leashes:
+        world.watch._held.discard(one)
+        one._timer.reschedule(None)
+        await one.__aexit__(None, None, None)
+
+
+async def test_a_client_that_does_not_read_makes_no_target_look_stalled():
+    world = World()
+    leash = world.leash(begun=True)
+    leash.clock.at_client = True
+    assert await played(world, leash, lambda: world.passes(200.0)) is None
+    leash = world.leash(begun=True)
+    leash.clock.at_client = True
+
+    def read():
+        leash.clock.at_client = False
+
+    late = await played(world, leash, lambda: world.passes(200.0), read, lambda: world.passes(16.0))
+    assert late is Failure.STALLED
+
+
+async def test_a_request_for_what_one_target_has_does_not_move():
+    world = World()
+    world.owner.wish.home = "a"
+    draining(world, world.clock.now() + 5.0)
+    leash = world.leash(begun=True)
+    assert await played(world, leash, lambda: world.watch.look(world.clock.now())) is None
+
+
+async def test_a_gateway_that_is_always_late_still_looks():
+    class Late(HandClock):
+        async def sleep(self, seconds):
+            self.at += 0.5
+            if self.at > 1020.0:
+                raise asyncio.CancelledError
+
+    world, looks = World(), []
+    watch = Watch(world.table, world.admission, Late(), drain_margin=1.0)
+    watch.look = looks.append
+    with pytest.raises(asyncio.CancelledError):
+        await watch.run()
+    assert len(looks) == 20
+
+
 async def test_nothing_moves_where_no_other_target_is():
     world = World()
     leash = world.leash(begun=True)
@@ -164,6 +218,18 @@ async def test_nothing_moves_where_no_other_target_is():
 def waiting(world):
     exchange = Exchange("r", world.clock.now())
     return asyncio.create_task(world.admission.acquire(exchange, world.clock.now()))
+
+
+async def test_no_request_waits_beyond_its_own_end():
+    world = World()
+    fill(world)
+    exchange = Exchange("r", world.clock.now())
+    exchange.deadline = world.clock.now() + 3.0
+    task = asyncio.create_task(world.admission.acquire(exchange, world.clock.now()))
+    await asyncio.sleep(0)
+    world.passes(4.0)
+    with pytest.raises(Refused, match="before its time was over"):
+        await task
 
 
 def fill(world):
@@ -194,7 +260,7 @@ async def test_a_request_waits_for_a_busy_pool_and_not_for_a_dead_one():
     fill(world)
     for entry in world.table:
         for _ in range(9):
-            entry.breaker.begin()
+            entry.breaker.begin(world.clock.now())
             world.table.blame(entry, Failure.BAD_GATEWAY)
         entry.clock.moved_at = -1e9
     for _ in range(15):
