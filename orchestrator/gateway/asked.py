@@ -141,6 +141,8 @@ def _truth(value: Any) -> bool:
 
 def _number(value: Any) -> int | None:
     """A positive count as engines read it: pydantic takes "3" and 3.0 too."""
+    if value is None:
+        return None
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
     if isinstance(value, float) and value.is_integer():

@@ -160,7 +160,8 @@ class Attempts:
             failure = upstream.failure_of(error) or leash.failure or Failure.DISCONNECTED
             if failure is Failure.DISCONNECTED and was_kept() and not leash.heard:
                 failure = Failure.STALE
-            raise AttemptFailed(failure, _said(error) if leash.failure is None else _WORDS[failure]) from None
+            words = _WORDS[failure] if failure is leash.failure else _said(error)
+            raise AttemptFailed(failure, words) from None
 
     def _leash(self, job: Job, entry: Entry) -> Leash:
         return self._watch.hold(job, entry, streams=job.asked.stream, deadline=job.exchange.deadline)
