@@ -29,7 +29,7 @@ from orchestrator.gateway.stream import StreamJudge
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.watch import Leash, Watch
 
-_OK = 200
+_SUCCESS = range(200, 300)
 _FIRST_ERROR, _FIRST_SERVER_ERROR = 400, 500
 _EVENT_STREAM = "text/event-stream"
 _LONGEST_RETRY_AFTER = 3600.0
@@ -190,7 +190,8 @@ class Attempts:
         body = b"".join(parts)
         headers = returned(answer.headers)
         failure = failures.of_status(answer.status, body, draining=entry.draining)
-        if failure is None and answer.status == _OK and job.request.method == hdrs.METH_POST:
+        succeeded = answer.status in _SUCCESS
+        if succeeded and job.request.method == hdrs.METH_POST:
             failure = job.asked.dialect.whole(job.asked, body)
         if failure is not None:
             said = f"it answered {answer.status}"
@@ -201,7 +202,7 @@ class Attempts:
         self._table.good(entry)
         if job.request.method == hdrs.METH_HEAD and hdrs.CONTENT_LENGTH in answer.headers:
             headers[hdrs.CONTENT_LENGTH] = answer.headers[hdrs.CONTENT_LENGTH]
-        body = job.edge.answer(body) if answer.status == _OK else body
+        body = job.edge.answer(body) if succeeded else body
         job.response = web.Response(
             status=answer.status, headers=job.answer_headers(headers, entry), body=body
         )
@@ -288,8 +289,8 @@ class Attempts:
 
 def _streams(job: Job, answer: aiohttp.ClientResponse) -> bool:
     """Whether a stream comes. Raises AttemptFailed where the other was asked for."""
-    streams = answer.status == _OK and answer.content_type == _EVENT_STREAM
-    if answer.status == _OK and job.asked.dialect.json and streams is not job.asked.stream:
+    streams = answer.status in _SUCCESS and answer.content_type == _EVENT_STREAM
+    if answer.status in _SUCCESS and job.asked.dialect.json and streams is not job.asked.stream:
         came = "a stream" if streams else "no stream"
         raise AttemptFailed(Failure.BAD_RESPONSE, f"{came} came: {answer.content_type}")
     return streams

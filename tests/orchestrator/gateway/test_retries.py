@@ -86,6 +86,25 @@ async def test_a_stream_that_brings_nothing_is_started_again(upstreams, gateways
     assert (await running.state())["totals"]["streams_cut"] == 0
 
 
+@pytest.mark.parametrize("status", ["204 No Content", "206 Partial Content", "202 Accepted"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_no_success_of_another_kind_passes_for_an_answer(upstreams, gateways, ask, status, stream):
+    async def half(talk):
+        if status.startswith("204"):
+            await talk.send(f"HTTP/1.1 {status}\r\n\r\n".encode())
+        else:
+            await talk.reply(status, b'{"choices":[')
+
+    bad = await upstreams("bad", half)
+    good = await upstreams("good")
+    running = await gateways(bad, good, breaker_failures=1000)
+    while not bad.seen:
+        reply = await ask(running, stream=stream)
+        assert (reply.status, reply.headers["X-Orchestrator-Node"]) == (200, "good")
+    metrics = running.gateway.metrics.exposition().decode()
+    assert f'orchestrator_gateway_retries_total{{reason="bad_response"}} {len(bad.seen)}.0' in metrics
+
+
 async def test_a_refused_connection_costs_no_retry_and_takes_the_target_out(upstreams, gateways, ask, behave):
     dead = [await upstreams(f"dead{number}") for number in range(5)]
     good = await upstreams("good", behave.tokens(1))
