@@ -98,37 +98,30 @@ class Attempts:
 
         Raises AttemptFailed, ClientGone.
         """
-        try:
-            with self._failures_named(leash := self._leash(job, entry)):
-                async with (
-                    leash,
-                    self._session.request(
-                        job.request.method,
-                        upstream.target_url(entry.spec.address, job.asked.inner_path),
-                        headers=job.headers,
-                        data=job.body_for(entry) or None,
-                        allow_redirects=False,
-                    ) as answer,
-                ):
-                    leash.moved()
-                    if not _streams(job, answer):
-                        return await self._plain(job, leash, answer)
-                    out = await self._stream(job, leash, answer)
-        except AttemptFailed:
-            if job.response is None or not job.whole:
-                raise
-            out = job.response
-        job.outcome = Outcome.OK
-        if job.judge is not None and (last := job.edge.feed(job.judge.closing()) + job.edge.closing()):
-            await _write(out, last)
-        return out
+        with self._failures_named(job, leash := self._leash(job, entry)):
+            async with (
+                leash,
+                self._session.request(
+                    job.request.method,
+                    upstream.target_url(entry.spec.address, job.asked.inner_path),
+                    headers=job.headers,
+                    data=job.body_for(entry) or None,
+                    allow_redirects=False,
+                ) as answer,
+            ):
+                leash.moved()
+                if not _streams(job, answer):
+                    return await self._plain(job, leash, answer)
+                await self._stream(job, leash, answer)
+        return await self._close(job, b"" if job.judge is None else job.judge.closing())
 
     async def resume(self, job: Job, entry: Entry) -> web.StreamResponse:
         """Let another target bring the rest of a stream that broke. Raises AttemptFailed, ClientGone."""
         out, transcript, capability = job.response, job.transcript, entry.capability or Capability()
         if out is None or transcript is None:
             raise AssertionError(f"request {job.exchange.id}: nothing to go on from")
-        with self._failures_named(leash := self._leash(job, entry)):
+        job.judge = None
+        with self._failures_named(job, leash := self._leash(job, entry)):
             rest = Continuation(
                 session=self._session,
                 address=entry.spec.address,
@@ -145,23 +138,35 @@ class Attempts:
                         self._metrics.continued(job.kind, self._clock.now() - job.broke_at)
                         seam = job.seam()
                     await _pass(leash, out, seam + job.edge.feed(block))
+        return await self._close(job, transcript.closing() + _DONE_EVENT)
+
+    async def _close(self, job: Job, closing: bytes) -> web.StreamResponse:
+        """The client has all of its stream but for `closing`, which says so in the inner dialect."""
+        if job.response is None:
+            raise AssertionError(f"request {job.exchange.id}: nothing was begun")
         job.outcome = Outcome.OK
-        await _write(out, job.edge.feed(_DONE_EVENT) + job.edge.closing())
-        return out
+        if last := job.edge.feed(closing) + job.edge.closing():
+            await _write(job.response, last)
+        return job.response
 
     @contextlib.contextmanager
-    def _failures_named(self, leash: Leash) -> Iterator[None]:
-        """Turn what goes wrong on the way into AttemptFailed."""
+    def _failures_named(self, job: Job, leash: Leash) -> Iterator[None]:
+        """Turn what goes wrong on the way into AttemptFailed, unless the client has its whole answer."""
         try:
             yield
-        except Broken as broken:
-            raise AttemptFailed(broken.failure, broken.detail) from None
-        except (aiohttp.ClientError, OSError) as error:
-            failure = upstream.failure_of(error) or leash.failure or Failure.DISCONNECTED
-            if failure is Failure.DISCONNECTED and was_kept() and not leash.heard:
-                failure = Failure.STALE
-            words = _WORDS[failure] if failure is leash.failure else _said(error)
-            raise AttemptFailed(failure, words) from None
+        except (AttemptFailed, Broken, aiohttp.ClientError, OSError) as error:
+            if not job.whole:
+                raise self._named(error, leash) from None
+
+    def _named(self, error: Exception, leash: Leash) -> AttemptFailed:
+        if isinstance(error, AttemptFailed):
+            return error
+        if isinstance(error, Broken):
+            return AttemptFailed(error.failure, error.detail)
+        failure = upstream.failure_of(error) or leash.failure or Failure.DISCONNECTED
+        if failure is Failure.DISCONNECTED and was_kept() and not leash.heard:
+            failure = Failure.STALE
+        return AttemptFailed(failure, _WORDS[failure] if failure is leash.failure else _said(error))
 
     def _leash(self, job: Job, entry: Entry) -> Leash:
         return self._watch.hold(job, entry, streams=job.asked.stream, deadline=job.exchange.deadline)
@@ -209,7 +214,7 @@ class Attempts:
         job.outcome = Outcome.OK
         return job.response
 
-    async def _stream(self, job: Job, leash: Leash, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _stream(self, job: Job, leash: Leash, answer: aiohttp.ClientResponse) -> None:
         """Hold the stream until it has begun, then pass it on event by event and judge its end.
 
         Returns when it is whole.
@@ -241,7 +246,6 @@ class Attempts:
             self._metrics.stream_ended(judge.chunks)
         if (failure := judge.failure()) is not None:
             raise AttemptFailed(failure, judge.detail)
-        return out
 
     async def _pass_through(
         self, job: Job, leash: Leash, answer: aiohttp.ClientResponse, head: bytes

@@ -24,7 +24,7 @@ class Job:
 
     `response` is set once there is something for the client; `transcript` once its stream is recorded, so
     that another target could go on with it; `nature` is what the target of the recorded part served then,
-    `broke_at` when it last broke.
+    `broke_at` when it last broke; `judge` judges what the first target brings, and is None after that.
     """
 
     __slots__ = (
@@ -72,7 +72,11 @@ class Job:
     @property
     def whole(self) -> bool:
         """Whether its client has all of its stream, or will once that is closed."""
-        return self.exchange.stage is Stage.STREAMING and self.judge is not None and self.judge.whole
+        if self.exchange.stage is not Stage.STREAMING:
+            return False
+        if self.judge is not None:
+            return self.judge.whole
+        return self.transcript is not None and bool(self.transcript.finish)
 
     @property
     def wish(self) -> Wish:

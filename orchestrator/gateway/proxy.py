@@ -21,7 +21,7 @@ from orchestrator.gateway.dialects import ErrorShape
 from orchestrator.gateway.dialects.errors import openai_error
 from orchestrator.gateway.dialects.stored import Stored
 from orchestrator.gateway.dialects.table import row_of
-from orchestrator.gateway.failure import Failure
+from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.headers import Forwarding
 from orchestrator.gateway.health import KNOWN_WITHIN
 from orchestrator.gateway.ids import RequestIds
@@ -201,12 +201,14 @@ class Proxy:
                 self._succeeded(job, entry)
                 return response
             except AttemptFailed as failed:
-                error, failure, answer = failed, failed.failure, failed.answer or answer
+                error, failure = failed, failed.failure
+                if answer is None or failure.blames is Blame.DOUBT:  # what may be its own fault says most
+                    answer = failed.answer or answer
                 again = self._goes_on(job, entry, error, sent_at)
             finally:
                 self._table.give(entry)
             if not again:
-                return await self._give_up(job, entry, error)
+                return await self._give_up(job, entry, error, answer)
 
     async def _attempt(self, job: Job, entry: Entry) -> web.StreamResponse:
         if job.exchange.stage is Stage.CONTINUING:
@@ -289,13 +291,15 @@ class Proxy:
         code = "queue_full" if refused.full else "no_target"
         raise self._turn(job, 503, code, f"no node can take the request: {refused}") from None
 
-    async def _give_up(self, job: Job, entry: Entry, error: AttemptFailed) -> web.StreamResponse:
-        """After the last attempt: the target's own error if it gave one, else ours. Raises Turned."""
+    async def _give_up(
+        self, job: Job, entry: Entry, error: AttemptFailed, answer: Answer | None
+    ) -> web.StreamResponse:
+        """After the last attempt: what a target said if this one said something, else ours. Raises Turned."""
         exchange, failure = job.exchange, error.failure
         if exchange.stage in _BEGUN:
             return await self._cut(job, failure, str(error))
-        if error.answer is not None:
-            raise self._answer_of_target(job, error.answer) from None
+        if error.answer is not None and answer is not None:
+            raise self._answer_of_target(job, answer) from None
         timed_out = failure in _TIMEOUTS
         what = f"attempt {exchange.retries + 1}, the last one, failed with {failure}: {error}"
         if not job.asked.repeatable and not failure.refused:

@@ -46,7 +46,12 @@ class Leash:
     __slots__ = ("_held", "_now", "_timer", "clock", "entry", "failure", "owner")
 
     def __init__(
-        self, held: set[Leash], owner: Movable, entry: Entry, clock: RequestClock, now: Callable[[], float]
+        self,
+        held: dict[Leash, None],
+        owner: Movable,
+        entry: Entry,
+        clock: RequestClock,
+        now: Callable[[], float],
     ) -> None:
         self._held = held
         self._now = now
@@ -57,12 +62,12 @@ class Leash:
         self.failure: Failure | None = None
 
     async def __aenter__(self) -> Leash:
-        self._held.add(self)
+        self._held[self] = None
         await self._timer.__aenter__()
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._held.discard(self)
+        self._held.pop(self, None)
         await self._timer.__aexit__(*error)  # type: ignore[arg-type]
 
     @property
@@ -101,7 +106,7 @@ class Watch:
         self._admission = admission
         self._clock = clock
         self._drain_margin = drain_margin
-        self._held: set[Leash] = set()
+        self._held: dict[Leash, None] = {}  # the oldest first
         self._promised: list[Entry] = []  # who will get the requests that leave their targets in this look
 
     def hold(self, owner: Movable, entry: Entry, *, streams: bool, deadline: float) -> Leash:

@@ -163,7 +163,7 @@ async def test_no_more_move_at_once_than_others_have_room_for():
     assert [one.failure for one in leashes].count(Failure.MOVED) == 3
     assert world.entry("b").in_flight == 1
     for one in leashes:
-        world.watch._held.discard(one)
+        world.watch._held.pop(one)
         one._timer.reschedule(None)
         await one.__aexit__(None, None, None)
 
