@@ -33,11 +33,22 @@ class Leash:
         self.failure = failure
 
 
+class Job:
+    def __init__(self, *, whole: bool) -> None:
+        self.whole = whole
+
+
 @pytest.mark.parametrize("pulled", PULLED)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_an_error_in_the_instant_in_which_the_wait_ends_is_a_failed_attempt(error, pulled) -> None:
     attempts = object.__new__(Attempts)
-    with pytest.raises(AttemptFailed) as failed, attempts._failures_named(Leash(pulled)):
+    with pytest.raises(AttemptFailed) as failed, attempts._failures_named(Job(whole=False), Leash(pulled)):
         raise error
     assert failed.value.failure in (pulled, Failure.DISCONNECTED, Failure.CONNECT)
     assert str(failed.value)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_nothing_fails_an_attempt_whose_client_has_its_whole_answer(error) -> None:
+    with object.__new__(Attempts)._failures_named(Job(whole=True), Leash(Failure.LOST)):
+        raise error
