@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from orchestrator.gateway.upstream import target_url
 _OK = 200
 _DONE = b"[DONE]"
 _WORDS = 200  # characters of an engine's own words that are kept
+_PATIENCE = 15.0  # s for an answer that no token is generated for
 _LONGEST = 4 * 2**20  # bytes of an event without an end
 
 
@@ -69,11 +71,14 @@ class Engine:
                     return
 
     async def _ask(self, method: str, path: str, body: bytes | None) -> Any:
-        async with self._call(method, path, body) as answer:
-            said = await answer.read()
-            self._moved()
-            if answer.status != _OK:
-                raise _refused(path, answer.status, said)
+        try:
+            async with asyncio.timeout(_PATIENCE), self._call(method, path, body) as answer:
+                said = await answer.read()
+                self._moved()
+                if answer.status != _OK:
+                    raise _refused(path, answer.status, said)
+        except TimeoutError:
+            raise Broken(Failure.STALLED, f"{path} is not answered") from None
         try:
             return orjson.loads(said)
         except orjson.JSONDecodeError:

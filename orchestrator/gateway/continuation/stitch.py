@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from array import array
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -73,7 +74,7 @@ class Continuation:
         except (Broken, aiohttp.ClientError, OSError):
             if not transcript.finish:
                 raise
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise Broken(Failure.BAD_RESPONSE, f"an answer of another shape than vLLM's: {error!r}") from None
         if not transcript.finish:
             raise Broken(Failure.INCOMPLETE, "the continuation ended without a finish_reason")
@@ -110,7 +111,7 @@ class Continuation:
         async with aclosing(self._portions(TEXT_PATH, body)) as portions:
             async for choices in portions:
                 for choice in choices:
-                    ids, text = choice.get("token_ids") or [], choice.get("text") or ""
+                    ids, text = _ids(choice), choice.get("text") or ""
                     finish, reason = choice.get("finish_reason"), choice.get("stop_reason")
                     if stops is not None:
                         text, match, ids = await self._searched(stops, text, ids)
@@ -153,7 +154,7 @@ class Continuation:
         async with aclosing(self._portions(_GENERATE, body)) as portions:
             async for choices in portions:
                 for choice in choices:
-                    ids, finish = choice.get("token_ids") or [], choice.get("finish_reason")
+                    ids, finish = _ids(choice), choice.get("finish_reason")
                     told, taken = await parsers.feed(ids, finish, choice.get("stop_reason"))
                     if taken or finish:
                         yield self._parsed_event(told, taken)
@@ -282,6 +283,15 @@ def _check(choices: Iterable[dict[str, Any]]) -> None:
     """Raise Broken where the engine cut a choice short."""
     if any(choice.get("finish_reason") == "abort" for choice in choices):
         raise Broken(Failure.ABORTED, "the engine aborted the request")
+
+
+def _ids(choice: dict[str, Any]) -> list[int]:
+    """The token ids of a choice, all sound. Raises Broken where text stands for none, or is no text."""
+    ids, text = choice.get("token_ids") or [], choice.get("text") or ""
+    array("I", ids)
+    if not isinstance(text, str) or (text and not ids and not choice.get("finish_reason")):
+        raise Broken(Failure.BAD_RESPONSE, "text came without its token ids")
+    return ids
 
 
 def _skip(chunk: dict[str, Any], most: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from orchestrator.gateway.continuation import (
     Continuation,
     Transcript,
     Way,
+    calls,
     plan_of,
     probe,
 )
@@ -107,7 +109,7 @@ def streaming(*chunks: Any, status: int = 200, detokenized: Any = "x") -> Handle
     return handler
 
 
-def said(text: str, ids: Any, finish: str | None = None) -> dict[str, Any]:
+def said(text: Any, ids: Any, finish: str | None = None) -> dict[str, Any]:
     return {
         "id": "cmpl-2",
         "choices": [{"index": 0, "text": text, "token_ids": ids, "finish_reason": finish}],
@@ -150,6 +152,10 @@ STREAMS = {
     "half an event": ([said("a", [3]), b'data: {"id":'], Failure.INCOMPLETE),
     "no JSON": ([said("a", [3]), b"data: {half\n\n"], Failure.BAD_RESPONSE),
     "a JSON list": ([said("a", [3]), b"data: []\n\n"], Failure.BAD_RESPONSE),
+    "an id that is none": ([said("a", [3]), said("b", [4, 2**40])], Failure.BAD_RESPONSE),
+    "an id below zero": ([said("a", [3]), said("b", [4, -1])], Failure.BAD_RESPONSE),
+    "text without ids": ([said("a", [3]), said("b", [])], Failure.BAD_RESPONSE),
+    "text that is none": ([said("a", [3]), said(["b"], [4])], Failure.BAD_RESPONSE),
     "a choice that is none": ([said("a", [3]), {"choices": [5]}], Failure.BAD_RESPONSE),
 }
 
@@ -168,6 +174,24 @@ async def test_a_continuation_that_breaks_can_be_continued(
     assert chunk["choices"][0]["delta"] == {"content": "!"}
     assert {name: chunk[name] for name in HEAD} == HEAD
     assert transcript.tokens in (3, 4)
+
+
+@pytest.mark.parametrize("fields", [{"tools": [FUNCTION]}, {"stop": "x"}, {"max_tokens": None}])
+async def test_a_target_that_hangs_in_what_needs_no_tokens(
+    http: aiohttp.ClientSession, serve: Serve, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(calls, "_PATIENCE", 0.05)
+    left = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        await left.wait()
+        return web.Response()
+
+    address = await serve(handler)
+    with pytest.raises(Broken) as broken:
+        await continued(http, address, begun(**fields), FULL)
+    left.set()
+    assert broken.value.failure is Failure.STALLED
 
 
 async def test_a_target_that_is_gone(http: aiohttp.ClientSession, unused_tcp_port: int) -> None:
