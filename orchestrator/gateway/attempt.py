@@ -98,17 +98,14 @@ class Attempts:
 
         Raises AttemptFailed, ClientGone.
         """
-        with self._failures_named(job, leash := self._leash(job, entry)):
-            async with (
-                leash,
-                self._session.request(
-                    job.request.method,
-                    upstream.target_url(entry.spec.address, job.asked.inner_path),
-                    headers=job.headers,
-                    data=job.body_for(entry) or None,
-                    allow_redirects=False,
-                ) as answer,
-            ):
+        with self._failures_named(job, leash := self._leash(job, entry)), leash:
+            async with self._session.request(
+                job.request.method,
+                upstream.target_url(entry.spec.address, job.asked.inner_path),
+                headers=job.headers,
+                data=job.body_for(entry) or None,
+                allow_redirects=False,
+            ) as answer:
                 leash.moved()
                 if not _streams(job, answer):
                     return await self._plain(job, leash, answer)
@@ -121,7 +118,7 @@ class Attempts:
         if out is None or transcript is None:
             raise AssertionError(f"request {job.exchange.id}: nothing to go on from")
         job.judge = None
-        with self._failures_named(job, leash := self._leash(job, entry)):
+        with self._failures_named(job, leash := self._leash(job, entry)), leash:
             rest = Continuation(
                 session=self._session,
                 address=entry.spec.address,
@@ -130,7 +127,7 @@ class Attempts:
                 transcript=transcript,
                 moved=leash.moved,
             )
-            async with leash, contextlib.aclosing(rest.blocks()) as blocks:
+            async with contextlib.aclosing(rest.blocks()) as blocks:
                 async for block in blocks:
                     seam = b""
                     if job.exchange.stage is Stage.CONTINUING:

@@ -28,7 +28,8 @@ _NOT_FORWARDED = _HOP_BY_HOP | {
     *("host", "content-length", "expect", "accept-encoding", "x-request-id"),
     *("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"),
 }
-_ORIGINS = frozenset({"forwarded", "x-real-ip"})
+_NEITHER = _NOT_FORWARDED | {"forwarded", "x-real-ip"}
+"""Nor what tells of origins, from a client that is no proxy of ours."""
 _ORIGIN_PREFIX = "x-forwarded-"
 _NOT_RETURNED = _HOP_BY_HOP | {"content-length", "x-request-id", "server", "alt-svc"}
 """`Alt-Svc` would have clients leave the gateway for the node."""
@@ -61,7 +62,7 @@ class Forwarding:
         """
         given, peer = request.headers, _peer(request)
         trusted = self._trusts(peer)
-        out = _without(given, _NOT_FORWARDED, origins=trusted)
+        out = _without(given, _NOT_FORWARDED if trusted else _NEITHER, origins=trusted)
         before = given.getall(_FOR, []) if trusted else []
         out[_FOR] = ", ".join([*before, peer or "unknown"])
         out[_PROTO] = (given.get(_PROTO) if trusted else None) or "http"
@@ -85,14 +86,10 @@ def returned(headers: MultiMapping[str]) -> CIMultiDict[str]:
 
 
 def _without(headers: MultiMapping[str], names: frozenset[str], *, origins: bool) -> CIMultiDict[str]:
-    """A copy without `names`, without what Connection names, and, where not wanted, without what tells of
-    origins.
-    """
+    """A copy without `names`, without what Connection names, and without X-Forwarded-* but for `origins`."""
     listed = headers.getall(hdrs.CONNECTION, None)
     if listed:
         names = names | {name.strip().lower() for line in listed for name in line.split(",")}
-    if not origins:
-        names = names | _ORIGINS
     return CIMultiDict(
         [
             (name, value)

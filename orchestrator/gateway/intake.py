@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import cast
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
@@ -49,7 +48,7 @@ class Pace:
 class Intake:
     """Reads bodies of up to `limit` bytes; all that are held at one time have up to `total`.
 
-    A body is held from its first byte until the task that read it ends: until then it may be sent again.
+    A body is held from its first byte until it is released: until then it may be sent again.
     """
 
     def __init__(self, *, limit: int, total: int, pace: Pace) -> None:
@@ -74,7 +73,7 @@ class Intake:
             else:
                 await _invite(request)
                 body = await self._receive(request, content)
-            self._keep(self._coming.pop(content))
+            self._whole += self._coming.pop(content)
         except _Crowded:
             raise self._no_room() from None
         except RequestPayloadError as error:
@@ -119,15 +118,10 @@ class Intake:
             largest.set_exception(_Crowded("all bodies together are too large"))
         return part
 
-    def _keep(self, size: int) -> None:
-        """Hold so many bytes for as long as the task that runs now."""
-
-        def done(_: object) -> None:
-            self._whole -= size
-            self.held -= size
-
-        self._whole += size
-        cast("asyncio.Task[object]", asyncio.current_task()).add_done_callback(done)
+    def release(self, size: int) -> None:
+        """A body of so many bytes that was read is not needed any more."""
+        self._whole -= size
+        self.held -= size
 
     def _too_large(self) -> Refusal:
         return Refusal(413, "body_too_large", f"the request body is larger than {self._limit} bytes")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.targets import TargetTable
+from orchestrator.gateway.times import Times
 from policies.model import TargetPhase, TargetState
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -185,8 +186,8 @@ class GatewayMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"orchestrator_gateway_{name}", text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(f"orchestrator_gateway_{name}", text, buckets=_SECONDS, registry=self.registry)
+    def _histogram(self, name: str, text: str) -> Times:
+        return Times(f"orchestrator_gateway_{name}", text, _SECONDS, self.registry)
 
 
 class _Gauges:

@@ -130,6 +130,7 @@ class Proxy:
             )
         finally:
             self._running.discard(task)
+            self._intake.release(exchange.held)
             self._metrics.active -= 1
             self._metrics.request_ended(outcome, self._elapsed(exchange))
             if not exchange.over:
@@ -158,6 +159,7 @@ class Proxy:
                 raise Unfit(501, "not_implemented", "this gateway does not proxy web sockets")
             shape = row_of(request.method, request.raw_path.partition("?")[0], self._config.allow_paths).error
             body = await self._intake.read(request)
+            exchange.held = len(body)
             kind = request.headers.get(hdrs.CONTENT_TYPE, "")
             asked = ask(request.method, request.raw_path, kind, body, self._config.allow_paths)
         except (Unfit, Refusal) as refused:

@@ -58,12 +58,12 @@ class Exchange:
     `retries` counts attempts that followed a failed one, `sent_again` those of them after which a target may
     have worked on it in vain, `continued` how often its stream went on elsewhere, `waited` the seconds spent
     in the queue so far. `suspects` are blamed once the request succeeds at a peer. `deadline` is when the
-    request ends at the latest.
+    request ends at the latest, `held` the bytes of its body that are held for another attempt.
     """
 
     __slots__ = (
-        "continued", "deadline", "id", "retries", "sent_again", "stage", "started", "suspects", "waited",
-        "wish",
+        "continued", "deadline", "held", "id", "retries", "sent_again", "stage", "started", "suspects",
+        "waited", "wish",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float) -> None:
@@ -77,6 +77,7 @@ class Exchange:
         self.sent_again = 0
         self.continued = 0
         self.waited = 0.0
+        self.held = 0
 
     def move(self, stage: Stage) -> None:
         """Go on to the next stage. Raises AssertionError on a step that the machine does not have."""

@@ -40,10 +40,10 @@ class Leash:
     """One attempt at one target: its clock, and the means to end its wait.
 
     Enter it around everything that waits for the target. `pull` makes that raise TimeoutError, with
-    `failure` set.
+    `failure` set, as `asyncio.timeout` does at its time.
     """
 
-    __slots__ = ("_held", "_now", "_timer", "clock", "entry", "failure", "owner")
+    __slots__ = ("_cancels", "_held", "_now", "_task", "clock", "entry", "failure", "owner")
 
     def __init__(
         self,
@@ -55,20 +55,28 @@ class Leash:
     ) -> None:
         self._held = held
         self._now = now
-        self._timer = asyncio.timeout(None)
+        self._task: asyncio.Task[object] | None = None
+        self._cancels = 0
         self.owner = owner
         self.entry = entry
         self.clock = clock
         self.failure: Failure | None = None
 
-    async def __aenter__(self) -> Leash:
+    def __enter__(self) -> Leash:
+        self._task = task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a leash is entered in a task")
+        self._cancels = task.cancelling()
         self._held[self] = None
-        await self._timer.__aenter__()
         return self
 
-    async def __aexit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         self._held.pop(self, None)
-        await self._timer.__aexit__(*error)  # type: ignore[arg-type]
+        task, self._task = self._task, None
+        if self.failure is None or task is None:
+            return
+        if task.uncancel() <= self._cancels and kind is asyncio.CancelledError:
+            raise TimeoutError
 
     @property
     def heard(self) -> bool:
@@ -91,9 +99,9 @@ class Leash:
 
     def pull(self, failure: Failure) -> None:
         """End the wait."""
-        if self.failure is None:
+        if self.failure is None and self._task is not None:
             self.failure = failure
-            self._timer.reschedule(0.0)
+            self._task.cancel()
 
 
 class Watch:

@@ -81,7 +81,7 @@ async def played(world, leash, *steps):
     """Play `steps` while the leash waits."""
 
     async def waits():
-        async with leash:
+        with leash:
             await asyncio.get_running_loop().create_future()
 
     task = asyncio.create_task(waits())
@@ -157,15 +157,20 @@ async def test_no_more_move_at_once_than_others_have_room_for():
     world.entry("b").in_flight = 1
     draining(world, world.clock.now() + 5.0)
     leashes = [world.leash(begun=True) for _ in range(8)]
-    for one in leashes:
-        await one.__aenter__()
+
+    async def waits(leash):
+        with leash:
+            await asyncio.get_running_loop().create_future()
+
+    tasks = [asyncio.create_task(waits(leash)) for leash in leashes]
+    await asyncio.sleep(0)
     world.watch.look(world.clock.now())
+    _, waiting = await asyncio.wait(tasks, timeout=0)
     assert [one.failure for one in leashes].count(Failure.MOVED) == 3
     assert world.entry("b").in_flight == 1
-    for one in leashes:
-        world.watch._held.pop(one)
-        one._timer.reschedule(None)
-        await one.__aexit__(None, None, None)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_a_client_that_does_not_read_makes_no_target_look_stalled():
