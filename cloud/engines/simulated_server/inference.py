@@ -22,6 +22,7 @@ from cloud.engines.simulated_server.answers import (
 from cloud.engines.simulated_server.core import Core, EngineDead, Generation
 from cloud.engines.simulated_server.outputs import Output, Piece, joined
 from cloud.engines.simulated_server.requests import InferenceRequest, Offer
+from cloud.engines.simulated_server.tokens import TextStream
 
 _ID_HEADER = "X-Request-Id"
 
@@ -158,7 +159,8 @@ class Run:
                     grammar=grammar,
                     wake=self._wake,
                 )
-            output = Output(index, request.stops, request.parsing, lambda: f"chatcmpl-tool-{new_id()}")
+            text = TextStream(request.stops, included=request.stops_included)
+            output = Output(index, text, request.parsing, lambda: f"chatcmpl-tool-{new_id()}")
             self._open.append((output, generation))
 
     def by_prompt(self) -> list[list[Generation]]:

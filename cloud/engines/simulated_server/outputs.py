@@ -26,9 +26,9 @@ class Output:
 
     __slots__ = ("_named", "_parser", "_text", "index")
 
-    def __init__(self, index: int, stops: Sequence[str], parsing: Parsing, new_id: Callable[[], str]) -> None:
+    def __init__(self, index: int, text: TextStream, parsing: Parsing, new_id: Callable[[], str]) -> None:
         self.index = index
-        self._text = TextStream(stops)
+        self._text = text
         self._parser = Parser(parsing, new_id) if parsing.active else None
         self._named = parsing.named
 

@@ -57,6 +57,7 @@ class InferenceRequest:
     ignore_eos: bool = False
     seed: int | None = None
     stops: tuple[str, ...] = ()
+    stops_included: bool = False
     logprobs: int | None = None
     structured: Mapping[str, Any] | None = None
     parsing: Parsing = field(default_factory=Parsing)
@@ -175,6 +176,7 @@ def _request(
         ignore_eos=bool(data.get("ignore_eos")),
         seed=None if data.get("seed") is None else whole(data, "seed", 0),
         stops=_stops(data),
+        stops_included=bool(data.get("include_stop_str_in_output")),
         logprobs=logprobs,
         structured=structured,
         parsing=parsing or Parsing(),

@@ -119,12 +119,18 @@ class TextStream:
 
     A text that starts in the middle of a character loses those bytes, as it does in vLLM. `pending` are the
     bytes of a character that has begun, as another stream left them; `hidden` the ids that are not shown.
+    With `included` a stop string is part of the text, and nothing is held back for it.
     """
 
-    __slots__ = ("_decoder", "_held", "_hidden", "_hold", "_mid", "_stops", "matched")
+    __slots__ = ("_decoder", "_given", "_held", "_hidden", "_hold", "_included", "_mid", "_stops", "matched")
 
     def __init__(
-        self, stops: Sequence[str] = (), *, hidden: Collection[int] = ALL_SPECIAL, pending: bytes = b""
+        self,
+        stops: Sequence[str] = (),
+        *,
+        included: bool = False,
+        hidden: Collection[int] = ALL_SPECIAL,
+        pending: bytes = b"",
     ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self._decoder.decode(pending)
@@ -132,7 +138,9 @@ class TextStream:
         self._hidden = hidden
         self._stops = tuple(stop for stop in stops if stop)
         self._hold = max((len(stop) for stop in self._stops), default=1) - 1
+        self._included = included
         self._held = ""
+        self._given = 0  # characters of what is held that were shown
         self.matched: str | None = None
 
     def feed(self, token: int) -> str:
@@ -148,15 +156,18 @@ class TextStream:
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             at, self.matched = min(found)
-            self._held = ""
-            return text[:at]
+            given, self._held, self._given = self._given, "", 0
+            return text[given : at + len(self.matched) if self._included else at]
         cut = max(len(text) - self._hold, 0)
         self._held = text[cut:]
-        return text[:cut]
+        if not self._included:
+            return text[:cut]
+        given, self._given = self._given, len(self._held)
+        return text[given:]
 
     def finish(self) -> str:
         """What was held back, once no stop string can complete any more."""
-        text, self._held = self._held, ""
+        text, self._held = self._held[self._given :], ""
         return text
 
     @property

@@ -14,7 +14,14 @@ from cloud.engines.simulated_server.model import Sequencer
 from cloud.engines.simulated_server.outputs import Output, Piece, joined
 from cloud.engines.simulated_server.parser import Parsing
 from cloud.engines.simulated_server.requests import BadRequest, Offer
-from cloud.engines.simulated_server.tokens import END_OF_TEXT, START, chat_prompt, encode, encode_marked
+from cloud.engines.simulated_server.tokens import (
+    END_OF_TEXT,
+    START,
+    TextStream,
+    chat_prompt,
+    encode,
+    encode_marked,
+)
 
 ALL = Parsing(reasoning=True, tools=True)
 SCRIPT = '!think 5\n!say 3\n!call f {"a": {"b": ["}", 1]}}\n!call g {}'
@@ -33,7 +40,7 @@ def said() -> list[int]:
 
 def output(parsing: Parsing = ALL, stops: tuple[str, ...] = ()) -> Output:
     numbers = itertools.count()
-    return Output(0, stops, parsing, lambda: f"call-{next(numbers)}")
+    return Output(0, TextStream(stops), parsing, lambda: f"call-{next(numbers)}")
 
 
 def chunks(tokens: list[int], sizes: list[int]) -> list[list[int]]:

@@ -21,8 +21,8 @@ from cloud.engines.simulated_server.tokens import (
 ids = st.lists(st.integers(min_value=0, max_value=VOCABULARY_SIZE - 1), max_size=30)
 
 
-def decode(tokens: list[int], stops: tuple[str, ...] = ()) -> str:
-    text = TextStream(stops)
+def decode(tokens: list[int], stops: tuple[str, ...] = (), *, included: bool = False) -> str:
+    text = TextStream(stops, included=included)
     parts = []
     for token in tokens:
         parts.append(text.feed(token))
@@ -46,16 +46,21 @@ def test_a_text_that_starts_inside_a_letter_loses_that_half() -> None:
     assert decode([*encode("t"), e_acute[0]]) == "t"
 
 
-@given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
-def test_text_ends_before_the_first_stop_string_that_completes(text: str, stops: list[str]) -> None:
+@pytest.mark.parametrize("included", [False, True])
+@given(text=st.text("ab", max_size=30), stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_text_ends_at_the_first_stop_string_that_completes(
+    included: bool, text: str, stops: list[str]
+) -> None:
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     expected = text
-    if ends:
+    if ends and included:
+        expected = text[: min(ends)]
+    elif ends:
         first = min(ends)
         expected = min(
             (text[: text.find(stop)] for stop in stops if text.find(stop) + len(stop) == first), key=len
         )
-    assert decode([ord(letter) for letter in text], tuple(stops)) == expected
+    assert decode([ord(letter) for letter in text], tuple(stops), included=included) == expected
 
 
 def test_nothing_leaves_that_could_become_a_stop_string() -> None:
@@ -65,6 +70,12 @@ def test_nothing_leaves_that_could_become_a_stop_string() -> None:
     assert text.feed(ord("x")) == "E"
     assert text.finish() == "Nx"
     assert text.matched is None
+
+
+def test_nothing_is_held_back_for_a_stop_string_that_is_part_of_the_text() -> None:
+    text = TextStream(("END",), included=True)
+    assert [text.feed(ord(letter)) for letter in "E EN"] == list("E EN")
+    assert (text.feed(ord("D")), text.matched, text.finish()) == ("D", "END", "")
 
 
 @pytest.mark.parametrize("other", [[("user", "hi ")], [("system", "hi")], [("user", "hi"), ("user", "")]])

@@ -93,6 +93,7 @@ CASES = {
     "logprobs": asked("/v1/completions", prompt="spot", logprobs=0),
     "stop string": chat("hi", stop=["th ", "ll w"]),
     "stop string that never comes": chat("hi there", stop="never comes"),
+    "stop string that is shown": chat("hi", stop=["th ", "ll w"], include_stop_str_in_output=True),
     "tool call": chat(f"!say 5\n!call {CALL}", tools=TOOLS, max_tokens=150),
     "two calls": chat(f"!call {CALL}\n!call {CALL}", tools=TOOLS, max_tokens=150),
     "call cut by the limit": chat(f"!say 5\n!call {CALL}", tools=TOOLS, max_tokens=14),
