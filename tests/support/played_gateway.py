@@ -216,6 +216,8 @@ class PlayedProxy(Proxy):
 
     def _goes_on(self, job, entry, error, sent_at):
         self.world.moved[job.exchange.id] += error.failure is Failure.MOVED
+        if entry.spec.id == "n0" and error.failure is not Failure.REFUSED_HERE:
+            self.world.wronged.append(error.failure)
         return super()._goes_on(job, entry, error, sent_at)
 
     async def _attempt(self, job, entry):
@@ -265,6 +267,7 @@ class World:
         self.attempts: Counter = Counter()  # by request
         self.worked: Counter = Counter()  # those of them at targets that began to work on it
         self.moved: Counter = Counter()  # those of them that left their target on purpose
+        self.wronged: list[Failure] = []  # what the first node is said to have failed in
         self.unlucky = 0  # requests that met as many bad targets as a request may
         self.requests: list = []
         self.tasks: list[asyncio.Task] = []
@@ -318,6 +321,7 @@ class World:
             transport=None,
             asked=dataclasses.replace(asked, repeatable=repeatable),
             job=None,
+            left=False,
             response=None,
             began=self.clock.now(),
             ended=None,
@@ -330,6 +334,9 @@ class World:
     async def _served(self, request) -> None:
         try:
             request.response = await self.proxy.handle(request)
+        except asyncio.CancelledError:
+            request.left = True
+            raise
         finally:
             request.ended = self.clock.now()
 

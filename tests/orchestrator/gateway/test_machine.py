@@ -166,7 +166,7 @@ def fault_of(request, world):
     if outcome is Outcome.OK:
         return "" if len(tokens) == job.asked.max_tokens else f"{len(tokens)} tokens"
     if request.response is None:
-        return ""  # its client left
+        return "" if request.left else "it crashed"
     if job.asked.model == "poison":
         return "" if request.response.status in (400, 404, 500) else f"{request.response.status}"
     excused = exchange.sent_again >= world.config.max_retries or not job.asked.repeatable
@@ -193,6 +193,7 @@ async def storm(world):
     assert not len(world.admission)
     faults = [(r.job.exchange.id, fault) for r in world.requests if (fault := fault_of(r, world))]
     assert not faults
+    assert not world.wronged
     served = sum(r.job.outcome is Outcome.OK for r in world.requests)
     assert world.unlucky <= len(world.requests) / 100
     return len(world.requests), served, sum(world.attempts.values()), asyncio.get_running_loop().steps
@@ -211,23 +212,55 @@ def test_a_run_is_told_by_its_seed(monkeypatch):
 
 
 async def crowded_drain(world):
-    """One of three targets goes, and the others are as full as may be with what was not let in before."""
+    """Two of three targets go, and the other one has room for half of what they hold."""
     await world.clock.sleep(3.0)
     for _ in range(3 * world.config.max_in_flight):
         world.send(stream=True, tokens=200)
     await world.clock.sleep(4.0)
-    node = world.listed["n1"]
-    node.draining_until = world.clock.now() + 12.0
+    leaving = world.listed["n1"], world.listed["n2"]
+    for node in leaving:
+        node.draining_until = world.clock.now() + 12.0
     world.put()
     watcher = asyncio.create_task(looked_at(world))
     await world.clock.sleep(12.0)
-    node.die()
+    for node in leaving:
+        node.die()
     await asyncio.gather(*world.tasks)
     watcher.cancel()
     await world.end()
     assert [fault for r in world.requests if (fault := fault_of(r, world))] == []
     assert all(r.job.outcome is Outcome.OK for r in world.requests)
-    return sum(world.moved.values())
+    ids = [exchange_id for exchange_id, moved in world.moved.items() if moved]
+    once = [r.job.exchange for r in world.requests if world.attempts[r.job.exchange.id] == 2]
+    assert all(exchange.waited < 0.5 for exchange in once if exchange.id in ids), "moved to wait"
+    return len(ids)
+
+
+async def hasty_clients(world):
+    """Clients leave in the instants in which requests get their turns."""
+    rng, loop = random.Random(world.rng.random()), asyncio.get_running_loop()
+
+    def changed():
+        running = [task for task in world.tasks if not task.done()]
+        if running and rng.random() < 0.3:
+            loop.call_soon(rng.choice(running).cancel)
+
+    await world.clock.sleep(3.0)
+    world.table.on_change.append(changed)
+    for _ in range(400):
+        world.send(stream=rng.random() < 0.5, tokens=rng.randrange(1, 9))
+    await asyncio.gather(*world.tasks, return_exceptions=True)
+    await world.end()
+    world.check()
+    assert not any(world.held.values())
+    assert [fault for r in world.requests if not r.left and (fault := fault_of(r, world))] == []
+    return sum(request.left for request in world.requests)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_client_that_leaves_at_its_turn_takes_no_place_along(seed, monkeypatch):
+    left = played(seed, monkeypatch, hasty_clients, nodes=2, max_in_flight=3, queue_deadline=900.0)
+    assert 0 < left < 400
 
 
 @pytest.mark.parametrize("seed", [1, 2])
