@@ -17,7 +17,7 @@ from orchestrator.gateway.request import MOST_CONTINUATIONS
 from orchestrator.virtual_time import virtual_time
 
 STEP = 0.1037  # s between two looks at what must hold
-STORM = 90.0  # s
+STORM = 60.0  # s
 FAULTS = ("die", "freeze", "error", "busy", "drain", "vanish", "leave", "burst", "replace")
 
 
@@ -31,7 +31,7 @@ def played(seed, monkeypatch, story, **settings):
         with quiet(monkeypatch), virtual_time(seed) as loop:
             return loop.run_until_complete(play(loop))
     except BaseException as error:
-        error.add_note(f"replay: pytest {__file__} -k '{story.__name__}' with seed {seed}")
+        error.add_note(f"replay: played({seed}, monkeypatch, {story.__name__}, **{settings})")
         raise
 
 
@@ -202,7 +202,7 @@ async def storm(world):
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_to_others_one_good_target_serves_all(seed, monkeypatch):
     sent, served, attempts, steps = played(seed, monkeypatch, storm, nodes=5)
-    assert served > 0.8 * sent > 400
+    assert served > 0.8 * sent > 300
     assert attempts > sent
     assert steps > 10_000
 
