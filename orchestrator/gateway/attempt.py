@@ -163,7 +163,9 @@ class Attempts:
         failure = upstream.failure_of(error) or leash.failure or Failure.DISCONNECTED
         if failure is Failure.DISCONNECTED and was_kept() and not leash.heard:
             failure = Failure.STALE
-        return AttemptFailed(failure, _WORDS[failure] if failure is leash.failure else _said(error))
+        return AttemptFailed(
+            failure, _WORDS[failure] if failure is leash.failure else upstream.words_of(error)
+        )
 
     def _leash(self, job: Job, entry: Entry) -> Leash:
         return self._watch.hold(job, entry, streams=job.asked.stream, deadline=job.exchange.deadline)
@@ -316,10 +318,6 @@ async def _write(out: web.StreamResponse, data: bytes) -> None:
         await out.write(data)
     except ConnectionError:
         raise ClientGone from None
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def _outcome(status: int) -> Outcome:

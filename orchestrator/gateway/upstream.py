@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -51,6 +52,23 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
         return Failure.DISCONNECTED
     return None
+
+
+def words_of(error: BaseException) -> str:
+    """An error of the client library in words that a client may see: no address of a node, no inner value."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "no connection in time"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed before the answer came"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"the answer is not HTTP: {_line(error.message)}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return _line(str(error)) or type(error).__name__
+
+
+def _line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _socket(info: Any) -> socket.socket:

@@ -86,6 +86,32 @@ async def test_a_stream_that_brings_nothing_is_started_again(upstreams, gateways
     assert (await running.state())["totals"]["streams_cut"] == 0
 
 
+@pytest.mark.parametrize("way", ["reset", "close", "garbage", "half a head", "bad chunk", "refused"])
+async def test_clients_are_told_no_address_and_no_inner_value(upstreams, gateways, ask, behave, way):
+    async def half_head(talk):
+        await talk.send(b"HTTP/1.1 200 OK\r\nX-Secret: ab")
+        talk.writer.close()
+
+    async def bad_chunk(talk):
+        await talk.start_stream()
+        await asyncio.sleep(0.05)
+        await behave.then_bad_chunk(talk)
+
+    ways = _badly(behave) | {
+        "half a head": (half_head, ""),
+        "bad chunk": (bad_chunk, ""),
+        "refused": (None, ""),
+    }
+    bad = await upstreams("bad", ways[way][0])
+    running = await gateways(bad, max_retries=0, health_interval=60.0)
+    if way == "refused":
+        await bad.stop_listening()
+    reply = await ask(running, stream=True)
+    assert reply.status in (502, 503)
+    said = reply.error["message"]
+    assert not any(word in said for word in ("127.0.0.1", str(bad.port), "<", "\n", "Secret", "Errno")), said
+
+
 @pytest.mark.parametrize("status", ["204 No Content", "206 Partial Content", "202 Accepted"])
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 async def test_no_success_of_another_kind_passes_for_an_answer(upstreams, gateways, ask, status, stream):
