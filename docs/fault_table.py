@@ -32,7 +32,8 @@ follow on the same connections once the nodes are well.
 
 A 429 and a 503 carry a `Retry-After`. No outcome lets a part be taken for the whole. *ids*: a stream on nodes
 that tell token ids; it is finished on another node. *Settings* are the defaults, except the times (s) and
-sizes (bytes) in the last column, which are scaled down where a mode waits for them.
+sizes (bytes) in the last column, which are scaled down where a mode waits for them, and the quiet time that
+nodes earn while all are faulty, for the requests that follow.
 """
 
 _WORDS: Final = {"broken": "error event", "wrong": "as said"}

@@ -72,7 +72,8 @@ class Admission:
             raise
 
     def look(self, now: float) -> None:
-        """End the waiting of those whose time is over."""
+        """End the waiting of those whose time is over, or who may try a target whose quiet time is."""
+        self._wake()
         hope = self._table.hopeful()
         for place in list(self._waiting):
             if place.turn.done():

@@ -136,6 +136,7 @@ class EventJudge(StreamJudge, ABC):
         super().__init__()
         self._held: list[bytes] = []
         self._held_size = 0
+        self._skips = False
         self._done = False
 
     def feed(self, data: bytes) -> bytes:
@@ -159,7 +160,9 @@ class EventJudge(StreamJudge, ABC):
             if self._done:
                 break
             data = event_data(event)
-            if not data and not (event.startswith(b":") and event.isascii()):
+            if event.strip(b"\r\n"):  # else the rest of a blank line: it goes where its event went
+                self._skips = not data and not (event.startswith(b":") and event.isascii())
+            if self._skips:
                 continue  # clients skip it where it is text at all; comments keep their connection open
             body = _parsed(data) if data else None
             kind = self._kind(data, body)
@@ -167,6 +170,7 @@ class EventJudge(StreamJudge, ABC):
                 self.fail(Failure.INCOMPLETE, f"[DONE] came without {self._lacks}")
             elif (failure := _BAD.get(kind)) is not None:
                 if self.whole:
+                    self._skips = True
                     continue  # the answer is complete; what is wrong after it is not the client's concern
                 self.fail(failure, data[:_DETAIL].decode("utf-8", "replace"))
             if self.failure() is not None:
@@ -271,8 +275,6 @@ class CompletionJudge(EventJudge):
             index, reason, carries = _index(row), row.get("finish_reason"), _carries(row)
             if reason == "abort":
                 return Kind.ABORT
-            if index and self._recorder is not None:
-                return Kind.NONSENSE  # streams of one choice are recorded
             if index in self._ended:
                 if carries:
                     return Kind.NONSENSE

@@ -76,8 +76,8 @@ class Entry:
         """Whether waiting for it makes sense: it is not known to be ill, or busy with others."""
         if self.health is TargetState.INITIAL:
             return True
-        if self.breaker.state(now) is BreakerState.OPEN:
-            return False
+        if self.breaker.state(now) is not BreakerState.CLOSED:
+            return self.sound(now)  # a request may try it; while one does, the others know no more
         return self.health is TargetState.HEALTHY or self.clock.moves(now, limits)
 
     @property

@@ -89,7 +89,7 @@ class Upstream:
     def __init__(self, name: str) -> None:
         self.name = name
         self.behaviour: Behaviour = Behave.answer
-        self.asked: Behaviour = Behave.status("404 Not Found")
+        self.asked: Behaviour = Behave.know_nothing
         self.health = "200 OK"
         self.frozen = False
         self.seen: list[Seen] = []
@@ -216,6 +216,10 @@ class Behave:
             await talk.json({"error": error}, status)
 
         return behave
+
+    @staticmethod
+    async def know_nothing(talk: Conversation) -> None:
+        await talk.reply("404 Not Found", b"")
 
     @staticmethod
     async def reset_at_once(talk: Conversation) -> None:

@@ -79,6 +79,8 @@ class Transcript:
         if not isinstance(choice, dict):
             self._counted = self._counted or bool(chunk.get("usage"))
             return event
+        if choice.get("index"):
+            return b""  # nobody asked for it: what is recorded has one choice
         ids = self._noted(choice)
         if self.prompt is None and self._begin(chunk, choice) and not self.wants_ids:
             event = _without(event, _PROMPT_IDS, chunk)
@@ -94,6 +96,8 @@ class Transcript:
         try:
             choices = [chunk["choices"][0] for chunk in chunks]
             told = sum(bool(choice["token_ids"]) for choice in choices)
+            if any(choice.get("index") for choice in choices):
+                return None
         except (LookupError, TypeError):
             return None
         passed = block

@@ -12,7 +12,7 @@ import aiohttp
 
 from tests.orchestrator.gateway.faults import rig
 from tests.orchestrator.gateway.faults.sdk import Client, Got, Verdict, expected_of, judge
-from tests.orchestrator.gateway.faults.table import WHOLE, Carrier, Mode
+from tests.orchestrator.gateway.faults.table import QUIET, WHOLE, Carrier, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,10 @@ class Played:
 
 async def play(mode: Mode, carrier: Carrier, faulty: int, directory: Path) -> Played:
     """Three requests at once, one for each node; then three more on the same connections, all nodes well."""
+    quiet = QUIET if faulty == rig.NODES else {}
     async with (
         _pool(carrier) as (pool, engine),
-        rig.gateway(directory, **mode.settings) as running,
+        rig.gateway(directory, **mode.settings, **quiet) as running,
         _clients(running.url, pool) as clients,
     ):
         await running.push(*pool.nodes)

@@ -62,6 +62,7 @@ BROKEN: tuple[Outcome, ...] = ("broken",)
 CHECKS = {"health_interval": 0.05, "health_timeout": 0.4, "idle_timeout": 1.0}
 TOKEN = {"health_interval": 0.05, "health_timeout": 0.4, "first_token_timeout": 0.6, "answer_timeout": 1.5}
 IDLE = {"idle_timeout": 0.4}
+QUIET = {"breaker_open": 0.1, "breaker_longest": 0.5}  # where all are faulty: for those that follow
 EVENT = {"answer_limit": 256 * 1024}
 
 
@@ -276,18 +277,23 @@ MODES: tuple[Mode, ...] = tuple(mode for modes in SECTIONS.values() for mode in 
 def cases(*dialects: str) -> list[tuple[Mode, Carrier, int]]:
     """Every row with each of its kinds of request, and one, two or all of three nodes faulty.
 
-    All three counts are played on the first kind of a row, one and three where errors have another shape, and
-    one on the others: what happens then does not depend on the dialect.
+    All three counts are played on the first kind of a row, one on the others, and three where the error has
+    the shape of another dialect: what happens then does not depend on the dialect.
     """
     return [
         (mode, carrier, faulty)
         for mode in MODES
         for carrier in mode.on
         if carrier.dialect in dialects
-        for faulty in (
-            (1, 2, 3) if carrier == mode.on[0] else (1, 3) if carrier.dialect == "messages" else (1,)
-        )
+        for faulty in _counts(mode, carrier)
     ]
+
+
+def _counts(mode: Mode, carrier: Carrier) -> tuple[int, ...]:
+    if carrier == mode.on[0]:
+        return (1, 2, 3)
+    shaped = carrier.dialect == "messages" and any(isinstance(outcome, int) for outcome in mode.all)
+    return (1, 3) if shaped else (1,)
 
 
 def name_of(value: object) -> str:
