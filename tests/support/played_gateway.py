@@ -128,33 +128,31 @@ class Played(Attempts):
     async def run(self, job, entry):
         node = self.world.nodes[entry.spec.address]
         job.body_for(entry)
-        with self._failures_named(job, leash := self._leash(job, entry)):
-            async with leash:
-                await node.connect()
-                await node.works(node.gap)
-                self._refused(job, node, entry)
-                self.world.worked[job.exchange.id] += 1
-                if not job.asked.stream:
-                    await node.works(node.gap * job.asked.max_tokens)
-                    leash.moved()
-                    leash.began()
-                    self._table.good(entry)
-                    job.response, job.outcome = Out(self.world), Outcome.OK
-                    job.response.tokens.extend(range(job.asked.max_tokens))
-                    return job.response
-                job.judge = SimpleNamespace(whole=False)
-                await self._tokens(job, leash, node)
+        with self._failures_named(job, leash := self._leash(job, entry)), leash:
+            await node.connect()
+            await node.works(node.gap)
+            self._refused(job, node, entry)
+            self.world.worked[job.exchange.id] += 1
+            if not job.asked.stream:
+                await node.works(node.gap * job.asked.max_tokens)
+                leash.moved()
+                leash.began()
+                self._table.good(entry)
+                job.response, job.outcome = Out(self.world), Outcome.OK
+                job.response.tokens.extend(range(job.asked.max_tokens))
+                return job.response
+            job.judge = SimpleNamespace(whole=False)
+            await self._tokens(job, leash, node)
         return await self._close(job, b"")
 
     async def resume(self, job, entry):
         node = self.world.nodes[entry.spec.address]
-        with self._failures_named(job, leash := self._leash(job, entry)):
-            async with leash:
-                await node.connect()
-                await node.works(node.gap)
-                self._refused(job, node, entry)
-                job.judge = None
-                await self._tokens(job, leash, node)
+        with self._failures_named(job, leash := self._leash(job, entry)), leash:
+            await node.connect()
+            await node.works(node.gap)
+            self._refused(job, node, entry)
+            job.judge = None
+            await self._tokens(job, leash, node)
         return await self._close(job, b"")
 
     def _refused(self, job, node, entry) -> None:
