@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import takewhile
 
 from orchestrator.gateway.request import Exchange
 from orchestrator.gateway.targets import Entry, TargetTable
@@ -33,9 +34,9 @@ class Admission:
     """A bounded first-in-first-out queue before the target table.
 
     It wakes by itself whenever the table changes; `look` ends the waiting of those whose time is over. A
-    request that comes back for a retry waits in front and needs no free place: it was let in before. The
-    deadline counts all the waiting of a request together. While no target can be hoped for, the pool as a
-    whole is down, and a request waits for `hopeless` seconds only.
+    request that comes back for a retry waits before all new ones and needs no free place: it was let in
+    before. The deadline counts all the waiting of a request together. While no target can be hoped for, the
+    pool as a whole is down, and a request waits for `hopeless` seconds only.
     """
 
     def __init__(self, table: TargetTable, *, limit: int, deadline: float, hopeless: float) -> None:
@@ -57,11 +58,12 @@ class Admission:
         if not self._waiting and (entry := self._table.choose(exchange.wish)) is not None:
             self._table.take(entry)
             return entry
-        if not exchange.retries and not exchange.continued and len(self._waiting) >= self._limit:
+        if not exchange.came_back and len(self._waiting) >= self._limit:
             raise Refused(f"{len(self._waiting)} requests are waiting already", full=True)
         place = _Place(exchange, asyncio.get_running_loop().create_future(), now)
-        if exchange.retries or exchange.continued:
-            self._waiting.appendleft(place)
+        if exchange.came_back:
+            ahead = takewhile(lambda other: other.exchange.came_back, self._waiting)
+            self._waiting.insert(sum(1 for _ in ahead), place)
         else:
             self._waiting.append(place)
         self._wake()

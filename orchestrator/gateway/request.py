@@ -90,6 +90,11 @@ class Exchange:
         """Whether the request reached its end."""
         return self.stage is Stage.DONE or self.stage is Stage.FAILED
 
+    @property
+    def came_back(self) -> bool:
+        """Whether it had a target before."""
+        return self.retries > 0 or self.continued > 0
+
     def may_retry(
         self, failure: Failure, *, repeatable: bool, max_retries: int, paid: Payment, sought: bool = False
     ) -> bool:

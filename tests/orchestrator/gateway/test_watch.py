@@ -225,6 +225,28 @@ def waiting(world):
     return asyncio.create_task(world.admission.acquire(exchange, world.clock.now()))
 
 
+async def test_those_that_come_back_are_served_before_new_ones_and_in_order():
+    world, served = World(max_in_flight=1), []
+    for entry in world.table:
+        entry.in_flight = 2
+
+    async def waits(name, *, again):
+        exchange = Exchange(name, world.clock.now())
+        exchange.retries, exchange.wish.again = int(again), again
+        entry = await world.admission.acquire(exchange, world.clock.now())
+        served.append(name)
+        world.table.give(entry)
+
+    tasks = []
+    for name in ("new", "first", "second", "third"):
+        tasks.append(asyncio.create_task(waits(name, again=name != "new")))
+        await asyncio.sleep(0)
+    world.table.give(world.entry("a"))
+    world.table.give(world.entry("a"))
+    await asyncio.gather(*tasks)
+    assert served == ["first", "second", "third", "new"]
+
+
 async def test_no_request_waits_beyond_its_own_end():
     world = World()
     fill(world)
