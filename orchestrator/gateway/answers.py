@@ -19,7 +19,7 @@ class Answers(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio.Protocol."""
-        body, fault = self._payload, self.exception()
+        body = self._payload
         super().connection_lost(exc)
         if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(Unreadable(f"the answer is not HTTP: {fault}"))
+            body.set_exception(Unreadable("the rest of the answer is not HTTP"))

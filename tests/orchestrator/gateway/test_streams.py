@@ -37,6 +37,8 @@ async def test_a_broken_stream_ends_with_an_error_event(upstreams, gateways, ask
     error = reply.events[-1]["error"]
     assert (error["code"], error["reason"], error["request_id"]) == ("stream_interrupted", reason, "r-1")
     assert error["tokens"] is None
+    if way == "bad chunk":
+        assert "the rest of the answer is not HTTP)" in error["message"]
     totals = (await running.state())["totals"]
     assert (totals["streams_cut"], totals["requests_cut"], totals["retries"]) == (1, 1, 0)
     assert len(bad.seen) == 1
