@@ -265,7 +265,8 @@ class Gateway:
         The event loop makes a transport of an accepted connection a turn later, and drops the connection in
         silence when its server has been closed meanwhile.
         """
-        asyncio.get_running_loop().remove_reader(self._public)
+        if self._public.fileno() >= 0:  # what was closed under it accepts nothing anyway
+            asyncio.get_running_loop().remove_reader(self._public)
         for _ in range(_TURNS):
             await self._clock.sleep(0.0)
         await self._public_site.stop()
