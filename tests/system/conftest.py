@@ -183,6 +183,7 @@ class Stack:
             f"pool.{POOL}.gateway": {
                 "listen": f"127.0.0.1:{self.gateway_port}",
                 "metrics_listen": f"127.0.0.1:{self.gateway_metrics_port}",
+                "drain_margin": "1s",
                 "socket": str(self.sockets / "gateway"),
                 "health_interval": "500ms",
             },
