@@ -212,6 +212,15 @@ class ClientConnection(Connection):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer. After the last one the client hears at once that no more follows."""
+        finished = await super().finish_response(request, resp, start_time)
+        if self._over and not self._messages and not self._wire.is_closing():
+            self._wire.write_eof()
+        return finished
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -29,6 +29,8 @@ from policies.model import TargetSpec
 PATIENCE = 60.0
 """Seconds for anything that is expected to happen; two busy cores make much slow."""
 
+_ANSWERS = aiohttp.ClientTimeout(total=10.0)  # one that is killed while it is asked answers nobody
+
 MODEL = "simulated"
 
 OFFERS = ("--enable-scale-out", "--enable-tokenizer-info-endpoint")
@@ -276,7 +278,7 @@ class GatewayRig:
     async def _ask(self, method: str, path: str) -> bytes:
         connector = aiohttp.UnixConnector(str(self.socket))
         async with (
-            aiohttp.ClientSession(connector=connector) as session,
+            aiohttp.ClientSession(connector=connector, timeout=_ANSWERS) as session,
             session.request(method, f"http://gateway{path}", json=None if method == "GET" else {}) as answer,
         ):
             return await answer.read()
