@@ -96,7 +96,7 @@ class Entry:
             return TargetState.DRAINING, "removed; its last requests are running"
         if self.spec.phase is TargetPhase.DRAINING:
             return TargetState.DRAINING, "draining"
-        if self.health is TargetState.HEALTHY and self.breaker.state(now) is not BreakerState.CLOSED:
+        if self.health is TargetState.HEALTHY and not self.breaker.allows(now):
             return TargetState.UNHEALTHY, f"circuit breaker {self.breaker.state(now)}"
         return self.health, self.reason
 

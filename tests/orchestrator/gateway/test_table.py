@@ -389,3 +389,16 @@ def test_a_target_that_was_not_asked_yet_can_do_what_its_build_can(builds, ways,
         world.entry(name).capability = None if way is None else Capability(way=way, identity="m")
     able = world.table.able_by_build(world.entry("a"))
     assert (able and able.way) == found
+
+
+def test_a_target_that_only_waits_for_its_probe_is_shown_as_it_is_used(world):
+    """Where nobody asks for anything, nobody probes it either."""
+    world.put(spec("a"))
+    entry = world.entry("a")
+    for _ in range(3):
+        world.end(entry, Failure.ENGINE_ERROR)
+    assert entry.state(world.now)[0] is TargetState.UNHEALTHY
+    world.now += 10.0
+    assert entry.state(world.now)[0] is TargetState.HEALTHY
+    world.table.take(entry)
+    assert entry.state(world.now) == (TargetState.UNHEALTHY, "circuit breaker half-open")
