@@ -24,7 +24,7 @@ from orchestrator.gateway.job import Job
 from orchestrator.gateway.kept import was_kept
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.request import Stage
-from orchestrator.gateway.sse import only_comments
+from orchestrator.gateway.sse import DONE_EVENT, only_comments
 from orchestrator.gateway.stream import StreamJudge
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.watch import Leash, Watch
@@ -135,7 +135,7 @@ class Attempts:
                         self._metrics.continued(job.kind, self._clock.now() - job.broke_at)
                         seam = job.seam()
                     await _pass(leash, out, seam + job.edge.feed(block))
-        return await self._close(job, transcript.closing() + _DONE_EVENT)
+        return await self._close(job, transcript.closing() + DONE_EVENT)
 
     async def _close(self, job: Job, closing: bytes) -> web.StreamResponse:
         """The client has all of its stream but for `closing`, which says so in the inner dialect."""
@@ -327,7 +327,6 @@ def _outcome(status: int) -> Outcome:
 
 
 _LAST_WORDS = 2.0  # s from one piece of what comes after a whole answer to the next
-_DONE_EVENT = b"data: [DONE]\n\n"
 _WORDS = {
     Failure.LOST: "the target is silent and fails its checks",
     Failure.STALLED: "the target brings nothing more of this answer",

@@ -36,7 +36,6 @@ from orchestrator.gateway.watch import Watch
 
 log = structlog.get_logger("orchestrator.gateway")
 
-_LONGEST_ID = 128
 _TIMEOUTS = frozenset(
     {Failure.FIRST_TOKEN_TIMEOUT, Failure.DEADLINE, Failure.STALLED, Failure.LOST}
 )  # fmt: skip
@@ -156,7 +155,7 @@ class Proxy:
         shape: ErrorShape = openai_error
         try:
             if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
-                raise Unfit(501, "not_implemented", "this gateway does not proxy web sockets")
+                raise Unfit(_NOT_IMPLEMENTED, "not_implemented", "this gateway does not proxy web sockets")
             shape = row_of(request.method, request.raw_path.partition("?")[0], self._config.allow_paths).error
             body = await self._intake.read(request)
             exchange.held = len(body)
@@ -322,7 +321,7 @@ class Proxy:
         if body is not answer.body:
             headers[hdrs.CONTENT_TYPE] = "application/json"
             headers.pop(hdrs.CONTENT_ENCODING, None)
-        outcome = Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
+        outcome = Outcome.CLIENT_ERROR if status < _FIRST_SERVER_ERROR else Outcome.UPSTREAM_ERROR
         return Turned(web.Response(status=status, headers=headers, body=body), outcome)
 
     async def _cut(self, job: Job, failure: Failure, detail: str) -> web.StreamResponse:

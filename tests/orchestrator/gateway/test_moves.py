@@ -49,6 +49,17 @@ async def streamed(client, url, first=None, **fields):
         return text + (await answer.read()).decode()
 
 
+def without(specs, node, *, within):
+    """The targets when one of them has to be empty in so many seconds."""
+    leaving = TargetSpec(
+        id=node,
+        address=specs[node].address,
+        phase=TargetPhase.DRAINING,
+        drain_deadline=SystemClock().now() + within,
+    )
+    return [leaving, *(spec for name, spec in specs.items() if name != node)]
+
+
 async def able(running):
     rows = (await running.targets()).values()
     return all((row["continuation"] or {}).get("way") == "derender" for row in rows)
@@ -62,13 +73,7 @@ async def test_what_would_outlive_the_deadline_moves(pair, gateways, eventually,
     first = asyncio.get_running_loop().create_future()
     stream = asyncio.create_task(streamed(client, running.url, first, max_tokens=tokens))
     node = await first
-    leaving = TargetSpec(
-        id=node,
-        address=specs[node].address,
-        phase=TargetPhase.DRAINING,
-        drain_deadline=SystemClock().now() + 4.0,
-    )
-    await running.push(leaving, *(spec for name, spec in specs.items() if name != node))
+    await running.push(*without(specs, node, within=4.0))
     text = await stream
     direct = await streamed(client, f"http://{specs['a'].address}", max_tokens=tokens)
     assert content(text) == content(direct)
@@ -88,12 +93,6 @@ async def test_nothing_moves_where_continuing_is_off(pair, gateways, eventually,
     first = asyncio.get_running_loop().create_future()
     stream = asyncio.create_task(streamed(client, running.url, first, max_tokens=120))
     node = await first
-    leaving = TargetSpec(
-        id=node,
-        address=specs[node].address,
-        phase=TargetPhase.DRAINING,
-        drain_deadline=SystemClock().now() + 2.0,
-    )
-    await running.push(leaving, *(spec for name, spec in specs.items() if name != node))
+    await running.push(*without(specs, node, within=2.0))
     assert content(await stream)[2] == ["length"]
     assert (await running.state())["totals"]["retries"] == 0
