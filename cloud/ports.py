@@ -196,7 +196,7 @@ class Capabilities:
 class BalancerView:
     """What a load balancer holds. `incarnation` changes when the balancer lost its state (a restart).
 
-    The rest is known of balancers that count requests; see `policies.model.Service`.
+    The rest is known of balancers that count requests; see `policies.service.Service`.
     """
 
     incarnation: str

@@ -18,17 +18,8 @@ import structlog
 from cloud.errors import CloudError
 from cloud.ports import BalancerView, Clock, Engine, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.calls import counted
-from policies.model import (
-    USABLE,
-    EngineReading,
-    Instance,
-    Observed,
-    Offering,
-    Service,
-    Target,
-    TargetState,
-    World,
-)
+from policies.model import USABLE, EngineReading, Instance, Observed, Offering, Target, TargetState, World
+from policies.service import Service
 from policies.value import replace
 
 log = structlog.get_logger("observer")

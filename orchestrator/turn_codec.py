@@ -26,11 +26,11 @@ from policies.model import (
     Observed,
     Offering,
     Pool,
-    Service,
     Target,
     TargetSpec,
     World,
 )
+from policies.service import Service
 
 T = TypeVar("T")
 

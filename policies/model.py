@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from policies.service import Service
 from policies.value import value
 
 T = TypeVar("T")
@@ -64,6 +65,16 @@ class InstanceState(Word):
     STOPPED = "stopped"
     SHUTTING_DOWN = "shutting-down"
     TERMINATED = "terminated"
+
+
+class Ending(Word):
+    """Why a machine ended or is ending, as the provider tells it."""
+
+    UNKNOWN = ""  # it lives, or nobody says
+    RECLAIM = "reclaim"  # the provider took spot capacity back
+    REQUEST = "request"  # somebody asked for it by the API
+    CAPACITY = "capacity"  # accepted and then not given: there was no capacity after all
+    FAULT = "fault"  # it could not be started or it broke: its configuration or the hardware
 
 
 class TargetState(Word):
@@ -148,7 +159,8 @@ class Instance:
 
     `token` is the idempotency token that the launch carried, kept by the cloud as a tag; `address` is the
     engine's "host:port", empty until the cloud knows it; `price` is USD/h now, None where the list of
-    machines does not say; `standby` is the tag that the launch carried.
+    machines does not say; `standby` is the tag that the launch carried. `ending_why`: the
+    provider's own words for the end, one line of at most 300 characters.
     """
 
     id: str
@@ -161,6 +173,8 @@ class Instance:
     price: float | None
     standby: StandbyKind | None = None
     build: str = ""  # the same for all that were launched to run the same; empty where nobody can tell
+    ending: Ending = Ending.UNKNOWN
+    ending_why: str = ""
 
 
 @value
@@ -267,27 +281,6 @@ class Observed(Generic[T]):
     def age(self, now: float) -> float:
         """Seconds since the last good reading; infinite before the first."""
         return math.inf if self.at is None else max(0.0, now - self.at)
-
-
-@value
-class Service:
-    """How a balancer serves clients, as of its last look.
-
-    `in_path`: what answers our looks also carries the requests, as the gateway does: while it is silent
-    nobody is served. An API that describes a balancer may be silent while that serves on. `unread_after`:
-    seconds without an answer after which what it holds is not known. `bare_since`: when the unbroken run of
-    looks began that show no usable target. `refuses`: why clients do not get in although it answers us, empty
-    where they do or where it cannot tell. Of its last seconds: requests `answered`, and those that `failed`,
-    were refused or cut. `held`: requests that its targets work on now.
-    """
-
-    in_path: bool = False
-    unread_after: float = 6.0
-    bare_since: float | None = None
-    refuses: str = ""
-    answered: int = 0
-    failed: int = 0
-    held: int = 0
 
 
 @value

@@ -11,8 +11,9 @@ never served anybody counts as down, since it starts; a target that nobody asked
 
 Example:
     >>> from policies.fleet import Fleet
-    >>> from policies.model import Observed, Pool, Service, World
+    >>> from policies.model import Observed, Pool, World
     >>> from policies.records import Memory
+    >>> from policies.service import Service
     >>> world = World(now=100.0, regions={"r": Observed(value=(), at=99.0)},
     ...               balancers={"gateway": Observed(value=(), at=80.0, error="connection refused")},
     ...               services={"gateway": Service(in_path=True)})
@@ -28,8 +29,9 @@ from collections.abc import Set
 
 from policies.events import StateChanged
 from policies.fleet import Fleet
-from policies.model import USABLE, Market, Pool, Service, TargetPhase, TargetState, Word, World
+from policies.model import USABLE, Market, Pool, TargetPhase, TargetState, Word, World
 from policies.records import STATE_WINDOW, Memory
+from policies.service import Service
 from policies.spot_loss import SpotLoss, spot_loss
 from policies.value import replace, value
 

@@ -1,20 +1,39 @@
 """One launch as RunInstances takes it, and one machine as DescribeInstances tells it. Pure.
 
 Source of the formats: the EC2 API reference (RunInstances, Instance, InstanceState, StateReason) and user
-guide ("Launch EC2 instances using a launch template": the tags aws:ec2launchtemplate:id and :version).
+guide ("Troubleshoot instance launch issues"; "Launch EC2 instances using a launch template": the tags
+aws:ec2launchtemplate:id and :version).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from cloud.aws.places import POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
 from cloud.errors import Denied
 from cloud.ports import LaunchRequest, digest
-from policies.model import Instance, InstanceState, Market, Placement, StandbyKind
+from policies.model import Ending, Instance, InstanceState, Market, Placement, StandbyKind
+from policies.plain_text import one_line
 
 _LONGEST_TOKEN = 64
+_LONGEST_WHY = 300
+_ENDED = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
+
+ENDINGS: Mapping[str, Ending] = MappingProxyType(
+    {
+        "Server.SpotInstanceTermination": Ending.RECLAIM,
+        "Server.SpotInstanceShutdown": Ending.RECLAIM,
+        "Server.InsufficientInstanceCapacity": Ending.CAPACITY,
+        "Server.InternalError": Ending.FAULT,
+        "Client.UserInitiatedShutdown": Ending.REQUEST,
+        "Client.UserInitiatedHibernate": Ending.REQUEST,
+    }
+)
+"""What the code of a StateReason says of an end. Every other code of the client's is a fault, such as
+Client.InternalError (a key that may not be used), Client.VolumeLimitExceeded, Client.InvalidSnapshot.NotFound
+and Client.InstanceInitiatedShutdown; another code of the server's says nothing."""
 
 
 def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> dict[str, Any]:
@@ -68,6 +87,8 @@ def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
     tags = {tag["Key"]: tag["Value"] for tag in machine.get("Tags", ())}
     spot = machine.get("InstanceLifecycle") == "spot"
     host = machine.get("PrivateIpAddress", "")
+    state = InstanceState(machine["State"]["Name"])
+    ending, why = _ending(machine.get("StateReason") or {}) if state in _ENDED else (Ending.UNKNOWN, "")
     return Instance(
         id=machine["InstanceId"],
         pool=tags.get(POOL_TAG, ""),
@@ -79,12 +100,14 @@ def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
             instance_type=machine["InstanceType"],
             market=Market.SPOT if spot else Market.ON_DEMAND,
         ),
-        state=InstanceState(machine["State"]["Name"]),
+        state=state,
         address=f"{host}:{place.engine_port}" if host else "",
         launched_at=machine["LaunchTime"].timestamp(),
         price=None,
         standby=_standby(tags.get(STANDBY_TAG, "")),
         build=_build(machine.get("ImageId", ""), tags),
+        ending=ending,
+        ending_why=why,
     )
 
 
@@ -92,6 +115,17 @@ def template_of(place: AwsRegion) -> dict[str, str]:
     """The launch template as RunInstances names it, with its version."""
     key = "LaunchTemplateId" if place.template.startswith("lt-") else "LaunchTemplateName"
     return {key: place.template, "Version": place.template_version}
+
+
+def _ending(reason: Mapping[str, str]) -> tuple[Ending, str]:
+    """Why a machine ended, and EC2's words for it, by its StateReason: {"Code": ..., "Message": ...}.
+
+    A message begins with its code, or with "-" where EC2 has nothing to add.
+    """
+    code, message = str(reason.get("Code") or ""), str(reason.get("Message") or "")
+    by_default = Ending.FAULT if code.startswith("Client.") else Ending.UNKNOWN
+    why = message if code in message else f"{code}: {message}".rstrip("-: ")
+    return ENDINGS.get(code, by_default), one_line(why, _LONGEST_WHY)
 
 
 def _build(image: str, tags: Mapping[str, str]) -> str:

@@ -47,7 +47,6 @@ from policies.model import (
     Offering,
     Placement,
     Pool,
-    Service,
     StandbyKind,
     StandbyRules,
     Target,
@@ -55,6 +54,7 @@ from policies.model import (
     TargetState,
     World,
 )
+from policies.service import Service
 from policies.value import replace
 
 NOW = 10_000.0

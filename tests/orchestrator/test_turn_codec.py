@@ -102,6 +102,15 @@ def test_a_turn_of_an_older_journal_has_one_list_and_says_nothing_of_when_its_da
     assert back == world(2)
 
 
+def test_a_turn_of_an_older_journal_does_not_say_why_machines_ended() -> None:
+    body, parts = Packer().pack(world(2), Plan())
+    stored = orjson.loads(zlib.decompress(body))
+    for column in ("ending", "ending_why"):
+        del stored["regions"][""]["rows"][column]
+    back, _ = Unpacker(parts.get).unpack(zlib.compress(orjson.dumps(stored)))
+    assert back == world(2)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     values(Pool, units=st.dictionaries(TEXTS, st.integers(1, 9), max_size=4), adaptive=st.none())

@@ -15,7 +15,7 @@ from cloud.aws.places import PROVIDER, AwsRegion
 from cloud.clock import SystemClock
 from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
 from cloud.ports import EngineCommand, LaunchRequest
-from policies.model import InstanceState, Market, Placement, StandbyKind
+from policies.model import Ending, InstanceState, Market, Placement, StandbyKind
 
 TYPE = "p5.4xlarge"
 
@@ -97,6 +97,61 @@ def test_a_token_that_ec2_would_not_take_is_denied(token):
 def test_a_place_that_cannot_work_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         replace(PLACE, **change)
+
+
+MACHINE = {
+    "InstanceId": "i-1",
+    "InstanceType": TYPE,
+    "Placement": {"AvailabilityZone": "us-east-1a"},
+    "LaunchTime": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    "State": {"Name": "terminated"},
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [
+        ("Server.SpotInstanceTermination", Ending.RECLAIM),
+        ("Server.SpotInstanceShutdown", Ending.RECLAIM),
+        ("Server.InsufficientInstanceCapacity", Ending.CAPACITY),
+        ("Server.InternalError", Ending.FAULT),
+        ("Server.ScheduledStop", Ending.UNKNOWN),
+        ("Client.UserInitiatedShutdown", Ending.REQUEST),
+        ("Client.UserInitiatedHibernate", Ending.REQUEST),
+        ("Client.InternalError", Ending.FAULT),
+        ("Client.InvalidSnapshot.NotFound", Ending.FAULT),
+        ("Client.VolumeLimitExceeded", Ending.FAULT),
+        ("Client.InstanceInitiatedShutdown", Ending.FAULT),
+        ("pending", Ending.UNKNOWN),
+        ("", Ending.UNKNOWN),
+    ],
+)
+def test_the_reason_of_a_state_says_why_a_machine_ended(code, ending):
+    ended = MACHINE | {"StateReason": {"Code": code, "Message": f"{code}: what EC2 says"}}
+    for state in ("shutting-down", "terminated"):
+        assert instance_of(ended | {"State": {"Name": state}}, PLACE).ending is ending
+    for state in ("pending", "running", "stopping", "stopped"):  # a stopped standby has a reason too
+        shown = instance_of(ended | {"State": {"Name": state}}, PLACE)
+        assert (shown.ending, shown.ending_why) == (Ending.UNKNOWN, "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        (
+            {"Code": "Client.InternalError", "Message": "Client.InternalError: Client error on launch"},
+            "Client.InternalError: Client error on launch",
+        ),
+        ({"Code": "Client.InternalError", "Message": "-"}, "Client.InternalError"),
+        ({"Code": "Client.InternalError", "Message": "no"}, "Client.InternalError: no"),
+        ({"Code": "Client.InternalError"}, "Client.InternalError"),
+        ({"Code": "Client.X", "Message": "a\x1b[31m\r\nb" + "x" * 9000}, "Client.X: a b" + "x" * 287),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_the_words_for_an_end_are_one_bounded_line(reason, why):
+    assert instance_of(MACHINE | {"StateReason": reason}, PLACE).ending_why == why
 
 
 async def test_a_place_that_is_not_configured_is_denied(instances):
