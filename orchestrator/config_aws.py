@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field, WithJsonSchema
 
+from cloud.aws import tags
+from orchestrator.config_aws_disk import WEIGHTS, DiskTable, disk_errors, disk_warnings
 from orchestrator.config_types import Duration, Money, Section, Strings, Texts, duration_key
 from orchestrator.units import format_duration, shown
 from policies.fit import Need, Verdict, bits_in, check, parameters_in
@@ -24,6 +26,8 @@ _SECRET: Final = re.compile(
 )
 ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/(?:[!-~]+/)?([\w+=,.@-]{1,64})")
 _ACCOUNT_QUEUE: Final = re.compile(r"https?://\S+")
+_KEY_NAME: Final = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+_IDLE_TIMEOUTS: Final = (1.0, 4000.0)  # s that an Application Load Balancer takes
 
 Prices = Annotated[
     dict[str, Money],
@@ -103,6 +107,11 @@ class AwsTable(Section):
         "the requests instead of the gateway. Empty: the gateway gets them.",
         examples=["llama"],
     )
+    balancer_idle_timeout: Duration = duration_key(
+        60.0,
+        "Idle timeout of that load balancer, as it is set there; nothing here changes it. A connection that "
+        "carries nothing for so long is closed, one whose answer has not begun included.",
+    )
     node_role: str = Field(
         default="",
         description="ARN of the role that nodes have through their instance profile. Nodes fetch their keys "
@@ -118,6 +127,25 @@ class AwsTable(Section):
         "secret of Secrets Manager. Each node fetches them when its engine starts.",
         examples=[{"HF_TOKEN": "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"}],
     )
+    tags: Texts = Field(
+        default={},
+        description="Tags beside the pool's own on machines, volumes, network interfaces and spot requests, "
+        "and on what `orchestrator aws bootstrap` makes.",
+        examples=[{"team": "ml"}],
+    )
+    key_name: str = Field(
+        default="",
+        description="EC2 key pair of the nodes, by name. Empty: none, or the one that the launch template "
+        "has. Session Manager gives a shell without one, and without port 22.",
+        examples=["ops"],
+    )
+    weights: str = Field(
+        default="",
+        description="Where a node finds the weights: s3://BUCKET/PREFIX, or a path on its image or disk. "
+        "Empty: the engine downloads them by the model's name.",
+        examples=["s3://llama-weights/llama-3.1-8b", "/opt/weights/llama-3.1-8b"],
+    )
+    disk: DiskTable = Field(default=DiskTable(), description="The volumes of a node.")
     poll_spot_requests: Duration = duration_key(5.0, "How often the status of spot requests is read.")
     profile: str = Field(default="", description="Profile of the shared credentials file.")
     endpoint: str = Field(
@@ -178,11 +206,32 @@ def aws_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         elif not aws.node_role:
             yield (*at, "node_role"), "is missing; nodes fetch the engine's secrets with their role"
             break
+    yield from _machine_errors(at, aws)
     for name, region in aws.regions.items():
         yield from _region_errors((*at, "regions", name), name, region)
     for name, verdict in verdicts(pool):
         if not verdict.fits and not verdict.tight:
             yield (*at, "instance_types"), f"{name}: {verdict.text}"
+
+
+def _machine_errors(at: tuple[str, ...], aws: AwsTable) -> Iterator[Found]:
+    """What EC2 would refuse of tags, key pair, weights and disks."""
+    for key, text in tags.faults(aws.tags).items():
+        yield (*at, "tags", *([key] if key else [])), text
+    if aws.key_name and not _KEY_NAME.fullmatch(aws.key_name):
+        yield (*at, "key_name"), f"{shown(aws.key_name)} is not the name of a key pair of EC2"
+    if aws.weights and not WEIGHTS.fullmatch(aws.weights):
+        yield (
+            (*at, "weights"),
+            f"{shown(aws.weights)} is neither s3://BUCKET/PREFIX nor an absolute path on the node",
+        )
+    if not _IDLE_TIMEOUTS[0] <= aws.balancer_idle_timeout <= _IDLE_TIMEOUTS[1]:
+        yield (
+            (*at, "balancer_idle_timeout"),
+            f"{format_duration(aws.balancer_idle_timeout)} is none that a load balancer can have; they go "
+            "from 1s to 4000s",
+        )
+    yield from disk_errors((*at, "disk"), aws.disk)
 
 
 def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
@@ -208,6 +257,7 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name, verdict in verdicts(pool):
         if verdict.tight:
             yield (*at, "instance_types"), f"{name} is a close fit by estimate: {verdict.text}"
+    yield from disk_warnings((*at, "disk"), pool, need_of(pool))
     if pool.agents.listen is not None and not aws.node_role:
         yield (
             (*at, "node_role"),
@@ -252,22 +302,31 @@ def _region_errors(at: tuple[str, ...], name: str, region: AwsRegionTable) -> It
         yield (*at, "notice_queue"), f"{shown(region.notice_queue)} is not a URL; write the queue's URL"
 
 
-def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
-    """Whether the model fits, for each type of which both sizes are known. Only vLLM's flags are read."""
-    from cloud.aws.catalogue import catalogue
+def need_of(pool: PoolConfig) -> Need | None:
+    """What the engine has to hold; None where the model's size is not known. Only vLLM's flags are read."""
     from cloud.engines.flags import flag_value
 
     args = pool.engine.args
     parameters = parameters_in(pool.model)
     if pool.engine.kind != "vllm" or parameters is None:
-        return
+        return None
     quantised = flag_value(args, "--quantization") or pool.model
-    need = Need(
+    return Need(
         parameters=parameters,
         bits=bits_in(quantised),
         context=_whole(flag_value(args, "--max-model-len"), _SHORTEST_REQUEST),
         cache_bits=8 if (flag_value(args, "--kv-cache-dtype") or "").startswith("fp8") else 16,
     )
+
+
+def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
+    """Whether the model fits, for each type of which both sizes are known. Only vLLM's flags are read."""
+    from cloud.aws.catalogue import catalogue
+    from cloud.engines.flags import flag_value
+
+    args, need = pool.engine.args, need_of(pool)
+    if need is None:
+        return
     parallel = _whole(flag_value(args, "--tensor-parallel-size"), 1)
     parallel *= _whole(flag_value(args, "--pipeline-parallel-size"), 1)
     utilisation = _share(flag_value(args, "--gpu-memory-utilization"))

@@ -24,7 +24,9 @@ HOSTS = (
     r"pypi\.org|pythonhosted\.org|huggingface\.co|\bhf\.co|ghcr\.io|docker\.io|quay\.io|gcr\.io|npmjs|crates\.io"
     r"|download\.pytorch\.org|wheels\.vllm\.ai"
 )
-HOMES = r"/(?:home|Users)/[a-z][\w.-]*/|(?<![\w.])/root/|(?<![\w.])/(?:work|workspace|mnt)/"
+HOMES = (
+    r"/(?:home|Users)/[a-z][\w.-]*/|(?<![\w.])/root/|(?<![\w.])/(?:work|workspace|mnt(?!/orchestrator\b))/"
+)
 
 
 @cache
