@@ -38,6 +38,15 @@ class NotFound(CloudError):
     word = "not-found"
 
 
+class Misconfigured(CloudError):
+    """What is asked for cannot be: an image, template, key, subnet, type or parameter is wrong.
+
+    Nothing was launched. Another zone does not help, and asking again does not either.
+    """
+
+    word = "misconfigured"
+
+
 class Denied(CloudError):
     """Credentials are missing, expired or not allowed to do this. Nothing was done."""
 

@@ -93,8 +93,8 @@ class Instances(Protocol):
         been terminated since (its state then says so); it never launches a second one. So what a request has
         launched is not refused when it is asked for again.
 
-        Raises InsufficientCapacity, QuotaExceeded, Throttled, Denied, or Uncertain (resolve by calling
-        again with the same request).
+        Raises InsufficientCapacity, QuotaExceeded, Throttled, Misconfigured, Denied, or Uncertain (resolve
+        by calling again with the same request).
         """
         ...
 

@@ -14,6 +14,7 @@ from cloud.errors import (
     CloudError,
     Denied,
     InsufficientCapacity,
+    Misconfigured,
     NotFound,
     QuotaExceeded,
     Throttled,
@@ -33,6 +34,7 @@ OUTCOMES: Final = (
             QuotaExceeded,
             Throttled,
             NotFound,
+            Misconfigured,
             Denied,
             Uncertain,
         )

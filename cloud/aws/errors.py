@@ -3,6 +3,9 @@
 The codes are those of the EC2, ELBv2, SQS and Pricing API references. Code before status: EC2 says
 InsufficientInstanceCapacity with status 500, and yet nothing was launched. A 4xx code that is not listed
 means that AWS looked at the request and refused it: nothing was done, so it is Denied.
+
+One code means two things: `Unsupported` says that a type is not sold in a zone, where another zone helps, and
+that a launch is put together wrongly, where none does. Its message tells them apart.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from cloud.errors import (
     CloudError,
     Denied,
     InsufficientCapacity,
+    Misconfigured,
     NotFound,
     QuotaExceeded,
     Throttled,
@@ -28,17 +32,71 @@ _CAPACITY = frozenset(
         "ReservationCapacityExceeded",
         "SpotMaxPriceTooLow",
         "UnfulfillableCapacity",
-        "Unsupported",  # this type is not sold in this zone
+        "VolumeTypeNotAvailableInZone",
     }
 )
 _QUOTA = frozenset(
     {
         "InstanceLimitExceeded",
         "MaxFleetCountExceeded",
+        "MaxIOPSLimitExceeded",
         "MaxSpotInstanceCountExceeded",
+        "NetworkInterfaceLimitExceeded",
         "PendingVerification",
         "TooManyTargets",
         "VcpuLimitExceeded",
+        "VolumeLimitExceeded",
+    }
+)
+# What is asked for cannot be. By the part of a code before its first full stop: InvalidAMIID.NotFound and
+# InvalidAMIID.Malformed are one family.
+_MISCONFIGURED = frozenset(
+    {
+        "EncryptedVolumesNotSupported",
+        "InvalidAMIAttributeItemValue",
+        "InvalidAMIID",
+        "InvalidAMIName",
+        "InvalidAvailabilityZone",
+        "InvalidBlockDeviceMapping",
+        "InvalidCapacityReservationId",
+        "InvalidCapacityReservationState",
+        "InvalidGroup",
+        "InvalidGroupId",
+        "InvalidIamInstanceProfileArn",
+        "InvalidInput",
+        "InvalidInstanceType",
+        "InvalidInterface",
+        "InvalidKMSKey",
+        "InvalidKeyPair",
+        "InvalidLaunchTemplateId",
+        "InvalidLaunchTemplateName",
+        "InvalidLaunchTemplateVersion",
+        "InvalidNetworkInterface",
+        "InvalidNetworkInterfaceID",
+        "InvalidParameter",
+        "InvalidParameterCombination",
+        "InvalidParameterDependency",
+        "InvalidParameterValue",
+        "InvalidPlacementGroup",
+        "InvalidSecurityGroup",
+        "InvalidSecurityGroupID",
+        "InvalidSecurityGroupId",
+        "InvalidSnapshot",
+        "InvalidSnapshotID",
+        "InvalidSubnet",
+        "InvalidSubnetID",
+        "InvalidSubnetId",
+        "InvalidTagKey",
+        "InvalidTenancy",
+        "InvalidUserData",
+        "InvalidZone",
+        "MissingParameter",
+        "TagLimitExceeded",
+        "TagPolicyViolation",
+        "UnknownParameter",
+        "UnsupportedOperation",
+        "UnsupportedTenancy",
+        "VPCIdNotSpecified",
     }
 )
 _THROTTLED = frozenset(
@@ -97,27 +155,40 @@ _SHOWN = 300  # characters of a message: a refusal of EC2 ends in a kilobyte tha
 _HINTS = {
     "AccessDenied": "allow the action in the daemon's IAM policy",
     "AccessDeniedException": "allow the action in the daemon's IAM policy",
-    "AuthFailure": "check the credentials and the clock of this machine",
-    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": "create the role AWSServiceRoleForEC2Spot once",
+    "AuthFailure": (
+        "check that this region is enabled in the account (one that must be opted into first answers so), "
+        "the credentials, and the clock of this machine"
+    ),
+    "AuthFailure.ServiceLinkedRoleCreationNotPermitted": (
+        "create the role AWSServiceRoleForEC2Spot once: "
+        "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+    ),
     "ExpiredToken": "renew the credentials; no restart is needed",
     "ExpiredTokenException": "renew the credentials; no restart is needed",
     "InvalidClientTokenId": "check the access key",
     "MaxSpotInstanceCountExceeded": "ask AWS for a higher quota of spot vCPUs of this family",
-    "OptInRequired": "enable the region or the service in the account",
+    "OptInRequired": "enable the region or the service in the account, or accept the terms of the image",
     "PendingVerification": "AWS is verifying the account",
     "RequestExpired": "renew the credentials, or set the clock of this machine",
     "SignatureDoesNotMatch": "check the secret key and the clock of this machine",
     "UnauthorizedOperation": "allow the action in the daemon's IAM policy",
     "UnrecognizedClientException": "check the access key",
     "VcpuLimitExceeded": "ask AWS for a higher quota of vCPUs of this family",
+    "MaxIOPSLimitExceeded": "ask AWS for a higher quota of provisioned IOPS",
+    "VolumeLimitExceeded": "ask AWS for a higher quota of EBS storage, or delete volumes that are left over",
 }
 
 
-def error_class(code: str, status: int, *, lost: type[CloudError]) -> type[CloudError]:
+_NOT_IN_ZONE = "not supported in your requested Availability Zone"
+
+
+def error_class(code: str, status: int, *, lost: type[CloudError], message: str = "") -> type[CloudError]:
     """What an error answer means. `lost` is what an unknown outcome is for this call.
 
     Uncertain for a call that changes something; CloudError for one that only reads.
     """
+    if code == "Unsupported":
+        return InsufficientCapacity if _NOT_IN_ZONE in message else Misconfigured
     if code in _CAPACITY:
         return InsufficientCapacity
     if code in _QUOTA:
@@ -128,6 +199,8 @@ def error_class(code: str, status: int, *, lost: type[CloudError]) -> type[Cloud
         return NotFound
     if code in _AMBIGUOUS or status >= 500:
         return lost
+    if code.partition(".")[0] in _MISCONFIGURED:
+        return Misconfigured
     return Denied
 
 
@@ -137,14 +210,14 @@ def translate(error: Exception, what: str, *, lost: type[CloudError] = Uncertain
 
     if isinstance(error, boto.ClientError):
         code, status = code_of(error), _status_of(error)
-        kind = error_class(code, status, lost=lost)
         message = str(error.response.get("Error", {}).get("Message", "")).strip()
+        kind = error_class(code, status, lost=lost, message=message)
         hint = f"; {_HINTS[code]}" if code in _HINTS else ""
         return kind(f"{what}: {code}: {message}{hint}")
     if isinstance(error, _credential_errors()):
         return Denied(f"{what}: no usable credentials: {error}; renew them, no restart is needed")
     if isinstance(error, boto.ParamValidationError | boto.NoRegionError | boto.DataNotFoundError):
-        return Denied(f"{what}: cannot be asked like this: {error}")
+        return Misconfigured(f"{what}: cannot be asked like this: {error}")
     return lost(f"{what}: no usable answer: {str(error) or type(error).__name__}")
 
 

@@ -11,7 +11,7 @@ from cloud.aws.clients import Answer, AwsClients, Lane
 from cloud.aws.errors import code_of
 from cloud.aws.machines import instance_of, is_machine, launch_parameters
 from cloud.aws.places import POOL_TAG, PROVIDER, AwsRegion
-from cloud.errors import CloudError, Denied, NotFound, Uncertain
+from cloud.errors import CloudError, Misconfigured, NotFound, Uncertain
 from cloud.ports import Clock, LaunchRequest
 from policies.model import Instance, InstanceState
 
@@ -50,10 +50,12 @@ class AwsInstances:
         """Launch one machine. See the port for what is raised and when."""
         place = self._places.get(request.placement.region)
         if place is None or request.placement.provider != PROVIDER:
-            raise Denied(f"{request.placement}: this pool has no region {request.placement.region} on AWS")
+            raise Misconfigured(
+                f"{request.placement}: this pool has no region {request.placement.region} on AWS"
+            )
         subnet = place.subnets.get(request.placement.zone)
         if subnet is None:
-            raise Denied(f"{request.placement}: no subnet is configured for {request.placement.zone}")
+            raise Misconfigured(f"{request.placement}: no subnet is configured for {request.placement.zone}")
         parameters = launch_parameters(request, place, subnet)
         try:
             answer = await self._call(place.region, "run_instances", **parameters)
@@ -81,7 +83,7 @@ class AwsInstances:
                 raise Uncertain(f"{node} was launched a moment ago and EC2 does not show it yet") from None
 
     async def stop(self, node: str) -> None:
-        """Stop a machine. A one-time spot instance cannot be stopped: Denied."""
+        """Stop a machine. A one-time spot instance cannot be stopped: Misconfigured."""
         settled = (InstanceState.STOPPED, InstanceState.STOPPING)
         await self._turn(node, "stop_instances", settled)
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cloud.aws.places import POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
-from cloud.errors import Denied
+from cloud.errors import Misconfigured
 from cloud.ports import LaunchRequest, digest
 from policies.model import Ending, Instance, InstanceState, Market, Placement, StandbyKind
 from policies.plain_text import one_line
@@ -40,11 +40,11 @@ def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> 
     """The parameters of RunInstances. A function of the request and the configuration only: the same
     request must give the same parameters, or EC2 refuses the token.
 
-    Raises Denied for a token that EC2 would not take.
+    Raises Misconfigured for a token that EC2 would not take.
     """
     token = request.token
     if not token.isascii() or not 0 < len(token) <= _LONGEST_TOKEN:
-        raise Denied(f"token {token!r}: EC2 takes 1 to {_LONGEST_TOKEN} ASCII characters")
+        raise Misconfigured(f"token {token!r}: EC2 takes 1 to {_LONGEST_TOKEN} ASCII characters")
     tags = {"Name": request.pool, POOL_TAG: request.pool, TOKEN_TAG: token}
     if request.standby is not None:
         tags[STANDBY_TAG] = str(request.standby)

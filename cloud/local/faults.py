@@ -8,6 +8,7 @@ from cloud.errors import (
     CloudError,
     Denied,
     InsufficientCapacity,
+    Misconfigured,
     NotFound,
     QuotaExceeded,
     Throttled,
@@ -17,7 +18,16 @@ from policies.model import Market, Placement
 
 ERRORS: dict[str, type[CloudError]] = {
     kind.__name__: kind
-    for kind in (CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Throttled, Uncertain)
+    for kind in (
+        CloudError,
+        Denied,
+        InsufficientCapacity,
+        Misconfigured,
+        NotFound,
+        QuotaExceeded,
+        Throttled,
+        Uncertain,
+    )
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound
+from cloud.errors import CloudError, InsufficientCapacity, Misconfigured, NotFound
 from cloud.local.config import LocalCloudConfig
 from cloud.local.engine_process import EngineProcess, bound_log, fill, start_engine
 from cloud.local.guard import Guard
@@ -85,13 +85,13 @@ class Machines:
     def launch(self, request: LaunchRequest) -> Machine:
         """Launch, or give the machine that this token launched before.
 
-        Raises Denied for a request that makes no sense here, InsufficientCapacity, QuotaExceeded.
+        Raises Misconfigured for a request that makes no sense here, InsufficientCapacity, QuotaExceeded.
         """
         self._check(request)
         known = self._table.by_token(request.token)
         if known is not None:
             if (known.pool, known.placement) != (request.pool, request.placement):
-                raise Denied(
+                raise Misconfigured(
                     f"token {request.token!r} has launched {known.id}, {known.placement}; use a new token"
                 )
             return known
@@ -126,12 +126,12 @@ class Machines:
         self._begin_ending(node, InstanceState.TERMINATED)
 
     def stop(self, node: str) -> None:
-        """Begin to stop a machine. Raises NotFound when it is gone, Denied for spot (EC2's one-time spot)."""
+        """Begin to stop a machine. Raises NotFound when it is gone, Misconfigured for spot, as EC2 does."""
         machine = self._alive(node)
         if machine.state in (InstanceState.STOPPING, InstanceState.STOPPED):
             return
         if machine.placement.market is Market.SPOT:
-            raise Denied(f"{node} is a spot instance, which cannot be stopped; terminate it")
+            raise Misconfigured(f"{node} is a spot instance, which cannot be stopped; terminate it")
         self._table.put(replace(machine, state=InstanceState.STOPPING, reason="stopped"))
         self._begin_ending(node, InstanceState.STOPPED)
 
@@ -276,13 +276,15 @@ class Machines:
     def _check(self, request: LaunchRequest) -> None:
         token, placement = request.token, request.placement
         if not token or not token.isascii() or len(token) > _TOKEN_LENGTH:
-            raise Denied(f"token {token!r}: 1 to {_TOKEN_LENGTH} ASCII characters")
+            raise Misconfigured(f"token {token!r}: 1 to {_TOKEN_LENGTH} ASCII characters")
         if not request.command.argv:
-            raise Denied("the engine command is empty")
+            raise Misconfigured("the engine command is empty")
         if request.command.stop_signal not in signal.Signals.__members__:
-            raise Denied(f"stop_signal {request.command.stop_signal!r} is no signal; for example SIGTERM")
+            raise Misconfigured(
+                f"stop_signal {request.command.stop_signal!r} is no signal; for example SIGTERM"
+            )
         if not self._sales.sells(placement):
-            raise Denied(f"{placement.provider} {placement}: not sold here; see the offerings")
+            raise Misconfigured(f"{placement.provider} {placement}: not sold here; see the offerings")
 
     def _need_capacity(self, placement: Placement) -> None:
         zone, kind, market = placement.zone, placement.instance_type, placement.market

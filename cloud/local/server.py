@@ -66,6 +66,7 @@ _LONGEST_WAIT = 60.0
 _STATUS = {
     "InsufficientCapacity": 409,
     "QuotaExceeded": 409,
+    "Misconfigured": 422,
     "Throttled": 429,
     "NotFound": 404,
     "Denied": 403,

@@ -69,7 +69,7 @@ class GroupFacts:
 
 
 async def template(clients: AwsClients, place: AwsRegion) -> TemplateFacts:
-    """The version that is configured. Raises CloudError, Denied when there is no such template or version."""
+    """The version that is configured. Raises CloudError, Misconfigured when it does not exist."""
     found = template_of(place)
     version = found.pop("Version")
     answer = await clients.call(

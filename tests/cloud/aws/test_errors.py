@@ -8,6 +8,7 @@ from cloud.errors import (
     CloudError,
     Denied,
     InsufficientCapacity,
+    Misconfigured,
     NotFound,
     QuotaExceeded,
     Throttled,
@@ -27,10 +28,12 @@ def answer(code: str, status: int = 400, message: str = "words") -> boto.ClientE
         ("UnfulfillableCapacity", 400, InsufficientCapacity),
         ("InsufficientFreeAddressesInSubnet", 400, InsufficientCapacity),
         ("SpotMaxPriceTooLow", 400, InsufficientCapacity),
-        ("Unsupported", 400, InsufficientCapacity),
+        ("VolumeTypeNotAvailableInZone", 400, InsufficientCapacity),
         ("MaxSpotInstanceCountExceeded", 400, QuotaExceeded),
         ("VcpuLimitExceeded", 400, QuotaExceeded),
         ("PendingVerification", 400, QuotaExceeded),
+        ("VolumeLimitExceeded", 400, QuotaExceeded),
+        ("MaxIOPSLimitExceeded", 400, QuotaExceeded),
         ("RequestLimitExceeded", 503, Throttled),
         ("ThrottlingException", 400, Throttled),
         ("EC2ThrottledException", 400, Throttled),
@@ -43,8 +46,23 @@ def answer(code: str, status: int = 400, message: str = "words") -> boto.ClientE
         ("SomethingNew", 400, Denied),
         ("UnauthorizedOperation", 403, Denied),
         ("ExpiredToken", 400, Denied),
-        ("InvalidAMIID.NotFound", 400, Denied),
-        ("InvalidLaunchTemplateName.NotFoundException", 400, Denied),
+        ("InvalidClientTokenId", 403, Denied),
+        ("OptInRequired", 403, Denied),
+        ("InvalidTarget", 400, Denied),
+        ("InvalidAMIID.NotFound", 400, Misconfigured),
+        ("InvalidAMIID.Malformed", 400, Misconfigured),
+        ("InvalidBlockDeviceMapping", 400, Misconfigured),
+        ("InvalidKeyPair.NotFound", 400, Misconfigured),
+        ("InvalidLaunchTemplateId.VersionNotFound", 400, Misconfigured),
+        ("InvalidLaunchTemplateName.NotFoundException", 400, Misconfigured),
+        ("InvalidParameterCombination", 400, Misconfigured),
+        ("InvalidParameterValue", 400, Misconfigured),
+        ("InvalidParameterValue", 500, Uncertain),
+        ("InvalidSnapshot.NotFound", 400, Misconfigured),
+        ("InvalidSubnetID.NotFound", 400, Misconfigured),
+        ("MissingParameter", 400, Misconfigured),
+        ("TagPolicyViolation", 400, Misconfigured),
+        ("UnsupportedOperation", 400, Misconfigured),
         ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", 403, Denied),
     ],
 )
@@ -52,6 +70,27 @@ def test_codes(code, status, expected):
     error = translate(answer(code, status), "ec2.run_instances")
     assert type(error) is expected
     assert str(error).startswith(f"ec2.run_instances: {code}: words")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "Your requested instance type (p5.48xlarge) is not supported in your requested Availability Zone "
+            "(us-east-1e). Please retry your request by not specifying an Availability Zone or choosing "
+            "us-east-1a, us-east-1b.",
+            InsufficientCapacity,
+        ),
+        (
+            "The requested configuration is currently not supported. Please check the documentation for "
+            "supported configurations.",
+            Misconfigured,
+        ),
+        ("", Misconfigured),
+    ],
+)
+def test_unsupported_means_a_zone_or_a_configuration(message, expected):
+    assert type(translate(answer("Unsupported", 400, message), "launch")) is expected
 
 
 def test_a_reading_call_is_never_uncertain():
@@ -90,7 +129,14 @@ def test_credentials_that_cannot_be_used_are_denied_with_what_to_do(error):
 
 @pytest.mark.parametrize(
     ("code", "hint"),
-    [("ExpiredToken", "renew"), ("UnauthorizedOperation", "IAM policy"), ("VcpuLimitExceeded", "quota")],
+    [
+        ("ExpiredToken", "renew"),
+        ("UnauthorizedOperation", "IAM policy"),
+        ("VcpuLimitExceeded", "quota"),
+        ("VolumeLimitExceeded", "quota"),
+        ("AuthFailure", "region is enabled"),
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "create-service-linked-role"),
+    ],
 )
 def test_errors_say_what_to_do(code, hint):
     assert hint in str(translate(answer(code), "launch"))

@@ -13,7 +13,15 @@ from cloud.aws.instances import AwsInstances
 from cloud.aws.machines import instance_of, launch_parameters
 from cloud.aws.places import PROVIDER, AwsRegion
 from cloud.clock import SystemClock
-from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
+from cloud.errors import (
+    CloudError,
+    Denied,
+    InsufficientCapacity,
+    Misconfigured,
+    NotFound,
+    QuotaExceeded,
+    Uncertain,
+)
 from cloud.ports import EngineCommand, LaunchRequest
 from policies.model import Ending, InstanceState, Market, Placement, StandbyKind
 
@@ -81,7 +89,7 @@ def test_the_same_request_gives_the_same_parameters():
 
 @pytest.mark.parametrize("token", ["", "x" * 65, "pöol/1/1"])
 def test_a_token_that_ec2_would_not_take_is_denied(token):
-    with pytest.raises(Denied, match="64 ASCII"):
+    with pytest.raises(Misconfigured, match="64 ASCII"):
         launch_parameters(request(token), PLACE, "s")
 
 
@@ -154,9 +162,9 @@ def test_the_words_for_an_end_are_one_bounded_line(reason, why):
     assert instance_of(MACHINE | {"StateReason": reason}, PLACE).ending_why == why
 
 
-async def test_a_place_that_is_not_configured_is_denied(instances):
+async def test_a_place_that_is_not_configured_is_refused(instances):
     for wrong in (request(zone="us-east-1f"), request(region="eu-west-1")):
-        with pytest.raises(Denied):
+        with pytest.raises(Misconfigured):
             await instances.launch(wrong)
 
 
@@ -226,7 +234,7 @@ async def test_capacity_is_refused_per_offering_and_quota_per_market(instances, 
 async def test_a_spot_machine_cannot_be_stopped_and_a_pending_one_must_wait(instances, aws_shim):
     aws_shim.order("set", boot=600.0)
     spot = await instances.launch(request("t-1", Market.SPOT))
-    with pytest.raises(Denied, match="one-time"):
+    with pytest.raises(Misconfigured, match="one-time"):
         await instances.stop(spot.id)
     pending = await instances.launch(request("t-2"))
     with pytest.raises(CloudError, match="is pending, so stop_instances must wait"):

@@ -8,6 +8,7 @@ from cloud.errors import (
     CloudError,
     Denied,
     InsufficientCapacity,
+    Misconfigured,
     NotFound,
     QuotaExceeded,
     Throttled,
@@ -31,7 +32,8 @@ async def test_refusals_count_down_and_pick_zone_and_market(bench):
 
 
 @pytest.mark.parametrize(
-    "error", [CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Throttled, Uncertain]
+    "error",
+    [CloudError, Denied, InsufficientCapacity, Misconfigured, NotFound, QuotaExceeded, Throttled, Uncertain],
 )
 async def test_every_error_arrives_as_itself(bench, error):
     await bench.order("refuse", times=1, error=error.__name__)

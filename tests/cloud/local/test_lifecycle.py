@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound
+from cloud.errors import CloudError, InsufficientCapacity, Misconfigured, NotFound
 from cloud.local.engine_process import bound_log
 from cloud.local.processes import belonging
 from policies.model import InstanceState, Market
@@ -175,7 +175,7 @@ async def test_starting_while_it_stops_does_nothing(bench):
 
 async def test_a_spot_machine_cannot_be_stopped(bench):
     node = await bench.up()
-    with pytest.raises(Denied, match="spot"):
+    with pytest.raises(Misconfigured, match="spot"):
         await bench.instances.stop(node.id)
 
 
@@ -190,7 +190,7 @@ async def test_a_spot_machine_cannot_be_stopped(bench):
         ({"stop_signal": "SIGNOTHING"}, "SIGNOTHING"),
     ],
 )
-async def test_a_launch_that_makes_no_sense_is_denied(bench, changes, words):
+async def test_a_launch_that_makes_no_sense_is_refused(bench, changes, words):
     request = bench.request()
     if "zone" in changes:
         request = replace(request, placement=replace(request.placement, zone=changes["zone"]))
@@ -198,7 +198,7 @@ async def test_a_launch_that_makes_no_sense_is_denied(bench, changes, words):
         request = replace(request, token=changes["token"])
     else:
         request = replace(request, command=replace(request.command, **changes))
-    with pytest.raises(Denied, match=words):
+    with pytest.raises(Misconfigured, match=words):
         await bench.instances.launch(request)
     assert await bench.instances.list("pool", "") == ()
 
@@ -206,7 +206,7 @@ async def test_a_launch_that_makes_no_sense_is_denied(bench, changes, words):
 async def test_one_token_means_one_placement(bench):
     request = bench.request("a")
     await bench.instances.launch(request)
-    with pytest.raises(Denied, match="new token"):
+    with pytest.raises(Misconfigured, match="new token"):
         await bench.instances.launch(replace(request, placement=replace(request.placement, zone="b")))
 
 

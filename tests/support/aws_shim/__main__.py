@@ -14,6 +14,7 @@ import threading
 import time
 
 from balancing import patch_balancing
+from launches import patch_launches
 from looks import patch_looks
 from machines import patch_machines
 from market import patch_market
@@ -43,6 +44,7 @@ def main():
     options = parser.parse_args()
     shim = _Handler.shim = Shim()
     patch_machines(shim)
+    patch_launches(shim)
     patch_templates()
     patch_balancing(shim)
     patch_market(shim)

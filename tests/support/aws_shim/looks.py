@@ -1,13 +1,16 @@
-"""What `orchestrator doctor` asks and moto has not: IAM's simulator, pattern tests, quotas, placement scores.
+"""What is asked and moto has not: consoles, IAM's simulator, pattern tests, quotas, placement scores.
 
 Who may do what is the setting `denied`, for calls and for the simulator alike.
 """
 
+import base64
 import json
 
 from identity import assumed_role
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
+from moto.core.utils import utcnow
+from moto.ec2.responses.general import General
 from moto.ec2.responses.spot_instances import SpotInstances
 from moto.events.models import EventPattern, EventPatternParser
 from moto.events.responses import EventsHandler
@@ -62,6 +65,12 @@ def patch_looks(shim):
         matches = EventPattern(pattern, parsed).matches_event(event)
         return json.dumps({"Result": matches}), self.response_headers
 
+    def get_console_output(self):
+        node = self.ec2_backend.get_instance(self._get_param("InstanceId")).id
+        text = shim.settings["console"].get(node, shim.settings["console"].get("*"))
+        written = {} if text is None else {"Output": base64.b64encode(text.encode()).decode()}
+        return ActionResult({"InstanceId": node, "Timestamp": utcnow(), **written})
+
     def get_service_quota(self, service_code, quota_code):
         if service_code != "ec2" or quota_code not in _EC2_QUOTAS:
             raise NoSuchResource
@@ -76,6 +85,7 @@ def patch_looks(shim):
         ]
         return ActionResult({"SpotPlacementScores": scores[:10]})
 
+    General.get_console_output = get_console_output
     STSBackend.get_caller_identity = get_caller_identity
     IamResponse.simulate_principal_policy = simulate_principal_policy
     EventsHandler.test_event_pattern = test_event_pattern

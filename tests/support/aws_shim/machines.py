@@ -1,8 +1,7 @@
-"""EC2 as it is and moto is not: tokens, delays, capacity, quotas, spot requests, lagging descriptions."""
+"""Machines as EC2 changes and shows them and moto does not: delays, spot requests, lagging descriptions."""
 
 import copy
 import fnmatch
-import hashlib
 import time
 import uuid
 
@@ -11,15 +10,12 @@ from moto.ec2 import utils as ec2_utils
 from moto.ec2.exceptions import EC2ClientError, InvalidInstanceIdError
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.instances import Instance, StateReason
-from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.responses.spot_instances import SpotInstances
 from moto.events import events_backends
 from state import ACCOUNT, REGION
 
 PENDING, RUNNING, SHUTTING_DOWN = (0, "pending"), (16, "running"), (32, "shutting-down")
 TERMINATED, STOPPING, STOPPED = (48, "terminated"), (64, "stopping"), (80, "stopped")
-
-_NO_TOKEN = "ABCDE"  # what moto takes for a call without a token
 
 
 def put(instance, state):
@@ -32,110 +28,11 @@ def is_in(instance, *states):
 
 def patch_machines(shim):
     """Change moto's EC2 in this process."""
-    _patch_launch(shim)
     _patch_changes(shim)
     _patch_descriptions(shim)
 
 
-def _patch_launch(shim):
-    launch, respond = EC2Backend.run_instances, InstanceResponse.run_instances
-
-    def run_instances(self, image_id, count, user_data, groups, **given):
-        with shim.lock:
-            token = given.get("client_token")
-            named = None if token in (None, _NO_TOKEN) else (self.region_name, token)
-            print_ = _fingerprint(image_id, count, user_data, given)
-            if named in shim.tokens:
-                return _again(*shim.tokens[named], print_)
-            _take_capacity(shim, self, count, given)
-            reservation = launch(self, image_id, count, user_data, groups, **given)
-            for instance in reservation.instances:
-                _begin(shim, instance, given)
-            if named is not None:
-                shim.tokens[named] = (print_, reservation)
-            return reservation
-
-    def launched(self):
-        read = self._get_param
-        # moto launches MinCount.
-        self._get_param = lambda name, default=None, **kw: read(
-            "MaxCount" if name == "MinCount" else name, kw.get("if_none", default)
-        )
-        return respond(self)
-
-    EC2Backend.run_instances, InstanceResponse.run_instances = run_instances, launched
-
-
-def _fingerprint(image_id, count, user_data, given):
-    relevant = ("instance_type", "subnet_id", "placement", "launch_template", "instance_market_options")
-    parts = [image_id, count, str(user_data), [(key, given.get(key)) for key in relevant]]
-    parts.append(sorted((kind, sorted(tags.items())) for kind, tags in (given.get("tags") or {}).items()))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _again(before, reservation, now):
-    if before != now:
-        raise EC2ClientError(
-            "IdempotentParameterMismatch",
-            "Arguments on this idempotent request are inconsistent with arguments used in previous requests.",
-        )
-    if all(is_in(instance, SHUTTING_DOWN, TERMINATED) for instance in reservation.instances):
-        raise EC2ClientError(
-            "IdempotentInstanceTerminated",
-            "The client token you have provided is associated with an instance that has been terminated.",
-        )
-    return reservation
-
-
-def _market(given):
-    return "spot" if given.get("instance_market_options") == "spot" else "on-demand"
-
-
-def _take_capacity(shim, backend, count, given):
-    market, name = _market(given), given.get("instance_type")
-    subnet = given.get("subnet_id")
-    zone = backend.get_subnet(subnet).availability_zone if subnet else given.get("placement")
-    quota = shim.settings["quota"].get(market)
-    if quota is not None:
-        alive = [
-            i
-            for i in backend.all_instances()
-            if not is_in(i, SHUTTING_DOWN, TERMINATED) and (i.lifecycle == "spot") == (market == "spot")
-        ]
-        if len(alive) + count > quota:
-            code = "MaxSpotInstanceCountExceeded" if market == "spot" else "VcpuLimitExceeded"
-            raise EC2ClientError(code, "You have requested more than your current limit allows.")
-    capacity, key = shim.settings["capacity"], f"{market}:{name}:{zone}"
-    if key in capacity:
-        if capacity[key] < count:
-            raise EC2ClientError(
-                "InsufficientInstanceCapacity",
-                f"We currently do not have sufficient {name} capacity in the Availability Zone you requested "
-                f"({zone}).",
-            )
-        capacity[key] -= count
-
-
-def _begin(shim, instance, given):
-    instance.shown_at = time.monotonic() + shim.settings["describe_lag"]
-    put(instance, PENDING)
-    shim.later(shim.settings["boot"], lambda: is_in(instance, PENDING) and put(instance, RUNNING))
-    instance.spot_instance_request_id = None
-    if _market(given) == "spot":
-        request = f"sir-{hashlib.sha256(instance.id.encode()).hexdigest()[:8]}"
-        instance.spot_instance_request_id = request
-        shim.requests[request] = {
-            "SpotInstanceRequestId": request,
-            "Region": instance.ec2_backend.region_name,
-            "InstanceId": instance.id,
-            "State": "active",
-            "Type": "one-time",
-            "Status": _status("fulfilled", "Your spot request is fulfilled."),
-            "Tags": [],
-        }
-
-
-def _status(code, message):
+def request_status(code, message):
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
     return {"Code": code, "Message": message, "UpdateTime": now}
 
@@ -155,7 +52,7 @@ def _patch_changes(shim):
             request = shim.requests.get(getattr(self, "spot_instance_request_id", None))
             if request is not None and request["State"] == "active":
                 request["State"] = "closed"
-                request["Status"] = _status("instance-terminated-by-user", "You terminated the instance.")
+                request["Status"] = request_status("instance-terminated-by-user", "You ended it.")
             return previous
 
     def stop(self):
@@ -325,7 +222,7 @@ def reclaim(shim, node, notice_s=120.0, event=True, copies=1, late=0.0, region=R
     if notice_s > 0:
         if request is not None and not late:
             request["State"] = "closed"
-            request["Status"] = _status(
+            request["Status"] = request_status(
                 "instance-terminated-no-capacity", "Your Spot instance was terminated: no capacity."
             )
         if event:

@@ -36,6 +36,12 @@ DEFAULTS = {
     "denied": [],  # IAM actions that nobody may do
     "quotas": {},  # quota code -> vCPUs; missing means more than enough
     "scores": {},  # zone id -> spot placement score
+    "launch_faults": {},  # market or "*" -> {"code", "message", "after"}: accepted, ends so while pending
+    "run_bucket": None,  # [burst, a second]: launches beyond it are answered RequestLimitExceeded
+    "spot_role": True,  # whether the account has AWSServiceRoleForEC2Spot
+    "tag_authorisation": True,  # machines without a pool's tag, and unknown ones, may not be changed
+    "images": {},  # image -> {"volumes": [{"device", "size", "delete_on_termination", "encrypted", "kms"}]}
+    "console": {},  # instance id or "*" -> what the machine wrote on its console
     "clock": 0.0,  # s that the answers' Date is ahead
 }
 
