@@ -19,7 +19,8 @@ import structlog
 from aiohttp import web
 
 from cloud.errors import CloudError, Denied
-from cloud.node_agent import NODE_ID, node_key
+from cloud.node_agent import node_key
+from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock
 
 log = structlog.get_logger(__name__)

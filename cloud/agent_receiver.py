@@ -27,7 +27,8 @@ import structlog
 from aiohttp import web
 
 from cloud.agent_keys import NodeKeys
-from cloud.node_agent import NODE_ID, SCHEMA, node_key, signature
+from cloud.node_agent import SCHEMA, node_key, signature
+from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 
@@ -43,6 +44,10 @@ MOST_AT_ONCE: Final = 256
 """Reports that are read at the same time."""
 SILENT: Final = 900.0
 """Seconds of silence after which a node that the cloud does not list is forgotten."""
+MOST_CHECKS: Final = 16
+"""Checks of one boot report."""
+BOOT_STAGES: Final = ("disks", "checks", "secrets", "weights", "start", "failed")
+"""How far a node may have come: its last stage is the start of the engine, or that it failed."""
 
 _NOTICE_SECONDS = 120.0
 _FARTHEST = 60 * 86_400.0
@@ -50,6 +55,8 @@ _LONGEST_PAST = 86_400.0
 _READ_WITHIN = 5.0
 _MOST_ADDRESSES = 1024
 _SEQUENCE_MOST = 2**53
+_LONGEST_DETAIL = 500
+_MOST_RESTARTS = 1_000_000
 _EVENT = re.compile(r"[A-Za-z0-9-]{1,64}")
 _KINDS = {
     "interruption": NoticeKind.INTERRUPTION,
@@ -84,8 +91,37 @@ class Xid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BootCheck:
+    """One thing that a node looked at before it started its engine. `text`: what it saw, and what to do."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootReport:
+    """How far a node came with starting its engine, as it says itself.
+
+    `stage`: one of `BOOT_STAGES`, or empty for one that this version does not know. `at`: when that was, in
+    seconds since the epoch by the node's clock, 0 when it does not say. `restarts`: starts of the engine
+    that ended early, one after another.
+    """
+
+    stage: str
+    ok: bool
+    detail: str
+    checks: tuple[BootCheck, ...]
+    at: float
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeReport:
-    """The last report of a node. `heard_at` is this host's time; the errors are empty where all is well."""
+    """The last report of a node. `heard_at` is this host's time; the errors are empty where all is well.
+
+    `boot` is None where nothing is known of it: an older agent, or a machine that does not start an engine.
+    """
 
     node: str
     heard_at: float
@@ -95,6 +131,7 @@ class NodeReport:
     metadata_error: str
     gpu_error: str
     xid_error: str
+    boot: BootReport | None = None
 
 
 @dataclass(slots=True)
@@ -401,6 +438,29 @@ def _read(node: str, report: Mapping[str, Any], now: float) -> NodeReport:
         metadata_error=_text(report.get("metadata_error")),
         gpu_error=_text(report.get("gpu_error")),
         xid_error=_text(report.get("xid_error")),
+        boot=_boot(report.get("boot")),
+    )
+
+
+def _boot(boot: object) -> BootReport | None:
+    if not isinstance(boot, dict) or boot.get("schema") != 1:
+        return None
+    checks, restarts = boot.get("checks"), boot.get("restarts")
+    return BootReport(
+        stage=stage if (stage := _text(boot.get("stage"))) in BOOT_STAGES else "",
+        ok=boot.get("ok") is True,
+        detail=_text(boot.get("detail"), _LONGEST_DETAIL),
+        checks=tuple(
+            BootCheck(
+                name=_text(c.get("name"))[:32],
+                ok=c.get("ok") is True,
+                text=_text(c.get("text"), _LONGEST_DETAIL),
+            )
+            for c in (checks[:MOST_CHECKS] if isinstance(checks, list) else [])
+            if isinstance(c, dict)
+        ),
+        at=_number(boot.get("at")) or 0.0,
+        restarts=min(restarts, _MOST_RESTARTS) if type(restarts) is int and restarts > 0 else 0,
     )
 
 
@@ -425,6 +485,6 @@ def _number(value: object) -> float | None:
     return float(value) if abs(value) < 1e15 and math.isfinite(value) else None
 
 
-def _text(value: object) -> str:
+def _text(value: object, longest: int = 200) -> str:
     """A short printable text, empty for anything else."""
-    return "".join(c for c in value[:200] if c.isprintable()) if isinstance(value, str) else ""
+    return "".join(c for c in value[:longest] if c.isprintable()) if isinstance(value, str) else ""

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Runs on a node: tells the control host what the instance metadata and the GPUs say.
 
-One file, standard library only, Python 3.9 or newer, so that user-data can carry it. It polls EC2's instance
-metadata (IMDSv2) for notices, asks nvidia-smi for the GPUs and reads the kernel log for Xid errors, and
-pushes what it knows as one JSON report: every few seconds as a heartbeat, at once when there is a notice.
-A report holds the whole state, so a lost one costs nothing but time.
+Standard library and `cloud.node_metadata` only, Python 3.9 or newer, so that user-data can carry both. It
+polls EC2's instance metadata (IMDSv2) for notices, asks nvidia-smi for the GPUs, reads the kernel log for Xid
+errors and the boot report of `cloud.node_start`, and pushes what it knows as one JSON report: every few
+seconds as a heartbeat, at once when there is a notice. A report holds the whole state, so a lost one costs
+nothing but time.
 
 Every report is signed with the node's own key and numbered within a session that the control host names in
 its answers: it can be neither forged nor replayed, and it speaks for this node only. The key is read from
@@ -14,13 +15,13 @@ Nothing stops it: no network, no metadata, no GPU, no key, garbage or silence fr
 is read in a thread of its own, so one that hangs delays no other.
 
 Examples:
-  python3 node_agent.py --url http://10.0.0.5:9465 --key-file /run/node-agent/key
-  python3 node_agent.py --once            print what it sees and exit; needs neither --url nor a key
-  python3 node_agent.py --once --imds http://127.0.0.1:1338
+  python3 -m cloud.node_agent --url http://10.0.0.5:9465 --key-file /run/node-agent/key
+  python3 -m cloud.node_agent --once      print what it sees and exit; needs neither --url nor a key
+  python3 -m cloud.node_agent --once --imds http://127.0.0.1:1338
 """
 
-# This file runs where nothing of the project is installed and on older Pythons: hence time, threads and
-# timezone.utc instead of the project's Clock, asyncio and datetime.UTC.
+# This file runs where nothing of the project is installed and on older Pythons: hence time and threads
+# instead of the project's Clock and asyncio.
 from __future__ import annotations
 
 import argparse
@@ -29,30 +30,35 @@ import csv
 import errno
 import hashlib
 import hmac
-import http.client
 import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from cloud.node_metadata import (
+    IMDS,
+    MOST_READ,
+    Metadata,
+    Refused,
+    fetch,
+    node_id,
+    read_json,
+    read_notices,
+)
+
 SCHEMA = "node-report/1"
-IMDS = "http://169.254.169.254"
-TOKEN_SECONDS = 21600
-MOST_READ = 64 * 1024  # bytes of any answer
-MOST_NOTICES = 16
+BOOT_FILE = "/run/orchestrator-engine/boot.json"
 MOST_XIDS = 32
 MOST_GPUS = 32
+MOST_CHECKS = 16
 GPU_FIELDS = {
     "index": "index",
     "uuid": "uuid",
@@ -63,8 +69,6 @@ GPU_FIELDS = {
     "temperature.gpu": "temperature_c",
     "ecc.errors.uncorrected.volatile.total": "ecc_uncorrected",
 }
-NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
 XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+)(?:, (.*))?")
 
 
@@ -79,152 +83,6 @@ def signature(key: bytes, node: str, body: bytes) -> str:
     The control host checks reports with this function and `node_key`.
     """
     return hmac.new(key, b"\n".join((SCHEMA.encode(), node.encode(), body)), hashlib.sha256).hexdigest()
-
-
-class Refused(Exception):
-    """An answer that is no use, or none; the message is for people."""
-
-
-def fetch(
-    url: str,
-    method: str = "GET",
-    headers: dict[str, str] | None = None,
-    body: bytes | None = None,
-    timeout: float = 2.0,
-    trust: ssl.SSLContext | None = None,
-) -> tuple[int, bytes]:
-    """One request: status and body. It ends after about `timeout` seconds, name lookup apart. Raises Refused.
-
-    No proxies and no redirects: both addresses are given and near. The time-outs of sockets count from the
-    last byte, so a server that drips bytes is cut off by closing the connection from a timer.
-    """
-    parts = urlsplit(url)
-    connection: http.client.HTTPConnection
-    try:
-        if parts.scheme == "https":
-            connection = http.client.HTTPSConnection(parts.netloc, timeout=timeout, context=trust)
-        else:
-            connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
-    except http.client.HTTPException as error:
-        raise Refused(f"{url}: {error}") from None
-
-    def cut() -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(timeout, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        connection.request(method, parts.path or "/", body=body, headers=headers or {})
-        answer = connection.getresponse()
-        found = answer.read(MOST_READ + 1)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Refused(f"{url}: {type(error).__name__}: {error}") from None
-    finally:
-        timer.cancel()
-        connection.close()
-    if len(found) > MOST_READ:
-        raise Refused(f"{url}: more than {MOST_READ} bytes")
-    return answer.status, found
-
-
-class Metadata:
-    """Reads IMDSv2. The token is renewed early, and once more when it is refused."""
-
-    def __init__(self, base: str, timeout: float = 1.0) -> None:
-        self._base = base.rstrip("/")
-        self._timeout = timeout
-        self._token = ""
-        self._renew_at = 0.0
-
-    def get(self, path: str) -> str | None:
-        """A document below /latest/, None when there is none (the normal answer). Raises Refused."""
-        for fresh in (False, True):
-            if fresh or not self._token or time.monotonic() >= self._renew_at:  # noqa: TID251
-                self._take_token()
-            url = f"{self._base}/latest/{path}"
-            status, body = fetch(
-                url, headers={"X-aws-ec2-metadata-token": self._token}, timeout=self._timeout
-            )
-            if status == 200:
-                return body.decode("utf-8", "replace")
-            if status == 404:
-                return None
-            if status != 401:
-                raise Refused(f"{url}: status {status}{'; is IMDS switched off?' if status == 403 else ''}")
-            self._token = ""
-        raise Refused(f"{self._base}: a fresh token is refused")
-
-    def _take_token(self) -> None:
-        url = f"{self._base}/latest/api/token"
-        header = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_SECONDS)}
-        status, body = fetch(url, "PUT", header, timeout=self._timeout)
-        token = body.decode("ascii", "replace").strip()
-        if status != 200 or not token.isprintable() or not 0 < len(token) <= 4096:
-            raise Refused(
-                f"{url}: no token: status {status}{'; is IMDS switched off?' if status == 403 else ''}"
-            )
-        self._token = token
-        self._renew_at = time.monotonic() + TOKEN_SECONDS / 2  # noqa: TID251
-
-
-def node_id(text: str) -> str:
-    """The text when it can be a node's id. Raises Refused."""
-    if not NODE_ID.fullmatch(text):
-        raise Refused(f"{text[:64]!r} is no node id")
-    return text
-
-
-def read_notices(get: Callable[[str], str | None], now: float) -> list[dict[str, Any]]:
-    """Every notice that the metadata shows, the most urgent first. Raises Refused when it cannot be read."""
-    found = []
-    action = _json(get("meta-data/spot/instance-action"))
-    if isinstance(action, dict):
-        found.append(_notice("interruption", _time(action.get("time")), str(action.get("action", ""))))
-    else:
-        # Older than instance-action; it may hold a time long past or no time at all.
-        ends = _time(get("meta-data/spot/termination-time"))
-        if ends is not None and ends > now - 300:
-            found.append(_notice("interruption", ends, "terminate"))
-    recommended = _json(get("meta-data/events/recommendations/rebalance"))
-    if isinstance(recommended, dict):
-        found.append(_notice("rebalance", None, ""))
-    events = _json(get("meta-data/events/maintenance/scheduled"))
-    for event in events if isinstance(events, list) else []:
-        if isinstance(event, dict) and event:
-            over = str(event.get("State", "")).lower() in OVER
-            code, identity = str(event.get("Code", "")), str(event.get("EventId", ""))
-            found.append(_notice("maintenance", _time(event.get("NotBefore")), code, identity, over))
-    return found[:MOST_NOTICES]
-
-
-def _notice(
-    kind: str, deadline: float | None, what: str, event: str = "", over: bool = False
-) -> dict[str, Any]:
-    return {"kind": kind, "deadline": deadline, "what": what[:64], "event": event[:64], "cancelled": over}
-
-
-def _json(text: str | None) -> Any:
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _time(value: Any) -> float | None:
-    """Seconds since the epoch of a time as EC2 writes it, None for anything else."""
-    if not isinstance(value, str) or len(value) > 64:
-        return None
-    text = value.strip()
-    try:
-        try:
-            at = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-        except ValueError:
-            at = parsedate_to_datetime(text)
-        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
 
 
 class Gpus:
@@ -334,6 +192,44 @@ class KernelLog:
             self.xids.append({"pci": match[1][:32], "code": int(match[2]), "text": text[:200]})
 
 
+def _stage(boot: dict[str, Any] | None) -> tuple[str, str]:
+    return (str(boot.get("stage")), str(boot.get("ok"))) if boot else ("", "")
+
+
+def read_boot(path: str) -> dict[str, Any] | None:
+    """The boot report that `cloud.node_start` writes; None when there is none that can be read.
+
+    The engine's user writes that file. So what is passed on is only what it should hold, in ASCII and
+    bounded: whatever else were in it could make the control host refuse the whole report.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            body = file.read(MOST_READ) or b""
+    except OSError:
+        return None
+    boot = read_json(body.decode("utf-8", "replace"))
+    if not isinstance(boot, dict) or boot.get("schema") != 1:
+        return None
+    at, restarts, checks = boot.get("at"), boot.get("restarts"), boot.get("checks")
+    return {
+        "schema": 1,
+        "stage": _plain(boot.get("stage"), 32),
+        "ok": boot.get("ok") is True,
+        "detail": _plain(boot.get("detail"), 500),
+        "checks": [
+            {"name": _plain(c.get("name"), 32), "ok": c.get("ok") is True, "text": _plain(c.get("text"), 500)}
+            for c in (checks[:MOST_CHECKS] if isinstance(checks, list) else [])
+            if isinstance(c, dict)
+        ],
+        "at": at if isinstance(at, (int, float)) and 0 <= at < 1e12 else 0,
+        "restarts": restarts if isinstance(restarts, int) and 0 <= restarts < 10**6 else 0,
+    }
+
+
+def _plain(value: Any, longest: int) -> str:
+    return "".join(c for c in value[:longest] if " " <= c <= "~") if isinstance(value, str) else ""
+
+
 class Agent:
     """What is known of this node, and the threads that find it out and push it."""
 
@@ -352,7 +248,7 @@ class Agent:
         self.node = options.node_id
         errors = ("metadata_error", "gpu_error", "xid_error")
         self.known: dict[str, Any] = dict.fromkeys(errors, "not asked yet")
-        self.known.update(life_cycle="", notices=[], gpus=[], xids=[])
+        self.known.update(life_cycle="", notices=[], gpus=[], xids=[], boot=None)
 
     def look_at_metadata(self) -> None:
         """Poll the metadata once. What was seen before holds while it does not answer."""
@@ -376,9 +272,16 @@ class Agent:
         self._log.read()
         self._learn(xids=list(self._log.xids), xid_error=self._log.error)
 
+    def look_at_boot(self) -> None:
+        """Read how far the start of the engine came. While that cannot be read, what it said last holds."""
+        boot = read_boot(self._options.boot_file)
+        if boot is not None:
+            self._learn(boot=boot)
+
     def _learn(self, **news: Any) -> None:
         with self._lock:
             urgent = any(self.known[key] != news[key] for key in ("notices", "xids") if key in news)
+            urgent |= "boot" in news and _stage(self.known["boot"]) != _stage(news["boot"])
             self.known.update(news)
         for key in news:
             if key.endswith("_error"):
@@ -409,7 +312,7 @@ class Agent:
             )
             if status == 204:
                 return True
-            told = _json(answer.decode("utf-8", "replace"))
+            told = read_json(answer.decode("utf-8", "replace"))
             if status != 409 or not isinstance(told, dict) or not isinstance(told.get("session"), str):
                 text = answer[:200].decode("utf-8", "replace")
                 raise Refused(f"the control host refused: status {status}: {' '.join(text.split())}")
@@ -425,6 +328,7 @@ class Agent:
             (self.look_at_metadata, options.interval),
             (self.look_at_gpus, options.gpu_interval),
             (self.look_at_log, options.interval),
+            (self.look_at_boot, options.interval),
         ):
             threading.Thread(target=self._repeat, args=(look, every), daemon=True).start()
         quickest = pause = min(1.0, options.heartbeat)
@@ -480,6 +384,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--imds", default=imds, help="the instance metadata service (%(default)s)")
     add("--nvidia-smi", default="nvidia-smi", help="the command that knows the GPUs (%(default)s)")
     add("--kernel-log", default="/dev/kmsg", help="where Xid errors show (%(default)s)")
+    add("--boot-file", default=BOOT_FILE, help="how far the start of the engine came (%(default)s)")
     add("--interval", type=_seconds, default=5.0, help="seconds between polls of the metadata (%(default)s)")
     add("--gpu-interval", type=_seconds, default=15.0, help="seconds between looks at GPUs (%(default)s)")
     add("--heartbeat", type=_seconds, default=10.0, help="seconds between reports (%(default)s)")
@@ -502,7 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_of(arguments)
     agent = Agent(options)
     if options.once:
-        for look in (agent.look_at_metadata, agent.look_at_gpus, agent.look_at_log):
+        for look in (agent.look_at_metadata, agent.look_at_gpus, agent.look_at_log, agent.look_at_boot):
             look()
         print(json.dumps(agent.report(), indent=2))
         return 0

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs on an EC2 node: fetches the node's own key, and starts the engine with its address and its secrets.
 
-Standard library and `cloud.node_agent` only, Python 3.9 or newer, so that user-data can carry both. What the
-node may have it asks for with the credentials of its instance role, so user-data holds no secret.
+Standard library and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that user-data can carry it.
+What the node may have it asks for with the credentials of its instance role, so user-data holds no secret.
 
 key     Proves to the control host which instance this is, and writes the key that it gives. The proof is a
         request to STS, signed here and sent there by the control host: STS answers it with the instance's id.
@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from cloud.node_agent import IMDS, Metadata, Refused, fetch, node_id
+from cloud.node_metadata import IMDS, Metadata, Refused, fetch, node_id
 
 STS_BODY = b"Action=GetCallerIdentity&Version=2011-06-15"
 STS_TYPE = "application/x-www-form-urlencoded; charset=utf-8"

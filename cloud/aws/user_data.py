@@ -26,7 +26,7 @@ LIMIT: Final = 16384
 """Bytes of user-data that EC2 takes, before it is encoded for the call."""
 
 _HOME: Final = "/opt/orchestrator"
-_PROGRAMS: Final = ("node_agent.py", "node_start.py")
+_PROGRAMS: Final = ("node_agent.py", "node_metadata.py", "node_start.py")
 _WORD: Final = re.compile(r"[A-Za-z0-9_./:@=+,\[\]-]+")
 
 _ENGINE: Final = """[Unit]

@@ -25,7 +25,8 @@ from cloud.node_agent import node_key
 
 SECRET = b"the secret of a pool, in a test"
 _STANDIN = Path(__file__).parent / "imds"
-_AGENT = Path(cloud.node_agent.__file__)
+REPOSITORY = Path(cloud.node_agent.__file__).parents[1]
+AGENT = (sys.executable, "-S", "-m", "cloud.node_agent")  # from REPOSITORY; no library is installed there
 _numbers = itertools.count(1)
 
 
@@ -75,6 +76,7 @@ class Machine:
         (self.directory / "gpus.csv").write_text("0, GPU-1, NVIDIA L40S, 37, 40960, 46068, 61, 0\n")
         self.key = self.directory / "key"
         self.key.write_text(node_key(SECRET, self.id).hex() + "\n")
+        self.boot = self.directory / "boot.json"
         self._processes: list[subprocess.Popen] = []
 
     def order(self, name: str, **values):
@@ -97,6 +99,8 @@ class Machine:
             *(
                 "--key-file",
                 str(self.key),
+                "--boot-file",
+                str(self.boot),
                 "--interval",
                 "0.05",
                 "--gpu-interval",
@@ -110,9 +114,7 @@ class Machine:
     def start(self, *more: str) -> subprocess.Popen:
         """Start an agent as a process."""
         with (self.directory / "agent.log").open("a") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-I", str(_AGENT), *self.options(*more)], stderr=log, stdout=log
-            )
+            process = subprocess.Popen([*AGENT, *self.options(*more)], stderr=log, stdout=log, cwd=REPOSITORY)
         self._processes.append(process)
         return process
 

@@ -4,15 +4,12 @@ import asyncio
 import json
 import ssl
 import subprocess
-import sys
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 import structlog
-from node_bench import make_certificate
+from node_bench import AGENT, REPOSITORY, make_certificate
 
-import cloud.node_agent
 from cloud.node_agent import node_key
 from policies.model import Confidence, NoticeKind
 
@@ -49,7 +46,8 @@ def test_once_prints_what_it_sees(machine):
     node.order("interrupt", after=120)
     node.log.write_text(XID)
     done = subprocess.run(
-        [sys.executable, "-I", Path(cloud.node_agent.__file__), "--once", *node.options()],
+        [*AGENT, "--once", *node.options()],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -83,6 +81,25 @@ async def test_it_reports_for_as_long_as_it_lives_and_a_notice_arrives(machine, 
     assert set(served.receiver.refused) == {"session"}
     process.terminate()
     assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+async def test_how_far_the_engine_came_is_told_and_what_is_odd_in_it_loses_no_report(machine, serve, until):
+    served, node = await serve(), machine()
+    node.start("--url", served.url)
+    await until(lambda: served.receiver.accepted >= 1)
+    assert heard(served.receiver, node).boot is None
+    boot = {"schema": 1, "stage": "weights", "ok": True, "detail": "1 of 2 GB", "checks": [], "at": 5}
+    node.boot.write_text(json.dumps(boot))
+    await until(lambda: (told := heard(served.receiver, node).boot) and told.detail == "1 of 2 GB")
+    text = '{"schema": 1, "stage": "failed", "detail": "\\ud800 it broke", "at": NaN, "restarts": 1e999}'
+    node.boot.write_text(text)  # the control host would take none of these
+    await until(lambda: heard(served.receiver, node).boot.stage == "failed")
+    assert heard(served.receiver, node).boot.detail == " it broke"
+    node.boot.unlink()  # between two starts there may be none
+    before = served.receiver.accepted
+    await until(lambda: served.receiver.accepted >= before + 3)
+    assert heard(served.receiver, node).boot.stage == "failed"
+    assert set(served.receiver.refused) == {"session"}
 
 
 async def test_it_goes_on_with_a_control_host_that_restarts_or_comes_later(machine, serve, until):

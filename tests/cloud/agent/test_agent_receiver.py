@@ -12,7 +12,17 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud.agent_receiver import MOST_BYTES, MOST_TOLD, SILENT, AgentReceiver, _Refused
+from cloud.agent_receiver import (
+    MOST_BYTES,
+    MOST_CHECKS,
+    MOST_TOLD,
+    SILENT,
+    AgentReceiver,
+    BootCheck,
+    BootReport,
+    _boot,
+    _Refused,
+)
 from cloud.node_agent import SCHEMA, node_key, signature
 from policies.model import Confidence, NoticeKind
 
@@ -395,3 +405,66 @@ def test_nobody_without_the_key_gets_past_the_signature(body, given_mac, node):
     receiver = AgentReceiver(HandClock(), secret=SECRET)
     with pytest.raises(_Refused, match="not signed with this node's key"):
         receiver._check_signature(node, given_mac, body)
+
+
+# -- how a node started --------------------------------------------------------------------------------------
+
+BOOT = {
+    "schema": 1,
+    "stage": "failed",
+    "ok": False,
+    "detail": "driver: nvidia-smi was not found",
+    "checks": [
+        {"name": "driver", "ok": False, "text": "nvidia-smi was not found"},
+        {"name": "disk", "ok": True, "text": "120 GiB free"},
+    ],
+    "at": START - 3,
+    "restarts": 2,
+}
+
+
+async def test_how_far_a_start_came_is_kept(sender, receiver):
+    assert (await sender.tell(A))[0] == 204
+    assert receiver.report(A).boot is None
+    assert (await sender.tell(A, boot=BOOT))[0] == 204
+    assert receiver.report(A).boot == BootReport(
+        stage="failed",
+        ok=False,
+        detail="driver: nvidia-smi was not found",
+        checks=(
+            BootCheck(name="driver", ok=False, text="nvidia-smi was not found"),
+            BootCheck(name="disk", ok=True, text="120 GiB free"),
+        ),
+        at=START - 3,
+        restarts=2,
+    )
+    assert (await sender.tell(A, boot=None))[0] == 204
+    assert receiver.report(A).boot is None
+
+
+def test_a_stage_or_a_schema_of_another_version_is_not_believed():
+    assert _boot({**BOOT, "schema": 2}) is None
+    assert _boot({**BOOT, "stage": "dancing"}).stage == ""
+    assert _boot({**BOOT, "ok": "yes", "restarts": True, "at": "now"}) == _boot(
+        {**BOOT, "ok": False, "restarts": -1, "at": math.nan}
+    )
+
+
+def test_a_long_boot_report_is_cut():
+    check = {"name": "n" * 1000, "ok": True, "text": "\x1b[31m" + "t" * 10_000}
+    found = _boot({**BOOT, "detail": "d" * 10_000, "checks": [check] * 1000, "restarts": 10**30})
+    assert len(found.checks) == MOST_CHECKS
+    assert max(len(found.detail), *(len(c.name) + len(c.text) for c in found.checks)) <= 532
+    assert found.checks[0].text.startswith("[31mt")
+    assert found.restarts == 1_000_000
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(sorted(BOOT)) | st.text(), inner),
+    )
+)
+def test_any_boot_report_can_be_read(found):
+    boot = _boot(found)
+    assert boot is None or (boot.detail.isprintable() and boot.at == boot.at and boot.restarts >= 0)

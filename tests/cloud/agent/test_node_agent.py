@@ -1,19 +1,19 @@
 """The agent's parts: what it makes of metadata, GPUs and the kernel log, and that garbage stops none."""
 
-import ast
-import gzip
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import cloud.node_agent as agent
-from cloud.node_agent import Gpus, KernelLog, Metadata, Refused, parse_gpus, read_notices
+from cloud.node_agent import Gpus, KernelLog, parse_gpus
+from cloud.node_metadata import Metadata, Refused, read_notices
 
 NOW = 1_800_000_000.0
 ACTION = "meta-data/spot/instance-action"
@@ -21,36 +21,17 @@ ENDS = "meta-data/spot/termination-time"
 REBALANCE = "meta-data/events/recommendations/rebalance"
 SCHEDULED = "meta-data/events/maintenance/scheduled"
 SOURCE = Path(agent.__file__)
-
-
-def test_it_is_one_file_of_the_standard_library_for_python_3_9():
-    tree = ast.parse(SOURCE.read_text(), feature_version=(3, 9))
-    imported = {
-        name.split(".")[0]
-        for statement in ast.walk(tree)
-        if isinstance(statement, ast.Import | ast.ImportFrom)
-        for name in (
-            [alias.name for alias in statement.names]
-            if isinstance(statement, ast.Import)
-            else [statement.module or ""]
-        )
-    }
-    assert imported <= sys.stdlib_module_names
-
-
-def test_it_fits_into_user_data_with_room_for_the_rest():
-    # EC2 takes 16 KiB of user-data, which may be compressed.
-    assert len(gzip.compress(SOURCE.read_bytes())) < 9 * 1024
+BARE = [sys.executable, "-S", "-m", "cloud.node_agent"]  # no library is installed there
 
 
 def test_help_shows_examples_and_a_missing_address_says_what_to_do():
     shown = subprocess.run(
-        [sys.executable, "-I", SOURCE, "--help"], capture_output=True, text=True, timeout=60
+        [*BARE, "--help"], capture_output=True, text=True, timeout=60, cwd=SOURCE.parents[1]
     )
     assert shown.returncode == 0
     assert "--url http://10.0.0.5:9465" in shown.stdout
     assert "--once" in shown.stdout
-    refused = subprocess.run([sys.executable, "-I", SOURCE], capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(BARE, capture_output=True, text=True, timeout=60, cwd=SOURCE.parents[1])
     assert refused.returncode == 2
     assert "or use --once" in refused.stderr
 
@@ -314,3 +295,65 @@ def test_a_log_full_of_garbage_is_bounded(tmp_path):
     assert log.read()
     assert len(log.xids) == agent.MOST_XIDS
     assert len(log._rest) <= 8192
+
+
+# -- how the start of the engine went ---------------------------------------------------------------------
+
+BOOT = {
+    "schema": 1,
+    "stage": "weights",
+    "ok": True,
+    "detail": "12.3 of 140.0 GB",
+    "checks": [{"name": "driver", "ok": True, "text": "4 GPUs"}],
+    "at": 1_800_000_000.5,
+    "restarts": 1,
+}
+
+
+def test_the_boot_report_is_passed_on(tmp_path):
+    file = tmp_path / "boot.json"
+    assert agent.read_boot(str(file)) is None
+    file.write_text(json.dumps(BOOT))
+    assert agent.read_boot(str(file)) == BOOT
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"schema": 2}', "[" * 60_000, "\x00" * 99_999])
+def test_a_boot_report_that_is_none_is_left_out(tmp_path, text):
+    file = tmp_path / "boot.json"
+    file.write_text(text)
+    assert agent.read_boot(str(file)) is None
+
+
+def test_a_boot_report_that_is_a_pipe_or_a_directory_holds_nothing_up(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert agent.read_boot(str(tmp_path / "pipe")) is None
+    assert agent.read_boot(str(tmp_path)) is None
+
+
+@given(
+    st.fixed_dictionaries(
+        {"schema": st.just(1)},
+        optional={
+            key: st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+                lambda inner: (
+                    st.lists(inner) | st.dictionaries(st.sampled_from(("name", "text", "ok")), inner)
+                ),
+            )
+            for key in ("stage", "ok", "detail", "checks", "at", "restarts")
+        },
+    )
+)
+def test_whatever_is_in_a_boot_report_the_control_host_can_read_the_whole(tmp_path_factory, found):
+    file = tmp_path_factory.mktemp("boot") / "boot.json"
+    file.write_text(json.dumps(found))
+    boot = agent.read_boot(str(file))
+    body = json.dumps({"boot": boot}, allow_nan=False).encode()
+    assert orjson.loads(body)["boot"] == boot
+    assert len(body) < 16 * 1024
+
+
+def test_the_longest_boot_report_leaves_room_for_the_rest(tmp_path):
+    file, check = tmp_path / "boot.json", {"name": "\u00fc\\" * 64, "ok": False, "text": '"' * 999}
+    file.write_text(json.dumps({**BOOT, "detail": '"' * 9999, "checks": [check] * 40}))
+    assert len(json.dumps(agent.read_boot(str(file)))) < 20_000

@@ -30,7 +30,8 @@ from cloud.aws.user_data import NodeSetup, unpacked, user_data
 from cloud.clock import SystemClock
 from cloud.engines.simulated import SimulatedEngine
 from cloud.errors import CloudError
-from cloud.node_agent import Metadata, Refused, node_key
+from cloud.node_agent import node_key
+from cloud.node_metadata import Metadata, Refused
 from cloud.node_start import CHALLENGE, STS_BODY, STS_TYPE, Aws
 from cloud.ports import EngineSpec
 

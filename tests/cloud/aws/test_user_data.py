@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+import cloud
 from cloud.aws.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
 from cloud.clock import SystemClock
 from cloud.engines.vllm import VllmEngine
 from cloud.ports import EngineCommand, EngineSpec
 
 PEM = "-----BEGIN CERTIFICATE-----\n" + "MIIBszCCAVmgAwIBAgIUE0Jz3yx\n" * 40 + "-----END CERTIFICATE-----\n"
+CLOUD = Path(cloud.__file__).parent
+PROGRAMS = sorted(path.name for path in CLOUD.glob("node_*.py"))
 PARAMETER = "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"
 
 
@@ -60,15 +63,9 @@ def test_cloud_init_writes_the_files_as_they_are():
 
 
 def test_the_programs_are_the_ones_of_this_package():
-    import cloud.node_agent
-    import cloud.node_start
-
     files = written(setup())
-    for module in (cloud.node_agent, cloud.node_start):
-        assert (
-            files[f"/opt/orchestrator/cloud/{Path(module.__file__).name}"]
-            == Path(module.__file__).read_text()
-        )
+    for name in PROGRAMS:
+        assert files[f"/opt/orchestrator/cloud/{name}"] == (CLOUD / name).read_text()
 
 
 def test_without_a_listener_there_is_no_agent():
@@ -120,7 +117,7 @@ def test_cloud_init_takes_the_config(tmp_path):
 def test_a_node_needs_nothing_but_an_old_python():
     """What runs on nodes imports the standard library and each other only."""
     files = written(setup())
-    for path in ("/opt/orchestrator/cloud/node_agent.py", "/opt/orchestrator/cloud/node_start.py"):
+    for path in (f"/opt/orchestrator/cloud/{name}" for name in PROGRAMS):
         ast.parse(files[path], path, feature_version=(3, 9))
         imports = [
             line.split()[1] for line in files[path].splitlines() if line.startswith(("import ", "from "))

@@ -1,0 +1,176 @@
+"""Asks EC2's instance metadata (IMDSv2) on a node, and tells the notices in it.
+
+Standard library only, Python 3.9 or newer: what runs on nodes uses it.
+"""
+
+# This file runs where nothing of the project is installed and on older Pythons: hence time, threads and
+# timezone.utc instead of the project's Clock, asyncio and datetime.UTC.
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+IMDS = "http://169.254.169.254"
+TOKEN_SECONDS = 21600
+MOST_READ = 64 * 1024  # bytes of any answer
+MOST_NOTICES = 16
+NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
+
+
+class Refused(Exception):
+    """An answer that is no use, or none; the message is for people."""
+
+
+def fetch(
+    url: str,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+    timeout: float = 2.0,
+    trust: ssl.SSLContext | None = None,
+) -> tuple[int, bytes]:
+    """One request: status and body. It ends after about `timeout` seconds, name lookup apart. Raises Refused.
+
+    No proxies and no redirects: both addresses are given and near. The time-outs of sockets count from the
+    last byte, so a server that drips bytes is cut off by closing the connection from a timer.
+    """
+    parts = urlsplit(url)
+    connection: http.client.HTTPConnection
+    try:
+        if parts.scheme == "https":
+            connection = http.client.HTTPSConnection(parts.netloc, timeout=timeout, context=trust)
+        else:
+            connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
+    except http.client.HTTPException as error:
+        raise Refused(f"{url}: {error}") from None
+
+    def cut() -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(timeout, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        connection.request(method, parts.path or "/", body=body, headers=headers or {})
+        answer = connection.getresponse()
+        found = answer.read(MOST_READ + 1)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Refused(f"{url}: {type(error).__name__}: {error}") from None
+    finally:
+        timer.cancel()
+        connection.close()
+    if len(found) > MOST_READ:
+        raise Refused(f"{url}: more than {MOST_READ} bytes")
+    return answer.status, found
+
+
+class Metadata:
+    """Reads IMDSv2. The token is renewed early, and once more when it is refused."""
+
+    def __init__(self, base: str, timeout: float = 1.0) -> None:
+        self._base = base.rstrip("/")
+        self._timeout = timeout
+        self._token = ""
+        self._renew_at = 0.0
+
+    def get(self, path: str) -> str | None:
+        """A document below /latest/, None when there is none (the normal answer). Raises Refused."""
+        for fresh in (False, True):
+            if fresh or not self._token or time.monotonic() >= self._renew_at:  # noqa: TID251
+                self._take_token()
+            url = f"{self._base}/latest/{path}"
+            status, body = fetch(
+                url, headers={"X-aws-ec2-metadata-token": self._token}, timeout=self._timeout
+            )
+            if status == 200:
+                return body.decode("utf-8", "replace")
+            if status == 404:
+                return None
+            if status != 401:
+                raise Refused(f"{url}: status {status}{'; is IMDS switched off?' if status == 403 else ''}")
+            self._token = ""
+        raise Refused(f"{self._base}: a fresh token is refused")
+
+    def _take_token(self) -> None:
+        url = f"{self._base}/latest/api/token"
+        header = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_SECONDS)}
+        status, body = fetch(url, "PUT", header, timeout=self._timeout)
+        token = body.decode("ascii", "replace").strip()
+        if status != 200 or not token.isprintable() or not 0 < len(token) <= 4096:
+            raise Refused(
+                f"{url}: no token: status {status}{'; is IMDS switched off?' if status == 403 else ''}"
+            )
+        self._token = token
+        self._renew_at = time.monotonic() + TOKEN_SECONDS / 2  # noqa: TID251
+
+
+def node_id(text: str) -> str:
+    """The text when it can be a node's id. Raises Refused."""
+    if not NODE_ID.fullmatch(text):
+        raise Refused(f"{text[:64]!r} is no node id")
+    return text
+
+
+def read_notices(get: Callable[[str], str | None], now: float) -> list[dict[str, Any]]:
+    """Every notice that the metadata shows, the most urgent first. Raises Refused when it cannot be read."""
+    found = []
+    action = read_json(get("meta-data/spot/instance-action"))
+    if isinstance(action, dict):
+        found.append(_notice("interruption", _time(action.get("time")), str(action.get("action", ""))))
+    else:
+        # Older than instance-action; it may hold a time long past or no time at all.
+        ends = _time(get("meta-data/spot/termination-time"))
+        if ends is not None and ends > now - 300:
+            found.append(_notice("interruption", ends, "terminate"))
+    recommended = read_json(get("meta-data/events/recommendations/rebalance"))
+    if isinstance(recommended, dict):
+        found.append(_notice("rebalance", None, ""))
+    events = read_json(get("meta-data/events/maintenance/scheduled"))
+    for event in events if isinstance(events, list) else []:
+        if isinstance(event, dict) and event:
+            over = str(event.get("State", "")).lower() in OVER
+            code, identity = str(event.get("Code", "")), str(event.get("EventId", ""))
+            found.append(_notice("maintenance", _time(event.get("NotBefore")), code, identity, over))
+    return found[:MOST_NOTICES]
+
+
+def _notice(
+    kind: str, deadline: float | None, what: str, event: str = "", over: bool = False
+) -> dict[str, Any]:
+    return {"kind": kind, "deadline": deadline, "what": what[:64], "event": event[:64], "cancelled": over}
+
+
+def read_json(text: str | None) -> Any:
+    """What a JSON text holds; None for a text that is none."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _time(value: Any) -> float | None:
+    """Seconds since the epoch of a time as EC2 writes it, None for anything else."""
+    if not isinstance(value, str) or len(value) > 64:
+        return None
+    text = value.strip()
+    try:
+        try:
+            at = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+        except ValueError:
+            at = parsedate_to_datetime(text)
+        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
