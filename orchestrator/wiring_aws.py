@@ -83,6 +83,7 @@ def places(table: AwsTable) -> list[AwsRegion]:
             image=region.image,
             engine_port=table.engine_port,
             on_demand_prices=region.on_demand_prices,
+            tags=table.tags,
         )
         for name, region in table.regions.items()
     ]

@@ -174,9 +174,12 @@ def node_policy(secrets: Mapping[str, str]) -> dict[str, Any]:
 
 def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
     """Launches carry the tag, and use nothing but the configured subnets."""
-    made, used = [], []
+    made, used, tagged = [], [], []
     for place in places:
         made += [_ec2(place.region, f"{kind}/*") for kind in ("instance", "volume")]
+        tagged += [
+            _ec2(place.region, f"{kind}/*") for kind in ("network-interface", "spot-instances-request")
+        ]
         used += [_ec2(place.region, f"subnet/{subnet}") for subnet in place.subnets.values()]
         used += [
             _ec2(place.region, f"{kind}/*")
@@ -195,7 +198,7 @@ def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:
     return [
         _statement("LaunchTagged", ["ec2:RunInstances"], made, {f"aws:RequestTag/{POOL_TAG}": pool}),
         _statement("LaunchWith", ["ec2:RunInstances"], used),
-        _statement("TagAtLaunch", ["ec2:CreateTags"], made, {"ec2:CreateAction": "RunInstances"}),
+        _statement("TagAtLaunch", ["ec2:CreateTags"], made + tagged, {"ec2:CreateAction": "RunInstances"}),
     ]
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cloud.aws.places import POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
+from cloud.aws.tags import listed
 from cloud.errors import Misconfigured
 from cloud.ports import LaunchRequest, digest
 from policies.model import Ending, Instance, InstanceState, Market, Placement, StandbyKind
@@ -45,10 +46,6 @@ def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> 
     token = request.token
     if not token.isascii() or not 0 < len(token) <= _LONGEST_TOKEN:
         raise Misconfigured(f"token {token!r}: EC2 takes 1 to {_LONGEST_TOKEN} ASCII characters")
-    tags = {"Name": request.pool, POOL_TAG: request.pool, TOKEN_TAG: token}
-    if request.standby is not None:
-        tags[STANDBY_TAG] = str(request.standby)
-    listed = [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
     parameters: dict[str, Any] = {
         "ClientToken": token,
         "MinCount": 1,
@@ -61,10 +58,7 @@ def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> 
             "HttpTokens": "required",  # IMDSv2 only: a forged request header cannot read the role's keys
             "HttpPutResponseHopLimit": 1,
         },
-        "TagSpecifications": [
-            {"ResourceType": "instance", "Tags": listed},
-            {"ResourceType": "volume", "Tags": listed},
-        ],
+        "TagSpecifications": _tags(request, place),
     }
     if place.image:
         parameters["ImageId"] = place.image
@@ -75,6 +69,20 @@ def launch_parameters(request: LaunchRequest, place: AwsRegion, subnet: str) -> 
             "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
         }
     return parameters
+
+
+def _tags(request: LaunchRequest, place: AwsRegion) -> list[dict[str, Any]]:
+    """What a launch makes, with its tags. Interfaces and spot requests carry none but for the user's sake:
+    nothing of ours looks at them."""
+    tags = {**place.tags, "Name": request.pool, POOL_TAG: request.pool, TOKEN_TAG: request.token}
+    if request.standby is not None:
+        tags[STANDBY_TAG] = str(request.standby)
+    made = ["instance", "volume"]
+    if place.tags:
+        made.append("network-interface")
+        if request.placement.market is Market.SPOT:  # EC2 refuses the tags of a request that is not made
+            made.append("spot-instances-request")
+    return [{"ResourceType": kind, "Tags": listed(tags)} for kind in made]
 
 
 def is_machine(machine: Mapping[str, Any]) -> bool:

@@ -19,7 +19,8 @@ class AwsRegion:
 
     `subnets` maps a zone to the one subnet that launches there use. `template_version` is a number: with
     "$Latest" the same idempotency token could mean two different launches. `image` overrides the template's
-    AMI. `on_demand_prices` are the user's own USD/h per instance type; they win over the price list.
+    AMI. `on_demand_prices` are the user's own USD/h per instance type; they win over the price list. `tags`
+    are the user's own, on what a launch makes.
 
     Raises ValueError with what is wrong and what to write.
     """
@@ -32,6 +33,7 @@ class AwsRegion:
     image: str = ""
     engine_port: int = 8000
     on_demand_prices: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.subnets:

@@ -181,6 +181,11 @@ def test_machines_and_volumes_cannot_be_launched_without_the_tag():
     ]
 
 
+def test_whatever_a_launch_makes_may_be_tagged():
+    kinds = ("instance", "network-interface", "spot-instances-request", "volume")
+    assert statement("TagAtLaunch")["Resource"] == [f"arn:aws:ec2:us-east-1:*:{kind}/*" for kind in kinds]
+
+
 def test_queue_and_target_group_are_named():
     assert statement("Hear")["Resource"] == ["arn:aws:sqs:us-east-1:123456789012:notices"]
     groups = statement("ChangeTargets")["Resource"]

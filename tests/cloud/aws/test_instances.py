@@ -11,7 +11,7 @@ from cloud.aws import instances as module
 from cloud.aws.clients import AwsClients
 from cloud.aws.instances import AwsInstances
 from cloud.aws.machines import instance_of, launch_parameters
-from cloud.aws.places import PROVIDER, AwsRegion
+from cloud.aws.places import POOL_TAG, PROVIDER, TOKEN_TAG, AwsRegion
 from cloud.clock import SystemClock
 from cloud.errors import (
     CloudError,
@@ -81,6 +81,49 @@ def test_a_spot_launch_ends_when_it_is_reclaimed_and_states_no_price():
         "MarketType": "spot",
         "SpotOptions": {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"},
     }
+
+
+def tags_of(asked):
+    return {
+        spec["ResourceType"]: {t["Key"]: t["Value"] for t in spec["Tags"]}
+        for spec in asked["TagSpecifications"]
+    }
+
+
+@pytest.mark.parametrize("market", list(Market))
+def test_tags_of_the_user_are_on_all_that_a_launch_makes(market):
+    place = replace(PLACE, tags={"team": "ml", "Name": "mine", POOL_TAG: "other", TOKEN_TAG: "none"})
+    tags = tags_of(launch_parameters(request(market=market), place, "s"))
+    spot = {"spot-instances-request"} if market is Market.SPOT else set()
+    assert tags.keys() == {"instance", "volume", "network-interface"} | spot
+    for held in tags.values():
+        assert held == {"team": "ml", "Name": "pool", POOL_TAG: "pool", TOKEN_TAG: "pool/1/1"}
+
+
+def test_interfaces_and_spot_requests_carry_no_tags_of_ours_alone():
+    """An account whose policy permits the tags of machines and volumes can go on launching."""
+    assert tags_of(launch_parameters(request(market=Market.SPOT), PLACE, "s")).keys() == {
+        "instance",
+        "volume",
+    }
+
+
+async def test_ec2_takes_the_tags_of_the_user(aws_shim, aws_clients, aws_place, ec2):
+    place = replace(aws_place, tags={"team": "ml"})
+    launched = await AwsInstances([(aws_clients, place)], clock=SystemClock()).launch(
+        request(market=Market.SPOT)
+    )
+    described = ec2.describe_instances(InstanceIds=[launched.id])["Reservations"][0]["Instances"][0]
+    assert {"Key": "team", "Value": "ml"} in described["Tags"]
+    disk = described["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+    assert {"Key": "team", "Value": "ml"} in ec2.describe_volumes(VolumeIds=[disk])["Volumes"][0]["Tags"]
+
+
+def test_the_order_of_tags_in_the_file_changes_no_launch():
+    tags = {"team": "ml", "cost": "7"}
+    turned = dict(reversed(tags.items()))
+    one, two = (launch_parameters(request(), replace(PLACE, tags=t), "s") for t in (tags, turned))
+    assert one["TagSpecifications"] == two["TagSpecifications"]
 
 
 def test_the_same_request_gives_the_same_parameters():
