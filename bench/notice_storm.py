@@ -212,6 +212,7 @@ def tables(url: str, subnets: dict[str, str], queue: str, size: int, spot: int) 
                 "model": "simulated",
                 "engine": {"kind": "simulated", "allow_simulated": True},
                 "drain": {"settle": "25s", "min_serving": "0%"},
+                "limits": {"spend_per_hour": "unlimited"},
                 "cloud": {
                     "kind": "aws",
                     "aws": {

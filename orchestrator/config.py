@@ -22,11 +22,12 @@ from orchestrator.config_errors import ConfigError, Problem, Source, problems_of
 from orchestrator.config_gateway import GatewayTable
 from orchestrator.config_pool import wanted_pool
 from orchestrator.config_types import (
+    UNLIMITED,
     Counts,
     Duration,
     Factor,
     FilePath,
-    Money,
+    MoneyOrUnlimited,
     Section,
     Share,
     Strings,
@@ -242,11 +243,13 @@ class LimitsConfig(Section):
     launches_per_minute: int = Field(
         default=_LIMITS.launches_per_minute, ge=1, description="Launches within any minute."
     )
-    spend_per_hour: Money | None = Field(
+    spend_per_hour: MoneyOrUnlimited = Field(
         default=_LIMITS.spend_per_hour,
-        description="Most US dollars per hour for all nodes at today's prices. Leave out for no cap. A "
+        description="Most US dollars per hour for all nodes at today's prices, or unlimited. Must be written "
+        "where machines are paid for (cloud.kind = aws): `orchestrator validate` proposes an amount. A "
         "pool that a shortage of spot may put all on demand needs room for one node more to come back.",
-        examples=["12.50"],
+        examples=["12.50", UNLIMITED],
+        json_schema_extra={"default": UNLIMITED},
     )
     disruption: Share = share_key(
         _LIMITS.disruption, "Share of the replicas that may be drained by choice at once; at least one node."
@@ -279,6 +282,11 @@ class CloudConfig(Section):
     state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
     socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
     aws: AwsTable = Field(default=AwsTable(), description="EC2.")
+
+    @property
+    def bills(self) -> str:
+        """Who bills for the machines, by name; empty where they cost nothing."""
+        return {"local": "", "aws": "AWS"}[self.kind]
 
 
 class PoolConfig(Section):

@@ -17,7 +17,7 @@ from orchestrator.client import reading_socket
 from orchestrator.config import ConfigFile, PoolConfig, Role
 from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
-from orchestrator.config_costs import cost_errors, stated_offerings
+from orchestrator.config_costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config_errors import Problem, Source
 from orchestrator.config_listeners import listener_errors
 from orchestrator.config_types import is_credential, is_open, unreadable
@@ -41,6 +41,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
         errors += listener_errors(parsed.daemon, name, pool)
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
+            errors += missing_cap(("pool", name), pool, () if errors else stated_offerings(pool))
     for name, pool in () if errors else parsed.pool.items():
         errors += cost_errors(("pool", name), pool, stated_offerings(pool))
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.config_types import UNLIMITED
 from policies import bill
 from policies.model import Market, Offering, Placement
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
 
-_ADVICE: Final = "raise the cap to what the pool may cost, lower the floor, or leave the cap out"
+_ADVICE: Final = f'raise the cap to what the pool may cost, lower the floor, or write "{UNLIMITED}"'
 
 
 def stated_offerings(pool: PoolConfig) -> tuple[Offering, ...]:
@@ -39,6 +40,25 @@ def local_offerings(cloud: LocalCloudConfig) -> tuple[Offering, ...]:
         for zone in cloud.market.zones
         for kind in cloud.instance_types
         for market, price in ((Market.ON_DEMAND, zone.on_demand_price), (Market.SPOT, zone.spot_price))
+    )
+
+
+def missing_cap(at: tuple[str, ...], pool: PoolConfig, offerings: Sequence[Offering]) -> Iterator[Found]:
+    """Machines that somebody bills for, and no word of how much they may cost. `at` ends with the pool's
+    name; no offerings: no price is known."""
+    if not pool.cloud.bills or "spend_per_hour" in pool.limits.model_fields_set:
+        return
+    wanted = pool.as_pool(at[-1]) if offerings else None
+    figure = wanted and bill.proposed_cap(wanted, bill.prices_of(wanted, offerings))
+    write = (
+        f'write spend_per_hour = "{figure:.2f}" (what replicas, standby and surge may cost at most)'
+        if figure
+        else "write the most US dollars that it may cost an hour"
+    )
+    yield (
+        (*at, "limits", "spend_per_hour"),
+        f"is missing: a pool on {pool.cloud.bills} does not start without a cap; {write}, or "
+        f'spend_per_hour = "{UNLIMITED}"',
     )
 
 

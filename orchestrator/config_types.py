@@ -42,6 +42,9 @@ CREDENTIALS: Final = "{credentials}"
 MOST_UNITS: Final = 500
 """The most serving units of one node: what a target set has weights for."""
 
+UNLIMITED: Final = "unlimited"
+"""An amount of money without a bound."""
+
 SQLITE: Final = "sqlite"
 """`daemon.store` for a journal in a file."""
 
@@ -111,6 +114,14 @@ def _money(value: object) -> float:
             f"{shown(value)} allows nothing at all; write an amount above 0 or leave the key out"
         )
     return number
+
+
+def _money_or_unlimited(value: object) -> float | None:
+    if value is None or value == UNLIMITED:
+        return None
+    if _number(value) == 0:
+        raise ValueError(f'{shown(value)} allows nothing at all; write an amount above 0 or "{UNLIMITED}"')
+    return _money(value)
 
 
 def _size(value: object, info: ValidationInfo) -> int:
@@ -273,6 +284,11 @@ Money = Annotated[
     BeforeValidator(_money),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["12.50"]}),
 ]
+MoneyOrUnlimited = Annotated[
+    float | None,
+    BeforeValidator(_money_or_unlimited),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["12.50", UNLIMITED]}),
+]
 Size = Annotated[
     int, BeforeValidator(_size), WithJsonSchema({"type": "string", "examples": ["32MiB", "64kB"]})
 ]
@@ -320,6 +336,8 @@ StoreAddress = Annotated[
 def written(field: FieldInfo, value: object) -> str:
     """A value as a file would have it."""
     parsers = {item.func for item in field.metadata if isinstance(item, BeforeValidator)}
+    if value is None and _money_or_unlimited in parsers:
+        return f'"{UNLIMITED}"'
     if value is None:
         return '"off"' if parsers & {_duration_or_off, _host_port_or_off} else "nothing"
     if isinstance(value, int | float) and parsers & {_duration, _duration_or_off}:

@@ -2,7 +2,7 @@
 
 What it decides: nothing; it counts. `usual` is what the wanted nodes cost when all is well, each at the
 cheapest offering of its market; `most` is what the limits allow: as many units as may live at once, at the
-dearest offering, and never more than the spend cap.
+dearest offering (`ceiling`), and never more than the spend cap.
 Why: a number in a file is judged by its price before it is taken up, and a cap by what it must cover.
 Never: an unknown price counts as zero. Where no on-demand price is known the answer is None.
 
@@ -16,12 +16,15 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from policies.limits import within_cap
 from policies.model import Market, Offering, Pool
 from policies.records import Memory
 from policies.value import value
+
+_ROUNDING = 1e-6  # cents that a sum of prices may be above a whole one by binary fractions alone
 
 
 @value
@@ -70,14 +73,24 @@ def usual(pool: Pool, prices: Prices) -> float | None:
     return (pool.on_demand_floor + pool.standby.hot) * prices.on_demand + pool.spot_wanted * spot
 
 
+def ceiling(pool: Pool, prices: Prices) -> float | None:
+    """What all units that may live at once cost at the dearest offering, whatever the spend cap."""
+    if prices.on_demand is None or prices.dearest is None:
+        return None
+    # The last node may go over the limit by all of its units but one.
+    return (pool.most_units + pool.largest - 1) * prices.dearest
+
+
 def most(pool: Pool, prices: Prices) -> float | None:
     """The most that the pool may ever cost; None without a cap where no on-demand price is known."""
-    cap = pool.limits.spend_per_hour
-    if prices.on_demand is None or prices.dearest is None:
-        return cap
-    # The last node may go over the limit by all of its units but one.
-    whole = (pool.most_units + pool.largest - 1) * prices.dearest
-    return whole if cap is None else min(cap, whole)
+    bounds = (pool.limits.spend_per_hour, ceiling(pool, prices))
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def proposed_cap(pool: Pool, prices: Prices) -> float | None:
+    """A spend cap under which nothing that the other limits allow is held back: whole cents, USD/h."""
+    needed = ceiling(pool, prices)
+    return None if needed is None else math.ceil(needed * 100.0 - _ROUNDING) / 100.0
 
 
 def below_floor(pool: Pool, prices: Prices) -> str:

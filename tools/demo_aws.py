@@ -91,6 +91,7 @@ boot_timeout = "60s"
 [pool.{pool}.limits]
 surge = {surge}
 launches_per_minute = {launches}
+spend_per_hour = "unlimited"
 [pool.{pool}.cloud]
 kind = "aws"
 [pool.{pool}.cloud.aws]

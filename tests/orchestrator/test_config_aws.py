@@ -11,6 +11,7 @@ from cloud.aws.load_balancer import AlbTargetGroup
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.clock import SystemClock
 from orchestrator.config import Config, ConfigError, build_config, load_config
+from orchestrator.config_values import settings
 from orchestrator.wiring import connect
 
 QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/notices"
@@ -31,6 +32,7 @@ def built(tmp_path: Path, *, pool: dict[str, Any] | None = None, regions: Any = 
     settings = {
         "replicas": 4,
         "engine": {"allow_simulated": True},
+        "limits": {"spend_per_hour": "unlimited"},
         "cloud": {"kind": "aws", "aws": tables},
         **(pool or {}),
     }
@@ -58,6 +60,7 @@ def test_a_file_reads_the_same(tmp_path: Path) -> None:
         [pool.llama]
         replicas = 4
         engine.allow_simulated = true
+        limits.spend_per_hour = "125.92"
         [pool.llama.cloud]
         kind = "aws"
         [pool.llama.cloud.aws]
@@ -76,6 +79,40 @@ def test_a_file_reads_the_same(tmp_path: Path) -> None:
     assert aws.regions["us-east-1"].on_demand_prices == {"p5.4xlarge": 6.88}
 
 
+def test_without_a_cap_only_the_daemon_stays_down(tmp_path: Path) -> None:
+    """A gateway that is upgraded with an old file must serve, and clients must reach the daemon."""
+    file = tmp_path / "pool.toml"
+    file.write_text(
+        f"""
+        [pool.llama]
+        replicas = 4
+        engine.allow_simulated = true
+        [pool.llama.cloud]
+        kind = "aws"
+        [pool.llama.cloud.aws]
+        instance_types = ["p5.4xlarge"]
+        [pool.llama.cloud.aws.regions.us-east-1]
+        subnets = {{ us-east-1a = "subnet-1" }}
+        launch_template = "node"
+        notice_queue = "{QUEUE}"
+        """
+    )
+    assert load_config(file, "gateway").wanted.limits.spend_per_hour is None
+    assert load_config(file, "client").pool.cloud.bills == "AWS"
+    for role in ("daemon", "any"):
+        with pytest.raises(ConfigError, match="does not start without a cap"):
+            load_config(file, role)
+
+
+def test_unlimited_is_no_cap(tmp_path: Path) -> None:
+    config = built(tmp_path)
+    assert config.wanted.limits.spend_per_hour is None
+    shown = {".".join(s.path): s.text for s in settings(config)}
+    assert shown["pool.llama.limits.spend_per_hour"] == '"unlimited"'
+    capped = built(tmp_path, pool={"limits": {"spend_per_hour": 50.0}})
+    assert capped.wanted.limits.spend_per_hour == 50.0
+
+
 def test_everything_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         build_config({"pool": {"a": {"replicas": 1, "cloud": {"kind": "aws"}}}}, base=tmp_path)
@@ -83,6 +120,7 @@ def test_everything_that_is_missing_is_named(tmp_path: Path) -> None:
         "pool.a.cloud.aws.instance_types",
         "pool.a.cloud.aws.regions",
         "pool.a.engine.kind",
+        "pool.a.limits.spend_per_hour",
     }
 
 
@@ -212,7 +250,8 @@ def test_a_pool_on_ec2_is_read_without_boto3(tmp_path: Path) -> None:
         "from orchestrator.config import build_config\n"
         "aws = {'instance_types': ['p5.4xlarge'], 'target_group': 'g', 'regions': {'us-east-1': {\n"
         "    'subnets': {'us-east-1a': 's'}, 'launch_template': 'node'}}}\n"
-        "pool = {'replicas': 1, 'engine': {'allow_simulated': True}, 'cloud': {'kind': 'aws', 'aws': aws}}\n"
+        "pool = {'replicas': 1, 'engine': {'allow_simulated': True}, 'cloud': {'kind': 'aws', 'aws': aws},\n"
+        "    'limits': {'spend_per_hour': 'unlimited'}}\n"
         f"build_config({{'pool': {{'a': pool}}}}, base={str(tmp_path)!r})\n"
         "assert not {'boto3', 'botocore'} & set(sys.modules)\n"
     )

@@ -46,6 +46,7 @@ def test_a_surge_that_rounding_may_use_up_is_doubtful(tmp_path: Path) -> None:
 
 
 AWS = (
+    '[pool.a.limits]\nspend_per_hour = "unlimited"\n'
     "[pool.a.engine]\nallow_simulated = true\n"
     '[pool.a.cloud]\nkind = "aws"\n[pool.a.cloud.aws]\ninstance_types = ["p5.4xlarge"]\n'
     "[pool.a.cloud.aws.regions.us-east-1]\n"

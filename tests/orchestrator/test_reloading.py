@@ -64,7 +64,7 @@ def test_a_change_is_shown_as_the_file_would_have_it(file: Path) -> None:
         '"30s"',
         '"90s"',
     )
-    assert (spend.before, spend.after) == ("nothing", "12.5")
+    assert (spend.before, spend.after) == ('"unlimited"', "12.5")
 
 
 def test_the_same_meaning_is_no_change(file: Path) -> None:
@@ -409,6 +409,36 @@ def test_whatever_makes_a_pool_larger_or_dearer_is_judged(
         assert all(says in problem["text"] for problem in problems)
 
     write(file, BASE + before)
+    play(file, script)
+
+
+ON_AWS = """
+[pool.p.engine]
+allow_simulated = true
+[pool.p.cloud]
+kind = "aws"
+[pool.p.cloud.aws]
+instance_types = ["p5.4xlarge"]
+[pool.p.cloud.aws.regions.us-east-1]
+subnets = { us-east-1a = "subnet-1" }
+launch_template = "node"
+[pool.p.limits]
+"""
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_file_that_lost_its_cap_is_refused_and_the_cap_stays(file: Path) -> None:
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, BASE.replace("replicas = 4", "replicas = 5") + ON_AWS)
+        answer = await daemon.reloader.reload(wait=True)
+        assert answer["outcome"] == "rejected"
+        (problem,) = answer["problems"]
+        assert "is missing: a pool on AWS does not start without a cap" in problem["text"]
+        assert daemon.loop is not None
+        assert (wanted(daemon), daemon.loop.pool.limits.spend_per_hour) == (4, 20.0)
+        await pool_has(sim, daemon, 4)
+
+    write(file, BASE + ON_AWS + 'spend_per_hour = "20"\n')
     play(file, script)
 
 

@@ -99,6 +99,7 @@ boot_timeout = "60s"
 [pool.{name}.limits]
 surge = 2
 launches_per_minute = 200
+spend_per_hour = "unlimited"
 [pool.{name}.cloud]
 kind = "aws"
 [pool.{name}.cloud.aws]

@@ -64,6 +64,7 @@ def tables(machines: Machines, subnets: dict[str, str], replicas: int = 3) -> di
     return {
         POOL: {"replicas": replicas},
         f"{POOL}.engine": {"allow_simulated": True},
+        f"{POOL}.limits": {"spend_per_hour": "unlimited"},
         f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
         aws: {
             "endpoint": machines.shim.url,

@@ -60,6 +60,7 @@ class Site:
             **DEFAULTS,
             POOL: {"replicas": replicas},
             f"{POOL}.engine": {"allow_simulated": True},
+            f"{POOL}.limits": {"spend_per_hour": "unlimited"},
             f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
             aws: {"endpoint": self.shim.url, "instance_types": [TYPE], "engine_port": self.port},
         }

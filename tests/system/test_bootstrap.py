@@ -151,6 +151,7 @@ def tables(shim: Any, directory: Path) -> dict[str, dict[str, object]]:
     return {
         POOL: {"replicas": 3},
         f"{POOL}.engine": {"allow_simulated": True},
+        f"{POOL}.limits": {"spend_per_hour": "unlimited"},
         f"{POOL}.cloud": {"kind": "aws", "state_dir": None, "socket": None},
         f"{POOL}.agents": {
             "listen": f"127.0.0.1:{agents_port}",

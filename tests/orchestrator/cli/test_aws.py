@@ -15,6 +15,7 @@ AWS = """
 [pool.llama]
 replicas = 4
 engine.allow_simulated = true
+limits.spend_per_hour = "unlimited"
 [pool.llama.cloud]
 kind = "aws"
 [pool.llama.cloud.aws]
@@ -74,6 +75,7 @@ def account(aws_shim: Any, tmp_path: Path) -> Path:
 [pool.{name}]
 replicas = 4
 engine.allow_simulated = true
+limits.spend_per_hour = "unlimited"
 [pool.{name}.cloud]
 kind = "aws"
 [pool.{name}.cloud.aws]

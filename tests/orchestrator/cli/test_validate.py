@@ -18,6 +18,7 @@ AWS = """\
 [pool.llama]
 replicas = 10
 model = "meta-llama/Llama-3.1-8B-Instruct"
+limits.spend_per_hour = "unlimited"
 [pool.llama.engine]
 kind = "vllm"
 [pool.llama.cloud]
@@ -64,7 +65,7 @@ def test_the_file_that_the_others_are_made_of_is_good(validate: Validate) -> Non
 
 def test_a_simulated_engine_on_ec2_is_refused(validate: Validate) -> None:
     fault = only_fault(validate(AWS.replace('kind = "vllm"', 'kind = "simulated"')))
-    assert fault.startswith("pool.toml:5: pool.llama.engine.kind: ")
+    assert fault.startswith("pool.toml:6: pool.llama.engine.kind: ")
     assert 'write kind = "vllm"' in fault
     assert "allow_simulated = true" in fault
 
@@ -175,28 +176,23 @@ def test_a_gateway_on_every_address_takes_the_port_of_local_engines(validate: Va
 
 
 def test_a_cap_below_what_the_floor_costs(validate: Validate) -> None:
-    fault = only_fault(
-        validate(AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 20\n[pool.llama.engine]"))
-    )
+    fault = only_fault(validate(AWS.replace('"unlimited"', "20")))
     assert fault == (
         "pool.toml:4: pool.llama.limits.spend_per_hour: $20.00 an hour is less than the on-demand floor of "
         "3 nodes costs, $20.64 at $6.88 each; raise the cap to what the pool may cost, lower the floor, or "
-        "leave the cap out"
+        'write "unlimited"'
     )  # fmt: skip
-    assert (
-        validate(AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 21\n[pool.llama.engine]"))[0]
-        == 0
-    )
+    assert validate(AWS.replace('"unlimited"', "21"))[0] == 0
 
 
 def test_a_cap_of_just_what_the_floor_costs(validate: Validate) -> None:
     """Three times 1.10 is 3.3000000000000003 in binary."""
-    capped = AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 3.3\n[pool.llama.engine]")
+    capped = AWS.replace('"unlimited"', "3.3")
     assert validate(capped.replace('"6.88"', '"1.10"'))[0] == 0
 
 
 def test_a_price_that_the_file_does_not_say_is_not_guessed(validate: Validate) -> None:
-    capped = AWS.replace("[pool.llama.engine]", "limits.spend_per_hour = 1\n[pool.llama.engine]")
+    capped = AWS.replace('"unlimited"', "1")
     assert validate(capped.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', ""))[0] == 0
     assert validate(capped.replace('["p5.4xlarge"]', '["p5.4xlarge", "g6e.12xlarge"]'))[0] == 0
 
@@ -221,13 +217,52 @@ def test_what_it_may_cost_is_said_where_prices_are_known(validate: Validate) -> 
     assert view["pools"][0]["most_usd_per_hour"] == pytest.approx(36.0)
 
 
+UNCAPPED = AWS.replace('limits.spend_per_hour = "unlimited"\n', "")
+
+
+def test_what_is_paid_for_needs_a_cap_and_the_figure_is_proposed(validate: Validate) -> None:
+    """Ten replicas and a surge of two, at 6.88 each."""
+    assert only_fault(validate(UNCAPPED)) == (
+        "pool.toml:1: pool.llama.limits.spend_per_hour: is missing: a pool on AWS does not start without a "
+        'cap; write spend_per_hour = "82.56" (what replicas, standby and surge may cost at most), or '
+        'spend_per_hour = "unlimited"'
+    )
+    proposed = UNCAPPED.replace("replicas = 10\n", 'replicas = 10\nlimits.spend_per_hour = "82.56"\n')
+    code, out, err = validate(proposed)
+    assert (code, err) == (0, "")
+    assert "for at most $82.56 an hour" in out
+
+
+def test_without_prices_no_figure_is_made_up(validate: Validate) -> None:
+    fault = only_fault(validate(UNCAPPED.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', "")))
+    assert "write the most US dollars that it may cost an hour, or " in fault
+    assert "$" not in fault
+
+
+def test_the_missing_cap_is_named_beside_all_other_faults(validate: Validate) -> None:
+    code, _, err = validate(UNCAPPED.replace("replicas = 10", "replicas = 10\non_demand_floor = 11"))
+    assert code == 1
+    assert "pool.llama.on_demand_floor: " in err
+    assert "pool.llama.limits.spend_per_hour: is missing" in err
+
+
+def test_local_machines_cost_nothing_and_need_no_cap(validate: Validate) -> None:
+    assert validate(LOCAL)[0] == 0
+
+
+@pytest.mark.parametrize("value", ["0", '"none"', '"Unlimited"', "-3", "true"])
+def test_a_cap_is_an_amount_or_the_word(value: str, validate: Validate) -> None:
+    fault = only_fault(validate(AWS.replace('"unlimited"', value)))
+    assert fault.startswith("pool.toml:4: pool.llama.limits.spend_per_hour: ")
+
+
 # -- instance types ----------------------------------------------------------------------------------
 
 
 def test_an_instance_type_that_does_not_exist(validate: Validate) -> None:
     fault = only_fault(validate(AWS.replace('["p5.4xlarge"]', '["p5.4xlarge", "g6.xlrge"]')))
     assert fault.startswith(
-        'pool.toml:9: pool.llama.cloud.aws.instance_types: "g6.xlrge" is not an instance type of EC2; did '
+        'pool.toml:10: pool.llama.cloud.aws.instance_types: "g6.xlrge" is not an instance type of EC2; did '
         "you mean g6.xlarge?"
     )
     shouted = only_fault(validate(AWS.replace('["p5.4xlarge"]', '["G6.XLARGE"]')))

@@ -78,6 +78,7 @@ class Account:
         tables = {
             "pool.llama": {"replicas": 10},
             "pool.llama.engine": {"allow_simulated": True},
+            "pool.llama.limits": {"spend_per_hour": "unlimited"},
             "pool.llama.cloud": {"kind": "aws"},
             "pool.llama.cloud.aws": aws,
             f"pool.llama.cloud.aws.regions.{REGION}": region,

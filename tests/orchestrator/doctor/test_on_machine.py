@@ -144,6 +144,7 @@ async def test_a_port_that_somebody_else_holds(tmp_path, monkeypatch):
 async def test_sources_of_notices_on_aws_and_their_time(tmp_path):
     aws: dict[str, Any] = {
         "pool.llama.engine": {"allow_simulated": True},
+        "pool.llama.limits": {"spend_per_hour": "unlimited"},
         "pool.llama.cloud": {"kind": "aws"},
         "pool.llama.cloud.aws": {"instance_types": ["p5.4xlarge"], "poll_spot_requests": "20s"},
         "pool.llama.cloud.aws.regions.us-east-1": {
