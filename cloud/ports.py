@@ -23,6 +23,7 @@ from policies.model import (
     Target,
     TargetSpec,
 )
+from policies.plain_text import last_lines
 from policies.value import value
 
 
@@ -77,6 +78,18 @@ class LaunchRequest:
     standby: StandbyKind | None = None
 
 
+CONSOLE_MOST = 16 * 1024
+"""Bytes that an adapter gives of a machine's console at most."""
+
+
+def console_end(text: str) -> str:
+    """The end of what a machine wrote, as text that may be shown: printable lines, none of them empty.
+
+    It is the word of a machine: nothing may be concluded from it.
+    """
+    return last_lines(text, lines=400, most=CONSOLE_MOST)
+
+
 class Instances(Protocol):
     """Machines of one provider.
 
@@ -118,6 +131,13 @@ class Instances(Protocol):
 
     async def start(self, node: str) -> None:
         """Start a stopped machine. Idempotent. Raises InsufficientCapacity, NotFound."""
+        ...
+
+    async def console(self, node: str) -> str:
+        """The end of what a machine wrote on its console, also once it has ended: see `console_end`.
+
+        Empty where it wrote nothing yet, or the provider keeps none. Raises CloudError.
+        """
         ...
 
     async def close(self) -> None:

@@ -31,6 +31,7 @@ class Lane(StrEnum):
     URGENT = "urgent"  # load balancers and whatever else a notice sets off
     LAUNCH = "launch"  # changes of machines
     LIST = "list"  # descriptions
+    CONSOLE = "console"  # what machines wrote: many that fail at once hold up no list
     SPOT_PRICES = "spot-prices"
     PRICE_LIST = "price-list"  # a list that hangs holds up nothing else
     NOTICE = "notice"  # what notice sources ask for and delete
@@ -41,6 +42,7 @@ _WORKERS = {
     Lane.URGENT: 4,
     Lane.LAUNCH: 8,
     Lane.LIST: 4,
+    Lane.CONSOLE: 2,
     Lane.SPOT_PRICES: 2,
     Lane.PRICE_LIST: 4,
     Lane.NOTICE: 2,

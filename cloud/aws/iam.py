@@ -52,6 +52,12 @@ def policy(
             [_ec2(region, "instance/*") for region in regions],
             {f"aws:ResourceTag/{POOL_TAG}": pool},
         ),
+        _statement(
+            "ReadConsoles",
+            ["ec2:GetConsoleOutput"],
+            [_ec2(region, "instance/*") for region in regions],
+            {f"aws:ResourceTag/{POOL_TAG}": pool},
+        ),
     ]
     if node_role:
         statements.append(

@@ -12,13 +12,15 @@ from cloud.aws.errors import code_of
 from cloud.aws.machines import instance_of, is_machine, launch_parameters
 from cloud.aws.places import POOL_TAG, PROVIDER, AwsRegion
 from cloud.errors import CloudError, Misconfigured, NotFound, Uncertain
-from cloud.ports import Clock, LaunchRequest
+from cloud.ports import Clock, LaunchRequest, console_end
 from policies.model import Instance, InstanceState
 
 PAGE = 100  # machines a page: parsing a larger one takes the interpreter for too long
 
 _FILTER_VALUES = 200  # the most values that a filter takes
 _YOUNG = 120.0  # s after a launch during which NotFound means that EC2's descriptions lag
+_NO_LATEST = ("UnsupportedOperation", "IncorrectInstanceState", "InvalidParameterCombination")
+"""Codes by which EC2 says that it cannot ask this machine itself, as of types that are not built on Nitro."""
 _GONE = (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN)
 
 
@@ -91,6 +93,26 @@ class AwsInstances:
         """Start a stopped machine."""
         settled = (InstanceState.RUNNING, InstanceState.PENDING)
         await self._turn(node, "start_instances", settled)
+
+    async def console(self, node: str) -> str:
+        """What the machine wrote until now, where its type tells that, or what EC2 has kept of it.
+
+        EC2 keeps the last 64 KB, as of a while after the boot and of the end, for an hour; an end before the
+        machine ran, as for a key that may not be used, leaves nothing.
+        """
+        region = await self._find(node)
+        for latest in (True, False):
+            try:
+                answer = await self._clients[region].call(
+                    Lane.CONSOLE, "ec2", "get_console_output", lost=CloudError, InstanceId=node, Latest=latest
+                )
+            except CloudError as error:
+                if not latest or code_of(error) not in _NO_LATEST:
+                    raise
+                continue
+            if written := console_end(str(answer.get("Output", ""))):  # boto3 has decoded it
+                return written
+        return ""
 
     async def owners(self, pool: str, targets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], str]:
         """Which of these targets (instance id or private address, port) are machines of the pool.

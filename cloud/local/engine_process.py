@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,12 @@ from pathlib import Path
 import structlog
 
 from cloud.local.processes import dying_with_parent, members, start_time
+from cloud.ports import CONSOLE_MOST, console_end
 
 log = structlog.get_logger(__name__)
+
+_READ = 4 * CONSOLE_MOST
+"""Bytes that are read of the end of an output: what is cut from it may be escape sequences."""
 
 
 class EngineProcess:
@@ -82,6 +87,21 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
+def read_end(path: Path) -> str:
+    """The end of an engine's output as text that may be shown; empty where there is none."""
+    written = b""
+    for part in (_moved(path), path):
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _READ))
+            written += file.read(_READ)
+    return console_end(written.decode(errors="replace"))
+
+
+def _moved(path: Path) -> Path:
+    """Where the older output of an engine is."""
+    return path.with_suffix(".log.1")
+
+
 def bound_log(path: Path, most: int) -> None:
     """Move output beyond `most` bytes aside. The engine appends, so emptying the file under it is safe."""
     try:
@@ -89,7 +109,7 @@ def bound_log(path: Path, most: int) -> None:
             return
         with path.open("r+b") as file:
             file.seek(-most, os.SEEK_END)
-            path.with_suffix(".log.1").write_bytes(file.read())
+            _moved(path).write_bytes(file.read())
             file.truncate(0)
     except OSError as error:
         log.warning("log_not_bounded", path=str(path), error=str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloud.errors import NotFound
 from cloud.local.connection import LocalCloud, parsed
-from cloud.local.wire import INSTANCE, INSTANCES, LAUNCH
+from cloud.local.wire import CONSOLE, INSTANCE, INSTANCES, LAUNCH
 from cloud.ports import LaunchRequest
 from policies.model import EVERYWHERE, Instance
 
@@ -40,6 +40,10 @@ class LocalInstances:
     async def start(self, node: str) -> None:
         """Start a stopped machine."""
         await self._cloud.write(f"/v1/instances/{node}/start")
+
+    async def console(self, node: str) -> str:
+        """The end of its engine's log, which is kept a while after the machine ended."""
+        return parsed(CONSOLE, await self._cloud.read(f"/v1/instances/{node}/console"), "console")
 
     async def close(self) -> None:
         """Give up this adapter's share of the connection. Idempotent."""

@@ -19,12 +19,12 @@ import structlog
 
 from cloud.errors import CloudError, InsufficientCapacity, Misconfigured, NotFound
 from cloud.local.config import LocalCloudConfig
-from cloud.local.engine_process import EngineProcess, bound_log, fill, start_engine
+from cloud.local.engine_process import EngineProcess, bound_log, fill, read_end, start_engine
 from cloud.local.guard import Guard
 from cloud.local.hosts import Hosts
 from cloud.local.processes import MARK, kill_belonging, kill_for_good, signal_group, start_time
 from cloud.local.sales import Sales
-from cloud.local.table import ENDED, Identity, Machine, Reclaim, Table
+from cloud.local.table import ENDED, TERMINATED, Identity, Machine, Reclaim, Table
 from cloud.ports import Clock, LaunchRequest
 from policies.model import InstanceState, Market, Placement
 
@@ -80,6 +80,15 @@ class Machines:
             and machine.placement.market is market
         ]
 
+    def console(self, node: str) -> str:
+        """The end of what the engine of a machine wrote, empty once that is not kept any more.
+
+        Raises NotFound for a machine that is not remembered.
+        """
+        if self._table.get(node) is None:
+            raise NotFound(f"no instance {node!r}")
+        return read_end(self.log_path(node))
+
     # -- what clients ask for -----------------------------------------------------------------------------
 
     def launch(self, request: LaunchRequest) -> Machine:
@@ -122,7 +131,7 @@ class Machines:
         machine = self._table.get(node)
         if machine is None or machine.state in ENDED:
             return
-        self._table.put(replace(machine, state=InstanceState.SHUTTING_DOWN, reason="terminated"))
+        self._table.put(replace(machine, state=InstanceState.SHUTTING_DOWN, reason=TERMINATED))
         self._begin_ending(node, InstanceState.TERMINATED)
 
     def stop(self, node: str) -> None:

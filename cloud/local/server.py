@@ -45,6 +45,7 @@ from cloud.local.sales import Sales
 from cloud.local.statistics import CloudStatistics
 from cloud.local.table import Identity, Machine, Table
 from cloud.local.wire import (
+    CONSOLE,
     DESCRIPTION,
     INSTANCE,
     INSTANCES,
@@ -186,6 +187,7 @@ class LocalCloudServer:
         application.router.add_post("/v1/instances", self._launch)
         application.router.add_get("/v1/instances", self._list)
         application.router.add_post("/v1/instances/{node}/{verb:terminate|stop|start}", self._change)
+        application.router.add_get("/v1/instances/{node}/console", self._console)
         application.router.add_get("/v1/offerings", self._offerings)
         application.router.add_get("/v1/notices", self._notices)
         application.router.add_post("/v1/notices/{seq:[0-9]+}/acknowledge", self._acknowledge)
@@ -262,6 +264,10 @@ class LocalCloudServer:
                 self.faults.check_launch(machine.placement)
             self.machines.start(node)
         return self._done(request, verb, b"{}")
+
+    async def _console(self, request: web.Request) -> web.Response:
+        self.faults.check_call()
+        return _json(CONSOLE.dump_json(self.machines.console(request.match_info["node"])))
 
     async def _offerings(self, _request: web.Request) -> web.Response:
         self.faults.check_call()

@@ -20,7 +20,11 @@ from pydantic import TypeAdapter
 from cloud.local.config import SetupError
 from cloud.local.wire import EVENT, FeedEvent
 from cloud.ports import EngineCommand
-from policies.model import Instance, InstanceState, NoticeKind, Placement, StandbyKind
+from policies.model import Ending, Instance, InstanceState, NoticeKind, Placement, StandbyKind
+from policies.plain_text import one_line
+
+TERMINATED = "terminated"
+"""The reason of an end that was asked for by the API."""
 
 ENDED = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED})
 
@@ -89,7 +93,16 @@ class Machine:
             price=price,
             standby=self.standby,
             build=self.command.build,
+            ending=self._ending,
+            ending_why=one_line(self.reason, 300) if self.state in ENDED else "",
         )
+
+    @property
+    def _ending(self) -> Ending:
+        """Taken back, ended by the API, or neither: then nobody says why."""
+        if self.reclaim is not None and self.reclaim.ended_at is not None:
+            return Ending.RECLAIM
+        return Ending.REQUEST if self.state in ENDED and self.reason == TERMINATED else Ending.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ class CloudDescription:
 LAUNCH = TypeAdapter(LaunchRequest)
 INSTANCE = TypeAdapter(Instance)
 INSTANCES = TypeAdapter(tuple[Instance, ...])
+CONSOLE = TypeAdapter(str)
 OFFERINGS = TypeAdapter(tuple[Offering, ...])
 EVENT = TypeAdapter(FeedEvent)
 PAGE = TypeAdapter(NoticePage)

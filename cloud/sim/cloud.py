@@ -109,6 +109,10 @@ class SimInstances:
         start, runs = partial(self._world.start, node), partial(self._world.runs, node)
         await self._wire.change("start", node, start, region=self._region_of(node), done=runs)
 
+    async def console(self, node: str) -> str:
+        """Machines of this world write nothing. Raises CloudError."""
+        return await self._wire.look("console", str, region=self._region_of(node))
+
     def _region_of(self, node: str) -> str:
         machine = self._world.machines.get(node)
         return "" if machine is None else machine.placement.region

@@ -2,8 +2,8 @@
 
 Three ways, which add up: a script arms a fault for the next calls of a kind, begins an outage that lasts
 until it is ended, or `rates` draws faults for every call from the seeded generator. Calls are named "launch",
-"terminate", "stop", "start", "list", "offerings", "observe", "apply", "acknowledge" and "stream"; "any"
-stands for all of them. `within` names those in one region.
+"terminate", "stop", "start", "list", "console", "offerings", "observe", "apply", "acknowledge" and
+"stream"; "any" stands for all of them. `within` names those in one region.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from cloud.errors import CloudError, Denied, InsufficientCapacity, QuotaExceeded, Throttled, Uncertain
 
-CLOUD = ("launch", "terminate", "stop", "start", "list", "offerings")
+CLOUD = ("launch", "terminate", "stop", "start", "list", "console", "offerings")
 """Calls on the provider's own interface."""
 
 BALANCER = ("observe", "apply")

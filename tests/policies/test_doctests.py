@@ -23,6 +23,8 @@ WORDS = {
     "draft": "a memory being changed",
     "fleet": "nodes joined into one view",
     "turn": "a decision in the making",
+    "service": "how a balancer serves clients",
+    "plain_text": "text from outside, made safe",
 }
 """Modules that decide nothing: values and bookkeeping."""
 

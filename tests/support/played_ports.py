@@ -27,6 +27,7 @@ class Machines:
     state: InstanceState = InstanceState.PENDING
     calls: list[tuple[str, Any]] = field(default_factory=list)
     hangs_in: str = ""
+    wrote: str = ""
     at_once: int = 0
     most_at_once: int = 0
     regions: tuple[str, ...] = ("r",)
@@ -66,6 +67,10 @@ class Machines:
 
     async def start(self, node: str) -> None:
         await self._called("start", node)
+
+    async def console(self, node: str) -> str:
+        await self._called("console", node)
+        return self.wrote
 
     async def close(self) -> None:
         return

@@ -163,6 +163,7 @@ def test_nothing_is_allowed_everywhere_but_looking():
     ("name", "condition"),
     [
         ("ChangeOwn", {"aws:ResourceTag/orchestrator:pool": "pool"}),
+        ("ReadConsoles", {"aws:ResourceTag/orchestrator:pool": "pool"}),
         ("LaunchTagged", {"aws:RequestTag/orchestrator:pool": "pool"}),
         ("TagAtLaunch", {"ec2:CreateAction": "RunInstances"}),
         ("GiveRole", {"iam:PassedToService": "ec2.amazonaws.com"}),
@@ -194,7 +195,7 @@ def test_queue_and_target_group_are_named():
 
 def test_what_a_pool_does_not_use_is_not_allowed():
     names = {found["Sid"] for found in made(queues={}, target_group="", node_role="")}
-    assert names == {"Look", "LaunchTagged", "LaunchWith", "TagAtLaunch", "ChangeOwn"}
+    assert names == {"Look", "LaunchTagged", "LaunchWith", "TagAtLaunch", "ChangeOwn", "ReadConsoles"}
 
 
 def test_a_policy_fits_into_a_role():

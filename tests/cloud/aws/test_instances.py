@@ -1,14 +1,18 @@
 """EC2 beyond the contract: how a launch is asked for, and what EC2 may say to it."""
 
 import asyncio
+import base64
 import datetime
 from dataclasses import replace
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
 from cloud.aws import instances as module
-from cloud.aws.clients import AwsClients
+from cloud.aws.clients import AwsClients, Lane
+from cloud.aws.errors import translate
 from cloud.aws.instances import AwsInstances
 from cloud.aws.machines import instance_of, launch_parameters
 from cloud.aws.places import POOL_TAG, PROVIDER, TOKEN_TAG, AwsRegion
@@ -20,9 +24,10 @@ from cloud.errors import (
     Misconfigured,
     NotFound,
     QuotaExceeded,
+    Throttled,
     Uncertain,
 )
-from cloud.ports import EngineCommand, LaunchRequest
+from cloud.ports import EngineCommand, LaunchRequest, console_end
 from policies.model import Ending, InstanceState, Market, Placement, StandbyKind
 
 TYPE = "p5.4xlarge"
@@ -550,3 +555,68 @@ async def test_what_one_region_lists_no_more_is_not_forgotten_of_another():
     east.asked.clear()
     await instances.terminate("i-1")
     assert east.asked == ["terminate_instances"]  # it is known where it is
+
+
+# -- consoles -------------------------------------------------------------------------------------
+
+
+def refused(code):
+    answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+    return ClientError(answer, "GetConsoleOutput")
+
+
+class Consoles:
+    """An EC2 that answers GetConsoleOutput as given, and notes how it was asked."""
+
+    region = "us-east-1"
+
+    def __init__(self, *answers):
+        self.answers, self.asked = [*answers], []
+
+    def share(self):
+        return self
+
+    async def call(self, lane, service, operation, *, lost, **given):
+        assert (service, operation, lost) == ("ec2", "get_console_output", CloudError)
+        self.asked.append((lane, given["InstanceId"], given["Latest"]))
+        answer = self.answers.pop(0)
+        if isinstance(answer, str):
+            return {"Output": answer}
+        raise translate(answer, "ec2.get_console_output") from answer
+
+
+@pytest.mark.parametrize("code", ["UnsupportedOperation", "IncorrectInstanceState"])
+async def test_a_type_that_cannot_tell_its_latest_output_is_asked_for_what_was_kept(code):
+    clients = Consoles(refused(code), "kept")
+    assert await AwsInstances([(clients, PLACE)], clock=SystemClock()).console("i-1") == "kept"
+    assert clients.asked == [(Lane.CONSOLE, "i-1", True), (Lane.CONSOLE, "i-1", False)]
+
+
+async def test_a_machine_that_ended_may_have_nothing_later_than_what_was_kept():
+    clients = Consoles("", "kept")
+    assert await AwsInstances([(clients, PLACE)], clock=SystemClock()).console("i-1") == "kept"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("UnauthorizedOperation", Denied),
+        ("RequestLimitExceeded", Throttled),
+        ("InvalidInstanceID.NotFound", NotFound),
+    ],
+)
+async def test_a_refusal_is_not_asked_again(code, error):
+    clients = Consoles(refused(code))
+    with pytest.raises(error):
+        await AwsInstances([(clients, PLACE)], clock=SystemClock()).console("i-1")
+    assert len(clients.asked) == 1
+
+
+def test_output_is_decoded_whatever_it_holds():
+    """boto3 decodes the output; bytes that are no text become marks, none of which a terminal obeys."""
+    client = boto3.client("ec2", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    raw = b"\xff\xfe\x1b[31mpanic\x00\r\n" * 3
+    with Stubber(client) as stub:
+        stub.add_response("get_console_output", {"Output": base64.b64encode(raw).decode()})
+        output = client.get_console_output(InstanceId="i-1", Latest=True)["Output"]
+    assert console_end(output).split("\n") == ["\ufffd\ufffdpanic"] * 3

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,17 @@ class World:
         command = EngineCommand(argv=("sleep", "600"), stop_grace=5.0, build="b")
         return LaunchRequest(token=token, pool=pool, placement=placement, command=command)
 
+    async def launch_writing(self, text: str) -> Instance:
+        """A machine that writes this on its console and goes on."""
+        raise NotImplementedError
+
+    async def until_written(self, node: str, last: str = "") -> str:
+        """Wait until a machine's console ends in these words, or with something."""
+        async with asyncio.timeout(PATIENCE):
+            while not (text := await self.instances.console(node)).endswith(last) or not text:
+                await self.clock.sleep(0.01)
+        return str(text)
+
     async def listed(self, pool: str) -> tuple[Instance, ...]:
         """All machines of a pool, region by region."""
         parts = [await self.instances.list(pool, region) for region in self.instances.regions]
@@ -133,6 +144,13 @@ class LocalWorld(World):
             await adapter.close()
         await self._stack.aclose()
 
+    async def launch_writing(self, text: str) -> Instance:
+        written = self.config.state_dir / "to-write"
+        written.write_text(text, newline="")
+        request = await self.request("t-1")
+        argv = ("sh", "-c", f"cat {written}; exec sleep 600")
+        return await self.instances.launch(replace(request, command=replace(request.command, argv=argv)))
+
     async def refuse_launches(self, times: int) -> None:
         """The next launches meet no capacity."""
         await self._order("refuse", times=times)
@@ -151,7 +169,11 @@ class LocalWorld(World):
 
     async def reclaim(self, node: str, notice_s: float) -> None:
         """The provider takes a spot node back, with notice in the provider's seconds."""
-        await self._order("reclaim", node=node, notice_s=notice_s)
+        await self._order("reclaim", node=node)
+
+    async def take(self, node: str) -> None:
+        """The provider takes a spot node back at once."""
+        await self.reclaim(node, 0.0)
 
     async def recommend(self, node: str) -> None:
         """The provider recommends rebalancing."""
@@ -224,6 +246,11 @@ class AwsWorld(World):
         await self.instances.close()
         await self.offerings.close()
 
+    async def launch_writing(self, text: str) -> Instance:
+        launched = await self.instances.launch(await self.request("t-1"))
+        self._shim.order("set", console={launched.id: text})
+        return launched
+
     async def refuse_launches(self, times: int) -> None:
         for action in ("RunInstances", "StartInstances"):
             self._fault(action, code="InsufficientInstanceCapacity", status=500, times=times)
@@ -240,9 +267,12 @@ class AwsWorld(World):
 
     async def reclaim(self, node: str, notice_s: float) -> None:
         ends = self.clock.now() + 120.0
-        self._shim.order("reclaim", node=node)
+        self._shim.order("reclaim", node=node, notice_s=notice_s)
         if node in self._machines:
             self._machines[node].order("interrupt", ends=ends)
+
+    async def take(self, node: str) -> None:
+        self._shim.order("reclaim", node=node, notice_s=0.0)
 
     async def recommend(self, node: str) -> None:
         self._shim.order("recommend", node=node)

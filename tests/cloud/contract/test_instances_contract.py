@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from cloud.errors import CloudError, InsufficientCapacity, NotFound, Throttled, Uncertain
-from policies.model import InstanceState, Market, StandbyKind
+from cloud.ports import CONSOLE_MOST
+from policies.model import Ending, InstanceState, Market, StandbyKind
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +127,18 @@ async def test_terminate_ends_an_instance_and_may_be_asked_again(cloud_world):
     await cloud_world.instances.terminate(launched.id)
     ended = await cloud_world.until_state(launched.id, *GONE)
     await cloud_world.instances.terminate(launched.id)
-    assert ended.id == launched.id
+    assert (ended.id, ended.ending) == (launched.id, Ending.REQUEST)
+    assert ended.ending_why
+
+
+async def test_what_was_taken_back_says_so(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1", Market.SPOT))
+    running = await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    await cloud_world.take(launched.id)
+    ended = await cloud_world.until_state(launched.id, *GONE)
+    assert (running.ending, running.ending_why) == (Ending.UNKNOWN, "")
+    assert ended.ending is Ending.RECLAIM
+    assert ended.ending_why
 
 
 async def test_terminate_of_an_instance_still_pending(cloud_world):
@@ -186,6 +198,49 @@ async def test_stop_and_start_of_what_is_gone_are_not_found(cloud_world):
             await cloud_world.instances.stop(node)
         with pytest.raises(NotFound):
             await cloud_world.instances.start(node)
+
+
+async def test_a_console_shows_what_a_machine_wrote_also_once_it_has_ended(cloud_world):
+    launched = await cloud_world.launch_writing("loading weights\nout of memory\n")
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    assert await cloud_world.until_written(launched.id) == "loading weights\nout of memory"
+    await cloud_world.instances.terminate(launched.id)
+    await cloud_world.until_state(launched.id, *GONE)
+    assert await cloud_world.instances.console(launched.id) == "loading weights\nout of memory"
+
+
+async def test_a_console_that_was_never_written_to_is_empty(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    assert await cloud_world.instances.console(launched.id) == ""
+
+
+async def test_the_console_of_an_unknown_instance_is_not_found(cloud_world):
+    with pytest.raises(NotFound):
+        await cloud_world.instances.console("i-0000000000000000")
+
+
+ILL = {
+    "one-line": "x" * 1_000_000,
+    "escapes": "\x1b[2J\x1b]0;gone\x07\x1b[31merror\x1b[0m\u202e\x00\x9b\n" * 30_000,
+    "newlines": "\r\n" * 500_000,
+}
+
+
+@pytest.mark.parametrize("kind", ILL)
+async def test_a_console_is_the_bounded_end_in_printable_lines(cloud_world, kind):
+    """A megabyte of a machine that means ill."""
+    launched = await cloud_world.launch_writing(f"{ILL[kind]}\nthe last\n")
+    await cloud_world.until_state(launched.id, InstanceState.RUNNING)
+    text = await cloud_world.until_written(launched.id, "the last")
+    assert len(text.encode()) <= CONSOLE_MOST
+    assert all(row and row.isprintable() and "[31m" not in row for row in text.split("\n"))
+
+
+async def test_a_throttled_look_at_a_console_says_so(cloud_world):
+    launched = await cloud_world.instances.launch(await cloud_world.request("t-1"))
+    await cloud_world.throttle(1)
+    with pytest.raises(Throttled):
+        await cloud_world.instances.console(launched.id)
 
 
 async def test_closing_touches_no_machine(cloud_world):
