@@ -83,6 +83,7 @@ def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dic
         "ec2:DescribeImages",
         "ec2:DescribeInstanceTypeOfferings",
         "ec2:DescribeLaunchTemplateVersions",
+        "ec2:DescribeRegions",
         "ec2:DescribeSecurityGroups",
         "ec2:DescribeSubnets",
         "ec2:GetSpotPlacementScores",
@@ -90,14 +91,18 @@ def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dic
         "events:ListRuleNamesByTarget",
         "events:ListTargetsByRule",
         "events:TestEventPattern",
+        "iam:GetInstanceProfile",
+        "iam:GetRole",
+        "iam:ListAttachedRolePolicies",
         "iam:SimulatePrincipalPolicy",
         "servicequotas:GetServiceQuota",
     ]
-    statements = [_statement("Examine", looks, ["*"])]
+    statements = []
     if target_group:
+        looks.append(f"{_ELB}:DescribeLoadBalancerAttributes")
         groups = _groups([place.region for place in places], target_group)
-        statements.append(_statement("Fix", [f"{_ELB}:ModifyTargetGroupAttributes"], groups))
-    return {"Version": "2012-10-17", "Statement": statements}
+        statements = [_statement("Fix", [f"{_ELB}:ModifyTargetGroupAttributes"], groups)]
+    return {"Version": "2012-10-17", "Statement": [_statement("Examine", looks, ["*"]), *statements]}
 
 
 def bootstrap_policy(

@@ -6,7 +6,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from cloud.aws.doctor.account import ClockReading, How, Identity, Permission
+from cloud.aws.doctor.roles import SPOT_ROLE
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
+
+SPOT_ROLE_COMMAND: Final = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+"""What makes the role that spot launches need, once in an account."""
 
 _FAR: Final = 30.0  # s of difference that are too much however large a drain's margin is
 _NEAR: Final = 2.0  # s that a clock kept by NTP never differs
@@ -23,6 +27,31 @@ def credentials(who: Identity) -> Findings:
             )
         ]
     return [ok(text)]
+
+
+def spot_role(exists: bool, *, wanted: bool) -> Findings:
+    """Whether the account has the role without which no spot node starts. `wanted`: the pool has any."""
+    if exists:
+        return [ok(f"the role {SPOT_ROLE} exists")]
+    text = f"the role {SPOT_ROLE} does not exist: EC2 refuses every spot launch"
+    if not wanted:
+        return [ok(f"{text}, and the pool wants none")]
+    return [fail(f"{text}, and the pool would run on demand, at its prices", SPOT_ROLE_COMMAND)]
+
+
+def region(status: str, name: str) -> Findings:
+    """Whether the account has the region switched on. `status` is EC2's OptInStatus, empty for no such."""
+    if not status:
+        return [fail("there is no such region", "correct its name in the configuration", name)]
+    if status == "not-opted-in":
+        return [
+            fail(
+                "the account has not opted in to it: every call there is refused as if by wrong credentials",
+                f"aws account enable-region --region-name {name}, and wait until it is enabled",
+                name,
+            )
+        ]
+    return [ok(f"the account may use it ({status})", name)]
 
 
 def clock(reading: ClockReading, margin: float) -> Findings:

@@ -1,4 +1,4 @@
-"""A target group, judged."""
+"""A target group and the balancers that use it, judged."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections.abc import Iterator
 from typing import Final
 
 from cloud.aws.doctor.balancer import TargetGroupFacts
+from cloud.aws.doctor.idle_timeout import KEY
 from cloud.aws.events import NOTICE_SECONDS
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, warn
 
 DELAY: Final = 90
 """Seconds that `--fix` gives a deregistered target's requests: most of the notice, and time to spare."""
 
+HEALTH: Final = "/health"
+"""Where engines say that they have loaded their model."""
+
 _HTTP: Final = ("HTTP", "HTTPS")
+_FEWEST: Final = "least_outstanding_requests"
+_ROOM: Final = 15.0  # s by which an engine keeps connections longer than a balancer, at least, when we advise
 
 
 def target_group(
@@ -39,10 +45,38 @@ def target_group(
         ]
     findings = [
         *_delay(group, region, budget, margin),
+        *_health(group, region),
         *_slow_start(group, region),
+        *_choice(group, region),
         *_others(group, networks),
     ]
     return findings or [ok(f"{group.protocol}, and requests get {group.delay:g} s to end", group.name)]
+
+
+def idle_timeout(seconds: float, arn: str, *, region: str, keep_alive: float, answer: float) -> Findings:
+    """Whether a balancer lets go of silent connections before an engine does, and not before an answer.
+
+    `seconds` is its idle timeout, `keep_alive` how long engines keep idle connections, `answer` how long a
+    request may take that a drain still waits for.
+    """
+    name = arn.rpartition("loadbalancer/")[2]
+    findings: list[Finding] = []
+    if seconds >= keep_alive:
+        text = (
+            f"its idle timeout of {seconds:g} s is not below the {keep_alive:g} s for which engines keep "
+            "idle connections: it sends requests into connections that the engine closes, and clients get 502"
+        )
+        raised = f'[engine.env] VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{seconds + _ROOM:.0f}"'
+        findings.append(fail(text, _idle(arn, region, keep_alive - _ROOM, f"or write {raised}"), name))
+    if seconds < answer:
+        text = (
+            f"its idle timeout of {seconds:g} s is shorter than the {answer:g} s that a request may take in "
+            "a drain: an answer that is not streamed gets 504 before it is done"
+        )
+        also = f'and VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{answer + _ROOM:.0f}" or more; or have clients stream'
+        findings.append(warn(text, _idle(arn, region, answer, also), name))
+    text = f"silent connections end after {seconds:g} s here and after {keep_alive:g} s at the engines"
+    return findings or [ok(f"{text}; a longer answer has to be streamed", name)]
 
 
 def set_delay_command(group: TargetGroupFacts, region: str) -> str:
@@ -72,6 +106,28 @@ def _delay(group: TargetGroupFacts, region: str, budget: float, margin: float) -
         )
 
 
+def _health(group: TargetGroupFacts, region: str) -> Iterator[Finding]:
+    if group.health_path != HEALTH:
+        yield fail(
+            f"its health check asks for {group.health_path or 'no path'}, and an engine says by {HEALTH} "
+            "alone that it has loaded its model: every target is unhealthy, and a balancer without a healthy "
+            "one sends to all of them, those that still load included",
+            f"aws elbv2 modify-target-group --region {region} --target-group-arn {group.arn} "
+            f"--health-check-path {HEALTH}",
+            group.name,
+        )
+
+
+def _choice(group: TargetGroupFacts, region: str) -> Iterator[Finding]:
+    if group.algorithm != _FEWEST:
+        yield warn(
+            f"it chooses targets by {group.algorithm}, which counts requests and not how long they take: a "
+            "node with long answers gets as many more as an idle one",
+            _attributes(group, region, f"load_balancing.algorithm.type,Value={_FEWEST}"),
+            group.name,
+        )
+
+
 def _slow_start(group: TargetGroupFacts, region: str) -> Iterator[Finding]:
     if group.slow_start > 0:
         yield warn(
@@ -90,7 +146,7 @@ def _others(group: TargetGroupFacts, networks: frozenset[str]) -> Iterator[Findi
             "make the target group in the network of the subnets",
             group.name,
         )
-    if not group.used:
+    if not group.balancers:
         yield warn(
             "no load balancer forwards to it, so its targets stay unused",
             "add a listener that forwards to it",
@@ -102,17 +158,18 @@ def _others(group: TargetGroupFacts, networks: frozenset[str]) -> Iterator[Findi
             "switch stickiness off, unless the clients need it",
             group.name,
         )
-    if group.health_path in ("", "/"):
-        yield warn(
-            f"its health check asks for {group.health_path or 'no path'}, which an engine does not answer "
-            "with 200",
-            "set the health check's path to /health",
-            group.name,
-        )
 
 
 def _attributes(group: TargetGroupFacts, region: str, key: str) -> str:
     return (
         f"aws elbv2 modify-target-group-attributes --region {region} --target-group-arn {group.arn} "
         f"--attributes Key={key}"
+    )
+
+
+def _idle(arn: str, region: str, seconds: float, also: str) -> str:
+    """The command that sets the idle timeout, and what to do besides or instead."""
+    return (
+        f"aws elbv2 modify-load-balancer-attributes --region {region} --load-balancer-arn {arn} "
+        f"--attributes Key={KEY},Value={max(1.0, seconds):.0f} ({also})"
     )

@@ -174,6 +174,19 @@ def quota(market: Market, code: str, kinds: Sequence[str], value: float, pool: P
     return [ok(f"{has}, the pool needs {most * of} at most", subject)]
 
 
+def quota_command(market: Market, kinds: Sequence[str], region: str) -> str:
+    """The command that shows the quota of these types in a market."""
+    codes = [code for (of, code), _ in quota_codes(kinds).items() if of is market]
+    return (
+        "; ".join(
+            f"aws service-quotas get-service-quota --region {region} --service-code ec2 --quota-code {code}, "
+            "and request-service-quota-increase with a --desired-value that fits"
+            for code in codes
+        )
+        or f"ask AWS for a higher quota of {', '.join(kinds)}"
+    )
+
+
 def _nodes(pool: Pool, vcpus: Mapping[str, int], units: int) -> tuple[int, int]:
     """How many nodes serve so many units, and the vCPUs of each, for the type that takes the most vCPUs."""
     found = ((-(-units // pool.units.get(kind, 1)), each) for kind, each in vcpus.items())

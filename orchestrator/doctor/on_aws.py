@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from cloud.aws import iam
 from cloud.aws.clients import AwsClients
-from cloud.aws.doctor import account, balancer, launch, notices
+from cloud.aws.doctor import account, balancer, launch, notices, roles
 from cloud.aws.doctor.account import Permissions
 from cloud.aws.doctor.balancer import TargetGroupFacts
-from cloud.aws.doctor.launch import TemplateFacts
+from cloud.aws.doctor.dry_launches import DryLaunches
+from cloud.aws.doctor.idle_timeout import idle_timeout
 from cloud.aws.errors import code_of, is_refusal, told
 from cloud.aws.load_balancer import name_of
 from cloud.aws.places import AwsRegion
@@ -21,10 +22,14 @@ from orchestrator.config import Config
 from orchestrator.config_aws import verdicts
 from orchestrator.doctor import aws_account, aws_balancer, aws_launch, aws_notices
 from orchestrator.doctor.findings import Check, Finding, Findings, fail, skipped
+from orchestrator.doctor.on_aws_launch import LaunchLooks, Look
+from orchestrator.wiring import engine_of, engine_spec
 from orchestrator.wiring_aws import clients_of
+from policies.model import Market
 
 _WHO = "aws/credentials"
-_Look = Callable[[], Awaitable[Findings]]
+_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+_ENGINES_OWN = "5"  # s that vLLM keeps an idle connection when nobody says otherwise
 
 
 class AwsDoctor:
@@ -42,13 +47,20 @@ class AwsDoctor:
         found = [
             Check(group="aws", name="credentials", look=partial(self._credentials, first)),
             Check(group="aws", name="clock", look=partial(self._clock_of, first)),
+            Check(
+                group="aws",
+                name="spot-role",
+                look=self._tolerant(partial(self._spot_role, first), ""),
+                needs=_WHO,
+            ),
             Check(group="launch", name="model", look=self._model),
         ]
         for clients, place in self._regions:
             found += self._of_region(clients, place)
         if self._table.target_group:
-            look = self._tolerant(partial(self._balancer, first), "")
-            found.append(Check(group="balancer", name="target-group", look=look, needs=_WHO))
+            for name, of in (("target-group", self._balancer), ("idle-timeout", self._idle_timeout)):
+                look = self._tolerant(partial(of, first), "")
+                found.append(Check(group="balancer", name=name, look=look, needs=_WHO))
         else:
             found.append(Check(group="balancer", name="target-group", look=self._no_target_group))
         return found
@@ -75,31 +87,36 @@ class AwsDoctor:
 
     def _of_region(self, clients: AwsClients, place: AwsRegion) -> list[Check]:
         url = self._table.regions[place.region].notice_queue
-        looks: list[tuple[str, str, Callable[..., Awaitable[Findings]]]] = [
-            ("aws", "permissions", self._permissions),
-            ("launch", "template", self._template),
-            ("launch", "image", self._image),
-            ("launch", "network", self._network),
-            ("launch", "types", self._types),
-            ("launch", "quotas", self._quotas),
-            ("launch", "spot-scores", self._scores),
+        tried = self._dry_launches(clients, place)
+        looks: list[tuple[str, str, Look]] = [
+            ("aws", "region", partial(self._region, clients, place)),
+            ("aws", "permissions", partial(self._permissions, clients, place, tried)),
         ]
+        of_launches = LaunchLooks(self._config, clients, place, tried, self._file)
+        looks += [("launch", name, look) for name, look in of_launches.all().items()]
         if url:
-            looks += [("notices", "queue", self._queue), ("notices", "rules", self._rules)]
+            looks += [
+                ("notices", "queue", partial(self._queue, clients, place)),
+                ("notices", "rules", partial(self._rules, clients, place)),
+            ]
         else:
-            looks.append(("notices", "queue", self._no_queue))
+            looks.append(("notices", "queue", partial(self._no_queue, place)))
         suffix = f" {place.region}" if len(self._regions) > 1 else ""
         return [
             Check(
                 group=group,
                 name=f"{name}{suffix}",
-                look=self._tolerant(partial(look, clients, place), place.region),
+                look=self._tolerant(look, place.region),
                 needs=_WHO,
             )
             for group, name, look in looks
         ]
 
-    def _tolerant(self, look: _Look, region: str) -> _Look:
+    def _dry_launches(self, clients: AwsClients, place: AwsRegion) -> DryLaunches:
+        markets = tuple(Market) if self._pool.spot_wanted else (Market.ON_DEMAND,)
+        return DryLaunches(clients, place, self._clock, pool=self._config.pool_name, markets=markets)
+
+    def _tolerant(self, look: Look, region: str) -> Look:
         """A look that this identity may not have is skipped, not failed: the daemon need not have it."""
 
         async def looked() -> Findings:
@@ -121,20 +138,26 @@ class AwsDoctor:
     async def _credentials(self, clients: AwsClients) -> Findings:
         return aws_account.credentials(await account.identity(clients))
 
+    async def _spot_role(self, clients: AwsClients) -> Findings:
+        return aws_account.spot_role(await roles.has_spot_role(clients), wanted=self._pool.spot_wanted > 0)
+
+    async def _region(self, clients: AwsClients, place: AwsRegion) -> Findings:
+        return aws_account.region(await account.opt_in_status(clients, place.region), place.region)
+
     async def _clock_of(self, clients: AwsClients) -> Findings:
         reading = await account.clock_reading(clients, self._clock)
         return aws_account.clock(reading, self._config.pool.drain.margin)
 
-    async def _permissions(self, clients: AwsClients, place: AwsRegion) -> Findings:
+    async def _permissions(self, clients: AwsClients, place: AwsRegion, tried: DryLaunches) -> Findings:
         try:
             statements = await self._statements(clients, place)
         except ValueError as error:
             return [fail(str(error), "correct notice_queue", place.region)]
         gatherer = Permissions(
             clients,
-            place,
             pool=self._config.pool_name,
             caller=await account.identity(clients),
+            launches=tried,
             statements=statements,
             queue=self._table.regions[place.region].notice_queue,
             group=await self._group_arn(),
@@ -170,7 +193,7 @@ class AwsDoctor:
         url = self._table.regions[place.region].notice_queue
         return aws_notices.queue(await notices.queue(clients, url), place.region)
 
-    async def _no_queue(self, _clients: AwsClients, place: AwsRegion) -> Findings:
+    async def _no_queue(self, place: AwsRegion) -> Findings:
         text = "no notice_queue is configured: the status of spot requests is the only source of the cloud's"
         return [skipped(text, subject=place.region)]
 
@@ -181,46 +204,8 @@ class AwsDoctor:
         found = await notices.queue(clients, self._table.regions[place.region].notice_queue)
         return aws_notices.rules(found, await notices.rules(clients, found.arn), place.region)
 
-    async def _template(self, clients: AwsClients, place: AwsRegion) -> Findings:
-        return aws_launch.template(await launch.template(clients, place), place)
-
-    async def _image(self, clients: AwsClients, place: AwsRegion) -> Findings:
-        given = place.image or (await launch.template(clients, place)).image
-        found = None
-        if given.startswith("ami-"):
-            try:
-                found = await launch.image(clients, given)
-            except CloudError as error:
-                if not isinstance(error, NotFound) and not code_of(error).startswith("InvalidAMIID"):
-                    raise
-        return aws_launch.image(given, found, place)
-
-    async def _network(self, clients: AwsClients, place: AwsRegion) -> Findings:
-        template: TemplateFacts = await launch.template(clients, place)
-        subnets = await launch.subnets(clients, sorted(place.subnets.values()))
-        groups = await launch.security_groups(clients, template.groups) if template.groups else ()
-        return aws_launch.network(subnets, groups, template.groups, place, self._pool.most_units)
-
     async def _model(self) -> Findings:
         return aws_launch.model(dict(verdicts(self._config.pool)), self._config.pool.model_name)
-
-    async def _types(self, clients: AwsClients, place: AwsRegion) -> Findings:
-        return aws_launch.types(await launch.sold_in(clients, place), place)
-
-    async def _quotas(self, clients: AwsClients, place: AwsRegion) -> Findings:
-        findings: list[Finding] = []
-        for (market, code), kinds in aws_launch.quota_codes(place.instance_types).items():
-            value = await launch.quota(clients, code)
-            findings += aws_launch.quota(market, code, kinds, value, self._pool, place.region)
-        known = ", ".join(place.instance_types)
-        return findings or [skipped(f"no quota is known for {known}", subject=place.region)]
-
-    async def _scores(self, clients: AwsClients, place: AwsRegion) -> Findings:
-        if not self._pool.spot_wanted:
-            return [skipped("the pool wants no spot nodes", subject=place.region)]
-        found = await launch.spot_scores(clients, place, self._pool.spot_wanted)
-        subnets = await launch.subnets(clients, sorted(place.subnets.values()))
-        return aws_launch.scores(found, subnets, place)
 
     async def _balancer(self, clients: AwsClients) -> Findings:
         group = await balancer.target_group(clients, name_of(self._table.target_group))
@@ -236,3 +221,16 @@ class AwsDoctor:
             margin=self._config.pool.drain.margin,
             networks=frozenset(subnet.network for subnet in subnets),
         )
+
+    async def _idle_timeout(self, clients: AwsClients) -> Findings:
+        group = await balancer.target_group(clients, name_of(self._table.target_group))
+        pool, region = self._config.pool, self._regions[0][1].region
+        command = engine_of(pool, self._clock).command(engine_spec(pool))
+        keep_alive = float(command.env.get(_KEEP_ALIVE, _ENGINES_OWN))
+        findings: list[Finding] = []
+        for arn in group.balancers:
+            seconds = await idle_timeout(clients, arn)
+            findings += aws_balancer.idle_timeout(
+                seconds, arn, region=region, keep_alive=keep_alive, answer=pool.drain.budget
+            )
+        return findings or [skipped("no load balancer forwards to the target group", subject=group.name)]

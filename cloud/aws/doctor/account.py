@@ -18,17 +18,15 @@ from enum import StrEnum
 from typing import Any, Final
 
 from cloud.aws.clients import Answer, AwsClients, Lane
+from cloud.aws.doctor.dry_launches import DRY_RUN, DryLaunches
 from cloud.aws.errors import code_of, is_refusal, told
-from cloud.aws.machines import launch_parameters
 from cloud.aws.offerings import PRICE_LIST_REGION
-from cloud.aws.places import POOL_TAG, PROVIDER, AwsRegion
+from cloud.aws.places import POOL_TAG
 from cloud.errors import CloudError
-from cloud.ports import Clock, EngineCommand, LaunchRequest
-from policies.model import Market, Placement
+from cloud.ports import Clock
 
 _ROLE_SESSION = re.compile(r"arn:([\w-]+):sts::(\d+):assumed-role/([^/]+)/.+")
 _NODE = "i-1234567890abcdef0"
-_DRY = "DryRunOperation"
 _LOOKS: Final = ("describe_instances", "describe_spot_instance_requests", "describe_spot_price_history")
 _CHANGES: Final = ("terminate_instances", "stop_instances", "start_instances")
 
@@ -95,24 +93,45 @@ async def clock_reading(clients: AwsClients, clock: Clock) -> ClockReading:
     return ClockReading(least=before - at - 1.0, most=after - at)
 
 
+async def opt_in_status(clients: AwsClients, region: str) -> str:
+    """What the account has of a region: "opt-in-not-required", "opted-in" or "not-opted-in"; empty when there
+    is no such region. Asked where every account may ask. Raises CloudError."""
+    try:
+        answer = await clients.call(
+            Lane.LIST,
+            "ec2",
+            "describe_regions",
+            lost=CloudError,
+            region=_always_on(region),
+            RegionNames=[region],
+            AllRegions=True,
+        )
+    except CloudError as error:
+        if code_of(error) != "InvalidParameterValue":
+            raise
+        return ""
+    return str(next((entry["OptInStatus"] for entry in answer["Regions"]), ""))
+
+
 class Permissions:
     """Finds out, in one region, which actions of the daemon's policy are allowed.
 
-    `statements` are those of `cloud.aws.iam.policy`; `group` is the ARN of the target group, if there is one.
+    `launches` are those of the region, `statements` those of `cloud.aws.iam.policy`; `group` is the ARN of
+    the target group, if there is one.
     """
 
     def __init__(
         self,
         clients: AwsClients,
-        place: AwsRegion,
         *,
         pool: str,
         caller: Identity,
+        launches: DryLaunches,
         statements: Sequence[Mapping[str, Any]],
         queue: str = "",
         group: str = "",
     ) -> None:
-        self._clients, self._place, self._pool, self._caller = clients, place, pool, caller
+        self._clients, self._pool, self._caller, self._launches = clients, pool, caller, launches
         self._statements, self._queue, self._group = statements, queue, group
 
     async def all(self) -> tuple[Permission, ...]:
@@ -125,7 +144,7 @@ class Permissions:
 
     def _tries(self) -> list[Any]:
         tries = [self._dry(name) for name in _LOOKS]
-        tries += [self._launches(), self._changes_of_own(), self._prices()]
+        tries += [self._launched(), self._changes_of_own(), self._prices()]
         if self._queue:
             asked = {"QueueUrl": self._queue, "AttributeNames": ["QueueArn"]}
             tries.append(self._read("sqs", "get_queue_attributes", **asked))
@@ -149,38 +168,20 @@ class Permissions:
         asked = {"ServiceCode": "AmazonEC2", "MaxResults": 1, "region": PRICE_LIST_REGION}
         return await self._read("pricing", "get_products", **asked)
 
-    async def _launches(self) -> list[Permission]:
-        """A launch in each subnet and market, as the daemon would ask for it, tags and role included."""
-        kinds = [(zone, market) for zone in self._place.subnets for market in Market]
-        found = await asyncio.gather(*(self._launch(zone, market) for zone, market in kinds))
-        worst = next((p for p in found if not p.allowed), found[0])
-        covered = [
-            Permission(action=action, how=How.LAUNCH, allowed=worst.allowed, detail=worst.detail)
-            for action in ("ec2:CreateTags", "iam:PassRole")
+    async def _launched(self) -> list[Permission]:
+        """Launches as the daemon would ask for them, tags and role included. One that is refused counts."""
+        found = await self._launches.all()
+        worst = min(found, key=lambda launch: (not launch.refused, not launch.error))
+        allowed = None if worst.error and not worst.refused else not worst.error
+        detail = f"{worst.market} {worst.instance_type} in {worst.zone}: {worst.error}" if worst.error else ""
+        return [
+            Permission(action=action, how=how, allowed=allowed, detail=detail)
+            for action, how in (
+                ("ec2:RunInstances", How.DRY_RUN),
+                ("ec2:CreateTags", How.LAUNCH),
+                ("iam:PassRole", How.LAUNCH),
+            )
         ]
-        return [worst, *covered]
-
-    async def _launch(self, zone: str, market: Market) -> Permission:
-        place = self._place
-        placement = Placement(
-            provider=PROVIDER,
-            region=place.region,
-            zone=zone,
-            instance_type=place.instance_types[0],
-            market=market,
-        )
-        request = LaunchRequest(
-            token=f"doctor-{market}-{zone}",
-            pool=self._pool,
-            placement=placement,
-            command=EngineCommand(argv=()),
-        )
-        parameters = launch_parameters(request, place, place.subnets[zone])
-        found = await self._tried(
-            "ec2:RunInstances", How.DRY_RUN, "ec2", "run_instances", DryRun=True, **parameters
-        )
-        detail = f"{market} in {zone}: {found.detail}" if found.detail else ""
-        return Permission(action=found.action, how=found.how, allowed=found.allowed, detail=detail)
 
     async def _changes_of_own(self) -> list[Permission]:
         """On a machine of the pool: whether another one may be changed says nothing."""
@@ -212,7 +213,7 @@ class Permissions:
         try:
             await self._clients.call(Lane.LIST, service, operation, lost=CloudError, **parameters)
         except CloudError as error:
-            if code_of(error) == _DRY:
+            if code_of(error) == DRY_RUN:
                 return Permission(action=action, how=how, allowed=True)
             allowed = False if is_refusal(error) else None
             return Permission(action=action, how=how, allowed=allowed, detail=told(error))
@@ -271,6 +272,13 @@ def principal_of(arn: str) -> str:
         return arn
     partition, account, role = session.groups()
     return f"arn:{partition}:iam::{account}:role/{role}"
+
+
+def _always_on(region: str) -> str:
+    """A region of the same partition that no account has to opt in to."""
+    if region.startswith("cn-"):
+        return "cn-north-1"
+    return "us-gov-west-1" if region.startswith("us-gov-") else "us-east-1"
 
 
 def _one_of(resource: str, account: str) -> str:

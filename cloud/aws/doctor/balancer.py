@@ -15,18 +15,20 @@ _DELAY = "deregistration_delay.timeout_seconds"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetGroupFacts:
-    """A target group. `delay` and `slow_start` are seconds; `used`: a load balancer forwards to it."""
+    """A target group. `delay` and `slow_start` are seconds; `balancers` are the ARNs of those that forward to
+    it; `algorithm` is how they choose a target."""
 
     arn: str
     name: str
     protocol: str
     kind: str
     network: str
-    used: bool
+    balancers: tuple[str, ...]
     health_path: str
     delay: float
     slow_start: float
     sticky: bool
+    algorithm: str
 
 
 async def target_group(clients: AwsClients, name: str) -> TargetGroupFacts:
@@ -44,11 +46,12 @@ async def target_group(clients: AwsClients, name: str) -> TargetGroupFacts:
         protocol=group.get("Protocol", ""),
         kind=group.get("TargetType", "instance"),
         network=group.get("VpcId", ""),
-        used=bool(group.get("LoadBalancerArns")),
+        balancers=tuple(group.get("LoadBalancerArns", ())),
         health_path=group.get("HealthCheckPath", ""),
         delay=float(values.get(_DELAY, 300)),
         slow_start=float(values.get("slow_start.duration_seconds", 0)),
         sticky=values.get("stickiness.enabled") == "true",
+        algorithm=values.get("load_balancing.algorithm.type", "round_robin"),
     )
 
 

@@ -41,7 +41,10 @@ class Account:
     network: Network
     queue: str
     target_group: str
+    balancer: str
     directory: Path
+    keep_alive: str = "75"
+    pool: dict[str, Any] = field(default_factory=lambda: {"replicas": 10})
     settings: dict[str, Any] = field(default_factory=dict)
     region_settings: dict[str, Any] = field(default_factory=dict)
 
@@ -76,9 +79,10 @@ class Account:
             **self.region_settings,
         }
         tables = {
-            "pool.llama": {"replicas": 10},
+            "pool.llama": self.pool,
             "pool.llama.engine": {"allow_simulated": True},
             "pool.llama.limits": {"spend_per_hour": "unlimited"},
+            "pool.llama.engine.env": {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": self.keep_alive},
             "pool.llama.cloud": {"kind": "aws"},
             "pool.llama.cloud.aws": aws,
             f"pool.llama.cloud.aws.regions.{REGION}": region,
@@ -155,17 +159,21 @@ def account(
     )["TargetGroups"][0]["TargetGroupArn"]
     elb.modify_target_group_attributes(
         TargetGroupArn=group,
-        Attributes=[{"Key": "deregistration_delay.timeout_seconds", "Value": "90"}],
+        Attributes=[
+            {"Key": "deregistration_delay.timeout_seconds", "Value": "90"},
+            {"Key": "load_balancing.algorithm.type", "Value": "least_outstanding_requests"},
+        ],
     )
     balancer = elb.create_load_balancer(Name="front", Subnets=list(network.subnets.values()))
+    front = balancer["LoadBalancers"][0]["LoadBalancerArn"]
     elb.create_listener(
-        LoadBalancerArn=balancer["LoadBalancers"][0]["LoadBalancerArn"],
+        LoadBalancerArn=front,
         Protocol="HTTP",
         Port=80,
         DefaultActions=[{"Type": "forward", "TargetGroupArn": group}],
     )
     zones = client("ec2").describe_subnets(SubnetIds=list(network.subnets.values()))["Subnets"]
     aws_shim.order("set", scores={zone["AvailabilityZoneId"]: 8 for zone in zones})
-    made = Account(aws_shim, network, queue, group, tmp_path)
+    made = Account(aws_shim, network, queue, group, front, tmp_path)
     made.template()
     return made

@@ -6,12 +6,13 @@ import pytest
 
 from cloud.aws.doctor.account import ClockReading, How, Identity, Permission, principal_of
 from cloud.aws.doctor.balancer import TargetGroupFacts
+from cloud.aws.doctor.dry_launches import DryLaunch
 from cloud.aws.doctor.launch import GroupFacts, ImageFacts, Opening, SubnetFacts, TemplateFacts
 from cloud.aws.doctor.notices import QueueFacts, RuleFacts
 from cloud.aws.event_rules import queue_policy
 from cloud.aws.events import LISTENED_TO
 from cloud.aws.places import AwsRegion
-from orchestrator.doctor import aws_account, aws_balancer, aws_launch, aws_notices
+from orchestrator.doctor import aws_account, aws_balancer, aws_dry_launches, aws_launch, aws_notices
 from orchestrator.doctor.findings import State
 from policies.fit import Verdict
 from policies.model import Market, Pool
@@ -354,17 +355,19 @@ def test_scores_are_told_and_low_ones_of_enough_types_warned_of(scores, types, s
 
 # -- balancer ------------------------------------------------------------------------------------------------
 
+BALANCER = "arn:aws:elasticloadbalancing:us-east-1:1:loadbalancer/app/front/1"
 TARGETS = TargetGroupFacts(
     arn="arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/llama/1",
     name="llama",
     protocol="HTTP",
     kind="instance",
     network="vpc-1",
-    used=True,
+    balancers=(BALANCER,),
     health_path="/health",
     delay=90.0,
     slow_start=0.0,
     sticky=False,
+    algorithm="least_outstanding_requests",
 )
 
 
@@ -380,9 +383,12 @@ TARGETS = TargetGroupFacts(
         ({"delay": 20.0}, WARN, "shorter than drain.budget"),
         ({"slow_start": 30.0}, WARN, "slow start"),
         ({"network": "vpc-9"}, FAIL, "belongs to vpc-9"),
-        ({"used": False}, WARN, "no load balancer"),
+        ({"balancers": ()}, WARN, "no load balancer"),
         ({"sticky": True}, WARN, "sticky"),
-        ({"health_path": "/"}, WARN, "health check"),
+        ({"health_path": "/"}, FAIL, "asks for /,"),
+        ({"health_path": ""}, FAIL, "asks for no path"),
+        ({"health_path": "/v1/models"}, FAIL, "asks for /v1/models"),
+        ({"algorithm": "round_robin"}, WARN, "by round_robin"),
     ],
 )
 def test_target_groups(changes, state, text):
@@ -401,3 +407,122 @@ def test_the_command_of_the_advice_names_group_region_and_value():
     command = "aws elbv2 modify-target-group-attributes --region us-east-1 --target-group-arn " + TARGETS.arn
     assert command in found.advice
     assert "Value=90" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "command"),
+    [
+        (
+            {"health_path": "/"},
+            f"aws elbv2 modify-target-group --region {REGION} --target-group-arn {TARGETS.arn} "
+            "--health-check-path /health",
+        ),
+        (
+            {"algorithm": "round_robin"},
+            f"aws elbv2 modify-target-group-attributes --region {REGION} --target-group-arn {TARGETS.arn} "
+            "--attributes Key=load_balancing.algorithm.type,Value=least_outstanding_requests",
+        ),
+    ],
+)
+def test_what_mends_a_target_group_is_a_whole_command(changes, command):
+    (found,) = aws_balancer.target_group(
+        replace(TARGETS, **changes), region=REGION, budget=30.0, margin=5.0, networks=frozenset()
+    )
+    assert found.advice == command
+
+
+@pytest.mark.parametrize(
+    ("seconds", "keep_alive", "answer", "state", "text", "value"),
+    [
+        (60.0, 75.0, 30.0, [OK], "after 60 s here and after 75 s", ""),
+        (60.0, 5.0, 30.0, [FAIL], "clients get 502", "Value=1 "),
+        (75.0, 75.0, 30.0, [FAIL], "not below the 75 s", "Value=60 "),
+        (60.0, 75.0, 90.0, [WARN], "gets 504", "Value=90 "),
+        (60.0, 20.0, 90.0, [FAIL, WARN], "clients get 502", "Value=5 "),
+    ],
+)
+def test_a_balancer_lets_go_of_idle_connections_first(seconds, keep_alive, answer, state, text, value):
+    found = aws_balancer.idle_timeout(seconds, BALANCER, region=REGION, keep_alive=keep_alive, answer=answer)
+    assert states(found) == state, found
+    assert text in found[0].text
+    assert value in found[0].advice
+    assert not value or f"--load-balancer-arn {BALANCER} " in found[0].advice
+
+
+# -- the first day -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exists", "wanted", "state"), [(True, True, OK), (False, True, FAIL), (False, False, OK)]
+)
+def test_spot_needs_a_role_that_nobody_has_by_himself(exists, wanted, state):
+    (found,) = aws_account.spot_role(exists, wanted=wanted)
+    assert found.state is state
+    if state is FAIL:
+        assert found.advice == "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "text"),
+    [
+        ("opt-in-not-required", OK, "may use it"),
+        ("opted-in", OK, "may use it"),
+        ("not-opted-in", FAIL, "enable-region --region-name me-south-1"),
+        ("", FAIL, "correct its name"),
+    ],
+)
+def test_a_region_has_to_be_opted_in(status, state, text):
+    (found,) = aws_account.region(status, "me-south-1")
+    assert (found.state, text in found.text + found.advice) == (state, True), found
+
+
+def tried(kind, market=Market.SPOT, code="", message="", **changes):
+    error = f"{code}: {message}" if code else ""
+    launch = DryLaunch(instance_type=kind, market=market, zone="us-east-1a", code=code, error=error)
+    return replace(launch, **changes)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "changes", "state", "advice"),
+    [
+        ("UnauthorizedOperation", "no", {"refused": True}, FAIL, "orchestrator aws policy pool.toml"),
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "", {"refused": True}, FAIL, "spot.amazonaws"),
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "", {}, FAIL, "spot.amazonaws"),
+        ("VcpuLimitExceeded", "", {}, FAIL, "--quota-code L-C4BD4855"),
+        ("MaxSpotInstanceCountExceeded", "", {}, FAIL, "--quota-code L-C4BD4855"),
+        ("InsufficientInstanceCapacity", "", {}, WARN, "add types"),
+        ("Unsupported", "not in your requested Availability Zone", {}, WARN, "add a zone"),
+        ("Unsupported", "The requested configuration is not supported", {}, FAIL, "correct what it names"),
+        ("InvalidKeyPair.NotFound", "The key pair does not exist", {}, FAIL, "correct what it names"),
+        ("RequestLimitExceeded", "", {"throttled": True}, SKIPPED, "run it again"),
+    ],
+)
+def test_why_a_type_would_not_start_is_told_apart(code, message, changes, state, advice):
+    found = aws_dry_launches.launches(
+        [tried("g6e.12xlarge"), tried("p5.4xlarge", code=code, message=message, **changes)],
+        REGION,
+        "pool.toml",
+    )
+    (finding,) = found
+    assert (finding.state, advice in finding.advice) == (state, True), finding
+    assert "p5.4xlarge in us-east-1a" in finding.text
+    assert "g6e.12xlarge" not in finding.text
+
+
+def test_types_with_one_reason_share_a_finding_and_markets_have_their_own():
+    found = aws_dry_launches.launches(
+        [
+            tried("g6e.12xlarge", code="InvalidKeyPair.NotFound"),
+            tried("p5.4xlarge", code="InvalidKeyPair.NotFound"),
+            tried("g6e.12xlarge", Market.ON_DEMAND),
+            tried("p5.4xlarge", Market.ON_DEMAND),
+        ],
+        REGION,
+        "pool.toml",
+    )
+    assert [(f.state, f.subject) for f in found] == [
+        (FAIL, "spot in us-east-1"),
+        (OK, "on-demand in us-east-1"),
+    ]
+    assert found[0].text.startswith("every launch would be refused: g6e.12xlarge, p5.4xlarge in us-east-1a")
+    assert found[1].text == "g6e.12xlarge, p5.4xlarge would start"

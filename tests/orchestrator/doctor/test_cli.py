@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -116,7 +117,7 @@ def test_a_whole_run_as_a_process(account):
     sound = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert sound.returncode == 0, sound.stdout + sound.stderr
     assert sound.stderr == ""
-    assert sound.stdout.rstrip().endswith("35 ok, 1 skipped.")
+    assert re.fullmatch(r"\d+ ok, 1 skipped\.", sound.stdout.rstrip().splitlines()[-1]), sound.stdout
     account.shim.order("set", denied=["ec2:RunInstances"])
     account.client("sqs").set_queue_attributes(QueueUrl=account.queue, Attributes={"Policy": ""})
     broken = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

@@ -294,3 +294,90 @@ async def test_what_a_pool_does_not_use_is_skipped_with_the_reason(account):
     assert {f.state for f in found["aws/permissions"]} == {OK}
     actions = {f.subject.partition(":")[0] for f in found["aws/permissions"]}
     assert actions == {"ec2", "pricing"}
+
+
+# -- the first day -------------------------------------------------------------------------------------------
+
+
+async def test_an_account_without_the_role_for_spot_is_told_the_command(account):
+    account.shim.order("set", spot_role=False)
+    found = only((await account.findings("aws"))["aws/spot-role"])
+    assert (found.state, found.advice) == (
+        FAIL,
+        "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+    )
+
+
+async def test_a_region_that_is_not_opted_in(account):
+    account.shim.order("set", opted_out=["us-east-1"])
+    found = only((await account.findings("aws"))["aws/region"])
+    assert (found.state, "aws account enable-region" in found.advice) == (FAIL, True)
+
+
+async def test_every_type_is_tried_in_every_market_and_every_zone_with_the_first(account):
+    found = await account.findings("aws", "launch")
+    assert [(f.state, f.text) for f in found["launch/dry-run"]] == [
+        (OK, "g6e.12xlarge, p5.4xlarge would start"),
+        (OK, "g6e.12xlarge, p5.4xlarge would start"),
+    ]
+    # 2 types and one zone more, in 2 markets; the check of permissions makes no launches of its own
+    assert account.shim.order("calls")["RunInstances"] == 6
+
+
+async def test_one_refused_type_among_others_is_found_and_named(account):
+    # The second type in the first market.
+    account.shim.order(
+        "fault", action="RunInstances", kind="error", after=1, code="InvalidKeyPair.NotFound", message="gone"
+    )
+    (found,) = worst((await account.findings("aws", "launch"))["launch/dry-run"])
+    assert (found.state, found.subject) == (FAIL, "spot in us-east-1")
+    assert (
+        found.text == "every launch would be refused: p5.4xlarge in us-east-1a: InvalidKeyPair.NotFound: gone"
+    )
+
+
+async def test_a_type_that_the_first_zone_lacks_is_tried_in_the_next(account):
+    message = "p5 is not supported in your requested Availability Zone (us-east-1a)"
+    account.shim.order("fault", action="RunInstances", kind="error", code="Unsupported", message=message)
+    found = (await account.findings("aws", "launch"))["launch/dry-run"]
+    assert {f.state for f in found} == {OK}
+    assert account.shim.order("calls")["RunInstances"] == 7
+
+
+async def test_too_many_calls_are_waited_out(account):
+    account.shim.order(
+        "fault", action="RunInstances", kind="error", times=2, code="RequestLimitExceeded", status=503
+    )
+    found = (await account.findings("aws", "launch"))["launch/dry-run"]
+    assert {f.state for f in found} == {OK}
+    assert account.shim.order("calls")["RunInstances"] == 8
+
+
+async def test_a_pool_without_spot_tries_none_and_needs_no_role(account):
+    account.pool["on_demand_floor"] = 10
+    account.shim.order("set", spot_role=False)
+    found = await account.findings("aws", "launch")
+    assert [f.subject for f in found["launch/dry-run"]] == ["on-demand in us-east-1"]
+    assert [f.state for f in found["aws/spot-role"]] == [OK]
+
+
+async def test_a_balancer_that_keeps_connections_longer_than_the_engines(account):
+    account.client("elbv2").modify_load_balancer_attributes(
+        LoadBalancerArn=account.balancer, Attributes=[{"Key": "idle_timeout.timeout_seconds", "Value": "75"}]
+    )
+    found = only((await account.findings("aws", "balancer"))["balancer/idle-timeout"])
+    assert (found.state, "clients get 502" in found.text) == (FAIL, True)
+    assert f"--load-balancer-arn {account.balancer}" in found.advice
+
+
+async def test_an_engine_with_its_own_keep_alive_gets_502s(account):
+    account.keep_alive = "5"
+    found = only((await account.findings("aws", "balancer"))["balancer/idle-timeout"])
+    assert (found.state, "the 5 s for which engines keep" in found.text) == (FAIL, True)
+
+
+async def test_who_may_not_read_the_idle_timeout_still_sees_the_target_group(account):
+    account.shim.order("set", denied=["elasticloadbalancing:DescribeLoadBalancerAttributes"])
+    found = await account.findings("aws", "balancer")
+    assert [f.state for f in found["balancer/idle-timeout"]] == [SKIPPED]
+    assert [f.state for f in found["balancer/target-group"]] == [OK]

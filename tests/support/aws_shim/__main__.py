@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+from account import patch_account
 from balancing import patch_balancing
 from launches import patch_launches
 from looks import patch_looks
@@ -49,6 +50,7 @@ def main():
     patch_balancing(shim)
     patch_market(shim)
     patch_looks(shim)
+    patch_account(shim)
     server = make_server(
         "127.0.0.1", options.port, Application(shim), threaded=True, request_handler=_Handler
     )

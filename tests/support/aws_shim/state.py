@@ -34,6 +34,7 @@ DEFAULTS = {
     "caller": "arn:aws:iam::123456789012:user/orchestrator",  # who asks
     "principals": [],  # further users and roles that IAM's simulator knows
     "denied": [],  # IAM actions that nobody may do
+    "opted_out": [],  # regions that the account has not opted in to
     "quotas": {},  # quota code -> vCPUs; missing means more than enough
     "scores": {},  # zone id -> spot placement score
     "launch_faults": {},  # market or "*" -> {"code", "message", "after"}: accepted, ends so while pending
