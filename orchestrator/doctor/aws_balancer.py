@@ -53,11 +53,13 @@ def target_group(
     return findings or [ok(f"{group.protocol}, and requests get {group.delay:g} s to end", group.name)]
 
 
-def idle_timeout(seconds: float, arn: str, *, region: str, keep_alive: float, answer: float) -> Findings:
+def idle_timeout(
+    seconds: float, arn: str, *, region: str, keep_alive: float, answer: float, stated: float
+) -> Findings:
     """Whether a balancer lets go of silent connections before an engine does, and not before an answer.
 
     `seconds` is its idle timeout, `keep_alive` how long engines keep idle connections, `answer` how long a
-    request may take that a drain still waits for.
+    request may take that a drain still waits for, `stated` what the configuration says that it is.
     """
     name = arn.rpartition("loadbalancer/")[2]
     findings: list[Finding] = []
@@ -66,15 +68,19 @@ def idle_timeout(seconds: float, arn: str, *, region: str, keep_alive: float, an
             f"its idle timeout of {seconds:g} s is not below the {keep_alive:g} s for which engines keep "
             "idle connections: it sends requests into connections that the engine closes, and clients get 502"
         )
-        raised = f'[engine.env] VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{seconds + _ROOM:.0f}"'
-        findings.append(fail(text, _idle(arn, region, keep_alive - _ROOM, f"or write {raised}"), name))
+        kept = f'write VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{seconds + _ROOM:.0f}" into engine.env'
+        findings.append(fail(text, f"{kept}, or {_set_idle(arn, region, keep_alive - _ROOM)}", name))
     if seconds < answer:
         text = (
             f"its idle timeout of {seconds:g} s is shorter than the {answer:g} s that a request may take in "
             "a drain: an answer that is not streamed gets 504 before it is done"
         )
-        also = f'and VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{answer + _ROOM:.0f}" or more; or have clients stream'
-        findings.append(warn(text, _idle(arn, region, answer, also), name))
+        kept = f'VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{answer + _ROOM:.0f}" in engine.env'
+        advice = f"have clients stream, or {_set_idle(arn, region, answer)} together with {kept}"
+        findings.append(warn(text, advice, name))
+    if stated != seconds:
+        text = f"its idle timeout is {seconds:g} s, and the configuration says {stated:g} s"
+        findings.append(warn(text, f'write cloud.aws.balancer_idle_timeout = "{seconds:g}s"', name))
     text = f"silent connections end after {seconds:g} s here and after {keep_alive:g} s at the engines"
     return findings or [ok(f"{text}; a longer answer has to be streamed", name)]
 
@@ -167,9 +173,9 @@ def _attributes(group: TargetGroupFacts, region: str, key: str) -> str:
     )
 
 
-def _idle(arn: str, region: str, seconds: float, also: str) -> str:
-    """The command that sets the idle timeout, and what to do besides or instead."""
+def _set_idle(arn: str, region: str, seconds: float) -> str:
+    """The command that sets the idle timeout."""
     return (
         f"aws elbv2 modify-load-balancer-attributes --region {region} --load-balancer-arn {arn} "
-        f"--attributes Key={KEY},Value={max(1.0, seconds):.0f} ({also})"
+        f"--attributes Key={KEY},Value={max(1.0, seconds):.0f}"
     )

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloud.aws.doctor.dry_launches import DryLaunch
+from cloud.errors import InsufficientCapacity, QuotaExceeded, Throttled
 from orchestrator.doctor.aws_account import SPOT_ROLE_COMMAND
 from orchestrator.doctor.aws_launch import quota_command
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from policies.model import Market
 
 _NO_ROLE: Final = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
-_QUOTAS: Final = ("InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded")
-_CAPACITY: Final = ("InsufficientInstanceCapacity", "InsufficientFreeAddressesInSubnet")
-_THIS_ZONE: Final = "Availability Zone"  # in what EC2 says where it sells no such type in the zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +46,7 @@ def _refused(reason: _Reason, stopped: Sequence[DryLaunch], region: str, file: s
     where = ", ".join(dict.fromkeys(launch.zone for launch in stopped))
     subject = f"{reason.market} in {region}"
     text = f"{', '.join(kinds)} in {where}: {reason.error}"
-    if stopped[0].throttled:
+    if stopped[0].word == Throttled.word:
         return skipped(f"EC2 answers that there are too many calls: {text}", "run it again", subject)
     if reason.code == _NO_ROLE:
         return fail(
@@ -59,13 +57,10 @@ def _refused(reason: _Reason, stopped: Sequence[DryLaunch], region: str, file: s
     if stopped[0].refused:
         advice = f"give the daemon's role or user the policy that `orchestrator aws policy {file}` prints"
         return fail(f"not allowed: {text}", advice, subject)
-    if reason.code in _QUOTAS:
+    if stopped[0].word == QuotaExceeded.word:
         return fail(f"the quota is used up: {text}", quota_command(reason.market, kinds, region), subject)
-    if reason.code in _CAPACITY:
-        return warn(f"not to be had at this moment: {text}", "add types, zones or regions", subject)
-    if reason.code == "Unsupported" and _THIS_ZONE in reason.error:
-        advice = "take the type out of instance_types, or add a zone where it is sold"
-        return warn(f"not sold there: {text}", advice, subject)
+    if stopped[0].word == InsufficientCapacity.word:
+        return warn(f"not to be had there: {text}", "add types, zones or regions", subject)
     return fail(
         f"every launch would be refused: {text}",
         "correct what it names, in the configuration or in a new version of the launch template",

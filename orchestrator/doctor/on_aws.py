@@ -231,6 +231,11 @@ class AwsDoctor:
         for arn in group.balancers:
             seconds = await idle_timeout(clients, arn)
             findings += aws_balancer.idle_timeout(
-                seconds, arn, region=region, keep_alive=keep_alive, answer=pool.drain.budget
+                seconds,
+                arn,
+                region=region,
+                keep_alive=keep_alive,
+                answer=pool.drain.budget,
+                stated=self._table.balancer_idle_timeout,
             )
         return findings or [skipped("no load balancer forwards to the target group", subject=group.name)]

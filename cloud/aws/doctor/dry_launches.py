@@ -17,7 +17,7 @@ from cloud.aws.clients import AwsClients, Lane
 from cloud.aws.errors import code_of, is_refusal, told
 from cloud.aws.machines import launch_parameters
 from cloud.aws.places import PROVIDER, AwsRegion
-from cloud.errors import CloudError, Throttled
+from cloud.errors import CloudError, InsufficientCapacity, Throttled
 from cloud.ports import Clock, EngineCommand, LaunchRequest
 from policies.model import Market, Placement
 
@@ -30,16 +30,16 @@ _PATIENCE: Final = 8  # such answers to one launch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryLaunch:
-    """One launch that was tried. `code` and `error` are empty when it would have begun; `refused`: it is not
-    permitted; `throttled`: there were too many calls, so nobody knows."""
+    """One launch that was tried. `error` is what EC2 said, `code` its code and `word` the class of the port's
+    error (`CloudError.word`); all are empty when it would have begun. `refused`: it is not permitted."""
 
     instance_type: str
     market: Market
     zone: str
     code: str = ""
     error: str = ""
+    word: str = ""
     refused: bool = False
-    throttled: bool = False
 
 
 class DryLaunches:
@@ -72,14 +72,14 @@ class DryLaunches:
         """In the first zone where the type is had: elsewhere it is `launch/types` that says so."""
         for zone in zones[:-1]:
             found = await self._try(kind, market, zone)
-            if found.code != "Unsupported":
+            if found.word != InsufficientCapacity.word:
                 return found
         return await self._try(kind, market, zones[-1])
 
     async def _try(self, kind: str, market: Market, zone: str) -> DryLaunch:
         for _ in range(_PATIENCE):
             found = await self._once(kind, market, zone)
-            if not found.throttled:
+            if found.word != Throttled.word:
                 break
             await self._clock.sleep(_PAUSE)
         return found
@@ -111,7 +111,7 @@ class DryLaunches:
                     zone=zone,
                     code=code,
                     error=told(error),
+                    word=error.word,
                     refused=is_refusal(error),
-                    throttled=isinstance(error, Throttled),
                 )
         return DryLaunch(instance_type=kind, market=market, zone=zone)

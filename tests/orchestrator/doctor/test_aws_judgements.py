@@ -9,9 +9,11 @@ from cloud.aws.doctor.balancer import TargetGroupFacts
 from cloud.aws.doctor.dry_launches import DryLaunch
 from cloud.aws.doctor.launch import GroupFacts, ImageFacts, Opening, SubnetFacts, TemplateFacts
 from cloud.aws.doctor.notices import QueueFacts, RuleFacts
+from cloud.aws.errors import error_class
 from cloud.aws.event_rules import queue_policy
 from cloud.aws.events import LISTENED_TO
 from cloud.aws.places import AwsRegion
+from cloud.errors import CloudError
 from orchestrator.doctor import aws_account, aws_balancer, aws_dry_launches, aws_launch, aws_notices
 from orchestrator.doctor.findings import State
 from policies.fit import Verdict
@@ -435,18 +437,27 @@ def test_what_mends_a_target_group_is_a_whole_command(changes, command):
     ("seconds", "keep_alive", "answer", "state", "text", "value"),
     [
         (60.0, 75.0, 30.0, [OK], "after 60 s here and after 75 s", ""),
-        (60.0, 5.0, 30.0, [FAIL], "clients get 502", "Value=1 "),
-        (75.0, 75.0, 30.0, [FAIL], "not below the 75 s", "Value=60 "),
+        (60.0, 5.0, 30.0, [FAIL], "clients get 502", 'KEEP_ALIVE = "75"'),
+        (75.0, 75.0, 30.0, [FAIL], "not below the 75 s", "Value=60"),
         (60.0, 75.0, 90.0, [WARN], "gets 504", "Value=90 "),
-        (60.0, 20.0, 90.0, [FAIL, WARN], "clients get 502", "Value=5 "),
+        (60.0, 20.0, 90.0, [FAIL, WARN], "clients get 502", "Value=5"),
     ],
 )
 def test_a_balancer_lets_go_of_idle_connections_first(seconds, keep_alive, answer, state, text, value):
-    found = aws_balancer.idle_timeout(seconds, BALANCER, region=REGION, keep_alive=keep_alive, answer=answer)
+    found = aws_balancer.idle_timeout(
+        seconds, BALANCER, region=REGION, keep_alive=keep_alive, answer=answer, stated=seconds
+    )
     assert states(found) == state, found
     assert text in found[0].text
     assert value in found[0].advice
     assert not value or f"--load-balancer-arn {BALANCER} " in found[0].advice
+
+
+def test_an_idle_timeout_is_as_the_configuration_says():
+    (found,) = aws_balancer.idle_timeout(
+        50.0, BALANCER, region=REGION, keep_alive=75.0, answer=30.0, stated=60.0
+    )
+    assert (found.state, found.advice) == (WARN, 'write cloud.aws.balancer_idle_timeout = "50s"')
 
 
 # -- the first day -------------------------------------------------------------------------------------------
@@ -478,7 +489,10 @@ def test_a_region_has_to_be_opted_in(status, state, text):
 
 def tried(kind, market=Market.SPOT, code="", message="", **changes):
     error = f"{code}: {message}" if code else ""
-    launch = DryLaunch(instance_type=kind, market=market, zone="us-east-1a", code=code, error=error)
+    word = error_class(code, 400, lost=CloudError, message=message).word if code else ""
+    launch = DryLaunch(
+        instance_type=kind, market=market, zone="us-east-1a", code=code, error=error, word=word
+    )
     return replace(launch, **changes)
 
 
@@ -491,10 +505,10 @@ def tried(kind, market=Market.SPOT, code="", message="", **changes):
         ("VcpuLimitExceeded", "", {}, FAIL, "--quota-code L-C4BD4855"),
         ("MaxSpotInstanceCountExceeded", "", {}, FAIL, "--quota-code L-C4BD4855"),
         ("InsufficientInstanceCapacity", "", {}, WARN, "add types"),
-        ("Unsupported", "not in your requested Availability Zone", {}, WARN, "add a zone"),
+        ("Unsupported", "not supported in your requested Availability Zone", {}, WARN, "add types"),
         ("Unsupported", "The requested configuration is not supported", {}, FAIL, "correct what it names"),
         ("InvalidKeyPair.NotFound", "The key pair does not exist", {}, FAIL, "correct what it names"),
-        ("RequestLimitExceeded", "", {"throttled": True}, SKIPPED, "run it again"),
+        ("RequestLimitExceeded", "", {}, SKIPPED, "run it again"),
     ],
 )
 def test_why_a_type_would_not_start_is_told_apart(code, message, changes, state, advice):
