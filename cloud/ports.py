@@ -262,7 +262,11 @@ class LoadBalancer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine should serve: `args` are the engine's own flags, passed through as they are."""
+    """What an engine should serve: `args` are the engine's own flags, passed through as they are.
+
+    `drain_budget` and `keep_alive` in seconds: how long requests may finish after a stop, and how long a
+    connection without a request is kept open.
+    """
 
     model: str
     served_name: str
@@ -270,11 +274,13 @@ class EngineSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     executable: str = ""
     drain_budget: float = 30.0
+    keep_alive: float = 75.0
 
     def build(self, engine: str) -> str:
         """A digest of all that may decide what the engine of that name answers, equal for equal specs.
 
-        How long it drains does not. It holds no secret of `env` in a form that can be read back.
+        How long it drains and keeps connections does not. It holds no secret of `env` in a form that can be
+        read back.
         """
         said = (engine, self.executable, self.model, self.served_name, self.args, sorted(self.env.items()))
         return digest(*map(repr, said))

@@ -110,7 +110,8 @@ class AwsTable(Section):
     balancer_idle_timeout: Duration = duration_key(
         60.0,
         "Idle timeout of that load balancer, as it is set there; nothing here changes it. A connection that "
-        "carries nothing for so long is closed, one whose answer has not begun included.",
+        "carries nothing for so long is closed, one whose answer has not begun included. Engines keep idle "
+        "connections for 15 s longer, 75 s at least, so that the balancer is the one to close them.",
     )
     node_role: str = Field(
         default="",

@@ -17,6 +17,7 @@ from orchestrator.client import reading_socket
 from orchestrator.config import ConfigFile, PoolConfig, Role
 from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
+from orchestrator.config_balancer import balancer_errors, balancer_warnings
 from orchestrator.config_costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config_errors import Problem, Source
 from orchestrator.config_listeners import listener_errors
@@ -169,6 +170,7 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
             )
     if pool.health.boot_timeout <= 0:
         yield (*at, "health", "boot_timeout"), 'is 0, so no node could ever start; write "15m"'
+    yield from balancer_errors(at, pool)
     if pool.cloud.kind == "aws":
         yield from aws_errors(at, pool)
     else:
@@ -226,6 +228,7 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             f"{_text(pool.health.replace_after)} is shorter than one probe's interval and timeout together, "
             "so one slow answer replaces a node; write at least 30s",
         )
+    yield from balancer_warnings(at, pool)
     if pool.cloud.kind == "aws":
         yield from aws_warnings(at, pool)
 

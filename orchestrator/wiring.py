@@ -21,6 +21,7 @@ from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.ports import Clock, Engine, EngineCommand, EngineSpec, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.config import Config, PoolConfig
+from orchestrator.config_balancer import keep_alive
 from policies.model import Instance
 
 log = structlog.get_logger("wiring")
@@ -82,6 +83,7 @@ def engine_spec(pool: PoolConfig) -> EngineSpec:
         env=pool.engine.env,
         executable=pool.engine.executable,
         drain_budget=pool.drain.budget,
+        keep_alive=keep_alive(pool),
     )
 
 

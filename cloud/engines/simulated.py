@@ -6,6 +6,7 @@ import math
 import sys
 
 from cloud.engines.flags import ID_SWITCHES, drain_seconds, with_defaults, with_switches
+from cloud.engines.keep_alive import environment
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.ports import Clock, EngineCommand, EngineSpec
 
@@ -60,7 +61,7 @@ class SimulatedEngine(OpenAiProbe):
         python = spec.executable or sys.executable
         return EngineCommand(
             argv=(python, "-m", _SERVER, "--model", spec.model, *args),
-            env=dict(spec.env),
+            env=environment(spec),
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,
             build=spec.build(self.name),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from cloud.engines.flags import ID_SWITCHES, drain_seconds, with_defaults, with_switches
+from cloud.engines.keep_alive import environment
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.ports import EngineCommand, EngineSpec
 
@@ -24,7 +25,8 @@ class VllmEngine(OpenAiProbe):
 
         ``--shutdown-timeout`` is ours: without it a SIGTERM leaves streams hanging in silence. The group is
         killed only after vLLM had that time and the time to take its processes down. ``--enable-scale-out``
-        is ours too: with it a gateway can continue a stream elsewhere from its token ids.
+        is ours too: with it a gateway can continue a stream elsewhere from its token ids. So is how long idle
+        connections are kept: longer than a balancer does.
         """
         defaults = (
             ("--served-model-name", spec.served_name),
@@ -35,7 +37,7 @@ class VllmEngine(OpenAiProbe):
         args = with_defaults(with_switches(spec.args, ID_SWITCHES), defaults)
         return EngineCommand(
             argv=(spec.executable or "vllm", "serve", spec.model, *args),
-            env=dict(spec.env),
+            env=environment(spec),
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,
             build=spec.build(self.name),

@@ -9,6 +9,10 @@ from pathlib import Path
 from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
 
+IDLE = 4.0
+"""Seconds for which a connection to a target is kept without a request. vLLM's server closes its own after
+5 s where nobody says otherwise; the gateway lets go first."""
+
 _LONGEST_SOCKET_PATH = 107  # bytes a unix socket address holds on Linux
 
 

@@ -10,11 +10,10 @@ import aiohttp
 from yarl import URL
 
 from orchestrator.gateway.answers import Unreadable
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import IDLE, GatewayConfig
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.kept import KeptConnections
 
-_POOL_IDLE = 4.0  # s; vLLM's server closes an idle connection after 5 s, so the gateway lets go first
 _USER_TIMEOUT_MS = 5000  # unacknowledged data older than this ends the connection
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 2, 1, 3
 _READ_BUFFER = 2**16
@@ -25,7 +24,7 @@ _OURS_ONLY = frozenset({"User-Agent", "Content-Type", "Accept", "Accept-Encoding
 def make_session(config: GatewayConfig) -> aiohttp.ClientSession:
     """The session for proxied requests: no limits of its own, no total timeout, bodies as they are."""
     return aiohttp.ClientSession(
-        connector=KeptConnections(limit=0, keepalive_timeout=_POOL_IDLE, socket_factory=_socket),
+        connector=KeptConnections(limit=0, keepalive_timeout=IDLE, socket_factory=_socket),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,

@@ -158,6 +158,62 @@ def test_a_target_group_needs_one_region_and_time_to_settle(tmp_path: Path) -> N
     assert built(tmp_path).wanted.drain.settle == 1.0
 
 
+KEPT = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+
+
+def served(*args: str, **env: str) -> dict[str, Any]:
+    return {"model": "m", "engine": {"kind": "vllm", "args": list(args), "env": env}}
+
+
+def kept(config: Config) -> str:
+    ports = connect(config, SystemClock())
+    return ports.command.env[KEPT]
+
+
+@pytest.mark.parametrize("idle", [60.0, 600.0])
+def test_an_engine_keeps_idle_connections_longer_than_its_balancer(tmp_path: Path, idle: float) -> None:
+    aws = {"target_group": "llama", "balancer_idle_timeout": idle}
+    assert float(kept(built(tmp_path, pool=served(), **aws))) == idle + 15.0
+    own = served(**{KEPT: f"{idle + 1.0:.0f}"})
+    assert float(kept(built(tmp_path, pool=own, **aws))) == idle + 1.0, "the user's own wins"
+    for text in (f"{idle:.0f}", "5"):
+        found = faults(tmp_path, pool=served(**{KEPT: text}), **aws)
+        assert f'leave it out, or write "{idle + 15.0:.0f}"' in found[f"pool.llama.engine.env.{KEPT}"]
+    assert (
+        float(kept(built(tmp_path, pool=served(), target_group="llama", balancer_idle_timeout=1.0))) == 75.0
+    )
+
+
+@pytest.mark.parametrize("text", ["", "soon", "75.5", "75s"])
+def test_what_vllm_would_not_start_with_is_refused(tmp_path: Path, text: str) -> None:
+    assert "whole number" in faults(tmp_path, pool=served(**{KEPT: text}))[f"pool.llama.engine.env.{KEPT}"]
+
+
+def test_the_gateway_too_must_be_the_first_to_let_go(tmp_path: Path) -> None:
+    (warning,) = built(tmp_path, pool=served(**{KEPT: "4"})).warnings
+    assert warning.key == f"pool.llama.engine.env.{KEPT}"
+    assert "4 s for which the gateway keeps connections" in warning.text
+    assert built(tmp_path, pool=served(**{KEPT: "5"})).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        ({"drain": {"budget": 75.0}}, "drain.budget gives requests 75s"),
+        (served("--max-model-len", "8192"), "8192 tokens of --max-model-len take about 164 s"),
+    ],
+)
+def test_answers_that_the_balancer_does_not_wait_for_are_named(
+    tmp_path: Path, pool: dict[str, Any], words: str
+) -> None:
+    (warning,) = built(tmp_path, target_group="llama", pool=pool).warnings
+    assert warning.key == "pool.llama.cloud.aws.balancer_idle_timeout"
+    assert words in warning.text
+    assert "Key=idle_timeout.timeout_seconds,Value=600" in warning.text
+    assert built(tmp_path, target_group="llama", pool=pool, balancer_idle_timeout=600.0).warnings == ()
+    assert built(tmp_path, pool=pool).warnings == (), "the gateway waits"
+
+
 def test_without_a_queue_there_is_a_warning(tmp_path: Path) -> None:
     (warning,) = built(tmp_path, regions={"us-east-1": region(notice_queue="")}).warnings
     assert "orchestrator aws bootstrap" in warning.text

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
+
+from cloud.engines.keep_alive import ENGINES_OWN, KEEP_ALIVE
 
 
 def _number(kind: type[float] | type[int], lowest: float, text: str) -> Callable[[str], float | int]:
@@ -35,7 +38,10 @@ def _adapter(text: str) -> tuple[str, str]:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line. Exits with code 2 and one line on a mistake."""
+    """Read the command line, and vLLM's variable for idle connections (here in parts of a second too).
+
+    Exits with code 2 and one line on a mistake.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m cloud.engines.simulated_server",
         description="An OpenAI-compatible server that behaves like vLLM where an orchestrator touches it.",
@@ -73,5 +79,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--responses-store", action="store_true", help="keep responses; vLLM has a variable for this")
     add("--faults", action="store_true", help="offer POST /faults/... (tests only)")
     options = parser.parse_args(argv)
+    try:
+        options.keep_alive = _seconds(os.environ.get(KEEP_ALIVE, ENGINES_OWN))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"{KEEP_ALIVE}: {error}")
     options.served_model_name = options.served_model_name or options.model
     return options

@@ -6,6 +6,7 @@
 * SIGTERM with a shutdown timeout drains: it goes on listening, health stays 200, requests in flight finish,
   and the process exits 0 when the last is answered. After the timeout the engine is killed under them.
 * SIGTERM without one closes the listener, and requests in flight hang in silence until the client leaves.
+* A connection without a request is closed after a while, without a word (VLLM_HTTP_TIMEOUT_KEEP_ALIVE).
 * A crashed engine ends every request with an error and the process exits 0, within a fraction of a second.
 * Further signals change nothing.
 """
@@ -92,6 +93,7 @@ class Server:
             listener=f"{host}:{port}",
             handler_cancellation=True,
             shutdown_timeout=_FLUSH,
+            keepalive_timeout=self._options.keep_alive,
         )
         await runner.setup()
         site = web.SockSite(runner, bound, backlog=_BACKLOG)

@@ -10,14 +10,16 @@ import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from engine_bench import PATIENCE, SERVED_NAME, SLOTS, Server, Subject, start
+from engine_bench import PATIENCE, SERVED_NAME, SLOTS, Server, Subject, load, start
+from raw_http import Connect, Raw, connections
 
+from cloud.engines.keep_alive import ENGINES_OWN
 from cloud.engines.vllm_cpu import CONTEXT
 
 pytestmark = pytest.mark.slow
@@ -287,6 +289,39 @@ async def test_a_crashed_engine_ends_its_streams_and_itself(
     assert not found.ok
     assert not found.ready
     assert "connection refused" in found.failure
+
+
+async def test_an_idle_connection_is_closed_without_a_word_when_its_time_is_over(
+    kind: str, tmp_path: Path
+) -> None:
+    subject = Subject.of(kind)
+    subject.spec = replace(subject.spec, keep_alive=1.0)
+    server = start(subject, tmp_path)
+    try:
+        await load(server)
+        async with connections() as connect:
+            one = await asked(connect, server)
+            async with asyncio.timeout(PATIENCE):
+                assert await one.reader.read() == b""
+    finally:
+        server.kill_group()
+
+
+async def test_an_idle_connection_outlasts_what_engines_take_by_themselves(server: Server) -> None:
+    async with connections() as connect:
+        one = await asked(connect, server)
+        await asyncio.sleep(float(ENGINES_OWN) + 1.0)
+        await asked(connect, server, one)
+
+
+async def asked(connect: Connect, server: Server, one: Raw | None = None) -> Raw:
+    """Ask for the models and read the answer, on the given connection or a new one."""
+    one = one or await connect(int(server.address.rpartition(":")[2]))
+    await one.send(b"GET /v1/models HTTP/1.1\r\nHost: engine\r\n\r\n")
+    async with asyncio.timeout(PATIENCE):
+        status, _, models = await one.answer()
+    assert (status, models["data"][0]["id"]) == (200, SERVED_NAME)
+    return one
 
 
 async def test_a_cancelled_start_leaves_no_process(kind: str, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_any_difference_in_what_is_run_is_another_build(change) -> None:
 
 def test_what_does_not_change_an_answer_is_the_same_build() -> None:
     assert replace(SPEC, drain_budget=300.0).build("vllm") == SPEC.build("vllm")
+    assert replace(SPEC, keep_alive=300.0).build("vllm") == SPEC.build("vllm")
     assert replace(SPEC, env={"B": "2", "A": "1"}).build("vllm") == SPEC.build("vllm")
 
 

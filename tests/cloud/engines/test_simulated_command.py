@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from cloud.clock import SystemClock
 from cloud.engines.simulated import SimulatedEngine
 from cloud.engines.simulated_server.options import parse_options
@@ -33,4 +35,14 @@ def test_another_interpreter_and_environment() -> None:
     spec = EngineSpec(model="m", served_name="sim", executable="/opt/python", env={"X": "y"})
     command = engine.command(spec)
     assert command.argv[0] == "/opt/python"
-    assert command.env == {"X": "y"}
+    assert command.env == {"X": "y", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
+
+
+def test_idle_connections_are_kept_as_vllms_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", raising=False)
+    assert parse_options(["--model", "m"]).keep_alive == 5.0, "vLLM's own"
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "0.25")
+    assert parse_options(["--model", "m"]).keep_alive == 0.25
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "soon")
+    with pytest.raises(SystemExit):
+        parse_options(["--model", "m"])

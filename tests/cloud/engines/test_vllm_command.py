@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cloud.clock import SystemClock
 from cloud.engines.vllm import VllmEngine
 from cloud.ports import EngineSpec
@@ -28,8 +30,18 @@ def test_the_users_flags_pass_through_and_win() -> None:
     command = engine().command(spec)
     ours = ("/opt/vllm", "serve", "m", "--served-model-name", "llama", "--port", "{port}")
     assert command.argv == (*ours, "--enable-scale-out", *args)
-    assert command.env == {"A": "b"}
+    assert command.env == {"A": "b", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
     assert command.stop_grace > 90
+
+
+def test_idle_connections_are_kept_longer_than_by_a_balancer_unless_the_user_says_otherwise() -> None:
+    def kept(**given: Any) -> str:
+        spec = EngineSpec(model="m", served_name="m", **given)
+        return engine().command(spec).env["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]
+
+    assert kept() == "75"
+    assert kept(keep_alive=615.2) == "616", "vLLM takes whole seconds only"
+    assert kept(keep_alive=90.0, env={"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "300"}) == "300"
 
 
 def test_a_vllm_that_does_not_know_our_switch_can_be_started() -> None:

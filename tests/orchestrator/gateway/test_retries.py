@@ -6,6 +6,10 @@ import asyncio
 
 import pytest
 
+from cloud.engines.keep_alive import ENGINES_OWN
+from orchestrator.gateway import upstream
+from orchestrator.gateway.config import IDLE
+
 
 def _badly(behave):
     """Every way an attempt can fail before the first byte, with the reason it is counted under."""
@@ -309,6 +313,31 @@ async def test_a_request_outlives_the_loss_of_every_target(upstreams, gateways, 
     fresh = await upstreams("fresh")
     await running.push(*doomed, fresh)
     assert (await asking).headers["X-Orchestrator-Node"] == "fresh"
+
+
+async def test_a_connection_is_let_go_before_a_target_would_close_it(
+    upstreams, gateways, ask, behave, monkeypatch
+):
+    """The gateway keeps idle connections for less than any server does, so a late request opens a new one."""
+    monkeypatch.setattr(upstream, "IDLE", 0.5)
+    seen = []
+
+    async def note(talk):
+        seen.append(talk.writer)
+        await behave.answer(talk)
+
+    node = await upstreams("node", note)
+    running = await gateways(node)
+    for pause in (0.0, 0.0, 1.0):
+        await asyncio.sleep(pause)
+        assert (await ask(running)).status == 200
+    assert seen[0] is seen[1]
+    assert seen[2] is not seen[1]
+    assert 'retries_total{reason="stale"}' not in running.gateway.metrics.exposition().decode()
+
+
+def test_it_keeps_connections_for_less_than_engines_do():
+    assert float(ENGINES_OWN) > IDLE
 
 
 async def test_a_kept_connection_that_was_closed_is_no_fault_of_its_target(upstreams, gateways, ask, behave):
