@@ -18,9 +18,10 @@ import structlog
 from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
 from cloud.ports import Clock, EngineCommand, Instances, LaunchRequest, LoadBalancer
 from orchestrator.calls import counted
-from policies.actions import Action, Launch, Start, Stop, Terminate
+from orchestrator.last_words import LastWords
+from policies.actions import Action, Cause, Launch, Start, Stop, Terminate
 from policies.events import Event, IntentClosed, Outcome, TargetsApplied
-from policies.model import InstanceState, TargetPhase, TargetSpec
+from policies.model import InstanceState, Placement, TargetPhase, TargetSpec
 
 log = structlog.get_logger("actuator")
 
@@ -57,6 +58,7 @@ class Actuator:
             lambda: asyncio.Semaphore(CALLS_AT_ONCE)
         )
         self._busy: dict[str, asyncio.Task[None]] = {}
+        self._last_words = LastWords(pool=pool, clock=clock, instances=instances, emit=emit)
         self.writers = {
             b.name: TargetWriter(
                 b,
@@ -70,18 +72,26 @@ class Actuator:
             for b in balancers
         }
 
-    def perform(self, actions: Sequence[Action], *, region_of: Callable[[str], str]) -> None:
+    def perform(self, actions: Sequence[Action], *, place_of: Callable[[str], Placement | None]) -> None:
         """Start the calls that the actions need. A token whose call still runs is left alone.
 
-        `region_of` tells in which region a node is.
+        `place_of` tells where a node is.
         """
         for action in actions:
             if isinstance(action, Launch | Start | Stop | Terminate) and action.token not in self._busy:
-                where = action.placement.region if isinstance(action, Launch) else region_of(action.node)
-                call = self._call(action, self._slots[where])
+                place = action.placement if isinstance(action, Launch) else place_of(action.node)
+                call = self._call(action, place, self._slots["" if place is None else place.region])
                 task = asyncio.create_task(call, name=f"{action.kind} {action.token}")
                 self._busy[action.token] = task
                 task.add_done_callback(partial(self._forget, action.token))
+
+    def ended_unready(self, node: str, place: Placement, why: str) -> None:
+        """Ask what a machine wrote that ended before it was ready, and tell of its failed boot."""
+        token = f"{node}:console"
+        if token not in self._busy:
+            task = asyncio.create_task(self._last_words.hear(node, place, why), name=f"console {node}")
+            self._busy[token] = task
+            task.add_done_callback(partial(self._forget, token))
 
     def _forget(self, token: str, _: asyncio.Task[None]) -> None:
         self._busy.pop(token, None)
@@ -122,9 +132,13 @@ class Actuator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _call(self, action: Launch | Start | Stop | Terminate, slots: asyncio.Semaphore) -> None:
+    async def _call(
+        self, action: Launch | Start | Stop | Terminate, place: Placement | None, slots: asyncio.Semaphore
+    ) -> None:
         outcome, node, detail = Outcome.UNCERTAIN, getattr(action, "node", ""), ""
         try:
+            if isinstance(action, Terminate) and action.cause is Cause.BOOT and place is not None:
+                await self._last_words.hear(action.node, place, action.reason)
             async with slots:
                 if not self._leading():
                     raise Denied("the lease was lost before the call")

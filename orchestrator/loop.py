@@ -42,7 +42,7 @@ from policies.events import (
 )
 from policies.fleet import Fleet, vouched_for
 from policies.memory import Memory, add_notice, reduce
-from policies.model import Notice, Phase, Pool, TargetPhase, World
+from policies.model import Notice, Phase, Placement, Pool, TargetPhase, World
 from policies.records import concerns
 from policies.value import lazy, replace
 from policies.verdict import State, Verdict, change, judge
@@ -316,12 +316,12 @@ class Loop:
                 self._unwritten = [e for e in self._unwritten if id(e) not in void]
                 self.memory = reduce(before, *(r for r in news if id(r) not in void))
             elif self._lease.valid():  # a process that was suspended may have lost it since the turn began
-                self._actuator.perform(plan.actions, region_of=self._region_of)
+                self._actuator.perform(plan.actions, place_of=self._place_of)
         self._tell(plan, alarms)
 
-    def _region_of(self, node: str) -> str:
+    def _place_of(self, node: str) -> Placement | None:
         record = self.memory.nodes.get(node)
-        return "" if record is None else record.placement.region
+        return None if record is None else record.placement
 
     def _newly_held(self, now: float, plan: Plan) -> list[Event]:
         """Doomed nodes that go on serving by choice, each told once."""

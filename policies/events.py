@@ -280,6 +280,20 @@ class AlarmRaised:
 
 
 @value
+class BootFailed:
+    """A machine that we launched never became ready, and that is its end: why, and what it wrote last.
+
+    `console`: printable lines, KEPT of each machine at most (`policies.boot_memory`); the machine's own word.
+    """
+
+    at: float
+    node: str
+    placement: Placement
+    why: str
+    console: str = ""
+
+
+@value
 class PartLost:
     """A part that the daemon depends on could not be read for so long that it counts as lost.
 
@@ -354,6 +368,7 @@ Event = (
     | Paused
     | Resumed
     | AlarmRaised
+    | BootFailed
     | PartLost
     | PartBack
     | StateChanged

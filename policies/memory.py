@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import hazard, part_memory, prices, resize
+from policies import boot_memory, hazard, part_memory, prices, resize
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
     AlarmRaised,
+    BootFailed,
     ConfigRejected,
     DaemonStarted,
     DrainEnded,
@@ -477,6 +478,7 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     PartLost: part_memory.lost,
     PartBack: part_memory.back,
     StateChanged: part_memory.state_changed,
+    BootFailed: boot_memory.failed,
     AlarmRaised: _told,
     ConfigRejected: _told,
     DrainHeld: _told,

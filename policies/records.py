@@ -191,6 +191,17 @@ class PartRecord:
 
 
 @value
+class FailedBoot:
+    """A machine that never became ready: why, and what it wrote last on its console. See `BootFailed`."""
+
+    at: float
+    node: str
+    placement: Placement
+    why: str
+    console: str = ""
+
+
+@value
 class StateRecord:
     """The state of the pool that was reported last, since when, and when it changed lately, oldest first."""
 
@@ -241,6 +252,7 @@ class Memory:
     parts: Mapping[str, PartRecord] = field(default_factory=dict)  # lost ones, and those back not long ago
     prices: Mapping[Placement, LastPrice] = field(default_factory=dict)
     state: StateRecord | None = None
+    failed_boots: tuple[FailedBoot, ...] = ()  # the newest ones, oldest first, each node once
 
     @property
     def whole_with(self) -> int:

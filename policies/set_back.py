@@ -50,6 +50,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         zones={k: _past(r, now) for k, r in memory.zones.items()},
         parts={k: _past(r, now) for k, r in memory.parts.items()},
         prices={k: _past(r, now) for k, r in memory.prices.items()},
+        failed_boots=tuple(_past(boot, now) for boot in memory.failed_boots),
         state=None if memory.state is None else _state(memory.state, now),
     )
 

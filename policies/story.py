@@ -14,6 +14,7 @@ from __future__ import annotations
 from policies.actions import ActionKind
 from policies.events import (
     AlarmRaised,
+    BootFailed,
     ConfigRejected,
     DaemonStarted,
     DrainEnded,
@@ -47,6 +48,7 @@ from policies.events import (
     TargetsApplied,
 )
 from policies.model import PartKind, TargetPhase
+from policies.plain_text import one_line
 from policies.prices import usd_per_hour
 
 _GONE = {
@@ -55,6 +57,9 @@ _GONE = {
     GoneCause.UNANNOUNCED: "gone: reclaimed without a notice",
     GoneCause.LOST: "gone, and nobody asked for it",
 }
+_WROTE = 200
+"""Characters of a console's last line in a sentence."""
+
 _OUTCOMES = {
     Outcome.DONE: "done",
     Outcome.REFUSED: "refused: no capacity",
@@ -120,6 +125,10 @@ def sentence(event: Event) -> str:
             return f"resumed by {event.by}"
         case AlarmRaised():
             return f"alarm {event.name}: {event.text}"
+        case BootFailed():
+            wrote = event.console.rpartition("\n")[2]
+            last = f"; the last that it wrote: {one_line(wrote, _WROTE)}" if wrote else ""
+            return f"never became ready: {event.why}{last}"
         case StateChanged():
             before = f", and was {event.before}" if event.before else ""
             return f"the pool is {event.state}{before}: {event.why}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,9 +28,9 @@ pytestmark = pytest.mark.usefixtures("quiet")
 PLACE = Placement("sim", "r", "a", "gpu", Market.SPOT)
 
 
-def region_of(node: str) -> str:
+def place_of(node: str) -> Placement:
     """A node is named after its region."""
-    return node.partition("/")[0]
+    return replace(PLACE, region=node.partition("/")[0])
 
 
 def launch(intent: str = "p/1/1") -> Launch:
@@ -63,7 +64,7 @@ def outcomes(play: Play, action: Action, **settings: Any) -> tuple[list[IntentCl
     async def work(clock: Clock) -> tuple[list[IntentClosed], Machines]:
         machines, heard = Machines(clock, **settings), []
         hands = actuator(clock, machines, heard)
-        hands.perform([action], region_of=region_of)
+        hands.perform([action], place_of=place_of)
         await clock.sleep(60.0)
         await hands.stop()
         return heard, machines
@@ -138,12 +139,12 @@ def test_a_token_under_way_is_not_called_again_and_may_be_afterwards(play: Play)
     async def work(clock: Clock) -> list[tuple[str, Any]]:
         machines, heard = Machines(clock), []
         hands = actuator(clock, machines, heard)
-        hands.perform([launch(), launch()], region_of=region_of)
+        hands.perform([launch(), launch()], place_of=place_of)
         await clock.sleep(0.1)
-        hands.perform([launch()], region_of=region_of)
+        hands.perform([launch()], place_of=place_of)
         await clock.sleep(1.0)
         assert len(machines.calls) == len(heard) == 1
-        hands.perform([launch()], region_of=region_of)
+        hands.perform([launch()], place_of=place_of)
         await clock.sleep(1.0)
         return machines.calls
 
@@ -154,7 +155,7 @@ def test_calls_run_a_few_at_a_time(play: Play) -> None:
     async def work(clock: Clock) -> Machines:
         machines, heard = Machines(clock), []
         hands = actuator(clock, machines, heard)
-        hands.perform([launch(f"p/1/{i}") for i in range(50)], region_of=region_of)
+        hands.perform([launch(f"p/1/{i}") for i in range(50)], place_of=place_of)
         await clock.sleep(10.0)
         assert len(heard) == 50
         return machines
@@ -172,9 +173,9 @@ def test_a_region_that_hangs_keeps_no_call_in_another_waiting(play: Play) -> Non
             Terminate(token=f"west/{i}:terminate", node=f"west/{i}", cause=Cause.EXCESS, reason="")
             for i in range(60)
         ]
-        hands.perform(ends, region_of=region_of)
+        hands.perform(ends, place_of=place_of)
         await clock.sleep(0.1)
-        hands.perform([launch()], region_of=region_of)
+        hands.perform([launch()], place_of=place_of)
         await clock.sleep(1.0)
         return [*heard]
 
@@ -186,7 +187,7 @@ def test_stopping_cuts_off_what_runs_and_reports_nothing_of_it(play: Play) -> No
     async def work(clock: Clock) -> list[Event]:
         machines, heard = Machines(clock, hangs=True), []
         hands = actuator(clock, machines, heard)
-        hands.perform([launch()], region_of=region_of)
+        hands.perform([launch()], place_of=place_of)
         await clock.sleep(0.1)
         await hands.stop()
         assert machines.at_once == 0
@@ -214,7 +215,7 @@ def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> 
             leading=lambda: held[0],
             failsafe=lambda: not held[0],
         )
-        hands.perform([launch(f"p/1/{number}") for number in range(CALLS_AT_ONCE + 3)], region_of=region_of)
+        hands.perform([launch(f"p/1/{number}") for number in range(CALLS_AT_ONCE + 3)], place_of=place_of)
         await clock.sleep(0.1)
         held[0] = False
         await clock.sleep(60.0)

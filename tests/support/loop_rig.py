@@ -160,7 +160,7 @@ class Hands:
     def take_out(self, balancers: Sequence[str], leaving: Sequence[TargetSpec], epoch: int) -> None:
         self.let_go.append((tuple(balancers), tuple(t.id for t in leaving)))
 
-    def perform(self, actions: Sequence[Any], *, region_of: Callable[[str], str]) -> None:
+    def perform(self, actions: Sequence[Any], *, place_of: Callable[[str], Placement | None]) -> None:
         calls = [a for a in actions if hasattr(a, "token")]
         self.performed += calls
         self.order += [str(a.kind) for a in calls]
