@@ -15,13 +15,21 @@ from functools import partial
 
 import structlog
 
-from cloud.errors import CloudError, Denied, InsufficientCapacity, NotFound, QuotaExceeded, Uncertain
+from cloud.errors import (
+    CloudError,
+    Denied,
+    InsufficientCapacity,
+    Misconfigured,
+    QuotaExceeded,
+    Throttled,
+    Uncertain,
+)
 from cloud.ports import Clock, EngineCommand, Instances, LaunchRequest, LoadBalancer
 from orchestrator.calls import counted
 from orchestrator.last_words import LastWords
 from policies.actions import Action, Cause, Launch, Start, Stop, Terminate
 from policies.events import Event, IntentClosed, Outcome, TargetsApplied
-from policies.model import InstanceState, Placement, TargetPhase, TargetSpec
+from policies.model import Ending, InstanceState, Placement, TargetPhase, TargetSpec
 
 log = structlog.get_logger("actuator")
 
@@ -29,6 +37,25 @@ CALLS_AT_ONCE = 16
 """Calls on the machines of a region that run at the same time: one that hangs keeps no other waiting."""
 
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
+
+_OUTCOMES: tuple[tuple[type[CloudError], Outcome], ...] = (
+    (InsufficientCapacity, Outcome.REFUSED),
+    (QuotaExceeded, Outcome.QUOTA),
+    (Throttled, Outcome.THROTTLED),
+    (Denied, Outcome.DENIED),
+    (Misconfigured, Outcome.MISCONFIGURED),
+    (Uncertain, Outcome.UNCERTAIN),
+)
+"""What an error says of its call. Any other did nothing, as where a describe lags and finds no machine."""
+
+
+class _NotOurs(Exception):
+    """The lease was lost before the call."""
+
+
+def outcome_of(error: CloudError) -> Outcome:
+    """How a call ended that raised this."""
+    return next((found for kind, found in _OUTCOMES if isinstance(error, kind)), Outcome.FAILED)
 
 
 class Actuator:
@@ -141,23 +168,16 @@ class Actuator:
                 await self._last_words.hear(action.node, place, action.reason)
             async with slots:
                 if not self._leading():
-                    raise Denied("the lease was lost before the call")
+                    raise _NotOurs
                 with counted(self._pool, "instances", str(action.kind)):
                     async with asyncio.timeout(self._timeout):
-                        outcome, node = await self._do(action)
+                        outcome, node, detail = await self._do(action)
         except TimeoutError:
             detail = f"no answer within {self._timeout:.0f} s"
-        except InsufficientCapacity as error:
-            outcome, detail = Outcome.REFUSED, str(error)
-        except QuotaExceeded as error:
-            outcome, detail = Outcome.QUOTA, str(error)
-        except Uncertain as error:
-            detail = str(error)
-        except NotFound as error:
-            # A describe that lags or a machine that is gone: the next complete list tells which.
-            outcome, detail = Outcome.FAILED, str(error)
+        except _NotOurs:
+            outcome, detail = Outcome.FAILED, "the lease was lost before the call"
         except CloudError as error:
-            outcome, detail = Outcome.FAILED, str(error)
+            outcome, detail = outcome_of(error), str(error)
         except Exception as error:
             # A fault of the adapter: whether the call took effect is not known.
             log.exception("call.crashed", kind=str(action.kind), token=action.token)
@@ -174,7 +194,8 @@ class Actuator:
             IntentClosed(at=self._clock.now(), token=action.token, outcome=outcome, node=node, detail=detail)
         )
 
-    async def _do(self, action: Launch | Start | Stop | Terminate) -> tuple[Outcome, str]:
+    async def _do(self, action: Launch | Start | Stop | Terminate) -> tuple[Outcome, str, str]:
+        """The outcome, the machine, and the provider's words where it has ended already."""
         match action:
             case Launch():
                 request = LaunchRequest(
@@ -185,15 +206,17 @@ class Actuator:
                     standby=action.standby,
                 )
                 instance = await self._instances.launch(request)
-                ended = instance.state in (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN)
-                return (Outcome.DIED if ended else Outcome.DONE), instance.id
+                if instance.state not in (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN):
+                    return Outcome.DONE, instance.id, ""
+                not_given = instance.ending in (Ending.CAPACITY, Ending.RECLAIM)
+                return (Outcome.REFUSED if not_given else Outcome.DIED), instance.id, instance.ending_why
             case Start():
                 await self._instances.start(action.node)
             case Stop():
                 await self._instances.stop(action.node)
             case Terminate():
                 await self._instances.terminate(action.node)
-        return Outcome.DONE, action.node
+        return Outcome.DONE, action.node, ""
 
 
 @dataclass(frozen=True, slots=True)

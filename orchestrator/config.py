@@ -172,7 +172,15 @@ class HealthConfig(Section):
     boot_failures: int = Field(
         default=_HEALTH.boot_failures,
         ge=1,
-        description="Boots given up in a row before a placement is avoided.",
+        description="Boots given up in a row before a placement is avoided, and machines that a fault ends "
+        "in a row before they are ready, before a market of a region is paused.",
+    )
+    give_up_after: int = Field(
+        default=_HEALTH.give_up_after,
+        ge=1,
+        description="Failed boots of a pool that never had a ready node after which nothing more is "
+        "launched until `orchestrator resume`. Until one of its machines was seen running, no more launches "
+        "are open or failed.",
     )
 
 

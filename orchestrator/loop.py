@@ -86,14 +86,15 @@ class Snapshot:
 class _Alarms:
     """Which alarms are raised now, so that each is journalled once."""
 
-    raised: set[str] = field(default_factory=set)
+    raised: set[tuple[str, str]] = field(default_factory=set)  # by name, and by what each is about
 
     def fresh(self, pool: str, alarms: Sequence[Alarm]) -> list[Alarm]:
-        names = {a.name for a in alarms}
-        for name in self.raised | names:
+        present = {(a.name, a.about) for a in alarms}
+        names = {name for name, _ in present}
+        for name, _ in self.raised | present:
             metrics.ALARMS.labels(pool, name).set(name in names)
-        found = {a.name: a for a in alarms if a.name not in self.raised}
-        self.raised = names
+        found = {(a.name, a.about): a for a in alarms if (a.name, a.about) not in self.raised}
+        self.raised = present
         return list(found.values())
 
 

@@ -130,10 +130,11 @@ class Terminate:
 
 @value
 class Alarm:
-    """Tell a person. `name` is stable, `reason` has the details."""
+    """Tell a person. `name` is stable, `reason` has the details; `about` tells alarms of one name apart."""
 
     name: str
     reason: str
+    about: str = ""
     kind: ActionKind = ActionKind.ALARM
 
 

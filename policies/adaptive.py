@@ -36,7 +36,8 @@ Until some on-demand price is known there is nothing to measure by, and the pool
 It knows nodes of one unit only: a pool whose types serve different numbers of units keeps the 70/30 mix, and
 `policies.model.Pool` refuses both together.
 Never: a node is given back by choice when fewer ready nodes than wanted would be left, or fewer on-demand
-nodes than the floor; a zone that announced a loss gets no launch until a while after its deadline.
+nodes than the floor; a zone that announced a loss gets no launch until a while after its deadline; spot that
+is paused (`policies.bars`) and was never there is built on demand.
 
 Sources: the trade of surplus against shortage is the newsvendor's (Arrow, Harris and Marschak, Econometrica
 1951), the penalty a Lagrangian relaxation of the service level; surplus spot as insurance is SpotHedge's (Mao
@@ -333,6 +334,9 @@ def _add_on_demand(turn: Turn, odds: Odds, *, bridge: bool) -> None:
         short = spot + held < pool.replicas
         bridging = bridge and turn.sure(Market.SPOT) + held < pool.replicas
         if held >= pool.on_demand_floor and gain <= THETA_ON_DEMAND and not bridging:
+            return
+        if turn.kept is not None and held >= max(pool.on_demand_floor, turn.kept - turn.sure(Market.SPOT)):
+            turn.note("spot is paused, and what was not there before is not bought on demand")
             return
         if held < pool.on_demand_floor:
             why = f"on-demand floor of {pool.on_demand_floor}"

@@ -9,7 +9,7 @@ then a launch.
 Nodes come whole: the last one that is launched for what is missing may serve more than that.
 Never: more than the limits allow (policies.limits), also of launches that are asked for again. A launch whose
 answer was lost is asked again with the same token before anything else is launched in its place. A pool whose
-spot share is 0 buys no spot.
+spot share is 0 buys no spot. Spot that is paused (policies.bars) and was never there is not built on demand.
 
 Example: 10 wanted, 7 spot ready, 1 of them noticed: one on-demand node is launched as cover and, if a quiet
 placement exists, one spot node to return to.
@@ -54,6 +54,7 @@ def wanted_now(turn: Turn) -> Mix:
         spot_ready=turn.working(Market.SPOT),
         spot_coming=turn.coming(Market.SPOT),
         whole=turn.memory.whole_at is not None,
+        kept=turn.kept,
     )
 
 

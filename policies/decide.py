@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from policies import (
     adaptive,
     balance,
+    bars,
     capacity,
     facts,
     failsafe,
@@ -56,6 +57,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     swap.drain_asked(turn)
     rebalance.drain_replaced(turn)
     _hold_the_mix(turn)
+    turn.actions.extend(bars.alarms(turn.pool, turn.memory))
     rebalance.launch_successors(turn)
     swap.end_drained(turn)
     _name_strangers(turn)
@@ -103,7 +105,7 @@ def _name_strangers(turn: Turn) -> None:
 
 
 def _checked(turn: Turn, plan: Plan) -> Plan:
-    violations = invariants.check(turn.pool, turn.world, turn.fleet, plan)
+    violations = invariants.check(turn.pool, turn.world, turn.fleet, turn.memory, plan)
     if not violations:
         return plan
     alarms = tuple(Alarm(name="InvariantViolated", reason=str(v)) for v in violations)

@@ -77,8 +77,16 @@ class Draft:
             weight = known.weight if again else 1.0 + decayed(known, at, BAD_NEWS_HALF_LIFE)
         self.mapping(name)[placement] = Refusal(at=at, weight=weight)
 
+    def refused(self, placement: Placement, at: float) -> None:
+        """There was no capacity for a launch."""
+        self.bad_news("refusals", placement, at)
+        self.learn(placement, at, hazard.refused)
+        self.spot_lost(placement, at)
+
     def boot_failed(self, placement: Placement, at: float) -> None:
         """One more machine in a row never became ready there."""
+        if not self.get("ready_once"):
+            self.set("failed_starts", self.get("failed_starts") + 1)
         known: Refusal | None = self.get("boot_failures").get(placement)
         count = 1.0 if known is None else known.weight + 1.0
         self.mapping("boot_failures")[placement] = Refusal(at=at, weight=count)

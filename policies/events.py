@@ -18,6 +18,11 @@ class Outcome(Word):
     QUOTA = "quota"  # the account may not have more
     DIED = "died"  # launched, and already ended again
     FAILED = "failed"  # nothing was done; a later turn asks again with the same token
+    THROTTLED = (
+        "throttled"  # too many calls, nothing was done; asked again after a growing pause, however often
+    )
+    DENIED = "denied"  # not allowed, nothing was done; another zone of the market does not help
+    MISCONFIGURED = "misconfigured"  # what is asked for cannot be, nothing was done; nor does another zone
     WITHDRAWN = "withdrawn"  # nothing was done, and it is not asked for again: its region cannot be seen
     UNCERTAIN = "uncertain"  # may or may not have been done; ask again with the same token
 
@@ -28,7 +33,9 @@ class GoneCause(Word):
     TERMINATED = "terminated"  # we asked for it
     RECLAIMED = "reclaimed"  # a notice said so before
     UNANNOUNCED = "unannounced"  # a spot node went away without a notice
-    LOST = "lost"  # an on-demand node went away and nobody asked
+    LOST = "lost"  # it went away, nobody here asked, and no provider took spot capacity back
+    NEVER_STARTED = "never-started"  # a fault ended it before it was ready: its boot failed
+    REFUSED = "refused"  # accepted, and then there was no capacity for it after all
 
 
 @value
@@ -62,6 +69,14 @@ class PoolWhole:
     """For the first time since `replicas` was set, that many units were ready."""
 
     at: float
+
+
+@value
+class PoolGrew:
+    """`ready` units were ready at once, more than ever since `replicas` was set."""
+
+    at: float
+    ready: int
 
 
 @value
@@ -141,12 +156,16 @@ class NodeRouted:
 
 @value
 class NodeGone:
-    """A node no longer exists. `ended`: a list showed that it has ended, and not only lacked it."""
+    """A node no longer exists. `ended`: a list showed that it has ended, and not only lacked it.
+
+    `detail`: the provider's own words for the end, where it has any.
+    """
 
     at: float
     node: str
     cause: GoneCause
     ended: bool = False
+    detail: str = ""
 
 
 @value
@@ -346,6 +365,7 @@ Event = (
     | PoolConfigured
     | ConfigRejected
     | PoolWhole
+    | PoolGrew
     | NodeSeen
     | NodeReady
     | NodeStopped

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from policies import bars
 from policies.fleet import Fleet, Node
 from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, StandbyKind, World
 from policies.placement import Scorer
@@ -62,16 +63,29 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
         found.append(f"{cover} on-demand {stand} in for spot that is not ready; this is temporary.")
     if fleet.suspect:
         found.append("Too many nodes are silent at once: the fault may be on our side, nothing is replaced.")
-    scorer = Scorer(pool, memory, now=world.now, offerings=(), held={}, sight=fleet.sight)
+    sold = fleet.prices.on_sale
+    scorer = Scorer(pool, memory, now=world.now, offerings=sold, held={}, sight=fleet.sight)
     for placement, refusal in sorted(memory.refusals.items()):
         if decayed(refusal, world.now, pool.placement.refusal_half_life) > 0.1:
             wait = scorer.opens_at(placement) - world.now
             again = f"not tried again for {wait:.0f} s" if wait > 0 else "may be tried again"
             found.append(f"{placement} refused {world.now - refusal.at:.0f} s ago, {again}.")
+    found += _held_back(pool, world, memory, scorer)
     found += _regions(fleet, world)
     if memory.pause is not None and memory.pause.holds(world.now):
         found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")
     return tuple(found)
+
+
+def _held_back(pool: Pool, world: World, memory: Memory, scorer: Scorer) -> Iterator[str]:
+    """What launches that fail for another reason than capacity hold back."""
+    if stopped := bars.never_started(pool, memory):
+        yield f"{stopped[0].upper()}{stopped[1:]}."
+    for key, over_at in sorted(scorer.pauses.items()):
+        wait = over_at - world.now
+        again = f"the next in {wait:.0f} s" if wait > 0 else "now"
+        text = bars.pause_words(key, memory.bars[key])
+        yield f"{text[0].upper()}{text[1:]}, {again}."
 
 
 def _regions(fleet: Fleet, world: World) -> Iterator[str]:

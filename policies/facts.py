@@ -9,7 +9,8 @@ list is to be doubted rather than the nodes. A draining node is not idle before 
 acknowledged and every count was taken after that, nor while it may still get requests, or neither its engine
 nor a balancer counts. A machine with our tag and a token that we never made is nobody's node here, and one
 that a list showed as ended none any more, whatever an older list shows. A spot machine is nobody's standby:
-one that stops is taken by the cloud.
+one that stops is taken by the cloud. A machine that a fault ended, or that somebody else ended, was taken by
+nobody: before it was ready its boot failed, later it is lost.
 
 Example: a node that a fresh list lacks becomes `NodeMissing`, and `NodeGone` after the grace time.
 """
@@ -35,16 +36,19 @@ from policies.events import (
     NodeSeen,
     NodeStopped,
     Outcome,
+    PoolGrew,
     PoolWhole,
 )
 from policies.fleet import STOPPED, Fleet, address_of, runs_all_the_same, vouched_for
 from policies.model import (
     TAKES_SPOT,
+    Ending,
     Instance,
     InstanceState,
     Market,
     NoticeKind,
     Observed,
+    Placement,
     Pool,
     StandbyKind,
     TargetPhase,
@@ -80,10 +84,8 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
                 intent = memory.intents.get(instance.token)
                 found.append(_seen(world.now, seen, intent))
                 if instance.state is InstanceState.TERMINATED:
-                    gone = GoneCause.UNANNOUNCED
-                    if instance.placement.market is not Market.SPOT:
-                        gone = GoneCause.LOST
-                    found.append(NodeGone(at=world.now, node=instance.id, cause=gone, ended=True))
+                    gone = _ended(instance) or _unasked(instance.placement, instance.ending)
+                    found.append(_gone_for(world.now, instance, gone))
         else:
             found.extend(_known(pool, world, memory, record, instance, load.get(instance.id), sent))
     unlisted = sorted((r for r in memory.nodes.values() if r.id not in listed), key=lambda r: r.id)
@@ -113,9 +115,13 @@ def stranger(pool: Pool, memory: Memory, instance: Instance) -> bool:
 
 
 def whole(pool: Pool, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:
-    """`PoolWhole`, the first time that the wanted number of units is ready."""
-    if memory.whole_at is None and memory.replicas == pool.replicas <= fleet.ready_units:
+    """`PoolWhole`, the first time that the wanted number of units is ready, and how far it is until then."""
+    if memory.whole_at is not None or memory.replicas != pool.replicas:
+        return ()
+    if fleet.ready_units >= pool.replicas:
         return (PoolWhole(at=world.now),)
+    if fleet.ready_units > memory.reached:
+        return (PoolGrew(at=world.now, ready=fleet.ready_units),)
     return ()
 
 
@@ -194,7 +200,8 @@ def _known(
     if record.missing_since is not None:
         found.append(NodeFound(at=now, node=record.id))
     if instance.state is InstanceState.TERMINATED:
-        return [*found, _gone(now, memory, record, ended=True)]
+        cause = _ended(instance) if record.ready_at is None else None
+        return [*found, _gone_for(now, instance, cause or _why_gone(memory, record, instance.ending))]
     if (
         instance.state in STOPPED
         and _stop_is_news(memory, record)
@@ -297,7 +304,7 @@ def _abandoned(pool: Pool, world: World, memory: Memory, records: list[NodeRecor
         elif record.missing_since is not None and (
             world.now - max(record.missing_since, world.awake_since) >= _DOUBTED * pool.patience.vanish_grace
         ):
-            found.append(_gone(world.now, memory, record))
+            found.append(NodeGone(at=world.now, node=record.id, cause=_why_gone(memory, record)))
     return found
 
 
@@ -327,7 +334,7 @@ def _missing_in(
         doubtful = suspicious or not silent or waits
         patience = pool.patience.vanish_grace * (_DOUBTED if doubtful else 1.0)
         if missing >= patience:
-            found.append(_gone(world.now, memory, record))
+            found.append(NodeGone(at=world.now, node=record.id, cause=_why_gone(memory, record)))
     return found
 
 
@@ -357,19 +364,34 @@ def _silent(pool: Pool, world: World, node: str) -> bool:
     return reading.at - reading.failing_since >= pool.patience.vanish_grace
 
 
-def _gone(now: float, memory: Memory, record: NodeRecord, *, ended: bool = False) -> NodeGone:
-    """Why it went: a notice beforehand, our own wish, or neither.
+def _gone_for(now: float, instance: Instance, cause: GoneCause) -> NodeGone:
+    return NodeGone(at=now, node=instance.id, cause=cause, ended=True, detail=instance.ending_why)
+
+
+def _ended(instance: Instance) -> GoneCause | None:
+    """Why a machine ended that never was ready; None where the provider's word says nothing of its start.
+
+    What ends so took no request and tells nothing of how long spot lasts there.
+    """
+    if instance.ending is Ending.FAULT:
+        return GoneCause.NEVER_STARTED
+    return GoneCause.REFUSED if instance.ending is Ending.CAPACITY else None
+
+
+def _why_gone(memory: Memory, record: NodeRecord, ending: Ending = Ending.UNKNOWN) -> GoneCause:
+    """Why a node went: a notice beforehand, our own wish, what the provider says, or none of them.
 
     A state change is no notice: it comes with every end, also with those that we asked for.
     """
     spot = record.placement.market is Market.SPOT
     said = (*TAKES_SPOT, NoticeKind.MAINTENANCE)
     if spot and any(n.kind in said and not n.cancelled for n in record.notices):
-        cause = GoneCause.RECLAIMED
-    elif intent_key(record.id, ActionKind.TERMINATE) in memory.intents:
-        cause = GoneCause.TERMINATED
-    elif spot:
-        cause = GoneCause.UNANNOUNCED
-    else:
-        cause = GoneCause.LOST
-    return NodeGone(at=now, node=record.id, cause=cause, ended=ended)
+        return GoneCause.RECLAIMED
+    if intent_key(record.id, ActionKind.TERMINATE) in memory.intents:
+        return GoneCause.TERMINATED
+    return _unasked(record.placement, ending)
+
+
+def _unasked(placement: Placement, ending: Ending) -> GoneCause:
+    taken = placement.market is Market.SPOT and ending not in (Ending.FAULT, Ending.REQUEST)
+    return GoneCause.UNANNOUNCED if taken else GoneCause.LOST

@@ -12,12 +12,15 @@ Example: a plan that terminates an on-demand node while only the floor is left h
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from policies.actions import Action, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.bars import PAUSE_FIRST
 from policies.fleet import Fleet
 from policies.limits import within_cap
 from policies.model import Phase, Pool, StandbyKind, TargetPhase, TargetState, World
+from policies.records import Memory
 
 Destructive = (Launch, Start, Stop, Terminate)
 """Action types that a plan with violations may not carry out, with drains that nothing forces."""
@@ -34,11 +37,12 @@ class Violation:
         return f"{self.name}: {self.text}"
 
 
-def check(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> tuple[Violation, ...]:
+def check(pool: Pool, world: World, fleet: Fleet, memory: Memory, plan: Plan) -> tuple[Violation, ...]:
     """All violations of a plan. Linear in nodes plus actions."""
     found: list[Violation] = []
     if plan.actions:
         found += _authority(world, fleet, plan)
+        found += _in_vain(pool, fleet, memory, plan)
         found += _self_harm(pool, fleet, plan)
         found += _disruption(pool, fleet, plan)
         found += _bounds(pool, fleet, plan)
@@ -74,6 +78,28 @@ def _authority(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     if blind:
         return [Violation("authority", f"{blind} calls planned before their region was seen whole")]
     return []
+
+
+def _in_vain(pool: Pool, fleet: Fleet, memory: Memory, plan: Plan) -> list[Violation]:
+    """A pool that never started launches nothing new, nor more than one node where launches just failed.
+
+    What is asked for again is no new launch.
+    """
+    known = {intent.token for intent in fleet.launching}
+    new = [a for a in plan.actions if isinstance(a, Launch) and a.token not in known]
+    if not new:
+        return []
+    found, failed = [], memory.failed_starts
+    if not memory.ready_once and failed >= pool.health.give_up_after:
+        text = f"{len(new)} launches planned after {failed} boots that failed, and none was ever ready"
+        found.append(Violation("in-vain", text))
+    by_market = Counter((a.placement.region, a.placement.market) for a in new)
+    for key, bar in sorted(memory.bars.items()):
+        paused = bar.denied or bar.boots >= pool.health.boot_failures
+        if paused and (count := by_market[key]) and (count > 1 or fleet.now - bar.at < PAUSE_FIRST):
+            ago = f"{fleet.now - bar.at:.0f} s after one failed"
+            found.append(Violation("in-vain", f"{count} launches planned {ago}: {key[1]} in {key[0]}"))
+    return found
 
 
 def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import boot_memory, hazard, part_memory, prices, resize
+from policies import bars, boot_memory, call_memory, hazard, part_memory, prices, resize
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
@@ -36,21 +36,20 @@ from policies.events import (
     NoticeSeen,
     OperatorDrained,
     OperatorUndrained,
-    Outcome,
     PartBack,
     PartLost,
     Paused,
     PoolConfigured,
+    PoolGrew,
     PoolWhole,
     PricesRead,
     Resumed,
     StateChanged,
     TargetsApplied,
 )
-from policies.model import TAKES_SPOT, Market, Notice, NoticeKind, StandbyKind, TargetPhase
+from policies.model import TAKES_SPOT, Market, Notice, NoticeKind, TargetPhase
 from policies.records import (
     DrainRecord,
-    Intent,
     Memory,
     NodeRecord,
     OperatorRequest,
@@ -68,9 +67,6 @@ from policies.value import replace
 
 __all__ = ["Memory", "NodeRecord", "Swap", "add_notice", "decayed", "intent_key", "reduce", "replay"]
 
-ATTEMPTS = 6
-"""Times that a call which surely did nothing is repeated before it is given up."""
-
 EARLY_NOTICES_KEPT = 256
 """Nodes not described yet whose notices are kept, and those that an operator wants drained."""
 
@@ -79,9 +75,6 @@ ENDED_FOR = 3600.0
 
 ENDED_KEPT = 1024
 """Machines of which that is remembered at most."""
-
-LAUNCH_WINDOW = 60.0
-"""Seconds over which launches are counted for the rate limit."""
 
 
 def reduce(memory: Memory, *events: Event) -> Memory:
@@ -100,6 +93,10 @@ def replay(events: Iterable[Event]) -> Memory:
 def _started(draft: Draft, event: DaemonStarted) -> None:
     draft.become(not_in_future(draft.done(), event.at))
     draft.set("epoch", max(draft.get("epoch"), event.epoch))
+    # A snapshot of a version that did not ask tells all the same.
+    was_ready = any(record.ready_at is not None for record in draft.get("nodes").values())
+    if was_ready or draft.get("served_at") is not None or draft.get("whole_at") is not None:
+        draft.set("ready_once", True)
     # What balancers held last is still the best guess; but each set is written again by the new daemon.
     draft.set("applied_at", {})
     # Calls in flight when the last daemon ended have an unknown outcome: the same tokens are asked again.
@@ -111,6 +108,10 @@ def _started(draft: Draft, event: DaemonStarted) -> None:
 
 def _whole(draft: Draft, event: PoolWhole) -> None:
     draft.set("whole_at", event.at)
+
+
+def _grew(draft: Draft, event: PoolGrew) -> None:
+    draft.set("reached", max(draft.get("reached"), event.ready))
 
 
 def _seen(draft: Draft, event: NodeSeen) -> None:
@@ -148,8 +149,11 @@ def _ready(draft: Draft, event: NodeReady) -> None:
     record = draft.get("nodes").get(event.node)
     draft.spot_back(event.node)
     _time_start(draft, event, record)
-    if record is not None and record.placement in draft.get("boot_failures"):
-        draft.mapping("boot_failures").pop(record.placement)
+    if record is not None:
+        draft.set("ready_once", True)
+        bars.ready(draft, record)
+        if record.placement in draft.get("boot_failures"):
+            draft.mapping("boot_failures").pop(record.placement)
     outgoing = draft.get("incoming").get(event.node, "")
     if outgoing in draft.get("swaps") and draft.get("swaps")[outgoing].replaced_at is None:
         draft.swap(outgoing, replaced_at=event.at)
@@ -218,11 +222,10 @@ def _gone(draft: Draft, event: NodeGone) -> None:
         draft.set("preemptions_without_notice", draft.get("preemptions_without_notice") + 1)
         draft.bad_news("reclaims", record.placement, event.at)
         draft.open_swap(event.node, Cause.NOTICE, event.at)
-    never_ready = event.cause is GoneCause.LOST and record.ready_at is None
-    if never_ready or (ended is not None and ended.cause is Cause.BOOT):
-        draft.boot_failed(record.placement, event.at)
+    _never_came_up(draft, event, record, given_up=ended is not None and ended.cause is Cause.BOOT)
     draft.mapping("nodes").pop(event.node)
-    draft.spot_lost(record.placement, event.at)
+    if event.cause is not GoneCause.NEVER_STARTED:
+        draft.spot_lost(record.placement, event.at)
     part_memory.forget_engine(draft, event.node)
     if event.ended:
         _has_ended(draft, event.node, event.at)
@@ -232,6 +235,17 @@ def _gone(draft: Draft, event: NodeGone) -> None:
     if swap is not None:
         detached = swap.detached_at if swap.detached_at is not None else event.at
         draft.swap(event.node, gone_at=event.at, detached_at=detached)
+
+
+def _never_came_up(draft: Draft, event: NodeGone, record: NodeRecord, *, given_up: bool) -> None:
+    """What the end of a machine that never was ready says of its placement and of its market."""
+    if event.cause is GoneCause.REFUSED:
+        draft.refused(record.placement, event.at)
+    elif event.cause is GoneCause.NEVER_STARTED:
+        draft.boot_failed(record.placement, event.at)
+        bars.faulted(draft, record.placement, event.at, event.detail)
+    elif given_up or (event.cause is GoneCause.LOST and record.ready_at is None):
+        draft.boot_failed(record.placement, event.at)
 
 
 def _has_ended(draft: Draft, node: str, at: float) -> None:
@@ -296,74 +310,6 @@ def _keep_early(draft: Draft, node: str, notices: tuple[Notice, ...]) -> None:
     early[node] = notices
     if len(early) > EARLY_NOTICES_KEPT:
         early.pop(first_reported(early) or next(iter(early)))
-
-
-def _opened(draft: Draft, event: IntentOpened) -> None:
-    intents = draft.mapping("intents")
-    known = intents.get(event.token)
-    intents[event.token] = Intent(
-        token=event.token,
-        kind=event.kind,
-        node=event.node,
-        at=event.at if known is None else known.at,
-        asked_at=event.at,
-        attempts=1 if known is None else known.attempts + 1,
-        landed=known is not None and known.landed,
-        placement=event.placement,
-        standby=event.standby,
-        replaces=event.replaces,
-        price=event.price,
-        cause=event.cause,
-        reason=event.reason,
-    )
-    if known is None and event.kind is ActionKind.LAUNCH:
-        draft.set("serial", draft.get("serial") + 1)
-        launches = draft.launches()
-        if launches and event.at - launches[0] >= LAUNCH_WINDOW:
-            launches[:] = [t for t in launches if event.at - t < LAUNCH_WINDOW]
-        launches.append(event.at)
-    if known is None and event.kind is ActionKind.START:
-        draft.node(event.node, standby=None, started_at=event.at, ready_at=None)
-    if event.replaces in draft.get("nodes"):
-        draft.open_swap(event.replaces, Cause.NOTICE, event.at)
-    draft.pair(event.replaces, event.node or event.token)
-
-
-def _closed(draft: Draft, event: IntentClosed) -> None:
-    intent = draft.get("intents").get(event.token)
-    if intent is None:
-        return
-    intents = draft.mapping("intents")
-    if event.outcome is Outcome.DONE:
-        node = event.node or intent.node
-        intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, landed=True, node=node)
-        return
-    landed = intent.landed or event.outcome is Outcome.UNCERTAIN
-    # That a call fails does not undo the one before it: the machine of a launch may be there, unlisted.
-    void = intent.kind is not ActionKind.LAUNCH or not landed
-    given_up = event.outcome is Outcome.FAILED and intent.attempts >= ATTEMPTS and void
-    if event.outcome in (Outcome.UNCERTAIN, Outcome.FAILED) and not given_up:
-        intents[event.token] = replace(intent, unanswered=True, landed=landed)
-        return
-    intents.pop(event.token)
-    draft.unpair(event.token)
-    placement = intent.placement
-    if intent.kind is ActionKind.START and intent.node in draft.get("nodes"):
-        # The standby did not start: it is a standby again, and its placement is avoided for a while.
-        draft.unpair(intent.node)
-        draft.node(intent.node, standby=StandbyKind.STOPPED)
-        placement = draft.get("nodes")[intent.node].placement
-    if placement is None:
-        return
-    if event.outcome is Outcome.QUOTA:
-        draft.mapping("quota_at")[placement] = event.at
-        draft.spot_lost(placement, event.at)
-    elif event.outcome is Outcome.DIED:
-        draft.boot_failed(placement, event.at)
-    elif event.outcome is not Outcome.WITHDRAWN:
-        draft.bad_news("refusals", placement, event.at)
-        draft.learn(placement, event.at, hazard.refused)
-        draft.spot_lost(placement, event.at)
 
 
 def _drain(draft: Draft, event: DrainStarted) -> None:
@@ -443,10 +389,6 @@ def _paused(draft: Draft, event: Paused) -> None:
     draft.set("pause", Pause(by=event.by, reason=event.reason, since=event.at, until=event.until))
 
 
-def _resumed(draft: Draft, _event: Resumed) -> None:
-    draft.set("pause", None)
-
-
 def _told(_draft: Draft, _event: AlarmRaised | ConfigRejected | DrainHeld) -> None:
     """For people and measurements; nothing is decided from it."""
 
@@ -455,6 +397,7 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     DaemonStarted: _started,
     PoolConfigured: resize.note,
     PoolWhole: _whole,
+    PoolGrew: _grew,
     NodeSeen: _seen,
     NodeReady: _ready,
     NodeStopped: _stopped,
@@ -465,8 +408,8 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     NodeRouted: _routed,
     NodeGone: _gone,
     NoticeSeen: _noticed,
-    IntentOpened: _opened,
-    IntentClosed: _closed,
+    IntentOpened: call_memory.opened,
+    IntentClosed: call_memory.closed,
     DrainStarted: _drain,
     DrainEnded: _undrain,
     TargetsApplied: _applied,
@@ -474,7 +417,7 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     OperatorUndrained: _operator_undrain,
     PricesRead: prices.note,
     Paused: _paused,
-    Resumed: _resumed,
+    Resumed: bars.resumed,
     PartLost: part_memory.lost,
     PartBack: part_memory.back,
     StateChanged: part_memory.state_changed,

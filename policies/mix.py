@@ -9,7 +9,9 @@ moves: a pool that forgot it would drift to all on-demand.
     on-demand wanted = floor + hot standby + cover,   cover = spot wanted - spot ready
 
 Until the pool has been whole for the first time, spot nodes on their way count as ready for the cover:
-nothing was lost yet, and doubling every first launch would only cost money.
+nothing was lost yet, and doubling every first launch would only cost money. Nor is spot covered that was
+never there while its market is paused (`policies.bars`): of a pool that has had `kept` units ready at once no
+more than those are.
 Never: cover is not counted in the mix; it does not lower the spot target.
 
 Example:
@@ -18,6 +20,8 @@ Example:
     Mix(spot=7, floor=3, hot=0, cover=0)
     >>> wanted(Pool(name="p", replicas=4), spot_ready=1, spot_coming=1, whole=True)
     Mix(spot=2, floor=2, hot=0, cover=1)
+    >>> wanted(Pool(name="p", replicas=10), spot_ready=3, spot_coming=0, whole=False, kept=8)
+    Mix(spot=7, floor=3, hot=0, cover=2)
 """
 
 from __future__ import annotations
@@ -42,12 +46,13 @@ class Mix:
         return self.floor + self.hot + self.cover
 
 
-def wanted(pool: Pool, *, spot_ready: int, spot_coming: int, whole: bool) -> Mix:
-    """The mix wanted now. `spot_coming` are units of spot nodes starting or being launched."""
+def wanted(pool: Pool, *, spot_ready: int, spot_coming: int, whole: bool, kept: int | None = None) -> Mix:
+    """The mix wanted now. `spot_coming` are units of spot nodes starting or being launched.
+
+    `kept`: units in all beyond which nothing is covered, None where everything is.
+    """
     present = spot_ready if whole else spot_ready + spot_coming
-    return Mix(
-        spot=pool.spot_wanted,
-        floor=pool.on_demand_floor,
-        hot=pool.standby.hot,
-        cover=max(0, pool.spot_wanted - present),
-    )
+    cover = pool.spot_wanted - present
+    if kept is not None:
+        cover = min(cover, kept - pool.on_demand_floor - pool.standby.hot - present)
+    return Mix(spot=pool.spot_wanted, floor=pool.on_demand_floor, hot=pool.standby.hot, cover=max(0, cover))

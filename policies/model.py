@@ -375,6 +375,7 @@ class HealthRules:
     boot_timeout: float = 900.0  # s from launch to ready before a node is given up
     max_unhealthy: float = 0.3  # share of nodes; above it the fault may be ours and none is ended first
     boot_failures: int = 3  # boots given up in a row before a placement is avoided
+    give_up_after: int = 3  # failed boots of a pool that never had a ready node before none is launched
 
 
 @value

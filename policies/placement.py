@@ -10,8 +10,9 @@ wanted units that it holds: equal prices are spread over regions, and less is lo
 cannot be seen, or answers no launch, gets nothing while another may, and one whose newest look failed looks
 twice as dear. An offering of unknown price looks as dear as the dearest of its market, unit for unit.
 Never: a placement that refused within its half-life, or within ten half-lives of a quota or of boots that
-failed one after another, is tried; nor, in a pool that heeds them, one whose node is under a rebalance
-recommendation; nor, under a spend cap, one whose price is not known. Nothing is random: equal scores go by
+failed one after another, is tried; nor one whose market is paused (policies.bars), and after the pause one
+launch at a time; nor, in a pool that heeds them, one whose node is under a rebalance recommendation; nor,
+under a spend cap, one whose price is not known. Nothing is random: equal scores go by
 name.
 
 Example:
@@ -31,8 +32,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
+from policies.bars import Key, key_of, pauses, words
 from policies.interruption import recommended
 from policies.model import Market, Offering, Placement, Pool
 from policies.records import Memory, decayed
@@ -52,6 +54,7 @@ class Scorer:
     """Hands out placements one after another, counting each one taken.
 
     `held`: units already at each placement. `offerings`: what is sold now. `sight`: which regions are seen.
+    `trying`: markets that were paused and where a launch is under way.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Scorer:
         offerings: Iterable[Offering],
         held: Mapping[Placement, int],
         sight: Sight,
+        trying: Set[Key] = frozenset(),
     ) -> None:
         self._pool, self._memory, self._now, self._sight = pool, memory, now, sight
         self._zone: dict[tuple[Market, str], int] = {}
@@ -73,19 +77,43 @@ class Scorer:
         available = [o for o in offerings if o.available]
         self._sold = [o for o in available if not (capped and o.price is None)]
         self._unpriced = [o for o in available if o.price is None]
+        self.pauses = pauses(pool, memory, {key_of(o.placement) for o in available})
+        self._trying = set(trying)
         self._dearest = self._dearest_units() if self._unpriced else {}
         self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}
         self._queues: dict[tuple[Market, float], dict[tuple[str, int], _Queue]] = {}
 
     def blocked(self, placement: Placement) -> str:
-        """Why a placement may not be tried now, in words; empty when it may."""
+        """Why no launch may be tried at a placement now, in words; empty when one may."""
+        return self.paused(placement) or self.refused(placement)
+
+    def refused(self, placement: Placement) -> str:
+        """Why a placement is left alone, whatever holds of its market; empty when it is not."""
         return next((why for until, why in self._bars(placement) if until > self._now), "")
+
+    def paused(self, placement: Placement) -> str:
+        """Why nothing is launched in the market of a placement, in words; empty when one launch may be."""
+        key = key_of(placement)
+        over_at = self.pauses.get(key)
+        if over_at is None:
+            return ""
+        if over_at > self._now:
+            return (
+                f"{words(key)} is paused for {over_at - self._now:.0f} s more: {self._memory.bars[key].why}"
+            )
+        return f"{words(key)} was paused, and one launch tries it" if key in self._trying else ""
+
+    def tries(self, placement: Placement) -> None:
+        """A launch is planned there: in a market that was paused it is the only one."""
+        if key_of(placement) in self.pauses:
+            self._trying.add(key_of(placement))
 
     def opens_at(self, placement: Placement, *, quiet_for: float = 0.0) -> float:
         """When a placement may be tried, as far as is known now: not before now, infinite where not known."""
         bad_news = (self._memory.reclaims.get(placement), self._memory.refusals.get(placement))
         quiet = (news.at + quiet_for for news in bad_news if news is not None)
-        return max([self._now, *(until for until, _ in self._bars(placement)), *quiet])
+        paused = self.pauses.get(key_of(placement), self._now)
+        return max([self._now, paused, *(until for until, _ in self._bars(placement)), *quiet])
 
     def next_try(self, market: Market, *, quiet_for: float = 0.0) -> float | None:
         """When the first offering of a market may be tried; None when none is for sale or it is not known."""
@@ -172,6 +200,8 @@ class Scorer:
         """
         found: list[tuple[bool, float, Placement, Offering]] = []
         for (region, size), queue in self._queue(market, quiet_for).items():
+            if (region, market) in self._trying:
+                continue
             score, placement, number = self._head(queue)
             offering = self._sold[number]
             each = score * self._handicap(region) / min(size, units)

@@ -75,6 +75,7 @@ class NodeRecord:
     drain: DrainRecord | None = None
     idle_since: float | None = None
     missing_since: float | None = None
+    denied_at: float | None = None  # when its start was last not allowed
     operator: OperatorRequest | None = None
     started_at: float = 0.0
     detached_at: float | None = None
@@ -88,7 +89,8 @@ class Intent:
     A launch stays open until its instance is described, refused or given up. `unanswered`: the last call
     failed or its answer was lost; the same token is asked again. `accepted_at`: when the call came back as
     done. `landed`: some call may have taken effect, whatever the later ones said. `asked_at` and `attempts`
-    pace the asking.
+    pace the asking. `throttled`: how many of the attempts met too many calls, which says nothing of what was
+    asked for.
     """
 
     token: str
@@ -106,6 +108,7 @@ class Intent:
     landed: bool = False
     asked_at: float = 0.0
     attempts: int = 1
+    throttled: int = 0
 
     def due(self, now: float, timeout: float) -> bool:
         """True when the same call should be made again: soon after a failure, late after silence."""
@@ -119,6 +122,22 @@ class Refusal:
 
     at: float
     weight: float = 1.0
+
+
+@value
+class Bar:
+    """A market of a region where launches fail for another reason than capacity. See `policies.bars`.
+
+    `at`: when a launch there last failed so; `count`: pauses in a row. `why`: the provider's words. `denied`:
+    the call itself was not allowed or could not be met. `boots`: machines in a row that a fault ended before
+    they were ready.
+    """
+
+    at: float
+    count: int
+    why: str
+    denied: bool = True
+    boots: int = 0
 
 
 @value
@@ -218,7 +237,9 @@ class Memory:
     `served_at`: when a balancer first took a node as an active target; until then nobody is served.
     `spot_lost_at`: since when no spot node has been ready and staying; None while one is, and before the
     first was lost or refused. `ended`: machines that a list showed as ended, and since when that is known,
-    oldest first.
+    oldest first. `reached`: the most units that were ready at once since `replicas` was set. `ready_once`: a
+    node of the pool was ready at some time; until then `failed_starts` counts the boots that failed. `bars`:
+    by region and market.
     """
 
     epoch: int = 0
@@ -228,6 +249,9 @@ class Memory:
     stopped: int | None = None
     whole_before: int = 0  # the replicas with which the pool was last whole, before those now
     whole_at: float | None = None
+    reached: int = 0
+    ready_once: bool = False
+    failed_starts: int = 0
     served_at: float | None = None
     spot_lost_at: float | None = None
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
@@ -236,6 +260,7 @@ class Memory:
     reclaims: Mapping[Placement, Refusal] = field(default_factory=dict)
     boot_failures: Mapping[Placement, Refusal] = field(default_factory=dict)
     quota_at: Mapping[Placement, float] = field(default_factory=dict)
+    bars: Mapping[tuple[str, Market], Bar] = field(default_factory=dict)
     targets: Mapping[str, Mapping[str, TargetPhase]] = field(default_factory=dict)
     applied_at: Mapping[str, float] = field(default_factory=dict)
     swaps: Mapping[str, Swap] = field(default_factory=dict)

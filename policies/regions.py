@@ -121,7 +121,8 @@ class Sight:
         for intent in self._memory.intents.values():
             if intent.placement is None or intent.accepted_at is not None:
                 continue
-            if intent.unanswered or intent.attempts > 1:
+            tried = intent.attempts - intent.throttled  # too many calls is an answer
+            if tried > (not intent.unanswered):
                 waited = self._world.now - max(intent.at, self._world.awake_since)
                 asked[intent.placement.region] = max(waited, asked.get(intent.placement.region, 0.0))
         return {

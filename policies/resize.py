@@ -100,7 +100,9 @@ def configured(pool: Pool, *, at: float) -> PoolConfigured:
 def note(draft: Draft, event: PoolConfigured) -> None:
     """Take a wanted state into memory."""
     if event.replicas != draft.get("replicas"):
-        if draft.get("whole_at") is not None:
+        whole = draft.get("whole_at") is not None
+        draft.set("reached", min(event.replicas, draft.get("replicas" if whole else "reached")))
+        if whole:
             draft.set("whole_before", draft.get("replicas"))
         draft.set("replicas", event.replicas)
         draft.set("whole_at", None)

@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 _INSTANTS = frozenset(
     [
-        *("accepted_at", "asked_at", "at", "back_at", "bad_at", "detached_at", "drained_at", "gone_at"),
+        *("accepted_at", "asked_at", "at", "back_at", "bad_at", "denied_at", "detached_at"),
+        *("drained_at", "gone_at"),
         *("idle_since", "launched_at", "losing_since", "lost_at", "missing_since", "opened_at", "ready_at"),
         *("replaced_at", "seen_at"),
         *("served_at", "since", "spot_lost_at", "started_at", "whole_at"),
@@ -40,6 +41,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         refusals={k: _past(r, now) for k, r in memory.refusals.items()},
         reclaims={k: _past(r, now) for k, r in memory.reclaims.items()},
         boot_failures={k: _past(r, now) for k, r in memory.boot_failures.items()},
+        bars={k: _past(r, now) for k, r in memory.bars.items()},
         quota_at={k: min(at, now) for k, at in memory.quota_at.items()},
         swaps={k: _past(r, now) for k, r in memory.swaps.items()},
         early_notices={k: tuple(_past(n, now) for n in held) for k, held in memory.early_notices.items()},

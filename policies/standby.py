@@ -8,7 +8,8 @@ part of the mix (`policies.mix`).
 Standbys are counted in units as well: a pool that keeps 8 stopped may keep one machine of 8.
 Never: standbys are refilled before the pool itself is whole; a standby that is still warming up for the
 first time takes no requests; a standby is started and stopped at the same time; one that the cloud would not
-start is tried again before its placement's refusal has decayed.
+start is tried again before its placement's refusal has decayed, and one that may not be started before a
+pause; a market that is paused for launches keeps none from being started.
 
 Example: one stopped standby, one notice: the standby starts in the same turn as the drain; once the pool is
 whole again a new one is launched, warmed and stopped.
@@ -17,6 +18,7 @@ whole again a new one is launched, warmed and stopped.
 from __future__ import annotations
 
 from policies.actions import ActionKind, Cause
+from policies.bars import PAUSE_FIRST
 from policies.fleet import Node, least_over
 from policies.model import Market, Phase, StandbyKind
 from policies.records import intent_key
@@ -88,7 +90,11 @@ def _startable(turn: Turn, node: Node) -> bool:
     """
     since = turn.now - node.started_at
     tried = node.started_at > node.launched_at and since < turn.pool.patience.effect_timeout
-    if (node.phase is Phase.STOPPED or tried) and turn.scorer.blocked(node.placement):
+    if (node.phase is Phase.STOPPED or tried) and turn.scorer.refused(node.placement):
+        return False
+    denied_at = turn.memory.nodes[node.id].denied_at
+    if denied_at is not None and turn.now - denied_at < PAUSE_FIRST:
+        turn.note(f"{node.id}, a standby, may not be started: it was not allowed")
         return False
     stopping = intent_key(node.id, ActionKind.STOP) in turn.memory.intents
     return node.phase is Phase.STOPPED or (node.phase is Phase.READY and not stopping)

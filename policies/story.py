@@ -41,6 +41,7 @@ from policies.events import (
     PartLost,
     Paused,
     PoolConfigured,
+    PoolGrew,
     PoolWhole,
     PricesRead,
     Resumed,
@@ -55,7 +56,9 @@ _GONE = {
     GoneCause.TERMINATED: "gone, as asked",
     GoneCause.RECLAIMED: "gone: reclaimed, as its notice said",
     GoneCause.UNANNOUNCED: "gone: reclaimed without a notice",
-    GoneCause.LOST: "gone, and nobody asked for it",
+    GoneCause.LOST: "gone, and nobody here asked for it",
+    GoneCause.NEVER_STARTED: "never started: a fault ended it before it was ready",
+    GoneCause.REFUSED: "never started: accepted, and then there was no capacity",
 }
 _WROTE = 200
 """Characters of a console's last line in a sentence."""
@@ -66,6 +69,9 @@ _OUTCOMES = {
     Outcome.QUOTA: "refused: over quota",
     Outcome.DIED: "done, and the node has ended already",
     Outcome.FAILED: "failed, nothing was done",
+    Outcome.THROTTLED: "too many calls, nothing was done; asked again after a pause",
+    Outcome.DENIED: "not allowed, nothing was done",
+    Outcome.MISCONFIGURED: "asks for what cannot be, nothing was done",
     Outcome.WITHDRAWN: "nothing was done, and it is not asked for again",
     Outcome.UNCERTAIN: "outcome unknown, asked again with the same token",
 }
@@ -97,7 +103,7 @@ def sentence(event: Event) -> str:
         case NodeRouted():
             return "a balancer that had let it go sends it requests again"
         case NodeGone():
-            return _GONE[event.cause]
+            return f"{_GONE[event.cause]}{f' ({event.detail})' if event.detail else ''}"
         case NoticeSeen():
             return _notice(event)
         case IntentOpened() | IntentClosed() | TargetsApplied() | DrainStarted() | DrainEnded():
@@ -116,6 +122,8 @@ def sentence(event: Event) -> str:
             return f"the configuration was not taken up: {'; '.join(event.problems)}"
         case PoolWhole():
             return "all replicas are ready for the first time"
+        case PoolGrew():
+            return f"{event.ready} ready at once, more than before"
         case PricesRead():
             return _prices(event)
         case Paused():

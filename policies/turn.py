@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+from policies import bars, trials
 from policies.actions import (
     Action,
     ActionKind,
@@ -48,6 +49,7 @@ class Turn:
         self.notes: dict[str, None] = {}
         self.leaving: set[str] = set()
         self.returning: set[str] = set()
+        self.asked_again: set[bars.Key] = set()  # markets where a launch is asked for once more
         self.undecided: set[str] = set()  # to end by memory alone: targets stay what they are
         self.starting: set[str] = set()
         self.hastened = False
@@ -68,7 +70,10 @@ class Turn:
     def scorer(self) -> Scorer:
         """Hands out placements."""
         sold, held, sight = self.fleet.prices.on_sale, _held(self.fleet), self.fleet.sight
-        return Scorer(self.pool, self.memory, now=self.now, offerings=sold, held=held, sight=sight)
+        trying = trials.under_way(self.fleet, self.memory)
+        return Scorer(
+            self.pool, self.memory, now=self.now, offerings=sold, held=held, sight=sight, trying=trying
+        )
 
     @lazy
     def budget(self) -> Budget:
@@ -135,6 +140,17 @@ class Turn:
         """Units that may be relied on, after this turn's decisions."""
         return sum(self._sure.values())
 
+    @lazy
+    def kept(self) -> int | None:
+        """Units in all up to which on-demand nodes stand in for spot, None where they do for all of it.
+
+        Until the pool was whole, what was never there is not missed while spot is paused wherever it is sold.
+        """
+        sold = {bars.key_of(o.placement) for o in self.fleet.prices.on_sale if o.available}
+        if self.memory.whole_at is not None or not bars.spot_paused(self.pool, self.memory, sold):
+            return None
+        return min(self.memory.reached, self.pool.replicas)
+
     @property
     def launched(self) -> bool:
         """True when this turn launches something new."""
@@ -196,11 +212,12 @@ class Turn:
 
         `swap`: it takes the place of the outgoing node that has waited longest, if there is one.
         """
-        refusal = self.frozen(offering.placement.region) or self.budget.refuses(offering.price)
+        refusal = self._holds(offering.placement) or self.budget.refuses(offering.price)
         if refusal:
             self.defer(ActionKind.LAUNCH, refusal, placement=offering.placement)
             return False
         self._serial += 1
+        self.scorer.tries(offering.placement)
         replaces = self.next_outgoing() if swap else ""
         text = f"{reason}; replaces {replaces}" if replaces else reason
         self.actions.append(
@@ -227,7 +244,9 @@ class Turn:
         """
         if intent.placement is None or not intent.due(self.now, self.pool.patience.effect_timeout):
             return
-        refusal = self.frozen(intent.placement.region) or no_room(self.pool, living)
+        refusal = (
+            self.frozen(intent.placement.region) or no_room(self.pool, living) or self._holds_again(intent)
+        )
         if refusal:
             self.defer(ActionKind.LAUNCH, refusal, placement=intent.placement)
             return
@@ -242,6 +261,29 @@ class Turn:
                 replaces=intent.replaces,
             )
         )
+
+    def _holds(self, placement: Placement) -> str:
+        """Why nothing new may be launched there now, whatever it costs; empty when it may."""
+        planned = self._serial - self.memory.serial
+        first = trials.first_starts(self.fleet, self.world, self.memory, planned)
+        return self.frozen(placement.region) or first or self.scorer.paused(placement)
+
+    def _holds_again(self, intent: Intent) -> str:
+        """Why a launch that surely did nothing may not be asked for again; empty when it may.
+
+        In a market that was paused they are asked for one after another.
+        """
+        if intent.placement is None or intent.landed:
+            return ""
+        stopped, key = bars.never_started(self.pool, self.memory), bars.key_of(intent.placement)
+        if stopped or key not in self.memory.bars or key not in self.scorer.pauses:
+            return stopped
+        if self.scorer.pauses[key] > self.now:
+            return self.scorer.paused(intent.placement)
+        if key in self.asked_again | trials.asking(self.fleet.launching):
+            return f"{bars.words(key)} was paused, and one launch tries it"
+        self.asked_again.add(key)
+        return ""
 
     def start(self, node: Node, reason: str) -> bool:
         """Put a standby to work; True when it was planned."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from policies.actions import ActionKind, Cause
+from policies.call_memory import ATTEMPTS
 from policies.events import (
     DrainEnded,
     DrainStarted,
@@ -23,7 +24,6 @@ from policies.events import (
     OperatorUndrained,
     Outcome,
 )
-from policies.memory import ATTEMPTS
 from policies.model import Confidence, Notice, NoticeKind
 
 

@@ -715,7 +715,12 @@ class Scene:
             for market in Market
             for zone in "abc"
         ]
-        self.fields: dict[str, Any] = {"replicas": self.pool.replicas, "whole_at": 9_000.0, **memory}
+        self.fields: dict[str, Any] = {
+            "replicas": self.pool.replicas,
+            "whole_at": 9_000.0,
+            "ready_once": True,
+            **memory,
+        }
         self.settings: dict[str, Any] = {}
 
     def node(

@@ -65,7 +65,7 @@ def test_decided_again_from_the_journal_every_turn_gives_its_plan(
 ) -> None:
     """Whatever the instant at which a daemon dies, the next one has the same memory and decides the same."""
     toy = run(seed)
-    assert len({type(a) for t in toy.turns for a in t.plan.actions}) >= 6
+    assert len({type(a) for t in toy.turns for a in t.plan.actions}) >= 5
     memory, done = Memory(), 0
     for turn in toy.turns:
         memory = reduce(memory, *toy.journal[done : turn.events_before])

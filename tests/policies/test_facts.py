@@ -21,6 +21,7 @@ from policies.events import (
     NodeRouted,
     NodeSeen,
     NodeStopped,
+    PoolGrew,
     PoolWhole,
 )
 from policies.memory import reduce
@@ -272,6 +273,8 @@ def test_whole_is_told_once_and_for_the_number_that_is_wanted_now(scene: Make) -
     assert whole() == ()
     here.fields["replicas"] = 4
     here.node("s0", ready=False)
+    assert whole() == (PoolGrew(at=here.now, ready=3),)
+    here.fields["reached"] = 3  # it is told how far the pool ever was, not how far it is
     assert whole() == ()
 
 

@@ -207,7 +207,8 @@ def test_a_plan_that_does_more_is_a_violation(
     beyond.notice("s0")
     targets = tuple(TargetSpec(id=i, address=f"{i}:1", phase=phase) for i, phase in specs.items())
     plan = Plan(targets=targets, write=("gw",))
-    assert [v.name for v in invariants.check(beyond.pool, beyond.world, beyond.fleet, plan)] == broken
+    found = invariants.check(beyond.pool, beyond.world, beyond.fleet, beyond.memory, plan)
+    assert [v.name for v in found] == broken
 
 
 def test_a_plan_that_empties_a_balancer_is_a_violation(scene: Make) -> None:
@@ -215,6 +216,7 @@ def test_a_plan_that_empties_a_balancer_is_a_violation(scene: Make) -> None:
     here.settings |= {"leading": False, "failsafe_since": here.now - 40.0}
     here.notice("s0")
     gone = (TargetSpec(id="s0", address="s0:1", phase=DRAINING),)
-    found = invariants.check(here.pool, here.world, here.fleet, Plan(targets=gone, write=("gw",)))
+    plan = Plan(targets=gone, write=("gw",))
+    found = invariants.check(here.pool, here.world, here.fleet, here.memory, plan)
     assert [v.name for v in found] == ["last-target"]
     assert out(here.plan()) == []

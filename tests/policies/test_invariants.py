@@ -49,7 +49,7 @@ def specs(here: Any, **phases: TargetPhase | None) -> tuple[TargetSpec, ...]:
 
 def names(here: Any, *actions: Any, targets: Any = None) -> list[str]:
     plan = Plan(actions=actions, targets=specs(here) if targets is None else targets)
-    return [v.name for v in invariants.check(here.pool, here.world, here.fleet, plan)]
+    return [v.name for v in invariants.check(here.pool, here.world, here.fleet, here.memory, plan)]
 
 
 def drain(node: str, cause: Cause = Cause.EXCESS) -> Drain:
@@ -81,7 +81,8 @@ def test_self_harm(whole: Any) -> None:
 
 def test_floor(whole: Any) -> None:
     whole.nodes(4)
-    found = invariants.check(whole.pool, whole.world, whole.fleet, Plan(actions=(drain("o0"),), targets=()))
+    plan = Plan(actions=(drain("o0"),), targets=())
+    found = invariants.check(whole.pool, whole.world, whole.fleet, whole.memory, plan)
     assert "floor: 1 on-demand nodes would be left, the floor is 2" in map(str, found)
     back = whole.node("o2", ON_DEMAND).drain("o2", Cause.RETURN)
     undrain = Undrain(node="o2", reason="")

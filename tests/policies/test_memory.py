@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from policies import memory as reducing
 from policies.actions import ActionKind, Cause
+from policies.call_memory import ATTEMPTS
 from policies.draft import SWAPS_KEPT
 from policies.events import (
     AlarmRaised,
@@ -45,7 +46,7 @@ from policies.events import (
     Resumed,
     TargetsApplied,
 )
-from policies.memory import ATTEMPTS, Memory, decayed, intent_key, reduce, replay
+from policies.memory import Memory, decayed, intent_key, reduce, replay
 from policies.model import (
     Confidence,
     Market,

@@ -341,7 +341,7 @@ def test_it_says_units_where_they_differ_from_nodes(scene: Make) -> None:
 def broken(here: Any, *actions: Any) -> list[str]:
     leaving = {a.node for a in actions if isinstance(a, Drain)}
     plan = Plan(actions=actions, targets=tuple(t for t in here.plan().targets if t.id not in leaving))
-    return [str(v) for v in check(here.pool, here.world, here.fleet, plan)]
+    return [str(v) for v in check(here.pool, here.world, here.fleet, here.memory, plan)]
 
 
 def launch(at: Make, kind: str, serial: int = 1) -> Launch:
@@ -385,4 +385,4 @@ def test_units_that_change_need_no_new_journal(scene: Make) -> None:
     assert here.fleet.ready_units == 8
     here.pool = replace(here.pool, units={"big": 4})
     assert here.fleet.ready_units == 4
-    assert invariants.check(here.pool, here.world, here.fleet, here.plan()) == ()
+    assert invariants.check(here.pool, here.world, here.fleet, here.memory, here.plan()) == ()

@@ -1,0 +1,178 @@
+"""What launches that fail for another reason than capacity hold back, and for how long.
+
+What it decides: which market of a region is paused, when it is tried again, and when nothing is launched at
+all. A call that is not allowed, or that asks for what cannot be, pauses its market at once. Machines that a
+fault ends before they are ready pause it when `health.boot_failures` of them did so in a row and none was
+ready between. A pause lasts PAUSE_FIRST and each one after it twice as long, up to PAUSE_MOST; then one
+launch tries. A pool of which no node was ever ready is not launched further after `health.give_up_after`
+failed boots; until one of its machines is seen running no more launches than that are open or failed.
+Why: a role that is missing, an image that may not be decrypted, or a wrong flag is mended by a person and
+nothing else. Another zone has the same fault. What was refused for want of capacity is remembered apart
+(`policies.placement`), and so is what was taken (`policies.hazard`): neither learns from such a fault.
+Never: a pool that had a ready node stops as a whole: where every market that is sold is paused, each is tried
+again every PAUSE_FIRST. A paused market keeps no standby from being started, and keeps no node from being
+covered that was lost; only the spot that was never there is not built on demand (docs/decisions/0022). An
+operator's `resume` ends all of it at once.
+
+Example:
+    >>> from policies.model import HealthRules
+    >>> bar = Bar(at=100.0, count=2, why="not authorised")
+    >>> until(bar), holds(bar, HealthRules())
+    (700.0, True)
+    >>> holds(Bar(at=100.0, count=1, why="key", denied=False, boots=2), HealthRules())
+    False
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+
+from policies.actions import Alarm
+from policies.draft import Draft
+from policies.events import Resumed
+from policies.model import HealthRules, Market, Placement, Pool
+from policies.records import Bar, Memory, NodeRecord
+from policies.value import replace
+
+PAUSE_FIRST, PAUSE_MOST = 300.0, 3600.0
+"""Seconds for which a market is paused first, and at most."""
+
+_DOUBLINGS = 10
+
+Key = tuple[str, Market]
+"""A market of a region."""
+
+
+def key_of(placement: Placement) -> Key:
+    """The market of a region that a placement is in."""
+    return placement.region, placement.market
+
+
+def words(key: Key) -> str:
+    """A market of a region in words."""
+    return f"{key[1]} in {key[0]}"
+
+
+# -- what memory learns ------------------------------------------------------------------------------
+
+
+def denied(draft: Draft, placement: Placement, at: float, why: str) -> None:
+    """A launch was not allowed, or asked for what cannot be."""
+    _news(draft, placement, at, why, denied=True)
+
+
+def faulted(draft: Draft, placement: Placement, at: float, why: str) -> None:
+    """A fault ended a machine before it was ready."""
+    _news(draft, placement, at, why, denied=False)
+
+
+def _news(draft: Draft, placement: Placement, at: float, why: str, *, denied: bool) -> None:
+    """What fails while a pause lasts belongs to it: a wave of launches is one pause."""
+    bars, key = draft.mapping("bars"), key_of(placement)
+    known: Bar | None = bars.get(key)
+    if known is None:
+        bars[key] = Bar(at=at, count=1, why=why, denied=denied, boots=0 if denied else 1)
+        return
+    bars[key] = replace(
+        known,
+        at=at,
+        count=known.count + (at >= until(known)),
+        why=why or known.why,
+        denied=known.denied or denied,
+        boots=known.boots + (not denied),
+    )
+
+
+def accepted(draft: Draft, placement: Placement) -> None:
+    """A launch was taken: it is allowed. Whether its machine starts is another matter."""
+    key = key_of(placement)
+    bar: Bar | None = draft.get("bars").get(key)
+    if bar is None or not bar.denied:
+        return
+    if bar.boots:
+        draft.mapping("bars")[key] = replace(bar, denied=False)
+    else:
+        draft.mapping("bars").pop(key)
+
+
+def ready(draft: Draft, record: NodeRecord) -> None:
+    """A node became ready there. That of one launched before says nothing of what is allowed since."""
+    key = key_of(record.placement)
+    bar: Bar | None = draft.get("bars").get(key)
+    if bar is not None and (not bar.denied or record.launched_at >= bar.at):
+        draft.mapping("bars").pop(key)
+
+
+def resumed(draft: Draft, _event: Resumed) -> None:
+    """Somebody says that what was wrong is mended, or wants it tried."""
+    draft.set("pause", None)
+    draft.set("failed_starts", 0)
+    draft.set("bars", {})
+    draft.set("boot_failures", {})
+    for node, record in [*draft.get("nodes").items()]:
+        if record.denied_at is not None:
+            draft.node(node, denied_at=None)
+
+
+# -- what follows from it ----------------------------------------------------------------------------
+
+
+def holds(bar: Bar, rules: HealthRules) -> bool:
+    """The market is paused, or tried after a pause."""
+    return bar.denied or bar.boots >= rules.boot_failures
+
+
+def until(bar: Bar) -> float:
+    """When its pause is over."""
+    length: float = min(PAUSE_MOST, PAUSE_FIRST * 2.0 ** min(bar.count - 1, _DOUBLINGS))
+    return bar.at + length
+
+
+def pauses(pool: Pool, memory: Memory, sold: Set[Key]) -> Mapping[Key, float]:
+    """The markets that are paused, and until when; then each is tried. `sold`: all that are for sale."""
+    paused = {key: bar for key, bar in memory.bars.items() if holds(bar, pool.health)}
+    nothing_else = memory.ready_once and bool(sold) and sold <= paused.keys()
+    return {
+        key: min(until(bar), bar.at + PAUSE_FIRST) if nothing_else else until(bar)
+        for key, bar in paused.items()
+    }
+
+
+def spot_paused(pool: Pool, memory: Memory, sold: Set[Key]) -> bool:
+    """True when spot is paused wherever it is sold."""
+    spot = {key for key in sold if key[1] is Market.SPOT}
+    return bool(spot) and all(k in memory.bars and holds(memory.bars[k], pool.health) for k in spot)
+
+
+def never_started(pool: Pool, memory: Memory) -> str:
+    """Why nothing is launched until somebody resumes; empty while there is hope."""
+    if memory.ready_once or memory.failed_starts < pool.health.give_up_after:
+        return ""
+    return "this configuration has not started once: nothing more is launched until `orchestrator resume`"
+
+
+def alarms(pool: Pool, memory: Memory) -> Iterator[Alarm]:
+    """What a person has to mend."""
+    stopped = never_started(pool, memory)
+    if stopped:
+        faults = sorted((bar.at, bar.why) for bar in memory.bars.values() if bar.boots)
+        told = [boot.why for boot in memory.failed_boots] or [why for _, why in faults]
+        last = f", the last one: {told[-1]}" if told and told[-1] else ""
+        yield Alarm(name="never-started", reason=f"{stopped} ({memory.failed_starts} boots failed{last})")
+    for key, bar in sorted(memory.bars.items()):
+        if holds(bar, pool.health) and (bar.denied or not stopped):
+            yield Alarm(name="market-paused", about=words(key), reason=pause_words(key, bar))
+
+
+def pause_words(key: Key, bar: Bar) -> str:
+    """What is paused, by which words of the provider, and what to do."""
+    what = (
+        "launches are not allowed or not possible"
+        if bar.denied
+        else "a fault ends machines before they start"
+    )
+    spot = ", and what was not there before is not bought on demand" if key[1] is Market.SPOT else ""
+    return (
+        f"{words(key)} is paused{spot}: {what}: {bar.why or 'the provider does not say why'}. Correct that, "
+        "then run `orchestrator resume`; a launch tries now and then"
+    )

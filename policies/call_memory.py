@@ -1,0 +1,126 @@
+"""Calls on machines in memory: when they are asked, and what their outcomes say of what they asked for.
+
+What it decides: whether a call is asked again, and which memory its failure leaves: a refusal or a quota of
+the placement, a failed boot, a pause of the market (`policies.bars`), or nothing.
+Why: only a want of capacity says anything of capacity. Too many calls say nothing of the call that met them.
+Never: a call that met too many calls is given up for that, however often; a launch that may have taken effect
+is forgotten before a list would have shown its machine.
+
+Example: six launches fail in a row with an error of no known kind: the placement counts as refused. Six that
+were throttled are asked a seventh time.
+"""
+
+from __future__ import annotations
+
+from policies import bars
+from policies.actions import ActionKind, Cause
+from policies.draft import Draft
+from policies.events import IntentClosed, IntentOpened, Outcome
+from policies.model import Placement, StandbyKind
+from policies.records import Intent
+from policies.value import replace
+
+ATTEMPTS = 6
+"""Times that a call which surely did nothing is repeated before it is given up."""
+
+LAUNCH_WINDOW = 60.0
+"""Seconds over which launches are counted for the rate limit."""
+
+LANDS_WITHIN = 300.0
+"""Seconds after which no list lacks the machine of a launch: one that shows up later is adopted."""
+
+_OF_NO_USE = (Outcome.DENIED, Outcome.MISCONFIGURED)
+"""Asking again does not help before somebody has changed something."""
+
+
+def opened(draft: Draft, event: IntentOpened) -> None:
+    """A call is about to be made, for the first time or again."""
+    intents = draft.mapping("intents")
+    known = intents.get(event.token)
+    intents[event.token] = Intent(
+        token=event.token,
+        kind=event.kind,
+        node=event.node,
+        at=event.at if known is None else known.at,
+        asked_at=event.at,
+        attempts=1 if known is None else known.attempts + 1,
+        throttled=0 if known is None else known.throttled,
+        landed=known is not None and known.landed,
+        placement=event.placement,
+        standby=event.standby,
+        replaces=event.replaces,
+        price=event.price,
+        cause=event.cause,
+        reason=event.reason,
+    )
+    if known is None and event.kind is ActionKind.LAUNCH:
+        draft.set("serial", draft.get("serial") + 1)
+        launches = draft.launches()
+        if launches and event.at - launches[0] >= LAUNCH_WINDOW:
+            launches[:] = [t for t in launches if event.at - t < LAUNCH_WINDOW]
+        launches.append(event.at)
+    if known is None and event.kind is ActionKind.START:
+        draft.node(event.node, standby=None, started_at=event.at, ready_at=None)
+    if event.replaces in draft.get("nodes"):
+        draft.open_swap(event.replaces, Cause.NOTICE, event.at)
+    draft.pair(event.replaces, event.node or event.token)
+
+
+def closed(draft: Draft, event: IntentClosed) -> None:
+    """A call came back."""
+    intent: Intent | None = draft.get("intents").get(event.token)
+    if intent is None:
+        return
+    intents = draft.mapping("intents")
+    if event.outcome is Outcome.DONE:
+        node = event.node or intent.node
+        intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, landed=True, node=node)
+        if intent.placement is not None:
+            bars.accepted(draft, intent.placement)
+        return
+    if event.outcome in _OF_NO_USE and intent.placement is not None:
+        bars.denied(draft, intent.placement, event.at, event.detail)
+    landed = intent.landed or event.outcome is Outcome.UNCERTAIN
+    if _asked_again(intent, event, landed=landed):
+        throttled = intent.throttled + (event.outcome is Outcome.THROTTLED)
+        intents[event.token] = replace(intent, unanswered=True, landed=landed, throttled=throttled)
+        return
+    intents.pop(event.token)
+    draft.unpair(event.token)
+    placement = intent.placement
+    if intent.kind is ActionKind.START and intent.node in draft.get("nodes"):
+        # The standby did not start: it is a standby again, and its placement is avoided for a while.
+        draft.unpair(intent.node)
+        denied_at = event.at if event.outcome in _OF_NO_USE else None
+        draft.node(intent.node, standby=StandbyKind.STOPPED, denied_at=denied_at)
+        placement = draft.get("nodes")[intent.node].placement
+    if placement is not None:
+        _failed(draft, event, placement)
+
+
+def _asked_again(intent: Intent, event: IntentClosed, *, landed: bool) -> bool:
+    """The same call is repeated: a launch, too, for as long as its machine may be there and not listed."""
+    launch = intent.kind is ActionKind.LAUNCH
+    match event.outcome:
+        case Outcome.UNCERTAIN | Outcome.THROTTLED:
+            return True
+        case Outcome.FAILED:
+            return (launch and landed) or intent.attempts - intent.throttled < ATTEMPTS
+        case Outcome.DENIED | Outcome.MISCONFIGURED if launch:
+            return landed and event.at - intent.at < LANDS_WITHIN
+        case Outcome.DENIED | Outcome.MISCONFIGURED:
+            return intent.kind is not ActionKind.START and intent.attempts - intent.throttled < ATTEMPTS
+    return False
+
+
+def _failed(draft: Draft, event: IntentClosed, placement: Placement) -> None:
+    """What a call that is given up says of the placement."""
+    match event.outcome:
+        case Outcome.QUOTA:
+            draft.mapping("quota_at")[placement] = event.at
+            draft.spot_lost(placement, event.at)
+        case Outcome.DIED:
+            draft.boot_failed(placement, event.at)
+            bars.faulted(draft, placement, event.at, event.detail)
+        case Outcome.REFUSED | Outcome.FAILED:
+            draft.refused(placement, event.at)
