@@ -85,7 +85,11 @@ def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dic
         "ec2:DescribeLaunchTemplateVersions",
         "ec2:DescribeRegions",
         "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSnapshots",
         "ec2:DescribeSubnets",
+        "ec2:DescribeVolumes",
+        "ec2:GetEbsDefaultKmsKeyId",
+        "ec2:GetEbsEncryptionByDefault",
         "ec2:GetSpotPlacementScores",
         "events:DescribeRule",
         "events:ListRuleNamesByTarget",
@@ -95,6 +99,9 @@ def doctor_policy(places: Sequence[AwsRegion], *, target_group: str = "") -> dic
         "iam:GetRole",
         "iam:ListAttachedRolePolicies",
         "iam:SimulatePrincipalPolicy",
+        "kms:DescribeKey",
+        "kms:GetKeyPolicy",
+        "kms:ListGrants",
         "servicequotas:GetServiceQuota",
     ]
     statements = []

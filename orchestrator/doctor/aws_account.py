@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from cloud.aws.doctor.account import ClockReading, How, Identity, Permission
-from cloud.aws.doctor.roles import SPOT_ROLE
+from cloud.aws.keys import SPOT_ROLE
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 
 SPOT_ROLE_COMMAND: Final = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"

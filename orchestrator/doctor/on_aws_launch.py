@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
+from cloud.aws import iam
 from cloud.aws.clients import AwsClients
-from cloud.aws.doctor import launch
+from cloud.aws.doctor import account, disks, launch, roles
 from cloud.aws.doctor.dry_launches import DryLaunches
-from cloud.aws.errors import code_of
+from cloud.aws.doctor.launch import ImageFacts, TemplateFacts
+from cloud.aws.errors import code_of, told
+from cloud.aws.keys import SPOT_ROLE, spot_role_arn
 from cloud.aws.places import AwsRegion
 from cloud.errors import CloudError, NotFound
 from orchestrator.config import Config
-from orchestrator.doctor import aws_dry_launches, aws_launch
+from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_roles
 from orchestrator.doctor.findings import Finding, Findings, skipped
 
 Look = Callable[[], Awaitable[Findings]]
@@ -31,6 +35,9 @@ class LaunchLooks:
         return {
             "template": self._template,
             "image": self._image,
+            "disks": self._disks,
+            "left-volumes": self._left,
+            "profile": self._profile,
             "network": self._network,
             "types": self._types,
             "dry-run": self._dry_run,
@@ -42,16 +49,66 @@ class LaunchLooks:
         return aws_launch.template(await launch.template(self._clients, self._place), self._place)
 
     async def _image(self) -> Findings:
-        place = self._place
-        given = place.image or (await launch.template(self._clients, place)).image
-        found = None
-        if given.startswith("ami-"):
-            try:
-                found = await launch.image(self._clients, given)
-            except CloudError as error:
-                if not isinstance(error, NotFound) and not code_of(error).startswith("InvalidAMIID"):
-                    raise
-        return aws_launch.image(given, found, place)
+        given, found = await self._image_facts(await launch.template(self._clients, self._place))
+        return aws_launch.image(given, found, self._place)
+
+    async def _image_facts(self, template: TemplateFacts) -> tuple[str, ImageFacts | None]:
+        """The image's name, and what it is; None when there is no such."""
+        given = self._place.image or template.image
+        if not given.startswith("ami-"):
+            return given, None
+        try:
+            return given, await launch.image(self._clients, given)
+        except CloudError as error:
+            if not isinstance(error, NotFound) and not code_of(error).startswith("InvalidAMIID"):
+                raise
+            return given, None
+
+    async def _disks(self) -> Findings:
+        template = await launch.template(self._clients, self._place)
+        name, image = await self._image_facts(template)
+        if image is None:
+            return [skipped(f"there is no image {name} to look at", subject=self._place.region)]
+        volumes = disks.volumes(image.devices, template.devices)
+        findings = list(aws_disks.kept(volumes, self._place))
+        for key in await disks.keys(self._clients, volumes):
+            findings += await self._key(key)
+        return findings
+
+    async def _key(self, name: str) -> Findings:
+        """Those who start machines, and whether they may use a key."""
+        who = await account.identity(self._clients)
+        partition, region = who.arn.split(":")[1], self._place.region
+        needed = {"the daemon": account.principal_of(who.arn)}
+        if self._pool.spot_wanted:
+            needed[f"the role {SPOT_ROLE}"] = spot_role_arn(who.account, partition)
+        try:
+            return aws_disks.grants(await disks.key(self._clients, name), needed, region)
+        except CloudError as error:
+            return [aws_disks.ungranted(name, needed.values(), region, told(error))]
+
+    async def _left(self) -> Findings:
+        found = await disks.left_behind(self._clients, self._config.pool_name)
+        return aws_disks.left(found, self._place.region)
+
+    async def _profile(self) -> Findings:
+        template = await launch.template(self._clients, self._place)
+        table = self._config.pool.cloud.aws
+        name = template.profile.rpartition("/")[2]
+        if not name:
+            return aws_roles.no_role(template.key_pair)
+        found = await roles.profile(self._clients, name)
+        findings = list(aws_roles.profile(found, name, table.node_role, template.key_pair))
+        statements = iam.node_policy(table.engine_secrets)["Statement"]
+        if found is not None and found.role and statements:
+            findings.append(await self._may_read(found.role, statements))
+        return findings
+
+    async def _may_read(self, role: str, statements: Sequence[Mapping[str, Any]]) -> Finding:
+        try:
+            return aws_roles.secrets(await roles.refused(self._clients, role, statements), role, self._file)
+        except CloudError as error:
+            return aws_roles.unknown(told(error))
 
     async def _network(self) -> Findings:
         place = self._place

@@ -227,7 +227,9 @@ class Permissions:
         try:
             for statement in asked:
                 wanted = [action for action in statement["Action"] if action in actions]
-                for action, verdict in await self._simulate(principal, statement, wanted):
+                for action, verdict in await simulate(
+                    self._clients, principal, self._caller.account, statement, wanted
+                ):
                     verdicts.setdefault(action, []).append(verdict)
         except CloudError as error:
             why = "" if is_refusal(error) else told(error)
@@ -238,30 +240,33 @@ class Permissions:
             found.append(Permission(action=action, how=How.SIMULATED, allowed=not bad, detail=bad))
         return found
 
-    async def _simulate(
-        self, principal: str, statement: Mapping[str, Any], actions: Sequence[str]
-    ) -> list[tuple[str, str]]:
-        equal = statement.get("Condition", {}).get("StringEquals", {})
-        context = [
-            {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
-            for key, value in equal.items()
+
+async def simulate(
+    clients: AwsClients, principal: str, account: str, statement: Mapping[str, Any], actions: Sequence[str]
+) -> list[tuple[str, str]]:
+    """What IAM would decide on these actions of a statement of ours for a user or role: each action with
+    "allowed" or why not, once for each resource. Raises CloudError."""
+    equal = statement.get("Condition", {}).get("StringEquals", {})
+    context = [
+        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+        for key, value in equal.items()
+    ]
+    found = []
+    for resource in statement["Resource"]:
+        answer: Answer = await clients.call(
+            Lane.LIST,
+            "iam",
+            "simulate_principal_policy",
+            lost=CloudError,
+            PolicySourceArn=principal,
+            ActionNames=list(actions),
+            ResourceArns=[_one_of(resource, account)],
+            ContextEntries=context,
+        )
+        found += [
+            (result["EvalActionName"], result["EvalDecision"]) for result in answer["EvaluationResults"]
         ]
-        found = []
-        for resource in statement["Resource"]:
-            answer: Answer = await self._clients.call(
-                Lane.LIST,
-                "iam",
-                "simulate_principal_policy",
-                lost=CloudError,
-                PolicySourceArn=principal,
-                ActionNames=list(actions),
-                ResourceArns=[_one_of(resource, self._caller.account)],
-                ContextEntries=context,
-            )
-            found += [
-                (result["EvalActionName"], result["EvalDecision"]) for result in answer["EvaluationResults"]
-            ]
-        return found
+    return found
 
 
 def principal_of(arn: str) -> str:

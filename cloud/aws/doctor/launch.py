@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloud.aws.clients import AwsClients, Lane
+from cloud.aws.doctor.disks import Devices
 from cloud.aws.machines import template_of
 from cloud.aws.places import AwsRegion
 from cloud.errors import CloudError, NotFound
@@ -20,7 +21,8 @@ _ANYWHERE: Final = ("0.0.0.0/0", "::/0")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateFacts:
     """One version of a launch template. `tokens` is MetadataOptions.HttpTokens, empty when it is not said;
-    `interfaces` and `market`: it says something of network interfaces or of the market."""
+    `interfaces` and `market`: it says something of network interfaces or of the market; `key_pair` is its
+    name, `devices` are its block device mappings."""
 
     image: str
     tokens: str
@@ -28,15 +30,18 @@ class TemplateFacts:
     interfaces: bool
     market: str
     profile: str
+    key_pair: str = ""
+    devices: Devices = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
-    """An AMI."""
+    """An AMI; `devices` are its block device mappings."""
 
     id: str
     state: str
     architecture: str
+    devices: Devices = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,8 @@ async def template(clients: AwsClients, place: AwsRegion) -> TemplateFacts:
         interfaces=bool(data.get("NetworkInterfaces")),
         market=data.get("InstanceMarketOptions", {}).get("MarketType", ""),
         profile=profile.get("Arn", "") or profile.get("Name", ""),
+        key_pair=data.get("KeyName", ""),
+        devices=data.get("BlockDeviceMappings", ()),
     )
 
 
@@ -93,7 +100,12 @@ async def image(clients: AwsClients, name: str) -> ImageFacts:
     if not answer["Images"]:
         raise NotFound(f"there is no image {name} for this account")
     found = answer["Images"][0]
-    return ImageFacts(id=name, state=found["State"], architecture=found.get("Architecture", ""))
+    return ImageFacts(
+        id=name,
+        state=found["State"],
+        architecture=found.get("Architecture", ""),
+        devices=found.get("BlockDeviceMappings", ()),
+    )
 
 
 async def subnets(clients: AwsClients, names: Sequence[str]) -> tuple[SubnetFacts, ...]:

@@ -6,15 +6,15 @@ SimulatePrincipalPolicy) and the EC2 user guide ("Service-linked role for Spot I
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cloud.aws.clients import AwsClients, Lane
+from cloud.aws.doctor.account import simulate
 from cloud.aws.errors import code_of
+from cloud.aws.keys import SPOT_ROLE
 from cloud.errors import CloudError
-
-SPOT_ROLE: Final = "AWSServiceRoleForEC2Spot"
 
 _NONE: Final = "NoSuchEntity"
 
@@ -67,6 +67,16 @@ async def profile(clients: AwsClients, name: str) -> ProfileFacts | None:
         trust=role["AssumeRolePolicyDocument"],  # boto3 has decoded it
         policies=frozenset(attached),
     )
+
+
+async def refused(clients: AwsClients, role: str, statements: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The actions of these statements that IAM would not permit a role, by its ARN. Raises CloudError."""
+    account = role.split(":")[4]
+    found: set[str] = set()
+    for statement in statements:
+        verdicts = await simulate(clients, role, account, statement, statement["Action"])
+        found |= {action for action, verdict in verdicts if verdict != "allowed"}
+    return tuple(sorted(found))
 
 
 async def _iam(clients: AwsClients, operation: str, **parameters: Any) -> Mapping[str, Any]:

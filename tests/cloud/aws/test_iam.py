@@ -18,6 +18,7 @@ PREFIXES = {
     "elbv2": "elasticloadbalancing",
     "events": "events",
     "iam": "iam",
+    "kms": "kms",
     "pricing": "pricing",
     "service-quotas": "servicequotas",
     "sqs": "sqs",

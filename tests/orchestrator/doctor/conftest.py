@@ -58,6 +58,8 @@ class Account:
             "ImageId": self.network.image,
             "SecurityGroupIds": [self.network.group],
             "MetadataOptions": {"HttpTokens": "required"},
+            "KeyName": "ops",
+            "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": True}}],
         }
         data = {key: value for key, value in {**sound, **data}.items() if value is not None}
         name = f"doctor-{next(_NUMBERS)}"
@@ -91,7 +93,7 @@ class Account:
         lines = []
         for title, table in tables.items():
             lines.append(f"[{title}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+            lines += [f"{key} = {toml(value)}" for key, value in table.items()]
         file = self.directory / "pool.toml"
         file.write_text("\n".join(lines) + "\n")
         return file
@@ -100,6 +102,13 @@ class Account:
         """What the doctor finds, by the name of the check."""
         results = await examine(self.config(), only, SystemClock(), lambda _done, _waiting: None)
         return {result.check.title: list(result.findings) for result in results}
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +131,7 @@ def network(aws_shim_process: Any) -> Network:
             }
         ],
     )
+    ec2.create_key_pair(KeyName="ops")
     images = ec2.describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])["Images"]
     return Network(vpc=vpc, subnets=subnets, group=group, image=images[0]["ImageId"])
 

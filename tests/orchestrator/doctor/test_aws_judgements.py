@@ -6,15 +6,17 @@ import pytest
 
 from cloud.aws.doctor.account import ClockReading, How, Identity, Permission, principal_of
 from cloud.aws.doctor.balancer import TargetGroupFacts
-from cloud.aws.doctor.dry_launches import DryLaunch
 from cloud.aws.doctor.launch import GroupFacts, ImageFacts, Opening, SubnetFacts, TemplateFacts
 from cloud.aws.doctor.notices import QueueFacts, RuleFacts
-from cloud.aws.errors import error_class
 from cloud.aws.event_rules import queue_policy
 from cloud.aws.events import LISTENED_TO
 from cloud.aws.places import AwsRegion
-from cloud.errors import CloudError
-from orchestrator.doctor import aws_account, aws_balancer, aws_dry_launches, aws_launch, aws_notices
+from orchestrator.doctor import (
+    aws_account,
+    aws_balancer,
+    aws_launch,
+    aws_notices,
+)
 from orchestrator.doctor.findings import State
 from policies.fit import Verdict
 from policies.model import Market, Pool
@@ -458,85 +460,3 @@ def test_an_idle_timeout_is_as_the_configuration_says():
         50.0, BALANCER, region=REGION, keep_alive=75.0, answer=30.0, stated=60.0
     )
     assert (found.state, found.advice) == (WARN, 'write cloud.aws.balancer_idle_timeout = "50s"')
-
-
-# -- the first day -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("exists", "wanted", "state"), [(True, True, OK), (False, True, FAIL), (False, False, OK)]
-)
-def test_spot_needs_a_role_that_nobody_has_by_himself(exists, wanted, state):
-    (found,) = aws_account.spot_role(exists, wanted=wanted)
-    assert found.state is state
-    if state is FAIL:
-        assert found.advice == "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
-
-
-@pytest.mark.parametrize(
-    ("status", "state", "text"),
-    [
-        ("opt-in-not-required", OK, "may use it"),
-        ("opted-in", OK, "may use it"),
-        ("not-opted-in", FAIL, "enable-region --region-name me-south-1"),
-        ("", FAIL, "correct its name"),
-    ],
-)
-def test_a_region_has_to_be_opted_in(status, state, text):
-    (found,) = aws_account.region(status, "me-south-1")
-    assert (found.state, text in found.text + found.advice) == (state, True), found
-
-
-def tried(kind, market=Market.SPOT, code="", message="", **changes):
-    error = f"{code}: {message}" if code else ""
-    word = error_class(code, 400, lost=CloudError, message=message).word if code else ""
-    launch = DryLaunch(
-        instance_type=kind, market=market, zone="us-east-1a", code=code, error=error, word=word
-    )
-    return replace(launch, **changes)
-
-
-@pytest.mark.parametrize(
-    ("code", "message", "changes", "state", "advice"),
-    [
-        ("UnauthorizedOperation", "no", {"refused": True}, FAIL, "orchestrator aws policy pool.toml"),
-        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "", {"refused": True}, FAIL, "spot.amazonaws"),
-        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "", {}, FAIL, "spot.amazonaws"),
-        ("VcpuLimitExceeded", "", {}, FAIL, "--quota-code L-C4BD4855"),
-        ("MaxSpotInstanceCountExceeded", "", {}, FAIL, "--quota-code L-C4BD4855"),
-        ("InsufficientInstanceCapacity", "", {}, WARN, "add types"),
-        ("Unsupported", "not supported in your requested Availability Zone", {}, WARN, "add types"),
-        ("Unsupported", "The requested configuration is not supported", {}, FAIL, "correct what it names"),
-        ("InvalidKeyPair.NotFound", "The key pair does not exist", {}, FAIL, "correct what it names"),
-        ("RequestLimitExceeded", "", {}, SKIPPED, "run it again"),
-    ],
-)
-def test_why_a_type_would_not_start_is_told_apart(code, message, changes, state, advice):
-    found = aws_dry_launches.launches(
-        [tried("g6e.12xlarge"), tried("p5.4xlarge", code=code, message=message, **changes)],
-        REGION,
-        "pool.toml",
-    )
-    (finding,) = found
-    assert (finding.state, advice in finding.advice) == (state, True), finding
-    assert "p5.4xlarge in us-east-1a" in finding.text
-    assert "g6e.12xlarge" not in finding.text
-
-
-def test_types_with_one_reason_share_a_finding_and_markets_have_their_own():
-    found = aws_dry_launches.launches(
-        [
-            tried("g6e.12xlarge", code="InvalidKeyPair.NotFound"),
-            tried("p5.4xlarge", code="InvalidKeyPair.NotFound"),
-            tried("g6e.12xlarge", Market.ON_DEMAND),
-            tried("p5.4xlarge", Market.ON_DEMAND),
-        ],
-        REGION,
-        "pool.toml",
-    )
-    assert [(f.state, f.subject) for f in found] == [
-        (FAIL, "spot in us-east-1"),
-        (OK, "on-demand in us-east-1"),
-    ]
-    assert found[0].text.startswith("every launch would be refused: g6e.12xlarge, p5.4xlarge in us-east-1a")
-    assert found[1].text == "g6e.12xlarge, p5.4xlarge would start"

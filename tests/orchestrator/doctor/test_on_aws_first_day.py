@@ -1,0 +1,221 @@
+"""What a new account lacks and what costs money there, on the stand-in for AWS, one thing at a time."""
+
+import itertools
+import json
+
+import pytest
+
+from orchestrator.doctor.findings import State
+
+OK, WARN, FAIL, SKIPPED = State.OK, State.WARN, State.FAIL, State.SKIPPED
+CALLER = "arn:aws:iam::123456789012:user/orchestrator"
+CORE = "AmazonSSMManagedInstanceCore"
+NUMBERS = itertools.count()
+
+
+def worst(findings):
+    return [f for f in findings if f.state in (WARN, FAIL)]
+
+
+def only(findings):
+    (found,) = worst(findings)
+    return found
+
+
+async def test_an_account_without_the_role_for_spot_is_told_the_command(account):
+    account.shim.order("set", spot_role=False)
+    found = only((await account.findings("aws"))["aws/spot-role"])
+    assert (found.state, found.advice) == (
+        FAIL,
+        "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",
+    )
+
+
+async def test_a_region_that_is_not_opted_in(account):
+    account.shim.order("set", opted_out=["us-east-1"])
+    found = only((await account.findings("aws"))["aws/region"])
+    assert (found.state, "aws account enable-region" in found.advice) == (FAIL, True)
+
+
+async def test_every_type_is_tried_in_every_market_and_every_zone_with_the_first(account):
+    found = await account.findings("aws", "launch")
+    assert [(f.state, f.text) for f in found["launch/dry-run"]] == [
+        (OK, "g6e.12xlarge, p5.4xlarge would start"),
+        (OK, "g6e.12xlarge, p5.4xlarge would start"),
+    ]
+    # 2 types and one zone more, in 2 markets; the check of permissions makes no launches of its own
+    assert account.shim.order("calls")["RunInstances"] == 6
+
+
+async def test_one_refused_type_among_others_is_found_and_named(account):
+    # The second type in the first market.
+    account.shim.order(
+        "fault", action="RunInstances", kind="error", after=1, code="InvalidKeyPair.NotFound", message="gone"
+    )
+    (found,) = worst((await account.findings("aws", "launch"))["launch/dry-run"])
+    assert (found.state, found.subject) == (FAIL, "spot in us-east-1")
+    assert (
+        found.text == "every launch would be refused: p5.4xlarge in us-east-1a: InvalidKeyPair.NotFound: gone"
+    )
+
+
+async def test_a_type_that_the_first_zone_lacks_is_tried_in_the_next(account):
+    message = "p5 is not supported in your requested Availability Zone (us-east-1a)"
+    account.shim.order("fault", action="RunInstances", kind="error", code="Unsupported", message=message)
+    found = (await account.findings("aws", "launch"))["launch/dry-run"]
+    assert {f.state for f in found} == {OK}
+    assert account.shim.order("calls")["RunInstances"] == 7
+
+
+async def test_too_many_calls_are_waited_out(account):
+    account.shim.order(
+        "fault", action="RunInstances", kind="error", times=2, code="RequestLimitExceeded", status=503
+    )
+    found = (await account.findings("aws", "launch"))["launch/dry-run"]
+    assert {f.state for f in found} == {OK}
+    assert account.shim.order("calls")["RunInstances"] == 8
+
+
+async def test_a_pool_without_spot_tries_none_and_needs_no_role(account):
+    account.pool["on_demand_floor"] = 10
+    account.shim.order("set", spot_role=False)
+    found = await account.findings("aws", "launch")
+    assert [f.subject for f in found["launch/dry-run"]] == ["on-demand in us-east-1"]
+    assert [f.state for f in found["aws/spot-role"]] == [OK]
+
+
+async def test_a_balancer_that_keeps_connections_longer_than_the_engines(account):
+    account.client("elbv2").modify_load_balancer_attributes(
+        LoadBalancerArn=account.balancer, Attributes=[{"Key": "idle_timeout.timeout_seconds", "Value": "75"}]
+    )
+    found = only((await account.findings("aws", "balancer"))["balancer/idle-timeout"])
+    assert (found.state, "clients get 502" in found.text) == (FAIL, True)
+    assert f"--load-balancer-arn {account.balancer}" in found.advice
+
+
+async def test_an_engine_with_its_own_keep_alive_gets_502s(account):
+    account.keep_alive = "5"
+    found = only((await account.findings("aws", "balancer"))["balancer/idle-timeout"])
+    assert (found.state, "the 5 s for which engines keep" in found.text) == (FAIL, True)
+
+
+async def test_who_may_not_read_the_idle_timeout_still_sees_the_target_group(account):
+    account.shim.order("set", denied=["elasticloadbalancing:DescribeLoadBalancerAttributes"])
+    found = await account.findings("aws", "balancer")
+    assert [f.state for f in found["balancer/idle-timeout"]] == [SKIPPED]
+    assert [f.state for f in found["balancer/target-group"]] == [OK]
+
+
+def nodes_role(account, *, trusted=("ec2.amazonaws.com",), policies=(CORE,), holds=True):
+    """An instance profile with a role; its name and the role's ARN."""
+    iam, name = account.client("iam"), f"node-{next(NUMBERS)}"
+    statement = {"Effect": "Allow", "Principal": {"Service": list(trusted)}, "Action": "sts:AssumeRole"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
+    for policy in policies:
+        allowing = {"Effect": "Allow", "Action": "ssm:*", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [allowing]})
+        made = iam.create_policy(Path=f"/{name}/", PolicyName=policy, PolicyDocument=document)
+        iam.attach_role_policy(RoleName=name, PolicyArn=made["Policy"]["Arn"])
+    iam.create_instance_profile(InstanceProfileName=name)
+    if holds:
+        iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    account.template(IamInstanceProfile={"Name": name}, KeyName=None)
+    account.settings["node_role"] = arn
+    return name, arn
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "text"),
+    [
+        ({}, None, ""),
+        ({"trusted": ("lambda.amazonaws.com",)}, FAIL, "EC2 may not assume"),
+        ({"trusted": ("ec2.amazonaws.com", "lambda.amazonaws.com")}, FAIL, "pass for a node"),
+        ({"policies": ()}, WARN, "nobody can look into a node"),
+        ({"holds": False}, FAIL, "holds no role"),
+    ],
+)
+async def test_the_role_of_nodes(account, given, state, text):
+    name, _ = nodes_role(account, **given)
+    found = worst((await account.findings("aws", "launch"))["launch/profile"])
+    assert {f.state for f in found} == ({state} if state else set())
+    assert text in " ".join(f.text for f in found)
+    assert all(name in f.advice for f in found)
+
+
+async def test_an_instance_profile_that_is_not_there(account):
+    account.template(IamInstanceProfile={"Name": "nobody"})
+    found = only((await account.findings("aws", "launch"))["launch/profile"])
+    assert (found.state, "EC2 refuses every launch" in found.text) == (FAIL, True)
+    assert "aws iam create-instance-profile --instance-profile-name nobody" in found.advice
+
+
+async def test_a_role_that_may_not_read_the_secrets_of_engines(account):
+    _, arn = nodes_role(account)
+    account.settings["engine_secrets"] = {
+        "HF_TOKEN": "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"
+    }
+    account.shim.order("set", principals=[arn])
+    found = (await account.findings("aws", "launch"))["launch/profile"]
+    assert [f.state for f in found] == [OK, OK]
+    account.shim.order("set", principals=[arn], denied=["ssm:GetParameter"])
+    found = only((await account.findings("aws", "launch"))["launch/profile"])
+    assert (found.state, "ssm:GetParameter" in found.text) == (FAIL, True)
+    account.shim.order("set", principals=[arn], denied=["iam:SimulatePrincipalPolicy"])
+    found = (await account.findings("aws", "launch"))["launch/profile"]
+    assert [f.state for f in found] == [OK, SKIPPED]
+
+
+async def test_a_volume_of_the_image_that_outlives_machines(account):
+    name = account.template(BlockDeviceMappings=None)  # the image's own root volume stays, 15 GiB
+    found = only((await account.findings("aws", "launch"))["launch/disks"])
+    assert (found.state, "/dev/sda1 (15 GiB)" in found.text) == (FAIL, True)
+    assert "$1.20 a month" in found.text
+    assert f"create-launch-template-version --region us-east-1 --launch-template-name {name} " in found.advice
+    assert '{"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": true}}' in found.advice
+
+
+def own_key(account):
+    """A key of KMS's that volumes of launches get."""
+    arn = account.client("kms").create_key()["KeyMetadata"]["Arn"]
+    ebs = {"DeleteOnTermination": True, "Encrypted": True, "KmsKeyId": arn}
+    account.template(BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": ebs}])
+    return arn
+
+
+async def test_a_key_of_ones_own_without_grants_ends_every_spot_machine(account):
+    arn = own_key(account)
+    found = worst((await account.findings("aws", "launch"))["launch/disks"])
+    spot = "arn:aws:iam::123456789012:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+    assert [(f.state, arn in f.advice) for f in found] == [(WARN, True), (FAIL, True)]
+    assert "Client.InternalError" in found[1].text
+    for finding, who in zip(found, (CALLER, spot), strict=True):
+        assert f"--grantee-principal {who} " in finding.advice
+    # What the advice says mends it.
+    for who in (CALLER, spot):
+        operations = found[1].advice.partition("--operations ")[2].split()
+        account.client("kms").create_grant(KeyId=arn, GranteePrincipal=who, Operations=operations)
+    assert not worst((await account.findings("aws", "launch"))["launch/disks"])
+
+
+async def test_grants_that_nobody_may_read_are_printed_all_the_same(account):
+    arn = own_key(account)
+    account.shim.order("set", denied=["kms:ListGrants"])
+    found = (await account.findings("aws", "launch"))["launch/disks"]
+    assert [f.state for f in found] == [OK, SKIPPED]
+    assert found[1].advice.count(f"aws kms create-grant --region us-east-1 --key-id {arn}") == 2
+
+
+async def test_volumes_that_are_left_over_cost_money(account):
+    ec2 = account.client("ec2")
+    tags = [{"ResourceType": "volume", "Tags": [{"Key": "orchestrator:pool", "Value": "llama"}]}]
+    made = ec2.create_volume(AvailabilityZone="us-east-1a", Size=500, TagSpecifications=tags)["VolumeId"]
+    other = ec2.create_volume(AvailabilityZone="us-east-1a", Size=500)["VolumeId"]
+    try:
+        found = only((await account.findings("aws", "launch"))["launch/left-volumes"])
+    finally:
+        ec2.delete_volume(VolumeId=made)
+        ec2.delete_volume(VolumeId=other)
+    assert (found.state, "$40.00 a month" in found.text) == (WARN, True)
+    delete = "aws ec2 delete-volume --region us-east-1 --volume-id $v"
+    assert found.advice == f"for v in {made}; do {delete}; done"
