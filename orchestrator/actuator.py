@@ -34,7 +34,10 @@ from policies.model import Ending, InstanceState, Placement, TargetPhase, Target
 log = structlog.get_logger("actuator")
 
 CALLS_AT_ONCE = 16
-"""Calls on the machines of a region that run at the same time: one that hangs keeps no other waiting."""
+"""Calls on the machines of a region that run at the same time: one that hangs keeps no other waiting.
+
+Ends of machines are counted apart: they wait for no launch that waits.
+"""
 
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
 
@@ -81,7 +84,7 @@ class Actuator:
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
         self._timeout, self._emit, self._leading = call_timeout, emit, leading
-        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
+        self._slots: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(CALLS_AT_ONCE)
         )
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -107,7 +110,8 @@ class Actuator:
         for action in actions:
             if isinstance(action, Launch | Start | Stop | Terminate) and action.token not in self._busy:
                 place = action.placement if isinstance(action, Launch) else place_of(action.node)
-                call = self._call(action, place, self._slots["" if place is None else place.region])
+                where = "" if place is None else place.region
+                call = self._call(action, place, self._slots[where, isinstance(action, Terminate)])
                 task = asyncio.create_task(call, name=f"{action.kind} {action.token}")
                 self._busy[action.token] = task
                 task.add_done_callback(partial(self._forget, action.token))

@@ -20,6 +20,9 @@ from orchestrator.config_aws import AwsTable
 
 _CONNECT = 2.0  # s
 
+_TURN = 0.5
+"""Share of the time of a call on a machine that it waits for its turn."""
+
 _SHARE = 0.8
 """Share of the time of a whole look that one type of the price list gets."""
 
@@ -39,7 +42,7 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
     """The adapters of the configured pool. Makes no call yet."""
     table, name = config.pool.cloud.aws, config.pool_name
     regions = clients_of(config)
-    instances = AwsInstances(regions, clock=clock)
+    instances = AwsInstances(regions, clock=clock, patience=_TURN * config.daemon.call_timeout)
     calls = [NoticeCalls(clients) for clients, _ in regions]
     return AwsPorts(
         instances=instances,

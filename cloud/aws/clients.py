@@ -29,7 +29,8 @@ class Lane(StrEnum):
     """Which thread pool a call runs in."""
 
     URGENT = "urgent"  # load balancers and whatever else a notice sets off
-    LAUNCH = "launch"  # changes of machines
+    LAUNCH = "launch"  # launches, starts and stops
+    END = "end"  # ends of machines, which wait for no launch
     LIST = "list"  # descriptions
     CONSOLE = "console"  # what machines wrote: many that fail at once hold up no list
     SPOT_PRICES = "spot-prices"
@@ -41,6 +42,7 @@ class Lane(StrEnum):
 _WORKERS = {
     Lane.URGENT: 4,
     Lane.LAUNCH: 8,
+    Lane.END: 4,
     Lane.LIST: 4,
     Lane.CONSOLE: 2,
     Lane.SPOT_PRICES: 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from cloud.aws.clients import Answer, AwsClients, Lane
 from cloud.aws.errors import code_of
 from cloud.aws.machines import instance_of, is_machine, launch_parameters
+from cloud.aws.pacing import LIMITS, Pace
 from cloud.aws.places import POOL_TAG, PROVIDER, AwsRegion
-from cloud.errors import CloudError, Misconfigured, NotFound, Uncertain
+from cloud.errors import CloudError, Denied, Misconfigured, NotFound, Throttled, Uncertain
 from cloud.ports import Clock, LaunchRequest, console_end
 from policies.model import Instance, InstanceState
 
@@ -32,6 +34,10 @@ class AwsInstances:
     launch. Tags travel in that call: there is no moment in which a machine of ours carries none. Each region
     is asked by itself; a machine whose region is not known here, as after a restart, is looked for in all at
     once.
+
+    Changes keep to EC2's rates, see `cloud.aws.pacing`: one waits for its turn for at most `patience`
+    seconds, and is Throttled at once, without a call, when its turn is farther off. Ends of machines wait
+    for no launch: neither for its turn nor for its thread.
     """
 
     def __init__(
@@ -39,12 +45,16 @@ class AwsInstances:
         regions: Sequence[tuple[AwsClients, AwsRegion]],
         *,
         clock: Clock,
+        patience: float = 5.0,
     ) -> None:
         self._clients = {place.region: clients for clients, place in regions}
         self._places = {place.region: place for _, place in regions}
         self.regions = tuple(self._places)
         self._shares = [clients.share() for clients, _ in regions]
-        self._clock = clock
+        self._clock, self._patience = clock, patience
+        self._paces = {
+            (name, operation): Pace(limit) for name in self.regions for operation, limit in LIMITS.items()
+        }
         self._region_of: dict[str, str] = {}
         self._launched_at: dict[str, float] = {}
 
@@ -78,11 +88,8 @@ class AwsInstances:
 
     async def terminate(self, node: str) -> None:
         """Ask for the end of a machine; a young one that EC2 does not show yet is Uncertain, not gone."""
-        try:
+        with contextlib.suppress(NotFound):
             await self._change(node, "terminate_instances")
-        except NotFound:
-            if self._is_young(node):
-                raise Uncertain(f"{node} was launched a moment ago and EC2 does not show it yet") from None
 
     async def stop(self, node: str) -> None:
         """Stop a machine. A one-time spot instance cannot be stopped: Misconfigured."""
@@ -188,8 +195,37 @@ class AwsInstances:
         return None
 
     async def _change(self, node: str, operation: str) -> None:
-        """Ask in the region of the machine."""
-        await self._call(await self._find(node), operation, InstanceIds=[node])
+        """Ask in the region of the machine.
+
+        Where the daemon may change by tag only, which is what its policy says, EC2 refuses a machine that is
+        no more, or not yet, like one that is not ours: it looks for rights before it looks for the machine.
+        So a refusal is followed by a look.
+
+        Raises NotFound for a machine that is gone, Uncertain for a young one that EC2 does not show yet,
+        Denied for one that is there.
+        """
+        try:
+            await self._call(await self._find(node), operation, InstanceIds=[node])
+        except NotFound as missing:
+            raise self._missing(node) from missing
+        except Denied as denied:
+            try:
+                state = await self._state(node)
+            except NotFound:
+                state = None
+            except CloudError:
+                raise denied from denied.__cause__
+            if state is None:
+                raise self._missing(node) from denied
+            if state in _GONE:
+                raise NotFound(f"{node} has ended") from denied
+            raise
+
+    def _missing(self, node: str) -> CloudError:
+        """What it means that EC2 does not know a machine."""
+        if self._is_young(node):
+            return Uncertain(f"{node} was launched a moment ago and EC2 does not show it yet")
+        return NotFound(f"{node} is gone")
 
     async def _find(self, node: str) -> str:
         """The region of a machine. One that no list showed yet is looked for, in all regions at once.
@@ -228,7 +264,25 @@ class AwsInstances:
         return found
 
     async def _call(self, region: str, operation: str, **parameters: Any) -> Answer:
-        return await self._clients[region].call(Lane.LAUNCH, "ec2", operation, **parameters)
+        """A change, when it is its turn."""
+        pace = self._paces[region, operation]
+        wait = pace.turn(self._clock.steady(), patience=self._patience)
+        if wait is None:
+            raise Throttled(
+                f"{operation} in {region}: as many wait as EC2 takes in {self._patience:g} s; not asked"
+            )
+        if wait > 0.0:
+            try:
+                await self._clock.sleep(wait)
+            except asyncio.CancelledError:
+                pace.give_back()
+                raise
+        lane = Lane.END if operation == "terminate_instances" else Lane.LAUNCH
+        try:
+            return await self._clients[region].call(lane, "ec2", operation, **parameters)
+        except Throttled:
+            pace.refused(self._clock.steady())
+            raise
 
     def _remember(self, machine: Answer, place: AwsRegion) -> None:
         node = str(machine["InstanceId"])

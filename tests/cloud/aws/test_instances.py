@@ -308,7 +308,9 @@ async def test_every_page_is_read_and_any_that_fails_fails_the_list(instances, a
 @pytest.mark.slow
 async def test_what_carries_no_tag_of_ours_is_not_listed(instances, ec2, aws_place):
     launched = await instances.launch(request())
-    ec2.run_instances(MinCount=1, MaxCount=1, ImageId="ami-1", SubnetId=aws_place.subnets["us-east-1a"])
+    ec2.run_instances(
+        MinCount=1, MaxCount=1, ImageId="ami-12345678", SubnetId=aws_place.subnets["us-east-1a"]
+    )
     assert [i.id for i in await instances.list("pool", "us-east-1")] == [launched.id]
     ec2.delete_tags(Resources=[launched.id], Tags=[{"Key": "orchestrator:pool"}])
     assert await instances.list("pool", "us-east-1") == ()
@@ -440,7 +442,7 @@ def test_a_description_with_odd_tags_is_read():
 TEMPLATE = {"aws:ec2launchtemplate:id": "lt-1", "aws:ec2launchtemplate:version": "7"}
 
 
-def described(image="ami-1", **tags):
+def described(image="ami-12345678", **tags):
     machine = {
         "InstanceId": "i-1",
         "ImageId": image,

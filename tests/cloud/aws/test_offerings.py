@@ -27,6 +27,9 @@ class SetClock:
     def now(self):
         return self.time
 
+    def steady(self):
+        return self.time
+
     async def sleep(self, seconds):
         self.time += seconds
 

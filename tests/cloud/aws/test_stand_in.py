@@ -81,3 +81,161 @@ def test_a_console_says_what_the_machine_wrote(account):
     account.shim.order("set", console={node: "no driver\n", "*": "booting\n"})
     assert account.ec2.get_console_output(InstanceId=node)["Output"] == "no driver\n"
     assert account.ec2.get_console_output(InstanceId=other)["Output"] == "booting\n"
+
+
+# -- what is looked at before the call ------------------------------------------------------------
+
+
+def test_launches_come_in_a_bucket_of_five(account):
+    account.shim.order("set", run_bucket=[5, 0.001])
+    for _ in range(5):
+        account.launch()
+    assert account.refusal(account.launch) == "RequestLimitExceeded"
+    assert len(account.shim.machines("pool")) == 5
+
+
+def test_ends_have_a_larger_bucket_than_launches(account):
+    node = account.launch()
+    account.shim.order("set", run_bucket=[5, 0.001])
+    for _ in range(20):
+        account.ec2.terminate_instances(InstanceIds=[node])
+
+
+def test_what_is_no_more_is_refused_like_what_is_not_ours(account):
+    account.shim.order("set", remember=0.0, end=0.0)
+    mine, bare = account.launch(), account.launch(TagSpecifications=[])
+    for change in (account.ec2.terminate_instances, account.ec2.stop_instances, account.ec2.start_instances):
+        for node in (bare, "i-0123456789abcdef0"):
+            assert account.refusal(change, InstanceIds=[node]) == "UnauthorizedOperation"
+    account.ec2.terminate_instances(InstanceIds=[mine])
+    account.shim.order("set", tag_authorisation=False)
+    assert account.refusal(account.ec2.terminate_instances, InstanceIds=["i-0123456789abcdef0"]) == (
+        "InvalidInstanceID.NotFound"
+    )
+
+
+def test_what_ec2_does_not_show_yet_may_not_be_changed(account):
+    account.shim.order("set", describe_lag=600.0)
+    node = account.launch()
+    assert account.refusal(account.ec2.terminate_instances, InstanceIds=[node]) == "UnauthorizedOperation"
+
+
+def test_a_region_that_is_not_opted_in_to_does_not_know_the_keys(account):
+    account.shim.order("set", opted_out=["us-east-1"])
+    assert account.refusal(account.launch) == "AuthFailure"
+    assert account.refusal(account.ec2.describe_instances) == "AuthFailure"
+
+
+# -- what is asked for ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"ImageId": "ami-00000000000000000"}, "InvalidAMIID.NotFound"),
+        ({"ImageId": "image"}, "InvalidAMIID.Malformed"),
+        ({"KeyName": "nobody"}, "InvalidKeyPair.NotFound"),
+        ({"IamInstanceProfile": {"Name": "nobody"}}, "InvalidParameterValue"),
+        ({"SubnetId": "subnet-00000000"}, "InvalidSubnetID.NotFound"),
+        (
+            {"LaunchTemplate": {"LaunchTemplateName": "node", "Version": "9"}},
+            "InvalidLaunchTemplateId.VersionNotFound",
+        ),
+        (
+            {"LaunchTemplate": {"LaunchTemplateName": "node", "Version": "0"}},
+            "InvalidLaunchTemplateId.VersionNotFound",
+        ),
+        (
+            {"LaunchTemplate": {"LaunchTemplateName": "nobody", "Version": "1"}},
+            "InvalidLaunchTemplateName.NotFoundException",
+        ),
+        (
+            {"TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "aws:x", "Value": "1"}]}]},
+            "InvalidParameterValue",
+        ),
+        (
+            {"TagSpecifications": [{"ResourceType": "spot-instances-request", "Tags": []}]},
+            "InvalidParameterValue",
+        ),
+        (
+            {"BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 1}}]},
+            "InvalidBlockDeviceMapping",
+        ),
+    ],
+)
+def test_what_is_asked_for_wrongly_is_refused(account, asked, code):
+    assert account.refusal(account.launch, **asked) == code
+    assert account.shim.machines("pool") == []
+
+
+def test_tags_of_spot_requests_come_with_spot_only(account):
+    tags = [{"ResourceType": "spot-instances-request", "Tags": [{"Key": "team", "Value": "ml"}]}]
+    assert account.launch("spot", TagSpecifications=tags)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"), [("zone", "requested Availability Zone"), ("configuration", "requested configuration")]
+)
+def test_unsupported_is_said_of_a_zone_and_of_a_configuration(account, what, words):
+    account.shim.order("set", unsupported={TYPE: what})
+    with pytest.raises(ClientError, match=words) as refused:
+        account.launch()
+    assert refused.value.response["Error"]["Code"] == "Unsupported"
+
+
+# -- disks ----------------------------------------------------------------------------------------
+
+DISKS = [
+    {"device": "/dev/sda1", "size": 20},
+    {"device": "/dev/sdf", "size": 300, "delete_on_termination": False},
+]
+
+
+def sizes(account):
+    return sorted(volume["Size"] for volume in account.ec2.describe_volumes()["Volumes"])
+
+
+async def test_volumes_that_are_not_deleted_outlive_their_machine(account):
+    account.shim.order("set", images={"ami-disks": {"volumes": DISKS}}, end=0.0)
+    node = account.launch(ImageId="ami-disks")
+    assert sizes(account) == [20, 300]
+    account.ec2.terminate_instances(InstanceIds=[node])
+    await until(lambda: sizes(account) == [300])
+    (left,) = account.ec2.describe_volumes()["Volumes"]
+    assert (left["State"], left["Attachments"]) == ("available", [])
+
+
+def test_a_launch_writes_over_the_disks_of_its_image(account):
+    account.shim.order("set", images={"ami-disks": {"volumes": DISKS}})
+    ebs = {"VolumeSize": 100, "VolumeType": "gp3", "Throughput": 500, "DeleteOnTermination": True}
+    over = [{"DeviceName": "/dev/sda1", "Ebs": ebs}, {"DeviceName": "/dev/sdf", "NoDevice": ""}]
+    account.launch(ImageId="ami-disks", BlockDeviceMappings=over)
+    (volume,) = account.ec2.describe_volumes()["Volumes"]
+    assert (volume["Size"], volume["Throughput"]) == (100, 500)
+
+
+def test_an_image_tells_its_disks_and_their_key(account):
+    key = "arn:aws:kms:us-east-1:123456789012:key/1"
+    account.shim.order("set", images={"ami-disks": {"volumes": [{"size": 9, "encrypted": True, "kms": key}]}})
+    (image,) = account.ec2.describe_images(ImageIds=["ami-disks"])["Images"]
+    (mapping,) = image["BlockDeviceMappings"]
+    ebs = mapping["Ebs"]
+    assert (ebs["VolumeSize"], ebs["DeleteOnTermination"], ebs["Encrypted"]) == (9, True, True)
+    (snapshot,) = account.ec2.describe_snapshots(SnapshotIds=[ebs["SnapshotId"]])["Snapshots"]
+    assert snapshot["KmsKeyId"] == key
+    account.shim.order("set", images={})
+    assert account.refusal(account.ec2.describe_images, ImageIds=["ami-disks"]) == "InvalidAMIID.NotFound"
+
+
+async def test_a_customer_key_ends_every_launch_that_may_not_use_it(account):
+    account.shim.order("set", default_key="key-1", key_grants={"key-1": ["on-demand"]})
+    spot, on_demand = account.launch("spot"), account.launch()
+    await until(lambda: account.described(spot)["State"]["Name"] == "terminated")
+    assert account.described(spot)["StateReason"]["Code"] == "Client.InternalError"
+    await until(lambda: account.described(on_demand)["State"]["Name"] == "running")
+
+
+def test_volumes_have_a_quota(account):
+    account.shim.order("set", volume_quota=10)
+    account.launch()
+    assert account.refusal(account.launch) == "VolumeLimitExceeded"

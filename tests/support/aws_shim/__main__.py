@@ -15,6 +15,7 @@ import time
 
 from account import patch_account
 from balancing import patch_balancing
+from images import patch_images
 from launches import patch_launches
 from looks import patch_looks
 from machines import patch_machines
@@ -45,6 +46,7 @@ def main():
     options = parser.parse_args()
     shim = _Handler.shim = Shim()
     patch_machines(shim)
+    patch_images(shim)
     patch_launches(shim)
     patch_templates()
     patch_balancing(shim)

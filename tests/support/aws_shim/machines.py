@@ -22,6 +22,12 @@ def put(instance, state):
     instance._state.code, instance._state.name = state
 
 
+def run(instance):
+    """A machine runs; EC2 gives no reason for that."""
+    put(instance, RUNNING)
+    instance.state_reason = None
+
+
 def is_in(instance, *states):
     return instance._state.name in {name for _, name in states}
 
@@ -69,6 +75,8 @@ def _patch_changes(shim):
                 raise _wrong_state(self, "stopped")
             if is_in(self, RUNNING):
                 put(self, STOPPING)
+                code = "Client.UserInitiatedShutdown"
+                self.state_reason = StateReason(f"{code}: User initiated shutdown", code)
                 shim.later(shim.settings["stop"], lambda: is_in(self, STOPPING) and put(self, STOPPED))
             return previous
 
@@ -79,7 +87,8 @@ def _patch_changes(shim):
                 raise _wrong_state(self, "started")
             if is_in(self, STOPPED):
                 put(self, PENDING)
-                shim.later(shim.settings["boot"], lambda: is_in(self, PENDING) and put(self, RUNNING))
+                self.state_reason = StateReason("pending", "pending")
+                shim.later(shim.settings["boot"], lambda: is_in(self, PENDING) and run(self))
             return previous
 
     Instance.terminate, Instance.stop, Instance.start = terminate, stop, start

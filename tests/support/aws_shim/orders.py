@@ -27,6 +27,7 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 import machines
+from authority import closed, throttled, unauthorised
 from balancing import Fronts
 from crowd import Crowd
 from effects import Effects
@@ -68,6 +69,8 @@ class Application:
             fault = Fault(action=action, kind="error", code="ExpiredToken", message="The token has expired.")
         if f"{service}:{action.removesuffix('Batch')}" in self._shim.settings["denied"]:
             fault = _denial(service, action)
+        refusal = closed(self._shim, service, region, action) or throttled(self._shim, region, action)
+        fault = refusal or fault
         if fault is None and action == "GetCallerIdentity":
             fault = forged(environ, body)
         if fault is not None and fault.kind == "error":
@@ -83,6 +86,9 @@ class Application:
         listed = self._crowd.answer(action, body)
         if listed is not None:
             return _xml(listed, start_response, "200 OK")
+        refusal = unauthorised(self._shim, _key_of(environ), region, action, body)
+        if refusal is not None:
+            return _refuse(refusal, service, start_response)
         if fault is not None and fault.kind == "lose":
             b"".join(self._answer(environ, lambda *_: None, era))
             return _hang_up(environ, start_response)

@@ -38,9 +38,13 @@ DEFAULTS = {
     "quotas": {},  # quota code -> vCPUs; missing means more than enough
     "scores": {},  # zone id -> spot placement score
     "launch_faults": {},  # market or "*" -> {"code", "message", "after"}: accepted, ends so while pending
-    "run_bucket": None,  # [burst, a second]: launches beyond it are answered RequestLimitExceeded
+    "run_bucket": None,  # [burst, a second] of launches; with it starts, stops and ends keep to theirs too
     "spot_role": True,  # whether the account has AWSServiceRoleForEC2Spot
     "tag_authorisation": True,  # machines without a pool's tag, and unknown ones, may not be changed
+    "unsupported": {},  # "TYPE:ZONE" or TYPE -> "zone" or "configuration": what of it EC2 does not support
+    "volume_quota": None,  # GiB of all volumes of a region
+    "default_key": "",  # customer key that encrypts every volume that names none
+    "key_grants": {},  # customer key -> markets whose launches may use it; missing means none may
     "images": {},  # image -> {"volumes": [{"device", "size", "delete_on_termination", "encrypted", "kms"}]}
     "console": {},  # instance id or "*" -> what the machine wrote on its console
     "clock": 0.0,  # s that the answers' Date is ahead
@@ -78,6 +82,7 @@ class Shim:
     calls: dict = field(default_factory=dict)  # action -> calls that arrived
     tokens: dict = field(default_factory=dict)  # (region, token) -> (fingerprint, reservation)
     requests: dict = field(default_factory=dict)  # spot instance request id -> request
+    buckets: dict = field(default_factory=dict)  # (region, action) -> authority.Bucket
 
     era: int = 0  # resets so far
     gate: threading.Event = field(default_factory=threading.Event)  # what is held waits for it
@@ -96,11 +101,12 @@ class Shim:
             self.release()
             self._later.clear()
             named = (self.outages, self.silent_regions)
-            for kept in (*named, self.faults, self.calls, self.tokens, self.requests):
+            for kept in (*named, self.faults, self.calls, self.tokens, self.requests, self.buckets):
                 kept.clear()
             self.settings = {**DEFAULTS}
             for backend in ec2_backends[ACCOUNT].values():
                 backend.reservations.clear()
+                backend.volumes.clear()
             for service in (elbv2_backends, sqs_backends, events_backends):
                 for backend in service[ACCOUNT].values():
                     backend.reset()

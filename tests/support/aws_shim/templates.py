@@ -1,6 +1,8 @@
-"""Launch templates as EC2 has them: the tags of a template are no part of what its versions hold."""
+"""Launch templates as EC2 has them: their own tags are in none of their versions, which count from 1."""
 
+from moto.ec2.exceptions import InvalidLaunchTemplateVersionNotFound
 from moto.ec2.models import EC2Backend
+from moto.ec2.models.launch_templates import LaunchTemplate
 
 
 def patch_templates():
@@ -16,4 +18,12 @@ def patch_templates():
             kept["TagSpecifications"] = specifications
         return create(self, name, description, kept, tags)
 
+    version = LaunchTemplate.get_version
+
+    def get_version(self, num):
+        if not str(num).startswith("$") and not (str(num).isdecimal() and int(num) > 0):
+            raise InvalidLaunchTemplateVersionNotFound(template_id=self.id, version=num)
+        return version(self, num)
+
+    LaunchTemplate.get_version = get_version
     EC2Backend.create_launch_template = create_launch_template
