@@ -66,7 +66,7 @@ class Actuator:
 
     `leading` says whether this process still holds the lease, `failsafe` whether it may take noticed nodes
     out of balancers without it. Both are asked right before every call, since a call may have waited long for
-    its turn, and the process may have been frozen.
+    its turn, and the process may have been frozen. `node_says` gives what a node said of its own start.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Actuator:
         emit: Callable[[Event], object],
         leading: Callable[[], bool],
         failsafe: Callable[[], bool],
+        node_says: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
         self._timeout, self._emit, self._leading = call_timeout, emit, leading
@@ -88,7 +89,9 @@ class Actuator:
             lambda: asyncio.Semaphore(CALLS_AT_ONCE)
         )
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self._last_words = LastWords(pool=pool, clock=clock, instances=instances, emit=emit)
+        self._last_words = LastWords(
+            pool=pool, clock=clock, instances=instances, emit=emit, node_says=node_says
+        )
         self.writers = {
             b.name: TargetWriter(
                 b,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloud.agent_receiver import AgentReceiver, GpuReading, NodeReport, Xid
+from cloud.agent_receiver import AgentReceiver, BootReport, GpuReading, NodeReport, Xid
 from orchestrator import metrics, views
 from policies.gpu_errors import condemned
 
@@ -25,8 +25,21 @@ def view(report: NodeReport, now: float) -> views.AgentView:
         life_cycle=report.life_cycle,
         gpus=[_gpu(gpu) for gpu in report.gpus],
         xids=[_xid(xid) for xid in report.xids],
+        boot=None if report.boot is None else _boot(report.boot),
         errors=[text for text in (report.metadata_error, report.gpu_error, report.xid_error) if text],
     )
+
+
+def boot_words(agents: AgentReceiver, node: str) -> str:
+    """How far a node came by its own word, and what it found wrong; empty where it does not say."""
+    report = agents.report(node)
+    if report is None or report.boot is None:
+        return ""
+    boot = report.boot
+    wrong = [f"{check.name}: {check.text}" for check in boot.checks if not check.ok]
+    told = "; ".join(filter(None, (boot.detail, *wrong)))
+    restarts = f", {boot.restarts} restarts" if boot.restarts else ""
+    return f"its node got to {boot.stage or 'an unknown stage'}{restarts}{f': {told}' if told else ''}"
 
 
 def publish(agents: AgentReceiver, pool: str) -> None:
@@ -38,6 +51,16 @@ def publish(agents: AgentReceiver, pool: str) -> None:
     if agents.keys is not None:
         metrics.NODE_KEYS.labels(pool, "given").set(agents.keys.given)
         metrics.NODE_KEYS.labels(pool, "refused").set(agents.keys.refused)
+
+
+def _boot(boot: BootReport) -> views.BootView:
+    return views.BootView(
+        stage=boot.stage,
+        ok=boot.ok,
+        detail=boot.detail,
+        checks=[views.BootCheckView(name=c.name, ok=c.ok, text=c.text) for c in boot.checks],
+        restarts=boot.restarts,
+    )
 
 
 def _gpu(gpu: GpuReading) -> views.GpuView:

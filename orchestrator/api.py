@@ -132,7 +132,8 @@ class Api:
         snapshot = self._snapshot()
         node = snapshot.fleet.by_id.get(name)
         entries = await self._read(node=name, limit=1000, newest=True)
-        if node is None and not entries:
+        boot = next((b for b in snapshot.memory.failed_boots if b.node == name), None)
+        if node is None and boot is None and not entries:
             raise Refused(404, f"no node {name!r} is known; see `orchestrator nodes`")
         sentences = (
             explain.node_sentences(node, snapshot.memory, snapshot.world.now)
@@ -145,6 +146,7 @@ class Api:
                 schema="node/1",
                 node=status.node_view(snapshot, node) if node is not None else None,
                 agent=agents.view(report, self._clock.now()) if report is not None else None,
+                failed_boot=status.failed_boot_view(boot) if boot is not None else None,
                 events=[status.event_view(e) for e in entries],
                 sentences=list(sentences),
             )

@@ -267,6 +267,7 @@ class Daemon:
             emit=inbox.put,
             leading=lease.valid,
             failsafe=lambda: lease.unanswered() is not None,
+            node_says=partial(agents.boot_words, ports.agents) if ports.agents is not None else lambda _: "",
         )
         self._observer, self._actuator, self._ledger = observer, actuator, ledger
         quiet = settings.record_turns

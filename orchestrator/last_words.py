@@ -33,9 +33,17 @@ class LastWords:
     """
 
     def __init__(
-        self, *, pool: str, clock: Clock, instances: Instances, emit: Callable[[Event], object]
+        self,
+        *,
+        pool: str,
+        clock: Clock,
+        instances: Instances,
+        emit: Callable[[Event], object],
+        node_says: Callable[[str], str],
     ) -> None:
+        """`node_says` gives what a node itself said of its start, in a few words, empty for nothing."""
         self._pool, self._clock, self._instances, self._emit = pool, clock, instances, emit
+        self._node_says = node_says
         self._heard: OrderedDict[str, None] = OrderedDict()
 
     async def hear(self, node: str, place: Placement, why: str) -> None:
@@ -45,13 +53,14 @@ class LastWords:
         self._heard[node] = None
         if len(self._heard) > _HEARD_KEPT:
             self._heard.popitem(last=False)
+        said = self._node_says(node)
         wrote = await self._console(node)
         self._emit(
             BootFailed(
                 at=self._clock.now(),
                 node=node,
                 placement=place,
-                why=one_line(why, _LONGEST_WHY),
+                why=one_line(f"{why}; {said}" if said else why, _LONGEST_WHY),
                 console=last_lines(wrote, lines=CONSOLE_LINES, most=CONSOLE_BYTES),
             )
         )

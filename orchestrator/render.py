@@ -18,6 +18,7 @@ from orchestrator.render_parts import (
     agent_card,
     event_table,
     event_text,
+    failed_boot_card,
     node_card,
     node_table,
     pack,
@@ -99,6 +100,9 @@ def story(view: NodeStory, look: Look) -> str:
     if view["agent"] is not None:
         parts += agent_card(view["agent"])
     parts += [Text(clean(sentence)) for sentence in view["sentences"]]
+    failed = view.get("failed_boot")  # a daemon of an older version does not say
+    if failed is not None:
+        parts += failed_boot_card(failed)
     if view["events"]:
         parts += [Text(), event_table(view["events"], look, of_one_node=True)]
     if not parts:

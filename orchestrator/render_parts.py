@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from orchestrator.views import (
         ActionView,
         AgentView,
+        BootView,
         DeferredView,
         EventView,
+        FailedBootView,
         GpuView,
         NodeView,
         PoolPlanView,
@@ -115,7 +117,7 @@ def text_of(renderable: RenderableType, look: Look) -> str:
         emoji=False,
         legacy_windows=False,
     )
-    console.print(renderable)
+    console.print(renderable, crop=False)
     return "".join(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())
 
 
@@ -306,7 +308,33 @@ def agent_card(agent: AgentView) -> list[RenderableType]:
         for xid in agent["xids"]
     ]
     rows += [("not read", error) for error in agent["errors"]]
+    boot = agent.get("boot")  # a daemon of an older version does not say
+    if boot is not None:
+        rows += _boot_rows(boot)
     return [_facts(rows)]
+
+
+def _boot_rows(boot: BootView) -> list[tuple[str, str]]:
+    """How far the start of the engine came, and the checks that failed."""
+    restarts = f", {plural(boot['restarts'], 'restart')}" if boot["restarts"] else ""
+    stage = f"{boot['stage'] or 'unknown stage'}{'' if boot['ok'] else ', not well'}{restarts}"
+    rows = [("boot", f"{stage}: {boot['detail']}" if boot["detail"] else stage)]
+    return rows + [
+        ("check failed", f"{check['name']}: {check['text']}") for check in boot["checks"] if not check["ok"]
+    ]
+
+
+def failed_boot_card(boot: FailedBootView) -> list[RenderableType]:
+    """Why a node never became ready, what can be done about it, and what it wrote last."""
+    rows = [("boot failed", f"{instant(boot['at'])}, {boot['placement']}: {boot['why']}")]
+    rows += [("to do", boot["remedy"])] if boot["remedy"] else []
+    parts: list[RenderableType] = [_facts(rows)]
+    # Not wrapped: a command is to be copied.
+    parts += [Text(f"    {clean(command)}", no_wrap=True, overflow="ignore") for command in boot["commands"]]
+    wrote = "what it wrote last:" if boot["console"] else "empty, or it could not be read"
+    parts.append(_facts([("console", wrote)]))
+    parts += [Text(f"  | {clean(line)}", style="dim") for line in boot["console"]]
+    return parts
 
 
 def _gpu(gpu: GpuView) -> str:

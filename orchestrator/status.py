@@ -14,16 +14,20 @@ from orchestrator.store import StoredEvent, Totals
 from orchestrator.words import age, plural
 from policies import bill, explain
 from policies.actions import Action, Alarm
+from policies.boot_memory import BOOTS_KEPT
 from policies.economics import rate
 from policies.fleet import Fleet, Node
 from policies.memory import Memory, Swap
 from policies.model import Market, Notice, Phase, StandbyKind, World
 from policies.prices import Failing, failing
+from policies.records import FailedBoot
+from policies.remedies import remedy
 from policies.spot_loss import SpotLoss
 from policies.story import sentence
 from policies.verdict import State, Verdict, unread
 
 _SWAPS_SHOWN = 20
+_RECENT = 3600.0  # s for which a failed boot is a problem of now
 _UNKNOWN = "unknown"  # the state of a target whose balancer does not answer
 
 
@@ -66,6 +70,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         ],
         swaps=[_swap(s) for s in sorted(memory.swaps.values(), key=lambda s: s.opened_at)][-_SWAPS_SHOWN:],
         nodes=[_node(n, world, states.get(n.id), memory) for n in fleet.nodes],
+        failed_boots=[failed_boot_view(boot) for boot in memory.failed_boots],
         problems=_problems(snapshot, found),
         notes=[*explain.pool_sentences(fleet, world, memory), *snapshot.plan.notes],
     )
@@ -122,6 +127,20 @@ def node_view(snapshot: Snapshot, node: Node) -> views.NodeView:
     world, memory = snapshot.world, snapshot.memory
     target = _target_states(snapshot.fleet, world, memory).get(node.id)
     return _node(node, world, target, memory)
+
+
+def failed_boot_view(boot: FailedBoot) -> views.FailedBootView:
+    """A machine that never became ready."""
+    found = remedy(boot.why, boot.placement, boot.console)
+    return views.FailedBootView(
+        node=boot.node,
+        at=boot.at,
+        placement=str(boot.placement),
+        why=boot.why,
+        console=boot.console.split("\n") if boot.console else [],
+        remedy=None if found is None else found.text,
+        commands=[] if found is None else [*found.commands],
+    )
 
 
 def event_view(entry: StoredEvent) -> views.EventView:
@@ -320,9 +339,9 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
         nodes = f"{plural(unpriced, 'node')} {'costs' if unpriced == 1 else 'cost'}"
         found.append(f"what {nodes} is not known, so the cost of the pool is not known either")
     found += [a.reason for a in snapshot.plan.actions if isinstance(a, Alarm)]
+    found += _failed_boots(snapshot.memory, world.now)
     found += [
-        f"{plural(round(failed.weight), 'node')} in a row at {placement} never became ready; "
-        "see the engine's log there"
+        f"{plural(round(failed.weight), 'node')} in a row at {placement} never became ready: it is avoided"
         for placement, failed in sorted(snapshot.memory.boot_failures.items())
         if failed.weight >= fleet.pool.health.boot_failures
     ]
@@ -332,6 +351,21 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     if snapshot.memory.whole_at is not None and verdict.state is not State.STARTING:
         found += _below_floor(fleet)
     return found
+
+
+def _failed_boots(memory: Memory, now: float) -> Iterator[str]:
+    """Boots that failed lately, why the last one did, and where to read on."""
+    recent = [boot for boot in memory.failed_boots if now - boot.at < _RECENT]
+    if not recent:
+        return
+    last = recent[-1]
+    found = remedy(last.why, last.placement, last.console)
+    least = "at least " if len(recent) == BOOTS_KEPT else ""
+    todo = f"; {found.text}" if found is not None else ""
+    yield (
+        f"{least}{plural(len(recent), 'boot')} failed in the last hour, the last one "
+        f"{age(now - last.at)} ago: {last.why}{todo}; see `orchestrator node {last.node}`"
+    )
 
 
 def _below_floor(fleet: Fleet) -> Iterator[str]:

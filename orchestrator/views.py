@@ -127,6 +127,18 @@ class NodeView(TypedDict):
     ]
 
 
+class FailedBootView(TypedDict):
+    """A machine that never became ready and was ended, or ended by itself."""
+
+    node: str
+    at: Annotated[float, "when it was given up, or ended"]
+    placement: str
+    why: Annotated[str, "in the provider's words where it ended the machine"]
+    console: Annotated[list[str], "the last lines that it wrote, printable; its own word"]
+    remedy: Annotated[str | None, "what can be done about it, as far as its words are known"]
+    commands: Annotated[list[str], "to type for that; words in capitals are to be put in"]
+
+
 class PoolView(TypedDict):
     """One pool: wanted against actual, money, notices, swaps, nodes.
 
@@ -166,6 +178,7 @@ class PoolView(TypedDict):
     notices: list[NoticeView]
     swaps: list[SwapView]
     nodes: list[NodeView]
+    failed_boots: Annotated[list[FailedBootView], "the newest ones, oldest first"]
     problems: Annotated[list[str], "what is wrong now, one sentence each"]
     notes: Annotated[list[str], "why the pool is as it is"]
 
@@ -333,6 +346,24 @@ class XidView(TypedDict):
     fatal: Annotated[bool, "the node is replaced because of it"]
 
 
+class BootCheckView(TypedDict):
+    """One thing that a node looked at before it started its engine."""
+
+    name: str
+    ok: bool
+    text: Annotated[str, "what it saw, and what to do"]
+
+
+class BootView(TypedDict):
+    """How far a node came with starting its engine, by its own word."""
+
+    stage: Annotated[str, "disks, checks, secrets, weights, start or failed; empty for an unknown one"]
+    ok: bool
+    detail: str
+    checks: list[BootCheckView]
+    restarts: Annotated[int, "starts of the engine that ended early, one after another"]
+
+
 class AgentView(TypedDict):
     """What a node's agent last reported."""
 
@@ -341,6 +372,7 @@ class AgentView(TypedDict):
     gpus: list[GpuView]
     xids: list[XidView]
     errors: Annotated[list[str], "what the agent cannot read on its node"]
+    boot: Annotated[BootView | None, "null where it does not say"]
 
 
 class NodeStory(TypedDict):
@@ -349,6 +381,7 @@ class NodeStory(TypedDict):
     schema: Literal["node/1"]
     node: NodeView | None
     agent: Annotated[AgentView | None, "null when no agent of this node was heard"]
+    failed_boot: Annotated[FailedBootView | None, "null unless it never became ready and is remembered"]
     events: list[EventView]
     sentences: list[str]
 

@@ -18,6 +18,7 @@ from orchestrator.store import StoredEvent, Totals
 from policies.actions import ActionKind, Cause
 from policies.decide import decide
 from policies.events import (
+    BootFailed,
     DrainStarted,
     Event,
     IntentClosed,
@@ -808,3 +809,39 @@ def test_a_cost_that_is_not_known_is_null_and_a_problem() -> None:
     view = pool_view(scene)
     assert (view.cost_per_hour, view.saved_share, view.nodes[0].price) == (None, None, None)
     assert "what 1 node costs is not known, so the cost of the pool is not known either" in view.problems
+
+
+# -- failed boots ---------------------------------------------------------------------------------
+
+
+def boot(node: str, ago: float, why: str = "Client.InternalError: Client error on launch") -> BootFailed:
+    return BootFailed(at=NOW - ago, node=node, placement=place(SPOT), why=why, console="a\nout of memory")
+
+
+def test_failed_boots_are_a_problem_that_names_the_last_one_and_what_to_do() -> None:
+    scene = Scene().settled()
+    scene.later += [boot("i-1", 4000.0), boot("i-2", 600.0), boot("i-3", 90.0)]
+    view = status.pool_view(scene.snapshot(), Totals())
+    (told,) = [p for p in view["problems"] if "boots failed" in p]
+    assert told.startswith(
+        "2 boots failed in the last hour, the last one 1m30s ago: Client.InternalError: Client error"
+    )
+    assert "KMS key" in told
+    assert told.endswith("see `orchestrator node i-3`")
+    assert [b["node"] for b in view["failed_boots"]] == ["i-1", "i-2", "i-3"]
+    assert view["failed_boots"][0]["console"] == ["a", "out of memory"]
+    assert "AWSServiceRoleForEC2Spot" in view["failed_boots"][0]["commands"][0]
+
+
+def test_boots_that_failed_long_ago_are_no_problem_of_now() -> None:
+    scene = Scene().settled()
+    scene.later.append(boot("i-1", 4000.0))
+    assert not [p for p in status.pool_view(scene.snapshot(), Totals())["problems"] if "failed" in p]
+
+
+def test_no_more_boots_are_counted_than_are_remembered() -> None:
+    scene = Scene().settled()
+    scene.later += [boot(f"i-{n}", 90.0, why="nobody knows") for n in range(12)]
+    (told,) = [p for p in status.pool_view(scene.snapshot(), Totals())["problems"] if "boots failed" in p]
+    assert told.startswith("at least 8 boots failed")
+    assert "nobody knows; see `orchestrator node i-11`" in told

@@ -85,6 +85,62 @@ def test_story(width: int, story: dict[str, Any]) -> None:
     check(f"story-{width}", render.story(story, Look(width=width)))
 
 
+FAILED_BOOT = {
+    "node": "i-1",
+    "at": 0.0,
+    "placement": "spot g6.xlarge in us-east-1a",
+    "why": "Client.InternalError: Client error on launch",
+    "console": ["loading", "out of memory"],
+    "remedy": "grant the key",
+    "commands": ["aws kms create-grant --region us-east-1 " + "--operations Decrypt " * 9],
+}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_story_of_a_failed_boot_shows_why_and_what_to_do(known: bool, story: dict[str, Any]) -> None:
+    """Also once the node is gone; a command stays on one line, to be copied."""
+    text = render.story(
+        story | {"node": story["node"] if known else None, "agent": None, "failed_boot": FAILED_BOOT},
+        Look(width=80),
+    )
+    assert "spot g6.xlarge in us-east-1a: Client.InternalError" in " ".join(text.split())
+    assert "grant the key" in text
+    assert f"    {FAILED_BOOT['commands'][0]}".rstrip() in text.splitlines()
+    assert "  | loading\n  | out of memory\n" in text
+
+
+def test_what_a_machine_wrote_moves_no_cursor_and_is_no_markup(story: dict[str, Any]) -> None:
+    ill = ["\x1b[2J\x1b]0;owned\x07", "[bold red]x[/]", "{{ $value }}", "\x9b31m\u202eabc\r\n"]
+    text = render.story(
+        story | {"failed_boot": FAILED_BOOT | {"console": ill, "why": ill[0]}}, Look(width=80)
+    )
+    assert not set(text) & {"\x1b", "\x07", "\x9b", "\u202e", "\r"}
+    assert "[bold red]x[/]" in text
+
+
+def test_a_console_that_shows_nothing_says_so(story: dict[str, Any]) -> None:
+    bare = FAILED_BOOT | {"console": [], "remedy": None, "commands": []}
+    text = render.story(story | {"failed_boot": bare}, Look(width=80))
+    assert "empty, or it could not be read" in text
+    assert "to do" not in text
+
+
+def test_the_story_shows_how_far_a_node_came_and_which_checks_failed(story: dict[str, Any]) -> None:
+    checks = [
+        {"name": "driver", "ok": True, "text": "fine"},
+        {"name": "ninja", "ok": False, "text": "not found \x1b[31m: add it to the image"},
+    ]
+    boot = {"stage": "checks", "ok": False, "detail": "1 of 2 failed", "checks": checks, "restarts": 3}
+    agent = {"heard_s": 1.0, "life_cycle": "spot", "gpus": [], "xids": [], "errors": [], "boot": boot}
+    text = render.story(story | {"agent": agent}, Look(width=120))
+    assert "checks, not well, 3 restarts: 1 of 2 failed" in text
+    assert "ninja: not found" in text
+    assert "driver" not in text
+    assert "\x1b" not in text
+    del agent["boot"]  # a daemon of an older version
+    assert "restarts" not in render.story(story | {"agent": agent}, Look(width=120))
+
+
 def test_story_of_a_forgotten_node() -> None:
     story: Any = {"schema": "node/1", "node": None, "agent": None, "events": [], "sentences": []}
     assert render.story(story, Look(width=80)) == "Nothing is known of this node.\n"

@@ -1,0 +1,166 @@
+"""What a person can do about machines that do not start: from a provider's words to a sentence and commands.
+
+What it decides: nothing. It reads the reason of a failed boot, or of a launch that was not allowed, and the
+end of its console.
+Why: what a provider says of an end is often a code, and on the first day nobody knows what it means.
+Never: anything is done because of it, or told as certain: what a machine wrote is its own word, and gives
+only which of these fixed sentences is shown.
+
+Source of the codes: the EC2 user guide ("Troubleshoot instance launch issues", "Reasons for state changes",
+"Grant access to customer managed keys for use with encrypted AMIs and EBS snapshots", "Service-linked role
+for Spot Instance requests"). Words in capitals in a command are for the reader to put in.
+
+Example:
+    >>> from policies.model import Market, Placement
+    >>> place = Placement("aws", "us-east-1", "us-east-1a", "g6.xlarge", Market.SPOT)
+    >>> found = remedy("Client.VolumeLimitExceeded: Volume limit exceeded", place)
+    >>> found.text
+    'ask AWS for a higher quota of EBS storage in us-east-1'
+    >>> remedy("nobody knows why", place) is None
+    True
+"""
+
+from __future__ import annotations
+
+import re
+
+from policies.model import Market, Placement
+from policies.value import value
+
+
+@value
+class Remedy:
+    """What to do, in half a sentence, and commands to type."""
+
+    text: str
+    commands: tuple[str, ...] = ()
+
+
+GRANT = (
+    "aws kms create-grant --region {region} --key-id KEY-ARN --grantee-principal {role} --operations "
+    "CreateGrant Decrypt DescribeKey Encrypt GenerateDataKey GenerateDataKeyWithoutPlaintext ReEncryptFrom "
+    "ReEncryptTo"
+)
+SPOT_ROLE = "arn:aws:iam::ACCOUNT:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+DAEMON_ROLE = "DAEMON-ROLE-ARN"
+
+_KEY = Remedy(
+    text="most often its volumes are encrypted with a KMS key that {who} may not use: grant it, or take an "
+    "image and a default encryption without a key of your own",
+    commands=(GRANT,),
+)
+
+_BY_REASON: tuple[tuple[str, Remedy], ...] = (
+    (r"Client\.InternalError", _KEY),
+    (
+        r"\bKMS|kms:",
+        Remedy(
+            text="a KMS key cannot be used: see whether it is enabled and in {region}, and grant it to {who}",
+            commands=("aws kms describe-key --region {region} --key-id KEY-ARN", GRANT),
+        ),
+    ),
+    (
+        r"VolumeLimitExceeded|MaxIOPSLimitExceeded",
+        Remedy(
+            text="ask AWS for a higher quota of EBS storage in {region}",
+            commands=("aws service-quotas list-service-quotas --region {region} --service-code ebs",),
+        ),
+    ),
+    (
+        r"InvalidSnapshot|InvalidAMIID|InvalidBlockDevice",
+        Remedy(
+            text="the image, or a snapshot that it names, is not in {region} or not shared with this account",
+            commands=("aws ec2 describe-images --region {region} --image-ids IMAGE",),
+        ),
+    ),
+    (
+        r"InstanceInitiatedShutdown",
+        Remedy(
+            text="the machine switched itself off: see what it wrote, and turn off in the image what reboots "
+            "or shuts down by itself, such as unattended upgrades"
+        ),
+    ),
+    (
+        r"Server\.InternalError",
+        Remedy(text="a fault of EC2's own: another try, or another zone, is the way; tell AWS if it goes on"),
+    ),
+    (
+        r"ServiceLinkedRole|AWSServiceRoleForEC2Spot",
+        Remedy(
+            text="this account has no service-linked role for spot yet: somebody who may must make it once",
+            commands=("aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",),
+        ),
+    ),
+    (
+        r"UnauthorizedOperation|AccessDenied",
+        Remedy(
+            text="the daemon's role may not do this: give it the policy that is printed",
+            commands=("orchestrator aws policy CONFIG",),
+        ),
+    ),
+)
+"""By the provider's words, the first that is found."""
+
+_BY_CONSOLE: tuple[tuple[str, Remedy], ...] = (
+    (
+        r"No space left on device",
+        Remedy(text="its disk is full: set cloud.aws.disk.size to twice the size of the weights"),
+    ),
+    (
+        r"CUDA out of memory|No available memory for the cache blocks|than the maximum number of tokens",
+        Remedy(
+            text="the model does not fit its GPUs: set --max-model-len, or take more GPUs or smaller weights",
+            commands=("orchestrator validate CONFIG",),
+        ),
+    ),
+    (
+        r"gated repo|401 Client Error|403 Client Error",
+        Remedy(text="the model may not be downloaded: give the engine a token of Hugging Face that may"),
+    ),
+    (
+        r"Cannot find the config file for",
+        Remedy(text="the weights are not quantised as --quantization says: leave it out, or take others"),
+    ),
+    (
+        r"ninja.{0,40}not found|nvcc.{0,40}not found|No such file or directory: '[^']*(?:ninja|nvcc)'",
+        Remedy(text="the image lacks a compiler, nvcc or ninja, which the engine needs as it starts"),
+    ),
+    (
+        r"NVIDIA-SMI has failed|Found no NVIDIA driver|CUDA driver version is insufficient",
+        Remedy(text="the image has no GPU driver that works with its engine"),
+    ),
+    (r"Out of memory: Killed process", Remedy(text="the machine has too little main memory for the weights")),
+)
+"""By what the machine wrote, the first that is found."""
+
+_SLOW = Remedy(
+    text="the machine ran and its engine was not ready in time: see what it wrote; where that is nothing "
+    "wrong, this host may not reach it (network, security group), or health.boot_timeout is too short",
+    commands=("orchestrator doctor --config CONFIG",),
+)
+
+
+def remedy(why: str, place: Placement, console: str = "") -> Remedy | None:
+    """What to do about a machine that ended so, or about a launch that was refused with these words.
+
+    None where nothing is known.
+    """
+    found = _first(_BY_REASON, why) or _first(_BY_CONSOLE, console)
+    if found is None and re.search(r"not ready \d+ s after its start", why):
+        found = _SLOW
+    return None if found is None else _filled(found, place)
+
+
+def _first(table: tuple[tuple[str, Remedy], ...], text: str) -> Remedy | None:
+    return next((found for pattern, found in table if re.search(pattern, text)), None)
+
+
+def _filled(found: Remedy, place: Placement) -> Remedy:
+    """With the region, and who has to be allowed: for spot EC2's own role, else whoever launches."""
+    spot = place.market is Market.SPOT
+    words = {
+        "region": place.region,
+        "who": "the service-linked role for spot" if spot else "the daemon's role",
+        "role": SPOT_ROLE if spot else DAEMON_ROLE,
+    }
+    return Remedy(text=found.text.format(**words), commands=tuple(c.format(**words) for c in found.commands))

@@ -1,0 +1,85 @@
+"""Words of a provider and of a machine lead to what can be done, and to nothing else."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import remedies
+from policies.model import Market, Placement
+from policies.remedies import remedy
+
+SPOT = Placement("aws", "eu-west-1", "eu-west-1a", "g6.xlarge", Market.SPOT)
+ON_DEMAND = Placement("aws", "eu-west-1", "eu-west-1a", "g6.xlarge", Market.ON_DEMAND)
+SLOW = "not ready 900 s after its start: connection refused"
+
+
+def test_a_key_that_may_not_be_used_is_granted_to_whoever_launches():
+    spot, on_demand = (remedy("Client.InternalError: Client error on launch", p) for p in (SPOT, ON_DEMAND))
+    assert "AWSServiceRoleForEC2Spot" in spot.commands[0]
+    assert "--region eu-west-1" in spot.commands[0]
+    assert remedies.DAEMON_ROLE in on_demand.commands[0]
+    assert "AWSServiceRoleForEC2Spot" not in on_demand.commands[0]
+    assert "service-linked role" in spot.text
+    assert "daemon's role" in on_demand.text
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("Client.VolumeLimitExceeded: Volume limit exceeded", "quota of EBS"),
+        ("Client.InvalidSnapshot.NotFound: The snapshot 'snap-1' does not exist.", "not shared"),
+        ("Client.InstanceInitiatedShutdown: Instance initiated shutdown", "switched itself off"),
+        ("Server.InternalError: Internal error on launch", "EC2's own"),
+        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted: The provided", "service-linked role"),
+        ("UnauthorizedOperation: You are not authorized to perform this operation.", "policy"),
+        ("The KMS key provided is in an incorrect state", "enabled"),
+    ],
+)
+def test_the_words_of_the_provider_say_what_to_do(why, words):
+    assert words in remedy(why, SPOT).text
+
+
+@pytest.mark.parametrize(
+    ("console", "words"),
+    [
+        ("OSError: [Errno 28] No space left on device", "disk.size"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate", "--max-model-len"),
+        ("ValueError: Cannot find the config file for awq", "--quantization"),
+        ("huggingface_hub.errors.GatedRepoError: 401 Client Error", "token"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'ninja'", "compiler"),
+        ("RuntimeError: Found no NVIDIA driver on your system", "driver"),
+        ("Out of memory: Killed process 812 (vllm)", "main memory"),
+        ("all is well", "this host may not reach it"),
+    ],
+)
+def test_what_a_machine_wrote_says_why_it_was_not_ready(console, words):
+    assert words in remedy(SLOW, SPOT, console).text
+
+
+def test_the_provider_is_believed_before_the_machine():
+    found = remedy("Client.VolumeLimitExceeded: x", SPOT, "CUDA out of memory")
+    assert "EBS" in found.text
+
+
+def test_where_nothing_is_known_nothing_is_said():
+    assert remedy("gone", SPOT, "x") is None
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_nothing_that_a_machine_wrote_is_in_what_is_shown(why, console):
+    """Only the fixed sentences are; braces and words of the text change nothing in them."""
+    known = [found for _, found in (*remedies._BY_REASON, *remedies._BY_CONSOLE)]
+    texts = {found.text for found in known} | {remedies._SLOW.text}
+    shown = remedy(why + "{region}", SPOT, console)
+    assert shown is None or any(
+        re.fullmatch(re.sub(r"\\{\w+\\}", ".*", re.escape(text)), shown.text) for text in texts
+    )
+
+
+def test_every_remedy_can_be_filled_in():
+    for market in (SPOT, ON_DEMAND):
+        for _, found in (*remedies._BY_REASON, *remedies._BY_CONSOLE):
+            filled = remedies._filled(found, market)
+            assert not re.search(r"[{}]", filled.text + "".join(filled.commands))
