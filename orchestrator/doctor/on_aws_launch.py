@@ -7,16 +7,20 @@ from typing import Any
 
 from cloud.aws import iam
 from cloud.aws.clients import AwsClients
-from cloud.aws.doctor import account, disks, launch, roles
+from cloud.aws.doctor import account, disks, launch, roles, routes
 from cloud.aws.doctor.dry_launches import DryLaunches
 from cloud.aws.doctor.launch import ImageFacts, TemplateFacts
+from cloud.aws.doctor.whereabouts import own_network
 from cloud.aws.errors import code_of, told
 from cloud.aws.keys import SPOT_ROLE, spot_role_arn
 from cloud.aws.places import AwsRegion
 from cloud.errors import CloudError, NotFound
 from orchestrator.config import Config
-from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_roles
+from orchestrator.config_aws import need_of
+from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_roles, aws_routes
+from orchestrator.doctor.aws_routes import Needs
 from orchestrator.doctor.findings import Finding, Findings, skipped
+from policies.fit import GIB
 
 Look = Callable[[], Awaitable[Findings]]
 
@@ -39,6 +43,8 @@ class LaunchLooks:
             "left-volumes": self._left,
             "profile": self._profile,
             "network": self._network,
+            "routes": self._routes,
+            "control-host": self._control_host,
             "types": self._types,
             "dry-run": self._dry_run,
             "quotas": self._quotas,
@@ -116,6 +122,31 @@ class LaunchLooks:
         subnets = await launch.subnets(self._clients, sorted(place.subnets.values()))
         groups = await launch.security_groups(self._clients, template.groups) if template.groups else ()
         return aws_launch.network(subnets, groups, template.groups, place, self._pool.most_units)
+
+    async def _routes(self) -> Findings:
+        subnets = await launch.subnets(self._clients, sorted(self._place.subnets.values()))
+        if not subnets:
+            return [skipped("there are no subnets to look at", subject=self._place.region)]
+        tables = await routes.tables(self._clients, subnets)
+        endpoints = await routes.services(self._clients, sorted({subnet.network for subnet in subnets}))
+        return aws_routes.routes(tables, endpoints, self._needs(), self._place.region)
+
+    def _needs(self) -> Needs:
+        """What nodes fetch when they start."""
+        pool, table = self._config.pool, self._config.pool.cloud.aws
+        fetched = {arn.split(":")[2]: "secrets" for arn in table.engine_secrets.values()}
+        from_s3 = table.weights.startswith("s3://")
+        if from_s3:
+            fetched["s3"] = "weights"
+        hub = pool.engine.kind == "vllm" and not table.weights and not pool.model.startswith("/")
+        need = need_of(pool) if hub or from_s3 else None
+        weights = need.weights * GIB / 1e9 if need is not None else None
+        return Needs(weights=weights, hub=hub, services=fetched)
+
+    async def _control_host(self) -> Findings:
+        subnets = await launch.subnets(self._clients, sorted(self._place.subnets.values()))
+        networks = frozenset(subnet.network for subnet in subnets)
+        return aws_routes.control_host(await own_network(), networks, self._file)
 
     async def _types(self) -> Findings:
         return aws_launch.types(await launch.sold_in(self._clients, self._place), self._place)

@@ -46,13 +46,15 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubnetFacts:
-    """A subnet; `zone_id` is the zone's name that is the same in every account."""
+    """A subnet; `zone_id` is the zone's name that is the same in every account; `public`: machines get a
+    public address."""
 
     id: str
     zone: str
     zone_id: str
     network: str
     free: int
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,7 @@ async def subnets(clients: AwsClients, names: Sequence[str]) -> tuple[SubnetFact
                 zone_id=entry.get("AvailabilityZoneId", ""),
                 network=entry["VpcId"],
                 free=entry["AvailableIpAddressCount"],
+                public=entry.get("MapPublicIpOnLaunch", False),
             )
             for entry in page["Subnets"]
         ]

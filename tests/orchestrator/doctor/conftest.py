@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from node_bench import Imds, running_imds
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.event_rules import RULES, queue_policy
@@ -20,6 +22,7 @@ from orchestrator.doctor.findings import Finding
 from orchestrator.wiring_aws import places
 
 REGION = "us-east-1"
+HOST = "i-0fedcba9876543210"
 _NUMBERS = itertools.count(1)
 
 
@@ -44,6 +47,8 @@ class Account:
     balancer: str
     directory: Path
     keep_alive: str = "75"
+    subnets: dict[str, str] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=lambda: {"allow_simulated": True})
     pool: dict[str, Any] = field(default_factory=lambda: {"replicas": 10})
     settings: dict[str, Any] = field(default_factory=dict)
     region_settings: dict[str, Any] = field(default_factory=dict)
@@ -82,13 +87,13 @@ class Account:
         }
         tables = {
             "pool.llama": self.pool,
-            "pool.llama.engine": {"allow_simulated": True},
+            "pool.llama.engine": self.engine,
             "pool.llama.limits": {"spend_per_hour": "unlimited"},
             "pool.llama.engine.env": {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": self.keep_alive},
             "pool.llama.cloud": {"kind": "aws"},
             "pool.llama.cloud.aws": aws,
             f"pool.llama.cloud.aws.regions.{REGION}": region,
-            f"pool.llama.cloud.aws.regions.{REGION}.subnets": self.network.subnets,
+            f"pool.llama.cloud.aws.regions.{REGION}.subnets": self.subnets or self.network.subnets,
         }
         lines = []
         for title, table in tables.items():
@@ -119,6 +124,12 @@ def network(aws_shim_process: Any) -> Network:
     for number, zone in enumerate((f"{REGION}a", f"{REGION}b")):
         made = ec2.create_subnet(VpcId=vpc, CidrBlock=f"127.79.{number}.0/24", AvailabilityZone=zone)
         subnets[zone] = made["Subnet"]["SubnetId"]
+        ec2.modify_subnet_attribute(SubnetId=subnets[zone], MapPublicIpOnLaunch={"Value": True})
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    of_vpc = [{"Name": "vpc-id", "Values": [vpc]}]
+    (table,) = ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]
+    ec2.create_route(RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
     group = ec2.create_security_group(GroupName="engines", Description="engines", VpcId=vpc)["GroupId"]
     ec2.authorize_security_group_ingress(
         GroupId=group,
@@ -139,6 +150,32 @@ def network(aws_shim_process: Any) -> Network:
 @pytest.fixture(scope="session")
 def clients(aws_shim_process: Any) -> AwsClients:
     return AwsClients(REGION, endpoint=aws_shim_process.url)
+
+
+@dataclass
+class Metadata:
+    """The instance metadata of this host."""
+
+    service: Imds
+    url: str
+
+    def put(self, path: str, text: str | None) -> None:
+        self.service.order("put", node=HOST, path=path, text=text)
+
+
+@pytest.fixture(scope="session")
+def imds_process() -> Iterator[Imds]:
+    with running_imds() as imds:
+        yield imds
+
+
+@pytest.fixture
+def imds(imds_process: Imds, monkeypatch: pytest.MonkeyPatch) -> Metadata:
+    """This host is a machine of EC2."""
+    made = Metadata(imds_process, imds_process.order("node", id=HOST)["url"])
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", made.url)
+    return made
 
 
 @pytest.fixture

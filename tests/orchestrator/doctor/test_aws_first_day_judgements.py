@@ -6,12 +6,15 @@ import pytest
 
 from cloud.aws.doctor import disks
 from cloud.aws.doctor.dry_launches import DryLaunch
+from cloud.aws.doctor.launch import SubnetFacts
 from cloud.aws.doctor.roles import ProfileFacts
+from cloud.aws.doctor.routes import TableFacts, Way
 from cloud.aws.errors import error_class
 from cloud.aws.keys import OPERATIONS
 from cloud.aws.places import AwsRegion
 from cloud.errors import CloudError
-from orchestrator.doctor import aws_account, aws_disks, aws_dry_launches, aws_roles
+from orchestrator.doctor import aws_account, aws_disks, aws_dry_launches, aws_roles, aws_routes
+from orchestrator.doctor.aws_routes import Needs
 from orchestrator.doctor.findings import State
 from policies.model import Market
 
@@ -228,3 +231,68 @@ def test_who_may_have_the_role_of_nodes(changes, node_role, key_pair, state, tex
 @pytest.mark.parametrize(("key_pair", "state"), [("", WARN), ("ops", OK)])
 def test_nodes_without_a_role_need_a_key_pair(key_pair, state):
     assert states(aws_roles.no_role(key_pair)) == [state]
+
+
+# -- the way out, and the way to nodes -----------------------------------------------------------------------
+
+PUBLIC = SubnetFacts(
+    id="subnet-1", zone="us-east-1a", zone_id="use1-az1", network="vpc-1", free=200, public=True
+)
+PRIVATE = replace(PUBLIC, id="subnet-2", public=False)
+OPEN = TableFacts(id="rtb-1", network="vpc-1", subnets=(PUBLIC,), way=Way.INTERNET, target="igw-1")
+NAT = replace(OPEN, subnets=(PRIVATE,), way=Way.NAT, target="nat-1")
+NOWHERE = replace(OPEN, subnets=(PRIVATE,), way=Way.NONE, target="")
+HUB = Needs(weights=140.0, hub=True)
+BUCKET = Needs(weights=140.0, services={"s3": "weights"})
+SECRET = Needs(services={"ssm": "secrets"})
+S3_ENDPOINT = (
+    f"aws ec2 create-vpc-endpoint --region {REGION} --vpc-id vpc-1 --service-name com.amazonaws.{REGION}.s3 "
+    "--route-table-ids rtb-1"
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "needs", "endpoints", "state", "text", "advice"),
+    [
+        (OPEN, HUB, (), OK, "go out by igw-1", ""),
+        (NAT, HUB, (), WARN, "140 GB through NAT, $6.30 for each launch", "put the weights into S3"),
+        (NAT, BUCKET, (), WARN, "140 GB through NAT, $6.30 for each launch", S3_ENDPOINT),
+        (NAT, replace(BUCKET, weights=None), (), WARN, "$0.045 a GB", S3_ENDPOINT),
+        (replace(NAT, s3=True), BUCKET, (), OK, "go out by nat-1", ""),
+        (replace(NAT, s3=True), HUB, (), OK, "weights in S3 would cost nothing", ""),
+        (NAT, Needs(), (), OK, "go out by nat-1", ""),
+        (replace(NAT, way=Way.OTHER, target="tgw-1"), HUB, (), OK, "other side is not known", ""),
+        (replace(OPEN, subnets=(PRIVATE,)), HUB, (), FAIL, "no public address", "--subnet-id subnet-2 --map"),
+        (replace(NAT, way=Way.DEAD), HUB, (), FAIL, "which is gone", "--route-table-id rtb-1"),
+        (NOWHERE, HUB, (), FAIL, "Hugging Face (weights)", "--nat-gateway-id"),
+        (NOWHERE, BUCKET, (), FAIL, "s3 (weights)", S3_ENDPOINT),
+        (replace(NOWHERE, s3=True), BUCKET, (), OK, "reached by endpoints", ""),
+        (NOWHERE, SECRET, (), FAIL, "ssm (secrets)", "endpoints"),
+        (NOWHERE, SECRET, ("ssm",), OK, "reached by endpoints", ""),
+        (replace(NOWHERE, s3=True), HUB, ("ssm",), FAIL, "Hugging Face (weights)", "--nat-gateway-id"),
+        (NOWHERE, Needs(), (), OK, "reached by endpoints", ""),
+    ],
+)
+def test_nodes_reach_what_they_fetch_and_what_it_costs(table, needs, endpoints, state, text, advice):
+    (found,) = aws_routes.routes([table], frozenset(endpoints), needs, REGION)
+    assert (found.state, text in found.text, advice in found.advice) == (state, True, True), found
+    assert bool(found.advice) == (state is not OK)
+
+
+def test_a_table_with_both_kinds_of_subnets_has_two_findings():
+    found = aws_routes.routes([replace(OPEN, subnets=(PUBLIC, PRIVATE))], frozenset(), HUB, REGION)
+    assert [(f.state, f.text.partition(":")[0]) for f in found] == [(OK, "subnet-1"), (FAIL, "subnet-2")]
+
+
+@pytest.mark.parametrize(
+    ("own", "state", "text"),
+    [
+        ("vpc-1", OK, "as the nodes are"),
+        ("vpc-2", WARN, "--vpc-id vpc-2 --peer-vpc-id vpc-1"),
+        ("", SKIPPED, "--try-node on-demand"),
+    ],
+)
+def test_the_daemon_has_to_reach_nodes(own, state, text):
+    (found,) = aws_routes.control_host(own, frozenset({"vpc-1"}), "pool.toml")
+    assert (found.state, text in found.text + found.advice) == (state, True), found
+    assert state is OK or "health.boot_timeout" in found.text

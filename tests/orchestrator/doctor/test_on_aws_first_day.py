@@ -219,3 +219,77 @@ async def test_volumes_that_are_left_over_cost_money(account):
     assert (found.state, "$40.00 a month" in found.text) == (WARN, True)
     delete = "aws ec2 delete-volume --region us-east-1 --volume-id $v"
     assert found.advice == f"for v in {made}; do {delete}; done"
+
+
+# -- the way out, and the way to nodes -----------------------------------------------------------------------
+
+_70B = "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4"
+
+
+def in_a_network(account, kind):
+    """The pool in a network of its own, whose main route table leads out by that kind of gateway, if any.
+    Its zones' second subnet has its own table, which leads nowhere."""
+    ec2 = account.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="127.80.0.0/16")["Vpc"]["VpcId"]
+    first, second = (
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"127.80.{n}.0/24", AvailabilityZone=zone)["Subnet"][
+            "SubnetId"
+        ]
+        for n, zone in enumerate(account.network.subnets)
+    )
+    of_vpc = [{"Name": "vpc-id", "Values": [vpc]}]
+    (main,) = ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]
+    if kind == "nat":
+        address = ec2.allocate_address(Domain="vpc")["AllocationId"]
+        made = ec2.create_nat_gateway(SubnetId=first, AllocationId=address)["NatGateway"]["NatGatewayId"]
+        ec2.create_route(
+            RouteTableId=main["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", NatGatewayId=made
+        )
+    closed = ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"]
+    ec2.associate_route_table(RouteTableId=closed, SubnetId=second)
+    account.subnets = dict(zip(account.network.subnets, (first, second), strict=True))
+    account.pool["model"] = _70B
+    account.engine.update(kind="vllm", args=["--tensor-parallel-size", "4", "--max-model-len", "4096"])
+    account.settings["instance_types"] = ["g6e.12xlarge"]
+    return vpc, main["RouteTableId"], closed
+
+
+async def test_nat_costs_money_and_no_route_at_all_keeps_engines_from_their_weights(account):
+    vpc, main, closed = in_a_network(account, "nat")
+    first, second = account.subnets.values()
+    found = worst((await account.findings("aws", "launch"))["launch/routes"])
+    assert {(f.state, f.text.partition(":")[0]) for f in found} == {(WARN, first), (FAIL, second)}
+    texts = {f.state: f for f in found}
+    assert "GB through NAT, $1." in texts[WARN].text  # about 38 GB
+    assert f"--vpc-id {vpc} --service-name com.amazonaws.us-east-1.s3" in texts[WARN].advice
+    assert f"--route-table-ids {main}" in texts[WARN].advice
+    assert "Hugging Face" in texts[FAIL].text
+    assert f"--route-table-id {closed} " in texts[FAIL].advice
+
+
+async def test_weights_in_s3_are_free_with_the_endpoint_that_is_advised(account):
+    vpc, main, closed = in_a_network(account, "nat")
+    account.settings["weights"] = "s3://llama-weights/70b"
+    account.client("ec2").create_vpc_endpoint(
+        VpcId=vpc, ServiceName="com.amazonaws.us-east-1.s3", RouteTableIds=[main, closed]
+    )
+    found = (await account.findings("aws", "launch"))["launch/routes"]
+    assert {f.state for f in found} == {OK}, found
+
+
+async def test_this_host_is_in_the_network_of_the_nodes_or_in_another(account, imds):
+    imds.put("meta-data/mac", "02:00:00:00:00:01")
+    imds.put("meta-data/network/interfaces/macs/02:00:00:00:00:01/vpc-id", account.network.vpc)
+    assert [f.state for f in (await account.findings("aws", "launch"))["launch/control-host"]] == [OK]
+    imds.put("meta-data/network/interfaces/macs/02:00:00:00:00:01/vpc-id", "vpc-0fedcba987654321")
+    found = only((await account.findings("aws", "launch"))["launch/control-host"])
+    assert "this host is in vpc-0fedcba987654321" in found.text
+
+
+@pytest.mark.parametrize("answers", ["nothing", "errors"])
+async def test_where_no_metadata_answers_nobody_knows_where_this_host_is(account, imds, monkeypatch, answers):
+    if answers == "nothing":
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:9")
+    imds.put("meta-data/mac", None)
+    found = (await account.findings("aws", "launch"))["launch/control-host"]
+    assert [f.state for f in found] == [SKIPPED]
