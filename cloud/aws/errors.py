@@ -10,6 +10,9 @@ that a launch is put together wrongly, where none does. Its message tells them a
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from cloud.errors import (
     CloudError,
     Denied,
@@ -150,6 +153,8 @@ _REFUSED = frozenset(
     {"AccessDenied", "AccessDeniedException", "AuthorizationError", "NotAuthorized", "UnauthorizedOperation"}
 )
 
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException"})
+
 _SHOWN = 300  # characters of a message: a refusal of EC2 ends in a kilobyte that only AWS can decode
 
 _HINTS = {
@@ -163,8 +168,6 @@ _HINTS = {
         "create the role AWSServiceRoleForEC2Spot once: "
         "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
     ),
-    "ExpiredToken": "renew the credentials; no restart is needed",
-    "ExpiredTokenException": "renew the credentials; no restart is needed",
     "InvalidClientTokenId": "check the access key",
     "MaxSpotInstanceCountExceeded": "ask AWS for a higher quota of spot vCPUs of this family",
     "OptInRequired": "enable the region or the service in the account, or accept the terms of the image",
@@ -212,13 +215,28 @@ def translate(error: Exception, what: str, *, lost: type[CloudError] = Uncertain
         code, status = code_of(error), _status_of(error)
         message = str(error.response.get("Error", {}).get("Message", "")).strip()
         kind = error_class(code, status, lost=lost, message=message)
-        hint = f"; {_HINTS[code]}" if code in _HINTS else ""
-        return kind(f"{what}: {code}: {message}{hint}")
+        hint = f"renew the credentials: {renewal()}" if code in _EXPIRED else _HINTS.get(code, "")
+        return kind(f"{what}: {code}: {message}{hint and '; '}{hint}")
     if isinstance(error, _credential_errors()):
-        return Denied(f"{what}: no usable credentials: {error}; renew them, no restart is needed")
+        return Denied(f"{what}: no usable credentials: {error}; renew them: {renewal()}")
     if isinstance(error, boto.ParamValidationError | boto.NoRegionError | boto.DataNotFoundError):
         return Misconfigured(f"{what}: cannot be asked like this: {error}")
     return lost(f"{what}: no usable answer: {str(error) or type(error).__name__}")
+
+
+def renewal() -> str:
+    """How renewed credentials come to this process.
+
+    boto3 finds them anew in a shared file, a cache of SSO or the role of the instance. A file that systemd
+    loaded for the unit (LoadCredential) stays as it was at the unit's start.
+    """
+    loaded, file = os.environ.get("CREDENTIALS_DIRECTORY"), os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
+    if loaded and file and Path(file).is_relative_to(loaded) and Path(file).exists():
+        return (
+            f"systemd loaded {Path(file).name} when the service started, so write the new ones where the "
+            "unit loads them from and restart the service, which touches no node"
+        )
+    return "no restart is needed"
 
 
 def speaks_of_credentials(error: Exception) -> bool:

@@ -148,3 +148,27 @@ def test_the_code_stays_readable_behind_the_error():
     assert code_of(error) == code_of(answer("X")) == "X"
     assert code_of(Denied("no answer behind it")) == ""
     assert code_of(boto.NoCredentialsError()) == ""
+
+
+EXPIRED = [answer("ExpiredToken"), answer("ExpiredTokenException"), boto.NoCredentialsError()]
+
+
+@pytest.mark.parametrize("error", EXPIRED)
+def test_credentials_that_systemd_loaded_need_a_restart(error, monkeypatch, tmp_path):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+    assert "no restart is needed" in str(translate(error, "launch"))  # there is none: a role, or SSO
+    (tmp_path / "aws-credentials").write_text("[default]")
+    text = str(translate(error, "launch"))
+    assert "no restart" not in text
+    assert "systemd loaded aws-credentials when the service started" in text
+    assert "restart the service" in text
+
+
+@pytest.mark.parametrize("error", EXPIRED)
+def test_credentials_that_boto3_reads_itself_need_none(error, monkeypatch, tmp_path):
+    (tmp_path / "aws-credentials").write_text("[default]")
+    for loaded in ("", str(tmp_path / "unit")):
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", loaded)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+        assert "no restart is needed" in str(translate(error, "launch"))
