@@ -37,10 +37,11 @@ _ROOMY = 0.9  # share of the permitted memory that smaller weights may take: ano
 _EASY = 0.96  # the same for more GPUs or shorter requests: each GPU more is paid by the hour
 _PACKED = 1.1  # 4-bit weights carry scales and some layers in 16 bits
 _SMALLER = (8, 4)
+_SHORTEST = 1024  # tokens of a request, below which nobody is served
 
 _SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 _BITS = (
-    (re.compile(r"awq|gptq|4[-_]?bit|int4|w4a16|bnb|nf4|fp4|q4", re.IGNORECASE), 4),
+    (re.compile(r"awq|gptq|4[-_]?bit|int4|w4a16|bnb|bitsandbytes|gpt-oss|nf4|fp4|q4", re.IGNORECASE), 4),
     (re.compile(r"fp8|int8|8[-_]?bit|w8a8|w8a16|q8", re.IGNORECASE), 8),
 )
 
@@ -48,12 +49,14 @@ _BITS = (
 @value
 class Need:
     """What an engine has to hold: `parameters` as a count, `bits` of a weight, `context` in tokens of the
-    longest request, `cache_bits` of a cached value."""
+    longest request, `cache_bits` of a cached value, `cache_share` of the estimated cache that this model has
+    (`policies.families`)."""
 
     parameters: float
     bits: int
     context: int
     cache_bits: int = 16
+    cache_share: float = 1.0
 
     @property
     def weights(self) -> float:
@@ -65,7 +68,7 @@ class Need:
     def cache(self) -> float:
         """GiB of the cache of one request of full length."""
         growth: float = (self.parameters / 8e9) ** _CACHE_POWER
-        per_token = _CACHE_AT_8B * growth * self.cache_bits / 16.0
+        per_token = _CACHE_AT_8B * growth * self.cache_share * self.cache_bits / 16.0
         return per_token * self.context / GIB
 
 
@@ -143,23 +146,35 @@ def _used(need: Need, gpus: Gpus, parallel: int, utilisation: float) -> float:
 
 
 def _ways_out(need: Need, gpus: Gpus, parallel: int, utilisation: float) -> str:
-    """What would make it fit, the smallest change of each kind."""
+    """What would make it fit: the smallest change of each kind, or two changes where one is not enough."""
+    ways = _larger_or_smaller(need, gpus, parallel, utilisation)
+    shorter = [need.context >> step for step in range(1, need.context.bit_length())]
+    shorter = [context for context in shorter if context >= _SHORTEST]
+    for context in shorter:
+        if _used(replace(need, context=context), gpus, parallel, utilisation) <= _EASY:
+            ways.append(f"--max-model-len {context}")
+            break
+    if ways:
+        return f"use {' or '.join(ways)}"
+    for context in shorter:
+        ways = _larger_or_smaller(replace(need, context=context), gpus, parallel, utilisation)
+        if ways:
+            return f"use {' or '.join(ways)}, with --max-model-len {context}"
+    return "choose a machine with more GPU memory"
+
+
+def _larger_or_smaller(need: Need, gpus: Gpus, parallel: int, utilisation: float) -> list[str]:
+    """Fewer bits of a weight, more GPUs: what alone would do."""
     ways = []
     for bits in _SMALLER:
-        smaller = replace(need, bits=bits)
-        if bits < need.bits and _used(smaller, gpus, parallel, utilisation) <= _ROOMY:
+        if bits < need.bits and _used(replace(need, bits=bits), gpus, parallel, utilisation) <= _ROOMY:
             ways.append(f"{bits} bits")
             break
     for more in (parallel * 2**step for step in range(1, 7)):
         if more <= gpus.count and _used(need, gpus, more, utilisation) <= _EASY:
             ways.append(f"tensor parallel {more}")
             break
-    context = need.context // 2
-    while context >= 1024 and _used(replace(need, context=context), gpus, parallel, utilisation) > _EASY:
-        context //= 2
-    if context >= 1024:
-        ways.append(f"requests of at most {context} tokens")
-    return f"use {' or '.join(ways)}" if ways else "choose a machine with more GPU memory"
+    return ways
 
 
 def _size(parameters: float) -> str:

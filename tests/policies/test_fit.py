@@ -48,7 +48,21 @@ def test_a_request_that_is_too_long_is_named():
     verdict = check(replace(EIGHT, context=131_072), A10G, parallel=1)
     assert not verdict.fits
     assert "for one request of 131072 tokens" in verdict.text
-    assert "requests of at most " in verdict.text
+    assert verdict.text.endswith("use tensor parallel 2 or --max-model-len 16384")
+    assert check(replace(EIGHT, context=16_384), A10G, parallel=1).fits
+
+
+def test_where_one_change_is_not_enough_two_are_named():
+    need = replace(SEVENTY, context=131_072)
+    assert check(need, replace(H100, count=1), parallel=1).text.endswith(
+        "use 4 bits, with --max-model-len 65536"
+    )
+    assert check(replace(need, bits=4, context=65_536), H100, parallel=1).fits
+
+
+def test_families_that_keep_less_of_a_request_need_less():
+    whole, less = replace(EIGHT, context=131_072), replace(EIGHT, context=131_072, cache_share=0.25)
+    assert less.cache == whole.cache / 4
 
 
 def test_more_gpus_than_there_are():
