@@ -11,15 +11,13 @@ from pydantic import Field, WithJsonSchema
 
 from cloud.aws import tags
 from orchestrator.config_aws_disk import WEIGHTS, DiskTable, disk_errors, disk_warnings
+from orchestrator.config_engine import verdicts
 from orchestrator.config_types import Duration, Money, Section, Strings, Texts, duration_key
 from orchestrator.units import format_duration, shown
-from policies.fit import Need, Verdict, bits_in, check, parameters_in
 
 if TYPE_CHECKING:
     from orchestrator.config import PoolConfig
 
-_SHORTEST_REQUEST: Final = 2048  # tokens, when the flags do not say how long a request may be
-_UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _SECRET: Final = re.compile(
     r"arn:aws[a-z-]*:(ssm:[a-z0-9-]+:\d{12}:parameter|secretsmanager:[a-z0-9-]+:\d{12}:secret)[/:][!-~]+"
@@ -258,7 +256,7 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name, verdict in verdicts(pool):
         if verdict.tight:
             yield (*at, "instance_types"), f"{name} is a close fit by estimate: {verdict.text}"
-    yield from disk_warnings((*at, "disk"), pool, need_of(pool))
+    yield from disk_warnings((*at, "disk"), pool)
     if pool.agents.listen is not None and not aws.node_role:
         yield (
             (*at, "node_role"),
@@ -301,50 +299,3 @@ def _region_errors(at: tuple[str, ...], name: str, region: AwsRegionTable) -> It
         yield (*at, "launch_template"), "is missing; write the name of the launch template of the nodes"
     if region.notice_queue and not _ACCOUNT_QUEUE.fullmatch(region.notice_queue):
         yield (*at, "notice_queue"), f"{shown(region.notice_queue)} is not a URL; write the queue's URL"
-
-
-def need_of(pool: PoolConfig) -> Need | None:
-    """What the engine has to hold; None where the model's size is not known. Only vLLM's flags are read."""
-    from cloud.engines.flags import flag_value
-
-    args = pool.engine.args
-    parameters = parameters_in(pool.model)
-    if pool.engine.kind != "vllm" or parameters is None:
-        return None
-    quantised = flag_value(args, "--quantization") or pool.model
-    return Need(
-        parameters=parameters,
-        bits=bits_in(quantised),
-        context=_whole(flag_value(args, "--max-model-len"), _SHORTEST_REQUEST),
-        cache_bits=8 if (flag_value(args, "--kv-cache-dtype") or "").startswith("fp8") else 16,
-    )
-
-
-def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
-    """Whether the model fits, for each type of which both sizes are known. Only vLLM's flags are read."""
-    from cloud.aws.catalogue import catalogue
-    from cloud.engines.flags import flag_value
-
-    args, need = pool.engine.args, need_of(pool)
-    if need is None:
-        return
-    parallel = _whole(flag_value(args, "--tensor-parallel-size"), 1)
-    parallel *= _whole(flag_value(args, "--pipeline-parallel-size"), 1)
-    utilisation = _share(flag_value(args, "--gpu-memory-utilization"))
-    for name in pool.cloud.aws.instance_types:
-        known = catalogue().types.get(name)
-        if known is not None:
-            yield name, check(need, known.gpus, parallel=parallel, utilisation=utilisation)
-
-
-def _whole(text: str | None, default: int) -> int:
-    """A flag's whole number; the default when it is missing or none (the engine will say so)."""
-    return int(text) if text is not None and text.isdecimal() and int(text) > 0 else default
-
-
-def _share(text: str | None) -> float:
-    try:
-        value = float(text) if text is not None else _UTILISATION
-    except ValueError:
-        return _UTILISATION
-    return value if 0.0 < value <= 1.0 else _UTILISATION

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Literal
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import Field
 
 from cloud.aws.disks import GP3_THROUGHPUT, WANTED_THROUGHPUT, Disk, gp3_iops
+from orchestrator.config_engine import stored_weights
 from orchestrator.config_types import Section
 from orchestrator.units import format_duration, shown
-from policies.fit import Need
+from policies.boot_time import HUGGING_FACE, LOCAL_NVME, S3, Boot, Link
 
 if TYPE_CHECKING:
     from orchestrator.config import PoolConfig
@@ -21,7 +24,9 @@ _KEY: Final = re.compile(
     r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:(key/[A-Za-z0-9-]+|alias/[\w/-]+)"
     r"|alias/[\w/-]+|(mrk-)?[0-9a-f-]{32,36}"
 )
-_REST_OF_START: Final = 180.0  # s of a boot that no disk decides: the machine, the engine's start, its graphs
+_ROOT: Final = "the root volume"
+_NVME_MOUNT: Final = "/mnt/orchestrator/"
+_SPARE: Final = 1.2  # times the sum, for a time-out that is proposed
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
 
@@ -112,28 +117,23 @@ def disk_errors(at: tuple[str, ...], disk: DiskTable) -> Iterator[Found]:
         yield (*at, "encrypted"), "is false, and kms_key says what to encrypt with; leave one of them out"
 
 
-def disk_warnings(at: tuple[str, ...], pool: PoolConfig, need: Need | None) -> Iterator[Found]:
-    """Weights that cannot be read within health.boot_timeout. `need` is None where their size is not known.
-
-    Counted only where the root volume holds them: at a path outside of the machine's own disks, or with
-    these off. The machine's own disks read gigabytes a second.
-    """
-    aws = pool.cloud.aws
-    on_root = aws.weights.startswith("/") and not f"{aws.weights}/".startswith("/mnt/orchestrator/")
-    if need is None or not (on_root or aws.disk.local == "off"):
+def disk_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """Weights that are not on the GPU within health.boot_timeout, as far as their size is known."""
+    weights = stored_weights(pool)
+    if weights is None:
         return
-    disk = aws.disk.as_disk()
-    rate = disk.throughput or GP3_THROUGHPUT
-    if on_root and disk.initialization_rate:
-        rate = min(rate, disk.initialization_rate)
-    seconds = need.weights * 1024.0 / rate
-    if seconds + _REST_OF_START > pool.health.boot_timeout:
+    disk, timeout = pool.cloud.aws.disk.as_disk(), pool.health.boot_timeout
+    on_root = _baked(pool) is _Kept.ROOT
+    boot = Boot(weights=weights, links=_links(pool))
+    if boot.seconds > timeout:
+        root = boot.slowest.name == _ROOT
+        minutes = math.ceil(boot.seconds * _SPARE / 60.0)
+        keys = "throughput, initialization_rate" if on_root else "throughput"
         yield (
-            (*at, "throughput"),
-            f"{need.weights:.0f} GiB of weights / {rate} MiB/s = {format_duration(round(seconds))}, and with "
-            f"{format_duration(_REST_OF_START)} for the rest of a start that is more than "
-            f"health.boot_timeout = {format_duration(pool.health.boot_timeout)}; raise throughput"
-            f"{', initialization_rate' if on_root else ''} or boot_timeout",
+            (*at, "throughput") if root else (*at[:2], "health", "boot_timeout"),
+            f"{boot.formula}, which is more than health.boot_timeout = {format_duration(timeout)}; "
+            f"{f'raise {keys} or ' if root else 'keep the weights nearer (cloud.aws.weights), or '}"
+            f'write boot_timeout = "{minutes}m"',
         )
     elif on_root and not disk.initialization_rate:
         yield (
@@ -141,3 +141,30 @@ def disk_warnings(at: tuple[str, ...], pool: PoolConfig, need: Need | None) -> I
             "is not set, so weights that came with the image are fetched from S3 block by block when they "
             "are first read, often below 50 MiB/s; write 300, or use fast snapshot restore",
         )
+
+
+class _Kept(enum.Enum):
+    """What of the machine holds weights that came with its image."""
+
+    ROOT = enum.auto()
+    NVME = enum.auto()
+
+
+def _baked(pool: PoolConfig) -> _Kept | None:
+    """Where weights lie that are there when the machine starts; None where they are downloaded."""
+    path = pool.cloud.aws.weights or pool.model
+    if not path.startswith("/"):
+        return None
+    return _Kept.NVME if f"{path}/".startswith(_NVME_MOUNT) else _Kept.ROOT
+
+
+def _links(pool: PoolConfig) -> tuple[Link, ...]:
+    """What the weights come through on their way to the GPU."""
+    disk, kept = pool.cloud.aws.disk.as_disk(), _baked(pool)
+    rate = disk.throughput or GP3_THROUGHPUT
+    if kept is _Kept.ROOT:
+        return (Link(_ROOT, min(rate, disk.initialization_rate or rate)),)
+    if kept is _Kept.NVME:
+        return (LOCAL_NVME,)
+    source = S3 if pool.cloud.aws.weights else HUGGING_FACE
+    return source, Link(_ROOT, rate) if pool.cloud.aws.disk.local == "off" else LOCAL_NVME

@@ -19,6 +19,7 @@ from orchestrator.config_agents import agents_errors, agents_warnings
 from orchestrator.config_aws import aws_errors, aws_warnings
 from orchestrator.config_balancer import balancer_errors, balancer_warnings
 from orchestrator.config_costs import cost_errors, missing_cap, stated_offerings
+from orchestrator.config_engine import engine_errors, engine_warnings
 from orchestrator.config_errors import Problem, Source
 from orchestrator.config_listeners import listener_errors
 from orchestrator.config_types import is_credential, is_open, unreadable
@@ -39,12 +40,14 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     warnings = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, role)]
+        errors += engine_errors(("pool", name), pool)
         errors += listener_errors(parsed.daemon, name, pool)
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
             errors += missing_cap(("pool", name), pool, () if errors else stated_offerings(pool))
     for name, pool in () if errors else parsed.pool.items():
         errors += cost_errors(("pool", name), pool, stated_offerings(pool))
+        warnings += engine_warnings(("pool", name), pool)
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
         if role in ("daemon", "any"):
             warnings += agents_warnings(name, pool)

@@ -19,7 +19,7 @@ from cloud.aws.places import AwsRegion
 from cloud.errors import CloudError, NotFound
 from cloud.ports import Clock
 from orchestrator.config import Config
-from orchestrator.config_aws import verdicts
+from orchestrator.config_engine import verdicts
 from orchestrator.doctor import aws_account, aws_balancer, aws_launch, aws_notices
 from orchestrator.doctor.findings import Check, Finding, Findings, fail, skipped
 from orchestrator.doctor.on_aws_launch import LaunchLooks, Look

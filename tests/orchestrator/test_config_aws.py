@@ -229,7 +229,8 @@ def vllm(model: str, *args: str) -> dict[str, Any]:
 
 
 def test_a_model_that_does_not_fit_is_an_error_with_a_way_out(tmp_path: Path) -> None:
-    found = faults(tmp_path, pool=vllm("meta-llama/Llama-3.1-70B-Instruct"))
+    settings = vllm("meta-llama/Llama-3.1-70B-Instruct", "--max-model-len", "8192")
+    found = faults(tmp_path, pool=settings)
     assert found["pool.llama.cloud.aws.instance_types"] == (
         "p5.4xlarge: 70B in 16 bits needs about 140 GB for its weights; 1 x H100 has 80 GiB: use 4 bits"
     )
@@ -239,7 +240,8 @@ def test_a_model_that_does_not_fit_is_an_error_with_a_way_out(tmp_path: Path) ->
     ("kind", "settings"),
     [
         ("p5.48xlarge", vllm("Llama-3.1-70B", "--tensor-parallel-size", "8")),
-        ("p5.4xlarge", vllm("Llama-3.1-70B-AWQ")),
+        ("p5.4xlarge", vllm("Llama-3.1-70B-AWQ", "--max-model-len", "16k")),
+        ("p5.4xlarge", vllm("Llama-3.1-70B-AWQ", "--max-model-len=auto")),
         ("g6e.12xlarge", vllm("Llama-3.1-70B", "--quantization", "fp8", "--tensor-parallel-size=4")),
         ("p5.4xlarge", vllm("a-model-without-a-size")),
     ],
@@ -249,8 +251,63 @@ def test_a_model_that_fits_is_accepted(tmp_path: Path, kind: str, settings: dict
 
 
 def test_a_close_fit_is_a_warning(tmp_path: Path) -> None:
-    (warning,) = built(tmp_path, pool=vllm("Llama-3.1-70B-FP8")).warnings
+    (warning,) = built(tmp_path, pool=vllm("Llama-3.1-70B-FP8", "--max-model-len", "4096")).warnings
     assert "close fit" in warning.text
+
+
+# -- how long a request may be -----------------------------------------------------------------------
+
+
+def test_without_a_length_the_models_own_maximum_must_fit(tmp_path: Path) -> None:
+    """55 % of the GPUs for 2,048 tokens, 104 % for the 131,072 that vLLM takes: it does not start."""
+    awq = "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4"
+    four = ("--tensor-parallel-size", "4")
+    (warning,) = built(tmp_path, pool=vllm(awq, *four), instance_types=["g5.12xlarge"]).warnings
+    assert "for one request of 131072 tokens" in warning.text
+    assert warning.text.endswith("use --max-model-len 65536")
+    written = vllm(awq, *four, "--max-model-len", "65536")
+    assert built(tmp_path, pool=written, instance_types=["g5.12xlarge"]).warnings == ()
+    found = faults(tmp_path, pool=vllm("meta-llama/Llama-3.1-8B-Instruct"), instance_types=["g5.xlarge"])
+    assert found["pool.llama.cloud.aws.instance_types"].endswith(": use --max-model-len 16384")
+
+
+def test_an_unknown_maximum_is_warned_of_and_not_guessed(tmp_path: Path) -> None:
+    (warning,) = built(tmp_path, pool=vllm("acme/odd-8B")).warnings
+    assert warning.key == "pool.llama.engine.args"
+    assert "Write --max-model-len" in warning.text
+    assert built(tmp_path, pool=vllm("acme/odd-8B", "--max-model-len", "8192")).warnings == ()
+    assert built(tmp_path, pool=vllm("acme/odd-8B", "--max_model_len=8k")).warnings == ()
+
+
+# -- how the weights are quantised -------------------------------------------------------------------
+
+AWQ_WORDS = "Cannot find the config file for awq"
+
+
+def test_weights_that_cannot_be_what_the_flag_says_are_refused(tmp_path: Path) -> None:
+    """The pair that the documentation once had: it never starts."""
+    plain = vllm("meta-llama/Llama-3.1-70B-Instruct", "--quantization", "awq", "--tensor-parallel-size=4")
+    found = faults(tmp_path, pool=plain, instance_types=["p5.48xlarge"])
+    assert list(found) == ["pool.llama.engine.args"]
+    assert AWQ_WORDS in found["pool.llama.engine.args"]
+
+
+def test_a_name_that_says_nothing_is_warned_of(tmp_path: Path) -> None:
+    own = vllm("/opt/weights/llama-8b", "--quantization=awq", "--max-model-len", "8192")
+    texts = {w.key: w.text for w in built(tmp_path, pool=own).warnings}
+    assert AWQ_WORDS in texts["pool.llama.engine.args"]
+
+
+def test_a_simulated_engine_reads_no_such_flags(tmp_path: Path) -> None:
+    settings = vllm("meta-llama/Llama-3.1-70B-Instruct", "--quantization", "awq")
+    settings["engine"] |= {"kind": "simulated", "allow_simulated": True}
+    assert built(tmp_path, pool=settings).warnings == ()
+
+
+def test_a_local_pool_is_told_too(tmp_path: Path) -> None:
+    pool = {"replicas": 1, **vllm("meta-llama/Llama-3.1-8B", "--quantization", "gptq")}
+    with pytest.raises(ConfigError, match="Cannot find the config file for gptq"):
+        build_config({"pool": {"a": pool}}, base=tmp_path)
 
 
 def test_the_flags_of_the_engine_decide(tmp_path: Path) -> None:

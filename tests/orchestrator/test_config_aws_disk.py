@@ -158,7 +158,10 @@ def warned(tmp_path: Path, pool: dict[str, Any], **aws: Any) -> dict[str, str]:
 
 def test_weights_that_the_disk_brings_too_late_are_warned_of(tmp_path: Path) -> None:
     found = warned(tmp_path, LARGE, weights="/opt/weights")
-    assert "130 GiB of weights / 125 MiB/s = 1068s" in found["throughput"]
+    assert (
+        "130 GiB of weights / 125 MiB/s (the root volume) + 180 s for machine and engine = 1248 s"
+        in found["throughput"]
+    )
     assert "health.boot_timeout = 15m" in found["throughput"]
     assert "throughput" in warned(tmp_path, LARGE, disk={"local": "off"})
 
