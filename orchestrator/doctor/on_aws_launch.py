@@ -16,7 +16,7 @@ from cloud.aws.keys import SPOT_ROLE, spot_role_arn
 from cloud.aws.places import AwsRegion
 from cloud.errors import CloudError, NotFound
 from orchestrator.config import Config
-from orchestrator.config_aws import need_of
+from orchestrator.config_engine import stored_weights
 from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_roles, aws_routes
 from orchestrator.doctor.aws_routes import Needs
 from orchestrator.doctor.findings import Finding, Findings, skipped
@@ -139,8 +139,8 @@ class LaunchLooks:
         if from_s3:
             fetched["s3"] = "weights"
         hub = pool.engine.kind == "vllm" and not table.weights and not pool.model.startswith("/")
-        need = need_of(pool) if hub or from_s3 else None
-        weights = need.weights * GIB / 1e9 if need is not None else None
+        stored = stored_weights(pool) if hub or from_s3 else None
+        weights = stored * GIB / 1e9 if stored is not None else None
         return Needs(weights=weights, hub=hub, services=fetched)
 
     async def _control_host(self) -> Findings:
