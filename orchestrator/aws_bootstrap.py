@@ -50,6 +50,10 @@ def bootstrap_of(config: Config, clock: Clock, *, make_group: bool) -> Bootstrap
             user_data=data,
             queue=table.notice_queue,
             target_group=name_of(aws.target_group),
+            idle_timeout=aws.balancer_idle_timeout,
+            disk=aws.disk.as_disk(),
+            key_name=aws.key_name,
+            user_tags=aws.tags,
         )
         regions.append((clients, wanted))
     return Bootstrap(regions)
@@ -104,6 +108,7 @@ def _part(change: Change, done: bool) -> setup_views.PartView:
             setup_views.DifferenceView(field=d.field, before=d.before, after=d.after)
             for d in change.differences
         ],
+        kept=[setup_views.KeptView(field=field, value=value) for field, value in change.kept.items()],
         note=change.note,
     )
 

@@ -230,7 +230,7 @@ def _machine_errors(at: tuple[str, ...], aws: AwsTable) -> Iterator[Found]:
             f"{format_duration(aws.balancer_idle_timeout)} is none that a load balancer can have; they go "
             "from 1s to 4000s",
         )
-    yield from disk_errors((*at, "disk"), aws.disk)
+    yield from disk_errors((*at, "disk"), aws.disk, aws.regions)
 
 
 def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:

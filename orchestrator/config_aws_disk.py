@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import Field
@@ -74,8 +74,8 @@ class DiskTable(Section):
     kms_key: str = Field(
         default="",
         description="KMS key of your own that all volumes are encrypted with, by ARN, id or alias. The "
-        "daemon's role and EC2's role for spot need grants for it: `orchestrator aws policy --kms` prints "
-        "them. Empty: the account's default key.",
+        "daemon's role and EC2's role for spot need grants for it: `orchestrator aws policy --kms ARN` "
+        "prints them. Empty: the account's default key.",
         examples=["arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"],
     )
     local: Literal["auto", "off"] = Field(
@@ -104,8 +104,8 @@ class DiskTable(Section):
         )
 
 
-def disk_errors(at: tuple[str, ...], disk: DiskTable) -> Iterator[Found]:
-    """What EC2 would refuse."""
+def disk_errors(at: tuple[str, ...], disk: DiskTable, regions: Iterable[str]) -> Iterator[Found]:
+    """What EC2 would refuse in these regions."""
     for name, text in disk.as_disk().faults():
         yield (*at, name), text
     if disk.kms_key and not _KEY.fullmatch(disk.kms_key):
@@ -113,6 +113,14 @@ def disk_errors(at: tuple[str, ...], disk: DiskTable) -> Iterator[Found]:
             (*at, "kms_key"),
             f"{shown(disk.kms_key)} is not a KMS key; write its ARN, its id or alias/NAME",
         )
+    home = disk.kms_key.split(":")[3] if _KEY.fullmatch(disk.kms_key) and ":" in disk.kms_key else ""
+    for region in regions:
+        if home and region != home:
+            yield (
+                (*at, "kms_key"),
+                f"is a key of {home}, and EC2 takes none of another region in {region}; write the id of a "
+                "multi-Region key, or an alias that both regions have",
+            )
     if disk.kms_key and not disk.encrypted and "encrypted" in disk.model_fields_set:
         yield (*at, "encrypted"), "is false, and kms_key says what to encrypt with; leave one of them out"
 

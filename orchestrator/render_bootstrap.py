@@ -34,6 +34,9 @@ def plan(parts: Iterable[PartView], look: Look) -> str:
         line = Text.assemble((f"{mark} ", style), (part["kind"], style), f" {part['name']}{note}")
         lines.append(Text("  ") + line)
         lines += [Text(f"      {line}") for d in part["differences"] for line in _lines(d)]
+        lines += [
+            Text(f"      kept: {clean(k['field'])}: {clean(k['value'])}", style="dim") for k in part["kept"]
+        ]
     return text_of(Group(*lines), look)
 
 

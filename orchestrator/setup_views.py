@@ -70,6 +70,13 @@ class DifferenceView(TypedDict):
     after: Annotated[str, "lines of a difference for user-data"]
 
 
+class KeptView(TypedDict):
+    """One field that somebody else set and that stays as it is."""
+
+    field: str
+    value: str
+
+
 class PartView(TypedDict):
     """One part of what a pool needs on AWS."""
 
@@ -79,6 +86,7 @@ class PartView(TypedDict):
     verb: Annotated[Verb, "refuse: it is not ours, or it cannot be made"]
     done: Annotated[bool, "it was changed in this run"]
     differences: list[DifferenceView]
+    kept: list[KeptView]
     note: str
 
 

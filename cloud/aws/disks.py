@@ -10,9 +10,9 @@ LaunchTemplateEbsBlockDeviceRequest, Image) and the EBS user guide ("gp3 volumes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 GP3_THROUGHPUT: Final = 125
 """MiB/s of a gp3 volume of which nothing else is said."""
@@ -26,6 +26,7 @@ _IOPS_PER_GIB: Final = {"gp3": 500, "io1": 50, "io2": 1_000}
 _THROUGHPUTS: Final = (125, 2_000)  # MiB/s
 _IOPS_PER_MIB: Final = 4  # of throughput, for gp3
 _RATES: Final = (100, 300)  # MiB/s
+_OF_EMPTY: Final = ("VolumeSize", "VolumeType", "Throughput", "Iops")
 
 Fault = tuple[str, str]
 """A key of `Disk`, and what is wrong with it as a sentence."""
@@ -89,3 +90,44 @@ def gp3_iops(throughput: int) -> int:
     """The IOPS that a gp3 volume needs for a throughput; 0 where those that it has suffice."""
     needed = throughput * _IOPS_PER_MIB
     return needed if needed > _IOPS["gp3"][0] else 0
+
+
+def devices(image: Mapping[str, Any]) -> frozenset[str]:
+    """The names of an image's EBS devices, as DescribeImages tells them."""
+    return frozenset(mapping["DeviceName"] for mapping in _ebs_of(image))
+
+
+def mappings(image: Mapping[str, Any], disk: Disk) -> list[dict[str, Any]]:
+    """The block device mappings of a launch template for an image: each holds what is wanted of its volume.
+    What it does not say of a volume is taken from the image's own mapping."""
+    made = []
+    for mapping in _ebs_of(image):
+        given, name = mapping["Ebs"], mapping["DeviceName"]
+        ebs: dict[str, Any] = {"DeleteOnTermination": True}
+        if "SnapshotId" not in given:  # an empty volume has nothing that could tell its size
+            ebs |= {field: given[field] for field in _OF_EMPTY if field in given}
+        elif disk.initialization_rate:
+            ebs["VolumeInitializationRate"] = disk.initialization_rate
+        if name == image.get("RootDeviceName"):
+            ebs |= disk.root()
+        if disk.encrypted:
+            ebs["Encrypted"] = True
+        if disk.key:
+            ebs["KmsKeyId"] = disk.key
+        made.append({"DeviceName": name, "Ebs": ebs})
+    return made
+
+
+def misfit(image: Mapping[str, Any], disk: Disk) -> str:
+    """Why an image cannot have such a root volume, as a sentence; empty when it can."""
+    root = next((m["Ebs"] for m in _ebs_of(image) if m["DeviceName"] == image.get("RootDeviceName")), None)
+    if root is None:
+        return "its root device is no EBS volume, so disk cannot say how it is" if disk.root() else ""
+    least = int(root.get("VolumeSize", 0))
+    if 0 < disk.size < least:
+        return f"its root volume has {least} GiB, and disk.size = {disk.size}; write {least} or more"
+    return ""
+
+
+def _ebs_of(image: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [mapping for mapping in image.get("BlockDeviceMappings", ()) if "Ebs" in mapping]

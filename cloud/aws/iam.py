@@ -27,9 +27,11 @@ def policy(
     queues: Mapping[str, str],
     target_group: str = "",
     node_role: str = "",
+    key: str = "",
 ) -> dict[str, Any]:
     """The policy document. `queues` maps a region to its queue's URL; `node_role` is the ARN of the role
-    that the launch template gives to nodes, empty when it gives none.
+    that the launch template gives to nodes, empty when it gives none; `key` is the user's own key of KMS for
+    their volumes, by ARN, id or alias.
 
     Raises ValueError for a queue's URL without account and name.
     """
@@ -65,6 +67,8 @@ def policy(
                 "GiveRole", ["iam:PassRole"], [node_role], {"iam:PassedToService": "ec2.amazonaws.com"}
             )
         )
+    if key:
+        statements += _encrypting(regions, key)
     if queues:
         actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage"]
         resources = [_queue(region, url) for region, url in queues.items()]
@@ -126,7 +130,7 @@ def bootstrap_policy(
     tagged, tagging = {f"aws:ResourceTag/{POOL_TAG}": pool}, {f"aws:RequestTag/{POOL_TAG}": pool}
     kinds = ("launch-template", "security-group")
     made = [_ec2(region, f"{kind}/*") for region in regions for kind in kinds]
-    looks = ["LaunchTemplateVersions", "LaunchTemplates", "SecurityGroups", "Subnets"]
+    looks = ["Images", "LaunchTemplateVersions", "LaunchTemplates", "SecurityGroups", "Subnets"]
     queue = ["CreateQueue", "GetQueueAttributes", "GetQueueUrl", "ListQueueTags", "SetQueueAttributes"]
     rule = [
         "DescribeRule",
@@ -145,6 +149,7 @@ def bootstrap_policy(
             [
                 "ec2:AuthorizeSecurityGroupIngress",
                 "ec2:CreateLaunchTemplateVersion",
+                "ec2:CreateTags",
                 "ec2:RevokeSecurityGroupIngress",
             ],
             made,
@@ -168,18 +173,25 @@ def bootstrap_policy(
         ),
     ]
     if target_group:
-        looks = ["DescribeTags", "DescribeTargetGroupAttributes", "DescribeTargetGroups"]
-        changes = ["AddTags", "ModifyTargetGroupAttributes"]
+        looks = [
+            "DescribeLoadBalancerAttributes",
+            "DescribeTags",
+            "DescribeTargetGroupAttributes",
+            "DescribeTargetGroups",
+        ]
+        changes = ["AddTags", "ModifyTargetGroup", "ModifyTargetGroupAttributes"]
         groups = _groups(regions, target_group)
         statements.append(_statement("LookAtTargets", [f"{_ELB}:{action}" for action in looks], ["*"]))
         statements.append(_statement("SetTargets", [f"{_ELB}:{action}" for action in changes], groups))
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def node_policy(secrets: Mapping[str, str]) -> dict[str, Any]:
-    """What the nodes' role needs: the engine's secrets, each by its ARN, and nothing else.
+def node_policy(secrets: Mapping[str, str], weights: str = "", region: str = "us-east-1") -> dict[str, Any]:
+    """What the nodes' role needs: the engine's secrets, each by its ARN, the weights at s3://BUCKET/PREFIX,
+    and nothing else. `region` is any of the pool's.
 
-    To prove who it is a node needs no permission. A key of KMS's of the user's own needs kms:Decrypt too.
+    To prove who it is a node needs no permission. A key of KMS's of the user's own needs kms:Decrypt too. A
+    shell by Session Manager needs what AWS's own policy AmazonSSMManagedInstanceCore grants.
     """
     by_action: dict[str, list[str]] = {}
     for arn in secrets.values():
@@ -189,7 +201,40 @@ def node_policy(secrets: Mapping[str, str]) -> dict[str, Any]:
         _statement(f"Read{number}", [action], sorted(set(arns)))
         for number, (action, arns) in enumerate(sorted(by_action.items()), 1)
     ]
+    if weights.startswith("s3://"):
+        statements += _reading(weights, _partition(region))
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _reading(weights: str, partition: str) -> list[dict[str, Any]]:
+    """The objects at a prefix, and their names."""
+    bucket, _, prefix = weights.removeprefix("s3://").partition("/")
+    prefix = prefix.rstrip("/")
+    arn = f"arn:{partition}:s3:::{bucket}"
+    names = _statement("ListWeights", ["s3:ListBucket"], [arn])
+    if prefix:
+        names["Condition"] = {"StringLike": {"s3:prefix": [prefix, f"{prefix}/*"]}}
+    objects = f"{arn}/{prefix}/*" if prefix else f"{arn}/*"
+    return [names, _statement("ReadWeights", ["s3:GetObject"], [objects])]
+
+
+def _encrypting(regions: Sequence[str], key: str) -> list[dict[str, Any]]:
+    """Machines whose volumes are encrypted with a key: EC2 uses it by grants that the caller gives it."""
+    alias = key.rpartition(":")[2] if key.rpartition(":")[2].startswith("alias/") else ""
+    name = "*" if alias else key
+    resources = (
+        [key]
+        if key.startswith("arn:") and not alias
+        else [f"arn:{_partition(region)}:kms:{region}:*:key/{name}" for region in regions]
+    )
+    named: dict[str, Any] = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}} if alias else {}
+    uses = ["Decrypt", "DescribeKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo"]
+    use = _statement("UseKey", [f"kms:{action}" for action in uses], resources)
+    grant = _statement("GrantKey", ["kms:CreateGrant"], resources)
+    if named:
+        use["Condition"] = named
+    grant["Condition"] = {**named, "Bool": {"kms:GrantIsForAWSResource": "true"}}
+    return [use, grant]
 
 
 def _launching(pool: str, places: Sequence[AwsRegion]) -> list[dict[str, Any]]:

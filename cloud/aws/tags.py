@@ -7,7 +7,7 @@ that every service takes: queues, rules and target groups get the tags too, not 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from cloud.aws.places import GENERATION_TAG, POOL_TAG, STANDBY_TAG, TOKEN_TAG
@@ -47,6 +47,11 @@ def _fault(key: str, value: str) -> str:
     if not _TAKEN.fullmatch(key) or not _TAKEN.fullmatch(value):
         return "may hold letters, digits, spaces and any of + - = . _ : / @, in its name and in its value"
     return ""
+
+
+def by_key(tags: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Tags as EC2, EventBridge and ELBv2 list them, as a mapping."""
+    return {tag["Key"]: tag["Value"] for tag in tags}
 
 
 def listed(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -65,6 +65,7 @@ def test_a_key_encrypts() -> None:
         ({"initialization_rate": 99}, "initialization_rate", "100 to 300 MiB/s"),
         ({"initialization_rate": 301}, "initialization_rate", "100 to 300 MiB/s"),
         ({"kms_key": "my key"}, "kms_key", "alias/NAME"),
+        ({"kms_key": KEY.replace("east", "west")}, "kms_key", "is a key of us-west-1"),
         ({"kms_key": KEY, "encrypted": False}, "encrypted", "leave one of them out"),
         ({"type": "st1"}, "type", "gp3"),
         ({"local": True}, "local", "auto"),

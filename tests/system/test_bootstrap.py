@@ -14,6 +14,7 @@ import os
 import shlex
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/boot-node"
 POOL = "pool.test"
 AWS = f"{POOL}.cloud.aws"
+IMAGE = "ami-0d15c500000000000"
+DISKS = [
+    {"device": "/dev/sda1", "size": 20},
+    {"device": "/dev/sdf", "size": 200, "delete_on_termination": False},
+]
 
 
 class Nodes:
@@ -166,9 +172,11 @@ def tables(shim: Any, directory: Path) -> dict[str, dict[str, object]]:
             "poll_spot_requests": "500ms",
             "node_role": ROLE,
         },
+        f"{AWS}.tags": {"team": "ml"},
+        f"{AWS}.disk": {"size": 50},
         f"{AWS}.regions.{REGION}": {
             "launch_template": "boot-node",
-            "image": "ami-12345678",
+            "image": IMAGE,
             "allow_from": ["10.0.0.0/28"],
         },
         f"{AWS}.regions.{REGION}.subnets": dict(network(shim.url)),
@@ -195,6 +203,15 @@ def whole(pool: Any) -> bool:
     return len(nodes) == len(ready) == 3 and sum(node["market"] == "spot" for node in ready) == 2
 
 
+def sizes(nodes: Nodes) -> list[int]:
+    """Of all volumes, those of nodes that are gone included."""
+    return sorted(volume["Size"] for volume in nodes.ec2.describe_volumes()["Volumes"])
+
+
+async def no_more(nodes: Nodes) -> bool:
+    return await asyncio.to_thread(sizes, nodes) == [50] * 3 + [200] * 3
+
+
 async def test_from_no_resources_to_a_pool_that_hears_every_source(
     aws_shim: Any, new_stack: Any, tmp_path: Path
 ) -> None:
@@ -202,6 +219,7 @@ async def test_from_no_resources_to_a_pool_that_hears_every_source(
     directory.mkdir()
     with running_imds() as imds:
         nodes = Nodes(aws_shim, imds, directory)
+        aws_shim.order("set", images={IMAGE: {"volumes": DISKS}})
         keeping = asyncio.create_task(nodes.keep())
         try:
             async with new_stack(tables(aws_shim, tmp_path), parts=("gateway",)) as stack:
@@ -226,6 +244,8 @@ async def test_from_no_resources_to_a_pool_that_hears_every_source(
                 )
                 for machine in nodes.described():
                     assert [g["GroupId"] for g in machine["SecurityGroups"]] == [group]
+                    assert {"Key": "team", "Value": "ml"} in machine["Tags"]
+                assert sizes(nodes) == [50] * 3 + [200] * 3
                 doomed = next(node["id"] for node in pool["nodes"] if node["market"] == "spot")
 
                 async def heard() -> Any:
@@ -249,6 +269,7 @@ async def test_from_no_resources_to_a_pool_that_hears_every_source(
                         lambda pool: whole(pool) and doomed not in {n["id"] for n in pool["nodes"]},
                     )
                     await traffic.answers(20)
+                await stack.until("no volume outlives the doomed node", partial(no_more, nodes))
                 assert traffic.report.failed == 0, traffic.report
                 assert await told_by() == {"aws-queue", "aws-spot-requests", "node-agent"}
         finally:

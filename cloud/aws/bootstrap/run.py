@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cloud.aws.bootstrap.steps import Site, Step, steps_of
+from cloud.aws.bootstrap.site import Site, Step
+from cloud.aws.bootstrap.steps import steps_of
 from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
 from cloud.aws.clients import AwsClients
 from cloud.errors import CloudError

@@ -7,76 +7,15 @@ harmless when it is made again: what was made is found by its name, tag or conte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from cloud.aws.bootstrap.wanted import (
-    DELAYS,
-    TARGET,
-    Change,
-    Difference,
-    Verb,
-    Wanted,
-    changed,
-    created,
-    differs,
-    not_ours,
-    refused,
-    template_differences,
-)
-from cloud.aws.clients import Answer, AwsClients, Lane
-from cloud.aws.doctor.balancer import set_deregistration_delay, target_group
-from cloud.aws.errors import code_of
+from cloud.aws.bootstrap.site import Site, Step
+from cloud.aws.bootstrap.target_group import TargetGroupStep
+from cloud.aws.bootstrap.template_step import TemplateStep
+from cloud.aws.bootstrap.wanted import TARGET, Change, changed, created, differs, not_ours, refused
 from cloud.aws.places import POOL_TAG
-from cloud.errors import CloudError, NotFound
-
-_MISSING = frozenset(
-    {
-        "AWS.SimpleQueueService.NonExistentQueue",
-        "InvalidLaunchTemplateId.NotFound",
-        "InvalidLaunchTemplateName.NotFoundException",
-        "QueueDoesNotExist",
-        "ResourceNotFoundException",
-    }
-)
-
-
-@dataclass(slots=True)
-class Site:
-    """One region at work: what the steps learn and later ones need. `groups` are the nodes' security groups,
-    empty until one is made; `version` is the launch template's."""
-
-    clients: AwsClients
-    wanted: Wanted
-    account: str = ""
-    queue_url: str = ""
-    groups: tuple[str, ...] = ()
-    version: int | None = None
-
-    async def call(self, service: str, operation: str, **parameters: Any) -> Answer:
-        """One call. Raises CloudError."""
-        return await self.clients.call(Lane.LIST, service, operation, **parameters)
-
-    async def found(self, service: str, operation: str, **parameters: Any) -> Answer | None:
-        """One look; None for what does not exist. Raises CloudError."""
-        try:
-            return await self.clients.call(Lane.LIST, service, operation, lost=CloudError, **parameters)
-        except CloudError as error:
-            if isinstance(error, NotFound) or code_of(error) in _MISSING:
-                return None
-            raise
-
-
-class Step(Protocol):
-    """One part."""
-
-    async def look(self) -> Change:
-        """Compare what is with what should be. Raises CloudError."""
-        ...
-
-    async def apply(self) -> None:
-        """Make it so, after a look. Raises CloudError."""
-        ...
+from cloud.aws.tags import by_key, listed
+from cloud.errors import CloudError
 
 
 class QueueStep:
@@ -97,15 +36,15 @@ class QueueStep:
                 return refused(wanted, self.kind, name, "is named by notice_queue and does not exist")
             return created(wanted, self.kind, name, attributes)
         site.queue_url = named["QueueUrl"]
-        tags = await site.call("sqs", "list_queue_tags", QueueUrl=site.queue_url)
-        if tags.get("Tags", {}).get(POOL_TAG) != wanted.pool:
+        tags = (await site.call("sqs", "list_queue_tags", QueueUrl=site.queue_url)).get("Tags", {})
+        if tags.get(POOL_TAG) != wanted.pool:
             return not_ours(wanted, self.kind, name)
         answer = await site.call(
             "sqs", "get_queue_attributes", QueueUrl=site.queue_url, AttributeNames=["All"]
         )
         held = answer["Attributes"]
         found = [differs(field, held.get(field, ""), value) for field, value in attributes.items()]
-        return changed(wanted, self.kind, name, found)
+        return changed(wanted, self.kind, name, [*found, *wanted.tag_differences(tags)])
 
     async def apply(self) -> None:
         """See `Step`."""
@@ -113,10 +52,10 @@ class QueueStep:
         attributes = wanted.queue_attributes(site.account)
         if site.queue_url:
             await site.call("sqs", "set_queue_attributes", QueueUrl=site.queue_url, Attributes=attributes)
+            await site.call("sqs", "tag_queue", QueueUrl=site.queue_url, Tags=wanted.tags)
             return
-        tags = {tag["Key"]: tag["Value"] for tag in wanted.tags}
         made = await site.call(
-            "sqs", "create_queue", QueueName=wanted.queue_name, Attributes=attributes, tags=tags
+            "sqs", "create_queue", QueueName=wanted.queue_name, Attributes=attributes, tags=wanted.tags
         )
         site.queue_url = made["QueueUrl"]
 
@@ -128,18 +67,18 @@ class RuleStep:
 
     def __init__(self, site: Site, name: str, pattern: str) -> None:
         self._site, self._name, self._pattern = site, name, pattern
-        self._exists = False
+        self._arn = ""
 
     async def look(self) -> Change:
         """See `Step`."""
         site, wanted = self._site, self._site.wanted
         arn = wanted.queue_arn(site.account)
         rule = await site.found("events", "describe_rule", Name=self._name)
-        self._exists = rule is not None
         if rule is None:
             return created(wanted, self.kind, self._name, {"EventPattern": self._pattern, "Target": arn})
-        tags = await site.call("events", "list_tags_for_resource", ResourceARN=rule["Arn"])
-        if not wanted.owns(tags["Tags"]):
+        self._arn = rule["Arn"]
+        tags = by_key((await site.call("events", "list_tags_for_resource", ResourceARN=self._arn))["Tags"])
+        if not wanted.owns(tags):
             return not_ours(wanted, self.kind, self._name)
         answer = await site.call("events", "list_targets_by_rule", Rule=self._name)
         ours: Mapping[str, Any] = next((t for t in answer["Targets"] if t["Id"] == TARGET), {})
@@ -151,6 +90,7 @@ class RuleStep:
                 differs("EventPattern", rule.get("EventPattern", ""), self._pattern),
                 differs("State", rule.get("State", ""), "ENABLED"),
                 differs("Target", _sent_to(ours), arn),
+                *wanted.tag_differences(tags),
             ],
         )
 
@@ -164,8 +104,11 @@ class RuleStep:
             EventPattern=self._pattern,
             State="ENABLED",
             Description=f"Notices for the nodes of pool {wanted.pool}",
-            **({} if self._exists else {"Tags": wanted.tags}),
+            **({} if self._arn else {"Tags": listed(wanted.tags)}),
         )
+        if self._arn:  # EventBridge takes no tags with a rule that is there
+            tags = listed(wanted.tags)
+            await site.call("events", "tag_resource", ResourceARN=self._arn, Tags=tags)
         targets = [{"Id": TARGET, "Arn": wanted.queue_arn(site.account)}]
         answer = await site.call("events", "put_targets", Rule=self._name, Targets=targets)
         if answer.get("FailedEntryCount"):
@@ -203,24 +146,28 @@ class GroupStep:
         shown = {"Ingress": ", ".join(map(_opening, sorted(wanted.openings())))}
         if not groups:
             return created(wanted, self.kind, name, {"Network": self._network, **shown})
-        if not wanted.owns(groups[0].get("Tags", ())):
+        tags = by_key(groups[0].get("Tags", ()))
+        if not wanted.owns(tags):
             return not_ours(wanted, self.kind, name)
         site.groups = (groups[0]["GroupId"],)
         self._held = {key: rule for entry in groups[0]["IpPermissions"] for key, rule in _openings(entry)}
         before = ", ".join(map(_opening, sorted(self._held)))
-        return changed(wanted, self.kind, name, [differs("Ingress", before, shown["Ingress"])])
+        ingress = differs("Ingress", before, shown["Ingress"])
+        return changed(wanted, self.kind, name, [ingress, *wanted.tag_differences(tags)])
 
     async def apply(self) -> None:
         """See `Step`."""
         site, wanted = self._site, self._site.wanted
-        if not site.groups:
+        if site.groups:
+            await site.tag(site.groups[0])
+        else:
             made = await site.call(
                 "ec2",
                 "create_security_group",
                 GroupName=wanted.group_name,
                 Description=f"Nodes of pool {wanted.pool}",
                 VpcId=self._network,
-                TagSpecifications=[{"ResourceType": "security-group", "Tags": wanted.tags}],
+                TagSpecifications=[{"ResourceType": "security-group", "Tags": listed(wanted.tags)}],
             )
             site.groups = (made["GroupId"],)
         missing = sorted(wanted.openings() - self._held.keys())
@@ -234,120 +181,6 @@ class GroupStep:
             await site.call(
                 "ec2", "revoke_security_group_ingress", GroupId=site.groups[0], IpPermissions=extra
             )
-
-
-class TemplateStep:
-    """The launch template. A new version is made only where no version has the content that is wanted."""
-
-    kind = "launch template"
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._exists = False
-
-    async def look(self) -> Change:
-        """See `Step`."""
-        site, wanted = self._site, self._site.wanted
-        name = wanted.template
-        if why := self._impossible():
-            return refused(wanted, self.kind, name, why)
-        answer = await site.found("ec2", "describe_launch_templates", LaunchTemplateNames=[name])
-        data = wanted.template_data(site.groups)
-        self._exists = answer is not None and bool(answer["LaunchTemplates"])
-        if answer is None or not self._exists:
-            return self._new(template_differences({}, data))
-        if not wanted.owns(answer["LaunchTemplates"][0].get("Tags", ())):
-            return not_ours(wanted, self.kind, name)
-        latest: tuple[Difference, ...] | None = None
-        async for page in site.clients.pages(
-            Lane.LIST, "ec2", "describe_launch_template_versions", LaunchTemplateName=name
-        ):
-            for version in sorted(page["LaunchTemplateVersions"], key=lambda v: -int(v["VersionNumber"])):
-                differences = template_differences(version["LaunchTemplateData"], data)
-                if not differences:
-                    site.version = int(version["VersionNumber"])
-                    return changed(wanted, self.kind, name, [], f"version {site.version}")
-                latest = latest if latest is not None else differences
-        return changed(wanted, self.kind, name, latest or (), "a new version")
-
-    def _impossible(self) -> str:
-        wanted = self._site.wanted
-        if wanted.template.startswith("lt-"):
-            return "is named by its id; write a name, under which it can be made"
-        if not wanted.image:
-            return 'there is no image in the file; write image = "ami-..."'
-        if not wanted.groups and not wanted.make_group:
-            return "there are no security_groups in the file; write them, or let --security-group make one"
-        return ""
-
-    def _new(self, differences: tuple[Difference, ...]) -> Change:
-        wanted = self._site.wanted
-        return Change(
-            region=wanted.region,
-            kind=self.kind,
-            name=wanted.template,
-            verb=Verb.CREATE,
-            differences=differences,
-            note="version 1",
-        )
-
-    async def apply(self) -> None:
-        """See `Step`."""
-        site, wanted = self._site, self._site.wanted
-        given = {
-            "LaunchTemplateName": wanted.template,
-            "LaunchTemplateData": wanted.template_data(site.groups),
-        }
-        if not self._exists:
-            tags = [{"ResourceType": "launch-template", "Tags": wanted.tags}]
-            await site.call("ec2", "create_launch_template", TagSpecifications=tags, **given)
-            site.version = 1
-            return
-        made = await site.call("ec2", "create_launch_template_version", **given)
-        site.version = int(made["LaunchTemplateVersion"]["VersionNumber"])
-
-
-class TargetGroupStep:
-    """Two settings of the target group that the configuration names: its deregistration delay and its tag."""
-
-    kind = "target group"
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._arn, self._delay, self._tagged = "", False, False
-
-    async def look(self) -> Change:
-        """See `Step`."""
-        site, wanted = self._site, self._site.wanted
-        name = wanted.target_group
-        try:
-            group = await target_group(site.clients, name)
-        except NotFound:
-            return refused(wanted, self.kind, name, "does not exist; make it with its load balancer first")
-        answer = await site.call("elbv2", "describe_tags", ResourceArns=[group.arn])
-        tags = {tag["Key"]: tag["Value"] for tag in answer["TagDescriptions"][0]["Tags"]}
-        owner = tags.get(POOL_TAG, "")
-        if owner not in ("", wanted.pool):
-            return refused(wanted, self.kind, name, f"belongs to pool {owner}")
-        self._arn = group.arn
-        self._delay = not DELAYS[0] <= group.delay <= DELAYS[1]
-        self._tagged = owner == wanted.pool
-        delay = Difference("Deregistration delay", f"{group.delay:g} s", f"{DELAYS[1]} s")
-        return changed(
-            wanted,
-            self.kind,
-            name,
-            [delay if self._delay else None, differs(f"Tag {POOL_TAG}", owner, wanted.pool)],
-        )
-
-    async def apply(self) -> None:
-        """See `Step`."""
-        site, wanted = self._site, self._site.wanted
-        if self._delay:
-            await set_deregistration_delay(site.clients, self._arn, DELAYS[1])
-        if not self._tagged:
-            tags = [{"Key": POOL_TAG, "Value": wanted.pool}]
-            await site.call("elbv2", "add_tags", ResourceArns=[self._arn], Tags=tags)
 
 
 def steps_of(site: Site) -> list[Step]:

@@ -5,26 +5,19 @@ Source of the shapes: the API references of SQS, EventBridge, EC2 (RequestLaunch
 
 from __future__ import annotations
 
-import base64
-import binascii
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final
 
+from cloud.aws.disks import Disk
 from cloud.aws.event_rules import RETENTION, RULES, queue_policy
 from cloud.aws.places import POOL_TAG
-from cloud.aws.user_data import unpacked
-
-DELAYS: Final = (60, 90)
-"""Seconds between which a target group's deregistration delay must lie: enough, and less than a notice."""
 
 TARGET: Final = "notices"
 """Id of the queue among the targets of a rule."""
-
-_MOST_LINES = 40  # of a difference that is shown
 
 
 class Verb(StrEnum):
@@ -47,7 +40,8 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One part and what happens to it. `note` says what a person should know of it."""
+    """One part and what happens to it. `note` says what a person should know of it; `kept` are fields that
+    somebody else set and that stay."""
 
     region: str
     kind: str
@@ -55,6 +49,7 @@ class Change:
     verb: Verb
     differences: tuple[Difference, ...] = ()
     note: str = ""
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +58,8 @@ class Wanted:
 
     `queue`: the URL of the queue that the configuration names, empty for none yet. `groups`: security groups
     of the nodes; without any, `make_group` says whether one is made that opens `port` to `allow_from`
-    (security groups, or networks). `profile`: the instance profile, empty for none.
+    (security groups, or networks). `profile`: the instance profile, empty for none. `idle_timeout`: seconds
+    that the configuration says of the load balancer. `key_name`: the key pair, empty for none.
     """
 
     pool: str
@@ -79,6 +75,10 @@ class Wanted:
     user_data: bytes
     queue: str = ""
     target_group: str = ""
+    idle_timeout: float = 60.0
+    disk: Disk = field(default_factory=Disk)
+    key_name: str = ""
+    user_tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def queue_name(self) -> str:
@@ -96,13 +96,17 @@ class Wanted:
         return {f"orchestrator-{self.pool}-{word}": canonical(pattern) for word, pattern in RULES.items()}
 
     @property
-    def tags(self) -> list[dict[str, str]]:
+    def tags(self) -> dict[str, str]:
         """The tags of everything that is made."""
-        return [{"Key": "Name", "Value": self.pool}, {"Key": POOL_TAG, "Value": self.pool}]
+        return {**self.user_tags, "Name": self.pool, POOL_TAG: self.pool}
 
-    def owns(self, tags: Iterable[Mapping[str, str]]) -> bool:
+    def tag_differences(self, held: Mapping[str, str]) -> list[Difference | None]:
+        """The user's tags that something of ours does not carry. Further ones of somebody else's stay."""
+        return [differs(f"Tag {key}", held.get(key, ""), value) for key, value in self.user_tags.items()]
+
+    def owns(self, tags: Mapping[str, str]) -> bool:
         """Whether something with these tags is this pool's."""
-        return any(tag["Key"] == POOL_TAG and tag["Value"] == self.pool for tag in tags)
+        return tags.get(POOL_TAG) == self.pool
 
     def queue_attributes(self, account: str) -> dict[str, str]:
         """The attributes of the queue."""
@@ -114,22 +118,6 @@ class Wanted:
     def queue_arn(self, account: str) -> str:
         """The ARN of the queue."""
         return f"arn:{partition(self.region)}:sqs:{self.region}:{account}:{self.queue_name}"
-
-    def template_data(self, groups: Sequence[str]) -> dict[str, Any]:
-        """The content of the launch template, for nodes in these security groups."""
-        data: dict[str, Any] = {
-            "ImageId": self.image,
-            "SecurityGroupIds": list(groups),
-            "UserData": base64.b64encode(self.user_data).decode(),
-            "MetadataOptions": {
-                "HttpEndpoint": "enabled",
-                "HttpTokens": "required",
-                "HttpPutResponseHopLimit": 1,  # a container on the node cannot reach the role's credentials
-            },
-        }
-        if self.profile:
-            data["IamInstanceProfile"] = {"Name": self.profile}
-        return data
 
     def openings(self) -> frozenset[tuple[str, int, int, str]]:
         """What the security group lets in: protocol, first and last port, from whom."""
@@ -153,12 +141,19 @@ def not_ours(wanted: Wanted, kind: str, name: str) -> Change:
 
 
 def changed(
-    wanted: Wanted, kind: str, name: str, differences: Iterable[Difference | None], note: str = ""
+    wanted: Wanted,
+    kind: str,
+    name: str,
+    differences: Iterable[Difference | None],
+    note: str = "",
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> Change:
     """A part that exists and is ours: kept where nothing differs."""
     found = tuple(d for d in differences if d is not None)
     verb = Verb.UPDATE if found else Verb.KEEP
-    return Change(region=wanted.region, kind=kind, name=name, verb=verb, differences=found, note=note)
+    return Change(
+        region=wanted.region, kind=kind, name=name, verb=verb, differences=found, note=note, kept=kept
+    )
 
 
 def created(wanted: Wanted, kind: str, name: str, fields: Mapping[str, str], note: str = "") -> Change:
@@ -170,20 +165,6 @@ def created(wanted: Wanted, kind: str, name: str, fields: Mapping[str, str], not
 def differs(field: str, before: str, after: str) -> Difference | None:
     """A field's difference, None where there is none. JSON is compared by meaning."""
     return None if _meaning(before) == _meaning(after) else Difference(field, before, after)
-
-
-def template_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """How two contents of a launch template differ; user-data line by line, once it is unpacked."""
-    found = []
-    for field in sorted(before.keys() | after.keys()):
-        old, new = before.get(field), after.get(field)
-        if field == "UserData":
-            found += _lines(_text(old), _text(new))
-        elif not _within(new, old):
-            found.append(
-                Difference(field, canonical(old) if old is not None else "", canonical(new) if new else "")
-            )
-    return tuple(found)
 
 
 def canonical(value: Any) -> str:
@@ -198,36 +179,8 @@ def partition(region: str) -> str:
     return "aws-us-gov" if region.startswith("us-gov-") else "aws"
 
 
-def _within(wanted: Any, found: Any) -> bool:
-    """Whether what was found holds what is wanted; AWS adds fields of its own, such as states."""
-    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
-        return all(_within(value, found.get(key)) for key, value in wanted.items())
-    if isinstance(wanted, list) and isinstance(found, list):
-        return sorted(map(str, wanted)) == sorted(map(str, found))
-    return bool(wanted == found)
-
-
 def _meaning(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _text(data: Any) -> str:
-    try:
-        return unpacked(base64.b64decode(data or "", validate=True))
-    except (binascii.Error, ValueError, OSError, EOFError):
-        return str(data)
-
-
-def _lines(before: str, after: str) -> list[Difference]:
-    if before == after:
-        return []
-    if not before:
-        return [Difference("UserData", "", f"{len(after.splitlines())} lines of cloud-init")]
-    lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
-    lines = [line for line in lines if not line.startswith("@@")]
-    shown = "\n".join(lines[:_MOST_LINES])
-    more = f"\n... and {len(lines) - _MOST_LINES} lines more" if len(lines) > _MOST_LINES else ""
-    return [Difference("UserData", "", shown + more)]

@@ -119,7 +119,7 @@ def bootstraps(group: str = "llama") -> list[dict]:
 
 def test_bootstrap_has_what_it_needs_and_nothing_else():
     allowed = {action for s in bootstraps() for action in s["Action"]}
-    calls = called(ADAPTERS / "bootstrap") | called_in(ADAPTERS / "doctor" / "balancer.py")
+    calls = called(ADAPTERS / "bootstrap") | called_in(ADAPTERS / "doctor" / "idle_timeout.py")
     assert {"sqs:CreateQueue", "events:PutRule", "ec2:CreateLaunchTemplateVersion"} <= calls
     # Tags travel in the calls that make things; who one is needs no permission.
     tags = {"ec2:CreateTags", "sqs:TagQueue", "events:TagResource"}
@@ -151,6 +151,58 @@ def test_nodes_may_read_their_secrets_and_nothing_else():
         "secretsmanager:GetSecretValue": [secret],
     }
     assert node_policy({})["Statement"] == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "bucket", "objects", "names"),
+    [
+        ("s3://llama/8b", "llama", "llama/8b/*", ["8b", "8b/*"]),
+        ("s3://llama/a/8b/", "llama", "llama/a/8b/*", ["a/8b", "a/8b/*"]),
+        ("s3://llama", "llama", "llama/*", None),
+        ("s3://llama/", "llama", "llama/*", None),
+    ],
+)
+def test_nodes_may_read_their_weights_and_no_others(weights, bucket, objects, names):
+    lists, reads = node_policy({}, weights)["Statement"]
+    assert (lists["Action"], lists["Resource"]) == (["s3:ListBucket"], [f"arn:aws:s3:::{bucket}"])
+    assert (reads["Action"], reads["Resource"]) == (["s3:GetObject"], [f"arn:aws:s3:::{objects}"])
+    assert lists.get("Condition") == (names and {"StringLike": {"s3:prefix": names}})
+
+
+def test_weights_in_another_partition_are_there():
+    _, reads = node_policy({}, "s3://llama/8b", "cn-north-1")["Statement"]
+    assert reads["Resource"] == ["arn:aws-cn:s3:::llama/8b/*"]
+
+
+def test_weights_that_nodes_have_need_no_permission():
+    assert node_policy({}, "/opt/weights")["Statement"] == []
+
+
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
+@pytest.mark.parametrize(
+    ("key", "resource", "alias"),
+    [
+        (KEY, KEY, None),
+        ("1234abcd-12ab", "arn:aws:kms:us-east-1:*:key/1234abcd-12ab", None),
+        ("alias/nodes", "arn:aws:kms:us-east-1:*:key/*", "alias/nodes"),
+        ("arn:aws:kms:us-east-1:123456789012:alias/nodes", "arn:aws:kms:us-east-1:*:key/*", "alias/nodes"),
+    ],
+)
+def test_a_key_of_the_user_is_used_and_granted_to_ec2_alone(key, resource, alias):
+    by_name = {s["Sid"]: s for s in made(key=key)}
+    use, grant = by_name["UseKey"], by_name["GrantKey"]
+    assert use["Resource"] == grant["Resource"] == [resource]
+    assert grant["Action"] == ["kms:CreateGrant"]
+    assert grant["Condition"]["Bool"] == {"kms:GrantIsForAWSResource": "true"}
+    named = {"kms:ResourceAliases": alias} if alias else None
+    assert use.get("Condition", {}).get("ForAnyValue:StringEquals") == named
+    assert grant["Condition"].get("ForAnyValue:StringEquals") == named
+
+
+def test_without_a_key_nothing_of_kms_is_allowed():
+    assert not [a for s in made() for a in s["Action"] if a.startswith("kms:")]
 
 
 def test_nothing_is_allowed_everywhere_but_looking():

@@ -27,3 +27,5 @@ def patch_templates():
 
     LaunchTemplate.get_version = get_version
     EC2Backend.create_launch_template = create_launch_template
+    # moto tells the tags that a template was made with; its own assignment of them changes nothing then.
+    LaunchTemplate.tags = property(lambda template: template.get_tags(), lambda template, tags: None)

@@ -1,5 +1,6 @@
 """Bootstrap on a stand-in for AWS: made once, mended where it drifted, finished where it broke off."""
 
+import asyncio
 import base64
 import itertools
 import json
@@ -10,6 +11,7 @@ import pytest
 
 from cloud.aws.bootstrap.run import Bootstrap
 from cloud.aws.bootstrap.wanted import Verb, Wanted
+from cloud.aws.disks import Disk
 from cloud.aws.places import POOL_TAG
 from cloud.aws.user_data import NodeSetup, unpacked, user_data
 from cloud.errors import CloudError
@@ -51,6 +53,7 @@ class Account:
             port=8000,
             user_data=self.data("one"),
             target_group=self.pool,
+            user_tags={"team": "ml"},
         )
 
     def data(self, word: str) -> bytes:
@@ -100,7 +103,15 @@ async def test_a_plan_changes_nothing(account):
     assert {c.verb for c in planned} == {Verb.CREATE, Verb.UPDATE}
     assert account.changing() == before
     assert planned[-1].verb is Verb.UPDATE  # the target group is there, its delay is the default
-    assert [(d.before, d.after) for d in planned[-1].differences] == [("300 s", "90 s"), ("", account.pool)]
+    assert {d.field: d.after for d in planned[-1].differences} == {
+        "HealthCheckPath": "/health",
+        "HealthCheckIntervalSeconds": "10",
+        "HealthyThresholdCount": "2",
+        "UnhealthyThresholdCount": "3",
+        "load_balancing.algorithm.type": "least_outstanding_requests",
+        "deregistration_delay.timeout_seconds": "90",
+        f"Tag {POOL_TAG}": account.pool,
+    }
 
 
 async def test_what_is_made_is_as_it_should_be_and_made_once(account):
@@ -150,6 +161,25 @@ async def test_everything_carries_the_pool(account):
     found = account.ec2.describe_launch_templates(LaunchTemplateNames=[account.wanted.template])
     assert tag in found["LaunchTemplates"][0]["Tags"]
     assert tag in account.elb.describe_tags(ResourceArns=[account.group])["TagDescriptions"][0]["Tags"]
+
+
+async def test_what_is_made_carries_the_users_tags_and_what_is_there_gets_them(account):
+    await account.applied(user_tags={})
+    assert await account.plan(user_tags={}) == {}
+    before = account.versions()
+    changes = await account.plan()
+    assert set(changes.values()) == {"update"}
+    assert len(changes) == len(KINDS) - 1  # the target group is not ours to tag so
+    await account.applied()
+    assert await account.plan() == {}
+    assert account.versions() == before
+    tag = {"Key": "team", "Value": "ml"}
+    assert account.sqs.list_queue_tags(QueueUrl=account.queue)["Tags"]["team"] == "ml"
+    for rule in account.events.list_rules(NamePrefix=f"orchestrator-{account.pool}-")["Rules"]:
+        assert tag in account.events.list_tags_for_resource(ResourceARN=rule["Arn"])["Tags"]
+    assert tag in account.security_group()["Tags"]
+    found = account.ec2.describe_launch_templates(LaunchTemplateNames=[account.wanted.template])
+    assert tag in found["LaunchTemplates"][0]["Tags"]
 
 
 async def test_events_of_ec2_arrive_in_the_queue(account):
@@ -206,6 +236,7 @@ def drifts(account):
         "template": f"launch template {account.wanted.template}",
     }
     delay = [{"Key": "deregistration_delay.timeout_seconds", "Value": "10"}]
+    turns = [{"Key": "load_balancing.algorithm.type", "Value": "round_robin"}]
     reshaped = [{"Id": "notices", "Arn": arn, "Input": '"x"'}]
 
     def attribute(name: str, value: str):
@@ -232,13 +263,31 @@ def drifts(account):
                 TargetGroupArn=account.group, Attributes=delay
             ),
         ),
+        "algorithm": (
+            "target",
+            lambda: account.elb.modify_target_group_attributes(
+                TargetGroupArn=account.group, Attributes=turns
+            ),
+        ),
+        "path": (
+            "target",
+            lambda: account.elb.modify_target_group(TargetGroupArn=account.group, HealthCheckPath="/"),
+        ),
+        "untagged": ("queue", lambda: sqs.untag_queue(QueueUrl=queue, TagKeys=["team"])),
+        "retagged": (
+            "group",
+            lambda: ec2.create_tags(Resources=[group], Tags=[{"Key": "team", "Value": "sales"}]),
+        ),
     }
     return {name: (part_of[part], spoil) for name, (part, spoil) in done.items()}
 
 
 @pytest.mark.parametrize(
     "drift",
-    ["retention", "policy", "disabled", "pattern", "no target", "reshaped", "closed", "opened", "delay"],
+    [
+        *("retention", "policy", "disabled", "pattern", "no target", "reshaped", "closed", "opened", "delay"),
+        *("algorithm", "path", "untagged", "retagged"),
+    ],
 )
 async def test_what_drifted_is_mended_and_nothing_else(account, drift):
     await account.applied()
@@ -304,6 +353,142 @@ async def test_a_new_version_is_made_only_for_new_content(account):
     assert (await account.applied(user_data=two)).sites[0].version == 2  # what somebody adds changes nothing
 
 
+DISKS = [
+    {"device": "/dev/sda1", "size": 60},
+    {"device": "/dev/sdf", "size": 200, "delete_on_termination": False},
+    {"device": "/dev/sdg", "size": 100, "delete_on_termination": False},
+]
+
+
+def launched(account, version: int) -> str:
+    template = {"LaunchTemplateName": account.wanted.template, "Version": str(version)}
+    subnet = account.wanted.subnets[0]
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": POOL_TAG, "Value": account.pool}]}]
+    (machine,) = account.ec2.run_instances(
+        LaunchTemplate=template,
+        MinCount=1,
+        MaxCount=1,
+        InstanceType="p5.4xlarge",
+        SubnetId=subnet,
+        TagSpecifications=tags,
+    )["Instances"]
+    return machine["InstanceId"]
+
+
+def volumes(account) -> dict[int, dict]:
+    """By their size."""
+    return {volume["Size"]: volume for volume in account.ec2.describe_volumes()["Volumes"]}
+
+
+async def until(met):
+    while not met():  # noqa: ASYNC110 - a process is asked
+        await asyncio.sleep(0.02)
+
+
+async def test_no_volume_of_the_image_outlives_a_node(account):
+    account.shim.order("set", images={"ami-disks": {"volumes": DISKS}}, end=0.0)
+    run = await account.applied(image="ami-disks", profile="")
+    node = launched(account, run.sites[0].version)
+    assert {60, 200, 100} <= volumes(account).keys()
+    account.ec2.terminate_instances(InstanceIds=[node])
+    await until(lambda: not {60, 200, 100} & volumes(account).keys())
+
+
+async def test_a_node_has_the_disk_of_the_file(account):
+    account.shim.order("set", images={"ami-disks": {"volumes": DISKS}})
+    disk = Disk(size=333, type="gp3", throughput=500)
+    run = await account.applied(image="ami-disks", profile="", disk=disk)
+    launched(account, run.sites[0].version)
+    assert volumes(account)[333]["Throughput"] == 500
+    (mapping,) = [
+        m
+        for m in account.versions()[0]["LaunchTemplateData"]["BlockDeviceMappings"]
+        if m["DeviceName"] == "/dev/sda1"
+    ]
+    assert mapping["Ebs"]["VolumeSize"] == 333
+
+
+async def test_what_people_added_to_the_template_is_kept(account):
+    await account.applied()
+    held = account.versions()[0]["LaunchTemplateData"]
+    mine = {"DeviceName": "/dev/sdx", "Ebs": {"VolumeSize": 77, "DeleteOnTermination": True}}
+    theirs = {
+        "KeyName": "ops",
+        "Monitoring": {"Enabled": True},
+        "CapacityReservationSpecification": {"CapacityReservationPreference": "open"},
+        "TagSpecifications": [{"ResourceType": "volume", "Tags": [{"Key": "backup", "Value": "no"}]}],
+    }
+    account.ec2.create_launch_template_version(
+        LaunchTemplateName=account.wanted.template,
+        LaunchTemplateData={
+            **held,
+            **theirs,
+            "BlockDeviceMappings": [*held["BlockDeviceMappings"], mine],
+        },
+    )
+    again = await account.applied()
+    assert again.done == []
+    assert again.sites[0].version == 2
+    run = account.run(user_data=account.data("two"))
+    change = next(c for c in await run.plan() if c.kind == "launch template")
+    assert [d.field for d in change.differences] == ["UserData"]
+    assert change.kept.keys() == {
+        *("KeyName", "Monitoring", "CapacityReservationSpecification"),
+        *("TagSpecifications volume", "BlockDeviceMappings /dev/sdx"),
+    }
+    await run.apply()
+    made = account.versions()[2]["LaunchTemplateData"]
+    assert {key: made[key] for key in theirs} == theirs
+    assert mine in made["BlockDeviceMappings"]
+    assert run.sites[0].version == 3
+    assert (await account.applied(user_data=account.data("two"))).done == []
+    assert len(account.versions()) == 3
+
+
+async def test_another_image_takes_the_devices_of_the_one_before_away(account):
+    other = [{"device": "/dev/xvda", "size": 30}]
+    images = {"ami-disks": {"volumes": DISKS}, "ami-other": {"volumes": other}}
+    account.shim.order("set", images=images)
+    await account.applied(image="ami-disks", disk=Disk(size=90, type="gp3"))
+    await account.applied(image="ami-other", disk=Disk(size=90, type="gp3"))
+    made = account.versions()[1]["LaunchTemplateData"]["BlockDeviceMappings"]
+    assert [m["DeviceName"] for m in made] == ["/dev/xvda"]
+    assert await account.plan(image="ami-other", disk=Disk(size=90, type="gp3")) == {}
+
+
+async def test_the_balancer_is_told_of_and_not_changed(account):
+    balancer = account.elb.create_load_balancer(
+        Name=account.pool, Subnets=list(account.wanted.subnets), Type="application"
+    )["LoadBalancers"][0]["LoadBalancerArn"]
+    forward = [{"Type": "forward", "TargetGroupArn": account.group}]
+    account.elb.create_listener(LoadBalancerArn=balancer, Protocol="HTTP", Port=80, DefaultActions=forward)
+
+    async def note(seconds: float) -> str:
+        planned = await account.run(idle_timeout=seconds).plan()
+        return next(c.note for c in planned if c.kind == "target group")
+
+    assert await note(60.0) == ""
+    told = await note(300.0)
+    assert "has an idle timeout of 60 s, and balancer_idle_timeout is 300 s" in told
+    assert f"--load-balancer-arn {balancer} --attributes Key=idle_timeout.timeout_seconds,Value=300" in told
+    before = account.elb.describe_load_balancer_attributes(LoadBalancerArn=balancer)["Attributes"]
+    await account.applied(idle_timeout=300.0)
+    assert account.elb.describe_load_balancer_attributes(LoadBalancerArn=balancer)["Attributes"] == before
+
+
+async def test_a_balancer_that_cannot_be_looked_at_stops_nothing(account):
+    balancer = account.elb.create_load_balancer(
+        Name=account.pool, Subnets=list(account.wanted.subnets), Type="application"
+    )["LoadBalancers"][0]["LoadBalancerArn"]
+    forward = [{"Type": "forward", "TargetGroupArn": account.group}]
+    account.elb.create_listener(LoadBalancerArn=balancer, Protocol="HTTP", Port=80, DefaultActions=forward)
+    action = "DescribeLoadBalancerAttributes"
+    account.shim.order("fault", action=action, kind="error", code="AccessDenied", status=403)
+    planned = await account.run().plan()
+    assert "cannot be read" in planned[-1].note
+    assert planned[-1].verb is Verb.UPDATE
+
+
 def foreign(account, kind):
     """Make something of that name that is not ours."""
     name = f"orchestrator-{account.pool}"
@@ -342,6 +527,8 @@ async def test_what_is_not_ours_is_left_alone_and_then_nothing_is_changed(accoun
     ("changes", "words"),
     [
         ({"image": ""}, "there is no image"),
+        ({"image": "ami-0123456789abcdef0"}, "us-east-1 has none of that id"),
+        ({"disk": Disk(size=7, type="gp3")}, "has 8 GiB, and disk.size = 7"),
         ({"make_group": False}, "there are no security_groups"),
         ({"template": "lt-0123456789abcdef0"}, "named by its id"),
         ({"allow_from": ()}, "allow_from is empty"),
@@ -362,6 +549,7 @@ CHANGING = [
     "CreateSecurityGroup",
     "AuthorizeSecurityGroupIngress",
     "CreateLaunchTemplate",
+    "ModifyTargetGroup",
     "ModifyTargetGroupAttributes",
     "AddTags",
 ]
