@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -16,6 +16,7 @@ from orchestrator.cli.shared import CommandError, PlainOutput
 if TYPE_CHECKING:
     from orchestrator.config import Config
 
+_DAEMON_ROLE: Final = "DAEMON_ROLE_ARN"
 _File = Annotated[Path, Parameter(help='The TOML file of a pool with cloud.kind = "aws".')]
 
 
@@ -115,10 +116,24 @@ def policy(
         bool, Parameter(negative="", help="Print instead what `orchestrator aws bootstrap` needs.")
     ] = False,
     node: Annotated[
-        bool, Parameter(negative="", help="Print instead what the nodes' role needs: the engine's secrets.")
+        bool,
+        Parameter(
+            negative="", help="Print instead what the nodes' role needs: the engine's secrets, the weights."
+        ),
     ] = False,
+    kms: Annotated[
+        str,
+        Parameter(
+            metavar="ARN",
+            help="Print instead the commands by which EC2's role for spot and the daemon's may use this key "
+            "of KMS's, which the image's or the nodes' volumes are encrypted with.",
+        ),
+    ] = "",
 ) -> int:
     """Print the IAM policy that the daemon needs for a pool: what it calls, and nothing else.
+
+    Nodes need no key pair and no open port 22 for a way in: attach AWS's own AmazonSSMManagedInstanceCore to
+    their role beside what --node prints, and Session Manager gives a shell.
 
     For example:
       orchestrator aws policy pool.toml > policy.json
@@ -126,10 +141,16 @@ def policy(
       orchestrator aws policy pool.toml --doctor > doctor-policy.json
       orchestrator aws policy pool.toml --bootstrap > bootstrap-policy.json
       orchestrator aws policy pool.toml --node > node-policy.json
+      orchestrator aws policy pool.toml --kms arn:aws:kms:us-east-1:123456789012:key/1234abcd
     """
-    if doctor + bootstrap + node > 1:
-        raise CommandError("--doctor, --bootstrap and --node are three policies; choose one", shared.USAGE)
+    if doctor + bootstrap + node + bool(kms) > 1:
+        raise CommandError(
+            "--doctor, --bootstrap, --node and --kms print different things; choose one", shared.USAGE
+        )
     config = _config(file)
+    if kms:
+        shared.print_text(_grants(kms))
+        return shared.OK
     try:
         made = _policy(
             config, "doctor" if doctor else "bootstrap" if bootstrap else "node" if node else "", node_role
@@ -138,6 +159,25 @@ def policy(
         raise CommandError(f"{file}: {error}") from error
     print(json.dumps(made, indent=2))
     return shared.OK
+
+
+def _grants(key: str) -> str:
+    """The commands that let EC2 start machines whose volumes have this key. Raises CommandError."""
+    from cloud.aws.keys import grant_command, spot_role_arn
+
+    parts = key.split(":")
+    if len(parts) != 6 or parts[2] != "kms" or not parts[5].startswith("key/"):
+        raise CommandError(f"{key} is not the ARN of a key; write arn:aws:kms:REGION:ACCOUNT:key/ID")
+    _, partition, _, region, account, _ = parts
+    grants = [grant_command(region, key, who) for who in (spot_role_arn(account, partition), _DAEMON_ROLE)]
+    return "\n".join(
+        [
+            "# Without the first spot machines end while they are pending, without the second the others.",
+            f"# {_DAEMON_ROLE} is the role that the daemon runs with.",
+            *grants,
+            "",
+        ]
+    )
 
 
 def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
@@ -152,13 +192,18 @@ def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
     if whose == "doctor":
         return iam.doctor_policy(places(table), target_group=group)
     if whose == "node":
-        return iam.node_policy(table.engine_secrets)
+        return iam.node_policy(table.engine_secrets, table.weights, next(iter(table.regions)))
     if whose == "bootstrap":
         names = {region: queue_name(name, given.notice_queue) for region, given in table.regions.items()}
         return iam.bootstrap_policy(name, places(table), queues=names, target_group=group)
     queues = {region: given.notice_queue for region, given in table.regions.items() if given.notice_queue}
     return iam.policy(
-        name, places(table), queues=queues, target_group=group, node_role=node_role or table.node_role
+        name,
+        places(table),
+        queues=queues,
+        target_group=group,
+        node_role=node_role or table.node_role,
+        key=table.disk.kms_key,
     )
 
 

@@ -58,6 +58,52 @@ def test_policy_says_what_is_wrong(
     assert words in err
 
 
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
+def test_grants_of_a_key_are_printed_for_spot_and_for_the_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(AWS.replace("QUEUE", QUEUE))
+    assert main(["aws", "policy", str(file), "--kms", KEY]) == 0
+    spot, daemon = [line for line in capsys.readouterr().out.splitlines() if line.startswith("aws kms")]
+    role = "arn:aws:iam::123456789012:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+    assert f"create-grant --region us-east-1 --key-id {KEY} --grantee-principal {role} " in spot
+    assert "--grantee-principal DAEMON_ROLE_ARN " in daemon
+    assert "CreateGrant" in spot
+    assert "GenerateDataKeyWithoutPlaintext" in daemon
+
+
+@pytest.mark.parametrize("key", ["alias/nodes", KEY.replace(":key/", ":alias/"), "1234abcd"])
+def test_grants_need_the_arn_of_a_key(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(AWS.replace("QUEUE", QUEUE))
+    assert main(["aws", "policy", str(file), "--kms", key]) == 1
+    assert "arn:aws:kms:REGION:ACCOUNT:key/ID" in capsys.readouterr().err
+
+
+def test_one_thing_is_printed_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(AWS.replace("QUEUE", QUEUE))
+    assert main(["aws", "policy", str(file), "--node", "--kms", KEY]) == 2
+    assert "choose one" in capsys.readouterr().err
+
+
+def test_the_key_and_the_weights_of_the_file_are_in_the_policies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pool.toml"
+    tables = f'weights = "s3://llama/8b"\ndisk.kms_key = "{KEY}"\n'
+    file.write_text(AWS.replace("QUEUE", QUEUE).replace("instance_types", f"{tables}instance_types"))
+    assert main(["aws", "policy", str(file)]) == 0
+    daemon = {found["Sid"]: found for found in json.loads(capsys.readouterr().out)["Statement"]}
+    assert daemon["GrantKey"]["Resource"] == [KEY]
+    assert main(["aws", "policy", str(file), "--node"]) == 0
+    node = {found["Sid"]: found for found in json.loads(capsys.readouterr().out)["Statement"]}
+    assert node["ReadWeights"]["Resource"] == ["arn:aws:s3:::llama/8b/*"]
+
+
 def parts(out: str) -> dict[str, str]:
     return {f"{part['kind']} {part['name']}": part["verb"] for part in json.loads(out)["parts"]}
 
