@@ -215,6 +215,8 @@ class Actuator:
                 instance = await self._instances.launch(request)
                 if instance.state not in (InstanceState.TERMINATED, InstanceState.SHUTTING_DOWN):
                     return Outcome.DONE, instance.id, ""
+                if instance.id and instance.ending is Ending.FAULT:
+                    self.ended_unready(instance.id, instance.placement, instance.ending_why)
                 not_given = instance.ending in (Ending.CAPACITY, Ending.RECLAIM)
                 return (Outcome.REFUSED if not_given else Outcome.DIED), instance.id, instance.ending_why
             case Start():

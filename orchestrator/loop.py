@@ -33,7 +33,9 @@ from policies.events import (
     DrainHeld,
     DrainStarted,
     Event,
+    GoneCause,
     IntentOpened,
+    NodeGone,
     NoticeSeen,
     PartBack,
     PartLost,
@@ -182,6 +184,8 @@ class Loop:
         observed = seconds()
         if await self._write((*heard, *seen, *news)):
             self._inbox.mark_written(ticket)
+        if world.leading:
+            self._hear_last_words(seen, world)
         if world.durable is not self._durable:
             world = replace(world, durable=self._durable)
         journalled = seconds()
@@ -319,6 +323,16 @@ class Loop:
             elif self._lease.valid():  # a process that was suspended may have lost it since the turn began
                 self._actuator.perform(plan.actions, place_of=self._place_of)
         self._tell(plan, alarms)
+
+    def _hear_last_words(self, seen: Sequence[Event], world: World) -> None:
+        """Have it told what machines wrote that a fault ended before they were ready."""
+        unready = {
+            e.node: e.detail for e in seen if isinstance(e, NodeGone) and e.cause is GoneCause.NEVER_STARTED
+        }
+        for instance in world.instances if unready else ():
+            if instance.id in unready:
+                why = unready[instance.id] or "a fault ended it before it was ready"
+                self._actuator.ended_unready(instance.id, instance.placement, why)
 
     def _place_of(self, node: str) -> Placement | None:
         record = self.memory.nodes.get(node)

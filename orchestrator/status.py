@@ -131,7 +131,7 @@ def node_view(snapshot: Snapshot, node: Node) -> views.NodeView:
 
 def failed_boot_view(boot: FailedBoot) -> views.FailedBootView:
     """A machine that never became ready."""
-    found = remedy(boot.why, boot.placement, boot.console)
+    found = remedy(boot.why, boot.placement.region, boot.placement.market, boot.console)
     return views.FailedBootView(
         node=boot.node,
         at=boot.at,
@@ -359,7 +359,7 @@ def _failed_boots(memory: Memory, now: float) -> Iterator[str]:
     if not recent:
         return
     last = recent[-1]
-    found = remedy(last.why, last.placement, last.console)
+    found = remedy(last.why, last.placement.region, last.placement.market, last.console)
     least = "at least " if len(recent) == BOOTS_KEPT else ""
     todo = f"; {found.text}" if found is not None else ""
     yield (

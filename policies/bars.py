@@ -31,7 +31,8 @@ from policies.actions import Alarm
 from policies.draft import Draft
 from policies.events import Resumed
 from policies.model import HealthRules, Market, Placement, Pool
-from policies.records import Bar, Memory, NodeRecord
+from policies.records import Bar, FailedBoot, Memory, NodeRecord
+from policies.remedies import remedy
 from policies.value import replace
 
 PAUSE_FIRST, PAUSE_MOST = 300.0, 3600.0
@@ -158,10 +159,17 @@ def alarms(pool: Pool, memory: Memory) -> Iterator[Alarm]:
         faults = sorted((bar.at, bar.why) for bar in memory.bars.values() if bar.boots)
         told = [boot.why for boot in memory.failed_boots] or [why for _, why in faults]
         last = f", the last one: {told[-1]}" if told and told[-1] else ""
+        last += "".join(_todo(boot) for boot in memory.failed_boots[-1:])
         yield Alarm(name="never-started", reason=f"{stopped} ({memory.failed_starts} boots failed{last})")
     for key, bar in sorted(memory.bars.items()):
         if holds(bar, pool.health) and (bar.denied or not stopped):
             yield Alarm(name="market-paused", about=words(key), reason=pause_words(key, bar))
+
+
+def _todo(boot: FailedBoot) -> str:
+    """What can be done about a failed boot, and where to read on."""
+    found = remedy(boot.why, *key_of(boot.placement), boot.console)
+    return f"{f'; {found.text}' if found is not None else ''}; see `orchestrator node {boot.node}`"
 
 
 def pause_words(key: Key, bar: Bar) -> str:
@@ -171,8 +179,10 @@ def pause_words(key: Key, bar: Bar) -> str:
         if bar.denied
         else "a fault ends machines before they start"
     )
+    todo = remedy(bar.why, *key)
     spot = ", and what was not there before is not bought on demand" if key[1] is Market.SPOT else ""
     return (
-        f"{words(key)} is paused{spot}: {what}: {bar.why or 'the provider does not say why'}. Correct that, "
+        f"{words(key)} is paused{spot}: {what}: {bar.why or 'the provider does not say why'}"
+        f"{f'; {todo.text}' if todo is not None else ''}. Correct that, "
         "then run `orchestrator resume`; a launch tries now and then"
     )

@@ -11,12 +11,10 @@ Source of the codes: the EC2 user guide ("Troubleshoot instance launch issues", 
 for Spot Instance requests"). Words in capitals in a command are for the reader to put in.
 
 Example:
-    >>> from policies.model import Market, Placement
-    >>> place = Placement("aws", "us-east-1", "us-east-1a", "g6.xlarge", Market.SPOT)
-    >>> found = remedy("Client.VolumeLimitExceeded: Volume limit exceeded", place)
+    >>> found = remedy("Client.VolumeLimitExceeded: Volume limit exceeded", "us-east-1", Market.SPOT)
     >>> found.text
     'ask AWS for a higher quota of EBS storage in us-east-1'
-    >>> remedy("nobody knows why", place) is None
+    >>> remedy("nobody knows why", "us-east-1", Market.SPOT) is None
     True
 """
 
@@ -24,7 +22,7 @@ from __future__ import annotations
 
 import re
 
-from policies.model import Market, Placement
+from policies.model import Market
 from policies.value import value
 
 
@@ -140,7 +138,7 @@ _SLOW = Remedy(
 )
 
 
-def remedy(why: str, place: Placement, console: str = "") -> Remedy | None:
+def remedy(why: str, region: str, market: Market, console: str = "") -> Remedy | None:
     """What to do about a machine that ended so, or about a launch that was refused with these words.
 
     None where nothing is known.
@@ -148,18 +146,18 @@ def remedy(why: str, place: Placement, console: str = "") -> Remedy | None:
     found = _first(_BY_REASON, why) or _first(_BY_CONSOLE, console)
     if found is None and re.search(r"not ready \d+ s after its start", why):
         found = _SLOW
-    return None if found is None else _filled(found, place)
+    return None if found is None else _filled(found, region, market)
 
 
 def _first(table: tuple[tuple[str, Remedy], ...], text: str) -> Remedy | None:
     return next((found for pattern, found in table if re.search(pattern, text)), None)
 
 
-def _filled(found: Remedy, place: Placement) -> Remedy:
+def _filled(found: Remedy, region: str, market: Market) -> Remedy:
     """With the region, and who has to be allowed: for spot EC2's own role, else whoever launches."""
-    spot = place.market is Market.SPOT
+    spot = market is Market.SPOT
     words = {
-        "region": place.region,
+        "region": region,
         "who": "the service-linked role for spot" if spot else "the daemon's role",
         "role": SPOT_ROLE if spot else DAEMON_ROLE,
     }

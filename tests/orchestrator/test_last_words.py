@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from loop_rig import Rig, rig
 from played_ports import COMMAND, Machines, Play
 
 from cloud.errors import CloudError, Denied, NotFound, Throttled, Uncertain
-from cloud.ports import Clock
+from cloud.ports import Clock, LaunchRequest
 from orchestrator.actuator import CALLS_AT_ONCE, Actuator
 from orchestrator.codec import decode_event, encode
 from orchestrator.last_words import PATIENCE
-from policies.actions import Cause, Terminate
+from policies.actions import Cause, Launch, Terminate
 from policies.boot_memory import BOOTS_KEPT, CONSOLE_BYTES, CONSOLE_LINES
 from policies.events import BootFailed, DaemonStarted, Event, IntentClosed, Outcome
 from policies.memory import Memory, reduce
-from policies.model import Market, Placement
+from policies.model import Ending, Instance, InstanceState, Market, Placement
 from policies.story import sentence
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -216,3 +218,57 @@ def test_the_newest_failed_boots_are_remembered_each_once() -> None:
 def test_a_clock_that_was_set_back_leaves_no_boot_in_the_future() -> None:
     memory = reduce(Memory(), failed("i-1", 500.0), DaemonStarted(at=100.0, epoch=2))
     assert [b.at for b in memory.failed_boots] == [100.0]
+
+
+# -- whom the loop and a launch tell of ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "leading", "told"),
+    [
+        (Ending.FAULT, True, True),
+        (Ending.FAULT, False, False),
+        (Ending.RECLAIM, True, False),
+        (Ending.CAPACITY, True, False),
+        (Ending.REQUEST, True, False),
+    ],
+)
+def test_a_machine_that_a_fault_ended_before_it_was_ready_is_heard_once(
+    play: Play, ending: Ending, leading: bool, told: bool
+) -> None:
+    async def work(r: Rig) -> None:
+        await r.turns(2)
+        r.eyes.add("new", Market.SPOT)
+        booting = replace(r.eyes.machines["new"], state=InstanceState.PENDING, launched_at=r.clock.now())
+        r.eyes.machines["new"] = booting
+        await r.turns(2)
+        r.lease.holds = leading
+        r.eyes.machines["new"] = replace(
+            booting, state=InstanceState.TERMINATED, ending=ending, ending_why="Client.InternalError: key"
+        )
+        await r.turns(3)
+        expected = [("new", booting.placement, "Client.InternalError: key")] if told else []
+        assert r.hands.unready == expected
+
+    rig(play, work)
+
+
+@pytest.mark.parametrize("ending", list(Ending))
+def test_a_launch_that_a_fault_ended_at_once_is_heard(play: Play, ending: Ending) -> None:
+    class Ends(Consoles):
+        async def launch(self, request: LaunchRequest) -> Instance:
+            launched = await super().launch(request)
+            return replace(
+                launched, state=InstanceState.TERMINATED, ending=ending, ending_why="Client.X: why"
+            )
+
+    async def work(clock: Clock) -> list[Event]:
+        heard: list[Event] = []
+        hands = hands_of(clock, Ends(clock), heard)
+        launch = Launch(token="p/1/1", placement=PLACE, price=1.0, cause=Cause.SHORT, reason="missing")
+        hands.perform([launch], place_of=lambda _: PLACE)
+        await clock.sleep(60.0)
+        return heard
+
+    told = [e.why for e in play(work) if isinstance(e, BootFailed)]
+    assert told == (["Client.X: why"] if ending is Ending.FAULT else [])

@@ -7,16 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import remedies
-from policies.model import Market, Placement
+from policies.model import Market
 from policies.remedies import remedy
 
-SPOT = Placement("aws", "eu-west-1", "eu-west-1a", "g6.xlarge", Market.SPOT)
-ON_DEMAND = Placement("aws", "eu-west-1", "eu-west-1a", "g6.xlarge", Market.ON_DEMAND)
+SPOT, ON_DEMAND = ("eu-west-1", Market.SPOT), ("eu-west-1", Market.ON_DEMAND)
 SLOW = "not ready 900 s after its start: connection refused"
 
 
 def test_a_key_that_may_not_be_used_is_granted_to_whoever_launches():
-    spot, on_demand = (remedy("Client.InternalError: Client error on launch", p) for p in (SPOT, ON_DEMAND))
+    spot, on_demand = (remedy("Client.InternalError: Client error on launch", *p) for p in (SPOT, ON_DEMAND))
     assert "AWSServiceRoleForEC2Spot" in spot.commands[0]
     assert "--region eu-west-1" in spot.commands[0]
     assert remedies.DAEMON_ROLE in on_demand.commands[0]
@@ -38,7 +37,7 @@ def test_a_key_that_may_not_be_used_is_granted_to_whoever_launches():
     ],
 )
 def test_the_words_of_the_provider_say_what_to_do(why, words):
-    assert words in remedy(why, SPOT).text
+    assert words in remedy(why, *SPOT).text
 
 
 @pytest.mark.parametrize(
@@ -55,16 +54,16 @@ def test_the_words_of_the_provider_say_what_to_do(why, words):
     ],
 )
 def test_what_a_machine_wrote_says_why_it_was_not_ready(console, words):
-    assert words in remedy(SLOW, SPOT, console).text
+    assert words in remedy(SLOW, *SPOT, console).text
 
 
 def test_the_provider_is_believed_before_the_machine():
-    found = remedy("Client.VolumeLimitExceeded: x", SPOT, "CUDA out of memory")
+    found = remedy("Client.VolumeLimitExceeded: x", *SPOT, "CUDA out of memory")
     assert "EBS" in found.text
 
 
 def test_where_nothing_is_known_nothing_is_said():
-    assert remedy("gone", SPOT, "x") is None
+    assert remedy("gone", *SPOT, "x") is None
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
@@ -72,7 +71,7 @@ def test_nothing_that_a_machine_wrote_is_in_what_is_shown(why, console):
     """Only the fixed sentences are; braces and words of the text change nothing in them."""
     known = [found for _, found in (*remedies._BY_REASON, *remedies._BY_CONSOLE)]
     texts = {found.text for found in known} | {remedies._SLOW.text}
-    shown = remedy(why + "{region}", SPOT, console)
+    shown = remedy(why + "{region}", *SPOT, console)
     assert shown is None or any(
         re.fullmatch(re.sub(r"\\{\w+\\}", ".*", re.escape(text)), shown.text) for text in texts
     )
@@ -81,5 +80,5 @@ def test_nothing_that_a_machine_wrote_is_in_what_is_shown(why, console):
 def test_every_remedy_can_be_filled_in():
     for market in (SPOT, ON_DEMAND):
         for _, found in (*remedies._BY_REASON, *remedies._BY_CONSOLE):
-            filled = remedies._filled(found, market)
+            filled = remedies._filled(found, *market)
             assert not re.search(r"[{}]", filled.text + "".join(filled.commands))

@@ -156,6 +156,7 @@ class Hands:
     leading: list[bool] = field(default_factory=list)
     writing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     let_go: list[tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+    unready: list[tuple[str, Placement, str]] = field(default_factory=list)
 
     def take_out(self, balancers: Sequence[str], leaving: Sequence[TargetSpec], epoch: int) -> None:
         self.let_go.append((tuple(balancers), tuple(t.id for t in leaving)))
@@ -164,6 +165,9 @@ class Hands:
         calls = [a for a in actions if hasattr(a, "token")]
         self.performed += calls
         self.order += [str(a.kind) for a in calls]
+
+    def ended_unready(self, node: str, place: Placement, why: str) -> None:
+        self.unready.append((node, place, why))
 
     def write(
         self, balancers: Sequence[str], targets: Sequence[TargetSpec], epoch: int, *, leading: bool
