@@ -23,6 +23,7 @@ from orchestrator import __version__, agents, logs, metrics, status, views
 from orchestrator.inbox import Inbox
 from orchestrator.loop import Loop, Snapshot
 from orchestrator.store import Totals
+from policies import bars
 from policies.actions import ActionKind
 from policies.economics import rate
 from policies.facts import stranger
@@ -156,6 +157,9 @@ def publish_market(snapshot: Snapshot) -> None:
     half_life = pool.placement.refusal_half_life
     recent = sum(decayed(r, now, half_life) > 0.5 for r in memory.refusals.values())
     metrics.REFUSALS.labels(pool.name).set(recent)
+    metrics.MARKET_PAUSED.clear()
+    for region, market in bars.to_mend(pool, memory):
+        metrics.MARKET_PAUSED.labels(pool.name, region, str(market)).set(1)
     scorer = _turn(snapshot).scorer
     states: Counter[tuple[Market, str]] = Counter()
     metrics.PRICE.clear()

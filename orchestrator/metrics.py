@@ -73,6 +73,14 @@ PRICES_AGE = _gauge(
     "pool",
     "part",
 )
+MARKET_PAUSED = _gauge(
+    "pool_market_paused",
+    "1 for a market of a region in which nothing is launched but a try now and then: launches are not "
+    "allowed there or not possible, or a fault ends machines before they start.",
+    "pool",
+    "region",
+    "market",
+)
 REFUSALS = _gauge("pool_remembered_refusals", "Placements whose refusal has not decayed yet.", "pool")
 PREEMPTIONS = _counter("preemptions_total", "Spot nodes lost, by whether a notice came.", "pool", "noticed")
 
@@ -134,6 +142,9 @@ OVERDUE_SWAPS = _gauge(
 )
 BOOT_SECONDS = _histogram(
     "boot_seconds", "From launch to a ready engine, per market.", _LONG, "pool", "market"
+)
+BOOTS_FAILED = _counter(
+    "boots_failed_total", "Machines that were given up, or ended, before they were ready.", "pool", "market"
 )
 
 # -- balancers --------------------------------------------------------------------------------------------

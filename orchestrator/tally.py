@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator import metrics
-from policies.events import Event, NodeGone, NodeIdle, NodeReady, NoticeSeen, TargetsApplied
+from policies.events import BootFailed, Event, NodeGone, NodeIdle, NodeReady, NoticeSeen, TargetsApplied
 from policies.memory import Memory, Swap
 from policies.model import Market, Notice, NoticeKind, TargetPhase, World
 
@@ -37,6 +37,7 @@ class Tally:
         self._detached = metrics.NOTICE_TO_DETACHED.labels(pool)
         self._drained = metrics.DRAIN_SECONDS.labels(pool)
         self._boots = {str(m): metrics.BOOT_SECONDS.labels(pool, str(m)) for m in Market}
+        self._boots_failed = {str(m): metrics.BOOTS_FAILED.labels(pool, str(m)) for m in Market}
         self._stages = {stage: metrics.SWAP_SECONDS.labels(pool, stage) for stage in _STAGES}
 
     def notice(self, event: NoticeSeen, *, known: bool, first: bool) -> None:
@@ -78,6 +79,8 @@ class Tally:
         for event in events:
             if isinstance(event, NodeGone):
                 self._gone(event, before)
+            elif isinstance(event, BootFailed) and all(b.node != event.node for b in before.failed_boots):
+                self._boots_failed[str(event.placement.market)].inc()
             elif isinstance(event, NodeReady) and event.node in after.nodes:
                 record = after.nodes[event.node]
                 self._boots[str(record.placement.market)].observe(event.at - record.started_at)

@@ -161,9 +161,16 @@ def alarms(pool: Pool, memory: Memory) -> Iterator[Alarm]:
         last = f", the last one: {told[-1]}" if told and told[-1] else ""
         last += "".join(_todo(boot) for boot in memory.failed_boots[-1:])
         yield Alarm(name="never-started", reason=f"{stopped} ({memory.failed_starts} boots failed{last})")
+    for key in to_mend(pool, memory):
+        yield Alarm(name="market-paused", about=words(key), reason=pause_words(key, memory.bars[key]))
+
+
+def to_mend(pool: Pool, memory: Memory) -> Iterator[Key]:
+    """Paused markets that are a trouble of their own: where the pool never started, its faults are one."""
+    stopped = never_started(pool, memory)
     for key, bar in sorted(memory.bars.items()):
         if holds(bar, pool.health) and (bar.denied or not stopped):
-            yield Alarm(name="market-paused", about=words(key), reason=pause_words(key, bar))
+            yield key
 
 
 def _todo(boot: FailedBoot) -> str:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from policies.model import Market
+from policies.remedies import remedy
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "orchestrator" / "monitoring"
@@ -141,6 +145,9 @@ CASES: dict[str, Case] = {
             'orchestrator_pool_ready_nodes{pool="a",market="spot"}': "2x30 3x900",  # a boot of 7 minutes
             'orchestrator_pool_ready_nodes{pool="a",market="on-demand"}': always(1),
             'orchestrator_pool_wanted_nodes{pool="a"}': always(4),
+            'orchestrator_pool_ready_nodes{pool="started-never",market="spot"}': always(0),
+            'orchestrator_pool_wanted_nodes{pool="started-never"}': always(4),
+            'orchestrator_alarm{pool="started-never",name="never-started"}': always(1),
         },
         labels=POOL,
         after="20m",
@@ -155,6 +162,9 @@ CASES: dict[str, Case] = {
             'orchestrator_balancer_targets{pool="a",balancer="gw",state="healthy"}': always(1),
             'orchestrator_balancer_targets{pool="a",balancer="gw",state="unhealthy"}': always(3),
             'orchestrator_pool_wanted_nodes{pool="a"}': always(4),
+            'orchestrator_balancer_targets{pool="starts",balancer="gw",state="healthy"}': always(0),
+            'orchestrator_pool_wanted_nodes{pool="starts"}': always(4),
+            'orchestrator_pool_state{pool="starts",state="starting"}': always(1),
             'orchestrator_balancer_targets{pool="none-wanted",balancer="gw",state="healthy"}': always(0),
             'orchestrator_pool_wanted_nodes{pool="none-wanted"}': always(0),
         },
@@ -191,6 +201,37 @@ CASES: dict[str, Case] = {
         "1x4 0x900",
         pool="a",
         name="InvariantViolated",
+    ),
+    "OrchestratorNeverStarted": one(
+        'orchestrator_alarm{pool="a",name="never-started"}',
+        always(1),
+        always(0),
+        pool="a",
+        name="never-started",
+    ),
+    "OrchestratorMarketPaused": one(
+        'orchestrator_pool_market_paused{pool="a",region="us-east-1",market="spot"}',
+        always(1),
+        "1x4 _x900",
+        pool="a",
+        region="us-east-1",
+        market="spot",
+    ),
+    "OrchestratorBootsFailing": Case(
+        fires={
+            'orchestrator_boots_failed_total{pool="a",market="spot"}': "0x8 1x20 2x20 3x900",
+            'orchestrator_boots_failed_total{pool="a",market="on-demand"}': "0x8 1x900",
+            'orchestrator_alarm{pool="a",name="never-started"}': always(0),
+        },
+        not_with={
+            'orchestrator_boots_failed_total{pool="a",market="spot"}': "0x8 1x20 2x900",
+            'orchestrator_boots_failed_total{pool="started-never",market="spot"}': "0x8 1x20 2x20 4x900",
+            'orchestrator_alarm{pool="started-never",name="never-started"}': always(1),
+            'orchestrator_boots_failed_total{pool="paused",market="spot"}': "0x8 1x20 2x20 4x900",
+            'orchestrator_pool_market_paused{pool="paused",region="r",market="spot"}': always(1),
+        },
+        labels=POOL,
+        after="30m",
     ),
     "OrchestratorGpuErrors": one(
         'orchestrator_gpu_xid_errors{pool="a",node="i-1",code="79"}',
@@ -271,7 +312,13 @@ CASES: dict[str, Case] = {
     ),
     "OrchestratorCloudDenied": Case(
         fires={'orchestrator_aws_calls_total{operation="sqs.receive_message",outcome="denied"}': rising(1)},
-        not_with={'orchestrator_aws_calls_total{operation="sqs.receive_message",outcome="ok"}': rising(1)},
+        not_with={
+            'orchestrator_aws_calls_total{operation="sqs.receive_message",outcome="ok"}': rising(1),
+            'orchestrator_aws_calls_total{operation="ec2.run_instances",outcome="denied"}': rising(1),
+            'orchestrator_aws_calls_total{operation="ec2.get_console_output",outcome="denied"}': rising(1),
+            'orchestrator_calls_total{pool="a",operation="launch",outcome="denied"}': rising(1),
+            'orchestrator_calls_total{pool="a",operation="console",outcome="denied"}': rising(1),
+        },
         labels={"operation": "sqs.receive_message"},
     ),
     "OrchestratorCloudFailing": Case(
@@ -425,21 +472,95 @@ DEAD_GATEWAY: Series = {
 @needs_promtool
 def test_a_dead_gateway_is_one_page_for_as_long_as_it_is_dead(tmp_path: Path) -> None:
     """All the shipped rules together: one alert, from the first evaluation on, and no second one later."""
+    fires = {"OrchestratorPoolDown": {"pool": "a", "severity": "page"}}
+    check_all(DEAD_GATEWAY, fires, ("75s", "2m", "3m", "6m", "15m", "60m"), tmp_path)
+
+
+def check_all(series: Series, fires: dict[str, dict[str, str]], times: Sequence[str], into: Path) -> None:
+    """With these series, all the shipped rules together give these alerts at these times, and no others."""
     bare = [{k: v for k, v in rule.items() if k != "annotations"} for rule in ALERTS.values()]
     rules = {"groups": [{"name": "all", "rules": bare}]}
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
-    page = [{"exp_labels": {"pool": "a", "severity": "page"}}]
+    (into / "rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
     checks = [
-        {"eval_time": at, "alertname": name, "exp_alerts": page if name == "OrchestratorPoolDown" else []}
-        for at in ("75s", "2m", "3m", "6m", "15m", "60m")
+        {
+            "eval_time": at,
+            "alertname": name,
+            "exp_alerts": [{"exp_labels": fires[name]}] if name in fires else [],
+        }
+        for at in times
         for name in ALERTS
     ]
-    shown = [{"series": s, "values": v} for s, v in DEAD_GATEWAY.items()]
+    shown = [{"series": s, "values": v} for s, v in series.items()]
     test = {"interval": "15s", "input_series": shown, "alert_rule_test": checks}
     file = {"rule_files": ["rules.yaml"], "evaluation_interval": "15s", "tests": [test]}
-    (tmp_path / "dead.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
-    done = promtool("test", "rules", "dead.yaml", cwd=tmp_path)
+    (into / "all.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
+    done = promtool("test", "rules", "all.yaml", cwd=into)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+CALM: Series = {
+    'up{job="orchestrator",instance="d"}': always(1),
+    'up{job="orchestrator-gateway",instance="g"}': always(1),
+    "orchestrator_turns_total": rising(15),
+    "orchestrator_journal_ok": always(1),
+    'orchestrator_leading{pool="a"}': always(1),
+    'orchestrator_observation_age_seconds{pool="a",kind="cloud",part="us-east-1"}': always(3),
+    'orchestrator_pool_wanted_nodes{pool="a"}': always(10),
+}
+"""A daemon that is well, whatever its pool does."""
+
+
+@needs_promtool
+def test_a_key_that_is_not_granted_is_one_page(tmp_path: Path) -> None:
+    """A new account whose images are encrypted: three machines end while pending, nothing is ever ready.
+
+    Also where the daemon may not read consoles.
+    """
+    series = {
+        **CALM,
+        'orchestrator_pool_state{pool="a",state="starting"}': always(1),
+        'orchestrator_pool_state{pool="a",state="down"}': always(0),
+        'orchestrator_pool_ready_nodes{pool="a",market="spot"}': always(0),
+        'orchestrator_pool_ready_nodes{pool="a",market="on-demand"}': always(0),
+        'orchestrator_balancer_targets{pool="a",balancer="gateway",state="healthy"}': always(0),
+        'orchestrator_balancer_differing_targets{pool="a",balancer="gateway"}': always(0),
+        'orchestrator_boots_failed_total{pool="a",market="spot"}': "0 0 2x900",
+        'orchestrator_boots_failed_total{pool="a",market="on-demand"}': "0 0 1x900",
+        'orchestrator_alarm{pool="a",name="never-started"}': "0 0 0 1x900",
+        **offerings("spot", opened=0),
+        **offerings("on-demand", opened=0),
+        'orchestrator_aws_calls_total{operation="ec2.get_console_output",outcome="denied"}': "0 0 3x900",
+        'orchestrator_calls_total{pool="a",operation="console",outcome="denied"}': "0 0 3x900",
+        'orchestrator_calls_total{pool="a",operation="launch",outcome="ok"}': "0 0 3x900",
+    }
+    fires = {"OrchestratorNeverStarted": {"pool": "a", "name": "never-started", "severity": "page"}}
+    check_all(series, fires, ("75s", "6m", "20m", "60m", "3h"), tmp_path)
+
+
+@needs_promtool
+def test_an_account_without_the_role_for_spot_is_one_page(tmp_path: Path) -> None:
+    """On-demand comes up as far as it is wanted; what is missing of spot waits for a person."""
+    series = {
+        **CALM,
+        'orchestrator_pool_state{pool="a",state="starting"}': always(1),
+        'orchestrator_pool_ready_nodes{pool="a",market="spot"}': always(0),
+        'orchestrator_pool_ready_nodes{pool="a",market="on-demand"}': "0x30 3x900",
+        'orchestrator_balancer_targets{pool="a",balancer="gateway",state="healthy"}': "0x30 3x900",
+        'orchestrator_pool_market_paused{pool="a",region="us-east-1",market="spot"}': "_ 1x900",
+        'orchestrator_alarm{pool="a",name="market-paused"}': "0 1x900",
+        **offerings("spot", opened=0),
+        **offerings("on-demand", opened=2),
+        'orchestrator_aws_calls_total{operation="ec2.run_instances",outcome="denied"}': "0 1x20 2x40 3x900",
+        'orchestrator_calls_total{pool="a",operation="launch",outcome="denied"}': "0 1x20 2x900",
+        'orchestrator_calls_total{pool="a",operation="launch",outcome="ok"}': "0 3x900",
+    }
+    paused = {"pool": "a", "region": "us-east-1", "market": "spot", "severity": "page"}
+    check_all(series, {"OrchestratorMarketPaused": paused}, ("75s", "6m"), tmp_path)
+    short = {
+        "OrchestratorMarketPaused": paused,
+        "OrchestratorPoolShort": {"pool": "a", "severity": "warning"},
+    }
+    check_all(series, short, ("20m", "3h"), tmp_path)  # which Alertmanager keeps back: see below
 
 
 def promtool(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -534,3 +655,30 @@ def test_inhibitions_name_alerts_that_there_are(inhibited: str) -> None:
     }
     assert named
     assert named <= set(ALERTS)
+
+
+def test_a_pool_that_is_short_since_its_boots_fail_is_told_once() -> None:
+    """By the example for Alertmanager, for the alerts that say why."""
+    text = yaml.safe_load((SHIPPED / "alertmanager.yaml").read_text(encoding="utf-8"))
+    (rule,) = [r for r in text["inhibit_rules"] if "OrchestratorMarketPaused" in r["source_matchers"][0]]
+    assert rule["equal"] == ["pool"]
+    for cause in ("OrchestratorBootsFailing", "OrchestratorNeverStarted"):
+        assert cause in rule["source_matchers"][0]
+    assert "OrchestratorPoolShort" in rule["target_matchers"][0]
+
+
+def test_the_runbooks_have_every_command_of_a_remedy() -> None:
+    """What `orchestrator node` shows to type stands there too, with words in capitals for what differs."""
+    pages = "".join(
+        (RUNBOOKS / f"Orchestrator{name}.md").read_text(encoding="utf-8")
+        for name in ("BootsFailing", "MarketPaused", "NeverStarted")
+    )
+    commands = {
+        command
+        for words in ("Client.InternalError", "VolumeLimitExceeded", "InvalidSnapshot", "ServiceLinkedRole")
+        for market in Market
+        if (found := remedy(words, "REGION", market)) is not None
+        for command in found.commands
+    }
+    assert len(commands) >= 5
+    assert not [command for command in commands if command not in pages]

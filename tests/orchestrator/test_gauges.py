@@ -39,6 +39,7 @@ from orchestrator.tally import Tally
 from policies.actions import ActionKind
 from policies.decide import decide
 from policies.events import (
+    BootFailed,
     GoneCause,
     IntentClosed,
     IntentOpened,
@@ -48,6 +49,7 @@ from policies.events import (
     Outcome,
     PoolConfigured,
     PricesRead,
+    Resumed,
 )
 from policies.fleet import Fleet
 from policies.memory import Memory, reduce, replay
@@ -553,3 +555,36 @@ def test_money_that_is_not_known_is_no_number() -> None:
     gauges.publish_money(replace(shown, fleet=replace(shown.fleet, nodes=dear)), Totals())
     for name in ("pool_cost_usd_per_hour", "pool_on_demand_cost_usd_per_hour"):
         assert math.isnan(value(name, pool="chat") or 0.0)
+
+
+# -- boots that fail ------------------------------------------------------------------------------
+
+
+def refused(number: int, market: Market, region: str, outcome: Outcome) -> tuple[Any, ...]:
+    token, placement = f"chat/1/{number}", Placement("sim", region, "a", "gpu", market)
+    opened = IntentOpened(at=4_990.0, token=token, kind=ActionKind.LAUNCH, node="", placement=placement)
+    return opened, IntentClosed(at=4_991.0, token=token, outcome=outcome, detail="not authorised")
+
+
+def test_a_market_where_launches_are_denied_has_a_series_until_it_is_mended() -> None:
+    spot = refused(1, Market.SPOT, "r", Outcome.DENIED)
+    denied = (*spot, *refused(2, Market.ON_DEMAND, "r", Outcome.REFUSED))
+    gauges.publish_market(scene("s1", later=denied))
+    assert series("pool_market_paused") == [
+        'orchestrator_pool_market_paused{market="spot",pool="chat",region="r"} 1.0'
+    ]
+    gauges.publish_market(scene("s1", later=(*denied, Resumed(at=4_995.0, by="me"))))
+    assert series("pool_market_paused") == []
+
+
+def test_failed_boots_are_counted_once_each() -> None:
+    place = Placement("sim", "r", "a", "gpu", Market.SPOT)
+    failed = [BootFailed(at=1.0, node=f"i-{n}", placement=place, why="w") for n in range(3)]
+    tally, memory = Tally("boots"), Memory()
+    before = counted_so_far("boots_failed_total", pool="boots", market="spot")
+    for event in (*failed, failed[-1]):  # told again, as after a start
+        after = reduce(memory, event)
+        tally.events([event], memory, after)
+        memory = after
+    assert counted_so_far("boots_failed_total", pool="boots", market="spot") - before == 3
+    assert value("boots_failed_total", pool="boots", market="on-demand") == 0, "a rate needs a first value"
