@@ -60,7 +60,10 @@ class Disk:
 
     def faults(self) -> Iterator[Fault]:
         """What EC2 would refuse, as far as it can be told without the image."""
-        yield from self._out_of_range()
+        outside = list(self._out_of_range())
+        yield from outside
+        if outside:
+            return
         if self.throughput and self.type != "gp3":
             yield "throughput", f"belongs to gp3 alone, and type is {self.type}; leave it out"
         if self.iops and self.type == "gp2":

@@ -39,7 +39,7 @@ def _fault(key: str, value: str) -> str:
     if key.lower().startswith("aws:"):
         return "starts with aws:, which only AWS may write; choose another name"
     if key in OWN or key.lower().startswith("orchestrator:"):
-        return "is a tag by which the pool finds its own machines; choose another name"
+        return "is one of the pool's own tags, by which it finds what is its; choose another name"
     if len(key) > _KEY_LENGTH:
         return f"has {len(key)} characters, and AWS takes {_KEY_LENGTH}; shorten it"
     if len(value) > _VALUE_LENGTH:

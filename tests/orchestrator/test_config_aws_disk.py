@@ -97,9 +97,9 @@ def test_what_ec2_takes_is_taken(tmp_path: Path, keys: dict[str, Any]) -> None:
     [
         ("aws:team", "ml", "only AWS"),
         ("AWS:team", "ml", "only AWS"),
-        ("Name", "mine", "finds its own machines"),
-        ("orchestrator:pool", "other", "finds its own machines"),
-        ("orchestrator:new", "x", "finds its own machines"),
+        ("Name", "mine", "one of the pool's own tags"),
+        ("orchestrator:pool", "other", "one of the pool's own tags"),
+        ("orchestrator:new", "x", "one of the pool's own tags"),
         ("", "ml", "is empty"),
         (" team", "ml", "space"),
         ("k" * 129, "ml", "129 characters"),

@@ -82,6 +82,8 @@ def test_the_same_meaning_is_no_change(file: Path) -> None:
         ("daemon.state_dir", Effect.RESTART),
         ("daemon.listen", Effect.RESTART),
         ("pool.p.cloud.aws.region.us-east-1.image", Effect.RESTART),
+        ("pool.p.cloud.aws.tags", Effect.RESTART),
+        ("pool.p.cloud.aws.disk.size", Effect.RESTART),
         ("pool.p.engine.args", Effect.RESTART),
         ("pool.p", Effect.RESTART),
         ("pool.p.gateway.queue_limit", Effect.GATEWAY),

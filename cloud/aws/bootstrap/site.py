@@ -39,8 +39,10 @@ class Site:
         return await self.clients.call(Lane.LIST, service, operation, **parameters)
 
     async def tag(self, name: str) -> None:
-        """Put the tags on something of EC2's by its id. Raises CloudError."""
-        await self.call("ec2", "create_tags", Resources=[name], Tags=listed(self.wanted.tags))
+        """Put the user's tags on something of EC2's by its id. Raises CloudError."""
+        tags = listed(self.wanted.user_tags)
+        if tags:
+            await self.call("ec2", "create_tags", Resources=[name], Tags=tags)
 
     async def found(self, service: str, operation: str, **parameters: Any) -> Answer | None:
         """One look; None for what does not exist. Raises CloudError."""
