@@ -53,7 +53,8 @@ def missing_cap(at: tuple[str, ...], pool: PoolConfig, offerings: Sequence[Offer
     write = (
         f'write spend_per_hour = "{figure:.2f}" (what replicas, standby and surge may cost at most)'
         if figure
-        else "write the most US dollars that it may cost an hour"
+        else "write the most US dollars that it may cost an hour (`orchestrator validate --prices` asks "
+        "AWS's price list and proposes it)"
     )
     yield (
         (*at, "limits", "spend_per_hour"),

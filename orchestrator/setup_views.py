@@ -23,6 +23,8 @@ class PoolMeaningView(TypedDict):
     on_demand_floor: int
     most_nodes: Annotated[int, "units that may live at once, with standby and surge; see units"]
     most_usd_per_hour: Annotated[float | None, "null without a cap where prices are not known here"]
+    usual_usd_per_hour: Annotated[float | None, "when all is well; null where prices are not known here"]
+    proposed_cap_usd_per_hour: Annotated[float | None, "a cap that holds nothing back; null likewise"]
     units: Annotated[dict[str, int], "serving units of a node by instance type; every other type serves 1"]
     sentences: list[str]
 

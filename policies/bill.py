@@ -103,3 +103,17 @@ def below_floor(pool: Pool, prices: Prices) -> str:
         f"${cap:,.2f} an hour is less than the on-demand floor of {units} {pool.noun(units)} costs, "
         f"${needed:,.2f} at ${prices.on_demand:,.2f} each"
     )
+
+
+def below_usual(pool: Pool, prices: Prices) -> str:
+    """Why the spend cap keeps the pool from what it wants when all is well; empty when it does not.
+
+    Nothing is said where spot has no known price: it may cost a third of what it is counted at then.
+    """
+    cap, needed = pool.limits.spend_per_hour, usual(pool, prices)
+    if cap is None or needed is None or prices.spot is None or within_cap(pool, needed):
+        return ""
+    return (
+        f"${cap:,.2f} an hour is less than the {pool.replicas} {pool.noun(pool.replicas)} cost when all is "
+        f"well, ${needed:,.2f}"
+    )

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from orchestrator.doctor.findings import Result
     from orchestrator.doctor.runner import Progress
 
-CheckGroup = Literal["host", "config", "state", "daemon", "pool", "aws", "notices", "launch", "balancer"]
+CheckGroup = Literal[
+    "host", "config", "state", "daemon", "pool", "aws", "money", "notices", "launch", "balancer"
+]
 
 
 def doctor(

@@ -18,7 +18,11 @@ from policies import bill, explain
 
 if TYPE_CHECKING:
     from orchestrator.config import Config, PoolConfig, Problem
-    from policies.model import Offering
+    from policies.bill import Prices
+    from policies.model import Offering, Pool
+
+
+_CAP = ".limits.spend_per_hour"
 
 
 def validate(
@@ -28,19 +32,28 @@ def validate(
     market: Annotated[
         Path | None, Parameter(help="The JSON file that `local-cloud` is given, for its prices and ports.")
     ] = None,
+    prices: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Ask AWS what the pool's machines cost, with the daemon's credentials: the price list and "
+            "the spot prices. Prices of the file win.",
+        ),
+    ] = False,
     output: PlainOutput = "table",
 ) -> int:
     """Check a configuration file and say what it means, or everything that is wrong with it.
 
     For example:
       orchestrator validate pool.toml
+      orchestrator validate pool.toml --prices
       orchestrator validate pool.toml -o json | jq '.problems'
     """
-    from orchestrator.config import ConfigError, load_config
+    from orchestrator.config import ConfigError
 
     try:
-        config = load_config(file)
-        offerings = _sold(config, market)
+        config = _load(file, prices)
+        offerings = _listed(config) if prices else _sold(config, market)
     except ConfigError as error:
         if output == "json":
             shared.print_json(_view(file, None, error.problems))
@@ -59,6 +72,46 @@ def validate(
             print(f"  {sentence}")
     print(f"Next: orchestrator run --config {file}")
     return shared.OK
+
+
+def _load(file: Path, prices: bool) -> Config:
+    """A configuration in which, where prices are asked for, the spend cap alone may be missing still.
+
+    Raises ConfigError.
+    """
+    from orchestrator.config import ConfigError, load_config
+
+    try:
+        return load_config(file)
+    except ConfigError as error:
+        if not prices or not all(problem.key.endswith(_CAP) for problem in error.problems):
+            raise
+        return load_config(file, "client")
+
+
+def _listed(config: Config) -> Sequence[Offering]:
+    """What AWS lists. Raises ConfigError for a cap that is missing or too low at these prices."""
+    import asyncio
+
+    from orchestrator.config import ConfigError
+    from orchestrator.config_costs import cost_errors, missing_cap
+
+    at, pool = ("pool", config.pool_name), config.pool
+    if not pool.cloud.bills:
+        raise CommandError("nobody bills for the machines of a local cloud; leave --prices out")
+
+    from cloud.clock import SystemClock
+    from orchestrator.price_list import listed
+
+    found = asyncio.run(listed(config, SystemClock()))
+    if found.missing:
+        raise CommandError(f"the prices cannot be read: {found.missing}")
+    if found.no_spot:
+        print(f"warning: spot counts as on-demand: {found.no_spot}", file=sys.stderr)
+    faults = [*missing_cap(at, pool, found.offerings), *cost_errors(at, pool, found.offerings)]
+    if faults:
+        raise ConfigError([config.problem(path, text) for path, text in faults])
+    return found.offerings
 
 
 def _sold(config: Config, market: Path | None) -> Sequence[Offering]:
@@ -93,7 +146,8 @@ def _sold(config: Config, market: Path | None) -> Sequence[Offering]:
 def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMeaningView:
     """What one pool of a configuration comes to, in numbers and in words, at the prices of what is sold."""
     settings, pool = config.pools[name], config.pools[name].as_pool(name)
-    limit = bill.most(pool, bill.prices_of(pool, offerings))
+    prices = bill.prices_of(pool, offerings)
+    limit, usual = bill.most(pool, prices), bill.usual(pool, prices)
     wanted = f"{pool.replicas} {pool.noun(pool.replicas)}"
     sentences = [
         f"{name}: {wanted} of {settings.model_name} ({settings.engine.kind} engine): "
@@ -106,6 +160,8 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
         f"A doomed node leaves the load balancer at once, unless fewer than {pool.min_serving} would serve; "
         f"its requests get {pool.drain.budget:g} s to finish.",
     ]
+    if usual is not None:
+        sentences.insert(2, _cost(pool, prices, usual))
     if pool.weighted:
         sentences.append(f"Capacity is counted in units: {explain.units_sentence(pool)}.")
     standby = pool.standby
@@ -122,9 +178,24 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
         "on_demand_floor": pool.on_demand_floor,
         "most_nodes": pool.most_units,
         "most_usd_per_hour": limit,
+        "usual_usd_per_hour": usual,
+        "proposed_cap_usd_per_hour": bill.proposed_cap(pool, prices),
         "units": dict(pool.units) if pool.weighted else {},
         "sentences": sentences,
     }
+
+
+def _cost(pool: Pool, prices: Prices, usual: float) -> str:
+    """What the pool costs when all is well, and what a cap that is too low for it does."""
+    said = f"When all is well it costs about {money(usual)} an hour"
+    if prices.spot is None:
+        said += ", with spot counted at the price of on-demand"
+    cap, most = pool.limits.spend_per_hour, bill.ceiling(pool, prices)
+    if cap is not None and bill.below_usual(pool, prices):
+        return f"{said}, more than the cap of {money(cap)}: nodes will be missing."
+    if cap is not None and most is not None and cap < most:
+        said += f"; without the cap it could come to {money(most)}"
+    return f"{said}."
 
 
 def _balancer(settings: PoolConfig) -> str:

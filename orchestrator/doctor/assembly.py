@@ -15,7 +15,7 @@ from orchestrator.doctor.runner import Progress, run
 
 _THREADS = 8
 _ANSWER = 5.0  # s for an answer of the daemon
-_ON_AWS = ("aws", "notices", "launch", "balancer")
+_ON_AWS = ("aws", "money", "notices", "launch", "balancer")
 _NEEDS_CONFIG = ("state", "daemon", "pool", "aws")
 
 

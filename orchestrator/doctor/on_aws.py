@@ -20,11 +20,13 @@ from cloud.errors import CloudError, NotFound
 from cloud.ports import Clock
 from orchestrator.config import Config
 from orchestrator.config_engine import verdicts
-from orchestrator.doctor import aws_account, aws_balancer, aws_launch, aws_notices
+from orchestrator.doctor import aws_account, aws_balancer, aws_launch, aws_notices, money
 from orchestrator.doctor.findings import Check, Finding, Findings, fail, skipped
 from orchestrator.doctor.on_aws_launch import LaunchLooks, Look
+from orchestrator.price_list import listed
 from orchestrator.wiring import engine_of, engine_spec
 from orchestrator.wiring_aws import clients_of
+from policies import bill
 from policies.model import Market
 
 _WHO = "aws/credentials"
@@ -53,6 +55,7 @@ class AwsDoctor:
                 look=self._tolerant(partial(self._spot_role, first), ""),
                 needs=_WHO,
             ),
+            Check(group="money", name="cap", look=self._cap, needs=_WHO),
             Check(group="launch", name="model", look=self._model),
         ]
         for clients, place in self._regions:
@@ -203,6 +206,10 @@ class AwsDoctor:
     async def _rules(self, clients: AwsClients, place: AwsRegion) -> Findings:
         found = await notices.queue(clients, self._table.regions[place.region].notice_queue)
         return aws_notices.rules(found, await notices.rules(clients, found.arn), place.region)
+
+    async def _cap(self) -> Findings:
+        found = await listed(self._config, self._clock)
+        return money.cap(self._pool, bill.prices_of(self._pool, found.offerings), found.missing)
 
     async def _model(self) -> Findings:
         return aws_launch.model(dict(verdicts(self._config.pool)), self._config.pool.model_name)

@@ -235,7 +235,8 @@ def test_what_is_paid_for_needs_a_cap_and_the_figure_is_proposed(validate: Valid
 
 def test_without_prices_no_figure_is_made_up(validate: Validate) -> None:
     fault = only_fault(validate(UNCAPPED.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', "")))
-    assert "write the most US dollars that it may cost an hour, or " in fault
+    assert "write the most US dollars that it may cost an hour (`orchestrator validate --prices` " in fault
+    assert '= "unlimited"' in fault
     assert "$" not in fault
 
 
@@ -254,6 +255,69 @@ def test_local_machines_cost_nothing_and_need_no_cap(validate: Validate) -> None
 def test_a_cap_is_an_amount_or_the_word(value: str, validate: Validate) -> None:
     fault = only_fault(validate(AWS.replace('"unlimited"', value)))
     assert fault.startswith("pool.toml:4: pool.llama.limits.spend_per_hour: ")
+
+
+def test_the_usual_cost_stands_beside_the_most(validate: Validate) -> None:
+    """Without a price of spot it is counted as on-demand, and that is said."""
+    out = validate(AWS)[1]
+    assert "costs about $68.80 an hour, with spot counted at the price of on-demand." in out
+    capped = validate(AWS.replace('"unlimited"', "70"))[1]
+    assert "for at most $70.00 an hour" in capped
+    assert "without the cap it could come to $82.56" in capped
+    view = json.loads(validate(AWS, "-o", "json")[1])["pools"][0]
+    assert (view["usual_usd_per_hour"], view["proposed_cap_usd_per_hour"]) == (pytest.approx(68.8), 82.56)
+
+
+def test_a_cap_below_the_usual_cost_is_told(validate: Validate) -> None:
+    """Seven on spot at 0.9 and three on demand at 3: the cap allows the floor and not the rest."""
+    out = validate(f"{LOCAL}limits.spend_per_hour = 12\n")[1]
+    assert "it costs about $15.30 an hour, more than the cap of $12.00: nodes will be missing." in out
+
+
+def test_prices_of_a_local_cloud_are_not_asked_for(validate: Validate) -> None:
+    code, _, err = validate(LOCAL, "--prices")
+    assert (code, "leave --prices out" in err) == (1, True)
+
+
+@pytest.mark.slow
+def test_the_price_list_is_asked_for_a_figure(validate: Validate, aws_shim: Any) -> None:
+    aws_shim.order("set", on_demand_prices={"p5.4xlarge": 6.88}, spot_prices={"p5.4xlarge": 2.0})
+    there = f'endpoint = "{aws_shim.url}"\ninstance_types ='
+    unpriced = UNCAPPED.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', "")
+    unpriced = unpriced.replace("instance_types =", there)
+    assert 'write spend_per_hour = "82.56"' in only_fault(validate(unpriced, "--prices"))
+    capped = unpriced.replace("replicas = 10", "replicas = 10\nlimits.spend_per_hour = 30")
+    code, out, err = validate(capped, "--prices")
+    assert (code, err) == (0, "")
+    assert "it costs about $34.64 an hour, more than the cap of $30.00: nodes will be missing." in out
+    low = unpriced.replace("replicas = 10", "replicas = 10\nlimits.spend_per_hour = 20")
+    assert "less than the on-demand floor of 3 nodes costs, $20.64" in only_fault(validate(low, "--prices"))
+    unread = capped.replace('model = "meta-llama/Llama-3.1-8B-Instruct"\n', "")
+    assert "llama.model: is missing" in only_fault(validate(unread, "--prices"))
+
+
+@pytest.mark.slow
+def test_a_price_list_that_does_not_answer_is_no_sum(validate: Validate, aws_shim: Any) -> None:
+    aws_shim.order("set", pricing=False)
+    there = f'endpoint = "{aws_shim.url}"\ninstance_types ='
+    unpriced = AWS.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', "")
+    code, out, err = validate(unpriced.replace("instance_types =", there), "--prices")
+    assert (code, out) == (1, "")
+    assert "the prices cannot be read: no on-demand price of p5.4xlarge in us-east-1: " in err
+    assert "write on_demand_prices" in err
+
+
+@pytest.mark.slow
+def test_without_credentials_it_says_so(validate: Validate, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    unpriced = AWS.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', "")
+    code, _, err = validate(unpriced, "--prices")
+    assert code == 1
+    assert "credentials" in err
 
 
 # -- instance types ----------------------------------------------------------------------------------

@@ -294,3 +294,16 @@ async def test_what_a_pool_does_not_use_is_skipped_with_the_reason(account):
     assert {f.state for f in found["aws/permissions"]} == {OK}
     actions = {f.subject.partition(":")[0] for f in found["aws/permissions"]}
     assert actions == {"ec2", "pricing"}
+
+
+@pytest.mark.parametrize(
+    ("prices", "state", "words"),
+    [
+        ({"p5.4xlarge": 6.88, "g6e.12xlarge": 10.49}, State.OK, "at most $125.88"),
+        ({"p5.4xlarge": None, "g6e.12xlarge": 10.49}, State.SKIPPED, "no on-demand price of p5.4xlarge"),
+    ],
+)
+async def test_the_price_list_is_held_against_the_cap(account, aws_shim, prices, state, words):
+    aws_shim.order("set", on_demand_prices=prices)
+    (found,) = (await account.findings("aws", "money"))["money/cap"]
+    assert (found.state, words in found.text) == (state, True), found
