@@ -35,4 +35,14 @@ def _summary(view: DoctorView) -> str:
     parts += [plural(counts["warn"], "warning")] if counts["warn"] else []
     parts += [plural(counts["fail"], "failure")] if counts["fail"] else []
     parts += [f"{counts['skipped']} skipped"] if counts["skipped"] else []
-    return f"{', '.join(parts)}."
+    return f"{', '.join(parts)}.{_untried(view)}"
+
+
+def _untried(view: DoctorView) -> str:
+    """That nobody saw a node of the pool, where nobody did: what is read of an account starts no engine."""
+    for finding in view["findings"]:
+        name = finding["check"].partition(" ")[0]
+        if (finding["group"], name, finding["state"]) == ("launch", "node", "skipped"):
+            text = clean(finding["text"])
+            return f" {text[:1].upper()}{text[1:]}: {clean(finding['advice'])}."
+    return ""

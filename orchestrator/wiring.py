@@ -92,14 +92,7 @@ def connect(config: Config, clock: Clock) -> Ports:
 
     Raises OSError for a file with a key or secret that cannot be read, ValueError for a secret that is none.
     """
-    pool = config.pool
-    key_file = pool.engine.api_key_file
-    engine = engine_of(
-        pool,
-        clock,
-        api_key=key_file.read_text(encoding="utf-8").strip() if key_file is not None else "",
-        probe_timeout=config.daemon.probe_timeout,
-    )
+    pool, engine = config.pool, engine_with_key(config, clock)
     command = engine.command(engine_spec(pool))
     agents = _agents(pool, clock)
     if pool.cloud.kind == "aws":
@@ -165,7 +158,20 @@ def _gateway(config: Config, clock: Clock) -> GatewayBalancer:
     )
 
 
-def engine_of(pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0) -> Engine:
+def engine_with_key(config: Config, clock: Clock) -> VllmEngine | SimulatedEngine:
+    """The engine, with the key of its file. Raises OSError for a file that cannot be read."""
+    key_file = config.pool.engine.api_key_file
+    return engine_of(
+        config.pool,
+        clock,
+        api_key=key_file.read_text(encoding="utf-8").strip() if key_file is not None else "",
+        probe_timeout=config.daemon.probe_timeout,
+    )
+
+
+def engine_of(
+    pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0
+) -> VllmEngine | SimulatedEngine:
     """The engine that every node of the pool runs."""
     served = pool.engine.served_name or pool.model_name
     kind = VllmEngine if pool.engine.kind == "vllm" else SimulatedEngine

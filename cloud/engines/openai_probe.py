@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from dataclasses import dataclass
+from enum import StrEnum
 
 import aiohttp
 import orjson
@@ -33,6 +34,14 @@ _KEEP_ALIVE = 2.0  # s; shorter than any server's own limit, so that no probe me
 _DEEP_SHARE = 0.8  # of a look's time, until which it waits for its token
 _FORGET_AFTER = 600.0  # s without a look after which a node's memory is dropped
 _MAX_TEXT = 160  # characters of a server's own error in a failure text
+
+
+class Step(StrEnum):
+    """How far an engine has come. Each step is asked for by itself, where a look asks for all."""
+
+    HEALTHY = "healthy"
+    MODEL = "model listed"
+    SPEAKS = "first token"
 
 
 class LookFailed(Exception):
@@ -130,6 +139,21 @@ class OpenAiProbe:
             failure=failure,
         )
 
+    async def came_to(self, step: Step, address: str) -> None:
+        """Ask an engine for one step, for an operator who wants to know which one is missing.
+
+        Raises LookFailed with the reason; a look of `probe` is what the daemon goes by.
+        """
+        deadline = asyncio.get_running_loop().time() + self._probe_timeout
+        async with _Until(deadline, address, f"no answer within {self._probe_timeout:g} s"):
+            match step:
+                case Step.HEALTHY:
+                    await self._healthy(address)
+                case Step.MODEL:
+                    await self._lists_model(address)
+                case Step.SPEAKS:
+                    await self._complete(address)
+
     def forget(self, node: str) -> None:
         """Drop what is remembered of a node that is gone. Idempotent."""
         self._memories.pop(node, None)
@@ -154,11 +178,7 @@ class OpenAiProbe:
     async def _cheap(self, address: str, memory: _Memory, deadline: float) -> _Load:
         """Health and metrics. Raises LookFailed."""
         async with _Until(deadline, address, f"no answer within {self._probe_timeout:g} s"):
-            status, _ = await self._request("GET", address, "/health")
-            if status == 503:
-                raise LookFailed("the engine is dead: /health answers 503")
-            if status != 200:
-                raise LookFailed(f"/health answers {status}")
+            await self._healthy(address)
             load = await self._load(address)
         now = self._clock.now()
         if load.generated < memory.generated:  # a counter only falls when its process is a new one
@@ -211,6 +231,13 @@ class OpenAiProbe:
         if missing:
             raise LookFailed(f"/metrics lacks {missing[0]}: its statistics must not be switched off")
         return _Load(int(samples[RUNNING]), int(samples[WAITING]), samples[GENERATED])
+
+    async def _healthy(self, address: str) -> None:
+        status, _ = await self._request("GET", address, "/health")
+        if status == 503:
+            raise LookFailed("the engine is dead: /health answers 503")
+        if status != 200:
+            raise LookFailed(f"/health answers {status}")
 
     async def _lists_model(self, address: str) -> None:
         status, body = await self._request("GET", address, "/v1/models")

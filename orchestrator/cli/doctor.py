@@ -15,6 +15,7 @@ from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.setup_views import DoctorView, FindingView
 
 if TYPE_CHECKING:
+    from cloud.ports import Clock
     from orchestrator.config import Config
     from orchestrator.doctor.findings import Result
     from orchestrator.doctor.runner import Progress
@@ -41,44 +42,41 @@ def doctor(
         bool,
         Parameter(negative="", help="Set a target group's deregistration delay that is too long to 90 s."),
     ] = False,
+    try_node: Annotated[
+        Literal["spot", "on-demand"] | None,
+        Parameter(help="Launch one node in this market, follow it until it answers, and end it."),
+    ] = None,
     yes: Annotated[
-        bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before that.")
+        bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before --fix or --try-node.")
     ] = False,
     output: PlainOutput = "table",
 ) -> int:
     """Check what a pool needs: this machine, the configuration, the state, the daemon, the cloud.
 
-    Nothing is changed without --fix. Each finding says what to do. The exit code is 1 when something fails.
-    For AWS it looks with the daemon's credentials; `orchestrator aws policy FILE --doctor` prints what it
-    needs beside the daemon's policy, and what it may not see is skipped.
+    Nothing is changed without --fix or --try-node. Each finding says what to do. The exit code is 1 when
+    something fails. For AWS it looks with the daemon's credentials; `orchestrator aws policy FILE --doctor`
+    prints what it needs beside the daemon's policy, and what it may not see is skipped.
 
     For example:
       orchestrator doctor --config pool.toml
       orchestrator doctor --config pool.toml --only aws notices launch balancer
       orchestrator doctor --config pool.toml -o json | jq '.findings[] | select(.state != "ok")'
       orchestrator doctor --config pool.toml --only balancer --fix
+      orchestrator doctor --config pool.toml --try-node on-demand
     """
-    import asyncio
-
     from cloud.clock import SystemClock
-    from cloud.errors import CloudError
     from orchestrator import __version__
-    from orchestrator.doctor.assembly import examine
 
+    if try_node is not None and (fix or only):
+        raise CommandError("--try-node runs by itself: leave --fix and --only out", shared.USAGE)
     clock = SystemClock()
-    if fix:
-        try:
-            asyncio.run(_mend(_on_aws(config), str(config), yes))
-        except CloudError as error:
-            raise CommandError(f"nothing was changed: {error}") from error
-    with _showing() as progress:
-        results = asyncio.run(examine(config, only, clock, progress))
+    rows = _tried(config, try_node, yes) if try_node is not None else _examined(config, only, fix, yes, clock)
     view: DoctorView = {
         "schema": "doctor/1",
         "at": clock.now(),
         "version": __version__,
-        "ok": not any(result.failed for result in results),
-        "findings": [row for result in results for row in _rows(result)],
+        "ok": not any(row["state"] == "fail" for row in rows),
+        "findings": rows,
     }
     if output == "json":
         shared.print_json(view)
@@ -87,6 +85,31 @@ def doctor(
 
         shared.print_text(rendered(view, shared.look(output)))
     return shared.OK if view["ok"] else shared.ERROR
+
+
+def _tried(config: Path | None, market: str, yes: bool) -> list[FindingView]:
+    from orchestrator.cli.try_node import try_node
+
+    return try_node(config, market, yes)
+
+
+def _examined(
+    config: Path | None, only: Sequence[CheckGroup], fix: bool, yes: bool, clock: Clock
+) -> list[FindingView]:
+    """What every check finds, after what --fix mends."""
+    import asyncio
+
+    from cloud.errors import CloudError
+    from orchestrator.doctor.assembly import examine
+
+    if fix:
+        try:
+            asyncio.run(_mend(_on_aws(config), str(config), yes))
+        except CloudError as error:
+            raise CommandError(f"nothing was changed: {error}") from error
+    with _showing() as progress:
+        results = asyncio.run(examine(config, only, clock, progress))
+    return [row for result in results for row in _rows(result)]
 
 
 def _rows(result: Result) -> list[FindingView]:

@@ -51,7 +51,7 @@ def control_host(own: str, networks: frozenset[str], file: str) -> Findings:
     if own in networks:
         return [ok(f"this host is in {own}, as the nodes are")]
     lost = "every node boots, is paid for and ends unreached when health.boot_timeout is over"
-    try_it = f"`orchestrator doctor --config {file} --try-node on-demand` launches one node and tells"
+    try_it = _try_it(file)
     if not own:
         return [
             skipped(
@@ -69,6 +69,12 @@ def control_host(own: str, networks: frozenset[str], file: str) -> Findings:
             f"--peer-vpc-id {other} with routes both ways; {try_it}",
         )
     ]
+
+
+def no_node(file: str, region: str) -> Finding:
+    """No node of the pool runs that could be looked at."""
+    text = "no node runs, so nobody has seen one boot, and it is not known whether this host reaches one"
+    return skipped(text, _try_it(file), region)
 
 
 def _by_table(table: TableFacts, names: str, endpoints: frozenset[str], needs: Needs, region: str) -> Finding:
@@ -132,3 +138,7 @@ def _endpoint(table: TableFacts, region: str) -> str:
 
 def _names(table: TableFacts) -> str:
     return ", ".join(subnet.id for subnet in table.subnets)
+
+
+def _try_it(file: str) -> str:
+    return f"`orchestrator doctor --config {file} --try-node on-demand` launches one node and tells"

@@ -95,7 +95,9 @@ class AwsDoctor:
             ("aws", "region", partial(self._region, clients, place)),
             ("aws", "permissions", partial(self._permissions, clients, place, tried)),
         ]
-        of_launches = LaunchLooks(self._config, clients, place, tried, self._file)
+        of_launches = LaunchLooks(
+            self._config, clients, place, tried=tried, file=self._file, clock=self._clock
+        )
         looks += [("launch", name, look) for name, look in of_launches.all().items()]
         if url:
             looks += [

@@ -12,15 +12,19 @@ from cloud.aws.doctor.dry_launches import DryLaunches
 from cloud.aws.doctor.launch import ImageFacts, TemplateFacts
 from cloud.aws.doctor.whereabouts import own_network
 from cloud.aws.errors import code_of, told
+from cloud.aws.instances import AwsInstances
 from cloud.aws.keys import SPOT_ROLE, spot_role_arn
 from cloud.aws.places import AwsRegion
 from cloud.errors import CloudError, NotFound
+from cloud.ports import Clock
 from orchestrator.config import Config
 from orchestrator.config_engine import stored_weights
-from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_roles, aws_routes
+from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_roles, aws_routes, reach
 from orchestrator.doctor.aws_routes import Needs
 from orchestrator.doctor.findings import Finding, Findings, skipped
+from orchestrator.wiring import engine_with_key
 from policies.fit import GIB
+from policies.model import InstanceState
 
 Look = Callable[[], Awaitable[Findings]]
 
@@ -29,10 +33,17 @@ class LaunchLooks:
     """What can be asked of AWS about the launches of one region of a pool."""
 
     def __init__(
-        self, config: Config, clients: AwsClients, place: AwsRegion, tried: DryLaunches, file: str
+        self,
+        config: Config,
+        clients: AwsClients,
+        place: AwsRegion,
+        *,
+        tried: DryLaunches,
+        file: str,
+        clock: Clock,
     ) -> None:
         self._config, self._pool, self._file = config, config.wanted, file
-        self._clients, self._place, self._tried = clients, place, tried
+        self._clients, self._place, self._tried, self._clock = clients, place, tried, clock
 
     def all(self) -> dict[str, Look]:
         """Each look by the name of its check."""
@@ -49,6 +60,7 @@ class LaunchLooks:
             "dry-run": self._dry_run,
             "quotas": self._quotas,
             "spot-scores": self._scores,
+            "node": self._node,
         }
 
     async def _template(self) -> Findings:
@@ -170,3 +182,22 @@ class LaunchLooks:
         found = await launch.spot_scores(self._clients, place, self._pool.spot_wanted)
         subnets = await launch.subnets(self._clients, sorted(place.subnets.values()))
         return aws_launch.scores(found, subnets, place)
+
+    async def _node(self) -> Findings:
+        """How far this host comes at the engine of a node that runs: the one that runs longest."""
+        config, region = self._config, self._place.region
+        instances = AwsInstances([(self._clients, self._place)], clock=self._clock)
+        engine = engine_with_key(config, self._clock)
+        try:
+            listed = await instances.list(config.pool_name, region)
+            running = [m for m in listed if m.state is InstanceState.RUNNING and m.address]
+            if not running:
+                return [aws_routes.no_node(self._file, region)]
+            machine = min(running, key=lambda m: m.launched_at)
+            steps = (reach.Step.PORT, reach.Step.HEALTHY, reach.Step.MODEL)
+            trouble = await reach.first_trouble(engine, machine.address, steps)
+        finally:
+            await instances.close()
+            await engine.close()
+        timeout = config.wanted.health.boot_timeout
+        return [reach.node(machine, trouble, now=self._clock.now(), boot_timeout=timeout)]

@@ -49,6 +49,7 @@ class Account:
     keep_alive: str = "75"
     subnets: dict[str, str] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=lambda: {"allow_simulated": True})
+    limits: dict[str, Any] = field(default_factory=lambda: {"spend_per_hour": "unlimited"})
     pool: dict[str, Any] = field(default_factory=lambda: {"replicas": 10})
     settings: dict[str, Any] = field(default_factory=dict)
     region_settings: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class Account:
         tables = {
             "pool.llama": self.pool,
             "pool.llama.engine": self.engine,
-            "pool.llama.limits": {"spend_per_hour": "unlimited"},
+            "pool.llama.limits": self.limits,
             "pool.llama.engine.env": {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": self.keep_alive},
             "pool.llama.cloud": {"kind": "aws"},
             "pool.llama.cloud.aws": aws,
@@ -112,7 +113,7 @@ class Account:
 def toml(value: Any) -> str:
     """A value as TOML writes it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + "}"
     return json.dumps(value)
 
 
