@@ -31,6 +31,7 @@ from cloud.sim.engine import SimEngine
 from cloud.sim.invariants import Bounds, Broken, DaemonState
 from cloud.sim.limits import Limits
 from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
+from cloud.sim.vain import InVain
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
 from orchestrator.config import Config
 from orchestrator.daemon import Daemon, StartError
@@ -132,6 +133,7 @@ class Simulation:
             known=self._nodes_known,
             hidden=self.checker.hidden,
         )
+        self.vain = InVain(self.pool, checked=self._checked, report=self.checker.report)
         Beyond(
             self.world,
             self.table,
@@ -430,6 +432,7 @@ class Simulation:
         """A daemon ends, and with it what it could not write; a standby has nothing to write."""
         if not process.paired or process is self.running:
             self.checker.forget_unwritten()
+            self.vain.forget_unwritten()
 
     def _hear(self, events: Sequence[Event], written: bool) -> None:
         name = current_process()
@@ -437,10 +440,12 @@ class Simulation:
             return  # it leads no more, and does not know
         self.checker.hear(events, written=written)
         self.limits.hear(events)
+        self.vain.hear(events, written=written)
 
     def forget(self, books: Books | None = None) -> None:
         """The journal is lost, or an older one is back, which said what these books say."""
         self.checker.forget(books)
+        self.vain.forget()
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self._over:

@@ -25,12 +25,12 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from policies.actions import Alarm
 from policies.draft import Draft
 from policies.events import Resumed
-from policies.model import HealthRules, Market, Placement, Pool
+from policies.model import HealthRules, Market, Offering, Placement, Pool
 from policies.records import Bar, FailedBoot, Memory, NodeRecord
 from policies.remedies import remedy
 from policies.value import replace
@@ -137,6 +137,11 @@ def pauses(pool: Pool, memory: Memory, sold: Set[Key]) -> Mapping[Key, float]:
         key: min(until(bar), bar.at + PAUSE_FIRST) if nothing_else else until(bar)
         for key, bar in paused.items()
     }
+
+
+def on_sale(offerings: Iterable[Offering]) -> set[Key]:
+    """The markets where anything is for sale."""
+    return {key_of(o.placement) for o in offerings if o.available}
 
 
 def spot_paused(pool: Pool, memory: Memory, sold: Set[Key]) -> bool:

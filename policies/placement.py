@@ -34,7 +34,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
-from policies.bars import Key, key_of, pauses, words
+from policies.bars import Key, key_of, on_sale, pauses, words
 from policies.interruption import recommended
 from policies.model import Market, Offering, Placement, Pool
 from policies.records import Memory, decayed
@@ -77,7 +77,7 @@ class Scorer:
         available = [o for o in offerings if o.available]
         self._sold = [o for o in available if not (capped and o.price is None)]
         self._unpriced = [o for o in available if o.price is None]
-        self.pauses = pauses(pool, memory, {key_of(o.placement) for o in available})
+        self.pauses = pauses(pool, memory, on_sale(available))
         self._trying = set(trying)
         self._dearest = self._dearest_units() if self._unpriced else {}
         self._advised = {r.placement for r in memory.nodes.values() if recommended(pool, r, now)}

@@ -146,7 +146,7 @@ class Turn:
 
         Until the pool was whole, what was never there is not missed while spot is paused wherever it is sold.
         """
-        sold = {bars.key_of(o.placement) for o in self.fleet.prices.on_sale if o.available}
+        sold = bars.on_sale(self.fleet.prices.on_sale)
         if self.memory.whole_at is not None or not bars.spot_paused(self.pool, self.memory, sold):
             return None
         return min(self.memory.reached, self.pool.replicas)

@@ -7,7 +7,8 @@ alerts, the service manager. What stands in the way of every request comes first
 all is served on demand, since spot cannot be had, comes last and is not "ok".
 Never: an old answer counts as true for longer than it may be believed, or one lost look as an outage; a
 balancer whose description cannot be read counts as dead while its nodes may serve through it; a pool that
-never served anybody counts as down, since it starts; a target that nobody asked for counts as serving.
+never served anybody counts as down while it starts, or as starting once nothing more is launched of what is
+missing (`policies.bars`); a target that nobody asked for counts as serving.
 
 Example:
     >>> from policies.fleet import Fleet
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from policies import bars
 from policies.events import StateChanged
 from policies.fleet import Fleet
 from policies.model import USABLE, Market, Pool, TargetPhase, TargetState, Word, World
@@ -120,7 +122,9 @@ def change(found: Verdict, fleet: Fleet, world: World, memory: Memory) -> tuple[
             return ()
     before = known.state if known is not None else ""
     return (
-        StateChanged(at=world.now, state=found.state.value, before=before, why=_why(found, fleet, world)),
+        StateChanged(
+            at=world.now, state=found.state.value, before=before, why=_why(found, fleet, world, memory)
+        ),
     )
 
 
@@ -129,15 +133,19 @@ def _worse(state: State, before: str) -> bool:
     return before in order and order.index(state.value) < order.index(before)
 
 
-def _why(found: Verdict, fleet: Fleet, world: World) -> str:
+def _why(found: Verdict, fleet: Fleet, world: World, memory: Memory) -> str:
     pool, on_demand = fleet.pool, fleet.ready_by_market[Market.ON_DEMAND]
     counts = (
         f"{fleet.ready_units} of {pool.replicas} {pool.noun(pool.replicas)} ready, {found.serving} serving, "
         f"{on_demand} on-demand against a floor of {pool.on_demand_floor}"
     )
     hidden = (fleet.sight.hidden(name) for name, view in sorted(world.regions.items()) if view.at is not None)
+    held = (key for key, bar in sorted(memory.bars.items()) if bars.holds(bar, pool.health))
+    paused = (f"{bars.words(key)} is paused" for key in held)
     said = (
         *found.reasons,
+        bars.never_started(pool, memory),
+        *paused,
         "" if found.spot_loss is None else "spot cannot be had",
         "an operator paused it" if found.state is State.PAUSED else "",
         "the database does not answer" if world.failsafe_since is not None else "",
@@ -170,11 +178,14 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
         return State.DOWN
     if memory.pause is not None and memory.pause.holds(world.now):
         return State.PAUSED
+    if bars.never_started(pool, memory) and not ready:
+        return State.DOWN
     # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
     unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
-    if ready < pool.replicas and (memory.whole_at is None or unprobed):
+    grows = not _stands_still(fleet, memory)
+    if ready < pool.replicas and ((memory.whole_at is None and grows) or unprobed):
         return State.STARTING
-    if any(way.pending for way in ways) or (serving < pool.replicas and _comes_in(world, memory)):
+    if any(way.pending for way in ways) or (serving < pool.replicas and _comes_in(world, memory) and grows):
         return State.STARTING
     if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
         return State.BELOW_FLOOR
@@ -183,6 +194,12 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
     bound = world.failsafe_since is not None or not world.durable
     well = min(ready, serving) >= pool.replicas and not bound and not blind
     return State.OK if well and not any(way.lost or way.doubt for way in ways) else State.DEGRADED
+
+
+def _stands_still(fleet: Fleet, memory: Memory) -> bool:
+    """What is missing is spot that is paused, and nothing is on its way."""
+    on_its_way = fleet.launching or any(not n.working for n in fleet.capacity)
+    return not on_its_way and bars.spot_paused(fleet.pool, memory, bars.on_sale(fleet.prices.on_sale))
 
 
 def _has_served(world: World, memory: Memory) -> bool:

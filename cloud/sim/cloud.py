@@ -29,6 +29,7 @@ class Wire:
         change: Callable[[], T],
         *,
         region: str = "",
+        market: str = "",
         detail: str = "",
         done: Callable[[], bool] = lambda: False,
     ) -> T:
@@ -36,7 +37,7 @@ class Wire:
 
         `done`: it took effect before, and asks for nothing more that a provider could refuse.
         """
-        fault = await self._way_out(call, region, done)
+        fault = await self._way_out(call, region, market, done)
         result = await self._effects.apply(call, subject, change, detail=detail)
         await self._way_back(call, fault)
         return result
@@ -53,9 +54,9 @@ class Wire:
         return self._world.effects
 
     async def _way_out(
-        self, call: str, region: str, done: Callable[[], bool] = lambda: False
+        self, call: str, region: str, market: str = "", done: Callable[[], bool] = lambda: False
     ) -> Fault | None:
-        fault = self._world.faults.draw(call, region)
+        fault = self._world.faults.draw(call, region, market)
         await self._delay()
         if fault is Fault.SLOW:
             await self._world.clock.sleep(self._world.faults.slow_for)
@@ -86,6 +87,7 @@ class SimInstances:
             request.token,
             lambda: self._world.launch(request),
             region=request.placement.region,
+            market=str(request.placement.market),
             detail=str(request.placement),
             done=lambda: self._world.launched(request) is not None,
         )

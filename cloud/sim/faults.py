@@ -3,7 +3,7 @@
 Three ways, which add up: a script arms a fault for the next calls of a kind, begins an outage that lasts
 until it is ended, or `rates` draws faults for every call from the seeded generator. Calls are named "launch",
 "terminate", "stop", "start", "list", "console", "offerings", "observe", "apply", "acknowledge" and
-"stream"; "any" stands for all of them. `within` names those in one region.
+"stream"; "any" stands for all of them. `within` names those in one region, `buying` launches on one market.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cloud.errors import CloudError, Denied, InsufficientCapacity, QuotaExceeded, Throttled, Uncertain
+from cloud.errors import (
+    CloudError,
+    Denied,
+    InsufficientCapacity,
+    Misconfigured,
+    QuotaExceeded,
+    Throttled,
+    Uncertain,
+)
 
 CLOUD = ("launch", "terminate", "stop", "start", "list", "console", "offerings")
 """Calls on the provider's own interface."""
@@ -31,6 +39,11 @@ def within(calls: Iterable[str], region: str) -> tuple[str, ...]:
     return tuple(f"{call}@{region}" for call in calls)
 
 
+def buying(market: str) -> str:
+    """The name of launches on one market."""
+    return f"launch/{market}"
+
+
 class Fault(StrEnum):
     """One way in which a call goes wrong."""
 
@@ -39,6 +52,7 @@ class Fault(StrEnum):
     QUOTA = "quota"  # QuotaExceeded, nothing done
     THROTTLED = "throttled"  # Throttled, nothing done
     DENIED = "denied"  # Denied, nothing done
+    MISCONFIGURED = "misconfigured"  # Misconfigured, nothing done
     FAILED = "failed"  # a plain CloudError, nothing done
     SLOW = "slow"  # answers after `Faults.slow_for` seconds
 
@@ -48,6 +62,7 @@ _ERRORS: dict[Fault, type[CloudError]] = {
     Fault.QUOTA: QuotaExceeded,
     Fault.THROTTLED: Throttled,
     Fault.DENIED: Denied,
+    Fault.MISCONFIGURED: Misconfigured,
     Fault.FAILED: CloudError,
 }
 
@@ -132,16 +147,17 @@ class Faults:
         """True in this share of all cases; nothing is drawn where there is no chance."""
         return share > 0.0 and (share >= 1.0 or self.rng.random() < share)
 
-    def draw(self, call: str, region: str = "") -> Fault | None:
+    def draw(self, call: str, region: str = "", market: str = "") -> Fault | None:
         """The fault of a call that begins now."""
         self.calls += call not in ("stream", "acknowledge")
-        fault = self._next(call, region)
+        fault = self._next(call, region, market)
         if fault is not None:
             self.met[fault] += 1
         return fault
 
-    def _next(self, call: str, region: str) -> Fault | None:
-        for name in (call, "any", *(within((call,), region) if region else ())):
+    def _next(self, call: str, region: str, market: str) -> Fault | None:
+        there = (*(within((call,), region) if region else ()), *((buying(market),) if market else ()))
+        for name in (call, "any", *there):
             if self._armed.get(name):
                 return self._armed[name].pop(0)
             if self._outages.get(name):

@@ -19,10 +19,19 @@ from cloud.ports import Clock, LaunchRequest
 from cloud.sim.effects import Effects
 from cloud.sim.faults import Faults
 from cloud.sim.trace import Trace
-from policies.model import Instance, InstanceState, Market, Offering, Placement, StandbyKind
+from policies.model import Ending, Instance, InstanceState, Market, Offering, Placement, StandbyKind
 
 LIVE = (InstanceState.PENDING, InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED)
 """States of a machine that has not ended."""
+
+_WORDS = {
+    Ending.UNKNOWN: "",
+    Ending.RECLAIM: "Server.SpotInstanceTermination: reclaimed (simulated)",
+    Ending.REQUEST: "Client.UserInitiatedShutdown: somebody asked for it (simulated)",
+    Ending.CAPACITY: "Server.InsufficientInstanceCapacity: not there after all (simulated)",
+    Ending.FAULT: "Client.InternalError: the key of its volume may not be used (simulated)",
+}
+"""How a provider tells why a machine ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +75,7 @@ class Machine:
     have not got through since then, `seen_again_at`: when the last such time ended, or its engine came back
     to life, which is `revived_at`. `quiet_from`: when it last fell silent or out of reach, or was stopped or
     ended. `answered_at`: when it last answered a look.
+    `stillborn`: it ends for that reason when it should run. `ending`: why it ended.
     `started_at`: when it was last asked to start, unless it was stopped since. `foreign`: somebody else
     launched it and gave it our tags. `requests` are the ends of the requests that it holds.
     """
@@ -96,6 +106,8 @@ class Machine:
     answered_at: float = 0.0
     revived_at: float | None = None
     foreign: bool = False
+    stillborn: Ending = Ending.UNKNOWN
+    ending: Ending = Ending.UNKNOWN
     started_at: float | None = None
     ended_at: float | None = None
     requests: list[float] = field(default_factory=list)
@@ -155,6 +167,7 @@ class SimWorld:
         self.capacity = {s.placement: s.capacity for s in sales}
         self.machines: dict[str, Machine] = {}
         self._present: list[Machine] = []  # those that lists may still show, oldest first
+        self.stillborn: dict[Market, Ending] = {}  # what is launched there now ends so before it runs
         self.launches = 0
         self.cuts: list[Cut] = []
         self.on_tick: list[Callable[[float], None]] = []
@@ -258,6 +271,8 @@ class SimWorld:
             price=price,
             standby=machine.standby,
             build=machine.build,
+            ending=machine.ending,
+            ending_why=_WORDS[machine.ending],
         )
         return machine.shown
 
@@ -297,6 +312,9 @@ class SimWorld:
             visible_at=now + self.rng.uniform(*pace.list_lag),
             until=running_at,
             loaded_at=running_at + load,
+            stillborn=Ending.UNKNOWN
+            if foreign
+            else self.stillborn.get(request.placement.market, Ending.UNKNOWN),
             foreign=foreign,
         )
         self.machines[machine.id] = machine
@@ -308,7 +326,7 @@ class SimWorld:
         """End a machine; one that is gone is success."""
         machine = self.machine(node)
         if machine is not None and machine.live:
-            self._end(machine, InstanceState.SHUTTING_DOWN, "terminated by the daemon")
+            self._end(machine, InstanceState.SHUTTING_DOWN, Ending.REQUEST, "terminated by the daemon")
             machine.until = self.clock.now() + self.pace.end
 
     def stop(self, node: str) -> None:
@@ -420,11 +438,14 @@ class SimWorld:
     def _settle(self, machine: Machine, now: float) -> None:
         """Bring one machine up to date."""
         if machine.reclaim_at is not None and machine.live and now >= machine.reclaim_at:
-            self._end(machine, InstanceState.TERMINATED, "reclaimed", at=machine.reclaim_at)
+            self._end(machine, InstanceState.TERMINATED, Ending.RECLAIM, "reclaimed", at=machine.reclaim_at)
             machine.until = None
         if machine.until is None or now < machine.until:
             return
-        if machine.state is InstanceState.PENDING:
+        if machine.state is InstanceState.PENDING and machine.stillborn:
+            why, machine.stillborn = machine.stillborn, Ending.UNKNOWN
+            self._end(machine, InstanceState.TERMINATED, why, f"never started: {why}", at=machine.until)
+        elif machine.state is InstanceState.PENDING:
             machine.state = InstanceState.RUNNING
         elif machine.state is InstanceState.STOPPING:
             machine.state = InstanceState.STOPPED
@@ -432,9 +453,11 @@ class SimWorld:
             machine.state = InstanceState.TERMINATED
         machine.until = None
 
-    def _end(self, machine: Machine, state: InstanceState, by: str, *, at: float | None = None) -> None:
+    def _end(
+        self, machine: Machine, state: InstanceState, why: Ending, by: str, *, at: float | None = None
+    ) -> None:
         machine.ended_at = machine.quiet_from = self.clock.now() if at is None else at
-        machine.state = state
+        machine.state, machine.ending = state, why
         self._cut(machine, by, at=machine.ended_at)
         self.trace.add("end", machine.id, by)
 

@@ -11,7 +11,10 @@ def resume(
     output: PlainOutput = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
-    """Let a paused daemon act again.
+    """Let a paused daemon act again, and try at once what it had stopped trying.
+
+    Ends the pause of every market whose launches were not allowed or whose machines never started, and lets a
+    pool launch again that had stopped because it did not start once.
 
     For example:
       orchestrator resume

@@ -50,6 +50,7 @@ from planted_rules import (
     ends_what_serves,
     forgets_nothing,
     goes_on_without_its_lease,
+    launches_in_vain,
     launches_what_it_likes,
     loses_requests,
     one_silent_region_freezes_all,
@@ -68,6 +69,7 @@ from scenarios import (
     bootstrap,
     config,
     database_away,
+    key_not_granted,
     loss,
     notice,
     offer,
@@ -77,6 +79,7 @@ from scenarios import (
     restarted_without_prices,
     return_to_spot,
     sales,
+    spot_not_allowed,
 )
 
 from cloud.ports import EngineCommand, LaunchRequest
@@ -394,6 +397,18 @@ PLANTED: tuple[Planted, ...] = (
         invariant="floor",
         script=notice,
         prepare=other_pool(spot_share=1.0, limits={"disruption": 1.0}),
+    ),
+    Planted(
+        name="a start that failed is repeated",
+        invariant="in-vain",
+        script=key_not_granted,
+        rule=launches_in_vain,
+    ),
+    Planted(
+        name="what is not allowed is repeated",
+        invariant="in-vain",
+        script=spot_not_allowed,
+        rule=launches_in_vain,
     ),
     Planted(
         name="too many are launched",

@@ -17,11 +17,12 @@ from orchestrator.daemon import Daemon
 from orchestrator.lease import FileLease
 from orchestrator.shared_lease import SharedLease
 from orchestrator.store_sqlite import SqliteFile
-from policies import drain, facts, failsafe, fleet, interruption, invariants, prices, swap
+from policies import drain, facts, failsafe, fleet, interruption, invariants, prices, swap, trials
 from policies.at_work import AtWork
 from policies.events import NodeGone
 from policies.limits import Budget
 from policies.model import Confidence
+from policies.placement import Scorer
 from policies.regions import Sight
 from policies.turn import Turn
 
@@ -86,6 +87,14 @@ spends_what_it_likes: Patch = partial(
     _all, _checks_no_plan, _instead(Budget, "refuses_cost", lambda self, price: "")
 )
 """The spend cap is not looked at."""
+
+launches_in_vain: Patch = partial(
+    _all,
+    _checks_no_plan,
+    _instead(trials, "first_starts", lambda *_: ""),
+    _instead(Scorer, "paused", lambda self, placement: ""),
+)
+"""What was not allowed, or never started, is launched again as if nothing had been."""
 
 launches_what_it_likes: Patch = _instead(Budget, "refuses", lambda self, price: "")
 """Neither the surge limit nor the launch rate is looked at."""

@@ -13,13 +13,13 @@ from typing import Any
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
-from cloud.sim.faults import CLOUD, Fault, within
+from cloud.sim.faults import CLOUD, Fault, buying, within
 from cloud.sim.invariants import Bounds
 from cloud.sim.world import Pace, Sale
 from orchestrator.config import Config, build_config
 from orchestrator.simulate import Outcome, Simulation, Wrap
-from policies.events import OperatorDrained
-from policies.model import Market, Placement
+from policies.events import OperatorDrained, Resumed
+from policies.model import Ending, Market, Placement
 
 ZONES = ("a", "b", "c")
 PRICES = {Market.SPOT: 1.0, Market.ON_DEMAND: 3.0}
@@ -247,6 +247,34 @@ async def database_away(sim: Simulation) -> None:
     await sim.settle()
 
 
+async def key_not_granted(sim: Simulation) -> None:
+    """Every machine is accepted and ended before it runs, until somebody mends that and resumes."""
+    sim.world.stillborn = dict.fromkeys(Market, Ending.FAULT)
+    sim.boot()
+    await sim.clock.sleep(60.0)
+    if sim.world.launches != sim.pool.health.give_up_after:
+        sim.checker.report("in-vain", "launches", f"{sim.world.launches} machines were launched in vain")
+    sim.world.stillborn = {}
+    await sim.operate(lambda now: Resumed(at=now, by="somebody"))
+    await sim.settle()
+
+
+async def spot_not_allowed(sim: Simulation) -> None:
+    """Launches on spot are denied from the start: the on-demand share is built and nothing more, and what is
+    lost of it is launched anew, until somebody mends that and resumes."""
+    end = sim.world.faults.begin((buying(Market.SPOT),), Fault.DENIED)
+    sim.boot()
+    await sim.clock.sleep(40.0)
+    sim.world.terminate(sim.live(Market.ON_DEMAND)[0].id)
+    await sim.clock.sleep(40.0)
+    live = Counter(m.placement.market for m in sim.live())
+    if live != Counter({Market.ON_DEMAND: sim.pool.on_demand_floor}):
+        sim.checker.report("in-vain", "market", f"{dict(live)} live while spot is denied")
+    end()
+    await sim.operate(lambda now: Resumed(at=now, by="somebody"))
+    await sim.settle()
+
+
 async def stopped_standby(sim: Simulation) -> None:
     """A stopped standby takes over at a notice, and a new one is made."""
     await _furnished(sim)
@@ -306,6 +334,8 @@ SCENARIOS = {
         Scenario(name="region_silent", script=region_silent, launches=6, regions=TWO_REGIONS),
         Scenario(name="late_notice", script=late_notice, launches=6),
         Scenario(name="return_to_spot", script=return_to_spot, launches=8),
+        Scenario(name="key_not_granted", script=key_not_granted, launches=7),
+        Scenario(name="spot_not_allowed", script=spot_not_allowed, launches=5),
         Scenario(name="operator_drain", script=operator_drain, launches=5),
         Scenario(
             name="stopped_standby", script=stopped_standby, launches=7, pool={"standby": {"stopped": 1}}

@@ -18,12 +18,12 @@ from swarm_host import HOST
 
 from cloud.errors import InsufficientCapacity
 from cloud.ports import EngineCommand, LaunchRequest
-from cloud.sim.faults import BALANCER, CLOUD, MUTATIONS, Fault, within
+from cloud.sim.faults import BALANCER, CLOUD, MUTATIONS, Fault, buying, within
 from cloud.sim.notices import METADATA, QUEUE
 from cloud.sim.world import Machine
 from orchestrator.simulate import Simulation
 from policies.events import OperatorDrained, OperatorUndrained, Paused
-from policies.model import Market, NoticeKind, TargetPhase, TargetSpec
+from policies.model import Ending, Market, NoticeKind, TargetPhase, TargetSpec
 
 Strike = Callable[[Simulation, random.Random], Awaitable[None]]
 
@@ -254,6 +254,33 @@ async def region_down(sim: Simulation, rng: random.Random) -> None:
     sim.world.faults.unreachable -= dark
 
 
+async def _refusing_launches(sim: Simulation, rng: random.Random, fault: Fault, most: float) -> None:
+    """Launches on one market, or on both, meet a fault for a while, and all other calls work."""
+    markets = rng.choice(((Market.SPOT,), (Market.SPOT,), (Market.ON_DEMAND,), tuple(Market)))
+    end = sim.world.faults.begin(map(buying, markets), fault)
+    await sim.clock.sleep(rng.uniform(20, most))
+    end()
+
+
+async def not_allowed(sim: Simulation, rng: random.Random) -> None:
+    """A role is missing, or an image is gone."""
+    await _refusing_launches(sim, rng, rng.choice((Fault.DENIED, Fault.MISCONFIGURED)), 1500.0)
+
+
+async def launches_throttled(sim: Simulation, rng: random.Random) -> None:
+    await _refusing_launches(sim, rng, Fault.THROTTLED, 600.0)
+
+
+async def stillborn(sim: Simulation, rng: random.Random) -> None:
+    """What is launched is accepted, and ends before it runs."""
+    markets = rng.choice(((Market.SPOT,), (Market.ON_DEMAND,), tuple(Market)))
+    ending = rng.choice((Ending.FAULT, Ending.FAULT, Ending.CAPACITY))
+    sim.world.stillborn |= dict.fromkeys(markets, ending)
+    await sim.clock.sleep(rng.uniform(20, 900))
+    for market in markets:
+        sim.world.stillborn.pop(market, None)
+
+
 async def quota(sim: Simulation, rng: random.Random) -> None:
     await _outage(sim, rng, ("launch",), Fault.QUOTA)
 
@@ -356,7 +383,7 @@ FAULTS: tuple[Kind, ...] = (
     Kind(unknown_node), Kind(on_demand_interrupted), Kind(odd_deadline), Kind(cancelled),
     Kind(rebalance), Kind(deaf), Kind(stale_lists), Kind(lost_pages), Kind(hidden_node), Kind(denied),
     Kind(credentials_expired), Kind(throttled), Kind(provider_down), Kind(region_down, 0.5), Kind(quota),
-    Kind(refused),
+    Kind(refused), Kind(not_allowed, 0.3, 600.0), Kind(launches_throttled, 0.2), Kind(stillborn, 0.3, 600.0),
     Kind(prices_away, 0.2, 600.0), Kind(foreign_machine, 0.2, 600.0), Kind(balancer_restart),
     Kind(hand_edit), Kind(balancer_down), Kind(balancer_forgets), Kind(drained), Kind(paused, 0.2),
     Kind(ended_by_hand, 0.2),

@@ -1,0 +1,141 @@
+"""Watches that a daemon does not repeat what a person has to mend first.
+
+Apart from `cloud.sim.checker`: this one looks at what the daemon writes into its journal, with its own
+counting, and at nothing that the daemon decided by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from policies.actions import ActionKind
+from policies.events import (
+    DaemonStarted,
+    Event,
+    GoneCause,
+    IntentClosed,
+    IntentOpened,
+    NodeGone,
+    NodeReady,
+    NodeSeen,
+    Outcome,
+    Resumed,
+)
+from policies.model import Market, Placement, Pool
+
+_PAUSE = 300.0
+"""Seconds for which a market is left alone at least."""
+
+_REFUSED = (Outcome.DENIED, Outcome.MISCONFIGURED)
+
+_Key = tuple[str, Market]
+
+
+@dataclass(slots=True)
+class _Told:
+    """What a journal says: launches by token, nodes by id, what was not allowed, and boots that failed."""
+
+    launches: dict[str, tuple[_Key, float]] = field(default_factory=dict)  # open ones, and since when
+    asked: set[str] = field(default_factory=set)
+    nodes: dict[str, _Key] = field(default_factory=dict)
+    denied_at: dict[_Key, float] = field(default_factory=dict)
+    failed: int = 0
+    ready: bool = False
+
+    def copy(self) -> _Told:
+        return replace(
+            self,
+            launches=self.launches.copy(),
+            asked=self.asked.copy(),
+            nodes=self.nodes.copy(),
+            denied_at=self.denied_at.copy(),
+        )
+
+
+class InVain:
+    """`in-vain` of one pool. `report` takes what breaks."""
+
+    def __init__(
+        self, pool: Pool, *, checked: Callable[[str], None], report: Callable[[str, str, str], None]
+    ) -> None:
+        self._pool, self._checked, self._report = pool, checked, report
+        self._told = _Told()
+        self._written: _Told | None = None  # as it was before the journal could not be written
+
+    def hear(self, events: Sequence[Event], *, written: bool) -> None:
+        """What the daemon puts into its journal, or acts on without it."""
+        if any(isinstance(event, DaemonStarted) for event in events):
+            self.forget_unwritten()
+        if written:
+            self._written = None
+        elif self._written is None:
+            self._written = self._told.copy()
+        for event in events:
+            self._take(event)
+
+    def forget_unwritten(self) -> None:
+        """The daemon ended, and with it what it could not write."""
+        if self._written is not None:
+            self._told, self._written = self._written, None
+
+    def forget(self) -> None:
+        """The journal is lost, or an older one is back."""
+        self._told, self._written = _Told(), None
+
+    def _take(self, event: Event) -> None:
+        told = self._told
+        match event:
+            case DaemonStarted():  # its clock may be another one
+                told.denied_at = {key: min(at, event.at) for key, at in told.denied_at.items()}
+            case IntentOpened(kind=ActionKind.LAUNCH, placement=Placement()):
+                self._opened(event, _key(event.placement))
+            case IntentClosed(token=token) if token in told.launches:
+                self._closed(event)
+            case NodeSeen():
+                told.launches.pop(event.token, None)
+                told.nodes[event.node] = _key(event.placement)
+            case NodeReady():
+                told.ready = True
+                told.denied_at.pop(told.nodes.get(event.node, ("", Market.SPOT)), None)
+            case NodeGone():
+                told.failed += event.cause is GoneCause.NEVER_STARTED
+                told.nodes.pop(event.node, None)
+            case Resumed():
+                told.failed = 0
+                told.denied_at.clear()
+
+    def _opened(self, event: IntentOpened, key: _Key) -> None:
+        told = self._told
+        if event.token in told.asked:
+            return
+        told.asked.add(event.token)
+        self._checked("in-vain")
+        if not told.ready and told.failed >= self._pool.health.give_up_after:
+            self._broken(event, f"{told.failed} boots failed and no node was ever ready")
+        denied_at = told.denied_at.get(key)
+        if denied_at is not None:
+            if event.at - denied_at < _PAUSE:
+                self._broken(event, f"it was not allowed {event.at - denied_at:.0f} s ago")
+            elif any(k == key and at > denied_at for k, at in told.launches.values()):
+                self._broken(event, "it was not allowed, and another launch tries it already")
+        told.launches[event.token] = key, event.at
+
+    def _closed(self, event: IntentClosed) -> None:
+        told = self._told
+        key, _ = told.launches[event.token]
+        if event.outcome is Outcome.DONE:
+            told.denied_at.pop(key, None)
+        elif event.outcome in _REFUSED:
+            told.denied_at[key] = event.at
+            told.launches.pop(event.token)
+        elif event.outcome is not Outcome.UNCERTAIN:
+            told.failed += event.outcome is Outcome.DIED
+            told.launches.pop(event.token)
+
+    def _broken(self, event: IntentOpened, why: str) -> None:
+        self._report("in-vain", event.token, f"{event.token} is launched, {event.placement}: {why}")
+
+
+def _key(placement: Placement | None) -> _Key:
+    return ("", Market.SPOT) if placement is None else (placement.region, placement.market)
