@@ -51,7 +51,8 @@ def missing_cap(at: tuple[str, ...], pool: PoolConfig, offerings: Sequence[Offer
     wanted = pool.as_pool(at[-1]) if offerings else None
     figure = wanted and bill.proposed_cap(wanted, bill.prices_of(wanted, offerings))
     write = (
-        f'write spend_per_hour = "{figure:.2f}" (what replicas, standby and surge may cost at most)'
+        f'write spend_per_hour = "{figure:.2f}" (what replicas, standby and surge may cost at most '
+        "while spot nodes that are taken bill on)"
         if figure
         else "write the most US dollars that it may cost an hour (`orchestrator validate --prices` asks "
         "AWS's price list and proposes it)"

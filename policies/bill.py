@@ -29,7 +29,8 @@ _ROUNDING = 1e-6  # cents that a sum of prices may be above a whole one by binar
 
 @value
 class Prices:
-    """USD/h of a serving unit: at the cheapest offering of each market, and at the dearest of all.
+    """USD/h of a serving unit: at the cheapest offering of each market, at the dearest of all, and at the
+    dearest of spot.
 
     None where nothing is known.
     """
@@ -37,6 +38,7 @@ class Prices:
     on_demand: float | None = None
     spot: float | None = None
     dearest: float | None = None
+    dearest_spot: float | None = None
 
 
 def prices_of(pool: Pool, offerings: Iterable[Offering]) -> Prices:
@@ -49,6 +51,7 @@ def prices_of(pool: Pool, offerings: Iterable[Offering]) -> Prices:
         on_demand=min(of[Market.ON_DEMAND], default=None),
         spot=min(of[Market.SPOT], default=None),
         dearest=max((price for prices in of.values() for price in prices), default=None),
+        dearest_spot=max(of[Market.SPOT], default=None),
     )
 
 
@@ -74,7 +77,8 @@ def usual(pool: Pool, prices: Prices) -> float | None:
 
 
 def ceiling(pool: Pool, prices: Prices) -> float | None:
-    """What all units that may live at once cost at the dearest offering, whatever the spend cap."""
+    """What all units that may live at once cost at the dearest offering, whatever the spend cap. Nodes that
+    are on their way out bill beside them until they are gone."""
     if prices.on_demand is None or prices.dearest is None:
         return None
     # The last node may go over the limit by all of its units but one.
@@ -88,9 +92,16 @@ def most(pool: Pool, prices: Prices) -> float | None:
 
 
 def proposed_cap(pool: Pool, prices: Prices) -> float | None:
-    """A spend cap under which nothing that the other limits allow is held back: whole cents, USD/h."""
-    needed = ceiling(pool, prices)
-    return None if needed is None else math.ceil(needed * 100.0 - _ROUNDING) / 100.0
+    """A spend cap under which nothing that the other limits allow is held back: whole cents, USD/h.
+
+    All spot nodes may be taken at once: they bill until they are gone, while on-demand nodes cover for them.
+    """
+    most = ceiling(pool, prices)
+    if most is None:
+        return None
+    taken = prices.dearest if prices.dearest_spot is None else prices.dearest_spot
+    needed = most + pool.spot_wanted * (taken or 0.0)
+    return math.ceil(needed * 100.0 - _ROUNDING) / 100.0
 
 
 def below_floor(pool: Pool, prices: Prices) -> str:

@@ -190,3 +190,37 @@ def test_the_machines_own_disks_are_fast(tmp_path: Path) -> None:
 def test_an_unknown_size_is_not_guessed(tmp_path: Path) -> None:
     odd = {"model": "acme/odd", "engine": {"kind": "vllm"}}
     assert warned(tmp_path, odd, disk={"local": "off"}) == {}
+
+
+def boot_warnings(tmp_path: Path, model: str, *args: str, timeout: float = 900.0, **aws: Any) -> list[str]:
+    pool = {
+        "model": model,
+        "engine": {"kind": "vllm", "args": [*args, "--max-model-len", "4096"]},
+        "health": {"boot_timeout": timeout},
+    }
+    found = built(tmp_path, pool=pool, instance_types=["p5.48xlarge"], **aws).warnings
+    return [w.text for w in found if w.key == "pool.llama.health.boot_timeout"]
+
+
+def test_a_download_that_takes_too_long_is_warned_of(tmp_path: Path) -> None:
+    """405 billion parameters in 8 bits, at 250 MiB/s from Hugging Face and twice that from S3."""
+    large, eight = "meta-llama/Llama-3.1-405B-Instruct-FP8", "--tensor-parallel-size=8"
+    (text,) = boot_warnings(tmp_path, large, eight)
+    assert "377 GiB of weights / 250 MiB/s (the download from Hugging Face, by assumption)" in text
+    assert 'write boot_timeout = "35m"' in text
+    assert boot_warnings(tmp_path, large, eight, timeout=35 * 60.0) == []
+    (text,) = boot_warnings(tmp_path, large, eight, weights="s3://bucket/llama")
+    assert "/ 500 MiB/s" in text
+    assert boot_warnings(tmp_path, large, eight, weights="/mnt/orchestrator/llama") == []
+
+
+def test_weights_that_the_engine_quantises_come_as_they_were_trained(tmp_path: Path) -> None:
+    plain = "meta-llama/Llama-3.1-70B-Instruct"
+    (text,) = boot_warnings(tmp_path, plain, "--quantization", "fp8", timeout=600.0)
+    assert "130 GiB of weights" in text
+    assert boot_warnings(tmp_path, f"{plain}-FP8", "--quantization", "fp8", timeout=600.0) == []
+
+
+def test_a_model_that_is_a_path_of_the_image_comes_from_its_disk(tmp_path: Path) -> None:
+    local = {**LARGE, "model": "/opt/llama-3.1-70b"}
+    assert "/ 125 MiB/s (the root volume)" in warned(tmp_path, local)["throughput"]

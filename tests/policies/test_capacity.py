@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from policies import mix
+from policies import bill, mix
 from policies.actions import ActionKind, Cause, Launch, Start, Undrain
 from policies.model import (
     InstanceState,
@@ -238,6 +238,29 @@ def test_a_standby_that_starts_counts_against_the_cap(scene: Make, actions: Make
     plan = here.plan()
     assert actions(plan, Start) == []
     assert any(d.kind is ActionKind.START and "spend cap" in d.reason for d in plan.deferred)
+
+
+def test_the_cap_that_is_proposed_covers_the_loss_of_all_spot(scene: Make) -> None:
+    """Seven on spot at 1 bill until they are gone, beside ten on demand at 3."""
+    prices = bill.Prices(on_demand=3.0, spot=1.0, dearest=3.0, dearest_spot=1.0)
+    bare = Pool(name="p", replicas=10, limits=Limits(surge=0))
+    proposed = bill.proposed_cap(bare, prices)
+    assert (bill.ceiling(bare, prices), proposed) == (30.0, 37.0)
+    for cap, covered in ((30.0, 4), (proposed, 7)):
+        pool = replace(bare, limits=replace(bare.limits, spend_per_hour=cap))
+        here = scene(pool).nodes(7).nodes(3, ON_DEMAND)
+        for number in range(7):
+            here.notice(f"s{number}")
+        assert bought(here.plan()).count("on-demand") == covered
+
+
+def test_a_proposed_cap_is_in_whole_cents_and_counts_whole_nodes() -> None:
+    third = bill.Prices(on_demand=1 / 3, dearest=1 / 3)
+    assert bill.proposed_cap(Pool(name="p", replicas=1, spot_share=0.0), third) == 1.0
+    assert bill.proposed_cap(Pool(name="p", replicas=2, spot_share=0.0), third) == 1.34
+    large = Pool(name="p", replicas=8, spot_share=0.0, units={"big": 8}, limits=Limits(surge=16))
+    assert bill.ceiling(large, bill.Prices(on_demand=1.0, dearest=2.0)) == 62.0  # 24 units and 7 more
+    assert bill.proposed_cap(large, bill.Prices()) is None
 
 
 # -- when nothing may be done --------------------------------------------------------------------------

@@ -221,13 +221,13 @@ UNCAPPED = AWS.replace('limits.spend_per_hour = "unlimited"\n', "")
 
 
 def test_what_is_paid_for_needs_a_cap_and_the_figure_is_proposed(validate: Validate) -> None:
-    """Ten replicas and a surge of two, at 6.88 each."""
+    """Ten replicas, a surge of two, and seven on spot that are taken and bill on, at 6.88 each."""
     assert only_fault(validate(UNCAPPED)) == (
         "pool.toml:1: pool.llama.limits.spend_per_hour: is missing: a pool on AWS does not start without a "
-        'cap; write spend_per_hour = "82.56" (what replicas, standby and surge may cost at most), or '
-        'spend_per_hour = "unlimited"'
+        'cap; write spend_per_hour = "130.72" (what replicas, standby and surge may cost at most while spot '
+        'nodes that are taken bill on), or spend_per_hour = "unlimited"'
     )
-    proposed = UNCAPPED.replace("replicas = 10\n", 'replicas = 10\nlimits.spend_per_hour = "82.56"\n')
+    proposed = UNCAPPED.replace("replicas = 10\n", 'replicas = 10\nlimits.spend_per_hour = "130.72"\n')
     code, out, err = validate(proposed)
     assert (code, err) == (0, "")
     assert "for at most $82.56 an hour" in out
@@ -265,7 +265,7 @@ def test_the_usual_cost_stands_beside_the_most(validate: Validate) -> None:
     assert "for at most $70.00 an hour" in capped
     assert "without the cap it could come to $82.56" in capped
     view = json.loads(validate(AWS, "-o", "json")[1])["pools"][0]
-    assert (view["usual_usd_per_hour"], view["proposed_cap_usd_per_hour"]) == (pytest.approx(68.8), 82.56)
+    assert (view["usual_usd_per_hour"], view["proposed_cap_usd_per_hour"]) == (pytest.approx(68.8), 130.72)
 
 
 def test_a_cap_below_the_usual_cost_is_told(validate: Validate) -> None:
@@ -285,7 +285,7 @@ def test_the_price_list_is_asked_for_a_figure(validate: Validate, aws_shim: Any)
     there = f'endpoint = "{aws_shim.url}"\ninstance_types ='
     unpriced = UNCAPPED.replace('on_demand_prices = { "p5.4xlarge" = "6.88" }\n', "")
     unpriced = unpriced.replace("instance_types =", there)
-    assert 'write spend_per_hour = "82.56"' in only_fault(validate(unpriced, "--prices"))
+    assert 'write spend_per_hour = "96.56"' in only_fault(validate(unpriced, "--prices"))
     capped = unpriced.replace("replicas = 10", "replicas = 10\nlimits.spend_per_hour = 30")
     code, out, err = validate(capped, "--prices")
     assert (code, err) == (0, "")

@@ -9,11 +9,11 @@ from orchestrator.doctor.findings import State
 from policies.bill import Prices
 from policies.model import Limits, Pool
 
-PRICES = Prices(on_demand=3.0, spot=1.0, dearest=4.0)
+PRICES = Prices(on_demand=3.0, spot=1.0, dearest=4.0, dearest_spot=1.5)
 
 
 def pool(cap: float | None) -> Pool:
-    """Seven on spot and three on demand: 9 for the floor, 16 usually, 48 at most."""
+    """Seven on spot and three on demand: 9 for the floor, 16 usually, 48 at most, 58.50 with spot taken."""
     return Pool(name="p", replicas=10, limits=Limits(spend_per_hour=cap))
 
 
@@ -33,7 +33,7 @@ def test_a_cap_is_held_against_what_it_must_cover(cap: float | None, state: Stat
     assert found.state is state
     assert words in found.text
     assert "usually about $16.00 an hour, and at most $48.00" in found.text
-    assert ('"48.00"' in found.advice) == (state in (State.FAIL, State.WARN))
+    assert ('"58.50"' in found.advice) == (state in (State.FAIL, State.WARN))
 
 
 def test_without_prices_there_is_no_judgement() -> None:
