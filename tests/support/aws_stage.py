@@ -22,9 +22,11 @@ import boto3
 from aiohttp import web
 
 from cloud.clock import SystemClock
+from cloud.engines import keep_alive
 from cloud.engines.simulated_server.api import Api, ApiSettings
 from cloud.engines.simulated_server.core import Core, CoreSettings
 from cloud.engines.simulated_server.metrics import Metrics
+from cloud.ports import EngineSpec
 from orchestrator.demo.processes import die_with_parent
 
 REGION = "us-east-1"
@@ -123,12 +125,17 @@ def queue_of_events(shim: AwsShim, name: str, region: str = REGION) -> str:
     return queue
 
 
-def target_group(shim: AwsShim, name: str) -> str:
-    """A target group of HTTP that holds instances; its ARN."""
+def target_group(shim: AwsShim, name: str, path: str = "/health") -> str:
+    """A target group of HTTP that holds instances and is checked at that path; its ARN."""
     ec2, elb = shim.client("ec2"), shim.client("elbv2")
     vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
-    made = elb.create_target_group(Name=name, Protocol="HTTP", Port=80, VpcId=vpc, TargetType="instance")
-    return str(made["TargetGroups"][0]["TargetGroupArn"])
+    made = elb.create_target_group(
+        Name=name, Protocol="HTTP", Port=80, VpcId=vpc, TargetType="instance", HealthCheckPath=path
+    )
+    arn = str(made["TargetGroups"][0]["TargetGroupArn"])
+    algorithm = {"Key": "load_balancing.algorithm.type", "Value": "least_outstanding_requests"}
+    elb.modify_target_group_attributes(TargetGroupArn=arn, Attributes=[algorithm])
+    return arn
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -147,10 +154,17 @@ def running_machines(shim: AwsShim) -> dict[str, str]:
 
 
 class EngineProcesses:
-    """An engine in a process of its own at the address of every running machine, which dies with it."""
+    """An engine in a process of its own at the address of every running machine, which dies with it.
+
+    It is started with the variables that every engine gets from the daemon.
+    """
 
     def __init__(self, shim: AwsShim, port: int, environment: Mapping[str, str] | None = None) -> None:
-        self._shim, self._port, self._environment = shim, port, environment
+        self._shim, self._port = shim, port
+        self._environment = {
+            **(os.environ if environment is None else environment),
+            **keep_alive.environment(EngineSpec(model=MODEL, served_name=MODEL)),
+        }
         self._engines: dict[str, asyncio.subprocess.Process] = {}
 
     async def keep(self) -> None:

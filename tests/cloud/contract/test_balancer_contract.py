@@ -140,7 +140,12 @@ class AlbHarness:
         for group in groups.describe_target_groups()["TargetGroups"]:
             groups.delete_target_group(TargetGroupArn=group["TargetGroupArn"])
         groups.create_target_group(
-            Name="pool", Protocol="HTTP", Port=8000, VpcId=self.account.vpc, TargetType="ip"
+            Name="pool",
+            Protocol="HTTP",
+            Port=8000,
+            VpcId=self.account.vpc,
+            TargetType="ip",
+            HealthCheckPath="/health",
         )
 
     async def stop(self) -> None:

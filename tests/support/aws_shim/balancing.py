@@ -7,13 +7,13 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from aiohttp import ClientError, ClientSession, web
+from alb import Alb
 from moto.elbv2.exceptions import TargetGroupNotFoundError, TargetNotRunning
 from moto.elbv2.models import ELBv2Backend, FakeHealthStatus, FakeTargetGroup, elbv2_backends
 from state import ACCOUNT
 
 _DELAY = "deregistration_delay.timeout_seconds"
-_HOP = frozenset({"connection", "transfer-encoding", "content-length", "host", "keep-alive"})
+_ALGORITHM = "load_balancing.algorithm.type"
 
 
 @dataclass
@@ -24,6 +24,8 @@ class Record:
     port: int
     at: float = field(default_factory=time.monotonic)
     healthy: bool | None = None
+    checked_at: float = 0.0
+    contrary: int = 0  # checks in a row that say something else than `healthy`
     left_at: float | None = None
     in_flight: int = 0
 
@@ -141,99 +143,107 @@ def _groups():
 
 def _check_for_ever(shim):
     while True:
-        time.sleep(shim.settings["health_interval"])
+        time.sleep(0.01)
         if not shim.settings["health_checks"]:
             continue
+        now = time.monotonic()
         with shim.lock:
-            asked = [(group, record) for group in _groups() for record in records_of(group).values()]
+            asked = [
+                (group, record)
+                for group in _groups()
+                for record in records_of(group).values()
+                if record.left_at is None and now - record.checked_at >= _interval(shim, group)
+            ]
         for group, record in asked:
-            if record.left_at is None:
-                record.healthy = _answers(_host(group, record), record.port)
+            record.checked_at = now
+            _judge(group, record, _answers(group, _host(group, record), record.port))
 
 
-def _answers(host, port):
+def _interval(shim, group):
+    """Seconds between two health checks."""
+    scaled = shim.settings["health_interval"]
+    return float(group.health_check_interval_seconds) if scaled is None else scaled
+
+
+def _judge(group, record, good):
+    """One check decides what a new target is; then it takes as many in a row as the group says."""
+    record.contrary = record.contrary + 1 if good != record.healthy else 0
+    enough = group.healthy_threshold_count if good else group.unhealthy_threshold_count
+    if record.healthy is None or record.contrary >= int(enough):
+        record.healthy, record.contrary = good, 0
+
+
+def _answers(group, host, port):
+    """Whether a target answers the group's path with a status that the group takes for good."""
     connection = http.client.HTTPConnection(host, port, timeout=1.0)
     try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
+        connection.request("GET", group.health_check_path or "/")
+        return _matches(group.matcher["HttpCode"], connection.getresponse().status)
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
 
 
+def _matches(codes, status):
+    """Whether "200,202" or "200-299" names the status."""
+    spans = [code.partition("-") for code in codes.split(",")]
+    return any(int(low) <= status <= int(high or low) for low, _, high in spans)
+
+
 class Fronts:
-    """Balancers that route to target groups: round robin over the healthy, fail open, late as an ALB is."""
+    """Balancers that route to target groups: to the healthy, to all where none is, and late as an ALB is."""
 
     def __init__(self, shim):
         self._shim = shim
         self._turn = itertools.count()
-        self._ports = {}
+        self._fronts = {}
         self._loop = None
-        self._session = None
 
-    def port(self, group):
-        """Where the balancer of the group of that name listens; the same after the group was made anew."""
+    def of(self, group):
+        """The balancer of the group of that name: its port, the same after the group was made anew, and what
+        it did so far."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        if group not in self._ports:
-            opening = asyncio.run_coroutine_threadsafe(self._open(group), self._loop)
-            self._ports[group] = opening.result(timeout=30)
-        return self._ports[group]
+        if group not in self._fronts:
+            alb = Alb(lambda: self._route(group), lambda: self._shim.settings["idle_timeout"])
+            opening = asyncio.run_coroutine_threadsafe(alb.listen(), self._loop)
+            self._fronts[group] = (opening.result(timeout=30), alb)
+        port, alb = self._fronts[group]
+        return {
+            "port": port,
+            "answers": alb.answers,
+            "own": alb.own,
+            "reused": alb.reused,
+            "opened": alb.opened,
+        }
 
-    async def _open(self, group):
-        if self._session is None:
-            self._session = ClientSession(auto_decompress=False)
-        app = web.Application(client_max_size=2**26)
-        app.router.add_route("*", "/{path:.*}", lambda request: self._pass_on(group, request))
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner.addresses[0][1]
-
-    async def _pass_on(self, name, request):
-        picked = self._pick(name)
-        if picked is None:
-            return web.Response(status=503, text="no target")
-        host, record = picked
-        headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP}
-        body = await request.read()
-        try:
-            async with self._session.request(
-                request.method, f"http://{host}:{record.port}{request.rel_url}", headers=headers, data=body
-            ) as answer:
-                response = web.StreamResponse(status=answer.status)
-                for key, value in answer.headers.items():
-                    if key.lower() not in _HOP:
-                        response.headers.add(key, value)
-                await response.prepare(request)
-                async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
-                await response.write_eof()
-                return response
-        except (ClientError, OSError):
-            return web.Response(status=502, text="the target failed")
-        finally:
-            with self._shim.lock:
-                record.in_flight -= 1
-
-    def _pick(self, name):
+    def _route(self, name):
         with self._shim.lock:
             group = next((g for g in _groups() if g.name == name), None)
-            if group is None:
+            record = None if group is None else self._picked(group)
+            if record is None:
                 return None
-            now, late = time.monotonic(), self._shim.settings["propagation"]
-            held = list(records_of(group).values())
-            routed = [
-                r
-                for r in held
-                if (r.left_at is None and _state(self._shim, group, r)[0] == "healthy")
-                or (r.left_at is not None and now - r.left_at < late)
-            ]
-            routed = routed or [r for r in held if r.left_at is None]
-            if not routed:
-                return None
-            record = routed[next(self._turn) % len(routed)]
             record.in_flight += 1
-            return _host(group, record), record
+            return _host(group, record), record.port, lambda: self._over(record)
+
+    def _picked(self, group):
+        now, late = time.monotonic(), self._shim.settings["propagation"]
+        held = [(record, _state(self._shim, group, record)[0]) for record in records_of(group).values()]
+        routed = [
+            record
+            for record, state in held
+            if (state == "draining" and now - record.left_at < late) or state == "healthy"
+        ]
+        routed = routed or [record for record, state in held if state not in ("draining", "unused")]
+        if not routed:
+            return None
+        first = next(self._turn) % len(routed)
+        if group.attributes[_ALGORITHM] == "least_outstanding_requests":
+            return min(routed[first:] + routed[:first], key=lambda record: record.in_flight)
+        return routed[first]
+
+    def _over(self, record):
+        with self._shim.lock:
+            record.in_flight -= 1

@@ -9,7 +9,8 @@ reclaim   {node or nodes, notice_s, ...}    spot machines are taken back, at one
 halt      {node, region}                    a machine stops and nobody asked: no event, no request says so
 recommend {node, region}                    a rebalance recommendation
 tell      {kind, detail, node, region, source}   any event on the default bus
-front     {group}                           gives {"port": N}: where this target group's balancer listens
+front     {group}                           gives {"port": N, ...}: where the balancer of this target group
+                                            listens, and what it answered so far
 calls                                       gives how many calls of each action arrived since the reset
 machines                                    gives every machine in short, which moto takes long for
 furnish   {pool, spot, on_demand, ...}      machines that are only listed and ended: see crowd.py
@@ -143,7 +144,7 @@ class Application:
                     with shim.lock:
                         machines.tell(**given)
                 case "front":
-                    answer = {"port": self._fronts.port(given["group"])}
+                    answer = self._fronts.of(given["group"])
                 case "calls":
                     answer = dict(shim.calls)
                 case "machines":

@@ -23,9 +23,10 @@ DEFAULTS = {
     "capacity": {},  # "MARKET:TYPE:ZONE" -> machines that can still be launched; missing means any number
     "quota": {},  # market -> most machines alive; missing means no quota
     "target_initial": 0.05,  # s that a target is initial when health_checks is off
-    "health_checks": False,  # whether targets are really asked for /health; otherwise they are healthy
-    "health_interval": 0.05,  # s between two health checks of a target
+    "health_checks": False,  # whether targets are really asked, as the group says; else they are healthy
+    "health_interval": 0.05,  # s between two health checks of a target; None: as the group says
     "propagation": 0.0,  # s that a front goes on sending to a deregistered target
+    "idle_timeout": 60.0,  # s that a front keeps connections without traffic, and waits for a target
     "idle_ends_draining": False,  # a draining target without requests in flight is let go before the delay
     "spot_prices": {},  # "TYPE" or "TYPE:ZONE" -> USD/h
     "on_demand_prices": {},  # type -> USD/h
