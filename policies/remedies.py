@@ -1,14 +1,14 @@
 """What a person can do about machines that do not start: from a provider's words to a sentence and commands.
 
-What it decides: nothing. It reads the reason of a failed boot, or of a launch that was not allowed, and the
-end of its console.
+What it decides: nothing. It reads the reason of a failed boot and the end of its console. What a refused call
+means its adapter says itself, in its error.
 Why: what a provider says of an end is often a code, and on the first day nobody knows what it means.
 Never: anything is done because of it, or told as certain: what a machine wrote is its own word, and gives
 only which of these fixed sentences is shown.
 
 Source of the codes: the EC2 user guide ("Troubleshoot instance launch issues", "Reasons for state changes",
-"Grant access to customer managed keys for use with encrypted AMIs and EBS snapshots", "Service-linked role
-for Spot Instance requests"). Words in capitals in a command are for the reader to put in.
+"Grant access to customer managed keys for use with encrypted AMIs and EBS snapshots"). Words in capitals in a
+command are for the reader to put in.
 
 Example:
     >>> found = remedy("Client.VolumeLimitExceeded: Volume limit exceeded", "us-east-1", Market.SPOT)
@@ -82,20 +82,6 @@ _BY_REASON: tuple[tuple[str, Remedy], ...] = (
         r"Server\.InternalError",
         Remedy(text="a fault of EC2's own: another try, or another zone, is the way; tell AWS if it goes on"),
     ),
-    (
-        r"ServiceLinkedRole|AWSServiceRoleForEC2Spot",
-        Remedy(
-            text="this account has no service-linked role for spot yet: somebody who may must make it once",
-            commands=("aws iam create-service-linked-role --aws-service-name spot.amazonaws.com",),
-        ),
-    ),
-    (
-        r"UnauthorizedOperation|AccessDenied",
-        Remedy(
-            text="the daemon's role may not do this: give it the policy that is printed",
-            commands=("orchestrator aws policy CONFIG",),
-        ),
-    ),
 )
 """By the provider's words, the first that is found."""
 
@@ -139,7 +125,7 @@ _SLOW = Remedy(
 
 
 def remedy(why: str, region: str, market: Market, console: str = "") -> Remedy | None:
-    """What to do about a machine that ended so, or about a launch that was refused with these words.
+    """What to do about a machine that ended with these words, and wrote this last.
 
     None where nothing is known.
     """

@@ -31,8 +31,6 @@ def test_a_key_that_may_not_be_used_is_granted_to_whoever_launches():
         ("Client.InvalidSnapshot.NotFound: The snapshot 'snap-1' does not exist.", "not shared"),
         ("Client.InstanceInitiatedShutdown: Instance initiated shutdown", "switched itself off"),
         ("Server.InternalError: Internal error on launch", "EC2's own"),
-        ("AuthFailure.ServiceLinkedRoleCreationNotPermitted: The provided", "service-linked role"),
-        ("UnauthorizedOperation: You are not authorized to perform this operation.", "policy"),
         ("The KMS key provided is in an incorrect state", "enabled"),
     ],
 )

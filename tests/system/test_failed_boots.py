@@ -88,6 +88,36 @@ async def test_an_account_whose_key_is_not_granted_costs_three_launches_and_one_
         await stack.until_pool("the pool starts", lambda pool: pool["ready"] == 8)
 
 
+async def test_an_account_without_the_role_for_spot_gets_its_floor_and_one_alarm(
+    aws_shim: Any, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """What is missing of spot is not bought on demand; the alarm has the command that mends it."""
+    aws_shim.order("set", spot_role=False)
+    port = free_port()
+    async with (
+        kept(EngineProcesses(aws_shim, port)),
+        new_stack(tables(aws_shim, subnets, port), parts=("daemon",)) as stack,
+    ):
+        pool = await stack.until_pool(
+            "the floor is there and spot is paused",
+            lambda pool: pool["ready"] == 3 and "is paused" in " ".join(pool["problems"]),
+        )
+        await stack.turns(5)
+        assert sorted(aws_shim.living("test").values()) == ["on-demand"] * 3
+        told = [p for p in pool["problems"] if "is paused" in p]
+        assert len(told) == 1
+        assert "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com" in told[0]
+        assert pool["failed_boots"] == []
+        text = await asyncio.to_thread(stack.ask, "GET", "/metrics")
+        assert alarms(text[1].decode()) == {"market-paused": 1.0}
+        paused = f'orchestrator_pool_market_paused{{market="spot",pool="test",region="{REGION}"}} 1.0'
+        assert paused in text[1].decode()
+
+        aws_shim.order("set", spot_role=True)
+        assert (await stack.cli("resume")).code == 0
+        await stack.until_pool("the pool is whole", lambda pool: pool["ready"] == 8)
+
+
 async def test_a_boot_that_is_given_up_shows_what_its_machine_wrote(
     aws_shim: Any, subnets: dict[str, str], new_stack: Any
 ) -> None:
