@@ -59,6 +59,8 @@ class AwsDoctor:
             Check(group="launch", name="model", look=self._model),
         ]
         for clients, place in self._regions:
+            name = f"region{self._suffix(place)}"
+            found.append(Check(group="aws", name=name, look=partial(self._region, clients, place)))
             found += self._of_region(clients, place)
         if self._table.target_group:
             for name, of in (("target-group", self._balancer), ("idle-timeout", self._idle_timeout)):
@@ -92,7 +94,6 @@ class AwsDoctor:
         url = self._table.regions[place.region].notice_queue
         tried = self._dry_launches(clients, place)
         looks: list[tuple[str, str, Look]] = [
-            ("aws", "region", partial(self._region, clients, place)),
             ("aws", "permissions", partial(self._permissions, clients, place, tried)),
         ]
         of_launches = LaunchLooks(
@@ -106,16 +107,19 @@ class AwsDoctor:
             ]
         else:
             looks.append(("notices", "queue", partial(self._no_queue, place)))
-        suffix = f" {place.region}" if len(self._regions) > 1 else ""
         return [
             Check(
                 group=group,
-                name=f"{name}{suffix}",
+                name=f"{name}{self._suffix(place)}",
                 look=self._tolerant(look, place.region),
                 needs=_WHO,
             )
             for group, name, look in looks
         ]
+
+    def _suffix(self, place: AwsRegion) -> str:
+        """What tells the checks of one region from those of another."""
+        return f" {place.region}" if len(self._regions) > 1 else ""
 
     def _dry_launches(self, clients: AwsClients, place: AwsRegion) -> DryLaunches:
         markets = tuple(Market) if self._pool.spot_wanted else (Market.ON_DEMAND,)
@@ -147,7 +151,16 @@ class AwsDoctor:
         return aws_account.spot_role(await roles.has_spot_role(clients), wanted=self._pool.spot_wanted > 0)
 
     async def _region(self, clients: AwsClients, place: AwsRegion) -> Findings:
-        return aws_account.region(await account.opt_in_status(clients, place.region), place.region)
+        """Asked in another region: credentials that are sound are refused in one that is not opted in."""
+        try:
+            status = await account.opt_in_status(clients, place.region)
+        except CloudError as error:
+            if is_refusal(error):
+                return [self._unread(error, place.region)]
+            return [
+                skipped(f"nobody says whether the account may use it: {told(error)}", subject=place.region)
+            ]
+        return aws_account.region(status, place.region)
 
     async def _clock_of(self, clients: AwsClients) -> Findings:
         reading = await account.clock_reading(clients, self._clock)
@@ -182,6 +195,7 @@ class AwsDoctor:
             queues={place.region: url} if url else {},
             target_group=name_of(self._table.target_group),
             node_role=role,
+            key=self._table.disk.kms_key,
         )
         found: Sequence[Mapping[str, Any]] = made["Statement"]
         return found

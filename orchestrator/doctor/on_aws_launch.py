@@ -117,7 +117,7 @@ class LaunchLooks:
             return aws_roles.no_role(template.key_pair)
         found = await roles.profile(self._clients, name)
         findings = list(aws_roles.profile(found, name, table.node_role, template.key_pair))
-        statements = iam.node_policy(table.engine_secrets)["Statement"]
+        statements = iam.node_policy(table.engine_secrets, table.weights, self._place.region)["Statement"]
         if found is not None and found.role and statements:
             findings.append(await self._may_read(found.role, statements))
         return findings

@@ -246,11 +246,7 @@ async def simulate(
 ) -> list[tuple[str, str]]:
     """What IAM would decide on these actions of a statement of ours for a user or role: each action with
     "allowed" or why not, once for each resource. Raises CloudError."""
-    equal = statement.get("Condition", {}).get("StringEquals", {})
-    context = [
-        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
-        for key, value in equal.items()
-    ]
+    context = context_of(statement.get("Condition", {}))
     found = []
     for resource in statement["Resource"]:
         answer: Answer = await clients.call(
@@ -266,6 +262,20 @@ async def simulate(
         found += [
             (result["EvalActionName"], result["EvalDecision"]) for result in answer["EvaluationResults"]
         ]
+    return found
+
+
+def context_of(condition: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The circumstances in which a condition of ours holds, as the simulator takes them: of values of which
+    one is enough the first."""
+    found = []
+    for operator, keys in condition.items():
+        for key, value in keys.items():
+            values = [value] if isinstance(value, str) else list(value)
+            kind = "boolean" if operator == "Bool" else "string"
+            if operator.startswith("ForA"):  # a key with many values
+                kind = "stringList"
+            found.append({"ContextKeyName": key, "ContextKeyValues": values[:1], "ContextKeyType": kind})
     return found
 
 

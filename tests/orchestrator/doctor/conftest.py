@@ -47,6 +47,7 @@ class Account:
     balancer: str
     directory: Path
     keep_alive: str = "75"
+    region: str = REGION
     subnets: dict[str, str] = field(default_factory=dict)
     engine: dict[str, Any] = field(default_factory=lambda: {"allow_simulated": True})
     limits: dict[str, Any] = field(default_factory=lambda: {"spend_per_hour": "unlimited"})
@@ -93,8 +94,8 @@ class Account:
             "pool.llama.engine.env": {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": self.keep_alive},
             "pool.llama.cloud": {"kind": "aws"},
             "pool.llama.cloud.aws": aws,
-            f"pool.llama.cloud.aws.regions.{REGION}": region,
-            f"pool.llama.cloud.aws.regions.{REGION}.subnets": self.subnets or self.network.subnets,
+            f"pool.llama.cloud.aws.regions.{self.region}": region,
+            f"pool.llama.cloud.aws.regions.{self.region}.subnets": self.subnets or self.network.subnets,
         }
         lines = []
         for title, table in tables.items():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cloud.aws.doctor.account import ClockReading, How, Identity, Permission, principal_of
+from cloud.aws.doctor.account import ClockReading, How, Identity, Permission, context_of, principal_of
 from cloud.aws.doctor.balancer import TargetGroupFacts
 from cloud.aws.doctor.launch import GroupFacts, ImageFacts, Opening, SubnetFacts, TemplateFacts
 from cloud.aws.doctor.notices import QueueFacts, RuleFacts
@@ -203,6 +203,24 @@ def test_every_kind_reaches_the_queue_whole(rules, state, text):
     assert any(f.state is state and text in f.text for f in found), found
     assert (FAIL in states(found)) == (state is FAIL)
     assert all(f.advice for f in found if f.state is not OK)
+
+
+@pytest.mark.parametrize(
+    ("condition", "context"),
+    [
+        ({}, []),
+        ({"StringEquals": {"a": "x"}}, [("a", ["x"], "string")]),
+        ({"StringLike": {"s3:prefix": ["x", "x/*"]}}, [("s3:prefix", ["x"], "string")]),
+        (
+            {"Bool": {"kms:GrantIsForAWSResource": "true"}},
+            [("kms:GrantIsForAWSResource", ["true"], "boolean")],
+        ),
+        ({"ForAnyValue:StringEquals": {"b": "alias/x"}}, [("b", ["alias/x"], "stringList")]),
+    ],
+)
+def test_conditions_of_the_policy_hold_where_they_are_simulated(condition, context):
+    found = context_of(condition)
+    assert [(c["ContextKeyName"], c["ContextKeyValues"], c["ContextKeyType"]) for c in found] == context
 
 
 # -- launches ------------------------------------------------------------------------------------------------

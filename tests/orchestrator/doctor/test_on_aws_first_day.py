@@ -31,10 +31,21 @@ async def test_an_account_without_the_role_for_spot_is_told_the_command(account)
     )
 
 
-async def test_a_region_that_is_not_opted_in(account):
-    account.shim.order("set", opted_out=["us-east-1"])
-    found = only((await account.findings("aws"))["aws/region"])
-    assert (found.state, "aws account enable-region" in found.advice) == (FAIL, True)
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_region_that_is_not_opted_in_is_named_whether_it_knows_credentials_or_not(account, known):
+    account.region, account.subnets = "me-south-1", {"me-south-1a": "subnet-0123456789abcdef0"}
+    account.shim.order("set", opted_out=["me-south-1"])
+    if not known:
+        refusal = {"kind": "error", "times": 9, "code": "InvalidClientTokenId"}
+        account.shim.order("fault", action="GetCallerIdentity", **refusal)
+    found = await account.findings("aws")
+    assert found["aws/credentials"][0].state is (OK if known else FAIL)
+    assert "aws account enable-region --region-name me-south-1" in only(found["aws/region"]).advice
+
+
+async def test_a_region_that_there_is_not(account):
+    account.region, account.subnets = "us-east-9", {"us-east-9a": "subnet-0123456789abcdef0"}
+    assert "there is no such region" in only((await account.findings("aws"))["aws/region"]).text
 
 
 async def test_every_type_is_tried_in_every_market_and_every_zone_with_the_first(account):
@@ -166,13 +177,46 @@ async def test_a_role_that_may_not_read_the_secrets_of_engines(account):
     assert [f.state for f in found] == [OK, SKIPPED]
 
 
+IMAGE = "ami-0fedcba987654321"
+
+
+def image_of(account, *volumes):
+    """An image with these disks beside its root, used by the pool."""
+    root = {"device": "/dev/sda1", "size": 8}
+    account.shim.order("set", images={IMAGE: {"volumes": [root, *volumes]}})
+    account.settings["instance_types"] = ["g6e.12xlarge"]
+    return account.template(ImageId=IMAGE)
+
+
 async def test_a_volume_of_the_image_that_outlives_machines(account):
-    name = account.template(BlockDeviceMappings=None)  # the image's own root volume stays, 15 GiB
+    name = image_of(account, {"device": "/dev/sdb", "size": 500, "delete_on_termination": False})
     found = only((await account.findings("aws", "launch"))["launch/disks"])
-    assert (found.state, "/dev/sda1 (15 GiB)" in found.text) == (FAIL, True)
-    assert "$1.20 a month" in found.text
+    assert (found.state, "/dev/sdb (500 GiB)" in found.text) == (FAIL, True)
+    assert "$40.00 a month" in found.text
     assert f"create-launch-template-version --region us-east-1 --launch-template-name {name} " in found.advice
-    assert '{"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": true}}' in found.advice
+    data = found.advice.partition("--launch-template-data '")[2].partition("'")[0]
+    # What the advice says mends it.
+    made = account.client("ec2").create_launch_template_version(
+        LaunchTemplateName=name, SourceVersion="1", LaunchTemplateData=json.loads(data)
+    )
+    account.region_settings["launch_template_version"] = made["LaunchTemplateVersion"]["VersionNumber"]
+    assert not worst((await account.findings("aws", "launch"))["launch/disks"])
+
+
+async def test_an_image_whose_snapshot_is_encrypted_with_a_key_of_ones_own(account):
+    arn = account.client("kms").create_key()["KeyMetadata"]["Arn"]
+    image_of(account, {"device": "/dev/sdb", "size": 100, "encrypted": True, "kms": arn})
+    found = worst((await account.findings("aws", "launch"))["launch/disks"])
+    assert [f.state for f in found] == [WARN, FAIL]
+    assert all(f"--key-id {arn} " in f.advice for f in found)
+
+
+async def test_the_default_key_of_an_account_that_encrypts_everything(account):
+    arn = account.client("kms").create_key()["KeyMetadata"]["Arn"]
+    account.shim.order("set", default_key=arn)
+    found = worst((await account.findings("aws", "launch"))["launch/disks"])
+    assert [f.state for f in found] == [WARN, FAIL]
+    assert all(f"--key-id {arn} " in f.advice for f in found)
 
 
 def own_key(account):

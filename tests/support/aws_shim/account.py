@@ -1,9 +1,11 @@
-"""What an account has or has not: the role of spot launches, regions that it has opted in to."""
+"""What an account has or has not: the role of spot launches, regions that it opted in to, a default key."""
 
 import copy
 
+from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
+from moto.ec2.responses.settings import Settings
 from moto.iam.models import IAMBackend, Role
 from state import ACCOUNT
 
@@ -40,4 +42,12 @@ def patch_account(shim):
                 region.opt_in_status = "not-opted-in"
         return found
 
+    def get_ebs_encryption_by_default(self):
+        return ActionResult({"EbsEncryptionByDefault": bool(shim.settings["default_key"])})
+
+    def get_ebs_default_kms_key_id(self):
+        return ActionResult({"KmsKeyId": shim.settings["default_key"] or "alias/aws/ebs"})
+
+    Settings.get_ebs_encryption_by_default = get_ebs_encryption_by_default
+    Settings.get_ebs_default_kms_key_id = get_ebs_default_kms_key_id
     IAMBackend.get_role, EC2Backend.describe_regions = get_role, describe_regions
