@@ -167,6 +167,25 @@ def test_bootstrap_shows_then_makes_then_keeps(account: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
+def test_bootstrap_shows_what_it_keeps_of_others(
+    aws_shim: Any, account: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["aws", "bootstrap", str(account), "--security-group"]
+    assert main([*words, "--apply", "--yes", "-o", "json"]) == 0
+    name = json.loads(capsys.readouterr().out)["settings"][0]["launch_template"]
+    ec2: Any = boto3.client("ec2", region_name="us-east-1", endpoint_url=aws_shim.url)
+    (version,) = ec2.describe_launch_template_versions(LaunchTemplateName=name)["LaunchTemplateVersions"]
+    ec2.create_launch_template_version(
+        LaunchTemplateName=name, LaunchTemplateData={**version["LaunchTemplateData"], "KeyName": "ops"}
+    )
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert f"= launch template {name}: version 2" in text
+    assert 'kept: KeyName: "ops"' in text
+    assert "launch_template_version = 2" in text
+
+
+@pytest.mark.slow
 def test_bootstrap_says_what_failed_and_goes_on(
     aws_shim: Any, account: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
