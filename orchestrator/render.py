@@ -193,6 +193,9 @@ def _cost(pool: PoolView) -> list[Text]:
     found = [Text(words if saved is None else f"{words}, {_compared(saved)}")]
     if instead is not None:
         found.append(Text(f"on-demand would cost {money(instead)}/h", style="dim"))
+    if "spend_cap_per_hour" in pool:  # a daemon of an earlier version does not say
+        cap = pool["spend_cap_per_hour"]
+        found.append(Text(f"cap {'unlimited' if cap is None else f'{money(cap)}/h'}", style="dim"))
     return found
 
 

@@ -59,6 +59,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         cost_per_hour=money.cost,
         on_demand_cost_per_hour=money.on_demand,
         saved_share=money.saved_share,
+        spend_cap_per_hour=pool.limits.spend_per_hour,
         spot_lost_at=lost.since if lost is not None else None,
         spot_next_try_s=_wait(lost.next_try, now) if lost is not None else None,
         spent_usd=totals.usd,

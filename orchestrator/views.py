@@ -169,6 +169,7 @@ class PoolView(TypedDict):
         float | None,
         "1 - cost / on-demand cost, negative where the pool costs more; null when one of them is not known",
     ]
+    spend_cap_per_hour: Annotated[float | None, "limits.spend_per_hour; null when it is unlimited"]
     spot_lost_at: Annotated[
         float | None, "since when spot cannot be had and on-demand stands in; null while it can, or not known"
     ]

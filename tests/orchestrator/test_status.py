@@ -520,6 +520,7 @@ def test_one_pool_in_numbers() -> None:
     assert view.spot_share == pytest.approx(6 / 11)
     assert (view.temporary_on_demand, view.standby_hot, view.standby_stopped) == (1, 1, 1)
     assert (view.cost_per_hour, view.on_demand_cost_per_hour) == (21.0, 30.0)
+    assert view.spend_cap_per_hour is None
     assert view.saved_share == pytest.approx(0.3)
     assert (view.spent_usd, view.saved_usd) == (5.0, 3.0)
     assert view.state == "ok"
@@ -681,6 +682,7 @@ def test_nodes_of_a_region_that_was_taken_out_of_the_configuration_are_a_problem
 
 def test_a_cap_that_cannot_hold_the_floor_is_a_problem_once_prices_are_known() -> None:
     scene = Scene(limits=Limits(spend_per_hour=5.0)).settled()
+    assert pool_view(scene).spend_cap_per_hour == 5.0
     (problem,) = pool_view(scene).problems
     assert problem == (
         "limits.spend_per_hour: $5.00 an hour is less than the on-demand floor of 2 nodes costs, $6.00 at "

@@ -85,6 +85,7 @@ def make_pool(nodes: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
         "cost_per_hour": 31.4,
         "on_demand_cost_per_hour": 98.2,
         "saved_share": 0.68,
+        "spend_cap_per_hour": 120.0,
         "spot_lost_at": None,
         "spot_next_try_s": None,
         "spent_usd": 1204.5,
