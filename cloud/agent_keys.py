@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
 from typing import Any, Final
 
 import orjson
@@ -86,7 +87,8 @@ class NodeKeys:
             self._judging -= 1
         self.given += 1
         log.info("node_key.given", node=proved)
-        return web.json_response({"key": node_key(self._secret, proved).hex()})
+        program = files("cloud").joinpath("node_agent.py").read_text("utf-8")
+        return web.json_response({"key": node_key(self._secret, proved).hex(), "agent": program})
 
     async def _proved(self, node: str, body: bytes) -> str:
         """The node, once it is sure. Raises CloudError."""

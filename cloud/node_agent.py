@@ -20,8 +20,8 @@ Examples:
   python3 -m cloud.node_agent --once --imds http://127.0.0.1:1338
 """
 
-# This file runs where nothing of the project is installed and on older Pythons: hence time and threads
-# instead of the project's Clock and asyncio.
+# This file runs where nothing of the project is installed and on older Pythons: hence time, threads and
+# timezone.utc instead of the project's Clock, asyncio and datetime.UTC.
 from __future__ import annotations
 
 import argparse
@@ -40,9 +40,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from cloud.node_boot import BOOT_FILE
 from cloud.node_metadata import (
     IMDS,
     MOST_READ,
@@ -50,12 +53,10 @@ from cloud.node_metadata import (
     Refused,
     fetch,
     node_id,
-    read_json,
-    read_notices,
 )
 
 SCHEMA = "node-report/1"
-BOOT_FILE = "/run/orchestrator-engine/boot.json"
+MOST_NOTICES = 16
 MOST_XIDS = 32
 MOST_GPUS = 32
 MOST_CHECKS = 16
@@ -69,6 +70,7 @@ GPU_FIELDS = {
     "temperature.gpu": "temperature_c",
     "ecc.errors.uncorrected.volatile.total": "ecc_uncorrected",
 }
+OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
 XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+)(?:, (.*))?")
 
 
@@ -83,6 +85,57 @@ def signature(key: bytes, node: str, body: bytes) -> str:
     The control host checks reports with this function and `node_key`.
     """
     return hmac.new(key, b"\n".join((SCHEMA.encode(), node.encode(), body)), hashlib.sha256).hexdigest()
+
+
+def read_notices(get: Callable[[str], str | None], now: float) -> list[dict[str, Any]]:
+    """Every notice that the metadata shows, the most urgent first. Raises Refused when it cannot be read."""
+    found = []
+    action = _json(get("meta-data/spot/instance-action"))
+    if isinstance(action, dict):
+        found.append(_notice("interruption", _time(action.get("time")), str(action.get("action", ""))))
+    else:
+        # Older than instance-action; it may hold a time long past or no time at all.
+        ends = _time(get("meta-data/spot/termination-time"))
+        if ends is not None and ends > now - 300:
+            found.append(_notice("interruption", ends, "terminate"))
+    recommended = _json(get("meta-data/events/recommendations/rebalance"))
+    if isinstance(recommended, dict):
+        found.append(_notice("rebalance", None, ""))
+    events = _json(get("meta-data/events/maintenance/scheduled"))
+    for event in events if isinstance(events, list) else []:
+        if isinstance(event, dict) and event:
+            over = str(event.get("State", "")).lower() in OVER
+            code, identity = str(event.get("Code", "")), str(event.get("EventId", ""))
+            found.append(_notice("maintenance", _time(event.get("NotBefore")), code, identity, over))
+    return found[:MOST_NOTICES]
+
+
+def _notice(
+    kind: str, deadline: float | None, what: str, event: str = "", over: bool = False
+) -> dict[str, Any]:
+    return {"kind": kind, "deadline": deadline, "what": what[:64], "event": event[:64], "cancelled": over}
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _time(value: Any) -> float | None:
+    """Seconds since the epoch of a time as EC2 writes it, None for anything else."""
+    if not isinstance(value, str) or len(value) > 64:
+        return None
+    text = value.strip()
+    try:
+        try:
+            at = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+        except ValueError:
+            at = parsedate_to_datetime(text)
+        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
 
 
 class Gpus:
@@ -207,7 +260,7 @@ def read_boot(path: str) -> dict[str, Any] | None:
             body = file.read(MOST_READ) or b""
     except OSError:
         return None
-    boot = read_json(body.decode("utf-8", "replace"))
+    boot = _json(body.decode("utf-8", "replace"))
     if not isinstance(boot, dict) or boot.get("schema") != 1:
         return None
     at, restarts, checks = boot.get("at"), boot.get("restarts"), boot.get("checks")
@@ -312,7 +365,7 @@ class Agent:
             )
             if status == 204:
                 return True
-            told = read_json(answer.decode("utf-8", "replace"))
+            told = _json(answer.decode("utf-8", "replace"))
             if status != 409 or not isinstance(told, dict) or not isinstance(told.get("session"), str):
                 text = answer[:200].decode("utf-8", "replace")
                 raise Refused(f"the control host refused: status {status}: {' '.join(text.split())}")

@@ -1,32 +1,25 @@
-"""Asks EC2's instance metadata (IMDSv2) on a node, and tells the notices in it.
+"""Asks EC2's instance metadata (IMDSv2) on a node.
 
 Standard library only, Python 3.9 or newer: what runs on nodes uses it.
 """
 
-# This file runs where nothing of the project is installed and on older Pythons: hence time, threads and
-# timezone.utc instead of the project's Clock, asyncio and datetime.UTC.
+# This file runs where nothing of the project is installed and on older Pythons: hence time and threads
+# instead of the project's Clock and asyncio.
 from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import urlsplit
 
 IMDS = "http://169.254.169.254"
 TOKEN_SECONDS = 21600
 MOST_READ = 64 * 1024  # bytes of any answer
-MOST_NOTICES = 16
 NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
 
 
 class Refused(Exception):
@@ -40,8 +33,11 @@ def fetch(
     body: bytes | None = None,
     timeout: float = 2.0,
     trust: ssl.SSLContext | None = None,
+    most: int = MOST_READ,
 ) -> tuple[int, bytes]:
-    """One request: status and body. It ends after about `timeout` seconds, name lookup apart. Raises Refused.
+    """One request: status and body. It ends after about `timeout` seconds, name lookup apart.
+
+    Raises Refused when there is no answer, or one of more than `most` bytes.
 
     No proxies and no redirects: both addresses are given and near. The time-outs of sockets count from the
     last byte, so a server that drips bytes is cut off by closing the connection from a timer.
@@ -64,16 +60,17 @@ def fetch(
     timer.daemon = True
     timer.start()
     try:
-        connection.request(method, parts.path or "/", body=body, headers=headers or {})
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request(method, path, body=body, headers=headers or {})
         answer = connection.getresponse()
-        found = answer.read(MOST_READ + 1)
+        found = answer.read(most + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Refused(f"{url}: {type(error).__name__}: {error}") from None
     finally:
         timer.cancel()
         connection.close()
-    if len(found) > MOST_READ:
-        raise Refused(f"{url}: more than {MOST_READ} bytes")
+    if len(found) > most:
+        raise Refused(f"{url}: more than {most} bytes")
     return answer.status, found
 
 
@@ -122,55 +119,3 @@ def node_id(text: str) -> str:
     if not NODE_ID.fullmatch(text):
         raise Refused(f"{text[:64]!r} is no node id")
     return text
-
-
-def read_notices(get: Callable[[str], str | None], now: float) -> list[dict[str, Any]]:
-    """Every notice that the metadata shows, the most urgent first. Raises Refused when it cannot be read."""
-    found = []
-    action = read_json(get("meta-data/spot/instance-action"))
-    if isinstance(action, dict):
-        found.append(_notice("interruption", _time(action.get("time")), str(action.get("action", ""))))
-    else:
-        # Older than instance-action; it may hold a time long past or no time at all.
-        ends = _time(get("meta-data/spot/termination-time"))
-        if ends is not None and ends > now - 300:
-            found.append(_notice("interruption", ends, "terminate"))
-    recommended = read_json(get("meta-data/events/recommendations/rebalance"))
-    if isinstance(recommended, dict):
-        found.append(_notice("rebalance", None, ""))
-    events = read_json(get("meta-data/events/maintenance/scheduled"))
-    for event in events if isinstance(events, list) else []:
-        if isinstance(event, dict) and event:
-            over = str(event.get("State", "")).lower() in OVER
-            code, identity = str(event.get("Code", "")), str(event.get("EventId", ""))
-            found.append(_notice("maintenance", _time(event.get("NotBefore")), code, identity, over))
-    return found[:MOST_NOTICES]
-
-
-def _notice(
-    kind: str, deadline: float | None, what: str, event: str = "", over: bool = False
-) -> dict[str, Any]:
-    return {"kind": kind, "deadline": deadline, "what": what[:64], "event": event[:64], "cancelled": over}
-
-
-def read_json(text: str | None) -> Any:
-    """What a JSON text holds; None for a text that is none."""
-    try:
-        return None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _time(value: Any) -> float | None:
-    """Seconds since the epoch of a time as EC2 writes it, None for anything else."""
-    if not isinstance(value, str) or len(value) > 64:
-        return None
-    text = value.strip()
-    try:
-        try:
-            at = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
-        except ValueError:
-            at = parsedate_to_datetime(text)
-        return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

@@ -4,16 +4,21 @@
 Standard library and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that user-data can carry it.
 What the node may have it asks for with the credentials of its instance role, so user-data holds no secret.
 
-key     Proves to the control host which instance this is, and writes the key that it gives. The proof is a
+key     Proves to the control host which instance this is, and writes the key that it gives, and the agent's
+        program, which fits that control host and need not be in the user-data. The proof is a
         request to STS, signed here and sent there by the control host: STS answers it with the instance's id.
         A challenge of the control host is part of what is signed, so the proof is worth nothing later or
         elsewhere.
-engine  Reads a JSON file {"argv", "env", "secrets", "port"}, fills {host} with the node's private address and
-        {port} with the port, fetches the secrets into the environment, and becomes the engine. A secret is
-        the ARN of a parameter of SSM or of a secret of Secrets Manager, under the name of its variable.
+engine  Reads a JSON file {"argv", "env", "secrets", "port", "weights", "needs"}, looks whether the machine
+        can run the engine, fetches the secrets into the environment, brings the weights, and becomes it.
+        {host} in its words is the node's private address, {port} the port, {model} where the weights are. A
+        secret is the ARN of a parameter of SSM or of a secret of Secrets Manager, under the name of its
+        variable. "weights" is empty, a path or s3://BUCKET/PREFIX; "needs" is {"gpus": how many, "vllm":
+        whether it is vLLM, "weights": bytes}. Every step goes into the boot report. A start that fails is
+        tried again at a growing pace.
 
 Examples:
-  python3 -m cloud.node_start key --url https://control:9465 --key-file /run/orchestrator-agent/key
+  python3 -m cloud.node_start key --url https://control:9465 --key-file key --agent agent.py
   python3 -m cloud.node_start engine /opt/orchestrator/engine.json
 """
 
@@ -21,141 +26,122 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import hashlib
-import hmac
 import json
 import os
+import re
 import ssl
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
+from cloud.node_aws import CALL_SECONDS, Aws, needed, said, trusting
+from cloud.node_boot import BOOT_FILE, Boot, pause
+from cloud.node_checks import ENGINE_HOME, disk_of, environment_for, look
 from cloud.node_metadata import IMDS, Metadata, Refused, fetch, node_id
 
 STS_BODY = b"Action=GetCallerIdentity&Version=2011-06-15"
 STS_TYPE = "application/x-www-form-urlencoded; charset=utf-8"
+_NEXT = "; restart"
 CHALLENGE = "X-Orchestrator-Challenge"
-_ROLE = "meta-data/iam/security-credentials/"
-_CALL_SECONDS = 10.0
 
 
-class Aws:
-    """Signed calls with the credentials of the instance's role."""
-
-    def __init__(self, imds: Metadata) -> None:
-        role = (_needed(imds, _ROLE)).split()[0]
-        held = json.loads(_needed(imds, _ROLE + role))
-        self.region = _needed(imds, "meta-data/placement/region").strip()
-        self._domain = (imds.get("meta-data/services/domain") or "amazonaws.com").strip()
-        self._id, self._secret, self._token = held["AccessKeyId"], held["SecretAccessKey"], held["Token"]
-
-    def url(self, service: str, region: str) -> str:
-        """Where a service answers; a stand-in is named as for AWS's own tools."""
-        return os.environ.get("AWS_ENDPOINT_URL") or f"https://{service}.{region}.{self._domain}"
-
-    def signed(
-        self, service: str, region: str, headers: Mapping[str, str], body: bytes, now: float
-    ) -> dict[str, str]:
-        """The headers of a POST to the root of a service, with its signature.
-
-        Source: AWS Signature Version 4 (Create a signed AWS API request).
-        """
-        at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        scope = f"{at[:8]}/{region}/{service}/aws4_request"
-        sent = {**headers, "X-Amz-Date": at, "X-Amz-Security-Token": self._token}
-        sent["Host"] = urlsplit(self.url(service, region)).netloc
-        lines = sorted((name.lower(), " ".join(value.split())) for name, value in sent.items())
-        names = ";".join(name for name, _ in lines)
-        head = "".join(f"{name}:{value}\n" for name, value in lines)
-        request = f"POST\n/\n\n{head}\n{names}\n{hashlib.sha256(body).hexdigest()}"
-        text = f"AWS4-HMAC-SHA256\n{at}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-        key = b"AWS4" + self._secret.encode()
-        for part in scope.split("/"):
-            key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-        signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-        credential = f"Credential={self._id}/{scope}"
-        sent["Authorization"] = f"AWS4-HMAC-SHA256 {credential}, SignedHeaders={names}, Signature={signature}"
-        return sent
-
-    def secret(self, arn: str) -> str:
-        """What a parameter of SSM or a secret of Secrets Manager holds. Raises Refused."""
-        parts = arn.split(":", 5)
-        if len(parts) != 6 or parts[2] not in ("ssm", "secretsmanager"):
-            raise Refused(f"{arn}: not the ARN of a parameter of SSM or of a secret of Secrets Manager")
-        service, region = parts[2], parts[3]
-        if service == "ssm":
-            target, asked = "AmazonSSM.GetParameter", {"Name": arn, "WithDecryption": True}
-        else:
-            target, asked = "secretsmanager.GetSecretValue", {"SecretId": arn}
-        headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": target}
-        body = json.dumps(asked).encode()
-        sent = self.signed(service, region, headers, body, time.time())  # noqa: TID251
-        url = self.url(service, region)
-        status, answer = fetch(url, "POST", sent, body, _CALL_SECONDS, _trust(url))
-        if status != 200:
-            raise Refused(f"{arn}: status {status}: {_said(answer)}")
-        found = json.loads(answer)
-        value = found["Parameter"]["Value"] if service == "ssm" else found.get("SecretString")
-        if not isinstance(value, str):
-            raise Refused(f"{arn}: it holds no text")
-        return value
-
-
-def fetch_key(imds: Metadata, url: str, file: str, ca_file: str) -> None:
-    """Prove to the control host who this is and write the key that it gives. Raises Refused."""
-    node = node_id(_needed(imds, "meta-data/instance-id").strip())
-    base, trust = f"{url.rstrip('/')}/v1/nodes/{node}", _trust(url, ca_file)
+def fetch_key(imds: Metadata, url: str, file: str, program: str, ca_file: str) -> None:
+    """Prove to the control host who this is and write the key and the agent that it gives. Raises Refused."""
+    node = node_id(needed(imds, "meta-data/instance-id").strip())
+    base, trust = f"{url.rstrip('/')}/v1/nodes/{node}", trusting(url, ca_file)
     challenge = _asked(f"{base}/challenge", {}, trust)["challenge"]
     aws = Aws(imds)
     headers = {"Content-Type": STS_TYPE, CHALLENGE: str(challenge)}
     signed = aws.signed("sts", aws.region, headers, STS_BODY, time.time())  # noqa: TID251
-    key = str(_asked(f"{base}/key", {"challenge": challenge, "headers": signed}, trust)["key"])
-    bytes.fromhex(key)
-    with open(os.open(f"{file}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        out.write(key + "\n")
-    os.replace(f"{file}.new", file)
+    given = _asked(f"{base}/key", {"challenge": challenge, "headers": signed}, trust)
+    bytes.fromhex(given["key"])
+    for path, text, mode in ((program, given["agent"], 0o644), (file, given["key"] + "\n", 0o600)):
+        with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as out:
+            out.write(text)
+        os.replace(f"{path}.new", path)
 
 
-def engine(imds: Metadata, file: str) -> tuple[list[str], dict[str, str]]:
-    """The command line and environment of the engine that a file describes. Raises Refused."""
+def engine(imds: Metadata, imds_url: str, file: str, boot: Boot) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment of the engine that a file describes, after all checks.
+
+    Brings its weights where they are in S3. Raises Refused, OSError, ValueError, KeyError.
+    """
     with open(file, encoding="utf-8") as source:
         given = json.load(source)
-    host, port = _needed(imds, "meta-data/local-ipv4").strip(), str(given["port"])
-    argv = [word.replace("{host}", host).replace("{port}", port) for word in given["argv"]]
-    # The path to this module is not the engine's business.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment.update(given["env"])
-    if given["secrets"]:
-        aws = Aws(imds)
+    boot.stage("checks")
+    host, port = needed(imds, "meta-data/local-ipv4").strip(), str(given["port"])
+    environment = environment_for(given["argv"][0], given["env"], os.environ)
+    failed = []
+    for check in look(given.get("needs") or {}, given["argv"][0], environment, imds_url):
+        boot.check(check.name, check.ok, check.text)
+        failed += [f"{check.name}: {check.text}"] if check.fatal else []
+    if failed:
+        raise Refused("; ".join(failed))
+    aws = Aws(imds) if given["secrets"] or given.get("weights", "").startswith("s3://") else None
+    if given["secrets"] and aws is not None:
+        boot.stage("secrets", f"{len(given['secrets'])} to fetch")
         environment.update({name: aws.secret(arn) for name, arn in given["secrets"].items()})
+    filled = {"{host}": host, "{port}": port, "{model}": model_of(given, aws, environment, boot)}
+    argv = [re.sub(r"\{(?:host|port|model)\}", lambda m: filled[m[0]], word) for word in given["argv"]]
     return argv, environment
 
 
-def _needed(imds: Metadata, path: str) -> str:
-    text = imds.get(path)
-    if not text or not text.strip():
-        what = "the instance has no role" if path.startswith(_ROLE) else "the metadata lacks it"
-        raise Refused(f"{path}: {what}")
-    return text
+def model_of(given: Mapping[str, Any], aws: Aws | None, environment: Mapping[str, str], boot: Boot) -> str:
+    """Where the engine finds its model, which is brought there from S3; empty for where it looks itself."""
+    weights, home = given.get("weights", ""), environment.get("HOME") or ENGINE_HOME
+    if not weights.startswith("s3://"):
+        if weights and not os.access(weights, os.R_OK | (os.X_OK if os.path.isdir(weights) else 0)):
+            what = "is not there, or the engine's user may not read it"
+            raise Refused(f"weights: {weights} {what}; correct cloud.aws.weights or the image")
+        return str(weights)
+    if aws is None:
+        raise Refused(f"weights: {weights}: the instance has no role")
+    from cloud.node_weights import Copy, place_of  # user-data carries it where it is needed
+
+    # A complete copy that came with the image, or outlived a stop, is used where it is.
+    at_home = place_of(weights, home)
+    whole = os.path.exists(f"{at_home}/.complete")
+    directory = at_home if whole else place_of(weights, disk_of(home))
+    os.makedirs(directory, exist_ok=True)
+    boot.stage("weights", f"{weights} to {directory}")
+
+    def tell(there: int, total: int, rate: float) -> None:
+        text = f"{there / 1e9:.1f} of {total / 1e9:.1f} GB, {rate / 1e6:.0f} MB/s"
+        boot.stage("weights", text, aloud=False)
+
+    doubt = Copy(aws, weights, directory, tell).bring()
+    text = f"{directory} is complete" + (f", and was not compared with S3: {doubt}" if doubt else "")
+    boot.check("weights", not doubt, text)
+    return directory
+
+
+def start(imds: Metadata, options: argparse.Namespace) -> int:
+    """Become the engine. Where that cannot be, say why, wait, and end, so that systemd tries again."""
+    boot = Boot(options.report)
+    wait = pause(boot.restarts)
+    try:
+        if wait:
+            why = boot.before.partition(_NEXT)[0]
+            boot.stage("failed", f"{why}{_NEXT} {boot.restarts} follows in {wait:.0f} s", ok=False)
+            time.sleep(wait)  # noqa: TID251
+        argv, environment = engine(imds, options.imds, options.file, boot)
+        boot.stage("start", f"{argv[0]} starts")
+        os.execvpe(argv[0], argv, environment)  # noqa: S606 - the program is the pool's engine
+    except (Refused, OSError) as error:
+        boot.stage("failed", str(error), ok=False)
+    except Exception as error:  # whatever it is, it is told
+        boot.stage("failed", f"{type(error).__name__}: {error}", ok=False)
+    return 1
 
 
 def _asked(url: str, body: Mapping[str, Any], trust: ssl.SSLContext | None) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
-    status, answer = fetch(url, "POST", headers, json.dumps(body).encode(), _CALL_SECONDS, trust)
+    status, answer = fetch(url, "POST", headers, json.dumps(body).encode(), CALL_SECONDS, trust)
     if status != 200:
-        raise Refused(f"{url}: status {status}: {_said(answer)}")
+        raise Refused(f"{url}: status {status}: {said(answer)}")
     found = json.loads(answer)
     return found if isinstance(found, dict) else {}
-
-
-def _trust(url: str, ca_file: str = "") -> ssl.SSLContext | None:
-    return ssl.create_default_context(cafile=ca_file or None) if url.startswith("https:") else None
-
-
-def _said(answer: bytes) -> str:
-    return " ".join(answer[:200].decode("utf-8", "replace").split())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,20 +159,21 @@ def main(arguments: list[str] | None = None) -> int:
     key = what.add_parser("key", help="fetch this node's key")
     key.add_argument("--url", required=True, help="the control host's listener for node reports, https://")
     key.add_argument("--key-file", required=True, help="where the key goes, in hex")
+    key.add_argument("--agent", required=True, help="where the agent's program goes")
     key.add_argument("--ca-file", default="", help="certificates to trust (the system's)")
-    start = what.add_parser("engine", help="become the engine")
-    start.add_argument("file", help="JSON file that describes it")
+    become = what.add_parser("engine", help="become the engine")
+    become.add_argument("file", help="JSON file that describes it")
+    become.add_argument("--report", default=BOOT_FILE, help="the boot report (%(default)s)")
     options = parser.parse_args(arguments)
+    metadata = Metadata(options.imds)
+    if options.what == "engine":
+        return start(metadata, options)
     try:
-        metadata = Metadata(options.imds)
-        if options.what == "key":
-            fetch_key(metadata, options.url, options.key_file, options.ca_file)
-            return 0
-        argv, environment = engine(metadata, options.file)
-        os.execvpe(argv[0], argv, environment)  # noqa: S606 - the program is the pool's engine
+        fetch_key(metadata, options.url, options.key_file, options.agent, options.ca_file)
     except (Refused, OSError, ValueError, KeyError) as error:
         print(f"node-start: {options.what}: {error}", file=sys.stderr, flush=True)
-    return 1
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The user-data of a launch template: cloud-init that makes an instance a node of a pool.
 
-It installs two systemd units: the engine with the pool's flags, and the node agent. It holds no secret: those
-are fetched on the node, by reference, with the credentials of its role (`cloud.node_start`). The engine
-listens on the node's private address only; who reaches that is the security group's affair.
+It installs systemd units: the engine with the pool's flags, what mounts the local disks before it, what
+copies the units' words to the console while the node boots, and the node agent. It holds no secret: those are
+fetched on the node, by reference, with the credentials of its role (`cloud.node_start`). The engine listens
+on the node's private address only; who reaches that is the security group's affair.
 
-The whole travels compressed, which cloud-init undoes: EC2 takes 16 KiB, and the agent alone is larger. Pure.
+The whole travels compressed, which cloud-init undoes: EC2 takes 16 KiB. So that the programs fit, they travel
+without their comments and documentation (`bare`). Pure.
 
-Source: the cloud-init reference (cloud-config, gzip compressed content), systemd.exec(5), systemd.service(5).
+Source: the cloud-init reference (cloud-config, gzip compressed content), systemd.exec(5), systemd.service(5),
+sysusers.d(5).
 """
 
 from __future__ import annotations
@@ -20,29 +23,45 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
 
+from cloud.aws.bare import bare
 from cloud.ports import EngineCommand
 
 LIMIT: Final = 16384
 """Bytes of user-data that EC2 takes, before it is encoded for the call."""
 
 _HOME: Final = "/opt/orchestrator"
-_PROGRAMS: Final = ("node_agent.py", "node_metadata.py", "node_start.py")
+_USER: Final = "orchestrator-engine"
+_RUN: Final = "/run/orchestrator-engine"
+_PROGRAMS: Final = (
+    "node_aws.py",
+    "node_boot.py",
+    "node_checks.py",
+    "node_console.py",
+    "node_metadata.py",
+    "node_start.py",
+)
 _WORD: Final = re.compile(r"[A-Za-z0-9_./:@=+,\[\]-]+")
+
+_SYSUSERS: Final = f"u {_USER} - - /var/lib/{_USER}\n"
 
 _ENGINE: Final = """[Unit]
 Description=Inference engine of pool {pool}
-Wants=network-online.target
-After=network-online.target
+Wants=network-online.target {disks}
+After=network-online.target {disks}
 StartLimitIntervalSec=0
 
 [Service]
-DynamicUser=yes
-StateDirectory=orchestrator-engine
-WorkingDirectory=/var/lib/orchestrator-engine
-Environment=HOME=/var/lib/orchestrator-engine PYTHONPATH={home}
+User={user}
+StateDirectory={user}
+RuntimeDirectory={user}
+# How the last start went outlives it.
+RuntimeDirectoryPreserve=yes
+WorkingDirectory=/var/lib/{user}
+Environment=HOME=/var/lib/{user} PYTHONPATH={home}
 # The driver makes its device files when root asks for the GPUs first.
 ExecStartPre=-+/bin/sh -c 'timeout 30 nvidia-smi > /dev/null'
-ExecStart=/usr/bin/python3 -m cloud.node_start engine {home}/engine.json
+ExecStart=/usr/bin/python3 -m cloud.node_start engine {home}/engine.json --report {run}/boot.json
+ExecStopPost=-/bin/sh -c 'echo "$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS" > {run}/ended'
 KillMode=mixed
 KillSignal={signal}
 TimeoutStopSec={grace}
@@ -50,6 +69,47 @@ Restart=always
 RestartSec=2
 LimitNOFILE=65536
 LimitMEMLOCK=infinity
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths=-/mnt/orchestrator
+PrivateTmp=yes
+RemoveIPC=yes
+RestrictSUIDSGID=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_DISKS: Final = """[Unit]
+Description=Local disks of a node of pool {pool}
+After=local-fs.target dlami-nvme.service
+Before=orchestrator-engine.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+Environment=PYTHONPATH={home}
+ExecStart=/usr/bin/python3 -m cloud.node_disks
+TimeoutStartSec=300
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_CONSOLE: Final = """[Unit]
+Description=What the units of pool {pool} write, on the console while the node boots
+StartLimitIntervalSec=0
+
+[Service]
+Environment=PYTHONPATH={home}
+ExecStart=/usr/bin/python3 -m cloud.node_console {home}/engine.json{units}
+StandardOutput=tty
+TTYPath=/dev/console
+StandardError=journal
+Restart=always
+RestartSec=5
+Nice=10
 
 [Install]
 WantedBy=multi-user.target
@@ -66,8 +126,8 @@ DynamicUser=yes
 RuntimeDirectory=orchestrator-agent
 RuntimeDirectoryMode=0700
 Environment=PYTHONPATH={home}
-ExecStartPre=/usr/bin/python3 -m cloud.node_start key {where} --key-file /run/orchestrator-agent/key
-ExecStart=/usr/bin/python3 -m cloud.node_agent {where} --key-file /run/orchestrator-agent/key
+ExecStartPre=/usr/bin/python3 -m cloud.node_start key {where} --key-file {agent}/key --agent {agent}/agent.py
+ExecStart=/usr/bin/python3 {agent}/agent.py {where} --key-file {agent}/key --boot-file {run}/boot.json
 Restart=always
 RestartSec=5
 # Xid errors stand in the kernel log.
@@ -87,15 +147,23 @@ WantedBy=multi-user.target
 class NodeSetup:
     """What makes an instance a node.
 
-    `command` starts the engine, on `port`; `secrets` maps variables of its environment to ARNs. `report_url`:
-    where the node's agent reports, empty for no agent; `trusted`: the certificates (PEM) that it trusts
-    there, empty for those of the system.
+    `command` starts the engine, on `port`, its model at ``{model}`` where `weights` (a path or
+    s3://BUCKET/PREFIX) is given; `secrets` maps variables of its environment to ARNs. `gpus`: how many the
+    engine uses, `vllm`: whether it is vLLM, `size`: about how many bytes it downloads itself, 0 for unknown;
+    all for checks at boot. `local_disk`: whether the machine's own NVMe disks take what is downloaded.
+    `report_url`: where the node's agent reports, empty for no agent; `trusted`: the certificates (PEM) that
+    it trusts there, empty for those of the system.
     """
 
     pool: str
     command: EngineCommand
     port: int
     secrets: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+    gpus: int = 0
+    vllm: bool = False
+    size: float = 0.0
+    local_disk: bool = True
     report_url: str = ""
     trusted: str = ""
 
@@ -106,7 +174,7 @@ def user_data(setup: NodeSetup) -> bytes:
     if len(packed) > LIMIT:
         raise ValueError(
             f"the user-data of pool {setup.pool} has {len(packed)} bytes compressed, and EC2 takes {LIMIT}; "
-            "shorten agents.ca_file or engine.args"
+            "shorten agents.ca_file (a key on an elliptic curve makes it small) or engine.args"
         )
     return packed
 
@@ -120,39 +188,59 @@ def unpacked(data: bytes) -> str:
 
 def cloud_config(setup: NodeSetup) -> str:
     """The same as text, for people. Raises ValueError."""
-    units = ["orchestrator-engine.service", *(["orchestrator-agent.service"] if setup.report_url else [])]
+    files = written(setup)
+    units = [path.rpartition("/")[2] for path in files if path.endswith(".service")]
     lines = ["#cloud-config", f"# A node of pool {_word(setup.pool)}.", "write_files:"]
-    for path, content in written(setup).items():
+    for path, content in files.items():
         lines += [f"- path: {path}", "  permissions: '0644'", "  content: |"]
         lines += [f"    {line}".rstrip(" ") for line in content.rstrip("\n").split("\n")]
-    commands = [["systemctl", "daemon-reload"], ["systemctl", "enable", "--now", "--no-block", *units]]
+    commands = [
+        ["systemd-sysusers"],
+        ["systemctl", "daemon-reload"],
+        ["systemctl", "enable", "--now", "--no-block", *units],
+    ]
     lines += ["runcmd:", *(f"- {json.dumps(command)}" for command in commands)]
     return "\n".join(lines) + "\n"
 
 
 def written(setup: NodeSetup) -> dict[str, str]:
     """The files that a node gets, by path. Raises ValueError."""
-    package = files("cloud")
-    found = {f"{_HOME}/cloud/__init__.py": "# What runs on the node beside the engine.\n"}
-    found |= {f"{_HOME}/cloud/{name}": package.joinpath(name).read_text("utf-8") for name in _PROGRAMS}
-    command, pool = setup.command, _word(setup.pool)
+    package, command, pool = files("cloud"), setup.command, _word(setup.pool)
+    disks, weights = setup.local_disk, setup.weights.startswith("s3://")
+    programs = [*_PROGRAMS, *(["node_disks.py"] if disks else []), *(["node_weights.py"] if weights else [])]
+    found = {f"{_HOME}/cloud/__init__.py": ""}
+    found |= {f"{_HOME}/cloud/{name}": bare(package.joinpath(name).read_text("utf-8")) for name in programs}
     engine = {
         "argv": list(command.argv),
         "env": dict(command.env),
         "secrets": dict(setup.secrets),
         "port": setup.port,
+        "weights": setup.weights,
+        "needs": {"gpus": setup.gpus, "vllm": setup.vllm, "weights": setup.size},
     }
     found[f"{_HOME}/engine.json"] = json.dumps(engine, indent=1) + "\n"
-    found["/etc/systemd/system/orchestrator-engine.service"] = _ENGINE.format(
-        pool=pool, home=_HOME, signal=_word(command.stop_signal), grace=math.ceil(command.stop_grace)
-    )
-    if setup.report_url:
-        where = f"--url {_word(setup.report_url)}"
-        if setup.trusted:
-            found[f"{_HOME}/trusted.pem"] = setup.trusted
-            where += f" --ca-file {_HOME}/trusted.pem"
-        agent = _AGENT.format(pool=pool, home=_HOME, where=where)
-        found["/etc/systemd/system/orchestrator-agent.service"] = agent
+    found["/etc/sysusers.d/orchestrator-engine.conf"] = _SYSUSERS
+    units = {"disks": _DISKS} if disks else {}
+    units |= {"engine": _ENGINE, "console": _CONSOLE} | ({"agent": _AGENT} if setup.report_url else {})
+    where = f"--url {_word(setup.report_url)}" if setup.report_url else ""
+    if setup.report_url and setup.trusted:
+        found[f"{_HOME}/trusted.pem"] = setup.trusted
+        where += f" --ca-file {_HOME}/trusted.pem"
+    values = {
+        "pool": pool,
+        "home": _HOME,
+        "run": _RUN,
+        "agent": "/run/orchestrator-agent",
+        "user": _USER,
+        "disks": "orchestrator-disks.service" if disks else "",
+        "units": "".join(f" orchestrator-{name}" for name in units if name != "console"),
+        "signal": _word(command.stop_signal),
+        "grace": math.ceil(command.stop_grace),
+        "where": where,
+    }
+    for name, text in units.items():
+        lines = (line.rstrip() for line in text.format_map(values).splitlines())
+        found[f"/etc/systemd/system/orchestrator-{name}.service"] = "\n".join(lines) + "\n"
     return found
 
 

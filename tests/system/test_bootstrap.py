@@ -103,7 +103,8 @@ class Nodes:
             path = machine.directory / file["path"].lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(file["content"])
-        (machine.directory / "run/orchestrator-agent").mkdir(parents=True)
+        for name in ("agent", "engine"):
+            (machine.directory / f"run/orchestrator-{name}").mkdir(parents=True)
         return machine
 
     def _command(self, root: Path, unit: str, key: str) -> list[str]:

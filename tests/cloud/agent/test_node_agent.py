@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cloud.node_agent as agent
-from cloud.node_agent import Gpus, KernelLog, parse_gpus
-from cloud.node_metadata import Metadata, Refused, read_notices
+from cloud.node_agent import Gpus, KernelLog, parse_gpus, read_notices
+from cloud.node_metadata import Metadata, Refused
 
 NOW = 1_800_000_000.0
 ACTION = "meta-data/spot/instance-action"

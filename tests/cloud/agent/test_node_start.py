@@ -31,8 +31,9 @@ from cloud.clock import SystemClock
 from cloud.engines.simulated import SimulatedEngine
 from cloud.errors import CloudError
 from cloud.node_agent import node_key
+from cloud.node_aws import Aws
 from cloud.node_metadata import Metadata, Refused
-from cloud.node_start import CHALLENGE, STS_BODY, STS_TYPE, Aws
+from cloud.node_start import CHALLENGE, STS_BODY, STS_TYPE
 from cloud.ports import EngineSpec
 
 pytestmark = pytest.mark.slow
@@ -85,9 +86,14 @@ async def run(machine, shim, *words: str, **more: str) -> subprocess.CompletedPr
     )
 
 
+def keys(machine) -> tuple[str, ...]:
+    """Where the key and the agent's program go."""
+    return ("--key-file", str(machine.key), "--agent", str(machine.directory / "agent.py"))
+
+
 async def fetch_key(machine, shim, control) -> subprocess.CompletedProcess:
     ca = ("--ca-file", str(control.certificate))
-    return await run(machine, shim, "key", "--url", control.url, "--key-file", str(machine.key), *ca)
+    return await run(machine, shim, "key", "--url", control.url, *keys(machine), *ca)
 
 
 def test_it_signs_as_boto_does(machine, assume, monkeypatch):
@@ -116,6 +122,8 @@ async def test_a_node_gets_its_own_key_and_reports_with_it(machine, aws_shim, as
     assert done.returncode == 0, done.stderr
     assert node.key.read_text().strip() == node_key(SECRET, node.id).hex()
     assert node.key.stat().st_mode & 0o777 == 0o600
+    given = (node.directory / "agent.py").read_text()
+    assert given == (REPOSITORY / "cloud/node_agent.py").read_text()
     node.start("--url", control.url, "--ca-file", str(control.certificate))
     await until(lambda: control.receiver.accepted >= 1)
     assert control.receiver.keys.given == 1
@@ -157,7 +165,7 @@ async def test_keys_go_over_tls_only(machine, aws_shim, assume, serve):
     identify = CallerIdentity(role=ROLE, regions=[REGION], endpoint=aws_shim.url)
     served, node = await serve(identify=identify), machine()
     node.give_role("llama-node", assume(node.id))
-    done = await run(node, aws_shim, "key", "--url", served.url, "--key-file", str(node.key))
+    done = await run(node, aws_shim, "key", "--url", served.url, *keys(node))
     assert (done.returncode, "over TLS only" in done.stderr) == (1, True)
     assert "GetCallerIdentity" not in aws_shim.order("calls")
 
@@ -313,7 +321,8 @@ async def test_the_engine_gets_address_flags_and_secrets(machine, aws_shim, assu
     }
     file = tmp_path / "engine.json"
     file.write_text(json.dumps(engine))
-    done = await run(node, aws_shim, "engine", str(file), KEPT="yes")
+    report = ("--report", str(tmp_path / "boot.json"))
+    done = await run(node, aws_shim, "engine", str(file), *report, KEPT="yes")
     assert done.returncode == 0, done.stderr
     words, environment = json.loads(done.stdout)
     assert words == ["--host", "127.0.0.1", "--port", "8123", "--x=127.0.0.1", odd]
@@ -323,7 +332,7 @@ async def test_the_engine_gets_address_flags_and_secrets(machine, aws_shim, assu
 
     engine["secrets"] = {"API_KEY": parameter + "-gone"}
     file.write_text(json.dumps(engine))
-    done = await run(node, aws_shim, "engine", str(file))
+    done = await run(node, aws_shim, "engine", str(file), *report)
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{parameter}-gone: status 400: " in done.stderr
 
@@ -356,9 +365,11 @@ async def test_what_the_user_data_installs_runs(machine, aws_shim, assume, contr
         path = root / file["path"].lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(file["content"])
-    (root / "run/orchestrator-agent").mkdir(parents=True)
+    for name in ("agent", "engine"):
+        (root / f"run/orchestrator-{name}").mkdir(parents=True)
     environment = {
         "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
         "PYTHONPATH": f"{root}/opt/orchestrator",
         "AWS_ENDPOINT_URL": aws_shim.url,
         "AWS_EC2_METADATA_SERVICE_ENDPOINT": node.url,
@@ -399,3 +410,133 @@ async def test_what_the_user_data_installs_runs(machine, aws_shim, assume, contr
         for process in processes:
             process.kill()
             process.wait()
+
+
+# -- how a start goes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def starts(machine, aws_shim, tmp_path):
+    """Starts engines as systemd does, one after another: (process, boot report)."""
+    node = machine()
+    boot = tmp_path / "run/boot.json"
+    boot.parent.mkdir()
+
+    async def started(**engine):
+        file = tmp_path / "engine.json"
+        file.write_text(json.dumps({"env": {}, "secrets": {}, "port": 8123, **engine}))
+        done = await run(node, aws_shim, "engine", str(file), "--report", str(boot), HOME=str(tmp_path))
+        return done, json.loads(boot.read_text())
+
+    started.node, started.boot = node, boot
+    return started
+
+
+def failed(report) -> list[str]:
+    return [check["name"] for check in report["checks"] if not check["ok"]]
+
+
+SHOWS = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
+
+
+async def test_an_engine_that_is_not_there_is_reported_in_words(starts):
+    done, report = await starts(argv=["/opt/vllm/bin/vllm"])
+    assert (done.returncode, report["stage"], report["ok"]) == (1, "failed", False)
+    assert report["detail"].startswith("engine: /opt/vllm/bin/vllm is not on this machine")
+    assert failed(report) == ["engine"]
+    assert f"node-start: failed: {report['detail']}" in done.stderr
+
+
+async def test_a_machine_without_gpus_does_not_start_an_engine_that_wants_them(starts, tmp_path):
+    program = tmp_path / "vllm"
+    program.write_text("#!/bin/sh\necho it started\n")
+    program.chmod(0o755)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA L4, 580.1\n")
+    (tools / "nvidia-smi").chmod(0o755)
+    path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    needs = {"gpus": 4, "vllm": False, "weights": 0}
+    # The checks ask the commands of this process, so the stand-in must be found by it.
+    os.environ["PATH"], before = path["PATH"], os.environ["PATH"]
+    try:
+        done, report = await starts(argv=[str(program)], needs=needs)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "driver: the machine shows 1 GPUs and the engine wants 4" in report["detail"]
+        done, report = await starts(argv=[str(program)], needs={**needs, "gpus": 1})
+    finally:
+        os.environ["PATH"] = before
+    assert (done.returncode, done.stdout, report["stage"]) == (0, "it started\n", "start")
+
+
+async def test_starts_that_fail_become_rare_and_say_why_meanwhile(starts):
+    """Each start is a process of its own, so what is known of the last one stands in the report."""
+    for number in range(2):
+        _, report = await starts(argv=["/opt/vllm/bin/vllm"])
+        assert report["restarts"] == number
+    starts.boot.write_text(json.dumps({**report, "restarts": 8}))
+    waits = asyncio.create_task(starts(argv=[sys.executable, "-c", "print('on')"]))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while "; restart 9 follows in 300 s" not in starts.boot.read_text():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        report = json.loads(starts.boot.read_text())
+        assert (report["stage"], report["ok"]) == ("failed", False)
+        assert report["detail"].startswith("engine: /opt/vllm/bin/vllm is not on this machine")
+        assert failed(report) == ["engine"]
+    finally:
+        waits.cancel()
+
+
+async def test_path_begins_with_the_engines_own_directory(starts):
+    done, report = await starts(argv=[sys.executable, "-c", SHOWS])
+    _, environment = json.loads(done.stdout)
+    assert environment["PATH"].split(":")[0] == os.path.dirname(sys.executable)
+    assert (report["stage"], report["ok"], failed(report)) == ("start", True, [])
+
+
+async def test_weights_on_the_image_must_be_readable(starts, tmp_path):
+    argv = [sys.executable, "-c", SHOWS, "serve", "{model}", "--served-model-name", "llama"]
+    done, report = await starts(argv=argv, weights=str(tmp_path / "model"))
+    assert (done.returncode, report["stage"]) == (1, "failed")
+    assert "is not there, or the engine's user may not read it" in report["detail"]
+    (tmp_path / "model").mkdir()
+    done, report = await starts(argv=argv, weights=str(tmp_path / "model"))
+    words, _ = json.loads(done.stdout)
+    assert words == ["serve", str(tmp_path / "model"), "--served-model-name", "llama"]
+
+
+async def test_weights_in_s3_are_there_before_the_engine_is(starts, aws_shim, assume, tmp_path):
+    s3 = boto3.client("s3", region_name=REGION, endpoint_url=aws_shim.url)
+    s3.create_bucket(Bucket="node-start")
+    s3.put_object(Bucket="node-start", Key="llama/config.json", Body=b"{}")
+    starts.node.give_role("llama-node", assume(starts.node.id))
+    argv = [sys.executable, "-c", SHOWS, "{model}", "--name={model}", "--host={host}"]
+    done, report = await starts(argv=argv, weights="s3://node-start/llama")
+    assert done.returncode == 0, done.stderr
+    (model, name, host), _ = json.loads(done.stdout)
+    assert (name, host) == (f"--name={model}", "--host=127.0.0.1")
+    assert (Path(model) / "config.json").read_bytes() == b"{}"
+    assert model.startswith(f"{tmp_path}/models/llama-")
+    assert {"name": "weights", "ok": True, "text": f"{model} is complete"} in report["checks"]
+    done, report = await starts(argv=argv, weights="s3://node-start/mistral")
+    assert (done.returncode, report["stage"]) == (1, "failed")
+    assert "nothing is there; correct weights" in report["detail"]
+
+
+async def test_no_secret_is_in_the_report_or_the_log(starts, aws_shim, assume):
+    ssm = boto3.client("ssm", region_name=REGION, endpoint_url=aws_shim.url)
+    ssm.put_parameter(Name="/boot/key", Value="correct horse", Type="SecureString", Overwrite=True)
+    arn = ssm.get_parameter(Name="/boot/key")["Parameter"]["ARN"]
+    starts.node.give_role("llama-node", assume(starts.node.id))
+    for argv in ([sys.executable, "-c", ""], ["/nowhere"]):
+        done, report = await starts(argv=argv, secrets={"KEY": arn}, weights="/nowhere/model")
+        assert "correct horse" not in json.dumps(report) + done.stderr + done.stdout
+
+
+async def test_a_description_that_is_odd_is_reported_too(starts):
+    for engine in ({"argv": []}, {"argv": ["x"], "port": None, "env": None}, {"argv": 5}):
+        done, report = await starts(**engine)
+        assert (done.returncode, report["stage"], report["ok"]) == (1, "failed", False)
+        assert "Traceback" not in done.stderr
+        starts.boot.unlink()

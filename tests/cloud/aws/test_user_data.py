@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from node_bench import make_certificate
 
 import cloud
+from cloud.aws.bare import bare
 from cloud.aws.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
 from cloud.clock import SystemClock
 from cloud.engines.vllm import VllmEngine
@@ -18,7 +20,7 @@ from cloud.ports import EngineCommand, EngineSpec
 
 PEM = "-----BEGIN CERTIFICATE-----\n" + "MIIBszCCAVmgAwIBAgIUE0Jz3yx\n" * 40 + "-----END CERTIFICATE-----\n"
 CLOUD = Path(cloud.__file__).parent
-PROGRAMS = sorted(path.name for path in CLOUD.glob("node_*.py"))
+PROGRAMS = sorted({path.name for path in CLOUD.glob("node_*.py")} - {"node_agent.py"})
 PARAMETER = "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"
 
 
@@ -45,34 +47,51 @@ def setup(**changes) -> NodeSetup:
 
 def test_it_is_well_below_what_ec2_takes_and_always_the_same():
     data = user_data(setup())
-    assert len(data) < LIMIT * 0.8
+    assert len(data) < LIMIT * 0.85
     assert data == user_data(setup())
     assert unpacked(data) == cloud_config(setup()) == gzip.decompress(data).decode()
 
 
+def test_the_largest_pool_fits_too(tmp_path):
+    certificate, _ = make_certificate(tmp_path)
+    everything = setup(weights="s3://llama-weights/llama-3.1-70b", trusted=certificate.read_text())
+    assert len(user_data(everything)) < LIMIT
+
+
 def test_what_is_too_large_is_refused():
     noise = "".join(hashlib.sha256(str(i).encode()).hexdigest() for i in range(400))
-    with pytest.raises(ValueError, match=r"and EC2 takes 16384; shorten agents\.ca_file"):
+    with pytest.raises(ValueError, match=r"and EC2 takes 16384; shorten agents\.ca_file \(.*\) or"):
         user_data(setup(trusted=noise))
 
 
 def test_cloud_init_writes_the_files_as_they_are():
     config = yaml.safe_load(cloud_config(setup()))
     assert {f["path"]: f["content"] for f in config["write_files"]} == written(setup())
-    assert config["runcmd"][-1][-2:] == ["orchestrator-engine.service", "orchestrator-agent.service"]
+    names = ("disks", "engine", "console", "agent")
+    assert config["runcmd"][-1][-4:] == [f"orchestrator-{name}.service" for name in names]
+    assert config["runcmd"][0] == ["systemd-sysusers"]  # the units' user is there before they are
 
 
 def test_the_programs_are_the_ones_of_this_package():
-    files = written(setup())
+    files = written(setup(weights="s3://bucket/model"))
     for name in PROGRAMS:
-        assert files[f"/opt/orchestrator/cloud/{name}"] == (CLOUD / name).read_text()
+        assert files[f"/opt/orchestrator/cloud/{name}"] == bare((CLOUD / name).read_text())
+
+
+def test_programs_that_a_pool_does_not_need_stay_away():
+    def programs(**changes):
+        return {Path(path).name for path in written(setup(**changes)) if path.endswith(".py")}
+
+    assert "node_agent.py" not in programs()  # it comes with the node's key
+    assert programs(weights="s3://a/b") - programs() == {"node_weights.py"}
+    assert programs() - programs(local_disk=False) == {"node_disks.py"}
+    assert programs(weights="/opt/model") == programs()
 
 
 def test_without_a_listener_there_is_no_agent():
     files = written(setup(report_url="", trusted=""))
-    assert [name for name in files if name.endswith(".service")] == [
-        "/etc/systemd/system/orchestrator-engine.service"
-    ]
+    assert "/etc/systemd/system/orchestrator-engine.service" in files
+    assert "/etc/systemd/system/orchestrator-agent.service" not in files
     assert "orchestrator-agent.service" not in cloud_config(setup(report_url=""))
 
 
@@ -91,7 +110,7 @@ def test_what_would_mean_something_else_to_systemd_is_refused(change):
 @pytest.mark.debian("systemd-analyze", package="systemd")
 def test_systemd_takes_the_units(tmp_path):
     units = []
-    for path, text in written(setup()).items():
+    for path, text in written(setup(weights="s3://bucket/model")).items():
         if path.endswith(".service"):
             units.append(tmp_path / Path(path).name)
             units[-1].write_text(text.replace("/usr/bin/python3", sys.executable))
@@ -116,12 +135,11 @@ def test_cloud_init_takes_the_config(tmp_path):
 
 def test_a_node_needs_nothing_but_an_old_python():
     """What runs on nodes imports the standard library and each other only."""
-    files = written(setup())
-    for path in (f"/opt/orchestrator/cloud/{name}" for name in PROGRAMS):
-        ast.parse(files[path], path, feature_version=(3, 9))
-        imports = [
-            line.split()[1] for line in files[path].splitlines() if line.startswith(("import ", "from "))
-        ]
+    files = {f"{name}": (CLOUD / name).read_text() for name in (*PROGRAMS, "node_agent.py")}
+    files |= {path: text for path, text in written(setup()).items() if path.endswith(".py")}
+    for path, text in files.items():
+        ast.parse(text, path, feature_version=(3, 9))
+        imports = [line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))]
         known = {*sys.stdlib_module_names, "cloud"}
         assert {name.partition(".")[0] for name in imports} <= known
 
