@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cloud.aws.bootstrap.run import Bootstrap
 from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
@@ -11,20 +12,29 @@ from cloud.aws.user_data import NodeSetup, user_data
 from cloud.ports import Clock
 from orchestrator import setup_views
 from orchestrator.config import Config
+from orchestrator.config_aws_disk import on_local_disk
+from orchestrator.config_engine import gpus_of, stored_weights
 from orchestrator.wiring import engine_of, engine_spec
 from orchestrator.wiring_aws import clients_of
+from policies.fit import GIB
 
 
 def node_setup(config: Config, clock: Clock) -> NodeSetup:
     """What makes an instance a node of the pool. Raises OSError for certificates that cannot be read."""
     pool, aws, agents = config.pool, config.pool.cloud.aws, config.pool.agents
     trusted = agents.trusted_file
+    spec, aside = engine_spec(pool), bool(aws.weights)
     reports = agents.node_url if aws.node_role else ""  # without a role a node cannot fetch its key
     return NodeSetup(
         pool=config.pool_name,
-        command=engine_of(pool, clock).command(engine_spec(pool)),
+        command=engine_of(pool, clock).command(replace(spec, model="{model}") if aside else spec),
         port=aws.engine_port,
         secrets=aws.engine_secrets,
+        weights=aws.weights,
+        gpus=gpus_of(pool),
+        vllm=pool.engine.kind == "vllm",
+        size=0.0 if aside or pool.model.startswith("/") else (stored_weights(pool) or 0.0) * GIB,
+        local_disk=on_local_disk(pool),
         report_url=reports,
         trusted=trusted.read_text("utf-8") if reports and trusted is not None else "",
     )

@@ -80,8 +80,9 @@ class DiskTable(Section):
     )
     local: Literal["auto", "off"] = Field(
         default="auto",
-        description="auto: the instance type's own NVMe disks, striped, hold weights and caches, at "
-        "/mnt/orchestrator. off: they are left alone.",
+        description="auto: the instance type's own NVMe disks, striped, hold what a node downloads, at "
+        "/mnt/orchestrator, unless standby.stopped keeps machines: a stop empties these disks. off: they "
+        "are left alone.",
     )
 
     @property
@@ -151,6 +152,14 @@ def disk_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         )
 
 
+def on_local_disk(pool: PoolConfig) -> bool:
+    """Whether a node's own NVMe disks take what it downloads.
+
+    A stop empties them. So a pool that keeps stopped machines downloads to the root volume, once for each.
+    """
+    return pool.cloud.aws.disk.local == "auto" and not pool.standby.stopped
+
+
 class _Kept(enum.Enum):
     """What of the machine holds weights that came with its image."""
 
@@ -175,4 +184,4 @@ def _links(pool: PoolConfig) -> tuple[Link, ...]:
     if kept is _Kept.NVME:
         return (LOCAL_NVME,)
     source = S3 if pool.cloud.aws.weights else HUGGING_FACE
-    return source, Link(_ROOT, rate) if pool.cloud.aws.disk.local == "off" else LOCAL_NVME
+    return source, LOCAL_NVME if on_local_disk(pool) else Link(_ROOT, rate)

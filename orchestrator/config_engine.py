@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -78,13 +79,19 @@ def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
     args, need = pool.engine.args, need_of(pool)
     if need is None:
         return
-    parallel = _whole(flag_value(args, "--tensor-parallel-size"), 1)
-    parallel *= _whole(flag_value(args, "--pipeline-parallel-size"), 1)
-    utilisation = _share(flag_value(args, "--gpu-memory-utilization"))
+    parallel, utilisation = gpus_of(pool), _share(flag_value(args, "--gpu-memory-utilization"))
     for name in pool.cloud.aws.instance_types:
         known = catalogue().types.get(name)
         if known is not None:
             yield name, check(need, known.gpus, parallel=parallel, utilisation=utilisation)
+
+
+def gpus_of(pool: PoolConfig) -> int:
+    """How many GPUs of a machine the engine uses, by vLLM's flags; 0 for an engine that needs none."""
+    if pool.engine.kind != "vllm":
+        return 0
+    flags = ("--tensor-parallel-size", "--pipeline-parallel-size")
+    return math.prod(_whole(flag_value(pool.engine.args, flag), 1) for flag in flags)
 
 
 def tokens(text: str | None) -> int:
