@@ -68,7 +68,7 @@ def policy(
             )
         )
     if key:
-        statements += _encrypting(regions, key)
+        statements += encrypting(regions, key)
     if queues:
         actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage"]
         resources = [_queue(region, url) for region, url in queues.items()]
@@ -218,7 +218,7 @@ def _reading(weights: str, partition: str) -> list[dict[str, Any]]:
     return [names, _statement("ReadWeights", ["s3:GetObject"], [objects])]
 
 
-def _encrypting(regions: Sequence[str], key: str) -> list[dict[str, Any]]:
+def encrypting(regions: Sequence[str], key: str) -> list[dict[str, Any]]:
     """Machines whose volumes are encrypted with a key: EC2 uses it by grants that the caller gives it."""
     alias = key.rpartition(":")[2] if key.rpartition(":")[2].startswith("alias/") else ""
     name = "*" if alias else key

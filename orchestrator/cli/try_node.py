@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -57,9 +58,10 @@ async def _followed(config: Config, clock: Clock, offered: Offer) -> Sequence[Pa
     task = asyncio.create_task(try_one(config, clock, offered, _say))
 
     def stop() -> None:
-        _say("interrupted: the node is being ended, which takes a moment; it may cost money if you kill this")
         if not task.cancelling():
             task.cancel()
+        with contextlib.suppress(OSError):
+            _say("interrupted: the node is being ended, which takes a moment; it stays if you kill this")
 
     for each in _SIGNALS:
         loop.add_signal_handler(each, stop)

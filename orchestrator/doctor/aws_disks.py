@@ -6,7 +6,7 @@ Source of the price: AWS's list of EBS prices, gp3 in us-east-1.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from cloud.aws.doctor.disks import KeyFacts, LeftVolume, Volume
@@ -40,12 +40,12 @@ def kept(volumes: Sequence[Volume], place: AwsRegion) -> Findings:
     return [fail(f"{text}{cost}", command, place.region)]
 
 
-def grants(key: KeyFacts, needed: Mapping[str, str], region: str) -> Findings:
+def grants(key: KeyFacts, needed: Mapping[str, str], by_iam: Collection[str], region: str) -> Findings:
     """Whether those may use a key who start machines with it. `needed` maps who that is in words to the ARN;
-    an empty ARN means that it is not known."""
+    `by_iam` are the ARNs whose own policies allow it, which counts where the key leaves it to IAM."""
     if not key.own:
         return [ok(f"the volumes' key {key.arn} is AWS's own and needs no grants", region)]
-    return [_grant(key, who, arn, region) for who, arn in needed.items()]
+    return [_grant(key, who, arn, arn in by_iam, region) for who, arn in needed.items()]
 
 
 def ungranted(key: str, needed: Iterable[str], region: str, why: str) -> Finding:
@@ -76,7 +76,7 @@ def left(found: Sequence[LeftVolume], region: str) -> Findings:
     ]
 
 
-def _grant(key: KeyFacts, who: str, grantee: str, region: str) -> Finding:
+def _grant(key: KeyFacts, who: str, grantee: str, by_iam: bool, region: str) -> Finding:
     command = grant_command(region, key.arn, grantee)
     if key.grants.get(grantee, frozenset()) >= _NEEDED:
         return ok(f"{who} has a grant for the volumes' key {key.arn}", region)
@@ -84,7 +84,10 @@ def _grant(key: KeyFacts, who: str, grantee: str, region: str) -> Finding:
     if grantee in named:
         return ok(f"the policy of the volumes' key {key.arn} names {who}", region)
     text = f"volumes are encrypted with {key.arn}, and {who} has no grant for it"
-    if ":role/aws-service-role/" not in grantee and any(arn.endswith(":root") for arn in named):
+    left_to_iam = any(arn.endswith(":root") for arn in named)
+    if left_to_iam and by_iam:
+        return ok(f"{who} may use the volumes' key {key.arn} by its own policy", region)
+    if left_to_iam and ":role/aws-service-role/" not in grantee:
         return warn(
             f"{text}: unless its own policy allows the key, EC2 ends every machine that it launches",
             command,

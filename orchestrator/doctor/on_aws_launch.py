@@ -101,9 +101,20 @@ class LaunchLooks:
         if self._pool.spot_wanted:
             needed[f"the role {SPOT_ROLE}"] = spot_role_arn(who.account, partition)
         try:
-            return aws_disks.grants(await disks.key(self._clients, name), needed, region)
+            key = await disks.key(self._clients, name)
         except CloudError as error:
             return [aws_disks.ungranted(name, needed.values(), region, told(error))]
+        daemon = needed["the daemon"]
+        by_iam = {daemon} if key.own and await self._may_grant(daemon, key.arn) else ()
+        return aws_disks.grants(key, needed, by_iam, region)
+
+    async def _may_grant(self, principal: str, key: str) -> bool:
+        """Whether IAM permits the daemon what its policy has for a key; False where nobody can say."""
+        statements = iam.encrypting([self._place.region], key)
+        try:
+            return not await roles.refused(self._clients, principal, statements)
+        except CloudError:
+            return False
 
     async def _left(self) -> Findings:
         found = await disks.left_behind(self._clients, self._config.pool_name)

@@ -8,6 +8,7 @@ outcome is asked for again with the same token until it is known.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +30,7 @@ _LINES: Final = 20
 _ENDED: Final = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
 
 Said = Callable[[str], None]
-"""Told what happens, in words, as it happens."""
+"""Told what happens, in words, as it happens. May raise OSError when nobody listens any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ class Trial:
                 command=self._command,
             )
             self._price = offering.price
-            self._said(f"launching {offering.placement}")
+            self._tell(f"launching {offering.placement}")
             self._launching = asyncio.create_task(self._asked(self._request))
             try:
                 machine = await asyncio.shield(self._launching)
@@ -137,7 +138,7 @@ class Trial:
             try:
                 return await self._instances.launch(request)
             except (Throttled, Uncertain) as error:
-                self._said(f"asked again: {error}")
+                self._tell(f"asked again: {error}")
                 unknown = error
                 await self._clock.sleep(PAUSE)
         raise unknown
@@ -178,7 +179,7 @@ class Trial:
         try:
             listed = await self._instances.list(self._pool, machine.placement.region)
         except CloudError as error:
-            self._said(f"not listed: {error}")
+            self._tell(f"not listed: {error}")
             return self._machine or machine
         found = next((one for one in listed if one.id == machine.id), None)
         if found is None:
@@ -221,7 +222,7 @@ class Trial:
             if machine is None:
                 return
             node = machine.id
-            self._said(f"ending {node}")
+            self._tell(f"ending {node}")
             await self._terminated(node)
         except CloudError as error:
             advice = self._by_hand(request.placement.region, node, request.token)
@@ -247,12 +248,17 @@ class Trial:
             try:
                 return await self._instances.terminate(node)
             except CloudError as error:
-                self._said(f"not ended yet: {error}")
+                self._tell(f"not ended yet: {error}")
                 failure = error
                 await self._clock.sleep(PAUSE)
         raise failure
 
+    def _tell(self, text: str) -> None:
+        """Say it, if anybody listens: a pipe or terminal that went away must not keep the node alive."""
+        with contextlib.suppress(OSError):
+            self._said(text)
+
     def _pass(self, finding: Finding) -> None:
         seconds = max(0.0, self._clock.now() - self._begun)
         self._steps.append(Passed(finding=finding, seconds=seconds))
-        self._said(f"{seconds:7.1f} s  {finding.state:7}  {finding.subject}: {finding.text}")
+        self._tell(f"{seconds:7.1f} s  {finding.state:7}  {finding.subject}: {finding.text}")

@@ -67,3 +67,16 @@ async def test_a_pool_that_runs_and_parts_of_it_that_do_not(new_stack: Any) -> N
         code, found = await examined(stack)
         assert (code, of(found, "daemon/process"), of(found, "state/lease")) == (0, {"warn"}, {"ok"})
         assert "free" in found["state/lease"][0]["text"]
+
+
+async def test_a_node_is_tried_beside_a_running_pool_which_leaves_it_alone(new_stack: Any) -> None:
+    async with new_stack({}) as stack:
+        await stack.settled()
+        before = {node["id"] for node in json.loads((await stack.cli("nodes", "-o", "json")).out)["nodes"]}
+        done = await stack.cli("doctor", "--try-node", "on-demand", "--yes", "-o", "json")
+        rows = json.loads(done.out)["findings"]
+        assert (done.code, [row["state"] for row in rows]) == (0, ["ok"] * 8), done
+        assert [row["subject"] for row in rows[-2:]] == ["first token", "ended"]
+        tried = rows[1]["text"]
+        after = {node["id"] for node in json.loads((await stack.cli("nodes", "-o", "json")).out)["nodes"]}
+        assert (after, tried in after) == (before, False)

@@ -144,6 +144,7 @@ def test_what_a_volume_is_encrypted_by_is_kept_apart():
 KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1"
 DAEMON = f"arn:aws:iam::{ACCOUNT}:role/daemon"
 SPOT = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
+EVERYBODY = f"arn:aws:iam::{ACCOUNT}:root"
 ENOUGH = frozenset(OPERATIONS)
 
 
@@ -152,23 +153,24 @@ def named_in_policy(*names, action="kms:*", effect="Allow"):
 
 
 @pytest.mark.parametrize(
-    ("own", "grants", "policy", "daemon", "spot"),
+    ("own", "grants", "policy", "by_iam", "daemon", "spot"),
     [
-        (False, {}, {}, OK, None),
-        (True, {}, {}, FAIL, FAIL),
-        (True, {DAEMON: ENOUGH, SPOT: ENOUGH}, {}, OK, OK),
-        (True, {DAEMON: ENOUGH, SPOT: frozenset({"Decrypt"})}, {}, OK, FAIL),
-        (True, {}, named_in_policy(DAEMON, SPOT), OK, OK),
-        (True, {}, named_in_policy(DAEMON, SPOT, effect="Deny"), FAIL, FAIL),
-        (True, {}, named_in_policy(DAEMON, SPOT, action="kms:Decrypt"), FAIL, FAIL),
-        # IAM's own policies count for the daemon, and nobody can give EC2's role any.
-        (True, {SPOT: ENOUGH}, named_in_policy(f"arn:aws:iam::{ACCOUNT}:root"), WARN, OK),
-        (True, {}, named_in_policy(f"arn:aws:iam::{ACCOUNT}:root"), WARN, FAIL),
+        (False, {}, {}, (), OK, None),
+        (True, {}, {}, (), FAIL, FAIL),
+        (True, {DAEMON: ENOUGH, SPOT: ENOUGH}, {}, (), OK, OK),
+        (True, {DAEMON: ENOUGH, SPOT: frozenset({"Decrypt"})}, {}, (), OK, FAIL),
+        (True, {}, named_in_policy(DAEMON, SPOT), (), OK, OK),
+        (True, {}, named_in_policy(DAEMON, SPOT, effect="Deny"), (), FAIL, FAIL),
+        (True, {}, named_in_policy(DAEMON, SPOT, action="kms:Decrypt"), (), FAIL, FAIL),
+        # IAM's own policies count for the daemon where the key says so, and nobody can give EC2's role any.
+        (True, {SPOT: ENOUGH}, named_in_policy(EVERYBODY), (), WARN, OK),
+        (True, {}, named_in_policy(EVERYBODY), (DAEMON,), OK, FAIL),
+        (True, {}, {}, (DAEMON,), FAIL, FAIL),
     ],
 )
-def test_who_may_use_a_key(own, grants, policy, daemon, spot):
+def test_who_may_use_a_key(own, grants, policy, by_iam, daemon, spot):
     facts = disks.KeyFacts(arn=KEY, own=own, grants=grants, policy=policy)
-    found = aws_disks.grants(facts, {"the daemon": DAEMON, "the role for spot": SPOT}, REGION)
+    found = aws_disks.grants(facts, {"the daemon": DAEMON, "the role for spot": SPOT}, by_iam, REGION)
     assert states(found) == [state for state in (daemon, spot) if state is not None]
     for finding in found:
         assert finding.state is OK or f"create-grant --region {REGION} --key-id {KEY} " in finding.advice

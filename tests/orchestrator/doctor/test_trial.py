@@ -302,6 +302,15 @@ async def test_a_bug_of_ours_ends_the_node_too(stand):
     assert not stand.cloud.living
 
 
+async def test_a_terminal_that_goes_away_keeps_no_node_alive(stand):
+    def said(text):
+        raise BrokenPipeError
+
+    stand.trial._said = said
+    assert await stand.run() == [(step, State.OK) for step in STEPS]
+    assert not stand.cloud.living
+
+
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize(
     ("call", "number"), [("launch", 1), ("list", 1), ("list", 9), ("terminate", 1), ("console", 1)]
