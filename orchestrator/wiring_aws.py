@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from cloud.aws.clients import AwsClients
 from cloud.aws.instances import AwsInstances
@@ -47,7 +48,7 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
     return AwsPorts(
         instances=instances,
         offerings=AwsOfferings(regions, clock=clock, patience=_SHARE * config.daemon.call_timeout),
-        notices=tuple(_notices(table, [place for _, place in regions], calls, clock)),
+        notices=tuple(_notices(table, name, [place for _, place in regions], calls, clock)),
         balancers=_balancers(table, name, instances, regions[0][0]),
         calls=tuple(calls),
     )
@@ -93,7 +94,7 @@ def places(table: AwsTable) -> list[AwsRegion]:
 
 
 def _notices(
-    table: AwsTable, regions: Sequence[AwsRegion], calls: Sequence[NoticeCalls], clock: Clock
+    table: AwsTable, pool: str, regions: Sequence[AwsRegion], calls: Sequence[NoticeCalls], clock: Clock
 ) -> list[Notices]:
     """Two sources a region, named after it when there are several."""
     found: list[Notices] = []
@@ -101,7 +102,9 @@ def _notices(
         suffix = f"-{place.region}" if len(regions) > 1 else ""
         queue = table.regions[place.region].notice_queue
         if queue:
-            found.append(QueueNotices(asked, clock, url=queue, name=f"aws-queue{suffix}"))
+            nodes = partial(asked.nodes_in_reservation, pool)
+            name = f"aws-queue{suffix}"
+            found.append(QueueNotices(asked, clock, url=queue, reservation_nodes=nodes, name=name))
         found.append(
             SpotRequestNotices(
                 asked, clock, interval=table.poll_spot_requests, name=f"aws-spot-requests{suffix}"

@@ -9,11 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from cloud.aws.clients import Answer, AwsClients, Lane
+from cloud.aws.instances import PAGE
+from cloud.aws.places import POOL_TAG
 from cloud.errors import CloudError, Uncertain
 
 
 class NoticeCalls:
-    """SQS and spot requests in one region. Parameters and answers are boto3's. All raise CloudError."""
+    """SQS, spot requests and reservations in one region. All raise CloudError.
+
+    Parameters and answers are boto3's where nothing else is said.
+    """
 
     def __init__(self, clients: AwsClients) -> None:
         self._clients = clients
@@ -40,6 +45,20 @@ class NoticeCalls:
         return await self._clients.call(
             Lane.NOTICE, "ec2", "describe_spot_instance_requests", lost=CloudError, **parameters
         )
+
+    async def nodes_in_reservation(self, pool: str, reservation: str) -> tuple[str, ...]:
+        """The machines of a pool that were launched into a capacity reservation."""
+        filters = [
+            {"Name": f"tag:{POOL_TAG}", "Values": [pool]},
+            {"Name": "capacity-reservation-id", "Values": [reservation]},
+        ]
+        found: list[str] = []
+        async for page in self._clients.pages(
+            Lane.NOTICE, "ec2", "describe_instances", Filters=filters, MaxResults=PAGE
+        ):
+            for group in page["Reservations"]:  # of EC2's other kind: the machines of one launch
+                found += [str(machine["InstanceId"]) for machine in group["Instances"]]
+        return tuple(found)
 
     async def close(self) -> None:
         """Give up this share of the clients. Idempotent."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -96,14 +96,19 @@ class _Held:
     messages: set[str] = field(default_factory=set)
 
 
+async def _nobody(_reservation: str) -> tuple[str, ...]:
+    return ()
+
+
 class QueueNotices:
     """A `Notices` source on one SQS queue.
 
     `account`: events that say they are from another account are foreign (empty: not checked). `owned` says
     False of an instance that is certainly not ours, so that other people's machines cost nothing; a machine
     that is not described yet must pass. `reservation_nodes` names our instances in a capacity reservation,
-    for events that name only that. `wait` and `visibility` are seconds: of one long poll, and until a
-    message that was not acknowledged is told again.
+    for events that name only that. Where it raises, the message comes again after its visibility; no other
+    waits for it. `wait` and `visibility` are seconds: of one long poll, and until a message that was not
+    acknowledged is told again.
     """
 
     def __init__(
@@ -114,7 +119,7 @@ class QueueNotices:
         url: str,
         account: str = "",
         owned: Callable[[str], bool] = lambda _node: True,
-        reservation_nodes: Callable[[str], Iterable[str]] = lambda _reservation: (),
+        reservation_nodes: Callable[[str], Awaitable[Iterable[str]]] = _nobody,
         wait: int = 10,
         visibility: int = 15,
         pollers: int = 2,
@@ -137,6 +142,7 @@ class QueueNotices:
         self._burst = asyncio.Event()
         self._doomed: deque[tuple[str, asyncio.Future[str]]] = deque()  # receipt, and what went wrong
         self._sweeping: asyncio.Task[None] | None = None
+        self._asking: set[asyncio.Task[None]] = set()  # who is in reservations that end
 
     async def stream(self) -> AsyncIterator[Notice]:
         """Yield notices for ever, those first that were told to an earlier reader and not acknowledged."""
@@ -199,10 +205,10 @@ class QueueNotices:
         What was not acknowledged comes again after its visibility. So does what SQS still hands to the poll
         that is broken off here, which is why neither should be long.
         """
-        polling, self._polling = self._polling, []
-        for task in polling:
+        ended, self._polling = [*self._polling, *self._asking], []
+        for task in ended:
             task.cancel()
-        await asyncio.gather(*polling, return_exceptions=True)
+        await asyncio.gather(*ended, return_exceptions=True)
         if self._sweeping is not None:
             try:
                 async with asyncio.timeout(_CLOSE_WITHIN):
@@ -283,45 +289,63 @@ class QueueNotices:
         parsed = events.parse(
             message.get("Body"), received_at=now, sent_at=sent_at, source=self.name, account=self._account
         )
-        notices = self._ours(parsed, now)
+        new = _Message(identity, receipt, now if sent_at is None else min(now, sent_at), now, set())
+        if isinstance(parsed, events.ReservationEnds):
+            asking = asyncio.create_task(self._ask_who_is_in(parsed, new))
+            self._asking.add(asking)
+            asking.add_done_callback(self._asking.discard)
+            return
+        told = parsed.notices if isinstance(parsed, events.Told) else ()
+        self._settle(new, parsed, [notice for notice in told if self._owned(notice.node)])
+
+    async def _ask_who_is_in(self, ends: events.ReservationEnds, message: _Message) -> None:
+        """Tell the nodes that go with a reservation. A message for which that fails comes again."""
+        try:
+            nodes = await self._reservation_nodes(ends.reservation)
+        except Exception as error:  # whatever it is, the next time may work
+            self.counts.failures += 1
+            log.warning(
+                "notice_queue.reservation_unread",
+                queue=self.name,
+                reservation=ends.reservation,
+                error=f"{type(error).__name__}: {error}",
+            )
+            return
+        notices = [
+            Notice(
+                id=f"{ends.id}/{node}",
+                kind=NoticeKind.MAINTENANCE,
+                node=node,
+                deadline=ends.deadline,
+                source=self.name,
+                confidence=Confidence.CONFIRMED,
+                seen_at=message.told_at,
+            )
+            for node in nodes
+        ]
+        self._settle(message, ends, notices)
+
+    def _settle(self, message: _Message, parsed: events.Parsed, notices: Sequence[Notice]) -> None:
+        """Tell the notices of a message that may be about our nodes, or discard it."""
         fresh = [notice for notice in notices if _key(notice) not in self._done]
         if not fresh:
             self._reject(parsed, bool(notices))
-            self._discard(receipt)
+            self._discard(message.receipt)
             return
-        waits_since = now if sent_at is None else min(now, sent_at)
-        self._messages[identity] = _Message(identity, receipt, waits_since, now, {_key(n) for n in fresh})
+        message.waits_for |= {_key(notice) for notice in fresh}
+        self._messages[message.id] = message
         news = []
         for notice in fresh:
             held = self._held.get(_key(notice))
             if held is None:
                 held = self._held[_key(notice)] = _Held(notice)
                 news.append(notice)
-            held.messages.add(identity)
+            held.messages.add(message.id)
         if news:
             self.counts.told += len(news)
             self._tell(news)
         else:
             self.counts.duplicates += 1
-
-    def _ours(self, parsed: events.Parsed, now: float) -> list[Notice]:
-        """The notices of a message that may be about our nodes."""
-        if isinstance(parsed, events.Told):
-            return [notice for notice in parsed.notices if self._owned(notice.node)]
-        if isinstance(parsed, events.ReservationEnds):
-            return [
-                Notice(
-                    id=f"{parsed.id}/{node}",
-                    kind=NoticeKind.MAINTENANCE,
-                    node=node,
-                    deadline=parsed.deadline,
-                    source=self.name,
-                    confidence=Confidence.CONFIRMED,
-                    seen_at=now,
-                )
-                for node in self._reservation_nodes(parsed.reservation)
-            ]
-        return []
 
     def _reject(self, parsed: events.Parsed, copy: bool) -> None:
         """Count a message that tells nothing; what is unreadable is logged, ever more rarely."""

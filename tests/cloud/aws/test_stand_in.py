@@ -6,6 +6,8 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from cloud.aws.notice_calls import NoticeCalls
+
 TYPE = "p5.4xlarge"
 FAULT = {"code": "Client.InternalError", "message": "Client error on launch", "after": 0.0}
 
@@ -239,3 +241,19 @@ def test_volumes_have_a_quota(account):
     account.shim.order("set", volume_quota=10)
     account.launch()
     assert account.refusal(account.launch) == "VolumeLimitExceeded"
+
+
+# -- reservations ---------------------------------------------------------------------------------
+
+
+async def test_a_reservation_holds_the_on_demand_machines_of_its_type_and_zone(account, aws_clients):
+    account.shim.order("set", reservations={f"{TYPE}:us-east-1a": "cr-0000aaaa"})
+    inside, spot = account.launch(), account.launch("spot")
+    outside = account.launch(SubnetId=account.place.subnets["us-east-1b"])
+    assert account.described(inside)["CapacityReservationId"] == "cr-0000aaaa"
+    for node in (spot, outside):
+        assert "CapacityReservationId" not in account.described(node)
+    calls = NoticeCalls(aws_clients)
+    assert await calls.nodes_in_reservation("pool", "cr-0000aaaa") == (inside,)
+    assert await calls.nodes_in_reservation("other", "cr-0000aaaa") == ()
+    assert await calls.nodes_in_reservation("pool", "cr-0000bbbb") == ()

@@ -171,6 +171,9 @@ def _begin(shim, instance, given, fault):
         shim.later(shim.settings["boot"], lambda: is_in(instance, PENDING) and run(instance))
     else:
         shim.later(fault.get("after", 0.05), lambda: is_in(instance, PENDING) and _fail(instance, fault))
+    place = f"{instance.instance_type}:{instance.placement.zone}"
+    spot = _market(given) == "spot"
+    instance.capacity_reservation_id = None if spot else shim.settings["reservations"].get(place)
     instance.spot_instance_request_id = None
     if _market(given) == "spot":
         request = f"sir-{hashlib.sha256(instance.id.encode()).hexdigest()[:8]}"

@@ -115,6 +115,7 @@ def _patch_descriptions(shim):
     ec2_utils.filter_dict_attribute_mapping.update(
         {
             "client-token": "client_token",
+            "capacity-reservation-id": "capacity_reservation_id",
             "instance-lifecycle": "lifecycle",
             "spot-instance-request-id": "spot_instance_request_id",
         }

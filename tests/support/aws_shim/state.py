@@ -46,6 +46,7 @@ DEFAULTS = {
     "volume_quota": None,  # GiB of all volumes of a region
     "default_key": "",  # customer key that encrypts every volume that names none
     "key_grants": {},  # customer key -> markets whose launches may use it; missing means none may
+    "reservations": {},  # "TYPE:ZONE" -> capacity reservation that on-demand launches there run in
     "images": {},  # image -> {"volumes": [{"device", "size", "delete_on_termination", "encrypted", "kms"}]}
     "console": {},  # instance id or "*" -> what the machine wrote on its console
     "clock": 0.0,  # s that the answers' Date is ahead

@@ -293,20 +293,58 @@ async def test_a_change_that_is_called_off_is_told_although_its_first_event_was_
     assert (over.id, told.cancelled, over.cancelled) == (told.id, False, True)
 
 
+def block(name):
+    detail = {"capacity-reservation-id": name, "end-date": "2026-12-05T11:30:00Z"}
+    return body("", "Capacity Block Expiration Warning", detail)
+
+
 async def test_a_capacity_block_that_runs_out_is_a_notice_for_each_of_our_nodes_in_it(sqs, open_source):
-    def block(name):
-        detail = {"capacity-reservation-id": name, "end-date": "2026-12-05T11:30:00Z"}
-        return body("", "Capacity Block Expiration Warning", detail)
+    async def nodes_in(name):
+        return [node(1), node(2)] if name == "cr-0000aaaa" else []
 
     await sqs.send(block("cr-0000aaaa"), block("cr-0000bbbb"))
-    source = open_source(
-        sqs, reservation_nodes=lambda name: [node(1), node(2)] if name == "cr-0000aaaa" else []
-    )
+    source = open_source(sqs, reservation_nodes=nodes_in)
     found = await take(source, 2)
     assert [(n.kind, n.node) for n in found] == [(NoticeKind.MAINTENANCE, node(n)) for n in (1, 2)]
+    assert {n.deadline for n in found} == {datetime(2026, 12, 5, 11, 0, tzinfo=UTC).timestamp()}
     assert len({n.id for n in found}) == 2
     await until(lambda: _empty(sqs))
     assert source.counts.foreign == 1
+
+
+@pytest.mark.parametrize("error", [Denied("not allowed"), RuntimeError("a bug")])
+async def test_a_block_whose_nodes_cannot_be_known_now_comes_again(sqs, open_source, error):
+    answers = [error, [node(1)]]
+
+    async def nodes_in(_name):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    await sqs.send(block("cr-0000aaaa"))
+    source = open_source(sqs, reservation_nodes=nodes_in, visibility=1)
+    (notice,) = await take(source, 1)
+    assert notice.node == node(1)
+    await until(lambda: _empty(sqs))
+    assert source.counts.failures == 1
+
+
+async def test_no_notice_waits_for_the_nodes_of_a_block(sqs, open_source):
+    asked = asyncio.Event()
+
+    async def nodes_in(_name):
+        asked.set()
+        await asyncio.Event().wait()
+
+    await sqs.send(block("cr-0000aaaa"))
+    source = open_source(sqs, reservation_nodes=nodes_in)
+    reading = asyncio.create_task(take(source, 1))
+    await asked.wait()
+    await sqs.send(body(node(7)))
+    assert [notice.node for notice in await reading] == [node(7)]
+    await source.close()
+    assert await sqs.left() == 1
 
 
 async def test_a_burst_is_received_and_deleted_in_batches(any_sqs, open_source):
