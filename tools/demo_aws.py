@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 from aws_stage import (
     MODEL,
     REGION,
+    STRICT,
     TOKENS_PER_SECOND,
     AwsShim,
     EngineProcesses,
@@ -231,7 +232,7 @@ async def play(options: DemoOptions, directory: Path, shim: AwsShim) -> dict[str
     """One demo from start to summary. Raises ProcessError."""
     talk(options, f"Starting {options.nodes} nodes on a stand-in for AWS in {directory} ...")
     clock, engine_port = SystemClock(), free_port()
-    shim.order("set", boot=2.0, end=1.0)
+    shim.order("set", boot=2.0, end=1.0, **STRICT)
     scene = build(options, directory, shim, engine_port)
     aws, client = Aws(shim, seed=options.seed), ControlClient(scene.socket)
     async with (

@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from aws_stage import STRICT, AwsShim
 
 from cloud.clock import SystemClock
 from cloud.errors import CloudError
@@ -480,6 +481,13 @@ class MarkedProcesses:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return list(left.values())
+
+
+@pytest.fixture
+def aws_shim(aws_shim: AwsShim) -> AwsShim:
+    """The stand-in for AWS at its strictest."""
+    aws_shim.order("set", **STRICT)
+    return aws_shim
 
 
 @pytest.fixture

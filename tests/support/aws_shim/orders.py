@@ -70,8 +70,8 @@ class Application:
             fault = Fault(action=action, kind="error", code="ExpiredToken", message="The token has expired.")
         if f"{service}:{action.removesuffix('Batch')}" in self._shim.settings["denied"]:
             fault = _denial(service, action)
-        refusal = closed(self._shim, service, region, action) or throttled(self._shim, region, action)
-        fault = refusal or fault
+        fault = fault or closed(self._shim, service, region, action)
+        fault = fault or throttled(self._shim, region, action)
         if fault is None and action == "GetCallerIdentity":
             fault = forged(environ, body)
         if fault is not None and fault.kind == "error":
@@ -91,21 +91,28 @@ class Application:
         if refusal is not None:
             return _refuse(refusal, service, start_response)
         if fault is not None and fault.kind == "lose":
-            b"".join(self._answer(environ, lambda *_: None, era))
+            b"".join(self._answer(environ, action, lambda *_: None, era))
             return _hang_up(environ, start_response)
         return self._effects.perform(
             _key_of(environ),
             action,
             body,
-            call=lambda start=start_response: self._answer(environ, start, era),
+            call=lambda start=start_response: self._answer(environ, action, start, era),
             hang_up=lambda: _hang_up(environ, start_response),
         )
 
-    def _answer(self, environ, start_response, era):
-        """What moto says. A call from before a reset that was held up has no place in the new account."""
+    def _answer(self, environ, action, start_response, era):
+        """What moto says. A call from before a reset that was held up has no place in the new account.
+
+        A description is written while nothing changes: a machine's state and the reason for it are of one
+        moment.
+        """
         if self._shim.era != era:
             return _hang_up(environ, start_response)
-        return self._moto(environ, start_response)
+        if action != "DescribeInstances":
+            return self._moto(environ, start_response)
+        with self._shim.lock:
+            return [b"".join(self._moto(environ, start_response))]
 
     def _order(self, order, given, start_response):
         shim = self._shim

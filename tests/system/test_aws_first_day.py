@@ -1,0 +1,142 @@
+"""What a new account does to a pool: keys that are not granted, a role that is not there, a block that ends.
+
+The daemon is a process; EC2 is the stand-in at its strictest.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aws_pool import POOL, TYPE, Machines, tables
+from aws_stage import EnginesHere, free_port, kept, network
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+TEMPLATE = "first-day-node"
+RESERVATION = "cr-0123456789abcdef0"
+WAVE = 30
+"""Machines that a pool wants at once: six times what EC2 launches at once."""
+
+
+@pytest.fixture(scope="module")
+def subnets(aws_shim_process: Any) -> dict[str, str]:
+    """A network on the loopback and a launch template."""
+    return network(aws_shim_process, "127.79", TEMPLATE)
+
+
+@pytest.fixture
+async def machines(aws_shim: Any) -> Any:
+    """EC2 with an engine at every machine that runs."""
+    machines = Machines(aws_shim, free_port())
+    async with kept(EnginesHere(aws_shim, machines.port)):
+        yield machines
+
+
+def made(machines: Machines, subnets: dict[str, str], **pool: Any) -> dict[str, dict[str, object]]:
+    """The tables of a pool; `pool` are keys of the pool itself."""
+    found = tables(machines, subnets, template=TEMPLATE)
+    found[POOL] = {**found[POOL], **pool}
+    return found
+
+
+async def alarms(stack: Any) -> list[str]:
+    """The names of the alarms that were raised, each time that it was."""
+    return [event["data"]["name"] for event in await stack.events() if event["kind"] == "AlarmRaised"]
+
+
+@pytest.mark.parametrize("replicas", [3, 12])
+async def test_an_account_whose_key_is_not_granted_ends_with_three_launches_and_one_alarm(
+    machines: Machines, subnets: dict[str, str], new_stack: Any, replicas: int
+) -> None:
+    """EC2 accepts every launch and ends it while it is pending: the volumes cannot be decrypted."""
+    machines.shim.order("set", default_key="arn:aws:kms:us-east-1:123456789012:key/1")
+    async with new_stack(made(machines, subnets, replicas=replicas), parts=("gateway", "daemon")) as stack:
+        pool = await stack.until_pool(
+            "the pool has given up", lambda pool: any("not started once" in p for p in pool["problems"])
+        )
+        await stack.turns(20)
+        assert len(await machines.tokens()) <= 3, await stack.events()
+        assert await machines.living() == {}
+        assert await alarms(stack) == ["never-started"]
+        pool = await stack.pool()
+        (problem,) = [text for text in pool["problems"] if "not started once" in text]
+        assert "Client.InternalError" in problem
+        assert "orchestrator resume" in problem
+        shown = await stack.cli("status")
+        warned = [line for line in shown.out.splitlines() if line.startswith("! ")]
+        assert len([line for line in warned if "has not started once" in line]) == 1, warned
+        assert "Client.InternalError" in shown.out
+
+        # The key is granted, somebody says so, and the same process makes the pool whole.
+        machines.shim.order("set", default_key="")
+        assert (await stack.cli("resume")).code == 0
+        await stack.until_pool("the pool is whole", lambda pool: pool["ready"] == replicas)
+
+
+async def test_an_account_without_the_role_of_spot_holds_its_floor_and_buys_no_more_on_demand(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    machines.shim.order("set", spot_role=False)
+    async with new_stack(made(machines, subnets, replicas=10), parts=("gateway", "daemon")) as stack:
+        await stack.until_pool(
+            "the floor is there and spot is paused",
+            lambda pool: pool["on_demand_ready"] == 3 and any("spot" in p for p in pool["problems"]),
+        )
+        await stack.turns(20)
+        assert sorted((await machines.living()).values()) == ["on-demand"] * 3
+        assert set(await alarms(stack)) == {"market-paused"}
+        pool = await stack.pool()
+        (problem,) = [text for text in pool["problems"] if "ServiceLinkedRole" in text]
+        assert "aws iam create-service-linked-role" in problem
+
+        machines.shim.order("set", spot_role=True)
+        assert (await stack.cli("resume")).code == 0
+        await stack.until_pool("the pool is whole", lambda pool: pool["spot_ready"] == 7)
+        assert sorted((await machines.living()).values()) == ["on-demand"] * 3 + ["spot"] * 7
+
+
+async def test_a_wave_of_launches_above_ec2s_rate_marks_nothing_refused(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    changes = made(machines, subnets, replicas=WAVE)
+    changes[f"{POOL}.limits"] = {**changes[f"{POOL}.limits"], "launches_per_minute": 10 * WAVE, "surge": WAVE}
+    async with new_stack(changes, parts=("gateway", "daemon")) as stack:
+        await stack.until_pool("the pool is whole", lambda pool: pool["ready"] == WAVE)
+        ended = [event["data"] for event in await stack.events() if event["kind"] == "IntentClosed"]
+        assert {e["outcome"] for e in ended} <= {"done", "throttled"}, ended
+        assert sorted((await machines.living()).values()).count("spot") == WAVE * 7 // 10
+        assert len(set(await machines.tokens())) == len(await machines.living()) == WAVE
+
+
+async def test_a_capacity_block_that_runs_out_takes_the_nodes_in_it_and_no_other(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """EC2 tells once, forty minutes before the block ends; its machines are ended from thirty before."""
+    order, (inside, outside) = machines.shim.order, sorted(subnets)
+    order(
+        "set",
+        reservations={f"{TYPE}:{inside}": RESERVATION},
+        capacity={f"on-demand:{TYPE}:{inside}": 1},
+    )
+    changes = made(machines, subnets, replicas=3, spot_share="0%")
+    async with new_stack(changes, parts=("gateway", "daemon")) as stack:
+        pool = await stack.until_pool("the pool is whole", lambda pool: pool["ready"] == 3)
+        zones = {node["id"]: node["zone"] for node in pool["nodes"] if node["phase"] == "ready"}
+        assert sorted(zones.values()) == [inside, outside, outside]
+        (doomed,) = [node for node, zone in zones.items() if zone == inside]
+        ends = datetime.now(UTC) + timedelta(minutes=40)
+        detail = {"capacity-reservation-id": RESERVATION, "end-date": ends.isoformat(timespec="seconds")}
+        async with stack.traffic() as traffic:
+            order("tell", kind="Capacity Block Expiration Warning", detail=detail, node=RESERVATION)
+            await stack.until_pool(
+                "the node in the block is replaced",
+                lambda pool: pool["ready"] == 3 and doomed not in {n["id"] for n in pool["nodes"]},
+            )
+            await traffic.answers(20)
+        assert (traffic.report.failed, traffic.report.streams_cut) == (0, 0), traffic.report
+        told = [e["data"]["notice"] for e in await stack.events() if e["kind"] == "NoticeSeen"]
+        assert [(n["node"], n["kind"], n["source"]) for n in told] == [(doomed, "maintenance", "aws-queue")]
+        assert told[0]["deadline"] == pytest.approx((ends - timedelta(minutes=30)).timestamp(), abs=1.0)
+        assert set(zones) - {doomed} <= set(await machines.living())
