@@ -34,7 +34,7 @@ ZONES = (f"{REGION}a", f"{REGION}b")
 MODEL = "simulated"
 TOKENS_PER_SECOND = 50.0
 
-STRICT = {"run_bucket": [5, 2.0], "tag_authorisation": True}
+STRICT: dict[str, Any] = {"run_bucket": [5, 2.0], "tag_authorisation": True}
 """Settings under which the stand-in refuses what EC2 refuses: launches above its rate, and changes by tag."""
 
 _SHIM = Path(__file__).parent / "aws_shim"
