@@ -93,6 +93,7 @@ def make_pool(nodes: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
         "notices": [],
         "swaps": [],
         "nodes": nodes,
+        "failed_boots": [],
         "problems": [],
         "notes": [],
     } | changes
@@ -276,7 +277,9 @@ def story() -> dict[str, Any]:
                 {"pci": "0000:00:1e", "code": 31, "text": "MMU fault", "fatal": False},
             ],
             "errors": ["nvidia-smi: no answer within 10 s"],
+            "boot": None,
         },
+        "failed_boot": None,
         "events": events,
         "sentences": ["It is drained because its reclaim was announced."],
     }  # fmt: skip
