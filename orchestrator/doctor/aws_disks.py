@@ -59,6 +59,15 @@ def ungranted(key: str, needed: Iterable[str], region: str, why: str) -> Finding
     )
 
 
+def unknown_keys(region: str, why: str) -> Finding:
+    """Nobody may read which keys the volumes get."""
+    return skipped(
+        f"whether the volumes are encrypted with a key of your own cannot be read: {why}",
+        "allow what `orchestrator aws policy FILE --doctor` prints",
+        region,
+    )
+
+
 def left(found: Sequence[LeftVolume], region: str) -> Findings:
     """Volumes of the pool that no machine uses any more."""
     if not found:

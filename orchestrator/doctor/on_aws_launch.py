@@ -89,7 +89,11 @@ class LaunchLooks:
             return [skipped(f"there is no image {name} to look at", subject=self._place.region)]
         volumes = disks.volumes(image.devices, template.devices)
         findings = list(aws_disks.kept(volumes, self._place))
-        for key in await disks.keys(self._clients, volumes):
+        try:
+            keys = await disks.keys(self._clients, volumes)
+        except CloudError as error:
+            return [*findings, aws_disks.unknown_keys(self._place.region, told(error))]
+        for key in keys:
             findings += await self._key(key)
         return findings
 

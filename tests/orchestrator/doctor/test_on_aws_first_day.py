@@ -95,19 +95,17 @@ async def test_a_pool_without_spot_tries_none_and_needs_no_role(account):
     assert [f.state for f in found["aws/spot-role"]] == [OK]
 
 
-async def test_a_balancer_that_keeps_connections_longer_than_the_engines(account):
+@pytest.mark.parametrize(("keep_alive", "seconds"), [("75", 75), ("65", 70)])
+async def test_a_balancer_that_keeps_connections_longer_than_the_engines(account, keep_alive, seconds):
+    account.keep_alive = keep_alive  # the file says 60 s of the balancer, and all is well by the file
     account.client("elbv2").modify_load_balancer_attributes(
-        LoadBalancerArn=account.balancer, Attributes=[{"Key": "idle_timeout.timeout_seconds", "Value": "75"}]
+        LoadBalancerArn=account.balancer,
+        Attributes=[{"Key": "idle_timeout.timeout_seconds", "Value": str(seconds)}],
     )
-    found = only((await account.findings("aws", "balancer"))["balancer/idle-timeout"])
-    assert (found.state, "clients get 502" in found.text) == (FAIL, True)
-    assert f"--load-balancer-arn {account.balancer}" in found.advice
-
-
-async def test_an_engine_with_its_own_keep_alive_gets_502s(account):
-    account.keep_alive = "5"
-    found = only((await account.findings("aws", "balancer"))["balancer/idle-timeout"])
-    assert (found.state, "the 5 s for which engines keep" in found.text) == (FAIL, True)
+    late, other = worst((await account.findings("aws", "balancer"))["balancer/idle-timeout"])
+    assert (late.state, "clients get 502" in late.text) == (FAIL, True)
+    assert f"--load-balancer-arn {account.balancer}" in late.advice
+    assert (other.state, f'balancer_idle_timeout = "{seconds}s"' in other.advice) == (WARN, True)
 
 
 async def test_who_may_not_read_the_idle_timeout_still_sees_the_target_group(account):
@@ -241,6 +239,14 @@ async def test_a_key_of_ones_own_without_grants_ends_every_spot_machine(account)
         operations = found[1].advice.partition("--operations ")[2].split()
         account.client("kms").create_grant(KeyId=arn, GranteePrincipal=who, Operations=operations)
     assert not worst((await account.findings("aws", "launch"))["launch/disks"])
+
+
+async def test_who_may_not_read_keys_still_sees_what_outlives_machines(account):
+    image_of(account, {"device": "/dev/sdb", "size": 500, "delete_on_termination": False})
+    account.shim.order("set", denied=["ec2:GetEbsEncryptionByDefault"])
+    found = (await account.findings("aws", "launch"))["launch/disks"]
+    assert [f.state for f in found] == [FAIL, SKIPPED]
+    assert "GetEbsEncryptionByDefault" in found[1].text
 
 
 async def test_grants_that_nobody_may_read_are_printed_all_the_same(account):
