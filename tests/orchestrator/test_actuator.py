@@ -185,6 +185,22 @@ def test_a_region_that_hangs_keeps_no_call_in_another_waiting(play: Play) -> Non
     assert done == [launch().token]
 
 
+def test_launches_that_hang_keep_no_end_of_a_machine_waiting(play: Play) -> None:
+    """As many launches as run at a time wait for their turn; a doomed node of the region is ended at once."""
+
+    async def work(clock: Clock) -> list[Event]:
+        machines, heard = Machines(clock, hangs_in="LaunchRequest"), []
+        hands = actuator(clock, machines, heard)
+        hands.perform([launch(f"p/1/{number}") for number in range(60)], place_of=place_of)
+        await clock.sleep(0.1)
+        end = Terminate(token="r/1:terminate", node="r/1", cause=Cause.NOTICE, reason="")
+        hands.perform([end], place_of=place_of)
+        await clock.sleep(1.0)
+        return [*heard]
+
+    assert [(e.token, e.outcome) for e in play(work)] == [("r/1:terminate", Outcome.DONE)]
+
+
 def test_stopping_cuts_off_what_runs_and_reports_nothing_of_it(play: Play) -> None:
     async def work(clock: Clock) -> list[Event]:
         machines, heard = Machines(clock, hangs=True), []
