@@ -16,6 +16,7 @@ from cloud.aws.doctor.idle_timeout import idle_timeout
 from cloud.aws.errors import code_of, is_refusal, told
 from cloud.aws.load_balancer import name_of
 from cloud.aws.places import AwsRegion
+from cloud.engines.keep_alive import KEEP_ALIVE
 from cloud.errors import CloudError, NotFound
 from cloud.ports import Clock
 from orchestrator.config import Config
@@ -30,8 +31,6 @@ from policies import bill
 from policies.model import Market
 
 _WHO = "aws/credentials"
-_KEEP_ALIVE = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
-_ENGINES_OWN = "5"  # s that vLLM keeps an idle connection when nobody says otherwise
 
 
 class AwsDoctor:
@@ -249,7 +248,7 @@ class AwsDoctor:
         group = await balancer.target_group(clients, name_of(self._table.target_group))
         pool, region = self._config.pool, self._regions[0][1].region
         command = engine_of(pool, self._clock).command(engine_spec(pool))
-        keep_alive = float(command.env.get(_KEEP_ALIVE, _ENGINES_OWN))
+        keep_alive = float(command.env[KEEP_ALIVE])
         findings: list[Finding] = []
         for arn in group.balancers:
             seconds = await idle_timeout(clients, arn)

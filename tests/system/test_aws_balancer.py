@@ -126,8 +126,8 @@ async def test_a_reclaim_and_idle_gaps_lose_nothing_behind_a_balancer(site: Site
 
 
 async def test_a_group_that_is_checked_at_a_path_that_engines_do_not_have(site: Site, new_stack: Any) -> None:
-    """The balancer takes no target for healthy and sends to all: requests are served, and the alarm's metric
-    says that nobody watches."""
+    """The balancer takes no target for healthy and sends to all: requests are served, and status and
+    the alarm's metrics say that nobody watches them."""
     target_group(site.shim, GROUP, path="/")
     async with new_stack(site.tables(), parts=("daemon",)) as stack:
         await stack.until_pool("no target is healthy", lambda pool: whole(pool, "unhealthy"))
@@ -135,6 +135,9 @@ async def test_a_group_that_is_checked_at_a_path_that_engines_do_not_have(site: 
             await stack.turns(20)
         assert report.answered > 0
         assert report.failed == 0, report
+        pool = await stack.pool()
+        assert pool is not None
+        assert (pool["state"], pool["problems"]) == ("down", ["alb has no usable target"])
         metrics = await stack.get(stack.monitoring_port, "/metrics")
         healthy = re.search(r'orchestrator_balancer_targets\{[^}]*state="healthy"[^}]*\} (\S+)', metrics)
         assert healthy is not None
