@@ -18,6 +18,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from cloud.node_metadata import Refused
+
 OLDEST_VLLM = (0, 18)  # the first with --shutdown-timeout
 ENGINE_HOME = "/var/lib/orchestrator-engine"
 LOCAL_DISK = "/mnt/orchestrator"
@@ -162,6 +164,18 @@ def check_driver(gpus: int, run: Ask) -> Check:
         what = f"the machine shows {len(rows)} GPUs and the engine wants {gpus}"
         return Check("driver", False, f"{what}; choose a larger instance type or less parallelism", True)
     return Check("driver", True, f"{len(rows)} x {rows[0][0].strip()}, driver {rows[0][2].strip()}")
+
+
+def count_gpus(run: Ask) -> int:
+    """How many GPUs the machine has. Raises Refused."""
+    try:
+        status, output = run(("nvidia-smi", "-L"))
+    except (OSError, TimeoutError) as error:
+        raise Refused(f"nvidia-smi -L: {error}") from None
+    found = sum(line.startswith("GPU ") for line in output.splitlines())
+    if status != 0 or not found:
+        raise Refused(f"nvidia-smi -L: status {status}: {_last(output)}")
+    return found
 
 
 def check_tools(environment: Mapping[str, str]) -> list[Check]:

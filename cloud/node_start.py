@@ -11,11 +11,11 @@ key     Proves to the control host which instance this is, and writes the key th
         elsewhere.
 engine  Reads a JSON file {"argv", "env", "secrets", "port", "weights", "needs"}, looks whether the machine
         can run the engine, fetches the secrets into the environment, brings the weights, and becomes it.
-        {host} in its words is the node's private address, {port} the port, {model} where the weights are. A
-        secret is the ARN of a parameter of SSM or of a secret of Secrets Manager, under the name of its
-        variable. "weights" is empty, a path or s3://BUCKET/PREFIX; "needs" is {"gpus": how many, "vllm":
-        whether it is vLLM, "weights": bytes}. Every step goes into the boot report. A start that fails is
-        tried again at a growing pace.
+        {host} in its words is the node's private address, {port} the port, {model} where the weights are,
+        {gpus} the number of GPUs. A secret is the ARN of a parameter of SSM or of a secret of Secrets
+        Manager, under the name of its variable. "weights" is empty, a path or s3://BUCKET/PREFIX; "needs" is
+        {"gpus": how many, "vllm": whether it is vLLM, "weights": bytes}. Every step goes into the boot
+        report. A start that fails is tried again at a growing pace.
 
 Examples:
   python3 -m cloud.node_start key --url https://control:9465 --key-file key --agent agent.py
@@ -37,7 +37,7 @@ from typing import Any
 
 from cloud.node_aws import CALL_SECONDS, Aws, needed, said, trusting
 from cloud.node_boot import BOOT_FILE, Boot, pause
-from cloud.node_checks import ENGINE_HOME, disk_of, environment_for, look
+from cloud.node_checks import ENGINE_HOME, ask, count_gpus, disk_of, environment_for, look
 from cloud.node_metadata import IMDS, Metadata, Refused, fetch, node_id
 
 STS_BODY = b"Action=GetCallerIdentity&Version=2011-06-15"
@@ -83,7 +83,10 @@ def engine(imds: Metadata, imds_url: str, file: str, boot: Boot) -> tuple[list[s
         boot.stage("secrets", f"{len(given['secrets'])} to fetch")
         environment.update({name: aws.secret(arn) for name, arn in given["secrets"].items()})
     filled = {"{host}": host, "{port}": port, "{model}": model_of(given, aws, environment, boot)}
-    argv = [re.sub(r"\{(?:host|port|model)\}", lambda m: filled[m[0]], word) for word in given["argv"]]
+    if any("{gpus}" in word for word in given["argv"]):
+        filled["{gpus}"] = str(count_gpus(ask))
+    words = re.compile("|".join(map(re.escape, filled)))
+    argv = [words.sub(lambda m: filled[m[0]], word) for word in given["argv"]]
     return argv, environment
 
 

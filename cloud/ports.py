@@ -55,9 +55,10 @@ def digest(*parts: str) -> str:
 class EngineCommand:
     """How to start and stop an engine on a node.
 
-    `argv` may hold the placeholders ``{host}`` and ``{port}``; `env` is added to the node's environment.
-    The engine runs in its own process group: `stop_signal` (a name such as "SIGTERM") goes to its leader,
-    and after `stop_grace` seconds the whole group is killed. `build` is `EngineSpec.build` of what it starts.
+    `argv` may hold the placeholders ``{host}``, ``{port}`` and, on EC2, ``{gpus}``; `env` is added to the
+    node's environment. The engine runs in its own process group: `stop_signal` (a name such as "SIGTERM")
+    goes to its leader, and after `stop_grace` seconds the whole group is killed. `build` is
+    `EngineSpec.build` of what it starts.
     """
 
     argv: tuple[str, ...]

@@ -102,8 +102,9 @@ class EngineConfig(Section):
     )
     args: Strings = Field(
         default=(),
-        description="The engine's own flags, passed through as they are.",
-        examples=[["--max-model-len", "8192"]],
+        description="The engine's own flags, passed through as they are. On EC2 {gpus} stands for the number "
+        "of GPUs of the machine.",
+        examples=[["--max-model-len", "8192", "--tensor-parallel-size", "{gpus}"]],
     )
     env: Texts = Field(
         default={},

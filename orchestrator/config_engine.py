@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from cloud.engines.flags import flag_value
+from cloud.engines.flags import GPUS, flag_value
 from policies import quantisation
 from policies.families import family
 from policies.fit import Need, Verdict, bits_in, check, parameters_in
@@ -29,6 +29,11 @@ def engine_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     doubt = _quantisation(pool)
     if doubt is not None and doubt.certain:
         yield (*at, "engine", "args"), doubt.text
+    if pool.cloud.kind != "aws" and any(GPUS in word for word in pool.engine.args):
+        yield (
+            (*at, "engine", "args"),
+            f"{GPUS} is filled in by machines of AWS only; write how many GPUs the engine uses",
+        )
 
 
 def engine_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
@@ -79,19 +84,21 @@ def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
     args, need = pool.engine.args, need_of(pool)
     if need is None:
         return
-    parallel, utilisation = gpus_of(pool), _share(flag_value(args, "--gpu-memory-utilization"))
+    utilisation = _share(flag_value(args, "--gpu-memory-utilization"))
     for name in pool.cloud.aws.instance_types:
         known = catalogue().types.get(name)
         if known is not None:
+            parallel = gpus_of(pool, known.gpus.count)
             yield name, check(need, known.gpus, parallel=parallel, utilisation=utilisation)
 
 
-def gpus_of(pool: PoolConfig) -> int:
-    """How many GPUs of a machine the engine uses, by vLLM's flags; 0 for an engine that needs none."""
+def gpus_of(pool: PoolConfig, there: int = 1) -> int:
+    """How many GPUs of a machine the engine uses, by vLLM's flags, where so many are there; 0 for an engine
+    that needs none."""
     if pool.engine.kind != "vllm":
         return 0
-    flags = ("--tensor-parallel-size", "--pipeline-parallel-size")
-    return math.prod(_whole(flag_value(pool.engine.args, flag), 1) for flag in flags)
+    given = [flag_value(pool.engine.args, f"--{way}-parallel-size") for way in ("tensor", "pipeline")]
+    return math.prod(there if value == GPUS else _whole(value, 1) for value in given)
 
 
 def tokens(text: str | None) -> int:

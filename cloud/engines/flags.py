@@ -10,6 +10,9 @@ from cloud.ports import EngineSpec
 ID_SWITCHES = ("--enable-scale-out",)
 """vLLM's switches for the routes that speak token ids."""
 
+GPUS = "{gpus}"
+"""Stands in a flag for the number of GPUs of the machine that the engine starts on."""
+
 
 def _name(word: str) -> str:
     """The flag of a word, in the spelling with dashes; empty when it is a value."""

@@ -271,6 +271,15 @@ def test_without_a_length_the_models_own_maximum_must_fit(tmp_path: Path) -> Non
     assert found["pool.llama.cloud.aws.instance_types"].endswith(": use --max-model-len 16384")
 
 
+def test_the_gpus_of_the_machine_are_those_of_its_type(tmp_path: Path) -> None:
+    awq = "hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4"
+    spread = vllm(awq, "--tensor-parallel-size", "{gpus}", "--max-model-len", "16384")
+    types = ["g5.12xlarge", "g5.48xlarge"]
+    assert built(tmp_path, pool=spread, instance_types=types).warnings == ()
+    (of_one,) = faults(tmp_path, pool=spread, instance_types=["g5.xlarge"]).values()
+    assert "1 x A10G has 22 GiB" in of_one
+
+
 def test_an_unknown_maximum_is_warned_of_and_not_guessed(tmp_path: Path) -> None:
     (warning,) = built(tmp_path, pool=vllm("acme/odd-8B")).warnings
     assert warning.key == "pool.llama.engine.args"
@@ -407,3 +416,13 @@ def test_nodes_fetch_their_keys_where_they_have_a_role(tmp_path: Path) -> None:
     without = connect(config, SystemClock())
     assert without.agents is not None
     assert without.agents.keys is None
+
+
+def test_only_machines_of_aws_fill_in_their_gpus(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(
+        '[daemon]\nstate_dir = "state"\n[pool.p]\nreplicas = 1\nmodel = "acme/odd-8B"\n[pool.p.engine]\n'
+        'kind = "vllm"\nargs = ["--tensor-parallel-size", "{gpus}"]\n[pool.p.cloud]\nkind = "local"\n'
+    )
+    with pytest.raises(ConfigError, match="is filled in by machines of AWS only"):
+        load_config(file)

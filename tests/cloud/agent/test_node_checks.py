@@ -18,11 +18,13 @@ from cloud.node_checks import (
     check_program,
     check_tools,
     check_vllm,
+    count_gpus,
     disk_of,
     environment_for,
     interpreter_of,
     look,
 )
+from cloud.node_metadata import Refused
 
 
 def script(path, text="#!/bin/sh\n", mode=0o755):
@@ -208,6 +210,20 @@ def test_gpus_that_are_missing_stop_the_start(asked, words):
     check = check_driver(8, asked)
     assert (check.ok, check.fatal) == (False, True)
     assert words in check.text
+
+
+def test_gpus_are_counted():
+    listed = "".join(f"GPU {number}: NVIDIA A10G (UUID: GPU-{number})\n" for number in range(8))
+    assert count_gpus(answers(0, listed)) == 8
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [answers(0, "No devices found.\n"), answers(9, "GPU 0: it failed"), raises(FileNotFoundError(2, "no"))],
+)
+def test_gpus_that_cannot_be_counted_are_no_number(asked):
+    with pytest.raises(Refused, match="nvidia-smi -L"):
+        count_gpus(asked)
 
 
 def test_tools_that_are_missing_are_doubted(tmp_path):

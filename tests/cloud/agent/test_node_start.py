@@ -495,6 +495,20 @@ async def test_path_begins_with_the_engines_own_directory(starts):
     assert (report["stage"], report["ok"], failed(report)) == ("start", True, [])
 
 
+async def test_the_engine_is_spread_over_the_gpus_of_the_machine(starts, tmp_path, monkeypatch):
+    smi = tmp_path / "bin/nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text('#!/bin/sh\nfor n in 0 1 2 3; do echo "GPU $n: NVIDIA L40S (UUID: GPU-$n)"; done\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
+    done, _ = await starts(argv=[sys.executable, "-c", SHOWS, "--tensor-parallel-size", "{gpus}"])
+    assert json.loads(done.stdout)[0] == ["--tensor-parallel-size", "4"]
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    done, report = await starts(argv=[sys.executable, "-c", SHOWS, "{gpus}"])
+    assert (done.returncode, report["stage"]) == (1, "failed")
+    assert "nvidia-smi -L: status 9" in report["detail"]
+
+
 async def test_weights_on_the_image_must_be_readable(starts, tmp_path):
     argv = [sys.executable, "-c", SHOWS, "serve", "{model}", "--served-model-name", "llama"]
     done, report = await starts(argv=argv, weights=str(tmp_path / "model"))
