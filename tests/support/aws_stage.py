@@ -151,19 +151,27 @@ def free_port(host: str = "127.0.0.1") -> int:
 # -- engines ----------------------------------------------------------------------------------------
 
 
-def running_machines(shim: AwsShim) -> dict[str, str]:
-    """Every machine that runs, with its address."""
-    return {m["id"]: m["address"] for m in shim.order("machines")["machines"] if m["state"] == "running"}
+def running_machines(shim: AwsShim) -> dict[str, dict[str, Any]]:
+    """Every machine that runs."""
+    return {m["id"]: m for m in shim.order("machines")["machines"] if m["state"] == "running"}
 
 
 class EngineProcesses:
     """An engine in a process of its own at the address of every running machine, which dies with it.
 
-    It is started with the variables that every engine gets from the daemon.
+    It is started with the variables that every engine gets from the daemon. `models`: what the engines of a
+    pool serve, by the pool's name; else `MODEL`.
     """
 
-    def __init__(self, shim: AwsShim, port: int, environment: Mapping[str, str] | None = None) -> None:
-        self._shim, self._port = shim, port
+    def __init__(
+        self,
+        shim: AwsShim,
+        port: int,
+        environment: Mapping[str, str] | None = None,
+        *,
+        models: Mapping[str, str] | None = None,
+    ) -> None:
+        self._shim, self._port, self._models = shim, port, models or {}
         self._environment = {
             **(os.environ if environment is None else environment),
             **keep_alive.environment(EngineSpec(model=MODEL, served_name=MODEL)),
@@ -176,16 +184,16 @@ class EngineProcesses:
             running = await asyncio.to_thread(running_machines, self._shim)
             for node in running.keys() - self._engines.keys():
                 self._engines[node] = await self._start(running[node])
-            for node in self._engines.keys() - running.keys():
-                if self._engines[node].returncode is None:
-                    self._engines[node].kill()
+            for node in self._engines.keys() - running.keys():  # one that is started again gets a new engine
+                await self._kill(self._engines.pop(node))
             await asyncio.sleep(0.1)
 
-    async def _start(self, host: str) -> asyncio.subprocess.Process:
+    async def _start(self, machine: Mapping[str, Any]) -> asyncio.subprocess.Process:
+        model = self._models.get(machine["pool"], MODEL)
         options = {
-            "model": MODEL,
-            "served-model-name": MODEL,
-            "host": host,
+            "model": model,
+            "served-model-name": model,
+            "host": machine["address"],
             "port": str(self._port),
             "load-time": "0.1",
             "tokens-per-second": f"{TOKENS_PER_SECOND:g}",
@@ -207,9 +215,12 @@ class EngineProcesses:
     async def end(self) -> None:
         """Kill every engine."""
         for engine in self._engines.values():
-            with contextlib.suppress(ProcessLookupError):
-                engine.kill()
-            await engine.wait()
+            await self._kill(engine)
+
+    async def _kill(self, engine: asyncio.subprocess.Process) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            engine.kill()
+        await engine.wait()
 
 
 class EnginesHere:
@@ -226,7 +237,7 @@ class EnginesHere:
             for node in self._running.keys() - running.keys():
                 await self._stop(node)
             for node in running.keys() - self._running.keys():
-                await self._start(node, running[node])
+                await self._start(node, running[node]["address"])
             await asyncio.sleep(0.05)
 
     async def _start(self, node: str, host: str) -> None:
