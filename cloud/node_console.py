@@ -114,7 +114,7 @@ def main(file: str, *units: str) -> int:
     with open(file, encoding="utf-8") as source:
         engine = Engine(json.load(source), Metadata(imds))
     journal = subprocess.Popen(
-        ["journalctl", "-bfq", "-n", "all", "-o", "cat", *(f"-u{unit}" for unit in units)],
+        ["journalctl", "-fqb", "-n", "all", "-o", "cat", *(f"-u{unit}" for unit in units)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     )

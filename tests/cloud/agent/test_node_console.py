@@ -149,5 +149,5 @@ def test_the_program_masks_what_the_engine_gets(machine, aws_shim, tmp_path):
     assert done.stdout.splitlines() == [
         "node-start: checks: begins",
         "KEY=[secret] battery",
-        "-bfq -n all -o cat -uorchestrator-engine -uorchestrator-disks",
+        "-fqb -n all -o cat -uorchestrator-engine -uorchestrator-disks",
     ]
