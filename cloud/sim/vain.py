@@ -34,10 +34,11 @@ _Key = tuple[str, Market]
 
 @dataclass(slots=True)
 class _Told:
-    """What a journal says: launches by token, nodes by id, what was not allowed, and boots that failed."""
+    """What a journal says: where each launch went, which wait for an answer and since when, where each node
+    is, what was not allowed, and boots that failed."""
 
-    launches: dict[str, tuple[_Key, float]] = field(default_factory=dict)  # open ones, and since when
-    asked: set[str] = field(default_factory=set)
+    asked: dict[str, _Key] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
     nodes: dict[str, _Key] = field(default_factory=dict)
     denied_at: dict[_Key, float] = field(default_factory=dict)
     failed: int = 0
@@ -46,8 +47,8 @@ class _Told:
     def copy(self) -> _Told:
         return replace(
             self,
-            launches=self.launches.copy(),
             asked=self.asked.copy(),
+            waiting=self.waiting.copy(),
             nodes=self.nodes.copy(),
             denied_at=self.denied_at.copy(),
         )
@@ -90,10 +91,10 @@ class InVain:
                 told.denied_at = {key: min(at, event.at) for key, at in told.denied_at.items()}
             case IntentOpened(kind=ActionKind.LAUNCH, placement=Placement()):
                 self._opened(event, _key(event.placement))
-            case IntentClosed(token=token) if token in told.launches:
+            case IntentClosed(token=token) if token in told.asked:
                 self._closed(event)
             case NodeSeen():
-                told.launches.pop(event.token, None)
+                told.waiting.pop(event.token, None)
                 told.nodes[event.node] = _key(event.placement)
             case NodeReady():
                 told.ready = True
@@ -109,7 +110,7 @@ class InVain:
         told = self._told
         if event.token in told.asked:
             return
-        told.asked.add(event.token)
+        told.asked[event.token] = key
         self._checked("in-vain")
         if not told.ready and told.failed >= self._pool.health.give_up_after:
             self._broken(event, f"{told.failed} boots failed and no node was ever ready")
@@ -117,21 +118,19 @@ class InVain:
         if denied_at is not None:
             if event.at - denied_at < _PAUSE:
                 self._broken(event, f"it was not allowed {event.at - denied_at:.0f} s ago")
-            elif any(k == key and at > denied_at for k, at in told.launches.values()):
+            elif any(told.asked[t] == key and at > denied_at for t, at in told.waiting.items()):
                 self._broken(event, "it was not allowed, and another launch tries it already")
-        told.launches[event.token] = key, event.at
+        told.waiting[event.token] = event.at
 
     def _closed(self, event: IntentClosed) -> None:
         told = self._told
-        key, _ = told.launches[event.token]
+        key = told.asked[event.token]
+        told.waiting.pop(event.token, None)
         if event.outcome is Outcome.DONE:
             told.denied_at.pop(key, None)
         elif event.outcome in _REFUSED:
             told.denied_at[key] = event.at
-            told.launches.pop(event.token)
-        elif event.outcome is not Outcome.UNCERTAIN:
-            told.failed += event.outcome is Outcome.DIED
-            told.launches.pop(event.token)
+        told.failed += event.outcome is Outcome.DIED
 
     def _broken(self, event: IntentOpened, why: str) -> None:
         self._report("in-vain", event.token, f"{event.token} is launched, {event.placement}: {why}")
