@@ -81,8 +81,8 @@ class InVain:
             self._told, self._written = self._written, None
 
     def forget(self) -> None:
-        """The journal is lost, or an older one is back."""
-        self._told, self._written = _Told(), None
+        """The journal is lost, or an older one is back, which may tell of a node that was ready."""
+        self._told, self._written = _Told(ready=True), None
 
     def _take(self, event: Event) -> None:
         told = self._told
