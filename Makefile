@@ -14,7 +14,7 @@ KILLS_ARGS ?=
 EQUAL_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm test test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env clients-env equal-results lock clean
+.PHONY: help setup demo demo-aws demo-vllm first-day test test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env clients-env equal-results lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ demo: $(STAMP) ## Play a spot market on this machine for a minute (DEMO_ARGS="--
 
 demo-aws: $(STAMP) ## Play a pool on EC2 for a minute, against a stand-in for AWS (DEMO_ARGS="--seed 7")
 	@$(BIN)/python tools/demo_aws.py $(DEMO_ARGS)
+
+first-day: $(STAMP) ## Type the page of the first day on AWS, against a stand-in for AWS (some minutes)
+	@$(BIN)/python tools/first_day.py $(DEMO_ARGS)
 
 demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)

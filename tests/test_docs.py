@@ -97,6 +97,15 @@ def test_every_invariant_is_explained() -> None:
     assert set(re.findall(r"(?m)^\| `([a-z-]+)` \|", page.partition("## Invariants")[2])) == names
 
 
+FIRST_DAY = ROOT / "docs" / "how-to" / "first-day-on-aws.md"
+
+
+@pytest.mark.parametrize("name", ["aws-8b-l4.toml", "aws-70b-awq.toml"])
+def test_the_files_of_the_first_day_are_the_examples(name: str) -> None:
+    text = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    assert text in [block.body for block in blocks(FIRST_DAY) if block.language == "toml"]
+
+
 # -- metrics --------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,8 @@ node on purpose, a spot machine is reclaimed; the balancer of the second pool is
 
     python tools/first_day.py [--quiet] [-o json]
 
-It ends by itself with a summary, and exits with 1 when a command failed, naming its line.
+It ends by itself with a summary, and exits with 1 when a command failed, naming its line, or a pool is not as
+the page says.
 """
 
 from __future__ import annotations
@@ -193,6 +194,10 @@ class Reader:
         self._until(lambda: spot[0] not in self._shim.living("chat"), "the machine is taken")
         self._shell.types("until orchestrator status --config pool.toml; do sleep 2; done", "replaced")
 
+    def waits_for_spot(self) -> None:
+        """What stood in for the node that was lost goes once spot is whole. Raises FailedError."""
+        self._until(lambda: len(self._shim.living("chat")) == 4, "on-demand goes back to spot")
+
     def asks(self, port: int, model: str) -> None:
         """A client of the pool behind the balancer."""
         body = json.dumps({"model": model, "prompt": "Spot nodes are", "max_tokens": 8}).encode()
@@ -229,11 +234,25 @@ def follow(shim: AwsShim, directory: Path, *, quiet: bool) -> dict[str, Any]:
                 lost = 0
             if block.line < balanced:
                 reader.reads(block)
+        reader.waits_for_spot()
         reader.asks(shim.order("front", group="llama")["port"], MODELS["llama"])
         living = {pool: list(shim.living(pool).values()) for pool in MODELS}
     finally:
         reader.end()
     return {"blocks": reader.commands, "machines": living, "answers": reader.answers}
+
+
+def broken(found: dict[str, Any]) -> list[str]:
+    """What the page promises and did not come, as sentences."""
+    chat, llama = found["machines"]["chat"], found["machines"]["llama"]
+    faults = []
+    if (chat.count("spot"), chat.count("on-demand")) != (2, 2):
+        faults.append(f"chat is to have 2 spot and 2 on-demand machines, and has {chat}")
+    if llama != ["on-demand"]:
+        faults.append(f"llama is to have one on-demand machine, and has {llama}")
+    if not found["answers"].get("llama"):
+        faults.append("the pool behind the balancer answered nothing")
+    return faults
 
 
 async def play(directory: Path, *, quiet: bool) -> dict[str, Any]:
@@ -263,7 +282,10 @@ def main() -> int:
         print(json.dumps(found))
     else:
         print(f"{found['blocks']} blocks typed; machines: {found['machines']}; answers: {found['answers']}")
-    return 0
+    faults = broken(found)
+    for fault in faults:
+        print(f"BROKEN: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
