@@ -22,7 +22,7 @@ from cloud.ports import Clock, LaunchRequest
 from orchestrator.actuator import CALLS_AT_ONCE, Actuator
 from policies.actions import Action, Cause, Drain, Launch, Start, Stop, Terminate
 from policies.events import Event, IntentClosed, Outcome
-from policies.model import InstanceState, Market, Placement, StandbyKind
+from policies.model import Ending, InstanceState, Market, Placement, StandbyKind
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -115,6 +115,22 @@ def test_a_call_that_hangs_is_uncertain_after_the_time_out(play: Play) -> None:
 def test_a_launch_whose_machine_has_ended_already_died(play: Play, state: InstanceState) -> None:
     heard, _ = outcomes(play, launch(), state=state)
     assert heard[0].outcome is Outcome.DIED
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome"),
+    [
+        (Ending.FAULT, Outcome.DIED),
+        (Ending.REQUEST, Outcome.DIED),
+        (Ending.CAPACITY, Outcome.REFUSED),
+        (Ending.RECLAIM, Outcome.REFUSED),
+    ],
+)
+def test_why_it_ended_says_what_it_tells_of_the_placement(
+    play: Play, ending: Ending, outcome: Outcome
+) -> None:
+    heard, _ = outcomes(play, launch(), state=InstanceState.TERMINATED, ending=ending)
+    assert (heard[0].outcome, heard[0].detail) == (outcome, f"the words of {ending}")
 
 
 def test_a_launch_says_everything_and_reports_its_instance(play: Play) -> None:

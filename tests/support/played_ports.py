@@ -8,7 +8,7 @@ from typing import Any
 
 from cloud.errors import Denied
 from cloud.ports import BalancerView, Capabilities, Clock, EngineCommand, LaunchRequest
-from policies.model import Instance, InstanceState, TargetPhase, TargetSpec
+from policies.model import Ending, Instance, InstanceState, TargetPhase, TargetSpec
 
 Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
 
@@ -25,6 +25,7 @@ class Machines:
     fails: BaseException | None = None
     hangs: bool = False
     state: InstanceState = InstanceState.PENDING
+    ending: Ending = Ending.UNKNOWN
     calls: list[tuple[str, Any]] = field(default_factory=list)
     hangs_in: str = ""
     wrote: str = ""
@@ -54,6 +55,8 @@ class Machines:
             state=self.state,
             launched_at=self.clock.now(),
             price=1.0,
+            ending=self.ending,
+            ending_why=f"the words of {self.ending}" if self.ending else "",
         )
 
     async def list(self, pool: str, region: str) -> tuple[Instance, ...]:
