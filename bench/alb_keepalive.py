@@ -1,6 +1,6 @@
 """How many requests an Application Load Balancer loses to engines that close idle connections before it does.
 
-    python bench/alb_keepalive.py [--requests 10000] [--clients 500] [--distance 0.001]
+    python bench/alb_keepalive.py [--requests 10000] [--clients 500] [--distance 0.001] [--quick]
 
 A stand-in of the balancer (tests/support/aws_shim/alb.py) with its idle timeout of 60 s before three
 simulated engines, each a process. They keep idle connections for 5 s, as vLLM does by itself, and then for as
@@ -74,4 +74,8 @@ if __name__ == "__main__":
         "--distance", type=float, default=0.001, help="s until the end of a connection is heard"
     )
     parser.add_argument("--seed", type=int, default=1)
-    asyncio.run(main(parser.parse_args()))
+    parser.add_argument("--quick", action="store_true", help="two waves of 50: shows that it runs")
+    given = parser.parse_args()
+    if given.quick:
+        given.requests, given.clients = 100, 50
+    asyncio.run(main(given))
