@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from aws_stage import (
     REGION,
+    STRICT,
     AwsShim,
     EnginesHere,
     credentials,
@@ -359,7 +360,8 @@ async def campaign(
     told: Callable[[str], None] = lambda _text: None,
 ) -> Result:
     """Find the points and play them, or the chosen ones, or a share of each scenario's."""
-    shim.order("set", boot=0.05, end=0.05, remember=20.0, idle_ends_draining=True, target_initial=0.0)
+    quick = {"boot": 0.05, "end": 0.05, "remember": 20.0, "target_initial": 0.0}
+    shim.order("set", idle_ends_draining=True, **quick, **STRICT)
     subnets, port = network(shim, "127.82", _TEMPLATE), free_port()
     benches = [Bench(f"kills-{n}", shim, directory / f"{n}", port, subnets) for n in range(pools)]
     rng = random.Random(seed)
