@@ -33,10 +33,11 @@ from policies.model import Ending, InstanceState, Placement, TargetPhase, Target
 
 log = structlog.get_logger("actuator")
 
-CALLS_AT_ONCE = 16
+CALLS_AT_ONCE = 8
 """Calls on the machines of a region that run at the same time: one that hangs keeps no other waiting.
 
-Ends of machines are counted apart: they wait for no launch that waits.
+Ends of machines are counted apart: they wait for no launch. As many launches as this wait for EC2's rate less
+long than a call may take, so the rest of a wave waits here and is not refused (`cloud.aws.pacing`).
 """
 
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0

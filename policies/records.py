@@ -82,6 +82,9 @@ class NodeRecord:
     build: str = ""
 
 
+_THROTTLED_MOST = 16.0  # s
+
+
 @value
 class Intent:
     """A call that was opened and whose effect is not yet seen.
@@ -111,8 +114,14 @@ class Intent:
     throttled: int = 0
 
     def due(self, now: float, timeout: float) -> bool:
-        """True when the same call should be made again: soon after a failure, late after silence."""
-        wait = min(timeout, 2.0 ** min(self.attempts - 1, 20)) if self.unanswered else timeout
+        """True when the same call should be made again: soon after a failure, late after silence.
+
+        What met too many calls waits for a few seconds at most, however often: who makes the calls keeps to
+        the provider's rate, and a long pause of many would leave it unused.
+        """
+        failed = 2.0 ** min(max(self.attempts - self.throttled - 1, 0), 20)
+        throttled = min(_THROTTLED_MOST, 2.0 ** min(self.throttled - 1, 20)) if self.throttled else 0.0
+        wait = min(timeout, max(failed, throttled)) if self.unanswered else timeout
         return now - self.asked_at >= wait
 
 
