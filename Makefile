@@ -44,6 +44,8 @@ first-day: $(STAMP) ## Type the page of the first day on AWS, against a stand-in
 demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)
 
+# Every process that a test starts imports the program: what one has compiled serves the others.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## Run the test suite (all but real vLLM and a booted systemd)
 	@$(BIN)/pytest -m "not vllm and not systemd" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 

@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from aws_stage import AwsShim, credentials, running_shim
+from long_first import LongFirst
 
 REQUIRE_DEBIAN = "ORCHESTRATOR_REQUIRE_DEBIAN"
 """1 in the continuous check, which installs the Debian packages: what is missing there fails the test."""
@@ -47,6 +48,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for program in mark.args:
             if shutil.which(program) is None:
                 _lacking(f"{program} is not installed; on Debian: apt-get install {mark.kwargs['package']}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LongFirst | None:
+    """With `--dist loadfile`, modules are handed out by how long they take."""
+    return LongFirst(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
