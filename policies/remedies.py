@@ -34,18 +34,13 @@ class Remedy:
     commands: tuple[str, ...] = ()
 
 
-GRANT = (
-    "aws kms create-grant --region {region} --key-id KEY-ARN --grantee-principal {role} --operations "
-    "CreateGrant Decrypt DescribeKey Encrypt GenerateDataKey GenerateDataKeyWithoutPlaintext ReEncryptFrom "
-    "ReEncryptTo"
-)
-SPOT_ROLE = "arn:aws:iam::ACCOUNT:role/aws-service-role/spot.amazonaws.com/AWSServiceRoleForEC2Spot"
-DAEMON_ROLE = "DAEMON-ROLE-ARN"
+_GRANT = "orchestrator aws policy CONFIG --kms KEY-ARN"
+"""Prints the grants of a key, for EC2's role for spot and for the daemon's."""
 
 _KEY = Remedy(
     text="most often its volumes are encrypted with a KMS key that {who} may not use: grant it, or take an "
     "image and a default encryption without a key of your own",
-    commands=(GRANT,),
+    commands=(_GRANT,),
 )
 
 _BY_REASON: tuple[tuple[str, Remedy], ...] = (
@@ -54,7 +49,7 @@ _BY_REASON: tuple[tuple[str, Remedy], ...] = (
         r"\bKMS|kms:",
         Remedy(
             text="a KMS key cannot be used: see whether it is enabled and in {region}, and grant it to {who}",
-            commands=("aws kms describe-key --region {region} --key-id KEY-ARN", GRANT),
+            commands=("aws kms describe-key --region {region} --key-id KEY-ARN", _GRANT),
         ),
     ),
     (
@@ -141,10 +136,6 @@ def _first(table: tuple[tuple[str, Remedy], ...], text: str) -> Remedy | None:
 
 def _filled(found: Remedy, region: str, market: Market) -> Remedy:
     """With the region, and who has to be allowed: for spot EC2's own role, else whoever launches."""
-    spot = market is Market.SPOT
-    words = {
-        "region": region,
-        "who": "the service-linked role for spot" if spot else "the daemon's role",
-        "role": SPOT_ROLE if spot else DAEMON_ROLE,
-    }
+    who = "the service-linked role for spot" if market is Market.SPOT else "the daemon's role"
+    words = {"region": region, "who": who}
     return Remedy(text=found.text.format(**words), commands=tuple(c.format(**words) for c in found.commands))

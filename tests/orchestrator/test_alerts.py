@@ -680,5 +680,5 @@ def test_the_runbooks_have_every_command_of_a_remedy() -> None:
         if (found := remedy(words, "REGION", market)) is not None
         for command in found.commands
     }
-    assert len(commands) == 4
+    assert len(commands) == 3
     assert not [command for command in commands if command not in pages]
