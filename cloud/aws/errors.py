@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cloud.aws.spot_role import MAKE_SPOT_ROLE, SPOT_ROLE
 from cloud.errors import (
     CloudError,
     Denied,
@@ -165,8 +166,7 @@ _HINTS = {
         "the credentials, and the clock of this machine"
     ),
     "AuthFailure.ServiceLinkedRoleCreationNotPermitted": (
-        "create the role AWSServiceRoleForEC2Spot once: "
-        "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
+        f"create the role {SPOT_ROLE} once: {MAKE_SPOT_ROLE}"
     ),
     "InvalidClientTokenId": "check the access key",
     "MaxSpotInstanceCountExceeded": "ask AWS for a higher quota of spot vCPUs of this family",

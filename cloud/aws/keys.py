@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import Final
 
-SPOT_ROLE: Final = "AWSServiceRoleForEC2Spot"
-
 OPERATIONS: Final = (
     "CreateGrant",
     "Decrypt",
@@ -24,11 +22,6 @@ OPERATIONS: Final = (
     "ReEncryptTo",
 )
 """What a grant has to permit."""
-
-
-def spot_role_arn(account: str, partition: str = "aws") -> str:
-    """The role with which EC2 starts spot machines, by its ARN."""
-    return f"arn:{partition}:iam::{account}:role/aws-service-role/spot.amazonaws.com/{SPOT_ROLE}"
 
 
 def grant_command(region: str, key: str, grantee: str) -> str:

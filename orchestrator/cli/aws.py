@@ -163,7 +163,8 @@ def policy(
 
 def _grants(key: str) -> str:
     """The commands that let EC2 start machines whose volumes have this key. Raises CommandError."""
-    from cloud.aws.keys import grant_command, spot_role_arn
+    from cloud.aws.keys import grant_command
+    from cloud.aws.spot_role import spot_role_arn
 
     parts = key.split(":")
     if len(parts) != 6 or parts[2] != "kms" or not parts[5].startswith("key/"):

@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from cloud.aws.doctor.account import ClockReading, How, Identity, Permission
-from cloud.aws.keys import SPOT_ROLE
+from cloud.aws.spot_role import MAKE_SPOT_ROLE, SPOT_ROLE
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
-
-SPOT_ROLE_COMMAND: Final = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
-"""What makes the role that spot launches need, once in an account."""
 
 _FAR: Final = 30.0  # s of difference that are too much however large a drain's margin is
 _NEAR: Final = 2.0  # s that a clock kept by NTP never differs
@@ -36,7 +33,7 @@ def spot_role(exists: bool, *, wanted: bool) -> Findings:
     text = f"the role {SPOT_ROLE} does not exist: EC2 refuses every spot launch"
     if not wanted:
         return [ok(f"{text}, and the pool wants none")]
-    return [fail(f"{text}, and the pool would run on demand, at its prices", SPOT_ROLE_COMMAND)]
+    return [fail(f"{text}, and the pool would hold its on-demand floor alone", MAKE_SPOT_ROLE)]
 
 
 def region(status: str, name: str) -> Findings:

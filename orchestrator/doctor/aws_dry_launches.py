@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloud.aws.doctor.dry_launches import DryLaunch
+from cloud.aws.spot_role import MAKE_SPOT_ROLE
 from cloud.errors import InsufficientCapacity, QuotaExceeded, Throttled
-from orchestrator.doctor.aws_account import SPOT_ROLE_COMMAND
 from orchestrator.doctor.aws_launch import quota_command
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from policies.model import Market
@@ -27,7 +27,7 @@ class _Reason:
 
 def launches(found: Sequence[DryLaunch], region: str, file: str) -> Findings:
     """One finding for each market in which everything would start, and one for each reason that is in the
-    way, with the types that it stops. What spot lacks is bought on demand, at its prices."""
+    way, with the types that it stops."""
     reasons: dict[_Reason, list[DryLaunch]] = {}
     for launch in found:
         if launch.error:
@@ -50,8 +50,8 @@ def _refused(reason: _Reason, stopped: Sequence[DryLaunch], region: str, file: s
         return skipped(f"EC2 answers that there are too many calls: {text}", "run it again", subject)
     if reason.code == _NO_ROLE:
         return fail(
-            f"no spot node can be launched, and everything would run on demand: {text}",
-            SPOT_ROLE_COMMAND,
+            f"no spot node can be launched, and the pool would hold its on-demand floor alone: {text}",
+            MAKE_SPOT_ROLE,
             subject,
         )
     if stopped[0].refused:

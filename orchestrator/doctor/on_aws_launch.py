@@ -13,8 +13,8 @@ from cloud.aws.doctor.launch import ImageFacts, TemplateFacts
 from cloud.aws.doctor.whereabouts import own_network
 from cloud.aws.errors import code_of, told
 from cloud.aws.instances import AwsInstances
-from cloud.aws.keys import SPOT_ROLE, spot_role_arn
 from cloud.aws.places import AwsRegion
+from cloud.aws.spot_role import SPOT_ROLE, spot_role_arn
 from cloud.errors import CloudError, NotFound
 from cloud.ports import Clock
 from orchestrator.config import Config

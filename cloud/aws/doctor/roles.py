@@ -13,7 +13,7 @@ from typing import Any, Final
 from cloud.aws.clients import AwsClients, Lane
 from cloud.aws.doctor.account import simulate
 from cloud.aws.errors import code_of
-from cloud.aws.keys import SPOT_ROLE
+from cloud.aws.spot_role import SPOT_ROLE
 from cloud.errors import CloudError
 
 _NONE: Final = "NoSuchEntity"
