@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from pydantic import Field, WithJsonSchema
 
 from cloud.aws import tags
+from cloud.aws.balancer_settings import IDLE_TIMEOUTS
 from orchestrator.config_aws_disk import WEIGHTS, DiskTable, disk_errors, disk_warnings
 from orchestrator.config_engine import verdicts
 from orchestrator.config_types import Duration, Money, Section, Strings, Texts, duration_key
@@ -25,7 +26,6 @@ _SECRET: Final = re.compile(
 ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/(?:[!-~]+/)?([\w+=,.@-]{1,64})")
 _ACCOUNT_QUEUE: Final = re.compile(r"https?://\S+")
 _KEY_NAME: Final = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
-_IDLE_TIMEOUTS: Final = (1.0, 4000.0)  # s that an Application Load Balancer takes
 
 Prices = Annotated[
     dict[str, Money],
@@ -224,7 +224,7 @@ def _machine_errors(at: tuple[str, ...], aws: AwsTable) -> Iterator[Found]:
             (*at, "weights"),
             f"{shown(aws.weights)} is neither s3://BUCKET/PREFIX nor an absolute path on the node",
         )
-    if not _IDLE_TIMEOUTS[0] <= aws.balancer_idle_timeout <= _IDLE_TIMEOUTS[1]:
+    if not IDLE_TIMEOUTS[0] <= aws.balancer_idle_timeout <= IDLE_TIMEOUTS[1]:
         yield (
             (*at, "balancer_idle_timeout"),
             f"{format_duration(aws.balancer_idle_timeout)} is none that a load balancer can have; they go "

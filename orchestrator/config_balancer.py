@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from cloud.aws.balancer_settings import idle_command
 from cloud.engines.flags import flag_value
 from cloud.engines.keep_alive import AHEAD, KEEP_ALIVE
 from cloud.ports import EngineSpec
+from orchestrator.config_engine import tokens
 from orchestrator.gateway.config import IDLE
 from orchestrator.units import format_duration, shown
 
 if TYPE_CHECKING:
     from orchestrator.config import PoolConfig
-
-_LONGEST: Final = 4000.0
-"""The longest idle timeout of an Application Load Balancer (idle_timeout.timeout_seconds), in seconds."""
 
 _RATE: Final = 50.0
 """Tokens a second that one request of a busy node gets, for the estimate of a long answer."""
@@ -72,12 +71,11 @@ def balancer_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     idle = pool.cloud.aws.balancer_idle_timeout
     longest, why = _longest_answer(pool)
     if by_alb and longest > idle:
+        command = idle_command(next(iter(pool.cloud.aws.regions)), "ARN", _above(longest))
         yield (
             (*at, "cloud", "aws", "balancer_idle_timeout"),
             f"{why}, but after {format_duration(idle)} without a byte the balancer answers 504: let clients "
-            "stream, or raise the balancer's idle timeout (aws elbv2 modify-load-balancer-attributes "
-            f"--load-balancer-arn ARN --attributes Key=idle_timeout.timeout_seconds,Value={_above(longest)}) "
-            "and write it here",
+            f"stream, or raise the balancer's idle timeout ({command}) and write it here",
         )
 
 
@@ -85,17 +83,17 @@ def _longest_answer(pool: PoolConfig) -> tuple[float, str]:
     """How long a client that does not stream may wait for its answer, in seconds, as far as the settings
     tell, and where that was read. How long requests queue before is not known."""
     found = [(pool.drain.budget, f"drain.budget gives requests {format_duration(pool.drain.budget)}")]
-    tokens = flag_value(pool.engine.args, "--max-model-len")
-    if pool.engine.kind == "vllm" and tokens is not None and tokens.isdecimal():
-        takes = float(int(tokens) / _RATE)
+    length = tokens(flag_value(pool.engine.args, "--max-model-len"))
+    if pool.engine.kind == "vllm" and length:
+        takes = length / _RATE
         found.append(
-            (takes, f"the {tokens} tokens of --max-model-len take about {takes:.0f} s at {_RATE:g} a second")
+            (takes, f"the {length} tokens of --max-model-len take about {takes:.0f} s at {_RATE:g} a second")
         )
     return max(found)
 
 
-def _above(seconds: float) -> str:
-    return f"{min(_LONGEST, max(600.0, 60.0 * (seconds // 60.0 + 1.0))):.0f}"
+def _above(seconds: float) -> float:
+    return max(600.0, 60.0 * (seconds // 60.0 + 1.0))
 
 
 def _seconds(text: str | None, *, whole: bool) -> float | None:

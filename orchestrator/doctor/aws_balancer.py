@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from cloud.aws import balancer_settings as settings
 from cloud.aws.doctor.balancer import TargetGroupFacts
-from cloud.aws.doctor.idle_timeout import KEY
 from cloud.aws.events import NOTICE_SECONDS
+from cloud.engines.keep_alive import AHEAD, KEEP_ALIVE
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, warn
 
-DELAY: Final = 90
+DELAY: Final = settings.DELAYS[1]
 """Seconds that `--fix` gives a deregistered target's requests: most of the notice, and time to spare."""
 
-HEALTH: Final = "/health"
-"""Where engines say that they have loaded their model."""
-
 _HTTP: Final = ("HTTP", "HTTPS")
-_FEWEST: Final = "least_outstanding_requests"
-_ROOM: Final = 15.0  # s by which an engine keeps connections longer than a balancer, at least, when we advise
 
 
 def target_group(
@@ -68,26 +64,28 @@ def idle_timeout(
             f"its idle timeout of {seconds:g} s is not below the {keep_alive:g} s for which engines keep "
             "idle connections: it sends requests into connections that the engine closes, and clients get 502"
         )
-        kept = f'write VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{seconds + _ROOM:.0f}" into engine.env'
-        findings.append(fail(text, f"{kept}, or {_set_idle(arn, region, keep_alive - _ROOM)}", name))
+        told = (
+            f"{_write(seconds)}, leave {KEEP_ALIVE} out of engine.env, and run `orchestrator aws bootstrap`"
+        )
+        lower = settings.idle_command(region, arn, keep_alive - AHEAD)
+        findings.append(fail(text, f"{told}, or {lower}", name))
+    elif stated != seconds:
+        text = f"its idle timeout is {seconds:g} s, and the configuration says {stated:g} s"
+        findings.append(warn(text, _write(seconds), name))
     if seconds < answer:
         text = (
             f"its idle timeout of {seconds:g} s is shorter than the {answer:g} s that a request may take in "
             "a drain: an answer that is not streamed gets 504 before it is done"
         )
-        kept = f'VLLM_HTTP_TIMEOUT_KEEP_ALIVE = "{answer + _ROOM:.0f}" in engine.env'
-        advice = f"have clients stream, or {_set_idle(arn, region, answer)} together with {kept}"
-        findings.append(warn(text, advice, name))
-    if stated != seconds:
-        text = f"its idle timeout is {seconds:g} s, and the configuration says {stated:g} s"
-        findings.append(warn(text, f'write cloud.aws.balancer_idle_timeout = "{seconds:g}s"', name))
+        higher = settings.idle_command(region, arn, answer)
+        findings.append(warn(text, f"have clients stream, or {higher} and {_write(answer)}", name))
     text = f"silent connections end after {seconds:g} s here and after {keep_alive:g} s at the engines"
     return findings or [ok(f"{text}; a longer answer has to be streamed", name)]
 
 
 def set_delay_command(group: TargetGroupFacts, region: str) -> str:
     """The command that does by hand what `--fix` does."""
-    return _attributes(group, region, f"deregistration_delay.timeout_seconds,Value={DELAY}")
+    return settings.group_command(region, group.arn, settings.DELAY, str(DELAY))
 
 
 def delay_is_too_long(group: TargetGroupFacts, margin: float) -> bool:
@@ -113,23 +111,24 @@ def _delay(group: TargetGroupFacts, region: str, budget: float, margin: float) -
 
 
 def _health(group: TargetGroupFacts, region: str) -> Iterator[Finding]:
-    if group.health_path != HEALTH:
+    if group.health_path != settings.HEALTH_PATH:
         yield fail(
-            f"its health check asks for {group.health_path or 'no path'}, and an engine says by {HEALTH} "
-            "alone that it has loaded its model: every target is unhealthy, and a balancer without a healthy "
-            "one sends to all of them, those that still load included",
+            f"its health check asks for {group.health_path or 'no path'}, and an engine says by "
+            f"{settings.HEALTH_PATH} alone that it has loaded its model: every target is unhealthy, and a "
+            "balancer without a healthy one sends to all of them, those that still load included",
             f"aws elbv2 modify-target-group --region {region} --target-group-arn {group.arn} "
-            f"--health-check-path {HEALTH}",
+            f"--health-check-path {settings.HEALTH_PATH}",
             group.name,
         )
 
 
 def _choice(group: TargetGroupFacts, region: str) -> Iterator[Finding]:
-    if group.algorithm != _FEWEST:
+    key, fewest = settings.ALGORITHM
+    if group.algorithm != fewest:
         yield warn(
             f"it chooses targets by {group.algorithm}, which counts requests and not how long they take: a "
             "node with long answers gets as many more as an idle one",
-            _attributes(group, region, f"load_balancing.algorithm.type,Value={_FEWEST}"),
+            settings.group_command(region, group.arn, key, fewest),
             group.name,
         )
 
@@ -139,7 +138,7 @@ def _slow_start(group: TargetGroupFacts, region: str) -> Iterator[Finding]:
         yield warn(
             f"slow start lets a new node have its full share of the requests only after "
             f"{group.slow_start:g} s, while the others carry those of the node that it replaces",
-            _attributes(group, region, "slow_start.duration_seconds,Value=0"),
+            settings.group_command(region, group.arn, "slow_start.duration_seconds", "0"),
             group.name,
         )
 
@@ -166,16 +165,6 @@ def _others(group: TargetGroupFacts, networks: frozenset[str]) -> Iterator[Findi
         )
 
 
-def _attributes(group: TargetGroupFacts, region: str, key: str) -> str:
-    return (
-        f"aws elbv2 modify-target-group-attributes --region {region} --target-group-arn {group.arn} "
-        f"--attributes Key={key}"
-    )
-
-
-def _set_idle(arn: str, region: str, seconds: float) -> str:
-    """The command that sets the idle timeout."""
-    return (
-        f"aws elbv2 modify-load-balancer-attributes --region {region} --load-balancer-arn {arn} "
-        f"--attributes Key={KEY},Value={max(1.0, seconds):.0f}"
-    )
+def _write(seconds: float) -> str:
+    """What the configuration has to say for engines to keep connections for longer."""
+    return f'write cloud.aws.balancer_idle_timeout = "{seconds:g}s"'

@@ -201,6 +201,7 @@ def test_the_gateway_too_must_be_the_first_to_let_go(tmp_path: Path) -> None:
     [
         ({"drain": {"budget": 75.0}}, "drain.budget gives requests 75s"),
         (served("--max-model-len", "8192"), "8192 tokens of --max-model-len take about 164 s"),
+        (served("--max-model-len", "16k"), "16000 tokens of --max-model-len take about 320 s"),
     ],
 )
 def test_answers_that_the_balancer_does_not_wait_for_are_named(
@@ -209,6 +210,7 @@ def test_answers_that_the_balancer_does_not_wait_for_are_named(
     (warning,) = built(tmp_path, target_group="llama", pool=pool).warnings
     assert warning.key == "pool.llama.cloud.aws.balancer_idle_timeout"
     assert words in warning.text
+    assert "--region us-east-1 --load-balancer-arn ARN --attributes" in warning.text
     assert "Key=idle_timeout.timeout_seconds,Value=600" in warning.text
     assert built(tmp_path, target_group="llama", pool=pool, balancer_idle_timeout=600.0).warnings == ()
     assert built(tmp_path, pool=pool).warnings == (), "the gateway waits"

@@ -13,18 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cloud.aws.balancer_settings import ALGORITHM, DELAY, DELAYS, HEALTH_PATH, idle_command
 from cloud.aws.bootstrap.site import Site
 from cloud.aws.bootstrap.wanted import Change, Difference, changed, differs, refused
-from cloud.aws.doctor.idle_timeout import KEY, idle_timeout
+from cloud.aws.doctor.idle_timeout import idle_timeout
 from cloud.aws.places import POOL_TAG
 from cloud.aws.tags import by_key, listed
 from cloud.errors import CloudError
 
-DELAYS: Final = (60, 90)
-"""Seconds between which the deregistration delay must lie: enough, and less than a notice."""
-
-_DELAY: Final = "deregistration_delay.timeout_seconds"
-_CHECK: Final[Mapping[str, Any]] = {"HealthCheckPath": "/health", "Matcher": {"HttpCode": "200"}}
+_CHECK: Final[Mapping[str, Any]] = {"HealthCheckPath": HEALTH_PATH, "Matcher": {"HttpCode": "200"}}
 _PACE: Final = {
     "HealthCheckIntervalSeconds": (5, 10, 10),
     "HealthCheckTimeoutSeconds": (2, 9, 5),
@@ -35,7 +32,7 @@ _PACE: Final = {
 slow answer of a busy engine must not take it out."""
 
 _ATTRIBUTES: Final = {
-    "load_balancing.algorithm.type": "least_outstanding_requests",  # answers take seconds to minutes
+    **dict([ALGORITHM]),
     "slow_start.duration_seconds": "0",
     "load_balancing.algorithm.anomaly_mitigation": "off",
 }
@@ -104,9 +101,8 @@ class TargetGroupStep:
             if seconds != wanted.idle_timeout:
                 notes.append(
                     f"its load balancer has an idle timeout of {seconds:g} s, and balancer_idle_timeout is "
-                    f"{wanted.idle_timeout:g} s: write that there, or aws elbv2 "
-                    f"modify-load-balancer-attributes --region {wanted.region} --load-balancer-arn {arn} "
-                    f"--attributes Key={KEY},Value={wanted.idle_timeout:.0f}"
+                    f"{wanted.idle_timeout:g} s: write that there, or "
+                    f"{idle_command(wanted.region, arn, wanted.idle_timeout)}"
                 )
         return "; ".join(notes)
 
@@ -126,8 +122,8 @@ def check_of(group: Mapping[str, Any]) -> dict[str, Any]:
 def attributes_of(held: Mapping[str, str]) -> dict[str, str]:
     """The attributes of a target group that are to be changed."""
     found = {key: value for key, value in _ATTRIBUTES.items() if held.get(key, value) != value}
-    if not DELAYS[0] <= float(held.get(_DELAY, 300)) <= DELAYS[1]:
-        found[_DELAY] = str(DELAYS[1])
+    if not DELAYS[0] <= float(held.get(DELAY, 300)) <= DELAYS[1]:
+        found[DELAY] = str(DELAYS[1])
     return found
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloud.aws.balancer_settings import IDLE_TIMEOUT
 from cloud.aws.clients import AwsClients, Lane
 from cloud.errors import CloudError
-
-KEY: Final = "idle_timeout.timeout_seconds"
 
 _NEW: Final = 60.0  # s
 
@@ -23,4 +22,4 @@ async def idle_timeout(clients: AwsClients, balancer: str) -> float:
         Lane.LIST, "elbv2", "describe_load_balancer_attributes", lost=CloudError, LoadBalancerArn=balancer
     )
     values = {entry["Key"]: entry["Value"] for entry in answer["Attributes"]}
-    return float(values.get(KEY, _NEW))
+    return float(values.get(IDLE_TIMEOUT, _NEW))

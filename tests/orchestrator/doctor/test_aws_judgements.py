@@ -457,9 +457,9 @@ def test_what_mends_a_target_group_is_a_whole_command(changes, command):
     ("seconds", "keep_alive", "answer", "state", "text", "value"),
     [
         (60.0, 75.0, 30.0, [OK], "after 60 s here and after 75 s", ""),
-        (60.0, 5.0, 30.0, [FAIL], "clients get 502", 'KEEP_ALIVE = "75"'),
+        (60.0, 5.0, 30.0, [FAIL], "clients get 502", 'balancer_idle_timeout = "60s"'),
         (75.0, 75.0, 30.0, [FAIL], "not below the 75 s", "Value=60"),
-        (60.0, 75.0, 90.0, [WARN], "gets 504", "Value=90 "),
+        (60.0, 75.0, 90.0, [WARN], "gets 504", 'Value=90 and write cloud.aws.balancer_idle_timeout = "90s"'),
         (60.0, 20.0, 90.0, [FAIL, WARN], "clients get 502", "Value=5"),
     ],
 )
