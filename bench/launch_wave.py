@@ -5,7 +5,7 @@ RequestLimitExceeded to whatever exceeds the bucket that EC2 documents: five lau
 engine runs: only launches are looked at. Exits with 1 when a placement was marked refused, a launch was given
 up, or a machine is missing or there twice.
 
-    python bench/launch_wave.py [--nodes 200] [-o json]
+    python bench/launch_wave.py [--nodes 200] [--quick] [-o json]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from orchestrator.demo.processes import Process
 POOL, TYPE, TEMPLATE = "wave", "p5.4xlarge", "wave-node"
 BURST, RATE = STRICT["run_bucket"]
 SETTLE = 2.0  # s
+_QUICK = 12  # machines
 _CONFIG = """
 [daemon]
 state_dir = {state}
@@ -123,17 +124,19 @@ def main() -> int:
     """Play a wave; 0 when nothing was taken for refused and every machine is there once."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="twelve machines: shows that it runs")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     given = parser.parse_args()
+    nodes = _QUICK if given.quick else given.nodes
     os.environ.update(credentials())
     with tempfile.TemporaryDirectory(prefix="launch-wave-") as directory, running_shim() as shim:
-        found = asyncio.run(play(given.nodes, Path(directory), shim))
+        found = asyncio.run(play(nodes, Path(directory), shim))
     if given.output == "json":
         print(json.dumps(found))
     else:
         for name, value in found.items():
             print(f"{name:22} {value}")
-    right = found["machines"] == found["tokens"] == given.nodes
+    right = found["machines"] == found["tokens"] == nodes
     return 0 if right and set(found["outcomes"]) <= {"done", "throttled"} else 1
 
 
