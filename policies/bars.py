@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 
-from policies.actions import Alarm
+from policies.actions import ActionKind, Alarm, Cause
 from policies.draft import Draft
 from policies.events import Resumed
 from policies.model import HealthRules, Market, Offering, Placement, Pool
@@ -104,8 +104,12 @@ def ready(draft: Draft, record: NodeRecord) -> None:
         draft.mapping("bars").pop(key)
 
 
-def resumed(draft: Draft, _event: Resumed) -> None:
-    """Somebody says that what was wrong is mended, or wants it tried."""
+def resumed(draft: Draft, event: Resumed) -> None:
+    """Somebody says that what was wrong is mended, or wants it tried.
+
+    What began to boot before tells nothing of that, however its boot ends.
+    """
+    draft.set("resumed_at", event.at)
     draft.set("pause", None)
     draft.set("failed_starts", 0)
     draft.set("bars", {})
@@ -150,22 +154,32 @@ def spot_paused(pool: Pool, memory: Memory, sold: Set[Key]) -> bool:
     return bool(spot) and all(k in memory.bars and holds(memory.bars[k], pool.health) for k in spot)
 
 
-def never_started(pool: Pool, memory: Memory) -> str:
+def failed_starts(memory: Memory, given_up: Set[str] = frozenset()) -> int:
+    """Boots that failed while the pool never had a ready node, those included whose end is asked for.
+
+    `given_up`: nodes of which that is decided and not remembered yet.
+    """
+    ending = {
+        intent.node
+        for intent in memory.intents.values()
+        if intent.kind is ActionKind.TERMINATE and intent.cause is Cause.BOOT
+    }
+    began = (memory.nodes[node].started_at for node in ending | given_up if node in memory.nodes)
+    resumed_at = memory.resumed_at
+    return memory.failed_starts + sum(resumed_at is None or at >= resumed_at for at in began)
+
+
+def never_started(pool: Pool, memory: Memory, given_up: Set[str] = frozenset()) -> str:
     """Why nothing is launched until somebody resumes; empty while there is hope."""
-    if memory.ready_once or memory.failed_starts < pool.health.give_up_after:
+    if memory.ready_once or failed_starts(memory, given_up) < pool.health.give_up_after:
         return ""
     return "this configuration has not started once: nothing more is launched until `orchestrator resume`"
 
 
 def alarms(pool: Pool, memory: Memory) -> Iterator[Alarm]:
     """What a person has to mend."""
-    stopped = never_started(pool, memory)
-    if stopped:
-        faults = sorted((bar.at, bar.why) for bar in memory.bars.values() if bar.boots)
-        told = [boot.why for boot in memory.failed_boots] or [why for _, why in faults]
-        last = f", the last one: {told[-1]}" if told and told[-1] else ""
-        last += "".join(_todo(boot) for boot in memory.failed_boots[-1:])
-        yield Alarm(name="never-started", reason=f"{stopped} ({memory.failed_starts} boots failed{last})")
+    if never_started(pool, memory):
+        yield Alarm(name="never-started", reason=stopped_words(pool, memory))
     for key in to_mend(pool, memory):
         yield Alarm(name="market-paused", about=words(key), reason=pause_words(key, memory.bars[key]))
 
@@ -176,6 +190,15 @@ def to_mend(pool: Pool, memory: Memory) -> Iterator[Key]:
     for key, bar in sorted(memory.bars.items()):
         if holds(bar, pool.health) and (bar.denied or not stopped):
             yield key
+
+
+def stopped_words(pool: Pool, memory: Memory) -> str:
+    """That a pool never started, how its last boot failed, and what to do."""
+    faults = sorted((bar.at, bar.why) for bar in memory.bars.values() if bar.boots)
+    told = [boot.why for boot in memory.failed_boots] or [why for _, why in faults]
+    last = f", the last one: {told[-1]}" if told and told[-1] else ""
+    last += "".join(_todo(boot) for boot in memory.failed_boots[-1:])
+    return f"{never_started(pool, memory)} ({failed_starts(memory)} boots failed{last})"
 
 
 def _todo(boot: FailedBoot) -> str:

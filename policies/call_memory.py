@@ -95,7 +95,7 @@ def closed(draft: Draft, event: IntentClosed) -> None:
         draft.node(intent.node, standby=StandbyKind.STOPPED, denied_at=denied_at)
         placement = draft.get("nodes")[intent.node].placement
     if placement is not None:
-        _failed(draft, event, placement)
+        _failed(draft, event, placement, since=intent.at)
 
 
 def _asked_again(intent: Intent, event: IntentClosed, *, landed: bool) -> bool:
@@ -113,14 +113,14 @@ def _asked_again(intent: Intent, event: IntentClosed, *, landed: bool) -> bool:
     return False
 
 
-def _failed(draft: Draft, event: IntentClosed, placement: Placement) -> None:
-    """What a call that is given up says of the placement."""
+def _failed(draft: Draft, event: IntentClosed, placement: Placement, *, since: float) -> None:
+    """What a call that is given up says of the placement. `since`: when it was asked for first."""
     match event.outcome:
         case Outcome.QUOTA:
             draft.mapping("quota_at")[placement] = event.at
             draft.spot_lost(placement, event.at)
         case Outcome.DIED:
-            draft.boot_failed(placement, event.at)
+            draft.boot_failed(placement, event.at, since=since)
             bars.faulted(draft, placement, event.at, event.detail)
         case Outcome.REFUSED | Outcome.FAILED:
             draft.refused(placement, event.at)

@@ -83,9 +83,10 @@ class Draft:
         self.learn(placement, at, hazard.refused)
         self.spot_lost(placement, at)
 
-    def boot_failed(self, placement: Placement, at: float) -> None:
-        """One more machine in a row never became ready there."""
-        if not self.get("ready_once"):
+    def boot_failed(self, placement: Placement, at: float, *, since: float) -> None:
+        """One more machine in a row never became ready there. `since`: when its boot began."""
+        resumed_at = self.get("resumed_at")
+        if not self.get("ready_once") and (resumed_at is None or since >= resumed_at):
             self.set("failed_starts", self.get("failed_starts") + 1)
         known: Refusal | None = self.get("boot_failures").get(placement)
         count = 1.0 if known is None else known.weight + 1.0

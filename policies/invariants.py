@@ -89,7 +89,9 @@ def _in_vain(pool: Pool, fleet: Fleet, memory: Memory, plan: Plan) -> list[Viola
     new = [a for a in plan.actions if isinstance(a, Launch) and a.token not in known]
     if not new:
         return []
-    found, failed = [], memory.failed_starts
+    given_up = {a.node for a in plan.actions if isinstance(a, Terminate) and a.cause is Cause.BOOT}
+    began = [record.started_at for node, record in memory.nodes.items() if node in given_up]
+    found, failed = [], memory.failed_starts + sum(at >= (memory.resumed_at or 0.0) for at in began)
     if not memory.ready_once and failed >= pool.health.give_up_after:
         text = f"{len(new)} launches planned after {failed} boots that failed, and none was ever ready"
         found.append(Violation("in-vain", text))

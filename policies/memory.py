@@ -242,10 +242,10 @@ def _never_came_up(draft: Draft, event: NodeGone, record: NodeRecord, *, given_u
     if event.cause is GoneCause.REFUSED:
         draft.refused(record.placement, event.at)
     elif event.cause is GoneCause.NEVER_STARTED:
-        draft.boot_failed(record.placement, event.at)
+        draft.boot_failed(record.placement, event.at, since=record.started_at)
         bars.faulted(draft, record.placement, event.at, event.detail)
     elif given_up or (event.cause is GoneCause.LOST and record.ready_at is None):
-        draft.boot_failed(record.placement, event.at)
+        draft.boot_failed(record.placement, event.at, since=record.started_at)
 
 
 def _has_ended(draft: Draft, node: str, at: float) -> None:

@@ -247,8 +247,8 @@ class Memory:
     `spot_lost_at`: since when no spot node has been ready and staying; None while one is, and before the
     first was lost or refused. `ended`: machines that a list showed as ended, and since when that is known,
     oldest first. `reached`: the most units that were ready at once since `replicas` was set. `ready_once`: a
-    node of the pool was ready at some time; until then `failed_starts` counts the boots that failed. `bars`:
-    by region and market.
+    node of the pool was ready at some time; until then `failed_starts` counts the boots that failed, of
+    those that began since `resumed_at`, when an operator resumed last. `bars`: by region and market.
     """
 
     epoch: int = 0
@@ -261,6 +261,7 @@ class Memory:
     reached: int = 0
     ready_once: bool = False
     failed_starts: int = 0
+    resumed_at: float | None = None
     served_at: float | None = None
     spot_lost_at: float | None = None
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)

@@ -25,7 +25,7 @@ _INSTANTS = frozenset(
         *("accepted_at", "asked_at", "at", "back_at", "bad_at", "denied_at", "detached_at"),
         *("drained_at", "gone_at"),
         *("idle_since", "launched_at", "losing_since", "lost_at", "missing_since", "opened_at", "ready_at"),
-        *("replaced_at", "seen_at"),
+        *("replaced_at", "resumed_at", "seen_at"),
         *("served_at", "since", "spot_lost_at", "started_at", "whole_at"),
     ]
 )

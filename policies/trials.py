@@ -12,9 +12,9 @@ as soon as one machine is seen running. If the three end before that, nothing mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
-from policies.bars import Key, key_of, never_started
+from policies.bars import Key, failed_starts, holds, key_of, never_started
 from policies.fleet import Fleet
 from policies.model import InstanceState, Phase, World
 from policies.records import Intent, Memory
@@ -22,12 +22,13 @@ from policies.records import Intent, Memory
 
 def under_way(fleet: Fleet, memory: Memory) -> set[Key]:
     """Paused markets where a launch is open, or a machine launched since is not ready yet."""
+    paused = {key for key, bar in memory.bars.items() if holds(bar, fleet.pool.health)}
     found = {key_of(i.placement) for i in fleet.launching if i.placement is not None}
     for node in fleet.nodes:
         bar = memory.bars.get(key_of(node.placement))
         if bar is not None and node.launched_at >= bar.at and node.phase in (Phase.PENDING, Phase.STARTING):
             found.add(key_of(node.placement))
-    return found & memory.bars.keys()
+    return found & paused
 
 
 def asking(launching: Iterable[Intent]) -> set[Key]:
@@ -39,15 +40,16 @@ def asking(launching: Iterable[Intent]) -> set[Key]:
     }
 
 
-def first_starts(fleet: Fleet, world: World, memory: Memory, planned: int) -> str:
+def first_starts(fleet: Fleet, world: World, memory: Memory, planned: int, given_up: Set[str]) -> str:
     """Why a pool of which no node was ever ready gets no further launch now; empty when it may.
 
-    `planned`: launches of this turn. What is on its way where nobody can see it keeps no other waiting.
+    `planned`: launches of this turn; `given_up`: nodes whose boot it gives up. What is on its way where
+    nobody can see it keeps no other waiting.
     """
     pool = fleet.pool
     if memory.ready_once:
         return ""
-    if stopped := never_started(pool, memory):
+    if stopped := never_started(pool, memory, given_up):
         return stopped
     if any(i.state is InstanceState.RUNNING and i.id in memory.nodes for i in world.instances):
         return ""
@@ -56,7 +58,8 @@ def first_starts(fleet: Fleet, world: World, memory: Memory, planned: int) -> st
         i.placement is not None and seen(i.placement.region) for i in fleet.launching
     )
     on_their_way += sum(n.phase is Phase.PENDING and not n.out_of_sight for n in fleet.nodes)
-    if on_their_way + memory.failed_starts < pool.health.give_up_after:
+    failed_so_far = failed_starts(memory, given_up)
+    if on_their_way + failed_so_far < pool.health.give_up_after:
         return ""
-    failed = f", {memory.failed_starts} failed" if memory.failed_starts else ""
+    failed = f", {failed_so_far} failed" if failed_so_far else ""
     return f"no machine of this pool was seen running yet: {on_their_way} are on their way{failed}"

@@ -51,6 +51,7 @@ class Turn:
         self.returning: set[str] = set()
         self.asked_again: set[bars.Key] = set()  # markets where a launch is asked for once more
         self.undecided: set[str] = set()  # to end by memory alone: targets stay what they are
+        self.given_up: set[str] = set()  # nodes that end since they never became ready
         self.starting: set[str] = set()
         self.hastened = False
         self.by_choice = fleet.voluntary_drains
@@ -265,7 +266,7 @@ class Turn:
     def _holds(self, placement: Placement) -> str:
         """Why nothing new may be launched there now, whatever it costs; empty when it may."""
         planned = self._serial - self.memory.serial
-        first = trials.first_starts(self.fleet, self.world, self.memory, planned)
+        first = trials.first_starts(self.fleet, self.world, self.memory, planned, self.given_up)
         return self.frozen(placement.region) or first or self.scorer.paused(placement)
 
     def _holds_again(self, intent: Intent) -> str:
@@ -275,7 +276,8 @@ class Turn:
         """
         if intent.placement is None or intent.landed:
             return ""
-        stopped, key = bars.never_started(self.pool, self.memory), bars.key_of(intent.placement)
+        stopped = bars.never_started(self.pool, self.memory, self.given_up)
+        key = bars.key_of(intent.placement)
         if stopped or key not in self.memory.bars or key not in self.scorer.pauses:
             return stopped
         if self.scorer.pauses[key] > self.now:
@@ -365,6 +367,8 @@ class Turn:
         if self._may_work(ActionKind.TERMINATE, node) or self._held_back(ActionKind.TERMINATE, node):
             return
         self.leave(node)
+        if cause is Cause.BOOT:
+            self.given_up.add(node.id)
         token = intent_key(node.id, ActionKind.TERMINATE)
         self.actions.append(Terminate(token=token, node=node.id, cause=cause, reason=reason))
 

@@ -197,8 +197,9 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
 
 
 def _stands_still(fleet: Fleet, memory: Memory) -> bool:
-    """What is missing is spot that is paused, and nothing is on its way."""
-    on_its_way = fleet.launching or any(not n.working for n in fleet.capacity)
+    """What is missing is spot that is paused, and nothing is on its way: no launch waits for an answer."""
+    asked = any(launch.landed or not launch.unanswered for launch in fleet.launching)
+    on_its_way = asked or any(not n.working for n in fleet.capacity)
     return not on_its_way and bars.spot_paused(fleet.pool, memory, bars.on_sale(fleet.prices.on_sale))
 
 

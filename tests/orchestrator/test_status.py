@@ -31,6 +31,7 @@ from policies.events import (
     PoolConfigured,
     PoolWhole,
     PricesRead,
+    Resumed,
     TargetsApplied,
 )
 from policies.fleet import Fleet
@@ -839,6 +840,17 @@ def test_boots_that_failed_long_ago_are_no_problem_of_now() -> None:
     scene = Scene().settled()
     scene.later.append(boot("i-1", 4000.0))
     assert not [p for p in status.pool_view(scene.snapshot(), Totals())["problems"] if "failed" in p]
+
+
+def test_boots_that_failed_before_somebody_resumed_are_no_problem_of_now() -> None:
+    scene = Scene().settled()
+    scene.later += [boot("i-1", 90.0), Resumed(at=NOW - 60.0, by="someone")]
+    view = status.pool_view(scene.snapshot(), Totals())
+    assert not [p for p in view["problems"] if "failed" in p]
+    assert [b["node"] for b in view["failed_boots"]] == ["i-1"]
+    scene.later.append(boot("i-2", 30.0))
+    (told,) = [p for p in status.pool_view(scene.snapshot(), Totals())["problems"] if "failed" in p]
+    assert told.startswith("1 boot failed in the last hour")
 
 
 def test_no_more_boots_are_counted_than_are_remembered() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policies import adaptive, bars, explain, facts
-from policies.actions import ActionKind, Alarm, Cause, Launch, Start
+from policies.actions import ActionKind, Alarm, Cause, Launch, Start, Terminate
 from policies.bars import PAUSE_FIRST, PAUSE_MOST, until
 from policies.call_memory import ATTEMPTS, LANDS_WITHIN
 from policies.events import (
@@ -357,9 +357,8 @@ def test_after_three_failed_boots_nothing_more_is_launched(scene: Make, actions:
     (alarm,) = actions(plan, Alarm)
     assert alarm.name == "never-started"
     assert alarm.reason.startswith(STOPPED)
-    assert f"{STOPPED[0].upper()}{STOPPED[1:]}." in explain.pool_sentences(
-        here.fleet, here.world, here.memory
-    )
+    said = explain.pool_sentences(here.fleet, here.world, here.memory)
+    assert f"{alarm.reason[0].upper()}{alarm.reason[1:]}." in said
 
 
 def test_a_stopped_pool_does_not_ask_again_for_what_surely_did_nothing(scene: Make, actions: Make) -> None:
@@ -367,6 +366,52 @@ def test_a_stopped_pool_does_not_ask_again_for_what_surely_did_nothing(scene: Ma
     assert actions(here.plan(), Launch) == []
     here.launching("p/7/1", ago=90.0, unanswered=True, landed=True)  # its outcome has to be known
     assert [a.token for a in actions(here.plan(), Launch)] == ["p/7/1"]
+
+
+def test_boots_that_are_given_up_together_are_followed_by_no_others(scene: Make, actions: Make) -> None:
+    """Their time is over in one turn: what takes their place would be as lost as they are."""
+    here = fresh(scene, 6)
+    for n in range(6):
+        here.node(f"x{n}", ready=False, age=1_000.0)
+    plan = here.plan()
+    assert [a.cause for a in actions(plan, Terminate)] == [Cause.BOOT] * 6
+    assert actions(plan, Launch) == []
+    assert STOPPED in {d.reason for d in plan.deferred}
+
+
+def test_boots_that_are_given_up_one_by_one_count_before_they_have_ended() -> None:
+    events: list[Event] = []
+    for n in range(1, 4):
+        ended = IntentOpened(
+            at=900.0 + n,
+            token=f"i-{n}:terminate",
+            kind=ActionKind.TERMINATE,
+            node=f"i-{n}",
+            cause=Cause.BOOT,
+        )
+        again = replace(ended, at=920.0 + n)
+        events += [*launch(n, Outcome.DONE, at=10.0), seen(n, at=11.0), ended, again]
+    pool = Pool(name="p", replicas=40)
+    assert bars.never_started(pool, replay(events)) == STOPPED
+    gone = [NodeGone(at=950.0, node=f"i-{n}", cause=GoneCause.TERMINATED) for n in range(1, 4)]
+    assert bars.failed_starts(replay([*events, *gone])) == 3
+
+
+def test_what_began_to_boot_before_somebody_resumed_does_not_stop_the_pool_again() -> None:
+    """It still has what was wrong: its end comes after the mend and tells nothing of it."""
+    pool, gone = Pool(name="p", replicas=40), {"cause": GoneCause.NEVER_STARTED, "ended": True}
+    up = [e for n in range(1, 7) for e in (*launch(n, Outcome.DONE, at=10.0), seen(n, at=11.0))]
+    first = [NodeGone(at=20.0, node=f"i-{n}", **gone) for n in range(1, 4)]  # type: ignore[arg-type]
+    ending = IntentOpened(
+        at=29.0, token="i-4:terminate", kind=ActionKind.TERMINATE, node="i-4", cause=Cause.BOOT
+    )
+    stopped = replay([*up, *first, ending])
+    assert bars.never_started(pool, stopped) == STOPPED
+    resumed = reduce(stopped, Resumed(at=30.0, by="someone"))
+    late = [NodeGone(at=40.0, node=f"i-{n}", **gone) for n in range(4, 7)]  # type: ignore[arg-type]
+    assert bars.failed_starts(resumed) == bars.failed_starts(reduce(resumed, *late)) == 0
+    again = [e for n in range(11, 14) for e in stillborn(n, at=50.0 + n)]
+    assert bars.never_started(pool, reduce(resumed, *late, *again)) == STOPPED
 
 
 def test_how_many_boots_may_fail_is_a_setting(scene: Make, actions: Make) -> None:
@@ -441,7 +486,9 @@ def test_spot_that_was_never_there_is_not_built_on_demand(scene: Make) -> None:
     here = paused(scene, SPOT, pool=Pool(name="p", replicas=10), whole_at=None, reached=3).nodes(3, ON_DEMAND)
     plan = here.plan()
     assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (0, 0)
-    assert any("spot in r is paused" in note and ROLE in note for note in plan.notes)
+    assert "no spot offering may be tried now: spot in r is paused for 290 s more" in plan.notes
+    said = explain.pool_sentences(here.fleet, here.world, here.memory)
+    assert len([each for each in said if ROLE in each]) == 1
 
 
 def test_the_floor_is_built_all_the_same(scene: Make) -> None:
@@ -570,6 +617,19 @@ def test_two_stillborn_machines_pause_nothing(scene: Make, actions: Make) -> Non
     assert launched(plan, SPOT) > 0
 
 
+def test_machines_that_failed_to_start_make_no_trial_of_a_market_before_it_is_paused(scene: Make) -> None:
+    """Else what they were to be is built on demand while the first of those that follow them boots."""
+    here = scene(
+        Pool(name="p", replicas=10),
+        whole_at=None,
+        reached=3,
+        bars={("r", SPOT): bar(denied=False, boots=2)},
+    )
+    here.nodes(3, ON_DEMAND).launching("p/7/1", ago=1.0)
+    plan = here.plan()
+    assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (6, 0)
+
+
 def test_an_account_whose_key_is_not_granted_has_one_alarm(scene: Make, actions: Make) -> None:
     stillborn_bar = {("r", SPOT): bar(denied=False, boots=3)}
     here = fresh(scene, failed_starts=3, bars=stillborn_bar)
@@ -635,3 +695,6 @@ def test_a_pool_that_waits_for_spot_that_is_paused_does_not_start(scene: Make) -
     assert "spot in r is paused" in event.why
     here.launching("p/7/1")
     assert judged(here).state is State.STARTING
+    # Too many calls: it surely did nothing, and waits for the pause to end.
+    here.launching("p/7/1", unanswered=True, throttled=1)
+    assert judged(here).state is State.BELOW_FLOOR

@@ -5,6 +5,7 @@ The daemon is a process; EC2 is the stand-in at its strictest.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -95,6 +96,28 @@ async def test_an_account_without_the_role_of_spot_holds_its_floor_and_buys_no_m
         assert (await stack.cli("resume")).code == 0
         await stack.until_pool("the pool is whole", lambda pool: pool["spot_ready"] == 7)
         assert sorted((await machines.living()).values()) == ["on-demand"] * 3 + ["spot"] * 7
+
+
+async def test_a_key_that_only_spot_lacks_buys_no_more_on_demand_than_the_floor(
+    machines: Machines, subnets: dict[str, str], new_stack: Any
+) -> None:
+    """On-demand machines start, spot machines end while they are pending; some launches are throttled."""
+    key = "arn:aws:kms:us-east-1:123456789012:key/1"
+    machines.shim.order("set", default_key=key, key_grants={key: ["on-demand"]})
+    async with new_stack(made(machines, subnets, replicas=8), parts=("gateway", "daemon")) as stack:
+        await stack.until_pool(
+            "the floor is there and spot is paused",
+            lambda pool: pool["on_demand_ready"] == 3 and any("is paused" in p for p in pool["problems"]),
+        )
+        await stack.turns(20)
+        ever = Counter(m["market"] for m in machines.shim.machines("test"))
+        assert ever["on-demand"] == 3, await stack.events()
+        assert await alarms(stack) == ["market-paused"]
+
+        machines.shim.order("set", key_grants={key: ["on-demand", "spot"]})
+        assert (await stack.cli("resume")).code == 0
+        pool = await stack.until_pool("the pool is whole", lambda pool: pool["spot_ready"] == 5)
+        assert not [p for p in pool["problems"] if "failed" in p]
 
 
 async def test_a_wave_of_launches_above_ec2s_rate_marks_nothing_refused(

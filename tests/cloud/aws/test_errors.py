@@ -93,6 +93,12 @@ def test_unsupported_means_a_zone_or_a_configuration(message, expected):
     assert type(translate(answer("Unsupported", 400, message), "launch")) is expected
 
 
+def test_what_aws_says_and_what_to_do_are_one_sentence():
+    code = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
+    told = str(translate(answer(code, 400, "You may not make the role."), "launch"))
+    assert told.startswith(f"launch: {code}: You may not make the role; create the role AWSService")
+
+
 def test_a_reading_call_is_never_uncertain():
     for error in (answer("InternalError", 500), boto.ReadTimeoutError(endpoint_url="x")):
         assert type(translate(error, "list", lost=CloudError)) is CloudError

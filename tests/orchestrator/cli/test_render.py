@@ -291,6 +291,18 @@ def test_notice_counts_down(remaining: float | None, words: str, swapping: dict[
     assert words in render.status(swapping, Look(width=120))
 
 
+def test_status_names_the_commands_of_its_problems_next_and_resume_last(calm: dict[str, Any]) -> None:
+    pool = calm["pools"][0]
+    pool["problems"] = [
+        "spot in r is paused. Correct that, then run `orchestrator resume`; a launch tries now and then",
+        "3 boots failed, the last one: not ready; see `orchestrator node i-0c41`",
+        "nothing more is launched until `orchestrator resume`",
+    ]
+    *_, last = render.status(calm, Look(width=200)).splitlines()
+    assert last.split("   ")[1:3] == ["orchestrator node i-0c41", "orchestrator resume"]
+    assert last.count("orchestrator resume") == 1
+
+
 def test_many_notices_and_swaps_are_counted_soonest_deadline_first(swapping: dict[str, Any]) -> None:
     pool = swapping["pools"][0]
     notice, swap = pool["notices"][0], pool["swaps"][0]
