@@ -7,6 +7,7 @@ turns a view into a string for a given width. Colour repeats what the words say:
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     )
 
 _MANY_LINES: Final = 10  # notices and swaps shown one by one
+_COMMAND: Final = re.compile(r"`(orchestrator (?:resume|node [\w-]+))`")
 _ONE_LINE: Final = 10_000  # columns no single event fills
 _LATE_TURN: Final = 30.0  # s without a completed turn that are worth a line
 _HURRY: Final = 30.0  # s before a deadline that are shown in red
@@ -382,13 +384,20 @@ def _suggestions(view: StatusView) -> list[str]:
     doomed = [notice["node"] for pool in pools for notice in pool["notices"]]
     if doomed:
         found.append(f"orchestrator node {clean(doomed[0])}")
+    found += _named(problem for pool in pools for problem in pool["problems"])
     if any(pool["state"] not in ("ok", "paused") for pool in pools):
         found += ["orchestrator plan", "orchestrator events -f"]
     elif doomed:
         found.append("orchestrator plan")
     else:
         found += ["orchestrator status --watch", "orchestrator nodes -o wide"]
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _named(problems: Iterable[str]) -> list[str]:
+    """The commands that problems name, each once; what says that all is mended comes last."""
+    found = dict.fromkeys(clean(named) for problem in problems for named in _COMMAND.findall(problem))
+    return sorted(found, key=lambda command: command == "orchestrator resume")
 
 
 def _next(commands: Iterable[str], look: Look) -> Text:

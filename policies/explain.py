@@ -79,7 +79,8 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
 
 def _held_back(pool: Pool, world: World, memory: Memory, scorer: Scorer) -> Iterator[str]:
     """What launches that fail for another reason than capacity hold back."""
-    if stopped := bars.never_started(pool, memory):
+    if bars.never_started(pool, memory):
+        stopped = bars.stopped_words(pool, memory)
         yield f"{stopped[0].upper()}{stopped[1:]}."
     for key, over_at in sorted(scorer.pauses.items()):
         wait = over_at - world.now

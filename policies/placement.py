@@ -98,9 +98,7 @@ class Scorer:
         if over_at is None:
             return ""
         if over_at > self._now:
-            return (
-                f"{words(key)} is paused for {over_at - self._now:.0f} s more: {self._memory.bars[key].why}"
-            )
+            return f"{words(key)} is paused for {over_at - self._now:.0f} s more"
         return f"{words(key)} was paused, and one launch tries it" if key in self._trying else ""
 
     def tries(self, placement: Placement) -> None:

@@ -213,7 +213,7 @@ def translate(error: Exception, what: str, *, lost: type[CloudError] = Uncertain
 
     if isinstance(error, boto.ClientError):
         code, status = code_of(error), _status_of(error)
-        message = str(error.response.get("Error", {}).get("Message", "")).strip()
+        message = str(error.response.get("Error", {}).get("Message", "")).strip().removesuffix(".")
         kind = error_class(code, status, lost=lost, message=message)
         hint = f"renew the credentials: {renewal()}" if code in _EXPIRED else _HINTS.get(code, "")
         return kind(f"{what}: {code}: {message}{hint and '; '}{hint}")
