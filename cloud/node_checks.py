@@ -25,6 +25,7 @@ ENGINE_HOME = "/var/lib/orchestrator-engine"
 LOCAL_DISK = "/mnt/orchestrator"
 GIB = 2**30
 _CLOCK_OFF = 30.0  # s; node reports are refused from 60 s on, signatures from 5 min on
+_GPU_ROW = re.compile(r".+, *\d+(\.\d+)+ *")  # name and driver; warnings of nvidia-smi stand among them
 _ASK_SECONDS = 60.0  # an image's disk is slow when it is first read
 
 Ask = Callable[[Sequence[str]], "tuple[int, str]"]
@@ -159,7 +160,7 @@ def check_driver(gpus: int, run: Ask) -> Check:
     if status != 0:
         what = f"nvidia-smi failed with status {status}: {_last(output)}"
         return Check("driver", False, f"{what}; is the driver built for this kernel?", True)
-    rows = [line.rpartition(",") for line in output.splitlines() if "," in line]
+    rows = [line.rpartition(",") for line in output.splitlines() if _GPU_ROW.fullmatch(line)]
     if len(rows) < gpus:
         what = f"the machine shows {len(rows)} GPUs and the engine wants {gpus}"
         return Check("driver", False, f"{what}; choose a larger instance type or less parallelism", True)

@@ -86,11 +86,8 @@ class Copy:
             return ""
         with contextlib.suppress(FileNotFoundError):
             os.remove(f"{self._at}/.complete")
+        self._clear(items)
         self._fetch(items)
-        for folder, _, files in os.walk(self._at):  # an engine would take others for shards of the model
-            for path in (os.path.join(folder, name) for name in files):
-                if os.path.relpath(path, self._at) not in {*wanted, ".whole"}:
-                    os.remove(path)
         _write(f"{self._at}/.complete", wanted)
         return ""
 
@@ -116,14 +113,28 @@ class Copy:
             raise Refused(f"{self._url}: {what} there; correct weights, or copy the model to it")
         return found
 
-    def _fetch(self, items: Sequence[Item]) -> None:
+    def _clear(self, items: Sequence[Item]) -> None:
+        """Keep the files that are whole. What else lies there would take the room of what is to come, or be
+        taken by an engine for a shard of the model."""
         before = _read(f"{self._at}/.whole")
         for item in items:
             path = f"{self._at}/{item.name}"
             known = before.get(item.name) == item.etag
             if known and os.path.isfile(path) and os.path.getsize(path) == item.size:
                 self._whole[item.name], self._there = item.etag, self._there + item.size
+        for folder, _, files in os.walk(self._at, topdown=False):
+            for path in (os.path.join(folder, name) for name in files):
+                if os.path.relpath(path, self._at) not in {*self._whole, ".whole"}:
+                    os.remove(path)
+            with contextlib.suppress(OSError):  # it holds files
+                os.rmdir(folder)
+        os.makedirs(self._at, exist_ok=True)
+
+    def _fetch(self, items: Sequence[Item]) -> None:
+        for item in items:
+            if item.name in self._whole:
                 continue
+            path = f"{self._at}/{item.name}"
             os.makedirs(os.path.dirname(path), exist_ok=True)
             starts = range(0, item.size, self._chunk) or (0,)
             self._left[item.name] = len(starts)

@@ -58,8 +58,8 @@ RuntimeDirectory={user}
 RuntimeDirectoryPreserve=yes
 WorkingDirectory=/var/lib/{user}
 Environment=HOME=/var/lib/{user} PYTHONPATH={home}
-# The driver makes its device files when root asks for the GPUs first.
-ExecStartPre=-+/bin/sh -c 'timeout 30 nvidia-smi > /dev/null'
+# The driver makes its device files when root asks for the GPUs first. One that hangs cannot be killed.
+ExecStartPre=-+/bin/sh -c 'nvidia-smi > /dev/null & timeout 30 tail -s .2 -f --pid=$! /dev/null'
 ExecStart=/usr/bin/python3 -m cloud.node_start engine {home}/engine.json --report {run}/boot.json
 ExecStopPost=-/bin/sh -c 'echo "$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS" > {run}/ended'
 KillMode=mixed

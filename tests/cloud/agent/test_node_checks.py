@@ -200,6 +200,7 @@ def test_gpus_and_driver_are_told():
     [
         (answers(0, FOUR), "shows 4 GPUs and the engine wants 8; choose a larger instance type"),
         (answers(0, "No devices were found\n"), "shows 0 GPUs"),
+        (answers(0, "WARNING: slow, see the log\n" * 4 + FOUR), "shows 4 GPUs and the engine wants 8"),
         (answers(9, "NVIDIA-SMI has failed because it couldn't communicate\n"), "status 9: NVIDIA-SMI has"),
         (answers(127, ""), "status 127: no output"),
         (raises(FileNotFoundError(2, "No such file")), "use an image with the NVIDIA driver"),
@@ -210,6 +211,11 @@ def test_gpus_that_are_missing_stop_the_start(asked, words):
     check = check_driver(8, asked)
     assert (check.ok, check.fatal) == (False, True)
     assert words in check.text
+
+
+def test_what_nvidia_smi_says_besides_is_no_gpu():
+    check = check_driver(4, answers(0, f"Warning: persistence mode is off, and slow\n{FOUR}"))
+    assert check == ("driver", True, "4 x NVIDIA L40S, driver 580.159.04", False)
 
 
 def test_gpus_are_counted():

@@ -282,6 +282,44 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(bring, store, mo
     assert store.ranges() == []
 
 
+@pytest.fixture
+def tight(monkeypatch, tmp_path):
+    """A disk that holds one model and little more."""
+
+    def usage(_):
+        used = sum(path.stat().st_size for path in (tmp_path / "copy").rglob("*") if path.is_file())
+        total = sum(map(len, MODEL.values())) + 2 * CHUNK
+        return shutil._ntuple_diskusage(total, used, max(0, total - used))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+
+
+@pytest.mark.usefixtures("tight")
+def test_what_a_broken_start_left_takes_no_room_from_the_next(bring, store, tmp_path, monkeypatch):
+    """A large shard of which most had come is fetched anew; the disk need not hold both."""
+    monkeypatch.setattr(node_weights, "ATTEMPTS", 1)
+    monkeypatch.setattr(node_weights, "THREADS", 1)
+    store.faults = [""] * 15 + ["503"]
+    with pytest.raises(Refused, match="status 503"):
+        bring()
+    assert list((tmp_path / "copy").rglob("*.part"))
+    assert bring() == ""
+    assert here(tmp_path / "copy") == MODEL
+
+
+@pytest.mark.usefixtures("tight")
+@pytest.mark.parametrize("new", ["config.json/inner.json", "config.json"])
+def test_a_new_model_needs_no_room_beside_the_old_one(bring, store, tmp_path, new):
+    bring()
+    replaced = {new: b"n" * (12 * CHUNK), "empty/x": b"x"}
+    store.put(replaced)
+    assert bring() == ""
+    assert here(tmp_path / "copy") == replaced
+    store.put(MODEL)
+    assert bring() == ""
+    assert here(tmp_path / "copy") == MODEL
+
+
 @pytest.mark.parametrize("names", [(), ("folder/",)])
 def test_a_prefix_without_objects_is_said(bring, store, names):
     store.put(dict.fromkeys(names, b""))

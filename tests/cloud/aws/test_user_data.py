@@ -3,6 +3,9 @@
 import ast
 import gzip
 import hashlib
+import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +101,22 @@ def test_without_a_listener_there_is_no_agent():
 def test_the_engine_stops_as_its_command_says():
     unit = written(setup())["/etc/systemd/system/orchestrator-engine.service"]
     assert {"KillMode=mixed", "KillSignal=SIGTERM", "TimeoutStopSec=50"} <= set(unit.splitlines())
+
+
+@pytest.mark.slow
+def test_a_driver_that_hangs_does_not_keep_the_engines_start_from_telling_so(tmp_path, monkeypatch):
+    """systemd gives up a start whose preparation does not end, and the boot report would never be written."""
+    unit = written(setup())["/etc/systemd/system/orchestrator-engine.service"]
+    line = next(line for line in unit.splitlines() if line.startswith("ExecStartPre="))
+    words = shlex.split(line.partition("-+")[2].replace("timeout 30", "timeout 1"))
+    hangs = tmp_path / "nvidia-smi"
+    hangs.write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
+    hangs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    try:
+        subprocess.run(words, timeout=60, check=False)
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("change", [{"pool": "a b"}, {"report_url": "https://x; rm"}, {"pool": "%h"}])
