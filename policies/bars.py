@@ -7,8 +7,9 @@ ready between. A pause lasts PAUSE_FIRST and each one after it twice as long, up
 launch tries. A pool of which no node was ever ready is not launched further after `health.give_up_after`
 failed boots; until one of its machines is seen running no more launches than that are open or failed.
 Why: a role that is missing, an image that may not be decrypted, or a wrong flag is mended by a person and
-nothing else. Another zone has the same fault. What was refused for want of capacity is remembered apart
-(`policies.placement`), and so is what was taken (`policies.hazard`): neither learns from such a fault.
+nothing else. Another zone has the same fault, as a rule: where it has not, the place alone is refused, and
+what tries a market after a pause goes where nothing failed. What was refused for want of capacity is
+remembered apart (`policies.placement`), and so is what was taken (`policies.hazard`).
 Never: a pool that had a ready node stops as a whole: where every market that is sold is paused, each is tried
 again every PAUSE_FIRST. A paused market keeps no standby from being started, and keeps no node from being
 covered that was lost; only the spot that was never there is not built on demand (docs/decisions/0022). An
@@ -31,7 +32,7 @@ from policies.actions import ActionKind, Alarm, Cause
 from policies.draft import Draft
 from policies.events import Resumed
 from policies.model import HealthRules, Market, Offering, Placement, Pool
-from policies.records import Bar, FailedBoot, Memory, NodeRecord
+from policies.records import Bar, FailedBoot, Intent, Memory, NodeRecord
 from policies.remedies import remedy
 from policies.value import replace
 
@@ -57,9 +58,23 @@ def words(key: Key) -> str:
 # -- what memory learns ------------------------------------------------------------------------------
 
 
-def denied(draft: Draft, placement: Placement, at: float, why: str) -> None:
-    """A launch was not allowed, or asked for what cannot be."""
-    _news(draft, placement, at, why, denied=True)
+def denied(draft: Draft, intent: Intent, placement: Placement, at: float, why: str) -> None:
+    """A launch was not allowed, or asked for what cannot be: there, where others were accepted since it was
+    asked for, else in the whole market."""
+    if _works_elsewhere(draft, intent, placement):
+        draft.bad_news("refusals", placement, at)
+    else:
+        _news(draft, placement, at, why, denied=True)
+
+
+def _works_elsewhere(draft: Draft, intent: Intent, placement: Placement) -> bool:
+    """Another place of the market took a launch that was asked for no earlier than this one."""
+    open_ones = (i for i in draft.get("intents").values() if i.accepted_at is not None)
+    taken = [(i.placement, i.at) for i in open_ones if i.placement is not None]
+    taken += [(n.placement, n.launched_at) for n in draft.get("nodes").values()]
+    return any(
+        place != placement and key_of(place) == key_of(placement) and at >= intent.at for place, at in taken
+    )
 
 
 def faulted(draft: Draft, placement: Placement, at: float, why: str) -> None:
@@ -72,8 +87,10 @@ def _news(draft: Draft, placement: Placement, at: float, why: str, *, denied: bo
     bars, key = draft.mapping("bars"), key_of(placement)
     known: Bar | None = bars.get(key)
     if known is None:
-        bars[key] = Bar(at=at, count=1, why=why, denied=denied, boots=0 if denied else 1)
+        places = (placement,) if denied else ()
+        bars[key] = Bar(at=at, count=1, why=why, denied=denied, boots=0 if denied else 1, places=places)
         return
+    new = denied and placement not in known.places
     bars[key] = replace(
         known,
         at=at,
@@ -81,17 +98,24 @@ def _news(draft: Draft, placement: Placement, at: float, why: str, *, denied: bo
         why=why or known.why,
         denied=known.denied or denied,
         boots=known.boots + (not denied),
+        places=(*known.places, placement) if new else known.places,
     )
 
 
-def accepted(draft: Draft, placement: Placement) -> None:
-    """A launch was taken: it is allowed. Whether its machine starts is another matter."""
+def accepted(draft: Draft, placement: Placement, at: float) -> None:
+    """A launch was taken: it is allowed. Whether its machine starts is another matter.
+
+    What was not allowed elsewhere in the market was a fault of that place: it counts as refused there.
+    """
     key = key_of(placement)
     bar: Bar | None = draft.get("bars").get(key)
     if bar is None or not bar.denied:
         return
+    for place in bar.places:
+        if place != placement:
+            draft.bad_news("refusals", place, at)
     if bar.boots:
-        draft.mapping("bars")[key] = replace(bar, denied=False)
+        draft.mapping("bars")[key] = replace(bar, denied=False, places=())
     else:
         draft.mapping("bars").pop(key)
 

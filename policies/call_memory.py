@@ -76,10 +76,10 @@ def closed(draft: Draft, event: IntentClosed) -> None:
         node = event.node or intent.node
         intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, landed=True, node=node)
         if intent.placement is not None:
-            bars.accepted(draft, intent.placement)
+            bars.accepted(draft, intent.placement, event.at)
         return
     if event.outcome in _OF_NO_USE and intent.placement is not None:
-        bars.denied(draft, intent.placement, event.at, event.detail)
+        bars.denied(draft, intent, intent.placement, event.at, event.detail)
     landed = intent.landed or event.outcome is Outcome.UNCERTAIN
     if _asked_again(intent, event, landed=landed):
         throttled = intent.throttled + (event.outcome is Outcome.THROTTLED)

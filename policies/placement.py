@@ -43,6 +43,9 @@ from policies.regions import Sight
 _BLOCKING_WEIGHT = 0.5
 """A refusal weighs 1 when it happens; at or below this the placement may be tried again."""
 
+_JUST_FAILED = 1000.0
+"""How many times as dear a placement looks that was not allowed in a market that is tried again."""
+
 _DOUBT = 1.01
 """How many times as dear as the dearest known one an offering of unknown price looks."""
 
@@ -153,6 +156,9 @@ class Scorer:
         price = offering.price
         if price is None:
             price = _DOUBT * self._dearest.get(placement.market, 1.0) * self._pool.units_of(placement)
+        bar = self._memory.bars.get(key_of(placement))
+        if bar is not None and placement in bar.places:
+            price *= _JUST_FAILED
         return price * (1.0 + rules.spread * crowd) * (1.0 + risk)
 
     def _dearest_units(self) -> dict[Market, float]:

@@ -139,7 +139,7 @@ class Bar:
 
     `at`: when a launch there last failed so; `count`: pauses in a row. `why`: the provider's words. `denied`:
     the call itself was not allowed or could not be met. `boots`: machines in a row that a fault ended before
-    they were ready.
+    they were ready. `places`: where calls were not allowed or could not be met, each once.
     """
 
     at: float
@@ -147,6 +147,7 @@ class Bar:
     why: str
     denied: bool = True
     boots: int = 0
+    places: tuple[Placement, ...] = ()
 
 
 @value

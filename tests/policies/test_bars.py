@@ -112,7 +112,7 @@ def launched(plan: Any, market: Market) -> int:
 def test_what_is_not_allowed_leaves_a_pause_and_no_memory_of_capacity(outcome: Outcome) -> None:
     before = replay([DaemonStarted(at=0.0, epoch=1)])
     after = reduce(before, *launch(1, outcome, at=10.0))
-    assert after.bars == {("r", SPOT): Bar(at=10.5, count=1, why=ROLE)}
+    assert after.bars == {("r", SPOT): Bar(at=10.5, count=1, why=ROLE, places=(where(),))}
     assert after.intents == {}
     assert (after.refusals, after.quota_at, after.zones, after.boot_failures) == ({}, {}, {}, {})
     assert after.spot_lost_at is None
@@ -199,6 +199,40 @@ def test_what_may_not_be_ended_pauses_no_market_and_is_asked_again(kind: ActionK
 def test_an_accepted_launch_ends_the_pause_of_what_was_not_allowed() -> None:
     denied = launch(1, Outcome.DENIED, at=10.0)
     assert replay([*denied, *launch(2, Outcome.DONE, at=400.0)]).bars == {}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DENIED, Outcome.MISCONFIGURED])
+def test_what_fails_where_its_neighbour_works_is_a_fault_of_the_place(outcome: Outcome) -> None:
+    """A subnet that was deleted, a type that the image does not run on: the market is not at fault."""
+    denied = launch(1, outcome, at=10.0, placement=where(zone="a"))
+    memory = replay([*denied, *launch(2, Outcome.DONE, at=400.0, placement=where(zone="b"))])
+    assert (memory.bars, set(memory.refusals)) == ({}, {where(zone="a")})
+
+
+def test_in_a_wave_the_places_that_work_are_not_paused_for_those_that_do_not() -> None:
+    asked_for = [asked(n, where(zone="ab"[n % 2]), at=10.0) for n in range(1, 5)]
+    here = [came_back(n, Outcome.DONE, at=10.5) for n in (1, 3)]
+    there = [came_back(n, Outcome.MISCONFIGURED, at=11.0) for n in (2, 4)]
+    for answers in ([*here, *there], [*there, *here]):
+        memory = replay([*asked_for, *answers])
+        assert (memory.bars, set(memory.refusals)) == ({}, {where(zone="a")})
+    listed = [seen(n, at=10.8, placement=where(zone="b")) for n in (1, 3)]
+    assert replay([*asked_for, *here, *listed, *there]).bars == {}
+    # One that was accepted before this was asked for says nothing of what is allowed since.
+    late = launch(9, Outcome.DENIED, at=500.0, placement=where(zone="a"))
+    assert set(replay([*asked_for, *here, *listed, *late]).bars) == {("r", SPOT)}
+
+
+def test_the_launch_that_tries_goes_elsewhere_than_what_failed(scene: Make, actions: Make) -> None:
+    """Else one zone that cannot be had, and holds no node for that, is tried for ever."""
+    failed = tuple(o.placement for o in scene().offerings if o.placement.zone != "b")
+    old = bar(at=10_000.0 - PAUSE_FIRST, places=failed)
+    here = scene(Pool(name="p", replicas=10), bars={("r", m): old for m in Market}).nodes(6)
+    tries = {a.placement.zone for a in actions(here.plan(), Launch)}
+    assert tries == {"b"}
+    everywhere = tuple(o.placement for o in here.offerings)
+    here.fields["bars"] = {("r", m): replace(old, places=everywhere) for m in Market}
+    assert actions(here.plan(), Launch)
 
 
 def test_an_accepted_launch_does_not_end_the_pause_of_machines_that_never_start() -> None:
