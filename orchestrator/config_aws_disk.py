@@ -26,6 +26,7 @@ _KEY: Final = re.compile(
 )
 _ROOT: Final = "the root volume"
 _NVME_MOUNT: Final = "/mnt/orchestrator/"
+_SYSTEM: Final = 30.0  # GiB of system, driver, engine and its caches, as the deep learning images have them
 _SPARE: Final = 1.2  # times the sum, for a time-out that is proposed
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
@@ -133,6 +134,13 @@ def disk_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         return
     disk, timeout = pool.cloud.aws.disk.as_disk(), pool.health.boot_timeout
     on_root = _baked(pool) is _Kept.ROOT
+    there = on_root or (_baked(pool) is None and not on_local_disk(pool))
+    if there and disk.size and disk.size < weights + _SYSTEM:
+        yield (
+            (*at, "size"),
+            f"{disk.size} GiB are hardly enough for weights of {weights:.0f} GiB beside the system, the "
+            f"engine and its caches; write size = {math.ceil(max(2.0 * weights, weights + _SYSTEM))} or more",
+        )
     boot = Boot(weights=weights, links=_links(pool))
     if boot.seconds > timeout:
         root = boot.slowest.name == _ROOT

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from cloud.engines.flags import GPUS, flag_value
+from orchestrator.units import shown
 from policies import quantisation
 from policies.families import family
 from policies.fit import Need, Verdict, bits_in, check, parameters_in
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request may be
 _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
 _LENGTH: Final = re.compile(r"(\d+)(?:(\.\d+)?([kmgt])|([KMGT]))?")
+_MEANT: Final = re.compile(r"\{\s*gpus?\s*\}", re.IGNORECASE)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
@@ -34,6 +36,13 @@ def engine_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             (*at, "engine", "args"),
             f"{GPUS} is filled in by machines of AWS only; write how many GPUs the engine uses",
         )
+    for word in pool.engine.args:
+        for meant in _MEANT.findall(word):
+            if meant != GPUS:
+                yield (*at, "engine", "args"), f"{shown(meant)} is filled in by nobody; write {GPUS}"
+    for name, text in pool.engine.env.items():
+        if _MEANT.search(text):
+            yield (*at, "engine", "env", name), f"{GPUS} is filled in within args alone; write a number"
 
 
 def engine_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:

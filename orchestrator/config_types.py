@@ -119,9 +119,11 @@ def _money(value: object) -> float:
 def _money_or_unlimited(value: object) -> float | None:
     if value is None or value == UNLIMITED:
         return None
-    if _number(value) == 0:
-        raise ValueError(f'{shown(value)} allows nothing at all; write an amount above 0 or "{UNLIMITED}"')
-    return _money(value)
+    try:
+        return _money(value)
+    except ValueError as error:
+        wrong = str(error).partition(";")[0]
+    raise ValueError(f'{wrong}; write US dollars per hour, such as "12.50", or "{UNLIMITED}"')
 
 
 def _size(value: object, info: ValidationInfo) -> int:

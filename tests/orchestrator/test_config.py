@@ -199,7 +199,14 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("negative standby", POOL + "standby = { hot = -1 }\n",
      ["pool.toml:3: pool.a.standby.hot: -1 is too small; write at least 0"]),
     ("money", POOL + "limits.spend_per_hour = 'lots'\n",
-     ['pool.toml:3: pool.a.limits.spend_per_hour: "lots" is not an amount; write US dollars per hour']),
+     ['pool.toml:3: pool.a.limits.spend_per_hour: "lots" is not an amount; write US dollars per hour, '
+      'such as "12.50", or "unlimited"']),
+    ("money that has no end", POOL + "limits.spend_per_hour = 'Unlimited'\n",
+     ['pool.toml:3: pool.a.limits.spend_per_hour: "Unlimited" is not an amount; write US dollars per hour, '
+      'such as "12.50", or "unlimited"']),
+    ("money of nothing", POOL + "limits.spend_per_hour = '0'\n",
+     ['pool.toml:3: pool.a.limits.spend_per_hour: "0" allows nothing at all; write US dollars per hour, '
+      'such as "12.50", or "unlimited"']),
     ("no money", POOL + "limits.spend_per_hour = 0\n",
      ["pool.toml:3: pool.a.limits.spend_per_hour: 0 allows nothing at all"]),
     ("address", "[daemon]\nlisten = '127.0.0.1'\n" + POOL,

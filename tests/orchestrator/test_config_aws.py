@@ -282,6 +282,21 @@ def test_the_gpus_of_the_machine_are_those_of_its_type(tmp_path: Path) -> None:
     assert "1 x A10G has 22 GiB" in of_one
 
 
+@pytest.mark.parametrize("word", ["{gpu}", "{GPUS}", "{ gpus }", "--tensor-parallel-size={Gpu}"])
+def test_what_nobody_fills_in_is_refused(tmp_path: Path, word: str) -> None:
+    flags = vllm("acme/odd-8B", "--max-model-len", "8192", word)
+    (told,) = faults(tmp_path, pool=flags).values()
+    assert told.endswith("is filled in by nobody; write {gpus}")
+
+
+def test_the_gpus_are_filled_in_within_args_alone(tmp_path: Path) -> None:
+    given = vllm("acme/odd-8B", "--max-model-len", "8192")
+    given["engine"] = {**given["engine"], "env": {"RANKS": "{gpus}"}}
+    assert faults(tmp_path, pool=given) == {
+        "pool.llama.engine.env.RANKS": "{gpus} is filled in within args alone; write a number"
+    }
+
+
 def test_an_unknown_maximum_is_warned_of_and_not_guessed(tmp_path: Path) -> None:
     (warning,) = built(tmp_path, pool=vllm("acme/odd-8B")).warnings
     assert warning.key == "pool.llama.engine.args"

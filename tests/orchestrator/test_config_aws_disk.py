@@ -172,6 +172,14 @@ def test_a_disk_that_is_fast_enough_closes_the_sum(tmp_path: Path) -> None:
     assert warned(tmp_path, LARGE, weights="/w", disk={"size": 300, "initialization_rate": 300}) == {}
 
 
+def test_a_disk_that_does_not_hold_the_weights_is_warned_of(tmp_path: Path) -> None:
+    found = warned(tmp_path, LLAMA, disk={"size": 20, "local": "off"})
+    assert found["size"].endswith("write size = 45 or more")
+    assert warned(tmp_path, LLAMA, disk={"size": 45, "local": "off"}) == {}
+    assert "size" in warned(tmp_path, LLAMA, weights="/w", disk={"size": 20})
+    assert warned(tmp_path, LLAMA, disk={"size": 20}) == {}  # they go to the machine's own disks
+
+
 def test_the_rate_at_which_the_image_comes_counts(tmp_path: Path) -> None:
     slow = warned(tmp_path, LARGE, weights="/w", disk={"size": 300, "initialization_rate": 100})
     assert "/ 100 MiB/s" in slow["throughput"]
