@@ -57,8 +57,9 @@ def ask(words: Sequence[str]) -> tuple[int, str]:
 def environment_for(program: str, given: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
     """The engine's environment: `given` wins over ours, and ours over `base`.
 
-    PATH begins with the program's own directory, which is the virtual environment's: kernels that are
-    compiled on the node (FlashInfer, Triton) look there for ninja. What is downloaded goes to the local disk
+    PATH begins with the program's own directory, and that of the file to which a link leads, one of which is
+    the virtual environment's: kernels that are compiled on the node (FlashInfer, Triton) look there for
+    ninja. What is downloaded goes to the local disk
     where there is one; what was compiled stays on the root volume, which outlives a stop.
     """
     home = base.get("HOME") or ENGINE_HOME
@@ -76,7 +77,8 @@ def environment_for(program: str, given: Mapping[str, str], base: Mapping[str, s
     path = [found.get("PATH") or os.defpath]
     full = shutil.which(program, path=path[0])
     if full is not None:
-        path.insert(0, os.path.dirname(os.path.abspath(full)))
+        places = (os.path.abspath(full), os.path.realpath(full))
+        path[:0] = dict.fromkeys(map(os.path.dirname, places))
     if not found.get("CUDA_HOME"):
         compiler = shutil.which("nvcc", path=os.pathsep.join(path))
         cuda = os.path.dirname(os.path.dirname(os.path.realpath(compiler))) if compiler else "/usr/local/cuda"

@@ -19,7 +19,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Final
 
@@ -41,6 +41,9 @@ _PROGRAMS: Final = (
     "node_start.py",
 )
 _WORD: Final = re.compile(r"[A-Za-z0-9_./:@=+,\[\]-]+")
+_CERTIFICATE: Final = re.compile(
+    r"-----BEGIN ((?:X509 |TRUSTED )?CERTIFICATE)-----[A-Za-z0-9+/=\s]+-----END \1-----"
+)
 
 _SYSUSERS: Final = f"u {_USER} - - /var/lib/{_USER}\n"
 
@@ -170,13 +173,32 @@ class NodeSetup:
 
 def user_data(setup: NodeSetup) -> bytes:
     """The user-data as EC2 takes it. Raises ValueError when it is too large or a text cannot be in a unit."""
-    packed = gzip.compress(cloud_config(setup).encode(), 9, mtime=0)
+    packed = _packed(setup)
     if len(packed) > LIMIT:
         raise ValueError(
             f"the user-data of pool {setup.pool} has {len(packed)} bytes compressed, and EC2 takes {LIMIT}; "
-            "shorten agents.ca_file (a key on an elliptic curve makes it small) or engine.args"
+            f"shorten one of these by {len(packed) - LIMIT}, or do without it: {_shares(setup, len(packed))}"
         )
     return packed
+
+
+def _packed(setup: NodeSetup) -> bytes:
+    return gzip.compress(cloud_config(setup).encode(), 9, mtime=0)
+
+
+def _shares(setup: NodeSetup, whole: int) -> str:
+    """What takes how much of user-data that is too large, by the keys of the configuration."""
+    bare_command = replace(setup.command, argv=setup.command.argv[:1], env={})
+    without = {
+        "agents.ca_file": replace(setup, trusted=""),
+        "engine.args and engine.env": replace(setup, command=bare_command),
+        "cloud.aws.engine_secrets": replace(setup, secrets={}),
+        "cloud.aws.weights from S3": replace(setup, weights=""),
+        "cloud.aws.disk.local": replace(setup, local_disk=False),
+    }
+    takes = sorted(((whole - len(_packed(less)), what) for what, less in without.items()), reverse=True)
+    shares = "; ".join(f"{what} ({size} bytes)" for size, what in takes if size > 0)
+    return f"{shares}. A certificate is small when its key is on an elliptic curve"
 
 
 def unpacked(data: bytes) -> str:
@@ -224,7 +246,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
     units |= {"engine": _ENGINE, "console": _CONSOLE} | ({"agent": _AGENT} if setup.report_url else {})
     where = f"--url {_word(setup.report_url)}" if setup.report_url else ""
     if setup.report_url and setup.trusted:
-        found[f"{_HOME}/trusted.pem"] = setup.trusted
+        found[f"{_HOME}/trusted.pem"] = _certificates(setup.trusted)
         where += f" --ca-file {_HOME}/trusted.pem"
     values = {
         "pool": pool,
@@ -242,6 +264,18 @@ def written(setup: NodeSetup) -> dict[str, str]:
         lines = (line.rstrip() for line in text.format_map(values).splitlines())
         found[f"/etc/systemd/system/orchestrator-{name}.service"] = "\n".join(lines) + "\n"
     return found
+
+
+def _certificates(text: str) -> str:
+    """The certificates of a PEM file, without what else people keep in it: remarks, or a key. Raises
+    ValueError where there is none."""
+    found = [match[0] for match in _CERTIFICATE.finditer(text)]
+    if not found:
+        raise ValueError(
+            "agents.ca_file (or tls_cert_file) holds no certificate (-----BEGIN CERTIFICATE-----)"
+        )
+    lines = (line.strip() for block in found for line in block.splitlines())
+    return "".join(f"{line}\n" for line in lines if line)
 
 
 def _word(text: str) -> str:

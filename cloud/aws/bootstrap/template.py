@@ -9,6 +9,8 @@ Managed, which means that a new version says what the configuration says:
     KmsKeyId.
 Taken out, because a launch says it itself and EC2 refuses both or would mix the markets up:
     InstanceMarketOptions, InstanceRequirements, NetworkInterfaces, SecurityGroups.
+Taken out too, because the daemon could not end or stop its machines, and EC2 refuses it for spot:
+    DisableApiTermination, DisableApiStop.
 Everything else that the newest version holds is kept: other devices, tag specifications, capacity
 reservation, placement, monitoring, and whatever EC2 may yet come to know.
 
@@ -32,6 +34,7 @@ Data = Mapping[str, Any]
 _SAID_BY_LAUNCHES: Final = frozenset(
     {"InstanceMarketOptions", "InstanceRequirements", "NetworkInterfaces", "SecurityGroups"}
 )
+_PROTECTION: Final = frozenset({"DisableApiTermination", "DisableApiStop"})
 _OF_AWS: Final = frozenset({"Operator"})  # answers hold it, and no request may
 _STATE: Final = "State"  # of MetadataOptions, likewise
 _TOGETHER: Final = (("VolumeType", "Throughput", "Iops"), ("Encrypted", "KmsKeyId"))
@@ -69,7 +72,9 @@ def merged(found: Data, ours: Data, gone: Iterable[str] = ()) -> dict[str, Any]:
 
     `gone`: devices that only the image before had. They would become empty disks, or be refused.
     """
-    kept = {key: value for key, value in found.items() if key not in _SAID_BY_LAUNCHES | _OF_AWS}
+    kept = {
+        key: value for key, value in found.items() if key not in _SAID_BY_LAUNCHES | _PROTECTION | _OF_AWS
+    }
     made = {**kept, **ours}
     options = {key: value for key, value in kept.get("MetadataOptions", {}).items() if key != _STATE}
     made["MetadataOptions"] = {**options, **ours["MetadataOptions"]}

@@ -1,6 +1,7 @@
 """What a node looks at before its engine starts: what stops a start, what is only doubted, and the words."""
 
 import os
+import shutil
 import stat
 import threading
 from email.utils import formatdate
@@ -211,6 +212,19 @@ def test_gpus_that_are_missing_stop_the_start(asked, words):
     check = check_driver(8, asked)
     assert (check.ok, check.fatal) == (False, True)
     assert words in check.text
+
+
+@pytest.mark.parametrize("program", ["{bin}/vllm", "vllm"])
+def test_a_link_to_the_program_leads_to_its_virtual_environment(tmp_path, program):
+    """As `uv tool install`, pipx and people make it; ninja lies in the environment."""
+    real = script(tmp_path / "tools/vllm/bin/vllm")
+    ninja = script(tmp_path / "tools/vllm/bin/ninja")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/vllm").symlink_to(real)
+    base = {"PATH": f"{tmp_path}/bin:/usr/bin", "HOME": str(tmp_path)}
+    environment = environment_for(program.format(bin=tmp_path / "bin"), {}, base)
+    assert shutil.which("ninja", path=environment["PATH"]) == ninja
+    assert shutil.which("vllm", path=environment["PATH"]) == f"{tmp_path}/bin/vllm"
 
 
 def test_what_nvidia_smi_says_besides_is_no_gpu():

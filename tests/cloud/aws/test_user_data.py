@@ -4,6 +4,7 @@ import ast
 import gzip
 import hashlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -61,10 +62,35 @@ def test_the_largest_pool_fits_too(tmp_path):
     assert len(user_data(everything)) < LIMIT
 
 
-def test_what_is_too_large_is_refused():
-    noise = "".join(hashlib.sha256(str(i).encode()).hexdigest() for i in range(400))
-    with pytest.raises(ValueError, match=r"and EC2 takes 16384; shorten agents\.ca_file \(.*\) or"):
-        user_data(setup(trusted=noise))
+def noise(size):
+    return "".join(hashlib.sha256(str(i).encode()).hexdigest() for i in range(size // 64))
+
+
+def test_what_is_too_large_is_refused_with_what_takes_the_room():
+    large = setup(weights="s3://bucket/model", trusted=PEM.replace("-----END", f"{noise(12_000)}\n-----END"))
+    with pytest.raises(ValueError, match=r"and EC2 takes 16384; shorten one of these by \d+") as refused:
+        user_data(large)
+    shares = re.findall(r"([a-z0-9_.]+(?: [a-zA-Z0-9_.]+)*) \((\d+) bytes\)", str(refused.value))
+    assert [name for name, _ in shares[:2]] == ["agents.ca_file", "cloud.aws.weights from S3"]
+    assert {name for name, _ in shares} > {"engine.args and engine.env", "cloud.aws.engine_secrets"}
+    with pytest.raises(ValueError, match=r"without it: engine\.args and engine\.env \(\d+ bytes\)"):
+        user_data(setup(command=EngineCommand(argv=("vllm", noise(20_000)))))
+    many = {f"SECRET_{i}": f"{PARAMETER}{noise(128)[i:]}" for i in range(100)}
+    with pytest.raises(ValueError, match=r"without it: cloud\.aws\.engine_secrets \(\d+ bytes\)"):
+        user_data(
+            setup(secrets={name: hashlib.sha512(arn.encode()).hexdigest() for name, arn in many.items()})
+        )
+
+
+def test_only_certificates_of_the_file_travel():
+    """People keep the key in the same file, and remarks of openssl that begin with blanks."""
+    key = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBM\n-----END PRIVATE KEY-----\n"
+    text = f" 0 s:CN = control\n   i:CN = our CA\n{PEM}{key} 1 s:CN = our CA\r\n{PEM}".replace("\n", "\r\n")
+    config = yaml.safe_load(cloud_config(setup(trusted=text)))
+    files = {f["path"]: f["content"] for f in config["write_files"]}
+    assert files["/opt/orchestrator/trusted.pem"] == PEM * 2
+    with pytest.raises(ValueError, match="holds no certificate"):
+        user_data(setup(trusted=key))
 
 
 def test_cloud_init_writes_the_files_as_they_are():

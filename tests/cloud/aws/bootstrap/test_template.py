@@ -202,9 +202,11 @@ def test_devices_of_the_image_before_go_with_it():
         {"InstanceRequirements": {"VCpuCount": {"Min": 1}}},
         {"NetworkInterfaces": [{"DeviceIndex": 0, "SubnetId": "subnet-9"}]},
         {"SecurityGroups": ["default"]},
+        {"DisableApiTermination": True},  # a machine that nobody but a person can end goes on costing
+        {"DisableApiStop": True},
     ],
 )
-def test_what_a_launch_says_itself_is_taken_out_and_shown(theirs):
+def test_what_no_launch_may_have_is_taken_out_and_shown(theirs):
     before = template.merged({}, ours()) | theirs
     after = template.merged(before, ours())
     assert not theirs.keys() & after.keys()
