@@ -1,6 +1,7 @@
 """Play the whole simulation: fresh seeds, seeds that once found something, kills everywhere, planted bugs.
 
-    python tests/simulation/campaign.py [--hours H] [--seed N] [--jobs N] [--parts LIST] [-o table|json]
+    python tests/simulation/campaign.py [--hours H] [--seed N] [--jobs N] [--parts LIST] [--most N]
+        [-o table|json]
 
 Fresh seeds are drawn from a base seed, which is printed: `--seed` with it plays the same runs again. The end
 is one line for each invariant, what happened in all, and for every run that failed the one line that plays
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
@@ -48,14 +50,18 @@ _AHEAD = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """What to play. `hours`: simulated hours of fresh seeds, at least."""
+    """What to play. `hours`: simulated hours of fresh seeds, at least; `most`: known runs."""
 
     base: int
     hours: float
     parts: tuple[str, ...] = PARTS
+    most: int | None = None
 
     def known(self) -> Iterator[Job]:
-        """Every run that does not depend on the base seed."""
+        """Every run that does not depend on the base seed, or the first of them."""
+        return islice(self._known(), self.most)
+
+    def _known(self) -> Iterator[Job]:
         if "planted" in self.parts:
             yield from planted()
         if "regressions" in self.parts:
@@ -130,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     known.add_argument("--seed", type=int, help="the base seed (default: the time of day)")
     known.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     known.add_argument("--parts", default=",".join(PARTS), help=f"which of {', '.join(PARTS)}")
+    known.add_argument("--most", type=int, help="how many known runs, from the first (default: all)")
     known.add_argument("--budget", type=float, default=0.0, help="seconds after which to warn at the end")
     known.add_argument("-o", "--output", choices=("table", "json"), default="table")
     return known
@@ -164,7 +171,7 @@ def main() -> int:
         known.error("--jobs must be at least 1 and --hours not negative")
     base = given.seed if given.seed is not None else int(datetime.now(UTC).strftime("%y%m%d%H%M%S"))
     summary = play(
-        Campaign(base=base, hours=given.hours, parts=parts),
+        Campaign(base=base, hours=given.hours, parts=parts, most=given.most),
         given.jobs,
         Console(stderr=given.output == "json"),
     )
