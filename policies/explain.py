@@ -82,6 +82,10 @@ def _held_back(pool: Pool, world: World, memory: Memory, scorer: Scorer) -> Iter
     if bars.never_started(pool, memory):
         stopped = bars.stopped_words(pool, memory)
         yield f"{stopped[0].upper()}{stopped[1:]}."
+    throttled = sum(intent.unanswered and intent.throttled > 0 for intent in memory.intents.values())
+    if throttled:
+        calls = "call waits" if throttled == 1 else "calls wait"
+        yield f"{throttled} {calls}: the provider takes no more at once, and each is asked again."
     for key, over_at in sorted(scorer.pauses.items()):
         wait = over_at - world.now
         again = f"the next in {wait:.0f} s" if wait > 0 else "now"

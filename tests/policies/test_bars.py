@@ -166,6 +166,17 @@ def test_a_throttled_launch_is_asked_again_with_its_token_after_a_growing_pause(
     assert waits == [1, 2, 4, 8, 16, 16, 16, 16, 16]  # not longer: the provider's rate would lie idle
 
 
+def test_what_is_throttled_is_said(scene: Make) -> None:
+    here = scene(Pool(name="p", replicas=4)).nodes(3)
+    said = "1 call waits: the provider takes no more at once, and each is asked again."
+    here.launching("p/7/1", unanswered=True)
+    assert said not in explain.pool_sentences(here.fleet, here.world, here.memory)
+    here.launching("p/7/1", unanswered=True, throttled=2)
+    assert said in explain.pool_sentences(here.fleet, here.world, here.memory)
+    here.launching("p/7/1", throttled=2)  # asked again a moment ago
+    assert said not in explain.pool_sentences(here.fleet, here.world, here.memory)
+
+
 def test_a_region_that_throttles_has_answered(scene: Make) -> None:
     here = scene(Pool(name="p", replicas=4)).nodes(1).nodes(2, ON_DEMAND)
     here.launching("p/7/1", ago=500.0, attempts=9, throttled=9, unanswered=True, placement=where())
