@@ -93,7 +93,8 @@ class Engine:
             try:
                 aws = Aws(self._imds) if self._arns else None
                 values = [aws.secret(arn) for arn in self._arns] if aws is not None else []
-                self.secrets |= {line for value in values for line in value.split("\n") if line.strip()}
+                # Whoever uses a secret takes the blanks around it off, which files of Windows bring.
+                self.secrets |= {line.strip() for value in values for line in value.splitlines()} - {""}
                 self.known = True
             except (Refused, OSError, ValueError, KeyError):
                 pass  # the engine does not get them either, and says so

@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema
 
 from cloud.aws import tags
 from cloud.aws.balancer_settings import IDLE_TIMEOUTS
+from cloud.engines.flags import has_flag
 from orchestrator.config_aws_disk import WEIGHTS, DiskTable, disk_errors, disk_warnings
 from orchestrator.config_engine import verdicts
 from orchestrator.config_types import Duration, Money, Section, Strings, Texts, duration_key
@@ -26,6 +27,9 @@ _SECRET: Final = re.compile(
 ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/(?:[!-~]+/)?([\w+=,.@-]{1,64})")
 _ACCOUNT_QUEUE: Final = re.compile(r"https?://\S+")
 _KEY_NAME: Final = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+_SECRET_NAME: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|(AKIA|ASIA)[A-Z0-9]{12,})")
+_SHORTEST_TOKEN: Final = 8  # characters; shorter ones are switches
 
 Prices = Annotated[
     dict[str, Money],
@@ -257,6 +261,7 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         if verdict.tight:
             yield (*at, "instance_types"), f"{name} is a close fit by estimate: {verdict.text}"
     yield from disk_warnings((*at, "disk"), pool)
+    yield from _open_secrets(at, pool)
     if pool.agents.listen is not None and not aws.node_role:
         yield (
             (*at, "node_role"),
@@ -270,6 +275,26 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
                 "is not set, so only the status of spot requests tells of interruptions; "
                 "make a queue with `orchestrator aws bootstrap` and write its URL",
             )
+
+
+def _open_secrets(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """What looks like a secret and stands in the file. It is not shown."""
+    engine, args = (*at[:-2], "engine"), pool.engine.args
+    who = "the nodes' user-data, which whoever may describe the launch template can read"
+    for name, value in pool.engine.env.items():
+        if _TOKEN.search(value) or (_SECRET_NAME.search(name) and len(value) >= _SHORTEST_TOKEN):
+            yield (
+                (*engine, "env", name),
+                f"looks like a secret and travels in {who}; keep it in SSM or Secrets Manager, and write "
+                f"its ARN as cloud.aws.engine_secrets.{name}",
+            )
+    if has_flag(args, "--api-key") or any(map(_TOKEN.search, args)):
+        yield (
+            (*engine, "args"),
+            f"hold what looks like a secret; it travels in {who}, and every list of processes shows it; "
+            "keep it in SSM or Secrets Manager, and write its ARN as cloud.aws.engine_secrets.VLLM_API_KEY "
+            "(or HF_TOKEN)",
+        )
 
 
 def _unknown_types(aws: AwsTable) -> list[str]:

@@ -443,3 +443,30 @@ def test_only_machines_of_aws_fill_in_their_gpus(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="is filled in by machines of AWS only"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("engine", "key"),
+    [
+        ({"env": {"HF_TOKEN": "hf_AbCdEfGhIjKlMnOpQr"}}, "pool.llama.engine.env.HF_TOKEN"),
+        ({"env": {"VLLM_API_KEY": "correct horse"}}, "pool.llama.engine.env.VLLM_API_KEY"),
+        ({"env": {"WHERE": "https://u:hf_AbCdEfGhIjKlMnOpQr@x"}}, "pool.llama.engine.env.WHERE"),
+        ({"args": ["--api_key=correct horse"]}, "pool.llama.engine.args"),
+        ({"args": ["--hf-token", "hf_AbCdEfGhIjKlMnOpQr"]}, "pool.llama.engine.args"),
+    ],
+)
+def test_secrets_that_would_travel_in_user_data_are_warned_of(tmp_path: Path, engine: Any, key: str) -> None:
+    (warning,) = built(tmp_path, pool={"engine": {"allow_simulated": True, **engine}}).warnings
+    assert warning.key == key
+    assert "as cloud.aws.engine_secrets." in warning.text
+    assert "hf_" not in warning.text
+    assert "horse" not in warning.text
+
+
+def test_switches_that_are_named_like_secrets_are_none(tmp_path: Path) -> None:
+    env = {
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "TOKENIZERS_PARALLELISM": "false-or-true",
+        "HF_TOKEN_PATH": "/opt/hf",
+    }
+    assert built(tmp_path, pool={"engine": {"allow_simulated": True, "env": env}}).warnings == ()

@@ -101,6 +101,17 @@ def test_whether_the_engine_serves_is_found_out():
     assert engine.known
 
 
+@pytest.mark.parametrize("kept", ["correct horse\r\nbattery\n", "  correct horse\nbattery \n\n"])
+def test_blanks_around_a_secret_do_not_let_it_pass(monkeypatch, kept):
+    """A secret is stored as an editor left it, and an engine says it as it is."""
+    monkeypatch.setattr("cloud.node_aws.Aws.__init__", lambda *_: None)
+    monkeypatch.setattr("cloud.node_aws.Aws.secret", lambda *_: kept)
+    engine = Engine({"secrets": {"A": "arn:aws:ssm:us-east-1:1:parameter/x"}, "port": 1}, Imds())
+    lines = ["401 for correct horse", "with battery, a b"]
+    found = list(copied(lines, engine, Thinner(0.0), lambda: 0.0))
+    assert found == ["401 for [secret]", "with [secret], a b"]
+
+
 def test_secrets_that_cannot_be_fetched_stay_unknown():
     engine = Engine({"secrets": {"A": "arn:aws:ssm:us-east-1:1:parameter/x"}, "port": 1}, Imds())
     engine.look(0.0)
