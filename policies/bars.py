@@ -102,17 +102,18 @@ def _news(draft: Draft, placement: Placement, at: float, why: str, *, denied: bo
     )
 
 
-def accepted(draft: Draft, placement: Placement, at: float) -> None:
+def accepted(draft: Draft, intent: Intent, placement: Placement, at: float) -> None:
     """A launch was taken: it is allowed. Whether its machine starts is another matter.
 
-    What was not allowed elsewhere in the market was a fault of that place: it counts as refused there.
+    What was not allowed elsewhere in the market after this was asked for was a fault of that place: it counts
+    as refused there. One that tries the market after a pause tells only that it is open again.
     """
     key = key_of(placement)
     bar: Bar | None = draft.get("bars").get(key)
     if bar is None or not bar.denied:
         return
     for place in bar.places:
-        if place != placement:
+        if place != placement and intent.at <= bar.at:
             draft.bad_news("refusals", place, at)
     if bar.boots:
         draft.mapping("bars")[key] = replace(bar, denied=False, places=())

@@ -76,7 +76,7 @@ def closed(draft: Draft, event: IntentClosed) -> None:
         node = event.node or intent.node
         intents[event.token] = replace(intent, accepted_at=event.at, unanswered=False, landed=True, node=node)
         if intent.placement is not None:
-            bars.accepted(draft, intent.placement, event.at)
+            bars.accepted(draft, intent, intent.placement, event.at)
         return
     if event.outcome in _OF_NO_USE and intent.placement is not None:
         bars.denied(draft, intent, intent.placement, event.at, event.detail)
