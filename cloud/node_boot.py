@@ -20,6 +20,7 @@ from typing import Any
 BOOT_FILE = "/run/orchestrator-engine/boot.json"
 SETTLED = 600.0  # s: an engine that ran so long started well; its end is not counted as a failed start
 _LONGEST_PAUSE = 300.0
+_MOST_READ = 2**20  # characters of a report: the engine's user can put anything in its place
 
 
 def pause(restarts: int) -> float:
@@ -37,7 +38,7 @@ def restarts_after(before: dict[str, Any], now: float) -> int:
     if stage not in ("checks", "secrets", "weights", "start", "failed"):
         return 0
     started = stage == "start" and before.get("ok") is True
-    if started and isinstance(at, (int, float)) and now - at >= SETTLED:
+    if started and isinstance(at, (int, float)) and at <= now - SETTLED:
         return 0
     return (count if isinstance(count, int) and 0 <= count < 10**6 else 0) + 1
 
@@ -100,8 +101,8 @@ def _ended(path: str) -> str:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as file:
+            found = json.loads(file.read(_MOST_READ) or "")
         if all(isinstance(check, dict) and "name" in check for check in found.get("checks") or ()):
             return dict(found)
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):

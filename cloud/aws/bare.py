@@ -1,7 +1,7 @@
 """Makes a Python program small without changing what it does, so that user-data can carry it.
 
-Taken out are comments, documentation (but the first line of the module's), annotations and blanks. The result
-is the same whatever Python runs this, so user-data changes only when a program does. Pure.
+Taken out are comments, documentation (but the first line of a module's that it shows), annotations and
+blanks. The result is the same whatever Python runs this, so user-data changes only when a program does. Pure.
 
 Source: the lexical analysis in the Python language reference; the tokenize module, whose formatted texts come
 in parts since 3.12.
@@ -80,7 +80,8 @@ def _undocumented(lines: list[str]) -> Iterator[str]:
         if not text.startswith(('"""', "'''")):
             yield line
         elif number == 0:
-            yield text.partition("\n")[0].rstrip("\"'") + '"""'
+            if any("__doc__" in other for other in lines):
+                yield text.partition("\n")[0].rstrip("\"'") + '"""'
         else:
             depth, after = len(line) - len(text), lines[number + 1]
             if len(after) - len(after.lstrip(" ")) < depth:  # it was all that stood there

@@ -6,7 +6,7 @@ fetched on the node, by reference, with the credentials of its role (`cloud.node
 on the node's private address only; who reaches that is the security group's affair.
 
 The whole travels compressed, which cloud-init undoes: EC2 takes 16 KiB. So that the programs fit, they travel
-without their comments and documentation (`bare`). Pure.
+without their comments and documentation (`bare`), and units without their comments. Pure.
 
 Source: the cloud-init reference (cloud-config, gzip compressed content), systemd.exec(5), systemd.service(5),
 sysusers.d(5).
@@ -261,7 +261,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
         "where": where,
     }
     for name, text in units.items():
-        lines = (line.rstrip() for line in text.format_map(values).splitlines())
+        lines = (line.rstrip() for line in text.format_map(values).splitlines() if line[:1] != "#")
         found[f"/etc/systemd/system/orchestrator-{name}.service"] = "\n".join(lines) + "\n"
     return found
 

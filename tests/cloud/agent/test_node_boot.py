@@ -1,6 +1,7 @@
 """The boot report: what it holds, how starts are counted, and that it stops nothing."""
 
 import json
+import os
 
 import pytest
 
@@ -48,6 +49,7 @@ def test_steps_and_checks_are_written_and_printed(tmp_path, capsys):
         ({"stage": "start", "ok": True, "at": NOW - 5}, 1),
         ({"stage": "start", "ok": True, "at": NOW - 5, "restarts": 3}, 4),
         ({"stage": "start", "ok": True, "at": NOW - SETTLED, "restarts": 3}, 0),
+        ({"stage": "start", "ok": True, "at": 10**400, "restarts": 3}, 4),
         ({"stage": "start", "ok": True, "at": NOW + 9999, "restarts": 3}, 4),  # the clock was put back
         ({"stage": "failed", "ok": False, "at": NOW - 9999, "restarts": 3}, 4),
         ({"stage": "weights", "ok": True, "at": NOW - 9999, "restarts": 0}, 1),  # killed in the middle
@@ -101,6 +103,21 @@ def test_an_odd_report_of_before_counts_for_nothing(tmp_path, text):
     boot = Boot(str(file))
     boot.stage("checks", "go on")
     assert (boot.restarts, told(file)["checks"]) == (0, [])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zeros", "directory"])
+def test_what_stands_in_the_place_of_a_report_stops_nothing(tmp_path, kind):
+    place = tmp_path / "boot.json"
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "zeros":
+        place.symlink_to("/dev/zero")
+    else:
+        place.mkdir()
+    boot = Boot(str(place))
+    boot.stage("checks", "go on")
+    assert boot.restarts == 0
+    assert kind == "directory" or told(place)["detail"] == "go on"
 
 
 def test_a_report_that_cannot_be_written_stops_nothing(tmp_path, capsys):
