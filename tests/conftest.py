@@ -1,6 +1,7 @@
 """What tests of more than one layer share: the stand-in for AWS, and what to do for want of a program."""
 
 import ctypes
+import gc
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +40,17 @@ def _lacking(text: str) -> NoReturn:
     if os.environ.get(REQUIRE_DEBIAN) == "1":
         pytest.fail(f"{text} ({REQUIRE_DEBIAN} is set)")
     pytest.skip(text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests and all that they import stay to the end: no collection of garbage looks at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
