@@ -59,13 +59,13 @@ def run(toy_cloud: Make, quick: Make) -> Callable[[int], Any]:
     return make
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize("seed", [1, 3, 11])
 def test_decided_again_from_the_journal_every_turn_gives_its_plan(
     run: Callable[[int], Any], seed: int
 ) -> None:
     """Whatever the instant at which a daemon dies, the next one has the same memory and decides the same."""
     toy = run(seed)
-    assert len({type(a) for t in toy.turns for a in t.plan.actions}) >= 5
+    assert len({type(a) for t in toy.turns for a in t.plan.actions}) >= 6
     memory, done = Memory(), 0
     for turn in toy.turns:
         memory = reduce(memory, *toy.journal[done : turn.events_before])
