@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import field
+from hashlib import blake2b
 
 from policies.actions import ActionKind, Cause
 from policies.hazard import RunningMean, ZoneHistory
@@ -117,10 +118,14 @@ class Intent:
         """True when the same call should be made again: soon after a failure, late after silence.
 
         What met too many calls waits for a few seconds at most, however often: who makes the calls keeps to
-        the provider's rate, and a long pause of many would leave it unused.
+        the provider's rate, and a long pause of many would leave it unused. So would one that ends for all at
+        one moment: each takes a moment of its own in the second half of its pause.
         """
         failed = 2.0 ** min(max(self.attempts - self.throttled - 1, 0), 20)
-        throttled = min(_THROTTLED_MOST, 2.0 ** min(self.throttled - 1, 20)) if self.throttled else 0.0
+        throttled = 0.0
+        if self.throttled:
+            pause = min(_THROTTLED_MOST, 2.0 ** min(self.throttled - 1, 20))
+            throttled = pause * (0.5 + 0.5 * _share(f"{self.token}/{self.throttled}"))
         wait = min(timeout, max(failed, throttled)) if self.unanswered else timeout
         return now - self.asked_at >= wait
 
@@ -299,6 +304,11 @@ class Memory:
 def part_key(kind: PartKind, part: str) -> str:
     """What a part is remembered under."""
     return f"{kind} {part}"
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1, the same for the same text and another one for each."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=4).digest()) / 2**32
 
 
 def intent_key(node: str, kind: ActionKind) -> str:

@@ -121,15 +121,29 @@ class Sight:
         for intent in self._memory.intents.values():
             if intent.placement is None or intent.accepted_at is not None:
                 continue
-            tried = intent.attempts - intent.throttled  # too many calls is an answer
-            if tried > (not intent.unanswered):
-                waited = self._world.now - max(intent.at, self._world.awake_since)
-                asked[intent.placement.region] = max(waited, asked.get(intent.placement.region, 0.0))
+            region, since = intent.placement.region, max(intent.at, self._world.awake_since)
+            if intent.attempts - intent.throttled <= (not intent.unanswered):
+                if not intent.throttled:
+                    continue  # asked for the first time
+                since = max(since, self._took.get(region, since))  # too many calls, and others were taken
+            asked[region] = max(self._world.now - since, asked.get(region, 0.0))
         return {
             region: f"a launch there has had no answer for {waited:.0f} s"
             for region, waited in asked.items()
             if waited >= self._pool.patience.effect_timeout
         }
+
+    @lazy
+    def _took(self) -> dict[str, float]:
+        """When each region last took a launch, as far as nodes and open launches tell."""
+        found: dict[str, float] = {}
+        for record in self._memory.nodes.values():
+            found[record.placement.region] = max(record.launched_at, found.get(record.placement.region, 0.0))
+        for intent in self._memory.intents.values():
+            if intent.placement is not None and intent.accepted_at is not None:
+                region = intent.placement.region
+                found[region] = max(intent.accepted_at, found.get(region, 0.0))
+        return found
 
     @lazy
     def _open(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -160,10 +161,12 @@ def test_a_throttled_launch_is_asked_again_with_its_token_after_a_growing_pause(
     for _ in range(9):
         memory = reduce(memory, came_back(1, Outcome.THROTTLED, at=at))
         intent = memory.intents["p/1/1"]
-        waits.append(next(w for w in range(1, 100) if intent.due(at + w, 60.0)))
+        waits.append(next(w / 10 for w in range(1, 1000) if intent.due(at + w / 10, 60.0)))
         at += waits[-1]
         memory = reduce(memory, asked(1, where(), at=at))
-    assert waits == [1, 2, 4, 8, 16, 16, 16, 16, 16]  # not longer: the provider's rate would lie idle
+    pauses = (1, 2, 4, 8, 16, 16, 16, 16, 16)  # not longer: the provider's rate would lie idle
+    assert all(most / 2 <= w <= most for w, most in zip(waits, pauses, strict=True))
+    assert len({w % 1 for w in waits}) > 3
 
 
 def test_what_is_throttled_is_said(scene: Make) -> None:
@@ -177,16 +180,32 @@ def test_what_is_throttled_is_said(scene: Make) -> None:
     assert said not in explain.pool_sentences(here.fleet, here.world, here.memory)
 
 
-def test_a_region_that_throttles_has_answered(scene: Make) -> None:
+def test_a_region_that_throttles_is_waited_for_while_it_takes_others(scene: Make) -> None:
+    """A wave that exceeds the rate of one region goes on there; one that stands still begins elsewhere."""
     here = scene(Pool(name="p", replicas=4)).nodes(1).nodes(2, ON_DEMAND)
     here.launching("p/7/1", ago=500.0, attempts=9, throttled=9, unanswered=True, placement=where())
     here.settings["regions"] = {
         "r": Observed(value=tuple(here.instances.values()), at=here.now),
         "other": Observed(value=(), at=here.now),
     }
+    assert here.fleet.sight.avoided("r") == "a launch there has had no answer for 500 s"
+    here.node("young", ready=False, age=59.0)
+    assert here.fleet.sight.avoided("r") == ""
+    here.now += 1.0
+    assert here.fleet.sight.avoided("r") == "a launch there has had no answer for 60 s"
+    here.launching("p/7/2", accepted_at=here.now - 5.0, placement=where())
     assert here.fleet.sight.avoided("r") == ""
     here.launching("p/7/1", ago=500.0, attempts=9, throttled=7, unanswered=True, placement=where())
-    assert "has had no answer" in here.fleet.sight.avoided("r")
+    assert here.fleet.sight.avoided("r") == "a launch there has had no answer for 500 s"
+
+
+def test_throttled_launches_do_not_all_ask_at_one_moment() -> None:
+    """Else most of them meet too many calls again, and the rate that there is goes unused meanwhile."""
+    intents = [replay([asked(n, where(), at=0.0)]).intents[f"p/1/{n}"] for n in range(200)]
+    again = [replace(i, unanswered=True, attempts=7, throttled=7) for i in intents]
+    due = [sum(i.due(float(at), 60.0) for i in again) for at in (7, 8, 10, 12, 14, 16)]
+    assert (due[0], due[-1]) == (0, 200)
+    assert all(30 < later - earlier < 70 for earlier, later in pairwise(due[1:]))
 
 
 def test_a_launch_that_may_have_landed_is_not_forgotten_for_a_denial() -> None:
