@@ -115,11 +115,17 @@ def state_of(living: Sequence[SimProcess], database: SimDatabase, *, now: float)
         failsafe = process.failsafe
         if not failsafe:
             process.idle_at = now  # it may do nothing until it knows more
+    memory = process.daemon.loop.memory
     return DaemonState(
         up_since=max(process.up_since, process.idle_at, database.answered_at),
-        known=process.daemon.loop.memory.nodes.keys(),
+        known=memory.nodes.keys(),
         ahead=process.ahead,
         failsafe=failsafe,
+        doubtful=tuple(
+            i.placement
+            for i in memory.intents.values()
+            if i.placement is not None and i.landed and i.accepted_at is None
+        ),
     )
 
 

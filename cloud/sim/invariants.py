@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
+from policies.model import Placement
 from policies.value import value
 
 INVARIANTS: Final[Mapping[str, str]] = {
@@ -76,10 +77,11 @@ class DaemonState:
     """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
 
     `ahead`: seconds by which its host's clock is ahead of the world's. `failsafe`: the database does not
-    answer it, and its lease has run out.
+    answer it, and its lease has run out. `doubtful`: where it asked for launches whose outcome it cannot know.
     """
 
     up_since: float
     known: Set[str]
     ahead: float = 0.0
     failsafe: bool = False
+    doubtful: tuple[Placement, ...] = ()

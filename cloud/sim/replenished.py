@@ -32,7 +32,8 @@ class Replenished:
     """`name` of one pool: what is missing while one part alone is away is launched in time.
 
     Nothing is said where a limit or a shortage may hold back launches, or what other faults left behind:
-    refusals and quotas are remembered for ten half-lives at most. `report` takes what breaks.
+    refusals and quotas are remembered for ten half-lives at most. Nor while the first machines of a pool are
+    on their way: the others wait until one of them is seen to run. `report` takes what breaks.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Replenished:
         self._bounds, self._checked, self._report = bounds, checked, report
         self._short_since: float | None = None
         self._troubled_at = -math.inf
+        self._began = False  # a machine was seen to run
         world.on_tick.append(self._on_tick)
 
     def _on_tick(self, now: float) -> None:
@@ -65,13 +67,19 @@ class Replenished:
             return
         self._checked(self.name)
         held = units(self._pool, filter(self._counts, self._live()))
-        if held >= self._pool.replicas or self._full():
+        if held >= self._pool.replicas or self._full(daemon) or self._begins():
             self._short_since = None
             return
         self._short_since = now if self._short_since is None else self._short_since
         if now - max(self._short_since, daemon.up_since) > self._patience():
             wanted = f"{held} {self._pool.noun()} count, {self._pool.replicas} are wanted"
             self._report(self.name, "launches", f"{wanted}, and only {away}")
+
+    def _begins(self) -> bool:
+        """The first machines of the pool are on their way, and none of them was seen to run yet."""
+        machines = self._world.of(self._pool.name)
+        self._began = self._began or any(m.addressed_at is not None for m in machines)
+        return self._world.launches > 0 and not self._began
 
     def _patience(self) -> float:
         """Seconds for which something may be missing."""
@@ -93,8 +101,8 @@ class Replenished:
         """A live machine counts for what is wanted."""
         return not (machine.doomed or machine.set_aside)
 
-    def _full(self) -> bool:
-        """A limit leaves no room for a node beside those that live."""
+    def _full(self, daemon: DaemonState) -> bool:
+        """A limit leaves no room for a node beside those that live, or may for all that a daemon can know."""
         return False
 
     def _live(self) -> list[Machine]:
@@ -145,8 +153,8 @@ class Apart(Replenished):
         gone = machine.silent_since is not None or machine.unseen_since is not None
         return super()._counts(machine) and not gone
 
-    def _full(self) -> bool:
-        live = self._live()
+    def _full(self, daemon: DaemonState) -> bool:
+        taken = [*(m.placement for m in self._live()), *daemon.doubtful]
         cap, prices = self._pool.limits.spend_per_hour, self._world.prices
-        dear = cap is not None and sum(prices[m.placement] for m in live) + max(prices.values()) > cap
-        return dear or units(self._pool, live) >= self._pool.most_units
+        dear = cap is not None and sum(prices[p] for p in taken) + max(prices.values()) > cap
+        return dear or sum(map(self._pool.units_of, taken)) >= self._pool.most_units
