@@ -77,7 +77,8 @@ class DaemonState:
     """What the checker needs to know of the daemon that runs: since when, and which nodes it knows.
 
     `ahead`: seconds by which its host's clock is ahead of the world's. `failsafe`: the database does not
-    answer it, and its lease has run out. `doubtful`: where it asked for launches whose outcome it cannot know.
+    answer it, and its lease has run out. `doubtful`: where it asked for launches whose outcome it cannot
+    know.
     """
 
     up_since: float
