@@ -39,11 +39,6 @@ def template(found: TemplateFacts, place: AwsRegion) -> Findings:
     return findings or [ok(f"{name} exists, is pinned and requires IMDSv2", place.region)]
 
 
-def image_name(found: TemplateFacts, place: AwsRegion) -> str:
-    """The image that launches use."""
-    return place.image or found.image
-
-
 def image(name: str, found: ImageFacts | None, place: AwsRegion) -> Findings:
     """The image is there, ready, pinned, and made for the machines' processors. None: there is no such."""
     region = place.region
