@@ -331,7 +331,7 @@ class Stack:
         try:
             async with asyncio.timeout(patience):
                 while not (found := await holds()):  # noqa: ASYNC110 - a process is asked
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.1)
                 return found
         except TimeoutError:
             pool = await self.pool()
