@@ -178,11 +178,11 @@ def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving
         return State.DOWN
     if memory.pause is not None and memory.pause.holds(world.now):
         return State.PAUSED
-    if bars.never_started(pool, memory) and not ready:
+    grows = not _stands_still(fleet, memory)
+    if not ready and (bars.never_started(pool, memory) or not grows):
         return State.DOWN
     # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
     unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
-    grows = not _stands_still(fleet, memory)
     if ready < pool.replicas and ((memory.whole_at is None and grows) or unprobed):
         return State.STARTING
     if any(way.pending for way in ways) or (serving < pool.replicas and _comes_in(world, memory) and grows):

@@ -483,6 +483,66 @@ def test_how_many_boots_may_fail_is_a_setting(scene: Make, actions: Make) -> Non
     assert len(actions(here.plan(), Launch)) == 4
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        Pool(name="p", replicas=1, standby=StandbyRules(stopped=9)),
+        Pool(name="p", replicas=1, standby=StandbyRules(hot=9)),
+        Pool(name="p", replicas=40, units={"gpu": 4}),
+        Pool(name="p", replicas=40, adaptive=AdaptiveRules()),
+    ],
+    ids=["stopped standbys", "hot standbys", "large nodes", "adaptive"],
+)
+def test_whatever_a_new_pool_wants_three_are_launched_first(scene: Make, actions: Make, pool: Pool) -> None:
+    here = scene(pool, whole_at=None, ready_once=False)
+    first = len(actions(here.plan(), Launch))
+    assert 1 <= first <= 3
+    for n in range(3):
+        here.launching(f"p/7/{n}")
+    assert actions(here.plan(), Launch) == []
+    here.fields.update(intents={}, failed_starts=3)
+    assert actions(here.plan(), Launch) == []
+
+
+def test_neither_a_restart_nor_another_configuration_is_another_try() -> None:
+    """What is wrong is most often in no file, and deployments are frequent: a person says when to try."""
+    failed = [e for n in range(1, 4) for e in stillborn(n, at=10.0 * n)]
+    stopped = replay([PoolConfigured(at=0.0, replicas=4), *failed])
+    again = reduce(stopped, DaemonStarted(at=50.0, epoch=2), PoolConfigured(at=51.0, replicas=9, hot=1))
+    assert again.failed_starts == 3
+    pool = Pool(name="p", replicas=9)
+    assert bars.never_started(pool, again) == STOPPED
+    more = replace(pool, health=replace(pool.health, give_up_after=5))
+    assert bars.never_started(more, again) == ""
+
+
+def test_a_denial_that_was_on_its_way_at_a_resume_begins_a_first_pause() -> None:
+    denied = [e for n in range(3) for e in launch(n, Outcome.DENIED, at=10.0 + 4000.0 * n)]
+    old = replay([*denied, asked(7, where(), at=9_000.0)])
+    assert old.bars[("r", SPOT)].count == 3
+    after = reduce(old, Resumed(at=9_001.0, by="someone"), came_back(7, Outcome.DENIED, at=9_002.0))
+    assert after.bars[("r", SPOT)].count == 1
+    assert until(after.bars[("r", SPOT)]) == 9_002.0 + PAUSE_FIRST
+
+
+def test_large_nodes_cover_what_was_there_and_no_more(scene: Make) -> None:
+    pool = Pool(name="p", replicas=40, units={"gpu": 4})
+    here = paused(scene, SPOT, pool=pool, whole_at=None, reached=20).nodes(3, ON_DEMAND)
+    assert launched(here.plan(), ON_DEMAND) == 2  # 12 units of the floor, and 8 that stood on spot
+    here.fields["reached"] = 12
+    assert launched(here.plan(), ON_DEMAND) == 0
+
+
+def test_a_pool_of_one_waits_for_spot_that_is_not_allowed_and_says_so(scene: Make, actions: Make) -> None:
+    here = paused(scene, SPOT, pool=Pool(name="p", replicas=1, spot_share=1.0), whole_at=None)
+    plan = here.plan()
+    assert actions(plan, Launch) == []
+    assert [a.name for a in actions(plan, Alarm)] == ["market-paused"]
+    assert judged(here).state is State.DOWN
+    here.launching("p/7/1")
+    assert judged(here).state is State.STARTING
+
+
 def test_a_pool_that_had_a_ready_node_never_stops_as_a_whole(scene: Make, actions: Make) -> None:
     here = scene(Pool(name="p", replicas=4), failed_starts=99, ready_once=True)
     assert actions(here.plan(), Launch)

@@ -105,6 +105,18 @@ async def test_an_account_whose_key_is_not_granted_ends_with_three_launches_and_
         assert any(line.strip() == failed["commands"][0] for line in story.out.splitlines())
         assert "aws policy" in failed["commands"][0]
 
+        # Nobody paused it. A try before the key is granted costs as many launches again, and says so again.
+        assert (await stack.status())["daemon"]["paused"] is None
+        asked = await asyncio.to_thread(stack.ask, "POST", "/v1/resume", b'{"by": "somebody"}')
+        assert (asked[0], json.loads(asked[1])) == (200, {"text": "Resumed."})
+        await stack.until_pool(
+            "the pool has given up again",
+            lambda pool: len(pool["failed_boots"]) == 6 and "not started once" in " ".join(pool["problems"]),
+        )
+        await stack.turns(20)
+        assert len(await machines.tokens()) <= 6, await stack.events()
+        assert await alarms(stack) == ["never-started"] * 2
+
         # The key is granted, somebody says so, and the same process makes the pool whole.
         machines.shim.order("set", default_key="")
         assert (await stack.cli("resume")).code == 0
