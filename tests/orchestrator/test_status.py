@@ -833,7 +833,7 @@ def test_failed_boots_are_a_problem_that_names_the_last_one_and_what_to_do() -> 
     assert told.endswith("see `orchestrator node i-3`")
     assert [b["node"] for b in view["failed_boots"]] == ["i-1", "i-2", "i-3"]
     assert view["failed_boots"][0]["console"] == ["a", "out of memory"]
-    assert "AWSServiceRoleForEC2Spot" in view["failed_boots"][0]["commands"][0]
+    assert view["failed_boots"][0]["commands"][0] == "orchestrator aws policy CONFIG --kms KEY-ARN"
 
 
 def test_boots_that_failed_long_ago_are_no_problem_of_now() -> None:
