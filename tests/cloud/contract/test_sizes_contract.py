@@ -62,12 +62,8 @@ async def seen(cloud_world, count: int) -> World:
     )
 
 
-async def test_two_sizes_make_what_is_wanted_and_no_more(cloud_world):
-    world = await seen(cloud_world, 0)
-    pool, small, large = pool_of([o for view in world.offerings.values() for o in view.value])
-    memory = reduce(
-        Memory(), DaemonStarted(at=world.now, epoch=1), PoolConfigured(at=world.now, replicas=pool.replicas)
-    )
+async def bought(cloud_world, pool: Pool, world: World, memory: Memory) -> tuple[Memory, int]:
+    """What one turn launches is launched; how many that were."""
     launches = [a for a in decide(pool, world, memory).actions if isinstance(a, Launch)]
     for action in launches:
         opened = IntentOpened(
@@ -87,7 +83,21 @@ async def test_two_sizes_make_what_is_wanted_and_no_more(cloud_world):
         await cloud_world.instances.launch(
             LaunchRequest(token=action.token, pool="pool", placement=action.placement, command=command)
         )
-    world = await seen(cloud_world, len(launches))
+    return memory, len(launches)
+
+
+async def test_two_sizes_make_what_is_wanted_and_no_more(cloud_world):
+    world = await seen(cloud_world, 0)
+    pool, small, large = pool_of([o for view in world.offerings.values() for o in view.value])
+    memory = reduce(
+        Memory(), DaemonStarted(at=world.now, epoch=1), PoolConfigured(at=world.now, replicas=pool.replicas)
+    )
+    memory, living = await bought(cloud_world, pool, world, memory)
+    assert living == 3  # the first of a pool that never had a machine
+    world = await seen(cloud_world, living)
+    memory = reduce(memory, *changes(pool, world, memory))
+    memory, more = await bought(cloud_world, pool, world, memory)
+    world = await seen(cloud_world, living + more)
     memory = reduce(memory, *changes(pool, world, memory))
     memory = reduce(memory, *(NodeReady(at=world.now, node=n, address="a:1") for n in memory.nodes))
     fleet = Fleet.of(pool, world, memory)
