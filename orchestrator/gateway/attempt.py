@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -21,7 +22,7 @@ from orchestrator.gateway.continuation import Broken, Capability, Continuation
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.headers import returned
 from orchestrator.gateway.job import Job
-from orchestrator.gateway.kept import was_kept
+from orchestrator.gateway.kept import KeptConnections, was_kept
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.sse import DONE_EVENT, only_comments
@@ -87,6 +88,7 @@ class Attempts:
     ) -> None:
         self._config = config
         self._session = session
+        self._connections = cast("KeptConnections", session.connector)
         self._table = table
         self._metrics = metrics
         self._watch = watch
@@ -163,6 +165,7 @@ class Attempts:
         failure = upstream.failure_of(error) or leash.failure or Failure.DISCONNECTED
         if failure is Failure.DISCONNECTED and was_kept() and not leash.heard:
             failure = Failure.STALE
+            self._connections.renew(leash.entry.spec.address)
         return AttemptFailed(
             failure, _WORDS[failure] if failure is leash.failure else upstream.words_of(error)
         )

@@ -1,7 +1,8 @@
 """Connections that are kept open between requests, and which requests got one.
 
 A server may close a kept connection at the moment at which a request is written to it; llama.cpp's does so
-after each stream, and does not say so. Such a request failed for no fault of the server.
+after each stream, and does not say so. Such a request failed for no fault of the server. A server that closed
+one may have closed them all, as when its machine ended: `renew` has none of them used again.
 """
 
 from __future__ import annotations
@@ -30,18 +31,31 @@ class KeptConnections(aiohttp.TCPConnector):
         self._factory = cast(
             "functools.partial[ResponseHandler]", functools.partial(Answers, loop=self._loop)
         )
-        self._served: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+        self._served: weakref.WeakKeyDictionary[ResponseHandler, int] = weakref.WeakKeyDictionary()
+        self._renewals = 0
+        self._renewed: dict[str, int] = {}
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         """See aiohttp."""
         _kept.set(False)
-        connection = await super().connect(req, traces, timeout)
-        if (protocol := connection.protocol) is not None:
-            _kept.set(protocol in self._served)
-            self._served.add(protocol)
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if (protocol := connection.protocol) is None:
+                return connection
+            opened = self._served.get(protocol)
+            if opened is None or opened >= self._renewed.get(req.url.authority, 0):
+                break
+            connection.close()
+        _kept.set(opened is not None)
+        self._served.setdefault(protocol, self._renewals)
         return connection
+
+    def renew(self, address: str) -> None:
+        """Use none of the connections again that are kept to this host and port."""
+        self._renewals += 1
+        self._renewed[address] = self._renewals
 
 
 def was_kept() -> bool:

@@ -22,6 +22,9 @@ from orchestrator.gateway.targets import Entry, Wish
 MOST_CONTINUATIONS = 8
 """A stream that broke so often breaks its nodes."""
 
+MOST_STALE = 16
+"""Kept connections that a request may find closed: each target has one, after which none of its is used."""
+
 
 class Stage(StrEnum):
     """Where a request is."""
@@ -62,8 +65,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "continued", "deadline", "held", "id", "retries", "sent_again", "stage", "started", "suspects",
-        "waited", "wish",
+        "continued", "deadline", "held", "id", "retries", "sent_again", "stage", "stale", "started",
+        "suspects", "waited", "wish",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float) -> None:
@@ -75,6 +78,7 @@ class Exchange:
         self.suspects: list[Suspect] = []
         self.retries = 0
         self.sent_again = 0
+        self.stale = 0
         self.continued = 0
         self.waited = 0.0
         self.held = 0
@@ -103,8 +107,9 @@ class Exchange:
         Only before the first byte to the client. A refused request has cost nothing, as no target worked on
         it: it is bounded by the number of targets, each is tried once between two passed checks; but an
         answer that may be the request's own fault is checked at `max_retries` peers only, unless the request
-        is `sought`: about something that one target has, nobody knows which. Anything else
-        takes one of `max_retries`, is paid for, and needs a request that may run twice.
+        is `sought`: about something that one target has, nobody knows which. A kept connection
+        that had been closed is nobody's fault and costs nothing, but needs a request that may run twice.
+        Anything else needs that too, takes one of `max_retries`, and is paid for.
         """
         if self.stage is not Stage.SENT or failure is Failure.DEADLINE:
             return False
@@ -112,8 +117,12 @@ class Exchange:
             return False
         if not failure.refused and not repeatable:
             return False
-        if not failure.refused and failure is not Failure.MOVED:
-            if self.sent_again >= max_retries or not (failure is Failure.STALE or paid()):
+        if failure is Failure.STALE:
+            self.stale += 1
+            if self.stale > MOST_STALE:
+                return False
+        elif not failure.refused and failure is not Failure.MOVED:
+            if self.sent_again >= max_retries or not paid():
                 return False
             self.sent_again += 1
         self.retries += 1

@@ -340,6 +340,27 @@ def test_it_keeps_connections_for_less_than_engines_do():
     assert float(ENGINES_OWN) > IDLE
 
 
+async def test_kept_connections_that_end_everywhere_cost_no_request(upstreams, gateways, ask, behave):
+    """As when all of a zone's nodes end at once: each has several connections that look open."""
+    served = set()
+
+    async def once(talk):
+        if talk.writer in served:
+            talk.writer.close()
+        else:
+            served.add(talk.writer)
+            await asyncio.sleep(0.2)
+            await behave.answer(talk)
+
+    nodes = [await upstreams(f"n{number}", once) for number in range(4)]
+    running = await gateways(*nodes, retry_reserve=0, retry_budget=0.0)
+    together = await asyncio.gather(*(ask(running) for _ in range(16)))
+    assert {answer.status for answer in together} == {200}
+    assert len(served) == 16
+    for _ in range(8):
+        assert (await ask(running)).status == 200
+
+
 async def test_a_kept_connection_that_was_closed_is_no_fault_of_its_target(upstreams, gateways, ask, behave):
     """The server closes each connection when the next request comes on it."""
 
