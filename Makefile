@@ -14,7 +14,7 @@ KILLS_ARGS ?=
 EQUAL_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm first-day test test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env clients-env equal-results lock clean
+.PHONY: help setup demo demo-aws demo-vllm first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env clients-env equal-results lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -46,8 +46,11 @@ demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny mod
 
 # Every process that a test starts imports the program: what one has compiled serves the others.
 test: export PYTHONDONTWRITEBYTECODE =
-test: $(STAMP) ## Run the test suite (all but real vLLM and a booted systemd)
-	@$(BIN)/pytest -m "not vllm and not systemd" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+test: $(STAMP) ## Run the test suite (all but real vLLM, a booted systemd and the benches)
+	@$(BIN)/pytest -m "not vllm and not systemd and not bench" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-bench: $(STAMP) ## Run every bench for a moment: it works and leaves nothing behind
+	@$(BIN)/pytest -m bench -n $(WORKERS) $(PYTEST_ARGS)
 
 deb: $(STAMP) ## Make the Debian package in build/
 	@tools/package/build.sh deb build

@@ -295,7 +295,7 @@ def test_the_example_is_valid_as_it_stands(tmp_path: Path) -> None:
 BENCHES = sorted((ROOT / "bench").glob("*.py"))
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.parametrize("script", BENCHES, ids=lambda script: script.stem)
 def test_every_bench_explains_itself_and_has_a_quick_run(script: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

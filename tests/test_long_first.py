@@ -51,8 +51,8 @@ def test_two_workers_begin_with_the_longest_and_one_with_the_shortest_and_all_is
         scheduler.add_node_collection(worker, TESTS)
     scheduler.schedule()
     assert [worker.modules[0] for worker in workers] == [
-        "tests/test_docs.py",
         "tests/system/test_aws.py",
+        "tests/test_docs.py",
         "tests/policies/test_few.py",
     ]
     while any(worker.waiting for worker in workers):

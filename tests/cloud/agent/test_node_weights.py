@@ -153,7 +153,13 @@ def bring(aws, tmp_path):
     def brought(url="s3://bucket/model", told=None):
         tell = (lambda *_: None) if told is None else (lambda *progress: told.append(progress))
         os.makedirs(tmp_path / "copy", exist_ok=True)
-        return Copy(aws, url, str(tmp_path / "copy"), tell, CHUNK).bring()
+        others = set(threading.enumerate())
+        try:
+            return Copy(aws, url, str(tmp_path / "copy"), tell, CHUNK).bring()
+        finally:  # a start that fails ends its process, and its threads with it
+            for thread in set(threading.enumerate()) - others:
+                if thread.name.endswith("(_run)"):
+                    thread.join(30.0)
 
     return brought
 
