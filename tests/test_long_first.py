@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from long_first import SECONDS, LongFirst
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,11 @@ class Worker:
 TESTS = [f"{module}::test_{n}" for module, count in MODULES.items() for n in range(count)]
 
 
-def test_two_workers_begin_with_the_longest_and_one_with_the_shortest_and_all_is_done() -> None:
+def test_two_workers_begin_with_the_longest_and_one_with_the_shortest_and_all_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SECONDS, "tests/test_docs.py", 200)
+    monkeypatch.setitem(SECONDS, "tests/system/test_aws.py", 130)
     config: Any = SimpleNamespace(
         getvalue=lambda _name: ["popen"] * 3, option=SimpleNamespace(loadscopereorder=True)
     )
@@ -51,8 +56,8 @@ def test_two_workers_begin_with_the_longest_and_one_with_the_shortest_and_all_is
         scheduler.add_node_collection(worker, TESTS)
     scheduler.schedule()
     assert [worker.modules[0] for worker in workers] == [
-        "tests/system/test_aws.py",
         "tests/test_docs.py",
+        "tests/system/test_aws.py",
         "tests/policies/test_few.py",
     ]
     while any(worker.waiting for worker in workers):
