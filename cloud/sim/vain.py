@@ -34,10 +34,11 @@ _Key = tuple[str, Market]
 
 @dataclass(slots=True)
 class _Told:
-    """What a journal says: where each launch went, which wait for an answer and since when, where each node
-    is, what was not allowed, and boots that failed."""
+    """What a journal says: where and when each launch was asked for, where and when the last one was taken,
+    which wait for an answer and since when, where each node is, what was not allowed, boots that failed."""
 
-    asked: dict[str, _Key] = field(default_factory=dict)
+    asked: dict[str, tuple[Placement, float]] = field(default_factory=dict)
+    taken: dict[Placement, float] = field(default_factory=dict)
     waiting: dict[str, float] = field(default_factory=dict)
     nodes: dict[str, _Key] = field(default_factory=dict)
     denied_at: dict[_Key, float] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class _Told:
         return replace(
             self,
             asked=self.asked.copy(),
+            taken=self.taken.copy(),
             waiting=self.waiting.copy(),
             nodes=self.nodes.copy(),
             denied_at=self.denied_at.copy(),
@@ -89,8 +91,8 @@ class InVain:
         match event:
             case DaemonStarted():  # its clock may be another one
                 told.denied_at = {key: min(at, event.at) for key, at in told.denied_at.items()}
-            case IntentOpened(kind=ActionKind.LAUNCH, placement=Placement()):
-                self._opened(event, _key(event.placement))
+            case IntentOpened(kind=ActionKind.LAUNCH, placement=Placement() as placement):
+                self._opened(event, placement)
             case IntentClosed(token=token) if token in told.asked:
                 self._closed(event)
             case NodeSeen():
@@ -106,11 +108,11 @@ class InVain:
                 told.failed = 0
                 told.denied_at.clear()
 
-    def _opened(self, event: IntentOpened, key: _Key) -> None:
-        told = self._told
+    def _opened(self, event: IntentOpened, placement: Placement) -> None:
+        told, key = self._told, _key(placement)
         if event.token in told.asked:
             return
-        told.asked[event.token] = key
+        told.asked[event.token] = placement, event.at
         self._checked("in-vain")
         if not told.ready and told.failed >= self._pool.health.give_up_after:
             self._broken(event, f"{told.failed} boots failed and no node was ever ready")
@@ -118,23 +120,28 @@ class InVain:
         if denied_at is not None:
             if event.at - denied_at < _PAUSE:
                 self._broken(event, f"it was not allowed {event.at - denied_at:.0f} s ago")
-            elif any(told.asked[t] == key and at > denied_at for t, at in told.waiting.items()):
+            elif any(_key(told.asked[t][0]) == key and at > denied_at for t, at in told.waiting.items()):
                 self._broken(event, "it was not allowed, and another launch tries it already")
         told.waiting[event.token] = event.at
 
     def _closed(self, event: IntentClosed) -> None:
         told = self._told
-        key = told.asked[event.token]
+        placement, asked_at = told.asked[event.token]
+        key = _key(placement)
         told.waiting.pop(event.token, None)
         if event.outcome is Outcome.DONE:
             told.denied_at.pop(key, None)
+            told.taken[placement] = event.at
         elif event.outcome in _REFUSED:
-            told.denied_at[key] = event.at
+            # What works elsewhere meanwhile is the fault of the place, and no reason to leave the market.
+            others = (at for place, at in told.taken.items() if place != placement and _key(place) == key)
+            if not any(at >= asked_at for at in others):
+                told.denied_at[key] = event.at
         told.failed += event.outcome is Outcome.DIED
 
     def _broken(self, event: IntentOpened, why: str) -> None:
         self._report("in-vain", event.token, f"{event.token} is launched, {event.placement}: {why}")
 
 
-def _key(placement: Placement | None) -> _Key:
-    return ("", Market.SPOT) if placement is None else (placement.region, placement.market)
+def _key(placement: Placement) -> _Key:
+    return placement.region, placement.market
