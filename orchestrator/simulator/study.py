@@ -321,15 +321,20 @@ def _ended_on_error(pool: ProcessPoolExecutor) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Ctrl-C is ignored for a moment; processes started in it ignore it from their first instant on."""
+    """Ctrl-C waits for a moment; processes started in it do not hear it from their first instant on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heard: list[int] = []
+    kept = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what new processes inherit
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, kept)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 _shares: Any = None

@@ -1,5 +1,7 @@
 """A user's pool on markets: which rows there are, what they run, and that processes change nothing."""
 
+import signal
+
 import pytest
 
 from cloud.local.synthetic import SyntheticParameters, synthesise
@@ -320,3 +322,17 @@ def test_quiet_is_quiet(monkeypatch, capsys, terminal):
     with showing(2, quiet=True) as progress:
         progress([1.0, 1.0], 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_ctrl_c_while_processes_are_started_is_heard_afterwards() -> None:
+    began = []
+
+    def starts() -> None:
+        with study._deaf():
+            signal.raise_signal(signal.SIGINT)
+            began.append("all")
+
+    with pytest.raises(KeyboardInterrupt):
+        starts()
+    assert began == ["all"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
