@@ -31,9 +31,8 @@ class KeptConnections(aiohttp.TCPConnector):
         self._factory = cast(
             "functools.partial[ResponseHandler]", functools.partial(Answers, loop=self._loop)
         )
-        self._served: weakref.WeakKeyDictionary[ResponseHandler, int] = weakref.WeakKeyDictionary()
-        self._renewals = 0
-        self._renewed: dict[str, int] = {}
+        self._served: weakref.WeakKeyDictionary[ResponseHandler, str] = weakref.WeakKeyDictionary()
+        self._spent: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -44,18 +43,16 @@ class KeptConnections(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             if (protocol := connection.protocol) is None:
                 return connection
-            opened = self._served.get(protocol)
-            if opened is None or opened >= self._renewed.get(req.url.authority, 0):
+            if protocol not in self._spent:
                 break
             connection.close()
-        _kept.set(opened is not None)
-        self._served.setdefault(protocol, self._renewals)
+        _kept.set(protocol in self._served)
+        self._served[protocol] = req.url.authority
         return connection
 
     def renew(self, address: str) -> None:
         """Use none of the connections again that are kept to this host and port."""
-        self._renewals += 1
-        self._renewed[address] = self._renewals
+        self._spent.update(p for p, server in self._served.items() if server == address)
 
 
 def was_kept() -> bool:
