@@ -57,3 +57,16 @@ class Uncertain(CloudError):
     """The outcome is unknown: the call may or may not have taken effect. Ask again with the same token."""
 
     word = "uncertain"
+
+
+EVERY: tuple[type[CloudError], ...] = (
+    CloudError,
+    InsufficientCapacity,
+    QuotaExceeded,
+    Throttled,
+    NotFound,
+    Misconfigured,
+    Denied,
+    Uncertain,
+)
+"""All of them: the general one, and each that says more."""

@@ -10,35 +10,14 @@ from typing import Final
 
 from prometheus_client import Counter, Histogram
 
-from cloud.errors import (
-    CloudError,
-    Denied,
-    InsufficientCapacity,
-    Misconfigured,
-    NotFound,
-    QuotaExceeded,
-    Throttled,
-    Uncertain,
-)
+from cloud.errors import EVERY, CloudError
 from orchestrator import metrics
 
 OK, LATE, CUT_OFF, CRASHED = "ok", "late", "cut-off", "crashed"
 
 OUTCOMES: Final = (
     OK,
-    *(
-        kind.word
-        for kind in (
-            CloudError,
-            InsufficientCapacity,
-            QuotaExceeded,
-            Throttled,
-            NotFound,
-            Misconfigured,
-            Denied,
-            Uncertain,
-        )
-    ),
+    *(kind.word for kind in EVERY),
     LATE,  # no answer in time
     CUT_OFF,  # the daemon stopped meanwhile
     CRASHED,  # a fault of the adapter

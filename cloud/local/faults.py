@@ -4,31 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cloud.errors import (
-    CloudError,
-    Denied,
-    InsufficientCapacity,
-    Misconfigured,
-    NotFound,
-    QuotaExceeded,
-    Throttled,
-    Uncertain,
-)
+from cloud.errors import EVERY, CloudError, InsufficientCapacity, Throttled
 from policies.model import Market, Placement
 
-ERRORS: dict[str, type[CloudError]] = {
-    kind.__name__: kind
-    for kind in (
-        CloudError,
-        Denied,
-        InsufficientCapacity,
-        Misconfigured,
-        NotFound,
-        QuotaExceeded,
-        Throttled,
-        Uncertain,
-    )
-}
+ERRORS: dict[str, type[CloudError]] = {kind.__name__: kind for kind in EVERY}
 
 
 @dataclass(slots=True, kw_only=True)

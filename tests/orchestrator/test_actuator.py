@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from played_ports import COMMAND, Machines, Play
+from played_ports import COMMAND, Machines, Play, hands_of
 
 from cloud.errors import (
     CloudError,
@@ -45,26 +45,12 @@ def launch(intent: str = "p/1/1") -> Launch:
     )
 
 
-def actuator(clock: Clock, machines: Machines, heard: list[Event]) -> Actuator:
-    return Actuator(
-        pool="p",
-        clock=clock,
-        instances=machines,
-        balancers=(),
-        command=COMMAND,
-        call_timeout=10.0,
-        emit=heard.append,
-        leading=lambda: True,
-        failsafe=lambda: False,
-    )
-
-
 def outcomes(play: Play, action: Action, **settings: Any) -> tuple[list[IntentClosed], Machines]:
     """What is reported after one action."""
 
     async def work(clock: Clock) -> tuple[list[IntentClosed], Machines]:
         machines, heard = Machines(clock, **settings), []
-        hands = actuator(clock, machines, heard)
+        hands = hands_of(clock, machines, heard)
         hands.perform([action], place_of=place_of)
         await clock.sleep(60.0)
         await hands.stop()
@@ -156,7 +142,7 @@ def test_actions_without_a_call_call_nothing(play: Play) -> None:
 def test_a_token_under_way_is_not_called_again_and_may_be_afterwards(play: Play) -> None:
     async def work(clock: Clock) -> list[tuple[str, Any]]:
         machines, heard = Machines(clock), []
-        hands = actuator(clock, machines, heard)
+        hands = hands_of(clock, machines, heard)
         hands.perform([launch(), launch()], place_of=place_of)
         await clock.sleep(0.1)
         hands.perform([launch()], place_of=place_of)
@@ -172,7 +158,7 @@ def test_a_token_under_way_is_not_called_again_and_may_be_afterwards(play: Play)
 def test_calls_run_a_few_at_a_time(play: Play) -> None:
     async def work(clock: Clock) -> Machines:
         machines, heard = Machines(clock), []
-        hands = actuator(clock, machines, heard)
+        hands = hands_of(clock, machines, heard)
         hands.perform([launch(f"p/1/{i}") for i in range(50)], place_of=place_of)
         await clock.sleep(10.0)
         assert len(heard) == 50
@@ -186,7 +172,7 @@ def test_a_region_that_hangs_keeps_no_call_in_another_waiting(play: Play) -> Non
 
     async def work(clock: Clock) -> list[Event]:
         machines, heard = Machines(clock, hangs_in="west"), []
-        hands = actuator(clock, machines, heard)
+        hands = hands_of(clock, machines, heard)
         ends = [
             Terminate(token=f"west/{i}:terminate", node=f"west/{i}", cause=Cause.EXCESS, reason="")
             for i in range(60)
@@ -206,7 +192,7 @@ def test_launches_that_hang_keep_no_end_of_a_machine_waiting(play: Play) -> None
 
     async def work(clock: Clock) -> list[Event]:
         machines, heard = Machines(clock, hangs_in="LaunchRequest"), []
-        hands = actuator(clock, machines, heard)
+        hands = hands_of(clock, machines, heard)
         hands.perform([launch(f"p/1/{number}") for number in range(60)], place_of=place_of)
         await clock.sleep(0.1)
         end = Terminate(token="r/1:terminate", node="r/1", cause=Cause.NOTICE, reason="")
@@ -220,7 +206,7 @@ def test_launches_that_hang_keep_no_end_of_a_machine_waiting(play: Play) -> None
 def test_stopping_cuts_off_what_runs_and_reports_nothing_of_it(play: Play) -> None:
     async def work(clock: Clock) -> list[Event]:
         machines, heard = Machines(clock, hangs=True), []
-        hands = actuator(clock, machines, heard)
+        hands = hands_of(clock, machines, heard)
         hands.perform([launch()], place_of=place_of)
         await clock.sleep(0.1)
         await hands.stop()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from loop_rig import Rig, rig
-from played_ports import COMMAND, Machines, Play
+from played_ports import Machines, Play, hands_of
 
 from cloud.errors import CloudError, Denied, NotFound, Throttled, Uncertain
 from cloud.ports import Clock, LaunchRequest
-from orchestrator.actuator import CALLS_AT_ONCE, Actuator
+from orchestrator.actuator import CALLS_AT_ONCE
 from orchestrator.codec import decode_event, encode
 from orchestrator.last_words import PATIENCE
 from policies.actions import Cause, Launch, Terminate
@@ -46,20 +46,6 @@ class Consoles(Machines):
         if self.console_fails is not None:
             raise self.console_fails
         return self.wrote
-
-
-def hands_of(clock: Clock, machines: Machines, heard: list[Event], leading: bool = True) -> Actuator:
-    return Actuator(
-        pool="p",
-        clock=clock,
-        instances=machines,
-        balancers=(),
-        command=COMMAND,
-        call_timeout=10.0,
-        emit=heard.append,
-        leading=lambda: leading,
-        failsafe=lambda: False,
-    )
 
 
 def played(play: Play, *ends: Terminate, **given: Any) -> tuple[list[Event], Machines, float]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from cloud.errors import Denied
 from cloud.ports import BalancerView, Capabilities, Clock, EngineCommand, LaunchRequest
+from orchestrator.actuator import Actuator
+from policies.events import Event
 from policies.model import Ending, Instance, InstanceState, TargetPhase, TargetSpec
 
 Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
@@ -77,6 +79,21 @@ class Machines:
 
     async def close(self) -> None:
         return
+
+
+def hands_of(clock: Clock, machines: Machines, heard: list[Event], leading: bool = True) -> Actuator:
+    """An actuator over these machines whose outcomes `heard` gets."""
+    return Actuator(
+        pool="p",
+        clock=clock,
+        instances=machines,
+        balancers=(),
+        command=COMMAND,
+        call_timeout=10.0,
+        emit=heard.append,
+        leading=lambda: leading,
+        failsafe=lambda: False,
+    )
 
 
 @dataclass

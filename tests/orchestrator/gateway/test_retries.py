@@ -340,18 +340,24 @@ def test_it_keeps_connections_for_less_than_engines_do():
     assert float(ENGINES_OWN) > IDLE
 
 
-async def test_kept_connections_that_end_everywhere_cost_no_request(upstreams, gateways, ask, behave):
-    """As when all of a zone's nodes end at once: each has several connections that look open."""
-    served = set()
+def answering_once(behave, served, after=0.0):
+    """A server that closes each connection when the next request comes on it; `served` gets those."""
 
     async def once(talk):
         if talk.writer in served:
             talk.writer.close()
         else:
             served.add(talk.writer)
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(after)
             await behave.answer(talk)
 
+    return once
+
+
+async def test_kept_connections_that_end_everywhere_cost_no_request(upstreams, gateways, ask, behave):
+    """As when all of a zone's nodes end at once: each has several connections that look open."""
+    served = set()
+    once = answering_once(behave, served, after=0.2)
     nodes = [await upstreams(f"n{number}", once) for number in range(4)]
     running = await gateways(*nodes, retry_reserve=0, retry_budget=0.0)
     together = await asyncio.gather(*(ask(running) for _ in range(16)))
@@ -362,18 +368,7 @@ async def test_kept_connections_that_end_everywhere_cost_no_request(upstreams, g
 
 
 async def test_a_kept_connection_that_was_closed_is_no_fault_of_its_target(upstreams, gateways, ask, behave):
-    """The server closes each connection when the next request comes on it."""
-
-    served = set()
-
-    async def once(talk):
-        if talk.writer in served:
-            talk.writer.close()
-        else:
-            served.add(talk.writer)
-            await behave.answer(talk)
-
-    node = await upstreams("node", once)
+    node = await upstreams("node", answering_once(behave, set()))
     running = await gateways(node, retry_reserve=0, retry_budget=0.0, breaker_failures=1)
     for _ in range(6):
         assert (await ask(running)).status == 200
