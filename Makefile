@@ -46,6 +46,7 @@ demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny mod
 
 # Every process that a test starts imports the program: what one has compiled serves the others.
 test: export PYTHONDONTWRITEBYTECODE =
+test: export PYTHONSAFEPATH = 1
 test: $(STAMP) ## Run the test suite (all but real vLLM, a booted systemd and the benches)
 	@$(BIN)/pytest -m "not vllm and not systemd and not bench" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 

@@ -26,7 +26,8 @@ from cloud.node_agent import node_key
 SECRET = b"the secret of a pool, in a test"
 _STANDIN = Path(__file__).parent / "imds"
 REPOSITORY = Path(cloud.node_agent.__file__).parents[1]
-AGENT = (sys.executable, "-S", "-m", "cloud.node_agent")  # from REPOSITORY; no library is installed there
+BARE_PYTHON = ("env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-S")  # no library is installed on a node
+AGENT = (*BARE_PYTHON, "-m", "cloud.node_agent")
 _numbers = itertools.count(1)
 
 
@@ -114,7 +115,7 @@ class Machine:
     def start(self, *more: str) -> subprocess.Popen:
         """Start an agent as a process."""
         with (self.directory / "agent.log").open("a") as log:
-            process = subprocess.Popen([*AGENT, *self.options(*more)], stderr=log, stdout=log, cwd=REPOSITORY)
+            process = subprocess.Popen([*AGENT, *self.options(*more)], stderr=log, stdout=log)
         self._processes.append(process)
         return process
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 import structlog
-from node_bench import AGENT, REPOSITORY, make_certificate
+from node_bench import AGENT, make_certificate
 
 from cloud.node_agent import node_key
 from policies.model import Confidence, NoticeKind
@@ -47,7 +47,6 @@ def test_once_prints_what_it_sees(machine):
     node.log.write_text(XID)
     done = subprocess.run(
         [*AGENT, "--once", *node.options()],
-        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=PATIENCE,

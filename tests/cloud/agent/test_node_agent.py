@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from node_bench import AGENT
 
 import cloud.node_agent as agent
 from cloud.node_agent import Gpus, KernelLog, parse_gpus, read_notices
@@ -21,17 +21,14 @@ ENDS = "meta-data/spot/termination-time"
 REBALANCE = "meta-data/events/recommendations/rebalance"
 SCHEDULED = "meta-data/events/maintenance/scheduled"
 SOURCE = Path(agent.__file__)
-BARE = [sys.executable, "-S", "-m", "cloud.node_agent"]  # no library is installed there
 
 
 def test_help_shows_examples_and_a_missing_address_says_what_to_do():
-    shown = subprocess.run(
-        [*BARE, "--help"], capture_output=True, text=True, timeout=60, cwd=SOURCE.parents[1]
-    )
+    shown = subprocess.run([*AGENT, "--help"], capture_output=True, text=True, timeout=60)
     assert shown.returncode == 0
     assert "--url http://10.0.0.5:9465" in shown.stdout
     assert "--once" in shown.stdout
-    refused = subprocess.run(BARE, capture_output=True, text=True, timeout=60, cwd=SOURCE.parents[1])
+    refused = subprocess.run(AGENT, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 2
     assert "or use --once" in refused.stderr
 

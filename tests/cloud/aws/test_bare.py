@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from node_bench import REPOSITORY
 
 import cloud
 from cloud.aws.bare import bare
@@ -107,11 +108,10 @@ def test_every_python_makes_the_same():
     for python in pythons():
         for path in PROGRAMS:
             made = subprocess.run(
-                [python, "-S", "-c", script],
+                ["env", f"PYTHONPATH={REPOSITORY}", python, "-S", "-c", script],
                 input=path.read_text(),
                 text=True,
                 capture_output=True,
-                cwd=Path(cloud.__file__).parents[1],
                 check=True,
             ).stdout
             assert made == bare(path.read_text()), python
