@@ -14,7 +14,7 @@ KILLS_ARGS ?=
 EQUAL_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env clients-env equal-results lock clean
+.PHONY: help setup demo demo-aws demo-vllm first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env llamacpp-env clients-env equal-results lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ test-vllm: vllm-env ## Run the engine contract, and the gateway, against real vL
 
 vllm-env: $(STAMP) ## Install vLLM for CPU into .venv-vllm and make a tiny model
 	@tools/vllm/install.sh
+
+llamacpp-env: ## Install llama.cpp's server into .venv-llamacpp and make a tiny model (100 MB)
+	@PYTHON=$(PYTHON) tools/llamacpp/install.sh
 
 clients-env: ## Install the clients of equal-results into .venv-clients (large download)
 	@PYTHON=$(PYTHON) tools/equal_results/install.sh

@@ -19,6 +19,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from aws_stage import AwsShim, credentials, running_shim
+from llama_servers import REQUIRE_LLAMACPP, missing_llamacpp
 from long_first import LongFirst
 
 REQUIRE_DEBIAN = "ORCHESTRATOR_REQUIRE_DEBIAN"
@@ -35,10 +36,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _lacking(text: str) -> NoReturn:
-    """Skip the test for want of a part of Debian, or fail it where every part is required."""
-    if os.environ.get(REQUIRE_DEBIAN) == "1":
-        pytest.fail(f"{text} ({REQUIRE_DEBIAN} is set)")
+def _lacking(text: str, required: str = REQUIRE_DEBIAN) -> NoReturn:
+    """Skip the test for want of what it needs, or fail it where the environment's `required` is 1."""
+    if os.environ.get(required) == "1":
+        pytest.fail(f"{text} ({required} is set)")
     pytest.skip(text)
 
 
@@ -55,11 +56,16 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """`@pytest.mark.debian("promtool", package="prometheus")`: the test needs these programs."""
+    """`@pytest.mark.debian("promtool", package="prometheus")`: the test needs these programs.
+
+    `@pytest.mark.llamacpp`: it needs what `make llamacpp-env` makes.
+    """
     for mark in item.iter_markers("debian"):
         for program in mark.args:
             if shutil.which(program) is None:
                 _lacking(f"{program} is not installed; on Debian: apt-get install {mark.kwargs['package']}")
+    if item.get_closest_marker("llamacpp") is not None and (missing := missing_llamacpp()):
+        _lacking(missing, REQUIRE_LLAMACPP)
 
 
 @pytest.hookimpl(optionalhook=True)
