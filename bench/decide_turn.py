@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.loop import records
+from orchestrator.loop.loop import records
 from policies import facts
 from policies.decide import decide_for
 from policies.events import (

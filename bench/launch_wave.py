@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 
 from aws_stage import REGION, STRICT, AwsShim, credentials, free_port, network, queue_of_events, running_shim
 
-from orchestrator.client import ControlClient
+from orchestrator.api.client import ControlClient
 from orchestrator.demo.play import journal
 from orchestrator.demo.processes import Process
 

@@ -47,11 +47,11 @@ from aws_stage import (
 
 from cloud.clock import SystemClock
 from cloud.ports import EngineCommand, EngineSpec
-from orchestrator.config import build_config
-from orchestrator.daemon import Daemon
+from orchestrator.config.load import build_config
+from orchestrator.daemon.daemon import Daemon
 from orchestrator.logs import configure_logging
 from orchestrator.percentile import percentile
-from orchestrator.wiring import connect
+from orchestrator.wiring.ports import connect
 from policies.model import EngineReading, TargetPhase
 from policies.records import Memory
 

@@ -28,7 +28,7 @@ import orjson
 from cloud.clock import SystemClock
 from cloud.local.config import LocalCloudConfig, Reclaiming, dump_config
 from cloud.local.connection import LocalCloud
-from orchestrator.client import ControlClient
+from orchestrator.api.client import ControlClient
 from orchestrator.demo.play import journal, pool_is_whole, processes
 from orchestrator.demo.scene import Scene, build
 from orchestrator.demo.summary import detachments

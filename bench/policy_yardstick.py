@@ -25,12 +25,12 @@ from typing import Any
 
 from cloud.local.spotset import SpotSet, read_spotset
 from cloud.local.synthetic import SyntheticParameters, synthesise
-from orchestrator.simulator.account import Account
-from orchestrator.simulator.baselines import standard
-from orchestrator.simulator.machines import Timings
-from orchestrator.simulator.omniscient import SolverMissing, bound
-from orchestrator.simulator.replay import Decide, Policy, Replay
-from orchestrator.simulator.scenario import Scenario, cut
+from orchestrator.backtest.account import Account
+from orchestrator.backtest.baselines import standard
+from orchestrator.backtest.machines import Timings
+from orchestrator.backtest.omniscient import SolverMissing, bound
+from orchestrator.backtest.replay import Decide, Policy, Replay
+from orchestrator.backtest.scenario import Scenario, cut
 from policies.model import AdaptiveRules, Limits, Pool, StandbyRules
 
 H100, V100, FOUR, OCTOBER = (

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # also under PYTHONSAFEPATH
 
 from decide_turn import NOW, scene
 
-from orchestrator.codec import encode_memory
-from orchestrator.recorder import Recorder
-from orchestrator.turn_codec import Packer, Unpacker, canonical, encode_pool
-from orchestrator.turn_log import TurnLog
+from orchestrator.journal.codec import encode_memory
+from orchestrator.journal.turn_codec import Packer, Unpacker, canonical, encode_pool
+from orchestrator.journal.turn_log import TurnLog
+from orchestrator.loop.recorder import Recorder
 from policies.decide import decide, decide_for
 from policies.events import NodeReady, NodeSeen, TargetsApplied
 from policies.fleet import Fleet

@@ -33,10 +33,10 @@ from cloud.local.synthetic import SyntheticParameters, synthesise
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Rates
 from cloud.sim.world import Sale
-from orchestrator.config import build_config
-from orchestrator.simulate import Simulation
-from orchestrator.simulator.replay import Decide, replay
-from orchestrator.simulator.scenario import cut
+from orchestrator.backtest.replay import Decide, replay
+from orchestrator.backtest.scenario import cut
+from orchestrator.config.load import build_config
+from orchestrator.simulation.simulate import Simulation
 from policies.model import Limits, Market, Placement, Pool
 
 SIZES = (10, 100, 1000)
@@ -53,13 +53,13 @@ KILLED_EVERY = 120.0
 
 PARTS = (
     ("policies/", "decide"),
-    ("orchestrator/loop.py", "loop"),
-    ("orchestrator/observer.py", "observe"),
-    ("orchestrator/inbox.py", "loop"),
-    ("orchestrator/actuator.py", "loop"),
-    ("orchestrator/daemon.py", "start"),
-    ("orchestrator/virtual_time.py", "time"),
-    ("orchestrator/simulate.py", "world"),
+    ("orchestrator/loop/loop.py", "loop"),
+    ("orchestrator/loop/observer.py", "observe"),
+    ("orchestrator/loop/inbox.py", "loop"),
+    ("orchestrator/loop/actuator.py", "loop"),
+    ("orchestrator/daemon/daemon.py", "start"),
+    ("orchestrator/simulation/virtual_time.py", "time"),
+    ("orchestrator/simulation/simulate.py", "world"),
     ("orchestrator/", "journal"),
     ("cloud/sim/checker.py", "checker"),
     ("cloud/sim/", "world"),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.clock import SystemClock
-from orchestrator.client import ControlClient
+from orchestrator.api.client import ControlClient
 from orchestrator.demo.play import pool_is_whole, processes
 from orchestrator.demo.scene import build
 from orchestrator.demo_options import DemoOptions

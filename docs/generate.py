@@ -26,19 +26,20 @@ sys.path.insert(0, str(Path(__file__).parent))  # also where this file is loaded
 import capacity_table
 import fault_table
 
-from orchestrator import metrics, monitoring
-from orchestrator.config import ConfigFile
-from orchestrator.config_errors import table_model, tables
+from orchestrator import monitoring
+from orchestrator.config.errors import table_model, tables
+from orchestrator.config.load import ConfigFile
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.targets import TargetTable
+from orchestrator.metrics import metrics
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 MAN: Final = Path(__file__).parent / "man"
 
 _CONFIG_HEAD: Final = """# Configuration
 
-<!-- Made by docs/generate.py from orchestrator/config.py. Do not edit. -->
+<!-- Made by docs/generate.py from the tables of orchestrator/config. Do not edit. -->
 
 One TOML file describes one daemon and its pool. `orchestrator validate FILE` checks it and says what it
 means; every fault is reported at once as `file:line: key: what is wrong, and what to do`.
@@ -131,7 +132,7 @@ No colours on a terminal.
 
 _METRICS_HEAD: Final = """# Metrics
 
-<!-- Made by docs/generate.py from orchestrator/metrics.py, orchestrator/gateway/metrics.py. Do not edit. -->
+<!-- Made by docs/generate.py from orchestrator/metrics/ and orchestrator/gateway/metrics.py. Do not edit. -->
 
 Prometheus text. The daemon shows its metrics at `/metrics` of `daemon.listen` and of its control socket, the
 gateway its own at `/metrics` of `pool.NAME.gateway.metrics_listen` and of its control socket. Engines show

@@ -9,9 +9,9 @@ from typing import Final
 
 from cyclopts import CycloptsError
 
+from orchestrator.api.client import ClientError
 from orchestrator.cli import shared
 from orchestrator.cli.app import COMMANDS, build_app, command_of
-from orchestrator.client import ClientError
 
 _WATCH: Final = ("--watch", "-w")
 _WATCH_SECONDS: Final = "2"

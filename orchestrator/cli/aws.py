@@ -14,7 +14,7 @@ from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
 
 if TYPE_CHECKING:
-    from orchestrator.config import Config
+    from orchestrator.config.load import Config
 
 _DAEMON_ROLE: Final = "DAEMON_ROLE_ARN"
 _File = Annotated[Path, Parameter(help='The TOML file of a pool with cloud.kind = "aws".')]
@@ -57,8 +57,8 @@ async def _bootstrap(
 ) -> int:
     from cloud.clock import SystemClock
     from cloud.errors import CloudError
-    from orchestrator import render_bootstrap as render
-    from orchestrator.aws_bootstrap import bootstrap_of, unwritten, view
+    from orchestrator.cli.bootstrap import bootstrap_of, unwritten, view
+    from orchestrator.render import bootstrap as render
 
     try:
         run = bootstrap_of(config, SystemClock(), make_group=security_group)
@@ -186,7 +186,7 @@ def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
     from cloud.aws import iam
     from cloud.aws.bootstrap.wanted import queue_name
     from cloud.aws.load_balancer import name_of
-    from orchestrator.wiring_aws import places
+    from orchestrator.wiring.aws import places
 
     table, name = config.pool.cloud.aws, config.pool_name
     group = name_of(table.target_group)

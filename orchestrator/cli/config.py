@@ -31,7 +31,7 @@ def show(
       orchestrator config show pool.toml --effective --origin
       orchestrator config show pool.toml --effective -o json | jq -r '.settings[].key'
     """
-    from orchestrator import config_show
+    from orchestrator.config import show as config_show
     from orchestrator.redact import Redactor
 
     view = config_show.view(shared.read_config(file), effective=effective, redactor=Redactor())

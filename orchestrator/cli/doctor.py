@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from orchestrator.api.setup_views import DoctorView, FindingView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
-from orchestrator.setup_views import DoctorView, FindingView
 
 if TYPE_CHECKING:
     from cloud.ports import Clock
-    from orchestrator.config import Config
+    from orchestrator.config.load import Config
     from orchestrator.doctor.findings import Result
     from orchestrator.doctor.runner import Progress
 
@@ -81,7 +81,7 @@ def doctor(
     if output == "json":
         shared.print_json(view)
     else:
-        from orchestrator.render_doctor import doctor as rendered
+        from orchestrator.render.doctor import doctor as rendered
 
         shared.print_text(rendered(view, shared.look(output)))
     return shared.OK if view["ok"] else shared.ERROR

@@ -9,10 +9,10 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter, validators
 
+from orchestrator.api.client import ControlClient, Unreachable
+from orchestrator.api.views import EventView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output
-from orchestrator.client import ControlClient, Unreachable
-from orchestrator.views import EventView
 
 _PATIENCE: Final = 20.0  # s that one request waits for something new
 _BREATH: Final = 0.1  # s after an empty answer, should a daemon not wait itself
@@ -52,7 +52,7 @@ def events(
         if output == "json":
             shared.print_json(view)
         else:
-            from orchestrator import render
+            from orchestrator.render import render
 
             shared.print_text(render.events(view["events"], shared.look(output)))
         return shared.OK
@@ -86,7 +86,7 @@ def _lines(items: Sequence[EventView], output: str) -> None:
         for item in items:
             shared.print_json(item, compact=True)
         return
-    from orchestrator import render
+    from orchestrator.render import render
 
     look = shared.look(output)
     for item in items:

@@ -29,7 +29,7 @@ def explain(
     if output == "json":
         shared.print_json(view)
         return shared.OK
-    from orchestrator import render
+    from orchestrator.render import render
 
     shared.print_text(render.explain(view, shared.look(output)))
     return shared.OK

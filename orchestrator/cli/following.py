@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from orchestrator.api.client import ClientError, ControlClient, Unreachable
+from orchestrator.api.views import StatusView
 from orchestrator.cli import shared
-from orchestrator.client import ClientError, ControlClient, Unreachable
-from orchestrator.views import StatusView
 
 _EVERY: Final = 1.0  # s between two looks
 _OUT_OF_SERVICE: Final = ("terminating", "gone", "stopped")

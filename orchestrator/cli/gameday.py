@@ -9,11 +9,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from orchestrator import gameday as rules
+from orchestrator.api.client import ClientError, ControlClient
+from orchestrator.api.views import GamedayView, PastSwapView, PoolView, StatusView
 from orchestrator.cli import following, shared
+from orchestrator.cli import gameday_rules as rules
 from orchestrator.cli.shared import CommandError, Connection, Duration, PlainOutput
-from orchestrator.client import ClientError, ControlClient
-from orchestrator.views import GamedayView, PastSwapView, PoolView, StatusView
 from orchestrator.words import short_time
 
 

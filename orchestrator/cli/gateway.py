@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from orchestrator.api.client import ClientError, ControlClient, Unreachable
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError
-from orchestrator.client import ClientError, ControlClient, Unreachable
 
 if TYPE_CHECKING:
-    from orchestrator.config import Config
+    from orchestrator.config.load import Config
 
 _REPLACE_WITHIN: Final = 90.0  # s; a new process has a minute to serve
 

@@ -41,7 +41,7 @@ def history(
     if output == "json":
         shared.print_json(view)
         return shared.OK
-    from orchestrator import render
+    from orchestrator.render import render
 
     shared.print_text(render.history(view, shared.look(output)))
     return shared.OK

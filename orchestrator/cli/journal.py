@@ -18,10 +18,10 @@ from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.units import DURATION_PATTERN, parse_duration
 
 if TYPE_CHECKING:
-    from orchestrator.config_daemon import DaemonConfig
-    from orchestrator.journal_file import JournalFile
-    from orchestrator.journal_replay import Replayed, Selection
-    from orchestrator.journal_views import DifferingTurnView, JournalView, ReplayView, TurnView
+    from orchestrator.config.tables.daemon import DaemonConfig
+    from orchestrator.journal.file import JournalFile
+    from orchestrator.journal.replay import Replayed, Selection
+    from orchestrator.journal.views import DifferingTurnView, JournalView, ReplayView, TurnView
 
 _STATE: Final = Path("state")
 
@@ -48,7 +48,7 @@ def show(path: Where = None, /, *, config: ConfigFile = None, output: PlainOutpu
     if output == "json":
         shared.print_json(view)
         return shared.OK
-    from orchestrator import render_journal
+    from orchestrator.render import journal as render_journal
 
     shared.print_text(render_journal.contents(view))
     return shared.OK
@@ -81,8 +81,8 @@ def replay(
       orchestrator journal replay incident.db --from 2026-11-24T03:00 --until 2026-11-24T03:30
       orchestrator journal replay incident.db --turn 118
     """
-    from orchestrator.journal_file import JournalError
-    from orchestrator.journal_replay import replay as replayed
+    from orchestrator.journal.file import JournalError
+    from orchestrator.journal.replay import replay as replayed
 
     with _opened(path, config) as journal:
         wanted = _selection(journal, first, until, turn)
@@ -95,7 +95,7 @@ def replay(
     if output == "json":
         shared.print_json(view)
     else:
-        from orchestrator import render_journal
+        from orchestrator.render import journal as render_journal
 
         where = f" {path}" if path is not None else f" --config {config}" if config is not None else ""
         shared.print_text(render_journal.replay(view, f"orchestrator journal replay{where}"))
@@ -114,7 +114,7 @@ def copy(
     For example:
       orchestrator journal copy --config pool.toml --to incident.db
     """
-    from orchestrator.journal_file import JournalError
+    from orchestrator.journal.file import JournalError
 
     with _opened(path, config) as journal:
         try:
@@ -132,7 +132,7 @@ def export(path: Where = None, /, *, config: ConfigFile = None) -> int:
     For example:
       orchestrator journal export incident.db | jq -c 'select(.kind == "NoticeSeen")'
     """
-    from orchestrator.journal_file import JournalError
+    from orchestrator.journal.file import JournalError
 
     with _opened(path, config) as journal:
         try:
@@ -153,7 +153,7 @@ def export(path: Where = None, /, *, config: ConfigFile = None) -> int:
 
 @contextmanager
 def _opened(path: Path | None, config: Path | None) -> Iterator[JournalFile]:
-    from orchestrator.journal_file import JournalError, JournalFile
+    from orchestrator.journal.file import JournalError, JournalFile
 
     if path is not None and config is not None:
         raise CommandError("give a path or --config, not both", shared.USAGE)
@@ -169,11 +169,11 @@ def _opened(path: Path | None, config: Path | None) -> Iterator[JournalFile]:
 
 def _kept_at(daemon: DaemonConfig, while_open: ExitStack) -> Path:
     """Where a daemon's journal is; that of a pair is fetched from its database for as long as it is open."""
-    from orchestrator.config_types import SQLITE
+    from orchestrator.config.types import SQLITE
 
     if daemon.store == SQLITE:
         return daemon.state_dir
-    from orchestrator.journal_fetch import fetch
+    from orchestrator.journal.fetch import fetch
 
     file = Path(while_open.enter_context(tempfile.TemporaryDirectory())) / "journal.db"
     fetch(daemon.store, file)
@@ -181,7 +181,7 @@ def _kept_at(daemon: DaemonConfig, while_open: ExitStack) -> Path:
 
 
 def _contents(journal: JournalFile) -> JournalView:
-    from orchestrator.journal_file import JournalError
+    from orchestrator.journal.file import JournalError
 
     try:
         found = journal.contents()
@@ -211,8 +211,8 @@ def _contents(journal: JournalFile) -> JournalView:
 
 def _selection(journal: JournalFile, first: str | None, until: str | None, turn: int | None) -> Selection:
     """What is to be replayed. Raises CommandError when nothing is recorded, or a moment cannot be read."""
-    from orchestrator.journal_file import JournalError
-    from orchestrator.journal_replay import Selection
+    from orchestrator.journal.file import JournalError
+    from orchestrator.journal.replay import Selection
 
     if turn is not None and (first is not None or until is not None):
         raise CommandError("--turn names one turn: leave --from and --until out", shared.USAGE)
@@ -312,15 +312,15 @@ def _one(found: Replayed | None, journal: JournalFile, number: int, output: str)
     if output == "json":
         shared.print_json(_turn(found))
     else:
-        from orchestrator import render_journal
+        from orchestrator.render import journal as render_journal
 
         shared.print_text(render_journal.turn(found, found.scene))
     return shared.OK if found.identical else shared.ERROR
 
 
 def _turn(found: Replayed) -> TurnView:
-    from orchestrator.codec import encode, encode_memory
-    from orchestrator.turn_codec import canonical
+    from orchestrator.journal.codec import encode, encode_memory
+    from orchestrator.journal.turn_codec import canonical
     from policies import explain
 
     scene = found.scene

@@ -30,7 +30,7 @@ def node(
     if output == "json":
         shared.print_json(view)
         return shared.OK
-    from orchestrator import render
+    from orchestrator.render import render
 
     shared.print_text(render.story(view, shared.look(output)))
     return shared.OK

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from orchestrator.api.views import NodesView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output
-from orchestrator.views import NodesView
 
 
 def nodes(
@@ -37,7 +37,7 @@ def nodes(
     if output == "json":
         shared.print_json(listed)
         return shared.OK
-    from orchestrator import render
+    from orchestrator.render import render
 
     shared.print_text(render.nodes(listed, shared.look(output)))
     return shared.OK

@@ -31,7 +31,7 @@ def plan(
     if output == "json":
         shared.print_json(view)
     else:
-        from orchestrator import render
+        from orchestrator.render import render
 
         shared.print_text(render.plan(view, shared.look(output)))
     busy = any(pool["actions"] for pool in view["pools"])

@@ -11,7 +11,7 @@ from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output
 
 if TYPE_CHECKING:
-    from orchestrator.views import ReloadView
+    from orchestrator.api.views import ReloadView
 
 _EFFECTS: Final = {"now": "", "gateway": "  (once the gateway is reloaded)", "restart": "  (refused)"}
 
@@ -53,8 +53,8 @@ def reload(
 
 
 def _show(view: ReloadView, output: str) -> None:
-    from orchestrator import render
-    from orchestrator.config_errors import Problem
+    from orchestrator.config.errors import Problem
+    from orchestrator.render import render
 
     rejected = view["outcome"] == "rejected"
     for warning in view["warnings"]:

@@ -42,9 +42,9 @@ def run(
     import asyncio
 
     from cloud.errors import CloudError
-    from orchestrator.listeners import StartError
+    from orchestrator.api.listeners import StartError
+    from orchestrator.daemon.service import run_daemon
     from orchestrator.logs import configure_logging
-    from orchestrator.service import run_daemon
     from orchestrator.supervision import show_stack_on_abort
 
     show_stack_on_abort()

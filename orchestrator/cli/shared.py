@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter, Token
 
-from orchestrator.client import ControlClient, find_socket
+from orchestrator.api.client import ControlClient, find_socket
 from orchestrator.units import parse_duration
 
 if TYPE_CHECKING:
-    from orchestrator.config import Config, Role
-    from orchestrator.render_parts import Look
+    from orchestrator.config.load import Config, Role
+    from orchestrator.render.parts import Look
 
 OK: Final = 0
 ERROR: Final = 1
@@ -119,7 +119,7 @@ def is_terminal() -> bool:
 
 def look(output: str, flags: str = "") -> Look:
     """How to show things here and now: the terminal's width and colours, or plain whole lines for a pipe."""
-    from orchestrator.render_parts import Look
+    from orchestrator.render.parts import Look
 
     terminal = is_terminal()
     written = os.environ.get("COLUMNS", "")
@@ -163,7 +163,7 @@ def read_config(file: Path, role: Role = "any") -> Config:
 
     Raises CommandError with every fault, one a line.
     """
-    from orchestrator.config import ConfigError, load_config
+    from orchestrator.config.load import ConfigError, load_config
 
     try:
         config = load_config(file, role)

@@ -13,10 +13,10 @@ from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, Duration, PlainOutput
 
 if TYPE_CHECKING:
-    from orchestrator.config import Config
-    from orchestrator.simulator.scenario import Scenario
-    from orchestrator.simulator.study import Result, Row
-    from orchestrator.simulator.views import SimulateView
+    from orchestrator.backtest.scenario import Scenario
+    from orchestrator.backtest.study import Result, Row
+    from orchestrator.backtest.views import SimulateView
+    from orchestrator.config.load import Config
 
 _Above0 = validators.Number(gt=0)
 Start = Annotated[Duration | None, Parameter(validator=validators.Number(gte=0))]
@@ -127,7 +127,7 @@ def simulate(
       orchestrator simulate -c pool.toml --policy pool SpotHedge --cold-start 600s
       orchestrator simulate -c pool.toml -o json | jq '.markets[0].summary'
     """
-    from orchestrator.simulator import tables
+    from orchestrator.backtest import tables
 
     settings = shared.read_config(config)
     if plot is not None:
@@ -146,7 +146,7 @@ def simulate(
 
 
 def _rows(settings: Config, play: Play, compare: Compare) -> list[Row]:
-    from orchestrator.simulator import study
+    from orchestrator.backtest import study
 
     try:
         return study.rows_of(
@@ -163,7 +163,7 @@ def _rows(settings: Config, play: Play, compare: Compare) -> list[Row]:
 
 def _markets(settings: Config, play: Play) -> list[tuple[Scenario, str | None]]:
     """What is played, each with the date at which it begins, if that is known."""
-    from orchestrator.simulator import markets
+    from orchestrator.backtest import markets
 
     try:
         if play.trace is None:
@@ -202,8 +202,8 @@ def _run(
     jobs: int | None,
     quiet: bool,
 ) -> list[Result]:
-    from orchestrator.simulator import study
-    from orchestrator.simulator.progress import showing
+    from orchestrator.backtest import study
+    from orchestrator.backtest.progress import showing
 
     timings = study.timings_of(settings, starts=play.starts)
     work = [
@@ -226,7 +226,7 @@ def _view(
     results: list[Result],
     play: Play,
 ) -> SimulateView:
-    from orchestrator.simulator import report, study
+    from orchestrator.backtest import report, study
 
     timings = study.timings_of(settings, starts=play.starts)
     made = [
@@ -265,7 +265,7 @@ def _has_solver() -> bool:
 
 def _check_plot(file: Path) -> None:
     """Before the runs: a picture that cannot be drawn is said at once."""
-    from orchestrator.simulator.picture import ENDINGS, PlotMissing, need_matplotlib
+    from orchestrator.backtest.picture import ENDINGS, PlotMissing, need_matplotlib
 
     try:
         need_matplotlib()
@@ -278,7 +278,7 @@ def _check_plot(file: Path) -> None:
 
 
 def _draw(plot: Path, found: list[tuple[Scenario, str | None]], results: list[Result], quiet: bool) -> None:
-    from orchestrator.simulator.picture import draw
+    from orchestrator.backtest.picture import draw
 
     each = len(results) // len(found)
     for place, (scenario, begin) in enumerate(found):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from orchestrator.api.client import ControlClient, Unreachable
 from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output, Seconds
-from orchestrator.client import ControlClient, Unreachable
 
 if TYPE_CHECKING:
-    from orchestrator.views import PoolState, StatusView
+    from orchestrator.api.views import PoolState, StatusView
 
 _CODES: Final[dict[PoolState, int]] = {
     "ok": shared.OK,
@@ -81,7 +81,7 @@ def _show(view: StatusView, output: str, flags: str, *, repeated: bool = False) 
     if output == "json":
         shared.print_json(view, compact=repeated)
         return
-    from orchestrator import render
+    from orchestrator.render import render
 
     clear = _CLEAR if repeated and shared.is_terminal() else ""
     shared.print_text(clear + render.status(view, shared.look(output, flags)))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from orchestrator.api.setup_views import BundleView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
-from orchestrator.setup_views import BundleView
 from orchestrator.words import plural
 
 if TYPE_CHECKING:
-    from orchestrator.support_bundle import Part
+    from orchestrator.cli.bundle import Part
 
 
 def support_bundle(
@@ -37,8 +37,8 @@ def support_bundle(
       orchestrator support-bundle --config pool.toml --to incident.tar.gz
     """
     from cloud.clock import SystemClock
-    from orchestrator import support_bundle as bundle
-    from orchestrator.config import ConfigError, load_config
+    from orchestrator.cli import bundle
+    from orchestrator.config.load import ConfigError, load_config
     from orchestrator.redact import Redactor
 
     now = SystemClock().now()

@@ -35,7 +35,7 @@ def show(
       orchestrator trace show traces/v100-2023
       orchestrator trace show traces -o json | jq '.sets[].name'
     """
-    from orchestrator.simulator import markets
+    from orchestrator.backtest import markets
 
     try:
         views = [markets.description(found) for _, found in markets.read_sets(directory)]
@@ -44,7 +44,7 @@ def show(
     if output == "json":
         shared.print_json({"schema": "trace/1", "sets": views})
         return shared.OK
-    from orchestrator.simulator import tables
+    from orchestrator.backtest import tables
 
     shared.print_text(tables.sets(views, shared.look(output)))
     return shared.OK
@@ -173,7 +173,7 @@ def synthesise(
 
 def _save(made: SpotSet, directory: Path, *, force: bool) -> int:
     from cloud.local.spotset import SpotsetError, save_spotset
-    from orchestrator.simulator import markets, tables
+    from orchestrator.backtest import markets, tables
 
     try:
         save_spotset(made, directory, replace=force)

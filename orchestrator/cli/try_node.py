@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.api.setup_views import FindingView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError
-from orchestrator.setup_views import FindingView
 from orchestrator.units import format_duration
 from orchestrator.words import clean, money
 
 if TYPE_CHECKING:
     from cloud.ports import Clock
-    from orchestrator.config import Config
+    from orchestrator.config.load import Config
     from orchestrator.doctor.trial import Passed
     from orchestrator.doctor.try_node import Offer
 

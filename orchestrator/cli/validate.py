@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from orchestrator.api.setup_views import PoolMeaningView, ValidateView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
-from orchestrator.config_listeners import takes_requests
-from orchestrator.setup_views import PoolMeaningView, ValidateView
+from orchestrator.config.checks.listeners import takes_requests
 from orchestrator.words import money, percent, plural
 from policies import bill, explain
 
 if TYPE_CHECKING:
-    from orchestrator.config import Config, PoolConfig, Problem
+    from orchestrator.config.load import Config, PoolConfig, Problem
     from policies.bill import Prices
     from policies.model import Offering, Pool
 
@@ -49,7 +49,7 @@ def validate(
       orchestrator validate pool.toml --prices
       orchestrator validate pool.toml -o json | jq '.problems'
     """
-    from orchestrator.config import ConfigError
+    from orchestrator.config.load import ConfigError
 
     try:
         config = _load(file, prices)
@@ -79,7 +79,7 @@ def _load(file: Path, prices: bool) -> Config:
 
     Raises ConfigError.
     """
-    from orchestrator.config import ConfigError, load_config
+    from orchestrator.config.load import ConfigError, load_config
 
     try:
         return load_config(file)
@@ -93,15 +93,15 @@ def _listed(config: Config) -> Sequence[Offering]:
     """What AWS lists. Raises ConfigError for a cap that is missing or too low at these prices."""
     import asyncio
 
-    from orchestrator.config import ConfigError
-    from orchestrator.config_costs import cost_errors, missing_cap
+    from orchestrator.config.checks.costs import cost_errors, missing_cap
+    from orchestrator.config.load import ConfigError
 
     at, pool = ("pool", config.pool_name), config.pool
     if not pool.cloud.bills:
         raise CommandError("nobody bills for the machines of a local cloud; leave --prices out")
 
     from cloud.clock import SystemClock
-    from orchestrator.price_list import listed
+    from orchestrator.wiring.price_list import listed
 
     found = asyncio.run(listed(config, SystemClock()))
     if found.missing:
@@ -119,9 +119,9 @@ def _sold(config: Config, market: Path | None) -> Sequence[Offering]:
 
     Raises ConfigError for what cannot work beside this local cloud.
     """
-    from orchestrator.config import ConfigError
-    from orchestrator.config_costs import cost_errors, local_offerings, stated_offerings
-    from orchestrator.config_listeners import local_errors
+    from orchestrator.config.checks.costs import cost_errors, local_offerings, stated_offerings
+    from orchestrator.config.checks.listeners import local_errors
+    from orchestrator.config.load import ConfigError
 
     name, pool = config.pool_name, config.pool
     if pool.cloud.kind != "local":

@@ -16,16 +16,16 @@ import orjson
 from cloud.errors import CloudError
 from cloud.local.connection import LocalCloud
 from cloud.ports import Clock
-from orchestrator import render
-from orchestrator.client import ClientError, ControlClient, Unreachable
+from orchestrator.api.client import ClientError, ControlClient, Unreachable
+from orchestrator.api.views import EventView, PoolView, StatusView
 from orchestrator.demo import summary
 from orchestrator.demo.drills import Drills
 from orchestrator.demo.load import Load
 from orchestrator.demo.processes import Process, ProcessError, wait_for
 from orchestrator.demo.scene import Scene
 from orchestrator.demo_options import DemoOptions
-from orchestrator.render_parts import Look
-from orchestrator.views import EventView, PoolView, StatusView
+from orchestrator.render import render
+from orchestrator.render.parts import Look
 
 _SAMPLE_EVERY = 0.25
 _SHOW_EVERY = 5.0

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
-from orchestrator.client import ClientError, ControlClient, find_socket
-from orchestrator.config import Config, ConfigError, load_config
+from orchestrator.api.client import ClientError, ControlClient, find_socket
+from orchestrator.config.load import Config, ConfigError, load_config
 from orchestrator.doctor.findings import GROUPS, Check, Finding, Findings, Result, fail, ok, skipped, warn
 from orchestrator.doctor.on_machine import MachineDoctor, host_checks
 from orchestrator.doctor.runner import Progress, run

@@ -19,14 +19,14 @@ from cloud.aws.places import AwsRegion
 from cloud.engines.keep_alive import KEEP_ALIVE
 from cloud.errors import CloudError, NotFound
 from cloud.ports import Clock
-from orchestrator.config import Config
-from orchestrator.config_engine import verdicts
+from orchestrator.config.checks.engine import verdicts
+from orchestrator.config.load import Config
 from orchestrator.doctor import aws_account, aws_balancer, aws_launch, aws_notices, money
 from orchestrator.doctor.findings import Check, Finding, Findings, fail, skipped
 from orchestrator.doctor.on_aws_launch import LaunchLooks, Look
-from orchestrator.price_list import listed
-from orchestrator.wiring import engine_of, engine_spec
-from orchestrator.wiring_aws import clients_of
+from orchestrator.wiring.aws import clients_of
+from orchestrator.wiring.ports import engine_of, engine_spec
+from orchestrator.wiring.price_list import listed
 from policies import bill
 from policies.model import Market
 

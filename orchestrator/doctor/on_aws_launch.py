@@ -17,12 +17,12 @@ from cloud.aws.places import AwsRegion
 from cloud.aws.spot_role import SPOT_ROLE, spot_role_arn
 from cloud.errors import CloudError, NotFound
 from cloud.ports import Clock
-from orchestrator.config import Config
-from orchestrator.config_engine import stored_weights
+from orchestrator.config.checks.engine import stored_weights
+from orchestrator.config.load import Config
 from orchestrator.doctor import aws_disks, aws_dry_launches, aws_launch, aws_roles, aws_routes, reach
 from orchestrator.doctor.aws_routes import Needs
 from orchestrator.doctor.findings import Finding, Findings, skipped
-from orchestrator.wiring import engine_with_key
+from orchestrator.wiring.ports import engine_with_key
 from policies.fit import GIB
 from policies.model import InstanceState
 

@@ -17,15 +17,15 @@ from typing import Any, Final
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator import __version__
-from orchestrator.client import ClientError, ControlClient
-from orchestrator.config import Config
-from orchestrator.config_types import SQLITE
+from orchestrator.api.client import ClientError, ControlClient
+from orchestrator.api.views import StatusView
+from orchestrator.config.load import Config
+from orchestrator.config.types import SQLITE
 from orchestrator.doctor import host, machine, pool, running, state
 from orchestrator.doctor.findings import Check, Findings, skipped
-from orchestrator.journal_file import NAME, JournalError, JournalFile
+from orchestrator.journal.file import NAME, JournalError, JournalFile
+from orchestrator.journal.store import SCHEMA_VERSION, StoreUnavailable
 from orchestrator.packaging import check_names
-from orchestrator.store import SCHEMA_VERSION, StoreUnavailable
-from orchestrator.views import StatusView
 
 _ANSWER: Final = 5.0  # s for an answer of the daemon or the gateway
 _LOOKS: Final = 4  # at the gateway's targets: a set that is on its way is not a disagreement
@@ -138,7 +138,7 @@ class MachineDoctor:
             return state.journal(True, str(error), corrupt, 0, SCHEMA_VERSION)
 
     def _shared_journal(self) -> Findings:
-        from orchestrator.store_postgres import PostgresDatabase
+        from orchestrator.journal.postgres import PostgresDatabase
 
         try:
             version = PostgresDatabase(self._daemon.store).version()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from cloud.errors import CloudError
 from cloud.ports import Clock
-from orchestrator.config import Config
+from orchestrator.config.load import Config
 from orchestrator.doctor.trial import Passed, Said, Trial
-from orchestrator.wiring import Ports, connect, engine_with_key
+from orchestrator.wiring.ports import Ports, connect, engine_with_key
 from policies.limits import Budget
 from policies.model import Instance, InstanceState, Market, Offering, Pool
 

@@ -1,7 +1,7 @@
 """Makes the JSON Schemas that ship with the package: `python -m orchestrator.schemas.generate`.
 
-The answers' schemas come from the types in `orchestrator.views` and beside it, the configuration's from its
-models. A test asserts that the files beside this module are current.
+The answers' schemas come from the types in `orchestrator.api.views` and beside it, the configuration's from
+its models. A test asserts that the files beside this module are current.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints, 
 import typing_extensions
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
-from orchestrator import journal_views, setup_views, views
-from orchestrator.config import ConfigFile
-from orchestrator.simulator import views as simulator
+from orchestrator.api import setup_views, views
+from orchestrator.backtest import views as simulator
+from orchestrator.config.load import ConfigFile
+from orchestrator.journal import views as journal_views
 
 DIRECTORY: Final = Path(__file__).parent
 

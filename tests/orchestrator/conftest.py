@@ -14,13 +14,13 @@ import pytest
 import structlog
 
 from cloud.sim.world import Pace, Sale
-from orchestrator.config import build_config
-from orchestrator.shared_lease import SCHEMA
-from orchestrator.simulate import Simulation
-from orchestrator.store import Store
-from orchestrator.store_postgres import PostgresDatabase
-from orchestrator.store_sqlite import SqliteFile
-from orchestrator.virtual_time import VirtualClock, virtual_time
+from orchestrator.config.load import build_config
+from orchestrator.journal.postgres import PostgresDatabase
+from orchestrator.journal.sqlite import SqliteFile
+from orchestrator.journal.store import Store
+from orchestrator.lease.shared import SCHEMA
+from orchestrator.simulation.simulate import Simulation
+from orchestrator.simulation.virtual_time import VirtualClock, virtual_time
 from policies.model import Market, Placement
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from cloud.sim.world import Sale
-from orchestrator.config import build_config
-from orchestrator.daemon import Daemon
-from orchestrator.recorded_store import RecordedStore
-from orchestrator.simulate import Simulation
+from orchestrator.config.load import build_config
+from orchestrator.daemon.daemon import Daemon
+from orchestrator.simulation.recorded_store import RecordedStore
+from orchestrator.simulation.simulate import Simulation
 from orchestrator.supervision import Supervisor
 from policies.events import Event
 from policies.model import Market, Placement
@@ -138,7 +138,7 @@ def test_only_completed_turns_feed_the_watchdog(
     monkeypatch.setattr(StuckStore, "stuck", False)
     monkeypatch.setattr(StuckStore, "waits", False)
     supervised = partial(Daemon, supervisor=Supervisor(manager.environment))
-    monkeypatch.setattr("orchestrator.simulate.Daemon", supervised)
+    monkeypatch.setattr("orchestrator.simulation.simulate.Daemon", supervised)
     daemon = {"state_dir": "state", "listen": "off", "tick": 600.0}
     config = build_config({"daemon": daemon, "pool": {"p": {"replicas": 4}}}, base=tmp_path)
     sales = [

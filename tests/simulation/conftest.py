@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from jobs import memory_folder
 
-from orchestrator.simulate import Outcome
+from orchestrator.simulation.simulate import Outcome
 
 Sound = Callable[..., Outcome]
 

@@ -32,8 +32,8 @@ from swarm import REGRESSION_HOURS, REGRESSIONS
 from swarm import play as play_seed
 
 from cloud.sim.effects import Point
-from orchestrator import store
-from orchestrator.simulate import Outcome
+from orchestrator.journal import store
+from orchestrator.simulation.simulate import Outcome
 
 CRASH_SEED = 1
 """The seed with which every scenario is played when its daemon is killed."""

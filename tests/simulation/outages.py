@@ -19,8 +19,8 @@ from scenarios import LOOK, PACE, TWO_REGIONS, bounds, config, sales
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import CLOUD, Fault, within
 from cloud.sim.world import Machine
-from orchestrator.recorded_store import SimProcess
-from orchestrator.simulate import Outcome, Simulation
+from orchestrator.simulation.recorded_store import SimProcess
+from orchestrator.simulation.simulate import Outcome, Simulation
 from policies.model import Market
 
 _FREEZES = (2.0, 4.0, 6.0, 9.0, 30.0)

@@ -87,9 +87,9 @@ from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Point
 from cloud.sim.faults import Fault
 from cloud.sim.notices import METADATA
-from orchestrator.recorded_store import RecordedStore
-from orchestrator.simulate import Outcome, Simulation
-from orchestrator.wiring import Ports
+from orchestrator.simulation.recorded_store import RecordedStore
+from orchestrator.simulation.simulate import Outcome, Simulation
+from orchestrator.wiring.ports import Ports
 from policies.events import OperatorDrained
 from policies.model import Market, NoticeKind
 

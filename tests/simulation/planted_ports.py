@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cloud.ports import BalancerView, LaunchRequest
-from orchestrator.recorded_store import RecordedStore
-from orchestrator.simulate import Simulation
-from orchestrator.turn_log import TurnRecord
-from orchestrator.wiring import Ports
+from orchestrator.journal.turn_log import TurnRecord
+from orchestrator.simulation.recorded_store import RecordedStore
+from orchestrator.simulation.simulate import Simulation
+from orchestrator.wiring.ports import Ports
 from policies.events import Event, IntentOpened
 from policies.model import EngineReading, Instance, Notice, TargetPhase, TargetSpec, TargetState
 

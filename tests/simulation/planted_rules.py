@@ -12,11 +12,11 @@ from dataclasses import replace
 from functools import partial
 from unittest import mock
 
-from orchestrator import reloading
-from orchestrator.daemon import Daemon
-from orchestrator.lease import FileLease
-from orchestrator.shared_lease import SharedLease
-from orchestrator.store_sqlite import SqliteFile
+from orchestrator.api import reloading
+from orchestrator.daemon.daemon import Daemon
+from orchestrator.journal.sqlite import SqliteFile
+from orchestrator.lease.file import FileLease
+from orchestrator.lease.shared import SharedLease
 from policies import drain, facts, failsafe, fleet, interruption, invariants, prices, swap, trials
 from policies.at_work import AtWork
 from policies.events import NodeGone

@@ -16,8 +16,8 @@ from cloud.sim.effects import Point
 from cloud.sim.faults import CLOUD, Fault, buying, within
 from cloud.sim.invariants import Bounds
 from cloud.sim.world import Pace, Sale
-from orchestrator.config import Config, build_config
-from orchestrator.simulate import Outcome, Simulation, Wrap
+from orchestrator.config.load import Config, build_config
+from orchestrator.simulation.simulate import Outcome, Simulation, Wrap
 from policies.events import OperatorDrained, Resumed
 from policies.model import Ending, Market, Placement
 

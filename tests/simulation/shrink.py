@@ -16,7 +16,7 @@ import structlog
 from scenarios import LOOK
 from swarm import Swarm, play_swarm
 
-from orchestrator.simulate import Outcome
+from orchestrator.simulation.simulate import Outcome
 
 SHOWN = 60
 """Lines of the trace before the first violation."""

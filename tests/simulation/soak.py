@@ -36,9 +36,9 @@ from scenarios import PACE, ZONES, place, sales
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.invariants import Bounds
-from orchestrator import metrics
-from orchestrator.config import Config, build_config
-from orchestrator.simulate import Simulation
+from orchestrator.config.load import Config, build_config
+from orchestrator.metrics import metrics
+from orchestrator.simulation.simulate import Simulation
 from policies.events import OperatorDrained
 from policies.model import Market
 
@@ -62,7 +62,13 @@ STRANGERS = 300
 SLOW = Bounds(track=90.0, forget_target=90.0, see_loss=90.0, settle_calls=180.0)
 """What may be expected of a daemon that looks every half minute."""
 
-_FOREIGN = ("cloud.sim", "asyncio", "_asyncio", "orchestrator.virtual_time", "orchestrator.simulate")
+_FOREIGN = (
+    "cloud.sim",
+    "asyncio",
+    "_asyncio",
+    "orchestrator.simulation.virtual_time",
+    "orchestrator.simulation.simulate",
+)
 _SHARED = (
     types.ModuleType,
     type,

@@ -26,8 +26,8 @@ from swarm_faults import FAULTS, Kind, price_walk
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Fault, Rates
 from cloud.sim.world import Pace, Sale
-from orchestrator.simulate import Outcome, Simulation
-from orchestrator.wiring import Ports
+from orchestrator.simulation.simulate import Outcome, Simulation
+from orchestrator.wiring.ports import Ports
 from policies.events import Resumed
 
 CALM = 15.0

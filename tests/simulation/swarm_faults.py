@@ -21,7 +21,7 @@ from cloud.ports import EngineCommand, LaunchRequest
 from cloud.sim.faults import BALANCER, CLOUD, MUTATIONS, Fault, buying, within
 from cloud.sim.notices import METADATA, QUEUE
 from cloud.sim.world import Machine
-from orchestrator.simulate import Simulation
+from orchestrator.simulation.simulate import Simulation
 from policies.events import OperatorDrained, OperatorUndrained, Paused
 from policies.model import Ending, Market, NoticeKind, TargetPhase, TargetSpec
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from scenarios import config, offer
 
-from orchestrator.simulate import SimProcess, Simulation
-from orchestrator.store import StoreUnavailable
+from orchestrator.journal.store import StoreUnavailable
+from orchestrator.simulation.simulate import SimProcess, Simulation
 
 
 def awake(sim: Simulation) -> SimProcess | None:

@@ -16,10 +16,10 @@ from cloud.sim.faults import Fault
 from cloud.sim.limits import Limits
 from cloud.sim.trace import Trace
 from cloud.sim.world import Machine
-from orchestrator.recorded_store import RecordedStore
-from orchestrator.simulate import Simulation
-from orchestrator.store import Superseded
-from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, virtual_time
+from orchestrator.journal.store import Superseded
+from orchestrator.simulation.recorded_store import RecordedStore
+from orchestrator.simulation.simulate import Simulation
+from orchestrator.simulation.virtual_time import VirtualClock, VirtualTimeLoop, virtual_time
 from policies.actions import ActionKind, Cause
 from policies.events import (
     DaemonStarted,

@@ -15,7 +15,7 @@ import pytest
 from scenarios import SCENARIOS, Scenario, play
 
 from cloud.sim.effects import Moment, Point
-from orchestrator.simulate import Outcome
+from orchestrator.simulation.simulate import Outcome
 
 SEED = 1
 

@@ -12,7 +12,7 @@ from scenarios import config, sales
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Fault
 from cloud.sim.invariants import Bounds
-from orchestrator.simulate import Simulation
+from orchestrator.simulation.simulate import Simulation
 from policies.model import Market, NoticeKind
 
 

@@ -11,7 +11,7 @@ from scenarios import PACE, config, database_away, sales
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import Fault
-from orchestrator.simulate import Simulation
+from orchestrator.simulation.simulate import Simulation
 from policies.model import Market
 
 

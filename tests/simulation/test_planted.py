@@ -21,7 +21,7 @@ from scenarios import PACE, SCENARIOS, bootstrap, notice
 from cloud.ports import LoadBalancer
 from cloud.sim.effects import Moment, Point
 from cloud.sim.invariants import INVARIANTS
-from orchestrator.simulate import Simulation
+from orchestrator.simulation.simulate import Simulation
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda p: p.name.replace(" ", "-"))

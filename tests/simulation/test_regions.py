@@ -10,7 +10,7 @@ from scenarios import PACE, TWO_REGIONS, config, sales
 from cloud.sim.balancer import Traffic
 from cloud.sim.faults import CLOUD, Fault, within
 from cloud.sim.world import Machine
-from orchestrator.simulate import Simulation
+from orchestrator.simulation.simulate import Simulation
 from policies.model import Market
 from policies.regions import UNSEEN_FOR
 

@@ -13,9 +13,9 @@ from scenarios import PACE, SCENARIOS, config, play, sales
 from swarm import Swarm, play_swarm
 
 from cloud.sim.effects import Point
-from orchestrator.journal_file import JournalFile
-from orchestrator.journal_replay import replay
-from orchestrator.simulate import Simulation
+from orchestrator.journal.file import JournalFile
+from orchestrator.journal.replay import replay
+from orchestrator.simulation.simulate import Simulation
 from policies import capacity, swap
 from policies.model import Market
 from policies.turn import Turn

@@ -7,7 +7,7 @@ import sys
 from soak import ALLOWED, PER_LAUNCH, Weight, grown, reachable
 
 from cloud.sim.balancer import Traffic
-from orchestrator.inbox import Inbox
+from orchestrator.loop.inbox import Inbox
 
 
 class Holder:

@@ -10,7 +10,7 @@ import pytest
 from scenarios import PACE, Script, config, sales
 
 from cloud.sim.faults import Fault, buying
-from orchestrator.simulate import Outcome, Simulation
+from orchestrator.simulation.simulate import Outcome, Simulation
 from policies.bars import PAUSE_FIRST
 from policies.memory import Memory
 from policies.model import Ending, Market

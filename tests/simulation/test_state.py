@@ -10,8 +10,8 @@ from scenarios import PACE, config, place, sales
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.faults import Fault
-from orchestrator.daemon import SNAPSHOT_EVERY
-from orchestrator.simulate import Simulation
+from orchestrator.daemon.daemon import SNAPSHOT_EVERY
+from orchestrator.simulation.simulate import Simulation
 from policies.model import InstanceState, Market, NoticeKind
 
 DESTRUCTIVE = ("launch", "terminate", "stop", "start")

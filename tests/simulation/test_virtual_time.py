@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.virtual_time import (
+from orchestrator.simulation.virtual_time import (
     WORLD,
     Deadlock,
     LeftSimulation,
@@ -91,7 +91,7 @@ def test_the_seed_draws_the_order_of_what_happens_at_once() -> None:
 
 CANCEL_ORDER = """
 import asyncio
-from orchestrator.virtual_time import virtual_time
+from orchestrator.simulation.virtual_time import virtual_time
 
 async def child(number, found):
     try:

@@ -26,7 +26,7 @@ from cloud.sim.engine import SimEngine
 from cloud.sim.faults import Fault, Rates
 from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
 from cloud.sim.world import Pace, SimWorld
-from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, virtual_time
+from orchestrator.simulation.virtual_time import VirtualClock, VirtualTimeLoop, virtual_time
 from policies.model import InstanceState, Market, Notice, StandbyKind, TargetPhase, TargetSpec, TargetState
 
 PACE = Pace(

@@ -14,7 +14,7 @@ from cloud.sim.checker import Checker
 from cloud.sim.cloud import SimInstances
 from cloud.sim.invariants import DaemonState
 from cloud.sim.world import Machine, SimWorld
-from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop, virtual_time
+from orchestrator.simulation.virtual_time import VirtualClock, VirtualTimeLoop, virtual_time
 from policies.model import (
     DrainRules,
     Market,

@@ -30,7 +30,7 @@ SECONDS = {
     "tests/orchestrator/gateway/test_moves.py": 45,
     "tests/simulation/test_campaign.py": 30,
     "tests/simulation/test_swarm.py": 30,
-    "tests/orchestrator/simulator/test_whole.py": 25,
+    "tests/orchestrator/backtest/test_whole.py": 25,
     "tests/simulation/test_planted.py": 20,
 }
 """What the longest modules take on two free cores, roughly."""

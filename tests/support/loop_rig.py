@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.inbox import Inbox
-from orchestrator.ledger import Ledger
-from orchestrator.loop import Loop
-from orchestrator.store import StoreUnavailable, Totals
+from orchestrator.journal.store import StoreUnavailable, Totals
+from orchestrator.loop.inbox import Inbox
+from orchestrator.loop.ledger import Ledger
+from orchestrator.loop.loop import Loop
 from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured, TargetsApplied
 from policies.memory import Memory, reduce
 from policies.model import (

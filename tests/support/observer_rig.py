@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloud.ports import BalancerView, Capabilities, Clock, Sold
-from orchestrator.observer import Observer, Pace
+from orchestrator.loop.observer import Observer, Pace
 from policies.model import EngineReading, Instance, InstanceState, Market, Offering, Placement, Target, World
 from policies.value import replace
 

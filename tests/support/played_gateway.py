@@ -31,7 +31,7 @@ from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.watch import Watch
-from orchestrator.virtual_time import VirtualClock, VirtualTimeLoop
+from orchestrator.simulation.virtual_time import VirtualClock, VirtualTimeLoop
 from policies.model import TargetPhase, TargetSpec
 
 EPOCH = 1_000_000.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from cloud.errors import Denied
 from cloud.ports import BalancerView, Capabilities, Clock, EngineCommand, LaunchRequest
-from orchestrator.actuator import Actuator
+from orchestrator.loop.actuator import Actuator
 from policies.events import Event
 from policies.model import Ending, Instance, InstanceState, TargetPhase, TargetSpec
 

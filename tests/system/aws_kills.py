@@ -45,7 +45,7 @@ from aws_stage import (
     target_group,
 )
 
-from orchestrator.client import ClientError, ControlClient
+from orchestrator.api.client import ClientError, ControlClient
 from orchestrator.demo.processes import Process
 
 PATIENCE = 90.0

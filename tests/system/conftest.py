@@ -33,11 +33,11 @@ from cloud.clock import SystemClock
 from cloud.errors import CloudError
 from cloud.local.config import LocalCloudConfig, Reclaiming, dump_config
 from cloud.local.connection import LocalCloud
-from orchestrator.client import ClientError, ControlClient
+from orchestrator.api.client import ClientError, ControlClient
+from orchestrator.api.views import EventView, NodeView, PoolView, StatusView
 from orchestrator.demo.load import Load, LoadReport
 from orchestrator.demo.play import journal
 from orchestrator.demo.processes import Process
-from orchestrator.views import EventView, NodeView, PoolView, StatusView
 
 PATIENCE = 60.0
 """Seconds for anything that is expected to happen; two busy cores make much slow."""

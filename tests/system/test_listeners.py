@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.client import ControlClient, reading_socket
+from orchestrator.api.client import ControlClient, reading_socket
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 

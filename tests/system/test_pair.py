@@ -21,7 +21,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from orchestrator.client import ClientError, ControlClient
+from orchestrator.api.client import ClientError, ControlClient
 from orchestrator.demo.processes import Process
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]

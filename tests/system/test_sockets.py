@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.client import ClientError, ControlClient, reading_socket
+from orchestrator.api.client import ClientError, ControlClient, reading_socket
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
@@ -92,7 +92,7 @@ async def test_whoever_may_not_open_the_control_socket_reads_all_the_same(stack:
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from orchestrator.client import ControlClient, ClientError\n"
+        "from orchestrator.api.client import ControlClient, ClientError\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "client = ControlClient(Path(sys.argv[1]))\n"
         "print(client.status()['pools'][0]['wanted'])\n"

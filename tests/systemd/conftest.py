@@ -40,7 +40,7 @@ launches_per_minute = 100
 ASK = """
 import json, sys
 from pathlib import Path
-from orchestrator.client import ControlClient
+from orchestrator.api.client import ControlClient
 print(json.dumps(ControlClient(Path(sys.argv[1])).get(sys.argv[2])))
 """
 

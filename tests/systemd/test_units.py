@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config_gateway import GatewayTable
+from orchestrator.config.tables.gateway import GatewayTable
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "systemd"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.__main__ import main
-from orchestrator.config import Config
+from orchestrator.config.load import Config
 from orchestrator.demo_options import DemoOptions
 
 ROOT = Path(__file__).parents[3]
@@ -116,7 +116,7 @@ def test_colour_is_off_in_a_pipe(api: Any) -> None:
 
 
 def test_interrupted_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from orchestrator.client import ControlClient
+    from orchestrator.api.client import ControlClient
 
     def interrupt(self: ControlClient) -> None:
         raise KeyboardInterrupt
@@ -162,7 +162,7 @@ def test_run_starts_the_daemon_and_returns_its_code(
         started.append(config)
         return 7
 
-    replace_module(monkeypatch, "orchestrator.service", run_daemon=run_daemon)
+    replace_module(monkeypatch, "orchestrator.daemon.service", run_daemon=run_daemon)
     assert main(["run", "--config", str(config_file), "--log-level", "debug"]) == 7
     assert started[0].wanted.replicas == 4
     assert quiet_logs == [("json", "debug")]
@@ -177,14 +177,14 @@ def test_run_says_in_one_line_why_the_daemon_cannot_start(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from cloud.errors import Denied
-    from orchestrator.listeners import StartError
+    from orchestrator.api.listeners import StartError
 
     raised = {"start": StartError("reason"), "cloud": Denied("reason"), "system": OSError("reason")}[error]
 
     async def run_daemon(config: Config) -> int:
         raise raised
 
-    replace_module(monkeypatch, "orchestrator.service", run_daemon=run_daemon)
+    replace_module(monkeypatch, "orchestrator.daemon.service", run_daemon=run_daemon)
     assert main(["run", "-c", str(config_file)]) == 1
     assert capsys.readouterr().err == "orchestrator: the daemon cannot run: reason\n"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.client import ClientError, ControlClient, Unreachable, find_socket
-from orchestrator.config import load_config
+from orchestrator.api.client import ClientError, ControlClient, Unreachable, find_socket
+from orchestrator.config.load import load_config
 
 
 def test_answers(api: Any) -> None:

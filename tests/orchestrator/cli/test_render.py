@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator import render
-from orchestrator.render_parts import Look, pack
+from orchestrator.render import render
+from orchestrator.render.parts import Look, pack
 from orchestrator.words import age, clean, countdown, money, percent, plural, short_time
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

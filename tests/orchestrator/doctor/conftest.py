@@ -19,7 +19,7 @@ from cloud.clock import SystemClock
 from orchestrator.doctor import on_aws
 from orchestrator.doctor.assembly import examine
 from orchestrator.doctor.findings import Finding
-from orchestrator.wiring_aws import places
+from orchestrator.wiring.aws import places
 
 REGION = "us-east-1"
 HOST = "i-0fedcba9876543210"

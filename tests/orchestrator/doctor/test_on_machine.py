@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from cloud.clock import SystemClock
-from orchestrator.client import ControlClient
+from orchestrator.api.client import ControlClient
 from orchestrator.doctor.assembly import examine
 from orchestrator.doctor.findings import Finding, State
-from orchestrator.store import SCHEMA_VERSION
-from orchestrator.store_sqlite import SqliteStore
+from orchestrator.journal.sqlite import SqliteStore
+from orchestrator.journal.store import SCHEMA_VERSION
 
 LOCAL = ("host", "config", "state", "daemon", "pool")
 

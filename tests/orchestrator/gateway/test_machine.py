@@ -14,7 +14,7 @@ from played_gateway import World, quiet
 
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.request import MOST_CONTINUATIONS
-from orchestrator.virtual_time import virtual_time
+from orchestrator.simulation.virtual_time import virtual_time
 
 STEP = 0.1037  # s between two looks at what must hold
 STORM = 60.0  # s

@@ -1,0 +1,292 @@
+"""Sets the daemon's gauges when somebody reads them: turns are more frequent than readers.
+
+What has a label that comes and goes (nodes, targets, placements, states) is cleared first, so that no series
+outlives what it tells of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import get_args
+
+from prometheus_client import Gauge, generate_latest
+
+from cloud.agent_receiver import AgentReceiver, NodeReport
+from cloud.ports import Notices
+from orchestrator import __version__, logs
+from orchestrator.api import agents, status, views
+from orchestrator.journal.store import Totals
+from orchestrator.loop.inbox import Inbox
+from orchestrator.loop.loop import Loop, Snapshot
+from orchestrator.metrics import metrics
+from policies import bars
+from policies.actions import ActionKind
+from policies.economics import rate
+from policies.facts import stranger
+from policies.memory import decayed
+from policies.model import InstanceState, Market, PartKind, Phase, StandbyKind, TargetPhase, TargetState
+from policies.parts import parts
+from policies.prices import failing
+from policies.turn import Turn
+
+_MIB = 1024.0 * 1024.0
+_CALLS = (ActionKind.LAUNCH, ActionKind.START, ActionKind.STOP, ActionKind.TERMINATE)
+_OPEN_STAGES = ("noticed", "opened", "detached", "drained", "gone")
+_LIVES = frozenset(InstanceState) - {InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED}
+
+
+class Gauges:
+    """Everything that a daemon shows beside what it counts as it goes.
+
+    `totals`: the money so far. `state_dir`: where the journal is. `sources`: of notices. `clock_step`: see
+    the metric of that name. `agents`: None where nodes do not report.
+    """
+
+    def __init__(
+        self,
+        *,
+        loop: Loop,
+        totals: Callable[[], Totals],
+        state_dir: Path,
+        sources: Sequence[Notices],
+        inbox: Inbox,
+        clock_step: Callable[[], float],
+        agents: AgentReceiver | None = None,
+    ) -> None:
+        self._loop, self._totals, self._state_dir, self._sources = loop, totals, state_dir, sources
+        self._inbox, self._clock_step, self._agents = inbox, clock_step, agents
+        self._one = asyncio.Lock()
+
+    async def exposition(self) -> bytes:
+        """The text that Prometheus scrapes.
+
+        What grows with the pool is worked out in a thread: with a thousand nodes it takes tenths of a second,
+        and a notice must not wait for a scrape. One at a time, since the gauges are the process's own.
+        """
+        async with self._one:
+            return await asyncio.to_thread(self._text, *self._look())
+
+    def publish(self) -> None:
+        """Set all of them to what holds now, in place."""
+        self._publish(*self._look())
+
+    def _look(self) -> tuple[Snapshot | None, Totals, Mapping[str, NodeReport]]:
+        """Read what changes under the loop's hands: its own parts, sources, agents."""
+        metrics.INBOX_WAITING.set(self._inbox.waiting)
+        metrics.INBOX_DROPPED.set(self._inbox.dropped)
+        metrics.CLOCK_STEP.set(self._clock_step())
+        metrics.LOG_DROPPED.set(logs.dropped_lines())
+        metrics.JOURNAL_UNWRITTEN.set(self._loop.unwritten)
+        metrics.BUILD.labels(__version__).set(1)
+        for source in self._sources:
+            metrics.NOTICE_SOURCE_AGE.labels(source.name).set(source.age())
+        reports: Mapping[str, NodeReport] = {}
+        if self._agents is not None:
+            agents.publish(self._agents, self._loop.pool.name)
+            reports = self._agents.reports()
+        return self._loop.last, self._totals(), reports
+
+    def _publish(self, snapshot: Snapshot | None, totals: Totals, reports: Mapping[str, NodeReport]) -> None:
+        """Set the gauges that follow from what does not change any more, and from the disk."""
+        with suppress(OSError):  # a directory that is gone has no size; its alert is the journal's
+            metrics.STATE_FREE.set(shutil.disk_usage(self._state_dir).free)
+            metrics.JOURNAL_BYTES.set(sum(f.stat().st_size for f in self._state_dir.glob("journal.db*")))
+        if snapshot is None:
+            return
+        publish_pool(snapshot)
+        publish_market(snapshot)
+        publish_money(snapshot, totals)
+        publish_nodes(snapshot)
+        publish_swaps(snapshot)
+        publish_balancers(snapshot)
+        publish_reports(snapshot, reports)
+
+    def _text(self, snapshot: Snapshot | None, totals: Totals, reports: Mapping[str, NodeReport]) -> bytes:
+        self._publish(snapshot, totals, reports)
+        return generate_latest(metrics.REGISTRY)
+
+
+def publish_pool(snapshot: Snapshot) -> None:
+    """How many nodes there are, in what state, and what is under way."""
+    fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
+    pool, now = fleet.pool.name, world.now
+    metrics.WANTED.labels(pool).set(fleet.pool.replicas)
+    metrics.FLOOR.labels(pool).set(fleet.pool.on_demand_floor)
+    metrics.MIN_SERVING.labels(pool).set(fleet.pool.min_serving)
+    phases = Counter((n.placement.market, n.phase) for n in fleet.nodes)
+    for market in Market:
+        ready = fleet.ready_by_market[market]
+        metrics.READY.labels(pool, str(market)).set(ready)
+        metrics.COMING.labels(pool, str(market)).set(fleet.counted_by_market[market] - ready)
+        for phase in Phase:
+            metrics.NODES.labels(pool, str(market), str(phase)).set(phases[market, phase])
+    found = snapshot.verdict
+    metrics.SERVING.labels(pool).set(found.serving)
+    metrics.DOOMED.labels(pool).set(sum(n.doomed is not None for n in fleet.nodes))
+    metrics.UNHEALTHY.labels(pool).set(sum(n.phase is Phase.READY and not n.healthy for n in fleet.nodes))
+    metrics.STANDBYS.labels(pool, str(StandbyKind.HOT)).set(status.hot_standbys(fleet))
+    metrics.STANDBYS.labels(pool, str(StandbyKind.STOPPED)).set(status.stopped_standbys(fleet))
+    for name in get_args(views.PoolState):
+        metrics.STATE.labels(pool, name).set(name == found.state)
+    metrics.PAUSED.labels(pool).set(memory.pause is not None and memory.pause.holds(now))
+    deferred = Counter(d.kind for d in snapshot.plan.deferred)
+    for kind in (*_CALLS, ActionKind.DRAIN, ActionKind.UNDRAIN):
+        metrics.DEFERRED.labels(pool, str(kind)).set(deferred[kind])
+    for kind in _CALLS:
+        opened = [i.at for i in memory.intents.values() if i.kind is kind]
+        metrics.OPEN_CALLS.labels(pool, str(kind)).set(len(opened))
+        metrics.OLDEST_CALL.labels(pool, str(kind)).set(max(0.0, now - min(opened, default=now)))
+    unknown = [i for i in world.instances if i.state in _LIVES and stranger(fleet.pool, memory, i)]
+    metrics.UNKNOWN_INSTANCES.labels(pool).set(len(unknown))
+    metrics.LEADING.labels(pool).set(world.leading)
+    silent = 0.0 if world.failsafe_since is None else now - world.failsafe_since
+    metrics.DATABASE_SILENT.labels(pool).set(silent)
+    metrics.EPOCH.labels(pool).set(world.epoch)
+    for part in parts(world):
+        if part.kind not in (PartKind.NOTICES, PartKind.PRICES):  # which tell their age themselves
+            metrics.OBSERVATION_AGE.labels(pool, str(part.kind), part.name).set(part.age(now))
+
+
+def publish_market(snapshot: Snapshot) -> None:
+    """What is sold, at what price, and what may not be tried now."""
+    memory, pool, now = snapshot.memory, snapshot.fleet.pool, snapshot.world.now
+    half_life = pool.placement.refusal_half_life
+    recent = sum(decayed(r, now, half_life) > 0.5 for r in memory.refusals.values())
+    metrics.REFUSALS.labels(pool.name).set(recent)
+    metrics.MARKET_PAUSED.clear()
+    for region, market in bars.to_mend(pool, memory):
+        metrics.MARKET_PAUSED.labels(pool.name, region, str(market)).set(1)
+    scorer = _turn(snapshot).scorer
+    states: Counter[tuple[Market, str]] = Counter()
+    metrics.PRICE.clear()
+    metrics.PRICES_AGE.clear()
+    failed = {f.part: f for f in failing(snapshot.world, memory)}
+    for part, view in snapshot.world.offerings.items():
+        read_at = view.at
+        if part in failed:
+            read_at = None if failed[part].unknown else failed[part].read_at
+        age = math.inf if read_at is None else max(0.0, now - read_at)
+        metrics.PRICES_AGE.labels(pool.name, part).set(age)
+    for offering in snapshot.fleet.prices.on_sale:
+        place = offering.placement
+        state = "unavailable" if not offering.available else "blocked" if scorer.blocked(place) else "open"
+        states[place.market, state] += 1
+        if offering.price is not None:
+            price = metrics.PRICE.labels(pool.name, str(place.market), place.zone, place.instance_type)
+            price.set(offering.price)
+    for market in Market:
+        for state in ("open", "blocked", "unavailable"):
+            metrics.OFFERINGS.labels(pool.name, str(market), state).set(states[market, state])
+
+
+def publish_money(snapshot: Snapshot, totals: Totals) -> None:
+    """Dollars an hour, dollars so far, and the cap."""
+    fleet = snapshot.fleet
+    pool, cap = fleet.pool.name, fleet.pool.limits.spend_per_hour
+    money = rate(fleet)
+    for gauge, dollars in ((metrics.COST_RATE, money.cost), (metrics.ON_DEMAND_RATE, money.on_demand)):
+        gauge.labels(pool).set(math.nan if dollars is None else dollars)
+    metrics.SPENT.labels(pool).set(totals.usd)
+    metrics.SAVED.labels(pool).set(totals.on_demand_usd - totals.usd)
+    metrics.SPEND_CAP.clear()
+    if cap is not None:
+        metrics.SPEND_CAP.labels(pool).set(cap)
+    cheapest = min(
+        (o.price for o in fleet.prices.on_sale if o.available and o.price is not None), default=0.0
+    )
+    reached = bool(_turn(snapshot).budget.refuses_cost(cheapest))
+    metrics.SPEND_CAP_REACHED.labels(pool).set(reached)
+
+
+def _turn(snapshot: Snapshot) -> Turn:
+    """The last turn once more, to ask it what the policies ask."""
+    return Turn(snapshot.fleet.pool, snapshot.world, snapshot.memory, snapshot.fleet)
+
+
+def publish_nodes(snapshot: Snapshot) -> None:
+    """Every node and its engine."""
+    pool = snapshot.fleet.pool.name
+    for gauge in (
+        metrics.NODE,
+        metrics.ENGINE_READY,
+        metrics.ENGINE_RUNNING,
+        metrics.ENGINE_WAITING,
+    ):
+        gauge.clear()
+    for node in snapshot.fleet.nodes:
+        place = node.placement
+        metrics.NODE.labels(pool, node.id, str(place.market), place.zone, place.instance_type).set(1)
+        reading = snapshot.world.engines.get(node.id)
+        if reading is not None:
+            metrics.ENGINE_READY.labels(pool, node.id).set(reading.ready and reading.ok)
+            metrics.ENGINE_RUNNING.labels(pool, node.id).set(reading.running)
+            metrics.ENGINE_WAITING.labels(pool, node.id).set(reading.waiting)
+
+
+def publish_swaps(snapshot: Snapshot) -> None:
+    """Swaps whose replacement is not ready: how far they are, and which are late."""
+    pool = snapshot.fleet.pool.name
+    open_swaps = [s for s in snapshot.memory.swaps.values() if s.replaced_at is None and s.incoming]
+    stages = Counter(s.stage for s in open_swaps)
+    for stage in _OPEN_STAGES:
+        metrics.OPEN_SWAPS.labels(pool, stage).set(stages[stage])
+    metrics.OVERDUE_SWAPS.labels(pool).set(sum(s.gone_at is not None for s in open_swaps))
+
+
+def publish_balancers(snapshot: Snapshot) -> None:
+    """What every balancer shows, and where that is not what is wanted of it; nothing of one that is lost."""
+    pool, plan, world = snapshot.fleet.pool.name, snapshot.plan, snapshot.world
+    lost = {part.name for part in parts(world) if part.kind is PartKind.BALANCER and part.lost(world.now)}
+    wanted = {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}
+    metrics.TARGETS.clear()
+    metrics.TARGETS_DIFFER.clear()
+    for name, view in world.balancers.items():
+        if view.at is None or name in lost:
+            continue
+        states = Counter(target.state for target in view.value)
+        for state in TargetState:
+            metrics.TARGETS.labels(pool, name, str(state)).set(states[state])
+        shown = {t.id for t in view.value if t.state not in (TargetState.DRAINING, TargetState.UNUSED)}
+        metrics.TARGETS_DIFFER.labels(pool, name).set(len(shown ^ wanted))
+
+
+def publish_reports(snapshot: Snapshot, reports: Mapping[str, NodeReport]) -> None:
+    """What the agents of living nodes say of their GPUs; a value that a node does not tell has no series."""
+    pool, known = snapshot.fleet.pool.name, snapshot.fleet.by_id
+    for gauge in (
+        metrics.GPU_BUSY,
+        metrics.GPU_MEMORY_USED,
+        metrics.GPU_MEMORY,
+        metrics.GPU_TEMPERATURE,
+        metrics.GPU_ECC,
+        metrics.GPU_XIDS,
+        metrics.NODE_REPORT_AGE,
+    ):
+        gauge.clear()
+    for node, report in reports.items():
+        if node not in known:
+            continue
+        age = max(0.0, snapshot.world.now - report.heard_at)
+        metrics.NODE_REPORT_AGE.labels(pool, node).set(age)
+        for code, count in Counter(x.code for x in report.xids).items():
+            metrics.GPU_XIDS.labels(pool, node, str(code)).set(count)
+        for gpu in report.gpus:
+            for gauge, value, unit in (
+                (metrics.GPU_BUSY, gpu.utilisation_percent, 0.01),
+                (metrics.GPU_MEMORY_USED, gpu.memory_used_mib, _MIB),
+                (metrics.GPU_MEMORY, gpu.memory_total_mib, _MIB),
+                (metrics.GPU_TEMPERATURE, gpu.temperature_c, 1.0),
+                (metrics.GPU_ECC, gpu.ecc_uncorrected, 1.0),
+            ):
+                _set(gauge, (pool, node, str(gpu.index)), value, unit)
+
+
+def _set(gauge: Gauge, labels: tuple[str, ...], value: float | None, unit: float) -> None:
+    if value is not None:
+        gauge.labels(*labels).set(value * unit)

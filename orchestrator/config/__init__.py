@@ -1,0 +1,1 @@
+"""The configuration: one TOML file, its tables, what must hold between them, every fault with its line."""

@@ -1,0 +1,1 @@
+"""What must hold between the keys of a configuration, and between it and this machine."""

@@ -1,0 +1,312 @@
+"""What must hold between the keys of a configuration, and between it and this machine.
+
+The models check each key on its own. Here are the rules that need two keys or a look at the file system.
+Errors stop the daemon, warnings do not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from orchestrator.api.client import reading_socket
+from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
+from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
+from orchestrator.config.checks.engine import engine_errors, engine_warnings
+from orchestrator.config.checks.listeners import listener_errors
+from orchestrator.config.errors import Problem, Source
+from orchestrator.config.load import ConfigFile, PoolConfig, Role
+from orchestrator.config.tables.agents import agents_errors, agents_warnings
+from orchestrator.config.tables.aws import aws_errors, aws_warnings
+from orchestrator.config.types import is_credential, is_open, unreadable
+from orchestrator.gateway.config import POSITIVE
+from orchestrator.units import HostPort, format_duration, shown
+
+_POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
+_SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
+_SHORTEST_LEASE: Final = 3.0
+_AWS_NOTICE: Final = 120.0  # s between a spot interruption notice and the reclaim on EC2
+
+_Found = tuple[tuple[str, ...], str]  # key path, sentence
+
+
+def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem], list[Problem]]:
+    """Errors and warnings of a file whose keys are each valid and whose paths are absolute."""
+    errors = [*_daemon_errors(parsed, role), *_pool_count_errors(parsed)]
+    warnings = [*_daemon_warnings(parsed)]
+    for name, pool in parsed.pool.items():
+        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, role)]
+        errors += engine_errors(("pool", name), pool)
+        errors += listener_errors(parsed.daemon, name, pool)
+        if role in ("daemon", "any"):
+            errors += agents_errors(name, pool)
+            errors += missing_cap(("pool", name), pool, () if errors else stated_offerings(pool))
+    for name, pool in () if errors else parsed.pool.items():
+        errors += cost_errors(("pool", name), pool, stated_offerings(pool))
+        warnings += engine_warnings(("pool", name), pool)
+        warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
+        if role in ("daemon", "any"):
+            warnings += agents_warnings(name, pool)
+    return (
+        [source.problem(path, text) for path, text in errors],
+        [source.problem(path, text) for path, text in warnings],
+    )
+
+
+def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
+    daemon = parsed.daemon
+    if role in ("daemon", "any"):
+        yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
+    longest = reading_socket(daemon.socket) if daemon.readers == "all" else daemon.socket
+    yield from _socket_errors(("daemon", "socket"), longest)
+    for key in (
+        "tick",
+        "poll_instances",
+        "poll_offerings",
+        "poll_targets",
+        "probe_interval",
+        "probe_timeout",
+        "call_timeout",
+    ):
+        if getattr(daemon, key) <= 0:
+            yield ("daemon", key), 'is 0, which leaves no time at all; write a duration such as "1s"'
+    if daemon.lease < _SHORTEST_LEASE:
+        yield (
+            ("daemon", "lease"),
+            f"{_text(daemon.lease)} is too short: one answer of the database may take as long; write at "
+            f"least {_text(_SHORTEST_LEASE)}",
+        )
+
+
+def _daemon_warnings(parsed: ConfigFile) -> Iterator[_Found]:
+    monitoring: dict[tuple[str, ...], HostPort | None] = {("daemon", "listen"): parsed.daemon.listen}
+    for name, pool in parsed.pool.items():
+        monitoring["pool", name, "gateway", "metrics_listen"] = pool.gateway.metrics_listen
+    for key, listen in monitoring.items():
+        if listen is not None and not listen.loopback:
+            yield (
+                key,
+                f"{listen} can be reached from other machines and asks for no password; "
+                "make sure that only the monitoring network reaches it",
+            )
+
+
+def _pool_count_errors(parsed: ConfigFile) -> Iterator[_Found]:
+    names = list(parsed.pool)
+    if not names:
+        yield ("pool",), "holds no pool; write one table such as [pool.llama] with replicas = 10"
+    for name in names[1:]:
+        yield (
+            ("pool", name),
+            f"one daemon runs one pool, and {names[0]} is already given; "
+            "write a second file with its own daemon.state_dir and run a second daemon",
+        )
+    for name in names:
+        if not _POOL_NAME.fullmatch(name):
+            yield (
+                ("pool", name),
+                f"{shown(name)} cannot be a pool's name; use 1 to 24 of the characters a-z, 0-9 and -",
+            )
+
+
+def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_Found]:
+    at = ("pool", name)
+    if pool.on_demand_floor is not None:
+        if "spot_share" in pool.model_fields_set:
+            yield (*at, "on_demand_floor"), "says the same as spot_share; write only one of the two"
+        if pool.on_demand_floor > pool.replicas:
+            yield (
+                (*at, "on_demand_floor"),
+                f"the floor of {pool.on_demand_floor} on-demand nodes is above replicas = {pool.replicas}; "
+                "lower the floor or raise replicas",
+            )
+    if pool.mix == "adaptive" and any(units != 1 for units in pool.units.values()):
+        yield (
+            (*at, "units"),
+            'the adaptive mix counts nodes that serve one unit each; leave units out, or write mix = "70/30"',
+        )
+    if pool.mix == "adaptive" and pool.standby.hot:
+        yield (
+            (*at, "standby", "hot"),
+            "the adaptive mix finds itself how many nodes are ready beyond the replicas; leave hot out, or "
+            'write mix = "70/30"',
+        )
+    if pool.engine.kind == "vllm" and not pool.model:
+        yield (
+            (*at, "model"),
+            'is missing; vLLM needs a model, such as model = "meta-llama/Llama-3.1-8B-Instruct"',
+        )
+    if pool.engine.kind == "simulated" and pool.cloud.kind == "aws" and not pool.engine.allow_simulated:
+        yield (
+            (*at, "engine", "kind"),
+            "is simulated, and instances of EC2 are paid for: the engine would make its answers up; write "
+            'kind = "vllm", or allow_simulated = true beside it where that is meant',
+        )
+    if pool.health.replace_after < pool.health.unhealthy_after:
+        yield (
+            (*at, "health", "replace_after"),
+            f"{_text(pool.health.replace_after)} is shorter than unhealthy_after "
+            f"({_text(pool.health.unhealthy_after)}): a node would be replaced before it leaves the target "
+            "set; raise it or lower unhealthy_after",
+        )
+    if pool.patience.stale_after <= parsed.daemon.poll_instances:
+        yield (
+            (*at, "patience", "stale_after"),
+            f"{_text(pool.patience.stale_after)} is not longer than daemon.poll_instances "
+            f"({_text(parsed.daemon.poll_instances)}), so every list would count as stale and no node could "
+            "ever be replaced; raise stale_after or poll more often",
+        )
+    if pool.patience.vanish_grace <= 0:
+        yield (
+            (*at, "patience", "vanish_grace"),
+            'is 0, so a list that lags behind a launch would lose the new node; write "15s"',
+        )
+    for table, key in (("placement", "refusal_half_life"), ("placement", "reclaim_half_life")):
+        if getattr(getattr(pool, table), key) <= 0:
+            yield (
+                (*at, table, key),
+                'is 0, and a weight cannot halve in no time; write a duration such as "3m"',
+            )
+    if pool.health.boot_timeout <= 0:
+        yield (*at, "health", "boot_timeout"), 'is 0, so no node could ever start; write "15m"'
+    yield from balancer_errors(at, pool)
+    if pool.cloud.kind == "aws":
+        yield from aws_errors(at, pool)
+    else:
+        yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
+    yield from _socket_errors((*at, "gateway", "socket"), pool.gateway.socket)
+    for key, value in pool.gateway:
+        if key in POSITIVE and not value > 0:
+            yield (*at, "gateway", key), "is 0, which lets nothing pass; write something above 0"
+
+
+def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_Found]:
+    at = ("pool", name)
+    wanted = pool.as_pool(name)
+    drain_time = pool.drain.budget + pool.drain.margin
+    if drain_time > _AWS_NOTICE:
+        yield (
+            (*at, "drain", "budget"),
+            f"budget and margin need {_text(drain_time)}, but an interruption notice gives "
+            f"{_text(_AWS_NOTICE)}; drains will be cut short, so lower one of them",
+        )
+    if pool.gateway.continuation != "off" and not pool.gateway.drain_margin < pool.drain.budget:
+        yield (
+            (*at, "gateway", "drain_margin"),
+            f"{_text(pool.gateway.drain_margin)} is not below drain.budget, so every stream leaves a node as "
+            f"soon as that drains; write less than {_text(pool.drain.budget)}",
+        )
+    if wanted.spot_share > 0 and wanted.spot_wanted == 0:
+        yield (
+            (*at, "spot_share"),
+            f"with replicas = {wanted.replicas} the on-demand floor rounds up to every node and none is on "
+            "spot; raise replicas or spot_share",
+        )
+    if pool.standby.hot > pool.replicas:
+        yield (
+            (*at, "standby", "hot"),
+            f"{pool.standby.hot} hot beside {pool.replicas} replicas: more would stand by than serve, at the "
+            "price of on-demand; lower it unless that is meant",
+        )
+    if pool.limits.surge == 0 and pool.standby.hot == 0:
+        yield (
+            (*at, "limits", "surge"),
+            "with no surge and no hot standby a node cannot be replaced before it is taken out, and "
+            "on-demand cover never goes back to spot; allow a surge of at least 1",
+        )
+    if 0 < pool.limits.surge < wanted.largest and "surge" in pool.limits.model_fields_set:
+        yield (
+            (*at, "limits", "surge"),
+            f"nodes come whole, and one may serve {wanted.largest} units: rounding up may use all of a surge "
+            f"of {pool.limits.surge}; then nothing is replaced before it is taken out, and on-demand cover "
+            f"never goes back to spot; write {2 * wanted.largest} or leave it out",
+        )
+    if pool.health.replace_after < parsed.daemon.probe_interval + parsed.daemon.probe_timeout:
+        yield (
+            (*at, "health", "replace_after"),
+            f"{_text(pool.health.replace_after)} is shorter than one probe's interval and timeout together, "
+            "so one slow answer replaces a node; write at least 30s",
+        )
+    yield from balancer_warnings(at, pool)
+    if pool.cloud.kind == "aws":
+        yield from aws_warnings(at, pool)
+
+
+def _file_errors(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
+    at = ("pool", name, "engine")
+    for table, key_file in _key_files(pool, role):
+        path = ("pool", name, table, "api_key_file")
+        if is_credential(key_file):
+            if role != "any":
+                yield path, f"{key_file}: no service manager gave this process credentials; name a file"
+        elif fault := unreadable(key_file):
+            yield path, fault
+    program = pool.engine.executable
+    if "/" in program and pool.cloud.kind == "local":  # elsewhere it is a path on the nodes
+        if not Path(program).is_file():
+            yield (*at, "executable"), f"there is no file {program}; correct the path or install the engine"
+        elif not os.access(program, os.X_OK):
+            yield (*at, "executable"), f"{program} cannot be run; make it executable with chmod +x"
+
+
+def _file_warnings(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
+    at = ("pool", name)
+    program = pool.engine.executable or ("vllm" if pool.engine.kind == "vllm" else "")
+    if pool.cloud.kind == "local" and program and "/" not in program and shutil.which(program) is None:
+        yield (
+            (*at, "engine", "executable"),
+            f"{program} is not on the PATH, and the nodes of a local cloud run on this machine; "
+            "install the engine or write the path of its program",
+        )
+    for table, key_file in _key_files(pool, role):
+        if is_open(key_file):
+            yield (
+                (*at, table, "api_key_file"),
+                f"{key_file} can be read by other users; close it with chmod 600",
+            )
+
+
+def _key_files(pool: PoolConfig, role: Role) -> list[tuple[str, Path]]:
+    """The key files that the reader of the configuration will open."""
+    given = (
+        ("daemon", "engine", pool.engine.api_key_file),
+        ("gateway", "gateway", pool.gateway.api_key_file),
+    )
+    return [(table, file) for who, table, file in given if file is not None and role in (who, "any")]
+
+
+def _directory_errors(path: tuple[str, ...], directory: Path) -> Iterator[_Found]:
+    if directory.exists():
+        if not directory.is_dir():
+            yield path, f"{directory} is a file; name a directory"
+        elif not os.access(directory, os.W_OK | os.X_OK):
+            yield (
+                path,
+                f"{directory} cannot be written by this user; change its owner or name another directory",
+            )
+        return
+    parent = directory.parent
+    if parent.exists() and not parent.is_dir():
+        yield path, f"{parent} is a file, so {directory.name} cannot be created in it; name another directory"
+    elif not parent.is_dir():
+        yield path, f"{parent} does not exist; create it with mkdir -p, or name another directory"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        yield path, f"{parent} cannot be written by this user, so {directory.name} cannot be created in it"
+
+
+def _socket_errors(path: tuple[str, ...], socket: Path) -> Iterator[_Found]:
+    length = len(os.fsencode(socket))
+    if length > _SOCKET_PATH_LIMIT:
+        yield (
+            path,
+            f"{socket} has {length} bytes, and a unix socket's path may have {_SOCKET_PATH_LIMIT}; "
+            "choose a shorter daemon.state_dir",
+        )
+
+
+def _text(seconds: float) -> str:
+    return format_duration(seconds)

@@ -1,0 +1,237 @@
+"""The [pool.NAME.gateway] table, and how it becomes the settings of one gateway process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field
+
+from orchestrator.config.types import (
+    Address,
+    AddressOrOff,
+    Duration,
+    Factor,
+    FilePath,
+    HostNames,
+    Networks,
+    Section,
+    Size,
+    Strings,
+    address_key,
+    duration_key,
+    path_key,
+    share_key,
+    size_key,
+)
+from orchestrator.gateway.config import GatewayConfig
+
+_DEFAULTS: Final = GatewayConfig(targets_file=Path("targets.json"), socket=Path("gateway.sock"))
+
+
+class GatewayTable(Section):
+    """The gateway in front of the nodes: its own process, which keeps serving while the daemon is down."""
+
+    listen: Address = address_key(
+        f"{_DEFAULTS.host}:{_DEFAULTS.port}", "Address that clients send their requests to."
+    )
+    metrics_listen: AddressOrOff = address_key(
+        "127.0.0.1:9478",
+        'Address of the listener with /metrics for Prometheus, or "off". It asks for no password, so keep it '
+        "on the loopback or a private network. It is opened once its port is free.",
+    )
+    allowed_hosts: HostNames = Field(
+        default=(),
+        description="Names under which clients ask for the gateway, besides addresses, localhost and the "
+        "names of this machine; others are refused with 421. Not written means none more where `listen` is "
+        "the loopback, which a page in a browser here can reach by a name of its own (DNS rebinding), and "
+        'every name, ["*"], where other machines reach it anyway.',
+        examples=[["llm.internal"]],
+    )
+    socket: FilePath = path_key(
+        "{state_dir}/gateway.sock", "Unix socket on which the gateway takes its target set."
+    )
+    targets_file: FilePath = path_key(
+        "{state_dir}/targets.json", "File with the target set, which the gateway reads when it starts."
+    )
+    api_key_file: FilePath | None = Field(
+        default=None,
+        description="File with the key that the gateway shows to the engines instead of the client's own.",
+    )
+    poll_interval: Duration = duration_key(
+        _DEFAULTS.poll_interval, "How often the gateway looks at the targets file."
+    )
+    health_path: str = Field(
+        default=_DEFAULTS.health_path, pattern="^/", description="Path that tells whether an engine is well."
+    )
+    health_interval: Duration = duration_key(
+        _DEFAULTS.health_interval,
+        "How often the gateway checks a target that owes answers and is silent; any other is checked at a "
+        "third of that pace.",
+    )
+    health_timeout: Duration = duration_key(
+        _DEFAULTS.health_timeout,
+        "How long a target may be silent and leave its check unanswered. After that it is lost, and what it "
+        "was answering goes on elsewhere; a frozen node within this and two of `health_interval`.",
+    )
+    health_fall: int = Field(
+        default=_DEFAULTS.health_fall,
+        ge=1,
+        description="Failed checks in a row before a target counts as unhealthy.",
+    )
+    queue_limit: int = Field(
+        default=_DEFAULTS.queue_limit,
+        ge=0,
+        description="Requests that may wait for a target; more are answered with 503.",
+    )
+    queue_deadline: Duration = duration_key(
+        _DEFAULTS.queue_deadline, "How long a request may wait for a target before it is answered with 503."
+    )
+    no_target_wait: Duration = duration_key(
+        _DEFAULTS.no_target_wait,
+        "How long a request waits while no target can be hoped for, before it is answered with 503.",
+    )
+    retry_after: Duration = duration_key(
+        _DEFAULTS.retry_after, "How long a refused client is told to wait, in whole seconds."
+    )
+    max_in_flight: int = Field(
+        default=_DEFAULTS.max_in_flight,
+        ge=1,
+        description="Requests that one target may hold for each unit it serves; more wait in the queue.",
+    )
+    connect_timeout: Duration = duration_key(
+        _DEFAULTS.connect_timeout, "How long opening a connection to a target may take."
+    )
+    first_token_timeout: Duration = duration_key(
+        _DEFAULTS.first_token_timeout,
+        "Longest wait for the first token of a streaming request, while its target brings nothing to others "
+        "either: one that moves is busy, and gets the time it needs.",
+    )
+    answer_timeout: Duration = duration_key(
+        _DEFAULTS.answer_timeout, "Longest life of a plain request, whatever its target does."
+    )
+    stream_timeout: Duration = duration_key(
+        _DEFAULTS.stream_timeout, "Longest life of a streaming request, whatever its target does."
+    )
+    stall_factor: float = Field(
+        default=_DEFAULTS.stall_factor,
+        gt=0,
+        description="A stream that is silent for so many times the mean gap of its target's streams goes on "
+        "elsewhere, even if the target moves.",
+    )
+    stall_least: Duration = duration_key(
+        _DEFAULTS.stall_least, "Silence inside a stream that is no stall, whatever `stall_factor` says."
+    )
+    idle_timeout: Duration = duration_key(
+        _DEFAULTS.idle_timeout,
+        "Longest silence inside a stream: after it the stream goes on elsewhere, or ends with an error.",
+    )
+    continuation: Literal["on", "exact", "off"] = Field(
+        default=_DEFAULTS.continuation,  # type: ignore[arg-type]
+        description="What becomes of a stream whose node is lost. on: another node of the same build "
+        "finishes it, also where the rest cannot be exactly what the first one would have said; such a "
+        "stream is marked. exact: only where it can. off: it ends with an error. Clients may ask for less "
+        "with the header X-Continuation.",
+        examples=["exact"],
+    )
+    drain_margin: Duration = duration_key(
+        _DEFAULTS.drain_margin,
+        "How long before the deadline of a draining node its streams move that would outlive it.",
+    )
+    max_retries: int = Field(
+        default=_DEFAULTS.max_retries,
+        ge=0,
+        description="How often a request that reached a target may be sent again.",
+    )
+    retry_budget: Factor = share_key(
+        _DEFAULTS.retry_budget, "Retries allowed, as a share of the requests served over time."
+    )
+    retry_reserve: int = Field(
+        default=_DEFAULTS.retry_reserve,
+        ge=0,
+        description="Retries that may be saved up, so that the loss of a busy node is made good at once.",
+    )
+    breaker_failures: int = Field(
+        default=_DEFAULTS.breaker_failures,
+        ge=1,
+        description="Failures in a row that keep requests away from a target for a while.",
+    )
+    breaker_open: Duration = duration_key(
+        _DEFAULTS.breaker_open,
+        "How long requests are kept away before one may try the target again; twice as long each time that "
+        "one fails.",
+    )
+    breaker_longest: Duration = duration_key(
+        _DEFAULTS.breaker_longest, "Longest time for which requests are kept away from a target at once."
+    )
+    body_limit: Size = size_key(_DEFAULTS.body_limit, "Largest request body; larger ones get 413.")
+    bodies_limit: Size = size_key(
+        _DEFAULTS.bodies_limit,
+        "Request bodies that may be held at one time, all together; what does not fit gets 503. With copies "
+        "of what is being sent the gateway needs up to three times as much memory.",
+    )
+    body_timeout: Duration = duration_key(
+        _DEFAULTS.body_timeout, "Longest silence inside a request body before it is refused with 408."
+    )
+    body_rate: Size = size_key(
+        _DEFAULTS.body_rate,
+        "Bytes a second that a request body must bring on the whole after `body_timeout`.",
+    )
+    answer_limit: Size = size_key(
+        _DEFAULTS.answer_limit, "Largest plain answer that is held back so that it could be retried."
+    )
+    connection_limit: int = Field(
+        default=_DEFAULTS.connection_limit,
+        ge=1,
+        description="Connections that clients may hold, never more than half of what the process may open. "
+        "For one more, the one ends that has been silent for longest.",
+    )
+    head_limit: Size = size_key(
+        _DEFAULTS.head_limit, "Largest head of a request, line and fields together; larger ones get 431."
+    )
+    head_timeout: Duration = duration_key(
+        _DEFAULTS.head_timeout, "How long the head of a request may take before it is refused with 408."
+    )
+    unread_timeout: Duration = duration_key(
+        _DEFAULTS.unread_timeout,
+        "How long a client may leave a part of its answer unread before its connection ends.",
+    )
+    unread_limit: Size = size_key(
+        _DEFAULTS.unread_limit,
+        "What all clients together may leave unread; for more, the connection ends that has most.",
+    )
+    allow_paths: Strings = Field(
+        default=_DEFAULTS.allow_paths,
+        description="Paths that clients may reach besides /v1/.",
+        examples=[["/health", "/tokenize"]],
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="Addresses and networks of proxies in front of the gateway: what they say in "
+        "X-Forwarded-For, -Proto and -Host is passed on to the nodes, with theirs added. What others say "
+        "there is dropped.",
+        examples=[["10.0.0.0/8"]],
+    )
+    linger: Duration = duration_key(
+        _DEFAULTS.linger, "How long a stopping gateway still accepts, telling clients to reconnect."
+    )
+    drain_timeout: Duration = duration_key(
+        _DEFAULTS.drain_timeout, "How long a stopping gateway waits for requests in flight."
+    )
+
+    def as_gateway(self, pool: str) -> GatewayConfig:
+        """The settings of the gateway process of one pool.
+
+        Raises GatewayError when a value makes no sense, OSError when `api_key_file` cannot be read.
+        """
+        values = self.model_dump(exclude={"listen", "metrics_listen", "api_key_file", "retry_after"})
+        key_file = self.api_key_file
+        return GatewayConfig(
+            **values,
+            host=self.listen.host,
+            port=self.listen.port,
+            metrics_listen=self.metrics_listen,
+            pool=pool,
+            retry_after=round(self.retry_after),
+            api_key=None if key_file is None else key_file.read_text(encoding="utf-8").strip(),
+        )

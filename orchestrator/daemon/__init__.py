@@ -1,0 +1,1 @@
+"""The daemon: joins loop, API and lease, and lives as a process."""

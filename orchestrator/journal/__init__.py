@@ -1,0 +1,1 @@
+"""The journal: events and recorded turns in SQLite or PostgreSQL, read, fetched and replayed."""

@@ -1,0 +1,450 @@
+"""The loop: take events, observe, journal, decide, journal intents, act.
+
+One turn never waits for the world: the observer's newest snapshot is taken, calls run beside the loop and
+come back as events. The only thing a turn waits for is the journal, because a fact must be on disk before it
+is acted on. When the journal cannot be written the loop goes on without it: notices still drain and target
+sets are still written, and nothing is launched or ended. When the lease has run out because its database does
+not answer, noticed nodes are still taken out of the balancers (`policies.failsafe`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from cloud.ports import Clock, Lease
+from orchestrator.journal.store import Journal, StoreUnavailable, Superseded
+from orchestrator.loop.actuator import Actuator
+from orchestrator.loop.inbox import Inbox
+from orchestrator.loop.ledger import Ledger
+from orchestrator.loop.observer import Observer
+from orchestrator.loop.recorder import Recorder
+from orchestrator.loop.tally import Tally, dooms
+from orchestrator.metrics import metrics
+from policies import facts, parts
+from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.decide import decide_for
+from policies.events import (
+    AlarmRaised,
+    DrainEnded,
+    DrainHeld,
+    DrainStarted,
+    Event,
+    GoneCause,
+    IntentOpened,
+    NodeGone,
+    NoticeSeen,
+    PartBack,
+    PartLost,
+    StateChanged,
+    TargetsApplied,
+)
+from policies.fleet import Fleet, vouched_for
+from policies.memory import Memory, add_notice, reduce
+from policies.model import Notice, Phase, Placement, Pool, TargetPhase, World
+from policies.records import concerns
+from policies.value import lazy, replace
+from policies.verdict import State, Verdict, change, judge
+
+log = structlog.get_logger("loop")
+
+UNWRITTEN_MOST = 10_000
+"""Events kept for the journal while it cannot be written; the oldest are dropped beyond."""
+
+_OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
+    metrics.TURN_SECONDS.labels(part) for part in ("observe", "journal", "decide", "act")
+)
+
+_RUNS = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATING})
+"""Phases of nodes whose engine may answer."""
+
+_CALM = (State.OK, State.STARTING, State.PAUSED)
+"""States that nobody need look after."""
+
+_DEBOUNCE = 0.01
+"""Seconds in which further wake-ups join a turn, unless a notice waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What the last turn saw and decided, for status pages."""
+
+    fleet: Fleet
+    world: World
+    memory: Memory
+    plan: Plan
+    at: float
+
+    @lazy
+    def verdict(self) -> Verdict:
+        """How the pool is: the one judgement that every page, metric and exit code goes by."""
+        return judge(self.fleet, self.world, self.memory)
+
+
+@dataclass
+class _Alarms:
+    """Which alarms are raised now, so that each is journalled once."""
+
+    raised: set[tuple[str, str]] = field(default_factory=set)  # by name, and by what each is about
+
+    def fresh(self, pool: str, alarms: Sequence[Alarm]) -> list[Alarm]:
+        present = {(a.name, a.about) for a in alarms}
+        names = {name for name, _ in present}
+        for name, _ in self.raised | present:
+            metrics.ALARMS.labels(pool, name).set(name in names)
+        found = {(a.name, a.about): a for a in alarms if (a.name, a.about) not in self.raised}
+        self.raised = present
+        return list(found.values())
+
+
+class Loop:
+    """One pool's loop. `run` is its root task; `turn` runs once, for tests and the simulator."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        memory: Memory,
+        clock: Clock,
+        lease: Lease,
+        epoch: int,
+        journal: Journal,
+        ledger: Ledger,
+        inbox: Inbox,
+        observer: Observer,
+        actuator: Actuator,
+        tick: float,
+        recorder: Recorder | None = None,
+        on_turn: Callable[[Snapshot], None] | None = None,
+    ) -> None:
+        self.pool, self.memory = pool, memory
+        self._clock, self._lease, self._epoch, self._journal = clock, lease, epoch, journal
+        self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
+        self._tick, self._recorder, self._on_turn = tick, recorder, on_turn
+        self._tally = Tally(pool.name)
+        self._unwritten: list[Event] = []
+        self._alarms = _Alarms()
+        self._durable = True
+        self._failsafe = False
+        self._writing = False
+        self._next: tuple[Pool, float] | None = None
+        self.turns = 0
+        self.last: Snapshot | None = None
+
+    def reconfigure(self, pool: Pool, *, tick: float) -> None:
+        """Have the next turn, and those after it, go by another wanted state of the same pool."""
+        self._next = pool, tick
+        self._inbox.poke()
+
+    @property
+    def settled(self) -> bool:
+        """True while everything in memory is on disk: only then may memory be stored as a snapshot."""
+        return self._durable and not self._unwritten and not self._writing
+
+    @property
+    def unwritten(self) -> int:
+        """Events that wait for the journal to accept writes."""
+        return len(self._unwritten)
+
+    async def run(self) -> None:
+        """Turn for ever: at once when a notice waits, soon after other events, and at every tick."""
+        seconds = asyncio.get_running_loop().time
+        while True:
+            await self.turn()
+            waits_since = seconds()
+            if not await self._inbox.wait(self._tick, debounce=_DEBOUNCE):
+                metrics.LOOP_LAG.observe(max(0.0, seconds() - waits_since - self._tick))
+
+    async def turn(self) -> Snapshot:
+        """One turn. A failing journal is a state, not an exception.
+
+        Raises Superseded when another daemon has taken over.
+        """
+        seconds = asyncio.get_running_loop().time
+        started = seconds()
+        if self._next is not None:
+            (self.pool, self._tick), self._next = self._next, None
+            if self._recorder is not None:
+                self._recorder.begin()
+        arrived, ticket = self._inbox.take_all()
+        world = self._observer.world(durable=self._durable, leading=self._lease.valid(), epoch=self._epoch)
+        world = replace(world, writing=self._actuator.writing, failsafe_since=self._failsafe_since(world))
+        heard = self._heard(arrived)
+        memory = reduce(self.memory, *heard)
+        seen = facts.changes(self.pool, world, memory)
+        memory = reduce(memory, *seen)
+        fleet = Fleet.of(self.pool, world, memory)
+        news = self._news(world, memory, fleet)
+        self._tally.events((*heard, *seen), self.memory, memory)
+        self._tally.tokens(world)
+        self.memory = reduce(memory, *news)
+        observed = seconds()
+        if await self._write((*heard, *seen, *news)):
+            self._inbox.mark_written(ticket)
+        if world.leading:
+            self._hear_last_words(seen, world)
+        if world.durable is not self._durable:
+            world = replace(world, durable=self._durable)
+        journalled = seconds()
+        plan = self._decide(fleet, world)
+        decided = seconds()
+        await self._act(plan, world)
+        await self._ledger.count(fleet, world)
+        snapshot = self._publish(fleet, world, plan)
+        acted = seconds()
+        _OBSERVING.observe(observed - started)
+        _JOURNALLING.observe(journalled - observed)
+        _DECIDING.observe(decided - journalled)
+        _ACTING.observe(acted - decided)
+        return snapshot
+
+    def _failsafe_since(self, world: World) -> float | None:
+        """When the database answered last, once the lease has run out because it does not."""
+        silent = None if world.leading else self._lease.unanswered()
+        if (silent is not None) is not self._failsafe:
+            self._failsafe = silent is not None
+            log.warning("failsafe.began" if self._failsafe else "failsafe.ended", silent=silent)
+        return None if silent is None else world.now - silent
+
+    def _decide(self, fleet: Fleet, world: World) -> Plan:
+        """The plan. A decision that raises ends the daemon; what it was asked is recorded for a replay."""
+        try:
+            return decide_for(fleet, world, self.memory)
+        except Exception as error:
+            if self._recorder is not None:
+                self._recorder.raised(self.pool, world, self.memory, error, behind=len(self._unwritten))
+            raise
+
+    # -- in ----------------------------------------------------------------------------------------
+
+    def _heard(self, events: Sequence[Event]) -> list[Event]:
+        """Events worth journalling: a notice heard before, from the same source, is not news."""
+        found: list[Event] = []
+        fresh: dict[str, tuple[Notice, ...]] = {}
+        for event in events:
+            if isinstance(event, NoticeSeen):
+                node = event.notice.node
+                record = self.memory.nodes.get(node)
+                if record is not None and not concerns(event.notice, record):
+                    continue
+                if node not in fresh:
+                    early = self.memory.early_notices.get(node, ())
+                    fresh[node] = record.notices if record is not None else early
+                heard = add_notice(fresh[node], event.notice)
+                if heard is fresh[node]:
+                    continue
+                first = not any(map(dooms, fresh[node]))
+                fresh[node] = heard
+                self._tally.notice(event, known=record is not None, first=first)
+                log.warning(
+                    "notice",
+                    node=node,
+                    kind=str(event.notice.kind),
+                    source=event.notice.source,
+                    deadline=event.notice.deadline,
+                )
+            elif isinstance(event, TargetsApplied):
+                self._tally.detached(event, self.memory)
+            found.append(event)
+        return found
+
+    def _news(self, world: World, memory: Memory, fleet: Fleet) -> tuple[Event, ...]:
+        """What people should read of this turn: it is whole, parts are lost or back, the state is another.
+
+        Logged here, whether or not the journal takes it.
+        """
+        found: tuple[Event, ...] = (
+            *facts.whole(self.pool, world, memory, fleet),
+            *parts.news(world, fleet, memory),
+        )
+        memory = reduce(memory, *found)
+        found += change(judge(fleet, world, memory), fleet, world, memory)
+        _log(found)
+        return found
+
+    async def _write(self, events: Sequence[Event]) -> bool:
+        """Journal events, with those that could not be written before; True when all are on disk."""
+        waiting = [*self._unwritten, *events]
+        if not waiting and self._durable:
+            return True
+        started = asyncio.get_running_loop().time()
+        self._writing = True
+        try:
+            await self._journal.append(self.pool.name, waiting)
+        except Superseded:
+            raise
+        except StoreUnavailable as error:
+            if self._durable:
+                effect = "notices still drain nodes; nothing is launched or ended until it can be written"
+                log.error("journal.unavailable", error=str(error), effect=effect)
+            metrics.JOURNAL_FAILURES.inc()
+            self._durable = False
+            self._unwritten = waiting[-UNWRITTEN_MOST:]
+            if len(waiting) > UNWRITTEN_MOST and self._recorder is not None:
+                self._recorder.events_lost()
+        else:
+            if not self._durable:
+                log.info("journal.available", written=len(waiting))
+            self._durable, self._unwritten = True, []
+            metrics.JOURNAL_SECONDS.observe(asyncio.get_running_loop().time() - started)
+        finally:
+            self._writing = False
+        metrics.JOURNAL_OK.set(self._durable)
+        return self._durable
+
+    # -- out ---------------------------------------------------------------------------------------
+
+    async def _act(self, plan: Plan, world: World) -> None:
+        """Write target sets at once, journal what costs money or ends nodes, then do it.
+
+        An intent that could not be journalled never was: it leaves memory again and is not acted on.
+        """
+        if world.failsafe_since is not None:
+            out = [t for t in plan.targets if t.phase is TargetPhase.DRAINING]
+            self._actuator.take_out(plan.write, out, self._epoch)
+        else:
+            self._actuator.write(plan.write, plan.targets, self._epoch, leading=world.leading)
+        if self._recorder is not None:
+            self._recorder.decided(self.pool, world, self.memory, plan, behind=len(self._unwritten))
+        now = self._clock.now()
+        alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
+        news = [*records(now, plan.actions), *self._newly_held(now, plan)]
+        news += [AlarmRaised(at=now, name=a.name, text=a.reason) for a in alarms]
+        if news:
+            before = self.memory
+            self.memory = reduce(before, *news)
+            if not await self._write(news):
+                void = {id(r) for r in news if isinstance(r, IntentOpened)}
+                self._unwritten = [e for e in self._unwritten if id(e) not in void]
+                self.memory = reduce(before, *(r for r in news if id(r) not in void))
+            elif self._lease.valid():  # a process that was suspended may have lost it since the turn began
+                self._actuator.perform(plan.actions, place_of=self._place_of)
+        self._tell(plan, alarms)
+
+    def _hear_last_words(self, seen: Sequence[Event], world: World) -> None:
+        """Have it told what machines wrote that a fault ended before they were ready."""
+        unready = {
+            e.node: e.detail for e in seen if isinstance(e, NodeGone) and e.cause is GoneCause.NEVER_STARTED
+        }
+        for instance in world.instances if unready else ():
+            if instance.id in unready:
+                why = unready[instance.id] or "a fault ended it before it was ready"
+                self._actuator.ended_unready(instance.id, instance.placement, why)
+
+    def _place_of(self, node: str) -> Placement | None:
+        record = self.memory.nodes.get(node)
+        return None if record is None else record.placement
+
+    def _newly_held(self, now: float, plan: Plan) -> list[Event]:
+        """Doomed nodes that go on serving by choice, each told once."""
+        held = {d.node: d.reason for d in plan.deferred if d.kind is ActionKind.DRAIN}
+        return [DrainHeld(at=now, node=n, reason=held[n]) for n in self._tally.newly_held([*held])]
+
+    def _tell(self, plan: Plan, alarms: Sequence[Alarm]) -> None:
+        """Count and log what was decided; after the deed, since a notice waits for nothing."""
+        for action in plan.actions:
+            metrics.ACTIONS.labels(self.pool.name, str(action.kind)).inc()
+            if not isinstance(action, Alarm):
+                log.info(
+                    str(action.kind),
+                    node=getattr(action, "node", "") or None,
+                    reason=action.reason,
+                    placement=str(getattr(action, "placement", "") or "") or None,
+                )
+        for alarm in alarms:
+            log.error("alarm", name=alarm.name, reason=alarm.reason)
+
+    def _publish(self, fleet: Fleet, world: World, plan: Plan) -> Snapshot:
+        self.turns += 1
+        snapshot = Snapshot(fleet=fleet, world=world, memory=self.memory, plan=plan, at=self._clock.now())
+        self.last = snapshot
+        moving = (Phase.PENDING, Phase.STARTING, Phase.DRAINING, Phase.TERMINATING)
+        busy = any(n.phase in moving or n.doomed is not None for n in fleet.nodes)
+        draining = frozenset(n.id for n in fleet.nodes if n.drain is not None)
+        self._observer.hurry(on=busy or bool(fleet.launching), draining=draining)
+        self._observer.follow(engines(fleet, world))
+        metrics.TURNS.inc()
+        metrics.LAST_TURN.set(snapshot.at)
+        if self._on_turn is not None:
+            self._on_turn(snapshot)
+        return snapshot
+
+
+def _log(events: Sequence[Event]) -> None:
+    """Log what was lost, what is back, and what the pool is now."""
+    for event in events:
+        match event:
+            case PartLost():
+                away = round(event.at - event.since, 1)
+                log.warning(
+                    "part.lost", kind=str(event.kind), part=event.part, seconds=away, error=event.error
+                )
+            case PartBack():
+                log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
+            case StateChanged():
+                say = log.info if event.state in _CALM else log.warning
+                say("state.changed", state=event.state, before=event.before or None, why=event.why)
+
+
+def engines(fleet: Fleet, world: World) -> dict[str, str]:
+    """Where the engines of nodes listen that may run, empty where that is not known now.
+
+    An address is used again: one that lists lack is not where another machine is. One that lists show stopped
+    may run where a balancer finds it healthy: what the last look saw is not forgotten.
+    """
+    taken = {i.address for i in world.instances}
+    running = [n for n in fleet.nodes if n.phase in _RUNS]
+    doubtful = [n for n in fleet.nodes if n.phase is Phase.STOPPED and n.standby is None]
+    vouched = vouched_for(world) if doubtful else set()
+    running += [n for n in doubtful if n.id in vouched]
+    return {n.id: n.address for n in running if n.listed or not n.address or n.address not in taken}
+
+
+def records(now: float, actions: Sequence[Action]) -> list[Event]:
+    """What is journalled before actions are carried out."""
+    found: list[Event] = []
+    for action in actions:
+        match action:
+            case Drain():
+                found.append(
+                    DrainStarted(
+                        at=now,
+                        node=action.node,
+                        deadline=action.deadline,
+                        cause=action.cause,
+                        reason=action.reason,
+                    )
+                )
+            case Undrain():
+                found.append(DrainEnded(at=now, node=action.node, reason=action.reason))
+            case Launch():
+                found.append(
+                    IntentOpened(
+                        at=now,
+                        token=action.token,
+                        kind=action.kind,
+                        node="",
+                        placement=action.placement,
+                        standby=action.standby,
+                        replaces=action.replaces,
+                        price=action.price,
+                        cause=action.cause,
+                        reason=action.reason,
+                    )
+                )
+            case Start() | Stop() | Terminate():
+                found.append(
+                    IntentOpened(
+                        at=now,
+                        token=action.token,
+                        kind=action.kind,
+                        node=action.node,
+                        replaces=getattr(action, "replaces", ""),
+                        cause=getattr(action, "cause", None),
+                        reason=action.reason,
+                    )
+                )
+    return found

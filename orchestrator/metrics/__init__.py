@@ -1,0 +1,1 @@
+"""The daemon's metrics: every name and label, and the counting of calls."""

@@ -1,0 +1,1 @@
+"""Answers of the API, findings and journals as text and tables for a terminal."""

@@ -1,0 +1,1 @@
+"""The whole daemon in a simulated world, on virtual time."""

@@ -1,0 +1,146 @@
+"""A daemon as a simulated process, and its real journal: a write is an effect, a kill leaves the disk be."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cloud.sim.effects import Effects
+from orchestrator.daemon.daemon import Daemon
+from orchestrator.journal.codec import encode
+from orchestrator.journal.database import Lane
+from orchestrator.journal.sqlite import SqliteFile, SqliteStore
+from orchestrator.journal.store import StoreUnavailable, Superseded, node_of
+from orchestrator.lease.file import FileLease
+from orchestrator.lease.shared import SharedLease
+from policies.economics import Charge
+from policies.events import Event, IntentOpened
+from policies.memory import Memory
+
+
+class RecordedStore(SqliteStore):
+    """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
+
+    effects: Effects
+    hear: Callable[[Sequence[Event], bool], None]  # events, and whether they are written
+    _acted_on: Sequence[Event] = ()  # heard already, and not written yet
+
+    def serve_from(self, file: SqliteFile) -> None:
+        """Go on with another way to the same file."""
+        self._backend = file
+        self._writer = self._reader = Lane(file, inline=True)
+
+    async def next_epoch(self, now: float, *, after: int = 0) -> int:
+        """See Store."""
+        return await self.effects.record(
+            "journal", "epoch", lambda: super(RecordedStore, self).next_epoch(now, after=after)
+        )
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        """See Store."""
+        if not events:
+            return
+        names = ", ".join(_name(e) for e in events)
+        check = zlib.crc32(b"".join(encode(e) for e in events))
+
+        async def write() -> None:
+            known = {id(e) for e in self._acted_on}
+            news = [e for e in events if id(e) not in known]
+            try:
+                await super(RecordedStore, self).append(pool, events)
+            except Superseded:
+                raise  # it ends, and does nothing more
+            except StoreUnavailable:
+                # Drains go on without the journal, calls on the cloud do not.
+                news = [e for e in news if not isinstance(e, IntentOpened)]
+                self._acted_on = [*self._acted_on, *news]
+                self.hear(news, False)
+                raise
+            self._acted_on = ()
+            self.hear(news, True)
+
+        await self.effects.record("journal", "append", write, detail=f"{names} {check:08x}")
+
+    async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
+        """See Store."""
+        await self.effects.record(
+            "journal",
+            "snapshot",
+            lambda: super(RecordedStore, self).snapshot(pool, memory, keep_after=keep_after),
+        )
+
+    async def charge(
+        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+    ) -> None:
+        """See Store."""
+        await self.effects.record(
+            "journal",
+            "charge",
+            lambda: super(RecordedStore, self).charge(
+                pool, charges, on_demand_usd=on_demand_usd, until=until
+            ),
+        )
+
+
+@dataclass(kw_only=True)
+class SimProcess:
+    """One daemon as a simulated process: `ended` says why it is no more, empty while it lives.
+
+    `ahead`: seconds by which its clock is ahead of the world's. `supervised`: it is started again when it
+    ends by itself. `paired`: it is one of a pair. `woke_at`: when it was thawed last, `idle_at`: when it was
+    last seen without the right to do anything.
+    """
+
+    name: str
+    daemon: Daemon
+    up_since: float | None = None
+    ahead: float = 0.0
+    frozen: bool = False
+    supervised: bool = False
+    paired: bool = False
+    ended: str = ""
+    woke_at: float = -math.inf
+    idle_at: float = -math.inf
+    leases: list[FileLease | SharedLease] = field(default_factory=list)
+    stores: list[RecordedStore] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """The one that it began last, 0 for none."""
+        return self.stores[-1].turns.epoch if self.stores else 0
+
+    @property
+    def leads(self) -> bool:
+        """It holds the lease now, frozen or not."""
+        return not self.ended and bool(self.leases) and self.leases[-1].valid()
+
+    @property
+    def failsafe(self) -> bool:
+        """Its lease has run out, since the database does not answer."""
+        return not self.ended and bool(self.leases) and self.leases[-1].unanswered() is not None
+
+
+@contextlib.contextmanager
+def untouched(path: Path) -> Iterator[None]:
+    """Keep a SQLite file and its log as they are on disk: closing a connection would tidy them up.
+
+    A killed process tidies up nothing, and the next one has to recover from what is there.
+    """
+    files = [path, path.with_name(path.name + "-wal")]
+    kept = {file: file.read_bytes() for file in files if file.exists()}
+    yield
+    for file in files:
+        file.unlink(missing_ok=True)
+        if file in kept:
+            file.write_bytes(kept[file])
+
+
+def _name(event: Event) -> str:
+    """An event in few words, for traces."""
+    words = [type(event).__name__, str(getattr(event, "kind", "")), node_of(event) or ""]
+    words.append(str(getattr(event, "outcome", "")))
+    return " ".join(word for word in words if word)

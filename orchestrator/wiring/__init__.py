@@ -1,0 +1,1 @@
+"""From a configuration to adapters: the ports of a pool."""

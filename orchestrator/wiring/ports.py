@@ -1,0 +1,178 @@
+"""From a configuration to the ports that the daemon works with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from cloud.agent_keys import NodeKeys
+from cloud.agent_receiver import AgentReceiver
+from cloud.balancers.gateway import GatewayBalancer
+from cloud.engines.simulated import SimulatedEngine
+from cloud.engines.vllm import VllmEngine
+from cloud.errors import CloudError
+from cloud.local.connection import LocalCloud
+from cloud.local.instances import LocalInstances
+from cloud.local.notices import LocalEventFeed, LocalMetadata
+from cloud.local.offerings import LocalOfferings
+from cloud.ports import Clock, Engine, EngineCommand, EngineSpec, Instances, LoadBalancer, Notices, Offerings
+from orchestrator.config.checks.balancer import keep_alive
+from orchestrator.config.load import Config, PoolConfig
+from policies.model import Instance
+
+log = structlog.get_logger("wiring")
+
+
+class Closable(Protocol):
+    """Something that holds connections."""
+
+    async def close(self) -> None:
+        """Release them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `agents` is
+    one of the `notices` and takes reports on a listener of its own; `others` are closed with the ports and
+    not used otherwise."""
+
+    instances: Instances
+    offerings: Offerings
+    notices: tuple[Notices, ...]
+    balancers: tuple[LoadBalancer, ...]
+    engine: Engine
+    command: EngineCommand
+    metadata: LocalMetadata | None = None
+    agents: AgentReceiver | None = None
+    others: tuple[Closable, ...] = ()
+
+    async def machines(self, pool: str, within: float) -> Sequence[Instance] | None:
+        """What the cloud lists now; None when not every region answers within so many seconds."""
+        asked = (self.instances.list(pool, region) for region in self.instances.regions)
+        try:
+            async with asyncio.timeout(within):
+                return [machine for found in await asyncio.gather(*asked) for machine in found]
+        except (CloudError, TimeoutError) as error:
+            log.warning("instances.unread", error=str(error) or "no answer in time")
+            return None
+
+    async def close(self) -> None:
+        """Release every connection. Touches no node and no target."""
+        for source in self.notices:
+            await source.close()
+        for balancer in self.balancers:
+            await balancer.close()
+        await self.instances.close()
+        await self.offerings.close()
+        await self.engine.close()
+        for other in self.others:
+            await other.close()
+
+
+def engine_spec(pool: PoolConfig) -> EngineSpec:
+    """What every node of the pool runs."""
+    return EngineSpec(
+        model=pool.model_name,
+        served_name=pool.engine.served_name or pool.model_name,
+        args=pool.engine.args,
+        env=pool.engine.env,
+        executable=pool.engine.executable,
+        drain_budget=pool.drain.budget,
+        keep_alive=keep_alive(pool),
+    )
+
+
+def connect(config: Config, clock: Clock) -> Ports:
+    """The ports of the configured pool. Opens nothing yet: connections are made at their first use.
+
+    Raises OSError for a file with a key or secret that cannot be read, ValueError for a secret that is none.
+    """
+    pool, engine = config.pool, engine_with_key(config, clock)
+    command = engine.command(engine_spec(pool))
+    agents = _agents(pool, clock)
+    if pool.cloud.kind == "aws":
+        return _on_aws(config, clock, engine, command, agents)
+    cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
+    metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
+    return Ports(
+        instances=LocalInstances(cloud),
+        offerings=LocalOfferings(cloud),
+        notices=(LocalEventFeed(cloud, clock), metadata, *_heard(agents)),
+        balancers=(_gateway(config, clock),),
+        engine=engine,
+        command=command,
+        metadata=metadata,
+        agents=agents,
+    )
+
+
+def _on_aws(
+    config: Config, clock: Clock, engine: Engine, command: EngineCommand, agents: AgentReceiver | None
+) -> Ports:
+    from orchestrator.wiring.aws import connect_aws
+
+    aws = connect_aws(config, clock)
+    return Ports(
+        instances=aws.instances,
+        offerings=aws.offerings,
+        notices=(*aws.notices, *_heard(agents)),
+        balancers=aws.balancers or (_gateway(config, clock),),
+        engine=engine,
+        command=command,
+        agents=agents,
+        others=aws.calls,
+    )
+
+
+def _agents(pool: PoolConfig, clock: Clock) -> AgentReceiver | None:
+    """What takes the reports of nodes; None while its listener is off."""
+    if pool.agents.listen is None:
+        return None
+    secret, aws = pool.agents.secret(), pool.cloud.aws
+    agents = AgentReceiver(clock, secret=secret)
+    if pool.cloud.kind == "aws" and aws.node_role:
+        from cloud.aws.identity import CallerIdentity
+
+        identify = CallerIdentity(role=aws.node_role, regions=aws.regions, endpoint=aws.endpoint)
+        agents.keys = NodeKeys(clock, secret=secret, identify=identify, owned=lambda n: agents.owned(n))
+    return agents
+
+
+def _heard(agents: AgentReceiver | None) -> tuple[Notices, ...]:
+    return () if agents is None else (agents,)
+
+
+def _gateway(config: Config, clock: Clock) -> GatewayBalancer:
+    gateway = config.pool.gateway
+    return GatewayBalancer(
+        socket=gateway.socket,
+        targets_file=gateway.targets_file,
+        pool=config.pool_name,
+        clock=clock,
+        on_file_error=lambda text: log.error("targets_file.not_written", error=text),
+    )
+
+
+def engine_with_key(config: Config, clock: Clock) -> VllmEngine | SimulatedEngine:
+    """The engine, with the key of its file. Raises OSError for a file that cannot be read."""
+    key_file = config.pool.engine.api_key_file
+    return engine_of(
+        config.pool,
+        clock,
+        api_key=key_file.read_text(encoding="utf-8").strip() if key_file is not None else "",
+        probe_timeout=config.daemon.probe_timeout,
+    )
+
+
+def engine_of(
+    pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0
+) -> VllmEngine | SimulatedEngine:
+    """The engine that every node of the pool runs."""
+    served = pool.engine.served_name or pool.model_name
+    kind = VllmEngine if pool.engine.kind == "vllm" else SimulatedEngine
+    return kind(clock, model_name=served, api_key=api_key, probe_timeout=probe_timeout)
