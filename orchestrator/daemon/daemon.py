@@ -208,7 +208,7 @@ class Daemon:
         news = (DaemonStarted(at=at, epoch=epoch), configured(self._config.wanted, at=at))
         await store.append(name, news)
         totals = await store.totals(name)
-        store.turns.keep_for, store.turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
+        store.keep_turns_for, store.keep_turns_bytes = settings.keep_turns, settings.keep_turns_size
         self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
         if self._listen:
             await self._open_sockets(store, ports)
@@ -284,7 +284,7 @@ class Daemon:
             observer=observer,
             actuator=actuator,
             tick=self._tick(settings.tick),
-            recorder=Recorder(store.turns, quiet=quiet) if quiet is not None else None,
+            recorder=Recorder(store.turns(name), quiet=quiet) if quiet is not None else None,
             on_turn=self._after_turn,
         )
 
@@ -368,8 +368,8 @@ class Daemon:
             return  # it begins with what is in force when it takes over
         if self.loop is None or self._store is None or self._ports is None:
             raise StartError("the loop was not built")
-        settings, turns = config.daemon, self._store.turns
-        turns.keep_for, turns.keep_bytes = settings.keep_turns, settings.keep_turns_size
+        settings, store = config.daemon, self._store
+        store.keep_turns_for, store.keep_turns_bytes = settings.keep_turns, settings.keep_turns_size
         self._actuator.command = self._ports.engine.command(engine_spec(config.pool))
         self.loop.reconfigure(config.wanted, tick=self._tick(settings.tick))
         ticket = self._inbox.put(configured(config.wanted, at=self._clock.now()))
@@ -406,7 +406,7 @@ class Daemon:
             await self._ports.close()
         if self._store is not None:
             with contextlib.suppress(StoreUnavailable):
-                await self._store.flush()
+                await self._store.flush(self._config.pool_name)
             self._store.close()
         for lease in (self._lease, self._place):
             if lease is not None:

@@ -35,9 +35,10 @@ JsonPlan = Mapping[str, Any]
 class Selection:
     """Which turns to replay: by number of turn, by number of the last event they knew, by time.
 
-    `epoch`: only those of one daemon. `newest`: at most so many, the last ones.
+    `pool`, `epoch`: only those of one pool, of one daemon. `newest`: at most so many, the last ones.
     """
 
+    pool: str | None = None
     turn: int | None = None
     epoch: int | None = None
     newest: int | None = None
@@ -99,7 +100,7 @@ def replay(
     plans: list[tuple[Recording, set[int]]] = []
     left = wanted.newest
     for recording in reversed(journal.recordings()):
-        if wanted.epoch in (None, recording.epoch):
+        if wanted.epoch in (None, recording.epoch) and wanted.pool in (None, recording.pool):
             numbers = [mark[0] for mark in journal.marks(recording) if wanted.takes(*mark)]
             if left is not None:
                 numbers = numbers[max(0, len(numbers) - left) :]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from orchestrator.journal import turn_log
@@ -21,7 +22,7 @@ from orchestrator.journal.codec import (
     printable,
 )
 from orchestrator.journal.database import Backend, Database, Fence, Lane, StoreUnavailable, Superseded
-from orchestrator.journal.turn_log import Carried, TurnLog
+from orchestrator.journal.turn_log import Carried, TurnLog, prune
 from policies.economics import Charge
 from policies.events import Event, IntentClosed, IntentOpened
 from policies.memory import Memory, reduce
@@ -104,12 +105,19 @@ class Journal(Protocol):
 
 
 class Store:
-    """One journal. `turns` holds what is to be recorded of the loop."""
+    """One journal: a stream of events, a snapshot and an account for each pool, all under one epoch.
+
+    Recorded turns are kept for `keep_turns_for` seconds, and as many as fit into `keep_turns_bytes`, of which
+    each pool has an equal share.
+    """
 
     def __init__(self, backend: Backend[Any], *, inline: bool) -> None:
         self._backend = backend
-        self.turns = TurnLog()
-        self._healthy = True  # the newest append went well: only then may the next one take turns along
+        self.epoch = 0
+        self.keep_turns_for = 0.0
+        self.keep_turns_bytes = 0
+        self._turns: dict[str, TurnLog] = {}
+        self._unsure: set[str] = set()  # pools whose newest append did not go well, or not yet
         self._writer: Lane[Any] = Lane(backend, inline=inline)
         self._reader: Lane[Any] = self._writer if inline else Lane(backend, inline=False, reads=True)
 
@@ -121,13 +129,18 @@ class Store:
 
     def begin_epoch(self, epoch: int) -> None:
         """Write under this epoch from now on, which the lease has begun: until another one begins."""
-        self.turns.epoch = epoch
+        self.epoch = epoch
         self._writer.fence = Fence(epoch)
+
+    def turns(self, pool: str) -> TurnLog:
+        """What is to be recorded of a pool's loop."""
+        return self._turns.setdefault(pool, TurnLog())
 
     async def load(self, pool: str) -> Memory:
         """Memory as of the last entry: the snapshot and the events after it.
 
-        Entries that cannot be read are skipped: adoption and the next observation mend what they said.
+        Entries that cannot be read are skipped: adoption and the next observation mend what they said. What
+        the pool has under way is written first; the reading itself holds up no other pool's writes.
         """
 
         def read(db: Database) -> Memory:
@@ -148,15 +161,17 @@ class Store:
                     continue
             return reduce(memory, *events)
 
-        return await self._writer.run(read, longer=_MUCH)
+        await self._writer.run(lambda _: None, longer=_MUCH)
+        return await self._reader.run(read, longer=_MUCH)
 
     async def append(self, pool: str, events: Sequence[Event]) -> None:
         """Write events durably, in order, all or none. Raises StoreUnavailable."""
         if not events:
             return
-        epoch = self.turns.epoch
+        epoch, turns = self.epoch, self.turns(pool)
         rows = [(pool, e.at, type(e).__name__, node_of(e), encode(e), epoch) for e in events]
-        healthy, self._healthy = self._healthy, False
+        room = pool not in self._unsure  # only after one that went well may the next one take turns along
+        self._unsure.add(pool)
 
         def write(db: Database) -> Carried:
             db.executemany(
@@ -168,20 +183,20 @@ class Store:
                     _open_intent(db, pool, event)
                 elif isinstance(event, IntentClosed):
                     _close_intent(db, pool, event)
-            return self.turns.carry(db, after=after, events=events, room=healthy)
+            return turns.carry(db, epoch, after=after, events=events, room=room)
 
-        await self._writer.run(write, committed=self.turns.committed)
-        self._healthy = True
+        await self._writer.run(write, committed=turns.committed)
+        self._unsure.discard(pool)
 
-    async def flush(self) -> None:
-        """Write the held turns, as far as all that they know is on disk. Raises StoreUnavailable."""
-        waiting = 0
-        while self.turns.waiting not in (0, waiting):
-            waiting = self.turns.waiting
-            await self._writer.run(self._carry, committed=self.turns.committed)
+    async def flush(self, pool: str) -> None:
+        """Write a pool's held turns, as far as all that they know is on disk. Raises StoreUnavailable."""
+        turns, waiting = self.turns(pool), 0
+        while turns.waiting not in (0, waiting):
+            waiting = turns.waiting
+            await self._writer.run(partial(self._carry, turns), committed=turns.committed)
 
-    def _carry(self, db: Database) -> Carried:
-        return self.turns.carry(db, after=self._backend.last_event(db))
+    def _carry(self, turns: TurnLog, db: Database) -> Carried:
+        return turns.carry(db, self.epoch, after=self._backend.last_event(db))
 
     async def snapshot(self, pool: str, memory: Memory, *, keep_after: float) -> None:
         """Store memory and drop events that it covers and that are older than `keep_after`.
@@ -197,7 +212,8 @@ class Store:
                 "ON CONFLICT (pool) DO UPDATE SET seq=excluded.seq, body=excluded.body",
                 (pool, seq, body),
             )
-            needed = self.turns.prune(db, pool)
+            share = self.keep_turns_bytes // max(1, len(self._turns))
+            needed = prune(db, pool, keep_for=self.keep_turns_for, keep_bytes=share)
             last = seq if needed is None else min(seq, needed)
             db.execute("DELETE FROM events WHERE pool=? AND seq<=? AND at<?", (pool, last, keep_after))
             db.execute("DELETE FROM intents WHERE pool=? AND closed_at<?", (pool, keep_after))
@@ -208,6 +224,7 @@ class Store:
         self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
     ) -> None:
         """Add charges to the ledger and move the pool's `charged_until`. Raises StoreUnavailable."""
+        turns = self.turns(pool)
 
         def write(db: Database) -> Carried:
             db.executemany(
@@ -221,9 +238,9 @@ class Store:
                 "charged_until=excluded.charged_until",
                 (pool, sum(c.usd for c in charges), on_demand_usd, until),
             )
-            return self._carry(db)
+            return self._carry(turns, db)
 
-        await self._writer.run(write, committed=self.turns.committed)
+        await self._writer.run(write, committed=turns.committed)
 
     async def totals(self, pool: str) -> Totals:
         """Money since the journal began."""

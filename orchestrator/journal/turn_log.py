@@ -92,12 +92,10 @@ class Carried:
 
 
 class TurnLog:
-    """Turns on their way to the disk: the loop lets them be held, the journal's thread writes them."""
+    """One pool's turns on their way to the disk: its loop lets them be held, the journal's thread writes
+    them."""
 
     def __init__(self) -> None:
-        self.epoch = 0
-        self.keep_for = 0.0
-        self.keep_bytes = 0
         self._held: list[_Held] = []
         self._rows = 0
         self._lock = threading.Lock()
@@ -129,8 +127,10 @@ class TurnLog:
 
     # -- in the journal's thread -------------------------------------------------------------------
 
-    def carry(self, db: Database, *, after: int, events: Sequence[Event] = (), room: bool = True) -> Carried:
-        """Write some held turns within a transaction that writes `events` after number `after`.
+    def carry(
+        self, db: Database, epoch: int, *, after: int, events: Sequence[Event] = (), room: bool = True
+    ) -> Carried:
+        """Write some held turns within a transaction that writes `events` of the pool after number `after`.
 
         None without `room`. What cannot be written of them keeps nothing else out of the journal. Afterwards
         call `committed` with the answer, if the transaction was.
@@ -145,7 +145,7 @@ class TurnLog:
         self._sound = False
         db.execute("SAVEPOINT turns")
         try:
-            self._write_some(db, waiting, carried)
+            self._write_some(db, epoch, waiting, carried)
         except db.DatabaseError as error:
             db.execute("ROLLBACK TO turns")
             carried.turns, carried.recording = [], self._recording
@@ -157,14 +157,14 @@ class TurnLog:
         db.execute("RELEASE turns")
         return carried
 
-    def _write_some(self, db: Database, waiting: Sequence[_Held], carried: Carried) -> None:
+    def _write_some(self, db: Database, epoch: int, waiting: Sequence[_Held], carried: Carried) -> None:
         rows = 0
         for held in waiting:
             seq = _seq(held, carried.after, carried.events)
             rows += _rows(held.turn.world)
             if seq is None or (carried.turns and rows > ROWS_AT_ONCE):
                 break
-            carried.recording = self._write(db, held.turn, seq, carried.recording)
+            carried.recording = self._write(db, epoch, held.turn, seq, carried.recording)
             carried.turns.append(held)
 
     def committed(self, carried: Carried) -> None:
@@ -180,7 +180,7 @@ class TurnLog:
                 for held in self._held:
                     held.seq = _seq(held, carried.after, carried.events)
 
-    def _write(self, db: Database, turn: TurnRecord, seq: int, recording: int | None) -> int:
+    def _write(self, db: Database, epoch: int, turn: TurnRecord, seq: int, recording: int | None) -> int:
         at, size = turn.world.now, 0
         if turn.begins or recording is None:
             self._packer.forget()
@@ -188,7 +188,7 @@ class TurnLog:
             db.execute(
                 "INSERT INTO recordings (pool, epoch, seq, at, until, turns, bytes, version, wanted, memory) "
                 "VALUES (?,?,?,?,?,0,0,?,?,?)",
-                (turn.pool.name, self.epoch, seq, at, at, __version__, wanted, memory),
+                (turn.pool.name, epoch, seq, at, at, __version__, wanted, memory),
             )
             recording = int(db.execute("SELECT MAX(id) FROM recordings").fetchone()[0])
             size = len(wanted) + len(memory)
@@ -206,26 +206,6 @@ class TurnLog:
         )
         return recording
 
-    def prune(self, db: Database, pool: str) -> int | None:
-        """Let go of recordings that are too old or too much; the newest stays.
-
-        Returns the number of the event from which on all events are needed to replay what is left, None when
-        there is nothing to replay.
-        """
-        rows = db.execute(
-            "SELECT id, until, bytes FROM recordings WHERE pool=? ORDER BY id DESC", (pool,)
-        ).fetchall()
-        newest, total, gone = (rows[0][1] if rows else 0.0), 0, []
-        for place, (recording, until, size) in enumerate(rows):
-            total += size
-            if place and (newest - until > self.keep_for or total > self.keep_bytes):
-                gone.append(recording)
-        for recording in gone[::-1][:PRUNED_AT_ONCE]:
-            for table, key in (("turns", "recording"), ("parts", "recording"), ("recordings", "id")):
-                db.execute(f"DELETE FROM {table} WHERE {key}=?", (recording,))  # noqa: S608
-        first: int | None = db.execute("SELECT MIN(seq) FROM recordings WHERE pool=?", (pool,)).fetchone()[0]
-        return first
-
 
 def _seq(held: _Held, after: int, events: int) -> int | None:
     """The number of the last event that a held turn had taken in, if it is on disk after this batch."""
@@ -236,6 +216,27 @@ def _seq(held: _Held, after: int, events: int) -> int | None:
 
 def _rows(world: World) -> int:
     return max(1, len(world.instances))
+
+
+def prune(db: Database, pool: str, *, keep_for: float, keep_bytes: int) -> int | None:
+    """Let go of recordings that are older than `keep_for` seconds or beyond `keep_bytes`; the newest stays.
+
+    Returns the number of the event from which on all events are needed to replay what is left, None when
+    there is nothing to replay.
+    """
+    rows = db.execute(
+        "SELECT id, until, bytes FROM recordings WHERE pool=? ORDER BY id DESC", (pool,)
+    ).fetchall()
+    newest, total, gone = (rows[0][1] if rows else 0.0), 0, []
+    for place, (recording, until, size) in enumerate(rows):
+        total += size
+        if place and (newest - until > keep_for or total > keep_bytes):
+            gone.append(recording)
+    for recording in gone[::-1][:PRUNED_AT_ONCE]:
+        for table, key in (("turns", "recording"), ("parts", "recording"), ("recordings", "id")):
+            db.execute(f"DELETE FROM {table} WHERE {key}=?", (recording,))  # noqa: S608
+    first: int | None = db.execute("SELECT MIN(seq) FROM recordings WHERE pool=?", (pool,)).fetchone()[0]
+    return first
 
 
 # -- reading -------------------------------------------------------------------------------------------

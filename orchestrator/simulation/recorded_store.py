@@ -111,7 +111,7 @@ class SimProcess:
     @property
     def epoch(self) -> int:
         """The one that it began last, 0 for none."""
-        return self.stores[-1].turns.epoch if self.stores else 0
+        return self.stores[-1].epoch if self.stores else 0
 
     @property
     def leads(self) -> bool:

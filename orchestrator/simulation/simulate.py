@@ -217,8 +217,8 @@ class Simulation:
             return
         store = process.stores[-1]
         with contextlib.suppress(StoreUnavailable):
-            await store.flush()
-        wanted = Selection(epoch=store.turns.epoch, newest=REPLAYED)
+            await store.flush(self.pool.name)
+        wanted = Selection(pool=self.pool.name, epoch=store.epoch, newest=REPLAYED)
         with JournalFile.open(store.path) as journal:
             for turn in replay(journal, wanted):
                 self.checker.checked["replay"] += 1

@@ -131,7 +131,7 @@ def test_a_daemon_whose_host_alone_is_cut_off_is_fenced_by_the_balancer(tmp_path
         assert first.failsafe
         sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0, sources=sim.sources)
         await passes(sim, 90.0)
-        assert sim.table.generation >> 20 == second.stores[-1].turns.epoch
+        assert sim.table.generation >> 20 == second.stores[-1].epoch
         assert not first.ended
         sim.database.regain()
         await passes(sim, 5.0)

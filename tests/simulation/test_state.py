@@ -127,7 +127,7 @@ def test_an_old_journal_and_a_clock_that_is_behind_begin_no_epoch_again(tmp_path
         for ahead in (0.0, -3600.0, -3600.0):
             process = sim.running
             assert process is not None
-            epochs.append(process.stores[-1].turns.epoch)
+            epochs.append(process.stores[-1].epoch)
             sim.kill(process)
             files = list(journal(sim).parent.glob("journal.db*"))
             copy = copy or {file: file.read_bytes() for file in files}

@@ -44,9 +44,9 @@ async def filled(address: str) -> None:
     """A journal with some turns."""
     store = PostgresStore.open(PostgresDatabase(address))
     try:
-        store.turns.keep_for, store.turns.keep_bytes = 1e9, 10**9
+        store.keep_turns_for, store.keep_turns_bytes = 1e9, 10**9
         await store.next_epoch(10.0)
-        recorder, memory = Recorder(store.turns, quiet=0.0), Memory()
+        recorder, memory = Recorder(store.turns("p"), quiet=0.0), Memory()
         for number in range(5):
             at = float(number)
             news = [PoolConfigured(at=at, replicas=2), seen(number, at)]
@@ -54,7 +54,7 @@ async def filled(address: str) -> None:
             await store.append("p", news)
             world = World(now=at, regions={"": Observed(value=(), at=at)}, engines={})
             recorder.decided(POOL, world, memory, decide(POOL, world, memory), behind=0)
-        await store.flush()
+        await store.flush("p")
         await store.snapshot("p", memory, keep_after=2.0)
         charge = Charge(node="i-1", market=Market.SPOT, seconds=60.0, usd=0.5)
         await store.charge("p", [charge], on_demand_usd=2.0, until=60.0)

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.journal import turn_log
 from orchestrator.journal.file import JournalFile
-from orchestrator.journal.replay import Replayed, replay
+from orchestrator.journal.replay import Replayed, Selection, replay
 from orchestrator.journal.sqlite import SqliteStore
 from orchestrator.journal.store import StoreUnavailable
 from orchestrator.journal.turn_log import TurnLog, TurnRecord
@@ -89,7 +89,7 @@ def notice(node: str, at: float = 1.0) -> NoticeSeen:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     store = SqliteStore.open(tmp_path / "journal.db", now=1.0, inline=True)
-    store.turns.keep_for, store.turns.keep_bytes = 1e9, 10**9
+    store.keep_turns_for, store.keep_turns_bytes = 1e9, 10**9
     yield store
     store.close()
 
@@ -97,10 +97,11 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 class Turns:
     """What the loop does around a recorder: fold, write, decide, record."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqliteStore, name: str = "p") -> None:
         self.store, self.memory = store, Memory()
+        self.pool = replace(POOL, name=name)
         self.unwritten: list[Event] = []
-        self.recorder = Recorder(store.turns, quiet=0.0)
+        self.recorder = Recorder(store.turns(name), quiet=0.0)
 
     async def take(self, events: Sequence[Event], at: float, *, fails: bool = False) -> None:
         """A turn that takes events in; with `fails` they cannot be written."""
@@ -109,16 +110,16 @@ class Turns:
         if fails:
             self.unwritten = waiting
         else:
-            await self.store.append("p", waiting)
+            await self.store.append(self.pool.name, waiting)
             self.unwritten = []
         now = world(at)
-        plan = decide(POOL, now, self.memory)
-        self.recorder.decided(POOL, now, self.memory, plan, behind=len(self.unwritten))
+        plan = decide(self.pool, now, self.memory)
+        self.recorder.decided(self.pool, now, self.memory, plan, behind=len(self.unwritten))
 
     async def replayed(self) -> list[Replayed]:
-        await self.store.flush()
+        await self.store.flush(self.pool.name)
         with JournalFile.open(self.store.path) as journal:
-            return list(replay(journal))
+            return list(replay(journal, Selection(pool=self.pool.name)))
 
 
 def unrecorded() -> float:
@@ -212,18 +213,18 @@ def test_recordings_begin_anew_after_a_while_and_when_events_were_lost() -> None
 async def test_what_somebody_waits_for_takes_no_turns_along(store: SqliteStore) -> None:
     turns = Turns(store)
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
-    assert store.turns.waiting == 1
+    assert store.turns("p").waiting == 1
     await store.append("p", [seen(1), notice("i-1")])
     drain = DrainStarted(at=2.0, node="i-1", deadline=9.0, cause=Cause.NOTICE, reason="r")
     await store.append("p", [drain])
-    assert store.turns.waiting == 1
+    assert store.turns("p").waiting == 1
     await store.append("p", [NodeMissing(at=3.0, node="i-1")])
-    assert store.turns.waiting == 0
+    assert store.turns("p").waiting == 0
     turns.memory = reduce(turns.memory, seen(1), notice("i-1"), drain, NodeMissing(at=3.0, node="i-1"))
     await turns.take([], 4.0)
     charge = Charge(node="i-1", market=Market.SPOT, seconds=1.0, usd=1.0)
     await store.charge("p", [charge], on_demand_usd=1.0, until=5.0)
-    assert store.turns.waiting == 0
+    assert store.turns("p").waiting == 0
     found = await turns.replayed()
     assert [(t.seq, t.identical) for t in found] == [(1, True), (5, True)]
 
@@ -234,8 +235,8 @@ async def test_turns_decided_while_the_journal_failed_find_their_place(store: Sq
     await turns.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
     for number in range(3):
         await turns.take([seen(number), notice(f"i-{number}")], 2.0 + number, fails=True)
-    await store.flush()
-    assert store.turns.waiting == 3, "only the first knows nothing that is not on disk"
+    await store.flush("p")
+    assert store.turns("p").waiting == 3, "only the first knows nothing that is not on disk"
     await turns.take([NodeReady(at=9.0, node="i-1", address="a:1")], 9.0)
     found = await turns.replayed()
     assert [t.seq for t in found] == [1, 3, 5, 7, 8]
@@ -250,7 +251,7 @@ async def test_events_of_another_daemon_do_not_belong_to_a_recording(
     await store.next_epoch(10.0)
     ready = NodeReady(at=1.0, node="i-0", address="a:1")
     await turns.take([PoolConfigured(at=1.0, replicas=2), seen(0), ready], 1.0)
-    await store.flush()
+    await store.flush("p")
     with closing(sqlite3.connect(store.path)) as db, db:
         db.execute(
             "INSERT INTO events (pool, at, kind, node, body, epoch) SELECT pool, at, 'NodeGone', node, "
@@ -284,7 +285,7 @@ async def test_turns_that_cannot_be_written_keep_no_event_out_of_the_journal(sto
         db.execute("CREATE TRIGGER no BEFORE INSERT ON turns BEGIN SELECT RAISE(ABORT, 'no'); END")
     await store.append("p", [seen(0)])
     assert await store.last_seq() == 2
-    assert store.turns.waiting == 1
+    assert store.turns("p").waiting == 1
     with closing(sqlite3.connect(store.path)) as db, db:
         assert db.execute("SELECT COUNT(*) FROM recordings").fetchone() == (0,)
         db.execute("DROP TRIGGER no")
@@ -304,9 +305,9 @@ async def test_after_a_write_that_failed_the_next_one_takes_nothing_along(store:
     with closing(sqlite3.connect(store.path)) as db, db:
         db.execute("DROP TRIGGER no")
     await store.append("p", [seen(0)])
-    assert store.turns.waiting == 1
+    assert store.turns("p").waiting == 1
     await store.append("p", [seen(1)])
-    assert store.turns.waiting == 0
+    assert store.turns("p").waiting == 0
     assert [(t.seq, t.identical) for t in await turns.replayed()] == [(1, True)]
 
 
@@ -318,9 +319,9 @@ async def test_what_is_held_is_bounded_and_a_write_takes_only_some_along(
     turns, before = Turns(store), unrecorded()
     for at in range(9):
         await turns.take([], float(at))
-    assert (store.turns.waiting, unrecorded() - before) == (6, 3)
+    assert (store.turns("p").waiting, unrecorded() - before) == (6, 3)
     await store.append("p", [seen(0)])
-    assert store.turns.waiting == 4, "two worlds of two machines"
+    assert store.turns("p").waiting == 4, "two worlds of two machines"
     turns.memory = reduce(turns.memory, seen(0))
     await turns.take([], 9.0)
     found = await turns.replayed()
@@ -328,7 +329,7 @@ async def test_what_is_held_is_bounded_and_a_write_takes_only_some_along(
     monkeypatch.setattr(turn_log, "ROWS_HELD", 3)
     for at in range(20, 24):
         await turns.take([], float(at))
-    assert store.turns.waiting == 1, "one is always taken, however large the pool"
+    assert store.turns("p").waiting == 1, "one is always taken, however large the pool"
 
 
 async def test_a_decision_that_raised_raises_again_until_it_is_mended(store: SqliteStore) -> None:
@@ -350,22 +351,22 @@ async def test_a_decision_that_raised_raises_again_until_it_is_mended(store: Sql
 # -- how long ------------------------------------------------------------------------------------------
 
 
-async def hours(store: SqliteStore, count: int) -> Turns:
+async def hours(store: SqliteStore, count: int, pool: str = "p") -> Turns:
     """One recording an hour, two turns each, with an event between them."""
-    turns = Turns(store)
-    await store.append("p", [PoolConfigured(at=0.0, replicas=2)])
+    turns = Turns(store, pool)
+    await store.append(pool, [PoolConfigured(at=0.0, replicas=2)])
     turns.memory = reduce(turns.memory, PoolConfigured(at=0.0, replicas=2))
     for hour in range(count):
         start = hour * RECORDING_LASTS
         await turns.take([seen(hour, start)], start)
         await turns.take([NodeReady(at=start + 9.0, node=f"i-{hour}", address="a:1")], start + 9.0)
-    await store.flush()
+    await store.flush(pool)
     return turns
 
 
 async def test_old_recordings_go_whole_and_events_that_the_rest_needs_stay(store: SqliteStore) -> None:
     turns = await hours(store, 5)
-    store.turns.keep_for = 2.5 * RECORDING_LASTS
+    store.keep_turns_for = 2.5 * RECORDING_LASTS
     await store.snapshot("p", turns.memory, keep_after=1e9)
     found = await turns.replayed()
     assert [(t.at // RECORDING_LASTS, t.identical) for t in found] == [
@@ -379,7 +380,7 @@ async def test_old_recordings_go_whole_and_events_that_the_rest_needs_stay(store
 
 async def test_too_much_goes_from_the_oldest_and_the_newest_stays(store: SqliteStore) -> None:
     turns = await hours(store, 4)
-    store.turns.keep_bytes = 1
+    store.keep_turns_bytes = 1
     await store.snapshot("p", turns.memory, keep_after=0.0)
     assert [t.at // RECORDING_LASTS for t in await turns.replayed()] == [3, 3]
     assert len(await store.events()) == 9, "events have their own time"
@@ -390,12 +391,43 @@ async def test_one_pruning_lets_go_of_few_recordings(
 ) -> None:
     monkeypatch.setattr(turn_log, "PRUNED_AT_ONCE", 2)
     turns = await hours(store, 6)
-    store.turns.keep_for = 0.0
+    store.keep_turns_for = 0.0
     left = []
     for _ in range(4):
         await store.snapshot("p", turns.memory, keep_after=1e9)
         left.append(len(await turns.replayed()) // 2)
     assert left == [4, 2, 1, 1]
+
+
+# -- two pools -----------------------------------------------------------------------------------------
+
+
+async def test_turns_of_two_pools_in_one_journal_each_find_their_own_events(store: SqliteStore) -> None:
+    """One pool cannot be written for a while; what the other writes meanwhile moves nothing of it."""
+    one, two = Turns(store), Turns(store, "q")
+    await one.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
+    await two.take([PoolConfigured(at=1.0, replicas=2)], 1.0)
+    for number in range(3):
+        await one.take([seen(number), notice(f"i-{number}")], 2.0 + number, fails=True)
+        await two.take([seen(10 + number)], 2.0 + number)
+    await one.take([NodeReady(at=9.0, node="i-1", address="a:1")], 9.0)
+    await two.take([NodeReady(at=9.0, node="i-11", address="a:1")], 9.0)
+    for turns in (one, two):
+        found = await turns.replayed()
+        assert [t.differences or t.unreadable for t in found if not t.identical] == []
+        assert len(found) == 5
+        assert await store.load(turns.pool.name) == turns.memory
+    assert store.turns("p") is not store.turns("q")
+
+
+async def test_each_pool_keeps_its_share_of_recorded_turns(store: SqliteStore) -> None:
+    one, two = await hours(store, 4), await hours(store, 4, "q")
+    with JournalFile.open(store.path) as journal:
+        sizes = [r.bytes for r in journal.recordings() if r.pool == "p"]
+    store.keep_turns_bytes = 2 * (sum(sizes) - 1)
+    for turns in (one, two):
+        await store.snapshot(turns.pool.name, turns.memory, keep_after=0.0)
+        assert [t.at // RECORDING_LASTS for t in await turns.replayed()] == [1, 1, 2, 2, 3, 3]
 
 
 # -- an older file -------------------------------------------------------------------------------------
