@@ -28,7 +28,7 @@ import fault_table
 
 from orchestrator import monitoring
 from orchestrator.config.errors import table_model, tables
-from orchestrator.config.load import ConfigFile
+from orchestrator.config.tables.file import ConfigFile
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.targets import TargetTable

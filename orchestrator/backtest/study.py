@@ -26,7 +26,8 @@ from orchestrator.backtest.replay import Decide, Policy, Replay, ReplayError
 from orchestrator.backtest.scenario import HOUR, Scenario
 from orchestrator.backtest.score import WARM_UP, Score
 from orchestrator.backtest.whole import Settings, play
-from orchestrator.config.load import Config, PoolConfig
+from orchestrator.config.load import Config
+from orchestrator.config.tables.pool import PoolConfig
 from policies.model import Pool
 
 Mix = Literal["70/30", "adaptive"]

@@ -31,8 +31,9 @@ from orchestrator.backtest.course import Course
 from orchestrator.backtest.machines import PROVIDER, Timings
 from orchestrator.backtest.scenario import HOUR, Scenario, Tape
 from orchestrator.backtest.score import WARM_UP, Score, Tally
-from orchestrator.config.load import Config, PoolConfig
+from orchestrator.config.load import Config
 from orchestrator.config.tables.daemon import DaemonConfig
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.simulation.simulate import Simulation
 from policies.model import InstanceState, Market, Placement
 

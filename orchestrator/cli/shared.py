@@ -20,7 +20,8 @@ from orchestrator.api.client import ControlClient, find_socket
 from orchestrator.units import parse_duration
 
 if TYPE_CHECKING:
-    from orchestrator.config.load import Config, Role
+    from orchestrator.config.load import Config
+    from orchestrator.config.tables.file import Role
     from orchestrator.render.parts import Look
 
 OK: Final = 0

@@ -17,7 +17,8 @@ from orchestrator.words import money, percent, plural
 from policies import bill, explain
 
 if TYPE_CHECKING:
-    from orchestrator.config.load import Config, PoolConfig, Problem
+    from orchestrator.config.load import Config, Problem
+    from orchestrator.config.tables.pool import PoolConfig
     from policies.bill import Prices
     from policies.model import Offering, Pool
 

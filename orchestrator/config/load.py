@@ -1,8 +1,8 @@
 """The configuration: one TOML file, read into frozen values, with every fault reported at once.
 
 Relative paths start from the directory of the file, so the same file means the same pool wherever the daemon
-is started; `{state_dir}` in a path stands for `daemon.state_dir`. Durations carry a unit ("90s"), shares are
-percentages or fractions ("70%", 0.7), money is US dollars per hour.
+is started; `{state_dir}` in a path stands for `daemon.state_dir`. The tables know no more than their own
+keys; what must hold between them is in `orchestrator.config.checks`.
 """
 
 from __future__ import annotations
@@ -11,367 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
+from orchestrator.config.checks.check import check
 from orchestrator.config.errors import ConfigError, Problem, Source, problems_of
-from orchestrator.config.tables.agents import AgentsTable
-from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.daemon import DaemonConfig
-from orchestrator.config.tables.gateway import GatewayTable
+from orchestrator.config.tables.file import ConfigFile, Role
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.toml_lines import key_lines
 from orchestrator.config.toml_text import TomlError, read_toml
-from orchestrator.config.types import (
-    UNLIMITED,
-    Counts,
-    Duration,
-    Factor,
-    FilePath,
-    MoneyOrUnlimited,
-    Section,
-    Share,
-    Strings,
-    Texts,
-    duration_key,
-    path_key,
-    resolve_path,
-    share_key,
-)
-from orchestrator.config.wanted import wanted_pool
-from orchestrator.units import HostPort
-from policies.model import (
-    AdaptiveRules,
-    DrainRules,
-    HealthRules,
-    Limits,
-    Patience,
-    PlacementRules,
-    Pool,
-    RebalanceRules,
-    ReturnRules,
-    StandbyRules,
-)
+from orchestrator.config.types import Section, resolve_path
+from policies.model import Pool
 
 __all__ = [
     "Config",
     "ConfigError",
-    "HostPort",
-    "PoolConfig",
     "Problem",
-    "Role",
     "build_config",
     "load_config",
 ]
 
-Role = Literal["daemon", "gateway", "client", "any"]
-"""Who reads a configuration: each process needs only its own files to be there, and its client needs none.
-"any" checks all of them."""
-
-_DRAIN: Final = DrainRules()
-_RETURN: Final = ReturnRules()
-_HEALTH: Final = HealthRules()
-_STANDBY: Final = StandbyRules()
-_PLACEMENT: Final = PlacementRules()
-_REBALANCE: Final = RebalanceRules()
-_ADAPTIVE: Final = AdaptiveRules()
-_LIMITS: Final = Limits()
-_PATIENCE: Final = Patience()
-_SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
-
-
 _IN_MEMORY: Final = Source(file="configuration", lines=None)
 _S = TypeVar("_S", bound=Section)
-
-
-class EngineConfig(Section):
-    """The inference server that every node of the pool runs."""
-
-    kind: Literal["simulated", "vllm"] = Field(
-        default="simulated",
-        description="vllm runs real `vllm serve`; simulated runs a small server that behaves like it.",
-        examples=["vllm"],
-    )
-    served_name: str = Field(
-        default="", description="Name under which clients ask for the model. Empty means the model's own."
-    )
-    allow_simulated: bool = Field(
-        default=False,
-        description="Whether the simulated engine may run with cloud.kind = aws, where machines cost "
-        "money. Its answers are made up.",
-    )
-    args: Strings = Field(
-        default=(),
-        description="The engine's own flags, passed through as they are. On EC2 {gpus} stands for the number "
-        "of GPUs of the machine.",
-        examples=[["--max-model-len", "8192", "--tensor-parallel-size", "{gpus}"]],
-    )
-    env: Texts = Field(
-        default={},
-        description="Environment variables added for the engine.",
-        examples=[{"HF_HUB_OFFLINE": "1"}],
-    )
-    executable: str = Field(
-        default="", description="Program to run instead of the engine's usual one: a path or a name on PATH."
-    )
-    api_key_file: FilePath | None = Field(
-        default=None,
-        description="File that holds the key which the engine asks its clients for.",
-        json_schema_extra={"default": None},
-    )
-
-
-class DrainConfig(Section):
-    """How a node is taken out of service without losing requests."""
-
-    budget: Duration = duration_key(_DRAIN.budget, "Time that requests in flight get to finish.")
-    margin: Duration = duration_key(_DRAIN.margin, "Time kept free before a notice's deadline.")
-    settle: Duration = duration_key(
-        _DRAIN.settle,
-        "How long a node must show no request in flight before it counts as drained. What is not written is "
-        "25s with cloud.aws.target_group: for so long its balancer may go on sending requests.",
-    )
-    min_serving: Share = share_key(
-        _DRAIN.min_serving,
-        "Share of the replicas below which a doomed node keeps serving for as long as its notice allows.",
-    )
-
-
-class ReturnConfig(Section):
-    """How the pool goes back from temporary on-demand nodes to spot."""
-
-    hold: Duration = duration_key(
-        _RETURN.hold, "Silence after a reclaim or a refusal before that placement is tried again."
-    )
-    stable: Duration = duration_key(
-        _RETURN.stable, "How long a spot node must have been ready before its on-demand cover is given back."
-    )
-    at_once: int = Field(
-        default=_RETURN.at_once,
-        ge=1,
-        description="Units launched on spot, and units of cover given back, at the same time. What is not "
-        "written is twice the units of the largest node.",
-    )
-
-
-class HealthConfig(Section):
-    """When a node counts as sick and what is done about it."""
-
-    unhealthy_after: Duration = duration_key(
-        _HEALTH.unhealthy_after, "How long probes must have failed before a node leaves the target set."
-    )
-    replace_after: Duration = duration_key(
-        _HEALTH.replace_after, "How long probes must have failed before a node is replaced."
-    )
-    boot_timeout: Duration = duration_key(
-        _HEALTH.boot_timeout, "Longest time from launch to ready before a node is given up."
-    )
-    max_unhealthy: Share = share_key(
-        _HEALTH.max_unhealthy,
-        "Share of sick nodes above which the fault is taken to be ours and nothing is replaced.",
-    )
-    boot_failures: int = Field(
-        default=_HEALTH.boot_failures,
-        ge=1,
-        description="Boots given up in a row before a placement is avoided, and machines that a fault ends "
-        "in a row before they are ready, before a market of a region is paused.",
-    )
-    give_up_after: int = Field(
-        default=_HEALTH.give_up_after,
-        ge=1,
-        description="Failed boots of a pool that never had a ready node after which nothing more is "
-        "launched until `orchestrator resume`. Until one of its machines was seen running, no more launches "
-        "are open or failed.",
-    )
-
-
-class StandbyConfig(Section):
-    """Warm on-demand capacity kept beyond the replicas, so that a swap fits into a notice."""
-
-    hot: int = Field(
-        default=_STANDBY.hot,
-        ge=0,
-        description="Ready units kept beyond the replicas. The adaptive mix finds itself how many.",
-    )
-    stopped: int = Field(
-        default=_STANDBY.stopped,
-        ge=0,
-        description="Units kept as stopped machines; starting one beats a launch.",
-    )
-
-
-class PlacementConfig(Section):
-    """What makes one offering better than another."""
-
-    spread: Factor = share_key(
-        _PLACEMENT.spread,
-        "How much dearer, as a share of the price, a zone looks for each unit that is already there.",
-    )
-    refusal_half_life: Duration = duration_key(
-        _PLACEMENT.refusal_half_life, "Time after which a capacity refusal weighs half."
-    )
-    reclaim_half_life: Duration = duration_key(
-        _PLACEMENT.reclaim_half_life, "Time after which a reclaim weighs half."
-    )
-
-
-class RebalanceConfig(Section):
-    """What a rebalance recommendation does: the cloud says that a spot node's risk has risen."""
-
-    replace: bool = Field(
-        default=_REBALANCE.replace,
-        description="Whether such a node is replaced by a spot node elsewhere, launched first. "
-        "Recommendations are far more frequent than interruptions. false: they are only journalled.",
-    )
-    timeout: Duration = duration_key(
-        _REBALANCE.timeout,
-        "How long a recommendation holds. A node that no other one could replace by then just stays.",
-    )
-
-
-class StartsConfig(Section):
-    """How long starts take, for the adaptive mix; each is used until it was observed."""
-
-    spot: Duration = duration_key(_ADAPTIVE.spot_start, "From the launch of a spot node to ready.")
-    on_demand: Duration = duration_key(
-        _ADAPTIVE.on_demand_start, "From the launch of an on-demand node to ready."
-    )
-    standby: Duration = duration_key(_ADAPTIVE.standby_start, "From the start of a stopped standby to ready.")
-    notice: Duration = duration_key(_ADAPTIVE.notice, "From a preemption notice to its deadline.")
-
-
-class LimitsConfig(Section):
-    """What the daemon may never exceed."""
-
-    surge: int = Field(
-        default=_LIMITS.surge,
-        ge=0,
-        description="Units above replicas and standby at any time; the last node may go over by a part of "
-        "itself. What is not written is room for two of the largest nodes.",
-    )
-    launches_per_minute: int = Field(
-        default=_LIMITS.launches_per_minute, ge=1, description="Launches within any minute."
-    )
-    spend_per_hour: MoneyOrUnlimited = Field(
-        default=_LIMITS.spend_per_hour,
-        description="Most US dollars per hour for all nodes at today's prices, or unlimited. Must be written "
-        "where machines are paid for (cloud.kind = aws): `orchestrator validate` proposes an amount. A "
-        "pool that a shortage of spot may put all on demand needs room for one node more to come back.",
-        examples=["12.50", UNLIMITED],
-        json_schema_extra={"default": UNLIMITED},
-    )
-    disruption: Share = share_key(
-        _LIMITS.disruption, "Share of the replicas that may be drained by choice at once; at least one node."
-    )
-
-
-class PatienceConfig(Section):
-    """How long the daemon believes what it knows."""
-
-    stale_after: Duration = duration_key(
-        _PATIENCE.stale_after, "Age above which a list of machines permits nothing destructive."
-    )
-    vanish_grace: Duration = duration_key(
-        _PATIENCE.vanish_grace, "How long a known node may be missing from complete lists before it is gone."
-    )
-    effect_timeout: Duration = duration_key(
-        _PATIENCE.effect_timeout, "How long an action may show no effect before it is asked again."
-    )
-
-
-class CloudConfig(Section):
-    """Where the machines come from."""
-
-    kind: Literal["local", "aws"] = Field(
-        default="local",
-        description="local: nodes are processes on this machine, run by `local-cloud`. aws: nodes are EC2 "
-        "instances, see the aws table.",
-        examples=["aws"],
-    )
-    state_dir: FilePath = path_key("{state_dir}/cloud", "Directory of the local cloud's own state.")
-    socket: FilePath = path_key("{state_dir}/cloud/cloud.sock", "Unix socket of the local cloud.")
-    aws: AwsTable = Field(default=AwsTable(), description="EC2.")
-
-    @property
-    def bills(self) -> str:
-        """Who bills for the machines, by name; empty where they cost nothing."""
-        return {"local": "", "aws": "AWS"}[self.kind]
-
-
-class PoolConfig(Section):
-    """One pool: how many nodes of which model, and how they are kept alive."""
-
-    replicas: int = Field(
-        ge=1,
-        le=10_000,
-        description="Ready nodes that the pool keeps at all times; serving units, where `units` is given.",
-        examples=[10],
-    )
-    units: Counts = Field(
-        default={},
-        description="Serving units of a node, by instance type; a type that is not named serves 1. "
-        "Everything that counts capacity counts units: replicas, the on-demand floor, standby, surge. "
-        "Quote a type with a dot in its name.",
-        examples=[{"p5.48xlarge": 8}],
-    )
-    spot_share: Share = share_key(
-        _SPOT_SHARE,
-        "Share of the replicas on spot. The rest is the on-demand floor, rounded up to whole units.",
-    )
-    mix: Literal["70/30", "adaptive"] = Field(
-        default="70/30",
-        description="70/30: spot_share of the replicas on spot, the rest on demand. adaptive: the cheapest "
-        "mix that holds `availability`; spot_share is then only the most that may be on spot. What is not "
-        "written is then chosen for it: spot_share 100%, limits.surge as many as the replicas, and, where "
-        "starts.standby fits into starts.notice, standby.stopped as many as the replicas.",
-        examples=["adaptive"],
-    )
-    availability: Share = share_key(
-        _ADAPTIVE.availability,
-        "Share of the wanted capacity that is to be ready over time, with mix = adaptive.",
-    )
-    on_demand_floor: int | None = Field(
-        default=None,
-        ge=0,
-        description="The on-demand floor as a number of units, instead of spot_share.",
-        examples=[3],
-    )
-    model: str = Field(
-        default="",
-        description="Model that the engine loads: a name or a directory. Needed for engine.kind = vllm.",
-        examples=["meta-llama/Llama-3.1-8B-Instruct"],
-    )
-    engine: EngineConfig = Field(default=EngineConfig(), description="The inference server.")
-    drain: DrainConfig = Field(default=DrainConfig(), description="Taking a node out of service.")
-    back_to_spot: ReturnConfig = Field(default=ReturnConfig(), description="Going back to spot.")
-    health: HealthConfig = Field(default=HealthConfig(), description="Sick nodes.")
-    standby: StandbyConfig = Field(default=StandbyConfig(), description="Warm capacity.")
-    placement: PlacementConfig = Field(default=PlacementConfig(), description="Choice of offerings.")
-    rebalance: RebalanceConfig = Field(default=RebalanceConfig(), description="Rebalance recommendations.")
-    starts: StartsConfig = Field(default=StartsConfig(), description="Start times.")
-    limits: LimitsConfig = Field(default=LimitsConfig(), description="Hard limits.")
-    patience: PatienceConfig = Field(default=PatienceConfig(), description="Trust in old knowledge.")
-    cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
-    gateway: GatewayTable = Field(default=GatewayTable(), description="The gateway.")
-    agents: AgentsTable = Field(default=AgentsTable(), description="The agents of the nodes.")
-
-    @property
-    def model_name(self) -> str:
-        """The model that the engine loads; a simulated engine needs none of its own."""
-        return self.model or "simulated"
-
-    def as_pool(self, name: str) -> Pool:
-        """The wanted state as the policies take it."""
-        return wanted_pool(self, name)
-
-
-class ConfigFile(Section):
-    """The whole file."""
-
-    daemon: DaemonConfig = Field(default=DaemonConfig(), description="The daemon itself.")
-    pool: dict[str, PoolConfig] = Field(
-        description="One table for each pool, named [pool.NAME], with at least replicas."
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,8 +95,6 @@ def build_config(data: Mapping[str, Any], *, base: str | Path = ".") -> Config:
 
 
 def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | None, role: Role) -> Config:
-    from orchestrator.config.checks.check import check
-
     try:
         parsed = ConfigFile.model_validate(dict(data), context={"units": path is not None})
     except ValidationError as error:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from orchestrator.config.load import Config
+from orchestrator.config.tables.pool import chosen
 from orchestrator.config.types import Section, written
-from orchestrator.config.wanted import chosen
 
 Path = tuple[str, ...]
 

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from orchestrator.api import setup_views, views
 from orchestrator.backtest import views as simulator
-from orchestrator.config.load import ConfigFile
+from orchestrator.config.tables.file import ConfigFile
 from orchestrator.journal import views as journal_views
 
 DIRECTORY: Final = Path(__file__).parent

@@ -21,7 +21,8 @@ from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
 from cloud.ports import Clock, Engine, EngineCommand, EngineSpec, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.config.checks.balancer import keep_alive
-from orchestrator.config.load import Config, PoolConfig
+from orchestrator.config.load import Config
+from orchestrator.config.tables.pool import PoolConfig
 from policies.model import Instance
 
 log = structlog.get_logger("wiring")

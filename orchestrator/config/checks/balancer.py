@@ -9,18 +9,16 @@ your Application Load Balancers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cloud.aws.balancer_settings import idle_command
 from cloud.engines.flags import flag_value
 from cloud.engines.keep_alive import AHEAD, KEEP_ALIVE
 from cloud.ports import EngineSpec
 from orchestrator.config.checks.engine import tokens
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.gateway.config import IDLE
 from orchestrator.units import format_duration, shown
-
-if TYPE_CHECKING:
-    from orchestrator.config.load import PoolConfig
 
 _RATE: Final = 50.0
 """Tokens a second that one request of a busy node gets, for the estimate of a long answer."""

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.api.client import reading_socket
+from orchestrator.config.checks.agents import agents_errors, agents_warnings
+from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config.checks.engine import engine_errors, engine_warnings
 from orchestrator.config.checks.listeners import listener_errors
 from orchestrator.config.errors import Problem, Source
-from orchestrator.config.load import ConfigFile, PoolConfig, Role
-from orchestrator.config.tables.agents import agents_errors, agents_warnings
-from orchestrator.config.tables.aws import aws_errors, aws_warnings
+from orchestrator.config.tables.file import ConfigFile, Role
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.types import is_credential, is_open, unreadable
 from orchestrator.gateway.config import POSITIVE
 from orchestrator.units import HostPort, format_duration, shown

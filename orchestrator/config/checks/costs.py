@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.types import UNLIMITED
 from policies import bill
 from policies.model import Market, Offering, Placement
 
 if TYPE_CHECKING:
     from cloud.local.config import LocalCloudConfig
-    from orchestrator.config.load import PoolConfig
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cloud.engines.flags import GPUS, flag_value
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
 from policies.families import family
 from policies.fit import Need, Verdict, bits_in, check, parameters_in
 from policies.value import replace
-
-if TYPE_CHECKING:
-    from orchestrator.config.load import PoolConfig
 
 _SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request may be
 _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory

@@ -9,14 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from orchestrator.api.client import reading_socket
+from orchestrator.config.tables.daemon import DaemonConfig
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import HostPort
-
-if TYPE_CHECKING:
-    from orchestrator.config.load import PoolConfig
-    from orchestrator.config.tables.daemon import DaemonConfig
 
 Key = tuple[str, ...]
 Found = tuple[Key, str]  # key path, sentence

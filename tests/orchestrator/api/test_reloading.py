@@ -15,7 +15,8 @@ from prometheus_client import generate_latest
 from cloud.sim.world import Pace, Sale
 from orchestrator.api.reloading import Change, Effect, differences, examine
 from orchestrator.config.errors import tables
-from orchestrator.config.load import Config, ConfigFile, build_config, load_config
+from orchestrator.config.load import Config, build_config, load_config
+from orchestrator.config.tables.file import ConfigFile
 from orchestrator.daemon.daemon import Daemon
 from orchestrator.journal.file import JournalFile
 from orchestrator.journal.replay import replay

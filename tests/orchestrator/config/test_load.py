@@ -13,7 +13,8 @@ import pytest
 from pydantic import BaseModel
 
 from orchestrator.config.errors import model_at, tables
-from orchestrator.config.load import Config, ConfigError, ConfigFile, Role, build_config, load_config
+from orchestrator.config.load import Config, ConfigError, build_config, load_config
+from orchestrator.config.tables.file import ConfigFile, Role
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.units import HostPort
 from policies.model import Pool
