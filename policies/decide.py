@@ -18,6 +18,7 @@ from policies import (
     adaptive,
     balance,
     bars,
+    budget,
     capacity,
     facts,
     failsafe,
@@ -47,7 +48,7 @@ def decide(pool: Pool, world: World, memory: Memory) -> Plan:
 
 def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     """`decide` for a fleet that was joined already."""
-    turn = Turn(fleet.pool, world, memory, fleet)
+    turn = Turn(budget.in_effect(fleet.pool, world.grant), world, memory, fleet)
     swap.drain_doomed(turn)
     swap.take_back(turn)
     swap.call_back(turn)
@@ -58,6 +59,9 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     rebalance.drain_replaced(turn)
     _hold_the_mix(turn)
     turn.actions.extend(bars.alarms(turn.pool, turn.memory))
+    turn.actions.extend(budget.alarms(world.grant))
+    if world.grant is not None and world.grant.why:
+        turn.note(world.grant.why)
     rebalance.launch_successors(turn)
     swap.end_drained(turn)
     _name_strangers(turn)

@@ -291,6 +291,11 @@ class Fleet:
         staying = sum(n.units for n in self.nodes if not n.leaving and not (n.lost and self._goes(n)))
         return staying + sum(self.pool.units_of(i.placement) for i in self.launching)
 
+    @property
+    def living_nodes(self) -> int:
+        """Machines that are not on their way out, open launches included."""
+        return sum(not n.leaving for n in self.nodes) + len(self.launching)
+
     def _goes(self, silent: Node) -> bool:
         """A node that has been silent for long is drained and ended."""
         return not self.suspect and not self.sight.passed_over(silent.placement.region)

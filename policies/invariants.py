@@ -13,14 +13,18 @@ Example: a plan that terminates an on-demand node while only the floor is left h
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from policies.actions import Action, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.bars import PAUSE_FIRST
 from policies.fleet import Fleet
+from policies.grant import Ask, Grant, SharedBudget
 from policies.limits import within_cap
 from policies.model import Phase, Pool, StandbyKind, TargetPhase, TargetState, World
 from policies.records import Memory
+
+_HAIR = 1e-6  # USD/h
 
 Destructive = (Launch, Start, Stop, Terminate)
 """Action types that a plan with violations may not carry out, with drains that nothing forces."""
@@ -173,6 +177,13 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
         if living - max(units) >= pool.most_units:
             text = f"{living} {pool.noun()} would live, the most is {pool.most_units}"
             found.append(Violation("surplus", text))
+    most = pool.limits.nodes
+    if most is not None and added:
+        leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
+        nodes = sum(not n.leaving and n.id not in leaving for n in fleet.nodes)
+        nodes += len(fleet.launching) + len(added)
+        if nodes > most:
+            found.append(Violation("budget", f"{nodes} nodes would live, the share of the budget is {most}"))
     cap = pool.limits.spend_per_hour
     if cap is not None and (added or starting):
         prices = [n.price for n in fleet.nodes if _bills(n.phase, n.standby) or n.id in starting]
@@ -182,10 +193,41 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
             found.append(Violation("spend", text))
         spend = sum(price for price in prices if price is not None)
         if not within_cap(pool, spend):
-            found.append(Violation("spend", f"{spend:.2f} USD/h would be spent, the cap is {cap:.2f}"))
+            name = "budget" if pool.limits.shared else "spend"
+            found.append(Violation(name, f"{spend:.2f} USD/h would be spent, the cap is {cap:.2f}"))
     if len({a.token for a in added}) != len(added):
         found.append(Violation("token", "two launches share a token"))
     return found
+
+
+def overrun(
+    ask: Ask,
+    grant: Grant,
+    asks: Iterable[Ask],
+    others: Mapping[str, Grant],
+    budget: SharedBudget,
+    *,
+    unknown: float,
+) -> Violation | None:
+    """How a new grant adds to what its pool has more than a shared budget leaves; None when it does not.
+
+    `asks` of all pools; `others`: the grants that the other pools may still act on. `unknown`: USD/h at which
+    a node of unknown price counts.
+    """
+    spend = nodes = 0.0
+    for other in asks:
+        held = grant if other.pool == ask.pool else others.get(other.pool)
+        may_spend, may_have = (None, None) if held is None else (held.spend_per_hour, held.nodes)
+        spend += max(other.spend(unknown), may_spend or 0.0)
+        nodes += max(other.nodes, may_have or 0)
+    dollars, count = budget.spend_per_hour, budget.nodes
+    adds = grant.spend_per_hour is None or grant.spend_per_hour > ask.spend(unknown) + _HAIR
+    if dollars is not None and adds and (grant.spend_per_hour is None or spend > dollars + _HAIR):
+        return Violation("budget", f"grants of {spend:.2f} USD/h, the budget is {dollars:.2f}")
+    adds = grant.nodes is None or grant.nodes > ask.nodes
+    if count is not None and adds and (grant.nodes is None or nodes > count):
+        return Violation("budget", f"grants of {nodes:.0f} nodes, the budget is {count}")
+    return None
 
 
 def _bills(phase: Phase, standby: StandbyKind | None) -> bool:

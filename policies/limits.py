@@ -1,11 +1,11 @@
-"""What the daemon may never exceed: launches a minute, units at once, dollars an hour.
+"""What the daemon may never exceed: launches a minute, units at once, dollars an hour, its share of a budget.
 
 What it decides: whether one more launch (or start of a standby, which costs money but adds no node) is
 allowed now, and if not, which limit says so.
 Why: every runaway begins with a loop that believes it is short of nodes; these limits do not believe.
 Nodes come whole, so one may be launched while there is room for any part of it: what lives then is over the
 limit by less than that node's units, and no further one is launched. Money is no such limit: a node that
-costs more than is left is refused.
+costs more than is left is refused. A share of a budget (`policies.budget`) limits money, and machines.
 Never: serving nodes are not ended to get under a limit; a limit only stops what would be added.
 
 Example:
@@ -41,18 +41,27 @@ def no_room(pool: Pool, living: int) -> str:
 class Budget:
     """Counts down what may still be launched in this turn.
 
-    `living`: units of nodes and open launches, not counting those on their way out. `spend`: USD/h of all
+    `living`: units of nodes and open launches, not counting those on their way out; `nodes`: how many
+    machines they are. `spend`: USD/h of all
     nodes and open launches at today's prices, but for `unpriced` of them, whose prices are not known.
     """
 
     def __init__(
-        self, pool: Pool, *, living: int, launched_last_minute: int, spend: float, unpriced: int = 0
+        self,
+        pool: Pool,
+        *,
+        living: int,
+        launched_last_minute: int,
+        spend: float,
+        unpriced: int = 0,
+        nodes: int = 0,
     ) -> None:
         self._pool = pool
         self._living = living
         self._launched = launched_last_minute
         self._spend = spend
         self._unpriced = unpriced
+        self._nodes = nodes
 
     @property
     def living(self) -> int:
@@ -62,13 +71,20 @@ class Budget:
     @property
     def full(self) -> bool:
         """No node more may live."""
-        return bool(no_room(self._pool, self._living))
+        return bool(self._no_room())
+
+    def _no_room(self) -> str:
+        """Why no node more may live; empty when one may."""
+        most = self._pool.limits.nodes
+        if most is not None and self._nodes >= most:
+            return f"{self._nodes} nodes live, and the share of the budget is {most}"
+        return no_room(self._pool, self._living)
 
     def refuses(self, price: float | None) -> str:
         """Why a launch at `price` USD/h is not allowed now; empty when it is."""
         limits = self._pool.limits
-        if self.full:
-            return no_room(self._pool, self._living)
+        if full := self._no_room():
+            return full
         if self._launched >= limits.launches_per_minute:
             return f"{self._launched} launches in the last minute, the limit is {limits.launches_per_minute}"
         return self.refuses_cost(price)
@@ -78,13 +94,14 @@ class Budget:
         cap = self._pool.limits.spend_per_hour
         if cap is None:
             return ""
+        name = "share of the budget" if self._pool.limits.shared else "spend cap"
         if price is None:
-            return f"the spend cap of {cap:.2f} USD/h needs the price of this node, which is not known"
+            return f"the {name} of {cap:.2f} USD/h needs the price of this node, which is not known"
         if self._unpriced:
-            return f"the spend cap of {cap:.2f} USD/h needs the prices of {self._unpriced} more nodes"
+            return f"the {name} of {cap:.2f} USD/h needs the prices of {self._unpriced} more nodes"
         if not within_cap(self._pool, self._spend + price):
             left = max(0.0, cap - self._spend)
-            return f"the spend cap of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
+            return f"the {name} of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
         return ""
 
     def affords(self, price: float | None) -> bool:
@@ -93,13 +110,14 @@ class Budget:
 
     def take(self, price: float | None, units: int = 1) -> None:
         """Count one launch."""
-        self._living += units
+        self.take_node(units)
         self._launched += 1
         self.take_cost(price)
 
     def take_node(self, units: int = 1) -> None:
         """Count a node that lives on, and costs what it cost before."""
         self._living += units
+        self._nodes += 1
 
     def take_cost(self, price: float | None) -> None:
         """Count USD/h that will be spent."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from policies.grant import Grant
 from policies.service import Service
 from policies.value import value
 
@@ -297,6 +298,7 @@ class World:
     notices to when it was last surely read, None before the first time.
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
     `failsafe_since`: it ran out, since the database has not answered from then on (`policies.failsafe`).
+    `grant`: the pool's share of a budget that several share, None where there is none.
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
     """
 
@@ -313,6 +315,7 @@ class World:
     epoch: int = 0
     awake_since: float = 0.0
     failsafe_since: float | None = None
+    grant: Grant | None = None
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -424,6 +427,8 @@ class Limits:
     surge: int = 2  # units above wanted + standby at any time; the last node may go over
     launches_per_minute: int = 20
     spend_per_hour: float | None = None  # USD/h of all nodes and open launches at today's prices
+    nodes: int | None = None  # machines at once that a shared budget grants, see `policies.budget`
+    shared: bool = False  # `spend_per_hour` is what a shared budget grants
     disruption: float = 0.1  # share of wanted that may be drained by choice at once; at least one node
 
 
@@ -440,6 +445,7 @@ class Patience:
 class Pool:
     """The wanted state of one pool: `replicas` ready serving units, `spot_share` of them on spot.
 
+    `priority`: of pools that share a budget, those with the higher one come first (`policies.budget`).
     `units` says how many units one node of an instance type serves; a type that it does not name serves one.
     Nodes come whole: see docs/decisions/0011 for what is rounded and which way. With `adaptive` rules the
     share is only the most that may be on spot, and the policy finds the mix; it knows only nodes of one unit.
@@ -448,6 +454,7 @@ class Pool:
     name: str
     replicas: int
     model: str = ""
+    priority: int = 0
     spot_share: float = 0.7
     units: Mapping[str, int] = field(default_factory=dict, hash=False)
     drain: DrainRules = DrainRules()

@@ -84,6 +84,7 @@ class Turn:
         return Budget(
             self.pool,
             living=self.fleet.living,
+            nodes=self.fleet.living_nodes,
             launched_last_minute=recent,
             spend=spend,
             unpriced=unpriced,

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.journal.codec import UnknownRecord, encode
 from policies.actions import Plan
+from policies.grant import Grant
 from policies.model import (
     EVERYWHERE,
     EngineReading,
@@ -66,6 +67,7 @@ class Packer:
                 "durable": world.durable,
                 "leading": world.leading,
                 "failsafe_since": world.failsafe_since,
+                "grant": world.grant,
                 "epoch": world.epoch,
                 "awake_since": world.awake_since,
                 "regions": {
@@ -151,6 +153,7 @@ class Unpacker:
                 durable=bool(stored["durable"]),
                 leading=bool(stored["leading"]),
                 failsafe_since=_instant(stored.get("failsafe_since")),  # older journals do not have it
+                grant=_adapter(Grant | None).validate_python(stored.get("grant")),  # older journals have none
                 epoch=int(stored["epoch"]),
                 awake_since=float(stored.get("awake_since", 0.0)),  # older journals do not have it
                 regions=self._regions(stored),

@@ -26,6 +26,7 @@ from orchestrator.loop.tally import Tally, dooms
 from orchestrator.metrics import metrics
 from policies import facts, parts
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.budget import Shares, ask_of
 from policies.decide import decide_for
 from policies.events import (
     AlarmRaised,
@@ -101,7 +102,10 @@ class _Alarms:
 
 
 class Loop:
-    """One pool's loop. `run` is its root task; `turn` runs once, for tests and the simulator."""
+    """One pool's loop. `run` is its root task; `turn` runs once, for tests and the simulator.
+
+    `shares`: the budget that it shares with other pools, None where there is none.
+    """
 
     def __init__(
         self,
@@ -118,12 +122,14 @@ class Loop:
         actuator: Actuator,
         tick: float,
         recorder: Recorder | None = None,
+        shares: Shares | None = None,
         on_turn: Callable[[Snapshot], None] | None = None,
     ) -> None:
         self.pool, self.memory = pool, memory
         self._clock, self._lease, self._epoch, self._journal = clock, lease, epoch, journal
         self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
         self._tick, self._recorder, self._on_turn = tick, recorder, on_turn
+        self._shares = shares
         self._tally = Tally(pool.name)
         self._unwritten: list[Event] = []
         self._alarms = _Alarms()
@@ -177,6 +183,8 @@ class Loop:
         seen = facts.changes(self.pool, world, memory)
         memory = reduce(memory, *seen)
         fleet = Fleet.of(self.pool, world, memory)
+        if self._shares is not None:
+            world = replace(world, grant=self._shares.turn(ask_of(fleet, world, memory)))
         news = self._news(world, memory, fleet)
         self._tally.events((*heard, *seen), self.memory, memory)
         self._tally.tokens(world)

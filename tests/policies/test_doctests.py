@@ -23,6 +23,7 @@ WORDS = {
     "draft": "a memory being changed",
     "fleet": "nodes joined into one view",
     "turn": "a decision in the making",
+    "grant": "what pools ask of a shared budget",
     "service": "how a balancer serves clients",
     "plain_text": "text from outside, made safe",
 }
