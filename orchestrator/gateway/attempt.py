@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from cloud.ports import Clock
+from cloud.sse import DONE_EVENT, only_comments
 from orchestrator.gateway import failure as failures
 from orchestrator.gateway import upstream
 from orchestrator.gateway.config import GatewayConfig
@@ -25,7 +26,6 @@ from orchestrator.gateway.job import Job
 from orchestrator.gateway.kept import KeptConnections, was_kept
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.request import Stage
-from orchestrator.gateway.sse import DONE_EVENT, only_comments
 from orchestrator.gateway.stream import StreamJudge
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.watch import Leash, Watch

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import orjson
 
+from cloud.sse import DONE, DONE_EVENT, Splitter, event_data, split_events
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.sse import DONE, DONE_EVENT, Splitter, event_data, split_events
 
 _HOLD_LIMIT = 4 * 1024 * 1024  # bytes before the first text, such as prompt token ids, that are still held
 _INSIDE = "the stream ended inside an event"

@@ -11,9 +11,9 @@ import orjson
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
+from cloud.sse import Splitter, event_data, only_comments, split_events
 from orchestrator.gateway.continuation.kinds import Broken
 from orchestrator.gateway.failure import Failure, of_status
-from orchestrator.gateway.sse import Splitter, event_data, only_comments, split_events
 from orchestrator.gateway.upstream import target_url
 
 _OK = 200

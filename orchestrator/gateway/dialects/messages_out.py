@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from cloud.sse import event_data, split_events
 from orchestrator.gateway.dialects.errors import anthropic_error
 from orchestrator.gateway.dialects.messages_blocks import Blocks, Unordered, event, is_whole, tool_input
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.sse import event_data, split_events
 
 if TYPE_CHECKING:
     from orchestrator.gateway.asked import Asked

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.gateway import sse
+from cloud import sse
+from cloud.sse import Splitter
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.sse import Splitter
 from orchestrator.gateway.stream import CompletionJudge, ResponsesJudge, StreamJudge, TypedJudge
 
 DONE = b"data: [DONE]\n\n"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cloud.sse import Splitter, event_data, split_events
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.sse import Splitter, event_data, split_events
 from orchestrator.gateway.stream import CompletionJudge, StreamJudge, is_plain
 
 

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
+from cloud.sse import event_data
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.continuation import (
     Broken,
@@ -24,7 +25,6 @@ from orchestrator.gateway.continuation import (
     probe,
 )
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.sse import event_data
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[str]]

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from multidict import CIMultiDict
 
+from cloud.sse import Splitter, event_data, split_events
 from orchestrator.gateway.asked import Asked, ask
 from orchestrator.gateway.continuation import (
     Capability,
@@ -23,7 +24,6 @@ from orchestrator.gateway.continuation import (
     prepared,
     probe,
 )
-from orchestrator.gateway.sse import Splitter, event_data, split_events
 
 pytestmark = pytest.mark.slow
 
