@@ -29,7 +29,7 @@ import fault_table
 from orchestrator import monitoring
 from orchestrator.config.errors import table_model, tables
 from orchestrator.config.tables.file import ConfigFile
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.metrics import metrics
@@ -200,8 +200,7 @@ def _roff(line: str) -> str:
 def metrics_page() -> str:
     """The whole of metrics.md."""
     rng = random.Random(0)  # noqa: S311 - nothing is drawn
-    config = GatewayConfig(targets_file=Path("t"), socket=Path("s"))
-    table = TargetTable(now=lambda: 0.0, rng=rng, config=config)
+    table = TargetTable(now=lambda: 0.0, rng=rng, gate=PoolGate(targets_file=Path("t")))
     gateway = GatewayMetrics(table, queued=lambda: 0, now=lambda: 0.0)
     outcomes = ", ".join(f"`{outcome}`" for outcome in Outcome)
     parts = [

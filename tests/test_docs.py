@@ -20,7 +20,7 @@ from cyclopts import CycloptsError, MissingArgumentError
 from prometheus_client import generate_latest
 
 from orchestrator.config.load import ConfigError, load_config
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.metrics import metrics
@@ -116,8 +116,8 @@ def shown_by_daemon() -> set[str]:
 def shown_by_gateway() -> set[str]:
     import random
 
-    config = GatewayConfig(targets_file=Path("t"), socket=Path("s"))
-    table = TargetTable(now=lambda: 0.0, rng=random.Random(0), config=config)
+    gate = PoolGate(targets_file=Path("t"))
+    table = TargetTable(now=lambda: 0.0, rng=random.Random(0), gate=gate)
     return _families(GatewayMetrics(table, queued=lambda: 0, now=lambda: 0.0).exposition().decode())
 
 

@@ -1,6 +1,6 @@
 """`python -m orchestrator.gateway '{"targets_file": ..., "socket": ...}'`: a gateway from JSON settings.
 
-The keys are the fields of GatewayConfig. People start it with `orchestrator gateway`; this entry is for
+The keys are those of `config.one_pool`. People start it with `orchestrator gateway`; this entry is for
 programs that start a gateway and have its settings at hand. Exit codes: 0 stopped, 1 cannot start, 2 usage.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from orchestrator.gateway.app import serve
-from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.config import GatewayConfig, GatewayError, one_pool
 from orchestrator.gateway.handover import inheritance
 from orchestrator.units import parse_host_port
 
@@ -37,7 +37,7 @@ def config_from_json(text: str) -> GatewayConfig:
     try:
         if "metrics_listen" in fields:
             fields["metrics_listen"] = parse_host_port(fields["metrics_listen"])
-        return GatewayConfig(**fields)
+        return one_pool(**fields)
     except (TypeError, ValueError) as error:
         raise GatewayError(f"gateway: settings: {error}") from None
 

@@ -69,6 +69,7 @@ class Gateway:
         supervisor: Supervisor | None = None,
     ) -> None:
         self._config = config
+        gate = config.pools[0]
         self._clock = clock
         self._given = given if given is not None else Inheritance()
         self._hosts = names_of(config, HostPort(config.host, config.port))
@@ -77,14 +78,14 @@ class Gateway:
         self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
         self._ids = RequestIds(self._rng)
         self.incarnation = uuid.uuid4().hex
-        self.table = TargetTable(now=clock.now, rng=self._rng, config=config)
+        self.table = TargetTable(now=clock.now, rng=self._rng, gate=gate)
         self._admission = Admission(
             self.table,
-            limit=config.queue_limit,
-            deadline=config.queue_deadline,
-            hopeless=config.no_target_wait,
+            limit=gate.queue_limit,
+            deadline=gate.queue_deadline,
+            hopeless=gate.no_target_wait,
         )
-        self._watch = Watch(self.table, self._admission, clock, drain_margin=config.drain_margin)
+        self._watch = Watch(self.table, self._admission, clock, drain_margin=gate.drain_margin)
         self.metrics = GatewayMetrics(self.table, queued=self._admission.__len__, now=clock.now)
         self.table.on_breaker_open.append(self._breaker_opened)
         self._session: aiohttp.ClientSession
@@ -108,6 +109,7 @@ class Gateway:
     async def start(self) -> None:
         """Read the targets file, open the control socket, then the listener. Raises GatewayError."""
         config, given = self._config, self._given
+        gate = config.pools[0]
         given.check(config)
         self._hosts.add_own_names()
         listener = given.public if given.public is not None else _listen(config.host, config.port)
@@ -118,7 +120,7 @@ class Gateway:
             raise
         self._public = listener
         self.port = listener.getsockname()[1]
-        self._session = make_session(config)
+        self._session = make_session(gate.connect_timeout)
         self._proxy = Proxy(
             config=config,
             table=self.table,
@@ -130,12 +132,12 @@ class Gateway:
             clock=self._clock,
         )
         self._health = HealthChecker(
-            config=config, table=self.table, metrics=self.metrics, clock=self._clock, rng=self._rng
+            gate=gate, table=self.table, metrics=self.metrics, clock=self._clock, rng=self._rng
         )
         source = TargetSource(
             table=self.table,
             metrics=self.metrics,
-            file=config.targets_file,
+            file=gate.targets_file,
             clock=self._clock,
             on_set=self._health.sync,
         )
@@ -176,7 +178,7 @@ class Gateway:
             host=config.host,
             port=self.port,
             socket=str(config.socket),
-            targets_file=str(config.targets_file),
+            targets_file=str(gate.targets_file),
             generation=self.table.generation,
         )
 
@@ -393,7 +395,7 @@ def names_of(config: GatewayConfig, at: HostPort) -> Hosts:
     address that other machines reach has names that only its users know.
     """
     more = config.allowed_hosts or (() if at.loopback else (ANY,))
-    return Hosts((at.host, *more), table=f"pool.{config.pool or 'NAME'}.gateway", listener=str(at))
+    return Hosts((at.host, *more), table=f"pool.{config.pools[0].name or 'NAME'}.gateway", listener=str(at))
 
 
 async def _after(first: asyncio.Task[None], signals: asyncio.Queue[None]) -> None:

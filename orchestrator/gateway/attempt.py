@@ -12,14 +12,13 @@ from typing import cast
 
 import aiohttp
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 from cloud.ports import Clock
 from cloud.sse import DONE_EVENT, only_comments
 from orchestrator.gateway import failure as failures
 from orchestrator.gateway import upstream
-from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.continuation import Broken, Capability, Continuation
+from orchestrator.gateway.endings import Answer, ClientGone
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.headers import returned
 from orchestrator.gateway.job import Job
@@ -33,27 +32,6 @@ from orchestrator.gateway.watch import Leash, Watch
 _SUCCESS = range(200, 300)
 _FIRST_ERROR, _FIRST_SERVER_ERROR = 400, 500
 _EVENT_STREAM = "text/event-stream"
-_LONGEST_RETRY_AFTER = 3600.0
-
-
-class Answer:
-    """A whole answer of a target that has not been sent."""
-
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds after which the target wants to be asked again; None when it does not say."""
-        try:
-            seconds = float(self.headers.get(hdrs.RETRY_AFTER, ""))
-        except ValueError:
-            return None
-        return min(seconds, _LONGEST_RETRY_AFTER) if seconds >= 0 else None
 
 
 class AttemptFailed(Exception):
@@ -68,17 +46,13 @@ class AttemptFailed(Exception):
         self.answer = answer
 
 
-class ClientGone(Exception):
-    """The client closed its connection while its answer was being written."""
-
-
 class Attempts:
     """Makes attempts. Holds no state of a request; `stopping` tells whether clients should reconnect."""
 
     def __init__(
         self,
         *,
-        config: GatewayConfig,
+        answer_limit: int,
         session: aiohttp.ClientSession,
         table: TargetTable,
         metrics: GatewayMetrics,
@@ -86,7 +60,7 @@ class Attempts:
         clock: Clock,
         stopping: Callable[[], bool],
     ) -> None:
-        self._config = config
+        self._answer_limit = answer_limit
         self._session = session
         self._connections = cast("KeptConnections", session.connector)
         self._table = table
@@ -178,7 +152,7 @@ class Attempts:
 
         An answer of unknown length that is not JSON or text, such as audio, passes through as it comes.
         """
-        kind, most, entry = answer.content_type, self._config.answer_limit, leash.entry
+        kind, most, entry = answer.content_type, self._answer_limit, leash.entry
         held = (
             answer.status >= _FIRST_ERROR
             or (answer.content_length or most + 1) <= most
@@ -289,7 +263,7 @@ class Attempts:
 
     def _check_tail(self, judge: StreamJudge) -> None:
         """An event without an end is not an event stream."""
-        if judge.size_of_tail() > self._config.answer_limit:
+        if judge.size_of_tail() > self._answer_limit:
             judge.fail(Failure.BAD_RESPONSE, "an event of the stream has no end")
 
 

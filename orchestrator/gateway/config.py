@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
+from policies.routing import Kind, Route
 
 IDLE = 4.0
 """Seconds for which a connection to a target is kept without a request. vLLM's server closes its own after
@@ -21,8 +26,11 @@ class GatewayError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayConfig:
-    """Everything one gateway process needs to know. Durations are seconds, sizes bytes, shares fractions.
+class PoolGate:
+    """How the gateway treats one pool. Durations are seconds, sizes bytes, shares fractions.
+
+    `name`: only target sets of this pool are taken; empty takes any. `served`: the name under which its
+    engines serve the model, `adapters` those of the adapters that they serve beside it.
 
     Timeouts. `connect_timeout`: to open a connection to a target. A target that is silent for
     `health_timeout` and fails or leaves a check unanswered is lost: what it holds goes on elsewhere.
@@ -42,25 +50,16 @@ class GatewayConfig:
     the rest cannot be exactly what the first would have said; "exact" only where it can; "off" never.
     Streams that would outlive the drain deadline of their target move `drain_margin` before it.
 
-    Limits. `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue.
-    `body_limit`: largest request body. `bodies_limit`: all that are held at one time. `body_timeout`: longest
-    silence inside a body, `body_rate`: bytes a second that it must have on the whole once that is over.
-    `answer_limit`: largest plain answer held back for a retry; a longer one is passed through.
-    `connection_limit`: connections that clients may hold. `head_limit`: largest head of a request,
-    `head_timeout`: for all of it. `unread_timeout`: how long a client may leave an answer unread,
-    `unread_limit`: what all clients together may leave unread.
+    `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue.
 
     Raises GatewayError when a value makes no sense.
     """
 
     targets_file: Path
-    socket: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
-    metrics_listen: HostPort | None = None  # for Prometheus
-    pool: str = ""  # accept only this pool's target sets; empty accepts any
+    name: str = ""
+    served: str = ""
+    adapters: tuple[str, ...] = ()
 
-    poll_interval: float = 0.2  # between looks at the targets file
     health_path: str = "/health"
     health_interval: float = 0.3  # between checks of a target that owes answers and is silent; else three
     health_timeout: float = 4.4
@@ -69,7 +68,6 @@ class GatewayConfig:
     queue_limit: int = 1024
     queue_deadline: float = 30.0
     no_target_wait: float = 1.0
-    retry_after: int = 2  # s, what a refused client is told to wait
     max_in_flight: int = 512
 
     connect_timeout: float = 2.0
@@ -89,52 +87,17 @@ class GatewayConfig:
     breaker_open: float = 1.0  # time an open breaker keeps requests away before it lets one probe pass
     breaker_longest: float = 60.0
 
-    body_limit: int = 64 * 1024 * 1024
-    bodies_limit: int = 512 * 1024 * 1024
-    body_timeout: float = 30.0
-    body_rate: int = 16 * 1024
-    answer_limit: int = 32 * 1024 * 1024
-    connection_limit: int = 16_384
-    head_limit: int = 64 * 1024
-    head_timeout: float = 10.0
-    unread_timeout: float = 60.0
-    unread_limit: int = 256 * 1024 * 1024
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
-    allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
-    trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-* is believed
     api_key: str | None = field(default=None, repr=False)  # replaces the client's own; None passes that on
 
-    linger: float = 1.0  # time a stopping gateway still accepts, telling clients to reconnect elsewhere
-    drain_timeout: float = 600.0
-    seed: int | None = None  # of tie-breaks and request ids; None draws it from the system
-
     def __post_init__(self) -> None:
-        for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                raise GatewayError(f"gateway: {name}: {getattr(self, name)!r}: must be more than zero")
-        for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise GatewayError(f"gateway: {name}: {getattr(self, name)!r}: must be zero or more")
+        _check_numbers(self)
         if self.continuation not in CONTINUATIONS:
             known = ", ".join(CONTINUATIONS)
             raise GatewayError(f"gateway: continuation: {self.continuation!r}: must be one of {known}")
-        if not 0 <= self.port <= 65535:
-            raise GatewayError(f"gateway: port: {self.port}: must be 0 (any free port) to 65535")
-        for network in self.trusted_proxies:
-            try:
-                ipaddress.ip_network(network, strict=False)
-            except ValueError:
-                raise GatewayError(
-                    f"gateway: trusted_proxies: {network!r}: must be an address or a network, as 10.0.0.0/8"
-                ) from None
         for path in (self.health_path, *self.allow_paths):
             if not path.startswith("/"):
                 raise GatewayError(f"gateway: path {path!r}: must start with a slash")
-        if len(str(self.socket).encode()) > _LONGEST_SOCKET_PATH:
-            raise GatewayError(
-                f"gateway: socket: {self.socket}: longer than {_LONGEST_SOCKET_PATH} bytes; "
-                f"choose a shorter directory"
-            )
 
     def limits(self) -> Limits:
         """What the clocks are judged by."""
@@ -145,6 +108,152 @@ class GatewayConfig:
             stall_factor=self.stall_factor,
             stall_least=self.stall_least,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSpec:
+    """An API outside. Durations are seconds; money is in picodollars (1e-12 USD).
+
+    `kind` names the wire format: "openai" or "anthropic". `url` has no trailing slash. `api_version` and
+    `sampling` (whether temperature, top_p and top_k may be sent) are Anthropic's. `usd_per_day_pico` is the
+    most that may be spent there in a day (UTC), None for no cap. `in_flight`: requests that it may hold;
+    `retries`: how often one is sent again on 429, 529 and 5xx. `ca_file`: certificates trusted besides the
+    system's. `allow_http`: the url may be plain http elsewhere than on the loopback.
+    """
+
+    name: str
+    kind: str
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    api_version: str = "2023-06-01"
+    sampling: bool = False
+    usd_per_day_pico: int | None = None
+    in_flight: int = 64
+    connect_timeout: float = 3.0
+    first_token_timeout: float = 30.0
+    answer_timeout: float = 600.0
+    retries: int = 2
+    ca_file: Path | None = None
+    allow_http: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Everything one gateway process needs to know. Durations are seconds, sizes bytes.
+
+    `pools` by file order, `routes` as written (the implicit ones of pools are not among them), `providers`
+    by name. `default_route` is the model of requests that name none; `spend_file` keeps what was spent at
+    providers.
+
+    Limits. `body_limit`: largest request body. `bodies_limit`: all that are held at one time.
+    `body_timeout`: longest silence inside a body, `body_rate`: bytes a second that it must have on the whole
+    once that is over. `answer_limit`: largest plain answer held back for a retry; a longer one is passed
+    through. `connection_limit`: connections that clients may hold. `head_limit`: largest head of a request,
+    `head_timeout`: for all of it. `unread_timeout`: how long a client may leave an answer unread,
+    `unread_limit`: what all clients together may leave unread.
+
+    Raises GatewayError when a value makes no sense.
+    """
+
+    socket: Path
+    pools: tuple[PoolGate, ...] = ()
+    routes: tuple[Route, ...] = ()
+    providers: Mapping[str, ProviderSpec] = field(default_factory=lambda: MappingProxyType({}))
+    default_route: str = ""
+    spend_file: Path | None = None
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    metrics_listen: HostPort | None = None  # for Prometheus
+    poll_interval: float = 0.2  # between looks at the targets files
+    retry_after: int = 2  # s, what a refused client is told to wait
+
+    body_limit: int = 64 * 1024 * 1024
+    bodies_limit: int = 512 * 1024 * 1024
+    body_timeout: float = 30.0
+    body_rate: int = 16 * 1024
+    answer_limit: int = 32 * 1024 * 1024
+    connection_limit: int = 16_384
+    head_limit: int = 64 * 1024
+    head_timeout: float = 10.0
+    unread_timeout: float = 60.0
+    unread_limit: int = 256 * 1024 * 1024
+    allowed_hosts: tuple[str, ...] = ()  # names beside our own; none: any, unless it listens on the loopback
+    trusted_proxies: tuple[str, ...] = ()  # addresses and networks whose X-Forwarded-* is believed
+
+    linger: float = 1.0  # time a stopping gateway still accepts, telling clients to reconnect elsewhere
+    drain_timeout: float = 600.0
+    seed: int | None = None  # of tie-breaks and request ids; None draws it from the system
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        if not 0 <= self.port <= 65535:
+            raise GatewayError(f"gateway: port: {self.port}: must be 0 (any free port) to 65535")
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise GatewayError(
+                    f"gateway: trusted_proxies: {network!r}: must be an address or a network, as 10.0.0.0/8"
+                ) from None
+        if len(str(self.socket).encode()) > _LONGEST_SOCKET_PATH:
+            raise GatewayError(
+                f"gateway: socket: {self.socket}: longer than {_LONGEST_SOCKET_PATH} bytes; "
+                f"choose a shorter directory"
+            )
+        _check_routes(self)
+
+    @property
+    def routed(self) -> bool:
+        """Whether requests are sent by the model they name. One pool and no route: they are not looked at."""
+        return bool(self.routes) or len(self.pools) != 1
+
+
+def one_pool(**settings: Any) -> GatewayConfig:
+    """The settings of a gateway with one pool and no route, its pool's among the rest, as one flat table.
+
+    `pool` is the pool's name. Raises GatewayError; TypeError for a key that neither has.
+    """
+    if "pool" in settings:
+        settings["name"] = settings.pop("pool")
+    gate = {key: settings.pop(key) for key in POOL_KEYS & settings.keys()}
+    return GatewayConfig(pools=(PoolGate(**gate),), **settings)
+
+
+POOL_KEYS = frozenset(each.name for each in dataclasses.fields(PoolGate))
+"""The settings that each pool has of its own."""
+
+
+def _check_numbers(settings: PoolGate | GatewayConfig) -> None:
+    names = [each.name for each in dataclasses.fields(settings)]
+    for name in POSITIVE:
+        if name in names and not getattr(settings, name) > 0:
+            raise GatewayError(f"gateway: {name}: {getattr(settings, name)!r}: must be more than zero")
+    for name in _NOT_NEGATIVE:
+        if name in names and not getattr(settings, name) >= 0:
+            raise GatewayError(f"gateway: {name}: {getattr(settings, name)!r}: must be zero or more")
+
+
+def _check_routes(config: GatewayConfig) -> None:
+    """What the router takes for granted. Raises GatewayError."""
+    pools = {gate.name for gate in config.pools}
+    if len(pools) < len(config.pools):
+        raise GatewayError("gateway: two pools have the same name")
+    files = {gate.targets_file for gate in config.pools}
+    if len(files) < len(config.pools):
+        raise GatewayError("gateway: two pools have the same targets_file; each needs one of its own")
+    if not config.pools and not config.routes:
+        raise GatewayError("gateway: there is neither a pool nor a route: nothing could be served")
+    named: set[str] = set()
+    for route in config.routes:
+        for name in route.models:
+            if name in named:
+                raise GatewayError(f"gateway: route: {name!r} is in two routes, or twice in one")
+            named.add(name)
+        for backend in route.backends:
+            known = pools if backend.kind is Kind.POOL else config.providers.keys()
+            if backend.name not in known:
+                raise GatewayError(f"gateway: route {route.name!r}: there is no {backend}")
 
 
 CONTINUATIONS = ("off", "exact", "on")

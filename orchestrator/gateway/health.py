@@ -11,7 +11,7 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 
 from cloud.ports import Clock
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import probe
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.targets import Entry, TargetTable
@@ -43,25 +43,25 @@ class HealthChecker:
     def __init__(
         self,
         *,
-        config: GatewayConfig,
+        gate: PoolGate,
         table: TargetTable,
         metrics: GatewayMetrics,
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        self._config = config
+        self._gate = gate
         self._table = table
         self._metrics = metrics
         self._clock = clock
         self._rng = rng
         self._headers: CIMultiDict[str] = CIMultiDict()
-        if config.api_key is not None:
-            self._headers[hdrs.AUTHORIZATION] = f"Bearer {config.api_key}"
+        if gate.api_key is not None:
+            self._headers[hdrs.AUTHORIZATION] = f"Bearer {gate.api_key}"
         self._watches: dict[Entry, asyncio.Task[None]] = {}
         self._probes: dict[Entry, asyncio.Task[None]] = {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=config.health_timeout, sock_connect=config.connect_timeout),
+            timeout=aiohttp.ClientTimeout(total=gate.health_timeout, sock_connect=gate.connect_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -83,7 +83,7 @@ class HealthChecker:
 
     async def _watch(self, entry: Entry) -> None:
         """Check one target until it has left the set and holds no request."""
-        interval = self._config.health_interval
+        interval = self._gate.health_interval
         wait = interval * self._rng.uniform(0.5, 1.0)  # spreads targets that came together
         while entry.watched:
             entry.suspicion.clear()
@@ -132,17 +132,17 @@ class HealthChecker:
         log.info("target.probed", node=entry.spec.id, way=can.way.value, why=can.why)
 
     async def _check(self, entry: Entry) -> None:
-        fault, fall, spoke = "", self._config.health_fall, False
+        fault, fall, spoke = "", self._gate.health_fall, False
         entry.clock.asked(self._clock.now())
         try:
-            async with self._session.get(target_url(entry.spec.address, self._config.health_path)) as answer:
+            async with self._session.get(target_url(entry.spec.address, self._gate.health_path)) as answer:
                 spoke = True
                 if answer.status != _HEALTHY_STATUS:
                     fault = f"health check answered {answer.status}"
         except aiohttp.ClientConnectorError as error:
             fault, fall = f"health check cannot connect: {error.strerror or error}", 1
         except TimeoutError:
-            fault = f"health check got no answer within {self._config.health_timeout:g} s"
+            fault = f"health check got no answer within {self._gate.health_timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
             fault = f"health check failed: {error}"
         finally:

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from cloud.ports import Clock
 from orchestrator.gateway.admission import Admission, Refused
 from orchestrator.gateway.asked import Unfit, ask
-from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts, ClientGone
+from orchestrator.gateway.attempt import AttemptFailed, Attempts
 from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.course import Course
@@ -21,6 +21,7 @@ from orchestrator.gateway.dialects import ErrorShape
 from orchestrator.gateway.dialects.errors import openai_error
 from orchestrator.gateway.dialects.stored import Stored
 from orchestrator.gateway.dialects.table import row_of
+from orchestrator.gateway.endings import BUSY, Answer, ClientGone, Endings, Turned, shape_for
 from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.headers import Forwarding
 from orchestrator.gateway.health import KNOWN_WITHIN
@@ -28,7 +29,7 @@ from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
-from orchestrator.gateway.replies import NODE, REQUEST_ID, error_response
+from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import ResponsesJudge
 from orchestrator.gateway.targets import Entry, TargetTable
@@ -40,19 +41,8 @@ _TIMEOUTS = frozenset(
     {Failure.FIRST_TOKEN_TIMEOUT, Failure.DEADLINE, Failure.STALLED, Failure.LOST}
 )  # fmt: skip
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
-_FIRST_SERVER_ERROR = 500
 _NOT_IMPLEMENTED = 501  # what follows an upgrade is not HTTP
-_BUSY = frozenset({429, 503})
 _BEGUN = frozenset({Stage.STREAMING, Stage.CONTINUING})  # the client has a part of the answer
-
-
-class Turned(Exception):
-    """The request ends here with this answer, which no target gave."""
-
-    def __init__(self, response: web.Response, outcome: Outcome) -> None:
-        super().__init__(response.status)
-        self.response = response
-        self.outcome = outcome
 
 
 class Proxy:
@@ -71,11 +61,13 @@ class Proxy:
         clock: Clock,
     ) -> None:
         self._config = config
+        self._gate = gate = config.pools[0]
         self._table = table
         self._admission = admission
         self._metrics = metrics
         self._ids = ids
-        self._forwarding = Forwarding(config.trusted_proxies, config.api_key)
+        self._forwarding = Forwarding(config.trusted_proxies, gate.api_key)
+        self._endings = Endings(config.retry_after)
         self._stored = Stored()
         self._intake = Intake(
             limit=config.body_limit,
@@ -83,10 +75,10 @@ class Proxy:
             pace=Pace(config.body_timeout, config.body_rate),
         )
         self._clock = clock
-        budget = RetryBudget(config.retry_budget, config.retry_reserve)
-        self._course = Course(table, budget, config.max_retries)
+        budget = RetryBudget(gate.retry_budget, gate.retry_reserve)
+        self._course = Course(table, budget, gate.max_retries)
         self._attempts = Attempts(
-            config=config,
+            answer_limit=config.answer_limit,
             session=session,
             table=table,
             metrics=metrics,
@@ -125,7 +117,7 @@ class Proxy:
                 raise  # breaks the connection: the client must not take what it has for an answer
             message = "the gateway failed on this request; its log has the reason"
             response = error_response(
-                500, "gateway_error", message, request_id=exchange.id, shape=_shape_for(job)
+                500, "gateway_error", message, request_id=exchange.id, shape=shape_for(job)
             )
         finally:
             self._running.discard(task)
@@ -156,23 +148,23 @@ class Proxy:
         try:
             if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
                 raise Unfit(_NOT_IMPLEMENTED, "not_implemented", "this gateway does not proxy web sockets")
-            shape = row_of(request.method, request.raw_path.partition("?")[0], self._config.allow_paths).error
+            shape = row_of(request.method, request.raw_path.partition("?")[0], self._gate.allow_paths).error
             body = await self._intake.read(request)
             exchange.held = len(body)
             kind = request.headers.get(hdrs.CONTENT_TYPE, "")
-            asked = ask(request.method, request.raw_path, kind, body, self._config.allow_paths)
+            asked = ask(request.method, request.raw_path, kind, body, self._gate.allow_paths)
         except (Unfit, Refusal) as refused:
             raise self._refused(refused, exchange, shape) from None
         except ConnectionError:
             raise ClientGone from None
-        longest = self._config.stream_timeout if asked.stream else self._config.answer_timeout
+        longest = self._gate.stream_timeout if asked.stream else self._gate.answer_timeout
         exchange.deadline = self._clock.now() + longest
         headers = self._forwarding.to_node(request, exchange.id)
-        return Job(request, exchange, asked=asked, headers=headers, continuation=self._config.continuation)
+        return Job(request, exchange, asked=asked, headers=headers, continuation=self._gate.continuation)
 
     def _refused(self, refused: Unfit | Refusal, exchange: Exchange, shape: ErrorShape) -> Turned:
         """The answer to what no target is asked for."""
-        busy = refused.status in _BUSY
+        busy = refused.status in BUSY
         response = error_response(
             refused.status,
             refused.code,
@@ -241,7 +233,7 @@ class Proxy:
         if node is None:
             return
         if not self._table.knows(node):
-            raise self._turn(
+            raise self._endings.turned(
                 job,
                 404,
                 "stored_on_lost_node",
@@ -288,9 +280,9 @@ class Proxy:
         if job.exchange.stage is Stage.CONTINUING:
             return await self._cut(job, failure, f"no node can go on with it: {refused}")
         if answer is not None:
-            raise self._answer_of_target(job, answer) from None
+            raise self._endings.said(job, answer) from None
         code = "queue_full" if refused.full else "no_target"
-        raise self._turn(job, 503, code, f"no node can take the request: {refused}") from None
+        raise self._endings.turned(job, 503, code, f"no node can take the request: {refused}") from None
 
     async def _give_up(
         self, job: Job, entry: Entry, error: AttemptFailed, answer: Answer | None
@@ -300,64 +292,21 @@ class Proxy:
         if exchange.stage in _BEGUN:
             return await self._cut(job, failure, str(error))
         if error.answer is not None and answer is not None:
-            raise self._answer_of_target(job, answer) from None
+            raise self._endings.said(job, answer) from None
         timed_out = failure in _TIMEOUTS
         what = f"attempt {exchange.retries + 1}, the last one, failed with {failure}: {error}"
         if not job.asked.repeatable and not failure.refused:
             what = f"{what}; it may have run, so it was not sent again"
         code = "upstream_timeout" if timed_out else "upstream_failed"
-        turned = self._turn(job, 504 if timed_out else 502, code, what)
-        turned.response.headers[NODE] = entry.spec.id
-        raise turned from None
-
-    def _answer_of_target(self, job: Job, answer: Answer) -> Turned:
-        """A target's error, in the client's shape."""
-        status = answer.status
-        body = job.edge.failed(status, answer.body, job.exchange.id)
-        headers = answer.headers
-        headers[REQUEST_ID] = job.exchange.id
-        if status in _BUSY:
-            headers.setdefault(hdrs.RETRY_AFTER, str(self._config.retry_after))
-        if body is not answer.body:
-            headers[hdrs.CONTENT_TYPE] = "application/json"
-            headers.pop(hdrs.CONTENT_ENCODING, None)
-        outcome = Outcome.CLIENT_ERROR if status < _FIRST_SERVER_ERROR else Outcome.UPSTREAM_ERROR
-        return Turned(web.Response(status=status, headers=headers, body=body), outcome)
+        status = 504 if timed_out else 502
+        raise self._endings.turned(job, status, code, what, node=entry.spec.id) from None
 
     async def _cut(self, job: Job, failure: Failure, detail: str) -> web.StreamResponse:
-        """Tell the client that the rest of its answer will not come."""
-        out = job.response
-        if out is None:
-            raise AssertionError(f"request {job.exchange.id}: nothing was begun")
+        """End a stream of which the client has a part."""
         self._metrics.stream_cut(failure)
         if job.exchange.stage is Stage.CONTINUING:
             self._metrics.continuation_failed(job.kind)
-        log.warning("stream_cut", request_id=job.exchange.id, reason=failure.value, detail=detail)
-        job.outcome = Outcome.CUT
-        if out.content_type == "text/event-stream":
-            with contextlib.suppress(ConnectionError):
-                await out.write(job.interrupted(failure, detail))
-        elif job.request.transport is not None:
-            job.request.transport.abort()
-        return out
-
-    def _turn(self, job: Job, status: int, code: str, message: str) -> Turned:
-        response = error_response(
-            status,
-            code,
-            message,
-            request_id=job.exchange.id,
-            retry_after=self._config.retry_after if status >= _FIRST_SERVER_ERROR else None,
-            shape=_shape_for(job),
-        )
-        outcome = (
-            Outcome.REFUSED
-            if status == 503
-            else Outcome.FAILED
-            if status >= _FIRST_SERVER_ERROR
-            else Outcome.BAD_REQUEST
-        )
-        return Turned(response, outcome)
+        return await self._endings.cut(job, failure, detail)
 
     async def _end_now(self, exchange: Exchange, job: Job | None) -> tuple[web.StreamResponse, Outcome]:
         """The gateway is told to end at once: say so to the client instead of just going away."""
@@ -371,14 +320,9 @@ class Proxy:
             message,
             request_id=exchange.id,
             retry_after=self._config.retry_after,
-            shape=_shape_for(job),
+            shape=shape_for(job),
         )
         return response, Outcome.REFUSED
 
     def _elapsed(self, exchange: Exchange) -> float:
         return self._clock.now() - exchange.started
-
-
-def _shape_for(job: Job | None) -> ErrorShape:
-    """The shape of errors for a request, OpenAI's before it was read."""
-    return openai_error if job is None else job.asked.dialect.error

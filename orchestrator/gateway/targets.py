@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.blame import Breaker, BreakerState, Tab
 from orchestrator.gateway.clocks import Limits, TargetClock
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import Capability, Way
 from orchestrator.gateway.failure import Blame, Failure
 from policies.model import WEIGHT_OF_A_UNIT, TargetPhase, TargetSpec, TargetState
@@ -176,13 +176,13 @@ class TargetTable:
         *,
         now: Callable[[], float],
         rng: random.Random,
-        config: GatewayConfig,
+        gate: PoolGate,
     ) -> None:
         self._now = now
         self._rng = rng
-        self._config = config
-        self.limits = config.limits()
-        self.only_pool = config.pool
+        self._gate = gate
+        self.limits = gate.limits()
+        self.only_pool = gate.name
         self._entries: dict[str, Entry] = {}
         self._leaving: list[Entry] = []
         self._active: tuple[Entry, ...] = ()
@@ -282,7 +282,7 @@ class TargetTable:
 
         One that lost its target was let in before; for those there is as much room again.
         """
-        most = self._config.max_in_flight * max(1, entry.spec.weight // WEIGHT_OF_A_UNIT)
+        most = self._gate.max_in_flight * max(1, entry.spec.weight // WEIGHT_OF_A_UNIT)
         return entry.in_flight >= (2 * most if wish.again else most)
 
     def knows(self, node: str) -> bool:
@@ -361,8 +361,8 @@ class TargetTable:
         return entry.health is not before
 
     def _new(self, spec: TargetSpec) -> Entry:
-        config = self._config
-        breaker = Breaker(config.breaker_failures, config.breaker_open, config.breaker_longest)
+        gate = self._gate
+        breaker = Breaker(gate.breaker_failures, gate.breaker_open, gate.breaker_longest)
         return Entry(spec, breaker, self._now())
 
     def _return(self, spec: TargetSpec) -> Entry | None:

@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from orchestrator.gateway.answers import Unreadable
-from orchestrator.gateway.config import IDLE, GatewayConfig
+from orchestrator.gateway.config import IDLE
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.kept import KeptConnections
 
@@ -21,11 +21,11 @@ _READ_BUFFER = 2**16
 _OURS_ONLY = frozenset({"User-Agent", "Content-Type", "Accept", "Accept-Encoding"})
 
 
-def make_session(config: GatewayConfig) -> aiohttp.ClientSession:
+def make_session(connect_timeout: float) -> aiohttp.ClientSession:
     """The session for proxied requests: no limits of its own, no total timeout, bodies as they are."""
     return aiohttp.ClientSession(
         connector=KeptConnections(limit=0, keepalive_timeout=IDLE, socket_factory=_socket),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=_OURS_ONLY,

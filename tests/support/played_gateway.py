@@ -19,9 +19,10 @@ from multidict import CIMultiDict
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.asked import ask
-from orchestrator.gateway.attempt import Answer, AttemptFailed, Attempts
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.attempt import AttemptFailed, Attempts
+from orchestrator.gateway.config import one_pool
 from orchestrator.gateway.continuation import Broken, Capability, Way
+from orchestrator.gateway.endings import Answer
 from orchestrator.gateway.failure import Failure, of_status
 from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.ids import RequestIds
@@ -206,7 +207,7 @@ class PlayedProxy(Proxy):
 
     async def _read(self, request, exchange):
         asked = request.asked
-        longest = self._config.stream_timeout if asked.stream else self._config.answer_timeout
+        longest = self._gate.stream_timeout if asked.stream else self._gate.answer_timeout
         exchange.deadline = self._clock.now() + longest
         job = Job(request, exchange, asked=asked, headers=CIMultiDict(), continuation="on")
         request.job = job
@@ -233,23 +234,25 @@ class World:
     def __init__(self, loop: VirtualTimeLoop, seed: int, nodes: int, **settings) -> None:
         self.rng = random.Random(seed)
         self.clock = VirtualClock(loop, epoch=EPOCH)
-        self.config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), **settings)
-        config, clock = self.config, self.clock
-        self.table = TargetTable(now=clock.now, rng=random.Random(seed), config=config)
+        self.config = one_pool(targets_file=Path("t"), socket=Path("s"), **settings)
+        self.gate = gate = self.config.pools[0]
+        clock = self.clock
+        self.table = TargetTable(now=clock.now, rng=random.Random(seed), gate=gate)
         self.admission = Admission(
             self.table,
-            limit=config.queue_limit,
-            deadline=config.queue_deadline,
-            hopeless=config.no_target_wait,
+            limit=gate.queue_limit,
+            deadline=gate.queue_deadline,
+            hopeless=gate.no_target_wait,
         )
         self.metrics = GatewayMetrics(self.table, queued=self.admission.__len__, now=clock.now)
-        self.watch = Watch(self.table, self.admission, clock, drain_margin=config.drain_margin)
-        parts = {"config": config, "table": self.table, "metrics": self.metrics, "clock": clock}
-        self.checker = HealthChecker(**parts, rng=random.Random(seed))
+        self.watch = Watch(self.table, self.admission, clock, drain_margin=gate.drain_margin)
+        parts = {"table": self.table, "metrics": self.metrics, "clock": clock}
+        self.checker = HealthChecker(**parts, gate=gate, rng=random.Random(seed))
         self.own_session = self.checker._session
         self.checker._session = SimpleNamespace(get=self._health, close=self.own_session.close)
         self.proxy = PlayedProxy(
             **parts,
+            config=self.config,
             admission=self.admission,
             session=self.own_session,
             ids=RequestIds(random.Random(seed)),
@@ -257,7 +260,12 @@ class World:
         )
         self.proxy.world = self
         self.proxy._attempts = Played(
-            self, **parts, session=self.own_session, watch=self.watch, stopping=lambda: self.proxy.stopping
+            self,
+            **parts,
+            answer_limit=self.config.answer_limit,
+            session=self.own_session,
+            watch=self.watch,
+            stopping=lambda: self.proxy.stopping,
         )
         self.nodes: dict[str, Node] = {}
         self.listed: dict[str, Node] = {}

@@ -24,9 +24,10 @@ from orchestrator.config.types import (
     share_key,
     size_key,
 )
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import GatewayConfig, PoolGate, one_pool
 
-_DEFAULTS: Final = GatewayConfig(targets_file=Path("targets.json"), socket=Path("gateway.sock"))
+_POOL: Final = PoolGate(targets_file=Path("targets.json"))
+_DEFAULTS: Final = GatewayConfig(socket=Path("gateway.sock"), pools=(_POOL,))
 
 
 class GatewayTable(Section):
@@ -62,72 +63,72 @@ class GatewayTable(Section):
         _DEFAULTS.poll_interval, "How often the gateway looks at the targets file."
     )
     health_path: str = Field(
-        default=_DEFAULTS.health_path, pattern="^/", description="Path that tells whether an engine is well."
+        default=_POOL.health_path, pattern="^/", description="Path that tells whether an engine is well."
     )
     health_interval: Duration = duration_key(
-        _DEFAULTS.health_interval,
+        _POOL.health_interval,
         "How often the gateway checks a target that owes answers and is silent; any other is checked at a "
         "third of that pace.",
     )
     health_timeout: Duration = duration_key(
-        _DEFAULTS.health_timeout,
+        _POOL.health_timeout,
         "How long a target may be silent and leave its check unanswered. After that it is lost, and what it "
         "was answering goes on elsewhere; a frozen node within this and two of `health_interval`.",
     )
     health_fall: int = Field(
-        default=_DEFAULTS.health_fall,
+        default=_POOL.health_fall,
         ge=1,
         description="Failed checks in a row before a target counts as unhealthy.",
     )
     queue_limit: int = Field(
-        default=_DEFAULTS.queue_limit,
+        default=_POOL.queue_limit,
         ge=0,
         description="Requests that may wait for a target; more are answered with 503.",
     )
     queue_deadline: Duration = duration_key(
-        _DEFAULTS.queue_deadline, "How long a request may wait for a target before it is answered with 503."
+        _POOL.queue_deadline, "How long a request may wait for a target before it is answered with 503."
     )
     no_target_wait: Duration = duration_key(
-        _DEFAULTS.no_target_wait,
+        _POOL.no_target_wait,
         "How long a request waits while no target can be hoped for, before it is answered with 503.",
     )
     retry_after: Duration = duration_key(
         _DEFAULTS.retry_after, "How long a refused client is told to wait, in whole seconds."
     )
     max_in_flight: int = Field(
-        default=_DEFAULTS.max_in_flight,
+        default=_POOL.max_in_flight,
         ge=1,
         description="Requests that one target may hold for each unit it serves; more wait in the queue.",
     )
     connect_timeout: Duration = duration_key(
-        _DEFAULTS.connect_timeout, "How long opening a connection to a target may take."
+        _POOL.connect_timeout, "How long opening a connection to a target may take."
     )
     first_token_timeout: Duration = duration_key(
-        _DEFAULTS.first_token_timeout,
+        _POOL.first_token_timeout,
         "Longest wait for the first token of a streaming request, while its target brings nothing to others "
         "either: one that moves is busy, and gets the time it needs.",
     )
     answer_timeout: Duration = duration_key(
-        _DEFAULTS.answer_timeout, "Longest life of a plain request, whatever its target does."
+        _POOL.answer_timeout, "Longest life of a plain request, whatever its target does."
     )
     stream_timeout: Duration = duration_key(
-        _DEFAULTS.stream_timeout, "Longest life of a streaming request, whatever its target does."
+        _POOL.stream_timeout, "Longest life of a streaming request, whatever its target does."
     )
     stall_factor: float = Field(
-        default=_DEFAULTS.stall_factor,
+        default=_POOL.stall_factor,
         gt=0,
         description="A stream that is silent for so many times the mean gap of its target's streams goes on "
         "elsewhere, even if the target moves.",
     )
     stall_least: Duration = duration_key(
-        _DEFAULTS.stall_least, "Silence inside a stream that is no stall, whatever `stall_factor` says."
+        _POOL.stall_least, "Silence inside a stream that is no stall, whatever `stall_factor` says."
     )
     idle_timeout: Duration = duration_key(
-        _DEFAULTS.idle_timeout,
+        _POOL.idle_timeout,
         "Longest silence inside a stream: after it the stream goes on elsewhere, or ends with an error.",
     )
     continuation: Literal["on", "exact", "off"] = Field(
-        default=_DEFAULTS.continuation,  # type: ignore[arg-type]
+        default=_POOL.continuation,  # type: ignore[arg-type]
         description="What becomes of a stream whose node is lost. on: another node of the same build "
         "finishes it, also where the rest cannot be exactly what the first one would have said; such a "
         "stream is marked. exact: only where it can. off: it ends with an error. Clients may ask for less "
@@ -135,34 +136,34 @@ class GatewayTable(Section):
         examples=["exact"],
     )
     drain_margin: Duration = duration_key(
-        _DEFAULTS.drain_margin,
+        _POOL.drain_margin,
         "How long before the deadline of a draining node its streams move that would outlive it.",
     )
     max_retries: int = Field(
-        default=_DEFAULTS.max_retries,
+        default=_POOL.max_retries,
         ge=0,
         description="How often a request that reached a target may be sent again.",
     )
     retry_budget: Factor = share_key(
-        _DEFAULTS.retry_budget, "Retries allowed, as a share of the requests served over time."
+        _POOL.retry_budget, "Retries allowed, as a share of the requests served over time."
     )
     retry_reserve: int = Field(
-        default=_DEFAULTS.retry_reserve,
+        default=_POOL.retry_reserve,
         ge=0,
         description="Retries that may be saved up, so that the loss of a busy node is made good at once.",
     )
     breaker_failures: int = Field(
-        default=_DEFAULTS.breaker_failures,
+        default=_POOL.breaker_failures,
         ge=1,
         description="Failures in a row that keep requests away from a target for a while.",
     )
     breaker_open: Duration = duration_key(
-        _DEFAULTS.breaker_open,
+        _POOL.breaker_open,
         "How long requests are kept away before one may try the target again; twice as long each time that "
         "one fails.",
     )
     breaker_longest: Duration = duration_key(
-        _DEFAULTS.breaker_longest, "Longest time for which requests are kept away from a target at once."
+        _POOL.breaker_longest, "Longest time for which requests are kept away from a target at once."
     )
     body_limit: Size = size_key(_DEFAULTS.body_limit, "Largest request body; larger ones get 413.")
     bodies_limit: Size = size_key(
@@ -201,7 +202,7 @@ class GatewayTable(Section):
         "What all clients together may leave unread; for more, the connection ends that has most.",
     )
     allow_paths: Strings = Field(
-        default=_DEFAULTS.allow_paths,
+        default=_POOL.allow_paths,
         description="Paths that clients may reach besides /v1/.",
         examples=[["/health", "/tokenize"]],
     )
@@ -226,7 +227,7 @@ class GatewayTable(Section):
         """
         values = self.model_dump(exclude={"listen", "metrics_listen", "api_key_file", "retry_after"})
         key_file = self.api_key_file
-        return GatewayConfig(
+        return one_pool(
             **values,
             host=self.listen.host,
             port=self.listen.port,

@@ -25,7 +25,7 @@ from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, LoadBalancer
 from orchestrator.gateway.app import Gateway
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import one_pool
 from policies.model import TargetPhase, TargetSpec, TargetState
 
 PATIENCE = 30.0
@@ -56,7 +56,7 @@ class GatewayHarness:
     """The embedded gateway, in this event loop."""
 
     def __init__(self, directory: Path, account: Any) -> None:
-        self._config = GatewayConfig(
+        self._config = one_pool(
             targets_file=directory / "targets.json",
             socket=directory / "gw.sock",
             port=0,
@@ -82,7 +82,7 @@ class GatewayHarness:
     def adapter(self) -> LoadBalancer:
         return GatewayBalancer(
             socket=self._config.socket,
-            targets_file=self._config.targets_file,
+            targets_file=self._config.pools[0].targets_file,
             pool="test",
             clock=SystemClock(),
         )

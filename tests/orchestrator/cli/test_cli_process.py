@@ -206,7 +206,7 @@ def test_gateway_serves_with_the_settings_of_the_file(
 
     replace_module(monkeypatch, "orchestrator.gateway.app", serve=serve)
     assert main(["gateway", "--config", str(config_file)]) == 0
-    assert (served[0].host, served[0].port, served[0].pool) == ("127.0.0.1", 0, "llama")
+    assert (served[0].host, served[0].port, served[0].pools[0].name) == ("127.0.0.1", 0, "llama")
     assert served[0].socket == config_file.parent / "state/gateway.sock"
     assert main(["gateway", "--config", str(config_file)]) == 1
     assert capsys.readouterr().err.startswith("orchestrator: the gateway cannot run: port 8000 is in use")

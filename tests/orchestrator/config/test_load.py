@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from orchestrator.config.errors import model_at, tables
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.tables.file import ConfigFile, Role
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import POOL_KEYS, GatewayConfig, one_pool
 from orchestrator.units import HostPort
 from policies.model import Pool
 
@@ -45,7 +45,7 @@ def test_defaults_are_those_of_the_policies(tmp_path: Path) -> None:
 def test_defaults_are_those_of_the_gateway(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL)
     made = config.pool.gateway.as_gateway("llama")
-    expected = GatewayConfig(
+    expected = one_pool(
         targets_file=tmp_path / "state/targets.json",
         socket=tmp_path / "state/gateway.sock",
         pool="llama",
@@ -378,7 +378,7 @@ def test_key_file_open_to_others_is_a_warning(tmp_path: Path) -> None:
     key.chmod(0o600)
     config = load(tmp_path, text)
     assert config.warnings == ()
-    assert config.pool.gateway.as_gateway("a").api_key == "secret"
+    assert config.pool.gateway.as_gateway("a").pools[0].api_key == "secret"
 
 
 def every_model() -> Iterator[tuple[str, type[BaseModel]]]:
@@ -409,9 +409,11 @@ def test_every_rule_of_the_policies_is_a_key(table: str) -> None:
 def test_every_setting_of_the_gateway_is_a_key() -> None:
     model = model_at(ConfigFile, ("pool", "NAME", "gateway"))
     assert model is not None
-    settings = {field.name for field in dataclasses.fields(GatewayConfig)}
+    settings = {field.name for field in dataclasses.fields(GatewayConfig)} | POOL_KEYS
     assert set(model.model_fields) - settings == {"listen", "api_key_file"}
-    assert settings - set(model.model_fields) == {"host", "port", "pool", "api_key", "seed"}
+    given = {"host", "port", "name", "served", "adapters", "api_key", "seed"}
+    elsewhere = {"pools", "routes", "providers", "default_route", "spend_file"}
+    assert settings - set(model.model_fields) == given | elsewhere
 
 
 def test_the_example_is_valid() -> None:

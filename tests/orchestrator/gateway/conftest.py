@@ -15,7 +15,7 @@ import pytest
 from cloud.clock import SystemClock
 from cloud.ports import Clock
 from orchestrator.gateway.app import Gateway
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import one_pool
 from policies.model import TargetPhase, TargetSpec
 from tests.support.raw_http import Raw, connections
 from tests.support.running_gateway import Running
@@ -90,7 +90,7 @@ async def gateways(tmp_path: Path, eventually: Any) -> AsyncIterator[Callable[..
             "seed": 1,
             "linger": 0.0,
         }
-        config = GatewayConfig(**(defaults | settings))
+        config = one_pool(**(defaults | settings))
         one = Running(Gateway(config, clock or SystemClock()), config)
         await one.gateway.start()
         running.append(one)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.gateway.clocks import RequestClock, TargetClock, judge
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.failure import Failure
 
-CONFIG = GatewayConfig(targets_file=Path("t"), socket=Path("s"))
+CONFIG = PoolGate(targets_file=Path("t"))
 LIMITS = CONFIG.limits()
 BEAT = 0.1
 

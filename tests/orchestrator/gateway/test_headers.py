@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.config import GatewayError, one_pool
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: llm.internal:8000\r\n"
 ANY = {"allowed_hosts": ("*",)}
@@ -113,4 +113,4 @@ async def test_an_old_client_without_a_host(upstreams, gateways, raw):
 
 def test_what_is_no_network_is_refused(tmp_path):
     with pytest.raises(GatewayError, match=r"trusted_proxies: 'proxy': must be an address or a network"):
-        GatewayConfig(targets_file=tmp_path / "t", socket=tmp_path / "s", trusted_proxies=("proxy",))
+        one_pool(targets_file=tmp_path / "t", socket=tmp_path / "s", trusted_proxies=("proxy",))

@@ -13,7 +13,7 @@ import pytest
 from cloud.balancers.targets import write_atomic
 from cloud.clock import SystemClock
 from orchestrator.gateway.app import Gateway
-from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.config import GatewayError, one_pool
 from orchestrator.gateway.handover import Inheritance
 
 
@@ -41,7 +41,7 @@ async def test_the_file_is_read_at_start_and_again_when_it_changes(
 async def test_a_bad_or_old_file_never_takes_targets_away(upstreams, gateways, ask, eventually, bad):
     node = await upstreams("node")
     running = await gateways()
-    file = running.config.targets_file
+    file = running.config.pools[0].targets_file
     write_atomic(file, running.document([node.spec()], generation=7))
 
     async def generation(wanted):
@@ -225,7 +225,7 @@ async def test_a_connection_is_answered_or_left_to_the_next_whenever_accepting_e
     with socket.create_server(("127.0.0.1", 0)) as kept:
         kept.setblocking(False)
         port = kept.getsockname()[1]
-        config = GatewayConfig(targets_file=tmp_path / "t.json", socket=tmp_path / "gw.sock", port=port)
+        config = one_pool(targets_file=tmp_path / "t.json", socket=tmp_path / "gw.sock", port=port)
         clock = CallersAtTheEnd(port, turns)
         gateway = Gateway(config, clock, given=Inheritance(public=kept.dup()))
         await gateway.start()
@@ -256,7 +256,7 @@ async def test_two_gateways_live_in_one_process(gateways, tmp_path):
 
 
 async def test_starting_fails_clean(tmp_path):
-    config = GatewayConfig(targets_file=tmp_path / "t.json", socket=tmp_path / "no" / "s.sock", port=0)
+    config = one_pool(targets_file=tmp_path / "t.json", socket=tmp_path / "no" / "s.sock", port=0)
     gateway = Gateway(config, SystemClock())
     with pytest.raises(GatewayError):
         await gateway.start()

@@ -150,10 +150,10 @@ def fault_of(request, world):
     exchange, outcome = job.exchange, job.outcome
     if request.ended is None or not exchange.over:
         return "it did not end"
-    if request.ended > exchange.deadline + world.config.queue_deadline:
+    if request.ended > exchange.deadline + world.gate.queue_deadline:
         return "it ended too late"
     attempts, worked = world.attempts[exchange.id], world.worked[exchange.id]
-    most = 1 + world.config.max_retries + world.moved[exchange.id]
+    most = 1 + world.gate.max_retries + world.moved[exchange.id]
     if worked > most or exchange.continued > MOST_CONTINUATIONS:
         return f"{worked} targets worked on it, {exchange.continued} went on"
     if worked > 1 and not job.asked.repeatable:
@@ -169,8 +169,8 @@ def fault_of(request, world):
         return "" if request.left else "it crashed"
     if job.asked.model == "poison":
         return "" if request.response.status in (400, 404, 500) else f"{request.response.status}"
-    excused = exchange.sent_again >= world.config.max_retries or not job.asked.repeatable
-    world.unlucky += exchange.sent_again >= world.config.max_retries
+    excused = exchange.sent_again >= world.gate.max_retries or not job.asked.repeatable
+    world.unlucky += exchange.sent_again >= world.gate.max_retries
     end = getattr(request.response, "error", None) or getattr(request.response, "text", "")
     return "" if excused else f"{outcome} after {attempts} attempts at {request.ended:.1f}: {end}"
 
@@ -214,7 +214,7 @@ def test_a_run_is_told_by_its_seed(monkeypatch):
 async def crowded_drain(world):
     """Two of three targets go, and the other one has room for half of what they hold."""
     await world.clock.sleep(3.0)
-    for _ in range(3 * world.config.max_in_flight):
+    for _ in range(3 * world.gate.max_in_flight):
         world.send(stream=True, tokens=200)
     await world.clock.sleep(4.0)
     leaving = world.listed["n1"], world.listed["n2"]

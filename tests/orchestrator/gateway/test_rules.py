@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.gateway.__main__ import config_from_json
 from orchestrator.gateway.app import names_of
-from orchestrator.gateway.config import GatewayConfig, GatewayError
+from orchestrator.gateway.config import GatewayError, one_pool
 from orchestrator.gateway.failure import Blame, Failure, of_status
 from orchestrator.gateway.request import MOST_CONTINUATIONS, Exchange, Stage, Suspect
 from orchestrator.units import HostPort
@@ -143,10 +143,8 @@ def test_settings_from_json():
     config = config_from_json(
         '{"targets_file": "t.json", "socket": "s", "allow_paths": ["/ping"], "port": 0}'
     )
-    assert config == GatewayConfig(
-        targets_file=Path("t.json"), socket=Path("s"), allow_paths=("/ping",), port=0
-    )
-    assert "secret" not in repr(GatewayConfig(targets_file=Path("t"), socket=Path("s"), api_key="secret"))
+    assert config == one_pool(targets_file=Path("t.json"), socket=Path("s"), allow_paths=("/ping",), port=0)
+    assert "secret" not in repr(one_pool(targets_file=Path("t"), socket=Path("s"), api_key="secret"))
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
@@ -175,7 +173,7 @@ def test_settings_that_are_no_object_are_refused(text):
 def test_the_names_of_a_gateway_follow_from_where_it_listens(
     host: str, allowed: tuple[str, ...], accepted: set[str]
 ) -> None:
-    config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), host=host, allowed_hosts=allowed)
+    config = one_pool(targets_file=Path("t"), socket=Path("s"), host=host, allowed_hosts=allowed)
     asked = ("127.0.0.1:8000", "10.0.0.5:8000", "localhost", "llm.internal", "evil.example")
     hosts = names_of(config, HostPort(config.host, config.port))
     assert {name for name in asked if hosts.accepts(name)} == accepted

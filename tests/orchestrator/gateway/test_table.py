@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud.balancers.targets import TargetSet
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import Capability, Way
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.targets import ANYWHERE, StaleGeneration, TargetTable, Wish, WrongPool
@@ -21,8 +21,8 @@ class World:
     def __init__(self, **settings):
         self.now = 100.0
         defaults = {"max_in_flight": 8, "breaker_failures": 3, "breaker_open": 10.0}
-        config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), **(defaults | settings))
-        self.table = TargetTable(now=lambda: self.now, rng=random.Random(7), config=config)
+        gate = PoolGate(targets_file=Path("t"), **(defaults | settings))
+        self.table = TargetTable(now=lambda: self.now, rng=random.Random(7), gate=gate)
         self.generation = 0
 
     def put(self, *specs, healthy=True):
@@ -70,7 +70,7 @@ def spec(node, **fields):
 
 
 def test_lower_generations_and_other_pools_change_nothing():
-    world = World(pool="p")
+    world = World(name="p")
     world.generation = 4
     world.put(spec("a"))
     old = TargetSet(generation=4, pool="p", written_at=1.0, targets=())

@@ -12,7 +12,7 @@ from cloud.balancers import targets_file as files
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.balancers.targets import TargetSet, encode, write_atomic
 from cloud.clock import SystemClock
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.source import TargetSource
 from orchestrator.gateway.targets import TargetTable
@@ -203,8 +203,8 @@ async def test_a_set_is_pushed_as_every_version_reads_it_until_the_gateway_says_
 def test_a_file_that_follows_the_push_is_no_fault_unless_it_stays_behind(tmp_path):
     """Two pushes in quick succession: the first set reaches the file after the second one was accepted."""
     clock, file = HandClock(), tmp_path / "targets.json"
-    config = GatewayConfig(targets_file=file, socket=tmp_path / "s")
-    table = TargetTable(now=clock.now, rng=random.Random(7), config=config)
+    gate = PoolGate(targets_file=file)
+    table = TargetTable(now=clock.now, rng=random.Random(7), gate=gate)
     metrics = GatewayMetrics(table, queued=lambda: 0, now=clock.now)
     source = TargetSource(table=table, metrics=metrics, file=file, clock=clock, on_set=lambda: None)
 

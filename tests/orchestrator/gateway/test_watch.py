@@ -11,7 +11,7 @@ from hand_clock import HandClock
 
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.admission import Admission, Refused
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.request import Exchange
 from orchestrator.gateway.targets import TargetTable, Wish
@@ -42,8 +42,8 @@ class World:
 
     def __init__(self, **settings):
         self.clock = HandClock()
-        self.config = GatewayConfig(targets_file=Path("t"), socket=Path("s"), **settings)
-        self.table = TargetTable(now=self.clock.now, rng=random.Random(1), config=self.config)
+        self.config = PoolGate(targets_file=Path("t"), **settings)
+        self.table = TargetTable(now=self.clock.now, rng=random.Random(1), gate=self.config)
         self.admission = Admission(self.table, limit=10, deadline=30.0, hopeless=1.0)
         self.watch = Watch(self.table, self.admission, self.clock, drain_margin=self.config.drain_margin)
         self.put(TargetSpec(id="a", address="h:1"), TargetSpec(id="b", address="h:2"))

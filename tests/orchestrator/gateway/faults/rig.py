@@ -20,7 +20,7 @@ from cloud.engines.simulated_server.api import Api, ApiSettings
 from cloud.engines.simulated_server.core import Core, CoreSettings
 from cloud.engines.simulated_server.metrics import Metrics
 from orchestrator.gateway.app import Gateway
-from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.config import one_pool
 from tests.orchestrator.gateway.faults import plain_faults as p
 from tests.orchestrator.gateway.faults.answers import Script, marker_of, script_for
 from tests.orchestrator.gateway.faults.playing import Fault, Play
@@ -171,7 +171,7 @@ async def gateway(directory: Path, **settings: Any) -> AsyncIterator[Running]:
         "seed": 1,
         "linger": 0.0,
     }
-    config = GatewayConfig(**(ours | settings))
+    config = one_pool(**(ours | settings))
     running = Running(Gateway(config, SystemClock()), config)
     await running.gateway.start()
     try:
