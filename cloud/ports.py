@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from policies.model import (
     EngineReading,
@@ -261,6 +261,10 @@ class LoadBalancer(Protocol):
         ...
 
 
+Task = Literal["generate", "embed"]
+"""What a model does with a text: go on with it, or turn it into numbers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """What an engine should serve: `args` are the engine's own flags, passed through as they are.
@@ -271,6 +275,7 @@ class EngineSpec:
 
     model: str
     served_name: str
+    task: Task = "generate"
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     executable: str = ""
@@ -284,7 +289,8 @@ class EngineSpec:
         read back.
         """
         said = (engine, self.executable, self.model, self.served_name, self.args, sorted(self.env.items()))
-        return digest(*map(repr, said))
+        task = () if self.task == "generate" else (self.task,)  # the usual one is not said
+        return digest(*map(repr, (*said, *task)))
 
 
 class Engine(Protocol):
@@ -300,8 +306,9 @@ class Engine(Protocol):
         """Look at one engine once. Never raises CloudError: a failed look is a reading with `ok` False.
 
         `previous` carries the run of failures and the token count. An engine is `ready` once it is
-        healthy, lists its model and has produced one token; a ready engine that holds requests without
-        producing tokens must produce one for the probe or the probe fails (a frozen vLLM stays healthy).
+        healthy, lists its model and has produced one token, or one embedding where that is its task; a ready
+        engine that holds requests without producing anything must produce one for the probe or the probe
+        fails (a frozen vLLM stays healthy).
         """
         ...
 

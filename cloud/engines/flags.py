@@ -7,9 +7,6 @@ from collections.abc import Sequence
 
 from cloud.ports import EngineSpec
 
-ID_SWITCHES = ("--enable-scale-out",)
-"""vLLM's switches for the routes that speak token ids."""
-
 GPUS = "{gpus}"
 """Stands in a flag for the number of GPUs of the machine that the engine starts on."""
 
@@ -55,6 +52,16 @@ def with_switches(args: Sequence[str], switches: Sequence[str]) -> tuple[str, ..
     denied = {refused[name] for name in names if name in refused}
     ours = (switch for switch in switches if switch not in denied and switch not in names)
     return (*ours, *(word for word, name in zip(args, names, strict=True) if name not in refused))
+
+
+def task_switches(spec: EngineSpec) -> tuple[str, ...]:
+    """vLLM's switches for the routes that speak token ids: where there are none, nothing can use them."""
+    return ("--enable-scale-out",) if spec.task == "generate" else ()
+
+
+def task_flags(spec: EngineSpec) -> tuple[tuple[str, str], ...]:
+    """vLLM's flags for what the model does."""
+    return (("--runner", "pooling"),) if spec.task == "embed" else ()
 
 
 def seconds(text: str | None, default: float) -> float:

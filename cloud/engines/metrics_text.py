@@ -9,10 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-RUNNING = "vllm:num_requests_running"
-WAITING = "vllm:num_requests_waiting"
-GENERATED = "vllm:generation_tokens_total"
-
 
 def read_samples(body: str, names: Sequence[str]) -> dict[str, float]:
     """The sum over all label sets of each named series; a name without a readable sample is left out.

@@ -1,8 +1,9 @@
-"""Looks at an OpenAI-compatible engine with vLLM's metrics: is it ready, is it alive, what does it hold?
+"""Looks at an OpenAI-compatible engine with metrics: is it ready, is it alive, what does it hold?
 
 `/health` alone proves little: a vLLM whose engine process is frozen keeps answering 200, and so do its
-metrics and its model list. What proves life is a token. So a look is cheap (health and metrics) while tokens
-are seen to flow, and deep (the model list and a completion of one token) when there is no such evidence:
+metrics and its model list. What proves life is a token, or an embedding where that is the engine's task. So a
+look is cheap (health and metrics) while tokens are seen to flow, and deep (the model list and a completion of
+one token, or one embedding) when there is no such evidence:
 
 * until the engine is ready, and after a restart (the token count fell);
 * after any look that failed;
@@ -22,12 +23,14 @@ import asyncio
 import errno
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 import aiohttp
 import orjson
 
-from cloud.engines.metrics_text import GENERATED, RUNNING, WAITING, read_samples
-from cloud.ports import Clock
+from cloud.engines.dialect import VLLM, Dialect
+from cloud.engines.metrics_text import read_samples
+from cloud.ports import Clock, Task
 from policies.model import EngineReading
 
 _KEEP_ALIVE = 2.0  # s; shorter than any server's own limit, so that no probe meets a closing connection
@@ -58,7 +61,7 @@ class _Load:
 
     running: int
     waiting: int
-    generated: float
+    progress: float
 
     @property
     def in_flight(self) -> int:
@@ -74,21 +77,25 @@ class _Memory:
     alive_at: float
     proven: bool = False
     suspect: bool = True
-    generated: float = 0.0
+    progress: float = 0.0
 
 
 class OpenAiProbe:
-    """The probing half of the `Engine` port, for every engine that speaks vLLM's HTTP dialect.
+    """The probing half of the `Engine` port, for every engine with OpenAI's paths.
 
-    `model_name` is the name clients ask for. All times in seconds. `probe_timeout` bounds a whole look; its
-    last fifth is kept for a second reading of the token count, should the deep half come to nothing.
+    `dialect` says where it differs from others. `model_name` is the name clients ask for. All times in
+    seconds. `probe_timeout` bounds a whole look; its last fifth is kept for a second reading of the token
+    count, should the deep half come to nothing.
     """
+
+    dialect: ClassVar[Dialect] = VLLM
 
     def __init__(
         self,
         clock: Clock,
         *,
         model_name: str,
+        task: Task = "generate",
         api_key: str = "",
         probe_timeout: float = 5.0,
         stall_after: float = 10.0,
@@ -96,6 +103,8 @@ class OpenAiProbe:
     ) -> None:
         self._clock = clock
         self._model_name = model_name
+        self._task: Task = task
+        self._sign = {"generate": "token", "embed": "embedding"}[task]
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._probe_timeout = probe_timeout
         self._stall_after = stall_after
@@ -107,9 +116,9 @@ class OpenAiProbe:
         """Look once. A failed look is a reading with `ok` False; only cancellation escapes."""
         memory = self._remember(node, address)
         deadline = asyncio.get_running_loop().time() + self._probe_timeout
-        load = _Load(0, 0, memory.generated)
+        load = _Load(0, 0, memory.progress)
         if previous is not None:  # what cannot be seen is still owed
-            load = _Load(previous.running, previous.waiting, memory.generated)
+            load = _Load(previous.running, previous.waiting, memory.progress)
         failure = ""
         try:
             load = await self._cheap(address, memory, deadline)
@@ -120,7 +129,7 @@ class OpenAiProbe:
             memory.suspect = True
             if isinstance(error, _NotListening):
                 memory.proven = False
-                load = _Load(0, 0, memory.generated)
+                load = _Load(0, 0, memory.progress)
         now = self._clock.now()
         memory.seen_at = now
         failing_since = None
@@ -135,7 +144,7 @@ class OpenAiProbe:
             failing_since=failing_since,
             running=load.running,
             waiting=load.waiting,
-            progress=load.generated,
+            progress=load.progress,
             failure=failure,
         )
 
@@ -152,7 +161,7 @@ class OpenAiProbe:
                 case Step.MODEL:
                     await self._lists_model(address)
                 case Step.SPEAKS:
-                    await self._complete(address)
+                    await self._works(address)
 
     def forget(self, node: str) -> None:
         """Drop what is remembered of a node that is gone. Idempotent."""
@@ -181,12 +190,12 @@ class OpenAiProbe:
             await self._healthy(address)
             load = await self._load(address)
         now = self._clock.now()
-        if load.generated < memory.generated:  # a counter only falls when its process is a new one
+        if load.progress < memory.progress:  # a counter only falls when its process is a new one
             memory.proven = False
             memory.suspect = True
-        elif load.generated > memory.generated:
+        elif load.progress > memory.progress:
             memory.alive_at = now
-        memory.generated = load.generated
+        memory.progress = load.progress
         return load
 
     def _doubt(self, memory: _Memory, load: _Load) -> str:
@@ -194,19 +203,20 @@ class OpenAiProbe:
         silent = self._clock.now() - memory.alive_at
         within = f"{self._probe_timeout * _DEEP_SHARE:g} s"
         if not memory.proven:
-            return f"loaded, but gave no token within {within}"
+            return f"loaded, but gave no {self._sign} within {within}"
         if load.in_flight > 0 and silent >= self._stall_after:
-            return f"no token for {silent:.0f} s while {_requests(load)}, nor within {within} for the probe"
+            busy = f"no {self._sign} for {silent:.0f} s while {_requests(load)}"
+            return f"{busy}, nor within {within} for the probe"
         if memory.suspect or silent >= self._deep_every:
-            return f"healthy, but gave no token within {within}: the engine is frozen"
+            return f"healthy, but gave no {self._sign} within {within}: the engine is frozen"
         return ""
 
     async def _deep(self, address: str, memory: _Memory, load: _Load, reason: str, deadline: float) -> None:
-        """Demand one token, unless the token count moves by itself. Raises LookFailed."""
+        """Demand one sign of life, unless the count of them moves by itself. Raises LookFailed."""
         try:
             async with _Until(deadline - self._probe_timeout * (1.0 - _DEEP_SHARE), address, reason):
                 await self._lists_model(address)
-                await self._complete(address)
+                await self._works(address)
         except LookFailed:
             if load.in_flight == 0 or not await self._moved(address, load, deadline):
                 raise
@@ -218,7 +228,7 @@ class OpenAiProbe:
         """True when tokens flowed since the load was read: the probe only waited in the queue."""
         try:
             async with _Until(deadline, address, ""):
-                return (await self._load(address)).generated > before.generated
+                return (await self._load(address)).progress > before.progress
         except LookFailed:
             return False
 
@@ -226,16 +236,17 @@ class OpenAiProbe:
         status, body = await self._request("GET", address, "/metrics")
         if status != 200:
             raise LookFailed(f"/metrics answers {status}")
-        samples = read_samples(body.decode("utf-8", errors="replace"), (RUNNING, WAITING, GENERATED))
-        missing = [name for name in (RUNNING, WAITING, GENERATED) if name not in samples]
+        running, waiting, made = self.dialect.running, self.dialect.waiting, self.dialect.progress[self._task]
+        samples = read_samples(body.decode("utf-8", errors="replace"), (running, waiting, made))
+        missing = [name for name in (running, waiting, made) if name not in samples]
         if missing:
             raise LookFailed(f"/metrics lacks {missing[0]}: its statistics must not be switched off")
-        return _Load(int(samples[RUNNING]), int(samples[WAITING]), samples[GENERATED])
+        return _Load(int(samples[running]), int(samples[waiting]), samples[made])
 
     async def _healthy(self, address: str) -> None:
         status, _ = await self._request("GET", address, "/health")
         if status == 503:
-            raise LookFailed("the engine is dead: /health answers 503")
+            raise LookFailed(self.dialect.unready)
         if status != 200:
             raise LookFailed(f"/health answers {status}")
 
@@ -246,11 +257,34 @@ class OpenAiProbe:
         if status != 200:
             raise LookFailed(f"/v1/models answers {status}")
         try:
-            names = [str(model["id"]) for model in orjson.loads(body)["data"]]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+            models = orjson.loads(body)["data"]
+            names = [str(name) for model in models for name in (model["id"], *model.get("aliases", ()))]
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise LookFailed("/v1/models answers something that is no model list") from None
         if self._model_name not in names:
-            raise LookFailed(f"does not serve {self._model_name}, only {', '.join(names) or 'nothing'}")
+            served = ", ".join(dict.fromkeys(names)) or "nothing"
+            raise LookFailed(f"does not serve {self._model_name}, only {served}")
+
+    async def _works(self, address: str) -> None:
+        """Ask for one sign of life."""
+        if self._task == "embed":
+            await self._embed(address)
+        else:
+            await self._complete(address)
+
+    async def _embed(self, address: str) -> None:
+        """Ask for one embedding."""
+        body = orjson.dumps({"model": self._model_name, "input": "hi"})
+        status, answer = await self._request("POST", address, "/v1/embeddings", body)
+        if status != 200:
+            raise LookFailed(f"one embedding answers {status}: {_own_words(answer)}")
+        try:
+            numbers = orjson.loads(answer)["data"][0]["embedding"]
+            whole = all(isinstance(number, float | int) for number in numbers)
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
+            raise LookFailed("one embedding answers something else than an embedding") from None
+        if not numbers or not whole:
+            raise LookFailed("one embedding answers without its numbers")
 
     async def _complete(self, address: str) -> None:
         """Ask for one token."""

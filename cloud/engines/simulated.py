@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 
-from cloud.engines.flags import ID_SWITCHES, drain_seconds, with_defaults, with_switches
+from cloud.engines.flags import drain_seconds, task_flags, task_switches, with_defaults, with_switches
 from cloud.engines.keep_alive import environment
 from cloud.engines.openai_probe import OpenAiProbe
-from cloud.ports import Clock, EngineCommand, EngineSpec
+from cloud.ports import Clock, EngineCommand, EngineSpec, Task
 
 _SERVER = "cloud.engines.simulated_server"
 _TEARDOWN = 5.0  # s from the end of a drain to the exit: it has nothing to take down, but machines are slow
@@ -26,6 +26,7 @@ class SimulatedEngine(OpenAiProbe):
         clock: Clock,
         *,
         model_name: str,
+        task: Task = "generate",
         api_key: str = "",
         load_time: float = 2.0,
         tokens_per_second: float = 50.0,
@@ -37,6 +38,7 @@ class SimulatedEngine(OpenAiProbe):
         super().__init__(
             clock,
             model_name=model_name,
+            task=task,
             api_key=api_key,
             probe_timeout=probe_timeout,
             stall_after=stall_after,
@@ -57,7 +59,7 @@ class SimulatedEngine(OpenAiProbe):
             ("--max-num-seqs", str(self._max_num_seqs)),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
-        args = with_defaults(with_switches(spec.args, ID_SWITCHES), defaults)
+        args = with_defaults(with_switches(spec.args, task_switches(spec)), (*defaults, *task_flags(spec)))
         python = spec.executable or sys.executable
         return EngineCommand(
             argv=(python, "-m", _SERVER, "--model", spec.model, *args),

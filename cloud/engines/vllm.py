@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from cloud.engines.flags import ID_SWITCHES, drain_seconds, with_defaults, with_switches
+from cloud.engines.flags import drain_seconds, task_flags, task_switches, with_defaults, with_switches
 from cloud.engines.keep_alive import environment
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.ports import EngineCommand, EngineSpec
@@ -26,7 +26,7 @@ class VllmEngine(OpenAiProbe):
         ``--shutdown-timeout`` is ours: without it a SIGTERM leaves streams hanging in silence. The group is
         killed only after vLLM had that time and the time to take its processes down. ``--enable-scale-out``
         is ours too: with it a gateway can continue a stream elsewhere from its token ids. So is how long idle
-        connections are kept: longer than a balancer does.
+        connections are kept: longer than a balancer does. A model that embeds runs as ``--runner pooling``.
         """
         defaults = (
             ("--served-model-name", spec.served_name),
@@ -34,7 +34,7 @@ class VllmEngine(OpenAiProbe):
             ("--port", "{port}"),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
-        args = with_defaults(with_switches(spec.args, ID_SWITCHES), defaults)
+        args = with_defaults(with_switches(spec.args, task_switches(spec)), (*defaults, *task_flags(spec)))
         return EngineCommand(
             argv=(spec.executable or "vllm", "serve", spec.model, *args),
             env=environment(spec),

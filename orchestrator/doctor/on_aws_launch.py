@@ -165,7 +165,8 @@ class LaunchLooks:
         from_s3 = table.weights.startswith("s3://")
         if from_s3:
             fetched["s3"] = "weights"
-        hub = pool.engine.kind == "vllm" and not table.weights and not pool.model.startswith("/")
+        named = not pool.model.startswith("/") and not pool.model.endswith(".gguf")
+        hub = pool.engine.kind != "simulated" and not table.weights and named
         stored = stored_weights(pool) if hub or from_s3 else None
         weights = stored * GIB / 1e9 if stored is not None else None
         return Needs(weights=weights, hub=hub, services=fetched)

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Mapping
 
+from cloud.engines.dialect import PROGRAMS
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from orchestrator.units import format_duration
 from orchestrator.words import percent, plural
@@ -50,7 +51,7 @@ def engine(kind: str, program: str, local: bool) -> Findings:
     """Whether the engine can be started here, where nodes are processes of this machine."""
     if not local:
         return [skipped("engines run on the nodes, where the launch template puts them")]
-    named = program or ("vllm" if kind == "vllm" else "")
+    named = program or PROGRAMS.get(kind, "")
     if not named:
         return [ok("the simulated engine is part of this distribution")]
     found = shutil.which(named)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
+from cloud.engines.llamacpp import LlamaCppEngine
 from cloud.engines.simulated import SimulatedEngine
 from cloud.engines.vllm import VllmEngine
 from cloud.errors import CloudError
@@ -26,6 +27,13 @@ from orchestrator.config.tables.pool import PoolConfig
 from policies.model import Instance
 
 log = structlog.get_logger("wiring")
+
+AnyEngine = VllmEngine | LlamaCppEngine | SimulatedEngine
+_ENGINES: Final[Mapping[str, type[AnyEngine]]] = {
+    "vllm": VllmEngine,
+    "llamacpp": LlamaCppEngine,
+    "simulated": SimulatedEngine,
+}
 
 
 class Closable(Protocol):
@@ -80,6 +88,7 @@ def engine_spec(pool: PoolConfig) -> EngineSpec:
     return EngineSpec(
         model=pool.model_name,
         served_name=pool.engine.served_name or pool.model_name,
+        task=pool.engine.task,
         args=pool.engine.args,
         env=pool.engine.env,
         executable=pool.engine.executable,
@@ -159,7 +168,7 @@ def _gateway(config: Config, clock: Clock) -> GatewayBalancer:
     )
 
 
-def engine_with_key(config: Config, clock: Clock) -> VllmEngine | SimulatedEngine:
+def engine_with_key(config: Config, clock: Clock) -> AnyEngine:
     """The engine, with the key of its file. Raises OSError for a file that cannot be read."""
     key_file = config.pool.engine.api_key_file
     return engine_of(
@@ -170,10 +179,8 @@ def engine_with_key(config: Config, clock: Clock) -> VllmEngine | SimulatedEngin
     )
 
 
-def engine_of(
-    pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0
-) -> VllmEngine | SimulatedEngine:
+def engine_of(pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0) -> AnyEngine:
     """The engine that every node of the pool runs."""
-    served = pool.engine.served_name or pool.model_name
-    kind = VllmEngine if pool.engine.kind == "vllm" else SimulatedEngine
-    return kind(clock, model_name=served, api_key=api_key, probe_timeout=probe_timeout)
+    served, task = pool.engine.served_name or pool.model_name, pool.engine.task
+    kind = _ENGINES[pool.engine.kind]
+    return kind(clock, model_name=served, task=task, api_key=api_key, probe_timeout=probe_timeout)

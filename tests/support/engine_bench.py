@@ -1,7 +1,8 @@
-"""Engines under test as real processes: the simulated one, and vLLM where it is installed.
+"""Engines under test as real processes: the simulated one, and llama.cpp and vLLM where they are installed.
 
-The vLLM half needs what tools/vllm/install.sh makes. Without it that half is skipped, unless
-ORCHESTRATOR_REQUIRE_VLLM=1 makes its absence a failure.
+vLLM needs what tools/vllm/install.sh makes, llama.cpp what tools/llamacpp/install.sh does. Without it tests
+of that engine are skipped, unless ORCHESTRATOR_REQUIRE_VLLM=1 or ORCHESTRATOR_REQUIRE_LLAMACPP=1 makes its
+absence a failure. A kind of engine is its name, with "-embed" where it is started to embed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from typing import Any
 
 import aiohttp
 import pytest
+from llama_servers import CONTEXT as LLAMA_CONTEXT
+from llama_servers import MODEL as LLAMA_MODEL
+from llama_servers import PROGRAM as LLAMA_SERVER
 
 from cloud.clock import SystemClock
+from cloud.engines.llamacpp import LlamaCppEngine
 from cloud.engines.simulated import SimulatedEngine
 from cloud.engines.vllm import VllmEngine
 from cloud.engines.vllm_cpu import CONTEXT, CPU_ARGS, CPU_ENV
-from cloud.ports import Engine, EngineCommand, EngineSpec
+from cloud.ports import Engine, EngineCommand, EngineSpec, Task
 from policies.model import EngineReading
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,50 +39,97 @@ PATIENCE = 60.0  # s for anything that happens within moments on an idle machine
 
 VLLM = Path(os.environ.get("VLLM_VENV", ROOT / ".venv-vllm")) / "bin" / "vllm"
 MODEL = Path(os.environ.get("VLLM_MODEL", ROOT / ".cache" / "tiny-model"))
+ENCODER = MODEL.with_name("tiny-bert")
 EXTRAS = (
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes"),
     "--enable-tokenizer-info-endpoint",
 )
+ENCODER_ARGS = (
+    *("--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni"),
+    *("--gpu-memory-utilization", "0.2"),  # of the machine's memory, which others use too
+)
 SIMULATED_ARGS = (*EXTRAS, "--faults", "--max-model-len", str(CONTEXT))
+
+
+def _kinds(task: str) -> tuple[Any, ...]:
+    vllm = pytest.param(f"vllm{task}", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])
+    return (f"simulated{task}", pytest.param(f"llamacpp{task}", marks=pytest.mark.llamacpp), vllm)
+
+
+GENERATING = _kinds("")
+EVERY_KIND = (*GENERATING, *_kinds("-embed"))
+VLLM_KINDS = (GENERATING[0], GENERATING[2])
+"""The engines that speak vLLM's dialect."""
 
 
 @dataclass
 class Subject:
-    """One kind of engine under test: how to make its adapter and how to hurt its servers."""
+    """One kind of engine under test: how to make its adapter and how to hurt its servers.
+
+    `longest`: tokens of the longest text that it makes.
+    """
 
     kind: str
     engine: Engine
     spec: EngineSpec
     start_timeout: float
+    longest: int
 
     @staticmethod
-    def of(kind: str) -> Subject:
-        clock = SystemClock()
-        if kind == "simulated":
-            engine: Engine = SimulatedEngine(
-                clock,
-                model_name=SERVED_NAME,
-                load_time=0.5,
-                tokens_per_second=200.0,
-                max_num_seqs=SLOTS,
-                probe_timeout=1.0,
-                stall_after=0.5,
-                deep_every=1.0,
-            )
-            spec = EngineSpec(
-                model="none", served_name=SERVED_NAME, args=SIMULATED_ARGS, drain_budget=PATIENCE
-            )
-            return Subject(kind, engine, spec, start_timeout=PATIENCE)
-        engine = VllmEngine(clock, model_name=SERVED_NAME, stall_after=1.0, deep_every=2.0)
-        spec = EngineSpec(
-            model=str(MODEL),
-            served_name=SERVED_NAME,
-            args=(*CPU_ARGS, *EXTRAS, "--max-num-seqs", str(SLOTS)),
-            env=CPU_ENV,
-            executable=str(VLLM),
-            drain_budget=PATIENCE,
-        )
-        return Subject(kind, engine, spec, start_timeout=300.0)
+    def of(kind: str, served_name: str = SERVED_NAME) -> Subject:
+        name, _, embeds = kind.partition("-")
+        task: Task = "embed" if embeds else "generate"
+        make = {"simulated": _simulated, "llamacpp": _llamacpp, "vllm": _vllm}[name]
+        return make(kind, task, served_name)
+
+
+def _simulated(kind: str, task: Task, served_name: str) -> Subject:
+    engine = SimulatedEngine(
+        SystemClock(),
+        model_name=served_name,
+        task=task,
+        load_time=0.5,
+        tokens_per_second=200.0,
+        max_num_seqs=SLOTS,
+        probe_timeout=1.0,
+        stall_after=0.5,
+        deep_every=1.0,
+    )
+    spec = EngineSpec(
+        model="none", served_name=SERVED_NAME, task=task, args=SIMULATED_ARGS, drain_budget=PATIENCE
+    )
+    return Subject(kind, engine, spec, start_timeout=PATIENCE, longest=CONTEXT - 64)
+
+
+def _llamacpp(kind: str, task: Task, served_name: str) -> Subject:
+    engine = LlamaCppEngine(
+        SystemClock(), model_name=served_name, task=task, probe_timeout=1.0, stall_after=0.5, deep_every=1.0
+    )
+    args = ("--parallel", str(SLOTS), "--ctx-size", str(SLOTS * LLAMA_CONTEXT), "--threads", "1")
+    spec = EngineSpec(
+        model=str(LLAMA_MODEL),
+        served_name=SERVED_NAME,
+        task=task,
+        args=(*args, "--pooling", "mean") if task == "embed" else args,
+        executable=str(LLAMA_SERVER),
+        drain_budget=PATIENCE,
+    )
+    return Subject(kind, engine, spec, start_timeout=PATIENCE, longest=LLAMA_CONTEXT - 64)
+
+
+def _vllm(kind: str, task: Task, served_name: str) -> Subject:
+    engine = VllmEngine(SystemClock(), model_name=served_name, task=task, stall_after=1.0, deep_every=2.0)
+    slots = ("--max-num-seqs", str(SLOTS))
+    spec = EngineSpec(
+        model=str(MODEL if task == "generate" else ENCODER),
+        served_name=SERVED_NAME,
+        task=task,
+        args=(*CPU_ARGS, *EXTRAS, *slots) if task == "generate" else (*ENCODER_ARGS, *slots),
+        env=CPU_ENV,
+        executable=str(VLLM),
+        drain_budget=PATIENCE,
+    )
+    return Subject(kind, engine, spec, start_timeout=300.0, longest=CONTEXT - 64)
 
 
 @dataclass
@@ -131,10 +183,16 @@ class Server:
         return await self.subject.engine.probe("node-1", self.address, previous)
 
     async def until(
-        self, what: str, holds: Callable[[EngineReading], bool], within: float = PATIENCE
+        self,
+        what: str,
+        holds: Callable[[EngineReading], bool],
+        within: float = PATIENCE,
+        reading: EngineReading | None = None,
     ) -> EngineReading:
-        """Probe until a reading has a property; fail with the last reading and the server's log."""
-        reading: EngineReading | None = None
+        """Probe until a reading has a property; fail with the last reading and the server's log.
+
+        `reading` is the one before the first.
+        """
         try:
             async with asyncio.timeout(within):
                 while True:
@@ -148,7 +206,7 @@ class Server:
 
     async def slow(self, factor: float) -> None:
         """Stretch the time of a token where that is possible; real work takes the time it takes."""
-        if self.subject.kind == "simulated":
+        if self.subject.kind.startswith("simulated"):
             await self.fault("slow", {"factor": factor})
 
     async def fault(self, name: str, body: Any = None) -> None:
@@ -160,12 +218,16 @@ class Server:
 
     async def hurt(self, fault: str) -> None:
         """Freeze, thaw or crash the engine behind the HTTP server."""
-        if self.subject.kind == "simulated":
+        if self.subject.kind.startswith("simulated"):
             return await self.fault(fault)
         signals = {"freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "crash-engine": signal.SIGKILL}
-        core = self.core()
+        core = self.core() if self.subject.kind.startswith("vllm") else self.process.pid
         assert core is not None
         os.kill(core, signals[fault])
+
+    def stop(self) -> None:
+        """The signal that a node gets when its machine is to end."""
+        self.process.send_signal(signal.Signals[self.command.stop_signal])
 
 
 def start(subject: Subject, folder: Path) -> Server:
@@ -200,19 +262,24 @@ async def load(server: Server) -> None:
     await server.subject.engine.close()  # the connections belong to this loop
 
 
-@pytest.fixture(
-    scope="session",
-    params=["simulated", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])],
-)
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "vllm":
+def available(kind: str) -> str:
+    """The kind, where it is installed; else the test is skipped, or fails where it has to be."""
+    if kind.startswith("vllm"):
         missing = [path for path in (VLLM, MODEL / "model.safetensors") if not path.exists()]
         if missing:
             reason = f"no real vLLM: {missing[0]} is missing (tools/vllm/install.sh makes it)"
             if os.environ.get("ORCHESTRATOR_REQUIRE_VLLM") == "1":
                 pytest.fail(reason)
             pytest.skip(reason)
-    return str(request.param)
+    if kind == "vllm-embed" and not (ENCODER / "model.safetensors").exists():
+        maker = ROOT / "tools" / "equal_results" / "make_tiny_bert.py"
+        subprocess.run([VLLM.with_name("python"), maker, MODEL, ENCODER], check=True, timeout=300)
+    return kind
+
+
+@pytest.fixture(scope="session", params=VLLM_KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return available(request.param)
 
 
 @pytest.fixture(scope="session")

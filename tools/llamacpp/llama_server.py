@@ -8,6 +8,7 @@ refuses all others as that program does. `install.sh` puts it into its environme
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     add("-a", "--alias", default="", help="names of the model for its clients, separated by commas")
     add("--host", default="127.0.0.1", help="address to listen at")
     add("--port", type=int, default=8080, help="port to listen at")
-    add("--api-key", action="append", default=[], help="key that clients must send")
+    own = os.environ.get("LLAMA_API_KEY")
+    add("--api-key", action="append", default=[own] if own else [], help="key that clients must send")
     add("-np", "--parallel", type=int, default=4, help="requests that run at once")
     add(
         "-c",

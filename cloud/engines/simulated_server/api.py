@@ -47,6 +47,7 @@ class ApiSettings:
     scale_out: bool = False
     tokenizer_info: bool = False
     responses_store: bool = False
+    pooling: bool = False
     faults: bool = False
 
 
@@ -73,13 +74,14 @@ class Api:
         app.router.add_get("/version", self._version)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/completions", self._completions)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        ScaleOut(self._clock, self.inference, enabled=settings.scale_out).add_routes(app.router)
         Tokenizing(self.inference, info=settings.tokenizer_info).add_routes(app.router)
-        Responses(self._clock, self.inference, stores=settings.responses_store).add_routes(app.router)
         Pooling(self._clock, self.inference).add_routes(app.router)
-        Audio(self.inference).add_routes(app.router)
+        if not settings.pooling:
+            app.router.add_post("/v1/completions", self._completions)
+            app.router.add_post("/v1/chat/completions", self._chat)
+            ScaleOut(self._clock, self.inference, enabled=settings.scale_out).add_routes(app.router)
+            Responses(self._clock, self.inference, stores=settings.responses_store).add_routes(app.router)
+            Audio(self.inference).add_routes(app.router)
         if settings.faults:
             app.router.add_post("/faults/crash-engine", self._crash)
             app.router.add_post("/faults/freeze", self._freeze)

@@ -26,7 +26,10 @@ class EngineDead(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreSettings:
-    """How fast the engine is and how much it takes at once. Times in seconds, `seed` is the model."""
+    """How fast the engine is and how much it takes at once. Times in seconds, `seed` is the model.
+
+    `pooling`: its steps make numbers for texts, which are no tokens.
+    """
 
     tokens_per_second: float
     time_to_first_token: float
@@ -34,6 +37,7 @@ class CoreSettings:
     max_model_len: int
     seed: int = 0
     mean_length: int = 0
+    pooling: bool = False
 
 
 class Generation:
@@ -265,7 +269,8 @@ class Core:
                 ended = True
                 self.metrics.e2e_latency.observe(now - generation.arrived)
                 self.metrics.finished(generation.finish)
-        self.metrics.generation_tokens.inc(total)
+        if not self.settings.pooling:
+            self.metrics.generation_tokens.inc(total)
         for gap, times in gaps.items():
             self.metrics.inter_token_latency.observe(gap, times)
         if ended:

@@ -70,6 +70,12 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="what new requests get while it drains: 200 with an empty aborted text, or 500, or (by-prompt, "
         "as vLLM does) 500 for text and an aborted 200 for token ids",
     )
+    add(
+        "--runner",
+        choices=("generate", "pooling"),
+        default="generate",
+        help="pooling: serve numbers for texts and nothing else; generate: serve texts, and numbers too",
+    )
     add("--lora-modules", nargs="+", type=_adapter, default=[], help="adapters, NAME=PATH each")
     add("--enable-auto-tool-choice", action="store_true", help="let the model call tools; needs a parser")
     add("--tool-call-parser", default="", help="any name: finds the calls of tools in texts")

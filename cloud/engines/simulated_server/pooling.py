@@ -64,7 +64,7 @@ class Pooling:
                 if refused := self._inference.refusal(by_ids=False):
                     return refused
                 answer = handler(data, f"{prefix}-{request_id(request)}")
-                await self._inference.tokens(())
+                await self._inference.tokens(range(answer["usage"]["prompt_tokens"]))
                 return reply(answer)
 
         return handle

@@ -54,6 +54,7 @@ class Server:
                 max_model_len=options.max_model_len,
                 seed=options.seed,
                 mean_length=options.mean_length,
+                pooling=options.runner == "pooling",
             ),
             Metrics(options.served_model_name),
         )
@@ -73,6 +74,7 @@ class Server:
                 responses_store=options.responses_store,
                 tokenizer_info=options.enable_tokenizer_info_endpoint,
                 faults=options.faults,
+                pooling=options.runner == "pooling",
             ),
         )
         self._inference = self._api.inference

@@ -47,6 +47,12 @@ def balancer_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     if pool.cloud.kind != "aws":
         return
     idle = pool.cloud.aws.balancer_idle_timeout
+    if pool.cloud.aws.target_group and pool.engine.kind == "llamacpp":
+        yield (
+            (*at, "cloud", "aws", "target_group"),
+            "sends requests on connections that were idle, and llama.cpp closes those after 5 s: clients "
+            "would get 502; leave it out, and let the gateway carry the requests",
+        )
     if pool.cloud.aws.target_group and kept is not None and kept <= idle:
         yield (
             (*at, "engine", "env", KEEP_ALIVE),

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from cloud.engines.dialect import PROGRAMS
 from orchestrator.api.client import reading_socket
 from orchestrator.config.checks.agents import agents_errors, agents_warnings
 from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
-from orchestrator.config.checks.engine import engine_errors, engine_warnings
+from orchestrator.config.checks.engine import engine_errors, engine_warnings, model_file_fault
 from orchestrator.config.checks.listeners import listener_errors
 from orchestrator.config.errors import Problem, Source
 from orchestrator.config.tables.file import ConfigFile, Role
@@ -141,6 +142,11 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
             (*at, "model"),
             'is missing; vLLM needs a model, such as model = "meta-llama/Llama-3.1-8B-Instruct"',
         )
+    if pool.engine.kind == "llamacpp" and not pool.model:
+        yield (
+            (*at, "model"),
+            'is missing; llama.cpp needs a model, such as model = "/srv/models/llama-3.1-8b-Q4_K_M.gguf"',
+        )
     if pool.engine.kind == "simulated" and pool.cloud.kind == "aws" and not pool.engine.allow_simulated:
         yield (
             (*at, "engine", "kind"),
@@ -252,11 +258,13 @@ def _file_errors(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
             yield (*at, "executable"), f"there is no file {program}; correct the path or install the engine"
         elif not os.access(program, os.X_OK):
             yield (*at, "executable"), f"{program} cannot be run; make it executable with chmod +x"
+    if fault := model_file_fault(pool):
+        yield ("pool", name, "model"), fault
 
 
 def _file_warnings(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
     at = ("pool", name)
-    program = pool.engine.executable or ("vllm" if pool.engine.kind == "vllm" else "")
+    program = pool.engine.executable or PROGRAMS.get(pool.engine.kind, "")
     if pool.cloud.kind == "local" and program and "/" not in program and shutil.which(program) is None:
         yield (
             (*at, "engine", "executable"),

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from cloud.ports import Task
 from orchestrator.config.tables.agents import AgentsTable
 from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.gateway import GatewayTable
@@ -56,10 +57,16 @@ _SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
 class EngineConfig(Section):
     """The inference server that every node of the pool runs."""
 
-    kind: Literal["simulated", "vllm"] = Field(
+    kind: Literal["simulated", "vllm", "llamacpp"] = Field(
         default="simulated",
-        description="vllm runs real `vllm serve`; simulated runs a small server that behaves like it.",
+        description="vllm runs `vllm serve`; llamacpp runs llama.cpp's `llama-server`; simulated runs a "
+        "small server that behaves like vLLM.",
         examples=["vllm"],
+    )
+    task: Task = Field(
+        default="generate",
+        description="What the model does: generate texts, or embed, which turns texts into numbers. A node "
+        "is ready once it has done that once.",
     )
     served_name: str = Field(
         default="", description="Name under which clients ask for the model. Empty means the model's own."
@@ -307,7 +314,8 @@ class PoolConfig(Section):
     )
     model: str = Field(
         default="",
-        description="Model that the engine loads: a name or a directory. Needed for engine.kind = vllm.",
+        description="Model that the engine loads: a name or a directory. Needed for engine.kind = vllm and "
+        "llamacpp, where it is a GGUF file or the USER/NAME:QUANTISATION of a hub.",
         examples=["meta-llama/Llama-3.1-8B-Instruct"],
     )
     engine: EngineConfig = Field(default=EngineConfig(), description="The inference server.")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.engines.metrics_text import GENERATED, RUNNING, WAITING, read_samples
+from cloud.engines.dialect import VLLM
+from cloud.engines.metrics_text import read_samples
+
+RUNNING, WAITING, GENERATED = VLLM.running, VLLM.waiting, VLLM.progress["generate"]
 
 NAMES = (RUNNING, WAITING, GENERATED)
 

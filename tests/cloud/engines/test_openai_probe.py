@@ -35,7 +35,10 @@ class Hand:
 
 @dataclass
 class Scripted:
-    """An engine that answers what the test says. `completions` counts the tokens asked of it."""
+    """An engine that answers what the test says. `completions` counts the tokens asked of it, or embeddings.
+
+    With an `embedding` it embeds, and generates nothing.
+    """
 
     address: str = ""
     health: int = 200
@@ -49,6 +52,7 @@ class Scripted:
     tokens: int = 1
     completion_status: int = 200
     completion: Any = None
+    embedding: Any = None
     hangs: bool = False
     hangs_everywhere: bool = False
     moves_while_hanging: bool = False
@@ -61,6 +65,7 @@ class Scripted:
         app.router.add_get("/metrics", self.on_metrics)
         app.router.add_get("/v1/models", self.on_models)
         app.router.add_post("/v1/completions", self.on_completion)
+        app.router.add_post("/v1/embeddings", self.on_embedding)
         return app
 
     async def on_health(self, request: web.Request) -> web.Response:
@@ -72,7 +77,8 @@ class Scripted:
         lines = (
             f'vllm:num_requests_running{{engine="0"}} {self.running}',
             f'vllm:num_requests_waiting{{engine="0"}} {self.waiting}',
-            f'vllm:generation_tokens_total{{engine="0"}} {self.generated}',
+            f'vllm:generation_tokens_total{{engine="0"}} {self.generated if self.embedding is None else 0}',
+            f'vllm:prompt_tokens_total{{engine="0"}} {self.generated}',
         )
         return web.Response(text="\n".join(lines) if self.metrics is None else self.metrics)
 
@@ -80,7 +86,18 @@ class Scripted:
         self.keys.append(request.headers.get("Authorization", ""))
         return web.Response(body=orjson.dumps(self.models), status=self.models_status)
 
+    async def on_embedding(self, request: web.Request) -> web.Response:
+        if self.embedding is None:
+            raise web.HTTPNotFound(text="Not Found")
+        assert (await request.json())["model"] == "tiny"
+        self.completions += 1
+        answer = {"data": [{"index": 0, "embedding": self.embedding}]}
+        body = answer if self.completion is None else self.completion
+        return web.Response(body=orjson.dumps(body), status=self.completion_status)
+
     async def on_completion(self, request: web.Request) -> web.Response:
+        if self.embedding is not None:
+            raise web.HTTPNotFound(text="Not Found")
         asked = await request.json()
         assert asked["model"] == "tiny"
         assert asked["max_tokens"] == 1
@@ -365,3 +382,59 @@ async def test_cancellation_passes_through(engine: Scripted) -> None:
         assert look.cancelled()
     finally:
         await probe.close()
+
+
+@pytest.fixture
+async def embedder(engine: Scripted) -> AsyncIterator[Prober]:
+    """A prober of an engine that embeds."""
+    engine.embedding = [0.25, -1, 0.5]
+    clock = Hand()
+    probe = OpenAiProbe(clock, model_name="tiny", task="embed", probe_timeout=NEVER)
+    yield Prober(clock, probe, engine)
+    await probe.close()
+
+
+async def test_the_first_embedding_makes_an_engine_ready(embedder: Prober, engine: Scripted) -> None:
+    reading = await embedder.look()
+    assert (reading.ready, reading.ok, reading.progress) == (True, True, 100.0)
+    assert engine.completions == 1
+    engine.running, engine.generated = 2, 107.0
+    assert (await embedder.look(after=25.0)).progress == 107.0
+    assert engine.completions == 1, "the prompts' tokens prove that it works"
+    reading = await embedder.look(after=25.0)
+    assert engine.completions == 2, "they did not move for a while"
+
+
+async def test_an_engine_that_embeds_is_never_ready_to_generate(prober: Prober, engine: Scripted) -> None:
+    engine.embedding = [0.5]
+    reading = await prober.look()
+    assert not reading.ready
+    assert reading.failure == "a completion of one token answers 404: Not Found"
+
+
+@pytest.mark.parametrize(
+    ("change", "failure"),
+    [
+        ({"embedding": None}, "one embedding answers 404: "),
+        ({"embedding": []}, "one embedding answers without its numbers"),
+        ({"embedding": [0.5, None]}, "one embedding answers without its numbers"),
+        ({"embedding": 7}, "something else than an embedding"),
+        ({"completion": {"data": []}}, "something else than an embedding"),
+        ({"completion_status": 500, "completion": {"error": {"message": "too large"}}}, "500: too large"),
+    ],
+)
+async def test_what_is_wrong_with_an_embedding_is_said_in_words(
+    embedder: Prober, engine: Scripted, change: dict[str, Any], failure: str
+) -> None:
+    for name, value in change.items():
+        setattr(engine, name, value)
+    reading = await embedder.look()
+    assert failure in reading.failure
+    assert not reading.ready
+
+
+async def test_a_name_beside_the_first_one_counts(prober: Prober, engine: Scripted) -> None:
+    engine.models = {"data": [{"id": "big", "aliases": ["big", "other"]}]}
+    assert "does not serve tiny, only big, other" in (await prober.look()).failure
+    engine.models = {"data": [{"id": "big", "aliases": ["big", "tiny"]}]}
+    assert (await prober.look()).ready

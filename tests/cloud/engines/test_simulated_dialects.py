@@ -11,6 +11,8 @@ import aiohttp
 import orjson
 import pytest
 
+from cloud.engines.metrics_text import read_samples
+
 pytestmark = pytest.mark.slow
 
 FAST = ("--tokens-per-second", "500", "--time-to-first-token", "0")
@@ -218,6 +220,19 @@ async def test_a_text_becomes_sound_of_unknown_length(client: Client) -> None:
         assert response.status == 200
         assert response.headers["Transfer-Encoding"] == "chunked"
         assert len(await response.read()) == 24_000
+
+
+async def test_an_engine_that_pools_serves_and_counts_no_texts(
+    launch: Launch, http: aiohttp.ClientSession
+) -> None:
+    client = Client(http, await launch(*FAST, "--runner", "pooling"))
+    told = await client.ok("/v1/embeddings", {"input": ["a", "b c d"]})
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/inference/v1/generate"):
+        assert await client.post(path, {}) == (404, {"detail": "Not Found"})
+    async with http.get(f"{client.server.url}/metrics") as response:
+        names = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+        counted = read_samples(await response.text(), names)
+    assert counted == dict(zip(names, (told["usage"]["prompt_tokens"], 0.0), strict=True))
 
 
 async def test_a_dead_engine_answers_no_dialect(launch: Launch, http: aiohttp.ClientSession) -> None:

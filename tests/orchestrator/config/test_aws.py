@@ -470,3 +470,10 @@ def test_switches_that_are_named_like_secrets_are_none(tmp_path: Path) -> None:
         "HF_TOKEN_PATH": "/opt/hf",
     }
     assert built(tmp_path, pool={"engine": {"allow_simulated": True, "env": env}}).warnings == ()
+
+
+def test_llamacpp_lets_go_first_so_no_balancer_of_aws_goes_before_it(tmp_path: Path) -> None:
+    llama = {"model": "org/llama-GGUF", "engine": {"kind": "llamacpp"}}
+    found = faults(tmp_path, pool=llama, target_group="llama")
+    assert "llama.cpp closes those after 5 s" in found["pool.llama.cloud.aws.target_group"]
+    assert built(tmp_path, pool=llama).pool.engine.kind == "llamacpp"

@@ -236,7 +236,7 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("choice", "[daemon]\nlog_level = 'warn'\n" + POOL,
      ["pool.toml:2: daemon.log_level: \"warn\" is not known (did you mean 'warning'?); write 'debug', "]),
     ("engine", POOL + "engine.kind = 'tgi'\n",
-     ["pool.toml:3: pool.a.engine.kind: \"tgi\" is not known; write 'simulated' or 'vllm'"]),
+     ["pool.toml:3: pool.a.engine.kind: \"tgi\" is not known; write 'simulated', 'vllm' or 'llamacpp'"]),
     ("args as one text", POOL + "engine.args = '--dtype auto'\n",
      ['pool.toml:3: pool.a.engine.args: one text is not a list; write ["--dtype", "auto"]']),
     ("args with a number", POOL + 'engine.args = [\n "--port",\n 80,\n]\n',

@@ -272,6 +272,7 @@ def test_what_losses_leave(wanted, zones, state_, text):
         ("simulated", "", True, OK, "part of this distribution"),
         ("vllm", "sh", True, OK, "/sh"),
         ("vllm", "no-such-engine", True, FAIL, "no-such-engine is no program here"),
+        ("llamacpp", "sh", True, OK, "/sh"),
         ("vllm", "no-such-engine", False, SKIPPED, "on the nodes"),
     ],
 )
