@@ -29,10 +29,10 @@ from cloud.clock import SystemClock
 from cloud.local.config import LocalCloudConfig, Reclaiming, dump_config
 from cloud.local.connection import LocalCloud
 from orchestrator.api.client import ControlClient
+from orchestrator.demo.options import DemoOptions
 from orchestrator.demo.play import journal, pool_is_whole, processes
 from orchestrator.demo.scene import Scene, build
 from orchestrator.demo.summary import detachments
-from orchestrator.demo_options import DemoOptions
 from orchestrator.percentile import percentile
 
 

@@ -24,9 +24,9 @@ from typing import Any
 
 from cloud.clock import SystemClock
 from orchestrator.api.client import ControlClient
+from orchestrator.demo.options import DemoOptions
 from orchestrator.demo.play import pool_is_whole, processes
 from orchestrator.demo.scene import build
-from orchestrator.demo_options import DemoOptions
 
 WORDS = {
     "an empty interpreter": ("-c", ""),

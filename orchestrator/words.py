@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.api.views import RejectedView
+    from orchestrator.views.api import RejectedView
 
 
 def age(seconds: float | None) -> str:

@@ -45,13 +45,13 @@ from aws_stage import (
 
 from cloud.clock import SystemClock
 from orchestrator.api.client import ControlClient
-from orchestrator.api.views import PoolView
+from orchestrator.demo.options import DemoOptions
 from orchestrator.demo.play import pool_is_whole, processes, talk, under_load
 from orchestrator.demo.processes import ProcessError
 from orchestrator.demo.scene import Scene
 from orchestrator.demo.summary import text
-from orchestrator.demo_options import DemoOptions
 from orchestrator.logs import configure_logging
+from orchestrator.views.api import PoolView
 
 POOL, TYPE, TEMPLATE = "demo", "p5.4xlarge", "demo-node"
 NOTICE, LATE = 120.0, 90.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from cloud.agent_receiver import AgentReceiver, BootReport, GpuReading, NodeReport, Xid
-from orchestrator.api import views
 from orchestrator.metrics import metrics
+from orchestrator.views import api as views
 from policies.gpu_errors import condemned
 
 _FRESH: Final = 60.0

@@ -2,7 +2,7 @@
 
 Who can open the control socket can do everything, so its file mode is the permission. The reading socket and
 the TCP listener have no mutating route at all, and serve a few requests at a time. Answers are the types of
-`orchestrator.api.views`; refusals are {"error": sentence}.
+`orchestrator.views.api`; refusals are {"error": sentence}.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
-from orchestrator.api import agents, history, status, views
+from orchestrator.api import agents, history, status
 from orchestrator.api.discovery import scrape_targets
 from orchestrator.api.explaining import explanation
 from orchestrator.api.gauges import Gauges
@@ -27,6 +27,7 @@ from orchestrator.journal.store import Store, StoreUnavailable
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.loop import Loop
+from orchestrator.views import api as views
 from policies import explain
 from policies.events import Event, OperatorDrained, OperatorUndrained, Paused, Resumed
 from policies.verdict import State

@@ -15,16 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlencode
 
+from orchestrator.config.sockets import DEFAULT_SOCKET, SERVICE_SOCKET, SOCKET_VARIABLE, reading_socket
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.api.views import EventsView, ExplainView, HistoryView, NodeStory, PlanView, StatusView
-
-DEFAULT_SOCKET: Final = Path("state/orchestrator.sock")
-SERVICE_SOCKET: Final = Path("/run/spot-orchestrator/orchestrator.sock")
-"""Of the daemon that runs as a service; see systemd/pool.toml."""
-
-SOCKET_VARIABLE: Final = "ORCHESTRATOR_SOCKET"
+    from orchestrator.views.api import EventsView, ExplainView, HistoryView, NodeStory, PlanView, StatusView
 
 _TIMEOUT: Final = 10.0  # s for an answer that does not wait for anything
 _STATE_DIR: Final = "{state_dir}"
@@ -59,11 +55,6 @@ def find_socket(given: Path | None, config: Path | None, environment: Mapping[st
         return Path(from_environment)
     service = SERVICE_SOCKET.parent.is_dir() and not DEFAULT_SOCKET.exists()
     return SERVICE_SOCKET if service else DEFAULT_SOCKET
-
-
-def reading_socket(control: Path) -> Path:
-    """The socket for reading alone, which lies beside the control socket."""
-    return control.with_name(f"{control.stem}-read{control.suffix}")
 
 
 def _socket_of(file: Path) -> Path:

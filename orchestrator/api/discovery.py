@@ -5,8 +5,8 @@ https://prometheus.io/docs/prometheus/latest/http_sd/ has the format: a list of 
 
 from __future__ import annotations
 
-from orchestrator.api.views import ScrapeView
 from orchestrator.loop.loop import Snapshot
+from orchestrator.views.api import ScrapeView
 from policies.fleet import Node
 from policies.model import Phase
 

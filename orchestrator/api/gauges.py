@@ -20,11 +20,12 @@ from prometheus_client import Gauge, generate_latest
 from cloud.agent_receiver import AgentReceiver, NodeReport
 from cloud.ports import Notices
 from orchestrator import __version__, logs
-from orchestrator.api import agents, status, views
+from orchestrator.api import agents, status
 from orchestrator.journal.store import Totals
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.loop import Loop, Snapshot
 from orchestrator.metrics import metrics
+from orchestrator.views import api as views
 from policies import bars
 from policies.actions import ActionKind
 from policies.economics import rate

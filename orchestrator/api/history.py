@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
-from orchestrator.api import views
 from orchestrator.percentile import percentile
+from orchestrator.views import api as views
 from policies.draft import SWAPS_KEPT
 from policies.records import Swap
 

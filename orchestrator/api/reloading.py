@@ -22,16 +22,16 @@ from typing import Final, Literal
 import structlog
 
 from cloud.ports import Clock
-from orchestrator.api import views
-from orchestrator.api.client import SERVICE_SOCKET
 from orchestrator.api.status import plan_view
 from orchestrator.config.errors import dotted
 from orchestrator.config.load import Config, ConfigError, Problem, load_config
+from orchestrator.config.sockets import SERVICE_SOCKET
 from orchestrator.config.types import written
 from orchestrator.config.values import Path, settings
 from orchestrator.loop.loop import Snapshot
 from orchestrator.metrics import metrics
 from orchestrator.redact import Redactor
+from orchestrator.views import api as views
 from orchestrator.words import rejection
 from policies import resize
 from policies.bill import Prices, prices_of, remembered_prices

@@ -1,4 +1,4 @@
-"""The last turn as the API's JSON (see orchestrator.api.views)."""
+"""The last turn as the API's JSON (see orchestrator.views.api)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from orchestrator.api import views
 from orchestrator.journal.codec import UnknownRecord, decode_event
 from orchestrator.journal.store import StoredEvent, Totals
 from orchestrator.loop.loop import Snapshot
+from orchestrator.views import api as views
 from orchestrator.words import age, plural
 from policies import bill, explain
 from policies.actions import Action, Alarm

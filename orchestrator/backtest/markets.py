@@ -11,7 +11,7 @@ from cloud.local.spotset import SpotSet, SpotsetError, SpotZone, read_spotset
 from cloud.local.synthetic import SyntheticParameters, synthesise
 from orchestrator.backtest.scenario import Scenario, ScenarioError, cut
 from orchestrator.backtest.score import WARM_UP
-from orchestrator.backtest.views import SetView, SetZoneView
+from orchestrator.views.simulate import SetView, SetZoneView
 
 DAY = 86400.0
 

@@ -11,7 +11,7 @@ from orchestrator.backtest.course import Shortfall
 from orchestrator.backtest.machines import Timings
 from orchestrator.backtest.scenario import Scenario
 from orchestrator.backtest.study import POOL, STORAGE, WHOLE, Result
-from orchestrator.backtest.views import (
+from orchestrator.views.simulate import (
     MarketView,
     MeanView,
     ResultView,

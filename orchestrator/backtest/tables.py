@@ -11,8 +11,8 @@ from rich.text import Text
 
 from orchestrator.backtest.report import ready_text
 from orchestrator.backtest.study import POOL
-from orchestrator.backtest.views import MarketView, MeanView, ResultView, SetView, SetZoneView, SimulateView
 from orchestrator.render.parts import Look, table_of, text_of
+from orchestrator.views.simulate import MarketView, MeanView, ResultView, SetView, SetZoneView, SimulateView
 from orchestrator.words import age, money, percent, plural
 
 _GAP = 2  # columns between two of a table

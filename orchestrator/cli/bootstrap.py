@@ -10,10 +10,10 @@ from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
 from cloud.aws.load_balancer import name_of
 from cloud.aws.user_data import NodeSetup, user_data
 from cloud.ports import Clock
-from orchestrator.api import setup_views
 from orchestrator.config.checks.aws_disk import on_local_disk
 from orchestrator.config.checks.engine import gpus_of, stored_weights
 from orchestrator.config.load import Config
+from orchestrator.views import setup as setup_views
 from orchestrator.wiring.aws import clients_of
 from orchestrator.wiring.ports import engine_of, engine_spec
 from policies.fit import GIB

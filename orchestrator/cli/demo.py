@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from cyclopts import Parameter, validators
 
 from orchestrator.cli.shared import PlainOutput, Seconds
-from orchestrator.demo_options import DemoOptions
+from orchestrator.demo.options import DemoOptions
 
 _DEFAULTS: Final = DemoOptions()
 
@@ -83,6 +83,6 @@ def demo(
         keep=keep,
         quiet=quiet,
     )
-    from orchestrator.demo import main
+    from orchestrator.demo.main import main
 
     return main(options)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from orchestrator.api.setup_views import DoctorView, FindingView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
+from orchestrator.views.setup import DoctorView, FindingView
 
 if TYPE_CHECKING:
     from cloud.ports import Clock

@@ -10,9 +10,9 @@ from typing import Annotated, Final
 from cyclopts import Parameter, validators
 
 from orchestrator.api.client import ControlClient, Unreachable
-from orchestrator.api.views import EventView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output
+from orchestrator.views.api import EventView
 
 _PATIENCE: Final = 20.0  # s that one request waits for something new
 _BREATH: Final = 0.1  # s after an empty answer, should a daemon not wait itself

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Final
 
 from orchestrator.api.client import ClientError, ControlClient, Unreachable
-from orchestrator.api.views import StatusView
 from orchestrator.cli import shared
+from orchestrator.views.api import StatusView
 
 _EVERY: Final = 1.0  # s between two looks
 _OUT_OF_SERVICE: Final = ("terminating", "gone", "stopped")

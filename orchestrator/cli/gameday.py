@@ -10,10 +10,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from orchestrator.api.client import ClientError, ControlClient
-from orchestrator.api.views import GamedayView, PastSwapView, PoolView, StatusView
 from orchestrator.cli import following, shared
 from orchestrator.cli import gameday_rules as rules
 from orchestrator.cli.shared import CommandError, Connection, Duration, PlainOutput
+from orchestrator.views.api import GamedayView, PastSwapView, PoolView, StatusView
 from orchestrator.words import short_time
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from orchestrator.api.views import DaemonView, NodeView, PoolView
+from orchestrator.views.api import DaemonView, NodeView, PoolView
 
 _OUT = ("terminating", "gone", "stopped")
 

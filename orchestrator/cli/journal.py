@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.config.tables.daemon import DaemonConfig
     from orchestrator.journal.file import JournalFile
     from orchestrator.journal.replay import Replayed, Selection
-    from orchestrator.journal.views import DifferingTurnView, JournalView, ReplayView, TurnView
+    from orchestrator.views.journal import DifferingTurnView, JournalView, ReplayView, TurnView
 
 _STATE: Final = Path("state")
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from orchestrator.api.views import NodesView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output
+from orchestrator.views.api import NodesView
 
 
 def nodes(

@@ -11,7 +11,7 @@ from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output
 
 if TYPE_CHECKING:
-    from orchestrator.api.views import ReloadView
+    from orchestrator.views.api import ReloadView
 
 _EFFECTS: Final = {"now": "", "gateway": "  (once the gateway is reloaded)", "restart": "  (refused)"}
 

@@ -15,8 +15,8 @@ from orchestrator.cli.shared import CommandError, Duration, PlainOutput
 if TYPE_CHECKING:
     from orchestrator.backtest.scenario import Scenario
     from orchestrator.backtest.study import Result, Row
-    from orchestrator.backtest.views import SimulateView
     from orchestrator.config.load import Config
+    from orchestrator.views.simulate import SimulateView
 
 _Above0 = validators.Number(gt=0)
 Start = Annotated[Duration | None, Parameter(validator=validators.Number(gte=0))]

@@ -13,7 +13,7 @@ from orchestrator.cli import shared
 from orchestrator.cli.shared import Connection, Output, Seconds
 
 if TYPE_CHECKING:
-    from orchestrator.api.views import PoolState, StatusView
+    from orchestrator.views.api import PoolState, StatusView
 
 _CODES: Final[dict[PoolState, int]] = {
     "ok": shared.OK,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from orchestrator.api.setup_views import BundleView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
+from orchestrator.views.setup import BundleView
 from orchestrator.words import plural
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.api.setup_views import FindingView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError
 from orchestrator.units import format_duration
+from orchestrator.views.setup import FindingView
 from orchestrator.words import clean, money
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from orchestrator.api.setup_views import PoolMeaningView, ValidateView
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.config.checks.listeners import takes_requests
+from orchestrator.views.setup import PoolMeaningView, ValidateView
 from orchestrator.words import money, percent, plural
 from policies import bill, explain
 

@@ -11,9 +11,9 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator.api.views import ProblemView
 from orchestrator.config.toml_lines import KeyPath, line_of
 from orchestrator.units import shown
+from orchestrator.views.api import ProblemView
 
 PROBLEMS_MOST: Final = 100
 _NAMES: Final = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from orchestrator.api.setup_views import ConfigShowView, SettingView
 from orchestrator.config.errors import dotted
 from orchestrator.config.load import Config
 from orchestrator.config.types import written
 from orchestrator.config.values import Setting, settings
 from orchestrator.redact import Redactor
+from orchestrator.views.setup import ConfigShowView, SettingView
 
 _UNSET = "nothing"
 

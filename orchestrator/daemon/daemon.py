@@ -22,21 +22,21 @@ from cloud.errors import Denied
 from cloud.ports import Clock, Lease, LeaseHolder
 from cloud.serving.sockets import reason_of
 from orchestrator import __version__
-from orchestrator.api import agents, views
+from orchestrator.api import agents
 from orchestrator.api.api import Api
-from orchestrator.api.client import reading_socket
 from orchestrator.api.gauges import Gauges
 from orchestrator.api.listeners import Listeners
 from orchestrator.api.listeners import StartError as StartError  # what a start raises
 from orchestrator.api.reloading import Reloader
 from orchestrator.api.status import status_line
 from orchestrator.config.load import Config
+from orchestrator.config.sockets import reading_socket
 from orchestrator.config.types import SQLITE
+from orchestrator.daemon.standby import Standby
 from orchestrator.journal.sqlite import SqliteStore
 from orchestrator.journal.store import Store, StoreUnavailable, Superseded
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.pair import OpenShared, Shared, open_shared
-from orchestrator.lease.standby import Standby
 from orchestrator.loop.actuator import Actuator
 from orchestrator.loop.hearing import hear
 from orchestrator.loop.inbox import Inbox
@@ -45,6 +45,7 @@ from orchestrator.loop.loop import Loop, Snapshot
 from orchestrator.loop.observer import Observer, Pace
 from orchestrator.loop.recorder import Recorder
 from orchestrator.supervision import Supervisor
+from orchestrator.views import api as views
 from orchestrator.wiring.ports import Ports, connect, engine_spec
 from policies.events import DaemonStarted, Event
 from policies.memory import Memory, reduce

@@ -15,7 +15,7 @@ import structlog
 
 from cloud.errors import CloudError, NotFound
 from cloud.local.connection import LocalCloud
-from orchestrator.api.views import NodeView, PoolView
+from orchestrator.views.api import NodeView, PoolView
 
 log = structlog.get_logger("demo")
 

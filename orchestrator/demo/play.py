@@ -17,15 +17,15 @@ from cloud.errors import CloudError
 from cloud.local.connection import LocalCloud
 from cloud.ports import Clock
 from orchestrator.api.client import ClientError, ControlClient, Unreachable
-from orchestrator.api.views import EventView, PoolView, StatusView
 from orchestrator.demo import summary
 from orchestrator.demo.drills import Drills
 from orchestrator.demo.load import Load
+from orchestrator.demo.options import DemoOptions
 from orchestrator.demo.processes import Process, ProcessError, wait_for
 from orchestrator.demo.scene import Scene
-from orchestrator.demo_options import DemoOptions
 from orchestrator.render import render
 from orchestrator.render.parts import Look
+from orchestrator.views.api import EventView, PoolView, StatusView
 
 _SAMPLE_EVERY = 0.25
 _SHOW_EVERY = 5.0

@@ -18,7 +18,7 @@ from cloud.local.config import (
     dump_config,
 )
 from cloud.local.synthetic import SyntheticParameters
-from orchestrator.demo_options import DemoOptions
+from orchestrator.demo.options import DemoOptions
 
 POOL = "demo"
 NOTICE = 120.0

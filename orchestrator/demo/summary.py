@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.api.views import EventView, PoolView
 from orchestrator.demo.load import LoadReport
 from orchestrator.percentile import percentile
+from orchestrator.views.api import EventView, PoolView
 
 
 @dataclass

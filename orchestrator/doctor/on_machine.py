@@ -18,7 +18,6 @@ from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator import __version__
 from orchestrator.api.client import ClientError, ControlClient
-from orchestrator.api.views import StatusView
 from orchestrator.config.load import Config
 from orchestrator.config.types import SQLITE
 from orchestrator.doctor import host, machine, pool, running, state
@@ -26,6 +25,7 @@ from orchestrator.doctor.findings import Check, Findings, skipped
 from orchestrator.journal.file import NAME, JournalError, JournalFile
 from orchestrator.journal.store import SCHEMA_VERSION, StoreUnavailable
 from orchestrator.packaging import check_names
+from orchestrator.views.api import StatusView
 
 _ANSWER: Final = 5.0  # s for an answer of the daemon or the gateway
 _LOOKS: Final = 4  # at the gateway's targets: a set that is on its way is not a disagreement

@@ -12,10 +12,19 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 R = TypeVar("R")
 C = TypeVar("C", bound="Database")
+
+LEASE: Final = (
+    "CREATE TABLE IF NOT EXISTS lease ("
+    "one INTEGER PRIMARY KEY CHECK (one = 1), seat TEXT NOT NULL, who TEXT NOT NULL, pool TEXT NOT NULL, "
+    "epoch INTEGER NOT NULL, beat INTEGER NOT NULL, seconds REAL NOT NULL)",
+    "INSERT INTO lease VALUES (1, '', '', '', 0, 0, 0) ON CONFLICT DO NOTHING",
+)
+"""The table of the lease in a database that two control hosts share, one row. `seat` is empty while
+nobody holds the lease; `beat` counts renewals."""
 
 
 class StoreUnavailable(Exception):

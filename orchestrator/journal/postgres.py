@@ -19,9 +19,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from orchestrator.journal.database import Fence, Rows, StoreUnavailable, Superseded
+from orchestrator.journal.database import LEASE, Fence, Rows, StoreUnavailable, Superseded
 from orchestrator.journal.store import Store, migrate
-from orchestrator.lease.shared import SCHEMA as LEASE
 
 if TYPE_CHECKING:
     import psycopg

@@ -27,14 +27,6 @@ from orchestrator.journal.store import raise_epoch
 
 log = structlog.get_logger("lease")
 
-SCHEMA: Final = (
-    "CREATE TABLE IF NOT EXISTS lease ("
-    "one INTEGER PRIMARY KEY CHECK (one = 1), seat TEXT NOT NULL, who TEXT NOT NULL, pool TEXT NOT NULL, "
-    "epoch INTEGER NOT NULL, beat INTEGER NOT NULL, seconds REAL NOT NULL)",
-    "INSERT INTO lease VALUES (1, '', '', '', 0, 0, 0) ON CONFLICT DO NOTHING",
-)
-"""One row. `seat` is empty while nobody holds the lease; `beat` counts renewals."""
-
 _RENEWALS: Final = 5
 """Renewals within the length of a lease."""
 

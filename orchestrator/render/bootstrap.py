@@ -9,8 +9,8 @@ from typing import Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.api.setup_views import BootstrapView, DifferenceView, PartView
 from orchestrator.render.parts import Look, text_of
+from orchestrator.views.setup import BootstrapView, DifferenceView, PartView
 from orchestrator.words import clean, plural
 
 _MARK: Final = {

@@ -8,8 +8,8 @@ from typing import Final
 from rich.console import Group
 from rich.text import Text
 
-from orchestrator.api.setup_views import DoctorView
 from orchestrator.render.parts import Look, table_of, text_of
+from orchestrator.views.setup import DoctorView
 from orchestrator.words import clean, plural
 
 _STYLE: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}

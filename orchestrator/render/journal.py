@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from orchestrator import __version__
 from orchestrator.journal.replay import JsonPlan, Replayed, Scene
-from orchestrator.journal.views import JournalView, ReplayView
+from orchestrator.views.journal import JournalView, ReplayView
 from orchestrator.words import age, clean, instant, plural
 from policies import explain
 from policies.model import Observed, World

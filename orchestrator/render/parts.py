@@ -16,7 +16,7 @@ from orchestrator.words import age, clean, clock_time, instant, money, plural, s
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from orchestrator.api.views import (
+    from orchestrator.views.api import (
         ActionView,
         AgentView,
         BootView,

@@ -44,7 +44,7 @@ from orchestrator.words import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestrator.api.views import (
+    from orchestrator.views.api import (
         DaemonView,
         EventView,
         ExplainView,

@@ -1,6 +1,6 @@
 """Makes the JSON Schemas that ship with the package: `python -m orchestrator.schemas.generate`.
 
-The answers' schemas come from the types in `orchestrator.api.views` and beside it, the configuration's from
+The answers' schemas come from the types in `orchestrator.views.api` and beside it, the configuration's from
 its models. A test asserts that the files beside this module are current.
 """
 
@@ -13,10 +13,11 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints, 
 import typing_extensions
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
-from orchestrator.api import setup_views, views
-from orchestrator.backtest import views as simulator
 from orchestrator.config.tables.file import ConfigFile
-from orchestrator.journal import views as journal_views
+from orchestrator.views import api as views
+from orchestrator.views import journal as journal_views
+from orchestrator.views import setup as setup_views
+from orchestrator.views import simulate as simulator
 
 DIRECTORY: Final = Path(__file__).parent
 

@@ -15,10 +15,10 @@ from cloud.sim.effects import Effect, Moment
 from cloud.sim.invariants import DaemonState
 from cloud.sim.world import SimWorld
 from orchestrator.config.load import Config
-from orchestrator.journal.database import Fence
+from orchestrator.journal.database import LEASE, Fence
 from orchestrator.journal.sqlite import SqliteFile
 from orchestrator.lease.pair import Shared
-from orchestrator.lease.shared import SCHEMA, SharedLease
+from orchestrator.lease.shared import SharedLease
 from orchestrator.simulation.recorded_store import RecordedStore, SimProcess
 from orchestrator.simulation.virtual_time import current_process
 
@@ -66,7 +66,7 @@ class SimDatabase:
         self._hosts.add(host)
         file = _Served(store.path, lambda: host not in self.silent)
         with contextlib.closing(file.connect()) as db, db:
-            for statement in SCHEMA:
+            for statement in LEASE:
                 db.execute(statement)
         store.serve_from(file)
         lease = SharedLease(

@@ -15,10 +15,10 @@ import structlog
 
 from cloud.sim.world import Pace, Sale
 from orchestrator.config.load import build_config
+from orchestrator.journal.database import LEASE
 from orchestrator.journal.postgres import PostgresDatabase
 from orchestrator.journal.sqlite import SqliteFile
 from orchestrator.journal.store import Store
-from orchestrator.lease.shared import SCHEMA
 from orchestrator.simulation.simulate import Simulation
 from orchestrator.simulation.virtual_time import VirtualClock, virtual_time
 from policies.model import Market, Placement
@@ -44,7 +44,7 @@ class Journal:
         database = SqliteFile(self._path) if self._postgres is None else PostgresDatabase(self._address)
         database.prepare()
         if self._postgres is None:
-            for statement in SCHEMA:
+            for statement in LEASE:
                 self.sql(statement)
         return database
 

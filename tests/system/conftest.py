@@ -34,10 +34,10 @@ from cloud.errors import CloudError
 from cloud.local.config import LocalCloudConfig, Reclaiming, dump_config
 from cloud.local.connection import LocalCloud
 from orchestrator.api.client import ClientError, ControlClient
-from orchestrator.api.views import EventView, NodeView, PoolView, StatusView
 from orchestrator.demo.load import Load, LoadReport
 from orchestrator.demo.play import journal
 from orchestrator.demo.processes import Process
+from orchestrator.views.api import EventView, NodeView, PoolView, StatusView
 
 PATIENCE = 60.0
 """Seconds for anything that is expected to happen; two busy cores make much slow."""

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.api.client import ClientError, ControlClient, reading_socket
+from orchestrator.api.client import ClientError, ControlClient
+from orchestrator.config.sockets import reading_socket
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from cloud.engines.dialect import PROGRAMS
-from orchestrator.api.client import reading_socket
 from orchestrator.config.checks.agents import agents_errors, agents_warnings
 from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
@@ -22,6 +21,7 @@ from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_of
 from orchestrator.config.checks.engine import engine_errors, engine_warnings, model_file_fault
 from orchestrator.config.checks.listeners import listener_errors
 from orchestrator.config.errors import Problem, Source
+from orchestrator.config.sockets import reading_socket
 from orchestrator.config.tables.file import ConfigFile, Role
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.types import is_credential, is_open, unreadable

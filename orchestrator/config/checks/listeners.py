@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final
 
-from orchestrator.api.client import reading_socket
+from orchestrator.config.sockets import reading_socket
 from orchestrator.config.tables.daemon import DaemonConfig
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import HostPort

@@ -14,10 +14,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator import monitoring, schemas
-from orchestrator.api.views import PoolState
 from orchestrator.cli import shared, status
 from orchestrator.cli.app import COMMANDS, HIDDEN, build_app
 from orchestrator.schemas import generate
+from orchestrator.views.api import PoolState
 from policies.verdict import State
 
 USER = pwd.getpwuid(os.getuid()).pw_name

@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator.__main__ import main
 from orchestrator.config.load import Config
-from orchestrator.demo_options import DemoOptions
+from orchestrator.demo.options import DemoOptions
 
 ROOT = Path(__file__).parents[3]
 
@@ -244,7 +244,7 @@ def test_demo_passes_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         played.append(options)
         return 1
 
-    replace_module(monkeypatch, "orchestrator.demo", main=play)
+    replace_module(monkeypatch, "orchestrator.demo.main", main=play)
     assert main(["demo"]) == 1
     assert main(["demo", "--duration", "90", "--seed", "7", "-o", "json", "--trace", str(tmp_path)]) == 1
     assert main(["demo", "--duration", "2m", "--nodes", "4", "--engine", "vllm", "--keep", "-q"]) == 1

@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 import pytest
 
 from orchestrator.__main__ import main
-from orchestrator.api.views import GamedayView
 from orchestrator.cli import gameday_rules as rules
 from orchestrator.cli import shared
+from orchestrator.views.api import GamedayView
 
 Ask = Callable[..., tuple[int, str, str]]
 

@@ -1,4 +1,4 @@
-"""The JSON of `orchestrator simulate` and `orchestrator trace`, as types; rules: `orchestrator.api.views`."""
+"""The JSON of `orchestrator simulate` and `orchestrator trace`, as types; rules: `orchestrator.views.api`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON of `orchestrator journal`, as types; rules as in `orchestrator.api.views`."""
+"""The JSON of `orchestrator journal`, as types; rules as in `orchestrator.views.api`."""
 
 from __future__ import annotations
 

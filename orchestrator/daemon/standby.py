@@ -11,12 +11,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cloud.errors import Denied
 from cloud.ports import Clock, LeaseHolder
-from orchestrator.api import views
 from orchestrator.api.api import Refused, answer, errors_answered
 from orchestrator.journal.database import StoreUnavailable
 from orchestrator.lease.shared import SharedLease
 from orchestrator.metrics import metrics
 from orchestrator.supervision import Supervisor
+from orchestrator.views import api as views
 
 log = structlog.get_logger("standby")
 

@@ -1,13 +1,13 @@
 """The JSON of commands that need no daemon: validate, config show, doctor, bootstrap, support-bundle.
 
-The rules of `orchestrator.api.views` hold here too.
+The rules of `orchestrator.views.api` hold here too.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, TypedDict
 
-from orchestrator.api.views import ProblemView
+from orchestrator.views.api import ProblemView
 
 Verb = Literal["create", "update", "keep", "refuse"]
 
