@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -126,6 +127,61 @@ def test_nothing_large_or_secret_is_tracked() -> None:
 def test_test_files_of_the_same_name_are_told_apart() -> None:
     """Import mode importlib needs no packages; an __init__.py in tests would bring them back."""
     assert [short(f) for f in (ROOT / "tests").rglob("__init__.py")] == []
+
+
+# -- rooms ----------------------------------------------------------------------------------------
+
+DAEMON = ROOT / "orchestrator"
+MOST_BESIDE = 12
+
+
+def rooms() -> set[str]:
+    return {file.parent.name for file in DAEMON.glob("*/__init__.py")}
+
+
+def beside() -> set[str]:
+    """Modules that stand beside the rooms."""
+    return {file.stem for file in DAEMON.glob("*.py")} - {"__init__", "__main__"}
+
+
+def test_the_architecture_page_has_every_room_in_a_line() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"(?ms)^```text\norchestrator/\n(.*?)^```", page)
+    lines = [re.fullmatch(r"  ([a-z]+)/ +(\S.{20,})", line) for line in tree.splitlines()]
+    assert all(lines), tree
+    assert sorted(line[1] for line in lines if line is not None) == sorted(rooms())
+
+
+def test_the_page_lists_rooms_as_the_contract_does() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    listed = [name for name in re.findall(r"(?m)^  ([a-z]+)/ ", page) if name in rooms()]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = [c["layers"] for c in contracts["contracts"] if c.get("containers") == ["orchestrator"]]
+    ranks = {name: rank for rank, line in enumerate(layers) for name in line.split(" | ")}
+    assert [ranks[name] for name in listed] == sorted(ranks[name] for name in listed)
+
+
+def test_what_stands_beside_the_rooms_is_used_by_several_files() -> None:
+    assert len(beside()) + 2 <= MOST_BESIDE
+    texts = {file: file.read_text(encoding="utf-8") for file in sources()}
+    for module in beside():
+        name = re.compile(rf"from orchestrator\.{module} import|from orchestrator import .*\b{module}\b")
+        users = [short(file) for file, text in texts.items() if name.search(text)]
+        assert len(users) > 1, f"orchestrator/{module}.py is used by {users} alone: it belongs there"
+
+
+def test_tests_of_the_daemon_stand_in_the_rooms_that_they_test() -> None:
+    tests = ROOT / "tests" / "orchestrator"
+    folders = {file.relative_to(tests).parts[0] for file in tests.glob("*/**/test_*.py")}
+    assert folders - rooms() == set()
+    assert {file.stem.removeprefix("test_") for file in tests.glob("test_*.py")} - beside() == set()
+    strays = {}
+    for file in tests.glob("*/**/test_*.py"):
+        used = set(re.findall(r"from orchestrator\.([a-z]+)", file.read_text(encoding="utf-8")))
+        room = file.relative_to(tests).parts[0]
+        if used and room not in used and room != "cli":  # commands are typed there
+            strays[short(file)] = used
+    assert strays == {}
 
 
 # -- make -----------------------------------------------------------------------------------------
