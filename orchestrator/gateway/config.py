@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cloud.providers.prices import OwnPrice
 from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
 from policies.routing import Kind, Route
@@ -118,13 +119,15 @@ class ProviderSpec:
     `sampling` (whether temperature, top_p and top_k may be sent) are Anthropic's. `usd_per_day_pico` is the
     most that may be spent there in a day (UTC), None for no cap. `in_flight`: requests that it may hold;
     `retries`: how often one is sent again on 429, 529 and 5xx. `ca_file`: certificates trusted besides the
-    system's. `allow_http`: the url may be plain http elsewhere than on the loopback.
+    system's. `allow_http`: the url may be plain http elsewhere than on the loopback. `api_key_file` is read
+    again when it changes; a relative one is looked up in `$CREDENTIALS_DIRECTORY`; None for no key. `prices`
+    by model come before the public list, where `listed_as` names the provider that the url does not tell.
     """
 
     name: str
     kind: str
     url: str
-    api_key: str | None = field(default=None, repr=False)
+    api_key_file: Path | None = None
     api_version: str = "2023-06-01"
     sampling: bool = False
     usd_per_day_pico: int | None = None
@@ -135,6 +138,8 @@ class ProviderSpec:
     retries: int = 2
     ca_file: Path | None = None
     allow_http: bool = False
+    prices: Mapping[str, OwnPrice] = field(default_factory=lambda: MappingProxyType({}))
+    listed_as: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from orchestrator.gateway.replies import NODE, REQUEST_ID
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import CompletionJudge, StreamJudge
 from orchestrator.gateway.targets import Entry, Nature, Wish
+from policies.routing import Route
 
 CONTINUATION = "X-Continuation"
 """In a request: asks for less than the pool's setting. In the answer to one: what holds for its stream."""
@@ -29,7 +30,7 @@ class Job:
 
     __slots__ = (
         "asked", "broke_at", "edge", "exchange", "headers", "judge", "nature", "outcome", "plan", "request",
-        "response", "transcript",
+        "response", "route", "transcript",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +45,7 @@ class Job:
         self.request = request
         self.exchange = exchange
         self.asked = asked
+        self.route: Route | None = None
         self.headers = headers
         self.edge = asked.dialect.edge(asked)
         self.plan: Plan | None = None

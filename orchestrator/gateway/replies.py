@@ -11,6 +11,8 @@ REQUEST_ID = "X-Request-Id"
 ANTHROPIC_REQUEST_ID = "request-id"
 """Where Anthropic's clients read the same."""
 NODE = "X-Orchestrator-Node"
+BACKEND = "X-Orchestrator-Backend"
+"""Which provider and model answered, as `claude/claude-sonnet-5`."""
 
 
 def error_response(

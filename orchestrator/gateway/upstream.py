@@ -24,7 +24,7 @@ _OURS_ONLY = frozenset({"User-Agent", "Content-Type", "Accept", "Accept-Encoding
 def make_session(connect_timeout: float) -> aiohttp.ClientSession:
     """The session for proxied requests: no limits of its own, no total timeout, bodies as they are."""
     return aiohttp.ClientSession(
-        connector=KeptConnections(limit=0, keepalive_timeout=IDLE, socket_factory=_socket),
+        connector=KeptConnections(limit=0, keepalive_timeout=IDLE, socket_factory=make_socket),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -70,7 +70,7 @@ def _line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _socket(info: Any) -> socket.socket:
+def make_socket(info: Any) -> socket.socket:
     """A socket that sends at once and gives up on a peer that vanished without a word within seconds."""
     family, kind, proto, _, _ = info
     sock = socket.socket(family, kind, proto)
