@@ -31,6 +31,8 @@ from orchestrator.config.errors import table_model, tables
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
+from orchestrator.gateway.provider_metrics import ProviderMetrics
+from orchestrator.gateway.spend_file import Totals
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.metrics import metrics
 
@@ -159,6 +161,13 @@ One gateway serves one pool; tell gateways apart by the labels of your scrape jo
 """
 
 
+_PROVIDERS_HEAD: Final = """## Providers
+
+Of the gateway, too, where it has providers.
+[How money is held and booked](../explanation/providers-money.md).
+"""
+
+
 def config_page() -> str:
     """The whole of config.md."""
     return "\n".join([_CONFIG_HEAD, *(line for part in tables(ConfigFile) for line in _table(*part))])
@@ -206,9 +215,16 @@ def metrics_page() -> str:
     parts = [
         _METRICS_HEAD,
         f"## Daemon\n\n{_metrics(metrics.REGISTRY)}\n",
-        f"{_GATEWAY_HEAD.rstrip()} {outcomes}.\n\n{_metrics(gateway.registry)}",
+        f"{_GATEWAY_HEAD.rstrip()} {outcomes}.\n\n{_metrics(gateway.registry)}\n",
+        f"{_PROVIDERS_HEAD}\n{_metrics(_provider_metrics())}",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _provider_metrics() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProviderMetrics(registry, states=dict, caps={}, today=lambda: Totals("2026-01-01"), trouble=lambda: "")
+    return registry
 
 
 def alerts_page() -> str:
