@@ -8,6 +8,7 @@ that all are current.
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import random
@@ -27,7 +28,7 @@ import capacity_table
 import fault_table
 
 from orchestrator import monitoring
-from orchestrator.config.errors import table_model, tables
+from orchestrator.config.errors import Key, heading, keys_of, table_model, tables
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
@@ -43,14 +44,16 @@ _CONFIG_HEAD: Final = """# Configuration
 
 <!-- Made by docs/generate.py from the tables of orchestrator/config. Do not edit. -->
 
-One TOML file describes one daemon and its pool. `orchestrator validate FILE` checks it and says what it
-means; every fault is reported at once as `file:line: key: what is wrong, and what to do`.
+One TOML file describes one daemon, its pools and the gateway in front of them. `orchestrator validate FILE`
+checks it and says what it means; every fault is reported at once as `file:line: key: what is wrong, and what
+to do`.
 `orchestrator schema config` prints its JSON Schema for editors.
-[examples/pool.toml](../../examples/pool.toml) is an example with comments.
+[examples/pool.toml](../../examples/pool.toml) is an example with comments,
+[examples/two-pools-and-an-api.toml](../../examples/two-pools-and-an-api.toml) one with routes.
 
 * **Durations** carry a unit: `"500ms"`, `"90s"`, `"15m"`, `"2h"`, `"1h30m"`. A bare number is refused.
 * **Shares** are percentages or fractions: `"70%"` or `0.7`.
-* **Money** is US dollars per hour: `"12.50"`.
+* **Money** is US dollars: `"12.50"`, per hour, per day or per million tokens as the key says.
 * **Sizes** carry a unit: `"64kB"`, `"32MiB"`.
 * **Paths**: relative ones start from the directory of the file, so the same file means the same pool wherever
   the daemon is started. `{state_dir}` stands for `daemon.state_dir`, `~` for the home directory,
@@ -273,14 +276,12 @@ def _help(app: Any, command: str, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip().splitlines())
 
 
-def _table(path: tuple[str, ...], model: type[BaseModel]) -> Iterator[str]:
-    keys = {
-        name: field for name, field in model.model_fields.items() if table_model(field.annotation)[0] is None
-    }
+def _table(path: Key, model: type[BaseModel]) -> Iterator[str]:
+    keys = {name: field for name, field in keys_of(model).items() if table_model(field.annotation)[0] is None}
     if not path or not keys:
         return
-    yield f"## [{'.'.join(path)}]\n"
-    yield f"{(model.__doc__ or '').strip()}\n"
+    yield f"## {heading(path)}\n"
+    yield f"{inspect.cleandoc(model.__doc__ or '')}\n"
     yield "| key | default | meaning |\n|---|---|---|"
     properties = model.model_json_schema()["properties"]
     for name, field in keys.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
@@ -33,6 +34,32 @@ def flag_value(args: Sequence[str], flag: str) -> str | None:
         elif position + 1 < len(args):
             value = args[position + 1]
     return value
+
+
+def adapters(args: Sequence[str]) -> tuple[str, ...]:
+    """The names of the adapters that the user gives with ``--lora-modules``, as NAME=PATH or as JSON.
+
+    >>> adapters(["--lora-modules", "sql=/lora/sql", '{"name": "law", "path": "/l"}', "--dtype", "auto"])
+    ('sql', 'law')
+    """
+    found: list[str] = []
+    inside = False
+    for word in args:
+        if _name(word):
+            inside = _name(word) == "--lora-modules"
+            word = word.partition("=")[2]
+        if inside and word:
+            found.append(_adapter(word))
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def _adapter(word: str) -> str:
+    if not word.startswith("{"):
+        return word.partition("=")[0]
+    try:
+        return str(json.loads(word).get("name", ""))
+    except ValueError:
+        return ""  # the engine will say so
 
 
 def with_defaults(args: Sequence[str], defaults: Sequence[tuple[str, str]]) -> tuple[str, ...]:

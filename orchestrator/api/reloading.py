@@ -23,11 +23,11 @@ import structlog
 
 from cloud.ports import Clock
 from orchestrator.api.status import plan_view
-from orchestrator.config.errors import dotted
+from orchestrator.config.errors import Key, dotted
 from orchestrator.config.load import Config, ConfigError, Problem, load_config
 from orchestrator.config.sockets import SERVICE_SOCKET
 from orchestrator.config.types import written
-from orchestrator.config.values import Path, settings
+from orchestrator.config.values import settings
 from orchestrator.loop.loop import Snapshot
 from orchestrator.metrics import metrics
 from orchestrator.redact import Redactor
@@ -61,6 +61,7 @@ _POLICY: Final = frozenset(
         "starts",
         "limits",
         "patience",
+        "priority",
     }
 )
 _SIZE: Final = frozenset(
@@ -70,6 +71,8 @@ _SIZE: Final = frozenset(
 
 _DAEMON: Final = frozenset({"log_level", "tick", "keep_events", "keep_turns", "keep_turns_size"})
 _SHARED: Final = frozenset({"socket", "targets_file"})  # of the gateway's table, what the daemon uses too
+_OF_GATEWAY: Final = frozenset({"gateway", "provider", "route"})
+_NAMES_OF_MODELS: Final = frozenset({("engine", "served_name"), ("engine", "args")})
 
 
 class Effect(enum.StrEnum):
@@ -84,7 +87,7 @@ class Effect(enum.StrEnum):
 class Change:
     """One key that differs. `before` and `after` are as a file would have them."""
 
-    path: Path
+    path: Key
     before: str
     after: str
 
@@ -99,6 +102,10 @@ class Change:
         table, *rest = self.path
         if table == "daemon":
             return Effect.NOW if rest[0] in _DAEMON else Effect.RESTART
+        if table == "budget":
+            return Effect.NOW
+        if table in _OF_GATEWAY:
+            return Effect.RESTART if rest[0] in _SHARED else Effect.GATEWAY
         if len(rest) < 2 or rest[1] in _POLICY:
             return Effect.NOW if len(rest) > 1 else Effect.RESTART
         if rest[1] == "gateway" and rest[2] not in _SHARED:
@@ -346,11 +353,25 @@ def _command(config: Config) -> str:
 def differences(old: Config, new: Config) -> Iterator[Change]:
     """Every key whose effective value differs, in the order of the file's reference; secrets are hidden."""
     before, after = dict(_values(old)), dict(_values(new))
-    nothing = ("nothing", "nothing")
-    for path in dict.fromkeys((*before, *after)):
-        (was, shown_before), (becomes, shown_after) = before.get(path, nothing), after.get(path, nothing)
-        if was != becomes:
-            yield Change(path=path, before=shown_before, after=shown_after)
+    for identity in dict.fromkeys((*before, *after)):
+        there = after.get(identity) or before[identity]
+        nothing = _Value(there.path, "nothing", "nothing")
+        was, becomes = before.get(identity, nothing), after.get(identity, nothing)
+        if was.text != becomes.text:
+            yield Change(path=there.path, before=was.shown, after=becomes.shown)
+
+
+def gateway_changed(old: Config, new: Config) -> list[str]:
+    """The keys that differ and that the gateway reads when it starts: a running one goes by them once its
+    heir has taken over. Pure; what key files hold is not looked at."""
+    return [dotted(change.path) for change in differences(old, new) if _read_by_gateway(change.path)]
+
+
+def _read_by_gateway(path: Key) -> bool:
+    table, *rest = path
+    if table != "pool":
+        return table in _OF_GATEWAY
+    return len(rest) < 2 or rest[1] in ("gateway", "model") or tuple(rest[1:]) in _NAMES_OF_MODELS
 
 
 def would_do(pool: Pool, snapshot: Snapshot) -> views.PoolPlanView:
@@ -374,11 +395,20 @@ def change_view(change: Change, new: Config) -> views.ChangeView:
     }
 
 
-def _values(config: Config) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """Every key: its value as a file would have it, and the same without secrets."""
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A key: where it stands, its value as a file would have it, and the same without secrets."""
+
+    path: Key
+    text: str
+    shown: str
+
+
+def _values(config: Config) -> Iterator[tuple[Key, _Value]]:
+    """Every key by what it is known by in any file."""
     for name in config.pools:
-        yield ("pool", name), ("a pool", "a pool")
+        yield ("pool", name), _Value(("pool", name), "a pool", "a pool")
     redactor = Redactor()
     for setting in settings(config):
-        shown = redactor.value(setting.value, setting.path[-1])
-        yield setting.path, (setting.text, written(setting.field, shown))
+        shown = redactor.value(setting.value, str(setting.path[-1]))
+        yield setting.identity, _Value(setting.path, setting.text, written(setting.field, shown))

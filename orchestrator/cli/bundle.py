@@ -68,7 +68,7 @@ def parts(file: Path, config: Config | None, redactor: Redactor) -> Iterator[Par
 def secrets(config: Config) -> Iterator[str]:
     """Secrets that the configuration names: what its files hold, as far as this user may read them."""
     for setting in settings(config):
-        if isinstance(setting.value, Path) and setting.path[-1].endswith(("key_file", "secret_file")):
+        if isinstance(setting.value, Path) and str(setting.path[-1]).endswith(("key_file", "secret_file")):
             try:
                 yield setting.value.read_text(encoding="utf-8", errors="replace").strip()
             except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +17,15 @@ from orchestrator.words import money, percent, plural
 from policies import bill, explain
 
 if TYPE_CHECKING:
+    from cloud.local.config import LocalCloudConfig
+    from orchestrator.config.errors import Found
     from orchestrator.config.load import Config, Problem
     from orchestrator.config.tables.pool import PoolConfig
     from policies.bill import Prices
     from policies.model import Offering, Pool
+
+    Sold = dict[str, Sequence[Offering]]
+    """What is sold to each pool, by its name."""
 
 
 _CAP = ".limits.spend_per_hour"
@@ -69,7 +74,7 @@ def validate(
         print(f"warning: {warning}", file=sys.stderr)
     print(f"OK {file}")
     for name in config.pools:
-        for sentence in meaning(config, name, offerings)["sentences"]:
+        for sentence in meaning(config, name, offerings[name])["sentences"]:
             print(f"  {sentence}")
     print(f"Next: orchestrator run --config {file}")
     return shared.OK
@@ -90,33 +95,38 @@ def _load(file: Path, prices: bool) -> Config:
         return load_config(file, "client")
 
 
-def _listed(config: Config) -> Sequence[Offering]:
+def _listed(config: Config) -> Sold:
     """What AWS lists. Raises ConfigError for a cap that is missing or too low at these prices."""
     import asyncio
 
     from orchestrator.config.checks.costs import cost_errors, missing_cap
     from orchestrator.config.load import ConfigError
 
-    at, pool = ("pool", config.pool_name), config.pool
-    if not pool.cloud.bills:
+    billed = [name for name, pool in config.pools.items() if pool.cloud.bills]
+    if not billed:
         raise CommandError("nobody bills for the machines of a local cloud; leave --prices out")
 
     from cloud.clock import SystemClock
     from orchestrator.wiring.price_list import listed
 
-    found = asyncio.run(listed(config, SystemClock()))
-    if found.missing:
-        raise CommandError(f"the prices cannot be read: {found.missing}")
-    if found.no_spot:
-        print(f"warning: spot counts as on-demand: {found.no_spot}", file=sys.stderr)
-    faults = [*missing_cap(at, pool, found.offerings), *cost_errors(at, pool, found.offerings)]
+    sold = _sold(config, None)
+    faults = []
+    for name in billed:
+        found = asyncio.run(listed(config.only(name), SystemClock()))
+        if found.missing:
+            raise CommandError(f"the prices cannot be read: {found.missing}")
+        if found.no_spot:
+            print(f"warning: spot counts as on-demand: {found.no_spot}", file=sys.stderr)
+        at, pool = ("pool", name), config.pools[name]
+        faults += [*missing_cap(at, pool, found.offerings), *cost_errors(at, pool, found.offerings)]
+        sold[name] = found.offerings
     if faults:
         raise ConfigError([config.problem(path, text) for path, text in faults])
-    return found.offerings
+    return sold
 
 
-def _sold(config: Config, market: Path | None) -> Sequence[Offering]:
-    """What is sold at which price, as far as it is known here.
+def _sold(config: Config, market: Path | None) -> Sold:
+    """What is sold to each pool at which price, as far as it is known here.
 
     Raises ConfigError for what cannot work beside this local cloud.
     """
@@ -124,24 +134,36 @@ def _sold(config: Config, market: Path | None) -> Sequence[Offering]:
     from orchestrator.config.checks.listeners import local_errors
     from orchestrator.config.load import ConfigError
 
-    name, pool = config.pool_name, config.pool
-    if pool.cloud.kind != "local":
-        return stated_offerings(pool)
+    sold: Sold = {name: stated_offerings(pool) for name, pool in config.pools.items()}
+    found: list[Found] = []
+    for cloud, pools in _local_clouds(config, market):
+        offerings = local_offerings(cloud)
+        sold |= dict.fromkeys(pools, offerings)
+        for name in pools:
+            found += cost_errors(("pool", name), config.pools[name], offerings)
+        ports = (cloud.engine_port, cloud.metadata_port)
+        found += local_errors(config.daemon, config.gateway, config.pools, ports)
+    if found:
+        raise ConfigError([config.problem(path, text) for path, text in found])
+    return sold
+
+
+def _local_clouds(config: Config, market: Path | None) -> Iterator[tuple[LocalCloudConfig, list[str]]]:
+    """The local clouds, each with the names of its pools."""
+    places: dict[Path, list[str]] = {}
+    for name, pool in config.pools.items():
+        if pool.cloud.kind == "local":
+            places.setdefault(pool.cloud.state_dir, []).append(name)
+    if not places:
+        return
 
     from cloud.local.config import LocalCloudConfig, SetupError, load_config
 
-    try:
-        cloud = LocalCloudConfig(state_dir=pool.cloud.state_dir) if market is None else load_config(market)
-    except SetupError as error:
-        raise CommandError(str(error), prefix="") from error
-    offerings = local_offerings(cloud)
-    found = [
-        *cost_errors(("pool", name), pool, offerings),
-        *local_errors(config.daemon, name, pool, (cloud.engine_port, cloud.metadata_port)),
-    ]
-    if found:
-        raise ConfigError([config.problem(path, text) for path, text in found])
-    return offerings
+    for state_dir, pools in places.items():
+        try:
+            yield LocalCloudConfig(state_dir=state_dir) if market is None else load_config(market), pools
+        except SetupError as error:
+            raise CommandError(str(error), prefix="") from error
 
 
 def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMeaningView:
@@ -204,13 +226,13 @@ def _balancer(settings: PoolConfig) -> str:
 
 
 def _view(
-    file: Path, config: Config | None, problems: Iterable[Problem], offerings: Sequence[Offering] = ()
+    file: Path, config: Config | None, problems: Iterable[Problem], offerings: Sold | None = None
 ) -> ValidateView:
     return {
         "schema": "validate/1",
         "file": str(file),
         "ok": config is not None,
-        "pools": [] if config is None else [meaning(config, name, offerings) for name in config.pools],
+        "pools": [meaning(config, name, sold) for name, sold in (offerings or {}).items() if config],
         "problems": [problem.view() for problem in problems],
         "warnings": [] if config is None else [warning.view() for warning in config.warnings],
     }

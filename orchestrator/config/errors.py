@@ -7,15 +7,26 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from orchestrator.config.toml_lines import KeyPath, line_of
 from orchestrator.units import shown
 from orchestrator.views.api import ProblemView
 
+Key = tuple[str | int, ...]
+"""The path of a key: names of tables and keys, and places in lists."""
+
+Found = tuple[Key, str]
+"""A key and what is wrong with it, as a sentence."""
+
+Kind = Literal["table", "named", "listed"]
+"""How tables of one model stand in a file: as `[name]`, each with a name as `[name.NAME]`, as `[[name]]`."""
+
 PROBLEMS_MOST: Final = 100
+_NAMED: Final = re.compile(r"'([^']*)'")
 _NAMES: Final = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -25,6 +36,7 @@ _NAMES: Final = {
     "model_type": "a table",
     "model_attributes_type": "a table",
     "dict_type": "a table",
+    "tuple_type": "a list",
 }
 
 
@@ -113,7 +125,8 @@ def _sentence(item: Mapping[str, Any], root: type[BaseModel]) -> str:
         word = "at most" if kind == "less_than_equal" else "less than"
         return f"{shown(value)} is too large; write {word} {bound}"
     if kind in ("literal_error", "enum"):
-        return f"{shown(value)} is not known{_close(value, context['expected'])}; write {context['expected']}"
+        close = meant(str(value), _NAMED.findall(context["expected"]))
+        return f"{shown(value)} is not known{close}; write {context['expected']}"
     if kind == "string_pattern_mismatch":
         return f"{shown(value)} does not match {context['pattern']}; {_write(item['loc'], root)}"
     if kind in _NAMES:
@@ -126,9 +139,9 @@ def _write(path: Sequence[str | int], root: type[BaseModel]) -> str:
     model = model_at(root, path[:-1])
     if model is not None and isinstance(path[-1], str) and path[-1] in model.model_fields:
         field = model.model_fields[path[-1]]
-        inner, many = table_model(field.annotation)
+        inner, kind = table_model(field.annotation)
         if inner is not None:
-            return f"write a table [{dotted(path)}{'.NAME' if many else ''}]: {field.description}"
+            return f"write a table {heading(_below(path, kind))}: {field.description}"
         examples = field.examples or ([field.default] if isinstance(field.default, bool) else [])
         example = f"{path[-1]} = {json.dumps(examples[0])}" if examples else path[-1]
         return f"write {example}: {field.description}"
@@ -143,31 +156,48 @@ def _unknown(path: Sequence[str | int], root: type[BaseModel]) -> str:
         return f"is not a key; did you mean {close[0]}?"
     elsewhere = _elsewhere(str(path[-1]), root)
     if elsewhere:
-        return f"is not a key here; it belongs in [{elsewhere}]"
+        return f"is not a key here; it belongs in {elsewhere}"
     return f"is not a key; write one of {', '.join(known)}" if known else "is not a key; remove it"
 
 
-def _close(value: object, expected: str) -> str:
-    close = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _elsewhere(name: str, root: type[BaseModel]) -> str:
-    """The table that knows a key called `name`, in words; empty when none or more than one does."""
-    found = [dotted(path) for path, model in tables(root) if name in model.model_fields and path]
+    """The heading of the table that knows a key called `name`; empty when none or more than one does."""
+    found = [heading(path) for path, model in tables(root) if name in keys_of(model) and path]
     return found[0] if len(found) == 1 else ""
 
 
-def tables(
-    root: type[BaseModel], path: tuple[str, ...] = ()
-) -> list[tuple[tuple[str, ...], type[BaseModel]]]:
-    """Every table of the file with its model. `NAME` stands for names that the user chooses."""
-    found = [(path, root)]
+def meant(name: str, known: Iterable[str]) -> str:
+    """What was probably meant by a name that is not known, in brackets; empty where nothing is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def heading(path: Sequence[str | int]) -> str:
+    """The line with which a table begins: `[pool.NAME.gateway]`, `[[route]]`."""
+    text = dotted([part for part in path if not isinstance(part, int)])
+    return f"[[{text}]]" if path and isinstance(path[-1], int) else f"[{text}]"
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a table that belong there. `elsewhere` of a model names those that it takes besides."""
+    others: frozenset[str] = getattr(model, "elsewhere", frozenset())
+    return {name: field for name, field in model.model_fields.items() if name not in others}
+
+
+def tables(root: type[BaseModel], path: Key = ()) -> list[tuple[Key, type[BaseModel]]]:
+    """Every table of the file with its model. `NAME` stands for names that the user chooses, 0 for a place in
+    a list."""
+    found: list[tuple[Key, type[BaseModel]]] = [(path, root)]
     for name, field in root.model_fields.items():
-        inner, many = table_model(field.annotation)
+        inner, kind = table_model(field.annotation)
         if inner is not None:
-            found += tables(inner, (*path, name, "NAME") if many else (*path, name))
+            found += tables(inner, _below((*path, name), kind))
     return found
+
+
+def _below(path: Sequence[str | int], kind: Kind) -> Key:
+    below: Mapping[Kind, Key] = {"table": (), "named": ("NAME",), "listed": (0,)}
+    return (*path, *below[kind])
 
 
 def model_at(root: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel] | None:
@@ -178,18 +208,18 @@ def model_at(root: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel
         field = model.model_fields.get(str(part)) if model is not None else None
         if field is None:
             return None
-        model, many = table_model(field.annotation)
-        if many:
+        model, kind = table_model(field.annotation)
+        if kind != "table":
             next(parts, None)
     return model
 
 
-def table_model(annotation: object) -> tuple[type[BaseModel] | None, bool]:
-    """The model behind a field and whether it is a table of such tables by name."""
+def table_model(annotation: object) -> tuple[type[BaseModel] | None, Kind]:
+    """The model behind a field, None where it is no table, and how its tables stand in a file."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
-    arguments = get_args(annotation)
-    if get_origin(annotation) is dict and len(arguments) == 2:
-        inner, _ = table_model(arguments[1])
-        return inner, inner is not None
-    return None, False
+        return annotation, "table"
+    arguments, origin = get_args(annotation), get_origin(annotation)
+    if origin in (dict, tuple) and len(arguments) == 2:
+        inner, _ = table_model(arguments[1] if origin is dict else arguments[0])
+        return inner, "table" if inner is None else "named" if origin is dict else "listed"
+    return None, "table"

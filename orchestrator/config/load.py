@@ -8,7 +8,7 @@ keys; what must hold between them is in `orchestrator.config.checks`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -17,12 +17,17 @@ from pydantic import ValidationError
 
 from orchestrator.config.checks.check import check
 from orchestrator.config.errors import ConfigError, Problem, Source, problems_of
+from orchestrator.config.gateways import with_gateways
+from orchestrator.config.tables.budget import BudgetConfig
 from orchestrator.config.tables.daemon import DaemonConfig
 from orchestrator.config.tables.file import ConfigFile, Role
+from orchestrator.config.tables.gateway import SharedGatewayTable
 from orchestrator.config.tables.pool import PoolConfig
+from orchestrator.config.tables.provider import ProviderConfig
+from orchestrator.config.tables.route import RouteConfig
 from orchestrator.config.toml_lines import key_lines
 from orchestrator.config.toml_text import TomlError, read_toml
-from orchestrator.config.types import Section, resolve_path
+from orchestrator.config.types import Section, resolve_path, revised
 from policies.model import Pool
 
 __all__ = [
@@ -41,12 +46,17 @@ _S = TypeVar("_S", bound=Section)
 class Config:
     """A configuration that has passed every check. All paths are ready to use.
 
-    `path` is the file it came from, None when it was built in memory; `source` knows its lines. `warnings`
-    are doubtful settings that do not stop the daemon.
+    `gateway` holds what the gateway's process goes by, each pool's own table what it does with that pool,
+    what it has from [gateway] included. `path` is the file it came from, None when it was built in memory;
+    `source` knows its lines. `warnings` are doubtful settings that do not stop the daemon.
     """
 
     daemon: DaemonConfig
     pools: Mapping[str, PoolConfig]
+    gateway: SharedGatewayTable = field(default_factory=SharedGatewayTable)
+    providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
+    routes: tuple[RouteConfig, ...] = ()
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     path: Path | None = None
     warnings: tuple[Problem, ...] = ()
     source: Source = _IN_MEMORY
@@ -54,6 +64,10 @@ class Config:
     def problem(self, path: Sequence[str | int], text: str) -> Problem:
         """A fault of the key at `path`, with its place in the file."""
         return self.source.problem(path, text)
+
+    def only(self, name: str) -> Config:
+        """The same with this pool alone."""
+        return replace(self, pools=MappingProxyType({name: self.pools[name]}))
 
     @property
     def pool_name(self) -> str:
@@ -101,13 +115,17 @@ def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | 
         raise ConfigError(problems_of(error, source, ConfigFile)) from error
     base = base.absolute()
     state_dir = resolve_path(parsed.daemon.state_dir, base=base, state_dir=base)
-    parsed = _with_paths(parsed, base=base, state_dir=state_dir)
+    parsed = _with_paths(with_gateways(parsed), base=base, state_dir=state_dir)
     errors, warnings = check(parsed, source, role)
     if errors:
         raise ConfigError(errors)
     return Config(
         daemon=parsed.daemon,
         pools=MappingProxyType(dict(parsed.pool)),
+        gateway=parsed.gateway,
+        providers=MappingProxyType(dict(parsed.provider)),
+        routes=parsed.route,
+        budget=parsed.budget,
         path=path,
         warnings=tuple(sorted(warnings)),
         source=source,
@@ -128,4 +146,4 @@ def _with_paths(section: _S, *, base: Path, state_dir: Path) -> _S:
                 key: _with_paths(item, base=base, state_dir=state_dir) if isinstance(item, Section) else item
                 for key, item in value.items()
             }
-    return section.model_copy(update=changed)
+    return revised(section, changed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from orchestrator.config.errors import dotted
 from orchestrator.config.load import Config
@@ -13,16 +15,20 @@ from orchestrator.redact import Redactor
 from orchestrator.views.setup import ConfigShowView, SettingView
 
 _UNSET = "nothing"
+_PLACE: Final = re.compile(r"\[\d+\]$")
 
 
 def view(config: Config, *, effective: bool, redactor: Redactor) -> ConfigShowView:
     """The keys that the file sets, or with `effective` all of them; secrets hidden."""
     lines = config.source.lines or {}
-    shown = [_setting(setting, lines.get(setting.path), redactor) for setting in settings(config)]
     return ConfigShowView(
         schema="config-show/1",
         file=config.source.file,
-        settings=[s for s in shown if effective or s["origin"] == "file"],
+        settings=[
+            _setting(setting, lines.get(setting.source), redactor)
+            for setting in settings(config)
+            if effective or setting.path in lines
+        ],
     )
 
 
@@ -32,12 +38,12 @@ def toml(view: ConfigShowView, *, origin: bool) -> str:
 
 
 def _setting(setting: Setting, line: int | None, redactor: Redactor) -> SettingView:
-    value = redactor.value(setting.value, setting.path[-1])
+    value = redactor.value(setting.value, str(setting.path[-1]))
     text = _inline(value) if isinstance(value, Mapping) else written(setting.field, value)
     return SettingView(
         key=dotted(setting.path),
         table=dotted(setting.path[:-1]),
-        name=setting.path[-1],
+        name=str(setting.path[-1]),
         value=None if text == _UNSET else text,
         origin="default" if line is None else "file",
         line=line,
@@ -58,10 +64,16 @@ def _tables(shown: Iterable[SettingView], file: str, origin: bool) -> Iterator[s
     for setting in shown:
         by_table.setdefault(setting["table"], []).append(setting)
     for number, (table, rows) in enumerate(by_table.items()):
-        yield ("\n" if number else "") + f"[{table}]"
+        yield ("\n" if number else "") + _heading(table)
         for row in rows:
             text = (
                 f"# {row['name']} is not set" if row["value"] is None else f"{row['name']} = {row['value']}"
             )
             place = f"{file}:{row['line']}" if row["line"] is not None else "default"
             yield f"{text}  # {place}" if origin else text
+
+
+def _heading(table: str) -> str:
+    """The line with which a table begins: `[pool.llama]`, and `[[route]]` for the table route[0]."""
+    listed = _PLACE.sub("", table)
+    return f"[{table}]" if listed == table else f"[[{listed}]]"

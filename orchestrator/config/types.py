@@ -7,6 +7,7 @@ numbers are taken in the base unit: seconds, fractions of one, US dollars per ho
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import math
@@ -14,8 +15,9 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -49,12 +51,23 @@ SQLITE: Final = "sqlite"
 """`daemon.store` for a journal in a file."""
 
 _MONEY: Final = re.compile(r"^\$?\s*(\d+(?:\.\d+)?)\s*(?:USD(?:/h)?)?$", re.IGNORECASE)
+_DOLLARS: Final = re.compile(r"^\$?\s*(\d{1,9}(?:\.\d{1,9})?)\s*(?:USD)?$", re.IGNORECASE)
+_T = TypeVar("_T")
 
 
 class Section(BaseModel):
     """A table of the file: unknown keys are errors, values keep their type, nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+def revised(section: _S, changes: Mapping[str, object]) -> _S:
+    """The same table with other values. What counts as written stays as it was."""
+    values: dict[str, Any] = {**dict(section), **changes}
+    return cast("_S", type(section).model_construct(section.model_fields_set, **values))
 
 
 def _units_needed(info: ValidationInfo) -> bool:
@@ -124,6 +137,33 @@ def _money_or_unlimited(value: object) -> float | None:
     except ValueError as error:
         wrong = str(error).partition(";")[0]
     raise ValueError(f'{wrong}; write US dollars per hour, such as "12.50", or "{UNLIMITED}"')
+
+
+def _dollars(value: object) -> Decimal:
+    """An exact amount. A number is taken as it is written: 0.3 is three tenths."""
+    text = value.strip() if isinstance(value, str) else "" if _number(value) is None else str(value)
+    if isinstance(value, Decimal):
+        return value
+    if match := _DOLLARS.match(text):
+        return Decimal(match.group(1))
+    raise ValueError(f'{shown(value)} is not an amount; write US dollars, such as "12.50"')
+
+
+def _dollars_or_unlimited(value: object) -> Decimal | None:
+    if value is None or value == UNLIMITED:
+        return None
+    amount = None
+    with contextlib.suppress(ValueError):
+        amount = _dollars(value)
+    wrong = "is not an amount" if amount is None else "allows nothing at all" if amount == 0 else ""
+    if wrong:
+        raise ValueError(f'{shown(value)} {wrong}; write US dollars a day, such as "12.50", or "{UNLIMITED}"')
+    return amount
+
+
+def _listed(value: object) -> object:
+    """A list of the file; what is none is left to the model, which says so."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _size(value: object, info: ValidationInfo) -> int:
@@ -291,6 +331,12 @@ MoneyOrUnlimited = Annotated[
     BeforeValidator(_money_or_unlimited),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["12.50", UNLIMITED]}),
 ]
+_DOLLARS_SCHEMA: Final = {"anyOf": [{"type": "string"}, {"type": "number"}], "examples": ["12.50"]}
+Dollars = Annotated[Decimal, BeforeValidator(_dollars), WithJsonSchema(_DOLLARS_SCHEMA)]
+DollarsOrUnlimited = Annotated[
+    Decimal | None, BeforeValidator(_dollars_or_unlimited), WithJsonSchema(_DOLLARS_SCHEMA)
+]
+Listed = Annotated[tuple[_T, ...], BeforeValidator(_listed)]
 Size = Annotated[
     int, BeforeValidator(_size), WithJsonSchema({"type": "string", "examples": ["32MiB", "64kB"]})
 ]
@@ -337,8 +383,10 @@ StoreAddress = Annotated[
 
 def written(field: FieldInfo, value: object) -> str:
     """A value as a file would have it."""
+    if isinstance(value, list | tuple) and any(isinstance(item, Section) for item in value):
+        return f"[{', '.join(_inline(item) for item in value)}]"
     parsers = {item.func for item in field.metadata if isinstance(item, BeforeValidator)}
-    if value is None and _money_or_unlimited in parsers:
+    if value is None and parsers & {_money_or_unlimited, _dollars_or_unlimited}:
         return f'"{UNLIMITED}"'
     if value is None:
         return '"off"' if parsers & {_duration_or_off, _host_port_or_off} else "nothing"
@@ -349,6 +397,13 @@ def written(field: FieldInfo, value: object) -> str:
     if isinstance(value, int) and _size in parsers:
         return f'"{format_size(value)}"'
     return json.dumps(value, default=str)
+
+
+def _inline(section: Section) -> str:
+    """A table in one line: the keys that were written."""
+    fields = type(section).model_fields
+    said = [(key, getattr(section, key)) for key in fields if key in section.model_fields_set]
+    return "{ " + ", ".join(f"{key} = {written(fields[key], value)}" for key, value in said) + " }"
 
 
 def duration_key(default: float, text: str) -> Any:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic.fields import FieldInfo
 
+from orchestrator.config.errors import Key
+from orchestrator.config.gateways import place
 from orchestrator.config.load import Config
+from orchestrator.config.tables.gateway import POOL_KEYS
 from orchestrator.config.tables.pool import chosen
 from orchestrator.config.types import Section, written
-
-Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One key. `field` describes it, `value` is in base units: seconds, fractions, US dollars, bytes."""
+    """One key. `path` is where a file has it, `source` where it is written if elsewhere, `identity` what it
+    is known by in any file. `field` describes it, `value` is in base units: seconds, fractions, dollars,
+    bytes.
+    """
 
-    path: Path
+    path: Key
+    source: Key
+    identity: Key
     field: FieldInfo
     value: object
 
@@ -31,12 +37,43 @@ class Setting:
 def settings(config: Config) -> Iterator[Setting]:
     """All keys, in the order of the file's reference."""
     yield from _of(config.daemon, ("daemon",))
+    yield from _shared(config)
     for name, pool in config.pools.items():
         at = ("pool", name)
-        yield from _of(pool, at, {(*at, *key): value for key, value in chosen(pool).items()})
+        other: dict[Key, object] = {(*at, *key): value for key, value in chosen(pool).items()}
+        for setting in _of(pool, at, other):
+            if setting.path[2] == "gateway":
+                yield from _of_gateway(config, name, setting)
+            else:
+                yield setting
+    for name, provider in config.providers.items():
+        yield from _of(provider, ("provider", name))
+    for number, route in enumerate(config.routes):
+        for setting in _of(route, ("route", number)):
+            yield replace(setting, identity=("route", route.name, setting.path[-1]))
+    yield from _of(config.budget, ("budget",))
 
 
-def _of(section: Section, at: Path, chosen: Mapping[Path, object] | None = None) -> Iterator[Setting]:
+def _shared(config: Config) -> Iterator[Setting]:
+    """What [gateway] holds: the keys of the process, unless the only pool has them, and what it says for all
+    pools."""
+    for setting in _of(config.gateway, ("gateway",)):
+        key = str(setting.path[-1])
+        of_process = key not in POOL_KEYS and place(config.gateway, config.pools, key) == setting.path
+        if of_process or (key in POOL_KEYS and key in config.gateway.model_fields_set):
+            yield setting
+
+
+def _of_gateway(config: Config, pool: str, setting: Setting) -> Iterator[Setting]:
+    """A key of a pool's gateway table, if it is that pool's."""
+    key = str(setting.path[-1])
+    if key in POOL_KEYS:
+        yield replace(setting, source=place(config.gateway, config.pools, key, pool))
+    elif place(config.gateway, config.pools, key) == setting.path:
+        yield replace(setting, identity=("gateway", key))
+
+
+def _of(section: Section, at: Key, chosen: Mapping[Key, object] | None = None) -> Iterator[Setting]:
     for name, field in type(section).model_fields.items():
         value, path = getattr(section, name), (*at, name)
         if isinstance(value, Section):
@@ -45,4 +82,5 @@ def _of(section: Section, at: Path, chosen: Mapping[Path, object] | None = None)
             for key, item in value.items():
                 yield from _of(item, (*path, key), chosen)
         else:
-            yield Setting(path=path, field=field, value=(chosen or {}).get(path, value))
+            value = (chosen or {}).get(path, value)
+            yield Setting(path=path, source=path, identity=path, field=field, value=value)

@@ -7,7 +7,6 @@ Errors stop the daemon, warnings do not.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,46 +19,52 @@ from orchestrator.config.checks.balancer import balancer_errors, balancer_warnin
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config.checks.engine import engine_errors, engine_warnings, model_file_fault
 from orchestrator.config.checks.listeners import listener_errors
-from orchestrator.config.errors import Problem, Source
+from orchestrator.config.checks.pools import budget_warnings, pools_errors
+from orchestrator.config.checks.providers import provider_errors, provider_warnings
+from orchestrator.config.checks.routes import route_errors, route_warnings
+from orchestrator.config.errors import Found, Key, Problem, Source
+from orchestrator.config.gateways import place
 from orchestrator.config.sockets import reading_socket
 from orchestrator.config.tables.file import ConfigFile, Role
+from orchestrator.config.tables.gateway import PROCESS_KEYS
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.types import is_credential, is_open, unreadable
 from orchestrator.gateway.config import POSITIVE
-from orchestrator.units import HostPort, format_duration, shown
+from orchestrator.units import HostPort, format_duration
 
-_POOL_NAME: Final = re.compile(r"[a-z0-9-]{1,24}")
 _SOCKET_PATH_LIMIT: Final = 107  # bytes; sun_path holds 108 with the closing zero (unix(7))
 _SHORTEST_LEASE: Final = 3.0
+_NOTHING_PASSES: Final = "is 0, which lets nothing pass; write something above 0"
 _AWS_NOTICE: Final = 120.0  # s between a spot interruption notice and the reclaim on EC2
-
-_Found = tuple[tuple[str, ...], str]  # key path, sentence
 
 
 def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem], list[Problem]]:
     """Errors and warnings of a file whose keys are each valid and whose paths are absolute."""
-    errors = [*_daemon_errors(parsed, role), *_pool_count_errors(parsed)]
-    warnings = [*_daemon_warnings(parsed)]
+    errors: list[Found] = [*_daemon_errors(parsed, role), *_gateway_errors(parsed), *pools_errors(parsed)]
+    errors += listener_errors(parsed.daemon, parsed.gateway, parsed.pool)
+    errors += [*route_errors(parsed), *provider_errors(parsed, role)]
+    warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
-        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, role)]
+        errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
         errors += engine_errors(("pool", name), pool)
-        errors += listener_errors(parsed.daemon, name, pool)
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
             errors += missing_cap(("pool", name), pool, () if errors else stated_offerings(pool))
     for name, pool in () if errors else parsed.pool.items():
         errors += cost_errors(("pool", name), pool, stated_offerings(pool))
         warnings += engine_warnings(("pool", name), pool)
-        warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, role)]
+        warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, parsed, role)]
         if role in ("daemon", "any"):
             warnings += agents_warnings(name, pool)
+    if not errors:
+        warnings += [*route_warnings(parsed), *provider_warnings(parsed, role), *budget_warnings(parsed)]
     return (
         [source.problem(path, text) for path, text in errors],
         [source.problem(path, text) for path, text in warnings],
     )
 
 
-def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
+def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
     daemon = parsed.daemon
     if role in ("daemon", "any"):
         yield from _directory_errors(("daemon", "state_dir"), daemon.state_dir)
@@ -84,10 +89,11 @@ def _daemon_errors(parsed: ConfigFile, role: Role) -> Iterator[_Found]:
         )
 
 
-def _daemon_warnings(parsed: ConfigFile) -> Iterator[_Found]:
-    monitoring: dict[tuple[str, ...], HostPort | None] = {("daemon", "listen"): parsed.daemon.listen}
-    for name, pool in parsed.pool.items():
-        monitoring["pool", name, "gateway", "metrics_listen"] = pool.gateway.metrics_listen
+def _daemon_warnings(parsed: ConfigFile) -> Iterator[Found]:
+    monitoring: dict[Key, HostPort | None] = {
+        ("daemon", "listen"): parsed.daemon.listen,
+        _place(parsed, "metrics_listen"): parsed.gateway.metrics_listen,
+    }
     for key, listen in monitoring.items():
         if listen is not None and not listen.loopback:
             yield (
@@ -97,25 +103,19 @@ def _daemon_warnings(parsed: ConfigFile) -> Iterator[_Found]:
             )
 
 
-def _pool_count_errors(parsed: ConfigFile) -> Iterator[_Found]:
-    names = list(parsed.pool)
-    if not names:
-        yield ("pool",), "holds no pool; write one table such as [pool.llama] with replicas = 10"
-    for name in names[1:]:
-        yield (
-            ("pool", name),
-            f"one daemon runs one pool, and {names[0]} is already given; "
-            "write a second file with its own daemon.state_dir and run a second daemon",
-        )
-    for name in names:
-        if not _POOL_NAME.fullmatch(name):
-            yield (
-                ("pool", name),
-                f"{shown(name)} cannot be a pool's name; use 1 to 24 of the characters a-z, 0-9 and -",
-            )
+def _gateway_errors(parsed: ConfigFile) -> Iterator[Found]:
+    """Keys of the gateway's process; of one that no pool sends requests to, too: it may be started."""
+    yield from _socket_errors(_place(parsed, "socket"), parsed.gateway.socket)
+    for key in sorted(PROCESS_KEYS.intersection(POSITIVE)):
+        if not getattr(parsed.gateway, key) > 0:
+            yield _place(parsed, key), _NOTHING_PASSES
 
 
-def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_Found]:
+def _place(parsed: ConfigFile, key: str, pool: str = "") -> Key:
+    return place(parsed.gateway, parsed.pool, key, pool)
+
+
+def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Found]:
     at = ("pool", name)
     if pool.on_demand_floor is not None:
         if "spot_share" in pool.model_fields_set:
@@ -185,13 +185,12 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_F
         yield from aws_errors(at, pool)
     else:
         yield from _socket_errors((*at, "cloud", "socket"), pool.cloud.socket)
-    yield from _socket_errors((*at, "gateway", "socket"), pool.gateway.socket)
     for key, value in pool.gateway:
-        if key in POSITIVE and not value > 0:
-            yield (*at, "gateway", key), "is 0, which lets nothing pass; write something above 0"
+        if key in POSITIVE and key not in PROCESS_KEYS and not value > 0:
+            yield _place(parsed, key, name), _NOTHING_PASSES
 
 
-def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[_Found]:
+def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Found]:
     at = ("pool", name)
     wanted = pool.as_pool(name)
     drain_time = pool.drain.budget + pool.drain.margin
@@ -243,26 +242,24 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
         yield from aws_warnings(at, pool)
 
 
-def _file_errors(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
-    at = ("pool", name, "engine")
-    for table, key_file in _key_files(pool, role):
-        path = ("pool", name, table, "api_key_file")
+def _file_errors(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> Iterator[Found]:
+    for path, key_file in _key_files(name, pool, parsed, role):
         if is_credential(key_file):
             if role != "any":
                 yield path, f"{key_file}: no service manager gave this process credentials; name a file"
         elif fault := unreadable(key_file):
             yield path, fault
-    program = pool.engine.executable
+    at, program = ("pool", name, "engine", "executable"), pool.engine.executable
     if "/" in program and pool.cloud.kind == "local":  # elsewhere it is a path on the nodes
         if not Path(program).is_file():
-            yield (*at, "executable"), f"there is no file {program}; correct the path or install the engine"
+            yield at, f"there is no file {program}; correct the path or install the engine"
         elif not os.access(program, os.X_OK):
-            yield (*at, "executable"), f"{program} cannot be run; make it executable with chmod +x"
+            yield at, f"{program} cannot be run; make it executable with chmod +x"
     if fault := model_file_fault(pool):
         yield ("pool", name, "model"), fault
 
 
-def _file_warnings(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
+def _file_warnings(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> Iterator[Found]:
     at = ("pool", name)
     program = pool.engine.executable or PROGRAMS.get(pool.engine.kind, "")
     if pool.cloud.kind == "local" and program and "/" not in program and shutil.which(program) is None:
@@ -271,24 +268,21 @@ def _file_warnings(name: str, pool: PoolConfig, role: Role) -> Iterator[_Found]:
             f"{program} is not on the PATH, and the nodes of a local cloud run on this machine; "
             "install the engine or write the path of its program",
         )
-    for table, key_file in _key_files(pool, role):
+    for path, key_file in _key_files(name, pool, parsed, role):
         if is_open(key_file):
-            yield (
-                (*at, table, "api_key_file"),
-                f"{key_file} can be read by other users; close it with chmod 600",
-            )
+            yield path, f"{key_file} can be read by other users; close it with chmod 600"
 
 
-def _key_files(pool: PoolConfig, role: Role) -> list[tuple[str, Path]]:
+def _key_files(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> list[tuple[Key, Path]]:
     """The key files that the reader of the configuration will open."""
-    given = (
-        ("daemon", "engine", pool.engine.api_key_file),
-        ("gateway", "gateway", pool.gateway.api_key_file),
-    )
-    return [(table, file) for who, table, file in given if file is not None and role in (who, "any")]
+    given: list[tuple[Role, Key, Path | None]] = [
+        ("daemon", ("pool", name, "engine", "api_key_file"), pool.engine.api_key_file),
+        ("gateway", _place(parsed, "api_key_file", name), pool.gateway.api_key_file),
+    ]
+    return [(path, file) for who, path, file in given if file is not None and role in (who, "any")]
 
 
-def _directory_errors(path: tuple[str, ...], directory: Path) -> Iterator[_Found]:
+def _directory_errors(path: Key, directory: Path) -> Iterator[Found]:
     if directory.exists():
         if not directory.is_dir():
             yield path, f"{directory} is a file; name a directory"
@@ -307,7 +301,7 @@ def _directory_errors(path: tuple[str, ...], directory: Path) -> Iterator[_Found
         yield path, f"{parent} cannot be written by this user, so {directory.name} cannot be created in it"
 
 
-def _socket_errors(path: tuple[str, ...], socket: Path) -> Iterator[_Found]:
+def _socket_errors(path: Key, socket: Path) -> Iterator[Found]:
     length = len(os.fsencode(socket))
     if length > _SOCKET_PATH_LIMIT:
         yield (

@@ -5,40 +5,45 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Final
 
+from orchestrator.config.errors import Found, Key, dotted
+from orchestrator.config.gateways import place
 from orchestrator.config.sockets import reading_socket
 from orchestrator.config.tables.daemon import DaemonConfig
+from orchestrator.config.tables.gateway import SharedGatewayTable
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import HostPort
 
-Key = tuple[str, ...]
-Found = tuple[Key, str]  # key path, sentence
+Pools = Mapping[str, PoolConfig]
 
 _ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not listened on
 
 
-def listener_errors(daemon: DaemonConfig, name: str, pool: PoolConfig) -> Iterator[Found]:
+def listener_errors(daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools) -> Iterator[Found]:
     """Listeners that meet on one port, and paths that are given twice."""
-    for one, two in combinations(_listeners(daemon, name, pool), 2):
+    for one, two in combinations(_listeners(daemon, gateway, pools), 2):
         if meet(one, two):
-            beside = f"{one.address} of {'.'.join(one.key)}"
+            beside = f"{one.address} of {dotted(one.key)}"
             yield two.key, f"{two.address} cannot be opened beside {beside}; write another port"
     taken: dict[Path, Key] = {}
-    for key, path in _paths(daemon, name, pool):
-        place = Path(os.path.realpath(path))
-        if place in taken:
-            yield key, f"{path} is the path of {'.'.join(taken[place])} too; write another path"
-        taken.setdefault(place, key)
+    for key, path in _paths(daemon, gateway, pools):
+        real = Path(os.path.realpath(path))
+        if real in taken:
+            yield key, f"{path} is the path of {dotted(taken[real])} too; write another path"
+        taken.setdefault(real, key)
 
 
-def local_errors(daemon: DaemonConfig, name: str, pool: PoolConfig, ports: Sequence[int]) -> Iterator[Found]:
+def local_errors(
+    daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools, ports: Sequence[int]
+) -> Iterator[Found]:
     """Listeners on every address that take a port which the machines of a local cloud need on theirs."""
-    for listener in _listeners(daemon, name, pool):
+    for listener in _listeners(daemon, gateway, pools):
         address = listener.address
         if address.host in _ANY and address.port in ports:
             yield (
@@ -93,26 +98,37 @@ def takes_requests(pool: PoolConfig) -> bool:
     return not (pool.cloud.kind == "aws" and pool.cloud.aws.target_group)
 
 
-def _listeners(daemon: DaemonConfig, name: str, pool: PoolConfig) -> Iterator[Listener]:
+def gateway_takes_requests(pools: Pools) -> bool:
+    """Whether there is anything for a gateway to do."""
+    return not pools or any(map(takes_requests, pools.values()))
+
+
+def _listeners(daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools) -> Iterator[Listener]:
     if daemon.listen is not None:
         yield Listener(("daemon", "listen"), daemon.listen)
-    if takes_requests(pool):
-        yield Listener(
-            ("pool", name, "gateway", "listen"), pool.gateway.listen, dual=pool.gateway.listen.host == "::"
-        )
-        if pool.gateway.metrics_listen is not None:
-            yield Listener(("pool", name, "gateway", "metrics_listen"), pool.gateway.metrics_listen)
-    if pool.agents.listen is not None:
-        yield Listener(("pool", name, "agents", "listen"), pool.agents.listen)
+    if gateway_takes_requests(pools):
+        at = partial(place, gateway, pools)
+        yield Listener(at("listen"), gateway.listen, dual=gateway.listen.host == "::")
+        if gateway.metrics_listen is not None:
+            yield Listener(at("metrics_listen"), gateway.metrics_listen)
+    for name, pool in pools.items():
+        if pool.agents.listen is not None:
+            yield Listener(("pool", name, "agents", "listen"), pool.agents.listen)
 
 
-def _paths(daemon: DaemonConfig, name: str, pool: PoolConfig) -> Iterator[tuple[Key, Path]]:
-    at = ("pool", name)
+def _paths(daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools) -> Iterator[tuple[Key, Path]]:
+    at = partial(place, gateway, pools)
     yield ("daemon", "socket"), daemon.socket
     if daemon.readers == "all":
         yield ("daemon", "readers"), reading_socket(daemon.socket)
-    if takes_requests(pool):
-        yield (*at, "gateway", "socket"), pool.gateway.socket
-        yield (*at, "gateway", "targets_file"), pool.gateway.targets_file
-    if pool.cloud.kind == "local":
-        yield (*at, "cloud", "socket"), pool.cloud.socket
+    if gateway_takes_requests(pools):
+        yield at("socket"), gateway.socket
+        yield at("spend_file"), gateway.spend_file
+    clouds: dict[Path, Key] = {}
+    for name, pool in pools.items():
+        if takes_requests(pool):
+            yield at("targets_file", name), pool.gateway.targets_file
+        if pool.cloud.kind == "local":
+            clouds.setdefault(pool.cloud.socket, ("pool", name, "cloud", "socket"))
+    # one local cloud may serve several pools
+    yield from ((key, socket) for socket, key in clouds.items())

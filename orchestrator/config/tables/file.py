@@ -6,9 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from orchestrator.config.tables.budget import BudgetConfig
 from orchestrator.config.tables.daemon import DaemonConfig
+from orchestrator.config.tables.gateway import SharedGatewayTable
 from orchestrator.config.tables.pool import PoolConfig
-from orchestrator.config.types import Section
+from orchestrator.config.tables.provider import ProviderConfig
+from orchestrator.config.tables.route import RouteConfig
+from orchestrator.config.types import Listed, Section
 
 Role = Literal["daemon", "gateway", "client", "any"]
 """Who reads a configuration: each process needs only its own files to be there, and its client needs none.
@@ -19,6 +23,14 @@ class ConfigFile(Section):
     """The whole file."""
 
     daemon: DaemonConfig = Field(default=DaemonConfig(), description="The daemon itself.")
+    gateway: SharedGatewayTable = Field(default=SharedGatewayTable(), description="The gateway of all pools.")
     pool: dict[str, PoolConfig] = Field(
-        description="One table for each pool, named [pool.NAME], with at least replicas."
+        default={}, description="One table for each pool, named [pool.NAME], with at least replicas."
     )
+    provider: dict[str, ProviderConfig] = Field(
+        default={}, description="One table for each API outside, named [provider.NAME]."
+    )
+    route: Listed[RouteConfig] = Field(
+        default=(), description="Names that clients ask for, and where their requests go."
+    )
+    budget: BudgetConfig = Field(default=BudgetConfig(), description="What all pools together may have.")

@@ -1,9 +1,9 @@
-"""The [pool.NAME.gateway] table, and how it becomes the settings of one gateway process."""
+"""The tables [gateway] and [pool.NAME.gateway], and how they become the settings of one gateway process."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from orchestrator.config.types import (
     share_key,
     size_key,
 )
+from orchestrator.gateway import config as gateway
 from orchestrator.gateway.config import GatewayConfig, PoolGate, one_pool
 
 _POOL: Final = PoolGate(targets_file=Path("targets.json"))
@@ -31,7 +32,10 @@ _DEFAULTS: Final = GatewayConfig(socket=Path("gateway.sock"), pools=(_POOL,))
 
 
 class GatewayTable(Section):
-    """The gateway in front of the nodes: its own process, which keeps serving while the daemon is down."""
+    """How the gateway treats the nodes of this pool. What is not written is as in [gateway]. In a file with
+    one pool the keys of [gateway] may stand here too, but for default_route and spend_file."""
+
+    elsewhere: ClassVar[frozenset[str]] = frozenset()
 
     listen: Address = address_key(
         f"{_DEFAULTS.host}:{_DEFAULTS.port}", "Address that clients send their requests to."
@@ -236,3 +240,32 @@ class GatewayTable(Section):
             retry_after=round(self.retry_after),
             api_key=None if key_file is None else key_file.read_text(encoding="utf-8").strip(),
         )
+
+
+PROCESS_KEYS: Final = frozenset(GatewayTable.model_fields) - gateway.POOL_KEYS - {"api_key_file"}
+"""Keys of the gateway's process, which all pools share."""
+
+POOL_KEYS: Final = frozenset(GatewayTable.model_fields) - PROCESS_KEYS
+"""Keys that each pool may have of its own."""
+
+GatewayTable.elsewhere = PROCESS_KEYS
+
+
+class SharedGatewayTable(GatewayTable):
+    """The gateway in front of the nodes: one process for all pools, which keeps serving while the daemon is
+    down. The keys of [pool.NAME.gateway] may stand here too: they hold for every pool that does not say
+    otherwise."""
+
+    elsewhere: ClassVar[frozenset[str]] = POOL_KEYS
+
+    default_route: str = Field(
+        default="",
+        description="Name of the route of requests that name no model. Not written: they are refused with "
+        "400, except in front of one pool without routes, which gets every request.",
+        examples=["assistant"],
+    )
+    spend_file: FilePath = path_key(
+        "{state_dir}/spend.db",
+        "File in which the gateway books what providers cost. An old gateway and its heir share it, and the "
+        "daemon reads it.",
+    )

@@ -306,6 +306,13 @@ class PoolConfig(Section):
         _ADAPTIVE.availability,
         "Share of the wanted capacity that is to be ready over time, with mix = adaptive.",
     )
+    priority: int = Field(
+        default=0,
+        ge=-1000,
+        le=1000,
+        description="Which pool gets nodes and dollars first, where [budget] does not hold what all of them "
+        "want: the higher. Floors come before.",
+    )
     on_demand_floor: int | None = Field(
         default=None,
         ge=0,

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from cloud.sim.world import Pace, Sale
-from orchestrator.api.reloading import Change, Effect, differences, examine
+from orchestrator.api.reloading import Change, Effect, differences, examine, gateway_changed
 from orchestrator.config.errors import tables
 from orchestrator.config.load import Config, build_config, load_config
 from orchestrator.config.tables.file import ConfigFile
@@ -90,10 +90,80 @@ def test_the_same_meaning_is_no_change(file: Path) -> None:
         ("pool.p.gateway.queue_limit", Effect.GATEWAY),
         ("pool.p.gateway.listen", Effect.GATEWAY),
         ("pool.p.gateway.socket", Effect.RESTART),
+        ("pool.p.priority", Effect.NOW),
+        ("gateway.listen", Effect.GATEWAY),
+        ("gateway.default_route", Effect.GATEWAY),
+        ("gateway.socket", Effect.RESTART),
+        ("provider.claude.usd_per_day", Effect.GATEWAY),
+        ("provider.claude.price.m.input", Effect.GATEWAY),
+        ("route.0.to", Effect.GATEWAY),
+        ("budget.nodes", Effect.NOW),
     ],
 )
 def test_what_a_key_asks_for(key: str, effect: Effect) -> None:
     assert Change(path=tuple(key.split(".")), before="1", after="2").effect is effect
+
+
+def test_a_second_pool_changes_nothing_of_the_first_or_of_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text('[pool.a]\nreplicas = 2\nmodel = "a"\ngateway.linger = "3s"\n', encoding="utf-8")
+    old = load_config(file)
+    file.write_text(
+        '[gateway]\nlinger = "3s"\n[pool.a]\nreplicas = 2\nmodel = "a"\n'
+        '[pool.b]\nreplicas = 2\nmodel = "b"\n',
+        encoding="utf-8",
+    )
+    new = load_config(file)
+    assert {change.path[:2] for change in differences(old, new)} == {("pool", "b")}
+    assert {change.path[:2] for change in differences(new, old)} == {("pool", "b")}
+    assert "pool.b" in gateway_changed(old, new)
+
+
+ROUTED = """
+[pool.p]
+replicas = 4
+model = "m"
+[provider.api]
+kind = "openai"
+url = "http://127.0.0.1:9"
+[[route]]
+models = ["a"]
+to = [{ pool = "p" }]
+[[route]]
+models = ["b"]
+to = [{ provider = "api", model = "x" }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "keys"),
+    [
+        ("replicas = 4", "replicas = 5", []),
+        ('model = "m"', 'model = "n"', ["pool.p.model"]),
+        ('model = "m"', 'model = "m"\nengine.served_name = "n"', ["pool.p.engine.served_name"]),
+        ('model = "m"', 'model = "m"\ngateway.queue_limit = 1', ["pool.p.gateway.queue_limit"]),
+        ('model = "m"', 'model = "m"\ngateway.listen = "[::1]:1"', ["pool.p.gateway.listen"]),
+        ("127.0.0.1:9", "127.0.0.1:8", ["provider.api.url"]),
+        ('{ pool = "p" }', '{ pool = "p" }, { provider = "api", model = "x" }', ["route[0].to"]),
+        ("[[route]]\nmodels", "[[route]]\npriority = 3\nmodels", ["route[0].priority", "route[1].priority"]),
+        ('models = ["b"]', 'models = ["b", "c"]', ["route[1].models"]),
+    ],
+)
+def test_what_the_gateway_has_to_read_again(before: str, after: str, keys: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(ROUTED, encoding="utf-8")
+    old = load_config(file)
+    file.write_text(ROUTED.replace(before, after), encoding="utf-8")
+    assert gateway_changed(old, load_config(file)) == keys
+
+
+def test_routes_in_another_order_are_the_same_routes(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text(ROUTED, encoding="utf-8")
+    old = load_config(file)
+    head, first, second = ROUTED.split("[[route]]")
+    file.write_text("[[route]]".join((head, second, first)), encoding="utf-8")
+    assert list(differences(old, load_config(file))) == []
 
 
 def test_the_tables_that_can_be_taken_up_exist() -> None:

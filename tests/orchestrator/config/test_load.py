@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from orchestrator.config.errors import model_at, tables
+from orchestrator.config.errors import heading, model_at, tables
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.tables.file import ConfigFile, Role
 from orchestrator.gateway.config import POOL_KEYS, GatewayConfig, one_pool
@@ -140,7 +140,7 @@ POOL = "[pool.a]\nreplicas = 10\n"
 
 # name, text of the file, the beginning of every line of the complaint
 FAULTS: list[tuple[str, str, list[str]]] = [
-    ("empty", "", ["pool.toml:1: pool: is missing; write a table [pool.NAME]: One table for each pool"]),
+    ("empty", "", ["pool.toml:1: pool: holds no pool; write one table such as [pool.llama]"]),
     ("no pools", "[pool]", ["pool.toml:1: pool: holds no pool; write one table such as [pool.llama]"]),
     ("syntax", "[daemon]\ntick = 1s\n", ["pool.toml:2: is not TOML at column 9: "]),
     ("unquoted", "[pool.a]\nreplicas = 1\nmodel = tiny\n",
@@ -155,7 +155,7 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("unknown top", POOL + "[deamon]\n", ["pool.toml:3: deamon: is not a key; did you mean daemon?"]),
     ("wrong place", POOL + "[pool.a.drain]\nsurge = 3\n",
      ["pool.toml:4: pool.a.drain.surge: is not a key here; it belongs in [pool.NAME.limits]"]),
-    ("nothing close", "xyz = 1\n" + POOL, ["pool.toml:1: xyz: is not a key; write one of daemon, pool"]),
+    ("nothing close", "xyz = 1\n" + POOL, ["pool.toml:1: xyz: is not a key; write one of budget, daemon, "]),
     ("inline table", "pool.a = { replicas = 1, drain = { bugdet = '3s' } }\n",
      ["pool.toml:1: pool.a.drain.bugdet: is not a key; did you mean budget?"]),
     ("table missing key", "[pool.a.drain]\nbudget = '3s'\n[pool.a]\nmodel = 'x'\n",
@@ -245,8 +245,6 @@ FAULTS: list[tuple[str, str, list[str]]] = [
      ['pool.toml:3: pool.a.engine.env: THREADS is not text; write THREADS = "4"']),
     ("vllm without a model", POOL + "engine.kind = 'vllm'\n",
      ["pool.toml:1: pool.a.model: is missing; vLLM needs a model"]),
-    ("two pools", POOL + "[pool.b]\nreplicas = 1\n",
-     ["pool.toml:3: pool.b: one daemon runs one pool, and a is already given; write a second file"]),
     ("pool name", '[pool."Big Llama"]\nreplicas = 1\n',
      ['pool.toml:1: pool."Big Llama": "Big Llama" cannot be a pool\'s name; use 1 to 24 of the characters']),
     ("always stale", POOL + "patience.stale_after = '5s'\n",
@@ -383,7 +381,7 @@ def test_key_file_open_to_others_is_a_warning(tmp_path: Path) -> None:
 
 def every_model() -> Iterator[tuple[str, type[BaseModel]]]:
     for path, model in tables(ConfigFile):
-        yield ".".join(path) or "file", model
+        yield heading(path), model
 
 
 @pytest.mark.parametrize(("name", "model"), list(every_model()))
@@ -400,9 +398,11 @@ RULES = ("drain", "back_to_spot", "health", "standby", "placement", "limits", "p
 @pytest.mark.parametrize("table", RULES)
 def test_every_rule_of_the_policies_is_a_key(table: str) -> None:
     rules: Any = getattr(Pool(name="x", replicas=1), table)
+    granted = {"nodes", "shared"}  # what a shared budget says, and no file
     model = model_at(ConfigFile, ("pool", "NAME", table))
     assert model is not None
-    expected = {field.name: getattr(rules, field.name) for field in dataclasses.fields(rules)}
+    names = {field.name for field in dataclasses.fields(rules)} - granted
+    expected = {name: getattr(rules, name) for name in names}
     assert {key: field.default for key, field in model.model_fields.items()} == expected
 
 
@@ -414,6 +414,13 @@ def test_every_setting_of_the_gateway_is_a_key() -> None:
     given = {"host", "port", "name", "served", "adapters", "api_key", "seed"}
     elsewhere = {"pools", "routes", "providers", "default_route", "spend_file"}
     assert settings - set(model.model_fields) == given | elsewhere
+
+
+@pytest.mark.parametrize("name", ["two-pools-and-an-api.toml", "api-only.toml"])
+def test_the_examples_with_routes_are_valid(name: str) -> None:
+    config = load_config(Path(__file__).parents[3] / "examples" / name)
+    assert config.warnings == ()
+    assert config.routes
 
 
 def test_the_example_is_valid() -> None:

@@ -82,6 +82,42 @@ def test_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["pool.llama.on_demand_floor"]["value"] is None
 
 
+def test_several_pools_routes_and_providers_mean_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = Path(__file__).parents[3] / "examples" / "two-pools-and-an-api.toml"
+    file, again = tmp_path / "pool.toml", tmp_path / "again.toml"
+    file.write_text(example.read_text().replace("../state", "state"), encoding="utf-8")
+    for flags in ([], ["--effective", "--origin"]):
+        again.write_text(shown(capsys, str(file), *flags), encoding="utf-8")
+        before, after = load_config(file), load_config(again)
+        assert {s.path: s.value for s in settings(before)} == {s.path: s.value for s in settings(after)}
+        assert before.routes == after.routes
+
+
+def test_what_a_pool_has_from_the_gateway_is_named_with_its_line(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(FILE + "[gateway]\nqueue_limit = 7\n", encoding="utf-8")
+    assert shown(capsys, str(file), "--origin").count("queue_limit") == 1
+    effective = shown(capsys, str(file), "--effective", "--origin")
+    assert effective.count(f"queue_limit = 7  # {file}:14") == 2
+
+
+def test_what_a_key_file_holds_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "key").write_text("sk-planted")
+    file = tmp_path / "pool.toml"
+    file.write_text(
+        '[provider.api]\nkind = "openai"\nurl = "http://127.0.0.1:9"\napi_key_file = "key"\n'
+        '[[route]]\nmodels = ["a"]\nto = [{ provider = "api", model = "x" }]\n',
+        encoding="utf-8",
+    )
+    out = shown(capsys, str(file), "--effective")
+    assert "planted" not in out
+    assert f'api_key_file = "{tmp_path}/key"' in out
+    assert '[[route]]\nmodels = ["a"]\nto = [{ provider = "api", model = "x" }]' in out
+
+
 def test_a_faulty_file_is_refused_as_by_validate(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(FILE.replace("replicas", "replcas"), encoding="utf-8")
     assert main(["config", "show", str(file)]) == 1
