@@ -40,19 +40,19 @@ IMAGE_TOKENS = 49_152
 """For an image. The most that is counted for one is that of gpt-4o-mini at high detail: 2,833 and 5,667
 for each of at most 8 tiles, 48,169 in all (OpenAI, "Images and vision"); Anthropic counts below 5,000."""
 
-_CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
+_CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "local_shell", "apply_patch")
 _FUNCTIONS = frozenset({"function", "custom"})
 _IMAGES = frozenset({"image", "image_url", "input_image"})
-_ELSEWHERE = frozenset({"document", "file", "input_file", "container_upload", "video_url", "video"})
-_SOUND = frozenset({"input_audio", "audio", "audio_url"})
-_STORED = (
-    "previous_response_id",
-    "conversation",
-    "container",
-    "mcp_servers",
-    "web_search_options",
-    "background",
+_ELSEWHERE = frozenset(
+    {"document", "file", "input_file", "item_reference", "container_upload", "video_url", "video"}
 )
+_SOUND = frozenset({"input_audio", "audio", "audio_url"})
+_BEYOND = (
+    "previous_response_id", "conversation", "container", "mcp_servers", "web_search_options", "background",
+    "context_management", "plugins", "models", "fallbacks",
+)  # fmt: skip
+"""Fields of requests that use what is kept at the provider, work done there, or other models."""
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _TIERS = frozenset({"auto", "default", "standard", "standard_only", "flex"})
 """Tiers of service that cost what the price list says, or less. Anthropic's and OpenAI's `auto` are these
 unless the account is set up for others."""
@@ -96,8 +96,8 @@ def bound(body: Mapping[str, object]) -> Bound:
             prompt += CLIENT_TOOL_TOKENS
             if not kind.startswith(_CLIENT_TOOLS):
                 why = why or f"a tool that the provider runs ({kind:.40}) has no known price"
-    choices = max(_number(body.get("n")), _number(body.get("best_of")))
-    return Bound(prompt=prompt, output=_limit(body), choices=choices, why=why)
+    choices = max(1, _number(body.get("n")) or 1, _number(body.get("best_of")) or 1)
+    return Bound(prompt=prompt, output=_limit(body), choices=choices * _prompts(body), why=why)
 
 
 def ceiling(price: Price, asked: Bound) -> Ceiling:
@@ -112,24 +112,29 @@ def ceiling(price: Price, asked: Bound) -> Ceiling:
 
 
 def _limit(body: Mapping[str, object]) -> int | None:
-    """Tokens that one choice has at most, as the request says. Of several limits the greatest counts: which
-    of them a provider heeds, it alone knows. A prediction's tokens are billed beside it when rejected.
+    """Tokens that one choice has at most, as the request says, None where it does not or not plainly.
+
+    Of several limits the greatest counts: which of them a provider heeds, it alone knows. A prediction's
+    tokens are billed beside it when rejected.
     """
-    limits = [
-        value
-        for key in ("max_tokens", "max_completion_tokens", "max_output_tokens")
-        if isinstance(value := body.get(key), int) and not isinstance(value, bool) and value > 0
-    ]
-    if not limits:
+    limits = [_number(body[key]) for key in _LIMITS if body.get(key) is not None]
+    plain = [limit for limit in limits if limit is not None and limit > 0]
+    if not plain or len(plain) < len(limits):
         return None
-    return max(limits) + (_text_bytes(body["prediction"]) if body.get("prediction") else 0)
+    prediction = body.get("prediction")
+    return max(plain) + (_text_bytes(prediction) if prediction else 0)
 
 
 def _extra(body: Mapping[str, object]) -> str:
     """What costs more than the tokens of this body at the listed price; empty when nothing does."""
-    for key in _STORED:
+    for key in _BEYOND:
         if body.get(key):
             return f"what {key} adds is not known"
+    if isinstance(body.get("prompt"), Mapping):
+        return "the size of a prompt that the provider keeps is not known"
+    for key in ("n", "best_of"):
+        if body.get(key) is not None and _number(body[key]) is None:
+            return f"{key} is no count"
     tier = body.get("service_tier")
     if tier and tier not in _TIERS:
         return f"service_tier {tier!r:.40} has another price"
@@ -194,5 +199,19 @@ def _size(text: str) -> int:
     return max(len(form.encode("utf-8", "surrogatepass")) for form in (text, written_out))
 
 
-def _number(value: object) -> int:
-    return value if isinstance(value, int) and value > 1 else 1
+def _prompts(body: Mapping[str, object]) -> int:
+    """The prompts of a completions request, each of which gets all choices. Token ids are one prompt."""
+    prompt = body.get("prompt")
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+
+
+def _number(value: object) -> int | None:
+    """A count as servers read it, which take "3" and 3.0 too; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < _LONGEST_NUMBER:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+_LONGEST_NUMBER = 20  # digits

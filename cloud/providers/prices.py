@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache, lru_cache
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from policies.spend import Price, Rates, Tier
@@ -18,6 +21,7 @@ from policies.spend import Price, Rates, Tier
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, TieredPrices
 
+_MINUTE = 60
 _READ = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok")
 _ELSEWHERE = frozenset({
     "web_searches_kcount", "storage_searches_kcount", "input_audio_mtok", "output_audio_mtok",
@@ -77,25 +81,31 @@ def price_of(own: OwnPrice | None, *, url: str, model: str, at: float, listed_as
     if own.rates.input:
         tiers = sorted((Tier(tier.above, tier.rates.rates()) for tier in own.tiers), key=lambda t: t.above)
         return Price(own.rates.rates(), tuple(tiers), own.most_output, own.context)
-    found = _listed(url, model, at, listed_as)
+    found = _listed(url, model, int(at // _MINUTE), listed_as)
     if found is None:
         return None
     return replace(found, most_output=own.most_output, context=own.context or found.context)
 
 
-def _listed(url: str, model: str, at: float, listed_as: str) -> Price | None:
-    """The price on the list."""
+@cache
+def _listing() -> ModuleType | None:
+    """The package, None where it is not installed. Loading it takes half a second."""
     try:
-        from genai_prices import Usage, calc_price
+        return import_module("genai_prices")
     except ImportError:
         return None
-    when = datetime.fromtimestamp(at, UTC)
-    nothing = Usage(input_tokens=0, output_tokens=0)
+
+
+@lru_cache(256)
+def _listed(url: str, model: str, minute: int, listed_as: str) -> Price | None:
+    """The price on the list in a minute since the epoch: some change with the hour of the day."""
+    if (listing := _listing()) is None:
+        return None
+    when = datetime.fromtimestamp(minute * _MINUTE, UTC)
+    nothing = listing.Usage(input_tokens=0, output_tokens=0)
+    where = {"provider_id": listed_as} if listed_as else {"provider_api_url": url}
     try:
-        if listed_as:
-            found = calc_price(nothing, model, provider_id=listed_as, genai_request_timestamp=when)
-        else:
-            found = calc_price(nothing, model, provider_api_url=url, genai_request_timestamp=when)
+        found = listing.calc_price(nothing, model, genai_request_timestamp=when, **where)
     except (LookupError, ValueError):
         return None
     return _read(found.model_price, found.model.context_window or 0)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 import structlog
 from aiohttp import hdrs, web
@@ -20,6 +20,7 @@ from multidict import CIMultiDict
 from cloud.ports import Clock
 from cloud.providers.anthropic import Anthropic
 from cloud.providers.openai import OpenAi
+from cloud.providers.prices import price_of
 from cloud.providers.wire import Blame, Call, Untranslatable, Wire
 from orchestrator.gateway.blame import Breaker, BreakerState
 from orchestrator.gateway.config import ProviderSpec
@@ -35,6 +36,7 @@ from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.spend_book import SpendBook
 from policies.routing import BackendView, Candidate, Route, Trouble
+from policies.spend import Price
 from policies.spend_bound import Bound, bound
 
 log = structlog.get_logger("orchestrator.gateway")
@@ -60,7 +62,7 @@ class _NoPlace(Exception):
 class ProviderBackend:
     """One API outside, with its connections, key, places, health and money; serves any route and model.
 
-    Make it inside the running event loop.
+    `models`: those that routes name. Make it inside the running event loop.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ProviderBackend:
         rng: random.Random,
         stopping: Callable[[], bool],
         answer_limit: int,
+        models: Iterable[str] = (),
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.spec = spec
@@ -83,6 +86,8 @@ class ProviderBackend:
         self._endings = endings
         self._clock = clock
         self._rng = rng
+        for model in models:  # loads the price list where it is needed: no request waits for that
+            self._price(model)
         self._key = KeyFile(spec.api_key_file, environment)
         self._keys_seen = 0
         self._wire = _wire(spec)
@@ -130,8 +135,10 @@ class ProviderBackend:
         model = candidate.backend.model
         patience = _PATIENCE if candidate.patience is None else candidate.patience
         give_up = self._clock.now() + patience
-        attempts = 0
+        attempts, failed = 0, CallFailed(Failure.CONNECT, "it was not asked")
         while True:
+            if attempts and self._trouble():
+                raise self._given_up(job, failed)
             call, native = self._call(job, model)
             try:
                 async with self._place(give_up - self._clock.now()):
@@ -161,12 +168,12 @@ class ProviderBackend:
             raise AssertionError(f"request {job.exchange.id}: a provider is asked without a route")
         purse = self._purse(route, model)
         longest = min(self.spec.answer_timeout, job.exchange.deadline - began)
-        held = await purse.hold(_bound(call), seconds=longest)
+        held = await purse.hold(_bound(call), self._price(model), seconds=longest)
         outcome = Outcome.FAILED
-        self._breaker.begin(self._clock.now())
-        job.exchange.move(Stage.SENT)
         try:
             with purse.at_stake(held) as stake:
+                self._breaker.begin(self._clock.now())
+                job.exchange.move(Stage.SENT)
                 backend = f"{self.spec.name}/{model}"
                 response = await self._calls.run(job, call, stake, native=native, backend=backend)
             outcome = job.outcome
@@ -253,6 +260,11 @@ class ProviderBackend:
             self._breaker.good()
         return "" if self._breaker.allows(self._clock.now()) else "failed and is left alone for a while"
 
+    def _price(self, model: str) -> Price | None:
+        spec = self.spec
+        own = spec.prices.get(model)
+        return price_of(own, url=spec.url, model=model, at=self._clock.now(), listed_as=spec.listed_as)
+
     def _purse(self, route: Route, model: str) -> Purse:
         account = Account(
             provider=self.spec.name,
@@ -260,9 +272,6 @@ class ProviderBackend:
             route=route.name,
             provider_cap=self.spec.usd_per_day_pico,
             route_cap=route.usd_per_day_pico,
-            own_price=self.spec.prices.get(model),
-            url=self.spec.url,
-            listed_as=self.spec.listed_as,
         )
         return Purse(account, book=self._book, metrics=self._metrics, clock=self._clock)
 

@@ -124,6 +124,8 @@ class Calls:
     def _named(self, error: Exception, over: bool, silent: bool, stage: Stage) -> tuple[Failure, str]:
         if isinstance(error, _Bad):
             return error.failure, self._hide(str(error))
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return Failure.CONNECT, f"its certificate is not trusted: {error.certificate_error}"
         if (failure := upstream.failure_of(error)) is not None:
             return failure, self._hide(upstream.words_of(error))
         if over or not silent:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import structlog
 
 from cloud.ports import Clock
-from cloud.providers.prices import OwnPrice, price_of
 from orchestrator.gateway.provider_metrics import ProviderMetrics
 from orchestrator.gateway.spend_book import SpendBook
 from orchestrator.gateway.spend_file import CapReached, Claim, Ticket, Unbooked
@@ -25,16 +24,13 @@ class NotAffordable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Who pays what: a provider's model, the route that asks it, and their caps in picodollars a day."""
+    """Who pays whom: a route, and a provider's model, with their caps in picodollars a day, None for none."""
 
     provider: str
     model: str
     route: str
     provider_cap: int | None
     route_cap: int | None
-    own_price: OwnPrice | None
-    url: str
-    listed_as: str = ""
 
     @property
     def capped(self) -> bool:
@@ -72,16 +68,13 @@ class Purse:
         self._metrics = metrics
         self._clock = clock
 
-    async def hold(self, asked: Bound, *, seconds: float) -> Held:
+    async def hold(self, asked: Bound, price: Price | None, *, seconds: float) -> Held:
         """Hold the most that a request may cost, which is over after so many seconds. Raises NotAffordable.
 
-        Without a cap a request is sent also where its price is not known, and where the spend file cannot be
-        written: what it cost is then owed to the file.
+        `price` is None where it is not known. Without a cap a request is sent also then, and where the spend
+        file cannot be written: what it cost is then owed to the file.
         """
-        account, now = self._account, self._clock.now()
-        price = price_of(
-            account.own_price, url=account.url, model=account.model, at=now, listed_as=account.listed_as
-        )
+        account = self._account
         limit = None if price is None else ceiling(price, asked)
         if account.capped:
             if price is None:
@@ -96,7 +89,7 @@ class Purse:
             amount=amount,
             provider_cap=account.provider_cap,
             route_cap=account.route_cap,
-            until=now + seconds,
+            until=self._clock.now() + seconds,
         )
         try:
             ticket = await self._book.reserve(claim)
@@ -107,7 +100,7 @@ class Purse:
             if account.capped:
                 raise NotAffordable(f"{error}; without it no cap could be kept") from None
             ticket = self._book.unheld(claim)
-        return Held(ticket, price if amount is not None or not asked.why else None)
+        return Held(ticket, None if asked.why else price)
 
     @contextmanager
     def at_stake(self, held: Held) -> Iterator[Stake]:

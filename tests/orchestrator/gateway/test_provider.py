@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ipaddress
 import json
 import os
+import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from orchestrator.gateway import provider_call, spend_file
 from orchestrator.gateway.provider_key import KeyFile, NoKey
@@ -672,6 +680,52 @@ class TestCaps:
             assert word in json.loads(body)["error"]["message"]
             assert one.unserved[0].trouble is Trouble.FAILED
             assert (await one.totals()).lines == ()
+
+
+class TestTrust:
+    async def test_a_certificate_of_the_own_authority_is_trusted(self, tmp_path: Path) -> None:
+        pem, trust = certificate(tmp_path)
+        async with provider(trust=trust) as api:
+            url = f"https://127.0.0.1:{api.port}"
+            async with stand(api, tmp_path, url=url, ca_file=pem) as one:
+                assert (await post(one))[0] == 200
+                assert (await one.line()).amount == due(api.billed)
+
+    async def test_who_cannot_prove_who_it_is_gets_no_key_and_no_money(self, tmp_path: Path) -> None:
+        _, trust = certificate(tmp_path)
+        async with provider(trust=trust) as api:
+            url = f"https://127.0.0.1:{api.port}"
+            async with stand(api, tmp_path, url=url, retries=0) as one:
+                status, body = await post(one)
+                assert (status, api.seen) == (502, [])
+                assert b"certificate" in body.lower()
+                assert (await one.totals()).lines == ()
+
+
+def certificate(directory: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate that signs itself, for 127.0.0.1, and a server's side with it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, secret = directory / "cert.pem", directory / "cert.key"
+    pem.write_bytes(made.public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trust.load_cert_chain(pem, secret)
+    return pem, trust
 
 
 class TestKeys:
