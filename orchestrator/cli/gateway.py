@@ -43,16 +43,18 @@ def gateway(
     from orchestrator.gateway.config import GatewayError
     from orchestrator.gateway.handover import inheritance
     from orchestrator.logs import configure_logging
+    from orchestrator.wiring.gateway import gateway_config
 
     try:
         with inheritance() as given:
             settings = shared.read_config(config, role="gateway")
             configure_logging(settings.daemon.log_format, settings.daemon.log_level)
-            table, state_dir = settings.pool.gateway, settings.daemon.state_dir
-            if state_dir in (table.socket.parent, table.targets_file.parent):
+            made, state_dir = gateway_config(settings), settings.daemon.state_dir
+            files = (made.socket, made.spend_file, *(gate.targets_file for gate in made.pools))
+            if any(file is not None and file.parent == state_dir for file in files):
                 # as the daemon does, so that either may be started first
                 state_dir.mkdir(exist_ok=True)
-            serve(table.as_gateway(settings.pool_name), given)
+            serve(made, given)
     except (GatewayError, OSError) as error:
         raise CommandError(f"the gateway cannot run: {error}") from error
     return shared.OK
@@ -60,7 +62,7 @@ def gateway(
 
 def _replace(settings: Config) -> int:
     """Ask the running gateway for its heir."""
-    client = ControlClient(settings.pool.gateway.socket, timeout=_REPLACE_WITHIN)
+    client = ControlClient(settings.gateway.socket, timeout=_REPLACE_WITHIN)
     try:
         answer = client.post("/v1/replace")
     except Unreachable as error:

@@ -87,7 +87,7 @@ def engine_spec(pool: PoolConfig) -> EngineSpec:
     """What every node of the pool runs."""
     return EngineSpec(
         model=pool.model_name,
-        served_name=pool.engine.served_name or pool.model_name,
+        served_name=pool.served_name,
         task=pool.engine.task,
         args=pool.engine.args,
         env=pool.engine.env,
@@ -181,6 +181,6 @@ def engine_with_key(config: Config, clock: Clock) -> AnyEngine:
 
 def engine_of(pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0) -> AnyEngine:
     """The engine that every node of the pool runs."""
-    served, task = pool.engine.served_name or pool.model_name, pool.engine.task
+    served, task = pool.served_name, pool.engine.task
     kind = _ENGINES[pool.engine.kind]
     return kind(clock, model_name=served, task=task, api_key=api_key, probe_timeout=probe_timeout)

@@ -61,14 +61,9 @@ def route_warnings(parsed: ConfigFile) -> Iterator[Found]:
     yield from _served_by_nobody(parsed)
 
 
-def served_name(pool: PoolConfig) -> str:
-    """The name under which the pool's engine knows its model."""
-    return pool.engine.served_name or pool.model_name
-
-
 def served_names(pool: PoolConfig) -> tuple[str, ...]:
     """All names that the pool's nodes answer to: its model's, then those of its adapters."""
-    return (served_name(pool), *adapters(pool.engine.args))
+    return (pool.served_name, *adapters(pool.engine.args))
 
 
 def implicit_names(parsed: ConfigFile) -> dict[str, list[str]]:
@@ -213,7 +208,7 @@ def _vector_errors(at: Key, route: RouteConfig, parsed: ConfigFile) -> Iterator[
 def _model(backend: BackendConfig, parsed: ConfigFile) -> str:
     """The name of a backend's model; empty where it is not known."""
     pool = parsed.pool.get(backend.pool)
-    return backend.model or (served_name(pool) if pool is not None else "")
+    return backend.model or (pool.served_name if pool is not None else "")
 
 
 def _default_errors(parsed: ConfigFile) -> Iterator[Found]:

@@ -1,4 +1,4 @@
-"""The tables [gateway] and [pool.NAME.gateway], and how they become the settings of one gateway process."""
+"""The tables [gateway] and [pool.NAME.gateway]."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orchestrator.config.types import (
     size_key,
 )
 from orchestrator.gateway import config as gateway
-from orchestrator.gateway.config import GatewayConfig, PoolGate, one_pool
+from orchestrator.gateway.config import GatewayConfig, PoolGate
 
 _POOL: Final = PoolGate(targets_file=Path("targets.json"))
 _DEFAULTS: Final = GatewayConfig(socket=Path("gateway.sock"), pools=(_POOL,))
@@ -223,23 +223,6 @@ class GatewayTable(Section):
     drain_timeout: Duration = duration_key(
         _DEFAULTS.drain_timeout, "How long a stopping gateway waits for requests in flight."
     )
-
-    def as_gateway(self, pool: str) -> GatewayConfig:
-        """The settings of the gateway process of one pool.
-
-        Raises GatewayError when a value makes no sense, OSError when `api_key_file` cannot be read.
-        """
-        values = self.model_dump(exclude={"listen", "metrics_listen", "api_key_file", "retry_after"})
-        key_file = self.api_key_file
-        return one_pool(
-            **values,
-            host=self.listen.host,
-            port=self.listen.port,
-            metrics_listen=self.metrics_listen,
-            pool=pool,
-            retry_after=round(self.retry_after),
-            api_key=None if key_file is None else key_file.read_text(encoding="utf-8").strip(),
-        )
 
 
 PROCESS_KEYS: Final = frozenset(GatewayTable.model_fields) - gateway.POOL_KEYS - {"api_key_file"}

@@ -344,6 +344,11 @@ class PoolConfig(Section):
         """The model that the engine loads; a simulated engine needs none of its own."""
         return self.model or "simulated"
 
+    @property
+    def served_name(self) -> str:
+        """The name under which its engines serve the model."""
+        return self.engine.served_name or self.model_name
+
     def as_pool(self, name: str) -> Pool:
         """The wanted state as the policies take it."""
         return wanted_pool(self, name)

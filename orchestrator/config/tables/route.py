@@ -80,8 +80,7 @@ class RouteConfig(Section):
     most_tokens: int = Field(
         default=0,
         ge=0,
-        description="Tokens of prompt and answer that may be in flight on this route at once; more wait. "
-        "0: no bound.",
+        description="Longest answer that may be asked for, in tokens; 0: any.",
     )
     affinity: Literal["none", "session", "prefix"] = Field(
         default="none",

@@ -17,6 +17,7 @@ from orchestrator.config.load import Config, ConfigError, build_config, load_con
 from orchestrator.config.tables.file import ConfigFile, Role
 from orchestrator.gateway.config import POOL_KEYS, GatewayConfig, one_pool
 from orchestrator.units import HostPort
+from orchestrator.wiring.gateway import gateway_config
 from policies.model import Pool
 
 MINIMAL = "[pool.llama]\nreplicas = 10\n"
@@ -44,12 +45,14 @@ def test_defaults_are_those_of_the_policies(tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_gateway(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL)
-    made = config.pool.gateway.as_gateway("llama")
+    made = gateway_config(config)
     expected = one_pool(
         targets_file=tmp_path / "state/targets.json",
         socket=tmp_path / "state/gateway.sock",
         pool="llama",
         metrics_listen=HostPort("127.0.0.1", 9478),
+        served="simulated",
+        spend_file=tmp_path / "state/spend.db",
     )
     assert made == expected
 
@@ -101,7 +104,7 @@ def test_a_whole_file_becomes_the_pool_of_the_policies(tmp_path: Path) -> None:
     assert (pool.limits.spend_per_hour, pool.placement.spread, pool.standby.hot) == (12.5, 1.5, 1)
     assert config.pool.engine.args == ("--dtype", "auto")
     assert config.pool.engine.env == {"A": "b"}
-    gateway = config.pool.gateway.as_gateway("llama")
+    gateway = gateway_config(config)
     assert (gateway.host, gateway.port, gateway.body_limit, gateway.retry_after) == ("0.0.0.0", 80, 2**20, 3)
 
 
@@ -376,7 +379,7 @@ def test_key_file_open_to_others_is_a_warning(tmp_path: Path) -> None:
     key.chmod(0o600)
     config = load(tmp_path, text)
     assert config.warnings == ()
-    assert config.pool.gateway.as_gateway("a").pools[0].api_key == "secret"
+    assert gateway_config(config).pools[0].api_key == "secret"
 
 
 def every_model() -> Iterator[tuple[str, type[BaseModel]]]:
