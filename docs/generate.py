@@ -29,6 +29,7 @@ import fault_table
 
 from orchestrator import monitoring
 from orchestrator.config.errors import Key, heading, keys_of, table_model, tables
+from orchestrator.config.reload import Effect, reload_at
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
@@ -58,6 +59,9 @@ to do`.
 * **Paths**: relative ones start from the directory of the file, so the same file means the same pool wherever
   the daemon is started. `{state_dir}` stands for `daemon.state_dir`, `~` for the home directory,
   `{credentials}` for the directory of the unit's systemd credentials.
+* **A change** of a key takes what its row says: a *reload* of the daemon (`orchestrator reload`), a *reload
+  of the gateway* (`systemctl reload spot-orchestrator-gateway`), which loses no request, or a *restart* of
+  the daemon, which touches no node. The JSON Schema has the same as `reload`, at the key or at its table.
 
 The smallest file:
 
@@ -66,6 +70,8 @@ The smallest file:
 replicas = 10
 ```
 """
+
+_TAKES: Final = {Effect.NOW: "reload", Effect.GATEWAY: "reload of the gateway", Effect.RESTART: "restart"}
 
 _CLI_HEAD: Final = """# Command line
 
@@ -282,11 +288,12 @@ def _table(path: Key, model: type[BaseModel]) -> Iterator[str]:
         return
     yield f"## {heading(path)}\n"
     yield f"{inspect.cleandoc(model.__doc__ or '')}\n"
-    yield "| key | default | meaning |\n|---|---|---|"
+    yield "| key | default | a change takes | meaning |\n|---|---|---|---|"
     properties = model.model_json_schema()["properties"]
     for name, field in keys.items():
         default = "required" if field.is_required() else f"`{_default(properties[name])}`"
-        yield f"| `{name}` | {default} | {_meaning(field.description or '', properties[name])} |"
+        takes = _TAKES[reload_at(ConfigFile, (*path, name)).effect]
+        yield f"| `{name}` | {default} | {takes} | {_meaning(field.description or '', properties[name])} |"
     yield ""
 
 

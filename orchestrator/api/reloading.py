@@ -11,13 +11,12 @@ starts meets the same question: the size in its journal stays in force until it 
 from __future__ import annotations
 
 import asyncio
-import enum
 import shlex
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Literal
 
 import structlog
 
@@ -25,7 +24,9 @@ from cloud.ports import Clock
 from orchestrator.api.status import plan_view
 from orchestrator.config.errors import Key, dotted
 from orchestrator.config.load import Config, ConfigError, Problem, load_config
+from orchestrator.config.reload import Effect, reload_at
 from orchestrator.config.sockets import SERVICE_SOCKET
+from orchestrator.config.tables.file import ConfigFile
 from orchestrator.config.types import written
 from orchestrator.config.values import settings
 from orchestrator.loop.loop import Snapshot
@@ -45,43 +46,6 @@ log = structlog.get_logger("reload")
 
 Outcome = Literal["applied", "unchanged", "rejected", "checked"]
 
-_POLICY: Final = frozenset(
-    {
-        "replicas",
-        "spot_share",
-        "mix",
-        "availability",
-        "on_demand_floor",
-        "drain",
-        "back_to_spot",
-        "health",
-        "standby",
-        "placement",
-        "rebalance",
-        "starts",
-        "limits",
-        "patience",
-        "priority",
-    }
-)
-_SIZE: Final = frozenset(
-    {"replicas", "spot_share", "mix", "on_demand_floor", "availability", "standby", "limits"}
-)
-"""What of a pool decides how many nodes it has and what they may cost."""
-
-_DAEMON: Final = frozenset({"log_level", "tick", "keep_events", "keep_turns", "keep_turns_size"})
-_SHARED: Final = frozenset({"socket", "targets_file"})  # of the gateway's table, what the daemon uses too
-_OF_GATEWAY: Final = frozenset({"gateway", "provider", "route"})
-_NAMES_OF_MODELS: Final = frozenset({("engine", "served_name"), ("engine", "args")})
-
-
-class Effect(enum.StrEnum):
-    """What a changed key asks for."""
-
-    NOW = "now"
-    GATEWAY = "gateway"
-    RESTART = "restart"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -94,23 +58,12 @@ class Change:
     @property
     def resizes(self) -> bool:
         """True for what may change how many nodes there are, or what they cost."""
-        return self.path[0] == "pool" and len(self.path) > 2 and self.path[2] in _SIZE
+        return reload_at(ConfigFile, self.path).resizes
 
     @property
     def effect(self) -> Effect:
         """What it takes for the change to count."""
-        table, *rest = self.path
-        if table == "daemon":
-            return Effect.NOW if rest[0] in _DAEMON else Effect.RESTART
-        if table == "budget":
-            return Effect.NOW
-        if table in _OF_GATEWAY:
-            return Effect.RESTART if rest[0] in _SHARED else Effect.GATEWAY
-        if len(rest) < 2 or rest[1] in _POLICY:
-            return Effect.NOW if len(rest) > 1 else Effect.RESTART
-        if rest[1] == "gateway" and rest[2] not in _SHARED:
-            return Effect.GATEWAY
-        return Effect.RESTART
+        return reload_at(ConfigFile, self.path).effect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,10 +321,8 @@ def gateway_changed(old: Config, new: Config) -> list[str]:
 
 
 def _read_by_gateway(path: Key) -> bool:
-    table, *rest = path
-    if table != "pool":
-        return table in _OF_GATEWAY
-    return len(rest) < 2 or rest[1] in ("gateway", "model") or tuple(rest[1:]) in _NAMES_OF_MODELS
+    whole_pool = path[0] == "pool" and len(path) == 2
+    return whole_pool or reload_at(ConfigFile, path).gateway
 
 
 def would_do(pool: Pool, snapshot: Snapshot) -> views.PoolPlanView:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from orchestrator.config.reload import NOW
 from orchestrator.config.types import (
     AddressOrOff,
     Duration,
@@ -64,10 +65,12 @@ class DaemonConfig(Section):
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="How log lines look: auto means console on a terminal and JSON elsewhere."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], NOW] = Field(
         default="info", description="The least important log lines that are written."
     )
-    tick: Duration = duration_key(1.0, "Longest pause between two turns of the loop. Events end it at once.")
+    tick: Annotated[Duration, NOW] = duration_key(
+        1.0, "Longest pause between two turns of the loop. Events end it at once."
+    )
     poll_instances: Duration = duration_key(5.0, "How often the cloud is asked for the list of machines.")
     poll_offerings: Duration = duration_key(60.0, "How often the cloud is asked for prices and availability.")
     poll_targets: Duration = duration_key(
@@ -86,12 +89,12 @@ class DaemonConfig(Section):
         "What turns of the loop saw and decided is kept in the journal for `orchestrator journal replay`: "
         'always when they do something new, else this often. "0s" keeps every turn, "off" none.',
     )
-    keep_events: Duration = duration_key(
+    keep_events: Annotated[Duration, NOW] = duration_key(
         30 * 86_400.0,
         "How long what happened is kept in the journal, for `orchestrator events`. What recorded turns and "
         "the daemon's memory need stays longer.",
     )
-    keep_turns: Duration = duration_key(7 * 86_400.0, "How long recorded turns are kept.")
-    keep_turns_size: Size = size_key(
+    keep_turns: Annotated[Duration, NOW] = duration_key(7 * 86_400.0, "How long recorded turns are kept.")
+    keep_turns_size: Annotated[Size, NOW] = size_key(
         256 * 2**20, "How much of the journal recorded turns may take; the oldest go first."
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from orchestrator.config.reload import GATEWAY, NOW
 from orchestrator.config.tables.budget import BudgetConfig
 from orchestrator.config.tables.daemon import DaemonConfig
 from orchestrator.config.tables.gateway import SharedGatewayTable
@@ -23,14 +24,18 @@ class ConfigFile(Section):
     """The whole file."""
 
     daemon: DaemonConfig = Field(default=DaemonConfig(), description="The daemon itself.")
-    gateway: SharedGatewayTable = Field(default=SharedGatewayTable(), description="The gateway of all pools.")
+    gateway: Annotated[SharedGatewayTable, GATEWAY] = Field(
+        default=SharedGatewayTable(), description="The gateway of all pools."
+    )
     pool: dict[str, PoolConfig] = Field(
         default={}, description="One table for each pool, named [pool.NAME], with at least replicas."
     )
-    provider: dict[str, ProviderConfig] = Field(
+    provider: Annotated[dict[str, ProviderConfig], GATEWAY] = Field(
         default={}, description="One table for each API outside, named [provider.NAME]."
     )
-    route: Listed[RouteConfig] = Field(
+    route: Annotated[Listed[RouteConfig], GATEWAY] = Field(
         default=(), description="Names that clients ask for, and where their requests go."
     )
-    budget: BudgetConfig = Field(default=BudgetConfig(), description="What all pools together may have.")
+    budget: Annotated[BudgetConfig, NOW] = Field(
+        default=BudgetConfig(), description="What all pools together may have."
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from orchestrator.config.reload import SHARED
 from orchestrator.config.types import (
     Address,
     AddressOrOff,
@@ -53,10 +54,10 @@ class GatewayTable(Section):
         'every name, ["*"], where other machines reach it anyway.',
         examples=[["llm.internal"]],
     )
-    socket: FilePath = path_key(
+    socket: Annotated[FilePath, SHARED] = path_key(
         "{state_dir}/gateway.sock", "Unix socket on which the gateway takes its target set."
     )
-    targets_file: FilePath = path_key(
+    targets_file: Annotated[FilePath, SHARED] = path_key(
         "{state_dir}/targets.json", "File with the target set, which the gateway reads when it starts."
     )
     api_key_file: FilePath | None = Field(

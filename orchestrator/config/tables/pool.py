@@ -6,11 +6,12 @@ hour. What is not written is chosen here where it follows from other keys.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from cloud.ports import Task
+from orchestrator.config.reload import GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.agents import AgentsTable
 from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.gateway import GatewayTable
@@ -68,7 +69,7 @@ class EngineConfig(Section):
         description="What the model does: generate texts, or embed, which turns texts into numbers. A node "
         "is ready once it has done that once.",
     )
-    served_name: str = Field(
+    served_name: Annotated[str, SHARED] = Field(
         default="", description="Name under which clients ask for the model. Empty means the model's own."
     )
     allow_simulated: bool = Field(
@@ -76,7 +77,7 @@ class EngineConfig(Section):
         description="Whether the simulated engine may run with cloud.kind = aws, where machines cost "
         "money. Its answers are made up.",
     )
-    args: Strings = Field(
+    args: Annotated[Strings, SHARED] = Field(
         default=(),
         description="The engine's own flags, passed through as they are. On EC2 {gpus} stands for the number "
         "of GPUs of the machine.",
@@ -277,7 +278,7 @@ class CloudConfig(Section):
 class PoolConfig(Section):
     """One pool: how many nodes of which model, and how they are kept alive."""
 
-    replicas: int = Field(
+    replicas: Annotated[int, SIZE] = Field(
         ge=1,
         le=10_000,
         description="Ready nodes that the pool keeps at all times; serving units, where `units` is given.",
@@ -290,11 +291,11 @@ class PoolConfig(Section):
         "Quote a type with a dot in its name.",
         examples=[{"p5.48xlarge": 8}],
     )
-    spot_share: Share = share_key(
+    spot_share: Annotated[Share, SIZE] = share_key(
         _SPOT_SHARE,
         "Share of the replicas on spot. The rest is the on-demand floor, rounded up to whole units.",
     )
-    mix: Literal["70/30", "adaptive"] = Field(
+    mix: Annotated[Literal["70/30", "adaptive"], SIZE] = Field(
         default="70/30",
         description="70/30: spot_share of the replicas on spot, the rest on demand. adaptive: the cheapest "
         "mix that holds `availability`; spot_share is then only the most that may be on spot. What is not "
@@ -302,41 +303,51 @@ class PoolConfig(Section):
         "starts.standby fits into starts.notice, standby.stopped as many as the replicas.",
         examples=["adaptive"],
     )
-    availability: Share = share_key(
+    availability: Annotated[Share, SIZE] = share_key(
         _ADAPTIVE.availability,
         "Share of the wanted capacity that is to be ready over time, with mix = adaptive.",
     )
-    priority: int = Field(
+    priority: Annotated[int, NOW] = Field(
         default=0,
         ge=-1000,
         le=1000,
         description="Which pool gets nodes and dollars first, where [budget] does not hold what all of them "
         "want: the higher. Floors come before.",
     )
-    on_demand_floor: int | None = Field(
+    on_demand_floor: Annotated[int | None, SIZE] = Field(
         default=None,
         ge=0,
         description="The on-demand floor as a number of units, instead of spot_share.",
         examples=[3],
     )
-    model: str = Field(
+    model: Annotated[str, SHARED] = Field(
         default="",
         description="Model that the engine loads: a name or a directory. Needed for engine.kind = vllm and "
         "llamacpp, where it is a GGUF file or the USER/NAME:QUANTISATION of a hub.",
         examples=["meta-llama/Llama-3.1-8B-Instruct"],
     )
     engine: EngineConfig = Field(default=EngineConfig(), description="The inference server.")
-    drain: DrainConfig = Field(default=DrainConfig(), description="Taking a node out of service.")
-    back_to_spot: ReturnConfig = Field(default=ReturnConfig(), description="Going back to spot.")
-    health: HealthConfig = Field(default=HealthConfig(), description="Sick nodes.")
-    standby: StandbyConfig = Field(default=StandbyConfig(), description="Warm capacity.")
-    placement: PlacementConfig = Field(default=PlacementConfig(), description="Choice of offerings.")
-    rebalance: RebalanceConfig = Field(default=RebalanceConfig(), description="Rebalance recommendations.")
-    starts: StartsConfig = Field(default=StartsConfig(), description="Start times.")
-    limits: LimitsConfig = Field(default=LimitsConfig(), description="Hard limits.")
-    patience: PatienceConfig = Field(default=PatienceConfig(), description="Trust in old knowledge.")
+    drain: Annotated[DrainConfig, NOW] = Field(
+        default=DrainConfig(), description="Taking a node out of service."
+    )
+    back_to_spot: Annotated[ReturnConfig, NOW] = Field(
+        default=ReturnConfig(), description="Going back to spot."
+    )
+    health: Annotated[HealthConfig, NOW] = Field(default=HealthConfig(), description="Sick nodes.")
+    standby: Annotated[StandbyConfig, SIZE] = Field(default=StandbyConfig(), description="Warm capacity.")
+    placement: Annotated[PlacementConfig, NOW] = Field(
+        default=PlacementConfig(), description="Choice of offerings."
+    )
+    rebalance: Annotated[RebalanceConfig, NOW] = Field(
+        default=RebalanceConfig(), description="Rebalance recommendations."
+    )
+    starts: Annotated[StartsConfig, NOW] = Field(default=StartsConfig(), description="Start times.")
+    limits: Annotated[LimitsConfig, SIZE] = Field(default=LimitsConfig(), description="Hard limits.")
+    patience: Annotated[PatienceConfig, NOW] = Field(
+        default=PatienceConfig(), description="Trust in old knowledge."
+    )
     cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
-    gateway: GatewayTable = Field(default=GatewayTable(), description="The gateway.")
+    gateway: Annotated[GatewayTable, GATEWAY] = Field(default=GatewayTable(), description="The gateway.")
     agents: AgentsTable = Field(default=AgentsTable(), description="The agents of the nodes.")
 
     @property

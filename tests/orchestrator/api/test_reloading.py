@@ -13,9 +13,10 @@ import pytest
 from prometheus_client import generate_latest
 
 from cloud.sim.world import Pace, Sale
-from orchestrator.api.reloading import Change, Effect, differences, examine, gateway_changed
+from orchestrator.api.reloading import Change, differences, examine, gateway_changed
 from orchestrator.config.errors import tables
 from orchestrator.config.load import Config, build_config, load_config
+from orchestrator.config.reload import Effect, reload_at
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.daemon.daemon import Daemon
 from orchestrator.journal.file import JournalFile
@@ -166,13 +167,30 @@ def test_routes_in_another_order_are_the_same_routes(tmp_path: Path) -> None:
     assert list(differences(old, load_config(file))) == []
 
 
-def test_the_tables_that_can_be_taken_up_exist() -> None:
-    """A key that was renamed must not fall out of the list unseen."""
-    from orchestrator.api import reloading
+def test_what_decides_the_size_of_a_pool_is_asked_about() -> None:
+    keys = [(*path, key) for path, model in tables(ConfigFile) for key in model.model_fields]
+    resizing = {".".join(path[2:]) for path in keys if reload_at(ConfigFile, path).resizes}
+    tops = {key.partition(".")[0] for key in resizing}
+    assert tops == {
+        "replicas", "spot_share", "mix", "on_demand_floor", "availability", "standby", "limits",
+    }  # fmt: skip
+    assert {"standby.hot", "limits.surge", "limits.spend_per_hour"} < resizing
 
-    (pool,) = [model for path, model in tables(ConfigFile) if path == ("pool", "NAME")]
-    assert set(pool.model_fields) >= reloading._POLICY
-    assert set(ConfigFile.model_fields["daemon"].annotation.model_fields) >= reloading._DAEMON  # type: ignore[union-attr]
+
+def test_a_pool_may_be_named_like_a_key() -> None:
+    for name in ("drain", "replicas", "gateway"):
+        assert reload_at(ConfigFile, ("pool", name, "engine", "args")).effect is Effect.RESTART
+        assert reload_at(ConfigFile, ("pool", name, "limits", "surge")).resizes
+
+
+def test_the_schema_says_what_a_change_of_a_key_takes() -> None:
+    schema = ConfigFile.model_json_schema()
+    pool, daemon, gateway = (
+        schema["$defs"][name]["properties"] for name in ("PoolConfig", "DaemonConfig", "GatewayTable")
+    )
+    assert [pool[key]["reload"] for key in ("replicas", "drain", "gateway")] == ["now", "now", "gateway"]
+    assert (daemon["tick"]["reload"], gateway["socket"]["reload"]) == ("now", "restart")
+    assert "reload" not in daemon["listen"]
 
 
 def test_every_fault_is_told_at_its_line(file: Path) -> None:
