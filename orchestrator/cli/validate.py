@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from orchestrator.cli import shared
+from orchestrator.cli import routes, shared
 from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.config.checks.listeners import takes_requests
 from orchestrator.views.setup import PoolMeaningView, ValidateView
@@ -76,7 +76,14 @@ def validate(
     for name in config.pools:
         for sentence in meaning(config, name, offerings[name])["sentences"]:
             print(f"  {sentence}")
-    print(f"Next: orchestrator run --config {file}")
+    if bounds := _budget(config):
+        print(f"  {bounds}")
+    routed = [*routes.route_meanings(config), *routes.provider_meanings(config)]
+    for meant in routed:
+        print(f"  {meant['sentence']}")
+    if not config.pools:
+        print(f"  Clients send requests to {config.gateway.listen}.")
+    print(f"Next: orchestrator {'run' if config.pools else 'gateway'} --config {file}")
     return shared.OK
 
 
@@ -221,6 +228,17 @@ def _cost(pool: Pool, prices: Prices, usual: float) -> str:
     return f"{said}."
 
 
+def _budget(config: Config) -> str:
+    """What all pools together may have, empty without a bound."""
+    cap, nodes = config.budget.spend_per_hour, config.budget.nodes
+    bounds = [f"{money(cap)} an hour"] if cap is not None else []
+    bounds += [plural(nodes, "node")] if nodes is not None else []
+    if not bounds:
+        return ""
+    order = sorted(config.pools, key=lambda name: -config.pools[name].priority)
+    return f"All pools together have at most {' and '.join(bounds)}: floors first, then {', '.join(order)}."
+
+
 def _balancer(settings: PoolConfig) -> str:
     return f"the load balancer of target group {settings.cloud.aws.target_group}"
 
@@ -233,6 +251,8 @@ def _view(
         "file": str(file),
         "ok": config is not None,
         "pools": [meaning(config, name, sold) for name, sold in (offerings or {}).items() if config],
+        "routes": [] if config is None else routes.route_meanings(config),
+        "providers": [] if config is None else routes.provider_meanings(config),
         "problems": [problem.view() for problem in problems],
         "warnings": [] if config is None else [warning.view() for warning in config.warnings],
     }

@@ -29,6 +29,44 @@ class PoolMeaningView(TypedDict):
     sentences: list[str]
 
 
+class BackendMeaningView(TypedDict):
+    """One backend of a route."""
+
+    backend: Annotated[str, "pool NAME or provider NAME, with the model in brackets"]
+    when: Annotated[str, "when it is asked, in words; empty for the first, which gets every request"]
+
+
+class RouteMeaningView(TypedDict):
+    """Where requests for a name go."""
+
+    models: Annotated[list[str], "the first is the name in lists, the others are aliases"]
+    to: list[BackendMeaningView]
+    written: Annotated[bool, "false: no route has this name, and a pool serves it"]
+    stays: Annotated[bool, "no request of it may reach a provider"]
+    task: Literal["chat", "embed"]
+    usd_per_day: Annotated[float | None, "most that it may cost at providers; null without a cap of its own"]
+    sentence: str
+
+
+class PricedModelView(TypedDict):
+    """A model that a provider is asked for."""
+
+    model: str
+    known: Annotated[bool, "whether its price is known"]
+    source: Annotated[str, "where the price is from"]
+
+
+class ProviderMeaningView(TypedDict):
+    """What a provider of a configuration file comes to."""
+
+    name: str
+    kind: Literal["anthropic", "openai"]
+    url: str
+    usd_per_day: Annotated[float | None, "null without a cap"]
+    models: list[PricedModelView]
+    sentence: str
+
+
 class ValidateView(TypedDict):
     """`orchestrator validate FILE -o json`."""
 
@@ -36,6 +74,8 @@ class ValidateView(TypedDict):
     file: str
     ok: bool
     pools: Annotated[list[PoolMeaningView], "empty unless ok"]
+    routes: Annotated[list[RouteMeaningView], "empty unless ok, and where names of models are not looked at"]
+    providers: Annotated[list[ProviderMeaningView], "empty unless ok"]
     problems: list[ProblemView]
     warnings: list[ProblemView]
 

@@ -36,9 +36,14 @@ def gateway_config(config: Config) -> GatewayConfig:
         default_route=table.default_route,
         spend_file=table.spend_file,
         pools=tuple(_gate(name, pool) for name, pool in (served or config.pools).items()),
-        routes=tuple(_route(route, config) for route in config.routes),
+        routes=routes_of(config),
         providers=MappingProxyType({name: _provider(name, p) for name, p in config.providers.items()}),
     )
+
+
+def routes_of(config: Config) -> tuple[Route, ...]:
+    """The routes that are written, as the policies take them."""
+    return tuple(_route(route, config) for route in config.routes)
 
 
 def _values(table: GatewayTable, keys: frozenset[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from cloud.providers.prices import OwnRates
 from orchestrator.config.errors import Found, Key, dotted, meant
 from orchestrator.config.tables.file import ConfigFile, Role
 from orchestrator.config.tables.provider import ANTHROPIC, ProviderConfig
+from orchestrator.config.tables.route import RouteConfig
 from orchestrator.config.types import UNLIMITED, is_credential, is_open, unreadable
 from orchestrator.units import shown
 from policies.spend import dollars, most, usd
@@ -60,7 +61,7 @@ def provider_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
 
 def provider_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
     """What may surprise, cost more than is meant, or was forgotten."""
-    used = models_used(parsed)
+    used = models_used(parsed.route)
     for name, provider in parsed.provider.items():
         at = ("provider", name)
         models = used.get(name, {})
@@ -85,10 +86,10 @@ def provider_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
             yield (*at, "allow_http"), "prompts, answers and the key cross the network in the clear"
 
 
-def models_used(parsed: ConfigFile) -> dict[str, dict[str, Key]]:
+def models_used(routes: Sequence[RouteConfig]) -> dict[str, dict[str, Key]]:
     """For each provider, the models that routes ask it for, each with the first place that does."""
     found: dict[str, dict[str, Key]] = {}
-    for number, route in enumerate(parsed.route):
+    for number, route in enumerate(routes):
         for place, backend in enumerate(route.to):
             if backend.provider and backend.model:
                 models = found.setdefault(backend.provider, {})

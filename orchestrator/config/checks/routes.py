@@ -6,11 +6,11 @@ under that name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cloud.engines.flags import adapters
-from orchestrator.config.checks.listeners import takes_requests
+from orchestrator.config.checks.listeners import Pools, takes_requests
 from orchestrator.config.errors import Found, Key, meant
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.config.tables.pool import PoolConfig
@@ -66,20 +66,20 @@ def served_names(pool: PoolConfig) -> tuple[str, ...]:
     return (pool.served_name, *adapters(pool.engine.args))
 
 
-def implicit_names(parsed: ConfigFile) -> dict[str, list[str]]:
+def implicit_names(pools: Pools, routes: Sequence[RouteConfig]) -> dict[str, list[str]]:
     """The names that lead to a pool though no route lists them, each with the pools that serve it."""
-    listed = {name for route in parsed.route for name in route.models}
+    listed = {name for route in routes for name in route.models}
     found: dict[str, list[str]] = {}
-    for name, pool in parsed.pool.items():
+    for name, pool in pools.items():
         for served in served_names(pool) if takes_requests(pool) else ():
             if served not in listed:
                 found.setdefault(served, []).append(name)
     return found
 
 
-def by_name(parsed: ConfigFile) -> bool:
+def by_name(pools: Pools, routes: Sequence[RouteConfig]) -> bool:
     """Whether the gateway looks at the names of models at all. In front of one pool alone it does not."""
-    return bool(parsed.route) or len(parsed.pool) != 1
+    return bool(routes) or len(pools) != 1
 
 
 def _name_errors(
@@ -214,14 +214,18 @@ def _model(backend: BackendConfig, parsed: ConfigFile) -> str:
 def _default_errors(parsed: ConfigFile) -> Iterator[Found]:
     wanted = parsed.gateway.default_route
     known = [name for route in parsed.route for name in route.models]
-    known += [name for name in implicit_names(parsed) if by_name(parsed)]
+    known += [
+        name for name in implicit_names(parsed.pool, parsed.route) if by_name(parsed.pool, parsed.route)
+    ]
     if wanted and wanted not in known:
         lists = f"; write one of {', '.join(known)}" if known else "; without routes leave it out"
         yield ("gateway", "default_route"), f"no route is called {shown(wanted)}{meant(wanted, known)}{lists}"
 
 
 def _same_name(parsed: ConfigFile) -> Iterator[Found]:
-    for name, pools in implicit_names(parsed).items() if by_name(parsed) else ():
+    for name, pools in (
+        implicit_names(parsed.pool, parsed.route).items() if by_name(parsed.pool, parsed.route) else ()
+    ):
         if len(pools) > 1:
             to = ", ".join(f'{{ pool = "{pool}" }}' for pool in pools)
             yield (
@@ -254,7 +258,7 @@ def _unserved(parsed: ConfigFile) -> Iterator[Found]:
 
 def _served_by_nobody(parsed: ConfigFile) -> Iterator[Found]:
     """Names of a pool of no nodes that no route lists."""
-    for name, pools in implicit_names(parsed).items():
+    for name, pools in implicit_names(parsed.pool, parsed.route).items():
         if all(parsed.pool[pool].replicas == 0 for pool in pools):
             yield (
                 ("pool", pools[0], "replicas"),
