@@ -9,7 +9,8 @@ has looked at; a node that drains is active; the last node that can answer is ta
 many nodes fall silent at once, they stay: the balancer's own checks are closer to the truth than ours. A
 daemon that has just started or woken up takes out nothing that it has not looked at: a target stays while its
 node's engine was not probed, or gave no answer yet and a balancer finds it healthy, or while the cloud was
-not seen whole, and no balancer is written before it was read.
+not seen whole, and no balancer is written before it was read. The last node of a pool that is wanted empty
+goes as well.
 
 Example: of three nodes one drains and one is starting: the set is one active and one draining target.
 """
@@ -43,7 +44,11 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     shown, routed = shown_active(turn.world), sends_to(turn.world, turn.memory)
     drains = {a.node: a.deadline for a in turn.actions if isinstance(a, Drain)}
     active = [n for n in turn.fleet.nodes if n.id not in turn.leaving and _belongs(turn, n, routed)]
-    if not active and not any(s.phase is TargetPhase.ACTIVE for s in _unseen(turn, set(), routed)):
+    if (
+        turn.pool.replicas
+        and not active
+        and not any(s.phase is TargetPhase.ACTIVE for s in _unseen(turn, set(), routed))
+    ):
         active = _last_resort(turn, shown | routed)
     chosen = {n.id for n in active}
     specs = [TargetSpec(id=n.id, address=n.address, weight=_weight(n), build=n.build) for n in active]

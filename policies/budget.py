@@ -37,8 +37,8 @@ from enum import IntEnum
 from policies import invariants
 from policies.actions import Alarm
 from policies.fleet import Fleet
-from policies.grant import Ask, Grant, Held, Price, SharedBudget
-from policies.model import Limits, Market, Offering, Phase, Pool, StandbyKind, StandbyRules, World
+from policies.grant import Ask, Grant, Held, Price, Share, SharedBudget
+from policies.model import Market, Offering, Phase, Pool, StandbyKind, StandbyRules, World
 from policies.placement import Scorer
 from policies.records import Memory
 from policies.spot_loss import spot_loss
@@ -106,7 +106,7 @@ def in_effect(pool: Pool, grant: Grant | None) -> Pool:
     """The pool as its grant lets it be: what it may aim at, its floor first, and what it may spend."""
     if grant is None:
         return pool
-    floor = min(pool.on_demand_floor, grant.replicas)
+    floor, drains = min(pool.on_demand_floor, grant.replicas), pool.disruption_budget
     if grant.replicas < pool.replicas:
         share_of_spot = (grant.replicas - floor) / grant.replicas if grant.replicas else pool.spot_share
         pool = replace(pool, replicas=grant.replicas, spot_share=share_of_spot)
@@ -114,15 +114,14 @@ def in_effect(pool: Pool, grant: Grant | None) -> Pool:
     stopped = min(pool.standby.stopped, grant.standby - hot)
     caps = [cap for cap in (pool.limits.spend_per_hour, grant.spend_per_hour) if cap is not None]
     cap = min(caps, default=None)
-    limits = Limits(
-        surge=pool.limits.surge,
-        launches_per_minute=pool.limits.launches_per_minute,
-        disruption=pool.limits.disruption,
-        spend_per_hour=cap,
-        nodes=grant.nodes,
-        shared=cap is not None and cap == grant.spend_per_hour,
+    return replace(
+        pool,
+        standby=StandbyRules(hot=hot, stopped=stopped),
+        limits=replace(pool.limits, spend_per_hour=cap),
+        share=Share(
+            nodes=grant.nodes, dollars=cap is not None and cap == grant.spend_per_hour, drains=drains
+        ),
     )
-    return replace(pool, standby=StandbyRules(hot=hot, stopped=stopped), limits=limits)
 
 
 def alarms(grant: Grant | None) -> Iterator[Alarm]:

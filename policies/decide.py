@@ -58,7 +58,8 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     swap.drain_asked(turn)
     rebalance.drain_replaced(turn)
     _hold_the_mix(turn)
-    turn.actions.extend(bars.alarms(turn.pool, turn.memory))
+    if fleet.pool.replicas:
+        turn.actions.extend(bars.alarms(turn.pool, turn.memory))
     turn.actions.extend(budget.alarms(world.grant))
     if world.grant is not None and world.grant.why:
         turn.note(world.grant.why)
@@ -86,7 +87,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
 
 def _hold_the_mix(turn: Turn) -> None:
     """Launch what is missing and give back what is not needed."""
-    rules = turn.pool.adaptive
+    rules = turn.pool.adaptive if turn.pool.replicas else None
     price = None if rules is None else adaptive.on_demand_price(turn)
     if rules is not None and price is not None:
         adaptive.steer(turn, rules, price)

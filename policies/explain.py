@@ -50,9 +50,14 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
     pool = fleet.pool
     noun = pool.noun()
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
-    found = [
+    wanted = (
         f"{pool.replicas} {noun} are wanted: {pool.spot_wanted} spot and {pool.on_demand_floor} on-demand "
-        f"({pool.spot_share:.0%} spot, the on-demand share rounded up).",
+        f"({pool.spot_share:.0%} spot, the on-demand share rounded up)."
+    )
+    found = [
+        wanted
+        if pool.replicas
+        else "None are wanted: none is launched, and those that are there drain and end.",
         f"{spot + on_demand} are ready: {spot} spot and {on_demand} on-demand.",
     ]
     if pool.weighted:

@@ -39,7 +39,7 @@ from policies.events import (
     PoolGrew,
     PoolWhole,
 )
-from policies.fleet import STOPPED, Fleet, address_of, runs_all_the_same, vouched_for
+from policies.fleet import STOPPED, Fleet, address_of, balancer_load, runs_all_the_same, vouched_for
 from policies.model import (
     TAKES_SPOT,
     Ending,
@@ -70,7 +70,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
     """Events that bring memory up to date with the world. Linear in the number of nodes."""
     found: list[Event] = []
     listed = {i.id: i for i in world.instances}
-    load, sent = world.balancer_load(), routed(world, memory)
+    load, sent = balancer_load(world), routed(world, memory)
     for instance in world.instances:
         record = memory.nodes.get(instance.id)
         if record is None:

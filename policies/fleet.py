@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -168,7 +169,7 @@ class Fleet:
         prices, sight = PriceView(world, memory), Sight(pool, world, memory)
         instances = {i.id: i for i in world.instances}
         doomed = doom(pool, world, memory)
-        in_flight = world.balancer_load()
+        in_flight = balancer_load(world)
         known = sorted(memory.nodes.values(), key=lambda r: (r.launched_at, r.id))
         nodes = tuple(
             _node(
@@ -476,6 +477,14 @@ def _settle_health(
         for n in nodes
     )
     return settled, suspect
+
+
+def balancer_load(world: World) -> Mapping[str, int]:
+    """Requests in flight per node as the balancers count them, summed over balancers."""
+    found: Counter[str] = Counter()
+    for target in (t for view in world.balancers.values() for t in view.value):
+        found[target.id] += target.in_flight or 0
+    return found
 
 
 def least_over(nodes: Iterable[Node], units: int) -> list[Node]:

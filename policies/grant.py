@@ -99,6 +99,19 @@ class Ask:
 
 
 @value
+class Share:
+    """Marks a pool that is as its grant lets it be: what else limits it, and what does not follow from less.
+
+    `nodes`: machines that may live at once, None for no limit. `dollars`: its spend cap is what was granted.
+    `drains`: units that it may drain by choice at once.
+    """
+
+    nodes: int | None
+    dollars: bool
+    drains: int
+
+
+@value
 class Grant:
     """A pool's share of the budget for one turn.
 

@@ -54,7 +54,7 @@ def check(pool: Pool, world: World, fleet: Fleet, memory: Memory, plan: Plan) ->
     found += (
         _beyond_the_lease(world, fleet, plan)
         if world.failsafe_since is not None
-        else _targets(world, fleet, plan)
+        else _targets(pool, world, fleet, plan)
     )
     return tuple(found)
 
@@ -177,13 +177,14 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
         if living - max(units) >= pool.most_units:
             text = f"{living} {pool.noun()} would live, the most is {pool.most_units}"
             found.append(Violation("surplus", text))
-    most = pool.limits.nodes
-    if most is not None and added:
+    share = pool.share
+    if added and share is not None and share.nodes is not None:
         leaving = {a.node for a in plan.actions if isinstance(a, Drain | Terminate)}
         nodes = sum(not n.leaving and n.id not in leaving for n in fleet.nodes)
         nodes += len(fleet.launching) + len(added)
-        if nodes > most:
-            found.append(Violation("budget", f"{nodes} nodes would live, the share of the budget is {most}"))
+        if nodes > share.nodes:
+            text = f"{nodes} nodes would live, the share of the budget is {share.nodes}"
+            found.append(Violation("budget", text))
     cap = pool.limits.spend_per_hour
     if cap is not None and (added or starting):
         prices = [n.price for n in fleet.nodes if _bills(n.phase, n.standby) or n.id in starting]
@@ -193,7 +194,7 @@ def _bounds(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:
             found.append(Violation("spend", text))
         spend = sum(price for price in prices if price is not None)
         if not within_cap(pool, spend):
-            name = "budget" if pool.limits.shared else "spend"
+            name = "budget" if share is not None and share.dollars else "spend"
             found.append(Violation(name, f"{spend:.2f} USD/h would be spent, the cap is {cap:.2f}"))
     if len({a.token for a in added}) != len(added):
         found.append(Violation("token", "two launches share a token"))
@@ -250,7 +251,7 @@ def _order(fleet: Fleet, plan: Plan) -> list[Violation]:
     return found
 
 
-def _targets(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
+def _targets(pool: Pool, world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     found = []
     drains = {a.node for a in plan.actions if isinstance(a, Drain)}
     back = {a.node for a in plan.actions if isinstance(a, Undrain)}
@@ -272,7 +273,7 @@ def _targets(world: World, fleet: Fleet, plan: Plan) -> list[Violation]:
     can_answer = any(
         n.serving and n.healthy and n.phase not in (Phase.TERMINATING, Phase.GONE) for n in fleet.nodes
     )
-    if can_answer and not (active or wrong or unknown):
+    if pool.replicas and can_answer and not (active or wrong or unknown):
         found.append(Violation("last-target", "the last node that can answer would leave the target set"))
     return found
 

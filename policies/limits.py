@@ -75,9 +75,9 @@ class Budget:
 
     def _no_room(self) -> str:
         """Why no node more may live; empty when one may."""
-        most = self._pool.limits.nodes
-        if most is not None and self._nodes >= most:
-            return f"{self._nodes} nodes live, and the share of the budget is {most}"
+        share = self._pool.share
+        if share is not None and share.nodes is not None and self._nodes >= share.nodes:
+            return f"{self._nodes} nodes live, and the share of the budget is {share.nodes}"
         return no_room(self._pool, self._living)
 
     def refuses(self, price: float | None) -> str:
@@ -94,7 +94,8 @@ class Budget:
         cap = self._pool.limits.spend_per_hour
         if cap is None:
             return ""
-        name = "share of the budget" if self._pool.limits.shared else "spend cap"
+        share = self._pool.share
+        name = "share of the budget" if share is not None and share.dollars else "spend cap"
         if price is None:
             return f"the {name} of {cap:.2f} USD/h needs the price of this node, which is not known"
         if self._unpriced:

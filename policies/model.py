@@ -8,12 +8,13 @@ counted in serving units: a node serves as many as `Pool.units` says for its ins
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from policies.grant import Grant
+from policies.grant import Grant, Share
 from policies.service import Service
 from policies.value import value
 
@@ -298,8 +299,8 @@ class World:
     notices to when it was last surely read, None before the first time.
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
     `failsafe_since`: it ran out, since the database has not answered from then on (`policies.failsafe`).
-    `grant`: the pool's share of a budget that several share, None where there is none.
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
+    `grant`: the pool's share of a budget, None where there is none.
     """
 
     now: float
@@ -340,14 +341,6 @@ class World:
     def unlisted(self) -> tuple[str, ...]:
         """Regions that this daemon has never listed: which nodes they hold only the journal tells."""
         return tuple(name for name, view in self.regions.items() if view.at is None)
-
-    def balancer_load(self) -> dict[str, int]:
-        """Requests in flight per node as the balancers count them, summed over balancers."""
-        found: dict[str, int] = {}
-        for view in self.balancers.values():
-            for target in view.value:
-                found[target.id] = found.get(target.id, 0) + (target.in_flight or 0)
-        return found
 
 
 @value
@@ -427,8 +420,6 @@ class Limits:
     surge: int = 2  # units above wanted + standby at any time; the last node may go over
     launches_per_minute: int = 20
     spend_per_hour: float | None = None  # USD/h of all nodes and open launches at today's prices
-    nodes: int | None = None  # machines at once that a shared budget grants, see `policies.budget`
-    shared: bool = False  # `spend_per_hour` is what a shared budget grants
     disruption: float = 0.1  # share of wanted that may be drained by choice at once; at least one node
 
 
@@ -445,7 +436,8 @@ class Patience:
 class Pool:
     """The wanted state of one pool: `replicas` ready serving units, `spot_share` of them on spot.
 
-    `priority`: of pools that share a budget, those with the higher one come first (`policies.budget`).
+    With 0 `replicas` it is wanted empty: it keeps no standby, launches nothing and lets go of all it has.
+    `priority`: the higher ones come first where pools share a budget.
     `units` says how many units one node of an instance type serves; a type that it does not name serves one.
     Nodes come whole: see docs/decisions/0011 for what is rounded and which way. With `adaptive` rules the
     share is only the most that may be on spot, and the policy finds the mix; it knows only nodes of one unit.
@@ -466,8 +458,11 @@ class Pool:
     adaptive: AdaptiveRules | None = None
     limits: Limits = Limits()
     patience: Patience = Patience()
+    share: Share | None = None  # set only by `policies.budget.in_effect`
 
     def __post_init__(self) -> None:
+        if not self.replicas:
+            self.standby = StandbyRules()  # type: ignore[misc]
         if any(units < 1 for units in self.units.values()):
             raise ValueError(f"units: {dict(self.units)}: a node serves at least one unit")
         if self.adaptive is not None and self.weighted:
@@ -512,9 +507,11 @@ class Pool:
 
         The node that reaches it may go over it, by less than its own units.
         """
-        return self.replicas + self.standby.hot + self.standby.stopped + self.limits.surge
+        return self.replicas and self.replicas + self.standby.hot + self.standby.stopped + self.limits.surge
 
     @property
     def disruption_budget(self) -> int:
-        """Units that may be draining by our own choice at once; one node may, however many it serves."""
+        """Units that may drain by our own choice at once: one node always may, all where none is wanted."""
+        if self.share is not None or not self.replicas:
+            return sys.maxsize if self.share is None else self.share.drains
         return max(1, math.floor(self.replicas * self.limits.disruption + _ROUNDING))

@@ -6,7 +6,8 @@ they usually cost an hour and by the most that the pool may cost: more than FACT
 force, and more than SPARE nodes beyond it. Replicas that were never there count for nothing in that, so that
 a pool which doubled has to be whole before it doubles again. A smaller number is judged by what the pool has:
 the replicas with which it was last whole, or the units that are ready beside standby and surge, whichever is
-more. Less than one FACTOR-th of that, and more than SPARE nodes fewer, has to be confirmed.
+more. Less than one FACTOR-th of that, and more than SPARE nodes fewer, has to be confirmed, and so has none
+at all, however few there were.
 Why: one digit too many buys a thousand nodes within a minute, one too few ends those that serve. A program
 that doubles a number because its nodes are still starting does so in steps.
 Never: taking a change back is harder than making it. The two rules mirror each other, and the replicas with
@@ -115,7 +116,7 @@ def in_force(pool: Pool, memory: Memory) -> Pool | None:
 
     An older journal knows nothing of standbys: they are left as they are. The adaptive mix has no hot ones.
     """
-    if not memory.replicas:
+    if not memory.replicas and memory.hot is None:
         return None
     standby = pool.standby
     if memory.hot is not None and memory.stopped is not None:
@@ -174,12 +175,13 @@ def _loses(before: Pool, after: Pool, has: Has, spare: int) -> str:
     if after.replicas >= before.replicas or (has.whole_with and after.replicas >= has.whole_with):
         return ""
     beside = before.standby.hot + before.limits.surge
-    if not _larger(max(has.whole_with, has.ready - beside), after.replicas, spare):
+    empties = not after.replicas and max(has.whole_with, has.ready) > 0
+    if not empties and not _larger(max(has.whole_with, has.ready - beside), after.replicas, spare):
         return ""
     ready = f"has {has.ready} {before.noun(has.ready)} ready"
     whole = f"was last whole with {has.whole_with}" if has.whole_with else ""
     what = " and ".join(part for part in (ready if has.ready else "", whole) if part)
-    return f"the pool {what}, and less than half of that would be left"
+    return f"the pool {what}, and {'none' if empties else 'less than half'} of that would be left"
 
 
 def _money(dollars: float | None) -> str:

@@ -8,7 +8,9 @@ all is served on demand, since spot cannot be had, comes last and is not "ok".
 Never: an old answer counts as true for longer than it may be believed, or one lost look as an outage; a
 balancer whose description cannot be read counts as dead while its nodes may serve through it; a pool that
 never served anybody counts as down while it starts, or as starting once nothing more is launched of what is
-missing (`policies.bars`); a target that nobody asked for counts as serving.
+missing (`policies.bars`); a target that nobody asked for counts as serving; a pool that is wanted empty is
+down. One that a budget grants less than it wants (`policies.budget`) has started once it has that much, and
+is degraded.
 
 Example:
     >>> from policies.fleet import Fleet
@@ -29,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from policies import bars
+from policies.budget import in_effect
 from policies.events import StateChanged
 from policies.fleet import Fleet
 from policies.model import USABLE, Market, Pool, TargetPhase, TargetState, Word, World
@@ -64,6 +67,7 @@ class State(Word):
     DEGRADED = "degraded"  # clients are served by less than wanted, or nothing could be repaired
     ALL_ON_DEMAND = "all-on-demand"  # clients are served as wanted, at a higher price: spot cannot be had
     OK = "ok"
+    EMPTY = "empty"  # none is wanted, and nothing is wrong with that
 
 
 @value
@@ -99,6 +103,8 @@ def judge(fleet: Fleet, world: World, memory: Memory) -> Verdict:
     here = fleet.ready if not ways else (n for n in fleet.nodes if n.id in reached)
     serving = sum(n.units for n in here)
     reasons = tuple(text for way in ways for text in (way.lost, way.doubt) if text)
+    if world.grant is not None and world.grant.why and fleet.ready_units < fleet.pool.replicas:
+        reasons += (world.grant.why,)
     state, lost = _state(fleet, world, memory, ways, serving), spot_loss(fleet, world, memory)
     if state is State.OK and lost is not None:
         state = State.ALL_ON_DEMAND
@@ -174,26 +180,32 @@ def _silence(world: World, name: str) -> float:
 
 def _state(fleet: Fleet, world: World, memory: Memory, ways: list[_Way], serving: int) -> State:
     pool, ready = fleet.pool, fleet.ready_units
+    # Without a fresh list nothing there could be replaced, however well every node is.
+    blind = any(fleet.sight.hidden(region) for region in world.regions)
+    bound = world.failsafe_since is not None or not world.durable
+    troubled = bound or blind or any(way.lost or way.doubt for way in ways)
+    if not pool.replicas:
+        if memory.pause is not None and memory.pause.holds(world.now):
+            return State.PAUSED
+        return State.DEGRADED if troubled else State.EMPTY
     if ways and all(way.lost for way in ways) and serving < pool.replicas and _has_served(world, memory):
         return State.DOWN
     if memory.pause is not None and memory.pause.holds(world.now):
         return State.PAUSED
     grows = not _stands_still(fleet, memory)
-    if not ready and (bars.never_started(pool, memory) or not grows):
+    aim = in_effect(pool, world.grant).replicas
+    if not ready and (bars.never_started(pool, memory) or not grows or not aim):
         return State.DOWN
     # After a restart nodes serve on; for a moment nobody has looked at their engines yet.
     unprobed = any(n.working and n.healthy and not n.probed for n in fleet.nodes)
-    if ready < pool.replicas and ((memory.whole_at is None and grows) or unprobed):
+    if ready < aim and ((memory.whole_at is None and grows) or unprobed):
         return State.STARTING
-    if any(way.pending for way in ways) or (serving < pool.replicas and _comes_in(world, memory) and grows):
+    if any(way.pending for way in ways) or (serving < aim and _comes_in(world, memory) and grows):
         return State.STARTING
     if fleet.ready_by_market[Market.ON_DEMAND] < pool.on_demand_floor or ready < pool.min_serving:
         return State.BELOW_FLOOR
-    # Without a fresh list nothing there could be replaced, however well every node is.
-    blind = any(fleet.sight.hidden(region) for region in world.regions)
-    bound = world.failsafe_since is not None or not world.durable
-    well = min(ready, serving) >= pool.replicas and not bound and not blind
-    return State.OK if well and not any(way.lost or way.doubt for way in ways) else State.DEGRADED
+    well = min(ready, serving) >= pool.replicas and not troubled
+    return State.OK if well else State.DEGRADED
 
 
 def _stands_still(fleet: Fleet, memory: Memory) -> bool:
@@ -226,6 +238,8 @@ def _way(name: str, fleet: Fleet, world: World, memory: Memory) -> _Way:
     if view.at is None:
         return _Way(pending=True, nodes=asked & fleet.by_id.keys())
     nodes = _usable(name, asked, world, memory) & fleet.by_id.keys()
+    if not fleet.pool.replicas:
+        return _counted(name, replace(service, failed=0), nodes)  # what is refused is refused as asked for
     taking = service.bare_since is not None and not asked.isdisjoint(fleet.by_id)
     if not nodes and (not taking or _stays_bare(name, world, memory)):
         if memory.whole_at is None and memory.served_at is None and not fleet.ready:

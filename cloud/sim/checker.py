@@ -390,7 +390,8 @@ class Checker(Settled):
         sent = self._sent.pop((table.name, table.generation), landed)
         for name in ("last-target", "floor", "no-self-harm"):
             self.checked[name] += 1
-        if answering := sorted(landed.answering & sent.answering):
+        answering = sorted(landed.answering & sent.answering)
+        if answering and self._pool.replicas:
             text = f"{table.name} was emptied while {', '.join(answering)} could answer"
             self.report("last-target", table.name, text)
         for node in sorted(landed.below_floor.keys() & sent.below_floor.keys()):

@@ -204,7 +204,7 @@ class Api:
         if snapshot is None or not snapshot.world.listed or snapshot.fleet.sight.unaccounted:
             raise Refused(503, "the cloud has not been seen whole yet")
         found = snapshot.verdict
-        if found.state not in (State.OK, State.ALL_ON_DEMAND, State.PAUSED):
+        if found.state not in (State.OK, State.EMPTY, State.ALL_ON_DEMAND, State.PAUSED):
             why = f": {found.reasons[0]}" if found.reasons else ""
             raise Refused(503, f"pool {snapshot.fleet.pool.name} is {found.state}{why}")
         return web.Response(text="ok\n")

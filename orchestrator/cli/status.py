@@ -23,6 +23,7 @@ _CODES: Final[dict[PoolState, int]] = {
     "paused": shared.PAUSED,
     "down": shared.DOWN,
     "all-on-demand": shared.ALL_ON_DEMAND,
+    "empty": shared.OK,
 }
 _WORST_FIRST: Final = (
     shared.DOWN,

@@ -182,7 +182,7 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
     sentences = [
         f"{name}: {wanted} of {settings.model_name} ({settings.engine.kind} engine): "
         f"{pool.spot_wanted} on spot and an on-demand floor of {pool.on_demand_floor} "
-        f"({percent(pool.spot_wanted / pool.replicas)} spot).",
+        f"({percent(pool.spot_wanted / max(1, pool.replicas))} spot).",
         f"Without spot, on-demand nodes cover until {wanted} are ready again; "
         f"at most {pool.most_units} live at once"
         + (", and the rest of one more node" if pool.weighted else "")

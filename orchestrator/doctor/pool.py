@@ -33,6 +33,8 @@ def drain(rules: DrainRules, notices: Mapping[str, float]) -> Findings:
 
 def capacity(pool: Pool, zones: int) -> Findings:
     """What is left when spot is taken, if units are spread evenly over so many zones (0: not known)."""
+    if not pool.replicas:
+        return [ok("none is wanted")]
     ready = pool.replicas + pool.standby.hot
     all_spot = ready - pool.spot_wanted
     findings = [

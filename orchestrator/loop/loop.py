@@ -62,7 +62,7 @@ _OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
 _RUNS = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATING})
 """Phases of nodes whose engine may answer."""
 
-_CALM = (State.OK, State.STARTING, State.PAUSED)
+_CALM = (State.OK, State.EMPTY, State.STARTING, State.PAUSED)
 """States that nobody need look after."""
 
 _DEBOUNCE = 0.01

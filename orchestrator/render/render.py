@@ -72,6 +72,7 @@ _STATE_STYLE: Final = {
     "starting": "bold cyan",
     "down": "bold white on red",
     "all-on-demand": "bold yellow",
+    "empty": "bold green",
 }
 
 
@@ -184,7 +185,7 @@ def _pool(pool: PoolView, view: StatusView, look: Look) -> list[RenderableType]:
     if pool["nodes"]:
         parts += [pool_nodes(pool["nodes"], look)]
     else:
-        parts.append(Text("No nodes yet."))
+        parts.append(Text("No nodes yet." if pool["wanted"] else "No nodes, and none are wanted."))
     return parts
 
 

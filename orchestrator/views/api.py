@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict
 
-PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down", "all-on-demand"]
+PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down", "all-on-demand", "empty"]
 
 
 class PausedView(TypedDict):

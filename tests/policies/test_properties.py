@@ -47,7 +47,7 @@ steps = st.one_of(
     st.tuples(st.just("operator drain"), _index),
     st.tuples(st.just("operator undrain"), _index),
     st.tuples(st.just("pause"), _switch),
-    st.tuples(st.just("replicas"), st.integers(1, 12)),
+    st.tuples(st.just("replicas"), st.integers(0, 12)),
     st.tuples(st.just("spot share"), st.sampled_from([0.0, 0.5, 0.7, 1.0])),
     st.tuples(st.just("report"), _index, _lead),
     st.tuples(st.just("cancelled"), _index, _lead),
@@ -60,7 +60,7 @@ steps = st.one_of(
 
 @st.composite
 def pools(draw: st.DrawFn, make: Callable[..., Any]) -> Any:
-    replicas = draw(st.sampled_from([1, 2, 3, 4, 10]))
+    replicas = draw(st.sampled_from([0, 1, 2, 3, 4, 10]))
     return make(
         replicas,
         spot_share=draw(st.sampled_from([0.0, 0.5, 0.7, 1.0])),

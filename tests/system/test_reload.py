@@ -33,7 +33,7 @@ async def test_a_good_one_is_taken_up_and_the_pool_follows(stack: Any) -> None:
 async def test_a_bad_one_is_refused_with_its_reason_and_the_pool_stays(stack: Any) -> None:
     before = await stack.settled()
     good = stack.config.read_text(encoding="utf-8")
-    stack.config.write_text(good.replace("replicas = 4", "replicas = 0"), encoding="utf-8")
+    stack.config.write_text(good.replace("replicas = 4", "replicas = -1"), encoding="utf-8")
     done = await stack.cli("reload", "--wait")
     line = 1 + next(n for n, text in enumerate(good.splitlines()) if text.startswith("replicas"))
     reason = f"{stack.config}:{line}: pool.test.replicas: "

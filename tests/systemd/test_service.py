@@ -128,7 +128,7 @@ def test_a_bad_reload_is_refused_with_its_reason(host: Any) -> None:
     reason = f"{CONFIG}:{line}: pool.llama.replicas: "
     pid, nodes = host.pid(DAEMON), host.settled()
     try:
-        host.machine.write(CONFIG, good.replace("replicas = 4", "replicas = 0"))
+        host.machine.write(CONFIG, good.replace("replicas = 4", "replicas = -1"))
         assert host.run("systemctl", "reload", DAEMON).returncode != 0
         assert reason in host.journal(DAEMON)
         host.until("the status line says it", lambda: reason in host.show(DAEMON, "StatusText"))

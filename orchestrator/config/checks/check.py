@@ -120,7 +120,7 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
     if pool.on_demand_floor is not None:
         if "spot_share" in pool.model_fields_set:
             yield (*at, "on_demand_floor"), "says the same as spot_share; write only one of the two"
-        if pool.on_demand_floor > pool.replicas:
+        if pool.on_demand_floor > pool.replicas > 0:
             yield (
                 (*at, "on_demand_floor"),
                 f"the floor of {pool.on_demand_floor} on-demand nodes is above replicas = {pool.replicas}; "
@@ -206,13 +206,13 @@ def _pool_warnings(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[
             f"{_text(pool.gateway.drain_margin)} is not below drain.budget, so every stream leaves a node as "
             f"soon as that drains; write less than {_text(pool.drain.budget)}",
         )
-    if wanted.spot_share > 0 and wanted.spot_wanted == 0:
+    if wanted.replicas and wanted.spot_share > 0 and wanted.spot_wanted == 0:
         yield (
             (*at, "spot_share"),
             f"with replicas = {wanted.replicas} the on-demand floor rounds up to every node and none is on "
             "spot; raise replicas or spot_share",
         )
-    if pool.standby.hot > pool.replicas:
+    if pool.standby.hot > pool.replicas > 0:
         yield (
             (*at, "standby", "hot"),
             f"{pool.standby.hot} hot beside {pool.replicas} replicas: more would stand by than serve, at the "

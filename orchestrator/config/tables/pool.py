@@ -279,9 +279,10 @@ class PoolConfig(Section):
     """One pool: how many nodes of which model, and how they are kept alive."""
 
     replicas: Annotated[int, SIZE] = Field(
-        ge=1,
+        ge=0,
         le=10_000,
-        description="Ready nodes that the pool keeps at all times; serving units, where `units` is given.",
+        description="Ready nodes that the pool keeps at all times; serving units, where `units` is given. "
+        "0: none, with no standby either: what is there drains and ends.",
         examples=[10],
     )
     units: Counts = Field(
@@ -409,12 +410,13 @@ def wanted_pool(settings: PoolConfig, name: str) -> Pool:
         return found | {key[1]: value for key, value in choice.items() if key[0] == table}
 
     share_of_spot = choice.get(("spot_share",), settings.spot_share)
-    if settings.on_demand_floor is not None:
+    if settings.on_demand_floor is not None and settings.replicas:
         share_of_spot = (settings.replicas - settings.on_demand_floor) / settings.replicas
     return Pool(
         name=name,
         replicas=settings.replicas,
         model=settings.model_name,
+        priority=settings.priority,
         spot_share=share_of_spot,
         units=dict(settings.units),
         drain=DrainRules(**rules("drain")),

@@ -510,10 +510,10 @@ def test_validate_says_what_a_file_means(run: Run, tmp_path: Path) -> None:
 
 def test_validate_shows_every_fault(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "pool.toml"
-    file.write_text("[pool.llama]\nreplicas = 0\nspot_share = 70\n")
+    file.write_text("[pool.llama]\nreplicas = -1\nspot_share = 70\n")
     code, out, err = run("validate", str(file))
     assert (code, out) == (1, "")
-    assert err.splitlines()[0] == f"{file}:2: pool.llama.replicas: 0 is too small; write at least 1"
+    assert err.splitlines()[0] == f"{file}:2: pool.llama.replicas: -1 is too small; write at least 0"
     assert err.splitlines()[-1] == f"2 errors in {file}"
     code, out, err = run("validate", str(file), "-o", "json")
     assert (code, err) == (1, "")
@@ -534,10 +534,10 @@ def test_validate_warns_and_still_accepts(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "gateway", "local-cloud"])
 def test_a_faulty_file_stops_every_process_with_its_faults(command: str, run: Run, tmp_path: Path) -> None:
     file = tmp_path / "pool.toml"
-    file.write_text("[pool.llama]\nreplicas = 0\n")
+    file.write_text("[pool.llama]\nreplicas = -1\n")
     code, out, err = run(command, "--config", str(file))
     assert (code, out) == (1, "")
-    assert err == f"{file}:2: pool.llama.replicas: 0 is too small; write at least 1\n"
+    assert err == f"{file}:2: pool.llama.replicas: -1 is too small; write at least 0\n"
 
 
 def test_schema(run: Run) -> None:

@@ -210,10 +210,10 @@ def test_a_damaged_set_is_named(run: Run, file: str, market: str) -> None:
 
 def test_a_faulty_configuration_stops_it(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "pool.toml"
-    file.write_text("[pool.llama]\nreplicas = 0\n")
+    file.write_text("[pool.llama]\nreplicas = -1\n")
     code, out, err = run("simulate", "-c", str(file))
     assert (code, out) == (1, "")
-    assert err == f"{file}:2: pool.llama.replicas: 0 is too small; write at least 1\n"
+    assert err == f"{file}:2: pool.llama.replicas: -1 is too small; write at least 0\n"
 
 
 def test_without_matplotlib_it_ends_before_the_runs(

@@ -125,8 +125,8 @@ def test_configuration_in_memory_takes_plain_numbers(tmp_path: Path) -> None:
     )
     assert (config.daemon.tick, config.daemon.probe_timeout, config.wanted.drain.budget) == (0.1, 1.0, 5.0)
     assert config.daemon.state_dir == tmp_path / "state"
-    with pytest.raises(ConfigError, match=r"configuration: pool\.p\.replicas: 0 is too small"):
-        build_config({"pool": {"p": {"replicas": 0}}}, base=tmp_path)
+    with pytest.raises(ConfigError, match=r"configuration: pool\.p\.replicas: -1 is too small"):
+        build_config({"pool": {"p": {"replicas": -1}}}, base=tmp_path)
 
 
 def test_nothing_changes_later(tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("not a table", POOL + "drain = 3\n",
      ["pool.toml:3: pool.a.drain: 3 is not a table; write a table [pool.a.drain]: Taking"]),
     ("array of tables", "[[pool]]\nreplicas = 1\n", ["pool.toml:1: pool: "]),
-    ("zero replicas", "[pool.a]\nreplicas = 0\n",
-     ["pool.toml:2: pool.a.replicas: 0 is too small; write at least 1"]),
+    ("fewer than none", "[pool.a]\nreplicas = -1\n",
+     ["pool.toml:2: pool.a.replicas: -1 is too small; write at least 0"]),
     ("many replicas", "[pool.a]\nreplicas = 10001\n",
      ["pool.toml:2: pool.a.replicas: 10001 is too large; write at most 10000"]),
     ("fraction of a node", "[pool.a]\nreplicas = 1.5\n",
@@ -273,7 +273,7 @@ FAULTS: list[tuple[str, str, list[str]]] = [
      ["pool.toml:3: pool.a.gateway.api_key_file: there is no file key; create it or correct the path"]),
     ("program", POOL + "engine.executable = '/no/vllm'\n",
      ["pool.toml:3: pool.a.engine.executable: there is no file /no/vllm; correct the path"]),
-    ("all at once", "[daemon]\ntick = 2\nlisten = 'x'\n[pool.a]\nreplicas = 0\nspot_share = 2\nfoo = 1\n",
+    ("all at once", "[daemon]\ntick = 2\nlisten = 'x'\n[pool.a]\nreplicas = -1\nspot_share = 2\nfoo = 1\n",
      ["pool.toml:2: daemon.tick: ", "pool.toml:3: daemon.listen: ", "pool.toml:5: pool.a.replicas: ",
       "pool.toml:6: pool.a.spot_share: ", "pool.toml:7: pool.a.foo: "]),
     ("both sorts at once", "[daemon]\nstate_dir = 'no/such/state'\n" + POOL + "on_demand_floor = 99\n",

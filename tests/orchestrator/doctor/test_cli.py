@@ -99,7 +99,7 @@ def test_fix_needs_something_to_mend(tmp_path, capsys):
 
 def test_a_faulty_configuration_is_a_failure_of_its_own(tmp_path, capsys):
     file = tmp_path / "pool.toml"
-    file.write_text("[pool.llama]\nreplicas = 0\n")
+    file.write_text("[pool.llama]\nreplicas = -1\n")
     assert main(["doctor", "--config", str(file), "--only", "config", "aws"]) == 1
     out = capsys.readouterr().out
     assert "fail" in out
