@@ -94,7 +94,8 @@ class Storm:
     @property
     def _memory(self) -> Memory:
         """What the daemon remembers now."""
-        return self.daemon.loop.memory if self.daemon.loop is not None else Memory()
+        loop = self.daemon.runs[POOL].loop
+        return loop.memory if loop is not None else Memory()
 
     async def first_is_heard(self) -> float:
         """Wait for the first notice of any node; the instant."""
@@ -190,7 +191,7 @@ async def running(shim: AwsShim, subnets: dict[str, str], size: int, spot: int) 
     with tempfile.TemporaryDirectory(prefix="storm-") as directory:
         config = build_config(tables(shim.url, subnets, queue, size, spot), base=directory)
         ports = replace(connect(config, SystemClock()), engine=PlayedEngine())
-        daemon = Daemon(config, ports=ports, listen=False)
+        daemon = Daemon(config, connect=lambda *_: ports, listen=False)
         await daemon.start()
         storm = Storm(shim, daemon, nodes, spot, queue)
         try:

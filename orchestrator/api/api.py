@@ -8,7 +8,7 @@ the TCP listener have no mutating route at all, and serve a few requests at a ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -16,17 +16,15 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock
 from orchestrator.api import agents, history, status
 from orchestrator.api.discovery import scrape_targets
-from orchestrator.api.explaining import explanation
+from orchestrator.api.explaining import explanation, policy_text
 from orchestrator.api.gauges import Gauges
 from orchestrator.api.reloading import Reloader
-from orchestrator.journal.store import Store, StoreUnavailable
-from orchestrator.loop.inbox import Inbox
-from orchestrator.loop.ledger import Ledger
-from orchestrator.loop.loop import Loop
+from orchestrator.api.runs import Run, Runs, alive, turned, unseen
+from orchestrator.journal.store import Store, StoredEvent, StoreUnavailable
+from orchestrator.loop.loop import Snapshot
 from orchestrator.views import api as views
 from policies import explain
 from policies.events import Event, OperatorDrained, OperatorUndrained, Paused, Resumed
@@ -53,25 +51,23 @@ class Refused(Exception):
 
 
 class Api:
-    """Serves one daemon. `alive` says whether the loop turns, `daemon` describes the process; `agents` is
-    None where nodes do not report."""
+    """Serves one daemon. `runs` are its pools, `daemon` describes the process.
+
+    What is asked of one pool names it with ?pool=NAME, which a daemon with one pool does not need. What can
+    be told of all pools is, unless one is named; a node's name leads to its pool.
+    """
 
     def __init__(
         self,
         *,
-        loop: Loop,
-        inbox: Inbox,
-        ledger: Ledger,
+        runs: Runs,
         store: Store,
         clock: Clock,
         daemon: Callable[[], views.DaemonView],
-        alive: Callable[[], bool],
         gauges: Gauges,
         reloader: Reloader,
-        agents: AgentReceiver | None = None,
     ) -> None:
-        self._loop, self._inbox, self._ledger, self._store = loop, inbox, ledger, store
-        self._clock, self._daemon, self._alive, self._agents = clock, daemon, alive, agents
+        self._runs, self._store, self._clock, self._daemon = runs, store, clock, daemon
         self._gauges = gauges
         self._reloader = reloader
 
@@ -118,73 +114,92 @@ class Api:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    async def _status(self, _: web.Request) -> web.Response:
-        snapshot = self._snapshot()
-        view = views.StatusView(
-            schema="status/1",
-            at=self._clock.now(),
-            daemon=self._daemon(),
-            pools=[status.pool_view(snapshot, self._ledger.totals)],
-        )
+    async def _status(self, request: web.Request) -> web.Response:
+        self._turned(request)
+        pools = []
+        for run in self._asked(request):
+            snapshot = run.last or unseen(run, now=self._clock.now())
+            pools.append(status.pool_view(snapshot, run.totals, down=run.why_down()))
+        view = views.StatusView(schema="status/1", at=self._clock.now(), daemon=self._daemon(), pools=pools)
         return answer(view)
 
     async def _node(self, request: web.Request) -> web.Response:
         name = request.match_info["node"]
-        snapshot = self._snapshot()
-        node = snapshot.fleet.by_id.get(name)
-        entries = await self._read(node=name, limit=1000, newest=True)
+        entries = await self._read(node=name, limit=1000, newest=True, pool=request.query.get("pool", ""))
+        for run, snapshot in self._turned(request):
+            node = snapshot.fleet.by_id.get(name)
+            boot = next((b for b in snapshot.memory.failed_boots if b.node == name), None)
+            if node is not None or boot is not None:
+                return answer(self._story(name, run, snapshot, entries))
+        for run, snapshot in self._turned(request):
+            if any(entry.pool == run.name for entry in entries):
+                return answer(self._story(name, run, snapshot, entries))
+        raise Refused(404, f"no node {name!r} is known; see `orchestrator nodes`")
+
+    def _story(
+        self, name: str, run: Run, snapshot: Snapshot, entries: Sequence[StoredEvent]
+    ) -> views.NodeStory:
+        node, now = snapshot.fleet.by_id.get(name), self._clock.now()
         boot = next((b for b in snapshot.memory.failed_boots if b.node == name), None)
-        if node is None and boot is None and not entries:
-            raise Refused(404, f"no node {name!r} is known; see `orchestrator nodes`")
+        report = run.agents.report(name) if run.agents is not None else None
         sentences = (
             explain.node_sentences(node, snapshot.memory, snapshot.world.now)
             if node is not None
             else (f"{name} is gone; this is what happened to it.",)
         )
-        report = self._agents.report(name) if self._agents is not None else None
-        return answer(
-            views.NodeStory(
-                schema="node/1",
-                node=status.node_view(snapshot, node) if node is not None else None,
-                agent=agents.view(report, self._clock.now()) if report is not None else None,
-                failed_boot=status.failed_boot_view(boot) if boot is not None else None,
-                events=[status.event_view(e) for e in entries],
-                sentences=list(sentences),
-            )
+        return views.NodeStory(
+            schema="node/1",
+            node=status.node_view(snapshot, node) if node is not None else None,
+            agent=agents.view(report, now) if report is not None else None,
+            failed_boot=status.failed_boot_view(boot) if boot is not None else None,
+            events=[self._event(entry) for entry in entries],
+            sentences=list(sentences),
         )
 
     async def _events(self, request: web.Request) -> web.Response:
         after = _number(request, "after", -1, least=-1, most=_SEQ_MOST)
         limit = _number(request, "limit", 100, least=1, most=EVENTS_MOST)
-        node = request.query.get("node", "")
+        node, pool = request.query.get("node", ""), request.query.get("pool", "")
         until = self._clock.now() + _number(request, "wait", 0, least=0, most=_LONG_POLL_MOST)
         while True:
-            entries = await self._read(after=max(0, after), limit=limit, node=node, newest=after < 0)
+            entries = await self._read(
+                after=max(0, after), limit=limit, node=node, newest=after < 0, pool=pool
+            )
             # whoever went away must not hold a place to the end of his wait
             if entries or self._clock.now() >= until or request.transport is None:
                 break
             await self._clock.sleep(_LONG_POLL_STEP)
         last = entries[-1].seq if entries else max(0, after)
-        return answer(views.EventsView(events=[status.event_view(e) for e in entries], last=last))
+        return answer(views.EventsView(events=[self._event(e) for e in entries], last=last))
 
     async def _history(self, request: web.Request) -> web.Response:
         limit = _number(request, "limit", history.SWAPS_MOST, least=1, most=history.SWAPS_MOST)
-        node = request.query.get("node", "")
-        swaps = [s for s in self._snapshot().memory.swaps.values() if node in ("", s.outgoing)]
+        node, several = request.query.get("node", ""), len(self._runs) > 1
+        swaps = [
+            (run.name if several else "", swap)
+            for run, snapshot in self._turned(request)
+            for swap in snapshot.memory.swaps.values()
+            if node in ("", swap.outgoing)
+        ]
         return answer(history.view(swaps, at=self._clock.now(), limit=limit))
 
-    async def _plan(self, _: web.Request) -> web.Response:
-        return answer(views.PlanView(schema="plan/1", pools=[status.plan_view(self._snapshot())]))
+    async def _plan(self, request: web.Request) -> web.Response:
+        pools = [status.plan_view(snapshot) for _, snapshot in self._turned(request)]
+        return answer(views.PlanView(schema="plan/1", pools=pools))
 
     async def _explain(self, request: web.Request) -> web.Response:
         subject = request.query.get("subject", "pool").strip() or "pool"
-        sentences = explanation(subject, self._snapshot())
+        told = [(run.name, explanation(subject, turn)) for run, turn in self._turned(request)]
+        told = [(name, texts) for name, texts in told if texts]
+        several = len(told) > 1
+        sentences = [f"{name}: {text}" if several else text for name, texts in told for text in texts]
+        sentences = sentences or [*policy_text(subject)]
         if not sentences:
             raise Refused(
                 404,
                 f"nothing is known of {subject!r}; name a node, a zone, a policy (such as capacity), or pool",
             )
-        return answer(views.ExplainView(schema="explain/1", subject=subject, sentences=list(sentences)))
+        return answer(views.ExplainView(schema="explain/1", subject=subject, sentences=sentences))
 
     async def _metrics(self, _: web.Request) -> web.Response:
         text = await self._gauges.exposition()
@@ -192,66 +207,71 @@ class Api:
 
     async def _discovery(self, request: web.Request) -> web.Response:
         port = _number(request, "port", 0, least=1, most=65_535)
-        return answer(scrape_targets(self._snapshot(), port or None))
+        found = (scrape_targets(snapshot, port or None) for _, snapshot in self._turned(request))
+        return answer([group for groups in found for group in groups])
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        if not self._alive():
+        if not alive(self._runs):
             raise Refused(503, "the loop has not turned for too long")
         return web.Response(text="ok\n")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        snapshot = self._loop.last
-        if snapshot is None or not snapshot.world.listed or snapshot.fleet.sight.unaccounted:
-            raise Refused(503, "the cloud has not been seen whole yet")
-        found = snapshot.verdict
-        if found.state not in (State.OK, State.EMPTY, State.ALL_ON_DEMAND, State.PAUSED):
-            why = f": {found.reasons[0]}" if found.reasons else ""
-            raise Refused(503, f"pool {snapshot.fleet.pool.name} is {found.state}{why}")
+    async def _readyz(self, request: web.Request) -> web.Response:
+        for run in self._asked(request):
+            snapshot = run.last
+            if down := run.why_down():
+                raise Refused(503, f"pool {run.name} is down: {down}")
+            if snapshot is None or not snapshot.world.listed or snapshot.fleet.sight.unaccounted:
+                raise Refused(503, "the cloud has not been seen whole yet")
+            found = snapshot.verdict
+            if found.state not in (State.OK, State.EMPTY, State.ALL_ON_DEMAND, State.PAUSED):
+                why = f": {found.reasons[0]}" if found.reasons else ""
+                raise Refused(503, f"pool {run.name} is {found.state}{why}")
         return web.Response(text="ok\n")
 
     # -- asking ------------------------------------------------------------------------------------
 
     async def _drain(self, request: web.Request) -> web.Response:
-        name, body = self._known(request), await _body(request)
-        default = self._loop.pool.drain.budget
-        budget = _seconds(body, "deadline_s", default)
+        name, run, snapshot = self._known(request)
+        body = await _body(request)
+        budget = _seconds(body, "deadline_s", snapshot.fleet.pool.drain.budget)
         reason = _text(body, "reason") or "asked for by an operator"
-        await self._accept(OperatorDrained(at=self._clock.now(), node=name, budget=budget, reason=reason))
+        event = OperatorDrained(at=self._clock.now(), node=name, budget=budget, reason=reason)
+        await self._accept(run, event)
         return _done(f"{name} is cordoned; it drains once another node can take its place.")
 
     async def _undrain(self, request: web.Request) -> web.Response:
-        name, body = self._known(request), await _body(request)
-        node = self._snapshot().fleet.by_id[name]
-        if node.doomed is not None:
+        name, run, snapshot = self._known(request)
+        body = await _body(request)
+        if snapshot.fleet.by_id[name].doomed is not None:
             raise Refused(409, f"{name} drains because of a notice, which cannot be taken back here")
         reason = _text(body, "reason") or "asked for by an operator"
-        await self._accept(OperatorUndrained(at=self._clock.now(), node=name, reason=reason))
+        await self._accept(run, OperatorUndrained(at=self._clock.now(), node=name, reason=reason))
         return _done(f"{name} goes back to work.")
 
     async def _pause(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        run, body = self._one(request), await _body(request)
         seconds = _seconds(body, "for_s", 0.0)
         now = self._clock.now()
         await self._accept(
+            run,
             Paused(
                 at=now,
                 by=_text(body, "by") or "operator",
                 reason=_text(body, "reason") or "no reason given",
                 until=now + seconds if seconds > 0 else None,
-            )
+            ),
         )
         return _done(
             "Paused: nothing is launched or ended. Notices still drain nodes and target sets stay true."
         )
 
     async def _resume(self, request: web.Request) -> web.Response:
-        body = await _body(request)
-        await self._accept(Resumed(at=self._clock.now(), by=_text(body, "by") or "operator"))
+        run, body = self._one(request), await _body(request)
+        await self._accept(run, Resumed(at=self._clock.now(), by=_text(body, "by") or "operator"))
         return _done("Resumed.")
 
     async def _reload(self, request: web.Request) -> web.Response:
         body = await _body(request)
-        self._snapshot()
         before = self._reloader.config
         try:
             async with asyncio.timeout(_WRITTEN_WITHIN):
@@ -266,18 +286,18 @@ class Api:
             raise Refused(503, text) from None
         return answer(view)
 
-    async def _accept(self, event: Event) -> None:
+    async def _accept(self, run: Run, event: Event) -> None:
         """Put an operator's request into the journal before it is answered.
 
         A journal that cannot be written does not keep it from taking effect, but must not be hidden either.
         Nor must a loop that does not turn, which takes nothing up.
         """
-        ticket = self._inbox.put(event)
+        ticket = run.inbox.put(event)
         try:
             async with asyncio.timeout(_WRITTEN_WITHIN):
-                await self._inbox.written(ticket)
+                await run.inbox.written(ticket)
         except TimeoutError:
-            if not self._snapshot().world.durable:
+            if run.last is not None and not run.last.world.durable:
                 text = "it is taken up, but the journal cannot be written, so a restart would forget it; "
                 text += "see the daemon's log, and daemon.state_dir's disk or daemon.store's database"
             else:
@@ -286,17 +306,42 @@ class Api:
 
     # -- helpers -----------------------------------------------------------------------------------
 
-    def _snapshot(self) -> Any:
-        snapshot = self._loop.last
-        if snapshot is None:
-            raise Refused(503, "the daemon is starting; ask again in a second")
-        return snapshot
+    def _asked(self, request: web.Request) -> list[Run]:
+        """The pool that a request names, or all."""
+        name = request.query.get("pool", "")
+        if name and name not in self._runs:
+            raise Refused(404, f"no pool {name!r} is known; {_named(self._runs)}")
+        return [self._runs[name]] if name else [*self._runs.values()]
 
-    def _known(self, request: web.Request) -> str:
+    def _one(self, request: web.Request) -> Run:
+        """The pool that a request names, or the only one."""
+        found = self._asked(request)
+        if len(found) != 1:
+            raise Refused(400, f"say which pool is meant (--pool, or ?pool=NAME); {_named(self._runs)}")
+        return found[0]
+
+    def _turned(self, request: web.Request) -> list[tuple[Run, Snapshot]]:
+        """The pools that a request is about and that have turned, with their newest turn."""
+        asked = self._asked(request)
+        found = [*turned(asked)]
+        if asked and not found:
+            raise Refused(503, "the daemon is starting; ask again in a second")
+        return found
+
+    def _known(self, request: web.Request) -> tuple[str, Run, Snapshot]:
+        """A living node that a request names, with its pool."""
         name = request.match_info["node"]
-        if name not in self._snapshot().fleet.by_id:
-            raise Refused(404, f"no node {name!r} is known; see `orchestrator nodes`")
-        return name
+        for run, snapshot in self._turned(request):
+            if name in snapshot.fleet.by_id:
+                return name, run, snapshot
+        raise Refused(404, f"no node {name!r} is known; see `orchestrator nodes`")
+
+    def _event(self, entry: StoredEvent) -> views.EventView:
+        """An entry of the journal, with the pool where there are several."""
+        view = status.event_view(entry)
+        if len(self._runs) > 1:
+            view["pool"] = entry.pool
+        return view
 
     async def _read(self, **query: Any) -> Any:
         try:
@@ -321,6 +366,11 @@ def _at_most(most: int) -> Middleware:
             served -= 1
 
     return bounded
+
+
+def _named(runs: Runs) -> str:
+    """The pools of the daemon in words."""
+    return f"the daemon's pools are {', '.join(runs)}" if runs else "the daemon has no pool"
 
 
 async def _only_reading(_: web.Request) -> web.StreamResponse:

@@ -32,14 +32,14 @@ _NOT_POLICIES = frozenset(
 
 
 def explanation(subject: str, snapshot: Snapshot) -> tuple[str, ...]:
-    """Sentences about a subject; empty when nothing is known of it."""
+    """Sentences about a pool, or a node or a place of it; empty when it knows nothing of the subject."""
     fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
     if subject in ("pool", fleet.pool.name):
         return (*explain.pool_sentences(fleet, world, memory), *snapshot.plan.notes)
     matching = [n for n in fleet.nodes if n.id.startswith(subject)]
     if len(matching) == 1:
         return explain.node_sentences(matching[0], memory, world.now)
-    return _zone(subject, snapshot) or policy_text(subject)
+    return _zone(subject, snapshot)
 
 
 def policy_names() -> tuple[str, ...]:

@@ -12,18 +12,18 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from prometheus_client import Gauge, generate_latest
 
-from cloud.agent_receiver import AgentReceiver, NodeReport
-from cloud.ports import Notices
+from cloud.agent_receiver import NodeReport
 from orchestrator import __version__, logs
 from orchestrator.api import agents, status
+from orchestrator.api.runs import Run, Runs
 from orchestrator.journal.store import Totals
-from orchestrator.loop.inbox import Inbox
-from orchestrator.loop.loop import Loop, Snapshot
+from orchestrator.loop.loop import Snapshot
 from orchestrator.metrics import metrics
 from orchestrator.views import api as views
 from policies import bars
@@ -36,84 +36,135 @@ from policies.parts import parts
 from policies.prices import failing
 from policies.turn import Turn
 
+POOL_FAILED = "pool-failed"
+"""Name of the alarm of a pool whose loop does not turn."""
+
 _MIB = 1024.0 * 1024.0
 _CALLS = (ActionKind.LAUNCH, ActionKind.START, ActionKind.STOP, ActionKind.TERMINATE)
 _OPEN_STAGES = ("noticed", "opened", "detached", "drained", "gone")
 _LIVES = frozenset(InstanceState) - {InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED}
 
 
+_COME_AND_GO = (
+    metrics.MARKET_PAUSED,
+    metrics.PRICE,
+    metrics.PRICES_AGE,
+    metrics.SPEND_CAP,
+    metrics.NODE,
+    metrics.ENGINE_READY,
+    metrics.ENGINE_RUNNING,
+    metrics.ENGINE_WAITING,
+    metrics.TARGETS,
+    metrics.TARGETS_DIFFER,
+    metrics.GPU_BUSY,
+    metrics.GPU_MEMORY_USED,
+    metrics.GPU_MEMORY,
+    metrics.GPU_TEMPERATURE,
+    metrics.GPU_ECC,
+    metrics.GPU_XIDS,
+    metrics.NODE_REPORT_AGE,
+)
+"""Gauges whose labels name what comes and goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was read of one pool, and does not change any more. `snapshot`: None before its first turn."""
+
+    pool: str
+    snapshot: Snapshot | None
+    totals: Totals
+    reports: Mapping[str, NodeReport]
+    down: str
+
+
 class Gauges:
     """Everything that a daemon shows beside what it counts as it goes.
 
-    `totals`: the money so far. `state_dir`: where the journal is. `sources`: of notices. `clock_step`: see
-    the metric of that name. `agents`: None where nodes do not report.
+    `state_dir`: where the journal is. `clock_step`: see the metric of that name.
     """
 
-    def __init__(
-        self,
-        *,
-        loop: Loop,
-        totals: Callable[[], Totals],
-        state_dir: Path,
-        sources: Sequence[Notices],
-        inbox: Inbox,
-        clock_step: Callable[[], float],
-        agents: AgentReceiver | None = None,
-    ) -> None:
-        self._loop, self._totals, self._state_dir, self._sources = loop, totals, state_dir, sources
-        self._inbox, self._clock_step, self._agents = inbox, clock_step, agents
+    def __init__(self, *, runs: Runs, state_dir: Path, clock_step: Callable[[], float]) -> None:
+        self._runs, self._state_dir, self._clock_step = runs, state_dir, clock_step
+        self._shown: set[str] = set()
         self._one = asyncio.Lock()
 
     async def exposition(self) -> bytes:
         """The text that Prometheus scrapes.
 
-        What grows with the pool is worked out in a thread: with a thousand nodes it takes tenths of a second,
-        and a notice must not wait for a scrape. One at a time, since the gauges are the process's own.
+        What grows with the pools is worked out in a thread: with a thousand nodes it takes tenths of a
+        second, and a notice must not wait for a scrape. One at a time: the gauges are the process's own.
         """
         async with self._one:
-            return await asyncio.to_thread(self._text, *self._look())
+            return await asyncio.to_thread(self._text, self._look())
 
     def publish(self) -> None:
         """Set all of them to what holds now, in place."""
-        self._publish(*self._look())
+        self._publish(self._look())
 
-    def _look(self) -> tuple[Snapshot | None, Totals, Mapping[str, NodeReport]]:
-        """Read what changes under the loop's hands: its own parts, sources, agents."""
-        metrics.INBOX_WAITING.set(self._inbox.waiting)
-        metrics.INBOX_DROPPED.set(self._inbox.dropped)
+    def _look(self) -> list[_Look]:
+        """Read what changes under the loops' hands: their own parts, sources, agents."""
         metrics.CLOCK_STEP.set(self._clock_step())
         metrics.LOG_DROPPED.set(logs.dropped_lines())
-        metrics.JOURNAL_UNWRITTEN.set(self._loop.unwritten)
         metrics.BUILD.labels(__version__).set(1)
-        for source in self._sources:
-            metrics.NOTICE_SOURCE_AGE.labels(source.name).set(source.age())
-        reports: Mapping[str, NodeReport] = {}
-        if self._agents is not None:
-            agents.publish(self._agents, self._loop.pool.name)
-            reports = self._agents.reports()
-        return self._loop.last, self._totals(), reports
+        for gone in self._shown - self._runs.keys():
+            metrics.forget(gone)
+        self._shown = {*self._runs}
+        return [_look_at(run) for run in self._runs.values()]
 
-    def _publish(self, snapshot: Snapshot | None, totals: Totals, reports: Mapping[str, NodeReport]) -> None:
+    def _publish(self, looks: Sequence[_Look]) -> None:
         """Set the gauges that follow from what does not change any more, and from the disk."""
         with suppress(OSError):  # a directory that is gone has no size; its alert is the journal's
             metrics.STATE_FREE.set(shutil.disk_usage(self._state_dir).free)
             metrics.JOURNAL_BYTES.set(sum(f.stat().st_size for f in self._state_dir.glob("journal.db*")))
-        if snapshot is None:
-            return
-        publish_pool(snapshot)
-        publish_market(snapshot)
-        publish_money(snapshot, totals)
-        publish_nodes(snapshot)
-        publish_swaps(snapshot)
-        publish_balancers(snapshot)
-        publish_reports(snapshot, reports)
+        clear()
+        for look in looks:
+            if look.snapshot is not None:
+                publish_all(look.snapshot, look.totals, look.reports, down=look.down)
 
-    def _text(self, snapshot: Snapshot | None, totals: Totals, reports: Mapping[str, NodeReport]) -> bytes:
-        self._publish(snapshot, totals, reports)
+    def _text(self, looks: Sequence[_Look]) -> bytes:
+        self._publish(looks)
         return generate_latest(metrics.REGISTRY)
 
 
-def publish_pool(snapshot: Snapshot) -> None:
+def _look_at(run: Run) -> _Look:
+    metrics.INBOX_WAITING.labels(run.name).set(run.inbox.waiting)
+    metrics.INBOX_DROPPED.labels(run.name).set(run.inbox.dropped)
+    down = run.why_down()
+    if run.loop is not None:
+        metrics.JOURNAL_UNWRITTEN.labels(run.name).set(run.loop.unwritten)
+    if down or run.failures:
+        metrics.ALARMS.labels(run.name, POOL_FAILED).set(bool(down))
+        metrics.POOL_FAILURES.labels(run.name).set(run.failures)
+    for source in run.sources:
+        metrics.NOTICE_SOURCE_AGE.labels(run.name, source.name).set(source.age())
+    reports: Mapping[str, NodeReport] = {}
+    if run.agents is not None:
+        agents.publish(run.agents, run.name)
+        reports = run.agents.reports()
+    return _Look(run.name, run.last, run.totals, reports, down)
+
+
+def clear() -> None:
+    """Drop what labels of nodes, targets, places and parts were set before: they are set anew."""
+    for gauge in _COME_AND_GO:
+        gauge.clear()
+
+
+def publish_all(
+    snapshot: Snapshot, totals: Totals, reports: Mapping[str, NodeReport], *, down: str = ""
+) -> None:
+    """Everything that follows from the newest turn of a pool. `down`: why its loop does not turn."""
+    publish_pool(snapshot, down=down)
+    publish_market(snapshot)
+    publish_money(snapshot, totals)
+    publish_nodes(snapshot)
+    publish_swaps(snapshot)
+    publish_balancers(snapshot)
+    publish_reports(snapshot, reports)
+
+
+def publish_pool(snapshot: Snapshot, *, down: str = "") -> None:
     """How many nodes there are, in what state, and what is under way."""
     fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
     pool, now = fleet.pool.name, world.now
@@ -134,7 +185,7 @@ def publish_pool(snapshot: Snapshot) -> None:
     metrics.STANDBYS.labels(pool, str(StandbyKind.HOT)).set(status.hot_standbys(fleet))
     metrics.STANDBYS.labels(pool, str(StandbyKind.STOPPED)).set(status.stopped_standbys(fleet))
     for name in get_args(views.PoolState):
-        metrics.STATE.labels(pool, name).set(name == found.state)
+        metrics.STATE.labels(pool, name).set(name == ("down" if down else found.state))
     metrics.PAUSED.labels(pool).set(memory.pause is not None and memory.pause.holds(now))
     deferred = Counter(d.kind for d in snapshot.plan.deferred)
     for kind in (*_CALLS, ActionKind.DRAIN, ActionKind.UNDRAIN):
@@ -160,13 +211,10 @@ def publish_market(snapshot: Snapshot) -> None:
     half_life = pool.placement.refusal_half_life
     recent = sum(decayed(r, now, half_life) > 0.5 for r in memory.refusals.values())
     metrics.REFUSALS.labels(pool.name).set(recent)
-    metrics.MARKET_PAUSED.clear()
     for region, market in bars.to_mend(pool, memory):
         metrics.MARKET_PAUSED.labels(pool.name, region, str(market)).set(1)
     scorer = _turn(snapshot).scorer
     states: Counter[tuple[Market, str]] = Counter()
-    metrics.PRICE.clear()
-    metrics.PRICES_AGE.clear()
     failed = {f.part: f for f in failing(snapshot.world, memory)}
     for part, view in snapshot.world.offerings.items():
         read_at = view.at
@@ -195,7 +243,6 @@ def publish_money(snapshot: Snapshot, totals: Totals) -> None:
         gauge.labels(pool).set(math.nan if dollars is None else dollars)
     metrics.SPENT.labels(pool).set(totals.usd)
     metrics.SAVED.labels(pool).set(totals.on_demand_usd - totals.usd)
-    metrics.SPEND_CAP.clear()
     if cap is not None:
         metrics.SPEND_CAP.labels(pool).set(cap)
     cheapest = min(
@@ -213,13 +260,6 @@ def _turn(snapshot: Snapshot) -> Turn:
 def publish_nodes(snapshot: Snapshot) -> None:
     """Every node and its engine."""
     pool = snapshot.fleet.pool.name
-    for gauge in (
-        metrics.NODE,
-        metrics.ENGINE_READY,
-        metrics.ENGINE_RUNNING,
-        metrics.ENGINE_WAITING,
-    ):
-        gauge.clear()
     for node in snapshot.fleet.nodes:
         place = node.placement
         metrics.NODE.labels(pool, node.id, str(place.market), place.zone, place.instance_type).set(1)
@@ -245,8 +285,6 @@ def publish_balancers(snapshot: Snapshot) -> None:
     pool, plan, world = snapshot.fleet.pool.name, snapshot.plan, snapshot.world
     lost = {part.name for part in parts(world) if part.kind is PartKind.BALANCER and part.lost(world.now)}
     wanted = {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE}
-    metrics.TARGETS.clear()
-    metrics.TARGETS_DIFFER.clear()
     for name, view in world.balancers.items():
         if view.at is None or name in lost:
             continue
@@ -260,16 +298,6 @@ def publish_balancers(snapshot: Snapshot) -> None:
 def publish_reports(snapshot: Snapshot, reports: Mapping[str, NodeReport]) -> None:
     """What the agents of living nodes say of their GPUs; a value that a node does not tell has no series."""
     pool, known = snapshot.fleet.pool.name, snapshot.fleet.by_id
-    for gauge in (
-        metrics.GPU_BUSY,
-        metrics.GPU_MEMORY_USED,
-        metrics.GPU_MEMORY,
-        metrics.GPU_TEMPERATURE,
-        metrics.GPU_ECC,
-        metrics.GPU_XIDS,
-        metrics.NODE_REPORT_AGE,
-    ):
-        gauge.clear()
     for node, report in reports.items():
         if node not in known:
             continue

@@ -17,17 +17,21 @@ _Stage = Literal["detached", "drained", "replaced", "gone"]
 _STAGES: Final[tuple[_Stage, ...]] = ("detached", "drained", "replaced", "gone")
 
 
-def view(swaps: Iterable[Swap], *, at: float, limit: int) -> views.HistoryView:
-    """The newest `limit` of these swaps, oldest first, with the account of their stages."""
-    shown = [_swap(s) for s in sorted(swaps, key=lambda s: (s.opened_at, s.outgoing))[-limit:]]
+def view(swaps: Iterable[tuple[str, Swap]], *, at: float, limit: int) -> views.HistoryView:
+    """The newest `limit` of these swaps, oldest first, with the account of their stages.
+
+    Each comes with its pool, empty where the daemon has one.
+    """
+    ordered = sorted(swaps, key=lambda pair: (pair[1].opened_at, pair[1].outgoing))[-limit:]
+    shown = [_swap(swap, pool) for pool, swap in ordered]
     return views.HistoryView(schema="history/1", at=at, swaps=shown, stages=_stages(shown))
 
 
-def _swap(swap: Swap) -> views.PastSwapView:
+def _swap(swap: Swap, pool: str) -> views.PastSwapView:
     def since(moment: float | None) -> float | None:
         return None if moment is None else max(0.0, moment - swap.opened_at)
 
-    return views.PastSwapView(
+    view = views.PastSwapView(
         outgoing=swap.outgoing,
         incoming=swap.incoming or None,
         cause=str(swap.cause),
@@ -41,6 +45,9 @@ def _swap(swap: Swap) -> views.PastSwapView:
             gone=since(swap.gone_at),
         ),
     )
+    if pool:
+        view["pool"] = pool
+    return view
 
 
 def _stages(swaps: Sequence[views.PastSwapView]) -> list[views.StageView]:

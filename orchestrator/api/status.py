@@ -31,8 +31,11 @@ _RECENT = 3600.0  # s for which a failed boot is a problem of now
 _UNKNOWN = "unknown"  # the state of a target whose balancer does not answer
 
 
-def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
-    """One pool: wanted against actual, money, notices, swaps, nodes."""
+def pool_view(snapshot: Snapshot, totals: Totals, *, down: str = "") -> views.PoolView:
+    """One pool: wanted against actual, money, notices, swaps, nodes.
+
+    `down` says why its loop does not turn; what is shown of it is then what was last seen.
+    """
     fleet, world, memory = snapshot.fleet, snapshot.world, snapshot.memory
     pool, now = fleet.pool, world.now
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
@@ -55,7 +58,7 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         temporary_on_demand=fleet.temporary_on_demand,
         standby_hot=hot_standbys(fleet),
         standby_stopped=stopped_standbys(fleet),
-        state=found.state.value,
+        state="down" if down else found.state.value,
         cost_per_hour=money.cost,
         on_demand_cost_per_hour=money.on_demand,
         saved_share=money.saved_share,
@@ -72,7 +75,10 @@ def pool_view(snapshot: Snapshot, totals: Totals) -> views.PoolView:
         swaps=[_swap(s) for s in sorted(memory.swaps.values(), key=lambda s: s.opened_at)][-_SWAPS_SHOWN:],
         nodes=[_node(n, world, states.get(n.id), memory) for n in fleet.nodes],
         failed_boots=[failed_boot_view(boot) for boot in memory.failed_boots],
-        problems=_problems(snapshot, found),
+        problems=[
+            *([f"nothing is decided for this pool: {down}"] if down else []),
+            *_problems(snapshot, found),
+        ],
         notes=[*explain.pool_sentences(fleet, world, memory), *snapshot.plan.notes],
     )
 

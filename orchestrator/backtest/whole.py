@@ -141,7 +141,7 @@ class _Run:
         process = sim.boot()
         await sim.clock.sleep(self._scenario.seconds)
         self._count(self._scenario.seconds)
-        loop = process.daemon.loop
+        loop = process.loop(sim.pool.name)
         self._tally.steps = loop.turns if loop is not None else 0
 
     # -- every tick ------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class _Run:
         """Who is ready from now on."""
         clock = self._began + now
         process = self._sim.running
-        loop = process.daemon.loop if process is not None else None
+        loop = process.loop(self._sim.pool.name) if process is not None else None
         records = loop.memory.nodes if loop is not None else {}
         ready: dict[str, bool] = {}
         for machine in self._world.of(self._sim.pool.name):

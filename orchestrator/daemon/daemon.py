@@ -1,28 +1,25 @@
-"""The daemon: one list of named root tasks, started and stopped together.
+"""The daemon as a process: the lease, the journal, the sockets and the configuration of all its pools.
 
 Embeddable: tests and the demo run it in their own event loop. Stopping it touches no node; killing it at any
-instant loses nothing that was journalled.
+instant loses nothing that was journalled. What is done for one pool alone is in `pool_run`, and how one that
+fails is kept from the others in `pools`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import Coroutine
-from functools import partial
+from collections.abc import Collection, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
 from cloud.clock import SystemClock
 from cloud.errors import Denied
 from cloud.ports import Clock, Lease, LeaseHolder
-from cloud.serving.sockets import reason_of
 from orchestrator import __version__
-from orchestrator.api import agents
 from orchestrator.api.api import Api
 from orchestrator.api.gauges import Gauges
 from orchestrator.api.listeners import Listeners
@@ -32,29 +29,24 @@ from orchestrator.api.status import status_line
 from orchestrator.config.load import Config
 from orchestrator.config.sockets import reading_socket
 from orchestrator.config.types import SQLITE
+from orchestrator.daemon.pool_run import Connect, Footing, PoolRun
+from orchestrator.daemon.pools import Pools
 from orchestrator.daemon.standby import Standby
 from orchestrator.journal.sqlite import SqliteStore
-from orchestrator.journal.store import Store, StoreUnavailable, Superseded
+from orchestrator.journal.store import Store, StoreUnavailable
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.pair import OpenShared, Shared, open_shared
-from orchestrator.loop.actuator import Actuator
-from orchestrator.loop.hearing import hear
-from orchestrator.loop.inbox import Inbox
-from orchestrator.loop.ledger import Ledger
-from orchestrator.loop.loop import Loop, Snapshot
-from orchestrator.loop.observer import Observer, Pace
-from orchestrator.loop.recorder import Recorder
+from orchestrator.loop.loop import Snapshot
 from orchestrator.supervision import Supervisor
 from orchestrator.views import api as views
-from orchestrator.wiring.ports import Ports, connect, engine_spec
-from policies.events import DaemonStarted, Event
-from policies.memory import Memory, reduce
-from policies.resize import configured
+from orchestrator.wiring.ports import connect
+from policies.events import Event
 
 log = structlog.get_logger("daemon")
 
-SNAPSHOT_EVERY = 900.0
-_STALLED_AFTER = 60.0
+
+_IDLE: Final = 10.0
+"""Seconds between two looks at whether there is a pool."""
 
 
 class OpenStore(Protocol):
@@ -74,9 +66,9 @@ class MakeLease(Protocol):
 
 
 class Daemon:
-    """One daemon on one state directory. `start`, then `wait`, then `stop`.
+    """One daemon on one state directory. `start`, then `wait`, then `stop`. `runs` are its pools by name.
 
-    `ports` replaces the world outside, `clock` the time, `open_store` and `make_lease` what is kept in the
+    `connect` replaces the world outside, `clock` the time, `open_store` and `make_lease` what is kept in the
     state directory, `open_shared` what a pair of daemons shares. `supervisor` hears of every completed turn.
     `threads=False` runs the journal in place, and `listen=False` opens no socket, for event loops that permit
     neither.
@@ -87,7 +79,7 @@ class Daemon:
         config: Config,
         *,
         clock: Clock | None = None,
-        ports: Ports | None = None,
+        connect: Connect = connect,
         threads: bool = True,
         listen: bool = True,
         open_store: OpenStore = SqliteStore.open,
@@ -95,19 +87,17 @@ class Daemon:
         open_shared: OpenShared = open_shared,
         supervisor: Supervisor | None = None,
     ) -> None:
-        self._threads, self._listen = threads, listen
+        self._threads, self._listen, self._connect = threads, listen, connect
         self._make_store, self._make_lease, self._make_shared = open_store, make_lease, open_shared
         self._clock = clock if clock is not None else SystemClock()
-        self._inbox = Inbox()
         self.reloader = Reloader(
             config,
             clock=self._clock,
             threads=threads,
-            last=lambda: self.loop.last if self.loop is not None else None,
+            last=lambda name: self.runs[name].last if name in self.runs else None,
             apply=self._reconfigure,
-            tell=self._inbox.put,
+            tell=self._put,
         )
-        self._ports = ports
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._roots: dict[str, Coroutine[Any, Any, None]] = {}
@@ -116,11 +106,14 @@ class Daemon:
         self._lease: Lease | None = None  # the right to act
         self._standby: Standby | None = None
         self._store: Store | None = None
-        self._started_at = self._led_at = 0.0
-        self._epoch = 0
+        self._pools: Pools | None = None
+        self._started_at = 0.0
         self._failed: asyncio.Future[str] | None = None
-        self.loop: Loop | None = None
-        self._ledger: Ledger | None = None
+
+    @property
+    def runs(self) -> Mapping[str, PoolRun]:
+        """The pools by name; none before the daemon leads."""
+        return self._pools.runs if self._pools is not None else {}
 
     @property
     def _config(self) -> Config:
@@ -163,7 +156,7 @@ class Daemon:
         self._lease = place
         store = self._store = self._open_store()
         epoch = await store.next_epoch(self._started_at, after=after)
-        await self._begin(store, place, epoch, at=self._started_at)
+        await self._begin(store, place, epoch)
 
     async def _join(self, place: FileLease) -> None:
         """Lead, or stand by while the other daemon of the pair does."""
@@ -175,7 +168,7 @@ class Daemon:
             seconds, supervisor = self._config.daemon.lease, self._supervisor
             standby = self._standby = Standby(
                 shared.lease,
-                pool=self._config.pool_name,
+                pools=tuple(self._config.pools),
                 clock=self._clock,
                 seconds=seconds,
                 supervisor=supervisor,
@@ -195,34 +188,32 @@ class Daemon:
     async def _take_over(self, holder: LeaseHolder, shared: Shared) -> None:
         self._spawn("hold the lease", shared.lease.keep())
         shared.store.begin_epoch(holder.epoch)
-        await self._begin(shared.store, shared.lease, holder.epoch, at=self._clock.now())
+        await self._begin(shared.store, shared.lease, holder.epoch)
 
-    async def _begin(self, store: Store, lease: Lease, epoch: int, *, at: float) -> None:
+    async def _begin(self, store: Store, lease: Lease, epoch: int) -> None:
         """Read the journal and start to work."""
-        settings, name = self._config.daemon, self._config.pool_name
-        self._epoch, self._led_at = epoch, at
         if self._place is not None:
             self._place.record(epoch)
-        memory = await store.load(name)
-        ports = self._ports = self._ports if self._ports is not None else self._connect()
-        await self.reloader.begin(memory, partial(ports.machines, name, settings.call_timeout))
-        news = (DaemonStarted(at=at, epoch=epoch), configured(self._config.wanted, at=at))
-        await store.append(name, news)
-        totals = await store.totals(name)
-        store.keep_turns_for, store.keep_turns_bytes = settings.keep_turns, settings.keep_turns_size
-        self._assemble(store, lease, ports, reduce(memory, *news), Ledger(name, store, totals))
+        self._keep_turns(store)
+        footing = Footing(
+            clock=self._clock,
+            store=store,
+            lease=lease,
+            epoch=epoch,
+            connect=self._connect,
+            confirm=self.reloader.confirm,
+            pace=self._supervisor.pace,
+            listen=self._listen,
+            turned=self._after_turn,
+            compacting=asyncio.Lock(),
+        )
+        pools = self._pools = Pools(footing, give_up=self._fail)
+        await pools.begin(map(self._config.only, self._config.pools))
         if self._listen:
-            await self._open_sockets(store, ports)
-        self._start_tasks(ports, store)
-        log.info("started", epoch=self._epoch, pool=name, state_dir=str(settings.state_dir))
-
-    def _connect(self) -> Ports:
-        try:
-            return connect(self._config, self._clock)
-        except OSError as error:
-            raise StartError(f"{error.filename}: cannot be read ({reason_of(error)})") from error
-        except ValueError as error:
-            raise StartError(str(error)) from error
+            await self._serve(self._api(pools, store))
+        pools.start()
+        self._spawn("show signs of life", self._live())
+        log.info("started", epoch=epoch, pools=list(pools.runs), state_dir=str(self._config.daemon.state_dir))
 
     def _open_store(self) -> Store:
         path = self._config.daemon.state_dir / "journal.db"
@@ -235,99 +226,28 @@ class Daemon:
             )
         return store
 
-    def _assemble(self, store: Store, lease: Lease, ports: Ports, memory: Memory, ledger: Ledger) -> None:
-        """Build the parts; nothing runs yet."""
-        settings, name = self._config.daemon, self._config.pool_name
-        inbox = self._inbox
-        observer = Observer(
-            pool=name,
-            clock=self._clock,
-            instances=ports.instances,
-            offerings=ports.offerings,
-            balancers=ports.balancers,
-            engine=ports.engine,
-            pace=Pace(
-                instances=settings.poll_instances,
-                offerings=settings.poll_offerings,
-                targets=settings.poll_targets,
-                engines=settings.probe_interval,
-                hurry=min(settings.tick, settings.poll_instances, settings.poll_targets),
-                call_timeout=settings.call_timeout,
-                probe_concurrency=settings.probe_concurrency,
-            ),
-            wake=inbox.poke,
-            condemned=partial(agents.verdict, ports.agents) if ports.agents is not None else lambda _: "",
-            sources=ports.notices,
-        )
-        actuator = Actuator(
-            pool=name,
-            clock=self._clock,
-            instances=ports.instances,
-            balancers=ports.balancers,
-            command=ports.command,
-            call_timeout=settings.call_timeout,
-            emit=inbox.put,
-            leading=lease.valid,
-            failsafe=lambda: lease.unanswered() is not None,
-            node_says=partial(agents.boot_words, ports.agents) if ports.agents is not None else lambda _: "",
-        )
-        self._observer, self._actuator, self._ledger = observer, actuator, ledger
-        quiet = settings.record_turns
-        self.loop = Loop(
-            pool=self._config.wanted,
-            memory=memory,
-            clock=self._clock,
-            lease=lease,
-            epoch=self._epoch,
-            journal=store,
-            ledger=ledger,
-            inbox=inbox,
-            observer=observer,
-            actuator=actuator,
-            tick=self._tick(settings.tick),
-            recorder=Recorder(store.turns(name), quiet=quiet) if quiet is not None else None,
-            on_turn=self._after_turn,
-        )
-
-    def _start_tasks(self, ports: Ports, store: Store) -> None:
-        """Start one task for each root of work: last, so that a start that is refused has done nothing."""
-        if self.loop is None:
-            raise StartError("the loop was not built")
-        roots = {
-            "loop": self.loop.run(),
-            "keep journal small": self._compact(store),
-            **self._observer.tasks(),
-            **{f"write {n}": writer.run() for n, writer in self._actuator.writers.items()},
-            **{f"hear {source.name}": hear(source, self._inbox, self._clock) for source in ports.notices},
-        }
-        for name, work in roots.items():
-            self._spawn(name, work)
+    def _keep_turns(self, store: Store) -> None:
+        settings = self._config.daemon
+        store.keep_turns_for, store.keep_turns_bytes = settings.keep_turns, settings.keep_turns_size
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
         self._roots[name] = work
         self._tasks[name] = asyncio.create_task(self._guard(name, work, may_end=may_end), name=name)
 
-    async def _open_sockets(self, store: Store, ports: Ports) -> None:
-        """Open the listeners, in the place of those of the standby."""
-        if self.loop is None or self._ledger is None:
-            raise StartError("the loop was not built")
-        api = Api(
-            loop=self.loop,
-            inbox=self._inbox,
-            ledger=self._ledger,
+    def _api(self, pools: Pools, store: Store) -> Api:
+        clock = self._clock
+        return Api(
+            runs=pools.runs,
             store=store,
-            clock=self._clock,
+            clock=clock,
             daemon=self.describe,
-            alive=self.alive,
-            gauges=self._gauges(self.loop, self._ledger),
+            gauges=Gauges(
+                runs=pools.runs,
+                state_dir=self._config.daemon.state_dir,
+                clock_step=clock.step if isinstance(clock, SystemClock) else lambda: 0.0,
+            ),
             reloader=self.reloader,
-            agents=ports.agents,
         )
-        await self._serve(api)
-        if ports.agents is not None:
-            ports.agents.owned = self._knows
-            name, names = self._config.pool_name, self._config.daemon.allowed_hosts
-            await self._listeners.open_agents(name, self._config.pool.agents, names, ports.agents)
 
     async def _serve(self, api: Api | Standby) -> None:
         """Open the sockets, in the place of those that were served before."""
@@ -340,49 +260,24 @@ class Daemon:
             app, names = api.monitoring_app(), settings.allowed_hosts
             await listeners.open_tcp(settings.listen, "monitoring", "daemon.listen", app, names)
 
-    def _knows(self, node: str) -> bool:
-        """False of what is certainly no node of ours. Before the first turn anybody may be one."""
-        last = self.loop.last if self.loop is not None else None
-        return last is None or bool(last.world.unlisted) or node in last.fleet.by_id
-
-    def _gauges(self, loop: Loop, ledger: Ledger) -> Gauges:
-        clock = self._clock
-        return Gauges(
-            loop=loop,
-            totals=lambda: ledger.totals,
-            state_dir=self._config.daemon.state_dir,
-            sources=self._ports.notices if self._ports is not None else (),
-            inbox=self._inbox,
-            clock_step=clock.step if isinstance(clock, SystemClock) else lambda: 0.0,
-            agents=self._ports.agents if self._ports is not None else None,
-        )
-
-    def _tick(self, wanted: float) -> float:
-        """The longest pause between two turns: the watchdog is fed by them."""
-        pace = self._supervisor.pace
-        return wanted if pace is None else min(wanted, pace)
-
     async def _reconfigure(self, config: Config, wait: bool) -> None:
-        """Put a changed configuration into force, all of it in one turn."""
+        """Put a changed configuration into force, all of it in one turn of each pool."""
         logging.getLogger().setLevel(config.daemon.log_level.upper())
         if self._standby is not None:
             return  # it begins with what is in force when it takes over
-        if self.loop is None or self._store is None or self._ports is None:
-            raise StartError("the loop was not built")
-        settings, store = config.daemon, self._store
-        store.keep_turns_for, store.keep_turns_bytes = settings.keep_turns, settings.keep_turns_size
-        self._actuator.command = self._ports.engine.command(engine_spec(config.pool))
-        self.loop.reconfigure(config.wanted, tick=self._tick(settings.tick))
-        ticket = self._inbox.put(configured(config.wanted, at=self._clock.now()))
-        if wait:
-            await self._inbox.written(ticket)
+        if self._store is None or self._pools is None:
+            raise StartError("the daemon was not started")
+        self._keep_turns(self._store)
+        await self._pools.reconfigure(config, wait=wait)
 
-    async def tell(self, event: Event) -> None:
-        """Hand an operator's request to the loop; returns once it is in the journal. Call after `start`."""
-        await self._inbox.written(self._inbox.put(event))
+    def _put(self, event: Event, pools: Collection[str]) -> None:
+        """Have these pools hear of something that concerns them."""
+        for name in pools:
+            if name in self.runs:
+                self.runs[name].inbox.put(event)
 
     async def wait(self) -> str:
-        """Until a root task ends, which none should; returns its name and how."""
+        """Until the daemon has to end, which it never should; returns why."""
         if self._failed is None:
             raise StartError("the daemon was not started")
         return await self._failed
@@ -397,17 +292,9 @@ class Daemon:
         for work in self._roots.values():
             work.close()  # one whose task never got to run
         self._roots.clear()
-        if self.loop is not None:
-            await self._actuator.stop()
-            await self._observer.stop()
-        if self._ledger is not None and self._store is not None:
-            with contextlib.suppress(Superseded):
-                await self._ledger.write()
-        if self._ports is not None:
-            await self._ports.close()
+        if self._pools is not None:
+            await self._pools.stop()
         if self._store is not None:
-            with contextlib.suppress(StoreUnavailable):
-                await self._store.flush(self._config.pool_name)
             self._store.close()
         for lease in (self._lease, self._place):
             if lease is not None:
@@ -415,37 +302,29 @@ class Daemon:
 
     def describe(self) -> views.DaemonView:
         """The daemon itself, for status pages."""
-        now = self._clock.now()
-        last = self.loop.last if self.loop is not None else None
-        pause = last.memory.pause if last is not None else None
-        held = pause is not None and pause.holds(now)
+        now, runs = self._clock.now(), self.runs.values()
+        turns = [run.last for run in runs if run.last is not None]
+        paused = [turn.memory.pause for turn in turns if turn.memory.pause and turn.memory.pause.holds(now)]
+        pause = paused[0] if paused and len(paused) == len(self.runs) else None
         return views.DaemonView(
             version=__version__,
             pid=os.getpid(),
-            epoch=self._epoch,
+            epoch=self._store.epoch if self._store is not None else 0,
             uptime_s=now - self._started_at,
             leading=self._lease is not None and self._lease.valid(),
             database_silent_s=self._lease.unanswered() if self._lease is not None else None,
             leader=self._standby.leader if self._standby is not None else None,
-            paused=views.PausedView(by=pause.by, reason=pause.reason, until=pause.until)
-            if pause is not None and held
-            else None,
-            journal_ok=last.world.durable if last is not None else True,
-            last_turn_s=now - last.at if last is not None else now - self._started_at,
-            turns=self.loop.turns if self.loop is not None else 0,
+            paused=views.PausedView(by=pause.by, reason=pause.reason, until=pause.until) if pause else None,
+            journal_ok=all(turn.world.durable for turn in turns),
+            last_turn_s=now - min((turn.at for turn in turns), default=self._started_at),
+            turns=sum(run.turns for run in runs),
             config=self.reloader.state(),
         )
-
-    def alive(self) -> bool:
-        """True while the loop turns."""
-        last = self.loop.last if self.loop is not None else None
-        since = last.at if last is not None else self._led_at
-        return self._clock.now() - since < _STALLED_AFTER
 
     # -- root tasks --------------------------------------------------------------------------------
 
     async def _guard(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool) -> None:
-        """A root task that fails or ends takes the daemon down: half a daemon is worse than a restart."""
+        """A root task of the process that fails or ends takes the daemon down."""
         try:
             await work
         except asyncio.CancelledError:
@@ -461,24 +340,23 @@ class Daemon:
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(text)
 
-    async def _compact(self, store: Store) -> None:
-        """Snapshot memory now and then, so that a restart reads little and the file stays small."""
+    async def _live(self) -> None:
+        """Tell the service manager that the process works while there is no pool whose turns say so."""
         while True:
-            await self._clock.sleep(SNAPSHOT_EVERY)
-            while self.loop is None or not self.loop.settled:
-                await self._clock.sleep(self._config.daemon.tick)
-            try:
-                keep_after = self._clock.now() - self._config.daemon.keep_events
-                await store.snapshot(self._config.pool_name, self.loop.memory, keep_after=keep_after)
-            except Superseded:
-                raise
-            except StoreUnavailable as error:
-                log.warning("journal.no_snapshot", error=str(error))
+            if not self.runs:
+                self._supervisor.works(self._clock.now(), lambda: "no pool: the gateway serves routes alone")
+            await self._clock.sleep(self._supervisor.pace or _IDLE)
 
     def _after_turn(self, snapshot: Snapshot) -> None:
-        note = self.reloader.note
-        self._supervisor.works(snapshot.at, lambda: status_line(snapshot) + (f"; {note}" if note else ""))
-        if self._ports is not None and self._ports.metadata is not None:
-            self._ports.metadata.watch(snapshot.world.instances)
-        if self._ports is not None and self._ports.agents is not None:
-            self._ports.agents.keep(snapshot.fleet.by_id)
+        self._supervisor.works(snapshot.at, self._line)
+
+    def _line(self) -> str:
+        """The daemon in one line."""
+        found = []
+        for run in self.runs.values():
+            down = run.why_down()
+            if down:
+                found.append(f"{run.name}: down, {down}")
+            elif run.last is not None:
+                found.append(status_line(run.last))
+        return "; ".join([*found, *filter(None, (self.reloader.note,))])

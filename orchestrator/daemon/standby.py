@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -33,13 +33,14 @@ class Standby:
         self,
         lease: SharedLease,
         *,
-        pool: str,
+        pools: Iterable[str],
         clock: Clock,
         seconds: float,
         supervisor: Supervisor,
         daemon: Callable[[], views.DaemonView],
     ) -> None:
-        metrics.LEADING.labels(pool).set(False)
+        for pool in pools:
+            metrics.LEADING.labels(pool).set(False)
         metrics.JOURNAL_OK.set(True)
         self._lease, self._clock, self._supervisor, self._daemon = lease, clock, supervisor, daemon
         self._pause = min(1.0, seconds / LOOKS, supervisor.pace or 1.0)

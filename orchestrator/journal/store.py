@@ -254,13 +254,14 @@ class Store:
         return await self._reader.run(read)
 
     async def events(
-        self, *, after: int = 0, limit: int = 1000, node: str = "", newest: bool = False
+        self, *, after: int = 0, limit: int = 1000, node: str = "", pool: str = "", newest: bool = False
     ) -> list[StoredEvent]:
         """Entries after a number, oldest first; `newest` takes the last `limit` of them."""
         where, values = "seq > ?", [after]
-        if node:
-            where += " AND node = ?"
-            values.append(node)  # type: ignore[arg-type]
+        for column, value in (("node", node), ("pool", pool)):
+            if value:
+                where += f" AND {column} = ?"
+                values.append(value)  # type: ignore[arg-type]
         order = "DESC" if newest else "ASC"
         query = (
             f"SELECT seq, at, pool, kind, node, body FROM events WHERE {where} "  # noqa: S608

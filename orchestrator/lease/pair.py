@@ -32,5 +32,7 @@ def open_shared(config: Config, *, clock: Clock, seat: str) -> Shared:
     from orchestrator.journal.postgres import PostgresDatabase, PostgresStore
 
     database = PostgresDatabase(config.daemon.store)
-    lease = SharedLease(database, clock=clock, seat=seat, pool=config.pool_name, seconds=config.daemon.lease)
+    lease = SharedLease(
+        database, clock=clock, seat=seat, pools=tuple(config.pools), seconds=config.daemon.lease
+    )
     return Shared(store=PostgresStore.open(database), lease=lease)

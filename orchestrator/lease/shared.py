@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ _GAP: Final = 5.0
 class _Row:
     seat: str
     who: str
-    pool: str
+    pools: frozenset[str]
     epoch: int
     beat: int
     seconds: float
@@ -58,7 +58,8 @@ class SharedLease:
     """`cloud.ports.Lease` on a database. `keep` renews it and is a root task of whoever holds it.
 
     `seat` is what only one living process can have (see `FileLease.seat`): who holds the lease under the same
-    seat is surely dead, and is not waited for. `seconds` is how long the lease lasts without a renewal.
+    seat is surely dead, and is not waited for. `seconds` is how long the lease lasts without a renewal. The
+    database belongs to whoever has one of the `pools` that were in it last.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class SharedLease:
         *,
         clock: Clock,
         seat: str,
-        pool: str,
+        pools: Iterable[str],
         seconds: float,
         inline: bool = False,
     ) -> None:
         self._where, self._backend, self._lane = backend.where, backend, Lane(backend, inline=inline)
-        self._clock, self._seat, self._pool, self._seconds = clock, seat, pool, seconds
+        self._clock, self._seat, self._pools, self._seconds = clock, seat, set(pools), seconds
         self._who = f"pid {os.getpid()} on {socket.gethostname()}"
         self._seen: tuple[int, int] | None = None  # epoch and beat, as the row had them last
         self._seen_at = 0.0
@@ -86,10 +87,10 @@ class SharedLease:
     async def acquire(self) -> LeaseHolder:
         """Take the lease and begin an epoch. Raises Denied while another holds it, StoreUnavailable."""
         row = await self._lane.run(_look)
-        if row.pool not in ("", self._pool):
+        if row.pools and self._pools and self._pools.isdisjoint(row.pools):
             raise StoreUnavailable(
-                f"{self._where}: is the journal of pool {row.pool}; give pool {self._pool} a database of its "
-                "own"
+                f"{self._where}: is the journal of {_names(row.pools)}; give {_names(self._pools)} a "
+                "database of its own"
             )
         if (row.epoch, row.beat) != self._seen:
             self._seen, self._seen_at = (row.epoch, row.beat), self._clock.steady()
@@ -112,7 +113,7 @@ class SharedLease:
         """Put our name into the row, if it is still as it was seen, past those who hold that up."""
         if self._held_up:
             self._backend.evict(db)
-        ours = (self._seat, self._who, self._pool, self._seconds)
+        ours = (self._seat, self._who, ",".join(sorted(self._pools)), self._seconds)
         taken = db.execute(
             "UPDATE lease SET seat=?, who=?, pool=?, seconds=?, beat=0 WHERE epoch=? AND beat=? AND seat=?",
             (*ours, row.epoch, row.beat, row.seat),
@@ -212,4 +213,10 @@ class SharedLease:
 
 def _look(db: Database) -> _Row:
     values: Sequence[Any] = db.execute("SELECT seat, who, pool, epoch, beat, seconds FROM lease").fetchone()
-    return _Row(*values)
+    seat, who, pools, *rest = values
+    return _Row(seat, who, frozenset(filter(None, pools.split(","))), *rest)
+
+
+def _names(pools: Iterable[str]) -> str:
+    names = sorted(pools)
+    return f"{'pools' if len(names) > 1 else 'pool'} {', '.join(names)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -68,6 +68,7 @@ class Actuator:
     `leading` says whether this process still holds the lease, `failsafe` whether it may take noticed nodes
     out of balancers without it. Both are asked right before every call, since a call may have waited long for
     its turn, and the process may have been frozen. `node_says` gives what a node said of its own start.
+    `generations`: of the newest set that this process wrote before, by balancer.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Actuator:
         leading: Callable[[], bool],
         failsafe: Callable[[], bool],
         node_says: Callable[[str], str] = lambda _: "",
+        generations: Mapping[str, int] = {},
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
         self._timeout, self._emit, self._leading = call_timeout, emit, leading
@@ -102,6 +104,7 @@ class Actuator:
                 call_timeout=call_timeout,
                 leading=leading,
                 failsafe=failsafe,
+                above=generations.get(b.name, 0),
             )
             for b in balancers
         }
@@ -242,7 +245,7 @@ class TargetWriter:
     """Keeps one balancer's set equal to the newest wanted one. Its `run` is a root task.
 
     `unsettled` are the nodes that get requests by sets that were tried since the last acknowledgement: one
-    whose answer is lost or not there yet may have landed.
+    whose answer is lost or not there yet may have landed. `generation` is that of the set written last.
     """
 
     def __init__(
@@ -255,6 +258,7 @@ class TargetWriter:
         call_timeout: float,
         leading: Callable[[], bool],
         failsafe: Callable[[], bool],
+        above: int = 0,
     ) -> None:
         self._balancer, self._pool, self._clock, self._emit = balancer, pool, clock, emit
         self._timeout, self._leading, self._failsafe = call_timeout, leading, failsafe
@@ -263,7 +267,7 @@ class TargetWriter:
         self._changed = asyncio.Event()  # the wanted set is another one than the one last tried
         self._tried: _Wish | None = None
         self._held: dict[str, TargetPhase] | None = None  # by the last whole set, as changed since
-        self._generation = 0
+        self.generation = above
         self.unsettled: frozenset[str] = frozenset()
         self.error = ""
 
@@ -310,12 +314,12 @@ class TargetWriter:
             self.unsettled |= {t.id for t in wish.targets if t.phase is TargetPhase.ACTIVE}
             self._changed.clear()
             # Rises over restarts, since every start has a higher epoch.
-            self._generation = max(self._generation, wish.epoch << 20) + 1
+            self.generation = max(self.generation, wish.epoch << 20) + 1
             try:
                 with counted(self._pool, self._balancer.name, "write"):
                     async with asyncio.timeout(self._timeout):
                         write = self._balancer.apply if wish.whole else self._balancer.detach
-                        await write(wish.targets, self._generation)
+                        await write(wish.targets, self.generation)
             except (CloudError, TimeoutError) as error:
                 self.error = str(error) or f"no acknowledgement within {self._timeout:.0f} s"
                 log.warning("balancer.write_failed", balancer=self._balancer.name, error=self.error)
@@ -356,7 +360,7 @@ class TargetWriter:
         except (CloudError, TimeoutError):
             return
         if self._leading():
-            self._generation = max(self._generation, view.generation)
+            self.generation = max(self.generation, view.generation)
 
     def _acknowledge(self, wish: _Wish) -> None:
         now, held = {t.id: t.phase for t in wish.targets}, self._held or {}
@@ -374,7 +378,7 @@ class TargetWriter:
             TargetsApplied(
                 at=self._clock.now(),
                 balancer=self._balancer.name,
-                generation=self._generation,
+                generation=self.generation,
                 changes=tuple(changed),
             )
         )

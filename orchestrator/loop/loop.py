@@ -55,9 +55,8 @@ log = structlog.get_logger("loop")
 UNWRITTEN_MOST = 10_000
 """Events kept for the journal while it cannot be written; the oldest are dropped beyond."""
 
-_OBSERVING, _JOURNALLING, _DECIDING, _ACTING = (
-    metrics.TURN_SECONDS.labels(part) for part in ("observe", "journal", "decide", "act")
-)
+_PARTS = ("observe", "journal", "decide", "act")
+"""Of a turn, each with its own duration."""
 
 _RUNS = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATING})
 """Phases of nodes whose engine may answer."""
@@ -131,6 +130,7 @@ class Loop:
         self._tick, self._recorder, self._on_turn = tick, recorder, on_turn
         self._shares = shares
         self._tally = Tally(pool.name)
+        self._seconds = {part: metrics.TURN_SECONDS.labels(pool.name, part) for part in _PARTS}
         self._unwritten: list[Event] = []
         self._alarms = _Alarms()
         self._durable = True
@@ -162,7 +162,9 @@ class Loop:
             await self.turn()
             waits_since = seconds()
             if not await self._inbox.wait(self._tick, debounce=_DEBOUNCE):
-                metrics.LOOP_LAG.observe(max(0.0, seconds() - waits_since - self._tick))
+                metrics.LOOP_LAG.labels(self.pool.name).observe(
+                    max(0.0, seconds() - waits_since - self._tick)
+                )
 
     async def turn(self) -> Snapshot:
         """One turn. A failing journal is a state, not an exception.
@@ -203,10 +205,12 @@ class Loop:
         await self._ledger.count(fleet, world)
         snapshot = self._publish(fleet, world, plan)
         acted = seconds()
-        _OBSERVING.observe(observed - started)
-        _JOURNALLING.observe(journalled - observed)
-        _DECIDING.observe(decided - journalled)
-        _ACTING.observe(acted - decided)
+        for part, took in zip(
+            _PARTS,
+            (observed - started, journalled - observed, decided - journalled, acted - decided),
+            strict=True,
+        ):
+            self._seconds[part].observe(took)
         return snapshot
 
     def _failsafe_since(self, world: World) -> float | None:
@@ -374,8 +378,8 @@ class Loop:
         draining = frozenset(n.id for n in fleet.nodes if n.drain is not None)
         self._observer.hurry(on=busy or bool(fleet.launching), draining=draining)
         self._observer.follow(engines(fleet, world))
-        metrics.TURNS.inc()
-        metrics.LAST_TURN.set(snapshot.at)
+        metrics.TURNS.labels(self.pool.name).inc()
+        metrics.LAST_TURN.labels(self.pool.name).set(snapshot.at)
         if self._on_turn is not None:
             self._on_turn(snapshot)
         return snapshot

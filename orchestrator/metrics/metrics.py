@@ -6,6 +6,8 @@ targets and of placements go when what they tell of goes: `orchestrator.api.gaug
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 REGISTRY = CollectorRegistry()
@@ -16,16 +18,28 @@ _STAGES = (0.01, 0.05, 0.1, 0.25, 0.5, *_LONG)
 _LEADS = (0.0, 5.0, 15.0, 30.0, 60.0, 90.0, 105.0, 115.0, 120.0, 300.0, 3600.0)
 
 
+_OF_POOLS: list[Gauge | Counter | Histogram] = []
+"""Those that are labelled by pool."""
+
+_Made = TypeVar("_Made", Gauge, Counter, Histogram)
+
+
+def _noted(metric: _Made, labels: tuple[str, ...]) -> _Made:
+    if "pool" in labels:
+        _OF_POOLS.append(metric)
+    return metric
+
+
 def _gauge(name: str, text: str, *labels: str) -> Gauge:
-    return Gauge(f"orchestrator_{name}", text, labels, registry=REGISTRY)
+    return _noted(Gauge(f"orchestrator_{name}", text, labels, registry=REGISTRY), labels)
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
-    return Counter(f"orchestrator_{name}", text, labels, registry=REGISTRY)
+    return _noted(Counter(f"orchestrator_{name}", text, labels, registry=REGISTRY), labels)
 
 
 def _histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-    return Histogram(f"orchestrator_{name}", text, labels, buckets=buckets, registry=REGISTRY)
+    return _noted(Histogram(f"orchestrator_{name}", text, labels, buckets=buckets, registry=REGISTRY), labels)
 
 
 # -- the pool ---------------------------------------------------------------------------------------------
@@ -114,6 +128,7 @@ NOTICE_LEAD = _histogram(
 NOTICE_SOURCE_AGE = _gauge(
     "notice_source_age_seconds",
     "For how long a source may hold a notice that was not heard or journalled; near 0 when all is well.",
+    "pool",
     "source",
 )
 NOTICE_TO_DETACHED = _histogram(
@@ -220,15 +235,18 @@ NODE_REPORT_AGE = _gauge(
 
 ACTIONS = _counter("actions_total", "Actions planned, by kind.", "pool", "kind")
 ALARMS = _gauge("alarm", "1 while the alarm of this name is raised.", "pool", "name")
-TURN_SECONDS = _histogram("turn_seconds", "Duration of one turn of the loop, by part.", _FAST, "part")
-TURNS = _counter("turns_total", "Turns of the loop.")
+TURN_SECONDS = _histogram("turn_seconds", "Duration of one turn of the loop, by part.", _FAST, "pool", "part")
+TURNS = _counter("turns_total", "Turns of the loop.", "pool")
+POOL_FAILURES = _gauge(
+    "pool_failures", "Failures since the daemon began after which a pool was begun again.", "pool"
+)
 TURNS_UNRECORDED = _counter(
     "turns_unrecorded_total", "Turns that were to be recorded while too many waited to be written.", "pool"
 )
-LAST_TURN = _gauge("last_turn_timestamp_seconds", "When the last turn was completed.")
-LOOP_LAG = _histogram("loop_lag_seconds", "How much later than its tick a quiet turn began.", _FAST)
-INBOX_WAITING = _gauge("inbox_waiting_events", "Events that wait for the next turn.")
-INBOX_DROPPED = _gauge("inbox_dropped_events", "Events dropped because the inbox was full.")
+LAST_TURN = _gauge("last_turn_timestamp_seconds", "When the last turn was completed.", "pool")
+LOOP_LAG = _histogram("loop_lag_seconds", "How much later than its tick a quiet turn began.", _FAST, "pool")
+INBOX_WAITING = _gauge("inbox_waiting_events", "Events that wait for the next turn.", "pool")
+INBOX_DROPPED = _gauge("inbox_dropped_events", "Events dropped because the inbox was full.", "pool")
 LEADING = _gauge("leading", "1 while this daemon holds the lease.", "pool")
 DATABASE_SILENT = _gauge(
     "database_silent_seconds",
@@ -242,7 +260,9 @@ EPOCH = _gauge("epoch", "The epoch under which this daemon acts.", "pool")
 JOURNAL_OK = _gauge("journal_ok", "1 while the journal accepts writes.")
 JOURNAL_SECONDS = _histogram("journal_append_seconds", "Duration of a durable append.", _FAST)
 JOURNAL_FAILURES = _counter("journal_failures_total", "Appends that failed.")
-JOURNAL_UNWRITTEN = _gauge("journal_unwritten_events", "Events that wait for the journal to accept writes.")
+JOURNAL_UNWRITTEN = _gauge(
+    "journal_unwritten_events", "Events that wait for the journal to accept writes.", "pool"
+)
 JOURNAL_BYTES = _gauge("journal_size_bytes", "Size of the journal, with what SQLite keeps beside it.")
 STATE_FREE = _gauge("state_dir_free_bytes", "Free space where daemon.state_dir is.")
 CLOCK_STEP = _gauge(
@@ -256,3 +276,9 @@ CONFIG_LOADED = _gauge("config_loaded_timestamp_seconds", "When the configuratio
 LOG_DROPPED = _gauge("log_dropped_lines", "Log lines dropped because standard error was not read.")
 BUILD = _gauge("build_info", "1, with the version of the daemon.", "version")
 ProcessCollector(registry=REGISTRY)
+
+
+def forget(pool: str) -> None:
+    """Drop every series of a pool that is no more."""
+    for metric in _OF_POOLS:
+        metric.remove_by_labels({"pool": pool})

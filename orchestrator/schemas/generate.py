@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Final, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
 import typing_extensions
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
@@ -91,6 +91,8 @@ def _described(annotation: Any, made: dict[type, Any]) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return Annotated[_described(arguments[0], made), Field(description=arguments[1])]
+    if origin is NotRequired:
+        return NotRequired[_described(arguments[0], made)]
     if origin is list:
         return list[_described(arguments[0], made)]  # type: ignore[misc]
     if arguments and type(None) in arguments:

@@ -70,7 +70,7 @@ class SimDatabase:
                 db.execute(statement)
         store.serve_from(file)
         lease = SharedLease(
-            file, clock=clock, seat=seat, pool=config.pool_name, seconds=config.daemon.lease, inline=True
+            file, clock=clock, seat=seat, pools=tuple(config.pools), seconds=config.daemon.lease, inline=True
         )
         return Shared(store=store, lease=lease)
 
@@ -101,10 +101,15 @@ def acting(living: Sequence[SimProcess]) -> SimProcess | None:
     return next(iter(leading or up), None)
 
 
-def state_of(living: Sequence[SimProcess], database: SimDatabase, *, now: float) -> DaemonState | None:
+def state_of(
+    living: Sequence[SimProcess], database: SimDatabase, pool: str, *, now: float
+) -> DaemonState | None:
     """What the checker needs to know of it; None where none can act: frozen, or another took over since."""
     process = acting(living)
-    if process is None or process.frozen or process.up_since is None or process.daemon.loop is None:
+    if process is None or process.frozen or process.up_since is None:
+        return None
+    loop = process.loop(pool)
+    if loop is None:
         return None
     failsafe = False
     if process.paired and process.leads:
@@ -115,7 +120,7 @@ def state_of(living: Sequence[SimProcess], database: SimDatabase, *, now: float)
         failsafe = process.failsafe
         if not failsafe:
             process.idle_at = now  # it may do nothing until it knows more
-    memory = process.daemon.loop.memory
+    memory = loop.memory
     return DaemonState(
         up_since=max(process.up_since, process.idle_at, database.answered_at),
         known=memory.nodes.keys(),

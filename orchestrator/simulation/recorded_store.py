@@ -17,6 +17,7 @@ from orchestrator.journal.sqlite import SqliteFile, SqliteStore
 from orchestrator.journal.store import StoreUnavailable, Superseded, node_of
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.shared import SharedLease
+from orchestrator.loop.loop import Loop
 from policies.economics import Charge
 from policies.events import Event, IntentOpened
 from policies.memory import Memory
@@ -112,6 +113,11 @@ class SimProcess:
     def epoch(self) -> int:
         """The one that it began last, 0 for none."""
         return self.stores[-1].epoch if self.stores else 0
+
+    def loop(self, pool: str) -> Loop | None:
+        """The loop of a pool; None while that does not run."""
+        run = self.daemon.runs.get(pool)
+        return run.loop if run is not None else None
 
     @property
     def leads(self) -> bool:

@@ -200,11 +200,11 @@ class Simulation:
     async def _journal_tells_all(self) -> None:
         """Reading the journal gives exactly the memory that the running daemon has."""
         process = self.running
-        if process is None or process.daemon.loop is None:
+        loop = process.loop(self.pool.name) if process is not None else None
+        if process is None or loop is None:
             return
         self.checker.checked["journal"] += 1
-        stored = await process.stores[-1].load(self.pool.name)
-        held = process.daemon.loop.memory
+        stored, held = await process.stores[-1].load(self.pool.name), loop.memory
         if stored != held:
             names = [f.name for f in fields(Memory)]
             different = [n for n in names if getattr(stored, n) != getattr(held, n)]
@@ -286,7 +286,7 @@ class Simulation:
         daemon = Daemon(
             config,
             clock=clock,
-            ports=self._ports(clock),
+            connect=lambda *_: self._ports(clock),
             threads=False,
             listen=False,
             open_store=open_store,
@@ -364,7 +364,7 @@ class Simulation:
             if process.supervised:
                 self.restart_later()
             return
-        while process.daemon.loop is None:  # it stands by
+        while process.loop(self.pool.name) is None:  # it stands by
             await self.clock.sleep(0.1)
         process.up_since = self.clock.now()
         process.ended = await process.daemon.wait()
@@ -403,7 +403,7 @@ class Simulation:
         return ports if self._wrap is None else self._wrap(ports)
 
     def _state(self) -> DaemonState | None:
-        return state_of(self._living(), self.database, now=self.clock.now())
+        return state_of(self._living(), self.database, self.pool.name, now=self.clock.now())
 
     def _nodes_known(self) -> int:
         state = self._state()
@@ -494,9 +494,8 @@ class Simulation:
             if process is None or process.frozen:
                 await self.clock.sleep(0.5)
                 continue
-            task = self.loop.spawn(
-                process.name, process.daemon.tell(request(self.clock.now() + process.ahead))
-            )
+            run = process.daemon.runs[self.pool.name]
+            task = self.loop.spawn(process.name, run.tell(request(self.clock.now() + process.ahead)))
             while not task.done() and not process.ended:
                 await self.clock.sleep(0.1)
             if task.done():

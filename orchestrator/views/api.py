@@ -8,7 +8,7 @@ has no value now is null, never missing. Within one schema number fields are onl
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down", "all-on-demand", "empty"]
 
@@ -210,6 +210,7 @@ class EventView(TypedDict):
     node: str | None
     text: str
     data: dict[str, Any]
+    pool: NotRequired[Annotated[str, "whose journal it is in; only where the daemon has several pools"]]
 
 
 class EventsView(TypedDict):
@@ -277,6 +278,7 @@ class PastSwapView(TypedDict):
     began_at: Annotated[float, "when its notice was seen or its drain began"]
     deadline: float | None
     seconds: StageSecondsView
+    pool: NotRequired[Annotated[str, "only where the daemon has several"]]
 
 
 class StageView(TypedDict):
@@ -431,6 +433,7 @@ class ReloadView(TypedDict):
     warnings: list[ProblemView]
     size: Annotated[str | None, "nodes before and after and what they cost; null where the size stays"]
     plan: Annotated[PoolPlanView | None, "what the next turn does under it; null where it was rejected"]
+    plans: NotRequired[Annotated[list[PoolPlanView], "the same, where it is about several pools"]]
     text: Annotated[str, "the same in one sentence"]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from cloud.ports import BalancerView, LaunchRequest
-from orchestrator.journal.turn_log import TurnRecord
+from orchestrator.journal.turn_log import TurnLog, TurnRecord
 from orchestrator.simulation.recorded_store import RecordedStore
 from orchestrator.simulation.simulate import Simulation
 from orchestrator.wiring.ports import Ports
@@ -191,14 +191,16 @@ class ForgetsAll(RecordedStore):
 class RecordsHalfTheWorld(RecordedStore):
     """What the engines answered is not recorded: plans depend on what the journal does not hold."""
 
-    def __init__(self, path: Path, *, inline: bool) -> None:
-        super().__init__(path, inline=inline)
-        hold = self.turns.hold
+    def turns(self, pool: str) -> TurnLog:
+        """See Store."""
+        log = super().turns(pool)
+        hold = partial(TurnLog.hold, log)
 
         def hold_half(turn: TurnRecord) -> bool:
             return hold(dataclasses.replace(turn, world=dataclasses.replace(turn.world, engines={})))
 
-        self.turns.hold = hold_half  # type: ignore[method-assign]
+        log.hold = hold_half  # type: ignore[method-assign]
+        return log
 
 
 def both(sim: Simulation, ports: Ports) -> Ports:

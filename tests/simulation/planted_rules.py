@@ -13,7 +13,7 @@ from functools import partial
 from unittest import mock
 
 from orchestrator.api import reloading
-from orchestrator.daemon.daemon import Daemon
+from orchestrator.daemon.pool_run import PoolRun
 from orchestrator.journal.sqlite import SqliteFile
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.shared import SharedLease
@@ -153,7 +153,7 @@ async def _unheard(*_: object) -> None:
     """What nobody listens to."""
 
 
-loses_requests: Patch = _instead(Daemon, "tell", _unheard)
+loses_requests: Patch = _instead(PoolRun, "tell", _unheard)
 """What operators ask for is lost."""
 
 takes_up_anything: Patch = _instead(

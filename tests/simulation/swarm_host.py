@@ -152,7 +152,7 @@ async def clock_stepped(sim: Simulation, rng: random.Random) -> None:
 
 def _was_whole(sim: Simulation) -> bool:
     """Whether the running daemon knows that the pool was whole: what it never had, it may give up unasked."""
-    loop = sim.running.daemon.loop if sim.running is not None else None
+    loop = sim.running.loop(sim.pool.name) if sim.running is not None else None
     return loop is not None and loop.memory.whole_with == sim.pool.replicas and not sim.pool.weighted
 
 

@@ -123,8 +123,9 @@ def test_what_fails_is_in_the_journal_with_its_return(tmp_path: Path, sound) -> 
         stored = await sim.running.stores[-1].events(limit=200)
         kinds = [e.kind for e in stored if e.kind in ("PricesRead", "PartLost", "PartBack")]
         assert sorted(kinds) == ["PartBack"] * 2 + ["PartLost"] * 2 + ["PricesRead"] * 4
-        assert sim.running.daemon.loop is not None
-        assert {last.price for last in sim.running.daemon.loop.memory.prices.values()} == {1.5}
+        loop = sim.running.loop(sim.pool.name)
+        assert loop is not None
+        assert {last.price for last in loop.memory.prices.values()} == {1.5}
 
     sound(simulation(tmp_path).run(script))
 

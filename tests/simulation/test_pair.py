@@ -75,8 +75,9 @@ def test_the_standby_takes_over_with_the_last_good_prices(tmp_path: Path, sound)
         for market in Market:
             sim.world.terminate(sim.live(market)[0].id)
         await sim.settle(within=120.0)
-        assert second.daemon.loop is not None
-        known = second.daemon.loop.memory.prices
+        loop = second.loop(sim.pool.name)
+        assert loop is not None
+        known = loop.memory.prices
         assert {placement: last.price for placement, last in known.items()} == sim.world.prices
 
     capped = config(tmp_path, limits={"spend_per_hour": 20.0})

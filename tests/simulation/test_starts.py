@@ -25,8 +25,9 @@ def play(folder: Path, script: Script, **pool: Any) -> Outcome:
 
 def remembered(sim: Simulation) -> Memory:
     assert sim.running is not None
-    assert sim.running.daemon.loop is not None
-    return sim.running.daemon.loop.memory
+    loop = sim.running.loop(sim.pool.name)
+    assert loop is not None
+    return loop.memory
 
 
 def test_spot_that_is_allowed_again_comes_by_itself(tmp_path: Path, sound: Sound) -> None:

@@ -10,7 +10,7 @@ from scenarios import PACE, config, place, sales
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Effect, Moment
 from cloud.sim.faults import Fault
-from orchestrator.daemon.daemon import SNAPSHOT_EVERY
+from orchestrator.daemon.pool_run import SNAPSHOT_EVERY
 from orchestrator.simulation.simulate import Simulation
 from policies.model import InstanceState, Market, NoticeKind
 
@@ -199,7 +199,7 @@ def test_a_lost_journal_is_rebuilt_by_adoption(tmp_path: Path, sound, harm, stan
         process = sim.boot()
         await sim.clock.sleep(1.0)
         assert process.ended == ""
-        loop = process.daemon.loop
+        loop = process.loop(sim.pool.name)
         assert loop is not None
         assert loop.last is not None
         assert loop.last.world.regions["region"].at is None
@@ -262,7 +262,7 @@ def test_with_a_full_disk_notices_drain_and_nothing_is_bought(tmp_path: Path, so
         for _ in range(60):  # what is left of the last pages
             await sim.clock.sleep(10.0)
             assert sim.running is not None
-            loop = sim.running.daemon.loop
+            loop = sim.running.loop(sim.pool.name)
             assert loop is not None
             assert loop.last is not None
             if not loop.last.world.durable:

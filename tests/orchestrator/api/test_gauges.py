@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
@@ -32,7 +32,7 @@ from orchestrator.api.gauges import Gauges
 from orchestrator.config.load import build_config
 from orchestrator.journal.store import Totals
 from orchestrator.loop.inbox import Inbox
-from orchestrator.loop.loop import Loop, Snapshot
+from orchestrator.loop.loop import Snapshot
 from orchestrator.loop.tally import Tally
 from orchestrator.metrics import metrics
 from orchestrator.metrics.calls import OUTCOMES, aws_call_ended, counted
@@ -79,6 +79,27 @@ def value(name: str, **labels: str) -> float | None:
 
 def counted_so_far(name: str, **labels: str) -> float:
     return value(name, **labels) or 0.0
+
+
+def anew(publish: Callable[..., None], *shown: Any) -> None:
+    """Publish as a scrape does: after what came and went is cleared."""
+    gauges.clear()
+    publish(*shown)
+
+
+def ran(last: Snapshot | None, name: str = "chat", *, down: str = "", failures: int = 0) -> Any:
+    """A pool of a daemon with its newest turn."""
+    return SimpleNamespace(
+        name=name,
+        last=last,
+        loop=SimpleNamespace(unwritten=0),
+        inbox=Inbox(),
+        totals=Totals(),
+        agents=None,
+        sources=(),
+        failures=failures,
+        why_down=lambda: down,
+    )
 
 
 def series(name: str, **labels: str) -> list[str]:
@@ -164,7 +185,7 @@ def scene(
 
 
 def test_the_pool_is_shown_as_status_shows_it() -> None:
-    gauges.publish_pool(scene("s1", "s2"))
+    anew(gauges.publish_pool, scene("s1", "s2"))
     assert value("pool_wanted_nodes", pool="chat") == 2
     assert value("pool_ready_nodes", pool="chat", market="spot") == 2
     assert value("pool_nodes", pool="chat", market="spot", phase="ready") == 2
@@ -180,19 +201,21 @@ def test_the_pool_is_shown_as_status_shows_it() -> None:
 def test_a_machine_that_nobody_of_ours_launched_is_counted_while_it_lives() -> None:
     stranger = machine("x9", token="somebody/else")
     ours = machine("n3", token="chat/1/77")  # launched by a daemon of this pool and not adopted yet
-    gauges.publish_pool(scene("s1", "s2", more=(stranger, ours)))
+    anew(gauges.publish_pool, scene("s1", "s2", more=(stranger, ours)))
     assert value("pool_unknown_instances", pool="chat") == 1
-    gauges.publish_pool(scene("s1", "s2", more=(replace(stranger, state=InstanceState.TERMINATED), ours)))
+    anew(
+        gauges.publish_pool, scene("s1", "s2", more=(replace(stranger, state=InstanceState.TERMINATED), ours))
+    )
     assert value("pool_unknown_instances", pool="chat") == 0
 
 
 def test_the_oldest_call_without_effect_has_an_age() -> None:
     shown = scene("s1", "s2")
     opened = IntentOpened(at=NOW - 700.0, token="s1:terminate", kind=ActionKind.TERMINATE, node="s1")
-    gauges.publish_pool(replace(shown, memory=reduce(shown.memory, opened)))
+    anew(gauges.publish_pool, replace(shown, memory=reduce(shown.memory, opened)))
     assert value("pool_open_calls", pool="chat", kind="terminate") == 1
     assert value("pool_oldest_open_call_seconds", pool="chat", kind="terminate") == 700
-    gauges.publish_pool(shown)
+    anew(gauges.publish_pool, shown)
     assert value("pool_oldest_open_call_seconds", pool="chat", kind="terminate") == 0
 
 
@@ -206,8 +229,9 @@ def test_offerings_are_open_blocked_or_unavailable() -> None:
     offerings = tuple(
         replace(o, available=o.placement.market is Market.SPOT) for o in shown.fleet.prices.on_sale
     )
-    gauges.publish_market(
-        scene("s1", "s2", later=refused, offerings={"r": Observed(value=offerings, at=NOW)})
+    anew(
+        gauges.publish_market,
+        scene("s1", "s2", later=refused, offerings={"r": Observed(value=offerings, at=NOW)}),
     )
 
     def states(market: str) -> list[float | None]:
@@ -225,7 +249,7 @@ def test_offerings_are_open_blocked_or_unavailable() -> None:
 @pytest.mark.parametrize(("cap", "reached"), [(None, 0), (6.5, 0), (5.9, 1)])
 def test_the_spend_cap_is_reached_when_not_even_the_cheapest_fits(cap: float | None, reached: int) -> None:
     pool = Pool(name="chat", replicas=2, limits=Limits(spend_per_hour=cap))
-    gauges.publish_money(scene("s1", "s2", pool=pool), Totals(usd=7.5, on_demand_usd=20.0))
+    anew(gauges.publish_money, scene("s1", "s2", pool=pool), Totals(usd=7.5, on_demand_usd=20.0))
     assert value("pool_spend_cap_reached", pool="chat") == reached
     assert value("pool_spend_cap_usd_per_hour", pool="chat") == cap
     assert value("pool_cost_usd_per_hour", pool="chat") == 4.0
@@ -235,12 +259,12 @@ def test_the_spend_cap_is_reached_when_not_even_the_cheapest_fits(cap: float | N
 
 
 def test_series_of_a_node_go_with_the_node() -> None:
-    gauges.publish_nodes(scene("s1", "s2"))
+    anew(gauges.publish_nodes, scene("s1", "s2"))
     assert value("engine_running_requests", pool="chat", node="s1") == 3
     assert value("engine_waiting_requests", pool="chat", node="s2") == 2
     labels = {"pool": "chat", "node": "s1", "market": "spot", "zone": "a", "instance_type": "gpu"}
     assert value("node_info", **labels) == 1
-    gauges.publish_nodes(scene("s2"))
+    anew(gauges.publish_nodes, scene("s2"))
     for name in ("engine_ready", "engine_running_requests", "engine_waiting_requests", "node_info"):
         assert series(name, node="s1") == []
         assert len(series(name, node="s2")) == 1
@@ -248,16 +272,16 @@ def test_series_of_a_node_go_with_the_node() -> None:
 
 def test_a_balancer_that_shows_another_set_differs() -> None:
     shown = scene("s1", "s2")
-    gauges.publish_balancers(shown)
+    anew(gauges.publish_balancers, shown)
     assert value("balancer_differing_targets", pool="chat", balancer="gw") == 0
     assert value("balancer_targets", pool="chat", balancer="gw", state="healthy") == 2
     foreign = Target(id="old", address="old:1", state=TargetState.UNHEALTHY)
     draining = Target(id="s2", address="s2:1", state=TargetState.DRAINING)
     view = Observed(value=(shown.world.balancers["gw"].value[0], draining, foreign), at=NOW)
-    gauges.publish_balancers(replace(shown, world=replace(shown.world, balancers={"gw": view})))
+    anew(gauges.publish_balancers, replace(shown, world=replace(shown.world, balancers={"gw": view})))
     assert value("balancer_differing_targets", pool="chat", balancer="gw") == 2
     unread: Observed[tuple[Target, ...]] = Observed(value=())
-    gauges.publish_balancers(replace(shown, world=replace(shown.world, balancers={"gw": unread})))
+    anew(gauges.publish_balancers, replace(shown, world=replace(shown.world, balancers={"gw": unread})))
     assert series("balancer_targets", balancer="gw") == []
 
 
@@ -267,7 +291,7 @@ def test_what_a_lost_balancer_showed_last_is_not_shown_as_its_state() -> None:
     view = replace(shown.world.balancers["gw"], at=NOW - 60.0, error="dead", failing_since=NOW - 59.0)
     briefly = replace(view, at=NOW - 2.0, failing_since=NOW - 1.0)
     for seen, targets in ((view, 0), (briefly, 5)):
-        gauges.publish_balancers(replace(shown, world=replace(shown.world, balancers={"gw": seen})))
+        anew(gauges.publish_balancers, replace(shown, world=replace(shown.world, balancers={"gw": seen})))
         assert len(series("balancer_targets", balancer="gw")) == targets
         assert len(series("balancer_differing_targets", balancer="gw")) == bool(targets)
 
@@ -298,7 +322,7 @@ def report(node: str, heard_at: float = NOW - 4.0) -> NodeReport:
 
 def test_what_agents_say_of_gpus_is_shown_for_nodes_that_there_are() -> None:
     shown = scene("s1", "s2")
-    gauges.publish_reports(shown, {"s1": report("s1"), "forged": report("forged")})
+    anew(gauges.publish_reports, shown, {"s1": report("s1"), "forged": report("forged")})
     labels = {"pool": "chat", "node": "s1", "gpu": "0"}
     assert value("gpu_utilisation_ratio", **labels) == pytest.approx(0.87)
     assert value("gpu_memory_used_bytes", **labels) == 1024 * 1024 * 1024
@@ -307,26 +331,19 @@ def test_what_agents_say_of_gpus_is_shown_for_nodes_that_there_are() -> None:
     assert value("gpu_xid_errors", pool="chat", node="s1", code="79") == 2
     assert value("node_report_age_seconds", pool="chat", node="s1") == 4
     assert series("gpu_temperature_celsius", node="forged") == []
-    gauges.publish_reports(shown, {})
+    anew(gauges.publish_reports, shown, {})
     assert series("gpu_temperature_celsius") == []
 
 
 async def test_every_scrape_is_whole_and_no_more_series_come_as_nodes_do(tmp_path: Path) -> None:
     """Two readers at once; then a pool whose nodes are replaced fifty times over."""
-    loop = SimpleNamespace(unwritten=0, last=scene("s1", "s2"), pool=Pool(name="chat", replicas=2))
-    shown = Gauges(
-        loop=cast(Loop, loop),
-        totals=Totals,
-        state_dir=tmp_path,
-        sources=(),
-        inbox=Inbox(),
-        clock_step=lambda: 0.0,
-    )
+    run = ran(scene("s1", "s2"))
+    shown = Gauges(runs={"chat": run}, state_dir=tmp_path, clock_step=lambda: 0.0)
     first, *others = await asyncio.gather(*(shown.exposition() for _ in range(4)))
     assert all(text.count(b'node="s') == first.count(b'node="s') == 8 for text in others)
     size = len(first.splitlines())
     for number in range(0, 100, 2):
-        loop.last = scene(f"s{number}", f"s{number + 1}")
+        run.last = scene(f"s{number}", f"s{number + 1}")
         text = await shown.exposition()
     assert len(text.splitlines()) == size
     assert b'node="s98"' in text
@@ -485,9 +502,7 @@ def test_a_daemon_that_swaps_a_node_shows_all_of_it(tmp_path: Path, quiet: None)
         process = sim.boot()
         await sim.settle()
         daemon = process.daemon
-        assert daemon.loop is not None
-        assert daemon._ledger is not None
-        shown: Gauges = daemon._gauges(daemon.loop, daemon._ledger)
+        shown = Gauges(runs=daemon.runs, state_dir=config.daemon.state_dir, clock_step=lambda: 0.0)
         shown.publish()
         doomed = sim.live(Market.SPOT)[0].id
         seen["before"] = series("node_info", pool="swap", node=doomed)
@@ -511,10 +526,10 @@ def test_a_daemon_that_swaps_a_node_shows_all_of_it(tmp_path: Path, quiet: None)
     assert value("swap_failures_total", **pool) == 0
     assert counted_so_far("calls_total", **pool, port="instances", operation="list", outcome="ok") > 5
     assert counted_so_far("calls_total", **pool, port="instances", operation="launch", outcome="ok") >= 1
-    assert counted_so_far("loop_lag_seconds_count") > 0
+    assert counted_so_far("loop_lag_seconds_count", **pool) > 0
     assert counted_so_far("journal_size_bytes") > 0
     assert counted_so_far("state_dir_free_bytes") > 0
-    assert value("notice_source_age_seconds", source="sim-queue") == 0
+    assert value("notice_source_age_seconds", pool="swap", source="sim-queue") == 0
     assert len(series("calls_total", pool="swap")) < 200, "labels are bounded"
 
 
@@ -546,14 +561,14 @@ def blind(*, at: float | None, known_since: float | None = None) -> dict[str, An
     ],
 )
 def test_prices_that_cannot_be_read_have_an_age(prices: dict[str, Any], age: float) -> None:
-    gauges.publish_market(scene("s1", "s2", **prices))
+    anew(gauges.publish_market, scene("s1", "s2", **prices))
     assert value("prices_age_seconds", pool="chat", part="r") == age
 
 
 def test_money_that_is_not_known_is_no_number() -> None:
     shown = scene("s1", "s2", **blind(at=None))
     dear = tuple(replace(n, price=None) for n in shown.fleet.nodes)
-    gauges.publish_money(replace(shown, fleet=replace(shown.fleet, nodes=dear)), Totals())
+    anew(gauges.publish_money, replace(shown, fleet=replace(shown.fleet, nodes=dear)), Totals())
     for name in ("pool_cost_usd_per_hour", "pool_on_demand_cost_usd_per_hour"):
         assert math.isnan(value(name, pool="chat") or 0.0)
 
@@ -570,11 +585,11 @@ def refused(number: int, market: Market, region: str, outcome: Outcome) -> tuple
 def test_a_market_where_launches_are_denied_has_a_series_until_it_is_mended() -> None:
     spot = refused(1, Market.SPOT, "r", Outcome.DENIED)
     denied = (*spot, *refused(2, Market.ON_DEMAND, "r", Outcome.REFUSED))
-    gauges.publish_market(scene("s1", later=denied))
+    anew(gauges.publish_market, scene("s1", later=denied))
     assert series("pool_market_paused") == [
         'orchestrator_pool_market_paused{market="spot",pool="chat",region="r"} 1.0'
     ]
-    gauges.publish_market(scene("s1", later=(*denied, Resumed(at=4_995.0, by="me"))))
+    anew(gauges.publish_market, scene("s1", later=(*denied, Resumed(at=4_995.0, by="me"))))
     assert series("pool_market_paused") == []
 
 

@@ -9,9 +9,9 @@ from policies.records import Swap
 AT = 1_000.0
 
 
-def swap(number: int, **changes: float | str) -> Swap:
+def swap(number: int, **changes: float | str) -> tuple[str, Swap]:
     values = {"outgoing": f"i-{number}", "cause": Cause.NOTICE, "opened_at": AT + number, **changes}
-    return Swap(**values)  # type: ignore[arg-type]
+    return "", Swap(**values)  # type: ignore[arg-type]
 
 
 def test_stages_count_from_the_beginning_of_the_swap() -> None:
@@ -56,3 +56,10 @@ def test_each_stage_is_summed_up_over_the_swaps_that_reached_it() -> None:
 
 def test_nothing_happened_yet() -> None:
     assert history.view([], at=AT, limit=5) == {"schema": "history/1", "at": AT, "swaps": [], "stages": []}
+
+
+def test_swaps_of_several_pools_say_whose_they_are() -> None:
+    (_, one), (_, two) = swap(2), swap(1)
+    found = history.view([("chat", one), ("embed", two)], at=AT, limit=10)["swaps"]
+    assert [(s["outgoing"], s["pool"]) for s in found] == [("i-1", "embed"), ("i-2", "chat")]
+    assert "pool" not in history.view([("", one)], at=AT, limit=1)["swaps"][0]

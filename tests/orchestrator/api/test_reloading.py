@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from cloud.sim.world import Pace, Sale
-from orchestrator.api.reloading import Change, differences, examine, gateway_changed
+from orchestrator.api.changes import Change, differences, examine, gateway_changed
 from orchestrator.config.errors import tables
 from orchestrator.config.load import Config, build_config, load_config
 from orchestrator.config.reload import Effect, reload_at
@@ -21,6 +21,7 @@ from orchestrator.config.tables.file import ConfigFile
 from orchestrator.daemon.daemon import Daemon
 from orchestrator.journal.file import JournalFile
 from orchestrator.journal.replay import replay
+from orchestrator.loop.loop import Loop, Snapshot
 from orchestrator.metrics import metrics
 from orchestrator.simulation.simulate import Simulation
 from policies.model import Market, Placement
@@ -199,7 +200,7 @@ def test_every_fault_is_told_at_its_line(file: Path) -> None:
         BASE.replace('listen = "off"', 'listen = "127.0.0.1:9"').replace("replicas = 4", "replicas = 1"),
         encoding="utf-8",
     )
-    verdict = examine(old, lambda: load_config(file, "daemon"), force=False)
+    verdict = examine(old, lambda: load_config(file, "daemon"), force=False, last={})
     assert not verdict.acceptable
     listen, replicas = map(str, verdict.problems)
     assert listen.startswith(
@@ -210,7 +211,7 @@ def test_every_fault_is_told_at_its_line(file: Path) -> None:
         "be left: 4 -> 1 node (prices are not known yet); if that is meant, `orchestrator reload --force "
         f"--config {file}`"
     )
-    (listen,) = map(str, examine(old, lambda: load_config(file, "daemon"), force=True).problems)
+    (listen,) = map(str, examine(old, lambda: load_config(file, "daemon"), force=True, last={}).problems)
     assert "daemon.listen" in listen
 
 
@@ -245,9 +246,22 @@ def play(file: Path, script: Script) -> None:
     sim.run(whole)
 
 
+def loop(daemon: Daemon) -> Loop:
+    """The loop of the only pool."""
+    found = daemon.runs["p"].loop
+    assert found is not None
+    return found
+
+
+def turn(daemon: Daemon) -> Snapshot:
+    """Its newest turn."""
+    found = loop(daemon).last
+    assert found is not None
+    return found
+
+
 def wanted(daemon: Daemon) -> int:
-    assert daemon.loop is not None
-    return daemon.loop.pool.replicas
+    return loop(daemon).pool.replicas
 
 
 def shown(name: str) -> float:
@@ -262,9 +276,7 @@ def shown(name: str) -> float:
 async def pool_has(sim: Simulation, daemon: Daemon, count: int) -> None:
     """Wait until so many nodes are ready."""
     for _ in range(300):
-        assert daemon.loop is not None
-        assert daemon.loop.last is not None
-        if len(daemon.loop.last.fleet.ready) == count == len(daemon.loop.last.fleet.nodes):
+        if len(turn(daemon).fleet.ready) == count == len(turn(daemon).fleet.nodes):
             return
         await sim.clock.sleep(1.0)
     pytest.fail(f"the pool never had {count} ready nodes")
@@ -285,9 +297,7 @@ def test_more_replicas_are_launched_and_the_plan_said_so(file: Path) -> None:
         for plan in (dry["plan"], view["plan"]):
             assert plan is not None
             assert [a["kind"] for a in plan["actions"]] == ["launch", "launch"]
-        assert daemon.loop is not None
-        assert daemon.loop.last is not None
-        assert daemon.loop.last.fleet.pool.replicas == 6, "a turn was made under it"
+        assert turn(daemon).fleet.pool.replicas == 6, "a turn was made under it"
         await pool_has(sim, daemon, 6)
         assert (await daemon.reloader.reload())["outcome"] == "unchanged"
 
@@ -305,7 +315,7 @@ def test_more_replicas_are_launched_and_the_plan_said_so(file: Path) -> None:
         (("replicas = 4", 'replicas = "four"'), "pool.toml:7: pool.p.replicas: "),
         (("[pool.p.drain]", "[pool.p.drian]"), "pool.toml:9: pool.p.drian: "),
         (('"off"', '"127.0.0.1:9"'), "pool.toml:3: daemon.listen: "),
-        (("[pool.p", "[pool.q"), "cannot be taken up"),
+        (("[pool.p", "[pool.q"), "pool.p: it ends for good: its 4 nodes"),
         (("replicas = 4", "replicas = 1"), "reload --force"),
         (("replicas", "replicas ="), "pool.toml:7: is not TOML"),
         (("replicas = 4", "replicas = " + "[" * 10_000), "pool.toml:7: tables or arrays are nested"),
@@ -317,8 +327,7 @@ def test_a_rejected_one_leaves_the_one_before_in_force(
     file: Path, replace: tuple[str, str], says: str
 ) -> None:
     async def script(sim: Simulation, daemon: Daemon) -> None:
-        assert daemon.loop is not None
-        before = daemon.loop.pool
+        before = loop(daemon).pool
         write(file, BASE.replace(*replace).replace("30s", "20s"))
         view = await daemon.reloader.reload(wait=True)
         assert (view["outcome"], view["plan"]) == ("rejected", None)
@@ -328,7 +337,7 @@ def test_a_rejected_one_leaves_the_one_before_in_force(
         assert shown("config_last_reload_successful") == 0
         assert texts[0] in daemon.reloader.note
         await sim.clock.sleep(30.0)
-        assert daemon.loop.pool == before
+        assert loop(daemon).pool == before
         write(file, BASE)
         assert (await daemon.reloader.reload())["outcome"] == "unchanged"
         assert shown("config_last_reload_successful") == 1
@@ -370,7 +379,7 @@ def test_one_under_which_no_decision_can_be_made_is_rejected(
     async def script(sim: Simulation, daemon: Daemon) -> None:
         write(file, BASE.replace("replicas = 4", "replicas = 5"))
         with monkeypatch.context() as patch:
-            patch.setattr("orchestrator.api.reloading.decide_for", lambda *_: 1 / 0)
+            patch.setattr("orchestrator.api.changes.decide_for", lambda *_: 1 / 0)
             view = await daemon.reloader.reload()
         assert (view["outcome"], wanted(daemon)) == ("rejected", 4)
         (problem,) = view["problems"]
@@ -388,7 +397,7 @@ def test_secrets_are_not_shown(file: Path) -> None:
     write(file, engine("sesame-one"))
     old = load_config(file)
     write(file, engine("sesame-two"))
-    verdict = examine(old, lambda: load_config(file), force=False)
+    verdict = examine(old, lambda: load_config(file), force=False, last={})
     assert len(verdict.problems) == 2
     assert "sesame" not in f"{verdict.changes} {verdict.problems}"
 
@@ -525,8 +534,7 @@ def test_a_file_that_lost_its_cap_is_refused_and_the_cap_stays(file: Path) -> No
         assert answer["outcome"] == "rejected"
         (problem,) = answer["problems"]
         assert "is missing: a pool on AWS does not start without a cap" in problem["text"]
-        assert daemon.loop is not None
-        assert (wanted(daemon), daemon.loop.pool.limits.spend_per_hour) == (4, 20.0)
+        assert (wanted(daemon), loop(daemon).pool.limits.spend_per_hour) == (4, 20.0)
         await pool_has(sim, daemon, 4)
 
     write(file, BASE + ON_AWS + 'spend_per_hour = "20"\n')
@@ -553,9 +561,8 @@ def test_a_restart_meets_the_same_question(file: Path, count: int) -> None:
     async def script(sim: Simulation, daemon: Daemon) -> None:
         write(file, with_replicas(count).replace("30s", "20s"))
         daemon = await restarted(sim, daemon, file)
-        assert daemon.loop is not None
         assert (wanted(daemon), len(sim.live())) == (4, 4)
-        assert daemon.loop.pool.drain.budget == 20.0, "the rest of the file is in force"
+        assert loop(daemon).pool.drain.budget == 20.0, "the rest of the file is in force"
         rejected = daemon.describe()["config"]["rejected"]
         assert rejected is not None
         assert rejected["in_force"] == "4 replicas stay wanted and all else in the file is in force"

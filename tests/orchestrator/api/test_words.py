@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -33,7 +33,9 @@ class Slow:
 
 
 class Request:
-    """A POST without a body."""
+    """A POST without a body, and without a pool."""
+
+    query: ClassVar[dict[str, str]] = {}
 
     async def read(self) -> bytes:
         return b""
@@ -44,10 +46,11 @@ async def said(
 ) -> str:
     monkeypatch.setattr(api_module, "_WRITTEN_WITHIN", 0.0)
     slow: Any = Slow(taken_up=taken_up)
-    loop: Any = SimpleNamespace(last=SimpleNamespace(world=SimpleNamespace(durable=durable)))
+    last = SimpleNamespace(world=SimpleNamespace(durable=durable))
+    runs: Any = {"p": SimpleNamespace(name="p", last=last, inbox=slow)}
     clock: Any = SimpleNamespace(now=lambda: 0.0)
-    others: Any = dict.fromkeys(("ledger", "store", "daemon", "alive", "gauges"))
-    api = Api(loop=loop, inbox=slow, clock=clock, reloader=slow, **others)
+    others: Any = dict.fromkeys(("store", "daemon", "gauges"))
+    api = Api(runs=runs, clock=clock, reloader=slow, **others)
     with pytest.raises(Refused) as caught:
         await getattr(api, call)(Request())
     assert caught.value.status_code == 503

@@ -251,7 +251,7 @@ async def test_a_holder_frozen_between_two_statements_of_a_write_holds_nobody_up
     """Its locks are not idle ones for the server, whose limits do not end them."""
     database = PostgresDatabase(postgres.database())
     database.prepare()
-    old, new = (SharedLease(database, clock=Now(), seat=seat, pool="p", seconds=1.0) for seat in "ab")
+    old, new = (SharedLease(database, clock=Now(), seat=seat, pools="p", seconds=1.0) for seat in "ab")
     holder = await old.acquire()
     frozen = database.connect()
     with contextlib.ExitStack() as stack:
@@ -300,7 +300,7 @@ async def test_a_lease_runs_out_without_an_answer_and_is_held_again_after(
     near: PostgresDatabase, wire: Wire
 ) -> None:
     near.prepare()
-    lease = SharedLease(near, clock=Now(), seat="a", pool="p", seconds=1.0)
+    lease = SharedLease(near, clock=Now(), seat="a", pools="p", seconds=1.0)
     await lease.acquire()
     keeping = asyncio.create_task(lease.keep())
     try:

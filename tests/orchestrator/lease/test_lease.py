@@ -64,7 +64,7 @@ class Leases:
             self.journal.backend() if backend is None else backend,
             clock=clock or self.clock,
             seat=seat,
-            pool=pool,
+            pools=filter(None, pool.split(",")),
             seconds=LASTS,
             inline=self.journal.inline,
         )
@@ -344,6 +344,16 @@ async def test_another_pool_is_refused(shared: Leases) -> None:
     await shared("a").acquire()
     with pytest.raises(StoreUnavailable, match="is the journal of pool p; give pool q a database of its own"):
         await shared("b", pool="q").acquire()
+
+
+async def test_a_database_is_whose_pools_were_in_it(shared: Leases, clock: HandClock) -> None:
+    """Pools come and go; who shares none with those before it writes into another's journal."""
+    for seat, pools in (("a", "p"), ("a", "p,q"), ("a", "q,r"), ("a", ""), ("a", "s")):
+        lease = shared(seat, pool=pools)
+        await lease.acquire()
+        await lease.release()
+    with pytest.raises(StoreUnavailable, match="is the journal of pool s; give pools t, u a database"):
+        await shared("b", pool="u,t").acquire()
 
 
 async def test_keeping_renews_and_ends_once_another_has_it(shared: Leases, clock: HandClock) -> None:
