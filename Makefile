@@ -14,7 +14,7 @@ KILLS_ARGS ?=
 EQUAL_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env llamacpp-env clients-env equal-results lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env llamacpp-env clients-env equal-results lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ first-day: $(STAMP) ## Type the page of the first day on AWS, against a stand-in
 
 demo-vllm: vllm-env ## The same with real vLLM servers on the CPU and a tiny model (large download)
 	@$(BIN)/orchestrator demo --engine vllm --nodes 3 --speed 2 --rate 2 --duration 240 $(DEMO_ARGS)
+
+demo-llamacpp: llamacpp-env $(STAMP) ## The same with real llama.cpp servers and a tiny model (100 MB)
+	@$(BIN)/orchestrator demo --engine llamacpp --nodes 4 --duration 40 $(DEMO_ARGS)
 
 # Every process that a test starts imports the program: what one has compiled serves the others.
 test: export PYTHONDONTWRITEBYTECODE =

@@ -39,7 +39,9 @@ def demo(
             validator=validators.Number(gte=0, lte=1000),
         ),
     ] = _DEFAULTS.kills,
-    engine: Annotated[Literal["simulated", "vllm"], Parameter(help="What the nodes run.")] = _DEFAULTS.engine,
+    engine: Annotated[
+        Literal["simulated", "vllm", "llamacpp"], Parameter(help="What the nodes run.")
+    ] = _DEFAULTS.engine,
     trace: Annotated[
         Path | None,
         Parameter(
@@ -66,7 +68,7 @@ def demo(
       orchestrator demo
       orchestrator demo --duration 90 --seed 7 -o json
       orchestrator demo --kills 10
-      orchestrator demo --nodes 4 --engine vllm
+      orchestrator demo --nodes 4 --engine llamacpp
       orchestrator demo --trace traces/aws-p5
     """
     options = DemoOptions(

@@ -21,7 +21,7 @@ class DemoOptions:
     seed: int = 1
     nodes: int = 10
     speed: float = 20.0
-    engine: Literal["simulated", "vllm"] = "simulated"
+    engine: Literal["simulated", "vllm", "llamacpp"] = "simulated"
     trace: Path | None = None
     rate: float = 20.0
     kills: int = 0

@@ -33,6 +33,27 @@ class SceneError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Cast:
+    """What the nodes run, and what can be asked of it on a machine that plays all of them.
+
+    `engine`: lines of its table. `tokens`, `streamed`: least and most tokens of answers. `drills`: nodes that
+    are taken with notice. The other times in seconds.
+    """
+
+    model: str
+    served_name: str
+    engine: tuple[str, ...]
+    tokens: tuple[int, int]
+    streamed: tuple[int, int]
+    drills: int = 8
+    start_timeout: float = 90.0
+    boot_timeout: int = 60
+    probe_timeout: int = 2
+    unhealthy_after: int = 1
+    replace_after: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """Where everything of one demo is."""
 
@@ -53,12 +74,11 @@ class Scene:
 
 def build(options: DemoOptions, directory: Path) -> Scene:
     """Write the configuration and the market of a demo. Raises SceneError."""
-    vllm = options.engine == "vllm"
     notice = NOTICE / options.speed
+    cast = {"simulated": _simulated, "vllm": _vllm, "llamacpp": _llamacpp}[options.engine](options, notice)
     port = _free_port()
-    model = str(_vllm_model()) if vllm else "simulated"
     config = directory / "pool.toml"
-    config.write_text(_toml(options, port=port, notice=notice, model=model), encoding="utf-8")
+    config.write_text(_toml(options, cast, port=port, notice=notice), encoding="utf-8")
     market = directory / "market.json"
     dump_config(_cloud(options, directory), market)
     state = directory / "state"
@@ -70,18 +90,17 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         cloud_socket=state / "cloud" / "cloud.sock",
         gateway_socket=state / "gateway.sock",
         url=f"http://127.0.0.1:{port}",
-        model="tiny" if vllm else model,
-        tokens=(8, 24) if vllm else (10, max(12, int(notice * 0.2 * _TOKENS_PER_SECOND))),
-        streamed=(16, 64) if vllm else (10, max(20, int(notice * 0.5 * _TOKENS_PER_SECOND))),
+        model=cast.served_name,
+        tokens=cast.tokens,
+        streamed=cast.streamed,
         notice_s=notice,
-        drills=max(1, int(options.duration / 60)) if vllm else 8,
-        start_timeout=600.0 if vllm else 90.0,
+        drills=cast.drills,
+        start_timeout=cast.start_timeout,
     )
 
 
-def _toml(options: DemoOptions, *, port: int, notice: float, model: str) -> str:
+def _toml(options: DemoOptions, cast: _Cast, *, port: int, notice: float) -> str:
     """The pool's configuration. Times follow the notice, so that a fast market has fast rules."""
-    vllm = options.engine == "vllm"
     lines = [
         "[daemon]",
         'state_dir = "./state"',
@@ -92,17 +111,14 @@ def _toml(options: DemoOptions, *, port: int, notice: float, model: str) -> str:
         'poll_targets = "500ms"',
         'poll_offerings = "5s"',
         'probe_interval = "500ms"',
-        f'probe_timeout = "{10 if vllm else 2}s"',
+        f'probe_timeout = "{cast.probe_timeout}s"',
         f"[pool.{POOL}]",
         f"replicas = {options.nodes}",
-        f"model = {json.dumps(model)}",
+        f"model = {json.dumps(cast.model)}",
         f"[pool.{POOL}.engine]",
         f'kind = "{options.engine}"',
-        *(
-            _vllm_engine()
-            if vllm
-            else ['args = ["--load-time", "0.5", "--tokens-per-second", "' + f"{_TOKENS_PER_SECOND}" + '"]']
-        ),
+        f"served_name = {json.dumps(cast.served_name)}",
+        *cast.engine,
         f"[pool.{POOL}.drain]",
         f'budget = "{notice * 0.35:.2f}s"',
         f'margin = "{notice * 0.05:.2f}s"',
@@ -113,9 +129,9 @@ def _toml(options: DemoOptions, *, port: int, notice: float, model: str) -> str:
         f"[pool.{POOL}.placement]",
         f'refusal_half_life = "{max(2.0, notice):.2f}s"',
         f"[pool.{POOL}.health]",
-        f'unhealthy_after = "{5 if vllm else 1}s"',
-        f'replace_after = "{45 if vllm else 5}s"',
-        f'boot_timeout = "{600 if vllm else 60}s"',
+        f'unhealthy_after = "{cast.unhealthy_after}s"',
+        f'replace_after = "{cast.replace_after}s"',
+        f'boot_timeout = "{cast.boot_timeout}s"',
         f"[pool.{POOL}.patience]",
         'stale_after = "15s"',
         'vanish_grace = "3s"',
@@ -151,25 +167,64 @@ def _cloud(options: DemoOptions, directory: Path) -> LocalCloudConfig:
     )
 
 
-def _vllm_engine() -> list[str]:
+def _simulated(_options: DemoOptions, notice: float) -> _Cast:
+    """Servers without a model, whose texts last for a good part of a notice."""
+    args = ["--load-time", "0.5", "--tokens-per-second", str(_TOKENS_PER_SECOND)]
+    return _Cast(
+        model="simulated",
+        served_name="simulated",
+        engine=(f"args = {json.dumps(args)}",),
+        tokens=(10, max(12, int(notice * 0.2 * _TOKENS_PER_SECOND))),
+        streamed=(10, max(20, int(notice * 0.5 * _TOKENS_PER_SECOND))),
+    )
+
+
+def _vllm(options: DemoOptions, _notice: float) -> _Cast:
     """vLLM on a CPU with the tiny model: small, one thread each, nothing fetched."""
-    executable = Path(os.environ.get("ORCHESTRATOR_VLLM", ".venv-vllm/bin/vllm")).absolute()
-    if not executable.exists():
-        raise SceneError(f"{executable}: no vLLM here; run `make vllm-env`, or set ORCHESTRATOR_VLLM")
+    executable = _installed("ORCHESTRATOR_VLLM", ".venv-vllm/bin/vllm", "make vllm-env")
+    model = _installed("ORCHESTRATOR_VLLM_MODEL", ".cache/tiny-model", "make vllm-env")
     pairs = ", ".join(f"{key} = {json.dumps(value)}" for key, value in CPU_ENV.items())
-    return [
-        f"executable = {json.dumps(str(executable))}",
-        'served_name = "tiny"',
-        f"args = {json.dumps(CPU_ARGS)}",
-        f"env = {{ {pairs} }}",
-    ]
+    return _Cast(
+        model=str(model),
+        served_name="tiny",
+        engine=(
+            f"executable = {json.dumps(str(executable))}",
+            f"args = {json.dumps(CPU_ARGS)}",
+            f"env = {{ {pairs} }}",
+        ),
+        tokens=(8, 24),
+        streamed=(16, 64),
+        drills=max(1, int(options.duration / 60)),
+        start_timeout=600.0,
+        boot_timeout=600,
+        probe_timeout=10,
+        unhealthy_after=5,
+        replace_after=45,
+    )
 
 
-def _vllm_model() -> Path:
-    model = Path(os.environ.get("ORCHESTRATOR_VLLM_MODEL", ".cache/tiny-model")).absolute()
-    if not (model / "config.json").exists():
-        raise SceneError(f"{model}: no model here; run `make vllm-env`, or set ORCHESTRATOR_VLLM_MODEL")
-    return model
+def _llamacpp(_options: DemoOptions, _notice: float) -> _Cast:
+    """llama.cpp on a CPU with the tiny model: thousands of tokens a second, so answers of hundreds."""
+    executable = _installed("ORCHESTRATOR_LLAMACPP", ".venv-llamacpp/bin/llama-server", "make llamacpp-env")
+    model = _installed("ORCHESTRATOR_LLAMACPP_MODEL", ".cache/tiny-model.gguf", "make llamacpp-env")
+    return _Cast(
+        model=str(model),
+        served_name="tiny",
+        engine=(
+            f"executable = {json.dumps(str(executable))}",
+            'args = ["--threads", "1", "--parallel", "4", "--ctx-size", "16384"]',
+        ),
+        tokens=(50, 200),
+        streamed=(100, 800),
+    )
+
+
+def _installed(variable: str, usual: str, recipe: str) -> Path:
+    """A part of an engine, as a whole path. Raises SceneError where it is missing."""
+    found = Path(os.environ.get(variable, usual)).absolute()
+    if not found.exists():
+        raise SceneError(f"{found} is missing; run `{recipe}`, or set {variable}")
+    return found
 
 
 def _free_port() -> int:
