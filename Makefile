@@ -12,9 +12,10 @@ SOAK_ARGS ?=
 INSTALL_ARGS ?=
 KILLS_ARGS ?=
 EQUAL_ARGS ?=
+TRANSLATE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env llamacpp-env clients-env equal-results lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -100,6 +101,12 @@ clients-env: ## Install the clients of equal-results into .venv-clients (large d
 
 equal-results: vllm-env clients-env ## Compare what clients get through the gateway and from the engine itself
 	@$(BIN)/python tools/equal_results/run.py $(EQUAL_ARGS)
+
+litellm-env: ## Install LiteLLM's proxy for translate-check into .venv-litellm (large download)
+	@PYTHON=$(PYTHON) tools/translate_check/install.sh
+
+translate-check: vllm-env llamacpp-env litellm-env ## Compare three real servers' answers through the translation and without
+	@$(BIN)/python tools/translate_check/run.py $(TRANSLATE_ARGS)
 
 lint: $(STAMP) ## Check style, types and layer contracts
 	@$(BIN)/ruff format --check .

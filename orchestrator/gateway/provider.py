@@ -18,10 +18,9 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from cloud.ports import Clock
-from cloud.providers.anthropic import Anthropic
-from cloud.providers.openai import OpenAi
+from cloud.providers.kinds import wire_of
 from cloud.providers.prices import price_of
-from cloud.providers.wire import Blame, Call, Untranslatable, Wire
+from cloud.providers.wire import Blame, Call, Untranslatable
 from orchestrator.gateway.blame import Breaker, BreakerState
 from orchestrator.gateway.config import ProviderSpec
 from orchestrator.gateway.endings import Answer, ClientGone, Endings, Turned, Unserved, shape_for
@@ -90,7 +89,7 @@ class ProviderBackend:
             self._price(model)
         self._key = KeyFile(spec.api_key_file, environment)
         self._keys_seen = 0
-        self._wire = _wire(spec)
+        self._wire = wire_of(spec.kind, spec.url, api_version=spec.api_version, sampling=spec.sampling)
         self._breaker = Breaker(_FAILURES, _QUIET, _LONGEST)
         self._unknown: dict[
             str, float
@@ -348,9 +347,3 @@ def _bound(call: Call) -> Bound:
 def _may_pass(failed: CallFailed) -> bool:
     """Whether the same call may succeed a moment later."""
     return failed.fault is None or failed.fault.blame in (Blame.BUSY, Blame.FAILED)
-
-
-def _wire(spec: ProviderSpec) -> Wire:
-    if spec.kind == "anthropic":
-        return Anthropic(spec.url, api_version=spec.api_version, sampling=spec.sampling)
-    return OpenAi(spec.url)

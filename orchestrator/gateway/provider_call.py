@@ -28,7 +28,7 @@ from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.provider_money import Stake
-from orchestrator.gateway.replies import BACKEND, REQUEST_ID
+from orchestrator.gateway.replies import BACKEND, DROPPED, REQUEST_ID
 from orchestrator.gateway.request import Stage
 
 _OK, _FIRST_ERROR, _FIRST_SERVER_ERROR = 200, 400, 500
@@ -267,7 +267,10 @@ class _Sending:
 
     def headers(self, kind: str) -> CIMultiDict[str]:
         """Of the answer to the client."""
-        return CIMultiDict({"Content-Type": kind, REQUEST_ID: self.job.exchange.id, BACKEND: self.backend})
+        told = CIMultiDict({"Content-Type": kind, REQUEST_ID: self.job.exchange.id, BACKEND: self.backend})
+        if self.call.dropped:
+            told[DROPPED] = ", ".join(self.call.dropped)
+        return told
 
 
 def _session(spec: ProviderSpec) -> aiohttp.ClientSession:

@@ -13,6 +13,8 @@ ANTHROPIC_REQUEST_ID = "request-id"
 NODE = "X-Orchestrator-Node"
 BACKEND = "X-Orchestrator-Backend"
 """Which provider and model answered, as `claude/claude-sonnet-5`."""
+DROPPED = "X-Orchestrator-Dropped"
+"""The fields of the request that this provider was not told, though its answer may depend on them."""
 
 
 def error_response(

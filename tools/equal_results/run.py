@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -24,85 +23,29 @@ from typing import Any, cast
 
 import aiohttp
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from real_servers import ROOT, VLLM, Failed, on_page, process, vllm
+
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.clock import SystemClock
-from cloud.engines.vllm_cpu import CPU_ARGS, CPU_ENV
+from cloud.engines.vllm_cpu import CPU_ARGS
 from cloud.errors import Uncertain
 from policies.model import TargetSpec
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-
 PAGE = ROOT / "docs" / "reference" / "equal-results.md"
 CLIENTS = Path(os.environ.get("CLIENTS_VENV", ROOT / ".venv-clients"))
-VLLM = Path(os.environ.get("VLLM_VENV", ROOT / ".venv-vllm"))
 MODEL = Path(os.environ.get("VLLM_MODEL", ROOT / ".cache" / "tiny-model"))
 BERT = ROOT / ".cache" / "tiny-bert"
-PATIENCE = 600.0  # s until an engine is ready, on a machine that does other things
 PROGRAMS = ("openai", "anthropic", "langchain-openai", "litellm")
 SERVERS = {
     "text": "vLLM {version} on CPU, a Llama of random weights",
     "pooling": "vLLM {version} on CPU, a BERT of random weights",
     "kept": "a stand-in that keeps what it is given in memory",
 }
-_START, _END = "<!-- table -->", "<!-- end -->"
 
 Row = dict[str, Any]
-
-
-class Failed(Exception):
-    """Something could not be started."""
-
-
-@contextlib.asynccontextmanager
-async def process(*argv: str, env: dict[str, str] | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A child that is killed with its group at the end."""
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        cwd=ROOT,
-        env=os.environ | (env or {}),
-        start_new_session=True,
-    )
-    try:
-        yield child
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, 9)
-        await child.wait()
-
-
-@contextlib.asynccontextmanager
-async def vllm(name: str, model: Path, *flags: str) -> AsyncIterator[str]:
-    """A vLLM server; its URL once it is ready. Raises Failed."""
-    port = free_port()
-    argv = [str(VLLM / "bin" / "vllm"), "serve", str(model), "--served-model-name", name]
-    async with process(*argv, "--host", "127.0.0.1", "--port", str(port), *flags, env=dict(CPU_ENV)) as child:
-        drained = asyncio.create_task(cast("asyncio.StreamReader", child.stdout).read())
-        await ready(f"http://127.0.0.1:{port}", child)
-        yield f"http://127.0.0.1:{port}"
-    await drained
-
-
-async def ready(url: str, child: asyncio.subprocess.Process) -> None:
-    """Wait for `/health`. Raises Failed."""
-    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
-        while child.returncode is None:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with session.get(url + "/health") as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(0.5)  # noqa: TID251 - a tool that waits for a program
-    raise Failed(f"the engine for {url} ended with code {child.returncode}")
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
@@ -230,8 +173,7 @@ async def main() -> int:
     found = f"{await versions()}\n\n{table(rows)}"
     print(found)
     if options.write:
-        head, _, rest = PAGE.read_text(encoding="utf-8").partition(_START)
-        PAGE.write_text(f"{head}{_START}\n\n{found}\n\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
+        on_page(PAGE, found)
     return 0 if all(row["found"] == row["through"] for row in rows) else 1
 
 

@@ -197,6 +197,25 @@ class TestAnswers:
             assert answer.headers["X-Request-Id"] == "req-0"
             assert not answer.headers.keys() & {"Set-Cookie", "X-Secret"}
 
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_the_answer_says_what_the_provider_was_not_told(self, tmp_path: Path, stream: bool) -> None:
+        fields = {**CHAT, "temperature": 0, "seed": 7, "stream": stream}
+        async with (
+            provider() as api,
+            stand(api, tmp_path) as one,
+            client() as session,
+            session.post(one.url + "/v1/chat/completions", json=fields) as answer,
+        ):
+            assert answer.headers["X-Orchestrator-Dropped"] == "temperature, seed"
+            assert not api.seen[0].fields.keys() & {"temperature", "seed"}
+        async with (
+            provider() as api,
+            stand(api, tmp_path) as one,
+            client() as session,
+            session.post(one.url + "/v1/chat/completions", json=CHAT) as answer,
+        ):
+            assert "X-Orchestrator-Dropped" not in answer.headers
+
     async def test_the_key_is_read_again_when_its_file_changes(self, tmp_path: Path) -> None:
         async with provider() as api, stand(api, tmp_path) as one:
             await post(one)
