@@ -9,6 +9,8 @@ goes before what does not, so that prices which move move no nodes.
 A unit that is missing is asked for at the cheapest price at which it may be had now: that of spot, or of
 on-demand while spot cannot be had (`policies.spot_loss`). What cannot be bought is not asked for: while the
 pool is paused or its loop is dead, above its own spend cap, or where no price is known. What runs counts.
+A pool where on-demand nodes stand in for spot asks for one spot node beside them, and they leave its price
+free: else they would take the last dollar, and the pool could not go back to what costs a third.
 Hysteresis: what runs is kept until all of it together costs SLACK more than the budget, or a pool that goes
 before it waits for a node. Nothing is launched beyond the budget itself.
 Never: a grant takes nodes away. A pool that may aim at less than it has lets go of nodes by its own policies,
@@ -44,7 +46,7 @@ from policies.records import Memory
 from policies.spot_loss import spot_loss
 from policies.value import replace
 
-SLACK = 0.1
+SLACK = 0.05
 """Share of the budget by which what runs may be over it before pools let go of nodes for that alone."""
 
 _HAIR = 1e-6  # USD/h and nodes: three times 1.10 is a hair above 3.30 in binary
@@ -119,7 +121,10 @@ def in_effect(pool: Pool, grant: Grant | None) -> Pool:
         standby=StandbyRules(hot=hot, stopped=stopped),
         limits=replace(pool.limits, spend_per_hour=cap),
         share=Share(
-            nodes=grant.nodes, dollars=cap is not None and cap == grant.spend_per_hour, drains=drains
+            nodes=grant.nodes,
+            dollars=cap is not None and cap == grant.spend_per_hour,
+            drains=drains,
+            way_back=grant.way_back,
         ),
     )
 
@@ -157,6 +162,7 @@ def ask_of(fleet: Fleet, world: World, memory: Memory) -> Ask:
         cap=pool.limits.spend_per_hour,
         on_demand=on_demand,
         spot=on_demand if no_spot else spot,
+        way_back=spot if pool.spot_wanted else Price(),
         dearest=max((o.price for o in sold if o.price is not None), default=None),
         has_on_demand=has[Market.ON_DEMAND],
         has_spot=has[Market.SPOT],
@@ -227,7 +233,8 @@ class _Class(IntEnum):
 class _Claim:
     """Some units of one ask, of one class and at one price: nodes that run, or nodes to be launched.
 
-    `price`: USD/h of a node, `size`: units of a node. `granted`: units that the budget has room for.
+    `price`: USD/h of a node, `size`: units of a node. `granted`: units that the budget has room for. `swaps`:
+    they take the place of others that run and count as well.
     """
 
     ask: Ask
@@ -237,6 +244,7 @@ class _Claim:
     price: float
     size: float
     granted: int = 0
+    swaps: bool = False
 
     @property
     def rank(self) -> tuple[int, int, bool, float, str]:
@@ -275,11 +283,13 @@ def _claims(ask: Ask, budget: SharedBudget, dearest: float) -> Iterator[_Claim]:
     """What a pool asks for. What runs fills the classes first; what cannot be bought is not asked for."""
     on_demand, spot, standby = (_Pot(h) for h in (ask.has_on_demand, ask.has_spot, ask.has_standby))
     own = math.inf if ask.cap is None else ask.cap - ask.spend(dearest)
+    back = _back(ask)
     for kind, missing, filled_by, price in (
         (_Class.FLOOR, ask.floor, (on_demand,), ask.on_demand),
         (_Class.WANTED, ask.replicas - ask.floor, (spot, on_demand), ask.spot),
+        (_Class.WANTED, back, (), ask.way_back),
         (_Class.STANDBY, ask.standby, (standby, on_demand), ask.on_demand),
-        (_Class.SURGE, ask.surge, (spot, on_demand), ask.on_demand),
+        (_Class.SURGE, ask.surge - back, (spot, on_demand), ask.on_demand),
     ):
         for pot in filled_by:
             units = pot.take(missing)
@@ -293,7 +303,25 @@ def _claims(ask: Ask, budget: SharedBudget, dearest: float) -> Iterator[_Claim]:
             missing -= 1
         if missing:
             own -= node * math.ceil(missing / price.units)
-            yield _Claim(ask, kind, False, missing, node, price.units)
+            swaps = kind is _Class.WANTED and not filled_by
+            yield _Claim(ask, kind, False, missing, node, price.units, swaps=swaps)
+
+
+def _back(ask: Ask) -> int:
+    """Units of the spot node that a pool where on-demand stands in for spot needs to get away from that."""
+    if not _has_way_back(ask):
+        return 0
+    lacks = ask.replicas - ask.floor - ask.has_spot.units
+    stands_in = lacks if ask.spot == ask.on_demand else min(lacks, ask.has_on_demand.units - ask.floor)
+    return min(ask.surge, ask.way_back.units) if stands_in > 0 else 0
+
+
+def _has_way_back(ask: Ask) -> bool:
+    """A spot node beside those that stand in for it is cheaper than they are. It needs a surge."""
+    spot, on_demand = ask.way_back.node, ask.on_demand.node
+    if spot is None or on_demand is None or not ask.surge:
+        return False
+    return spot / ask.way_back.units < on_demand / ask.on_demand.units
 
 
 class _Pot:
@@ -376,7 +404,7 @@ def _hand_out(claims: Iterable[_Claim], rooms: Mapping[str, _Room], budget: Shar
         for _ in range(0 if claim.runs else int(claim.nodes(claim.granted))):
             own_spend, own_nodes = min(room.reserved_spend, claim.price), min(room.reserved_nodes, 1)
             if claim.price - own_spend > max(0.0, spend) + _HAIR or 1 - own_nodes > nodes:
-                waits |= {claim.ask.pool} if claim.kind <= _Class.WANTED else set()
+                waits |= {claim.ask.pool} if claim.kind <= _Class.WANTED and not claim.swaps else set()
                 break
             room.spend, room.nodes = room.spend + claim.price, room.nodes + 1
             room.reserved_spend -= own_spend
@@ -393,7 +421,7 @@ def _grant(ask: Ask, claims: Iterable[_Claim], room: _Room, budget: SharedBudget
     """What a pool gets, and why it is no more."""
     short = dict.fromkeys(_Class, 0)
     for claim in claims:
-        if claim.ask is ask:
+        if claim.ask is ask and not claim.swaps:
             short[claim.kind] += claim.units - claim.granted
     missing = short[_Class.FLOOR] + short[_Class.WANTED]
     why = [_why(ask, claims, missing, budget)] if missing else []
@@ -405,6 +433,7 @@ def _grant(ask: Ask, claims: Iterable[_Claim], room: _Room, budget: SharedBudget
         nodes=None if budget.nodes is None else room.nodes if ask.seen else ask.nodes,
         spend_per_hour=None if budget.spend_per_hour is None else spend,
         why="; ".join(why),
+        way_back=0.0 if budget.spend_per_hour is None or not _has_way_back(ask) else ask.way_back.node or 0.0,
         floor_short=short[_Class.FLOOR] > 0,
     )
 
@@ -413,7 +442,7 @@ def _why(ask: Ask, claims: Iterable[_Claim], missing: int, budget: SharedBudget)
     """That a pool is short, and who goes before it."""
     ahead: list[_Claim] = []
     for claim in claims:
-        if claim.ask is ask and claim.granted < claim.units:
+        if claim.ask is ask and not claim.swaps and claim.granted < claim.units:
             break
         ahead += [claim] if claim.ask is not ask and claim.granted else []
     higher = sorted({claim.ask.pool for claim in ahead if claim.ask.priority > ask.priority})

@@ -59,7 +59,8 @@ class Ask:
 
     `replicas`: wanted in all, `floor` of them on demand. `standby`: hot and stopped beyond them. `surge`:
     beyond those, for a while. `cap`: the pool's own spend cap, USD/h. `on_demand` and `spot`: the cheapest
-    node that may be launched now to fill the floor, and the rest; `dearest`: USD/h of the dearest node that
+    node that may be launched now to fill the floor, and the rest; `way_back`: the cheapest spot node, whether
+    or not it may be had now; `dearest`: USD/h of the dearest node that
     is sold. `has_on_demand`, `has_spot`: nodes that count towards wanted; `has_standby`: stopped standbys;
     `other`: whatever else lives or bills, being on its way out or not counted. `launches`: False while the
     pool launches nothing, being paused or dead. `seen`: False while nobody can tell what it has: then what
@@ -75,6 +76,7 @@ class Ask:
     cap: float | None = None
     on_demand: Price = Price()
     spot: Price = Price()
+    way_back: Price = Price()
     dearest: float | None = None
     has_on_demand: Held = Held()
     has_spot: Held = Held()
@@ -103,12 +105,13 @@ class Share:
     """Marks a pool that is as its grant lets it be: what else limits it, and what does not follow from less.
 
     `nodes`: machines that may live at once, None for no limit. `dollars`: its spend cap is what was granted.
-    `drains`: units that it may drain by choice at once.
+    `drains`: units that it may drain by choice at once. `way_back`: as in `Grant`.
     """
 
     nodes: int | None
     dollars: bool
     drains: int
+    way_back: float = 0.0
 
 
 @value
@@ -119,7 +122,8 @@ class Grant:
     may live at once, those on their way out not counted; `spend_per_hour`: USD/h of all that bills, open
     launches and nodes on their way out included; each None where the budget does not limit it. Both are at
     least what the pool has, so they stop only what would be added. `why`: what the pool is short of and why,
-    one phrase, empty where it gets all that it wants. `floor_short`: not even its on-demand floor is granted.
+    one phrase, empty where it gets all that it wants. `way_back`: USD/h that on-demand nodes beyond the floor
+    leave free for a spot node. `floor_short`: not even its on-demand floor is granted.
     `violation`: what is wrong with the sharing itself, in words; then nothing may be added.
     """
 
@@ -128,5 +132,6 @@ class Grant:
     nodes: int | None = None
     spend_per_hour: float | None = None
     why: str = ""
+    way_back: float = 0.0
     floor_short: bool = False
     violation: str = ""

@@ -80,16 +80,16 @@ class Budget:
             return f"{self._nodes} nodes live, and the share of the budget is {share.nodes}"
         return no_room(self._pool, self._living)
 
-    def refuses(self, price: float | None) -> str:
-        """Why a launch at `price` USD/h is not allowed now; empty when it is."""
+    def refuses(self, price: float | None, *, leaving: float = 0.0) -> str:
+        """Why a launch at `price` USD/h, that leaves `leaving` free, is not allowed now; empty when it is."""
         limits = self._pool.limits
         if full := self._no_room():
             return full
         if self._launched >= limits.launches_per_minute:
             return f"{self._launched} launches in the last minute, the limit is {limits.launches_per_minute}"
-        return self.refuses_cost(price)
+        return self.refuses_cost(price, leaving=leaving)
 
-    def refuses_cost(self, price: float | None) -> str:
+    def refuses_cost(self, price: float | None, *, leaving: float = 0.0) -> str:
         """Why `price` USD/h more may not be spent now; empty when it may."""
         cap = self._pool.limits.spend_per_hour
         if cap is None:
@@ -100,9 +100,10 @@ class Budget:
             return f"the {name} of {cap:.2f} USD/h needs the price of this node, which is not known"
         if self._unpriced:
             return f"the {name} of {cap:.2f} USD/h needs the prices of {self._unpriced} more nodes"
-        if not within_cap(self._pool, self._spend + price):
+        if not within_cap(self._pool, self._spend + price + leaving):
             left = max(0.0, cap - self._spend)
-            return f"the {name} of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}"
+            kept = f" and {leaving:.2f} is for a spot node" if left >= price else ""
+            return f"the {name} of {cap:.2f} USD/h leaves {left:.2f}, this node costs {price:.2f}{kept}"
         return ""
 
     def affords(self, price: float | None) -> bool:

@@ -214,7 +214,8 @@ class Turn:
 
         `swap`: it takes the place of the outgoing node that has waited longest, if there is one.
         """
-        refusal = self._holds(offering.placement) or self.budget.refuses(offering.price)
+        leaving = self._way_back(offering.placement.market)
+        refusal = self._holds(offering.placement) or self.budget.refuses(offering.price, leaving=leaving)
         if refusal:
             self.defer(ActionKind.LAUNCH, refusal, placement=offering.placement)
             return False
@@ -263,6 +264,11 @@ class Turn:
                 replaces=intent.replaces,
             )
         )
+
+    def _way_back(self, market: Market) -> float:
+        """USD/h that a launch leaves free: on-demand nodes beyond the floor may stand in for spot."""
+        beyond = market is Market.ON_DEMAND and self.count(market) >= self.pool.on_demand_floor
+        return self.pool.share.way_back if beyond and self.pool.share is not None else 0.0
 
     def _holds(self, placement: Placement) -> str:
         """Why nothing new may be launched there now, whatever it costs; empty when it may."""
