@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import orjson
 
@@ -99,6 +99,16 @@ class Anthropic:
         reader = CountReader() if path == _COUNT else MessagesReader()
         return self._call(path, {**fields, "model": model}, key, reader, (), passed)
 
+    def models(self, key: str, model: str = "") -> tuple[str, Mapping[str, str]]:
+        """See Wire."""
+        path = f"/v1/models/{quote(model, safe='')}" if model else "/v1/models?limit=1000"
+        return self._base + path, self._shown(key)
+
+    def _shown(self, key: str) -> dict[str, str]:
+        """The headers that say who asks, in which version."""
+        shown = bearer(key) if self._version >= _BEARER_SINCE or not key else {"x-api-key": key}
+        return {"anthropic-version": self._version, **shown}
+
     def _call(
         self,
         path: str,
@@ -108,11 +118,9 @@ class Anthropic:
         dropped: tuple[str, ...],
         headers: Mapping[str, str],
     ) -> Call:
-        shown = bearer(key) if self._version >= _BEARER_SINCE or not key else {"x-api-key": key}
-        told = {"Content-Type": "application/json", "anthropic-version": self._version}
         return Call(
             path=self._base + path,
-            headers={**told, **shown, **headers},
+            headers={"Content-Type": "application/json", **self._shown(key), **headers},
             fields=fields,
             reader=reader,
             dropped=dropped,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from cloud.providers import usage as usages
 from cloud.providers.wire import (
@@ -84,6 +84,10 @@ class OpenAi:
         if (fields := loaded(raw)) is None:
             raise Untranslatable("body", "is no JSON object")
         return self._call(fields, model, key, stream, path, ())
+
+    def models(self, key: str, model: str = "") -> tuple[str, Mapping[str, str]]:
+        """See Wire."""
+        return f"{self._base}/models" + (f"/{quote(model, safe='')}" if model else ""), bearer(key)
 
     def _plain_chat(self, inner: Fields) -> tuple[Fields, tuple[str, ...]]:
         """Chat without what the gateway adds for vLLM alone; what the client named itself stays."""

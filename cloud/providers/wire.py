@@ -140,6 +140,12 @@ class Wire(Protocol):
         """
         ...
 
+    def models(self, key: str, model: str = "") -> tuple[str, Mapping[str, str]]:
+        """Path and headers of a GET that costs nothing: the list of models, or what is told of one. The path
+        follows scheme and host.
+        """
+        ...
+
 
 class Relay(ABC):
     """Reads a stream and makes of it the client's. Feed it bytes, however they are cut.

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from orchestrator.doctor.runner import Progress
 
 CheckGroup = Literal[
-    "host", "config", "state", "daemon", "pool", "aws", "money", "notices", "launch", "balancer"
+    "host",
+    "config",
+    "state",
+    "daemon",
+    "pool",
+    "providers",
+    "aws",
+    "money",
+    "notices",
+    "launch",
+    "balancer",
 ]
 
 
@@ -104,7 +114,8 @@ def _examined(
 
     if fix:
         try:
-            asyncio.run(_mend(_on_aws(config), str(config), yes))
+            for pool in _on_aws(config):
+                asyncio.run(_mend(pool, str(config), yes))
         except CloudError as error:
             raise CommandError(f"nothing was changed: {error}") from error
     with _showing() as progress:
@@ -127,14 +138,16 @@ def _rows(result: Result) -> list[FindingView]:
     ]
 
 
-def _on_aws(file: Path | None) -> Config:
-    """The configuration, if there is anything in it that can be mended."""
+def _on_aws(file: Path | None) -> list[Config]:
+    """The configuration of each pool of which anything can be mended."""
     if file is None:
         raise CommandError("--fix needs --config FILE, to know what to mend", shared.USAGE)
     config = shared.read_config(file)
-    if config.pool.cloud.kind != "aws" or not config.pool.cloud.aws.target_group:
-        raise CommandError(f"{file}: the pool uses no target group, and --fix mends nothing else")
-    return config
+    pools = [config.only(name) for name in config.pools]
+    found = [one for one in pools if one.pool.cloud.kind == "aws" and one.pool.cloud.aws.target_group]
+    if not found:
+        raise CommandError(f"{file}: no pool uses a target group, and --fix mends nothing else")
+    return found
 
 
 async def _mend(config: Config, file: str, yes: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.config.checks.providers import models_used
@@ -89,11 +88,11 @@ def _when(backend: Backend, weights: int, *, first: bool) -> str:
 
 def _provider(name: str, provider: ProviderConfig, models: Iterable[str], now: float) -> ProviderMeaningView:
     prices = {model: provider.price_of(model, at=now) for model in models}
-    sources = {model: _source(provider, model, known=prices[model] is not None) for model in models}
+    sources = {model: provider.price_source(model, at=now) for model in models}
     cap = provider.usd_per_day
     most = "without a cap" if cap is None else f"at most ${cap} a day"
     said = [f"{name}: {provider.address} ({provider.kind}), {most}"]
-    said += [f"{model} {_price(prices[model])} ({sources[model]})" for model in prices]
+    said += [f"{model} {_price(prices[model])} ({sources[model] or 'no price'})" for model in prices]
     return {
         "name": name,
         "kind": provider.kind,
@@ -114,12 +113,3 @@ def _price(price: Price | None) -> str:
     return (
         f"costs {dollars(rates.input * _MTOK)} in and {dollars(rates.output * _MTOK)} out per million tokens"
     )
-
-
-def _source(provider: ProviderConfig, model: str, *, known: bool) -> str:
-    """Where a price is from: the file, or the price list with its version, which is its age."""
-    if not known:
-        return "no price"
-    if model in provider.price and provider.price[model].input is not None:
-        return "this file"
-    return f"genai-prices {version('genai-prices')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cloud.ports import Clock
@@ -11,6 +12,8 @@ from orchestrator.api.client import ClientError, ControlClient, find_socket
 from orchestrator.config.load import Config, ConfigError, load_config
 from orchestrator.doctor.findings import GROUPS, Check, Finding, Findings, Result, fail, ok, skipped, warn
 from orchestrator.doctor.on_machine import MachineDoctor, host_checks
+from orchestrator.doctor.on_pool import PoolDoctor
+from orchestrator.doctor.on_providers import ProvidersDoctor
 from orchestrator.doctor.runner import Progress, run
 
 _THREADS = 8
@@ -25,28 +28,45 @@ async def examine(file: Path | None, only: Sequence[str], clock: Clock, progress
     file = file if file is not None else _file_of_the_running_daemon()
     config, faults = _read(file)
     threads = WorkerThreads("doctor", _THREADS)
-    aws = None
+    closing: list[Callable[[], Awaitable[None]]] = []
     checks = [*host_checks(threads), Check(group="config", name="file", look=_found(faults))]
     if config is None:
         why = "no configuration is given" if file is None else "the configuration has errors"
         checks += [_skipped(group, why) for group in _NEEDS_CONFIG]
     else:
-        checks += MachineDoctor(config, clock, threads).checks()
-        if config.pool.cloud.kind == "aws":
-            from orchestrator.doctor.on_aws import AwsDoctor
-
-            aws = AwsDoctor(config, str(file), clock)
-            checks += aws.checks()
-        else:
-            why = f"the pool runs on {config.pool.cloud.kind}"
-            checks += [_skipped(group, why) for group in _ON_AWS if group == "aws" or group in only]
+        checks += MachineDoctor(config, threads).checks()
+        checks += ProvidersDoctor(config, clock, threads).checks()
+        for name in config.pools:
+            found, to_close = _of_pool(config.only(name), str(file), only, clock, threads)
+            checks += found if len(config.pools) == 1 else [_named(check, name) for check in found]
+            closing += to_close
     try:
         wanted = [check for check in checks if not only or check.group in only]
         return await run(sorted(wanted, key=lambda c: GROUPS.index(c.group)), clock, progress)
     finally:
         threads.close()
-        if aws is not None:
-            await aws.close()
+        for close in closing:
+            await close()
+
+
+def _of_pool(
+    config: Config, file: str, only: Sequence[str], clock: Clock, threads: WorkerThreads
+) -> tuple[list[Check], list[Callable[[], Awaitable[None]]]]:
+    """The checks of the only pool of a configuration, and what is to be closed after them."""
+    checks = PoolDoctor(config, clock, threads).checks()
+    if config.pool.cloud.kind == "aws":
+        from orchestrator.doctor.on_aws import AwsDoctor
+
+        aws = AwsDoctor(config, file, clock)
+        return [*checks, *aws.checks()], [aws.close]
+    why = f"the pool runs on {config.pool.cloud.kind}"
+    return [*checks, *(_skipped(group, why) for group in _ON_AWS if group == "aws" or group in only)], []
+
+
+def _named(check: Check, pool: str) -> Check:
+    """The same check among those of other pools."""
+    needs = f"{check.needs}-{pool}" if check.needs else ""
+    return replace(check, name=f"{check.name}-{pool}", needs=needs)
 
 
 def _file_of_the_running_daemon() -> Path | None:
@@ -73,8 +93,9 @@ def _read(file: Path | None) -> tuple[Config | None, Findings]:
         advice = f"mend it; `orchestrator validate {file}` checks it"
         return None, [fail(str(problem), advice) for problem in error.problems]
     warnings: list[Finding] = [warn(str(w), "change it, or leave it knowingly") for w in config.warnings]
-    wanted = config.wanted
-    text = f"{file} is valid: {wanted.replicas} {wanted.noun(wanted.replicas)} wanted"
+    wanted = [pool.as_pool(name) for name, pool in config.pools.items()]
+    sizes = [f"{pool.replicas} {pool.noun(pool.replicas)}" for pool in wanted]
+    text = f"{file} is valid: {' and '.join(sizes) or 'no node'} wanted"
     return config, warnings or [ok(text)]
 
 

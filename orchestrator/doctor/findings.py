@@ -59,7 +59,19 @@ class Result:
         return any(finding.state is State.FAIL for finding in self.findings)
 
 
-GROUPS: Final = ("host", "config", "state", "daemon", "pool", "aws", "money", "notices", "launch", "balancer")
+GROUPS: Final = (
+    "host",
+    "config",
+    "state",
+    "daemon",
+    "pool",
+    "providers",
+    "aws",
+    "money",
+    "notices",
+    "launch",
+    "balancer",
+)
 """Every group, in the order in which they are shown."""
 
 

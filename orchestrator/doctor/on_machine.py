@@ -1,4 +1,4 @@
-"""The checks of this machine, the state directory, the running daemon and the pool's own arithmetic.
+"""The checks of this machine, the state directory, the running daemon and the gateway's process.
 
 Facts are read in threads of their own: a disk or a socket that hangs must not hold up the others.
 """
@@ -9,18 +9,17 @@ import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator import __version__
-from orchestrator.api.client import ClientError, ControlClient
+from orchestrator.api.client import ClientError, ControlClient, Unreachable
+from orchestrator.config.checks.listeners import gateway_takes_requests
 from orchestrator.config.load import Config
 from orchestrator.config.types import SQLITE
-from orchestrator.doctor import host, machine, pool, running, state
+from orchestrator.doctor import host, machine, running, state
 from orchestrator.doctor.findings import Check, Findings, skipped
 from orchestrator.journal.file import NAME, JournalError, JournalFile
 from orchestrator.journal.store import SCHEMA_VERSION, StoreUnavailable
@@ -28,9 +27,6 @@ from orchestrator.packaging import check_names
 from orchestrator.views.api import StatusView
 
 _ANSWER: Final = 5.0  # s for an answer of the daemon or the gateway
-_LOOKS: Final = 4  # at the gateway's targets: a set that is on its way is not a disagreement
-_BETWEEN: Final = 1.0  # s
-_AGENT_POLLS: Final = 5.0  # s between two looks of a node's agent at its metadata
 _PID: Final = re.compile(r"pid (\d+)")
 
 
@@ -44,15 +40,12 @@ def host_checks(threads: WorkerThreads) -> list[Check]:
 
 
 class MachineDoctor:
-    """Everything that can be found out about one configuration without asking its cloud."""
+    """What can be found out about the processes of one configuration and the machine under them."""
 
-    def __init__(self, config: Config, clock: Clock, threads: WorkerThreads) -> None:
-        self._config, self._clock, self._threads = config, clock, threads
-        self._daemon, self._settings = config.daemon, config.pool
-        self._pool = config.wanted
-        aws = self._settings.cloud.aws if self._settings.cloud.kind == "aws" else None
-        self._aws = aws
-        self._gateway = None if aws is not None and aws.target_group else self._settings.gateway
+    def __init__(self, config: Config, threads: WorkerThreads) -> None:
+        self._config, self._threads = config, threads
+        self._daemon, self._pools = config.daemon, config.pools
+        self._gateway = config.gateway if gateway_takes_requests(config.pools) else None
 
     def checks(self) -> list[Check]:
         """Every check."""
@@ -65,23 +58,22 @@ class MachineDoctor:
             ("daemon", "process", self._process),
             ("daemon", "ports", self._ports),
             ("daemon", "exposure", self._exposure),
-            ("daemon", "continuation", self._continuation),
-            ("pool", "drain", lambda: pool.drain(self._pool.drain, self._notices())),
-            ("pool", "capacity", lambda: pool.capacity(self._pool, self._zones())),
-            ("pool", "engine", self._engine),
         ]
-        found = [Check(group=g, name=name, look=_in(self._threads, look)) for g, name, look in looks]
-        return [*found, Check(group="daemon", name="gateway", look=self._gateway_agrees)]
+        return [Check(group=g, name=name, look=_in(self._threads, look)) for g, name, look in looks]
 
     def _open_files(self) -> Findings:
         """Of the running processes; of what this shell would start, while they do not run."""
         status, _ = self._status()
         pid = status["daemon"]["pid"] if status is not None else 0
-        needed = self._daemon.probe_concurrency + 2 * self._pool.most_units
+        nodes = sum(settings.as_pool(name).most_units for name, settings in self._pools.items())
+        needed = self._daemon.probe_concurrency + 2 * nodes
         found = [*host.open_files(machine.open_files_limit(pid), needed, _named("daemon", pid), always=True)]
         if self._gateway is not None:
             pid = self._gateway_pid()
-            requests = self._gateway.max_in_flight * self._pool.replicas + self._gateway.queue_limit
+            requests = sum(
+                settings.gateway.max_in_flight * settings.replicas + settings.gateway.queue_limit
+                for settings in self._pools.values()
+            ) + sum(provider.in_flight for provider in self._config.providers.values())
             limit = machine.open_files_limit(pid)
             found += host.open_files(limit, 2 * requests, _named("gateway", pid), always=False)
         return found
@@ -92,7 +84,7 @@ class MachineDoctor:
             found = machine.listeners()
         except OSError:
             return 0
-        port = self._settings.gateway.listen.port
+        port = self._config.gateway.listen.port
         return next((one.pid for one in found if one.port == port and "orchestrator" in one.command), 0)
 
     def _directory(self) -> Findings:
@@ -167,15 +159,15 @@ class MachineDoctor:
             wanted.append(running.Address(key="gateway.listen", at=self._gateway.listen, process="gateway"))
             if (at := self._gateway.metrics_listen) is not None:
                 wanted.append(running.Address(key="gateway.metrics_listen", at=at, process="gateway"))
-        if self._settings.agents.listen is not None:
-            at = self._settings.agents.listen
-            wanted.append(running.Address(key="agents.listen", at=at, process="daemon"))
+        for settings in self._pools.values():
+            if (at := settings.agents.listen) is not None:
+                wanted.append(running.Address(key="agents.listen", at=at, process="daemon"))
         wanted = [address for address in wanted if address.at.port]
         try:
             found = machine.listeners()
         except OSError:
             return [skipped("this system does not say who listens")]
-        answers = {"daemon": self._status()[0] is not None, "gateway": self._held()[0] is not None}
+        answers = {"daemon": self._status()[0] is not None, "gateway": self._gateway_answers()}
         return running.ports(wanted, found, answers)
 
     def _exposure(self) -> Findings:
@@ -186,108 +178,25 @@ class MachineDoctor:
                 "gateway.metrics_listen": gateway.metrics_listen if gateway is not None else None,
             },
             gateway.listen if gateway is not None else None,
-            engine_key=self._settings.engine.api_key_file is not None,
-            adds_key=gateway is not None and gateway.api_key_file is not None,
+            engine_key=all(settings.engine.api_key_file is not None for settings in self._pools.values()),
+            adds_key=any(settings.gateway.api_key_file is not None for settings in self._pools.values())
+            or any(provider.api_key_file is not None for provider in self._config.providers.values()),
         )
 
-    async def _gateway_agrees(self) -> Findings:
-        """Looked at a few times: targets may be changing just now."""
-        if self._gateway is None:
-            return [skipped("a target group gets the requests instead of the gateway")]
-        for look in range(_LOOKS):
-            if look:
-                await self._clock.sleep(_BETWEEN)
-            held, error, fault = await self._threads.run(self._held)
-            wanted = await self._threads.run(self._wanted)
-            findings = running.gateway(held, wanted, error, file_fault=fault)
-            if held is None or wanted is None or not any(f.advice for f in findings):
-                break
-        return findings
-
-    def _continuation(self) -> Findings:
-        if self._gateway is None:
-            return [skipped("a target group gets the requests instead of the gateway")]
-        said, _ = self._gateway_says()
-        return running.continuation(self._gateway.continuation, None if said is None else said.continues)
-
-    def _notices(self) -> dict[str, float]:
-        """What each source of notices leaves at worst, in seconds."""
-        if self._aws is None:
-            return {"local-feed": self._settings.starts.notice}
-        from cloud.aws.events import NOTICE_SECONDS
-
-        found = {"aws-spot-requests": NOTICE_SECONDS - self._aws.poll_spot_requests}
-        if any(region.notice_queue for region in self._aws.regions.values()):
-            found["aws-queue"] = NOTICE_SECONDS
-        if self._settings.agents.listen is not None:
-            found["node-agent"] = NOTICE_SECONDS - _AGENT_POLLS
-        return found
-
-    def _zones(self) -> int:
-        return (
-            sum(len(region.subnets) for region in self._aws.regions.values()) if self._aws is not None else 0
-        )
-
-    def _engine(self) -> Findings:
-        engine = self._settings.engine
-        return pool.engine(engine.kind, engine.executable, self._settings.cloud.kind == "local")
+    def _gateway_answers(self) -> bool:
+        try:
+            ControlClient(self._config.gateway.socket, timeout=_ANSWER).text("/metrics")
+        except Unreachable:
+            return False
+        except ClientError:
+            return True
+        return True
 
     def _status(self) -> tuple[StatusView | None, str]:
         try:
             return ControlClient(self._daemon.socket, timeout=_ANSWER).status(), ""
         except ClientError as error:
             return None, str(error)
-
-    def _wanted(self) -> dict[str, str] | None:
-        """The daemon's target set: node to phase."""
-        try:
-            plan = ControlClient(self._daemon.socket, timeout=_ANSWER).plan()
-        except ClientError:
-            return None
-        return {target["id"]: target["phase"] for one in plan["pools"] for target in one["targets"]}
-
-    def _held(self) -> tuple[dict[str, str] | None, str, str]:
-        """The gateway's target set: node to phase; why there is none; why it does not take its file."""
-        said, error = self._gateway_says()
-        return (None, error, "") if said is None else (said.held, "", said.file_fault)
-
-    def _gateway_says(self) -> tuple[_GatewayFacts | None, str]:
-        """What the gateway says of itself and its targets, or why there is nothing."""
-        if self._gateway is None:
-            return None, ""
-        path = self._gateway.socket
-        try:
-            return _GatewayFacts.of(ControlClient(path, timeout=_ANSWER).get("/v1/state")), ""
-        except ClientError:
-            return None, f"nothing answers on {path}"
-        except (KeyError, TypeError, AttributeError):
-            return None, f"what answers on {path} is no gateway of this version"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _GatewayFacts:
-    """What a gateway says: its target set (node to phase), why it does not take its file, and whose answers
-    others can finish (None for a gateway of a version that does not ask)."""
-
-    held: dict[str, str]
-    file_fault: str
-    continues: list[running.Continues] | None
-
-    @staticmethod
-    def of(state: Mapping[str, Any]) -> _GatewayFacts:
-        """The body of GET /v1/state. Raises KeyError, TypeError, AttributeError for one of another shape."""
-        rows = state["targets"]
-        return _GatewayFacts(
-            held={row["id"]: row["phase"] for row in rows if row["phase"] is not None},
-            file_fault=str(state["file_fault"]),
-            continues=[
-                running.Continues(node=row["id"], way=str(said["way"]), why=str(said.get("why", "")))
-                for row in rows
-                if (said := row["continuation"])
-            ]
-            if all("continuation" in row for row in rows)
-            else None,
-        )
 
 
 def _named(process: str, pid: int) -> str:

@@ -53,7 +53,7 @@ class PricedModelView(TypedDict):
 
     model: str
     known: Annotated[bool, "whether its price is known"]
-    source: Annotated[str, "where the price is from"]
+    source: Annotated[str, "where the price is from; empty where it is not known"]
 
 
 class ProviderMeaningView(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -166,3 +167,10 @@ class ProviderConfig(Section):
         """What a model costs at an instant (seconds since the epoch), None where nobody knows."""
         own = self.price[model].own() if model in self.price else None
         return price_of(own, url=self.address, model=model, at=at, listed_as=self.listed_as)
+
+    def price_source(self, model: str, *, at: float) -> str:
+        """Where the price of a model is from, empty where nobody knows it."""
+        if model in self.price and self.price[model].input is not None:
+            return "the file's own price"
+        known = self.price_of(model, at=at) is not None
+        return f"genai-prices {version('genai-prices')}" if known else ""

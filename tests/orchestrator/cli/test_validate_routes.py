@@ -38,7 +38,7 @@ def test_the_example_says_where_every_name_goes(capsys: pytest.CaptureFixture[st
         "  embeddings: pool embed (bge-m3); its data stays here.",
         "  bge-m3: pool embed.",
         "  claude: https://api.anthropic.com (anthropic), at most $50 a day; claude-sonnet-5 costs $3 in and "
-        "$15 out per million tokens (this file).",
+        "$15 out per million tokens (the file's own price).",
         f"Next: orchestrator run --config {EXAMPLES / 'two-pools-and-an-api.toml'}",
     ]
     assert len([line for line in lines if line.startswith(("  chat: ", "  embed: "))]) == 2
@@ -67,7 +67,7 @@ def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     (claude,) = found["providers"]
     assert (claude["name"], claude["usd_per_day"]) == ("claude", 50.0)
-    assert claude["models"] == [{"model": "claude-sonnet-5", "known": True, "source": "this file"}]
+    assert claude["models"] == [{"model": "claude-sonnet-5", "known": True, "source": "the file's own price"}]
 
 
 def test_conditions_and_weights_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,142 @@
+"""The checks of one pool: its own arithmetic, and whether the gateway has its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from cloud.ports import Clock
+from cloud.threads import WorkerThreads
+from orchestrator.api.client import ClientError, ControlClient
+from orchestrator.config.load import Config
+from orchestrator.doctor import pool, running
+from orchestrator.doctor.findings import Check, Findings, skipped
+
+_ANSWER: Final = 5.0  # s for an answer of the daemon or the gateway
+_LOOKS: Final = 4  # at the gateway's targets: a set that is on its way is not a disagreement
+_BETWEEN: Final = 1.0  # s
+_AGENT_POLLS: Final = 5.0  # s between two looks of a node's agent at its metadata
+
+
+class PoolDoctor:
+    """What can be found out about one pool without asking its cloud. `config` has that pool alone."""
+
+    def __init__(self, config: Config, clock: Clock, threads: WorkerThreads) -> None:
+        self._clock, self._threads = clock, threads
+        self._daemon, self._name, self._settings = config.daemon, config.pool_name, config.pool
+        self._pool = config.wanted
+        aws = self._settings.cloud.aws if self._settings.cloud.kind == "aws" else None
+        self._aws = aws
+        self._gateway = None if aws is not None and aws.target_group else self._settings.gateway
+
+    def checks(self) -> list[Check]:
+        """Every check."""
+        looks: list[tuple[str, str, Callable[[], Findings]]] = [
+            ("daemon", "continuation", self._continuation),
+            ("pool", "drain", lambda: pool.drain(self._pool.drain, self._notices())),
+            ("pool", "capacity", lambda: pool.capacity(self._pool, self._zones())),
+            ("pool", "engine", self._engine),
+        ]
+        found = [Check(group=g, name=name, look=_in(self._threads, look)) for g, name, look in looks]
+        return [*found, Check(group="daemon", name="gateway", look=self._gateway_agrees)]
+
+    async def _gateway_agrees(self) -> Findings:
+        """Looked at a few times: targets may be changing just now."""
+        if self._gateway is None:
+            return [skipped("a target group gets the requests instead of the gateway")]
+        for look in range(_LOOKS):
+            if look:
+                await self._clock.sleep(_BETWEEN)
+            held, error, fault = await self._threads.run(self._held)
+            wanted = await self._threads.run(self._wanted)
+            findings = running.gateway(held, wanted, error, file_fault=fault)
+            if held is None or wanted is None or not any(f.advice for f in findings):
+                break
+        return findings
+
+    def _continuation(self) -> Findings:
+        if self._gateway is None:
+            return [skipped("a target group gets the requests instead of the gateway")]
+        said, _ = self._gateway_says()
+        return running.continuation(self._gateway.continuation, None if said is None else said.continues)
+
+    def _notices(self) -> dict[str, float]:
+        """What each source of notices leaves at worst, in seconds."""
+        if self._aws is None:
+            return {"local-feed": self._settings.starts.notice}
+        from cloud.aws.events import NOTICE_SECONDS
+
+        found = {"aws-spot-requests": NOTICE_SECONDS - self._aws.poll_spot_requests}
+        if any(region.notice_queue for region in self._aws.regions.values()):
+            found["aws-queue"] = NOTICE_SECONDS
+        if self._settings.agents.listen is not None:
+            found["node-agent"] = NOTICE_SECONDS - _AGENT_POLLS
+        return found
+
+    def _zones(self) -> int:
+        return (
+            sum(len(region.subnets) for region in self._aws.regions.values()) if self._aws is not None else 0
+        )
+
+    def _engine(self) -> Findings:
+        engine = self._settings.engine
+        return pool.engine(engine.kind, engine.executable, self._settings.cloud.kind == "local")
+
+    def _wanted(self) -> dict[str, str] | None:
+        """The daemon's target set: node to phase."""
+        try:
+            plan = ControlClient(self._daemon.socket, timeout=_ANSWER).plan()
+        except ClientError:
+            return None
+        of_pool = [one for one in plan["pools"] if one["name"] == self._name]
+        return {target["id"]: target["phase"] for one in of_pool for target in one["targets"]}
+
+    def _held(self) -> tuple[dict[str, str] | None, str, str]:
+        """The gateway's target set: node to phase; why there is none; why it does not take its file."""
+        said, error = self._gateway_says()
+        return (None, error, "") if said is None else (said.held, "", said.file_fault)
+
+    def _gateway_says(self) -> tuple[_GatewayFacts | None, str]:
+        """What the gateway says of itself and its targets, or why there is nothing."""
+        if self._gateway is None:
+            return None, ""
+        path = self._gateway.socket
+        try:
+            client = ControlClient(path, timeout=_ANSWER)
+            return _GatewayFacts.of(client.get(f"/v1/state?pool={self._name}")), ""
+        except ClientError:
+            return None, f"nothing answers on {path}"
+        except (KeyError, TypeError, AttributeError):
+            return None, f"what answers on {path} is no gateway of this version"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GatewayFacts:
+    """What a gateway says: its target set (node to phase), why it does not take its file, and whose answers
+    others can finish (None for a gateway of a version that does not ask)."""
+
+    held: dict[str, str]
+    file_fault: str
+    continues: list[running.Continues] | None
+
+    @staticmethod
+    def of(state: Mapping[str, Any]) -> _GatewayFacts:
+        """The body of GET /v1/state. Raises KeyError, TypeError, AttributeError for one of another shape."""
+        rows = state["targets"]
+        return _GatewayFacts(
+            held={row["id"]: row["phase"] for row in rows if row["phase"] is not None},
+            file_fault=str(state["file_fault"]),
+            continues=[
+                running.Continues(node=row["id"], way=str(said["way"]), why=str(said.get("why", "")))
+                for row in rows
+                if (said := row["continuation"])
+            ]
+            if all("continuation" in row for row in rows)
+            else None,
+        )
+
+
+def _in(threads: WorkerThreads, look: Callable[[], Findings]) -> Callable[[], Awaitable[Findings]]:
+    return partial(threads.run, look)
