@@ -18,7 +18,9 @@ BOTH = ("plain", "streamed")
 
 @dataclass(frozen=True)
 class Difference:
-    """Of these requests to this server, on these ways. `fields`: those that may differ in the answers."""
+    """Of these requests to this server (none named: of all), on these ways. `fields`: those of the answers
+    that may differ; `untold`: only where no usage is told.
+    """
 
     server: str
     asked: tuple[str, ...]
@@ -26,7 +28,12 @@ class Difference:
     what: str
     ways: tuple[str, ...] = BOTH
     fields: frozenset[str] = frozenset({"text", "usage"})
+    untold: bool = False
     reads_as: Fields | None = None
+
+    def of(self, server: str, asked: str) -> bool:
+        """Whether it is of this case of this server."""
+        return server == self.server and (not self.asked or asked in self.asked)
 
 
 _TURNED: list[Any] = [
@@ -39,12 +46,13 @@ _TURNED: list[Any] = [
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "llama.cpp",
-        ("system and developer", "parts, several turns", "tool, auto", "tool, none"),
+        (),
         "llama.cpp",
         "a stream whose first token has no text lacks its `message_start`, and with it the tokens of the "
         "prompt: the answer is whole, its usage is not known",
         ways=STREAMED,
         fields=frozenset({"usage"}),
+        untold=True,
     ),
     Difference(
         "llama.cpp",

@@ -229,9 +229,7 @@ async def ask(session: aiohttp.ClientSession, url: str, name: str, case: Case) -
             told.body, model=inner["model"], key=KEY, stream=stream, path="/v1/messages", headers={}
         )
         row[f"native {way}"] = await native(session, url, kept, stream=stream)
-        for fields in (
-            each.reads_as for each in DIFFERENCES if each.server == name and case.name in each.asked
-        ):
+        for fields in (each.reads_as for each in DIFFERENCES if each.of(name, case.name)):
             if fields is not None:
                 raw = json.dumps({**body, **fields}).encode()
                 read = own.native(raw, model="tiny", key=KEY, stream=stream, path=CHAT, headers={})
@@ -284,7 +282,8 @@ def known(row: Row, way: str, differing: set[str]) -> list[int]:
     found = [
         (number, each)
         for number, each in enumerate(DIFFERENCES, 1)
-        if each.server == row["server"] and row["asked"] in each.asked and way in each.ways
+        if each.of(row["server"], row["asked"]) and way in each.ways
+        if not each.untold or row[way].get("usage") is None
     ]
     explained = set[str]().union(*(each.fields for _, each in found))
     read = row.get(f"read {way}")

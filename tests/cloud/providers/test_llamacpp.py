@@ -27,4 +27,4 @@ def test_every_difference_is_a_known_one():
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| llama.cpp |")]
     assert len(rows) >= 19
-    assert sum(row.count("| equal") for row in rows) >= 28
+    assert sum(row.count("| equal") for row in rows) > len(rows)
