@@ -166,7 +166,9 @@ should look now. `warning`: within a working day. Each name links to its runbook
 
 _GATEWAY_HEAD: Final = """## Gateway
 
-One gateway serves one pool; tell gateways apart by the labels of your scrape job. A request's `outcome`:
+One gateway serves the pools of one configuration; tell gateways apart by the labels of your scrape job. The
+label `pool` is there where it serves several, and `orchestrator_gateway_routed_total` where it has routes.
+A request's `outcome`:
 """
 
 
@@ -219,7 +221,8 @@ def metrics_page() -> str:
     """The whole of metrics.md."""
     rng = random.Random(0)  # noqa: S311 - nothing is drawn
     table = TargetTable(now=lambda: 0.0, rng=rng, gate=PoolGate(targets_file=Path("t")))
-    gateway = GatewayMetrics(table, queued=lambda: 0, now=lambda: 0.0)
+    gateway = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
+    gateway.lane("chat", table, lambda: 0)
     outcomes = ", ".join(f"`{outcome}`" for outcome in Outcome)
     parts = [
         _METRICS_HEAD,

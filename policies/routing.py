@@ -83,6 +83,9 @@ _WHEN_UNSAID: Mapping[Kind, frozenset[When]] = {
 }
 
 
+_CONDITIONS = {Trouble.DOWN: When.DOWN, Trouble.SATURATED: When.SATURATED}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One entry of a route: a pool, a pool's adapter, or a provider's model.
@@ -99,14 +102,18 @@ class Backend:
     waited: float | None = None
     weight: int | None = None
 
+    @property
+    def conditions(self) -> frozenset[When]:
+        """Which troubles make it step in, also where nothing is written."""
+        return _WHEN_UNSAID[self.kind] if self.when is None else self.when
+
     def steps_in(self, trouble: Trouble) -> bool:
         """Whether it is there for a request that met this trouble."""
-        when = _WHEN_UNSAID[self.kind] if self.when is None else self.when
-        if When.ALWAYS in when:
+        if When.ALWAYS in self.conditions:
             return True
         if trouble is Trouble.WAITED:
             return self.waited is not None
-        return trouble.value in {each.value for each in when}
+        return _CONDITIONS.get(trouble) in self.conditions
 
     def __str__(self) -> str:
         """As messages name it."""

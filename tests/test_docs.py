@@ -22,6 +22,8 @@ from prometheus_client import generate_latest
 from orchestrator.config.load import ConfigError, load_config
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.provider_metrics import ProviderMetrics
+from orchestrator.gateway.spend_file import Totals
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.metrics import metrics
 
@@ -116,9 +118,12 @@ def shown_by_daemon() -> set[str]:
 def shown_by_gateway() -> set[str]:
     import random
 
-    gate = PoolGate(targets_file=Path("t"))
-    table = TargetTable(now=lambda: 0.0, rng=random.Random(0), gate=gate)
-    return _families(GatewayMetrics(table, queued=lambda: 0, now=lambda: 0.0).exposition().decode())
+    table = TargetTable(now=lambda: 0.0, rng=random.Random(0), gate=PoolGate(targets_file=Path("t")))
+    metrics = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
+    metrics.lane("chat", table, lambda: 0)
+    spent = Totals("2026-01-01")
+    ProviderMetrics(metrics.registry, states=dict, caps={}, today=lambda: spent, trouble=lambda: "")
+    return _families(metrics.exposition().decode())
 
 
 def _families(exposition: str) -> set[str]:

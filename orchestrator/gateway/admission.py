@@ -1,42 +1,53 @@
-"""The waiting room: gives each request a target, in order of arrival, or tells it why there is none."""
+"""The waiting room: gives each request a target, the most urgent first, or tells it why there is none."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from itertools import takewhile
+from bisect import insort
+from operator import attrgetter
 
 from orchestrator.gateway.request import Exchange
 from orchestrator.gateway.targets import Entry, TargetTable
+from policies.routing import Trouble
+
+AGEING = 10.0
+"""Seconds of waiting that one step of priority is worth: what waits long enough is as urgent as any."""
 
 
 class Refused(Exception):
     """No target within the rules of the queue. `full` says that the queue had no place left."""
 
-    def __init__(self, message: str, *, full: bool) -> None:
+    def __init__(self, message: str, trouble: Trouble, *, full: bool = False) -> None:
         super().__init__(message)
+        self.trouble = trouble
         self.full = full
 
 
 class _Place:
-    """One waiting request. `since` is when it began to wait, `hopeless_since` since when in vain."""
+    """One waiting request. `since` is when it began to wait, `hopeless_since` since when in vain; the lowest
+    `rank` goes first.
+    """
 
-    __slots__ = ("exchange", "hopeless_since", "since", "turn")
+    __slots__ = ("exchange", "hopeless_since", "rank", "since", "turn")
 
     def __init__(self, exchange: Exchange, turn: asyncio.Future[Entry], now: float) -> None:
         self.exchange = exchange
         self.turn = turn
         self.since = now
         self.hopeless_since: float | None = None
+        came_back = exchange.came_back
+        self.rank = (not came_back, 0.0 if came_back else now - AGEING * exchange.priority)
 
 
 class Admission:
-    """A bounded first-in-first-out queue before the target table.
+    """A bounded queue before the target table.
 
-    It wakes by itself whenever the table changes; `look` ends the waiting of those whose time is over. A
-    request that comes back for a retry waits before all new ones and needs no free place: it was let in
-    before. The deadline counts all the waiting of a request together. While no target can be hoped for, the
-    pool as a whole is down, and a request waits for `hopeless` seconds only.
+    The order is that of arrival, where a step of priority counts for `AGEING` seconds. It wakes by itself
+    whenever the table changes; `look` ends the waiting of those whose time is over. A request that comes back
+    for a retry waits before all new ones and needs no free place: it was let in before. The deadline counts
+    all the waiting of a request together. While no target can be hoped for, the pool as a whole is down, and
+    a request waits for `hopeless` seconds only. One that has somewhere else to go leaves at once on the
+    troubles that it names.
     """
 
     def __init__(self, table: TargetTable, *, limit: int, deadline: float, hopeless: float) -> None:
@@ -44,7 +55,7 @@ class Admission:
         self._limit = limit
         self._deadline = deadline
         self._hopeless = hopeless
-        self._waiting: deque[_Place] = deque()
+        self._waiting: list[_Place] = []
         table.on_change.append(self._wake)
 
     def __len__(self) -> int:
@@ -55,18 +66,17 @@ class Admission:
 
         Raises Refused when the queue is full or the time is over; CancelledError when the client leaves.
         """
-        if not self._waiting and (entry := self._table.choose(exchange.wish)) is not None:
-            self._table.take(entry)
+        wish = exchange.wish
+        if Trouble.DOWN in exchange.leaves and self._table.down(wish):
+            raise _no_hope()
+        if not self._waiting and (entry := self._table.choose(wish)) is not None:
+            self._table.take(entry, wish.tokens)
             return entry
-        if not exchange.came_back and len(self._waiting) >= self._limit:
-            raise Refused(f"{len(self._waiting)} requests are waiting already", full=True)
-        place = _Place(exchange, asyncio.get_running_loop().create_future(), now)
-        if exchange.came_back:
-            ahead = takewhile(lambda other: other.exchange.came_back, self._waiting)
-            self._waiting.insert(sum(1 for _ in ahead), place)
-        else:
-            self._waiting.append(place)
+        place = self._queue(exchange, now)
         self._wake()
+        if Trouble.SATURATED in exchange.leaves and not place.turn.done():
+            self._waiting.remove(place)
+            raise Refused("every target is busy", Trouble.SATURATED)
         try:
             return await place.turn
         except asyncio.CancelledError:
@@ -80,29 +90,46 @@ class Admission:
         for place in list(self._waiting):
             if place.turn.done():
                 continue
-            wish = place.exchange.wish
+            exchange = place.exchange
+            wish = exchange.wish
             if self._table.hopeful(wish) if wish.choosy else hope:
                 place.hopeless_since = None
             elif place.hopeless_since is None:
                 place.hopeless_since = now
-            waited = place.exchange.waited + now - place.since
-            if now >= place.exchange.deadline:
-                self._refuse(place, "no target took the request before its time was over")
-            elif waited >= self._deadline:
-                self._refuse(place, f"no target took the request within {self._deadline:g} s")
-            elif place.hopeless_since is not None and now - place.hopeless_since >= self._hopeless:
-                self._refuse(place, "no target is there that could take the request")
+            here = now - place.since
+            if now >= exchange.deadline:
+                message = "no target took the request before its time was over"
+                self._refuse(place, Refused(message, Trouble.SATURATED))
+            elif exchange.waited + here >= self._deadline:
+                message = f"no target took the request within {self._deadline:g} s"
+                self._refuse(place, Refused(message, Trouble.WAITED))
+            elif exchange.patience is not None and exchange.waited + here >= exchange.patience:
+                message = f"no target took the request within {exchange.patience:g} s"
+                self._refuse(place, Refused(message, Trouble.WAITED))
+            elif place.hopeless_since is not None and (
+                Trouble.DOWN in exchange.leaves or now - place.hopeless_since >= self._hopeless
+            ):
+                self._refuse(place, _no_hope())
 
-    def _refuse(self, place: _Place, message: str) -> None:
+    def _queue(self, exchange: Exchange, now: float) -> _Place:
+        """A place in the queue. Raises Refused when there is none."""
+        if not exchange.came_back and len(self._waiting) >= self._limit:
+            trouble = Trouble.SATURATED if exchange.patience is None else Trouble.WAITED
+            raise Refused(f"{len(self._waiting)} requests are waiting already", trouble, full=True)
+        place = _Place(exchange, asyncio.get_running_loop().create_future(), now)
+        insort(self._waiting, place, key=_RANK)
+        return place
+
+    def _refuse(self, place: _Place, refused: Refused) -> None:
         self._waiting.remove(place)
-        place.turn.set_exception(Refused(message, full=False))
+        place.turn.set_exception(refused)
 
     def _withdraw(self, place: _Place) -> None:
         """Leave the queue; give back a target that was handed over in the same instant."""
         turn = place.turn
         if turn.done() and not turn.cancelled():
             if turn.exception() is None:
-                self._table.give(turn.result())
+                self._table.give(turn.result(), place.exchange.wish.tokens)
         elif place in self._waiting:
             self._waiting.remove(place)
 
@@ -113,18 +140,27 @@ class Admission:
         """
         if not self._waiting:
             return
+        passed = 0
         held_back: list[_Place] = []
-        while self._waiting:
-            place = self._waiting.popleft()
+        for place in self._waiting:
+            passed += 1
             if place.turn.done():
                 continue
             wish = place.exchange.wish
             entry = self._table.choose(wish)
             if entry is not None:
-                self._table.take(entry)
+                self._table.take(entry, wish.tokens)
                 place.turn.set_result(entry)
                 continue
             held_back.append(place)
             if not wish.choosy:
                 break
-        self._waiting.extendleft(reversed(held_back))
+        if passed > len(held_back):
+            self._waiting[:passed] = held_back
+
+
+def _no_hope() -> Refused:
+    return Refused("no target is there that could take the request", Trouble.DOWN)
+
+
+_RANK = attrgetter("rank")

@@ -14,6 +14,7 @@ import signal
 import socket
 import uuid
 import warnings
+from typing import Any
 
 import aiohttp
 import structlog
@@ -26,24 +27,23 @@ from cloud.ports import Clock
 from cloud.serving.hosts import ANY, Hosts
 from cloud.serving.sockets import SocketFile, SocketInUse
 from cloud.serving.sockets import serve as serve_http
-from orchestrator.gateway.admission import Admission
+from orchestrator.gateway.backend import Backend
 from orchestrator.gateway.clients import Clients, connections_most
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.connection import Bounds, ClientRequest, Unread
 from orchestrator.gateway.control import Control
+from orchestrator.gateway.endings import Endings
 from orchestrator.gateway.handover import Inheritance, start_heir
-from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.ids import RequestIds
+from orchestrator.gateway.lane import Lane
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import MetricsListener
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.replies import bad_request, error_response
+from orchestrator.gateway.route_views import ROUTES_SCHEMA
+from orchestrator.gateway.router import Router
 from orchestrator.gateway.selfcheck import SelfCheck
 from orchestrator.gateway.silence import DaemonSilence
-from orchestrator.gateway.source import TargetSource
-from orchestrator.gateway.targets import Entry, TargetTable
-from orchestrator.gateway.upstream import make_session
-from orchestrator.gateway.watch import Watch
 from orchestrator.supervision import Supervisor, show_stack_on_abort
 from orchestrator.units import HostPort
 
@@ -69,7 +69,6 @@ class Gateway:
         supervisor: Supervisor | None = None,
     ) -> None:
         self._config = config
-        gate = config.pools[0]
         self._clock = clock
         self._given = given if given is not None else Inheritance()
         self._hosts = names_of(config, HostPort(config.host, config.port))
@@ -78,19 +77,13 @@ class Gateway:
         self._rng = random.Random(config.seed)  # noqa: S311 - breaks ties and numbers requests
         self._ids = RequestIds(self._rng)
         self.incarnation = uuid.uuid4().hex
-        self.table = TargetTable(now=clock.now, rng=self._rng, gate=gate)
-        self._admission = Admission(
-            self.table,
-            limit=gate.queue_limit,
-            deadline=gate.queue_deadline,
-            hopeless=gate.no_target_wait,
-        )
-        self._watch = Watch(self.table, self._admission, clock, drain_margin=gate.drain_margin)
-        self.metrics = GatewayMetrics(self.table, queued=self._admission.__len__, now=clock.now)
-        self.table.on_breaker_open.append(self._breaker_opened)
-        self._session: aiohttp.ClientSession
+        several = tuple(gate.name for gate in config.pools) if len(config.pools) > 1 else ()
+        self.metrics = GatewayMetrics(clock.now, several, routed=config.routed)
+        self._endings = Endings(config.retry_after)
+        self.lanes: dict[str, Lane] = {}
+        self.providers: dict[str, Backend] = {}
+        self._router: Router
         self._proxy: Proxy
-        self._health: HealthChecker
         self._control: Control
         self._control_file = SocketFile(config.socket, mode=0o600)
         self._control_runner: web.AppRunner
@@ -99,17 +92,15 @@ class Gateway:
         self._server: Clients
         self._public: socket.socket
         self._selfcheck: SelfCheck
-        self._watcher: asyncio.Task[None]
-        self._watching: asyncio.Task[None]
+        self._beating: asyncio.Task[None]
         self._checker: asyncio.Task[None]
         self._metrics_listener: MetricsListener | None = None
         self._opener: asyncio.Task[None]
         self.port = 0
 
     async def start(self) -> None:
-        """Read the targets file, open the control socket, then the listener. Raises GatewayError."""
+        """Read the targets files, open the control socket, then the listener. Raises GatewayError."""
         config, given = self._config, self._given
-        gate = config.pools[0]
         given.check(config)
         self._hosts.add_own_names()
         listener = given.public if given.public is not None else _listen(config.host, config.port)
@@ -120,40 +111,20 @@ class Gateway:
             raise
         self._public = listener
         self.port = listener.getsockname()[1]
-        self._session = make_session(gate.connect_timeout)
-        self._proxy = Proxy(
-            config=config,
-            table=self.table,
-            admission=self._admission,
-            metrics=self.metrics,
-            session=self._session,
-            ids=self._ids,
-            watch=self._watch,
-            clock=self._clock,
-        )
-        self._health = HealthChecker(
-            gate=gate, table=self.table, metrics=self.metrics, clock=self._clock, rng=self._rng
-        )
-        source = TargetSource(
-            table=self.table,
-            metrics=self.metrics,
-            file=gate.targets_file,
-            clock=self._clock,
-            on_set=self._health.sync,
-        )
+        self._open_backends()
         self._selfcheck = SelfCheck(config.host, self.port, self._clock)
         self._control = Control(
             incarnation=self.incarnation,
             listen=f"{config.host}:{self.port}",
-            table=self.table,
-            source=source,
+            lanes=self.lanes,
             metrics=self.metrics,
-            queued=self._admission.__len__,
             locked_out=lambda: self._selfcheck.fault,
+            routes=self._routes,
             now=self._clock.now,
             replace=self.replace,
         )
-        source.look()
+        for lane in self.lanes.values():
+            lane.start()
         self._control_runner = await serve_http(
             self._control.app(),
             str(config.socket),
@@ -165,8 +136,7 @@ class Gateway:
         )
         await self._serve_public(listener)
         given.ready()
-        self._watcher = asyncio.create_task(self._look_at_file(source), name="targets-file")
-        self._watching = asyncio.create_task(self._watch.run(), name="watch")
+        self._beating = asyncio.create_task(self._beat(), name="beat")
         self._checker = asyncio.create_task(self._selfcheck.run(), name="self-check")
         if (at := config.metrics_listen) is not None:
             hosts = names_of(config, at)
@@ -178,8 +148,41 @@ class Gateway:
             host=config.host,
             port=self.port,
             socket=str(config.socket),
-            targets_file=str(gate.targets_file),
-            generation=self.table.generation,
+            targets_file=", ".join(str(gate.targets_file) for gate in config.pools),
+            generation=max((lane.table.generation for lane in self.lanes.values()), default=0),
+            routes=len(config.routes),
+        )
+
+    def _open_backends(self) -> None:
+        """Make what answers requests, and what sends them there."""
+        config = self._config
+        self.lanes = {
+            gate.name: Lane(
+                config=config,
+                gate=gate,
+                metrics=self.metrics,
+                endings=self._endings,
+                clock=self._clock,
+                rng=self._rng,
+                stopping=lambda: self._proxy.stopping,
+            )
+            for gate in config.pools
+        }
+        self._router = Router(
+            config,
+            self.lanes,
+            self.providers,
+            endings=self._endings,
+            metrics=self.metrics,
+            seed=self._rng.random(),
+        )
+        self._proxy = Proxy(
+            config=config,
+            router=self._router,
+            endings=self._endings,
+            metrics=self.metrics,
+            ids=self._ids,
+            clock=self._clock,
         )
 
     async def replace(self) -> int:
@@ -199,20 +202,25 @@ class Gateway:
         self.replaced.set()
         return heir
 
-    async def _look_at_file(self, source: TargetSource) -> None:
-        """Look at the targets file for ever; each look is a sign of life."""
+    async def _beat(self) -> None:
+        """Say for ever that this process works."""
         await self._given.is_the_service()
         silence = DaemonSilence(self.metrics, self._clock)
         while True:
             self._supervisor.works(self._clock.now(), self._describe)
             await self._clock.sleep(self._config.poll_interval)
-            source.look()
             silence.look()
 
     def _describe(self) -> str:
-        now = self._clock.now()
-        sound = [entry.sound(now) for entry in self.table]
-        return f"{self._config.host}:{self.port}: {sum(sound)} of {len(sound)} targets healthy"
+        lanes = self.lanes.values()
+        pools = [lane.describe() for lane in lanes]
+        if len(pools) != 1:
+            pools = [f"{lane.name}: {words}" for lane, words in zip(lanes, pools, strict=True)]
+        return f"{self._config.host}:{self.port}: {'; '.join(pools) or 'no pool'}"
+
+    def _routes(self) -> dict[str, Any]:
+        """The body of GET /v1/routes."""
+        return {"schema": ROUTES_SCHEMA, "routes": self._router.describe(), "providers": []}
 
     async def stop(self, *, linger: float | None = None, drain_timeout: float | None = None) -> bool:
         """End without losing work: accept a little longer, then finish what runs, then break off the rest.
@@ -246,12 +254,11 @@ class Gateway:
         finally:
             if self.metrics.active:
                 await self._proxy.end_now()
-            self._watcher.cancel()
-            self._watching.cancel()
+            self._beating.cancel()
             await self._close_metrics()
             await self._public_runner.cleanup()
-            await self._health.close()
-            await self._session.close()
+            for lane in self.lanes.values():
+                await lane.close()
         log.info("gateway_stopped", clean=clean)
         return clean
 
@@ -339,15 +346,17 @@ class Gateway:
         return await self._proxy.handle(request)
 
     def _readyz(self, request_id: str) -> web.Response:
+        """Ready while at least one route can be served; which cannot is said."""
         if self._proxy.stopping:
             return error_response(503, "stopping", "this gateway is stopping", request_id=request_id)
-        if not self.table.any_sound():
-            return error_response(503, "no_target", "no target is active and healthy", request_id=request_id)
-        return web.Response(text="ok\n")
-
-    def _breaker_opened(self, entry: Entry) -> None:
-        self.metrics.breaker_opened()
-        log.warning("breaker_opened", node=entry.spec.id, failures=entry.breaker.failures)
+        missing = self._router.unservable()
+        if not self._config.routed:
+            message = "no target is active and healthy"
+        else:
+            message = f"no backend is well for: {', '.join(missing)}"
+        if missing and len(missing) == max(1, len(self._router.routes)):
+            return error_response(503, "no_target", message, request_id=request_id)
+        return web.Response(text=f"ok, but {message}\n" if missing else "ok\n")
 
 
 async def run_gateway(
@@ -394,8 +403,10 @@ def names_of(config: GatewayConfig, at: HostPort) -> Hosts:
     On the loopback, who asks for a name that is not ours may be a page in a browser on this machine. An
     address that other machines reach has names that only its users know.
     """
+    one = len(config.pools) == 1
+    table = f"pool.{config.pools[0].name or 'NAME'}.gateway" if one else "gateway"
     more = config.allowed_hosts or (() if at.loopback else (ANY,))
-    return Hosts((at.host, *more), table=f"pool.{config.pools[0].name or 'NAME'}.gateway", listener=str(at))
+    return Hosts((at.host, *more), table=table, listener=str(at))
 
 
 async def _after(first: asyncio.Task[None], signals: asyncio.Queue[None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +20,18 @@ _YES = frozenset({"1", "on", "t", "true", "y", "yes"})
 _STORED_FIELDS = ("previous_response_id", "input_file_id")
 _FORM_FIELD = re.compile(rb'\bname="?(?P<name>\w+)"?')
 _LONGEST_FIELD = 1024  # bytes of a form field that is read
+_BYTES_OF_A_TOKEN = 4
+_USUAL_ANSWER = 512  # tokens, where a request has no limit
+_LIMITS = {
+    "chat": "max_tokens",
+    "completions": "max_tokens",
+    "messages": "max_tokens",
+    "responses": "max_output_tokens",
+}
+_MODEL_FIELD = re.compile(
+    rb'(\r\n[Cc]ontent-[Dd]isposition:[^\r\n]*?\bname="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)'
+    rb"([^\r\n]{0,1024})(?=\r\n--)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +42,8 @@ class Asked:
     the engine as JSON in OpenAI's form, None where the body is no JSON object; `inner_path` where it goes,
     with the query. `model` is empty where none is named. `choices` are the answers asked for: n for each
     prompt. `repeatable`: it may run twice. `stored` is the id of a thing that only the node which made it
-    has.
+    has. `unfit` is why no engine can have it, as its dialect has to be translated for one, and says something
+    that OpenAI's has no words for; None where it can.
     """
 
     dialect: Dialect
@@ -46,6 +59,31 @@ class Asked:
     tools: bool
     repeatable: bool
     stored: str | None
+    unfit: Unfit | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Roughly how many tokens it has and may bring, by its bytes and its limit."""
+        answer = _USUAL_ANSWER if self.max_tokens is None else self.max_tokens
+        return len(self.raw) // _BYTES_OF_A_TOKEN + answer * self.choices
+
+    def named(self, model: str) -> Asked:
+        """The same request for another model, where its body names one in a place known here."""
+        if self.inner is None:
+            raw = _form_named(self.raw, model) if self.model else self.raw
+            return replace(self, raw=raw, model=model)
+        inner = {**self.inner, "model": model}
+        raw = self.raw if self.dialect.translate is not None else orjson.dumps(inner)
+        return replace(self, raw=raw, inner=inner, model=model)
+
+    def limited(self, most: int) -> Asked:
+        """The same request with a limit of tokens, where it has none and its dialect knows one."""
+        name = _LIMITS.get(self.dialect.name)
+        if name is None or self.inner is None or self.max_tokens is not None:
+            return self
+        inner = {**self.inner, name: most}
+        raw = self.raw if self.dialect.translate is not None else orjson.dumps(inner)
+        return replace(self, raw=raw, inner=inner, max_tokens=most)
 
     def body(self) -> bytes:
         """The body for the engine: as it came, unless it was translated."""
@@ -60,14 +98,18 @@ def ask(
     """Read a request. `raw_path` is as sent, with its query; `allow_paths` are served beside the table.
 
     Raises Unfit: 404 for a path that is not served, 400 for a body that is no JSON object where the dialect
-    asks for one, and what a translation cannot carry.
+    asks for one. What a translation cannot carry is left in `unfit`: a backend may need none.
     """
     path, _, query = raw_path.partition("?")
     dialect = row_of(method, path, allow_paths)
     posted = method == "POST"
     fields = _fields(dialect, content_type, body) if posted else None
-    inner, inner_path = _inner(dialect, fields, raw_path)
-    told = inner if inner is not None else _form(content_type, body) if posted else {}
+    unfit: Unfit | None = None
+    try:
+        inner, inner_path = _inner(dialect, fields, raw_path)
+    except Unfit as found:
+        inner, inner_path, unfit = None, raw_path, found
+    told = inner or fields or (_form(content_type, body) if posted else {})
     stream = _truth(told.get("stream"))
     return Asked(
         dialect=dialect,
@@ -83,6 +125,7 @@ def ask(
         tools=bool(told.get("tools")),
         repeatable=dialect.repeats(inner) if posted else method in _SAFE_METHODS,
         stored=_stored_in_path(path) or _stored_in_body(told, body),
+        unfit=unfit,
     )
 
 
@@ -196,3 +239,8 @@ def _form(content_type: str, body: bytes) -> dict[str, str]:
             fields[name["name"].decode()] = value.decode("utf-8", "replace").strip()
         start = end + len(line)
     return fields
+
+
+def _form_named(body: bytes, model: str) -> bytes:
+    """A multipart form with another value in its field `model`, and nothing else changed."""
+    return _MODEL_FIELD.sub(lambda found: found[1] + model.encode(), body, count=1)

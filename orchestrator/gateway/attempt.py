@@ -23,7 +23,7 @@ from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.headers import returned
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.kept import KeptConnections, was_kept
-from orchestrator.gateway.metrics import GatewayMetrics, Outcome
+from orchestrator.gateway.metrics import LaneMetrics, Outcome
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.stream import StreamJudge
 from orchestrator.gateway.targets import Entry, TargetTable
@@ -55,7 +55,7 @@ class Attempts:
         answer_limit: int,
         session: aiohttp.ClientSession,
         table: TargetTable,
-        metrics: GatewayMetrics,
+        metrics: LaneMetrics,
         watch: Watch,
         clock: Clock,
         stopping: Callable[[], bool],

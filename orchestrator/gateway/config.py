@@ -70,6 +70,7 @@ class PoolGate:
     queue_deadline: float = 30.0
     no_target_wait: float = 1.0
     max_in_flight: int = 512
+    tokens_in_flight: int = 0  # per target and unit, of requests and what they may bring; 0: not counted
 
     connect_timeout: float = 2.0
     first_token_timeout: float = 60.0
@@ -249,6 +250,8 @@ def _check_routes(config: GatewayConfig) -> None:
         raise GatewayError("gateway: two pools have the same targets_file; each needs one of its own")
     if not config.pools and not config.routes:
         raise GatewayError("gateway: there is neither a pool nor a route: nothing could be served")
+    if config.routed and "" in pools:
+        raise GatewayError("gateway: a pool has no name; with routes or several pools each has one")
     named: set[str] = set()
     for route in config.routes:
         for name in route.models:
@@ -259,6 +262,9 @@ def _check_routes(config: GatewayConfig) -> None:
             known = pools if backend.kind is Kind.POOL else config.providers.keys()
             if backend.name not in known:
                 raise GatewayError(f"gateway: route {route.name!r}: there is no {backend}")
+    own = {name for gate in config.pools for name in (gate.served, *gate.adapters)}
+    if config.default_route and config.default_route not in named | own:
+        raise GatewayError(f"gateway: default_route: there is no route {config.default_route!r}")
 
 
 CONTINUATIONS = ("off", "exact", "on")
@@ -294,6 +300,7 @@ POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "queue_limit",
+    "tokens_in_flight",
     "no_target_wait",
     "drain_margin",
     "retry_after",

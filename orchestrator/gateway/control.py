@@ -4,7 +4,9 @@
                       409 for a lower generation or another pool
     POST /v1/replace  start another process on the same sockets and leave them to it; 200 with its number,
                       409 with its reason when it cannot serve
-    GET /v1/state     a `gateway-state/1` document
+    GET /v1/state     a `gateway-state/1` document of the pool in ?pool=NAME, which may be left out for the
+                      only one
+    GET /v1/routes    a `gateway-routes/1` document: where requests go now and why
     GET /metrics      Prometheus text
     GET /healthz      the process lives
 
@@ -13,19 +15,19 @@ A unix socket of mode 0600: who may open it may move the traffic.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError
+from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError, parse
 from orchestrator.gateway.config import GatewayError
+from orchestrator.gateway.lane import Lane
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import metrics_answer
 from orchestrator.gateway.replies import error_response
-from orchestrator.gateway.source import TargetSource
-from orchestrator.gateway.targets import Entry, StaleGeneration, TargetTable, WrongPool
+from orchestrator.gateway.targets import Entry, StaleGeneration, WrongPool
 
 STATE_SCHEMA = "gateway-state/1"
 
@@ -34,7 +36,7 @@ class Control:
     """The handlers of the control socket.
 
     `incarnation` is new with every start of the process, `listen` is the address that clients use,
-    `locked_out` says why they do not get in there.
+    `locked_out` says why they do not get in there. `routes` makes the body of GET /v1/routes.
     """
 
     def __init__(
@@ -42,22 +44,20 @@ class Control:
         *,
         incarnation: str,
         listen: str,
-        table: TargetTable,
-        source: TargetSource,
+        lanes: Mapping[str, Lane],
         metrics: GatewayMetrics,
-        queued: Callable[[], int],
         locked_out: Callable[[], str],
+        routes: Callable[[], dict[str, Any]],
         now: Callable[[], float],
         replace: Callable[[], Awaitable[int]],
     ) -> None:
         self._replace = replace
         self._incarnation = incarnation
         self._listen = listen
-        self._table = table
-        self._source = source
+        self._lanes = lanes
         self._metrics = metrics
-        self._queued = queued
         self._locked_out = locked_out
+        self._routes = routes
         self._now = now
 
     def app(self) -> web.Application:
@@ -66,32 +66,34 @@ class Control:
         app.router.add_put("/v1/targets", self._put_targets)
         app.router.add_post("/v1/replace", self._post_replace)
         app.router.add_get("/v1/state", self._get_state)
+        app.router.add_get("/v1/routes", self._get_routes)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/healthz", self._get_healthz)
         return app
 
-    def state(self) -> dict[str, Any]:
-        """What the gateway holds: the body of GET /v1/state."""
-        now, accepted = self._now(), self._table.accepted
+    def state(self, lane: Lane) -> dict[str, Any]:
+        """What the gateway holds of one pool: the body of GET /v1/state."""
+        now, table = self._now(), lane.table
+        accepted = table.accepted
         return {
             "schema": STATE_SCHEMA,
             "reads": SCHEMAS,
             "incarnation": self._incarnation,
             "listen": self._listen,
-            "generation": self._table.generation,
+            "generation": table.generation,
             "pool": None if accepted is None else accepted.pool,
             "written_at": None if accepted is None else accepted.written_at,
-            "accepted_at": self._table.accepted_at,
-            "file_generation": self._metrics.file_generation,
-            "file_fault": self._source.fault,
+            "accepted_at": table.accepted_at,
+            "file_generation": lane.metrics.file_generation,
+            "file_fault": lane.source.fault,
             "now": now,
-            "queued": self._queued(),
+            "queued": len(lane.admission),
             "active": self._metrics.active,
-            "totals": self._metrics.totals(),
-            "recent": self._metrics.recent.counts(now),
+            "totals": lane.metrics.totals(),
+            "recent": lane.metrics.recent(),
             "refuses": self._locked_out(),
-            "only_pool": self._table.only_pool,
-            "targets": [self._target(entry, now) for entry in self._table],
+            "only_pool": table.only_pool,
+            "targets": [self._target(entry, now) for entry in table],
         }
 
     def _target(self, entry: Entry, now: float) -> dict[str, Any]:
@@ -113,8 +115,11 @@ class Control:
     async def _put_targets(self, request: web.Request) -> web.Response:
         self._metrics.daemon_heard = self._now()
         try:
-            change = self._source.push(await request.read())
+            document = parse(await request.read())
+            lane = self._lane_of(document.pool)
+            change = lane.source.push(document)
         except TargetsError as error:
+            self._metrics.stray_set("invalid")
             return error_response(400, "bad_targets", str(error))
         except StaleGeneration as error:
             return error_response(409, "stale_generation", str(error))
@@ -123,12 +128,24 @@ class Control:
         return _json(
             {
                 "incarnation": self._incarnation,
-                "generation": self._table.generation,
+                "generation": lane.table.generation,
                 "added": change.added,
                 "drained": change.drained,
                 "removed": change.removed,
             }
         )
+
+    def _lane_of(self, pool: str) -> Lane:
+        """The lane of a pool; the only one decides by itself what it takes. Raises WrongPool."""
+        if len(self._lanes) == 1:
+            return next(iter(self._lanes.values()))
+        if pool not in self._lanes:
+            self._metrics.stray_set("wrong_pool")
+            raise WrongPool(f"this gateway serves {self._pools()}, and the set is of {pool!r}")
+        return self._lanes[pool]
+
+    def _pools(self) -> str:
+        return f"the pools {', '.join(self._lanes)}" if self._lanes else "no pool"
 
     async def _post_replace(self, _: web.Request) -> web.Response:
         try:
@@ -136,9 +153,20 @@ class Control:
         except GatewayError as error:
             return web.json_response({"error": str(error)}, status=409)
 
-    async def _get_state(self, _: web.Request) -> web.Response:
+    async def _get_state(self, request: web.Request) -> web.Response:
         self._metrics.daemon_heard = self._now()
-        return _json(self.state())
+        pool = request.query.get("pool")
+        if pool is None and len(self._lanes) != 1:
+            message = f"this gateway serves {self._pools()}; ask with ?pool=NAME"
+            return error_response(400, "pool_missing", message)
+        try:
+            lane = self._lane_of(pool) if pool is not None else next(iter(self._lanes.values()))
+        except WrongPool:
+            return error_response(404, "no_pool", f"this gateway serves {self._pools()}, not {pool!r}")
+        return _json(self.state(lane))
+
+    async def _get_routes(self, _: web.Request) -> web.Response:
+        return _json(self._routes())
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
         return metrics_answer(self._metrics)

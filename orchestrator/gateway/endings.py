@@ -80,8 +80,10 @@ class Endings:
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
 
-    def turned(self, job: Job, status: int, code: str, message: str, *, node: str = "") -> Turned:
-        """An error of ours."""
+    def turned(
+        self, job: Job, status: int, code: str, message: str, *, node: str = "", param: str = ""
+    ) -> Turned:
+        """An error of ours; `param` names the field at fault."""
         failed = status >= _FIRST_SERVER_ERROR
         response = error_response(
             status,
@@ -90,6 +92,7 @@ class Endings:
             request_id=job.exchange.id,
             retry_after=self.retry_after if failed else None,
             shape=shape_for(job),
+            param=param,
         )
         if node:
             response.headers[NODE] = node

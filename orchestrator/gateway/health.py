@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from cloud.ports import Clock
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import probe
-from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.metrics import LaneMetrics
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import target_url
 from policies.model import TargetState
@@ -45,7 +45,7 @@ class HealthChecker:
         *,
         gate: PoolGate,
         table: TargetTable,
-        metrics: GatewayMetrics,
+        metrics: LaneMetrics,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -87,7 +87,10 @@ class HealthChecker:
         wait = interval * self._rng.uniform(0.5, 1.0)  # spreads targets that came together
         while entry.watched:
             entry.suspicion.clear()
-            await self._check(entry)
+            try:
+                await self._check(entry)
+            except Exception:
+                log.exception("health_check_crashed", node=entry.spec.id)
             for _ in range(_AT_EASE):
                 if await self._suspected(entry, wait) or self._owes(entry, interval):
                     break
@@ -132,7 +135,7 @@ class HealthChecker:
         log.info("target.probed", node=entry.spec.id, way=can.way.value, why=can.why)
 
     async def _check(self, entry: Entry) -> None:
-        fault, fall, spoke = "", self._gate.health_fall, False
+        fault, fall, spoke, refused = "", self._gate.health_fall, False, False
         entry.clock.asked(self._clock.now())
         try:
             async with self._session.get(target_url(entry.spec.address, self._gate.health_path)) as answer:
@@ -140,7 +143,7 @@ class HealthChecker:
                 if answer.status != _HEALTHY_STATUS:
                     fault = f"health check answered {answer.status}"
         except aiohttp.ClientConnectorError as error:
-            fault, fall = f"health check cannot connect: {error.strerror or error}", 1
+            fault, fall, refused = f"health check cannot connect: {error.strerror or error}", 1, True
         except TimeoutError:
             fault = f"health check got no answer within {self._gate.health_timeout:g} s"
         except (aiohttp.ClientError, OSError) as error:
@@ -152,5 +155,5 @@ class HealthChecker:
             entry.known.set()
         elif entry.health is not TargetState.HEALTHY or not (entry.capability and entry.capability.answered):
             await self._ask_what_it_can(entry)
-        if self._table.checked(entry, fault, fall) and entry.present:
+        if self._table.checked(entry, fault, fall, refused=refused) and entry.present:
             log.info("target_health", node=entry.spec.id, health=entry.health.value, reason=fault)

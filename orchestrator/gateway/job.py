@@ -10,7 +10,8 @@ from orchestrator.gateway.config import CONTINUATIONS
 from orchestrator.gateway.continuation import Capability, Kind, Plan, Transcript, Way, plan_of, prepared
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.metrics import Outcome
-from orchestrator.gateway.replies import NODE, REQUEST_ID
+from orchestrator.gateway.renaming import Renaming, RenamingEdge
+from orchestrator.gateway.replies import BACKEND, NODE, REQUEST_ID
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import CompletionJudge, StreamJudge
 from orchestrator.gateway.targets import Entry, Nature, Wish
@@ -26,40 +27,58 @@ class Job:
     `response` is set once there is something for the client; `transcript` once its stream is recorded, so
     that another target could go on with it; `nature` is what the target of the recorded part served then,
     `broke_at` when it last broke; `judge` judges what the first target brings, and is None after that.
+
+    `model` is the name that the client asked for, `came` the request as it came, `asked` as its present
+    backend gets it. `route` is None where requests are not looked at; `backend` says who has it now, and
+    `pool` which pool, empty where that is none.
     """
 
     __slots__ = (
-        "asked", "broke_at", "edge", "exchange", "headers", "judge", "nature", "outcome", "plan", "request",
-        "response", "route", "transcript",
+        "asked", "backend", "broke_at", "came", "edge", "exchange", "headers", "judge", "model", "nature",
+        "outcome", "plan", "pool", "request", "response", "route", "transcript",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        request: web.BaseRequest,
-        exchange: Exchange,
-        *,
-        asked: Asked,
-        headers: CIMultiDict[str],
-        continuation: str,
-    ) -> None:
+    def __init__(self, request: web.BaseRequest, exchange: Exchange, asked: Asked) -> None:
         self.request = request
         self.exchange = exchange
-        self.asked = asked
-        self.route: Route | None = None
-        self.headers = headers
+        self.came = self.asked = asked
+        self.model = asked.model
         self.edge = asked.dialect.edge(asked)
+        self.route: Route | None = None
+        self.backend = self.pool = ""
+        self.headers: CIMultiDict[str] = CIMultiDict()
         self.plan: Plan | None = None
-        if asked.stream:
-            plan = plan_of(asked)
-            wanted = _strictest(continuation, request.headers.get(CONTINUATION, "").strip().lower())
-            if wanted == "on" or (wanted == "exact" and plan.kind is not Kind.INEXACT):
-                self.plan = plan
         self.transcript: Transcript | None = None
         self.nature: Nature | None = None
         self.broke_at = 0.0
         self.judge: StreamJudge | None = None
         self.response: web.StreamResponse | None = None
         self.outcome = Outcome.CANCELLED
+
+    def aim(self, model: str) -> None:
+        """Go to a backend that knows the model by this name, by the same as the client where it is empty."""
+        if self.asked is not self.came:
+            self.asked, self.edge = self.came, self.came.dialect.edge(self.came)
+        if model and self.model and model != self.asked.model:
+            self.asked = self.asked.named(model)
+            self.edge = RenamingEdge(self.asked.dialect.edge(self.asked), self._renaming())
+        self.plan = self.judge = self.transcript = self.nature = None
+
+    def renamed(self, data: bytes) -> bytes:
+        """What a backend says in the client's own dialect, with the model's name that the client knows."""
+        return data if self.asked is self.came else self._renaming()(data)
+
+    def _renaming(self) -> Renaming:
+        repeats = self.asked.dialect.name == "responses"
+        return Renaming(self.model, self.asked.model if repeats else None)
+
+    def may_continue(self, continuation: str) -> None:
+        """Have its stream continued where it breaks, as far as the pool's setting and its client let it."""
+        if self.asked.stream:
+            plan = plan_of(self.asked)
+            wanted = _strictest(continuation, self.request.headers.get(CONTINUATION, "").strip().lower())
+            if wanted == "on" or (wanted == "exact" and plan.kind is not Kind.INEXACT):
+                self.plan = plan
 
     @property
     def repeatable(self) -> bool:
@@ -144,11 +163,17 @@ class Job:
 
     def answer_headers(self, headers: CIMultiDict[str], entry: Entry) -> CIMultiDict[str]:
         """The target's headers with those that say which request and which node this is."""
-        headers[REQUEST_ID] = self.exchange.id
+        self.sign(headers)
         headers[NODE] = entry.spec.id
         if self.plan is not None:
             headers[CONTINUATION] = self._promise()
         return headers
+
+    def sign(self, headers: CIMultiDict[str]) -> None:
+        """Say in an answer's headers which request this is, and who answers it where that is a question."""
+        headers[REQUEST_ID] = self.exchange.id
+        if self.route is not None:
+            headers[BACKEND] = self.backend
 
     def interrupted(self, failure: Failure, detail: str) -> bytes:
         """The last event of its stream when the rest will not come."""

@@ -1,16 +1,19 @@
-"""Every metric of the gateway, in one place. Each gateway has its own registry."""
+"""Every metric of the gateway, in one place. Each gateway has its own registry.
+
+Where it serves several pools, what belongs to one has the label `pool`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.targets import TargetTable
-from orchestrator.gateway.times import Times
+from orchestrator.gateway.times import Series, Times
 from policies.model import TargetPhase, TargetState
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -65,96 +68,66 @@ Counts = tuple[int, int]
 
 
 class GatewayMetrics:
-    """The counters that the proxy moves, and the gauges that are read off the table when asked for."""
+    """What is counted of the process, and of each of its lanes.
 
-    def __init__(self, table: TargetTable, *, queued: Callable[[], int], now: Callable[[], float]) -> None:
+    `pools` names those of several; without it there is one, and its series have no label for it. `routed`
+    counts what became of the requests of each route at each backend.
+    """
+
+    def __init__(self, now: Callable[[], float], pools: Sequence[str] = (), *, routed: bool = False) -> None:
         self.registry = CollectorRegistry()
-        self.file_generation = 0
-        self.file_refused = False
         self.started_at = self.daemon_heard = now()
         self.active = 0
-        self.recent = Recent()
-        self._now = now
+        self.now = now
+        self.lanes: list[LaneMetrics] = []
+        self.routed: dict[tuple[str, str, str], int] | None = {} if routed else None
+        self.label = ("pool",) if pools else ()
         counter, histogram = self._counter, self._histogram
-        requests = counter("requests", "Client requests by how they ended", "outcome")
-        self._requests = {outcome: requests.labels(outcome.value) for outcome in Outcome}
-        self._retries = counter("retries", "Attempts made again, by what the one before met", "reason")
-        self._cut = counter("streams_cut", "Streams that broke after the client had a part", "reason")
-        self._failures = counter("attempt_failures", "Attempts that failed, retried or not", "reason")
-        self._continuations = counter(
-            "continuations", "Broken streams that went on elsewhere, by class and result", "kind", "result"
-        )
-        self._obstacles = counter(
-            "continuations_refused", "Broken streams that could not go on elsewhere, by cause", "why"
-        )
-        self._moved = counter("moved", "Requests that left a target before it answered them", "reason")
-        self._chunks = counter("stream_chunks", "Chunks of completion streams passed on")
-        self._checks = counter("health_checks", "Health checks of targets", "result")
-        self._opened = counter("breaker_opened", "Times a target's circuit breaker opened")
+        requests = counter("requests", "Client requests by how they ended", *self.label, "outcome")
+        self._requests = {
+            pool: {each: requests.labels(*([pool] if self.label else []), each.value) for each in Outcome}
+            for pool in ("", *pools)
+        }
+        self._recent = {pool: Recent() for pool in self._requests}
         self._ended = counter(
             "connections_ended", "Connections ended for newer ones, or refused, at their limit"
         )
         self._unread = counter(
             "connections_unread", "Connections ended since their client did not read an answer in time"
         )
-        self._sets = counter("target_sets", "Target sets offered, by way and result", "via", "result")
-        self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer")
-        self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte")
-        self._seam = histogram("continuation_seam_seconds", "From a stream's break to its next piece")
-        self._queue = histogram("queue_seconds", "Time requests waited for a target")
-        self.registry.register(_Gauges(self, table, queued, now))
+        self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer").of()
+        self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte").of()
+        self.families = _Families(self._counter, histogram, self.label)
+        self.registry.register(_Gauges(self))
         ProcessCollector(registry=self.registry)
 
-    def request_ended(self, outcome: Outcome, seconds: float) -> None:
-        """A client's request is over."""
-        self._requests[outcome].inc()
-        self.recent.add(outcome, self._now())
+    def lane(self, pool: str, table: TargetTable, queued: Callable[[], int]) -> LaneMetrics:
+        """The metrics of a pool, its targets and its queue."""
+        made = LaneMetrics(self, pool if self.label else "", table, queued)
+        self.lanes.append(made)
+        return made
+
+    def request_ended(self, outcome: Outcome, seconds: float, pool: str = "") -> None:
+        """A client's request is over; `pool` had it last, empty for none."""
+        pool = pool if pool in self._requests else ""
+        self._requests[pool][outcome].inc()
+        self._recent[pool].add(outcome, self.now())
         self._seconds.observe(seconds)
+
+    def stray_set(self, result: str) -> None:
+        """A target set was pushed that is of no lane: it cannot be read, or is of a pool that is not here."""
+        labels = [""] * len(self.label)
+        self.families.sets.labels(*labels, "push", result).inc()
+
+    def went(self, route: str, backend: str, result: str) -> None:
+        """A request of a route was answered at a backend, or why not."""
+        if self.routed is not None:
+            key = route, backend, result
+            self.routed[key] = self.routed.get(key, 0) + 1
 
     def first_byte(self, seconds: float) -> None:
         """The first byte of an answer goes to the client."""
         self._first.observe(seconds)
-
-    def left_queue(self, seconds: float) -> None:
-        """A request got its target."""
-        self._queue.observe(seconds)
-
-    def attempt_failed(self, failure: Failure, *, retried: bool) -> None:
-        """An attempt failed, and the request was sent again or not."""
-        self._failures.labels(failure.value).inc()
-        if failure in _MOVES:
-            self._moved.labels(failure.value).inc()
-        if retried:
-            self._retries.labels(failure.value).inc()
-
-    def continued(self, kind: str, seam: float) -> None:
-        """A broken stream goes on at another target; its client waited `seam` seconds."""
-        self._continuations.labels(kind, "continued").inc()
-        self._seam.observe(seam)
-
-    def continuation_failed(self, kind: str) -> None:
-        """A stream that could be continued was cut all the same."""
-        self._continuations.labels(kind, "failed").inc()
-
-    def continuation_refused(self, why: str) -> None:
-        """A broken stream is of a kind, or in a state, in which it cannot be continued."""
-        self._obstacles.labels(why).inc()
-
-    def stream_cut(self, failure: Failure) -> None:
-        """A stream broke after the client had a part of it."""
-        self._cut.labels(failure.value).inc()
-
-    def stream_ended(self, chunks: int) -> None:
-        """A stream is over, whole or cut."""
-        self._chunks.inc(chunks)
-
-    def health_checked(self, passed: bool) -> None:
-        """A health check ended."""
-        self._checks.labels("passed" if passed else "failed").inc()
-
-    def breaker_opened(self) -> None:
-        """A target's circuit breaker opened."""
-        self._opened.inc()
 
     def connection_ended(self) -> None:
         """Clients hold as many connections as they may, and one was ended or refused."""
@@ -164,20 +137,13 @@ class GatewayMetrics:
         """A connection was ended, since its client did not read what it was sent."""
         self._unread.inc()
 
-    def target_set(self, via: str, result: str) -> None:
-        """A target set came by `via` (push, file, copy) and was accepted, or why not."""
-        self._sets.labels(via, result).inc()
+    def requests(self, pool: str) -> dict[str, int]:
+        """Requests that a pool had last, by outcome; all of them where pools have no label."""
+        return {outcome.value: int(_total(child)) for outcome, child in self._requests[pool].items()}
 
-    def totals(self) -> dict[str, int]:
-        """The counts that `/v1/state` shows."""
-        by_outcome = {outcome.value: int(_total(child)) for outcome, child in self._requests.items()}
-        return {
-            **{f"requests_{name}": count for name, count in by_outcome.items()},
-            "requests": sum(by_outcome.values()),
-            "retries": int(_total(self._retries)),
-            "streams_cut": int(_total(self._cut)),
-            "streams_continued": int(_total(self._continuations, result="continued")),
-        }
+    def recent(self, pool: str) -> dict[str, int]:
+        """How the last of them ended."""
+        return self._recent[pool].counts(self.now())
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -186,48 +152,186 @@ class GatewayMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"orchestrator_gateway_{name}", text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str) -> Times:
-        return Times(f"orchestrator_gateway_{name}", text, _SECONDS, self.registry)
+    def _histogram(self, name: str, text: str, *labels: str) -> Times:
+        return Times(f"orchestrator_gateway_{name}", text, _SECONDS, self.registry, labels)
+
+
+class _Families:
+    """The counters that each pool has a share of."""
+
+    def __init__(
+        self, counter: Callable[..., Counter], histogram: Callable[..., Times], label: tuple[str, ...]
+    ) -> None:
+        def own(name: str, text: str, *labels: str) -> Counter:
+            return counter(name, text, *label, *labels)
+
+        self.retries = own("retries", "Attempts made again, by what the one before met", "reason")
+        self.cut = own("streams_cut", "Streams that broke after the client had a part", "reason")
+        self.failures = own("attempt_failures", "Attempts that failed, retried or not", "reason")
+        self.continuations = own(
+            "continuations", "Broken streams that went on elsewhere, by class and result", "kind", "result"
+        )
+        self.obstacles = own(
+            "continuations_refused", "Broken streams that could not go on elsewhere, by cause", "why"
+        )
+        self.moved = own("moved", "Requests that left a target before it answered them", "reason")
+        self.chunks = own("stream_chunks", "Chunks of completion streams passed on")
+        self.checks = own("health_checks", "Health checks of targets", "result")
+        self.opened = own("breaker_opened", "Times a target's circuit breaker opened")
+        self.sets = own("target_sets", "Target sets offered, by way and result", "via", "result")
+        seam, queue = "From a stream's break to its next piece", "Time requests waited for a target"
+        self.seam = histogram("continuation_seam_seconds", seam, *label)
+        self.queue = histogram("queue_seconds", queue, *label)
+
+
+class LaneMetrics:
+    """The counters that one pool's lane moves. `pool` is empty where it has no label."""
+
+    def __init__(
+        self, process: GatewayMetrics, pool: str, table: TargetTable, queued: Callable[[], int]
+    ) -> None:
+        self._process = process
+        self._families = families = process.families
+        self.pool = pool
+        self.labels = (pool,) if process.label else ()
+        self.table = table
+        self.queued = queued
+        self.file_generation = 0
+        self.file_refused = False
+        self._chunks = self._of(families.chunks)
+        self._opened = self._of(families.opened)
+        self._passed = self._of(families.checks, "passed")
+        self._failed = self._of(families.checks, "failed")
+        self._seam: Series = families.seam.of(*self.labels)
+        self._queue: Series = families.queue.of(*self.labels)
+
+    def first_byte(self, seconds: float) -> None:
+        """The first byte of an answer goes to the client."""
+        self._process.first_byte(seconds)
+
+    def left_queue(self, seconds: float) -> None:
+        """A request got its target."""
+        self._queue.observe(seconds)
+
+    def attempt_failed(self, failure: Failure, *, retried: bool) -> None:
+        """An attempt failed, and the request was sent again or not."""
+        self._of(self._families.failures, failure.value).inc()
+        if failure in _MOVES:
+            self._of(self._families.moved, failure.value).inc()
+        if retried:
+            self._of(self._families.retries, failure.value).inc()
+
+    def continued(self, kind: str, seam: float) -> None:
+        """A broken stream goes on at another target; its client waited `seam` seconds."""
+        self._of(self._families.continuations, kind, "continued").inc()
+        self._seam.observe(seam)
+
+    def continuation_failed(self, kind: str) -> None:
+        """A stream that could be continued was cut all the same."""
+        self._of(self._families.continuations, kind, "failed").inc()
+
+    def continuation_refused(self, why: str) -> None:
+        """A broken stream is of a kind, or in a state, in which it cannot be continued."""
+        self._of(self._families.obstacles, why).inc()
+
+    def stream_cut(self, failure: Failure) -> None:
+        """A stream broke after the client had a part of it."""
+        self._of(self._families.cut, failure.value).inc()
+
+    def stream_ended(self, chunks: int) -> None:
+        """A stream is over, whole or cut."""
+        self._chunks.inc(chunks)
+
+    def health_checked(self, passed: bool) -> None:
+        """A health check ended."""
+        (self._passed if passed else self._failed).inc()
+
+    def breaker_opened(self) -> None:
+        """A target's circuit breaker opened."""
+        self._opened.inc()
+
+    def target_set(self, via: str, result: str) -> None:
+        """A target set came by `via` (push, file, copy) and was accepted, or why not."""
+        self._of(self._families.sets, via, result).inc()
+
+    def totals(self) -> dict[str, int]:
+        """The counts that `/v1/state` shows."""
+        by_outcome, families = self._process.requests(self.pool), self._families
+        own = dict(zip(self._process.label, self.labels, strict=True))
+        return {
+            **{f"requests_{name}": count for name, count in by_outcome.items()},
+            "requests": sum(by_outcome.values()),
+            "retries": int(_total(families.retries, **own)),
+            "streams_cut": int(_total(families.cut, **own)),
+            "streams_continued": int(_total(families.continuations, result="continued", **own)),
+        }
+
+    def recent(self) -> dict[str, int]:
+        """How the last of its requests ended."""
+        return self._process.recent(self.pool)
+
+    def _of(self, family: Counter, *values: str) -> Counter:
+        """Its own series of a family."""
+        values = (*self.labels, *values)
+        return family.labels(*values) if values else family
 
 
 class _Gauges:
     """Reads the gauges off the live objects at scrape time, so that no series outlives its target."""
 
-    def __init__(
-        self, metrics: GatewayMetrics, table: TargetTable, queued: Callable[[], int], now: Callable[[], float]
-    ) -> None:
+    def __init__(self, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
-        self._table = table
-        self._queued = queued
-        self._now = now
 
     def collect(self) -> Iterable[Metric]:
         """The families of one scrape."""
-        now, table, metrics = self._now(), self._table, self._metrics
-        states = dict.fromkeys(TargetState, 0)
-        in_flight = _gauge("target_in_flight", "Requests in flight by target", "target")
-        for entry in table:
-            states[entry.state(now)[0]] += 1
-            in_flight.add_metric([entry.spec.id], entry.in_flight)
-        targets = _gauge("targets", "Targets by state, also those that left but still answer", "state")
-        for state, count in states.items():
-            targets.add_metric([state.value], count)
-        active = sum(1 for e in table if e.present and e.spec.phase is TargetPhase.ACTIVE)
-        accepted = metrics.started_at if table.accepted_at is None else table.accepted_at
-        yield targets
-        yield in_flight
-        yield _plain("targets_active", "Targets that the daemon wants active", active)
-        yield _plain("queue_depth", "Requests waiting for a target", self._queued())
+        metrics, label = self._metrics, self._metrics.label
+        now = metrics.now()
+        targets = _gauge(
+            "targets", "Targets by state, also those that left but still answer", *label, "state"
+        )
+        in_flight = _gauge("target_in_flight", "Requests in flight by target", *label, "target")
+        active = _gauge("targets_active", "Targets that the daemon wants active", *label)
+        depth = _gauge("queue_depth", "Requests waiting for a target", *label)
+        generation = _gauge("targets_generation", "Generation of the accepted target set", *label)
+        in_file = _gauge("targets_file_generation", "Generation in the targets file", *label)
+        refused = _gauge("targets_file_refused", "1 while the targets file is not taken", *label)
+        age = _gauge("targets_age_seconds", "Time since a target set was accepted", *label)
+        for lane in metrics.lanes:
+            own, table = list(lane.labels), lane.table
+            states = dict.fromkeys(TargetState, 0)
+            for entry in table:
+                states[entry.state(now)[0]] += 1
+                in_flight.add_metric([*own, entry.spec.id], entry.in_flight)
+            for state, count in states.items():
+                targets.add_metric([*own, state.value], count)
+            active.add_metric(own, sum(1 for e in table if e.present and e.spec.phase is TargetPhase.ACTIVE))
+            accepted = metrics.started_at if table.accepted_at is None else table.accepted_at
+            depth.add_metric(own, lane.queued())
+            generation.add_metric(own, table.generation)
+            in_file.add_metric(own, lane.file_generation)
+            refused.add_metric(own, lane.file_refused)
+            age.add_metric(own, now - accepted)
+        yield from (targets, in_flight, active, depth)
         yield _plain("requests_active", "Requests being served or waiting", metrics.active)
-        yield _plain("targets_generation", "Generation of the accepted target set", table.generation)
-        yield _plain("targets_file_generation", "Generation in the targets file", metrics.file_generation)
-        yield _plain("targets_file_refused", "1 while the targets file is not taken", metrics.file_refused)
-        yield _plain("targets_age_seconds", "Time since a target set was accepted", now - accepted)
+        yield from (generation, in_file, refused, age)
         yield _plain(
             "daemon_silence_seconds",
             "Time since the control socket was last used",
             now - metrics.daemon_heard,
         )
+        if metrics.routed is not None:
+            yield _routed(metrics.routed)
+
+
+def _routed(counts: Mapping[tuple[str, str, str], int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(
+        "orchestrator_gateway_routed",
+        "Requests of routes by backend, and how they ended there: answered, or the trouble that they met",
+        labels=("route", "backend", "result"),
+    )
+    for key, count in counts.items():
+        family.add_metric(key, count)
+    return family
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

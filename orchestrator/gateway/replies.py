@@ -12,7 +12,7 @@ ANTHROPIC_REQUEST_ID = "request-id"
 """Where Anthropic's clients read the same."""
 NODE = "X-Orchestrator-Node"
 BACKEND = "X-Orchestrator-Backend"
-"""Which provider and model answered, as `claude/claude-sonnet-5`."""
+"""Which pool, or provider and model, answered where there are routes, as `claude/claude-sonnet-5`."""
 DROPPED = "X-Orchestrator-Dropped"
 """The fields of the request that this provider was not told, though its answer may depend on them."""
 

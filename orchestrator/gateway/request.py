@@ -18,6 +18,7 @@ from enum import StrEnum
 from orchestrator.gateway.blame import RetryBudget
 from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.targets import Entry, Wish
+from policies.routing import Trouble
 
 MOST_CONTINUATIONS = 8
 """A stream that broke so often breaks its nodes."""
@@ -36,6 +37,9 @@ class Stage(StrEnum):
     DONE = "done"  # the client has the whole answer
     FAILED = "failed"  # the client has an error, or left
 
+
+BEGUN = frozenset({Stage.STREAMING, Stage.CONTINUING})
+"""The client has a part of the answer."""
 
 _NEXT: dict[Stage, frozenset[Stage]] = {
     Stage.QUEUED: frozenset({Stage.SENT, Stage.DONE, Stage.FAILED}),
@@ -61,17 +65,22 @@ class Exchange:
     `retries` counts attempts that followed a failed one, `sent_again` those of them after which a target may
     have worked on it in vain, `continued` how often its stream went on elsewhere, `waited` the seconds spent
     in the queue so far. `suspects` are blamed once the request succeeds at a peer. `deadline` is when the
-    request ends at the latest, `held` the bytes of its body that are held for another attempt.
+    request ends at the latest, `held` the bytes of its body that are held for another attempt, `read_at` when
+    all of it was there. `priority`: higher goes first in a queue. At its present backend it waits for
+    `patience` seconds at most, and none on the troubles in `leaves`.
     """
 
     __slots__ = (
-        "continued", "deadline", "held", "id", "retries", "sent_again", "stage", "stale", "started",
-        "suspects", "waited", "wish",
+        "continued", "deadline", "held", "id", "leaves", "patience", "priority", "read_at", "retries",
+        "sent_again", "stage", "stale", "started", "suspects", "waited", "wish",
     )  # fmt: skip
 
     def __init__(self, request_id: str, started: float) -> None:
         self.id = request_id
-        self.started = started
+        self.started = self.read_at = started
+        self.priority = 0
+        self.patience: float | None = None
+        self.leaves: frozenset[Trouble] = frozenset()
         self.deadline = math.inf
         self.stage = Stage.QUEUED
         self.wish = Wish()
@@ -88,6 +97,15 @@ class Exchange:
         if stage not in _NEXT[self.stage]:
             raise AssertionError(f"request {self.id}: no way from {self.stage} to {stage}")
         self.stage = stage
+
+    def anew(self) -> None:
+        """Go to another backend, of whose targets none has failed it."""
+        if self.stage is Stage.SENT:
+            self.move(Stage.QUEUED)
+        self.wish = Wish(self.wish.key, self.wish.tokens)
+        self.suspects = []
+        self.retries = self.sent_again = self.stale = 0
+        self.waited = 0.0
 
     @property
     def over(self) -> bool:

@@ -9,9 +9,9 @@ from typing import Any, Final
 import structlog
 
 from cloud.balancers import targets_file as files
-from cloud.balancers.targets import TargetsError, TargetSet, parse
+from cloud.balancers.targets import TargetsError, TargetSet
 from cloud.ports import Clock
-from orchestrator.gateway.metrics import GatewayMetrics
+from orchestrator.gateway.metrics import LaneMetrics
 from orchestrator.gateway.targets import Change, StaleGeneration, TargetTable, WrongPool
 
 log = structlog.get_logger("orchestrator.gateway")
@@ -37,7 +37,7 @@ class TargetSource:
         self,
         *,
         table: TargetTable,
-        metrics: GatewayMetrics,
+        metrics: LaneMetrics,
         file: Path,
         clock: Clock,
         on_set: Callable[[], None],
@@ -55,16 +55,13 @@ class TargetSource:
         """Why the file is not taken, in words; empty while nothing is wrong with it."""
         return self._file.fault
 
-    def push(self, data: bytes) -> Change:
+    def push(self, document: TargetSet) -> Change:
         """Accept a set from the control socket.
 
-        Raises TargetsError, StaleGeneration, WrongPool; the set in use stays then.
+        Raises StaleGeneration, WrongPool; the set in use stays then.
         """
         try:
-            change = self._accept(parse(data), "push")
-        except TargetsError:
-            self._metrics.target_set("push", "invalid")
-            raise
+            change = self._accept(document, "push")
         except StaleGeneration:
             self._metrics.target_set("push", "stale")
             raise
@@ -125,7 +122,7 @@ class _Watched:
     `generation` is that of the set in it, 0 while there is none to be believed; `fault` says why not.
     """
 
-    def __init__(self, path: Path, via: str, clock: Clock, metrics: GatewayMetrics) -> None:
+    def __init__(self, path: Path, via: str, clock: Clock, metrics: LaneMetrics) -> None:
         self._path, self._clock, self._metrics = path, clock, metrics
         self.via = via
         self.generation = 0

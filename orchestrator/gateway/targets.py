@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cloud.balancers.targets import TargetSet
+from orchestrator.gateway import affinity
 from orchestrator.gateway.blame import Breaker, BreakerState, Tab
 from orchestrator.gateway.clocks import Limits, TargetClock
 from orchestrator.gateway.config import PoolGate
@@ -39,12 +40,14 @@ class Entry:
     `passes` counts health checks passed, `fails` those failed since the last pass. `suspicion` is set when
     a request failed, so that the next check happens now. `doubtful`: a request is better sent elsewhere.
     `capability` is what it can do for a stream that broke elsewhere, None until it was probed; `known` is set
-    once that is so, or there is no telling when it will be.
+    once that is so, or there is no telling when it will be. `tokens`: a rough count of those that its
+    requests have and may bring; `salt` stands for it where requests are kept together. `refuses`: the last
+    connection to it was not made.
     """
 
     __slots__ = (
         "breaker", "capability", "clock", "doubtful", "fails", "health", "in_flight", "known", "passes",
-        "present", "reason", "spec", "suspicion", "tab",
+        "present", "reason", "refuses", "salt", "spec", "suspicion", "tab", "tokens",
     )  # fmt: skip
 
     def __init__(self, spec: TargetSpec, breaker: Breaker, now: float) -> None:
@@ -57,8 +60,11 @@ class Entry:
         self.doubtful = False
         self.present = True
         self.in_flight = 0
+        self.tokens = 0
+        self.salt = affinity.key_of(spec.id)
         self.health = TargetState.INITIAL
         self.reason = "not checked yet"
+        self.refuses = False
         self.passes = 0
         self.fails = 0
         self.suspicion = asyncio.Event()
@@ -116,12 +122,15 @@ class Wish:
     `tried` maps targets that failed it to the health checks that they had passed then: it shuns them until
     they passed another. `fits` says which can serve it at all, as when a broken stream needs the same
     model. `again`: it lost its target and has been let in before. `home` is the only target that will do,
-    draining or not, as it has what the request is about.
+    draining or not, as it has what the request is about. `key`: those with the same one go to the same target
+    as long as that is not busier than most. `tokens`: a rough count of those it has and may bring.
     """
 
-    __slots__ = ("again", "fits", "home", "tried")
+    __slots__ = ("again", "fits", "home", "key", "tokens", "tried")
 
-    def __init__(self) -> None:
+    def __init__(self, key: int | None = None, tokens: int = 0) -> None:
+        self.key = key
+        self.tokens = tokens
         self.tried: dict[Entry, int] = {}
         self.fits: Callable[[Entry], bool] = _any
         self.again = False
@@ -151,7 +160,7 @@ class Wish:
 
     def but(self, entry: Entry, fits: Callable[[Entry], bool]) -> Wish:
         """The wish to go on at any other target that fits."""
-        wish = Wish()
+        wish = Wish(self.key, self.tokens)
         wish.tried = self.tried | {entry: entry.passes}
         wish.fits, wish.again, wish.home = fits, True, self.home
         return wish
@@ -244,6 +253,8 @@ class TargetTable:
         now = self._now()
         if wish.home is not None:
             return self._at_home(wish, now)
+        if wish.key is not None and (kept := self._by_key(wish, wish.key, now)) is not None:
+            return kept
         best: list[Entry] = []
         load = (True, True, 0.0)
         any_sound = False
@@ -254,7 +265,7 @@ class TargetTable:
             if self._full(entry, wish) or not wish.allows(entry):
                 continue
             failed_it = entry in wish.tried
-            weighted = (failed_it, entry.doubtful, entry.in_flight / entry.spec.weight)
+            weighted = (failed_it, entry.doubtful, self._held(entry) / entry.spec.weight)
             if not best or weighted < load:
                 best, load = [entry], weighted
             elif weighted == load:
@@ -277,13 +288,41 @@ class TargetTable:
             return None
         return entry if wish.allows(entry) else None
 
+    def _by_key(self, wish: Wish, key: int, now: float) -> Entry | None:
+        """The target that has the key, or the next that is not too busy for it; None where all are."""
+        sound = [entry for entry in self._active if entry.sound(now)]
+        held = sum(map(self._held, sound)) + self._share(wish)
+        weights = sum(entry.spec.weight for entry in sound)
+        ranked = sorted(
+            sound, key=lambda entry: affinity.score(key, entry.salt, entry.spec.weight), reverse=True
+        )
+        for entry in ranked:
+            most = affinity.bound(held, weights, entry.spec.weight)
+            if self._full(entry, wish) or entry.doubtful or entry in wish.tried or not wish.allows(entry):
+                continue
+            if self._held(entry) + self._share(wish) <= max(most, self._share(wish)):
+                return entry
+        return None
+
+    def _held(self, entry: Entry) -> int:
+        """How busy it is: in requests, or in tokens where those are counted."""
+        return entry.tokens if self._gate.tokens_in_flight else entry.in_flight
+
+    def _share(self, wish: Wish) -> int:
+        """What a request adds to that."""
+        return wish.tokens if self._gate.tokens_in_flight else 1
+
     def _full(self, entry: Entry, wish: Wish) -> bool:
-        """It holds as many requests as it may: so many for each serving unit that its weight tells of.
+        """It holds as many requests, or tokens, as it may: so many for each serving unit that its weight
+        tells of. One request is let in whatever it brings.
 
         One that lost its target was let in before; for those there is as much room again.
         """
-        most = self._gate.max_in_flight * max(1, entry.spec.weight // WEIGHT_OF_A_UNIT)
-        return entry.in_flight >= (2 * most if wish.again else most)
+        units = max(1, entry.spec.weight // WEIGHT_OF_A_UNIT) * (2 if wish.again else 1)
+        if entry.in_flight >= self._gate.max_in_flight * units:
+            return True
+        tokens = self._gate.tokens_in_flight * units
+        return tokens > 0 and entry.in_flight > 0 and entry.tokens + wish.tokens > tokens
 
     def knows(self, node: str) -> bool:
         """Whether the set has a target of this id."""
@@ -301,6 +340,21 @@ class TargetTable:
         now = self._now()
         return any(entry.sound(now) for entry in self._active)
 
+    def has_room(self) -> bool:
+        """Whether a new request would have to wait for no other."""
+        now = self._now()
+        return any(entry.sound(now) and not self._full(entry, ANYWHERE) for entry in self._active)
+
+    def down(self, wish: Wish = ANYWHERE) -> bool:
+        """Whether a request that could go elsewhere should: there is no set, or no target that takes it.
+
+        It does not wait for one that refuses connections, however lately that brought something.
+        """
+        now, limits = self._now(), self.limits
+        return self.accepted is None or not any(
+            wish.allows(entry) and not entry.refuses and entry.hopeful(now, limits) for entry in self._active
+        )
+
     def hopeful(self, wish: Wish = ANYWHERE) -> bool:
         """Whether waiting makes sense: no set is here yet, or a target that it does not shun may take it."""
         if self.accepted is None:
@@ -309,9 +363,10 @@ class TargetTable:
         among = self._active if wish.home is None else self._entries.values()
         return any(wish.allows(entry) and entry.hopeful(now, limits) for entry in among)
 
-    def take(self, entry: Entry) -> None:
-        """A request is given to the target. Every take is followed by exactly one give."""
+    def take(self, entry: Entry, tokens: int = 0) -> None:
+        """A request is given to the target. Every take is followed by exactly one give of as many tokens."""
         entry.in_flight += 1
+        entry.tokens += tokens
         entry.breaker.begin(self._now())
 
     def good(self, entry: Entry) -> None:
@@ -327,28 +382,32 @@ class TargetTable:
             for listener in self.on_breaker_open:
                 listener(entry)
         if failure in (Failure.CONNECT, Failure.LOST):
-            self.lose(entry, "refuses connections" if failure is Failure.CONNECT else "is silent")
+            entry.refuses = failure is Failure.CONNECT
+            self.lose(entry, "refuses connections" if entry.refuses else "is silent")
         entry.suspicion.set()
 
     def lose(self, entry: Entry, reason: str) -> None:
         """Nothing can be expected of it until it passes another check."""
         entry.health, entry.reason = TargetState.UNHEALTHY, reason
 
-    def give(self, entry: Entry) -> None:
+    def give(self, entry: Entry, tokens: int = 0) -> None:
         """A request left the target, however it ended."""
         entry.in_flight -= 1
+        entry.tokens -= tokens
         if entry.in_flight == 0:
             entry.breaker.abandon()
         if not entry.present and entry.in_flight == 0:
             self._leaving.remove(entry)
         self._changed()
 
-    def checked(self, entry: Entry, fault: str, fall: int) -> bool:
-        """A health check ended; `fault` is empty when it passed. True when the health changed.
+    def checked(self, entry: Entry, fault: str, fall: int, *, refused: bool = False) -> bool:
+        """A health check ended; `fault` is empty when it passed, `refused` tells of no connection.
+
+        True when the health changed.
 
         `fall` failures in a row make a target unhealthy, one pass makes it healthy.
         """
-        before = entry.health
+        before, entry.refuses = entry.health, refused
         if not fault:
             entry.passes += 1
             entry.fails = 0

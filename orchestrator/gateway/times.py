@@ -15,23 +15,51 @@ from prometheus_client.utils import floatToGoString
 
 
 class Times:
-    """One histogram without labels, in `registry`. `bounds` are upper bounds in seconds, rising."""
+    """One histogram in `registry`, with a series for each set of values of its `labels`.
 
-    def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+    `bounds` are upper bounds in seconds, rising.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
+        labels: Sequence[str] = (),
+    ) -> None:
         self._name = name
         self._text = text
         self._bounds = tuple(bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
-        self._sum = 0.0
+        self._labels = tuple(labels)
+        self._series: dict[tuple[str, ...], Series] = {}
         registry.register(self)
 
-    def observe(self, seconds: float) -> None:
-        """Count a value."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+    def of(self, *values: str) -> Series:
+        """The series of these values, one for each label."""
+        return self._series.setdefault(values, Series(self._bounds))
 
     def collect(self) -> Iterable[Metric]:
         """The family of one scrape."""
         bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        yield HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for values, series in self._series.items():
+            buckets = list(zip(bounds, accumulate(series.counts), strict=True))
+            family.add_metric(values, buckets, series.sum)
+        yield family
+
+
+class Series:
+    """The values that were observed under one set of labels."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.sum += seconds

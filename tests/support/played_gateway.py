@@ -17,21 +17,20 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 
 from cloud.balancers.targets import TargetSet
-from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.attempt import AttemptFailed, Attempts
 from orchestrator.gateway.config import one_pool
 from orchestrator.gateway.continuation import Broken, Capability, Way
-from orchestrator.gateway.endings import Answer
+from orchestrator.gateway.endings import Answer, Endings
 from orchestrator.gateway.failure import Failure, of_status
-from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.job import Job
+from orchestrator.gateway.lane import Lane
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.request import Stage
-from orchestrator.gateway.targets import TargetTable
-from orchestrator.gateway.watch import Watch
+from orchestrator.gateway.router import Router
+from orchestrator.gateway.tries import Tries
 from orchestrator.simulation.virtual_time import VirtualClock, VirtualTimeLoop
 from policies.model import TargetPhase, TargetSpec
 
@@ -201,17 +200,27 @@ def _event(number: int, *, last: bool):
 
 
 class PlayedProxy(Proxy):
-    """The real one, but for the reading of requests; counts what each target holds."""
-
-    world: World
+    """The real one, but for the reading of requests."""
 
     async def _read(self, request, exchange):
-        asked = request.asked
-        longest = self._gate.stream_timeout if asked.stream else self._gate.answer_timeout
-        exchange.deadline = self._clock.now() + longest
-        job = Job(request, exchange, asked=asked, headers=CIMultiDict(), continuation="on")
+        exchange.read_at = self._clock.now()
+        job = Job(request, exchange, request.asked)
         request.job = job
         return job
+
+
+class PlayedLane(Lane):
+    """The real one, but for the headers of requests."""
+
+    async def serve(self, job, candidate):
+        self._forwarding = SimpleNamespace(to_node=lambda request, id: CIMultiDict())
+        return await super().serve(job, candidate)
+
+
+class PlayedTries(Tries):
+    """The real ones; counts what each target holds."""
+
+    world: World
 
     def _goes_on(self, job, entry, error, sent_at):
         self.world.moved[job.exchange.id] += error.failure is Failure.MOVED
@@ -237,35 +246,46 @@ class World:
         self.config = one_pool(targets_file=Path("t"), socket=Path("s"), **settings)
         self.gate = gate = self.config.pools[0]
         clock = self.clock
-        self.table = TargetTable(now=clock.now, rng=random.Random(seed), gate=gate)
-        self.admission = Admission(
-            self.table,
-            limit=gate.queue_limit,
-            deadline=gate.queue_deadline,
-            hopeless=gate.no_target_wait,
+        self.metrics = GatewayMetrics(clock.now)
+        endings = Endings(self.config.retry_after)
+        self.lane = lane = PlayedLane(
+            config=self.config,
+            gate=gate,
+            metrics=self.metrics,
+            endings=endings,
+            clock=clock,
+            rng=random.Random(seed),
+            stopping=lambda: self.proxy.stopping,
         )
-        self.metrics = GatewayMetrics(self.table, queued=self.admission.__len__, now=clock.now)
-        self.watch = Watch(self.table, self.admission, clock, drain_margin=gate.drain_margin)
-        parts = {"table": self.table, "metrics": self.metrics, "clock": clock}
-        self.checker = HealthChecker(**parts, gate=gate, rng=random.Random(seed))
+        self.table, self.admission, self.checker = lane.table, lane.admission, lane.health
+        self.watch = lane._watch
         self.own_session = self.checker._session
         self.checker._session = SimpleNamespace(get=self._health, close=self.own_session.close)
-        self.proxy = PlayedProxy(
-            **parts,
-            config=self.config,
-            admission=self.admission,
-            session=self.own_session,
-            ids=RequestIds(random.Random(seed)),
-            watch=self.watch,
-        )
-        self.proxy.world = self
-        self.proxy._attempts = Played(
+        parts = {"table": self.table, "metrics": lane.metrics, "clock": clock}
+        attempts = Played(
             self,
             **parts,
             answer_limit=self.config.answer_limit,
             session=self.own_session,
             watch=self.watch,
             stopping=lambda: self.proxy.stopping,
+        )
+        lane._tries = PlayedTries(
+            **parts,
+            admission=self.admission,
+            attempts=attempts,
+            course=lane._tries._course,
+            endings=endings,
+        )
+        lane._tries.world = self
+        router = Router(self.config, {lane.name: lane}, {}, endings=endings, metrics=self.metrics, seed=0.0)
+        self.proxy = PlayedProxy(
+            config=self.config,
+            router=router,
+            endings=endings,
+            metrics=self.metrics,
+            ids=RequestIds(random.Random(seed)),
+            clock=clock,
         )
         self.nodes: dict[str, Node] = {}
         self.listed: dict[str, Node] = {}

@@ -11,6 +11,7 @@ import aiohttp
 from cloud.balancers.targets import TargetSet, encode
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import GatewayConfig
+from orchestrator.gateway.lane import Lane
 from policies.model import TargetSpec
 from tests.support.upstreams import Upstream
 
@@ -29,6 +30,12 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.gateway.port}"
+
+    @property
+    def lane(self) -> Lane:
+        """That of the only pool."""
+        (lane,) = self.gateway.lanes.values()
+        return lane
 
     def document(self, targets: Iterable[TargetSpec], generation: int | None = None) -> bytes:
         if generation is None:

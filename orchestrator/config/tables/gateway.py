@@ -105,6 +105,14 @@ class GatewayTable(Section):
         ge=1,
         description="Requests that one target may hold for each unit it serves; more wait in the queue.",
     )
+    tokens_in_flight: int = Field(
+        default=_POOL.tokens_in_flight,
+        ge=0,
+        description="Tokens that one target may hold for each unit it serves: of its requests, roughly "
+        "counted by their bytes, and of the longest answers that they ask for. More wait in the queue, and "
+        "the target with the fewest gets the next. 0: requests are counted alone.",
+        examples=[200_000],
+    )
     connect_timeout: Duration = duration_key(
         _POOL.connect_timeout, "How long opening a connection to a target may take."
     )

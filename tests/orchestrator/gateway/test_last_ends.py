@@ -19,9 +19,9 @@ async def beside_a_full_one(upstreams, gateways, ask, behave, eventually):
         full = await upstreams("full", behave.silent)
         running = await gateways(full, max_in_flight=FULL, health_interval=30.0, **settings)
         for _ in range(2 * FULL):  # as many as those find room for that lost their target
-            entry = next(iter(running.gateway.table))
-            running.gateway.table.take(entry)
-            holding.append((running.gateway.table, entry))
+            entry = next(iter(running.lane.table))
+            running.lane.table.take(entry)
+            holding.append((running.lane.table, entry))
         await running.push(full, await upstreams("other", behaviour))
         await eventually(running.all_checked)
         return running
@@ -89,7 +89,7 @@ async def test_what_a_target_holds_that_left_the_set_is_saved_too(
     await eventually(running.all_checked)
     await leaving.stop_listening()
     assert (await asking).headers["X-Orchestrator-Node"] == "staying"
-    await eventually(lambda: len(running.gateway._health._watches) == 1)
+    await eventually(lambda: len(running.lane.health._watches) == 1)
 
 
 async def test_a_client_that_reads_late_gets_everything(upstreams, gateways, client, behave, eventually):
@@ -104,7 +104,7 @@ async def test_a_client_that_reads_late_gets_everything(upstreams, gateways, cli
         await talk.end_stream()
 
     running = await gateways(await upstreams("node", much), stall_least=0.2, idle_timeout=0.4)
-    loop, held = asyncio.get_running_loop(), running.gateway._watch._held
+    loop, held = asyncio.get_running_loop(), running.lane._watch._held
     async with client.post(running.url + "/v1/chat/completions", json={"stream": True}) as answer:
         await eventually(lambda: any(leash.clock.at_client for leash in held))
         until = loop.time() + 1.5

@@ -11,7 +11,7 @@ from orchestrator.gateway.silence import SILENT_AFTER, DaemonSilence
 
 def test_a_long_silence_of_the_daemon_is_two_log_lines() -> None:
     clock = HandClock()
-    metrics = GatewayMetrics((), queued=lambda: 0, now=clock.now)  # type: ignore[arg-type]
+    metrics = GatewayMetrics(clock.now)
     silence = DaemonSilence(metrics, clock)
 
     def passed(seconds: int) -> list[tuple[str, str]]:

@@ -205,14 +205,14 @@ def test_a_file_that_follows_the_push_is_no_fault_unless_it_stays_behind(tmp_pat
     clock, file = HandClock(), tmp_path / "targets.json"
     gate = PoolGate(targets_file=file)
     table = TargetTable(now=clock.now, rng=random.Random(7), gate=gate)
-    metrics = GatewayMetrics(table, queued=lambda: 0, now=clock.now)
+    metrics = GatewayMetrics(clock.now).lane("", table, lambda: 0)
     source = TargetSource(table=table, metrics=metrics, file=file, clock=clock, on_set=lambda: None)
 
     def document(generation):
         return TargetSet(generation=generation, pool="chat", written_at=1.0, targets=())
 
     with structlog.testing.capture_logs() as lines:
-        source.push(encode(document(8)))
+        source.push(document(8))
         write_atomic(file, files.seal(document(7)))
         source.look()
         clock.at += 0.2
@@ -220,7 +220,7 @@ def test_a_file_that_follows_the_push_is_no_fault_unless_it_stays_behind(tmp_pat
         source.look()
     assert (source.fault, metrics.file_generation) == ("", 8)
     assert not [line for line in lines if line["event"] == "targets_file.refused"]
-    source.push(encode(document(9)))
+    source.push(document(9))
     write_atomic(file, files.seal(document(7)))
     for _ in range(30):
         clock.at += 0.2
