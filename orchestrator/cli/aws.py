@@ -33,6 +33,7 @@ def bootstrap(
     yes: Annotated[
         bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before the change.")
     ] = False,
+    pool: shared.WhichPool = None,
     output: PlainOutput = "table",
 ) -> int:
     """Make on AWS what a pool needs there: queue, event rules, launch template, settings of the target group.
@@ -48,7 +49,7 @@ def bootstrap(
     """
     if plan and apply:
         raise CommandError("--plan and --apply are two things; choose one", shared.USAGE)
-    config = _config(file)
+    config = _config(file, pool)
     return asyncio.run(_bootstrap(config, str(file), apply, security_group, yes, output))
 
 
@@ -129,6 +130,7 @@ def policy(
             "of KMS's, which the image's or the nodes' volumes are encrypted with.",
         ),
     ] = "",
+    pool: shared.WhichPool = None,
 ) -> int:
     """Print the IAM policy that the daemon needs for a pool: what it calls, and nothing else.
 
@@ -147,7 +149,7 @@ def policy(
         raise CommandError(
             "--doctor, --bootstrap, --node and --kms print different things; choose one", shared.USAGE
         )
-    config = _config(file)
+    config = _config(file, pool)
     if kms:
         shared.print_text(_grants(kms))
         return shared.OK
@@ -208,9 +210,11 @@ def _policy(config: Config, whose: str, node_role: str) -> dict[str, Any]:
     )
 
 
-def _config(file: Path) -> Config:
+def _config(file: Path, pool: str | None) -> Config:
     """The configuration of a pool on AWS. Raises CommandError."""
     config = shared.read_config(file)
+    on_aws = [name for name, settings in config.pools.items() if settings.cloud.kind == "aws"]
+    config = shared.one_pool(config, pool, on_aws)
     if config.pool.cloud.kind != "aws":
         raise CommandError(
             f'{file}: the pool runs on {config.pool.cloud.kind}; write cloud.kind = "aws" first'

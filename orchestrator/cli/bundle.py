@@ -16,13 +16,15 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 from orchestrator import __version__
 from orchestrator.api.client import ClientError, ControlClient
+from orchestrator.config.checks.routes import by_name
 from orchestrator.config.load import Config
 from orchestrator.config.values import settings
 from orchestrator.redact import Redactor
@@ -32,6 +34,7 @@ LARGEST: Final = 8 * 2**20
 
 _PATIENCE: Final = 120.0  # s for one command
 _EVENTS: Final = "5000"
+_SPEND_DAYS: Final = 8
 _LOG_LINES: Final = "5000"
 _UNITS: Final = ("spot-orchestrator.service", "spot-orchestrator-gateway.service")
 
@@ -53,16 +56,38 @@ def parts(file: Path, config: Config | None, redactor: Redactor) -> Iterator[Par
     ]
     sources += [(name, _command(words)) for name, words in _commands(file)]
     if config is not None:
-        daemon, gateway = ControlClient(config.daemon.socket), ControlClient(config.pool.gateway.socket)
-        sources += [
-            ("daemon.prom", lambda: daemon.text("/metrics")),
-            ("gateway.prom", lambda: gateway.text("/metrics")),
-            ("gateway.json", lambda: gateway.text("/v1/state")),
-        ]
+        sources += _running(config)
     if shutil.which("journalctl") is not None:
         sources += [(f"{unit}.log", _log(unit)) for unit in _UNITS]
     for name, source in sources:
         yield _part(name, source, redactor)
+
+
+def _running(config: Config) -> Iterator[tuple[str, Callable[[], str]]]:
+    """What daemon and gateway say of themselves, and what was spent at providers."""
+    daemon, gateway = ControlClient(config.daemon.socket), ControlClient(config.gateway.socket)
+    yield "daemon.prom", partial(daemon.text, "/metrics")
+    yield "gateway.prom", partial(gateway.text, "/metrics")
+    for name in config.pools:
+        file = "gateway.json" if len(config.pools) == 1 else f"gateway-{name}.json"
+        yield file, partial(gateway.text, f"/v1/state?pool={name}")
+    if by_name(config.pools, config.routes):
+        yield "routes.json", partial(gateway.text, "/v1/routes")
+    if config.providers:
+        yield "spend.json", partial(_spend, config.gateway.spend_file)
+
+
+def _spend(file: Path) -> str:
+    """The sums of the last days for each provider, route and model, in picodollars and tokens. Reads the file
+    itself: the gateway may be down."""
+    from cloud.clock import SystemClock
+    from orchestrator.gateway.spend_file import Unbooked, read_totals
+
+    try:
+        days = read_totals(file, SystemClock().now(), days=_SPEND_DAYS)
+    except Unbooked as error:
+        raise ClientError(str(error)) from error
+    return json.dumps([asdict(day) for day in days], indent=2)
 
 
 def secrets(config: Config) -> Iterator[str]:

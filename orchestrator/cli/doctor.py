@@ -59,6 +59,7 @@ def doctor(
     yes: Annotated[
         bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before --fix or --try-node.")
     ] = False,
+    pool: shared.WhichPool = None,
     output: PlainOutput = "table",
 ) -> int:
     """Check what a pool needs: this machine, the configuration, the state, the daemon, the cloud.
@@ -80,7 +81,12 @@ def doctor(
     if try_node is not None and (fix or only):
         raise CommandError("--try-node runs by itself: leave --fix and --only out", shared.USAGE)
     clock = SystemClock()
-    rows = _tried(config, try_node, yes) if try_node is not None else _examined(config, only, fix, yes, clock)
+    if pool is not None and try_node is None:
+        raise CommandError("--pool says whose node --try-node launches; leave it out", shared.USAGE)
+    if try_node is not None:
+        rows = _tried(config, try_node, yes, pool)
+    else:
+        rows = _examined(config, only, fix, yes, clock)
     view: DoctorView = {
         "schema": "doctor/1",
         "at": clock.now(),
@@ -97,10 +103,10 @@ def doctor(
     return shared.OK if view["ok"] else shared.ERROR
 
 
-def _tried(config: Path | None, market: str, yes: bool) -> list[FindingView]:
+def _tried(config: Path | None, market: str, yes: bool, pool: str | None) -> list[FindingView]:
     from orchestrator.cli.try_node import try_node
 
-    return try_node(config, market, yes)
+    return try_node(config, market, yes, pool)
 
 
 def _examined(

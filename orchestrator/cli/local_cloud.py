@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError
+
+if TYPE_CHECKING:
+    from orchestrator.config.load import Config
 
 
 def local_cloud(
@@ -20,14 +23,17 @@ def local_cloud(
     ] = None,
     speed: Annotated[float | None, Parameter(help="Seconds of the market that pass in one second.")] = None,
     seed: Annotated[int | None, Parameter(help="The same seed plays the same market.")] = None,
+    pool: shared.WhichPool = None,
 ) -> int:
-    """Run the local cloud of a pool: machines are processes on this computer.
+    """Run the local cloud of a file's pools: machines are processes on this computer.
+
+    Pools that name one cloud.socket share it. Name a pool where the file has several local clouds.
 
     For example:
       orchestrator local-cloud --config pool.toml
       orchestrator local-cloud --config pool.toml --market market.json --speed 60
     """
-    settings = shared.read_config(config)
+    settings = _of_cloud(config, pool)
 
     import asyncio
 
@@ -47,3 +53,12 @@ def local_cloud(
     except (SetupError, OSError) as error:
         raise CommandError(f"the local cloud cannot run: {error}") from error
     return shared.OK
+
+
+def _of_cloud(file: Path, pool: str | None) -> Config:
+    """The configuration of one pool of the local cloud that is meant. Raises CommandError."""
+    config = shared.read_config(file)
+    local = [name for name, settings in config.pools.items() if settings.cloud.kind == "local"]
+    if pool is None and len({config.pools[name].cloud.socket for name in local}) == 1:
+        return config.only(local[0])
+    return shared.one_pool(config, pool, local)

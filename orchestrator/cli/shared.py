@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -38,6 +38,11 @@ INTERRUPTED: Final = 130
 
 _UNLIMITED: Final = 1000  # columns off a terminal, so that a pipe gets whole lines
 _WIDE: Final = 200  # columns that `-o wide` takes at least
+
+
+WhichPool = Annotated[
+    str | None, Parameter(name="--pool", help="The pool that is meant, where the file has several.")
+]
 
 
 class CommandError(Exception):
@@ -173,6 +178,21 @@ def read_config(file: Path, role: Role = "any") -> Config:
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return config
+
+
+def one_pool(config: Config, pool: str | None, among: Collection[str] = ()) -> Config:
+    """The configuration with one pool alone: the named one, else the only one, of those `among` if any are
+    given. Raises CommandError where it is not clear which is meant."""
+    from orchestrator.config.errors import meant
+
+    names = list(among or config.pools)
+    if pool is not None and pool not in config.pools:
+        raise CommandError(f"there is no pool {pool!r}{meant(pool, config.pools)}", USAGE)
+    if pool is None and len(names) > 1:
+        raise CommandError(f"there are several pools; say which: --pool {' or '.join(names)}", USAGE)
+    if not names:
+        raise CommandError("there is no pool in the file")
+    return config.only(pool or names[0])
 
 
 def report_done(answer: Any, sentence: str, follow_up: str, output: str) -> None:

@@ -112,6 +112,7 @@ def simulate(
             name=["--jobs", "-j"], help="Processes; else one per core.", validator=validators.Number(gte=1)
         ),
     ] = None,
+    pool: shared.WhichPool = None,
     output: PlainOutput = "table",
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", help="Show no progress.")] = False,
 ) -> int:
@@ -129,7 +130,7 @@ def simulate(
     """
     from orchestrator.backtest import tables
 
-    settings = shared.read_config(config)
+    settings = shared.one_pool(shared.read_config(config), pool)
     if plot is not None:
         _check_plot(plot)
     rows = _rows(settings, play, compare)

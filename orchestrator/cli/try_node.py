@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def try_node(file: Path | None, market: str, yes: bool) -> list[FindingView]:
+def try_node(file: Path | None, market: str, yes: bool, pool: str | None = None) -> list[FindingView]:
     """Launch one node in a market, follow it and end it; its steps as findings. Asks first.
 
     Raises CommandError when nothing is launched.
@@ -37,7 +37,7 @@ def try_node(file: Path | None, market: str, yes: bool) -> list[FindingView]:
 
     if file is None:
         raise CommandError("--try-node needs --config FILE, to know what to launch", shared.USAGE)
-    config, clock = shared.read_config(file), SystemClock()
+    config, clock = shared.one_pool(shared.read_config(file), pool), SystemClock()
     try:
         offered = asyncio.run(offer(config, clock, Market(market)))
         if offered.refusal:

@@ -94,7 +94,7 @@ def test_fix_needs_something_to_mend(tmp_path, capsys):
     file = tmp_path / "pool.toml"
     file.write_text("[pool.llama]\nreplicas = 2\n")
     assert main(["doctor", "--config", str(file), "--fix"]) == 1
-    assert "uses no target group" in capsys.readouterr().err
+    assert "no pool uses a target group" in capsys.readouterr().err
 
 
 def test_a_faulty_configuration_is_a_failure_of_its_own(tmp_path, capsys):
