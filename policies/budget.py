@@ -67,6 +67,11 @@ class Shares:
         self._asks: dict[str, Ask] = {}
         self._in_force: dict[str, Grant] = {}
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is anything to share."""
+        return self.budget != SharedBudget()
+
     def turn(self, ask: Ask) -> Grant:
         """The grant for a pool's turn that begins now."""
         self._pools.add(ask.pool)
@@ -74,7 +79,7 @@ class Shares:
         others = {name: grant for name, grant in self._in_force.items() if name != ask.pool}
         found = share(self._asks.values(), self.budget, others)[ask.pool]
         unheard = sorted(self._pools - self._asks.keys())
-        if unheard and self.budget != SharedBudget():
+        if unheard and self.bounded:
             why = f"the budget is shared once {', '.join(unheard)} {_was(unheard)} looked at"
             found = _as_it_is(ask, self.budget, _dearest(self._asks.values()), why=why)
         dearest = _dearest(self._asks.values())

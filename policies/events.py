@@ -57,6 +57,16 @@ class PoolConfigured:
 
 
 @value
+class PoolRemoved:
+    """The pool was taken out of the configuration and has no nodes any more: its stream ends here.
+
+    A pool of the same name that is added later begins with an empty memory.
+    """
+
+    at: float
+
+
+@value
 class ConfigRejected:
     """A configuration was offered, and it or its size was not taken up."""
 
@@ -363,6 +373,7 @@ class StateChanged:
 Event = (
     DaemonStarted
     | PoolConfigured
+    | PoolRemoved
     | ConfigRejected
     | PoolWhole
     | PoolGrew

@@ -41,6 +41,7 @@ from policies.events import (
     Paused,
     PoolConfigured,
     PoolGrew,
+    PoolRemoved,
     PoolWhole,
     PricesRead,
     Resumed,
@@ -104,6 +105,11 @@ def _started(draft: Draft, event: DaemonStarted) -> None:
     for token, intent in intents.items():
         if intent.accepted_at is None:
             intents[token] = replace(intent, unanswered=True, landed=True)
+
+
+def _removed(draft: Draft, _event: PoolRemoved) -> None:
+    """Only what makes the tokens of launches unique outlives a pool."""
+    draft.become(Memory(epoch=draft.get("epoch"), serial=draft.get("serial")))
 
 
 def _whole(draft: Draft, event: PoolWhole) -> None:
@@ -396,6 +402,7 @@ def _told(_draft: Draft, _event: AlarmRaised | ConfigRejected | DrainHeld) -> No
 _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     DaemonStarted: _started,
     PoolConfigured: resize.note,
+    PoolRemoved: _removed,
     PoolWhole: _whole,
     PoolGrew: _grew,
     NodeSeen: _seen,

@@ -42,6 +42,7 @@ from policies.events import (
     Paused,
     PoolConfigured,
     PoolGrew,
+    PoolRemoved,
     PoolWhole,
     PricesRead,
     Resumed,
@@ -118,6 +119,8 @@ def sentence(event: Event) -> str:
             return f"daemon started, epoch {event.epoch}"
         case PoolConfigured():
             return f"replicas is {event.replicas} from now on"
+        case PoolRemoved():
+            return "the pool was removed; it has no nodes any more"
         case ConfigRejected():
             return f"the configuration was not taken up: {'; '.join(event.problems)}"
         case PoolWhole():

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -22,20 +23,17 @@ from cloud.balancers.targets import SCHEMAS, WITHOUT_BUILDS, TargetsError, Targe
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
 from cloud.serving.sockets import reason_of
+from cloud.threads import WorkerThreads
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.value import replace
 
 _KEEP_WARM = 3600.0  # s an idle connection is kept; the gateway keeps its side longer
 _JSON = {"Content-Type": "application/json"}
 _CONFLICT = 409
+_NOT_SERVED = ("no_pool", "wrong_pool")  # said of a pool that the gateway does not have
 _OK = 200
 
 RunBlocking = Callable[[Callable[[], None]], Awaitable[None]]
-
-
-async def in_thread(work: Callable[[], None]) -> None:
-    """Run blocking work in a thread, so that a slow disk never stalls the event loop."""
-    await asyncio.to_thread(work)
 
 
 async def inline(work: Callable[[], None]) -> None:
@@ -44,7 +42,7 @@ async def inline(work: Callable[[], None]) -> None:
 
 
 class GatewayBalancer:
-    """The target set of one gateway process.
+    """The target set of one pool in a gateway process.
 
     A set that was acknowledged is not pushed again until `observe` has seen another incarnation or a higher
     generation, so observe once a turn.
@@ -57,6 +55,10 @@ class GatewayBalancer:
 
     Generations must rise over the life of the pool, not of the daemon: one that lost its count goes on from
     `(await observe()).generation`.
+
+    `run_blocking` writes the file; what is not given is a thread of its own, so that a disk that hangs stalls
+    neither the event loop nor another pool. `leave` is for a pool that is being removed: a gateway that does
+    not serve it any more then counts as one that holds nothing of it.
 
     Sets are written in the newest schema that the gateway said it reads, and before it said anything in the
     oldest: a gateway of any version reads that.
@@ -73,16 +75,19 @@ class GatewayBalancer:
         pool: str,
         clock: Clock,
         timeout: float = 2.0,
-        run_blocking: RunBlocking = in_thread,
+        run_blocking: RunBlocking | None = None,
         on_file_error: Callable[[str], None] | None = None,
     ) -> None:
         self._socket = socket
         self._peer = f"the gateway at {socket}"
         self._file = targets_file
         self._pool = pool
+        self._state = f"/v1/state?pool={quote(pool, safe='')}"
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._run_blocking = run_blocking
+        self._thread = WorkerThreads(f"targets-{pool}", 1)
+        self._run_blocking = run_blocking if run_blocking is not None else self._thread.run
+        self._leaving = False
         self._on_file_error = on_file_error
         self._session: aiohttp.ClientSession | None = None
         self._order = asyncio.Lock()
@@ -100,7 +105,11 @@ class GatewayBalancer:
 
         Raises Uncertain when it does not answer, Denied when it serves another pool.
         """
-        _, body = await self._call("GET", "/v1/state")
+        status, body = await self._call("GET", self._state)
+        if status != _OK:
+            if self._leaving and _code(body) in _NOT_SERVED:
+                return BalancerView(incarnation="none", generation=self._generation, targets=())
+            raise Denied(f"{self._peer} does not tell its state: {status} {_message(body)}")
         try:
             # A gateway of an older version says none of what is asked for with `get`.
             if body.get("only_pool", "") not in ("", self._pool):
@@ -150,7 +159,7 @@ class GatewayBalancer:
         """Push the set that the gateway holds, with these targets draining. See `LoadBalancer.detach`."""
         going = {spec.id: spec for spec in leaving}
         async with self._order:
-            _, body = await self._call("GET", "/v1/state")
+            _, body = await self._call("GET", self._state)
             try:
                 held, accepted = [_spec(r) for r in body["targets"] if r["phase"]], int(body["generation"])
             except (KeyError, TypeError, ValueError) as error:
@@ -181,6 +190,9 @@ class GatewayBalancer:
         except Uncertain as error:
             await self._write_after_failed_push(document, error)
             raise
+        if self._leaving and _code(body) in _NOT_SERVED:
+            self._generation = generation
+            return
         if status == _CONFLICT:
             raise Denied(f"the gateway refused generation {generation}: {_message(body)}")
         if status != _OK:
@@ -204,6 +216,10 @@ class GatewayBalancer:
             self._start_writer()
         self._behind = behind
 
+    def leave(self) -> None:
+        """The pool is being removed."""
+        self._leaving = True
+
     async def flush(self) -> None:
         """Wait until no write of the file is under way."""
         while self._writer is not None and not self._writer.done():
@@ -215,6 +231,7 @@ class GatewayBalancer:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        self._thread.close()
 
     async def _call(self, method: str, path: str, data: bytes | None = None) -> tuple[int, dict[str, Any]]:
         """One exchange over the warm connection; the JSON object of the answer, whatever the status."""
@@ -303,3 +320,9 @@ def _drained(held: TargetSpec, leaving: TargetSpec | None) -> TargetSpec:
 def _message(body: dict[str, Any]) -> str:
     error = body.get("error")
     return str(error.get("message", error)) if isinstance(error, dict) else "no reason given"
+
+
+def _code(body: dict[str, Any]) -> str:
+    """The word for an error, empty where there is none."""
+    error = body.get("error")
+    return str(error.get("code", "")) if isinstance(error, dict) else ""

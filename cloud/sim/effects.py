@@ -68,13 +68,26 @@ Watcher = Callable[[Effect, Moment], None]
 
 
 class Effects:
-    """Numbers, traces and announces effects. `hook` may stop the daemon; `watchers` only look."""
+    """Numbers, traces and announces effects. `hook` may stop the daemon; `watchers` only look.
 
-    def __init__(self, clock: Clock, trace: Trace) -> None:
+    The effects of worlds `beside` each other are numbered together and meet the same hook; each has watchers
+    of its own.
+    """
+
+    def __init__(self, clock: Clock, trace: Trace, *, beside: Effects | None = None) -> None:
         self._clock, self._trace = clock, trace
-        self.log: list[Effect] = []
-        self.hook: Hook | None = None
+        self.log: list[Effect] = [] if beside is None else beside.log
+        self._hooks: list[Hook] = [] if beside is None else beside._hooks
         self.watchers: list[Watcher] = []
+
+    @property
+    def hook(self) -> Hook | None:
+        """Called at every effect; None for none."""
+        return self._hooks[0] if self._hooks else None
+
+    @hook.setter
+    def hook(self, hook: Hook | None) -> None:
+        self._hooks[:] = [] if hook is None else [hook]
 
     async def apply(self, kind: str, subject: str, change: Callable[[], T], *, detail: str = "") -> T:
         """Let a call take effect. A CloudError of `change` is an answer like any other."""
@@ -150,5 +163,5 @@ class Effects:
             watcher(effect, moment)
 
     async def _reach(self, effect: Effect, moment: Moment, change: Callable[[], object] | None) -> None:
-        if self.hook is not None:
-            await self.hook(effect, moment, change)
+        for hook in self._hooks:
+            await hook(effect, moment, change)

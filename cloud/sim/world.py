@@ -152,15 +152,26 @@ class Cut:
 
 
 class SimWorld:
-    """One simulated provider. Scripts call the methods under "nature"; daemons go through adapters."""
+    """One simulated provider. Scripts call the methods under "nature"; daemons go through adapters.
+
+    One `beside` another shares its trace and the numbers of effects and machines.
+    """
 
     def __init__(
-        self, clock: Clock, *, sales: Sequence[Sale], rng: random.Random, pace: Pace | None = None
+        self,
+        clock: Clock,
+        *,
+        sales: Sequence[Sale],
+        rng: random.Random,
+        pace: Pace | None = None,
+        beside: SimWorld | None = None,
     ) -> None:
         self.clock, self.rng = clock, rng
         self.pace = pace if pace is not None else Pace()
-        self.trace = Trace(clock)
-        self.effects = Effects(clock, self.trace)
+        self.trace: Trace = beside.trace if beside is not None else Trace(clock)
+        self.effects: Effects = Effects(
+            clock, self.trace, beside=beside.effects if beside is not None else None
+        )
         self.faults = Faults(random.Random(rng.random()))  # noqa: S311 - faults, not secrets
         self._luck = random.Random(rng.random())  # noqa: S311 - which machines are duds
         self.prices = {s.placement: s.price for s in sales}
@@ -171,7 +182,7 @@ class SimWorld:
         self.launches = 0
         self.cuts: list[Cut] = []
         self.on_tick: list[Callable[[float], None]] = []
-        self._numbers = itertools.count(1)
+        self._numbers: Iterator[int] = beside._numbers if beside is not None else itertools.count(1)
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._agenda_numbers = itertools.count()
         self._stale: tuple[Instance, ...] | None = None

@@ -57,6 +57,8 @@ class Change:
     @property
     def effect(self) -> Effect:
         """What it takes for the change to count."""
+        if len(self.path) == 2 and self.pool:
+            return Effect.NOW
         return reload_at(ConfigFile, self.path).effect
 
 

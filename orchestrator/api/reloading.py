@@ -23,6 +23,7 @@ from orchestrator.api.changes import (
     confirming,
     emptied,
     examine,
+    gateway_changed,
     reread,
     with_size_of,
     would_do,
@@ -43,8 +44,9 @@ log = structlog.get_logger("reload")
 
 Outcome = Literal["applied", "unchanged", "rejected", "checked"]
 
-Apply = Callable[[Config, bool], Awaitable[None]]
-"""Puts a configuration into force; the flag asks to return only once a turn was made under it."""
+Apply = Callable[[Config, bool, Sequence[str]], Awaitable[None]]
+"""Puts a configuration into force. The flag asks to return only once a turn was made under it; the gateway
+reads the keys, which differ."""
 
 
 class Reloader:
@@ -167,9 +169,14 @@ class Reloader:
         log.info(
             "config.applied", changes=[f"{dotted(c.path)}: {c.before} -> {c.after}" for c in verdict.changes]
         )
-        self.config = verdict.config
+        before, self.config = self.config, verdict.config
         if verdict.changes:
-            await self._apply(verdict.config, wait)
+            await self._apply(verdict.config, wait, gateway_changed(before, verdict.config))
+
+    def complain(self, problems: Sequence[str], in_force: str) -> None:
+        """Say what is wrong about the configuration in force, of which the file says nothing."""
+        found = [self.config.problem(("pool",), text) for text in problems]
+        self._reject(found, in_force, [*self.config.pools])
 
     def _reject(self, problems: Sequence[Problem], in_force: str, pools: Collection[str]) -> None:
         now, texts = self._clock.now(), [str(problem) for problem in problems]

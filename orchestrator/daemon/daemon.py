@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -29,6 +29,7 @@ from orchestrator.api.status import status_line
 from orchestrator.config.load import Config
 from orchestrator.config.sockets import reading_socket
 from orchestrator.config.types import SQLITE
+from orchestrator.daemon.heir import Heirs, Replace, replace_gateway
 from orchestrator.daemon.pool_run import Connect, Footing, PoolRun
 from orchestrator.daemon.pools import Pools
 from orchestrator.daemon.standby import Standby
@@ -40,7 +41,9 @@ from orchestrator.loop.loop import Snapshot
 from orchestrator.supervision import Supervisor
 from orchestrator.views import api as views
 from orchestrator.wiring.ports import connect
+from policies.budget import Shares
 from policies.events import Event
+from policies.grant import SharedBudget
 
 log = structlog.get_logger("daemon")
 
@@ -69,7 +72,8 @@ class Daemon:
     """One daemon on one state directory. `start`, then `wait`, then `stop`. `runs` are its pools by name.
 
     `connect` replaces the world outside, `clock` the time, `open_store` and `make_lease` what is kept in the
-    state directory, `open_shared` what a pair of daemons shares. `supervisor` hears of every completed turn.
+    state directory, `open_shared` what a pair of daemons shares, `replace` what begins another gateway.
+    `supervisor` hears of every completed turn.
     `threads=False` runs the journal in place, and `listen=False` opens no socket, for event loops that permit
     neither.
     """
@@ -85,6 +89,7 @@ class Daemon:
         open_store: OpenStore = SqliteStore.open,
         make_lease: MakeLease = FileLease,
         open_shared: OpenShared = open_shared,
+        replace: Replace = replace_gateway,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._threads, self._listen, self._connect = threads, listen, connect
@@ -97,6 +102,11 @@ class Daemon:
             last=lambda name: self.runs[name].last if name in self.runs else None,
             apply=self._reconfigure,
             tell=self._put,
+        )
+        self._heirs = Heirs(
+            replace,
+            held_up=lambda: any(run.leaving for run in self.runs.values()),
+            failed=lambda why: self.reloader.complain([why], "the gateway goes by the one before"),
         )
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -205,10 +215,13 @@ class Daemon:
             pace=self._supervisor.pace,
             listen=self._listen,
             turned=self._after_turn,
+            shares=Shares(SharedBudget(), self._config.pools),
             compacting=asyncio.Lock(),
         )
-        pools = self._pools = Pools(footing, give_up=self._fail)
-        await pools.begin(map(self._config.only, self._config.pools))
+        pools = self._pools = Pools(footing, give_up=self._fail, gone=self._heirs.look)
+        wrong = await pools.begin(self._config)
+        if wrong:
+            self.reloader.complain(wrong, "everything else in the file is in force")
         if self._listen:
             await self._serve(self._api(pools, store))
         pools.start()
@@ -260,15 +273,20 @@ class Daemon:
             app, names = api.monitoring_app(), settings.allowed_hosts
             await listeners.open_tcp(settings.listen, "monitoring", "daemon.listen", app, names)
 
-    async def _reconfigure(self, config: Config, wait: bool) -> None:
-        """Put a changed configuration into force, all of it in one turn of each pool."""
+    async def _reconfigure(self, config: Config, wait: bool, changed: Sequence[str]) -> None:
+        """Put a changed configuration into force, all of it in one turn of each pool.
+
+        `changed`: the keys that the gateway reads.
+        """
         logging.getLogger().setLevel(config.daemon.log_level.upper())
         if self._standby is not None:
             return  # it begins with what is in force when it takes over
         if self._store is None or self._pools is None:
             raise StartError("the daemon was not started")
         self._keep_turns(self._store)
-        await self._pools.reconfigure(config, wait=wait)
+        reconfigured = self._pools.reconfigure(config, wait=wait)
+        self._heirs.want(config.gateway.socket, changed)
+        await reconfigured
 
     def _put(self, event: Event, pools: Collection[str]) -> None:
         """Have these pools hear of something that concerns them."""
@@ -292,6 +310,7 @@ class Daemon:
         for work in self._roots.values():
             work.close()  # one whose task never got to run
         self._roots.clear()
+        await self._heirs.stop()
         if self._pools is not None:
             await self._pools.stop()
         if self._store is not None:

@@ -21,6 +21,7 @@ from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Clock, Lease, Notices
 from cloud.serving.sockets import reason_of
 from orchestrator.api import agents
+from orchestrator.api.changes import emptied
 from orchestrator.api.listeners import Listeners, StartError
 from orchestrator.config.load import Config
 from orchestrator.journal.store import Store, StoreUnavailable, Superseded, Totals
@@ -32,9 +33,12 @@ from orchestrator.loop.loop import Loop, Snapshot
 from orchestrator.loop.observer import Observer, Pace
 from orchestrator.loop.recorder import Recorder
 from orchestrator.wiring.ports import Ports, engine_spec
+from policies.budget import Shares, ask_of
 from policies.events import DaemonStarted, Event
+from policies.fleet import Fleet
+from policies.grant import Ask
 from policies.memory import Memory, reduce
-from policies.model import Instance, Pool
+from policies.model import Instance, Pool, World
 from policies.resize import configured
 
 log = structlog.get_logger("daemon")
@@ -72,15 +76,20 @@ class Footing:
     pace: float | None
     listen: bool
     turned: Callable[[Snapshot], None]
+    shares: Shares
     compacting: asyncio.Lock
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a pool does not run any more; `superseded`: another daemon has taken over."""
+    """Why a pool does not run any more.
+
+    `superseded`: another daemon has taken over. `emptied`: it was being removed, and has no nodes any more.
+    """
 
     text: str
     superseded: bool = False
+    emptied: bool = False
 
 
 class PoolRun:
@@ -89,6 +98,7 @@ class PoolRun:
     `config` is the configuration of the daemon with this pool alone. `trouble` says in a sentence why the
     pool does not run now, empty while it does. `last` is its newest turn and `turns` counts them, also those
     before it was begun again. `failures` counts those of its root tasks.
+    `leaving`: it is being removed, and drains and ends its nodes. `began_at`: when it was begun last.
     """
 
     def __init__(self, config: Config, footing: Footing) -> None:
@@ -96,6 +106,7 @@ class PoolRun:
         self.config = config
         self.inbox = Inbox()
         self.trouble = ""
+        self.leaving = False
         self.last: Snapshot | None = None
         self.turns = 0
         self.failures = 0
@@ -103,10 +114,11 @@ class PoolRun:
         self.ports: Ports | None = None
         self.ledger: Ledger | None = None
         self._footing = footing
-        self._began_at = footing.clock.now()
+        self.began_at = footing.clock.now()
         self._actuator: Actuator | None = None
         self._observer: Observer | None = None
         self._listeners = Listeners()
+        self._memory = Memory()  # as it was when the pool was begun last
         self._generations: dict[str, int] = {}  # of the newest target set, by balancer
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._roots: dict[str, Coroutine[Any, Any, None]] = {}
@@ -116,8 +128,8 @@ class PoolRun:
 
     @property
     def wanted(self) -> Pool:
-        """What the pool is to be."""
-        return self.config.wanted
+        """What the pool is to be: nothing, while it is being removed."""
+        return emptied(self.config) if self.leaving else self.config.wanted
 
     @property
     def agents(self) -> AgentReceiver | None:
@@ -137,7 +149,7 @@ class PoolRun:
     @property
     def turned_at(self) -> float:
         """When its loop last turned, or was begun since."""
-        return self._began_at if self.last is None else max(self._began_at, self.last.at)
+        return self.began_at if self.last is None else max(self.began_at, self.last.at)
 
     @property
     def patience(self) -> float:
@@ -153,6 +165,13 @@ class PoolRun:
         still = self._footing.clock.now() - self.turned_at
         return self.trouble or ("" if still < self.patience else f"its loop has not turned for {still:.0f} s")
 
+    def ask(self) -> Ask:
+        """What the pool asks of a shared budget, by its newest turn or its journal."""
+        now = self._footing.clock.now()
+        world = self.last.world if self.last is not None else World(now=now, regions={})
+        memory = self.last.memory if self.last is not None else self._memory
+        return ask_of(Fleet.of(self.wanted, world, memory), world, memory)
+
     async def tell(self, event: Event) -> None:
         """Hand an operator's request to the loop; returns once it is in the journal."""
         await self.inbox.written(self.inbox.put(event))
@@ -163,10 +182,13 @@ class PoolRun:
         """Read the journal, connect, build the parts. Raises StartError, StoreUnavailable."""
         footing, settings = self._footing, self.config.daemon
         store, at = footing.store, footing.clock.now()
-        memory = await store.load(self.name)
+        memory = self._memory = await store.load(self.name)
         ports = self.ports = self._connect()
-        machines = partial(ports.machines, self.name, settings.call_timeout)
-        self.config = await footing.confirm(self.config, memory, machines)
+        if self.leaving:
+            ports.leave()
+        else:
+            machines = partial(ports.machines, self.name, settings.call_timeout)
+            self.config = await footing.confirm(self.config, memory, machines)
         news = (DaemonStarted(at=at, epoch=footing.epoch), configured(self.wanted, at=at))
         await store.append(self.name, news)
         self.ledger = Ledger(self.name, store, await store.totals(self.name))
@@ -181,7 +203,7 @@ class PoolRun:
         loop, observer, actuator, ports = self.loop, self._observer, self._actuator, self.ports
         if loop is None or observer is None or actuator is None or ports is None:
             raise StartError(f"pool {self.name} was not begun")
-        self.trouble, self._began_at = "", self._footing.clock.now()
+        self.trouble, self.began_at = "", self._footing.clock.now()
         self._failed = asyncio.get_running_loop().create_future()
         roots = {
             "loop": loop.run(),
@@ -228,9 +250,11 @@ class PoolRun:
         self.config = config
         if self.loop is None or self._actuator is None or self.ports is None:
             return
+        if self.leaving:
+            self.ports.leave()
         self._actuator.command = self.ports.engine.command(engine_spec(config.pool))
-        self.loop.reconfigure(config.wanted, tick=self._tick())
-        ticket = self.inbox.put(configured(config.wanted, at=self._footing.clock.now()))
+        self.loop.reconfigure(self.wanted, tick=self._tick())
+        ticket = self.inbox.put(configured(self.wanted, at=self._footing.clock.now()))
         if wait:
             await self.inbox.written(ticket)
 
@@ -295,6 +319,7 @@ class PoolRun:
             tick=self._tick(),
             recorder=Recorder(turns, quiet=quiet) if quiet is not None else None,
             on_turn=self._after_turn,
+            shares=footing.shares,
         )
 
     def _tick(self) -> float:
@@ -314,6 +339,15 @@ class PoolRun:
         if self.ports is not None and self.ports.agents is not None:
             self.ports.agents.keep(snapshot.fleet.by_id)
         self._footing.turned(snapshot)
+        if self.leaving and self._is_empty(snapshot):
+            self._fail(Failure("it has no nodes any more", emptied=True))
+
+    def _is_empty(self, snapshot: Snapshot) -> bool:
+        """True once all that the pool had is gone, as far as can be seen, and no balancer names it."""
+        world, memory, plan = snapshot.world, snapshot.memory, snapshot.plan
+        seen = world.listed and not snapshot.fleet.sight.unaccounted and world.durable and world.leading
+        left = memory.nodes or memory.intents or plan.targets or plan.write or world.writing
+        return seen and not left and self.loop is not None and self.loop.settled
 
     async def _close(self, ports: Ports) -> None:
         try:

@@ -42,6 +42,9 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 2
 
+_LEAVING: Final = "leaving/"
+"""Keys in `meta` of the settings of pools that are being removed begin so."""
+
 _MUCH: Final = 10.0
 """How many times as long as other calls those may take that read or write a whole memory."""
 
@@ -219,6 +222,24 @@ class Store:
             db.execute("DELETE FROM intents WHERE pool=? AND closed_at<?", (pool, keep_after))
 
         await self._writer.run(write, longer=_MUCH)
+
+    async def note_leaving(self, pool: str, settings: str) -> None:
+        """Keep the settings of a pool that is being removed, until `note_left`: no file has them any more."""
+        await self._writer.run(lambda db: put_meta(db, f"{_LEAVING}{pool}", settings))
+
+    async def note_left(self, pool: str) -> None:
+        """A pool is not being removed, or not any more."""
+        await self._writer.run(lambda db: db.execute("DELETE FROM meta WHERE key=?", (f"{_LEAVING}{pool}",)))
+
+    async def leaving(self) -> dict[str, str]:
+        """The pools that are being removed, with their settings."""
+        rows = await self._writer.run(lambda db: db.execute("SELECT key, value FROM meta").fetchall())
+        return {key.removeprefix(_LEAVING): value for key, value in rows if key.startswith(_LEAVING)}
+
+    async def pools(self) -> list[str]:
+        """All pools that have a stream here."""
+        query = "SELECT pool FROM snapshots UNION SELECT pool FROM events ORDER BY pool"
+        return [pool for (pool,) in await self._writer.run(lambda db: db.execute(query).fetchall())]
 
     async def charge(
         self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float

@@ -185,7 +185,7 @@ class Loop:
         seen = facts.changes(self.pool, world, memory)
         memory = reduce(memory, *seen)
         fleet = Fleet.of(self.pool, world, memory)
-        if self._shares is not None:
+        if self._shares is not None and self._shares.bounded:
             world = replace(world, grant=self._shares.turn(ask_of(fleet, world, memory)))
         news = self._news(world, memory, fleet)
         self._tally.events((*heard, *seen), self.memory, memory)

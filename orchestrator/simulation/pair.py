@@ -108,8 +108,8 @@ def state_of(
     process = acting(living)
     if process is None or process.frozen or process.up_since is None:
         return None
-    loop = process.loop(pool)
-    if loop is None:
+    run = process.daemon.runs.get(pool)
+    if run is None or run.loop is None or run.why_down():
         return None
     failsafe = False
     if process.paired and process.leads:
@@ -120,9 +120,9 @@ def state_of(
         failsafe = process.failsafe
         if not failsafe:
             process.idle_at = now  # it may do nothing until it knows more
-    memory = loop.memory
+    memory = run.loop.memory
     return DaemonState(
-        up_since=max(process.up_since, process.idle_at, database.answered_at),
+        up_since=max(process.up_since, run.began_at, process.idle_at, database.answered_at),
         known=memory.nodes.keys(),
         ahead=process.ahead,
         failsafe=failsafe,

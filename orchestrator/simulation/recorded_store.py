@@ -27,8 +27,11 @@ class RecordedStore(SqliteStore):
     """The real journal; each write is an effect, so that a daemon can be killed before and after it."""
 
     effects: Effects
-    hear: Callable[[Sequence[Event], bool], None]  # events, and whether they are written
-    _acted_on: Sequence[Event] = ()  # heard already, and not written yet
+    hear: Callable[[str, Sequence[Event], bool], None]  # a pool, its events, and whether they are written
+
+    def __init__(self, file: SqliteFile, *, inline: bool) -> None:
+        super().__init__(file, inline=inline)
+        self._acted_on: dict[str, list[Event]] = {}  # by pool: heard already, and not written yet
 
     def serve_from(self, file: SqliteFile) -> None:
         """Go on with another way to the same file."""
@@ -49,7 +52,7 @@ class RecordedStore(SqliteStore):
         check = zlib.crc32(b"".join(encode(e) for e in events))
 
         async def write() -> None:
-            known = {id(e) for e in self._acted_on}
+            known = {id(e) for e in self._acted_on.get(pool, ())}
             news = [e for e in events if id(e) not in known]
             try:
                 await super(RecordedStore, self).append(pool, events)
@@ -58,11 +61,11 @@ class RecordedStore(SqliteStore):
             except StoreUnavailable:
                 # Drains go on without the journal, calls on the cloud do not.
                 news = [e for e in news if not isinstance(e, IntentOpened)]
-                self._acted_on = [*self._acted_on, *news]
-                self.hear(news, False)
+                self._acted_on.setdefault(pool, []).extend(news)
+                self.hear(pool, news, False)
                 raise
-            self._acted_on = ()
-            self.hear(news, True)
+            self._acted_on.pop(pool, None)
+            self.hear(pool, news, True)
 
         await self.effects.record("journal", "append", write, detail=f"{names} {check:08x}")
 

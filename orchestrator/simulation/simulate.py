@@ -11,28 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cloud.errors import CloudError
-from cloud.ports import Clock, EngineSpec
-from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
-from cloud.sim.beyond import Beyond
+from cloud.ports import Clock
+from cloud.sim.balancer import Traffic
 from cloud.sim.books import Books
-from cloud.sim.checker import Checker
-from cloud.sim.cloud import SimInstances, SimOfferings, furnish
 from cloud.sim.effects import Effect, Effects, Moment, Point
-from cloud.sim.engine import SimEngine
 from cloud.sim.invariants import Bounds, Broken, DaemonState
-from cloud.sim.limits import Limits
-from cloud.sim.notices import METADATA, QUEUE, NoticeBoard, SimNotices
-from cloud.sim.vain import InVain
-from cloud.sim.world import Machine, Pace, Sale, SimWorld
+from cloud.sim.notices import METADATA, QUEUE
+from cloud.sim.world import Machine, Pace, Sale
 from orchestrator.config.load import Config
 from orchestrator.daemon.daemon import Daemon, StartError
 from orchestrator.journal.file import JournalFile
@@ -41,7 +35,8 @@ from orchestrator.journal.store import StoreUnavailable, Superseded
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.pair import Shared
 from orchestrator.lease.shared import SharedLease
-from orchestrator.simulation.pair import OneWriter, SimDatabase, acting, on_host, state_of
+from orchestrator.simulation.pair import SimDatabase, acting, on_host, state_of
+from orchestrator.simulation.pool import SimPool
 from orchestrator.simulation.recorded_store import RecordedStore, SimProcess, untouched
 from orchestrator.simulation.virtual_time import VirtualClock, VirtualTimeLoop, current_process
 from orchestrator.wiring.ports import Ports
@@ -89,9 +84,10 @@ class Outcome:
 
 
 class Simulation:
-    """One run: one seed, one world, one pool, one daemon after another.
+    """One run: one seed, one world for each pool of the configuration, one daemon after another.
 
-    `sales` is what the world sells. `wrap` replaces ports of every daemon, `store` its journal: that is how
+    What is not said of a pool is the first one's: `pool`, `world`, `table`, `checker` and so on. `sales` is
+    what each world sells. `wrap` replaces ports of every daemon, `store` its journal: that is how
     tests plant bugs. `crash` is where the first daemon dies. A script may take `longest` virtual seconds. A
     simulation is used once.
     """
@@ -111,45 +107,35 @@ class Simulation:
         crash: Point | None = None,
         longest: float = LONGEST,
     ) -> None:
-        self.config, self.pool, self.seed = config, config.wanted, seed
+        self.config, self.seed = config, seed
         self.loop = VirtualTimeLoop(seed)
         self.clock = VirtualClock(self.loop)
-        self.world = SimWorld(self.clock, sales=sales, rng=_rng(seed, "world"), pace=pace)
-        self.board = NoticeBoard(self.world)
+        self.processes: list[SimProcess] = []
+        self._started: list[SimProcess] = []
+        self.pools: dict[str, SimPool] = {}
+        for name in config.pools:
+            self.pools[name] = SimPool(
+                config.only(name).wanted,
+                self.clock,
+                seed=seed,
+                sales=sales,
+                pace=pace,
+                traffic=traffic,
+                bounds=bounds,
+                sources=sources,
+                processes=self.processes,
+                daemon=partial(self._state, name),
+                nobody_leads_since=lambda: self.database.nobody_leads_since(config.daemon.lease),
+                woke_at=partial(self._woke_at, name),
+                beside=next(iter(self.pools.values()), None),
+            )
+        first = next(iter(self.pools.values()))
+        self.pool, self.world, self.board, self.table = first.pool, first.world, first.board, first.table
+        self.checker, self.limits, self.vain = first.checker, first.limits, first.vain
+        self.sources = first.sources
         self.database = SimDatabase(self.world)
-        self.table = TargetTable(
-            "sim-gateway",
-            self.world,
-            rng=_rng(seed, "traffic"),
-            traffic=traffic if traffic is not None else Traffic(),
-        )
-        self.checker = Checker(self.world, [self.table], self.pool, daemon=self._state, bounds=bounds)
-        self.limits = Limits(
-            self.world,
-            self.pool,
-            books=lambda: self.checker.books,
-            checked=self._checked,
-            report=self.checker.report,
-            known=self._nodes_known,
-            hidden=self.checker.hidden,
-        )
-        self.vain = InVain(self.pool, checked=self._checked, report=self.checker.report)
-        Beyond(
-            self.world,
-            self.table,
-            self.pool,
-            since=lambda: self.database.nobody_leads_since(config.daemon.lease),
-            awake_since=lambda: p.woke_at if (p := self.running) and self._state() else None,
-            bounds=bounds or Bounds(),
-            checked=self._checked,
-            report=self.checker.report,
-        )
         if crash is not None:
             self.world.effects.hook = self._at_effect
-        self.processes: list[SimProcess] = []
-        OneWriter(self.world, self.table, self.processes, checked=self._checked, report=self.checker.report)
-        self._started: list[SimProcess] = []
-        self.sources = tuple(sources)
         self._wrap, self._store, self._crash = wrap, store, crash
         self.ahead = 0.0  # seconds by which the clock of the daemons' host is ahead, at their next start
         self._begins, self._longest = 0, longest
@@ -178,11 +164,12 @@ class Simulation:
         return self._outcome()
 
     async def _main(self, script: Callable[[Simulation], Awaitable[None]]) -> None:
-        nature = asyncio.ensure_future(self.world.run())
+        natures = {asyncio.ensure_future(pool.world.run()) for pool in self.pools.values()}
         play = asyncio.ensure_future(script(self))
-        await asyncio.wait({nature, play}, timeout=self._longest, return_when=asyncio.FIRST_COMPLETED)
-        if nature.done():
-            nature.result()
+        await asyncio.wait({*natures, play}, timeout=self._longest, return_when=asyncio.FIRST_COMPLETED)
+        for nature in natures:
+            if nature.done():
+                nature.result()
         if not play.done():
             self.checker.report(
                 "convergence", "script", f"the script did not end within {self._longest:.0f} s"
@@ -194,31 +181,32 @@ class Simulation:
             self.checker.report("convergence", "pool", str(error))
             return
         self.checker.checked["convergence"] += 1
-        await self._journal_tells_all()
-        await self._plans_come_again()
+        for name in self.pools:
+            await self._journal_tells_all(name)
+            await self._plans_come_again(name)
 
-    async def _journal_tells_all(self) -> None:
+    async def _journal_tells_all(self, pool: str) -> None:
         """Reading the journal gives exactly the memory that the running daemon has."""
         process = self.running
-        loop = process.loop(self.pool.name) if process is not None else None
+        loop = process.loop(pool) if process is not None else None
         if process is None or loop is None:
             return
         self.checker.checked["journal"] += 1
-        stored, held = await process.stores[-1].load(self.pool.name), loop.memory
+        stored, held = await process.stores[-1].load(pool), loop.memory
         if stored != held:
             names = [f.name for f in fields(Memory)]
             different = [n for n in names if getattr(stored, n) != getattr(held, n)]
             self.checker.report("journal", "memory", f"the journal tells another {', '.join(different)}")
 
-    async def _plans_come_again(self) -> None:
+    async def _plans_come_again(self, pool: str) -> None:
         """The newest turns that the running daemon recorded give the same plans again, byte for byte."""
         process = self.running
         if process is None or process.frozen:
             return
         store = process.stores[-1]
         with contextlib.suppress(StoreUnavailable):
-            await store.flush(self.pool.name)
-        wanted = Selection(pool=self.pool.name, epoch=store.epoch, newest=REPLAYED)
+            await store.flush(pool)
+        wanted = Selection(pool=pool, epoch=store.epoch, newest=REPLAYED)
         with JournalFile.open(store.path) as journal:
             for turn in replay(journal, wanted):
                 self.checker.checked["replay"] += 1
@@ -227,17 +215,17 @@ class Simulation:
                     self.checker.report("replay", "plan", f"turn {turn.number} is decided otherwise: {said}")
 
     def _outcome(self) -> Outcome:
-        log = tuple(self.effects.log)
+        log, pools = tuple(self.effects.log), [*self.pools.values()]
         return Outcome(
             digest=self.world.trace.digest,
-            broken=tuple(self.checker.broken),
-            checked=self.checker.checked,
+            broken=tuple(broken for pool in pools for broken in pool.checker.broken),
+            checked=sum((pool.checker.checked for pool in pools), Counter()),
             happened=self.world.trace.counts
-            + Counter({f"call {fault}": n for fault, n in self.world.faults.met.items()}),
+            + Counter({f"call {fault}": n for p in pools for fault, n in p.world.faults.met.items()}),
             effects=log,
             points=tuple(p for p in self.effects.points() if p.effect > self._begins),
             killed_at=self._killed_at,
-            launches=self.world.launches,
+            launches=sum(pool.world.launches for pool in pools),
             boots=len(self.processes),
             seconds=self.loop.time(),
             tail=tuple(self.world.trace.tail),
@@ -286,12 +274,13 @@ class Simulation:
         daemon = Daemon(
             config,
             clock=clock,
-            connect=lambda *_: self._ports(clock),
+            connect=lambda config, _: self._ports(config.pool_name, clock),
             threads=False,
             listen=False,
             open_store=open_store,
             make_lease=make_lease,
             open_shared=open_shared,
+            replace=_no_gateway,
         )
         process = SimProcess(
             name=name,
@@ -390,24 +379,16 @@ class Simulation:
                 store.close()
         process.stores.clear()
 
-    def _ports(self, clock: VirtualClock) -> Ports:
-        engine = SimEngine(self.world, clock)
-        ports = Ports(
-            instances=SimInstances(self.world),
-            offerings=SimOfferings(self.world),
-            notices=tuple(SimNotices(self.world, self.board, s, clock=clock) for s in self.sources),
-            balancers=(SimBalancer(self.table, self.world),),
-            engine=engine,
-            command=engine.command(EngineSpec(model="sim", served_name="sim")),
-        )
+    def _ports(self, pool: str, clock: VirtualClock) -> Ports:
+        ports = self.pools[pool].ports(clock)
         return ports if self._wrap is None else self._wrap(ports)
 
-    def _state(self) -> DaemonState | None:
-        return state_of(self._living(), self.database, self.pool.name, now=self.clock.now())
+    def _state(self, pool: str) -> DaemonState | None:
+        return state_of(self._living(), self.database, pool, now=self.clock.now())
 
-    def _nodes_known(self) -> int:
-        state = self._state()
-        return 0 if state is None else len(state.known)
+    def _woke_at(self, pool: str) -> float | None:
+        process = self.running
+        return process.woke_at if process is not None and self._state(pool) else None
 
     async def _at_effect(self, effect: Effect, moment: Moment, land: Callable[[], object] | None) -> None:
         """Kill the daemon whose effect this is, if this is the point."""
@@ -425,27 +406,22 @@ class Simulation:
         self.restart_later()
         await self.loop.halted()
 
-    def _checked(self, name: str) -> None:
-        self.checker.checked[name] += 1
-
     def _forget_unwritten(self, process: SimProcess) -> None:
         """A daemon ends, and with it what it could not write; a standby has nothing to write."""
         if not process.paired or process is self.running:
-            self.checker.forget_unwritten()
-            self.vain.forget_unwritten()
+            for pool in self.pools.values():
+                pool.forget_unwritten()
 
-    def _hear(self, events: Sequence[Event], written: bool) -> None:
+    def _hear(self, pool: str, events: Sequence[Event], written: bool) -> None:
         name = current_process()
         if any(p.paired and p.leads and p.name != name for p in self._living()):
             return  # it leads no more, and does not know
-        self.checker.hear(events, written=written)
-        self.limits.hear(events)
-        self.vain.hear(events, written=written)
+        self.pools[pool].hear(events, written)
 
     def forget(self, books: Books | None = None) -> None:
         """The journal is lost, or an older one is back, which said what these books say."""
-        self.checker.forget(books)
-        self.vain.forget()
+        for pool in self.pools.values():
+            pool.forget(books)
 
     def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self._over:
@@ -464,8 +440,8 @@ class Simulation:
 
     def furnish(self) -> None:
         """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""
-        furnish(self.world, self.pool)
-        self.checker.nobody_knows()
+        for pool in self.pools.values():
+            pool.furnish()
 
     def live(self, market: Market | None = None) -> list[Machine]:
         """Live machines of the pool, oldest first."""
@@ -473,28 +449,27 @@ class Simulation:
         return found if market is None else [m for m in found if m.placement.market is market]
 
     async def settle(self, *, within: float = 900.0, steady: float = 5.0) -> None:
-        """Wait until the pool is as wanted and stays so for `steady` seconds. Raises NotSettled."""
+        """Wait until every pool is as wanted and stays so for `steady` seconds. Raises NotSettled."""
         deadline = self.clock.now() + within
         quiet = 0.0
         why = ""
         while self.clock.now() < deadline:
             await self.clock.sleep(1.0)
-            why = self.checker.unsettled(self.clock.now())
-            if not why and not self.world.idle:
-                why = "the world is not done yet"
+            now = self.clock.now()
+            why = next((found for pool in self.pools.values() if (found := pool.unsettled(now))), "")
             quiet = quiet + 1.0 if not why else 0.0
             if quiet >= steady:
                 return
         raise NotSettled(f"not as wanted after {within:.0f} s: {why or 'it keeps changing'}")
 
-    async def operate(self, request: Callable[[float], Event]) -> None:
-        """An operator's request, repeated until a daemon has it in its journal."""
+    async def operate(self, request: Callable[[float], Event], pool: str = "") -> None:
+        """An operator's request of a pool, else the first, repeated until a daemon has it in its journal."""
         while True:
             process = self.running
             if process is None or process.frozen:
                 await self.clock.sleep(0.5)
                 continue
-            run = process.daemon.runs[self.pool.name]
+            run = process.daemon.runs[pool or self.pool.name]
             task = self.loop.spawn(process.name, run.tell(request(self.clock.now() + process.ahead)))
             while not task.done() and not process.ended:
                 await self.clock.sleep(0.1)
@@ -502,8 +477,9 @@ class Simulation:
                 return task.result()
 
 
-def _rng(seed: int, purpose: str) -> random.Random:
-    return random.Random(f"{purpose}/{seed}")  # noqa: S311 - a simulation, no secrets
+async def _no_gateway(_: Path) -> str:
+    """The table of targets is no process that could have an heir."""
+    return ""
 
 
 def _land(land: Callable[[], object]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -48,7 +48,7 @@ class Closable(Protocol):
 class Ports:
     """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `agents` is
     one of the `notices` and takes reports on a listener of its own; `others` are closed with the ports and
-    not used otherwise."""
+    not used otherwise; `leave` is called once the pool is being removed."""
 
     instances: Instances
     offerings: Offerings
@@ -59,6 +59,7 @@ class Ports:
     metadata: LocalMetadata | None = None
     agents: AgentReceiver | None = None
     others: tuple[Closable, ...] = ()
+    leave: Callable[[], None] = lambda: None
 
     async def machines(self, pool: str, within: float) -> Sequence[Instance] | None:
         """What the cloud lists now; None when not every region answers within so many seconds."""
@@ -109,15 +110,17 @@ def connect(config: Config, clock: Clock) -> Ports:
         return _on_aws(config, clock, engine, command, agents)
     cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
     metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
+    gateway = _gateway(config, clock)
     return Ports(
         instances=LocalInstances(cloud),
         offerings=LocalOfferings(cloud),
         notices=(LocalEventFeed(cloud, clock), metadata, *_heard(agents)),
-        balancers=(_gateway(config, clock),),
+        balancers=(gateway,),
         engine=engine,
         command=command,
         metadata=metadata,
         agents=agents,
+        leave=gateway.leave,
     )
 
 
@@ -126,16 +129,17 @@ def _on_aws(
 ) -> Ports:
     from orchestrator.wiring.aws import connect_aws
 
-    aws = connect_aws(config, clock)
+    aws, gateway = connect_aws(config, clock), _gateway(config, clock)
     return Ports(
         instances=aws.instances,
         offerings=aws.offerings,
         notices=(*aws.notices, *_heard(agents)),
-        balancers=aws.balancers or (_gateway(config, clock),),
+        balancers=aws.balancers or (gateway,),
         engine=engine,
         command=command,
         agents=agents,
         others=aws.calls,
+        leave=gateway.leave,
     )
 
 

@@ -42,6 +42,7 @@ from policies.events import (
     PartLost,
     Paused,
     PoolConfigured,
+    PoolRemoved,
     PoolWhole,
     Resumed,
     TargetsApplied,
@@ -649,3 +650,9 @@ def test_a_memory_that_was_handed_out_never_changes(history: list[Event]) -> Non
     kept = replace(before, nodes=dict(before.nodes), intents=dict(before.intents), swaps=dict(before.swaps))
     reduce(before, *history)
     assert before == kept
+
+
+def test_a_removed_pool_is_forgotten_but_for_what_keeps_tokens_unique() -> None:
+    memory = replay([DaemonStarted(at=1.0, epoch=9), PoolConfigured(at=1.0, replicas=4), PoolWhole(at=2.0)])
+    memory = replace(memory, serial=7)
+    assert reduce(memory, PoolRemoved(at=3.0)) == Memory(epoch=9, serial=7)

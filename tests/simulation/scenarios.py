@@ -6,7 +6,7 @@ Used by the tests, and by `replay.py` to play one of them in a process of its ow
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,15 @@ def bounds(look: float) -> Bounds:
     )
 
 
-def config(folder: Path, *, record_turns: str = "60s", look: float = LOOK, **pool: Any) -> Config:
-    """A pool of four nodes (two spot, two on-demand) at a pace that keeps runs short.
+def config(
+    folder: Path,
+    *,
+    record_turns: str = "60s",
+    look: float = LOOK,
+    pools: Sequence[str] = ("p",),
+    **pool: Any,
+) -> Config:
+    """A pool of four nodes (two spot, two on-demand) at a pace that keeps runs short, or several of them.
 
     A daemon that looks less often is more patient: one failed look is no finding at any pace.
     """
@@ -105,7 +112,9 @@ def config(folder: Path, *, record_turns: str = "60s", look: float = LOOK, **poo
                 "probe_interval": look,
                 "record_turns": record_turns,
             },
-            "pool": {"p": {**tables, **pool}},
+            "pool": {
+                name: {**tables, **pool} | ({"model": name} if len(pools) > 1 else {}) for name in pools
+            },
         },
         base=folder,
     )
@@ -157,6 +166,15 @@ async def region_silent(sim: Simulation) -> None:
         await sim.settle(within=400.0)
     finally:
         end()
+    await sim.settle()
+
+
+async def two_pools(sim: Simulation) -> None:
+    """Two pools of one daemon lose a node each at the same time, one with notice and one without."""
+    await _furnished(sim)
+    for pool, told in zip(sim.pools.values(), (60.0, None), strict=True):
+        spot = next(m for m in pool.world.of(pool.pool.name) if m.placement.market is Market.SPOT)
+        pool.board.reclaim(spot.id, after=60.0, notice=told, sources=sim.sources)
     await sim.settle()
 
 
@@ -318,6 +336,7 @@ class Scenario:
     pool: Mapping[str, Any] = field(default_factory=dict)
     sold: tuple[Sale, ...] = ()
     regions: Mapping[str, str] = field(default_factory=dict)
+    pools: tuple[str, ...] = ("p",)
 
     @property
     def tables(self) -> Mapping[str, Any]:
@@ -331,6 +350,7 @@ SCENARIOS = {
         Scenario(name="bootstrap", script=bootstrap, launches=4),
         Scenario(name="notice", script=notice, launches=6),
         Scenario(name="loss", script=loss, launches=6),
+        Scenario(name="two_pools", script=two_pools, launches=12, pools=("p", "q")),
         Scenario(name="region_silent", script=region_silent, launches=6, regions=TWO_REGIONS),
         Scenario(name="late_notice", script=late_notice, launches=6),
         Scenario(name="return_to_spot", script=return_to_spot, launches=8),
@@ -357,7 +377,7 @@ def play(
     """One run of a scenario, in a folder of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     return Simulation(
-        config(folder, **scenario.tables),
+        config(folder, pools=scenario.pools, **scenario.tables),
         sales=[*sales(regions=scenario.regions), *scenario.sold],
         seed=seed,
         pace=PACE,

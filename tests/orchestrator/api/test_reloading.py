@@ -88,7 +88,7 @@ def test_the_same_meaning_is_no_change(file: Path) -> None:
         ("pool.p.cloud.aws.tags", Effect.RESTART),
         ("pool.p.cloud.aws.disk.size", Effect.RESTART),
         ("pool.p.engine.args", Effect.RESTART),
-        ("pool.p", Effect.RESTART),
+        ("pool.p", Effect.NOW),
         ("pool.p.gateway.queue_limit", Effect.GATEWAY),
         ("pool.p.gateway.listen", Effect.GATEWAY),
         ("pool.p.gateway.socket", Effect.RESTART),

@@ -1,0 +1,140 @@
+"""One pool of a simulated daemon: the world that its nodes live in, its target table, and who watches it.
+
+Every pool has a provider of its own: a world's machines, capacity, faults and notices are nobody else's. All
+worlds of a run share the clock, the numbers of effects and the trace.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from cloud.ports import EngineSpec
+from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
+from cloud.sim.beyond import Beyond
+from cloud.sim.books import Books
+from cloud.sim.checker import Checker
+from cloud.sim.cloud import SimInstances, SimOfferings, furnish
+from cloud.sim.engine import SimEngine
+from cloud.sim.invariants import Bounds, DaemonState
+from cloud.sim.limits import Limits
+from cloud.sim.notices import NoticeBoard, SimNotices
+from cloud.sim.vain import InVain
+from cloud.sim.world import Pace, Sale, SimWorld
+from orchestrator.simulation.pair import OneWriter
+from orchestrator.simulation.recorded_store import SimProcess
+from orchestrator.simulation.virtual_time import VirtualClock
+from orchestrator.wiring.ports import Ports
+from policies.events import Event
+from policies.model import Pool
+
+
+class SimPool:
+    """What a simulation keeps for one pool.
+
+    `daemon` says what the checker needs to know of the daemon, `nobody_leads_since` and `woke_at` what the
+    watcher of failsafe needs. `beside` is a pool of the same run. What a run draws depends on its `seed`.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        clock: VirtualClock,
+        *,
+        seed: int,
+        sales: Sequence[Sale],
+        pace: Pace | None,
+        traffic: Traffic | None,
+        bounds: Bounds | None,
+        sources: Sequence[str],
+        processes: Sequence[SimProcess],
+        daemon: Callable[[], DaemonState | None],
+        nobody_leads_since: Callable[[], float | None],
+        woke_at: Callable[[], float | None],
+        beside: SimPool | None = None,
+    ) -> None:
+        self.pool, self.sources = pool, tuple(sources)
+        name = "" if beside is None else f"-{pool.name}"
+        self.world: SimWorld = SimWorld(
+            clock,
+            sales=sales,
+            rng=draws(seed, f"world{name}"),
+            pace=pace,
+            beside=beside.world if beside is not None else None,
+        )
+        self.board = NoticeBoard(self.world)
+        self.table = TargetTable(
+            f"sim-gateway{name}",
+            self.world,
+            rng=draws(seed, f"traffic{name}"),
+            traffic=traffic if traffic is not None else Traffic(),
+        )
+        self.checker = Checker(self.world, [self.table], pool, daemon=daemon, bounds=bounds)
+        self.limits = Limits(
+            self.world,
+            pool,
+            books=lambda: self.checker.books,
+            checked=self.checked,
+            report=self.checker.report,
+            known=lambda: len(state.known) if (state := daemon()) is not None else 0,
+            hidden=self.checker.hidden,
+        )
+        self.vain = InVain(pool, checked=self.checked, report=self.checker.report)
+        Beyond(
+            self.world,
+            self.table,
+            pool,
+            since=nobody_leads_since,
+            awake_since=woke_at,
+            bounds=bounds or Bounds(),
+            checked=self.checked,
+            report=self.checker.report,
+        )
+        OneWriter(self.world, self.table, processes, checked=self.checked, report=self.checker.report)
+
+    def ports(self, clock: VirtualClock) -> Ports:
+        """The world as a daemon reaches it whose host has this clock."""
+        engine = SimEngine(self.world, clock)
+        return Ports(
+            instances=SimInstances(self.world),
+            offerings=SimOfferings(self.world),
+            notices=tuple(SimNotices(self.world, self.board, s, clock=clock) for s in self.sources),
+            balancers=(SimBalancer(self.table, self.world),),
+            engine=engine,
+            command=engine.command(EngineSpec(model="sim", served_name="sim")),
+        )
+
+    def checked(self, name: str) -> None:
+        """Count that an invariant was put to the test."""
+        self.checker.checked[name] += 1
+
+    def hear(self, events: Sequence[Event], written: bool) -> None:
+        """What a daemon puts into the pool's journal."""
+        self.checker.hear(events, written=written)
+        self.limits.hear(events)
+        self.vain.hear(events, written=written)
+
+    def forget_unwritten(self) -> None:
+        """The daemon ends, and with it what it could not write."""
+        self.checker.forget_unwritten()
+        self.vain.forget_unwritten()
+
+    def forget(self, books: Books | None) -> None:
+        """The journal is lost, or an older one is back, which said what these books say."""
+        self.checker.forget(books)
+        self.vain.forget()
+
+    def furnish(self) -> None:
+        """Machines of an earlier daemon, ready to be adopted: the wanted mix, loaded."""
+        furnish(self.world, self.pool)
+        self.checker.nobody_knows()
+
+    def unsettled(self, now: float) -> str:
+        """What is missing for the pool to be as it is wanted; empty when nothing is."""
+        why = self.checker.unsettled(now)
+        return why or ("" if self.world.idle else "the world is not done yet")
+
+
+def draws(seed: int, purpose: str) -> random.Random:
+    """What a run draws for one purpose."""
+    return random.Random(f"{purpose}/{seed}")  # noqa: S311 - a simulation, no secrets
