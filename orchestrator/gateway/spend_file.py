@@ -263,8 +263,11 @@ def read_totals(path: Path, now: float, *, days: int = 1) -> list[Totals]:
     """
     if not path.exists():
         return [Totals(day_of(now - back * _DAY)) for back in range(days)]
+    # Without its companions the file is nobody's at the moment, and may lie where this user cannot make them.
+    alone = not path.with_name(f"{path.name}-wal").exists()
+    how = "mode=ro&immutable=1" if alone else "mode=ro"
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_WAIT)
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY_WAIT)
         with contextlib.closing(db):
             return [_totals(db, day_of(now - back * _DAY), now) for back in range(days)]
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:

@@ -145,6 +145,22 @@ def test_the_example_says_what_the_units_say() -> None:
     assert f'targets_file = "{service(DAEMON)["ReadWritePaths"][0]}/' in text
 
 
+def test_the_gateway_may_write_what_it_spends_and_nothing_else() -> None:
+    text = (FOLDER / "pool.toml").read_text(encoding="utf-8")
+    (place,) = service(GATEWAY)["ReadWritePaths"]
+    assert f'spend_file = "{place}/' in text
+    made = (FOLDER / "tmpfiles.d" / "spot-orchestrator.conf").read_text(encoding="utf-8")
+    # the daemon reads it by its group, which files take from the directory
+    assert f"d {place} 2750 {service(GATEWAY)['User'][0]} {service(DAEMON)['Group'][0]} -" in made
+    assert service(GATEWAY)["UMask"] == ["0027"]
+
+
+def test_keys_of_providers_come_as_credentials() -> None:
+    given = service(GATEWAY)["LoadCredential"]
+    assert {"anthropic-key", "openai-key"} <= set(given)
+    assert not {"anthropic-key", "openai-key"} & set(service(DAEMON)["LoadCredential"])
+
+
 def test_only_the_group_of_the_daemon_may_control_the_gateway() -> None:
     socket = settings(FOLDER / "system" / "spot-orchestrator-gateway.socket", "Socket")
     assert socket["SocketGroup"] == service(DAEMON)["Group"]

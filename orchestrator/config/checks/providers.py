@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,22 @@ def provider_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
         if role in ("gateway", "any"):
             yield from _key_errors((*at, "api_key_file"), provider, role)
             yield from _certificate_errors((*at, "ca_file"), provider)
+    if role == "gateway" and parsed.provider:
+        yield from _book_errors(parsed)
     yield from _price_errors(parsed)
+
+
+def _book_errors(parsed: ConfigFile) -> Iterator[Found]:
+    """A spend file that the gateway could not write: nothing could be reserved, and nothing sent."""
+    file = parsed.gateway.spend_file
+    there = file if file.exists() else file.parent
+    may_come = file.parent == parsed.daemon.state_dir and not file.parent.exists()
+    if not may_come and not os.access(there, os.W_OK):
+        yield (
+            ("gateway", "spend_file"),
+            f"{there} cannot be written by this user, so that nothing could be booked or sent to a provider; "
+            "name a file in a directory of the gateway's",
+        )
 
 
 def provider_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -424,6 +425,18 @@ def test_only_the_gateway_needs_the_key(short_dir: Path, monkeypatch: pytest.Mon
     missing = with_key("missing")
     assert load(short_dir, missing, "daemon").providers
     assert "there is no file missing" in problems(short_dir, missing, "gateway")[0]
+
+
+def test_a_spend_file_that_the_gateway_cannot_write(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = HEAD + f'[gateway]\nspend_file = "{short_dir}/kept/spend.db"\n'
+    (found,) = problems(short_dir, text, "gateway")
+    assert found.startswith("pool.toml:11: gateway.spend_file: kept cannot be written by this user")
+    assert load(short_dir, text, "daemon").providers
+    (short_dir / "kept").mkdir()
+    assert load(short_dir, text, "gateway").providers
+    # the superuser, who may run these tests, is allowed everything
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
+    assert len(problems(short_dir, text, "gateway")) == 1
 
 
 def test_certificates_of_a_private_gateway(short_dir: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import AsyncIterator
@@ -170,6 +171,31 @@ class TestSums:
         assert [found.amount() for found in read_totals(path, NOON, days=2)] == [5, 4]
         file.close()
         assert [found.amount() for found in read_totals(path, NOON, days=2)] == [5, 4]
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+    @pytest.mark.parametrize("writing", [True, False])
+    def test_the_daemon_reads_where_it_may_write_nothing(self, writing: bool) -> None:
+        """It runs as another user, and reads by its group, whether the gateway runs or not."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "spend.db"
+            file = SpendFile(path)
+            settle(file, hold(file, claim()), 5)
+            if not writing:
+                file.close()
+            os.chmod(directory, 0o755)  # noqa: S103 - so that the other user can look
+            for each in Path(directory).iterdir():
+                each.chmod(0o644)
+            pid = os.fork()
+            if pid == 0:
+                os.setuid(65534)
+                try:
+                    code = read_totals(path, NOON)[0].amount()
+                except BaseException:
+                    code = 99
+                os._exit(code)
+            _, status = os.waitpid(pid, 0)
+            file.close()
+        assert os.waitstatus_to_exitcode(status) == 5
 
 
 class TestTrouble:
