@@ -86,21 +86,23 @@ class ControlClient:
         self.socket_path = socket_path
         self._timeout = timeout
 
-    def status(self) -> StatusView:
-        """The pool, its nodes, notices and swaps, now."""
-        return cast("StatusView", self.get("/v1/status"))
+    def status(self, *, pool: str | None = None) -> StatusView:
+        """Every pool, or the one that is named: its nodes, notices and swaps, now."""
+        return cast("StatusView", self.get("/v1/status", pool=pool))
 
-    def history(self, *, limit: int | None = None, node: str | None = None) -> HistoryView:
+    def history(
+        self, *, limit: int | None = None, node: str | None = None, pool: str | None = None
+    ) -> HistoryView:
         """The newest swaps with the seconds of each stage."""
-        return cast("HistoryView", self.get("/v1/history", limit=limit, node=node))
+        return cast("HistoryView", self.get("/v1/history", limit=limit, node=node, pool=pool))
 
-    def plan(self) -> PlanView:
+    def plan(self, *, pool: str | None = None) -> PlanView:
         """What the daemon would do now."""
-        return cast("PlanView", self.get("/v1/plan"))
+        return cast("PlanView", self.get("/v1/plan", pool=pool))
 
-    def explain(self, subject: str) -> ExplainView:
+    def explain(self, subject: str, *, pool: str | None = None) -> ExplainView:
         """Why something is as it is."""
-        return cast("ExplainView", self.get("/v1/explain", subject=subject))
+        return cast("ExplainView", self.get("/v1/explain", subject=subject, pool=pool))
 
     def node(self, node: str) -> NodeStory:
         """One node and its story."""
@@ -112,12 +114,21 @@ class ControlClient:
         after: int | None = None,
         limit: int | None = None,
         node: str | None = None,
+        pool: str | None = None,
         wait: float = 0.0,
     ) -> EventsView:
         """Entries of the journal after number `after`; with `wait`, up to so many seconds for new ones."""
         return cast(
             "EventsView",
-            self.get("/v1/events", patience=wait, after=after, limit=limit, node=node, wait=wait or None),
+            self.get(
+                "/v1/events",
+                patience=wait,
+                after=after,
+                limit=limit,
+                node=node,
+                pool=pool,
+                wait=wait or None,
+            ),
         )
 
     def drain(self, node: str, *, reason: str, deadline_s: float | None = None) -> Any:
@@ -128,6 +139,14 @@ class ControlClient:
     def undrain(self, node: str, *, reason: str) -> Any:
         """Have a node put back to work that an operator had drained."""
         return self.post(f"/v1/nodes/{quote(node, safe='')}/undrain", {"reason": reason})
+
+    def pause(self, *, pool: str | None = None, **body: object) -> Any:
+        """Have nothing launched or ended for a pool, until `resume`: the only pool unless one is named."""
+        return self.post(_of_pool("/v1/pause", pool), body)
+
+    def resume(self, *, by: str, pool: str | None = None) -> Any:
+        """Let a paused pool act again: the only one unless one is named."""
+        return self.post(_of_pool("/v1/resume", pool), {"by": by})
 
     def text(self, path: str) -> str:
         """The answer to a GET as it came."""
@@ -211,6 +230,10 @@ class ControlClient:
         if isinstance(error, TimeoutError | BlockingIOError):
             return Unreachable(f"{where}: it did not answer in time; look at the daemon's log")
         return Unreachable(f"{where} ({(error.strerror or str(error)).lower()}); {start}, {choose}")
+
+
+def _of_pool(path: str, pool: str | None) -> str:
+    return path if pool is None else f"{path}?{urlencode({'pool': pool})}"
 
 
 def _connect(wire: socket.socket, path: Path, seconds: float) -> None:

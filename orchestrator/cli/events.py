@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 
 from orchestrator.api.client import ControlClient, Unreachable
 from orchestrator.cli import shared
-from orchestrator.cli.shared import Connection, Output
+from orchestrator.cli.shared import Connection, Output, PoolName
 from orchestrator.views.api import EventView
 
 _PATIENCE: Final = 20.0  # s that one request waits for something new
@@ -32,6 +32,7 @@ def events(
         ),
     ] = 50,
     after: Annotated[int | None, Parameter(help="Only events after this number.")] = None,
+    pool: PoolName = None,
     output: Output = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
@@ -47,7 +48,7 @@ def events(
     """
     client = connection.client()
     known = None if node is None else shared.find_node(client, node)
-    view = client.events(after=after, limit=limit, node=known)
+    view = client.events(after=after, limit=limit, node=known, pool=pool)
     if not follow:
         if output == "json":
             shared.print_json(view)
@@ -58,16 +59,16 @@ def events(
         return shared.OK
     with suppress(KeyboardInterrupt):
         _lines(view["events"], output)
-        _follow(client, known, view["last"], output)
+        _follow(client, known, pool, view["last"], output)
     return shared.OK
 
 
-def _follow(client: ControlClient, node: str | None, last: int, output: str) -> None:
+def _follow(client: ControlClient, node: str | None, pool: str | None, last: int, output: str) -> None:
     """Print new events until Ctrl-C. A daemon that restarts meanwhile is waited for."""
     lost = False
     while True:
         try:
-            view = client.events(after=last, node=node, wait=_PATIENCE)
+            view = client.events(after=last, node=node, pool=pool, wait=_PATIENCE)
         except Unreachable as error:
             if not lost:
                 print(f"orchestrator: {error}; waiting for it", file=sys.stderr)

@@ -7,13 +7,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
-from orchestrator.cli.shared import Connection, PlainOutput
+from orchestrator.cli.shared import Connection, PlainOutput, PoolName
 
 
 def explain(
     *subject: Annotated[
         str, Parameter(help="A node, a policy, a placement or a zone. Without one, the pool.")
     ],
+    pool: PoolName = None,
     output: PlainOutput = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
@@ -25,7 +26,7 @@ def explain(
       orchestrator explain capacity
       orchestrator explain us-east-1b
     """
-    view = connection.client().explain(" ".join(subject) or "pool")
+    view = connection.client().explain(" ".join(subject) or "pool", pool=pool)
     if output == "json":
         shared.print_json(view)
         return shared.OK

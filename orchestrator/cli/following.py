@@ -32,18 +32,18 @@ def until_out(client: ControlClient, node: str) -> bool:
         shared.wait(_EVERY)
 
 
-def until_whole(client: ControlClient) -> None:
-    """Wait until every pool has its wanted nodes, and say so."""
-    for view in looks(client):
+def until_whole(client: ControlClient, pool: str | None) -> None:
+    """Wait until a pool has its wanted nodes, or all have theirs where none is named, and say so."""
+    for view in looks(client, pool):
         if all(pool["ready"] >= pool["wanted"] for pool in view["pools"]):
             ready = ", ".join(f"{pool['name']}: {pool['ready']}/{pool['wanted']}" for pool in view["pools"])
             print(f"The wanted nodes are ready ({ready}).", file=sys.stderr)
             return
 
 
-def looks(client: ControlClient) -> Iterator[StatusView]:
+def looks(client: ControlClient, pool: str | None = None) -> Iterator[StatusView]:
     """The status again and again, a second apart; a daemon that restarts is waited for."""
     while True:
         with suppress(Unreachable):
-            yield client.status()
+            yield client.status(pool=pool)
         shared.wait(_EVERY)

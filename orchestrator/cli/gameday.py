@@ -41,10 +41,14 @@ def gameday(
     """
     client = connection.client()
     view = client.status()
+    if pool is None and len(view["pools"]) > 1:
+        known = ", ".join(one["name"] for one in view["pools"])
+        raise CommandError(f"say which pool is meant with --pool: {known}", shared.USAGE)
     found = _pool_of(view, pool)
     reason = rules.unfit(found, view["daemon"])
     if reason:
-        raise CommandError(reason, shared.PAUSED if view["daemon"]["paused"] else shared.DEGRADED)
+        paused = view["daemon"]["paused"] is not None or found["state"] == "paused"
+        raise CommandError(reason, shared.PAUSED if paused else shared.DEGRADED)
     chosen = seed if seed is not None else random.randrange(2**31)  # noqa: S311 - no secret
     node = rules.draw(found, chosen)["id"]
     if not yes:

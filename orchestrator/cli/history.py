@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from orchestrator.cli import shared
-from orchestrator.cli.shared import Connection, Output
+from orchestrator.cli.shared import Connection, Output, PoolName
 
 
 def history(
@@ -21,6 +21,7 @@ def history(
     node: Annotated[
         str | None, Parameter(help="Only the swap of this node; the beginning is enough.")
     ] = None,
+    pool: PoolName = None,
     output: Output = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
@@ -37,7 +38,7 @@ def history(
     """
     client = connection.client()
     known = None if node is None else shared.find_node(client, node)
-    view = client.history(limit=limit, node=known)
+    view = client.history(limit=limit, node=known, pool=pool)
     if output == "json":
         shared.print_json(view)
         return shared.OK

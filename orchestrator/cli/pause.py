@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
-from orchestrator.cli.shared import Connection, Duration, PlainOutput
+from orchestrator.cli.shared import Connection, Duration, PlainOutput, PoolName
 
 
 def pause(
@@ -16,12 +16,14 @@ def pause(
     duration: Annotated[
         Duration | None, Parameter(name="--for", help="Resume by itself after this time, such as 2h.")
     ] = None,
+    pool: PoolName = None,
     output: PlainOutput = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
     """Keep watching, but launch and end nothing until `resume`.
 
-    Notices still drain their nodes, and the target set stays true.
+    With several pools one is paused, which --pool names. Notices still drain their nodes, and the target set
+    stays true.
 
     For example:
       orchestrator pause --for 2h --reason "network maintenance"
@@ -30,6 +32,7 @@ def pause(
     body: dict[str, object] = {"reason": reason, "by": shared.user_name()}
     if duration is not None:
         body["for_s"] = duration
-    answer = connection.client().post("/v1/pause", body)
-    shared.report_done(answer, "Paused.", "orchestrator resume", output)
+    answer = connection.client().pause(pool=pool, **body)
+    again = "orchestrator resume" if pool is None else f"orchestrator resume --pool {pool}"
+    shared.report_done(answer, "Paused.", again, output)
     return shared.OK

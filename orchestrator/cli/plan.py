@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
-from orchestrator.cli.shared import Connection, Output
+from orchestrator.cli.shared import Connection, Output, PoolName
 
 
 def plan(
@@ -15,6 +15,7 @@ def plan(
     detailed_exit_code: Annotated[
         bool, Parameter(negative="", help="Exit with 10 when there is something to do.")
     ] = False,
+    pool: PoolName = None,
     output: Output = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
@@ -27,7 +28,7 @@ def plan(
       orchestrator plan -o wide
       orchestrator plan -o json | jq '.pools[].actions'
     """
-    view = connection.client().plan()
+    view = connection.client().plan(pool=pool)
     if output == "json":
         shared.print_json(view)
     else:

@@ -13,7 +13,7 @@ from orchestrator.cli.shared import Connection, Output
 if TYPE_CHECKING:
     from orchestrator.views.api import ReloadView
 
-_EFFECTS: Final = {"now": "", "gateway": "  (once the gateway is reloaded)", "restart": "  (refused)"}
+_EFFECTS: Final = {"now": "", "gateway": "  (the gateway is replaced)", "restart": "  (refused)"}
 
 
 def reload(
@@ -27,7 +27,9 @@ def reload(
     force: Annotated[
         bool,
         Parameter(
-            negative="", help="Also where the pool, or its price, more than doubles or more than halves."
+            negative="",
+            help="Also where a pool, or its price, more than doubles or halves, and where a pool ends: its "
+            "nodes drain and are ended.",
         ),
     ] = False,
     output: Output = "table",
@@ -35,6 +37,7 @@ def reload(
 ) -> int:
     """Have the daemon read its configuration file again.
 
+    Pools come, change and go by it, and the gateway is replaced where what it reads has changed.
     It is taken up whole or not at all: a file with a fault, or with a change that needs a restart, leaves the
     one before in force, and the exit code is 1. `kill -HUP` does the same without an answer.
 
@@ -67,5 +70,6 @@ def _show(view: ReloadView, output: str) -> None:
         print(f"  line {line}: {change['key']}: {change['before']} -> {change['after']}{effect}")
     if view["size"] is not None and not rejected:
         print(f"  size: {view['size']}")
-    if view["plan"] is not None and view["changes"]:
-        shared.print_text(render.plan({"schema": "plan/1", "pools": [view["plan"]]}, shared.look(output)))
+    plans = view.get("plans") or ([] if view["plan"] is None else [view["plan"]])
+    if plans and view["changes"]:
+        shared.print_text(render.plan({"schema": "plan/1", "pools": plans}, shared.look(output)))

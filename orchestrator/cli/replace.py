@@ -37,11 +37,12 @@ def replace(
     """
     client = connection.client()
     known = shared.find_node(client, node)
+    pool = shared.pool_of(client, known)
     answer = client.drain(known, reason=reason or "replaced by an operator", deadline_s=deadline)
     shared.report_done(answer, f"{known} is being replaced.", f"orchestrator history --node {known}", output)
     if wait:
         with suppress(KeyboardInterrupt):
             if not following.until_out(client, known):
                 return shared.ERROR
-            following.until_whole(client)
+            following.until_whole(client, pool)
     return shared.OK

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from orchestrator.cli import shared
-from orchestrator.cli.shared import Connection, PlainOutput
+from orchestrator.cli.shared import Connection, PlainOutput, PoolName
 
 
 def resume(
     *,
+    pool: PoolName = None,
     output: PlainOutput = "table",
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
@@ -18,7 +19,8 @@ def resume(
 
     For example:
       orchestrator resume
+      orchestrator resume --pool chat
     """
-    answer = connection.client().post("/v1/resume", {"by": shared.user_name()})
+    answer = connection.client().resume(by=shared.user_name(), pool=pool)
     shared.report_done(answer, "Resumed.", "orchestrator status", output)
     return shared.OK

@@ -102,6 +102,7 @@ Output = Annotated[
     Literal["table", "wide", "json"],
     Parameter(name=["--output", "-o"], help="How to print; json follows `orchestrator schema`."),
 ]
+PoolName = Annotated[str | None, Parameter(name="--pool", help="Only this pool, of several.")]
 PlainOutput = Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"], help="How to print.")]
 Seconds = Annotated[float, Parameter(converter=_seconds, metavar="SECONDS")]
 Duration = Annotated[float, Parameter(converter=_duration, metavar="DURATION")]
@@ -162,6 +163,12 @@ def find_node(client: ControlClient, text: str) -> str:
         shown = ", ".join(fitting[:5]) + (", ..." if len(fitting) > 5 else "")
         raise CommandError(f"{text} fits {len(fitting)} nodes ({shown}); write more of the id")
     return fitting[0] if fitting else text
+
+
+def pool_of(client: ControlClient, node: str) -> str | None:
+    """The pool that a living node is in; None for one that is in none."""
+    pools = client.status()["pools"]
+    return next((pool["name"] for pool in pools if any(n["id"] == node for n in pool["nodes"])), None)
 
 
 def read_config(file: Path, role: Role = "any") -> Config:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from orchestrator.api.client import ControlClient, Unreachable
 from orchestrator.cli import shared
-from orchestrator.cli.shared import Connection, Output, Seconds
+from orchestrator.cli.shared import Connection, Output, PoolName, Seconds
 
 if TYPE_CHECKING:
     from orchestrator.views.api import PoolState, StatusView
@@ -38,6 +38,7 @@ _CLEAR: Final = "\x1b[H\x1b[J"  # cursor home, erase below
 
 def status(
     *,
+    pool: PoolName = None,
     output: Output = "table",
     watch: Annotated[
         Seconds | None,
@@ -53,21 +54,22 @@ def status(
     ] = True,
     connection: Connection = Connection(),  # noqa: B008
 ) -> int:
-    """Show the pool: ready and wanted, the mix, the money, notices, nodes.
+    """Show every pool: ready and wanted, the mix, the money, notices, nodes.
 
     For example:
       orchestrator status
       orchestrator status --watch
       orchestrator status --watch 5 -o wide
+      orchestrator status --pool chat
       orchestrator status -o json | jq '.pools[0].ready'
       until orchestrator status >/dev/null; do sleep 5; done
     """
     client = connection.client()
     if watch is not None:
         with suppress(KeyboardInterrupt):
-            _watch(client, output, connection.flags, max(_FASTEST, watch))
+            _watch(client, pool, output, connection.flags, max(_FASTEST, watch))
         return shared.OK
-    view = client.status()
+    view = client.status(pool=pool)
     _show(view, output, connection.flags)
     return code_of(view) if exit_code else shared.OK
 
@@ -88,11 +90,11 @@ def _show(view: StatusView, output: str, flags: str, *, repeated: bool = False) 
     shared.print_text(clear + render.status(view, shared.look(output, flags)))
 
 
-def _watch(client: ControlClient, output: str, flags: str, every: float) -> None:
+def _watch(client: ControlClient, pool: str | None, output: str, flags: str, every: float) -> None:
     """Show the status until Ctrl-C. A daemon that restarts meanwhile is waited for."""
     while True:
         try:
-            _show(client.status(), output, flags, repeated=True)
+            _show(client.status(pool=pool), output, flags, repeated=True)
         except Unreachable as error:
             print(f"orchestrator: {error}; trying again", file=sys.stderr)
         shared.wait(every)

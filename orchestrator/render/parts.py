@@ -143,6 +143,7 @@ def _continues(node: NodeView) -> str:
 
 
 _COLUMNS: Final = (
+    _Column("POOL", lambda node: node.get("pool", "-")),
     _Column("NODE", lambda node: node["id"], style=lambda node: "bold" if urgency(node)[0] < 3 else ""),
     _Column("MARKET", lambda node: node["market"]),
     _Column("ZONE", lambda node: node["zone"], rank=2),
@@ -241,7 +242,9 @@ def node_table(items: Sequence[NodeView], look: Look) -> Table:
 def _columns_that_fit(items: Sequence[NodeView], look: Look) -> list[_Column]:
     """The most telling columns that leave room for the reason."""
     alike = all(node["units"] == 1 for node in items)
-    columns = [column for column in _COLUMNS if not (alike and column.header == "UNITS")]
+    unsaid = {"UNITS"} if alike else set()
+    unsaid |= set() if any("pool" in node for node in items) else {"POOL"}
+    columns = [column for column in _COLUMNS if column.header not in unsaid]
     if look.wide:
         return columns
 
@@ -367,7 +370,8 @@ def _facts(rows: Iterable[tuple[str, str]]) -> Padding:
 def event_table(items: Sequence[EventView], look: Look, *, of_one_node: bool = False) -> Table:
     """A table of events. The events of one node show the time since the one before instead of the node."""
     headers = ["SEQ"] if look.wide else []
-    headers += ["TIME", "AFTER", "EVENT"] if of_one_node else ["TIME", "EVENT", "NODE"]
+    several = not of_one_node and any("pool" in item for item in items)
+    headers += ["TIME", "AFTER", "EVENT"] if of_one_node else ["TIME", *["POOL"] * several, "EVENT", "NODE"]
     table = table_of(*headers, "WHAT", right={"SEQ", "AFTER"}, wrapping={"WHAT"})
     roomy = look.wide or look.width >= _ROOMY
     before: float | None = None
@@ -376,6 +380,8 @@ def event_table(items: Sequence[EventView], look: Look, *, of_one_node: bool = F
         cells.append(instant(item["at"]) if roomy else clock_time(item["at"]))
         if of_one_node:
             cells.append("" if before is None else f"+{short_time(item['at'] - before)}")
+        if several:
+            cells.append(clean(item.get("pool", "-")))
         cells.append(clean(item["kind"]))
         if not of_one_node:
             cells.append(clean(item["node"] or "-"))

@@ -122,6 +122,7 @@ def event_line(item: EventView, look: Look) -> str:
     """One entry as one line, however long, for following."""
     line = Text.assemble(
         (instant(item["at"]) if look.wide else clock_time(item["at"]), "dim"),
+        f"  {clean(item['pool']):<10}" if "pool" in item else "",
         f"  {item['kind']:<18}",
         f"  {clean(item['node'] or '-'):<16}  ",
         event_text(item),
@@ -134,10 +135,12 @@ def history(view: HistoryView, look: Look) -> str:
     if not view["swaps"]:
         return "No swaps yet.\n"
     stages = [stage["stage"].upper() for stage in view["stages"]]
-    table = table_of("BEGAN", "NODE", "CAUSE", "REPLACED BY", *stages, right=stages)
+    pools = ["POOL"] if any("pool" in swap for swap in view["swaps"]) else []
+    table = table_of("BEGAN", *pools, "NODE", "CAUSE", "REPLACED BY", *stages, right=stages)
     for swap in view["swaps"]:
         table.add_row(
             instant(swap["began_at"]) if look.wide else clock_time(swap["began_at"]),
+            *(clean(swap.get("pool", "-")) for _ in pools),
             clean(swap["outgoing"]),
             clean(swap["cause"]),
             clean(swap["incoming"] or "-"),

@@ -125,6 +125,7 @@ class NodeView(TypedDict):
     continuation: Annotated[
         ContinuationView | None, "null while no gateway has asked its engine, or where no gateway is used"
     ]
+    pool: NotRequired[Annotated[str, "in lists over several pools"]]
 
 
 class FailedBootView(TypedDict):

@@ -407,7 +407,7 @@ def test_reload_shows_what_changed_and_what_follows(ask: Run, api: Any) -> None:
     assert out.splitlines()[:4] == [
         "/etc/pool.toml is in force.",
         "  line 7: pool.llama.replicas: 10 -> 12",
-        "  line 20: pool.llama.gateway.queue_limit: 1024 -> 9  (once the gateway is reloaded)",
+        "  line 20: pool.llama.gateway.queue_limit: 1024 -> 9  (the gateway is replaced)",
         f"  size: {size}",
     ]
     assert "6 of 7 wanted spot nodes" in out, "the plan"
