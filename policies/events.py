@@ -370,6 +370,83 @@ class StateChanged:
     why: str
 
 
+@value
+class FallbackBegan:
+    """A provider answers requests of a route in the place of those before it (`policies.fallback`).
+
+    `since`: when that was first seen. `day`: of UTC, as "2026-11-30"; `requests`, `amount`: what providers
+    that stand in had been paid for on it before, in requests and picodollars.
+    """
+
+    at: float
+    route: str
+    provider: str
+    why: str
+    since: float
+    day: str
+    requests: int
+    amount: int
+
+
+@value
+class FallbackEnded:
+    """The backend that a route names first has its requests again.
+
+    `after`: seconds since the first of them that another had; `requests`, `amount`: what providers were paid
+    for meanwhile, in requests and picodollars.
+    """
+
+    at: float
+    route: str
+    after: float
+    requests: int
+    amount: int
+
+
+@value
+class ProviderFailing:
+    """A provider cannot be asked, or failed and is left alone. `since`: when that was first seen."""
+
+    at: float
+    provider: str
+    why: str
+    since: float
+
+
+@value
+class ProviderBack:
+    """A provider that failed answers again. `after`: seconds since that was first seen."""
+
+    at: float
+    provider: str
+    after: float
+
+
+@value
+class CapNear:
+    """Most of a cap of the UTC day `day` is used: spent, or held for requests in flight; picodollars.
+
+    `about`: whose cap it is, as "provider claude" or "route chat".
+    """
+
+    at: float
+    about: str
+    day: str
+    used: int
+    cap: int
+
+
+@value
+class CapReached:
+    """Requests are not sent because of a cap; see `CapNear`."""
+
+    at: float
+    about: str
+    day: str
+    used: int
+    cap: int
+
+
 Event = (
     DaemonStarted
     | PoolConfigured
@@ -403,4 +480,10 @@ Event = (
     | PartLost
     | PartBack
     | StateChanged
+    | FallbackBegan
+    | FallbackEnded
+    | ProviderFailing
+    | ProviderBack
+    | CapNear
+    | CapReached
 )

@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import bars, boot_memory, call_memory, hazard, part_memory, prices, resize
+from policies import bars, boot_memory, call_memory, fallback, hazard, part_memory, prices, resize
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
     AlarmRaised,
     BootFailed,
+    CapNear,
+    CapReached,
     ConfigRejected,
     DaemonStarted,
     DrainEnded,
     DrainHeld,
     DrainStarted,
     Event,
+    FallbackBegan,
+    FallbackEnded,
     GoneCause,
     IntentClosed,
     IntentOpened,
@@ -44,6 +48,8 @@ from policies.events import (
     PoolRemoved,
     PoolWhole,
     PricesRead,
+    ProviderBack,
+    ProviderFailing,
     Resumed,
     StateChanged,
     TargetsApplied,
@@ -428,6 +434,12 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     PartLost: part_memory.lost,
     PartBack: part_memory.back,
     StateChanged: part_memory.state_changed,
+    FallbackBegan: fallback.began,
+    FallbackEnded: fallback.ended,
+    ProviderFailing: fallback.failing,
+    ProviderBack: fallback.back,
+    CapNear: fallback.cap_told,
+    CapReached: fallback.cap_told,
     BootFailed: boot_memory.failed,
     AlarmRaised: _told,
     ConfigRejected: _told,

@@ -245,8 +245,28 @@ class StateRecord:
 
 
 @value
+class FallbackRecord:
+    """A route that a provider stands in on: see `policies.events.FallbackBegan`."""
+
+    provider: str
+    since: float
+    day: str
+    requests: int
+    amount: int
+
+
+@value
+class CapRecord:
+    """What was told of a cap on the UTC day `day`: that it is near, or `reached`."""
+
+    day: str
+    reached: bool = False
+
+
+@value
 class Memory:
-    """Everything remembered about one pool. Immutable: `reduce` returns a new one.
+    """Everything remembered about one pool. Immutable: `reduce` returns a new one. `fallbacks`, `failing` and
+    `caps` are of the gateway's routes and providers, which have a memory of their own.
 
     `targets` is what each balancer last acknowledged; `applied_at` when, since this daemon started.
     `served_at`: when a balancer first took a node as an active target; until then nobody is served.
@@ -294,6 +314,9 @@ class Memory:
     prices: Mapping[Placement, LastPrice] = field(default_factory=dict)
     state: StateRecord | None = None
     failed_boots: tuple[FailedBoot, ...] = ()  # the newest ones, oldest first, each node once
+    fallbacks: Mapping[str, FallbackRecord] = field(default_factory=dict)  # by route
+    failing: Mapping[str, float] = field(default_factory=dict)  # provider -> since when
+    caps: Mapping[str, CapRecord] = field(default_factory=dict)  # by whose it is
 
     @property
     def whole_with(self) -> int:

@@ -52,6 +52,8 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         zones={k: _past(r, now) for k, r in memory.zones.items()},
         parts={k: _past(r, now) for k, r in memory.parts.items()},
         prices={k: _past(r, now) for k, r in memory.prices.items()},
+        fallbacks={k: _past(r, now) for k, r in memory.fallbacks.items()},
+        failing={k: min(at, now) for k, at in memory.failing.items()},
         failed_boots=tuple(_past(boot, now) for boot in memory.failed_boots),
         state=None if memory.state is None else _state(memory.state, now),
     )

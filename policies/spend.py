@@ -63,6 +63,16 @@ def dollars(amount: int) -> str:
     return f"{'-' if amount < 0 else ''}${whole}{'.' if places else ''}{places}"
 
 
+def cents(amount: int) -> str:
+    """An amount in words, rounded up to the cent.
+
+    >>> cents(1_200_000_000_000), cents(1), cents(0)
+    ('$1.20', '$0.01', '$0.00')
+    """
+    whole, rest = divmod(-(-amount * 100 // PICO), 100)
+    return f"${whole:,}.{rest:02d}"
+
+
 def counted(value: object) -> int:
     """A count of tokens as a provider tells it. Raises ValueError for anything that is none."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:

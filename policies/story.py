@@ -15,12 +15,16 @@ from policies.actions import ActionKind
 from policies.events import (
     AlarmRaised,
     BootFailed,
+    CapNear,
+    CapReached,
     ConfigRejected,
     DaemonStarted,
     DrainEnded,
     DrainHeld,
     DrainStarted,
     Event,
+    FallbackBegan,
+    FallbackEnded,
     GoneCause,
     IntentClosed,
     IntentOpened,
@@ -45,6 +49,8 @@ from policies.events import (
     PoolRemoved,
     PoolWhole,
     PricesRead,
+    ProviderBack,
+    ProviderFailing,
     Resumed,
     StateChanged,
     TargetsApplied,
@@ -52,6 +58,7 @@ from policies.events import (
 from policies.model import PartKind, TargetPhase
 from policies.plain_text import one_line
 from policies.prices import usd_per_hour
+from policies.spend import cents
 
 _GONE = {
     GoneCause.TERMINATED: "gone, as asked",
@@ -149,6 +156,10 @@ def sentence(event: Event) -> str:
             return f"{part_words(event.kind, event.part)} has not answered for {seconds:.0f} s{error}"
         case PartBack():
             return f"{part_words(event.kind, event.part)} answers again after {event.after:.0f} s"
+        case (
+            FallbackBegan() | FallbackEnded() | ProviderFailing() | ProviderBack() | CapNear() | CapReached()
+        ):
+            return _paid(event)
 
 
 def part_words(kind: PartKind, part: str) -> str:
@@ -181,6 +192,25 @@ def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | D
             words = {TargetPhase.ACTIVE: "in", TargetPhase.DRAINING: "draining", None: "out"}
             changed = ", ".join(f"{node} {words[phase]}" for node, phase in event.changes)
             return f"{event.balancer} acknowledged its targets: {changed or 'no change'}"
+
+
+def _paid(
+    event: FallbackBegan | FallbackEnded | ProviderFailing | ProviderBack | CapNear | CapReached,
+) -> str:
+    match event:
+        case FallbackBegan():
+            return f"provider {event.provider} answers the requests of {event.route}, for money: {event.why}"
+        case FallbackEnded():
+            cost = f"{event.requests} requests went to providers for {cents(event.amount)}"
+            return f"no provider stands in for {event.route} after {event.after:.0f} s: {cost}"
+        case ProviderFailing():
+            return f"provider {event.provider} {event.why}"
+        case ProviderBack():
+            return f"provider {event.provider} answers again after {event.after:.0f} s"
+        case CapNear() | CapReached():
+            used = f"{cents(event.used)} of {cents(event.cap)} on {event.day}"
+            then = ": requests are not sent because of it" if isinstance(event, CapReached) else ""
+            return f"the cap of {event.about} is {'reached' if then else 'near'}, {used} used{then}"
 
 
 def _prices(event: PricesRead) -> str:
