@@ -83,6 +83,35 @@ def continuations(failed: float, continued: float) -> Series:
     }
 
 
+def provided(requests: float, failures: float) -> Series:
+    """Requests that a provider got, and failures among them."""
+    whose = 'instance="g",provider="api"'
+    return {
+        f'orchestrator_gateway_provider_requests_total{{{whose},route="r",model="m",outcome="ok"}}': rising(
+            requests
+        ),
+        f'orchestrator_gateway_provider_failures_total{{{whose},reason="connect"}}': rising(failures),
+    }
+
+
+def healthy(**pools: float) -> Series:
+    """Healthy targets by pool."""
+    return {
+        f'orchestrator_gateway_targets{{instance="g",pool="{pool}",state="healthy"}}': always(count)
+        for pool, count in pools.items()
+    }
+
+
+def capped(**dollars: float) -> Series:
+    """What of a provider's cap is used, as two gateways that share a file tell it."""
+    names = {"spent": "spent_today_dollars", "held": "held_dollars", "cap": "cap_dollars"}
+    return {
+        f'orchestrator_gateway_provider_{names[what]}{{instance="{at}",provider="api"}}': always(amount)
+        for what, amount in dollars.items()
+        for at in ("g", "h")
+    }
+
+
 def calls(outcome: str, bad: float, good: float) -> Series:
     labels = 'pool="a",port="instances",operation="list"'
     return {
@@ -421,6 +450,30 @@ CASES: dict[str, Case] = {
         not_with=continuations(1.0, 20.0),
         labels={"instance": "g"},
         after="20m",
+    ),
+    "OrchestratorPaidFallback": Case(
+        fires={**provided(1, 0), **healthy(pool_a=0, pool_b=3)},
+        not_with={**provided(1, 0), **healthy(pool_a=1, pool_b=3)},
+        labels={"instance": "g", "provider": "api"},
+        after="20m",
+    ),
+    "OrchestratorProviderCapNear": Case(
+        fires=capped(spent=30, held=15, cap=50),
+        not_with=capped(spent=30, held=5, cap=50),
+        labels={"provider": "api", "whose": "provider api"},
+    ),
+    "OrchestratorProviderCapReached": one(
+        'orchestrator_gateway_provider_cap_reached_total{instance="g",provider="api",route="chat"}',
+        rising(1),
+        always(7),
+        provider="api",
+        route="chat",
+    ),
+    "OrchestratorProviderFailing": Case(
+        fires=provided(10, 5), not_with=provided(100, 5), labels={"instance": "g", "provider": "api"}
+    ),
+    "OrchestratorSpendFileFailing": one(
+        'orchestrator_gateway_provider_spend_file_failing{instance="g"}', always(1), always(0), instance="g"
     ),
     "OrchestratorGatewayForsaken": one(
         'orchestrator_gateway_daemon_silence_seconds{instance="g"}', rising(15), always(60), instance="g"
