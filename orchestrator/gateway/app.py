@@ -38,6 +38,7 @@ from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.lane import Lane
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import MetricsListener
+from orchestrator.gateway.providers import Providers
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.replies import bad_request, error_response
 from orchestrator.gateway.route_views import ROUTES_SCHEMA
@@ -81,7 +82,8 @@ class Gateway:
         self.metrics = GatewayMetrics(clock.now, several, routed=config.routed)
         self._endings = Endings(config.retry_after)
         self.lanes: dict[str, Lane] = {}
-        self.providers: dict[str, Backend] = {}
+        self.providers: dict[str, Backend] = {}  # what is put here before the start is not made
+        self._providers: Providers
         self._router: Router
         self._proxy: Proxy
         self._control: Control
@@ -168,6 +170,16 @@ class Gateway:
             )
             for gate in config.pools
         }
+        self._providers = Providers(
+            config,
+            [spec for name, spec in config.providers.items() if name not in self.providers],
+            metrics=self.metrics,
+            endings=self._endings,
+            clock=self._clock,
+            rng=self._rng,
+            stopping=lambda: self._proxy.stopping,
+        )
+        self.providers |= self._providers.backends
         self._router = Router(
             config,
             self.lanes,
@@ -220,7 +232,8 @@ class Gateway:
 
     def _routes(self) -> dict[str, Any]:
         """The body of GET /v1/routes."""
-        return {"schema": ROUTES_SCHEMA, "routes": self._router.describe(), "providers": []}
+        providers = self._providers.describe()
+        return {"schema": ROUTES_SCHEMA, "routes": self._router.describe(), "providers": providers}
 
     async def stop(self, *, linger: float | None = None, drain_timeout: float | None = None) -> bool:
         """End without losing work: accept a little longer, then finish what runs, then break off the rest.
@@ -259,6 +272,7 @@ class Gateway:
             await self._public_runner.cleanup()
             for lane in self.lanes.values():
                 await lane.close()
+            await self._providers.close()
         log.info("gateway_stopped", clean=clean)
         return clean
 

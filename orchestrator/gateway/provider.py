@@ -23,7 +23,7 @@ from cloud.providers.prices import price_of
 from cloud.providers.wire import Blame, Call, Untranslatable
 from orchestrator.gateway.blame import Breaker, BreakerState
 from orchestrator.gateway.config import ProviderSpec
-from orchestrator.gateway.endings import Answer, ClientGone, Endings, Turned, Unserved, shape_for
+from orchestrator.gateway.endings import Answer, ClientGone, Endings, Unserved
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import Outcome
@@ -31,7 +31,6 @@ from orchestrator.gateway.provider_call import CallFailed, Calls
 from orchestrator.gateway.provider_key import KeyFile, NoKey
 from orchestrator.gateway.provider_metrics import ProviderMetrics, ProviderState
 from orchestrator.gateway.provider_money import Account, NotAffordable, Purse
-from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.spend_book import SpendBook
 from policies.routing import BackendView, Candidate, Route, Trouble
@@ -102,7 +101,7 @@ class ProviderBackend:
             stopping=stopping,
             answer_limit=answer_limit,
             hide=self._key.hide,
-            begun=lambda seconds: metrics.first_byte(spec.name, seconds),
+            begun=self._begun,
         )
 
     async def close(self) -> None:
@@ -157,7 +156,8 @@ class ProviderBackend:
                 or attempts > self.spec.retries
                 or self._clock.now() + pause > give_up
             ):
-                raise self._given_up(job, failed)
+                unserved = self._given_up(job, failed)
+                raise unserved if failed.untaken or job.repeatable else unserved.turned
             await self._clock.sleep(pause)
 
     async def _attempt(self, job: Job, call: Call, model: str, *, native: bool) -> web.StreamResponse:
@@ -166,17 +166,16 @@ class ProviderBackend:
         if route is None:
             raise AssertionError(f"request {job.exchange.id}: a provider is asked without a route")
         purse = self._purse(route, model)
-        longest = min(self.spec.answer_timeout, job.exchange.deadline - began)
-        held = await purse.hold(_bound(call), self._price(model), seconds=longest)
+        held = await purse.hold(_bound(call), self._price(model), seconds=self.spec.answer_timeout)
         outcome = Outcome.FAILED
         try:
             with purse.at_stake(held) as stake:
                 self._breaker.begin(self._clock.now())
                 job.exchange.move(Stage.SENT)
-                backend = f"{self.spec.name}/{model}"
-                response = await self._calls.run(job, call, stake, native=native, backend=backend)
+                response = await self._calls.run(job, call, stake, native=native)
             outcome = job.outcome
-            self._judged(outcome)
+            if outcome is not Outcome.OK:  # its stream broke
+                self._breaker.fail(self._clock.now())
             return response
         except CallFailed as failed:
             job.exchange.move(Stage.QUEUED)
@@ -209,7 +208,7 @@ class ProviderBackend:
         native = wire.speaks(asked.path)
         try:
             key = self._key.read()
-            if job.request.method != hdrs.METH_POST or asked.inner is None:
+            if job.request.method != hdrs.METH_POST:
                 raise Untranslatable("path", f"{job.request.method} {asked.path} is not asked of a provider")
             if native:
                 return wire.native(
@@ -220,7 +219,9 @@ class ProviderBackend:
                     path=asked.path,
                     headers=job.request.headers,
                 ), True
-            if asked.inner_path != _CHAT:
+            if asked.unfit is not None:
+                raise Untranslatable(asked.unfit.param, asked.unfit.message)
+            if asked.inner is None or asked.inner_path != _CHAT:
                 raise Untranslatable("path", f"{asked.path} is not asked of a provider of this kind")
             return wire.request(
                 asked.inner,
@@ -278,12 +279,10 @@ class ProviderBackend:
         """Seconds before the next attempt, spread so that not all come back at once."""
         return min(_FIRST_PAUSE * 2.0 ** (attempts - 1), _LONGEST_PAUSE) * self._rng.uniform(0.5, 1.0)
 
-    def _judged(self, outcome: Outcome) -> None:
-        """A call brought an answer, or a stream that broke."""
-        if outcome is Outcome.OK:
-            self._breaker.good()
-        else:
-            self._breaker.fail(self._clock.now())
+    def _begun(self, seconds: float) -> None:
+        """An answer has begun, so many seconds after its request was sent."""
+        self._metrics.first_byte(self.spec.name, seconds)
+        self._breaker.good()
 
     def _blamed(self, failed: CallFailed, model: str) -> None:
         """What a failed call says of the provider."""
@@ -300,7 +299,8 @@ class ProviderBackend:
         elif fault.blame is Blame.ACCOUNT:
             self._breaker.fail(now, _ACCOUNT_QUIET)
         else:
-            self._breaker.fail(now, fault.retry_after)
+            told = fault.retry_after
+            self._breaker.fail(now, told if told is not None and told >= _QUIET else None)
 
     def _unserved(self, job: Job, trouble: Trouble, why: str) -> Unserved:
         text = f"provider {self.spec.name} {why}"
@@ -309,15 +309,9 @@ class ProviderBackend:
     def _cannot(self, job: Job, error: Untranslatable) -> Unserved:
         """The provider has no words for this request."""
         why = f"cannot be asked this: {error}"
-        response = error_response(
-            400,
-            "not_translatable",
-            f"provider {self.spec.name} {why}",
-            request_id=job.exchange.id,
-            shape=shape_for(job),
-            param=error.param,
-        )
-        return Unserved(Trouble.FAILED, why, Turned(response, Outcome.BAD_REQUEST))
+        text = f"provider {self.spec.name} {why}"
+        turned = self._endings.turned(job, 400, "not_translatable", text, param=error.param)
+        return Unserved(Trouble.FAILED, why, turned)
 
     def _given_up(self, job: Job, failed: CallFailed) -> Unserved:
         """After the last attempt: what the provider said if that is the client's to know, else ours."""

@@ -28,7 +28,7 @@ from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.provider_money import Stake
-from orchestrator.gateway.replies import BACKEND, DROPPED, REQUEST_ID
+from orchestrator.gateway.replies import DROPPED
 from orchestrator.gateway.request import Stage
 
 _OK, _FIRST_ERROR, _FIRST_SERVER_ERROR = 200, 400, 500
@@ -97,9 +97,7 @@ class Calls:
         """Let go of the connections."""
         await self._session.close()
 
-    async def run(
-        self, job: Job, call: Call, stake: Stake, *, native: bool, backend: str
-    ) -> web.StreamResponse:
+    async def run(self, job: Job, call: Call, stake: Stake, *, native: bool) -> web.StreamResponse:
         """Send the request.
 
         Returns a whole answer that is still to be sent, or a stream that was: whole, or cut with an error
@@ -107,9 +105,8 @@ class Calls:
 
         Raises CallFailed, ClientGone.
         """
-        sending = _Sending(job, call, stake, native, backend, self._clock.now())
-        longest = min(self._spec.answer_timeout, job.exchange.deadline - self._clock.now())
-        life, silence = asyncio.timeout(max(0.0, longest)), asyncio.timeout(None)
+        sending = _Sending(job, call, stake, native, self._clock.now())
+        life, silence = asyncio.timeout(self._spec.answer_timeout), asyncio.timeout(None)
         try:
             async with life, silence:
                 return await self._exchange(sending, silence)
@@ -185,7 +182,7 @@ class Calls:
         self._heard(self._clock.now() - sending.sent_at)
         job.response = web.Response(
             headers=sending.headers(_JSON),
-            body=found.body if sending.native else job.edge.answer(found.body),
+            body=job.renamed(found.body) if sending.native else job.edge.answer(found.body),
         )
         job.outcome = Outcome.OK
         return job.response
@@ -243,7 +240,8 @@ class Calls:
         self, sending: _Sending, out: web.StreamResponse, block: bytes, silence: asyncio.Timeout
     ) -> None:
         """Write to the client. While it is slow the provider is not read, so its silence says nothing."""
-        data = block if sending.native else sending.job.edge.feed(block)
+        job = sending.job
+        data = job.renamed(block) if sending.native else job.edge.feed(block)
         if data:
             silence.reschedule(None)
             await _write(out, data)
@@ -253,21 +251,19 @@ class Calls:
 class _Sending:
     """One call on its way."""
 
-    __slots__ = ("backend", "call", "job", "native", "sent_at", "stake")
+    __slots__ = ("call", "job", "native", "sent_at", "stake")
 
-    def __init__(
-        self, job: Job, call: Call, stake: Stake, native: bool, backend: str, sent_at: float
-    ) -> None:
+    def __init__(self, job: Job, call: Call, stake: Stake, native: bool, sent_at: float) -> None:
         self.job = job
         self.call = call
         self.stake = stake
         self.native = native
-        self.backend = backend
         self.sent_at = sent_at
 
     def headers(self, kind: str) -> CIMultiDict[str]:
         """Of the answer to the client."""
-        told = CIMultiDict({"Content-Type": kind, REQUEST_ID: self.job.exchange.id, BACKEND: self.backend})
+        told = CIMultiDict({"Content-Type": kind})
+        self.job.sign(told)
         if self.call.dropped:
             told[DROPPED] = ", ".join(self.call.dropped)
         return told

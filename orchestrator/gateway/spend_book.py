@@ -33,8 +33,8 @@ _Waiting = tuple[Claim | Settled, "asyncio.Future[Ticket] | None"]
 class SpendBook:
     """Holds and settles for one process. Make it inside the running event loop.
 
-    `trouble` says why the file could not be written the last time, empty when it could. `today` is what was
-    read last. What could not be written stays owed and is written with the next change.
+    `trouble` says why the file could not be used the last time, empty when it could. What could not be
+    written stays owed and is written with the next change.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -46,7 +46,13 @@ class SpendBook:
         self._writer: asyncio.Task[None] | None = None
         self._frozen: asyncio.Task[None] | None = None  # the writer that somebody waited for in vain
         self.trouble = ""
-        self.today = Totals(day_of(clock.now()))
+        self._read = Totals(day_of(clock.now()))
+
+    @property
+    def today(self) -> Totals:
+        """The day's sums as they were read last."""
+        day = day_of(self._clock.now())
+        return self._read if self._read.day == day else Totals(day)
 
     async def reserve(self, claim: Claim) -> Ticket:
         """Hold the most that the request may cost. Raises CapReached; Unbooked when the file does not answer:
@@ -80,8 +86,12 @@ class SpendBook:
 
     async def totals(self) -> Totals:
         """The day's sums, with those of other processes. Raises Unbooked."""
-        self.today = await self._threads.run(partial(self._file.totals, self._clock.now()))
-        return self.today
+        try:
+            self._read = await self._threads.run(partial(self._file.totals, self._clock.now()))
+        except Unbooked as error:
+            self._troubled(error)
+            raise
+        return self._read
 
     async def settled(self) -> None:
         """Wait until everything that was asked for is written, or failed to be."""
@@ -126,18 +136,21 @@ class SpendBook:
 
     def _apply(self, changes: list[Claim | Settled], now: float) -> list[Ticket | CapReached | None]:
         results = self._file.apply(changes, now)
-        self.today = self._file.totals(now)
+        self._read = self._file.totals(now)
         return results
 
     def _failed(self, batch: list[_Waiting], error: Unbooked) -> None:
-        if not self.trouble:
-            log.error("spend_not_booked", reason=str(error))
-        self.trouble = str(error)
+        self._troubled(error)
         for change, held in batch:
             if isinstance(change, Settled):
                 self._owed.append(change)
             elif held is not None and not held.done():
                 held.set_exception(Unbooked(str(error)))
+
+    def _troubled(self, error: Unbooked) -> None:
+        if not self.trouble:
+            log.error("spend_file_failed", reason=str(error))
+        self.trouble = str(error)
 
     def _told(self, held: asyncio.Future[Ticket] | None, result: Ticket | CapReached | None) -> None:
         if held is None:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from policies.spend import Usage, day_of, refusal
+from policies.spend import PICO, Usage, day_of, refusal
 
 VERSION = 1
 KEPT_DAYS = 40
@@ -261,17 +261,42 @@ def read_totals(path: Path, now: float, *, days: int = 1) -> list[Totals]:
 
     None where there is no file. Raises Unbooked.
     """
+    nothing = [Totals(day_of(now - back * _DAY)) for back in range(days)]
     if not path.exists():
-        return [Totals(day_of(now - back * _DAY)) for back in range(days)]
+        return nothing
     # Without its companions the file is nobody's at the moment, and may lie where this user cannot make them.
     alone = not path.with_name(f"{path.name}-wal").exists()
     how = "mode=ro&immutable=1" if alone else "mode=ro"
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY_WAIT)
         with contextlib.closing(db):
+            if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # its first writer is at work
+                return nothing
             return [_totals(db, day_of(now - back * _DAY), now) for back in range(days)]
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise Unbooked(f"the spend file {path}: {error}") from error
+
+
+def spend_rows(totals: Totals, provider: str) -> list[dict[str, str | int | float]]:
+    """A provider's sums of a day as documents show them, by route and model. Money is in US dollars."""
+    return [
+        {
+            "route": line.route,
+            "model": line.model,
+            "requests": line.requests,
+            "usd": line.amount / PICO,
+            "held_usd": line.held / PICO,
+            "unsettled_usd": line.unsettled / PICO,
+            "estimated": line.estimated,
+            "unpriced": line.unpriced,
+            "tokens_fresh": line.fresh,
+            "tokens_cached": line.cached,
+            "tokens_cache_write": line.written,
+            "tokens_output": line.output,
+        }
+        for line in totals.lines
+        if line.provider == provider
+    ]
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -10,14 +10,13 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
 from cloud.clock import SystemClock
 from cloud.providers.prices import OwnPrice, OwnRates
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.config import ProviderSpec
-from orchestrator.gateway.endings import ClientGone, Endings, Unserved
+from orchestrator.gateway.endings import ClientGone, Endings, Turned, Unserved
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.provider import ProviderBackend
 from orchestrator.gateway.provider_metrics import ProviderMetrics
@@ -91,11 +90,11 @@ class Stand:
         body = await request.read()
         now = self.clock.now()
         exchange = Exchange(f"req-{len(self.jobs)}", now)
-        exchange.deadline = now + 600
         kind = request.headers.get("Content-Type", "")
         asked = ask(request.method, request.raw_path, kind, body)
-        job = Job(request, exchange, asked=asked, headers=CIMultiDict(), continuation="off")
-        job.route = self.route
+        job = Job(request, exchange, asked)
+        job.route, job.backend = self.route, f"{self.backend.spec.name}/{MODEL}"
+        job.aim(MODEL)
         self.jobs.append(job)
         candidate = Candidate(self.route.backends[0], 0, self.patience)
         try:
@@ -103,6 +102,8 @@ class Stand:
         except Unserved as unserved:
             self.unserved.append(unserved)
             return unserved.turned.response
+        except Turned as turned:
+            return turned.response
         except ClientGone:
             return job.response or web.Response()
 

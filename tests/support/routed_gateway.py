@@ -115,7 +115,10 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 class Routed:
-    """A gateway that runs. `pools` maps names to the engines that it is told of."""
+    """A gateway that runs. `pools` maps names to the engines that it is told of.
+
+    `providers` are played; `specs` are of real ones, which are asked over the network.
+    """
 
     def __init__(
         self,
@@ -124,6 +127,7 @@ class Routed:
         *routes: Route,
         gates: Mapping[str, Mapping[str, Any]] | None = None,
         providers: Mapping[str, Served] | None = None,
+        specs: Sequence[ProviderSpec] = (),
         **settings: Any,
     ) -> None:
         self._pools = {name: list(engines) for name, engines in pools.items()}
@@ -142,7 +146,8 @@ class Routed:
             socket=directory / "gw.sock",
             pools=tuple(made),
             routes=routes,
-            providers={name: ProviderSpec(name=name, kind="openai", url="http://x") for name in providers},
+            providers={name: ProviderSpec(name=name, kind="openai", url="http://x") for name in providers}
+            | {spec.name: spec for spec in specs},
             **({"port": 0, "poll_interval": 0.02, "linger": 0.0, "seed": 1} | settings),
         )
         self.gateway = Gateway(self.config, SystemClock())

@@ -64,6 +64,11 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
+def named(body: bytes) -> bytes:
+    """What the provider said, with the model's name that the client knows."""
+    return body.replace(b'"model": "m"', b'"model":"assistant"')
+
+
 def most_of(seen: Seen) -> int:
     """What is booked where the provider tells no usage."""
     return ceiling(PRICE, bound(seen.fields)).amount
@@ -119,11 +124,27 @@ class TestAnswers:
         async with provider() as api, stand(api, tmp_path) as one:
             status, body = await post(one, {**CHAT, "stream": True}, "/v1/messages")
             assert status == 200
-            assert body == b"".join(events(api.seen[0]))
+            assert body == named(b"".join(events(api.seen[0])))
             status, body = await post(one, CHAT, "/v1/messages")
-            assert body == plain_body(api.seen[1])
+            assert body == named(plain_body(api.seen[1]))
             assert [seen.path for seen in api.seen] == ["/v1/messages"] * 2
             assert (await one.line()).amount == due(api.billed)
+
+    async def test_what_only_anthropics_servers_know_passes_to_them(self, tmp_path: Path) -> None:
+        tools = [{"type": "web_search_20250305", "name": "web_search"}]
+        async with provider() as api, stand(api, tmp_path, usd_per_day_pico=None) as one:
+            assert (await post(one, {**CHAT, "tools": tools}, "/v1/messages"))[0] == 200
+            assert api.seen[0].fields["tools"] == tools
+            line = await one.line()
+            assert (line.amount, line.unpriced) == (0, 1)  # what a search costs no count of tokens tells
+        async with provider() as api, stand(api, tmp_path) as one:
+            status, body = await post(one, {**CHAT, "tools": tools}, "/v1/messages")
+            assert (status, api.seen) == (503, [])
+            assert b"web_search" in body
+        async with provider() as api, stand(api, tmp_path, kind="openai") as one:
+            status, body = await post(one, {**CHAT, "tools": tools}, "/v1/messages")
+            assert (status, api.seen) == (400, [])
+            assert b"web_search" in body
 
     async def test_a_client_of_anthropics_is_translated_for_an_openai_provider(self, tmp_path: Path) -> None:
         async with provider() as api, stand(api, tmp_path, kind="openai") as one:
@@ -394,6 +415,13 @@ class TestFailures:
             assert status == 502
             assert b"busy" in body
             assert (await one.totals()).lines == ()
+
+    async def test_what_may_have_run_and_must_not_twice_goes_nowhere_else(self, tmp_path: Path) -> None:
+        fields = {"model": "assistant", "input": "hi", "max_output_tokens": 5, "store": True}
+        async with provider(sends(b"")) as api, stand(api, tmp_path, kind="openai") as one:
+            assert (await post(one, fields, "/v1/responses"))[0] == 502
+            assert (len(api.seen), one.unserved) == (1, [])
+            assert (await one.line()).amount == most_of(api.seen[0])
 
     async def test_a_stream_where_none_was_asked_for_is_no_answer(self, tmp_path: Path) -> None:
         async def streams(api: PaidProvider, seen: Seen, line: Line) -> None:
