@@ -178,22 +178,14 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
     settings, pool = config.pools[name], config.pools[name].as_pool(name)
     prices = bill.prices_of(pool, offerings)
     limit, usual = bill.most(pool, prices), bill.usual(pool, prices)
-    wanted = f"{pool.replicas} {pool.noun(pool.replicas)}"
-    sentences = [
-        f"{name}: {wanted} of {settings.model_name} ({settings.engine.kind} engine): "
-        f"{pool.spot_wanted} on spot and an on-demand floor of {pool.on_demand_floor} "
-        f"({percent(pool.spot_wanted / max(1, pool.replicas))} spot).",
-        f"Without spot, on-demand nodes cover until {wanted} are ready again; "
-        f"at most {pool.most_units} live at once"
-        + (", and the rest of one more node" if pool.weighted else "")
-        + (f", for at most {money(limit)} an hour." if limit is not None else ", without a spend cap."),
-        f"A doomed node leaves the load balancer at once, unless fewer than {pool.min_serving} would serve; "
-        f"its requests get {pool.drain.budget:g} s to finish.",
-    ]
-    if usual is not None:
-        sentences.insert(2, _cost(pool, prices, usual))
+    sentences = _sizes(name, settings, pool, prices)
     if pool.weighted:
         sentences.append(f"Capacity is counted in units: {explain.units_sentence(pool)}.")
+        if not takes_requests(settings):
+            sentences.append(
+                "The load balancer knows no units: its target group needs the algorithm "
+                "least_outstanding_requests, by which faster nodes get more (`orchestrator doctor` looks)."
+            )
     standby = pool.standby
     if standby.hot or standby.stopped:
         sentences.append(f"Standby: {standby.hot} hot and {standby.stopped} stopped, ready to take over.")
@@ -213,6 +205,26 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
         "units": dict(pool.units) if pool.weighted else {},
         "sentences": sentences,
     }
+
+
+def _sizes(name: str, settings: PoolConfig, pool: Pool, prices: bill.Prices) -> list[str]:
+    """How many nodes a pool has, at what cost, and how they go."""
+    if not pool.replicas:
+        return [f"{name}: none is wanted: nothing is launched, and what is there drains and ends."]
+    wanted = f"{pool.replicas} {pool.noun(pool.replicas)}"
+    limit, usual = bill.most(pool, prices), bill.usual(pool, prices)
+    return [
+        f"{name}: {wanted} of {settings.model_name} ({settings.engine.kind} engine): "
+        f"{pool.spot_wanted} on spot and an on-demand floor of {pool.on_demand_floor} "
+        f"({percent(pool.spot_wanted / pool.replicas)} spot).",
+        f"Without spot, on-demand nodes cover until {wanted} are ready again; "
+        f"at most {pool.most_units} live at once"
+        + (", and the rest of one more node" if pool.weighted else "")
+        + (f", for at most {money(limit)} an hour." if limit is not None else ", without a spend cap."),
+        *([] if usual is None else [_cost(pool, prices, usual)]),
+        f"A doomed node leaves the load balancer at once, unless fewer than {pool.min_serving} would serve; "
+        f"its requests get {pool.drain.budget:g} s to finish.",
+    ]
 
 
 def _cost(pool: Pool, prices: Prices, usual: float) -> str:

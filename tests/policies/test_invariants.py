@@ -24,6 +24,7 @@ from policies.actions import (
     Undrain,
 )
 from policies.decide import decide
+from policies.grant import Share
 from policies.model import InstanceState, Limits, Market, Observed, Pool, StandbyKind, TargetPhase, TargetSpec
 
 Make = Callable[..., Any]
@@ -113,6 +114,16 @@ def test_surplus(whole: Any, at: Make) -> None:
     assert names(whole, launch(at, "y")) == ["surplus"]
     leaving = specs(whole, s0=TargetPhase.DRAINING)
     assert names(whole, launch(at, "y"), drain("s0", Cause.NOTICE), targets=leaving) == []
+
+
+def test_a_share_of_a_budget(whole: Any, at: Make) -> None:
+    whole.pool = replace(whole.pool, share=Share(nodes=5, dollars=True, drains=1))
+    assert names(whole, launch(at, "x", ON_DEMAND, 3.0)) == []
+    assert names(whole, launch(at, "x", ON_DEMAND, 3.1)) == ["budget"]  # 8 + 3 USD/h
+    whole.pool = replace(whole.pool, share=Share(nodes=4, dollars=True, drains=1))
+    assert names(whole, launch(at, "x", ON_DEMAND, 3.0)) == ["budget"]  # four live
+    leaving = specs(whole, s0=TargetPhase.DRAINING)
+    assert names(whole, launch(at, "x"), drain("s0", Cause.NOTICE), targets=leaving) == []
 
 
 def test_spend(whole: Any, at: Make) -> None:

@@ -158,7 +158,7 @@ def _was_whole(sim: Simulation) -> bool:
 
 async def bad_reload(sim: Simulation, rng: random.Random) -> None:
     """A configuration is reloaded that cannot be read, or that resizes the pool out of proportion."""
-    faulty: dict[str, object] = {"replicas": rng.choice((0, "many"))}
+    faulty: dict[str, object] = {"replicas": rng.choice((-1, "many"))}
     resized: dict[str, object] = {"replicas": 1 if _was_whole(sim) else 1000}
     wrong = rng.choice((faulty, resized)) if sim.pool.replicas > 2 else faulty
     await offer(sim, lambda: config(sim.config.daemon.state_dir.parent, **wrong))

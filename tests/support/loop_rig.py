@@ -11,6 +11,7 @@ from orchestrator.journal.store import StoreUnavailable, Totals
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.loop import Loop
+from policies.budget import Shares
 from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured, TargetsApplied
 from policies.memory import Memory, reduce
 from policies.model import (
@@ -200,8 +201,8 @@ class Hands:
 class Rig:
     """A loop over a pool of four ready nodes that serve: s1, s2 on spot, o1, o2 on demand."""
 
-    def __init__(self, clock: Any, pool: Pool | None = None) -> None:
-        self.clock = clock
+    def __init__(self, clock: Any, pool: Pool | None = None, shares: Shares | None = None) -> None:
+        self.clock, self.shares = clock, shares
         self.pool = pool if pool is not None else Pool(name="p", replicas=4)
         self.journal, self.lease, self.inbox = Journal(), Lease(), Inbox()
         self.eyes = Eyes(clock)
@@ -226,6 +227,7 @@ class Rig:
             actuator=self.hands,  # type: ignore[arg-type]
             tick=1.0,
             on_turn=self.snapshots.append,
+            shares=self.shares,
         )
 
     async def turns(self, count: int = 1) -> None:
@@ -252,8 +254,13 @@ class Rig:
         return [type(e).__name__ for e in self.journal.written]
 
 
-def rig(play: Play, work: Callable[[Rig], Awaitable[None]], pool: Pool | None = None) -> None:
+def rig(
+    play: Play,
+    work: Callable[[Rig], Awaitable[None]],
+    pool: Pool | None = None,
+    shares: Shares | None = None,
+) -> None:
     async def whole(clock: Any) -> None:
-        await work(Rig(clock, pool))
+        await work(Rig(clock, pool, shares))
 
     play(whole)

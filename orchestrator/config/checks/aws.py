@@ -9,12 +9,13 @@ from typing import Final
 
 from cloud.aws import tags
 from cloud.aws.balancer_settings import IDLE_TIMEOUTS
-from cloud.engines.flags import has_flag
+from cloud.engines.flags import GPUS, has_flag
 from orchestrator.config.checks.aws_disk import WEIGHTS, disk_errors, disk_warnings
-from orchestrator.config.checks.engine import verdicts
+from orchestrator.config.checks.engine import gpus_in_use, verdicts
 from orchestrator.config.tables.aws import ROLE, AwsRegionTable, AwsTable
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import format_duration, shown
+from policies.model import Market
 
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _SECRET: Final = re.compile(
@@ -25,6 +26,8 @@ _KEY_NAME: Final = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 _SECRET_NAME: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$", re.IGNORECASE)
 _TOKEN: Final = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|(AKIA|ASIA)[A-Z0-9]{12,})")
 _SHORTEST_TOKEN: Final = 8  # characters; shorter ones are switches
+_LEAST: Final = {Market.ON_DEMAND: 0.35, Market.SPOT: 0.08}
+"""USD/h below which EC2 has sold no machine with a GPU: g4ad.xlarge was 0.379 on demand in us-east-1."""
 
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
@@ -127,6 +130,8 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name, verdict in verdicts(pool):
         if verdict.tight:
             yield (*at, "instance_types"), f"{name} is a close fit by estimate: {verdict.text}"
+    yield from _idle_gpus(at, pool)
+    yield from _less_than_anything(at, pool)
     yield from disk_warnings((*at, "disk"), pool)
     yield from _open_secrets(at, pool)
     if pool.agents.listen is not None and not aws.node_role:
@@ -142,6 +147,42 @@ def aws_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
                 "is not set, so only the status of spot requests tells of interruptions; "
                 "make a queue with `orchestrator aws bootstrap` and write its URL",
             )
+
+
+def _idle_gpus(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """GPUs that are paid for and that the engine does not use."""
+    from cloud.aws.catalogue import catalogue
+
+    for name in pool.cloud.aws.instance_types:
+        known = catalogue().types.get(name)
+        there = known.gpus.count if known is not None else 0
+        used = gpus_in_use(pool, there)
+        if 0 < used < there:
+            yield (
+                (*at[:-2], "engine", "args"),
+                f"the engine uses {used} of the {there} GPUs of {name}, and all are paid for; write "
+                f"--tensor-parallel-size {GPUS}, --data-parallel-size for several copies of the model, or a "
+                "type with as many GPUs as it uses",
+            )
+
+
+def _less_than_anything(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """A cap that is no price of such machines, where nobody has looked prices up."""
+    from cloud.aws.catalogue import catalogue
+
+    wanted, kinds = pool.as_pool(at[1]), pool.cloud.aws.instance_types
+    cap = wanted.limits.spend_per_hour
+    if cap is None or not kinds or not all(kind in catalogue().types for kind in kinds):
+        return
+    wanted_of = {Market.ON_DEMAND: wanted.on_demand_floor, Market.SPOT: wanted.spot_wanted}
+    least = sum(-(-units // wanted.largest) * _LEAST[market] for market, units in wanted_of.items())
+    if cap < least:
+        yield (
+            (*at[:-2], "limits", "spend_per_hour"),
+            f"${cap:,.2f} an hour is less than {wanted.replicas} {wanted.noun(wanted.replicas)} cost "
+            f"anywhere: no machine with a GPU is below about ${_LEAST[Market.ON_DEMAND]:.2f} on demand "
+            f"and ${_LEAST[Market.SPOT]:.2f} on spot; `orchestrator validate --prices` asks what these cost",
+        )
 
 
 def _open_secrets(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -149,8 +150,24 @@ def gpus_of(pool: PoolConfig, there: int = 1) -> int:
     that needs none."""
     if pool.engine.kind != "vllm":
         return 0
-    given = [flag_value(pool.engine.args, f"--{way}-parallel-size") for way in ("tensor", "pipeline")]
+    return _product(pool, ("tensor", "pipeline"), there)
+
+
+def gpus_in_use(pool: PoolConfig, there: int) -> int:
+    """How many of the GPUs that are there the engine keeps busy, copies of the model included; 0 for one that
+    needs none, or takes all that it finds."""
+    return _product(pool, ("tensor", "pipeline", "data"), there) if pool.engine.kind == "vllm" else 0
+
+
+def _product(pool: PoolConfig, ways: Iterable[str], there: int) -> int:
+    args = pool.engine.args
+    given = [flag_value(args, f"--{way}-parallel-size") or _after(args, f"-{way[0]}p") for way in ways]
     return math.prod(there if value == GPUS else _whole(value, 1) for value in given)
+
+
+def _after(args: Sequence[str], short: str) -> str | None:
+    """The value of a flag in its short form, "-tp 4"; None without one."""
+    return next((value for word, value in pairwise(args) if word == short), None)
 
 
 def tokens(text: str | None) -> int:

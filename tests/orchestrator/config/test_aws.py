@@ -10,6 +10,7 @@ import pytest
 from cloud.aws.load_balancer import AlbTargetGroup
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.clock import SystemClock
+from orchestrator.cli.validate import meaning
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.values import settings
 from orchestrator.wiring.ports import connect
@@ -477,3 +478,52 @@ def test_llamacpp_lets_go_first_so_no_balancer_of_aws_goes_before_it(tmp_path: P
     found = faults(tmp_path, pool=llama, target_group="llama")
     assert "llama.cpp closes those after 5 s" in found["pool.llama.cloud.aws.target_group"]
     assert built(tmp_path, pool=llama).pool.engine.kind == "llamacpp"
+
+
+def warned(tmp_path: Path, **settings: Any) -> dict[str, str]:
+    return {problem.key: problem.text for problem in built(tmp_path, **settings).warnings}
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "words"),
+    [
+        ("p4d.24xlarge", ["--tensor-parallel-size", "4"], "uses 4 of the 8 GPUs of p4d.24xlarge"),
+        ("p4d.24xlarge", ["-tp", "2", "-pp", "2"], "uses 4 of the 8"),
+        ("g5.12xlarge", [], "uses 1 of the 4"),
+        ("p4d.24xlarge", ["--tensor-parallel-size={gpus}"], ""),
+        ("p4d.24xlarge", ["--tensor-parallel-size", "4", "--data-parallel-size", "2"], ""),
+        ("p4d.24xlarge", ["-tp", "4", "-dp", "2"], ""),
+        ("g6.xlarge", [], ""),
+    ],
+)
+def test_gpus_that_are_paid_for_and_idle_are_told_of(
+    tmp_path: Path, kind: str, args: list[str], words: str
+) -> None:
+    engine = {"kind": "vllm", "args": ["--max-model-len", "4096", *args]}
+    found = warned(tmp_path, pool={"engine": engine, "model": "meta-llama/Llama-3.1-8B-Instruct"},
+                   instance_types=[kind])  # fmt: skip
+    assert words in found.get("pool.llama.engine.args", "")
+    assert bool(words) == ("pool.llama.engine.args" in found)
+
+
+def test_a_cap_that_is_no_price_of_such_machines_is_told_of(tmp_path: Path) -> None:
+    key = "pool.llama.limits.spend_per_hour"
+
+    def cap(dollars: str, **pool: Any) -> dict[str, Any]:
+        return {"replicas": 10, "limits": {"spend_per_hour": dollars}, **pool}
+
+    found = warned(tmp_path, pool=cap("0.50"))
+    assert found[key].startswith("$0.50 an hour is less than 10 nodes cost anywhere")
+    assert key not in warned(tmp_path, pool=cap("40.00"))
+    assert key not in warned(tmp_path, pool=cap("0.50", units={"p5.4xlarge": 10}))
+    unknown = warned(tmp_path, pool=cap("0.50"), instance_types=["c7i.xlarge"])
+    assert key not in unknown  # machines without a GPU may be as cheap as that
+
+
+def test_what_a_target_group_makes_of_units_is_said(tmp_path: Path) -> None:
+    kinds = ["g6.xlarge", "g6.12xlarge"]
+    group = {"target_group": "arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/a/1"}
+    for aws, said in ((group, True), ({}, False)):
+        config = built(tmp_path, pool={"units": {"g6.12xlarge": 4}}, instance_types=kinds, **aws)
+        found = meaning(config, "llama", ())["sentences"]
+        assert any("needs the algorithm least_outstanding_requests" in text for text in found) is said

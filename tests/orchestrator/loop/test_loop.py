@@ -17,6 +17,7 @@ from orchestrator.loop.loop import UNWRITTEN_MOST
 from orchestrator.loop.tally import ARRIVALS_KEPT
 from orchestrator.metrics.metrics import REGISTRY
 from policies.actions import ActionKind, Drain, Launch, Terminate
+from policies.budget import Shares
 from policies.decide import decide
 from policies.events import (
     DrainHeld,
@@ -30,6 +31,7 @@ from policies.events import (
     StateChanged,
     TargetsApplied,
 )
+from policies.grant import Ask, SharedBudget
 from policies.memory import replay
 from policies.model import (
     DrainRules,
@@ -59,6 +61,29 @@ def test_a_settled_pool_is_left_alone_and_nothing_is_written(play: Play) -> None
         assert r.loop.last is r.snapshots[-1]
 
     rig(play, work)
+
+
+def test_a_pool_goes_by_its_share_of_the_budget_from_the_turn_on_in_which_it_changes(play: Play) -> None:
+    shares = Shares(SharedBudget(spend_per_hour=20.0), ["p", "other"])
+
+    async def work(r: Rig) -> None:
+        await r.turns()
+        grant = r.loop.last.world.grant
+        assert grant is not None
+        assert grant.why == "the budget is shared once other was looked at"
+        shares.turn(Ask(pool="other", replicas=0))
+        await r.turns(2)
+        assert r.loop.last.world.grant.why == ""
+        assert r.hands.performed == []
+        shares.budget = SharedBudget(spend_per_hour=6.0)  # two nodes of 3 USD/h
+        await r.turns()
+        assert r.loop.last.world.grant.replicas == 2
+        drains = [a for a in r.loop.last.plan.actions if isinstance(a, Drain)]
+        assert len(drains) == 1
+        assert shares.last("p").spend(0.0) == 8.0
+        assert decide(r.loop.pool, r.loop.last.world, r.loop.last.memory).notes == r.loop.last.plan.notes
+
+    rig(play, work, shares=shares)
 
 
 def test_the_engines_of_what_may_run_are_followed_also_where_lists_lack_it(play: Play) -> None:
