@@ -62,15 +62,31 @@ class Shares:
     """
 
     def __init__(self, budget: SharedBudget, pools: Iterable[str]) -> None:
-        self.budget = budget
+        self._budget = budget
         self._pools = set(pools)
         self._asks: dict[str, Ask] = {}
         self._in_force: dict[str, Grant] = {}
 
     @property
+    def budget(self) -> SharedBudget:
+        """What there is to share; it may be set at any time."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, budget: SharedBudget) -> None:
+        if not self.bounded:  # loops did not ask meanwhile: what they said before is old
+            self._asks.clear()
+            self._in_force.clear()
+        self._budget = budget
+
+    @property
     def bounded(self) -> bool:
-        """Whether there is anything to share."""
-        return self.budget != SharedBudget()
+        """Whether there is anything to share: else no loop needs to ask."""
+        return self._budget != SharedBudget()
+
+    def expect(self, pool: str) -> None:
+        """A pool is added: nobody launches before it was heard."""
+        self._pools.add(pool)
 
     def turn(self, ask: Ask) -> Grant:
         """The grant for a pool's turn that begins now."""

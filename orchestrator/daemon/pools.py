@@ -117,6 +117,7 @@ class Pools:
             run = self.runs.get(name)
             if run is None:
                 run = self.runs[name] = PoolRun(config.only(name), self._footing)
+                self._footing.shares.expect(name)
                 self._look_after(run)
                 continue
             if run.leaving is (name in config.pools):

@@ -176,6 +176,29 @@ def test_nobody_launches_before_each_pool_was_heard() -> None:
     assert shares.turn(ask("chat", 4)).spend_per_hour == pytest.approx(1.0)
 
 
+def test_a_budget_that_begins_later_waits_for_everybody_to_ask_again() -> None:
+    shares = Shares(dollars(9.0), ["a", "b"])
+    a, b = ask("a", 3, has_spot=spot(3)), ask("b", 3)
+    shares.turn(a)
+    shares.turn(b)
+    shares.budget = SharedBudget()
+    assert not shares.bounded
+    shares.budget = dollars(4.0)
+    assert shares.bounded
+    assert shares.turn(b).why == "the budget is shared once a was looked at"
+    shares.turn(replace(a, has_spot=spot(4)))
+    assert shares.turn(b).spend_per_hour == 0.0
+
+
+def test_a_pool_that_is_added_is_waited_for() -> None:
+    shares = Shares(dollars(9.0), ["a"])
+    assert shares.turn(ask("a", 3)).spend_per_hour == pytest.approx(9.0)
+    shares.expect("b")
+    assert shares.turn(ask("a", 3)).spend_per_hour == 0.0
+    shares.turn(ask("b", 6, has_spot=spot(6)))
+    assert shares.turn(ask("a", 3)).spend_per_hour == pytest.approx(3.0)
+
+
 def test_two_pools_cannot_spend_the_same_dollar() -> None:
     shares = Shares(dollars(3.0), ["a", "b"])
     a, b = ask("a", 3), ask("b", 3)
