@@ -160,6 +160,8 @@ class GatewayBalancer:
         going = {spec.id: spec for spec in leaving}
         async with self._order:
             _, body = await self._call("GET", self._state)
+            if self._leaving and _code(body) in _NOT_SERVED:
+                return
             try:
                 held, accepted = [_spec(r) for r in body["targets"] if r["phase"]], int(body["generation"])
             except (KeyError, TypeError, ValueError) as error:

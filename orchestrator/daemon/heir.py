@@ -29,7 +29,7 @@ async def replace_gateway(control: Path) -> str:
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=_WITHIN) as session,
-            session.post("http://gateway/v1/replace") as answer,
+            session.post("http://localhost/v1/replace", json={}) as answer,
         ):
             body: Any = orjson.loads(await answer.read())
             if answer.status == 200:

@@ -414,6 +414,71 @@ def test_the_settings_of_a_pool_that_leaves_come_back_as_they_were(tmp_path: Pat
         leaving.decode("[pool.p]", "q", given)
 
 
+# -- what was there before, and pairs ------------------------------------------------------------------
+
+
+def test_the_journal_of_a_daemon_with_one_pool_is_taken_over(tmp_path: Path) -> None:
+    """Its nodes are still its own, nothing is launched for them, and the second pool begins from nothing."""
+
+    async def script(sim: Simulation) -> None:
+        both, sim.config = sim.config, sim.config.only("p")
+        sim.pools["p"].furnish()
+        first = sim.boot()
+        await sim.clock.sleep(60.0)
+        loop = first.loop("p")
+        assert loop is not None
+        known = {*loop.memory.nodes}
+        assert len(known) == 4
+        sim.kill(first)
+        sim.config = both
+        second = sim.boot()
+        await sim.settle()
+        loop = second.loop("p")
+        assert loop is not None
+        assert {*loop.memory.nodes} == known
+        assert (sim.pools["p"].world.launches, sim.pools["q"].world.launches) == (4, 4)
+
+    assert simulate(tmp_path).run(script).broken == ()
+
+
+def test_a_standby_takes_over_every_pool(tmp_path: Path) -> None:
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        for host in "ab":
+            sim.boot(host=host)
+        await sim.settle()
+        first = sim.running
+        assert first is not None
+        standby = next(process for process in sim.processes if process is not first)
+        assert standby.daemon.runs == {}
+        nodes = [noticed(sim, name) for name in sim.pools]
+        sim.kill(first)
+        await sim.settle()
+        assert sim.running is standby
+        assert standby.daemon.runs.keys() == sim.pools.keys()
+        assert not any(pool.world.machines[n].live for n, pool in zip(nodes, sim.pools.values(), strict=True))
+
+    assert simulate(tmp_path).run(script).broken == ()
+
+
+def test_without_their_database_all_pools_still_take_noticed_nodes_out(tmp_path: Path) -> None:
+    async def script(sim: Simulation) -> None:
+        sim.furnish()
+        for host in "ab":
+            sim.boot(host=host)
+        await sim.settle()
+        sim.database.lose()
+        await sim.clock.sleep(2.0 * sim.config.daemon.lease)
+        nodes = {name: noticed(sim, name) for name in sim.pools}
+        await sim.clock.sleep(10.0)
+        for name, node in nodes.items():
+            assert sim.pools[name].table.targets[node].phase == "draining", name
+        sim.database.regain()
+        await sim.settle()
+
+    assert simulate(tmp_path).run(script).broken == ()
+
+
 # -- what is one pool's --------------------------------------------------------------------------------
 
 

@@ -30,6 +30,8 @@ class Scripted:
         self.status = 200
         self.answer = None
         self.state = {}
+        self.state_status = 200
+        self.asked_of = []
         self.hold = None
         self.connections = set()
 
@@ -52,10 +54,15 @@ class Scripted:
             await self.hold.wait()
         if self.answer is not None:
             return web.Response(body=self.answer)
-        body = {"incarnation": self.incarnation, "error": {"message": "because"}}
+        code = "wrong_pool" if self.state_status == 404 else "stale_generation"
+        body = {"incarnation": self.incarnation, "error": {"code": code, "message": "because"}}
         return web.json_response(body, status=self.status)
 
     async def _get(self, request):
+        self.asked_of.append(request.query.get("pool"))
+        if self.state_status != 200:
+            error = {"code": "no_pool", "message": "this gateway serves embed, not 'chat'"}
+            return web.json_response({"error": error}, status=self.state_status)
         generation = self.pushed[-1].generation if self.pushed else 0
         body = {
             "incarnation": self.incarnation,
@@ -392,3 +399,42 @@ async def test_a_gateway_of_another_pool_is_not_ours(gateway, make):
     gateway.state = {"only_pool": "other"}
     with pytest.raises(Denied, match="serves pool 'other' only, not 'chat'"):
         await make().observe()
+
+
+async def test_each_pool_asks_for_its_own_state(gateway, make):
+    await make().observe()
+    assert gateway.asked_of == ["chat"]
+
+
+async def test_a_gateway_that_does_not_serve_the_pool_says_whom_it_serves(gateway, make):
+    gateway.state_status, gateway.status = 404, 409
+    balancer = make()
+    with pytest.raises(Denied, match="404 this gateway serves embed, not 'chat'"):
+        await balancer.observe()
+    with pytest.raises(Denied, match="because"):
+        await balancer.apply([A], 1)
+
+
+async def test_a_pool_that_is_removed_may_be_gone_from_the_gateway_already(gateway, make):
+    """A gateway that was started with the new file holds nothing of it: what is left has to end still."""
+    gateway.state_status, gateway.status = 404, 409
+    balancer = make()
+    balancer.leave()
+    assert (await balancer.observe()).targets == ()
+    await balancer.apply([A], 5)
+    await balancer.detach([A], 6)
+    await balancer.apply([], 7)
+    assert (await balancer.observe()).generation == 7
+
+
+async def test_the_file_is_written_in_a_thread_of_the_balancers_own(gateway, make, tmp_path, monkeypatch):
+    """Threads that all pools share may be held by the hung disk of another."""
+    wrote = []
+    monkeypatch.setattr(
+        "cloud.balancers.gateway.files.write", lambda *_: wrote.append(threading.current_thread().name)
+    )
+    one, two = make(), make(pool="embed", targets_file=tmp_path / "embed.json")
+    for balancer in (one, two):
+        await balancer.apply([A], 1)
+        await balancer.flush()
+    assert wrote == ["targets-chat-1", "targets-embed-1"]

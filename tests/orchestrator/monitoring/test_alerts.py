@@ -384,7 +384,7 @@ CASES: dict[str, Case] = {
     "OrchestratorDatabaseSilent": one(  # silent from the second sample on: its `for` is as long as a sample
         'orchestrator_database_silent_seconds{pool="a"}', "0 9+15x960", "0x4 9x0 0x900", pool="a"
     ),
-    "OrchestratorLoopStalled": one("orchestrator_turns_total", always(7), rising(1)),
+    "OrchestratorLoopStalled": one('orchestrator_turns_total{pool="a"}', always(7), rising(1), pool="a"),
     "OrchestratorLoopSlow": Case(
         fires={
             'orchestrator_loop_lag_seconds_bucket{instance="d",le="0.5"}': always(0),
