@@ -37,7 +37,8 @@ def provider_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
             )
         yield from _url_errors((*at, "url"), provider)
         for key in _ANTHROPIC_ONLY:
-            if provider.kind != ANTHROPIC and key in provider.model_fields_set:
+            usual = ProviderConfig.model_fields[key].default
+            if provider.kind != ANTHROPIC and getattr(provider, key) != usual:
                 yield (*at, key), f'is read only where kind = "{ANTHROPIC}"; leave it out'
         for key in _TIMES:
             if getattr(provider, key) <= 0:

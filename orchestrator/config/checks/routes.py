@@ -51,9 +51,10 @@ def route_warnings(parsed: ConfigFile) -> Iterator[Found]:
                 f"{shown(route.name)} has no backend that is always there: its pools are all on spot, and "
                 "without spot nobody answers; give one of them an on-demand floor, or add a provider",
             )
-        if "usd_per_day" in route.model_fields_set and not any(b.provider for b in route.to):
+        if route.usd_per_day is not None and not any(b.provider for b in route.to):
             yield (*at, "usd_per_day"), "bounds what providers cost, and this route has none; leave it out"
-        if "session_header" in route.model_fields_set and route.affinity != "session":
+        usual = RouteConfig.model_fields["session_header"].default
+        if route.session_header != usual and route.affinity != "session":
             yield (
                 (*at, "session_header"),
                 'is not read unless affinity = "session"; write that, or leave it out',

@@ -57,7 +57,7 @@ class RouteConfig(Section):
         examples=[["assistant", "gpt-4o"]],
     )
     to: Listed[BackendConfig] = Field(
-        description="The backends in order.",
+        description='The backends in order: [{ pool = "NAME" }, { provider = "NAME", model = "MODEL" }].',
         examples=[[{"pool": "chat"}, {"provider": "claude", "model": "claude-sonnet-5"}]],
     )
     data: Literal["may-leave", "stays"] = Field(

@@ -118,7 +118,7 @@ FAULTS: list[tuple[str, str, list[str]]] = [
      ["pool.toml:10: provider.api.api_key_file: there is no file key; create it or correct the path"]),
     ("certificates that are none", HEAD + 'ca_file = "pool.toml"\n',
      ["pool.toml:10: provider.api.ca_file: pool.toml holds no certificate"]),
-    ("keys of the other kind", HEAD + 'sampling = true\napi_version = "2023-06-01"\n',
+    ("keys of the other kind", HEAD + 'sampling = true\napi_version = "2026-10-21"\n',
      ['pool.toml:10: provider.api.sampling: is read only where kind = "anthropic"',
       'pool.toml:11: provider.api.api_version: is read only where kind = "anthropic"']),
     ("no request at all", HEAD + "in_flight = 0\n",
