@@ -97,6 +97,11 @@ def chunks(texts: list[str], finish: str | None = "stop", *, usage: Fields | Non
     return [*events, b"data: [DONE]\n\n"]
 
 
+def lines(stream: bytes) -> bytes:
+    """A stream with line feeds alone: where it breaks, the CR of a CR LF may have come without its LF."""
+    return stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 def read_chat(stream: bytes) -> Fields:
     """What a chat stream comes to, as a client of OpenAI's puts it together."""
     out: Fields = {"content": "", "reasoning": "", "calls": {}, "finish": None, "usage": None, "roles": 0}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cloud.providers.anthropic import ChatReader, ChatRelay, MessagesReader, MessagesRelay
 from cloud.providers.wire import LONGEST_EVENT, Relay
 from policies.spend import Usage
-from tests.support.provider_streams import USAGE, event, message, message_stream, read_chat
+from tests.support.provider_streams import USAGE, event, lines, message, message_stream, read_chat
 
 READER = ChatReader(model="claude", created=1_700_000_000, usage_asked=True)
 TEXT = {"type": "text", "text": "Grüße, 世界 🎉!"}
@@ -249,7 +249,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 def told(relay: Relay, parts: list[bytes]) -> tuple[Any, ...]:
-    return (run(relay, parts), relay.usage, relay.begun, relay.whole, relay.error)
+    return (lines(run(relay, parts)), relay.usage, relay.begun, relay.whole, relay.error)
 
 
 @given(contents, cuts, st.sampled_from([b"\n", b"\r\n"]), st.integers(0, 3_000))

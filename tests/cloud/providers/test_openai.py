@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloud.providers.kinds import wire_of
 from cloud.providers.openai import OpenAiReader
 from cloud.providers.wire import Call, Relay, Untranslatable
 from policies.spend import Usage
-from tests.support.provider_streams import chunk, chunks, read_chat
+from tests.support.provider_streams import chunk, chunks, lines, read_chat
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, EMBEDDINGS = "/v1/responses", "/v1/embeddings"
@@ -322,6 +322,7 @@ def test_what_usage_says(told, usage):
 cuts = st.lists(st.integers(0, 10_000), max_size=30)
 
 
+@example(["\r\x80𐀀"], [686], b"\r\n", False, 509)
 @given(
     st.lists(st.text(max_size=6), max_size=6),
     cuts,
@@ -338,7 +339,7 @@ def test_however_it_is_cut(texts, places, newline, asks, lost):
     results = []
     for each in (parts, [data]):
         relay = OpenAiReader(CHAT, 1, usage_asked=asks).relay()
-        results.append((run(relay, each), relay.usage, relay.begun, relay.whole, relay.error))
+        results.append((lines(run(relay, each)), relay.usage, relay.begun, relay.whole, relay.error))
     assert results[0] == results[1]
 
 
