@@ -85,7 +85,7 @@ class ProviderLook:
 @value
 class CapLook:
     """A cap on a day: what is used of it, spent or held, in picodollars. `refused` counts the requests that
-    it kept from being sent, since some moment that a restart of the gateway sets anew.
+    a cap kept from being sent there, since some moment that a restart of the gateway sets anew.
     """
 
     about: str
@@ -204,10 +204,12 @@ def _caps(look: Look, watch: Watch, memory: Memory) -> Iterator[News]:
     for each in look.caps:
         told = memory.caps.get(each.about)
         today = told is not None and told.day == look.day
-        refused = each.refused > watch.refused.get(each.about, each.refused)
-        if refused and not (today and told is not None and told.reached):
+        if each.used < NEAR * each.cap:  # one request that is too large for what is left of it is no news
+            continue
+        reached = each.refused > watch.refused.get(each.about, each.refused)
+        if reached and not (today and told is not None and told.reached):
             yield CapReached(at=look.at, about=each.about, day=look.day, used=each.used, cap=each.cap)
-        elif not today and each.used >= NEAR * each.cap:
+        elif not today:
             yield CapNear(at=look.at, about=each.about, day=look.day, used=each.used, cap=each.cap)
 
 

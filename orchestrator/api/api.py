@@ -17,13 +17,13 @@ from aiohttp.typedefs import Middleware
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cloud.ports import Clock
-from orchestrator.api import agents, history, status
+from orchestrator.api import agents, history, routes, status
 from orchestrator.api.discovery import scrape_targets
 from orchestrator.api.explaining import explanation, policy_text
 from orchestrator.api.gauges import Gauges
 from orchestrator.api.reloading import Reloader
 from orchestrator.api.runs import Run, Runs, alive, turned, unseen
-from orchestrator.journal.store import Store, StoredEvent, StoreUnavailable
+from orchestrator.journal.store import GATEWAY, Store, StoredEvent, StoreUnavailable
 from orchestrator.loop.loop import Snapshot
 from orchestrator.views import api as views
 from policies import explain
@@ -66,10 +66,12 @@ class Api:
         daemon: Callable[[], views.DaemonView],
         gauges: Gauges,
         reloader: Reloader,
+        outside: routes.Outside,
     ) -> None:
         self._runs, self._store, self._clock, self._daemon = runs, store, clock, daemon
         self._gauges = gauges
         self._reloader = reloader
+        self._outside = outside
 
     def control_app(self) -> web.Application:
         """Routes of the control socket: all that can be read, and all that can be asked for."""
@@ -121,6 +123,11 @@ class Api:
             snapshot = run.last or unseen(run, now=self._clock.now())
             pools.append(status.pool_view(snapshot, run.totals, down=run.why_down()))
         view = views.StatusView(schema="status/1", at=self._clock.now(), daemon=self._daemon(), pools=pools)
+        sight, memory = self._outside.sight, self._outside.memory
+        if sight is not None:
+            view["gateway"] = routes.gateway_seen(sight, self._clock.now())
+            view["routes"] = routes.routes_now(sight, memory)
+            view["providers"] = routes.providers_now(sight, memory)
         return answer(view)
 
     async def _node(self, request: web.Request) -> web.Response:
@@ -193,13 +200,21 @@ class Api:
         told = [(name, texts) for name, texts in told if texts]
         several = len(told) > 1
         sentences = [f"{name}: {text}" if several else text for name, texts in told for text in texts]
+        sentences += self._route_text(subject)
         sentences = sentences or [*policy_text(subject)]
         if not sentences:
             raise Refused(
                 404,
-                f"nothing is known of {subject!r}; name a node, a zone, a policy (such as capacity), or pool",
+                f"nothing is known of {subject!r}; "
+                "name a node, a zone, a route, a policy (such as capacity), or pool",
             )
         return answer(views.ExplainView(schema="explain/1", subject=subject, sentences=sentences))
+
+    def _route_text(self, subject: str) -> Sequence[str]:
+        """The route of a name that clients ask for, said as NAME or as "route NAME"."""
+        sight = self._outside.sight
+        name = subject.removeprefix("route ").strip()
+        return () if sight is None else routes.sentences(sight, self._outside.memory, name)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         text = await self._gauges.exposition()
@@ -339,7 +354,7 @@ class Api:
     def _event(self, entry: StoredEvent) -> views.EventView:
         """An entry of the journal, with the pool where there are several."""
         view = status.event_view(entry)
-        if len(self._runs) > 1:
+        if len(self._runs) > 1 and entry.pool != GATEWAY:
             view["pool"] = entry.pool
         return view
 

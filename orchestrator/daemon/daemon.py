@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from cloud.balancers.routes import read_routes
 from cloud.clock import SystemClock
 from cloud.errors import Denied
 from cloud.ports import Clock, Lease, LeaseHolder
@@ -30,6 +31,7 @@ from orchestrator.config.load import Config
 from orchestrator.config.sockets import reading_socket
 from orchestrator.config.types import SQLITE
 from orchestrator.daemon.heir import Heirs, Replace, replace_gateway
+from orchestrator.daemon.outside import Ask, Outside
 from orchestrator.daemon.pool_run import Connect, Footing, PoolRun
 from orchestrator.daemon.pools import Pools
 from orchestrator.daemon.standby import Standby
@@ -90,6 +92,7 @@ class Daemon:
         make_lease: MakeLease = FileLease,
         open_shared: OpenShared = open_shared,
         replace: Replace = replace_gateway,
+        ask: Ask = read_routes,
         supervisor: Supervisor | None = None,
     ) -> None:
         self._threads, self._listen, self._connect = threads, listen, connect
@@ -117,6 +120,8 @@ class Daemon:
         self._standby: Standby | None = None
         self._store: Store | None = None
         self._pools: Pools | None = None
+        self._outside: Outside | None = None
+        self._ask = ask
         self._started_at = 0.0
         self._failed: asyncio.Future[str] | None = None
 
@@ -205,6 +210,10 @@ class Daemon:
         if self._place is not None:
             self._place.record(epoch)
         self._keep_turns(store)
+        compacting = asyncio.Lock()
+        outside = self._outside = Outside(
+            lambda: self._config, clock=self._clock, store=store, ask=self._ask, compacting=compacting
+        )
         footing = Footing(
             clock=self._clock,
             store=store,
@@ -216,15 +225,16 @@ class Daemon:
             listen=self._listen,
             turned=self._after_turn,
             shares=Shares(SharedBudget(), self._config.pools),
-            compacting=asyncio.Lock(),
+            compacting=compacting,
         )
         pools = self._pools = Pools(footing, give_up=self._fail, gone=self._heirs.look)
         wrong = await pools.begin(self._config)
         if wrong:
             self.reloader.complain(wrong, "everything else in the file is in force")
         if self._listen:
-            await self._serve(self._api(pools, store))
+            await self._serve(self._api(pools, store, outside))
         pools.start()
+        self._spawn("look at routes and providers", outside.run())
         self._spawn("show signs of life", self._live())
         log.info("started", epoch=epoch, pools=list(pools.runs), state_dir=str(self._config.daemon.state_dir))
 
@@ -247,7 +257,7 @@ class Daemon:
         self._roots[name] = work
         self._tasks[name] = asyncio.create_task(self._guard(name, work, may_end=may_end), name=name)
 
-    def _api(self, pools: Pools, store: Store) -> Api:
+    def _api(self, pools: Pools, store: Store, outside: Outside) -> Api:
         clock = self._clock
         return Api(
             runs=pools.runs,
@@ -260,6 +270,7 @@ class Daemon:
                 clock_step=clock.step if isinstance(clock, SystemClock) else lambda: 0.0,
             ),
             reloader=self.reloader,
+            outside=outside,
         )
 
     async def _serve(self, api: Api | Standby) -> None:
@@ -287,6 +298,8 @@ class Daemon:
         reconfigured = self._pools.reconfigure(config, wait=wait)
         self._heirs.want(config.gateway.socket, changed)
         await reconfigured
+        if self._outside is not None:
+            self._outside.poke()
 
     def _put(self, event: Event, pools: Collection[str]) -> None:
         """Have these pools hear of something that concerns them."""

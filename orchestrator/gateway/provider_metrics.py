@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -36,7 +37,8 @@ class ProviderMetrics:
     """The counters that the backends move, and the gauges that are read when asked for.
 
     `states` gives each provider's state, `caps` the routes' caps in picodollars a day, `today` the sums that
-    were read last, `trouble` why the spend file cannot be written.
+    were read last, `trouble` why the spend file cannot be written. `over_cap` counts the requests
+    that were not sent because of a cap, by provider and route.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ProviderMetrics:
             "over_bound", "Requests whose usage was told to be more than their request allows", "provider"
         )
         self._capped = counter("cap_reached", "Requests not sent because of a cap", "provider", "route")
+        self.over_cap: Counts[tuple[str, str]] = Counts()
         self._seconds = Histogram(
             _PREFIX + "seconds", "From sending to the end of the answer", ["provider"], buckets=_SECONDS,
             registry=registry,
@@ -97,6 +100,7 @@ class ProviderMetrics:
     def cap_reached(self, provider: str, route: str) -> None:
         """A request was not sent because of a cap."""
         self._capped.labels(provider, route).inc()
+        self.over_cap[provider, route] += 1
 
     def over_bound(self, provider: str) -> None:
         """A usage is more than its request allows."""

@@ -49,7 +49,7 @@ class Providers:
         if config.spend_file is None:
             raise GatewayError("gateway: spend_file: is missing; what providers cost is kept there")
         self._book = book = SpendBook(config.spend_file, clock)
-        shown = ProviderMetrics(
+        self._shown = shown = ProviderMetrics(
             metrics.registry,
             states=lambda: {name: backend.state() for name, backend in self.backends.items()},
             caps={
@@ -103,6 +103,9 @@ class Providers:
             "spent_today_usd": today.amount(provider=name) / PICO,
             "held_usd": today.held(provider=name) / PICO,
             "cap_usd": None if state.cap is None else state.cap / PICO,
+            "over_cap": {
+                route: count for (provider, route), count in self._shown.over_cap.items() if provider == name
+            },
             "spend_file": self._book.trouble or "is well",
             "today": spend_rows(today, name),
         }

@@ -42,6 +42,9 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 2
 
+GATEWAY: Final = "@gateway"
+"""The stream of what concerns the gateway's routes and providers, and no pool."""
+
 _LEAVING: Final = "leaving/"
 """Keys in `meta` of the settings of pools that are being removed begin so."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+from orchestrator.views.routes import GatewaySeenView, ProviderNowView, RouteNowView
+
 PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down", "all-on-demand", "empty"]
 
 
@@ -192,6 +194,9 @@ class StatusView(TypedDict):
     at: float
     daemon: DaemonView
     pools: list[PoolView]
+    gateway: NotRequired[Annotated[GatewaySeenView, "only where the file has a route or a provider"]]
+    routes: NotRequired[Annotated[list[RouteNowView], "only where the file has a route or a provider"]]
+    providers: NotRequired[Annotated[list[ProviderNowView], "only where the file has a route or a provider"]]
 
 
 class NodesView(TypedDict):

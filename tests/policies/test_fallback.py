@@ -217,7 +217,9 @@ def test_a_cap_is_near_once_and_reached_once_on_its_day() -> None:
     assert [type(e) for e in used(80, 3)] == [CapNear]
     assert used(70, 3) == []  # what was held is let go
     assert used(95, 3) == []
-    (reached,) = used(97, 4)
+    assert used(70, 4) == []  # too large a request for what is left
+    assert used(95, 4) == []
+    (reached,) = used(97, 5)
     assert isinstance(reached, CapReached)
     assert sentence(reached) == (
         "the cap of provider claude is reached, $0.97 of $1.00 on 2026-11-30 used: requests are not sent "

@@ -21,6 +21,7 @@ from orchestrator.render import render
 from orchestrator.render.parts import Look
 from orchestrator.simulation.simulate import Simulation
 from policies.decide import decide_for
+from policies.memory import Memory
 from policies.model import Market, Placement
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -59,6 +60,7 @@ def play(folder: Path, script: Script, *pools: str) -> None:
             daemon=daemon.describe,
             gauges=Gauges(runs=daemon.runs, state_dir=config.daemon.state_dir, clock_step=lambda: 0.0),
             reloader=daemon.reloader,
+            outside=SimpleNamespace(sight=None, memory=Memory()),
         )
 
         async def ask(what: str, *, node: str = "", body: Any = None, **query: str) -> Any:

@@ -49,7 +49,7 @@ async def said(
     last = SimpleNamespace(world=SimpleNamespace(durable=durable))
     runs: Any = {"p": SimpleNamespace(name="p", last=last, inbox=slow)}
     clock: Any = SimpleNamespace(now=lambda: 0.0)
-    others: Any = dict.fromkeys(("store", "daemon", "gauges"))
+    others: Any = dict.fromkeys(("store", "daemon", "gauges", "outside"))
     api = Api(runs=runs, clock=clock, reloader=slow, **others)
     with pytest.raises(Refused) as caught:
         await getattr(api, call)(Request())
