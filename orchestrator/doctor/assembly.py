@@ -95,7 +95,7 @@ def _read(file: Path | None) -> tuple[Config | None, Findings]:
     warnings: list[Finding] = [warn(str(w), "change it, or leave it knowingly") for w in config.warnings]
     wanted = [pool.as_pool(name) for name, pool in config.pools.items()]
     sizes = [f"{pool.replicas} {pool.noun(pool.replicas)}" for pool in wanted]
-    text = f"{file} is valid: {' and '.join(sizes) or 'no node'} wanted"
+    text = f"{file} is valid: " + (f"{' and '.join(sizes)} wanted" if sizes else "it has no pool")
     return config, warnings or [ok(text)]
 
 

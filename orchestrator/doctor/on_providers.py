@@ -138,11 +138,11 @@ async def _body(answer: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def _key_of(provider: ProviderConfig) -> tuple[str, str]:
-    """The key to show, and why there is none."""
+def _key_of(provider: ProviderConfig) -> tuple[str, str | None]:
+    """The key to show, and why it cannot be; None where the file names none."""
     file = provider.api_key_file
     if file is None:
-        return "", ""
+        return "", None
     if is_credential(file):
         return "", f"{file} is a credential of the gateway's service"
     if fault := unreadable(file) or key_fault(file):

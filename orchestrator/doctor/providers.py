@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
+from orchestrator.words import plural
 
 _SKEW = 30.0  # s that this machine's clock may be off
 _OK = 200
@@ -51,9 +52,9 @@ class Answer:
     skew: float | None = None
 
 
-def reached(url: str, answer: Answer, *, key: str) -> Findings:
-    """Whether the provider answers, and what it says to the key. `key`: why there is none to show, empty
-    where it was shown."""
+def reached(url: str, answer: Answer, *, key: str | None) -> Findings:
+    """Whether the provider answers, and what it says to the key. `key`: why that could not be shown, empty
+    where it was, None where the file names none."""
     if not answer.status:
         return [fail(f"{url} cannot be reached: {answer.said}", _ADVICE[answer.trouble])]
     findings: list[Finding] = []
@@ -63,8 +64,9 @@ def reached(url: str, answer: Answer, *, key: str) -> Findings:
         advice = "put a key into api_key_file that is in force; the gateway reads it again by itself"
         findings.append(fail(f"{url} does not accept the key ({answer.status}{_of(answer.said)})", advice))
     elif answer.status == _OK or answer.status in _UNKNOWN:
+        lists = "accepts the key" if key is not None else "answers, and asks for no key"
         none = f"answers, and has no list of models ({answer.status})"
-        findings.append(ok(f"{url} {'accepts the key' if answer.status == _OK else none}"))
+        findings.append(ok(f"{url} {lists if answer.status == _OK else none}"))
     else:
         advice = "wait and look again; requests that are routed there are tried again by themselves"
         findings.append(warn(f"{url} answers {answer.status}{_of(answer.said)}", advice))
@@ -127,4 +129,5 @@ def routes(wanted: Sequence[tuple[str, ...]], served: Sequence[Served] | None, e
         elif each.left_out:
             text = f"its requests go to {each.goes_to}: {why}"
             findings.append(warn(text, "orchestrator explain pool says why", each.models[0]))
-    return findings or [ok(f"each of its {len(served)} routes goes to its first backend")]
+    whole = f"{plural(len(served), 'route')}, and requests go to the first backend of each"
+    return findings or [ok(whole)]

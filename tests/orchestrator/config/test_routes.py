@@ -289,6 +289,21 @@ def test_a_pool_behind_a_balancer_of_aws_is_no_backend(short_dir: Path) -> None:
     assert "pool a is served by a target group of AWS, so its nodes are not the gateway's" in found
 
 
+def test_a_pool_of_no_nodes_leaves_no_route_with_nothing(short_dir: Path) -> None:
+    empty = HEAD.replace("replicas = 4", "replicas = 0")
+    routed = empty + '[[route]]\nmodels = ["a"]\nto = [{ pool = "chat" }'
+    (found,) = problems(short_dir, routed + "]\n")
+    assert found.startswith('pool.toml:2: pool.chat.replicas: is 0, and route[0] "a" has no other backend')
+    (found,) = problems(short_dir, empty)
+    assert found.startswith("pool.toml:2: pool.chat.replicas: is 0, and no route leads to the pool")
+    both = routed + ', { provider = "api", model = "x" }]\n'
+    assert warnings(short_dir, both) == [
+        'pool.toml:2: pool.chat.replicas: is 0, so requests for "m/chat" itself are answered with 503; add '
+        "that name to a route with another backend"
+    ]
+    assert warnings(short_dir, both.replace('["a"]', '["a", "m/chat"]')) == []
+
+
 # -- what a file comes to ---------------------------------------------------------------------------
 
 

@@ -112,6 +112,14 @@ async def test_a_provider_that_is_well(api: Api, short_dir: Path) -> None:
     assert set(api.asked) == {"/v1/models"}
 
 
+async def test_a_provider_that_wants_no_key(api: Api, short_dir: Path) -> None:
+    await api.open()
+    api.handler = answers(200, {"data": [{"id": "x"}]})
+    file = configured(short_dir, f"http://127.0.0.1:{api.port}")
+    file.write_text(file.read_text().replace('api_key_file = "key"\n', ""))
+    assert only((await look(file))["api"]).text == f"http://127.0.0.1:{api.port} answers, and asks for no key"
+
+
 async def test_the_form_of_anthropic(api: Api, short_dir: Path) -> None:
     await api.open()
     found = await look(configured(short_dir, f"http://127.0.0.1:{api.port}/v1", kind="anthropic"))
