@@ -88,7 +88,7 @@ class GatewayMetrics:
             pool: {each: requests.labels(*([pool] if self.label else []), each.value) for each in Outcome}
             for pool in ("", *pools)
         }
-        self._recent = {pool: Recent() for pool in self._requests}
+        self._recent: dict[str, Recent] = {"": Recent()}
         self._ended = counter(
             "connections_ended", "Connections ended for newer ones, or refused, at their limit"
         )
@@ -103,15 +103,14 @@ class GatewayMetrics:
 
     def lane(self, pool: str, table: TargetTable, queued: Callable[[], int]) -> LaneMetrics:
         """The metrics of a pool, its targets and its queue."""
-        made = LaneMetrics(self, pool if self.label else "", table, queued)
+        made = LaneMetrics(self, pool if self.label else "", table, queued, self._recent_of(pool))
         self.lanes.append(made)
         return made
 
     def request_ended(self, outcome: Outcome, seconds: float, pool: str = "") -> None:
         """A client's request is over; `pool` had it last, empty for none."""
-        pool = pool if pool in self._requests else ""
-        self._requests[pool][outcome].inc()
-        self._recent[pool].add(outcome, self.now())
+        self._requests[pool if self.label else ""][outcome].inc()
+        self._recent_of(pool).add(outcome, self.now())
         self._seconds.observe(seconds)
 
     def stray_set(self, result: str) -> None:
@@ -141,9 +140,9 @@ class GatewayMetrics:
         """Requests that a pool had last, by outcome; all of them where pools have no label."""
         return {outcome.value: int(_total(child)) for outcome, child in self._requests[pool].items()}
 
-    def recent(self, pool: str) -> dict[str, int]:
-        """How the last of them ended."""
-        return self._recent[pool].counts(self.now())
+    def _recent_of(self, pool: str) -> Recent:
+        """How the last requests of a pool ended; all of them where there is no route that leads elsewhere."""
+        return self._recent.setdefault(pool if self.routed is not None else "", Recent())
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -188,9 +187,15 @@ class LaneMetrics:
     """The counters that one pool's lane moves. `pool` is empty where it has no label."""
 
     def __init__(
-        self, process: GatewayMetrics, pool: str, table: TargetTable, queued: Callable[[], int]
+        self,
+        process: GatewayMetrics,
+        pool: str,
+        table: TargetTable,
+        queued: Callable[[], int],
+        recent: Recent,
     ) -> None:
         self._process = process
+        self._recent = recent
         self._families = families = process.families
         self.pool = pool
         self.labels = (pool,) if process.label else ()
@@ -268,7 +273,7 @@ class LaneMetrics:
 
     def recent(self) -> dict[str, int]:
         """How the last of its requests ended."""
-        return self._process.recent(self.pool)
+        return self._recent.counts(self._process.now())
 
     def _of(self, family: Counter, *values: str) -> Counter:
         """Its own series of a family."""

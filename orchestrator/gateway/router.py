@@ -184,8 +184,8 @@ class Router:
             route = self._names.find(model)
         elif self._config.default_route:
             route = self._names.find(self._config.default_route)
-        elif len(self._config.pools) == 1 and not job.asked.dialect.json:
-            return _straight(self._config.pools[0])
+        elif self._config.pools and not job.asked.dialect.json:
+            return _straight(self._config.pools[0])  # it has no place for a name: a file, a list, /health
         else:
             raise self._endings.turned(
                 job, 400, "model_missing", f"the request names no model; {self._known()}", param="model"
@@ -274,7 +274,7 @@ def implicit_routes(pools: Iterable[PoolGate]) -> Iterator[Route]:
 
 
 def _straight(gate: PoolGate) -> Route:
-    """The route of what names no model, to the only pool there is for it."""
+    """The route of what is for a pool and names no model that leads there."""
     backend = Entry(kind=Kind.POOL, name=gate.name)
     return Route(models=(gate.name or "pool",), backends=(backend,))
 

@@ -37,7 +37,7 @@ class BackendConfig(Section):
     )
     waited: Duration | None = Field(
         default=None,
-        description="It is also asked once a request has waited for so long, or is expected to.",
+        description="It is also asked once a request has waited for so long.",
         examples=["2s"],
     )
     weight: int | None = Field(

@@ -602,6 +602,27 @@ async def test_a_damaged_targets_file_is_its_own_lanes_trouble(
     assert (await gateway.ask("one-model"))[0] == (await gateway.ask("two-model"))[0] == 200
 
 
+async def test_what_names_no_model_and_cannot_goes_to_the_first_pool(routed, engine, upstreams):
+    other = await upstreams("b", echo)
+    gateway = await routed({"one": [engine], "two": [other]})
+    for path in ("/v1/files", "/version"):
+        assert (await gateway.send("GET", path))[0] == 200
+    assert [seen.path for seen in engine.seen] == ["/v1/files", "/version"]
+    assert not other.seen
+
+
+async def test_what_a_provider_answered_says_nothing_of_the_pool(routed, engine, provider):
+    gateway = await routed(
+        {"chat": [engine]}, route("r", to=[pool("chat"), api("far")]), providers={"far": provider}
+    )
+    assert (await gateway.ask("r"))[0] == 200
+    await engine.stop()
+    assert (await gateway.ask("r"))[0] == 200
+    _, state = await gateway.control("GET", "/v1/state")
+    assert (state["recent"]["answered"], state["recent"]["failed"]) == (1, 0)
+    assert state["totals"]["requests_ok"] == 2
+
+
 # -- which target ---------------------------------------------------------------------------------
 
 
