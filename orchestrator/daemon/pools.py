@@ -12,7 +12,7 @@ the journal keeps its settings until then, since no file has them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import structlog
@@ -109,8 +109,11 @@ class Pools:
             before.cancel()
         self._tasks[name] = asyncio.create_task(work, name=name)
 
-    async def reconfigure(self, config: Config, *, wait: bool) -> None:
-        """Put a changed configuration into force: pools come, change and go. `wait` until each has turned."""
+    def reconfigure(self, config: Config, *, wait: bool) -> Awaitable[object]:
+        """Put a changed configuration into force: pools come, change and go. Which do is so at once.
+
+        With `wait` what is returned is done once each pool that stays has turned under it.
+        """
         self._budget(config)
         waiting = []
         for name in dict.fromkeys((*self.runs, *config.pools)):
@@ -124,7 +127,7 @@ class Pools:
                 run.leaving = not run.leaving
                 self._spawn(f"note whether {name} leaves", self._note_leaving(run))
             waiting.append(run.reconfigure(run.config if run.leaving else config.only(name), wait=wait))
-        await asyncio.gather(*waiting)
+        return asyncio.gather(*waiting)
 
     def _budget(self, config: Config) -> None:
         self._footing.shares.budget = SharedBudget(
