@@ -270,13 +270,23 @@ class _Sending:
 
 
 def _session(spec: ProviderSpec) -> aiohttp.ClientSession:
-    """Connections to one provider, kept for a moment; the system's certificates are trusted, and its own."""
+    """Connections to one provider; the system's certificates are trusted, and its own.
+
+    Those that cost a handshake of TLS are kept for a moment. Others are not: who is asked without it is an
+    engine, and llama.cpp closes connections after streams without a word, so that the next request on one may
+    be lost, and may not be sent twice, since nobody knows whether it was billed.
+    """
+    kept = URL(spec.url).scheme == "https"
     trust = ssl.create_default_context()
     if spec.ca_file is not None:
         trust.load_verify_locations(spec.ca_file)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=IDLE, ssl=trust, socket_factory=upstream.make_socket
+            limit=0,
+            force_close=not kept,
+            keepalive_timeout=IDLE if kept else None,
+            ssl=trust,
+            socket_factory=upstream.make_socket,
         ),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=spec.connect_timeout),
         cookie_jar=aiohttp.DummyCookieJar(),

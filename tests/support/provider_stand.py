@@ -25,6 +25,7 @@ from orchestrator.gateway.spend_book import SpendBook
 from orchestrator.gateway.spend_file import Line, Totals
 from policies.routing import Backend, Candidate, Kind, Route
 from policies.spend import Price, Usage, cost
+from tests.support.llama_servers import LlamaServer
 from tests.support.paid_provider import PaidProvider
 
 MODEL = "claude-x"
@@ -144,7 +145,7 @@ class Stand:
 
 @contextlib.asynccontextmanager
 async def stand(
-    provider: PaidProvider,
+    provider: PaidProvider | LlamaServer,
     directory: Path,
     *,
     kind: str = "anthropic",
