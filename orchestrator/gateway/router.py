@@ -24,7 +24,18 @@ from orchestrator.gateway.listing import all_models, asks_for_models, one_model,
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.route_views import route_view
-from policies.routing import Affinity, BackendView, Candidate, Choice, Kind, Names, Route, Trouble, choose
+from policies.routing import (
+    Affinity,
+    BackendView,
+    Candidate,
+    Choice,
+    Kind,
+    Names,
+    Route,
+    Task,
+    Trouble,
+    choose,
+)
 from policies.routing import Backend as Entry
 
 log = structlog.get_logger("orchestrator.gateway")
@@ -33,6 +44,7 @@ _GOLDEN: Final = 0.6180339887498949  # multiples of it fill [0, 1) as evenly as 
 _LONGEST: Final = 100  # characters of an unknown name that are repeated
 _LISTED: Final = 20  # names of models in an error
 _SAME_MODEL: Final = frozenset({"embeddings", "pooling"})
+_TEXTS: Final = frozenset({"chat", "completions", "responses", "messages"})
 """Dialects whose answers are of use beside others of the same model alone."""
 
 
@@ -211,6 +223,14 @@ class Router:
             job.came = job.asked = asked.limited(most)
         job.exchange.priority = route.priority
         job.exchange.wish.key = _key(job, route)
+        if route.task is Task.EMBED and asked.dialect.name in _TEXTS:  # llama.cpp would answer, with nonsense
+            raise self._endings.turned(
+                job,
+                400,
+                "wrong_task",
+                f"the model {job.model!r} turns texts into numbers and answers none; ask /v1/embeddings",
+                param="model",
+            )
         if asked.dialect.name in _SAME_MODEL:
             return _of_one_model(route, self._model_of)
         return route

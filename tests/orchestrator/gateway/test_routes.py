@@ -8,7 +8,7 @@ import json
 import aiohttp
 import pytest
 
-from policies.routing import Affinity, BackendView, Trouble
+from policies.routing import Affinity, BackendView, Task, Trouble
 from tests.support.routed_gateway import PlayedProvider, Routed, api, echo, pool, route, until
 from tests.support.upstreams import Behave
 
@@ -456,6 +456,25 @@ async def test_embeddings_go_to_no_other_model(routed, engine, provider, upstrea
 
 
 # -- several pools --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}),
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/responses", {"input": "a"}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 4}),
+    ],
+)
+async def test_a_text_is_not_asked_of_a_route_that_embeds(routed, engine, path, fields):
+    gateway = await routed({"embed": [engine]}, route("vectors", to=[pool("embed")], task=Task.EMBED))
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(gateway.url + path, json={"model": "vectors", **fields}) as answer,
+    ):
+        text = await answer.text()
+    assert (answer.status, "ask /v1/embeddings" in text) == (400, True)
 
 
 async def test_each_pool_has_its_own_key_and_none_gets_anothers(routed, engine, upstreams):
