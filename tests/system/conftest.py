@@ -154,6 +154,16 @@ class Stack:
         self._tables = merged(self._tables, changes)
         self.config.write_text(toml(self._tables), encoding="utf-8")
 
+    @property
+    def tables(self) -> dict[str, dict[str, object]]:
+        """A copy of the configuration, table by table."""
+        return merged(self._tables, {})
+
+    def write(self, tables: Mapping[str, Table], text: str = "") -> None:
+        """Another configuration: these tables, and more TOML after them."""
+        self._tables = merged(tables, {})
+        self.config.write_text(toml(self._tables) + text, encoding="utf-8")
+
     def _defaults(self) -> dict[str, Table]:
         return {
             "daemon": {
