@@ -1,4 +1,4 @@
-"""A load generator: chat and completion requests, half of them streamed, and an honest count of the ends.
+"""A load generator: chats, completions, embeddings, half of the texts streamed, and an honest count of ends.
 
 Open loop: requests arrive at random (a Poisson process, seeded) whether or not earlier ones are answered, as
 users do. A request has failed when its client got an error, no answer at all, or one with fewer or more
@@ -18,15 +18,24 @@ import aiohttp
 import orjson
 
 from cloud.ports import Clock
+from orchestrator.demo.options import PROVIDER
 
 _FINISHED = ("stop", "length")
 _EVENT = b"data: "
 _CONTINUED = b": continued"
+_EMBEDDINGS = 0.15  # share of requests that are embeddings, where there are any
+_EMBEDDINGS_PATH = "/v1/embeddings"
+_BACKEND = "X-Orchestrator-Backend"  # names the pool that answered, or the provider and its model
+_PROVIDER = f"{PROVIDER}/"
 
 
 @dataclass
 class LoadReport:
-    """What became of the requests. `seams`: seconds that clients waited where their stream changed nodes."""
+    """What became of the requests. `seams`: seconds that clients waited where their stream changed nodes.
+
+    `by_provider`: those of the answered that came from an API outside, as their header says; `embedded`:
+    those that were embeddings.
+    """
 
     sent: int = 0
     answered: int = 0
@@ -34,9 +43,16 @@ class LoadReport:
     streams: int = 0
     streams_cut: int = 0
     streams_continued: int = 0
+    by_provider: int = 0
+    embedded: int = 0
     tokens: int = 0
     seams: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def by_pool(self) -> int:
+        """Texts that the pool answered."""
+        return self.answered - self.by_provider - self.embedded
 
 
 class ClientStream:
@@ -77,7 +93,9 @@ class ClientStream:
 class Load:
     """Sends `rate` requests per second to a gateway until told to stop.
 
-    An answer has so many `tokens`, the least and the most; a streamed one as many as `streamed` says.
+    An answer has so many `tokens`, the least and the most; a streamed one as many as `streamed` says. With
+    `embeds`, a model's name, some requests are embeddings. `chats`: nothing but chats in words that every
+    provider knows; then texts may end before, as their model likes.
     """
 
     def __init__(
@@ -90,7 +108,10 @@ class Load:
         seed: int,
         clock: Clock,
         streamed: tuple[int, int] | None = None,
+        embeds: str = "",
+        chats: bool = False,
     ) -> None:
+        self._embeds, self._chats = embeds, chats
         self._url, self._model, self._rate, self._tokens = url, model, rate, tokens
         self._streamed = streamed or tokens
         self._rng = random.Random(seed)  # noqa: S311 - a demo's load, not a secret
@@ -112,17 +133,20 @@ class Load:
 
     def _request(self) -> tuple[str, dict[str, Any]]:
         """One request: where to and what."""
-        streamed = self._rng.random() < 0.5
         number = self.report.sent
+        if self._embeds and self._rng.random() < _EMBEDDINGS:
+            return _EMBEDDINGS_PATH, {"model": self._embeds, "input": [f"Sentence {number}", "The next one"]}
+        streamed = self._rng.random() < 0.5
         common: dict[str, Any] = {
             "model": self._model,
             "max_tokens": self._rng.randint(*(self._streamed if streamed else self._tokens)),
-            "ignore_eos": True,
             "stream": streamed,
         }
+        if not self._chats:
+            common["ignore_eos"] = True
         if streamed:
             common["stream_options"] = {"include_usage": True}
-        if self._rng.random() < 0.5:
+        if self._chats or self._rng.random() < 0.5:
             messages = [{"role": "user", "content": f"Question number {number}, please."}]
             return "/v1/chat/completions", {**common, "messages": messages}
         return "/v1/completions", {**common, "prompt": f"Sentence number {number} goes on"}
@@ -133,41 +157,62 @@ class Load:
         stream = ClientStream(self._clock.steady())
         try:
             async with session.post(self._url + path, json=body) as response:
+                paid = response.headers.get(_BACKEND, "").startswith(_PROVIDER)
                 if response.status != 200:
                     self._fail(f"HTTP {response.status}")
+                elif path == _EMBEDDINGS_PATH:
+                    self._embedded(orjson.loads(await response.read()), len(body["input"]))
                 elif body["stream"]:
                     self.report.streams += 1
                     async for line in response.content:
                         stream.line(line, self._clock.steady())
-                    self._end_stream(stream, body["max_tokens"])
+                    self._end_stream(stream, body["max_tokens"], paid)
                 else:
                     answer = orjson.loads(await response.read())
-                    if answer["choices"][0]["finish_reason"] in _FINISHED:
-                        self._answered(answer["usage"]["completion_tokens"], body["max_tokens"])
-                    else:
-                        self._fail("answer without an end")
+                    self._end(answer, body["max_tokens"], paid)
         except (aiohttp.ClientError, TimeoutError, OSError, LookupError, TypeError, ValueError) as error:
             if stream.began:
                 self.report.streams_cut += 1
             else:
                 self._fail(type(error).__name__)
 
-    def _end_stream(self, stream: ClientStream, asked: int) -> None:
+    def _embedded(self, answer: dict[str, Any], asked: int) -> None:
+        if len(answer["data"]) == asked and all(found["embedding"] for found in answer["data"]):
+            self.report.answered += 1
+            self.report.embedded += 1
+        else:
+            self._fail("embeddings of another number")
+
+    def _end(self, answer: dict[str, Any], asked: int, paid: bool) -> None:
+        finish, tokens = answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]
+        if finish in _FINISHED:
+            self._answered(tokens, asked, finish, paid)
+        else:
+            self._fail("answer without an end")
+
+    def _end_stream(self, stream: ClientStream, asked: int, paid: bool) -> None:
         if stream.continued:
             self.report.streams_continued += 1
             self.report.seams += stream.seams
         if stream.finish in _FINISHED:
-            self._answered(stream.counted, asked)
+            self._answered(stream.counted, asked, stream.finish, paid)
         elif stream.began:
             self.report.streams_cut += 1
         else:
             self._fail("empty stream")
 
-    def _answered(self, tokens: int | None, asked: int) -> None:
-        """A whole answer; no token of it may be missing or come twice, and none can be left out."""
+    def _answered(self, tokens: int | None, asked: int, finish: str | None, paid: bool) -> None:
+        """A whole answer; no token of it may be missing or come twice, and none can be left out.
+
+        A provider may not say how many they were: llama.cpp's streams of messages sometimes begin without
+        their beginning, which holds the count.
+        """
         self.report.tokens += tokens or 0
-        if tokens == asked:
+        untold = paid and tokens is None
+        ended = self._chats and finish == "stop" and tokens is not None and tokens < asked
+        if tokens == asked or ended or untold:
             self.report.answered += 1
+            self.report.by_provider += paid
         else:
             self._fail("answer of another length")
 

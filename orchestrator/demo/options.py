@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+PROVIDER = "api"
+"""The name of the provider that answers when the pool cannot."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:

@@ -18,6 +18,7 @@ from cloud.local.connection import LocalCloud
 from cloud.ports import Clock
 from orchestrator.api.client import ClientError, ControlClient, Unreachable
 from orchestrator.demo import summary
+from orchestrator.demo.blackout import blackout
 from orchestrator.demo.drills import Drills
 from orchestrator.demo.load import Load
 from orchestrator.demo.options import DemoOptions
@@ -75,7 +76,7 @@ class LocalProvider:
 
 async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, Any]:
     """Run one demo and return its summary. Raises ProcessError."""
-    talk(options, f"Starting {options.nodes} nodes on a local cloud in {scene.directory} ...")
+    talk(options, f"Starting {options.nodes} nodes and more on a local cloud in {scene.directory} ...")
     market = str(options.trace) if options.trace is not None else "synthetic"
     async with processes(scene) as running:
         client, cloud = ControlClient(scene.socket), LocalCloud(scene.cloud_socket)
@@ -83,7 +84,12 @@ async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, An
         share = cloud.share()
         try:
             await pool_is_whole(client, running, scene, clock)
-            found = await under_load(options, scene, clock, running, client, LocalProvider(cloud), drills)
+            stop = asyncio.Event()
+            found = await under_load(
+                options, scene, clock, running, client, LocalProvider(cloud), drills, stop
+            )
+            if not stop.is_set():
+                found["blackout"] = await _all_lost(options, scene, clock, running, client, cloud, stop)
             return {**found, "market": market, "replay": _replay(options)}
         finally:
             await share.close()
@@ -91,19 +97,21 @@ async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, An
 
 @contextlib.asynccontextmanager
 async def processes(
-    scene: Scene, parts: Sequence[str] = ("local-cloud", "gateway", "daemon")
+    scene: Scene, parts: Sequence[str] = ("provider", "local-cloud", "gateway", "daemon")
 ) -> AsyncIterator[tuple[Process, ...]]:
     """The processes; the cloud goes last, and takes its nodes with it."""
     config = ("--config", str(scene.config))
-    arguments = {
-        "local-cloud": ("local-cloud", *config, "--market", str(scene.market)),
-        "gateway": ("gateway", *config),
-        "daemon": ("run", *config),
+    ours = (sys.executable, "-m", "orchestrator")
+    commands = {
+        "provider": scene.provider,
+        "local-cloud": (*ours, "local-cloud", *config, "--market", str(scene.market)),
+        "gateway": (*ours, "gateway", *config),
+        "daemon": (*ours, "run", *config),
     }
     started: list[Process] = []
     try:
         for name in parts:
-            process = Process(name, *arguments[name], directory=scene.directory)
+            process = Process(name, directory=scene.directory, program=commands[name])
             await process.start()
             started.append(process)
         yield tuple(started)
@@ -119,8 +127,8 @@ async def pool_is_whole(
 
     async def ready() -> bool:
         view = await _status(client)
-        pool = view["pools"][0] if view is not None else None
-        return pool is not None and pool["ready"] >= pool["wanted"] <= pool["serving"]
+        pools = view["pools"] if view is not None else []
+        return bool(pools) and all(pool["ready"] >= pool["wanted"] <= pool["serving"] for pool in pools)
 
     await wait_for(ready, running, seconds=scene.start_timeout, clock=clock, what="a whole pool")
 
@@ -133,23 +141,19 @@ async def under_load(
     client: ControlClient,
     provider: Provider,
     taking: Taking,
+    stop: asyncio.Event,
 ) -> dict[str, Any]:
-    """Send the load while nodes are taken, show the status, and sum up. Raises ProcessError."""
+    """Send the load while nodes are taken, show the status, and sum up. Raises ProcessError.
+
+    `stop` ends it before its time, and is set by the signals that end a program.
+    """
     talk(options, f"All nodes serve at {scene.url}. The market plays for {options.duration:.0f} s.")
-    load = Load(
-        url=scene.url,
-        model=scene.model,
-        rate=options.rate,
-        tokens=scene.tokens,
-        streamed=scene.streamed,
-        seed=options.seed,
-        clock=clock,
-    )
-    samples, stop = summary.Samples(), asyncio.Event()
+    load = _load(options, scene, clock)
+    samples, over = summary.Samples(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    sending = asyncio.create_task(load.run(stop))
+    sending = asyncio.create_task(load.run(over))
     began = clock.now()
     with _Screen(options) as screen:
         while (elapsed := clock.now() - began) < options.duration and not stop.is_set():
@@ -161,9 +165,55 @@ async def under_load(
                 screen.show(view, elapsed, load)
                 await taking.step(elapsed / options.duration, view["pools"][0])
             await clock.sleep(_SAMPLE_EVERY)
-    stop.set()
+    over.set()
     await sending
     return await _account(options, scene, clock, client, provider, load, samples, taking)
+
+
+def _load(options: DemoOptions, scene: Scene, clock: Clock) -> Load:
+    return Load(
+        url=scene.url,
+        model=scene.model,
+        rate=options.rate,
+        tokens=scene.tokens,
+        streamed=scene.streamed,
+        seed=options.seed,
+        clock=clock,
+        embeds=scene.embeds,
+        chats=scene.chats,
+    )
+
+
+async def _all_lost(
+    options: DemoOptions,
+    scene: Scene,
+    clock: Clock,
+    running: tuple[Process, ...],
+    client: ControlClient,
+    cloud: LocalCloud,
+    stop: asyncio.Event,
+) -> dict[str, Any]:
+    """The last act. Raises ProcessError."""
+    talk(options, "Every engine of the pool is killed at once: a provider answers until it is back.")
+
+    async def pool() -> PoolView | None:
+        view = await _status(client)
+        return view["pools"][0] if view is not None else None
+
+    async def usd() -> float:
+        (provider,) = (await _gateway(scene, "/v1/routes"))["providers"]
+        return float(provider["spent_today_usd"])
+
+    return await blackout(
+        _load(options, scene, clock),
+        pool=pool,
+        usd=usd,
+        cloud=cloud,
+        running=running,
+        clock=clock,
+        seconds=scene.start_timeout,
+        stop=stop,
+    )
 
 
 async def _account(
@@ -177,8 +227,8 @@ async def _account(
     taking: Taking,
 ) -> dict[str, Any]:
     """Ask everybody what happened, after the nodes that were leaving have left."""
-    pool, statistics = await _settled(scene, clock, client, provider)
-    known = {n["id"] for n in pool["nodes"]}
+    pools, statistics = await _settled(scene, clock, client, provider)
+    known = _nodes(pools)
     leaked = [n for n in statistics["live"] if n not in known]
     leaked += [f"process {pid}" for pid in statistics["orphans"]]
     return summary.build(
@@ -186,8 +236,8 @@ async def _account(
         samples=samples,
         events=await journal(client),
         cloud=statistics,
-        gateway=await _gateway_totals(scene),
-        pool=pool,
+        gateway=(await _gateway(scene, f"/v1/state?pool={pools[0]['name']}"))["totals"],
+        pools=pools,
         leaked=leaked,
         options={
             "seed": options.seed,
@@ -202,8 +252,8 @@ async def _account(
 
 async def _settled(
     scene: Scene, clock: Clock, client: ControlClient, provider: Provider
-) -> tuple[PoolView, dict[str, Any]]:
-    """The pool and the provider's statistics once both agree on which nodes live, or time is up."""
+) -> tuple[list[PoolView], dict[str, Any]]:
+    """The pools and the provider's statistics once both agree on which nodes live, or time is up."""
     until = clock.now() + 3 * scene.notice_s + 10.0
     while True:
         view = await _status(client)
@@ -212,10 +262,10 @@ async def _settled(
         except CloudError:
             statistics = None
         if view is not None and statistics is not None:
-            pool = view["pools"][0]
-            agree = set(statistics["live"]) <= {n["id"] for n in pool["nodes"]} and provider.at_rest(pool)
+            pools = view["pools"]
+            agree = set(statistics["live"]) <= _nodes(pools) and provider.at_rest(pools[0])
             if (agree and not statistics["orphans"]) or clock.now() > until:
-                return pool, statistics
+                return pools, statistics
         elif clock.now() > until:
             raise ProcessError("the daemon or the cloud stopped answering at the end")
         await clock.sleep(_SAMPLE_EVERY)
@@ -241,15 +291,19 @@ async def journal(client: ControlClient) -> list[EventView]:
             return found
 
 
-async def _gateway_totals(scene: Scene) -> dict[str, Any]:
-    """The gateway's own counts."""
+def _nodes(pools: Sequence[PoolView]) -> set[str]:
+    return {node["id"] for pool in pools for node in pool["nodes"]}
+
+
+async def _gateway(scene: Scene, path: str) -> dict[str, Any]:
+    """What the gateway says of itself."""
     connector = aiohttp.UnixConnector(str(scene.gateway_socket))
     async with (
         aiohttp.ClientSession(connector=connector) as session,
-        session.get("http://gateway/v1/state") as response,
+        session.get(f"http://gateway{path}") as response,
     ):
-        totals: dict[str, Any] = (await response.json())["totals"]
-        return totals
+        said: dict[str, Any] = await response.json()
+        return said
 
 
 class _Screen:

@@ -21,7 +21,7 @@ class ProcessError(Exception):
 
 
 class Process:
-    """One `orchestrator` command in a process of its own, which dies with the demo."""
+    """One command in a process of its own, which dies with the demo."""
 
     def __init__(
         self,
@@ -29,11 +29,11 @@ class Process:
         *arguments: str,
         directory: Path,
         environment: Mapping[str, str] | None = None,
-        program: Sequence[str] = ("-m", "orchestrator"),
+        program: Sequence[str] = (sys.executable, "-m", "orchestrator"),
     ) -> None:
-        """`environment` is added to this process's own; `program` is what Python runs."""
+        """`environment` is added to this process's own; `arguments` follow the words of `program`."""
         self.name = name
-        self._program = program
+        self._program = tuple(program)
         self.log = directory / f"{name}.log"
         self._arguments = arguments
         self._environment = {**os.environ, **(environment or {})}
@@ -43,7 +43,6 @@ class Process:
         """Start it."""
         with self.log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
                 *self._program,
                 *self._arguments,
                 stdin=asyncio.subprocess.DEVNULL,

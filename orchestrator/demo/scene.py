@@ -6,6 +6,7 @@ import json
 import math
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +19,21 @@ from cloud.local.config import (
     dump_config,
 )
 from cloud.local.synthetic import SyntheticParameters
-from orchestrator.demo.options import DemoOptions
+from orchestrator.demo.options import PROVIDER, DemoOptions
 
 POOL = "demo"
+EMBEDDER = "embed"
+"""The pool that turns texts into numbers, and its model's name."""
 NOTICE = 120.0
 """Seconds of the market between a notice and its deadline, as on AWS."""
 
 _BOOT = 20.0
 _TOKENS_PER_SECOND = 50
+_OUTSIDE = (
+    *(sys.executable, "-m", "cloud.engines.simulated_server", "--model", "big-model"),
+    *("--tokens-per-second", "200", "--max-num-seqs", "256"),
+)
+"""A server that plays an API outside."""
 
 
 class SceneError(Exception):
@@ -36,13 +44,17 @@ class SceneError(Exception):
 class _Cast:
     """What the nodes run, and what can be asked of it on a machine that plays all of them.
 
-    `engine`: lines of its table. `tokens`, `streamed`: least and most tokens of answers. `drills`: nodes that
-    are taken with notice. The other times in seconds.
+    `engine`: lines of its table; `embedder`: those of a pool that embeds, none without it. `provider`: the
+    command of the server that plays an API outside, `speaks` its kind. `tokens`, `streamed`: least and most
+    tokens of answers. `drills`: nodes that are taken with notice. The other times in seconds.
     """
 
     model: str
     served_name: str
     engine: tuple[str, ...]
+    provider: tuple[str, ...]
+    speaks: str = "openai"
+    embedder: tuple[str, ...] = ()
     tokens: tuple[int, int]
     streamed: tuple[int, int]
     drills: int = 8
@@ -55,7 +67,11 @@ class _Cast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """Where everything of one demo is."""
+    """Where everything of one demo is.
+
+    `provider`: the command that plays an API outside, none without one; `chats`: it knows nothing else.
+    `embeds`: the model of the pool that embeds, empty without one.
+    """
 
     directory: Path
     config: Path
@@ -70,15 +86,18 @@ class Scene:
     notice_s: float
     drills: int
     start_timeout: float
+    provider: tuple[str, ...] = ()
+    chats: bool = False
+    embeds: str = ""
 
 
 def build(options: DemoOptions, directory: Path) -> Scene:
     """Write the configuration and the market of a demo. Raises SceneError."""
     notice = NOTICE / options.speed
     cast = {"simulated": _simulated, "vllm": _vllm, "llamacpp": _llamacpp}[options.engine](options, notice)
-    port = _free_port()
+    port, outside = _free_port(), _free_port()
     config = directory / "pool.toml"
-    config.write_text(_toml(options, cast, port=port, notice=notice), encoding="utf-8")
+    config.write_text(_toml(options, cast, port=port, outside=outside, notice=notice), encoding="utf-8")
     market = directory / "market.json"
     dump_config(_cloud(options, directory), market)
     state = directory / "state"
@@ -96,11 +115,15 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         notice_s=notice,
         drills=cast.drills,
         start_timeout=cast.start_timeout,
+        provider=(*cast.provider, "--port", str(outside)),
+        chats=cast.speaks != "openai",
+        embeds=EMBEDDER if cast.embedder else "",
     )
 
 
-def _toml(options: DemoOptions, cast: _Cast, *, port: int, notice: float) -> str:
-    """The pool's configuration. Times follow the notice, so that a fast market has fast rules."""
+def _toml(options: DemoOptions, cast: _Cast, *, port: int, outside: int, notice: float) -> str:
+    """The configuration. Times follow the notice, so that a fast market has fast rules."""
+    route = f'{{ pool = "{POOL}" }}, {{ provider = "{PROVIDER}", model = "big-model" }}'
     lines = [
         "[daemon]",
         'state_dir = "./state"',
@@ -112,40 +135,62 @@ def _toml(options: DemoOptions, cast: _Cast, *, port: int, notice: float) -> str
         'poll_offerings = "5s"',
         'probe_interval = "500ms"',
         f'probe_timeout = "{cast.probe_timeout}s"',
-        f"[pool.{POOL}]",
-        f"replicas = {options.nodes}",
+        "[gateway]",
+        f'listen = "127.0.0.1:{port}"',
+        'metrics_listen = "off"',
+        *_pool(POOL, options, cast, notice),
+        *(_pool(EMBEDDER, options, cast, notice) if cast.embedder else ()),
+        f"[provider.{PROVIDER}]",
+        f'kind = "{cast.speaks}"',
+        f'url = "http://127.0.0.1:{outside}"',
+        'usd_per_day = "100"',
+        f'[provider.{PROVIDER}.price."big-model"]',
+        'input = "3"',
+        'output = "15"',
+        "most_output = 4096",
+        "[[route]]",
+        f"models = [{json.dumps(cast.served_name)}]",
+        f"to = [{route}]",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pool(name: str, options: DemoOptions, cast: _Cast, notice: float) -> list[str]:
+    """The tables of one pool. The one that embeds is small, and no market can take it."""
+    texts = name == POOL
+    nodes = options.nodes if texts else 1
+    return [
+        f"[pool.{name}]",
+        f"replicas = {nodes}",
+        *(() if texts else ('spot_share = "0%"',)),
         f"model = {json.dumps(cast.model)}",
-        f"[pool.{POOL}.engine]",
+        f"[pool.{name}.engine]",
         f'kind = "{options.engine}"',
-        f"served_name = {json.dumps(cast.served_name)}",
-        *cast.engine,
-        f"[pool.{POOL}.drain]",
+        f"served_name = {json.dumps(cast.served_name if texts else EMBEDDER)}",
+        *(cast.engine if texts else cast.embedder),
+        f"[pool.{name}.drain]",
         f'budget = "{notice * 0.35:.2f}s"',
         f'margin = "{notice * 0.05:.2f}s"',
         'settle = "200ms"',
-        f"[pool.{POOL}.back_to_spot]",
+        f"[pool.{name}.back_to_spot]",
         f'hold = "{max(2.0, notice):.2f}s"',
         f'stable = "{max(1.0, notice / 2):.2f}s"',
-        f"[pool.{POOL}.placement]",
+        f"[pool.{name}.placement]",
         f'refusal_half_life = "{max(2.0, notice):.2f}s"',
-        f"[pool.{POOL}.health]",
+        f"[pool.{name}.health]",
         f'unhealthy_after = "{cast.unhealthy_after}s"',
         f'replace_after = "{cast.replace_after}s"',
         f'boot_timeout = "{cast.boot_timeout}s"',
-        f"[pool.{POOL}.patience]",
+        f"[pool.{name}.patience]",
         'stale_after = "15s"',
         'vanish_grace = "3s"',
         'effect_timeout = "10s"',
-        f"[pool.{POOL}.limits]",
-        f"surge = {max(2, math.ceil(options.nodes / 2))}",
-        f"launches_per_minute = {20 * options.nodes}",
-        f"[pool.{POOL}.cloud]",
-        f"[pool.{POOL}.gateway]",
-        f'listen = "127.0.0.1:{port}"',
-        'metrics_listen = "off"',
+        f"[pool.{name}.limits]",
+        f"surge = {max(2, math.ceil(nodes / 2))}",
+        f"launches_per_minute = {20 * nodes}",
+        f"[pool.{name}.gateway]",
         f'drain_margin = "{notice * 0.15:.2f}s"',  # streams that outlive the budget move in time
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _cloud(options: DemoOptions, directory: Path) -> LocalCloudConfig:
@@ -174,6 +219,8 @@ def _simulated(_options: DemoOptions, notice: float) -> _Cast:
         model="simulated",
         served_name="simulated",
         engine=(f"args = {json.dumps(args)}",),
+        provider=_OUTSIDE,
+        embedder=('task = "embed"', 'args = ["--load-time", "0.5"]'),
         tokens=(10, max(12, int(notice * 0.2 * _TOKENS_PER_SECOND))),
         streamed=(10, max(20, int(notice * 0.5 * _TOKENS_PER_SECOND))),
     )
@@ -192,6 +239,7 @@ def _vllm(options: DemoOptions, _notice: float) -> _Cast:
             f"args = {json.dumps(CPU_ARGS)}",
             f"env = {{ {pairs} }}",
         ),
+        provider=_OUTSIDE,
         tokens=(8, 24),
         streamed=(16, 64),
         drills=max(1, int(options.duration / 60)),
@@ -207,13 +255,16 @@ def _llamacpp(_options: DemoOptions, _notice: float) -> _Cast:
     """llama.cpp on a CPU with the tiny model: thousands of tokens a second, so answers of hundreds."""
     executable = _installed("ORCHESTRATOR_LLAMACPP", ".venv-llamacpp/bin/llama-server", "make llamacpp-env")
     model = _installed("ORCHESTRATOR_LLAMACPP_MODEL", ".cache/tiny-model.gguf", "make llamacpp-env")
+    small = ("--threads", "1", "--parallel", "4", "--ctx-size", "16384")
+    program = f"executable = {json.dumps(str(executable))}"
+    embeds = json.dumps((*small, "--pooling", "mean"))
     return _Cast(
         model=str(model),
         served_name="tiny",
-        engine=(
-            f"executable = {json.dumps(str(executable))}",
-            'args = ["--threads", "1", "--parallel", "4", "--ctx-size", "16384"]',
-        ),
+        engine=(program, f"args = {json.dumps(small)}"),
+        provider=(str(executable), "--model", str(model), *small),
+        speaks="anthropic",
+        embedder=(program, 'task = "embed"', f"args = {embeds}"),
         tokens=(50, 200),
         streamed=(100, 800),
     )

@@ -92,17 +92,19 @@ def build(
     events: Sequence[EventView],
     cloud: dict[str, Any],
     gateway: dict[str, Any],
-    pool: PoolView,
+    pools: Sequence[PoolView],
     leaked: Sequence[str],
     options: dict[str, Any],
     drills: int,
     killed: int,
 ) -> dict[str, Any]:
-    """The summary as one JSON object; money is in market time."""
+    """The summary as one JSON object; money is in market time, and of all pools. The first is the one that
+    the market plays with."""
+    pool = pools[0]
     detached = detachments(events)
     prompt = [d.ms for d in detached if not d.late]
     speed = float(options["speed"])
-    spent, saved = pool["spent_usd"] * speed, pool["saved_usd"] * speed
+    spent, saved = (speed * sum(one[key] for one in pools) for key in ("spent_usd", "saved_usd"))
     return {
         "schema": "demo/1",
         "requests": load.sent,
@@ -119,6 +121,7 @@ def build(
             "longest": _milliseconds(max(load.seams, default=None)),
         },
         "tokens": load.tokens,
+        "embedded": load.embedded,
         "preemptions": cloud["preemptions_with_notice"] + cloud["preemptions_without_notice"],
         "preemptions_with_notice": cloud["preemptions_with_notice"],
         "preemptions_without_notice": cloud["preemptions_without_notice"],
@@ -184,10 +187,20 @@ def text(summary: dict[str, Any]) -> str:
             f"${summary['cost_usd']:.2f} in market time, on-demand ${reference:.2f}, saved {saved:.0%}",
         ),
         ("leaked nodes", str(summary["leaked_nodes"])),
+        *((("whole pool lost", _lost(summary["blackout"])),) if summary.get("blackout") else ()),
         ("replay", summary["replay"]),
     )
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows) + "\n"
+
+
+def _lost(lost: dict[str, Any]) -> str:
+    """What became of requests while the pool was away."""
+    return (
+        f"{lost['requests']} requests meanwhile, {lost['by_provider']} answered by the provider for "
+        f"${lost['usd']:.4f}, the first after {lost['first_answer_s']:.2f} s; {lost['failed']} failed, "
+        f"{lost['streams_cut']} streams cut"
+    )
 
 
 def _continued(summary: dict[str, Any]) -> str:

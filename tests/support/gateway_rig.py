@@ -56,7 +56,10 @@ class Engine:
         self.port: int = self._kept.getsockname()[1]
         words = ("--model", MODEL, "--port", str(self.port), *OFFERS, *options)
         self._process = Process(
-            name, *words, directory=directory, program=("-m", "cloud.engines.simulated_server")
+            name,
+            *words,
+            directory=directory,
+            program=(sys.executable, "-m", "cloud.engines.simulated_server"),
         )
 
     @property

@@ -185,7 +185,7 @@ class Bench:
             str(config),
             directory=self.directory,
             environment=credentials(self.name),
-            program=(str(_LAUNCHER),),
+            program=(sys.executable, str(_LAUNCHER)),
         )
 
     # -- looking -----------------------------------------------------------------------------------

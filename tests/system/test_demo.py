@@ -38,6 +38,7 @@ PROMISED = {
     "leaked_nodes",
     "seed",
 }
+LOST = {"requests", "answered", "failed", "by_provider", "streams_cut", "first_answer_s", "usd"}
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -93,6 +94,13 @@ def test_a_short_demo_keeps_its_promises(demo: Start) -> None:
     assert summary["seam_ms"]["count"] >= summary["streams_continued"]
     assert summary["swaps"] >= 1
     assert summary["wanted"] == 4
+    assert summary["embedded"] > 0
+    lost = summary["blackout"]
+    assert set(lost) >= LOST
+    assert lost["failed"] == 0, lost["failures"]
+    assert lost["by_provider"] > 0
+    assert lost["requests"] == lost["answered"] + lost["streams_cut"]
+    assert lost["usd"] > 0
     # So short a demo pays for many starts: no bound but a gross one holds.
     assert 0 < summary["cost_usd"] < 2 * summary["cost_on_demand_usd"]
     assert summary["seed"] == 3

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from cloud.engines.llamacpp import LlamaCppEngine
 from cloud.engines.openai_probe import OpenAiProbe
 from policies.model import EngineReading
 
@@ -438,3 +439,23 @@ async def test_a_name_beside_the_first_one_counts(prober: Prober, engine: Script
     assert "does not serve tiny, only big, other" in (await prober.look()).failure
     engine.models = {"data": [{"id": "big", "aliases": ["big", "tiny"]}]}
     assert (await prober.look()).ready
+
+
+async def test_llamacpp_says_that_it_loads_and_counts_in_its_own_words(engine: Scripted) -> None:
+    """Progress is what it computes: tokens are counted only when a request ends."""
+    clock = Hand()
+    prober = Prober(clock, LlamaCppEngine(clock, model_name="tiny", probe_timeout=NEVER), engine)
+    try:
+        engine.health = 503
+        assert (await prober.look()).failure == "the engine loads its model: /health answers 503"
+        engine.health = 200
+        engine.metrics = (
+            "llamacpp:requests_processing 2\nllamacpp:requests_deferred 5\n"
+            "llamacpp:n_decode_total 40\nllamacpp:tokens_predicted_total 0\n"
+        )
+        reading = await prober.look()
+        assert (reading.ready, reading.running, reading.waiting, reading.progress) == (True, 2, 5, 40.0)
+        engine.metrics = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 5\n"
+        assert "/metrics lacks llamacpp:n_decode_total" in (await prober.look()).failure
+    finally:
+        await prober.probe.close()

@@ -40,14 +40,17 @@ def test_a_stream_may_change_nodes_more_than_once() -> None:
     assert stream.counted == 5
 
 
-async def report_of(answer: Callable[[dict[str, Any]], list[bytes] | bytes]) -> LoadReport:
-    """What the load counts when every request is answered so; a list is a stream."""
+async def report_of(
+    answer: Callable[[dict[str, Any]], list[bytes] | bytes], backend: str = "", **options: Any
+) -> LoadReport:
+    """What the load counts when every request is answered so, by this backend; a list is a stream."""
+    headers = {"X-Orchestrator-Backend": backend} if backend else {}
 
     async def handle(request: web.Request) -> web.StreamResponse:
         told = answer(orjson.loads(await request.read()))
         if isinstance(told, bytes):
-            return web.Response(body=told)
-        response = web.StreamResponse()
+            return web.Response(body=told, headers=headers)
+        response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         for block in told:
             await response.write(block)
@@ -74,6 +77,7 @@ async def report_of(answer: Callable[[dict[str, Any]], list[bytes] | bytes]) -> 
         tokens=(5, 5),
         seed=1,
         clock=SystemClock(),
+        **options,
     )
     try:
         await load.run(stop)
@@ -119,3 +123,46 @@ async def test_only_a_whole_answer_counts(answer: Answer, cut: bool, failures: s
     assert report.streams_cut == (report.streams if cut else 0)
     assert set(report.failures) == failures
     assert (report.answered == report.sent) is not (cut or bool(failures))
+
+
+@pytest.mark.parametrize(
+    ("backend", "provided"), [("", False), ("demo", False), ("api/big-model", True), ("apis/x", False)]
+)
+async def test_who_answered_is_told_apart(backend: str, provided: bool) -> None:
+    report = await report_of(answers([chunk("a", "length"), USAGE, DONE]), backend)
+    assert report.answered == report.sent
+    assert (report.by_provider, report.by_pool) == ((report.sent, 0) if provided else (0, report.sent))
+
+
+async def test_a_text_that_any_provider_understands_may_end_by_itself() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def short(body: dict[str, Any]) -> list[bytes] | bytes:
+        asked.append(body)
+        return [chunk("a", "stop"), USAGE.replace(b"5", b"3")] if body["stream"] else plain(3, "stop")
+
+    report = await report_of(short, chats=True)
+    assert report.answered == report.sent
+    assert all("messages" in body and "ignore_eos" not in body for body in asked)
+    report = await report_of(short)
+    assert report.failures.keys() == {"answer of another length"}
+    report = await report_of(answers([chunk("a", "length"), USAGE], plain(3)), chats=True)
+    assert report.failures.keys() == {"answer of another length"}, "cut at no limit that was asked for"
+
+
+@pytest.mark.parametrize(
+    ("vectors", "failures"),
+    [([[0.5], [1.0]], set()), ([[0.5]], {"embeddings"}), ([[], [1.0]], {"embeddings"})],
+)
+async def test_embeddings_count_where_each_text_got_its_own(
+    vectors: list[list[float]], failures: set[str]
+) -> None:
+    def answer(body: dict[str, Any]) -> list[bytes] | bytes:
+        if "input" not in body:
+            return [chunk("a", "length"), USAGE] if body["stream"] else plain(5)
+        return orjson.dumps({"data": [{"embedding": vector} for vector in vectors]})
+
+    report = await report_of(answer, embeds="e")
+    assert {why.split()[0] for why in report.failures} == failures
+    assert bool(report.embedded) is not bool(failures)
+    assert report.by_pool == report.answered - report.embedded > 0
