@@ -97,6 +97,18 @@ class Scale:
         return Scale(has=has, prices=prices_of(pool, snapshot.fleet.prices.on_sale))
 
 
+def _restart(change: Change, new: Config) -> str:
+    """Why a running daemon cannot take up a change, and what to do."""
+    keep = ""
+    if (new.source.lines or {}).get(change.path) is None and change.path[-1] == "targets_file":
+        # which file a pool has by default follows from its place among the pools
+        keep = f"write targets_file = {change.before} in [{dotted(change.path[:-1])}] to keep it, or "
+    return (
+        f"{change.before} -> {change.after} cannot be taken up by a running daemon; {keep}restart it, which "
+        "touches no node (systemctl restart spot-orchestrator)"
+    )
+
+
 def reread(config: Config) -> Config:
     """The same file as it is now. Raises ConfigError."""
     if config.path is None:
@@ -118,15 +130,7 @@ def examine(old: Config, load: Callable[[], Config], *, force: bool, last: Last)
     except ConfigError as error:
         return Verdict(config=None, problems=error.problems)
     changes = tuple(differences(old, new))
-    problems = [
-        new.problem(
-            change.path,
-            f"{change.before} -> {change.after} cannot be taken up by a running daemon; restart it, which "
-            "touches no node (systemctl restart spot-orchestrator)",
-        )
-        for change in changes
-        if change.effect is Effect.RESTART
-    ]
+    problems = [new.problem(c.path, _restart(c, new)) for c in changes if c.effect is Effect.RESTART]
     sizes: dict[str, str] = {}
     for name in dict.fromkeys((*old.pools, *new.pools)):
         resizing = next((c for c in changes if c.pool == name and c.resizes), None)

@@ -121,6 +121,19 @@ def test_a_second_pool_changes_nothing_of_the_first_or_of_the_process(tmp_path: 
     assert "pool.b" in gateway_changed(old, new)
 
 
+def test_the_first_pool_may_go_where_the_others_keep_their_targets(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    first, second = ('[pool.a]\nreplicas = 2\nmodel = "a"\n', '[pool.b]\nreplicas = 2\nmodel = "b"\n')
+    file.write_text(first + second, encoding="utf-8")
+    old = load_config(file)
+    file.write_text(second, encoding="utf-8")
+    (problem,) = examine(old, lambda: load_config(file, "daemon"), force=True, last={}).problems
+    kept = f'targets_file = "{tmp_path}/state/targets-b.json"'
+    assert f"write {kept} in [pool.b.gateway] to keep it, or restart it" in str(problem)
+    file.write_text(f"{second}[pool.b.gateway]\n{kept}\n", encoding="utf-8")
+    assert examine(old, lambda: load_config(file, "daemon"), force=True, last={}).problems == ()
+
+
 ROUTED = """
 [pool.p]
 replicas = 4
