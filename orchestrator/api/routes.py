@@ -19,6 +19,9 @@ from policies.memory import Memory
 from policies.routing import Kind, Route
 from policies.spend import PICO, cents, day_of, usd
 
+DAYS: Final = 7
+"""Days of which the sums are shown."""
+
 _WELL: Final = "is well"
 _LEFT: Final = ("down", "failed", "saturated", "waited")
 """Results after which another backend was asked."""
@@ -58,7 +61,7 @@ class Outside(Protocol):
 
     @property
     def sight(self) -> Sight | None:
-        """The newest look, None where there is neither a route nor a provider."""
+        """The newest look, None where names of models are not looked at."""
         ...
 
     @property

@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "status": (_LOOK, "status"),
     "nodes": (_LOOK, "nodes"),
     "node": (_LOOK, "node"),
+    "routes": (_LOOK, "routes"),
     "events": (_LOOK, "events"),
     "history": (_LOOK, "history"),
     "plan": (_LOOK, "plan"),

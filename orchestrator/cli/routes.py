@@ -1,115 +1,100 @@
-"""What the routes and providers of a configuration come to: which name goes where, and what that costs."""
+"""`orchestrator routes`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+import asyncio
+from typing import TYPE_CHECKING
 
-from orchestrator.config.checks.providers import models_used
-from orchestrator.config.checks.routes import by_name, implicit_names
-from orchestrator.views.setup import BackendMeaningView, ProviderMeaningView, RouteMeaningView
-from policies.routing import Backend, Kind, Route, Trouble
-from policies.spend import PICO, dollars
+from orchestrator.api.client import Unreachable
+from orchestrator.cli import shared
+from orchestrator.cli.shared import CommandError, Connection, Output
 
 if TYPE_CHECKING:
     from orchestrator.config.load import Config
-    from orchestrator.config.tables.provider import ProviderConfig
-    from policies.spend import Price
-
-_MTOK: Final = 10**6
-_TROUBLES: Final = ((Trouble.DOWN, "down"), (Trouble.SATURATED, "saturated"), (Trouble.FAILED, "failing"))
+    from orchestrator.views.api import StatusView
+    from orchestrator.views.routes import GatewaySeenView, RoutesView
 
 
-def route_meanings(config: Config) -> list[RouteMeaningView]:
-    """Every name that clients may ask for, with its backends; empty where names are not looked at."""
-    if not by_name(config.pools, config.routes):
-        return []
+def routes(
+    *,
+    output: Output = "table",
+    connection: Connection = Connection(),  # noqa: B008
+) -> int:
+    """Show which name goes where now, why not elsewhere, and what providers cost today.
 
-    from orchestrator.wiring.gateway import routes_of
+    The daemon says so. Where it does not run, --config names the gateway, which is asked then; where that
+    does not run either, the file says what would be.
 
-    return [
-        *(_route(route, written=True) for route in routes_of(config)),
-        *(_route(route, written=False) for route in _implicit(config)),
-    ]
+    For example:
+      orchestrator routes
+      orchestrator routes --config pool.toml
+      orchestrator routes -o wide
+      orchestrator routes -o json | jq '.routes[] | select(.stands_in)'
+    """
+    try:
+        view = _of_daemon(connection.client().status())
+    except Unreachable as error:
+        if connection.config is None:
+            raise CommandError(
+                f"{error}; with --config the gateway is asked, or the file is read", error.exit_code
+            ) from error
+        view = _without_daemon(shared.read_config(connection.config, role="client"))
+    if output == "json":
+        shared.print_json(view)
+        return shared.OK
+    from orchestrator.render import routes as render
+
+    shared.print_text(render.routes(view, shared.look(output, connection.flags)))
+    return shared.OK
 
 
-def provider_meanings(config: Config) -> list[ProviderMeaningView]:
-    """Every provider with the models that are asked there, and what those cost now."""
+def _of_daemon(status: StatusView) -> RoutesView:
+    unseen: GatewaySeenView = {"seen_s": None, "error": "", "spend_error": ""}
+    return {
+        "schema": "routes/1",
+        "at": status["at"],
+        "source": "daemon",
+        "gateway": status.get("gateway", unseen),
+        "routes": status.get("routes", []),
+        "providers": status.get("providers", []),
+    }
+
+
+def _without_daemon(config: Config) -> RoutesView:
+    """What the gateway says, or what the file says of it, with the spend file's sums."""
+    from cloud.balancers.routes import read_routes
     from cloud.clock import SystemClock
+    from cloud.errors import Uncertain
+    from orchestrator.api import routes as shown
+    from orchestrator.cli.meanings import implicit_routes
+    from orchestrator.gateway.spend_file import Unbooked, read_totals
+    from orchestrator.wiring.gateway import routes_of
+    from policies.memory import Memory
 
-    used, now = models_used(config.routes), SystemClock().now()
-    return [_provider(name, p, used.get(name, {}), now) for name, p in config.providers.items()]
-
-
-def _implicit(config: Config) -> Iterator[Route]:
-    """The routes of names that pools serve and no route lists."""
-    for name, pools in implicit_names(config.pools, config.routes).items():
-        own = config.pools[pools[0]].served_name
-        backend = Backend(kind=Kind.POOL, name=pools[0], model="" if name == own else name)
-        yield Route(models=(name,), backends=(backend,), stays=True)
-
-
-def _route(route: Route, *, written: bool) -> RouteMeaningView:
-    weights = sum(backend.weight or 0 for backend in route.backends)
-    to: list[BackendMeaningView] = [
-        {"backend": str(backend), "when": _when(backend, weights, first=number == 0)}
-        for number, backend in enumerate(route.backends)
-    ]
-    name, *aliases = route.models
-    cap = route.usd_per_day_pico
-    parts = [f"{each['backend']} {each['when']}".strip() for each in to]
-    if cap is not None:
-        parts.append(f"at most {dollars(cap)} a day at providers")
-    if written and route.stays:
-        parts.append("its data stays here")
-    return {
-        "models": list(route.models),
-        "to": to,
-        "written": written,
-        "stays": route.stays,
-        "task": route.task.value,
-        "usd_per_day": None if cap is None else cap / PICO,
-        "sentence": name + (f" (also {', '.join(aliases)})" if aliases else "") + f": {'; '.join(parts)}.",
-    }
-
-
-def _when(backend: Backend, weights: int, *, first: bool) -> str:
-    """When a backend is asked, in words that follow its name; empty for always."""
-    if backend.weight is not None:
-        return f"for {backend.weight} of {weights}"
-    if first:
-        return ""
-    troubles = [word for trouble, word in _TROUBLES if backend.steps_in(trouble)]
-    said = [f"when that is {' or '.join(troubles)}"] if troubles else []
-    if backend.waited is not None:
-        said.append(f"after {backend.waited:g} s of waiting")
-    return ", or ".join(said)
-
-
-def _provider(name: str, provider: ProviderConfig, models: Iterable[str], now: float) -> ProviderMeaningView:
-    prices = {model: provider.price_of(model, at=now) for model in models}
-    sources = {model: provider.price_source(model, at=now) for model in models}
-    cap = provider.usd_per_day
-    most = "without a cap" if cap is None else f"at most ${cap} a day"
-    said = [f"{name}: {provider.address} ({provider.kind}), {most}"]
-    said += [f"{model} {_price(prices[model])} ({sources[model] or 'no price'})" for model in prices]
-    return {
-        "name": name,
-        "kind": provider.kind,
-        "url": provider.address,
-        "usd_per_day": None if cap is None else float(cap),
-        "models": [
-            {"model": model, "known": price is not None, "source": sources[model]}
-            for model, price in prices.items()
-        ],
-        "sentence": "; ".join(said) + ".",
-    }
-
-
-def _price(price: Price | None) -> str:
-    if price is None:
-        return "costs nobody knows what"
-    rates = price.rates
-    return (
-        f"costs {dollars(rates.input * _MTOK)} in and {dollars(rates.output * _MTOK)} out per million tokens"
+    now, document, error, days, spend_error = SystemClock().now(), None, "", None, ""
+    try:
+        document = asyncio.run(read_routes(config.gateway.socket))
+    except Uncertain as refused:
+        error = str(refused)
+    try:
+        days = read_totals(config.gateway.spend_file, now, days=shown.DAYS)
+    except Unbooked as unread:
+        spend_error = str(unread)
+    sight = shown.Sight(
+        at=now,
+        routes=(*routes_of(config), *implicit_routes(config)),
+        providers=config.providers,
+        document=document,
+        error=error,
+        seen_at=None if document is None else now,
+        days=days,
+        spend_error=spend_error,
     )
+    return {
+        "schema": "routes/1",
+        "at": now,
+        "source": "file" if document is None else "gateway",
+        "gateway": shown.gateway_seen(sight, now),
+        "routes": shown.routes_now(sight, Memory()),
+        "providers": shown.providers_now(sight, Memory()),
+    }

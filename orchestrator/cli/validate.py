@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from orchestrator.cli import routes, shared
+from orchestrator.cli import meanings, shared
 from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.config.checks.listeners import takes_requests
 from orchestrator.views.setup import PoolMeaningView, ValidateView
@@ -78,7 +78,7 @@ def validate(
             print(f"  {sentence}")
     if bounds := _budget(config):
         print(f"  {bounds}")
-    routed = [*routes.route_meanings(config), *routes.provider_meanings(config)]
+    routed = [*meanings.route_meanings(config), *meanings.provider_meanings(config)]
     for meant in routed:
         print(f"  {meant['sentence']}")
     if not config.pools:
@@ -263,8 +263,8 @@ def _view(
         "file": str(file),
         "ok": config is not None,
         "pools": [meaning(config, name, sold) for name, sold in (offerings or {}).items() if config],
-        "routes": [] if config is None else routes.route_meanings(config),
-        "providers": [] if config is None else routes.provider_meanings(config),
+        "routes": [] if config is None else meanings.route_meanings(config),
+        "providers": [] if config is None else meanings.provider_meanings(config),
         "problems": [problem.view() for problem in problems],
         "warnings": [] if config is None else [warning.view() for warning in config.warnings],
     }

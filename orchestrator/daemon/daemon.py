@@ -212,7 +212,12 @@ class Daemon:
         self._keep_turns(store)
         compacting = asyncio.Lock()
         outside = self._outside = Outside(
-            lambda: self._config, clock=self._clock, store=store, ask=self._ask, compacting=compacting
+            lambda: self._config,
+            clock=self._clock,
+            store=store,
+            ask=self._ask,
+            compacting=compacting,
+            threads=self._threads,
         )
         footing = Footing(
             clock=self._clock,

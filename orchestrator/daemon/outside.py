@@ -21,6 +21,7 @@ from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.api import routes
 from orchestrator.api.routes import Sight
+from orchestrator.config.checks.routes import by_name
 from orchestrator.config.load import Config
 from orchestrator.daemon.pool_run import SNAPSHOT_EVERY
 from orchestrator.gateway.spend_file import KEPT_DAYS, Totals, Unbooked, read_totals
@@ -36,7 +37,6 @@ log = structlog.get_logger("daemon")
 EVERY: Final = 2.0
 """Seconds between two looks."""
 
-SHOWN_DAYS: Final = 7
 _DAY: Final = 86_400.0
 _GOOD: Final = (FallbackEnded, ProviderBack)
 
@@ -45,16 +45,24 @@ Ask = Callable[[Path], Awaitable[Document]]
 
 
 class Outside:
-    """`run` is its root task. `sight` is the newest look, None before the first and where the file has
-    neither a route nor a provider. `config` tells the configuration in force.
+    """`run` is its root task. `sight` is the newest look, None before the first and where names of
+    models are not looked at. `config` tells the configuration in force; without
+    `threads` the spend file is read in place.
     """
 
     def __init__(
-        self, config: Callable[[], Config], *, clock: Clock, store: Store, ask: Ask, compacting: asyncio.Lock
+        self,
+        config: Callable[[], Config],
+        *,
+        clock: Clock,
+        store: Store,
+        ask: Ask,
+        compacting: asyncio.Lock,
+        threads: bool = True,
     ) -> None:
         self._config, self._clock, self._store, self._ask = config, clock, store, ask
         self._compacting = compacting
-        self._threads = WorkerThreads("spend", 1)
+        self._threads = WorkerThreads("spend", 1) if threads else None
         self._changed = asyncio.Event()
         self._watch = Watch()
         self._tidied_at = clock.now()
@@ -72,7 +80,7 @@ class Outside:
         try:
             while True:
                 config = self._config()
-                if not config.routes and not config.providers:
+                if not (by_name(config.pools, config.routes) or config.providers):
                     self.sight = None
                     self._changed.clear()
                     await self._changed.wait()
@@ -87,7 +95,8 @@ class Outside:
                     log.warning("routes.not_journalled", error=str(error))
                 await self._clock.sleep(EVERY)
         finally:
-            self._threads.close()
+            if self._threads is not None:
+                self._threads.close()
 
     async def look(self, config: Config) -> None:
         """Look once, and journal what is news. Raises StoreUnavailable: it is news again at the next look."""
@@ -124,10 +133,10 @@ class Outside:
     async def _days(self, config: Config, now: float) -> tuple[Sequence[Totals] | None, str]:
         """The sums of the days that are shown, and of those since the oldest fallback that is not over."""
         oldest = min((record.since for record in self.memory.fallbacks.values()), default=now)
-        days = min(KEPT_DAYS, max(SHOWN_DAYS, int((now - oldest) // _DAY) + 2))
+        days = min(KEPT_DAYS, max(routes.DAYS, int((now - oldest) // _DAY) + 2))
         read = partial(read_totals, config.gateway.spend_file, now, days=days)
         try:
-            return await self._threads.run(read), ""
+            return await self._threads.run(read) if self._threads is not None else read(), ""
         except Unbooked as error:
             return None if self.sight is None else self.sight.days, str(error)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from orchestrator.render import routes
 from orchestrator.render.parts import (
     Look,
     agent_card,
@@ -83,6 +84,7 @@ def status(view: StatusView, look: Look) -> str:
         parts += _pool(pool, view, look)
     if not view["pools"]:
         parts.append(Text(_no_pool(view["daemon"])))
+    parts += routes.of_status(view, look)
     parts.append(_next(_suggestions(view), look))
     return text_of(Group(*parts), look)
 
@@ -181,6 +183,8 @@ def explain(view: ExplainView, look: Look) -> str:
 def _pool(pool: PoolView, view: StatusView, look: Look) -> list[RenderableType]:
     daemon, at = view["daemon"], view["at"]
     parts: list[RenderableType] = [pack(_pool_segments(pool, daemon), look.width)]
+    answered = [Text(f"! {clean(text)}", style="yellow") for text in routes.for_pool(pool["name"], view)]
+    parts += [pack([line], look.width) for line in answered]
     parts += _problems(pool, daemon, at, look.width)
     parts += _pool_notices(pool["notices"], look)
     parts += _pool_swaps(pool["swaps"], at, look)
@@ -388,6 +392,8 @@ def _suggestions(view: StatusView) -> list[str]:
     doomed = [notice["node"] for pool in pools for notice in pool["notices"]]
     if doomed:
         found.append(f"orchestrator node {clean(doomed[0])}")
+    if any(route["stands_in"] or route["servable"] is False for route in view.get("routes", [])):
+        found.append("orchestrator routes")
     found += _named(problem for pool in pools for problem in pool["problems"])
     if any(pool["state"] not in ("ok", "paused") for pool in pools):
         found += ["orchestrator plan", "orchestrator events -f"]

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.views import api as views
 from orchestrator.views import journal as journal_views
+from orchestrator.views import routes as route_views
 from orchestrator.views import setup as setup_views
 from orchestrator.views import simulate as simulator
 
@@ -23,6 +24,7 @@ DIRECTORY: Final = Path(__file__).parent
 
 VIEWS: Final[dict[str, type]] = {
     "status": views.StatusView,
+    "routes": route_views.RoutesView,
     "nodes": views.NodesView,
     "node": views.NodeStory,
     "events": views.EventsView,

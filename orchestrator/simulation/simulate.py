@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cloud.errors import CloudError
+from cloud.balancers.routes import Document
+from cloud.errors import CloudError, Uncertain
 from cloud.ports import Clock
 from cloud.sim.balancer import Traffic
 from cloud.sim.books import Books
@@ -480,6 +481,11 @@ class Simulation:
 async def _no_gateway(_: Path) -> str:
     """The table of targets is no process that could have an heir."""
     return ""
+
+
+async def _no_routes(_: Path) -> Document:
+    """Nor does it route requests by the models that they name."""
+    raise Uncertain("no gateway runs in a simulation")
 
 
 def _land(land: Callable[[], object]) -> None:

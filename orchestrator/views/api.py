@@ -194,9 +194,11 @@ class StatusView(TypedDict):
     at: float
     daemon: DaemonView
     pools: list[PoolView]
-    gateway: NotRequired[Annotated[GatewaySeenView, "only where the file has a route or a provider"]]
-    routes: NotRequired[Annotated[list[RouteNowView], "only where the file has a route or a provider"]]
-    providers: NotRequired[Annotated[list[ProviderNowView], "only where the file has a route or a provider"]]
+    gateway: NotRequired[Annotated[GatewaySeenView, "only where requests go by the models that they name"]]
+    routes: NotRequired[Annotated[list[RouteNowView], "only where requests go by the models that they name"]]
+    providers: NotRequired[
+        Annotated[list[ProviderNowView], "only where requests go by the models that they name"]
+    ]
 
 
 class NodesView(TypedDict):
