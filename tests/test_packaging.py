@@ -75,6 +75,7 @@ def test_the_sdist_holds_what_the_make_targets_need(tmp_path: Path) -> None:
         "docs/generate.py",
         "examples/pool.toml",
         "bench/notice_to_detached.py",
+        "tools/llamacpp/install.sh",
         "tools/vllm/install.sh",
         "tests/test_packaging.py",
     }

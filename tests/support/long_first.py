@@ -18,7 +18,7 @@ SECONDS = {
     "tests/system/test_documented.py": 120,
     "tests/simulation/test_crash.py": 40,
     "tests/system/test_aws_first_day.py": 75,
-    "tests/system/test_demo.py": 75,
+    "tests/system/test_demo.py": 90,
     "tests/system/test_gateway_kills.py": 75,
     "tests/system/test_reload.py": 75,
     "tests/system/test_monitoring.py": 65,
@@ -30,7 +30,10 @@ SECONDS = {
     "tests/orchestrator/gateway/test_moves.py": 45,
     "tests/simulation/test_campaign.py": 30,
     "tests/simulation/test_swarm.py": 30,
+    "tests/system/test_routes_llamacpp.py": 30,
     "tests/orchestrator/backtest/test_whole.py": 25,
+    "tests/orchestrator/gateway/test_llamacpp.py": 15,
+    "tests/cloud/contract/test_engine_contract.py": 15,
     "tests/simulation/test_planted.py": 20,
 }
 """What the longest modules take on two free cores, roughly."""
