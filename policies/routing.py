@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -83,7 +83,11 @@ _WHEN_UNSAID: Mapping[Kind, frozenset[When]] = {
 }
 
 
-_CONDITIONS = {Trouble.DOWN: When.DOWN, Trouble.SATURATED: When.SATURATED}
+_MEETS: Mapping[When, tuple[Trouble, ...]] = {
+    When.ALWAYS: tuple(Trouble),
+    When.DOWN: (Trouble.DOWN,),
+    When.SATURATED: (Trouble.SATURATED,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,14 @@ class Backend:
     when: frozenset[When] | None = None
     waited: float | None = None
     weight: int | None = None
+    _met: tuple[Trouble, ...] = field(init=False, repr=False, compare=False, default=())
+
+    def __post_init__(self) -> None:
+        when = self.conditions
+        met = [trouble for condition in when for trouble in _MEETS[condition]]
+        if self.waited is not None:
+            met.append(Trouble.WAITED)
+        object.__setattr__(self, "_met", tuple(met))  # looked up for every request
 
     @property
     def conditions(self) -> frozenset[When]:
@@ -109,11 +121,7 @@ class Backend:
 
     def steps_in(self, trouble: Trouble) -> bool:
         """Whether it is there for a request that met this trouble."""
-        if When.ALWAYS in self.conditions:
-            return True
-        if trouble is Trouble.WAITED:
-            return self.waited is not None
-        return _CONDITIONS.get(trouble) in self.conditions
+        return trouble in self._met
 
     def __str__(self) -> str:
         """As messages name it."""
