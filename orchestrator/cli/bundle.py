@@ -54,7 +54,8 @@ def parts(file: Path, config: Config | None, redactor: Redactor) -> Iterator[Par
         ("about.json", about),
         ("file.toml", lambda: file.read_text(encoding="utf-8", errors="replace")),
     ]
-    sources += [(name, _command(words)) for name, words in _commands(file)]
+    pools = () if config is None else tuple(config.pools)
+    sources += [(name, _command(words)) for name, words in _commands(file, pools)]
     if config is not None:
         sources += _running(config)
     if shutil.which("journalctl") is not None:
@@ -138,14 +139,17 @@ def about() -> str:
     )
 
 
-def _commands(file: Path) -> Iterator[tuple[str, Sequence[str]]]:
+def _commands(file: Path, pools: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Our own commands, those about one pool for each of several."""
     here = ("--config", str(file))
     yield "config.toml", ("config", "show", str(file), "--effective", "--origin")
     yield "validate.json", ("validate", str(file), "-o", "json")
     yield "status.json", ("status", "-o", "json", "--no-exit-code", *here)
     yield "plan.json", ("plan", "-o", "json", *here)
-    yield "explain.txt", ("explain", "pool", *here)
-    yield "history.json", ("history", "-n", "256", "-o", "json", *here)
+    one_by_one = [(f"-{pool}", ("--pool", pool)) for pool in pools] if len(pools) > 1 else [("", ())]
+    for of, named in one_by_one:
+        yield f"explain{of}.txt", ("explain", "pool", *named, *here)
+        yield f"history{of}.json", ("history", "-n", "256", "-o", "json", *named, *here)
     yield "events.json", ("events", "-n", _EVENTS, "-o", "json", *here)
     yield "journal.json", ("journal", "show", "-o", "json", *here)
     yield "doctor.json", ("doctor", "-o", "json", *here)

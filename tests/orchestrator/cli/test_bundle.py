@@ -52,6 +52,14 @@ def test_each_pool_and_the_routes_are_asked_for(config: Config) -> None:
     ]  # fmt: skip
 
 
+def test_commands_about_one_pool_are_given_for_each(config: Config) -> None:
+    given = dict(bundle._commands(Path("pool.toml"), tuple(config.pools)))
+    assert given["explain-a.txt"] == ("explain", "pool", "--pool", "a", "--config", "pool.toml")
+    assert {"history-a.json", "history-b.json", "explain-b.txt"} <= set(given)
+    alone = dict(bundle._commands(Path("pool.toml"), ("a",)))
+    assert alone["explain.txt"] == ("explain", "pool", "--config", "pool.toml")
+
+
 def test_what_was_spent_is_there_without_a_gateway(config: Config) -> None:
     (spend,) = [source for name, source in bundle._running(config) if name == "spend.json"]
     assert [day["lines"] for day in json.loads(spend())] == [[]] * 8
