@@ -238,8 +238,8 @@ class Daemon:
             self.reloader.complain(wrong, "everything else in the file is in force")
         if self._listen:
             await self._serve(self._api(pools, store, outside))
+            self._spawn("look at routes and providers", outside.run())
         pools.start()
-        self._spawn("look at routes and providers", outside.run())
         self._spawn("show signs of life", self._live())
         log.info("started", epoch=epoch, pools=list(pools.runs), state_dir=str(self._config.daemon.state_dir))
 

@@ -13,6 +13,9 @@ from collections import deque
 
 from policies.events import Event, NoticeSeen
 
+_LOOKS = 60.0
+"""Seconds between two looks at what wakes up by itself."""
+
 
 class Inbox:
     """Events from ports, operators and the actuator, in order of arrival."""
@@ -81,6 +84,11 @@ class Inbox:
             return
         future = self._waiting.setdefault(ticket, asyncio.get_running_loop().create_future())
         await asyncio.shield(future)
+
+    async def notice(self) -> None:
+        """Wait until a notice waits for the next turn."""
+        while not await self._urgent.within(_LOOKS):
+            pass
 
     async def wait(self, seconds: float, *, debounce: float = 0.0) -> bool:
         """Wait for a wake-up, at most `seconds`, then `debounce` longer unless a notice waits.

@@ -2,9 +2,10 @@
 
 One turn never waits for the world: the observer's newest snapshot is taken, calls run beside the loop and
 come back as events. The only thing a turn waits for is the journal, because a fact must be on disk before it
-is acted on. When the journal cannot be written the loop goes on without it: notices still drain and target
-sets are still written, and nothing is launched or ended. When the lease has run out because its database does
-not answer, noticed nodes are still taken out of the balancers (`policies.failsafe`).
+is acted on. When the journal cannot be written, or is slow while a notice waits, the loop goes on without it:
+notices still drain and target sets are still written, and nothing is launched or ended (`writing`). When the
+lease has run out because its database does not answer, noticed nodes are still taken out of the balancers
+(`policies.failsafe`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from dataclasses import dataclass, field
 import structlog
 
 from cloud.ports import Clock, Lease
-from orchestrator.journal.store import Journal, StoreUnavailable, Superseded
+from orchestrator.journal.store import Journal
 from orchestrator.loop.actuator import Actuator
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.observer import Observer
 from orchestrator.loop.recorder import Recorder
 from orchestrator.loop.tally import Tally, dooms
+from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
 from policies import facts, parts
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
@@ -51,9 +53,6 @@ from policies.value import lazy, replace
 from policies.verdict import State, Verdict, change, judge
 
 log = structlog.get_logger("loop")
-
-UNWRITTEN_MOST = 10_000
-"""Events kept for the journal while it cannot be written; the oldest are dropped beyond."""
 
 _PARTS = ("observe", "journal", "decide", "act")
 """Of a turn, each with its own duration."""
@@ -131,11 +130,9 @@ class Loop:
         self._shares = shares
         self._tally = Tally(pool.name)
         self._seconds = {part: metrics.TURN_SECONDS.labels(pool.name, part) for part in _PARTS}
-        self._unwritten: list[Event] = []
+        self._writing = Writing(pool.name, journal, inbox)
         self._alarms = _Alarms()
-        self._durable = True
         self._failsafe = False
-        self._writing = False
         self._next: tuple[Pool, float] | None = None
         self.turns = 0
         self.last: Snapshot | None = None
@@ -148,12 +145,12 @@ class Loop:
     @property
     def settled(self) -> bool:
         """True while everything in memory is on disk: only then may memory be stored as a snapshot."""
-        return self._durable and not self._unwritten and not self._writing
+        return self._writing.settled
 
     @property
     def unwritten(self) -> int:
         """Events that wait for the journal to accept writes."""
-        return len(self._unwritten)
+        return self._writing.behind
 
     async def run(self) -> None:
         """Turn for ever: at once when a notice waits, soon after other events, and at every tick."""
@@ -178,7 +175,9 @@ class Loop:
             if self._recorder is not None:
                 self._recorder.begin()
         arrived, ticket = self._inbox.take_all()
-        world = self._observer.world(durable=self._durable, leading=self._lease.valid(), epoch=self._epoch)
+        world = self._observer.world(
+            durable=self._writing.durable, leading=self._lease.valid(), epoch=self._epoch
+        )
         world = replace(world, writing=self._actuator.writing, failsafe_since=self._failsafe_since(world))
         heard = self._heard(arrived)
         memory = reduce(self.memory, *heard)
@@ -192,17 +191,19 @@ class Loop:
         self._tally.tokens(world)
         self.memory = reduce(memory, *news)
         observed = seconds()
-        if await self._write((*heard, *seen, *news)):
+        noticed = any(isinstance(event, NoticeSeen) for event in heard)
+        if await self._writing.write((*heard, *seen, *news), urgent=noticed):
             self._inbox.mark_written(ticket)
+        self._note_lost()
         if world.leading:
             self._hear_last_words(seen, world)
-        if world.durable is not self._durable:
-            world = replace(world, durable=self._durable)
+        if world.durable is not self._writing.durable:
+            world = replace(world, durable=self._writing.durable)
         journalled = seconds()
         plan = self._decide(fleet, world)
         decided = seconds()
         await self._act(plan, world)
-        await self._ledger.count(fleet, world)
+        await self._writing.account(self._ledger.count(fleet, world))
         snapshot = self._publish(fleet, world, plan)
         acted = seconds()
         for part, took in zip(
@@ -227,7 +228,7 @@ class Loop:
             return decide_for(fleet, world, self.memory)
         except Exception as error:
             if self._recorder is not None:
-                self._recorder.raised(self.pool, world, self.memory, error, behind=len(self._unwritten))
+                self._recorder.raised(self.pool, world, self.memory, error, behind=self._writing.behind)
             raise
 
     # -- in ----------------------------------------------------------------------------------------
@@ -277,36 +278,6 @@ class Loop:
         _log(found)
         return found
 
-    async def _write(self, events: Sequence[Event]) -> bool:
-        """Journal events, with those that could not be written before; True when all are on disk."""
-        waiting = [*self._unwritten, *events]
-        if not waiting and self._durable:
-            return True
-        started = asyncio.get_running_loop().time()
-        self._writing = True
-        try:
-            await self._journal.append(self.pool.name, waiting)
-        except Superseded:
-            raise
-        except StoreUnavailable as error:
-            if self._durable:
-                effect = "notices still drain nodes; nothing is launched or ended until it can be written"
-                log.error("journal.unavailable", error=str(error), effect=effect)
-            metrics.JOURNAL_FAILURES.inc()
-            self._durable = False
-            self._unwritten = waiting[-UNWRITTEN_MOST:]
-            if len(waiting) > UNWRITTEN_MOST and self._recorder is not None:
-                self._recorder.events_lost()
-        else:
-            if not self._durable:
-                log.info("journal.available", written=len(waiting))
-            self._durable, self._unwritten = True, []
-            metrics.JOURNAL_SECONDS.observe(asyncio.get_running_loop().time() - started)
-        finally:
-            self._writing = False
-        metrics.JOURNAL_OK.set(self._durable)
-        return self._durable
-
     # -- out ---------------------------------------------------------------------------------------
 
     async def _act(self, plan: Plan, world: World) -> None:
@@ -319,8 +290,8 @@ class Loop:
             self._actuator.take_out(plan.write, out, self._epoch)
         else:
             self._actuator.write(plan.write, plan.targets, self._epoch, leading=world.leading)
-        if self._recorder is not None:
-            self._recorder.decided(self.pool, world, self.memory, plan, behind=len(self._unwritten))
+        if self._recorder is not None and not self._writing.under_way:  # else nobody can say what is on disk
+            self._recorder.decided(self.pool, world, self.memory, plan, behind=self._writing.behind)
         now = self._clock.now()
         alarms = self._alarms.fresh(self.pool.name, [a for a in plan.actions if isinstance(a, Alarm)])
         news = [*records(now, plan.actions), *self._newly_held(now, plan)]
@@ -328,10 +299,9 @@ class Loop:
         if news:
             before = self.memory
             self.memory = reduce(before, *news)
-            if not await self._write(news):
-                void = {id(r) for r in news if isinstance(r, IntentOpened)}
-                self._unwritten = [e for e in self._unwritten if id(e) not in void]
-                self.memory = reduce(before, *(r for r in news if id(r) not in void))
+            if not await self._writing.write(news, urgent=True if self._writing.under_way else None):
+                self._writing.void([event for event in news if isinstance(event, IntentOpened)])
+                self.memory = reduce(before, *(e for e in news if not isinstance(e, IntentOpened)))
             elif self._lease.valid():  # a process that was suspended may have lost it since the turn began
                 self._actuator.perform(plan.actions, place_of=self._place_of)
         self._tell(plan, alarms)
@@ -349,6 +319,12 @@ class Loop:
     def _place_of(self, node: str) -> Placement | None:
         record = self.memory.nodes.get(node)
         return None if record is None else record.placement
+
+    def _note_lost(self) -> None:
+        """Memory has taken in what will never be on disk: a recording cannot go on with that."""
+        if self._writing.lost and self._recorder is not None:
+            self._recorder.events_lost()
+        self._writing.lost = False
 
     def _newly_held(self, now: float, plan: Plan) -> list[Event]:
         """Doomed nodes that go on serving by choice, each told once."""

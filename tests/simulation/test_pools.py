@@ -19,10 +19,11 @@ from orchestrator.config.load import Config
 from orchestrator.daemon import leaving
 from orchestrator.daemon.daemon import Daemon
 from orchestrator.loop.loop import Loop
+from orchestrator.simulation.recorded_store import RecordedStore
 from orchestrator.simulation.simulate import Simulation, Wrap
 from orchestrator.wiring.ports import Ports
 from policies.decide import decide_for
-from policies.events import AlarmRaised, Paused, PoolRemoved
+from policies.events import AlarmRaised, Event, Paused, PoolRemoved
 from policies.model import Market
 
 PAIR = ("p", "q")
@@ -207,7 +208,7 @@ def test_a_loop_that_stands_still_is_begun_again(tmp_path: Path, monkeypatch: py
         daemon = await whole(sim)
         stuck.add("p")
         while not daemon.runs["p"].failures:
-            await sim.clock.sleep(1.0)
+            await sim.clock.sleep(0.25)
             seen.append(daemon.runs["p"].why_down())
         await sim.settle()
         assert not daemon.runs["p"].why_down()
@@ -281,6 +282,51 @@ def test_a_daemon_without_a_pool_lives(tmp_path: Path) -> None:
 
     sim = Simulation(both, sales=sales(), pace=PACE)
     assert sim.run(script).broken == ()
+
+
+class HangingStore(RecordedStore):
+    """A journal whose one writing thread is held up once `hangs` is set, by whatever pool."""
+
+    hangs = False
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        while HangingStore.hangs:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.5)
+        await super().append(pool, events)
+
+
+def test_a_notice_waits_for_no_journal_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves the balancer at once; nothing is launched or ended meanwhile, and all is written later."""
+    monkeypatch.setattr(HangingStore, "hangs", False)
+
+    async def script(sim: Simulation) -> None:
+        daemon = await whole(sim)
+        launches = [pool.world.launches for pool in sim.pools.values()]
+        for warning in (0.0, 7.0):  # the journal hangs before the notice, or has for a while
+            HangingStore.hangs = True
+            await sim.clock.sleep(warning)
+            found: list[float] = []
+            watch_detach(sim, "q", found)
+            began = sim.clock.now()
+            noticed(sim, "q")
+            await sim.clock.sleep(20.0)
+            assert found, "it was let go"
+            assert found[0] - began < 1.0
+            assert [pool.world.launches for pool in sim.pools.values()] == launches
+            HangingStore.hangs = False
+            await sim.settle()
+            launches = [pool.world.launches for pool in sim.pools.values()]
+        assert all(run.loop is not None and run.loop.settled for run in daemon.runs.values())
+
+    sim = Simulation(
+        config(tmp_path, pools=PAIR),
+        sales=sales(),
+        pace=PACE,
+        traffic=Traffic(per_second=2.0),
+        store=HangingStore,
+    )
+    outcome = sim.run(script)
+    assert {b.name for b in outcome.broken} <= {"replenished", "wanted"}, outcome.broken
 
 
 # -- pools come and go ---------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import pytest
 import structlog
 from loop_rig import START, Eyes, Play, Rig, rig
 
-from orchestrator.loop.loop import UNWRITTEN_MOST
 from orchestrator.loop.tally import ARRIVALS_KEPT
+from orchestrator.loop.writing import UNWRITTEN_MOST
 from orchestrator.metrics.metrics import REGISTRY
 from policies.actions import ActionKind, Drain, Launch, Terminate
 from policies.budget import Shares
@@ -322,10 +322,10 @@ def test_what_waits_for_the_journal_is_bounded(play: Play) -> None:
         for i in range(UNWRITTEN_MOST + 200):
             r.notice(f"x{i}")
         await r.turns(2)
-        assert len(r.loop._unwritten) == UNWRITTEN_MOST
+        assert r.loop.unwritten == UNWRITTEN_MOST
         r.journal.fails = False
         await r.turns(1)
-        assert r.loop._unwritten == []
+        assert r.loop.unwritten == 0
 
     rig(play, work)
 
