@@ -35,6 +35,8 @@ def answered(script: Script, raw_path: str, content: bytes, seen: list[Asked]) -
     """Carry one request to the script and its answer back, as the gateway does. `seen` gets what arrived."""
     try:
         asked = ask("POST", raw_path, "application/json", content)
+        if asked.unfit is not None:
+            raise asked.unfit
     except Unfit as unfit:
         body = anthropic_error(unfit.status, unfit.code, unfit.message, REQUEST_ID, unfit.param)
         return Answered(unfit.status, "application/json", [body])

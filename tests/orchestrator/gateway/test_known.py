@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture
 def known_within(monkeypatch):
     def set_to(seconds):
-        for module in ("health", "proxy"):
+        for module in ("health", "tries"):
             monkeypatch.setattr(f"orchestrator.gateway.{module}.KNOWN_WITHIN", seconds)
 
     return set_to
