@@ -15,7 +15,7 @@ from orchestrator.gateway.replies import BACKEND, NODE, REQUEST_ID
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import CompletionJudge, StreamJudge
 from orchestrator.gateway.targets import Entry, Nature, Wish
-from policies.routing import Route
+from policies.routing import Route, Trouble
 
 CONTINUATION = "X-Continuation"
 """In a request: asks for less than the pool's setting. In the answer to one: what holds for its stream."""
@@ -147,6 +147,11 @@ class Job:
         if self.exchange.stage is Stage.STREAMING:
             return not self.obstacle()
         return self.asked.repeatable
+
+    def can_leave(self) -> bool:
+        """Whether another backend takes it while all targets of its pool are down."""
+        exchange = self.exchange
+        return exchange.stage is Stage.SENT and self.repeatable and Trouble.DOWN in exchange.leaves
 
     def seconds_left(self, entry: Entry) -> float | None:
         """How long its stream will take at this target, by the tokens that it may still bring."""

@@ -27,7 +27,10 @@ class Movable(Protocol):
         """What it needs of a target."""
 
     def can_move(self) -> bool:
-        """Whether it can go on elsewhere."""
+        """Whether it can go on at another target."""
+
+    def can_leave(self) -> bool:
+        """Whether another backend takes it while all targets are down."""
 
     def fits(self, entry: Entry) -> bool:
         """Whether a target can bring the rest of its stream."""
@@ -165,8 +168,12 @@ class Watch:
         return left is None or now + left > spec.drain_deadline - self._drain_margin / 2
 
     def _elsewhere(self, leash: Leash, now: float) -> bool:
-        """Whether another target that is well can take it at once, beside those that leave in this look."""
+        """Whether another target that is well can take it at once, beside those that leave in this look, or
+        another backend where all targets are down.
+        """
         owner, entry = leash.owner, leash.entry
+        if owner.can_leave() and self._table.down(owner.wish):
+            return True
         if not owner.can_move():
             return False
         fits = owner.fits if leash.clock.begun else owner.wish.fits

@@ -216,6 +216,31 @@ async def test_all_of_a_killed_pools_requests_are_answered(routed, engine, provi
     assert all("from api" in text for _, _, text in answers)
 
 
+async def test_all_of_a_frozen_pools_requests_are_answered(routed, engine, provider):
+    """Its nodes keep connections and say nothing: what they hold leaves once they are known to be lost."""
+
+    async def hold(talk):
+        await talk.upstream.go_on.wait()
+
+    engine.behaviour = hold
+    gateway = await routed(
+        {"chat": [engine]},
+        route("assistant", to=[pool("chat"), api("far")]),
+        route("own", to=[pool("chat")]),
+        gates={"chat": {"health_timeout": 0.5}},
+        providers={"far": provider},
+    )
+    asked = [asyncio.create_task(gateway.ask("assistant", stream=n % 2 == 0)) for n in range(10)]
+    nowhere_else = asyncio.create_task(gateway.ask("own"))
+    await until(lambda: engine.in_flight == 11)
+    engine.frozen = True
+    answers = await asyncio.gather(*asked)
+    assert {status for status, _, _ in answers} == {200}
+    assert all("from api" in text for _, _, text in answers)
+    assert not nowhere_else.done()
+    nowhere_else.cancel()
+
+
 async def test_a_pool_without_a_target_set_is_down_where_another_backend_is_there(tmp_path, provider):
     one = Routed(
         tmp_path, {"chat": []}, route("r", to=[pool("chat"), api("far")]), providers={"far": provider}

@@ -25,10 +25,14 @@ class Owner:
     def __init__(self):
         self.wish = Wish()
         self.movable = True
+        self.leaving = False
         self.left = None
 
     def can_move(self):
         return self.movable
+
+    def can_leave(self):
+        return self.leaving
 
     def fits(self, entry):
         return True
@@ -106,6 +110,13 @@ async def test_a_lost_target_loses_its_requests_only_where_another_is_well():
     world = World()
     assert await played(world, world.leash(), lambda: world.passes(30.0, "a", "b")) is None
     assert await played(world, world.leash(), lambda: world.passes(70.0, "a", "b")) is Failure.LOST
+
+
+async def test_a_lost_pool_loses_its_requests_where_another_backend_is_there():
+    world = World()
+    world.owner.leaving = True
+    assert await played(world, world.leash(), lambda: world.passes(3.0, "a", "b")) is None
+    assert await played(world, world.leash(), lambda: world.passes(3.0, "a", "b")) is Failure.LOST
 
 
 async def test_what_cannot_move_stays_until_the_end():
