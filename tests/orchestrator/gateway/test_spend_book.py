@@ -35,6 +35,7 @@ from tests.support.hand_clock import HandClock
 
 NOON = 1_796_040_000.0  # 2026-11-30 12:00 UTC
 DAY = 86_400.0
+LONG = 90.0
 USAGE = Usage(fresh=7, cached=2, cache_write=1, output=5, cache_write_1h=3)
 
 
@@ -55,6 +56,13 @@ def hold(file: SpendFile, wanted: Claim, now: float = NOON) -> Ticket:
 
 def settle(file: SpendFile, ticket: Ticket, amount: int | None = 4, now: float = NOON) -> None:
     assert file.apply([Settled(ticket=ticket, amount=amount, usage=USAGE)], now) == [None]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes no test fail: what waits, waits."""
+    monkeypatch.setattr(spend_book, "_PATIENCE", LONG)
+    monkeypatch.setattr(spend_file, "_BUSY_WAIT", LONG)
 
 
 @pytest.fixture
@@ -279,6 +287,7 @@ def started(script: str, path: Path, seed: int = 0) -> subprocess.Popen[str]:
         import os
         from pathlib import Path
         from {__name__} import *
+        spend_file._BUSY_WAIT = LONG
         path, seed = Path({str(path)!r}), {seed}
         file = SpendFile(path)
     """
