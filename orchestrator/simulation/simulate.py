@@ -282,6 +282,7 @@ class Simulation:
             make_lease=make_lease,
             open_shared=open_shared,
             replace=_no_gateway,
+            ask=_no_routes,
         )
         process = SimProcess(
             name=name,
