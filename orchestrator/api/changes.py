@@ -29,11 +29,13 @@ from orchestrator.views import api as views
 from orchestrator.words import plural
 from policies import resize
 from policies.bill import Prices, prices_of
+from policies.budget import ask_of
 from policies.decide import decide_for
 from policies.economics import rate
 from policies.fleet import Fleet
+from policies.grant import Ask, Grant
 from policies.memory import Memory, reduce
-from policies.model import Phase, Pool, StandbyRules
+from policies.model import Phase, Pool, StandbyRules, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,13 +214,33 @@ def _read_by_gateway(path: Key) -> bool:
     return whole_pool or reload_at(ConfigFile, path).gateway
 
 
-def would_do(pool: Pool, snapshot: Snapshot) -> views.PoolPlanView:
-    """What the next turn would do if `pool` were wanted and the world as it was in the last one."""
-    now = snapshot.world.now
-    memory = reduce(snapshot.memory, resize.configured(pool, at=now))
-    fleet = Fleet.of(pool, snapshot.world, memory)
-    plan = decide_for(fleet, snapshot.world, memory)
-    return plan_view(Snapshot(fleet=fleet, world=snapshot.world, memory=memory, plan=plan, at=now))
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A pool as its next turn would find it if it were wanted so, and the world as it was in the last one."""
+
+    fleet: Fleet
+    world: World
+    memory: Memory
+
+    @classmethod
+    def of(cls, pool: Pool, snapshot: Snapshot) -> Trial:
+        """What the newest turn saw, under `pool`."""
+        world = snapshot.world
+        memory = reduce(snapshot.memory, resize.configured(pool, at=world.now))
+        return cls(Fleet.of(pool, world, memory), world, memory)
+
+    @property
+    def ask(self) -> Ask:
+        """What it asks of a shared budget."""
+        return ask_of(self.fleet, self.world, self.memory)
+
+    def plan(self, grant: Grant | None) -> views.PoolPlanView:
+        """What the turn would do with its share of the budget, None where there is none."""
+        world = replace(self.world, grant=grant)
+        plan = decide_for(self.fleet, world, self.memory)
+        return plan_view(
+            Snapshot(fleet=self.fleet, world=world, memory=self.memory, plan=plan, at=self.world.now)
+        )
 
 
 def change_view(change: Change, new: Config) -> views.ChangeView:

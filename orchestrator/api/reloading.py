@@ -7,7 +7,8 @@ question about its size: the one in its journal stays in force until it is answe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -18,6 +19,7 @@ import structlog
 from cloud.ports import Clock
 from orchestrator.api.changes import (
     Last,
+    Trial,
     Verdict,
     change_view,
     confirming,
@@ -26,7 +28,6 @@ from orchestrator.api.changes import (
     gateway_changed,
     reread,
     with_size_of,
-    would_do,
 )
 from orchestrator.config.errors import Problem, dotted
 from orchestrator.config.load import Config
@@ -36,7 +37,9 @@ from orchestrator.views import api as views
 from orchestrator.words import rejection
 from policies import resize
 from policies.bill import remembered_prices
+from policies.budget import share
 from policies.events import ConfigRejected, Event
+from policies.grant import Ask
 from policies.memory import Memory
 from policies.model import Instance
 
@@ -131,22 +134,22 @@ class Reloader:
 
     def _tried(self, verdict: Verdict, last: Last) -> tuple[Verdict, list[views.PoolPlanView]]:
         """Decide once under the new configuration: a decision that fails would end a pool each time."""
-        config, plans, problems = verdict.config, [], []
+        config, plans, problems = verdict.config, list[views.PoolPlanView](), list[Problem]()
         if config is None or verdict.problems:
             return verdict, []
-        shared = any(not change.pool for change in verdict.changes)
+        trials: dict[str, Trial] = {}
+        asks: list[Ask] = []
         for name, snapshot in last.items():
-            if len(last) > 1 and not shared and all(change.pool != name for change in verdict.changes):
-                continue
             wanted = config.only(name).wanted if name in config.pools else emptied(self.config.only(name))
-            try:
-                plans.append(would_do(wanted, snapshot))
-            except Exception as error:
-                log.exception("config.undecidable", pool=name)
-                text = (
-                    f"no decision can be made under it ({type(error).__name__}: {error}); please report this"
-                )
-                problems.append(config.problem(("pool", name), text))
+            with _decidable(config, name, problems):
+                trials[name] = Trial.of(wanted, snapshot)
+                asks.append(trials[name].ask)
+        grants = share(asks, config.budget.shared) if config.budget.bounded else {}
+        everywhere = len(last) == 1 or any(not change.pool for change in verdict.changes)
+        for name, trial in trials.items():
+            if everywhere or any(change.pool == name for change in verdict.changes):
+                with _decidable(config, name, problems):
+                    plans.append(trial.plan(grants.get(name)))
         return replace(verdict, problems=tuple(problems)), plans
 
     def _outcome(self, verdict: Verdict, dry_run: bool) -> Outcome:
@@ -210,6 +213,17 @@ class Reloader:
         if len(plans) > 1:
             view["plans"] = list(plans)
         return view
+
+
+@contextlib.contextmanager
+def _decidable(config: Config, pool: str, problems: list[Problem]) -> Iterator[None]:
+    """Take it for a problem of the configuration when what is decided for the pool raises."""
+    try:
+        yield
+    except Exception as error:
+        log.exception("config.undecidable", pool=pool)
+        text = f"no decision can be made under it ({type(error).__name__}: {error}); please report this"
+        problems.append(config.problem(("pool", pool), text))
 
 
 def _concerns(problem: Problem, pool: str) -> bool:

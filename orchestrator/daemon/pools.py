@@ -24,7 +24,6 @@ from orchestrator.daemon import leaving
 from orchestrator.daemon.pool_run import Failure, Footing, PoolRun
 from orchestrator.journal.store import StoreUnavailable, Superseded
 from policies.events import AlarmRaised, PoolRemoved
-from policies.grant import SharedBudget
 from policies.memory import reduce
 
 log = structlog.get_logger("daemon")
@@ -58,7 +57,7 @@ class Pools:
         Raises StartError where there are pools and none can begin, StoreUnavailable where the journal cannot
         be read: that is nobody's alone. A pool that cannot begin beside others is tried again.
         """
-        self._budget(config)
+        self._footing.shares.budget = config.budget.shared
         for name in config.pools:
             self.runs[name] = PoolRun(config.only(name), self._footing)
         wrong = await self._resume_leaving(config)
@@ -114,7 +113,7 @@ class Pools:
 
         With `wait` what is returned is done once each pool that stays has turned under it.
         """
-        self._budget(config)
+        self._footing.shares.budget = config.budget.shared
         waiting = []
         for name in dict.fromkeys((*self.runs, *config.pools)):
             run = self.runs.get(name)
@@ -128,11 +127,6 @@ class Pools:
                 self._spawn(f"note whether {name} leaves", self._note_leaving(run))
             waiting.append(run.reconfigure(run.config if run.leaving else config.only(name), wait=wait))
         return asyncio.gather(*waiting)
-
-    def _budget(self, config: Config) -> None:
-        self._footing.shares.budget = SharedBudget(
-            spend_per_hour=config.budget.spend_per_hour, nodes=config.budget.nodes
-        )
 
     async def stop(self) -> None:
         """Stop every pool; touches no node and no target set. Idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from orchestrator.config.types import UNLIMITED, MoneyOrUnlimited, Section
+from policies.grant import SharedBudget
 
 
 class BudgetConfig(Section):
@@ -28,3 +29,8 @@ class BudgetConfig(Section):
     def bounded(self) -> bool:
         """Whether there is anything to share."""
         return self.spend_per_hour is not None or self.nodes is not None
+
+    @property
+    def shared(self) -> SharedBudget:
+        """As the policy takes it."""
+        return SharedBudget(spend_per_hour=self.spend_per_hour, nodes=self.nodes)

@@ -296,6 +296,27 @@ async def pool_has(sim: Simulation, daemon: Daemon, count: int) -> None:
 
 
 @pytest.mark.usefixtures("quiet")
+def test_a_dry_run_shares_the_budget_as_the_new_file_asks(file: Path) -> None:
+    """The grant of the last turn is for what was wanted then."""
+    roomy = BASE + "[budget]\nspend_per_hour = 60\n"
+
+    async def script(sim: Simulation, daemon: Daemon) -> None:
+        write(file, roomy)
+        await daemon.reloader.reload(wait=True)
+        write(file, roomy.replace("replicas = 4", "replicas = 6"))
+        plan = (await daemon.reloader.reload(dry_run=True))["plan"]
+        assert plan is not None
+        assert [action["kind"] for action in plan["actions"]].count("launch") == 2
+        write(file, roomy.replace("replicas = 4", "replicas = 6").replace("= 60", "= 1"))
+        plan = (await daemon.reloader.reload(dry_run=True))["plan"]
+        assert plan is not None
+        assert "launch" not in [action["kind"] for action in plan["actions"]]
+        assert any("short by budget" in note for note in plan["notes"])
+
+    play(file, script)
+
+
+@pytest.mark.usefixtures("quiet")
 def test_more_replicas_are_launched_and_the_plan_said_so(file: Path) -> None:
     async def script(sim: Simulation, daemon: Daemon) -> None:
         write(file, BASE.replace("replicas = 4", "replicas = 6"))
