@@ -35,8 +35,8 @@ async def blackout(
 ) -> dict[str, Any]:
     """Kill the engines of all nodes that serve under load, and wait until the pool answers again.
 
-    Each wait takes at most so many `seconds`. `pool` shows the pool, None while the daemon does not answer; `usd` is what the provider cost today.
-    `stop` ends it before. Raises ProcessError, CloudError.
+    Each wait takes at most so many `seconds`. `pool` shows the pool, None while the daemon does not answer;
+    `usd` is what the provider cost today. `stop` ends it before. Raises ProcessError, CloudError.
     """
     report, over, spent = load.report, asyncio.Event(), await usd()
 

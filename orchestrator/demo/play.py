@@ -88,7 +88,7 @@ async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, An
             found = await under_load(
                 options, scene, clock, running, client, LocalProvider(cloud), drills, stop
             )
-            if not stop.is_set():
+            if scene.provider and not stop.is_set():
                 found["blackout"] = await _all_lost(options, scene, clock, running, client, cloud, stop)
             return {**found, "market": market, "replay": _replay(options)}
         finally:
@@ -110,7 +110,7 @@ async def processes(
     }
     started: list[Process] = []
     try:
-        for name in parts:
+        for name in (part for part in parts if commands[part]):
             process = Process(name, directory=scene.directory, program=commands[name])
             await process.start()
             started.append(process)

@@ -45,14 +45,14 @@ class _Cast:
     """What the nodes run, and what can be asked of it on a machine that plays all of them.
 
     `engine`: lines of its table; `embedder`: those of a pool that embeds, none without it. `provider`: the
-    command of the server that plays an API outside, `speaks` its kind. `tokens`, `streamed`: least and most
-    tokens of answers. `drills`: nodes that are taken with notice. The other times in seconds.
+    command of the server that plays an API outside, none without it, `speaks` its kind. `tokens`, `streamed`:
+    least and most tokens of answers. `drills`: nodes that are taken with notice. The other times in seconds.
     """
 
     model: str
     served_name: str
     engine: tuple[str, ...]
-    provider: tuple[str, ...]
+    provider: tuple[str, ...] = ()
     speaks: str = "openai"
     embedder: tuple[str, ...] = ()
     tokens: tuple[int, int]
@@ -115,7 +115,7 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         notice_s=notice,
         drills=cast.drills,
         start_timeout=cast.start_timeout,
-        provider=(*cast.provider, "--port", str(outside)),
+        provider=(*cast.provider, "--port", str(outside)) if cast.provider else (),
         chats=cast.speaks != "openai",
         embeds=EMBEDDER if cast.embedder else "",
     )
@@ -123,7 +123,6 @@ def build(options: DemoOptions, directory: Path) -> Scene:
 
 def _toml(options: DemoOptions, cast: _Cast, *, port: int, outside: int, notice: float) -> str:
     """The configuration. Times follow the notice, so that a fast market has fast rules."""
-    route = f'{{ pool = "{POOL}" }}, {{ provider = "{PROVIDER}", model = "big-model" }}'
     lines = [
         "[daemon]",
         'state_dir = "./state"',
@@ -140,6 +139,14 @@ def _toml(options: DemoOptions, cast: _Cast, *, port: int, outside: int, notice:
         'metrics_listen = "off"',
         *_pool(POOL, options, cast, notice),
         *(_pool(EMBEDDER, options, cast, notice) if cast.embedder else ()),
+        *(_route(cast, outside) if cast.provider else ()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _route(cast: _Cast, outside: int) -> list[str]:
+    """The provider, and the route that leads from the pool to it."""
+    return [
         f"[provider.{PROVIDER}]",
         f'kind = "{cast.speaks}"',
         f'url = "http://127.0.0.1:{outside}"',
@@ -150,9 +157,8 @@ def _toml(options: DemoOptions, cast: _Cast, *, port: int, outside: int, notice:
         "most_output = 4096",
         "[[route]]",
         f"models = [{json.dumps(cast.served_name)}]",
-        f"to = [{route}]",
+        f'to = [{{ pool = "{POOL}" }}, {{ provider = "{PROVIDER}", model = "big-model" }}]',
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _pool(name: str, options: DemoOptions, cast: _Cast, notice: float) -> list[str]:
@@ -227,7 +233,10 @@ def _simulated(_options: DemoOptions, notice: float) -> _Cast:
 
 
 def _vllm(options: DemoOptions, _notice: float) -> _Cast:
-    """vLLM on a CPU with the tiny model: small, one thread each, nothing fetched."""
+    """vLLM on a CPU with the tiny model: small, one thread each, nothing fetched.
+
+    No provider, so nothing is killed at last: minutes would pass until such a pool is back.
+    """
     executable = _installed("ORCHESTRATOR_VLLM", ".venv-vllm/bin/vllm", "make vllm-env")
     model = _installed("ORCHESTRATOR_VLLM_MODEL", ".cache/tiny-model", "make vllm-env")
     pairs = ", ".join(f"{key} = {json.dumps(value)}" for key, value in CPU_ENV.items())
@@ -239,7 +248,6 @@ def _vllm(options: DemoOptions, _notice: float) -> _Cast:
             f"args = {json.dumps(CPU_ARGS)}",
             f"env = {{ {pairs} }}",
         ),
-        provider=_OUTSIDE,
         tokens=(8, 24),
         streamed=(16, 64),
         drills=max(1, int(options.duration / 60)),
