@@ -84,6 +84,7 @@ def event_data(event: bytes) -> bytes:
     """The data of one event: its data lines joined by newlines, empty when it has none."""
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2:
         return event[6:-2]  # the shape engines send
-    lines = (line for line in _LINE.split(event.removeprefix(_BOM)) if line.startswith(b"data"))
+    text = event.lstrip(b"\r\n").removeprefix(_BOM)  # blank lines before it, where it was read in one piece
+    lines = (line for line in _LINE.split(text) if line.startswith(b"data"))
     parts = (line[4:] for line in lines if line[4:5] in (b":", b""))
     return b"\n".join(part[2:] if part.startswith(b": ") else part[1:] for part in parts)

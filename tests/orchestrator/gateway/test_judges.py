@@ -89,12 +89,14 @@ cuts = st.lists(st.integers(0, 5000), max_size=25)
 @given(st.lists(completion_events, max_size=8).map(b"".join), cuts, st.integers(1, 3))
 @example(chunk("a") + chunk("b") + chunk("", "stop") + DONE, list(range(400)), 1)
 @example(chunk("a").replace(b"\n", b"\r\n") + chunk("", "stop").replace(b"\n", b"\r\n"), list(range(300)), 1)
+@example(b"\n\n\xef\xbb\xbf" + chunk("x"), [2], 1)
 def test_any_cut_of_a_completion_stream_gives_the_same_result(data, places, choices):
     whole = result(CompletionJudge(choices), [data])
     assert result(CompletionJudge(choices), pieces(data, places)) == whole
 
 
 @given(st.lists(completion_events, max_size=8).map(b"".join), cuts)
+@example(b"\n\n\xef\xbb\xbf" + chunk("x"), [2])
 def test_any_cut_of_a_recorded_stream_gives_the_same_result(data, places):
     one, other = Notes(), Notes()
     assert result(CompletionJudge(1, one), [data]) == result(CompletionJudge(1, other), pieces(data, places))
