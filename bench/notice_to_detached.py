@@ -31,7 +31,7 @@ from cloud.local.connection import LocalCloud
 from orchestrator.api.client import ControlClient
 from orchestrator.demo.options import DemoOptions
 from orchestrator.demo.play import journal, pool_is_whole, processes
-from orchestrator.demo.scene import Scene, build
+from orchestrator.demo.scene import POOL, Scene, build
 from orchestrator.demo.summary import detachments
 from orchestrator.percentile import percentile
 
@@ -93,7 +93,7 @@ async def exchange_ms(scene: Scene, times: int = 200) -> list[float]:
     async with aiohttp.ClientSession(connector=connector) as session:
         for _ in range(times):
             began = time.perf_counter()
-            async with session.get("http://gateway/v1/state") as response:
+            async with session.get(f"http://gateway/v1/state?pool={POOL}") as response:
                 await response.read()
             found.append((time.perf_counter() - began) * 1000.0)
             await asyncio.sleep(0.005)

@@ -240,7 +240,7 @@ async def play(options: DemoOptions, directory: Path, shim: AwsShim) -> dict[str
         processes(scene, parts=("gateway", "daemon")) as running,
     ):
         await pool_is_whole(client, running, scene, clock)
-        found = await under_load(options, scene, clock, running, client, aws, aws, asyncio.Event())
+        found = await under_load(options, scene, clock, running, client, aws, aws)
     again = f"python tools/demo_aws.py --seed {options.seed} --duration {options.duration:g}"
     again += f" --nodes {options.nodes} --rate {options.rate:g}"
     return {**found, "market": "aws", "replay": again}

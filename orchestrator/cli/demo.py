@@ -20,7 +20,7 @@ def demo(
     ] = _DEFAULTS.duration,
     seed: Annotated[int, Parameter(help="The same seed plays the same market.")] = _DEFAULTS.seed,
     nodes: Annotated[
-        int, Parameter(help="Replicas of the pool.", validator=validators.Number(gte=1, lte=200))
+        int, Parameter(help="Nodes of the first pool.", validator=validators.Number(gte=1, lte=200))
     ] = _DEFAULTS.nodes,
     speed: Annotated[
         float,
@@ -61,8 +61,8 @@ def demo(
     """Play a spot market on this machine and show what the orchestrator does about it.
 
     Starts a local cloud, the daemon, the gateway and a load generator, takes spot nodes
-    away, five of them without any notice, and ends by itself with a summary. Nothing
-    outside this machine is used.
+    away, five of them without any notice, kills a small pool as a whole while an API answers
+    for it, and ends by itself. Nothing outside this machine is used.
 
     For example:
       orchestrator demo

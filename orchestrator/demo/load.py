@@ -1,4 +1,4 @@
-"""A load generator: chats, completions, embeddings, half of the texts streamed, and an honest count of ends.
+"""A load generator: chats and completions, half of them streamed, and an honest count of the ends.
 
 Open loop: requests arrive at random (a Poisson process, seeded) whether or not earlier ones are answered, as
 users do. A request has failed when its client got an error, no answer at all, or one with fewer or more
@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeAlias
 
 import aiohttp
 import orjson
@@ -23,18 +24,18 @@ from orchestrator.demo.options import PROVIDER
 _FINISHED = ("stop", "length")
 _EVENT = b"data: "
 _CONTINUED = b": continued"
-_EMBEDDINGS = 0.15  # share of requests that are embeddings, where there are any
-_EMBEDDINGS_PATH = "/v1/embeddings"
 _BACKEND = "X-Orchestrator-Backend"  # names the pool that answered, or the provider and its model
 _PROVIDER = f"{PROVIDER}/"
+
+_Began: TypeAlias = tuple[float, str]
 
 
 @dataclass
 class LoadReport:
     """What became of the requests. `seams`: seconds that clients waited where their stream changed nodes.
 
-    `by_provider`: those of the answered that came from an API outside, as their header says; `embedded`:
-    those that were embeddings.
+    `began`: for each request that was answered in full, when its answer began, in seconds of the clock, and
+    the backend that its header names ("" where it names none).
     """
 
     sent: int = 0
@@ -43,16 +44,29 @@ class LoadReport:
     streams: int = 0
     streams_cut: int = 0
     streams_continued: int = 0
-    by_provider: int = 0
-    embedded: int = 0
     tokens: int = 0
     seams: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
+    began: list[_Began] = field(default_factory=list)
 
     @property
-    def by_pool(self) -> int:
-        """Texts that the pool answered."""
-        return self.answered - self.by_provider - self.embedded
+    def backends(self) -> Counter[str]:
+        """Answers by the backend that they came from."""
+        return Counter(backend for _, backend in self.began)
+
+    @property
+    def by_provider(self) -> int:
+        """Answers of the API outside."""
+        return sum(count for backend, count in self.backends.items() if backend.startswith(_PROVIDER))
+
+
+def total(reports: Iterable[LoadReport]) -> LoadReport:
+    """All of them as one."""
+    found = LoadReport()
+    for report in reports:
+        for one in fields(LoadReport):
+            setattr(found, one.name, getattr(found, one.name) + getattr(report, one.name))
+    return found
 
 
 class ClientStream:
@@ -94,8 +108,8 @@ class Load:
     """Sends `rate` requests per second to a gateway until told to stop.
 
     An answer has so many `tokens`, the least and the most; a streamed one as many as `streamed` says. With
-    `embeds`, a model's name, some requests are embeddings. `chats`: nothing but chats in words that every
-    provider knows; then texts may end before, as their model likes.
+    `chats` it sends nothing but chats in words that every provider knows; then texts may end before, as
+    their model likes.
     """
 
     def __init__(
@@ -108,10 +122,9 @@ class Load:
         seed: int,
         clock: Clock,
         streamed: tuple[int, int] | None = None,
-        embeds: str = "",
         chats: bool = False,
     ) -> None:
-        self._embeds, self._chats = embeds, chats
+        self._chats = chats
         self._url, self._model, self._rate, self._tokens = url, model, rate, tokens
         self._streamed = streamed or tokens
         self._rng = random.Random(seed)  # noqa: S311 - a demo's load, not a secret
@@ -134,8 +147,6 @@ class Load:
     def _request(self) -> tuple[str, dict[str, Any]]:
         """One request: where to and what."""
         number = self.report.sent
-        if self._embeds and self._rng.random() < _EMBEDDINGS:
-            return _EMBEDDINGS_PATH, {"model": self._embeds, "input": [f"Sentence {number}", "The next one"]}
         streamed = self._rng.random() < 0.5
         common: dict[str, Any] = {
             "model": self._model,
@@ -157,62 +168,53 @@ class Load:
         stream = ClientStream(self._clock.steady())
         try:
             async with session.post(self._url + path, json=body) as response:
-                paid = response.headers.get(_BACKEND, "").startswith(_PROVIDER)
+                began = self._clock.now(), response.headers.get(_BACKEND, "")
                 if response.status != 200:
                     self._fail(f"HTTP {response.status}")
-                elif path == _EMBEDDINGS_PATH:
-                    self._embedded(orjson.loads(await response.read()), len(body["input"]))
                 elif body["stream"]:
                     self.report.streams += 1
                     async for line in response.content:
                         stream.line(line, self._clock.steady())
-                    self._end_stream(stream, body["max_tokens"], paid)
+                    self._end_stream(stream, body["max_tokens"], began)
                 else:
                     answer = orjson.loads(await response.read())
-                    self._end(answer, body["max_tokens"], paid)
+                    self._end(answer, body["max_tokens"], began)
         except (aiohttp.ClientError, TimeoutError, OSError, LookupError, TypeError, ValueError) as error:
             if stream.began:
                 self.report.streams_cut += 1
             else:
                 self._fail(type(error).__name__)
 
-    def _embedded(self, answer: dict[str, Any], asked: int) -> None:
-        if len(answer["data"]) == asked and all(found["embedding"] for found in answer["data"]):
-            self.report.answered += 1
-            self.report.embedded += 1
-        else:
-            self._fail("embeddings of another number")
-
-    def _end(self, answer: dict[str, Any], asked: int, paid: bool) -> None:
+    def _end(self, answer: dict[str, Any], asked: int, began: _Began) -> None:
         finish, tokens = answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]
         if finish in _FINISHED:
-            self._answered(tokens, asked, finish, paid)
+            self._answered(tokens, asked, finish, began)
         else:
             self._fail("answer without an end")
 
-    def _end_stream(self, stream: ClientStream, asked: int, paid: bool) -> None:
+    def _end_stream(self, stream: ClientStream, asked: int, began: _Began) -> None:
         if stream.continued:
             self.report.streams_continued += 1
             self.report.seams += stream.seams
         if stream.finish in _FINISHED:
-            self._answered(stream.counted, asked, stream.finish, paid)
+            self._answered(stream.counted, asked, stream.finish, began)
         elif stream.began:
             self.report.streams_cut += 1
         else:
             self._fail("empty stream")
 
-    def _answered(self, tokens: int | None, asked: int, finish: str | None, paid: bool) -> None:
+    def _answered(self, tokens: int | None, asked: int, finish: str | None, began: _Began) -> None:
         """A whole answer; no token of it may be missing or come twice, and none can be left out.
 
         A provider may not say how many they were: llama.cpp's streams of messages sometimes begin without
         their beginning, which holds the count.
         """
         self.report.tokens += tokens or 0
-        untold = paid and tokens is None
+        untold = began[1].startswith(_PROVIDER) and tokens is None
         ended = self._chats and finish == "stop" and tokens is not None and tokens < asked
         if tokens == asked or ended or untold:
             self.report.answered += 1
-            self.report.by_provider += paid
+            self.report.began.append(began)
         else:
             self._fail("answer of another length")
 

@@ -25,7 +25,11 @@ OK, FAILED = 0, 1
 
 
 def main(options: DemoOptions) -> int:
-    """Run the demo; returns 0 when no request failed, no stream was cut and no node leaked, 1 otherwise."""
+    """Run the demo; returns 0 when no request failed, no stream was cut and no node leaked, 1 otherwise.
+
+    Streams may be cut where nobody can go on with them: in the pool that is lost as a whole, and with engines
+    that go on with none.
+    """
     directory = options.state_dir or Path(tempfile.mkdtemp(prefix="orchestrator-demo-"))
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -47,5 +51,7 @@ def main(options: DemoOptions) -> int:
         print()
     if keep:
         print(f"State and logs are kept in {directory}", file=sys.stderr)
-    broken = summary["failed"] or summary["streams_cut"] or summary["leaked_nodes"]
+    lost = summary["lost_pool"]
+    cut = summary["streams_cut"] - (lost["streams_cut"] if lost else 0)
+    broken = summary["failed"] or summary["leaked_nodes"] or (cut and scene.continues)
     return FAILED if broken else OK

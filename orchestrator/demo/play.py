@@ -18,9 +18,9 @@ from cloud.local.connection import LocalCloud
 from cloud.ports import Clock
 from orchestrator.api.client import ClientError, ControlClient, Unreachable
 from orchestrator.demo import summary
-from orchestrator.demo.blackout import blackout
 from orchestrator.demo.drills import Drills
-from orchestrator.demo.load import Load
+from orchestrator.demo.load import Load, LoadReport, total
+from orchestrator.demo.loss import PoolLoss
 from orchestrator.demo.options import DemoOptions
 from orchestrator.demo.processes import Process, ProcessError, wait_for
 from orchestrator.demo.scene import Scene
@@ -31,6 +31,7 @@ from orchestrator.views.api import EventView, PoolView, StatusView
 _SAMPLE_EVERY = 0.25
 _SHOW_EVERY = 5.0
 _EVENTS_PAGE = 5000
+_SMALL_SHARE = 0.25  # of the requests, for the second pool
 
 
 class Provider(Protocol):
@@ -84,12 +85,9 @@ async def play(options: DemoOptions, scene: Scene, clock: Clock) -> dict[str, An
         share = cloud.share()
         try:
             await pool_is_whole(client, running, scene, clock)
-            stop = asyncio.Event()
-            found = await under_load(
-                options, scene, clock, running, client, LocalProvider(cloud), drills, stop
-            )
-            if scene.provider and not stop.is_set():
-                found["blackout"] = await _all_lost(options, scene, clock, running, client, cloud, stop)
+            loss = PoolLoss(cloud, clock, pool=scene.small) if scene.small else None
+            provider = LocalProvider(cloud)
+            found = await under_load(options, scene, clock, running, client, provider, drills, loss)
             return {**found, "market": market, "replay": _replay(options)}
         finally:
             await share.close()
@@ -141,79 +139,62 @@ async def under_load(
     client: ControlClient,
     provider: Provider,
     taking: Taking,
-    stop: asyncio.Event,
+    loss: PoolLoss | None = None,
 ) -> dict[str, Any]:
     """Send the load while nodes are taken, show the status, and sum up. Raises ProcessError.
 
-    `stop` ends it before its time, and is set by the signals that end a program.
+    It lasts until a pool that was lost is back. The signals that end a program end it before.
     """
     talk(options, f"All nodes serve at {scene.url}. The market plays for {options.duration:.0f} s.")
-    load = _load(options, scene, clock)
-    samples, over = summary.Samples(), asyncio.Event()
+    loads = _loads(options, scene, clock)
+    samples, stop = summary.Samples(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    sending = asyncio.create_task(load.run(over))
+    sending = [asyncio.create_task(load.run(stop)) for load in loads]
     began = clock.now()
     with _Screen(options) as screen:
-        while (elapsed := clock.now() - began) < options.duration and not stop.is_set():
+        while not stop.is_set():
+            elapsed = clock.now() - began
+            if elapsed >= options.duration and (loss is None or not loss.owed):
+                break
+            if elapsed >= options.duration + scene.start_timeout:
+                raise ProcessError(f"the pool {scene.small} did not come back after it was lost")
             for process in running:
                 process.check()
             view = await _status(client)
             if view is not None:
-                samples.add(view["pools"][0])
-                screen.show(view, elapsed, load)
-                await taking.step(elapsed / options.duration, view["pools"][0])
+                pools = view["pools"]
+                samples.add(pools[0])
+                screen.show(view, elapsed, total(load.report for load in loads), loss)
+                await taking.step(elapsed / options.duration, pools[0])
+                if loss is not None:
+                    await loss.step(elapsed / options.duration, pools[1], loads[1].report)
             await clock.sleep(_SAMPLE_EVERY)
-    over.set()
-    await sending
-    return await _account(options, scene, clock, client, provider, load, samples, taking)
+    stop.set()
+    await asyncio.gather(*sending)
+    reports = [load.report for load in loads]
+    return await _account(options, scene, clock, client, provider, reports, samples, taking, loss)
 
 
-def _load(options: DemoOptions, scene: Scene, clock: Clock) -> Load:
-    return Load(
-        url=scene.url,
-        model=scene.model,
-        rate=options.rate,
-        tokens=scene.tokens,
-        streamed=scene.streamed,
-        seed=options.seed,
-        clock=clock,
-        embeds=scene.embeds,
-        chats=scene.chats,
+def _loads(options: DemoOptions, scene: Scene, clock: Clock) -> list[Load]:
+    """Requests for the first pool, and for the second where there is one."""
+    shares = (
+        {scene.model: 1.0 - _SMALL_SHARE, scene.small: _SMALL_SHARE} if scene.small else {scene.model: 1.0}
     )
-
-
-async def _all_lost(
-    options: DemoOptions,
-    scene: Scene,
-    clock: Clock,
-    running: tuple[Process, ...],
-    client: ControlClient,
-    cloud: LocalCloud,
-    stop: asyncio.Event,
-) -> dict[str, Any]:
-    """The last act. Raises ProcessError."""
-    talk(options, "Every engine of the pool is killed at once: a provider answers until it is back.")
-
-    async def pool() -> PoolView | None:
-        view = await _status(client)
-        return view["pools"][0] if view is not None else None
-
-    async def usd() -> float:
-        (provider,) = (await _gateway(scene, "/v1/routes"))["providers"]
-        return float(provider["spent_today_usd"])
-
-    return await blackout(
-        _load(options, scene, clock),
-        pool=pool,
-        usd=usd,
-        cloud=cloud,
-        running=running,
-        clock=clock,
-        seconds=scene.start_timeout,
-        stop=stop,
-    )
+    return [
+        Load(
+            url=scene.url,
+            model=model,
+            rate=options.rate * share,
+            tokens=scene.tokens,
+            streamed=scene.streamed,
+            seed=options.seed + number,
+            clock=clock,
+            chats=scene.chats,
+        )
+        for number, (model, share) in enumerate(shares.items())
+    ]
 
 
 async def _account(
@@ -222,21 +203,25 @@ async def _account(
     clock: Clock,
     client: ControlClient,
     provider: Provider,
-    load: Load,
+    reports: Sequence[LoadReport],
     samples: summary.Samples,
     taking: Taking,
+    loss: PoolLoss | None,
 ) -> dict[str, Any]:
     """Ask everybody what happened, after the nodes that were leaving have left."""
     pools, statistics = await _settled(scene, clock, client, provider)
     known = _nodes(pools)
     leaked = [n for n in statistics["live"] if n not in known]
     leaked += [f"process {pid}" for pid in statistics["orphans"]]
+    states = [await _gateway(scene, f"/v1/state?pool={pool['name']}") for pool in pools]
+    providers = (await _gateway(scene, "/v1/routes"))["providers"]
     return summary.build(
-        load=load.report,
+        reports=reports,
         samples=samples,
         events=await journal(client),
         cloud=statistics,
-        gateway=(await _gateway(scene, f"/v1/state?pool={pools[0]['name']}"))["totals"],
+        retried=sum(state["totals"]["retries"] for state in states),
+        provider_usd=sum(provider["spent_today_usd"] for provider in providers),
         pools=pools,
         leaked=leaked,
         options={
@@ -247,6 +232,7 @@ async def _account(
         },
         drills=taking.asked,
         killed=taking.killed,
+        loss=loss,
     )
 
 
@@ -327,31 +313,26 @@ class _Screen:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, view: StatusView, elapsed: float, load: Load) -> None:
+    def show(self, view: StatusView, elapsed: float, report: LoadReport, loss: PoolLoss | None) -> None:
         """Show one sample."""
         if self._options.quiet:
             return
-        report = load.report
         line = (
             f"{elapsed:5.0f}/{self._options.duration:.0f} s  requests {report.sent}  failed {report.failed}  "
-            f"streams continued {report.streams_continued}, cut {report.streams_cut}"
+            f"continued {report.streams_continued}  cut {report.streams_cut}  provider {report.by_provider}"
         )
         if self._live is not None:
             from rich.text import Text
 
             width = self._live.console.width
-            picture = render.status(view, Look(width=width, colour=True))
-            self._live.update(Text.from_ansi(picture + "\n" + line))
+            small_first: StatusView = {**view, "pools": view["pools"][::-1]}  # the screen cuts off the last
+            told = f"{loss.told()}\n" if loss is not None else ""
+            picture = render.status(small_first, Look(width=width, colour=True))
+            self._live.update(Text.from_ansi(f"{line}\n{told}{picture}"))
         elif elapsed - self._shown_at >= _SHOW_EVERY:
             self._shown_at = elapsed
-            pool = view["pools"][0]
-            notices = "".join(f"  ! {n['node']} {n['text']}" for n in pool["notices"])
-            print(
-                f"{line}  ready {pool['ready']}/{pool['wanted']} "
-                f"(spot {pool['spot_ready']}, on-demand {pool['on_demand_ready']}){notices}",
-                file=sys.stderr,
-                flush=True,
-            )
+            ready = ", ".join(f"{pool['name']} {pool['ready']}/{pool['wanted']}" for pool in view["pools"])
+            print(f"{line}  ready {ready}", file=sys.stderr, flush=True)
 
 
 def _replay(options: DemoOptions) -> str:

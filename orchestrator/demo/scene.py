@@ -1,4 +1,4 @@
-"""What the demo plays: the pool's configuration and the market, both at the demo's speed."""
+"""What the demo plays: the configuration and the market, both at the demo's speed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from cloud.local.synthetic import SyntheticParameters
 from orchestrator.demo.options import PROVIDER, DemoOptions
 
 POOL = "demo"
-EMBEDDER = "embed"
-"""The pool that turns texts into numbers, and its model's name."""
+SMALL = "small"
+"""The pool that is lost as a whole, and the name that its requests ask for."""
+ROUTE = "assistant"
+"""The name that requests for the first pool ask for."""
 NOTICE = 120.0
 """Seconds of the market between a notice and its deadline, as on AWS."""
 
 _BOOT = 20.0
 _TOKENS_PER_SECOND = 50
+_SMALL_NODES = 2
 _OUTSIDE = (
     *(sys.executable, "-m", "cloud.engines.simulated_server", "--model", "big-model"),
     *("--tokens-per-second", "200", "--max-num-seqs", "256"),
@@ -44,9 +47,10 @@ class SceneError(Exception):
 class _Cast:
     """What the nodes run, and what can be asked of it on a machine that plays all of them.
 
-    `engine`: lines of its table; `embedder`: those of a pool that embeds, none without it. `provider`: the
-    command of the server that plays an API outside, none without it, `speaks` its kind. `tokens`, `streamed`:
-    least and most tokens of answers. `drills`: nodes that are taken with notice. The other times in seconds.
+    `engine`: lines of its table. `provider`: the command of the server that plays an API outside, `speaks`
+    its kind; there is no second pool without it. `continues`: another node can go on with a stream.
+    `tokens`, `streamed`: least and most tokens of answers. `drills`: nodes that are taken with notice. The
+    other times in seconds.
     """
 
     model: str
@@ -54,7 +58,7 @@ class _Cast:
     engine: tuple[str, ...]
     provider: tuple[str, ...] = ()
     speaks: str = "openai"
-    embedder: tuple[str, ...] = ()
+    continues: bool = True
     tokens: tuple[int, int]
     streamed: tuple[int, int]
     drills: int = 8
@@ -70,7 +74,8 @@ class Scene:
     """Where everything of one demo is.
 
     `provider`: the command that plays an API outside, none without one; `chats`: it knows nothing else.
-    `embeds`: the model of the pool that embeds, empty without one.
+    `model`, `small`: what requests for the first and for the second pool ask for, empty without a second.
+    `continues`: a stream that loses its node can go on at another.
     """
 
     directory: Path
@@ -88,7 +93,8 @@ class Scene:
     start_timeout: float
     provider: tuple[str, ...] = ()
     chats: bool = False
-    embeds: str = ""
+    small: str = ""
+    continues: bool = True
 
 
 def build(options: DemoOptions, directory: Path) -> Scene:
@@ -109,7 +115,7 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         cloud_socket=state / "cloud" / "cloud.sock",
         gateway_socket=state / "gateway.sock",
         url=f"http://127.0.0.1:{port}",
-        model=cast.served_name,
+        model=ROUTE if cast.provider else cast.served_name,
         tokens=cast.tokens,
         streamed=cast.streamed,
         notice_s=notice,
@@ -117,7 +123,8 @@ def build(options: DemoOptions, directory: Path) -> Scene:
         start_timeout=cast.start_timeout,
         provider=(*cast.provider, "--port", str(outside)) if cast.provider else (),
         chats=cast.speaks != "openai",
-        embeds=EMBEDDER if cast.embedder else "",
+        small=SMALL if cast.provider else "",
+        continues=cast.continues,
     )
 
 
@@ -138,15 +145,16 @@ def _toml(options: DemoOptions, cast: _Cast, *, port: int, outside: int, notice:
         f'listen = "127.0.0.1:{port}"',
         'metrics_listen = "off"',
         *_pool(POOL, options, cast, notice),
-        *(_pool(EMBEDDER, options, cast, notice) if cast.embedder else ()),
-        *(_route(cast, outside) if cast.provider else ()),
+        *(_second(options, cast, outside, notice) if cast.provider else ()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _route(cast: _Cast, outside: int) -> list[str]:
-    """The provider, and the route that leads from the pool to it."""
+def _second(options: DemoOptions, cast: _Cast, outside: int, notice: float) -> list[str]:
+    """The pool that is lost, the provider, and the routes that lead from both pools to it."""
+    api = f'provider = "{PROVIDER}", model = "big-model"'
     return [
+        *_pool(SMALL, options, cast, notice),
         f"[provider.{PROVIDER}]",
         f'kind = "{cast.speaks}"',
         f'url = "http://127.0.0.1:{outside}"',
@@ -156,24 +164,27 @@ def _route(cast: _Cast, outside: int) -> list[str]:
         'output = "15"',
         "most_output = 4096",
         "[[route]]",
-        f"models = [{json.dumps(cast.served_name)}]",
-        f'to = [{{ pool = "{POOL}" }}, {{ provider = "{PROVIDER}", model = "big-model" }}]',
+        f'models = ["{ROUTE}"]',
+        f'to = [{{ pool = "{POOL}" }}, {{ {api}, when = ["down", "saturated"] }}]',
+        "[[route]]",
+        f'models = ["{SMALL}"]',
+        f'to = [{{ pool = "{SMALL}" }}, {{ {api} }}]',
     ]
 
 
 def _pool(name: str, options: DemoOptions, cast: _Cast, notice: float) -> list[str]:
-    """The tables of one pool. The one that embeds is small, and no market can take it."""
-    texts = name == POOL
-    nodes = options.nodes if texts else 1
+    """The tables of one pool. No market can take the second."""
+    first = name == POOL
+    nodes = options.nodes if first else _SMALL_NODES
     return [
         f"[pool.{name}]",
         f"replicas = {nodes}",
-        *(() if texts else ('spot_share = "0%"',)),
+        *(() if first else ('spot_share = "0%"',)),
         f"model = {json.dumps(cast.model)}",
         f"[pool.{name}.engine]",
         f'kind = "{options.engine}"',
-        f"served_name = {json.dumps(cast.served_name if texts else EMBEDDER)}",
-        *(cast.engine if texts else cast.embedder),
+        f"served_name = {json.dumps(cast.served_name if first else SMALL)}",
+        *cast.engine,
         f"[pool.{name}.drain]",
         f'budget = "{notice * 0.35:.2f}s"',
         f'margin = "{notice * 0.05:.2f}s"',
@@ -226,7 +237,6 @@ def _simulated(_options: DemoOptions, notice: float) -> _Cast:
         served_name="simulated",
         engine=(f"args = {json.dumps(args)}",),
         provider=_OUTSIDE,
-        embedder=('task = "embed"', 'args = ["--load-time", "0.5"]'),
         tokens=(10, max(12, int(notice * 0.2 * _TOKENS_PER_SECOND))),
         streamed=(10, max(20, int(notice * 0.5 * _TOKENS_PER_SECOND))),
     )
@@ -235,7 +245,7 @@ def _simulated(_options: DemoOptions, notice: float) -> _Cast:
 def _vllm(options: DemoOptions, _notice: float) -> _Cast:
     """vLLM on a CPU with the tiny model: small, one thread each, nothing fetched.
 
-    No provider, so nothing is killed at last: minutes would pass until such a pool is back.
+    One pool and no provider: minutes would pass until a pool that was lost is back.
     """
     executable = _installed("ORCHESTRATOR_VLLM", ".venv-vllm/bin/vllm", "make vllm-env")
     model = _installed("ORCHESTRATOR_VLLM_MODEL", ".cache/tiny-model", "make vllm-env")
@@ -265,14 +275,13 @@ def _llamacpp(_options: DemoOptions, _notice: float) -> _Cast:
     model = _installed("ORCHESTRATOR_LLAMACPP_MODEL", ".cache/tiny-model.gguf", "make llamacpp-env")
     small = ("--threads", "1", "--parallel", "4", "--ctx-size", "16384")
     program = f"executable = {json.dumps(str(executable))}"
-    embeds = json.dumps((*small, "--pooling", "mean"))
     return _Cast(
         model=str(model),
         served_name="tiny",
         engine=(program, f"args = {json.dumps(small)}"),
         provider=(str(executable), "--model", str(model), *small),
         speaks="anthropic",
-        embedder=(program, 'task = "embed"', f"args = {embeds}"),
+        continues=False,
         tokens=(50, 200),
         streamed=(100, 800),
     )

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.demo.load import LoadReport
+from orchestrator.demo import loss as lost
+from orchestrator.demo.load import LoadReport, total
+from orchestrator.demo.loss import PoolLoss
 from orchestrator.percentile import percentile
 from orchestrator.views.api import EventView, PoolView
 
@@ -87,21 +89,27 @@ def completed_swaps(events: Sequence[EventView]) -> int:
 
 def build(
     *,
-    load: LoadReport,
+    reports: Sequence[LoadReport],
     samples: Samples,
     events: Sequence[EventView],
     cloud: dict[str, Any],
-    gateway: dict[str, Any],
+    retried: int,
+    provider_usd: float,
     pools: Sequence[PoolView],
     leaked: Sequence[str],
     options: dict[str, Any],
     drills: int,
     killed: int,
+    loss: PoolLoss | None,
 ) -> dict[str, Any]:
-    """The summary as one JSON object; money is in market time, and of all pools. The first is the one that
-    the market plays with."""
-    pool = pools[0]
-    detached = detachments(events)
+    """The summary as one JSON object.
+
+    The first pool is the one that the market plays with; the second, with the second report, the one that is
+    lost as a whole. Requests and money are those of all; what machines cost is in market time.
+    """
+    pool, load = pools[0], total(reports)
+    ours = [event for event in events if event.get("pool", pool["name"]) == pool["name"]]
+    detached = detachments(ours)
     prompt = [d.ms for d in detached if not d.late]
     speed = float(options["speed"])
     spent, saved = (speed * sum(one[key] for one in pools) for key in ("spent_usd", "saved_usd"))
@@ -111,7 +119,7 @@ def build(
         "answered": load.answered,
         "failed": load.failed,
         "failures": dict(load.failures),
-        "retried": gateway["retries"],
+        "retried": retried,
         "streams": load.streams,
         "streams_cut": load.streams_cut,
         "streams_continued": load.streams_continued,
@@ -121,13 +129,16 @@ def build(
             "longest": _milliseconds(max(load.seams, default=None)),
         },
         "tokens": load.tokens,
-        "embedded": load.embedded,
+        "backends": dict(sorted(load.backends.items())),
+        "by_provider": load.by_provider,
+        "provider_usd": round(provider_usd, 6),
+        "lost_pool": lost.summary(loss, reports[1], events) if loss is not None else None,
         "preemptions": cloud["preemptions_with_notice"] + cloud["preemptions_without_notice"],
         "preemptions_with_notice": cloud["preemptions_with_notice"],
         "preemptions_without_notice": cloud["preemptions_without_notice"],
         "drills": drills,
         "engines_killed": killed,
-        "swaps": completed_swaps(events),
+        "swaps": completed_swaps(ours),
         "wanted": pool["wanted"],
         "min_ready": min(samples.ready, default=0),
         "min_serving": min(samples.serving, default=0),
@@ -154,7 +165,7 @@ def text(summary: dict[str, Any]) -> str:
     """The summary for people."""
     detached = summary["notice_to_detached_ms"]
     fast = (
-        f"p50 {detached['p50']} ms, p99 {detached['p99']} ms over {detached['count']} notices"
+        f"p50 {detached['p50']} ms, p99 {detached['p99']} ms of {detached['count']} notices"
         if detached["count"]
         else "no notice"
     )
@@ -164,8 +175,9 @@ def text(summary: dict[str, Any]) -> str:
         ("requests", f"{summary['requests']}, {summary['answered']} answered in full"),
         ("failed", f"{summary['failed']}  {summary['failures'] or ''}".rstrip()),
         ("retried", f"{summary['retried']} by the gateway, unseen by clients"),
-        ("streams cut", f"{summary['streams_cut']} of {summary['streams']}"),
+        ("streams cut", _cut(summary)),
         ("streams continued", _continued(summary)),
+        *_routed(summary),
         (
             "preemptions",
             f"{summary['preemptions_with_notice']} with notice, "
@@ -181,26 +193,50 @@ def text(summary: dict[str, Any]) -> str:
         ),
         ("spot at the end", f"{summary['spot_at_end']} of {summary['spot_wanted']} wanted"),
         ("spot share", f"{summary['mean_spot_share']:.0%} on average"),
-        ("notice to detached", f"{fast}; {summary['late_drains']} drained late by choice"),
+        ("notice to detached", f"{fast}, {summary['late_drains']} late by choice"),
         (
             "cost",
             f"${summary['cost_usd']:.2f} in market time, on-demand ${reference:.2f}, saved {saved:.0%}",
         ),
         ("leaked nodes", str(summary["leaked_nodes"])),
-        *((("whole pool lost", _lost(summary["blackout"])),) if summary.get("blackout") else ()),
         ("replay", summary["replay"]),
     )
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows) + "\n"
 
 
-def _lost(lost: dict[str, Any]) -> str:
-    """What became of requests while the pool was away."""
-    return (
-        f"{lost['requests']} requests meanwhile, {lost['by_provider']} answered by the provider for "
-        f"${lost['usd']:.4f}, the first after {lost['first_answer_s']:.2f} s; {lost['failed']} failed, "
-        f"{lost['streams_cut']} streams cut"
-    )
+def _cut(summary: dict[str, Any]) -> str:
+    """Streams that broke after their beginning; a provider cannot go on with what a pool began."""
+    lost = summary["lost_pool"]
+    where = f", {lost['streams_cut']} of them in the pool that was lost" if lost else ""
+    return f"{summary['streams_cut']} of {summary['streams']}{where if summary['streams_cut'] else ''}"
+
+
+def _routed(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Who answered, what the provider took for it, and what the loss of a pool was for its clients."""
+    lost, rows = summary["lost_pool"], []
+    if lost or summary["by_provider"]:
+        shares = ", ".join(f"{name} {count}" for name, count in summary["backends"].items())
+        rows += [
+            ("answered by", shares),
+            ("provider", f"{summary['by_provider']} answers for ${summary['provider_usd']:.4f}"),
+        ]
+    if lost:
+        first, back, ready = (lost[f"{key}_after_s"] for key in ("provider", "back", "ready"))
+        rows += [
+            (
+                f"pool {lost['pool']} lost",
+                f"all {lost['nodes']} nodes at once; "
+                + ("no answer since" if first is None else f"the provider answered after {first:.2f} s"),
+            ),
+            (
+                f"pool {lost['pool']} back",
+                "not yet"
+                if back is None
+                else f"after {back:.1f} s, {back - ready:.2f} s after its first node",
+            ),
+        ]
+    return rows
 
 
 def _continued(summary: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from cloud.clock import SystemClock
-from orchestrator.demo.load import ClientStream, Load, LoadReport
+from orchestrator.demo.load import ClientStream, Load, LoadReport, total
 
 
 def chunk(text: str = "", finish: str | None = None, **more: Any) -> bytes:
@@ -131,7 +131,8 @@ async def test_only_a_whole_answer_counts(answer: Answer, cut: bool, failures: s
 async def test_who_answered_is_told_apart(backend: str, provided: bool) -> None:
     report = await report_of(answers([chunk("a", "length"), USAGE, DONE]), backend)
     assert report.answered == report.sent
-    assert (report.by_provider, report.by_pool) == ((report.sent, 0) if provided else (0, report.sent))
+    assert report.by_provider == (report.sent if provided else 0)
+    assert report.backends == {backend: report.sent}
 
 
 async def test_a_text_that_any_provider_understands_may_end_by_itself() -> None:
@@ -150,19 +151,15 @@ async def test_a_text_that_any_provider_understands_may_end_by_itself() -> None:
     assert report.failures.keys() == {"answer of another length"}, "cut at no limit that was asked for"
 
 
-@pytest.mark.parametrize(
-    ("vectors", "failures"),
-    [([[0.5], [1.0]], set()), ([[0.5]], {"embeddings"}), ([[], [1.0]], {"embeddings"})],
-)
-async def test_embeddings_count_where_each_text_got_its_own(
-    vectors: list[list[float]], failures: set[str]
-) -> None:
-    def answer(body: dict[str, Any]) -> list[bytes] | bytes:
-        if "input" not in body:
-            return [chunk("a", "length"), USAGE] if body["stream"] else plain(5)
-        return orjson.dumps({"data": [{"embedding": vector} for vector in vectors]})
-
-    report = await report_of(answer, embeds="e")
-    assert {why.split()[0] for why in report.failures} == failures
-    assert bool(report.embedded) is not bool(failures)
-    assert report.by_pool == report.answered - report.embedded > 0
+async def test_reports_add_up() -> None:
+    one = await report_of(answers([chunk("a", "length"), USAGE], plain(6)), "demo")
+    other = await report_of(answers([chunk("a", "length"), USAGE], plain(5, "abort")), "api/x")
+    both = total([one, other])
+    assert both.sent == one.sent + other.sent
+    assert both.failures == {
+        "answer of another length": one.failed,
+        "answer without an end": other.failed,
+    }
+    assert both.backends == {"demo": one.answered, "api/x": other.answered}
+    assert both.by_provider == other.answered > 0
+    assert total([]) == LoadReport()
