@@ -167,7 +167,7 @@ should look now. `warning`: within a working day. Each name links to its runbook
 _GATEWAY_HEAD: Final = """## Gateway
 
 One gateway serves the pools of one configuration; tell gateways apart by the labels of your scrape job. The
-label `pool` is there where it serves several, and `orchestrator_gateway_routed_total` where it has routes.
+label `pool` is there where it serves several, and `orchestrator_gateway_route*` where it has routes.
 A request's `outcome`:
 """
 

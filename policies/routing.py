@@ -169,6 +169,14 @@ class Route:
         """The name under which it is listed."""
         return self.models[0]
 
+    @property
+    def stand_ins(self) -> frozenset[str]:
+        """The providers that get requests only when those before them are in trouble."""
+        split = [backend for backend in self.backends if backend.weight]
+        first = split if len(split) >= _SPLIT else self.backends[:1]
+        own = {backend.name for backend in first if backend.kind is Kind.PROVIDER}
+        return frozenset(b.name for b in self.backends if b.kind is Kind.PROVIDER and b.name not in own)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendView:

@@ -88,14 +88,6 @@ def look(sight: Sight) -> Look:
     )
 
 
-def stand_ins(route: Route) -> frozenset[str]:
-    """The providers of a route that get requests only when those before them are in trouble."""
-    split = [backend for backend in route.backends if backend.weight]
-    first = split if len(split) > 1 else route.backends[:1]
-    own = {backend.name for backend in first if backend.kind is Kind.PROVIDER}
-    return frozenset(b.name for b in route.backends if b.kind is Kind.PROVIDER and b.name not in own)
-
-
 def gateway_seen(sight: Sight, now: float) -> views.GatewaySeenView:
     """How the rest was seen."""
     age = None if sight.seen_at is None else max(0.0, now - sight.seen_at)
@@ -142,16 +134,18 @@ def _told(route: views.RouteNowView, error: str) -> Iterator[str]:
 
 
 def _route_look(route: Route, row: RouteRow) -> RouteLook:
-    others = stand_ins(route)
     return RouteLook(
-        name=route.name, stand_ins=others, provider=_stands_in(route, row), why="; ".join(row.left_out)
+        name=route.name,
+        stand_ins=route.stand_ins,
+        provider=_stands_in(route, row),
+        why="; ".join(row.left_out),
     )
 
 
 def _stands_in(route: Route, row: RouteRow) -> str:
     """The provider to which requests go now in the place of others, empty for none."""
     goes_to = next((backend for backend in row.route.backends if str(backend) == row.goes_to), None)
-    found = goes_to is not None and goes_to.kind is Kind.PROVIDER and goes_to.name in stand_ins(route)
+    found = goes_to is not None and goes_to.kind is Kind.PROVIDER and goes_to.name in route.stand_ins
     return goes_to.name if goes_to is not None and found else ""
 
 

@@ -6,6 +6,7 @@ Where it serves several pools, what belongs to one has the label `pool`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
@@ -67,11 +68,20 @@ Counts = tuple[int, int]
 """Requests that were answered, and that failed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteNow:
+    """A route that is written. `stand_ins`: by provider that may stand in, whether it gets requests now."""
+
+    name: str
+    servable: bool
+    stand_ins: Mapping[str, bool]
+
+
 class GatewayMetrics:
     """What is counted of the process, and of each of its lanes.
 
     `pools` names those of several; without it there is one, and its series have no label for it. `routed`
-    counts what became of the requests of each route at each backend.
+    counts what became of the requests of each route at each backend, `routes` tells how those are now.
     """
 
     def __init__(self, now: Callable[[], float], pools: Sequence[str] = (), *, routed: bool = False) -> None:
@@ -81,6 +91,7 @@ class GatewayMetrics:
         self.now = now
         self.lanes: list[LaneMetrics] = []
         self.routed: dict[tuple[str, str, str], int] | None = {} if routed else None
+        self.routes: Callable[[], Iterable[RouteNow]] = lambda: ()
         self.label = ("pool",) if pools else ()
         counter, histogram = self._counter, self._histogram
         requests = counter("requests", "Client requests by how they ended", *self.label, "outcome")
@@ -326,6 +337,17 @@ class _Gauges:
         )
         if metrics.routed is not None:
             yield _routed(metrics.routed)
+            servable = _gauge("route_servable", "1 while a backend of the route is known to answer", "route")
+            stands_in = _gauge(
+                "route_stands_in",
+                "1 while a provider gets requests in the place of backends before it",
+                *("route", "provider"),
+            )
+            for route in metrics.routes():
+                servable.add_metric([route.name], route.servable)
+                for provider, asked in route.stand_ins.items():
+                    stands_in.add_metric([route.name, provider], asked)
+            yield from (servable, stands_in)
 
 
 def _routed(counts: Mapping[tuple[str, str, str], int]) -> CounterMetricFamily:

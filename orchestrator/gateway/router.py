@@ -21,7 +21,7 @@ from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.lane import Lane
 from orchestrator.gateway.listing import all_models, asks_for_models, one_model, shape_of
-from orchestrator.gateway.metrics import GatewayMetrics, Outcome
+from orchestrator.gateway.metrics import GatewayMetrics, Outcome, RouteNow
 from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.route_views import route_view
 from policies.routing import (
@@ -67,6 +67,7 @@ class Router:
         self._endings = endings
         self._metrics = metrics
         self._seed = seed
+        metrics.routes = self.now
         self._drawn: dict[str, int] = {}
         self._names = Names(config.routes, implicit_routes(config.pools))
         self._served = {gate.name: gate.served for gate in config.pools}
@@ -120,6 +121,21 @@ class Router:
             views = self._views(route)
             rows.append(route_view(route, views, choose(route, views), counts))
         return rows
+
+    def now(self) -> Iterator[RouteNow]:
+        """The routes that are written, as metrics show them."""
+        for route in self._config.routes:
+            views = self._views(route)
+            candidate = choose(route, views).candidate
+            asked = None if candidate is None else candidate.backend
+            yield RouteNow(
+                name=route.name,
+                servable=any(view.sound for view in views),
+                stand_ins={
+                    name: asked is not None and asked.kind is Kind.PROVIDER and asked.name == name
+                    for name in sorted(route.stand_ins)
+                },
+            )
 
     def unservable(self) -> list[str]:
         """Names of the routes that nobody could serve at this moment."""

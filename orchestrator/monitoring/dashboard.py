@@ -244,6 +244,68 @@ _GATEWAY = (
         (("sum by (target) (orchestrator_gateway_target_in_flight)", "{{target}}"),),
     ),
 )
+_ROUTES = (
+    Panel(
+        "Answers by route",
+        "Requests that were answered, by route and the backend that answered.",
+        (
+            (
+                'sum by (route, backend) (rate(orchestrator_gateway_routed_total{result="answered"}'
+                "[$__rate_interval]))",
+                "{{route}}: {{backend}}",
+            ),
+        ),
+        "reqps",
+        stacked=True,
+    ),
+    Panel(
+        "Standing in",
+        "1 while a provider gets requests of a route in the place of backends before it.",
+        (("max by (route, provider) (orchestrator_gateway_route_stands_in)", "{{route}}: {{provider}}"),),
+    ),
+    Panel(
+        "Routes without an answer",
+        "Routes of which no backend is known to answer; should be 0.",
+        (("count(max by (route) (orchestrator_gateway_route_servable) == 0) or vector(0)", "routes"),),
+        stat=True,
+    ),
+    Panel(
+        "Spent at providers today",
+        "US dollars booked this UTC day by all gateways, beside what is held and the cap.",
+        (
+            ("max by (provider) (orchestrator_gateway_provider_spent_today_dollars)", "{{provider}}"),
+            ("max by (provider) (orchestrator_gateway_provider_held_dollars)", "{{provider}}, held"),
+            ("max by (provider) (orchestrator_gateway_provider_cap_dollars)", "{{provider}}, cap"),
+        ),
+        "currencyUSD",
+    ),
+    Panel(
+        "Dollars an hour at providers",
+        "What routes cost at providers, at the pace of now.",
+        (
+            (
+                "sum by (route, provider) (rate(orchestrator_gateway_provider_dollars_total"
+                "[$__rate_interval])) * 3600",
+                "{{route}}: {{provider}}",
+            ),
+        ),
+        "currencyUSD",
+        stacked=True,
+    ),
+    Panel(
+        "Requests at providers",
+        "Requests that providers got, by how they ended.",
+        (
+            (
+                "sum by (provider, outcome) (rate(orchestrator_gateway_provider_requests_total"
+                "[$__rate_interval]))",
+                "{{provider}}: {{outcome}}",
+            ),
+        ),
+        "reqps",
+        stacked=True,
+    ),
+)
 _ENGINES = (
     Panel(
         "Queues",
@@ -398,6 +460,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     "Money": _MONEY,
     "Notices and swaps": _NOTICES,
     "Gateway": _GATEWAY,
+    "Routes and providers": _ROUTES,
     "Engines": _ENGINES,
     "GPUs": _GPUS,
     "Daemon": _DAEMON,

@@ -85,12 +85,20 @@ def marked(mark: str) -> dict[int, str]:
 
 
 def toml(tables: Mapping[str, Table]) -> str:
-    """Tables as TOML; strings, numbers and lists are written as JSON writes them."""
+    """Tables as TOML; strings and numbers are written as JSON writes them. `[name]` is one of a list."""
     lines = []
     for name, values in tables.items():
         lines.append(f"[{name}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        lines += [f"{key} = {_written(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_written(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)
 
 
 def merged(base: Mapping[str, Table], changes: Mapping[str, Table]) -> dict[str, dict[str, object]]:

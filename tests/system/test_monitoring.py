@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -23,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from alerting import Monitoring, free_port, running_monitoring
 from node_bench import SECRET, Machine, running_imds
+
+from tests.support.paid_provider import provider
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,6 +48,19 @@ def agents_may_report(tmp_path_factory: pytest.TempPathFactory) -> None:
     secret.write_bytes(SECRET)
     secret.chmod(0o600)
     CHANGES["pool.test.agents"] = {"listen": f"127.0.0.1:{free_port()}", "secret_file": str(secret)}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def paid_for() -> AsyncIterator[None]:
+    """A route to a provider, for which another stands in, so that there is something to show of both."""
+    async with provider() as api:
+        for name in ("api", "spare"):
+            url = f"http://127.0.0.1:{api.port}"
+            CHANGES[f"provider.{name}"] = {"kind": "openai", "url": url, "usd_per_day": "5"}
+            CHANGES[f"provider.{name}.price.m"] = {"input": "3", "output": "15"}
+        backends = [{"provider": name, "model": "m"} for name in ("api", "spare")]
+        CHANGES["[route]"] = {"models": ["paid"], "to": backends}
+        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -140,6 +156,15 @@ async def test_a_daemon_that_is_gone_is_told_to_the_pager(stack: Any, watched: M
     await stack.until("it is taken back", lambda: heard("resolved"))
 
 
+async def asked_of_providers(stack: Any) -> None:
+    """Some requests that are paid for."""
+    body = {"model": "paid", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    async with aiohttp.ClientSession() as session:
+        for _ in range(3):
+            async with session.post(f"{stack.url}/v1/chat/completions", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+
+
 async def test_every_panel_and_every_rule_has_an_answer(
     stack: Any, watched: Monitoring, imds: Any, tmp_path: Path
 ) -> None:
@@ -153,6 +178,7 @@ async def test_every_panel_and_every_rule_has_an_answer(
                 agents.append(machine)
                 machine.log.write_text(XID)
                 machine.start("--url", f"http://{where}")
+            await asked_of_providers(stack)
             for _ in range(2):  # a series has a rate from its second value on
                 reclaimed = next(n for n in (await stack.nodes()) if n not in {a.id for a in agents})
                 await stack.admin("reclaim", node=reclaimed, notice_s=3)

@@ -94,12 +94,9 @@ def provided(requests: float, failures: float) -> Series:
     }
 
 
-def healthy(**pools: float) -> Series:
-    """Healthy targets by pool."""
-    return {
-        f'orchestrator_gateway_targets{{instance="g",pool="{pool}",state="healthy"}}': always(count)
-        for pool, count in pools.items()
-    }
+def standing_in(now: str) -> Series:
+    """Whether the provider of `provided` gets requests of its route in the place of others."""
+    return {'orchestrator_gateway_route_stands_in{instance="g",route="r",provider="api"}': now}
 
 
 def capped(**dollars: float) -> Series:
@@ -452,10 +449,17 @@ CASES: dict[str, Case] = {
         after="20m",
     ),
     "OrchestratorPaidFallback": Case(
-        fires={**provided(1, 0), **healthy(pool_a=0, pool_b=3)},
-        not_with={**provided(1, 0), **healthy(pool_a=1, pool_b=3)},
-        labels={"instance": "g", "provider": "api"},
+        fires={**provided(1, 0), **standing_in(always(1))},
+        not_with={**provided(1, 0), **standing_in("1x3 0x900")},
+        labels={"instance": "g", "route": "r", "provider": "api"},
         after="20m",
+    ),
+    "OrchestratorRouteUnserved": one(
+        'orchestrator_gateway_route_servable{instance="g",route="chat"}',
+        "1x8 0x900",
+        "0x2 1x900",
+        instance="g",
+        route="chat",
     ),
     "OrchestratorProviderCapNear": Case(
         fires=capped(spent=30, held=15, cap=50),
