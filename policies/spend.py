@@ -64,13 +64,12 @@ def dollars(amount: int) -> str:
 
 
 def cents(amount: int) -> str:
-    """An amount in words, rounded up to the cent.
+    """An amount in words, to the cent.
 
-    >>> cents(1_200_000_000_000), cents(1), cents(0)
-    ('$1.20', '$0.01', '$0.00')
+    >>> cents(1_234_567_000_000_000), cents(0)
+    ('$1,234.57', '$0.00')
     """
-    whole, rest = divmod(-(-amount * 100 // PICO), 100)
-    return f"${whole:,}.{rest:02d}"
+    return f"${amount / PICO:,.2f}"
 
 
 def counted(value: object) -> int:

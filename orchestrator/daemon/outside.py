@@ -45,8 +45,8 @@ Ask = Callable[[Path], Awaitable[Document]]
 
 
 class Outside:
-    """`run` is its root task. `sight` is the newest look, None before the first and where names of
-    models are not looked at. `config` tells the configuration in force; without
+    """`run` is its root task. `sight` is the newest look, None where names of models are not looked
+    at. `config` tells the configuration in force; without
     `threads` the spend file is read in place.
     """
 
@@ -69,6 +69,7 @@ class Outside:
         self._seen_at: float | None = None
         self.memory = Memory()
         self.sight: Sight | None = None
+        self._begin(config())
 
     def poke(self) -> None:
         """The configuration is another: there may be something to look at."""
@@ -80,8 +81,8 @@ class Outside:
         try:
             while True:
                 config = self._config()
-                if not (by_name(config.pools, config.routes) or config.providers):
-                    self.sight = None
+                self._begin(config)
+                if self.sight is None:
                     self._changed.clear()
                     await self._changed.wait()
                     continue
@@ -97,6 +98,22 @@ class Outside:
         finally:
             if self._threads is not None:
                 self._threads.close()
+
+    def _begin(self, config: Config) -> None:
+        """Nothing is seen yet, or there is nothing to see."""
+        if not (by_name(config.pools, config.routes) or config.providers):
+            self.sight = None
+        elif self.sight is None:
+            self.sight = Sight(
+                at=self._clock.now(),
+                routes=routes_of(config),
+                providers=config.providers,
+                document=None,
+                error="the gateway has not been asked yet",
+                seen_at=None,
+                days=None,
+                spend_error="the spend file has not been read yet",
+            )
 
     async def look(self, config: Config) -> None:
         """Look once, and journal what is news. Raises StoreUnavailable: it is news again at the next look."""

@@ -205,6 +205,17 @@ async def test_the_money_of_a_dead_gateway_is_read_from_its_file(tmp_path: Path)
         assert await s.told() == []
 
 
+async def test_before_the_first_look_nothing_is_known_and_nothing_is_missing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as s:
+        assert s.outside.sight is not None
+        assert shown.gateway_seen(s.outside.sight, NOON)["error"] == "the gateway has not been asked yet"
+        assert s.route()["goes_to"] is None
+        assert s.provider()["spent_today_usd"] is None
+        s.gateway.views["pool chat"] = DOWN
+        await s.looks(20.0, each=s.paid)
+        assert await s.told() == ["FallbackBegan"]
+
+
 async def test_days_are_kept_apart_and_yesterday_is_not_today(tmp_path: Path) -> None:
     async with scene(tmp_path) as s:
         s.paid("0.25")
