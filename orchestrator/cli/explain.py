@@ -12,7 +12,7 @@ from orchestrator.cli.shared import Connection, PlainOutput, PoolName
 
 def explain(
     *subject: Annotated[
-        str, Parameter(help="A node, a policy, a placement or a zone. Without one, the pool.")
+        str, Parameter(help="A node, a route, a policy, a placement or a zone. Without one, the pool.")
     ],
     pool: PoolName = None,
     output: PlainOutput = "table",
@@ -23,6 +23,7 @@ def explain(
     For example:
       orchestrator explain
       orchestrator explain i-0c41
+      orchestrator explain route assistant
       orchestrator explain capacity
       orchestrator explain us-east-1b
     """

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from orchestrator.journal import turn_log
 from orchestrator.journal.sqlite import legible, readable
-from orchestrator.journal.store import SCHEMA_VERSION, StoredEvent
+from orchestrator.journal.store import GATEWAY, SCHEMA_VERSION, StoredEvent
 from orchestrator.journal.turn_log import Recording, StoredTurn
 
 R = TypeVar("R")
@@ -189,7 +189,7 @@ class JournalFile:
         return Contents(
             schema=self.schema,
             size=self.path.stat().st_size,
-            pools=tuple(pool for (pool,) in pools),
+            pools=tuple(pool for (pool,) in pools if pool != GATEWAY),
             epoch=int(epoch[0]) if epoch is not None else 0,
             events=count,
             first_event=first,

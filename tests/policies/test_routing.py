@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -244,3 +246,25 @@ def test_written_routes_come_before_those_of_the_pools():
     assert names.find("llama") is mine
     assert names.find("best") is mine
     assert names.find("tiny") is own[1]
+
+
+def share(one: Backend, weight: int) -> Backend:
+    return replace(one, weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("one", "stand_ins"),
+    [
+        (route(pool("a")), set()),
+        (route(pool("a"), api("p")), {"p"}),
+        (route(api("p")), set()),
+        (route(api("p"), api("q")), {"q"}),
+        (route(pool("a"), api("p"), api("q")), {"p", "q"}),
+        (route(share(pool("a"), 9), share(api("p"), 1), api("q")), {"q"}),
+        (route(share(pool("a"), 1), share(api("p"), 0), api("q")), {"p", "q"}),  # no share is no first place
+        (route(share(pool("a"), 1), api("p")), {"p"}),  # one weight alone splits nothing
+        (route(api("p"), pool("a"), replace(api("p"), model="n")), set()),
+    ],
+)
+def test_who_stands_in_is_neither_first_nor_in_a_split(one: Route, stand_ins: set[str]) -> None:
+    assert one.stand_ins == stand_ins

@@ -52,6 +52,8 @@ async def test_a_pool_that_is_down_is_paid_for_until_it_is_back(tmp_path: Path, 
             assert (status, headers["x-orchestrator-backend"]) == (200, f"claude/{MODEL}")
             assert '"model":"assistant"' in text
         assert len(paid.seen) == 2
+        stands_in = 'orchestrator_gateway_route_stands_in{provider="claude",route="assistant"}'
+        assert f"{stands_in} 1.0" in await text_of(one, "/metrics")
         await engine.start()
         await until(lambda: one.gateway.lanes["chat"].view().sound)
         assert (await one.ask("assistant", max_tokens=5))[1]["x-orchestrator-backend"].startswith("chat")
@@ -76,7 +78,9 @@ async def test_a_pool_that_is_down_is_paid_for_until_it_is_back(tmp_path: Path, 
             pytest.approx(cost),
         )
         metrics = await text_of(one, "/metrics")
+        assert f"{stands_in} 0.0" in metrics
         for sample in (
+            'route_servable{route="assistant"} 1.0',
             f'provider_dollars_total{{model="{MODEL}",provider="claude",route="assistant"}} {cost}',
             'provider_cap_dollars{provider="claude"} 1.0',
             'provider_route_cap_dollars{route="assistant"} 0.5',
@@ -114,6 +118,8 @@ async def test_who_reached_its_cap_leaves_requests_to_the_next(tmp_path: Path) -
             status, headers, _ = await one.ask("assistant", max_tokens=5)
             assert (status, headers["x-orchestrator-backend"]) == (200, f"b/{MODEL}")
             assert (a.seen, len(b.seen)) == ([], 1)
+            rows = (await one.control("GET", "/v1/routes"))[1]["providers"]
+            assert [row["over_cap"] for row in rows] == [{"assistant": 1}, {}]
 
 
 async def test_what_a_stopping_gateway_breaks_off_is_booked_before_it_is_gone(tmp_path: Path) -> None:
