@@ -64,11 +64,20 @@ class SpendBook:
         self._put(claim, held)
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await held
+                return await self._ticket(held)
         except TimeoutError:
             self._frozen = self._writer
             self.trouble = f"the spend file {self._file.path} does not answer"
             raise Unbooked(self.trouble) from None
+
+    async def _ticket(self, held: asyncio.Future[Ticket]) -> Ticket:
+        """Wait for it. One that came in the instant in which its asker left is let go."""
+        try:
+            return await held
+        except asyncio.CancelledError:
+            if not held.cancelled() and held.exception() is None:
+                self.release(held.result())
+            raise
 
     def unheld(self, claim: Claim) -> Ticket:
         """A ticket for a request without a cap that is sent although the file cannot be written."""

@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -373,6 +374,25 @@ class TestBook:
             await asyncio.gather(*asked, return_exceptions=True)
             await book.settled()
             assert (await book.totals()).held() == 50
+
+    async def test_whoever_leaves_in_the_instant_in_which_it_is_answered_holds_nothing(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[asyncio.Task[Ticket]] = []
+        answer = SpendBook._told
+
+        def leave(book: SpendBook, *words: Any) -> None:
+            answer(book, *words)
+            for task in asked:
+                task.cancel()
+
+        monkeypatch.setattr(SpendBook, "_told", leave)
+        async with opened(path) as book:
+            asked += [asyncio.create_task(book.reserve(claim(10, cap=15))) for _ in range(2)]
+            await asyncio.wait(asked)
+            assert all(task.cancelled() for task in asked)
+            await book.settled()
+            assert (await book.totals()).held() == 0
 
     async def test_what_could_not_be_written_is_written_later(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
