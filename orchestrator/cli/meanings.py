@@ -43,10 +43,13 @@ def provider_meanings(config: Config) -> list[ProviderMeaningView]:
 
 def implicit_routes(config: Config) -> Iterator[Route]:
     """The routes of names that pools serve and no route lists."""
+    from orchestrator.wiring.gateway import task_of
+
     for name, pools in implicit_names(config.pools, config.routes).items():
-        own = config.pools[pools[0]].served_name
+        pool = config.pools[pools[0]]
+        own = pool.served_name
         backend = Backend(kind=Kind.POOL, name=pools[0], model="" if name == own else name)
-        yield Route(models=(name,), backends=(backend,), stays=True)
+        yield Route(models=(name,), backends=(backend,), stays=True, task=task_of(pool))
 
 
 def _route(route: Route, *, written: bool) -> RouteMeaningView:

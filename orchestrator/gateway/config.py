@@ -13,7 +13,7 @@ from typing import Any
 from cloud.providers.prices import OwnPrice
 from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
-from policies.routing import Kind, Route
+from policies.routing import Kind, Route, Task
 
 IDLE = 4.0
 """Seconds for which a connection to a target is kept without a request. vLLM's server closes its own after
@@ -31,7 +31,8 @@ class PoolGate:
     """How the gateway treats one pool. Durations are seconds, sizes bytes, shares fractions.
 
     `name`: only target sets of this pool are taken; empty takes any. `served`: the name under which its
-    engines serve the model, `adapters` those of the adapters that they serve beside it.
+    engines serve the model, `adapters` those of the adapters that they serve beside it;
+    `task`: what these do.
 
     Timeouts. `connect_timeout`: to open a connection to a target. A target that is silent for
     `health_timeout` and fails or leaves a check unanswered is lost: what it holds goes on elsewhere.
@@ -60,6 +61,7 @@ class PoolGate:
     name: str = ""
     served: str = ""
     adapters: tuple[str, ...] = ()
+    task: Task = Task.CHAT
 
     health_path: str = "/health"
     health_interval: float = 0.3  # between checks of a target that owes answers and is silent; else three

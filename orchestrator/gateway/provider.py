@@ -136,7 +136,7 @@ class ProviderBackend:
         attempts, failed = 0, CallFailed(Failure.CONNECT, "it was not asked")
         while True:
             if attempts and self._trouble():
-                raise self._given_up(job, failed)
+                raise self._given_up(job, failed, model)
             call, native = self._call(job, model)
             try:
                 async with self._place(give_up - self._clock.now()):
@@ -156,7 +156,7 @@ class ProviderBackend:
                 or attempts > self.spec.retries
                 or self._clock.now() + pause > give_up
             ):
-                unserved = self._given_up(job, failed)
+                unserved = self._given_up(job, failed, model)
                 raise unserved if failed.untaken or job.repeatable else unserved.turned
             await self._clock.sleep(pause)
 
@@ -313,7 +313,7 @@ class ProviderBackend:
         turned = self._endings.turned(job, 400, "not_translatable", text, param=error.param)
         return Unserved(Trouble.FAILED, why, turned)
 
-    def _given_up(self, job: Job, failed: CallFailed) -> Unserved:
+    def _given_up(self, job: Job, failed: CallFailed, model: str) -> Unserved:
         """After the last attempt: what the provider said if that is the client's to know, else ours."""
         fault, why = failed.fault, failed.why
         if fault is not None and fault.blame in (Blame.REQUEST, Blame.BUSY):
@@ -326,7 +326,8 @@ class ProviderBackend:
         late = failed.failure in _TIMEOUTS
         text = f"provider {self.spec.name}: {why}"
         if fault is not None and fault.blame is Blame.ACCOUNT:
-            text = f"provider {self.spec.name} refuses the gateway's account ({fault.status})"
+            what = f"does not know {model}" if fault.status in _NOT_FOUND else "refuses the gateway's account"
+            text = f"provider {self.spec.name} {what} ({fault.status})"
         turned = self._endings.turned(
             job, 504 if late else 502, "provider_timeout" if late else "provider_failed", text
         )

@@ -306,7 +306,8 @@ def implicit_routes(pools: Iterable[PoolGate]) -> Iterator[Route]:
     for gate in pools:
         for model in (gate.served, *gate.adapters):
             if model:
-                yield Route(models=(model,), backends=(Entry(kind=Kind.POOL, name=gate.name, model=model),))
+                backend = Entry(kind=Kind.POOL, name=gate.name, model=model)
+                yield Route(models=(model,), backends=(backend,), task=gate.task)
 
 
 def _straight(gate: PoolGate) -> Route:

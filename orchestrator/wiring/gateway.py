@@ -46,6 +46,11 @@ def routes_of(config: Config) -> tuple[Route, ...]:
     return tuple(_route(route, config) for route in config.routes)
 
 
+def task_of(pool: PoolConfig) -> Task:
+    """What the models of a pool do, as routes say it."""
+    return Task.EMBED if pool.engine.task == "embed" else Task.CHAT
+
+
 def _values(table: GatewayTable, keys: frozenset[str]) -> dict[str, Any]:
     return {key: getattr(table, key) for key in keys - _OTHERWISE}
 
@@ -56,6 +61,7 @@ def _gate(name: str, pool: PoolConfig) -> PoolGate:
         name=name,
         served=pool.served_name,
         adapters=adapters(pool.engine.args),
+        task=task_of(pool),
         api_key=_text(pool.gateway.api_key_file),
     )
 

@@ -334,7 +334,8 @@ class TestFailures:
 
     async def test_an_unknown_model_closes_no_other(self, tmp_path: Path) -> None:
         async with provider(says(404)) as api, stand(api, tmp_path) as one:
-            assert (await post(one))[0] == 502
+            status, body = await post(one)
+            assert (status, b"does not know claude-x (404)" in body) == (502, True)
             assert (await post(one))[0] == 503
             assert len(api.seen) == 1
             assert one.backend.view().sound

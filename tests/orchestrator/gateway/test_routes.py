@@ -502,6 +502,18 @@ async def test_a_text_is_not_asked_of_a_route_that_embeds(routed, engine, path, 
     assert (answer.status, "ask /v1/embeddings" in text) == (400, True)
 
 
+async def test_nor_of_the_own_name_of_a_pool_that_embeds(routed, engine, upstreams):
+    other = await upstreams("b", echo)
+    gates = {"embed": {"task": Task.EMBED, "adapters": ("tuned",)}}
+    gateway = await routed({"embed": [engine], "chat": [other]}, gates=gates)
+    for name in ("embed-model", "tuned"):
+        status, _, text = await gateway.ask(name)
+        assert (status, json.loads(text)["error"]["code"]) == (400, "wrong_task")
+        await gateway.ask(name, "/v1/embeddings", input="hi")
+    assert {seen.path for seen in engine.seen if seen.method == "POST"} == {"/v1/embeddings"}
+    assert (await gateway.ask("chat-model"))[0] == 200
+
+
 async def test_each_pool_has_its_own_key_and_none_gets_anothers(routed, engine, upstreams):
     other = await upstreams("b", echo)
     gateway = await routed(
