@@ -48,17 +48,17 @@ def why(node: Node, memory: Memory, now: float) -> str:
 def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...]:
     """Why the pool is as it is: the mix, the cover, what is refused, what is believed and how old it is."""
     pool = fleet.pool
-    noun = pool.noun()
     spot, on_demand = fleet.ready_by_market[Market.SPOT], fleet.ready_by_market[Market.ON_DEMAND]
+    ready = spot + on_demand
     wanted = (
-        f"{pool.replicas} {noun} are wanted: {pool.spot_wanted} spot and {pool.on_demand_floor} on-demand "
-        f"({pool.spot_share:.0%} spot, the on-demand share rounded up)."
+        f"{pool.replicas} {pool.noun(pool.replicas)} {_are(pool.replicas)} wanted: {pool.spot_wanted} spot "
+        f"and {pool.on_demand_floor} on-demand ({pool.spot_share:.0%} spot, the on-demand share rounded up)."
     )
     found = [
         wanted
         if pool.replicas
         else "None are wanted: none is launched, and those that are there drain and end.",
-        f"{spot + on_demand} are ready: {spot} spot and {on_demand} on-demand.",
+        f"{ready} {_are(ready)} ready: {spot} spot and {on_demand} on-demand.",
     ]
     if pool.weighted:
         found.append(f"{len(fleet.ready)} nodes serve them: {units_sentence(pool)}.")
@@ -80,6 +80,10 @@ def pool_sentences(fleet: Fleet, world: World, memory: Memory) -> tuple[str, ...
     if memory.pause is not None and memory.pause.holds(world.now):
         found.append(f"Paused by {memory.pause.by}: {memory.pause.reason}. Doomed nodes are still drained.")
     return tuple(found)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _held_back(pool: Pool, world: World, memory: Memory, scorer: Scorer) -> Iterator[str]:

@@ -202,6 +202,8 @@ class Api:
         sentences = [f"{name}: {text}" if several else text for name, texts in told for text in texts]
         sentences += self._route_text(subject)
         sentences = sentences or [*policy_text(subject)]
+        if not sentences and subject == "pool":
+            sentences = [f"{_named(self._runs).capitalize()}."] if not self._runs else []
         if not sentences:
             raise Refused(
                 404,
@@ -385,7 +387,7 @@ def _at_most(most: int) -> Middleware:
 
 def _named(runs: Runs) -> str:
     """The pools of the daemon in words."""
-    return f"the daemon's pools are {', '.join(runs)}" if runs else "the daemon has no pool"
+    return f"the daemon's pools are {', '.join(runs)}" if runs else "the daemon runs no pool"
 
 
 async def _only_reading(_: web.Request) -> web.StreamResponse:

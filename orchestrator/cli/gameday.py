@@ -85,7 +85,8 @@ def _pool_of(view: StatusView, name: str | None) -> PoolView:
     for pool in view["pools"]:
         if name in (None, pool["name"]):
             return pool
-    raise CommandError(f"there is no pool {name}; the daemon runs {', '.join(known) or 'none'}")
+    missing = "" if name is None else f"there is no pool {name!r}; "
+    raise CommandError(f"{missing}the daemon runs {', '.join(known) or 'no pool'}")
 
 
 def _confirm(node: str, pool: PoolView) -> None:

@@ -359,7 +359,11 @@ class PoolRun:
     # -- root tasks ----------------------------------------------------------------------------------
 
     async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """A root task that fails or ends takes its pool down: half a pool is worse than a restart."""
+        """A root task that fails or ends takes its pool down: half a pool is worse than a restart.
+
+        What it logs names the pool, and so does what its own tasks log.
+        """
+        structlog.contextvars.bind_contextvars(pool=self.name)
         try:
             await work
         except asyncio.CancelledError:

@@ -209,7 +209,7 @@ def _said(status: StatusView) -> running.DaemonFacts:
     return running.DaemonFacts(
         version=daemon["version"],
         pid=daemon["pid"],
-        state=", ".join(one["state"] for one in status["pools"]),
+        states={one["name"]: one["state"] for one in status["pools"]},
         leading=daemon["leading"],
         journal_ok=daemon["journal_ok"],
         loaded_at=daemon["config"]["loaded_at"],

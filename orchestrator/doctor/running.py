@@ -29,7 +29,7 @@ class DaemonFacts:
 
     version: str
     pid: int
-    state: str
+    states: Mapping[str, str]
     leading: bool
     journal_ok: bool
     loaded_at: float
@@ -49,9 +49,16 @@ def daemon(
             return [fail(text, advice)]
         return [warn("no daemon runs", "start one: orchestrator run --config FILE")]
     return [
-        ok(f"pid {answer.pid} answers; the pool is {answer.state}"),
+        ok(f"pid {answer.pid} answers; {_states(answer.states)}"),
         *_doubts(answer, installed, changed_at),
     ]
+
+
+def _states(states: Mapping[str, str]) -> str:
+    """How the pools are, in words; `states` by name."""
+    if len(states) == 1:
+        return f"the pool is {next(iter(states.values()))}"
+    return ", ".join(f"{name} is {state}" for name, state in states.items()) or "it runs no pool"
 
 
 def _doubts(answer: DaemonFacts, installed: str, changed_at: float) -> Iterator[Finding]:

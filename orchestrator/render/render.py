@@ -168,7 +168,7 @@ def plan(view: PlanView, look: Look) -> str:
     parts: list[RenderableType] = []
     for pool in view["pools"]:
         parts += pool_plan(pool, look)
-    return text_of(Group(*parts), look)
+    return text_of(Group(*(parts or [Text("The daemon runs no pool that has decided anything yet.")])), look)
 
 
 def explain(view: ExplainView, look: Look) -> str:
@@ -389,6 +389,9 @@ def _suggestions(view: StatusView) -> list[str]:
         return ["orchestrator status --watch"]
     if view["daemon"]["paused"] is not None:
         found.append("orchestrator resume")
+    else:
+        paused = (pool["name"] for pool in pools if pool["state"] == "paused")
+        found += [f"orchestrator resume --pool {clean(name)}" for name in paused]
     doomed = [notice["node"] for pool in pools for notice in pool["notices"]]
     if doomed:
         found.append(f"orchestrator node {clean(doomed[0])}")

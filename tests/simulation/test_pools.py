@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from scenarios import PACE, config, sales
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from cloud.sim.balancer import Traffic
 from cloud.sim.effects import Effect, Moment
@@ -106,6 +110,21 @@ def detach_seconds(folder: Path, trouble: Callable[[Simulation], object]) -> flo
 
     simulate(folder).run(script)
     return seconds[0]
+
+
+def test_what_is_logged_of_a_pool_names_it(tmp_path: Path) -> None:
+    async def script(sim: Simulation) -> None:
+        await whole(sim)
+        noticed(sim, "q")
+        await sim.clock.sleep(30.0)
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        simulate(tmp_path).run(script)
+    told = {(line["event"], line.get("pool")) for line in lines}
+    assert {pool for event, pool in told if event == "state.changed"} == {"p", "q"}
+    assert {pool for event, pool in told if event == "launch"} == {"q"}
+    assert {pool for event, pool in told if event == "detach"} == {"q"}
 
 
 def test_an_exception_in_one_pool_reaches_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

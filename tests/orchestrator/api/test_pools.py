@@ -233,3 +233,32 @@ def test_tables_have_a_column_of_pools_only_where_there_are_several(tmp_path: Pa
     for alone, several in zip(shown["chat"][:2], shown["chat+embed"][:2], strict=True):
         assert ("POOL" in alone, "POOL" in several) == (False, True)
     assert re.search(r"  (chat|embed) +\w", shown["chat+embed"][2])
+
+
+def test_what_a_daemon_without_a_pool_is_asked_is_answered(tmp_path: Path) -> None:
+    """A route to an API alone needs none."""
+    look = Look(width=200, colour=False)
+
+    async def script(sim: Simulation, ask: Ask) -> None:
+        assert sim.running is not None
+        sim.running.daemon.runs.clear()
+        assert (await ask("explain"))["sentences"] == ["The daemon runs no pool."]
+        assert "runs no pool" in render.plan(await ask("plan"), look)
+        assert "runs no pool" in render.status(await ask("status"), look)
+        status, text = await refused(ask("pause"))
+        assert (status, text.endswith("; the daemon runs no pool")) == (400, True)
+
+    play(tmp_path, script, "chat")
+
+
+def test_a_status_says_how_to_resume_the_pool_that_is_paused(tmp_path: Path) -> None:
+    look = Look(width=200, colour=False)
+
+    async def script(sim: Simulation, ask: Ask) -> None:
+        await ask("pause", pool="embed")
+        await sim.clock.sleep(3.0)
+        last = render.status(await ask("status"), look).splitlines()[-1]
+        assert "orchestrator resume --pool embed" in last
+        assert "--pool chat" not in last
+
+    play(tmp_path, script, "chat", "embed")

@@ -163,3 +163,9 @@ def test_a_pool_of_on_demand_has_nobody_to_draw(calm: Any) -> None:
     for node in pool["nodes"]:
         node["market"] = "on-demand"
     assert "no ready spot node" in rules.unfit(pool, calm["daemon"])
+
+
+def test_a_game_day_without_a_pool_says_so(ask: Ask, api: Any) -> None:
+    api.status["pools"] = []
+    code, _, err = ask("gameday", "--yes")
+    assert (code, "the daemon runs no pool" in err, "None" in err) == (1, True, False)

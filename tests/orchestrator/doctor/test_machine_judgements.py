@@ -115,14 +115,16 @@ def test_journals(exists, fault, corrupt, schema, state_, text):
 
 
 DAEMON = running.DaemonFacts(
-    version="1.0", pid=7, state="ok", leading=True, journal_ok=True, loaded_at=100.0, rejected=()
+    version="1.0", pid=7, states={"chat": "ok"}, leading=True, journal_ok=True, loaded_at=100.0, rejected=()
 )
 
 
 @pytest.mark.parametrize(
     ("answer", "holder", "changed_at", "state_", "text"),
     [
-        (DAEMON, 7, 50.0, OK, "pid 7 answers"),
+        (DAEMON, 7, 50.0, OK, "pid 7 answers; the pool is ok"),
+        (replace(DAEMON, states={"a": "ok", "b": "down"}), 7, 50.0, OK, "answers; a is ok, b is down"),
+        (replace(DAEMON, states={}), 7, 50.0, OK, "answers; it runs no pool"),
         (None, 0, 50.0, WARN, "no daemon runs"),
         (None, None, 50.0, WARN, "no daemon runs"),
         (None, 7, 50.0, FAIL, "pid 7 holds the lease, and does not answer: why"),
