@@ -262,12 +262,12 @@ def read_totals(path: Path, now: float, *, days: int = 1) -> list[Totals]:
     None where there is no file. Raises Unbooked.
     """
     nothing = [Totals(day_of(now - back * _DAY)) for back in range(days)]
-    if not path.exists():
-        return nothing
-    # Without its companions the file is nobody's at the moment, and may lie where this user cannot make them.
-    alone = not path.with_name(f"{path.name}-wal").exists()
-    how = "mode=ro&immutable=1" if alone else "mode=ro"
     try:
+        if not path.exists():
+            return nothing
+        # Without its companions the file is nobody's now, and may lie where this user cannot make them.
+        alone = not path.with_name(f"{path.name}-wal").exists()
+        how = "mode=ro&immutable=1" if alone else "mode=ro"
         db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY_WAIT)
         with contextlib.closing(db):
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # its first writer is at work

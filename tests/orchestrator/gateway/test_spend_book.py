@@ -449,3 +449,9 @@ class TestBook:
             await book.settled()
             await book.reserve(claim(20, cap=100))
             assert book.today.held() == 20  # what was waited for in vain was let go
+
+
+def test_a_path_that_cannot_even_be_looked_up_is_unread_and_not_empty(tmp_path: Path) -> None:
+    """As one in a directory that others may not search."""
+    with pytest.raises(Unbooked, match="too long"):
+        read_totals(tmp_path / ("x" * 300), NOON)
