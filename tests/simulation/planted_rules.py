@@ -6,6 +6,7 @@ Each is a context manager that replaces one function of the daemon's code and pu
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -29,7 +30,17 @@ from policies.turn import Turn
 Patch = Callable[[], AbstractContextManager[object]]
 
 
-def _instead(owner: object, name: str, replacement: object) -> Patch:
+def instead(owner: object, name: str, replacement: object) -> Patch:
+    """Puts the replacement in the place of a function, or of a value.
+
+    Raises TypeError for a function that could not be called as the real one is: it would plant another bug.
+    """
+    real = inspect.getattr_static(owner, name)
+    if inspect.isfunction(real) and callable(replacement):
+        taken = inspect.signature(real).parameters.values()
+        by_name = [p.name for p in taken if p.kind is p.KEYWORD_ONLY]
+        by_place = len(taken) - len(by_name)
+        inspect.signature(replacement).bind(*range(by_place), **dict.fromkeys(by_name))
     return lambda: mock.patch.object(owner, name, replacement)
 
 
@@ -41,20 +52,20 @@ def _all(*patches: Patch) -> Iterator[None]:
         yield
 
 
-believes_provider_clock: Patch = _instead(
-    facts, "_seen", lambda now, instance, *, asked_at, real=facts._seen: real(now, instance, asked_at=None)
+believes_provider_clock: Patch = instead(
+    facts, "_seen", lambda now, instance, intent, *, real=facts._seen: real(now, instance, None)
 )
 """A launch is dated by the provider's clock, on a host whose own is wrong."""
 
-adopts_strangers: Patch = _instead(facts, "stranger", lambda pool, memory, instance: False)
+adopts_strangers: Patch = instead(facts, "stranger", lambda pool, memory, instance: False)
 """What carries the pool's tag is the pool's."""
 
-collects_nothing: Patch = _instead(
+collects_nothing: Patch = instead(
     facts, "stranger", lambda pool, memory, instance: instance.token not in memory.intents
 )
 """No garbage collection: what was launched and is not remembered is left running."""
 
-spot_notices_doom_all: Patch = _instead(interruption, "applies", lambda notice, *, spot: not notice.cancelled)
+spot_notices_doom_all: Patch = instead(interruption, "applies", lambda notice, *, spot: not notice.cancelled)
 """A spot interruption dooms on-demand nodes too."""
 
 
@@ -62,21 +73,19 @@ def _any_hidden(sight: Sight, region: str, *, real: Callable[[Sight, str], str] 
     return next(filter(None, (real(sight, each) for each in sight.regions)), real(sight, region))
 
 
-one_silent_region_freezes_all: Patch = _instead(Sight, "hidden", _any_hidden)
+one_silent_region_freezes_all: Patch = instead(Sight, "hidden", _any_hidden)
 """Where one region cannot be listed nothing is launched or ended anywhere."""
 
-drains_are_over_at_once: Patch = _instead(
-    drain, "finished", lambda rules, world, node: node.drain is not None
-)
+drains_are_over_at_once: Patch = instead(drain, "finished", lambda rules, world, node: node.drain is not None)
 """A node is ended as soon as it drains."""
 
-doomed_nodes_never_drain: Patch = _instead(drain, "begins_now", lambda *_, **__: False)
+doomed_nodes_never_drain: Patch = instead(drain, "begins_now", lambda *_, **__: False)
 """Notices are heard and nothing follows."""
 
-_checks_no_plan: Patch = _instead(invariants, "check", lambda *_: ())
+_checks_no_plan: Patch = instead(invariants, "check", lambda *_: ())
 """The last look at a plan in production, which would stop some of these bugs, sees nothing."""
 
-sells_only_what_was_read: Patch = _instead(
+sells_only_what_was_read: Patch = instead(
     prices,
     "may_be_bought",
     lambda world, memory, part: world.offerings[part].value if world.offerings[part].at else (),
@@ -84,59 +93,59 @@ sells_only_what_was_read: Patch = _instead(
 """What has no price by a reading of this daemon is not sold."""
 
 spends_what_it_likes: Patch = partial(
-    _all, _checks_no_plan, _instead(Budget, "refuses_cost", lambda self, price: "")
+    _all, _checks_no_plan, instead(Budget, "refuses_cost", lambda self, price, *, leaving=0.0: "")
 )
 """The spend cap is not looked at."""
 
 launches_in_vain: Patch = partial(
     _all,
     _checks_no_plan,
-    _instead(trials, "first_starts", lambda *_: ""),
-    _instead(Scorer, "paused", lambda self, placement: ""),
+    instead(trials, "first_starts", lambda *_: ""),
+    instead(Scorer, "paused", lambda self, placement: ""),
 )
 """What was not allowed, or never started, is launched again as if nothing had been."""
 
-launches_what_it_likes: Patch = _instead(Budget, "refuses", lambda self, price: "")
+launches_what_it_likes: Patch = instead(Budget, "refuses", lambda self, price, *, leaving=0.0: "")
 """Neither the surge limit nor the launch rate is looked at."""
 
 disturbs_what_it_likes: Patch = partial(
-    _all, _checks_no_plan, _instead(Turn, "may_choose", lambda self, units=1: True)
+    _all, _checks_no_plan, instead(Turn, "may_choose", lambda self, units=1: True)
 )
 """The disruption budget is not looked at."""
 
 
 two_daemons_act: Patch = partial(
     _all,
-    _instead(FileLease, "valid", lambda self: self._file is not None),
-    _instead(SqliteFile, "keep_out", lambda self, db, epoch: None),
+    instead(FileLease, "valid", lambda self: self._file is not None),
+    instead(SqliteFile, "keep_out", lambda self, db, epoch: None),
 )
 """A daemon whose lease was taken goes on as if it had it, and the journal takes what it writes."""
 
-deaf_beyond_the_lease: Patch = _instead(SharedLease, "unanswered", lambda self: None)
+deaf_beyond_the_lease: Patch = instead(SharedLease, "unanswered", lambda self: None)
 """A pair without its database takes nothing out of a balancer any more."""
 
-goes_on_without_its_lease: Patch = _instead(SharedLease, "valid", lambda self: self._until > 0.0)
+goes_on_without_its_lease: Patch = instead(SharedLease, "valid", lambda self: self._until > 0.0)
 """A daemon whose lease ran out because the database does not answer goes on as if it led."""
 
 takes_out_what_it_likes: Patch = partial(
     _all,
     _checks_no_plan,
-    _instead(
+    instead(
         failsafe, "_deadline", lambda node, begun: None if node.answers and node.doomed is None else 1e12
     ),
 )
 """Beyond the lease whatever is silent is taken out, with a notice or without."""
 
-two_daemons_write_the_journal: Patch = _instead(SqliteFile, "keep_out", lambda self, db, epoch: None)
+two_daemons_write_the_journal: Patch = instead(SqliteFile, "keep_out", lambda self, db, epoch: None)
 """A daemon whose lease was taken does nothing more, but writes what it sees into the other's journal."""
 
-ends_what_serves: Patch = _instead(AtWork, "why_it_stays", lambda *_: "")
+ends_what_serves: Patch = instead(AtWork, "why_it_stays", lambda *_: "")
 """A node is ended on an acknowledgement alone."""
 
 silence_is_loss: Patch = partial(
     _all,
-    *(_instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, swap)),
-    _instead(AtWork, "_targets", {}),
+    *(instead(module, "vouched_for", lambda world, **_: set()) for module in (fleet, facts, swap)),
+    instead(AtWork, "_targets", {}),
 )
 """What this host cannot reach is lost, whatever the balancers say."""
 
@@ -153,18 +162,18 @@ async def _unheard(*_: object) -> None:
     """What nobody listens to."""
 
 
-loses_requests: Patch = _instead(PoolRun, "tell", _unheard)
+loses_requests: Patch = instead(PoolRun, "tell", _unheard)
 """What operators ask for is lost."""
 
-takes_up_anything: Patch = _instead(
+takes_up_anything: Patch = instead(
     reloading, "examine", lambda old, load, **_: reloading.Verdict(config=replace(old, path=None))
 )
 """A configuration is reloaded without a look at it."""
 
 forgets_nothing: Patch = partial(
     _all,
-    _instead(facts, "_missing", lambda *_: []),
-    _instead(
+    instead(facts, "_missing", lambda *_: []),
+    instead(
         facts,
         "_known",
         lambda *args, real=facts._known: [e for e in real(*args) if not isinstance(e, NodeGone)],

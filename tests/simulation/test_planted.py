@@ -16,12 +16,14 @@ from planted_ports import (
     NeverForgets,
     PutsDrainingBack,
 )
+from planted_rules import instead
 from scenarios import PACE, SCENARIOS, bootstrap, notice
 
 from cloud.ports import LoadBalancer
 from cloud.sim.effects import Moment, Point
 from cloud.sim.invariants import INVARIANTS
 from orchestrator.simulation.simulate import Simulation
+from policies.limits import Budget
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda p: p.name.replace(" ", "-"))
@@ -66,3 +68,11 @@ def test_wrappers_are_ports() -> None:
     """A wrapper that no longer matches the port would plant nothing."""
     for kind in (AcknowledgesTooEarly, EmptiesOnce, LosesATarget, PutsDrainingBack, NeverForgets):
         assert kind.apply.__code__.co_varnames[1:3] == LoadBalancer.apply.__code__.co_varnames[1:3]
+
+
+def test_a_rule_is_not_replaced_by_what_cannot_be_called_as_it_is() -> None:
+    """It would raise in the daemon, which is another bug than the one that it is to be, or none at all."""
+    for other in (lambda self, price: "", lambda self: "", lambda price, leaving: ""):
+        with pytest.raises(TypeError):
+            instead(Budget, "refuses", other)
+    instead(Budget, "refuses", lambda *_, **__: "")
