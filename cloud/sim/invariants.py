@@ -27,6 +27,7 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "disruption": "no more nodes drain by choice at once than the disruption budget allows",
     "launch-rate": "no more launches in a minute than the limit allows",
     "spend": "nodes cost no more per hour than the spend cap",
+    "budget": "no launch makes what all pools have together more than the budget that they share",
     "in-vain": "what a person has to mend first is tried once a pause, and never after a start that failed",
     "regions": "one region's silence holds back nothing elsewhere",
     "prices": "prices that cannot be read hold back no launch",

@@ -17,7 +17,7 @@ from cloud.sim.checker import Checker
 from cloud.sim.cloud import SimInstances, SimOfferings, furnish
 from cloud.sim.engine import SimEngine
 from cloud.sim.invariants import Bounds, DaemonState
-from cloud.sim.limits import Limits
+from cloud.sim.limits import Limits, Together
 from cloud.sim.notices import NoticeBoard, SimNotices
 from cloud.sim.vain import InVain
 from cloud.sim.world import Pace, Sale, SimWorld
@@ -33,7 +33,8 @@ class SimPool:
     """What a simulation keeps for one pool.
 
     `daemon` says what the checker needs to know of the daemon, `nobody_leads_since` and `woke_at` what the
-    watcher of failsafe needs. `beside` is a pool of the same run. What a run draws depends on its `seed`.
+    watcher of failsafe needs. `beside` is a pool of the same run, `together` all that share its budget. What
+    a run draws depends on its `seed`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SimPool:
         daemon: Callable[[], DaemonState | None],
         nobody_leads_since: Callable[[], float | None],
         woke_at: Callable[[], float | None],
+        together: Together,
         beside: SimPool | None = None,
     ) -> None:
         self.pool, self.sources = pool, tuple(sources)
@@ -78,6 +80,7 @@ class SimPool:
             report=self.checker.report,
             known=lambda: len(state.known) if (state := daemon()) is not None else 0,
             hidden=self.checker.hidden,
+            together=together,
         )
         self.vain = InVain(pool, checked=self.checked, report=self.checker.report)
         Beyond(

@@ -26,6 +26,7 @@ from cloud.sim.balancer import Traffic
 from cloud.sim.books import Books
 from cloud.sim.effects import Effect, Effects, Moment, Point
 from cloud.sim.invariants import Bounds, Broken, DaemonState
+from cloud.sim.limits import Together
 from cloud.sim.notices import METADATA, QUEUE
 from cloud.sim.world import Machine, Pace, Sale
 from orchestrator.config.load import Config
@@ -114,6 +115,7 @@ class Simulation:
         self.processes: list[SimProcess] = []
         self._started: list[SimProcess] = []
         self.pools: dict[str, SimPool] = {}
+        together = Together(config.budget.shared)
         for name in config.pools:
             self.pools[name] = SimPool(
                 config.only(name).wanted,
@@ -128,6 +130,7 @@ class Simulation:
                 daemon=partial(self._state, name),
                 nobody_leads_since=lambda: self.database.nobody_leads_since(config.daemon.lease),
                 woke_at=partial(self._woke_at, name),
+                together=together,
                 beside=next(iter(self.pools.values()), None),
             )
         first = next(iter(self.pools.values()))

@@ -57,6 +57,7 @@ from planted_rules import (
     sells_only_what_was_read,
     silence_is_loss,
     spends_what_it_likes,
+    spends_what_others_have,
     spot_notices_doom_all,
     takes_out_what_it_likes,
     takes_up_anything,
@@ -80,6 +81,7 @@ from scenarios import (
     return_to_spot,
     sales,
     spot_not_allowed,
+    two_pools,
 )
 
 from cloud.ports import EngineCommand, LaunchRequest
@@ -101,7 +103,7 @@ class Planted:
     """A bug: where it sits, the script that shows it, and the invariant that must say so.
 
     `within`: the number of seeds, from 1 on, one of which must show it. `rule`: switches a rule of the daemon
-    off.
+    off. `pool`: what else `scenarios.config` is given.
     """
 
     name: str
@@ -245,6 +247,12 @@ async def drained_all_at_once(sim: Simulation) -> None:
         asked = partial(OperatorDrained, node=machine.id, budget=20.0, reason="maintenance")
         await sim.operate(lambda now, asked=asked: asked(at=now))
     await sim.settle()
+
+
+async def started_short(sim: Simulation) -> None:
+    """From nothing to what the budget holds of what the pools want."""
+    sim.boot()
+    await sim.clock.sleep(120.0)
 
 
 async def partitioned(sim: Simulation) -> None:
@@ -494,6 +502,20 @@ PLANTED: tuple[Planted, ...] = (
         script=notice,
         rule=spends_what_it_likes,
         pool={"limits": {"spend_per_hour": 8.5}},
+    ),
+    Planted(
+        name="a pool launches beyond its grant",
+        invariant="budget",
+        script=two_pools,
+        rule=spends_what_others_have,
+        pool={"pools": ("p", "q"), "budget": {"spend_per_hour": 17.0}},
+    ),
+    Planted(
+        name="a pool has more nodes than its grant",
+        invariant="budget",
+        script=started_short,
+        rule=spends_what_others_have,
+        pool={"pools": ("p", "q"), "budget": {"nodes": 6}},
     ),
     Planted(
         name="a silent region freezes all",

@@ -18,7 +18,7 @@ from orchestrator.daemon.pool_run import PoolRun
 from orchestrator.journal.sqlite import SqliteFile
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.shared import SharedLease
-from policies import drain, facts, failsafe, fleet, interruption, invariants, prices, swap, trials
+from policies import budget, drain, facts, failsafe, fleet, interruption, invariants, prices, swap, trials
 from policies.at_work import AtWork
 from policies.events import NodeGone
 from policies.limits import Budget
@@ -96,6 +96,9 @@ spends_what_it_likes: Patch = partial(
     _all, _checks_no_plan, instead(Budget, "refuses_cost", lambda self, price, *, leaving=0.0: "")
 )
 """The spend cap is not looked at."""
+
+spends_what_others_have: Patch = instead(budget, "in_effect", lambda pool, grant: pool)
+"""A pool aims at what it wants and spends what it has, whatever it was granted of the shared budget."""
 
 launches_in_vain: Patch = partial(
     _all,

@@ -78,9 +78,12 @@ def config(
     record_turns: str = "60s",
     look: float = LOOK,
     pools: Sequence[str] = ("p",),
+    budget: Mapping[str, Any] | None = None,
     **pool: Any,
 ) -> Config:
     """A pool of four nodes (two spot, two on-demand) at a pace that keeps runs short, or several of them.
+
+    `budget`: what they share.
 
     A daemon that looks less often is more patient: one failed look is no finding at any pace.
     """
@@ -112,6 +115,7 @@ def config(
                 "probe_interval": look,
                 "record_turns": record_turns,
             },
+            "budget": {**(budget or {})},
             "pool": {
                 name: {**tables, **pool} | ({"model": name} if len(pools) > 1 else {}) for name in pools
             },

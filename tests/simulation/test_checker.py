@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from cloud.sim.books import Books, Drain
 from cloud.sim.effects import Effects
 from cloud.sim.engine import SimEngine
 from cloud.sim.faults import Fault
-from cloud.sim.limits import Limits
+from cloud.sim.limits import Limits, Together
 from cloud.sim.trace import Trace
 from cloud.sim.world import Machine
 from orchestrator.journal.store import Superseded
@@ -32,6 +33,7 @@ from policies.events import (
     OperatorDrained,
     Outcome,
 )
+from policies.grant import SharedBudget
 from policies.model import (
     AdaptiveRules,
     HealthRules,
@@ -336,11 +338,11 @@ def test_the_adaptive_mix_has_what_is_wanted_and_as_much_spot_again_at_most(
 
 
 @pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize(("hidden", "said"), [(0, ["spend"]), (1, [])])
+@pytest.mark.parametrize(("hidden", "said"), [(0, ["spend", "budget", "budget"]), (1, [])])
 def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
     hidden: int, said: list[str], again: bool
 ) -> None:
-    """Three machines at a dollar each, and one more, at a cap of three and a half.
+    """Three machines at a dollar each, and one more, at a cap of three and a half, and so for all pools.
 
     `again`: it is asked for once more when all is known, which launches nothing.
     """
@@ -356,6 +358,7 @@ def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
             report=lambda name, *_: broken.append(name),
             known=lambda: 3,
             hidden=unknown.copy,
+            together=Together(SharedBudget(spend_per_hour=3.5, nodes=3)),
         )
         spot, token = place(Market.SPOT, "a"), "p/1/9"
         opened = IntentOpened(at=0.0, token=token, kind=ActionKind.LAUNCH, node="", placement=spot)
@@ -369,6 +372,46 @@ def test_what_a_machine_costs_that_nobody_could_know_of_is_in_no_account(
 
     watch(script)
     assert broken == said
+
+
+@pytest.mark.parametrize(
+    ("books", "doomed", "said"),
+    [
+        (lambda _: Books(), False, ["budget"]),
+        (lambda n: Books(draining={n: Drain(deadline=200.0, cause=Cause.SICK)}), False, []),
+        (lambda n: Books(told={n: {("sim-queue", "n")}}), False, []),
+        (lambda _: Books(), True, []),
+    ],
+)
+def test_a_budget_of_nodes_does_not_count_what_is_on_its_way_out(
+    books: Callable[[str], Books], doomed: bool, said: list[str]
+) -> None:
+    """Four nodes and one more; one of them may be on its way out, and the budget holds four."""
+    broken: list[str] = []
+
+    async def script(watched: Watched) -> None:
+        leaving = watched.machines[0]
+        leaving.reclaim_at = watched.clock.now() + 120.0 if doomed else None
+        together = Together(SharedBudget(nodes=4))
+        for name in "pq":
+            Limits(
+                watched.world,
+                Pool(name=name, replicas=3),
+                books=lambda: books(leaving.id),
+                checked=lambda _: None,
+                report=lambda name, *_: broken.append(name),
+                known=lambda: 3,
+                hidden=frozenset,
+                together=together,
+            )
+        spot, command = place(Market.SPOT, "a"), EngineCommand(argv=("x",))
+        watched.world.add(LaunchRequest(token="q/1/1", pool="q", placement=spot, command=command))
+        await watched.instances.launch(
+            LaunchRequest(token="p/1/9", pool="p", placement=spot, command=command)
+        )
+
+    watch(script)
+    assert {*broken} == {*said}
 
 
 @pytest.mark.parametrize(
@@ -396,6 +439,7 @@ def test_a_notice_that_was_taken_back_makes_no_decision_of_an_earlier_drain(
             report=lambda name, *_: broken.append(name),
             known=lambda: 3,
             hidden=frozenset,
+            together=Together(SharedBudget()),
         )
 
         def drain(machine: Machine, cause: Cause) -> None:
