@@ -220,7 +220,8 @@ class ProviderBackend:
                     headers=job.request.headers,
                 ), True
             if asked.unfit is not None:
-                raise Untranslatable(asked.unfit.param, asked.unfit.message)
+                param = asked.unfit.param
+                raise Untranslatable(param, asked.unfit.message.removeprefix(f"{param}: "))
             if asked.inner is None or asked.inner_path != _CHAT:
                 raise Untranslatable("path", f"{asked.path} is not asked of a provider of this kind")
             return wire.request(

@@ -212,8 +212,11 @@ class Router:
             route = self._names.find(model)
         elif self._config.default_route:
             route = self._names.find(self._config.default_route)
-        elif self._config.pools and not job.asked.dialect.json:
-            return _straight(self._config.pools[0])  # it has no place for a name: a file, a list, /health
+        elif not job.asked.dialect.json:  # it has no place for a name: a file, a list, /health
+            if self._config.pools:
+                return _straight(self._config.pools[0])
+            what = f"{job.request.method} {job.asked.path} is for a pool, and this gateway has none"
+            raise self._endings.turned(job, 404, "not_found", what)
         else:
             raise self._endings.turned(
                 job, 400, "model_missing", f"the request names no model; {self._known()}", param="model"

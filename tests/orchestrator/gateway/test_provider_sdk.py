@@ -163,3 +163,11 @@ async def test_what_cannot_be_told_names_its_field(tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             await chat.chat.completions.create(**ASKED, n=2)
     assert caught.value.param == "n"
+
+
+async def test_what_an_openai_provider_cannot_be_told_is_named_once(tmp_path: Path) -> None:
+    search: Any = {"type": "web_search_20250305", "name": "web_search"}
+    async with clients(speaks, tmp_path, kind="openai") as (_, _, messages):
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            await messages.messages.create(**ASKED, tools=[search])
+    assert str(caught.value).count("tools.0: ") == 1

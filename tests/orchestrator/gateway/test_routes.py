@@ -407,6 +407,8 @@ async def test_a_provider_alone_needs_no_pool(routed, provider):
     assert (status, model_in(text)) == (200, {"frontier"})
     assert (await gateway.send("GET", "/readyz"))[0] == 200
     assert (await gateway.ask("other"))[0] == 404
+    status, _, text = await gateway.send("GET", "/v1/files")
+    assert (status, json.loads(text)["error"]["code"]) == (404, "not_found")
     assert (await gateway.control("GET", "/v1/state"))[0] == 400
     assert (await gateway.put("chat"))[0] == 409
 
