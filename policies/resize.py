@@ -81,6 +81,11 @@ def unconfirmed(before: Pool, after: Pool, has: Has, prices: Prices) -> str:
     return _loses(before, after, has, spare)
 
 
+def unconfirmed_loss(before: Pool, after: Pool, has: Has) -> str:
+    """Why `after` must not follow `before` unconfirmed where only its losses matter; empty when it may."""
+    return _loses(before, after, has, SPARE * max(before.largest, after.largest))
+
+
 def sizes(before: Pool, after: Pool, prices: Prices) -> str:
     """Both sizes and what they cost, in words."""
     parts = [f"{_kept(before)} -> {_kept(after)} {after.noun(_kept(after))}"]

@@ -29,7 +29,7 @@ from orchestrator.views import api as views
 from orchestrator.words import plural
 from policies import resize
 from policies.bill import Prices, prices_of
-from policies.budget import ask_of
+from policies.budget import ask_of, in_effect, share
 from policies.decide import decide_for
 from policies.economics import rate
 from policies.fleet import Fleet
@@ -144,7 +144,21 @@ def examine(old: Config, load: Callable[[], Config], *, force: bool, last: Last)
         if resizing is not None and why and not force:
             text = f"{why}: {sizes[name]}; if that is meant, `{confirming(new)}`"
             problems.append(new.problem(resizing.path, text))
+    if not force and new.budget.bounded and old.budget != new.budget:
+        problems += _starved(new, last)
     return Verdict(config=new, changes=changes, problems=tuple(sorted(problems)), sizes=sizes)
+
+
+def _starved(new: Config, last: Last) -> Iterator[Problem]:
+    """The pools that a budget would leave with so little that it may well be a mistake."""
+    trials = {name: Trial.of(new.only(name).wanted, turn) for name, turn in last.items() if name in new.pools}
+    grants = share((trial.ask for trial in trials.values()), new.budget.shared)
+    for name, trial in trials.items():
+        before, grant = in_effect(trial.fleet.pool, trial.world.grant), grants[name]
+        after = in_effect(trial.fleet.pool, grant)
+        if why := resize.unconfirmed_loss(before, after, Scale.of(before, last[name]).has):
+            text = f"pool {name}: {why}: {grant.why}; if that is meant, `{confirming(new)}`"
+            yield new.problem(("budget",), text)
 
 
 def _resized(before: Pool, after: Pool, last: Snapshot | None) -> tuple[str, str]:

@@ -308,7 +308,13 @@ def test_a_dry_run_shares_the_budget_as_the_new_file_asks(file: Path) -> None:
         assert plan is not None
         assert [action["kind"] for action in plan["actions"]].count("launch") == 2
         write(file, roomy.replace("replicas = 4", "replicas = 6").replace("= 60", "= 1"))
-        plan = (await daemon.reloader.reload(dry_run=True))["plan"]
+        refused = await daemon.reloader.reload(dry_run=True)
+        assert refused["outcome"] == "rejected", (
+            "a budget that ends nodes is confirmed, as fewer replicas are"
+        )
+        assert "pool p: " in refused["problems"][0]["text"]
+        assert "reload --force" in refused["problems"][0]["text"]
+        plan = (await daemon.reloader.reload(dry_run=True, force=True))["plan"]
         assert plan is not None
         assert "launch" not in [action["kind"] for action in plan["actions"]]
         assert any("short by budget" in note for note in plan["notes"])
