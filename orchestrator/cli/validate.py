@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from orchestrator.cli import meanings, shared
+from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
-from orchestrator.config.checks.listeners import takes_requests
-from orchestrator.views.setup import PoolMeaningView, ValidateView
+from orchestrator.views.setup import PoolMeaningView, ProviderMeaningView, RouteMeaningView, ValidateView
 from orchestrator.words import money, percent, plural
 from policies import bill, explain
 
@@ -78,8 +77,8 @@ def validate(
             print(f"  {sentence}")
     if bounds := _budget(config):
         print(f"  {bounds}")
-    routed = [*meanings.route_meanings(config), *meanings.provider_meanings(config)]
-    for meant in routed:
+    routes, providers = _routed(config)
+    for meant in (*routes, *providers):
         print(f"  {meant['sentence']}")
     if not config.pools:
         print(f"  Clients send requests to {config.gateway.listen}.")
@@ -175,6 +174,8 @@ def _local_clouds(config: Config, market: Path | None) -> Iterator[tuple[LocalCl
 
 def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMeaningView:
     """What one pool of a configuration comes to, in numbers and in words, at the prices of what is sold."""
+    from orchestrator.config.checks.listeners import takes_requests
+
     settings, pool = config.pools[name], config.pools[name].as_pool(name)
     prices = bill.prices_of(pool, offerings)
     limit, usual = bill.most(pool, prices), bill.usual(pool, prices)
@@ -255,16 +256,24 @@ def _balancer(settings: PoolConfig) -> str:
     return f"the load balancer of target group {settings.cloud.aws.target_group}"
 
 
+def _routed(config: Config) -> tuple[list[RouteMeaningView], list[ProviderMeaningView]]:
+    """What the file's routes and providers come to."""
+    from orchestrator.cli.meanings import provider_meanings, route_meanings
+
+    return route_meanings(config), provider_meanings(config)
+
+
 def _view(
     file: Path, config: Config | None, problems: Iterable[Problem], offerings: Sold | None = None
 ) -> ValidateView:
+    routes, providers = ([], []) if config is None else _routed(config)
     return {
         "schema": "validate/1",
         "file": str(file),
         "ok": config is not None,
         "pools": [meaning(config, name, sold) for name, sold in (offerings or {}).items() if config],
-        "routes": [] if config is None else meanings.route_meanings(config),
-        "providers": [] if config is None else meanings.provider_meanings(config),
+        "routes": routes,
+        "providers": providers,
         "problems": [problem.view() for problem in problems],
         "warnings": [] if config is None else [warning.view() for warning in config.warnings],
     }

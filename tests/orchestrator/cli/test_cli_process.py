@@ -118,7 +118,7 @@ def test_colour_is_off_in_a_pipe(api: Any) -> None:
 def test_interrupted_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from orchestrator.api.client import ControlClient
 
-    def interrupt(self: ControlClient) -> None:
+    def interrupt(self: ControlClient, *, pool: str | None) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ControlClient, "status", interrupt)
