@@ -203,8 +203,8 @@ class Loop:
         plan = self._decide(fleet, world)
         decided = seconds()
         await self._act(plan, world)
-        await self._writing.account(self._ledger.count(fleet, world))
         snapshot = self._publish(fleet, world, plan)
+        await self._writing.account(self._ledger.count(fleet, world))
         acted = seconds()
         for part, took in zip(
             _PARTS,
