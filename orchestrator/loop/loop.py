@@ -192,7 +192,8 @@ class Loop:
         self.memory = reduce(memory, *news)
         observed = seconds()
         noticed = any(isinstance(event, NoticeSeen) for event in heard)
-        if await self._writing.write((*heard, *seen, *news), urgent=noticed):
+        written = await self._writing.write((*heard, *seen, *news), urgent=noticed)
+        if written:
             self._inbox.mark_written(ticket)
         self._note_lost()
         if world.leading:
@@ -200,11 +201,12 @@ class Loop:
         if world.durable is not self._writing.durable:
             world = replace(world, durable=self._writing.durable)
         journalled = seconds()
-        plan = self._decide(fleet, world)
+        bound = world if written else replace(world, durable=False)  # what is not on disk yet binds alike
+        plan = self._decide(fleet, bound)
         decided = seconds()
-        await self._act(plan, world)
+        await self._act(plan, bound)
         snapshot = self._publish(fleet, world, plan)
-        await self._writing.account(self._ledger.count(fleet, world))
+        await self._writing.account(self._ledger.count(fleet, bound))
         acted = seconds()
         for part, took in zip(
             _PARTS,

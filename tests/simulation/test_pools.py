@@ -348,6 +348,54 @@ def test_a_notice_waits_for_no_journal_that_hangs(tmp_path: Path, monkeypatch: p
     assert {b.name for b in outcome.broken} <= {"replenished", "wanted"}, outcome.broken
 
 
+class SlowStore(RecordedStore):
+    """A journal on a busy disk: every write takes `takes` seconds."""
+
+    takes = 0.0
+
+    async def append(self, pool: str, events: Sequence[Event]) -> None:
+        await asyncio.sleep(SlowStore.takes)
+        await super().append(pool, events)
+
+
+def test_a_journal_that_is_slow_is_not_told_as_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notices go on without it, and neither the state of a pool nor an alarm says that it is not written."""
+    told: list[tuple[str, bool]] = []
+    found: list[float] = []
+
+    async def script(sim: Simulation) -> None:
+        daemon = await whole(sim)
+        monkeypatch.setattr(SlowStore, "takes", 0.3)
+        process = sim.running
+        assert process is not None
+        for _ in range(3):
+            found.clear()
+            watch_detach(sim, "q", found)
+            began = sim.clock.now()
+            noticed(sim, "q")
+            for _ in range(400):
+                await sim.clock.sleep(0.05)
+                told.extend((run.name, run.last.world.durable) for run in daemon.runs.values() if run.last)
+            assert found[0] - began < 0.3, "it waited for no write"
+            await sim.settle()
+        for pool in PAIR:
+            entries = await process.stores[-1].events(pool=pool, limit=10_000)
+            assert not [e for e in entries if b"journal cannot be written" in e.body]
+
+    sim = Simulation(
+        config(tmp_path, pools=PAIR),
+        sales=sales(),
+        pace=PACE,
+        traffic=Traffic(per_second=2.0),
+        store=SlowStore,
+    )
+    outcome = sim.run(script)
+    assert set(told) == {("p", True), ("q", True)}
+    assert outcome.broken == ()
+
+
 # -- pools come and go ---------------------------------------------------------------------------------
 
 

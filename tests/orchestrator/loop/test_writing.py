@@ -92,7 +92,8 @@ async def test_a_notice_ends_the_wait_and_what_is_under_way_goes_on(
     await turns_of_the_loop()
     inbox.put(notice())
     assert not await turn
-    assert (writing.durable, writing.under_way, writing.behind) == (False, True, 1)
+    assert (writing.settled, writing.under_way, writing.behind) == (False, True, 1)
+    assert writing.durable, "slow is not broken"
     inbox.take_all()
     assert not await writing.write([news(2)], urgent=True), "the turn of the notice does not wait either"
     assert writing.behind == 2
@@ -100,6 +101,32 @@ async def test_a_notice_ends_the_wait_and_what_is_under_way_goes_on(
     assert await writing.write([news(3)], urgent=False)
     assert journal.batches == [["1"], ["2", "3"]]
     assert (writing.settled, writing.behind, writing.under_way) == (True, 0, False)
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+async def test_a_write_that_hangs_counts_as_one_that_failed_until_it_is_done(
+    writing: Writing, journal: Held, monkeypatch: pytest.MonkeyPatch, urgent: bool
+) -> None:
+    monkeypatch.setattr("orchestrator.loop.writing.HANGS_AFTER", 0.01)
+    journal.may.clear()
+    assert not await writing.write([news(1)], urgent=urgent)
+    assert not await writing.write([news(2)], urgent=False), "no turn waits for ever"
+    assert (writing.durable, writing.under_way, writing.behind) == (False, True, 2)
+    journal.may.set()
+    assert await writing.write([news(3)], urgent=False)
+    assert journal.batches == [["1"], ["2", "3"]]
+    assert (writing.durable, writing.settled) == (True, True)
+
+
+async def test_an_account_that_hangs_holds_up_no_turn(
+    writing: Writing, journal: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.loop.writing.HANGS_AFTER", 0.01)
+    journal.may.clear()
+    await writing.account(journal.charge())
+    journal.may.set()
+    await turns_of_the_loop()
+    await writing.account(journal.charge())
 
 
 async def test_the_loop_is_woken_once_a_slow_append_is_done(
