@@ -27,11 +27,11 @@ class Feed:
         self._wake()
         return event
 
-    async def after(self, seq: int, wait: float) -> tuple[FeedEvent, ...]:
-        """Events numbered above `seq`; waits up to `wait` seconds for the first one."""
+    async def after(self, seq: int, pool: str, wait: float) -> tuple[FeedEvent, ...]:
+        """Events numbered above `seq` for a pool (empty: all); waits up to `wait` seconds for the first."""
         try:
             async with asyncio.timeout(wait):
-                while not (events := self._table.events_after(seq)) and self._open:
+                while not (events := self._table.events_after(seq, pool)) and self._open:
                     await self._changed.wait()
         except TimeoutError:
             return ()

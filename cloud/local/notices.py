@@ -24,11 +24,13 @@ _TOKEN_SECONDS = 21600
 class LocalEventFeed:
     """Notices from the cloud itself, as EventBridge and a queue give them on AWS.
 
-    Kept by the cloud until acknowledged: a daemon that starts again is told again.
+    Kept by the cloud until acknowledged: a daemon that starts again is told again. One cloud serves several
+    pools; each is told of its own machines, and of those that the cloud does not know.
     """
 
-    def __init__(self, cloud: LocalCloud, clock: Clock, *, name: str = "local-feed") -> None:
+    def __init__(self, cloud: LocalCloud, clock: Clock, *, pool: str, name: str = "local-feed") -> None:
         self.name = name
+        self._pool = pool
         self._cloud = cloud
         self._share = cloud.share()
         self._clock = clock
@@ -38,7 +40,8 @@ class LocalEventFeed:
         """Yield notices for ever; a cloud that does not answer is asked again, with growing pauses."""
         after, feed, pause = 0, "", _FIRST_PAUSE
         while True:
-            query = {"after": str(after), "wait": f"{_LONG_POLL:g}"} | ({"cloud": feed} if feed else {})
+            query = {"after": str(after), "wait": f"{_LONG_POLL:g}", "pool": self._pool}
+            query |= {"cloud": feed} if feed else {}
             try:
                 page = parsed(PAGE, await self._cloud.read("/v1/notices", query, wait=_LONG_POLL), "notices")
             except CloudError:

@@ -7,9 +7,10 @@ The API (JSON; errors are {"error": {"kind": NAME, "message": TEXT}} with the na
     GET  /v1/instances?pool=NAME              [Instance]; without pool all
     POST /v1/instances/{id}/terminate|stop|start
     GET  /v1/offerings                        [Offering]
-    GET  /v1/notices?after=SEQ&cloud=ID&wait=SECONDS
+    GET  /v1/notices?after=SEQ&cloud=ID&wait=SECONDS&pool=NAME
                                               {"cloud": ID, "events": [FeedEvent]}: a long poll; SEQ counts
-                                              as 0 when it belongs to another cloud than this
+                                              as 0 when it belongs to another cloud than this; with pool
+                                              none of the machines of other pools
     POST /v1/notices/{seq}/acknowledge
 
 and /admin (see `admin`).
@@ -281,7 +282,7 @@ class LocalCloudServer:
             raise Denied("after and wait must be numbers") from None
         if request.query.get("cloud", self._identity.cloud) != self._identity.cloud:
             after = 0  # counted by another cloud, whose state was wiped
-        events = await self.feed.after(after, wait)
+        events = await self.feed.after(after, request.query.get("pool", ""), wait)
         return _json(PAGE.dump_json(NoticePage(cloud=self._identity.cloud, events=events)))
 
     async def _acknowledge(self, request: web.Request) -> web.Response:

@@ -235,9 +235,16 @@ class Table:
         self._events[event.seq] = event
         return event
 
-    def events_after(self, seq: int) -> tuple[FeedEvent, ...]:
-        """Events with a higher number that nobody acknowledged, oldest first."""
-        return tuple(event for event in self._events.values() if event.seq > seq)
+    def events_after(self, seq: int, pool: str) -> tuple[FeedEvent, ...]:
+        """Events with a higher number that nobody acknowledged, oldest first.
+
+        With a pool's name none of the machines of other pools, but those of machines that nobody remembers.
+        """
+        return tuple(e for e in self._events.values() if e.seq > seq and self._concerns(pool, e.node))
+
+    def _concerns(self, pool: str, node: str) -> bool:
+        machine = self._machines.get(node)
+        return not pool or machine is None or machine.pool == pool
 
     def acknowledge(self, seq: int) -> None:
         """Drop one event. Idempotent."""

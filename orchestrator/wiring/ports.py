@@ -114,7 +114,7 @@ def connect(config: Config, clock: Clock) -> Ports:
     return Ports(
         instances=LocalInstances(cloud),
         offerings=LocalOfferings(cloud),
-        notices=(LocalEventFeed(cloud, clock), metadata, *_heard(agents)),
+        notices=(LocalEventFeed(cloud, clock, pool=config.pool_name), metadata, *_heard(agents)),
         balancers=(gateway,),
         engine=engine,
         command=command,

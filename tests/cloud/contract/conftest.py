@@ -125,7 +125,7 @@ class LocalWorld(World):
         self.connection = LocalCloud(self.config.socket_path)
         self.instances = LocalInstances(self.connection)
         self.offerings = LocalOfferings(self.connection)
-        self.feed = LocalEventFeed(self.connection, self.clock)
+        self.feed = LocalEventFeed(self.connection, self.clock, pool="pool")
         self.metadata = LocalMetadata(self.clock, cloud=self.connection, interval=0.02)
         self.sources = (
             ToldBy(source=self.feed, confidence=Confidence.CONFIRMED, queues=True),

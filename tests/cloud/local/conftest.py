@@ -81,7 +81,7 @@ class Bench:
         self.connection = LocalCloud(server.config.socket_path)
         self.instances = LocalInstances(self.connection)
         self.offerings = LocalOfferings(self.connection)
-        self.feed = LocalEventFeed(self.connection, clock)
+        self.feed = LocalEventFeed(self.connection, clock, pool="pool")
         self._serial = itertools.count(1)
 
     def metadata(self) -> LocalMetadata:

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -20,9 +21,9 @@ PATIENCE = 30.0
 class Reader:
     """Collects what a feed tells, in the background."""
 
-    def __init__(self, socket):
+    def __init__(self, socket, pool="pool"):
         self.connection = LocalCloud(socket)
-        self.feed = LocalEventFeed(self.connection, SystemClock())
+        self.feed = LocalEventFeed(self.connection, SystemClock(), pool=pool)
         self.seen = []
         self._task = asyncio.create_task(self._collect())
 
@@ -87,16 +88,36 @@ async def test_two_readers_hear_the_same(cloud_config, reader):
     await other.close()
 
 
+async def test_a_pool_hears_of_its_own_machines_and_of_those_that_nobody_knows(bench):
+    """From the instant of the launch on; a pool that reads nothing yet misses nothing meanwhile."""
+    own = await bench.launch()
+    foreign = await bench.instances.launch(replace(bench.request(), pool="other"))
+    for node in (foreign.id, "i-unknown", own.id):
+        publish(bench.server, node)
+    reader = Reader(bench.config.socket_path)
+    assert await reader.until(2) == ["i-unknown", own.id]
+    for notice in reader.seen:
+        await reader.feed.acknowledge(notice)
+    late = Reader(bench.config.socket_path, pool="other")
+    publish(bench.server, own.id)
+    assert await late.until(1) == [foreign.id]
+    publish(bench.server, foreign.id)
+    assert await late.until(2) == [foreign.id, foreign.id]
+    assert await reader.until(3) == ["i-unknown", own.id, own.id]
+    await reader.close()
+    await late.close()
+
+
 async def test_a_long_poll_answers_at_once_when_something_comes_and_empty_when_not(tmp_path):
     table = Table(tmp_path)
     feed = Feed(table, SystemClock(), 10)
-    assert await feed.after(0, 0.0) == ()
-    assert await feed.after(0, 0.01) == ()
-    waiting = asyncio.create_task(feed.after(0, PATIENCE))
+    assert await feed.after(0, "pool", 0.0) == ()
+    assert await feed.after(0, "pool", 0.01) == ()
+    waiting = asyncio.create_task(feed.after(0, "pool", PATIENCE))
     await asyncio.sleep(0)
     event = feed.publish(NoticeKind.REBALANCE, "i-1", None)
     assert await waiting == (event,)
-    closing = asyncio.create_task(feed.after(event.seq, PATIENCE))
+    closing = asyncio.create_task(feed.after(event.seq, "pool", PATIENCE))
     await asyncio.sleep(0)
     feed.close()
     assert await closing == ()
@@ -108,11 +129,11 @@ async def test_the_feed_is_bounded_and_its_numbers_never_repeat(tmp_path):
     feed = Feed(table, SystemClock(), 3)
     for number in range(5):
         feed.publish(NoticeKind.REBALANCE, f"i-{number}", None)
-    assert [event.node for event in table.events_after(0)] == ["i-2", "i-3", "i-4"]
-    for event in table.events_after(0):
+    assert [event.node for event in table.events_after(0, "pool")] == ["i-2", "i-3", "i-4"]
+    for event in table.events_after(0, "pool"):
         feed.acknowledge(event.seq)
     table.close()
     reopened = Table(tmp_path)
-    assert reopened.events_after(0) == ()
+    assert reopened.events_after(0, "pool") == ()
     assert Feed(reopened, SystemClock(), 3).publish(NoticeKind.REBALANCE, "i-5", None).seq == 6
     reopened.close()
