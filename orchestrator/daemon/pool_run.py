@@ -33,6 +33,7 @@ from orchestrator.loop.loop import Loop, Snapshot
 from orchestrator.loop.observer import Observer, Pace
 from orchestrator.loop.recorder import Recorder
 from orchestrator.wiring.ports import Ports, engine_spec
+from policies.actions import ActionKind
 from policies.budget import Shares, ask_of
 from policies.events import DaemonStarted, Event
 from policies.fleet import Fleet
@@ -193,8 +194,8 @@ class PoolRun:
         await store.append(self.name, news)
         self.ledger = Ledger(self.name, store, await store.totals(self.name))
         self._assemble(ports, reduce(memory, *news), self.ledger)
+        ports.owned.judge = self._may_own
         if footing.listen and ports.agents is not None:
-            ports.agents.owned = self._knows
             table, names = self.config.pool.agents, settings.allowed_hosts
             await self._listeners.open_agents(self.name, table, names, ports.agents)
 
@@ -327,9 +328,17 @@ class PoolRun:
         wanted, pace = self.config.daemon.tick, self._footing.pace
         return wanted if pace is None else min(wanted, pace)
 
-    def _knows(self, node: str) -> bool:
-        """False of what is certainly no node of ours. Before the first turn anybody may be one."""
-        return self.last is None or bool(self.last.world.unlisted) or node in self.last.fleet.by_id
+    def _may_own(self, node: str) -> bool:
+        """False of what is certainly no node of ours.
+
+        Anybody may be one before the first turn, and while a machine is launched that no list shows yet.
+        """
+        last, loop = self.last, self.loop
+        if last is None or loop is None or last.world.unlisted or node in last.fleet.by_id:
+            return True
+        memory = loop.memory  # of the turn that is under way, which may have launched already
+        launching = any(intent.kind is ActionKind.LAUNCH for intent in memory.intents.values())
+        return launching or node in memory.nodes
 
     def _after_turn(self, snapshot: Snapshot) -> None:
         self.last = snapshot

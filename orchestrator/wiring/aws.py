@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,8 +39,11 @@ class AwsPorts:
     calls: tuple[NoticeCalls, ...]
 
 
-def connect_aws(config: Config, clock: Clock) -> AwsPorts:
-    """The adapters of the configured pool. Makes no call yet."""
+def connect_aws(config: Config, clock: Clock, owned: Callable[[str], bool]) -> AwsPorts:
+    """The adapters of the configured pool. Makes no call yet.
+
+    `owned` says False of a machine that is certainly not the pool's.
+    """
     table, name = config.pool.cloud.aws, config.pool_name
     regions = clients_of(config)
     instances = AwsInstances(regions, clock=clock, patience=_TURN * config.daemon.call_timeout)
@@ -48,7 +51,7 @@ def connect_aws(config: Config, clock: Clock) -> AwsPorts:
     return AwsPorts(
         instances=instances,
         offerings=AwsOfferings(regions, clock=clock, patience=_SHARE * config.daemon.call_timeout),
-        notices=tuple(_notices(table, name, [place for _, place in regions], calls, clock)),
+        notices=tuple(_notices(table, name, [place for _, place in regions], calls, clock, owned)),
         balancers=_balancers(table, name, instances, regions[0][0]),
         calls=tuple(calls),
     )
@@ -94,7 +97,12 @@ def places(table: AwsTable) -> list[AwsRegion]:
 
 
 def _notices(
-    table: AwsTable, pool: str, regions: Sequence[AwsRegion], calls: Sequence[NoticeCalls], clock: Clock
+    table: AwsTable,
+    pool: str,
+    regions: Sequence[AwsRegion],
+    calls: Sequence[NoticeCalls],
+    clock: Clock,
+    owned: Callable[[str], bool],
 ) -> list[Notices]:
     """Two sources a region, named after it when there are several."""
     found: list[Notices] = []
@@ -104,10 +112,16 @@ def _notices(
         if queue:
             nodes = partial(asked.nodes_in_reservation, pool)
             name = f"aws-queue{suffix}"
-            found.append(QueueNotices(asked, clock, url=queue, reservation_nodes=nodes, name=name))
+            found.append(
+                QueueNotices(asked, clock, url=queue, owned=owned, reservation_nodes=nodes, name=name)
+            )
         found.append(
             SpotRequestNotices(
-                asked, clock, interval=table.poll_spot_requests, name=f"aws-spot-requests{suffix}"
+                asked,
+                clock,
+                owned=owned,
+                interval=table.poll_spot_requests,
+                name=f"aws-spot-requests{suffix}",
             )
         )
     return found

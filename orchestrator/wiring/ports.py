@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import structlog
@@ -36,6 +36,20 @@ _ENGINES: Final[Mapping[str, type[AnyEngine]]] = {
 }
 
 
+class Owned:
+    """Says False of a machine that is certainly not the pool's. `judge` is set by who knows; all pass before.
+
+    Sources of notices ask it: in an account they hear of every machine, whosever it is.
+    """
+
+    def __init__(self) -> None:
+        self.judge: Callable[[str], bool] = lambda _node: True
+
+    def __call__(self, node: str) -> bool:
+        """Whether the machine may be the pool's."""
+        return self.judge(node)
+
+
 class Closable(Protocol):
     """Something that holds connections."""
 
@@ -47,8 +61,9 @@ class Closable(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `agents` is
-    one of the `notices` and takes reports on a listener of its own; `others` are closed with the ports and
-    not used otherwise; `leave` is called once the pool is being removed."""
+    one of the `notices` and takes reports on a listener of its own; `owned` is what sources of notices ask
+    whether a machine may be the pool's; `others` are closed with the ports and not used otherwise; `leave` is
+    called once the pool is being removed."""
 
     instances: Instances
     offerings: Offerings
@@ -58,6 +73,7 @@ class Ports:
     command: EngineCommand
     metadata: LocalMetadata | None = None
     agents: AgentReceiver | None = None
+    owned: Owned = field(default_factory=Owned)
     others: tuple[Closable, ...] = ()
     leave: Callable[[], None] = lambda: None
 
@@ -105,9 +121,10 @@ def connect(config: Config, clock: Clock) -> Ports:
     """
     pool, engine = config.pool, engine_with_key(config, clock)
     command = engine.command(engine_spec(pool))
-    agents = _agents(pool, clock)
+    owned = Owned()
+    agents = _agents(pool, clock, owned)
     if pool.cloud.kind == "aws":
-        return _on_aws(config, clock, engine, command, agents)
+        return _on_aws(config, clock, engine, command, agents, owned)
     cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
     metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
     gateway = _gateway(config, clock)
@@ -120,16 +137,22 @@ def connect(config: Config, clock: Clock) -> Ports:
         command=command,
         metadata=metadata,
         agents=agents,
+        owned=owned,
         leave=gateway.leave,
     )
 
 
 def _on_aws(
-    config: Config, clock: Clock, engine: Engine, command: EngineCommand, agents: AgentReceiver | None
+    config: Config,
+    clock: Clock,
+    engine: Engine,
+    command: EngineCommand,
+    agents: AgentReceiver | None,
+    owned: Owned,
 ) -> Ports:
     from orchestrator.wiring.aws import connect_aws
 
-    aws, gateway = connect_aws(config, clock), _gateway(config, clock)
+    aws, gateway = connect_aws(config, clock, owned), _gateway(config, clock)
     return Ports(
         instances=aws.instances,
         offerings=aws.offerings,
@@ -138,22 +161,23 @@ def _on_aws(
         engine=engine,
         command=command,
         agents=agents,
+        owned=owned,
         others=aws.calls,
         leave=gateway.leave,
     )
 
 
-def _agents(pool: PoolConfig, clock: Clock) -> AgentReceiver | None:
+def _agents(pool: PoolConfig, clock: Clock, owned: Owned) -> AgentReceiver | None:
     """What takes the reports of nodes; None while its listener is off."""
     if pool.agents.listen is None:
         return None
     secret, aws = pool.agents.secret(), pool.cloud.aws
-    agents = AgentReceiver(clock, secret=secret)
+    agents = AgentReceiver(clock, secret=secret, owned=owned)
     if pool.cloud.kind == "aws" and aws.node_role:
         from cloud.aws.identity import CallerIdentity
 
         identify = CallerIdentity(role=aws.node_role, regions=aws.regions, endpoint=aws.endpoint)
-        agents.keys = NodeKeys(clock, secret=secret, identify=identify, owned=lambda n: agents.owned(n))
+        agents.keys = NodeKeys(clock, secret=secret, identify=identify, owned=owned)
     return agents
 
 

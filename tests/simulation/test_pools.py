@@ -527,6 +527,31 @@ def test_the_settings_of_a_pool_that_leaves_come_back_as_they_were(tmp_path: Pat
         leaving.decode("[pool.p]", "q", given)
 
 
+# -- whose machines are whose --------------------------------------------------------------------------
+
+
+def test_a_pool_knows_whose_a_machine_is_but_while_it_waits_for_one(tmp_path: Path) -> None:
+    """A notice may come before a list shows the machine: until then nobody's machine is certainly foreign."""
+
+    async def script(sim: Simulation) -> None:
+        daemon = await whole(sim)
+        ports = {name: run.ports for name, run in daemon.runs.items() if run.ports is not None}
+        own, foreign = ([m.id for m in sim.pools[name].world.of(name) if m.live] for name in PAIR)
+        assert all(map(ports["p"].owned, own))
+        assert not any(map(ports["p"].owned, ["i-strange", *foreign]))
+        noticed(sim, "p")
+        loop = daemon.runs["p"].loop
+        assert loop is not None
+        while not loop.memory.intents:
+            await sim.clock.sleep(0.05)
+        assert ports["p"].owned("i-strange"), "it may be the one that is being launched"
+        assert not ports["q"].owned("i-strange")
+        await sim.settle()
+        assert not ports["p"].owned("i-strange")
+
+    assert simulate(tmp_path).run(script).broken == ()
+
+
 # -- what was there before, and pairs ------------------------------------------------------------------
 
 
