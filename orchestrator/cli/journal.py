@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from cyclopts import Parameter
 
 from orchestrator.cli import shared
-from orchestrator.cli.shared import CommandError, PlainOutput
+from orchestrator.cli.shared import CommandError, PlainOutput, PoolName
 from orchestrator.units import DURATION_PATTERN, parse_duration
 
 if TYPE_CHECKING:
@@ -126,17 +126,22 @@ def copy(
     return shared.OK
 
 
-def export(path: Where = None, /, *, config: ConfigFile = None) -> int:
+def export(path: Where = None, /, *, config: ConfigFile = None, pool: PoolName = None) -> int:
     """Print every event as one line of JSON, oldest first.
 
     For example:
       orchestrator journal export incident.db | jq -c 'select(.kind == "NoticeSeen")'
     """
+    from orchestrator.config.errors import meant
     from orchestrator.journal.file import JournalError
 
     with _opened(path, config) as journal:
         try:
+            if pool is not None and pool not in (known := journal.contents().pools):
+                raise CommandError(f"there is no pool {pool!r}{meant(pool, known)}", shared.USAGE)
             for event in journal.events():
+                if pool is not None and event.pool != pool:
+                    continue
                 line = {
                     "seq": event.seq,
                     "at": event.at,

@@ -182,6 +182,20 @@ def test_a_copy_and_an_export(run: Run, journal: str, tmp_path: Path) -> None:
     assert lines[0]["data"]["epoch"] > 0
 
 
+def test_an_export_of_one_pool_has_no_events_of_another(run: Run, journal: str) -> None:
+    change(journal, "UPDATE events SET pool = 'q' WHERE seq % 2")
+    seqs = {}
+    for pool in ("p", "q"):
+        code, out, err = run("export", journal, "--pool", pool)
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert (code, err, {line["pool"] for line in lines}) == (0, "", {pool})
+        seqs[pool] = {line["seq"] % 2 for line in lines}
+    assert seqs == {"p": {0}, "q": {1}}
+    code, out, err = run("export", journal, "--pool", "qq")
+    assert (code, out) == (2, "")
+    assert "there is no pool 'qq'" in err
+
+
 def test_the_journal_is_found_by_the_configuration_and_in_the_state_directory(
     run: Run, recorded: Path, tmp_path: Path
 ) -> None:
