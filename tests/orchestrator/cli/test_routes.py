@@ -26,7 +26,7 @@ from tests.support.sample_answers import Run
 def file(short_dir: Path) -> Path:
     """A configuration whose sockets have short paths."""
     made = short_dir / "pool.toml"
-    made.write_text(TOML + '[gateway]\nlisten = "127.0.0.1:0"\n', encoding="utf-8")
+    made.write_text(TOML + '[gateway]\nlisten = "127.0.0.1:0"\nmetrics_listen = "off"\n', encoding="utf-8")
     (short_dir / "state").mkdir()
     return made
 
