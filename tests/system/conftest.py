@@ -223,9 +223,9 @@ class Stack:
         """The environment for a process that a test starts itself."""
         return {**os.environ, **self.environment}
 
-    def command(self, *arguments: str) -> tuple[str, ...]:
-        """The words of one command that reaches this stack's daemon."""
-        return (sys.executable, "-m", "orchestrator", *arguments, "--config", str(self.config))
+    def command(self, *arguments: str, config: Path | None = None) -> tuple[str, ...]:
+        """The words of one command that reaches this stack's daemon, or the one of another file."""
+        return (sys.executable, "-m", "orchestrator", *arguments, "--config", str(config or self.config))
 
     async def start(self, *names: str) -> None:
         """Start parts, the ones named or all; a part that has ended is started anew."""
@@ -264,10 +264,10 @@ class Stack:
         """Every living process of this stack with its command line."""
         return marked(self.mark)
 
-    async def cli(self, *arguments: str) -> Done:
+    async def cli(self, *arguments: str, config: Path | None = None) -> Done:
         """Run one command of the command line on this stack's daemon, to its end."""
         child = await asyncio.create_subprocess_exec(
-            *self.command(*arguments),
+            *self.command(*arguments, config=config),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -323,10 +323,10 @@ class Stack:
         return None if view is None else view["pools"][0]
 
     async def nodes(self) -> dict[str, NodeView]:
-        """The nodes that the daemon shows, by id."""
-        pool = await self.pool()
-        assert pool is not None, "the daemon does not answer"
-        return {node["id"]: node for node in pool["nodes"]}
+        """The nodes that the daemon shows, of every pool, by id."""
+        view = await self.status()
+        assert view is not None, "the daemon does not answer"
+        return {node["id"]: node for pool in view["pools"] for node in pool["nodes"]}
 
     async def events(self) -> list[EventView]:
         """The whole journal."""
@@ -367,26 +367,27 @@ class Stack:
         return found
 
     async def settled(self) -> PoolView:
-        """Wait until the pool is as wanted: the mix exact, every node in service, nothing on its way.
+        """Wait until every pool is as wanted: the mix exact, every node in service, nothing on its way.
 
         And then that cloud and daemon agree: no node that the daemon does not know, no orphan process.
+        The first pool is returned.
         """
-        found = await self.until_pool("the pool is as wanted", _as_wanted)
 
-        async def agreed() -> bool:
-            nonlocal found
-            pool = await self.pool()
+        async def wanted() -> list[PoolView]:
+            view = await self.status()
+            return view["pools"] if view is not None and all(map(_as_wanted, view["pools"])) else []
+
+        async def agreed() -> list[PoolView]:
             try:
-                seen = await self.statistics()
+                pools, seen = await wanted(), await self.statistics()
             except CloudError:
-                return False
-            if pool is None or not _as_wanted(pool):
-                return False
-            found = pool
-            return {n["id"] for n in pool["nodes"]} == set(seen["live"]) and not seen["orphans"]
+                return []
+            shown = {node["id"] for pool in pools for node in pool["nodes"]}
+            return pools if shown == set(seen["live"]) and not seen["orphans"] else []
 
-        await self.until("cloud and daemon agree on the nodes", agreed)
-        return found
+        await self.until("the pools are as wanted", wanted)
+        found: list[PoolView] = await self.until("cloud and daemon agree on the nodes", agreed)
+        return found[0]
 
     async def turns(self, count: int) -> None:
         """Wait until the loop has turned so many times more."""
@@ -420,12 +421,10 @@ class Stack:
 
     @contextlib.asynccontextmanager
     async def traffic(
-        self, rate: float = 15.0, *, longest: int = 30, seed: int = 1
+        self, rate: float = 15.0, *, longest: int = 30, seed: int = 1, model: str = "simulated"
     ) -> AsyncIterator[Traffic]:
         """Plain and streamed requests through the gateway while the body runs, and until all are answered."""
-        load = Load(
-            url=self.url, model="simulated", rate=rate, tokens=(5, longest), seed=seed, clock=SystemClock()
-        )
+        load = Load(url=self.url, model=model, rate=rate, tokens=(5, longest), seed=seed, clock=SystemClock())
         traffic = Traffic(load.report)
         sending = asyncio.create_task(load.run(traffic.stop))
         try:
