@@ -40,7 +40,7 @@ def pools_errors(parsed: ConfigFile) -> Iterator[Found]:
 
 
 def budget_warnings(parsed: ConfigFile) -> Iterator[Found]:
-    """A budget that cannot even hold every pool's floor."""
+    """A budget that cannot hold every pool's floor, or leaves no room to replace a node."""
     wanted = [pool.as_pool(name) for name, pool in parsed.pool.items()]
     floors = {pool.name: math.ceil(pool.on_demand_floor / pool.largest) for pool in wanted}
     nodes, cap = parsed.budget.nodes, parsed.budget.spend_per_hour
@@ -49,6 +49,13 @@ def budget_warnings(parsed: ConfigFile) -> Iterator[Found]:
             ("budget", "nodes"),
             f"{nodes} is below the on-demand floors together, {sum(floors.values())} nodes "
             f"({_each(floors)}): pools of low priority stay below their floor; raise it or lower a floor",
+        )
+    whole = sum(math.ceil((pool.replicas + pool.standby.hot) / pool.largest) for pool in wanted)
+    if nodes == whole > sum(floors.values()):
+        yield (
+            ("budget", "nodes"),
+            f"{nodes} is what the pools want and not one more, so that a pool whose spot node was replaced "
+            f"on demand has no room to go back to spot; write {nodes + 1} or more",
         )
     costs = {
         pool.name: bill.floor(pool, bill.prices_of(pool, stated_offerings(parsed.pool[pool.name])))

@@ -235,6 +235,8 @@ WARNINGS: list[tuple[str, str, list[str]]] = [
      ['pool.toml:4: provider.api: nobody knows what "m" costs, so that it is booked as unknown; write']),
     ("budget below the floors", HEAD.replace(API, "") + "[budget]\nnodes = 2\n",
      ["pool.toml:8: budget.nodes: 2 is below the on-demand floors together, 3 nodes (chat 2, embed 1)"]),
+    ("budget without room to replace", HEAD.replace(API, "") + "[budget]\nnodes = 6\n",
+     ["pool.toml:8: budget.nodes: 6 is what the pools want and not one more"]),
 ]  # fmt: skip
 
 
