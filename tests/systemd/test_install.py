@@ -74,6 +74,7 @@ def test_removed_it_leaves_the_configuration_and_nothing_else_of_its_own(tree: P
     left = {f for f in files(image) if "orchestrator" in f}
     assert left == {
         "etc/spot-orchestrator", CONFIG, "var/lib/spot-orchestrator", "var/lib/spot-orchestrator-gateway",
+        "var/lib/spot-orchestrator-spend",
     }  # fmt: skip
     install(image, "--uninstall")
 
