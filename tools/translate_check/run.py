@@ -397,7 +397,7 @@ async def main() -> int:
     options = parser.parse_args()
     names = options.only or list(SERVERS)
     try:
-        if not (TAUGHT / "model.safetensors").exists():
+        if names != ["llama.cpp"] and not (TAUGHT / "model.safetensors").exists():  # the others' model
             teach = str(ROOT / "tools" / "vllm" / "teach_tiny_model.py")
             async with process(str(VLLM / "bin" / "python"), teach, str(MODEL), str(TAUGHT)) as made:
                 if await made.wait() != 0:
