@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -34,6 +34,7 @@ from orchestrator.daemon.heir import Heirs, Replace, replace_gateway
 from orchestrator.daemon.outside import Ask, Outside
 from orchestrator.daemon.pool_run import Connect, Footing, PoolRun
 from orchestrator.daemon.pools import Pools
+from orchestrator.daemon.roots import Roots
 from orchestrator.daemon.standby import Standby
 from orchestrator.journal.sqlite import SqliteStore
 from orchestrator.journal.store import Store, StoreUnavailable
@@ -112,8 +113,7 @@ class Daemon:
             failed=lambda why: self.reloader.complain([why], "the gateway goes by the one before"),
         )
         self._supervisor = supervisor if supervisor is not None else Supervisor({})
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._roots: dict[str, Coroutine[Any, Any, None]] = {}
+        self._roots = Roots(lambda text, _: self._fail(text))
         self._listeners = Listeners()
         self._place: FileLease | None = None  # of the state directory
         self._lease: Lease | None = None  # the right to act
@@ -191,7 +191,7 @@ class Daemon:
             )
             if self._listen:
                 await self._serve(standby)
-            self._spawn("stand by", self._stand_by(standby, shared), may_end=True)
+            self._roots.start("stand by", self._stand_by(standby, shared), may_end=True)
         else:
             await self._take_over(holder, shared)
 
@@ -201,7 +201,7 @@ class Daemon:
         await self._take_over(holder, shared)
 
     async def _take_over(self, holder: LeaseHolder, shared: Shared) -> None:
-        self._spawn("hold the lease", shared.lease.keep())
+        self._roots.start("hold the lease", shared.lease.keep())
         shared.store.begin_epoch(holder.epoch)
         await self._begin(shared.store, shared.lease, holder.epoch)
 
@@ -238,9 +238,9 @@ class Daemon:
             self.reloader.complain(wrong, "everything else in the file is in force")
         if self._listen:
             await self._serve(self._api(pools, store, outside))
-            self._spawn("look at routes and providers", outside.run())
+            self._roots.start("look at routes and providers", outside.run())
         pools.start()
-        self._spawn("show signs of life", self._live())
+        self._roots.start("show signs of life", self._live())
         log.info("started", epoch=epoch, pools=list(pools.runs), state_dir=str(self._config.daemon.state_dir))
 
     def _open_store(self) -> Store:
@@ -257,10 +257,6 @@ class Daemon:
     def _keep_turns(self, store: Store) -> None:
         settings = self._config.daemon
         store.keep_turns_for, store.keep_turns_bytes = settings.keep_turns, settings.keep_turns_size
-
-    def _spawn(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool = False) -> None:
-        self._roots[name] = work
-        self._tasks[name] = asyncio.create_task(self._guard(name, work, may_end=may_end), name=name)
 
     def _api(self, pools: Pools, store: Store, outside: Outside) -> Api:
         clock = self._clock
@@ -321,13 +317,7 @@ class Daemon:
     async def stop(self) -> None:
         """Stop everything; touches no node and no target set. Idempotent."""
         await self._listeners.close()
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._tasks.clear()
-        for work in self._roots.values():
-            work.close()  # one whose task never got to run
-        self._roots.clear()
+        await self._roots.stop()
         await self._heirs.stop()
         if self._pools is not None:
             await self._pools.stop()
@@ -360,20 +350,8 @@ class Daemon:
 
     # -- root tasks --------------------------------------------------------------------------------
 
-    async def _guard(self, name: str, work: Coroutine[Any, Any, None], *, may_end: bool) -> None:
-        """A root task of the process that fails or ends takes the daemon down."""
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            log.exception("task.failed", task=name)
-            self._fail(f"{name} failed: {type(error).__name__}: {error}")
-        else:
-            if not may_end:
-                self._fail(f"{name} ended")
-
     def _fail(self, text: str) -> None:
+        """A root task of the process that fails or ends takes the daemon down."""
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(text)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -24,6 +24,7 @@ from orchestrator.api import agents
 from orchestrator.api.changes import emptied
 from orchestrator.api.listeners import Listeners, StartError
 from orchestrator.config.load import Config
+from orchestrator.daemon.roots import Roots
 from orchestrator.journal.store import Store, StoreUnavailable, Superseded, Totals
 from orchestrator.loop.actuator import Actuator
 from orchestrator.loop.hearing import hear
@@ -121,8 +122,7 @@ class PoolRun:
         self._listeners = Listeners()
         self._memory = Memory()  # as it was when the pool was begun last
         self._generations: dict[str, int] = {}  # of the newest target set, by balancer
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._roots: dict[str, Coroutine[Any, Any, None]] = {}
+        self._roots = Roots(self._root_ended, pool=self.name)
         self._failed: asyncio.Future[Failure] = asyncio.get_running_loop().create_future()
 
     # -- what others ask of it -----------------------------------------------------------------------
@@ -214,8 +214,7 @@ class PoolRun:
             **{f"hear {s.name}": hear(s, self.inbox, self._footing.clock) for s in ports.notices},
         }
         for name, work in roots.items():
-            self._roots[name] = work
-            self._tasks[name] = asyncio.create_task(self._guard(name, work), name=f"{name} of {self.name}")
+            self._roots.start(name, work)
 
     async def wait(self) -> Failure:
         """Until a root task ends, which none should."""
@@ -224,13 +223,7 @@ class PoolRun:
     async def stop(self) -> None:
         """Stop everything; touches no node and no target set. Idempotent."""
         await self._listeners.close()
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._tasks.clear()
-        for work in self._roots.values():
-            work.close()  # one whose task never got to run
-        self._roots.clear()
+        await self._roots.stop()
         if self._actuator is not None:
             await self._actuator.stop()
             self._generations = {n: w.generation for n, w in self._actuator.writers.items()}
@@ -367,22 +360,9 @@ class PoolRun:
 
     # -- root tasks ----------------------------------------------------------------------------------
 
-    async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """A root task that fails or ends takes its pool down: half a pool is worse than a restart.
-
-        What it logs names the pool, and so does what its own tasks log.
-        """
-        structlog.contextvars.bind_contextvars(pool=self.name)
-        try:
-            await work
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            log.exception("task.failed", task=name, pool=self.name)
-            text = f"{name} failed: {type(error).__name__}: {error}"
-            self._fail(Failure(text, superseded=isinstance(error, Superseded)))
-        else:
-            self._fail(Failure(f"{name} ended"))
+    def _root_ended(self, text: str, error: Exception | None) -> None:
+        """A root task that fails or ends takes its pool down: half a pool is worse than a restart."""
+        self._fail(Failure(text, superseded=isinstance(error, Superseded)))
 
     def _fail(self, failure: Failure) -> None:
         if not self._failed.done():
