@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
+from orchestrator.doctor.findings import CheckGroup
 from orchestrator.views.setup import DoctorView, FindingView
 
 if TYPE_CHECKING:
@@ -19,20 +20,6 @@ if TYPE_CHECKING:
     from orchestrator.config.load import Config
     from orchestrator.doctor.findings import Result
     from orchestrator.doctor.runner import Progress
-
-CheckGroup = Literal[
-    "host",
-    "config",
-    "state",
-    "daemon",
-    "pool",
-    "providers",
-    "aws",
-    "money",
-    "notices",
-    "launch",
-    "balancer",
-]
 
 
 def doctor(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal, get_args
 
 
 class State(StrEnum):
@@ -59,7 +59,7 @@ class Result:
         return any(finding.state is State.FAIL for finding in self.findings)
 
 
-GROUPS: Final = (
+CheckGroup = Literal[
     "host",
     "config",
     "state",
@@ -71,7 +71,10 @@ GROUPS: Final = (
     "notices",
     "launch",
     "balancer",
-)
+]
+"""What a check belongs to."""
+
+GROUPS: Final[tuple[CheckGroup, ...]] = get_args(CheckGroup)
 """Every group, in the order in which they are shown."""
 
 
