@@ -58,22 +58,22 @@ def words(key: Key) -> str:
 # -- what memory learns ------------------------------------------------------------------------------
 
 
-def denied(draft: Draft, intent: Intent, placement: Placement, at: float, why: str) -> None:
-    """A launch was not allowed, or asked for what cannot be: there, where others were accepted since it was
+def denied(draft: Draft, placement: Placement, at: float, why: str, *, since: float) -> None:
+    """A launch was not allowed, or asked for what cannot be: there, where others were accepted `since` it was
     asked for, else in the whole market."""
-    if _works_elsewhere(draft, intent, placement):
+    if _works_elsewhere(draft, placement, since):
         draft.bad_news("refusals", placement, at)
     else:
         _news(draft, placement, at, why, denied=True)
 
 
-def _works_elsewhere(draft: Draft, intent: Intent, placement: Placement) -> bool:
+def _works_elsewhere(draft: Draft, placement: Placement, since: float) -> bool:
     """Another place of the market took a launch that was asked for no earlier than this one."""
     open_ones = (i for i in draft.get("intents").values() if i.accepted_at is not None)
     taken = [(i.placement, i.at) for i in open_ones if i.placement is not None]
     taken += [(n.placement, n.launched_at) for n in draft.get("nodes").values()]
     return any(
-        place != placement and key_of(place) == key_of(placement) and at >= intent.at for place, at in taken
+        place != placement and key_of(place) == key_of(placement) and at >= since for place, at in taken
     )
 
 

@@ -70,6 +70,7 @@ def closed(draft: Draft, event: IntentClosed) -> None:
     """A call came back."""
     intent: Intent | None = draft.get("intents").get(event.token)
     if intent is None:
+        _closed_late(draft, event)
         return
     intents = draft.mapping("intents")
     if event.outcome is Outcome.DONE:
@@ -79,7 +80,7 @@ def closed(draft: Draft, event: IntentClosed) -> None:
             bars.accepted(draft, intent, intent.placement, event.at)
         return
     if event.outcome in _OF_NO_USE and intent.placement is not None:
-        bars.denied(draft, intent, intent.placement, event.at, event.detail)
+        bars.denied(draft, intent.placement, event.at, event.detail, since=intent.at)
     landed = intent.landed or event.outcome is Outcome.UNCERTAIN
     if _asked_again(intent, event, landed=landed):
         throttled = intent.throttled + (event.outcome is Outcome.THROTTLED)
@@ -96,6 +97,14 @@ def closed(draft: Draft, event: IntentClosed) -> None:
         placement = draft.get("nodes")[intent.node].placement
     if placement is not None:
         _failed(draft, event, placement, since=intent.at)
+
+
+def _closed_late(draft: Draft, event: IntentClosed) -> None:
+    """A call was made again and came back once the machine of the first one was seen. That it was not allowed
+    holds for the launches after it."""
+    if event.outcome in _OF_NO_USE:
+        for record in [r for r in draft.get("nodes").values() if r.token == event.token]:
+            bars.denied(draft, record.placement, event.at, event.detail, since=record.launched_at)
 
 
 def _asked_again(intent: Intent, event: IntentClosed, *, landed: bool) -> bool:

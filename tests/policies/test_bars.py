@@ -218,6 +218,14 @@ def test_a_launch_that_may_have_landed_is_not_forgotten_for_a_denial() -> None:
     assert reduce(early, asked(1, where(), at=late), came_back(1, Outcome.DENIED, at=late)).intents == {}
 
 
+@pytest.mark.parametrize("other", [1, 2])
+def test_a_denial_that_comes_once_the_machine_is_seen_pauses_the_market(other: int) -> None:
+    """The call was made again before a list showed the machine of the first one."""
+    again = [*launch(1, Outcome.DONE, at=10.0), asked(1, where(), at=30.0), seen(1, at=31.0)]
+    memory = replay([*again, came_back(other, Outcome.DENIED, at=32.0)])
+    assert set(memory.bars) == ({("r", SPOT)} if other == 1 else set())
+
+
 @pytest.mark.parametrize("kind", [ActionKind.TERMINATE, ActionKind.STOP])
 def test_what_may_not_be_ended_pauses_no_market_and_is_asked_again(kind: ActionKind) -> None:
     opened = IntentOpened(at=10.0, token=f"n:{kind}", kind=kind, node="n")
