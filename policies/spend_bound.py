@@ -2,8 +2,9 @@
 
 What it decides: the most tokens of the prompt and of the answer; or, by name, why nobody can tell.
 Why: only what is held back before sending keeps a day's cap. A token of text stands for at least one byte, so
-the bytes of the body bound the text; what is not text (images) is bounded by the most that providers count
-for one; the few hundred tokens that a provider adds by itself by constants.
+the bytes of the body bound the text, those of the escapes included with which templates write tools; what is
+not text (images) is bounded by the most that providers count for one; the few hundred tokens that a provider
+adds by itself by constants.
 Never: a body whose cost is not bounded by its size gets a bound: files, things stored at the provider, tools
 that the provider runs, and tiers of service that cost more are refused by name.
 
@@ -16,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +54,9 @@ _BEYOND = (
     "context_management", "plugins", "models", "fallbacks",
 )  # fmt: skip
 """Fields of requests that use what is kept at the provider, work done there, or other models."""
+_READ = frozenset({"messages", "content", "text", "prompt", "system", "instructions", "input"})
+"""Where texts are that a model reads as they stand. Others it reads within JSON, in which templates escape
+quotes, control characters, and some of them all that is not ASCII."""
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _TIERS = frozenset({"auto", "default", "standard", "standard_only", "flex"})
 """Tiers of service that cost what the price list says, or less. Anthropic's and OpenAI's `auto` are these
@@ -165,38 +170,40 @@ def _picture_bytes(part: Mapping[str, object]) -> int:
     where = part.get("image_url")
     url = where.get("url") if isinstance(where, Mapping) else where
     if isinstance(url, str) and url.startswith("data:image/"):
-        return _size(url)
+        return len(url)
     source = part.get("source")
     data = source.get("data") if isinstance(source, Mapping) and source.get("type") == "base64" else None
-    return _size(data) if isinstance(data, str) else 0
+    return len(data) if isinstance(data, str) else 0
 
 
 def _text_bytes(value: object) -> int:
     """Bytes of everything in the body, names too, with what any rendering puts around each value."""
-    total, rest = 0, [value]
+    total, rest = 0, [(value, True)]
     while rest:
-        found = rest.pop()
+        found, read = rest.pop()
         total += _AROUND
         if isinstance(found, str):
-            total += _size(found)
+            total += _size(found, escape=not read)
         elif isinstance(found, Mapping):
             total += ITEM_TOKENS
             for key, inner in found.items():
-                total += _size(str(key))
-                rest.append(inner)
+                total += _size(str(key), escape=True)
+                rest.append((inner, read and key in _READ and not isinstance(inner, Mapping)))
         elif isinstance(found, list):
-            rest.extend(found)
+            rest.extend((inner, read) for inner in found)
         else:
             total += len(str(found))
     return total
 
 
-def _size(text: str) -> int:
-    """Bytes of a text, also once a tokenizer has written its characters out (U+FDFA becomes 18 letters)."""
+def _size(text: str, *, escape: bool) -> int:
+    """Bytes of a text, also within JSON (`escape`: in ASCII alone, six for a character), and also once a
+    tokenizer has written its characters out (U+FDFA becomes 18 letters)."""
+    quoted = json.dumps(text, ensure_ascii=escape)[1:-1]
     if text.isascii():
-        return len(text)
+        return len(quoted)
     written_out = unicodedata.normalize("NFKC", text)
-    return max(len(form.encode("utf-8", "surrogatepass")) for form in (text, written_out))
+    return max(len(form.encode("utf-8", "surrogatepass")) for form in (quoted, text, written_out))
 
 
 def _prompts(body: Mapping[str, object]) -> int:

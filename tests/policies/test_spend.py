@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -120,9 +121,24 @@ def words_of(value: object) -> int:
     return sum(map(words_of, value)) if isinstance(value, list) else len(str(value))
 
 
+def written(value: object) -> int:
+    """Bytes of a value as Python writes it, on lines of their own and in ASCII, as templates write tools."""
+    return len(json.dumps(value, indent=1))
+
+
 @given(st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": st.text() | values})), values)
 def test_no_text_in_a_body_is_left_out_of_the_bound(messages: list[object], rest: object) -> None:
     assert bound({"messages": messages, "rest": rest}).prompt >= words_of(messages) + words_of(rest)
+
+
+@given(values)
+def test_tools_are_bounded_as_templates_write_them(schema: object) -> None:
+    asks = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": schema}}]}]
+    uses = [{"role": "assistant", "content": [{"type": "tool_use", "name": "f", "input": {"text": schema}}]}]
+    bare = bound({"messages": [], "tools": []}).prompt
+    assert bound({"messages": [], "tools": [{"parameters": schema}]}).prompt - bare >= written(schema)
+    assert bound({"messages": asks}).prompt - bare >= written(schema)
+    assert bound({"messages": uses}).prompt - bare >= written(schema)
 
 
 def test_letters_that_a_tokenizer_writes_out_count_in_full() -> None:
