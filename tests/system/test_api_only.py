@@ -133,9 +133,18 @@ async def test_from_the_file_to_the_answer(tmp_path: Path) -> None:
     assert json.loads(parts["routes.json"])["routes"][0]["models"] == ["assistant", "gpt"]
 
 
-async def test_a_gateway_without_its_key_does_not_start_and_says_what_to_do(tmp_path: Path) -> None:
-    file = configured(tmp_path, 9)
-    (tmp_path / "key").unlink()
-    code, said = await orchestrator("gateway", "--config", str(file))
-    assert code == 1
-    assert "provider.api.api_key_file: there is no file" in said
+async def test_a_gateway_starts_without_a_providers_key_and_asks_once_it_is_there(tmp_path: Path) -> None:
+    """Somebody who restarts it at night loses the stand-in and not the pools beside it."""
+    async with played_api() as api:
+        file = configured(tmp_path, api)
+        (tmp_path / "key").unlink()
+        code, said = await orchestrator("validate", str(file))
+        assert code == 1
+        assert "provider.api.api_key_file: there is no file" in said
+        async with gateway(file) as port:
+            status, said_to_client = await chat(port, model="assistant")
+            assert status == 503
+            assert "its key file" in said_to_client["error"]["message"]
+            (tmp_path / "key").write_text(f"{KEY}\n")
+            status, _ = await chat(port, model="assistant")
+            assert status == 200

@@ -55,8 +55,9 @@ def provider_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
                     (*at, "price", model, "input"),
                     "is missing: without it none of the prices beside it holds",
                 )
+        if role == "any":
+            yield from _key_faults((*at, "api_key_file"), provider, role)
         if role in ("gateway", "any"):
-            yield from _key_errors((*at, "api_key_file"), provider, role)
             yield from _certificate_errors((*at, "ca_file"), provider)
     if role == "gateway" and parsed.provider:
         yield from _book_errors(parsed)
@@ -99,6 +100,9 @@ def provider_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
                 (*at, "api_key_file"),
                 f"{key_file} can be read by other users; close it with chmod 600",
             )
+        if role == "gateway":  # which serves the rest: a pool is not taken down for a key of what stands in
+            for key, fault in _key_faults((*at, "api_key_file"), provider, role):
+                yield key, f"{fault}; until it is there, {name} is not asked"
         if provider.allow_http and provider.url.startswith("http://") and not provider.local:
             yield (*at, "allow_http"), "prompts, answers and the key cross the network in the clear"
 
@@ -142,7 +146,7 @@ def _url_errors(at: Key, provider: ProviderConfig) -> Iterator[Found]:
         )
 
 
-def _key_errors(at: Key, provider: ProviderConfig, role: Role) -> Iterator[Found]:
+def _key_faults(at: Key, provider: ProviderConfig, role: Role) -> Iterator[Found]:
     file = provider.api_key_file
     if file is None:
         if not provider.url:

@@ -423,25 +423,33 @@ def test_a_key_that_others_may_read_is_a_warning(short_dir: Path) -> None:
     assert warnings(short_dir, with_key("key")) == []
 
 
-def test_only_the_gateway_needs_the_key(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_gateway_needs_the_key_and_serves_the_rest_without(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The daemon runs as a user who must not see it."""
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     text = with_key("{credentials}/claude-key")
     for role in ("daemon", "client", "any"):
         assert load(short_dir, text, role).providers
-    (found,) = problems(short_dir, text, "gateway")
-    assert "no service manager gave this process credentials" in found
+
+    def warned(text: str) -> str:
+        (found,) = load(short_dir, text, "gateway").warnings
+        assert str(found).endswith("; until it is there, claude is not asked")
+        return str(found)
+
+    assert "no service manager gave this process credentials" in warned(text)
     given = short_dir / "given"
     given.mkdir()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
-    (found,) = problems(short_dir, text, "gateway")
-    assert "there is no file given/claude-key" in found
+    assert f"there is no file {given}/claude-key" in warned(text)
     (given / "claude-key").write_text("sk-1")
     (given / "claude-key").chmod(0o600)
-    assert load(short_dir, text, "gateway").providers["claude"].api_key_file == given / "claude-key"
+    found = load(short_dir, text, "gateway")
+    assert (found.providers["claude"].api_key_file, found.warnings) == (given / "claude-key", ())
     missing = with_key("missing")
     assert load(short_dir, missing, "daemon").providers
-    assert "there is no file missing" in problems(short_dir, missing, "gateway")[0]
+    assert f"there is no file {short_dir}/missing" in warned(missing)
+    assert "there is no file missing" in problems(short_dir, missing)[0]
 
 
 def test_a_spend_file_that_the_gateway_cannot_write(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
