@@ -218,8 +218,8 @@ def _sizes(name: str, settings: PoolConfig, pool: Pool, prices: bill.Prices) -> 
         f"{name}: {wanted} of {settings.model_name} ({settings.engine.kind} engine): "
         f"{pool.spot_wanted} on spot and an on-demand floor of {pool.on_demand_floor} "
         f"({percent(pool.spot_wanted / pool.replicas)} spot).",
-        f"Without spot, on-demand nodes cover until {wanted} are ready again; "
-        f"at most {pool.most_units} live at once"
+        f"Without spot, on-demand nodes cover until {wanted} {'is' if pool.replicas == 1 else 'are'} ready "
+        f"again; at most {pool.most_units} live at once"
         + (", and the rest of one more node" if pool.weighted else "")
         + (f", for at most {money(limit)} an hour." if limit is not None else ", without a spend cap."),
         *([] if usual is None else [_cost(pool, prices, usual)]),
