@@ -230,11 +230,16 @@ class Pair:
         return not any(t["id"] == node and t["phase"] == "active" for t in targets)
 
     async def swap_begun(self, noticed: str) -> None:
-        """Wait until the replacement of a node was asked for."""
+        """Wait until a machine was asked for since the notice of a node, whichever it is said to replace."""
 
         async def begun() -> bool:
-            events = await self.stack.events()
-            return any(e["kind"] == "IntentOpened" and e["data"]["replaces"] == noticed for e in events)
+            heard = False
+            for event in await self.stack.events():
+                data = event["data"]
+                heard = heard or (event["kind"] == "NoticeSeen" and data["notice"]["node"] == noticed)
+                if heard and event["kind"] == "IntentOpened" and data["kind"] == "launch":
+                    return True
+            return False
 
         await self.stack.until(f"the swap of {noticed} has begun", begun)
 

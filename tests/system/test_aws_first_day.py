@@ -209,7 +209,8 @@ async def test_a_wave_of_launches_above_ec2s_rate_marks_nothing_refused(
     async with new_stack(changes, parts=("gateway", "daemon")) as stack:
         await stack.until_pool("the pool is whole", lambda pool: pool["ready"] == WAVE)
         ended = [event["data"] for event in await stack.events() if event["kind"] == "IntentClosed"]
-        assert {e["outcome"] for e in ended} <= {"done", "throttled"}, ended
+        # a call that a busy machine answers late is asked again; none is taken for a refusal
+        assert {e["outcome"] for e in ended} <= {"done", "throttled", "uncertain"}, ended
         assert sorted((await machines.living()).values()).count("spot") == WAVE * 7 // 10
         assert len(set(await machines.tokens())) == len(await machines.living()) == WAVE
 

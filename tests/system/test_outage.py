@@ -82,7 +82,10 @@ async def test_a_gateway_that_serves_nobody_is_an_outage_everywhere(fault: Fault
         assert done.code == 0
         assert done.out.startswith("test  OK  4/4 serving  4 ready")
         assert "200" in await answers(stack, stack.monitoring_port, "/readyz")
-        assert {n["target"] for n in (await stack.nodes()).values()} == {"healthy"}
+        await stack.until_pool(
+            "its gateway has checked every target",
+            lambda pool: {n["target"] for n in pool["nodes"]} == {"healthy"},
+        )
 
 
 async def test_a_gateway_that_hands_over_is_no_outage(new_stack: Any) -> None:
