@@ -73,17 +73,26 @@ async def control(aws_shim, serve, tmp_path):
     return served
 
 
-async def run(machine, shim, *words: str, **more: str) -> subprocess.CompletedProcess:
+def begin(machine, shim, *words: str, **more: str) -> subprocess.Popen:
     """The program as a process on a machine."""
-    environment = {**os.environ, "AWS_ENDPOINT_URL": shim.url, "PYTHONPATH": str(REPOSITORY), **more}
-    return await asyncio.to_thread(
-        subprocess.run,
+    return subprocess.Popen(
         [sys.executable, "-m", "cloud.node_start", "--imds", machine.url, *words],
-        env=environment,
-        capture_output=True,
+        env={**os.environ, "AWS_ENDPOINT_URL": shim.url, "PYTHONPATH": str(REPOSITORY), **more},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
     )
+
+
+async def run(machine, shim, *words: str, **more: str) -> subprocess.CompletedProcess:
+    """The program from its start to its end."""
+    with begin(machine, shim, *words, **more) as process:
+        try:
+            out, err = await asyncio.to_thread(process.communicate, timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def keys(machine) -> tuple[str, ...]:
@@ -422,13 +431,19 @@ def starts(machine, aws_shim, tmp_path):
     boot = tmp_path / "run/boot.json"
     boot.parent.mkdir()
 
-    async def started(**engine):
+    def words(engine):
         file = tmp_path / "engine.json"
         file.write_text(json.dumps({"env": {}, "secrets": {}, "port": 8123, **engine}))
-        done = await run(node, aws_shim, "engine", str(file), "--report", str(boot), HOME=str(tmp_path))
+        return "engine", str(file), "--report", str(boot)
+
+    async def started(**engine):
+        done = await run(node, aws_shim, *words(engine), HOME=str(tmp_path))
         return done, json.loads(boot.read_text())
 
-    started.node, started.boot = node, boot
+    def begun(**engine):
+        return begin(node, aws_shim, *words(engine), HOME=str(tmp_path))
+
+    started.node, started.boot, started.begun = node, boot, begun
     return started
 
 
@@ -475,17 +490,17 @@ async def test_starts_that_fail_become_rare_and_say_why_meanwhile(starts):
         _, report = await starts(argv=["/opt/vllm/bin/vllm"])
         assert report["restarts"] == number
     starts.boot.write_text(json.dumps({**report, "restarts": 8}))
-    waits = asyncio.create_task(starts(argv=[sys.executable, "-c", "print('on')"]))
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while "; restart 9 follows in 300 s" not in starts.boot.read_text():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        report = json.loads(starts.boot.read_text())
-        assert (report["stage"], report["ok"]) == ("failed", False)
-        assert report["detail"].startswith("engine: /opt/vllm/bin/vllm is not on this machine")
-        assert failed(report) == ["engine"]
-    finally:
-        waits.cancel()
+    with starts.begun(argv=[sys.executable, "-c", "print('on')"]) as waits:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while "; restart 9 follows in 300 s" not in starts.boot.read_text():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            report = json.loads(starts.boot.read_text())
+            assert (report["stage"], report["ok"]) == ("failed", False)
+            assert report["detail"].startswith("engine: /opt/vllm/bin/vllm is not on this machine")
+            assert failed(report) == ["engine"]
+        finally:
+            waits.kill()
 
 
 async def test_path_begins_with_the_engines_own_directory(starts):
