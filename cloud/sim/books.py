@@ -26,6 +26,9 @@ from policies.events import (
 )
 from policies.model import Confidence, Notice, NoticeKind
 
+_GIVEN_UP = (Outcome.FAILED, Outcome.DENIED, Outcome.MISCONFIGURED)
+"""Answers after which a node is asked to end `ATTEMPTS` times and no more."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Drain:
@@ -49,7 +52,7 @@ class Books:
     excused: set[str] = field(default_factory=set)
     ending: dict[str, str] = field(default_factory=dict)  # token -> node
     ending_since: dict[str, float] = field(default_factory=dict)
-    failures: Counter[str] = field(default_factory=Counter)
+    attempts: Counter[str] = field(default_factory=Counter)  # to end a node, by token
     asked: dict[str, float] = field(default_factory=dict)
     taken_back: dict[str, float] = field(default_factory=dict)
     drained: dict[str, float] = field(default_factory=dict)
@@ -68,7 +71,7 @@ class Books:
             excused=self.excused.copy(),
             ending=self.ending.copy(),
             ending_since=self.ending_since.copy(),
-            failures=self.failures.copy(),
+            attempts=self.attempts.copy(),
             asked=self.asked.copy(),
             taken_back=self.taken_back.copy(),
             drained=self.drained.copy(),
@@ -100,7 +103,7 @@ class Books:
         elif isinstance(event, DrainEnded):
             self._forget(event.node)
             for token in [t for t, node in self.ending.items() if node == event.node]:
-                del self.ending[token], self.failures[token]
+                del self.ending[token], self.attempts[token]
             self.ending_since.pop(event.node, None)
             self.excused.discard(event.node)
             self.taken_back[event.node] = now
@@ -115,15 +118,16 @@ class Books:
             self.asked.pop(event.node, None)
         elif isinstance(event, IntentOpened) and event.kind is ActionKind.TERMINATE:
             self.ending[event.token] = event.node
+            self.attempts[event.token] += 1
             self.ending_since.setdefault(event.node, now)
             if event.node in self.draining:
                 self.draining[event.node].disturbs = False  # it is done
         elif isinstance(event, IntentClosed) and event.token in self.ending:
-            failed = event.outcome is Outcome.FAILED
-            self.failures[event.token] = self.failures[event.token] + 1 if failed else 0
-            if self.failures[event.token] >= ATTEMPTS:
+            if event.outcome is Outcome.THROTTLED:  # such a call uses up no attempt
+                self.attempts[event.token] -= 1
+            elif event.outcome in _GIVEN_UP and self.attempts[event.token] >= ATTEMPTS:
                 self.ending_since.pop(self.ending.pop(event.token), None)
-                del self.failures[event.token]  # it may be asked for anew
+                del self.attempts[event.token]  # it may be asked for anew
 
     def _notice(self, notice: Notice, now: float) -> None:
         self.heard[notice.node] = now

@@ -121,15 +121,17 @@ def test_an_operator_who_has_waited_for_a_boot_gets_the_end_below_the_floor_too(
     assert ("floor" in watch(script, Market.ON_DEMAND).broken) is harm
 
 
-@pytest.mark.parametrize(("failures", "leaves"), [(5, True), (6, False), (7, True)])
+@pytest.mark.parametrize(("times", "leaves"), [(5, True), (6, False), (7, True)])
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.DENIED, Outcome.MISCONFIGURED])
+@pytest.mark.parametrize("before", [(), (Outcome.THROTTLED,)])
 def test_an_end_that_failed_six_times_is_given_up_until_it_is_asked_for_anew(
-    failures: int, leaves: bool
+    before: tuple[Outcome, ...], outcome: Outcome, times: int, leaves: bool
 ) -> None:
     books, kind = Books(), ActionKind.TERMINATE
     opened = IntentOpened(at=0.0, token="a:terminate", kind=kind, node="a")
-    failed = IntentClosed(at=1.0, token="a:terminate", outcome=Outcome.FAILED, node="a")
-    for number in range(failures):
-        for event in (opened, failed):
+    for number, answer in enumerate([*before, *(times * [outcome])]):
+        closed = IntentClosed(at=1.0, token="a:terminate", outcome=answer, node="a")
+        for event in (opened, closed):
             books.take(event, float(number), ahead=0.0, excuses=lambda _: False, disturbs=lambda _: False)
     assert ("a" in books.leaving) is leaves
 
