@@ -16,7 +16,7 @@ from aws_kills import LAUNCHES, MOMENTS, campaign, in_all, lowest, points
 
 pytestmark = pytest.mark.slow
 
-SHARE = 0.4
+SHARE = 0.2
 
 
 @pytest.fixture
