@@ -58,6 +58,11 @@ def provider_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
         if role == "any":
             yield from _key_faults((*at, "api_key_file"), provider, role)
         if role in ("gateway", "any"):
+            if provider.api_key_file is None and not provider.url:
+                yield (
+                    (*at, "api_key_file"),
+                    f"is missing: {provider.address} asks for a key; write the file that holds yours",
+                )
             yield from _certificate_errors((*at, "ca_file"), provider)
     if role == "gateway" and parsed.provider:
         yield from _book_errors(parsed)
@@ -147,11 +152,11 @@ def _url_errors(at: Key, provider: ProviderConfig) -> Iterator[Found]:
 
 
 def _key_faults(at: Key, provider: ProviderConfig, role: Role) -> Iterator[Found]:
+    """What is wrong with the file that is named."""
     file = provider.api_key_file
     if file is None:
-        if not provider.url:
-            yield at, f"is missing: {provider.address} asks for a key; write the file that holds yours"
-    elif is_credential(file):
+        return
+    if is_credential(file):
         if role != "any":
             yield at, f"{file}: no service manager gave this process credentials; name a file"
     elif fault := unreadable(file) or key_fault(file):

@@ -448,6 +448,10 @@ def test_only_the_gateway_needs_the_key_and_serves_the_rest_without(
     assert (found.providers["claude"].api_key_file, found.warnings) == (given / "claude-key", ())
     missing = with_key("missing")
     assert load(short_dir, missing, "daemon").providers
+    unnamed = missing.replace('api_key_file = "missing"\n', "")
+    assert "asks for a key" in problems(short_dir, unnamed, "gateway")[0], (
+        "else it would be asked without one"
+    )
     assert f"there is no file {short_dir}/missing" in warned(missing)
     assert "there is no file missing" in problems(short_dir, missing)[0]
 
