@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class KeyFile:
             return ""
         try:
             found = os.stat(self.path)
+            if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes to it
+                raise NoKey(f"its key file {self.path} is no file")
             seen = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
             if seen != self._seen:
                 self._take(self.path)

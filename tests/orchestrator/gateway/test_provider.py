@@ -806,3 +806,9 @@ class TestKeys:
         key = KeyFile(tmp_path / "a", {})
         key.read()
         assert key.hide("Incorrect key sk-1 given") == "Incorrect key [key] given"
+
+    def test_what_is_no_file_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path / "pipe", tmp_path):
+            with pytest.raises(NoKey, match="is no file"):
+                KeyFile(path, {}).read()
