@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,3 +252,15 @@ class Pair:
         assert len({n["token"] for n in nodes.values()}) == len(nodes)
         assert set(nodes) == set(seen["live"])
         assert seen["orphans"] == []
+
+
+@contextlib.asynccontextmanager
+async def pair_on(stack: Any, toml_writer: Callable[..., None], postgres: Any) -> AsyncIterator[Pair]:
+    """Two daemons beside the cloud and the gateway of a stack, on a database of their own."""
+    name = postgres.database().partition("?")[0].rpartition("/")[2]
+    pair = Pair(stack, toml_writer, lambda host: postgres.url(name, host))
+    await pair.open(postgres.socket())
+    try:
+        yield pair
+    finally:
+        await pair.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from daemon_pair import LEASE, Host, Pair
+from daemon_pair import LEASE, Host, Pair, pair_on
 
 from orchestrator.api.client import ClientError
 
@@ -28,14 +28,12 @@ async def module_pair(
     toml_writer: Callable[..., None],
     stack_in: Callable[..., Any],
 ) -> AsyncIterator[Pair]:
-    name = postgres.database().partition("?")[0].rpartition("/")[2]
-    async with stack_in(tmp_path_factory.mktemp("pair"), {}, BOOT_DELAY, ("local-cloud", "gateway")) as stack:
-        pair = Pair(stack, toml_writer, lambda host: postgres.url(name, host))
-        await pair.open(postgres.socket())
-        try:
-            yield pair
-        finally:
-            await pair.close()
+    parts = ("local-cloud", "gateway")
+    async with (
+        stack_in(tmp_path_factory.mktemp("pair"), {}, BOOT_DELAY, parts) as stack,
+        pair_on(stack, toml_writer, postgres) as pair,
+    ):
+        yield pair
 
 
 @pytest_asyncio.fixture(loop_scope="module")

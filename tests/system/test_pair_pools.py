@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from daemon_pair import LEASE, Host, Pair
+from daemon_pair import LEASE, Host, Pair, pair_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
@@ -40,16 +40,11 @@ async def pair(
     toml_writer: Callable[..., None],
     stack_in: Callable[..., Any],
 ) -> AsyncIterator[Pair]:
-    name = postgres.database().partition("?")[0].rpartition("/")[2]
     async with stack_in(tmp_path_factory.mktemp("pair"), {}, BOOT_DELAY, ("local-cloud",)) as stack:
         stack.write(two_pools(stack.tables))
         await stack.start("gateway")
-        pair = Pair(stack, toml_writer, lambda host: postgres.url(name, host))
-        await pair.open(postgres.socket())
-        try:
+        async with pair_on(stack, toml_writer, postgres) as pair:
             yield pair
-        finally:
-            await pair.close()
 
 
 async def nodes_of(host: Host) -> dict[str, dict[str, Any]]:
