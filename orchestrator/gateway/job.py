@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from multidict import CIMultiDict
 
+from orchestrator.gateway.accounts.meter import Meter
 from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.config import CONTINUATIONS
 from orchestrator.gateway.continuation import Capability, Kind, Plan, Transcript, Way, plan_of, prepared
@@ -15,6 +16,7 @@ from orchestrator.gateway.replies import BACKEND, NODE, REQUEST_ID
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import CompletionJudge, StreamJudge
 from orchestrator.gateway.targets import Entry, Nature, Wish
+from policies.keys import ClientKey
 from policies.routing import Route, Trouble
 
 CONTINUATION = "X-Continuation"
@@ -28,19 +30,24 @@ class Job:
     that another target could go on with it; `nature` is what the target of the recorded part served then,
     `broke_at` when it last broke; `judge` judges what the first target brings, and is None after that.
 
-    `model` is the name that the client asked for, `came` the request as it came, `asked` as its present
+    `client` is whose key it came with, None where no keys are asked for; `meter` takes what it used. `model`
+    is the name that the client asked for, `came` the request as it came, `asked` as its present
     backend gets it. `route` is None where requests are not looked at; `backend` says who has it now, and
     `pool` which pool, empty where that is none.
     """
 
     __slots__ = (
-        "asked", "backend", "broke_at", "came", "edge", "exchange", "headers", "judge", "model", "nature",
-        "outcome", "plan", "pool", "request", "response", "route", "transcript",
+        "asked", "backend", "broke_at", "came", "client", "edge", "exchange", "headers", "judge", "meter",
+        "model", "nature", "outcome", "plan", "pool", "request", "response", "route", "transcript",
     )  # fmt: skip
 
-    def __init__(self, request: web.BaseRequest, exchange: Exchange, asked: Asked) -> None:
+    def __init__(
+        self, request: web.BaseRequest, exchange: Exchange, asked: Asked, client: ClientKey | None = None
+    ) -> None:
         self.request = request
         self.exchange = exchange
+        self.client = client
+        self.meter = Meter()
         self.came = self.asked = asked
         self.model = asked.model
         self.edge = asked.dialect.edge(asked)
