@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.views import api as views
+from orchestrator.views import cost as cost_views
 from orchestrator.views import journal as journal_views
 from orchestrator.views import routes as route_views
 from orchestrator.views import setup as setup_views
@@ -31,6 +32,7 @@ VIEWS: Final[dict[str, type]] = {
     "plan": views.PlanView,
     "explain": views.ExplainView,
     "config-show": setup_views.ConfigShowView,
+    "cost": cost_views.CostView,
     "history": views.HistoryView,
     "support-bundle": setup_views.BundleView,
     "gameday": views.GamedayView,
