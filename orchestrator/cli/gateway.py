@@ -50,7 +50,12 @@ def gateway(
             settings = shared.read_config(config, role="gateway")
             configure_logging(settings.daemon.log_format, settings.daemon.log_level)
             made, state_dir = gateway_config(settings), settings.daemon.state_dir
-            files = (made.socket, made.spend_file, *(gate.targets_file for gate in made.pools))
+            files = (
+                made.socket,
+                made.spend_file,
+                made.usage_file,
+                *(gate.targets_file for gate in made.pools),
+            )
             if any(file is not None and file.parent == state_dir for file in files):
                 # as the daemon does, so that either may be started first
                 state_dir.mkdir(exist_ok=True)

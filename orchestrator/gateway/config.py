@@ -151,7 +151,7 @@ class GatewayConfig:
 
     `pools` by file order, `routes` as written (the implicit ones of pools are not among them), `providers`
     by name. `default_route` is the model of requests that name none; `spend_file` keeps what was spent at
-    providers.
+    providers, `usage_file` what every key used; None: nothing is kept.
 
     Limits. `body_limit`: largest request body. `bodies_limit`: all that are held at one time.
     `body_timeout`: longest silence inside a body, `body_rate`: bytes a second that it must have on the whole
@@ -169,6 +169,7 @@ class GatewayConfig:
     providers: Mapping[str, ProviderSpec] = field(default_factory=lambda: MappingProxyType({}))
     default_route: str = ""
     spend_file: Path | None = None
+    usage_file: Path | None = None
 
     host: str = "127.0.0.1"
     port: int = 8000

@@ -149,6 +149,7 @@ def test_the_gateway_may_write_what_it_spends_and_nothing_else() -> None:
     text = (FOLDER / "pool.toml").read_text(encoding="utf-8")
     (place,) = service(GATEWAY)["ReadWritePaths"]
     assert f'spend_file = "{place}/' in text
+    assert f'usage_file = "{place}/' in text
     made = (FOLDER / "tmpfiles.d" / "spot-orchestrator.conf").read_text(encoding="utf-8")
     # the daemon reads it by its group, which files take from the directory
     assert f"d {place} 2750 {service(GATEWAY)['User'][0]} {service(DAEMON)['Group'][0]} -" in made

@@ -124,6 +124,7 @@ def _paths(daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools) -> I
     if gateway_takes_requests(pools):
         yield at("socket"), gateway.socket
         yield at("spend_file"), gateway.spend_file
+        yield at("usage_file"), gateway.usage_file
     clouds: dict[Path, Key] = {}
     for name, pool in pools.items():
         if takes_requests(pool):

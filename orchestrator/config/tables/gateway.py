@@ -34,7 +34,8 @@ _DEFAULTS: Final = GatewayConfig(socket=Path("gateway.sock"), pools=(_POOL,))
 
 class GatewayTable(Section):
     """How the gateway treats the nodes of this pool. What is not written is as in [gateway]. In a file with
-    one pool the keys of [gateway] may stand here too, but for default_route and spend_file."""
+    one pool the keys of [gateway] may stand here too, but for default_route, spend_file and
+    usage_file."""
 
     elsewhere: ClassVar[frozenset[str]] = frozenset()
 
@@ -260,4 +261,9 @@ class SharedGatewayTable(GatewayTable):
         "{state_dir}/spend.db",
         "File in which the gateway books what providers cost. An old gateway and its heir share it, and the "
         "daemon reads it.",
+    )
+    usage_file: FilePath = path_key(
+        "{state_dir}/usage.db",
+        "File in which the gateway counts what every key used of every model, by the hour. All gateway "
+        "processes share it, and the daemon reads it.",
     )
