@@ -16,11 +16,18 @@ Example:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from policies.fleet import Fleet
-from policies.model import Market, Phase
+from policies.fleet import Fleet, Node
+from policies.model import Market, Phase, Placement
 from policies.value import replace, value
+
+HOUR = 3600.0
+"""Seconds. Money is kept by hours since the epoch: hour = int(seconds // HOUR)."""
+
+_BITS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,12 @@ def rate(fleet: Fleet) -> Rate:
 
 def on_demand_rate(fleet: Fleet) -> float | None:
     """USD/h of the wanted units, all on-demand at the cheapest offering of the pool; None if not known."""
+    price = on_demand_price(fleet)
+    return None if price is None else price * fleet.pool.replicas
+
+
+def on_demand_price(fleet: Fleet) -> float | None:
+    """USD/h of one unit, on-demand at the cheapest offering of the pool; None if not known."""
     prices = [
         o.price / fleet.pool.units_of(o.placement)
         for o in fleet.prices.on_sale
@@ -59,30 +72,106 @@ def on_demand_rate(fleet: Fleet) -> float | None:
     ]
     if not prices:  # nothing is sold: what we have is the best guess
         prices = [n.price / n.units for n in fleet.nodes if not n.spot and n.price is not None]
-    return min(prices) * fleet.pool.replicas if prices else None
+    return min(prices, default=None)
 
 
 @value
 class Charge:
-    """A node's bill for a span of time: USD, and the seconds it bills for.
+    """A node's bill for a part of one hour: USD, and the seconds it bills for.
 
-    `unpriced`: those of the seconds that its USD lack, since the price was not known.
+    `unpriced`: those of the seconds that its USD lack, since the price was not known; less than nothing where
+    they are paid later. `unit_seconds`: the seconds times the units that it serves; `ready_unit_seconds`:
+    those in which its engine answered.
     """
 
     node: str
-    market: Market
+    placement: Placement
+    hour: int
     seconds: float
     usd: float
+    unit_seconds: float = 0.0
+    ready_unit_seconds: float = 0.0
     unpriced: float = 0.0
 
     def plus(self, earlier: Charge) -> Charge:
-        """Both bills of the same node as one."""
-        seconds, usd = self.seconds + earlier.seconds, self.usd + earlier.usd
-        return replace(self, seconds=seconds, usd=usd, unpriced=self.unpriced + earlier.unpriced)
+        """Both bills of the same node and hour as one."""
+        return replace(
+            self,
+            seconds=self.seconds + earlier.seconds,
+            usd=self.usd + earlier.usd,
+            unit_seconds=self.unit_seconds + earlier.unit_seconds,
+            ready_unit_seconds=self.ready_unit_seconds + earlier.ready_unit_seconds,
+            unpriced=self.unpriced + earlier.unpriced,
+        )
+
+
+@value
+class BaselineHour:
+    """What a pool's wanted units would have cost on-demand in an hour, or a part of it, in USD.
+
+    `wanted_unit_seconds`: the units that were wanted, times the seconds; `unpriced`: those of them that the
+    USD lack, since no price of on-demand was known.
+    """
+
+    pool: str
+    hour: int
+    on_demand_usd: float = 0.0
+    wanted_unit_seconds: float = 0.0
+    unpriced: float = 0.0
+
+    def plus(self, earlier: BaselineHour) -> BaselineHour:
+        """Both parts of the same hour as one."""
+        return replace(
+            self,
+            on_demand_usd=self.on_demand_usd + earlier.on_demand_usd,
+            wanted_unit_seconds=self.wanted_unit_seconds + earlier.wanted_unit_seconds,
+            unpriced=self.unpriced + earlier.unpriced,
+        )
+
+
+@value
+class SpendHour:
+    """What a pool's nodes of one placement cost in an hour, in USD. The other fields are as in `Charge`."""
+
+    pool: str
+    hour: int
+    region: str
+    zone: str
+    instance_type: str
+    market: Market
+    seconds: float
+    usd: float
+    unit_seconds: float = 0.0
+    ready_unit_seconds: float = 0.0
+    unpriced: float = 0.0
+
+
+def exact(usd: float) -> float:
+    """Money as the ledger keeps it: in multiples of 2**-30 USD, about a billionth of a dollar.
+
+    A float holds these exactly up to eight million dollars: they add up to the same in whichever order.
+
+    >>> exact(0.1) + exact(0.2) == exact(0.3)
+    True
+    """
+    return math.ldexp(round(math.ldexp(usd, _BITS)), -_BITS)
+
+
+def by_hour(since: float, until: float) -> Iterator[tuple[int, float]]:
+    """The hours that a span of time touches, and its seconds in each.
+
+    >>> list(by_hour(3590.0, 7230.0))
+    [(0, 10.0), (1, 3600.0), (2, 30.0)]
+    """
+    while since < until:
+        hour = int(since // HOUR)
+        end = min(until, (hour + 1) * HOUR)
+        yield hour, end - since
+        since = end
 
 
 def charges(fleet: Fleet, *, since: float, until: float) -> tuple[Charge, ...]:
-    """What every billing node cost between two instants, at its price now.
+    """What every billing node cost between two instants, hour by hour, at its price now.
 
     A node launched within the span bills from its launch.
     """
@@ -90,11 +179,25 @@ def charges(fleet: Fleet, *, since: float, until: float) -> tuple[Charge, ...]:
     for node in fleet.nodes:
         if node.phase in (Phase.GONE, Phase.STOPPED):
             continue
-        seconds = until - max(since, node.launched_at)
-        if seconds > 0:
-            known = node.price is not None
-            usd = (node.price or 0.0) * seconds / 3600.0
-            unpriced = 0.0 if known else seconds
-            market = node.placement.market
-            found.append(Charge(node=node.id, market=market, seconds=seconds, usd=usd, unpriced=unpriced))
+        known = node.price is not None
+        for hour, seconds in by_hour(max(since, node.launched_at), until):
+            charge = Charge(
+                node=node.id,
+                placement=node.placement,
+                hour=hour,
+                seconds=seconds,
+                usd=(node.price or 0.0) * seconds / HOUR,
+                unit_seconds=seconds * node.units,
+                ready_unit_seconds=seconds * node.units if node.healthy else 0.0,
+                unpriced=0.0 if known else seconds,
+            )
+            found.append(charge)
     return tuple(found)
+
+
+def late(node: Node, hour: int, seconds: float) -> Charge:
+    """What a node owes for seconds of an hour that were charged without a price, at its price now."""
+    if node.price is None:
+        raise ValueError(f"{node.id}: its price is not known")
+    usd = node.price * seconds / HOUR
+    return Charge(node=node.id, placement=node.placement, hour=hour, seconds=0.0, usd=usd, unpriced=-seconds)

@@ -19,6 +19,8 @@ _TABLES: Final = (
     "snapshots",
     "ledger",
     "totals",
+    "spend_hours",
+    "baseline_hours",
     "recordings",
     "turns",
     "parts",

@@ -10,13 +10,15 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from orchestrator.journal import turn_log
+from orchestrator.journal import hours, turn_log
 from orchestrator.journal.sqlite import legible, readable
 from orchestrator.journal.store import GATEWAY, SCHEMA_VERSION, StoredEvent
 from orchestrator.journal.turn_log import Recording, StoredTurn
+from policies.economics import BaselineHour, SpendHour
 
 R = TypeVar("R")
 
@@ -177,6 +179,18 @@ class JournalFile:
             raise JournalError(f"{self.path}: {error}; try again") from error
         except sqlite3.Error as error:
             raise _unreadable(self.path, error) from error
+
+    def spend_hours(self, since: int, until: int) -> list[SpendHour]:
+        """What nodes cost in these hours; nothing in a journal of a version that kept no hours."""
+        return self._read(partial(hours.spend, since=since, until=until)) if self.schema >= 3 else []
+
+    def baseline_hours(self, since: int, until: int) -> list[BaselineHour]:
+        """What the wanted units would have cost on-demand in these hours."""
+        return self._read(partial(hours.baseline, since=since, until=until)) if self.schema >= 3 else []
+
+    def hours_since(self) -> dict[str, float]:
+        """Since when the hours are known, of the pools whose account is older than that."""
+        return self._read(hours.since if self.schema >= 3 else hours.charged)
 
     def _contents(self, db: sqlite3.Connection) -> Contents:
         count, first, last, first_at, last_at = db.execute(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
-from orchestrator.journal import turn_log
+from orchestrator.journal import hours, turn_log
 from orchestrator.journal.codec import (
     UnknownRecord,
     decode_event,
@@ -23,7 +23,7 @@ from orchestrator.journal.codec import (
 )
 from orchestrator.journal.database import Backend, Database, Fence, Lane, StoreUnavailable, Superseded
 from orchestrator.journal.turn_log import Carried, TurnLog, prune
-from policies.economics import Charge
+from policies.economics import BaselineHour, Charge, SpendHour
 from policies.events import Event, IntentClosed, IntentOpened
 from policies.memory import Memory, reduce
 
@@ -40,7 +40,7 @@ __all__ = [
     "raise_epoch",
 ]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 GATEWAY: Final = "@gateway"
 """The stream of what concerns the gateway's routes and providers, and no pool."""
@@ -71,6 +71,17 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "pool TEXT PRIMARY KEY, usd REAL NOT NULL, on_demand_usd REAL NOT NULL, charged_until REAL NOT NULL)",
     ),
     ("ALTER TABLE events ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0", *turn_log.SCHEMA),
+    (
+        "CREATE TABLE IF NOT EXISTS spend_hours ("
+        "pool TEXT NOT NULL, hour INTEGER NOT NULL, region TEXT NOT NULL, zone TEXT NOT NULL, "
+        "instance TEXT NOT NULL, market TEXT NOT NULL, seconds REAL NOT NULL, usd REAL NOT NULL, "
+        "unit_seconds REAL NOT NULL, ready_unit_seconds REAL NOT NULL, unpriced REAL NOT NULL, "
+        "PRIMARY KEY (pool, hour, region, zone, instance, market))",
+        "CREATE TABLE IF NOT EXISTS baseline_hours ("
+        "pool TEXT NOT NULL, hour INTEGER NOT NULL, on_demand_usd REAL NOT NULL, "
+        "wanted_unit_seconds REAL NOT NULL, unpriced REAL NOT NULL, PRIMARY KEY (pool, hour))",
+        hours.NOTE_SINCE,
+    ),
 )
 """What brings a journal to each version, from the first on. Once released, a step is never changed."""
 
@@ -104,7 +115,7 @@ class Journal(Protocol):
         ...
 
     async def charge(
-        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+        self, pool: str, charges: Sequence[Charge], *, baseline: Sequence[BaselineHour], until: float
     ) -> None:
         """Add to the ledger. Raises StoreUnavailable."""
         ...
@@ -245,23 +256,13 @@ class Store:
         return [pool for (pool,) in await self._writer.run(lambda db: db.execute(query).fetchall())]
 
     async def charge(
-        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+        self, pool: str, charges: Sequence[Charge], *, baseline: Sequence[BaselineHour], until: float
     ) -> None:
-        """Add charges to the ledger and move the pool's `charged_until`. Raises StoreUnavailable."""
+        """Add charges to the ledger and its hours, and move `charged_until`. Raises StoreUnavailable."""
         turns = self.turns(pool)
 
         def write(db: Database) -> Carried:
-            db.executemany(
-                "INSERT INTO ledger VALUES (?,?,?,?,?) ON CONFLICT (pool, node) DO UPDATE SET "
-                "seconds=ledger.seconds+excluded.seconds, usd=ledger.usd+excluded.usd",
-                [(pool, c.node, str(c.market), c.seconds, c.usd) for c in charges],
-            )
-            db.execute(
-                "INSERT INTO totals VALUES (?,?,?,?) ON CONFLICT (pool) DO UPDATE SET "
-                "usd=totals.usd+excluded.usd, on_demand_usd=totals.on_demand_usd+excluded.on_demand_usd, "
-                "charged_until=excluded.charged_until",
-                (pool, sum(c.usd for c in charges), on_demand_usd, until),
-            )
+            hours.add(db, pool, charges, baseline=baseline, until=until)
             return self._carry(turns, db)
 
         await self._writer.run(write, committed=turns.committed)
@@ -276,6 +277,19 @@ class Store:
             return Totals() if row is None else Totals(usd=row[0], on_demand_usd=row[1], charged_until=row[2])
 
         return await self._reader.run(read)
+
+    async def spend_hours(self, since: int, until: int, *, pool: str = "") -> list[SpendHour]:
+        """What nodes cost in the hours from `since` up to `until`, of one pool or of all. See `hours`."""
+        return await self._reader.run(partial(hours.spend, since=since, until=until, pool=pool), longer=_MUCH)
+
+    async def baseline_hours(self, since: int, until: int, *, pool: str = "") -> list[BaselineHour]:
+        """What the wanted units would have cost on-demand in these hours."""
+        read = partial(hours.baseline, since=since, until=until, pool=pool)
+        return await self._reader.run(read, longer=_MUCH)
+
+    async def hours_since(self) -> dict[str, float]:
+        """Since when the hours are known, of the pools whose account is older than that."""
+        return await self._reader.run(hours.since)
 
     async def events(
         self, *, after: int = 0, limit: int = 1000, node: str = "", pool: str = "", newest: bool = False

@@ -1,17 +1,26 @@
 """Counts the money: each node's price over time, and the same capacity all on-demand, into the journal.
 
-Counted once a second in memory and written every thirty; after a restart counting goes on from the last
-written second for the nodes that still live, so at most half a minute of those that ended since is missed.
-Time whose price is not known is charged once the price is, if its node lives that long.
+Counted once a second in memory, by the hour, and written every thirty; after a restart counting goes on from
+the last written second for the nodes that still live, so at most half a minute of those that ended since is
+missed. Time whose price is not known is charged once the price is, at that price and to the hours in which it
+passed, if its node lives that long and no restart comes between; else its hours keep it as unpriced.
 """
 
 from __future__ import annotations
 
 from orchestrator.journal.store import Journal, StoreUnavailable, Superseded, Totals
-from policies.economics import Charge, charges, on_demand_rate
+from policies.economics import (
+    HOUR,
+    BaselineHour,
+    Charge,
+    by_hour,
+    charges,
+    exact,
+    late,
+    on_demand_price,
+)
 from policies.fleet import Fleet
 from policies.model import World
-from policies.value import replace
 
 _COUNT_EVERY = 1.0
 _WRITE_EVERY = 30.0
@@ -25,17 +34,18 @@ class Ledger:
         self._written = totals
         self._until = totals.charged_until
         self._written_at = totals.charged_until
-        self._pending: dict[str, Charge] = {}
-        self._pending_on_demand = 0.0
-        self._unpriced: dict[str, float] = {}  # node -> seconds that wait for its price
-        self._unpriced_on_demand = 0.0  # seconds that wait for the price of on-demand
+        self._pending: dict[tuple[str, int], Charge] = {}  # by node and hour
+        self._pending_baseline: dict[int, BaselineHour] = {}
+        self._unpriced: dict[str, dict[int, float]] = {}  # node -> hour -> seconds that wait for its price
+        self._unpriced_baseline: dict[int, float] = {}  # hour -> unit-seconds that wait for on-demand's
 
     @property
     def totals(self) -> Totals:
         """Money since the journal began, with what is not written yet."""
+        baseline = self._pending_baseline.values()
         return Totals(
-            usd=self._written.usd + sum(c.usd for c in self._pending.values()),
-            on_demand_usd=self._written.on_demand_usd + self._pending_on_demand,
+            usd=self._written.usd + sum(exact(c.usd) for c in self._pending.values()),
+            on_demand_usd=self._written.on_demand_usd + sum(exact(b.on_demand_usd) for b in baseline),
             charged_until=self._until,
         )
 
@@ -62,7 +72,7 @@ class Ledger:
             await self._journal.charge(
                 self._pool,
                 list(self._pending.values()),
-                on_demand_usd=self._pending_on_demand,
+                baseline=list(self._pending_baseline.values()),
                 until=self._until,
             )
         except Superseded:
@@ -71,23 +81,40 @@ class Ledger:
             return
         self._written = self.totals
         self._written_at = self._until
-        self._pending, self._pending_on_demand = {}, 0.0
+        self._pending, self._pending_baseline = {}, {}
 
     def _gather(self, fleet: Fleet, *, since: float, until: float) -> None:
-        unpriced: dict[str, float] = {}
         for charge in charges(fleet, since=since, until=until):
-            waiting = self._unpriced.get(charge.node, 0.0)
+            self._add(charge)
             if charge.unpriced:
-                unpriced[charge.node] = waiting + charge.unpriced
-            elif waiting:
-                charge = replace(charge, usd=charge.usd * (1.0 + waiting / charge.seconds))
-            known = self._pending.get(charge.node)
-            if known is not None:
-                charge = charge.plus(known)
-            self._pending[charge.node] = charge
-        self._unpriced = unpriced
-        self._unpriced_on_demand += until - since
-        on_demand = on_demand_rate(fleet)
-        if on_demand is not None:
-            self._pending_on_demand += on_demand * self._unpriced_on_demand / 3600.0
-            self._unpriced_on_demand = 0.0
+                waiting = self._unpriced.setdefault(charge.node, {})
+                waiting[charge.hour] = waiting.get(charge.hour, 0.0) + charge.unpriced
+        self._pay_late(fleet)
+        price = on_demand_price(fleet)
+        for hour, seconds in by_hour(since, until):
+            wanted = seconds * fleet.pool.replicas
+            self._add_baseline(hour, wanted_unit_seconds=wanted, unpriced=wanted)
+            self._unpriced_baseline[hour] = self._unpriced_baseline.get(hour, 0.0) + wanted
+        if price is not None:
+            for hour, waited in self._unpriced_baseline.items():
+                self._add_baseline(hour, on_demand_usd=price * waited / HOUR, unpriced=-waited)
+            self._unpriced_baseline = {}
+
+    def _pay_late(self, fleet: Fleet) -> None:
+        """Charge what waited for its price to the hours in which it passed."""
+        for node in fleet.nodes if self._unpriced else ():
+            if node.price is None:
+                continue
+            for hour, seconds in self._unpriced.pop(node.id, {}).items():
+                self._add(late(node, hour, seconds))
+        self._unpriced = {node: held for node, held in self._unpriced.items() if node in fleet.by_id}
+
+    def _add(self, charge: Charge) -> None:
+        key = charge.node, charge.hour
+        known = self._pending.get(key)
+        self._pending[key] = charge if known is None else charge.plus(known)
+
+    def _add_baseline(self, hour: int, **sums: float) -> None:
+        known = self._pending_baseline.get(hour)
+        part = BaselineHour(pool=self._pool, hour=hour, **sums)
+        self._pending_baseline[hour] = part if known is None else part.plus(known)

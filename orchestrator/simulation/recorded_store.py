@@ -18,7 +18,7 @@ from orchestrator.journal.store import StoreUnavailable, Superseded, node_of
 from orchestrator.lease.file import FileLease
 from orchestrator.lease.shared import SharedLease
 from orchestrator.loop.loop import Loop
-from policies.economics import Charge
+from policies.economics import BaselineHour, Charge
 from policies.events import Event, IntentOpened
 from policies.memory import Memory
 
@@ -78,15 +78,13 @@ class RecordedStore(SqliteStore):
         )
 
     async def charge(
-        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+        self, pool: str, charges: Sequence[Charge], *, baseline: Sequence[BaselineHour], until: float
     ) -> None:
         """See Store."""
         await self.effects.record(
             "journal",
             "charge",
-            lambda: super(RecordedStore, self).charge(
-                pool, charges, on_demand_usd=on_demand_usd, until=until
-            ),
+            lambda: super(RecordedStore, self).charge(pool, charges, baseline=baseline, until=until),
         )
 
 

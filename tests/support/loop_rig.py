@@ -59,7 +59,7 @@ class Journal:
         self.batches.append(len(events))
         self.order += ["journal"] * bool(events)
 
-    async def charge(self, pool: str, charges: Any, *, on_demand_usd: float, until: float) -> None:
+    async def charge(self, pool: str, charges: Any, *, baseline: Any, until: float) -> None:
         if self.fails:
             raise StoreUnavailable("the disk is full")
 

@@ -18,7 +18,7 @@ from orchestrator.journal.sqlite import SqliteStore
 from orchestrator.journal.store import Totals, decoded
 from orchestrator.loop.recorder import Recorder
 from policies.decide import decide
-from policies.economics import Charge
+from policies.economics import BaselineHour, Charge
 from policies.events import NodeSeen, PoolConfigured
 from policies.memory import Memory, reduce
 from policies.model import Market, Observed, Placement, Pool, World
@@ -56,8 +56,10 @@ async def filled(address: str) -> None:
             recorder.decided(POOL, world, memory, decide(POOL, world, memory), behind=0)
         await store.flush("p")
         await store.snapshot("p", memory, keep_after=2.0)
-        charge = Charge(node="i-1", market=Market.SPOT, seconds=60.0, usd=0.5)
-        await store.charge("p", [charge], on_demand_usd=2.0, until=60.0)
+        charge = Charge(node="i-1", placement=PLACE, hour=0, seconds=60.0, usd=0.5)
+        await store.charge(
+            "p", [charge], baseline=[BaselineHour(pool="p", hour=0, on_demand_usd=2.0)], until=60.0
+        )
     finally:
         store.close()
 
@@ -78,6 +80,8 @@ async def test_what_was_fetched_is_the_same(postgres: Any, tmp_path: Path) -> No
         assert len(decoded(await ours.events())) == 8
         assert await ours.load("p") == await theirs.load("p")
         assert await ours.totals("p") == Totals(usd=0.5, on_demand_usd=2.0, charged_until=60.0)
+        assert await ours.spend_hours(0, 1) == await theirs.spend_hours(0, 1) != []
+        assert await ours.baseline_hours(0, 1) == await theirs.baseline_hours(0, 1) != []
         assert await ours.next_epoch(0.0) == 11
     finally:
         theirs.close()

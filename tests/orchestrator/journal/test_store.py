@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.journal.store import SCHEMA_VERSION, Store, StoreUnavailable, decoded, node_of
 from policies.actions import ActionKind, Cause
-from policies.economics import Charge
+from policies.economics import BaselineHour, Charge
 from policies.events import (
     Event,
     IntentClosed,
@@ -23,6 +23,7 @@ from policies.memory import Memory, replay
 from policies.model import Confidence, Market, Notice, NoticeKind, Placement
 
 PLACE = Placement("sim", "r", "a", "gpu", Market.SPOT)
+BASELINE = BaselineHour(pool="p", hour=0, on_demand_usd=2.0)
 
 
 def seen(number: int) -> NodeSeen:
@@ -143,10 +144,10 @@ async def test_intents_and_their_outcomes_can_be_read_without_the_events(store: 
 
 
 async def test_money_adds_up(store: Store, journal: Any) -> None:
-    charge = Charge(node="i-1", market=Market.SPOT, seconds=60.0, usd=0.5)
+    charge = Charge(node="i-1", placement=PLACE, hour=0, seconds=60.0, usd=0.5)
     assert (await store.totals("p")).charged_until is None
-    await store.charge("p", [charge], on_demand_usd=2.0, until=60.0)
-    await store.charge("p", [charge], on_demand_usd=2.0, until=120.0)
+    await store.charge("p", [charge], baseline=[BASELINE], until=60.0)
+    await store.charge("p", [charge], baseline=[BASELINE], until=120.0)
     totals = await store.totals("p")
     assert (totals.usd, totals.on_demand_usd, totals.charged_until) == (1.0, 4.0, 120.0)
     assert journal.sql("SELECT node, seconds, usd FROM ledger") == [("i-1", 120.0, 1.0)]
@@ -192,7 +193,7 @@ async def test_a_journal_is_found_again(journal: Any) -> None:
     first = journal.open()
     assert await first.next_epoch(500.0) == 500
     await first.append("p", [seen(1), opened("t")])
-    await first.charge("p", [], on_demand_usd=2.0, until=60.0)
+    await first.charge("p", [], baseline=[BASELINE], until=60.0)
     again = journal.open()
     assert list((await again.load("p")).nodes) == ["i-1"]
     assert (await again.totals("p")).on_demand_usd == 2.0
@@ -202,7 +203,7 @@ async def test_a_journal_is_found_again(journal: Any) -> None:
 async def test_a_newer_journal_is_refused_and_left_as_it_is(journal: Any) -> None:
     journal.open()
     journal.sql("UPDATE meta SET value=? WHERE key='schema'", str(SCHEMA_VERSION + 1))
-    with pytest.raises(StoreUnavailable, match=r"written by a newer version \(schema 3"):
+    with pytest.raises(StoreUnavailable, match=r"written by a newer version \(schema 4"):
         journal.open()
     assert journal.sql("SELECT value FROM meta WHERE key='schema'") == [(str(SCHEMA_VERSION + 1),)]
 

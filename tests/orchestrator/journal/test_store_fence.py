@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.journal.store import Superseded
+from policies.economics import BaselineHour
 from policies.events import DaemonStarted, PoolConfigured
 from policies.memory import Memory
 
@@ -21,7 +22,8 @@ async def test_a_daemon_that_was_superseded_writes_nothing_more(journal: Any) ->
     with pytest.raises(Superseded):
         await first.snapshot("p", Memory(replicas=9), keep_after=0.0)
     with pytest.raises(Superseded):
-        await first.charge("p", [], on_demand_usd=1.0, until=12.0)
+        await first.charge("p", [], baseline=[BaselineHour(pool="p", hour=0, on_demand_usd=1.0)], until=12.0)
     await second.append("p", [PoolConfigured(at=12.0, replicas=2)])
     assert (await second.load("p")).replicas == 2
     assert (await second.totals("p")).on_demand_usd == 0.0
+    assert await second.baseline_hours(0, 1) == []

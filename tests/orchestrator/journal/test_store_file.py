@@ -193,7 +193,7 @@ async def test_a_newer_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> N
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION + 1),))
-    with pytest.raises(StoreUnavailable, match=r"journal.db: written by a newer version \(schema 3"):
+    with pytest.raises(StoreUnavailable, match=r"journal.db: written by a newer version \(schema 4"):
         SqliteStore.open(path, now=1.0)
     with sqlite3.connect(path) as db:
         tables = db.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()

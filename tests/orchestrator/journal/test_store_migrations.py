@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.journal import store as store_module
+from orchestrator.journal.file import JournalFile
 from orchestrator.journal.sqlite import SqliteStore
 from orchestrator.journal.store import SCHEMA_VERSION, StoreUnavailable, Totals, decoded
 from policies.events import DaemonStarted, NodeReady, NodeSeen, NoticeSeen, PoolConfigured
@@ -55,6 +56,9 @@ async def test_an_older_journal_keeps_all_that_it_holds(version: int, tmp_path: 
         assert memory.nodes["i-1"].placement.market is Market.SPOT
         assert [notice.id for notice in memory.nodes["i-1"].notices] == ["n-1"]
         assert await opened.totals("p") == Totals(usd=1.5, on_demand_usd=4.0, charged_until=3700.0)
+        assert await opened.spend_hours(0, 10**9) == [], "hours of the time before are not known"
+        assert await opened.baseline_hours(0, 10**9) == []
+        assert await opened.hours_since() == {"p": 3700.0}
         assert await opened.next_epoch(0.0) == 101, "epochs go on from there"
         await opened.append("p", [PoolConfigured(at=1000.0, replicas=3)])
         assert (await opened.load("p")).replicas == 3
@@ -116,3 +120,11 @@ def test_a_migration_that_is_killed_changes_nothing(version: int, tmp_path: Path
     assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
     assert dumped(path) == before
     SqliteStore.open(path, now=1000.0, inline=True).close()
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_reader_of_an_older_file_says_that_it_knows_no_hours(version: int, tmp_path: Path) -> None:
+    path = restored(version, tmp_path)
+    with JournalFile.open(path) as file:
+        assert file.spend_hours(0, 10**9) == file.baseline_hours(0, 10**9) == []
+        assert file.hours_since() == {"p": 3700.0}

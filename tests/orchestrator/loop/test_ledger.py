@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from orchestrator.journal.sqlite import SqliteStore
 from orchestrator.journal.store import StoreUnavailable, Superseded, Totals
 from orchestrator.loop.ledger import Ledger
-from policies.economics import Charge
-from policies.events import NodeSeen
+from policies.economics import BaselineHour, Charge
+from policies.events import NodeReady, NodeSeen
 from policies.fleet import Fleet
 from policies.memory import Memory, reduce
 from policies.model import Instance, InstanceState, Market, Observed, Offering, Placement, Pool, World
@@ -32,22 +39,29 @@ class Journal:
     on_demand_usd: float = 0.0
     until: float | None = None
     nodes: dict[str, float] = field(default_factory=dict)
+    hours: dict[int, Charge] = field(default_factory=dict)
+    baseline: dict[int, BaselineHour] = field(default_factory=dict)
     writes: int = 0
 
     async def append(self, pool: str, events: Sequence[Any]) -> None:
         raise AssertionError("the ledger writes no events")
 
     async def charge(
-        self, pool: str, charges: Sequence[Charge], *, on_demand_usd: float, until: float
+        self, pool: str, charges: Sequence[Charge], *, baseline: Sequence[BaselineHour], until: float
     ) -> None:
         if self.fails is not None:
             raise self.fails
         self.writes += 1
         self.usd += sum(c.usd for c in charges)
-        self.on_demand_usd += on_demand_usd
+        self.on_demand_usd += sum(b.on_demand_usd for b in baseline)
         self.until = until
         for c in charges:
             self.nodes[c.node] = self.nodes.get(c.node, 0.0) + c.seconds
+            known = self.hours.get(c.hour)
+            self.hours[c.hour] = c if known is None else c.plus(known)
+        for b in baseline:
+            before = self.baseline.get(b.hour)
+            self.baseline[b.hour] = b if before is None else b.plus(before)
 
 
 def seen(
@@ -57,6 +71,8 @@ def seen(
     price: float | None = 3.6,
     on_demand: float | None = 7.2,
     launched_at: float = 0.0,
+    replicas: int = 1,
+    ready: bool = False,
 ) -> tuple[Fleet, World]:
     """A spot node at 3.6 USD/h, a pool of one, on-demand at 7.2."""
     node = Instance(
@@ -89,8 +105,9 @@ def seen(
         address="s1:1",
         standby=None,
     )
-    pool = Pool(name="p", replicas=1)
-    return Fleet.of(pool, world, reduce(Memory(), event)), world
+    pool = Pool(name="p", replicas=replicas)
+    news = [event, *([NodeReady(at=launched_at, node="s1", address="s1:1")] if ready else [])]
+    return Fleet.of(pool, world, reduce(Memory(), *news)), world
 
 
 async def test_every_second_is_counted_and_every_thirty_are_written() -> None:
@@ -191,3 +208,109 @@ async def test_time_whose_price_is_not_known_is_charged_once_it_is() -> None:
     assert ledger.totals.usd == pytest.approx(7.2)  # two hours at 3.6
     assert ledger.totals.on_demand_usd == pytest.approx(14.4)
     assert journal.nodes["s1"] == pytest.approx(2 * HOUR)
+
+
+# -- by the hour ---------------------------------------------------------------------------------------
+
+
+async def test_each_second_belongs_to_its_hour() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(3570, 3631):
+        await ledger.count(*seen(second + 0.5))
+    await ledger.write()
+    assert {hour: c.seconds for hour, c in journal.hours.items()} == {0: 29.5, 1: 30.5}
+    assert journal.hours[1].usd == pytest.approx(30.5 * 3.6 / HOUR)
+    assert {h: b.wanted_unit_seconds for h, b in journal.baseline.items()} == {0: 29.5, 1: 30.5}
+    assert journal.baseline[0].on_demand_usd == pytest.approx(29.5 * 7.2 / HOUR)
+
+
+async def test_what_a_dead_daemon_left_uncounted_is_split_over_its_hours() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=3500.0))
+    await ledger.count(*seen(10_900.0))
+    assert {h: c.seconds for h, c in journal.hours.items()} == {0: 100.0, 1: 3600.0, 2: 3600.0, 3: 100.0}
+    assert journal.usd == pytest.approx(7400.0 * 3.6 / HOUR)
+
+
+async def test_ready_time_is_that_in_which_the_engine_answers() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    await ledger.count(*seen(1010.0))
+    await ledger.count(*seen(1015.0, ready=True))
+    await ledger.write()
+    [hour] = journal.hours.values()
+    assert (hour.seconds, hour.unit_seconds, hour.ready_unit_seconds) == (15.0, 15.0, 5.0)
+
+
+async def test_late_prices_go_to_the_hours_in_which_the_time_passed() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(0, 7201, 60):
+        await ledger.count(*seen(float(second), price=None, on_demand=None, replicas=1 + second // 3601))
+    assert [(c.usd, c.unpriced) for c in journal.hours.values()] == [(0.0, 3600.0)] * 2
+    assert [(b.on_demand_usd, b.unpriced) for b in journal.baseline.values()] == [(0, 3600.0), (0, 7200.0)]
+    await ledger.count(*seen(7260.0, replicas=9))
+    await ledger.write()
+    assert [c.usd for c in journal.hours.values()] == pytest.approx([3.6, 3.6, 0.06])
+    assert [c.unpriced for c in journal.hours.values()] == [0.0] * 3
+    # As many units as were wanted then.
+    assert [b.on_demand_usd for b in journal.baseline.values()] == pytest.approx([7.2, 14.4, 9 * 0.12])
+    assert [b.unpriced for b in journal.baseline.values()] == [0.0] * 3
+    assert ledger.totals.usd == pytest.approx(journal.usd)
+
+
+async def test_a_price_that_never_comes_leaves_its_time_unpriced() -> None:
+    journal = Journal()
+    first = Ledger("p", journal, Totals(charged_until=1000.0))
+    await first.count(*seen(1040.0, price=None))
+    second = Ledger("p", journal, Totals(charged_until=1040.0))  # a restart knows no more whose time waits
+    await second.count(*seen(1080.0))
+    assert [(c.usd, c.seconds, c.unpriced) for c in journal.hours.values()] == [
+        (pytest.approx(40.0 * 3.6 / HOUR), 80.0, 40.0)
+    ]
+
+
+# -- to the last bit, over anything that happens ----------------------------------------------------------
+
+EPOCH = 1_790_000_000.0
+steps = st.lists(
+    st.tuples(
+        st.floats(0.1, 4000.0),  # seconds later
+        st.one_of(st.none(), st.floats(0.0, 90.0)),  # the node's price
+        st.one_of(st.none(), st.floats(0.0, 90.0)),  # on-demand's
+        st.integers(0, 5),  # wanted
+        st.sampled_from(["", "", "", "", "kill", "stop", "disk full", "back"]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps)
+async def test_hours_ledger_and_totals_are_the_same_to_the_last_bit(steps: list[Any], tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / f"{uuid4()}.db", now=EPOCH, inline=True)
+    with closing(store):
+        now, durable, ledger = EPOCH, True, Ledger("p", store, Totals())
+        for later, price, on_demand, replicas, happens in steps:
+            now += later
+            if happens == "stop":
+                await ledger.write()
+            if happens in ("kill", "stop"):
+                ledger, durable = Ledger("p", store, await store.totals("p")), True
+            durable = {"disk full": False, "back": True}.get(happens, durable)
+            if happens == "back":
+                now -= 7200.0
+            look = {"price": price, "on_demand": on_demand, "replicas": replicas}
+            await ledger.count(*seen(now, launched_at=EPOCH, durable=durable, **look))
+        await ledger.write()
+        told, hours = await store.totals("p"), await store.spend_hours(0, 10**6)
+        assert told == ledger.totals
+        assert sum(h.usd for h in hours) == told.usd
+        assert sum(h.usd for h in reversed(hours)) == told.usd
+        assert sum(b.on_demand_usd for b in await store.baseline_hours(0, 10**6)) == told.on_demand_usd
+        with sqlite3.connect(store.path) as db:
+            by_node = db.execute("SELECT SUM(usd), SUM(seconds) FROM ledger").fetchone()
+        assert by_node == (told.usd, sum(h.seconds for h in hours)) or not hours
+        assert all(0.0 <= h.unpriced <= h.seconds <= 3600.0 * 40 for h in hours)

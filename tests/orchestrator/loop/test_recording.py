@@ -222,8 +222,8 @@ async def test_what_somebody_waits_for_takes_no_turns_along(store: SqliteStore) 
     assert store.turns("p").waiting == 0
     turns.memory = reduce(turns.memory, seen(1), notice("i-1"), drain, NodeMissing(at=3.0, node="i-1"))
     await turns.take([], 4.0)
-    charge = Charge(node="i-1", market=Market.SPOT, seconds=1.0, usd=1.0)
-    await store.charge("p", [charge], on_demand_usd=1.0, until=5.0)
+    charge = Charge(node="i-1", placement=PLACE, hour=0, seconds=1.0, usd=1.0)
+    await store.charge("p", [charge], baseline=[], until=5.0)
     assert store.turns("p").waiting == 0
     found = await turns.replayed()
     assert [(t.seq, t.identical) for t in found] == [(1, True), (5, True)]
