@@ -116,6 +116,16 @@ def check(need: Need, gpus: Gpus, *, parallel: int, utilisation: float = 0.9) ->
     return Verdict(fits=False, used=used, text=f"{asked} {what}; {machine}: {ways}")
 
 
+def room(need: Need, gpus: Gpus, *, parallel: int, utilisation: float = 0.9) -> float:
+    """GiB that the weights leave for the cache of requests, on all of these GPUs together.
+
+    >>> l4 = Gpus(kind="L4", count=1, memory=22.4)
+    >>> round(room(Need(parameters=8e9, bits=16, context=8192), l4, parallel=1), 1)
+    3.3
+    """
+    return (gpus.memory * utilisation - _OVERHEAD) * parallel - need.weights
+
+
 def parameters_in(name: str) -> float | None:
     """The parameter count that a model's name states, such as 70e9 in "Llama-3.1-70B"; None without one.
 

@@ -82,6 +82,8 @@ def validate(
         print(f"  {meant['sentence']}")
     if not config.pools:
         print(f"  Clients send requests to {config.gateway.listen}.")
+    for said in config.advice():
+        print(f"advice: {said}")
     print(f"Next: orchestrator {'run' if config.pools else 'gateway'} --config {file}")
     return shared.OK
 
@@ -276,4 +278,5 @@ def _view(
         "providers": providers,
         "problems": [problem.view() for problem in problems],
         "warnings": [] if config is None else [warning.view() for warning in config.warnings],
+        "advice": [] if config is None else [said.view() for said in config.advice()],
     }

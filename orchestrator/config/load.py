@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
+from orchestrator.config.checks.advice import advice
 from orchestrator.config.checks.check import check
 from orchestrator.config.errors import ConfigError, Problem, Source, problems_of
 from orchestrator.config.gateways import with_gateways
@@ -64,6 +65,11 @@ class Config:
     def problem(self, path: Sequence[str | int], text: str) -> Problem:
         """A fault of the key at `path`, with its place in the file."""
         return self.source.problem(path, text)
+
+    def advice(self) -> tuple[Problem, ...]:
+        """What runs as it is written and is a mistake more often than not, in the order of the file."""
+        found = advice(self.pools, self.routes, self.providers)
+        return tuple(sorted(self.problem(path, text) for path, text in found))
 
     def only(self, name: str) -> Config:
         """The same with this pool alone."""

@@ -30,6 +30,8 @@ async def examine(file: Path | None, only: Sequence[str], clock: Clock, progress
     threads = WorkerThreads("doctor", _THREADS)
     closing: list[Callable[[], Awaitable[None]]] = []
     checks = [*host_checks(threads), Check(group="config", name="file", look=_found(faults))]
+    if config is not None:
+        checks.append(Check(group="config", name="advice", look=_found(_advised(config))))
     if config is None:
         why = "no configuration is given" if file is None else "the configuration has errors"
         checks += [_skipped(group, why) for group in _NEEDS_CONFIG]
@@ -97,6 +99,11 @@ def _read(file: Path | None) -> tuple[Config | None, Findings]:
     sizes = [f"{pool.replicas} {pool.noun(pool.replicas)}" for pool in wanted]
     text = f"{file} is valid: " + (f"{' and '.join(sizes)} wanted" if sizes else "it has no pool")
     return config, warnings or [ok(text)]
+
+
+def _advised(config: Config) -> Findings:
+    """What the file is to be told though it is valid."""
+    return [warn(str(one), "change it, or accept it knowingly") for one in config.advice()] or [ok("none")]
 
 
 def _found(findings: Findings) -> Callable[[], Awaitable[Findings]]:

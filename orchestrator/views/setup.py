@@ -78,6 +78,7 @@ class ValidateView(TypedDict):
     providers: Annotated[list[ProviderMeaningView], "empty unless ok"]
     problems: list[ProblemView]
     warnings: list[ProblemView]
+    advice: Annotated[list[ProblemView], "what runs and is likely a mistake, but for what pools accept"]
 
 
 class FindingView(TypedDict):

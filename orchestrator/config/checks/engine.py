@@ -14,7 +14,7 @@ from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
 from policies.families import family
-from policies.fit import Need, Verdict, bits_in, check, parameters_in
+from policies.fit import Gpus, Need, Verdict, bits_in, check, parameters_in
 from policies.value import replace
 
 _SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request may be
@@ -132,17 +132,22 @@ def stored_weights(pool: PoolConfig) -> float | None:
 
 def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
     """Whether the model fits, for each type of EC2 of which both sizes are known."""
+    need = need_of(pool)
+    if need is not None:
+        for name, gpus, parallel, utilisation in machines(pool):
+            yield name, check(need, gpus, parallel=parallel, utilisation=utilisation)
+
+
+def machines(pool: PoolConfig) -> Iterator[tuple[str, Gpus, int, float]]:
+    """Each type of EC2 of which the size is known: its name, its GPUs, how many of them the engine uses, and
+    the share of their memory that it takes."""
     from cloud.aws.catalogue import catalogue
 
-    args, need = pool.engine.args, need_of(pool)
-    if need is None:
-        return
-    utilisation = _share(flag_value(args, "--gpu-memory-utilization"))
+    utilisation = _share(flag_value(pool.engine.args, "--gpu-memory-utilization"))
     for name in pool.cloud.aws.instance_types:
         known = catalogue().types.get(name)
         if known is not None:
-            parallel = gpus_of(pool, known.gpus.count)
-            yield name, check(need, known.gpus, parallel=parallel, utilisation=utilisation)
+            yield name, known.gpus, gpus_of(pool, known.gpus.count), utilisation
 
 
 def gpus_of(pool: PoolConfig, there: int = 1) -> int:
@@ -161,11 +166,11 @@ def gpus_in_use(pool: PoolConfig, there: int) -> int:
 
 def _product(pool: PoolConfig, ways: Iterable[str], there: int) -> int:
     args = pool.engine.args
-    given = [flag_value(args, f"--{way}-parallel-size") or _after(args, f"-{way[0]}p") for way in ways]
+    given = [flag_value(args, f"--{way}-parallel-size") or flag_after(args, f"-{way[0]}p") for way in ways]
     return math.prod(there if value == GPUS else _whole(value, 1) for value in given)
 
 
-def _after(args: Sequence[str], short: str) -> str | None:
+def flag_after(args: Sequence[str], short: str) -> str | None:
     """The value of a flag in its short form, "-tp 4"; None without one."""
     return next((value for word, value in pairwise(args) if word == short), None)
 

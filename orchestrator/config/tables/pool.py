@@ -21,6 +21,7 @@ from orchestrator.config.types import (
     Duration,
     Factor,
     FilePath,
+    Listed,
     MoneyOrUnlimited,
     Section,
     Share,
@@ -42,6 +43,9 @@ from policies.model import (
     ReturnRules,
     StandbyRules,
 )
+
+Advice = Literal["16-bit", "slots", "no-fallback", "utilisation"]
+"""What `validate` and `doctor` advise a pool of, each by a name that `accepted` takes."""
 
 _DRAIN: Final = DrainRules()
 _RETURN: Final = ReturnRules()
@@ -326,6 +330,11 @@ class PoolConfig(Section):
         description="Model that the engine loads: a name or a directory. Needed for engine.kind = vllm and "
         "llamacpp, where it is a GGUF file or the USER/NAME:QUANTISATION of a hub.",
         examples=["meta-llama/Llama-3.1-8B-Instruct"],
+    )
+    accepted: Annotated[Listed[Advice], NOW] = Field(
+        default=(),
+        description="Advice of `validate` and `doctor` that is meant otherwise: it is not given again.",
+        examples=[["no-fallback"]],
     )
     engine: EngineConfig = Field(default=EngineConfig(), description="The inference server.")
     drain: Annotated[DrainConfig, NOW] = Field(

@@ -398,3 +398,23 @@ def test_more_hot_standbys_than_replicas_are_doubtful(validate: Validate) -> Non
     code, _, err = validate("[pool.llama]\nreplicas = 3\nstandby.hot = 50\n")
     assert code == 0
     assert err.startswith("warning: pool.toml:3: pool.llama.standby.hot: 50 ")
+
+
+# -- advice --------------------------------------------------------------------------------------------
+
+
+def test_advice_stands_behind_what_the_file_means_and_is_no_error(validate: Validate) -> None:
+    code, out, err = validate(AWS)
+    assert (code, err) == (0, "")
+    *_, advice, then = out.splitlines()
+    assert "pool.toml:1: pool.llama: nothing stands in for it" in advice
+    assert advice.startswith("advice: ")
+    assert then.startswith("Next: ")
+    _, out, _ = validate(AWS, "-o", "json")
+    assert [said["key"] for said in json.loads(out)["advice"]] == ["pool.llama"]
+
+
+def test_advice_that_is_accepted_is_not_given(validate: Validate) -> None:
+    code, out, _ = validate(AWS.replace("replicas = 10", 'replicas = 10\naccepted = ["no-fallback"]'))
+    assert code == 0
+    assert "advice: " not in out

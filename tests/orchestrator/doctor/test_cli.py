@@ -107,6 +107,21 @@ def test_a_faulty_configuration_is_a_failure_of_its_own(tmp_path, capsys):
     assert "the configuration has errors" in out
 
 
+def test_advice_is_a_doubt_and_no_failure(tmp_path, capsys):
+    file = tmp_path / "pool.toml"
+    pool = "[pool.llama]\nreplicas = 2\nmodel = 'org/llama:Q4'\n"
+    file.write_text(f"{pool}[pool.llama.engine]\nkind = 'llamacpp'\n")
+    assert main(["doctor", "--config", str(file), "--only", "config", "-o", "json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (found,) = [one for one in findings if one["check"] == "advice"]
+    assert found["state"] == "warn"
+    assert "llama.cpp answers 4 requests at once" in found["text"]
+    file.write_text(f"{pool}accepted = ['slots']\n[pool.llama.engine]\nkind = 'llamacpp'\n")
+    assert main(["doctor", "--config", str(file), "--only", "config", "-o", "json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [one["state"] for one in findings if one["check"] == "advice"] == ["ok"]
+
+
 def test_a_group_that_does_not_exist_is_wrong_usage(capsys):
     assert main(["doctor", "--only", "everything"]) == 2
 
