@@ -1,0 +1,118 @@
+"""What a cost report is made from: who used what by the hour, what providers were paid by the day, settings.
+
+Hours are counted since the epoch (`policies.economics.HOUR`), days are UTC and written `2026-11-30`, money at
+providers is whole picodollars (`policies.spend.PICO`). What machines cost stands in `policies.economics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from policies.economics import BaselineHour, SpendHour
+from policies.spend import Price
+from policies.value import value
+
+POOL = "pool/"
+PROVIDER = "provider/"
+"""How a backend's name begins: `pool/chat`, `provider/claude`."""
+
+
+@value
+class UsageHour:
+    """What one key used of one backend in an hour.
+
+    `key` is empty where no key was asked for; `route` where there are no routes; `model` is the adapter, or
+    the provider's model, and empty for the pool's own. `requests` are all that were answered or failed,
+    `estimated` those of them whose tokens the engine did not tell. `fresh`, `cached` and `written` are
+    tokens of prompts: read anew, read from a prefix cache, written to a provider's. `first_token_s` and
+    `seconds` are sums over the requests.
+    """
+
+    hour: int
+    key: str = ""
+    route: str = ""
+    backend: str
+    model: str = ""
+    requests: int = 0
+    failed: int = 0
+    estimated: int = 0
+    fresh: int = 0
+    cached: int = 0
+    written: int = 0
+    output: int = 0
+    first_token_s: float = 0.0
+    seconds: float = 0.0
+
+
+@value
+class ProviderDay:
+    """What one model of a provider cost on a day for a route and a key, in picodollars, and what for.
+
+    `unpriced` counts the requests whose price was not known: their money is missing. `estimated` counts those
+    that are in at the most they may have cost.
+    """
+
+    day: str
+    provider: str
+    route: str
+    model: str
+    key: str = ""
+    usd: int = 0
+    requests: int = 0
+    estimated: int = 0
+    unpriced: int = 0
+    fresh: int = 0
+    cached: int = 0
+    written: int = 0
+    output: int = 0
+
+
+@value
+class PoolSettings:
+    """What the configuration says of a pool's cost.
+
+    `model` is the name that its engines serve. `people` is the share of people's work. `rate`: tokens/s of
+    one unit at saturation, None where the most that was measured is to hold. `compare` names the API that it
+    is held against as `provider/model`, empty for none. `price`: USD/h of a unit as the file states it, None
+    where only the ledger knows.
+    """
+
+    name: str
+    model: str
+    task: str = "generate"
+    people: float = 0.0
+    rate: float | None = None
+    compare: str = ""
+    price: float | None = None
+
+
+@value
+class RouteSettings:
+    """A route by its first name: the pools and the `provider/model`s it leads to."""
+
+    name: str
+    task: str = "generate"
+    pools: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+
+
+@value
+class Books:
+    """Everything a report is made from.
+
+    Hours from `since` up to `until` are reported; `machines`, `baseline`, `usage` and `providers` may begin
+    earlier, which a rate and a forecast are taken from, and the usage of the days in which the period begins
+    and ends is there in full. `prices` holds what a `provider/model` asks; a name that is missing has no
+    known price. `now` is in seconds since the epoch.
+    """
+
+    since: int
+    until: int
+    now: float
+    machines: tuple[SpendHour, ...] = ()
+    baseline: tuple[BaselineHour, ...] = ()
+    usage: tuple[UsageHour, ...] = ()
+    providers: tuple[ProviderDay, ...] = ()
+    pools: tuple[PoolSettings, ...] = ()
+    routes: tuple[RouteSettings, ...] = ()
+    prices: Mapping[str, Price]
