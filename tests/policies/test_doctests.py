@@ -25,6 +25,7 @@ WORDS = {
     "turn": "a decision in the making",
     "grant": "what pools ask of a shared budget",
     "service": "how a balancer serves clients",
+    "cost_rows": "what a cost report is made from",
     "plain_text": "text from outside, made safe",
 }
 """Modules that decide nothing: values and bookkeeping."""

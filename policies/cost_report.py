@@ -1,0 +1,282 @@
+"""What was spent on what, for whom, and what it came to for a million tokens.
+
+What it decides: nothing; it counts. Machines are counted by the hour in which they were paid for, what
+providers cost by the day in which it was booked. Of a day that is only partly in the period, a provider's
+money counts by what the tokens of the hours in it weigh. Who bears what of a pool: `policies.attribution`.
+Why: dollars an hour tell nothing to those who ask by the token, nor to those who pay for a team.
+Never: the rows of one grouping add up to anything but the whole; what is not known is 0; a provider's money
+counts as saved against on-demand.
+
+Example: a pool that cost $3 in an hour, and two keys with equal tokens:
+    >>> from policies.model import Market
+    >>> hour = 500_000
+    >>> node = SpendHour(pool="chat", hour=hour, region="r", zone="a", instance_type="g", market=Market.SPOT,
+    ...                  seconds=3600.0, usd=3.0, unit_seconds=3600.0, ready_unit_seconds=3600.0)
+    >>> used = [UsageHour(hour=hour, key=k, backend="pool/chat", fresh=100, output=10) for k in ("a", "b")]
+    >>> books = Books(since=hour, until=hour + 1, now=(hour + 1) * 3600.0, machines=(node,),
+    ...               usage=tuple(used), prices={})
+    >>> [(row.group, row.sums.spent) for row in report(books, ("key",)).rows]
+    [(('a',), 1.5), (('b',), 1.5)]
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from typing import Final, TypeVar
+
+from policies.attribution import USUAL, Group, Part, crossed, split, weights_at, weights_of
+from policies.cost_rows import POOL, PROVIDER, Books, PoolSettings, ProviderDay, UsageHour
+from policies.cost_sums import Sums
+from policies.economics import HOUR, BaselineHour, SpendHour
+from policies.spend import PICO, day_of
+from policies.value import value
+
+DIMENSIONS: Final = ("pool", "day", "zone", "market", "model", "adapter", "key", "route")
+API: Final = "api"
+"""The market of what providers cost."""
+
+_OF_MACHINES: Final = frozenset({"zone", "market"})
+_DAY = 24
+_MINUTE = 1 / 60
+_EPOCH = date(1970, 1, 1).toordinal()
+_LEAST_READY = 60.0
+"""Seconds of a unit in an hour below which the hour tells no rate."""
+
+
+@value
+class Row:
+    """The sums of a group; its values stand in the order of the report's dimensions."""
+
+    group: Group
+    sums: Sums
+
+
+@value
+class Report:
+    """The rows of a grouping, sorted, and the whole. Hours from `since` up to `until`."""
+
+    since: int
+    until: int
+    by: tuple[str, ...]
+    rows: tuple[Row, ...]
+    total: Sums
+
+
+@value
+class Rate:
+    """Tokens/s of one unit; `measured`: the most that an hour showed, for want of a written one."""
+
+    tokens: float
+    measured: bool
+
+
+def report(books: Books, by: Sequence[str]) -> Report:
+    """The sums of the period by these dimensions. Raises ValueError for an unknown or a double one."""
+    if set(by) - set(DIMENSIONS) or len(set(by)) < len(by):
+        raise ValueError(f"{', '.join(by)}: any of {', '.join(DIMENSIONS)}, each once")
+    sums: defaultdict[Group, Sums] = defaultdict(Sums)
+    total = Sums()
+    for dimensions, part in _parts(books, tuple(by)):
+        sums[tuple(dimensions.get(name) for name in by)].add(part)
+        total.add(part)
+    order = sorted(sums, key=lambda group: [(value is None, value or "") for value in group])
+    rows = tuple(Row(group=group, sums=sums[group]) for group in order)
+    return Report(since=books.since, until=books.until, by=tuple(by), rows=rows, total=total)
+
+
+def rate_of(books: Books, pool: PoolSettings) -> Rate | None:
+    """What one unit of a pool can serve: as it is written, else the most tokens/s of any hour in the books.
+
+    None where neither is known. What was measured is less than the truth if no hour was full.
+    """
+    if pool.rate is not None:
+        return Rate(tokens=pool.rate, measured=False)
+    ready: defaultdict[int, float] = defaultdict(float)
+    tokens: defaultdict[int, int] = defaultdict(int)
+    for node in books.machines:
+        if node.pool == pool.name:
+            ready[node.hour] += node.ready_unit_seconds
+    for used in books.usage:
+        if used.backend == POOL + pool.name:
+            tokens[used.hour] += tokens_of(used)
+    rates = [tokens[hour] / seconds for hour, seconds in ready.items() if seconds >= _LEAST_READY]
+    best = max(rates, default=0.0)
+    return Rate(tokens=best, measured=True) if best else None
+
+
+def tokens_of(used: UsageHour | ProviderDay) -> int:
+    """All tokens, of prompts and answers."""
+    return used.fresh + used.cached + used.written + used.output
+
+
+def elapsed(books: Books) -> float:
+    """Hours of the period that are over and of which anything is known: from the first row in it on."""
+    hours = [row.hour for row in books.machines] + [row.hour for row in books.usage]
+    begin = min((hour for hour in hours if _in(books, hour)), default=books.since)
+    return max(_MINUTE, min(books.until, books.now / HOUR) - begin)
+
+
+def settings_of(books: Books) -> dict[str, PoolSettings]:
+    """Every pool that is configured or has left a trace, by name."""
+    known = {pool.name: pool for pool in books.pools}
+    names = {node.pool for node in books.machines} | {hour.pool for hour in books.baseline}
+    names |= {u.backend.removeprefix(POOL) for u in books.usage if u.backend.startswith(POOL)}
+    return {
+        name: known.get(name) or PoolSettings(name=name, model="") for name in sorted(names | known.keys())
+    }
+
+
+# -- parts -------------------------------------------------------------------------------------------
+
+
+def _parts(books: Books, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | None], Sums]]:
+    """All that the period cost, in parts, each with its value in every dimension that was asked for."""
+    for pool in settings_of(books).values():
+        yield from _PoolParts(books, pool, by).parts()
+    for day in books.providers:
+        counted = _within(books, day)
+        if counted is not None:
+            named = {"pool": PROVIDER + day.provider, "day": day.day, "zone": None, "market": API}
+            used = {"model": day.model, "adapter": None, "key": day.key, "route": day.route}
+            yield named | used, counted
+
+
+class _PoolParts:
+    """One pool's sums by day, zone, market, model, adapter, key and route, as far as they are asked for."""
+
+    def __init__(self, books: Books, pool: PoolSettings, by: tuple[str, ...]) -> None:
+        self._books, self._pool = books, pool
+        self._of_machines = tuple(name for name in by if name in _OF_MACHINES)
+        self._of_use = tuple(name for name in by if name in ("model", "adapter", "key", "route"))
+        self._rate = rate_of(books, pool)
+        self._price = books.prices.get(pool.compare)
+
+    def parts(self) -> Iterator[tuple[dict[str, str | None], Sums]]:
+        """The days of the period, each shared among those who used it."""
+        books, name = self._books, self._pool.name
+        machines = _by_day(n for n in books.machines if n.pool == name and _in(books, n.hour))
+        baseline = _by_day(b for b in books.baseline if b.pool == name and _in(books, b.hour))
+        usage = _by_day(u for u in books.usage if u.backend == POOL + name and _in(books, u.hour))
+        for day in sorted(machines.keys() | baseline.keys() | usage.keys()):
+            nodes = self._machines(machines.get(day, ()), baseline.get(day, ()))
+            used = self._used(usage.get(day, ()), counted=day in machines)
+            for where, who, sums in crossed(nodes, used):
+                named: dict[str, str | None] = {"pool": name, "day": day}
+                named |= zip(self._of_machines, where, strict=True)
+                yield named | dict(zip(self._of_use, who, strict=True)), sums
+
+    def _machines(self, nodes: Sequence[SpendHour], baseline: Sequence[BaselineHour]) -> list[Part]:
+        """The nodes of a day by zone and market; what on-demand would have cost is shared by their units."""
+        sums: defaultdict[Group, Sums] = defaultdict(Sums)
+        units: defaultdict[Group, int] = defaultdict(int)
+        for node in nodes:
+            named = {"zone": node.zone, "market": str(node.market)}
+            group: Group = tuple(named[name] for name in self._of_machines)
+            sums[group].add(self._of_node(node))
+            units[group] += _ms(node.unit_seconds)
+        if not sums:
+            sums[tuple(None for _ in self._of_machines)] = Sums()
+        groups = list(sums)
+        weights = [units[group] for group in groups]
+        whole = sum(round(hour.on_demand_usd * PICO) for hour in baseline)
+        missing = sum(_ms(hour.unpriced) for hour in baseline)
+        for group, usd, ms in zip(groups, split(whole, weights), split(missing, weights), strict=True):
+            sums[group].on_demand_usd, sums[group].unpriced_unit_ms = usd, ms
+        return [Part(group=group, sums=sums[group], weight=sums[group].ready_ms) for group in groups]
+
+    def _of_node(self, node: SpendHour) -> Sums:
+        """What nodes of one kind in one zone cost in an hour, and what they could have served."""
+        usd, ready = round(node.usd * PICO), _ms(node.ready_unit_seconds)
+        return Sums(
+            machines_usd=usd,
+            people_usd=round(usd * self._pool.people),
+            node_ms=_ms(node.seconds),
+            ready_ms=ready,
+            unpriced_ms=_ms(node.unpriced),
+            capacity=round(node.ready_unit_seconds * self._rate.tokens) if self._rate else 0,
+            unrated_ms=0 if self._rate else ready,
+        )
+
+    def _used(self, usage: Sequence[UsageHour], *, counted: bool) -> list[Part]:
+        """The use of a day by model, adapter, key and route; nobody's where nothing was used."""
+        sums: defaultdict[Group, Sums] = defaultdict(Sums)
+        weights: defaultdict[Group, int] = defaultdict(int)
+        weigh = weights_of(self._price)
+        for used in usage:
+            named = {
+                "model": self._pool.model, "adapter": used.model, "key": used.key, "route": used.route
+            }  # fmt: skip
+            group: Group = tuple(named[name] for name in self._of_use)
+            sums[group].add(self._of_used(used, counted))
+            weights[group] += weigh.of(used)
+        parts = [Part(group=group, sums=sums[group], weight=weights[group]) for group in sums]
+        if not any(weights.values()):
+            nobody = {"model": self._pool.model}
+            parts.append(Part(group=tuple(nobody.get(name) for name in self._of_use), sums=Sums(), weight=1))
+        return parts
+
+    def _of_used(self, used: UsageHour, counted: bool) -> Sums:
+        tokens = tokens_of(used)
+        return Sums(
+            requests=used.requests,
+            estimated=used.estimated,
+            fresh=used.fresh,
+            cached=used.cached,
+            written=used.written,
+            output=used.output,
+            served=tokens,
+            uncounted=0 if counted else tokens,
+            api_usd=weights_at(self._price.rates).of(used) if self._price else 0,
+            incomparable=0 if self._price else tokens,
+        )
+
+
+def _within(books: Books, day: ProviderDay) -> Sums | None:
+    """The part of a provider's day that is in the period; None where none is."""
+    first = (date.fromisoformat(day.day).toordinal() - _EPOCH) * _DAY
+    if first >= books.until or first + _DAY <= books.since:
+        return None
+    part, whole = 1, 1
+    if not books.since <= first <= books.until - _DAY:
+        same = (PROVIDER + day.provider, day.route, day.model, day.key)
+        hours = [
+            (_in(books, used.hour), USUAL.of(used))
+            for used in books.usage
+            if first <= used.hour < first + _DAY and (used.backend, used.route, used.model, used.key) == same
+        ]
+        weight = sum(weight for _, weight in hours)
+        part, whole = (sum(weight for inside, weight in hours if inside), weight) if weight else (1, 1)
+
+    def of(count: int) -> int:
+        return count * part // whole
+
+    return Sums(
+        providers_usd=of(day.usd),
+        requests=of(day.requests),
+        estimated=of(day.estimated),
+        unpriced_requests=-(-day.unpriced * part // whole),
+        fresh=of(day.fresh),
+        cached=of(day.cached),
+        written=of(day.written),
+        output=of(day.output),
+    )
+
+
+def _in(books: Books, hour: int) -> bool:
+    return books.since <= hour < books.until
+
+
+Hourly = TypeVar("Hourly", SpendHour, BaselineHour, UsageHour)
+
+
+def _by_day(rows: Iterable[Hourly]) -> dict[str, list[Hourly]]:
+    found: defaultdict[str, list[Hourly]] = defaultdict(list)
+    for row in rows:
+        found[day_of(row.hour * HOUR)].append(row)
+    return dict(found)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,283 @@
+"""Whether machines of one's own or an API are cheaper for a traffic, and from which traffic on.
+
+What it decides: which of both is cheaper for what was really asked: prompts and answers in their own ratio,
+with their share out of the cache, and with people's work on the side of the machines. A pool is held against
+the API that it names; a route that providers alone serve against the pool that would pay soonest.
+Why: "self-hosting is cheaper" is an assumption that turns with utilisation, and utilisation changes; it is
+worth a sentence only with its figures.
+Never: a verdict where a price is not known; a pool is told to pay for a traffic whose busiest hour its units
+cannot serve.
+
+Example: a unit at $3 an hour serves 500 tokens/s; the API asks $3 a million; 40 % for people.
+    >>> unit = Unit(price=3.0, rate=500.0, people=0.4)
+    >>> round(unit.break_even(3.0), 3), round(unit.pays_from(3.0) / 1e6)
+    (0.778, 1022)
+    >>> unit.pays_from(3.0, peak=2.0) is None  # its busiest hour has twice the mean: it is never busy enough
+    True
+    >>> round(unit.cost(tokens=3e9, peak=1.0))  # three of them, for a month
+    9198
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Final, Literal
+
+from policies.cost_report import Rate, Report, elapsed, rate_of, report, settings_of, tokens_of
+from policies.cost_rows import PROVIDER, Books, PoolSettings, RouteSettings
+from policies.cost_sums import Sums
+from policies.unit_cost import HOURS_OF_MONTH, break_even, break_even_tokens
+from policies.value import value
+
+Cheaper = Literal["pool", "api", "unknown"]
+
+_MTOK: Final = 1e6
+_ROUNDING: Final = 1e-9
+_DAYS_FROM: Final = 48
+"""Hours from which on a period is told in days."""
+
+
+@value
+class Unit:
+    """A unit that could be bought: USD/h, tokens/s at saturation, the share of people's work."""
+
+    price: float
+    rate: float
+    people: float = 0.0
+
+    @property
+    def usd_per_hour(self) -> float:
+        """With people's work."""
+        return self.price * (1.0 + self.people)
+
+    def break_even(self, api: float) -> float:
+        """Its utilisation above which it is cheaper than an API at `api` USD per million tokens."""
+        return break_even(price=self.price, rate=self.rate, api=api, people=self.people)
+
+    def pays_from(self, api: float, *, peak: float = 1.0) -> float | None:
+        """Tokens a month above which it is cheaper; None where no number of units ever is.
+
+        `peak`: tokens of the busiest hour over those of the mean one, which units must be there for.
+        """
+        if self.break_even(api) * peak > 1.0:
+            return None
+        return break_even_tokens(price=self.price, api=api, people=self.people)
+
+    def units_for(self, *, tokens: float, peak: float = 1.0) -> int:
+        """Units that serve so many tokens a month, also in the busiest hour. At least one."""
+        a_second = tokens / HOURS_OF_MONTH / 3600.0 * peak
+        return max(1, math.ceil(a_second / self.rate - _ROUNDING))
+
+    def cost(self, *, tokens: float, peak: float = 1.0) -> float:
+        """USD a month for units that serve so many tokens."""
+        return self.units_for(tokens=tokens, peak=peak) * self.usd_per_hour * HOURS_OF_MONTH
+
+
+@value
+class PoolStanding:
+    """A pool held against its API over the period. `rate` is None where neither written nor measured."""
+
+    pool: PoolSettings
+    rate: Rate | None
+    sums: Sums
+    cheaper: Cheaper
+    advice: str
+
+
+@value
+class RouteStanding:
+    """A route that providers alone serve, held against the pool `offer` (empty: none with a known price).
+
+    `tokens`: a month, at the pace of the period; `pays_from` the same from which the offer is cheaper, and
+    `break_even` as the offer's utilisation.
+    """
+
+    route: RouteSettings
+    sums: Sums
+    tokens: float
+    offer: str = ""
+    pays_from: float | None = None
+    break_even: float | None = None
+    advice: str
+
+
+def pools(books: Books) -> list[PoolStanding]:
+    """Every pool against its API, by name."""
+    sums = _by(report(books, ("pool",)))
+    hours = elapsed(books)
+    found = []
+    for name, pool in settings_of(books).items():
+        of, rate = sums.get(name, Sums()), rate_of(books, pool)
+        cheaper, advice = _pool_verdict(pool, of, rate, compared=pool.compare in books.prices, hours=hours)
+        found.append(PoolStanding(pool=pool, rate=rate, sums=of, cheaper=cheaper, advice=advice))
+    return found
+
+
+def routes(books: Books) -> list[RouteStanding]:
+    """Every route that providers alone serve, by name."""
+    sums = _by(report(books, ("route",)))
+    alone = [route for route in books.routes if route.providers and not route.pools]
+    offers = _offers(books)
+    return [
+        _route_verdict(books, route, sums.get(route.name, Sums()), offers)
+        for route in sorted(alone, key=lambda route: route.name)
+    ]
+
+
+def span(hours: float) -> str:
+    """A period that has just ended, in words: "in this hour", "in these 7 days"."""
+    if hours < _DAYS_FROM:
+        whole = max(1, round(hours))
+        return "in this hour" if whole == 1 else f"in these {whole} hours"
+    return f"in these {hours / 24:.3g} days"
+
+
+# -- a pool against an API ---------------------------------------------------------------------------
+
+
+def _pool_verdict(
+    pool: PoolSettings, sums: Sums, rate: Rate | None, *, compared: bool, hours: float
+) -> tuple[Cheaper, str]:
+    when, machines, people = span(hours), sums.machines, sums.people
+    if machines is None or people is None:
+        return "unknown", f"What the pool cost {when} is not known: nodes had no known price."
+    if not sums.served:
+        idle = f"Nobody asked the pool {when}; its machines cost {_usd(machines)}"
+        if not machines:
+            return "unknown", f"Nothing was counted {when}: neither machines nor tokens."
+        return ("api", f"{idle}, an API nothing.") if compared else ("unknown", f"{idle}.")
+    if not pool.compare:
+        return "unknown", (
+            "There is no API to hold it against: no route of the pool has a provider; name one as compare "
+            f"in [pool.{pool.name}.cost]."
+        )
+    if sums.api is None:
+        return "unknown", f"What {pool.compare} asks for a million tokens is not known: {_price_key(pool)}."
+    own = f"{_usd(machines + people)} for machines{' and people' if people else ''}"
+    if sums.api < machines + people:
+        threshold, busy = _threshold(sums, rate, when, "below")
+        there = f"{_usd(sums.api)} there against {own}"
+        return "api", f"The API ({pool.compare}) would be cheaper{threshold}{busy}: {there}."
+    threshold, busy = _threshold(sums, rate, when, "above")
+    there = f"{own} against {_usd(sums.api)} at {pool.compare}"
+    return "pool", f"The pool is cheaper{threshold}{busy}: {there}."
+
+
+def _threshold(sums: Sums, rate: Rate | None, when: str, side: str) -> tuple[str, str]:
+    """The utilisation at which both cost the same, and what it was; only the time where no rate is known."""
+    at, was = sums.break_even, sums.utilisation
+    if at is None or was is None or rate is None:
+        return "", f", {when}"
+    digits = 1 if round(at, 2) == round(was, 2) else 0
+    told = f"; {when} it was {_percent(was, digits)}"
+    if at <= 1.0 or was >= at:
+        return f" {side} {_percent(at, digits)} utilisation", told
+    return f" even {'at the pace of its best hour' if rate.measured else 'when the pool is full'}", told
+
+
+def _price_key(pool: PoolSettings) -> str:
+    provider, _, model = pool.compare.partition("/")
+    return f'write it as [provider.{provider}.price."{model}"]'
+
+
+# -- a route of providers against a pool -------------------------------------------------------------
+
+
+def _offers(books: Books) -> list[tuple[PoolSettings, Unit]]:
+    """The pools with a known price and rate: what the ledger says of the period, else what the file does."""
+    sums = _by(report(books, ("pool",)))
+    found = []
+    for name, pool in settings_of(books).items():
+        rate, paid = rate_of(books, pool), sums.get(name, Sums()).usd_per_unit_hour
+        price = pool.price if paid is None else paid
+        if rate is not None and price is not None:
+            found.append((pool, Unit(price=price, rate=rate.tokens, people=pool.people)))
+    return found
+
+
+def _route_verdict(
+    books: Books, route: RouteSettings, sums: Sums, offers: list[tuple[PoolSettings, Unit]]
+) -> RouteStanding:
+    hours = elapsed(books)
+    tokens = sums.tokens / hours * HOURS_OF_MONTH
+
+    def standing(advice: str) -> RouteStanding:
+        return RouteStanding(route=route, sums=sums, tokens=tokens, advice=advice)
+
+    if not sums.tokens:
+        return standing(f"Nobody asked it {span(hours)}.")
+    api = sums.usd_per_mtok
+    if api is None:
+        return standing("What it cost is not known: requests had no known price.")
+    same = [(pool, unit) for pool, unit in offers if pool.task == route.task]
+    if not same:
+        return standing(
+            f"It cost ${api:,.2f} a million tokens. From which traffic a pool would pay is not known: no "
+            "pool that does the same has both a price and tokens_per_second in [pool.NAME.cost]."
+        )
+    peak = _peak(books, route)
+    pool, unit = min(same, key=lambda offer: (offer[1].break_even(api), offer[0].name))
+    pays_from = unit.pays_from(api, peak=peak)
+    return RouteStanding(
+        route=route,
+        sums=sums,
+        tokens=tokens,
+        offer=pool.name,
+        pays_from=pays_from,
+        break_even=unit.break_even(api),
+        advice=_route_advice(pool, unit, api, tokens, peak, pays_from),
+    )
+
+
+def _route_advice(
+    pool: PoolSettings, unit: Unit, api: float, tokens: float, peak: float, pays_from: float | None
+) -> str:
+    asks = f"${api:,.2f} a million tokens here"
+    if pays_from is None:
+        full = unit.usd_per_hour / (unit.rate * 3600.0 / _MTOK)
+        busy = "even when full" if unit.break_even(api) > 1.0 else "sized for the busiest hour"
+        dear = full if unit.break_even(api) > 1.0 else full * peak
+        return f"A pool like {pool.name} would never pay: {busy} it costs ${dear:,.2f} against {asks}."
+    share = _percent(unit.break_even(api))
+    pays = f"A pool like {pool.name} would pay from {_count(pays_from)} tokens a month ({share} of one unit)"
+    bill, own = api * tokens / _MTOK, unit.cost(tokens=tokens, peak=peak)
+    units = unit.units_for(tokens=tokens, peak=peak)
+    there = f"{_usd(own)} a month for {units} unit{'' if units == 1 else 's'}"
+    return f"{pays}; this pace is {_count(tokens)}: {_usd(bill)} a month here against {there}."
+
+
+def _peak(books: Books, route: RouteSettings) -> float:
+    """Tokens of the route's busiest hour over those of the mean one; 1 where no hours are known."""
+    hours: defaultdict[int, int] = defaultdict(int)
+    for used in books.usage:
+        inside = books.since <= used.hour < books.until
+        if inside and used.route == route.name and used.backend.startswith(PROVIDER):
+            hours[used.hour] += tokens_of(used)
+    whole = sum(hours.values())
+    return max(1.0, max(hours.values()) * elapsed(books) / whole) if whole else 1.0
+
+
+# -- words -------------------------------------------------------------------------------------------
+
+
+def _by(found: Report) -> dict[str | None, Sums]:
+    """The sums of a report by a single dimension."""
+    return {row.group[0]: row.sums for row in found.rows}
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:,.2f}"
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    """A share in percent; below one percent with a digit, so that it is not told as nothing."""
+    return f"{share * 100:.{digits}f}%" if share >= 0.01 or share <= 0 else f"{share * 100:.1g}%"
+
+
+def _count(tokens: float) -> str:
+    """Tokens in words: 950k, 1.2M, 2.3G."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{sign}"
+    return f"{tokens:.0f}"
