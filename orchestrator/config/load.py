@@ -20,6 +20,7 @@ from orchestrator.config.checks.check import check
 from orchestrator.config.errors import ConfigError, Problem, Source, problems_of
 from orchestrator.config.gateways import with_gateways
 from orchestrator.config.tables.budget import BudgetConfig
+from orchestrator.config.tables.cost import CostConfig
 from orchestrator.config.tables.daemon import DaemonConfig
 from orchestrator.config.tables.file import ConfigFile, Role
 from orchestrator.config.tables.gateway import SharedGatewayTable
@@ -58,6 +59,7 @@ class Config:
     providers: Mapping[str, ProviderConfig] = field(default_factory=dict)
     routes: tuple[RouteConfig, ...] = ()
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     path: Path | None = None
     warnings: tuple[Problem, ...] = ()
     source: Source = _IN_MEMORY
@@ -132,6 +134,7 @@ def _build(data: Mapping[str, Any], source: Source, *, base: Path, path: Path | 
         providers=MappingProxyType(dict(parsed.provider)),
         routes=parsed.route,
         budget=parsed.budget,
+        cost=parsed.cost,
         path=path,
         warnings=tuple(sorted(warnings)),
         source=source,

@@ -52,6 +52,7 @@ def settings(config: Config) -> Iterator[Setting]:
         for setting in _of(route, ("route", number)):
             yield replace(setting, identity=("route", route.name, setting.path[-1]))
     yield from _of(config.budget, ("budget",))
+    yield from _of(config.cost, ("cost",))
 
 
 def _shared(config: Config) -> Iterator[Setting]:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from orchestrator.config.reload import GATEWAY, NOW
 from orchestrator.config.tables.budget import BudgetConfig
+from orchestrator.config.tables.cost import CostConfig
 from orchestrator.config.tables.daemon import DaemonConfig
 from orchestrator.config.tables.gateway import SharedGatewayTable
 from orchestrator.config.tables.pool import PoolConfig
@@ -39,3 +40,4 @@ class ConfigFile(Section):
     budget: Annotated[BudgetConfig, NOW] = Field(
         default=BudgetConfig(), description="What all pools together may have."
     )
+    cost: Annotated[CostConfig, NOW] = Field(default=CostConfig(), description="The cost report.")

@@ -14,6 +14,7 @@ from cloud.ports import Task
 from orchestrator.config.reload import GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.agents import AgentsTable
 from orchestrator.config.tables.aws import AwsTable
+from orchestrator.config.tables.cost import PoolCostTable
 from orchestrator.config.tables.gateway import GatewayTable
 from orchestrator.config.types import (
     UNLIMITED,
@@ -358,6 +359,9 @@ class PoolConfig(Section):
     )
     cloud: CloudConfig = Field(default=CloudConfig(), description="The source of machines.")
     gateway: Annotated[GatewayTable, GATEWAY] = Field(default=GatewayTable(), description="The gateway.")
+    cost: Annotated[PoolCostTable, NOW] = Field(
+        default=PoolCostTable(), description="How the cost report sees the pool."
+    )
     agents: AgentsTable = Field(default=AgentsTable(), description="The agents of the nodes.")
 
     @property

@@ -159,7 +159,7 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("unknown top", POOL + "[deamon]\n", ["pool.toml:3: deamon: is not a key; did you mean daemon?"]),
     ("wrong place", POOL + "[pool.a.drain]\nsurge = 3\n",
      ["pool.toml:4: pool.a.drain.surge: is not a key here; it belongs in [pool.NAME.limits]"]),
-    ("nothing close", "xyz = 1\n" + POOL, ["pool.toml:1: xyz: is not a key; write one of budget, daemon, "]),
+    ("nothing close", "xyz = 1\n" + POOL, ["pool.toml:1: xyz: is not a key; write one of budget, cost, "]),
     ("inline table", "pool.a = { replicas = 1, drain = { bugdet = '3s' } }\n",
      ["pool.toml:1: pool.a.drain.bugdet: is not a key; did you mean budget?"]),
     ("table missing key", "[pool.a.drain]\nbudget = '3s'\n[pool.a]\nmodel = 'x'\n",
