@@ -1,0 +1,171 @@
+"""The books as the document that GET /v1/cost and `orchestrator cost` answer with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from orchestrator.views.cost import (
+    CostLineView,
+    CostView,
+    Dimension,
+    ForecastView,
+    PoolCostView,
+    RouteCostView,
+)
+from orchestrator.words import instant, plural
+from policies import self_or_api
+from policies.cost_report import elapsed, report
+from policies.cost_rows import Books
+from policies.cost_sums import Sums
+from policies.economics import HOUR
+from policies.forecast import forecast
+from policies.spend import PICO
+
+_DAY = 24
+
+
+def view_of(books: Books, by: Sequence[Dimension]) -> CostView:
+    """The report of the period by these dimensions. Raises ValueError for an unknown or a double one."""
+    found = report(books, by)
+    hours = elapsed(books)
+    pools = self_or_api.pools(books)
+    return {
+        "schema": "cost/1",
+        "since": books.since * HOUR,
+        "until": books.until * HOUR,
+        "by": list(by),
+        "rows": [_line(row.sums, dict(zip(by, row.group, strict=True)), hours) for row in found.rows],
+        "total": _line(found.total, {}, hours),
+        "pools": [_pool(one, hours) for one in pools],
+        "routes": [_route(one, hours) for one in self_or_api.routes(books)],
+        "forecast": _forecast(books),
+        "notes": list(_notes(books, found.total, pools)),
+    }
+
+
+def _line(sums: Sums, group: dict[str, str | None], hours: float) -> CostLineView:
+    return {
+        "group": group,
+        "spent_usd": sums.spent,
+        "known_usd": sums.known,
+        "usd_per_hour": None if sums.spent is None else sums.spent / hours,
+        "machines_usd": sums.machines,
+        "providers_usd": sums.providers,
+        "people_usd": sums.people,
+        "on_demand_usd": sums.on_demand,
+        "saved_usd": sums.saved,
+        "saved_share": sums.saved_share,
+        "node_hours": sums.node_ms / 1000 / HOUR,
+        "unpriced_node_hours": sums.unpriced_ms / 1000 / HOUR,
+        "requests": sums.requests,
+        "estimated_requests": sums.estimated,
+        "unpriced_requests": sums.unpriced_requests,
+        "tokens_fresh": sums.fresh,
+        "tokens_cached": sums.cached,
+        "tokens_written": sums.written,
+        "tokens_in": sums.prompt,
+        "tokens_out": sums.output,
+        "utilisation": sums.utilisation,
+        "usd_per_mtok": sums.usd_per_mtok,
+        "usd_per_mtok_people": sums.usd_per_mtok_people,
+        "break_even_utilisation": sums.break_even,
+        "api_usd": sums.api,
+        "api_usd_per_mtok": sums.api_per_mtok,
+    }
+
+
+def _pool(one: self_or_api.PoolStanding, hours: float) -> PoolCostView:
+    rate = one.rate
+    return {
+        "pool": one.pool.name,
+        "compare": one.pool.compare or None,
+        "people": one.pool.people,
+        "tokens_per_second": rate.tokens if rate else None,
+        "rate_source": "unknown" if rate is None else "measured" if rate.measured else "configured",
+        "usd_per_unit_hour": one.sums.usd_per_unit_hour,
+        "line": _line(one.sums, {"pool": one.pool.name}, hours),
+        "cheaper": one.cheaper,
+        "advice": one.advice,
+    }
+
+
+def _route(one: self_or_api.RouteStanding, hours: float) -> RouteCostView:
+    return {
+        "route": one.route.name,
+        "task": one.route.task,
+        "providers": list(one.route.providers),
+        "line": _line(one.sums, {"route": one.route.name}, hours),
+        "tokens_per_month": one.tokens,
+        "offer": one.offer or None,
+        "pays_from_tokens_per_month": one.pays_from,
+        "pays_from_utilisation": one.break_even,
+        "advice": one.advice,
+    }
+
+
+def _forecast(books: Books) -> ForecastView:
+    found = forecast(_hourly(books), now=books.now)
+    return {
+        "month": found.month,
+        "so_far_usd": found.so_far,
+        "counted_since": found.since,
+        "expected_usd": found.expected,
+        "low_usd": found.low,
+        "high_usd": found.high,
+        "hours": found.hours,
+        "text": found.text,
+    }
+
+
+def _hourly(books: Books) -> dict[int, float]:
+    """USD by hour: machines as they were paid for, a provider's day evenly over its hours up to now."""
+    hourly: defaultdict[int, float] = defaultdict(float)
+    for node in books.machines:
+        hourly[node.hour] += node.usd
+    for day in books.providers:
+        first = int(datetime.fromisoformat(day.day).replace(tzinfo=UTC).timestamp() // HOUR)
+        hours = range(first, max(first + 1, min(first + _DAY, int(books.now // HOUR) + 1)))
+        for hour in hours:
+            hourly[hour] += day.usd / PICO / len(hours)
+    return dict(hourly)
+
+
+def _notes(books: Books, total: Sums, pools: Sequence[self_or_api.PoolStanding]) -> Iterator[str]:
+    """What is missing or assumed."""
+    counted = [row.hour for row in books.machines] + [row.hour for row in books.usage]
+    begin = min(counted, default=None)
+    if begin is None and not books.providers:
+        yield (
+            "nothing was counted yet: machines are, while the daemon runs; tokens, while requests come "
+            "through the gateway"
+        )
+    elif begin is not None and begin > books.since:
+        yield f"counting began at {instant(begin * HOUR)}, within the period"
+    if total.unpriced_ms:
+        lost = total.unpriced_ms / 1000 / HOUR
+        yield f"{lost:.1f} node-hours had no known price: what depends on them is not known"
+    if total.uncounted:
+        yield f"{total.uncounted:,} tokens were served on days of which no machine was counted"
+    if total.unpriced_requests:
+        lacking = plural(total.unpriced_requests, "request")
+        yield f"{lacking} to providers had no known price: what depends on them is not known"
+    if total.estimated:
+        yield f"the tokens of {total.estimated:,} of {plural(total.requests, 'request')} are estimated"
+    for one in pools:
+        yield from _rate_notes(one)
+
+
+def _rate_notes(one: self_or_api.PoolStanding) -> Iterator[str]:
+    name, rate, used = one.pool.name, one.rate, one.sums.utilisation
+    if rate is not None and rate.measured:
+        yield (
+            f"{name}: utilisation is held against the best hour, {rate.tokens:,.0f} tokens/s a unit; if no "
+            f"hour was full, it is less than told: write tokens_per_second in [pool.{name}.cost]"
+        )
+    elif used is not None and used > 1.0:
+        yield (
+            f"{name}: it served {used:.0%} of what tokens_per_second says a unit can: raise it in "
+            f"[pool.{name}.cost]"
+        )
