@@ -1,10 +1,16 @@
 """What was spent at paid providers, in a SQLite file that several processes share.
 
 A gateway and its heir write, the daemon and the command line read. Table `held` has an amount for each
-request in flight, `spent` the sums of each UTC day by provider, route and model. A cap is checked against
-both in the transaction that holds the amount, so whoever writes, together they never go over it. What a dead
-process held stays, counts in full for its day, and is told as unsettled once it is older than any request
-lives. WAL with synchronous=FULL: what was held survives a kill and a power loss.
+request in flight, `spent` the sums of each UTC day by provider, route and model, and `spent_by_key` those of
+them that are of a client's key, by key too. A cap is checked against what is held and spent in the
+transaction that holds the amount, so whoever writes, together they never go over it. What a dead process held
+stays, counts in full for its day, and is told as unsettled once it is older than any request lives. WAL with
+synchronous=FULL: what was held survives a kill and a power loss.
+
+A pool that is charged for is here as the provider `pool/NAME`: nobody bills for it.
+
+A file without keys gets them when it is opened. Whoever knows nothing of them, as an old gateway does that
+hands over, goes on reading and writing it: what it reads is right, and what it writes is of no key.
 
 A file that cannot be read or written holds nothing back: its users must not send what has a cap. It is never
 set aside by itself, which would begin the day's caps anew.
@@ -16,15 +22,16 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from policies.spend import PICO, Usage, day_of, refusal
 
 VERSION = 1
-KEPT_DAYS = 40
+KEPT_DAYS = 400
 """Days whose sums stay in the file."""
 
 _BUSY_WAIT = 2.0
@@ -34,6 +41,8 @@ _DAY = 86_400.0
 _MOST = 2**61
 """More picodollars, 2.3 million dollars, than one row tells: two of them still fit a column."""
 
+_SUMS = ("amount", "requests", "estimated", "unpriced", "fresh", "cached", "written", "output")
+_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in _SUMS)
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS file (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS held (
@@ -43,20 +52,39 @@ CREATE TABLE IF NOT EXISTS held (
 CREATE INDEX IF NOT EXISTS held_day ON held (day);
 CREATE TABLE IF NOT EXISTS spent (
     day TEXT NOT NULL, provider TEXT NOT NULL, route TEXT NOT NULL, model TEXT NOT NULL,
-    amount INTEGER NOT NULL, requests INTEGER NOT NULL, estimated INTEGER NOT NULL, unpriced INTEGER NOT NULL,
-    fresh INTEGER NOT NULL, cached INTEGER NOT NULL, written INTEGER NOT NULL, output INTEGER NOT NULL,
-    PRIMARY KEY (day, provider, route, model)
+    {_COLUMNS}, PRIMARY KEY (day, provider, route, model)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spent_by_key (
+    day TEXT NOT NULL, provider TEXT NOT NULL, route TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
+    {_COLUMNS}, PRIMARY KEY (day, key, provider, route, model)
 ) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
-_SUMS = ("amount", "requests", "estimated", "unpriced", "fresh", "cached", "written", "output")
-_BOOK = f"""
-INSERT INTO spent (day, provider, route, model, {", ".join(_SUMS)}) VALUES (?, ?, ?, ?{", ?" * len(_SUMS)})
-ON CONFLICT DO UPDATE SET {", ".join(f"{name} = min({name} + excluded.{name}, {_MOST})" for name in _SUMS)}
-"""  # noqa: S608 - our own names
-_SPENT = f"SELECT provider, route, model, {', '.join(_SUMS)} FROM spent WHERE day = ?"  # noqa: S608 - the same
-_HELD = "SELECT provider, route, model, amount, until FROM held WHERE day = ?"
-_HOLD = "INSERT INTO held (day, provider, route, model, amount, until) VALUES (?, ?, ?, ?, ?, ?)"
+_KEYED = "ALTER TABLE held ADD COLUMN key TEXT NOT NULL DEFAULT ''"
+_HAS_KEYS = "SELECT 1 FROM pragma_table_info('held') WHERE name = 'key'"
+
+
+def _booking(table: str, *names: str) -> str:
+    columns = (*names, *_SUMS)
+    sums = ", ".join(f"{name} = min({name} + excluded.{name}, {_MOST})" for name in _SUMS)
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608
+        f"ON CONFLICT DO UPDATE SET {sums}"
+    )
+
+
+def _reading(table: str, *names: str) -> str:
+    return f"SELECT {', '.join((*names, *_SUMS))} FROM {table} WHERE day = ?"  # noqa: S608 - our own names
+
+
+_WHOSE = ("provider", "route", "model")
+_BOOK = _booking("spent", "day", *_WHOSE)
+_BOOK_KEY = _booking("spent_by_key", "day", *_WHOSE, "key")
+_SPENT = _reading("spent", *_WHOSE)
+_SPENT_BY_KEY = _reading("spent_by_key", *_WHOSE, "key")
+_HELD = "SELECT provider, route, model, '', amount, until FROM held WHERE day = ?"
+_HELD_BY_KEY = "SELECT provider, route, model, key, amount, until FROM held WHERE day = ? AND key <> ''"
+_HOLD = "INSERT INTO held (day, provider, route, model, amount, until, key) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class Unbooked(Exception):
@@ -64,7 +92,13 @@ class Unbooked(Exception):
 
 
 class CapReached(Exception):
-    """A cap does not allow the request; the message says which, and why."""
+    """A cap does not allow the request; the message says which, and why. `of_key`: it is that of its key, and
+    the message says why alone.
+    """
+
+    def __init__(self, why: str, *, of_key: bool = False) -> None:
+        super().__init__(why)
+        self.of_key = of_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +106,9 @@ class Claim:
     """A request that is to be sent.
 
     `amount`: the most that it may cost, in picodollars, None where no price is known; caps in picodollars a
-    day, None for none; `until`: when it is over at the latest, in seconds since the epoch. Raises ValueError
-    where there is a cap and no amount to hold it against.
+    day, None for none; `until`: when it is over at the latest, in seconds since the epoch. `key` names whose
+    key it came with, empty for nobody's. Raises ValueError where there is a cap and no amount to hold it
+    against.
     """
 
     provider: str
@@ -83,6 +118,8 @@ class Claim:
     provider_cap: int | None = None
     route_cap: int | None = None
     until: float
+    key: str = ""
+    key_cap: int | None = None
 
     def __post_init__(self) -> None:
         if self.amount is None and self.capped:
@@ -91,7 +128,7 @@ class Claim:
     @property
     def capped(self) -> bool:
         """Whether it is sent only if a cap allows it."""
-        return self.provider_cap is not None or self.route_cap is not None
+        return not (self.provider_cap is None and self.route_cap is None and self.key_cap is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +166,8 @@ Change = Claim | Settled
 
 @dataclass(slots=True, kw_only=True)
 class Line:
-    """A day's sums for one provider, route and model: picodollars, requests, tokens.
+    """A day's sums for one provider, route and model: picodollars, requests, tokens; of one key where `key`
+    names it, else of all requests.
 
     `held` for requests in flight, `unsettled` of it for those that are over and were never settled, since the
     gateway died; `estimated` counts requests settled at their most, `unpriced` those without a known price.
@@ -148,18 +186,26 @@ class Line:
     output: int = 0
     held: int = 0
     unsettled: int = 0
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The sums of a UTC day."""
+    """The sums of a UTC day; in `by_key` those of them that are of a key, by key too, where they were asked
+    for.
+    """
 
     day: str
     lines: tuple[Line, ...] = field(default=())
+    by_key: tuple[Line, ...] = field(default=())
 
     def amount(self, *, provider: str | None = None, route: str | None = None) -> int:
         """Picodollars spent, of all or of one."""
         return sum(line.amount for line in self._of(provider, route))
+
+    def of_key(self, key: str) -> int:
+        """Picodollars that a key spent or has held."""
+        return sum(line.amount + line.held for line in self.by_key if line.key == key)
 
     def held(self, *, provider: str | None = None, route: str | None = None) -> int:
         """Picodollars held, the unsettled among them."""
@@ -231,8 +277,8 @@ class SpendFile:
         """Drop the days that are long over, once a day."""
         if self._day != (today := day_of(now)):
             oldest = day_of(now - KEPT_DAYS * _DAY)
-            db.execute("DELETE FROM spent WHERE day < ?", (oldest,))
-            db.execute("DELETE FROM held WHERE day < ?", (oldest,))
+            for table in ("spent", "spent_by_key", "held"):
+                db.execute(f"DELETE FROM {table} WHERE day < ?", (oldest,))  # noqa: S608 - our own names
             self._day = today
 
     def _change(self, db: sqlite3.Connection, change: Change, now: float) -> Ticket | CapReached | None:
@@ -244,14 +290,17 @@ class SpendFile:
             if gone:  # it was settled before, although that seemed to fail
                 return None
         if not change.nothing:
-            db.execute(_BOOK, _row(change))
+            names, sums = _row(change)
+            db.execute(_BOOK, (*names, *sums))
+            if ticket.claim.key:
+                db.execute(_BOOK_KEY, (*names, ticket.claim.key, *sums))
         return None
 
     def _hold(self, db: sqlite3.Connection, claim: Claim, now: float) -> Ticket | CapReached:
         day, amount = day_of(now), claim.amount or 0
-        if claim.capped and (why := _in_the_way(_totals(db, day, now), claim, amount)):
-            return CapReached(why)
-        values = (day, claim.provider, claim.route, claim.model, min(amount, _MOST), claim.until)
+        if claim.capped and (reached := _in_the_way(db, day, claim, amount)) is not None:
+            return reached
+        values = (day, claim.provider, claim.route, claim.model, min(amount, _MOST), claim.until, claim.key)
         row = db.execute(_HOLD, values).lastrowid
         return Ticket(claim, day, self._id, row or 0)
 
@@ -272,7 +321,8 @@ def read_totals(path: Path, now: float, *, days: int = 1) -> list[Totals]:
         with contextlib.closing(db):
             if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # its first writer is at work
                 return nothing
-            return [_totals(db, day_of(now - back * _DAY), now) for back in range(days)]
+            keys = db.execute(_HAS_KEYS).fetchone() is not None
+            return [_totals(db, day_of(now - back * _DAY), now, keys=keys) for back in range(days)]
     except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise Unbooked(f"the spend file {path}: {error}") from error
 
@@ -331,21 +381,21 @@ def _prepare(db: sqlite3.Connection) -> None:
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(f"it is damaged: {found}")
-    if version < VERSION:
+    if version < VERSION or db.execute(_HAS_KEYS).fetchone() is None:
         with _writing(db):
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
+            if db.execute(_HAS_KEYS).fetchone() is None:
+                db.execute(_KEYED)
             if db.execute("SELECT count(*) FROM file").fetchone()[0] == 0:
                 db.execute("INSERT INTO file VALUES (?)", (secrets.token_hex(8),))
 
 
-def _row(change: Settled) -> tuple[str | int, ...]:
+def _row(change: Settled) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names of a row of `spent`, and what is added to its sums."""
     claim, usage = change.ticket.claim, change.usage or Usage(0, 0, 0, 0)
-    return (
-        change.ticket.day,
-        claim.provider,
-        claim.route,
-        claim.model,
+    names = (change.ticket.day, claim.provider, claim.route, claim.model)
+    return names, (
         min(change.amount or 0, _MOST),
         1,
         int(change.estimated),
@@ -357,27 +407,52 @@ def _row(change: Settled) -> tuple[str | int, ...]:
     )
 
 
-def _in_the_way(sums: Totals, claim: Claim, amount: int) -> str:
-    """Which cap does not allow the amount, and why; empty when both do."""
-    for name, cap, of in (
-        (f"provider {claim.provider}", claim.provider_cap, {"provider": claim.provider}),
-        (f"route {claim.route}", claim.route_cap, {"route": claim.route}),
+def _in_the_way(db: sqlite3.Connection, day: str, claim: Claim, amount: int) -> CapReached | None:
+    """Which cap does not allow the amount, and why; None when all do."""
+    for column, name, cap in (
+        ("key", claim.key, claim.key_cap),
+        ("provider", claim.provider, claim.provider_cap),
+        ("route", claim.route, claim.route_cap),
     ):
         if cap is not None:
-            why = refusal(spent=sums.amount(**of), held=sums.held(**of), amount=amount, cap=cap)
+            spent = _sum(db, "spent_by_key" if column == "key" else "spent", column, day, name)
+            held = _sum(db, "held", column, day, name)
+            why = refusal(spent=spent, held=held, amount=amount, cap=cap)
             if why:
-                return f"{name}: {why}"
-    return ""
+                of_key = column == "key"
+                return CapReached(why if of_key else f"{column} {name}: {why}", of_key=of_key)
+    return None
 
 
-def _totals(db: sqlite3.Connection, day: str, now: float) -> Totals:
-    lines: dict[tuple[str, str, str], Line] = {}
-    for provider, route, model, *sums in db.execute(_SPENT, (day,)):
+def _sum(db: sqlite3.Connection, table: str, column: str, day: str, name: str) -> int:
+    """Picodollars of a day in the rows of one name: more, all together, than a column of the file tells."""
+    asked = f"SELECT amount FROM {table} WHERE day = ? AND {column} = ?"  # noqa: S608 - our own names
+    return sum(amount for (amount,) in db.execute(asked, (day, name)))
+
+
+def _totals(db: sqlite3.Connection, day: str, now: float, *, keys: bool = False) -> Totals:
+    """The sums of a day; `keys`: also those by key."""
+    lines = _lines(db.execute(_SPENT, (day,)), db.execute(_HELD, (day,)), now)
+    if not keys:
+        return Totals(day, lines)
+    return Totals(
+        day, lines, _lines(db.execute(_SPENT_BY_KEY, (day,)), db.execute(_HELD_BY_KEY, (day,)), now)
+    )
+
+
+def _lines(spent: Iterable[Sequence[Any]], held: Iterable[Sequence[Any]], now: float) -> tuple[Line, ...]:
+    lines: dict[tuple[str, str, str, str], Line] = {}
+    for row in spent:
+        (provider, route, model, *key), sums = row[: -len(_SUMS)], row[-len(_SUMS) :]
         named = dict(zip(_SUMS, sums, strict=True))
-        lines[provider, route, model] = Line(provider=provider, route=route, model=model, **named)
-    for provider, route, model, amount, until in db.execute(_HELD, (day,)):
-        key = provider, route, model
-        line = lines.setdefault(key, Line(provider=provider, route=route, model=model))
+        whose = key[0] if key else ""
+        lines[provider, route, model, whose] = Line(
+            provider=provider, route=route, model=model, key=whose, **named
+        )
+    for provider, route, model, whose, amount, until in held:
+        line = lines.setdefault(
+            (provider, route, model, whose), Line(provider=provider, route=route, model=model, key=whose)
+        )
         line.held += amount
         line.unsettled += amount if until < now else 0
-    return Totals(day, tuple(lines[key] for key in sorted(lines)))
+    return tuple(lines[names] for names in sorted(lines))

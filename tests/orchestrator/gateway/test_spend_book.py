@@ -12,7 +12,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,48 @@ def claim(
 ) -> Claim:
     names = {"provider": "api", "route": "assistant", "model": "big", **words}
     return Claim(amount=amount, provider_cap=cap, route_cap=route_cap, until=NOON + 60, **names)
+
+
+def keyed(amount: int, *, cap: int | None = None, key: str = "team-a", **words: str) -> Claim:
+    names = {"provider": "api", "route": "assistant", "model": "big", **words}
+    return Claim(amount=amount, key=key, key_cap=cap, until=NOON + 60, **names)
+
+
+OLD_SUMS = ("amount", "requests", "estimated", "unpriced", "fresh", "cached", "written", "output")
+OLD_TABLES = f"""
+CREATE TABLE IF NOT EXISTS file (id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS held (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, day TEXT NOT NULL, provider TEXT NOT NULL, route TEXT NOT NULL,
+    model TEXT NOT NULL, amount INTEGER NOT NULL, until REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS held_day ON held (day);
+CREATE TABLE IF NOT EXISTS spent (
+    day TEXT NOT NULL, provider TEXT NOT NULL, route TEXT NOT NULL, model TEXT NOT NULL,
+    {", ".join(f"{name} INTEGER NOT NULL" for name in OLD_SUMS)},
+    PRIMARY KEY (day, provider, route, model)
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+OLD_HOLD = "INSERT INTO held (day, provider, route, model, amount, until) VALUES (?, ?, ?, ?, ?, ?)"
+OLD_BOOK = (
+    f"INSERT INTO spent (day, provider, route, model, {', '.join(OLD_SUMS)}) "  # noqa: S608 - as it was
+    f"VALUES (?, ?, ?, ?{', ?' * len(OLD_SUMS)}) ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = min({name} + excluded.{name}, {2**61})" for name in OLD_SUMS)
+)
+
+
+@contextlib.contextmanager
+def old_gateway(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file as a gateway has it open that knows nothing of keys. It refuses later versions."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=LONG)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        assert version <= 1
+        if version < 1:
+            for statement in OLD_TABLES.split(";"):
+                db.execute(statement)
+            db.execute("INSERT INTO file VALUES ('made-by-an-old-one')")
+        yield db
 
 
 def hold(file: SpendFile, wanted: Claim, now: float = NOON) -> Ticket:
@@ -207,6 +249,87 @@ class TestSums:
             _, status = os.waitpid(pid, 0)
             file.close()
         assert os.waitstatus_to_exitcode(status) == 5
+
+
+class TestKeys:
+    def test_a_key_has_a_cap_over_all_providers_and_routes(self, file: SpendFile) -> None:
+        hold(file, keyed(10, cap=25))
+        settle(file, hold(file, keyed(10, cap=25, provider="other", route="other")), 12)
+        with pytest.raises(CapReached, match=r"of .* a day .* is spent and .* held") as reached:
+            hold(file, keyed(4, cap=25))
+        assert reached.value.of_key
+        hold(file, keyed(3, cap=25))
+        hold(file, keyed(25, cap=25, key="team-b"))
+        hold(file, claim(100))
+
+    def test_the_cap_of_a_provider_counts_the_requests_of_all_keys_and_of_none(self, file: SpendFile) -> None:
+        hold(file, keyed(10))
+        hold(file, claim(10, cap=25))
+        with pytest.raises(CapReached, match="provider api") as reached:
+            hold(file, claim(10, cap=25))
+        assert not reached.value.of_key
+
+    def test_sums_are_told_with_keys_and_without(self, file: SpendFile, path: Path) -> None:
+        settle(file, hold(file, keyed(10)), 4)
+        settle(file, hold(file, keyed(10, key="team-b")), 5)
+        settle(file, hold(file, claim(10)), 6)
+        hold(file, keyed(10))
+        [totals] = read_totals(path, NOON)
+        [line] = totals.lines
+        assert (line.key, line.amount, line.requests, line.held) == ("", 15, 3, 10)
+        a, b = totals.by_key
+        assert (a.key, a.amount, a.requests, a.fresh, a.held) == ("team-a", 4, 1, 7, 10)
+        assert (b.key, b.amount, b.requests, b.held) == ("team-b", 5, 1, 0)
+        assert (totals.of_key("team-a"), totals.of_key("team-c")) == (14, 0)
+        file.apply([Settled(ticket=hold(file, keyed(10)))], NOON)
+        assert read_totals(path, NOON)[0].of_key("team-a") == 14
+
+    def test_the_day_of_a_key_ends_at_midnight_utc(self, file: SpendFile) -> None:
+        midnight = NOON + DAY / 2
+        settle(file, hold(file, keyed(10, cap=10), midnight - 1), 10, midnight - 1)
+        hold(file, keyed(10, cap=10), midnight)
+
+
+class TestOldFiles:
+    """Files without keys, and gateways that know nothing of them."""
+
+    def test_a_file_without_keys_gets_them_and_nothing_is_lost(self, file: SpendFile, path: Path) -> None:
+        with old_gateway(path) as old:
+            old.execute(OLD_HOLD, ("2026-11-30", "api", "assistant", "big", 10, NOON + 60))
+            old.execute(OLD_BOOK, ("2026-11-30", "api", "assistant", "big", 7, 1, 0, 0, 1, 2, 3, 4))
+        before = read_totals(path, NOON)
+        assert (before[0].amount(), before[0].held()) == (7, 10)
+        hold(file, keyed(1, cap=1))
+        [totals] = read_totals(path, NOON)
+        assert (totals.amount(), totals.held(), totals.of_key("team-a")) == (7, 11, 1)
+        with pytest.raises(CapReached):
+            hold(file, claim(10, cap=20))
+
+    def test_an_old_gateway_goes_on_beside_its_heir(self, file: SpendFile, path: Path) -> None:
+        """Also one that opens the file once more; what it reads is right, and so are the caps of both."""
+        with old_gateway(path) as old:
+            row = old.execute(OLD_HOLD, ("2026-11-30", "api", "assistant", "big", 10, NOON + 60)).lastrowid
+            settle(file, hold(file, keyed(10)), 4)
+            settle(file, hold(file, keyed(10, key="team-b")), 5)
+            hold(file, keyed(20))
+            old.execute("DELETE FROM held WHERE id = ?", (row,))
+            old.execute(OLD_BOOK, ("2026-11-30", "api", "assistant", "big", 7, 1, 0, 0, 1, 2, 3, 4))
+            old.execute(OLD_HOLD, ("2026-11-30", "api", "assistant", "big", 10, NOON + 60))
+        with old_gateway(path) as again:
+            assert again.execute("SELECT sum(amount), sum(requests) FROM spent").fetchone() == (16, 3)
+            assert again.execute("SELECT sum(amount) FROM held").fetchone() == (30,)
+        [totals] = read_totals(path, NOON)
+        assert (totals.amount(), totals.held()) == (16, 30)
+        assert (totals.of_key("team-a"), totals.of_key("team-b")) == (24, 5)
+        with pytest.raises(CapReached, match=r"spent and \$0.00000000003 held"):
+            hold(file, claim(1, cap=46))
+
+    def test_two_that_open_it_at_once_both_may(self, path: Path) -> None:
+        with old_gateway(path):
+            pass
+        workers = [started("hold(file, keyed(10)); print(1)", path) for _ in range(3)]
+        assert [worker.communicate(timeout=100)[0] for worker in workers] == ["1\n"] * 3
+        assert read_totals(path, NOON)[0].of_key("team-a") == 30
 
 
 class TestTrouble:
