@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from cloud.agent_receiver import AgentReceiver
+from cloud.serving.certificates import CertificateError, load
 from cloud.serving.hosts import Hosts
 from cloud.serving.sockets import listen_tcp, listen_unix, reason_of
 from orchestrator.config.tables.agents import AgentsTable
@@ -76,13 +77,8 @@ def tls_of(settings: AgentsTable) -> ssl.SSLContext | None:
     """The certificate of the listener for node reports; None for plain HTTP. Raises StartError."""
     if settings.tls_cert_file is None:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    assert settings.tls_key_file is not None  # noqa: S101 - the configuration has both or neither
     try:
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    except OSError as error:
-        why = str(error) if isinstance(error, ssl.SSLError) else reason_of(error)
-        raise StartError(
-            f"{settings.tls_cert_file}, {settings.tls_key_file}: no certificate with its private key "
-            f"({why}); give both in PEM"
-        ) from error
-    return context
+        return load(settings.tls_cert_file, settings.tls_key_file).context
+    except CertificateError as error:
+        raise StartError(f"{error}; give a certificate with its private key in PEM") from None

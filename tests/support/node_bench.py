@@ -8,20 +8,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 import cloud.node_agent
 from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
 from cloud.clock import SystemClock
 from cloud.node_agent import node_key
+from tests.support.certificates import pair
 
 SECRET = b"the secret of a pool, in a test"
 _STANDIN = Path(__file__).parent / "imds"
@@ -156,21 +152,5 @@ class Served:
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key, both PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "control")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    certificate, private = directory / "listener.crt", directory / "listener.key"
-    certificate.write_bytes(made.public_bytes(pem))
-    private.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    private.chmod(0o600)
-    return certificate, private
+    made = pair(directory, names=("127.0.0.1",), common="control").write()
+    return made.certificate, made.key
