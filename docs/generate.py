@@ -223,6 +223,7 @@ def metrics_page() -> str:
     table = TargetTable(now=lambda: 0.0, rng=rng, gate=PoolGate(targets_file=Path("t")))
     gateway = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
     gateway.lane("chat", table, lambda: 0)
+    gateway.certificate_taken(0.0)
     outcomes = ", ".join(f"`{outcome}`" for outcome in Outcome)
     parts = [
         _METRICS_HEAD,

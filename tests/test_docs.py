@@ -121,6 +121,7 @@ def shown_by_gateway() -> set[str]:
     table = TargetTable(now=lambda: 0.0, rng=random.Random(0), gate=PoolGate(targets_file=Path("t")))
     metrics = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
     metrics.lane("chat", table, lambda: 0)
+    metrics.certificate_taken(0.0)
     spent = Totals("2026-01-01")
     ProviderMetrics(metrics.registry, states=dict, caps={}, today=lambda: spent, trouble=lambda: "")
     return _families(metrics.exposition().decode())

@@ -81,7 +81,7 @@ def validate(
     for meant in (*routes, *providers):
         print(f"  {meant['sentence']}")
     if not config.pools:
-        print(f"  Clients send requests to {config.gateway.listen}.")
+        print(f"  Clients send requests to {_front(config)}.")
     for said in config.advice():
         print(f"advice: {said}")
     print(f"Next: orchestrator {'run' if config.pools else 'gateway'} --config {file}")
@@ -192,7 +192,7 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
     standby = pool.standby
     if standby.hot or standby.stopped:
         sentences.append(f"Standby: {standby.hot} hot and {standby.stopped} stopped, ready to take over.")
-    front = settings.gateway.listen if takes_requests(settings) else _balancer(settings)
+    front = _front(config) if takes_requests(settings) else _balancer(settings)
     sentences.append(f"Clients send requests to {front}; the daemon is controlled on {config.daemon.socket}.")
     return {
         "name": name,
@@ -208,6 +208,18 @@ def meaning(config: Config, name: str, offerings: Sequence[Offering]) -> PoolMea
         "units": dict(pool.units) if pool.weighted else {},
         "sentences": sentences,
     }
+
+
+def _front(config: Config) -> str:
+    """The gateway's address; under HTTPS with the names for which its certificate is."""
+    from orchestrator.config.checks.certificates import certificate_of
+
+    gateway = config.gateway
+    if gateway.tls_cert_file is None:
+        return str(gateway.listen)
+    found = certificate_of(gateway)
+    for_names = f" (its certificate is for {', '.join(found.names)})" if found and found.names else ""
+    return f"https://{gateway.listen}{for_names}"
 
 
 def _sizes(name: str, settings: PoolConfig, pool: Pool, prices: bill.Prices) -> list[str]:

@@ -36,7 +36,7 @@ async def examine(file: Path | None, only: Sequence[str], clock: Clock, progress
         why = "no configuration is given" if file is None else "the configuration has errors"
         checks += [_skipped(group, why) for group in _NEEDS_CONFIG]
     else:
-        checks += MachineDoctor(config, threads).checks()
+        checks += MachineDoctor(config, clock, threads).checks()
         checks += ProvidersDoctor(config, clock, threads).checks()
         for name in config.pools:
             found, to_close = _of_pool(config.only(name), str(file), only, clock, threads)

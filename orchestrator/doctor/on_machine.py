@@ -5,6 +5,7 @@ Facts are read in threads of their own: a disk or a socket that hangs must not h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator import __version__
 from orchestrator.api.client import ClientError, ControlClient, Unreachable
+from orchestrator.config.checks.certificates import certificate_of
 from orchestrator.config.checks.listeners import gateway_takes_requests
 from orchestrator.config.load import Config
 from orchestrator.config.types import SQLITE
-from orchestrator.doctor import host, machine, running, state
+from orchestrator.doctor import certificates, host, machine, running, state
 from orchestrator.doctor.findings import Check, Findings, skipped
 from orchestrator.journal.file import NAME, JournalError, JournalFile
 from orchestrator.journal.store import SCHEMA_VERSION, StoreUnavailable
@@ -42,8 +45,8 @@ def host_checks(threads: WorkerThreads) -> list[Check]:
 class MachineDoctor:
     """What can be found out about the processes of one configuration and the machine under them."""
 
-    def __init__(self, config: Config, threads: WorkerThreads) -> None:
-        self._config, self._threads = config, threads
+    def __init__(self, config: Config, clock: Clock, threads: WorkerThreads) -> None:
+        self._config, self._clock, self._threads = config, clock, threads
         self._daemon, self._pools = config.daemon, config.pools
         self._gateway = config.gateway if gateway_takes_requests(config.pools) else None
 
@@ -59,6 +62,8 @@ class MachineDoctor:
             ("daemon", "ports", self._ports),
             ("daemon", "exposure", self._exposure),
         ]
+        if self._gateway is not None and self._gateway.tls_cert_file is not None:
+            looks.append(("daemon", "certificate", self._certificate))
         return [Check(group=g, name=name, look=_in(self._threads, look)) for g, name, look in looks]
 
     def _open_files(self) -> Findings:
@@ -182,6 +187,16 @@ class MachineDoctor:
             adds_key=any(settings.gateway.api_key_file is not None for settings in self._pools.values())
             or any(provider.api_key_file is not None for provider in self._config.providers.values()),
         )
+
+    def _certificate(self) -> Findings:
+        gateway, runs, shown = self._config.gateway, self._gateway_answers(), None
+        if runs:
+            with contextlib.suppress(ClientError, KeyError, TypeError):
+                told = ControlClient(gateway.socket, timeout=_ANSWER).get("/v1/routes")["tls"]
+                shown = certificates.Shown(
+                    expires=float(told["expires"]), names=tuple(told["names"]), fault=str(told["fault"])
+                )
+        return certificates.certificate(certificate_of(gateway), shown, runs=runs, now=self._clock.now())
 
     def _gateway_answers(self) -> bool:
         try:

@@ -28,6 +28,7 @@ from cloud.serving.hosts import ANY, Hosts
 from cloud.serving.sockets import SocketFile, SocketInUse
 from cloud.serving.sockets import serve as serve_http
 from orchestrator.gateway.backend import Backend
+from orchestrator.gateway.certificate import shown_certificate
 from orchestrator.gateway.clients import Clients, connections_most
 from orchestrator.gateway.config import GatewayConfig, GatewayError
 from orchestrator.gateway.connection import Bounds, ClientRequest, Unread
@@ -43,6 +44,7 @@ from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.replies import bad_request, error_response
 from orchestrator.gateway.route_views import ROUTES_SCHEMA
 from orchestrator.gateway.router import Router
+from orchestrator.gateway.secured import Handshakes
 from orchestrator.gateway.selfcheck import SelfCheck
 from orchestrator.gateway.silence import DaemonSilence
 from orchestrator.supervision import Supervisor, show_stack_on_abort
@@ -92,6 +94,7 @@ class Gateway:
         self._public_runner: web.ServerRunner
         self._public_site: web.SockSite
         self._server: Clients
+        self._certificate = shown_certificate(config, clock, self.metrics)
         self._public: socket.socket
         self._selfcheck: SelfCheck
         self._beating: asyncio.Task[None]
@@ -105,6 +108,8 @@ class Gateway:
         config, given = self._config, self._given
         given.check(config)
         self._hosts.add_own_names()
+        if self._certificate is not None:
+            await self._certificate.start()
         listener = given.public if given.public is not None else _listen(config.host, config.port)
         try:
             control = self._open_control()
@@ -114,13 +119,15 @@ class Gateway:
         self._public = listener
         self.port = listener.getsockname()[1]
         self._open_backends()
-        self._selfcheck = SelfCheck(config.host, self.port, self._clock)
+        tls = self._certificate is not None
+        self._selfcheck = SelfCheck(config.host, self.port, self._clock, tls=tls)
         self._control = Control(
             incarnation=self.incarnation,
             listen=f"{config.host}:{self.port}",
             lanes=self.lanes,
             metrics=self.metrics,
             locked_out=lambda: self._selfcheck.fault,
+            tls=self._tls,
             routes=self._routes,
             now=self._clock.now,
             replace=self.replace,
@@ -232,8 +239,16 @@ class Gateway:
 
     def _routes(self) -> dict[str, Any]:
         """The body of GET /v1/routes."""
-        providers = self._providers.describe()
-        return {"schema": ROUTES_SCHEMA, "routes": self._router.describe(), "providers": providers}
+        return {
+            "schema": ROUTES_SCHEMA,
+            "routes": self._router.describe(),
+            "providers": self._providers.describe(),
+            "tls": self._tls(),
+        }
+
+    def _tls(self) -> dict[str, Any] | None:
+        """The certificate that clients are shown; None for plain HTTP."""
+        return None if self._certificate is None else self._certificate.describe()
 
     async def stop(self, *, linger: float | None = None, drain_timeout: float | None = None) -> bool:
         """End without losing work: accept a little longer, then finish what runs, then break off the rest.
@@ -257,6 +272,7 @@ class Gateway:
             await self._stop_accepting()
             try:
                 async with asyncio.timeout(drain_timeout):
+                    await self._server.shaken()
                     await self._proxy.wait_idle()
                     while heir and self._server.connections:
                         # an idle connection may bring one more request, whose answer closes it
@@ -268,6 +284,8 @@ class Gateway:
             if self.metrics.active:
                 await self._proxy.end_now()
             self._beating.cancel()
+            if self._certificate is not None:
+                self._certificate.stop()
             await self._close_metrics()
             await self._public_runner.cleanup()
             for lane in self.lanes.values():
@@ -323,6 +341,10 @@ class Gateway:
         ) -> web.BaseRequest:
             return ClientRequest(message, payload, protocol, writer, task, loop, ids=self._ids)
 
+        handshakes = None
+        if (shown := self._certificate) is not None:
+            ended = self.metrics.handshake_ended
+            handshakes = Handshakes(shown.context, patience=config.head_timeout, on_ended=ended)
         server = self._server = Clients(
             self._dispatch,
             listener=f"{config.host}:{self.port}",
@@ -331,6 +353,7 @@ class Gateway:
             bounds=Bounds(config.head_limit, config.head_timeout, config.unread_timeout, config.body_rate),
             on_ended=self.metrics.connection_ended,
             unread=Unread(config.unread_limit, self.metrics.answer_unread),
+            handshakes=handshakes,
             request_factory=make_request,
             handler_cancellation=True,
             access_log=None,

@@ -151,7 +151,8 @@ class GatewayConfig:
 
     `pools` by file order, `routes` as written (the implicit ones of pools are not among them), `providers`
     by name. `default_route` is the model of requests that name none; `spend_file` keeps what was spent at
-    providers, `usage_file` what every key used; None: nothing is kept.
+    providers, `usage_file` what every key used; None: nothing is kept. `tls_cert_file` and `tls_key_file`:
+    what clients are shown, None for plain HTTP.
 
     Limits. `body_limit`: largest request body. `bodies_limit`: all that are held at one time.
     `body_timeout`: longest silence inside a body, `body_rate`: bytes a second that it must have on the whole
@@ -173,6 +174,8 @@ class GatewayConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
     metrics_listen: HostPort | None = None  # for Prometheus
     poll_interval: float = 0.2  # between looks at the targets files
     retry_after: int = 2  # s, what a refused client is told to wait
@@ -198,6 +201,8 @@ class GatewayConfig:
         _check_numbers(self)
         if not 0 <= self.port <= 65535:
             raise GatewayError(f"gateway: port: {self.port}: must be 0 (any free port) to 65535")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise GatewayError("gateway: tls_cert_file, tls_key_file: write both or neither")
         for network in self.trusted_proxies:
             try:
                 ipaddress.ip_network(network, strict=False)

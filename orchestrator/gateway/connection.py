@@ -7,11 +7,14 @@ client that does not read, and tells nobody of a body that turns out to be broke
 - ends a body that is broken at once, and one that goes on with anything but its bytes (trailers, extensions),
 - reads nothing further while a request is answered and another one waits,
 - ends with a client that leaves its answer unread.
+
+Under TLS all of this is said of the TCP connection below, which it has from the moment it is accepted.
 """
 
 from __future__ import annotations
 
 import asyncio
+from asyncio.sslproto import _SSLProtocolTransport
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +37,7 @@ _TIMEOUT, _TOO_LARGE = 408, 431
 _LINE_ENDS = b"\r\n"
 _LAST_MOMENT = 1.0  # s for which a client that is refused may still send: cut off, it might not read why
 _BUFFER = 2**16
+_BOUNDLESS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +124,21 @@ class ClientConnection(Connection):
         self._over = False  # nothing that comes now is read
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
-        self._wire: asyncio.Transport
+        self._wire: asyncio.Transport | None = None  # of TCP
+
+    def arrives(self, wire: asyncio.Transport) -> None:
+        """Take a TCP connection. What the system does not take off us at once the client has not read."""
+        wire.set_write_buffer_limits(high=0)
+        self._wire = wire
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take it. What the system does not take off us at once is what the client has not read."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of TCP
-        transport.set_write_buffer_limits(high=0)
-        self._wire = transport
+        """Speak HTTP on it: on the TCP connection itself, or on TLS above it, which buffers nothing then."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of TCP or TLS
+        if isinstance(transport, _SSLProtocolTransport):
+            transport.set_write_buffer_limits(high=_BOUNDLESS)
+            transport.set_read_buffer_limits(high=_BUFFER)
+        else:
+            self.arrives(transport)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -137,7 +149,8 @@ class ClientConnection(Connection):
 
     def abort(self) -> None:
         """End it, also where it was ended already and the client does not read what is left."""
-        self._wire.abort()
+        if self._wire is not None:
+            self._wire.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within bounds."""
@@ -215,10 +228,12 @@ class ClientConnection(Connection):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer. After the last one the client hears at once that no more follows."""
+        """Send the answer. After the last one the client hears at once that no more follows, but on TLS,
+        which cannot be closed by half."""
         finished = await super().finish_response(request, resp, start_time)
-        if self._over and not self._messages and not self._wire.is_closing():
-            self._wire.write_eof()
+        wire = self.transport
+        if self._over and not self._messages and wire and wire.can_write_eof() and not wire.is_closing():
+            wire.write_eof()
         return finished
 
     def handle_error(
@@ -241,7 +256,7 @@ class ClientConnection(Connection):
     def pause_writing(self) -> None:
         """A part of an answer waits for the client."""
         super().pause_writing()
-        size = self._wire.get_write_buffer_size()
+        size = 0 if self._wire is None else self._wire.get_write_buffer_size()
         patience = self._bounds.unread_time + size / self._bounds.unread_rate
         self._unread_timer = self._loop.call_later(patience, self._unread.end, self)
         self._unread.waits(self, size)

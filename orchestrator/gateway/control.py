@@ -36,7 +36,8 @@ class Control:
     """The handlers of the control socket.
 
     `incarnation` is new with every start of the process, `listen` is the address that clients use,
-    `locked_out` says why they do not get in there. `routes` makes the body of GET /v1/routes.
+    `locked_out` says why they do not get in there, `tls` describes the certificate that they are shown, None
+    for plain HTTP. `routes` makes the body of GET /v1/routes.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Control:
         lanes: Mapping[str, Lane],
         metrics: GatewayMetrics,
         locked_out: Callable[[], str],
+        tls: Callable[[], dict[str, Any] | None],
         routes: Callable[[], dict[str, Any]],
         now: Callable[[], float],
         replace: Callable[[], Awaitable[int]],
@@ -57,6 +59,7 @@ class Control:
         self._lanes = lanes
         self._metrics = metrics
         self._locked_out = locked_out
+        self._tls = tls
         self._routes = routes
         self._now = now
 
@@ -92,6 +95,7 @@ class Control:
             "totals": lane.metrics.totals(),
             "recent": lane.metrics.recent(),
             "refuses": self._locked_out(),
+            "tls": self._tls(),
             "only_pool": table.only_pool,
             "targets": [self._target(entry, now) for entry in table],
         }

@@ -65,7 +65,7 @@ class Forwarding:
         out = _without(given, _NOT_FORWARDED if trusted else _NEITHER, origins=trusted)
         before = given.getall(_FOR, []) if trusted else []
         out[_FOR] = ", ".join([*before, peer or "unknown"])
-        out[_PROTO] = (given.get(_PROTO) if trusted else None) or "http"
+        out[_PROTO] = (given.get(_PROTO) if trusted else None) or request.scheme
         host = (given.get(_HOST) if trusted else None) or given.get(hdrs.HOST)
         if host is not None:
             out[_HOST] = host

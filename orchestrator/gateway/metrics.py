@@ -106,6 +106,10 @@ class GatewayMetrics:
         self._unread = counter(
             "connections_unread", "Connections ended since their client did not read an answer in time"
         )
+        self._handshakes = counter("tls_handshakes", "TLS handshakes by how they ended", "result")
+        self._taken = counter("tls_certificates_taken", "Certificates taken up, the first one too")
+        self.certificate_expires: float | None = None  # without TLS
+        self.certificate_refused = False
         self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer").of()
         self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte").of()
         self.families = _Families(self._counter, histogram, self.label)
@@ -146,6 +150,15 @@ class GatewayMetrics:
     def answer_unread(self) -> None:
         """A connection was ended, since its client did not read what it was sent."""
         self._unread.inc()
+
+    def handshake_ended(self, how: str) -> None:
+        """A client's TLS handshake is over."""
+        self._handshakes.labels(how).inc()
+
+    def certificate_taken(self, expires: float) -> None:
+        """Clients are shown another certificate from now on."""
+        self._taken.inc()
+        self.certificate_expires, self.certificate_refused = expires, False
 
     def requests(self, pool: str) -> dict[str, int]:
         """Requests that a pool had last, by outcome; all of them where pools have no label."""
@@ -335,6 +348,17 @@ class _Gauges:
             "Time since the control socket was last used",
             now - metrics.daemon_heard,
         )
+        if metrics.certificate_expires is not None:
+            yield _plain(
+                "tls_certificate_expires_seconds",
+                "When the certificate that clients are shown expires, in seconds since the epoch",
+                metrics.certificate_expires,
+            )
+            yield _plain(
+                "tls_certificate_refused",
+                "1 while the files hold a certificate and key that clients are not shown",
+                metrics.certificate_refused,
+            )
         if metrics.routed is not None:
             yield _routed(metrics.routed)
             servable = _gauge("route_servable", "1 while a backend of the route is known to answer", "route")

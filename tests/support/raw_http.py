@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,11 @@ class Raw:
         self.writer.write(data)
         await self.writer.drain()
 
+    @property
+    def open(self) -> bool:
+        """False once the other side has ended it."""
+        return self.reader.exception() is None and not self.reader.at_eof()
+
     async def answer(self) -> tuple[int, dict[str, str], Any]:
         """Status, headers (names in lower case) and JSON body of the next answer that has a length."""
         first, *lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().rstrip().split("\r\n")
@@ -34,12 +40,12 @@ Connect = Callable[[int], Awaitable[Raw]]
 
 
 @contextlib.asynccontextmanager
-async def connections(limit: int = 2**20) -> AsyncIterator[Connect]:
+async def connections(limit: int = 2**20, tls: ssl.SSLContext | None = None) -> AsyncIterator[Connect]:
     """A function that connects to a port of this machine; what it opened is closed at the end."""
     opened: list[Raw] = []
 
     async def connect(port: int) -> Raw:
-        one = Raw(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
+        one = Raw(*await asyncio.open_connection("127.0.0.1", port, limit=limit, ssl=tls))
         opened.append(one)
         return one
 

@@ -29,7 +29,8 @@ class Running:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.gateway.port}"
+        scheme = "http" if self.config.tls_cert_file is None else "https"
+        return f"{scheme}://127.0.0.1:{self.gateway.port}"
 
     @property
     def lane(self) -> Lane:

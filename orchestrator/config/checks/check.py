@@ -16,6 +16,7 @@ from cloud.engines.dialect import PROGRAMS
 from orchestrator.config.checks.agents import agents_errors, agents_warnings
 from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
+from orchestrator.config.checks.certificates import certificate_errors, certificate_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config.checks.engine import engine_errors, engine_warnings, model_file_fault
 from orchestrator.config.checks.listeners import listener_errors
@@ -42,7 +43,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     """Errors and warnings of a file whose keys are each valid and whose paths are absolute."""
     errors: list[Found] = [*_daemon_errors(parsed, role), *_gateway_errors(parsed), *pools_errors(parsed)]
     errors += listener_errors(parsed.daemon, parsed.gateway, parsed.pool)
-    errors += [*route_errors(parsed), *provider_errors(parsed, role)]
+    errors += [*route_errors(parsed), *provider_errors(parsed, role), *certificate_errors(parsed, role)]
     warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
@@ -58,6 +59,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
             warnings += agents_warnings(name, pool)
     if not errors:
         warnings += [*route_warnings(parsed), *provider_warnings(parsed, role), *budget_warnings(parsed)]
+        warnings += certificate_warnings(parsed, role)
     return (
         [source.problem(path, text) for path, text in errors],
         [source.problem(path, text) for path, text in warnings],

@@ -42,6 +42,20 @@ class GatewayTable(Section):
     listen: Address = address_key(
         f"{_DEFAULTS.host}:{_DEFAULTS.port}", "Address that clients send their requests to."
     )
+    tls_cert_file: FilePath | None = Field(
+        default=None,
+        description="Certificate chain (PEM) that clients of `listen` are shown: they speak HTTPS then, and "
+        "only that. Not written means plain HTTP. A pair that is replaced is taken up in seconds, without "
+        "a restart; one that does not work is not, and the old one is shown on.",
+        examples=["/etc/spot-orchestrator/tls/fullchain.pem"],
+        json_schema_extra={"default": None},
+    )
+    tls_key_file: FilePath | None = Field(
+        default=None,
+        description="Private key (PEM, without a pass phrase) of the certificate.",
+        examples=["/etc/spot-orchestrator/tls/privkey.pem"],
+        json_schema_extra={"default": None},
+    )
     metrics_listen: AddressOrOff = address_key(
         "127.0.0.1:9478",
         'Address of the listener with /metrics for Prometheus, or "off". It asks for no password, so keep it '

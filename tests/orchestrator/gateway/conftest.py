@@ -17,6 +17,7 @@ from cloud.ports import Clock
 from orchestrator.gateway.app import Gateway
 from orchestrator.gateway.config import one_pool
 from policies.model import TargetPhase, TargetSpec
+from tests.support.certificates import Pair, pair
 from tests.support.raw_http import Raw, connections
 from tests.support.running_gateway import Running
 from tests.support.upstreams import Behave, Behaviour, Upstream
@@ -27,6 +28,18 @@ PATIENCE = 20.0  # s after which a condition that should come true counts as nev
 @pytest.fixture
 def behave() -> type[Behave]:
     return Behave
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with WIRES = ("http", "https") has its tests run over each of them."""
+    if "wire" in metafunc.fixturenames and (wires := getattr(metafunc.module, "WIRES", ())):
+        metafunc.parametrize("wire", wires, indirect=True)
+
+
+@pytest.fixture
+def wire(request: pytest.FixtureRequest, tmp_path: Path) -> Pair | None:
+    """What gateways show their clients: nothing, in plain HTTP, or a certificate."""
+    return pair(tmp_path).write() if getattr(request, "param", "http") == "https" else None
 
 
 @pytest.fixture
@@ -70,7 +83,9 @@ async def upstreams() -> AsyncIterator[Callable[..., Awaitable[Upstream]]]:
 
 
 @pytest.fixture
-async def gateways(tmp_path: Path, eventually: Any) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
+async def gateways(
+    tmp_path: Path, eventually: Any, wire: Pair | None
+) -> AsyncIterator[Callable[..., Awaitable[Running]]]:
     """Start a gateway: `await gateways(upstream, ..., setting=value)`. Its targets are healthy on return.
 
     Health checks are frequent and retries fast; timeouts are long unless a test is about them.
@@ -90,6 +105,8 @@ async def gateways(tmp_path: Path, eventually: Any) -> AsyncIterator[Callable[..
             "seed": 1,
             "linger": 0.0,
         }
+        if wire is not None:
+            defaults |= {"tls_cert_file": wire.certificate, "tls_key_file": wire.key}
         config = one_pool(**(defaults | settings))
         one = Running(Gateway(config, clock or SystemClock()), config)
         await one.gateway.start()
@@ -105,15 +122,17 @@ async def gateways(tmp_path: Path, eventually: Any) -> AsyncIterator[Callable[..
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
+async def client(wire: Pair | None) -> AsyncIterator[aiohttp.ClientSession]:
+    connector = aiohttp.TCPConnector(ssl=True if wire is None else wire.trust())
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         yield session
 
 
 @pytest.fixture
-async def raw() -> AsyncIterator[Callable[[Running], Awaitable[Raw]]]:
+async def raw(wire: Pair | None) -> AsyncIterator[Callable[[Running], Awaitable[Raw]]]:
     """Connect to a gateway: `await raw(running)`."""
-    async with connections() as connect:
+    async with connections(tls=None if wire is None else wire.trust()) as connect:
         yield lambda running: connect(running.gateway.port)
 
 

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.gateway import app, clients, connection, selfcheck
 from tests.support.connections import still_open
 
+WIRES = ("http", "https")
 MOST = 20
 
 
@@ -62,22 +63,17 @@ async def test_for_one_too_many_the_longest_silent_ends(upstreams, gateways, ask
     assert (await ask(running)).status == 200
 
 
-async def test_one_that_asked_lately_is_not_the_longest_silent(upstreams, gateways, caller, eventually):
+async def test_one_that_asked_lately_is_not_the_longest_silent(upstreams, gateways, raw, caller, eventually):
     running = await gateways(await upstreams("node"))
-    called = []
-    for _ in range(MOST):
+    first, called = await raw(running), []
+    for _ in range(MOST - 1):
         called.append(caller(running))
         await asyncio.sleep(0.01)
-    called[0].send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-
-    async def answered() -> bool:
-        with contextlib.suppress(BlockingIOError):
-            return called[0].recv(1000).startswith(b"HTTP/1.1 200")
-        return False
-
-    await eventually(answered)
+    await first.send(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await first.answer())[0] == 200
     called.append(caller(running))
-    await eventually(lambda: held(called) == [True, False] + [True] * (MOST - 1))
+    await eventually(lambda: held(called) == [False] + [True] * (MOST - 1))
+    assert first.open
 
 
 async def test_what_is_being_answered_goes_on_and_the_newcomer_is_refused(
@@ -111,15 +107,15 @@ async def test_nor_does_one_end_that_was_answered_a_moment_ago(
     await eventually(lambda: held(called) == [True] * MOST + [False])
 
 
-async def test_half_of_a_request_keeps_nobody_out(upstreams, gateways, ask, caller, eventually):
+async def test_half_of_a_request_keeps_nobody_out(upstreams, gateways, ask, raw, eventually):
     """However much it says: who has owed the rest of a request for longest ends for another."""
     running = await gateways(await upstreams("node"))
-    halves = [caller(running) for _ in range(MOST)]
+    halves = [await raw(running) for _ in range(MOST)]
     for one in halves:
-        one.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+        await one.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
     await eventually(lambda: running.gateway.metrics.active == MOST)
     assert (await ask(running)).status == 200
-    await eventually(lambda: held(halves).count(False) == 1)
+    await eventually(lambda: [one.open for one in halves].count(False) == 1)
 
 
 async def test_the_configuration_may_allow_fewer_connections(upstreams, gateways, caller, eventually):
@@ -129,7 +125,7 @@ async def test_the_configuration_may_allow_fewer_connections(upstreams, gateways
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_does_not_read_its_answer_is_let_go(upstreams, gateways, ask, caller, eventually, stream):
+async def test_who_does_not_read_its_answer_is_let_go(upstreams, gateways, wire, eventually, stream):
     """And with it what it holds: the memory, and the place at its node."""
     text = "x" * 50_000
 
@@ -144,15 +140,18 @@ async def test_who_does_not_read_its_answer_is_let_go(upstreams, gateways, ask, 
 
     node = await upstreams("node", long)
     running = await gateways(node, unread_timeout=0.2, body_rate=2**30)
-    one = caller(running)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small = socket.create_connection(("127.0.0.1", running.gateway.port), 10)
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    tls = {} if wire is None else {"ssl": wire.trust(), "server_hostname": "127.0.0.1"}
+    _, one = await asyncio.open_connection(sock=small, limit=1, **tls)
     body = b'{"stream": true}' if stream else b"{}"
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    one.send(head + body)
+    one.write(head + body)
     await eventually(lambda: count(running, "connections_unread") == "1.0")
     await eventually(lambda: running.gateway.metrics.active == 0)
     await eventually(lambda: running.gateway._server.connections == [])
     assert (await running.targets())["node"]["in_flight"] == 0
+    one.close()
 
 
 def test_of_many_who_do_not_read_those_with_most_are_let_go():

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.gateway.config import GatewayError, one_pool
 
+WIRES = ("http", "https")
 GET = b"GET /v1/models HTTP/1.1\r\nHost: llm.internal:8000\r\n"
 ANY = {"allowed_hosts": ("*",)}
 
@@ -26,13 +27,13 @@ LIES = (
 )
 
 
-async def test_the_gateway_says_where_a_request_comes_from(upstreams, gateways, raw):
+async def test_the_gateway_says_where_a_request_comes_from(upstreams, gateways, raw, wire):
     node = await upstreams("node")
     seen, _ = await asked(raw, await gateways(node, **ANY), node, LIES)
     origins = {name: value for name, value in seen.items() if "forwarded" in name or name == "x-real-ip"}
     assert origins == {
         "x-forwarded-for": "127.0.0.1",
-        "x-forwarded-proto": "http",
+        "x-forwarded-proto": "http" if wire is None else "https",
         "x-forwarded-host": "llm.internal:8000",
     }
 
@@ -48,11 +49,12 @@ async def test_what_a_trusted_proxy_says_passes_and_it_is_added(upstreams, gatew
     assert (seen["x-forwarded-port"], seen["x-real-ip"]) == ("443", "1.2.3.4")
 
 
-async def test_a_trusted_proxy_that_says_nothing(upstreams, gateways, raw):
+async def test_a_trusted_proxy_that_says_nothing(upstreams, gateways, raw, wire):
     node = await upstreams("node")
     seen, _ = await asked(raw, await gateways(node, trusted_proxies=("127.0.0.1",), **ANY), node)
     assert seen["x-forwarded-for"] == "127.0.0.1"
-    assert (seen["x-forwarded-proto"], seen["x-forwarded-host"]) == ("http", "llm.internal:8000")
+    ours = "http" if wire is None else "https"
+    assert (seen["x-forwarded-proto"], seen["x-forwarded-host"]) == (ours, "llm.internal:8000")
 
 
 async def test_one_that_is_not_trusted_among_others_that_are(upstreams, gateways, raw):

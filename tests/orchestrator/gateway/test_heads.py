@@ -11,6 +11,8 @@ import pytest
 from orchestrator.gateway import connection
 from tests.support.raw_http import Raw
 
+WIRES = ("http", "https")
+
 KIB = 1024
 SMALL = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
 

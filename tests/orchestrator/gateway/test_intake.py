@@ -9,6 +9,8 @@ import pytest
 
 from orchestrator.gateway.intake import Pace
 
+WIRES = ("http", "https")
+
 MIB = 1024 * 1024
 
 

@@ -13,6 +13,8 @@ from orchestrator.gateway import selfcheck
 from orchestrator.gateway.metrics import Outcome, Recent
 from orchestrator.gateway.selfcheck import SelfCheck
 
+WIRES = ("http", "https")
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:

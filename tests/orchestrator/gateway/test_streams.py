@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+WIRES = ("http", "https")
+
 
 def _cuts(behave):
     return {
