@@ -143,7 +143,7 @@ def _pool_verdict(
     if machines is None or people is None:
         return "unknown", f"What the pool cost {when} is not known: nodes had no known price."
     if not sums.served:
-        idle = f"Nobody asked the pool {when}; its machines cost {_usd(machines)}"
+        idle = f"Nobody asked the pool {when}; its machines cost {dollars(machines)}"
         if not machines:
             return "unknown", f"Nothing was counted {when}: neither machines nor tokens."
         return ("api", f"{idle}, an API nothing.") if compared else ("unknown", f"{idle}.")
@@ -154,13 +154,13 @@ def _pool_verdict(
         )
     if sums.api is None:
         return "unknown", f"What {pool.compare} asks for a million tokens is not known: {_price_key(pool)}."
-    own = f"{_usd(machines + people)} for machines{' and people' if people else ''}"
+    own = f"{dollars(machines + people)} for machines{' and people' if people else ''}"
     if sums.api < machines + people:
         threshold, busy = _threshold(sums, rate, when, "below")
-        there = f"{_usd(sums.api)} there against {own}"
+        there = f"{dollars(sums.api)} there against {own}"
         return "api", f"The API ({pool.compare}) would be cheaper{threshold}{busy}: {there}."
     threshold, busy = _threshold(sums, rate, when, "above")
-    there = f"{own} against {_usd(sums.api)} at {pool.compare}"
+    there = f"{own} against {dollars(sums.api)} at {pool.compare}"
     return "pool", f"The pool is cheaper{threshold}{busy}: {there}."
 
 
@@ -218,33 +218,34 @@ def _route_verdict(
         )
     peak = _peak(books, route)
     pool, unit = min(same, key=lambda offer: (offer[1].break_even(api), offer[0].name))
-    pays_from = unit.pays_from(api, peak=peak)
     return RouteStanding(
         route=route,
         sums=sums,
         tokens=tokens,
         offer=pool.name,
-        pays_from=pays_from,
+        pays_from=unit.pays_from(api, peak=peak),
         break_even=unit.break_even(api),
-        advice=_route_advice(pool, unit, api, tokens, peak, pays_from),
+        advice=offer_advice(f"A pool like {pool.name}", unit, api=api, tokens=tokens, peak=peak),
     )
 
 
-def _route_advice(
-    pool: PoolSettings, unit: Unit, api: float, tokens: float, peak: float, pays_from: float | None
-) -> str:
+def offer_advice(name: str, unit: Unit, *, api: float, tokens: float, peak: float) -> str:
+    """Whether such units would pay for a traffic of so many tokens a month, as one sentence. `api`: USD per
+    million tokens that it costs so far."""
     asks = f"${api:,.2f} a million tokens here"
+    pays_from, share = unit.pays_from(api, peak=peak), unit.break_even(api)
     if pays_from is None:
         full = unit.usd_per_hour / (unit.rate * 3600.0 / _MTOK)
-        busy = "even when full" if unit.break_even(api) > 1.0 else "sized for the busiest hour"
-        dear = full if unit.break_even(api) > 1.0 else full * peak
-        return f"A pool like {pool.name} would never pay: {busy} it costs ${dear:,.2f} against {asks}."
-    share = _percent(unit.break_even(api))
-    pays = f"A pool like {pool.name} would pay from {_count(pays_from)} tokens a month ({share} of one unit)"
-    bill, own = api * tokens / _MTOK, unit.cost(tokens=tokens, peak=peak)
-    units = unit.units_for(tokens=tokens, peak=peak)
-    there = f"{_usd(own)} a month for {units} unit{'' if units == 1 else 's'}"
-    return f"{pays}; this pace is {_count(tokens)}: {_usd(bill)} a month here against {there}."
+        if share > 1.0:
+            return f"{name} would never pay: even when full it costs ${full:,.2f} against {asks}."
+        return (
+            f"{name} would never pay: sized for the busiest hour it costs ${full * peak:,.2f} against {asks}."
+        )
+    pays = f"{name} would pay from {count_words(pays_from)} tokens a month ({_percent(share)} of one unit)"
+    own, units = unit.cost(tokens=tokens, peak=peak), unit.units_for(tokens=tokens, peak=peak)
+    there = f"{dollars(own)} a month for {units} unit{'' if units == 1 else 's'}"
+    bill = f"{dollars(api * tokens / _MTOK)} a month here"
+    return f"{pays}; this pace is {count_words(tokens)}: {bill} against {there}."
 
 
 def _peak(books: Books, route: RouteSettings) -> float:
@@ -266,7 +267,8 @@ def _by(found: Report) -> dict[str | None, Sums]:
     return {row.group[0]: row.sums for row in found.rows}
 
 
-def _usd(amount: float) -> str:
+def dollars(amount: float) -> str:
+    """USD in words, to the cent."""
     return f"${amount:,.2f}"
 
 
@@ -275,7 +277,7 @@ def _percent(share: float, digits: int = 0) -> str:
     return f"{share * 100:.{digits}f}%" if share >= 0.01 or share <= 0 else f"{share * 100:.1g}%"
 
 
-def _count(tokens: float) -> str:
+def count_words(tokens: float) -> str:
     """Tokens in words: 950k, 1.2M, 2.3G."""
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if tokens >= size:

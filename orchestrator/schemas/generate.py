@@ -33,6 +33,7 @@ VIEWS: Final[dict[str, type]] = {
     "explain": views.ExplainView,
     "config-show": setup_views.ConfigShowView,
     "cost": cost_views.CostView,
+    "cost-estimate": cost_views.CostEstimateView,
     "history": views.HistoryView,
     "support-bundle": setup_views.BundleView,
     "gameday": views.GamedayView,

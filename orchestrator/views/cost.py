@@ -123,3 +123,49 @@ class CostView(TypedDict):
     routes: Annotated[list[RouteCostView], "routes that providers alone serve"]
     forecast: ForecastView
     notes: Annotated[list[str], "what is missing or assumed in these figures"]
+
+
+class ApiCostView(TypedDict):
+    """What an API asks for a traffic."""
+
+    api: Annotated[str, "provider/model; `as it was used` for the models of an export together"]
+    usd_per_month: Annotated[float | None, "null where a price is not known"]
+    usd_per_mtok: Annotated[float | None, "USD per million tokens of this traffic"]
+
+
+class MachineCostView(TypedDict):
+    """Machines of one kind that would serve the traffic instead, held against the first API."""
+
+    machine: str
+    usd_per_hour: Annotated[float | None, "of one unit"]
+    tokens_per_second: Annotated[float | None, "of one unit, saturated"]
+    people: Annotated[float, "share of people's work on top of the machines"]
+    units: Annotated[int | None, "that take the busiest hour"]
+    usd_per_month: Annotated[float | None, "of all of them, people's work included"]
+    usd_per_mtok: float | None
+    utilisation: Annotated[float | None, "mean of the month"]
+    pays_from_tokens_per_month: Annotated[
+        float | None, "traffic above which one unit is cheaper; null: never"
+    ]
+    break_even_utilisation: float | None
+    needs_tokens_per_second: Annotated[
+        float | None, "what a unit must take to be cheaper for this traffic, where its rate is not known"
+    ]
+    cheaper: Literal["pool", "api", "unknown"]
+    advice: str
+
+
+class CostEstimateView(TypedDict):
+    """The answer of `orchestrator cost --usage`: what a traffic costs at an API, and what on machines."""
+
+    schema: Literal["cost-estimate/1"]
+    source: Annotated[str, "the file, or the pace as it was given"]
+    days: Annotated[float | None, "length of the export; null for a pace"]
+    tokens_per_month: float
+    tokens_in_per_month: Annotated[float, "of prompts"]
+    tokens_out_per_month: Annotated[float, "of answers"]
+    cached_share: Annotated[float, "share of the prompts' tokens that comes out of a cache"]
+    peak: Annotated[float, "tokens of the busiest hour over those of the mean one"]
+    apis: list[ApiCostView]
+    machines: list[MachineCostView]
+    notes: list[str]
