@@ -8,7 +8,7 @@ its account every half minute, the gateways theirs every second: rows are as far
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,9 @@ from policies.spend import PICO
 _DAY: Final = 24
 """Hours."""
 _WEEK: Final = 7 * _DAY
+_SUMS: Final = (
+    "amount", "requests", "estimated", "unpriced", "fresh", "cached", "written", "output", "unsettled",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +131,9 @@ def from_gateway(usage_file: Path, spend_file: Path, span: Span) -> Used:
         days = _days(spend_file, span)
     except Unbooked as error:
         missing.append(f"what providers cost is not known: {error}")
-    providers = tuple(_paid(day, line) for day in days for line in day.lines if _counts(line))
-    unsettled = sum(line.unsettled for day in days for line in day.lines if _counts(line))
+    paid = [(day, line) for day in days for line in _by_key(day) if _counts(line)]
+    providers = tuple(_paid(day, line) for day, line in paid)
+    unsettled = sum(line.unsettled for _, line in paid)
     if unsettled:
         missing.append(
             f"{unsettled / PICO:.2f} USD of what providers cost are held for requests whose end nobody saw, "
@@ -149,6 +153,16 @@ def _days(path: Path, span: Span) -> list[Totals]:
     return found[max(0, today - last) :][::-1]
 
 
+def _by_key(day: Totals) -> Iterator[Line]:
+    """The lines of a day by key. What is of no key, or was booked by who knows none, has an empty one."""
+    for line in day.lines:
+        place = (line.provider, line.route, line.model)
+        keyed = [one for one in day.by_key if (one.provider, one.route, one.model) == place]
+        # Never less than nothing: a request may have been booked between both reads.
+        rest = {name: max(0, getattr(line, name) - sum(getattr(k, name) for k in keyed)) for name in _SUMS}
+        yield from (replace(line, **rest), *keyed)
+
+
 def _counts(line: Line) -> bool:
     """Whether anything left the house: what a key is charged for a pool's tokens did not."""
     return not line.provider.startswith(POOL) and bool(line.requests or line.unsettled)
@@ -160,6 +174,7 @@ def _paid(day: Totals, line: Line) -> ProviderDay:
         provider=line.provider,
         route=line.route,
         model=line.model,
+        key=line.key,
         usd=line.amount + line.unsettled,
         requests=line.requests,
         estimated=line.estimated,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloud.providers.prices import price_of
 from orchestrator.config.checks.costs import stated_offerings
@@ -20,6 +20,10 @@ class CostSettings:
     pools: tuple[PoolSettings, ...]
     routes: tuple[RouteSettings, ...]
     prices: dict[str, Price]
+
+    def of(self, pool: str) -> CostSettings:
+        """The same of one pool: routes that no pool serves are nobody's."""
+        return replace(self, pools=tuple(each for each in self.pools if each.name == pool), routes=())
 
 
 def settings_of(config: Config, *, now: float) -> CostSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import cast
 
 from orchestrator.views.cost import (
     CostLineView,
@@ -26,8 +27,11 @@ from policies.spend import PICO
 _DAY = 24
 
 
-def view_of(books: Books, by: Sequence[Dimension]) -> CostView:
-    """The report of the period by these dimensions. Raises ValueError for an unknown or a double one."""
+def view_of(books: Books, by: Sequence[str], missing: Sequence[str] = ()) -> CostView:
+    """The report of the period by these dimensions. Raises ValueError for an unknown or a double one.
+
+    `missing` says what is not in the books, and comes first in the notes.
+    """
     found = report(books, by)
     hours = elapsed(books)
     pools = self_or_api.pools(books)
@@ -35,13 +39,13 @@ def view_of(books: Books, by: Sequence[Dimension]) -> CostView:
         "schema": "cost/1",
         "since": books.since * HOUR,
         "until": books.until * HOUR,
-        "by": list(by),
+        "by": cast("list[Dimension]", list(by)),
         "rows": [_line(row.sums, dict(zip(by, row.group, strict=True)), hours) for row in found.rows],
         "total": _line(found.total, {}, hours),
         "pools": [_pool(one, hours) for one in pools],
         "routes": [_route(one, hours) for one in self_or_api.routes(books)],
         "forecast": _forecast(books),
-        "notes": list(_notes(books, found.total, pools)),
+        "notes": [*missing, *_notes(books, found.total, pools)],
     }
 
 

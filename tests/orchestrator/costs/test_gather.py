@@ -26,9 +26,15 @@ SPAN = Span(since=HOUR - 20, until=HOUR + 20, now=NOON)
 
 
 def paid(
-    file: SpendFile, at: float, usd: float | None, *, provider: str = "claude", settle: bool = True
+    file: SpendFile,
+    at: float,
+    usd: float | None,
+    *,
+    provider: str = "claude",
+    settle: bool = True,
+    key: str = "",
 ) -> None:
-    claim = Claim(provider=provider, route="chat", model="m", amount=PICO, until=at + 60)
+    claim = Claim(provider=provider, route="chat", model="m", amount=PICO, until=at + 60, key=key)
     [ticket] = file.apply([claim], at)
     assert isinstance(ticket, Ticket)
     if settle:
@@ -108,6 +114,19 @@ def test_use_and_money_come_from_the_gateways_files(tmp_path: Path) -> None:
     assert (today.fresh, today.cached, today.written, today.output) == (20, 10, 16, 4)
     assert [u.backend for u in found.of("embed").usage] == ["pool/embed"]
     assert found.of("embed").providers == ()
+
+
+def test_each_key_has_its_part_of_what_a_provider_cost_and_the_rest_is_nobodys(tmp_path: Path) -> None:
+    with closing(SpendFile(tmp_path / "spend.db")) as spend:
+        for usd, key in ((1.0, ""), (2.0, "team-a"), (4.0, "team-a"), (8.0, "team-b")):
+            paid(spend, NOON, usd, key=key)
+        paid(spend, NOON - 3600, 0.0, settle=False, key="team-b")  # its gateway died
+    found = gather.from_gateway(tmp_path / "usage.db", tmp_path / "spend.db", SPAN)
+    assert {day.key: (day.usd // PICO, day.requests, day.fresh) for day in found.providers} == {
+        "": (1, 1, 10),
+        "team-a": (6, 2, 20),
+        "team-b": (9, 1, 10),
+    }
 
 
 def test_days_that_are_over_are_told_without_today(tmp_path: Path) -> None:
