@@ -27,6 +27,7 @@ from cloud.ports import Clock
 from cloud.serving.hosts import ANY, Hosts
 from cloud.serving.sockets import SocketFile, SocketInUse
 from cloud.serving.sockets import serve as serve_http
+from orchestrator.gateway.accounts.usage_book import UsageBook
 from orchestrator.gateway.backend import Backend
 from orchestrator.gateway.certificate import shown_certificate
 from orchestrator.gateway.clients import Clients, connections_most
@@ -37,6 +38,7 @@ from orchestrator.gateway.endings import Endings
 from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.lane import Lane
+from orchestrator.gateway.metering import Metering
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import MetricsListener
 from orchestrator.gateway.providers import Providers
@@ -86,6 +88,7 @@ class Gateway:
         self.lanes: dict[str, Lane] = {}
         self.providers: dict[str, Backend] = {}  # what is put here before the start is not made
         self._providers: Providers
+        self._usage: UsageBook
         self._router: Router
         self._proxy: Proxy
         self._control: Control
@@ -195,11 +198,16 @@ class Gateway:
             metrics=self.metrics,
             seed=self._rng.random(),
         )
+        self._usage = self.metrics.usage.book = UsageBook(config.usage_file, self._clock)
+        self._usage.start()
         self._proxy = Proxy(
             config=config,
             router=self._router,
             endings=self._endings,
             metrics=self.metrics,
+            metering=Metering(
+                self._usage, self.metrics.usage, config.pools, routed=config.routed, now=self._clock.now
+            ),
             ids=self._ids,
             clock=self._clock,
         )
@@ -291,6 +299,7 @@ class Gateway:
             for lane in self.lanes.values():
                 await lane.close()
             await self._providers.close()
+            await self._usage.close()
         log.info("gateway_stopped", clean=clean)
         return clean
 

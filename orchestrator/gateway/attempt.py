@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from cloud.ports import Clock
+from cloud.providers.usage import of_openai
 from cloud.sse import DONE_EVENT, only_comments
 from orchestrator.gateway import failure as failures
 from orchestrator.gateway import upstream
@@ -32,6 +33,7 @@ from orchestrator.gateway.watch import Leash, Watch
 _SUCCESS = range(200, 300)
 _FIRST_ERROR, _FIRST_SERVER_ERROR = 400, 500
 _EVENT_STREAM = "text/event-stream"
+_AT_FAULT = frozenset({400, 422})
 
 
 class AttemptFailed(Exception):
@@ -74,17 +76,29 @@ class Attempts:
 
         Raises AttemptFailed, ClientGone.
         """
+        try:
+            return await self._send(job, entry, job.body_for(entry))
+        except AttemptFailed as failed:
+            if not (job.asks_usage and entry.takes_usage is None and _refused(failed.answer)):
+                raise
+        # what it refuses may be the question for the usage, which is ours
+        return await self._send(job, entry, job.body_for(entry, spares_usage=True), spared=True)
+
+    async def _send(self, job: Job, entry: Entry, body: bytes, *, spared: bool = False) -> web.StreamResponse:
+        """`spared`: the same was refused with the question for the usage in it."""
         with self._failures_named(job, leash := self._leash(job, entry)), leash:
             async with self._session.request(
                 job.request.method,
                 upstream.target_url(entry.spec.address, job.asked.inner_path),
                 headers=job.headers,
-                data=job.body_for(entry) or None,
+                data=body or None,
                 allow_redirects=False,
             ) as answer:
                 leash.moved()
                 if not _streams(job, answer):
                     return await self._plain(job, leash, answer)
+                if spared or job.asks_usage:
+                    entry.takes_usage = not spared
                 await self._stream(job, leash, answer)
         return await self._close(job, b"" if job.judge is None else job.judge.closing())
 
@@ -93,7 +107,8 @@ class Attempts:
         out, transcript, capability = job.response, job.transcript, entry.capability or Capability()
         if out is None or transcript is None:
             raise AssertionError(f"request {job.exchange.id}: nothing to go on from")
-        job.judge = None
+        job.judge, transcript.asks = None, job.may_ask_usage(entry)
+        self._metrics.wasted("prompt", len(transcript.prompt or ()) + transcript.tokens)  # is read again
         with self._failures_named(job, leash := self._leash(job, entry)), leash:
             rest = Continuation(
                 session=self._session,
@@ -173,7 +188,8 @@ class Attempts:
         failure = failures.of_status(answer.status, body, draining=entry.draining)
         succeeded = answer.status in _SUCCESS
         if succeeded and job.request.method == hdrs.METH_POST:
-            failure = job.asked.dialect.whole(job.asked, body)
+            failure, told = job.asked.dialect.whole(job.asked, body)
+            job.meter.usage = of_openai(told) if failure is None else None
         if failure is not None:
             said = f"it answered {answer.status}"
             if answer.status >= _FIRST_ERROR:
@@ -246,7 +262,7 @@ class Attempts:
             out.force_close()
         self._begun(job, leash)
         job.response = out
-        self._metrics.first_byte(self._clock.now() - job.exchange.started)
+        self._metrics.first_byte(job.began(self._clock.now()))
         try:
             await out.prepare(job.request)
         except ConnectionError:
@@ -265,6 +281,11 @@ class Attempts:
         """An event without an end is not an event stream."""
         if judge.size_of_tail() > self._answer_limit:
             judge.fail(Failure.BAD_RESPONSE, "an event of the stream has no end")
+
+
+def _refused(answer: Answer | None) -> bool:
+    """Whether a target finds fault with what the request says."""
+    return answer is not None and answer.status in _AT_FAULT
 
 
 def _streams(job: Job, answer: aiohttp.ClientResponse) -> bool:

@@ -96,9 +96,15 @@ class Control:
             "recent": lane.metrics.recent(),
             "refuses": self._locked_out(),
             "tls": self._tls(),
+            "usage": self._usage(),
             "only_pool": table.only_pool,
             "targets": [self._target(entry, now) for entry in table],
         }
+
+    def _usage(self) -> dict[str, Any]:
+        """How what was used gets into the usage file: rows that wait, and why they do."""
+        book = self._metrics.usage.book
+        return {"waiting": 0 if book is None else book.waiting, "fault": "" if book is None else book.trouble}
 
     def _target(self, entry: Entry, now: float) -> dict[str, Any]:
         state, reason = entry.state(now)

@@ -117,6 +117,8 @@ class HealthChecker:
         """Probe it: it may be another engine by now. One that takes its time answers beside the checks."""
         if entry not in self._probes:
             entry.capability = self._table.able_by_build(entry)
+            if entry.health is not TargetState.HEALTHY:
+                entry.takes_usage = None
             if entry.capability is None and entry.health is not TargetState.HEALTHY:
                 entry.known.clear()
             else:

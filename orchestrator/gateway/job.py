@@ -8,7 +8,16 @@ from multidict import CIMultiDict
 from orchestrator.gateway.accounts.meter import Meter
 from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.config import CONTINUATIONS
-from orchestrator.gateway.continuation import Capability, Kind, Plan, Transcript, Way, plan_of, prepared
+from orchestrator.gateway.continuation import (
+    Capability,
+    Kind,
+    Plan,
+    Transcript,
+    Way,
+    may_ask_usage,
+    plan_of,
+    prepared,
+)
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.renaming import Renaming, RenamingEdge
@@ -30,15 +39,17 @@ class Job:
     that another target could go on with it; `nature` is what the target of the recorded part served then,
     `broke_at` when it last broke; `judge` judges what the first target brings, and is None after that.
 
-    `client` is whose key it came with, None where no keys are asked for; `meter` takes what it used. `model`
-    is the name that the client asked for, `came` the request as it came, `asked` as its present
-    backend gets it. `route` is None where requests are not looked at; `backend` says who has it now, and
-    `pool` which pool, empty where that is none.
+    `client` is whose key it came with, None where no keys are asked for; `meter` takes what it used.
+    `asks_usage`: its target is asked for the usage of its stream, which the client did not ask for. `model`
+    is the name that the client asked for, `came` the request as it came, `asked` as its present backend gets
+    it. `route` is None where requests are not looked at; `backend` says who has it now, and `pool` which
+    pool, empty where that is none.
     """
 
     __slots__ = (
-        "asked", "backend", "broke_at", "came", "client", "edge", "exchange", "headers", "judge", "meter",
-        "model", "nature", "outcome", "plan", "pool", "request", "response", "route", "transcript",
+        "asked", "asks_usage", "backend", "broke_at", "came", "client", "edge", "exchange", "headers",
+        "judge", "meter", "model", "nature", "outcome", "plan", "pool", "request", "response", "route",
+        "transcript",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +66,7 @@ class Job:
         self.backend = self.pool = ""
         self.headers: CIMultiDict[str] = CIMultiDict()
         self.plan: Plan | None = None
+        self.asks_usage = False
         self.transcript: Transcript | None = None
         self.nature: Nature | None = None
         self.broke_at = 0.0
@@ -111,22 +123,29 @@ class Job:
         """What it needs of its next target."""
         return self.exchange.wish
 
-    def body_for(self, entry: Entry) -> bytes:
-        """What is sent to this target; begins a transcript where its stream could be continued."""
-        self.transcript, self.nature = None, entry.nature
-        capability = entry.capability or Capability()
-        if self.plan is None or self.plan.kind is Kind.ENDED:
-            return self.asked.body()
-        if capability.way is not Way.NONE or self.plan.kind is Kind.AGAIN:
-            self.transcript = Transcript(self.asked, self.plan)
-        return prepared(self.asked, self.plan, capability)
+    def body_for(self, entry: Entry, *, spares_usage: bool = False) -> bytes:
+        """What is sent to this target; begins a transcript where its stream could be continued.
+
+        It asks for the usage of a stream where its client does not, unless told to spare that.
+        """
+        self.transcript, self.judge, self.nature = None, None, entry.nature
+        capability, plan = entry.capability or Capability(), self.plan
+        asks = self.asks_usage = not spares_usage and self.may_ask_usage(entry)
+        recorded = plan is not None and plan.kind is not Kind.ENDED and capability.way is not Way.NONE
+        if plan is not None and (recorded or plan.kind is Kind.AGAIN):
+            self.transcript = Transcript(self.asked, plan, asks=asks)
+        return prepared(self.asked, plan, capability, asks=asks)
+
+    def may_ask_usage(self, entry: Entry) -> bool:
+        """Whether a target is to be asked for the usage of its stream, which its client did not ask for."""
+        return entry.takes_usage is not False and may_ask_usage(self.asked)
 
     def new_judge(self) -> StreamJudge:
         """The judge of the stream that a target begins."""
-        if self.transcript is None:
+        if self.transcript is None and not self.asks_usage:
             self.judge = self.asked.dialect.judge(self.asked)
         else:
-            self.judge = CompletionJudge(self.asked.choices, self.transcript)
+            self.judge = CompletionJudge(self.asked.choices, self.transcript, unasked=self.asks_usage)
         return self.judge
 
     @property
@@ -166,6 +185,11 @@ class Job:
         if transcript is None or self.asked.max_tokens is None or not entry.clock.gap:
             return None
         return (self.asked.max_tokens - transcript.tokens) * entry.clock.gap
+
+    def began(self, now: float) -> float:
+        """Its answer begins: the seconds since it arrived."""
+        seconds = self.meter.first_s = now - self.exchange.started
+        return seconds
 
     def told_tokens(self) -> int | None:
         """Tokens that came so far, None where nothing tells."""

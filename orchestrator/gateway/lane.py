@@ -116,6 +116,7 @@ class Lane:
     async def serve(self, job: Job, candidate: Candidate) -> web.StreamResponse:
         """See Backend."""
         gate, exchange = self.gate, job.exchange
+        job.meter.aim("pool", self.name, job.asked.model if job.asked.model in gate.adapters else "")
         try:
             row_of(job.request.method, job.asked.path, gate.allow_paths)
         except Unfit as closed:

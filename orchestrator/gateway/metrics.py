@@ -12,6 +12,7 @@ from enum import StrEnum
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from orchestrator.gateway.accounts.usage_metrics import UsageMetrics
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.times import Series, Times
@@ -35,7 +36,7 @@ class Outcome(StrEnum):
 
 _MOVES = frozenset({Failure.LOST, Failure.STALLED, Failure.MOVED, Failure.FIRST_TOKEN_TIMEOUT})
 _SERVED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
-_FAILED = frozenset({Outcome.UPSTREAM_ERROR, Outcome.FAILED, Outcome.REFUSED, Outcome.CUT})
+FAILED = frozenset({Outcome.UPSTREAM_ERROR, Outcome.FAILED, Outcome.REFUSED, Outcome.CUT})
 
 
 class Recent:
@@ -51,7 +52,7 @@ class Recent:
         second = int(now)
         self._forget(second)
         answered, failed = self._by_second.get(second, (0, 0))
-        self._by_second[second] = answered + (outcome in _SERVED), failed + (outcome in _FAILED)
+        self._by_second[second] = answered + (outcome in _SERVED), failed + (outcome in FAILED)
 
     def counts(self, now: float) -> dict[str, int]:
         """As `/v1/state` shows them."""
@@ -112,6 +113,7 @@ class GatewayMetrics:
         self.certificate_refused = False
         self._seconds = histogram("request_seconds", "From a request's arrival to the end of its answer").of()
         self._first = histogram("first_byte_seconds", "From a request's arrival to its first byte").of()
+        self.usage = UsageMetrics(self.registry, self.label)
         self.families = _Families(self._counter, histogram, self.label)
         self.registry.register(_Gauges(self))
         ProcessCollector(registry=self.registry)
@@ -270,6 +272,10 @@ class LaneMetrics:
     def stream_ended(self, chunks: int) -> None:
         """A stream is over, whole or cut."""
         self._chunks.inc(chunks)
+
+    def wasted(self, kind: str, count: int) -> None:
+        """Tokens that no client got: `output` that was generated in vain, `prompt` that was read again."""
+        self._process.usage.wasted(self.pool, kind, count)
 
     def health_checked(self, passed: bool) -> None:
         """A health check ended."""

@@ -131,6 +131,7 @@ class ProviderBackend:
     async def serve(self, job: Job, candidate: Candidate) -> web.StreamResponse:
         """See Backend."""
         model = candidate.backend.model
+        job.meter.aim("provider", self.spec.name, model)
         patience = _PATIENCE if candidate.patience is None else candidate.patience
         give_up = self._clock.now() + patience
         attempts, failed = 0, CallFailed(Failure.CONNECT, "it was not asked")
@@ -172,7 +173,10 @@ class ProviderBackend:
             with purse.at_stake(held) as stake:
                 self._breaker.begin(self._clock.now())
                 job.exchange.move(Stage.SENT)
-                response = await self._calls.run(job, call, stake, native=native)
+                try:
+                    response = await self._calls.run(job, call, stake, native=native)
+                finally:
+                    job.meter.usage = stake.usage
             outcome = job.outcome
             if outcome is not Outcome.OK:  # its stream broke
                 self._breaker.fail(self._clock.now())

@@ -179,7 +179,7 @@ class Calls:
                 stake.refused()
             why = found.error or f"no stream came: {answer.content_type}"
             raise CallFailed(Failure.BAD_RESPONSE, self._hide(why), untaken=not stake.owed)
-        self._heard(self._clock.now() - sending.sent_at)
+        self._begun(sending)
         job.response = web.Response(
             headers=sending.headers(_JSON),
             body=job.renamed(found.body) if sending.native else job.edge.answer(found.body),
@@ -229,18 +229,24 @@ class Calls:
             out.force_close()
         job.exchange.move(Stage.STREAMING)
         job.response = out
-        self._heard(self._clock.now() - sending.sent_at)
+        self._begun(sending)
         try:
             await out.prepare(job.request)
         except ConnectionError:
             raise ClientGone from None
         return out
 
+    def _begun(self, sending: _Sending) -> None:
+        now = self._clock.now()
+        sending.job.began(now)
+        self._heard(now - sending.sent_at)
+
     async def _pass(
         self, sending: _Sending, out: web.StreamResponse, block: bytes, silence: asyncio.Timeout
     ) -> None:
         """Write to the client. While it is slow the provider is not read, so its silence says nothing."""
         job = sending.job
+        job.meter.pieces += block.count(b"data: ")
         data = job.renamed(block) if sending.native else job.edge.feed(block)
         if data:
             silence.reschedule(None)

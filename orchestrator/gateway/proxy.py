@@ -19,6 +19,7 @@ from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.job import Job
+from orchestrator.gateway.metering import Metering
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.request import BEGUN, Exchange, Stage
@@ -40,12 +41,14 @@ class Proxy:
         router: Router,
         endings: Endings,
         metrics: GatewayMetrics,
+        metering: Metering,
         ids: RequestIds,
         clock: Clock,
     ) -> None:
         self._router = router
         self._endings = endings
         self._metrics = metrics
+        self._metering = metering
         self._ids = ids
         self._clock = clock
         self._allow_paths = tuple(dict.fromkeys(path for gate in config.pools for path in gate.allow_paths))
@@ -91,6 +94,8 @@ class Proxy:
             self._running.discard(task)
             self._intake.release(exchange.held)
             self._metrics.active -= 1
+            if job is not None:
+                self._metering.ended(job, outcome)
             pool = "" if job is None else job.pool
             self._metrics.request_ended(outcome, self._clock.now() - exchange.started, pool)
             if not exchange.over:

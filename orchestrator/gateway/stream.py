@@ -71,10 +71,12 @@ class StreamJudge:
 
     This one serves streams whose end the gateway does not know how to prove: they have begun with their
     first event and are whole when they end between two events without an error of the connection. `chunks`
-    counts the choices that passed, which is the number of tokens where each token has its own chunk.
+    counts the choices that passed, or events with a part of a response, which is the number of tokens where
+    each token has its own chunk. `usage` is what a whole stream told of its usage, as it came.
     """
 
     def __init__(self) -> None:
+        self.usage: Any = None
         self._splitter = Splitter()
         self._failure: Failure | None = None
         self.detail = ""
@@ -220,13 +222,15 @@ class EventJudge(StreamJudge, ABC):
 class CompletionJudge(EventJudge):
     """For `/v1/completions` and `/v1/chat/completions` with this many choices.
 
-    Whole with a finish_reason for every choice. With a recorder each event passes through it.
+    Whole with a finish_reason for every choice. With a recorder each event passes through it. `unasked`: the
+    client did not ask for the event that tells the usage and nothing else, and does not get it.
     """
 
     _lacks = "a finish_reason"
 
-    def __init__(self, choices: int, recorder: Recorder | None = None) -> None:
+    def __init__(self, choices: int, recorder: Recorder | None = None, *, unasked: bool = False) -> None:
         super().__init__()
+        self._unasked = unasked
         self._open = set(range(choices))  # choices that have not ended
         self._ended: set[int] = set()
         self._recorder = recorder
@@ -292,6 +296,11 @@ class CompletionJudge(EventJudge):
     def _passed(self, event: bytes, body: dict[str, Any]) -> bytes:
         self.chunks += event.count(_REASON_KEY)
         self._last = event
+        if usage := body.get("usage"):
+            if self.whole:
+                self.usage = usage
+            if self._unasked and not body.get("choices"):
+                return b""
         if self._recorder is None:
             return event
         return self._recorder.take(event, body)
@@ -314,7 +323,7 @@ class TypedJudge(EventJudge):
         if "abort" in reasons:
             return Kind.ABORT
         if reasons or body.get("type") in self._ends:
-            self.whole = True
+            self.whole, self.usage = True, body.get("usage")
             return Kind.FINISH
         return Kind.CONTENT if not rows or any(_carries(row) for row in rows) else Kind.PREAMBLE
 
@@ -344,7 +353,9 @@ class ResponsesJudge(EventJudge):
         if kind in _PREAMBLES:
             return Kind.PREAMBLE
         if kind not in _ENDS:
+            self.chunks += 1
             return Kind.CONTENT
+        self.usage = response.get("usage")
         if not self._stored:
             if kind == "response.failed" and not refuses(response.get("error")):
                 return Kind.ERROR

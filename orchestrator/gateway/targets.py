@@ -42,12 +42,14 @@ class Entry:
     `capability` is what it can do for a stream that broke elsewhere, None until it was probed; `known` is set
     once that is so, or there is no telling when it will be. `tokens`: a rough count of those that its
     requests have and may bring; `salt` stands for it where requests are kept together. `refuses`: the last
-    connection to it was not made.
+    connection to it was not made. `takes_usage`: whether its engine may be asked for the usage of a stream,
+    None until that was tried.
     """
 
     __slots__ = (
         "breaker", "capability", "clock", "doubtful", "fails", "health", "in_flight", "known", "passes",
-        "present", "reason", "refuses", "salt", "spec", "suspicion", "tab", "tokens",
+        "present", "reason", "refuses", "salt", "spec", "suspicion", "tab", "takes_usage",
+        "tokens",
     )  # fmt: skip
 
     def __init__(self, spec: TargetSpec, breaker: Breaker, now: float) -> None:
@@ -65,6 +67,7 @@ class Entry:
         self.health = TargetState.INITIAL
         self.reason = "not checked yet"
         self.refuses = False
+        self.takes_usage: bool | None = None
         self.passes = 0
         self.fails = 0
         self.suspicion = asyncio.Event()

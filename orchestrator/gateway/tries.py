@@ -138,12 +138,14 @@ class Tries:
         elif isinstance(job.judge, ResponsesJudge) and job.judge.response_id:
             self._stored.note(entry.spec.id, job.judge.response_id)
         if job.response is not None and not job.response.prepared:
-            self._metrics.first_byte(self._clock.now() - job.exchange.started)
+            self._metrics.first_byte(job.began(self._clock.now()))
 
     def _goes_on(self, job: Job, entry: Entry, error: AttemptFailed, sent_at: float) -> bool:
         """Whether another target gets the request, or the rest of its stream; counts and logs either way."""
         exchange, failure, answer = job.exchange, error.failure, error.answer
         self._course.blame(exchange, entry, failure, None if answer is None else answer.retry_after)
+        if exchange.stage is Stage.SENT:
+            self._metrics.wasted("output", job.told_tokens() or 0)
         again = self._course.goes_on(
             job, entry, failure, answered=answer is not None, sent_at=sent_at, now=self._clock.now()
         )

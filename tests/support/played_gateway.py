@@ -17,6 +17,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 
 from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.accounts.usage_book import UsageBook
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.attempt import AttemptFailed, Attempts
 from orchestrator.gateway.config import one_pool
@@ -26,6 +27,7 @@ from orchestrator.gateway.failure import Failure, of_status
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.lane import Lane
+from orchestrator.gateway.metering import Metering
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.request import Stage
@@ -141,7 +143,7 @@ class Played(Attempts):
                 job.response, job.outcome = Out(self.world), Outcome.OK
                 job.response.tokens.extend(range(job.asked.max_tokens))
                 return job.response
-            job.judge = SimpleNamespace(whole=False)
+            job.judge = SimpleNamespace(whole=False, usage=None, chunks=0, tokens=lambda: None)
             await self._tokens(job, leash, node)
         return await self._close(job, b"")
 
@@ -284,6 +286,9 @@ class World:
             router=router,
             endings=endings,
             metrics=self.metrics,
+            metering=Metering(
+                UsageBook(None, clock), self.metrics.usage, self.config.pools, routed=False, now=clock.now
+            ),
             ids=RequestIds(random.Random(seed)),
             clock=clock,
         )

@@ -2,7 +2,7 @@
 
 from orchestrator.gateway.continuation.capability import probe
 from orchestrator.gateway.continuation.kinds import Broken, Capability, Kind, Plan, Way, plan_of
-from orchestrator.gateway.continuation.prepare import prepared
+from orchestrator.gateway.continuation.prepare import may_ask_usage, prepared
 from orchestrator.gateway.continuation.stitch import Continuation
 from orchestrator.gateway.continuation.transcript import Transcript
 
@@ -14,6 +14,7 @@ __all__ = [
     "Plan",
     "Transcript",
     "Way",
+    "may_ask_usage",
     "plan_of",
     "prepared",
     "probe",

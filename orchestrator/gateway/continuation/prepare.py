@@ -1,29 +1,57 @@
-"""What is sent to an engine so that its stream can be finished elsewhere."""
+"""What is sent to an engine so that its stream can be finished elsewhere, and is counted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from orchestrator.gateway.continuation.kinds import Capability, Plan, Way
+from orchestrator.gateway.continuation.kinds import CHAT_PATH, TEXT_PATH, Capability, Plan, Way
 
 if TYPE_CHECKING:
     from orchestrator.gateway.asked import Asked
 
 RETURN_IDS = "return_token_ids"  # vLLM's field: prompt ids in the first chunk, each chunk's own ids
-_ASK = b'{"return_token_ids":true,'
+_OPTIONS, _USAGE = "stream_options", "include_usage"
+_COUNTED = frozenset({CHAT_PATH, TEXT_PATH})
 
 
-def prepared(asked: Asked, plan: Plan, capability: Capability) -> bytes:
-    """The body to send to a target of this capability: it asks for token ids where they are of use.
+def may_ask_usage(asked: Asked) -> bool:
+    """Whether its engine has to be asked for the usage of its stream, which its client did not ask for.
+
+    https://platform.openai.com/docs/api-reference/chat/create#chat-create-stream_options
+    """
+    if asked.inner is None or not asked.stream or asked.inner_path.partition("?")[0] not in _COUNTED:
+        return False
+    options = asked.inner.get(_OPTIONS)
+    return not (isinstance(options, dict) and options.get(_USAGE))
+
+
+def prepared(asked: Asked, plan: Plan | None, capability: Capability, *, asks: bool) -> bytes:
+    """The body to send to a target of this capability: it asks for token ids where they are of use to the
+    plan, and for the usage where `asks` says so.
 
     Nothing else of the request changes. The ids are taken out of what the client sees by `Transcript`.
     """
-    body = asked.body()
-    fields = asked.inner
-    if fields is None or not plan.by_ids or capability.way is Way.NONE or fields.get(RETURN_IDS):
+    body, fields = asked.body(), asked.inner
+    if fields is None:
         return body
-    if RETURN_IDS in fields:
-        return orjson.dumps({**fields, RETURN_IDS: True})
-    return _ASK + body[body.index(b"{") + 1 :]
+    added: dict[str, Any] = {}
+    if plan is not None and plan.by_ids and capability.way is not Way.NONE and not fields.get(RETURN_IDS):
+        added[RETURN_IDS] = True
+    if asks:
+        added[_OPTIONS] = _options(fields.get(_OPTIONS))
+    if not added:
+        return body
+    if added.keys() & fields.keys():
+        return orjson.dumps({**fields, **added})
+    return orjson.dumps(added)[:-1] + b"," + body[body.index(b"{") + 1 :]
+
+
+def _options(told: Any) -> dict[str, Any]:
+    """The client's options and the usage at the end, which is in no other chunk."""
+    options = told if isinstance(told, dict) else {}
+    return {**{name: value for name, value in options.items() if name != _EACH}, _USAGE: True}
+
+
+_EACH = "continuous_usage_stats"  # vLLM's option: the usage so far in every chunk

@@ -34,10 +34,15 @@ class Transcript:
     `solid` of the ids came up to the last chunk with text, `lumped` with others in it.
     `calls` are the ids of the tool calls by index. `reasoned`: reasoning came; `spoken`: text other than
     white space did.
-    `finish` is the finish_reason, empty before it came. `fields` are the request's.
+    `finish` is the finish_reason, empty before it came. `fields` are the request's. `dropped` counts ids that
+    were generated and are generated again. `asks`: the engine is asked for the usage, which its client did
+    not ask for. `usage` is what an engine told that answered the whole request, as it came.
     """
 
-    def __init__(self, asked: Asked, plan: Plan) -> None:
+    def __init__(self, asked: Asked, plan: Plan, *, asks: bool = False) -> None:
+        self.asks = asks
+        self.usage: Any = None
+        self.dropped = 0
         self.plan = plan
         self._asked = asked
         self.fields: dict[str, Any] = asked.inner or {}
@@ -77,14 +82,23 @@ class Transcript:
         choices = chunk.get("choices")
         choice = choices[0] if choices else None
         if not isinstance(choice, dict):
-            self._counted = self._counted or bool(chunk.get("usage"))
-            return event
+            return self._take_usage(event, chunk.get("usage"))
         if choice.get("index"):
             return b""  # nobody asked for it: what is recorded has one choice
         ids = self._noted(choice)
+        if self.finish:
+            self.usage = chunk.get("usage") or self.usage
         if self.prompt is None and self._begin(chunk, choice) and not self.wants_ids:
             event = _without(event, _PROMPT_IDS, chunk)
         return event if self.wants_ids or not ids else _without(event, _IDS, chunk)
+
+    def _take_usage(self, event: bytes, usage: Any) -> bytes:
+        """Note an event without a choice."""
+        if not usage:
+            return event
+        self._counted = True
+        self.usage = usage if self.finish else None
+        return b"" if self.asks else event
 
     def take_plain(self, block: bytes, chunks: list[Any]) -> bytes | None:
         """The same for several events at once that hold ordinary text, one chunk for each.
@@ -145,6 +159,7 @@ class Transcript:
     def keep(self, count: int) -> int:
         """Forget all ids but the first so many, and give how many those were: they are generated again."""
         dropped = len(self.ids) - count
+        self.dropped += dropped
         del self.ids[count:]
         while dropped and (over := sum(self.lens) - count) > 0:
             last = self.lens.pop()
@@ -154,16 +169,22 @@ class Transcript:
 
     def restart(self) -> None:
         """Forget all ids: the whole request is asked again."""
+        self.dropped += len(self.ids)
         self.prompt, self.ids, self.lens, self.calls = None, array("I"), array("I"), []
         self.solid, self._lost = 0, False
 
     def body_for(self, capability: Capability) -> bytes:
         """The body of the whole request for a target."""
-        return prepared(self._asked, self.plan, capability)
+        return prepared(self._asked, self.plan, capability, asks=self.asks)
 
     def used(self) -> dict[str, int]:
         """Usage up to here, in tokens."""
         return usage_of(len(self.prompt or ()), self.tokens)
+
+    @property
+    def told(self) -> bool:
+        """Whether the answer is whole and `used` is all of it: the engines told the ids of every token."""
+        return bool(self.finish) and self.prompt is not None and not self._lost
 
     def closing(self) -> bytes:
         """The usage that a finished stream still owes to a client that asked for it."""

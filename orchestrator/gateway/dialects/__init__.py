@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
 
@@ -32,6 +32,15 @@ class Unfit(Exception):
         self.code = code
         self.message = message
         self.param = param
+
+
+class Verdict(NamedTuple):
+    """What a plain 200 answer is: what is wrong with it, None for a whole one, and the usage as it tells it,
+    None where it does not.
+    """
+
+    failure: Failure | None = None
+    usage: Any = None
 
 
 class ErrorShape(Protocol):
@@ -118,18 +127,20 @@ _WORDS = 500  # bytes of an engine's own words that are passed on
 class Dialect:
     """One row of the table.
 
-    `judge` makes the judge of a stream from the engine, `whole` says what is wrong with a plain 200 answer
-    (None: it is whole), `edge` makes the edge of one request. `json`: the body of its POST must be a JSON
+    `judge` makes the judge of a stream from the engine, `whole` judges a plain 200 answer, `edge` makes the
+    edge of one request. `json`: the body of its POST must be a JSON
     object. `repeats` says whether a POST with these fields may run twice (None: its body is no JSON object).
     `translate` turns the client's fields into those for `engine_path`; None: the request goes as it came.
+    `counts`: a POST of it is work that is counted as used.
     """
 
     name: str
     judge: Callable[[Asked], StreamJudge]
-    whole: Callable[[Asked, bytes], Failure | None]
+    whole: Callable[[Asked, bytes], Verdict]
     edge: Callable[[Asked], Edge]
     error: ErrorShape = openai_error
     json: bool = True
     repeats: Callable[[dict[str, Any] | None], bool]
     translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     engine_path: str = ""
+    counts: bool = True

@@ -56,4 +56,5 @@ COUNT_TOKENS = Dialect(
     repeats=always,
     translate=count_of,
     engine_path="/tokenize",
+    counts=False,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.gateway.dialects import Dialect, Same
+from orchestrator.gateway.dialects import Dialect, Same, Verdict
 from orchestrator.gateway.dialects.rules import always, holds, json_rule
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.stream import TypedJudge
@@ -27,13 +27,13 @@ def _transcript(_: Asked, answer: dict[str, Any]) -> Failure | None:
 _json_transcript = json_rule(_transcript)
 
 
-def _heard(asked: Asked, body: bytes) -> Failure | None:
+def _heard(asked: Asked, body: bytes) -> Verdict:
     """Speech and transcripts of plain text are taken as they are, JSON must be a transcript."""
     if not body:
-        return Failure.INCOMPLETE
+        return Verdict(Failure.INCOMPLETE)
     if body[:_PAGE_HEAD].lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return Failure.BAD_RESPONSE  # a page of something that stands before the engine
-    return _json_transcript(asked, body) if body.startswith(b'{"') else None
+        return Verdict(Failure.BAD_RESPONSE)  # a page of something that stands before the engine
+    return _json_transcript(asked, body) if body.startswith(b'{"') else Verdict()
 
 
 def _pictures(asked: Asked, answer: dict[str, Any]) -> Failure | None:

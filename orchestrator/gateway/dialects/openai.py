@@ -89,4 +89,5 @@ RESPONSE = Dialect(  # one that is stored: looked at, cancelled, deleted
     edge=lambda _: Same(),
     json=False,
     repeats=always,
+    counts=False,
 )

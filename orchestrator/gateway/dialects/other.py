@@ -16,6 +16,7 @@ def _row(name: str) -> Dialect:
         edge=lambda _: Same(),
         json=False,
         repeats=never,
+        counts=False,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.gateway.dialects import Dialect, ErrorShape, Same
+from orchestrator.gateway.dialects import Dialect, ErrorShape, Same, Verdict
 from orchestrator.gateway.dialects.errors import cohere_error, openai_error
 from orchestrator.gateway.dialects.rules import Check, Rule, always, holds, items, json_rule
 from orchestrator.gateway.failure import Failure
@@ -82,13 +82,23 @@ def _by_type(asked: Asked, answer: dict[str, Any]) -> Failure | None:
     return None
 
 
+def _billed(answer: dict[str, Any]) -> Any:
+    """Where Cohere tells the usage: https://docs.cohere.com/reference/embed"""
+    meta = answer.get("meta")
+    billed = meta.get("billed_units") if isinstance(meta, dict) else None
+    if not isinstance(billed, dict):
+        return None
+    counts = (billed.get(name) for name in ("input_tokens", "image_tokens"))
+    return {"input_tokens": sum(count for count in counts if isinstance(count, int))}
+
+
 def _or_bytes(check: Check) -> Rule:
     """The rule of a dialect whose vectors may be asked for as raw bytes, whose length HTTP vouches for."""
     rule = json_rule(check)
 
-    def whole(asked: Asked, body: bytes) -> Failure | None:
+    def whole(asked: Asked, body: bytes) -> Verdict:
         if asked.inner is not None and asked.inner.get("encoding_format") in ("bytes", "bytes_only"):
-            return None if body else Failure.INCOMPLETE
+            return Verdict(None if body else Failure.INCOMPLETE)
         return rule(asked, body)
 
     return whole
@@ -111,4 +121,4 @@ CLASSIFY = _row("classify", json_rule(_one_each("probs", "label")))
 SCORE = _row("score", json_rule(_scores))
 RERANK = _row("rerank", json_rule(_ranks))
 COHERE_RERANK = _row("rerank", json_rule(_ranks), cohere_error)
-COHERE_EMBED = _row("embeddings", json_rule(_by_type), cohere_error)
+COHERE_EMBED = _row("embeddings", json_rule(_by_type, told=_billed), cohere_error)

@@ -7,36 +7,44 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from orchestrator.gateway.dialects import Verdict
 from orchestrator.gateway.failure import Failure
 
 if TYPE_CHECKING:
     from orchestrator.gateway.asked import Asked
 
 Check = Callable[["Asked", dict[str, Any]], Failure | None]
-Rule = Callable[["Asked", bytes], Failure | None]
+Rule = Callable[["Asked", bytes], Verdict]
 
 
-def anything(_: Asked, _body: bytes) -> Failure | None:
+def anything(_: Asked, _body: bytes) -> Verdict:
     """The rule of what the gateway cannot judge: every answer is whole."""
-    return None
+    return Verdict()
 
 
-def json_rule(check: Check, *, has_error: bool = False) -> Rule:
-    """A rule for answers that are a JSON object; the rest is up to `check`.
+def told_usage(answer: dict[str, Any]) -> Any:
+    """Where most dialects tell what was used."""
+    return answer.get("usage")
+
+
+def json_rule(
+    check: Check, *, has_error: bool = False, told: Callable[[dict[str, Any]], Any] = told_usage
+) -> Rule:
+    """A rule for answers that are a JSON object; the rest is up to `check`, the usage to `told`.
 
     An `error` in a 200 answer is the engine's failure, unless the dialect has a field of this name.
     """
 
-    def whole(asked: Asked, body: bytes) -> Failure | None:
+    def whole(asked: Asked, body: bytes) -> Verdict:
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return Failure.BAD_RESPONSE
+            return Verdict(Failure.BAD_RESPONSE)
         if not isinstance(answer, dict):
-            return Failure.BAD_RESPONSE
+            return Verdict(Failure.BAD_RESPONSE)
         if answer.get("error") and not has_error:
-            return Failure.ENGINE_ERROR
-        return check(asked, answer)
+            return Verdict(Failure.ENGINE_ERROR)
+        return Verdict(check(asked, answer), told(answer))
 
     return whole
 

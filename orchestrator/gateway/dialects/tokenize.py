@@ -32,6 +32,7 @@ TOKENIZE = Dialect(
     whole=json_rule(counted),
     edge=lambda _: Same(),
     repeats=always,
+    counts=False,
 )
 DETOKENIZE = Dialect(
     name="tokenize",
@@ -39,4 +40,5 @@ DETOKENIZE = Dialect(
     whole=json_rule(_text),
     edge=lambda _: Same(),
     repeats=always,
+    counts=False,
 )

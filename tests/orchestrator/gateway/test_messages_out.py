@@ -242,8 +242,8 @@ def test_counting_answers_the_count():
     assert count.input_tokens == 12
     asked_for = ask("POST", "/v1/messages/count_tokens", "", json.dumps(REQUEST).encode())
     assert asked_for.inner_path == "/tokenize"
-    assert asked_for.dialect.whole(asked_for, body) is None
-    assert asked_for.dialect.whole(asked_for, b'{"tokens": [1]}') is Failure.BAD_RESPONSE
+    assert asked_for.dialect.whole(asked_for, body).failure is None
+    assert asked_for.dialect.whole(asked_for, b'{"tokens": [1]}').failure is Failure.BAD_RESPONSE
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_counting_answers_the_count():
 def test_a_plain_answer_is_judged_as_chat(body, failure):
     request = asked()
     assert request.inner_path == "/v1/chat/completions"
-    assert request.dialect.whole(request, body) is failure
+    assert request.dialect.whole(request, body).failure is failure
 
 
 NAMES = st.text("abcdef_", min_size=1, max_size=8)

@@ -65,10 +65,11 @@ async def test_a_failed_attempt_goes_to_another_target(upstreams, gateways, ask,
         assert reply.status == 200
         assert reply.headers["X-Orchestrator-Node"] == "good"
     state = await running.state()
-    assert state["totals"]["retries"] == len(bad.seen)
+    asked = {seen.headers["x-request-id"] for seen in bad.seen}  # a 4xx may be for what we ask in a stream
+    assert state["totals"]["retries"] == len(asked)
     assert state["totals"]["requests_ok"] == len(good.seen)
     metrics = running.gateway.metrics.exposition().decode()
-    assert f'orchestrator_gateway_retries_total{{reason="{reason}"}} {len(bad.seen)}.0' in metrics
+    assert f'orchestrator_gateway_retries_total{{reason="{reason}"}} {len(asked)}.0' in metrics
 
 
 @pytest.mark.parametrize(

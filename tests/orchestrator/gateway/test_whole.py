@@ -18,7 +18,7 @@ JSON = "application/json"
 def judged(path: str, fields: object, answer: object, method: str = "POST"):
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     asked = ask(method, path, JSON, json.dumps(fields).encode() if method == "POST" else b"")
-    return asked.dialect.whole(asked, body)
+    return asked.dialect.whole(asked, body).failure
 
 
 def choices(*reasons):

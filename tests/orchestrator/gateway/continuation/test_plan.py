@@ -103,7 +103,7 @@ def test_a_body_asks_for_ids_and_is_otherwise_as_it_came() -> None:
         b'  {"model": "m", "stream": true,\n "messages": [{"role": "u", "content": "\\u00e9"}], "top_p": 1.0}'
     )
     request = ask("POST", CHAT, JSON, raw)
-    body = prepared(request, plan_of(request), ABLE)
+    body = prepared(request, plan_of(request), ABLE, asks=False)
     assert body == b'{"return_token_ids":true,' + raw[3:]
     assert orjson.loads(body) == {**orjson.loads(raw), "return_token_ids": True}
 
@@ -111,7 +111,7 @@ def test_a_body_asks_for_ids_and_is_otherwise_as_it_came() -> None:
 @pytest.mark.parametrize("client", [False, None, 0])
 def test_a_client_that_wants_no_ids_does_not_keep_them_from_the_gateway(client: Any) -> None:
     request = asked(return_token_ids=client)
-    body = orjson.loads(prepared(request, plan_of(request), ABLE))
+    body = orjson.loads(prepared(request, plan_of(request), ABLE, asks=False))
     assert body == {**orjson.loads(request.raw), "return_token_ids": True}
 
 
@@ -126,4 +126,4 @@ def test_a_client_that_wants_no_ids_does_not_keep_them_from_the_gateway(client: 
 )
 def test_where_ids_are_of_no_use_the_body_stays(fields: dict[str, Any], capability: Capability) -> None:
     request = asked(**fields)
-    assert prepared(request, plan_of(request), capability) == request.raw
+    assert prepared(request, plan_of(request), capability, asks=False) == request.raw

@@ -156,7 +156,7 @@ async def first(
     http: aiohttp.ClientSession, address: str, request: Asked, transcript: Transcript, able: Capability
 ) -> AsyncGenerator[bytes, None]:
     """The stream of the first engine as the client gets it, without `[DONE]`."""
-    body = prepared(request, transcript.plan, able)
+    body = prepared(request, transcript.plan, able, asks=False)
     async with http.post(f"http://{address}{request.inner_path}", data=body) as answer:
         assert answer.status == 200, await answer.text()
         splitter = Splitter()
