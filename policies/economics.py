@@ -20,8 +20,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from policies.fleet import Fleet, Node
-from policies.model import Market, Phase, Placement
+from policies.fleet import Fleet
+from policies.model import Instance, Market, Phase, Placement
 from policies.value import replace, value
 
 HOUR = 3600.0
@@ -170,34 +170,60 @@ def by_hour(since: float, until: float) -> Iterator[tuple[int, float]]:
         since = end
 
 
-def charges(fleet: Fleet, *, since: float, until: float) -> tuple[Charge, ...]:
-    """What every billing node cost between two instants, hour by hour, at its price now.
+@value
+class Paid:
+    """What a bill depends on: price (USD/h, None where not known), units, and whether it serves."""
 
-    A node launched within the span bills from its launch.
-    """
-    found = []
-    for node in fleet.nodes:
-        if node.phase in (Phase.GONE, Phase.STOPPED):
-            continue
-        known = node.price is not None
-        for hour, seconds in by_hour(max(since, node.launched_at), until):
-            charge = Charge(
-                node=node.id,
-                placement=node.placement,
-                hour=hour,
-                seconds=seconds,
-                usd=(node.price or 0.0) * seconds / HOUR,
-                unit_seconds=seconds * node.units,
-                ready_unit_seconds=seconds * node.units if node.healthy else 0.0,
-                unpriced=0.0 if known else seconds,
-            )
-            found.append(charge)
-    return tuple(found)
+    node: str
+    placement: Placement
+    price: float | None
+    units: int
+    ready: bool
 
 
-def late(node: Node, hour: int, seconds: float) -> Charge:
+def paid(fleet: Fleet) -> dict[str, Paid]:
+    """The nodes that cost something now, by id: those that are neither gone nor stopped."""
+    return {
+        node.id: Paid(
+            node=node.id,
+            placement=node.placement,
+            price=node.price,
+            units=node.units,
+            ready=node.healthy,
+        )
+        for node in fleet.nodes
+        if node.phase not in (Phase.GONE, Phase.STOPPED)
+    }
+
+
+def paid_as_listed(fleet: Fleet, instance: Instance) -> Paid:
+    """The same of a machine that was no node yet when it ended."""
+    place = instance.placement
+    price = instance.price if instance.price is not None else fleet.prices.of(place)
+    units = fleet.pool.units_of(place)
+    return Paid(node=instance.id, placement=place, price=price, units=units, ready=False)
+
+
+def bill(paid: Paid, *, since: float, until: float) -> Iterator[Charge]:
+    """What a node cost between two instants, hour by hour; less than nothing where `until` is the earlier."""
+    sign, begin, end = (1.0, since, until) if since <= until else (-1.0, until, since)
+    for hour, length in by_hour(begin, end):
+        seconds = sign * length
+        yield Charge(
+            node=paid.node,
+            placement=paid.placement,
+            hour=hour,
+            seconds=seconds,
+            usd=(paid.price or 0.0) * seconds / HOUR,
+            unit_seconds=seconds * paid.units,
+            ready_unit_seconds=seconds * paid.units if paid.ready else 0.0,
+            unpriced=seconds if paid.price is None else 0.0,
+        )
+
+
+def late(paid: Paid, hour: int, seconds: float) -> Charge:
     """What a node owes for seconds of an hour that were charged without a price, at its price now."""
-    if node.price is None:
-        raise ValueError(f"{node.id}: its price is not known")
-    usd = node.price * seconds / HOUR
-    return Charge(node=node.id, placement=node.placement, hour=hour, seconds=0.0, usd=usd, unpriced=-seconds)
+    usd = (paid.price or 0.0) * seconds / HOUR
+    return Charge(
+        node=paid.node, placement=paid.placement, hour=hour, seconds=0.0, usd=usd, unpriced=-seconds
+    )

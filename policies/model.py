@@ -162,7 +162,8 @@ class Instance:
     `token` is the idempotency token that the launch carried, kept by the cloud as a tag; `address` is the
     engine's "host:port", empty until the cloud knows it; `price` is USD/h now, None where the list of
     machines does not say; `standby` is the tag that the launch carried. `ending_why`: the
-    provider's own words for the end, one line of at most 300 characters.
+    provider's own words for the end, one line of at most 300 characters. `ended_at`: since when it is paid
+    for no more, by the provider's clock; None while it lives, or where the provider does not say.
     """
 
     id: str
@@ -177,6 +178,7 @@ class Instance:
     build: str = ""  # the same for all that were launched to run the same; empty where nobody can tell
     ending: Ending = Ending.UNKNOWN
     ending_why: str = ""
+    ended_at: float | None = None
 
 
 @value

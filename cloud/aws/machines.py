@@ -7,7 +7,9 @@ aws:ec2launchtemplate:id and :version).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +22,7 @@ from policies.plain_text import one_line
 
 _LONGEST_TOKEN = 64
 _LONGEST_WHY = 300
+_AT = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)$")
 _ENDED = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
 
 ENDINGS: Mapping[str, Ending] = MappingProxyType(
@@ -116,6 +119,7 @@ def instance_of(machine: Mapping[str, Any], place: AwsRegion) -> Instance:
         build=_build(machine.get("ImageId", ""), tags),
         ending=ending,
         ending_why=why,
+        ended_at=_ended_at(machine.get("StateTransitionReason", "")) if state in _ENDED else None,
     )
 
 
@@ -134,6 +138,19 @@ def _ending(reason: Mapping[str, str]) -> tuple[Ending, str]:
     by_default = Ending.FAULT if code.startswith("Client.") else Ending.UNKNOWN
     why = message if code in message else f"{code}: {message}".rstrip("-: ")
     return ENDINGS.get(code, by_default), one_line(why, _LONGEST_WHY)
+
+
+def _ended_at(reason: str) -> float | None:
+    """When a machine that ends was asked to, or was taken: it is not paid for from then on.
+
+    EC2 puts it at the end of StateTransitionReason, as in "User initiated (2026-11-30 08:12:33 GMT)", and
+    leaves it out where it has nothing to say.
+    """
+    found = _AT.search(reason)
+    try:
+        return None if found is None else datetime.fromisoformat(f"{found[1]}+00:00").timestamp()
+    except ValueError:  # no date of any calendar
+        return None
 
 
 def _build(image: str, tags: Mapping[str, str]) -> str:

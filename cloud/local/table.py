@@ -95,6 +95,7 @@ class Machine:
             build=self.command.build,
             ending=self._ending,
             ending_why=one_line(self.reason, 300) if self.state in ENDED else "",
+            ended_at=self.ended_at,
         )
 
     @property

@@ -284,6 +284,7 @@ class SimWorld:
             build=machine.build,
             ending=machine.ending,
             ending_why=_WORDS[machine.ending],
+            ended_at=machine.ended_at,
         )
         return machine.shown
 

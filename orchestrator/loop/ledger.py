@@ -1,29 +1,33 @@
 """Counts the money: each node's price over time, and the same capacity all on-demand, into the journal.
 
-Counted once a second in memory, by the hour, and written every thirty; after a restart counting goes on from
-the last written second for the nodes that still live, so at most half a minute of those that ended since is
-missed. Time whose price is not known is charged once the price is, at that price and to the hours in which it
+Counted once a second in memory, by the hour, and written every thirty. A node is counted from its launch to
+its end as the provider dates them: what a list showed late is added, or taken back, once it is seen. After a
+restart counting goes on from the last written second, for the nodes that still live and for those whose end
+the provider dates; of others at most half a minute is missed while a daemon runs, and all of the time without
+one. Time whose price is not known is charged once the price is, at that price and to the hours in which it
 passed, if its node lives that long and no restart comes between; else its hours keep it as unpriced.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orchestrator.journal.store import Journal, StoreUnavailable, Superseded, Totals
-from policies.economics import (
-    HOUR,
-    BaselineHour,
-    Charge,
-    by_hour,
-    charges,
-    exact,
-    late,
-    on_demand_price,
-)
+from policies import economics
+from policies.economics import HOUR, BaselineHour, Charge, Paid, by_hour, exact
+from policies.facts import stranger
 from policies.fleet import Fleet
-from policies.model import World
+from policies.memory import Memory
+from policies.model import Instance, InstanceState, World
 
 _COUNT_EVERY = 1.0
 _WRITE_EVERY = 30.0
+_TRUSTED = 600.0
+"""Seconds by which a launch or an end may be older than the look that shows it. Beyond that the provider's
+clock and ours disagree, or an old list is shown."""
+
+_ENDED = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
+_NOTHING_KNOWN = Memory()
 
 
 class Ledger:
@@ -34,6 +38,9 @@ class Ledger:
         self._written = totals
         self._until = totals.charged_until
         self._written_at = totals.charged_until
+        self._began = totals.charged_until
+        self._counted: dict[str, float] = {}  # node -> until when it was looked at
+        self._paid: dict[str, Paid] = {}  # node -> as it was paid for last
         self._pending: dict[tuple[str, int], Charge] = {}  # by node and hour
         self._pending_baseline: dict[int, BaselineHour] = {}
         self._unpriced: dict[str, dict[int, float]] = {}  # node -> hour -> seconds that wait for its price
@@ -52,11 +59,12 @@ class Ledger:
     async def count(self, fleet: Fleet, world: World) -> None:
         """Count up to now; write what has gathered when it is time."""
         if self._until is None or self._written_at is None:
-            self._until = self._written_at = world.now
+            self._until = self._written_at = self._began = world.now
         if world.now < self._until:  # the clock was set back since the last daemon wrote
-            self._until = self._written_at = world.now
+            self._until = self._written_at = self._began = world.now
+            self._counted = dict.fromkeys(self._counted, world.now)
         if world.now - self._until >= _COUNT_EVERY:
-            self._gather(fleet, since=self._until, until=world.now)
+            self._gather(fleet, world, since=self._until)
             self._until = world.now
         if world.durable and world.now - self._written_at >= _WRITE_EVERY:
             await self.write()
@@ -83,31 +91,73 @@ class Ledger:
         self._written_at = self._until
         self._pending, self._pending_baseline = {}, {}
 
-    def _gather(self, fleet: Fleet, *, since: float, until: float) -> None:
-        for charge in charges(fleet, since=since, until=until):
+    def _gather(self, fleet: Fleet, world: World, *, since: float) -> None:
+        until = world.now
+        ended = {instance.id: instance for instance in world.instances if instance.state in _ENDED}
+        paid = {node: one for node, one in economics.paid(fleet).items() if node not in ended}
+        for node in fleet.nodes:
+            if node.id in ended:
+                continue
+            if node.id in paid:
+                begin = self._counted.get(node.id, self._unseen_since(node.launched_at, since))
+                self._bill(paid[node.id], since=min(begin, until), until=until)
+            self._counted[node.id] = until
+        self._paid |= paid
+        for instance in ended.values():
+            self._settle(fleet, instance, since=since, now=until)
+        self._pay_late(paid)
+        recent = until - _TRUSTED
+        kept = {n for n, at in self._counted.items() if at >= recent or n in fleet.by_id or n in ended}
+        self._counted = {n: at for n, at in self._counted.items() if n in kept}
+        self._paid = {n: p for n, p in self._paid.items() if n in kept}
+        self._unpriced = {n: waiting for n, waiting in self._unpriced.items() if n in kept}
+        self._gather_baseline(fleet, since=since, until=until)
+
+    def _unseen_since(self, launched_at: float, since: float) -> float:
+        """From when a machine counts that was never counted before."""
+        began = since if self._began is None else self._began
+        return max(launched_at, began, since - _TRUSTED)
+
+    def _settle(self, fleet: Fleet, instance: Instance, *, since: float, now: float) -> None:
+        """Count a machine up to its end: what is missing, or less what it was counted since.
+
+        One that was stopped before costs nothing more. Where nobody dates the end, it was counted well.
+        """
+        counted, end = self._counted.get(instance.id), instance.ended_at
+        if counted is not None:
+            known = self._paid.pop(instance.id, None)  # unless an old list shows it alive again
+            if known is not None and end is not None and counted - end <= _TRUSTED:
+                self._bill(known, since=counted, until=min(end, now))
+                self._counted[instance.id] = min(end, now)
+        elif end is not None and not stranger(fleet.pool, _NOTHING_KNOWN, instance):
+            begin = self._unseen_since(instance.launched_at, since)
+            if begin < end:
+                self._bill(economics.paid_as_listed(fleet, instance), since=begin, until=min(end, now))
+                self._counted[instance.id] = min(end, now)
+
+    def _bill(self, paid: Paid, *, since: float, until: float) -> None:
+        for charge in economics.bill(paid, since=since, until=until):
             self._add(charge)
             if charge.unpriced:
                 waiting = self._unpriced.setdefault(charge.node, {})
                 waiting[charge.hour] = waiting.get(charge.hour, 0.0) + charge.unpriced
-        self._pay_late(fleet)
-        price = on_demand_price(fleet)
+
+    def _pay_late(self, paid: Mapping[str, Paid]) -> None:
+        """Charge what waited for its price to the hours in which it passed."""
+        for node in [node for node in self._unpriced if node in paid and paid[node].price is not None]:
+            for hour, seconds in self._unpriced.pop(node).items():
+                self._add(economics.late(paid[node], hour, seconds))
+
+    def _gather_baseline(self, fleet: Fleet, *, since: float, until: float) -> None:
         for hour, seconds in by_hour(since, until):
             wanted = seconds * fleet.pool.replicas
             self._add_baseline(hour, wanted_unit_seconds=wanted, unpriced=wanted)
             self._unpriced_baseline[hour] = self._unpriced_baseline.get(hour, 0.0) + wanted
+        price = economics.on_demand_price(fleet)
         if price is not None:
             for hour, waited in self._unpriced_baseline.items():
                 self._add_baseline(hour, on_demand_usd=price * waited / HOUR, unpriced=-waited)
             self._unpriced_baseline = {}
-
-    def _pay_late(self, fleet: Fleet) -> None:
-        """Charge what waited for its price to the hours in which it passed."""
-        for node in fleet.nodes if self._unpriced else ():
-            if node.price is None:
-                continue
-            for hour, seconds in self._unpriced.pop(node.id, {}).items():
-                self._add(late(node, hour, seconds))
-        self._unpriced = {node: held for node, held in self._unpriced.items() if node in fleet.by_id}
 
     def _add(self, charge: Charge) -> None:
         key = charge.node, charge.hour

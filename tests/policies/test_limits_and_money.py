@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from policies.economics import Rate, charges, rate
+from policies.economics import Rate, bill, paid, rate
 from policies.limits import Budget
 from policies.model import InstanceState, Limits, Market, Pool, StandbyKind, StandbyRules
+from policies.value import replace
 
 Make = Callable[..., Any]
 ON_DEMAND = Market.ON_DEMAND
@@ -75,18 +76,29 @@ def test_the_rate_without_offerings_goes_by_the_nodes(scene: Make) -> None:
     assert Rate(cost=12.0, on_demand=10.0).saved_share == pytest.approx(-0.2)
 
 
-def test_charges_cover_the_span_from_the_launch_on(scene: Make) -> None:
+def test_a_bill_names_what_it_is_for(scene: Make) -> None:
     here = scene().node("old", price=3.6).node("young", age=40.0, price=7.2)
     here.node("sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED)
-    found = {
-        c.node: (c.seconds, pytest.approx(c.usd)) for c in charges(here.fleet, since=9_900.0, until=10_000.0)
-    }
-    assert found == {"old": (100.0, 0.1), "young": (40.0, 0.08)}
-    assert charges(here.fleet, since=10_000.0, until=10_000.0) == ()
+    found = paid(here.fleet)
+    assert {name: one.price for name, one in found.items()} == {"old": 3.6, "young": 7.2}
+    charges = [*bill(found["old"], since=7_150.0, until=7_250.0)]
+    assert [(c.hour, c.seconds, c.usd) for c in charges] == [
+        (1, 50.0, pytest.approx(0.05)),
+        (2, 50.0, pytest.approx(0.05)),
+    ]
+    assert [*bill(found["old"], since=7_150.0, until=7_150.0)] == []
+
+
+def test_a_bill_over_time_that_was_none_takes_back_as_much(scene: Make) -> None:
+    node = paid(scene().node("n", price=3.6).fleet)["n"]
+    there, back = bill(node, since=7_150.0, until=7_250.0), bill(node, since=7_250.0, until=7_150.0)
+    for one, other in zip(there, back, strict=True):
+        assert other.plus(one) == replace(one, seconds=0.0, usd=0.0, unit_seconds=0.0, ready_unit_seconds=0.0)
 
 
 def test_time_is_billed_once(scene: Make) -> None:
-    here = scene().nodes(3)
-    whole = sum(c.usd for c in charges(here.fleet, since=9_000.0, until=10_000.0))
+    nodes = paid(scene().nodes(3).fleet).values()
+    whole = sum(c.usd for n in nodes for c in bill(n, since=9_000.0, until=10_000.0))
     parts = [(9_000.0, 9_123.0), (9_123.0, 9_500.5), (9_500.5, 10_000.0)]
-    assert sum(c.usd for a, b in parts for c in charges(here.fleet, since=a, until=b)) == pytest.approx(whole)
+    found = sum(c.usd for a, b in parts for n in nodes for c in bill(n, since=a, until=b))
+    assert found == pytest.approx(whole)

@@ -210,6 +210,24 @@ def test_the_words_for_an_end_are_one_bounded_line(reason, why):
     assert instance_of(MACHINE | {"StateReason": reason}, PLACE).ending_why == why
 
 
+@pytest.mark.parametrize(
+    ("reason", "at"),
+    [
+        ("User initiated (2026-11-30 08:12:33 GMT)", 1_796_026_353.0),
+        ("Server.SpotInstanceTermination: Marked for termination (2026-11-30 08:12:33 UTC)", 1_796_026_353.0),
+        ("Server.SpotInstanceTermination", None),
+        ("User initiated (2026-13-45 99:12:33 GMT)", None),
+        ("", None),
+    ],
+)
+def test_what_ended_is_paid_for_until_then(reason, at):
+    told = MACHINE | {"StateTransitionReason": reason}
+    for state in ("shutting-down", "terminated"):
+        assert instance_of(told | {"State": {"Name": state}}, PLACE).ended_at == at
+    for state in ("running", "stopped"):  # it tells of stops and starts too
+        assert instance_of(told | {"State": {"Name": state}}, PLACE).ended_at is None
+
+
 async def test_a_place_that_is_not_configured_is_refused(instances):
     for wrong in (request(zone="us-east-1f"), request(region="eu-west-1")):
         with pytest.raises(Misconfigured):

@@ -22,6 +22,7 @@ from policies.events import NodeReady, NodeSeen
 from policies.fleet import Fleet
 from policies.memory import Memory, reduce
 from policies.model import Instance, InstanceState, Market, Observed, Offering, Placement, Pool, World
+from policies.value import replace
 
 HOUR = 3600.0
 
@@ -73,14 +74,19 @@ def seen(
     launched_at: float = 0.0,
     replicas: int = 1,
     ready: bool = False,
+    known: bool = True,
+    state: InstanceState = InstanceState.RUNNING,
+    ended_at: float | None = None,
+    token: str = "p/1/1",  # noqa: S107 - no secret
 ) -> tuple[Fleet, World]:
-    """A spot node at 3.6 USD/h, a pool of one, on-demand at 7.2."""
+    """A spot node at 3.6 USD/h, a pool of one, on-demand at 7.2. `known`: the daemon remembers the node."""
     node = Instance(
         id="s1",
         pool="p",
-        token="t",
+        token=token,
         placement=place(Market.SPOT),
-        state=InstanceState.RUNNING,
+        state=state,
+        ended_at=ended_at,
         address="s1:1",
         launched_at=launched_at,
         price=price,
@@ -98,7 +104,7 @@ def seen(
     event = NodeSeen(
         at=launched_at,
         node="s1",
-        token="t",
+        token=token,
         placement=node.placement,
         launched_at=launched_at,
         price=price,
@@ -106,7 +112,8 @@ def seen(
         standby=None,
     )
     pool = Pool(name="p", replicas=replicas)
-    news = [event, *([NodeReady(at=launched_at, node="s1", address="s1:1")] if ready else [])]
+    news = [event] if known else []
+    news += [NodeReady(at=launched_at, node="s1", address="s1:1")] if ready else []
     return Fleet.of(pool, world, reduce(Memory(), *news)), world
 
 
@@ -269,6 +276,146 @@ async def test_a_price_that_never_comes_leaves_its_time_unpriced() -> None:
     assert [(c.usd, c.seconds, c.unpriced) for c in journal.hours.values()] == [
         (pytest.approx(40.0 * 3.6 / HOUR), 80.0, 40.0)
     ]
+
+
+# -- from the launch to the end, whenever they are seen ---------------------------------------------------
+
+DOWN, OVER = InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED
+
+
+async def seconds(ledger: Ledger, journal: Journal) -> float:
+    await ledger.write()
+    assert journal.usd == pytest.approx(sum(journal.nodes.values()) * 3.6 / HOUR)
+    return journal.nodes.get("s1", 0.0)
+
+
+async def test_a_launch_that_lists_show_late_is_counted_from_its_launch() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(1000, 1021):
+        await ledger.count(*seen(float(second), launched_at=1003.5, known=second >= 1012))
+    assert await seconds(ledger, journal) == 16.5
+
+
+async def test_a_launch_that_the_daemon_before_may_have_counted_is_counted_from_where_that_ended() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    for second in range(1000, 1021):
+        await ledger.count(*seen(float(second), launched_at=990.0, known=second >= 1012))
+    assert await seconds(ledger, journal) == 20.0
+
+
+async def test_a_node_that_costs_nothing_more_is_counted_to_its_end_though_that_is_seen_late() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(1000, 1010):
+        await ledger.count(*seen(float(second)))
+    for second in range(1010, 1200):  # it stays in the list, and its node in memory for a while
+        state = DOWN if second < 1020 else OVER
+        await ledger.count(*seen(float(second), state=state, ended_at=1004.25, known=second < 1030))
+    assert await seconds(ledger, journal) == 4.25
+
+
+async def test_an_end_between_two_looks_is_added() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    await ledger.count(*seen(1000.0))
+    await ledger.count(*seen(1008.0))
+    await ledger.count(*seen(1016.0, state=OVER, ended_at=1013.5, known=False))
+    assert await seconds(ledger, journal) == 13.5
+
+
+async def test_a_list_that_lacks_a_node_for_a_moment_bills_it_no_second_time() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(1000, 1010):
+        await ledger.count(*seen(float(second)))
+    for second in range(1010, 3000):
+        look = seen(float(second), state=OVER, ended_at=1009.5, known=False)
+        if second % 700 < 400:  # now it is in the list, now it is not
+            look = look[0], replace(look[1], regions={})
+        await ledger.count(*look)
+    assert await seconds(ledger, journal) == 9.5
+
+
+async def test_an_old_list_that_shows_it_alive_again_is_taken_back() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(1000, 1100):
+        over = second % 20 >= 10
+        end = {"state": OVER, "ended_at": 1009.5} if over else {}
+        await ledger.count(*seen(float(second), known=not over, **end))
+    assert await seconds(ledger, journal) == 9.5
+
+
+async def test_what_ended_while_no_daemon_ran_is_counted_to_its_end() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    for second in range(4000, 4100):
+        await ledger.count(*seen(float(second), state=OVER, ended_at=2500.0, known=False))
+    assert await seconds(ledger, journal) == 1500.0
+    assert {hour: c.seconds for hour, c in journal.hours.items()} == {0: 1500.0}
+
+
+async def test_what_began_and_ended_unseen_is_counted() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    look = {"state": OVER, "launched_at": 1500.0, "ended_at": 2500.0, "known": False}
+    for second in range(4000, 4100):
+        await ledger.count(*seen(float(second), **look))
+    assert await seconds(ledger, journal) == 1000.0
+
+
+async def test_a_stranger_with_our_tag_is_not_ours_to_pay() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    await ledger.count(*seen(4000.0, state=OVER, ended_at=2500.0, known=False, token="by hand"))
+    assert await seconds(ledger, journal) == 0.0
+
+
+async def test_where_nobody_dates_the_end_it_is_when_it_was_seen() -> None:
+    """EC2 bills for nothing from shutting-down on."""
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(1000, 1040):
+        await ledger.count(*seen(float(second), state=DOWN if second >= 1010 else InstanceState.RUNNING))
+    assert await seconds(ledger, journal) == 9.0
+
+
+async def test_a_providers_clock_that_is_hours_off_takes_nothing_back() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(10_000, 10_010):
+        await ledger.count(*seen(float(second)))
+    for second in range(10_010, 10_050):
+        await ledger.count(*seen(float(second), state=OVER, ended_at=2809.0, known=False))
+    assert await seconds(ledger, journal) == 9.0
+    ahead = Ledger("p", Journal(), Totals())
+    for second in range(10_000, 10_020):
+        end = {"state": OVER, "ended_at": 17_000.0} if second >= 10_010 else {}
+        await ahead.count(*seen(float(second), known=second < 10_015, **end))
+    assert ahead.totals.usd == pytest.approx(10.0 * 3.6 / HOUR), "an end in the future is one just seen"
+
+
+async def test_a_stopped_machine_costs_nothing_until_it_starts() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(1000, 1100):
+        stopped = 1010 <= second < 1090
+        await ledger.count(
+            *seen(float(second), state=InstanceState.STOPPED if stopped else InstanceState.RUNNING)
+        )
+    assert await seconds(ledger, journal) == 9.0 + 10.0
+
+
+async def test_a_clock_that_was_set_back_bills_no_time_twice_and_misses_none() -> None:
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals())
+    for second in range(50):
+        await ledger.count(*seen(90_000.0 + second))
+    for second in range(50):
+        await ledger.count(*seen(1000.0 + second))
+    assert await seconds(ledger, journal) == 49.0 + 49.0
 
 
 # -- to the last bit, over anything that happens ----------------------------------------------------------
