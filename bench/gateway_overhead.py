@@ -7,10 +7,11 @@ round; the CPU time per request and per token, read from the gateway process its
 The stand-in tells token ids where they are asked for, and passes what is not load on to a simulated engine:
 the gateway finds a node whose streams can be continued, and records what that takes. With --against a second
 gateway, of the code of another commit, takes part in the same rounds. The ratio of the two is the median of
-the rounds' ratios; neither may be above 1.1.
+the rounds' ratios; neither may be above 1.1. With --tls one that speaks HTTPS takes part.
 
     python bench/gateway_overhead.py
     python bench/gateway_overhead.py --against HEAD~1 --seconds 60 -o json
+    python bench/gateway_overhead.py --tls
     python bench/gateway_overhead.py --quick
 
 Exit code 1 when a ratio is above 1.1, or when the gateway would not have continued the streams.
@@ -24,6 +25,7 @@ import contextlib
 import io
 import json
 import random
+import ssl
 import statistics
 import subprocess
 import sys
@@ -37,6 +39,7 @@ from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
+from certificates import pair
 from gateway_rig import MODEL, GatewayRig, machine, progress, quantile, reference
 
 from policies.model import TargetSpec
@@ -198,15 +201,29 @@ def request_bytes(stream: bool) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def plain_load(port: int, seconds: float) -> list[float]:
+@dataclass(frozen=True)
+class Way:
+    """Where to ask; `pid` is the gateway's process, 0 for none, `tls` what its clients trust."""
+
+    port: int
+    pid: int = 0
+    tls: ssl.SSLContext | None = None
+    rig: GatewayRig | None = None
+
+    async def connect(self) -> tuple[asyncio.Transport, ClientProtocol]:
+        """A client."""
+        loop = asyncio.get_running_loop()
+        return await loop.create_connection(ClientProtocol, "127.0.0.1", self.port, ssl=self.tls)
+
+
+async def plain_load(way: Way, seconds: float) -> list[float]:
     """Ask from all clients for so long; the latencies in seconds."""
-    loop = asyncio.get_running_loop()
     latencies: list[float] = []
     until = time.perf_counter() + seconds
     request = request_bytes(stream=False)
 
     async def client() -> None:
-        transport, protocol = await loop.create_connection(ClientProtocol, "127.0.0.1", port)
+        transport, protocol = await way.connect()
         while (start := time.perf_counter()) < until:
             await protocol.ask(request, PLAIN[-24:])
             latencies.append(time.perf_counter() - start)
@@ -216,9 +233,8 @@ async def plain_load(port: int, seconds: float) -> list[float]:
     return latencies
 
 
-async def stream_load(port: int, seconds: float) -> tuple[int, list[float]]:
+async def stream_load(way: Way, seconds: float) -> tuple[int, list[float]]:
     """Keep all streams open for so long; tokens received and times to the first token."""
-    loop = asyncio.get_running_loop()
     until = time.perf_counter() + seconds
     request = request_bytes(stream=True)
     tokens, firsts = 0, []
@@ -226,7 +242,7 @@ async def stream_load(port: int, seconds: float) -> tuple[int, list[float]]:
     async def client(delay: float) -> None:
         nonlocal tokens
         await asyncio.sleep(delay)
-        transport, protocol = await loop.create_connection(ClientProtocol, "127.0.0.1", port)
+        transport, protocol = await way.connect()
         while (start := time.perf_counter()) < until:
             await protocol.ask(request, b"0\r\n\r\n")
             tokens += protocol.tokens
@@ -262,14 +278,19 @@ async def engine(other: str) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(directory: Path, code: Path, engine_port: int) -> AsyncIterator[GatewayRig]:
-    """A gateway of this code that holds the stand-in for healthy."""
+async def gateway(directory: Path, code: Path, engine_port: int, *, tls: bool = False) -> AsyncIterator[Way]:
+    """A gateway of this code that holds the stand-in for healthy, and would continue its streams."""
     directory.mkdir()  # noqa: ASYNC240 - before anything is measured
-    rig = GatewayRig(directory)
+    settings, trust = {}, None
+    if tls:
+        made = pair(directory).write()
+        settings = {"tls_cert_file": str(made.certificate), "tls_key_file": str(made.key)}
+        trust = made.trust()
+    rig = GatewayRig(directory, settings)
     try:
         await rig.start(environment={"PYTHONPATH": str(code)}, cwd=code)
         await rig.apply([TargetSpec(id="engine", address=f"127.0.0.1:{engine_port}")])
-        yield rig
+        yield Way(int(rig.url.rpartition(":")[2]), rig.pid, trust, rig)
     finally:
         await rig.close()
 
@@ -283,7 +304,9 @@ def code_of(commit: str, directory: Path) -> Path:
     return directory
 
 
-async def measure(seconds: float, directory: Path, against: str | None) -> tuple[dict[str, Measured], str]:
+async def measure(
+    seconds: float, directory: Path, against: str | None, *, tls: bool
+) -> tuple[dict[str, Measured], str]:
     """What each way cost, and how the gateway would continue the streams."""
     async with contextlib.AsyncExitStack() as ends:
         other = await ends.enter_async_context(reference(directory))
@@ -291,38 +314,39 @@ async def measure(seconds: float, directory: Path, against: str | None) -> tuple
         codes = {"gateway": ROOT}
         if against is not None:
             codes["before"] = code_of(against, directory / "code")
-        rigs = {
-            name: await ends.enter_async_context(gateway(directory / name, code, engine_port))
-            for name, code in codes.items()
-        }
-        ports = {"direct": (engine_port, 0)}
-        ports |= {name: (int(rig.url.rpartition(":")[2]), rig.pid) for name, rig in rigs.items()}
-        found = {way: Measured() for way in ports}
-        for port, _ in ports.values():
-            await plain_load(port, 0.3)
-        order = list(ports)
+        if tls:
+            codes["tls"] = ROOT
+        ways = {"direct": Way(engine_port)}
+        for name, code in codes.items():
+            opened = gateway(directory / name, code, engine_port, tls=name == "tls")
+            ways[name] = await ends.enter_async_context(opened)
+        found = {name: Measured() for name in ways}
+        for way in ways.values():
+            await plain_load(way, 0.3)
+        order = list(ways)
         for number in range(ROUNDS):
             progress(f"  round {number + 1} of {ROUNDS}")
             random.Random(number).shuffle(order)
-            for way in order:
-                await one_round(found[way], *ports[way], seconds / (ROUNDS * PHASES * len(order)))
-        state = await rigs["gateway"].state()
+            for name in order:
+                await one_round(found[name], ways[name], seconds / (ROUNDS * PHASES * len(order)))
+        rig = ways["gateway"].rig
+        state = {} if rig is None else await rig.state()
     return found, str(state["targets"][0].get("continuation", {}).get("way", "none"))
 
 
-async def one_round(way: Measured, port: int, pid: int, seconds: float) -> None:
-    cpu, start = cpu_seconds(pid), time.perf_counter()
-    latencies = await plain_load(port, seconds)
-    way.request_seconds += time.perf_counter() - start
-    way.request_cpu.append((cpu_seconds(pid) - cpu) / len(latencies))
-    way.requests += len(latencies)
-    way.latencies += latencies
-    cpu, start = cpu_seconds(pid), time.perf_counter()
-    tokens, firsts = await stream_load(port, seconds)
-    way.token_seconds += time.perf_counter() - start
-    way.token_cpu.append((cpu_seconds(pid) - cpu) / tokens)
-    way.tokens += tokens
-    way.first_tokens += firsts
+async def one_round(found: Measured, way: Way, seconds: float) -> None:
+    cpu, start = cpu_seconds(way.pid), time.perf_counter()
+    latencies = await plain_load(way, seconds)
+    found.request_seconds += time.perf_counter() - start
+    found.request_cpu.append((cpu_seconds(way.pid) - cpu) / len(latencies))
+    found.requests += len(latencies)
+    found.latencies += latencies
+    cpu, start = cpu_seconds(way.pid), time.perf_counter()
+    tokens, firsts = await stream_load(way, seconds)
+    found.token_seconds += time.perf_counter() - start
+    found.token_cpu.append((cpu_seconds(way.pid) - cpu) / tokens)
+    found.tokens += tokens
+    found.first_tokens += firsts
 
 
 def summary(ways: dict[str, Measured], continued: str) -> dict[str, Any]:
@@ -347,6 +371,10 @@ def summary(ways: dict[str, Measured], continued: str) -> dict[str, Any]:
         now = ways["gateway"]
         rows["cpu_per_request_ratio"] = median_ratio(now.request_cpu, before.request_cpu)
         rows["cpu_per_token_ratio"] = median_ratio(now.token_cpu, before.token_cpu)
+    if (secured := ways.get("tls")) is not None:
+        plain = ways["gateway"]
+        rows["tls_per_request_ratio"] = median_ratio(secured.request_cpu, plain.request_cpu)
+        rows["tls_per_token_ratio"] = median_ratio(secured.token_cpu, plain.token_cpu)
     return rows
 
 
@@ -376,6 +404,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="time of all rounds together")
     parser.add_argument("--against", metavar="COMMIT", help="measure the gateway of another commit too")
+    parser.add_argument("--tls", action="store_true", help="measure a gateway that speaks HTTPS too")
     parser.add_argument("--quick", action="store_true", help="4 seconds: shows that it runs, judges nothing")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--serve", metavar="OTHER", help=argparse.SUPPRESS)
@@ -385,7 +414,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="gw") as directory:
         seconds = 4.0 if options.quick else options.seconds
-        rows = summary(*asyncio.run(measure(seconds, Path(directory), options.against)))
+        rows = summary(*asyncio.run(measure(seconds, Path(directory), options.against, tls=options.tls)))
     rows["missed"] = [] if options.quick else missed(rows)
     print(json.dumps(rows) if options.output == "json" else table(rows))
     return 1 if rows["missed"] else 0

@@ -86,7 +86,7 @@ class Secured(SSLProtocol):
     """TLS of one client. `admit` takes its connection or ends one; `left` hears of one that ended before its
     handshake did, with what its client did wrong, if anything, and its address."""
 
-    max_size = 2**16  # bytes: asyncio's own 256 KiB would be held for each client
+    max_size = 2**14 + 2**9  # bytes: a record (RFC 8446, 5.2); asyncio would hold 256 KiB for each client
 
     def __init__(
         self,

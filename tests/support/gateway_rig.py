@@ -273,7 +273,8 @@ class GatewayRig:
         if select.select([self._pids[self.pid]], [], [], 0)[0]:
             raise AssertionError((self._directory / "gateway.log").read_text(errors="replace")[-2000:])
         try:
-            self.url = "http://" + (await self.state())["listen"]
+            state = await self.state()
+            self.url = f"{'https' if state.get('tls') else 'http'}://{state['listen']}"
         except (OSError, aiohttp.ClientError):
             return False
         return True

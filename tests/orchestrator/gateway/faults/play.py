@@ -13,6 +13,7 @@ import aiohttp
 from tests.orchestrator.gateway.faults import rig
 from tests.orchestrator.gateway.faults.sdk import Client, Got, Verdict, expected_of, judge
 from tests.orchestrator.gateway.faults.table import QUIET, WHOLE, Carrier, Mode
+from tests.support.certificates import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,17 @@ class Played:
         return lost + [f"afterwards: {one}" for one in self.after if one.word not in after]
 
 
-async def play(mode: Mode, carrier: Carrier, faulty: int, directory: Path) -> Played:
-    """Three requests at once, one for each node; then three more on the same connections, all nodes well."""
-    quiet = QUIET if faulty == rig.NODES else {}
+async def play(mode: Mode, carrier: Carrier, faulty: int, directory: Path, tls: Pair | None = None) -> Played:
+    """Three requests at once, one for each node; then three more on the same connections, all nodes well.
+
+    With `tls` the clients' side is HTTPS.
+    """
+    settings = mode.settings | (QUIET if faulty == rig.NODES else {})
+    if tls is not None:
+        settings |= {"tls_cert_file": tls.certificate, "tls_key_file": tls.key}
     async with (
         _pool(carrier) as (pool, engine),
-        rig.gateway(directory, **mode.settings, **quiet) as running,
+        rig.gateway(directory, **settings) as running,
         _clients(running.url, pool) as clients,
     ):
         await running.push(*pool.nodes)
