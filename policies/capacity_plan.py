@@ -15,7 +15,7 @@ Example:
     >>> chat = Plant(pool="chat", demand=demand(history, now=4 * 168), rate=500.0, headroom=0.2)
     >>> chat.units(4 * 168), chat.units(8 * 168)
     (4, 6)
-    >>> (hit,) = reached([chat], [Limit(name="replicas", bound=4.0, of="units", pools=("chat",))])
+    >>> (hit,) = reached([chat], [Limit(name="replicas", bound=4.0, counted="units", each={"chat": 1.0})])
     >>> hit.first - 4 * 168, hit.earliest == hit.latest == hit.first
     (157, True)
 """
@@ -34,7 +34,7 @@ HORIZON = 52 * WEEK
 
 _HAIR = 1e-9  # share by which a product of binary fractions may be above a whole number
 
-Counted = Literal["units", "nodes", "usd"]
+Counted = Literal["units", "nodes", "usd", "vcpus"]
 
 
 @value
@@ -42,8 +42,7 @@ class Plant:
     """One pool as its plan takes it.
 
     `rate`: tokens a second of one full unit. `headroom`: share of it that is kept free. `size`: units of a
-    node. `price`: USD/h of a unit, which only limits in dollars need. `least`: units that are kept whatever
-    is asked.
+    node. `least`: units that are kept whatever is asked. `standby`: hot units beside those that serve.
     """
 
     pool: str
@@ -51,8 +50,8 @@ class Plant:
     rate: float
     headroom: float = 0.3
     size: int = 1
-    price: float = 0.0
     least: int = 1
+    standby: int = 0
 
     def units(self, hour: int, weekly: float | None = None) -> int:
         """Units that are needed in that hour, at the measured growth or another."""
@@ -77,24 +76,27 @@ class Plant:
 
 @value
 class Limit:
-    """What a file, a budget or an account allows: `bound` of what is `of` ("units", "nodes", "usd" an hour),
-    counted over all `pools`. `each`: what a node of a pool counts, for a quota of something else than nodes.
+    """What a file, a budget or an account allows: `bound` of what is `counted`, over the pools of `each`.
+
+    `each`: how much of it a node of a pool takes, by the pool's name, hot standbys included; of "units" it
+    takes those that are needed to serve. `usd` is an hour's. `others`: what pools take that have no plan.
+    `why`: at which prices, and what else is to be known.
     """
 
     name: str
     bound: float
-    of: Counted
-    pools: tuple[str, ...]
-    each: Mapping[str, float] | None = None
+    counted: Counted
+    each: Mapping[str, float]
+    others: float = 0.0
+    why: str = ""
 
     def takes(self, plant: Plant, units: int) -> float:
         """How much of it so many units of a pool take."""
-        if self.of == "units":
+        if plant.pool not in self.each:
+            return 0.0
+        if self.counted == "units":
             return units
-        nodes = plant.nodes(units)
-        if self.of == "nodes":
-            return nodes * (1.0 if self.each is None else self.each[plant.pool])
-        return nodes * plant.size * plant.price
+        return plant.nodes(units + plant.standby) * self.each[plant.pool]
 
 
 @value
@@ -117,13 +119,14 @@ class Reached:
 @value
 class Alternative:
     """Nodes of another kind in place of those that are there: `share` is what one of them does, as a part of
-    what a node does today, `price` its USD/h. `why_not`: why it cannot serve the model, empty if it can."""
+    what a node does today; `stated` where the file says so, else it is estimated. `price`: its USD/h, None
+    where it is not known. `gpus`: in words, empty where they are not known."""
 
     name: str
     share: float
+    gpus: str = ""
     price: float | None = None
-    why_not: str = ""
-    measured: bool = False
+    stated: bool = False
 
 
 def units_for(tokens: float, *, rate: float, headroom: float) -> int:
@@ -227,4 +230,4 @@ def _walk(
 
 def _taken(limit: Limit, wanted: Iterable[tuple[Plant, int]]) -> float:
     """How much of a limit these units take, of all pools that it holds."""
-    return sum(limit.takes(plant, units) for plant, units in wanted if plant.pool in limit.pools)
+    return limit.others + sum(limit.takes(plant, units) for plant, units in wanted)

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "history": (_LOOK, "history"),
     "plan": (_LOOK, "plan"),
     "explain": (_LOOK, "explain"),
+    "plan-capacity": (_LOOK, "plan_capacity"),
     "journal show": (_LOOK, "show"),
     "journal replay": (_LOOK, "replay"),
     "journal copy": (_LOOK, "copy"),

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from orchestrator.config.tables.file import ConfigFile
 from orchestrator.views import api as views
+from orchestrator.views import capacity as capacity_views
 from orchestrator.views import cost as cost_views
 from orchestrator.views import journal as journal_views
 from orchestrator.views import routes as route_views
@@ -34,6 +35,7 @@ VIEWS: Final[dict[str, type]] = {
     "config-show": setup_views.ConfigShowView,
     "cost": cost_views.CostView,
     "cost-estimate": cost_views.CostEstimateView,
+    "capacity-plan": capacity_views.CapacityPlanView,
     "history": views.HistoryView,
     "support-bundle": setup_views.BundleView,
     "gameday": views.GamedayView,

@@ -42,7 +42,7 @@ def hit(plants: list[Plant], limit: Limit) -> int | None:
 
 
 def replicas(bound: float, pool: str = "a") -> Limit:
-    return Limit(name="replicas", bound=bound, of="units", pools=(pool,))
+    return Limit(name="replicas", bound=bound, counted="units", each={pool: 1.0})
 
 
 # -- units and nodes -----------------------------------------------------------------------------------
@@ -152,35 +152,37 @@ def test_pools_share_a_budget_hour_by_hour() -> None:
         Plant(pool=name, demand=demand, rate=100.0, headroom=0.0)
         for name, demand in (("a", day), ("b", night))
     ]
-    budget = Limit(name="budget.nodes", bound=11, of="nodes", pools=("a", "b"))
+    budget = Limit(name="budget.nodes", bound=11, counted="nodes", each={"a": 1.0, "b": 1.0})
     (found,) = reached(plants, [budget])
     assert (found.first, found.needs) == (None, 11.0)
-    (short,) = reached(plants, [Limit(name="budget.nodes", bound=10, of="nodes", pools=("a", "b"))])
+    (short,) = reached(
+        plants, [Limit(name="budget.nodes", bound=10, counted="nodes", each={"a": 1.0, "b": 1.0})]
+    )
     assert (short.first, short.hours) == (NOW, WEEK)
 
 
 def test_dollars_count_whole_nodes_at_their_price() -> None:
-    plant = Plant(pool="a", demand=flat(250.0), rate=100.0, headroom=0.0, size=2, price=1.1)
-    cap = Limit(name="limits.spend_per_hour", bound=4.4, of="usd", pools=("a",))
+    plant = Plant(pool="a", demand=flat(250.0), rate=100.0, headroom=0.0, size=2)
+    cap = Limit(name="limits.spend_per_hour", bound=4.4, counted="usd", each={"a": 2 * 1.1})
     (found,) = reached([plant], [cap])  # two nodes of two units: 4 x 1.10, which is 4.4 in no binary
     assert (found.first, found.needs) == (None, pytest.approx(4.4))
-    assert hit([plant], Limit(name="cap", bound=4.39, of="usd", pools=("a",))) == NOW
+    assert hit([plant], Limit(name="cap", bound=4.39, counted="usd", each={"a": 2 * 1.1})) == NOW
 
 
 def test_a_quota_counts_what_each_node_takes() -> None:
     plant = Plant(pool="a", demand=flat(300.0), rate=100.0, headroom=0.0)
-    quota = Limit(name="quota", bound=575.0, of="nodes", pools=("a",), each={"a": 192.0})
+    quota = Limit(name="quota", bound=575.0, counted="vcpus", each={"a": 192.0})
     (found,) = reached([plant], [quota])
     assert (found.first, found.needs) == (NOW, 576.0)
 
 
 def test_the_first_to_bind_comes_first() -> None:
-    plant = Plant(pool="a", demand=flat(400.0, 1.1), rate=100.0, headroom=0.0, price=1.0)
+    plant = Plant(pool="a", demand=flat(400.0, 1.1), rate=100.0, headroom=0.0)
     limits = [
         replicas(50),
-        Limit(name="never", bound=1e9, of="usd", pools=("a",)),
-        Limit(name="cap", bound=6.0, of="usd", pools=("a",)),
-        Limit(name="nodes", bound=9, of="nodes", pools=("a",)),
+        Limit(name="never", bound=1e9, counted="usd", each={"a": 1.0}),
+        Limit(name="cap", bound=6.0, counted="usd", each={"a": 1.0}),
+        Limit(name="nodes", bound=9, counted="nodes", each={"a": 1.0}),
     ]
     assert [one.limit.name for one in reached([plant], limits)] == ["cap", "nodes", "replicas", "never"]
 
@@ -188,6 +190,12 @@ def test_the_first_to_bind_comes_first() -> None:
 def test_huge_numbers_are_counted_all_the_same() -> None:
     plant = Plant(pool="a", demand=flat(1e300, 2.0), rate=1e-3, headroom=0.5)
     assert hit([plant], replicas(10_000)) == NOW
+
+
+def test_a_limit_of_another_pool_is_not_touched() -> None:
+    plant = Plant(pool="a", demand=flat(1e6), rate=100.0, headroom=0.0)
+    (found,) = reached([plant], [replicas(1, pool="b")])
+    assert (found.first, found.needs) == (None, 0.0)
 
 
 def test_no_pool_has_no_date() -> None:
