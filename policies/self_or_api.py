@@ -130,7 +130,7 @@ def span(hours: float) -> str:
     if hours < _DAYS_FROM:
         whole = max(1, round(hours))
         return "in this hour" if whole == 1 else f"in these {whole} hours"
-    return f"in these {hours / 24:.3g} days"
+    return f"in these {round(hours / 24, 1):g} days"
 
 
 # -- a pool against an API ---------------------------------------------------------------------------

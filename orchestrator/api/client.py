@@ -18,9 +18,10 @@ from urllib.parse import quote, urlencode
 from orchestrator.config.sockets import DEFAULT_SOCKET, SERVICE_SOCKET, SOCKET_VARIABLE, reading_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orchestrator.views.api import EventsView, ExplainView, HistoryView, NodeStory, PlanView, StatusView
+    from orchestrator.views.cost import CostView
 
 _TIMEOUT: Final = 10.0  # s for an answer that does not wait for anything
 _STATE_DIR: Final = "{state_dir}"
@@ -95,6 +96,10 @@ class ControlClient:
     ) -> HistoryView:
         """The newest swaps with the seconds of each stage."""
         return cast("HistoryView", self.get("/v1/history", limit=limit, node=node, pool=pool))
+
+    def cost(self, *, since: float, until: float, by: Sequence[str], pool: str | None = None) -> CostView:
+        """What was spent between two instants, grouped."""
+        return cast("CostView", self.get("/v1/cost", since=since, until=until, by=",".join(by), pool=pool))
 
     def plan(self, *, pool: str | None = None) -> PlanView:
         """What the daemon would do now."""

@@ -1,44 +1,23 @@
-"""The picture of a simulation: ready nodes, shortfalls, money and the market over time.
-
-Needs the optional extra: `pip install spot-orchestrator[plot]` (matplotlib). Nothing else imports it. Colours
-are mostly those of Okabe and Ito, which people with any colour vision can tell apart. It needs no display.
-"""
+"""The picture of a simulation: ready nodes, shortfalls, money and the market over time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, Final
+from typing import Any
 
 from orchestrator.backtest.course import Timeline
 from orchestrator.backtest.report import best_baseline, first_of, ready_text
 from orchestrator.backtest.scenario import Scenario
 from orchestrator.backtest.study import POOL, Result
+from orchestrator.pictures import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure, style, title
 from orchestrator.words import money, percent
 
-ENDINGS: Final = (".png", ".svg", ".pdf")
-
-_SPOT, _ON_DEMAND, _SURPLUS = "#56B4E9", "#E69F00", "#C9CDD2"
-_SHORT, _INK, _PEER, _GREY = "#C8102E", "#22262A", "#009E73", "#8A9099"
-_WIDTH, _DPI = 9.6, 110  # inches, dots per inch
 _MOST_ZONES = 20
 _DAY = 86400.0
-
-
-class PlotMissing(Exception):
-    """matplotlib is not installed; the message says how to install it."""
-
-
-def need_matplotlib() -> None:
-    """Raise PlotMissing unless a picture can be drawn."""
-    if find_spec("matplotlib") is None:
-        raise PlotMissing(
-            "the picture needs matplotlib; install it with `pip install 'spot-orchestrator[plot]'`"
-        )
 
 
 def draw(file: Path, scenario: Scenario, results: Sequence[Result], begin: str | None) -> None:
@@ -46,16 +25,12 @@ def draw(file: Path, scenario: Scenario, results: Sequence[Result], begin: str |
 
     `begin` is the date at which the scenario begins, if it is known.
     """
-    need_matplotlib()
     mine = first_of(results)
     if mine is None or mine.timeline is None:
         return
     strips = min(_MOST_ZONES, len(scenario.tapes))
     heights = [2.6, 2.2, 0.35 + 0.17 * strips]
-    # "constrained" would place by a solver whose rounding depends on where its objects lie in memory.
-    figure = import_module("matplotlib.figure").Figure(
-        figsize=(_WIDTH, sum(heights) + 1.5), dpi=_DPI, facecolor="white", layout="tight"
-    )
+    figure = new_figure(sum(heights) + 1.5)
     nodes, cost, market = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     at = _axis(begin)
     _nodes(nodes, scenario, mine.timeline, at)
@@ -64,14 +39,10 @@ def draw(file: Path, scenario: Scenario, results: Sequence[Result], begin: str |
     _market(market, scenario, at)
     _dates(market, scenario, begin, at)
     name = "" if mine.row.name == POOL else f" ({mine.row.name})"
-    figure.suptitle(
+    title(
+        figure,
         f"{mine.row.pool.name}{name} on {scenario.name}: {percent(mine.cost_ratio)} of the cost of "
         f"on-demand, {ready_text(mine.availability)} of the capacity ready",
-        x=0.01,
-        ha="left",
-        fontsize=12,
-        fontweight="bold",
-        color=_INK,
     )
     figure.savefig(file)
 
@@ -86,16 +57,16 @@ def _nodes(axes: Any, scenario: Scenario, line: Timeline, at: Callable[[float], 
     useful = [min(wanted, s + o) for s, o in zip(line.spot, line.on_demand, strict=True)]
     total = [s + o for s, o in zip(line.spot, line.on_demand, strict=True)]
     areas = (
-        ([0] * len(times), on_demand, _ON_DEMAND, "on-demand"),
-        (on_demand, useful, _SPOT, "spot"),
-        (useful, total, _SURPLUS, "surplus"),
+        ([0] * len(times), on_demand, ORANGE, "on-demand"),
+        (on_demand, useful, BLUE, "spot"),
+        (useful, total, PALE, "surplus"),
     )
     for low, high, colour, label in areas:
         axes.fill_between(times, low, high, step="post", color=colour, linewidth=0, label=label)
-    axes.axhline(wanted, color=_INK, linewidth=1.2, label="wanted")
+    axes.axhline(wanted, color=INK, linewidth=1.2, label="wanted")
     axes.set_ylim(0, max([wanted, *total]) * 1.12 + 0.6)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    _style(axes, "Ready nodes")
+    style(axes, "Ready nodes")
 
 
 def _shortfalls(axes: Any, scenario: Scenario, mine: Result, at: Callable[[float], Any]) -> None:
@@ -103,7 +74,7 @@ def _shortfalls(axes: Any, scenario: Scenario, mine: Result, at: Callable[[float
     for gap in found:
         left, right = at(gap.begin), at(gap.begin + gap.seconds)
         # An edge, so that a minute is still seen in a picture of a month.
-        axes.fill_between([left, right], wanted - gap.most_missing, wanted, color=_SHORT, linewidth=0.9)
+        axes.fill_between([left, right], wanted - gap.most_missing, wanted, color=RED, linewidth=0.9)
     if found:
         top = axes.get_ylim()[1]
         axes.scatter(
@@ -111,7 +82,7 @@ def _shortfalls(axes: Any, scenario: Scenario, mine: Result, at: Callable[[float
             [top * 0.965] * len(found),
             s=[10 + 26 * gap.most_missing / wanted for gap in found],
             marker="v",
-            color=_SHORT,
+            color=RED,
             linewidths=0,
             label=f"short: {len(found)}x, {sum(g.node_hours for g in found):.1f} node-hours (drawn wider)",
             zorder=5,
@@ -136,23 +107,23 @@ def _cost(axes: Any, results: Sequence[Result], mine: Result, at: Callable[[floa
     line = mine.timeline
     if line is None:
         return
-    ends = [(mine.on_demand_dollars, f"{money(mine.on_demand_dollars)} all on-demand", _GREY)]
+    ends = [(mine.on_demand_dollars, f"{money(mine.on_demand_dollars)} all on-demand", GREY)]
     first, last = at(line.times[0]), at(line.times[-1])
-    axes.plot([first, last], [0, mine.on_demand_dollars], color=_GREY, linewidth=1.4, linestyle=(0, (4, 2)))
+    axes.plot([first, last], [0, mine.on_demand_dollars], color=GREY, linewidth=1.4, linestyle=(0, (4, 2)))
     if peer is not None and peer.timeline is not None:
-        axes.plot([at(t) for t in peer.timeline.times], peer.timeline.dollars, color=_PEER, linewidth=1.4)
-        ends.append((peer.dollars, _label(peer, peer.row.name), _PEER))
-    axes.plot([at(time) for time in line.times], line.dollars, color=_INK, linewidth=2.0)
+        axes.plot([at(t) for t in peer.timeline.times], peer.timeline.dollars, color=GREEN, linewidth=1.4)
+        ends.append((peer.dollars, _label(peer, peer.row.name), GREEN))
+    axes.plot([at(time) for time in line.times], line.dollars, color=INK, linewidth=2.0)
     own = "this pool" if mine.row.name == POOL else mine.row.name
-    ends.append((mine.dollars, _label(mine, own), _INK))
+    ends.append((mine.dollars, _label(mine, own), INK))
     least = next((r for r in results if r.score is None), None)
     if least is not None:
-        axes.plot([first, last], [0, least.dollars], color=_GREY, linewidth=1.0, linestyle=(0, (1, 2)))
-        ends.append((least.dollars, f"{money(least.dollars)} if the future were known", _GREY))
+        axes.plot([first, last], [0, least.dollars], color=GREY, linewidth=1.0, linestyle=(0, (1, 2)))
+        ends.append((least.dollars, f"{money(least.dollars)} if the future were known", GREY))
     axes.set_ylim(0, max(value for value, _, _ in ends) * 1.1)
     axes.yaxis.set_major_formatter(lambda value, _: f"${value:,.0f}")
     _end_labels(axes, ends, last)
-    _style(axes, "Cost so far, USD")
+    style(axes, "Cost so far, USD")
 
 
 def _label(result: Result, name: str) -> str:
@@ -194,12 +165,12 @@ def _market(axes: Any, scenario: Scenario, at: Callable[[float], Any]) -> None:
                 shades.setdefault(round(share, 2), []).append((left, right - left))
         for share, spans in shades.items():
             axes.broken_barh(
-                spans, (row + 0.12, 0.76), facecolors=_SPOT, alpha=0.15 + 0.85 * share, linewidth=0
+                spans, (row + 0.12, 0.76), facecolors=BLUE, alpha=0.15 + 0.85 * share, linewidth=0
             )
     axes.set_ylim(len(tapes), 0)
     axes.set_yticks([row + 0.5 for row in range(len(tapes))], [tape.zone for tape in tapes], fontsize=8)
     more = len(scenario.tapes) - len(tapes)
-    _style(axes, "Spot to be had" + (f" (first {len(tapes)} of {len(scenario.tapes)} zones)" if more else ""))
+    style(axes, "Spot to be had" + (f" (first {len(tapes)} of {len(scenario.tapes)} zones)" if more else ""))
     axes.text(
         1.0,
         1.02,
@@ -208,7 +179,7 @@ def _market(axes: Any, scenario: Scenario, at: Callable[[float], Any]) -> None:
         ha="right",
         va="bottom",
         fontsize=8.5,
-        color=_GREY,
+        color=GREY,
     )
     axes.grid(visible=False)
 
@@ -238,21 +209,10 @@ def _axis(begin: str | None) -> Callable[[float], Any]:
 def _dates(axes: Any, scenario: Scenario, begin: str | None, at: Callable[[float], Any]) -> None:
     axes.set_xlim(at(0.0), at(scenario.seconds))
     if begin is None:
-        axes.set_xlabel("days", fontsize=9, color=_INK)
+        axes.set_xlabel("days", fontsize=9, color=INK)
         return
     dates = import_module("matplotlib.dates")
     zone = datetime.fromisoformat(begin).tzinfo
     locator = dates.AutoDateLocator(minticks=4, maxticks=12, tz=zone)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator, tz=zone))
-
-
-def _style(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=9.5, color=_INK, pad=5)
-    axes.set_facecolor("white")
-    axes.grid(axis="y", color="#E4E7EA", linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GREY)
-    axes.tick_params(length=0, labelsize=8.5, colors=_INK)

@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "routes": (_LOOK, "routes"),
     "events": (_LOOK, "events"),
     "history": (_LOOK, "history"),
+    "cost": (_LOOK, "cost"),
     "plan": (_LOOK, "plan"),
     "explain": (_LOOK, "explain"),
     "plan-capacity": (_LOOK, "plan_capacity"),

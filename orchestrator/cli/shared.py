@@ -104,6 +104,7 @@ Output = Annotated[
 ]
 PoolName = Annotated[str | None, Parameter(name="--pool", help="Only this pool, of several.")]
 PlainOutput = Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"], help="How to print.")]
+Texts = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)]
 Seconds = Annotated[float, Parameter(converter=_seconds, metavar="SECONDS")]
 Duration = Annotated[float, Parameter(converter=_duration, metavar="DURATION")]
 
@@ -200,6 +201,19 @@ def one_pool(config: Config, pool: str | None, among: Collection[str] = ()) -> C
     if not names:
         raise CommandError("there is no pool in the file")
     return config.only(pool or names[0])
+
+
+def need_picture(flag: str, file: Path) -> None:
+    """Say at once that a picture cannot be drawn into a file. Raises CommandError."""
+    from orchestrator.pictures import NoPlace, PlotMissing, need_matplotlib, need_place
+
+    try:
+        need_matplotlib()
+        need_place(file)
+    except PlotMissing as error:
+        raise CommandError(str(error)) from error
+    except NoPlace as error:
+        raise CommandError(f"{flag} {file}: {error}", USAGE) from error
 
 
 def report_done(answer: Any, sentence: str, follow_up: str, output: str) -> None:

@@ -266,16 +266,7 @@ def _has_solver() -> bool:
 
 def _check_plot(file: Path) -> None:
     """Before the runs: a picture that cannot be drawn is said at once."""
-    from orchestrator.backtest.picture import ENDINGS, PlotMissing, need_matplotlib
-
-    try:
-        need_matplotlib()
-    except PlotMissing as error:
-        raise CommandError(str(error)) from error
-    if file.suffix.lower() not in ENDINGS:
-        raise CommandError(f"--plot {file}: end the name in {', '.join(ENDINGS)}", shared.USAGE)
-    if not file.absolute().parent.is_dir():
-        raise CommandError(f"--plot {file}: there is no directory {file.absolute().parent}", shared.USAGE)
+    shared.need_picture("--plot", file)
 
 
 def _draw(plot: Path, found: list[tuple[Scenario, str | None]], results: list[Result], quiet: bool) -> None:

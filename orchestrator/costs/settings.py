@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cloud.providers.prices import price_of
 from orchestrator.config.checks.costs import stated_offerings
 from orchestrator.config.load import Config
+from orchestrator.config.tables.provider import ProviderConfig
 from policies import bill
 from policies.cost_rows import PoolSettings, RouteSettings
 from policies.spend import Price
@@ -31,7 +32,7 @@ def settings_of(config: Config, *, now: float) -> CostSettings:
     pools = tuple(_pool(config, name) for name in config.pools)
     named = {pool.compare for pool in pools if pool.compare}
     named |= {api for route in config.routes for api in _providers(config, route.name)}
-    found = {name: api_price(config, name, now=now) for name in sorted(named)}
+    found = {name: api_price(config.providers, name, now=now) for name in sorted(named)}
     return CostSettings(
         pools=pools,
         routes=tuple(
@@ -47,12 +48,12 @@ def settings_of(config: Config, *, now: float) -> CostSettings:
     )
 
 
-def api_price(config: Config, name: str, *, now: float) -> Price | None:
+def api_price(providers: Mapping[str, ProviderConfig], name: str, *, now: float) -> Price | None:
     """What `provider/model` asks: by the provider's table, else by the price list under that name. None where
     nobody knows."""
     provider, _, model = name.partition("/")
-    if provider in config.providers:
-        return config.providers[provider].price_of(model, at=now)
+    if provider in providers:
+        return providers[provider].price_of(model, at=now)
     return price_of(None, url="", model=model, at=now, listed_as=provider)
 
 

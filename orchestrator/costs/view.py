@@ -25,6 +25,7 @@ from policies.forecast import forecast
 from policies.spend import PICO
 
 _DAY = 24
+_FEW = 10.0  # tokens/s below which whole ones say too little
 
 
 def view_of(books: Books, by: Sequence[str], missing: Sequence[str] = ()) -> CostView:
@@ -164,8 +165,9 @@ def _notes(books: Books, total: Sums, pools: Sequence[self_or_api.PoolStanding])
 def _rate_notes(one: self_or_api.PoolStanding) -> Iterator[str]:
     name, rate, used = one.pool.name, one.rate, one.sums.utilisation
     if rate is not None and rate.measured:
+        best = f"{rate.tokens:,.0f}" if rate.tokens >= _FEW else f"{rate.tokens:.1g}"
         yield (
-            f"{name}: utilisation is held against the best hour, {rate.tokens:,.0f} tokens/s a unit; if no "
+            f"{name}: utilisation is held against the best hour, {best} tokens/s a unit; if no "
             f"hour was full, it is less than told: write tokens_per_second in [pool.{name}.cost]"
         )
     elif used is not None and used > 1.0:

@@ -342,6 +342,7 @@ class FakeApi:
     events: list[dict[str, Any]] = field(default_factory=list)
     posts: list[tuple[str, Any]] = field(default_factory=list)
     gets: list[str] = field(default_factory=list)
+    cost: dict[str, Any] = field(default_factory=dict)
     broken: bytes | None = None
     reload: dict[str, Any] = field(default_factory=make_reload)
 
@@ -350,6 +351,8 @@ class FakeApi:
             return 200, self.status
         if path == "/v1/plan":
             return 200, self.plan
+        if path == "/v1/cost":
+            return 200, self.cost
         if path == "/v1/history":
             return 200, self.history
         if path == "/v1/explain":

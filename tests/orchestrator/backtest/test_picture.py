@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from cloud.local.synthetic import SyntheticParameters, synthesise
+from orchestrator import pictures
 from orchestrator.backtest import picture, study
 from orchestrator.backtest.scenario import cut
 from orchestrator.config.load import build_config
@@ -40,7 +41,7 @@ def _matplotlib():
 
 
 @pytest.mark.usefixtures("_matplotlib")
-@pytest.mark.parametrize("ending", picture.ENDINGS)
+@pytest.mark.parametrize("ending", pictures.ENDINGS)
 @pytest.mark.parametrize("begin", [None, "2023-02-15T22:08:16", "2025-10-04T00:10:00+00:00"])
 def test_a_picture_is_drawn(ending, begin, scenario, results, tmp_path):
     file = tmp_path / f"out{ending}"
@@ -72,9 +73,9 @@ def test_without_the_pool_the_first_row_is_drawn(first, scenario, results, tmp_p
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(picture, "find_spec", lambda name: None)
-    with pytest.raises(picture.PlotMissing, match=r"pip install 'spot-orchestrator\[plot\]'"):
-        picture.need_matplotlib()
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
+    with pytest.raises(pictures.PlotMissing, match=r"pip install 'spot-orchestrator\[plot\]'"):
+        pictures.need_matplotlib()
 
 
 def test_importing_the_picture_imports_no_matplotlib():

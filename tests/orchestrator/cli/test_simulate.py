@@ -219,7 +219,7 @@ def test_a_faulty_configuration_stops_it(run: Run, tmp_path: Path) -> None:
 def test_without_matplotlib_it_ends_before_the_runs(
     run: Run, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.backtest.picture.find_spec", lambda name: None)
+    monkeypatch.setattr("orchestrator.pictures.find_spec", lambda name: None)
     code, out, err = run("simulate", "-c", file, "--plot", str(tmp_path / "out.png"))
     assert (code, out) == (1, "")
     assert "pip install 'spot-orchestrator[plot]'" in err

@@ -65,8 +65,8 @@ def test_prices_are_the_files_own_then_the_lists_and_unknown_ones_are_missing() 
 
 def test_an_api_without_a_provider_in_the_file_is_looked_up_in_the_list() -> None:
     config = build_config(changed(compare="anthropic/claude-sonnet-4-5"))
-    assert api_price(config, "anthropic/claude-sonnet-4-5", now=NOW) is not None
-    assert api_price(config, "nobody/claude-sonnet-4-5", now=NOW) is None
+    assert api_price(config.providers, "anthropic/claude-sonnet-4-5", now=NOW) is not None
+    assert api_price(config.providers, "nobody/claude-sonnet-4-5", now=NOW) is None
     assert "anthropic/claude-sonnet-4-5" in settings_of(config, now=NOW).prices
 
 

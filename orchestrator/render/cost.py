@@ -1,0 +1,195 @@
+"""The cost report as text for a terminal, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from orchestrator.render.parts import Look, table_of, text_of
+from orchestrator.words import clean, instant, money, percent, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from orchestrator.views.cost import (
+        CostEstimateView,
+        CostLineView,
+        CostView,
+        MachineCostView,
+        RouteCostView,
+    )
+
+_ROOMY: Final = 100  # columns from which prompts and answers are told apart
+_SMALL: Final = 0.1  # USD below which cents say too little
+_EMPTY: Final = {"key": "(no key)", "adapter": "(none)", "route": "(no route)"}
+"""What an empty value of a dimension means."""
+
+_Cell = tuple[str, "Callable[[CostLineView], str]"]
+
+
+def report(view: CostView, look: Look) -> str:
+    """The table, what it means for each pool and route, the month, and what is missing."""
+    parts: list[RenderableType] = [
+        Text(f"Costs from {instant(view['since'])} to {instant(view['until'])}", style="bold"),
+        Text(),
+    ]
+    parts += [_table(view, look), Text()] if view["rows"] else []
+    parts += [
+        _advice(f"{pool['pool']}: {pool['advice']}", pool["cheaper"] == "api") for pool in view["pools"]
+    ]
+    parts += [_advice(f"route {route['route']}: {route['advice']}", _pays(route)) for route in view["routes"]]
+    parts.append(Text(clean(view["forecast"]["text"]) + "."))
+    parts += [Text(f"* {clean(note)}", style="dim") for note in view["notes"]]
+    return text_of(Group(*parts), look)
+
+
+def _pays(route: RouteCostView) -> bool:
+    from_here = route["pays_from_tokens_per_month"]
+    return from_here is not None and route["tokens_per_month"] > from_here
+
+
+def _advice(text: str, notable: bool) -> Text:
+    return Text(clean(text), style="yellow" if notable else "")
+
+
+def _table(view: CostView, look: Look) -> RenderableType:
+    cells = _NARROW if look.width < _ROOMY else _USUAL + _WIDE if look.wide else _USUAL
+    heads = [name.upper() for name in view["by"]]
+    table = table_of(*heads, *(head for head, _ in cells), right=[head for head, _ in cells])
+    for row in view["rows"]:
+        table.add_row(*_names(row, view["by"]), *(show(row) for _, show in cells))
+    if heads and len(view["rows"]) > 1:
+        total = ["total", *("" for _ in heads[1:])]
+        table.add_row(*total, *(show(view["total"]) for _, show in cells), style="bold")
+    return table
+
+
+def _names(row: CostLineView, by: Sequence[str]) -> list[str]:
+    """The values of a group; what does not apply is a dash."""
+    return [_name(name, row["group"][name]) for name in by]
+
+
+def _name(dimension: str, value: str | None) -> str:
+    if value is None:  # of keys and routes: a day on which nobody asked
+        return "(idle)" if dimension in ("key", "route") else "-"
+    return clean(value) or _EMPTY.get(dimension, "-")
+
+
+def _money(value: float | None, known: float | None = None) -> str:
+    """USD; what is not known is a question mark, beside what is."""
+    if value is None:
+        return "?" if not known else f"{money(known)} + ?"
+    return money(value)
+
+
+def _fine(value: float | None) -> str:
+    """USD for a million tokens: small ones need more than cents."""
+    if value is None:
+        return "-"
+    return f"${value:.2g}" if 0 < value < _SMALL else money(value)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else percent(value)
+
+
+def count(tokens: float) -> str:
+    """Tokens in few characters: 950, 12.3k, 4.56M, 1.2G."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{sign}"
+    return f"{tokens:.0f}"
+
+
+_USUAL: Final[tuple[_Cell, ...]] = (
+    ("SPENT", lambda line: _money(line["spent_usd"], line["known_usd"])),
+    ("SAVED", lambda line: _share(line["saved_share"])),
+    ("IN", lambda line: count(line["tokens_in"])),
+    ("OUT", lambda line: count(line["tokens_out"])),
+    ("USED", lambda line: _share(line["utilisation"])),
+    ("$/MTOK", lambda line: _fine(line["usd_per_mtok"])),
+    ("+PEOPLE", lambda line: _fine(line["usd_per_mtok_people"])),
+    ("API", lambda line: _fine(line["api_usd_per_mtok"])),
+    ("EVEN AT", lambda line: _share(line["break_even_utilisation"])),
+)
+_NARROW: Final[tuple[_Cell, ...]] = (
+    *_USUAL[:2],
+    ("TOKENS", lambda line: count(line["tokens_in"] + line["tokens_out"])),
+    *_USUAL[4:-1],
+)
+_WIDE: Final[tuple[_Cell, ...]] = (
+    ("$/H", lambda line: _money(line["usd_per_hour"])),
+    ("MACHINES", lambda line: _money(line["machines_usd"])),
+    ("PROVIDERS", lambda line: _money(line["providers_usd"])),
+    ("PEOPLE", lambda line: _money(line["people_usd"])),
+    ("ON-DEMAND", lambda line: _money(line["on_demand_usd"])),
+    ("API WOULD", lambda line: _money(line["api_usd"])),
+    ("NODE-HOURS", lambda line: f"{line['node_hours']:.1f}"),
+    ("REQUESTS", lambda line: f"{line['requests']:,}"),
+    ("CACHED", lambda line: count(line["tokens_cached"])),
+)
+
+
+def as_csv(view: CostView) -> str:
+    """The rows as CSV with a header: dimensions, then every figure of a line; unknown ones are empty."""
+    buffer = io.StringIO()
+    names = [name for name in view["total"] if name != "group"]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*view["by"], *names])
+    for row in view["rows"] if view["by"] else [view["total"]]:
+        figures = dict(row)
+        writer.writerow([*(row["group"][name] for name in view["by"]), *(figures[name] for name in names)])
+    return buffer.getvalue()
+
+
+# -- before anything runs ------------------------------------------------------------------------------
+
+
+def estimate(view: CostEstimateView, look: Look) -> str:
+    """What a traffic costs at each API, and what it would on each kind of machine."""
+    whole, cached = view["tokens_per_month"], percent(view["cached_share"])
+    days = "" if view["days"] is None else f", at the pace of {plural(round(view['days']), 'day')}"
+    parts: list[RenderableType] = [
+        Text(clean(f"{count(whole)} tokens a month{days} ({view['source']})"), style="bold"),
+        Text(
+            f"{count(view['tokens_in_per_month'])} in prompts, {cached} of them cached, "
+            f"{count(view['tokens_out_per_month'])} in answers; the busiest hour has {view['peak']:.1f} "
+            "times the mean"
+        ),
+        Text(),
+    ]
+    if view["apis"]:
+        table = table_of("API", "A MONTH", "$/MTOK", right=["A MONTH", "$/MTOK"])
+        for api in view["apis"]:
+            table.add_row(clean(api["api"]), _money(api["usd_per_month"]), _fine(api["usd_per_mtok"]))
+        parts += [table, Text()]
+    if view["machines"]:
+        against = view["apis"][0]["api"] if len(view["apis"]) > 1 else ""
+        parts += [Text(clean(f"Held against {against}:"))] if against else []
+        parts += [_machines(view["machines"]), Text()]
+        parts += [_advice(one["advice"], one["cheaper"] == "pool") for one in view["machines"]]
+    parts += [Text(f"* {clean(note)}", style="dim") for note in view["notes"]]
+    return text_of(Group(*parts), look)
+
+
+def _machines(machines: Sequence[MachineCostView]) -> RenderableType:
+    right = ("$/H", "TOKENS/S", "UNITS", "A MONTH", "$/MTOK", "USED", "EVEN AT", "PAYS FROM")
+    table = table_of("MACHINE", *right, right=right)
+    for one in machines:
+        rate, pays = one["tokens_per_second"], one["pays_from_tokens_per_month"]
+        table.add_row(
+            clean(one["machine"]),
+            _fine(one["usd_per_hour"]),
+            "?" if rate is None else f"{rate:,.0f}",
+            "?" if one["units"] is None else str(one["units"]),
+            _money(one["usd_per_month"]),
+            _fine(one["usd_per_mtok"]),
+            _share(one["utilisation"]),
+            _share(one["break_even_utilisation"]),
+            "-" if pays is None else f"{count(pays)}/month",
+        )
+    return table
