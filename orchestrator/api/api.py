@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cloud.ports import Clock
 from orchestrator.api import agents, history, routes, status
+from orchestrator.api.costs import Costs, NoSuchCost
 from orchestrator.api.discovery import scrape_targets
 from orchestrator.api.explaining import explanation, policy_text
 from orchestrator.api.gauges import Gauges
@@ -72,6 +73,7 @@ class Api:
         self._gauges = gauges
         self._reloader = reloader
         self._outside = outside
+        self._costs = Costs(store=store, config=lambda: reloader.config, clock=clock)
 
     def control_app(self) -> web.Application:
         """Routes of the control socket: all that can be read, and all that can be asked for."""
@@ -102,6 +104,7 @@ class Api:
         app.router.add_get("/v1/nodes/{node}", self._node)
         app.router.add_get("/v1/events", self._events)
         app.router.add_get("/v1/history", self._history)
+        app.router.add_get("/v1/cost", self._cost)
         app.router.add_get("/v1/plan", self._plan)
         app.router.add_get("/v1/explain", self._explain)
         self._add_monitoring(app)
@@ -189,6 +192,14 @@ class Api:
             if node in ("", swap.outgoing)
         ]
         return answer(history.view(swaps, at=self._clock.now(), limit=limit))
+
+    async def _cost(self, request: web.Request) -> web.Response:
+        try:
+            return answer(await self._costs.report(request.query))
+        except NoSuchCost as error:
+            raise Refused(error.status, str(error)) from error
+        except StoreUnavailable as error:
+            raise _unreadable(error) from error
 
     async def _plan(self, request: web.Request) -> web.Response:
         pools = [status.plan_view(snapshot) for _, snapshot in self._turned(request)]
@@ -364,7 +375,7 @@ class Api:
         try:
             return await self._store.events(**query)
         except StoreUnavailable as error:
-            raise Refused(503, f"the journal cannot be read: {error}") from error
+            raise _unreadable(error) from error
 
 
 def _at_most(most: int) -> Middleware:
@@ -383,6 +394,10 @@ def _at_most(most: int) -> Middleware:
             served -= 1
 
     return bounded
+
+
+def _unreadable(error: StoreUnavailable) -> Refused:
+    return Refused(503, f"the journal cannot be read: {error}")
 
 
 def _named(runs: Runs) -> str:

@@ -20,7 +20,16 @@ from orchestrator.config.sockets import reading_socket
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 CHANGING = ("/v1/pause", "/v1/resume", "/v1/reload", "/v1/nodes/i-1/drain", "/v1/nodes/i-1/undrain")
-READING = ("/v1/status", "/v1/plan", "/v1/events", "/v1/history", "/v1/explain", "/metrics", "/healthz")
+READING = (
+    "/v1/status",
+    "/v1/plan",
+    "/v1/events",
+    "/v1/history",
+    "/v1/cost",
+    "/v1/explain",
+    "/metrics",
+    "/healthz",
+)
 
 
 def mode(path: Path) -> int:
