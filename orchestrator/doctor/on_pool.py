@@ -11,12 +11,18 @@ from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.api.client import ClientError, ControlClient
 from orchestrator.config.load import Config
+from orchestrator.costs.books import read_books
 from orchestrator.doctor import pool, running
 from orchestrator.doctor.findings import Check, Findings, skipped
+from orchestrator.journal.file import JournalError
+from policies.cost_report import elapsed
+from policies.economics import HOUR
+from policies.self_or_api import pools
 
 _ANSWER: Final = 5.0  # s for an answer of the daemon or the gateway
 _LOOKS: Final = 4  # at the gateway's targets: a set that is on its way is not a disagreement
 _BETWEEN: Final = 1.0  # s
+_WEEK: Final = 7 * 24  # hours
 _AGENT_POLLS: Final = 5.0  # s between two looks of a node's agent at its metadata
 
 
@@ -24,7 +30,7 @@ class PoolDoctor:
     """What can be found out about one pool without asking its cloud. `config` has that pool alone."""
 
     def __init__(self, config: Config, clock: Clock, threads: WorkerThreads) -> None:
-        self._clock, self._threads = clock, threads
+        self._clock, self._threads, self._config = clock, threads, config
         self._daemon, self._name, self._settings = config.daemon, config.pool_name, config.pool
         self._pool = config.wanted
         aws = self._settings.cloud.aws if self._settings.cloud.kind == "aws" else None
@@ -38,6 +44,7 @@ class PoolDoctor:
             ("pool", "drain", lambda: pool.drain(self._pool.drain, self._notices())),
             ("pool", "capacity", lambda: pool.capacity(self._pool, self._zones())),
             ("pool", "engine", self._engine),
+            ("pool", "break-even", self._break_even),
         ]
         found = [Check(group=g, name=name, look=_in(self._threads, look)) for g, name, look in looks]
         return [*found, Check(group="daemon", name="gateway", look=self._gateway_agrees)]
@@ -83,6 +90,20 @@ class PoolDoctor:
     def _engine(self) -> Findings:
         engine = self._settings.engine
         return pool.engine(engine.kind, engine.executable, self._settings.cloud.kind == "local")
+
+    def _break_even(self) -> Findings:
+        """What the last week cost against the API, by what gateways and daemon counted."""
+        now = self._clock.now()
+        until = int(now // HOUR) + 1
+        try:
+            books, missing = read_books(
+                self._config, since=until - _WEEK, until=until, now=now, pool=self._name
+            )
+        except JournalError as error:
+            return [skipped(str(error))]
+        standing = next(one for one in pools(books) if one.pool.name == self._name)
+        accepted = "utilisation" in self._settings.accepted
+        return [*pool.pays(standing, elapsed(books), accepted), *map(skipped, missing)]
 
     def _wanted(self) -> dict[str, str] | None:
         """The daemon's target set: node to phase."""

@@ -11,6 +11,9 @@ from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, w
 from orchestrator.units import format_duration
 from orchestrator.words import percent, plural
 from policies.model import DrainRules, Pool
+from policies.self_or_api import PoolStanding
+
+_LEAST_COUNTED = 24.0  # hours: the night is a part of what is paid for
 
 
 def drain(rules: DrainRules, notices: Mapping[str, float]) -> Findings:
@@ -60,6 +63,24 @@ def engine(kind: str, program: str, local: bool) -> Findings:
     if found is None:
         return [fail(f"{named} is no program here", "install it, or set engine.executable to its path")]
     return [ok(found)]
+
+
+def pays(standing: PoolStanding, hours: float, accepted: bool) -> Findings:
+    """Whether the pool was worth its money, against the API that it is compared with. `hours`: as many were
+    counted; `accepted`: the file says that it is known."""
+    if hours < _LEAST_COUNTED:
+        return [skipped(f"a day of history is needed to judge by, and there are {hours:.0f} hours")]
+    if standing.cheaper == "unknown":
+        return [skipped(standing.advice)]
+    if standing.cheaper == "pool" or accepted:
+        return [ok(standing.advice)]
+    return [
+        warn(
+            standing.advice,
+            "bring it more requests, keep fewer units (`orchestrator plan-capacity`), or let the API answer; "
+            f'where that is meant: accepted = ["utilisation"] in [pool.{standing.pool.name}]',
+        )
+    ]
 
 
 def _left(pool: Pool, left: int, subject: str) -> Finding:
