@@ -31,7 +31,7 @@ def draw(file: Path, view: CostView) -> None:
     _mtok(mtok, rows, days, colours)
     _used(used, view, rows, days, colours)
     step = max(1, -(-len(days) // _MOST_LABELS))
-    used.set_xticks(range(0, len(days), step), days[::step], fontsize=8)
+    used.set_xticks(range(0, len(days), step), [day[5:] for day in days[::step]], fontsize=8)
     used.set_xlim(-0.6, max(len(days), 1) - 0.4)
     title(figure, _headline(view))
     figure.savefig(file)
@@ -61,7 +61,9 @@ def _usd(axes: Any, rows: Rows, days: Sequence[str], colours: Mapping[str, str])
         for (left, right), place in zip(at, places, strict=True):
             label = "wanted units on-demand" if place == places[0] else None
             axes.plot([left, right], [wanted[place]] * 2, color=GREY, linewidth=1.4, label=label)
-    axes.yaxis.set_major_formatter(lambda value, _: f"${value:,.0f}" if value >= 10 else f"${value:,.2f}")
+    axes.yaxis.set_major_formatter(
+        lambda value, _: f"${value:,.0f}" if value >= 10 or not value else f"${value:,.2f}"
+    )
     _legend(axes)
     style(axes, "USD a day")
 

@@ -125,22 +125,29 @@ def _forecast(books: Books) -> ForecastView:
 
 
 def _hourly(books: Books) -> dict[int, float]:
-    """USD by hour: machines as they were paid for, a provider's day evenly over its hours up to now."""
+    """USD by hour: machines as they were paid for, a provider's day evenly over its hours up to now, from the
+    first on in which anything was counted."""
     hourly: defaultdict[int, float] = defaultdict(float)
     for node in books.machines:
         hourly[node.hour] += node.usd
+    begin = min(_counted(books), default=0)
     for day in books.providers:
-        first = int(datetime.fromisoformat(day.day).replace(tzinfo=UTC).timestamp() // HOUR)
-        hours = range(first, max(first + 1, min(first + _DAY, int(books.now // HOUR) + 1)))
+        midnight = int(datetime.fromisoformat(day.day).replace(tzinfo=UTC).timestamp() // HOUR)
+        end = min(midnight + _DAY, int(books.now // HOUR) + 1)
+        hours = range(max(midnight, begin), end) or range(midnight, midnight + 1)
         for hour in hours:
             hourly[hour] += day.usd / PICO / len(hours)
     return dict(hourly)
 
 
+def _counted(books: Books) -> list[int]:
+    """The hours of which anything is known."""
+    return [row.hour for row in books.machines] + [row.hour for row in books.usage]
+
+
 def _notes(books: Books, total: Sums, pools: Sequence[self_or_api.PoolStanding]) -> Iterator[str]:
     """What is missing or assumed."""
-    counted = [row.hour for row in books.machines] + [row.hour for row in books.usage]
-    begin = min(counted, default=None)
+    begin = min(_counted(books), default=None)
     if begin is None and not books.providers:
         yield (
             "nothing was counted yet: machines are, while the daemon runs; tokens, while requests come "

@@ -80,6 +80,15 @@ def test_a_providers_day_that_is_not_over_sets_its_pace_by_the_hours_that_are() 
     assert forecast["expected_usd"] == pytest.approx(6.5 + 0.5 * (27 * 24 + 12))
 
 
+def test_a_providers_money_makes_no_hours_before_counting_began() -> None:
+    found = books(
+        now=(DAY0 + 12) * 3600.0,
+        machines=[machine(DAY0 + 10), machine(DAY0 + 11)],
+        providers=[provider_day()],
+    )
+    assert view_of(found, ())["forecast"]["hours"] == 2
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [
