@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _DAY: Final = 86_400.0
 _HOUR: Final = 3600.0
-_MOST: Final = 1000.0  # growth a week beyond which a number is a slip
+_MOST: Final = 9.0  # growth a week beyond which a number is a slip
+_FARTHEST: Final = 364 * _DAY
 
 
 def _share(_: type, tokens: Sequence[Token]) -> float:
@@ -94,8 +95,11 @@ class Assumptions:
         if not 0.0 <= self.headroom < 1.0:
             text = f"--headroom {self.headroom:g} leaves nothing to plan with; write such as 30%"
             raise CommandError(text, shared.USAGE)
-        if self.growth is not None and not -1.0 < self.growth < _MOST:
+        if self.growth is not None and not -1.0 < self.growth <= _MOST:
             text = f"--growth {self.growth:g} is no growth of a week; write such as 5%"
+            raise CommandError(text, shared.USAGE)
+        if self.ahead > _FARTHEST:
+            text = f"--ahead {format_duration(self.ahead)}: nothing is told beyond a year"
             raise CommandError(text, shared.USAGE)
         return Asked(
             headroom=self.headroom,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from orchestrator.config.load import Config
 from orchestrator.config.types import SQLITE
-from orchestrator.costs.gather import Machines, Span, Used, from_gateway, from_journal
+from orchestrator.costs.gather import Machines, Span, Used, from_database, from_gateway, from_journal
 from orchestrator.costs.settings import CostSettings, settings_of
-from orchestrator.journal.file import JournalError
 from policies.cost_rows import Books
 
 
@@ -49,5 +48,5 @@ def read_books(
 
 def _journal(config: Config, span: Span) -> Machines:
     if config.daemon.store != SQLITE:
-        raise JournalError("the journal is in a database, which the daemon alone reads: ask it")
+        return from_database(config.daemon.store, span)
     return from_journal(config.daemon.state_dir, span)

@@ -1,13 +1,15 @@
 """The rows of a cost report, from where they are kept: the journal, the usage file and the spend file.
 
-The daemon reads its journal through its store, the command line opens the file; the other two files are read
-alike. What cannot be read, or was counted by no hour, is told in `missing` and is not 0. The daemon writes
-its account every half minute, the gateways theirs every second: rows are as far behind.
+The daemon reads its journal through its store, the command line opens the file or asks the database of a
+pair; the other two files are read alike. What cannot be read, or was counted by no hour, is told in `missing`
+and is not 0. The daemon writes its account every half minute, the gateways theirs every second: rows are as
+far behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,10 @@ from typing import Final
 
 from orchestrator.gateway.accounts.usage_file import Unusable, UsageRow, read_usage
 from orchestrator.gateway.spend_file import KEPT_DAYS, Line, Totals, Unbooked, read_totals
-from orchestrator.journal.file import NAME, JournalFile
+from orchestrator.journal import hours
+from orchestrator.journal.database import StoreUnavailable
+from orchestrator.journal.file import NAME, JournalError, JournalFile
+from orchestrator.journal.postgres import PostgresDatabase
 from orchestrator.journal.store import Store
 from policies.cost_rows import POOL, ProviderDay, UsageHour
 from policies.economics import HOUR, BaselineHour, SpendHour
@@ -116,6 +121,24 @@ def from_journal(path: Path, span: Span) -> Machines:
             baseline=tuple(journal.baseline_hours(span.since, span.until)),
             known_since=journal.hours_since(),
         )
+
+
+def from_database(url: str, span: Span) -> Machines:
+    """What the journal of a pair says, on its server at `url`. Raises JournalError."""
+    try:
+        database = PostgresDatabase(url)
+        try:
+            with closing(database.connect()) as db, db.raw.transaction():
+                db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                return Machines(
+                    spent=tuple(hours.spend(db, since=span.since, until=span.until)),
+                    baseline=tuple(hours.baseline(db, since=span.since, until=span.until)),
+                    known_since=hours.since(db),
+                )
+        except database.errors as error:
+            raise database.unavailable(error) from error
+    except StoreUnavailable as error:
+        raise JournalError(str(error)) from error
 
 
 def from_gateway(usage_file: Path, spend_file: Path, span: Span) -> Used:

@@ -116,6 +116,15 @@ async def test_what_is_given_takes_the_place_of_what_is_known(file: Path, run: R
     assert view["week_from"] == pytest.approx(view["at"] + 28 * 86_400, abs=3600)
 
 
+@pytest.mark.parametrize("growth", ["900%", "-99.9%"])
+async def test_the_ends_of_what_may_be_given_are_counted(file: Path, run: Run, growth: str) -> None:
+    await counted(file)
+    view = planned(run, file, "--growth", growth, "--ahead", "364d", "--headroom", "99%", "--rate", "0.001")
+    (pool,) = view["pools"]
+    assert all(hour["units"] >= 1 for hour in pool["week"])
+    assert view["limits"][0]["binds_at"] is not None
+
+
 async def test_less_history_is_looked_at(file: Path, run: Run) -> None:
     await counted(file)
     (pool,) = planned(run, file, "--since", "10d")["pools"]
@@ -170,7 +179,10 @@ def test_without_a_daemon_and_a_configuration_it_says_what_to_give(
         (("--headroom", "100%"), "leaves nothing to plan with"),
         (("--headroom", "-5%"), "leaves nothing to plan with"),
         (("--growth", "-100%"), "is no growth of a week"),
+        (("--growth", "2000%"), "is no growth of a week"),
         (("--growth", "lots"), "is not a share"),
+        (("--ahead", "400d"), "nothing is told beyond a year"),
+        (("--ahead", "soon"), "is not a duration"),
         (("--rate", "0"), "--rate"),
         (("--price", "p5.4xlarge"), "is not TYPE=USD"),
         (("--price", "p5.4xlarge=-1"), "is not TYPE=USD"),

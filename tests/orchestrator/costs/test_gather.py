@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from orchestrator.costs.gather import Machines, Span
 from orchestrator.gateway.accounts.usage_file import UsageFile
 from orchestrator.gateway.spend_file import Claim, Settled, SpendFile, Ticket
 from orchestrator.journal.file import JournalError
+from orchestrator.journal.postgres import PostgresDatabase, PostgresStore
 from orchestrator.journal.sqlite import SqliteStore
 from policies.economics import BaselineHour, Charge
 from policies.model import Market, Placement
@@ -61,6 +63,22 @@ async def test_daemon_and_file_tell_the_same(tmp_path: Path) -> None:
     assert [*told.unknown(0)] == []
     outside = Span(since=HOUR + 1, until=HOUR + 20, now=NOON)
     assert gather.from_journal(tmp_path, outside).spent == ()
+
+
+async def test_the_database_of_a_pair_tells_the_same(postgres: Any) -> None:
+    address = postgres.database()
+    with closing(PostgresStore.open(PostgresDatabase(address))) as store:
+        bill = Charge(node="chat-1", placement=PLACE, hour=HOUR, seconds=60.0, usd=0.5)
+        base = BaselineHour(pool="chat", hour=HOUR, on_demand_usd=2.0)
+        await store.charge("chat", [bill], baseline=[base], until=NOON)
+        told = await gather.from_store(store, SPAN)
+    assert gather.from_database(address, SPAN) == told
+    assert [(row.pool, row.usd) for row in told.spent] == [("chat", 0.5)]
+
+
+def test_a_database_without_a_journal_is_an_error(postgres: Any) -> None:
+    with pytest.raises(JournalError, match="spend_hours"):
+        gather.from_database(postgres.database(), SPAN)
 
 
 def test_hours_of_a_journal_of_the_version_before_are_not_known(tmp_path: Path) -> None:
