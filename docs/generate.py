@@ -27,10 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # also where this file is loaded
 import capacity_table
 import fault_table
 
+from cloud.clock import SystemClock
 from orchestrator import monitoring
 from orchestrator.config.errors import Key, heading, keys_of, table_model, tables
 from orchestrator.config.reload import Effect, reload_at
 from orchestrator.config.tables.file import ConfigFile
+from orchestrator.gateway.accounts.key_metrics import KeyMetrics
+from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.provider_metrics import ProviderMetrics
@@ -167,7 +170,8 @@ should look now. `warning`: within a working day. Each name links to its runbook
 _GATEWAY_HEAD: Final = """## Gateway
 
 One gateway serves the pools of one configuration; tell gateways apart by the labels of your scrape job. The
-label `pool` is there where it serves several, and `orchestrator_gateway_route*` where it has routes.
+label `pool` is there where it serves several, `orchestrator_gateway_route*` where it has routes, and
+`orchestrator_gateway_keys*` and `orchestrator_gateway_clients_refused_total` where it asks for keys.
 A request's `outcome`:
 """
 
@@ -224,6 +228,7 @@ def metrics_page() -> str:
     gateway = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
     gateway.lane("chat", table, lambda: 0)
     gateway.certificate_taken(0.0)
+    KeyMetrics(gateway.registry, ClientKeys(Path("keys.toml"), SystemClock()))
     outcomes = ", ".join(f"`{outcome}`" for outcome in Outcome)
     parts = [
         _METRICS_HEAD,

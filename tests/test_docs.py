@@ -19,7 +19,10 @@ import pytest
 from cyclopts import CycloptsError, MissingArgumentError
 from prometheus_client import generate_latest
 
+from cloud.clock import SystemClock
 from orchestrator.config.load import ConfigError, load_config
+from orchestrator.gateway.accounts.key_metrics import KeyMetrics
+from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.provider_metrics import ProviderMetrics
@@ -124,6 +127,7 @@ def shown_by_gateway() -> set[str]:
     metrics.certificate_taken(0.0)
     spent = Totals("2026-01-01")
     ProviderMetrics(metrics.registry, states=dict, caps={}, today=lambda: spent, trouble=lambda: "")
+    KeyMetrics(metrics.registry, ClientKeys(Path("k"), SystemClock()))
     return _families(metrics.exposition().decode())
 
 

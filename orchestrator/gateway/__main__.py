@@ -16,7 +16,7 @@ from orchestrator.gateway.config import GatewayConfig, GatewayError, one_pool
 from orchestrator.gateway.handover import inheritance
 from orchestrator.units import parse_host_port
 
-_PATHS = ("targets_file", "socket", "tls_cert_file", "tls_key_file")
+_PATHS = ("targets_file", "socket", "keys_file", "tls_cert_file", "tls_key_file")
 _TUPLES = ("allow_paths", "allowed_hosts", "trusted_proxies")
 
 

@@ -27,6 +27,8 @@ from cloud.ports import Clock
 from cloud.serving.hosts import ANY, Hosts
 from cloud.serving.sockets import SocketFile, SocketInUse
 from cloud.serving.sockets import serve as serve_http
+from orchestrator.gateway.accounts.key_metrics import KeyMetrics
+from orchestrator.gateway.accounts.keyfile import UNREAD, UNREAD_CODE, ClientKeys
 from orchestrator.gateway.accounts.usage_book import UsageBook
 from orchestrator.gateway.backend import Backend
 from orchestrator.gateway.certificate import shown_certificate
@@ -85,6 +87,7 @@ class Gateway:
         several = tuple(gate.name for gate in config.pools) if len(config.pools) > 1 else ()
         self.metrics = GatewayMetrics(clock.now, several, routed=config.routed)
         self._endings = Endings(config.retry_after)
+        self._keys = ClientKeys(config.keys_file, clock, interval=config.poll_interval)
         self.lanes: dict[str, Lane] = {}
         self.providers: dict[str, Backend] = {}  # what is put here before the start is not made
         self._providers: Providers
@@ -102,6 +105,7 @@ class Gateway:
         self._selfcheck: SelfCheck
         self._beating: asyncio.Task[None]
         self._checker: asyncio.Task[None]
+        self._follower: asyncio.Task[None]
         self._metrics_listener: MetricsListener | None = None
         self._opener: asyncio.Task[None]
         self.port = 0
@@ -110,6 +114,7 @@ class Gateway:
         """Read the targets files, open the control socket, then the listener. Raises GatewayError."""
         config, given = self._config, self._given
         given.check(config)
+        await self._read_keys()
         self._hosts.add_own_names()
         if self._certificate is not None:
             await self._certificate.start()
@@ -131,6 +136,7 @@ class Gateway:
             metrics=self.metrics,
             locked_out=lambda: self._selfcheck.fault,
             tls=self._tls,
+            keys=self._keys,
             routes=self._routes,
             now=self._clock.now,
             replace=self.replace,
@@ -150,6 +156,7 @@ class Gateway:
         given.ready()
         self._beating = asyncio.create_task(self._beat(), name="beat")
         self._checker = asyncio.create_task(self._selfcheck.run(), name="self-check")
+        self._follower = asyncio.create_task(self._keys.run(), name="keys-file")
         if (at := config.metrics_listen) is not None:
             hosts = names_of(config, at)
             hosts.add_own_names()
@@ -164,6 +171,16 @@ class Gateway:
             generation=max((lane.table.generation for lane in self.lanes.values()), default=0),
             routes=len(config.routes),
         )
+
+    async def _read_keys(self) -> None:
+        """Learn whom to let in. Raises GatewayError where a gateway that may know would make way for one
+        that lets nobody in.
+        """
+        await self._keys.start()
+        if self._keys.unread and self._given.reply is not None:
+            raise GatewayError(f"gateway: keys_file: {self._keys.path} {self._keys.fault}")
+        if self._keys.asked_for:
+            KeyMetrics(self.metrics.registry, self._keys)
 
     def _open_backends(self) -> None:
         """Make what answers requests, and what sends them there."""
@@ -203,6 +220,7 @@ class Gateway:
         self._proxy = Proxy(
             config=config,
             router=self._router,
+            keys=self._keys,
             endings=self._endings,
             metrics=self.metrics,
             metering=Metering(
@@ -294,6 +312,8 @@ class Gateway:
             self._beating.cancel()
             if self._certificate is not None:
                 self._certificate.stop()
+            self._follower.cancel()
+            self._keys.close()
             await self._close_metrics()
             await self._public_runner.cleanup()
             for lane in self.lanes.values():
@@ -395,6 +415,8 @@ class Gateway:
         """Ready while at least one route can be served; which cannot is said."""
         if self._proxy.stopping:
             return error_response(503, "stopping", "this gateway is stopping", request_id=request_id)
+        if self._keys.unread:
+            return error_response(503, UNREAD_CODE, UNREAD, request_id=request_id)
         missing = self._router.unservable()
         if not self._config.routed:
             message = "no target is active and healthy"

@@ -92,7 +92,9 @@ class PoolGate:
     breaker_longest: float = 60.0
 
     allow_paths: tuple[str, ...] = ("/health", "/version")  # proxied besides /v1/
-    api_key: str | None = field(default=None, repr=False)  # replaces the client's own; None passes that on
+    api_key: str | None = field(default=None, repr=False)
+    """What nodes are shown instead of the client's key. None: that is passed on, unless the gateway asks
+    clients for keys of its own."""
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -151,8 +153,9 @@ class GatewayConfig:
 
     `pools` by file order, `routes` as written (the implicit ones of pools are not among them), `providers`
     by name. `default_route` is the model of requests that name none; `spend_file` keeps what was spent at
-    providers, `usage_file` what every key used; None: nothing is kept. `tls_cert_file` and `tls_key_file`:
-    what clients are shown, None for plain HTTP.
+    providers, `usage_file` what every key used; None: nothing is kept. `keys_file` holds the keys of clients,
+    None where they need none. `tls_cert_file` and `tls_key_file`: what clients are shown, None for plain
+    HTTP.
 
     Limits. `body_limit`: largest request body. `bodies_limit`: all that are held at one time.
     `body_timeout`: longest silence inside a body, `body_rate`: bytes a second that it must have on the whole
@@ -171,6 +174,7 @@ class GatewayConfig:
     default_route: str = ""
     spend_file: Path | None = None
     usage_file: Path | None = None
+    keys_file: Path | None = None
 
     host: str = "127.0.0.1"
     port: int = 8000

@@ -22,6 +22,7 @@ import orjson
 from aiohttp import web
 
 from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError, parse
+from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.config import GatewayError
 from orchestrator.gateway.lane import Lane
 from orchestrator.gateway.metrics import GatewayMetrics
@@ -36,8 +37,8 @@ class Control:
     """The handlers of the control socket.
 
     `incarnation` is new with every start of the process, `listen` is the address that clients use,
-    `locked_out` says why they do not get in there, `tls` describes the certificate that they are shown, None
-    for plain HTTP. `routes` makes the body of GET /v1/routes.
+    `locked_out` says why they do not get in there, `keys` tells them by their keys, `tls` describes the
+    certificate that they are shown, None for plain HTTP. `routes` makes the body of GET /v1/routes.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Control:
         metrics: GatewayMetrics,
         locked_out: Callable[[], str],
         tls: Callable[[], dict[str, Any] | None],
+        keys: ClientKeys,
         routes: Callable[[], dict[str, Any]],
         now: Callable[[], float],
         replace: Callable[[], Awaitable[int]],
@@ -60,6 +62,7 @@ class Control:
         self._metrics = metrics
         self._locked_out = locked_out
         self._tls = tls
+        self._keys = keys
         self._routes = routes
         self._now = now
 
@@ -97,6 +100,7 @@ class Control:
             "refuses": self._locked_out(),
             "tls": self._tls(),
             "usage": self._usage(),
+            "keys": self._keys.describe(),
             "only_pool": table.only_pool,
             "targets": [self._target(entry, now) for entry in table],
         }

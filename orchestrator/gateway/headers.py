@@ -30,6 +30,8 @@ _NOT_FORWARDED = _HOP_BY_HOP | {
 }
 _NEITHER = _NOT_FORWARDED | {"forwarded", "x-real-ip"}
 """Nor what tells of origins, from a client that is no proxy of ours."""
+_KEYS = frozenset({"authorization", "x-api-key"})
+"""Where clients show theirs."""
 _ORIGIN_PREFIX = "x-forwarded-"
 _NOT_RETURNED = _HOP_BY_HOP | {"content-length", "x-request-id", "server", "alt-svc"}
 """`Alt-Svc` would have clients leave the gateway for the node."""
@@ -39,13 +41,15 @@ _PEERS_KNOWN = 4096
 
 class Forwarding:
     """Makes the headers for a node. `trusted`: addresses and networks of the proxies in front of the gateway;
-    `api_key`: what the gateway shows to nodes instead of the client's own. Raises ValueError for what is no
-    network.
+    `api_key`: what the gateway shows to nodes instead of the client's own. `own_keys`: what clients show is a
+    key for the gateway, and ends here. Raises ValueError for what is no network.
     """
 
-    def __init__(self, trusted: Iterable[str], api_key: str | None) -> None:
+    def __init__(self, trusted: Iterable[str], api_key: str | None, *, own_keys: bool = False) -> None:
         networks = [ipaddress.ip_network(text, strict=False) for text in trusted]
         self._api_key = api_key
+        ends = _KEYS if own_keys else frozenset()
+        self._ends, self._ends_of_others = _NOT_FORWARDED | ends, _NEITHER | ends
 
         @functools.lru_cache(_PEERS_KNOWN)
         def trusts(peer: str) -> bool:
@@ -58,11 +62,11 @@ class Forwarding:
 
         Hop-by-hop headers end here. The answer is asked for uncompressed, since the gateway must read it to
         know whether it is whole. The client's Authorization, or what stands for it, passes unless the gateway
-        has a key of its own.
+        has a key of its own, or asks clients for keys.
         """
         given, peer = request.headers, _peer(request)
         trusted = self._trusts(peer)
-        out = _without(given, _NOT_FORWARDED if trusted else _NEITHER, origins=trusted)
+        out = _without(given, self._ends if trusted else self._ends_of_others, origins=trusted)
         before = given.getall(_FOR, []) if trusted else []
         out[_FOR] = ", ".join([*before, peer or "unknown"])
         out[_PROTO] = (given.get(_PROTO) if trusted else None) or request.scheme

@@ -70,7 +70,8 @@ class Lane:
         self.metrics = metrics.lane(gate.name, self.table, self.admission.__len__)
         self.table.on_breaker_open.append(self._breaker_opened)
         self._watch = Watch(self.table, self.admission, clock, drain_margin=gate.drain_margin)
-        self._forwarding = Forwarding(config.trusted_proxies, gate.api_key)
+        own_keys = config.keys_file is not None
+        self._forwarding = Forwarding(config.trusted_proxies, gate.api_key, own_keys=own_keys)
         self._session: aiohttp.ClientSession = make_session(gate.connect_timeout)
         parts: dict[str, Any] = {"table": self.table, "metrics": self.metrics, "clock": clock}
         self.health = HealthChecker(gate=gate, rng=rng, **parts)

@@ -9,16 +9,18 @@ import structlog
 from aiohttp import hdrs, web
 
 from cloud.ports import Clock
+from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.asked import Unfit, ask
 from orchestrator.gateway.config import GatewayConfig
 from orchestrator.gateway.dialects import ErrorShape
-from orchestrator.gateway.dialects.errors import openai_error
+from orchestrator.gateway.dialects.other import OTHER
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.endings import BUSY, ClientGone, Endings, Turned, shape_for
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.intake import Intake, Pace, Refusal
 from orchestrator.gateway.job import Job
+from orchestrator.gateway.listing import asks_for_models, shape_of
 from orchestrator.gateway.metering import Metering
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.replies import error_response
@@ -28,6 +30,7 @@ from orchestrator.gateway.router import Router
 log = structlog.get_logger("orchestrator.gateway")
 
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
+_UNAUTHORIZED = 401
 _NOT_IMPLEMENTED = 501  # what follows an upgrade is not HTTP
 
 
@@ -39,6 +42,7 @@ class Proxy:
         *,
         config: GatewayConfig,
         router: Router,
+        keys: ClientKeys,
         endings: Endings,
         metrics: GatewayMetrics,
         metering: Metering,
@@ -46,11 +50,13 @@ class Proxy:
         clock: Clock,
     ) -> None:
         self._router = router
+        self._keys = keys
         self._endings = endings
         self._metrics = metrics
         self._metering = metering
         self._ids = ids
         self._clock = clock
+        self._default_route = config.default_route
         self._allow_paths = tuple(dict.fromkeys(path for gate in config.pools for path in gate.allow_paths))
         self._intake = Intake(
             limit=config.body_limit,
@@ -117,24 +123,39 @@ class Proxy:
         await self.wait_idle()
 
     async def _read(self, request: web.BaseRequest, exchange: Exchange) -> Job:
-        """Take in the whole request, which is what makes it repeatable. Raises Turned, ClientGone."""
-        shape: ErrorShape = openai_error
+        """Take in the whole request, which is what makes it repeatable. Raises Turned, ClientGone.
+
+        Whose it is comes first: nobody without a key makes the gateway hold a body, or learns what it serves.
+        """
+        shape: ErrorShape = self._shape(request)
         try:
+            client = self._keys.identify(request.headers)
             if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
                 raise Unfit(_NOT_IMPLEMENTED, "not_implemented", "this gateway does not proxy web sockets")
-            if (listing := self._router.listing(request, exchange.id)) is not None:
+            if model := asks_for_models(request):
+                self._keys.permit(client, model)
+            if (listing := self._router.listing(request, client, exchange.id)) is not None:
                 raise listing
-            shape = row_of(request.method, request.raw_path.partition("?")[0], self._allow_paths).error
+            row_of(request.method, request.raw_path.partition("?")[0], self._allow_paths)
             body = await self._intake.read(request)
             exchange.held = len(body)
             kind = request.headers.get(hdrs.CONTENT_TYPE, "")
             asked = ask(request.method, request.raw_path, kind, body, self._allow_paths)
+            self._keys.permit(client, asked.model or self._default_route)
         except (Unfit, Refusal) as refused:
             raise self._refused(refused, exchange, shape) from None
         except ConnectionError:
             raise ClientGone from None
         exchange.read_at = self._clock.now()
-        return Job(request, exchange, asked)
+        return Job(request, exchange, asked, client)
+
+    def _shape(self, request: web.BaseRequest) -> ErrorShape:
+        """The shape of errors for a request whose head alone is here."""
+        try:
+            row = row_of(request.method, request.raw_path.partition("?")[0], self._allow_paths)
+        except Unfit:
+            return shape_of(request)
+        return shape_of(request) if row is OTHER else row.error
 
     def _refused(self, refused: Unfit | Refusal, exchange: Exchange, shape: ErrorShape) -> Turned:
         """The answer to what no target is asked for."""
@@ -148,6 +169,8 @@ class Proxy:
             shape=shape,
             param=refused.param if isinstance(refused, Unfit) else "",
         )
+        if refused.status == _UNAUTHORIZED:
+            response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
         if isinstance(refused, Refusal) or refused.status == _NOT_IMPLEMENTED:
             response.force_close()
         return Turned(response, Outcome.REFUSED if busy else Outcome.BAD_REQUEST)

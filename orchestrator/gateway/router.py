@@ -24,6 +24,7 @@ from orchestrator.gateway.listing import all_models, asks_for_models, one_model,
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome, RouteNow
 from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.route_views import route_view
+from policies.keys import ClientKey
 from policies.routing import (
     Affinity,
     BackendView,
@@ -91,18 +92,21 @@ class Router:
         lane = self._lanes.get(job.pool)
         return await (self._endings if lane is None else lane).cut(job, failure, detail)
 
-    def listing(self, request: web.BaseRequest, request_id: str) -> Turned | None:
-        """The answer to a question for the models there are; None where that is for a pool, or none."""
-        if self._only is not None or (name := asks_for_models(request)) is None:
+    def listing(self, request: web.BaseRequest, client: ClientKey | None, request_id: str) -> Turned | None:
+        """The answer to a question for the models there are, and that a client may ask for; None where that
+        is for a pool, or none.
+        """
+        everything = client is None or client.asks_all
+        if (self._only is not None and everything) or (name := asks_for_models(request)) is None:
             return None
         if not name:
-            return Turned(all_models((route.name for route in self.routes), request_id), Outcome.OK)
+            return Turned(all_models(self._listed(client), request_id), Outcome.OK)
         if self._names.find(name) is not None:
             return Turned(one_model(name, request_id), Outcome.OK)
         response = error_response(
             404,
             "model_not_found",
-            self._no_model(name),
+            self._no_model(name, client),
             request_id=request_id,
             shape=shape_of(request),
             param="model",
@@ -219,10 +223,15 @@ class Router:
             raise self._endings.turned(job, 404, "not_found", what)
         else:
             raise self._endings.turned(
-                job, 400, "model_missing", f"the request names no model; {self._known()}", param="model"
+                job,
+                400,
+                "model_missing",
+                f"the request names no model; {self._known(job.client)}",
+                param="model",
             )
         if route is None:
-            raise self._endings.turned(job, 404, "model_not_found", self._no_model(model), param="model")
+            unknown = self._no_model(model, job.client)
+            raise self._endings.turned(job, 404, "model_not_found", unknown, param="model")
         job.model = model or route.name
         return route
 
@@ -280,16 +289,23 @@ class Router:
         drawn = self._drawn[route.name] = self._drawn.get(route.name, -1) + 1
         return (self._seed + drawn * _GOLDEN) % 1.0
 
-    def _no_model(self, model: str) -> str:
+    def _no_model(self, model: str, client: ClientKey | None) -> str:
         """What to say of a name that is not known."""
         nearest = self._names.nearest(model)
-        meant = f"did you mean {nearest!r}? " if nearest else ""
+        meant = f"did you mean {nearest!r}? " if nearest and _may_ask(client, nearest) else ""
         cut = f"{model[:_LONGEST]}..." if len(model) > _LONGEST else model
-        return f"there is no model {cut!r}; {meant}{self._known()}"
+        return f"there is no model {cut!r}; {meant}{self._known(client)}"
 
-    def _known(self) -> str:
-        """The models there are, in words."""
-        names = [route.name for route in self.routes]
+    def _listed(self, client: ClientKey | None) -> list[str]:
+        """The models there are, each by its first name that a client may ask for."""
+        names = (next((n for n in route.models if _may_ask(client, n)), "") for route in self.routes)
+        return [name for name in names if name]
+
+    def _known(self, client: ClientKey | None) -> str:
+        """The same in words."""
+        names = self._listed(client)
+        if not names:
+            return "there is none"
         more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
         return f"there is {', '.join(names[:_LISTED])}{more}"
 
@@ -311,6 +327,10 @@ def implicit_routes(pools: Iterable[PoolGate]) -> Iterator[Route]:
             if model:
                 backend = Entry(kind=Kind.POOL, name=gate.name, model=model)
                 yield Route(models=(model,), backends=(backend,), task=gate.task)
+
+
+def _may_ask(client: ClientKey | None, model: str) -> bool:
+    return client is None or client.may_ask(model)
 
 
 def _straight(gate: PoolGate) -> Route:

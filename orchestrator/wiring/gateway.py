@@ -36,6 +36,7 @@ def gateway_config(config: Config) -> GatewayConfig:
         default_route=table.default_route,
         spend_file=table.spend_file,
         usage_file=table.usage_file,
+        keys_file=table.keys_file,
         pools=tuple(_gate(name, pool) for name, pool in (served or config.pools).items()),
         routes=routes_of(config),
         providers=MappingProxyType({name: _provider(name, p) for name, p in config.providers.items()}),

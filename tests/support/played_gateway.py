@@ -17,6 +17,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 
 from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.accounts.usage_book import UsageBook
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.attempt import AttemptFailed, Attempts
@@ -284,6 +285,7 @@ class World:
         self.proxy = PlayedProxy(
             config=self.config,
             router=router,
+            keys=ClientKeys(None, clock),
             endings=endings,
             metrics=self.metrics,
             metering=Metering(

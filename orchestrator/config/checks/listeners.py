@@ -125,6 +125,8 @@ def _paths(daemon: DaemonConfig, gateway: SharedGatewayTable, pools: Pools) -> I
         yield at("socket"), gateway.socket
         yield at("spend_file"), gateway.spend_file
         yield at("usage_file"), gateway.usage_file
+        if gateway.keys_file is not None:
+            yield at("keys_file"), gateway.keys_file
     clouds: dict[Path, Key] = {}
     for name, pool in pools.items():
         if takes_requests(pool):

@@ -34,8 +34,8 @@ _DEFAULTS: Final = GatewayConfig(socket=Path("gateway.sock"), pools=(_POOL,))
 
 class GatewayTable(Section):
     """How the gateway treats the nodes of this pool. What is not written is as in [gateway]. In a file with
-    one pool the keys of [gateway] may stand here too, but for default_route, spend_file and
-    usage_file."""
+    one pool the keys of [gateway] may stand here too, but for default_route and the files of spend, usage
+    and keys."""
 
     elsewhere: ClassVar[frozenset[str]] = frozenset()
 
@@ -280,4 +280,11 @@ class SharedGatewayTable(GatewayTable):
         "{state_dir}/usage.db",
         "File in which the gateway counts what every key used of every model, by the hour. All gateway "
         "processes share it, and the daemon reads it.",
+    )
+    keys_file: FilePath | None = Field(
+        default=None,
+        description="File with the keys of the gateway's clients, of which it holds the SHA-256 alone. With "
+        "it every request needs a key of its own, which goes no further than the gateway; without it none is "
+        "asked for. It is read again within a second of a change.",
+        examples=["{state_dir}/keys.toml"],
     )
