@@ -47,10 +47,15 @@ _LEAST_READY = 60.0
 
 @value
 class Row:
-    """The sums of a group; its values stand in the order of the report's dimensions."""
+    """The sums of a group; its values stand in the order of the report's dimensions.
+
+    `pools`: how many have a part in it. What several could serve together says nothing: a token of one model
+    takes another work than one of the next.
+    """
 
     group: Group
     sums: Sums
+    pools: int
 
 
 @value
@@ -61,7 +66,12 @@ class Report:
     until: int
     by: tuple[str, ...]
     rows: tuple[Row, ...]
-    total: Sums
+    whole: Row
+
+    @property
+    def total(self) -> Sums:
+        """The sums of the whole."""
+        return self.whole.sums
 
 
 @value
@@ -77,13 +87,18 @@ def report(books: Books, by: Sequence[str]) -> Report:
     if set(by) - set(DIMENSIONS) or len(set(by)) < len(by):
         raise ValueError(f"{', '.join(by)}: any of {', '.join(DIMENSIONS)}, each once")
     sums: defaultdict[Group, Sums] = defaultdict(Sums)
+    pools: defaultdict[Group, set[str | None]] = defaultdict(set)
     total = Sums()
     for dimensions, part in _parts(books, tuple(by)):
-        sums[tuple(dimensions.get(name) for name in by)].add(part)
+        group = tuple(dimensions.get(name) for name in by)
+        sums[group].add(part)
         total.add(part)
+        if dimensions["market"] != API:
+            pools[group].add(dimensions["pool"])
     order = sorted(sums, key=lambda group: [(value is None, value or "") for value in group])
-    rows = tuple(Row(group=group, sums=sums[group]) for group in order)
-    return Report(since=books.since, until=books.until, by=tuple(by), rows=rows, total=total)
+    rows = tuple(Row(group=group, sums=sums[group], pools=len(pools[group])) for group in order)
+    whole = Row(group=(), sums=total, pools=len(set().union(*pools.values())))
+    return Report(since=books.since, until=books.until, by=tuple(by), rows=rows, whole=whole)
 
 
 def rate_of(books: Books, pool: PoolSettings) -> Rate | None:
@@ -163,7 +178,7 @@ class _PoolParts:
             nodes = self._machines(machines.get(day, ()), baseline.get(day, ()))
             used = self._used(usage.get(day, ()), counted=day in machines)
             for where, who, sums in crossed(nodes, used):
-                named: dict[str, str | None] = {"pool": name, "day": day}
+                named: dict[str, str | None] = {"pool": name, "day": day, "market": None}
                 named |= zip(self._of_machines, where, strict=True)
                 yield named | dict(zip(self._of_use, who, strict=True)), sums
 

@@ -33,6 +33,7 @@ from policies.value import value
 Cheaper = Literal["pool", "api", "unknown"]
 
 _MTOK: Final = 1e6
+_CENT: Final = 0.005
 _ROUNDING: Final = 1e-9
 _DAYS_FROM: Final = 48
 """Hours from which on a period is told in days."""
@@ -268,8 +269,8 @@ def _by(found: Report) -> dict[str | None, Sums]:
 
 
 def dollars(amount: float) -> str:
-    """USD in words, to the cent."""
-    return f"${amount:,.2f}"
+    """USD in words, to the cent; less than a cent with two digits."""
+    return f"${amount:.2g}" if 0 < amount < _CENT else f"${amount:,.2f}"
 
 
 def _percent(share: float, digits: int = 0) -> str:

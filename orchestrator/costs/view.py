@@ -17,7 +17,7 @@ from orchestrator.views.cost import (
 )
 from orchestrator.words import instant, plural
 from policies import self_or_api
-from policies.cost_report import elapsed, report
+from policies.cost_report import Row, elapsed, report
 from policies.cost_rows import Books
 from policies.cost_sums import Sums
 from policies.economics import HOUR
@@ -41,8 +41,8 @@ def view_of(books: Books, by: Sequence[str], missing: Sequence[str] = ()) -> Cos
         "since": books.since * HOUR,
         "until": books.until * HOUR,
         "by": cast("list[Dimension]", list(by)),
-        "rows": [_line(row.sums, dict(zip(by, row.group, strict=True)), hours) for row in found.rows],
-        "total": _line(found.total, {}, hours),
+        "rows": [_line(row, dict(zip(by, row.group, strict=True)), hours) for row in found.rows],
+        "total": _line(found.whole, {}, hours),
         "pools": [_pool(one, hours) for one in pools],
         "routes": [_route(one, hours) for one in self_or_api.routes(books)],
         "forecast": _forecast(books),
@@ -50,7 +50,8 @@ def view_of(books: Books, by: Sequence[str], missing: Sequence[str] = ()) -> Cos
     }
 
 
-def _line(sums: Sums, group: dict[str, str | None], hours: float) -> CostLineView:
+def _line(row: Row, group: dict[str, str | None], hours: float) -> CostLineView:
+    sums, compares = row.sums, row.pools == 1
     return {
         "group": group,
         "spent_usd": sums.spent,
@@ -72,10 +73,10 @@ def _line(sums: Sums, group: dict[str, str | None], hours: float) -> CostLineVie
         "tokens_written": sums.written,
         "tokens_in": sums.prompt,
         "tokens_out": sums.output,
-        "utilisation": sums.utilisation,
+        "utilisation": sums.utilisation if compares else None,
         "usd_per_mtok": sums.usd_per_mtok,
         "usd_per_mtok_people": sums.usd_per_mtok_people,
-        "break_even_utilisation": sums.break_even,
+        "break_even_utilisation": sums.break_even if compares else None,
         "api_usd": sums.api,
         "api_usd_per_mtok": sums.api_per_mtok,
     }
@@ -90,7 +91,7 @@ def _pool(one: self_or_api.PoolStanding, hours: float) -> PoolCostView:
         "tokens_per_second": rate.tokens if rate else None,
         "rate_source": "unknown" if rate is None else "measured" if rate.measured else "configured",
         "usd_per_unit_hour": one.sums.usd_per_unit_hour,
-        "line": _line(one.sums, {"pool": one.pool.name}, hours),
+        "line": _line(Row(group=(), sums=one.sums, pools=1), {"pool": one.pool.name}, hours),
         "cheaper": one.cheaper,
         "advice": one.advice,
     }
@@ -101,7 +102,7 @@ def _route(one: self_or_api.RouteStanding, hours: float) -> RouteCostView:
         "route": one.route.name,
         "task": one.route.task,
         "providers": list(one.route.providers),
-        "line": _line(one.sums, {"route": one.route.name}, hours),
+        "line": _line(Row(group=(), sums=one.sums, pools=0), {"route": one.route.name}, hours),
         "tokens_per_month": one.tokens,
         "offer": one.offer or None,
         "pays_from_tokens_per_month": one.pays_from,
@@ -154,7 +155,7 @@ def _notes(books: Books, total: Sums, pools: Sequence[self_or_api.PoolStanding])
             "through the gateway"
         )
     elif begin is not None and begin > books.since:
-        yield f"counting began at {instant(begin * HOUR)}, within the period"
+        yield f"counting began within the hour from {instant(begin * HOUR)} on"
     if total.unpriced_ms:
         lost = total.unpriced_ms / 1000 / HOUR
         yield f"{lost:.1f} node-hours had no known price: what depends on them is not known"

@@ -40,14 +40,16 @@ class CostLineView(TypedDict):
     tokens_in: Annotated[int, "all prompt tokens"]
     tokens_out: Annotated[int, "tokens of answers"]
     utilisation: Annotated[
-        float | None, "tokens that pools served over what their ready units could have served; null: no rate"
+        float | None,
+        "tokens that the pool served over what its ready units could have served; null: no rate is known, or "
+        "several pools, whose tokens do not compare",
     ]
     usd_per_mtok: Annotated[
         float | None, "USD per million tokens, prompts and answers; null where none was served"
     ]
     usd_per_mtok_people: Annotated[float | None, "the same with people's work"]
     break_even_utilisation: Annotated[
-        float | None, "utilisation above which the pools are cheaper than the API; above 1: never"
+        float | None, "utilisation above which the pool is cheaper than the API; above 1: never"
     ]
     api_usd: Annotated[
         float | None, "what the API would have cost for the tokens that pools served; null: no known price"

@@ -250,6 +250,22 @@ def test_an_unknown_or_double_dimension_is_refused(by: tuple[str, ...]) -> None:
         report(books(), by)
 
 
+def test_each_row_says_how_many_pools_it_is_made_of() -> None:
+    found = books(
+        machines=[machine(), machine(pool="embed", zone="b")], providers=[provider_day()],
+        usage=[used(), used(backend="pool/embed", key="other")],
+    )  # fmt: skip
+    assert report(found, ()).whole.pools == 2
+    assert [(row.group, row.pools) for row in report(found, ("day", "key")).rows] == [
+        (("2024-10-04", "other"), 1),
+        (("2024-10-04", "team"), 1),
+    ]
+    assert [(row.group, row.pools) for row in report(found, ("market",)).rows] == [
+        (("api",), 0),
+        (("spot",), 2),
+    ]
+
+
 def test_every_pair_of_dimensions_can_be_asked_for() -> None:
     found = books(machines=[machine()], usage=[used()], providers=[provider_day()])
     for by in combinations(DIMENSIONS, 2):

@@ -96,7 +96,7 @@ def test_a_providers_money_makes_no_hours_before_counting_began() -> None:
             books(),
             "nothing was counted yet: machines are, while the daemon runs; tokens, while requests come",
         ),
-        (full(since=DAY0 - 24), "counting began at 2024-10-04T00:00:00Z, within the period"),
+        (full(since=DAY0 - 24), "counting began within the hour from 2024-10-04T00:00:00Z on"),
         (full(machines=[machine(unpriced=5400.0)]), "1.5 node-hours had no known price"),
         (full(machines=[]), "16,800,000 tokens were served on days of which no machine was counted"),
         (full(providers=[provider_day(unpriced=2)]), "2 requests to providers had no known price"),
@@ -124,6 +124,18 @@ def test_what_is_missing_or_assumed_is_noted(found: Books, said: str) -> None:
 
 def test_nothing_is_noted_where_nothing_is_missing() -> None:
     assert view_of(full(), ())["notes"] == []
+
+
+def test_utilisation_does_not_compare_between_pools() -> None:
+    found = full(
+        machines=[machine(), machine(pool="embed")], usage=[used(), used(backend="pool/embed")],
+        pools=(pool(), pool(name="embed")),
+    )  # fmt: skip
+    view = view_of(found, ("day", "zone"))
+    for line in (*(row for row in view["rows"] if row["group"]["zone"]), view["total"]):
+        assert (line["utilisation"], line["break_even_utilisation"]) == (None, None)
+        assert line["usd_per_mtok"] is not None
+    assert all(one["line"]["utilisation"] for one in view["pools"])
 
 
 def test_every_field_of_a_line_is_told() -> None:
