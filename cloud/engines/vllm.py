@@ -14,6 +14,8 @@ from cloud.ports import EngineCommand, EngineSpec
 
 _TEARDOWN = 20.0  # s from the last token of a drain to the exit: up to 14 s were measured
 
+_COUNTS = ("--enable-prompt-tokens-details",)
+
 
 class VllmEngine(OpenAiProbe):
     """vLLM. `model_name` is the served name that probes ask for; see `OpenAiProbe` for the times."""
@@ -25,8 +27,10 @@ class VllmEngine(OpenAiProbe):
 
         ``--shutdown-timeout`` is ours: without it a SIGTERM leaves streams hanging in silence. The group is
         killed only after vLLM had that time and the time to take its processes down. ``--enable-scale-out``
-        is ours too: with it a gateway can continue a stream elsewhere from its token ids. So is how long idle
-        connections are kept: longer than a balancer does. A model that embeds runs as ``--runner pooling``.
+        is ours too: with it a gateway can continue a stream elsewhere from its token ids; and
+        ``--enable-prompt-tokens-details``, with which answers tell how much of a prompt came from the cache.
+        So is how long idle connections are kept: longer than a balancer does. A model that embeds runs as
+        ``--runner pooling``.
         """
         defaults = (
             ("--served-model-name", spec.served_name),
@@ -34,7 +38,8 @@ class VllmEngine(OpenAiProbe):
             ("--port", "{port}"),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
-        args = with_defaults(with_switches(spec.args, task_switches(spec)), (*defaults, *task_flags(spec)))
+        switches = (*task_switches(spec), *(_COUNTS if spec.task == "generate" else ()))
+        args = with_defaults(with_switches(spec.args, switches), (*defaults, *task_flags(spec)))
         return EngineCommand(
             argv=(spec.executable or "vllm", "serve", spec.model, *args),
             env=environment(spec),

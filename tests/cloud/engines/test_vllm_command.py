@@ -18,7 +18,7 @@ def test_our_flags_where_the_user_gives_none() -> None:
     assert command.argv == (
         *("vllm", "serve", "org/llama", "--served-model-name", "llama"),
         *("--host", "{host}", "--port", "{port}", "--shutdown-timeout", "25"),
-        "--enable-scale-out",
+        *("--enable-scale-out", "--enable-prompt-tokens-details"),
     )
     assert command.stop_signal == "SIGTERM"
     assert command.stop_grace > 25
@@ -29,7 +29,7 @@ def test_the_users_flags_pass_through_and_win() -> None:
     spec = EngineSpec(model="m", served_name="llama", args=args, env={"A": "b"}, executable="/opt/vllm")
     command = engine().command(spec)
     ours = ("/opt/vllm", "serve", "m", "--served-model-name", "llama", "--port", "{port}")
-    assert command.argv == (*ours, "--enable-scale-out", *args)
+    assert command.argv == (*ours, "--enable-scale-out", "--enable-prompt-tokens-details", *args)
     assert command.env == {"A": "b", "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75"}
     assert command.stop_grace > 90
 
@@ -45,9 +45,9 @@ def test_idle_connections_are_kept_longer_than_by_a_balancer_unless_the_user_say
 
 
 def test_a_vllm_that_does_not_know_our_switch_can_be_started() -> None:
-    args = ("--no-enable-scale-out", "--seed", "1")
+    args = ("--no-enable-scale-out", "--seed", "1", "--no-enable-prompt-tokens-details")
     command = engine().command(EngineSpec(model="m", served_name="llama", args=args, drain_budget=1.0))
-    assert not [word for word in command.argv if "scale-out" in word]
+    assert not [word for word in command.argv if "scale-out" in word or "details" in word]
     assert command.argv[-2:] == ("--seed", "1")
 
 

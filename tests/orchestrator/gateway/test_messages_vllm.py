@@ -6,33 +6,20 @@ Needs what tools/vllm/install.sh makes, as the engine contract does.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import anthropic
 import openai
 import pytest
+from vllm_server import running_vllm
 
-from cloud.clock import SystemClock
-from cloud.engines.vllm import VllmEngine
-from cloud.engines.vllm_cpu import CPU_ARGS, CPU_ENV
-from cloud.ports import EngineSpec
 from policies.model import TargetSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[3]
-VLLM = Path(os.environ.get("VLLM_VENV", ROOT / ".venv-vllm")) / "bin" / "vllm"
-MODEL = Path(os.environ.get("VLLM_MODEL", ROOT / ".cache" / "tiny-model"))
-PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--enable-prompt-tokens-details")
+PARSERS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 KEY = "sk-test"
 
 HI = [{"role": "user", "content": "hi"}]
@@ -112,41 +99,8 @@ COUNTED = ("messages", "system", "tools", "tool_choice", "thinking", "output_con
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A vLLM server that asks for a key: its address."""
-    missing = [path for path in (VLLM, MODEL / "model.safetensors") if not path.exists()]
-    if missing:
-        reason = f"no real vLLM: {missing[0]} is missing (tools/vllm/install.sh makes it)"
-        if os.environ.get("ORCHESTRATOR_REQUIRE_VLLM") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    args = (*CPU_ARGS, *PARSERS, "--api-key", KEY)
-    spec = EngineSpec(model=str(MODEL), served_name="tiny", args=args, env=CPU_ENV, executable=str(VLLM))
-    command = VllmEngine(SystemClock(), model_name="tiny").command(spec)
-    host, port = address.split(":")
-    words = [word.replace("{host}", host).replace("{port}", port) for word in command.argv]
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            words, env={**os.environ, **command.env}, stdout=out, stderr=out, start_new_session=True
-        )
-    try:
-        while not answers(address):
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
-            time.sleep(0.5)
+    with running_vllm(tmp_path_factory.mktemp("vllm"), (*PARSERS, "--api-key", KEY)) as address:
         yield address
-    finally:
-        os.killpg(process.pid, 9)
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{address}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @pytest.fixture
