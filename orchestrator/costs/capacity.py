@@ -57,7 +57,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pool:
-    """A pool with what is known of it. `plant` is None where `why_not` says why there is no plan."""
+    """A pool with what is known of it. `plant` is None where `why_not` says why there is no plan.
+
+    `on_demand`: USD/h of a unit, as it was, else as the file states it.
+    """
 
     name: str
     settings: PoolConfig
@@ -66,6 +69,7 @@ class _Pool:
     rate: float | None
     source: Source
     size: int
+    on_demand: float | None
     plant: Plant | None
     why_not: str
 
@@ -123,6 +127,7 @@ def _pool(name: str, pool: PoolConfig, books: Books, settings: PoolSettings | No
         rate=rate,
         source=source,
         size=size,
+        on_demand=past.on_demand if past.on_demand is not None or settings is None else settings.price,
         plant=plant,
         why_not=why_not,
     )
@@ -154,14 +159,18 @@ def _limits(config: Config, pools: Sequence[_Pool], quotas: Sequence[Quota]) -> 
         if cap is not None:
             found += _dollars(f"{key}.limits.spend_per_hour", cap, [one])
     notes = [
-        f"limits in dollars leave {one.name} out: no hour of it has a known price"
+        f"limits in dollars leave {one.name} out: what a unit of it costs is not known"
         for one in pools
-        if one.past.mix is None and one.past.on_demand is None
+        if one.past.mix is None and one.on_demand is None and _capped(config, one)
     ]
     if planned:
         found += _budget(config, pools)
         found += [limit for quota in quotas for limit in _quota(quota, planned)]
     return found, notes
+
+
+def _capped(config: Config, one: _Pool) -> bool:
+    return config.budget.spend_per_hour is not None or one.settings.limits.spend_per_hour is not None
 
 
 def _budget(config: Config, pools: Sequence[_Pool]) -> Iterator[Limit]:
@@ -178,7 +187,7 @@ def _dollars(name: str, cap: float, pools: Sequence[_Pool]) -> Iterator[Limit]:
     """A limit in dollars, at the price of the mix as it was paid and at that of on-demand alone."""
     for prices, why in (
         ({one.name: one.past.mix for one in pools}, "as the mix was paid"),
-        ({one.name: one.past.on_demand for one in pools}, "when spot is gone"),
+        ({one.name: one.on_demand for one in pools}, "when spot is gone"),
     ):
         known = {pool: price for pool, price in prices.items() if price is not None}
         each = {o.name: known[o.name] * o.size for o in pools if o.plant is not None and o.name in known}
@@ -226,7 +235,7 @@ def _pool_view(one: _Pool, asked: Asked) -> views.PoolCapacityView:
         "headroom_share": asked.headroom,
         "units_per_node": one.size,
         "usd_per_unit_hour": one.past.mix,
-        "on_demand_usd_per_unit_hour": one.past.on_demand,
+        "on_demand_usd_per_unit_hour": one.on_demand,
         "spike": None,
         "week": [],
         "outlook": [],

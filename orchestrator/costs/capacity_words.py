@@ -25,7 +25,7 @@ def why_not(found: Demand | TooLittle, now: float, rate: float | None) -> str:
             return ""
         return "nobody knows what a unit can do: write cost.tokens_per_second into the pool, or give --rate"
     if not found.hours:
-        return "nothing was asked of it in the time that was looked at (--since)"
+        return "no hour that is over knows of a request to it (--since says how far back is looked)"
     return (
         f"there are {found.hours / DAY:.1f} days of history, and the pattern of a week needs "
         f"{found.needs // DAY}: ask again from {instant(now + (found.needs - found.hours) * HOUR)} on"

@@ -35,11 +35,12 @@ _BY: Final = {"present": "it runs", "units": "units", "bandwidth": "estimate"}
 
 def capacity_plan(view: CapacityPlanView, look: Look) -> str:
     """What each pool needs and when, and which limit binds first."""
+    blocks = [[*_pool(pool, view["week_from"], look)] for pool in view["pools"]]
+    blocks.append([*_limits(view["limits"], look)])
+    blocks.append([pack([Text(f"! {clean(note)}", style="yellow")], look.width) for note in view["notes"]])
     parts: list[RenderableType] = []
-    for pool in view["pools"]:
-        parts += [*_pool(pool, view["week_from"], look), Text()]
-    parts += [*_limits(view["limits"], look)]
-    parts += [pack([Text(f"! {clean(note)}", style="yellow")], look.width) for note in view["notes"]]
+    for block in filter(None, blocks):
+        parts += [Text(), *block] if parts else block
     return text_of(Group(*parts), look)
 
 

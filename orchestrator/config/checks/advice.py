@@ -54,7 +54,7 @@ def _of_pool(name: str, pool: PoolConfig, routes: Sequence[RouteConfig]) -> Iter
 def _would_fit_twice(name: str, pool: PoolConfig) -> Iterator[Found]:
     """Weights of which two copies would fit with fewer bits, on the first type where that is so."""
     need = need_of(pool)
-    if need is None:
+    if need is None or pool.engine.task == "embed":
         return
     for kind, gpus, parallel, utilisation in machines(pool):
         packed = pack(need, gpus, parallel=parallel, utilisation=utilisation)

@@ -143,7 +143,7 @@ async def test_a_new_pool_is_told_when_to_ask_again(file: Path, run: Run, output
 
 def test_nothing_was_counted_yet(file: Path, run: Run) -> None:
     view = planned(run, file)
-    assert "nothing was asked of it" in view["pools"][0]["why_not"]
+    assert "no hour that is over knows of a request" in view["pools"][0]["why_not"]
     assert any("there is no journal yet" in note for note in view["notes"])
     assert not (file.parent / "state" / "usage.db").exists(), "a look makes nothing"
 

@@ -83,6 +83,12 @@ def test_weights_that_need_no_advice(tmp_path: Path, model: str, kind: str, args
     assert advice(tmp_path, aws(model, kind, args) + PROVIDER + ROUTE) == {}
 
 
+def test_a_model_that_embeds_is_left_as_it_is(tmp_path: Path) -> None:
+    text = aws(kind="g6.xlarge", args='["--max-model-len", "8192"]', more='accepted = ["no-fallback"]')
+    assert set(advice(tmp_path, text)) == {"pool.chat.model"}
+    assert advice(tmp_path, text.replace('kind = "vllm"', 'kind = "vllm"\ntask = "embed"')) == {}
+
+
 def test_weights_that_the_engine_can_quantise_itself(tmp_path: Path) -> None:
     args = '["--tensor-parallel-size", "4", "--max-model-len", "4096"]'
     text = advice(tmp_path, aws("acme/some-120B", "p5.48xlarge", args) + PROVIDER + ROUTE)["pool.chat.model"]

@@ -135,7 +135,7 @@ def test_growth_that_is_given_is_said_to_be() -> None:
 @pytest.mark.parametrize(
     ("hours", "words"),
     [
-        (0, "nothing was asked of it"),
+        (0, "no hour that is over knows of a request"),
         (2 * DAY, "there are 2.0 days of history, and the pattern of a week needs 7"),
     ],
 )
@@ -287,7 +287,16 @@ def test_dollars_are_not_judged_without_a_price() -> None:
     made = config({"limits": {"spend_per_hour": 1.0}}, budget={"spend_per_hour": 1.0})
     view = plan(made, read(past(), machines=[], baseline=[]), Asked())
     assert set(limits(view)) == {"pool.chat.replicas"}
-    assert view["notes"] == ["limits in dollars leave chat out: no hour of it has a known price"]
+    assert view["notes"] == ["limits in dollars leave chat out: what a unit of it costs is not known"]
+    assert plan(config(), read(past(), machines=[], baseline=[]), Asked())["notes"] == []
+
+
+def test_a_price_that_the_file_states_holds_where_nothing_was_paid_yet() -> None:
+    pools = [PoolSettings(name="chat", model="m", rate=RATE, price=3.0)]
+    made = config({"limits": {"spend_per_hour": 10.0}})
+    view = plan(made, read(past(), machines=[], baseline=[], pools=pools), Asked())
+    assert limits(view)["pool.chat.limits.spend_per_hour when spot is gone"]["needs"] == 12.0
+    assert only(view)["on_demand_usd_per_unit_hour"] == 3.0
 
 
 QUOTAS = (

@@ -106,6 +106,8 @@ def test_a_pool_without_a_plan_is_one_line_and_the_others_go_on(view: Any) -> No
     view["pools"].insert(0, view["pools"][0] | {"pool": "new", "why_not": "there are 2.0 days of history"})
     text = shown(view)
     assert text.startswith("new: no plan: there are 2.0 days of history\n\nchat: 4 units")
+    view["pools"], view["limits"] = view["pools"][:1], []
+    assert shown(view) == "new: no plan: there are 2.0 days of history\n"
 
 
 def test_what_is_missing_comes_last(view: Any) -> None:

@@ -27,7 +27,9 @@ def test_unknown_schema() -> None:
         schemas.read("../schemas/status")
 
 
-@pytest.mark.parametrize("name", ["status", "plan", "explain", "node", "nodes", "validate", "cost"])
+@pytest.mark.parametrize(
+    "name", ["status", "plan", "explain", "node", "nodes", "validate", "capacity-plan", "cost"]
+)
 def test_versioned_answers_name_their_schema(name: str) -> None:
     schema = json.loads(schemas.read(name))
     assert schema["properties"]["schema"]["const"] == f"{name}/1"
