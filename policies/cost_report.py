@@ -22,12 +22,12 @@ Example: a pool that cost $3 in an hour, and two keys with equal tokens:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Final, TypeVar
 
 from policies.attribution import USUAL, Group, Part, crossed, split, weights_at, weights_of
-from policies.cost_rows import POOL, PROVIDER, Books, PoolSettings, ProviderDay, UsageHour
+from policies.cost_rows import HOURS_OF_DAY, POOL, PROVIDER, Books, PoolSettings, ProviderDay, UsageHour
 from policies.cost_sums import Sums
 from policies.economics import HOUR, BaselineHour, SpendHour
 from policies.spend import PICO, day_of
@@ -38,7 +38,7 @@ API: Final = "api"
 """The market of what providers cost."""
 
 _OF_MACHINES: Final = frozenset({"zone", "market"})
-_DAY = 24
+_DAY = 86_400.0
 _MINUTE = 1 / 60
 _EPOCH = date(1970, 1, 1).toordinal()
 _LEAST_READY = 60.0
@@ -109,14 +109,11 @@ def rate_of(books: Books, pool: PoolSettings) -> Rate | None:
     if pool.rate is not None:
         return Rate(tokens=pool.rate, measured=False)
     ready: defaultdict[int, float] = defaultdict(float)
-    tokens: defaultdict[int, int] = defaultdict(int)
     for node in books.machines:
         if node.pool == pool.name:
             ready[node.hour] += node.ready_unit_seconds
-    for used in books.usage:
-        if used.backend == POOL + pool.name:
-            tokens[used.hour] += tokens_of(used)
-    rates = [tokens[hour] / seconds for hour, seconds in ready.items() if seconds >= _LEAST_READY]
+    tokens = books.tokens.get(POOL + pool.name, {})
+    rates = [tokens.get(hour, 0) / seconds for hour, seconds in ready.items() if seconds >= _LEAST_READY]
     best = max(rates, default=0.0)
     return Rate(tokens=best, measured=True) if best else None
 
@@ -128,8 +125,7 @@ def tokens_of(used: UsageHour | ProviderDay) -> int:
 
 def elapsed(books: Books) -> float:
     """Hours of the period that are over and of which anything is known: from the first row in it on."""
-    hours = [row.hour for row in books.machines] + [row.hour for row in books.usage]
-    begin = min((hour for hour in hours if _in(books, hour)), default=books.since)
+    begin = min(filter(books.inside, books.hours), default=books.since)
     return max(_MINUTE, min(books.until, books.now / HOUR) - begin)
 
 
@@ -137,7 +133,7 @@ def settings_of(books: Books) -> dict[str, PoolSettings]:
     """Every pool that is configured or has left a trace, by name."""
     known = {pool.name: pool for pool in books.pools}
     names = {node.pool for node in books.machines} | {hour.pool for hour in books.baseline}
-    names |= {u.backend.removeprefix(POOL) for u in books.usage if u.backend.startswith(POOL)}
+    names |= {backend.removeprefix(POOL) for backend in books.tokens if backend.startswith(POOL)}
     return {
         name: known.get(name) or PoolSettings(name=name, model="") for name in sorted(names | known.keys())
     }
@@ -150,8 +146,9 @@ def _parts(books: Books, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | 
     """All that the period cost, in parts, each with its value in every dimension that was asked for."""
     for pool in settings_of(books).values():
         yield from _PoolParts(books, pool, by).parts()
+    edges = _edges(books)
     for day in books.providers:
-        counted = _within(books, day)
+        counted = _within(books, day, edges)
         if counted is not None:
             named = {"pool": PROVIDER + day.provider, "day": day.day, "zone": None, "market": API}
             used = {"model": day.model, "adapter": None, "key": day.key, "route": day.route}
@@ -171,14 +168,14 @@ class _PoolParts:
     def parts(self) -> Iterator[tuple[dict[str, str | None], Sums]]:
         """The days of the period, each shared among those who used it."""
         books, name = self._books, self._pool.name
-        machines = _by_day(n for n in books.machines if n.pool == name and _in(books, n.hour))
-        baseline = _by_day(b for b in books.baseline if b.pool == name and _in(books, b.hour))
-        usage = _by_day(u for u in books.usage if u.backend == POOL + name and _in(books, u.hour))
+        machines = _by_day(n for n in books.machines if n.pool == name and books.inside(n.hour))
+        baseline = _by_day(b for b in books.baseline if b.pool == name and books.inside(b.hour))
+        usage = books.days.get(POOL + name, {})
         for day in sorted(machines.keys() | baseline.keys() | usage.keys()):
             nodes = self._machines(machines.get(day, ()), baseline.get(day, ()))
             used = self._used(usage.get(day, ()), counted=day in machines)
             for where, who, sums in crossed(nodes, used):
-                named: dict[str, str | None] = {"pool": name, "day": day, "market": None}
+                named: dict[str, str | None] = {"pool": name, "day": day_of(day * _DAY), "market": None}
                 named |= zip(self._of_machines, where, strict=True)
                 yield named | dict(zip(self._of_use, who, strict=True)), sums
 
@@ -248,21 +245,34 @@ class _PoolParts:
         )
 
 
-def _within(books: Books, day: ProviderDay) -> Sums | None:
+_Place = tuple[str, str, str, str, int]
+"""Backend, route, model, key and day since the epoch."""
+
+
+def _edges(books: Books) -> dict[_Place, tuple[int, int]]:
+    """What the tokens of the days weigh in which the period begins and ends: within it, and in all."""
+    days = {books.since // HOURS_OF_DAY, (books.until - 1) // HOURS_OF_DAY}
+    found: defaultdict[_Place, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for used in books.usage if books.providers else ():
+        day = used.hour // HOURS_OF_DAY
+        if day in days:
+            place, weight = (used.backend, used.route, used.model, used.key, day), USUAL.of(used)
+            inside, whole = found[place]
+            found[place] = (inside + weight * books.inside(used.hour), whole + weight)
+    return dict(found)
+
+
+def _within(books: Books, day: ProviderDay, edges: Mapping[_Place, tuple[int, int]]) -> Sums | None:
     """The part of a provider's day that is in the period; None where none is."""
-    first = (date.fromisoformat(day.day).toordinal() - _EPOCH) * _DAY
-    if first >= books.until or first + _DAY <= books.since:
+    number = date.fromisoformat(day.day).toordinal() - _EPOCH
+    first = number * HOURS_OF_DAY
+    if first >= books.until or first + HOURS_OF_DAY <= books.since:
         return None
     part, whole = 1, 1
-    if not books.since <= first <= books.until - _DAY:
-        same = (PROVIDER + day.provider, day.route, day.model, day.key)
-        hours = [
-            (_in(books, used.hour), USUAL.of(used))
-            for used in books.usage
-            if first <= used.hour < first + _DAY and (used.backend, used.route, used.model, used.key) == same
-        ]
-        weight = sum(weight for _, weight in hours)
-        part, whole = (sum(weight for inside, weight in hours if inside), weight) if weight else (1, 1)
+    if not books.since <= first <= books.until - HOURS_OF_DAY:
+        place = (PROVIDER + day.provider, day.route, day.model, day.key, number)
+        inside, weight = edges.get(place, (0, 0))
+        part, whole = (inside, weight) if weight else (1, 1)
 
     def of(count: int) -> int:
         return count * part // whole
@@ -279,17 +289,14 @@ def _within(books: Books, day: ProviderDay) -> Sums | None:
     )
 
 
-def _in(books: Books, hour: int) -> bool:
-    return books.since <= hour < books.until
+Hourly = TypeVar("Hourly", SpendHour, BaselineHour)
 
 
-Hourly = TypeVar("Hourly", SpendHour, BaselineHour, UsageHour)
-
-
-def _by_day(rows: Iterable[Hourly]) -> dict[str, list[Hourly]]:
-    found: defaultdict[str, list[Hourly]] = defaultdict(list)
+def _by_day(rows: Iterable[Hourly]) -> dict[int, list[Hourly]]:
+    """Rows by day since the epoch."""
+    found: defaultdict[int, list[Hourly]] = defaultdict(list)
     for row in rows:
-        found[day_of(row.hour * HOUR)].append(row)
+        found[row.hour // HOURS_OF_DAY].append(row)
     return dict(found)
 
 

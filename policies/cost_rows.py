@@ -6,15 +6,21 @@ providers is whole picodollars (`policies.spend.PICO`). What machines cost stand
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from policies.economics import BaselineHour, SpendHour
 from policies.spend import Price
-from policies.value import value
+from policies.value import lazy, value
 
+HOURS_OF_DAY = 24
 POOL = "pool/"
 PROVIDER = "provider/"
 """How a backend's name begins: `pool/chat`, `provider/claude`."""
+
+_COUNTS = ("requests", "failed", "estimated", "fresh", "cached", "written", "output")
+_Whose = tuple[str, int, str, str, str]
 
 
 @value
@@ -96,7 +102,7 @@ class RouteSettings:
     providers: tuple[str, ...] = ()
 
 
-@value
+@dataclass(frozen=True, kw_only=True)
 class Books:
     """Everything a report is made from.
 
@@ -116,3 +122,46 @@ class Books:
     pools: tuple[PoolSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
     prices: Mapping[str, Price]
+
+    def inside(self, hour: int) -> bool:
+        """Whether an hour is reported."""
+        return self.since <= hour < self.until
+
+    @lazy
+    def hours(self) -> frozenset[int]:
+        """The hours of which anything is known but what on-demand would have cost."""
+        return frozenset(row.hour for row in self.machines) | frozenset(row.hour for row in self.usage)
+
+    @lazy
+    def days(self) -> dict[str, dict[int, list[UsageHour]]]:
+        """What was used within the period, by backend and day since the epoch: a row for each key, route and
+        model, whose hour is the first of the day."""
+        sums: dict[_Whose, list[int]] = {}
+        for row in self.usage:
+            if self.since <= row.hour < self.until:
+                whose = (row.backend, row.hour // HOURS_OF_DAY, row.key, row.route, row.model)
+                if (of := sums.get(whose)) is None:
+                    of = sums[whose] = [0] * len(_COUNTS)
+                of[0] += row.requests
+                of[1] += row.failed
+                of[2] += row.estimated
+                of[3] += row.fresh
+                of[4] += row.cached
+                of[5] += row.written
+                of[6] += row.output
+        found: defaultdict[str, defaultdict[int, list[UsageHour]]] = defaultdict(lambda: defaultdict(list))
+        for (backend, day, key, route, model), counts in sums.items():
+            named = dict(zip(_COUNTS, counts, strict=True))
+            row = UsageHour(
+                hour=day * HOURS_OF_DAY, key=key, route=route, backend=backend, model=model, **named
+            )
+            found[backend][day].append(row)
+        return {backend: dict(days) for backend, days in found.items()}
+
+    @lazy
+    def tokens(self) -> dict[str, dict[int, int]]:
+        """Tokens by backend and hour, also those before the period."""
+        found: defaultdict[str, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for row in self.usage:
+            found[row.backend][row.hour] += row.fresh + row.cached + row.written + row.output
+        return {backend: dict(hours) for backend, hours in found.items()}

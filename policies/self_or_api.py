@@ -253,8 +253,7 @@ def _peak(books: Books, route: RouteSettings) -> float:
     """Tokens of the route's busiest hour over those of the mean one; 1 where no hours are known."""
     hours: defaultdict[int, int] = defaultdict(int)
     for used in books.usage:
-        inside = books.since <= used.hour < books.until
-        if inside and used.route == route.name and used.backend.startswith(PROVIDER):
+        if used.route == route.name and books.inside(used.hour) and used.backend.startswith(PROVIDER):
             hours[used.hour] += tokens_of(used)
     whole = sum(hours.values())
     return max(1.0, max(hours.values()) * elapsed(books) / whole) if whole else 1.0

@@ -131,7 +131,7 @@ def _hourly(books: Books) -> dict[int, float]:
     hourly: defaultdict[int, float] = defaultdict(float)
     for node in books.machines:
         hourly[node.hour] += node.usd
-    begin = min(_counted(books), default=0)
+    begin = min(books.hours, default=0)
     for day in books.providers:
         midnight = int(datetime.fromisoformat(day.day).replace(tzinfo=UTC).timestamp() // HOUR)
         end = min(midnight + _DAY, int(books.now // HOUR) + 1)
@@ -141,14 +141,9 @@ def _hourly(books: Books) -> dict[int, float]:
     return dict(hourly)
 
 
-def _counted(books: Books) -> list[int]:
-    """The hours of which anything is known."""
-    return [row.hour for row in books.machines] + [row.hour for row in books.usage]
-
-
 def _notes(books: Books, total: Sums, pools: Sequence[self_or_api.PoolStanding]) -> Iterator[str]:
     """What is missing or assumed."""
-    begin = min(_counted(books), default=None)
+    begin = min(books.hours, default=None)
     if begin is None and not books.providers:
         yield (
             "nothing was counted yet: machines are, while the daemon runs; tokens, while requests come "
