@@ -40,6 +40,9 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
     "journal replay": (_LOOK, "replay"),
     "journal copy": (_LOOK, "copy"),
     "journal export": (_LOOK, "export"),
+    "keys new": (_OPERATE, "new"),
+    "keys list": (_OPERATE, "list_keys"),
+    "keys revoke": (_OPERATE, "revoke"),
     "drain": (_OPERATE, "drain"),
     "undrain": (_OPERATE, "undrain"),
     "replace": (_OPERATE, "replace"),
@@ -70,6 +73,7 @@ COMMANDS: Final[dict[str, tuple[Group, str]]] = {
 FAMILIES: Final[dict[str, str]] = {
     "aws": "What a pool on AWS needs there.",
     "config": "The configuration as it is in force.",
+    "keys": "The keys of the gateway's clients: who may ask for what, how much, until when.",
     "journal": "The daemon's journal on disk: what it holds, its turns decided again, a copy of it.",
     "trace": "Spot markets on disk: look at one, convert a public recording, make a synthetic one.",
 }

@@ -18,6 +18,7 @@ from orchestrator.views import api as views
 from orchestrator.views import capacity as capacity_views
 from orchestrator.views import cost as cost_views
 from orchestrator.views import journal as journal_views
+from orchestrator.views import keys as key_views
 from orchestrator.views import routes as route_views
 from orchestrator.views import setup as setup_views
 from orchestrator.views import simulate as simulator
@@ -37,6 +38,9 @@ VIEWS: Final[dict[str, type]] = {
     "cost-estimate": cost_views.CostEstimateView,
     "capacity-plan": capacity_views.CapacityPlanView,
     "history": views.HistoryView,
+    "keys": key_views.KeysView,
+    "new-key": key_views.NewKeyView,
+    "revoked-key": key_views.RevokedKeyView,
     "support-bundle": setup_views.BundleView,
     "gameday": views.GamedayView,
     "validate": setup_views.ValidateView,

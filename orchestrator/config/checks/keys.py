@@ -13,6 +13,7 @@ from cloud.engines.flags import adapters
 from orchestrator.config.checks.listeners import takes_requests
 from orchestrator.config.errors import Found
 from orchestrator.config.tables.file import ConfigFile, Role
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.types import unreadable
 from orchestrator.gateway.accounts.key_format import BYTES_MOST, KeyFileError, read_keys
 from orchestrator.units import shown
@@ -63,7 +64,8 @@ def key_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
     if expired := [key.name for key in keys if key.state(now) is KeyState.EXPIRED]:
         yield _AT, f"keys that have expired: {_some(expired)}; revoke them, or make new ones"
     for key in held:
-        if unserved := unserved_models(parsed, key.models):
+        names = {name for route in parsed.route for name in route.models}
+        if unserved := unserved_models(names, parsed.pool.values(), key.models):
             yield (
                 _AT,
                 f"key {key.name} may ask for {_some(map(shown, unserved))}, which nothing serves; "
@@ -71,12 +73,14 @@ def key_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
             )
 
 
-def unserved_models(parsed: ConfigFile, patterns: Iterable[str]) -> list[str]:
-    """Those patterns of a key that match no name which clients can ask for."""
-    names = {name for route in parsed.route for name in route.models}
-    for pool in parsed.pool.values():
-        names |= {pool.served_name, *adapters(pool.engine.args)}
-    return [each for each in patterns if not any(fnmatchcase(name, each) for name in names)]
+def unserved_models(names: Iterable[str], pools: Iterable[PoolConfig], patterns: Iterable[str]) -> list[str]:
+    """Those patterns of a key that match no name which clients can ask for: `names` of routes, and of what
+    the pools serve.
+    """
+    known = {*names}
+    for pool in pools:
+        known |= {pool.served_name, *adapters(pool.engine.args)}
+    return [each for each in patterns if not any(fnmatchcase(name, each) for name in known)]
 
 
 def _read(file: Path) -> tuple[list[ClientKey], str]:

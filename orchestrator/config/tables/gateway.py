@@ -283,8 +283,8 @@ class SharedGatewayTable(GatewayTable):
     )
     keys_file: FilePath | None = Field(
         default=None,
-        description="File with the keys of the gateway's clients, of which it holds the SHA-256 alone. With "
-        "it every request needs a key of its own, which goes no further than the gateway; without it none is "
-        "asked for. It is read again within a second of a change.",
+        description="File with the keys of the gateway's clients, as `orchestrator keys new` writes it: it "
+        "holds their SHA-256 alone. With it every request needs a key, which goes no further than the "
+        "gateway; without it none is asked for. It is read again within a second of a change.",
         examples=["{state_dir}/keys.toml"],
     )
