@@ -152,9 +152,10 @@ class Sums:
 
     @property
     def break_even(self) -> float | None:
-        """The utilisation above which the pools are cheaper than the API, people's work included."""
+        """The utilisation above which the pools are cheaper than the API, people's work included. None also
+        where the API costs nothing: no utilisation undercuts that."""
         price, api = self.usd_per_unit_hour, self.api_per_mtok
-        if price is None or api is None or self.utilisation is None:
+        if price is None or not api or self.utilisation is None:
             return None
         people = self.people_usd / self.machines_usd if self.machines_usd else 0.0
         return break_even(price=price, rate=self.capacity / self.ready_ms * 1000, api=api, people=people)

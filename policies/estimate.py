@@ -92,7 +92,7 @@ def weigh(traffic: Traffic, machine: Machine, *, api: float | None) -> Weighed:
         api_per_month=bill,
         usd_per_mtok=own / traffic.tokens * _MTOK if traffic.tokens else None,
         utilisation=traffic.busiest / traffic.peak / (units * unit.rate),
-        break_even=None if api is None else unit.break_even(api),
+        break_even=unit.break_even(api) if api else None,
         pays_from=None if api is None else unit.pays_from(api, peak=traffic.peak),
         cheaper="unknown" if bill is None else "pool" if own <= bill else "api",
         advice=f"{unknown}; {machine.name} would cost {dollars(own)} a month."

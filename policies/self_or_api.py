@@ -225,7 +225,7 @@ def _route_verdict(
         tokens=tokens,
         offer=pool.name,
         pays_from=unit.pays_from(api, peak=peak),
-        break_even=unit.break_even(api),
+        break_even=unit.break_even(api) if api else None,
         advice=offer_advice(f"A pool like {pool.name}", unit, api=api, tokens=tokens, peak=peak),
     )
 

@@ -140,6 +140,17 @@ def test_embeddings_have_their_own_break_even() -> None:
     assert standing(busier).cheaper == "pool"
 
 
+def test_an_api_that_costs_nothing_is_never_undercut() -> None:
+    one = standing(busy(1.0, prices={API: Price(Rates.of(input="0"))}))
+    assert (one.cheaper, one.sums.break_even) == ("api", None)
+    assert one.advice == (
+        f"The API ({API}) would be cheaper, in these 24 hours: $0.00 there against $72.00 for machines."
+    )
+    free = route(10**6, providers=[provider_day(usd=0.0, fresh=10**6)])
+    assert (free.pays_from, free.break_even) == (None, None)
+    assert "would never pay" in free.advice
+
+
 # -- what is not known -------------------------------------------------------------------------------
 
 

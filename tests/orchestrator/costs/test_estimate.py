@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,12 @@ def test_what_was_written_for_an_hour_has_its_own_price() -> None:
     asked = of_export(export)
     assert asked.written_1h > 0
     assert as_used(export, PRICES) == pytest.approx(asked.usd(SONNET))
+
+
+def test_an_api_that_costs_nothing_leaves_no_infinite_figure() -> None:
+    view = estimate(prices={"claude/m": Price(Rates.of(input="0"))})
+    json.dumps(view, allow_nan=False)
+    assert view["machines"][0]["cheaper"] == "api"
 
 
 def estimate(**changes: Any) -> CostEstimateView:

@@ -13,7 +13,10 @@ from orchestrator.costs.view import view_of
 from orchestrator.schemas.generate import _described
 from orchestrator.views.cost import CostLineView, CostView
 from policies.cost_rows import Books, RouteSettings
+from policies.spend import Price, Rates
 
+FREE = Price(Rates.of(input="0"))
+OUT = [provider_day(route="out", usd=0.0)]
 FOLLOWS: TypeAdapter[Any] = TypeAdapter(_described(CostView, {}))
 
 
@@ -37,8 +40,13 @@ def full(**changes: Any) -> Books:
 )
 @pytest.mark.parametrize(
     "found",
-    [full(), books(), full(machines=[machine(unpriced=9.0)], prices={})],
-    ids=["full", "empty", "bare"],
+    [
+        full(),
+        books(),
+        full(machines=[machine(unpriced=9.0)], prices={}),
+        full(prices={API: FREE}, providers=OUT),
+    ],
+    ids=["full", "empty", "bare", "free"],
 )
 def test_the_document_follows_its_type_and_is_json(found: Books, by: Any) -> None:
     view = view_of(found, by)
