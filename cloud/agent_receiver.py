@@ -19,7 +19,7 @@ import re
 import secrets
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import orjson
@@ -30,6 +30,7 @@ from cloud.agent_keys import NodeKeys
 from cloud.node_agent import SCHEMA, node_key, signature
 from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock
+from policies.gpu_readings import GpuReading, NodeGpus, Xid
 from policies.model import Confidence, Notice, NoticeKind
 
 log = structlog.get_logger(__name__)
@@ -64,30 +65,10 @@ _KINDS = {
     "maintenance": NoticeKind.MAINTENANCE,
 }
 
+_GPU_TEXTS = ("uuid", "name", "state")
+_GPU_NUMBERS = [f.name for f in fields(GpuReading) if f.name not in ("index", *_GPU_TEXTS)]
+
 _Key = tuple[str, float | None, bool]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuReading:
-    """One GPU as nvidia-smi shows it; None for what it does not tell. `ecc_uncorrected` counts since boot."""
-
-    index: int
-    uuid: str
-    name: str
-    utilisation_percent: float | None
-    memory_used_mib: float | None
-    memory_total_mib: float | None
-    temperature_c: float | None
-    ecc_uncorrected: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Xid:
-    """An error that the GPU driver wrote to the kernel log; the codes are in NVIDIA's Xid catalogue."""
-
-    pci: str
-    code: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +225,13 @@ class AgentReceiver:
         """The last report of one node; None when it was not heard."""
         sender = self._senders.get(node)
         return None if sender is None else sender.report
+
+    def gpus(self, node: str) -> NodeGpus | None:
+        """What the last report of a node says of its GPUs; None when it was not heard."""
+        report = self.report(node)
+        if report is None:
+            return None
+        return NodeGpus(node=node, at=report.heard_at, source="agent", gpus=report.gpus, xids=report.xids)
 
     def ages(self) -> Mapping[str, float]:
         """Seconds since the last report of every node that was heard: the age of its heartbeat."""
@@ -465,17 +453,11 @@ def _boot(boot: object) -> BootReport | None:
 
 
 def _gpu(gpu: Mapping[str, Any]) -> GpuReading:
+    """One GPU; an agent of an older version does not tell all."""
     index = _number(gpu.get("index"))
-    return GpuReading(
-        index=int(index) if index is not None else -1,
-        uuid=_text(gpu.get("uuid")),
-        name=_text(gpu.get("name")),
-        utilisation_percent=_number(gpu.get("utilisation_percent")),
-        memory_used_mib=_number(gpu.get("memory_used_mib")),
-        memory_total_mib=_number(gpu.get("memory_total_mib")),
-        temperature_c=_number(gpu.get("temperature_c")),
-        ecc_uncorrected=_number(gpu.get("ecc_uncorrected")),
-    )
+    told: dict[str, Any] = {name: _text(gpu.get(name)) for name in _GPU_TEXTS}
+    told |= {name: _number(gpu.get(name)) for name in _GPU_NUMBERS}
+    return GpuReading(index=int(index) if index is not None else -1, **told)
 
 
 def _number(value: object) -> float | None:

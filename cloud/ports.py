@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from policies.gpu_readings import NodeGpus
 from policies.model import (
     EngineReading,
     Instance,
@@ -310,6 +311,18 @@ class Engine(Protocol):
         engine that holds requests without producing anything must produce one for the probe or the probe
         fails (a frozen vLLM stays healthy).
         """
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+class GpuExporter(Protocol):
+    """What tells of the GPUs of every node, where nodes do not do so themselves."""
+
+    async def read(self, node: str, address: str) -> NodeGpus:
+        """The GPUs of the node whose engine listens at `address`. Raises CloudError."""
         ...
 
     async def close(self) -> None:

@@ -29,6 +29,8 @@ class Cause(Word):
     OPERATOR = "operator"
     EXCESS = "excess"  # more nodes than wanted
     RETURN = "return"  # on-demand cover given back to spot
+    GPU = "gpu"  # a GPU is broken
+    GPU_DOUBT = "gpu-doubt"  # a GPU is slow, or may be broken; it goes once its replacement is ready
     REBALANCE = "rebalance"  # the cloud recommends another place, and a successor is there
     STANDBY = "standby"
     SHORT = "short"  # fewer nodes than wanted
@@ -41,7 +43,7 @@ class Cause(Word):
     @property
     def by_choice(self) -> bool:
         """True where the node works and somebody chose that it goes: the disruption budget applies."""
-        return self.voluntary or self is Cause.OPERATOR
+        return self.voluntary or self in (Cause.OPERATOR, Cause.GPU_DOUBT)
 
 
 @value

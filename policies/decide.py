@@ -22,6 +22,7 @@ from policies import (
     capacity,
     facts,
     failsafe,
+    gpu_health,
     health,
     invariants,
     rebalance,
@@ -55,6 +56,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     capacity.repeat_unanswered(turn)
     health.replace_sick(turn)
     health.give_up_boots(turn)
+    gpu_health.tell(turn)
     swap.drain_asked(turn)
     rebalance.drain_replaced(turn)
     _hold_the_mix(turn)

@@ -358,6 +358,22 @@ class PartBack:
 
 
 @value
+class GpuCondemned:
+    """A node is to be replaced for its GPUs (`policies.gpu_health`).
+
+    `remedy`: what the fault asks for, a word of `policies.gpu_errors.Remedy`; empty where it has none.
+    `urgent`: it goes at once, and not only when its replacement is ready. `budget`: s for requests in flight.
+    """
+
+    at: float
+    node: str
+    reason: str
+    remedy: str
+    urgent: bool
+    budget: float
+
+
+@value
 class StateChanged:
     """The pool is judged otherwise than before; both are words of `policies.verdict.State`.
 
@@ -479,6 +495,7 @@ Event = (
     | BootFailed
     | PartLost
     | PartBack
+    | GpuCondemned
     | StateChanged
     | FallbackBegan
     | FallbackEnded

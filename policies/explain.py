@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from policies import bars
+from policies.actions import Cause
 from policies.fleet import Fleet, Node
 from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, StandbyKind, World
 from policies.placement import Scorer
@@ -30,7 +31,8 @@ def why(node: Node, memory: Memory, now: float) -> str:
     if not node.healthy and node.failure and node.phase in (Phase.READY, Phase.STARTING):
         return node.failure
     if node.operator is not None:
-        return f"cordoned: {node.operator.reason}"
+        by_gpu = node.operator.cause is not Cause.OPERATOR
+        return f"{'its GPUs' if by_gpu else 'cordoned'}: {node.operator.reason}"
     if node.standby is StandbyKind.STOPPED:
         return "stopped standby" if node.phase is Phase.STOPPED else "standby warming up"
     outgoing = memory.incoming.get(node.id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import bars, boot_memory, call_memory, fallback, hazard, part_memory, prices, resize
+from policies import bars, boot_memory, call_memory, fallback, gpu_memory, hazard, part_memory, prices, resize
 from policies.actions import ActionKind, Cause
 from policies.draft import Draft
 from policies.events import (
@@ -26,6 +26,7 @@ from policies.events import (
     FallbackBegan,
     FallbackEnded,
     GoneCause,
+    GpuCondemned,
     IntentClosed,
     IntentOpened,
     NodeBusy,
@@ -143,7 +144,12 @@ def _seen(draft: Draft, event: NodeSeen) -> None:
     if known is not None:  # a standby that is at work: what was said of it and decided holds all the same
         price = known.price if event.price is None else event.price
         record = replace(
-            record, notices=known.notices, drain=known.drain, operator=known.operator, price=price
+            record,
+            notices=known.notices,
+            drain=known.drain,
+            operator=known.operator,
+            price=price,
+            spared=known.spared,
         )
     if event.node in draft.get("early_requests"):
         record = replace(record, operator=draft.mapping("early_requests").pop(event.node))
@@ -392,7 +398,10 @@ def _operator_drain(draft: Draft, event: OperatorDrained) -> None:
 
 
 def _operator_undrain(draft: Draft, event: OperatorUndrained) -> None:
-    draft.node(event.node, operator=None)
+    record = draft.get("nodes").get(event.node)
+    if record is not None:
+        by_gpu = record.operator is not None and record.operator.cause is not Cause.OPERATOR
+        draft.node(event.node, operator=None, spared=record.spared or by_gpu)
     if event.node in draft.get("early_requests"):
         draft.mapping("early_requests").pop(event.node)
 
@@ -434,6 +443,7 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     PartLost: part_memory.lost,
     PartBack: part_memory.back,
     StateChanged: part_memory.state_changed,
+    GpuCondemned: gpu_memory.condemned,
     FallbackBegan: fallback.began,
     FallbackEnded: fallback.ended,
     ProviderFailing: fallback.failing,

@@ -14,7 +14,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from policies.gpu_readings import GpuState  # noqa: I001 - what is exported stays together
 from policies.grant import Grant, Share
+from policies.rules import (
+    AdaptiveRules as AdaptiveRules,
+    DrainRules as DrainRules,
+    GpuRules as GpuRules,
+    HealthRules as HealthRules,
+    Limits as Limits,
+    Patience as Patience,
+    PlacementRules as PlacementRules,
+    RebalanceRules as RebalanceRules,
+    ReturnRules as ReturnRules,
+    StandbyRules as StandbyRules,
+)
 from policies.service import Service
 from policies.value import value
 
@@ -160,10 +173,9 @@ class Instance:
     """A machine as the cloud describes it.
 
     `token` is the idempotency token that the launch carried, kept by the cloud as a tag; `address` is the
-    engine's "host:port", empty until the cloud knows it; `price` is USD/h now, None where the list of
-    machines does not say; `standby` is the tag that the launch carried. `ending_why`: the
-    provider's own words for the end, one line of at most 300 characters. `ended_at`: since when it is paid
-    for no more, by the provider's clock; None while it lives, or where the provider does not say.
+    engine's "host:port", empty until the cloud knows it; `price` is USD/h now, None where the list does not
+    say; `standby` is the tag of the launch. `ending_why`: the provider's words, one line, at most 300 long.
+    `ended_at`: since when nobody pays, by the provider's clock; None while it lives or where nobody says.
     """
 
     id: str
@@ -186,9 +198,9 @@ class EngineReading:
     """What the last probe of a node's engine saw.
 
     `ready`: it loaded its model and produced a token since it started. `ok`: the last probe succeeded.
-    `failing_since`: when the unbroken run of failed probes began. `running` and `waiting` are requests in
-    the engine; `progress` counts tokens generated since the engine started; `failure` says in words what
-    the last failed probe met.
+    `failing_since`: when the unbroken run of failed probes began. `failure` says what the last of them met.
+    `running` and `waiting`: its requests. `progress`: its tokens since it started. `rate`, `load`: tokens a
+    second, and requests, lately while it had work.
     """
 
     node: str
@@ -200,6 +212,8 @@ class EngineReading:
     waiting: int = 0
     progress: float = 0.0
     failure: str = ""
+    rate: float | None = None
+    load: float = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -298,7 +312,7 @@ class World:
     of them may have landed. `offerings` is what is sold, by the part of the prices that is read apart
     ("us-east-1 spot"). A part that was read with an error has no price where the error is; before its first
     reading it may hold what can be bought without any. `policies.prices` joins them. `heard` maps a source of
-    notices to when it was last surely read, None before the first time.
+    notices to when it was last surely read, None before the first time. `gpus`: of nodes that tell of theirs.
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
     `failsafe_since`: it ran out, since the database has not answered from then on (`policies.failsafe`).
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
@@ -313,6 +327,7 @@ class World:
     writing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offerings: Mapping[str, Observed[tuple[Offering, ...]]] = field(default_factory=dict)
     heard: Mapping[str, float | None] = field(default_factory=dict)
+    gpus: Mapping[str, GpuState] = field(default_factory=dict)
     durable: bool = True
     leading: bool = True
     epoch: int = 0
@@ -346,101 +361,11 @@ class World:
 
 
 @value
-class DrainRules:
-    """How a node is taken out of service. See `policies.drain`."""
-
-    budget: float = 30.0  # s that requests in flight get to finish
-    margin: float = 5.0  # s kept free before a notice's deadline
-    settle: float = 1.0  # s a node must show no request in flight before it counts as drained
-    min_serving: float = 0.75  # share of wanted below which a doomed node keeps serving as long as it can
-
-
-@value
-class ReturnRules:
-    """How the pool goes back from on-demand cover to spot. See `policies.return_to_spot`."""
-
-    hold: float = 300.0  # s of silence after a reclaim or a refusal before that placement is tried again
-    stable: float = 30.0  # s that a spot node must have been ready before its cover is given back
-    at_once: int = 2  # units launched on spot, and units of cover given back, at the same time
-
-
-@value
-class HealthRules:
-    """When a node counts as sick and what is done about it. See `policies.health`."""
-
-    unhealthy_after: float = 5.0  # s of failed probes before a node leaves the target set
-    replace_after: float = 30.0  # s of failed probes before a node is replaced
-    boot_timeout: float = 900.0  # s from launch to ready before a node is given up
-    max_unhealthy: float = 0.3  # share of nodes; above it the fault may be ours and none is ended first
-    boot_failures: int = 3  # boots given up in a row before a placement is avoided
-    give_up_after: int = 3  # failed boots of a pool that never had a ready node before none is launched
-
-
-@value
-class StandbyRules:
-    """Warm on-demand capacity kept beyond the wanted units, in units. See `policies.standby`."""
-
-    hot: int = 0
-    stopped: int = 0
-
-
-@value
-class PlacementRules:
-    """What makes one offering better than another. See `policies.placement`."""
-
-    spread: float = 0.5  # how much dearer, as a share of the price, a zone looks per unit already there
-    refusal_half_life: float = 180.0  # s after which a refusal weighs half
-    reclaim_half_life: float = 1800.0  # s after which a reclaim weighs half
-
-
-@value
-class RebalanceRules:
-    """What a rebalance recommendation does. See `policies.rebalance`."""
-
-    replace: bool = False  # whether such a node is replaced at all
-    timeout: float = 600.0  # s for which a recommendation holds; a node still there then just stays
-
-
-@value
-class AdaptiveRules:
-    """The availability that the adaptive mix holds, and how long starts take. See `policies.adaptive`.
-
-    Start times and the notice are seconds, and only hold until they were observed.
-    """
-
-    availability: float = 0.999  # share of wanted capacity that is ready, over time
-    spot_start: float = 180.0  # from launch to ready
-    on_demand_start: float = 180.0
-    standby_start: float = 75.0  # from starting a stopped standby to ready
-    notice: float = 120.0  # from a notice to its deadline
-
-
-@value
-class Limits:
-    """What the daemon may never exceed. See `policies.limits`."""
-
-    surge: int = 2  # units above wanted + standby at any time; the last node may go over
-    launches_per_minute: int = 20
-    spend_per_hour: float | None = None  # USD/h of all nodes and open launches at today's prices
-    disruption: float = 0.1  # share of wanted that may be drained by choice at once; at least one node
-
-
-@value
-class Patience:
-    """How long the daemon believes what it knows."""
-
-    stale_after: float = 30.0  # s; older instance lists permit nothing destructive
-    vanish_grace: float = 15.0  # s a known node may be missing from complete lists before it counts as gone
-    effect_timeout: float = 60.0  # s before an action without visible effect is asked again
-
-
-@value
 class Pool:
     """The wanted state of one pool: `replicas` ready serving units, `spot_share` of them on spot.
 
-    With 0 `replicas` it is wanted empty: it keeps no standby, launches nothing and lets go of all it has.
-    `priority`: the higher ones come first where pools share a budget.
-    `units` says how many units one node of an instance type serves; a type that it does not name serves one.
+    With 0 `replicas` it is wanted empty: no standby, no launches, and it lets go of all it has. `priority`:
+    the higher first where pools share a budget. `units`: of one node, by instance type; else it serves one.
     Nodes come whole: see docs/decisions/0011 for what is rounded and which way. With `adaptive` rules the
     share is only the most that may be on spot, and the policy finds the mix; it knows only nodes of one unit.
     """
@@ -457,6 +382,7 @@ class Pool:
     standby: StandbyRules = StandbyRules()
     placement: PlacementRules = PlacementRules()
     rebalance: RebalanceRules = RebalanceRules()
+    gpu: GpuRules = GpuRules()
     adaptive: AdaptiveRules | None = None
     limits: Limits = Limits()
     patience: Patience = Patience()

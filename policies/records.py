@@ -46,11 +46,22 @@ class DrainRecord:
 
 @value
 class OperatorRequest:
-    """A drain that an operator asked for; `budget` is seconds for the requests in flight."""
+    """A drain that an operator asked for, or a GPU; `budget` is seconds for the requests in flight."""
 
     since: float
     budget: float
     reason: str
+    cause: Cause = Cause.OPERATOR
+
+
+@value
+class Condemned:
+    """A node that was to be replaced for its GPUs, and when: see `GpuCondemned`."""
+
+    at: float
+    node: str
+    reason: str
+    fault: bool  # else a doubt
 
 
 @value
@@ -61,7 +72,8 @@ class NodeRecord:
     engine became ready since then. `detached_at`: when a balancer last acknowledged that it gets no new
     requests, None while one sends it some. `idle_since`: since when a draining node has held no request.
     `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id). `build`:
-    what it was launched to run, see `policies.model.Instance`.
+    what it was launched to run, see `policies.model.Instance`. `spared`: an operator took it back after its
+    GPUs had condemned it.
     """
 
     id: str
@@ -81,6 +93,7 @@ class NodeRecord:
     started_at: float = 0.0
     detached_at: float | None = None
     build: str = ""
+    spared: bool = False
 
 
 _THROTTLED_MOST = 16.0  # s
@@ -313,6 +326,7 @@ class Memory:
     parts: Mapping[str, PartRecord] = field(default_factory=dict)  # lost ones, and those back not long ago
     prices: Mapping[Placement, LastPrice] = field(default_factory=dict)
     state: StateRecord | None = None
+    condemned: tuple[Condemned, ...] = ()  # of the last day, oldest first
     failed_boots: tuple[FailedBoot, ...] = ()  # the newest ones, oldest first, each node once
     fallbacks: Mapping[str, FallbackRecord] = field(default_factory=dict)  # by route
     failing: Mapping[str, float] = field(default_factory=dict)  # provider -> since when

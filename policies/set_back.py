@@ -54,6 +54,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         prices={k: _past(r, now) for k, r in memory.prices.items()},
         fallbacks={k: _past(r, now) for k, r in memory.fallbacks.items()},
         failing={k: min(at, now) for k, at in memory.failing.items()},
+        condemned=tuple(_past(entry, now) for entry in memory.condemned),
         failed_boots=tuple(_past(boot, now) for boot in memory.failed_boots),
         state=None if memory.state is None else _state(memory.state, now),
     )

@@ -26,6 +26,7 @@ from policies.events import (
     FallbackBegan,
     FallbackEnded,
     GoneCause,
+    GpuCondemned,
     IntentClosed,
     IntentOpened,
     NodeBusy,
@@ -118,8 +119,11 @@ def sentence(event: Event) -> str:
             return _deed(event)
         case DrainHeld():
             return f"keeps serving for now: {event.reason}"
-        case OperatorDrained():
-            return f"an operator asked for a drain: {event.reason}"
+        case OperatorDrained() | GpuCondemned():
+            asked = (
+                "an operator asked for a drain" if isinstance(event, OperatorDrained) else "to be replaced"
+            )
+            return f"{asked}: {event.reason}"
         case OperatorUndrained():
             return f"an operator took the drain back: {event.reason}"
         case DaemonStarted():

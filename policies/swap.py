@@ -8,7 +8,8 @@ takes its place (`Launch.replaces`), so that `history` can say how long each sta
 nodes that take its place the first is named.
 Never: a node that may be at work (`policies.at_work`) is ended, so the last one that serves never is. Drains
 that an operator asked for go no faster than the disruption budget, and below wanted or below the on-demand
-floor only when no replacement came within a boot time-out.
+floor only when no replacement came within a boot time-out. Nor do those for a GPU that is only doubted, and
+these wait for their replacement however long; one with a broken GPU waits for none while others serve.
 
 Serving, ready and wanted are counted in units.
 
@@ -71,7 +72,7 @@ def take_back(turn: Turn) -> None:
             continue
         if node.drain.cause is Cause.NOTICE:
             turn.undrain(node, "its notice no longer holds")
-        elif node.drain.cause is Cause.OPERATOR:
+        elif node.drain.cause in (Cause.OPERATOR, Cause.GPU, Cause.GPU_DOUBT):
             turn.undrain(node, "the drain request was taken back")
 
 
@@ -132,7 +133,7 @@ def _sure_cordoned(node: Node) -> bool:
 
 
 def drain_asked(turn: Turn) -> None:
-    """Drain what an operator asked for once a replacement is ready, or when none came within a boot time-out.
+    """Drain what an operator or a GPU asked for once a replacement is ready.
 
     A cordoned node does not count as capacity, so its replacement is launched while it goes on serving. Spot
     that stands in for on-demand is none for a node that the floor needs. A node that only this host cannot
@@ -156,22 +157,30 @@ def drain_asked(turn: Turn) -> None:
         silent = turn.at_work.dead(node, 0.0) and not turn.fleet.suspect
         at_work = node.id in works | vouched or (node.serving and not silent)
         if not (at_work or perhaps_at_work(turn.pool, turn.world, node) or turn.at_work.cannot_tell(node)):
-            turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason)
+            turn.drain(node, turn.now + request.budget, request.cause, request.reason)
             continue
         counted = node.units if node in sure else 0
         replaced = capacity - counted >= turn.pool.replicas
         replaced = replaced and (node.spot or on_demand - counted >= turn.pool.on_demand_floor)
-        waited = _asked_long_ago(turn, node)
-        due = waited and serving - node.serving * node.units >= turn.pool.min_serving
-        if not (replaced or due):
+        if not (replaced or _waits_no_longer(turn, node, serving - node.serving * node.units)):
             turn.note(f"{node.id}: drain asked for; it serves until its replacement is ready")
-        elif not turn.may_choose(node.units):
+        elif request.cause.by_choice and not turn.may_choose(node.units):
             noun = turn.pool.noun()
             turn.note(f"{node.id}: drain asked for; {turn.by_choice} {noun} are draining by choice already")
-        elif turn.drain(node, turn.now + request.budget, Cause.OPERATOR, request.reason):
+        elif turn.drain(node, turn.now + request.budget, request.cause, request.reason):
             capacity -= counted
             on_demand -= counted if not node.spot else 0
             serving -= node.units if node.serving and node.healthy else 0
+
+
+def _waits_no_longer(turn: Turn, node: Node, left: int) -> bool:
+    """True for a node that goes before its replacement is ready. `left`: units that serve without it.
+
+    One that an operator wants to go, when none came within a boot time-out; and one with a broken GPU, which
+    may answer wrongly, while another node serves.
+    """
+    broken = node.operator is not None and node.operator.cause is Cause.GPU
+    return (broken and left > 0) or (_asked_long_ago(turn, node) and left >= turn.pool.min_serving)
 
 
 def end_drained(turn: Turn) -> None:
@@ -192,11 +201,11 @@ def end_drained(turn: Turn) -> None:
 
 
 def _asked_long_ago(turn: Turn, node: Node) -> bool:
-    """True when no replacement came within a boot time-out, in which somebody was awake to launch one.
+    """True when an operator asked, and none came within a boot time-out in which somebody was awake.
 
     Of the time before nobody knows how long it was: this host's clock may have been set since.
     """
-    if node.operator is None:
+    if node.operator is None or node.operator.cause is not Cause.OPERATOR:
         return False
     since = max(node.operator.since, turn.world.awake_since)
     return turn.now - since >= turn.pool.health.boot_timeout

@@ -1,22 +1,16 @@
-"""What nodes say of themselves through their agents: as the API's JSON, as gauges, and as a verdict."""
+"""What nodes say of themselves through their agents: as the API's JSON, in words, and as gauges."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from cloud.agent_receiver import AgentReceiver, BootReport, GpuReading, NodeReport, Xid
+from cloud.agent_receiver import AgentReceiver, BootReport, NodeReport
+from orchestrator.api.gpus import gpu_view, xid_view
 from orchestrator.metrics import metrics
 from orchestrator.views import api as views
-from policies.gpu_errors import condemned
 
 _FRESH: Final = 60.0
 """Seconds since its last report for which an agent counts as heard: a few heartbeats."""
-
-
-def verdict(agents: AgentReceiver, node: str) -> str:
-    """Why a node's GPUs condemn it, in words; empty when they do not, or nothing was heard."""
-    report = agents.report(node)
-    return "" if report is None else condemned(xid.code for xid in report.xids)
 
 
 def view(report: NodeReport, now: float) -> views.AgentView:
@@ -24,8 +18,8 @@ def view(report: NodeReport, now: float) -> views.AgentView:
     return views.AgentView(
         heard_s=max(0.0, now - report.heard_at),
         life_cycle=report.life_cycle,
-        gpus=[_gpu(gpu) for gpu in report.gpus],
-        xids=[_xid(xid) for xid in report.xids],
+        gpus=[gpu_view(gpu) for gpu in report.gpus],
+        xids=[xid_view(xid) for xid in report.xids],
         boot=None if report.boot is None else _boot(report.boot),
         errors=[text for text in (report.metadata_error, report.gpu_error, report.xid_error) if text],
     )
@@ -46,7 +40,6 @@ def boot_words(agents: AgentReceiver, node: str) -> str:
 def publish(agents: AgentReceiver, pool: str) -> None:
     """Set the gauges."""
     metrics.AGENTS_HEARD.labels(pool).set(sum(age <= _FRESH for age in agents.ages().values()))
-    metrics.CONDEMNED.labels(pool).set(sum(bool(verdict(agents, node)) for node in agents.reports()))
     for why, count in agents.refused.items():
         metrics.AGENT_REFUSALS.labels(pool, why).set(count)
     if agents.keys is not None:
@@ -62,19 +55,3 @@ def _boot(boot: BootReport) -> views.BootView:
         checks=[views.BootCheckView(name=c.name, ok=c.ok, text=c.text) for c in boot.checks],
         restarts=boot.restarts,
     )
-
-
-def _gpu(gpu: GpuReading) -> views.GpuView:
-    return views.GpuView(
-        index=gpu.index,
-        name=gpu.name,
-        utilisation_percent=gpu.utilisation_percent,
-        memory_used_mib=gpu.memory_used_mib,
-        memory_total_mib=gpu.memory_total_mib,
-        temperature_c=gpu.temperature_c,
-        ecc_uncorrected=gpu.ecc_uncorrected,
-    )
-
-
-def _xid(xid: Xid) -> views.XidView:
-    return views.XidView(pci=xid.pci, code=xid.code, text=xid.text, fatal=bool(condemned([xid.code])))

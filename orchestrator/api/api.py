@@ -17,7 +17,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cloud.ports import Clock
-from orchestrator.api import agents, history, routes, status
+from orchestrator.api import agents, gpus, history, routes, status
 from orchestrator.api.costs import Costs, NoSuchCost
 from orchestrator.api.discovery import scrape_targets
 from orchestrator.api.explaining import explanation, policy_text
@@ -161,6 +161,7 @@ class Api:
             schema="node/1",
             node=status.node_view(snapshot, node) if node is not None else None,
             agent=agents.view(report, now) if report is not None else None,
+            gpus=gpus.view(gpus.Seen.of(run.gpus), name, snapshot.world.gpus.get(name), now),
             failed_boot=status.failed_boot_view(boot) if boot is not None else None,
             events=[self._event(entry) for entry in entries],
             sentences=list(sentences),

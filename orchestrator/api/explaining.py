@@ -15,6 +15,7 @@ from policies.prices import usd_per_hour
 _NOT_POLICIES = frozenset(
     {
         "model",
+        "rules",
         "actions",
         "events",
         "records",

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from prometheus_client import Gauge, generate_latest
+from prometheus_client import generate_latest
 
 from cloud.agent_receiver import NodeReport
 from orchestrator import __version__, logs
-from orchestrator.api import agents, status
+from orchestrator.api import agents, gpus, status
 from orchestrator.api.runs import Run, Runs
 from orchestrator.journal.store import Totals
 from orchestrator.loop.loop import Snapshot
@@ -39,7 +39,6 @@ from policies.turn import Turn
 POOL_FAILED = "pool-failed"
 """Name of the alarm of a pool whose loop does not turn."""
 
-_MIB = 1024.0 * 1024.0
 _CALLS = (ActionKind.LAUNCH, ActionKind.START, ActionKind.STOP, ActionKind.TERMINATE)
 _OPEN_STAGES = ("noticed", "opened", "detached", "drained", "gone")
 _LIVES = frozenset(InstanceState) - {InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED}
@@ -56,12 +55,8 @@ _COME_AND_GO = (
     metrics.ENGINE_WAITING,
     metrics.TARGETS,
     metrics.TARGETS_DIFFER,
-    metrics.GPU_BUSY,
-    metrics.GPU_MEMORY_USED,
-    metrics.GPU_MEMORY,
-    metrics.GPU_TEMPERATURE,
-    metrics.GPU_ECC,
-    metrics.GPU_XIDS,
+    metrics.ENGINE_RATE,
+    *metrics.OF_GPUS,
     metrics.NODE_REPORT_AGE,
 )
 """Gauges whose labels name what comes and goes."""
@@ -75,6 +70,7 @@ class _Look:
     snapshot: Snapshot | None
     totals: Totals
     reports: Mapping[str, NodeReport]
+    gpus: gpus.Seen
     down: str
 
 
@@ -120,7 +116,7 @@ class Gauges:
         clear()
         for look in looks:
             if look.snapshot is not None:
-                publish_all(look.snapshot, look.totals, look.reports, down=look.down)
+                publish_all(look.snapshot, look.totals, look.reports, look.gpus, down=look.down)
 
     def _text(self, looks: Sequence[_Look]) -> bytes:
         self._publish(looks)
@@ -142,7 +138,7 @@ def _look_at(run: Run) -> _Look:
     if run.agents is not None:
         agents.publish(run.agents, run.name)
         reports = run.agents.reports()
-    return _Look(run.name, run.last, run.totals, reports, down)
+    return _Look(run.name, run.last, run.totals, reports, gpus.Seen.of(run.gpus), down)
 
 
 def clear() -> None:
@@ -152,7 +148,12 @@ def clear() -> None:
 
 
 def publish_all(
-    snapshot: Snapshot, totals: Totals, reports: Mapping[str, NodeReport], *, down: str = ""
+    snapshot: Snapshot,
+    totals: Totals,
+    reports: Mapping[str, NodeReport],
+    seen: gpus.Seen,
+    *,
+    down: str = "",
 ) -> None:
     """Everything that follows from the newest turn of a pool. `down`: why its loop does not turn."""
     publish_pool(snapshot, down=down)
@@ -162,6 +163,7 @@ def publish_all(
     publish_swaps(snapshot)
     publish_balancers(snapshot)
     publish_reports(snapshot, reports)
+    gpus.publish(snapshot, seen)
 
 
 def publish_pool(snapshot: Snapshot, *, down: str = "") -> None:
@@ -268,6 +270,7 @@ def publish_nodes(snapshot: Snapshot) -> None:
             metrics.ENGINE_READY.labels(pool, node.id).set(reading.ready and reading.ok)
             metrics.ENGINE_RUNNING.labels(pool, node.id).set(reading.running)
             metrics.ENGINE_WAITING.labels(pool, node.id).set(reading.waiting)
+            metrics.ENGINE_RATE.labels(pool, node.id).set(reading.rate or 0.0)
 
 
 def publish_swaps(snapshot: Snapshot) -> None:
@@ -296,26 +299,9 @@ def publish_balancers(snapshot: Snapshot) -> None:
 
 
 def publish_reports(snapshot: Snapshot, reports: Mapping[str, NodeReport]) -> None:
-    """What the agents of living nodes say of their GPUs; a value that a node does not tell has no series."""
+    """How old the reports of living nodes' agents are."""
     pool, known = snapshot.fleet.pool.name, snapshot.fleet.by_id
     for node, report in reports.items():
-        if node not in known:
-            continue
-        age = max(0.0, snapshot.world.now - report.heard_at)
-        metrics.NODE_REPORT_AGE.labels(pool, node).set(age)
-        for code, count in Counter(x.code for x in report.xids).items():
-            metrics.GPU_XIDS.labels(pool, node, str(code)).set(count)
-        for gpu in report.gpus:
-            for gauge, value, unit in (
-                (metrics.GPU_BUSY, gpu.utilisation_percent, 0.01),
-                (metrics.GPU_MEMORY_USED, gpu.memory_used_mib, _MIB),
-                (metrics.GPU_MEMORY, gpu.memory_total_mib, _MIB),
-                (metrics.GPU_TEMPERATURE, gpu.temperature_c, 1.0),
-                (metrics.GPU_ECC, gpu.ecc_uncorrected, 1.0),
-            ):
-                _set(gauge, (pool, node, str(gpu.index)), value, unit)
-
-
-def _set(gauge: Gauge, labels: tuple[str, ...], value: float | None, unit: float) -> None:
-    if value is not None:
-        gauge.labels(*labels).set(value * unit)
+        if node in known:
+            age = max(0.0, snapshot.world.now - report.heard_at)
+            metrics.NODE_REPORT_AGE.labels(pool, node).set(age)

@@ -8,6 +8,7 @@ from typing import Protocol
 from cloud.agent_receiver import AgentReceiver
 from cloud.ports import Notices
 from orchestrator.journal.store import Totals
+from orchestrator.loop.gpu_watch import GpuWatch
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.loop import Loop, Snapshot
 from policies.actions import Plan
@@ -52,6 +53,11 @@ class Run(Protocol):
     @property
     def agents(self) -> AgentReceiver | None:
         """None where nodes do not report."""
+        ...
+
+    @property
+    def gpus(self) -> GpuWatch | None:
+        """None before it was begun."""
         ...
 
     @property

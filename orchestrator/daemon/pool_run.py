@@ -27,6 +27,7 @@ from orchestrator.config.load import Config
 from orchestrator.daemon.roots import Roots
 from orchestrator.journal.store import Store, StoreUnavailable, Superseded, Totals
 from orchestrator.loop.actuator import Actuator
+from orchestrator.loop.gpu_watch import GpuWatch
 from orchestrator.loop.hearing import hear
 from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
@@ -136,6 +137,11 @@ class PoolRun:
     def agents(self) -> AgentReceiver | None:
         """What takes the reports of its nodes; None where they do not report."""
         return self.ports.agents if self.ports is not None else None
+
+    @property
+    def gpus(self) -> GpuWatch | None:
+        """What is known of the GPUs of its nodes; None before it was begun."""
+        return self._observer.gpus if self._observer is not None else None
 
     @property
     def sources(self) -> Sequence[Notices]:
@@ -281,7 +287,12 @@ class PoolRun:
                 probe_concurrency=settings.probe_concurrency,
             ),
             wake=inbox.poke,
-            condemned=partial(agents.verdict, ports.agents) if ports.agents is not None else lambda _: "",
+            gpus=GpuWatch(
+                footing.clock,
+                reported=ports.agents.gpus if ports.agents is not None else lambda _: None,
+                exporter=ports.exporter,
+                rules=lambda: self.wanted.gpu,
+            ),
             sources=ports.notices,
         )
         actuator = self._actuator = Actuator(

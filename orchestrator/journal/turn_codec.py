@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.journal.codec import UnknownRecord, encode
 from policies.actions import Plan
+from policies.gpu_readings import GpuState
 from policies.grant import Grant
 from policies.model import (
     EVERYWHERE,
@@ -89,6 +90,8 @@ class Packer:
                     "engines", world.engines, EngineReading, list(world.engines.values())
                 ),
                 "engines": self._column(list(world.engines)),
+                "gpu_states": self._table("gpus", world.gpus, GpuState, list(world.gpus.values())),
+                "gpus": self._column(list(world.gpus)),
                 "plan": plan if isinstance(plan, Failure) else self._plan(plan),
             }
         )
@@ -161,6 +164,7 @@ class Unpacker:
                 balancers={n: self._view(v, Target) for n, v in stored["balancers"].items()},
                 services=_adapter(dict[str, Service]).validate_python(stored.get("services", {})),
                 writing={n: tuple(map(str, nodes)) for n, nodes in stored.get("writing", {}).items()},
+                gpus=self._gpus(stored),
                 heard={n: _instant(at) for n, at in stored.get("heard", {}).items()},
                 engines=dict(zip(engines, readings, strict=True)),
             )
@@ -185,6 +189,13 @@ class Unpacker:
         """The lists of machines. Older journals have one of all regions."""
         lists = stored["regions"] if "regions" in stored else {EVERYWHERE: stored["instances"]}
         return {name: self._view(view, Instance) for name, view in lists.items()}
+
+    def _gpus(self, stored: Mapping[str, Any]) -> dict[str, GpuState]:
+        """What was known of GPUs. Older journals do not say."""
+        if "gpus" not in stored:
+            return {}
+        nodes, states = self._values(stored["gpus"]), self._read(stored["gpu_states"], GpuState)
+        return dict(zip(nodes, states, strict=True))
 
     def _view(self, stored: Mapping[str, Any], kind: type[T]) -> Observed[tuple[T, ...]]:
         at, since, failing = (_instant(stored.get(n)) for n in ("at", "since", "failing_since"))

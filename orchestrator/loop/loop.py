@@ -26,7 +26,7 @@ from orchestrator.loop.recorder import Recorder
 from orchestrator.loop.tally import Tally, dooms
 from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
-from policies import facts, parts
+from policies import facts, gpu_health, parts
 from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.budget import Shares, ask_of
 from policies.decide import decide_for
@@ -37,6 +37,7 @@ from policies.events import (
     DrainStarted,
     Event,
     GoneCause,
+    GpuCondemned,
     IntentOpened,
     NodeGone,
     NoticeSeen,
@@ -274,6 +275,7 @@ class Loop:
         found: tuple[Event, ...] = (
             *facts.whole(self.pool, world, memory, fleet),
             *parts.news(world, fleet, memory),
+            *gpu_health.news(self.pool, world, fleet, memory),
         )
         memory = reduce(memory, *found)
         found += change(judge(fleet, world, memory), fleet, world, memory)
@@ -364,7 +366,7 @@ class Loop:
 
 
 def _log(events: Sequence[Event]) -> None:
-    """Log what was lost, what is back, and what the pool is now."""
+    """Log what was lost, what is back, which nodes go for their GPUs, and what the pool is now."""
     for event in events:
         match event:
             case PartLost():
@@ -372,6 +374,8 @@ def _log(events: Sequence[Event]) -> None:
                 log.warning(
                     "part.lost", kind=str(event.kind), part=event.part, seconds=away, error=event.error
                 )
+            case GpuCondemned():
+                log.warning("gpu.condemned", node=event.node, urgent=event.urgent, why=event.reason)
             case PartBack():
                 log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
             case StateChanged():

@@ -17,7 +17,9 @@ import structlog
 
 from cloud.errors import CloudError
 from cloud.ports import BalancerView, Clock, Engine, Instances, LoadBalancer, Notices, Offerings
+from orchestrator.loop.gpu_watch import GpuWatch
 from orchestrator.metrics.calls import counted
+from policies.gpu_peers import paced
 from policies.model import USABLE, EngineReading, Instance, Observed, Offering, Target, TargetState, World
 from policies.service import Service
 from policies.value import replace
@@ -65,8 +67,8 @@ class Pace:
 class Observer:
     """Keeps the newest view of one pool's world. `run` lists the tasks; `wake` is called on every change.
 
-    `condemned` says why a node must be replaced whatever its engine answers; empty for one that need not.
-    `sources`: of notices, which are heard elsewhere; only how long they have been silent is looked at here.
+    `gpus` knows what nodes tell of theirs. `sources`: of notices, which are heard elsewhere; only how long
+    they have been silent is looked at here.
     """
 
     def __init__(
@@ -80,11 +82,11 @@ class Observer:
         engine: Engine,
         pace: Pace,
         wake: Callable[[], None],
-        condemned: Callable[[str], str] = lambda _node: "",
+        gpus: GpuWatch | None = None,
         sources: Sequence[Notices] = (),
     ) -> None:
         self._pool, self._clock, self._pace, self._wake = pool, clock, pace, wake
-        self._condemned, self._sources = condemned, sources
+        self.gpus, self._sources = gpus or GpuWatch(clock), sources
         self._instances_port, self._offerings_port, self._engine = instances, offerings, engine
         self._balancers_port = balancers
         self._regions: dict[str, Observed[tuple[Instance, ...]]] = {
@@ -109,7 +111,7 @@ class Observer:
         self._awake_since = self._beat_at = clock.now()
 
     def world(self, *, durable: bool, leading: bool, epoch: int) -> World:
-        """A snapshot. Costs a copy of two small dictionaries, no I/O."""
+        """A snapshot. Costs a copy of small dictionaries, no I/O."""
         now = self._beat()
         return World(
             now=now,
@@ -119,11 +121,17 @@ class Observer:
             services=dict(self._services),
             offerings=dict(self._offerings),
             heard={source.name: _heard_at(now, source.age()) for source in self._sources},
+            gpus=self.gpus.states(self._engines, self._kinds()),
             durable=durable,
             leading=leading,
             epoch=epoch,
             awake_since=self._awake_since,
         )
+
+    def _kinds(self) -> dict[str, object]:
+        """What each machine is and runs: those of one kind should be equally fast."""
+        lists = (view.value for view in self._regions.values())
+        return {i.id: (i.placement.instance_type, i.build) for machines in lists for i in machines}
 
     def hurry(self, *, on: bool, draining: Set[str] = frozenset()) -> None:
         """Look at instances and targets at the fast pace while something is starting, leaving or draining.
@@ -138,9 +146,7 @@ class Observer:
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """The root tasks of the observer by name."""
-        looks = {
-            "watch over itself": self._keep_awake(),
-        }
+        looks = {"watch over itself": self._keep_awake(), **self.gpus.tasks()}
         for region in self._regions:
             look = partial(self._look_at_instances, region)
             looks[f"watch instances {region}".strip()] = self._every(self._pace.instances, look)
@@ -294,6 +300,7 @@ class Observer:
         or is old must not look like an engine that fell silent, and before the first list, or where lists
         lack a node, its engine is what can still tell. One of no address is looked at where it was before.
         """
+        self.gpus.follow(dict(addresses))
         for node in [n for n in self._probes if not self._goes_on(n, addresses)]:
             task = self._probes.pop(node)
             if task.done() and not task.cancelled():
@@ -315,8 +322,7 @@ class Observer:
             previous = self._engines.get(node)
             async with self._slots:
                 reading = await self._engine.probe(node, address, previous)
-            if fault := self._condemned(node):
-                reading = _failed(reading, previous, fault)
+            reading = paced(previous, reading)
             if previous is not None and reading.at - previous.at > _gap(self._pace.engines):
                 reading = _anew(reading)
             self._engines[node] = reading
@@ -328,12 +334,6 @@ class Observer:
 def _heard_at(now: float, age: float) -> float | None:
     """When a source was last surely read; None before the first time."""
     return None if math.isinf(age) else now - age
-
-
-def _failed(reading: EngineReading, previous: EngineReading | None, fault: str) -> EngineReading:
-    """The reading of a node that is not well although its engine may answer."""
-    since = previous.failing_since if previous is not None else None
-    return replace(reading, ok=False, failing_since=since if since is not None else reading.at, failure=fault)
 
 
 def _gap(pace: float) -> float:

@@ -201,13 +201,43 @@ ENGINE_READY = _gauge(
 ENGINE_RUNNING = _gauge("engine_running_requests", "Requests that an engine works on.", "pool", "node")
 ENGINE_WAITING = _gauge("engine_waiting_requests", "Requests that wait in an engine's queue.", "pool", "node")
 
+ENGINE_RATE = _gauge(
+    "engine_tokens_per_second",
+    "Tokens a second of an engine lately, while it had work; 0 without.",
+    "pool",
+    "node",
+)
+
 _GPU = ("pool", "node", "gpu")
 GPU_BUSY = _gauge("gpu_utilisation_ratio", "Share of time that a GPU was busy, by its node's word.", *_GPU)
 GPU_MEMORY_USED = _gauge("gpu_memory_used_bytes", "Memory of a GPU in use, by its node's word.", *_GPU)
 GPU_MEMORY = _gauge("gpu_memory_total_bytes", "Memory of a GPU, by its node's word.", *_GPU)
 GPU_TEMPERATURE = _gauge("gpu_temperature_celsius", "Temperature of a GPU, by its node's word.", *_GPU)
+GPU_POWER = _gauge("gpu_power_watts", "Power that a GPU draws.", *_GPU)
+GPU_POWER_LIMIT = _gauge("gpu_power_limit_watts", "Power that a GPU may draw.", *_GPU)
+GPU_CLOCK = _gauge("gpu_sm_clock_hertz", "Clock of a GPU's multiprocessors.", *_GPU)
+GPU_CLOCK_MOST = _gauge("gpu_sm_clock_max_hertz", "Highest clock of a GPU's multiprocessors.", *_GPU)
+GPU_THROTTLED = _gauge(
+    "gpu_throttled",
+    "1 while a GPU's clock is held back for this reason. power-cap is a limit that was set; the others are "
+    "heat, the hardware and the power supply.",
+    *_GPU,
+    "reason",
+)
 GPU_ECC = _gauge(
-    "gpu_uncorrected_ecc_errors", "Uncorrected memory errors of a GPU since the node booted.", *_GPU
+    "gpu_uncorrected_ecc_errors", "Uncorrected memory errors of a GPU since its driver was loaded.", *_GPU
+)
+GPU_ECC_CORRECTED = _gauge(
+    "gpu_corrected_ecc_errors", "Corrected memory errors of a GPU since its driver was loaded.", *_GPU
+)
+GPU_PAGES = _gauge(
+    "gpu_retired_pages", "Pages of a GPU's memory that were retired for double-bit errors.", *_GPU
+)
+GPU_ROWS = _gauge(
+    "gpu_remapped_rows", "Rows of a GPU's memory that were replaced for uncorrected errors.", *_GPU
+)
+GPU_ROWS_WAITING = _gauge(
+    "gpu_rows_waiting", "1 while rows of a GPU's memory are replaced at its next reset.", *_GPU
 )
 GPU_XIDS = _gauge(
     "gpu_xid_errors",
@@ -216,6 +246,33 @@ GPU_XIDS = _gauge(
     "node",
     "code",
 )
+GPUS_ASK = _gauge(
+    "node_gpus_ask",
+    "1 for what the GPUs of a node ask for, by NVIDIA's catalogue: nothing, person, restart, reset, replace.",
+    "pool",
+    "node",
+    "remedy",
+)
+GPUS_UNREAD = _gauge("pool_gpus_unread", "Nodes whose DCGM exporter cannot be read.", "pool")
+NODE_THROTTLED = _gauge(
+    "node_throttled_seconds", "For how long GPUs of a node have been throttled; 0: none is.", "pool", "node"
+)
+NODE_SPEED = _gauge(
+    "node_speed_ratio",
+    "A node's speed as a share of its peers', by tokens a second or by clocks, whichever is less.",
+    "pool",
+    "node",
+    "by",
+)
+NODE_SLOW = _gauge(
+    "node_slow_seconds", "For how long a node has been slower than its peers; 0: it is not.", "pool", "node"
+)
+OF_GPUS = (
+    *(GPU_BUSY, GPU_MEMORY_USED, GPU_MEMORY, GPU_TEMPERATURE, GPU_POWER, GPU_POWER_LIMIT, GPU_CLOCK),
+    *(GPU_CLOCK_MOST, GPU_THROTTLED, GPU_ECC, GPU_ECC_CORRECTED, GPU_PAGES, GPU_ROWS, GPU_ROWS_WAITING),
+    *(GPU_XIDS, GPUS_ASK, NODE_THROTTLED, NODE_SPEED, NODE_SLOW),
+)
+"""Gauges of what comes and goes with nodes and their GPUs."""
 AGENTS_HEARD = _gauge("pool_agents_heard", "Nodes whose agent reported within the last minute.", "pool")
 AGENT_REFUSALS = _gauge(
     "pool_agent_reports_refused", "Node reports refused since the start, by why.", "pool", "why"
@@ -226,7 +283,7 @@ NODE_KEYS = _gauge(
     "pool",
     "outcome",
 )
-CONDEMNED = _gauge("pool_condemned_nodes", "Nodes whose GPUs show an error that they do not survive.", "pool")
+CONDEMNED = _gauge("pool_condemned_nodes", "Nodes whose GPUs ask for a reset or for another machine.", "pool")
 NODE_REPORT_AGE = _gauge(
     "node_report_age_seconds", "Age of the last report of a node's own agent.", "pool", "node"
 )

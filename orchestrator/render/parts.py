@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.render.gpu_words import gpu_rows, gpu_trouble
 from orchestrator.words import age, clean, clock_time, instant, money, plural, short_time
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         DeferredView,
         EventView,
         FailedBootView,
-        GpuView,
+        GpusView,
         NodeView,
         PoolPlanView,
     )
@@ -305,16 +306,21 @@ def _continues_in_words(node: NodeView) -> str:
 def agent_card(agent: AgentView) -> list[RenderableType]:
     """What a node's agent last said of it, one fact a line."""
     rows = [("agent", f"heard {age(agent['heard_s'])} ago")]
-    rows += [("gpu", _gpu(gpu)) for gpu in agent["gpus"]]
-    rows += [
-        ("xid", f"{xid['code']} at {xid['pci']}{': fatal' if xid['fatal'] else ''}: {xid['text']}")
-        for xid in agent["xids"]
-    ]
+    rows += gpu_rows(agent["gpus"], agent["xids"])
     rows += [("not read", error) for error in agent["errors"]]
     boot = agent.get("boot")  # a daemon of an older version does not say
     if boot is not None:
         rows += _boot_rows(boot)
     return [_facts(rows)]
+
+
+def gpus_card(gpus: GpusView) -> list[RenderableType]:
+    """What a node's GPUs ask for and how fast it is; and all of them where an exporter was read for it."""
+    rows: list[tuple[str, str]] = []
+    if gpus["source"] == "dcgm" and gpus["read_s"] is not None:
+        rows += [("exporter", f"read {age(gpus['read_s'])} ago"), *gpu_rows(gpus["gpus"], gpus["xids"])]
+    rows += gpu_trouble(gpus)
+    return [_facts(rows)] if rows else []
 
 
 def _boot_rows(boot: BootView) -> list[tuple[str, str]]:
@@ -338,24 +344,6 @@ def failed_boot_card(boot: FailedBootView) -> list[RenderableType]:
     parts.append(_facts([("console", wrote)]))
     parts += [Text(f"  | {clean(line)}", style="dim") for line in boot["console"]]
     return parts
-
-
-def _gpu(gpu: GpuView) -> str:
-    """One GPU in a line; what nvidia-smi does not tell is left out."""
-
-    def told(value: float | None, text: str) -> str:
-        return "" if value is None else text.format(value)
-
-    used, whole = gpu["memory_used_mib"], gpu["memory_total_mib"]
-    memory = "" if used is None or whole is None else f"{used / 1024:.1f} of {whole / 1024:.1f} GiB"
-    parts = (
-        f"{gpu['index']} {gpu['name']}",
-        told(gpu["utilisation_percent"], "{:.0f} % busy"),
-        memory,
-        told(gpu["temperature_c"], "{:.0f} °C"),
-        told(gpu["ecc_uncorrected"] or None, "{:.0f} uncorrected memory errors"),
-    )
-    return ", ".join(part for part in parts if part)
 
 
 def _facts(rows: Iterable[tuple[str, str]]) -> Padding:

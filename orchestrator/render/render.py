@@ -21,6 +21,7 @@ from orchestrator.render.parts import (
     event_table,
     event_text,
     failed_boot_card,
+    gpus_card,
     node_card,
     node_table,
     pack,
@@ -104,6 +105,9 @@ def story(view: NodeStory, look: Look) -> str:
         parts += node_card(node)
     if view["agent"] is not None:
         parts += agent_card(view["agent"])
+    gpus = view.get("gpus")  # a daemon of an older version does not say
+    if gpus is not None:
+        parts += gpus_card(gpus)
     parts += [Text(clean(sentence)) for sentence in view["sentences"]]
     failed = view.get("failed_boot")  # a daemon of an older version does not say
     if failed is not None:

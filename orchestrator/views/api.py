@@ -337,15 +337,24 @@ class ExplainView(TypedDict):
 
 
 class GpuView(TypedDict):
-    """One GPU as nvidia-smi shows it; null for what it does not tell."""
+    """One GPU as its driver shows it; null for what it does not tell."""
 
     index: int
     name: str
+    state: Annotated[str, "empty for one that answers, else what the driver says instead"]
     utilisation_percent: float | None
     memory_used_mib: float | None
     memory_total_mib: float | None
     temperature_c: float | None
-    ecc_uncorrected: Annotated[float | None, "uncorrected memory errors since the boot"]
+    power_w: float | None
+    power_limit_w: float | None
+    sm_clock_mhz: float | None
+    throttled: Annotated[str, "what slows it down that nobody chose; empty where nothing does"]
+    ecc_corrected: Annotated[float | None, "corrected memory errors since the driver was loaded"]
+    ecc_uncorrected: Annotated[float | None, "uncorrected memory errors since the driver was loaded"]
+    retired_pages: float | None
+    remapped_rows: float | None
+    waits_for_reset: Annotated[bool, "pages or rows of memory are replaced at the next reset"]
 
 
 class XidView(TypedDict):
@@ -355,6 +364,25 @@ class XidView(TypedDict):
     code: int
     text: str
     fatal: Annotated[bool, "the node is replaced because of it"]
+    asks: Annotated[str, "nothing, person, restart, reset or replace, by NVIDIA's catalogue"]
+    says: str
+
+
+class GpusView(TypedDict):
+    """What is known of a node's GPUs, by its agent or by a DCGM exporter, and how fast it is."""
+
+    source: Annotated[str, "agent or dcgm; empty where nobody read them"]
+    read_s: Annotated[float | None, "seconds since they were read"]
+    gpus: list[GpuView]
+    xids: list[XidView]
+    asks: Annotated[str, "what they ask for: nothing, person, restart, reset or replace"]
+    why: str
+    throttled_s: Annotated[float, "seconds for which it has been throttled; 0: it is not"]
+    throttle: Annotated[str, "what slowed it down last"]
+    speed: Annotated[float | None, "share of its peers' speed; null without work, or without peers"]
+    speed_by: Annotated[str, "tokens or clocks"]
+    slow_s: Annotated[float, "seconds for which it has been slow; 0: it is not"]
+    error: Annotated[str, "why the exporter cannot be read"]
 
 
 class BootCheckView(TypedDict):
@@ -392,6 +420,7 @@ class NodeStory(TypedDict):
     schema: Literal["node/1"]
     node: NodeView | None
     agent: Annotated[AgentView | None, "null when no agent of this node was heard"]
+    gpus: Annotated[GpusView | None, "null where nobody tells of them"]
     failed_boot: Annotated[FailedBootView | None, "null unless it never became ready and is remembered"]
     events: list[EventView]
     sentences: list[str]

@@ -12,6 +12,7 @@ import structlog
 from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
+from cloud.dcgm import DcgmExporter
 from cloud.engines.llamacpp import LlamaCppEngine
 from cloud.engines.simulated import SimulatedEngine
 from cloud.engines.vllm import VllmEngine
@@ -20,7 +21,17 @@ from cloud.local.connection import LocalCloud
 from cloud.local.instances import LocalInstances
 from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
-from cloud.ports import Clock, Engine, EngineCommand, EngineSpec, Instances, LoadBalancer, Notices, Offerings
+from cloud.ports import (
+    Clock,
+    Engine,
+    EngineCommand,
+    EngineSpec,
+    GpuExporter,
+    Instances,
+    LoadBalancer,
+    Notices,
+    Offerings,
+)
 from orchestrator.config.checks.balancer import keep_alive
 from orchestrator.config.load import Config
 from orchestrator.config.tables.pool import PoolConfig
@@ -61,9 +72,9 @@ class Closable(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `agents` is
-    one of the `notices` and takes reports on a listener of its own; `owned` is what sources of notices ask
-    whether a machine may be the pool's; `others` are closed with the ports and not used otherwise; `leave` is
-    called once the pool is being removed."""
+    one of the `notices` and takes reports on a listener of its own; `exporter` reads GPUs where agents are
+    silent; `owned` is what sources of notices ask whether a machine may be the pool's; `others` are closed
+    with the ports and not used otherwise; `leave` is called once the pool is being removed."""
 
     instances: Instances
     offerings: Offerings
@@ -73,6 +84,7 @@ class Ports:
     command: EngineCommand
     metadata: LocalMetadata | None = None
     agents: AgentReceiver | None = None
+    exporter: GpuExporter | None = None
     owned: Owned = field(default_factory=Owned)
     others: tuple[Closable, ...] = ()
     leave: Callable[[], None] = lambda: None
@@ -96,6 +108,8 @@ class Ports:
         await self.instances.close()
         await self.offerings.close()
         await self.engine.close()
+        if self.exporter is not None:
+            await self.exporter.close()
         for other in self.others:
             await other.close()
 
@@ -137,6 +151,7 @@ def connect(config: Config, clock: Clock) -> Ports:
         command=command,
         metadata=metadata,
         agents=agents,
+        exporter=_exporter(pool, clock),
         owned=owned,
         leave=gateway.leave,
     )
@@ -161,6 +176,7 @@ def _on_aws(
         engine=engine,
         command=command,
         agents=agents,
+        exporter=_exporter(config.pool, clock),
         owned=owned,
         others=aws.calls,
         leave=gateway.leave,
@@ -179,6 +195,11 @@ def _agents(pool: PoolConfig, clock: Clock, owned: Owned) -> AgentReceiver | Non
         identify = CallerIdentity(role=aws.node_role, regions=aws.regions, endpoint=aws.endpoint)
         agents.keys = NodeKeys(clock, secret=secret, identify=identify, owned=owned)
     return agents
+
+
+def _exporter(pool: PoolConfig, clock: Clock) -> DcgmExporter | None:
+    """What reads the GPUs of nodes whose agents are silent; None where no port is given."""
+    return None if pool.gpu.dcgm_port is None else DcgmExporter(clock, port=pool.gpu.dcgm_port)
 
 
 def _heard(agents: AgentReceiver | None) -> tuple[Notices, ...]:

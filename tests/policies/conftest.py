@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from policies import facts
+from policies import facts, gpu_health
 from policies.actions import ActionKind, Alarm, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.budget import ask_of, in_effect
 from policies.decide import decide
@@ -34,6 +34,7 @@ from policies.events import (
     TargetsApplied,
 )
 from policies.fleet import Fleet
+from policies.gpu_readings import GpuState
 from policies.grant import Ask, Grant
 from policies.interruption import doom
 from policies.memory import reduce
@@ -140,6 +141,7 @@ class ToyCloud:
     listed: list[tuple[float, tuple[Instance, ...]]] = field(default_factory=list)
     listed_at: float | None = None
     listed_value: tuple[Instance, ...] = ()
+    gpus: dict[str, GpuState] = field(default_factory=dict)
     count: int = 0
     share: Callable[[Ask], Grant | None] = lambda _: None  # what it gets of a budget
     cut: int = 0  # machines that we ended while they held requests
@@ -279,6 +281,7 @@ class ToyCloud:
         self.happen(*facts.changes(self.pool, world, self.memory))
         fleet = Fleet.of(self.pool, world, self.memory)
         self.happen(*facts.whole(self.pool, world, self.memory, fleet))
+        self.happen(*gpu_health.news(self.pool, world, fleet, self.memory))
         world = replace(world, grant=self.share(ask_of(fleet, world, self.memory)))
         plan = decide(self.pool, world, self.memory)
         turn = Turn(in_effect(self.pool, world.grant), world, self.memory, plan, len(self.journal))
@@ -336,6 +339,7 @@ class ToyCloud:
             engines=self._readings(),
             balancers={"gw": Observed(value=shown, at=self.now)},
             offerings={"sim": Observed(value=offerings, at=self.now)},
+            gpus={node: state for node, state in self.gpus.items() if node in self.memory.nodes},
             durable=self.durable and self.silent_since is None,
             leading=self.leading and self.silent_since is None,
             failsafe_since=self.silent_since,

@@ -16,6 +16,7 @@ import policies
 WORDS = {
     "value": "how values are made",
     "model": "the words of the domain",
+    "rules": "how patient each policy is",
     "actions": "what may be done",
     "events": "what may arrive",
     "records": "what memory is made of",

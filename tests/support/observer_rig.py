@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cloud.ports import BalancerView, Capabilities, Clock, Sold
+from orchestrator.loop.gpu_watch import GpuWatch
 from orchestrator.loop.observer import Observer, Pace
+from policies.gpu_readings import NodeGpus
 from policies.model import EngineReading, Instance, InstanceState, Market, Offering, Placement, Target, World
 from policies.value import replace
 
@@ -54,6 +56,7 @@ class Port:
     looks: list[tuple[str, float]] = field(default_factory=list)
     silent: set[str] = field(default_factory=set)
     probes: list[tuple[str, str]] = field(default_factory=list)
+    works: dict[str, tuple[int, float]] = field(default_factory=dict)  # requests, and tokens a second
     probing: int = 0
     slow_probe: float = 0.0
     slow_look: float = 0.1
@@ -96,7 +99,16 @@ class Port:
                 if previous is not None and previous.failing_since
                 else self.clock.now()
             )
-        return EngineReading(node=node, at=self.clock.now(), ready=True, ok=ok, failing_since=since)
+        running, rate = self.works.get(node, (0, 0.0))
+        return EngineReading(
+            node=node,
+            at=self.clock.now(),
+            ready=True,
+            ok=ok,
+            failing_since=since,
+            running=running,
+            progress=rate * self.clock.now(),
+        )
 
 
 @dataclass
@@ -120,7 +132,7 @@ class Watch:
         can = Capabilities(drains=True, counts_in_flight=True, propagation=0.0, in_path=in_path)
         self.port = Port(clock, capabilities=can, regions=regions)
         self.woken = 0
-        self.condemned: dict[str, str] = {}
+        self.told: dict[str, NodeGpus] = {}
         self.observer = Observer(
             pool="p",
             clock=clock,
@@ -130,7 +142,7 @@ class Watch:
             engine=self.port,  # type: ignore[arg-type]
             pace=Pace(**{"instances": 5.0, "offerings": 60.0, "targets": 5.0, "engines": 2.0, **pace}),
             wake=self.wake,
-            condemned=lambda node: self.condemned.get(node, ""),
+            gpus=GpuWatch(clock, reported=lambda node: self.told.get(node)),
             sources=(Source(self.port),),  # type: ignore[arg-type]
         )
         self.tasks = [asyncio.ensure_future(t) for t in self.observer.tasks().values()]

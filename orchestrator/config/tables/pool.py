@@ -35,6 +35,7 @@ from orchestrator.config.types import (
 from policies.model import (
     AdaptiveRules,
     DrainRules,
+    GpuRules,
     HealthRules,
     Limits,
     Patience,
@@ -54,6 +55,7 @@ _HEALTH: Final = HealthRules()
 _STANDBY: Final = StandbyRules()
 _PLACEMENT: Final = PlacementRules()
 _REBALANCE: Final = RebalanceRules()
+_GPU: Final = GpuRules()
 _ADAPTIVE: Final = AdaptiveRules()
 _LIMITS: Final = Limits()
 _PATIENCE: Final = Patience()
@@ -211,6 +213,44 @@ class RebalanceConfig(Section):
     )
 
 
+class GpuConfig(Section):
+    """What trouble of GPUs does, as node agents or a DCGM exporter on each node tell of it.
+
+    A node with a broken GPU drains at once; one that is throttled or slow goes once its replacement is ready,
+    one at a time. `health.max_unhealthy` holds for both.
+    """
+
+    replace: Annotated[bool, NOW] = Field(
+        default=_GPU.replace,
+        description="Whether nodes are replaced for their GPUs. false: people are told, nothing is done.",
+    )
+    throttled_for: Annotated[Duration, NOW] = duration_key(
+        _GPU.throttled_for,
+        "How long a GPU must be slowed down by heat, by the hardware or by the power supply before its node "
+        "is replaced. Limits that are set, and idle GPUs, do not count.",
+    )
+    slow_share: Annotated[Share, NOW] = share_key(
+        _GPU.slow_share,
+        "Share of its peers' speed below which a node is slow: of nodes of its instance type that have work, "
+        "by tokens a second or by the clocks of their GPUs. 0: none is.",
+    )
+    slow_for: Annotated[Duration, NOW] = duration_key(
+        _GPU.slow_for, "How long a node must be slow before it is replaced."
+    )
+    again_after: Annotated[Duration, NOW] = duration_key(
+        _GPU.again_after, "Time from one node that is replaced for being throttled or slow to the next one."
+    )
+    dcgm_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port of NVIDIA's DCGM exporter on every node, which the daemon reads where a node's "
+        "agent is silent. Not set: it reads none.",
+        examples=[9400],
+        json_schema_extra={"default": None},
+    )
+
+
 class StartsConfig(Section):
     """How long starts take, for the adaptive mix; each is used until it was observed."""
 
@@ -363,6 +403,7 @@ class PoolConfig(Section):
         default=PoolCostTable(), description="How the cost report sees the pool."
     )
     agents: AgentsTable = Field(default=AgentsTable(), description="The agents of the nodes.")
+    gpu: GpuConfig = Field(default=GpuConfig(), description="Trouble of GPUs.")
 
     @property
     def model_name(self) -> str:
@@ -438,6 +479,7 @@ def wanted_pool(settings: PoolConfig, name: str) -> Pool:
         standby=StandbyRules(**rules("standby")),
         placement=PlacementRules(**rules("placement")),
         rebalance=RebalanceRules(**rules("rebalance")),
+        gpu=GpuRules(**{k: v for k, v in rules("gpu").items() if k != "dcgm_port"}),
         adaptive=_adaptive_rules(settings),
         limits=Limits(**rules("limits")),
         patience=Patience(**rules("patience")),

@@ -98,6 +98,7 @@ def test_a_turn_of_an_older_journal_has_one_list_and_says_nothing_of_when_its_da
     stored = orjson.loads(zlib.decompress(body))
     stored["instances"] = stored.pop("regions")[""]
     del stored["failsafe_since"], stored["awake_since"], stored["heard"], stored["instances"]["failing_since"]
+    del stored["gpus"], stored["gpu_states"], stored["readings"]["rate"], stored["readings"]["load"]
     back, _ = Unpacker(parts.get).unpack(zlib.compress(orjson.dumps(stored)))
     assert back == world(2)
 

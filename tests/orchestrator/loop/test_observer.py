@@ -10,6 +10,7 @@ from observer_rig import Play, Watch, machine, watch
 from cloud.errors import CloudError, Throttled, Uncertain
 from orchestrator.loop.observer import Pace
 from orchestrator.simulation.virtual_time import VirtualClock
+from policies.gpu_readings import NodeGpus, Xid
 from policies.model import (
     InstanceState,
     Pool,
@@ -422,20 +423,47 @@ def test_a_world_is_a_snapshot(play: Play) -> None:
     watch(play, work)
 
 
-def test_a_node_that_is_condemned_counts_as_silent_however_well_its_engine_answers(play: Play) -> None:
+def test_what_agents_tell_of_gpus_is_in_the_world_and_says_nothing_of_the_engine(play: Play) -> None:
     async def work(w: Watch) -> None:
         w.follow("a", "b")
         await w.clock.sleep(10.0)
-        assert w.world().engines["a"].ok
-        w.condemned["a"] = "Xid 79: the GPU has fallen off the bus"
-        woken, at = w.woken, w.clock.now()
-        await w.clock.sleep(30.0)
-        found = w.world().engines["a"]
-        assert (found.ok, found.ready, found.failure) == (False, True, w.condemned["a"])
-        assert found.failing_since is not None
-        assert at <= found.failing_since <= at + 3.0  # since it was first heard of, not since the last probe
-        assert w.woken > woken
-        assert w.world().engines["b"].ok
+        assert w.world().gpus == {}
+        xid = Xid(pci="0000:1b:00", code=79, text="")
+        w.told["a"] = NodeGpus(node="a", at=w.clock.now(), source="agent", xids=(xid,))
+        w.told["stranger"] = w.told["a"]
+        world = w.world()
+        assert set(world.gpus) == {"a"}
+        assert world.gpus["a"].fault == "Xid 79: the GPU has fallen off the bus"
+        assert world.engines["a"].ok
+        w.follow("b")
+        assert w.world().gpus == {}
+
+    watch(play, work)
+
+
+def test_a_node_that_is_slower_than_its_peers_is_in_the_world_with_how_long(play: Play) -> None:
+    async def work(w: Watch) -> None:
+        nodes = ("a", "b", "c", "d")
+        w.port.machines = [machine(node) for node in nodes]
+        w.port.works = dict.fromkeys(nodes, (10, 500.0))
+        w.follow(*nodes)
+        for _ in range(30):
+            await w.clock.sleep(2.0)
+            assert w.world().gpus == {}
+        w.port.works["c"] = (10, 100.0)
+        began = w.clock.now()
+        for _ in range(90):
+            await w.clock.sleep(2.0)
+            world = w.world()
+        state = world.gpus["c"]
+        assert set(world.gpus) == {"c"}
+        assert state.slow_since is not None
+        assert began < state.slow_since < began + 60.0, "what was measured before weighs for a while"
+        assert state.slow_at == world.now
+        assert state.at is None, "nobody has read its GPUs"
+        w.port.works = {}
+        await w.clock.sleep(200.0)
+        assert w.world().gpus == {}, "without work there is nothing to compare"
 
     watch(play, work)
 

@@ -1,0 +1,107 @@
+"""Keeps what is known of the GPUs of a pool's nodes: by their agents, else by an exporter on each node.
+
+An agent's word is signed, and comes by itself. An exporter is asked, with a deadline and in a task that waits
+for nothing else, on nodes whose agent has been silent for a while. What they say is made into states, and
+compared between peers, by `policies.gpu_readings` and `policies.gpu_peers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import structlog
+
+from cloud.errors import CloudError
+from cloud.ports import Clock, GpuExporter
+from policies.gpu_peers import Pace, paces, watch
+from policies.gpu_readings import FRESH, GpuState, NodeGpus, follow, with_earlier
+from policies.model import EngineReading, GpuRules
+
+log = structlog.get_logger("gpus")
+
+EVERY: Final = 15.0
+"""Seconds between two looks at the exporters."""
+_AT_ONCE: Final = 32
+
+
+class GpuWatch:
+    """What is known of GPUs. `reported`: an agent's last word on a node; `rules`: the pool's own."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        reported: Callable[[str], NodeGpus | None] = lambda _node: None,
+        exporter: GpuExporter | None = None,
+        rules: Callable[[], GpuRules] = GpuRules,
+    ) -> None:
+        self._clock, self._reported, self._exporter, self._rules = clock, reported, exporter, rules
+        self._read: dict[str, NodeGpus] = {}  # by the exporter
+        self._states: Mapping[str, GpuState] = {}
+        self._addresses: Mapping[str, str] = {}
+        self.errors: dict[str, str] = {}  # why the exporter of a node cannot be read
+        self.paces: Mapping[str, Pace] = {}
+
+    def follow(self, addresses: Mapping[str, str]) -> None:
+        """Look at these nodes and no others."""
+        self._addresses = addresses
+        for known in (self._read, self.errors):
+            for node in [n for n in known if n not in addresses]:
+                del known[node]
+
+    def looked(self) -> Mapping[str, NodeGpus]:
+        """What was read last of every node that anybody read."""
+        found = ((node, self._newest(node)) for node in self._addresses)
+        return {node: looked for node, looked in found if looked is not None}
+
+    def states(
+        self, engines: Mapping[str, EngineReading], kinds: Mapping[str, object]
+    ) -> Mapping[str, GpuState]:
+        """The state of every node that tells of its GPUs or is slow. `kinds`: see `policies.gpu_peers`."""
+        now, states = self._clock.now(), dict[str, GpuState]()
+        for node in self._addresses:
+            state = follow(self._states.get(node), self._newest(node), now)
+            if state is not None:
+                states[node] = state
+        self.paces = paces(engines, states, kinds)
+        self._states = watch(states, self.paces, self._rules(), now)
+        return self._states
+
+    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """The root task by name, where there are exporters to ask."""
+        return {} if self._exporter is None else {"watch GPUs": self._keep_asking(self._exporter)}
+
+    async def _keep_asking(self, exporter: GpuExporter) -> None:
+        while True:
+            await self._ask(exporter)
+            await self._clock.sleep(EVERY)
+
+    def _newest(self, node: str) -> NodeGpus | None:
+        """By its agent while that speaks, else by whoever was heard last."""
+        told, read = self._reported(node), self._read.get(node)
+        if told is None or read is None:
+            return told or read
+        return told if self._clock.now() - told.at <= FRESH or told.at >= read.at else read
+
+    async def _ask(self, exporter: GpuExporter) -> None:
+        slots, now = asyncio.Semaphore(_AT_ONCE), self._clock.now()
+
+        async def ask(node: str, address: str) -> None:
+            try:
+                async with slots:
+                    looked = await exporter.read(node, address)
+            except CloudError as error:
+                if node not in self.errors:
+                    log.warning("gpus.unread", node=node, error=str(error))
+                self.errors[node] = str(error)
+            else:
+                self._read[node] = with_earlier(self._read.get(node), looked)
+                self.errors.pop(node, None)
+
+        async with asyncio.TaskGroup() as group:
+            for node, address in self._addresses.items():
+                told = self._reported(node)
+                if address and (told is None or now - told.at > FRESH):
+                    group.create_task(ask(node, address))

@@ -1,0 +1,35 @@
+"""How a node that is to be replaced for its GPUs changes memory. See `policies.gpu_health`.
+
+What it decides: nothing. It remembers the request, as it does one of an operator, and how many there were.
+Why: limits on how many nodes go must hold over restarts of the daemon.
+Never: a doubt takes the place of what an operator asked for; one that is urgent does.
+
+Example: a node that an operator has cordoned breaks: it goes at once, and not when its replacement is ready.
+"""
+
+from __future__ import annotations
+
+from policies.actions import Cause
+from policies.draft import Draft
+from policies.events import GpuCondemned
+from policies.records import Condemned, OperatorRequest
+
+KEPT_FOR = 86_400.0
+"""Seconds for which it is remembered."""
+
+KEPT = 64
+"""Entries that are remembered at most."""
+
+
+def condemned(draft: Draft, event: GpuCondemned) -> None:
+    """A node is to go, at once or when its replacement is ready."""
+    record = draft.get("nodes").get(event.node)
+    if record is None:
+        return
+    entry = Condemned(at=event.at, node=event.node, reason=event.reason, fault=bool(event.remedy))
+    lately = (c for c in draft.get("condemned") if event.at - c.at < KEPT_FOR)
+    draft.set("condemned", (*lately, entry)[-KEPT:])
+    if record.operator is None or event.urgent:
+        cause = Cause.GPU if event.urgent else Cause.GPU_DOUBT
+        request = OperatorRequest(since=event.at, budget=event.budget, reason=event.reason, cause=cause)
+        draft.node(event.node, operator=request)
