@@ -31,11 +31,24 @@ CHALLENGE_SECONDS: Final = 60.0
 MOST_AT_ONCE: Final = 8
 """Proofs that are judged at the same time; each costs a call to the provider."""
 
+_GPUS_IMPORT = "from cloud.node_gpus import NVML, Gpus\n"
 _CHALLENGE_LENGTH = 160
 _READ_WITHIN = 5.0
 
 Identify = Callable[[Mapping[str, str], str], Awaitable[str]]
 """The node that signed these headers with that challenge. Raises CloudError; Denied when it is no proof."""
+
+
+def agent_program() -> str:
+    """The agent as one program, with the part that reads GPUs in the place where it is imported.
+
+    A node has the agent's other neighbours from its user-data, which has no room for this one.
+    """
+    agent, gpus = (
+        files("cloud").joinpath(f"node_{part}.py").read_text("utf-8") for part in ("agent", "gpus")
+    )
+    future = "from __future__ import annotations\n"
+    return agent.replace(_GPUS_IMPORT, gpus.replace(future, ""))
 
 
 class NodeKeys:
@@ -87,8 +100,7 @@ class NodeKeys:
             self._judging -= 1
         self.given += 1
         log.info("node_key.given", node=proved)
-        program = files("cloud").joinpath("node_agent.py").read_text("utf-8")
-        return web.json_response({"key": node_key(self._secret, proved).hex(), "agent": program})
+        return web.json_response({"key": node_key(self._secret, proved).hex(), "agent": agent_program()})
 
     async def _proved(self, node: str, body: bytes) -> str:
         """The node, once it is sure. Raises CloudError."""

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Runs on a node: tells the control host what the instance metadata and the GPUs say.
 
-Standard library and `cloud.node_metadata` only, Python 3.9 or newer, so that user-data can carry both. It
-polls EC2's instance metadata (IMDSv2) for notices, asks nvidia-smi for the GPUs, reads the kernel log for Xid
-errors and the boot report of `cloud.node_start`, and pushes what it knows as one JSON report: every few
-seconds as a heartbeat, at once when there is a notice. A report holds the whole state, so a lost one costs
-nothing but time.
+Standard library and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that a node needs nothing. It
+polls EC2's instance metadata (IMDSv2) for notices, asks NVML or nvidia-smi for the GPUs, reads the kernel log
+for Xid errors and the boot report of `cloud.node_start`, and pushes what it knows as one JSON report: every
+few seconds as a heartbeat, at once when there is a notice. A report holds the whole state, so a lost one
+costs nothing but time.
 
 Every report is signed with the node's own key and numbered within a session that the control host names in
 its answers: it can be neither forged nor replayed, and it speaks for this node only. The key is read from
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import errno
 import hashlib
 import hmac
@@ -35,7 +34,6 @@ import os
 import re
 import signal
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -46,6 +44,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cloud.node_boot import BOOT_FILE
+from cloud.node_gpus import NVML, Gpus
 from cloud.node_metadata import (
     IMDS,
     MOST_READ,
@@ -58,18 +57,7 @@ from cloud.node_metadata import (
 SCHEMA = "node-report/1"
 MOST_NOTICES = 16
 MOST_XIDS = 32
-MOST_GPUS = 32
 MOST_CHECKS = 16
-GPU_FIELDS = {
-    "index": "index",
-    "uuid": "uuid",
-    "name": "name",
-    "utilization.gpu": "utilisation_percent",
-    "memory.used": "memory_used_mib",
-    "memory.total": "memory_total_mib",
-    "temperature.gpu": "temperature_c",
-    "ecc.errors.uncorrected.volatile.total": "ecc_uncorrected",
-}
 OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
 XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+)(?:, (.*))?")
 
@@ -136,61 +124,6 @@ def _time(value: Any) -> float | None:
         return (at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-
-
-class Gpus:
-    """Asks nvidia-smi. When a driver makes it hang where no signal reaches it, it is left alone."""
-
-    def __init__(self, command: str, timeout: float = 10.0) -> None:
-        self._query = [command, "--query-gpu=" + ",".join(GPU_FIELDS), "--format=csv,noheader,nounits"]
-        self._timeout = timeout
-        self._hung: subprocess.Popen[bytes] | None = None
-
-    def read(self) -> tuple[list[dict[str, Any]], str]:
-        """What it says of each GPU, and what is wrong with asking it (empty: nothing)."""
-        command = self._query[0]
-        if self._hung is not None and self._hung.poll() is None:
-            return [], f"{command}: still hangs, and cannot be killed"
-        try:
-            process = subprocess.Popen(
-                self._query, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-        except OSError as error:
-            return [], f"{command}: {error.strerror}"
-        try:
-            output = process.communicate(timeout=self._timeout)[0].decode("utf-8", "replace")
-        except subprocess.TimeoutExpired:
-            process.kill()
-            self._hung = process
-            return [], f"{command}: no answer within {self._timeout:g} s"
-        gpus, odd = parse_gpus(output)
-        if process.returncode != 0 or odd:
-            said = " ".join((odd or output).split())[:200]
-            return gpus, f"{command}: status {process.returncode}: {said}"
-        return gpus, ""
-
-
-def parse_gpus(output: str) -> tuple[list[dict[str, Any]], str]:
-    """The GPUs in nvidia-smi's CSV, and the first line that is none. A value that it lacks is None."""
-    gpus: list[dict[str, Any]] = []
-    odd = ""
-    for line in output.splitlines()[: 4 * MOST_GPUS]:
-        row = next(csv.reader([line], skipinitialspace=True), []) if len(line) < 2000 else []
-        if len(row) == len(GPU_FIELDS) and row[0].strip().isdigit():
-            gpus.append({key: _value(key, cell.strip()) for key, cell in zip(GPU_FIELDS.values(), row)})  # noqa: B905
-        elif line.strip():
-            odd = odd or line.strip()
-    return gpus[:MOST_GPUS], odd
-
-
-def _value(key: str, cell: str) -> Any:
-    if key in ("uuid", "name"):
-        return cell[:80]
-    try:
-        number = float(cell)
-    except ValueError:  # [N/A], [Not Supported], [Unknown Error], ERR!
-        return None
-    return number if abs(number) < 1e12 else None
 
 
 class KernelLog:
@@ -289,7 +222,7 @@ class Agent:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._imds = Metadata(options.imds)
-        self._gpus = Gpus(options.nvidia_smi)
+        self._gpus = Gpus(options.nvidia_smi, "" if options.nvml == "off" else options.nvml)
         self._log = KernelLog(options.kernel_log)
         https = options.url.startswith("https:")
         self._trust = ssl.create_default_context(cafile=options.ca_file or None) if https else None
@@ -316,14 +249,15 @@ class Agent:
             self._learn(metadata_error=str(refused)[:200])
 
     def look_at_gpus(self) -> None:
-        """Ask nvidia-smi once."""
+        """Ask the GPUs once."""
         gpus, error = self._gpus.read()
         self._learn(gpus=gpus, gpu_error=error)
 
     def look_at_log(self) -> None:
-        """Read what is new in the kernel log."""
+        """Read what is new in the kernel log. While that cannot be read, what NVML told counts."""
         self._log.read()
-        self._learn(xids=list(self._log.xids), xid_error=self._log.error)
+        xids = self._gpus.xids if self._log.error else list(self._log.xids)
+        self._learn(xids=xids, xid_error=self._log.error)
 
     def look_at_boot(self) -> None:
         """Read how far the start of the engine came. While that cannot be read, what it said last holds."""
@@ -435,7 +369,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--ca-file", default="", help="certificates to trust for an https:// URL (the system's)")
     add("--node-id", default="", help="this node's id (from the metadata)")
     add("--imds", default=imds, help="the instance metadata service (%(default)s)")
-    add("--nvidia-smi", default="nvidia-smi", help="the command that knows the GPUs (%(default)s)")
+    add("--nvml", default=NVML, help='the library that knows the GPUs, or "off" (%(default)s)')
+    add("--nvidia-smi", default="nvidia-smi", help="the command to ask without that library (%(default)s)")
     add("--kernel-log", default="/dev/kmsg", help="where Xid errors show (%(default)s)")
     add("--boot-file", default=BOOT_FILE, help="how far the start of the engine came (%(default)s)")
     add("--interval", type=_seconds, default=5.0, help="seconds between polls of the metadata (%(default)s)")

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -24,7 +26,18 @@ _STANDIN = Path(__file__).parent / "imds"
 REPOSITORY = Path(cloud.node_agent.__file__).parents[1]
 BARE_PYTHON = ("env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-S")  # no library is installed on a node
 AGENT = (*BARE_PYTHON, "-m", "cloud.node_agent")
+RECORDED = Path(__file__).parent / "gpus"
 _numbers = itertools.count(1)
+
+
+def fake_nvml(directory: Path) -> Path | None:
+    """The library of fake_nvml.c, made in a directory; None where there is no C compiler."""
+    compiler, library = shutil.which("cc"), directory / "libnvidia-ml.so.1"
+    if compiler is None:
+        return None
+    source = Path(__file__).parent / "fake_nvml.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    return library
 
 
 class Imds:
@@ -69,8 +82,16 @@ class Machine:
         self.log = self.directory / "kmsg"
         self.log.write_text("")
         self.gpus = self.directory / "nvidia-smi"
-        self.show_gpus("cat " + str(self.directory / "gpus.csv"))
-        (self.directory / "gpus.csv").write_text("0, GPU-1, NVIDIA L40S, 37, 40960, 46068, 61, 0\n")
+        self.nvml = self.directory / "nvml"
+        self.show_gpus(
+            'case "$1" in --query-remapped-rows=*) what=rows;; *) what=csv;; esac; '
+            f"cat {self.directory}/gpus.$what"
+        )
+        (self.directory / "gpus.csv").write_text(
+            "0, GPU-1, NVIDIA L40S, 37, 40960, 46068, 61, 212.50, 350.00, 2490, 2520, 0x0000000000000004, "
+            "0, 0, [N/A], [N/A]\n"
+        )
+        (self.directory / "gpus.rows").write_text("")
         self.key = self.directory / "key"
         self.key.write_text(node_key(SECRET, self.id).hex() + "\n")
         self.boot = self.directory / "boot.json"
@@ -89,10 +110,23 @@ class Machine:
         self.gpus.write_text(f"#!/bin/sh\n{script}\n")
         self.gpus.chmod(0o755)
 
+    def record(self, name: str, directory: Path = RECORDED) -> None:
+        """Have its GPUs say what was recorded under a name: to nvidia-smi, to NVML, or in the kernel log."""
+        if (directory / f"{name}.csv").exists():
+            shutil.copy(directory / f"{name}.csv", self.directory / "gpus.csv")
+        if (directory / f"{name}.nvml").exists():
+            # As one step: the library reads it at any time.
+            shutil.copy(directory / f"{name}.nvml", self.nvml.with_suffix(".new"))
+            self.nvml.with_suffix(".new").replace(self.nvml)
+        if (directory / f"{name}.kmsg").exists():
+            with self.log.open("a") as log:
+                log.write((directory / f"{name}.kmsg").read_text())
+
     def options(self, *more: str) -> list[str]:
         """Options of an agent that looks at this machine, often."""
         return [
             *("--imds", self.url, "--nvidia-smi", str(self.gpus), "--kernel-log", str(self.log)),
+            *("--nvml", "off"),  # this machine may have a GPU
             *(
                 "--key-file",
                 str(self.key),
@@ -111,7 +145,12 @@ class Machine:
     def start(self, *more: str) -> subprocess.Popen:
         """Start an agent as a process."""
         with (self.directory / "agent.log").open("a") as log:
-            process = subprocess.Popen([*AGENT, *self.options(*more)], stderr=log, stdout=log)
+            process = subprocess.Popen(
+                [*AGENT, *self.options(*more)],
+                stderr=log,
+                stdout=log,
+                env={**os.environ, "FAKE_NVML": str(self.nvml)},
+            )
         self._processes.append(process)
         return process
 

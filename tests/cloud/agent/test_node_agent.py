@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from node_bench import AGENT
 
 import cloud.node_agent as agent
-from cloud.node_agent import Gpus, KernelLog, parse_gpus, read_notices
+from cloud.node_agent import KernelLog, read_notices
 from cloud.node_metadata import Metadata, Refused
 
 NOW = 1_800_000_000.0
@@ -195,63 +195,6 @@ def test_metadata_that_never_finishes_is_cut_off(machine, kind):
 def test_an_address_where_nothing_answers_is_refused(url):
     with pytest.raises((Refused, ValueError)):
         Metadata(url, timeout=0.5).get(ACTION)
-
-
-# -- GPUs --------------------------------------------------------------------------------------------------
-
-
-def test_gpus_are_read_with_what_they_do_not_tell():
-    output = (
-        "0, GPU-aa, NVIDIA H100 80GB HBM3, 98, 75000, 81559, 66, 0\n"
-        '1, GPU-bb, "NVIDIA, odd name", [N/A], [Not Supported], 81559, ERR!, [Unknown Error]\n'
-    )
-    gpus, odd = parse_gpus(output)
-    assert odd == ""
-    assert gpus[0] == {
-        "index": 0.0,
-        "uuid": "GPU-aa",
-        "name": "NVIDIA H100 80GB HBM3",
-        "utilisation_percent": 98.0,
-        "memory_used_mib": 75000.0,
-        "memory_total_mib": 81559.0,
-        "temperature_c": 66.0,
-        "ecc_uncorrected": 0.0,
-    }
-    assert gpus[1]["name"] == "NVIDIA, odd name"
-    assert [gpus[1][key] for key in ("utilisation_percent", "temperature_c", "ecc_uncorrected")] == [None] * 3
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "Unable to determine the device handle for GPU 0000:1E:00.0: GPU is lost.  Reboot the system",
-        "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
-        'Field "x" is not a valid field to query.',
-    ],
-)
-def test_a_line_that_is_no_gpu_is_what_is_wrong(line):
-    gpus, odd = parse_gpus(f"0, GPU-aa, NVIDIA L4, 1, 2, 3, 4, 0\n{line}\n")
-    assert len(gpus) == 1
-    assert odd == line
-
-
-@given(st.text())
-def test_any_output_can_be_read(output):
-    gpus, _ = parse_gpus(output)
-    json.dumps(gpus, allow_nan=False)
-
-
-def test_nvidia_smi_that_is_missing_fails_or_hangs_is_said(machine):
-    node = machine()
-    assert Gpus("/nonexistent/nvidia-smi").read() == (
-        [],
-        "/nonexistent/nvidia-smi: No such file or directory",
-    )
-    node.show_gpus("echo GPU is lost; exit 15")
-    assert "status 15: GPU is lost" in Gpus(str(node.gpus)).read()[1]
-    node.show_gpus("exec sleep 600")
-    hanging = Gpus(str(node.gpus), timeout=0.2)
-    assert "no answer within" in hanging.read()[1]
 
 
 # -- the kernel log ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from cloud.ports import EngineCommand, EngineSpec
 
 PEM = "-----BEGIN CERTIFICATE-----\n" + "MIIBszCCAVmgAwIBAgIUE0Jz3yx\n" * 40 + "-----END CERTIFICATE-----\n"
 CLOUD = Path(cloud.__file__).parent
-PROGRAMS = sorted({path.name for path in CLOUD.glob("node_*.py")} - {"node_agent.py"})
+PROGRAMS = sorted({path.name for path in CLOUD.glob("node_*.py")} - {"node_agent.py", "node_gpus.py"})
 PARAMETER = "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"
 
 
