@@ -5,7 +5,7 @@ seconds, money is US dollars, prices are US dollars per node-hour, shares are fr
 counted in serving units: a node serves as many as `Pool.units` says for its instance type, else one.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # noqa: I001 - what is exported from rules stays in one piece
 
 import math
 import sys
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from policies.gpu_readings import GpuState  # noqa: I001 - what is exported stays together
+from policies.gpu_readings import GpuState
 from policies.grant import Grant, Share
 from policies.rules import (
     AdaptiveRules as AdaptiveRules,

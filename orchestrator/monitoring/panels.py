@@ -349,7 +349,7 @@ _ENGINES = (
 _GPUS = (
     Panel(
         "Utilisation",
-        "Share of time that each GPU was busy, as its node's agent reports it.",
+        "Share of time that each GPU was busy, by its node's word.",
         (("orchestrator_gpu_utilisation_ratio{POOL}", "{{node}} {{gpu}}"),),
         "percentunit",
     ),
@@ -371,12 +371,54 @@ _GPUS = (
         "celsius",
     ),
     Panel(
+        "Power",
+        "Drawn by each GPU, and the most that the limits allow to one.",
+        (
+            ("orchestrator_gpu_power_watts{POOL}", "{{node}} {{gpu}}"),
+            ("max by (pool) (orchestrator_gpu_power_limit_watts{POOL})", "limit"),
+        ),
+        "watt",
+    ),
+    Panel(
+        "Clock",
+        "Of each GPU's multiprocessors, and the highest that there is.",
+        (
+            ("orchestrator_gpu_sm_clock_hertz{POOL}", "{{node}} {{gpu}}"),
+            ("max by (pool) (orchestrator_gpu_sm_clock_max_hertz{POOL})", "highest"),
+        ),
+        "hertz",
+    ),
+    Panel(
+        "Throttled",
+        "GPUs whose clocks are held back, by reason. A power cap was set by somebody; others are trouble.",
+        (("sum by (reason) (orchestrator_gpu_throttled{POOL})", "{{reason}}"),),
+        stacked=True,
+    ),
+    Panel(
+        "Speed beside peers",
+        "Of each node that has work, by tokens a second or by clocks; 100 % is the median of its kind.",
+        (("orchestrator_node_speed_ratio{POOL}", "{{node}}, {{by}}"),),
+        "percentunit",
+    ),
+    Panel(
+        "Tokens a second by node",
+        "As the daemon's looks at the engines see it.",
+        (("orchestrator_engine_tokens_per_second{POOL}", "{{node}}"),),
+    ),
+    Panel(
         "Errors",
-        "Xid errors in the last report of each node, and uncorrected memory errors since it booted.",
+        "Xid errors in the last report of each node, and memory errors since the driver was loaded.",
         (
             ("sum by (node, code) (orchestrator_gpu_xid_errors{POOL})", "{{node}}: Xid {{code}}"),
-            ("sum by (node) (orchestrator_gpu_uncorrected_ecc_errors{POOL})", "{{node}}: ECC"),
+            ("sum by (node) (orchestrator_gpu_uncorrected_ecc_errors{POOL})", "{{node}}: uncorrected"),
+            ("sum by (node) (orchestrator_gpu_corrected_ecc_errors{POOL})", "{{node}}: corrected"),
         ),
+    ),
+    Panel(
+        "What GPUs ask for",
+        "Nodes by what their GPUs ask for, by NVIDIA's catalogue. Reset and replace replace the node.",
+        (("sum by (remedy) (orchestrator_node_gpus_ask{POOL})", "{{remedy}}"),),
+        stacked=True,
     ),
 )
 _DAEMON = (

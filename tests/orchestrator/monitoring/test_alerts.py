@@ -267,6 +267,38 @@ CASES: dict[str, Case] = {
         node="i-1",
         code="79",
     ),
+    "OrchestratorGpuBroken": Case(
+        fires={'orchestrator_node_gpus_ask{pool="a",node="i-1",remedy="reset"}': always(1)},
+        not_with={
+            'orchestrator_node_gpus_ask{pool="a",node="i-1",remedy="reset"}': always(0),
+            'orchestrator_node_gpus_ask{pool="a",node="i-1",remedy="restart"}': always(1),
+            'orchestrator_node_gpus_ask{pool="a",node="i-2",remedy="person"}': always(1),
+        },
+        labels={"pool": "a", "node": "i-1", "remedy": "reset"},
+        after="30s",
+    ),
+    "OrchestratorGpuThrottled": Case(
+        fires={'orchestrator_node_throttled_seconds{pool="a",node="i-1"}': rising(15)},
+        not_with={'orchestrator_node_throttled_seconds{pool="a",node="i-1"}': "0+15x16 0x900"},
+        labels={"pool": "a", "node": "i-1"},
+    ),
+    "OrchestratorGpuEccRising": Case(
+        fires={
+            'orchestrator_gpu_corrected_ecc_errors{pool="a",node="i-1",gpu="0"}': rising(0.3),
+            'orchestrator_gpu_corrected_ecc_errors{pool="a",node="i-1",gpu="1"}': rising(0.3),
+        },
+        not_with={'orchestrator_gpu_corrected_ecc_errors{pool="a",node="i-1",gpu="0"}': rising(0.3, 9_000)},
+        labels={"pool": "a", "node": "i-1"},
+        after="1h",
+    ),
+    "OrchestratorNodeSlow": Case(
+        fires={'orchestrator_node_slow_seconds{pool="a",node="i-1"}': rising(15)},
+        not_with={'orchestrator_node_slow_seconds{pool="a",node="i-1"}': "0+15x16 0x900"},
+        labels={"pool": "a", "node": "i-1"},
+    ),
+    "OrchestratorGpusUnread": one(
+        'orchestrator_pool_gpus_unread{pool="a"}', always(2), "2x40 0x900", after="20m", **POOL
+    ),
     "OrchestratorEnginesOverloaded": Case(
         fires={
             'orchestrator_engine_waiting_requests{pool="a",node="i-1"}': always(9),
