@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+
+from tests.support.certificates import pair
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio, pytest.mark.timeout(240)]
 
 ENGINE, HUB, AGENT = "planted-engine-5f2c", "planted-hub-91aa", "planted-agent-secret-77e0"
-SECRETS = (ENGINE, HUB, AGENT)
+CLIENT, REVOKED, STRANGER = (f"sk-orch-planted-{who}-03d1" for who in ("client", "revoked", "stranger"))
+SECRETS = (ENGINE, HUB, AGENT, CLIENT, REVOKED, STRANGER)
 
 READ = (
     ("status", "-o", "json"),
@@ -35,11 +40,23 @@ def changes(directory: Path, agents_port: int) -> Mapping[str, Mapping[str, obje
         (directory / name).write_text(secret + "\n", encoding="utf-8")
         (directory / name).chmod(0o600)
     key = str(directory / "engine.key")
+    clients = directory / "keys.toml"
+    clients.write_text(
+        f'[key.team-a]\nsha256 = "{digest(CLIENT)}"\nhint = "{CLIENT[-4:]}"\n'
+        f'[key.gone]\nsha256 = "{digest(REVOKED)}"\nhint = "{REVOKED[-4:]}"\nrevoked = true\n'
+    )
+    clients.chmod(0o600)
+    made = pair(directory).write()
     return {
+        "gateway": {"keys_file": str(clients)},
         "pool.test": {"replicas": 2},
         "pool.test.engine": {"api_key_file": key},
         "pool.test.engine.env": {"HF_TOKEN": HUB, "VLLM_API_KEY": ENGINE},
-        "pool.test.gateway": {"api_key_file": key},
+        "pool.test.gateway": {
+            "api_key_file": key,
+            "tls_cert_file": str(made.certificate),
+            "tls_key_file": str(made.key),
+        },
         "pool.test.agents": {
             "listen": f"127.0.0.1:{agents_port}",
             "secret_file": str(directory / "agent.secret"),
@@ -47,23 +64,54 @@ def changes(directory: Path, agents_port: int) -> Mapping[str, Mapping[str, obje
     }
 
 
-def found_in(texts: Mapping[str, bytes]) -> list[str]:
+def digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+async def asked(stack: Any) -> list[int]:
+    """What clients get, by their keys: one of each kind, in both ways to show it, plain and streamed."""
+    statuses = []
+    connector = aiohttp.TCPConnector(ssl=False)
+    async with aiohttp.ClientSession(
+        f"https://127.0.0.1:{stack.gateway_port}", connector=connector
+    ) as session:
+        for secret in (CLIENT, REVOKED, STRANGER):
+            for head in ({"Authorization": f"Bearer {secret}"}, {"x-api-key": secret}):
+                body = {"model": "simulated", "prompt": "x", "max_tokens": 3, "stream": "x-api-key" in head}
+                async with session.post("/v1/completions", json=body, headers=head) as answer:
+                    assert secret not in await answer.text()
+                    statuses.append(answer.status)
+    return statuses
+
+
+def found_in(texts: Mapping[str, bytes], more: Iterable[str] = ()) -> list[str]:
     return [
-        f"{secret} in {name}" for name, text in texts.items() for secret in SECRETS if secret.encode() in text
+        f"{secret} in {name}"
+        for name, text in texts.items()
+        for secret in (*SECRETS, *more)
+        if secret.encode() in text
     ]
 
 
 def files(directory: Path) -> Iterator[tuple[str, bytes]]:
     """What daemon and gateway keep on disk, and the logs of all; the cloud's own files are left out."""
-    own = ("pool.toml", "engine.key", "agent.secret")
+    own = ("pool.toml", "engine.key", "agent.secret", "listener.key")
     for path in directory.rglob("*"):
         if path.is_file() and path.name not in own and "cloud" not in path.parts:
+            yield str(path.relative_to(directory)), path.read_bytes()
+
+
+def logs_of_nodes(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """What the machines of the local cloud wrote."""
+    for path in (directory / "state" / "cloud").rglob("*"):
+        if path.is_file():
             yield str(path.relative_to(directory)), path.read_bytes()
 
 
 async def test_no_secret_leaves_its_file(new_stack: Any, tmp_path: Path, free_port: int) -> None:
     async with new_stack(changes(tmp_path, free_port)) as stack:
         await stack.settled()
+        assert await asked(stack) == [200, 200, 401, 401, 401, 401]
         done = await asyncio.gather(*(stack.cli(*words) for words in READ))
         texts = {" ".join(words): (d.out + d.err).encode() for words, d in zip(READ, done, strict=True)}
         assert all(len(d.out) > 1 for d in done), [(w, d.err) for w, d in zip(READ, done, strict=True)]
@@ -84,7 +132,13 @@ async def test_no_secret_leaves_its_file(new_stack: Any, tmp_path: Path, free_po
                 texts[f"bundle/{member.name}"] = handle.read()
         bundle.unlink()
         texts |= dict(files(tmp_path))
-    assert found_in(texts) == []
+        of_nodes = dict(logs_of_nodes(tmp_path))
+    private = [line for line in (tmp_path / "listener.key").read_text().splitlines() if "KEY" not in line]
+    assert found_in(texts, private) == []
+    others = {name: text for name, text in texts.items() if name != "keys.toml"}
+    assert found_in(others, map(digest, SECRETS)) == []
+    assert of_nodes
+    assert not any(secret.encode() in text for text in of_nodes.values() for secret in (CLIENT, *private))
     assert any(name.endswith("journal.db") for name in texts)
     assert any(name.endswith("daemon.log") for name in texts)
 
