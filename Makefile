@@ -15,7 +15,7 @@ EQUAL_ARGS ?=
 TRANSLATE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ sim-long: $(STAMP) ## The same for a simulated year (most of an hour on two core
 
 soak: $(STAMP) ## Weigh a daemon over 30 simulated days: it must not grow (SOAK_ARGS="--days 12")
 	@$(BIN)/python tests/simulation/soak.py $(SOAK_ARGS)
+
+money: $(STAMP) ## Hold what `cost` tells of 30 simulated days against accounts kept apart (MONEY_ARGS="--days 3")
+	@$(BIN)/python tests/simulation/money.py $(MONEY_ARGS)
 
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)

@@ -8,7 +8,8 @@ operators drain nodes, zones are sold out for a while. Once a simulated day ever
 from the daemon is weighed: its own objects, not the simulated world's. What is remembered for a while is all
 there after eight days (turns for two, events and intents for five, a number of swaps and of strangers); of
 the days after that the later half may hold little more memory than the earlier one. Of a launch the journal
-keeps what it cost, one line, and nothing else. Exit code 1 when one of them grows.
+keeps what it cost, one line, and of an hour what every placement cost, for 400 days. Exit code 1 when one
+of them grows.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ ALLOWED = 1.10
 
 PER_LAUNCH = 200
 """Bytes that a launch may leave in the journal for good: its line in the ledger."""
+
+PER_HOUR = 800
+"""Bytes that an hour may leave in the journal for 400 days: a line for each of six placements, one more."""
 
 WAVE = 0.05
 """Share of the journal by which five days of events differ from the five before, whoever grows."""
@@ -204,13 +208,14 @@ def _used(journal: Path) -> int:
 def grown(weights: Sequence[Weight]) -> tuple[float, float]:
     """Of the settled days: memory of the later half over the earlier, and journal bytes for each launch.
 
-    What the journal grows by within `WAVE` counts as nothing.
+    What the journal grows by within `WAVE`, and `PER_HOUR`, counts as nothing.
     """
     settled = weights[min(SETTLED, len(weights) - 1) :]
     half = max(1, len(settled) // 2)
     earlier, later = (fmean(w.memory for w in days) for days in (settled[:half], settled[-half:]))
     launches = settled[-1].launches - settled[0].launches
-    written = settled[-1].disk - (1.0 + WAVE) * settled[0].disk
+    hours = (settled[-1].day - settled[0].day) * 24
+    written = settled[-1].disk - (1.0 + WAVE) * settled[0].disk - PER_HOUR * hours
     return later / earlier, max(0.0, written) / launches if launches else 0.0
 
 

@@ -50,7 +50,7 @@ def test_steady_growth_is_caught_and_a_start_is_not() -> None:
     memory, per_launch = grown(weights(leak, start))
     assert memory > ALLOWED
     assert per_launch < PER_LAUNCH
-    memory, per_launch = grown(weights(start, [4_000_000 + PER_LAUNCH * 200 * n for n in range(30)]))
+    memory, per_launch = grown(weights(start, [4_000_000 + PER_LAUNCH * 300 * n for n in range(30)]))
     assert memory <= ALLOWED
     assert per_launch > PER_LAUNCH
 
