@@ -35,6 +35,7 @@ LARGEST: Final = 8 * 2**20
 _PATIENCE: Final = 120.0  # s for one command
 _EVENTS: Final = "5000"
 _SPEND_DAYS: Final = 8
+_COSTS: Final = "31d"
 _LOG_LINES: Final = "5000"
 _UNITS: Final = ("spot-orchestrator.service", "spot-orchestrator-gateway.service")
 
@@ -150,6 +151,9 @@ def _commands(file: Path, pools: Sequence[str]) -> Iterator[tuple[str, Sequence[
     for of, named in one_by_one:
         yield f"explain{of}.txt", ("explain", "pool", *named, *here)
         yield f"history{of}.json", ("history", "-n", "256", "-o", "json", *named, *here)
+    spent = ("cost", "--since", _COSTS, "-o", "json", *here, "--by")
+    yield "cost.json", (*spent, "pool,day,zone,market")
+    yield "cost-use.json", (*spent, "pool,day,route,model,adapter,key")
     yield "events.json", ("events", "-n", _EVENTS, "-o", "json", *here)
     yield "journal.json", ("journal", "show", "-o", "json", *here)
     yield "doctor.json", ("doctor", "-o", "json", *here)

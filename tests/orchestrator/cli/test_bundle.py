@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cloud.clock import SystemClock
 from orchestrator.cli import bundle
 from orchestrator.config.load import Config, load_config
+from orchestrator.gateway.accounts.usage_file import UsageFile
 from orchestrator.gateway.spend_file import Claim, SpendFile
 from orchestrator.redact import Redactor
 
@@ -58,6 +60,26 @@ def test_commands_about_one_pool_are_given_for_each(config: Config) -> None:
     assert {"history-a.json", "history-b.json", "explain-b.txt"} <= set(given)
     alone = dict(bundle._commands(Path("pool.toml"), ("a",)))
     assert alone["explain.txt"] == ("explain", "pool", "--config", "pool.toml")
+
+
+def test_what_was_spent_on_what_is_there_without_a_daemon(config: Config, short_dir: Path) -> None:
+    """Keys are told by their names: no part has a hash of one."""
+    keys = short_dir / "state" / "keys.toml"
+    keys.write_text(f'[key.team-a]\nsha256 = "{"5e" * 32}"\nhint = "so...7f2"\ncreated = 2026-11-30\n')
+    with closing(UsageFile(config.gateway.usage_file)) as usage:
+        now = SystemClock().now()
+        names = (int(now // 3600), "team-a", "x", "pool/a", "")
+        usage.add([(names, [1, 0, 0, 70, 0, 0, 30, 0.1, 1.0])], now)
+    given = dict(bundle._commands(short_dir / "pool.toml", tuple(config.pools)))
+    for name, group in (("cost.json", {"pool": "a"}), ("cost-use.json", {"key": "team-a", "route": "x"})):
+        part = bundle._part(name, bundle._command(given[name]), Redactor())
+        assert part.ok, part.text
+        view = json.loads(part.text)
+        [row] = [row for row in view["rows"] if row["requests"]]
+        assert group.items() <= row["group"].items()
+        assert row["tokens_in"] + row["tokens_out"] == 100
+        assert "5e5e" not in part.text
+        assert "7f2" not in part.text
 
 
 def test_what_was_spent_is_there_without_a_gateway(config: Config) -> None:
