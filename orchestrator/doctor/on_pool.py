@@ -56,9 +56,16 @@ class PoolDoctor:
         for look in range(_LOOKS):
             if look:
                 await self._clock.sleep(_BETWEEN)
-            held, error, fault = await self._threads.run(self._held)
+            said, error = await self._threads.run(self._gateway_says)
             wanted = await self._threads.run(self._wanted)
-            findings = running.gateway(held, wanted, error, file_fault=fault)
+            held = None if said is None else said.held
+            findings = running.gateway(
+                held,
+                wanted,
+                error,
+                file_fault="" if said is None else said.file_fault,
+                limits_alone="" if said is None else said.limits_alone,
+            )
             if held is None or wanted is None or not any(f.advice for f in findings):
                 break
         return findings
@@ -114,11 +121,6 @@ class PoolDoctor:
         of_pool = [one for one in plan["pools"] if one["name"] == self._name]
         return {target["id"]: target["phase"] for one in of_pool for target in one["targets"]}
 
-    def _held(self) -> tuple[dict[str, str] | None, str, str]:
-        """The gateway's target set: node to phase; why there is none; why it does not take its file."""
-        said, error = self._gateway_says()
-        return (None, error, "") if said is None else (said.held, "", said.file_fault)
-
     def _gateway_says(self) -> tuple[_GatewayFacts | None, str]:
         """What the gateway says of itself and its targets, or why there is nothing."""
         if self._gateway is None:
@@ -135,11 +137,13 @@ class PoolDoctor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GatewayFacts:
-    """What a gateway says: its target set (node to phase), why it does not take its file, and whose answers
-    others can finish (None for a gateway of a version that does not ask)."""
+    """What a gateway says: its target set (node to phase), why it does not take its file, why it does not
+    share the limits of keys, and whose answers others can finish (None for a gateway of a version that does
+    not ask)."""
 
     held: dict[str, str]
     file_fault: str
+    limits_alone: str
     continues: list[running.Continues] | None
 
     @staticmethod
@@ -149,6 +153,7 @@ class _GatewayFacts:
         return _GatewayFacts(
             held={row["id"]: row["phase"] for row in rows if row["phase"] is not None},
             file_fault=str(state["file_fault"]),
+            limits_alone=str(state.get("limits_alone", "")),
             continues=[
                 running.Continues(node=row["id"], way=str(said["way"]), why=str(said.get("why", "")))
                 for row in rows

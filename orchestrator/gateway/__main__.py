@@ -1,7 +1,8 @@
 """`python -m orchestrator.gateway '{"targets_file": ..., "socket": ...}'`: a gateway from JSON settings.
 
-The keys are those of `config.one_pool`. People start it with `orchestrator gateway`; this entry is for
-programs that start a gateway and have its settings at hand. Exit codes: 0 stopped, 1 cannot start, 2 usage.
+The keys are those of `config.one_pool`, `charge` as texts in USD per million tokens. People start it with
+`orchestrator gateway`; this entry is for programs that start a gateway and have its settings at hand. Exit
+codes: 0 stopped, 1 cannot start, 2 usage.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from orchestrator.gateway.app import serve
 from orchestrator.gateway.config import GatewayConfig, GatewayError, one_pool
 from orchestrator.gateway.handover import inheritance
 from orchestrator.units import parse_host_port
+from policies.spend import Rates
 
-_PATHS = ("targets_file", "socket", "keys_file", "tls_cert_file", "tls_key_file")
+_PATHS = (
+    "targets_file", "socket", "keys_file", "tls_cert_file", "tls_key_file", "usage_file", "spend_file",
+)  # fmt: skip
 _TUPLES = ("allow_paths", "allowed_hosts", "trusted_proxies")
 
 
@@ -35,6 +39,8 @@ def config_from_json(text: str) -> GatewayConfig:
         if name in fields:
             fields[name] = tuple(fields[name])
     try:
+        if "charge" in fields:
+            fields["charge"] = Rates.of(**fields["charge"])
         if "metrics_listen" in fields:
             fields["metrics_listen"] = parse_host_port(fields["metrics_listen"])
         return one_pool(**fields)

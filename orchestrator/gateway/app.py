@@ -27,9 +27,9 @@ from cloud.ports import Clock
 from cloud.serving.hosts import ANY, Hosts
 from cloud.serving.sockets import SocketFile, SocketInUse
 from cloud.serving.sockets import serve as serve_http
+from orchestrator.gateway.accounts.desk import Desk
 from orchestrator.gateway.accounts.key_metrics import KeyMetrics
 from orchestrator.gateway.accounts.keyfile import UNREAD, UNREAD_CODE, ClientKeys
-from orchestrator.gateway.accounts.usage_book import UsageBook
 from orchestrator.gateway.backend import Backend
 from orchestrator.gateway.certificate import shown_certificate
 from orchestrator.gateway.clients import Clients, connections_most
@@ -40,7 +40,6 @@ from orchestrator.gateway.endings import Endings
 from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.lane import Lane
-from orchestrator.gateway.metering import Metering
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import MetricsListener
 from orchestrator.gateway.providers import Providers
@@ -90,8 +89,8 @@ class Gateway:
         self._keys = ClientKeys(config.keys_file, clock, interval=config.poll_interval)
         self.lanes: dict[str, Lane] = {}
         self.providers: dict[str, Backend] = {}  # what is put here before the start is not made
+        self._desk: Desk
         self._providers: Providers
-        self._usage: UsageBook
         self._router: Router
         self._proxy: Proxy
         self._control: Control
@@ -137,6 +136,7 @@ class Gateway:
             locked_out=lambda: self._selfcheck.fault,
             tls=self._tls,
             keys=self._keys,
+            limits_alone=self._desk.gate.describe,
             routes=self._routes,
             now=self._clock.now,
             replace=self.replace,
@@ -185,6 +185,7 @@ class Gateway:
     def _open_backends(self) -> None:
         """Make what answers requests, and what sends them there."""
         config = self._config
+        desk = self._desk = Desk(config, endings=self._endings, metrics=self.metrics, clock=self._clock)
         self.lanes = {
             gate.name: Lane(
                 config=config,
@@ -194,14 +195,17 @@ class Gateway:
                 clock=self._clock,
                 rng=self._rng,
                 stopping=lambda: self._proxy.stopping,
+                charge=desk.charge(gate),
             )
             for gate in config.pools
         }
         self._providers = Providers(
             config,
             [spec for name, spec in config.providers.items() if name not in self.providers],
+            book=desk.spend,
             metrics=self.metrics,
             endings=self._endings,
+            refusals=desk.refusals,
             clock=self._clock,
             rng=self._rng,
             stopping=lambda: self._proxy.stopping,
@@ -215,17 +219,15 @@ class Gateway:
             metrics=self.metrics,
             seed=self._rng.random(),
         )
-        self._usage = self.metrics.usage.book = UsageBook(config.usage_file, self._clock)
-        self._usage.start()
+        desk.usage.start()
         self._proxy = Proxy(
             config=config,
             router=self._router,
             keys=self._keys,
+            gate=desk.gate,
             endings=self._endings,
             metrics=self.metrics,
-            metering=Metering(
-                self._usage, self.metrics.usage, config.pools, routed=config.routed, now=self._clock.now
-            ),
+            metering=desk.metering,
             ids=self._ids,
             clock=self._clock,
         )
@@ -319,7 +321,7 @@ class Gateway:
             for lane in self.lanes.values():
                 await lane.close()
             await self._providers.close()
-            await self._usage.close()
+            await self._desk.close()
         log.info("gateway_stopped", clean=clean)
         return clean
 

@@ -14,6 +14,7 @@ from cloud.providers.prices import OwnPrice
 from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
 from policies.routing import Kind, Route, Task
+from policies.spend import Rates
 
 IDLE = 4.0
 """Seconds for which a connection to a target is kept without a request. vLLM's server closes its own after
@@ -52,7 +53,8 @@ class PoolGate:
     the rest cannot be exactly what the first would have said; "exact" only where it can; "off" never.
     Streams that would outlive the drain deadline of their target move `drain_margin` before it.
 
-    `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue.
+    `max_in_flight`: requests per target, for each unit that it serves; more wait in the queue. `charge`: what
+    its tokens cost keys with dollars a day, None for nothing.
 
     Raises GatewayError when a value makes no sense.
     """
@@ -95,6 +97,7 @@ class PoolGate:
     api_key: str | None = field(default=None, repr=False)
     """What nodes are shown instead of the client's key. None: that is passed on, unless the gateway asks
     clients for keys of its own."""
+    charge: Rates | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self)

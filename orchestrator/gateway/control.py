@@ -37,8 +37,9 @@ class Control:
     """The handlers of the control socket.
 
     `incarnation` is new with every start of the process, `listen` is the address that clients use,
-    `locked_out` says why they do not get in there, `keys` tells them by their keys, `tls` describes the
-    certificate that they are shown, None for plain HTTP. `routes` makes the body of GET /v1/routes.
+    `locked_out` says why they do not get in there, `keys` tells them by their keys, `limits_alone` says why
+    the limits of those are not shared with other processes, `tls` describes the certificate that clients are
+    shown, None for plain HTTP. `routes` makes the body of GET /v1/routes.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Control:
         locked_out: Callable[[], str],
         tls: Callable[[], dict[str, Any] | None],
         keys: ClientKeys,
+        limits_alone: Callable[[], str],
         routes: Callable[[], dict[str, Any]],
         now: Callable[[], float],
         replace: Callable[[], Awaitable[int]],
@@ -63,6 +65,7 @@ class Control:
         self._locked_out = locked_out
         self._tls = tls
         self._keys = keys
+        self._limits_alone = limits_alone
         self._routes = routes
         self._now = now
 
@@ -101,6 +104,7 @@ class Control:
             "tls": self._tls(),
             "usage": self._usage(),
             "keys": self._keys.describe(),
+            "limits_alone": self._limits_alone(),
             "only_pool": table.only_pool,
             "targets": [self._target(entry, now) for entry in table],
         }

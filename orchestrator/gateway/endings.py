@@ -63,7 +63,8 @@ class Unserved(Exception):
     """A backend did not answer, and its client has nothing: another one may.
 
     `why` says what went wrong in words that follow the backend's name; `turned` is how the request ends where
-    nobody else steps in. `said`: that is an answer which the backend gave.
+    nobody else steps in. `said`: that answer is the client's to know, before what other backends met: the
+    backend gave it, or the client's own limits are in the way.
     """
 
     def __init__(self, trouble: Trouble, why: str, turned: Turned, *, said: bool = False) -> None:

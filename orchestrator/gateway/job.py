@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -28,6 +30,9 @@ from orchestrator.gateway.targets import Entry, Nature, Wish
 from policies.keys import ClientKey
 from policies.routing import Route, Trouble
 
+if TYPE_CHECKING:
+    from orchestrator.gateway.accounts.charge import Charged
+
 CONTINUATION = "X-Continuation"
 """In a request: asks for less than the pool's setting. In the answer to one: what holds for its stream."""
 
@@ -39,17 +44,17 @@ class Job:
     that another target could go on with it; `nature` is what the target of the recorded part served then,
     `broke_at` when it last broke; `judge` judges what the first target brings, and is None after that.
 
-    `client` is whose key it came with, None where no keys are asked for; `meter` takes what it used.
-    `asks_usage`: its target is asked for the usage of its stream, which the client did not ask for. `model`
-    is the name that the client asked for, `came` the request as it came, `asked` as its present backend gets
-    it. `route` is None where requests are not looked at; `backend` says who has it now, and `pool` which
-    pool, empty where that is none.
+    `client` is whose key it came with, None where no keys are asked for; `meter` takes what it used, and
+    `charged` is what its key has held for it. `asks_usage`: its target is asked for the usage of its stream,
+    which the client did not ask for. `model` is the name that the client asked for, `came` the request as it
+    came, `asked` as its present backend gets it. `route` is None where requests are not looked at; `backend`
+    says who has it now, and `pool` which pool, empty where that is none.
     """
 
     __slots__ = (
-        "asked", "asks_usage", "backend", "broke_at", "came", "client", "edge", "exchange", "headers",
-        "judge", "meter", "model", "nature", "outcome", "plan", "pool", "request", "response", "route",
-        "transcript",
+        "asked", "asks_usage", "backend", "broke_at", "came", "charged", "client", "edge", "exchange",
+        "headers", "judge", "meter", "model", "nature", "outcome", "plan", "pool", "request", "response",
+        "route", "transcript",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +64,7 @@ class Job:
         self.exchange = exchange
         self.client = client
         self.meter = Meter()
+        self.charged: Charged | None = None
         self.came = self.asked = asked
         self.model = asked.model
         self.edge = asked.dialect.edge(asked)

@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from cloud.ports import Clock
+from orchestrator.gateway.accounts.charge import Charge
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.attempt import Attempts
 from orchestrator.gateway.blame import RetryBudget
@@ -42,7 +43,8 @@ _AGAIN: Final = 1.0  # s after which a task that raised begins again
 
 
 class Lane:
-    """One pool. Make it inside the running event loop; `stopping` tells whether clients should reconnect.
+    """One pool. Make it inside the running event loop; `stopping` tells whether clients should reconnect,
+    `charge` what its requests cost their keys.
 
     It is a `backend.Backend`.
     """
@@ -57,12 +59,14 @@ class Lane:
         clock: Clock,
         rng: random.Random,
         stopping: Callable[[], bool],
+        charge: Charge | None = None,
     ) -> None:
         self.name = gate.name
         self.gate = gate
         self._poll_interval = config.poll_interval
         self._clock = clock
         self._endings = endings
+        self._charge = charge
         self.table = TargetTable(now=clock.now, rng=rng, gate=gate)
         self.admission = Admission(
             self.table, limit=gate.queue_limit, deadline=gate.queue_deadline, hopeless=gate.no_target_wait
@@ -133,6 +137,8 @@ class Lane:
             gate.stream_timeout if job.asked.stream else gate.answer_timeout
         )
         exchange.wish.tokens = job.asked.tokens if gate.tokens_in_flight else 0
+        if self._charge is not None:
+            return await self._charge.serve(job, self._tries.run)
         return await self._tries.run(job)
 
     def keeps(self, stored: str) -> bool:

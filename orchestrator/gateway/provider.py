@@ -21,6 +21,7 @@ from cloud.ports import Clock
 from cloud.providers.kinds import wire_of
 from cloud.providers.prices import price_of
 from cloud.providers.wire import Blame, Call, Untranslatable
+from orchestrator.gateway.accounts.refusals import Refusals
 from orchestrator.gateway.blame import Breaker, BreakerState
 from orchestrator.gateway.config import ProviderSpec
 from orchestrator.gateway.endings import Answer, ClientGone, Endings, Unserved
@@ -30,9 +31,10 @@ from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.provider_call import CallFailed, Calls
 from orchestrator.gateway.provider_key import KeyFile, NoKey
 from orchestrator.gateway.provider_metrics import ProviderMetrics, ProviderState
-from orchestrator.gateway.provider_money import Account, NotAffordable, Purse
+from orchestrator.gateway.provider_money import Account, KeySpent, NotAffordable, Purse
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.spend_book import SpendBook
+from policies.keys import ClientKey
 from policies.routing import BackendView, Candidate, Route, Trouble
 from policies.spend import Price
 from policies.spend_bound import Bound, bound
@@ -70,6 +72,7 @@ class ProviderBackend:
         book: SpendBook,
         metrics: ProviderMetrics,
         endings: Endings,
+        refusals: Refusals,
         clock: Clock,
         rng: random.Random,
         stopping: Callable[[], bool],
@@ -82,6 +85,7 @@ class ProviderBackend:
         self._book = book
         self._metrics = metrics
         self._endings = endings
+        self._refusals = refusals
         self._clock = clock
         self._rng = rng
         for model in models:  # loads the price list where it is needed: no request waits for that
@@ -144,6 +148,8 @@ class ProviderBackend:
                     return await self._attempt(job, call, model, native=native)
             except _NoPlace:
                 raise self._unserved(job, Trouble.SATURATED, "has no place free") from None
+            except KeySpent as spent:
+                raise self._refusals.unpaid(job, str(spent)) from None
             except NotAffordable as error:
                 raise self._unserved(job, Trouble.DOWN, f"may not be paid: {error}") from None
             except CallFailed as error:
@@ -166,7 +172,7 @@ class ProviderBackend:
         route, began = job.route, self._clock.now()
         if route is None:
             raise AssertionError(f"request {job.exchange.id}: a provider is asked without a route")
-        purse = self._purse(route, model)
+        purse = self._purse(route, model, job.client)
         held = await purse.hold(_bound(call), self._price(model), seconds=self.spec.answer_timeout)
         outcome = Outcome.FAILED
         try:
@@ -270,13 +276,15 @@ class ProviderBackend:
         own = spec.prices.get(model)
         return price_of(own, url=spec.url, model=model, at=self._clock.now(), listed_as=spec.listed_as)
 
-    def _purse(self, route: Route, model: str) -> Purse:
+    def _purse(self, route: Route, model: str, client: ClientKey | None) -> Purse:
         account = Account(
             provider=self.spec.name,
             model=model,
             route=route.name,
             provider_cap=self.spec.usd_per_day_pico,
             route_cap=route.usd_per_day_pico,
+            key="" if client is None else client.name,
+            key_cap=None if client is None else client.limits.usd_per_day,
         )
         return Purse(account, book=self._book, metrics=self._metrics, clock=self._clock)
 

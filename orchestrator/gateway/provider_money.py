@@ -22,20 +22,28 @@ class NotAffordable(Exception):
     """Nothing may be sent; the message says which cap, or what is not known under one."""
 
 
+class KeySpent(NotAffordable):
+    """Nothing may be sent for the dollars a day of the client's key; the message says how those stand."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Who pays whom: a route, and a provider's model, with their caps in picodollars a day, None for none."""
+    """Who pays whom: a route, a provider's model and a client's key, empty where it is nobody's, with their
+    caps in picodollars a day, None for none.
+    """
 
     provider: str
     model: str
     route: str
     provider_cap: int | None
     route_cap: int | None
+    key: str = ""
+    key_cap: int | None = None
 
     @property
     def capped(self) -> bool:
         """Whether there is a cap at all."""
-        return self.provider_cap is not None or self.route_cap is not None
+        return not (self.provider_cap is None and self.route_cap is None and self.key_cap is None)
 
 
 class Stake:
@@ -90,10 +98,14 @@ class Purse:
             provider_cap=account.provider_cap,
             route_cap=account.route_cap,
             until=self._clock.now() + seconds,
+            key=account.key,
+            key_cap=account.key_cap,
         )
         try:
             ticket = await self._book.reserve(claim)
         except CapReached as reached:
+            if reached.of_key:
+                raise KeySpent(str(reached)) from None
             self._metrics.cap_reached(account.provider, account.route)
             raise NotAffordable(str(reached)) from None
         except Unbooked as error:

@@ -1,4 +1,4 @@
-"""All providers of a gateway, and what they share: the spend file, and their metrics."""
+"""All providers of a gateway, and what they share: the spend book, and their metrics."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cloud.ports import Clock
+from orchestrator.gateway.accounts.refusals import Refusals
 from orchestrator.gateway.config import GatewayConfig, GatewayError, ProviderSpec
 from orchestrator.gateway.endings import Endings
 from orchestrator.gateway.metrics import GatewayMetrics
@@ -26,8 +27,8 @@ _LOOK = 5.0
 class Providers:
     """Backends for the providers `specs` of a configuration, by name.
 
-    Make it inside the running event loop. `stopping` tells whether clients should reconnect. Raises
-    GatewayError.
+    Make it inside the running event loop. `book` takes what they cost, None without a spend file. `stopping`
+    tells whether clients should reconnect. Raises GatewayError.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Providers:
         config: GatewayConfig,
         specs: Sequence[ProviderSpec],
         *,
+        book: SpendBook | None,
         metrics: GatewayMetrics,
         endings: Endings,
+        refusals: Refusals,
         clock: Clock,
         rng: random.Random,
         stopping: Callable[[], bool],
@@ -46,9 +49,9 @@ class Providers:
         self._looking: asyncio.Task[None] | None = None
         if not specs:
             return
-        if config.spend_file is None:
+        if book is None:
             raise GatewayError("gateway: spend_file: is missing; what providers cost is kept there")
-        self._book = book = SpendBook(config.spend_file, clock)
+        self._book = book
         self._shown = shown = ProviderMetrics(
             metrics.registry,
             states=lambda: {name: backend.state() for name, backend in self.backends.items()},
@@ -67,6 +70,7 @@ class Providers:
                     book=book,
                     metrics=shown,
                     endings=endings,
+                    refusals=refusals,
                     clock=clock,
                     rng=rng,
                     stopping=stopping,
@@ -82,14 +86,13 @@ class Providers:
         return [self._row(name, backend) for name, backend in self.backends.items()]
 
     async def close(self) -> None:
-        """Write what is owed and let go of files and connections. Requests must have ended."""
+        """Let go of connections. Requests must have ended."""
         if self._looking is None:
             return
         self._looking.cancel()
         await asyncio.wait([self._looking])
         for backend in self.backends.values():
             await backend.close()
-        await self._book.close()
 
     def _row(self, name: str, backend: ProviderBackend) -> dict[str, Any]:
         state, today = backend.state(), self._book.today

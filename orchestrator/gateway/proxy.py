@@ -9,6 +9,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from cloud.ports import Clock
+from orchestrator.gateway.accounts.gate import Gate, Visit
 from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.asked import Unfit, ask
 from orchestrator.gateway.config import GatewayConfig
@@ -43,6 +44,7 @@ class Proxy:
         config: GatewayConfig,
         router: Router,
         keys: ClientKeys,
+        gate: Gate,
         endings: Endings,
         metrics: GatewayMetrics,
         metering: Metering,
@@ -51,6 +53,7 @@ class Proxy:
     ) -> None:
         self._router = router
         self._keys = keys
+        self._gate = gate
         self._endings = endings
         self._metrics = metrics
         self._metering = metering
@@ -74,9 +77,12 @@ class Proxy:
         self._running.add(task)
         self._metrics.active += 1
         job: Job | None = None
+        visit: Visit | None = None
         outcome = Outcome.CANCELLED
         try:
             job = await self._read(request, exchange)
+            if job.client is not None:
+                visit = await self._gate.enter(job, job.client)
             response = await self._router.serve(job)
             outcome = job.outcome
         except Turned as turned:
@@ -102,6 +108,8 @@ class Proxy:
             self._metrics.active -= 1
             if job is not None:
                 self._metering.ended(job, outcome)
+                if visit is not None:
+                    self._gate.leave(job, visit, outcome)
             pool = "" if job is None else job.pool
             self._metrics.request_ended(outcome, self._clock.now() - exchange.started, pool)
             if not exchange.over:

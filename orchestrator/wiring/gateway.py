@@ -65,6 +65,7 @@ def _gate(name: str, pool: PoolConfig) -> PoolGate:
         adapters=adapters(pool.engine.args),
         task=task_of(pool),
         api_key=_text(pool.gateway.api_key_file),
+        charge=pool.charge.rates(),
     )
 
 

@@ -17,8 +17,8 @@ from aiohttp.client_reqrep import ConnectionKey
 from multidict import CIMultiDict
 
 from cloud.balancers.targets import TargetSet
+from orchestrator.gateway.accounts.desk import Desk
 from orchestrator.gateway.accounts.keyfile import ClientKeys
-from orchestrator.gateway.accounts.usage_book import UsageBook
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.attempt import AttemptFailed, Attempts
 from orchestrator.gateway.config import one_pool
@@ -28,7 +28,6 @@ from orchestrator.gateway.failure import Failure, of_status
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.lane import Lane
-from orchestrator.gateway.metering import Metering
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.proxy import Proxy
 from orchestrator.gateway.request import Stage
@@ -282,15 +281,15 @@ class World:
         )
         lane._tries.world = self
         router = Router(self.config, {lane.name: lane}, {}, endings=endings, metrics=self.metrics, seed=0.0)
+        desk = Desk(self.config, endings=endings, metrics=self.metrics, clock=clock)
         self.proxy = PlayedProxy(
             config=self.config,
             router=router,
             keys=ClientKeys(None, clock),
+            gate=desk.gate,
             endings=endings,
             metrics=self.metrics,
-            metering=Metering(
-                UsageBook(None, clock), self.metrics.usage, self.config.pools, routed=False, now=clock.now
-            ),
+            metering=desk.metering,
             ids=RequestIds(random.Random(seed)),
             clock=clock,
         )

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from cloud.clock import SystemClock
 from cloud.providers.prices import OwnPrice, OwnRates
+from orchestrator.gateway.accounts.refusals import Refusals
 from orchestrator.gateway.asked import ask
 from orchestrator.gateway.config import ProviderSpec
 from orchestrator.gateway.endings import ClientGone, Endings, Turned, Unserved
@@ -71,6 +72,7 @@ class Stand:
             book=self.book,
             metrics=self.metrics,
             endings=Endings(2),
+            refusals=Refusals(self.registry, self.clock),
             clock=self.clock,
             rng=random.Random(1),
             stopping=lambda: False,

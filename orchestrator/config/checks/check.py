@@ -17,6 +17,7 @@ from orchestrator.config.checks.agents import agents_errors, agents_warnings
 from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
 from orchestrator.config.checks.certificates import certificate_errors, certificate_warnings
+from orchestrator.config.checks.charges import charge_errors, charge_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config.checks.engine import engine_errors, engine_warnings, model_file_fault
 from orchestrator.config.checks.keys import key_errors, key_warnings
@@ -45,7 +46,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     errors: list[Found] = [*_daemon_errors(parsed, role), *_gateway_errors(parsed), *pools_errors(parsed)]
     errors += listener_errors(parsed.daemon, parsed.gateway, parsed.pool)
     errors += [*route_errors(parsed), *provider_errors(parsed, role), *certificate_errors(parsed, role)]
-    errors += key_errors(parsed, role)
+    errors += [*key_errors(parsed, role), *charge_errors(parsed)]
     warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
@@ -62,7 +63,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     if not errors:
         warnings += [*route_warnings(parsed), *provider_warnings(parsed, role), *budget_warnings(parsed)]
         warnings += certificate_warnings(parsed, role)
-        warnings += key_warnings(parsed, role)
+        warnings += [*key_warnings(parsed, role), *charge_warnings(parsed, role)]
     return (
         [source.problem(path, text) for path, text in errors],
         [source.problem(path, text) for path, text in warnings],

@@ -14,6 +14,7 @@ from cloud.ports import Task
 from orchestrator.config.reload import GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.agents import AgentsTable
 from orchestrator.config.tables.aws import AwsTable
+from orchestrator.config.tables.charge import ChargeTable
 from orchestrator.config.tables.cost import PoolCostTable
 from orchestrator.config.tables.gateway import GatewayTable
 from orchestrator.config.types import (
@@ -401,6 +402,9 @@ class PoolConfig(Section):
     gateway: Annotated[GatewayTable, GATEWAY] = Field(default=GatewayTable(), description="The gateway.")
     cost: Annotated[PoolCostTable, NOW] = Field(
         default=PoolCostTable(), description="How the cost report sees the pool."
+    )
+    charge: Annotated[ChargeTable, GATEWAY] = Field(
+        default=ChargeTable(), description="What its tokens cost the keys of clients."
     )
     agents: AgentsTable = Field(default=AgentsTable(), description="The agents of the nodes.")
     gpu: GpuConfig = Field(default=GpuConfig(), description="Trouble of GPUs.")

@@ -164,6 +164,16 @@ def test_a_gateway_that_refuses_its_file():
     judged(found[1:], WARN, "it refuses its targets file: its checksum is wrong")
 
 
+def test_a_gateway_that_does_not_share_the_limits_of_keys_says_why() -> None:
+    why = "the usage file /srv/usage.db: database or disk is full"
+    found = running.gateway({"a": "active"}, {"a": "active"}, "", limits_alone=why)
+    assert [one.state for one in found] == [State.OK, State.WARN]
+    assert why in found[1].text
+    assert "room on the disk" in found[1].advice
+    both = running.gateway({"a": "active"}, {"a": "active"}, "", file_fault="torn", limits_alone=why)
+    assert [one.state for one in both] == [State.OK, State.WARN, State.WARN]
+
+
 def one(way, node="a", why=""):
     return running.Continues(node=node, way=way, why=why)
 
