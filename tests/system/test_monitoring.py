@@ -186,6 +186,11 @@ async def test_every_panel_and_every_rule_has_an_answer(
                     "it is gone", lambda pool, gone=reclaimed: gone not in {n["id"] for n in pool["nodes"]}
                 )
                 await stack.settled()
+            for node in (await stack.nodes()).keys() - {a.id for a in agents}:  # speeds are compared
+                agents.append(Machine(imds, tmp_path, id=node))
+                agents[-1].start("--url", f"http://{where}")
+            for machine in agents:
+                machine.record("healthy")
             assert await watched.numbers("orchestrator_pool_redy_nodes") == []  # so a typing error would show
             empty: set[str] = set()
 
