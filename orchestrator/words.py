@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from orchestrator.views.api import RejectedView
+
+
+_SMALL: Final = 0.1  # USD below which cents say too little
 
 
 def age(seconds: float | None) -> str:
@@ -39,6 +42,11 @@ def countdown(seconds: float) -> str:
 def money(dollars: float) -> str:
     """US dollars with cents."""
     return f"-${-dollars:,.2f}" if round(dollars, 2) < 0 else f"${abs(dollars):,.2f}"
+
+
+def small_money(dollars: float) -> str:
+    """US dollars that may be far below a cent: "$1.30", "$0.021"."""
+    return f"${dollars:.2g}" if 0 < dollars < _SMALL else money(dollars)
 
 
 def percent(share: float) -> str:

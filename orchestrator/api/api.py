@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cloud.ports import Clock
 from orchestrator.api import agents, gpus, history, routes, status
+from orchestrator.api.cost_watch import CostWatch
 from orchestrator.api.costs import Costs, NoSuchCost
 from orchestrator.api.discovery import scrape_targets
 from orchestrator.api.explaining import explanation, policy_text
@@ -74,6 +75,7 @@ class Api:
         self._reloader = reloader
         self._outside = outside
         self._costs = Costs(store=store, config=lambda: reloader.config, clock=clock)
+        self.cost_watch = CostWatch(self._costs, clock)
 
     def control_app(self) -> web.Application:
         """Routes of the control socket: all that can be read, and all that can be asked for."""
@@ -125,6 +127,7 @@ class Api:
         for run in self._asked(request):
             snapshot = run.last or unseen(run, now=self._clock.now())
             pools.append(status.pool_view(snapshot, run.totals, down=run.why_down()))
+        self.cost_watch.add_to(pools)
         view = views.StatusView(schema="status/1", at=self._clock.now(), daemon=self._daemon(), pools=pools)
         sight, memory = self._outside.sight, self._outside.memory
         if sight is not None:

@@ -237,8 +237,10 @@ class Daemon:
         if wrong:
             self.reloader.complain(wrong, "everything else in the file is in force")
         if self._listen:
-            await self._serve(self._api(pools, store, outside))
+            api = self._api(pools, store, outside)
+            await self._serve(api)
             self._roots.start("look at routes and providers", outside.run())
+            self._roots.start("look at costs", api.cost_watch.run())
         pools.start()
         self._roots.start("show signs of life", self._live())
         log.info("started", epoch=epoch, pools=list(pools.runs), state_dir=str(self._config.daemon.state_dir))

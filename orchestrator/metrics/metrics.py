@@ -106,6 +106,31 @@ ON_DEMAND_RATE = _gauge(
 )
 SPENT = _gauge("pool_spent_usd", "Money spent since the journal began.", "pool")
 SAVED = _gauge("pool_saved_usd", "Money saved against on-demand since the journal began.", "pool")
+UTILISATION = _gauge(
+    "pool_utilisation_ratio",
+    "Tokens of the last seven days over what the ready units could have served; NaN while no rate is known.",
+    "pool",
+)
+BREAK_EVEN = _gauge(
+    "pool_break_even_utilisation_ratio",
+    "Utilisation above which the last seven days cost less than at the API, people's work included.",
+    "pool",
+)
+MTOK = _gauge(
+    "pool_usd_per_million_tokens",
+    "What a million tokens cost in the last seven days, with or without people's work.",
+    "pool",
+    "people",
+)
+API_MTOK = _gauge(
+    "pool_api_usd_per_million_tokens",
+    "What the API that the pool is held against asks for a million of the same tokens.",
+    "pool",
+)
+MONTH_SPENT = _gauge("month_spent_usd", "Machines and providers since the month began (UTC); NaN: unknown.")
+MONTH_EXPECTED = _gauge(
+    "month_expected_usd", "What they will have cost by its end, at the pace of the last seven days."
+)
 SPEND_CAP = _gauge("pool_spend_cap_usd_per_hour", "limits.spend_per_hour, where it is set.", "pool")
 SPEND_CAP_REACHED = _gauge(
     "pool_spend_cap_reached", "1 while the spend cap leaves no room for the cheapest offering.", "pool"

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.render.parts import Look, table_of, text_of
-from orchestrator.words import clean, instant, money, percent, plural
+from orchestrator.words import clean, instant, money, percent, plural, small_money
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     )
 
 _ROOMY: Final = 100  # columns from which prompts and answers are told apart
-_SMALL: Final = 0.1  # USD below which cents say too little
 _EMPTY: Final = {"key": "(no key)", "adapter": "(none)", "route": "(no route)"}
 """What an empty value of a dimension means."""
 
@@ -88,9 +87,7 @@ def _money(value: float | None, known: float | None = None) -> str:
 
 def _fine(value: float | None) -> str:
     """USD for a million tokens: small ones need more than cents."""
-    if value is None:
-        return "-"
-    return f"${value:.2g}" if 0 < value < _SMALL else money(value)
+    return "-" if value is None else small_money(value)
 
 
 def _share(value: float | None) -> str:

@@ -41,6 +41,7 @@ from orchestrator.words import (
     plural,
     rejection,
     short_time,
+    small_money,
 )
 
 if TYPE_CHECKING:
@@ -238,11 +239,24 @@ def _pool_segments(pool: PoolView, daemon: DaemonView) -> list[Text]:
         segments.append(Text(f"standby {', '.join(standby)}"))
     segments += [
         Text(f"spent {money(pool['spent_usd'])}, {_saved(pool['saved_usd'])} so far", style="dim"),
+        *_day(pool),
         Text(_daemon_words(daemon), style="dim"),
     ]
     if pool["model"]:
         segments.append(Text(clean(pool["model"]), style="dim"))
     return segments
+
+
+def _day(pool: PoolView) -> list[Text]:
+    """What a million tokens cost in the last day, with people's work, beside what the API asks for them."""
+    if "day" not in pool:
+        return []
+    own, api = pool["day"]["usd_per_mtok_people"], pool["day"]["api_usd_per_mtok"]
+    words = "" if own is None else f"{small_money(own)} a million tokens"
+    beside = "" if api is None else f"the API {small_money(api)}"
+    dear = own is not None and api is not None and api < own
+    text = ", ".join(part for part in (words, beside) if part)
+    return [Text(f"24h: {text}", style="yellow" if dear else "dim")] if text else []
 
 
 def _short(count: int, pool: PoolView) -> str:

@@ -142,6 +142,16 @@ class FailedBootView(TypedDict):
     commands: Annotated[list[str], "to type for that; words in capitals are to be put in"]
 
 
+class PoolDayView(TypedDict):
+    """What a million tokens cost in the last 24 hours, as `orchestrator cost` says it."""
+
+    usd_per_mtok: Annotated[float | None, "US dollars per million tokens"]
+    usd_per_mtok_people: Annotated[float | None, "the same with people's work"]
+    api_usd_per_mtok: Annotated[float | None, "what the API asks for the same tokens"]
+    utilisation: float | None
+    break_even_utilisation: Annotated[float | None, "above which the pool is cheaper than the API"]
+
+
 class PoolView(TypedDict):
     """One pool: wanted against actual, money, notices, swaps, nodes.
 
@@ -179,6 +189,7 @@ class PoolView(TypedDict):
     spot_next_try_s: Annotated[float | None, "seconds until spot is tried again; null where none is to come"]
     spent_usd: Annotated[float, "since the journal began"]
     saved_usd: Annotated[float, "against on-demand, since the journal began"]
+    day: NotRequired[Annotated[PoolDayView, "missing while nothing was served or it is not read yet"]]
     notices: list[NoticeView]
     swaps: list[SwapView]
     nodes: list[NodeView]

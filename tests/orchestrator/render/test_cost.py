@@ -13,8 +13,9 @@ from cost_books import API, DAY0, PRICE, baseline, books, machine, pool, provide
 
 from orchestrator.costs import estimate
 from orchestrator.costs.view import view_of
-from orchestrator.render import cost
+from orchestrator.render import cost, render
 from orchestrator.render.parts import Look
+from orchestrator.words import small_money
 from policies.cost_rows import Books, RouteSettings
 from policies.estimate import Machine
 
@@ -127,3 +128,30 @@ def test_a_traffic_before_anything_runs() -> None:
     text = cost.estimate(view, Look(width=100))
     check("cost-usage-100", text)
     assert "* what nobody/knows asks is not known" in text
+
+
+@pytest.mark.parametrize(
+    ("day", "said"),
+    [
+        ({"usd_per_mtok_people": 0.5, "api_usd_per_mtok": 1.3}, "24h: $0.50 a million tokens, the API $1.30"),
+        ({"usd_per_mtok_people": 0.5, "api_usd_per_mtok": 0.021}, "$0.50 a million tokens, the API $0.021"),
+        ({"usd_per_mtok_people": 0.56, "api_usd_per_mtok": None}, "24h: $0.56 a million tokens"),
+        ({"usd_per_mtok_people": None, "api_usd_per_mtok": 1.3}, "24h: the API $1.30"),
+        ({"usd_per_mtok_people": None, "api_usd_per_mtok": None}, None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_the_status_tells_what_a_million_tokens_cost(
+    small: dict[str, Any], day: dict[str, Any] | None, said: str | None
+) -> None:
+    if day is not None:
+        small["pools"][0]["day"] = day
+    text = " ".join(render.status(small, Look(width=120)).split())
+    assert (said in text) if said else ("24h:" not in text)
+
+
+@pytest.mark.parametrize(
+    ("dollars", "text"), [(1.3, "$1.30"), (0.021, "$0.021"), (0.0, "$0.00"), (0.1, "$0.10")]
+)
+def test_small_money(dollars: float, text: str) -> None:
+    assert small_money(dollars) == text
