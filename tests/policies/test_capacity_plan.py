@@ -169,6 +169,22 @@ def test_dollars_count_whole_nodes_at_their_price() -> None:
     assert hit([plant], Limit(name="cap", bound=4.39, counted="usd", each={"a": 2 * 1.1})) == NOW
 
 
+def test_binary_fractions_reach_no_limit() -> None:
+    """Three times 1.10 is a hair above 3.30 in binary."""
+    plant = Plant(pool="a", demand=flat(250.0), rate=100.0, headroom=0.0)
+    assert 3 * 1.1 > 3.3
+    assert hit([plant], Limit(name="cap", bound=3.3, counted="usd", each={"a": 1.1})) is None
+
+
+def test_hot_standbys_take_nodes_and_no_units() -> None:
+    plant = Plant(pool="a", demand=flat(300.0), rate=100.0, headroom=0.0, size=2, standby=2)
+    (nodes,) = reached([plant], [Limit(name="n", bound=9.0, counted="nodes", each={"a": 1.0})])
+    (units,) = reached([plant], [replicas(9)])
+    assert (nodes.needs, units.needs) == (3.0, 3.0)  # five units in three nodes; three of them serve
+    (dollars,) = reached([plant], [Limit(name="d", bound=9.0, counted="usd", each={"a": 2.5})])
+    assert dollars.needs == 7.5
+
+
 def test_a_quota_counts_what_each_node_takes() -> None:
     plant = Plant(pool="a", demand=flat(300.0), rate=100.0, headroom=0.0)
     quota = Limit(name="quota", bound=575.0, counted="vcpus", each={"a": 192.0})

@@ -125,6 +125,13 @@ def test_no_traffic_is_no_plan(past: dict[int, float]) -> None:
     assert demand(past, NOW) == TooLittle(hours=0)
 
 
+def test_what_is_not_over_yet_is_not_counted() -> None:
+    past = history(4 * WEEK, lambda _: 3600.0)
+    past |= {NOW: 1e9, NOW + 1: 1e9}
+    found = read(past)
+    assert (found.active, found.peak, found.growth.weekly) == (4 * WEEK, 1.0, 1.0)
+
+
 def test_a_pool_of_two_days_is_told_how_much_is_missing() -> None:
     assert demand(history(2 * DAY, lambda _: 1.0), NOW) == TooLittle(hours=48, needs=LEAST)
 

@@ -20,10 +20,14 @@ from orchestrator.config.tables.provider import ProviderConfig
 from orchestrator.config.tables.route import RouteConfig
 from orchestrator.units import format_duration, shown
 from orchestrator.words import plural
+from policies.fit import Need, check
 from policies.packing import pack
+from policies.value import replace
 
 _SLOTS: Final = 4  # of llama.cpp where --parallel is not written (tools/server/README.md, "auto")
 _BATCH: Final = 256  # requests that vLLM computes at once where --max-num-seqs is not written, or more
+_DATED: Final = frozenset({"T4", "T4g", "V100"})  # without bfloat16: nobody is sent there
+_ROOMY: Final = 0.9  # share of the permitted memory that is enough: the numbers are estimates
 _OLLAMA_PORT: Final = 11434
 _OLLAMA_SLOTS: Final = 1  # where OLLAMA_NUM_PARALLEL is not set (docs/faq, "concurrent requests")
 
@@ -61,14 +65,32 @@ def _would_fit_twice(name: str, pool: PoolConfig) -> Iterator[Found]:
         if packed is None:
             continue
         by_itself = ", or write --quantization fp8" if packed.bits == 8 else ""
+        smaller = _smaller(replace(need, bits=packed.bits), kind, gpus.memory * parallel)
         yield (
             ("pool", name, "model"),
             f"{pool.model} in {need.bits} bits takes {packed.before:.1f} GiB of the "
             f"{gpus.memory * parallel:.0f} GiB of {parallel} x {gpus.kind} ({kind}); in {packed.bits} bits "
-            f"({packed.methods}) {packed.after:.1f} GiB: it would fit twice, or leave {packed.gain:.1f} "
-            f"times the memory for requests; name such weights{by_itself}",
+            f"({packed.methods}) {packed.after:.1f} GiB: it would fit twice{smaller}, or leave "
+            f"{packed.gain:.1f} times the memory for requests; name such weights{by_itself}",
         )
         return
+
+
+def _smaller(need: Need, kind: str, memory: float) -> str:
+    """The machine with the least memory that holds such weights, where it has less than the GPUs in use now;
+    in words, empty for none."""
+    from cloud.aws.catalogue import catalogue
+
+    types = catalogue().types
+    fitting = [
+        (one.gpus.count * one.gpus.memory, one.vcpus, one.name)
+        for one in types.values()
+        if one.architecture == types[kind].architecture
+        and one.gpus.kind not in _DATED
+        and check(need, one.gpus, parallel=one.gpus.count).used <= _ROOMY
+    ]
+    least, _, name = min(fitting, default=(memory, 0, ""))
+    return f", or on a {name} ({types[name].gpus.count} x {types[name].gpus.kind})" if least < memory else ""
 
 
 def _slots(name: str, pool: PoolConfig) -> Iterator[Found]:

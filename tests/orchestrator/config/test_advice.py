@@ -83,6 +83,27 @@ def test_weights_that_need_no_advice(tmp_path: Path, model: str, kind: str, args
     assert advice(tmp_path, aws(model, kind, args) + PROVIDER + ROUTE) == {}
 
 
+@pytest.mark.parametrize(
+    ("model", "kind", "said"),
+    [
+        (
+            "acme/some-14B",
+            "g6e.xlarge",
+            "in 8 bits (FP8) 13.0 GiB: it would fit twice, or on a g5.xlarge (1 x A10G), or",
+        ),
+        ("acme/some-32B", "p5.4xlarge", "in 4 bits (AWQ or GPTQ) 16.4 GiB: it would fit twice, or on a g7."),
+        (
+            SMALL,
+            "g6.xlarge",
+            "GiB: it would fit twice, or leave 4.4 times",
+        ),  # nothing smaller computes bfloat16
+    ],
+)
+def test_the_smaller_machine_is_named(tmp_path: Path, model: str, kind: str, said: str) -> None:
+    text = aws(model, kind, '["--max-model-len", "8192"]') + PROVIDER + ROUTE
+    assert said in advice(tmp_path, text)["pool.chat.model"]
+
+
 def test_a_model_that_embeds_is_left_as_it_is(tmp_path: Path) -> None:
     text = aws(kind="g6.xlarge", args='["--max-model-len", "8192"]', more='accepted = ["no-fallback"]')
     assert set(advice(tmp_path, text)) == {"pool.chat.model"}

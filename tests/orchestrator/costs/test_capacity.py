@@ -198,12 +198,15 @@ def test_a_spike_is_told_with_what_is_needed_without_it() -> None:
 
 
 def test_nodes_of_several_units_and_hot_standbys() -> None:
-    chat = {"units": {"big": 8}, "standby": {"hot": 8}}
+    chat = {"units": {"big": 8}, "standby": {"hot": 8}, "limits": {"spend_per_hour": 20.0}}
     rows = past(kind="big", units=8)
-    pool = only(plan(config(chat), read(rows), Asked()))
+    view = plan(config(chat), read(rows), Asked())
+    pool = only(view)
     assert pool["units_per_node"] == 8
     assert (pool["outlook"][0]["units"], pool["outlook"][0]["nodes"]) == (4, 2)
     assert pool["outlook"][0]["usd_per_hour"] == 16.0
+    assert limits(view)["pool.chat.limits.spend_per_hour as the mix was paid"]["needs"] == 16.0
+    assert limits(view)["pool.chat.limits.spend_per_hour when spot is gone"]["needs"] == 32.0
 
 
 def test_a_floor_is_kept_whatever_is_asked() -> None:
@@ -341,6 +344,16 @@ def test_other_gpus_are_estimated_by_bandwidth_with_the_prices_that_are_known() 
     larger = found["p5.4xlarge"]
     assert (larger["nodes"], larger["usd_per_hour"]) == (1, 6.88)
     assert not [name for name in found if name.startswith("p5e")], "eight H200 are no choice for one"
+
+
+def test_the_cheapest_region_that_the_file_states_is_counted() -> None:
+    made = aws(regions=("us-east-1", "us-west-2"))
+    regions = made["cloud"]["aws"]["regions"]
+    regions["us-east-1"]["on_demand_prices"]["g6.xlarge"] = 0.7
+    regions["us-west-2"]["on_demand_prices"]["g6e.xlarge"] = 1.8
+    rows = only(plan(config(made), read(past()), Asked()))["alternatives"]
+    prices = {row["instance_type"]: row["usd_per_node_hour"] for row in rows}
+    assert (prices["g6e.xlarge"], prices["g6.xlarge"]) == (1.8, 0.7)
 
 
 def test_a_gpu_that_the_model_does_not_fit_is_not_told() -> None:
