@@ -7,7 +7,8 @@ round; the CPU time per request and per token, read from the gateway process its
 The stand-in tells token ids where they are asked for, and passes what is not load on to a simulated engine:
 the gateway finds a node whose streams can be continued, and records what that takes. With --against a second
 gateway, of the code of another commit, takes part in the same rounds. The ratio of the two is the median of
-the rounds' ratios; neither may be above 1.1. With --tls one that speaks HTTPS takes part.
+the rounds' ratios; neither may be above 1.1. With --tls one that speaks HTTPS takes part. What is used is
+counted in a file, by this tree's gateways.
 
     python bench/gateway_overhead.py
     python bench/gateway_overhead.py --against HEAD~1 --seconds 60 -o json
@@ -66,7 +67,12 @@ _HEAD = (
 )
 _ROLE = b'{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":%s}\n\n'
 _TOKEN = b'{"content":" token"},"logprobs":null,"finish_reason":null,"token_ids":%s}]}\n\n'
-_LAST = b'{"content":" last"},"logprobs":null,"finish_reason":"length","token_ids":%s}]}\n\ndata: [DONE]\n\n'
+_LAST = b'{"content":" last"},"logprobs":null,"finish_reason":"length","token_ids":%s}]}\n\n'
+_END = b"data: [DONE]\n\n"
+_USED = (
+    _HEAD[: _HEAD.index(b'{"index')] + b'],"usage":{"prompt_tokens":200,"total_tokens":301,'
+    b'"completion_tokens":101,"prompt_tokens_details":{"cached_tokens":0}}}\n\n'
+)
 ROLE, TOKEN, LAST = (
     {ids: _HEAD + rest % told for ids, told in ((False, b"null"), (True, given))}
     for rest, given in (
@@ -76,6 +82,8 @@ ROLE, TOKEN, LAST = (
     )
 )
 """The events of a stream without and with token ids."""
+ENDS = {False: _END, True: _USED + _END}
+"""Its end without and with the usage."""
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: "
 
@@ -108,7 +116,7 @@ class EngineProtocol(asyncio.Protocol):
             elif PROMPT.encode() not in whole:
                 self.task = asyncio.ensure_future(self.pass_on(whole, end))
             elif b'"stream":true' in whole:
-                self.task = asyncio.ensure_future(self.stream(b'"return_token_ids":true' in whole))
+                self.task = asyncio.ensure_future(self.stream(whole))
             else:
                 length_line = b"\r\nContent-Length: %d\r\n\r\n" % len(PLAIN)
                 self.transport.write(HEAD + b"application/json" + length_line + PLAIN)
@@ -122,12 +130,13 @@ class EngineProtocol(asyncio.Protocol):
         self.transport.close()
         writer.close()
 
-    async def stream(self, ids: bool) -> None:
-        """Send one stream at its pace."""
+    async def stream(self, request: bytes) -> None:
+        """Send one stream at its pace, with token ids and usage where they are asked for."""
         self.transport.write(HEAD + b"text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         loop = asyncio.get_running_loop()
         due = loop.time()
-        first, last = ROLE[ids] + TOKEN[ids], LAST[ids]
+        ids = b'"return_token_ids":true' in request
+        first, last = ROLE[ids] + TOKEN[ids], LAST[ids] + ENDS[b'"include_usage":true' in request]
         for number in range(TOKENS):
             due += GAP
             if (wait := due - loop.time()) > 0:
@@ -281,7 +290,7 @@ async def engine(other: str) -> AsyncIterator[int]:
 async def gateway(directory: Path, code: Path, engine_port: int, *, tls: bool = False) -> AsyncIterator[Way]:
     """A gateway of this code that holds the stand-in for healthy, and would continue its streams."""
     directory.mkdir()  # noqa: ASYNC240 - before anything is measured
-    settings, trust = {}, None
+    settings, trust = {"usage_file": str(directory / "usage.db")} if code == ROOT else {}, None
     if tls:
         made = pair(directory).write()
         settings = {"tls_cert_file": str(made.certificate), "tls_key_file": str(made.key)}

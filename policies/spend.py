@@ -74,9 +74,9 @@ def cents(amount: int) -> str:
 
 def counted(value: object) -> int:
     """A count of tokens as a provider tells it. Raises ValueError for anything that is none."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:
-        raise ValueError(f"{value!r:.40} is no count of tokens")
-    return value
+    if type(value) is int and 0 <= value <= _MOST_TOKENS:  # a bool is none
+        return value
+    raise ValueError(f"{value!r:.40} is no count of tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,11 @@ class Usage:
     cache_write_1h: int = 0
 
     def __post_init__(self) -> None:
-        for value in (self.fresh, self.cached, self.cache_write, self.output, self.cache_write_1h):
-            counted(value)
+        counted(self.fresh)
+        counted(self.cached)
+        counted(self.cache_write)
+        counted(self.output)
+        counted(self.cache_write_1h)
 
     @property
     def prompt(self) -> int:

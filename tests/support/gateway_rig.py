@@ -241,6 +241,14 @@ class GatewayRig:
             os.kill(self.pid, signal.SIGKILL)
         await self._gone(self._pids[self.pid])
 
+    async def stop(self) -> None:
+        """Ask every process that it ever was to end, and wait until all have."""
+        for handle in self._pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+        for handle in self._pids.values():
+            await self._gone(handle)
+
     async def close(self) -> None:
         """End every process that it ever was."""
         await self.balancer.close()

@@ -32,7 +32,6 @@ READ = (
     ("journal", "show", "-o", "json"),
     ("journal", "export"),
     ("doctor", "-o", "json"),
-    ("keys", "list", "-o", "json"),
 )
 
 

@@ -36,16 +36,23 @@ def prepared(asked: Asked, plan: Plan | None, capability: Capability, *, asks: b
     body, fields = asked.body(), asked.inner
     if fields is None:
         return body
-    added: dict[str, Any] = {}
-    if plan is not None and plan.by_ids and capability.way is not Way.NONE and not fields.get(RETURN_IDS):
-        added[RETURN_IDS] = True
-    if asks:
-        added[_OPTIONS] = _options(fields.get(_OPTIONS))
-    if not added:
+    ids = plan is not None and plan.by_ids and capability.way is not Way.NONE and not fields.get(RETURN_IDS)
+    if not ids and not asks:
         return body
-    if added.keys() & fields.keys():
-        return orjson.dumps({**fields, **added})
-    return orjson.dumps(added)[:-1] + b"," + body[body.index(b"{") + 1 :]
+    added = _ADDED[ids, asks]
+    if not added.keys() & fields.keys():
+        return _PREFIX[ids, asks] + body[body.index(b"{") + 1 :]
+    options = {_OPTIONS: _options(fields.get(_OPTIONS))} if asks else {}
+    return orjson.dumps({**fields, **added, **options})
+
+
+_ADDED: dict[tuple[bool, bool], dict[str, Any]] = {
+    (ids, asks): ({RETURN_IDS: True} if ids else {}) | ({_OPTIONS: {_USAGE: True}} if asks else {})
+    for ids in (False, True)
+    for asks in (False, True)
+}
+_PREFIX = {case: orjson.dumps(added)[:-1] + (b"," if added else b"") for case, added in _ADDED.items()}
+"""What is added to a body, and the same as the beginning of one."""
 
 
 def _options(told: Any) -> dict[str, Any]:
