@@ -33,8 +33,11 @@ from orchestrator import monitoring
 from orchestrator.config.errors import Key, heading, keys_of, table_model, tables
 from orchestrator.config.reload import Effect, reload_at
 from orchestrator.config.tables.file import ConfigFile
+from orchestrator.gateway.accounts.gate import Gate
 from orchestrator.gateway.accounts.key_metrics import KeyMetrics
 from orchestrator.gateway.accounts.keyfile import ClientKeys
+from orchestrator.gateway.accounts.limit_book import LimitBook
+from orchestrator.gateway.accounts.refusals import Refusals
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.provider_metrics import ProviderMetrics
@@ -172,7 +175,9 @@ _GATEWAY_HEAD: Final = """## Gateway
 
 One gateway serves the pools of one configuration; tell gateways apart by the labels of your scrape job. The
 label `pool` is there where it serves several, `orchestrator_gateway_route*` where it has routes, and
-`orchestrator_gateway_keys*` and `orchestrator_gateway_clients_refused_total` where it asks for keys.
+`orchestrator_gateway_key*` and `orchestrator_gateway_clients_refused_total` where it asks for keys.
+[How limits of keys are counted](../explanation/client-limits.md); at most 100 keys are named, the others
+are `other`.
 A request's `outcome`:
 """
 
@@ -229,7 +234,10 @@ def metrics_page() -> str:
     gateway = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
     gateway.lane("chat", table, lambda: 0)
     gateway.certificate_taken(0.0)
-    KeyMetrics(gateway.registry, ClientKeys(Path("keys.toml"), SystemClock()))
+    clock = SystemClock()
+    KeyMetrics(gateway.registry, ClientKeys(Path("keys.toml"), clock))
+    refusals = Refusals(gateway.registry, clock)
+    Gate(LimitBook(None, clock), refusals, registry=gateway.registry, clock=clock)
     outcomes = ", ".join(f"`{outcome}`" for outcome in Outcome)
     parts = [
         _METRICS_HEAD,

@@ -21,8 +21,11 @@ from prometheus_client import generate_latest
 
 from cloud.clock import SystemClock
 from orchestrator.config.load import ConfigError, load_config
+from orchestrator.gateway.accounts.gate import Gate
 from orchestrator.gateway.accounts.key_metrics import KeyMetrics
 from orchestrator.gateway.accounts.keyfile import ClientKeys
+from orchestrator.gateway.accounts.limit_book import LimitBook
+from orchestrator.gateway.accounts.refusals import Refusals
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.provider_metrics import ProviderMetrics
@@ -127,7 +130,10 @@ def shown_by_gateway() -> set[str]:
     metrics.certificate_taken(0.0)
     spent = Totals("2026-01-01")
     ProviderMetrics(metrics.registry, states=dict, caps={}, today=lambda: spent, trouble=lambda: "")
-    KeyMetrics(metrics.registry, ClientKeys(Path("k"), SystemClock()))
+    clock = SystemClock()
+    KeyMetrics(metrics.registry, ClientKeys(Path("k"), clock))
+    refusals = Refusals(metrics.registry, clock)
+    Gate(LimitBook(None, clock), refusals, registry=metrics.registry, clock=clock)
     return _families(metrics.exposition().decode())
 
 

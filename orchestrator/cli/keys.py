@@ -15,7 +15,7 @@ from cyclopts import Parameter, validators
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.units import parse_duration
-from orchestrator.views.keys import KeyUseView, KeyView, ListedKeyView
+from orchestrator.views.keys import KeyNowView, KeyUseView, KeyView, ListedKeyView
 from policies.keys import ALL_MODELS, ClientKey, KeyLimits
 from policies.spend import PICO, usd
 
@@ -117,9 +117,13 @@ def list_keys(*, config: ConfigFile, output: PlainOutput = "table") -> int:
     settings, now = shared.read_config(config, role="client"), SystemClock().now()
     with _named_faults(file := _file_of(settings)):
         keys = key_edit.read_file(file)
-    used = _used_today(settings, now)
+    used, uses = _used_today(settings, now), _used_now(settings)
     rows: list[ListedKeyView] = [
-        {**_view(key, now), "today": None if used is None else used.get(key.name, _NOTHING)}
+        {
+            **_view(key, now),
+            "today": None if used is None else used.get(key.name, _NOTHING),
+            "now": None if uses is None else uses.get(key.name, _NOTHING_NOW),
+        }
         for key in keys.values()
     ]
     if output == "json":
@@ -260,6 +264,31 @@ def _used_today(config: Config, now: float) -> Mapping[str, KeyUseView] | None:
         sums["tokens_in"] += row.fresh + row.cached + row.written
         sums["tokens_out"] += row.output
     return used
+
+
+_NOTHING_NOW: Final[KeyNowView] = {"requests": 0, "tokens": 0, "in_flight": 0, "usd_today": 0.0}
+
+
+def _used_now(config: Config) -> Mapping[str, KeyNowView] | None:
+    """What each key with limits uses of them; None where that is not known."""
+    from cloud.clock import SystemClock
+    from orchestrator.gateway.accounts.limit_file import Unusable
+    from orchestrator.gateway.accounts.use_now import use_now
+    from orchestrator.gateway.spend_file import Unbooked
+
+    try:
+        found = use_now(config.gateway.usage_file, config.gateway.spend_file, SystemClock())
+    except (Unusable, Unbooked, OSError):
+        return None
+    return {
+        key: {
+            "requests": use.requests,
+            "tokens": use.tokens,
+            "in_flight": use.in_flight,
+            "usd_today": use.usd / PICO,
+        }
+        for key, use in found.items()
+    }
 
 
 def _view(key: ClientKey, now: float) -> KeyView:

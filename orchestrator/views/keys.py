@@ -22,6 +22,15 @@ class KeyUseView(TypedDict):
     tokens_out: int
 
 
+class KeyNowView(TypedDict):
+    """What a key with limits uses now: of the minute that ends, in flight, and of its dollars of the day."""
+
+    requests: int
+    tokens: int
+    in_flight: int
+    usd_today: Annotated[float, "what is held for requests in flight included"]
+
+
 class KeyView(TypedDict):
     """A key of a client, of which the key itself is known nowhere."""
 
@@ -39,6 +48,7 @@ class ListedKeyView(KeyView):
     """A key in a list."""
 
     today: Annotated[KeyUseView | None, "null where no gateway counts, as the usage file cannot be read"]
+    now: Annotated[KeyNowView | None, "what its limits are held against; null where that cannot be read"]
 
 
 class KeysView(TypedDict):

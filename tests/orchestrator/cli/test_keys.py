@@ -12,7 +12,9 @@ from cloud.clock import SystemClock
 from orchestrator.config.load import load_config
 from orchestrator.gateway.accounts.key_edit import read_file
 from orchestrator.gateway.accounts.key_format import digest
+from orchestrator.gateway.accounts.limit_file import Ask, LimitFile
 from orchestrator.gateway.accounts.usage_file import UsageFile
+from orchestrator.gateway.spend_file import Claim, SpendFile
 from policies.keys import KeyLimits
 from policies.spend import usd
 from tests.orchestrator.cli.test_cli import check_schema
@@ -30,7 +32,9 @@ def config(short_dir: Path) -> Path:
 
 
 @pytest.fixture
-def keys(run: Run, config: Path) -> Run:
+def keys(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("COLUMNS", "200")
+
     def call(*words: str) -> tuple[int, str, str]:
         return run("keys", *words, "--config", str(config))
 
@@ -170,7 +174,37 @@ def test_a_list_says_what_each_may_and_used_today(keys: Run, config: Path) -> No
     assert shown[1][:2] == ["team-a", "revoked"]
     assert shown[2][0] == "b"
     assert " ".join(shown[2]).endswith("3 1,234")
-    assert "600 requests/min, $25.00 a day" in " ".join(shown[2])
+    assert "0/600 req/min, $0.00/$25.00 a day" in " ".join(shown[2])
+
+
+def test_a_list_holds_limits_against_what_is_used(keys: Run, config: Path) -> None:
+    keys("new", "a", "--requests-per-minute", "600", "--in-flight", "4", "--usd-per-day", "25")
+    keys("new", "free")
+    settings, clock = load_config(config, "client").gateway, SystemClock()
+    settings.usage_file.parent.mkdir(exist_ok=True)
+    limits = read_file(config.with_name("keys.toml"))["a"].limits
+    file, spend = LimitFile(settings.usage_file), SpendFile(settings.spend_file)
+    file.apply([Ask("a", limits, 0)] * 3, {}, clock.steady())
+    names = {"provider": "claude", "route": "assistant", "model": "big", "key": "a"}
+    spend.apply([Claim(amount=usd("1.5"), until=clock.now() + 60, **names)], clock.now())
+    file.close()
+    spend.close()
+    _, out, _ = keys("list", "-o", "json")
+    check_schema("keys", out)
+    rows = {row["name"]: row["now"] for row in json.loads(out)["keys"]}
+    assert rows == {
+        "a": {"requests": 3, "tokens": 0, "in_flight": 3, "usd_today": 1.5},
+        "free": {"requests": 0, "tokens": 0, "in_flight": 0, "usd_today": 0.0},
+    }
+    shown = " ".join(keys("list")[1].split())
+    for part in ("3/600 req/min", "3/4 at once", "$1.50/$25.00 a day"):
+        assert part in shown
+    settings.usage_file.write_bytes(b"no database at all, but longer than a header" * 100)
+    _, out, _ = keys("list", "-o", "json")
+    assert {row["now"] for row in json.loads(out)["keys"]} == {None}
+    shown = " ".join(keys("list")[1].split())
+    for part in (" 600 req/min", " 4 at once", " $25.00 a day"):
+        assert part in shown
 
 
 def test_a_list_without_keys_says_what_that_means(keys: Run, config: Path) -> None:
