@@ -29,6 +29,8 @@ _FLAG: Final = re.compile(rf"(?P<head>(?<![A-Za-z0-9_-])--{_NAME}[\s=]+)(?P<valu
 _BEARER: Final = re.compile(r"(?P<head>\bBearer\s+)[A-Za-z0-9._~+/=-]+", re.IGNORECASE)
 _PASSWORD: Final = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]{0,40}://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE)
 _AWS_KEY: Final = re.compile(r"(?P<head>)\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
+_CLIENT_KEY: Final = re.compile(r"(?P<head>)(?<![A-Za-z0-9_-])sk-[A-Za-z0-9_-]{16,}")
+"""Of our own gateway, and of most providers."""
 _KEPT: Final = ("", "off", HIDDEN)
 
 
@@ -43,7 +45,7 @@ class Redactor:
         """The text with every secret replaced by HIDDEN."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
-        for pattern in (_PASSWORD, _BEARER, _AWS_KEY):
+        for pattern in (_PASSWORD, _BEARER, _AWS_KEY, _CLIENT_KEY):
             text = pattern.sub(rf"\g<head>{HIDDEN}", text)
         for pattern in (_NAMED, _FLAG):
             text = pattern.sub(_hide_value, text)

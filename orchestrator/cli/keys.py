@@ -62,8 +62,8 @@ def new(
 
     For example:
       orchestrator keys new team-a --config pool.toml
-      orchestrator keys new nightly --models assistant,small-* --usd-per-day 25 --expires 90d -c pool.toml
-      orchestrator keys new ci --config pool.toml -o json | jq -r .key
+      orchestrator keys new nightly --models "chat,small-*" --usd-per-day 25 -c pool.toml
+      orchestrator keys new ci --expires 90d -c pool.toml -o json | jq -r .key
     """
     from cloud.clock import SystemClock
     from orchestrator.gateway.accounts import key_edit

@@ -22,8 +22,10 @@ from orchestrator.config.checks.certificates import certificate_of
 from orchestrator.config.checks.listeners import gateway_takes_requests
 from orchestrator.config.load import Config
 from orchestrator.config.types import SQLITE
-from orchestrator.doctor import certificates, host, machine, running, state
+from orchestrator.doctor import certificates, client_keys, host, machine, running, state
 from orchestrator.doctor.findings import Check, Findings, skipped
+from orchestrator.gateway.accounts.key_edit import read_file
+from orchestrator.gateway.accounts.key_format import KeyFileError
 from orchestrator.journal.file import NAME, JournalError, JournalFile
 from orchestrator.journal.store import SCHEMA_VERSION, StoreUnavailable
 from orchestrator.packaging import check_names
@@ -64,6 +66,8 @@ class MachineDoctor:
         ]
         if self._gateway is not None and self._gateway.tls_cert_file is not None:
             looks.append(("daemon", "certificate", self._certificate))
+        if self._gateway is not None and self._gateway.keys_file is not None:
+            looks.append(("daemon", "client-keys", partial(self._client_keys, self._gateway.keys_file)))
         return [Check(group=g, name=name, look=_in(self._threads, look)) for g, name, look in looks]
 
     def _open_files(self) -> Findings:
@@ -183,6 +187,7 @@ class MachineDoctor:
                 "gateway.metrics_listen": gateway.metrics_listen if gateway is not None else None,
             },
             gateway.listen if gateway is not None else None,
+            own_keys=self._config.gateway.keys_file is not None,
             engine_key=all(settings.engine.api_key_file is not None for settings in self._pools.values()),
             adds_key=any(settings.gateway.api_key_file is not None for settings in self._pools.values())
             or any(provider.api_key_file is not None for provider in self._config.providers.values()),
@@ -197,6 +202,18 @@ class MachineDoctor:
                     expires=float(told["expires"]), names=tuple(told["names"]), fault=str(told["fault"])
                 )
         return certificates.certificate(certificate_of(gateway), shown, runs=runs, now=self._clock.now())
+
+    def _client_keys(self, file: Path) -> Findings:
+        runs, told, filed = self._gateway_answers(), None, None
+        if runs:
+            with contextlib.suppress(ClientError, KeyError, TypeError):
+                said = ControlClient(self._config.gateway.socket, timeout=_ANSWER).get("/v1/routes")["keys"]
+                told = client_keys.Told(
+                    valid=int(said["valid"]), read=said["read_at"] is not None, fault=str(said["fault"])
+                )
+        with contextlib.suppress(KeyFileError, OSError):
+            filed = read_file(file).values()
+        return client_keys.client_keys(filed, told, runs=runs, now=self._clock.now())
 
     def _gateway_answers(self) -> bool:
         try:

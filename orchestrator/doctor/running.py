@@ -170,10 +170,16 @@ def ports(wanted: Sequence[Address], found: Sequence[Listener], running: Mapping
 
 
 def exposure(
-    monitoring: Mapping[str, HostPort | None], gateway: HostPort | None, *, engine_key: bool, adds_key: bool
+    monitoring: Mapping[str, HostPort | None],
+    gateway: HostPort | None,
+    *,
+    own_keys: bool,
+    engine_key: bool,
+    adds_key: bool,
 ) -> Findings:
     """Listeners that other machines reach and that ask for nothing. `monitoring`: those that show something,
-    by key; `engine_key`: engines want a key; `adds_key`: the gateway adds it itself, so clients need none."""
+    by key; `own_keys`: the gateway asks its clients for keys; `engine_key`: engines want a key; `adds_key`:
+    the gateway adds that itself, so clients need none."""
     findings = []
     for key, listen in monitoring.items():
         if listen is not None and not listen.loopback:
@@ -184,9 +190,10 @@ def exposure(
                     key,
                 )
             )
-    if gateway is not None and not gateway.loopback and (adds_key or not engine_key):
+    open_to_all = not own_keys and (adds_key or not engine_key)
+    if gateway is not None and not gateway.loopback and open_to_all:
         why = "the gateway adds the engines' key itself" if adds_key else "engines ask for no key"
-        advice = "let engines ask for a key (engine.api_key_file) that clients send, or close the network"
+        advice = "ask clients for keys (gateway.keys_file, orchestrator keys new), or close the network"
         findings.append(warn(f"whoever reaches {gateway} can use the model: {why}", advice, "gateway.listen"))
     return findings or [ok("what asks for no key can be reached from this machine only")]
 

@@ -272,6 +272,7 @@ class Gateway:
             "routes": self._router.describe(),
             "providers": self._providers.describe(),
             "tls": self._tls(),
+            "keys": self._keys.describe(),
         }
 
     def _tls(self) -> dict[str, Any] | None:

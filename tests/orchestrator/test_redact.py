@@ -21,6 +21,9 @@ from orchestrator.redact import HIDDEN, Redactor
         ("sent 'Bearer abc.def-1'", f"sent 'Bearer {HIDDEN}'"),
         ("postgresql://me:pa55@db:5432/x", f"postgresql://me:{HIDDEN}@db:5432/x"),
         ("key AKIAIOSFODNN7EXAMPLE used", f"key {HIDDEN} used"),
+        ("shown sk-orch-Ab3_-d0123456789 by", f"shown {HIDDEN} by"),
+        ('"sk-ant-api03-0123456789abcdef"', f'"{HIDDEN}"'),
+        ("x-api-key: k-1", f"x-api-key: {HIDDEN}"),
         ("password: 'a b c'", f"password: '{HIDDEN}'"),
     ],
 )
@@ -38,6 +41,8 @@ def test_what_is_hidden(text: str, left: str) -> None:
         "max_num_batched_tokens: 8192",
         "http://127.0.0.1:8000/v1",
         'api_key = ""',
+        "disk-orchestrator-of-many-nodes and task-0123456789abcdef",
+        'keys_file = "/var/lib/keys.toml"',
     ],
 )
 def test_what_stays(text: str) -> None:

@@ -32,6 +32,7 @@ READ = (
     ("journal", "show", "-o", "json"),
     ("journal", "export"),
     ("doctor", "-o", "json"),
+    ("keys", "list", "-o", "json"),
 )
 
 

@@ -229,18 +229,21 @@ def test_ports(host_, found, runs, state_, text):
 @pytest.mark.parametrize(
     ("listen", "gateway", "keys", "state_", "text"),
     [
-        ("127.0.0.1", "::1", (False, False), OK, "this machine only"),
-        ("0.0.0.0", None, (False, False), WARN, "metrics and status"),
-        (None, "10.0.0.5", (False, False), WARN, "engines ask for no key"),
-        (None, "10.0.0.5", (True, False), OK, ""),
-        (None, "10.0.0.5", (True, True), WARN, "adds the engines' key"),
+        ("127.0.0.1", "::1", (False, False, False), OK, "this machine only"),
+        ("0.0.0.0", None, (False, False, False), WARN, "metrics and status"),
+        (None, "10.0.0.5", (False, False, False), WARN, "engines ask for no key"),
+        (None, "10.0.0.5", (False, True, False), OK, ""),
+        (None, "10.0.0.5", (False, True, True), WARN, "adds the engines' key"),
+        (None, "10.0.0.5", (True, True, True), OK, ""),
+        (None, "10.0.0.5", (True, False, False), OK, ""),
     ],
 )
 def test_exposure(listen, gateway, keys, state_, text):
-    engine_key, adds_key = keys
+    own_keys, engine_key, adds_key = keys
     found = running.exposure(
         {"daemon.listen": HostPort(listen, 9477) if listen else None, "gateway.metrics_listen": None},
         HostPort(gateway, 8000) if gateway else None,
+        own_keys=own_keys,
         engine_key=engine_key,
         adds_key=adds_key,
     )

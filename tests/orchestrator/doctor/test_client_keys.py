@@ -1,0 +1,80 @@
+"""The doctor on the keys of the gateway's clients."""
+
+from __future__ import annotations
+
+import pytest
+
+from cloud.clock import SystemClock
+from orchestrator.api.client import ControlClient, Unreachable
+from orchestrator.doctor.assembly import examine
+from orchestrator.doctor.client_keys import Told, client_keys
+from orchestrator.doctor.findings import State
+from policies.keys import ClientKey
+from policies.value import replace
+
+DAY = 86400.0
+NOW = 100 * DAY
+OK, WARN, FAIL, SKIPPED = State.OK, State.WARN, State.FAIL, State.SKIPPED
+KEY = ClientKey(name="team-a", sha256="00" * 32)
+SOON = replace(KEY, name="soon", expires=NOW + 13 * DAY)
+LATER = replace(KEY, name="later", expires=NOW + 15 * DAY)
+OVER = replace(KEY, name="over", expires=NOW)
+GONE = replace(KEY, name="gone", revoked=1.0)
+
+
+def told(valid: int = 1, fault: str = "", read: bool = True) -> Told:
+    return Told(valid=valid, read=read, fault=fault)
+
+
+@pytest.mark.parametrize(
+    ("filed", "said", "runs", "state", "words"),
+    [
+        ([KEY, LATER, GONE], told(2), True, OK, "2 keys in force"),
+        ([KEY], None, False, OK, "1 key in force"),
+        (None, told(3), True, OK, "3 keys in force"),
+        ([KEY], None, True, FAIL, "asks nobody for a key"),
+        (None, None, False, SKIPPED, "cannot read the file"),
+        ([KEY], told(fault="is not TOML"), True, FAIL, "has no effect, revoked keys included"),
+        (None, told(0, "is not there", read=False), True, FAIL, "every request is refused: the file is not"),
+        ([], told(0), True, FAIL, "no key is in force"),
+        ([OVER, GONE], None, False, FAIL, "no key is in force"),
+        ([KEY, SOON], told(2), True, WARN, "it expires in 13d"),
+    ],
+)
+def test_keys_are_judged_by_the_file_and_by_what_the_gateway_says(filed, said, runs, state, words):
+    (found,) = client_keys(filed, said, runs=runs, now=NOW)
+    assert (found.state, words in found.text) == (state, True), found
+    assert found.subject == ("soon" if state is WARN else "")
+
+
+@pytest.mark.parametrize("gateway", ["none", "takes it", "old"])
+async def test_the_doctor_asks_the_gateway(tmp_path, monkeypatch, gateway):
+    file = tmp_path / "pool.toml"
+    file.write_text(
+        '[daemon]\nlisten = "off"\n[pool.llama]\nreplicas = 4\n[gateway]\nkeys_file = "keys.toml"\n'
+    )
+    (tmp_path / "keys.toml").write_text(f'[key.a]\nsha256 = "{"0" * 64}"\n')
+
+    def get(_self, path):
+        if gateway == "none":
+            raise Unreachable("nobody")
+        if path == "/v1/routes" and gateway == "takes it":
+            return {"keys": {"valid": 0, "read_at": 1.0, "fault": "half of it"}}
+        return {"keys": None, "targets": [], "file_fault": ""}
+
+    def text(_self, _path):
+        if gateway == "none":
+            raise Unreachable("nobody")
+        return ""
+
+    monkeypatch.setattr(ControlClient, "get", get)
+    monkeypatch.setattr(ControlClient, "text", text)
+    results = await examine(file, ("daemon",), SystemClock(), lambda _done, _waiting: None)
+    ((found,),) = [r.findings for r in results if r.check.title == "daemon/client-keys"]
+    expected = {
+        "none": (OK, "1 key in force"),
+        "takes it": (FAIL, "half of it"),
+        "old": (FAIL, "asks nobody"),
+    }
+    state, words = expected[gateway]
+    assert (found.state, words in found.text) == (state, True), found
