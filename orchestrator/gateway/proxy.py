@@ -9,6 +9,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from cloud.ports import Clock
+from orchestrator.gateway.accounts.forms import unmistakable
 from orchestrator.gateway.accounts.gate import Gate, Visit
 from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.asked import Unfit, ask
@@ -149,7 +150,9 @@ class Proxy:
             exchange.held = len(body)
             kind = request.headers.get(hdrs.CONTENT_TYPE, "")
             asked = ask(request.method, request.raw_path, kind, body, self._allow_paths)
-            self._keys.permit(client, asked.model or self._default_route)
+            if client is not None and not client.asks_all:
+                model = (asked.model or self._default_route) if unmistakable(kind, body) else ""
+                self._keys.permit(client, model)
         except (Unfit, Refusal) as refused:
             raise self._refused(refused, exchange, shape) from None
         except ConnectionError:

@@ -12,9 +12,11 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from orchestrator.gateway.accounts.key_format import digest
-from orchestrator.gateway.config import GatewayError
+from orchestrator.gateway.config import GatewayError, ProviderSpec
 from orchestrator.gateway.handover import Inheritance
 from policies.routing import Affinity
+from tests.support.paid_provider import provider
+from tests.support.provider_stand import OWN
 from tests.support.routed_gateway import PlayedProvider, Routed, api, echo, pool, route
 
 ALL, SOME, OLD, GONE = (f"sk-orch-planted-key-{name}" for name in ("of-all", "of-some", "of-old", "gone"))
@@ -265,7 +267,11 @@ async def test_one_pool_without_routes_goes_by_the_names_that_are_asked_for(
 
 
 async def test_a_form_is_held_to_its_model(upstreams, routed):
-    engine = await upstreams("a")
+
+    async def hears(talk):
+        await talk.json({"text": "hello"})
+
+    engine = await upstreams("a", hears)
     gateway = await routed({"chat": [engine]}, route("assistant", to=[pool("chat")]))
     form = (
         b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nchat-model\r\n'
@@ -274,8 +280,18 @@ async def test_a_form_is_held_to_its_model(upstreams, routed):
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     status, _, _ = await gateway.send("POST", "/v1/audio/transcriptions", form, kind | bearer(SOME))
     assert (status, engine.seen) == (403, [])
-    await gateway.send("POST", "/v1/audio/transcriptions", form, kind | bearer(ALL))
-    assert engine.seen
+    hidden = b'--b\r\nContent-Disposition: form-data; name="model"; xfilename="a"\r\n\r\nchat-model\r\n'
+    allowed = form.replace(b"chat-model", b"assistant")
+    for told in (hidden + allowed, allowed.replace(b"--b--", hidden + b"--b--")):
+        status, _, text = await gateway.send("POST", "/v1/audio/transcriptions", told, kind | bearer(SOME))
+        assert (status, "names no model" in text, engine.seen) == (403, True, [])
+    async with chat(gateway.url, SOME) as client:
+        sound = ("a.wav", b"RIFF", "audio/wav")
+        heard = await client.audio.transcriptions.create(model="assistant", file=sound)
+    assert heard.text == "hello"
+    assert len(engine.seen) == 1
+    status, _, _ = await gateway.send("POST", "/v1/audio/transcriptions", form, kind | bearer(ALL))
+    assert (status, len(engine.seen)) == (200, 2)
 
 
 # -- what nodes and providers get to see --------------------------------------------------------
@@ -292,6 +308,22 @@ async def test_nodes_never_see_the_key_of_a_client(upstreams, gateways, ask, key
         assert ALL not in str(seen.headers) + seen.body.decode()
         assert seen.headers.get("authorization") == (f"Bearer {api_key}" if api_key else None)
         assert "x-api-key" not in seen.headers
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "openai"])
+async def test_providers_never_see_the_key_of_a_client(routed, tmp_path, kind):
+    """Not where they speak the client's own dialect either, in which headers are passed on."""
+    async with provider() as paid:
+        spec = ProviderSpec(name="api", kind=kind, url=f"http://127.0.0.1:{paid.port}", prices={"big": OWN})
+        gateway = await routed(
+            {}, route("assistant", to=[api("api")]), specs=[spec], spend_file=tmp_path / "spend.db"
+        )
+        for path in ("/v1/chat/completions", "/v1/messages"):
+            for headers in (bearer(ALL), {"x-api-key": ALL, "anthropic-version": "2023-06-01"}):
+                status, _, _ = await gateway.ask("assistant", path=path, headers=headers, max_tokens=5)
+                assert status == 200
+        assert len(paid.seen) == 4
+        assert not any(ALL in str(seen.headers) + str(seen.fields) for seen in paid.seen)
 
 
 async def test_without_keys_a_client_s_own_passes_as_before(upstreams, gateways, ask):
