@@ -282,10 +282,10 @@ async def measure(directory: Path, count: int, streams: int, idle: int) -> dict[
     return rows | await renewals(directory, count, streams) | await connections(directory, idle)
 
 
-def missed(rows: dict[str, Any]) -> list[str]:
-    """What does not hold of what must."""
+def missed(rows: dict[str, Any], *, quick: bool) -> list[str]:
+    """What does not hold of what must; `quick`: but for what takes a machine with time."""
     found = [f"{rows['failed']} requests failed: {rows['faults']}"] * bool(rows["failed"])
-    if rows["not_shown_in_time"]:
+    if rows["not_shown_in_time"] and not quick:
         found.append(f"{rows['not_shown_in_time']} certificates were not shown within {WITHIN:.0f} s")
     if rows["certificates_shown"] > rows["renewals"] + 1:
         found.append("a certificate was shown whose key did not fit")
@@ -304,7 +304,7 @@ def main() -> int:
     count, streams, idle = (4, 20, 50) if options.quick else (options.renewals, options.streams, IDLE)
     with tempfile.TemporaryDirectory(prefix="gw") as directory:
         rows = asyncio.run(measure(Path(directory), count, streams, idle))
-    rows["missed"] = missed(rows)
+    rows["missed"] = missed(rows, quick=options.quick)
     if options.output == "json":
         print(json.dumps(rows))
     else:
