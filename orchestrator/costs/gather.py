@@ -19,7 +19,7 @@ from orchestrator.gateway.accounts.usage_file import Unusable, UsageRow, read_us
 from orchestrator.gateway.spend_file import KEPT_DAYS, Line, Totals, Unbooked, read_totals
 from orchestrator.journal import hours
 from orchestrator.journal.database import StoreUnavailable
-from orchestrator.journal.file import NAME, JournalError, JournalFile
+from orchestrator.journal.file import JournalError, JournalFile, journal_at
 from orchestrator.journal.postgres import PostgresDatabase
 from orchestrator.journal.store import Store
 from policies.cost_rows import POOL, ProviderDay, UsageHour
@@ -113,7 +113,7 @@ def from_journal(path: Path, span: Span) -> Machines:
 
     Raises JournalError.
     """
-    if not (path / NAME if path.is_dir() else path).exists():
+    if not journal_at(path)[1]:
         return Machines(missing=(f"{path}: there is no journal yet, so nothing is known of nodes",))
     with JournalFile.open(path) as journal:
         return Machines(

@@ -33,6 +33,19 @@ class JournalError(Exception):
     """The file cannot be read. The message says which, why and what to do."""
 
 
+def journal_at(path: Path) -> tuple[Path, bool]:
+    """The journal at a path, or in a state directory, and whether there is one.
+
+    Raises JournalError where this user may not even look.
+    """
+    try:
+        if path.is_dir():
+            path = path / NAME
+        return path, path.exists()
+    except PermissionError as error:
+        raise JournalError(f"{path}: this user may not read it; ask as its owner, or as root") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedTurns:
     """What is needed to replay one recording: its beginning, its turns, and the events between them."""
@@ -81,9 +94,8 @@ class JournalFile:
         Without a write-ahead log beside it no daemon has the file open, and it is read as it stands: nothing
         is put beside it.
         """
-        if path.is_dir():
-            path = path / NAME
-        if not path.exists():
+        path, there = journal_at(path)
+        if not there:
             raise JournalError(f"{path}: no such file; give the path of a journal, or --config FILE")
         return cls(path)
 

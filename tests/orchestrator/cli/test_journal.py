@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from orchestrator import __version__
 from orchestrator.__main__ import main
+from orchestrator.journal.store import SCHEMA_VERSION
 from orchestrator.schemas import generate
 from policies import swap
 from policies.turn import Turn
@@ -63,7 +64,7 @@ def change(path: str, statement: str) -> None:
 def test_show_says_what_is_in_it(run: Run, journal: str) -> None:
     code, out, err = run("show", journal)
     assert (code, err) == (0, "")
-    assert out.startswith(f"{journal}: journal, format 2, ")
+    assert out.startswith(f"{journal}: journal, format {SCHEMA_VERSION}, ")
     assert "  events  " in out
     assert f"by version {__version__}" in out
     code, out, err = run("show", journal, "-o", "json")

@@ -13,7 +13,7 @@ from orchestrator.costs import gather
 from orchestrator.costs.gather import Machines, Span
 from orchestrator.gateway.accounts.usage_file import UsageFile
 from orchestrator.gateway.spend_file import Claim, Settled, SpendFile, Ticket
-from orchestrator.journal.file import JournalError
+from orchestrator.journal.file import JournalError, JournalFile
 from orchestrator.journal.postgres import PostgresDatabase, PostgresStore
 from orchestrator.journal.sqlite import SqliteStore
 from policies.economics import BaselineHour, Charge
@@ -63,6 +63,19 @@ async def test_daemon_and_file_tell_the_same(tmp_path: Path) -> None:
     assert [*told.unknown(0)] == []
     outside = Span(since=HOUR + 1, until=HOUR + 20, now=NOON)
     assert gather.from_journal(tmp_path, outside).spent == ()
+
+
+def test_a_journal_that_this_user_may_not_see_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(JournalError, match="this user may not read it; ask as its owner, or as root"):
+        gather.from_journal(tmp_path, SPAN)
+    with pytest.raises(JournalError, match="this user may not read it"):
+        JournalFile.open(tmp_path / "journal.db")
 
 
 async def test_the_database_of_a_pair_tells_the_same(postgres: Any) -> None:
