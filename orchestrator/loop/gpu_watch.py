@@ -8,6 +8,7 @@ compared between peers, by `policies.gpu_readings` and `policies.gpu_peers`.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ log = structlog.get_logger("gpus")
 
 EVERY: Final = 15.0
 """Seconds between two looks at the exporters."""
+COMPARED_EVERY: Final = 2.0
+"""Seconds between two comparisons of nodes with their peers, however often the loop turns."""
 _AT_ONCE: Final = 32
 
 
@@ -43,6 +46,7 @@ class GpuWatch:
         self._addresses: Mapping[str, str] = {}
         self.errors: dict[str, str] = {}  # why the exporter of a node cannot be read
         self.paces: Mapping[str, Pace] = {}
+        self._compared_at = -math.inf
 
     def follow(self, addresses: Mapping[str, str]) -> None:
         """Look at these nodes and no others."""
@@ -62,11 +66,17 @@ class GpuWatch:
         """The state of every node that tells of its GPUs or is slow. `kinds`: see `policies.gpu_peers`."""
         now, states = self._clock.now(), dict[str, GpuState]()
         for node in self._addresses:
-            state = follow(self._states.get(node), self._newest(node), now)
+            known, looked = self._states.get(node), self._newest(node)
+            old = (
+                known is not None and looked is not None and known.at == looked.at <= now <= looked.at + FRESH
+            )
+            state = known if old else follow(known, looked, now)
             if state is not None:
                 states[node] = state
-        self.paces = paces(engines, states, kinds)
-        self._states = watch(states, self.paces, self._rules(), now)
+        self._states = states
+        if not 0.0 <= now - self._compared_at < COMPARED_EVERY:
+            self.paces, self._compared_at = paces(engines, states, kinds), now
+            self._states = watch(states, self.paces, self._rules(), now)
         return self._states
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:

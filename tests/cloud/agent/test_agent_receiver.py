@@ -468,3 +468,34 @@ def test_a_long_boot_report_is_cut():
 def test_any_boot_report_can_be_read(found):
     boot = _boot(found)
     assert boot is None or (boot.detail.isprintable() and boot.at == boot.at and boot.restarts >= 0)
+
+
+async def test_what_a_report_says_of_gpus_is_taken_up_by_name(sender, receiver):
+    """An agent of an older version tells less; what is no number counts as not told."""
+    old = {"index": 0, "uuid": "GPU-1", "name": "L4", "utilisation_percent": 37, "ecc_uncorrected": 0}
+    new = {
+        **old,
+        "index": 1.0,
+        "power_w": 212.5,
+        "throttle_reasons": 64.0,
+        "remap_failed": 1.0,
+        "state": "lost",
+    }
+    odd = {"index": "x", "power_w": "212", "throttle_reasons": True, "state": 7, "temperature_c": 1e400}
+    xid = {"pci": "0000:1b:00", "code": 48, "text": "DBE"}
+    assert (await sender.tell(A, gpus=[old, new, odd, 7], xids=[xid]))[0] == 400
+    assert (await sender.tell(A, gpus=[old, new, {**odd, "temperature_c": None}, 7], xids=[xid]))[0] == 204
+    looked = receiver.gpus(A)
+    assert (looked.node, looked.source, looked.at) == (A, "agent", START)
+    first, second, third = looked.gpus
+    assert (first.utilisation_percent, first.ecc_uncorrected, first.power_w, first.state) == (
+        37.0,
+        0.0,
+        None,
+        "",
+    )
+    assert (second.index, second.power_w, second.throttle_reasons) == (1, 212.5, 64.0)
+    assert (second.remap_failed, second.state) == (1.0, "lost")
+    assert (third.index, third.power_w, third.throttle_reasons, third.state) == (-1, None, None, "")
+    assert [x.code for x in looked.xids] == [48]
+    assert receiver.gpus(B) is None
