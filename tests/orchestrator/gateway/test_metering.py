@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -363,6 +364,36 @@ class TestRetries:
         assert row.requests == len(good.seen)
         assert tokens(row) == (36 * row.requests, 64 * row.requests, 0, 20 * row.requests)
 
+    async def test_a_stream_that_is_asked_again_counts_as_the_second_engine_tells(
+        self, upstreams, gateways, ask, file, counted
+    ) -> None:
+        """A grammar starts anew, and the client has white space alone."""
+
+        async def breaks(talk: Conversation) -> None:
+            await talk.start_stream()
+            await talk.role()
+            await talk.text(" ")
+            await talk.upstream.go_on.wait()
+            talk.reset()
+
+        bad = await upstreams("bad", breaks)
+        running = await gateways(bad, usage_file=file)
+        first = asyncio.Event()
+        form = {"response_format": {"type": "json_object"}}
+        asking = asyncio.create_task(ask(running, stream=True, on_first=first, **form))
+        await first.wait()
+        good = await upstreams("good", streams(5, USED))
+        await running.push(bad, good)
+        bad.go_on.set()
+        reply = await asking
+        assert ": continued\n\n" in reply.text
+        assert [reply.text.count(f'"t{n} "') for n in range(5)] == [1] * 5
+        assert sent(good)["stream_options"] == {"include_usage": True}
+        assert "usage" not in reply.text
+        (row,) = await counted(running)
+        assert (row.requests, row.failed, row.estimated) == (1, 0, 0)
+        assert tokens(row) == (36, 64, 0, 20)
+
     async def test_a_request_that_nobody_answers_used_nothing(
         self, upstreams, gateways, ask, behave, file, counted
     ) -> None:
@@ -524,6 +555,21 @@ class TestProviders:
         else:
             assert tokens(row) == (line.fresh, line.cached, line.written, line.output)
             assert row.output > 0
+
+
+async def test_what_a_key_used_is_told_by_its_name_alone(upstreams, gateways, ask, file, counted, tmp_path):
+    secret = "sk-orch-planted"
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[key.team-a]\nsha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"\n')
+    running = await gateways(await upstreams("a", plain(USED)), usage_file=file, keys_file=keys)
+    reply = await ask(running, headers={"Authorization": f"Bearer {secret}"})
+    assert reply.status == 200
+    assert (await ask(running)).status == 401
+    text = running.gateway.metrics.exposition().decode()
+    assert 'tokens_total{backend="pool",key="team-a",kind="output",model=""} 20.0' in text
+    (row,) = await counted(running)
+    assert (row.key, row.requests, tokens(row)) == ("team-a", 1, (36, 64, 0, 20))
+    assert secret.encode() not in file.read_bytes()
 
 
 class TestShown:

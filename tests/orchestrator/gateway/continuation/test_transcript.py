@@ -73,6 +73,27 @@ def test_a_client_that_asked_for_no_ids_sees_none() -> None:
     assert noted.head["id"] == "chatcmpl-8c6b"
 
 
+def test_a_usage_that_only_the_gateway_asked_for_is_kept_from_the_client() -> None:
+    request = ask(
+        "POST", "/v1/chat/completions", "application/json", b'{"model":"tiny","stream":true,"messages":[]}'
+    )
+    noted = Transcript(request, plan_of(request), asks=True)
+    assert not noted.told
+    assert taken(noted, chat_events(told=True)) == [*chat_events(told=False)[:-1], ""]
+    assert noted.usage == orjson.loads(USAGE)["usage"]
+    assert noted.told
+    assert noted.closing() == b""
+    noted.restart()
+    assert (noted.dropped, noted.told) == (4, False)
+
+
+def test_ids_that_are_generated_again_are_counted() -> None:
+    noted = transcript()
+    taken(noted, chat_events(told=True)[:3])
+    assert noted.keep(1) == 1
+    assert (noted.dropped, noted.told) == (1, False)  # it is not whole
+
+
 def test_a_client_that_asked_for_ids_sees_them() -> None:
     noted = transcript(return_token_ids=True)
     assert taken(noted, chat_events(told=True)) == chat_events(told=True)
