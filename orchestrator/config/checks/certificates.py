@@ -51,10 +51,17 @@ def _file_fault(file: Path, role: Role) -> str:
 
 
 def certificate_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
-    """What is doubtful about a pair that works."""
+    """What is doubtful about a pair that works, and about none."""
     if role not in ("gateway", "any"):
         return
-    found = certificate_of(parsed.gateway)
+    gateway = parsed.gateway
+    if gateway.tls_cert_file is None and _tells_keys(gateway):
+        yield (
+            place(gateway, parsed.pool, "tls_cert_file"),
+            f"is not set, and {gateway.listen} can be reached from other machines: the keys of clients can "
+            "be read on the way; write a certificate, or trusted_proxies where a proxy of yours speaks HTTPS",
+        )
+    found = certificate_of(gateway)
     if found is None:
         return
     key = parsed.gateway.tls_key_file
@@ -63,6 +70,11 @@ def certificate_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
         yield at, f"{key} can be read by other users; close it with chmod 600"
     if said := doubt(found.begins, found.expires, SystemClock().now()):
         yield place(parsed.gateway, parsed.pool, "tls_cert_file"), f"{parsed.gateway.tls_cert_file} {said}"
+
+
+def _tells_keys(gateway: SharedGatewayTable) -> bool:
+    """Whether clients show keys that travel over a network, and no proxy hides them there."""
+    return gateway.keys_file is not None and not gateway.listen.loopback and not gateway.trusted_proxies
 
 
 def certificate_of(gateway: SharedGatewayTable) -> Certificate | None:

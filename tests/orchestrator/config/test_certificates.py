@@ -96,6 +96,25 @@ def test_a_key_that_others_may_read_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "warned"),
+    [
+        ({"listen": "0.0.0.0:8000"}, True),
+        ({"listen": "127.0.0.1:8000"}, False),
+        ({"listen": "0.0.0.0:8000", "tls_cert_file": "listener.crt", "tls_key_file": "listener.key"}, False),
+    ],
+)
+def test_keys_that_travel_in_the_clear_are_a_warning(
+    tmp_path: Path, more: dict[str, str], warned: bool
+) -> None:
+    pair(tmp_path).write()
+    (tmp_path / "keys.toml").write_text("")
+    none = {"tls_cert_file": None, "tls_key_file": None, "keys_file": "keys.toml"}
+    found = [w.text for w in built(tmp_path, "gateway", **(none | more)).warnings if "tls" in w.key]
+    assert len(found) == warned
+    assert all("the keys of clients can be read on the way" in text for text in found)
+
+
+@pytest.mark.parametrize(
     ("begins", "expires", "words"),
     [
         (0, 50 * DAY, "expired 2d ago: clients refuse it; renew it"),

@@ -11,6 +11,7 @@ import shutil
 import socket
 import ssl
 import struct
+import threading
 from datetime import timedelta
 
 import aiohttp
@@ -158,6 +159,29 @@ async def test_the_old_pair_back_in_its_place_is_no_fault(gateways, eventually, 
 
     await eventually(well)
     assert sample(running, "tls_certificate_refused") == 0
+
+
+async def test_files_that_do_not_answer_are_said_and_hold_up_nobody(
+    upstreams, gateways, ask, eventually, wire, monkeypatch
+):
+    monkeypatch.setattr(certificate, "_PATIENCE", 0.05)
+    running = await gateways(await upstreams("node"))
+    stamp, answers = certificate._stamp, threading.Event()
+
+    def hangs(files):
+        answers.wait(20.0)
+        return stamp(files)
+
+    monkeypatch.setattr(certificate, "_stamp", hangs)
+    await eventually(lambda: fault(running))
+    assert "not read within" in await fault(running)
+    assert (await ask(running)).status == 200
+    answers.set()
+
+    async def well() -> bool:
+        return await fault(running) == ""
+
+    await eventually(well)
 
 
 @pytest.mark.parametrize(
