@@ -2,8 +2,8 @@
 
 The file is looked at several times a second, by a thread: a disk that hangs holds up no request. What changed
 is read once it has been the same for two looks, so that half of a file that is being written counts for
-nothing. A file that cannot be taken changes nothing: the keys that were read last hold, and it is said why.
-Until one was read, nobody is let in.
+nothing; one that does not come to rest is read at the third look all the same. A file that cannot be taken
+changes nothing: the keys that were read last hold, and it is said why. Until one was read, nobody is let in.
 
 Every request is asked for its key anew, on kept connections too. What it had begun goes on to its end.
 """
@@ -32,8 +32,11 @@ from policies.keys import ClientKey, KeyState
 
 log = structlog.get_logger("orchestrator.gateway")
 
-_LONGEST_LOOK: Final = 0.4
-"""Seconds between two looks at most: two of them are needed within a second."""
+_LONGEST_LOOK: Final = 0.3
+"""Seconds between two looks at most: three of them are needed within a second."""
+
+_RESTLESS: Final = 2
+"""Looks in a row that find another file each, after which it is read as it is."""
 
 _PATIENCE: Final = 3.0
 """Seconds after which a look counts as failed."""
@@ -81,6 +84,7 @@ class ClientKeys:
         self._threads = WorkerThreads("keys", 1)
         self._seen: Stamp | None = None  # at the last look
         self._taken: Stamp | None = None  # of the content that was judged last
+        self._restless = 0  # looks in a row that found another file
 
     @property
     def asked_for(self) -> bool:
@@ -156,9 +160,10 @@ class ClientKeys:
         raise self._refuse(Refused.MODEL, 403, "model_not_allowed", text, "model" if model else "")
 
     async def look(self, *, settled: bool = True) -> None:
-        """Look at the file, and take it if it is another; only once it is `settled`, where that is wanted."""
+        """Look at the file, and take it if it is another; once it is `settled` where that is wanted."""
         if self.path is None:
             return
+        settled = settled and self._restless < _RESTLESS
         try:
             async with asyncio.timeout(_PATIENCE):
                 work = partial(_read, self.path, self._seen, self._taken, settled=settled)
@@ -166,6 +171,7 @@ class ClientKeys:
         except TimeoutError:
             found = _Found(fault=f"does not answer within {_PATIENCE:g} s")
         self._seen = found.stamp
+        self._restless = 0 if found.judged or found.stamp == self._taken else self._restless + 1
         if not found.judged:
             return
         self._taken = found.stamp if settled else None

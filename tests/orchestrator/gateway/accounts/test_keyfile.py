@@ -179,7 +179,7 @@ async def test_a_revoked_key_is_refused_after_two_looks(keys, file):
     assert keys.refused == {Refused.REVOKED: 1, Refused.UNKNOWN: 1}
 
 
-async def test_looks_come_often_enough_for_two_within_a_second(file, clock):
+async def test_looks_come_often_enough_for_three_within_a_second(file, clock):
     for poll_interval in (0.02, 0.2, 30.0):
         keys = ClientKeys(file, clock, interval=poll_interval)
         looks: list[float] = []
@@ -194,8 +194,8 @@ async def test_looks_come_often_enough_for_two_within_a_second(file, clock):
         with pytest.raises(KeyboardInterrupt):
             await keys.run()
         keys.close()
-        assert looks[2] - looks[0] < 1.0
-        assert looks[0] - began == pytest.approx(min(poll_interval, 0.4))
+        assert looks[2] - began < 1.0
+        assert looks[0] - began == pytest.approx(min(poll_interval, 0.3))
 
 
 async def test_half_of_a_file_that_is_being_written_counts_for_nothing(keys, file):
@@ -203,7 +203,7 @@ async def test_half_of_a_file_that_is_being_written_counts_for_nothing(keys, fil
     both = table() + table("b", "second")
     file.write_text(both)
     await keys.start()
-    for size in (0, len(table()), len(table()) + 30):
+    for size in (0, len(table()) + 30):
         with file.open("w") as half:
             half.write(both[:size])
         await keys.look()
@@ -212,6 +212,23 @@ async def test_half_of_a_file_that_is_being_written_counts_for_nothing(keys, fil
     file.write_text(table("b", "second"))
     await settle(keys)
     assert set(keys.keys) == {"b"}
+
+
+async def test_a_file_that_never_rests_is_read_all_the_same(keys, file):
+    """Somebody makes keys in a loop; nobody can put off a revocation by that."""
+    await keys.start()
+    await settle(keys)
+    for number in range(9):
+        text = table(more="revoked = true") + table("more", f"{number}")
+        replacement = file.with_name("replacement")
+        replacement.write_text(text)
+        replacement.rename(file)
+        await keys.look()
+        if number >= 2:
+            assert refusal(keys, bearer()).message == "the key team-a was revoked"
+    assert keys.fault == ""
+    await settle(keys)
+    assert keys.keys["more"].sha256 == digest("8")
 
 
 BROKEN = [
