@@ -37,6 +37,7 @@ NOW = 1_796_038_200.0
 @pytest.fixture(autouse=True)
 def _now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SystemClock, "now", lambda self: NOW)
+    monkeypatch.setenv("COLUMNS", "160")
 
 
 @pytest.fixture
