@@ -374,6 +374,14 @@ class GpuCondemned:
 
 
 @value
+class GpuAcquitted:
+    """A node that was doubted, and does not drain yet, has shown no trouble for long: it stays."""
+
+    at: float
+    node: str
+
+
+@value
 class StateChanged:
     """The pool is judged otherwise than before; both are words of `policies.verdict.State`.
 
@@ -496,6 +504,7 @@ Event = (
     | PartLost
     | PartBack
     | GpuCondemned
+    | GpuAcquitted
     | StateChanged
     | FallbackBegan
     | FallbackEnded

@@ -10,7 +10,8 @@ Never: what nodes say of themselves takes a pool down. Where more than `health.m
 are broken at once, one goes at a time and once its replacement is ready; so does a node that is only doubted,
 with `gpu.again_after` between two, and only while the pool is whole. Where as many are throttled, none goes
 for it. Faults replace no more than `max_unhealthy` of the nodes within an hour, but three at least. A node
-that an operator took back is spared from then on. With `gpu.replace` off none goes.
+that an operator took back is spared from then on; one that was doubted, and is well for minutes before its
+replacement is ready, stays. With `gpu.replace` off none goes.
 
 Example: of eight nodes one has Xid 48: it drains at once, and another one is launched. Five are throttled by
 heat: an alarm, and none is replaced.
@@ -22,16 +23,19 @@ import math
 from dataclasses import dataclass, field
 
 from policies.actions import Alarm, Cause
-from policies.events import GpuCondemned
+from policies.events import GpuAcquitted, GpuCondemned
 from policies.fleet import Fleet, Node
 from policies.gpu_errors import Remedy
-from policies.gpu_readings import GpuState, lasts
+from policies.gpu_readings import FRESH, GpuState, lasts
 from policies.model import Phase, Pool, StandbyKind, World
 from policies.records import Memory
 from policies.turn import Turn
 
 SUSPECT = "gpus-suspect"
 """Name of the alarm: so many nodes are in trouble that the fault may lie elsewhere."""
+
+WELL_FOR = 300.0
+"""Seconds without a sign of trouble after which a doubted node stays that does not drain yet."""
 
 _HOUR = 3600.0
 _LEAST_AN_HOUR = 3
@@ -53,9 +57,11 @@ def broken(state: GpuState | None) -> bool:
     return state is not None and state.remedy in _URGENT
 
 
-def news(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> tuple[GpuCondemned, ...]:
-    """Nodes that are to go and that memory does not know of."""
-    return tuple(judge(pool, world, fleet, memory).condemned) if world.gpus else ()
+def news(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> tuple[GpuCondemned | GpuAcquitted, ...]:
+    """Nodes that are to go and that memory does not know of, and those that are well again."""
+    condemned = judge(pool, world, fleet, memory).condemned if world.gpus else ()
+    well = (GpuAcquitted(at=world.now, node=n.id) for n in fleet.nodes if _well(world, n))
+    return (*condemned, *well)
 
 
 def tell(turn: Turn) -> None:
@@ -183,6 +189,17 @@ def _throttled_for(world: World, node: Node, now: float) -> float | None:
         return None
     lasted = lasts(state.throttled_since, state.throttled_at, now)
     return lasted if lasted > 0.0 else None
+
+
+def _well(world: World, node: Node) -> bool:
+    """True for a doubted node that has shown no trouble for long, as far as somebody looked."""
+    request = node.operator
+    if request is None or request.cause is not Cause.GPU_DOUBT or node.drain is not None:
+        return False
+    state = world.gpus.get(node.id) or GpuState(node=node.id)
+    read = state.at is None or world.now - state.at <= FRESH
+    seen_at = (request.since, world.awake_since, state.throttled_at or 0.0, state.slow_at or 0.0)
+    return read and not broken(state) and world.now - max(seen_at) >= WELL_FOR
 
 
 def _event(

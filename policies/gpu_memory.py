@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from policies.actions import Cause
 from policies.draft import Draft
-from policies.events import GpuCondemned
+from policies.events import GpuAcquitted, GpuCondemned
 from policies.records import Condemned, OperatorRequest
 
 KEPT_FOR = 86_400.0
@@ -33,3 +33,10 @@ def condemned(draft: Draft, event: GpuCondemned) -> None:
         cause = Cause.GPU if event.urgent else Cause.GPU_DOUBT
         request = OperatorRequest(since=event.at, budget=event.budget, reason=event.reason, cause=cause)
         draft.node(event.node, operator=request)
+
+
+def acquitted(draft: Draft, event: GpuAcquitted) -> None:
+    """It need not go. That it was to counts as one more within the day all the same."""
+    record = draft.get("nodes").get(event.node)
+    if record is not None and record.operator is not None and record.operator.cause is Cause.GPU_DOUBT:
+        draft.node(event.node, operator=None)

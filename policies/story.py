@@ -26,6 +26,7 @@ from policies.events import (
     FallbackBegan,
     FallbackEnded,
     GoneCause,
+    GpuAcquitted,
     GpuCondemned,
     IntentClosed,
     IntentOpened,
@@ -124,6 +125,8 @@ def sentence(event: Event) -> str:
                 "an operator asked for a drain" if isinstance(event, OperatorDrained) else "to be replaced"
             )
             return f"{asked}: {event.reason}"
+        case GpuAcquitted():
+            return "no trouble of its GPUs for long: it stays"
         case OperatorUndrained():
             return f"an operator took the drain back: {event.reason}"
         case DaemonStarted():

@@ -37,6 +37,7 @@ from policies.events import (
     DrainStarted,
     Event,
     GoneCause,
+    GpuAcquitted,
     GpuCondemned,
     IntentOpened,
     NodeGone,
@@ -376,6 +377,8 @@ def _log(events: Sequence[Event]) -> None:
                 )
             case GpuCondemned():
                 log.warning("gpu.condemned", node=event.node, urgent=event.urgent, why=event.reason)
+            case GpuAcquitted():
+                log.info("gpu.acquitted", node=event.node)
             case PartBack():
                 log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
             case StateChanged():

@@ -142,6 +142,7 @@ class ToyCloud:
     listed_at: float | None = None
     listed_value: tuple[Instance, ...] = ()
     gpus: dict[str, GpuState] = field(default_factory=dict)
+    awake_since: float = 0.0
     count: int = 0
     share: Callable[[Ask], Grant | None] = lambda _: None  # what it gets of a budget
     cut: int = 0  # machines that we ended while they held requests
@@ -340,6 +341,7 @@ class ToyCloud:
             balancers={"gw": Observed(value=shown, at=self.now)},
             offerings={"sim": Observed(value=offerings, at=self.now)},
             gpus={node: state for node, state in self.gpus.items() if node in self.memory.nodes},
+            awake_since=self.awake_since,
             durable=self.durable and self.silent_since is None,
             leading=self.leading and self.silent_since is None,
             failsafe_since=self.silent_since,

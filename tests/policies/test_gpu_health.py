@@ -9,11 +9,12 @@ import pytest
 
 from policies.actions import Alarm, Cause, Drain
 from policies.decide import decide
-from policies.events import GpuCondemned
+from policies.events import GpuAcquitted, GpuCondemned
 from policies.explain import node_sentences, why
 from policies.gpu_errors import Remedy
-from policies.gpu_health import SUSPECT
+from policies.gpu_health import SUSPECT, WELL_FOR
 from policies.gpu_readings import GpuState
+from policies.memory import replay
 from policies.model import GpuRules, Market, Phase
 from policies.records import Memory
 from policies.story import sentence
@@ -295,6 +296,44 @@ def test_a_doubted_node_goes_on_for_ever_where_no_other_one_can_be_had(toy: Make
     assert node in toy.active()
 
 
+def test_a_doubted_node_that_is_well_again_before_its_replacement_is_ready_stays(toy: Make) -> None:
+    toy = toy()
+    toy.set_capacity(Market.SPOT, 0)
+    toy.set_capacity(Market.ON_DEMAND, 0)
+    node = toy.alive(Market.SPOT)[0]
+    hot(toy, node, seconds=80.0)
+    assert toy.memory.nodes[node].operator is not None
+    for _ in range(round((WELL_FOR - 20.0) / toy.step)):
+        toy.gpus[node] = replace(toy.gpus[node], at=toy.now)
+        toy.turn()
+    assert toy.memory.nodes[node].operator is not None
+    for _ in range(30):
+        toy.gpus[node] = replace(toy.gpus[node], at=toy.now)
+        toy.turn()
+    assert toy.memory.nodes[node].operator is None
+    assert [type(e) for e in toy.journal if isinstance(e, GpuAcquitted)] == [GpuAcquitted]
+    assert node in toy.active()
+    assert replay(toy.journal) == toy.memory
+
+
+@pytest.mark.parametrize("what", ["nobody reads it", "the daemon was away", "it is broken"])
+def test_a_doubted_node_is_not_well_because_nobody_looked(toy: Make, what: str) -> None:
+    toy = toy()
+    toy.set_capacity(Market.SPOT, 0)
+    toy.set_capacity(Market.ON_DEMAND, 0)
+    node = toy.alive(Market.SPOT)[0]
+    hot(toy, node, seconds=80.0)
+    for _ in range(round((WELL_FOR + 100.0) / toy.step)):
+        if what == "it is broken":
+            toy.configure(gpu=replace(RULES, replace=False))
+            toy.gpus[node] = replace(toy.gpus[node], at=toy.now, remedy=Remedy.RESET, fault=DBE)
+        elif what == "the daemon was away":
+            toy.awake_since = toy.now
+            toy.gpus[node] = replace(toy.gpus[node], at=toy.now)
+        toy.turn()
+    assert toy.memory.nodes[node].operator is not None
+
+
 def test_a_doubt_waits_until_the_pool_is_whole(toy: Make) -> None:
     toy = toy()
     toy.set_capacity(Market.SPOT, 0)
@@ -331,8 +370,6 @@ def test_a_reason_is_told_where_people_look(toy: Make) -> None:
 
 
 def test_the_same_turns_give_the_same_plans_and_the_journal_the_same_memory(toy: Make) -> None:
-    from policies.memory import replay
-
     toy = toy()
     toy.record = True
     breaks(toy, toy.alive()[0])
