@@ -142,7 +142,8 @@ def _pool_verdict(
 ) -> tuple[Cheaper, str]:
     when, machines, people = span(hours), sums.machines, sums.people
     if machines is None or people is None:
-        return "unknown", f"What the pool cost {when} is not known: nodes had no known price."
+        why = "no machine was counted" if sums.uncounted else "nodes had no known price"
+        return "unknown", f"What the pool cost {when} is not known: {why}."
     if not sums.served:
         idle = f"Nobody asked the pool {when}; its machines cost {dollars(machines)}"
         if not machines:

@@ -159,8 +159,8 @@ def test_an_api_that_costs_nothing_is_never_undercut() -> None:
     [
         ({"pools": (pool(compare=""),)}, "There is no API to hold it against"),
         ({"prices": {}}, 'a million tokens is not known: write it as [provider.claude.price."sonnet"].'),
-        ({"machines": [machine(unpriced=1.0)]}, "What the pool cost in these 24 hours is not known"),
-        ({"machines": []}, "What the pool cost in these 24 hours is not known"),
+        ({"machines": [machine(unpriced=1.0)]}, "in these 24 hours is not known: nodes had no known price."),
+        ({"machines": []}, "in these 24 hours is not known: no machine was counted."),
     ],
     ids=["no API", "no price of it", "no price of a node", "tokens without machines"],
 )  # fmt: skip
