@@ -74,7 +74,11 @@ def weights_of(price: Price | None) -> Weights:
 
 
 def split(whole: int, weights: Sequence[int]) -> list[int]:
-    """A whole in parts by weight, which add up to it. Equal parts where nothing weighs anything."""
+    """A whole in parts by weight, which add up to it. Equal parts where nothing weighs anything.
+
+    Less than nothing, as an account that is corrected may come to, weighs nothing.
+    """
+    weights = [max(0, weight) for weight in weights]
     weights = weights if any(weights) else [1] * len(weights)
     total, upto, given, parts = sum(weights), 0, 0, []
     for weight in weights:
