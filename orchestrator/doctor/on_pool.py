@@ -65,6 +65,7 @@ class PoolDoctor:
                 error,
                 file_fault="" if said is None else said.file_fault,
                 limits_alone="" if said is None else said.limits_alone,
+                usage_fault="" if said is None else said.usage_fault,
             )
             if held is None or wanted is None or not any(f.advice for f in findings):
                 break
@@ -138,12 +139,13 @@ class PoolDoctor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GatewayFacts:
     """What a gateway says: its target set (node to phase), why it does not take its file, why it does not
-    share the limits of keys, and whose answers others can finish (None for a gateway of a version that does
-    not ask)."""
+    share the limits of keys, why it does not write what was used, and whose answers others can finish (None
+    for a gateway of a version that does not ask)."""
 
     held: dict[str, str]
     file_fault: str
     limits_alone: str
+    usage_fault: str
     continues: list[running.Continues] | None
 
     @staticmethod
@@ -154,6 +156,7 @@ class _GatewayFacts:
             held={row["id"]: row["phase"] for row in rows if row["phase"] is not None},
             file_fault=str(state["file_fault"]),
             limits_alone=str(state.get("limits_alone", "")),
+            usage_fault=str(state.get("usage", {}).get("fault", "")),
             continues=[
                 running.Continues(node=row["id"], way=str(said["way"]), why=str(said.get("why", "")))
                 for row in rows

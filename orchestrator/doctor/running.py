@@ -87,19 +87,29 @@ def gateway(
     *,
     file_fault: str = "",
     limits_alone: str = "",
+    usage_fault: str = "",
 ) -> Findings:
-    """Whether the gateway answers, has the daemon's targets and a file to start from. `held` and `wanted` map
+    """Whether the gateway answers, has the daemon's targets and files to work with. `held` and `wanted` map
     a node to "active" or "draining"; `wanted` is None when no daemon could be asked. `file_fault` says why
     the gateway does not take its targets file, `limits_alone` why each of its processes keeps the limits of
-    keys by what it lets in itself."""
-    if held is not None and file_fault:
-        advice = "a running daemon writes it again; look at its log for why it does not"
-        found = gateway(held, wanted, error, limits_alone=limits_alone)
-        return [*found, warn(f"it refuses its targets file: {file_fault}", advice)]
+    keys by what it lets in itself, `usage_fault` why what was used is not in the usage file."""
+    found = list(_targets(held, wanted, error))
     if held is not None and limits_alone:
         text = f"each of its processes keeps the limits of keys by itself: {limits_alone}"
         advice = "make room on the disk, or the file writable for the gateway; they are shared again at once"
-        return [*gateway(held, wanted, error), warn(text, advice)]
+        found.append(warn(text, advice))
+    if held is not None and usage_fault:
+        text = f"what is used is counted in its memory alone: {usage_fault}"
+        advice = "make room on the disk, or the file (gateway.usage_file) writable for the gateway"
+        found.append(warn(text, advice))
+    if held is not None and file_fault:
+        advice = "a running daemon writes it again; look at its log for why it does not"
+        found.append(warn(f"it refuses its targets file: {file_fault}", advice))
+    return found
+
+
+def _targets(held: Mapping[str, str] | None, wanted: Mapping[str, str] | None, error: str) -> Findings:
+    """Whether it answers and has the daemon's targets."""
     if held is None:
         if wanted is None:
             return [warn(f"no gateway runs: {error}", "start one: orchestrator gateway --config FILE")]

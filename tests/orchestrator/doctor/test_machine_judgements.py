@@ -170,6 +170,10 @@ def test_a_gateway_that_does_not_share_the_limits_of_keys_says_why() -> None:
     assert [one.state for one in found] == [State.OK, State.WARN]
     assert why in found[1].text
     assert "room on the disk" in found[1].advice
+    (_, unwritten) = running.gateway({"a": "active"}, {"a": "active"}, "", usage_fault="the disk is full")
+    assert unwritten.text == "what is used is counted in its memory alone: the disk is full"
+    assert unwritten.advice
+    assert running.gateway(None, None, "nobody", usage_fault="x") == running.gateway(None, None, "nobody")
     both = running.gateway({"a": "active"}, {"a": "active"}, "", file_fault="torn", limits_alone=why)
     assert [one.state for one in both] == [State.OK, State.WARN, State.WARN]
 
