@@ -207,7 +207,7 @@ class _PoolParts:
             node_ms=_ms(node.seconds),
             ready_ms=ready,
             unpriced_ms=_ms(node.unpriced),
-            capacity=round(node.ready_unit_seconds * self._rate.tokens) if self._rate else 0,
+            capacity=round(ready * self._rate.tokens) if self._rate else 0,
             unrated_ms=0 if self._rate else ready,
         )
 

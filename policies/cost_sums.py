@@ -7,7 +7,7 @@ machines were, so that all of it is worked out from the same sums.
 Never: what is not known is told as 0: a part without a known price makes the whole unknown, which is None.
 
 Example: 7 M tokens by a pool that could have served 10 M, $3 and 40 % for people; an API asks $6 for them.
-    >>> sums = Sums(machines_usd=3 * PICO, people_usd=12 * PICO // 10, capacity=10**7, ready_ms=3_600_000,
+    >>> sums = Sums(machines_usd=3 * PICO, people_usd=12 * PICO // 10, capacity=10**10, ready_ms=3_600_000,
     ...             fresh=6_000_000, output=1_000_000, served=7_000_000, api_usd=6 * PICO)
     >>> sums.utilisation, round(sums.usd_per_mtok, 2), round(sums.usd_per_mtok_people, 2)
     (0.7, 0.43, 0.6)
@@ -33,8 +33,8 @@ class Sums:
     `machines_usd` lacks `unpriced_ms` of nodes, and all of the pools that served `uncounted` tokens on days
     of which no machine was counted; `providers_usd` lacks `unpriced_requests`; `on_demand_usd` lacks
     `unpriced_unit_ms`. `served` are the tokens that pools served, of all kinds; `api_usd` is what an API asks
-    for them and lacks `incomparable` ones; `capacity` is what ready units could have served and lacks those
-    ready for `unrated_ms`.
+    for them and lacks `incomparable` ones; `capacity` is what ready units could have served, in thousandths
+    of a token, and lacks those ready for `unrated_ms`.
     """
 
     machines_usd: int = 0
@@ -141,7 +141,7 @@ class Sums:
     @property
     def utilisation(self) -> float | None:
         """Tokens that pools served over what their ready units could have served."""
-        return self.served / self.capacity if self.capacity and not self.unrated_ms else None
+        return self.served * 1000 / self.capacity if self.capacity and not self.unrated_ms else None
 
     @property
     def usd_per_unit_hour(self) -> float | None:
@@ -158,7 +158,7 @@ class Sums:
         if price is None or not api or self.utilisation is None:
             return None
         people = self.people_usd / self.machines_usd if self.machines_usd else 0.0
-        return break_even(price=price, rate=self.capacity / self.ready_ms * 1000, api=api, people=people)
+        return break_even(price=price, rate=self.capacity / self.ready_ms, api=api, people=people)
 
 
 NAMES: Final = tuple(field.name for field in fields(Sums))

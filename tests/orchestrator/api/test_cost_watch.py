@@ -27,10 +27,16 @@ NOW = 1_800_000_000.0
 
 
 class Clock:
-    """Stands still; a sleep lets the test go on."""
+    """Stands still but for `took` seconds at each look; the third sleep ends the test."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
+        self.took = 0.0
+        self.passed = 0.0
+
+    def steady(self) -> float:
+        self.passed += self.took
+        return self.passed
 
     def now(self) -> float:
         return NOW
@@ -98,11 +104,15 @@ async def test_the_week_is_in_the_gauges(watched: Any) -> None:
     assert value("month_expected_usd") == pytest.approx(40.0 * 28)
 
 
-async def test_it_is_read_anew_every_five_minutes(watched: Any) -> None:
+@pytest.mark.parametrize(("took", "every"), [(0.0, 60.0), (0.5, 60.0), (3.0, 300.0)])
+async def test_it_is_read_every_minute_and_more_seldom_where_that_takes_long(
+    watched: Any, took: float, every: float
+) -> None:
     reports, clock, watch = watched
+    clock.took = took
     with pytest.raises(asyncio.CancelledError):
         await watch.run()
-    assert (len(reports.asked), clock.slept) == (6, [300.0] * 3)
+    assert (len(reports.asked), clock.slept) == (6, [pytest.approx(every)] * 3)
 
 
 @pytest.mark.parametrize(
