@@ -64,7 +64,8 @@ def provider_errors(parsed: ConfigFile, role: Role) -> Iterator[Found]:
                     f"is missing: {provider.address} asks for a key; write the file that holds yours",
                 )
             yield from _certificate_errors((*at, "ca_file"), provider)
-    if role == "gateway" and parsed.provider:
+    charges = any(pool.charge.input is not None for pool in parsed.pool.values())
+    if role == "gateway" and (parsed.provider or charges):
         yield from _book_errors(parsed)
     yield from _price_errors(parsed)
 
@@ -77,7 +78,7 @@ def _book_errors(parsed: ConfigFile) -> Iterator[Found]:
     if not may_come and not os.access(there, os.W_OK):
         yield (
             ("gateway", "spend_file"),
-            f"{there} cannot be written by this user, so that nothing could be booked or sent to a provider; "
+            f"{there} cannot be written by this user, so that nothing could be booked or sent to what costs; "
             "name a file in a directory of the gateway's",
         )
 

@@ -72,3 +72,13 @@ def test_dollars_a_day_that_a_pool_uses_none_of_are_told(short_dir: Path) -> Non
 def test_a_charge_that_nobody_has_a_key_for_is_told(short_dir: Path) -> None:
     [text] = charges(load(short_dir, (TEXT + CHARGE).replace("keys_file", "# ")))
     assert text.startswith("pool.chat.charge: charges nobody: there is no gateway.keys_file")
+
+
+def test_a_charge_that_could_not_be_booked_is_an_error(short_dir: Path) -> None:
+    keys(short_dir, "")
+    text = TEXT.replace("[gateway]\n", '[gateway]\nspend_file = "kept/spend.db"\n')
+    assert load(short_dir, text, "gateway").warnings == ()
+    with pytest.raises(ConfigError, match=r"gateway\.spend_file: .*kept cannot be written by this user"):
+        load(short_dir, text + CHARGE, "gateway")
+    (short_dir / "kept").mkdir()
+    assert load(short_dir, text + CHARGE, "gateway").warnings == ()

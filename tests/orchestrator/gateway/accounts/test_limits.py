@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -335,6 +337,64 @@ class TestBook:
             clock.turn.set()
             await until(lambda: read_use(path, clock.at)["a"].in_flight == 2)
             assert await passes(other, TWO, 1) == []
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_whatever_becomes_of_requests_every_place_comes_free_and_every_request_counts_once(
+        self, path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are let in or not, end, are given back, and are left by their clients at any instant; now and
+        then the file cannot be written."""
+        draw, counted = random.Random(seed), 0
+        limits = KeyLimits(requests_per_minute=150, in_flight=12)
+
+        async def client(book: LimitBook) -> None:
+            nonlocal counted
+            for _ in range(12):
+                asking = asyncio.ensure_future(book.ask("a", limits, 0))
+                if draw.random() < 0.3:
+                    for _ in range(draw.randrange(4)):
+                        await asyncio.sleep(draw.choice((0, 0.001)))
+                    asking.cancel()
+                try:
+                    place = await asking
+                except (LimitReached, asyncio.CancelledError):
+                    continue
+                await asyncio.sleep(draw.choice((0, 0.001)))
+                given_back = draw.random() < 0.3
+                counted += not given_back
+                book.done(place, None if given_back else 7)
+
+        real, failing = LimitFile.apply, threading.Event()
+
+        def fails(file: LimitFile, *words: Any) -> Any:
+            if failing.is_set():
+                raise Unusable("planted")
+            return real(file, *words)
+
+        async def trouble() -> None:
+            for _ in range(3):
+                await asyncio.sleep(0.02)
+                failing.set()
+                await asyncio.sleep(0.01)
+                failing.clear()
+                for book in (one, two):
+                    book._begin()
+
+        monkeypatch.setattr(LimitFile, "apply", fails)
+        async with opened(path) as one, opened(path) as two:
+            await passes(one, KeyLimits(tokens_per_minute=1), 1)  # makes the file
+            own = one.in_flight("a")
+            await asyncio.gather(trouble(), *(client(book) for book in (one, two) for _ in range(8)))
+            for book in (one, two):
+                while book.trouble or book._owed:
+                    book._begin()
+                    await book.settled()
+                await book.settled()
+            assert (one.in_flight("a"), two.in_flight("a")) == (own, 0)
+            one._begin()
+            await one.settled()
+            assert read_use(path, NOW)["a"].requests == counted + 1
+            assert read_use(path, NOW)["a"].in_flight == 1
 
 
 class TestTrouble:
