@@ -55,6 +55,7 @@ class CostWatch:
             log.warning("costs.unread", error=str(error) or f"not within {_PATIENCE:g} s")
         self.day, self.week = day, week
         publish(week)
+        metrics.MONTH_BUDGET.set(_known(self._costs.month_budget))
 
     def add_to(self, pools: list[PoolView]) -> None:
         """Tell each pool what its last day cost, where anything was served."""

@@ -38,6 +38,11 @@ class Costs:
         self._store, self._config, self._clock = store, config, clock
         self._busy = asyncio.Lock()
 
+    @property
+    def month_budget(self) -> float | None:
+        """USD that a month may cost by the file, None where it does not say."""
+        return self._config().cost.usd_per_month
+
     async def report(self, query: Mapping[str, str]) -> CostView:
         """The report that a query asks for.
 

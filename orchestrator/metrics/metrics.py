@@ -131,6 +131,7 @@ MONTH_SPENT = _gauge("month_spent_usd", "Machines and providers since the month 
 MONTH_EXPECTED = _gauge(
     "month_expected_usd", "What they will have cost by its end, at the pace of the last seven days."
 )
+MONTH_BUDGET = _gauge("month_budget_usd", "cost.usd_per_month; NaN where it is not set.")
 SPEND_CAP = _gauge("pool_spend_cap_usd_per_hour", "limits.spend_per_hour, where it is set.", "pool")
 SPEND_CAP_REACHED = _gauge(
     "pool_spend_cap_reached", "1 while the spend cap leaves no room for the cheapest offering.", "pool"

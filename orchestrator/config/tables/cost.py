@@ -19,6 +19,15 @@ class CostConfig(Section):
         "People's work on the pools as a share on top of what their machines cost: 30% to 50% is usual. It "
         "is told apart, and counted where a pool is held against an API, which asks for none.",
     )
+    usd_per_month: float | None = Field(
+        default=None,
+        gt=0,
+        description="What machines and providers may cost in a calendar month (UTC). Nothing is held back "
+        "for it: an alert says when the month will cost more. What holds back is limits.spend_per_hour of a "
+        "pool, budget.spend_per_hour, and usd_per_day of providers, routes and keys.",
+        examples=[25_000],
+        json_schema_extra={"default": None},
+    )
 
 
 class PoolCostTable(Section):

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "orchestrator" / "monitoring"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 RULES: dict[str, Any] = yaml.safe_load((SHIPPED / "rules.yaml").read_text(encoding="utf-8"))
+RECORDS = [rule for group in RULES["groups"] for rule in group["rules"] if "record" in rule]
 ALERTS: dict[str, dict[str, Any]] = {
     rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule
 }
@@ -34,13 +35,14 @@ Series = dict[str, str]
 
 @dataclass(frozen=True)
 class Case:
-    """Series in promtool's notation, a sample every 15 s. `labels` are the alert's, but for its severity."""
+    """Series in promtool's notation, one sample each `every`; `labels`: the alert's without its severity."""
 
     fires: Series
     not_with: Series
     labels: dict[str, str] = field(default_factory=dict)
     after: str = "10m"
     """When it must have fired, and when it must not with the other series."""
+    every: str = "15s"
 
 
 POOL = {"pool": "a"}
@@ -127,6 +129,42 @@ def offerings(market: str, *, opened: int) -> Series:
 def one(series: str, fires: str, not_with: str, *, after: str = "10m", **labels: str) -> Case:
     """A case of one series."""
     return Case(fires={series: fires}, not_with={series: not_with}, labels=labels, after=after)
+
+
+def late(of_a_hundred: float) -> Series:
+    """Streams whose first token took longer than 2.5 s."""
+    name = 'orchestrator_gateway_first_token_seconds_{}{{instance="g",pool="a",model="m"{}}}'
+    return {
+        name.format("bucket", ',le="2.5"'): rising(100 - of_a_hundred),
+        name.format("count", ""): rising(100),
+    }
+
+
+def week(**dollars: float) -> Series:
+    """What the last seven days cost a million tokens, of a pool that was there for longer."""
+    return {
+        'orchestrator_pool_usd_per_million_tokens{pool="a",people="with"}': always(dollars["pool"]),
+        'orchestrator_pool_api_usd_per_million_tokens{pool="a"}': always(dollars["api"]),
+        'orchestrator_pool_spent_usd{pool="a"}': rising(1),
+    }
+
+
+def used(share: float, spent: str) -> Series:
+    return {
+        'orchestrator_pool_utilisation_ratio{pool="a"}': always(share),
+        'orchestrator_pool_spent_usd{pool="a"}': spent,
+    }
+
+
+def month(what: str, dollars: float) -> Series:
+    return {f"orchestrator_month_{what}_usd": always(dollars), "orchestrator_month_budget_usd": always(1000)}
+
+
+def flag(name: str, *, after: str = "10m") -> Case:
+    """A gauge of a gateway that is 1 while something is wrong."""
+    return one(
+        f'orchestrator_gateway_{name}{{instance="g"}}', always(1), always(0), after=after, instance="g"
+    )
 
 
 CASES: dict[str, Case] = {
@@ -514,6 +552,37 @@ CASES: dict[str, Case] = {
     "OrchestratorGatewayForsaken": one(
         'orchestrator_gateway_daemon_silence_seconds{instance="g"}', rising(15), always(60), instance="g"
     ),
+    "OrchestratorCertificateExpiring": one(
+        'orchestrator_gateway_tls_certificate_expires_seconds{instance="g"}',
+        always(6 * 86400),
+        always(9 * 86400),
+        instance="g",
+    ),
+    "OrchestratorCertificateRefused": flag("tls_certificate_refused"),
+    "OrchestratorKeysUnread": flag("keys_unread"),
+    "OrchestratorKeysFileRefused": flag("keys_file_refused"),
+    "OrchestratorKeyLimitsAlone": flag("key_limits_alone"),
+    "OrchestratorUsageFileFailing": flag("usage_file_failing"),
+    "OrchestratorMonthOverBudget": Case(month("expected", 1001), month("expected", 999), after="2h"),
+    "OrchestratorBudgetSpent": Case(month("spent", 1001), month("spent", 999)),
+    "OrchestratorApiCheaper": Case(
+        fires=week(pool=3.0, api=2.9), not_with=week(pool=2.9, api=3.0), labels=POOL, after="8d", every="1h"
+    ),
+    "OrchestratorUtilisationLow": Case(
+        fires=used(0.09, rising(1)),
+        not_with=used(0.09, "_x100 0+1x900"),  # a pool of four days
+        labels=POOL,
+        after="8d",
+        every="1h",
+    ),
+    "OrchestratorErrorBudgetBurning": Case(
+        gateway("failed", 0.7), gateway("failed", 0.5), labels={"instance": "g"}, after="2h"
+    ),
+    "OrchestratorErrorBudgetLeaking": Case(
+        gateway("cut", 0.2), gateway("cut", 0.05), labels={"instance": "g"}, after="2h"
+    ),
+    "OrchestratorFirstTokenBurning": Case(late(35), late(25), labels={"instance": "g"}, after="2h"),
+    "OrchestratorFirstTokenLate": Case(late(6), late(4), labels={"instance": "g"}, after="2h"),
 }
 
 
@@ -525,13 +594,14 @@ def write_case(name: str, rule: dict[str, Any], into: Path) -> str:
     for series, expected in ((case.fires, firing), (case.not_with, [])):
         checks = [{"eval_time": case.after, "alertname": name, "exp_alerts": expected}]
         if expected and "for" in rule:
-            checks.append({"eval_time": "15s", "alertname": name, "exp_alerts": []})
+            checks.append({"eval_time": case.every, "alertname": name, "exp_alerts": []})
         shown = [{"series": s, "values": v} for s, v in series.items()]
-        tests.append({"interval": "15s", "input_series": shown, "alert_rule_test": checks})
+        tests.append({"interval": case.every, "input_series": shown, "alert_rule_test": checks})
     bare = {key: value for key, value in rule.items() if key != "annotations"}
-    rules = {"groups": [{"name": name, "rules": [bare]}]}
+    used = [record for record in RECORDS if record["record"] in rule["expr"]]
+    rules = {"groups": [{"name": name, "rules": [*used, bare]}]}
     (into / f"{name}.rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
-    file = {"rule_files": [f"{name}.rules.yaml"], "evaluation_interval": "15s", "tests": tests}
+    file = {"rule_files": [f"{name}.rules.yaml"], "evaluation_interval": case.every, "tests": tests}
     (into / f"{name}.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
     return f"{name}.yaml"
 
