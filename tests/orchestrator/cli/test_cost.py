@@ -149,6 +149,7 @@ def test_nothing_counted_yet_is_no_error(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "pool.toml"
     file.write_text(FILE)
     code, out, _ = run("cost", "-c", str(file))
+    out = " ".join(out.split())  # where lines break goes by the length of the path
     assert code == 0
     assert "there is no journal yet" in out
     assert (
