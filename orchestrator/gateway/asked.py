@@ -22,12 +22,14 @@ _FORM_FIELD = re.compile(rb'\bname="?(?P<name>\w+)"?')
 _LONGEST_FIELD = 1024  # bytes of a form field that is read
 _BYTES_OF_A_TOKEN = 4
 _USUAL_ANSWER = 512  # tokens, where a request has no limit
-_LIMITS = {
-    "chat": "max_tokens",
-    "completions": "max_tokens",
-    "messages": "max_tokens",
-    "responses": "max_output_tokens",
+_LIMITS: dict[str, tuple[str, ...]] = {
+    "chat": ("max_tokens", "max_completion_tokens"),
+    "completions": ("max_tokens",),
+    "messages": ("max_tokens",),
+    "responses": ("max_output_tokens",),
 }
+"""The fields that limit an answer, by dialect; the first is the one that is set where there is none."""
+
 _MODEL_FIELD = re.compile(
     rb'(\r\n[Cc]ontent-[Dd]isposition:[^\r\n]*?\bname="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)'
     rb"([^\r\n]{0,1024})(?=\r\n--)"
@@ -78,10 +80,10 @@ class Asked:
 
     def limited(self, most: int) -> Asked:
         """The same request with a limit of tokens, where it has none and its dialect knows one."""
-        name = _LIMITS.get(self.dialect.name)
-        if name is None or self.inner is None or self.max_tokens is not None:
+        names = _LIMITS.get(self.dialect.name)
+        if names is None or self.inner is None or self.max_tokens is not None:
             return self
-        inner = {**self.inner, name: most}
+        inner = {**self.inner, names[0]: most}
         raw = self.raw if self.dialect.translate is not None else orjson.dumps(inner)
         return replace(self, raw=raw, inner=inner, max_tokens=most)
 
@@ -121,7 +123,7 @@ def ask(
         model=_text(told.get("model")),
         stream=stream,
         choices=_choices(told),
-        max_tokens=_limit(told),
+        max_tokens=_limit(dialect, told),
         tools=bool(told.get("tools")),
         repeatable=dialect.repeats(inner) if posted else method in _SAFE_METHODS,
         stored=_stored_in_path(path) or _stored_in_body(told, body),
@@ -169,12 +171,10 @@ def _prompts(prompt: Any) -> int:
     return 0 if prompt is None else 1
 
 
-def _limit(fields: dict[str, Any]) -> int | None:
-    """The most tokens to generate, under the name that holds where several are given."""
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        if (limit := _number(fields.get(name))) is not None:
-            return limit
-    return None
+def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | None:
+    """The most tokens to generate; of two limits the greater, as engines differ."""
+    named = (_number(fields.get(name)) for name in _LIMITS.get(dialect.name, ()))
+    return max((limit for limit in named if limit is not None), default=None)
 
 
 def _truth(value: Any) -> bool:

@@ -158,18 +158,26 @@ def test_streams_and_choices(path, fields, stream, choices):
 
 
 @pytest.mark.parametrize(
-    ("fields", "limit"),
+    ("path", "fields", "limit"),
     [
-        ({}, None),
-        ({"max_tokens": 5}, 5),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
-        ({"max_output_tokens": 9.0}, 9),
-        ({"max_tokens": 1.5}, None),
-        ({"max_tokens": -1}, None),
+        ("/v1/chat/completions", {}, None),
+        ("/v1/chat/completions", {"max_tokens": 5}, 5),
+        ("/v1/chat/completions", {"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ("/v1/chat/completions", {"max_tokens": 7, "max_completion_tokens": 5}, 7),
+        ("/v1/chat/completions", {"max_tokens": 7, "max_output_tokens": 1}, 7),
+        ("/v1/chat/completions", {"max_output_tokens": 1}, None),
+        ("/v1/chat/completions", {"max_tokens": 1.5}, None),
+        ("/v1/chat/completions", {"max_tokens": -1}, None),
+        ("/v1/completions", {"max_tokens": 7, "max_completion_tokens": 1}, 7),
+        ("/v1/completions", {"max_completion_tokens": 1}, None),
+        ("/v1/messages", {"messages": [], "max_tokens": 7, "max_completion_tokens": 1}, 7),
+        ("/v1/responses", {"max_output_tokens": 9.0}, 9),
+        ("/v1/responses", {"max_output_tokens": 9, "max_tokens": 1, "max_completion_tokens": 1}, 9),
+        ("/v1/embeddings", {"max_tokens": 5}, None),
     ],
 )
-def test_limits_of_tokens(fields, limit):
-    assert asked("/v1/chat/completions", fields).max_tokens == limit
+def test_a_limit_of_tokens_is_the_one_that_an_engine_may_heed(path, fields, limit):
+    assert asked(path, fields).max_tokens == limit
 
 
 def test_a_request_is_read_once_and_sent_as_it_came():

@@ -421,6 +421,7 @@ async def test_the_longest_answer_of_a_route(routed, engine):
     status, _, text = await gateway.ask("r", max_tokens=101)
     assert (status, json.loads(text)["error"]["code"]) == (400, "too_many_tokens")
     assert "'r' answers with 100 tokens at most" in text
+    assert (await gateway.ask("r", max_tokens=101, max_output_tokens=1))[0] == 400  # which no engine heeds
     assert (await gateway.ask("r", max_tokens=100))[0] == 200
     assert (await gateway.ask("r"))[0] == 200
     assert (await gateway.ask("r", "/v1/responses", input="hi"))[0] in (200, 502)
