@@ -109,8 +109,11 @@ class Window:
                 del counters[second]
 
     def requests(self, now: float) -> int:
-        """Requests in the minute that ends now."""
-        return _sum(self._requests, int(now) - WINDOW, int(now))
+        """Requests in the minute that ends now, and those of later seconds: another process got there first,
+        and this one read its clock before it waited for its turn.
+        """
+        first = int(now) - WINDOW
+        return sum(count for second, count in self._requests.items() if second >= first)
 
     def tokens(self, now: float) -> int:
         """Tokens in the minute that ends now."""

@@ -92,6 +92,10 @@ class TestRequests:
             else:
                 assert sum(int(now) - SPAN < int(each) <= int(now) for each in passed) == limit
 
+    def test_who_waited_for_a_turn_counts_what_came_meanwhile(self) -> None:
+        limits, window = KeyLimits(requests_per_minute=2), Window([(int(START) + 2, 2, 0)])
+        assert full(limits, window, tokens=0, in_flight=0, now=START) is Limit.REQUESTS
+
     def test_all_of_a_minute_may_come_at_once(self) -> None:
         key = per_minute(600)
         assert sum(key.ask(START + 0.9) is not None for _ in range(700)) == 600
