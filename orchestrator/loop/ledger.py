@@ -18,13 +18,17 @@ from policies.economics import HOUR, BaselineHour, Charge, Paid, by_hour, exact
 from policies.facts import stranger
 from policies.fleet import Fleet
 from policies.memory import Memory
-from policies.model import Instance, InstanceState, World
+from policies.model import EVERYWHERE, Instance, InstanceState, World
 
 _COUNT_EVERY = 1.0
 _WRITE_EVERY = 30.0
+_FIRST_LOOK = 60.0
+"""Seconds for which counting waits at first for lists and prices: what passed without a daemon is charged by
+them, and not by what the daemon before knew."""
+
 _TRUSTED = 600.0
-"""Seconds by which a launch or an end may be older than the look that shows it. Beyond that the provider's
-clock and ours disagree, or an old list is shown."""
+"""Seconds by which a launch may be older than the look that shows it, and an end than the last list with the
+machine alive. Beyond that the provider's clock and ours disagree, or an old list is shown."""
 
 _ENDED = (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
 _NOTHING_KNOWN = Memory()
@@ -39,7 +43,10 @@ class Ledger:
         self._until = totals.charged_until
         self._written_at = totals.charged_until
         self._began = totals.charged_until
+        self._first: float | None = None  # when the first turn was, until what it waits for was looked at
+        self._looked = False
         self._counted: dict[str, float] = {}  # node -> until when it was looked at
+        self._alive: dict[str, float] = {}  # node -> when the provider last showed it alive
         self._paid: dict[str, Paid] = {}  # node -> as it was paid for last
         self._pending: dict[tuple[str, int], Charge] = {}  # by node and hour
         self._pending_baseline: dict[int, BaselineHour] = {}
@@ -63,10 +70,10 @@ class Ledger:
         if world.now < self._until:  # the clock was set back since the last daemon wrote
             self._until = self._written_at = self._began = world.now
             self._counted = dict.fromkeys(self._counted, world.now)
-        if world.now - self._until >= _COUNT_EVERY:
+        if world.now - self._until >= _COUNT_EVERY and self._has_looked(world):
             self._gather(fleet, world, since=self._until)
             self._until = world.now
-        if world.durable and world.now - self._written_at >= _WRITE_EVERY:
+        if self._looked and world.durable and world.now - self._written_at >= _WRITE_EVERY:
             await self.write()
 
     async def write(self) -> None:
@@ -91,8 +98,16 @@ class Ledger:
         self._written_at = self._until
         self._pending, self._pending_baseline = {}, {}
 
+    def _has_looked(self, world: World) -> bool:
+        """Lists and prices were read since the daemon began, or it waited for them for long enough."""
+        if not self._looked:
+            self._first = world.now if self._first is None else self._first
+            seen = not world.unlisted and all(view.at is not None for view in world.offerings.values())
+            self._looked = seen or not 0.0 <= world.now - self._first < _FIRST_LOOK
+        return self._looked
+
     def _gather(self, fleet: Fleet, world: World, *, since: float) -> None:
-        until = world.now
+        until, everywhere = world.now, world.regions.get(EVERYWHERE)
         ended = {instance.id: instance for instance in world.instances if instance.state in _ENDED}
         paid = {node: one for node, one in economics.paid(fleet).items() if node not in ended}
         for node in fleet.nodes:
@@ -102,6 +117,8 @@ class Ledger:
                 begin = self._counted.get(node.id, self._unseen_since(node.launched_at, since))
                 self._bill(paid[node.id], since=min(begin, until), until=until)
             self._counted[node.id] = until
+            if node.listed and (view := world.regions.get(node.placement.region, everywhere)) and view.at:
+                self._alive[node.id] = view.at
         self._paid |= paid
         for instance in ended.values():
             self._settle(fleet, instance, since=since, now=until)
@@ -109,6 +126,7 @@ class Ledger:
         recent = until - _TRUSTED
         kept = {n for n, at in self._counted.items() if at >= recent or n in fleet.by_id or n in ended}
         self._counted = {n: at for n, at in self._counted.items() if n in kept}
+        self._alive = {n: at for n, at in self._alive.items() if n in kept}
         self._paid = {n: p for n, p in self._paid.items() if n in kept}
         self._unpriced = {n: waiting for n, waiting in self._unpriced.items() if n in kept}
         self._gather_baseline(fleet, since=since, until=until)
@@ -126,7 +144,9 @@ class Ledger:
         counted, end = self._counted.get(instance.id), instance.ended_at
         if counted is not None:
             known = self._paid.pop(instance.id, None)  # unless an old list shows it alive again
-            if known is not None and end is not None and counted - end <= _TRUSTED:
+            alive = self._alive.get(instance.id, self._began or counted)
+            if known is not None and end is not None and alive - end <= _TRUSTED:
+                end = max(end, self._began or end)  # what the daemon before counted is left as it is
                 self._bill(known, since=counted, until=min(end, now))
                 self._counted[instance.id] = min(end, now)
         elif end is not None and not stranger(fleet.pool, _NOTHING_KNOWN, instance):

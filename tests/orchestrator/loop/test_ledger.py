@@ -357,6 +357,47 @@ async def test_what_ended_while_no_daemon_ran_is_counted_to_its_end() -> None:
     assert {hour: c.seconds for hour, c in journal.hours.items()} == {0: 1500.0}
 
 
+async def test_after_a_restart_the_first_lists_and_prices_are_waited_for() -> None:
+    """Its node ended an hour ago and prices fell, and the daemon remembers neither."""
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    for second in range(8000, 8005):
+        fleet, world = seen(float(second), price=36.0, on_demand=72.0)
+        await ledger.count(fleet, replace(world, regions={"r": Observed(value=(), at=None)}))
+        assert ledger.totals.usd == 0.0
+    for second in range(8005, 8100):
+        await ledger.count(*seen(float(second), state=OVER, ended_at=4600.0, known=second < 8010))
+    assert await seconds(ledger, journal) == 3600.0
+    assert journal.on_demand_usd == pytest.approx(7099.0 * 7.2 / HOUR)
+
+
+async def test_lists_that_do_not_come_are_not_waited_for_for_long_and_an_end_is_settled_once_they_do() -> (
+    None
+):
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    for second in range(8000, 9000):
+        fleet, world = seen(float(second))
+        await ledger.count(fleet, replace(world, regions={"r": Observed(value=(), at=None)}))
+    assert ledger.totals.usd == pytest.approx(7999.0 * 3.6 / HOUR)
+    for second in range(9000, 9100):
+        await ledger.count(*seen(float(second), state=OVER, ended_at=4600.0, known=False))
+    assert await seconds(ledger, journal) == 3600.0
+
+
+async def test_what_a_daemon_before_counted_too_much_is_not_taken_back() -> None:
+    """Nobody knows whether it settled that."""
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
+    fleet, world = seen(1100.0)
+    for second in range(1100, 1170):
+        fleet, world = seen(float(second))
+        await ledger.count(fleet, replace(world, regions={"r": Observed(value=(), at=None)}))
+    for second in range(1170, 1200):
+        await ledger.count(*seen(float(second), state=OVER, ended_at=990.0, known=False))
+    assert await seconds(ledger, journal) == 0.0
+
+
 async def test_what_began_and_ended_unseen_is_counted() -> None:
     journal = Journal()
     ledger = Ledger("p", journal, Totals(charged_until=1000.0))
