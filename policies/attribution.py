@@ -64,8 +64,11 @@ USUAL: Final = Weights(fresh=10, cached=1, written=10, output=40)
 
 
 def weights_at(rates: Rates) -> Weights:
-    """What a token weighs is what it costs, in picodollars."""
-    return Weights(fresh=rates.input, cached=rates.cached, written=rates.cache_write, output=rates.output)
+    """What a token of a pool weighs is what it costs at an API, in picodollars.
+
+    One that an engine kept for later is read anew like any: an API asks more for what it is told to keep.
+    """
+    return Weights(fresh=rates.input, cached=rates.cached, written=rates.input, output=rates.output)
 
 
 def weights_of(price: Price | None) -> Weights:

@@ -111,6 +111,8 @@ def test_a_key_bears_what_its_tokens_weigh_at_the_apis_prices() -> None:
 def test_without_an_apis_prices_usual_ones_are_taken() -> None:
     assert weights_of(None) is USUAL
     assert weights_of(Price(Rates.of(input="0"))) is USUAL
+    asked = weights_of(Price(Rates.of(input="3", output="15", cached="0.3", cache_write="3.75")))
+    assert (asked.fresh, asked.written) == (3_000_000, 3_000_000), "an engine keeps what it reads unasked"
     usage = [used(key="asks", fresh=400, output=0), used(key="writes", fresh=0, output=100)]
     made = report(books(machines=[machine(usd=2.0)], usage=usage, prices={}), ("key",))
     assert [row.sums.spent for row in made.rows] == [1.0, 1.0]
