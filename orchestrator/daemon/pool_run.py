@@ -198,7 +198,7 @@ class PoolRun:
             self.config = await footing.confirm(self.config, memory, machines)
         news = (DaemonStarted(at=at, epoch=footing.epoch), configured(self.wanted, at=at))
         await store.append(self.name, news)
-        self.ledger = Ledger(self.name, store, await store.totals(self.name))
+        self.ledger = Ledger(self.name, store, await store.totals(self.name), await store.counted(self.name))
         self._assemble(ports, reduce(memory, *news), self.ledger)
         ports.owned.judge = self._may_own
         if footing.listen and ports.agents is not None:

@@ -278,6 +278,12 @@ class Store:
 
         return await self._reader.run(read)
 
+    async def counted(self, pool: str) -> dict[str, float]:
+        """The seconds for which each node was charged."""
+        query = "SELECT node, seconds FROM ledger WHERE pool=?"
+        rows = await self._reader.run(lambda db: db.execute(query, (pool,)).fetchall(), longer=_MUCH)
+        return dict(rows)
+
     async def spend_hours(self, since: int, until: int, *, pool: str = "") -> list[SpendHour]:
         """What nodes cost in the hours from `since` up to `until`, of one pool or of all. See `hours`."""
         return await self._reader.run(partial(hours.spend, since=since, until=until, pool=pool), longer=_MUCH)

@@ -35,9 +35,14 @@ _NOTHING_KNOWN = Memory()
 
 
 class Ledger:
-    """One pool's running account. `totals` is what the journal holds at the start."""
+    """One pool's running account.
 
-    def __init__(self, pool: str, journal: Journal, totals: Totals) -> None:
+    `totals` is what the journal holds at the start, `counted` the seconds of each node there.
+    """
+
+    def __init__(
+        self, pool: str, journal: Journal, totals: Totals, counted: Mapping[str, float] | None = None
+    ) -> None:
         self._pool, self._journal = pool, journal
         self._written = totals
         self._until = totals.charged_until
@@ -45,6 +50,7 @@ class Ledger:
         self._began = totals.charged_until
         self._first: float | None = None  # when the first turn was, until what it waits for was looked at
         self._looked = False
+        self._before = counted  # None: nobody can tell which nodes were counted
         self._counted: dict[str, float] = {}  # node -> until when it was looked at
         self._alive: dict[str, float] = {}  # node -> when the provider last showed it alive
         self._paid: dict[str, Paid] = {}  # node -> as it was paid for last
@@ -69,7 +75,7 @@ class Ledger:
             self._until = self._written_at = self._began = world.now
         if world.now < self._until:  # the clock was set back since the last daemon wrote
             self._until = self._written_at = self._began = world.now
-            self._counted = dict.fromkeys(self._counted, world.now)
+            self._counted, self._before = dict.fromkeys(self._counted, world.now), None
         if world.now - self._until >= _COUNT_EVERY and self._has_looked(world):
             self._gather(fleet, world, since=self._until)
             self._until = world.now
@@ -114,7 +120,9 @@ class Ledger:
             if node.id in ended:
                 continue
             if node.id in paid:
-                begin = self._counted.get(node.id, self._unseen_since(node.launched_at, since))
+                begin = self._counted.get(node.id)
+                if begin is None:
+                    begin = self._since(node.id, node.launched_at, since)
                 self._bill(paid[node.id], since=min(begin, until), until=until)
             self._counted[node.id] = until
             if node.listed and (view := world.regions.get(node.placement.region, everywhere)) and view.at:
@@ -131,10 +139,20 @@ class Ledger:
         self._unpriced = {n: waiting for n, waiting in self._unpriced.items() if n in kept}
         self._gather_baseline(fleet, since=since, until=until)
 
-    def _unseen_since(self, launched_at: float, since: float) -> float:
-        """From when a machine counts that was never counted before."""
+    def _since(self, node: str, launched_at: float, since: float, end: float | None = None) -> float:
+        """From when a machine counts that this daemon has not counted yet.
+
+        The journal's seconds of a node say until when it was counted, unless it was stopped in between. One
+        that is not in there was seen by nobody since its launch.
+        """
         began = since if self._began is None else self._began
-        return max(launched_at, began, since - _TRUSTED)
+        if self._before is None:
+            return max(launched_at, began, since - _TRUSTED)
+        if node not in self._before:
+            return max(launched_at, began - _TRUSTED, since - _TRUSTED)
+        until = launched_at + self._before[node]
+        near = min(abs(until - at) for at in (began, end) if at is not None)
+        return until if near <= _TRUSTED else max(launched_at, min(began, end or began))
 
     def _settle(self, fleet: Fleet, instance: Instance, *, since: float, now: float) -> None:
         """Count a machine up to its end: what is missing, or less what it was counted since.
@@ -146,14 +164,14 @@ class Ledger:
             known = self._paid.pop(instance.id, None)  # unless an old list shows it alive again
             alive = self._alive.get(instance.id, self._began or counted)
             if known is not None and end is not None and alive - end <= _TRUSTED:
-                end = max(end, self._began or end)  # what the daemon before counted is left as it is
                 self._bill(known, since=counted, until=min(end, now))
                 self._counted[instance.id] = min(end, now)
         elif end is not None and not stranger(fleet.pool, _NOTHING_KNOWN, instance):
-            begin = self._unseen_since(instance.launched_at, since)
-            if begin < end:
-                self._bill(economics.paid_as_listed(fleet, instance), since=begin, until=min(end, now))
-                self._counted[instance.id] = min(end, now)
+            end = min(end, now)
+            begin = self._since(instance.id, instance.launched_at, since, end)
+            if begin < end or instance.id in (self._before or ()):
+                self._bill(economics.paid_as_listed(fleet, instance), since=begin, until=end)
+                self._counted[instance.id] = end
 
     def _bill(self, paid: Paid, *, since: float, until: float) -> None:
         for charge in economics.bill(paid, since=since, until=until):

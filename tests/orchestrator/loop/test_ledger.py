@@ -385,17 +385,35 @@ async def test_lists_that_do_not_come_are_not_waited_for_for_long_and_an_end_is_
     assert await seconds(ledger, journal) == 3600.0
 
 
-async def test_what_a_daemon_before_counted_too_much_is_not_taken_back() -> None:
-    """Nobody knows whether it settled that."""
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [
+        (985.0, 5.0),  # the daemon before wrote its seconds up to 985, and it ended at 990
+        (995.0, -5.0),  # up to 995: it had yet to hear of the end
+        (990.0, 0.0),  # it heard, and settled it
+        (100.0, 0.0),  # it was stopped in between: nobody knows
+    ],
+)
+async def test_the_journal_says_until_when_the_daemon_before_counted(counted: float, expected: float) -> None:
     journal = Journal()
-    ledger = Ledger("p", journal, Totals(charged_until=1000.0))
-    fleet, world = seen(1100.0)
-    for second in range(1100, 1170):
-        fleet, world = seen(float(second))
-        await ledger.count(fleet, replace(world, regions={"r": Observed(value=(), at=None)}))
-    for second in range(1170, 1200):
-        await ledger.count(*seen(float(second), state=OVER, ended_at=990.0, known=False))
-    assert await seconds(ledger, journal) == 0.0
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0), {"s1": counted})
+    for second in range(1100, 1200):
+        await ledger.count(*seen(float(second), state=OVER, ended_at=990.0, known=second < 1120))
+    assert await seconds(ledger, journal) == expected
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"), [({"s1": 985.0}, 215.0), ({"s1": 100.0}, 200.0), ({"s2": 5.0}, 800.0)]
+)
+async def test_a_node_that_lives_is_counted_from_where_the_journal_ends(
+    counted: dict[str, float], expected: float
+) -> None:
+    """One that it does not know was launched right before the daemon died, or that long at most."""
+    journal = Journal()
+    ledger = Ledger("p", journal, Totals(charged_until=1000.0), counted)
+    for second in range(1100, 1201):
+        await ledger.count(*seen(float(second)))
+    assert await seconds(ledger, journal) == expected
 
 
 async def test_what_began_and_ended_unseen_is_counted() -> None:
@@ -486,7 +504,8 @@ async def test_hours_ledger_and_totals_are_the_same_to_the_last_bit(steps: list[
             if happens == "stop":
                 await ledger.write()
             if happens in ("kill", "stop"):
-                ledger, durable = Ledger("p", store, await store.totals("p")), True
+                ledger = Ledger("p", store, await store.totals("p"), await store.counted("p"))
+                durable = True
             durable = {"disk full": False, "back": True}.get(happens, durable)
             if happens == "back":
                 now -= 7200.0
