@@ -10,7 +10,7 @@ beyond that is booked after it, and what does not fit into the minute into the m
 the average holds however wrong the first guess was. Whoever is refused is told a second of their own: those
 who were told before come first, so that a hundred refused clients do not come back as one.
 Never: 61 counters in a row hold more requests than a minute's; a token is booked twice, or not at all within
-an hour of debts; a refused client is told to come at once.
+four hours of debts; a refused client is told to come at once.
 
 Seconds are whole seconds of a clock that all who share the counters read, and that is never set.
 
@@ -43,7 +43,7 @@ WINDOW: Final = 60
 SPAN: Final = WINDOW + 1
 """Counters of a second that any 60 s touch."""
 
-MOST_DEBT: Final = 60
+MOST_DEBT: Final = 240
 """Minutes that may be booked ahead for answers that were longer than thought."""
 
 LONGEST_WAIT: Final = 60.0
