@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from orchestrator.monitoring.panel import Panel
 from orchestrator.monitoring.panels import ROWS as ROWS
-from orchestrator.monitoring.panels import Panel
 
 WIDTH: Final = 24
 _HEIGHT: Final = 7

@@ -1,31 +1,16 @@
 """The panels of the Grafana dashboard, in rows.
 
-Every query is a PromQL expression over the metrics of daemon, gateway and engines; POOL in it stands for the
-pools that are chosen at the top. A test puts each of them to a live Prometheus and wants an answer.
+Every query is a PromQL expression over the metrics of daemon, gateway and engines. A test puts each of them
+to a live Prometheus and wants an answer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One panel. `queries` are (expression, legend), `unit` is Grafana's name of it, `stat` one number."""
-
-    title: str
-    text: str
-    queries: tuple[tuple[str, str], ...]
-    unit: str = "short"
-    stat: bool = False
-    stacked: bool = False
-
-
-def _quantile(share: float, metric: str, by: str = "") -> str:
-    labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}[$__rate_interval])))"
-
+from orchestrator.monitoring.client_panels import CLIENTS, OBJECTIVES
+from orchestrator.monitoring.money_panels import MONEY
+from orchestrator.monitoring.panel import Panel, quantile
 
 _POOL = (
     Panel(
@@ -107,56 +92,6 @@ _MARKET = (
         ),
     ),
 )
-_MONEY = (
-    Panel(
-        "Saved against on-demand",
-        "Share of the price of the wanted nodes, all on-demand, that is not paid now.",
-        (
-            (
-                "1 - sum(orchestrator_pool_cost_usd_per_hour{POOL})"
-                " / sum(orchestrator_pool_on_demand_cost_usd_per_hour{POOL})",
-                "saved",
-            ),
-        ),
-        "percentunit",
-        stat=True,
-    ),
-    Panel(
-        "Dollars per million tokens",
-        "Price of all billing nodes over the tokens that their engines generate.",
-        (
-            (
-                "sum(orchestrator_pool_cost_usd_per_hour{POOL})"
-                " / (sum(rate(orchestrator_pool_generated_tokens_total{POOL}[$__rate_interval]))"
-                " * 3600 / 1e6)",
-                "USD per million tokens",
-            ),
-        ),
-        "currencyUSD",
-        stat=True,
-    ),
-    Panel(
-        "Dollars an hour",
-        "What the pool costs now, and what it would cost on-demand.",
-        (
-            ("sum by (pool) (orchestrator_pool_cost_usd_per_hour{POOL})", "{{pool}}"),
-            (
-                "sum by (pool) (orchestrator_pool_on_demand_cost_usd_per_hour{POOL})",
-                "{{pool}}, on-demand",
-            ),
-        ),
-        "currencyUSD",
-    ),
-    Panel(
-        "Spent and saved",
-        "Since the journal began.",
-        (
-            ("sum(orchestrator_pool_spent_usd{POOL})", "spent"),
-            ("sum(orchestrator_pool_saved_usd{POOL})", "saved"),
-        ),
-        "currencyUSD",
-    ),
-)
 _NOTICES = (
     Panel(
         "Notices an hour",
@@ -172,21 +107,21 @@ _NOTICES = (
         "From notice to detached",
         "From the arrival of a notice to the balancer's word that the node gets no new request.",
         (
-            (_quantile(0.5, "orchestrator_notice_to_detached_seconds_bucket{POOL}"), "median"),
-            (_quantile(0.99, "orchestrator_notice_to_detached_seconds_bucket{POOL}"), "p99"),
+            (quantile(0.5, "orchestrator_notice_to_detached_seconds_bucket{POOL}"), "median"),
+            (quantile(0.99, "orchestrator_notice_to_detached_seconds_bucket{POOL}"), "p99"),
         ),
         "s",
     ),
     Panel(
         "Swap, stage by stage (p90)",
         "From the notice to detached, drained and replaced.",
-        ((_quantile(0.9, "orchestrator_swap_seconds_bucket{POOL}", "stage"), "{{stage}}"),),
+        ((quantile(0.9, "orchestrator_swap_seconds_bucket{POOL}", "stage"), "{{stage}}"),),
         "s",
     ),
     Panel(
         "Time left at arrival (median)",
         "From the arrival of a notice to its deadline, by source.",
-        ((_quantile(0.5, "orchestrator_notice_lead_seconds_bucket{POOL}", "source"), "{{source}}"),),
+        ((quantile(0.5, "orchestrator_notice_lead_seconds_bucket{POOL}", "source"), "{{source}}"),),
         "s",
     ),
     Panel(
@@ -217,8 +152,8 @@ _GATEWAY = (
         "First byte",
         "From a request's arrival to its first byte.",
         (
-            (_quantile(0.5, "orchestrator_gateway_first_byte_seconds_bucket"), "median"),
-            (_quantile(0.99, "orchestrator_gateway_first_byte_seconds_bucket"), "p99"),
+            (quantile(0.5, "orchestrator_gateway_first_byte_seconds_bucket"), "median"),
+            (quantile(0.99, "orchestrator_gateway_first_byte_seconds_bucket"), "p99"),
         ),
         "s",
     ),
@@ -325,8 +260,8 @@ _ENGINES = (
         "Time to first token",
         "As the engines measure it: without the gateway and its queue.",
         (
-            (_quantile(0.5, "vllm:time_to_first_token_seconds_bucket{POOL}"), "median"),
-            (_quantile(0.99, "vllm:time_to_first_token_seconds_bucket{POOL}"), "p99"),
+            (quantile(0.5, "vllm:time_to_first_token_seconds_bucket{POOL}"), "median"),
+            (quantile(0.99, "vllm:time_to_first_token_seconds_bucket{POOL}"), "p99"),
         ),
         "s",
     ),
@@ -334,15 +269,15 @@ _ENGINES = (
         "Between tokens",
         "As the engines measure it.",
         (
-            (_quantile(0.5, "vllm:inter_token_latency_seconds_bucket{POOL}"), "median"),
-            (_quantile(0.99, "vllm:inter_token_latency_seconds_bucket{POOL}"), "p99"),
+            (quantile(0.5, "vllm:inter_token_latency_seconds_bucket{POOL}"), "median"),
+            (quantile(0.99, "vllm:inter_token_latency_seconds_bucket{POOL}"), "p99"),
         ),
         "s",
     ),
     Panel(
         "Boot (p90)",
         "From launch to a ready engine, per market.",
-        ((_quantile(0.9, "orchestrator_boot_seconds_bucket{POOL}", "market"), "{{market}}"),),
+        ((quantile(0.9, "orchestrator_boot_seconds_bucket{POOL}", "market"), "{{market}}"),),
         "s",
     ),
 )
@@ -425,7 +360,7 @@ _DAEMON = (
     Panel(
         "Turns",
         "Seconds of each part of a turn (p99). Journal: waiting for the disk.",
-        ((_quantile(0.99, "orchestrator_turn_seconds_bucket", "part"), "{{part}}"),),
+        ((quantile(0.99, "orchestrator_turn_seconds_bucket", "part"), "{{part}}"),),
         "s",
     ),
     Panel(
@@ -450,7 +385,7 @@ _DAEMON = (
         "By port and operation.",
         (
             (
-                _quantile(0.99, "orchestrator_call_seconds_bucket{POOL}", "port, operation"),
+                quantile(0.99, "orchestrator_call_seconds_bucket{POOL}", "port, operation"),
                 "{{port}} {{operation}}",
             ),
         ),
@@ -460,14 +395,14 @@ _DAEMON = (
         "Journal",
         "Seconds of a durable append (p99), and the size of the file.",
         (
-            (_quantile(0.99, "orchestrator_journal_append_seconds_bucket"), "append, s"),
+            (quantile(0.99, "orchestrator_journal_append_seconds_bucket"), "append, s"),
             ("sum(orchestrator_journal_size_bytes) / 1024 / 1024", "size, MiB"),
         ),
     ),
     Panel(
         "Lag",
         "How much later than its tick a quiet turn began (p99).",
-        ((_quantile(0.99, "orchestrator_loop_lag_seconds_bucket"), "lag"),),
+        ((quantile(0.99, "orchestrator_loop_lag_seconds_bucket"), "lag"),),
         "s",
     ),
     Panel(
@@ -491,9 +426,10 @@ _DAEMON = (
 ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     "Pool": _POOL,
     "Market": _MARKET,
-    "Money": _MONEY,
+    "Money": MONEY,
     "Notices and swaps": _NOTICES,
-    "Gateway": _GATEWAY,
+    "Gateway": (*_GATEWAY, *OBJECTIVES),
+    "Keys and clients": CLIENTS,
     "Routes and providers": _ROUTES,
     "Engines": _ENGINES,
     "GPUs": _GPUS,

@@ -114,6 +114,8 @@ class Machine:
         """Have its GPUs say what was recorded under a name: to nvidia-smi, to NVML, or in the kernel log."""
         if (directory / f"{name}.csv").exists():
             shutil.copy(directory / f"{name}.csv", self.directory / "gpus.csv")
+        if (directory / f"{name}.rows").exists():
+            shutil.copy(directory / f"{name}.rows", self.directory / "gpus.rows")
         if (directory / f"{name}.nvml").exists():
             # As one step: the library reads it at any time.
             shutil.copy(directory / f"{name}.nvml", self.nvml.with_suffix(".new"))

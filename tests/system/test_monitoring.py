@@ -6,7 +6,10 @@ Only addresses and times are changed: every interval is a second, so that minute
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import json
+import math
 import re
 import shlex
 import sys
@@ -25,6 +28,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from alerting import Monitoring, free_port, running_monitoring
 from node_bench import SECRET, Machine, running_imds
 
+from cloud.clock import SystemClock
+from orchestrator.gateway.accounts.usage_file import read_usage
+from orchestrator.journal.sqlite import SqliteStore
+from policies.economics import BaselineHour, Charge
+from policies.model import Market, Placement
+from tests.support.certificates import Pair, pair
 from tests.support.paid_provider import provider
 
 pytestmark = [
@@ -36,7 +45,24 @@ pytestmark = [
 ]
 
 BOOT_DELAY = 6.0  # a pool that lost a node is short for some scrapes
-CHANGES: dict[str, dict[str, object]] = {}  # filled once there is a directory for the secret
+CHANGES: dict[str, dict[str, object]] = {  # the rest is filled in once there are directories and ports
+    "cost": {"usd_per_month": 1000},
+    "pool.test.cost": {"tokens_per_second": 500, "compare": "api/m"},
+    "pool.test.limits": {"spend_per_hour": "100"},
+    "pool.test.charge": {"input": "0.20", "output": "0.60"},
+}
+KEYS = {name: f"sk-orch-{name}" for name in ("busy", "small")}
+KEYS_FILE = f"""
+[key.busy]
+sha256 = "{hashlib.sha256(KEYS["busy"].encode()).hexdigest()}"
+requests_per_minute = 60000
+tokens_per_minute = 10000000
+in_flight = 100
+usd_per_day = "100"
+[key.small]
+sha256 = "{hashlib.sha256(KEYS["small"].encode()).hexdigest()}"
+requests_per_minute = 3
+"""
 
 XID = "4,1,2,-;NVRM: Xid (PCI:0000:00:1e): 31, pid=1, a fault of the application's own\n"
 
@@ -50,6 +76,20 @@ def agents_may_report(tmp_path_factory: pytest.TempPathFactory) -> None:
     CHANGES["pool.test.agents"] = {"listen": f"127.0.0.1:{free_port()}", "secret_file": str(secret)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Clients of the gateway come over TLS, and each shows a key."""
+    directory = tmp_path_factory.mktemp("clients")
+    made = pair(directory).write()
+    (directory / "keys.toml").write_text(KEYS_FILE)
+    CHANGES["gateway"] = {"keys_file": str(directory / "keys.toml")}
+    CHANGES["pool.test.gateway"] = {
+        "tls_cert_file": str(made.certificate),
+        "tls_key_file": str(made.key),
+    }
+    return made
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
 async def paid_for() -> AsyncIterator[None]:
     """A route to a provider, for which another stands in, so that there is something to show of both."""
@@ -59,7 +99,7 @@ async def paid_for() -> AsyncIterator[None]:
             CHANGES[f"provider.{name}"] = {"kind": "openai", "url": url, "usd_per_day": "5"}
             CHANGES[f"provider.{name}.price.m"] = {"input": "3", "output": "15"}
         backends = [{"provider": name, "model": "m"} for name in ("api", "spare")]
-        CHANGES["[route]"] = {"models": ["paid"], "to": backends}
+        CHANGES["[route]"] = {"models": ["paid"], "to": backends, "usd_per_day": "5"}
         yield
 
 
@@ -156,29 +196,140 @@ async def test_a_daemon_that_is_gone_is_told_to_the_pager(stack: Any, watched: M
     await stack.until("it is taken back", lambda: heard("resolved"))
 
 
-async def asked_of_providers(stack: Any) -> None:
-    """Some requests that are paid for."""
-    body = {"model": "paid", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
-    async with aiohttp.ClientSession() as session:
+# Metrics that a pool which is well may have no value of, and why.
+_AWS = "a pool on AWS"
+_BROKEN = "a stream that broke, or a target that was lost in the middle of a request"
+_PROVIDER = "a provider that fails, counts otherwise than it should, or is at a cap"
+NO_VALUE = {
+    "orchestrator_alarm": "an alarm",
+    "orchestrator_aws_calls_total": _AWS,
+    "orchestrator_aws_call_seconds": _AWS,
+    "orchestrator_pool_node_key_requests": _AWS,
+    "orchestrator_boots_failed_total": "a machine that ended before it was ready",
+    "orchestrator_late_drains_total": "a pool that is short when a node is reclaimed",
+    "orchestrator_drains_cut_total": "a node gone with requests in flight",
+    "orchestrator_notices_unknown_node_total": "a notice for a machine that is not known",
+    "orchestrator_swap_failures_total": "a replacement that did not come",
+    "orchestrator_pool_market_paused": "a market in which nothing can be launched",
+    "orchestrator_pool_failures": "a pool that was begun again",
+    "orchestrator_turns_unrecorded_total": "a disk that is too slow",
+    "orchestrator_journal_failures_total": "a disk that cannot be written",
+    "orchestrator_gateway_attempt_failures_total": _BROKEN,
+    "orchestrator_gateway_retries_total": _BROKEN,
+    "orchestrator_gateway_moved_total": _BROKEN,
+    "orchestrator_gateway_streams_cut_total": _BROKEN,
+    "orchestrator_gateway_continuations_total": _BROKEN,
+    "orchestrator_gateway_continuations_refused_total": _BROKEN,
+    "orchestrator_gateway_tokens_wasted_total": _BROKEN,
+    "orchestrator_gateway_provider_failures_total": _PROVIDER,
+    "orchestrator_gateway_provider_cap_reached_total": _PROVIDER,
+    "orchestrator_gateway_provider_estimated_total": _PROVIDER,
+    "orchestrator_gateway_provider_unpriced_total": _PROVIDER,
+    "orchestrator_gateway_provider_over_bound_total": _PROVIDER,
+}
+
+
+@contextlib.asynccontextmanager
+async def clients(stack: Any, certificate: Pair) -> AsyncIterator[None]:
+    """Some that ask while the body runs: the pool and a provider, for streams and whole answers, by two keys
+    of which one may ask seldom. What they are answered does not matter here.
+    """
+    stop = asyncio.Event()
+    url = f"https://127.0.0.1:{stack.gateway_port}/v1/chat/completions"
+
+    async def ask(session: aiohttp.ClientSession, key: str, model: str, *, stream: bool) -> None:
+        body = {"model": model, "max_tokens": 9, "stream": stream}
+        body["messages"] = [{"role": "user", "content": "hello"}]
+        if model == "simulated":
+            body["ignore_eos"] = True
+        head = {"Authorization": f"Bearer {KEYS[key]}"}
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.post(url, json=body, headers=head) as answer:
+                await answer.read()
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        while not stop.is_set():
+            for stream in (True, False):
+                await ask(session, "busy", "simulated", stream=stream)
+            await ask(session, "busy", "paid", stream=False)
+            await ask(session, "small", "simulated", stream=False)
+
+    connector = aiohttp.TCPConnector(ssl=certificate.trust())
+    async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
         for _ in range(3):
-            async with session.post(f"{stack.url}/v1/chat/completions", json=body) as answer:
-                assert answer.status == 200, await answer.text()
+            group.create_task(one(session))
+        try:
+            yield
+        finally:
+            stop.set()
 
 
-async def test_every_panel_and_every_rule_has_an_answer(
-    stack: Any, watched: Monitoring, imds: Any, tmp_path: Path
+async def costs_are_known(stack: Any) -> None:
+    """Costs are worked out when the daemon begins, and then seldom: it begins once more when there is
+    something to tell, of this hour and of the one before.
+    """
+
+    def served() -> bool:
+        rows = read_usage(stack.state / "usage.db", 0, 10**9)
+        return {row.backend for row in rows if row.output} >= {"pool/test", "provider/api"}
+
+    await stack.until("usage of pool and provider is written", lambda: asyncio.to_thread(served))
+    await stack.stop("daemon")
+    now = SystemClock().now()
+    hour = int(now // 3600) - 1
+    place = Placement("sim", "r", "a", "gpu", Market.SPOT)
+    with contextlib.closing(SqliteStore.open(stack.state / "journal.db", now=now, inline=True)) as store:
+        charge = Charge(node="before", placement=place, hour=hour, seconds=60.0, usd=0.01)
+        await store.charge("test", [charge], baseline=[BaselineHour(pool="test", hour=hour)], until=now)
+    await stack.start("daemon")
+    await stack.settled()
+
+
+async def without_answer(watched: Monitoring) -> set[str]:
+    """The queries of panels that give nothing now."""
+    return {
+        f"{panel['title']}: {target['expr']}"
+        for panel in dashboard.build()["panels"]
+        for target in panel.get("targets", ())
+        if not await watched.numbers(target["expr"].replace("$pool", ".*").replace("$__rate_interval", "5m"))
+    }
+
+
+async def shown(watched: Monitoring) -> dict[str, set[str]]:
+    """The metrics of daemon and gateway that have a value, with the labels that are their own."""
+    found: dict[str, set[str]] = {}
+    for series in (await watched.ask("query", query='{__name__=~"orchestrator_.+"}'))["result"]:
+        if not math.isnan(float(series["value"][1])):
+            name = re.sub(r"_(bucket|sum|count)$", "", series["metric"]["__name__"])
+            if not name.endswith("_created"):
+                own = series["metric"].keys() - {"__name__", "job", "instance", "le"}
+                found.setdefault(name, set()).update(own)
+    return found
+
+
+def documented() -> dict[str, set[str]]:
+    """The metrics of the reference with their labels."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `(orchestrator_\w+)` \| \w+ \| ([^|]*) \|", page)
+    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+
+
+async def test_every_panel_metric_and_rule_has_an_answer(
+    stack: Any, watched: Monitoring, imds: Any, certificate: Pair, tmp_path: Path
 ) -> None:
-    """On a pool under load that lost nodes with notice, with agents on its nodes: no query is empty."""
+    """On a pool under load that lost nodes with notice, with agents on its nodes: no query is empty, and
+    every metric of the reference is there.
+    """
     where = CHANGES["pool.test.agents"]["listen"]
     agents: list[Machine] = []
     try:
-        async with stack.traffic():
+        async with clients(stack, certificate):
+            await costs_are_known(stack)
             for market in ("spot", "on-demand"):
                 machine = Machine(imds, tmp_path, id=(await stack.a_node(market))["id"])
                 agents.append(machine)
                 machine.log.write_text(XID)
                 machine.start("--url", f"http://{where}")
-            await asked_of_providers(stack)
             for _ in range(2):  # a series has a rate from its second value on
                 reclaimed = next(n for n in (await stack.nodes()) if n not in {a.id for a in agents})
                 await stack.admin("reclaim", node=reclaimed, notice_s=3)
@@ -191,25 +342,26 @@ async def test_every_panel_and_every_rule_has_an_answer(
                 agents[-1].start("--url", f"http://{where}")
             for machine in agents:
                 machine.record("healthy")
+            agents[-1].record("v100")
             assert await watched.numbers("orchestrator_pool_redy_nodes") == []  # so a typing error would show
-            empty: set[str] = set()
+            known, empty, missing = documented(), {""}, set(NO_VALUE)
 
             async def answered() -> bool:
-                nonlocal empty
-                empty = {
-                    f"{panel['title']}: {target['expr']}"
-                    for panel in dashboard.build()["panels"]
-                    for target in panel.get("targets", ())
-                    if not await watched.numbers(
-                        target["expr"].replace("$pool", ".*").replace("$__rate_interval", "5m")
-                    )
-                }
-                return not empty
+                nonlocal empty, missing
+                empty = await without_answer(watched)
+                missing = known.keys() - NO_VALUE.keys() - (await shown(watched)).keys()
+                return not empty and not missing
 
             try:
-                await stack.until("every query has an answer", answered)
+                await stack.until("every query has an answer, and every metric a value", answered)
             except pytest.fail.Exception:
-                pytest.fail("queries without an answer:\n" + "\n".join(sorted(empty)))
+                pytest.fail("\n".join(["without an answer:", *sorted(empty), *sorted(missing)]))
+            for name, labels in (await shown(watched)).items():
+                assert name in known, f"{name} is in no reference"
+                assert labels | {"pool"} == known[name] | {"pool"}, (
+                    name
+                )  # a gateway of one pool does not name it
+            assert NO_VALUE.keys() <= known.keys()
         rules = [rule for group in (await watched.ask("rules"))["groups"] for rule in group["rules"]]
         assert len(rules) > 30
         assert [r["name"] for r in rules if r["health"] != "ok"] == []

@@ -61,6 +61,19 @@ def test_panels_ask_only_for_metrics_that_there_are() -> None:
     assert asked - known == set()
 
 
+def test_panels_ask_only_for_series_that_the_rules_record() -> None:
+    rules = (ROOT / "orchestrator" / "monitoring" / "rules.yaml").read_text(encoding="utf-8")
+    recorded = set(re.findall(r"(?m)^ +- record: (\S+)$", rules))
+    asked = {
+        name
+        for panel in PANELS
+        for target in panel["targets"]
+        for name in re.findall(r"\borchestrator:[\w:]+", target["expr"])
+    }
+    assert len(asked) > 5
+    assert asked - recorded == set()
+
+
 def test_the_pool_is_chosen_from_those_that_there_are() -> None:
     source, pool = BOARD["templating"]["list"]
     assert (source["type"], source["query"]) == ("datasource", "prometheus")
