@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     )
 
 _ROOMY: Final = 100  # columns from which prompts and answers are told apart
+_NAME: Final = 12  # columns that a name gets at least
+_GAP: Final = 2
+_FIRST_TO_GO: Final = ("IN", "OUT", "EVEN AT", "+PEOPLE", "SAVED", "API", "USED", "TOKENS", "$/MTOK")
+"""Columns of figures that a narrow terminal goes without, one after the other."""
+
 _EMPTY: Final = {"key": "(no key)", "adapter": "(none)", "route": "(no route)"}
 """What an empty value of a dimension means."""
 
@@ -58,13 +63,32 @@ def _advice(text: str, notable: bool) -> Text:
 def _table(view: CostView, look: Look) -> RenderableType:
     cells = _NARROW if look.width < _ROOMY else _USUAL + _WIDE if look.wide else _USUAL
     heads = [name.upper() for name in view["by"]]
-    table = table_of(*heads, *(head for head, _ in cells), right=[head for head, _ in cells])
+    if not look.wide:
+        cells = _fitting(view, cells, look.width - sum(_name_width(view, name) for name in view["by"]))
+    table = table_of(*heads, *(head for head, _ in cells), right=[head for head, _ in cells], wrapping=heads)
     for row in view["rows"]:
         table.add_row(*_names(row, view["by"]), *(show(row) for _, show in cells))
     if heads and len(view["rows"]) > 1:
         total = ["total", *("" for _ in heads[1:])]
         table.add_row(*total, *(show(view["total"]) for _, show in cells), style="bold")
     return table
+
+
+def _fitting(view: CostView, cells: tuple[_Cell, ...], room: int) -> tuple[_Cell, ...]:
+    """The columns of figures that fit: one that is cut would be another figure."""
+    lines = [*view["rows"], view["total"]]
+    wide = {head: _GAP + max(len(head), *(len(show(line)) for line in lines)) for head, show in cells}
+    for goes in _FIRST_TO_GO:
+        if sum(wide.values()) <= room:
+            break
+        wide.pop(goes, None)
+    return tuple(cell for cell in cells if cell[0] in wide)
+
+
+def _name_width(view: CostView, dimension: str) -> int:
+    """What a column of names needs, which may break over several lines."""
+    names = [_name(dimension, row["group"][dimension]) for row in view["rows"]]
+    return min(max(map(len, [dimension, *names])), _NAME) + _GAP
 
 
 def _names(row: CostLineView, by: Sequence[str]) -> list[str]:

@@ -58,6 +58,19 @@ def test_no_line_is_wider_than_the_terminal(width: int, wide: bool) -> None:
         assert max(map(len, text.splitlines())) <= (max(width, 200) if wide else width)
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_figure_is_cut_where_there_is_no_room(width: int) -> None:
+    view = view_of(full(), ("pool", "key", "market"))
+    table = cost.report(view, Look(width=width)).splitlines()[2:]
+    lines = table[: table.index("")]
+    roomy = cost.report(view, Look(width=99)).splitlines()[2:]
+    whole = {word for line in roomy[: roomy.index("")] for word in line.split()}
+    figures = {word for line in lines for word in line.split() if word[0] in "$%" or word[-1] in "%kMG"}
+    assert figures <= whole
+    assert {"SPENT", "$/MTOK"} <= set(lines[0].split())
+    assert max(map(len, lines)) <= width
+
+
 def test_wide_shows_every_part() -> None:
     text = cost.report(view_of(full(), ("market",)), Look(width=200, wide=True))
     assert "$/H  MACHINES  PROVIDERS  PEOPLE  ON-DEMAND  API WOULD  NODE-HOURS  REQUESTS  CACHED\n" in text
