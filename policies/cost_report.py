@@ -135,7 +135,8 @@ def settings_of(books: Books) -> dict[str, PoolSettings]:
     names = {node.pool for node in books.machines} | {hour.pool for hour in books.baseline}
     names |= {backend.removeprefix(POOL) for backend in books.tokens if backend.startswith(POOL)}
     return {
-        name: known.get(name) or PoolSettings(name=name, model="") for name in sorted(names | known.keys())
+        name: known.get(name) or PoolSettings(name=name, model="", people=books.people)
+        for name in sorted(names | known.keys())
     }
 
 

@@ -108,8 +108,9 @@ class Books:
 
     Hours from `since` up to `until` are reported; `machines`, `baseline`, `usage` and `providers` may begin
     earlier, which a rate and a forecast are taken from, and the usage of the days in which the period begins
-    and ends is there in full. `prices` holds what a `provider/model` asks; a name that is missing has no
-    known price. `now` is in seconds since the epoch.
+    and ends is there in full. `people` is the share of people's work of pools that are not among `pools`.
+    `prices` holds what a `provider/model` asks; a name that is missing has no known price. `now` is in
+    seconds since the epoch.
     """
 
     since: int
@@ -120,6 +121,7 @@ class Books:
     usage: tuple[UsageHour, ...] = ()
     providers: tuple[ProviderDay, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
+    people: float = 0.0
     routes: tuple[RouteSettings, ...] = ()
     prices: Mapping[str, Price]
 

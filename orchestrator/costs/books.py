@@ -22,6 +22,7 @@ def books_of(
         usage=used.usage,
         providers=used.providers,
         pools=settings.pools,
+        people=settings.people,
         routes=settings.routes,
         prices=settings.prices,
     )

@@ -19,6 +19,7 @@ class CostSettings:
     """The part of `policies.cost_rows.Books` that does not change with time."""
 
     pools: tuple[PoolSettings, ...]
+    people: float
     routes: tuple[RouteSettings, ...]
     prices: dict[str, Price]
 
@@ -35,6 +36,7 @@ def settings_of(config: Config, *, now: float) -> CostSettings:
     found = {name: api_price(config.providers, name, now=now) for name in sorted(named)}
     return CostSettings(
         pools=pools,
+        people=config.cost.people,
         routes=tuple(
             RouteSettings(
                 name=route.name,

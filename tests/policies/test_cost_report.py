@@ -321,3 +321,8 @@ def test_every_sum_is_split_by_one_of_both() -> None:
     from policies.attribution import MACHINE, USAGE
 
     assert sorted((*MACHINE, *USAGE, "providers_usd", "unpriced_requests")) == sorted(NAMES)
+
+
+def test_a_pool_that_is_configured_no_more_had_people_too() -> None:
+    whole = report(books(machines=[machine(usd=10.0)], pools=(), people=0.4), ("pool",)).total
+    assert whole.people == pytest.approx(4.0)

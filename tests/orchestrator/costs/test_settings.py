@@ -72,8 +72,9 @@ def test_an_api_without_a_provider_in_the_file_is_looked_up_in_the_list() -> Non
 
 def test_people_are_those_of_all_pools_unless_one_says_otherwise() -> None:
     assert [pool.people for pool in settings_of(build_config(BOTH), now=NOW).pools] == [0.4, 0.4]
-    own = changed(people="0%") | {"cost": {"people": "30%"}}
-    assert [pool.people for pool in settings_of(build_config(own), now=NOW).pools] == [0.0, 0.3]
+    own = settings_of(build_config(changed(people="0%") | {"cost": {"people": "30%"}}), now=NOW)
+    assert [pool.people for pool in own.pools] == [0.0, 0.3]
+    assert own.people == 0.3  # of pools that are configured no more
 
 
 def test_a_rate_is_known_only_where_it_is_written() -> None:
