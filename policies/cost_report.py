@@ -154,6 +154,34 @@ def _parts(books: Books, by: tuple[str, ...]) -> Iterator[tuple[dict[str, str | 
             named = {"pool": PROVIDER + day.provider, "day": day.day, "zone": None, "market": API}
             used = {"model": day.model, "adapter": None, "key": day.key, "route": day.route}
             yield named | used, counted
+    yield from _unbooked(books)
+
+
+def _unbooked(books: Books) -> Iterator[tuple[dict[str, str | None], Sums]]:
+    """What providers served on days of which no cost of theirs is in the books, as where those were lost.
+
+    A request is paid for on the day in which it was sent, and used in the hour in which it ended.
+    """
+    booked = {(PROVIDER + day.provider, _number_of(day.day)) for day in books.providers}
+    for used in books.usage:
+        day = used.hour // HOURS_OF_DAY
+        if not (used.backend.startswith(PROVIDER) and books.inside(used.hour) and tokens_of(used)):
+            continue
+        if booked.isdisjoint(((used.backend, day), (used.backend, day - 1))):
+            named = {"pool": used.backend, "day": day_of(day * _DAY), "zone": None, "market": API}
+            whose = {"model": used.model, "adapter": None, "key": used.key, "route": used.route}
+            yield (
+                named | whose,
+                Sums(
+                    requests=used.requests,
+                    estimated=used.estimated,
+                    unpriced_requests=used.requests,
+                    fresh=used.fresh,
+                    cached=used.cached,
+                    written=used.written,
+                    output=used.output,
+                ),
+            )
 
 
 class _PoolParts:
@@ -265,7 +293,7 @@ def _edges(books: Books) -> dict[_Place, tuple[int, int]]:
 
 def _within(books: Books, day: ProviderDay, edges: Mapping[_Place, tuple[int, int]]) -> Sums | None:
     """The part of a provider's day that is in the period; None where none is."""
-    number = date.fromisoformat(day.day).toordinal() - _EPOCH
+    number = _number_of(day.day)
     first = number * HOURS_OF_DAY
     if first >= books.until or first + HOURS_OF_DAY <= books.since:
         return None
@@ -288,6 +316,11 @@ def _within(books: Books, day: ProviderDay, edges: Mapping[_Place, tuple[int, in
         written=of(day.written),
         output=of(day.output),
     )
+
+
+def _number_of(day: str) -> int:
+    """The days from the epoch to a date."""
+    return date.fromisoformat(day).toordinal() - _EPOCH
 
 
 Hourly = TypeVar("Hourly", SpendHour, BaselineHour)

@@ -326,3 +326,21 @@ def test_every_sum_is_split_by_one_of_both() -> None:
 def test_a_pool_that_is_configured_no_more_had_people_too() -> None:
     whole = report(books(machines=[machine(usd=10.0)], pools=(), people=0.4), ("pool",)).total
     assert whole.people == pytest.approx(4.0)
+
+
+def test_what_a_provider_served_of_which_nothing_was_booked_is_not_known_to_be_free() -> None:
+    lost = books(usage=[used(backend="provider/claude", model="sonnet", requests=7)], prices={})
+    (row,) = report(lost, ("pool", "model", "key")).rows
+    assert row.group == ("provider/claude", "sonnet", "team")
+    assert (row.sums.spent, row.sums.unpriced_requests, row.sums.tokens) == (None, 7, 1200)
+
+
+@pytest.mark.parametrize("day", ["2024-10-04", "2024-10-03"])
+def test_a_request_that_ended_after_midnight_was_booked_the_day_before(day: str) -> None:
+    found = books(usage=[used(backend="provider/claude")], providers=[provider_day(day)], since=DAY0 - 24)
+    assert report(found, ()).total.spent == 1.0
+
+
+def test_a_request_of_which_nothing_came_leaves_nothing_unknown() -> None:
+    failed = used(backend="provider/claude", requests=7, failed=7, fresh=0, output=0)
+    assert report(books(usage=[failed]), ()).total.spent == 0.0
