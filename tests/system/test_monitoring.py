@@ -228,6 +228,9 @@ NO_VALUE = {
     "orchestrator_gateway_provider_over_bound_total": _PROVIDER,
 }
 
+QUIET = ("orchestrator-keys", "orchestrator-money", "orchestrator-objectives")
+"""Groups of which no alert fires while clients are served and nodes go with notice."""
+
 
 @contextlib.asynccontextmanager
 async def clients(stack: Any, certificate: Pair) -> AsyncIterator[None]:
@@ -362,11 +365,15 @@ async def test_every_panel_metric_and_rule_has_an_answer(
                     name
                 )  # a gateway of one pool does not name it
             assert NO_VALUE.keys() <= known.keys()
-        rules = [rule for group in (await watched.ask("rules"))["groups"] for rule in group["rules"]]
+        groups = (await watched.ask("rules"))["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
         assert len(rules) > 30
         assert [r["name"] for r in rules if r["health"] != "ok"] == []
         for name in (r["name"] for r in rules if r["type"] == "recording"):
             assert await watched.numbers(name), f"{name} records nothing"
+        of_clients = [rule for group in groups if group["name"] in QUIET for rule in group["rules"]]
+        assert len(of_clients) > 10
+        assert [rule["name"] for rule in of_clients if rule.get("state") == "firing"] == []
     finally:
         for machine in agents:
             machine.close()
