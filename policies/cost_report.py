@@ -84,8 +84,7 @@ class Rate:
 
 def report(books: Books, by: Sequence[str]) -> Report:
     """The sums of the period by these dimensions. Raises ValueError for an unknown or a double one."""
-    if set(by) - set(DIMENSIONS) or len(set(by)) < len(by):
-        raise ValueError(f"{', '.join(by)}: any of {', '.join(DIMENSIONS)}, each once")
+    check_grouping(by)
     sums: defaultdict[Group, Sums] = defaultdict(Sums)
     pools: defaultdict[Group, set[str | None]] = defaultdict(set)
     total = Sums()
@@ -99,6 +98,12 @@ def report(books: Books, by: Sequence[str]) -> Report:
     rows = tuple(Row(group=group, sums=sums[group], pools=len(pools[group])) for group in order)
     whole = Row(group=(), sums=total, pools=len(set().union(*pools.values())))
     return Report(since=books.since, until=books.until, by=tuple(by), rows=rows, whole=whole)
+
+
+def check_grouping(by: Sequence[str]) -> None:
+    """Raises ValueError for an unknown dimension or a double one."""
+    if set(by) - set(DIMENSIONS) or len(set(by)) < len(by):
+        raise ValueError(f"{', '.join(by)}: any of {', '.join(DIMENSIONS)}, each once")
 
 
 def rate_of(books: Books, pool: PoolSettings) -> Rate | None:

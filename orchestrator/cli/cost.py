@@ -70,7 +70,7 @@ def cost(
         shared.need_picture("--picture", picture)
     if before.usage is not None:
         return traffic.weigh(before.usage, before, connection, output)
-    grouping = [name for text in by for name in text.split(",") if name]
+    grouping = _grouping(by)
     since_hour, until_hour = _period(since, until)
     source = _Source(connection, since_hour, until_hour, pool)
     view = source.view(grouping)
@@ -86,6 +86,18 @@ def cost(
     else:
         shared.print_text(render.report(view, shared.look(output)))
     return shared.OK
+
+
+def _grouping(by: Sequence[str]) -> list[str]:
+    """The dimensions that are named. Raises CommandError."""
+    from policies.cost_report import check_grouping
+
+    grouping = [name for text in by for name in text.split(",") if name]
+    try:
+        check_grouping(grouping)
+    except ValueError as error:
+        raise CommandError(f"--by {error}", shared.USAGE) from error
+    return grouping
 
 
 # -- the period --------------------------------------------------------------------------------------
@@ -148,17 +160,15 @@ class _Source:
         from orchestrator.costs.view import view_of
         from orchestrator.journal.file import JournalError
 
-        if self._pool is not None:
-            shared.one_pool(config, self._pool)  # says which there are
         try:
             books, missing = read_books(
                 config, since=self._since, until=self._until, now=SystemClock().now(), pool=self._pool or ""
             )
-            return view_of(books, by, missing)
         except JournalError as error:
             raise CommandError(str(error)) from error
-        except ValueError as error:
-            raise CommandError(f"--by {error}", shared.USAGE) from error
+        if self._pool is not None and not books.machines:  # one that left no trace must be in the file
+            shared.one_pool(config, self._pool)
+        return view_of(books, by, missing)
 
 
 def _draw(picture: Path, source: _Source) -> None:

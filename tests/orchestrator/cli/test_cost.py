@@ -91,6 +91,12 @@ def test_the_picture_asks_for_days(run: Run, api: Any, tmp_path: Path) -> None:
     assert "by=day%2Cpool" in api.gets[1]
 
 
+def test_a_grouping_that_is_none_is_wrong_usage_before_anybody_is_asked(run: Run, api: Any) -> None:
+    code, out, err = run("cost", "--socket", str(api.socket), "--by", "colour")
+    assert (code, out, api.gets) == (2, "", [])
+    assert "--by colour: any of pool, day" in err
+
+
 def test_nobody_answers_and_no_file_is_named(run: Run, short_dir: Path) -> None:
     code, out, err = run("cost", "--socket", str(short_dir / "none.sock"))
     assert (code, out) == (3, "")
@@ -163,6 +169,17 @@ def test_a_journal_that_is_none(run: Run, tmp_path: Path) -> None:
     code, out, err = run("cost", "-c", str(tmp_path / "pool.toml"))
     assert (code, out) == (1, "")
     assert "journal.db" in err
+
+
+def test_a_pool_that_is_in_the_file_no_more_is_reported_for_what_it_cost(run: Run, file: str) -> None:
+    written = Path(file).read_text()
+    assert "[pool.embed]" in written
+    Path(file).write_text(
+        written.replace("pool.embed", "pool.other").replace('pool = "embed"', 'pool = "other"')
+    )
+    code, out, _ = run("cost", "-c", file, *PERIOD, "--pool", "embed", "-o", "csv")
+    assert code == 0
+    assert out.splitlines()[1].startswith("embed,0.5,")
 
 
 @pytest.mark.parametrize(
