@@ -22,13 +22,14 @@ _FORM_FIELD = re.compile(rb'\bname="?(?P<name>\w+)"?')
 _LONGEST_FIELD = 1024  # bytes of a form field that is read
 _BYTES_OF_A_TOKEN = 4
 _USUAL_ANSWER = 512  # tokens, where a request has no limit
-_LIMITS: dict[str, tuple[str, ...]] = {
-    "chat": ("max_tokens", "max_completion_tokens"),
-    "completions": ("max_tokens",),
-    "messages": ("max_tokens",),
-    "responses": ("max_output_tokens",),
+_LIMITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "chat": (("max_tokens", "max_completion_tokens"), ("n_predict",)),
+    "completions": (("max_tokens",), ("max_completion_tokens", "n_predict")),
+    "messages": (("max_tokens",), ()),
+    "responses": (("max_output_tokens",), ("max_tokens", "max_completion_tokens", "n_predict")),
 }
-"""The fields that limit an answer, by dialect; the first is the one that is set where there is none."""
+"""The fields that limit an answer, by dialect: those that every engine heeds, the first of which is set where
+there is none, and those that some do (llama.cpp) before the others."""
 
 _MODEL_FIELD = re.compile(
     rb'(\r\n[Cc]ontent-[Dd]isposition:[^\r\n]*?\bname="?model"?(?:;[^\r\n]*)?\r\n(?:[^\r\n]+\r\n)*\r\n)'
@@ -80,10 +81,11 @@ class Asked:
 
     def limited(self, most: int) -> Asked:
         """The same request with a limit of tokens, where it has none and its dialect knows one."""
-        names = _LIMITS.get(self.dialect.name)
-        if names is None or self.inner is None or self.max_tokens is not None:
+        if self.dialect.name not in _LIMITS or self.inner is None or self.max_tokens is not None:
             return self
-        inner = {**self.inner, names[0]: most}
+        heeded, others = _LIMITS[self.dialect.name]
+        kept = {name: value for name, value in self.inner.items() if name not in (*heeded, *others)}
+        inner = {**kept, heeded[0]: most}
         raw = self.raw if self.dialect.translate is not None else orjson.dumps(inner)
         return replace(self, raw=raw, inner=inner, max_tokens=most)
 
@@ -172,9 +174,16 @@ def _prompts(prompt: Any) -> int:
 
 
 def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | None:
-    """The most tokens to generate; of two limits the greater, as engines differ."""
-    named = (_number(fields.get(name)) for name in _LIMITS.get(dialect.name, ()))
-    return max((limit for limit in named if limit is not None), default=None)
+    """The most tokens to generate, None where a request sets no limit, or one that is no count.
+
+    Of several limits it is the greatest: engines differ in which of them they heed.
+    """
+    heeded, others = _LIMITS.get(dialect.name, ((), ()))
+    said = {name: _number(fields[name]) for name in (*heeded, *others) if fields.get(name) is not None}
+    counts = [count for count in said.values() if count is not None]
+    if len(counts) < len(said) or said.keys().isdisjoint(heeded):
+        return None
+    return max(counts)
 
 
 def _truth(value: Any) -> bool:

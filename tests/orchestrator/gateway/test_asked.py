@@ -168,6 +168,11 @@ def test_streams_and_choices(path, fields, stream, choices):
         ("/v1/chat/completions", {"max_output_tokens": 1}, None),
         ("/v1/chat/completions", {"max_tokens": 1.5}, None),
         ("/v1/chat/completions", {"max_tokens": -1}, None),
+        ("/v1/chat/completions", {"max_tokens": 7, "n_predict": 90}, 90),  # llama.cpp goes by that
+        ("/v1/chat/completions", {"max_tokens": 7, "n_predict": -1}, None),  # and answers without end
+        ("/v1/chat/completions", {"max_tokens": 7, "max_completion_tokens": -1}, None),
+        ("/v1/chat/completions", {"n_predict": 1}, None),
+        ("/v1/completions", {"max_tokens": 7, "max_completion_tokens": 9}, 9),
         ("/v1/completions", {"max_tokens": 7, "max_completion_tokens": 1}, 7),
         ("/v1/completions", {"max_completion_tokens": 1}, None),
         ("/v1/messages", {"messages": [], "max_tokens": 7, "max_completion_tokens": 1}, 7),
@@ -178,6 +183,22 @@ def test_streams_and_choices(path, fields, stream, choices):
 )
 def test_a_limit_of_tokens_is_the_one_that_an_engine_may_heed(path, fields, limit):
     assert asked(path, fields).max_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "sent"),
+    [
+        ("/v1/chat/completions", {"n_predict": 900}, {"max_tokens": 50}),
+        ("/v1/chat/completions", {"max_tokens": 7, "n_predict": -1}, {"max_tokens": 50}),
+        ("/v1/completions", {"max_completion_tokens": 900}, {"max_tokens": 50}),
+        ("/v1/responses", {"n_predict": 900, "max_tokens": 9}, {"max_output_tokens": 50}),
+        ("/v1/chat/completions", {"max_completion_tokens": 7}, {"max_completion_tokens": 7}),
+    ],
+)
+def test_where_a_limit_is_set_no_field_that_an_engine_may_heed_goes_beyond_it(path, fields, sent):
+    limited = asked(path, fields).limited(50)
+    assert {name: n for name, n in limited.inner.items() if "max_" in name or "predict" in name} == sent
+    assert json.loads(limited.body()) == limited.inner
 
 
 def test_a_request_is_read_once_and_sent_as_it_came():
