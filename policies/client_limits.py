@@ -142,6 +142,11 @@ class Window:
                 return min(first + later - now, LONGEST_WAIT)
         return LONGEST_WAIT
 
+    @property
+    def last(self) -> int:
+        """The last second with tokens, 0 without any."""
+        return max(self._tokens, default=0)
+
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         for second in sorted(self._requests.keys() | self._tokens.keys()):
             yield second, self._requests.get(second, 0), self._tokens.get(second, 0)
@@ -247,7 +252,8 @@ def settle(limits: KeyLimits, window: Window, booked: Booking, *, tokens: int, n
     added: list[Booking] = []
     if not most:
         return added
-    later = range(second - second % _APART + _APART, second + MOST_DEBT * SPAN, _APART)
+    free = max(second, window.last - SPAN)  # debts stand in a row: before their last minute all is taken
+    later = range(free - free % _APART + _APART, second + MOST_DEBT * SPAN, _APART)
     for at in chain((booked.second,) if _counts(booked, now) else (), (second,), later):
         if part := over if over <= 0 else min(max(most - window.peak(at, now), 0), over):
             added.append(Booking(second=at, tokens=part))

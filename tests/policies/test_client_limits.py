@@ -203,6 +203,23 @@ class TestTokens:
         assert key.ask(START + (MOST_DEBT - 1) * SPAN, 1) is None
         assert key.ask(START + (MOST_DEBT + 1) * SPAN, 1) is not None
 
+    def test_an_answer_more_of_a_key_deep_in_debt_is_booked_by_few_looks(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key, looks = tokens_a_minute(1000), 0
+        peak = Window.peak
+
+        def counted(window: Window, at: int, now: float) -> int:
+            nonlocal looks
+            looks += 1
+            return peak(window, at, now)
+
+        key.end(Booking(second=int(START), requests=1), START, 100_000)
+        monkeypatch.setattr(Window, "peak", counted)
+        key.end(Booking(second=int(START), requests=1), START, 500)
+        assert looks <= 20
+        assert sum(tokens for _, _, tokens in key.window) == 100_500
+
     def test_without_a_limit_of_tokens_none_are_booked(self) -> None:
         key = per_minute(5)
         booked = key.ask(START, 7000)
