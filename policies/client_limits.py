@@ -68,11 +68,13 @@ class Limit(StrEnum):
 
 @value
 class Refused:
-    """A request that is not sent: the limit in its way, its client's words, and seconds to come again in."""
+    """A request that is not sent: the limit in its way, its client's words, and seconds to come again in, None
+    where that would not help.
+    """
 
     limit: Limit
     text: str
-    retry_after: float
+    retry_after: float | None
 
 
 @value
@@ -273,16 +275,17 @@ def give_back(window: Window, booked: Booking, *, now: float) -> list[Booking]:
     return [undone]
 
 
-def over_budget(name: str, limits: KeyLimits, why: str, *, now: float) -> Refused:
-    """What the client of a key is told that has spent its dollars of the day. `now`: seconds since 1970;
-    `why`: the amounts in words.
+def over_budget(name: str, limits: KeyLimits, why: str, *, never: bool, now: float) -> Refused:
+    """What the client of a key is told whose dollars of the day do not allow its request. `now`: seconds since
+    1970; `why`: the amounts in words; `never`: no day's dollars would.
     """
+    text = f"key {name} may spend {dollars(limits.usd_per_day or 0)} a day: {why}"
+    if never:
+        text += ", more than any day has; a shorter prompt or a lower limit of tokens may fit"
+        return Refused(limit=Limit.USD, text=text, retry_after=None)
     wait = _DAY - now % _DAY
     hours, minutes = divmod(math.ceil(wait / 60), 60)
-    text = (
-        f"key {name} may spend {dollars(limits.usd_per_day or 0)} a day: {why}; again at midnight UTC, in "
-        f"{hours} h {minutes} min"
-    )
+    text += f"; again at midnight UTC, in {hours} h {minutes} min"
     return Refused(limit=Limit.USD, text=text, retry_after=wait)
 
 

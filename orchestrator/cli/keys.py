@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 ConfigFile = Annotated[Path, Parameter(name=["--config", "-c"], help="The gateway's configuration file.")]
 Name = Annotated[str, Parameter(help="Whose key it is; metrics, limits and reports go by this name.")]
-Count = Annotated[int, Parameter(metavar="N", validator=validators.Number(gte=0, lte=10**12))]
+Count = Annotated[
+    int, Parameter(metavar="N", converter=shared.whole, validator=validators.Number(gte=0, lte=10**12))
+]
 
 _WITHIN: Final = "Gateways take it up within a second; a restart is not needed."
 

@@ -98,6 +98,14 @@ def _duration(_: type, tokens: Sequence[Token]) -> float:
     return parse_duration(tokens[0].value)
 
 
+def whole(_: type, tokens: Sequence[Token]) -> int:
+    """A converter that takes whole numbers alone: 1.5 is a slip, and rounded it would be another number."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no whole number") from None
+
+
 Output = Annotated[
     Literal["table", "wide", "json"],
     Parameter(name=["--output", "-o"], help="How to print; json follows `orchestrator schema`."),

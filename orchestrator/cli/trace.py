@@ -20,7 +20,7 @@ Directory = Annotated[
 ]
 Force = Annotated[bool, Parameter(negative="", help="Replace the set that is there.")]
 Price = Annotated[float | None, Parameter(metavar="USD", validator=_Above0)]
-Count = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=100_000))]
+Count = Annotated[int, Parameter(converter=shared.whole, validator=validators.Number(gte=1, lte=100_000))]
 
 
 def show(

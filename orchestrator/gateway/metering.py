@@ -48,7 +48,8 @@ class Metering:
         for.
         """
         meter = job.meter
-        if not meter.backend or not job.asked.dialect.counts or job.request.method != hdrs.METH_POST:
+        asked = meter.backend and outcome is not Outcome.BAD_REQUEST
+        if not asked or not job.asked.dialect.counts or job.request.method != hdrs.METH_POST:
             return
         meter.usage, meter.estimated = used(job, outcome)
         usage = meter.usage or _NOTHING

@@ -31,9 +31,10 @@ from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.provider_call import CallFailed, Calls
 from orchestrator.gateway.provider_key import KeyFile, NoKey
 from orchestrator.gateway.provider_metrics import ProviderMetrics, ProviderState
-from orchestrator.gateway.provider_money import Account, KeySpent, NotAffordable, Purse
+from orchestrator.gateway.provider_money import Account, NotAffordable, Purse
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.spend_book import SpendBook
+from orchestrator.gateway.spend_file import CapReached
 from policies.keys import ClientKey
 from policies.routing import BackendView, Candidate, Route, Trouble
 from policies.spend import Price
@@ -148,8 +149,8 @@ class ProviderBackend:
                     return await self._attempt(job, call, model, native=native)
             except _NoPlace:
                 raise self._unserved(job, Trouble.SATURATED, "has no place free") from None
-            except KeySpent as spent:
-                raise self._refusals.unpaid(job, str(spent)) from None
+            except CapReached as reached:
+                raise self._refusals.unpaid(job, reached) from None
             except NotAffordable as error:
                 raise self._unserved(job, Trouble.DOWN, f"may not be paid: {error}") from None
             except CallFailed as error:

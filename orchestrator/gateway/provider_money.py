@@ -22,10 +22,6 @@ class NotAffordable(Exception):
     """Nothing may be sent; the message says which cap, or what is not known under one."""
 
 
-class KeySpent(NotAffordable):
-    """Nothing may be sent for the dollars a day of the client's key; the message says how those stand."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """Who pays whom: a route, a provider's model and a client's key, empty where it is nobody's, with their
@@ -77,7 +73,8 @@ class Purse:
         self._clock = clock
 
     async def hold(self, asked: Bound, price: Price | None, *, seconds: float) -> Held:
-        """Hold the most that a request may cost, which is over after so many seconds. Raises NotAffordable.
+        """Hold the most that a request may cost, which is over after so many seconds. Raises NotAffordable;
+        CapReached where the dollars a day of the client's key are in the way.
 
         `price` is None where it is not known. Without a cap a request is sent also then, and where the spend
         file cannot be written: what it cost is then owed to the file.
@@ -105,7 +102,7 @@ class Purse:
             ticket = await self._book.reserve(claim)
         except CapReached as reached:
             if reached.of_key:
-                raise KeySpent(str(reached)) from None
+                raise
             self._metrics.cap_reached(account.provider, account.route)
             raise NotAffordable(str(reached)) from None
         except Unbooked as error:

@@ -93,12 +93,13 @@ class Unbooked(Exception):
 
 class CapReached(Exception):
     """A cap does not allow the request; the message says which, and why. `of_key`: it is that of its key, and
-    the message says why alone.
+    the message says why alone; `never`: the request may cost more than the cap of a whole day.
     """
 
-    def __init__(self, why: str, *, of_key: bool = False) -> None:
+    def __init__(self, why: str, *, of_key: bool = False, never: bool = False) -> None:
         super().__init__(why)
         self.of_key = of_key
+        self.never = never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -420,7 +421,8 @@ def _in_the_way(db: sqlite3.Connection, day: str, claim: Claim, amount: int) -> 
             why = refusal(spent=spent, held=held, amount=amount, cap=cap)
             if why:
                 of_key = column == "key"
-                return CapReached(why if of_key else f"{column} {name}: {why}", of_key=of_key)
+                text = why if of_key else f"{column} {name}: {why}"
+                return CapReached(text, of_key=of_key, never=amount > cap)
     return None
 
 

@@ -281,10 +281,18 @@ class TestAgain:
 
     def test_dollars_come_back_at_midnight(self) -> None:
         limits = KeyLimits(usd_per_day=usd("5"))
-        refused = over_budget("a", limits, "all is spent", now=1_796_040_000.0 + 3600)
+        refused = over_budget("a", limits, "all is spent", never=False, now=1_796_040_000.0 + 3600)
         assert refused.retry_after == 11 * 3600
         assert refused.text == (
             "key a may spend $5 a day: all is spent; again at midnight UTC, in 11 h 0 min"
+        )
+
+    def test_what_is_dearer_than_a_day_does_not_fit_tomorrow_either(self) -> None:
+        refused = over_budget("a", KeyLimits(usd_per_day=usd("5")), "it may cost $6", never=True, now=0.0)
+        assert refused.retry_after is None
+        assert refused.text == (
+            "key a may spend $5 a day: it may cost $6, more than any day has; a shorter prompt or a lower limit "
+            "of tokens may fit"
         )
 
 

@@ -98,7 +98,7 @@ class Charge:
         try:
             return await self._book.reserve(claim)
         except CapReached as reached:
-            raise self._refusals.unpaid(job, str(reached)) from None
+            raise self._refusals.unpaid(job, reached) from None
         except Unbooked as error:
             why = f"may not be charged for: {error}; without it no cap could be kept"
             turned = self._endings.turned(job, 503, "pool_unavailable", f"pool {self._pool} {why}")

@@ -15,6 +15,7 @@ from orchestrator.gateway.endings import Turned, Unserved, shape_for
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.replies import error_response
+from orchestrator.gateway.spend_file import CapReached
 from policies.client_limits import LONGEST_WAIT, Limit, Refused, over_budget
 from policies.routing import Trouble
 
@@ -34,7 +35,7 @@ class Refusals:
         """The answer to a request that a limit does not allow. It is no failure of the gateway's."""
         name = "" if job.client is None else job.client.name
         self._counts[self.names.of(name), refused.limit] += 1
-        wait = math.ceil(refused.retry_after)
+        wait = None if refused.retry_after is None else math.ceil(refused.retry_after)
         response = error_response(
             _TOO_MANY,
             "budget_exceeded" if refused.limit is Limit.USD else "rate_limit_exceeded",
@@ -43,18 +44,20 @@ class Refusals:
             retry_after=wait,
             shape=shape_for(job),
         )
-        if wait > LONGEST_WAIT:  # clients that do not wait for so long would come again at once
+        if (
+            wait is None or wait > LONGEST_WAIT
+        ):  # clients that do not wait for so long would come again at once
             response.headers["x-should-retry"] = "false"
         return Turned(response, Outcome.BAD_REQUEST)
 
-    def unpaid(self, job: Job, why: str) -> Unserved:
-        """A backend that costs is not asked, for the key's dollars of the day; `why` says how they stand.
-        Another backend may answer.
-        """
+    def unpaid(self, job: Job, reached: CapReached) -> Unserved:
+        """A backend that costs is not asked, for the key's dollars of the day. Another backend may answer."""
         client = job.client
         if client is None:
             raise AssertionError(f"request {job.exchange.id}: nobody's dollars are spent")
-        refused = over_budget(client.name, client.limits, why, now=self._clock.now())
+        refused = over_budget(
+            client.name, client.limits, str(reached), never=reached.never, now=self._clock.now()
+        )
         return Unserved(
             Trouble.DOWN, f"may not be paid: {refused.text}", self.turned(job, refused), said=True
         )

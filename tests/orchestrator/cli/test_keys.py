@@ -94,6 +94,8 @@ def test_when_a_key_expires(keys: Run, config: Path, text: str, after: float | N
         (("new", "a", "--expires", "2999-01-31T08:00"), "neither a date"),
         (("new", "a", "--expires", "0s"), "is past"),
         (("new", "a", "--in-flight", "-1"), "in-flight"),
+        (("new", "a", "--in-flight", "1.5"), "'1.5' is no whole number"),
+        (("new", "a", "--tokens-per-minute", "0.4"), "'0.4' is no whole number"),
         (("new",), "name"),
         (("revoke",), "name"),
     ],

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+from dataclasses import replace
 
 import aiohttp
 import anthropic
@@ -16,6 +17,7 @@ from cloud.clock import SystemClock
 from cloud.providers.prices import OwnPrice, OwnRates
 from orchestrator.gateway.accounts.key_format import digest
 from orchestrator.gateway.accounts.limit_file import KeyUse, read_use
+from orchestrator.gateway.accounts.usage_file import read_usage
 from orchestrator.gateway.accounts.use_now import UseNow, use_now
 from orchestrator.gateway.config import ProviderSpec
 from orchestrator.gateway.spend_file import read_totals
@@ -327,6 +329,29 @@ class TestDollars:
         two = await limited(counts, charge=CHARGE)
         assert await asks(one, max_tokens=ANSWER, count=2) == [200, 200]
         assert await asks(two, max_tokens=ANSWER, count=2) == [200, 429]
+
+    async def test_a_request_dearer_than_a_day_is_told_that_it_never_fits(self, limited):
+        gateway = await limited(counts, table("a", usd_per_day="2"), charge=CHARGE)
+        headers, error = await error_of(gateway, max_tokens=1000)
+        assert error["code"] == "budget_exceeded"
+        assert "more than any day has" in error["message"]
+        assert "midnight" not in error["message"]
+        assert "retry-after" not in headers
+        assert headers["x-should-retry"] == "false"
+        assert await asks(gateway, max_tokens=ANSWER) == [200]
+
+    @pytest.mark.parametrize("first", ["pool", "provider"])
+    async def test_who_is_refused_for_dollars_used_nothing(self, limited, tmp_path, first):
+        async with paid() as spec:
+            backends = [pool("chat"), api("claude", "big")][:: 1 if first == "pool" else -1]
+            gateway = await limited(
+                counts, table("a", usd_per_day="0"), routes=(route("assistant", to=backends),), specs=[spec]
+            )
+            await gateway.put("chat", replace(gateway.engine.spec(), address="127.0.0.1:9"))
+            status, _, text = await gateway.ask("assistant", headers=head(), max_tokens=50)
+            assert (status, json.loads(text)["error"]["code"]) == (429, "budget_exceeded")
+            await gateway.gateway._desk.usage.written()
+        assert read_usage(tmp_path / "usage.db", 0, 10**7) == []
 
     async def test_what_failed_costs_nothing(self, limited, tmp_path):
         gateway = await limited(fails, table("a", usd_per_day="2"), charge=CHARGE)

@@ -266,6 +266,27 @@ async def test_one_pool_without_routes_goes_by_the_names_that_are_asked_for(
     assert len(node.seen) == asked + 1  # the engine answers for whoever may ask for everything
 
 
+async def test_a_key_names_models_as_its_client_does(upstreams, tmp_path, routed, keys_file):
+    keys_file.write_text(
+        table("by-route", ALL, 'models = ["assistant"]') + table("by-model", SOME, 'models = ["m"]')
+    )
+    engine = await upstreams("a", echo)
+    gateway = await routed(
+        {"chat": [engine]}, route("assistant", to=[pool("chat")]), gates={"chat": {"served": "m"}}
+    )
+    found = {
+        (name, model): (await gateway.ask(model, headers=bearer(secret)))[0]
+        for name, secret in (("by-route", ALL), ("by-model", SOME))
+        for model in ("assistant", "m")
+    }
+    assert found == {
+        ("by-route", "assistant"): 200,  # which goes to the pool as m
+        ("by-route", "m"): 403,
+        ("by-model", "assistant"): 403,
+        ("by-model", "m"): 200,
+    }
+
+
 async def test_a_form_is_held_to_its_model(upstreams, routed):
 
     async def hears(talk):
