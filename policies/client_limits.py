@@ -68,8 +68,8 @@ class Limit(StrEnum):
 
 @value
 class Refused:
-    """A request that is not sent: the limit in its way, its client's words, and seconds to come again in, None
-    where that would not help.
+    """A request that is not sent: the limit in its way, its client's words, and seconds to come again in,
+    None where that would not help.
     """
 
     limit: Limit
@@ -276,8 +276,8 @@ def give_back(window: Window, booked: Booking, *, now: float) -> list[Booking]:
 
 
 def over_budget(name: str, limits: KeyLimits, why: str, *, never: bool, now: float) -> Refused:
-    """What the client of a key is told whose dollars of the day do not allow its request. `now`: seconds since
-    1970; `why`: the amounts in words; `never`: no day's dollars would.
+    """What the client of a key is told whose dollars of the day do not allow its request. `now`: seconds
+    since 1970; `why`: the amounts in words; `never`: no day's dollars would.
     """
     text = f"key {name} may spend {dollars(limits.usd_per_day or 0)} a day: {why}"
     if never:

@@ -26,13 +26,16 @@ class CertificateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A pair that works. `context` makes the server's side of connections; `begins` and `expires` are seconds
-    since the epoch; `names`: the DNS names and addresses that it is for."""
+    """A pair that works. `context` makes the server's side of connections; `begins` and `expires`, in seconds
+    since the epoch, bound the time in which it holds with the whole chain in its file; `names`: the DNS names
+    and addresses that it is for; `authority`: whose certificate in the chain ends that time before its own
+    would, empty where none does."""
 
     context: ssl.SSLContext
     begins: float
     expires: float
     names: tuple[str, ...]
+    authority: str = ""
 
 
 def load(cert_file: Path, key_file: Path) -> Certificate:
@@ -46,18 +49,20 @@ def load(cert_file: Path, key_file: Path) -> Certificate:
         for file in (cert_file, key_file):
             file.open("rb").close()
         context.load_cert_chain(cert_file, key_file, password=_no_password)
-        shown = _shown(context)
+        shown, chain = _shown(context), _authorities(cert_file)
     except ssl.SSLError as error:
         raise CertificateError(f"{files}: {_words(error)}") from None
     except OSError as error:
         raise CertificateError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
     except _Locked:
         raise CertificateError(f"{key_file}: it is encrypted; give it without a pass phrase") from None
+    first = min((shown, *chain), key=lambda each: _moment(each, "notAfter"))
     return Certificate(
         context,
-        begins=ssl.cert_time_to_seconds(str(shown["notBefore"])),
-        expires=ssl.cert_time_to_seconds(str(shown["notAfter"])),
+        begins=max(_moment(each, "notBefore") for each in (shown, *chain)),
+        expires=_moment(first, "notAfter"),
         names=tuple(name for kind, name in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")),
+        authority="" if first is shown else _name(first),
     )
 
 
@@ -86,6 +91,22 @@ def _shown(server: ssl.SSLContext) -> dict[str, Any]:
     client.load_verify_locations(cadata=itself)
     client.verify_flags |= ssl.VerifyFlags(ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME)
     return dict(_shake_hands(server, client).getpeercert() or {})
+
+
+def _authorities(cert_file: Path) -> list[dict[str, Any]]:
+    """Those between the certificate and the root, which clients take from nobody. Raises SSLError, OSError."""
+    store = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    store.load_verify_locations(cert_file)
+    return [dict(each) for each in store.get_ca_certs() if each["subject"] != each["issuer"]]
+
+
+def _moment(certificate: dict[str, Any], field: str) -> float:
+    return float(ssl.cert_time_to_seconds(str(certificate[field])))
+
+
+def _name(certificate: dict[str, Any]) -> str:
+    """Whose it is, by the last part of its subject."""
+    return str(certificate["subject"][-1][0][1])
 
 
 def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:

@@ -40,7 +40,8 @@ def certificate(filed: Certificate | None, shown: Shown | None, *, runs: bool, n
         return [skipped("the service manager hands it over, and no gateway answers that says what it is")]
     begins = 0.0 if filed is None else filed.begins
     for_names = f"for {', '.join(found.names)}" if found.names else "without any name"
-    text = f"valid until {day(found.expires)}, {for_names}"
+    chain = f" by its chain ({filed.authority})" if filed is not None and filed.authority else ""
+    text = f"valid until {day(found.expires)}{chain}, {for_names}"
     if said := doubt(begins, found.expires, now):
         judge = fail if found.expires <= now else warn
         return [

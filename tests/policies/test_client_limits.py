@@ -288,11 +288,12 @@ class TestAgain:
         )
 
     def test_what_is_dearer_than_a_day_does_not_fit_tomorrow_either(self) -> None:
-        refused = over_budget("a", KeyLimits(usd_per_day=usd("5")), "it may cost $6", never=True, now=0.0)
+        limits = KeyLimits(usd_per_day=usd("5"))
+        refused = over_budget("a", limits, "it may cost $6", never=True, now=0.0)
         assert refused.retry_after is None
         assert refused.text == (
-            "key a may spend $5 a day: it may cost $6, more than any day has; a shorter prompt or a lower limit "
-            "of tokens may fit"
+            "key a may spend $5 a day: it may cost $6, more than any day has; a shorter prompt or a lower "
+            "limit of tokens may fit"
         )
 
 

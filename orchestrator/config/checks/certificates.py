@@ -69,7 +69,9 @@ def certificate_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
         at = place(parsed.gateway, parsed.pool, "tls_key_file")
         yield at, f"{key} can be read by other users; close it with chmod 600"
     if said := doubt(found.begins, found.expires, SystemClock().now()):
-        yield place(parsed.gateway, parsed.pool, "tls_cert_file"), f"{parsed.gateway.tls_cert_file} {said}"
+        whose = f" (its chain: {found.authority})" if found.authority else ""
+        at = place(parsed.gateway, parsed.pool, "tls_cert_file")
+        yield at, f"{parsed.gateway.tls_cert_file}{whose} {said}"
 
 
 def _tells_keys(gateway: SharedGatewayTable) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509 import ExtendedKeyUsageOID
 
 from cloud.serving.certificates import CertificateError, day, load
-from tests.support.certificates import Pair, pair
+from tests.support.certificates import Pair, authority, pair
 
 
 def spoil(made: Pair, how: str) -> None:
@@ -76,6 +77,30 @@ def test_its_names_and_times_are_told_whenever_it_is_valid(tmp_path: Path, begin
     found = load(made.certificate, made.key)
     assert found.expires - found.begins == (ends - begins) * 86400.0
     assert found.names == ("127.0.0.1", "0:0:0:0:0:0:0:1", "llm.example", "*.pool.example")
+
+
+@pytest.mark.parametrize(
+    ("days", "root", "expires", "whose"),
+    [(5, False, 5, "Between CA"), (90, False, 30, ""), (5, True, 30, "")],
+    ids=["ends first", "lasts", "a root that clients have of their own"],
+)
+def test_it_holds_no_longer_than_its_chain(
+    tmp_path: Path, days: int, root: bool, expires: int, whose: str
+) -> None:
+    signs = authority("Between CA", ends=timedelta(days=days), root=root)
+    made = pair(tmp_path, authority=signs).write()
+    found = load(made.certificate, made.key)
+    assert round((found.expires - time.time()) / 86400) == expires
+    assert found.authority == whose
+
+
+def test_a_chain_in_the_wrong_order_is_no_pair(tmp_path: Path) -> None:
+    signs = authority("Between CA", ends=timedelta(days=90))
+    made = pair(tmp_path, authority=signs).write()
+    itself = made.shown.removesuffix(signs.shown)
+    made.certificate.write_bytes(signs.shown + itself)
+    with pytest.raises(CertificateError, match="the private key is not that of the certificate"):
+        load(made.certificate, made.key)
 
 
 def test_a_moment_is_told_in_utc() -> None:
