@@ -94,7 +94,7 @@ def _shown(server: ssl.SSLContext) -> dict[str, Any]:
 
 
 def _authorities(cert_file: Path) -> list[dict[str, Any]]:
-    """Those between the certificate and the root, which clients take from nobody. Raises SSLError, OSError."""
+    """Those between it and the root, which clients take from nobody. Raises SSLError, OSError."""
     store = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     store.load_verify_locations(cert_file)
     return [dict(each) for each in store.get_ca_certs() if each["subject"] != each["issuer"]]

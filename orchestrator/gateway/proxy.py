@@ -135,10 +135,11 @@ class Proxy:
         """Take in the whole request, which is what makes it repeatable. Raises Turned, ClientGone.
 
         Whose it is comes first: nobody without a key makes the gateway hold a body, or learns what it serves.
+        The question of a browser alone passes without one, as it does at the engines, which answer it.
         """
         shape: ErrorShape = self._shape(request)
         try:
-            client = self._keys.identify(request.headers)
+            client = None if _is_preflight(request) else self._keys.identify(request.headers)
             if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
                 raise Unfit(_NOT_IMPLEMENTED, "not_implemented", "this gateway does not proxy web sockets")
             if model := asks_for_models(request):
@@ -201,3 +202,14 @@ class Proxy:
             shape=shape_for(job),
         )
         return response, Outcome.REFUSED
+
+
+def _is_preflight(request: web.BaseRequest) -> bool:
+    """Whether a browser asks what a page may send, which it does without the page's key (Fetch, 3.3.2)."""
+    headers = request.headers
+    return (
+        request.method == hdrs.METH_OPTIONS
+        and hdrs.ORIGIN in headers
+        and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers
+        and not request.body_exists
+    )

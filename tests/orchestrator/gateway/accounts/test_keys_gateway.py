@@ -179,6 +179,48 @@ async def test_every_path_but_two_asks_for_a_key(upstreams, gateways, client, ke
     assert node.seen == []
 
 
+ASKS = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST"}
+CHAT = "/v1/chat/completions"
+
+
+async def test_a_browser_may_ask_the_engine_what_a_page_may_send(upstreams, routed):
+    async def allows(talk):
+        allowed = "Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: authorization\r\n"
+        await talk.send(f"HTTP/1.1 200 OK\r\n{allowed}Content-Length: 2\r\n\r\nOK".encode())
+
+    engine = await upstreams("a", allows)
+    gateway = await routed({"chat": [engine]}, route("assistant", to=[pool("chat")]))
+    status, headers, _ = await gateway.send("OPTIONS", CHAT, headers=ASKS)
+    assert (status, headers["access-control-allow-headers"]) == (200, "authorization")
+    assert [talk.method for talk in engine.seen] == ["OPTIONS"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers"),
+    [
+        ("OPTIONS", CHAT, None, {"Origin": "http://page.example"}),
+        ("OPTIONS", CHAT, b"{}", ASKS),
+        ("POST", CHAT, b"{}", ASKS),
+        ("GET", "/v1/models", None, ASKS),
+    ],
+    ids=["not a browser's question", "with a body", "the request itself", "another method"],
+)
+async def test_nothing_else_passes_as_the_question_of_a_browser(
+    upstreams, routed, method, path, body, headers
+):
+    engine = await upstreams("a", echo)
+    gateway = await routed({"chat": [engine]}, route("assistant", to=[pool("chat")]))
+    assert (await gateway.send(method, path, body, headers))[0] == 401
+    assert engine.seen == []
+
+
+async def test_a_browser_s_question_reaches_only_what_is_served(upstreams, routed):
+    engine = await upstreams("a", echo)
+    gateway = await routed({"chat": [engine]}, route("assistant", to=[pool("chat")]))
+    assert (await gateway.send("OPTIONS", "/pause", headers=ASKS))[0] == 404
+    assert engine.seen == []
+
+
 async def test_the_two_paths_of_the_gateway_itself_ask_for_none(upstreams, gateways, client, keys_file):
     running = await gateways(await upstreams("node"), keys_file=keys_file)
     for path in ("/healthz", "/readyz"):
