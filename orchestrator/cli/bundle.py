@@ -83,11 +83,11 @@ def _spend(file: Path) -> str:
     """The sums of the last days for each provider, route and model, in picodollars and tokens. Reads the file
     itself: the gateway may be down."""
     from cloud.clock import SystemClock
-    from orchestrator.gateway.spend_file import Unbooked, read_totals
+    from orchestrator.gateway.spend_file import Unusable, read_totals
 
     try:
         days = read_totals(file, SystemClock().now(), days=_SPEND_DAYS)
-    except Unbooked as error:
+    except Unusable as error:
         raise ClientError(str(error)) from error
     return json.dumps([asdict(day) for day in days], indent=2)
 

@@ -274,13 +274,12 @@ _NOTHING_NOW: Final[KeyNowView] = {"requests": 0, "tokens": 0, "in_flight": 0, "
 def _used_now(config: Config) -> Mapping[str, KeyNowView] | None:
     """What each key with limits uses of them; None where that is not known."""
     from cloud.clock import SystemClock
-    from orchestrator.gateway.accounts.limit_file import Unusable
     from orchestrator.gateway.accounts.use_now import use_now
-    from orchestrator.gateway.spend_file import Unbooked
+    from orchestrator.gateway.spend_file import Unusable
 
     try:
         found = use_now(config.gateway.usage_file, config.gateway.spend_file, SystemClock())
-    except (Unusable, Unbooked, OSError):
+    except (Unusable, OSError):
         return None
     return {
         key: {

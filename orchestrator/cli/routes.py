@@ -67,7 +67,7 @@ def _without_daemon(config: Config) -> RoutesView:
     from cloud.errors import Uncertain
     from orchestrator.api import routes as shown
     from orchestrator.cli.meanings import implicit_routes
-    from orchestrator.gateway.spend_file import Unbooked, read_totals
+    from orchestrator.gateway.spend_file import Unusable, read_totals
     from orchestrator.wiring.gateway import routes_of
     from policies.memory import Memory
 
@@ -78,7 +78,7 @@ def _without_daemon(config: Config) -> RoutesView:
         error = str(refused)
     try:
         days = read_totals(config.gateway.spend_file, now, days=shown.DAYS)
-    except Unbooked as unread:
+    except Unusable as unread:
         spend_error = str(unread)
     sight = shown.Sight(
         at=now,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.gateway.accounts.usage_file import Unusable, UsageRow, read_usage
-from orchestrator.gateway.spend_file import KEPT_DAYS, Line, Totals, Unbooked, read_totals
+from orchestrator.gateway.spend_file import KEPT_DAYS, Line, Totals, read_totals
 from orchestrator.journal import hours
 from orchestrator.journal.database import StoreUnavailable
 from orchestrator.journal.file import JournalError, JournalFile, journal_at
@@ -152,7 +152,7 @@ def from_gateway(usage_file: Path, spend_file: Path, span: Span) -> Used:
         missing.append(f"who used what is not known, nor any tokens: {error}")
     try:
         days = _days(spend_file, span)
-    except Unbooked as error:
+    except Unusable as error:
         missing.append(f"what providers cost is not known: {error}")
     paid = [(day, line) for day in days for line in _by_key(day) if _counts(line)]
     providers = tuple(_paid(day, line) for day, line in paid)

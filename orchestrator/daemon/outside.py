@@ -24,7 +24,7 @@ from orchestrator.api.routes import Sight
 from orchestrator.config.checks.routes import by_name
 from orchestrator.config.load import Config
 from orchestrator.daemon.pool_run import SNAPSHOT_EVERY
-from orchestrator.gateway.spend_file import KEPT_DAYS, Totals, Unbooked, read_totals
+from orchestrator.gateway.spend_file import KEPT_DAYS, Totals, Unusable, read_totals
 from orchestrator.journal.store import GATEWAY, Store, StoreUnavailable, Superseded
 from orchestrator.wiring.gateway import routes_of
 from policies.events import FallbackEnded, ProviderBack
@@ -154,7 +154,7 @@ class Outside:
         read = partial(read_totals, config.gateway.spend_file, now, days=days)
         try:
             return await self._threads.run(read) if self._threads is not None else read(), ""
-        except Unbooked as error:
+        except Unusable as error:
             return None if self.sight is None else self.sight.days, str(error)
 
     async def _tidy(self, config: Config) -> None:

@@ -11,7 +11,7 @@ import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.provider_metrics import ProviderMetrics
 from orchestrator.gateway.spend_book import SpendBook
-from orchestrator.gateway.spend_file import CapReached, Claim, Ticket, Unbooked
+from orchestrator.gateway.spend_file import CapReached, Claim, Ticket, Unusable
 from policies.spend import Price, Usage, cost, dollars
 from policies.spend_bound import Bound, ceiling
 
@@ -105,7 +105,7 @@ class Purse:
                 raise
             self._metrics.cap_reached(account.provider, account.route)
             raise NotAffordable(str(reached)) from None
-        except Unbooked as error:
+        except Unusable as error:
             if account.capped:
                 raise NotAffordable(f"{error}; without it no cap could be kept") from None
             ticket = self._book.unheld(claim)

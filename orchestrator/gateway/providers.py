@@ -16,7 +16,7 @@ from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.provider import ProviderBackend
 from orchestrator.gateway.provider_metrics import ProviderMetrics
 from orchestrator.gateway.spend_book import SpendBook
-from orchestrator.gateway.spend_file import Unbooked, spend_rows
+from orchestrator.gateway.spend_file import Unusable, spend_rows
 from policies.routing import Kind
 from policies.spend import PICO
 
@@ -115,7 +115,7 @@ class Providers:
 
     async def _look(self) -> None:
         while True:
-            with contextlib.suppress(Unbooked):
+            with contextlib.suppress(Unusable):
                 await self._book.totals()
             await self._clock.sleep(_LOOK)
 

@@ -16,7 +16,7 @@ import structlog
 
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
-from orchestrator.gateway.spend_file import CapReached, Claim, Settled, SpendFile, Ticket, Totals, Unbooked
+from orchestrator.gateway.spend_file import CapReached, Claim, Settled, SpendFile, Ticket, Totals, Unusable
 from policies.spend import Usage, day_of
 
 log = structlog.get_logger("orchestrator.gateway")
@@ -55,11 +55,11 @@ class SpendBook:
         return self._read if self._read.day == day else Totals(day)
 
     async def reserve(self, claim: Claim) -> Ticket:
-        """Hold the most that the request may cost. Raises CapReached; Unbooked when the file does not answer:
+        """Hold the most that the request may cost. Raises CapReached; Unusable when the file does not answer:
         then nothing is held, or what is counts until the day is over.
         """
         if self._frozen is not None and not self._frozen.done():
-            raise Unbooked(self.trouble)
+            raise Unusable(self.trouble)
         held: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
         self._put(claim, held)
         try:
@@ -68,7 +68,7 @@ class SpendBook:
         except TimeoutError:
             self._frozen = self._writer
             self.trouble = f"the spend file {self._file.path} does not answer"
-            raise Unbooked(self.trouble) from None
+            raise Unusable(self.trouble) from None
 
     async def _ticket(self, held: asyncio.Future[Ticket]) -> Ticket:
         """Wait for it. One that came in the instant in which its asker left is let go."""
@@ -94,10 +94,10 @@ class SpendBook:
         self._put(Settled(ticket=ticket), None)
 
     async def totals(self) -> Totals:
-        """The day's sums, with those of other processes. Raises Unbooked."""
+        """The day's sums, with those of other processes. Raises Unusable."""
         try:
             self._read = await self._threads.run(partial(self._file.totals, self._clock.now()))
-        except Unbooked as error:
+        except Unusable as error:
             self._troubled(error)
             raise
         return self._read
@@ -136,7 +136,7 @@ class SpendBook:
             changes = [change for change, _ in batch]
             try:
                 results = await self._threads.run(partial(self._apply, changes, self._clock.now()))
-            except Unbooked as error:
+            except Unusable as error:
                 self._failed(batch, error)
             else:
                 self.trouble = ""
@@ -148,15 +148,15 @@ class SpendBook:
         self._read = self._file.totals(now)
         return results
 
-    def _failed(self, batch: list[_Waiting], error: Unbooked) -> None:
+    def _failed(self, batch: list[_Waiting], error: Unusable) -> None:
         self._troubled(error)
         for change, held in batch:
             if isinstance(change, Settled):
                 self._owed.append(change)
             elif held is not None and not held.done():
-                held.set_exception(Unbooked(str(error)))
+                held.set_exception(Unusable(str(error)))
 
-    def _troubled(self, error: Unbooked) -> None:
+    def _troubled(self, error: Unusable) -> None:
         if not self.trouble:
             log.error("spend_file_failed", reason=str(error))
         self.trouble = str(error)

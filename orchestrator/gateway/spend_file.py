@@ -18,25 +18,26 @@ set aside by itself, which would begin the day's caps anew.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.gateway.accounts.shared_file import SharedFile, Unusable, reading
 from policies.spend import PICO, Usage, day_of, refusal
+
+__all__ = [
+    "KEPT_DAYS", "VERSION", "CapReached", "Change", "Claim", "Line", "Settled", "SpendFile", "Ticket",
+    "Totals", "Unusable", "read_totals", "spend_rows",
+]  # fmt: skip
 
 VERSION = 1
 KEPT_DAYS = 400
 """Days whose sums stay in the file."""
 
-_BUSY_WAIT = 2.0
-"""Seconds to wait for another process that writes."""
-
+_WHAT = "spend file"
 _DAY = 86_400.0
 _MOST = 2**61
 """More picodollars, 2.3 million dollars, than one row tells: two of them still fit a column."""
@@ -57,8 +58,7 @@ CREATE TABLE IF NOT EXISTS spent (
 CREATE TABLE IF NOT EXISTS spent_by_key (
     day TEXT NOT NULL, provider TEXT NOT NULL, route TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
     {_COLUMNS}, PRIMARY KEY (day, key, provider, route, model)
-) WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
+) WITHOUT ROWID
 """
 _KEYED = "ALTER TABLE held ADD COLUMN key TEXT NOT NULL DEFAULT ''"
 _HAS_KEYS = "SELECT 1 FROM pragma_table_info('held') WHERE name = 'key'"
@@ -85,10 +85,6 @@ _SPENT_BY_KEY = _reading("spent_by_key", *_WHOSE, "key")
 _HELD = "SELECT provider, route, model, '', amount, until FROM held WHERE day = ?"
 _HELD_BY_KEY = "SELECT provider, route, model, key, amount, until FROM held WHERE day = ? AND key <> ''"
 _HOLD = "INSERT INTO held (day, provider, route, model, amount, until, key) VALUES (?, ?, ?, ?, ?, ?, ?)"
-
-
-class Unbooked(Exception):
-    """The file could not be read or written; the message says why. As far as is known, nothing changed."""
 
 
 class CapReached(Exception):
@@ -223,109 +219,51 @@ class SpendFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._db: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] = (0, 0)
-        self._id = ""
+        self._file = SharedFile(path, what=_WHAT, schema=_SCHEMA, version=VERSION, lasting=True, adapt=_adapt)
         self._day = ""
 
     def apply(self, changes: Sequence[Change], now: float) -> list[Ticket | CapReached | None]:
         """Make all changes in one transaction.
 
-        Returns a ticket, or the cap in its way, for each claim. Raises Unbooked: then none of them was made.
+        Returns a ticket, or the cap in its way, for each claim. Raises Unusable: then none of them was made.
         """
-        with self._named():
-            db = self._connection()
-            with _writing(db):
-                self._forget(db, now)
-                return [self._change(db, change, now) for change in changes]
+        with self._file.writing() as db:
+            self._forget(db, now)
+            (which,) = db.execute("SELECT id FROM file").fetchone()
+            return [_change(db, change, now, which) for change in changes]
 
     def totals(self, now: float) -> Totals:
-        """The day's sums. Raises Unbooked."""
-        with self._named():
-            return _totals(self._connection(), day_of(now), now)
+        """The day's sums. Raises Unusable."""
+        with self._file.opened() as db:
+            return _totals(db, day_of(now), now)
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
-            self._db = None
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError) as error:
-            self.close()
-            raise Unbooked(f"the spend file {self.path}: {error}") from error
-
-    def _connection(self) -> sqlite3.Connection:
-        """The open file: the one that is at its path, also when somebody put another there."""
-        if self._db is not None and self._opened != _identity(self.path):
-            self.close()
-        if self._db is None:
-            self._db = db = sqlite3.connect(
-                self.path, timeout=_BUSY_WAIT, check_same_thread=False, isolation_level=None
-            )
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            _prepare(db)
-            self._id, self._day = str(db.execute("SELECT id FROM file").fetchone()[0]), ""
-            self._opened = _identity(self.path)
-        return self._db
+        self._file.close()
 
     def _forget(self, db: sqlite3.Connection, now: float) -> None:
-        """Drop the days that are long over, once a day."""
+        """Drop days that are long over, once a day and two at a time: a clock that is far ahead for a while
+        must not empty the file.
+        """
         if self._day != (today := day_of(now)):
             oldest = day_of(now - KEPT_DAYS * _DAY)
             for table in ("spent", "spent_by_key", "held"):
-                db.execute(f"DELETE FROM {table} WHERE day < ?", (oldest,))  # noqa: S608 - our own names
+                first = f"SELECT date(min(day), '+1 day') FROM {table}"  # noqa: S608 - our own names
+                db.execute(f"DELETE FROM {table} WHERE day < ? AND day <= ({first})", (oldest,))  # noqa: S608
             self._day = today
-
-    def _change(self, db: sqlite3.Connection, change: Change, now: float) -> Ticket | CapReached | None:
-        if isinstance(change, Claim):
-            return self._hold(db, change, now)
-        ticket = change.ticket
-        if ticket.file == self._id:
-            gone = db.execute("DELETE FROM held WHERE id = ?", (ticket.row,)).rowcount == 0
-            if gone:  # it was settled before, although that seemed to fail
-                return None
-        if not change.nothing:
-            names, sums = _row(change)
-            db.execute(_BOOK, (*names, *sums))
-            if ticket.claim.key:
-                db.execute(_BOOK_KEY, (*names, ticket.claim.key, *sums))
-        return None
-
-    def _hold(self, db: sqlite3.Connection, claim: Claim, now: float) -> Ticket | CapReached:
-        day, amount = day_of(now), claim.amount or 0
-        if claim.capped and (reached := _in_the_way(db, day, claim, amount)) is not None:
-            return reached
-        values = (day, claim.provider, claim.route, claim.model, min(amount, _MOST), claim.until, claim.key)
-        row = db.execute(_HOLD, values).lastrowid
-        return Ticket(claim, day, self._id, row or 0)
 
 
 def read_totals(path: Path, now: float, *, days: int = 1) -> list[Totals]:
     """The sums of the last so many days, today first, of a file that others may be writing.
 
-    None where there is no file. Raises Unbooked.
+    Nothing where there is no file. Raises Unusable.
     """
-    nothing = [Totals(day_of(now - back * _DAY)) for back in range(days)]
-    try:
-        if not path.exists():
-            return nothing
-        # Without its companions the file is nobody's now, and may lie where this user cannot make them.
-        alone = not path.with_name(f"{path.name}-wal").exists()
-        how = "mode=ro&immutable=1" if alone else "mode=ro"
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=_BUSY_WAIT)
-        with contextlib.closing(db):
-            if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # its first writer is at work
-                return nothing
-            keys = db.execute(_HAS_KEYS).fetchone() is not None
-            return [_totals(db, day_of(now - back * _DAY), now, keys=keys) for back in range(days)]
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
-        raise Unbooked(f"the spend file {path}: {error}") from error
+    days_back = [day_of(now - back * _DAY) for back in range(days)]
+    with reading(path, what=_WHAT, version=VERSION) as db:
+        if db is None:
+            return [Totals(day) for day in days_back]
+        keys = db.execute(_HAS_KEYS).fetchone() is not None
+        return [_totals(db, day, now, keys=keys) for day in days_back]
 
 
 def spend_rows(totals: Totals, provider: str) -> list[dict[str, str | int | float]]:
@@ -350,46 +288,38 @@ def spend_rows(totals: Totals, provider: str) -> list[dict[str, str | int | floa
     ]
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """Which file is at the path."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return (-1, -1)
-    return found.st_dev, found.st_ino
+def _adapt(db: sqlite3.Connection) -> None:
+    """Give keys to a file that has none, and an id to a new one."""
+    if db.execute(_HAS_KEYS).fetchone() is None:
+        db.execute(_KEYED)
+    if db.execute("SELECT 1 FROM file").fetchone() is None:
+        db.execute("INSERT INTO file VALUES (?)", (secrets.token_hex(8),))
 
 
-@contextmanager
-def _writing(db: sqlite3.Connection) -> Iterator[None]:
-    """A transaction that nobody else writes in."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
+def _change(db: sqlite3.Connection, change: Change, now: float, which: str) -> Ticket | CapReached | None:
+    """Make one change in the file of this id."""
+    if isinstance(change, Claim):
+        return _hold(db, change, now, which)
+    ticket = change.ticket
+    if ticket.file == which:
+        gone = db.execute("DELETE FROM held WHERE id = ?", (ticket.row,)).rowcount == 0
+        if gone:  # it was settled before, although that seemed to fail
+            return None
+    if not change.nothing:
+        names, sums = _row(change)
+        db.execute(_BOOK, (*names, *sums))
+        if ticket.claim.key:
+            db.execute(_BOOK_KEY, (*names, ticket.claim.key, *sums))
+    return None
 
 
-def _prepare(db: sqlite3.Connection) -> None:
-    """Make the tables where there are none; refuse a file that is damaged or of a later version."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
-        raise sqlite3.DatabaseError(
-            f"it was written by a later version ({version}; this one reads {VERSION})"
-        )
-    found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(f"it is damaged: {found}")
-    if version < VERSION or db.execute(_HAS_KEYS).fetchone() is None:
-        with _writing(db):
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            if db.execute(_HAS_KEYS).fetchone() is None:
-                db.execute(_KEYED)
-            if db.execute("SELECT count(*) FROM file").fetchone()[0] == 0:
-                db.execute("INSERT INTO file VALUES (?)", (secrets.token_hex(8),))
+def _hold(db: sqlite3.Connection, claim: Claim, now: float, which: str) -> Ticket | CapReached:
+    day, amount = day_of(now), claim.amount or 0
+    if claim.capped and (reached := _in_the_way(db, day, claim, amount)) is not None:
+        return reached
+    values = (day, claim.provider, claim.route, claim.model, min(amount, _MOST), claim.until, claim.key)
+    row = db.execute(_HOLD, values).lastrowid
+    return Ticket(claim, day, which, row or 0)
 
 
 def _row(change: Settled) -> tuple[tuple[str, ...], tuple[int, ...]]:

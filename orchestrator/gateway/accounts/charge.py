@@ -17,7 +17,7 @@ from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.endings import Endings, Turned, Unserved
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.spend_book import SpendBook
-from orchestrator.gateway.spend_file import CapReached, Claim, Ticket, Unbooked
+from orchestrator.gateway.spend_file import CapReached, Claim, Ticket, Unusable
 from policies.routing import Trouble
 from policies.spend import Price, Rates, Usage, cost, most
 
@@ -99,7 +99,7 @@ class Charge:
             return await self._book.reserve(claim)
         except CapReached as reached:
             raise self._refusals.unpaid(job, reached) from None
-        except Unbooked as error:
+        except Unusable as error:
             why = f"may not be charged for: {error}; without it no cap could be kept"
             turned = self._endings.turned(job, 503, "pool_unavailable", f"pool {self._pool} {why}")
             raise Unserved(Trouble.DOWN, why, turned) from None

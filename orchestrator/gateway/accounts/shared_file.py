@@ -1,7 +1,8 @@
 """A SQLite file that several processes share: opened when it is needed, and again where another lies there.
 
-WAL with synchronous=NORMAL: what was written survives a kill of the process; a power loss may take what was
-written last. A file that is damaged, or of a later version, is refused and left as it is.
+WAL: what was written survives a kill of the process. A power loss may take what was written last, unless the
+file is `lasting` (synchronous=FULL), which waits for the disk at every transaction. A file that is damaged,
+or of a later version, is refused and left as it is.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 BUSY_WAIT = 2.0
 """Seconds to wait for another process that writes."""
 
+_NOWHERE = (-1, -1)
 _FAULTS = (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError)
 
 
@@ -27,14 +29,25 @@ class SharedFile:
     """One file. Blocking: for a thread of its own, one call at a time.
 
     `what` names it in messages. `schema` makes what is missing in it, in statements that change nothing where
-    it is there; `version` is the newest that is read.
+    it is there, and `adapt` what takes more than these; `version` is the newest that is read.
     """
 
-    def __init__(self, path: Path, *, what: str, schema: str, version: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        what: str,
+        schema: str,
+        version: int,
+        lasting: bool = False,
+        adapt: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> None:
         self.path = path
         self._what = what
         self._schema = schema
         self._version = version
+        self._synchronous = "FULL" if lasting else "NORMAL"
+        self._adapt = adapt
         self._db: sqlite3.Connection | None = None
         self._opened: tuple[int, int] = (0, 0)
         self._sound: tuple[int, int] = (0, 0)
@@ -42,10 +55,14 @@ class SharedFile:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that nobody else writes in. Raises Unusable: then nothing of it holds."""
+        with self.opened() as db, _transaction(db):
+            yield db
+
+    @contextmanager
+    def opened(self) -> Iterator[sqlite3.Connection]:
+        """The open file, to be read. Raises Unusable."""
         try:
-            db = self._connection()
-            with _transaction(db):
-                yield db
+            yield self._connection()
         except _FAULTS as error:
             self.close()
             raise Unusable(f"the {self._what} {self.path}: {error}") from error
@@ -66,7 +83,7 @@ class SharedFile:
                 self.path, timeout=BUSY_WAIT, check_same_thread=False, isolation_level=None
             )
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute(f"PRAGMA synchronous={self._synchronous}")
             self._prepare(db)
             self._opened = _identity(self.path)
         return self._db
@@ -81,6 +98,8 @@ class SharedFile:
         with _transaction(db):
             for statement in self._schema.split(";"):
                 db.execute(statement)
+            if self._adapt is not None:
+                self._adapt(db)
             db.execute(f"PRAGMA user_version = {self._version}")
 
 
@@ -91,7 +110,7 @@ def reading(path: Path, *, what: str, version: int) -> Iterator[sqlite3.Connecti
     Nothing is made beside it. Raises Unusable.
     """
     try:
-        if not path.exists():
+        if _identity(path) == _NOWHERE:
             yield None
             return
         # Without its companions the file is nobody's now, and may lie where this user cannot make them.
@@ -117,7 +136,7 @@ def _identity(path: Path) -> tuple[int, int]:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return (-1, -1)
+        return _NOWHERE
     return found.st_dev, found.st_ino
 
 

@@ -50,6 +50,9 @@ _READ = f"""
 SELECT {", ".join((*NAMES, *SUMS))} FROM usage WHERE hour >= ? AND hour < ? ORDER BY {", ".join(NAMES)}
 """  # noqa: S608 - the same
 
+_FORGET = "DELETE FROM usage WHERE hour < ? AND hour < (SELECT min(hour) FROM usage) + ?"
+"""Once a day, two days that are long over: a clock that is far ahead for a while must not empty the file."""
+
 _THERE = "SELECT 1 FROM sqlite_master WHERE name = 'usage'"  # others have tables in the file too
 
 
@@ -95,8 +98,8 @@ class UsageFile:
         """Add to the sums of rows, all in one transaction. Raises Unusable: then none was added."""
         with self._file.writing() as db:
             day = int(now // 86_400)
-            if day != self._day:  # once a day drop the hours that are long over
-                db.execute("DELETE FROM usage WHERE hour < ?", ((day - KEPT_DAYS) * _HOURS,))
+            if day != self._day:
+                db.execute(_FORGET, ((day - KEPT_DAYS) * _HOURS, 2 * _HOURS))
             db.executemany(_ADD, ((*names, *sums) for names, sums in rows))
         self._day = day
 

@@ -25,7 +25,7 @@ class UseNow:
 
 def use_now(usage_file: Path, spend_file: Path, clock: Clock) -> dict[str, UseNow]:
     """What each key uses, by name; a key that is not among them uses nothing. Files that are not there say so
-    of all. Raises limit_file.Unusable, spend_file.Unbooked.
+    of all. Raises Unusable.
     """
     counts = read_use(usage_file, clock.steady())
     [today] = read_totals(spend_file, clock.now())

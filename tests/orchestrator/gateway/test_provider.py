@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from orchestrator.gateway import provider_call, spend_file
+from orchestrator.gateway import provider_call
+from orchestrator.gateway.accounts import shared_file
 from orchestrator.gateway.provider_key import KeyFile, NoKey
 from policies.routing import Trouble
 from policies.spend import Usage, cost, most
@@ -681,7 +682,7 @@ class TestCaps:
     async def test_without_a_cap_it_is_served_and_booked_once_it_can_be(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(spend_file, "_BUSY_WAIT", 0.01)
+        monkeypatch.setattr(shared_file, "BUSY_WAIT", 0.01)
         path = tmp_path / "spend.db"
         path.mkdir()
         async with provider() as api, stand(api, tmp_path, usd_per_day_pico=None) as one:

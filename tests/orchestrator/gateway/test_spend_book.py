@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from orchestrator.gateway import spend_book, spend_file
+from orchestrator.gateway.accounts import shared_file
 from orchestrator.gateway.spend_book import SpendBook
 from orchestrator.gateway.spend_file import (
     VERSION,
@@ -28,7 +29,7 @@ from orchestrator.gateway.spend_file import (
     Settled,
     SpendFile,
     Ticket,
-    Unbooked,
+    Unusable,
     read_totals,
 )
 from policies.spend import Usage, day_of, usd
@@ -105,7 +106,7 @@ def settle(file: SpendFile, ticket: Ticket, amount: int | None = 4, now: float =
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes no test fail: what waits, waits."""
     monkeypatch.setattr(spend_book, "_PATIENCE", LONG)
-    monkeypatch.setattr(spend_file, "_BUSY_WAIT", LONG)
+    monkeypatch.setattr(shared_file, "BUSY_WAIT", LONG)
 
 
 @pytest.fixture
@@ -213,6 +214,17 @@ class TestSums:
         assert file.totals(NOON).amount() == 4
         hold(file, claim(), later)
         assert file.totals(NOON).lines == ()
+
+    def test_a_clock_that_is_years_ahead_for_a_while_empties_nothing(self, file: SpendFile) -> None:
+        for day in range(10):
+            settle(file, hold(file, claim(), NOON + day * DAY), 4, NOON + day * DAY)
+        ahead = NOON + 4000 * DAY
+        hold(file, claim(), ahead)
+        spent = [file.totals(NOON + day * DAY).amount() for day in range(10)]
+        assert spent == [0, 0, *[4] * 8]
+        file.close()
+        hold(file, claim(), NOON + 9 * DAY)
+        assert file.totals(NOON + 9 * DAY).held() == 10
 
     def test_readers_need_no_writer_and_make_no_file(self, file: SpendFile, path: Path) -> None:
         assert [found.lines for found in read_totals(path, NOON, days=2)] == [(), ()]
@@ -337,9 +349,9 @@ class TestTrouble:
         path.write_bytes(b"no database at all, but longer than a header" * 100)
         before = path.read_bytes()
         for _ in range(2):
-            with pytest.raises(Unbooked, match=r"spend\.db: file is not a database"):
+            with pytest.raises(Unusable, match=r"spend\.db: file is not a database"):
                 hold(file, claim())
-        with pytest.raises(Unbooked):
+        with pytest.raises(Unusable):
             read_totals(path, NOON)
         assert path.read_bytes() == before
 
@@ -352,7 +364,7 @@ class TestTrouble:
         data = bytearray(path.read_bytes())
         data[4096 * 3 : 4096 * 9] = os.urandom(4096 * 6)
         path.write_bytes(data)
-        with pytest.raises(Unbooked):
+        with pytest.raises(Unusable):
             hold(file, claim())
 
     def test_a_file_of_a_later_version_is_refused(self, file: SpendFile, path: Path) -> None:
@@ -360,21 +372,21 @@ class TestTrouble:
         file.close()
         with contextlib.closing(sqlite3.connect(path)) as db:
             db.execute(f"PRAGMA user_version = {VERSION + 1}")
-        with pytest.raises(Unbooked, match="later version"):
+        with pytest.raises(Unusable, match="later version"):
             hold(file, claim())
 
     def test_a_folder_that_is_missing_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(Unbooked, match=r"nowhere/spend\.db"):
+        with pytest.raises(Unusable, match=r"nowhere/spend\.db"):
             hold(SpendFile(tmp_path / "nowhere" / "spend.db"), claim())
 
     def test_another_who_holds_the_file_is_waited_for_and_then_named(
         self, file: SpendFile, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(spend_file, "_BUSY_WAIT", 0.05)
+        monkeypatch.setattr(shared_file, "BUSY_WAIT", 0.05)
         hold(file, claim())
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(Unbooked, match="locked"):
+            with pytest.raises(Unusable, match="locked"):
                 hold(file, claim())
             other.execute("ROLLBACK")
         hold(file, claim())
@@ -391,7 +403,7 @@ class TestTrouble:
             for _ in range(40):
                 try:
                     hold(file, claim(10))
-                except Unbooked:
+                except Unusable:
                     refused += 1
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             held = file.totals(NOON).held()
@@ -411,7 +423,7 @@ def started(script: str, path: Path, seed: int = 0) -> subprocess.Popen[str]:
         import os
         from pathlib import Path
         from {__name__} import *
-        spend_file._BUSY_WAIT = LONG
+        shared_file.BUSY_WAIT = LONG
         path, seed = Path({str(path)!r}), {seed}
         file = SpendFile(path)
     """
@@ -520,7 +532,7 @@ class TestBook:
     async def test_what_could_not_be_written_is_written_later(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(spend_file, "_BUSY_WAIT", 0.01)
+        monkeypatch.setattr(shared_file, "BUSY_WAIT", 0.01)
         async with opened(path) as book:
             first = await book.reserve(claim(10, cap=100))
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -528,7 +540,7 @@ class TestBook:
                 book.settle(first, amount=4, usage=USAGE)
                 await book.settled()
                 assert "locked" in book.trouble
-                with pytest.raises(Unbooked):
+                with pytest.raises(Unusable):
                     await book.reserve(claim(10, cap=100))
                 book.settle(book.unheld(claim(10)), amount=3, usage=USAGE)
                 await book.settled()
@@ -539,7 +551,7 @@ class TestBook:
     async def test_what_is_owed_at_the_end_is_tried_once_more(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(spend_file, "_BUSY_WAIT", 0.01)
+        monkeypatch.setattr(shared_file, "BUSY_WAIT", 0.01)
         async with opened(path) as book:
             first = await book.reserve(claim(10, cap=100))
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -562,10 +574,10 @@ class TestBook:
         monkeypatch.setattr(SpendFile, "apply", hangs)
         async with opened(path) as book:
             try:
-                with pytest.raises(Unbooked, match="does not answer"):
+                with pytest.raises(Unusable, match="does not answer"):
                     await book.reserve(claim(10, cap=100))
                 monkeypatch.setattr(spend_book, "_PATIENCE", 1e9)
-                with pytest.raises(Unbooked, match="does not answer"):
+                with pytest.raises(Unusable, match="does not answer"):
                     await book.reserve(claim(10, cap=100))
             finally:
                 goes_on.set()
@@ -576,5 +588,5 @@ class TestBook:
 
 def test_a_path_that_cannot_even_be_looked_up_is_unread_and_not_empty(tmp_path: Path) -> None:
     """As one in a directory that others may not search."""
-    with pytest.raises(Unbooked, match="too long"):
+    with pytest.raises(Unusable, match="too long"):
         read_totals(tmp_path / ("x" * 300), NOON)

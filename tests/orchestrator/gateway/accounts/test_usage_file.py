@@ -96,6 +96,14 @@ class TestSums:
         file.add([], last + 86_400)
         assert [row.hour for row in read_usage(path, *ALL)] == [HOUR + 24, HOUR + 24 * KEPT_DAYS]
 
+    def test_a_clock_that_is_years_ahead_for_a_while_empties_nothing(
+        self, file: UsageFile, path: Path
+    ) -> None:
+        days = [HOUR + 24 * day for day in range(10)]
+        file.add([(names(hour), one()) for hour in days], NOW)
+        file.add([], NOW + 4000 * 86_400)
+        assert [row.hour for row in read_usage(path, *ALL)] == days[2:]
+
     def test_readers_need_no_writer_and_make_no_file(self, file: UsageFile, path: Path) -> None:
         assert read_usage(path, *ALL) == []
         assert not path.exists()
