@@ -22,9 +22,9 @@ Example: a pool that cost $3 in an hour, and two keys with equal tokens:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from typing import Final, TypeVar
+from typing import Final
 
 from policies.attribution import USUAL, Group, Part, crossed, split, weights_at, weights_of
 from policies.cost_rows import HOURS_OF_DAY, POOL, PROVIDER, Books, PoolSettings, ProviderDay, UsageHour
@@ -113,11 +113,7 @@ def rate_of(books: Books, pool: PoolSettings) -> Rate | None:
     """
     if pool.rate is not None:
         return Rate(tokens=pool.rate, measured=False)
-    ready: defaultdict[int, float] = defaultdict(float)
-    for node in books.machines:
-        if node.pool == pool.name:
-            ready[node.hour] += node.ready_unit_seconds
-    tokens = books.tokens.get(POOL + pool.name, {})
+    ready, tokens = books.ready.get(pool.name, {}), books.tokens.get(POOL + pool.name, {})
     rates = [tokens.get(hour, 0) / seconds for hour, seconds in ready.items() if seconds >= _LEAST_READY]
     best = max(rates, default=0.0)
     return Rate(tokens=best, measured=True) if best else None
@@ -137,7 +133,7 @@ def elapsed(books: Books) -> float:
 def settings_of(books: Books) -> dict[str, PoolSettings]:
     """Every pool that is configured or has left a trace, by name."""
     known = {pool.name: pool for pool in books.pools}
-    names = {node.pool for node in books.machines} | {hour.pool for hour in books.baseline}
+    names = {*books.ready, *(hour.pool for hour in books.baseline)}
     names |= {backend.removeprefix(POOL) for backend in books.tokens if backend.startswith(POOL)}
     return {
         name: known.get(name) or PoolSettings(name=name, model="", people=books.people)
@@ -168,25 +164,25 @@ def _unbooked(books: Books) -> Iterator[tuple[dict[str, str | None], Sums]]:
     A request is paid for on the day in which it was sent, and used in the hour in which it ended.
     """
     booked = {(PROVIDER + day.provider, _number_of(day.day)) for day in books.providers}
-    for used in books.usage:
-        day = used.hour // HOURS_OF_DAY
-        if not (used.backend.startswith(PROVIDER) and books.inside(used.hour) and tokens_of(used)):
-            continue
-        if booked.isdisjoint(((used.backend, day), (used.backend, day - 1))):
-            named = {"pool": used.backend, "day": day_of(day * _DAY), "zone": None, "market": API}
-            whose = {"model": used.model, "adapter": None, "key": used.key, "route": used.route}
-            yield (
-                named | whose,
-                Sums(
-                    requests=used.requests,
-                    estimated=used.estimated,
-                    unpriced_requests=used.requests,
-                    fresh=used.fresh,
-                    cached=used.cached,
-                    written=used.written,
-                    output=used.output,
-                ),
-            )
+    for backend, days in books.days.items():
+        for day, usage in days.items() if backend.startswith(PROVIDER) else ():
+            if not booked.isdisjoint(((backend, day), (backend, day - 1))):
+                continue
+            named = {"pool": backend, "day": day_of(day * _DAY), "zone": None, "market": API}
+            for used in filter(tokens_of, usage):
+                whose = {"model": used.model, "adapter": None, "key": used.key, "route": used.route}
+                yield (
+                    named | whose,
+                    Sums(
+                        requests=used.requests,
+                        estimated=used.estimated,
+                        unpriced_requests=used.requests,
+                        fresh=used.fresh,
+                        cached=used.cached,
+                        written=used.written,
+                        output=used.output,
+                    ),
+                )
 
 
 class _PoolParts:
@@ -202,18 +198,17 @@ class _PoolParts:
     def parts(self) -> Iterator[tuple[dict[str, str | None], Sums]]:
         """The days of the period, each shared among those who used it."""
         books, name = self._books, self._pool.name
-        machines = _by_day(n for n in books.machines if n.pool == name and books.inside(n.hour))
-        baseline = _by_day(b for b in books.baseline if b.pool == name and books.inside(b.hour))
+        machines, baseline = books.machine_days.get(name, {}), books.baseline_days.get(name, {})
         usage = books.days.get(POOL + name, {})
         for day in sorted(machines.keys() | baseline.keys() | usage.keys()):
-            nodes = self._machines(machines.get(day, ()), baseline.get(day, ()))
+            nodes = self._machines(machines.get(day, ()), baseline.get(day))
             used = self._used(usage.get(day, ()), counted=day in machines)
             for where, who, sums in crossed(nodes, used):
                 named: dict[str, str | None] = {"pool": name, "day": day_of(day * _DAY), "market": None}
                 named |= zip(self._of_machines, where, strict=True)
                 yield named | dict(zip(self._of_use, who, strict=True)), sums
 
-    def _machines(self, nodes: Sequence[SpendHour], baseline: Sequence[BaselineHour]) -> list[Part]:
+    def _machines(self, nodes: Sequence[SpendHour], baseline: BaselineHour | None) -> list[Part]:
         """The nodes of a day by zone and market; what on-demand would have cost is shared by their units."""
         sums: defaultdict[Group, Sums] = defaultdict(Sums)
         units: defaultdict[Group, int] = defaultdict(int)
@@ -226,14 +221,14 @@ class _PoolParts:
             sums[tuple(None for _ in self._of_machines)] = Sums()
         groups = list(sums)
         weights = [units[group] for group in groups]
-        whole = sum(round(hour.on_demand_usd * PICO) for hour in baseline)
-        missing = sum(_ms(hour.unpriced) for hour in baseline)
+        whole = round(baseline.on_demand_usd * PICO) if baseline else 0
+        missing = _ms(baseline.unpriced) if baseline else 0
         for group, usd, ms in zip(groups, split(whole, weights), split(missing, weights), strict=True):
             sums[group].on_demand_usd, sums[group].unpriced_unit_ms = usd, ms
         return [Part(group=group, sums=sums[group], weight=sums[group].ready_ms) for group in groups]
 
     def _of_node(self, node: SpendHour) -> Sums:
-        """What nodes of one kind in one zone cost in an hour, and what they could have served."""
+        """What nodes of one market in one zone cost on a day, and what they could have served."""
         usd, ready = round(node.usd * PICO), _ms(node.ready_unit_seconds)
         return Sums(
             machines_usd=usd,
@@ -326,17 +321,6 @@ def _within(books: Books, day: ProviderDay, edges: Mapping[_Place, tuple[int, in
 def _number_of(day: str) -> int:
     """The days from the epoch to a date."""
     return date.fromisoformat(day).toordinal() - _EPOCH
-
-
-Hourly = TypeVar("Hourly", SpendHour, BaselineHour)
-
-
-def _by_day(rows: Iterable[Hourly]) -> dict[int, list[Hourly]]:
-    """Rows by day since the epoch."""
-    found: defaultdict[int, list[Hourly]] = defaultdict(list)
-    for row in rows:
-        found[row.hour // HOURS_OF_DAY].append(row)
-    return dict(found)
 
 
 def _ms(seconds: float) -> int:

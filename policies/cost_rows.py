@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policies.economics import BaselineHour, SpendHour
+from policies.model import Market
 from policies.spend import Price
 from policies.value import lazy, value
 
@@ -20,18 +21,21 @@ PROVIDER = "provider/"
 """How a backend's name begins: `pool/chat`, `provider/claude`."""
 
 _COUNTS = ("requests", "failed", "estimated", "fresh", "cached", "written", "output")
+_TIMES = ("seconds", "usd", "unit_seconds", "ready_unit_seconds", "unpriced")
 _Whose = tuple[str, int, str, str, str]
+_Where = tuple[str, int, str, Market]
 
 
 @value
 class UsageHour:
     """What one key used of one backend in an hour.
 
-    `key` is empty where no key was asked for; `route` where there are no routes; `model` is the adapter, or
-    the provider's model, and empty for the pool's own. `requests` are all that were answered or failed,
-    `estimated` those of them whose tokens the engine did not tell. `fresh`, `cached` and `written` are
-    tokens of prompts: read anew, read from a prefix cache, written to a provider's. `first_token_s` and
-    `seconds` are sums over the requests.
+    `key` is empty where no key was asked for; `route`, by its first name, where there are no routes; `model`
+    is the adapter, or the provider's model, and empty for the pool's own. `requests` counts all, `failed`
+    those of them that were not answered, or not to the end, `estimated` those whose tokens nobody told.
+    `fresh`, `cached` and `written` are tokens of prompts: read anew, read from a prefix cache, written to it;
+    `output` those of answers. `first_token_s`: seconds from a request's arrival to the first byte of its
+    answer, `seconds` to the end of it, both summed over those that got one.
     """
 
     hour: int
@@ -133,6 +137,54 @@ class Books:
     def hours(self) -> frozenset[int]:
         """The hours of which anything is known but what on-demand would have cost."""
         return frozenset(row.hour for row in self.machines) | frozenset(row.hour for row in self.usage)
+
+    @lazy
+    def machine_days(self) -> dict[str, dict[int, list[SpendHour]]]:
+        """What machines cost within the period, by pool and day since the epoch: a row for each zone and
+        market, whose hour is the first of the day, of no region and no instance type."""
+        sums: dict[_Where, list[float]] = {}
+        for row in self.machines:
+            if self.since <= row.hour < self.until:
+                where = (row.pool, row.hour // HOURS_OF_DAY, row.zone, row.market)
+                if (of := sums.get(where)) is None:
+                    of = sums[where] = [0.0] * len(_TIMES)
+                of[0] += row.seconds
+                of[1] += row.usd
+                of[2] += row.unit_seconds
+                of[3] += row.ready_unit_seconds
+                of[4] += row.unpriced
+        found: defaultdict[str, defaultdict[int, list[SpendHour]]] = defaultdict(lambda: defaultdict(list))
+        for (pool, day, zone, market), times in sums.items():
+            row = SpendHour(
+                pool=pool,
+                hour=day * HOURS_OF_DAY,
+                region="",
+                zone=zone,
+                instance_type="",
+                market=market,
+                **dict(zip(_TIMES, times, strict=True)),
+            )
+            found[pool][day].append(row)
+        return {pool: dict(days) for pool, days in found.items()}
+
+    @lazy
+    def baseline_days(self) -> dict[str, dict[int, BaselineHour]]:
+        """What on-demand would have cost within the period, by pool and day since the epoch."""
+        found: defaultdict[str, dict[int, BaselineHour]] = defaultdict(dict)
+        for row in self.baseline:
+            if self.inside(row.hour):
+                day = row.hour // HOURS_OF_DAY
+                known = found[row.pool].get(day)
+                found[row.pool][day] = row if known is None else known.plus(row)
+        return dict(found)
+
+    @lazy
+    def ready(self) -> dict[str, dict[int, float]]:
+        """Ready unit-seconds by pool and hour, also those before the period."""
+        found: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
+        for row in self.machines:
+            found[row.pool][row.hour] += row.ready_unit_seconds
+        return {pool: dict(hours) for pool, hours in found.items()}
 
     @lazy
     def days(self) -> dict[str, dict[int, list[UsageHour]]]:

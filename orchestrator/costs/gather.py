@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from orchestrator.gateway.accounts.usage_file import Unusable, UsageRow, read_usage
+from orchestrator.gateway.accounts.usage_file import Unusable, read_usage
 from orchestrator.gateway.spend_file import KEPT_DAYS, Line, Totals, read_totals
 from orchestrator.journal import hours
 from orchestrator.journal.database import StoreUnavailable
@@ -144,7 +144,7 @@ def from_database(url: str, span: Span) -> Machines:
 def from_gateway(usage_file: Path, spend_file: Path, span: Span) -> Used:
     """What the gateways' files say. Reads them in place: for a thread."""
     missing: list[str] = []
-    usage: list[UsageRow] = []
+    usage: list[UsageHour] = []
     days: list[Totals] = []
     try:
         usage = read_usage(usage_file, span.since, span.until)
@@ -162,7 +162,7 @@ def from_gateway(usage_file: Path, spend_file: Path, span: Span) -> Used:
             f"{unsettled / PICO:.2f} USD of what providers cost are held for requests whose end nobody saw, "
             "and counted in full"
         )
-    return Used(usage=tuple(map(_used, usage)), providers=providers, missing=tuple(missing))
+    return Used(usage=tuple(usage), providers=providers, missing=tuple(missing))
 
 
 def _days(path: Path, span: Span) -> list[Totals]:
@@ -206,23 +206,4 @@ def _paid(day: Totals, line: Line) -> ProviderDay:
         cached=line.cached,
         written=line.written,
         output=line.output,
-    )
-
-
-def _used(row: UsageRow) -> UsageHour:
-    return UsageHour(
-        hour=row.hour,
-        key=row.key,
-        route=row.route,
-        backend=row.backend,
-        model=row.model,
-        requests=row.requests,
-        failed=row.failed,
-        estimated=row.estimated,
-        fresh=row.fresh,
-        cached=row.cached,
-        written=row.written,
-        output=row.output,
-        first_token_s=row.first_token_s,
-        seconds=row.seconds,
     )

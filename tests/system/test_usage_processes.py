@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from gateway_rig import MODEL, OFFERS, Engine, GatewayRig, until
 
-from orchestrator.gateway.accounts.usage_file import UsageRow, read_usage
+from orchestrator.gateway.accounts.usage_file import read_usage
+from policies.cost_rows import UsageHour
 from policies.model import TargetSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -76,7 +77,7 @@ class World:
         while not self.stopping.is_set():
             await self.ask(rig, stream=stream)
 
-    def rows(self) -> list[UsageRow]:
+    def rows(self) -> list[UsageHour]:
         return read_usage(self.file, 0, 10**9)
 
     def counted(self) -> dict[str, int]:

@@ -7,12 +7,12 @@ read or written is never set aside by itself: what was counted meanwhile waits i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.gateway.accounts.shared_file import SharedFile, Unusable, reading
+from policies.cost_rows import UsageHour
 
-__all__ = ["KEPT_DAYS", "VERSION", "Names", "Sums", "Unusable", "UsageFile", "UsageRow", "read_usage"]
+__all__ = ["KEPT_DAYS", "VERSION", "Names", "Sums", "Unusable", "UsageFile", "read_usage"]
 
 VERSION = 1
 """Of the whole file, whoever's tables are in it."""
@@ -56,36 +56,6 @@ _FORGET = "DELETE FROM usage WHERE hour < ? AND hour < (SELECT min(hour) FROM us
 _THERE = "SELECT 1 FROM sqlite_master WHERE name = 'usage'"  # others have tables in the file too
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
-    """Sums of one hour for a key, a route, a backend and a model.
-
-    `hour` is `int(epoch seconds // 3600)`. `key`: the name of the client's key, empty for nobody. `route`:
-    its first name, empty where there are no routes. `backend`: `pool/NAME` or `provider/NAME`. `model`: the
-    adapter or the provider's model, empty for a pool's own.
-
-    `requests` counts all, `failed` those of them that were not answered, or not to the end, `estimated` those
-    whose tokens nobody told. Tokens of prompts are `fresh`, `cached` (read from the backend's cache) and
-    `written` (to it); `output` are those generated. `first_token_s`: seconds from a request's arrival to the
-    first byte of its answer, `seconds` to the end of it, both summed over those that got one.
-    """
-
-    hour: int
-    key: str
-    route: str
-    backend: str
-    model: str
-    requests: int
-    failed: int
-    estimated: int
-    fresh: int
-    cached: int
-    written: int
-    output: int
-    first_token_s: float
-    seconds: float
-
-
 class UsageFile:
     """The writing side. Blocking: for a thread of its own, one call at a time."""
 
@@ -108,7 +78,7 @@ class UsageFile:
         self._file.close()
 
 
-def read_usage(path: Path, since_hour: int, until_hour: int) -> list[UsageRow]:
+def read_usage(path: Path, since_hour: int, until_hour: int) -> list[UsageHour]:
     """The rows of the hours from `since_hour` on and before `until_hour`, in order.
 
     Nothing where there is no file. Others may be writing it. Raises Unusable.
@@ -116,4 +86,4 @@ def read_usage(path: Path, since_hour: int, until_hour: int) -> list[UsageRow]:
     with reading(path, what=_WHAT, version=VERSION) as db:
         there = db is not None and db.execute(_THERE).fetchone()
         rows = db.execute(_READ, (since_hour, until_hour)) if db is not None and there else ()
-        return [UsageRow(**dict(zip((*NAMES, *SUMS), row, strict=True))) for row in rows]
+        return [UsageHour(**dict(zip((*NAMES, *SUMS), row, strict=True))) for row in rows]

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.gateway.accounts.usage_file import UsageRow, read_usage
+from orchestrator.gateway.accounts.usage_file import read_usage
 from orchestrator.gateway.config import ProviderSpec
 from orchestrator.gateway.spend_file import read_totals
+from policies.cost_rows import UsageHour
 from tests.support.paid_provider import NO_USAGE, provider
 from tests.support.provider_stand import MODEL, OWN
 from tests.support.routed_gateway import PlayedProvider, Routed, api, pool, route
@@ -48,14 +49,14 @@ def file(tmp_path: Path) -> Path:
 def counted(file: Path) -> Callable[[Any], Any]:
     """The rows of a gateway that is stopped: `(row,) = await counted(running)`."""
 
-    async def rows(running: Running | Routed) -> list[UsageRow]:
+    async def rows(running: Running | Routed) -> list[UsageHour]:
         await running.stop()
         return read_usage(file, 0, 10**9)
 
     return rows
 
 
-def tokens(row: UsageRow) -> tuple[int, int, int, int]:
+def tokens(row: UsageHour) -> tuple[int, int, int, int]:
     return row.fresh, row.cached, row.written, row.output
 
 

@@ -12,7 +12,8 @@ import pytest
 from llama_servers import LlamaServer, running_llama
 from usage_load import CHAT, Told, forms
 
-from orchestrator.gateway.accounts.usage_file import UsageRow, read_usage
+from orchestrator.gateway.accounts.usage_file import read_usage
+from policies.cost_rows import UsageHour
 from policies.model import TargetSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.llamacpp]
@@ -33,7 +34,7 @@ def counters(server: LlamaServer) -> tuple[int, int, int]:
     return tuple(int(server.metric(name)) for name in names)  # type: ignore[return-value]
 
 
-async def rows(running: Any, file: Path) -> list[UsageRow]:
+async def rows(running: Any, file: Path) -> list[UsageHour]:
     await running.stop()
     return read_usage(file, 0, 10**9)
 

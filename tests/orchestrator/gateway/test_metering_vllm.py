@@ -12,7 +12,8 @@ import pytest
 from usage_load import ASKS, CHAT, RESPONSES, TEXT, Told, forms
 from vllm_server import counter, running_vllm
 
-from orchestrator.gateway.accounts.usage_file import UsageRow, read_usage
+from orchestrator.gateway.accounts.usage_file import read_usage
+from policies.cost_rows import UsageHour
 from policies.model import TargetSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -51,7 +52,7 @@ def counters(engine: str) -> list[int]:
     return [int(counter(engine, name)) for name in names]
 
 
-async def rows(running: Any, tmp_path: Path) -> list[UsageRow]:
+async def rows(running: Any, tmp_path: Path) -> list[UsageHour]:
     await running.stop()
     return read_usage(tmp_path / "usage.db", 0, 10**9)
 
