@@ -55,6 +55,7 @@ class Reports:
         self.asked: list[float] = []
         self.fault: Exception | None = None
         self.slow = False
+        self.month_budget: float | None = None
 
     async def report(self, query: Mapping[str, str]) -> Any:
         self.asked.append(NOW - float(query["since"]))
@@ -102,6 +103,10 @@ async def test_the_week_is_in_the_gauges(watched: Any) -> None:
     assert math.isnan(value("pool_utilisation_ratio", pool="idle") or 0)
     assert value("month_spent_usd") == pytest.approx(40.0)
     assert value("month_expected_usd") == pytest.approx(40.0 * 28)
+    assert math.isnan(value("month_budget_usd") or 0), "the file says none"
+    reports.month_budget = 900.0
+    await watch.look()
+    assert value("month_budget_usd") == 900.0
 
 
 @pytest.mark.parametrize(("took", "every"), [(0.0, 60.0), (0.5, 60.0), (3.0, 300.0)])
