@@ -140,8 +140,11 @@ class Sums:
 
     @property
     def utilisation(self) -> float | None:
-        """Tokens that pools served over what their ready units could have served."""
-        return self.served * 1000 / self.capacity if self.capacity and not self.unrated_ms else None
+        """Tokens that pools served over what their ready units could have served, both on the days of which
+        machines were counted."""
+        if not self.capacity or self.unrated_ms:
+            return None
+        return (self.served - self.uncounted) * 1000 / self.capacity
 
     @property
     def usd_per_unit_hour(self) -> float | None:

@@ -142,8 +142,7 @@ def _pool_verdict(
 ) -> tuple[Cheaper, str]:
     when, machines, people = span(hours), sums.machines, sums.people
     if machines is None or people is None:
-        why = "no machine was counted" if sums.uncounted else "nodes had no known price"
-        return "unknown", f"What the pool cost {when} is not known: {why}."
+        return "unknown", f"What the pool cost {when} is not known: {_lacking(sums)}."
     if not sums.served:
         idle = f"Nobody asked the pool {when}; its machines cost {dollars(machines)}"
         if not machines:
@@ -164,6 +163,14 @@ def _pool_verdict(
     threshold, busy = _threshold(sums, rate, when, "above")
     there = f"{own} against {dollars(sums.api)} at {pool.compare}"
     return "pool", f"The pool is cheaper{threshold}{busy}: {there}."
+
+
+def _lacking(sums: Sums) -> str:
+    """Why it is not known what the machines cost."""
+    if not sums.uncounted:
+        return "nodes had no known price"
+    days = " on some of the days on which it served" if sums.node_ms else ""
+    return f"no machine was counted{days}"
 
 
 def _threshold(sums: Sums, rate: Rate | None, when: str, side: str) -> tuple[str, str]:

@@ -241,6 +241,13 @@ def test_tokens_of_a_day_without_counted_machines_have_no_known_cost() -> None:
     assert (total.spent, total.usd_per_mtok, total.tokens) == (None, None, 1200)
 
 
+def test_tokens_of_a_day_without_counted_machines_make_nobody_busy() -> None:
+    counted = report(books(machines=[machine()], usage=[used()]), ()).total
+    days = {"usage": [used(), used(DAY0 + 24)], "until": DAY0 + 48, "now": (DAY0 + 48) * 3600.0}
+    total = report(books(machines=[machine()], **days), ()).total
+    assert (total.tokens, total.utilisation) == (2400, counted.utilisation)
+
+
 def test_nothing_at_all() -> None:
     made = report(books(), ("pool", "day"))
     assert made.rows == ()

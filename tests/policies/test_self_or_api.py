@@ -161,8 +161,12 @@ def test_an_api_that_costs_nothing_is_never_undercut() -> None:
         ({"prices": {}}, 'a million tokens is not known: write it as [provider.claude.price."sonnet"].'),
         ({"machines": [machine(unpriced=1.0)]}, "in these 24 hours is not known: nodes had no known price."),
         ({"machines": []}, "in these 24 hours is not known: no machine was counted."),
+        (
+            {"usage": [used(), used(DAY0 + 24)], "until": DAY0 + 48, "now": (DAY0 + 48) * 3600.0},
+            "in these 2 days is not known: no machine was counted on some of the days on which it served.",
+        ),
     ],
-    ids=["no API", "no price of it", "no price of a node", "tokens without machines"],
+    ids=["no API", "no price of it", "no price of a node", "tokens without machines", "a day without"],
 )  # fmt: skip
 def test_what_is_not_known_gets_no_verdict(changes: dict[str, Any], said: str) -> None:
     one = standing(busy(0.5, **changes))
