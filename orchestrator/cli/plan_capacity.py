@@ -143,7 +143,7 @@ def plan_capacity(
     """Show how many nodes will be needed when, and which limit is too little first.
 
     It goes by what gateways and daemon counted, whether they run or not: tokens a second by hour of the week
-    (95th percentile), and their growth.
+    (95th percentile), and their growth. The exit code is 1 where no pool has a plan.
 
     For example:
       orchestrator plan-capacity --config pool.toml
@@ -155,7 +155,7 @@ def plan_capacity(
     asked = assumptions.asked()
     view = _planned(shared.read_config(config or _file_in_force(), "client"), pool, since, asked, quotas)
     _print(view, output)
-    return shared.OK
+    return shared.ERROR if all(pool["why_not"] for pool in view["pools"]) else shared.OK
 
 
 def _file_in_force() -> Path:
@@ -189,7 +189,7 @@ def _planned(config: Config, pool: str | None, since: float, asked: Asked, quota
 
 
 def _quotas(config: Config) -> list[Quota]:
-    """What AWS grants for the types of each pool that runs in one region. Raises CommandError."""
+    """What AWS grants for the types of each pool, by region. Raises CommandError."""
     import asyncio
 
     from cloud.errors import CloudError

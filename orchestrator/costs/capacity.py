@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
@@ -77,6 +77,11 @@ class _Pool:
     def asked_for(self) -> int:
         """Units that the file asks for, hot standbys included."""
         return self.settings.replicas + self.settings.standby.hot
+
+    @property
+    def regions(self) -> Set[str]:
+        """Regions of AWS that it may run in."""
+        return frozenset(self.settings.cloud.aws.regions)
 
 
 def plan(
@@ -165,7 +170,7 @@ def _limits(config: Config, pools: Sequence[_Pool], quotas: Sequence[Quota]) -> 
     ]
     if planned:
         found += _budget(config, pools)
-        found += [limit for quota in quotas for limit in _quota(quota, planned)]
+        found += _quotas(quotas, planned)
     return found, notes
 
 
@@ -202,21 +207,40 @@ def _dollars(name: str, cap: float, pools: Sequence[_Pool]) -> Iterator[Limit]:
         )
 
 
-def _quota(quota: Quota, pools: Sequence[_Pool]) -> Iterator[Limit]:
-    """A quota of an account: on spot the share of the mix, on demand all nodes, for the day without spot.
-    Pools of several regions are left out: who takes what of each is not known beforehand."""
-    each = {}
+def _quotas(quotas: Sequence[Quota], pools: Sequence[_Pool]) -> Iterator[Limit]:
+    """The quotas of each set of regions that a pool runs in. Those of several regions count together: which
+    of them gives how much is not known beforehand, but no more than all."""
+    places = {one.regions for one in pools}
+    for code in dict.fromkeys(quota.code for quota in quotas):
+        for regions in sorted(filter(None, places), key=sorted):
+            parts = [quota for quota in quotas if quota.code == code and quota.region in regions]
+            if len(parts) == len(regions):
+                yield from _quota(parts, regions, pools)
+
+
+def _quota(parts: Sequence[Quota], regions: Set[str], pools: Sequence[_Pool]) -> Iterator[Limit]:
+    """One quota in some regions, over the pools that run nowhere else: on spot the share of the mix, on
+    demand all nodes, for the day without spot."""
+    first, vcpus = parts[0], {kind: each for quota in parts for kind, each in quota.each.items()}
+    spot = first.market is Market.SPOT
+    each, whole = {}, False
     for one in pools:
         kind = present(one.settings, one.past)
-        share = one.settings.as_pool(one.name).spot_share if quota.market is Market.SPOT else 1.0
-        if set(one.settings.cloud.aws.regions) == {quota.region} and kind in quota.each and share:
-            each[one.name] = quota.each[kind] * share
-    if each:
-        name = f"quota {quota.code} ({quota.region})"
+        share = one.settings.as_pool(one.name).spot_share if spot else 1.0
+        if one.regions and one.regions <= regions and kind in vcpus and share:
+            each[one.name] = vcpus[kind] * share
+            whole |= one.regions == regions
+    if whole:
         why = (
-            "on spot, the share of the mix" if quota.market is Market.SPOT else "on demand, when spot is gone"
+            "on spot, the share of the mix" if first.market is Market.SPOT else "on demand, when spot is gone"
         )
-        yield Limit(name=name, bound=quota.vcpus, counted="vcpus", each=each, why=why)
+        yield Limit(
+            name=f"quota {first.code} ({' + '.join(sorted(regions))})",
+            bound=sum(quota.vcpus for quota in parts),
+            counted="vcpus",
+            each=each,
+            why=why if len(parts) == 1 else f"{why}; of its regions together",
+        )
 
 
 # -- views -----------------------------------------------------------------------------------------------

@@ -60,9 +60,9 @@ async def counted(file: Path, hours: int = 4 * WEEK, weekly: float = 1.05) -> No
     await count(file.parent / "state", NOW, rate, hours=hours)
 
 
-def planned(run: Run, file: Path, *more: str) -> Any:
+def planned(run: Run, file: Path, *more: str, refused: bool = False) -> Any:
     code, out, err = run("plan-capacity", "--config", str(file), "-o", "json", *more)
-    assert (code, err) == (0, ""), err
+    assert (code, err) == (1 if refused else 0, ""), err
     check_schema("capacity-plan", out)
     return json.loads(out)
 
@@ -130,7 +130,7 @@ async def test_less_history_is_looked_at(file: Path, run: Run) -> None:
     await counted(file)
     (pool,) = planned(run, file, "--since", "10d")["pools"]
     assert pool["growth"]["source"] == "unknown"
-    (pool,) = planned(run, file, "--since", "2d")["pools"]
+    (pool,) = planned(run, file, "--since", "2d", refused=True)["pools"]
     assert "days of history, and the pattern of a week needs 7" in pool["why_not"]
 
 
@@ -138,12 +138,12 @@ async def test_less_history_is_looked_at(file: Path, run: Run) -> None:
 async def test_a_new_pool_is_told_when_to_ask_again(file: Path, run: Run, output: str) -> None:
     await counted(file, hours=2 * DAY)
     code, out, err = run("plan-capacity", "--config", str(file), "-o", output)
-    assert code == 0
+    assert code == 1
     assert "chat: no plan: there are 2.0 days of history" in (out if output == "table" else err)
 
 
 def test_nothing_was_counted_yet(file: Path, run: Run) -> None:
-    view = planned(run, file)
+    view = planned(run, file, refused=True)
     assert "no hour that is over knows of a request" in view["pools"][0]["why_not"]
     assert any("there is no journal yet" in note for note in view["notes"])
     assert not (file.parent / "state" / "usage.db").exists(), "a look makes nothing"
@@ -151,7 +151,7 @@ def test_nothing_was_counted_yet(file: Path, run: Run) -> None:
 
 def test_a_usage_file_that_is_none_is_told(file: Path, run: Run) -> None:
     (file.parent / "state" / "usage.db").write_bytes(b"rubbish" * 1000)
-    assert any("who used what is not known" in note for note in planned(run, file)["notes"])
+    assert any("who used what is not known" in note for note in planned(run, file, refused=True)["notes"])
 
 
 async def test_without_a_configuration_that_of_the_daemon_is_taken(
@@ -208,7 +208,7 @@ def test_a_file_of_providers_alone_has_nothing_to_plan(file: Path, run: Run) -> 
 
 
 def test_quotas_of_a_pool_that_aws_does_not_run_are_none(file: Path, run: Run) -> None:
-    view = planned(run, file, "--quotas")
+    view = planned(run, file, "--quotas", refused=True)
     assert not [each for each in view["limits"] if each["limit"].startswith("quota")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -321,6 +322,25 @@ def test_a_quota_counts_vcpus() -> None:
 def test_a_quota_of_one_of_several_regions_is_not_judged() -> None:
     made = config(aws(regions=("us-east-1", "us-west-2")))
     assert not [name for name in limits(plan(made, read(past()), Asked(), QUOTAS)) if "quota" in name]
+
+
+def test_the_quotas_of_a_pools_regions_count_together() -> None:
+    made = config(aws(regions=("us-east-1", "us-west-2")))
+    west = replace(QUOTAS[0], region="us-west-2", vcpus=3.0)
+    found = limits(plan(made, read(past()), Asked(), (*QUOTAS, west)))
+    (name,) = (name for name in found if "quota" in name)
+    assert name == ("quota L-1 (us-east-1 + us-west-2) on demand, when spot is gone; of its regions together")
+    assert (found[name]["allows"], found[name]["needs"]) == (18.0, 16.0)
+
+
+def test_pools_of_one_region_take_from_those_that_may_go_to_several() -> None:
+    both = ("us-east-1", "us-west-2")
+    embed = {"replicas": 3, **aws(regions=both[:1]), "model": "meta-llama/Llama-3.2-3B-Instruct"}
+    made = config(aws(regions=both), pool={"embed": embed})
+    west = replace(QUOTAS[0], region="us-west-2", vcpus=3.0)
+    found = limits(plan(made, read(past(), past("embed")), Asked(), (QUOTAS[0], west)))
+    needs = {name.partition(" on")[0]: each["needs"] for name, each in found.items() if "quota" in name}
+    assert needs == {"quota L-1 (us-east-1)": 16.0, "quota L-1 (us-east-1 + us-west-2)": 32.0}
 
 
 # -- other machines --------------------------------------------------------------------------------------
