@@ -65,8 +65,8 @@ def clock_time(at: float) -> str:
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
-    """A count with its noun: "1 request", "3 requests"."""
-    return f"{count} {noun if count == 1 else many or noun + 's'}"
+    """A count with its noun: "1 request", "3,000 requests"."""
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
 
 
 def rejection(rejected: RejectedView) -> str:

@@ -29,12 +29,17 @@ _STATE_DIR: Final = "{state_dir}"
 _MAY_OPEN: Final = os.R_OK | os.W_OK
 _STATUS: Final = re.compile(rb"HTTP/1\.\d (\d{3})\b")
 _LENGTH: Final = re.compile(rb"\ncontent-length: *(\d+)", re.IGNORECASE)
+_NOT_FOUND: Final = 404
 
 
 class ClientError(Exception):
     """The daemon refused, or answered something unusable. The message is one sentence for people."""
 
     exit_code = 1
+
+
+class NotKnown(ClientError):
+    """The daemon knows nothing by the name that was asked for."""
 
 
 class Unreachable(ClientError):
@@ -220,7 +225,8 @@ class ControlClient:
         if status < 400:
             return value
         sentence = value.get("error") if isinstance(value, dict) else None
-        raise ClientError(str(sentence or f"the daemon answered {status} without saying why"))
+        refusal = NotKnown if status == _NOT_FOUND else ClientError
+        raise refusal(str(sentence or f"the daemon answered {status} without saying why"))
 
     def _unreachable(self, error: OSError) -> Unreachable:
         where = f"the daemon cannot be reached on {self.socket_path}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from orchestrator.api.client import Unreachable
+from orchestrator.api.client import NotKnown, Unreachable
 from orchestrator.cli import shared, traffic
 from orchestrator.cli.shared import CommandError, Connection, PoolName, Texts
 from orchestrator.units import parse_duration
@@ -147,6 +147,8 @@ class _Source:
                 return self._connection.client().cost(
                     since=self._since * _HOUR, until=self._until * _HOUR, by=by, pool=self._pool
                 )
+            except NotKnown as error:  # as where the file knows no such pool
+                raise CommandError(str(error), shared.USAGE) from error
             except Unreachable:
                 if self._connection.config is None:
                     raise

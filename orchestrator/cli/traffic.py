@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter, validators
 
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
     from orchestrator.config.load import Config
     from orchestrator.costs.exports import Export
+    from orchestrator.costs.settings import CostSettings
     from policies.estimate import Machine
     from policies.spend import Price
+
+_LARGEST: Final = 64 * 2**20
+"""Bytes of an export that is read: some hundred thousand lines, which take ten times as much of memory."""
 
 
 @Parameter(name="*")
@@ -81,14 +85,15 @@ def weigh(usage: str, before: Before, connection: Connection, output: str) -> in
             asked = estimate.of_pace(usage, ratio=_ratio(before.ratio), cached=share)
         except ValueError as error:
             raise CommandError(f"--usage: {error}", shared.USAGE) from error
-    apis = list(before.api) or ([] if export is not None else _apis(config))
+    known = None if config is None else _settings(config).doing(asked.task)
+    apis = list(before.api) or ([] if export is not None or known is None else known.apis)
     view = estimate.view_of(
         source=usage,
         asked=asked if before.peak is None else replace(asked, peak=before.peak),
         export=export,
         apis=apis,
         prices=_prices(config, export, apis),
-        machines=_machines(config, before),
+        machines=_machines(known, before),
     )
     if output == "json":
         shared.print_json(view)
@@ -107,23 +112,22 @@ def _export(usage: str) -> Export | None:
     try:
         if not file.is_file():
             return None
+        if file.stat().st_size > _LARGEST:
+            raise Unreadable(f"it is larger than {_LARGEST >> 20} MiB; export fewer days, or by the day")
         return read_export(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{usage}: cannot be read: {error}") from error
+    except OSError as error:
+        raise CommandError(f"{usage}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{usage}: it is no text in UTF-8; save it as such", prefix="") from error
     except Unreadable as error:
         raise CommandError(f"{usage}: no usage export of OpenAI or Anthropic: {error}", prefix="") from error
 
 
-def _apis(config: Config | None) -> list[str]:
-    """The APIs that a configuration holds its pools against, and those of its routes."""
-    if config is None:
-        return []
+def _settings(config: Config) -> CostSettings:
     from cloud.clock import SystemClock
     from orchestrator.costs.settings import settings_of
 
-    found = settings_of(config, now=SystemClock().now())
-    named = [pool.compare for pool in found.pools if pool.compare]
-    return list(dict.fromkeys([*named, *(api for route in found.routes for api in route.providers)]))
+    return settings_of(config, now=SystemClock().now())
 
 
 def _prices(config: Config | None, export: Export | None, apis: Sequence[str]) -> Mapping[str, Price | None]:
@@ -150,24 +154,18 @@ def _has_list() -> bool:
     return find_spec("genai_prices") is not None
 
 
-def _machines(config: Config | None, before: Before) -> list[Machine]:
-    """What is given, then the pools of the configuration."""
+def _machines(known: CostSettings | None, before: Before) -> list[Machine]:
+    """What is given, then the pools of the configuration that do the same."""
     from orchestrator.config.tables.cost import CostConfig
+    from policies.estimate import Machine
 
-    usual = (CostConfig() if config is None else config.cost).people
+    usual = CostConfig().people if known is None else known.people
     people = usual if before.people is None else _share("--people", before.people)
-    found = [_machine(text, people) for text in before.machine]
-    if config is not None:
-        from cloud.clock import SystemClock
-        from orchestrator.costs.settings import settings_of
-        from policies.estimate import Machine
-
-        pools = settings_of(config, now=SystemClock().now()).pools
-        found += [
-            Machine(name=f"pool {pool.name}", price=pool.price, rate=pool.rate, people=pool.people)
-            for pool in pools
-        ]
-    return found
+    pools = () if known is None else known.pools
+    return [_machine(text, people) for text in before.machine] + [
+        Machine(name=f"pool {pool.name}", price=pool.price, rate=pool.rate, people=pool.people)
+        for pool in pools
+    ]
 
 
 def _machine(text: str, people: float) -> Machine:

@@ -47,6 +47,11 @@ class Asked:
         return self.fresh + self.cached + self.written + self.written_1h
 
     @property
+    def task(self) -> str:
+        """What a pool has to do for it: a traffic without answers is one of embeddings."""
+        return "generate" if self.output else "embed"
+
+    @property
     def traffic(self) -> Traffic:
         """As the policy takes it."""
         return Traffic(tokens=self.prompt + self.output, peak=self.peak)
@@ -198,7 +203,15 @@ def _notes(
     if any(tier for name in named if (price := prices.get(name)) for tier in price.tiers):
         yield "long prompts are dearer at some of these APIs, and all are counted as short: no length is told"
     if not machines:
-        yield "no machine is named: name one with --machine NAME=USD/TOKENS_PER_SECOND, or a file with a pool"
+        yield (
+            "no machine is named: name one with --machine NAME=USD/TOKENS_PER_SECOND, or a file with a pool "
+            "that does the same (chat or embeddings)"
+        )
+    if any(machine.price is None for machine in machines):
+        yield (
+            "a pool's price is what its file states for all of its regions and types (on_demand_prices), on "
+            "AWS alone; give another as --machine NAME=USD/TOKENS_PER_SECOND"
+        )
 
 
 def _export_notes(export: Export) -> Iterator[str]:

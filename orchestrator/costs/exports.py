@@ -161,8 +161,9 @@ def _objects(of: Row, name: str) -> list[Row]:
 
 
 def _read_csv(text: str) -> Export:
-    head = text.splitlines()[0]
-    rows = csv.DictReader(StringIO(text), delimiter="\t" if "\t" in head else ",", strict=True)
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)  # a spreadsheet writes back what its country has
+    rows = csv.DictReader(StringIO(text), delimiter=delimiter, strict=True)
     rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
     if {"usage_date_utc", "usage_output_tokens"} <= set(names):
         return Export(provider=ANTHROPIC, used=_with_ends(_rows(rows, _anthropic_row)))

@@ -27,6 +27,20 @@ class CostSettings:
         """The same of one pool: routes that no pool serves are nobody's."""
         return replace(self, pools=tuple(each for each in self.pools if each.name == pool), routes=())
 
+    def doing(self, task: str) -> CostSettings:
+        """The same of the pools and routes that `generate`, or that `embed`."""
+        return replace(
+            self,
+            pools=tuple(each for each in self.pools if each.task == task),
+            routes=tuple(each for each in self.routes if each.task == task),
+        )
+
+    @property
+    def apis(self) -> list[str]:
+        """The APIs that its pools are held against, then those of its routes, each once."""
+        named = [pool.compare for pool in self.pools if pool.compare]
+        return list(dict.fromkeys([*named, *(api for route in self.routes for api in route.providers)]))
+
 
 def settings_of(config: Config, *, now: float) -> CostSettings:
     """The settings, with prices as they are at an instant (seconds since the epoch)."""

@@ -32,6 +32,9 @@ _FIRST_TO_GO: Final = ("IN", "OUT", "EVEN AT", "+PEOPLE", "SAVED", "API", "USED"
 _EMPTY: Final = {"key": "(no key)", "adapter": "(none)", "route": "(no route)"}
 """What an empty value of a dimension means."""
 
+_FORMULA: Final = "=+-@\t\r"
+"""What a formula begins with (OWASP, "CSV Injection")."""
+
 _Cell = tuple[str, "Callable[[CostLineView], str]"]
 
 
@@ -163,8 +166,14 @@ def as_csv(view: CostView) -> str:
     writer.writerow([*view["by"], *names])
     for row in view["rows"] if view["by"] else [view["total"]]:
         figures = dict(row)
-        writer.writerow([*(row["group"][name] for name in view["by"]), *(figures[name] for name in names)])
+        group = (_harmless(row["group"][name]) for name in view["by"])
+        writer.writerow([*group, *(figures[name] for name in names)])
     return buffer.getvalue()
+
+
+def _harmless(name: str | None) -> str | None:
+    """A name that no spreadsheet takes for a formula: names of models come from elsewhere."""
+    return f"'{name}" if name and name[0] in _FORMULA else name
 
 
 # -- before anything runs ------------------------------------------------------------------------------

@@ -352,7 +352,7 @@ class FakeApi:
         if path == "/v1/plan":
             return 200, self.plan
         if path == "/v1/cost":
-            return 200, self.cost
+            return (200, self.cost) if self.cost else (404, {"error": "no such pool is known"})
         if path == "/v1/history":
             return 200, self.history
         if path == "/v1/explain":

@@ -97,6 +97,11 @@ def test_a_grouping_that_is_none_is_wrong_usage_before_anybody_is_asked(run: Run
     assert "--by colour: any of pool, day" in err
 
 
+def test_a_pool_that_the_daemon_does_not_know_is_wrong_usage_as_without_one(run: Run, api: Any) -> None:
+    code, out, err = run("cost", "--socket", str(api.socket), "--pool", "nosuch")
+    assert (code, out, err) == (2, "", "orchestrator: no such pool is known\n")
+
+
 def test_nobody_answers_and_no_file_is_named(run: Run, short_dir: Path) -> None:
     code, out, err = run("cost", "--socket", str(short_dir / "none.sock"))
     assert (code, out) == (3, "")
@@ -243,6 +248,25 @@ def test_the_configuration_gives_apis_pools_and_people(run: Run, file: str) -> N
         ("a b", 2.0, 800.0), ("c", 1.5, None), ("pool chat", None, 1000.0), ("pool embed", None, None),
     ]  # fmt: skip
     assert {m["people"] for m in machines} == {0.1}
+    assert any("give another as --machine NAME=USD/TOKENS_PER_SECOND" in note for note in view["notes"])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "apis", "pools"),
+    [("3:1", ["claude/m"], ["pool chat"]), ("1:0", ["openai/text-embedding-3-small"], ["pool embed"])],
+)
+def test_a_traffic_is_held_against_what_does_the_same(
+    run: Run, file: str, ratio: str, apis: list[str], pools: list[str]
+) -> None:
+    compare = '[pool.embed.cost]\ncompare = "openai/text-embedding-3-small"\n'
+    embeds = 'engine = { task = "embed", served_name = "e" }\n'
+    written = FILE.replace("[pool.embed]\n", f"[pool.embed]\n{embeds}")
+    Path(file).write_text(written + compare)
+    code, out, _ = run("cost", "--usage", "50M/day", "--ratio", ratio, "-c", file, "-o", "json")
+    assert code == 0
+    view = follows("cost-estimate", out)
+    assert [api["api"] for api in view["apis"]] == apis
+    assert [machine["machine"] for machine in view["machines"]] == pools
 
 
 def test_people_can_be_given(run: Run) -> None:
@@ -291,7 +315,14 @@ def test_a_file_that_is_no_export_is_named(run: Run, tmp_path: Path) -> None:
     assert (code, out) == (1, "")
     assert err.startswith(f"{file}: no usage export of OpenAI or Anthropic: its first line is no header")
     file.write_bytes(b"\xff\xfe\x00")
-    assert run("cost", "--usage", str(file))[0] == 1
+    code, _, err = run("cost", "--usage", str(file))
+    assert (code, err) == (1, f"{file}: it is no text in UTF-8; save it as such\n")
+    with file.open("wb") as sparse:
+        sparse.truncate(2**30)
+    code, _, err = run("cost", "--usage", str(file))
+    assert (code, err.partition("Anthropic: ")[2]) == (
+        1, "it is larger than 64 MiB; export fewer days, or by the day\n"
+    )  # fmt: skip
 
 
 def test_without_the_price_list_it_is_said_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,9 @@ def test_what_is_not_known_is_null_and_noted() -> None:
     known, unpriced = view["machines"]
     assert (known["cheaper"], known["units"], known["usd_per_month"]) == ("unknown", 2, 2 * 3.0 * 730)
     assert (unpriced["cheaper"], unpriced["usd_per_month"]) == ("unknown", None)
-    assert view["notes"] == ["what claude/m asks is not known"]
+    unknown, price = view["notes"]
+    assert unknown == "what claude/m asks is not known"
+    assert price.startswith("a pool's price is what its file states for all of its regions and types")
 
 
 def test_an_export_is_held_against_what_it_costs_now() -> None:

@@ -110,6 +110,12 @@ def test_a_byte_order_mark_tabs_and_spaces_are_no_hindrance() -> None:
     assert read_export(OPENAI_CSV.replace(",model", ", model ") + f"{EPOCH},{EPOCH + 9},x,1,m,,1,1,0").used
 
 
+def test_a_spreadsheet_may_have_written_it_with_semicolons() -> None:
+    plain = OPENAI_CSV + f'{EPOCH},{EPOCH + 86400},x,1,"m;n",false,10,2,4\n'
+    other = OPENAI_CSV.replace(",", ";") + f'{EPOCH};{EPOCH + 86400};x;1;"m;n";false;10;2;4\n'
+    assert read_export(other) == read_export(plain)
+
+
 def test_a_quoted_field_may_hold_commas() -> None:
     text = ANTHROPIC_CSV + '2026-11-16,claude,"a, b",Default,standard,≤ 200k,7,0,0,0,1,0\n'
     assert read_export(text).used[0].fresh == 7

@@ -124,6 +124,14 @@ def test_csv_has_a_header_and_a_line_for_each_row() -> None:
     assert set(rows[0]) == {"pool", "key", *view["total"]} - {"group"}
 
 
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@cf/meta/llama", "\t=1"])
+def test_no_name_in_a_csv_is_a_formula(name: str) -> None:
+    found = books(machines=[machine()], usage=[used(model=name)])
+    (row,) = csv.DictReader(io.StringIO(cost.as_csv(view_of(found, ("adapter",)))))
+    assert row["adapter"] == f"'{name}"
+    assert float(row["saved_usd"]) == -3.0, "figures are no names"
+
+
 def test_csv_without_a_grouping_is_the_whole() -> None:
     (row,) = csv.DictReader(io.StringIO(cost.as_csv(view_of(full(), ()))))
     assert float(row["spent_usd"]) == 39.25

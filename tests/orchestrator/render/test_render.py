@@ -362,6 +362,7 @@ def test_age(seconds: float | None, text: str) -> None:
         (money(-0.001), "$0.00"),
         (percent(0.684), "68%"),
         (plural(1, "request"), "1 request"),
+        (plural(12_345, "request"), "12,345 requests"),
         (plural(0, "request"), "0 requests"),
         (clean("a\tb"), "a b"),
     ],
