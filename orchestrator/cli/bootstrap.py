@@ -13,6 +13,7 @@ from cloud.ports import Clock
 from orchestrator.config.checks.aws_disk import on_local_disk
 from orchestrator.config.checks.engine import gpus_of, stored_weights
 from orchestrator.config.load import Config
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.views import setup as setup_views
 from orchestrator.wiring.aws import clients_of
 from orchestrator.wiring.ports import engine_of, engine_spec
@@ -40,6 +41,12 @@ def node_setup(config: Config, clock: Clock) -> NodeSetup:
     )
 
 
+def opened_ports(pool: PoolConfig) -> tuple[int, ...]:
+    """The ports of a node that are reached from outside: the engine's, and its DCGM exporter's."""
+    exporter = pool.gpu.dcgm_port
+    return (pool.cloud.aws.engine_port, *(() if exporter is None else (exporter,)))
+
+
 def bootstrap_of(config: Config, clock: Clock, *, make_group: bool) -> Bootstrap:
     """The run for a pool; nothing is asked yet. Raises OSError, ValueError."""
     aws, data = config.pool.cloud.aws, user_data(node_setup(config, clock))
@@ -56,7 +63,7 @@ def bootstrap_of(config: Config, clock: Clock, *, make_group: bool) -> Bootstrap
             groups=table.security_groups,
             make_group=make_group and not table.security_groups,
             allow_from=table.allow_from,
-            port=aws.engine_port,
+            ports=opened_ports(config.pool),
             user_data=data,
             queue=table.notice_queue,
             target_group=name_of(aws.target_group),

@@ -91,9 +91,16 @@ def network(
     named: Sequence[str],
     place: AwsRegion,
     most_nodes: int,
+    dcgm_port: int | None = None,
 ) -> Findings:
-    """Subnets and security groups. `named`: the groups of the template; `most_nodes`: as many may live."""
-    findings = [*_subnets(subnets, place, most_nodes), *_groups(subnets, groups, named, place)]
+    """Subnets and security groups. `named`: the groups of the template; `most_nodes`: as many may live;
+    `dcgm_port`: of the exporter that the daemon reads on nodes, if it does.
+    """
+    findings = [
+        *_subnets(subnets, place, most_nodes),
+        *_groups(subnets, groups, named, place),
+        *_exporter(groups, dcgm_port, place.region),
+    ]
     if findings:
         return findings
     where = plural(len(subnets), "subnet")
@@ -287,6 +294,17 @@ def _groups(
         yield fail(
             f"no security group opens port {port}, so nobody reaches the engines",
             f"open port {port} to the balancer and the control host",
+            region,
+        )
+
+
+def _exporter(found: Sequence[GroupFacts], port: int | None, region: str) -> Iterator[Finding]:
+    """Whether the exporter can be read that the configuration names."""
+    open_ = any(o.first <= port <= o.last for group in found for o in group.openings) if port else True
+    if found and not open_:
+        yield warn(
+            f"no security group opens port {port} (gpu.dcgm_port), so no DCGM exporter can be read",
+            f"open port {port} to the control host; a group that bootstrap made gets it by running it again",
             region,
         )
 

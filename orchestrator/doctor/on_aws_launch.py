@@ -148,7 +148,8 @@ class LaunchLooks:
         template = await launch.template(self._clients, place)
         subnets = await launch.subnets(self._clients, sorted(place.subnets.values()))
         groups = await launch.security_groups(self._clients, template.groups) if template.groups else ()
-        return aws_launch.network(subnets, groups, template.groups, place, self._pool.most_units)
+        most, exporter = self._pool.most_units, self._config.pool.gpu.dcgm_port
+        return aws_launch.network(subnets, groups, template.groups, place, most, exporter)
 
     async def _routes(self) -> Findings:
         subnets = await launch.subnets(self._clients, sorted(self._place.subnets.values()))

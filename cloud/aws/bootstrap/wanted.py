@@ -57,7 +57,7 @@ class Wanted:
     """What a pool needs in one region.
 
     `queue`: the URL of the queue that the configuration names, empty for none yet. `groups`: security groups
-    of the nodes; without any, `make_group` says whether one is made that opens `port` to `allow_from`
+    of the nodes; without any, `make_group` says whether one is made that opens `ports` to `allow_from`
     (security groups, or networks). `profile`: the instance profile, empty for none. `idle_timeout`: seconds
     that the configuration says of the load balancer. `key_name`: the key pair, empty for none.
     """
@@ -71,7 +71,7 @@ class Wanted:
     groups: tuple[str, ...]
     make_group: bool
     allow_from: tuple[str, ...]
-    port: int
+    ports: tuple[int, ...]
     user_data: bytes
     queue: str = ""
     target_group: str = ""
@@ -121,7 +121,7 @@ class Wanted:
 
     def openings(self) -> frozenset[tuple[str, int, int, str]]:
         """What the security group lets in: protocol, first and last port, from whom."""
-        return frozenset(("tcp", self.port, self.port, source) for source in self.allow_from)
+        return frozenset(("tcp", port, port, source) for port in self.ports for source in self.allow_from)
 
 
 def queue_name(pool: str, url: str) -> str:

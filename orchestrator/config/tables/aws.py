@@ -50,8 +50,8 @@ class AwsRegionTable(Section):
     )
     allow_from: Strings = Field(
         default=(),
-        description="Who may reach the engines' port when bootstrap makes the security group: the balancer's "
-        "security group, the daemon's and the gateway's, or networks.",
+        description="Who may reach the engines' port, and gpu.dcgm_port, when bootstrap makes the security "
+        "group: the balancer's security group, the daemon's and the gateway's, or networks.",
         examples=[["sg-0fedcba9876543210", "10.0.0.0/28"]],
     )
     on_demand_prices: Prices = Field(

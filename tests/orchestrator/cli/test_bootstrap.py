@@ -7,7 +7,7 @@ import pytest
 
 from cloud.aws.user_data import NodeSetup
 from cloud.clock import SystemClock
-from orchestrator.cli.bootstrap import node_setup
+from orchestrator.cli.bootstrap import node_setup, opened_ports
 from tests.orchestrator.config.test_aws import built
 
 ENGINE = {
@@ -29,6 +29,12 @@ def test_the_checks_know_what_the_engine_wants(tmp_path: Path) -> None:
     assert (found.gpus, found.vllm, found.weights) == (8, True, "")
     assert found.size == pytest.approx(16e9, rel=0.1)
     assert found.command.argv[2] == "meta-llama/Llama-3.1-8B-Instruct"
+
+
+def test_the_exporter_can_be_reached_where_the_daemon_reads_it(tmp_path: Path) -> None:
+    assert opened_ports(built(tmp_path).pool) == (8000,)
+    found = built(tmp_path, pool={"gpu": {"dcgm_port": 9400}}, engine_port=8080)
+    assert opened_ports(found.pool) == (8080, 9400)
 
 
 def test_an_engine_without_gpus_is_asked_for_none(tmp_path: Path) -> None:

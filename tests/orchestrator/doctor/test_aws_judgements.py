@@ -271,8 +271,8 @@ GROUP = GroupFacts(id="sg-1", network="vpc-1", openings=(Opening(first=8000, las
 WORLD = Opening(first=0, last=65535, anywhere=True)
 
 
-def network(subnets=SUBNETS, groups=(GROUP,), named=("sg-1",)):
-    return aws_launch.network(subnets, groups, named, PLACE, 14)
+def network(subnets=SUBNETS, groups=(GROUP,), named=("sg-1",), exporter=None):
+    return aws_launch.network(subnets, groups, named, PLACE, 14, exporter)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +292,9 @@ def network(subnets=SUBNETS, groups=(GROUP,), named=("sg-1",)):
             FAIL,
             "world",
         ),
+        ({"exporter": 8000}, OK, "2 subnets"),
+        ({"exporter": 9400}, WARN, "opens port 9400 (gpu.dcgm_port)"),
+        ({"exporter": 9400, "groups": ()}, FAIL, "there is no security group sg-1"),
     ],
 )
 def test_networks(given, state, text):

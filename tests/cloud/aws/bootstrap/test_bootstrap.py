@@ -50,7 +50,7 @@ class Account:
             groups=(),
             make_group=True,
             allow_from=("10.0.0.0/28", "10.1.0.0/28"),
-            port=8000,
+            ports=(8000, 9400),
             user_data=self.data("one"),
             target_group=self.pool,
             user_tags={"team": "ml"},
@@ -146,9 +146,10 @@ async def test_what_is_made_is_as_it_should_be_and_made_once(account):
     assert data["IamInstanceProfile"] == {"Name": "llama-node"}
     group = account.security_group()
     assert data["SecurityGroupIds"] == [group["GroupId"]]
-    (opened,) = group["IpPermissions"]
-    assert (opened["FromPort"], opened["ToPort"]) == (8000, 8000)
-    assert {span["CidrIp"] for span in opened["IpRanges"]} == set(account.wanted.allow_from)
+    opened = sorted(group["IpPermissions"], key=lambda permission: permission["FromPort"])
+    assert [(o["FromPort"], o["ToPort"]) for o in opened] == [(8000, 8000), (9400, 9400)]
+    for permission in opened:
+        assert {span["CidrIp"] for span in permission["IpRanges"]} == set(account.wanted.allow_from)
 
 
 async def test_everything_carries_the_pool(account):

@@ -40,7 +40,7 @@ def wanted(**changes) -> Wanted:
         groups=("sg-1",),
         make_group=False,
         allow_from=(),
-        port=8000,
+        ports=(8000,),
         **{"profile": "", "user_data": b"#cloud-config\n", **changes},
     )
 
