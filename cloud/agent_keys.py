@@ -31,7 +31,7 @@ CHALLENGE_SECONDS: Final = 60.0
 MOST_AT_ONCE: Final = 8
 """Proofs that are judged at the same time; each costs a call to the provider."""
 
-_GPUS_IMPORT = "from cloud.node_gpus import NVML, Gpus\n"
+_GPUS_IMPORT = "from cloud.node_gpus import NVML, Gpus, Xids\n"
 _CHALLENGE_LENGTH = 160
 _READ_WITHIN = 5.0
 

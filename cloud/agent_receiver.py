@@ -30,7 +30,7 @@ from cloud.agent_keys import NodeKeys
 from cloud.node_agent import SCHEMA, node_key, signature
 from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock
-from policies.gpu_readings import GpuReading, NodeGpus, Xid
+from policies.gpu_readings import MOST_XIDS, GpuReading, NodeGpus, Xid
 from policies.model import Confidence, Notice, NoticeKind
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ _READ_WITHIN = 5.0
 _MOST_ADDRESSES = 1024
 _SEQUENCE_MOST = 2**53
 _LONGEST_DETAIL = 500
-_MOST_RESTARTS = 1_000_000
+_MOST_COUNTED = 1_000_000
 _EVENT = re.compile(r"[A-Za-z0-9-]{1,64}")
 _KINDS = {
     "interruption": NoticeKind.INTERRUPTION,
@@ -231,7 +231,14 @@ class AgentReceiver:
         report = self.report(node)
         if report is None:
             return None
-        return NodeGpus(node=node, at=report.heard_at, source="agent", gpus=report.gpus, xids=report.xids)
+        return NodeGpus(
+            node=node,
+            at=report.heard_at,
+            source="agent",
+            gpus=report.gpus,
+            xids=report.xids,
+            error=report.gpu_error,
+        )
 
     def ages(self) -> Mapping[str, float]:
         """Seconds since the last report of every node that was heard: the age of its heartbeat."""
@@ -419,8 +426,13 @@ def _read(node: str, report: Mapping[str, Any], now: float) -> NodeReport:
             _gpu(gpu) for gpu in (gpus[:32] if isinstance(gpus, list) else []) if isinstance(gpu, dict)
         ),
         xids=tuple(
-            Xid(pci=_text(x.get("pci")), code=x["code"], text=_text(x.get("text")))
-            for x in (xids[-32:] if isinstance(xids, list) else [])
+            Xid(
+                pci=_text(x.get("pci")),
+                code=x["code"],
+                text=_text(x.get("text")),
+                count=_count(x.get("count")),
+            )
+            for x in (xids[-MOST_XIDS:] if isinstance(xids, list) else [])
             if isinstance(x, dict) and type(x.get("code")) is int and 0 <= x["code"] < 100_000
         ),
         metadata_error=_text(report.get("metadata_error")),
@@ -448,7 +460,7 @@ def _boot(boot: object) -> BootReport | None:
             if isinstance(c, dict)
         ),
         at=_number(boot.get("at")) or 0.0,
-        restarts=min(restarts, _MOST_RESTARTS) if type(restarts) is int and restarts > 0 else 0,
+        restarts=min(restarts, _MOST_COUNTED) if type(restarts) is int and restarts > 0 else 0,
     )
 
 
@@ -458,6 +470,11 @@ def _gpu(gpu: Mapping[str, Any]) -> GpuReading:
     told: dict[str, Any] = {name: _text(gpu.get(name)) for name in _GPU_TEXTS}
     told |= {name: _number(gpu.get(name)) for name in _GPU_NUMBERS}
     return GpuReading(index=int(index) if index is not None else -1, **told)
+
+
+def _count(value: object) -> int:
+    """How often; once where an agent of an older version does not say."""
+    return min(value, _MOST_COUNTED) if type(value) is int and value > 0 else 1
 
 
 def _number(value: object) -> float | None:

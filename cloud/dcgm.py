@@ -21,7 +21,7 @@ from cloud.errors import CloudError
 from cloud.ports import Clock
 from policies.gpu_readings import MOST_XIDS, GpuReading, NodeGpus, Xid
 
-MOST_BYTES: Final = 4 * 1024 * 1024
+MOST_BYTES: Final = 1024 * 1024
 """Bytes of one exposition."""
 MOST_GPUS: Final = 32
 
@@ -61,7 +61,7 @@ _LAST_XID: Final = ("DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_XID_ERROR")  # the va
 _COUNTED_XID: Final = ("DCGM_EXP_XID_ERRORS_COUNT", "DCGM_EXP_XID_ERRORS_TOTAL")  # the label is the code
 _FREE: Final[Mapping[str, float]] = {"DCGM_FI_DEV_FB_FREE": 1.0, "DCGM_FI_DEV_FB_FREE_BYTES": 1.0 / _MIB}
 _SAMPLE: Final = re.compile(r"(DCGM_[A-Z0-9_]+)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")
-_LABEL: Final = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
+_LABEL: Final = re.compile(r'\b([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
 _BLANK: Final = 1e14  # from here on DCGM says "blank", "not found", "not supported" or "not permitted"
 _BLANK_32: Final = range(0x7FFFFFF0, 0x7FFFFFF4)
 
@@ -100,7 +100,7 @@ def parse(node: str, text: str, at: float) -> NodeGpus:
 
 def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
     for line in text.splitlines():
-        match = _SAMPLE.fullmatch(line) if line.startswith("DCGM_") and len(line) < 10_000 else None
+        match = _SAMPLE.fullmatch(line) if line.startswith("DCGM_") and len(line) < 4_000 else None
         if match is None:
             continue
         labels = dict(_LABEL.findall(match[2] or ""))
@@ -142,7 +142,9 @@ class DcgmExporter:
             raise NotReadable(f"{url}: no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NotReadable(f"{url}: {error or type(error).__name__}") from None
-        looked = parse(node, body.decode("utf-8", "replace"), self._clock.now())
+        # In a thread: whatever stands there, it holds up nobody.
+        text, at = body.decode("utf-8", "replace"), self._clock.now()
+        looked = await asyncio.to_thread(parse, node, text, at)
         if not looked.gpus:
             raise NotReadable(f"{url}: no GPU is in it")
         return looked

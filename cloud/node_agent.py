@@ -44,7 +44,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cloud.node_boot import BOOT_FILE
-from cloud.node_gpus import NVML, Gpus
+from cloud.node_gpus import NVML, Gpus, Xids
 from cloud.node_metadata import (
     IMDS,
     MOST_READ,
@@ -56,10 +56,9 @@ from cloud.node_metadata import (
 
 SCHEMA = "node-report/1"
 MOST_NOTICES = 16
-MOST_XIDS = 32
 MOST_CHECKS = 16
 OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
-XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+)(?:, (.*))?")
+XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f]+:[0-9A-Fa-f:.]+)(?: GPU-I:\d+)?\): (\d+)(?:, (.*))?")
 
 
 def node_key(secret: bytes, node: str) -> bytes:
@@ -133,16 +132,15 @@ class KernelLog:
         self._path = path
         self._fd: int | None = None
         self._rest = b""
-        self.xids: list[dict[str, Any]] = []
+        self.xids = Xids()
         self.error = ""
 
-    def read(self) -> bool:
-        """Read what is new; True when there were Xids. Never raises for what the log holds."""
-        before = len(self.xids)
+    def read(self) -> None:
+        """Read what is new. Never raises for what the log holds."""
         try:
             if self._fd is None:
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
-                self.xids, self._rest, before = [], b"", 0  # it is read from its beginning
+                self.xids, self._rest = Xids(), b""  # it is read from its beginning
             self._drain(self._fd)
             self.error = ""
         except OSError as error:
@@ -150,9 +148,6 @@ class KernelLog:
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None
-        found = len(self.xids) > before
-        self.xids = self.xids[-MOST_XIDS:]
-        return found
 
     def _drain(self, fd: int) -> None:
         for _ in range(100_000):
@@ -175,7 +170,7 @@ class KernelLog:
         match = XID.search(line)
         if match is not None and len(match[2]) < 6:
             text = "".join(c for c in match[3] or "" if c.isprintable())
-            self.xids.append({"pci": match[1][:32], "code": int(match[2]), "text": text[:200]})
+            self.xids.add(match[1][:32], int(match[2]), text[:200])
 
 
 def _stage(boot: dict[str, Any] | None) -> tuple[str, str]:
@@ -256,7 +251,7 @@ class Agent:
     def look_at_log(self) -> None:
         """Read what is new in the kernel log. While that cannot be read, what NVML told counts."""
         self._log.read()
-        xids = self._gpus.xids if self._log.error else list(self._log.xids)
+        xids = self._gpus.xids if self._log.error else self._log.xids.listed()
         self._learn(xids=xids, xid_error=self._log.error)
 
     def look_at_boot(self) -> None:

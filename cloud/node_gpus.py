@@ -21,6 +21,7 @@ from typing import Any
 NVML = "libnvidia-ml.so.1"
 MOST_GPUS = 32
 MOST_EVENTS = 32
+MOST_XIDS = 64
 ROWS_EVERY = 20  # looks by nvidia-smi between two at the rows of memory that were replaced
 SMI_FIELDS = {
     "index": "index",
@@ -50,6 +51,11 @@ OLDER_NAMES = {"clocks_event_reasons.active": "clocks_throttle_reasons.active"}
 REFUSED_FIELD = re.compile(r'Field "([^"]+)" is not a valid field')
 WORDS = {"yes": 1.0, "no": 0.0, "active": 1.0, "not active": 0.0}
 LOST = {15: "lost", 16: "reset required"}  # NVML_ERROR_GPU_IS_LOST, NVML_ERROR_RESET_REQUIRED
+UNREACHED = {**LOST, 999: "lost"}  # NVML_ERROR_UNKNOWN, for the handle of a GPU that fell off the bus
+SAID_LOST = {
+    "lost": re.compile(r"GPU is lost|device handle for GPU.*Unknown Error"),
+    "reset required": re.compile(r"GPU requires reset"),
+}
 XID_EVENT = 0x8  # nvmlEventTypeXidCriticalError
 MIB = 1024.0 * 1024.0
 
@@ -70,14 +76,35 @@ class NvmlEvent(ctypes.Structure):
     ]
 
 
+class Xids:
+    """Errors of a driver: each code of each GPU once, with its newest text and how often it came.
+
+    One error is often followed by hundreds of others; so they must not push it out. The newest come last.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def add(self, pci: str, code: int, text: str) -> None:
+        """One more error of a GPU at this place of the bus; empty where that is not known."""
+        before = self._known.pop((pci, code), {"count": 0})
+        self._known[pci, code] = {"pci": pci, "code": code, "text": text, "count": before["count"] + 1}
+        if len(self._known) > MOST_XIDS:
+            del self._known[next(iter(self._known))]
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Each as it is reported."""
+        return list(self._known.values())
+
+
 class Nvml:
-    """NVML by its C library. `xids`: what it told since it was first asked, the newest ones."""
+    """NVML by its C library. `xids`: what it told since it was first asked."""
 
     def __init__(self, library: str) -> None:
         self._path = library
         self._library: ctypes.CDLL | None = None
         self._events: ctypes.c_void_p | None = None
-        self.xids: list[dict[str, Any]] = []
+        self.xids = Xids()
 
     def read(self) -> list[dict[str, Any]]:
         """Every GPU. Raises OSError where there is no such library, NvmlFailed where it cannot be asked."""
@@ -85,12 +112,19 @@ class Nvml:
             library = ctypes.CDLL(self._path)
             self._needed(library, "nvmlInit_v2")
             self._library = library
-            self._listen(library)
         try:
+            if self._events is None:
+                self._listen(self._library)
             return self._gpus(self._library)
         except NvmlFailed:
-            self._library = None  # the driver may have been loaded anew
+            self._close(self._library)  # the driver may have been loaded anew
             raise
+
+    def _close(self, library: ctypes.CDLL) -> None:
+        if self._events:
+            nvml_code(library, "nvmlEventSetFree", self._events)
+        nvml_code(library, "nvmlShutdown")
+        self._library = self._events = None
 
     def _gpus(self, library: ctypes.CDLL) -> list[dict[str, Any]]:
         gpus = [self._gpu(library, index) for index in range(min(self._count(library), MOST_GPUS))]
@@ -145,30 +179,28 @@ class Nvml:
     def _listen(self, library: ctypes.CDLL) -> None:
         """Have Xid errors kept for the next look. Without that the kernel log alone tells of them."""
         events, handle = ctypes.c_void_p(), ctypes.c_void_p()
-        self._events = None
+        self._events = events
         if nvml_code(library, "nvmlEventSetCreate", ctypes.byref(events)) != 0:
             return
         for index in range(min(self._count(library), MOST_GPUS)):
             if nvml_code(library, "nvmlDeviceGetHandleByIndex_v2", index, ctypes.byref(handle)) == 0:
                 nvml_code(library, "nvmlDeviceRegisterEvents", handle, ctypes.c_ulonglong(XID_EVENT), events)
-        self._events = events
 
     def _hear(self, library: ctypes.CDLL) -> None:
         event, wait = NvmlEvent(), "nvmlEventSetWait_v2"
-        for _ in range(MOST_EVENTS if self._events is not None else 0):
+        for _ in range(MOST_EVENTS if self._events else 0):
             if nvml_code(library, wait, self._events, ctypes.byref(event), 1) != 0:
                 break
             if event.kind == XID_EVENT and event.data < 100_000:
-                self.xids.append({"pci": "", "code": int(event.data), "text": "told by NVML"})
-        self.xids = self.xids[-MOST_EVENTS:]
+                self.xids.add("", int(event.data), "told by NVML")
 
     def _needed(
         self, library: ctypes.CDLL, name: str, *arguments: Any, gpu: dict[str, Any] | None = None
     ) -> None:
         """A call that must succeed. A GPU that is lost is known to be: that is said in `gpu`."""
         code = nvml_code(library, name, *arguments)
-        if gpu is not None and code in LOST:
-            gpu["state"] = LOST[code]
+        if gpu is not None and code in UNREACHED:
+            gpu["state"] = UNREACHED[code]
         elif code != 0:
             raise NvmlFailed(f"NVML: {name}: error {code}")
 
@@ -202,7 +234,7 @@ class Smi:
         gpus, odd = parse_smi(output, self._fields)
         if gpus and self._looks % ROWS_EVERY == 0:
             _, rows, _ = self._ask("--query-remapped-rows=" + ",".join(ROW_FIELDS))
-            self._rows = {str(row["uuid"]): row for row in parse_smi(rows, ROW_FIELDS)[0]}
+            self._rows = {row["uuid"]: row for row in parse_smi(rows, ROW_FIELDS)[0] if "uuid" in row}
         self._looks += 1
         gpus = [{**self._rows.get(str(gpu.get("uuid")), {}), **gpu} for gpu in gpus]
         if status != 0 or odd:
@@ -238,16 +270,29 @@ class Smi:
 
 
 def parse_smi(output: str, fields: dict[str, str]) -> tuple[list[dict[str, Any]], str]:
-    """The rows of nvidia-smi's CSV, and the first line that is none. A value that it lacks is None."""
+    """The rows of nvidia-smi's CSV, and the first line that is none. A value that it lacks is None.
+
+    A GPU that it says to be lost is one too, whether in a row or in words.
+    """
     rows: list[dict[str, Any]] = []
     odd = ""
     for line in output.splitlines()[: 4 * MOST_GPUS]:
         row = next(csv.reader([line], skipinitialspace=True), []) if len(line) < 2000 else []
         if len(row) == len(fields) and (row[0].strip().isdigit() or row[0].startswith("GPU-")):
-            rows.append({key: smi_value(key, cell.strip()) for key, cell in zip(fields.values(), row)})  # noqa: B905
+            cells = {key: smi_value(key, cell.strip()) for key, cell in zip(fields.values(), row)}  # noqa: B905
+            rows.append({**cells, "state": said_lost(line)})
         elif line.strip():
             odd = odd or line.strip()
+            if said_lost(line):
+                named = re.search(r"GPU ?(\d{1,2}):", line)
+                free = next(n for n in range(len(rows) + 1) if float(n) not in [r.get("index") for r in rows])
+                rows.append({"index": float(named[1] if named else free), "state": said_lost(line)})
     return rows[:MOST_GPUS], odd
+
+
+def said_lost(text: str) -> str:
+    """The state of a GPU that nvidia-smi says to be lost; empty for one that answers."""
+    return next((state for state, words in SAID_LOST.items() if words.search(text)), "")
 
 
 def smi_value(key: str, cell: str) -> Any:
@@ -273,7 +318,7 @@ class Gpus:
     @property
     def xids(self) -> list[dict[str, Any]]:
         """Xid errors that NVML told of."""
-        return [] if self._nvml is None else list(self._nvml.xids)
+        return [] if self._nvml is None else self._nvml.xids.listed()
 
     def read(self) -> tuple[list[dict[str, Any]], str]:
         """What is known of each GPU, and what is wrong with asking (empty: nothing)."""

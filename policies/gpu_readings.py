@@ -7,7 +7,8 @@ Never: a clock that is held back by choice, for an idle GPU or by the power limi
 throttled; a run of looks ends with one look that shows nothing, since a GPU at its limit goes back and forth.
 
 Source: NVML, nvmlClocksEventReasons (the bits of `throttle_reasons`); NVIDIA's GPU memory error management
-(a row that waits to be replaced harms nobody, one that could not be is the end of a GPU).
+(a row that waits to be replaced harms nobody, one that could not be is the end of a GPU; an error that was
+contained needs no reset).
 
 Example:
     >>> throttled(0x4 | 0x1)
@@ -29,8 +30,11 @@ FRESH = 60.0
 GAP = 60.0
 """Seconds without a sign of trouble after which a run of it is over."""
 
-MOST_XIDS = 32
+MOST_XIDS = 64
 """Errors of one node that are remembered."""
+
+CONTAINED = 94
+"""The Xid of uncorrected errors that ended one program and harm no other; counters do not tell them apart."""
 
 WORKS = 50.0
 """Percent of utilisation from which a GPU's clock says how fast it can be."""
@@ -86,22 +90,27 @@ class GpuReading:
 
 @value
 class Xid:
-    """An error that the GPU driver wrote to the kernel log; the codes are in NVIDIA's Xid catalogue."""
+    """An error that the GPU driver wrote to the kernel log; the codes are in NVIDIA's Xid catalogue.
+
+    `count`: how often it came, `text` being that of the last time.
+    """
 
     pci: str
     code: int
     text: str
+    count: int = 1
 
 
 @value
 class NodeGpus:
-    """The GPUs of one node at one look. `source`: who read them, "agent" or "dcgm"."""
+    """The GPUs of one node at one look. `source`: who read them, "agent" or "dcgm"; `error`: why not all."""
 
     node: str
     at: float
     source: str
     gpus: tuple[GpuReading, ...] = ()
     xids: tuple[Xid, ...] = ()
+    error: str = ""
 
 
 @value
@@ -140,12 +149,15 @@ def asks(looked: NodeGpus) -> Asked:
 
 
 def follow(before: GpuState | None, looked: NodeGpus | None, now: float) -> GpuState | None:
-    """What is known after one more look; None where nothing is. What was read last holds."""
+    """What is known after one more look; None where nothing is. What was read last holds, and what a node
+    asked for while its GPUs could be read holds until they are read again.
+    """
     if looked is None:
         over = before is None or (before.at is None and now - (before.slow_at or 0.0) > GAP)
         return None if over else before
     known = before or GpuState(node=looked.node)
-    asked = asks(looked)
+    held = () if looked.gpus else (Asked(remedy=known.remedy, text=known.fault),)
+    asked = gravest(iter((*held, asks(looked))))
     known = replace(
         known, at=looked.at, source=looked.source, remedy=asked.remedy, fault=asked.text, clock=_clock(looked)
     )
@@ -179,6 +191,7 @@ def lasts(since: float | None, seen_at: float | None, now: float) -> float:
 
 
 def _asked(looked: NodeGpus) -> Iterator[Asked]:
+    contained = any(xid.code == CONTAINED for xid in looked.xids)
     for xid in looked.xids:
         yield asked_for(xid.code, xid.text)
     for gpu in looked.gpus:
@@ -187,7 +200,7 @@ def _asked(looked: NodeGpus) -> Iterator[Asked]:
             yield Asked(remedy=remedy, text=f"GPU {gpu.index}: {gpu.state}")
         if gpu.remap_failed:
             yield Asked(remedy=Remedy.REPLACE, text=f"GPU {gpu.index}: a row of memory could not be replaced")
-        if gpu.ecc_uncorrected:
+        if gpu.ecc_uncorrected and not contained:
             text = f"GPU {gpu.index}: {gpu.ecc_uncorrected:.0f} uncorrected memory errors"
             yield Asked(remedy=Remedy.RESET, text=text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,18 +25,23 @@ _FATAL: Final = (Remedy.RESET, Remedy.REPLACE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What was read last of each node's GPUs, how fast each node is, and which exporters cannot be read."""
+    """What was read last of each node's GPUs, how fast each node is, why exporters cannot be read, and the
+    nodes whose GPUs nobody can read.
+    """
 
     looked: Mapping[str, NodeGpus] = field(default_factory=dict)
     paces: Mapping[str, Pace] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    unread: Set[str] = frozenset()
 
     @staticmethod
     def of(watch: GpuWatch | None) -> Seen:
         """What a pool's watch knows now; nothing before it was begun."""
         if watch is None:
             return Seen()
-        return Seen(looked=watch.looked(), paces=watch.paces, errors=dict(watch.errors))
+        return Seen(
+            looked=watch.looked(), paces=watch.paces, errors=dict(watch.errors), unread=watch.unread()
+        )
 
 
 def view(seen: Seen, node: str, state: GpuState | None, now: float) -> views.GpusView | None:
@@ -90,6 +95,7 @@ def xid_view(xid: Xid) -> views.XidView:
         pci=xid.pci,
         code=xid.code,
         text=xid.text,
+        count=xid.count,
         fatal=asked.remedy in _FATAL,
         asks=str(asked.remedy),
         says=asked.text.partition(": ")[2],
@@ -101,10 +107,13 @@ def publish(snapshot: Snapshot, seen: Seen) -> None:
     pool, now, states = snapshot.fleet.pool.name, snapshot.world.now, snapshot.world.gpus
     nodes = snapshot.fleet.by_id
     metrics.CONDEMNED.labels(pool).set(sum(broken(s) for n, s in states.items() if n in nodes))
-    metrics.GPUS_UNREAD.labels(pool).set(sum(node in nodes for node in seen.errors))
+    metrics.GPUS_UNREAD.labels(pool).set(len(seen.unread & nodes.keys()))
     for node, looked in seen.looked.items():
         if node in nodes:
-            for code, count in Counter(x.code for x in looked.xids).items():
+            errors = Counter[int]()
+            for xid in looked.xids:
+                errors[xid.code] += xid.count
+            for code, count in errors.items():
                 metrics.GPU_XIDS.labels(pool, node, str(code)).set(count)
             for gpu in looked.gpus:
                 _publish(gpu, (pool, node, str(gpu.index)))

@@ -1,15 +1,15 @@
 """Keeps what is known of the GPUs of a pool's nodes: by their agents, else by an exporter on each node.
 
 An agent's word is signed, and comes by itself. An exporter is asked, with a deadline and in a task that waits
-for nothing else, on nodes whose agent has been silent for a while. What they say is made into states, and
-compared between peers, by `policies.gpu_readings` and `policies.gpu_peers`.
+for nothing else, on nodes whose agent has been silent for a while or cannot read the GPUs. What they say is
+made into states, and compared between peers, by `policies.gpu_readings` and `policies.gpu_peers`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Set
 from typing import Any, Final
 
 import structlog
@@ -47,6 +47,7 @@ class GpuWatch:
         self.errors: dict[str, str] = {}  # why the exporter of a node cannot be read
         self.paces: Mapping[str, Pace] = {}
         self._compared_at = -math.inf
+        self._had: set[str] = set()  # nodes whose GPUs could be read once
 
     def follow(self, addresses: Mapping[str, str]) -> None:
         """Look at these nodes and no others."""
@@ -54,6 +55,15 @@ class GpuWatch:
         for known in (self._read, self.errors):
             for node in [n for n in known if n not in addresses]:
                 del known[node]
+        self._had &= addresses.keys()
+
+    def unread(self) -> Set[str]:
+        """Nodes whose GPUs nobody can read now: their agent could before, or an exporter is asked in vain.
+
+        An agent that never could may run on a machine without any.
+        """
+        told = ((node, self._newest(node)) for node in self._had)
+        return self.errors.keys() | {n for n, looked in told if looked and looked.error and not looked.gpus}
 
     def looked(self) -> Mapping[str, NodeGpus]:
         """What was read last of every node that anybody read."""
@@ -67,6 +77,8 @@ class GpuWatch:
         now, states = self._clock.now(), dict[str, GpuState]()
         for node in self._addresses:
             known, looked = self._states.get(node), self._newest(node)
+            if looked is not None and looked.gpus:
+                self._had.add(node)
             old = (
                 known is not None and looked is not None and known.at == looked.at <= now <= looked.at + FRESH
             )
@@ -89,11 +101,20 @@ class GpuWatch:
             await self._clock.sleep(EVERY)
 
     def _newest(self, node: str) -> NodeGpus | None:
-        """By its agent while that speaks, else by whoever was heard last."""
+        """By its agent while that speaks, else by whoever was heard last. An agent that cannot read the GPUs
+        has still the kernel log.
+        """
         told, read = self._reported(node), self._read.get(node)
         if told is None or read is None:
             return told or read
-        return told if self._clock.now() - told.at <= FRESH or told.at >= read.at else read
+        if self._clock.now() - told.at > FRESH and told.at < read.at:
+            return read
+        return told if told.gpus or not read.gpus else with_earlier(told, read)
+
+    def _speaks(self, node: str, now: float) -> bool:
+        """Whether a node's agent tells of its GPUs."""
+        told = self._reported(node)
+        return told is not None and now - told.at <= FRESH and bool(told.gpus)
 
     async def _ask(self, exporter: GpuExporter) -> None:
         slots, now = asyncio.Semaphore(_AT_ONCE), self._clock.now()
@@ -112,6 +133,7 @@ class GpuWatch:
 
         async with asyncio.TaskGroup() as group:
             for node, address in self._addresses.items():
-                told = self._reported(node)
-                if address and (told is None or now - told.at > FRESH):
+                if self._speaks(node, now):
+                    self.errors.pop(node, None)
+                elif address:
                     group.create_task(ask(node, address))

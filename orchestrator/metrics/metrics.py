@@ -279,7 +279,9 @@ GPUS_ASK = _gauge(
     "node",
     "remedy",
 )
-GPUS_UNREAD = _gauge("pool_gpus_unread", "Nodes whose DCGM exporter cannot be read.", "pool")
+GPUS_UNREAD = _gauge(
+    "pool_gpus_unread", "Nodes whose GPUs cannot be read, by their agent or by an exporter.", "pool"
+)
 NODE_THROTTLED = _gauge(
     "node_throttled_seconds", "For how long GPUs of a node have been throttled; 0: none is.", "pool", "node"
 )

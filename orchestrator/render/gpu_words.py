@@ -67,4 +67,5 @@ def _xid(xid: XidView) -> str:
     fatal = ": fatal" if xid["fatal"] else ""
     says = f" ({xid['says']})" if xid.get("says") else ""
     where = f" at {xid['pci']}" if xid["pci"] else ""
-    return f"{xid['code']}{where}{fatal}{says}: {xid['text']}"
+    often = f", {xid['count']} times" if xid.get("count", 1) > 1 else ""
+    return f"{xid['code']}{where}{often}{fatal}{says}: {xid['text']}"

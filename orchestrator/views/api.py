@@ -373,7 +373,8 @@ class XidView(TypedDict):
 
     pci: str
     code: int
-    text: str
+    text: Annotated[str, "of the last time"]
+    count: Annotated[int, "how often it came"]
     fatal: Annotated[bool, "the node is replaced because of it"]
     asks: Annotated[str, "nothing, person, restart, reset or replace, by NVIDIA's catalogue"]
     says: str

@@ -94,6 +94,14 @@ def test_odd_lines_are_passed_over_and_what_is_read_is_bounded() -> None:
     assert looked.gpus[0].temperature_c == 50.0
 
 
+@pytest.mark.timeout(60)
+def test_lines_that_are_made_to_take_long_do_not() -> None:
+    """An engine's machine may be anybody's: a label without an end costs as much as any other line."""
+    for filled in ("a" * 3_900, 'a="' * 1_200, "} " * 1_900, "} 1" * 1_200):
+        line = f"DCGM_FI_DEV_GPU_TEMP{{{filled}}} 1 x"
+        assert parse("n", "\n".join([line] * (MOST_BYTES // len(line))), 0.0).gpus == ()
+
+
 @given(st.text(alphabet='DCGM_FI_EV_XID_ERRORS{}="\\\n 0123456789.gpu,'))
 def test_any_exposition_can_be_read(text: str) -> None:
     parse("n", text, 0.0)

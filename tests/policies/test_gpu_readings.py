@@ -79,6 +79,13 @@ def test_the_gravest_of_all_counts() -> None:
     assert asks(looked(NOW, 31, 48, 63)).text == "Xid 48: a double-bit error in GPU memory"
 
 
+def test_an_error_that_was_contained_asks_for_no_reset() -> None:
+    """The counters of a GPU count it too."""
+    assert asks(looked(NOW, 63, 94, ecc_uncorrected=1.0, remap_pending=1.0)).remedy is Remedy.RESTART
+    assert asks(looked(NOW, 63, 94, 95, ecc_uncorrected=2.0)).remedy is Remedy.RESET
+    assert asks(looked(NOW, 94, 64, ecc_uncorrected=1.0)).remedy is Remedy.RESET
+
+
 def run(*looks: tuple[float, int]) -> GpuState | None:
     """The state after looks at times, with reasons."""
     state = None

@@ -482,9 +482,10 @@ async def test_what_a_report_says_of_gpus_is_taken_up_by_name(sender, receiver):
         "state": "lost",
     }
     odd = {"index": "x", "power_w": "212", "throttle_reasons": True, "state": 7, "temperature_c": 1e400}
-    xid = {"pci": "0000:1b:00", "code": 48, "text": "DBE"}
-    assert (await sender.tell(A, gpus=[old, new, odd, 7], xids=[xid]))[0] == 400
-    assert (await sender.tell(A, gpus=[old, new, {**odd, "temperature_c": None}, 7], xids=[xid]))[0] == 204
+    xids = [{"pci": "0000:1b:00", "code": 48, "text": "DBE"}]
+    xids += [{**xids[0], "code": 45, "count": count} for count in (200, -1, "7", True, 10**9)]
+    assert (await sender.tell(A, gpus=[old, new, odd, 7], xids=xids))[0] == 400
+    assert (await sender.tell(A, gpus=[old, new, {**odd, "temperature_c": None}, 7], xids=xids))[0] == 204
     looked = receiver.gpus(A)
     assert (looked.node, looked.source, looked.at) == (A, "agent", START)
     first, second, third = looked.gpus
@@ -497,5 +498,6 @@ async def test_what_a_report_says_of_gpus_is_taken_up_by_name(sender, receiver):
     assert (second.index, second.power_w, second.throttle_reasons) == (1, 212.5, 64.0)
     assert (second.remap_failed, second.state) == (1.0, "lost")
     assert (third.index, third.power_w, third.throttle_reasons, third.state) == (-1, None, None, "")
-    assert [x.code for x in looked.xids] == [48]
+    assert [x.code for x in looked.xids] == [48, 45, 45, 45, 45, 45]
+    assert [x.count for x in looked.xids] == [1, 200, 1, 1, 1, 1_000_000]
     assert receiver.gpus(B) is None

@@ -13,6 +13,7 @@ from node_bench import AGENT
 
 import cloud.node_agent as agent
 from cloud.node_agent import KernelLog, read_notices
+from cloud.node_gpus import MOST_XIDS
 from cloud.node_metadata import Metadata, Refused
 
 NOW = 1_800_000_000.0
@@ -202,38 +203,75 @@ def test_an_address_where_nothing_answers_is_refused(url):
 XID = "4,1234,99999,-;NVRM: Xid (PCI:0000:00:1e): 79, pid='<unknown>', GPU has fallen off the bus.\n"
 
 
+def codes(log):
+    return [xid["code"] for xid in log.xids.listed()]
+
+
 def test_xids_are_found_as_they_are_written(tmp_path):
     path = tmp_path / "kmsg"
     path.write_text("6,1,2,-;eth0: link up\n" + XID)
     log = KernelLog(str(path))
-    assert log.read()
-    assert not log.read()
-    assert (log.xids[0]["pci"], log.xids[0]["code"]) == ("0000:00:1e", 79)
-    assert "fallen off the bus" in log.xids[0]["text"]
+    log.read()
+    log.read()
+    (xid,) = log.xids.listed()
+    assert (xid["pci"], xid["code"], xid["count"]) == ("0000:00:1e", 79, 1)
+    assert "fallen off the bus" in xid["text"]
     with path.open("a") as file:
         file.write("NVRM: Xid (PCI:0000:00:1e): 4")
-    assert not log.read()
+    log.read()
+    assert codes(log) == [79]
     with path.open("a") as file:
-        file.write("8\nNVRM: Xid (no address): 1\n")
-    assert log.read()
-    assert [xid["code"] for xid in log.xids] == [79, 48]
+        file.write("8\nNVRM: Xid (no address): 1\nNVRM: Xid (0000:03:00): 31, Ch 1\n")
+    log.read()
+    assert codes(log) == [79, 48, 31]
+
+
+@pytest.mark.parametrize(
+    "where", ["PCI:0000:1b:00", "PCI:0000:1b:00.0", "0000:1b:00", "PCI:0000:1b:00 GPU-I:05"]
+)
+def test_an_error_is_found_wherever_the_driver_says_that_it_was(tmp_path, where):
+    """With or without a word before the address, and for a part of a GPU (MIG)."""
+    path = tmp_path / "kmsg"
+    path.write_text(f"4,1,2,-;NVRM: Xid ({where}): 94, pid=7194, Contained: CE User Channel (0x9). RST: No\n")
+    log = KernelLog(str(path))
+    log.read()
+    (xid,) = log.xids.listed()
+    assert (xid["pci"].removesuffix(".0"), xid["code"]) == ("0000:1b:00", 94)
+    assert xid["text"] == "pid=7194, Contained: CE User Channel (0x9). RST: No"
+
+
+def test_an_error_is_not_pushed_out_by_hundreds_that_follow_it(tmp_path):
+    """A double-bit error ends every channel of the GPU, and each of them is told of."""
+    path = tmp_path / "kmsg"
+    last = "4,1,2,-;NVRM: Xid (PCI:0000:1b:00): 45, pid=1, Ch 000000{:02x}\n"
+    path.write_text(XID + "".join(last.format(n) for n in range(200)))
+    log = KernelLog(str(path))
+    log.read()
+    assert [(x["code"], x["count"]) for x in log.xids.listed()] == [(79, 1), (45, 200)]
+    assert log.xids.listed()[1]["text"].endswith("Ch 000000c7")
+    with path.open("a") as file:
+        file.write(XID)
+    log.read()
+    assert [(x["code"], x["count"]) for x in log.xids.listed()] == [(45, 200), (79, 2)]
 
 
 def test_a_log_that_cannot_be_read_is_said_and_read_when_it_can(tmp_path):
     log = KernelLog(str(tmp_path / "kmsg"))
-    assert not log.read()
+    log.read()
     assert "No such file" in log.error
     (tmp_path / "kmsg").write_text(XID)
-    assert log.read()
-    assert log.error == ""
+    log.read()
+    assert (codes(log), log.error) == ([79], "")
 
 
 def test_a_log_full_of_garbage_is_bounded(tmp_path):
     path = tmp_path / "kmsg"
-    path.write_bytes(os.urandom(50_000) + b"\n" + XID.encode() * 200 + b"x" * 50_000)
+    many = "".join(XID.replace("00:1e", f"{n:02x}:00") for n in range(200))
+    path.write_bytes(os.urandom(50_000) + b"\n" + many.encode() + b"x" * 50_000)
     log = KernelLog(str(path))
-    assert log.read()
-    assert len(log.xids) == agent.MOST_XIDS
+    log.read()
+    assert len(log.xids.listed()) == MOST_XIDS
+    assert log.xids.listed()[-1]["pci"] == "0000:c7:00", "the newest stay"
     assert len(log._rest) <= 8192
 
 

@@ -16,7 +16,7 @@ from node_bench import BARE_PYTHON, RECORDED, fake_nvml
 
 from cloud import node_agent, node_gpus
 from cloud.agent_keys import agent_program
-from cloud.node_gpus import MOST_EVENTS, ROW_FIELDS, SMI_FIELDS, Gpus, Nvml, parse_smi
+from cloud.node_gpus import MOST_EVENTS, ROW_FIELDS, SMI_FIELDS, Gpus, Nvml, NvmlFailed, parse_smi
 from cloud.node_metadata import MOST_READ
 
 PATIENCE = 60.0
@@ -108,16 +108,24 @@ def test_a_gpu_that_is_lost_is_said_and_the_others_are_read(library, says):
     assert (gpu["state"], gpu["temperature_c"]) == ("reset required", None)
 
 
+def test_a_gpu_that_cannot_be_reached_among_others_is_lost(library, says):
+    """As one looks that fell off the bus, to some drivers."""
+    says("lost", "1 handle 0", "0 handle 999")
+    gpus, error = Gpus("/nonexistent", library).read()
+    assert (error, [gpu["state"] for gpu in gpus]) == ("", ["lost", ""])
+
+
 def test_errors_that_nvml_tells_of_are_kept(library, says):
     says("healthy", "- xids 48 63 " + " ".join(["31"] * 50))
     nvml = Nvml(library)
     nvml.read()
-    codes = [xid["code"] for xid in nvml.xids]
     # The library counts in its process, over all tests.
-    assert len(codes) == MOST_EVENTS
-    assert set(codes) <= {48, 63, 31}
+    assert {xid["code"] for xid in nvml.xids.listed()} <= {48, 63, 31}
+    assert sum(xid["count"] for xid in nvml.xids.listed()) == MOST_EVENTS, (
+        "what waits is heard at the next look"
+    )
     nvml.read()
-    assert len(nvml.xids) == MOST_EVENTS
+    assert sum(xid["count"] for xid in nvml.xids.listed()) > MOST_EVENTS
 
 
 @pytest.mark.parametrize("call", ["nvmlInit_v2", "nvmlDeviceGetCount_v2"])
@@ -195,6 +203,7 @@ def test_nvidia_smi_tells_the_same(tmp_path):
         "remapped_rows": 8.0,
         "remap_pending": 0.0,
         "remap_failed": 1.0,
+        "state": "",
     }
 
 
@@ -257,7 +266,6 @@ def test_what_a_gpu_does_not_tell_is_none():
 @pytest.mark.parametrize(
     "line",
     [
-        "Unable to determine the device handle for GPU 0000:1E:00.0: GPU is lost.  Reboot the system",
         "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
         'Field "x" is not a valid field to query.',
     ],
@@ -286,6 +294,54 @@ def test_nvidia_smi_that_is_missing_fails_or_hangs_is_said(tmp_path):
     script.write_text("#!/bin/sh\nexec sleep 600\n")
     hanging = Gpus(str(script), timeout=0.2)
     assert "no answer within" in hanging.read()[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "index", "state"),
+    [
+        ("Unable to determine the device handle for GPU0000:08:00.0: Unknown Error", 1, "lost"),
+        (
+            "Unable to determine the device handle for GPU 0000:08:00.0: GPU is lost.  Reboot the system",
+            1,
+            "lost",
+        ),
+        ("Unable to determine the device handle for GPU7: 0000:08:00.0: Unknown Error", 7, "lost"),
+        ("Unable to determine the device handle for GPU0000:08:00.0: Insufficient Permissions", None, ""),
+    ],
+)
+def test_a_gpu_that_nvidia_smi_cannot_reach_is_said_and_the_others_are_read(tmp_path, line, index, state):
+    script = tmp_path / "smi"
+    script.write_text(f"#!/bin/sh\ncat {RECORDED}/healthy.csv\necho '{line}'\nexit 15\n")
+    script.chmod(0o755)
+    (healthy, *lost), error = Gpus(str(script)).read()
+    assert (healthy["state"], healthy["temperature_c"]) == ("", 61.0)
+    assert [(gpu["index"], gpu["state"]) for gpu in lost] == ([] if index is None else [(index, state)])
+    assert line[:40] in error
+
+
+def test_a_gpu_that_asks_for_a_reset_says_so_in_its_row():
+    row = (RECORDED / "healthy.csv").read_text().replace(" 61,", " [GPU requires reset],")
+    ((gpu,), odd) = parse_smi(row, SMI_FIELDS)
+    assert (gpu["state"], gpu["temperature_c"], odd) == ("reset required", None, "")
+
+
+def test_nvml_is_closed_before_it_is_asked_anew():
+    """A driver that refuses for days must not take a handle at each look."""
+    calls = []
+
+    class Library:
+        def __getattr__(self, name):
+            if name in ("nvmlDeviceGetUtilizationRates",):
+                raise AttributeError(name)
+            return lambda *arguments: calls.append(name) or (999 if name == "nvmlDeviceGetCount_v2" else 0)
+
+    nvml = Nvml("any")
+    for _ in range(2):
+        nvml._library = nvml._library or Library()
+        with pytest.raises(NvmlFailed):
+            nvml.read()
+        assert (nvml._library, nvml._events) == (None, None)
+    assert calls.count("nvmlShutdown") == 2
 
 
 # -- the agent's program ------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from botocore.credentials import Credentials
 from node_bench import SECRET, make_certificate
 
 import cloud.node_start
-from cloud.agent_keys import CHALLENGE_SECONDS, MOST_AT_ONCE, NodeKeys
+from cloud.agent_keys import CHALLENGE_SECONDS, MOST_AT_ONCE, NodeKeys, agent_program
 from cloud.aws.identity import CallerIdentity
 from cloud.aws.user_data import NodeSetup, unpacked, user_data
 from cloud.clock import SystemClock
@@ -132,7 +132,7 @@ async def test_a_node_gets_its_own_key_and_reports_with_it(machine, aws_shim, as
     assert node.key.read_text().strip() == node_key(SECRET, node.id).hex()
     assert node.key.stat().st_mode & 0o777 == 0o600
     given = (node.directory / "agent.py").read_text()
-    assert given == (REPOSITORY / "cloud/node_agent.py").read_text()
+    assert given == agent_program()
     node.start("--url", control.url, "--ca-file", str(control.certificate))
     await until(lambda: control.receiver.accepted >= 1)
     assert control.receiver.keys.given == 1

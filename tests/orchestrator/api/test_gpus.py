@@ -41,7 +41,8 @@ H100 = GpuReading(
     remap_pending=1.0,
 )
 DBE = Xid(pci="0000:1b:00", code=48, text="An uncorrectable double bit error")
-LOOKED = NodeGpus(node="s1", at=NOW - 4.0, source="dcgm", gpus=(H100,), xids=(DBE, DBE))
+DBE_THERE = Xid(pci="0000:2b:00", code=48, text="Another one", count=2)
+LOOKED = NodeGpus(node="s1", at=NOW - 4.0, source="dcgm", gpus=(H100,), xids=(DBE, DBE_THERE))
 STATE = GpuState(
     node="s1",
     at=NOW - 4.0,
@@ -105,7 +106,7 @@ def test_everything_that_is_read_is_shown_for_nodes_that_there_are() -> None:
     assert value("gpu_retired_pages", **of) is None, "the node did not tell"
     reasons = ("power-cap", "hw-thermal", "sw-thermal", "hw-slowdown", "power-brake")
     assert [value("gpu_throttled", **of, reason=r) for r in reasons] == [1, 1, 0, 0, 0]
-    assert value("gpu_xid_errors", node="s1", code="48") == 2
+    assert value("gpu_xid_errors", node="s1", code="48") == 3
     assert value("node_gpus_ask", node="s1", remedy="reset") == 1
     assert value("node_gpus_ask", node="s1", remedy="nothing") == 0
     assert value("node_throttled_seconds", node="s1") == 86
@@ -124,8 +125,8 @@ def test_the_engines_rate_is_beside_it() -> None:
     assert value("engine_tokens_per_second", node="s1") == 500
 
 
-def test_exporters_that_cannot_be_read_are_counted() -> None:
-    publish(snapshot("s1"), Seen(errors={"s1": "no answer", "gone": "no answer"}))
+def test_gpus_that_cannot_be_read_are_counted() -> None:
+    publish(snapshot("s1"), Seen(unread={"s1", "gone"}))
     assert value("pool_gpus_unread") == 1
 
 
@@ -154,7 +155,8 @@ def test_the_api_shows_a_node_and_a_terminal_says_it_in_words() -> None:
             "0 H100, 87 % busy, 1.0 of 2.0 GiB, 91 °C, 318 of 700 W, 825 MHz, thermal slowdown by hardware, "
             "2 uncorrected memory errors, 12 corrected, memory waits for a reset",
         ),
-        *[("xid", f"48 at 0000:1b:00: fatal (a double-bit error in GPU memory): {DBE.text}")] * 2,
+        ("xid", f"48 at 0000:1b:00: fatal (a double-bit error in GPU memory): {DBE.text}"),
+        ("xid", "48 at 0000:2b:00, 2 times: fatal (a double-bit error in GPU memory): Another one"),
     ]
     assert gpu_trouble(view) == [
         ("gpus ask", "for a reset of the GPU: Xid 48: a double-bit error in GPU memory"),

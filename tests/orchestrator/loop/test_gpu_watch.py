@@ -12,10 +12,13 @@ import pytest
 from cloud.errors import Uncertain
 from cloud.ports import Clock
 from orchestrator.loop.gpu_watch import EVERY, GpuWatch
-from policies.gpu_readings import FRESH, NodeGpus, Xid
+from policies.gpu_readings import FRESH, GpuReading, NodeGpus, Xid
 
 Play = Callable[[Callable[[Any], Awaitable[Any]]], Any]
 pytestmark = pytest.mark.usefixtures("quiet")
+
+
+ONE = (GpuReading(index=0),)
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Exporter:
         if node in self.gone:
             raise Uncertain("no answer")
         xids = (Xid(pci="", code=self.codes[node], text=""),) if node in self.codes else ()
-        return NodeGpus(node=node, at=self.clock.now(), source="dcgm", xids=xids)
+        return NodeGpus(node=node, at=self.clock.now(), source="dcgm", gpus=ONE, xids=xids)
 
     async def close(self) -> None:
         return
@@ -61,17 +64,74 @@ def watched(
 
 def test_an_exporter_is_asked_only_where_no_agent_speaks(play: Play) -> None:
     async def work(watch: GpuWatch, exporter: Exporter, told: dict[str, NodeGpus], clock: Clock) -> None:
-        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent")
+        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent", gpus=ONE)
         await clock.sleep(1.0)
         assert exporter.asked == ["b"]
         assert {n: looked.source for n, looked in watch.looked().items()} == {"a": "agent", "b": "dcgm"}
         await clock.sleep(FRESH + 2 * EVERY)
         assert "a" in exporter.asked
         assert watch.looked()["a"].source == "dcgm"
-        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent")
+        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent", gpus=ONE)
         assert watch.looked()["a"].source == "agent", "it speaks again"
 
     watched(play, work)
+
+
+def test_an_exporter_is_asked_where_an_agent_cannot_read_the_gpus(play: Play) -> None:
+    """And the kernel log that the agent reads counts all the same."""
+
+    async def work(watch: GpuWatch, exporter: Exporter, told: dict[str, NodeGpus], clock: Clock) -> None:
+        xid = Xid(pci="0000:1b:00", code=79, text="")
+        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent", xids=(xid,), error="nvidia-smi: no")
+        assert watch.looked()["a"].source == "agent"
+        await clock.sleep(1.0)
+        assert sorted(exporter.asked) == ["a", "b"]
+        assert (watch.looked()["a"].source, watch.looked()["a"].xids) == ("dcgm", (xid,))
+        assert watch.states({}, {})["a"].fault == "Xid 79: the GPU has fallen off the bus"
+        assert watch.unread() == set()
+
+    watched(play, work)
+
+
+def test_a_node_whose_agent_speaks_again_wants_no_exporter(play: Play) -> None:
+    """It was asked in vain while the agent still began."""
+
+    async def work(watch: GpuWatch, exporter: Exporter, told: dict[str, NodeGpus], clock: Clock) -> None:
+        exporter.gone = {"a", "b"}
+        await clock.sleep(1.0)
+        assert watch.unread() == {"a", "b"}
+        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent", gpus=ONE)
+        await clock.sleep(EVERY)
+        assert (watch.unread(), set(watch.errors)) == ({"b"}, {"b"})
+
+    watched(play, work)
+
+
+def test_gpus_that_an_agent_could_read_before_are_told_as_unread(play: Play) -> None:
+    """A driver that hangs, or whose package was updated under it; not a machine that has none."""
+
+    async def work(clock: Clock) -> None:
+        told = {"a": NodeGpus(node="a", at=clock.now(), source="agent", error="nvidia-smi: No such file")}
+        watch = GpuWatch(clock, reported=told.get)
+        watch.follow({"a": "a:1"})
+        watch.states({}, {})
+        assert watch.unread() == set(), "nobody knows that it has any"
+        ecc = (GpuReading(index=0, ecc_uncorrected=2.0),)
+        await clock.sleep(15.0)
+        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent", gpus=ecc)
+        fault = watch.states({}, {})["a"].fault
+        assert (fault, watch.unread()) == ("GPU 0: 2 uncorrected memory errors", set())
+        await clock.sleep(15.0)
+        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent", error="NVML: still hangs")
+        assert watch.states({}, {})["a"].fault == fault, "nobody saw that it went away"
+        assert watch.unread() == {"a"}
+        await clock.sleep(15.0)
+        told["a"] = NodeGpus(node="a", at=clock.now(), source="agent", gpus=ONE)
+        assert (watch.states({}, {})["a"].fault, watch.unread()) == ("", set())
+        watch.follow({})
+        assert watch.unread() == set()
+
+    play(work)
 
 
 def test_an_exporter_that_is_gone_is_said_and_holds_up_no_other(play: Play) -> None:
