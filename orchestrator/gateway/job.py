@@ -203,6 +203,10 @@ class Job:
             return self.transcript.tokens
         return None if self.judge is None else self.judge.tokens()
 
+    def tokens_so_far(self) -> int:
+        """Tokens that came so far: as they are told, else one for each piece of its stream."""
+        return self.told_tokens() or (self.meter.pieces if self.judge is None else self.judge.chunks)
+
     def answer_headers(self, headers: CIMultiDict[str], entry: Entry) -> CIMultiDict[str]:
         """The target's headers with those that say which request and which node this is."""
         self.sign(headers)

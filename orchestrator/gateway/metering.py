@@ -114,14 +114,14 @@ def _told(job: Job) -> Usage | None:
 
 def _estimate(job: Job) -> Usage:
     """What was used so far, by what was asked and what passed."""
-    judge, transcript, answer = job.judge, job.transcript, job.response
+    transcript, answer = job.transcript, job.response
     if transcript is not None and transcript.prompt is not None:
         prompt = len(transcript.prompt)
     else:
         prompt = prompt_tokens(job.asked.inner or _loaded(job.asked.raw))
     if isinstance(answer, web.Response):
         return Usage(prompt, 0, 0, answer_tokens(_loaded(answer.body)))
-    output = job.told_tokens() or (job.meter.pieces if judge is None else judge.chunks)
+    output = job.tokens_so_far()
     if not output and transcript is not None:
         output = transcript.length // BYTES_OF_A_TOKEN
     return Usage(prompt, 0, 0, output)

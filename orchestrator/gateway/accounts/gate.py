@@ -1,7 +1,8 @@
 """The gate of clients: a request of a key with limits passes where they allow it, and is told when else.
 
-What a request used is booked when it is over. One that was refused or failed by the gateway or its backends
-gives its place back; one of which its client left, or that was cut, counts for what it is known to have used.
+What a request used is booked when it is over, and the tokens of a stream also while it runs. One that was
+refused or failed by the gateway or its backends gives its place back; one of which its client left, or that
+was cut, counts for what it is known to have used.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Gate:
                     len(asked.raw), most=asked.max_tokens, choices=_choices(asked)
                 )
             try:
-                place = await self._book.ask(client.name, limits, tokens)
+                place = await self._book.ask(client.name, limits, tokens, job.tokens_so_far)
             except LimitReached as reached:
                 raise self._refusals.turned(job, reached.refused) from None
         name = self._refusals.names.of(client.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from policies.client_limits import (
     take,
 )
 from policies.keys import KeyLimits
+from policies.value import replace
 
 log = structlog.get_logger("orchestrator.gateway")
 
@@ -49,13 +51,20 @@ class LimitReached(Exception):
         self.refused = refused
 
 
-@dataclass(frozen=True, slots=True)
+def _none() -> int:
+    return 0
+
+
+@dataclass(slots=True, eq=False)
 class Place:
-    """A request of a key that is under way, and what was booked for it."""
+    """A request of a key that is under way, what was booked for it, and what tells the tokens of its answer
+    that are here.
+    """
 
     key: str
     limits: KeyLimits
     booked: Booking
+    so_far: Callable[[], int] = _none
 
 
 @dataclass(slots=True)
@@ -83,6 +92,7 @@ class LimitBook:
         self._keys: dict[str, _Own] = {}
         self._waiting: list[_Waiting] = []
         self._owed: dict[tuple[str, int], Booking] = {}
+        self._running: set[Place] = set()  # whose tokens are limited
         self._changed: set[str] = set()  # keys whose requests in flight the file does not know
         self._writer: asyncio.Task[None] | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -96,8 +106,10 @@ class LimitBook:
         """Requests of a key that this process has under way."""
         return self._own(key).in_flight
 
-    async def ask(self, key: str, limits: KeyLimits, tokens: int) -> Place:
-        """Have a request sent that is taken for so many tokens. Raises LimitReached."""
+    async def ask(self, key: str, limits: KeyLimits, tokens: int, so_far: Callable[[], int] = _none) -> Place:
+        """Have a request sent that is taken for so many tokens; `so_far` tells those of its answer that are
+        here. Raises LimitReached.
+        """
         if self._beating is None and self._file is not None:
             self._beating = asyncio.create_task(self._beat(), name="limits")
         ask = Ask(key, limits, tokens)
@@ -105,7 +117,10 @@ class LimitBook:
         if found is None:
             found = self._alone(ask)
         if isinstance(found, Booking):
-            return Place(key, limits, found)
+            place = Place(key, limits, found, so_far)
+            if limits.tokens_per_minute:
+                self._running.add(place)
+            return place
         raise LimitReached(
             refusal(
                 key,
@@ -120,17 +135,38 @@ class LimitBook:
 
     def done(self, place: Place, tokens: int | None) -> None:
         """A request is over, which used so many tokens; None: it was not served, and gives its place back."""
-        own, now = self._own(place.key), self._clock.steady()
-        own.in_flight -= 1
+        self._own(place.key).in_flight -= 1
+        self._running.discard(place)
         self._changed.add(place.key)
-        if tokens is None:
-            added = give_back(own.window, place.booked, now=now)
+        self._settle(Settle(place.key, place.limits, place.booked, tokens))
+
+    def _settle(self, change: Settle) -> None:
+        """Make good here what was booked, and in the file."""
+        window, now = self._own(change.key).window, self._clock.steady()
+        if change.tokens is None:
+            added = give_back(window, change.booked, now=now)
         else:
-            added = settle(place.limits, own.window, place.booked, tokens=tokens, now=now)
+            added = settle(change.limits, window, change.booked, tokens=change.tokens, now=now)
         if self.trouble or self._file is None:
-            self._owe(place.key, added)
+            self._owe(change.key, added)
         else:
-            self._put(Settle(place.key, place.limits, place.booked, tokens), None, added)
+            self._put(change, None, added)
+
+    def _count_streams(self) -> None:
+        """Book the tokens by which answers are longer than thought already, as a burst of them may be long
+        before any of it ends.
+        """
+        over: dict[str, Settle] = {}
+        second = int(self._clock.steady())
+        for place in self._running:
+            more = place.so_far() - place.booked.tokens
+            if more > 0:
+                place.booked = replace(place.booked, tokens=place.booked.tokens + more)
+                found = over.get(place.key)
+                before = 0 if found is None else found.tokens or 0
+                over[place.key] = Settle(place.key, place.limits, Booking(second=second), before + more)
+        for change in over.values():
+            self._settle(change)
 
     async def settled(self) -> None:
         """Wait until everything that was asked for is written, or failed to be."""
@@ -215,6 +251,7 @@ class LimitBook:
         """Show that this process lives, and try a file that is in trouble."""
         while True:
             await self._clock.sleep(BEAT)
+            self._count_streams()
             if self.trouble or self._changed or any(own.in_flight for own in self._keys.values()):
                 self._changed.update(key for key, own in self._keys.items() if own.in_flight)
                 self._begin()

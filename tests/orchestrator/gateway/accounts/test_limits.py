@@ -14,6 +14,7 @@ import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,39 @@ class TestBook:
             clock.turn.set()
             await until(lambda: read_use(path, clock.at)["a"].in_flight == 2)
             assert await passes(other, TWO, 1) == []
+
+    async def test_streams_longer_than_thought_count_while_they_run(self, path: Path) -> None:
+        """A burst after short answers is let in for little."""
+        clock, come = _Beats(NOW), 0
+
+        def is_used(tokens: int) -> bool:
+            return read_use(path, NOW)["a"].tokens == tokens
+
+        async with opened(path, clock) as book, opened(path) as other:
+            running = [await book.ask("a", TOKENS, 10, lambda: come) for _ in range(20)]
+            assert len(await passes(other, TOKENS, 1, tokens=10)) == 1
+            for length, counted in ((30, 610), (60, 1000)):
+                come = length
+                clock.turn.set()
+                await until(partial(is_used, counted))
+                await book.settled()
+            assert await passes(other, TOKENS, 1, tokens=10) == []
+            assert await passes(book, TOKENS, 1, tokens=10) == []
+            for place in running:
+                book.done(place, 70)
+            await book.settled()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT sum(tokens) FROM windows").fetchone()[0] == 20 * 70 + 10
+
+    async def test_they_do_so_where_a_process_goes_by_itself(self) -> None:
+        come = 0
+        async with opened(None) as book:
+            place = await book.ask("a", TOKENS, 10, lambda: come)
+            come = 990
+            book._count_streams()
+            assert len(await passes(book, TOKENS, 2, tokens=10)) == 1
+            book.done(place, 100)
+            assert len(await passes(book, TOKENS, 1, tokens=880)) == 1
 
     @pytest.mark.parametrize("seed", range(4))
     async def test_whatever_becomes_of_requests_every_place_comes_free_and_every_request_counts_once(
