@@ -25,6 +25,7 @@ from policies.model import (
     TargetSpec,
 )
 from policies.plain_text import last_lines
+from policies.service import ShownCertificate
 from policies.value import value
 
 
@@ -228,6 +229,7 @@ class BalancerView:
     answered: int = 0
     failed: int = 0
     held: int = 0
+    certificate: ShownCertificate | None = None
 
 
 class LoadBalancer(Protocol):

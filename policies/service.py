@@ -6,6 +6,16 @@ from policies.value import value
 
 
 @value
+class ShownCertificate:
+    """The certificate that clients are shown: when it expires, in seconds since the epoch, and why a newer
+    one that is there is not shown, empty where none is.
+    """
+
+    expires: float
+    fault: str = ""
+
+
+@value
 class Service:
     """How a balancer serves clients, as of its last look.
 
@@ -14,7 +24,8 @@ class Service:
     seconds without an answer after which what it holds is not known. `bare_since`: when the unbroken run of
     looks began that show no usable target. `refuses`: why clients do not get in although it answers us, empty
     where they do or where it cannot tell. Of its last seconds: requests `answered`, and those that `failed`,
-    were refused or cut. `held`: requests that its targets work on now.
+    were refused or cut. `held`: requests that its targets work on now. `certificate`: None for plain HTTP,
+    and where it cannot tell.
     """
 
     in_path: bool = False
@@ -24,3 +35,4 @@ class Service:
     answered: int = 0
     failed: int = 0
     held: int = 0
+    certificate: ShownCertificate | None = None

@@ -25,6 +25,7 @@ from cloud.ports import BalancerView, Capabilities, Clock
 from cloud.serving.sockets import reason_of
 from cloud.threads import WorkerThreads
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
+from policies.service import ShownCertificate
 from policies.value import replace
 
 _KEEP_WARM = 3600.0  # s an idle connection is kept; the gateway keeps its side longer
@@ -123,6 +124,7 @@ class GatewayBalancer:
                 answered=int(recent.get("answered", 0)),
                 failed=int(recent.get("failed", 0)),
                 held=max(0, int(body.get("active", 0)) - int(body.get("queued", 0))),
+                certificate=_certificate(body.get("tls")),
             )
             in_file = int(body["file_generation"])
             read = body.get("reads", SCHEMAS[:1])
@@ -285,6 +287,12 @@ class GatewayBalancer:
                 return
             if self._unwritten is document:
                 self._unwritten = None
+
+
+def _certificate(told: Any) -> ShownCertificate | None:
+    return (
+        None if told is None else ShownCertificate(expires=float(told["expires"]), fault=str(told["fault"]))
+    )
 
 
 def _target(row: dict[str, Any]) -> Target:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
+from orchestrator.config.checks.certificates import doubt
 from orchestrator.journal.codec import UnknownRecord, decode_event
 from orchestrator.journal.store import StoredEvent, Totals
 from orchestrator.loop.loop import Snapshot
@@ -323,6 +324,17 @@ def _spot_words(lost: SpotLoss, snapshot: Snapshot) -> str:
     return f"{left} spot {pool.noun(lost.ready or 2)} ready{since}, spot cannot be had: {stands_in}; {then}"
 
 
+def _certificates(world: World) -> Iterator[str]:
+    """What clients are about to refuse."""
+    for name, service in sorted(world.services.items()):
+        if (shown := service.certificate) is None:
+            continue
+        if shown.fault:
+            yield f"{name} does not show its newest certificate: {shown.fault}"
+        if said := doubt(0.0, shown.expires, world.now):
+            yield f"the certificate that {name} shows {said}"
+
+
 def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     world, fleet = snapshot.world, snapshot.fleet
     found = [*verdict.reasons]
@@ -341,6 +353,7 @@ def _problems(snapshot: Snapshot, verdict: Verdict) -> list[str]:
     for name, view in sorted(world.balancers.items()):
         if view.error and not unread(fleet.pool, world, name):
             found.append(f"{name} cannot be read: {view.error}")
+    found += _certificates(world)
     found += [price_problem(failed, fleet, world.now) for failed in failing(world, snapshot.memory)]
     if unpriced := rate(fleet).unpriced:
         nodes = f"{plural(unpriced, 'node')} {'costs' if unpriced == 1 else 'cost'}"

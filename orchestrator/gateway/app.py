@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import random
 import signal
 import socket
@@ -24,7 +23,7 @@ from aiohttp.http import RawRequestMessage
 
 from cloud.clock import SystemClock
 from cloud.ports import Clock
-from cloud.serving.hosts import ANY, Hosts
+from cloud.serving.hosts import Hosts
 from cloud.serving.sockets import SocketFile, SocketInUse
 from cloud.serving.sockets import serve as serve_http
 from orchestrator.gateway.accounts.desk import Desk
@@ -40,6 +39,7 @@ from orchestrator.gateway.endings import Endings
 from orchestrator.gateway.handover import Inheritance, start_heir
 from orchestrator.gateway.ids import RequestIds
 from orchestrator.gateway.lane import Lane
+from orchestrator.gateway.listening import names_of, open_listener
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import MetricsListener
 from orchestrator.gateway.providers import Providers
@@ -117,7 +117,7 @@ class Gateway:
         self._hosts.add_own_names()
         if self._certificate is not None:
             await self._certificate.start()
-        listener = given.public if given.public is not None else _listen(config.host, config.port)
+        listener = given.public if given.public is not None else open_listener(config.host, config.port)
         try:
             control = self._open_control()
         except BaseException:
@@ -468,18 +468,6 @@ async def run_gateway(
             loop.remove_signal_handler(name)
 
 
-def names_of(config: GatewayConfig, at: HostPort) -> Hosts:
-    """The names that callers of the listener `at` may ask for.
-
-    On the loopback, who asks for a name that is not ours may be a page in a browser on this machine. An
-    address that other machines reach has names that only its users know.
-    """
-    one = len(config.pools) == 1
-    table = f"pool.{config.pools[0].name or 'NAME'}.gateway" if one else "gateway"
-    more = config.allowed_hosts or (() if at.loopback else (ANY,))
-    return Hosts((at.host, *more), table=table, listener=str(at))
-
-
 async def _after(first: asyncio.Task[None], signals: asyncio.Queue[None]) -> None:
     """Until the second signal."""
     await first
@@ -492,27 +480,3 @@ def serve(config: GatewayConfig, given: Inheritance) -> None:
     warnings.filterwarnings("ignore", message="Sending a large body directly", category=ResourceWarning)
     show_stack_on_abort()
     asyncio.run(run_gateway(config, SystemClock(), given=given, supervisor=Supervisor()))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket for the listener. Raises GatewayError."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, proto)
-    except OSError as error:
-        raise GatewayError(
-            f"gateway: host: {host!r}: {error.strerror}; give an address of this host"
-        ) from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            remedy = "another program listens there; stop it or choose another port"
-        else:
-            remedy = "give an address of this host and a port you may use"
-        raise GatewayError(f"gateway: {host}:{port}: {error.strerror}; {remedy}") from None
-    return listener

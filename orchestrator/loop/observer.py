@@ -370,6 +370,7 @@ def _service(before: Service, seen: BalancerView, now: float) -> Service:
         answered=seen.answered,
         failed=seen.failed,
         held=seen.held,
+        certificate=seen.certificate,
     )
 
 

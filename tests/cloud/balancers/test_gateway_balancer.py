@@ -14,6 +14,7 @@ from cloud.balancers.targets_file import read
 from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
 from policies.model import TargetPhase, TargetSpec, TargetState
+from policies.service import ShownCertificate
 from policies.value import replace
 
 A = TargetSpec(id="a", address="127.0.0.1:8001")
@@ -386,13 +387,16 @@ async def test_how_the_gateway_serves_is_read(gateway, make):
         "active": 9,
         "queued": 2,
         "recent": {"seconds": 10, "answered": 40, "failed": 3},
+        "tls": {"expires": 90.0, "names": ["llm.example"], "fault": "half of it"},
     }
     view = await balancer.observe()
     assert (view.refuses, view.answered, view.failed, view.held) == ("hung up on", 40, 3, 7)
+    assert view.certificate == ShownCertificate(expires=90.0, fault="half of it")
     assert balancer.capabilities.in_path
     gateway.state = {}  # an older one does not say
     view = await balancer.observe()
     assert (view.refuses, view.answered, view.failed, view.held) == ("", 0, 0, 0)
+    assert view.certificate is None
 
 
 async def test_a_gateway_of_another_pool_is_not_ours(gateway, make):

@@ -56,7 +56,7 @@ from policies.model import (
     TargetState,
     World,
 )
-from policies.service import Service
+from policies.service import Service, ShownCertificate
 from policies.value import replace
 
 NOW = 10_000.0
@@ -383,6 +383,22 @@ def test_a_balancer_that_is_only_described_by_what_cannot_be_read_serves_on() ->
     assert "alb has not answered for 31 s: it is not known who serves (503)" in view.problems
     scene.settings["balancers"] = {"alb": Observed(value=tuple(scene.targets), at=NOW - 29.0, error="503")}
     assert pool_view(scene).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("days", "fault", "problems"),
+    [
+        (30, "", []),
+        (9, "", ["the certificate that gw shows expires in 9d; renew it"]),
+        (-1, "", ["the certificate that gw shows expired 1d ago: clients refuse it; renew it"]),
+        (30, "half of it", ["gw does not show its newest certificate: half of it"]),
+    ],
+)
+def test_a_certificate_that_ends_is_a_problem_of_its_own(days: int, fault: str, problems: list[str]) -> None:
+    scene = Scene().settled()
+    gateway(scene, certificate=ShownCertificate(expires=NOW + days * 86_400.0, fault=fault))
+    view = pool_view(scene)
+    assert (view.state, [each for each in view.problems if "certificate" in each]) == ("ok", problems)
 
 
 def test_one_of_two_balancers_is_lost() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.gateway.__main__ import config_from_json
-from orchestrator.gateway.app import names_of
 from orchestrator.gateway.config import GatewayError, one_pool
 from orchestrator.gateway.failure import Blame, Failure, of_status
+from orchestrator.gateway.listening import names_of
 from orchestrator.gateway.request import MOST_CONTINUATIONS, Exchange, Stage, Suspect
 from orchestrator.units import HostPort
 
