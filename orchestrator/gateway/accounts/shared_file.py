@@ -17,7 +17,10 @@ from pathlib import Path
 BUSY_WAIT = 2.0
 """Seconds to wait for another process that writes."""
 
-_NOWHERE = (-1, -1)
+Inode = tuple[int, int]
+"""Which file it is: its device, and its number there."""
+
+_NOWHERE: Inode = (-1, -1)
 _FAULTS = (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError)
 
 
@@ -49,8 +52,8 @@ class SharedFile:
         self._synchronous = "FULL" if lasting else "NORMAL"
         self._adapt = adapt
         self._db: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] = (0, 0)
-        self._sound: tuple[int, int] = (0, 0)
+        self._opened: tuple[Inode, Inode] = (_NOWHERE, _NOWHERE)
+        self._sound = _NOWHERE
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -75,8 +78,10 @@ class SharedFile:
             self._db = None
 
     def _connection(self) -> sqlite3.Connection:
-        """The open file: the one that is at its path, also when somebody put another there."""
-        if self._db is not None and self._opened != _identity(self.path):
+        """The open file: the one that is at its path, also when somebody put another there, or took away what
+        was written last, which closing the file brings into it.
+        """
+        if self._db is not None and self._opened != self._parts():
             self.close()
         if self._db is None:
             self._db = db = sqlite3.connect(
@@ -85,8 +90,12 @@ class SharedFile:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute(f"PRAGMA synchronous={self._synchronous}")
             self._prepare(db)
-            self._opened = _identity(self.path)
+            self._opened = self._parts()
         return self._db
+
+    def _parts(self) -> tuple[Inode, Inode]:
+        """Which files are at the path, and beside it for what was written last."""
+        return _identity(self.path), _identity(_log_of(self.path))
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         _check_version(db, self._version)
@@ -114,7 +123,7 @@ def reading(path: Path, *, what: str, version: int) -> Iterator[sqlite3.Connecti
             yield None
             return
         # Without its companions the file is nobody's now, and may lie where this user cannot make them.
-        alone = not path.with_name(f"{path.name}-wal").exists()
+        alone = _identity(_log_of(path)) == _NOWHERE
         how = "mode=ro&immutable=1" if alone else "mode=ro"
         db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_WAIT)
         with contextlib.closing(db):
@@ -131,7 +140,12 @@ def _check_version(db: sqlite3.Connection, known: int) -> int:
     return version
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _log_of(path: Path) -> Path:
+    """The write-ahead log of a file."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _identity(path: Path) -> Inode:
     """Which file is at the path."""
     try:
         found = os.stat(path)

@@ -22,9 +22,9 @@ from orchestrator.gateway.accounts.usage_file import (
     Sums,
     Unusable,
     UsageFile,
-    UsageRow,
     read_usage,
 )
+from policies.cost_rows import UsageHour
 
 HOUR = 498_900
 NOW = HOUR * 3600.0 + 7
@@ -63,7 +63,7 @@ class TestSums:
         file.add([(names(), one(7)), (names(model="narrow"), one(1))], NOW)
         file.add([(names(), one(8, failed=1)), (names(HOUR + 1), one(100))], NOW)
         own, narrow, later = read_usage(path, *ALL)
-        assert own == UsageRow(
+        assert own == UsageHour(
             hour=HOUR,
             key="team-a",
             route="assistant",
@@ -114,6 +114,15 @@ class TestSums:
         file.close()
         assert len(read_usage(path, *ALL)) == 1
         assert [each.name for each in path.parent.iterdir()] == ["usage.db"]
+
+    def test_nothing_is_lost_where_somebody_takes_the_log_away(self, file: UsageFile, path: Path) -> None:
+        file.add([(names(), one())], NOW)
+        for end in ("-wal", "-shm"):
+            path.with_name(path.name + end).unlink()
+        file.add([(names(), one())], NOW)
+        assert [row.fresh for row in read_usage(path, *ALL)] == [14]
+        file.close()
+        assert [row.fresh for row in read_usage(path, *ALL)] == [14]
 
     def test_others_may_have_tables_of_their_own_in_it(self, file: UsageFile, path: Path) -> None:
         other = SharedFile(path, what="window", schema="CREATE TABLE IF NOT EXISTS mine (x)", version=VERSION)
