@@ -203,16 +203,22 @@ def config(folder: Path, look: float) -> Config:
     )  # fmt: skip
 
 
-def play(length: float, *, seed: int = 1, look: float = 10.0) -> Result:
-    """Play so many days and hold the report against the accounts."""
+def play(
+    length: float, *, seed: int = 1, look: float = 10.0, tick: float = 1.0, often: float = 1.0
+) -> Result:
+    """Play so many days and hold the report against the accounts.
+
+    `look`, `tick`: seconds between two looks of the daemon, and of nature. `often`: how many times as often
+    as in EVERY something happens.
+    """
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
         found = config(Path(folder), look)
-        month = Month(found, seed=seed)
+        month = Month(found, seed=seed, often=often)
         sim = Simulation(
             found,
             sales=sales(),
             seed=seed,
-            pace=replace(PACE, listed_after_end=3600.0),  # as long as EC2 lists what ended
+            pace=replace(PACE, tick=tick, listed_after_end=3600.0),  # as long as EC2 lists what ended
             traffic=Traffic(per_second=0.01),
             bounds=PATIENT,
             longest=(length + 1) * DAY,
@@ -225,8 +231,8 @@ def play(length: float, *, seed: int = 1, look: float = 10.0) -> Result:
 class Month:
     """One run: what happens when, and the accounts of it."""
 
-    def __init__(self, config: Config, *, seed: int) -> None:
-        self.config, self.rng = config, random.Random(seed)
+    def __init__(self, config: Config, *, seed: int, often: float) -> None:
+        self.config, self.rng, self._often = config, random.Random(seed), often
         self.happened: Counter[str] = Counter()
         self.bills: dict[str, CloudBill] = {}
         self.gateways = Gateways(config.daemon.state_dir, random.Random(seed + 1))
@@ -257,7 +263,7 @@ class Month:
             bill.note(sim, pool)
 
     def _wait(self, what: str) -> float:
-        return self.rng.uniform(0.5, 1.5) * EVERY[what]
+        return self.rng.uniform(0.5, 1.5) * EVERY[what] / self._often
 
     async def _happen(self, sim: Simulation, what: str) -> None:
         self.happened[what] += 1

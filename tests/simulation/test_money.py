@@ -23,8 +23,8 @@ SPOT = place(Market.SPOT, "a")
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_days_of_reclaims_kills_and_outages_are_told_to_the_cent() -> None:
-    result = play(2.5, seed=3, look=30.0)
+def test_hours_of_reclaims_kills_and_outages_are_told_to_the_cent() -> None:
+    result = play(0.75, seed=3, look=30.0, tick=5.0, often=3.0)
     assert result.broken == []
     assert all(result.happened[what] for what in ("reclaim", "price", "kill", "away", "traffic"))
     for kind in ("machines", "on-demand", "provider"):
