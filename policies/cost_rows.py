@@ -114,7 +114,7 @@ class Books:
     earlier, which a rate and a forecast are taken from, and the usage of the days in which the period begins
     and ends is there in full. `people` is the share of people's work of pools that are not among `pools`.
     `prices` holds what a `provider/model` asks; a name that is missing has no known price. `now` is in
-    seconds since the epoch.
+    seconds since the epoch. `unread`: `usage` is empty because it could not be read.
     """
 
     since: int
@@ -123,6 +123,7 @@ class Books:
     machines: tuple[SpendHour, ...] = ()
     baseline: tuple[BaselineHour, ...] = ()
     usage: tuple[UsageHour, ...] = ()
+    unread: bool = False
     providers: tuple[ProviderDay, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
     people: float = 0.0

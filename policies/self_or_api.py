@@ -35,6 +35,8 @@ Cheaper = Literal["pool", "api", "unknown"]
 _MTOK: Final = 1e6
 _CENT: Final = 0.005
 _ROUNDING: Final = 1e-9
+_SIZES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_ROUNDS_UP: Final = 0.9995  # of a size: three digits of it are 1 of the next
 _DAYS_FROM: Final = 48
 """Hours from which on a period is told in days."""
 
@@ -110,7 +112,12 @@ def pools(books: Books) -> list[PoolStanding]:
     found = []
     for name, pool in settings_of(books).items():
         of, rate = sums.get(name, Sums()), rate_of(books, pool)
-        cheaper, advice = _pool_verdict(pool, of, rate, compared=pool.compare in books.prices, hours=hours)
+        cheaper: Cheaper
+        cheaper, advice = (
+            ("unknown", f"Who used the pool {span(hours)} is not known, so neither is what would be cheaper.")
+            if books.unread
+            else _pool_verdict(pool, of, rate, compared=pool.compare in books.prices, hours=hours)
+        )
         found.append(PoolStanding(pool=pool, rate=rate, sums=of, cheaper=cheaper, advice=advice))
     return found
 
@@ -144,7 +151,8 @@ def _pool_verdict(
     if machines is None or people is None:
         return "unknown", f"What the pool cost {when} is not known: {_lacking(sums)}."
     if not sums.served:
-        idle = f"Nobody asked the pool {when}; its machines cost {dollars(machines)}"
+        asked = "Nobody got an answer from" if sums.requests else "Nobody asked"
+        idle = f"{asked} the pool {when}; its machines cost {dollars(machines)}"
         if not machines:
             return "unknown", f"Nothing was counted {when}: neither machines nor tokens."
         return ("api", f"{idle}, an API nothing.") if compared else ("unknown", f"{idle}.")
@@ -215,7 +223,7 @@ def _route_verdict(
         return RouteStanding(route=route, sums=sums, tokens=tokens, advice=advice)
 
     if not sums.tokens:
-        return standing(f"Nobody asked it {span(hours)}.")
+        return standing(f"Nobody {'got an answer from' if sums.requests else 'asked'} it {span(hours)}.")
     api = sums.usd_per_mtok
     if api is None:
         return standing("What it cost is not known: requests had no known price.")
@@ -252,7 +260,7 @@ def offer_advice(name: str, unit: Unit, *, api: float, tokens: float, peak: floa
         )
     pays = f"{name} would pay from {count_words(pays_from)} tokens a month ({_percent(share)} of one unit)"
     own, units = unit.cost(tokens=tokens, peak=peak), unit.units_for(tokens=tokens, peak=peak)
-    there = f"{dollars(own)} a month for {units} unit{'' if units == 1 else 's'}"
+    there = f"{dollars(own)} a month for {units:,} unit{'' if units == 1 else 's'}"
     bill = f"{dollars(api * tokens / _MTOK)} a month here"
     return f"{pays}; this pace is {count_words(tokens)}: {bill} against {there}."
 
@@ -286,8 +294,12 @@ def _percent(share: float, digits: int = 0) -> str:
 
 
 def count_words(tokens: float) -> str:
-    """Tokens in words: 950k, 1.2M, 2.3G."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{sign}"
+    """Tokens in few characters.
+
+    >>> [count_words(tokens) for tokens in (950, 999_600, 1.2e6, 2.34e9, 4e15)]
+    ['950', '1M', '1.2M', '2.34G', '4,000T']
+    """
+    for size, sign in _SIZES:
+        if tokens >= size * _ROUNDS_UP:
+            return f"{tokens / size:,.0f}{sign}" if tokens >= size * 1e3 else f"{tokens / size:.3g}{sign}"
     return f"{tokens:.0f}"

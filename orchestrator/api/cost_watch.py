@@ -62,7 +62,7 @@ class CostWatch:
         lines = {} if self.day is None else {pool["pool"]: pool["line"] for pool in self.day["pools"]}
         for pool in pools:
             line = lines.get(pool["name"])
-            if line is not None and line["tokens_in"] + line["tokens_out"]:
+            if line is not None and (line["tokens_in"] or line["tokens_out"]):
                 pool["day"] = PoolDayView(
                     usd_per_mtok=line["usd_per_mtok"],
                     usd_per_mtok_people=line["usd_per_mtok_people"],

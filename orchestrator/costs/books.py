@@ -20,6 +20,7 @@ def books_of(
         machines=machines.spent,
         baseline=machines.baseline,
         usage=used.usage,
+        unread=used.unread,
         providers=used.providers,
         pools=settings.pools,
         people=settings.people,

@@ -27,6 +27,7 @@ _PACE = re.compile(
 _SIZES: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _HOURS: Final = {"hour": 1.0, "day": 24.0, "week": 168.0, "month": HOURS_OF_MONTH}
 _MTOK: Final = 1e6
+_MOST: Final = 1e18  # tokens a month
 _HOUR: Final = timedelta(hours=1)
 
 
@@ -75,6 +76,8 @@ def of_pace(text: str, *, ratio: float, cached: float) -> Asked:
         raise ValueError(f'{text!r} is no file, and no pace: write tokens and a time, such as "50M/day"')
     number, size, time = match.groups()
     tokens = float(number) * _SIZES[size] / _HOURS[time] * HOURS_OF_MONTH
+    if not 0 < tokens <= _MOST:
+        raise ValueError(f"{text!r} is no traffic that anybody has")
     prompt = tokens if ratio == float("inf") else tokens * ratio / (ratio + 1.0)
     return Asked(fresh=prompt * (1.0 - cached), cached=prompt * cached, output=tokens - prompt)
 

@@ -164,7 +164,10 @@ def _read_csv(text: str) -> Export:
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)  # a spreadsheet writes back what its country has
     rows = csv.DictReader(StringIO(text), delimiter=delimiter, strict=True)
-    rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
+    try:
+        rows.fieldnames = names = [name.strip() for name in rows.fieldnames or ()]
+    except csv.Error as error:
+        raise Unreadable(f"line 1: {error}") from error
     if {"usage_date_utc", "usage_output_tokens"} <= set(names):
         return Export(provider=ANTHROPIC, used=_with_ends(_rows(rows, _anthropic_row)))
     if {"start_time", "input_tokens"} <= set(names):

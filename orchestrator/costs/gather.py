@@ -87,16 +87,20 @@ class Machines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """What the gateways' files say: who used what, and what providers were paid."""
+    """What the gateways' files say: who used what, and what providers were paid.
+
+    `unread`: `usage` is empty because the file could not be read.
+    """
 
     usage: tuple[UsageHour, ...] = ()
+    unread: bool = False
     providers: tuple[ProviderDay, ...] = ()
     missing: tuple[str, ...] = ()
 
     def of(self, pool: str) -> Used:
         """The same of one pool: nothing is paid to a provider there."""
         usage = tuple(row for row in self.usage if row.backend == POOL + pool)
-        return Used(usage=usage, missing=self.missing)
+        return Used(usage=usage, unread=self.unread, missing=self.missing)
 
 
 async def from_store(store: Store, span: Span) -> Machines:
@@ -144,7 +148,7 @@ def from_database(url: str, span: Span) -> Machines:
 def from_gateway(usage_file: Path, spend_file: Path, span: Span) -> Used:
     """What the gateways' files say. Reads them in place: for a thread."""
     missing: list[str] = []
-    usage: list[UsageHour] = []
+    usage: list[UsageHour] | None = None
     days: list[Totals] = []
     try:
         usage = read_usage(usage_file, span.since, span.until)
@@ -162,7 +166,7 @@ def from_gateway(usage_file: Path, spend_file: Path, span: Span) -> Used:
             f"{unsettled / PICO:.2f} USD of what providers cost are held for requests whose end nobody saw, "
             "and counted in full"
         )
-    return Used(usage=tuple(usage), providers=providers, missing=tuple(missing))
+    return Used(usage=tuple(usage or ()), unread=usage is None, providers=providers, missing=tuple(missing))
 
 
 def _days(path: Path, span: Span) -> list[Totals]:

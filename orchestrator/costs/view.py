@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -34,16 +34,20 @@ def view_of(books: Books, by: Sequence[str], missing: Sequence[str] = ()) -> Cos
     `missing` says what is not in the books, and comes first in the notes.
     """
     found = report(books, by)
-    hours = elapsed(books)
-    pools = self_or_api.pools(books)
+    hours, pools = elapsed(books), self_or_api.pools(books)
+
+    def line(row: Row, group: dict[str, str | None]) -> CostLineView:
+        told = _line(row, group, hours)
+        return _without_use(told) if books.unread and row.pools else told
+
     return {
         "schema": "cost/1",
         "since": books.since * HOUR,
         "until": books.until * HOUR,
         "by": cast("list[Dimension]", list(by)),
-        "rows": [_line(row, dict(zip(by, row.group, strict=True)), hours) for row in found.rows],
-        "total": _line(found.whole, {}, hours),
-        "pools": [_pool(one, hours) for one in pools],
+        "rows": [line(row, dict(zip(by, row.group, strict=True))) for row in found.rows],
+        "total": line(found.whole, {}),
+        "pools": [_pool(one, line) for one in pools],
         "routes": [_route(one, hours) for one in self_or_api.routes(books)],
         "forecast": _forecast(books),
         "notes": [*missing, *_notes(books, found.total, pools)],
@@ -82,7 +86,29 @@ def _line(row: Row, group: dict[str, str | None], hours: float) -> CostLineView:
     }
 
 
-def _pool(one: self_or_api.PoolStanding, hours: float) -> PoolCostView:
+def _without_use(line: CostLineView) -> CostLineView:
+    """The same where it is not known who used the pools, nor how much."""
+    return {
+        **line,
+        "requests": None,
+        "estimated_requests": None,
+        "tokens_fresh": None,
+        "tokens_cached": None,
+        "tokens_written": None,
+        "tokens_in": None,
+        "tokens_out": None,
+        "utilisation": None,
+        "usd_per_mtok": None,
+        "usd_per_mtok_people": None,
+        "break_even_utilisation": None,
+        "api_usd": None,
+        "api_usd_per_mtok": None,
+    }
+
+
+def _pool(
+    one: self_or_api.PoolStanding, line: Callable[[Row, dict[str, str | None]], CostLineView]
+) -> PoolCostView:
     rate = one.rate
     return {
         "pool": one.pool.name,
@@ -91,7 +117,7 @@ def _pool(one: self_or_api.PoolStanding, hours: float) -> PoolCostView:
         "tokens_per_second": rate.tokens if rate else None,
         "rate_source": "unknown" if rate is None else "measured" if rate.measured else "configured",
         "usd_per_unit_hour": one.sums.usd_per_unit_hour,
-        "line": _line(Row(group=(), sums=one.sums, pools=1), {"pool": one.pool.name}, hours),
+        "line": line(Row(group=(), sums=one.sums, pools=1), {"pool": one.pool.name}),
         "cheaper": one.cheaper,
         "advice": one.advice,
     }

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.render.parts import Look, table_of, text_of
 from orchestrator.words import clean, instant, money, percent, plural, small_money
+from policies.self_or_api import count_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,19 +91,22 @@ def _fitting(view: CostView, cells: tuple[_Cell, ...], room: int) -> tuple[_Cell
 
 def _name_width(view: CostView, dimension: str) -> int:
     """What a column of names needs, which may break over several lines."""
-    names = [_name(dimension, row["group"][dimension]) for row in view["rows"]]
+    names = [_name(row, dimension) for row in view["rows"]]
     return min(max(map(len, [dimension, *names])), _NAME) + _GAP
 
 
 def _names(row: CostLineView, by: Sequence[str]) -> list[str]:
     """The values of a group; what does not apply is a dash."""
-    return [_name(name, row["group"][name]) for name in by]
+    return [_name(row, name) for name in by]
 
 
-def _name(dimension: str, value: str | None) -> str:
-    if value is None:  # of keys and routes: a day on which nobody asked
-        return "(idle)" if dimension in ("key", "route") else "-"
-    return clean(value) or _EMPTY.get(dimension, "-")
+def _name(row: CostLineView, dimension: str) -> str:
+    value = row["group"][dimension]
+    if value is not None:
+        return clean(value) or _EMPTY.get(dimension, "-")
+    if dimension not in ("key", "route"):
+        return "-"
+    return "?" if row["requests"] is None else "(idle)"  # a day on which nobody asked
 
 
 def _money(value: float | None, known: float | None = None) -> str:
@@ -117,23 +121,21 @@ def _fine(value: float | None) -> str:
     return "-" if value is None else small_money(value)
 
 
+def _count(*tokens: int | None) -> str:
+    """Tokens in few characters, all kinds together."""
+    known = [count for count in tokens if count is not None]
+    return count_words(sum(known)) if len(known) == len(tokens) else "?"
+
+
 def _share(value: float | None) -> str:
     return "-" if value is None else percent(value)
-
-
-def count(tokens: float) -> str:
-    """Tokens in few characters: 950, 12.3k, 4.56M, 1.2G."""
-    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{sign}"
-    return f"{tokens:.0f}"
 
 
 _USUAL: Final[tuple[_Cell, ...]] = (
     ("SPENT", lambda line: _money(line["spent_usd"], line["known_usd"])),
     ("SAVED", lambda line: _share(line["saved_share"])),
-    ("IN", lambda line: count(line["tokens_in"])),
-    ("OUT", lambda line: count(line["tokens_out"])),
+    ("IN", lambda line: _count(line["tokens_in"])),
+    ("OUT", lambda line: _count(line["tokens_out"])),
     ("USED", lambda line: _share(line["utilisation"])),
     ("$/MTOK", lambda line: _fine(line["usd_per_mtok"])),
     ("+PEOPLE", lambda line: _fine(line["usd_per_mtok_people"])),
@@ -142,7 +144,7 @@ _USUAL: Final[tuple[_Cell, ...]] = (
 )
 _NARROW: Final[tuple[_Cell, ...]] = (
     *_USUAL[:2],
-    ("TOKENS", lambda line: count(line["tokens_in"] + line["tokens_out"])),
+    ("TOKENS", lambda line: _count(line["tokens_in"], line["tokens_out"])),
     *_USUAL[4:-1],
 )
 _WIDE: Final[tuple[_Cell, ...]] = (
@@ -153,8 +155,8 @@ _WIDE: Final[tuple[_Cell, ...]] = (
     ("ON-DEMAND", lambda line: _money(line["on_demand_usd"])),
     ("API WOULD", lambda line: _money(line["api_usd"])),
     ("NODE-HOURS", lambda line: f"{line['node_hours']:.1f}"),
-    ("REQUESTS", lambda line: f"{line['requests']:,}"),
-    ("CACHED", lambda line: count(line["tokens_cached"])),
+    ("REQUESTS", lambda line: "?" if line["requests"] is None else f"{line['requests']:,}"),
+    ("CACHED", lambda line: _count(line["tokens_cached"])),
 )
 
 
@@ -184,11 +186,11 @@ def estimate(view: CostEstimateView, look: Look) -> str:
     whole, cached = view["tokens_per_month"], percent(view["cached_share"])
     days = "" if view["days"] is None else f", at the pace of {plural(round(view['days']), 'day')}"
     parts: list[RenderableType] = [
-        Text(clean(f"{count(whole)} tokens a month{days} ({view['source']})"), style="bold"),
+        Text(clean(f"{count_words(whole)} tokens a month{days} ({view['source']})"), style="bold"),
         Text(
-            f"{count(view['tokens_in_per_month'])} in prompts, {cached} of them cached, "
-            f"{count(view['tokens_out_per_month'])} in answers; the busiest hour has {view['peak']:.1f} "
-            "times the mean"
+            f"{count_words(view['tokens_in_per_month'])} in prompts, {cached} of them cached, "
+            f"{count_words(view['tokens_out_per_month'])} in answers; the busiest hour has "
+            f"{view['peak']:.1f} times the mean"
         ),
         Text(),
     ]
@@ -215,11 +217,11 @@ def _machines(machines: Sequence[MachineCostView]) -> RenderableType:
             clean(one["machine"]),
             _fine(one["usd_per_hour"]),
             "?" if rate is None else f"{rate:,.0f}",
-            "?" if one["units"] is None else str(one["units"]),
+            "?" if one["units"] is None else f"{one['units']:,}",
             _money(one["usd_per_month"]),
             _fine(one["usd_per_mtok"]),
             _share(one["utilisation"]),
             _share(one["break_even_utilisation"]),
-            "-" if pays is None else f"{count(pays)}/month",
+            "-" if pays is None else f"{count_words(pays)}/month",
         )
     return table

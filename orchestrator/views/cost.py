@@ -31,14 +31,14 @@ class CostLineView(TypedDict):
     saved_share: Annotated[float | None, "saved_usd as a share of on_demand_usd; negative where it cost more"]
     node_hours: Annotated[float, "hours that nodes were paid for"]
     unpriced_node_hours: Annotated[float, "those of them whose price is not known"]
-    requests: int
-    estimated_requests: Annotated[int, "requests whose tokens are estimated: their engine tells none"]
+    requests: Annotated[int | None, "null: the usage file could not be read; so with all figures of tokens"]
+    estimated_requests: Annotated[int | None, "requests whose tokens are estimated: their engine tells none"]
     unpriced_requests: Annotated[int, "requests to providers whose price is not known"]
-    tokens_fresh: Annotated[int, "prompt tokens that were read anew"]
-    tokens_cached: Annotated[int, "prompt tokens that came from a prefix cache"]
-    tokens_written: Annotated[int, "prompt tokens that were written to a provider's cache"]
-    tokens_in: Annotated[int, "all prompt tokens"]
-    tokens_out: Annotated[int, "tokens of answers"]
+    tokens_fresh: Annotated[int | None, "prompt tokens that were read anew"]
+    tokens_cached: Annotated[int | None, "prompt tokens that came from a prefix cache"]
+    tokens_written: Annotated[int | None, "prompt tokens that were written to a provider's cache"]
+    tokens_in: Annotated[int | None, "all prompt tokens"]
+    tokens_out: Annotated[int | None, "tokens of answers"]
     utilisation: Annotated[
         float | None,
         "tokens that the pool served over what its ready units could have served; null: no rate is known, or "

@@ -184,6 +184,23 @@ def test_a_pool_that_nobody_asks_costs_what_an_api_would_not() -> None:
     assert (alone.cheaper, alone.advice[-7:]) == ("unknown", "$72.00.")
 
 
+def test_requests_that_all_failed_are_not_told_as_none() -> None:
+    failed = used(requests=7, failed=7, fresh=0, output=0)
+    one = standing(busy(0, usage=[failed]))
+    assert one.advice.startswith(
+        "Nobody got an answer from the pool in these 24 hours; its machines cost $72"
+    )
+    alone = provider_day(usd=0.0, requests=7, fresh=0, output=0)
+    assert route(0, providers=[alone]).advice == "Nobody got an answer from it in these 24 hours."
+
+
+def test_use_that_could_not_be_read_is_not_told_as_none() -> None:
+    one = standing(busy(0, usage=[], unread=True))
+    assert (one.cheaper, one.advice.partition(",")[0]) == (
+        "unknown", "Who used the pool in these 24 hours is not known"
+    )  # fmt: skip
+
+
 def test_a_pool_that_is_configured_and_never_ran_says_so() -> None:
     one = standing(books())
     assert (one.cheaper, one.advice) == (

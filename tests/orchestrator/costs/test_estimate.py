@@ -58,6 +58,12 @@ def test_what_is_no_pace(text: str) -> None:
         of_pace(text, ratio=3.0, cached=0.0)
 
 
+@pytest.mark.parametrize("text", ["0/day", "0.0/hour", "9999999999G/hour"])
+def test_a_pace_of_nothing_or_beyond_reason_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no traffic that anybody has"):
+        of_pace(text, ratio=3.0, cached=0.0)
+
+
 def test_embeddings_are_prompts_alone() -> None:
     asked = of_pace("10M/day", ratio=math.inf, cached=0.0)
     assert (asked.output, asked.fresh) == (0.0, asked.traffic.tokens)

@@ -150,6 +150,7 @@ def test_a_model_that_is_not_told_is_empty() -> None:
         (page(openai_bucket(input_tokens=0)), "nothing was used in it"),
         (page(openai_bucket(seconds=0, input_tokens=1)), "ends before it begins"),
         (OPENAI_CSV, "nothing was used in it"),
+        ('"start_time"x,model\n1,2\n', "line 1: ',' expected after"),
         (OPENAI_CSV + f"{EPOCH},{EPOCH + 1},x,1,m,false,many,1,0\n", "line 2: input_tokens is 'many'"),
         (OPENAI_CSV + f'{EPOCH},{EPOCH + 1},"x', "unexpected end of data"),
         (ANTHROPIC_CSV + "16.11.2026,claude,k,w,s,c,1,0,0,0,1,0\n", "line 2: usage_date_utc is '16.11.2026'"),

@@ -187,9 +187,11 @@ def test_files_that_cannot_be_read_are_not_empty(tmp_path: Path) -> None:
     for name in ("usage.db", "spend.db"):
         (tmp_path / name).write_bytes(b"rubbish" * 300)
     found = gather.from_gateway(tmp_path / "usage.db", tmp_path / "spend.db", SPAN)
-    assert (found.usage, found.providers) == ((), ())
+    assert (found.usage, found.unread, found.providers) == ((), True, ())
+    assert found.of("chat").unread
     assert [text.partition(":")[0] for text in found.missing] == [
         "who used what is not known, nor any tokens",
         "what providers cost is not known",
     ]
-    assert gather.from_gateway(tmp_path / "no.db", tmp_path / "none.db", SPAN).missing == ()
+    none = gather.from_gateway(tmp_path / "no.db", tmp_path / "none.db", SPAN)
+    assert (none.missing, none.unread) == ((), False)

@@ -45,8 +45,9 @@ def full(**changes: Any) -> Books:
         books(),
         full(machines=[machine(unpriced=9.0)], prices={}),
         full(prices={API: FREE}, providers=OUT),
+        full(usage=[], unread=True),
     ],
-    ids=["full", "empty", "bare", "free"],
+    ids=["full", "empty", "bare", "free", "unread"],
 )
 def test_the_document_follows_its_type_and_is_json(found: Books, by: Any) -> None:
     view = view_of(found, by)
@@ -144,6 +145,17 @@ def test_utilisation_does_not_compare_between_pools() -> None:
         assert (line["utilisation"], line["break_even_utilisation"]) == (None, None)
         assert line["usd_per_mtok"] is not None
     assert all(one["line"]["utilisation"] for one in view["pools"])
+
+
+def test_use_that_could_not_be_read_is_null_and_money_is_told() -> None:
+    view = view_of(full(usage=[], unread=True, providers=OUT), ("pool",))
+    by_pool = {row["group"]["pool"]: row for row in view["rows"]}
+    chat, provider = by_pool["chat"], by_pool["provider/claude"]
+    assert (chat["spent_usd"], chat["tokens_in"], chat["requests"], chat["utilisation"]) == (
+        view["pools"][0]["line"]["spent_usd"], None, None, None
+    )  # fmt: skip
+    assert (view["total"]["tokens_out"], view["pools"][0]["line"]["tokens_in"]) == (None, None)
+    assert provider["tokens_in"] == 1000, "the spend file tells of providers"
 
 
 def test_every_field_of_a_line_is_told() -> None:

@@ -84,6 +84,14 @@ def test_what_is_not_known_is_a_question_mark_and_what_does_not_apply_a_dash() -
     assert "* 0.0 node-hours had no known price: what depends on them is not known" in lines
 
 
+def test_use_that_could_not_be_read_is_a_question_mark() -> None:
+    for width in (80, 120):
+        found = view_of(full(usage=[], unread=True, providers=[]), ("pool",))
+        row = cost.report(found, Look(width=width)).splitlines()[3]
+        assert row.split()[:4] == ["chat", "$36.00", "50%", "?"]
+    assert "idle" not in cost.report(view_of(full(usage=[], unread=True), ("key",)), Look(width=120))
+
+
 def test_groups_of_nobody_have_a_name() -> None:
     found = full(
         until=DAY0 + 48, machines=[machine(), machine(DAY0 + 24)], providers=[],
