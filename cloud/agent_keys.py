@@ -16,10 +16,10 @@ from importlib.resources import files
 from typing import Any, Final
 
 import orjson
-import structlog
 from aiohttp import web
 
 from cloud.errors import CloudError, Denied
+from cloud.logger import structlog
 from cloud.node_agent import node_key
 from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock

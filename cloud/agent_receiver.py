@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import orjson
-import structlog
 from aiohttp import web
 
 from cloud.agent_keys import NodeKeys
+from cloud.logger import structlog
 from cloud.node_agent import SCHEMA, node_key, signature
 from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock

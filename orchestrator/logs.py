@@ -17,7 +17,8 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Final, Literal, TextIO
 
 import orjson
-import structlog
+
+from cloud.logger import structlog
 
 LogFormat = Literal["auto", "console", "json"]
 

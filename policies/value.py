@@ -26,9 +26,17 @@ def value(cls: type[T]) -> type[T]:
 
     At run time it is not: a frozen class takes four times as long to make an object.
     """
-    made = dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
+    made = dataclass(slots=True, kw_only=True, unsafe_hash=True, repr=False)(cls)
     made.__replace__ = _replacer(made)  # type: ignore[attr-defined]
+    if "__repr__" not in cls.__dict__:
+        made.__repr__ = _shown  # type: ignore[method-assign]
     return made
+
+
+def _shown(self: Any) -> str:
+    """As a dataclass shows itself, which compiles that anew for each class: half of what it costs."""
+    shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
+    return f"{type(self).__qualname__}({', '.join(shown)})"
 
 
 def _replacer(cls: type[Any]) -> Callable[..., Any]:

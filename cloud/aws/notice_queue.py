@@ -19,10 +19,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-import structlog
-
 from cloud.aws import events
 from cloud.errors import Uncertain
+from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 

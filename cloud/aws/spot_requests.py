@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-import structlog
-
 from cloud.aws.events import NOTICE_SECONDS
+from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Confidence, Notice, NoticeKind
 

@@ -9,9 +9,10 @@ Application Load Balancer answers it with 502. vLLM's server closes after 5 s, s
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cloud.ports import EngineSpec
+if TYPE_CHECKING:
+    from cloud.ports import EngineSpec
 
 KEEP_ALIVE: Final = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
 """vLLM's variable, which the simulated engine honours too."""

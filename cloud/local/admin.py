@@ -28,7 +28,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
-import structlog
 from aiohttp import web
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAdapter
 
@@ -42,6 +41,7 @@ from cloud.local.reclaims import Reclaims
 from cloud.local.sales import Sales
 from cloud.local.statistics import CloudStatistics, Statistics
 from cloud.local.table import Table
+from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import InstanceState, Market
 

@@ -9,9 +9,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import structlog
-
 from cloud.local.processes import dying_with_parent, members, start_time
+from cloud.logger import structlog
 from cloud.ports import CONSOLE_MOST, console_end
 
 log = structlog.get_logger(__name__)

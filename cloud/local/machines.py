@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from cloud.errors import CloudError, InsufficientCapacity, Misconfigured, NotFound
 from cloud.local.config import LocalCloudConfig
 from cloud.local.engine_process import EngineProcess, bound_log, fill, read_end, start_engine
@@ -25,6 +23,7 @@ from cloud.local.hosts import Hosts
 from cloud.local.processes import MARK, kill_belonging, kill_for_good, signal_group, start_time
 from cloud.local.sales import Sales
 from cloud.local.table import ENDED, TERMINATED, Identity, Machine, Reclaim, Table
+from cloud.logger import structlog
 from cloud.ports import Clock, LaunchRequest
 from policies.model import InstanceState, Market, Placement
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import orjson
-import structlog
 from aiohttp import web
 
 from cloud.local.table import Machine
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.serving.hosts import Hosts, guard
 from cloud.serving.requests import Runner, plain_error

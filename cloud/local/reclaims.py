@@ -10,14 +10,13 @@ import asyncio
 import random
 from collections.abc import Coroutine, Sequence
 
-import structlog
-
 from cloud.local.config import LocalCloudConfig
 from cloud.local.feed import Feed
 from cloud.local.machines import Machines
 from cloud.local.market import SpotMarket
 from cloud.local.sales import Sales
 from cloud.local.table import Machine, Reclaim
+from cloud.logger import structlog
 from cloud.ports import Clock
 from policies.model import Market, NoticeKind
 

@@ -27,7 +27,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import structlog
 from aiohttp import web
 from pydantic import ValidationError as PydanticError
 
@@ -56,6 +55,7 @@ from cloud.local.wire import (
     CloudDescription,
     NoticePage,
 )
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.serving.hosts import Hosts
 from cloud.serving.sockets import listen_unix, reason_of

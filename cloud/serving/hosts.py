@@ -21,10 +21,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from cloud.logger import structlog
 from cloud.serving.requests import Complaints, ErrorAnswer
 
 log = structlog.get_logger("requests")

@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+
+from cloud.logger import structlog
 
 log = structlog.get_logger("requests")
 

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from cloud.logger import structlog
 from cloud.serving.hosts import Hosts, guard
 from cloud.serving.requests import ErrorAnswer, Runner, peer_name, plain_error
 

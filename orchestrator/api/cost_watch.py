@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.api.costs import Costs, NoSuchCost
 from orchestrator.journal.store import StoreUnavailable

@@ -14,8 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.api.changes import (
     Last,

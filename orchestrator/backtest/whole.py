@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.sim.invariants import Broken
 from cloud.sim.world import Machine, Pace, Sale, SimWorld
 from orchestrator.backtest.course import Course

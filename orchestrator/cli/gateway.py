@@ -39,11 +39,14 @@ def gateway(
     if replace:
         return _replace(shared.read_config(config, role="client"))
 
-    from orchestrator.gateway.app import serve
-    from orchestrator.gateway.config import GatewayError
-    from orchestrator.gateway.handover import inheritance
-    from orchestrator.logs import configure_logging
-    from orchestrator.wiring.gateway import gateway_config
+    from cloud.startup import importing
+
+    with importing():
+        from orchestrator.gateway.app import serve
+        from orchestrator.gateway.config import GatewayError
+        from orchestrator.gateway.handover import inheritance
+        from orchestrator.logs import configure_logging
+        from orchestrator.wiring.gateway import gateway_config
 
     try:
         with inheritance() as given:

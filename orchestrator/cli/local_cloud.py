@@ -35,12 +35,15 @@ def local_cloud(
     """
     settings = _of_cloud(config, pool)
 
-    import asyncio
+    from cloud.startup import importing
 
-    from cloud.clock import SystemClock
-    from cloud.local.config import LocalCloudConfig, SetupError, load_config
-    from cloud.local.server import serve
-    from orchestrator.logs import configure_logging
+    with importing():
+        import asyncio
+
+        from cloud.clock import SystemClock
+        from cloud.local.config import LocalCloudConfig, SetupError, load_config
+        from cloud.local.server import serve
+        from orchestrator.logs import configure_logging
 
     configure_logging(settings.daemon.log_format, settings.daemon.log_level)
     place = settings.pool.cloud

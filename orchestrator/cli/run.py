@@ -39,13 +39,16 @@ def run(
         raise CommandError(f"the daemon cannot run: {'; '.join(faults)}")
     settings = shared.read_config(config, role="daemon")
 
-    import asyncio
+    from cloud.startup import importing
 
-    from cloud.errors import CloudError
-    from orchestrator.api.listeners import StartError
-    from orchestrator.daemon.service import run_daemon
-    from orchestrator.logs import configure_logging
-    from orchestrator.supervision import show_stack_on_abort
+    with importing():
+        import asyncio
+
+        from cloud.errors import CloudError
+        from orchestrator.api.listeners import StartError
+        from orchestrator.daemon.service import run_daemon
+        from orchestrator.logs import configure_logging
+        from orchestrator.supervision import show_stack_on_abort
 
     show_stack_on_abort()
     configure_logging(log_format or settings.daemon.log_format, log_level or settings.daemon.log_level)

@@ -185,7 +185,10 @@ def read_config(file: Path, role: Role = "any") -> Config:
 
     Raises CommandError with every fault, one a line.
     """
-    from orchestrator.config.load import ConfigError, load_config
+    from cloud.startup import importing
+
+    with importing():
+        from orchestrator.config.load import ConfigError, load_config
 
     try:
         config = load_config(file, role)

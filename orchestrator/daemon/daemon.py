@@ -14,11 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-import structlog
-
 from cloud.balancers.routes import read_routes
 from cloud.clock import SystemClock
 from cloud.errors import Denied
+from cloud.logger import structlog
 from cloud.ports import Clock, Lease, LeaseHolder
 from orchestrator import __version__
 from orchestrator.api.api import Api

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import aiohttp
 import orjson
-import structlog
+
+from cloud.logger import structlog
 
 log = structlog.get_logger("daemon")
 

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from cloud.balancers.routes import Document
 from cloud.errors import Uncertain
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.api import routes

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import structlog
-
 from cloud.agent_receiver import AgentReceiver
+from cloud.logger import structlog
 from cloud.ports import Clock, Lease, Notices
 from cloud.serving.sockets import reason_of
 from orchestrator.api import agents

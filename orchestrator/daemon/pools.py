@@ -15,8 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-import structlog
-
+from cloud.logger import structlog
 from orchestrator.api.gauges import POOL_FAILED
 from orchestrator.api.listeners import StartError
 from orchestrator.config.load import Config

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
+from cloud.logger import structlog
 
 log = structlog.get_logger("daemon")
 

@@ -6,8 +6,7 @@ import asyncio
 import signal
 from typing import Any
 
-import structlog
-
+from cloud.logger import structlog
 from orchestrator.config.load import Config
 from orchestrator.daemon.daemon import Daemon
 from orchestrator.supervision import Supervisor

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import structlog
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cloud.errors import Denied
+from cloud.logger import structlog
 from cloud.ports import Clock, LeaseHolder
 from orchestrator.api.api import Refused, answer, errors_answered
 from orchestrator.journal.database import StoreUnavailable

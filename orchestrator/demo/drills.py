@@ -11,10 +11,10 @@ import random
 from collections.abc import Sequence
 
 import orjson
-import structlog
 
 from cloud.errors import CloudError, NotFound
 from cloud.local.connection import LocalCloud
+from cloud.logger import structlog
 from orchestrator.views.api import NodeView, PoolView
 
 log = structlog.get_logger("demo")

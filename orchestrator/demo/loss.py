@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-import structlog
 
 from cloud.errors import CloudError
 from cloud.local.connection import LocalCloud
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.demo.load import LoadReport
 from orchestrator.demo.options import PROVIDER

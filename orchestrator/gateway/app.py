@@ -16,12 +16,12 @@ import warnings
 from typing import Any
 
 import aiohttp
-import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
 from cloud.clock import SystemClock
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.serving.hosts import Hosts
 from cloud.serving.sockets import SocketFile, SocketInUse

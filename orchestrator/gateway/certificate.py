@@ -13,8 +13,7 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.serving.certificates import Certificate, CertificateError, day, load
 from cloud.threads import WorkerThreads

@@ -14,9 +14,9 @@ import resource
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
 from aiohttp import web
 
+from cloud.logger import structlog
 from cloud.serving.requests import Server
 from orchestrator.gateway.connection import Bounds, ClientConnection, Unread
 from orchestrator.gateway.secured import Handshakes, Secured, Shaken

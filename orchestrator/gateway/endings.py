@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
-import structlog
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from cloud.logger import structlog
 from orchestrator.gateway.dialects import ErrorShape
 from orchestrator.gateway.dialects.errors import openai_error
 from orchestrator.gateway.failure import Failure

@@ -6,10 +6,10 @@ import asyncio
 import random
 
 import aiohttp
-import structlog
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import probe

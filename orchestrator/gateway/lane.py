@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import aiohttp
-import structlog
 from aiohttp import web
 
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.accounts.charge import Charge
 from orchestrator.gateway.admission import Admission

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import structlog
 from aiohttp import web
 
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.serving.hosts import Hosts
 from cloud.serving.requests import Runner

@@ -13,10 +13,10 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-import structlog
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.providers.kinds import wire_of
 from cloud.providers.prices import price_of

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.provider_metrics import ProviderMetrics
 from orchestrator.gateway.spend_book import SpendBook

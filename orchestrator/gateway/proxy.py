@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-import structlog
 from aiohttp import hdrs, web
 
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.accounts.forms import unmistakable
 from orchestrator.gateway.accounts.gate import Gate, Visit

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import structlog
 from aiohttp import web
 
+from cloud.logger import structlog
 from orchestrator.gateway import affinity
 from orchestrator.gateway.backend import Backend
 from orchestrator.gateway.config import GatewayConfig, PoolGate

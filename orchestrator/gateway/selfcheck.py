@@ -11,8 +11,7 @@ import contextlib
 import ssl
 from typing import Final
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.serving.sockets import reason_of
 

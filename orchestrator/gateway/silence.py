@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.metrics import GatewayMetrics
 

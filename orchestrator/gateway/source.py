@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
 from cloud.balancers import targets_file as files
 from cloud.balancers.targets import TargetsError, TargetSet
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.metrics import LaneMetrics
 from orchestrator.gateway.targets import Change, StaleGeneration, TargetTable, WrongPool

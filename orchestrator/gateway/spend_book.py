@@ -12,8 +12,7 @@ from collections import deque
 from functools import partial
 from pathlib import Path
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.gateway.spend_file import CapReached, Claim, Settled, SpendFile, Ticket, Totals, Unusable

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-import structlog
 from aiohttp import web
 
+from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.admission import Admission, Refused
 from orchestrator.gateway.attempt import AttemptFailed, Attempts

@@ -15,8 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import structlog
-
+from cloud.logger import structlog
 from orchestrator import __version__
 from orchestrator.journal.codec import encode_memory
 from orchestrator.journal.database import Database

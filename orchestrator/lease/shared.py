@@ -18,9 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import structlog
-
 from cloud.errors import Denied
+from cloud.logger import structlog
 from cloud.ports import Clock, LeaseHolder
 from orchestrator.journal.database import Backend, Database, Lane, StoreUnavailable, Superseded
 from orchestrator.journal.store import raise_epoch

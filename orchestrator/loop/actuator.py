@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
-
 from cloud.errors import (
     CloudError,
     Denied,
@@ -24,6 +22,7 @@ from cloud.errors import (
     Throttled,
     Uncertain,
 )
+from cloud.logger import structlog
 from cloud.ports import Clock, EngineCommand, Instances, LaunchRequest, LoadBalancer
 from orchestrator.loop.last_words import LastWords
 from orchestrator.metrics.calls import counted

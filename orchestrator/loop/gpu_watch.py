@@ -12,9 +12,8 @@ import math
 from collections.abc import Callable, Coroutine, Mapping, Set
 from typing import Any, Final
 
-import structlog
-
 from cloud.errors import CloudError
+from cloud.logger import structlog
 from cloud.ports import Clock, GpuExporter
 from policies.gpu_peers import Pace, paces, watch
 from policies.gpu_readings import FRESH, GpuState, NodeGpus, follow, with_earlier

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-import structlog
-
 from cloud.errors import CloudError
+from cloud.logger import structlog
 from cloud.ports import Clock, Notices
 from orchestrator.loop.inbox import Inbox
 from policies.events import NoticeSeen

@@ -6,9 +6,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
-import structlog
-
 from cloud.errors import CloudError
+from cloud.logger import structlog
 from cloud.ports import Clock, Instances
 from orchestrator.metrics.calls import counted
 from policies.boot_memory import CONSOLE_BYTES, CONSOLE_LINES

@@ -14,8 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock, Lease
 from orchestrator.journal.store import Journal
 from orchestrator.loop.actuator import Actuator

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import structlog
-
 from cloud.errors import CloudError
+from cloud.logger import structlog
 from cloud.ports import BalancerView, Clock, Engine, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.loop.gpu_watch import GpuWatch
 from orchestrator.metrics.calls import counted

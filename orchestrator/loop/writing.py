@@ -14,8 +14,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
-import structlog
-
+from cloud.logger import structlog
 from orchestrator.journal.store import Journal, StoreUnavailable, Superseded
 from orchestrator.loop.inbox import Inbox
 from orchestrator.metrics import metrics

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import structlog
-
 from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
@@ -21,6 +19,7 @@ from cloud.local.connection import LocalCloud
 from cloud.local.instances import LocalInstances
 from cloud.local.notices import LocalEventFeed, LocalMetadata
 from cloud.local.offerings import LocalOfferings
+from cloud.logger import structlog
 from cloud.ports import (
     Clock,
     Engine,

@@ -54,3 +54,25 @@ def test_a_lazy_property_is_worked_out_once() -> None:
 
     owner = Owner()
     assert (owner.answer, owner.answer, len(worked)) == (42, 42, 1)
+
+
+def test_a_value_shows_its_fields_as_a_dataclass_does() -> None:
+    @value
+    class Lid:
+        box: Box
+        hidden: int = dataclasses.field(default=1, repr=False)
+
+    assert repr(Lid(box=Box(width=2, name="a"))) == (
+        "test_a_value_shows_its_fields_as_a_dataclass_does.<locals>.Lid(box=Box(width=2, name='a', double=4))"
+    )
+
+
+def test_a_value_may_show_itself_in_its_own_way() -> None:
+    @value
+    class Secret:
+        key: str
+
+        def __repr__(self) -> str:
+            return "Secret"
+
+    assert repr(Secret(key="k")) == "Secret"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from cloud.engines.simulated_server.process import main
+from cloud.startup import importing
+
+with importing():
+    from cloud.engines.simulated_server.process import main
 
 sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import orjson
 from aiohttp import web
@@ -22,7 +23,9 @@ from cloud.engines.simulated_server.requests import (
 )
 from cloud.engines.simulated_server.responses import Responses
 from cloud.engines.simulated_server.scale_out import ScaleOut, Tokenizing
-from cloud.ports import Clock
+
+if TYPE_CHECKING:
+    from cloud.ports import Clock
 
 VERSION = "0.32.0"
 _MAX_BODY = 64 * 2**20

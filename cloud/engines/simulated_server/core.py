@@ -10,11 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cloud.engines.simulated_server.metrics import Metrics
 from cloud.engines.simulated_server.model import Sequencer
 from cloud.engines.simulated_server.tokens import END_OF_TEXT
-from cloud.ports import Clock
+
+if TYPE_CHECKING:
+    from cloud.ports import Clock
 
 _VARIANT = 1 << 40  # between the seeds of two variants of the model
 _LATE_RESET = 1.0  # s behind after which the time is lost, not caught up (a stopped process, a sleeping host)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -24,7 +24,9 @@ from cloud.engines.simulated_server.requests import (
     whole,
 )
 from cloud.engines.simulated_server.tokens import encode
-from cloud.ports import Clock
+
+if TYPE_CHECKING:
+    from cloud.ports import Clock
 
 _DIMENSIONS = 8
 _LABELS = ("LABEL_0", "LABEL_1")

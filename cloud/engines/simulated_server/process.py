@@ -18,6 +18,7 @@ import asyncio
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -26,8 +27,10 @@ from cloud.engines.simulated_server.api import Api, ApiSettings
 from cloud.engines.simulated_server.core import Core, CoreSettings
 from cloud.engines.simulated_server.metrics import Metrics
 from cloud.engines.simulated_server.options import parse_options
-from cloud.ports import Clock
 from cloud.serving.requests import Runner
+
+if TYPE_CHECKING:
+    from cloud.ports import Clock
 
 _CRASH_LINGER = 0.2  # s that a server with a dead engine still answers (503), as measured
 _FLUSH = 2.0  # s that answers get to leave once the engine was killed under them

@@ -9,7 +9,7 @@ and background responses are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
@@ -17,7 +17,9 @@ from aiohttp import web
 from cloud.engines.simulated_server.inference import Inference, new_id, reply, request_id
 from cloud.engines.simulated_server.outputs import Piece, joined
 from cloud.engines.simulated_server.requests import BadRequest, InferenceRequest, parse_chat, read_object
-from cloud.ports import Clock
+
+if TYPE_CHECKING:
+    from cloud.ports import Clock
 
 _NO_BACKGROUND = (
     "This vLLM engine does not support `store=True` and therefore does not support the background mode. To "

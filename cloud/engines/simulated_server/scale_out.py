@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -22,7 +22,9 @@ from cloud.engines.simulated_server.requests import (
     token_ids,
 )
 from cloud.engines.simulated_server.tokens import END_OF_TEXT, SPECIAL, START, decode, encode
-from cloud.ports import Clock
+
+if TYPE_CHECKING:
+    from cloud.ports import Clock
 
 _DISABLED = "Scale-out endpoints are disabled. Restart vllm serve with --enable-scale-out to enable them."
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

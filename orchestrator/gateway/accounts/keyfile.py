@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
 from multidict import MultiMapping
 
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.gateway.accounts.key_format import BYTES_MOST, KeyFileError, digest, read_keys

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.gateway.accounts.limit_file import BEAT, Add, Ask, Full, LimitFile, Settle, Unusable

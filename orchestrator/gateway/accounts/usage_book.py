@@ -13,8 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import structlog
-
+from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
 from orchestrator.gateway.accounts.usage_file import Names, Sums, Unusable, UsageFile

@@ -21,6 +21,11 @@ from orchestrator.demo.options import DemoOptions
 ROOT = Path(__file__).parents[3]
 
 HEAVY = ("aiohttp", "boto3", "botocore", "orjson", "prometheus_client", "pydantic", "sqlite3", "structlog")
+# What colours a terminal, and what only some configurations and commands use.
+UNUSED_BY_SERVERS = (
+    *("rich", "pygments", "colorama", "cyclopts", "matplotlib", "numpy", "highspy"),
+    *("boto3", "botocore", "psycopg", "genai_prices"),
+)
 
 IMPORTS = """
 import json, sys
@@ -70,6 +75,24 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     found = imported(*arguments)
     assert found["code"] == 0
     assert set(HEAVY) & set(found["modules"]) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        ("orchestrator.daemon.service", ()),
+        ("orchestrator.gateway.app", ("pydantic",)),
+        ("cloud.local.server", ("orchestrator",)),
+        ("cloud.engines.simulated_server.process", ("orchestrator", "policies", "pydantic", "sqlite3")),
+    ],
+)
+def test_a_server_imports_nothing_that_it_does_not_need(module: str, others: tuple[str, ...]) -> None:
+    code = f"import json, sys, {module}; print(json.dumps(sorted({{n.split('.')[0] for n in sys.modules}})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert {*UNUSED_BY_SERVERS, *others} & set(json.loads(done.stdout)) == set()
 
 
 @pytest.mark.slow
