@@ -25,6 +25,7 @@ from orchestrator.gateway.job import Job
 from orchestrator.gateway.listing import asks_for_models, shape_of
 from orchestrator.gateway.metering import Metering
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
+from orchestrator.gateway.preflight import allowed, is_preflight
 from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.request import BEGUN, Exchange, Stage
 from orchestrator.gateway.router import Router
@@ -33,6 +34,7 @@ log = structlog.get_logger("orchestrator.gateway")
 
 _ANSWERED = frozenset({Outcome.OK, Outcome.CLIENT_ERROR})
 _UNAUTHORIZED = 401
+_METHODS = "GET, POST, DELETE"  # of the APIs that are served
 _NOT_IMPLEMENTED = 501  # what follows an upgrade is not HTTP
 
 
@@ -135,11 +137,14 @@ class Proxy:
         """Take in the whole request, which is what makes it repeatable. Raises Turned, ClientGone.
 
         Whose it is comes first: nobody without a key makes the gateway hold a body, or learns what it serves.
-        The question of a browser alone passes without one, as it does at the engines, which answer it.
+        The question of a browser alone is answered without one.
         """
         shape: ErrorShape = self._shape(request)
         try:
-            client = None if _is_preflight(request) else self._keys.identify(request.headers)
+            if self._keys.asked_for and is_preflight(request):
+                row_of(request.method, request.raw_path.partition("?")[0], self._allow_paths)
+                raise Turned(allowed(request, _METHODS, exchange.id), Outcome.OK)
+            client = self._keys.identify(request.headers)
             if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
                 raise Unfit(_NOT_IMPLEMENTED, "not_implemented", "this gateway does not proxy web sockets")
             if model := asks_for_models(request):
@@ -202,14 +207,3 @@ class Proxy:
             shape=shape_for(job),
         )
         return response, Outcome.REFUSED
-
-
-def _is_preflight(request: web.BaseRequest) -> bool:
-    """Whether a browser asks what a page may send, which it does without the page's key (Fetch, 3.3.2)."""
-    headers = request.headers
-    return (
-        request.method == hdrs.METH_OPTIONS
-        and hdrs.ORIGIN in headers
-        and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers
-        and not request.body_exists
-    )

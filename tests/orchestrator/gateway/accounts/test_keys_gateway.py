@@ -183,16 +183,26 @@ ASKS = {"Origin": "http://page.example", "Access-Control-Request-Method": "POST"
 CHAT = "/v1/chat/completions"
 
 
-async def test_a_browser_may_ask_the_engine_what_a_page_may_send(upstreams, routed):
-    async def allows(talk):
-        allowed = "Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Headers: authorization\r\n"
-        await talk.send(f"HTTP/1.1 200 OK\r\n{allowed}Content-Length: 2\r\n\r\nOK".encode())
-
-    engine = await upstreams("a", allows)
+async def test_a_browser_is_told_what_a_page_may_send_and_reaches_no_node(upstreams, routed):
+    engine = await upstreams("a", echo)
     gateway = await routed({"chat": [engine]}, route("assistant", to=[pool("chat")]))
-    status, headers, _ = await gateway.send("OPTIONS", CHAT, headers=ASKS)
-    assert (status, headers["access-control-allow-headers"]) == (200, "authorization")
-    assert [talk.method for talk in engine.seen] == ["OPTIONS"]
+    wants = {"Access-Control-Request-Headers": "authorization,content-type"}
+    status, headers, _ = await gateway.send("OPTIONS", CHAT, headers=ASKS | wants)
+    assert (status, headers["access-control-allow-origin"]) == (204, "*")
+    assert headers["access-control-allow-headers"] == "authorization,content-type"
+    assert "POST" in headers["access-control-allow-methods"]
+    odd = {"Access-Control-Request-Headers": "a\tb, <c>"}
+    status, headers, _ = await gateway.send("OPTIONS", CHAT, headers=ASKS | odd)
+    assert (status, "access-control-allow-headers" in headers) == (204, False)
+    assert engine.seen == []
+
+
+async def test_without_keys_a_browser_s_question_is_for_the_engine(upstreams, tmp_path):
+    engine = await upstreams("a", echo)
+    gateway = await Routed(tmp_path, {"chat": [engine]}, route("assistant", to=[pool("chat")])).start()
+    assert (await gateway.send("OPTIONS", CHAT, headers=ASKS))[0] == 200
+    assert [each.method for each in engine.seen] == ["OPTIONS"]
+    await gateway.stop()
 
 
 @pytest.mark.parametrize(
