@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -37,7 +36,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 
 from certificates import pair
 from gateway_rig import PATIENCE, machine, progress, until
+from secret_search import CommandLines, digest, files, leaks
 
 from cloud.local.config import LocalCloudConfig, Reclaiming, dump_config
 from orchestrator.demo.processes import Process
@@ -335,37 +335,6 @@ def most_in_a_minute(counted: list[tuple[float, int]]) -> int:
 # -- the search --------------------------------------------------------------------------------------
 
 
-class CommandLines:
-    """Every command line that runs on this machine while it is watched."""
-
-    def __init__(self) -> None:
-        self._found: set[bytes] = set()
-
-    @contextlib.asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Look several times a second until the block ends."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-
-    async def _watch(self) -> None:
-        while True:
-            self._look()
-            await asyncio.sleep(0.05)
-
-    def _look(self) -> None:
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                self._found.add((entry / "cmdline").read_bytes())
-
-    @property
-    def text(self) -> bytes:
-        """All of them."""
-        return b"\n".join(sorted(self._found))
-
-
 async def outputs(pool: Pool, lines: CommandLines, read: Sequence[tuple[str, ...]]) -> dict[str, bytes]:
     """All that people see or keep, by its name; `read` are commands."""
     found: dict[str, bytes] = {"command lines": lines.text}
@@ -389,40 +358,9 @@ async def outputs(pool: Pool, lines: CommandLines, read: Sequence[tuple[str, ...
     return found | dict(files(pool.directory))
 
 
-def files(directory: Path) -> Iterator[tuple[str, bytes]]:
-    """What lies on disk: state, logs of all and of the nodes, databases; and the file of keys."""
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name != "listener.key":
-            yield str(path.relative_to(directory)), path.read_bytes()
-
-
-def leaks(found: Mapping[str, bytes], keys: Mapping[str, str], private: set[bytes]) -> list[str]:
-    """Where a key is found, or that of a certificate; or the digest of a key elsewhere than in its file."""
-    told = [
-        f"key {name} in {where}"
-        for where, text in found.items()
-        for name, key in keys.items()
-        if key.encode() in text
-    ]
-    told += [
-        f"the certificate's key in {where}"
-        for where, text in found.items()
-        if any(p in text for p in private)
-    ]
-    for name, key in keys.items():
-        digest = hashlib.sha256(key.encode()).hexdigest().encode()
-        told += [
-            f"digest of {name} in {where}"
-            for where, text in found.items()
-            if digest in text and not where.startswith("keys.toml")
-        ]
-    return told
-
-
 def unsearched(found: Mapping[str, bytes], keys: Mapping[str, str]) -> list[str]:
     """What the search should have met and did not: where keys are named, and what is theirs to be there."""
-    digests = [hashlib.sha256(key.encode()).hexdigest().encode() for key in keys.values()]
-    wanted = [("keys.toml", digest) for digest in digests]
+    wanted = [("keys.toml", digest(key)) for key in keys.values()]
     wanted += [("gateway one/metrics", name.encode()) for name in LIMITS]
     wanted += [(f"state/{name}.db", b"SQLite format 3") for name in ("usage", "journal")]
     wanted += [("command lines", b"keys\0revoke\0leaver"), ("gateway-one.log", b"tls_certificate.loaded")]
