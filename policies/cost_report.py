@@ -27,7 +27,16 @@ from datetime import date
 from typing import Final
 
 from policies.attribution import USUAL, Group, Part, crossed, split, weights_at, weights_of
-from policies.cost_rows import HOURS_OF_DAY, POOL, PROVIDER, Books, PoolSettings, ProviderDay, UsageHour
+from policies.cost_rows import (
+    HOURS_OF_DAY,
+    POOL,
+    PROVIDER,
+    Books,
+    PoolSettings,
+    ProviderDay,
+    UsageDay,
+    UsageHour,
+)
 from policies.cost_sums import Sums
 from policies.economics import HOUR, BaselineHour, SpendHour
 from policies.spend import PICO, day_of
@@ -169,7 +178,7 @@ def _unbooked(books: Books) -> Iterator[tuple[dict[str, str | None], Sums]]:
             if not booked.isdisjoint(((backend, day), (backend, day - 1))):
                 continue
             named = {"pool": backend, "day": day_of(day * _DAY), "zone": None, "market": API}
-            for used in filter(tokens_of, usage):
+            for used in (each.used for each in usage if tokens_of(each.used)):
                 whose = {"model": used.model, "adapter": None, "key": used.key, "route": used.route}
                 yield (
                     named | whose,
@@ -202,7 +211,7 @@ class _PoolParts:
         usage = books.days.get(POOL + name, {})
         for day in sorted(machines.keys() | baseline.keys() | usage.keys()):
             nodes = self._machines(machines.get(day, ()), baseline.get(day))
-            used = self._used(usage.get(day, ()), counted=day in machines)
+            used = self._used(usage.get(day, ()))
             for where, who, sums in crossed(nodes, used):
                 named: dict[str, str | None] = {"pool": name, "day": day_of(day * _DAY), "market": None}
                 named |= zip(self._of_machines, where, strict=True)
@@ -240,17 +249,18 @@ class _PoolParts:
             unrated_ms=0 if self._rate else ready,
         )
 
-    def _used(self, usage: Sequence[UsageHour], *, counted: bool) -> list[Part]:
+    def _used(self, usage: Sequence[UsageDay]) -> list[Part]:
         """The use of a day by model, adapter, key and route; nobody's where nothing was used."""
         sums: defaultdict[Group, Sums] = defaultdict(Sums)
         weights: defaultdict[Group, int] = defaultdict(int)
         weigh = weights_of(self._price)
-        for used in usage:
+        for each in usage:
+            used = each.used
             named = {
                 "model": self._pool.model, "adapter": used.model, "key": used.key, "route": used.route
             }  # fmt: skip
             group: Group = tuple(named[name] for name in self._of_use)
-            sums[group].add(self._of_used(used, counted))
+            sums[group].add(self._of_used(used, bare=each.bare))
             weights[group] += weigh.of(used)
         parts = [Part(group=group, sums=sums[group], weight=weights[group]) for group in sums]
         if not any(weights.values()):
@@ -258,7 +268,7 @@ class _PoolParts:
             parts.append(Part(group=tuple(nobody.get(name) for name in self._of_use), sums=Sums(), weight=1))
         return parts
 
-    def _of_used(self, used: UsageHour, counted: bool) -> Sums:
+    def _of_used(self, used: UsageHour, *, bare: bool) -> Sums:
         tokens = tokens_of(used)
         return Sums(
             requests=used.requests,
@@ -268,7 +278,7 @@ class _PoolParts:
             written=used.written,
             output=used.output,
             served=tokens,
-            uncounted=0 if counted else tokens,
+            uncounted=tokens if bare else 0,
             api_usd=weights_at(self._price.rates).of(used) if self._price else 0,
             incomparable=0 if self._price else tokens,
         )

@@ -22,7 +22,7 @@ PROVIDER = "provider/"
 
 _COUNTS = ("requests", "failed", "estimated", "fresh", "cached", "written", "output")
 _TIMES = ("seconds", "usd", "unit_seconds", "ready_unit_seconds", "unpriced")
-_Whose = tuple[str, int, str, str, str]
+_Whose = tuple[str, int, str, str, str, bool]
 _Where = tuple[str, int, str, Market]
 
 
@@ -52,6 +52,18 @@ class UsageHour:
     output: int = 0
     first_token_s: float = 0.0
     seconds: float = 0.0
+
+
+@value
+class UsageDay:
+    """What one key used of one backend on a day; the hour of `used` is the first of it.
+
+    `bare`: in hours in which, and before which, no machine of the pool was counted: it cost something that is
+    not known. A request is used in the hour in which it ended, when its machine may be gone.
+    """
+
+    used: UsageHour
+    bare: bool
 
 
 @value
@@ -188,13 +200,17 @@ class Books:
         return {pool: dict(hours) for pool, hours in found.items()}
 
     @lazy
-    def days(self) -> dict[str, dict[int, list[UsageHour]]]:
+    def days(self) -> dict[str, dict[int, list[UsageDay]]]:
         """What was used within the period, by backend and day since the epoch: a row for each key, route and
-        model, whose hour is the first of the day."""
+        model, and apart for hours of which no machine was counted."""
         sums: dict[_Whose, list[int]] = {}
+        counted = {(POOL + pool, hour) for pool, hours in self.ready.items() for hour in hours}
         for row in self.usage:
             if self.since <= row.hour < self.until:
-                whose = (row.backend, row.hour // HOURS_OF_DAY, row.key, row.route, row.model)
+                bare = row.backend.startswith(POOL) and counted.isdisjoint(
+                    ((row.backend, row.hour), (row.backend, row.hour - 1))
+                )
+                whose = (row.backend, row.hour // HOURS_OF_DAY, row.key, row.route, row.model, bare)
                 if (of := sums.get(whose)) is None:
                     of = sums[whose] = [0] * len(_COUNTS)
                 of[0] += row.requests
@@ -204,13 +220,13 @@ class Books:
                 of[4] += row.cached
                 of[5] += row.written
                 of[6] += row.output
-        found: defaultdict[str, defaultdict[int, list[UsageHour]]] = defaultdict(lambda: defaultdict(list))
-        for (backend, day, key, route, model), counts in sums.items():
+        found: defaultdict[str, defaultdict[int, list[UsageDay]]] = defaultdict(lambda: defaultdict(list))
+        for (backend, day, key, route, model, bare), counts in sums.items():
             named = dict(zip(_COUNTS, counts, strict=True))
             row = UsageHour(
                 hour=day * HOURS_OF_DAY, key=key, route=route, backend=backend, model=model, **named
             )
-            found[backend][day].append(row)
+            found[backend][day].append(UsageDay(used=row, bare=bare))
         return {backend: dict(days) for backend, days in found.items()}
 
     @lazy

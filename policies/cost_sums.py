@@ -30,7 +30,7 @@ _MTOK: Final = 10**6
 class Sums:
     """Of a group, or of everything.
 
-    `machines_usd` lacks `unpriced_ms` of nodes, and all of the pools that served `uncounted` tokens on days
+    `machines_usd` lacks `unpriced_ms` of nodes, and all of the pools that served `uncounted` tokens in hours
     of which no machine was counted; `providers_usd` lacks `unpriced_requests`; `on_demand_usd` lacks
     `unpriced_unit_ms`. `served` are the tokens that pools served, of all kinds; `api_usd` is what an API asks
     for them and lacks `incomparable` ones; `capacity` is what ready units could have served, in thousandths
@@ -140,7 +140,7 @@ class Sums:
 
     @property
     def utilisation(self) -> float | None:
-        """Tokens that pools served over what their ready units could have served, both on the days of which
+        """Tokens that pools served over what their ready units could have served, both in the hours of which
         machines were counted."""
         if not self.capacity or self.unrated_ms:
             return None

@@ -177,8 +177,8 @@ def _lacking(sums: Sums) -> str:
     """Why it is not known what the machines cost."""
     if not sums.uncounted:
         return "nodes had no known price"
-    days = " on some of the days on which it served" if sums.node_ms else ""
-    return f"no machine was counted{days}"
+    hours = " in some of the hours in which it served" if sums.node_ms else ""
+    return f"no machine was counted{hours}"
 
 
 def _threshold(sums: Sums, rate: Rate | None, when: str, side: str) -> tuple[str, str]:

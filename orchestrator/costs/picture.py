@@ -42,7 +42,7 @@ Rows = Mapping[tuple[str, str], CostLineView]
 
 def _headline(view: CostView) -> str:
     total = view["total"]
-    spent = "an unknown sum" if total["spent_usd"] is None else money(total["spent_usd"])
+    spent = money(total["known_usd"]) + (" and an unknown sum" if total["spent_usd"] is None else "")
     saved = total["saved_share"]
     against = "" if saved is None else f", {percent(saved)} saved against on-demand"
     return f"{spent} from {instant(view['since'])[:10]} to {instant(view['until'])[:10]}{against}"

@@ -181,7 +181,7 @@ def _notes(books: Books, total: Sums, pools: Sequence[self_or_api.PoolStanding])
         lost = total.unpriced_ms / 1000 / HOUR
         yield f"{lost:.1f} node-hours had no known price: what depends on them is not known"
     if total.uncounted:
-        yield f"{total.uncounted:,} tokens were served on days of which no machine was counted"
+        yield f"{total.uncounted:,} tokens were served in hours of which no machine was counted"
     if total.unpriced_requests:
         lacking = plural(total.unpriced_requests, "request")
         yield f"{lacking} to providers had no known price: what depends on them is not known"

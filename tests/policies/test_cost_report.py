@@ -236,16 +236,23 @@ def test_one_pool_without_a_price_to_compare_with_hides_it_for_the_sum_of_both()
     assert made.total.api is None
 
 
-def test_tokens_of_a_day_without_counted_machines_have_no_known_cost() -> None:
+def test_tokens_of_hours_without_counted_machines_have_no_known_cost() -> None:
     total = report(books(usage=[used()]), ()).total
     assert (total.spent, total.usd_per_mtok, total.tokens) == (None, None, 1200)
 
 
-def test_tokens_of_a_day_without_counted_machines_make_nobody_busy() -> None:
+@pytest.mark.parametrize("later", [2, 23, 24, 47])
+def test_tokens_of_hours_without_counted_machines_make_nobody_busy(later: int) -> None:
     counted = report(books(machines=[machine()], usage=[used()]), ()).total
-    days = {"usage": [used(), used(DAY0 + 24)], "until": DAY0 + 48, "now": (DAY0 + 48) * 3600.0}
-    total = report(books(machines=[machine()], **days), ()).total
-    assert (total.tokens, total.utilisation) == (2400, counted.utilisation)
+    days = {"usage": [used(), used(DAY0 + later)], "until": DAY0 + 48, "now": (DAY0 + 48) * 3600.0}
+    made = report(books(machines=[machine()], **days), ("key",))
+    assert (made.total.tokens, made.total.uncounted) == (2400, 1200)
+    assert (made.total.utilisation, made.total.spent) == (counted.utilisation, None)
+
+
+def test_a_request_that_ended_in_the_hour_after_its_machine_is_paid_for() -> None:
+    total = report(books(machines=[machine()], usage=[used(DAY0 + 1)]), ()).total
+    assert (total.uncounted, total.spent) == (0, 3.0)
 
 
 def test_nothing_at_all() -> None:

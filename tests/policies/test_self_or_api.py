@@ -162,11 +162,11 @@ def test_an_api_that_costs_nothing_is_never_undercut() -> None:
         ({"machines": [machine(unpriced=1.0)]}, "in these 24 hours is not known: nodes had no known price."),
         ({"machines": []}, "in these 24 hours is not known: no machine was counted."),
         (
-            {"usage": [used(), used(DAY0 + 24)], "until": DAY0 + 48, "now": (DAY0 + 48) * 3600.0},
-            "in these 2 days is not known: no machine was counted on some of the days on which it served.",
+            {"usage": [used(), used(DAY0 + 25)], "until": DAY0 + 48, "now": (DAY0 + 48) * 3600.0},
+            "in these 2 days is not known: no machine was counted in some of the hours in which it served.",
         ),
     ],
-    ids=["no API", "no price of it", "no price of a node", "tokens without machines", "a day without"],
+    ids=["no API", "no price of it", "no price of a node", "tokens without machines", "an hour without"],
 )  # fmt: skip
 def test_what_is_not_known_gets_no_verdict(changes: dict[str, Any], said: str) -> None:
     one = standing(busy(0.5, **changes))

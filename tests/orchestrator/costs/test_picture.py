@@ -63,7 +63,9 @@ def test_what_is_not_known_leaves_a_gap_and_no_error(found: Books, tmp_path: Pat
 def test_unknown_sums_are_said_to_be_unknown(tmp_path: Path) -> None:
     found = books(machines=[machine(unpriced=9.0)], baseline=[baseline(unpriced=1.0)], usage=[used()])
     draw(tmp_path / "a.svg", view_of(found, BY))
-    assert "<!-- an unknown sum from 2024-10-04 to 2024-10-05 -->" in (tmp_path / "a.svg").read_text()
+    assert (
+        "<!-- $3.00 and an unknown sum from 2024-10-04 to 2024-10-05 -->" in (tmp_path / "a.svg").read_text()
+    )
 
 
 def test_the_same_report_gives_the_same_picture_small_enough_for_a_page(tmp_path: Path) -> None:

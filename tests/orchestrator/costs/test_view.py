@@ -107,7 +107,7 @@ def test_a_providers_money_makes_no_hours_before_counting_began() -> None:
         ),
         (full(since=DAY0 - 24), "counting began within the hour from 2024-10-04T00:00:00Z on"),
         (full(machines=[machine(unpriced=5400.0)]), "1.5 node-hours had no known price"),
-        (full(machines=[]), "16,800,000 tokens were served on days of which no machine was counted"),
+        (full(machines=[]), "16,800,000 tokens were served in hours of which no machine was counted"),
         (full(providers=[provider_day(unpriced=2)]), "2 requests to providers had no known price"),
         (full(usage=[used(estimated=1)]), "the tokens of 1 of 21 requests are estimated"),
         (

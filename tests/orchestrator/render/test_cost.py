@@ -78,10 +78,12 @@ def test_wide_shows_every_part() -> None:
 
 
 def test_what_is_not_known_is_a_question_mark_and_what_does_not_apply_a_dash() -> None:
-    found = full(machines=[machine(usd=3.0), machine(DAY0 + 1, 0.0, unpriced=9.0)], prices={})
+    found = full(
+        machines=[machine(usd=3.0), *(machine(DAY0 + n, 0.0, unpriced=9.0) for n in range(1, 24))], prices={}
+    )
     lines = cost.report(view_of(found, ("pool",)), Look(width=120)).splitlines()
-    assert lines[3].split() == ["chat", "$3.00", "+", "?", "-", "7.2M", "1.2M", "233%", "-", "-", "-", "-"]
-    assert "* 0.0 node-hours had no known price: what depends on them is not known" in lines
+    assert lines[3].split() == ["chat", "$3.00", "+", "?", "-", "7.2M", "1.2M", "19%", "-", "-", "-", "-"]
+    assert "* 0.1 node-hours had no known price: what depends on them is not known" in lines
 
 
 def test_use_that_could_not_be_read_is_a_question_mark() -> None:
