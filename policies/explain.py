@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from policies import bars
 from policies.actions import Cause
 from policies.fleet import Fleet, Node
+from policies.gpu_health import broken
+from policies.gpu_readings import GpuState
 from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, StandbyKind, World
 from policies.placement import Scorer
 from policies.prices import usd_per_hour
 from policies.records import Memory, decayed
 
 
-def why(node: Node, memory: Memory, now: float) -> str:
-    """One phrase: why this node is as it is."""
+def why(node: Node, memory: Memory, now: float, gpus: GpuState | None = None) -> str:
+    """One phrase: why this node is as it is. `gpus`: what its GPUs say."""
     if node.doomed is not None:
         left = node.doomed.deadline
         when = f", reclaim in {max(0.0, left - now):.0f} s" if left is not None else ""
@@ -44,6 +46,8 @@ def why(node: Node, memory: Memory, now: float) -> str:
         n.kind is NoticeKind.REBALANCE and not n.cancelled for n in node.notices
     ):
         return "healthy, rebalance recommended"
+    if node.phase is Phase.READY and gpus is not None and broken(gpus):
+        return f"serves on with a broken GPU: {gpus.fault}"
     return "healthy" if node.phase is Phase.READY else str(node.phase)
 
 
@@ -129,14 +133,14 @@ def units_sentence(pool: Pool) -> str:
     return f"a node {', '.join(each)}, of any other type 1"
 
 
-def node_sentences(node: Node, memory: Memory, now: float) -> tuple[str, ...]:
-    """A node's state in words."""
+def node_sentences(node: Node, memory: Memory, now: float, gpus: GpuState | None = None) -> tuple[str, ...]:
+    """A node's state in words. `gpus`: what its GPUs say."""
     age = max(0.0, now - node.launched_at)
     cost = ", price not known" if node.price is None else f" at {usd_per_hour(node.price)}"
     found = [f"{node.id} is {node.phase}: {node.placement}, launched {age:.0f} s ago{cost}."]
     if node.units > 1:
         found.append(f"It serves {node.units} units.")
-    found.append(f"Why: {why(node, memory, now)}.")
+    found.append(f"Why: {why(node, memory, now, gpus)}.")
     if node.serving:
         found.append(f"It is in the target set with {node.in_flight} requests in flight.")
     elif node.attached:

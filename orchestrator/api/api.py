@@ -156,7 +156,9 @@ class Api:
         boot = next((b for b in snapshot.memory.failed_boots if b.node == name), None)
         report = run.agents.report(name) if run.agents is not None else None
         sentences = (
-            explain.node_sentences(node, snapshot.memory, snapshot.world.now)
+            explain.node_sentences(
+                node, snapshot.memory, snapshot.world.now, snapshot.world.gpus.get(node.id)
+            )
             if node is not None
             else (f"{name} is gone; this is what happened to it.",)
         )

@@ -39,7 +39,7 @@ def explanation(subject: str, snapshot: Snapshot) -> tuple[str, ...]:
         return (*explain.pool_sentences(fleet, world, memory), *snapshot.plan.notes)
     matching = [n for n in fleet.nodes if n.id.startswith(subject)]
     if len(matching) == 1:
-        return explain.node_sentences(matching[0], memory, world.now)
+        return explain.node_sentences(matching[0], memory, world.now, world.gpus.get(matching[0].id))
     return _zone(subject, snapshot)
 
 

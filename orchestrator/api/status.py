@@ -273,7 +273,7 @@ def _node(node: Node, world: World, target: str | None, memory: Memory) -> views
         healthy=node.healthy,
         conditions=list(node.conditions),
         price=node.price,
-        why=explain.why(node, memory, now),
+        why=explain.why(node, memory, now, world.gpus.get(node.id)),
         address=node.address,
         launched_at=node.launched_at,
         token=node.token,

@@ -191,6 +191,8 @@ class Loop:
         self._tally.events((*heard, *seen), self.memory, memory)
         self._tally.tokens(world)
         self.memory = reduce(memory, *news)
+        if any(isinstance(event, GpuCondemned | GpuAcquitted) for event in news):
+            fleet = Fleet.of(self.pool, world, self.memory)
         observed = seconds()
         noticed = any(isinstance(event, NoticeSeen) for event in heard)
         written = await self._writing.write((*heard, *seen, *news), urgent=noticed)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _ASKS = {
     "person": "somebody to look",
-    "restart": "a restart of the engine",
+    "restart": "a restart of the engine, which its node does by itself if it ended",
     "reset": "a reset of the GPU",
     "replace": "a new start of the machine",
 }

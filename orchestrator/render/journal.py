@@ -90,20 +90,21 @@ def _verdict(view: ReplayView) -> str:
 
 def turn(found: Replayed, scene: Scene) -> str:
     """One turn in words: what it saw, what it decided and why, and whether it decides so again."""
+    memory, world = scene.memory, scene.world
     lines = [
         f"Turn {found.number} of {found.pool}, {instant(found.at)}, after event {found.seq}, "
         f"recorded by version {found.version}",
         "Seen",
-        *(f"  {line}" for line in _world(scene.world)),
+        *(f"  {line}" for line in _world(world)),
         *(f"  {line}" for line in _memory(scene)),
         "Decided",
         *(f"  {line}" for line in _plan(found.recorded)),
         "Why",
-        *(f"  {line}" for line in explain.pool_sentences(scene.fleet, scene.world, scene.memory)),
+        *(f"  {line}" for line in explain.pool_sentences(scene.fleet, world, memory)),
         *(f"  {note}" for note in found.recorded.get("notes", ())),
         "Nodes",
         *(
-            f"  {node.id}  {node.phase}  {explain.why(node, scene.memory, scene.world.now)}"
+            f"  {node.id}  {node.phase}  {explain.why(node, memory, world.now, world.gpus.get(node.id))}"
             for node in scene.fleet.nodes
         ),
     ]

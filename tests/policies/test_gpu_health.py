@@ -369,6 +369,18 @@ def test_a_reason_is_told_where_people_look(toy: Make) -> None:
 # -- replay -------------------------------------------------------------------------------------------------
 
 
+def test_a_broken_node_that_stays_is_not_called_healthy(toy: Make) -> None:
+    toy = toy(rules=replace(RULES, replace=False))
+    node = toy.alive()[0]
+    breaks(toy, node)
+    toy.turn()
+    shown = toy.fleet().by_id[node]
+    assert why(shown, toy.memory, toy.now, toy.gpus[node]) == f"serves on with a broken GPU: {DBE}"
+    assert any(DBE in text for text in node_sentences(shown, toy.memory, toy.now, toy.gpus[node]))
+    restart = broken(node, Remedy.RESTART)
+    assert why(shown, toy.memory, toy.now, restart) == "healthy"
+
+
 def test_the_same_turns_give_the_same_plans_and_the_journal_the_same_memory(toy: Make) -> None:
     toy = toy()
     toy.record = True

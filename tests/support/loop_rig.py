@@ -13,6 +13,7 @@ from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.loop import Loop
 from policies.budget import Shares
 from policies.events import DaemonStarted, Event, NoticeSeen, PoolConfigured, TargetsApplied
+from policies.gpu_readings import GpuState
 from policies.memory import Memory, reduce
 from policies.model import (
     Confidence,
@@ -101,6 +102,7 @@ class Eyes:
     shown: tuple[Target, ...] = ()
     hurried: bool = False
     followed: dict[str, str] = field(default_factory=dict)
+    gpus: dict[str, GpuState] = field(default_factory=dict)
 
     def add(self, node: str, market: Market) -> None:
         self.machines[node] = Instance(
@@ -131,6 +133,7 @@ class Eyes:
                 )
                 for m in Market
             },
+            gpus=dict(self.gpus),
             durable=durable,
             leading=leading,
             epoch=epoch,

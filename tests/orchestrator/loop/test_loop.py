@@ -16,7 +16,7 @@ from loop_rig import START, Eyes, Play, Rig, rig
 from orchestrator.loop.tally import ARRIVALS_KEPT
 from orchestrator.loop.writing import UNWRITTEN_MOST
 from orchestrator.metrics.metrics import REGISTRY
-from policies.actions import ActionKind, Drain, Launch, Terminate
+from policies.actions import ActionKind, Alarm, Drain, Launch, Terminate
 from policies.budget import Shares
 from policies.decide import decide
 from policies.events import (
@@ -31,6 +31,8 @@ from policies.events import (
     StateChanged,
     TargetsApplied,
 )
+from policies.gpu_errors import Remedy
+from policies.gpu_readings import GpuState
 from policies.grant import Ask, SharedBudget
 from policies.memory import replay
 from policies.model import (
@@ -43,6 +45,7 @@ from policies.model import (
     TargetPhase,
     World,
 )
+from policies.records import Condemned
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -142,6 +145,27 @@ def test_a_notice_is_journalled_then_detached_then_replaced_in_one_turn(play: Pl
         opened = [e.token for e in r.journal.written if isinstance(e, IntentOpened)]
         assert opened == [a.token for a in r.hands.performed]  # write ahead
         assert r.eyes.hurried
+
+    rig(play, work)
+
+
+def test_a_broken_gpu_drains_its_node_in_the_turn_that_sees_it_and_is_told_truly(play: Play) -> None:
+    """Also the last of those that may go within an hour: it does not wait, so no alarm says so."""
+
+    async def work(r: Rig) -> None:
+        await r.turns(3)
+        now = r.eyes.clock.now()
+        before = Condemned(at=now - 60.0, node="gone", reason="", fault=True)
+        r.loop.memory = replace(r.loop.memory, condemned=(before, before))
+        fault = GpuState(node="s2", at=now, remedy=Remedy.RESET, fault="Xid 48")
+        r.eyes.gpus["s2"] = fault
+        plan = (await r.loop.turn()).plan
+        assert [a.node for a in plan.actions if isinstance(a, Drain)] == ["s2"]
+        assert [a for a in plan.actions if isinstance(a, Alarm)] == []
+        r.eyes.gpus["o1"] = replace(fault, node="o1")
+        plan = (await r.loop.turn()).plan
+        assert "an hour" in {a.about for a in plan.actions if isinstance(a, Alarm)}
+        assert [a.node for a in plan.actions if isinstance(a, Drain)] == []
 
     rig(play, work)
 
