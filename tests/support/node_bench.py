@@ -26,6 +26,7 @@ _STANDIN = Path(__file__).parent / "imds"
 REPOSITORY = Path(cloud.node_agent.__file__).parents[1]
 BARE_PYTHON = ("env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-S")  # no library is installed on a node
 AGENT = (*BARE_PYTHON, "-m", "cloud.node_agent")
+SELDOM = ("--interval", "0.5", "--gpu-interval", "0.5", "--heartbeat", "0.5")
 RECORDED = Path(__file__).parent / "gpus"
 _numbers = itertools.count(1)
 
@@ -145,7 +146,7 @@ class Machine:
         ]
 
     def start(self, *more: str) -> subprocess.Popen:
-        """Start an agent as a process."""
+        """Start an agent as a process. With `*SELDOM` it takes less of the machine from a whole system."""
         with (self.directory / "agent.log").open("a") as log:
             process = subprocess.Popen(
                 [*AGENT, *self.options(*more)],

@@ -26,7 +26,7 @@ from orchestrator.monitoring import dashboard
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from alerting import Monitoring, free_port, running_monitoring
-from node_bench import SECRET, Machine, running_imds
+from node_bench import SECRET, SELDOM, Machine, running_imds
 
 from cloud.clock import SystemClock
 from orchestrator.gateway.accounts.usage_file import read_usage
@@ -237,7 +237,7 @@ async def clients(stack: Any, certificate: Pair) -> AsyncIterator[None]:
     """Some that ask while the body runs: the pool and a provider, for streams and whole answers, by two keys
     of which one may ask seldom. What they are answered does not matter here.
     """
-    stop = asyncio.Event()
+    stop, clock = asyncio.Event(), SystemClock()
     url = f"https://127.0.0.1:{stack.gateway_port}/v1/chat/completions"
 
     async def ask(session: aiohttp.ClientSession, key: str, model: str, *, stream: bool) -> None:
@@ -256,6 +256,7 @@ async def clients(stack: Any, certificate: Pair) -> AsyncIterator[None]:
                 await ask(session, "busy", "simulated", stream=stream)
             await ask(session, "busy", "paid", stream=False)
             await ask(session, "small", "simulated", stream=False)
+            await clock.sleep(0.2)
 
     connector = aiohttp.TCPConnector(ssl=certificate.trust())
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
@@ -332,7 +333,7 @@ async def test_every_panel_metric_and_rule_has_an_answer(
                 machine = Machine(imds, tmp_path, id=(await stack.a_node(market))["id"])
                 agents.append(machine)
                 machine.log.write_text(XID)
-                machine.start("--url", f"http://{where}")
+                machine.start("--url", f"http://{where}", *SELDOM)
             for _ in range(2):  # a series has a rate from its second value on
                 reclaimed = next(n for n in (await stack.nodes()) if n not in {a.id for a in agents})
                 await stack.admin("reclaim", node=reclaimed, notice_s=3)
@@ -342,7 +343,7 @@ async def test_every_panel_metric_and_rule_has_an_answer(
                 await stack.settled()
             for node in (await stack.nodes()).keys() - {a.id for a in agents}:  # speeds are compared
                 agents.append(Machine(imds, tmp_path, id=node))
-                agents[-1].start("--url", f"http://{where}")
+                agents[-1].start("--url", f"http://{where}", *SELDOM)
             for machine in agents:
                 machine.record("healthy")
             agents[-1].record("v100")
