@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from orchestrator.gateway.accounts.meter import Meter
@@ -109,6 +109,11 @@ class Job:
     def repeatable(self) -> bool:
         """Whether it may run twice."""
         return self.asked.repeatable
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is work whose tokens are counted; nothing else costs any."""
+        return self.asked.dialect.counts and self.request.method == hdrs.METH_POST
 
     @property
     def sought(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from cloud.providers.usage import of_openai
 from orchestrator.gateway.accounts.estimate import BYTES_OF_A_TOKEN, answer_tokens, prompt_tokens
@@ -48,8 +48,7 @@ class Metering:
         for.
         """
         meter = job.meter
-        asked = meter.backend and outcome is not Outcome.BAD_REQUEST
-        if not asked or not job.asked.dialect.counts or job.request.method != hdrs.METH_POST:
+        if not (job.counts and meter.backend) or outcome is Outcome.BAD_REQUEST:
             return
         meter.usage, meter.estimated = used(job, outcome)
         usage = meter.usage or _NOTHING

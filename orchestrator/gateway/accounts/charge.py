@@ -73,7 +73,7 @@ class Charge:
 
         Raises what `run` does; Unserved, where the dollars of the day do not allow the request.
         """
-        if job.client is None or job.client.limits.usd_per_day is None:
+        if not job.counts or job.client is None or job.client.limits.usd_per_day is None:
             return await run(job)
         ticket = await self._hold(job, job.client.name, job.client.limits.usd_per_day)
         job.charged = Charged(ticket, self._price, self._book)

@@ -54,7 +54,7 @@ class Gate:
         place, limits = None, client.limits
         if limits.requests_per_minute or limits.tokens_per_minute or limits.in_flight:
             asked, tokens = job.asked, 0
-            if asked.dialect.counts:
+            if job.counts:
                 tokens = self._book.history(client.name).estimate(
                     len(asked.raw), most=asked.max_tokens, choices=_choices(asked)
                 )

@@ -26,6 +26,7 @@ from tests.support.paid_provider import PaidProvider
 from tests.support.routed_gateway import Routed, api, pool, route
 
 HI = [{"role": "user", "content": "hi"}]
+JSON = {"Content-Type": "application/json"}
 PROMPT, ANSWER = 40, 60  # tokens of each request
 
 
@@ -352,6 +353,21 @@ class TestDollars:
             assert (status, json.loads(text)["error"]["code"]) == (429, "budget_exceeded")
             await gateway.gateway._desk.usage.written()
         assert read_usage(tmp_path / "usage.db", 0, 10**7) == []
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [("GET", "/v1/models"), ("GET", "/health"), ("GET", "/version"), ("POST", "/tokenize")],
+    )
+    async def test_what_is_no_work_costs_nothing(self, limited, tmp_path, method, path):
+        async def tells(talk):
+            await talk.json({"data": [], "tokens": [1], "count": 1})
+
+        gateway = await limited(tells, table("a", usd_per_day="0"), charge=CHARGE)
+        body = b'{"model": "m", "prompt": "hi"}' if method == "POST" else None
+        status, _, text = await gateway.send(method, path, body, head() | JSON)
+        assert status == 200, text
+        await gateway.gateway._desk.spend.settled()
+        assert read_totals(tmp_path / "spend.db", SystemClock().now())[0].lines == ()
 
     async def test_what_failed_costs_nothing(self, limited, tmp_path):
         gateway = await limited(fails, table("a", usd_per_day="2"), charge=CHARGE)
