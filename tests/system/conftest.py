@@ -260,6 +260,12 @@ class Stack:
         await self.cloud.close()
         return await asyncio.to_thread(MarkedProcesses().after, self.mark, patience=20.0)
 
+    def end_heirs(self) -> None:
+        """SIGTERM to the gateways that others have handed over to: they are nobody's children."""
+        for pid, line in self.command_lines().items():
+            if " gateway " in line:
+                os.kill(pid, signal.SIGTERM)
+
     def command_lines(self) -> dict[int, str]:
         """Every living process of this stack with its command line."""
         return marked(self.mark)

@@ -73,6 +73,7 @@ async def test_a_reload_brings_https_and_a_new_certificate_needs_none(new_stack:
         pool = await stack.pool()
         assert pool is not None
         assert pool["state"] == "ok", pool
+        stack.end_heirs()
 
 
 async def test_plain_http_at_the_door_is_told_and_the_pool_is_well(new_stack: Any, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -103,8 +101,6 @@ async def test_a_pool_comes_and_goes_while_clients_ask_another(stack: Any, toml_
             await asyncio.sleep(0.2)
         assert await ask(session, url, "extra") == "404", "the gateway was replaced, and forgot the name"
         assert {node["id"] for node in (await stack.status())["pools"][0]["nodes"]} == first
-    for pid, line in stack.command_lines().items():
-        if " gateway " in line:  # an heir is nobody's child
-            os.kill(pid, signal.SIGTERM)
+    stack.end_heirs()
     assert clients.answers.keys() == {"200"}
     assert clients.answers["200"] > 50
