@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import re
 import secrets
@@ -36,6 +37,7 @@ _HEAD: Final = (
 _HEADER: Final = (
     r"""^[ \t]*\[[ \t]*key[ \t]*\.[ \t]*(?P<q>["']?)NAME(?P=q)[ \t]*\][^\r\n]*(?P<end>\r?\n|\Z)"""
 )
+_PARTIAL: Final = ".partial"
 _RANDOM: Final = 32  # bytes
 _HINT: Final = 4  # characters
 
@@ -121,6 +123,10 @@ def _edit(
     """Change the file under the lock. `change` gets its text and keys, and returns both as they are to be."""
     real = Path(os.path.realpath(path))  # a link stays a link
     with _locked(real.parent, waiting):
+        for partial in real.parent.glob(
+            f".{glob.escape(real.name)}.*{_PARTIAL}"
+        ):  # of a command that was killed
+            partial.unlink()
         try:
             data, status = _content(real), os.stat(real)
         except FileNotFoundError:
@@ -174,7 +180,7 @@ def _replace(path: Path, data: bytes, before: os.stat_result | None) -> None:
         owner = directory.st_uid if os.geteuid() == 0 else os.geteuid()
         group = directory.st_gid if shared or os.geteuid() == 0 else os.getegid()
         mode = 0o640 if shared else 0o600
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
     number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(number, "wb") as file:

@@ -228,6 +228,14 @@ def test_a_full_disk_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyP
     assert leftovers(file) == set()
 
 
+def test_what_a_killed_command_left_is_cleared(tmp_path: Path) -> None:
+    file, other = tmp_path / "keys.toml", tmp_path / ".other.toml.00.partial"
+    for left in (tmp_path / ".keys.toml.00.partial", other):
+        left.write_text("half of")
+    add(file, key(), nobody_waits)
+    assert set(tmp_path.iterdir()) == {file, other}
+
+
 def test_who_waits_for_another_says_so_and_loses_nothing(file: Path) -> None:
     waits = threading.Event()
     holder = os.open(file.parent, os.O_RDONLY)
