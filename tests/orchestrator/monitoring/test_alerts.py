@@ -157,7 +157,8 @@ def used(share: float, spent: str) -> Series:
 
 
 def month(what: str, dollars: float) -> Series:
-    return {f"orchestrator_month_{what}_usd": always(dollars), "orchestrator_month_budget_usd": always(1000)}
+    name = 'orchestrator_month_{}_usd{{instance="d"}}'
+    return {name.format(what): always(dollars), name.format("budget"): always(1000)}
 
 
 def flag(name: str, *, after: str = "10m") -> Case:
@@ -569,8 +570,10 @@ CASES: dict[str, Case] = {
     "OrchestratorKeysFileRefused": flag("keys_file_refused"),
     "OrchestratorKeyLimitsAlone": flag("key_limits_alone"),
     "OrchestratorUsageFileFailing": flag("usage_file_failing"),
-    "OrchestratorMonthOverBudget": Case(month("expected", 1001), month("expected", 999), after="2h"),
-    "OrchestratorBudgetSpent": Case(month("spent", 1001), month("spent", 999)),
+    "OrchestratorMonthOverBudget": Case(
+        month("expected", 1001), month("expected", 999), labels={"instance": "d"}, after="2h"
+    ),
+    "OrchestratorBudgetSpent": Case(month("spent", 1001), month("spent", 999), labels={"instance": "d"}),
     "OrchestratorApiCheaper": Case(
         fires=week(pool=3.0, api=2.9), not_with=week(pool=2.9, api=3.0), labels=POOL, after="8d", every="1h"
     ),
@@ -849,6 +852,26 @@ def test_inhibitions_name_alerts_that_there_are(inhibited: str) -> None:
     }
     assert named
     assert named <= set(ALERTS)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "equal"),
+    [
+        ("OrchestratorGpuBroken", "OrchestratorGpuErrors", ["pool", "node"]),
+        ("OrchestratorGpuThrottled", "OrchestratorNodeSlow", ["pool", "node"]),
+        ("OrchestratorGatewayFailing", "OrchestratorErrorBudgetBurning", ["instance"]),
+        ("OrchestratorErrorBudgetBurning", "OrchestratorErrorBudgetLeaking", ["instance"]),
+        ("OrchestratorFirstTokenBurning", "OrchestratorFirstTokenLate", ["instance"]),
+        ("OrchestratorBudgetSpent", "OrchestratorMonthOverBudget", ["instance"]),
+    ],
+)
+def test_one_trouble_is_told_once(source: str, target: str, equal: list[str]) -> None:
+    """By the example for Alertmanager; both alerts have the labels that must be the same."""
+    text = yaml.safe_load((SHIPPED / "alertmanager.yaml").read_text(encoding="utf-8"))
+    rules = [r for r in text["inhibit_rules"] if source in r["source_matchers"][0]]
+    assert equal in [r.get("equal") for r in rules if target in r["target_matchers"][0]]
+    for name in (source, target):
+        assert set(equal) <= set(CASES[name].labels)
 
 
 def test_a_pool_that_is_short_since_its_boots_fail_is_told_once() -> None:
