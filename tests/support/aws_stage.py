@@ -39,6 +39,7 @@ STRICT: dict[str, Any] = {"run_bucket": [5, 2.0], "tag_authorisation": True}
 
 _SHIM = Path(__file__).parent / "aws_shim"
 _LIVING = ("pending", "running")
+_FOLLOW = 0.2  # s between two looks at the machines by what runs their engines
 
 
 def credentials(key: str = "testing") -> dict[str, str]:
@@ -57,6 +58,7 @@ class AwsShim:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._clients: dict[tuple[str, str], Any] = {}
 
     def order(self, name: str, **values: Any) -> dict[str, Any]:
         """Give an order; tests/support/aws_shim/orders.py lists them."""
@@ -69,9 +71,12 @@ class AwsShim:
             raise AssertionError(f"{name} {values}: {error.read().decode()}") from None
 
     def client(self, service: str, region: str = REGION) -> Any:
-        """A client of boto3 for what the stand-in's user does."""
-        keys = {"aws_access_key_id": "user", "aws_secret_access_key": "user"}
-        return boto3.client(service, region_name=region, endpoint_url=self.url, **keys)
+        """A client of boto3 for what the stand-in's user does; threads may share it."""
+        if (service, region) not in self._clients:
+            keys = {"aws_access_key_id": "user", "aws_secret_access_key": "user"}
+            made = boto3.client(service, region_name=region, endpoint_url=self.url, **keys)
+            self._clients[service, region] = made
+        return self._clients[service, region]
 
     def machines(self, pool: str) -> list[dict[str, Any]]:
         """Every machine of a pool that EC2 still describes, by tag."""
@@ -186,7 +191,7 @@ class EngineProcesses:
                 self._engines[node] = await self._start(running[node])
             for node in self._engines.keys() - running.keys():  # one that is started again gets a new engine
                 await self._kill(self._engines.pop(node))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_FOLLOW)
 
     async def _start(self, machine: Mapping[str, Any]) -> asyncio.subprocess.Process:
         model = self._models.get(machine["pool"], MODEL)
@@ -238,7 +243,7 @@ class EnginesHere:
                 await self._stop(node)
             for node in running.keys() - self._running.keys():
                 await self._start(node, running[node]["address"])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(_FOLLOW)
 
     async def _start(self, node: str, host: str) -> None:
         clock = SystemClock()

@@ -430,7 +430,7 @@ def _drawn(found: list[Point], share: float, rng: random.Random) -> list[Point]:
     rng.shuffle(found)
     if share >= 1.0:
         return found
-    kinds = {(p.scenario, p.action, p.moment): p for p in found}
+    kinds = {(p.action, p.moment): p for p in found}
     chosen = list(kinds.values())
     rest = [p for p in found if p not in set(chosen)]
     return chosen + rest[: max(0, round(share * len(found)) - len(chosen))]

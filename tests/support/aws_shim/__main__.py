@@ -22,6 +22,7 @@ from machines import patch_machines
 from market import patch_market
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from orders import Application
+from pickers import patch_pickers
 from state import Shim
 from templates import patch_templates
 from werkzeug.serving import make_server
@@ -53,6 +54,7 @@ def main():
     patch_market(shim)
     patch_looks(shim)
     patch_account(shim)
+    patch_pickers()
     server = make_server(
         "127.0.0.1", options.port, Application(shim), threaded=True, request_handler=_Handler
     )
