@@ -240,6 +240,29 @@ def paused() -> dict[str, Any]:
     return make_status(pool, paused={"by": "root", "reason": "maintenance", "until": AT + 4800.0})
 
 
+def make_gpu(index: int, **known: float | str) -> dict[str, Any]:
+    """A GPU of which the driver tells what is `known`."""
+    unknown = dict.fromkeys(
+        (
+            "utilisation_percent", "memory_used_mib", "memory_total_mib", "temperature_c", "power_w",
+            "power_limit_w", "sm_clock_mhz", "ecc_corrected", "ecc_uncorrected", "retired_pages",
+            "remapped_rows",
+        )
+    )  # fmt: skip
+    fixed = {"index": index, "name": "NVIDIA L40S", "state": "", "throttled": "", "waits_for_reset": False}
+    return fixed | unknown | known
+
+
+def make_xid(
+    code: int, text: str, *, asks: str, says: str, count: int = 1, fatal: bool = False
+) -> dict[str, Any]:
+    """An error in the kernel log of a node with one GPU."""
+    return {
+        "pci": "0000:00:1e", "code": code, "text": text, "count": count, "fatal": fatal, "asks": asks,
+        "says": says,
+    }  # fmt: skip
+
+
 @pytest.fixture
 def story() -> dict[str, Any]:
     """A node's life from its launch to its replacement."""
@@ -254,30 +277,48 @@ def story() -> dict[str, Any]:
     events = [
         make_event(number, at, kind=kind, text=text) for number, (kind, at, text) in enumerate(steps, 1)
     ]
+    gpus = [
+        make_gpu(
+            0,
+            utilisation_percent=37.0,
+            memory_used_mib=40960.0,
+            memory_total_mib=46068.0,
+            temperature_c=61.0,
+            power_w=210.0,
+            power_limit_w=350.0,
+            sm_clock_mhz=2520.0,
+            ecc_corrected=0.0,
+            ecc_uncorrected=0.0,
+            retired_pages=0.0,
+            remapped_rows=0.0,
+        ),
+        make_gpu(1, state="GPU is lost", ecc_uncorrected=2.0),
+    ]
+    xids = [
+        make_xid(
+            79,
+            "GPU has fallen off the bus.",
+            fatal=True,
+            asks="replace",
+            says="the GPU has fallen off the bus",
+        ),
+        make_xid(31, "MMU fault", count=3, asks="nothing", says="a fault of the application's own"),
+    ]
     return {
         "schema": "node/1",
         "node": node,
         "agent": {
             "heard_s": 4.0,
             "life_cycle": "spot",
-            "gpus": [
-                {
-                    "index": 0, "name": "NVIDIA L40S", "utilisation_percent": 37.0,
-                    "memory_used_mib": 40960.0, "memory_total_mib": 46068.0, "temperature_c": 61.0,
-                    "ecc_uncorrected": 0.0,
-                },
-                {
-                    "index": 1, "name": "NVIDIA L40S", "utilisation_percent": None,
-                    "memory_used_mib": None, "memory_total_mib": None, "temperature_c": None,
-                    "ecc_uncorrected": 2.0,
-                },
-            ],
-            "xids": [
-                {"pci": "0000:00:1e", "code": 79, "text": "GPU has fallen off the bus.", "fatal": True},
-                {"pci": "0000:00:1e", "code": 31, "text": "MMU fault", "fatal": False},
-            ],
+            "gpus": gpus,
+            "xids": xids,
             "errors": ["nvidia-smi: no answer within 10 s"],
             "boot": None,
+        },
+        "gpus": {
+            "source": "agent", "read_s": 4.0, "gpus": gpus, "xids": xids, "asks": "replace",
+            "why": "Xid 79: the GPU has fallen off the bus", "throttled_s": 0.0, "throttle": "",
+            "speed": 0.97, "speed_by": "tokens", "slow_s": 0.0, "error": "",
         },
         "failed_boot": None,
         "events": events,
