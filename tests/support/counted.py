@@ -29,9 +29,7 @@ async def count(
     hour. `nodes`: where each was, and its USD/h; `on_demand`: USD/h of a unit."""
     first = int(now // 3600.0)
     span = range(first - hours, first)
-    usage = UsageFile(state / "usage.db")
-    usage.add(((_names(hour), _sums(int(rate(hour) * 3600))) for hour in span), now)
-    usage.close()
+    count_usage(state, "chat", now, rate, hours=hours)
     bills = [
         Charge(
             node=f"n{number}",
@@ -56,6 +54,18 @@ async def count(
         await store.charge("chat", bills, baseline=base, until=now)
 
 
+def count_usage(
+    state: Path, pool: str, now: float, rate: Callable[[int], float], *, hours: int = 4 * WEEK
+) -> None:
+    """The usage file alone, of any pool; gateways may have it open."""
+    first = int(now // 3600.0)
+    usage = UsageFile(state / "usage.db")
+    usage.add(
+        ((_names(hour, pool), _sums(int(rate(hour) * 3600))) for hour in range(first - hours, first)), now
+    )
+    usage.close()
+
+
 def people(now: float, seed: int, weekly: float = 1.05) -> Callable[[int], float]:
     """Tokens a second of people at work: most of them around two in the afternoon of working days."""
     chance, last = random.Random(seed), int(now // 3600.0)
@@ -68,8 +78,8 @@ def people(now: float, seed: int, weekly: float = 1.05) -> Callable[[int], float
     return rate
 
 
-def _names(hour: int) -> tuple[int, str, str, str, str]:
-    return hour, "team", "", "pool/chat", ""
+def _names(hour: int, pool: str) -> tuple[int, str, str, str, str]:
+    return hour, "team", "", f"pool/{pool}", ""
 
 
 def _sums(tokens: int) -> list[float]:

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from counted import count_usage
 from doc_blocks import ROOT, blocks, script
 
 pytestmark = [
@@ -38,7 +40,10 @@ HOW_TOS = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 PLAYED = [page for page in HOW_TOS if any(b.language == "sh" and not b.not_run for b in blocks(page))]
 BEGINNING = """set -Eeuo pipefail; trap 'echo "{page}:$LINENO: exit $?: $BASH_COMMAND" >&2' ERR"""
 PATIENCE = 200.0
-CHANGES: Mapping[str, Mapping[str, object]] = {"pool.test": {"replicas": 3}}
+CHANGES: Mapping[str, Mapping[str, object]] = {
+    "pool.test": {"replicas": 3},
+    "pool.test.cost": {"tokens_per_second": 50.0},
+}
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,10 @@ def test_the_tutorial(reader: Reader, ports: Mapping[str, str]) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(module_stack: Any) -> AsyncIterator[Any]:
-    """A pool whose daemon is the unit spot-orchestrator."""
+    """A pool whose daemon is the unit spot-orchestrator, and which was asked in the weeks before."""
     await module_stack.settled()
     assert await module_stack.stop("daemon") == 0
+    count_usage(module_stack.state, "test", time.time(), lambda hour: 20.0)
     yield module_stack
 
 
