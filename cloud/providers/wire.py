@@ -159,6 +159,7 @@ class Relay(ABC):
     def __init__(self) -> None:
         self._splitter = Splitter()
         self._closed = False  # the stream's own end has passed; what follows is none of it
+        self._passed = True  # the event before went to the client
         self.usage: Usage | None = None
         self.begun = False
         self.whole = False
@@ -191,6 +192,13 @@ class Relay(ABC):
     def _take(self, event: bytes) -> bytes:
         if self.error or self._closed:
             return b""
+        if not event.strip(b"\r\n"):  # an end of line that belongs to the event before
+            return event if self._passed else b""
+        out = self._taken(event)
+        self._passed = bool(out)
+        return out
+
+    def _taken(self, event: bytes) -> bytes:
         data = event_data(event)
         if not data:
             return self._blank(event)
@@ -210,7 +218,7 @@ class Relay(ABC):
         self.error, self.whole = self.error or text, False
 
     def _blank(self, event: bytes) -> bytes:
-        """An event without data: a comment, or an end of line that belongs to the event before."""
+        """An event without data: a comment."""
         return event
 
     def _done(self, event: bytes) -> bytes:

@@ -323,6 +323,7 @@ cuts = st.lists(st.integers(0, 10_000), max_size=30)
 
 
 @example(["\r\x80𐀀"], [686], b"\r\n", False, 509)
+@example(["", "𐀀", "0\x80", "0\x80", "0000\x07𐀀", "000\x80\x80\x80"], [1641], b"\r\n", False, 0)
 @given(
     st.lists(st.text(max_size=6), max_size=6),
     cuts,
