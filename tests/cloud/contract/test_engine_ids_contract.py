@@ -47,7 +47,7 @@ COMPLETION = {
     "ignore_eos": True,
 }
 USAGE = {"prompt_tokens": "int", "total_tokens": "int", "completion_tokens": "int"}
-WHOLE_USAGE = {**USAGE, "prompt_tokens_details": None, "completion_tokens_details": None}
+DETAILS = "--enable-prompt-tokens-details"
 HEAD = {"id": "str", "object": "str", "created": "int", "model": "str"}
 
 
@@ -91,6 +91,17 @@ class Engine:
         assert blocks[-2:] == ["data: [DONE]", ""]
         return [orjson.loads(block.removeprefix("data: ")) for block in blocks[:-2]]
 
+    def usage(self, *details: str) -> dict[str, Any]:
+        """The usage at the end of a stream. With `DETAILS`, which the adapter gives to vLLM, it has these."""
+        told = dict.fromkeys(details, "int")
+        return {**USAGE, "prompt_tokens_details": told} if DETAILS in self.server.command.argv else USAGE
+
+    def whole_usage(self, *, created: bool) -> dict[str, Any]:
+        """The usage of a plain answer; `created`: its details tell what it put into the cache."""
+        told = {"cached_tokens": "int", "created_cache_tokens": "int" if created else None}
+        details = {**told, "multimodal_tokens": None} if DETAILS in self.server.command.argv else None
+        return {**USAGE, "prompt_tokens_details": details, "completion_tokens_details": None}
+
     async def info(self) -> Any:
         async with self.http.get(f"{self.server.url}/tokenizer_info") as response:
             assert response.status == 200
@@ -124,7 +135,8 @@ async def test_a_chat_stream(engine: Engine) -> None:
     ids = [token for chunk in (*chunks, last) for token in chunk["choices"][0]["token_ids"]]
     assert len(ids) == 24
     counted = await engine.stream("/v1/chat/completions", {**CHAT, "stream_options": {"include_usage": True}})
-    alike(counted[-1], {**HEAD, "choices": [], "usage": USAGE, "system_fingerprint": "str"})
+    usage = engine.usage("cached_tokens", "created_cache_tokens")
+    alike(counted[-1], {**HEAD, "choices": [], "usage": usage, "system_fingerprint": "str"})
     assert "system_fingerprint" not in counted[-2]
     assert all(event["choices"][0]["token_ids"] is None for event in counted[1:-1])
 
@@ -135,8 +147,13 @@ async def test_a_plain_chat(engine: Engine) -> None:
     choice = {"index": "int", "message": {**message, "function_call": None, "reasoning": None}}
     choice |= {"logprobs": None, "finish_reason": "str", "stop_reason": None, "token_ids": ["int"]}
     whole = {**HEAD, "choices": [{**choice, "routed_experts": None}], "service_tier": None}
-    whole |= {"system_fingerprint": "str", "usage": WHOLE_USAGE, "prompt_logprobs": None}
-    whole |= {"prompt_token_ids": ["int"], "prompt_text": None, "kv_transfer_params": None}
+    whole |= {"system_fingerprint": "str", "usage": engine.whole_usage(created=True)}
+    whole |= {
+        "prompt_logprobs": None,
+        "prompt_token_ids": ["int"],
+        "prompt_text": None,
+        "kv_transfer_params": None,
+    }
     alike(answer, {**whole, "ec_transfer_params": None, "metrics": None})
 
 
@@ -161,7 +178,8 @@ async def test_a_completion_plain_and_streamed(engine: Engine) -> None:
         "routed_experts": None,
     }
     whole = {**HEAD, "choices": [choice], "service_tier": None, "system_fingerprint": "str"}
-    whole |= {"usage": WHOLE_USAGE, "kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
+    whole |= {"usage": engine.whole_usage(created=False), "kv_transfer_params": None}
+    whole |= {"ec_transfer_params": None, "metrics": None}
     alike(answer, whole)
 
 
@@ -210,7 +228,8 @@ async def test_generated_ids(engine: Engine) -> None:
     version = {"version": "str", "start": "int", "end": "int"}
     choice |= {"finish_reason": "str", "weight_versions": [version]}
     alike(last, {**head, **tail})
-    alike(usage, {"request_id": "str", "usage": USAGE, "output_mode": "str", "choices": []})
+    told = engine.usage("cached_tokens")
+    alike(usage, {"request_id": "str", "usage": told, "output_mode": "str", "choices": []})
     plain = await engine.ok("/inference/v1/generate", rendered)
     said = await engine.ok("/v1/chat/completions", {**CHAT, "return_token_ids": True})
     ids = [token for event in (first, *chunks, last) for token in event["choices"][0]["token_ids"]]
@@ -219,7 +238,7 @@ async def test_generated_ids(engine: Engine) -> None:
         "request_id": "str",
         "model": "str",
         "created": "int",
-        "usage": WHOLE_USAGE,
+        "usage": engine.whole_usage(created=False),
         "prompt_logprobs": None,
     }
     whole |= {
