@@ -77,7 +77,13 @@ async def test_of_a_client_that_leaves_what_came_is_an_estimate(
     file = tmp_path / "usage.db"
     with running_llama(tmp_path, name="tiny", slots=1) as server:
         running = await gateways(TargetSpec(id="a", address=server.address), usage_file=file)
-        body = {"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 4000, "stream": True, "ignore_eos": True}
+        body = {
+            "model": "tiny",
+            "prompt": PROMPTS[0],
+            "max_tokens": 16000,
+            "stream": True,
+            "ignore_eos": True,
+        }
         async with client.post(f"{running.url}/v1/completions", json=body) as answer:
             got = b""
             while got.count(b"finish_reason") < 100:
