@@ -1,10 +1,10 @@
-"""An account of the stand-in for AWS in which everything is as it should be."""
+"""An account of the stand-in for AWS in which everything is as it should be; a gateway that is asked."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from node_bench import Imds, running_imds
 from cloud.aws.clients import AwsClients
 from cloud.aws.event_rules import RULES, queue_policy
 from cloud.clock import SystemClock
+from orchestrator.api.client import ControlClient, Unreachable
 from orchestrator.doctor import on_aws
 from orchestrator.doctor.assembly import examine
 from orchestrator.doctor.findings import Finding
@@ -226,3 +227,27 @@ def account(
     made = Account(aws_shim, network, queue, group, front, tmp_path)
     made.template()
     return made
+
+
+@pytest.fixture
+def the_finding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Awaitable[Finding]]:
+    """Asks for the one finding of a check, with a gateway that answers /v1/routes so; None: there is none."""
+
+    async def find(file: Path, title: str, *, routes: Mapping[str, Any] | None) -> Finding:
+        def get(_self: ControlClient, path: str) -> dict[str, Any]:
+            if routes is None:
+                raise Unreachable("nobody")
+            return {"targets": [], "file_fault": "", **(routes if path == "/v1/routes" else {})}
+
+        def text(_self: ControlClient, _path: str) -> str:
+            if routes is None:
+                raise Unreachable("nobody")
+            return ""
+
+        monkeypatch.setattr(ControlClient, "get", get)
+        monkeypatch.setattr(ControlClient, "text", text)
+        results = await examine(file, ("daemon",), SystemClock(), lambda _done, _waiting: None)
+        ((found,),) = [r.findings for r in results if r.check.title == title]
+        return found
+
+    return find

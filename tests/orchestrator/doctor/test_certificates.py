@@ -7,10 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from cloud.clock import SystemClock
 from cloud.serving.certificates import Certificate
-from orchestrator.api.client import ControlClient, Unreachable
-from orchestrator.doctor.assembly import examine
 from orchestrator.doctor.certificates import Shown, certificate
 from orchestrator.doctor.findings import State
 from tests.support.certificates import pair
@@ -53,7 +50,7 @@ def test_judgement(lies, told, runs, state, words):
 
 
 @pytest.mark.parametrize("gateway", ["none", "shows it", "old"])
-async def test_the_file_and_the_gateway_are_looked_at(tmp_path, monkeypatch, gateway):
+async def test_the_file_and_the_gateway_are_looked_at(tmp_path, the_finding, gateway):
     pair(tmp_path, ends=timedelta(days=5, hours=1)).write()
     file = tmp_path / "pool.toml"
     file.write_text(
@@ -61,22 +58,12 @@ async def test_the_file_and_the_gateway_are_looked_at(tmp_path, monkeypatch, gat
         '[gateway]\ntls_cert_file = "listener.crt"\ntls_key_file = "listener.key"\n'
     )
 
-    def get(_self, path):
-        if gateway == "none":
-            raise Unreachable("nobody")
-        if path == "/v1/routes" and gateway == "shows it":
-            return {"tls": {"expires": 1.0, "names": ["a"], "fault": "half of it"}}
-        return {"tls": None, "targets": [], "file_fault": ""}
-
-    def text(_self, _path):
-        if gateway == "none":
-            raise Unreachable("nobody")
-        return ""
-
-    monkeypatch.setattr(ControlClient, "get", get)
-    monkeypatch.setattr(ControlClient, "text", text)
-    results = await examine(file, ("daemon",), SystemClock(), lambda _done, _waiting: None)
-    ((found,),) = [r.findings for r in results if r.check.title == "daemon/certificate"]
+    routes = {
+        "none": None,
+        "shows it": {"tls": {"expires": 1.0, "names": ["a"], "fault": "half of it"}},
+        "old": {"tls": None},
+    }
+    found = await the_finding(file, "daemon/certificate", routes=routes[gateway])
     expected = {
         "none": (WARN, "expires in 5d"),
         "shows it": (FAIL, "half of it"),

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.clock import SystemClock
-from orchestrator.api.client import ControlClient, Unreachable
-from orchestrator.doctor.assembly import examine
 from orchestrator.doctor.client_keys import Told, client_keys
 from orchestrator.doctor.findings import State
 from policies.keys import ClientKey
@@ -48,29 +45,19 @@ def test_keys_are_judged_by_the_file_and_by_what_the_gateway_says(filed, said, r
 
 
 @pytest.mark.parametrize("gateway", ["none", "takes it", "old"])
-async def test_the_doctor_asks_the_gateway(tmp_path, monkeypatch, gateway):
+async def test_the_doctor_asks_the_gateway(tmp_path, the_finding, gateway):
     file = tmp_path / "pool.toml"
     file.write_text(
         '[daemon]\nlisten = "off"\n[pool.llama]\nreplicas = 4\n[gateway]\nkeys_file = "keys.toml"\n'
     )
     (tmp_path / "keys.toml").write_text(f'[key.a]\nsha256 = "{"0" * 64}"\n')
 
-    def get(_self, path):
-        if gateway == "none":
-            raise Unreachable("nobody")
-        if path == "/v1/routes" and gateway == "takes it":
-            return {"keys": {"valid": 0, "read_at": 1.0, "fault": "half of it"}}
-        return {"keys": None, "targets": [], "file_fault": ""}
-
-    def text(_self, _path):
-        if gateway == "none":
-            raise Unreachable("nobody")
-        return ""
-
-    monkeypatch.setattr(ControlClient, "get", get)
-    monkeypatch.setattr(ControlClient, "text", text)
-    results = await examine(file, ("daemon",), SystemClock(), lambda _done, _waiting: None)
-    ((found,),) = [r.findings for r in results if r.check.title == "daemon/client-keys"]
+    routes = {
+        "none": None,
+        "takes it": {"keys": {"valid": 0, "read_at": 1.0, "fault": "half of it"}},
+        "old": {"keys": None},
+    }
+    found = await the_finding(file, "daemon/client-keys", routes=routes[gateway])
     expected = {
         "none": (OK, "1 key in force"),
         "takes it": (FAIL, "half of it"),
