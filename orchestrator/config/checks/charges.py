@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.config.checks.listeners import takes_requests
 from orchestrator.config.errors import Found
 from orchestrator.config.tables.file import ConfigFile, Role
-from orchestrator.gateway.accounts.key_format import BYTES_MOST, KeyFileError, read_keys
+from orchestrator.gateway.accounts.key_format import KeyFileError, content, read_keys
 
 
 def charge_errors(parsed: ConfigFile) -> Iterator[Found]:
@@ -49,8 +49,7 @@ def charge_warnings(parsed: ConfigFile, role: Role) -> Iterator[Found]:
 def _capped(file: Path) -> list[str]:
     """Names of the keys with dollars a day; none of a file that cannot be taken, which is said elsewhere."""
     try:
-        with file.open("rb") as opened:
-            keys = read_keys(opened.read(BYTES_MOST + 1)).values()
+        keys = read_keys(content(file)).values()
     except (KeyFileError, OSError):
         return []
     return [key.name for key in keys if key.revoked is None and key.limits.usd_per_day is not None]

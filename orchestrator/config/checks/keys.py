@@ -15,7 +15,7 @@ from orchestrator.config.errors import Found
 from orchestrator.config.tables.file import ConfigFile, Role
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.config.types import unreadable
-from orchestrator.gateway.accounts.key_format import BYTES_MOST, KeyFileError, read_keys
+from orchestrator.gateway.accounts.key_format import KeyFileError, content, read_keys
 from orchestrator.units import shown
 from policies.keys import ClientKey, KeyState
 
@@ -86,8 +86,7 @@ def unserved_models(names: Iterable[str], pools: Iterable[PoolConfig], patterns:
 def _read(file: Path) -> tuple[list[ClientKey], str]:
     """The keys, and why the file cannot be taken."""
     try:
-        with file.open("rb") as opened:
-            return list(read_keys(opened.read(BYTES_MOST + 1)).values()), ""
+        return list(read_keys(content(file)).values()), ""
     except KeyFileError as error:
         return [], str(error)
     except OSError as error:

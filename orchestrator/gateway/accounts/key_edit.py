@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.gateway.accounts.key_format import (
-    BYTES_MOST,
     PREFIX,
     KeyFileError,
+    content,
     digest,
     read_keys,
     write_key,
@@ -73,7 +73,7 @@ def made(
 
 def read_file(path: Path) -> dict[str, ClientKey]:
     """The keys of a file, by name. Raises KeyFileError, OSError."""
-    return read_keys(_content(path))
+    return read_keys(content(path))
 
 
 def add(path: Path, key: ClientKey, waiting: Waiting) -> None:
@@ -128,7 +128,7 @@ def _edit(
         ):  # of a command that was killed
             partial.unlink()
         try:
-            data, status = _content(real), os.stat(real)
+            data, status = content(real), os.stat(real)
         except FileNotFoundError:
             if not missing_is_empty:
                 raise
@@ -159,11 +159,6 @@ def _locked(directory: Path, waiting: Waiting) -> Iterator[None]:
         yield
     finally:
         os.close(number)
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(BYTES_MOST + 1)
 
 
 def _replace(path: Path, data: bytes, before: os.stat_result | None) -> None:

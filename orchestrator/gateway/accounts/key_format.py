@@ -19,11 +19,14 @@ key in force. What is said of a fault never repeats a value, which may be a key 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
 from policies.keys import ALL_MODELS, ClientKey, KeyLimits
@@ -31,6 +34,8 @@ from policies.spend import PICO, usd
 
 BYTES_MOST: Final = 4 * 2**20
 """Size of a file that is read: some ten thousand keys."""
+
+_OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place blocks nobody
 
 PREFIX: Final = "sk-orch-"
 """How keys begin that are made here, so that scanners of secrets know one."""
@@ -68,6 +73,20 @@ def name_fault(name: str) -> str:
     if _NAME.fullmatch(name) is None:
         return "a name has up to 64 letters, digits, - and _, and begins with a letter or a digit"
     return ""
+
+
+def content(path: Path) -> bytes:
+    """All bytes of a plain file, or as many as show that it is too large. Raises KeyFileError, OSError."""
+    number = os.open(path, _OPEN)
+    with open(number, "rb") as file:
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
+            raise KeyFileError("is no plain file")
+        directory = os.stat(path.parent)
+        trusted = (0, os.geteuid(), directory.st_uid)
+        if directory.st_mode & stat.S_IWOTH and status.st_uid not in trusted:
+            raise KeyFileError(f"belongs to user {status.st_uid}, and anyone may write to its directory")
+        return file.read(BYTES_MOST + 1)
 
 
 def read_keys(data: bytes) -> dict[str, ClientKey]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from multidict import MultiMapping
 from cloud.logger import structlog
 from cloud.ports import Clock
 from cloud.threads import WorkerThreads
-from orchestrator.gateway.accounts.key_format import BYTES_MOST, KeyFileError, digest, read_keys
+from orchestrator.gateway.accounts.key_format import KeyFileError, content, digest, read_keys
 from orchestrator.gateway.dialects import Unfit
 from policies.keys import ClientKey, KeyState
 
@@ -41,7 +40,6 @@ _RESTLESS: Final = 2
 _PATIENCE: Final = 3.0
 """Seconds after which a look counts as failed."""
 
-_OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe in its place blocks nobody
 
 UNREAD_CODE: Final = "keys_unread"
 UNREAD: Final = (
@@ -213,7 +211,7 @@ def _read(path: Path, seen: Stamp | None, taken: Stamp | None, *, settled: bool)
         stamp = _stamp(os.stat(path))
         if stamp == taken or (settled and stamp != seen):
             return _Found(stamp=stamp, judged=False)
-        return _Found(stamp=stamp, keys=read_keys(_content(path)))
+        return _Found(stamp=stamp, keys=read_keys(content(path)))
     except KeyFileError as error:
         return _Found(stamp=stamp, fault=str(error))
     except FileNotFoundError:
@@ -226,20 +224,6 @@ def _stamp(status: os.stat_result) -> Stamp:
     return (
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode
     )  # fmt: skip
-
-
-def _content(path: Path) -> bytes:
-    """All bytes of a plain file, or as many as show that it is too large. Raises KeyFileError, OSError."""
-    number = os.open(path, _OPEN)
-    with open(number, "rb") as file:
-        status = os.fstat(number)
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyFileError("is no plain file")
-        directory = os.stat(path.parent)
-        trusted = (0, os.geteuid(), directory.st_uid)
-        if directory.st_mode & stat.S_IWOTH and status.st_uid not in trusted:
-            raise KeyFileError(f"belongs to user {status.st_uid}, and anyone may write to its directory")
-        return file.read(BYTES_MOST + 1)
 
 
 def _shown(headers: MultiMapping[str]) -> Iterable[str]:

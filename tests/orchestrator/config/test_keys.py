@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,10 @@ def test_one_path_is_not_two_files(short_dir: Path, file: Path) -> None:
     text = TEXT.replace("[pool.chat]", 'spend_file = "keys.toml"\n[pool.chat]')
     with pytest.raises(ConfigError, match=r"is the path of gateway\.spend_file too"):
         load(short_dir, text=text)
+
+
+def test_a_pipe_in_the_files_place_is_named_and_waits_for_nobody(short_dir: Path) -> None:
+    os.mkfifo(short_dir / "keys.toml")
+    for role in ("any", "gateway"):
+        (found,) = warned(short_dir, role)
+        assert found.startswith("pool.toml:2: gateway.keys_file: there is no file keys.toml;")
