@@ -159,7 +159,7 @@ class Relay(ABC):
     def __init__(self) -> None:
         self._splitter = Splitter()
         self._closed = False  # the stream's own end has passed; what follows is none of it
-        self._passed = True  # the event before went to the client
+        self._came = self._went = b""  # how the last event ended, and how what the client got of it
         self.usage: Usage | None = None
         self.begun = False
         self.whole = False
@@ -192,10 +192,11 @@ class Relay(ABC):
     def _take(self, event: bytes) -> bytes:
         if self.error or self._closed:
             return b""
-        if not event.strip(b"\r\n"):  # an end of line that belongs to the event before
-            return event if self._passed else b""
-        out = self._taken(event)
-        self._passed = bool(out)
+        if event == b"\n" and self._came == b"\r":  # the other half of a CR LF
+            out = event if self._went == b"\r" else b""
+        else:
+            out = self._taken(event)
+        self._came, self._went = event[-1:], out[-1:]
         return out
 
     def _taken(self, event: bytes) -> bytes:

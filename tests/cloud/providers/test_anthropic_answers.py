@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloud.providers.anthropic import ChatReader, ChatRelay, MessagesReader, MessagesRelay
@@ -253,6 +253,7 @@ def told(relay: Relay, parts: list[bytes]) -> tuple[Any, ...]:
 
 
 @given(contents, cuts, st.sampled_from([b"\n", b"\r\n"]), st.integers(0, 3_000))
+@example([THINKING, TEXT, USE], list(range(10_000)), b"\r\n", 0)  # each byte by itself
 def test_however_it_is_cut(content, places, newline, lost):
     """Also inside characters and ends of lines, and of a stream that breaks anywhere."""
     data = b"".join(message_stream(message(content))).replace(b"\n", newline)

@@ -322,6 +322,8 @@ def test_what_usage_says(told, usage):
 cuts = st.lists(st.integers(0, 10_000), max_size=30)
 
 
+@example(["a", "b"], list(range(10_000)), b"\r\n", True, 0)  # each byte by itself
+@example(["a", "b"], list(range(10_000)), b"\r\n", False, 0)
 @example(["\r\x80𐀀"], [686], b"\r\n", False, 509)
 @example(["", "𐀀", "0\x80", "0\x80", "0000\x07𐀀", "000\x80\x80\x80"], [1641], b"\r\n", False, 0)
 @given(
