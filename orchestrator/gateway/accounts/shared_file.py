@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,8 @@ class SharedFile:
         """The open file: the one that is at its path, also when somebody put another there, or took away what
         was written last, which closing the file brings into it.
         """
-        if self._db is not None and self._opened != self._parts():
+        there = self._parts()
+        if self._db is not None and self._opened != there:
             self.close()
         if self._db is None:
             self._db = db = sqlite3.connect(
@@ -146,11 +148,13 @@ def _log_of(path: Path) -> Path:
 
 
 def _identity(path: Path) -> Inode:
-    """Which file is at the path."""
+    """Which file is at the path. Raises OSError for another thing: opening a pipe waits for its other end."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
         return _NOWHERE
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no regular file")
     return found.st_dev, found.st_ino
 
 

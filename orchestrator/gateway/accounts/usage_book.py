@@ -59,8 +59,9 @@ class UsageBook:
         return len(self._rows) + len(self._under_way)
 
     def start(self) -> None:
-        """Write from now on, once a second."""
+        """Write from now on, once a second, and try the file at once: what is wrong with it is told."""
         if self._file is not None:
+            self._begin(self._file)
             self._task = asyncio.create_task(self._beat(), name="usage")
 
     def add(self, key: str, route: str, backend: str, model: str, sums: Sums) -> None:
@@ -108,9 +109,12 @@ class UsageBook:
         """Begin to write what waits, unless a writing is under way."""
         if self._file is None or not self._rows or (self._writing is not None and not self._writing.done()):
             return
+        self._begin(self._file)
+
+    def _begin(self, file: UsageFile) -> None:
         self._under_way, self._rows = self._rows, {}
         self._begun_at = self._clock.steady()
-        write = partial(self._file.add, list(self._under_way.items()), self._clock.now())
+        write = partial(file.add, list(self._under_way.items()), self._clock.now())
         self._writing = asyncio.create_task(self._write(write), name="usage-write")
 
     async def _write(self, write: Callable[[], None]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -198,6 +199,18 @@ async def test_the_end_does_not_wait_for_a_disk_that_hangs(
         await book.close()
     goes_on.set()
     assert [each["event"] for each in logs] == ["usage_lost"]
+
+
+@pytest.mark.parametrize("made", [Path.mkdir, os.mkfifo, lambda path: path.write_text("no database")])
+async def test_a_file_that_is_none_is_told_at_the_start(path: Path, made: Callable[[Path], object]) -> None:
+    made(path)
+    book = UsageBook(path, SystemClock())
+    with capture_logs() as logs:
+        book.start()
+        await book.written()
+    assert [event["event"] for event in logs] == ["usage_file_failed"]
+    assert str(path) in book.trouble
+    await book.close()
 
 
 async def test_without_a_file_nothing_is_kept() -> None:
