@@ -231,7 +231,7 @@ class CompletionJudge(EventJudge):
     def __init__(self, choices: int, recorder: Recorder | None = None, *, unasked: bool = False) -> None:
         super().__init__()
         self._unasked = unasked
-        self._open = set(range(choices))  # choices that have not ended
+        self._open = set(range(choices))  # asked for, and not ended
         self._ended: set[int] = set()
         self._recorder = recorder
         self._last = b""
@@ -283,7 +283,6 @@ class CompletionJudge(EventJudge):
                 if carries:
                     return Kind.NONSENSE
                 continue  # said again, with usage or without
-            self._open.add(index)
             if reason:
                 self._open.discard(index)
                 self._ended.add(index)
