@@ -46,7 +46,7 @@ from aws_stage import (
 )
 
 from cloud.clock import SystemClock
-from cloud.ports import EngineCommand, EngineSpec
+from cloud.ports import EngineCapabilities, EngineCommand, EngineSpec
 from orchestrator.config.load import build_config
 from orchestrator.daemon.daemon import Daemon
 from orchestrator.logs import configure_logging
@@ -65,6 +65,7 @@ class PlayedEngine:
     """An engine that is always ready and has nothing to do: a thousand real ones need a larger machine."""
 
     name = "simulated"
+    capabilities = EngineCapabilities(tasks=frozenset({"generate"}))
 
     def command(self, _spec: EngineSpec) -> EngineCommand:
         """Nothing starts it."""

@@ -264,8 +264,28 @@ class LoadBalancer(Protocol):
         ...
 
 
-Task = Literal["generate", "embed"]
-"""What a model does with a text: go on with it, or turn it into numbers."""
+Task = Literal["generate", "embed", "rerank"]
+"""What a model does with a text: go on with it, turn it into numbers, or order texts by how well they fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCapabilities:
+    """What an engine can do, for policies, the gateway and `doctor`.
+
+    `token_ids`: whether a stream tells the id of every token and a prompt may be ids ("exact"), some are
+    left out ("lossy"), or that way is closed ("none"). `adapters`: changed while it runs ("runtime"), chosen
+    by a field of each request among those it started with ("request"), by name among those ("start"), or
+    not at all. `drains`: after the stop signal, requests in flight are answered to their end.
+    `checks_names`: it refuses a model that it does not have, where others answer with the one they have.
+    `ran`: what is known of it was seen on the real one, and not only read.
+    """
+
+    tasks: frozenset[Task]
+    token_ids: Literal["exact", "lossy", "none"] = "none"  # noqa: S105 - of texts
+    adapters: Literal["runtime", "request", "start", "none"] = "none"
+    drains: bool = False
+    checks_names: bool = True
+    ran: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +320,7 @@ class Engine(Protocol):
     """An inference server behind its HTTP address."""
 
     name: str
+    capabilities: EngineCapabilities
 
     def command(self, spec: EngineSpec) -> EngineCommand:
         """How to start it on a node. Pure."""
@@ -309,9 +330,9 @@ class Engine(Protocol):
         """Look at one engine once. Never raises CloudError: a failed look is a reading with `ok` False.
 
         `previous` carries the run of failures and the token count. An engine is `ready` once it is
-        healthy, lists its model and has produced one token, or one embedding where that is its task; a ready
-        engine that holds requests without producing anything must produce one for the probe or the probe
-        fails (a frozen vLLM stays healthy).
+        healthy, lists its model and has produced one token, or one embedding or one ranking where that is
+        its task; a ready engine that holds requests without producing anything must produce one for the
+        probe or the probe fails (a frozen vLLM stays healthy).
         """
         ...
 

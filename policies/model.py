@@ -201,6 +201,11 @@ class EngineReading:
     `failing_since`: when the unbroken run of failed probes began. `failure` says what the last of them met.
     `running` and `waiting`: its requests. `progress`: its tokens since it started. `rate`, `load`: tokens a
     second, and requests, lately while it had work.
+
+    What an engine does not tell is None or empty. `kv`: share of its cache of keys and values in use, 0 to 1.
+    `tokens_in` and `tokens_out`: tokens since it started, read and made. `first_token` and `between_tokens`:
+    mean seconds over what ended since the look before. `adapters`: what its model list names beside the
+    model. `revision`: of the model, as the engine says it.
     """
 
     node: str
@@ -214,6 +219,13 @@ class EngineReading:
     failure: str = ""
     rate: float | None = None
     load: float = 0.0
+    kv: float | None = None
+    tokens_in: float | None = None
+    tokens_out: float | None = None
+    first_token: float | None = None
+    between_tokens: float | None = None
+    adapters: tuple[str, ...] = ()
+    revision: str = ""
 
     @property
     def in_flight(self) -> int:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cloud.engines.dialect import LLAMACPP, PROGRAMS, Dialect
+from cloud.engines.dialect import LLAMACPP, PROGRAMS
 from cloud.engines.flags import with_defaults, with_switches
 from cloud.engines.openai_probe import OpenAiProbe
+from cloud.engines.row import Dialect
 from cloud.ports import EngineCommand, EngineSpec
 
 _TEARDOWN = 5.0  # s from the stop signal to the end of an idle server: it takes less than one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud.ports import Clock, EngineCommand, EngineSpec
+from cloud.ports import Clock, EngineCapabilities, EngineCommand, EngineSpec
 from cloud.sim.world import Machine, SimWorld
 from policies.model import EngineReading
 
@@ -13,6 +13,9 @@ class SimEngine:
     """`cloud.ports.Engine` on a simulated world."""
 
     name = "sim"
+    capabilities = EngineCapabilities(
+        tasks=frozenset({"generate"}), token_ids="exact", adapters="runtime", drains=True, ran=True
+    )
 
     def __init__(self, world: SimWorld, clock: Clock | None = None) -> None:
         self._world = world

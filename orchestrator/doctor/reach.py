@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from cloud.engines import openai_probe
-from cloud.engines.openai_probe import LookFailed
+from cloud.engines.wire import LookFailed
 from orchestrator.doctor.findings import Finding, fail, ok, warn
 from orchestrator.words import age
 from policies.model import Instance

@@ -47,6 +47,7 @@ class Scripted:
     waiting: int = 0
     generated: float = 100.0
     metrics: str | None = None
+    more_metrics: str = ""
     models: Any = field(default_factory=lambda: {"data": [{"id": "tiny"}]})
     models_status: int = 200
     finish: str = "length"
@@ -81,7 +82,9 @@ class Scripted:
             f'vllm:generation_tokens_total{{engine="0"}} {self.generated if self.embedding is None else 0}',
             f'vllm:prompt_tokens_total{{engine="0"}} {self.generated}',
         )
-        return web.Response(text="\n".join(lines) if self.metrics is None else self.metrics)
+        return web.Response(
+            text="\n".join((*lines, self.more_metrics)) if self.metrics is None else self.metrics
+        )
 
     async def on_models(self, request: web.Request) -> web.Response:
         self.keys.append(request.headers.get("Authorization", ""))
@@ -174,7 +177,15 @@ async def until_sound(prober: Prober) -> EngineReading:
 async def test_the_first_token_makes_an_engine_ready(prober: Prober, engine: Scripted) -> None:
     reading = await prober.look()
     assert reading == EngineReading(
-        node="node-1", at=prober.clock.at, ready=True, ok=True, running=0, waiting=0, progress=100.0
+        node="node-1",
+        at=prober.clock.at,
+        ready=True,
+        ok=True,
+        running=0,
+        waiting=0,
+        progress=100.0,
+        tokens_in=100.0,
+        tokens_out=100.0,
     )
     assert engine.completions == 1
 
@@ -459,3 +470,52 @@ async def test_llamacpp_says_that_it_loads_and_counts_in_its_own_words(engine: S
         assert "/metrics lacks llamacpp:n_decode_total" in (await prober.look()).failure
     finally:
         await prober.probe.close()
+
+
+def histograms(first: tuple[float, int], between: tuple[float, int], kv: float = 0.0) -> str:
+    names = ("time_to_first_token_seconds", "inter_token_latency_seconds")
+    lines = [f'vllm:kv_cache_usage_perc{{engine="0"}} {kv}']
+    for name, (seconds, count) in zip(names, (first, between), strict=True):
+        lines += [
+            f'vllm:{name}_bucket{{engine="0",le="+Inf"}} 9999',
+            f'vllm:{name}_sum{{engine="0"}} {seconds}',
+        ]
+        lines += [f'vllm:{name}_count{{engine="0"}} {count}', f"vllm:{name}_created 1e9"]
+    return "\n".join(lines)
+
+
+async def test_times_are_of_what_ended_between_two_looks(prober: Prober, engine: Scripted) -> None:
+    engine.more_metrics = histograms((100.0, 10), (50.0, 1000), 0.25)
+    first = await prober.look()
+    assert (first.first_token, first.between_tokens, first.kv) == (None, None, 0.25)
+    engine.more_metrics = histograms((103.0, 12), (50.5, 1050), 0.5)
+    second = await prober.look()
+    assert (second.first_token, second.between_tokens, second.kv) == (1.5, 0.01, 0.5)
+    third = await prober.look()
+    assert (third.first_token, third.between_tokens) == (None, None), "nothing ended meanwhile"
+    engine.health = 500
+    failed = await prober.look()
+    assert (failed.kv, failed.tokens_in, failed.first_token) == (None, None, None)
+    engine.health, engine.more_metrics, engine.generated = 200, histograms((0.5, 1), (0.1, 10)), 3.0
+    assert (await prober.look()).first_token is None, "another process counts from nothing"
+
+
+async def test_adapters_are_those_with_a_parent_and_listed_while_tokens_flow(
+    prober: Prober, engine: Scripted
+) -> None:
+    engine.models = {
+        "data": [
+            {"id": "tiny", "parent": None},
+            {"id": "also-tiny", "parent": None},
+            {"id": "sql", "parent": "tiny"},
+            {"id": "law", "parent": "tiny"},
+        ]
+    }
+    assert (await prober.look()).adapters == ("sql", "law")
+    engine.models["data"].pop()
+    engine.running = 1
+    for _ in range(5):
+        engine.generated += 1
+        reading = await prober.look()
+    assert reading.adapters == ("sql",)
+    assert engine.completions == 1

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from hand_clock import HandClock
 
-from cloud.engines.openai_probe import LookFailed
 from cloud.engines.openai_probe import Step as EngineStep
+from cloud.engines.wire import LookFailed
 from cloud.errors import CloudError, Denied, InsufficientCapacity, Throttled, Uncertain
 from cloud.ports import EngineCommand
 from orchestrator.doctor import reach
