@@ -67,6 +67,7 @@ class Task(StrEnum):
 
     CHAT = "chat"
     EMBED = "embed"
+    RERANK = "rerank"
 
 
 class Affinity(StrEnum):

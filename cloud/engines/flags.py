@@ -88,7 +88,7 @@ def task_switches(spec: EngineSpec) -> tuple[str, ...]:
 
 def task_flags(spec: EngineSpec) -> tuple[tuple[str, str], ...]:
     """vLLM's flags for what the model does."""
-    return (("--runner", "pooling"),) if spec.task == "embed" else ()
+    return () if spec.task == "generate" else (("--runner", "pooling"),)
 
 
 def seconds(text: str | None, default: float) -> float:

@@ -5,14 +5,19 @@ Measured on the server of xllamacpp 2026.10 (llama.cpp of October 2026).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from cloud.engines.dialect import LLAMACPP, PROGRAMS
 from cloud.engines.flags import with_defaults, with_switches
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.engines.row import Dialect
-from cloud.ports import EngineCommand, EngineSpec
+from cloud.ports import EngineCommand, EngineSpec, Task
 
+_SWITCHES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
+    {"generate": (), "embed": ("--embedding",), "rerank": ("--reranking",)}
+)
 _TEARDOWN = 5.0  # s from the stop signal to the end of an idle server: it takes less than one
 
 
@@ -30,7 +35,7 @@ class LlamaCppEngine(OpenAiProbe):
         only, whatever the drain budget: the server does not drain, and what it still answers then is lost.
         """
         defaults = (("--alias", spec.served_name), ("--host", "{host}"), ("--port", "{port}"))
-        switches = ("--metrics", "--embedding") if spec.task == "embed" else ("--metrics",)
+        switches = ("--metrics", *_SWITCHES[spec.task])
         source = "--model" if spec.model.endswith(".gguf") else "--hf-repo"
         return EngineCommand(
             argv=(

@@ -101,4 +101,4 @@ def _providers(config: Config, route: str) -> Iterator[str]:
 
 def _task(task: str) -> str:
     """Routes say `chat` for what engines call `generate`."""
-    return "embed" if task == "embed" else "generate"
+    return "generate" if task == "chat" else task

@@ -45,6 +45,10 @@ _GOLDEN: Final = 0.6180339887498949  # multiples of it fill [0, 1) as evenly as 
 _LONGEST: Final = 100  # characters of an unknown name that are repeated
 _LISTED: Final = 20  # names of models in an error
 _SAME_MODEL: Final = frozenset({"embeddings", "pooling"})
+_OTHERWISE: Final = {
+    Task.EMBED: "turns texts into numbers and answers none; ask /v1/embeddings",
+    Task.RERANK: "puts texts in order and answers none; ask /v1/rerank",
+}
 _TEXTS: Final = frozenset({"chat", "completions", "responses", "messages"})
 """Dialects whose answers are of use beside others of the same model alone."""
 
@@ -251,12 +255,14 @@ class Router:
             job.came = job.asked = asked.limited(most)
         job.exchange.priority = route.priority
         job.exchange.wish.key = _key(job, route)
-        if route.task is Task.EMBED and asked.dialect.name in _TEXTS:  # llama.cpp would answer, with nonsense
+        if (
+            route.task is not Task.CHAT and asked.dialect.name in _TEXTS
+        ):  # llama.cpp would answer, with nonsense
             raise self._endings.turned(
                 job,
                 400,
                 "wrong_task",
-                f"the model {job.model!r} turns texts into numbers and answers none; ask /v1/embeddings",
+                f"the model {job.model!r} {_OTHERWISE[route.task]}",
                 param="model",
             )
         if asked.dialect.name in _SAME_MODEL:

@@ -43,7 +43,7 @@ class RouteMeaningView(TypedDict):
     to: list[BackendMeaningView]
     written: Annotated[bool, "false: no route has this name, and a pool serves it"]
     stays: Annotated[bool, "no request of it may reach a provider"]
-    task: Literal["chat", "embed"]
+    task: Literal["chat", "embed", "rerank"]
     usd_per_day: Annotated[float | None, "most that it may cost at providers; null without a cap of its own"]
     sentence: str
 

@@ -50,7 +50,7 @@ def routes_of(config: Config) -> tuple[Route, ...]:
 
 def task_of(pool: PoolConfig) -> Task:
     """What the models of a pool do, as routes say it."""
-    return Task.EMBED if pool.engine.task == "embed" else Task.CHAT
+    return Task.CHAT if pool.engine.task == "generate" else Task(pool.engine.task)
 
 
 def _values(table: GatewayTable, keys: frozenset[str]) -> dict[str, Any]:

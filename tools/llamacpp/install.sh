@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs llama.cpp's server into its own environment and makes the tiny model. Safe to run again: a finished
+# Installs llama.cpp's server into its own environment and makes the tiny models. Safe to run again: a finished
 # installation is recognised and left alone, an outdated one is made anew.
 #
-#   tools/llamacpp/install.sh        .venv-llamacpp/bin/llama-server, model in .cache/tiny-model.gguf
+#   tools/llamacpp/install.sh        .venv-llamacpp/bin/llama-server, model in .cache/tiny-model.gguf,
+#                                    and beside it tiny-ranker.gguf, which scores texts
 #
 # Environment variables:
 #   LLAMACPP_VENV    where the environment goes               (default: .venv-llamacpp in the repository)
@@ -37,8 +38,12 @@ mv "$program.$$" "$program"
 
 # Which recipe a model was made by stands beside it.
 made=$(digest "$here/make_tiny_model.py")
-if [ ! -f "$model" ] || [ "$(cat "$model.made-by" 2>/dev/null)" != "$made" ]; then
-    "$venv/bin/python" "$here/make_tiny_model.py" "$model"
-    printf '%s\n' "$made" >"$model.made-by"
-fi
+make_model() {
+    if [ ! -f "$1" ] || [ "$(cat "$1.made-by" 2>/dev/null)" != "$made" ]; then
+        "$venv/bin/python" "$here/make_tiny_model.py" "$@"
+        printf '%s\n' "$made" >"$1.made-by"
+    fi
+}
+make_model "$model"
+make_model "$(dirname "$model")/tiny-ranker.gguf" --reranker
 say "$program and $model are ready"

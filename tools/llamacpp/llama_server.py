@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--metrics", action="store_true", help="answer /metrics")
     add("--slots", action=argparse.BooleanOptionalAction, default=True, help="answer /slots")
     add("--embedding", "--embeddings", action="store_true", help="give embeddings and nothing else")
+    add("--reranking", "--rerank", action="store_true", help="order texts and do nothing else")
     add("--pooling", choices=POOLING, help="what of a text's embeddings is given")
     add("--lora", action="append", default=[], type=Path, help="a LoRA adapter, a GGUF file")
     add("--no-webui", "--no-ui", action="store_true", help="serve no page for people")
@@ -61,8 +62,10 @@ def parameters(flags: argparse.Namespace) -> xllamacpp.CommonParams:
     if flags.threads > 0:
         made.cpuparams.n_threads = made.cpuparams_batch.n_threads = flags.threads
     made.endpoint_metrics, made.endpoint_slots, made.ui = flags.metrics, flags.slots, not flags.no_webui
-    made.embedding = flags.embedding
-    if flags.pooling is not None:
+    made.embedding = flags.embedding or flags.reranking
+    if flags.reranking:
+        made.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    elif flags.pooling is not None:
         made.pooling_type = getattr(
             xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{flags.pooling.upper()}"
         )

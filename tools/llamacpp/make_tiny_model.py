@@ -1,12 +1,14 @@
 """Write a 1 MB Llama with random weights as GGUF, for tests that need a real engine but no real answers.
 
-    make_tiny_model.py FILE [--seed N]
+    make_tiny_model.py FILE [--seed N] [--reranker]
 
 The same options write the same bytes on any machine; the shape is that of the tiny model of tools/vllm, but
 for the length. Its greedy text varies, and contains split UTF-8 characters. It wants to stop at random: ask
 for `ignore_eos` to get an exact number of tokens. It also likes to begin a call of a tool: where a request
 brings tools, llama.cpp holds what follows to their schemas, so a request that requires a call gets one within
 some tens of tokens. The standard library is enough to run this.
+
+With --reranker it is a Qwen3 of the same shape that gives a text two scores, yes and no.
 
 Sources: ggml's docs/gguf.md (version 3 of the format), llama.cpp's names of keys and tensors
 (gguf-py/gguf/constants.py).
@@ -39,6 +41,8 @@ LAYERS: Final = 2
 VOCABULARY: Final = 1024
 CONTEXT: Final = 16384  # more than anything needs: a stream can be as long as a test wants it
 WEIGHT_STD: Final = 0.25  # smaller values make greedy text repeat itself
+RERANKER: Final = "qwen3"
+LABELS: Final = ("yes", "no")
 ALIGNMENT: Final = 32  # bytes; what GGUF takes where the file names no other
 
 # Jinja: every message between markers; tools and calls of them in the manner of Hermes, which llama.cpp's
@@ -130,25 +134,31 @@ def vocabulary(pairs: Sequence[tuple[str, str]]) -> dict[str, int]:
     return tokens
 
 
-def settings() -> dict[str, Value]:
+def settings(architecture: str) -> dict[str, Value]:
     """What llama.cpp needs to know of the model and its tokens."""
     pairs = merges(SENTENCES, VOCABULARY - len(SPECIAL_TOKENS) - len(CALL_MARKS) - 0x100)
     tokens = vocabulary(pairs)
+    shape: dict[str, Value] = {
+        "context_length": CONTEXT,
+        "embedding_length": HIDDEN,
+        "block_count": LAYERS,
+        "feed_forward_length": 2 * HIDDEN,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": HEADS,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.dimension_count": HEAD_SIZE,
+        "rope.freq_base": 10000.0,
+        "vocab_size": VOCABULARY,
+    }
+    if architecture == RERANKER:
+        shape |= {"attention.key_length": HEAD_SIZE, "attention.value_length": HEAD_SIZE}
+        shape["classifier.output_labels"] = LABELS
     return {
-        "general.architecture": "llama",
+        "general.architecture": architecture,
         "general.name": "tiny",
         "general.alignment": ALIGNMENT,
         "general.file_type": _EVERY_TENSOR_F32,
-        "llama.context_length": CONTEXT,
-        "llama.embedding_length": HIDDEN,
-        "llama.block_count": LAYERS,
-        "llama.feed_forward_length": 2 * HIDDEN,
-        "llama.attention.head_count": HEADS,
-        "llama.attention.head_count_kv": HEADS,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.dimension_count": HEAD_SIZE,
-        "llama.rope.freq_base": 10000.0,
-        "llama.vocab_size": VOCABULARY,
+        **{f"{architecture}.{key}": value for key, value in shape.items()},
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": list(tokens),
@@ -163,7 +173,7 @@ def settings() -> dict[str, Value]:
     }
 
 
-def weights(seed: int) -> dict[str, tuple[tuple[int, ...], array.array[float]]]:
+def weights(seed: int, architecture: str) -> dict[str, tuple[tuple[int, ...], array.array[float]]]:
     """Each tensor with its shape, the innermost dimension first as in GGUF."""
     draw = random.Random(seed)  # noqa: S311 - weights, no secrets
 
@@ -189,6 +199,11 @@ def weights(seed: int) -> dict[str, tuple[tuple[int, ...], array.array[float]]]:
         for name in ("ffn_gate", "ffn_up"):
             tensors[f"blk.{layer}.{name}.weight"] = matrix(HIDDEN, 2 * HIDDEN)
         tensors[f"blk.{layer}.ffn_down.weight"] = matrix(2 * HIDDEN, HIDDEN)
+    if architecture == RERANKER:
+        for layer in range(LAYERS):
+            for name in ("attn_q_norm", "attn_k_norm"):
+                tensors[f"blk.{layer}.{name}.weight"] = (HEAD_SIZE,), array.array("f", [1.0] * HEAD_SIZE)
+        tensors["cls.output.weight"] = matrix(HIDDEN, len(LABELS))
     return tensors
 
 
@@ -241,13 +256,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make a 1 MB Llama with random weights, as GGUF.")
     parser.add_argument("file", type=Path, help="where the model goes")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another model (default 0)")
+    parser.add_argument("--reranker", action="store_true", help="a model that scores texts instead")
     arguments = parser.parse_args()
+    architecture = RERANKER if arguments.reranker else "llama"
     if sys.byteorder != "little":
         raise SystemExit("make_tiny_model: numbers are written as the machine has them: little-endian only")
     file: Path = arguments.file
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
-    part.write_bytes(gguf(settings(), weights(arguments.seed)))
+    part.write_bytes(gguf(settings(architecture), weights(arguments.seed, architecture)))
     part.replace(file)
     print(f"{file}: {file.stat().st_size} bytes")
 

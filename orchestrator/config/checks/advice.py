@@ -58,7 +58,7 @@ def _of_pool(name: str, pool: PoolConfig, routes: Sequence[RouteConfig]) -> Iter
 def _would_fit_twice(name: str, pool: PoolConfig) -> Iterator[Found]:
     """Weights of which two copies would fit with fewer bits, on the first type where that is so."""
     need = need_of(pool)
-    if need is None or pool.engine.task == "embed":
+    if need is None or pool.engine.task != "generate":
         return
     for kind, gpus, parallel, utilisation in machines(pool):
         packed = pack(need, gpus, parallel=parallel, utilisation=utilisation)
@@ -129,7 +129,7 @@ def _no_fallback(name: str, pool: PoolConfig, routes: Sequence[RouteConfig]) -> 
     )
     other = (
         "another pool of the same model"
-        if pool.engine.task == "embed"
+        if pool.engine.task != "generate"
         else '{ provider = "NAME", model = "MODEL" } or another pool'
     )
     yield (

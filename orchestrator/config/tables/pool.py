@@ -74,8 +74,8 @@ class EngineConfig(Section):
     )
     task: Task = Field(
         default="generate",
-        description="What the model does: generate texts, or embed, which turns texts into numbers. A node "
-        "is ready once it has done that once.",
+        description="What the model does: generate texts, embed, which turns texts into numbers, or rerank, "
+        "which orders texts by how well they answer a question. A node is ready once it has done that once.",
     )
     served_name: Annotated[str, SHARED] = Field(
         default="", description="Name under which clients ask for the model. Empty means the model's own."

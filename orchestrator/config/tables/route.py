@@ -64,9 +64,10 @@ class RouteConfig(Section):
         default="may-leave",
         description="stays: no request of this route may reach a provider, and the file may not name one.",
     )
-    task: Literal["chat", "embed"] = Field(
+    task: Literal["chat", "embed", "rerank"] = Field(
         default="chat",
-        description="embed: answers are vectors, so that every backend must serve the same model.",
+        description="embed: answers are vectors, so that every backend must serve the same model. rerank: "
+        "texts are put in order.",
     )
     usd_per_day: DollarsOrUnlimited = Field(
         default=None,

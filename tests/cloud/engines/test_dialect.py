@@ -64,8 +64,8 @@ def test_only_what_ran_here_says_so() -> None:
         ("trtllm", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
         ("ollama", "llama3.2", "llama3.2:latest"),
         ("ollama", "llama3.2:1b", "llama3.2:1b"),
-        ("ollama", "hf.co/org/model", "hf.co/org/model:latest"),
-        ("ollama", "registry:5000/org/model", "registry:5000/org/model:latest"),
+        ("ollama", "org/model", "org/model:latest"),
+        ("ollama", "shelf:5000/org/model", "shelf:5000/org/model:latest"),
     ],
 )
 def test_what_an_engine_calls_a_model(kind: str, model: str, name: str) -> None:

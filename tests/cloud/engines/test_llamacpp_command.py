@@ -34,6 +34,12 @@ def test_an_embedding_pool_says_so_once() -> None:
     assert "--embedding" not in command().argv
 
 
+def test_a_reranking_pool_says_so_once() -> None:
+    assert "--reranking" in command(task="rerank").argv
+    assert "--embedding" not in command(task="rerank").argv
+    assert command("--reranking", task="rerank").argv.count("--reranking") == 1
+
+
 def test_the_users_flags_pass_through_and_win() -> None:
     args = ("--parallel", "8", "--host=127.0.0.9", "--metrics", "-c", "8192")
     spec = EngineSpec(

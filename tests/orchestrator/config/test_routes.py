@@ -160,7 +160,7 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("nothing at all", "[budget]\nnodes = 3\n", ["pool.toml:1: pool: holds no pool; write one table"]),
     ("a provider that nobody asks, and no pool", API, ["pool.toml:1: pool: holds no pool; write one table"]),
     ("all at once", route('{ pool = "no" }, { provider = "api" }', 'task = "sing"\n'),
-     ["pool.toml:13: route[0].task: \"sing\" is not known; write 'chat' or 'embed'"]),
+     ["pool.toml:13: route[0].task: \"sing\" is not known; write 'chat', 'embed' or 'rerank'"]),
 ]  # fmt: skip
 
 URLS: list[tuple[str, str]] = [
