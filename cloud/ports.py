@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from policies.gpu_readings import NodeGpus
+from policies.held import AdapterCount
 from policies.model import (
     EngineReading,
     Instance,
@@ -219,7 +220,8 @@ class Capabilities:
 class BalancerView:
     """What a load balancer holds. `incarnation` changes when the balancer lost its state (a restart).
 
-    The rest is known of balancers that count requests; see `policies.service.Service`.
+    The rest is known of balancers that count requests; see `policies.service.Service`. `adapters`: what was
+    asked of each adapter.
     """
 
     incarnation: str
@@ -230,6 +232,7 @@ class BalancerView:
     failed: int = 0
     held: int = 0
     certificate: ShownCertificate | None = None
+    adapters: Mapping[str, AdapterCount] = field(default_factory=dict, hash=False)
 
 
 class LoadBalancer(Protocol):

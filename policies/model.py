@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from policies.gpu_readings import GpuState
 from policies.grant import Grant, Share
+from policies.held import AdapterUse, Held
 from policies.rules import (
     AdaptiveRules as AdaptiveRules,
     DrainRules as DrainRules,
@@ -246,6 +247,9 @@ class Target:
     build: str | None = None  # as it was written to the balancer; None where that keeps none
     continues: str | None = None  # how others finish what it began, "none" for not; None: it does not say
     continues_why: str = ""
+    adapters: tuple[Held, ...] | None = None  # as they were written; None where the balancer keeps none
+    adapter_in_flight: tuple[int, ...] = ()  # requests for each of `adapters`, in their order
+    adapters_leaving: tuple[Held, ...] = ()  # that left the set and still have requests
 
 
 @value
@@ -253,6 +257,8 @@ class TargetSpec:
     """What we want a load balancer to hold for a node. `drain_deadline` only when draining.
 
     `weight` is the node's share of the requests beside that of others: 100 for each unit that it serves.
+    `adapters`: those that it is sent requests for. Of several revisions of one name the first gets the new
+    requests, the others only go on with what they began.
     """
 
     id: str
@@ -261,6 +267,7 @@ class TargetSpec:
     weight: int = WEIGHT_OF_A_UNIT
     drain_deadline: float | None = None
     build: str = ""  # the node's, see `Instance`: only targets of one build finish each other's answers
+    adapters: tuple[Held, ...] = ()
 
 
 @value
@@ -328,7 +335,8 @@ class World:
     `durable`: the journal accepts writes. `leading`: this daemon holds the lease, under `epoch`.
     `failsafe_since`: it ran out, since the database has not answered from then on (`policies.failsafe`).
     `awake_since`: when this daemon started, or woke up after it had hung. What it saw before may be over.
-    `grant`: the pool's share of a budget, None where there is none.
+    `grant`: the pool's share of a budget, None where there is none. `adapter_use`: of each adapter that
+    clients asked for lately.
     """
 
     now: float
@@ -346,6 +354,7 @@ class World:
     awake_since: float = 0.0
     failsafe_since: float | None = None
     grant: Grant | None = None
+    adapter_use: Mapping[str, AdapterUse] = field(default_factory=dict)
 
     @property
     def instances(self) -> tuple[Instance, ...]:

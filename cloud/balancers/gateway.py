@@ -19,11 +19,12 @@ import aiohttp
 import orjson
 
 from cloud.balancers import targets_file as files
-from cloud.balancers.targets import SCHEMAS, WITHOUT_BUILDS, TargetsError, TargetSet, encode
+from cloud.balancers.targets import SCHEMAS, TargetsError, TargetSet, encode, in_schema
 from cloud.errors import Denied, Uncertain
 from cloud.ports import BalancerView, Capabilities, Clock
 from cloud.serving.sockets import reason_of
 from cloud.threads import WorkerThreads
+from policies.held import AdapterCount, Held
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.service import ShownCertificate
 from policies.value import replace
@@ -125,6 +126,7 @@ class GatewayBalancer:
                 failed=int(recent.get("failed", 0)),
                 held=max(0, int(body.get("active", 0)) - int(body.get("queued", 0))),
                 certificate=_certificate(body.get("tls")),
+                adapters={str(name): _count(row) for name, row in body.get("adapters", {}).items()},
             )
             in_file = int(body["file_generation"])
             read = body.get("reads", SCHEMAS[:1])
@@ -176,12 +178,11 @@ class GatewayBalancer:
 
     async def _push(self, targets: tuple[TargetSpec, ...], generation: int) -> None:
         """Push a set and have its file written. Raises Denied, Uncertain."""
-        builds = self._schema != WITHOUT_BUILDS
         document = TargetSet(
             generation=generation,
             pool=self._pool,
             written_at=self._clock.now(),
-            targets=targets if builds else tuple(replace(spec, build="") for spec in targets),
+            targets=tuple(in_schema(spec, self._schema) for spec in targets),
             schema=self._schema,
         )
         try:
@@ -296,7 +297,7 @@ def _certificate(told: Any) -> ShownCertificate | None:
 
 
 def _target(row: dict[str, Any]) -> Target:
-    continuation = row.get("continuation") or {}
+    continuation, adapters = row.get("continuation") or {}, row.get("adapters")
     return Target(
         id=row["id"],
         address=row["address"],
@@ -306,7 +307,18 @@ def _target(row: dict[str, Any]) -> Target:
         build=row.get("build"),
         continues=continuation.get("way"),
         continues_why=str(continuation.get("why", "")),
+        adapters=None if adapters is None else tuple(map(_held, adapters)),
+        adapter_in_flight=tuple(int(held.get("in_flight", 0)) for held in adapters or ()),
+        adapters_leaving=tuple(map(_held, row.get("adapters_leaving", ()))),
     )
+
+
+def _held(row: dict[str, Any]) -> Held:
+    return Held(name=row["name"], served_as=row["served_as"], number=row["number"], revision=row["revision"])
+
+
+def _count(row: dict[str, Any]) -> AdapterCount:
+    return AdapterCount(asked=int(row["asked"]), tokens=int(row["tokens"]), cold=bool(row.get("cold", False)))
 
 
 def _spec(row: dict[str, Any]) -> TargetSpec:
@@ -317,6 +329,7 @@ def _spec(row: dict[str, Any]) -> TargetSpec:
         weight=row["weight"],
         drain_deadline=row["drain_deadline"],
         build=row.get("build", ""),
+        adapters=tuple(map(_held, row.get("adapters") or ())),
     )
 
 

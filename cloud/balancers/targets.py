@@ -5,15 +5,20 @@ gateway that starts from the file and one that was pushed to hold the same set. 
 process and no incarnation; it is the wanted state only. `generation` orders documents: a reader keeps the
 highest one it has seen.
 
-    {"schema": "targets/2", "generation": 7, "pool": "chat", "written_at": 1764000000.0,
+    {"schema": "targets/3", "generation": 7, "pool": "chat", "written_at": 1764000000.0,
      "targets": [{"id": "i-1", "address": "10.0.0.5:8000", "phase": "active", "weight": 100,
-                  "drain_deadline": null, "build": "8f3a0c1d92"}]}
+                  "drain_deadline": null, "build": "8f3a0c1d92",
+                  "adapters": [{"name": "sql", "served_as": "sql@f9c12638", "number": null,
+                                "revision": "f9c12638"}]}]}
 
 Times are seconds since the epoch. `drain_deadline` is set only on draining targets. `build` stands for what
-the node runs, empty where that is not known; what makes two of them equal is the daemon's affair.
+the node runs, empty where that is not known; what makes two of them equal is the daemon's affair. `adapters`
+are those that the target gets requests for, see `policies.held.Held`: of several rows of one name the first
+gets the new requests.
 
-`targets/1` is the same without `build`: what earlier versions write and read. A gateway says in its state
-which schemas it reads, and the daemon writes the newest of those, in the file too.
+`targets/2` is the same without `adapters`, and `targets/1` without `build` either: what earlier versions
+write and read. A gateway says in its state which schemas it reads, and the daemon writes the newest of those,
+in the file too.
 """
 
 from __future__ import annotations
@@ -30,13 +35,20 @@ from typing import Any
 
 import orjson
 
+from policies.held import Held
 from policies.model import TargetPhase, TargetSpec
+from policies.value import replace
 
-SCHEMA = "targets/2"
+SCHEMA = "targets/3"
+WITHOUT_ADAPTERS = "targets/2"
 WITHOUT_BUILDS = "targets/1"
-SCHEMAS = (WITHOUT_BUILDS, SCHEMA)
+SCHEMAS = (WITHOUT_BUILDS, WITHOUT_ADAPTERS, SCHEMA)
 """What this version reads, oldest first."""
 
+MAX_ADAPTERS = 1024
+"""Rows of adapters of one target at most."""
+
+MAX_NAME = 256
 MAX_WEIGHT = 65535
 MAX_ID = 128
 MAX_BUILD = 128
@@ -47,7 +59,12 @@ _serial = itertools.count()  # two writers in one process never share a temporar
 _TOP_KEYS = frozenset({"schema", "generation", "pool", "written_at", "targets"})
 _FIELDS = tuple(field.name for field in fields(TargetSpec))
 _OLD_KEYS = frozenset({"id", "address", "phase", "weight", "drain_deadline"})
-_TARGET_KEYS = {WITHOUT_BUILDS: _OLD_KEYS, SCHEMA: _OLD_KEYS | {"build"}}
+_TARGET_KEYS = {
+    WITHOUT_BUILDS: _OLD_KEYS,
+    WITHOUT_ADAPTERS: _OLD_KEYS | {"build"},
+    SCHEMA: _OLD_KEYS | {"build", "adapters"},
+}
+_HELD_KEYS = tuple(field.name for field in fields(Held))
 
 
 class TargetsError(ValueError):
@@ -68,16 +85,34 @@ class TargetSet:
     schema: str = SCHEMA
 
 
+def in_schema(spec: TargetSpec, schema: str) -> TargetSpec:
+    """The target with nothing that this schema cannot say."""
+    keys = _TARGET_KEYS[schema]
+    left_out: dict[str, Any] = {"build": "", "adapters": ()}
+    lost = {name: empty for name, empty in left_out.items() if name not in keys}
+    return replace(spec, **lost) if lost else spec
+
+
 def encode(document: TargetSet) -> bytes:
     """The document as one line of JSON. Raises TargetsError where `parse` would refuse the result."""
     _check_top(document.generation, document.pool, document.written_at)
     for position, spec in enumerate(document.targets):
         try:
-            _spec(spec.id, spec.address, spec.phase.value, spec.weight, spec.drain_deadline, spec.build)
+            _spec(
+                spec.id,
+                spec.address,
+                spec.phase.value,
+                spec.weight,
+                spec.drain_deadline,
+                spec.build,
+                tuple(_held_row(held) for held in spec.adapters),
+            )
         except _Fault as fault:
             raise TargetsError(f"targets[{position}].{fault}") from None
-        if spec.build and document.schema == WITHOUT_BUILDS:
-            raise TargetsError(f"targets[{position}].build: {spec.build!r}: {WITHOUT_BUILDS!r} has none")
+        for name in ("build", "adapters"):
+            if getattr(spec, name) and name not in _TARGET_KEYS[document.schema]:
+                said = f"targets[{position}].{name}: {getattr(spec, name)!r}"
+                raise TargetsError(f"{said}: {document.schema!r} has none")
     _unique(spec.id for spec in document.targets)
     body = {
         "schema": document.schema,
@@ -159,6 +194,22 @@ def _row(spec: TargetSpec, keys: frozenset[str]) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in _FIELDS if name in keys}
 
 
+def _held_row(held: Held) -> tuple[Any, ...]:
+    return tuple(getattr(held, name) for name in _HELD_KEYS)
+
+
+def _held_rows(rows: Any) -> tuple[tuple[Any, ...], ...]:
+    """The adapters of a row, each by its fields in order. Raises _Fault."""
+    if not isinstance(rows, list) or len(rows) > MAX_ADAPTERS:
+        raise _Fault(f"adapters: expected a list of at most {MAX_ADAPTERS}")
+    found = []
+    for position, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != set(_HELD_KEYS):
+            raise _Fault(f"adapters[{position}]: expected an object with {', '.join(_HELD_KEYS)}")
+        found.append(tuple(row[name] for name in _HELD_KEYS))
+    return tuple(found)
+
+
 def _target(row: Any, position: int, keys: frozenset[str]) -> TargetSpec:
     _object(row, f"targets[{position}]", keys)
     try:
@@ -169,6 +220,7 @@ def _target(row: Any, position: int, keys: frozenset[str]) -> TargetSpec:
             row["weight"],
             row["drain_deadline"],
             row.get("build", ""),
+            _held_rows(row.get("adapters", [])),
         )
     except _Fault as fault:
         raise TargetsError(f"targets[{position}].{fault}") from None
@@ -177,7 +229,15 @@ def _target(row: Any, position: int, keys: frozenset[str]) -> TargetSpec:
 
 
 @functools.lru_cache(maxsize=8192, typed=True)
-def _spec(node: Any, address: Any, phase: Any, weight: Any, deadline: Any, build: Any) -> TargetSpec:
+def _spec(
+    node: Any,
+    address: Any,
+    phase: Any,
+    weight: Any,
+    deadline: Any,
+    build: Any,
+    adapters: tuple[tuple[Any, ...], ...],
+) -> TargetSpec:
     """One target, checked. Remembered, since most targets of a set are those of the set before.
 
     Raises _Fault.
@@ -202,8 +262,41 @@ def _spec(node: Any, address: Any, phase: Any, weight: Any, deadline: Any, build
     if not isinstance(build, str) or len(build) > MAX_BUILD or not build.isprintable() or " " in build:
         raise _Fault(f"build: {build!r}: expected up to {MAX_BUILD} printable characters, no spaces")
     return TargetSpec(
-        id=node, address=address, phase=wanted, weight=weight, drain_deadline=deadline, build=build
+        id=node,
+        address=address,
+        phase=wanted,
+        weight=weight,
+        drain_deadline=deadline,
+        build=build,
+        adapters=_adapters(adapters),
     )
+
+
+def _adapters(rows: tuple[tuple[Any, ...], ...]) -> tuple[Held, ...]:
+    """The adapters of one target, checked. Raises _Fault."""
+    found = tuple(_held(position, *row) for position, row in enumerate(rows))
+    seen: set[tuple[str, str]] = set()
+    for held in found:
+        if (held.name, held.revision) in seen:
+            raise _Fault(f"adapters: {held.name!r} of revision {held.revision!r} is listed twice")
+        seen.add((held.name, held.revision))
+    return found
+
+
+def _held(position: int, name: Any, served_as: Any, number: Any, revision: Any) -> Held:
+    where = f"adapters[{position}]"
+    for field, word in (("name", name), ("served_as", served_as), ("revision", revision)):
+        if not isinstance(word, str) or len(word) > MAX_NAME or not word.isprintable() or " " in word:
+            raise _Fault(
+                f"{where}.{field}: {word!r}: expected up to {MAX_NAME} printable characters, no spaces"
+            )
+    if not name:
+        raise _Fault(f"{where}.name: {name!r}: expected a name")
+    if number is not None and (not _is_int(number) or number < 0):
+        raise _Fault(f"{where}.number: {number!r}: expected a whole number, zero or more, or null")
+    if bool(served_as) is (number is not None):
+        raise _Fault(f"{where}: expected either served_as or a number")
+    return Held(name=name, served_as=served_as, number=number, revision=revision)
 
 
 def _is_address(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """The target set on the disk: a file and its copy, each with a checksum.
 
-    {"schema": "targets-file/1", "sha256": "9f86...", "set": {"schema": "targets/2", ...}}
+    {"schema": "targets-file/1", "sha256": "9f86...", "set": {"schema": "targets/3", ...}}
 
 `sha256` is that of `set` as compact JSON, so a byte that was changed on the disk or by hand is noticed also
 where the set would still read well. A bare document (`cloud.balancers.targets`) is read too: it has no

@@ -16,6 +16,7 @@ A unix socket of mode 0600: who may open it may move the traffic.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -126,6 +127,7 @@ class Control:
             "weight": entry.spec.weight,
             "drain_deadline": entry.spec.drain_deadline,
             "build": entry.spec.build,
+            "adapters": [asdict(held) for held in entry.spec.adapters],
             "breaker": entry.breaker.state(now).value,
             "continuation": _continuation(entry),
         }

@@ -21,6 +21,7 @@ from orchestrator.journal.codec import UnknownRecord, encode
 from policies.actions import Plan
 from policies.gpu_readings import GpuState
 from policies.grant import Grant
+from policies.held import AdapterUse
 from policies.model import (
     EVERYWHERE,
     EngineReading,
@@ -86,6 +87,7 @@ class Packer:
                 "services": world.services,
                 "writing": world.writing,
                 "heard": world.heard,
+                "adapter_use": world.adapter_use,
                 "readings": self._table(
                     "engines", world.engines, EngineReading, list(world.engines.values())
                 ),
@@ -166,13 +168,15 @@ class Unpacker:
                 writing={n: tuple(map(str, nodes)) for n, nodes in stored.get("writing", {}).items()},
                 gpus=self._gpus(stored),
                 heard={n: _instant(at) for n, at in stored.get("heard", {}).items()},
+                adapter_use=_adapter(dict[str, AdapterUse]).validate_python(stored.get("adapter_use", {})),
                 engines=dict(zip(engines, readings, strict=True)),
             )
             plan: dict[str, Any] = stored["plan"]
             if "raised" not in plan:
-                # Older journals do not have the builds.
+                # Older journals have neither builds nor adapters.
                 plan["targets"] = [
-                    row | {"build": row.get("build", "")} for row in self._json_rows(plan["targets"])
+                    row | {"build": row.get("build", ""), "adapters": row.get("adapters", [])}
+                    for row in self._json_rows(plan["targets"])
                 ]
         except (
             zlib.error,

@@ -26,6 +26,7 @@ WORDS = {
     "turn": "a decision in the making",
     "grant": "what pools ask of a shared budget",
     "service": "how a balancer serves clients",
+    "held": "adapters, wanted and held",
     "cost_rows": "what a cost report is made from",
     "plain_text": "text from outside, made safe",
 }

@@ -13,6 +13,7 @@ from cloud.balancers.targets import TargetSet, encode, parse, write_atomic
 from cloud.balancers.targets_file import read
 from cloud.clock import SystemClock
 from cloud.errors import Denied, Uncertain
+from policies.held import AdapterCount, Held
 from policies.model import TargetPhase, TargetSpec, TargetState
 from policies.service import ShownCertificate
 from policies.value import replace
@@ -130,6 +131,7 @@ async def test_the_acknowledgement_does_not_wait_for_the_file(gateway, make, tmp
 
 BUILT = TargetSpec(id="a", address="127.0.0.1:8001", build="8f3a")
 READS_BOTH = {"reads": ["targets/1", "targets/2", "targets/9"]}
+SQL = Held(name="sql", served_as="sql@1f", revision="1f")
 
 
 async def test_a_gateway_is_written_what_it_reads(gateway, make, tmp_path):
@@ -163,6 +165,60 @@ async def test_a_gateway_that_was_upgraded_gets_the_builds_and_one_that_went_bac
         await balancer.observe()
         await balancer.apply([BUILT], 4)
     assert [document.targets[0].build for document in gateway.pushed] == ["", "8f3a", ""]
+
+
+READS_ALL = {"reads": ["targets/1", "targets/2", "targets/3"]}
+
+
+async def test_adapters_are_written_to_a_gateway_that_can_route_them_and_to_no_older_one(gateway, make):
+    holds = replace(BUILT, adapters=(SQL,))
+    balancer = make()
+    for state in (READS_BOTH, READS_ALL, READS_BOTH):
+        gateway.state = state
+        await balancer.observe()
+        await balancer.apply([holds], 4)
+    assert [document.targets[0].adapters for document in gateway.pushed] == [(), (SQL,), ()]
+
+
+async def test_another_set_of_adapters_is_another_set(gateway, make):
+    gateway.state = READS_ALL
+    balancer = make()
+    await balancer.observe()
+    await balancer.apply([BUILT], 4)
+    await balancer.apply([replace(BUILT, adapters=(SQL,))], 5)
+    assert [len(document.targets[0].adapters) for document in gateway.pushed] == [0, 1]
+
+
+async def test_what_a_gateway_holds_and_counts_of_adapters_is_read(gateway, make):
+    row = {"name": "sql", "served_as": "sql@1f", "number": None, "revision": "1f"}
+    target = {"id": "a", "address": "h:1", "state": "healthy", "in_flight": 3, "reason": ""}
+    counts = {
+        "sql": {"asked": 7, "tokens": 90, "cold": False},
+        "law": {"asked": 1, "tokens": 0, "cold": True},
+    }
+    leaving = [row | {"revision": "0e", "in_flight": 1}]
+    target |= {"adapters": [row | {"in_flight": 2}], "adapters_leaving": leaving}
+    gateway.state = {"targets": [target], "adapters": counts}
+    view = await make().observe()
+    assert view.targets[0].adapters_leaving == (replace(SQL, revision="0e"),)
+    assert (view.targets[0].adapters, view.targets[0].adapter_in_flight) == ((SQL,), (2,))
+    assert view.adapters == {
+        "sql": AdapterCount(asked=7, tokens=90),
+        "law": AdapterCount(asked=1, tokens=0, cold=True),
+    }
+
+
+async def test_a_gateway_that_drains_by_hand_keeps_the_adapters_of_its_targets(gateway, make):
+    row = {"name": "sql", "served_as": "sql@1f", "number": None, "revision": "1f"}
+    target = {"id": "a", "address": "127.0.0.1:8001", "state": "healthy", "in_flight": 0, "reason": ""}
+    target |= {"phase": "active", "weight": 100, "drain_deadline": None, "build": "8f3a", "adapters": [row]}
+    gateway.state = READS_ALL | {"targets": [target]}
+    balancer = make()
+    await balancer.observe()
+    await balancer.detach([replace(BUILT, phase=TargetPhase.DRAINING, drain_deadline=9.0)], 5)
+    (pushed,) = gateway.pushed
+    assert pushed.targets[0].phase is TargetPhase.DRAINING
+    assert pushed.targets[0].adapters == (SQL,)
 
 
 @pytest.mark.parametrize(("row", "build"), [({}, None), ({"build": ""}, ""), ({"build": "8f3a"}, "8f3a")])

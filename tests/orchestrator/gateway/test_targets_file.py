@@ -196,7 +196,7 @@ async def test_a_set_is_pushed_as_every_version_reads_it_until_the_gateway_says_
     assert pushed[-1].startswith(b'{"schema":"targets/1","generation":7,')
     await daemon.observe()
     await daemon.apply([node.spec(build="8f3a")], 8)
-    assert pushed[-1].startswith(b'{"schema":"targets/2","generation":8,')
+    assert pushed[-1].startswith(b'{"schema":"targets/3","generation":8,')
     assert (await daemon.observe()).targets[0].build == "8f3a"
 
 

@@ -27,6 +27,9 @@ from policies.model import (
     Observed,
     Placement,
     Pool,
+    Target,
+    TargetSpec,
+    TargetState,
     World,
 )
 
@@ -110,6 +113,20 @@ def test_a_turn_of_an_older_journal_does_not_say_why_machines_ended() -> None:
         del stored["regions"][""]["rows"][column]
     back, _ = Unpacker(parts.get).unpack(zlib.compress(orjson.dumps(stored)))
     assert back == world(2)
+
+
+def test_a_turn_of_an_older_journal_knows_no_adapters() -> None:
+    target = Target(id="i-1", address="h:1", state=TargetState.HEALTHY)
+    seen = replace(world(1), balancers={"gateway": Observed(value=(target,), at=1.0)})
+    decided = Plan(targets=(TargetSpec(id="i-1", address="h:1"),))
+    body, parts = Packer().pack(seen, decided)
+    stored = orjson.loads(zlib.decompress(body))
+    del stored["adapter_use"], stored["plan"]["targets"]["adapters"]
+    for column in ("adapters", "adapter_in_flight", "adapters_leaving"):
+        del stored["balancers"]["gateway"]["rows"][column]
+    back, plan = Unpacker(parts.get).unpack(zlib.compress(orjson.dumps(stored)))
+    assert back == seen
+    assert encode(plan) == canonical(decided)
 
 
 @settings(max_examples=30, deadline=None)
