@@ -21,10 +21,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from cloud.engines.row import Dialect, Ranking, Source
 from cloud.ports import EngineCapabilities, Task
+
+Kind = Literal["simulated", "vllm", "llamacpp", "sglang", "tgi", "tei", "ollama", "trtllm"]
+"""What `engine.kind` may be: each has a row."""
 
 
 def _by_task(**counters: str) -> Mapping[Task, str]:
@@ -123,11 +126,12 @@ LLAMACPP: Final = Dialect(
     loading="503",
     unready="the engine loads its model: /health answers 503",
     measured="start it with --metrics",
+    closes_after=5.0,
     sources=(
         Source(
             facts=(
                 *("health", "listing", "metrics", "running", "waiting", "progress", "tokens_in"),
-                *("tokens_out", "loading", "too_long", "capabilities", "ranking"),
+                *("tokens_out", "loading", "too_long", "capabilities", "ranking", "closes_after"),
             ),
             version="xllamacpp 2026.10",
             date="2026-10",
@@ -292,10 +296,11 @@ TRTLLM: Final = Dialect(
     loading="503",
     unready="the engine loads its model: /health answers 503",
     measured="write return_perf_metrics: true in the file of --extra_llm_api_options",
+    closes_after=5.0,
     own_name=_folder_name,
     sources=(
         Source(
-            facts=("health", "listing", "metrics", "capabilities", "too_long", "own_name"),
+            facts=("health", "listing", "metrics", "capabilities", "too_long", "own_name", "closes_after"),
             version="main at e7f7345",
             date="2025-11",
             where="tensorrt_llm/serve/openai_server.py",
@@ -318,7 +323,7 @@ TRTLLM: Final = Dialect(
     ),
 )
 
-DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
+DIALECTS: Final[Mapping[Kind, Dialect]] = MappingProxyType(
     {
         "vllm": VLLM,
         "llamacpp": LLAMACPP,

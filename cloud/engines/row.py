@@ -52,6 +52,8 @@ class Dialect:
     `loading`: what a client meets until the model is loaded. `unready`: what a 503 of `health` says, for
     operators. `measured`: what has to be switched on for its metrics. `full`: the status of a request that
     finds no place. `too_long`: that of an input that the model cannot take, 200 where it is cut.
+    `closes_after`: seconds after which it closes an idle connection whatever it is told; 0 where it keeps
+    it, or for as long as it is told.
     `own_name`: what it calls a model, for an engine that takes no other name.
     """
 
@@ -75,6 +77,7 @@ class Dialect:
     measured: str = "its statistics must not be switched off"
     full: int | None = None
     too_long: int = 400
+    closes_after: float = 0.0
     ranking: Ranking = Ranking()
     own_name: Callable[[str], str] | None = None
     sources: tuple[Source, ...]

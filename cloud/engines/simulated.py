@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import ClassVar
 
+from cloud.engines.dialect import SIMULATED
 from cloud.engines.flags import drain_seconds, task_flags, task_switches, with_defaults, with_switches
 from cloud.engines.keep_alive import environment
 from cloud.engines.openai_probe import OpenAiProbe
+from cloud.engines.row import Dialect
 from cloud.ports import Clock, EngineCommand, EngineSpec, Task
 
 _SERVER = "cloud.engines.simulated_server"
@@ -20,6 +23,7 @@ class SimulatedEngine(OpenAiProbe):
     """
 
     name = "simulated"
+    dialect: ClassVar[Dialect] = SIMULATED
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Mapping
 
-from cloud.engines.dialect import PROGRAMS
+from cloud.engines.dialect import DIALECTS, PROGRAMS, Kind
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from orchestrator.units import format_duration
 from orchestrator.words import percent, plural
@@ -52,8 +52,17 @@ def capacity(pool: Pool, zones: int) -> Findings:
     return [*findings, _left(pool, ready - fullest, f"one of {plural(zones, 'zone')} lost")]
 
 
-def engine(kind: str, program: str, local: bool) -> Findings:
-    """Whether the engine can be started here, where nodes are processes of this machine."""
+def engine(kind: Kind, program: str, local: bool) -> Findings:
+    """Whether the engine is one that was tried, and can be started here, where nodes are processes of this
+    machine."""
+    row = DIALECTS[kind]
+    if row.capabilities.ran:
+        return _started(kind, program, local)
+    asks = f"ask one: orchestrator doctor --engine URL --kind {kind}"
+    return [*_started(kind, program, local), warn(f"{row.title} was not run against the real one", asks)]
+
+
+def _started(kind: Kind, program: str, local: bool) -> Findings:
     if not local:
         return [skipped("engines run on the nodes, where the launch template puts them")]
     named = program or PROGRAMS.get(kind, "")

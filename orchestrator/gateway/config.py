@@ -33,7 +33,8 @@ class PoolGate:
 
     `name`: only target sets of this pool are taken; empty takes any. `served`: the name under which its
     engines serve the model, `adapters` those of the adapters that they serve beside it;
-    `task`: what these do.
+    `task`: what these do. `tells_ids`: whether their streams tell the id of every token: others are not
+    continued, whatever an engine answers to questions.
 
     Timeouts. `connect_timeout`: to open a connection to a target. A target that is silent for
     `health_timeout` and fails or leaves a check unanswered is lost: what it holds goes on elsewhere.
@@ -64,6 +65,7 @@ class PoolGate:
     served: str = ""
     adapters: tuple[str, ...] = ()
     task: Task = Task.CHAT
+    tells_ids: bool = True
 
     health_path: str = "/health"
     health_interval: float = 0.3  # between checks of a target that owes answers and is silent; else three

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.config import PoolGate
-from orchestrator.gateway.continuation import probe
+from orchestrator.gateway.continuation import Capability, probe
 from orchestrator.gateway.metrics import LaneMetrics
 from orchestrator.gateway.targets import Entry, TargetTable
 from orchestrator.gateway.upstream import target_url
@@ -130,7 +130,10 @@ class HealthChecker:
             await asyncio.wait([self._probes[entry]], timeout=KNOWN_WITHIN)
 
     async def _probe(self, entry: Entry) -> None:
-        can = await probe(self._session, entry.spec.address, self._headers)
+        if self._gate.tells_ids:
+            can = await probe(self._session, entry.spec.address, self._headers)
+        else:
+            can = Capability(why="its streams do not tell the ids of all tokens")
         if can.answered or entry.capability is None:
             entry.capability = can
         entry.known.set()

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from cloud.engines.dialect import DIALECTS
 from cloud.engines.flags import adapters
 from orchestrator.config.checks.listeners import takes_requests
 from orchestrator.config.load import Config
@@ -58,12 +59,16 @@ def _values(table: GatewayTable, keys: frozenset[str]) -> dict[str, Any]:
 
 
 def _gate(name: str, pool: PoolConfig) -> PoolGate:
+    row, written = DIALECTS[pool.engine.kind], _values(pool.gateway, POOL_KEYS)
+    if "health_path" not in pool.gateway.model_fields_set:
+        written["health_path"] = row.health
     return PoolGate(
-        **_values(pool.gateway, POOL_KEYS),
+        **written,
         name=name,
         served=pool.served_name,
         adapters=adapters(pool.engine.args),
         task=task_of(pool),
+        tells_ids=row.capabilities.token_ids == "exact",  # noqa: S105 - ids of tokens of a text
         api_key=_text(pool.gateway.api_key_file),
         charge=pool.charge.rates(),
     )

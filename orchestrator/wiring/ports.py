@@ -11,8 +11,14 @@ from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.dcgm import DcgmExporter
+from cloud.engines.dialect import Kind
 from cloud.engines.llamacpp import LlamaCppEngine
+from cloud.engines.ollama import OllamaEngine
+from cloud.engines.sglang import SglangEngine
 from cloud.engines.simulated import SimulatedEngine
+from cloud.engines.tei import TeiEngine
+from cloud.engines.tgi import TgiEngine
+from cloud.engines.trtllm import TrtllmEngine
 from cloud.engines.vllm import VllmEngine
 from cloud.errors import CloudError
 from cloud.local.connection import LocalCloud
@@ -38,10 +44,24 @@ from policies.model import Instance
 
 log = structlog.get_logger("wiring")
 
-AnyEngine = VllmEngine | LlamaCppEngine | SimulatedEngine
-_ENGINES: Final[Mapping[str, type[AnyEngine]]] = {
+AnyEngine = (
+    VllmEngine
+    | LlamaCppEngine
+    | SglangEngine
+    | TgiEngine
+    | TeiEngine
+    | OllamaEngine
+    | TrtllmEngine
+    | SimulatedEngine
+)
+ENGINES: Final[Mapping[Kind, type[AnyEngine]]] = {
     "vllm": VllmEngine,
     "llamacpp": LlamaCppEngine,
+    "sglang": SglangEngine,
+    "tgi": TgiEngine,
+    "tei": TeiEngine,
+    "ollama": OllamaEngine,
+    "trtllm": TrtllmEngine,
     "simulated": SimulatedEngine,
 }
 
@@ -230,5 +250,5 @@ def engine_with_key(config: Config, clock: Clock) -> AnyEngine:
 def engine_of(pool: PoolConfig, clock: Clock, *, api_key: str = "", probe_timeout: float = 5.0) -> AnyEngine:
     """The engine that every node of the pool runs."""
     served, task = pool.served_name, pool.engine.task
-    kind = _ENGINES[pool.engine.kind]
+    kind = ENGINES[pool.engine.kind]
     return kind(clock, model_name=served, task=task, api_key=api_key, probe_timeout=probe_timeout)

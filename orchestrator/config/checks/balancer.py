@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cloud.aws.balancer_settings import idle_command
+from cloud.engines.dialect import DIALECTS
 from cloud.engines.flags import flag_value
 from cloud.engines.keep_alive import AHEAD, KEEP_ALIVE
 from cloud.ports import EngineSpec
@@ -47,11 +48,13 @@ def balancer_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     if pool.cloud.kind != "aws":
         return
     idle = pool.cloud.aws.balancer_idle_timeout
-    if pool.cloud.aws.target_group and pool.engine.kind == "llamacpp":
+    row = DIALECTS[pool.engine.kind]
+    if pool.cloud.aws.target_group and row.closes_after:
         yield (
             (*at, "cloud", "aws", "target_group"),
-            "sends requests on connections that were idle, and llama.cpp closes those after 5 s: clients "
-            "would get 502; leave it out, and let the gateway carry the requests",
+            f"sends requests on connections that were idle, and {row.title} closes those after "
+            f"{row.closes_after:g} s: clients would get 502; leave it out, and let the gateway carry the "
+            "requests",
         )
     if pool.cloud.aws.target_group and kept is not None and kept <= idle:
         yield (

@@ -20,6 +20,7 @@ from orchestrator.config.checks.certificates import certificate_errors, certific
 from orchestrator.config.checks.charges import charge_errors, charge_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config.checks.engine import engine_errors, engine_warnings, model_file_fault
+from orchestrator.config.checks.engine_kinds import kind_errors, kind_warnings
 from orchestrator.config.checks.keys import key_errors, key_warnings
 from orchestrator.config.checks.listeners import listener_errors
 from orchestrator.config.checks.pools import budget_warnings, pools_errors
@@ -50,13 +51,13 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
-        errors += engine_errors(("pool", name), pool)
+        errors += [*engine_errors(("pool", name), pool), *kind_errors(("pool", name), pool)]
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
             errors += missing_cap(("pool", name), pool, () if errors else stated_offerings(pool))
     for name, pool in () if errors else parsed.pool.items():
         errors += cost_errors(("pool", name), pool, stated_offerings(pool))
-        warnings += engine_warnings(("pool", name), pool)
+        warnings += [*engine_warnings(("pool", name), pool), *kind_warnings(("pool", name), pool)]
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, parsed, role)]
         if role in ("daemon", "any"):
             warnings += agents_warnings(name, pool)
@@ -142,16 +143,6 @@ def _pool_errors(name: str, pool: PoolConfig, parsed: ConfigFile) -> Iterator[Fo
             (*at, "standby", "hot"),
             "the adaptive mix finds itself how many nodes are ready beyond the replicas; leave hot out, or "
             'write mix = "70/30"',
-        )
-    if pool.engine.kind == "vllm" and not pool.model:
-        yield (
-            (*at, "model"),
-            'is missing; vLLM needs a model, such as model = "meta-llama/Llama-3.1-8B-Instruct"',
-        )
-    if pool.engine.kind == "llamacpp" and not pool.model:
-        yield (
-            (*at, "model"),
-            'is missing; llama.cpp needs a model, such as model = "/srv/models/llama-3.1-8b-Q4_K_M.gguf"',
         )
     if pool.engine.kind == "simulated" and pool.cloud.kind == "aws" and not pool.engine.allow_simulated:
         yield (

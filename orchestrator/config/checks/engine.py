@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from cloud.engines.flags import GPUS, flag_value, has_flag
+from cloud.engines.flags import GPUS, flag_value
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
@@ -22,17 +22,6 @@ _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
 _LENGTH: Final = re.compile(r"(\d+)(?:(\.\d+)?([kmgt])|([KMGT]))?")
 _MEANT: Final = re.compile(r"\{\s*gpus?\s*\}", re.IGNORECASE)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
-_EMBEDS: Final = ("--embedding", "--embeddings")  # llama.cpp's switch
-_OF_VLLM: Final = {
-    "--max-model-len": "write --ctx-size, which all requests that run at once share",
-    "--max-num-seqs": "write --parallel",
-    "--served-model-name": "write engine.served_name",
-    "--tensor-parallel-size": "it uses all GPUs that it finds; leave it out",
-    "--gpu-memory-utilization": "write --gpu-layers, or leave it out",
-    "--quantization": "the quantisation is the file's; leave it out",
-    "--enable-lora": "write --lora FILE",
-    "--dtype": "the type is the file's; leave it out",
-}
 
 Found = tuple[tuple[str, ...], str]  # key path, sentence
 
@@ -54,28 +43,6 @@ def engine_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name, text in pool.engine.env.items():
         if _MEANT.search(text):
             yield (*at, "engine", "env", name), f"{GPUS} is filled in within args alone; write a number"
-    yield from _task_errors(at, pool)
-    if pool.engine.kind == "llamacpp":
-        yield from _llamacpp_errors(at, pool)
-
-
-def _task_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
-    """An engine that is told to embed by its own flags alone would be asked for tokens for ever."""
-    args = pool.engine.args
-    embeds = flag_value(args, "--runner") == "pooling" or any(has_flag(args, flag) for flag in _EMBEDS)
-    if embeds and pool.engine.task == "generate":
-        yield (
-            (*at, "engine", "task"),
-            'is "generate", but the flags say that the engine embeds, and it would never be ready; write '
-            'task = "embed"',
-        )
-
-
-def _llamacpp_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
-    """Flags that people know from vLLM: llama.cpp ends at once with them."""
-    for flag, own in _OF_VLLM.items():
-        if has_flag(pool.engine.args, flag):
-            yield (*at, "engine", "args"), f"{flag} is a flag of vLLM, and llama.cpp ends with it; {own}"
 
 
 def model_file_fault(pool: PoolConfig) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
+from cloud.engines.dialect import Kind
 from cloud.ports import Task
 from orchestrator.config.reload import GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.agents import AgentsTable
@@ -66,10 +67,11 @@ _SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
 class EngineConfig(Section):
     """The inference server that every node of the pool runs."""
 
-    kind: Literal["simulated", "vllm", "llamacpp"] = Field(
+    kind: Kind = Field(
         default="simulated",
-        description="vllm runs `vllm serve`; llamacpp runs llama.cpp's `llama-server`; simulated runs a "
-        "small server that behaves like vLLM.",
+        description="vllm runs `vllm serve`; llamacpp llama.cpp's `llama-server`; sglang `sglang serve`; tgi "
+        "`text-generation-launcher`; tei `text-embeddings-router`; ollama `ollama serve`; trtllm "
+        "TensorRT-LLM's `trtllm-serve`; simulated runs a small server that behaves like vLLM.",
         examples=["vllm"],
     )
     task: Task = Field(

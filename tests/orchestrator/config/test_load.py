@@ -239,8 +239,8 @@ FAULTS: list[tuple[str, str, list[str]]] = [
     ("path type", "[daemon]\nstate_dir = 3\n" + POOL, ["pool.toml:2: daemon.state_dir: 3 is not a path"]),
     ("choice", "[daemon]\nlog_level = 'warn'\n" + POOL,
      ["pool.toml:2: daemon.log_level: \"warn\" is not known (did you mean 'warning'?); write 'debug', "]),
-    ("engine", POOL + "engine.kind = 'tgi'\n",
-     ["pool.toml:3: pool.a.engine.kind: \"tgi\" is not known; write 'simulated', 'vllm' or 'llamacpp'"]),
+    ("engine", POOL + "engine.kind = 'tgl'\n",
+     ["pool.toml:3: pool.a.engine.kind: \"tgl\" is not known (did you mean 'tgi'?); write 'simulated', "]),
     ("args as one text", POOL + "engine.args = '--dtype auto'\n",
      ['pool.toml:3: pool.a.engine.args: one text is not a list; write ["--dtype", "auto"]']),
     ("args with a number", POOL + 'engine.args = [\n "--port",\n 80,\n]\n',
@@ -415,7 +415,7 @@ def test_every_setting_of_the_gateway_is_a_key() -> None:
     assert model is not None
     settings = {field.name for field in dataclasses.fields(GatewayConfig)} | POOL_KEYS
     assert set(model.model_fields) - settings == {"listen", "api_key_file"}
-    given = {"host", "port", "name", "served", "adapters", "task", "api_key", "charge", "seed"}
+    given = {"host", "port", "name", "served", "adapters", "task", "tells_ids", "api_key", "charge", "seed"}
     elsewhere = {"pools", "routes", "providers", "default_route", "spend_file", "usage_file", "keys_file"}
     assert settings - set(model.model_fields) == given | elsewhere
 

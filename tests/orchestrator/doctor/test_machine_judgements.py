@@ -297,3 +297,10 @@ def test_what_losses_leave(wanted, zones, state_, text):
 )
 def test_engines(kind, program, local, state_, text):
     judged(pool.engine(kind, program, local), state_, text)
+
+
+def test_an_engine_that_was_only_read_about_is_named():
+    started, tried = pool.engine("tgi", "sh", True)
+    assert started.state is OK
+    judged([tried], WARN, "Text Generation Inference was not run against the real one")
+    assert "doctor --engine URL --kind tgi" in tried.advice
