@@ -1,6 +1,6 @@
 """Write a 1 MB Llama with random weights as GGUF, for tests that need a real engine but no real answers.
 
-    make_tiny_model.py FILE [--seed N] [--reranker]
+    make_tiny_model.py FILE [--seed N] [--reranker | --adapter]
 
 The same options write the same bytes on any machine; the shape is that of the tiny model of tools/vllm, but
 for the length. Its greedy text varies, and contains split UTF-8 characters. It wants to stop at random: ask
@@ -8,10 +8,11 @@ for `ignore_eos` to get an exact number of tokens. It also likes to begin a call
 brings tools, llama.cpp holds what follows to their schemas, so a request that requires a call gets one within
 some tens of tokens. The standard library is enough to run this.
 
-With --reranker it is a Qwen3 of the same shape that gives a text two scores, yes and no.
+With --reranker it is a Qwen3 of the same shape that gives a text two scores, yes and no. With --adapter it is
+a LoRA adapter of the model without these options; another seed says something else.
 
 Sources: ggml's docs/gguf.md (version 3 of the format), llama.cpp's names of keys and tensors
-(gguf-py/gguf/constants.py).
+(gguf-py/gguf/constants.py), of those of an adapter llama.cpp's convert_lora_to_gguf.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,7 @@ CONTEXT: Final = 16384  # more than anything needs: a stream can be as long as a
 WEIGHT_STD: Final = 0.25  # smaller values make greedy text repeat itself
 RERANKER: Final = "qwen3"
 LABELS: Final = ("yes", "no")
+RANK: Final = 4  # of an adapter
 ALIGNMENT: Final = 32  # bytes; what GGUF takes where the file names no other
 
 # Jinja: every message between markers; tools and calls of them in the manner of Hermes, which llama.cpp's
@@ -88,6 +90,7 @@ _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # llama.cpp's types of tokens
 _EVERY_TENSOR_F32: Final = 0  # llama.cpp's type of a whole file
 
 Value = str | int | float | bool | Sequence[str] | Sequence[int]
+Tensor = tuple[tuple[int, ...], "array.array[float]"]
 
 
 def byte_letters() -> list[str]:
@@ -173,15 +176,40 @@ def settings(architecture: str) -> dict[str, Value]:
     }
 
 
-def weights(seed: int, architecture: str) -> dict[str, tuple[tuple[int, ...], array.array[float]]]:
-    """Each tensor with its shape, the innermost dimension first as in GGUF."""
+def adapter_settings() -> dict[str, Value]:
+    """What llama.cpp needs to know of an adapter."""
+    return {
+        "general.type": "adapter",
+        "general.architecture": "llama",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(2 * RANK),
+    }
+
+
+def adapter_weights(seed: int) -> dict[str, Tensor]:
+    """The tensors of an adapter on the attention of the model."""
+    matrix = matrices(seed)
+    tensors = {}
+    for layer in range(LAYERS):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            tensors[f"blk.{layer}.{name}.weight.lora_a"] = matrix(HIDDEN, RANK)
+            tensors[f"blk.{layer}.{name}.weight.lora_b"] = matrix(RANK, HIDDEN)
+    return tensors
+
+
+def matrices(seed: int) -> Callable[..., Tensor]:
+    """Makes random matrices: of so many inputs, outputs, and of this spread."""
     draw = random.Random(seed)  # noqa: S311 - weights, no secrets
 
-    def matrix(
-        inputs: int, outputs: int, std: float = WEIGHT_STD
-    ) -> tuple[tuple[int, ...], array.array[float]]:
+    def matrix(inputs: int, outputs: int, std: float = WEIGHT_STD) -> Tensor:
         return (inputs, outputs), array.array("f", (draw.gauss(0.0, std) for _ in range(inputs * outputs)))
 
+    return matrix
+
+
+def weights(seed: int, architecture: str) -> dict[str, Tensor]:
+    """Each tensor with its shape, the innermost dimension first as in GGUF."""
+    matrix = matrices(seed)
     said = matrix(HIDDEN, VOCABULARY)
     for place in range(CALL_ID * HIDDEN, (CALL_ID + 1) * HIDDEN):
         said[1][place] *= CALL_LIKED
@@ -231,9 +259,7 @@ def _value(value: Value) -> bytes:
     return struct.pack("<IIQ", _ARRAY, kind, len(items)) + b"".join(items)
 
 
-def gguf(
-    keys: Mapping[str, Value], tensors: Mapping[str, tuple[tuple[int, ...], array.array[float]]]
-) -> bytes:
+def gguf(keys: Mapping[str, Value], tensors: Mapping[str, Tensor]) -> bytes:
     """The file: keys and values, the tensors' shapes and places, then their numbers."""
     head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(keys))]
     head += [_text(key) + _value(value) for key, value in keys.items()]
@@ -256,7 +282,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make a 1 MB Llama with random weights, as GGUF.")
     parser.add_argument("file", type=Path, help="where the model goes")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another model (default 0)")
-    parser.add_argument("--reranker", action="store_true", help="a model that scores texts instead")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--reranker", action="store_true", help="a model that scores texts instead")
+    other.add_argument("--adapter", action="store_true", help="a LoRA adapter of the model instead")
     arguments = parser.parse_args()
     architecture = RERANKER if arguments.reranker else "llama"
     if sys.byteorder != "little":
@@ -264,7 +292,10 @@ def main() -> None:
     file: Path = arguments.file
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
-    part.write_bytes(gguf(settings(architecture), weights(arguments.seed, architecture)))
+    if arguments.adapter:
+        part.write_bytes(gguf(adapter_settings(), adapter_weights(arguments.seed)))
+    else:
+        part.write_bytes(gguf(settings(architecture), weights(arguments.seed, architecture)))
     part.replace(file)
     print(f"{file}: {file.stat().st_size} bytes")
 
