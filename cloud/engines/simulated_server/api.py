@@ -13,6 +13,7 @@ from cloud.engines.simulated_server.answers import ChatAnswer, CompletionAnswer,
 from cloud.engines.simulated_server.audio import Audio
 from cloud.engines.simulated_server.core import Core, EngineDead
 from cloud.engines.simulated_server.inference import Inference, Limits, reply, request_id
+from cloud.engines.simulated_server.lora import Adapters
 from cloud.engines.simulated_server.pooling import Pooling
 from cloud.engines.simulated_server.requests import (
     BadRequest,
@@ -35,13 +36,15 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """What the surface shows and guards. `adapters`: name and path of each. The others as on the command
-    line.
+    """What the surface shows and guards. `adapters`: name and path of each that it starts with. The others as
+    on the command line.
     """
 
     model: str
     served_name: str
     adapters: tuple[tuple[str, str], ...] = ()
+    adapter_load_time: float = 0.0
+    max_cpu_loras: int = 0
     api_key: str = ""
     max_num_queued_reqs: int = 0
     drain_answer: str = "abort"
@@ -63,9 +66,18 @@ class Api:
         self._core = core
         self._settings = settings
         self._created = int(clock.now())
-        models = (settings.served_name, *(name for name, _ in settings.adapters))
-        offer = Offer(models, core.settings.max_model_len, settings.auto_tools, settings.reasoning)
-        self.inference = Inference(core, offer, Limits(settings.max_num_queued_reqs, settings.drain_answer))
+        self._adapters = Adapters(
+            clock,
+            settings.served_name,
+            settings.adapters,
+            load_time=settings.adapter_load_time,
+            room=settings.max_cpu_loras,
+        )
+        offer = Offer(
+            self._adapters.models, core.settings.max_model_len, settings.auto_tools, settings.reasoning
+        )
+        limits = Limits(settings.max_num_queued_reqs, settings.drain_answer)
+        self.inference = Inference(core, offer, limits, self._adapters)
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -77,6 +89,7 @@ class Api:
         app.router.add_get("/version", self._version)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/v1/models", self._models)
+        self._adapters.add_routes(app.router)
         Tokenizing(self.inference, info=settings.tokenizer_info).add_routes(app.router)
         Pooling(self._clock, self.inference).add_routes(app.router)
         if not settings.pooling:
@@ -121,7 +134,7 @@ class Api:
     async def _models(self, _request: web.Request) -> web.Response:
         settings = self._settings
         listed: list[tuple[str, str, str | None]] = [(settings.served_name, settings.model, None)]
-        listed += [(name, path, settings.served_name) for name, path in settings.adapters]
+        listed += [(name, path, settings.served_name) for name, path in self._adapters.paths.items()]
         models = [
             {
                 "id": name,

@@ -20,6 +20,7 @@ from cloud.engines.simulated_server.answers import (
     error_body,
 )
 from cloud.engines.simulated_server.core import Core, EngineDead, Generation
+from cloud.engines.simulated_server.lora import Adapters
 from cloud.engines.simulated_server.outputs import Output, Piece, joined
 from cloud.engines.simulated_server.requests import InferenceRequest, Offer
 from cloud.engines.simulated_server.tokens import TextStream
@@ -57,8 +58,9 @@ class Inference:
     request in flight is answered.
     """
 
-    def __init__(self, core: Core, offer: Offer, limits: Limits) -> None:
+    def __init__(self, core: Core, offer: Offer, limits: Limits, adapters: Adapters) -> None:
         self.core = core
+        self.adapters = adapters
         self.offer = offer
         self.answering = 0
         self.draining = False
@@ -102,6 +104,7 @@ class Inference:
         """Run a request and answer it. `names`: the id by which each prompt's outputs can be aborted."""
         if refused := self.refusal(by_ids=request.by_ids):
             return refused
+        await self.adapters.use(request.model)
         run = Run(self, request)
         for position, generations in enumerate(run.by_prompt()):
             self._by_id[names[position]] = generations
@@ -142,7 +145,7 @@ class Run:
         self._core = inference.core
         self._wake = asyncio.Event()
         self._request = request
-        adapter = inference.offer.models.index(request.model)
+        variant = inference.adapters.variant(request.model)
         grammar = request.grammar
         self._open: list[tuple[Output, Generation]] = []
         for index in range(request.n * len(request.prompts)):
@@ -155,7 +158,7 @@ class Run:
                     request.max_tokens,
                     seed=request.seed,
                     ignore_eos=request.ignore_eos,
-                    variant=adapter * 1000 + index % request.n,
+                    variant=variant + index % request.n,
                     grammar=grammar,
                     wake=self._wake,
                 )

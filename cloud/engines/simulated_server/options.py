@@ -77,6 +77,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="pooling: serve numbers for texts and nothing else; generate: serve texts, and numbers too",
     )
     add("--lora-modules", nargs="+", type=_adapter, default=[], help="adapters, NAME=PATH each")
+    add("--adapter-load-time", type=_seconds, default=0.0, help="seconds to load an adapter")
+    add("--max-cpu-loras", type=_count, default=0, help="adapters in memory at a time; 0: any number")
     add("--enable-auto-tool-choice", action="store_true", help="let the model call tools; needs a parser")
     add("--tool-call-parser", default="", help="any name: finds the calls of tools in texts")
     add("--reasoning-parser", default="", help="any name: tells reasoning from the rest of texts")

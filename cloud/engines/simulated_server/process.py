@@ -71,6 +71,8 @@ class Server:
                 max_num_queued_reqs=options.max_num_queued_reqs,
                 drain_answer=options.drain_answer,
                 adapters=tuple(options.lora_modules),
+                adapter_load_time=options.adapter_load_time,
+                max_cpu_loras=options.max_cpu_loras,
                 auto_tools=options.enable_auto_tool_choice and bool(options.tool_call_parser),
                 reasoning=bool(options.reasoning_parser),
                 scale_out=options.enable_scale_out,

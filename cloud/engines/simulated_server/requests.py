@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +29,11 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a server offers. `models`: the served name and then its adapters; `auto_tools` and `reasoning`:
-    it has the parsers for them.
+    """What a server offers. `models`: the served name and then the adapters that it has at this moment;
+    `auto_tools` and `reasoning`: it has the parsers for them.
     """
 
-    models: tuple[str, ...]
+    models: Sequence[str]
     max_model_len: int
     auto_tools: bool = False
     reasoning: bool = False

@@ -155,6 +155,84 @@ async def test_an_adapter_says_something_else(launch: Launch, http: aiohttp.Clie
     assert (await post(http, server, "/v1/completions", {"model": "painter", "prompt": "hi"}))[0] == 404
 
 
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+HI = {"prompt": "hi", "max_tokens": 8}
+
+
+async def told(http: aiohttp.ClientSession, server: Simulated, path: str, **fields: Any) -> tuple[int, str]:
+    async with http.post(f"{server.url}{path}", json=fields) as response:
+        return response.status, await response.text()
+
+
+async def test_adapters_come_and_go_while_it_runs(launch: Launch, http: aiohttp.ClientSession) -> None:
+    server = await launch(*FAST, "--lora-modules", "poet=/srv/poet")
+    status, said = await told(http, server, LOAD, lora_name="poet@1", lora_path="/srv/poet")
+    assert (status, said) == (200, "Success: LoRA adapter 'poet@1' added successfully.")
+    texts = []
+    for name in ("poet", "poet@1"):
+        _, answer = await post(http, server, "/v1/completions", {"model": name, **HI})
+        texts.append(answer["choices"][0]["text"])
+    assert texts[0] == texts[1]  # the same adapter under another name
+    again = {"lora_name": "poet@1", "lora_path": "/srv/poet"}
+    assert [(await told(http, server, LOAD, **again))[0] for _ in range(2)] == [400, 400]
+    assert (await told(http, server, LOAD, **again | {"lora_path": "/srv/clerk"}, load_inplace=True))[
+        0
+    ] == 200
+    _, answer = await post(http, server, "/v1/completions", {"model": "poet@1", **HI})
+    assert answer["choices"][0]["text"] != texts[0]
+    assert (await told(http, server, UNLOAD, lora_name="poet@1"))[0] == 200
+    assert (await told(http, server, UNLOAD, lora_name="poet@1"))[0] == 404
+    status, answer = await post(http, server, "/v1/completions", {"model": "poet@1", **HI})
+    assert (status, answer["error"]["param"]) == (404, "model")
+    async with http.get(f"{server.url}/v1/models") as response:
+        assert [row["id"] for row in (await response.json())["data"]] == ["tiny", "poet"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status"),
+    [
+        (LOAD, {"lora_name": "a"}, 400),
+        (LOAD, {"lora_name": "", "lora_path": "/a"}, 400),
+        (LOAD, {"lora_name": "tiny", "lora_path": "/a"}, 400),
+        (LOAD, {"lora_name": "a", "lora_path": "/missing"}, 404),
+        (UNLOAD, {"lora_name": "tiny"}, 404),
+        (UNLOAD, {}, 400),
+    ],
+)
+async def test_what_cannot_be_loaded_is_refused_as_vllm_does(
+    launch: Launch, http: aiohttp.ClientSession, path: str, fields: dict[str, Any], status: int
+) -> None:
+    server = await launch(*FAST)
+    assert (await told(http, server, path, **fields))[0] == status
+
+
+async def test_a_request_ends_whose_adapter_is_unloaded(launch: Launch, http: aiohttp.ClientSession) -> None:
+    server = await launch("--tokens-per-second", "20", "--lora-modules", "poet=/srv/poet")
+    body = {"model": "poet", "prompt": "hi", "max_tokens": 12, "stream": True}
+    async with http.post(f"{server.url}/v1/completions", json=body) as response:
+        await response.content.readline()
+        assert (await told(http, server, UNLOAD, lora_name="poet"))[0] == 200
+        lines = [line async for line in response.content if line.strip()]
+    assert orjson.loads(lines[-2].removeprefix(b"data: "))["choices"][0]["finish_reason"] == "length"
+
+
+async def test_what_has_no_room_is_read_again(launch: Launch, http: aiohttp.ClientSession) -> None:
+    server = await launch(*FAST, "--adapter-load-time", "0.2", "--max-cpu-loras", "1")
+    loop = asyncio.get_running_loop()
+
+    async def seconds(name: str) -> float:
+        began = loop.time()
+        assert (await post(http, server, "/v1/completions", {"model": name, **HI}))[0] == 200
+        return loop.time() - began
+
+    for name in ("poet", "clerk"):
+        began = loop.time()
+        await told(http, server, LOAD, lora_name=name, lora_path=f"/srv/{name}")
+        assert loop.time() - began >= 0.2
+    assert await seconds("poet") >= 0.2
+    assert await seconds("clerk") >= 0.2
+
+
 async def test_an_aborted_request_ends_with_what_there_is(
     launch: Launch, http: aiohttp.ClientSession
 ) -> None:
