@@ -38,6 +38,7 @@ from orchestrator.gateway.accounts.key_metrics import KeyMetrics
 from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.accounts.limit_book import LimitBook
 from orchestrator.gateway.accounts.refusals import Refusals
+from orchestrator.gateway.adapters import Adapters
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics, Outcome
 from orchestrator.gateway.provider_metrics import ProviderMetrics
@@ -232,7 +233,7 @@ def metrics_page() -> str:
     rng = random.Random(0)  # noqa: S311 - nothing is drawn
     table = TargetTable(now=lambda: 0.0, rng=rng, gate=PoolGate(targets_file=Path("t")))
     gateway = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
-    gateway.lane("chat", table, lambda: 0)
+    gateway.lane("chat", table, lambda: 0, Adapters(("sql",), table, lambda: 0.0))
     gateway.certificate_taken(0.0)
     clock = SystemClock()
     KeyMetrics(gateway.registry, ClientKeys(Path("keys.toml"), clock))

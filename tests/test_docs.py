@@ -26,6 +26,7 @@ from orchestrator.gateway.accounts.key_metrics import KeyMetrics
 from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.accounts.limit_book import LimitBook
 from orchestrator.gateway.accounts.refusals import Refusals
+from orchestrator.gateway.adapters import Adapters
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.provider_metrics import ProviderMetrics
@@ -126,7 +127,7 @@ def shown_by_gateway() -> set[str]:
 
     table = TargetTable(now=lambda: 0.0, rng=random.Random(0), gate=PoolGate(targets_file=Path("t")))
     metrics = GatewayMetrics(lambda: 0.0, ("chat", "embed"), routed=True)
-    metrics.lane("chat", table, lambda: 0)
+    metrics.lane("chat", table, lambda: 0, Adapters(("sql",), table, lambda: 0.0))
     metrics.certificate_taken(0.0)
     spent = Totals("2026-01-01")
     ProviderMetrics(metrics.registry, states=dict, caps={}, today=lambda: spent, trouble=lambda: "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -75,9 +76,15 @@ class Asked:
         if self.inner is None:
             raw = _form_named(self.raw, model) if self.model else self.raw
             return replace(self, raw=raw, model=model)
-        inner = {**self.inner, "model": model}
+        return replace(self.having({"model": model}), model=model)
+
+    def having(self, fields: Mapping[str, Any]) -> Asked:
+        """The same request with these fields, where its body has any."""
+        if self.inner is None:
+            return self
+        inner = {**self.inner, **fields}
         raw = self.raw if self.dialect.translate is not None else orjson.dumps(inner)
-        return replace(self, raw=raw, inner=inner, model=model)
+        return replace(self, raw=raw, inner=inner)
 
     def limited(self, most: int) -> Asked:
         """The same request with a limit of tokens, where it has none and its dialect knows one."""

@@ -20,6 +20,7 @@ from orchestrator.gateway import failure as failures
 from orchestrator.gateway import upstream
 from orchestrator.gateway.continuation import Broken, Capability, Continuation
 from orchestrator.gateway.endings import Answer, ClientGone
+from orchestrator.gateway.entry import Entry
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.headers import returned
 from orchestrator.gateway.job import Job
@@ -27,7 +28,7 @@ from orchestrator.gateway.kept import KeptConnections, was_kept
 from orchestrator.gateway.metrics import LaneMetrics, Outcome
 from orchestrator.gateway.request import Stage
 from orchestrator.gateway.stream import StreamJudge
-from orchestrator.gateway.targets import Entry, TargetTable
+from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.watch import Leash, Watch
 
 _SUCCESS = range(200, 300)
@@ -108,6 +109,7 @@ class Attempts:
         if out is None or transcript is None:
             raise AssertionError(f"request {job.exchange.id}: nothing to go on from")
         job.judge, transcript.asks = None, job.may_ask_usage(entry)
+        transcript.aim(job.addressed())
         self._metrics.wasted("prompt", len(transcript.prompt or ()) + transcript.tokens)  # is read again
         with self._failures_named(job, leash := self._leash(job, entry)), leash:
             rest = Continuation(
@@ -117,6 +119,7 @@ class Attempts:
                 capability=capability,
                 transcript=transcript,
                 moved=leash.moved,
+                held=job.wish.held,
             )
             async with contextlib.aclosing(rest.blocks()) as blocks:
                 async for block in blocks:
@@ -185,15 +188,18 @@ class Attempts:
                 return await self._pass_through(job, leash, answer, b"".join(parts))
         body = b"".join(parts)
         headers = returned(answer.headers)
-        failure = failures.of_status(answer.status, body, draining=entry.draining)
+        lent = job.wish.held
+        failure = failures.of_status(answer.status, body, draining=entry.draining, held=lent)
         succeeded = answer.status in _SUCCESS
         if succeeded and job.request.method == hdrs.METH_POST:
             failure, told = job.asked.dialect.whole(job.asked, body)
             job.meter.usage = of_openai(told) if failure is None else None
         if failure is not None:
             said = f"it answered {answer.status}"
+            if failure is Failure.NO_ADAPTER:
+                raise AttemptFailed(failure, said)
             if answer.status >= _FIRST_ERROR:
-                raise AttemptFailed(failure, said, Answer(answer.status, headers, body))
+                raise AttemptFailed(failure, said, Answer(answer.status, headers, job.known_name(body)))
             raise AttemptFailed(failure, f"{said}, which is no answer to this")
         leash.began()
         self._table.good(entry)

@@ -32,9 +32,11 @@ class PoolGate:
     """How the gateway treats one pool. Durations are seconds, sizes bytes, shares fractions.
 
     `name`: only target sets of this pool are taken; empty takes any. `served`: the name under which its
-    engines serve the model, `adapters` those of the adapters that they serve beside it;
-    `task`: what these do. `tells_ids`: whether their streams tell the id of every token: others are not
-    continued, whatever an engine answers to questions.
+    engines serve the model, `adapters` those of the adapters that each of them serves beside it, `loaded`
+    those of the adapters that a target has when the target set says so; `numbered`: their engines know those
+    by numbers and apply them to every request that does not say otherwise (llama.cpp). `task`: what these do.
+    `tells_ids`: whether their streams tell the id of every token: others are not continued, whatever an
+    engine answers to questions.
 
     Timeouts. `connect_timeout`: to open a connection to a target. A target that is silent for
     `health_timeout` and fails or leaves a check unanswered is lost: what it holds goes on elsewhere.
@@ -64,6 +66,8 @@ class PoolGate:
     name: str = ""
     served: str = ""
     adapters: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()
+    numbered: bool = False
     task: Task = Task.CHAT
     tells_ids: bool = True
 
@@ -109,6 +113,11 @@ class PoolGate:
         for path in (self.health_path, *self.allow_paths):
             if not path.startswith("/"):
                 raise GatewayError(f"gateway: path {path!r}: must start with a slash")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all that it serves."""
+        return tuple(filter(None, (self.served, *self.adapters, *self.loaded)))
 
     def limits(self) -> Limits:
         """What the clocks are judged by."""
@@ -228,8 +237,17 @@ class GatewayConfig:
 
     @property
     def routed(self) -> bool:
-        """Whether requests are sent by the model they name. One pool and no route: they are not looked at."""
-        return bool(self.routes) or len(self.pools) != 1
+        """Whether requests are sent by the model they name. One pool and no route: they are not looked at,
+        unless there are adapters to tell apart.
+        """
+        return bool(self.routes) or len(self.pools) != 1 or bool(self.pools[0].loaded)
+
+    @property
+    def unnamed(self) -> str:
+        """The model of requests that name none; empty where they are refused."""
+        if self.default_route or self.routes or len(self.pools) != 1:
+            return self.default_route
+        return self.pools[0].served
 
 
 def one_pool(**settings: Any) -> GatewayConfig:
@@ -279,7 +297,7 @@ def _check_routes(config: GatewayConfig) -> None:
             known = pools if backend.kind is Kind.POOL else config.providers.keys()
             if backend.name not in known:
                 raise GatewayError(f"gateway: route {route.name!r}: there is no {backend}")
-    own = {name for gate in config.pools for name in (gate.served, *gate.adapters)}
+    own = {name for gate in config.pools for name in gate.names}
     if config.default_route and config.default_route not in named | own:
         raise GatewayError(f"gateway: default_route: there is no route {config.default_route!r}")
 

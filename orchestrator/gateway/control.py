@@ -25,11 +25,13 @@ from aiohttp import web
 from cloud.balancers.targets import MAX_BYTES, SCHEMAS, TargetsError, parse
 from orchestrator.gateway.accounts.keyfile import ClientKeys
 from orchestrator.gateway.config import GatewayError
+from orchestrator.gateway.entry import Entry
 from orchestrator.gateway.lane import Lane
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.monitoring import metrics_answer
 from orchestrator.gateway.replies import error_response
-from orchestrator.gateway.targets import Entry, StaleGeneration, WrongPool
+from orchestrator.gateway.targets import StaleGeneration, WrongPool
+from policies.held import Held
 
 STATE_SCHEMA = "gateway-state/1"
 
@@ -107,6 +109,7 @@ class Control:
             "keys": self._keys.describe(),
             "limits_alone": self._limits_alone(),
             "only_pool": table.only_pool,
+            "adapters": lane.adapters.describe(),
             "targets": [self._target(entry, now) for entry in table],
         }
 
@@ -127,7 +130,10 @@ class Control:
             "weight": entry.spec.weight,
             "drain_deadline": entry.spec.drain_deadline,
             "build": entry.spec.build,
-            "adapters": [asdict(held) for held in entry.spec.adapters],
+            "adapters": [_held(entry, held) for held in entry.spec.adapters],
+            "adapters_leaving": [
+                _held(entry, held) for held in entry.lent if held not in entry.spec.adapters
+            ],
             "breaker": entry.breaker.state(now).value,
             "continuation": _continuation(entry),
         }
@@ -193,6 +199,11 @@ class Control:
 
     async def _get_healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
+
+
+def _held(entry: Entry, held: Held) -> dict[str, Any]:
+    """An adapter of a target, and the requests that use it there."""
+    return {**asdict(held), "in_flight": entry.lent.get(held, 0)}
 
 
 def _continuation(entry: Entry) -> dict[str, Any] | None:

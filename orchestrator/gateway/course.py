@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from orchestrator.gateway.blame import RetryBudget
+from orchestrator.gateway.entry import Entry
 from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.request import Exchange, Payment, Stage, Suspect
-from orchestrator.gateway.targets import Entry, TargetTable
+from orchestrator.gateway.targets import TargetTable
 
 
 class Tried(Protocol):
@@ -32,6 +33,10 @@ class Tried(Protocol):
 
     def fits(self, entry: Entry) -> bool:
         """Whether a target can bring the rest of its stream."""
+
+    @property
+    def revision(self) -> str:
+        """The revision of its adapter that can bring the rest of its stream; empty for any."""
 
 
 class Course:
@@ -57,6 +62,9 @@ class Course:
     def blame(self, exchange: Exchange, entry: Entry, failure: Failure, retry_after: float | None) -> None:
         """Hold the failure against the target, or remember it until a peer shows whose fault it was."""
         if failure is Failure.STALE:
+            return
+        if failure is Failure.NO_ADAPTER and exchange.wish.held is not None:
+            self._table.lacks(entry, exchange.wish.held)
             return
         exchange.wish.failed_at(entry)
         if failure.blames is Blame.DOUBT:
@@ -100,7 +108,7 @@ class Course:
         exchange = tried.exchange
         if tried.obstacle() or not exchange.may_continue(failure, paid):
             return False
-        exchange.wish.fits = tried.fits
+        exchange.wish.fits, exchange.wish.revision = tried.fits, tried.revision
         if exchange.stage is Stage.STREAMING:
             tried.broke_at = now
             exchange.move(Stage.CONTINUING)

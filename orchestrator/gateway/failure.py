@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from policies.held import Held
+
 
 class Blame(StrEnum):
     """What a failure says about its target."""
@@ -27,6 +29,7 @@ class Failure(StrEnum):
     BAD_GATEWAY = "bad_gateway"  # 502 or 504
     UNAVAILABLE = "unavailable"  # 503: busy, or starting
     RATE_LIMITED = "rate_limited"  # 429
+    NO_ADAPTER = "no_adapter"  # the target does not know the adapter that it is said to hold
     REFUSED_HERE = "refused_here"  # another 4xx, or a redirection
     SERVER_ERROR = "server_error"  # another 5xx: the request's own fault, or the target's
     ENGINE_ERROR = "engine_error"  # the engine died, failed or shuts down
@@ -51,13 +54,14 @@ class Failure(StrEnum):
 
 
 _REFUSED = frozenset(
-    {Failure.CONNECT, Failure.UNAVAILABLE, Failure.RATE_LIMITED, Failure.REFUSED_HERE}
+    {Failure.CONNECT, Failure.UNAVAILABLE, Failure.RATE_LIMITED, Failure.REFUSED_HERE, Failure.NO_ADAPTER}
 )  # fmt: skip
 _BLAMES = {
     Failure.UNAVAILABLE: Blame.BUSY,
     Failure.RATE_LIMITED: Blame.BUSY,
     Failure.REFUSED_HERE: Blame.DOUBT,
     Failure.SERVER_ERROR: Blame.DOUBT,
+    Failure.NO_ADAPTER: Blame.NOTHING,
     Failure.STALE: Blame.NOTHING,
     Failure.DEADLINE: Blame.NOTHING,
     Failure.MOVED: Blame.NOTHING,
@@ -72,6 +76,7 @@ _BY_STATUS = {
 }
 _FIRST_REDIRECTION, _FIRST_ERROR, _FIRST_SERVER_ERROR = 300, 400, 500
 _NOT_MODIFIED = 304
+_ABSENT: dict[int, tuple[str, ...]] = {404: ("",), 400: ("not loaded", "does not exist", "not found")}
 _ENGINE_WORDS = (
     "enginecore",
     "enginedead",
@@ -82,20 +87,32 @@ _ENGINE_WORDS = (
 )
 
 
-def of_status(status: int, body: bytes, *, draining: bool) -> Failure | None:
+def of_status(status: int, body: bytes, *, draining: bool, held: Held | None = None) -> Failure | None:
     """The failure that an HTTP status stands for, None when the answer belongs to the client.
 
     A 500 is the engine's when the target is draining (vLLM answers "cannot schedule new futures after
     shutdown" while its health check still passes) or when it says that the engine died. Any other 5xx, 4xx
-    or redirection may be the request's own fault: a peer tells.
+    or redirection may be the request's own fault: a peer tells. `held`: the adapter that was asked for.
     """
     if status < _FIRST_REDIRECTION or status == _NOT_MODIFIED:
         return None
     if (failure := _BY_STATUS.get(status)) is not None:
         return failure
+    if held is not None and _lacks(status, body, held):
+        return Failure.NO_ADAPTER
     if status < _FIRST_SERVER_ERROR:
         return Failure.REFUSED_HERE
     return Failure.ENGINE_ERROR if draining or is_engine_error(body) else Failure.SERVER_ERROR
+
+
+def _lacks(status: int, body: bytes, held: Held) -> bool:
+    """Whether an engine says that it does not have an adapter: vLLM by 404 (`_check_model`), SGLang by 400
+    (`LoRARegistry.acquire`), each with the adapter's name in the message.
+    """
+    if status not in _ABSENT or not held.served_as:
+        return False
+    said = str(_loads_object(body))
+    return held.served_as in said and any(word in said.lower() for word in _ABSENT[status])
 
 
 def is_engine_error(body: bytes) -> bool:

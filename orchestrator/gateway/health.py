@@ -13,8 +13,9 @@ from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import Capability, probe
+from orchestrator.gateway.entry import Entry
 from orchestrator.gateway.metrics import LaneMetrics
-from orchestrator.gateway.targets import Entry, TargetTable
+from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.upstream import target_url
 from policies.model import TargetState
 

@@ -8,8 +8,9 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from orchestrator.gateway.accounts.meter import Meter
+from orchestrator.gateway.adapters import Use, addressed
 from orchestrator.gateway.asked import Asked
-from orchestrator.gateway.config import CONTINUATIONS
+from orchestrator.gateway.config import CONTINUATIONS, PoolGate
 from orchestrator.gateway.continuation import (
     Capability,
     Kind,
@@ -20,13 +21,14 @@ from orchestrator.gateway.continuation import (
     plan_of,
     prepared,
 )
+from orchestrator.gateway.dialects import Edge
+from orchestrator.gateway.entry import Entry, Nature, Wish
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.renaming import Renaming, RenamingEdge
 from orchestrator.gateway.replies import BACKEND, NODE, REQUEST_ID
 from orchestrator.gateway.request import Exchange, Stage
 from orchestrator.gateway.stream import CompletionJudge, StreamJudge
-from orchestrator.gateway.targets import Entry, Nature, Wish
 from policies.keys import ClientKey
 from policies.routing import Route, Trouble
 
@@ -48,13 +50,14 @@ class Job:
     `charged` is what its key has held for it. `asks_usage`: its target is asked for the usage of its stream,
     which the client did not ask for. `model` is the name that the client asked for, `came` the request as it
     came, `asked` as its present backend gets it. `route` is None where requests are not looked at; `backend`
-    says who has it now, and `pool` which pool, empty where that is none.
+    says who has it now, and `pool` which pool, empty where that is none. `gate` is how that pool is treated,
+    `use` what is counted of its adapter, None where it asks for none.
     """
 
     __slots__ = (
         "asked", "asks_usage", "backend", "broke_at", "came", "charged", "client", "edge", "exchange",
-        "headers", "judge", "meter", "model", "nature", "outcome", "plan", "pool", "request", "response",
-        "route", "transcript",
+        "gate", "headers", "judge", "meter", "model", "nature", "outcome", "plan", "pool", "request",
+        "response", "route", "transcript", "use",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +73,8 @@ class Job:
         self.edge = asked.dialect.edge(asked)
         self.route: Route | None = None
         self.backend = self.pool = ""
+        self.gate: PoolGate | None = None
+        self.use: Use | None = None
         self.headers: CIMultiDict[str] = CIMultiDict()
         self.plan: Plan | None = None
         self.asks_usage = False
@@ -86,16 +91,20 @@ class Job:
             self.asked, self.edge = self.came, self.came.dialect.edge(self.came)
         if model and self.model and model != self.asked.model:
             self.asked = self.asked.named(model)
-            self.edge = RenamingEdge(self.asked.dialect.edge(self.asked), self._renaming())
-        self.plan = self.judge = self.transcript = self.nature = None
+            self.edge = self._edge_of(self.asked)
+        self.plan = self.judge = self.transcript = self.nature = self.gate = self.use = None
 
     def renamed(self, data: bytes) -> bytes:
         """What a backend says in the client's own dialect, with the model's name that the client knows."""
-        return data if self.asked is self.came else self._renaming()(data)
+        return data if self.asked is self.came else self._renaming(self.asked)(data)
 
-    def _renaming(self) -> Renaming:
-        repeats = self.asked.dialect.name == "responses"
-        return Renaming(self.model, self.asked.model if repeats else None)
+    def _edge_of(self, asked: Asked) -> Edge:
+        """The edge of a request that goes out under another name than its client's."""
+        return RenamingEdge(asked.dialect.edge(asked), self._renaming(asked))
+
+    def _renaming(self, asked: Asked) -> Renaming:
+        repeats = asked.dialect.name == "responses"
+        return Renaming(self.model, asked.model if repeats else None)
 
     def may_continue(self, continuation: str) -> None:
         """Have its stream continued where it breaks, as far as the pool's setting and its client let it."""
@@ -140,12 +149,23 @@ class Job:
         It asks for the usage of a stream where its client does not, unless told to spare that.
         """
         self.transcript, self.judge, self.nature = None, None, entry.nature
-        capability, plan = entry.capability or Capability(), self.plan
+        capability, plan, asked = entry.capability or Capability(), self.plan, self.addressed()
+        if asked.model != self.asked.model:
+            self.edge = self._edge_of(asked)
         asks = self.asks_usage = not spares_usage and self.may_ask_usage(entry)
         recorded = plan is not None and plan.kind is not Kind.ENDED and capability.way is not Way.NONE
         if plan is not None and (recorded or plan.kind is Kind.AGAIN):
-            self.transcript = Transcript(self.asked, plan, asks=asks)
-        return prepared(self.asked, plan, capability, asks=asks)
+            self.transcript = Transcript(asked, plan, asks=asks)
+        return prepared(asked, plan, capability, asks=asks)
+
+    def addressed(self) -> Asked:
+        """The request in the words of its present target."""
+        return self.asked if self.gate is None else addressed(self.asked, self.wish.held, self.gate)
+
+    def known_name(self, said: bytes) -> bytes:
+        """An engine's error with the name of the adapter that clients know."""
+        held = self.wish.held
+        return said if held is None else said.replace(held.served_as.encode() or b"\0", held.name.encode())
 
     def may_ask_usage(self, entry: Entry) -> bool:
         """Whether a target is to be asked for the usage of its stream, which its client did not ask for."""
@@ -178,6 +198,12 @@ class Job:
         if transcript is None or transcript.obstacle(entry.capability or Capability()):
             return False
         return transcript.again or (self.nature is not None and entry.nature == self.nature)
+
+    @property
+    def revision(self) -> str:
+        """The revision of its adapter that can bring the rest of its stream; empty for any."""
+        held, transcript = self.wish.held, self.transcript
+        return "" if held is None or transcript is None or transcript.again else held.revision
 
     def can_move(self) -> bool:
         """Whether it can go on at another target."""

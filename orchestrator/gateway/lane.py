@@ -17,6 +17,7 @@ from aiohttp import web
 from cloud.logger import structlog
 from cloud.ports import Clock
 from orchestrator.gateway.accounts.charge import Charge
+from orchestrator.gateway.adapters import Adapters
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.attempt import Attempts
 from orchestrator.gateway.blame import RetryBudget
@@ -25,13 +26,14 @@ from orchestrator.gateway.course import Course
 from orchestrator.gateway.dialects import Unfit
 from orchestrator.gateway.dialects.table import row_of
 from orchestrator.gateway.endings import Endings, Unserved
+from orchestrator.gateway.entry import Entry
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.headers import Forwarding
 from orchestrator.gateway.health import HealthChecker
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.source import TargetSource
-from orchestrator.gateway.targets import Entry, TargetTable
+from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.tries import Tries
 from orchestrator.gateway.upstream import make_session
 from orchestrator.gateway.watch import Watch
@@ -68,10 +70,15 @@ class Lane:
         self._endings = endings
         self._charge = charge
         self.table = TargetTable(now=clock.now, rng=rng, gate=gate)
+        self.adapters = Adapters(gate.loaded, self.table, clock.now)
         self.admission = Admission(
-            self.table, limit=gate.queue_limit, deadline=gate.queue_deadline, hopeless=gate.no_target_wait
+            self.table,
+            limit=gate.queue_limit,
+            deadline=gate.queue_deadline,
+            hopeless=gate.no_target_wait,
+            missed=self.adapters.missed,
         )
-        self.metrics = metrics.lane(gate.name, self.table, self.admission.__len__)
+        self.metrics = metrics.lane(gate.name, self.table, self.admission.__len__, self.adapters)
         self.table.on_breaker_open.append(self._breaker_opened)
         self._watch = Watch(self.table, self.admission, clock, drain_margin=gate.drain_margin)
         own_keys = config.keys_file is not None
@@ -121,7 +128,10 @@ class Lane:
     async def serve(self, job: Job, candidate: Candidate) -> web.StreamResponse:
         """See Backend."""
         gate, exchange = self.gate, job.exchange
-        job.meter.aim("pool", self.name, job.asked.model if job.asked.model in gate.adapters else "")
+        model = job.asked.model
+        job.use = self.adapters.of(model)
+        known = job.use is not None or model in gate.adapters
+        job.meter.aim("pool", self.name, model if known else "")
         try:
             row_of(job.request.method, job.asked.path, gate.allow_paths)
         except Unfit as closed:
@@ -129,7 +139,7 @@ class Lane:
         if (unfit := job.asked.unfit) is not None:
             turned = self._endings.turned(job, unfit.status, unfit.code, unfit.message, param=unfit.param)
             raise Unserved(Trouble.FAILED, f"cannot have it: {unfit.message}", turned, said=True)
-        job.pool = self.name
+        job.pool, job.gate = self.name, gate
         job.headers = self._forwarding.to_node(job.request, exchange.id)
         job.may_continue(gate.continuation)
         exchange.patience, exchange.leaves = candidate.patience, candidate.leaves
@@ -137,6 +147,9 @@ class Lane:
             gate.stream_timeout if job.asked.stream else gate.answer_timeout
         )
         exchange.wish.tokens = job.asked.tokens if gate.tokens_in_flight else 0
+        if job.use is not None:
+            exchange.wish.adapter = model
+            job.use.asked += 1
         if self._charge is not None:
             return await self._charge.serve(job, self._tries.run)
         return await self._tries.run(job)

@@ -52,6 +52,8 @@ class Metering:
             return
         meter.usage, meter.estimated = used(job, outcome)
         usage = meter.usage or _NOTHING
+        if job.use is not None:
+            job.use.tokens += usage.prompt + usage.output
         seconds = self._now() - job.exchange.started
         key = "" if job.client is None else job.client.name
         route = job.route.name if self._routed and job.route is not None else ""

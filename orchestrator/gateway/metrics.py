@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, ProcessCollector, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from orchestrator.gateway.accounts.usage_metrics import UsageMetrics
+from orchestrator.gateway.adapters import Adapters
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.times import Series, Times
@@ -118,9 +119,11 @@ class GatewayMetrics:
         self.registry.register(_Gauges(self))
         ProcessCollector(registry=self.registry)
 
-    def lane(self, pool: str, table: TargetTable, queued: Callable[[], int]) -> LaneMetrics:
-        """The metrics of a pool, its targets and its queue."""
-        made = LaneMetrics(self, pool if self.label else "", table, queued, self._recent_of(pool))
+    def lane(
+        self, pool: str, table: TargetTable, queued: Callable[[], int], adapters: Adapters
+    ) -> LaneMetrics:
+        """The metrics of a pool, its targets, its queue and its adapters."""
+        made = LaneMetrics(self, pool if self.label else "", table, queued, adapters, self._recent_of(pool))
         self.lanes.append(made)
         return made
 
@@ -218,6 +221,7 @@ class LaneMetrics:
         pool: str,
         table: TargetTable,
         queued: Callable[[], int],
+        adapters: Adapters,
         recent: Recent,
     ) -> None:
         self._process = process
@@ -227,6 +231,7 @@ class LaneMetrics:
         self.labels = (pool,) if process.label else ()
         self.table = table
         self.queued = queued
+        self.adapters = adapters
         self.file_generation = 0
         self.file_refused = False
         self._chunks = self._of(families.chunks)
@@ -354,6 +359,7 @@ class _Gauges:
             "Time since the control socket was last used",
             now - metrics.daemon_heard,
         )
+        yield from _of_adapters(metrics.lanes, label)
         if metrics.certificate_expires is not None:
             yield _plain(
                 "tls_certificate_expires_seconds",
@@ -380,15 +386,37 @@ class _Gauges:
             yield from (servable, stands_in)
 
 
+def _of_adapters(lanes: Iterable[LaneMetrics], label: tuple[str, ...]) -> Iterable[Metric]:
+    """The series of the adapters that are configured."""
+    targets = _gauge("adapter_targets", "Targets that hold an adapter", *label, "adapter")
+    cold = _gauge("adapter_cold", "1 while requests ask for an adapter on no target", *label, "adapter")
+    asked = _count("adapter_requests", "Requests for an adapter", *label, "adapter")
+    missed = _count("adapter_cold_requests", "Those that found it on no target", *label, "adapter")
+    lacking = _count("adapter_lacking", "Times a target did not know its adapter", *label, "adapter")
+    for lane in lanes:
+        for name, use in lane.adapters:
+            own = [*lane.labels, name]
+            targets.add_metric(own, lane.adapters.holders(name))
+            cold.add_metric(own, lane.adapters.cold(name))
+            asked.add_metric(own, use.asked)
+            missed.add_metric(own, use.cold)
+            lacking.add_metric(own, use.lacking)
+    return targets, cold, asked, missed, lacking
+
+
 def _routed(counts: Mapping[tuple[str, str, str], int]) -> CounterMetricFamily:
-    family = CounterMetricFamily(
-        "orchestrator_gateway_routed",
+    family = _count(
+        "routed",
         "Requests of routes by backend, and how they ended there: answered, or the trouble that they met",
-        labels=("route", "backend", "result"),
+        *("route", "backend", "result"),
     )
     for key, count in counts.items():
         family.add_metric(key, count)
     return family
+
+
+def _count(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"orchestrator_gateway_{name}", text, labels=labels)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

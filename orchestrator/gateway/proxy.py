@@ -62,7 +62,7 @@ class Proxy:
         self._metering = metering
         self._ids = ids
         self._clock = clock
-        self._default_route = config.default_route
+        self._unnamed = config.unnamed
         self._allow_paths = tuple(dict.fromkeys(path for gate in config.pools for path in gate.allow_paths))
         self._intake = Intake(
             limit=config.body_limit,
@@ -157,7 +157,7 @@ class Proxy:
             kind = request.headers.get(hdrs.CONTENT_TYPE, "")
             asked = ask(request.method, request.raw_path, kind, body, self._allow_paths)
             if client is not None and not client.asks_all:
-                model = (asked.model or self._default_route) if unmistakable(kind, body) else ""
+                model = (asked.model or self._unnamed) if unmistakable(kind, body) else ""
                 self._keys.permit(client, model)
         except (Unfit, Refusal) as refused:
             raise self._refused(refused, exchange, shape) from None

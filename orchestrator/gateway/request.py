@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.gateway.blame import RetryBudget
+from orchestrator.gateway.entry import Entry, Wish
 from orchestrator.gateway.failure import Blame, Failure
-from orchestrator.gateway.targets import Entry, Wish
 from policies.routing import Trouble
 
 MOST_CONTINUATIONS = 8
@@ -151,7 +151,8 @@ class Exchange:
         """Whether the broken stream goes on elsewhere; if so it is counted."""
         if failure in (Failure.DEADLINE, Failure.GATEWAY_STOPPING):
             return False
-        if self.continued >= MOST_CONTINUATIONS or (failure is not Failure.MOVED and not paid()):
+        free = failure in (Failure.MOVED, Failure.NO_ADAPTER)
+        if self.continued >= MOST_CONTINUATIONS or not (free or paid()):
             return False
         self.continued += 1
         self.wish.again = True

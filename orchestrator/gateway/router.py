@@ -218,8 +218,8 @@ class Router:
             return self._to_keeper(lane, model)
         if model:
             route = self._names.find(model)
-        elif self._config.default_route:
-            route = self._names.find(self._config.default_route)
+        elif self._config.unnamed:
+            route = self._names.find(self._config.unnamed)
         elif not job.asked.dialect.json:  # it has no place for a name: a file, a list, /health
             if self._config.pools:
                 return _straight(self._config.pools[0])
@@ -329,10 +329,9 @@ class Router:
 def implicit_routes(pools: Iterable[PoolGate]) -> Iterator[Route]:
     """The routes of the pools' own models and adapters, for those names that no other route has."""
     for gate in pools:
-        for model in (gate.served, *gate.adapters):
-            if model:
-                backend = Entry(kind=Kind.POOL, name=gate.name, model=model)
-                yield Route(models=(model,), backends=(backend,), task=gate.task)
+        for model in gate.names:
+            backend = Entry(kind=Kind.POOL, name=gate.name, model=model)
+            yield Route(models=(model,), backends=(backend,), task=gate.task)
 
 
 def _may_ask(client: ClientKey | None, model: str) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway import affinity
-from orchestrator.gateway.blame import Breaker, BreakerState, Tab
-from orchestrator.gateway.clocks import Limits, TargetClock
+from orchestrator.gateway.blame import Breaker
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import Capability, Way
+from orchestrator.gateway.entry import ANYWHERE, Entry, Wish
 from orchestrator.gateway.failure import Blame, Failure
+from policies.held import Held
 from policies.model import WEIGHT_OF_A_UNIT, TargetPhase, TargetSpec, TargetState
+
+_SHUN = 2.0  # s for which a target is not asked for an adapter that it did not know
 
 
 class StaleGeneration(Exception):
@@ -29,87 +31,6 @@ class WrongPool(Exception):
     """A set that belongs to another pool than this gateway serves."""
 
 
-Nature = tuple[str, str]
-"""Build and identity: equal for targets of the same model, revision, engine and number format."""
-
-
-class Entry:
-    """One target and what this gateway knows of it.
-
-    `present` is False once the daemon no longer lists it; it then lives on until its last request ends.
-    `passes` counts health checks passed, `fails` those failed since the last pass. `suspicion` is set when
-    a request failed, so that the next check happens now. `doubtful`: a request is better sent elsewhere.
-    `capability` is what it can do for a stream that broke elsewhere, None until it was probed; `known` is set
-    once that is so, or there is no telling when it will be. `tokens`: a rough count of those that its
-    requests have and may bring; `salt` stands for it where requests are kept together. `refuses`: the last
-    connection to it was not made. `takes_usage`: whether its engine may be asked for the usage of a stream,
-    None until that was tried.
-    """
-
-    __slots__ = (
-        "breaker", "capability", "clock", "doubtful", "fails", "health", "in_flight", "known", "passes",
-        "present", "reason", "refuses", "salt", "spec", "suspicion", "tab", "takes_usage",
-        "tokens",
-    )  # fmt: skip
-
-    def __init__(self, spec: TargetSpec, breaker: Breaker, now: float) -> None:
-        self.spec = spec
-        self.breaker = breaker
-        self.clock = TargetClock(now)
-        self.tab = Tab()
-        self.capability: Capability | None = None
-        self.known = asyncio.Event()
-        self.doubtful = False
-        self.present = True
-        self.in_flight = 0
-        self.tokens = 0
-        self.salt = affinity.key_of(spec.id)
-        self.health = TargetState.INITIAL
-        self.reason = "not checked yet"
-        self.refuses = False
-        self.takes_usage: bool | None = None
-        self.passes = 0
-        self.fails = 0
-        self.suspicion = asyncio.Event()
-
-    @property
-    def draining(self) -> bool:
-        """Whether it gets no new requests because the daemon says so."""
-        return not self.present or self.spec.phase is TargetPhase.DRAINING
-
-    def sound(self, now: float) -> bool:
-        """Whether checks and requests both speak for it."""
-        return self.health is TargetState.HEALTHY and self.breaker.allows(now)
-
-    def hopeful(self, now: float, limits: Limits) -> bool:
-        """Whether waiting for it makes sense: it is not known to be ill, or busy with others."""
-        if self.health is TargetState.INITIAL:
-            return True
-        if self.breaker.state(now) is not BreakerState.CLOSED:
-            return self.sound(now)  # a request may try it; while one does, the others know no more
-        return self.health is TargetState.HEALTHY or self.clock.moves(now, limits)
-
-    @property
-    def watched(self) -> bool:
-        """Whether its checks are of use: it is in the set, or left it with requests that it still holds."""
-        return self.present or self.in_flight > 0
-
-    @property
-    def nature(self) -> Nature | None:
-        """What it serves; None until it was probed."""
-        return None if self.capability is None else (self.spec.build, self.capability.identity)
-
-    def state(self, now: float) -> tuple[TargetState, str]:
-        """The state as a load balancer reports it, and the reason in words."""
-        if not self.present:
-            return TargetState.DRAINING, "removed; its last requests are running"
-        if self.spec.phase is TargetPhase.DRAINING:
-            return TargetState.DRAINING, "draining"
-        if self.health is TargetState.HEALTHY and not self.breaker.allows(now):
-            return TargetState.UNHEALTHY, f"circuit breaker {self.breaker.state(now)}"
-        return self.health, self.reason
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What an accepted set changed: ids of targets."""
@@ -117,63 +38,6 @@ class Change:
     added: tuple[str, ...]
     drained: tuple[str, ...]
     removed: tuple[str, ...]
-
-
-class Wish:
-    """What one request needs of a target.
-
-    `tried` maps targets that failed it to the health checks that they had passed then: it shuns them until
-    they passed another. `fits` says which can serve it at all, as when a broken stream needs the same
-    model. `again`: it lost its target and has been let in before. `home` is the only target that will do,
-    draining or not, as it has what the request is about. `key`: those with the same one go to the same target
-    as long as that is not busier than most. `tokens`: a rough count of those it has and may bring.
-    """
-
-    __slots__ = ("again", "fits", "home", "key", "tokens", "tried")
-
-    def __init__(self, key: int | None = None, tokens: int = 0) -> None:
-        self.key = key
-        self.tokens = tokens
-        self.tried: dict[Entry, int] = {}
-        self.fits: Callable[[Entry], bool] = _any
-        self.again = False
-        self.home: str | None = None
-
-    def allows(self, entry: Entry) -> bool:
-        """Whether it may go there now."""
-        return not self.shuns(entry) and self.suits(entry)
-
-    def shuns(self, entry: Entry) -> bool:
-        """Whether it failed there and no check was passed since."""
-        passes = self.tried.get(entry)
-        return passes is not None and entry.passes <= passes
-
-    def suits(self, entry: Entry) -> bool:
-        """Whether it could ever go there."""
-        return self.fits(entry) and self.home in (None, entry.spec.id)
-
-    @property
-    def choosy(self) -> bool:
-        """Whether a target that would do for others may not do for it."""
-        return bool(self.tried) or self.fits is not _any or self.home is not None
-
-    def failed_at(self, entry: Entry) -> None:
-        """It failed there."""
-        self.tried[entry] = entry.passes
-
-    def but(self, entry: Entry, fits: Callable[[Entry], bool]) -> Wish:
-        """The wish to go on at any other target that fits."""
-        wish = Wish(self.key, self.tokens)
-        wish.tried = self.tried | {entry: entry.passes}
-        wish.fits, wish.again, wish.home = fits, True, self.home
-        return wish
-
-
-def _any(_: Entry) -> bool:
-    return True
-
-
-ANYWHERE = Wish()
 
 
 class TargetTable:
@@ -234,7 +98,7 @@ class TargetTable:
                 added.append(spec.id)
             if spec.phase is TargetPhase.DRAINING and entry.spec.phase is TargetPhase.ACTIVE:
                 drained.append(spec.id)
-            entry.spec = spec
+            entry.told(spec)
             self._entries[spec.id] = entry
         for entry in before.values():
             self._leave(entry)
@@ -351,7 +215,8 @@ class TargetTable:
     def down(self, wish: Wish = ANYWHERE) -> bool:
         """Whether a request that could go elsewhere should: there is no set, or no target that takes it.
 
-        It does not wait for one that refuses connections, however lately that brought something.
+        It does not wait for one that refuses connections, however lately that brought something, nor for an
+        adapter to be loaded.
         """
         now, limits = self._now(), self.limits
         return self.accepted is None or not any(
@@ -359,18 +224,30 @@ class TargetTable:
         )
 
     def hopeful(self, wish: Wish = ANYWHERE) -> bool:
-        """Whether waiting makes sense: no set is here yet, or a target that it does not shun may take it."""
+        """Whether waiting makes sense: no set is here yet, or a target that it does not shun may take it.
+
+        An adapter that no target holds may be loaded at any, unless another revision of it has been.
+        """
         if self.accepted is None:
             return True
+        if wish.revision and self._replaced(wish):
+            return False
         now, limits = self._now(), self.limits
         among = self._active if wish.home is None else self._entries.values()
-        return any(wish.allows(entry) and entry.hopeful(now, limits) for entry in among)
+        return any(wish.could(entry) and entry.hopeful(now, limits) for entry in among)
 
-    def take(self, entry: Entry, tokens: int = 0) -> None:
-        """A request is given to the target. Every take is followed by exactly one give of as many tokens."""
+    def _replaced(self, wish: Wish) -> bool:
+        """Whether targets hold its adapter, and none in the revision that it needs."""
+        held = [e.holds(wish.adapter, wish.revision) for e in self._active if e.holds(wish.adapter)]
+        return bool(held) and not any(held)
+
+    def take(self, entry: Entry, wish: Wish = ANYWHERE) -> None:
+        """A request is given to the target. Every take is followed by exactly one give of the same wish."""
         entry.in_flight += 1
-        entry.tokens += tokens
+        entry.tokens += wish.tokens
         entry.breaker.begin(self._now())
+        if wish.adapter:
+            wish.held = entry.lend(wish.adapter, wish.revision)
 
     def good(self, entry: Entry) -> None:
         """The target brings an answer as it should."""
@@ -389,14 +266,30 @@ class TargetTable:
             self.lose(entry, "refuses connections" if entry.refuses else "is silent")
         entry.suspicion.set()
 
+    def lacks(self, entry: Entry, held: Held) -> None:
+        """The target does not know an adapter that it is said to hold: for a while it gets nothing for it."""
+        entry.missing[held] = self._now() + _SHUN
+        entry.suspicion.set()
+
+    def look(self, now: float) -> None:
+        """Judge the targets by their clocks."""
+        for entry in self:
+            entry.doubtful = entry.clock.doubtful(now, self.limits)
+            if entry.clock.lost(now, self.limits):
+                self.lose(entry, "is silent and leaves its check unanswered")
+            for held in [each for each, until in entry.missing.items() if now >= until]:
+                del entry.missing[held]
+
     def lose(self, entry: Entry, reason: str) -> None:
         """Nothing can be expected of it until it passes another check."""
         entry.health, entry.reason = TargetState.UNHEALTHY, reason
 
-    def give(self, entry: Entry, tokens: int = 0) -> None:
+    def give(self, entry: Entry, wish: Wish = ANYWHERE) -> None:
         """A request left the target, however it ended."""
         entry.in_flight -= 1
-        entry.tokens -= tokens
+        entry.tokens -= wish.tokens
+        if wish.held is not None:
+            entry.give_back(wish.held)
         if entry.in_flight == 0:
             entry.breaker.abandon()
         if not entry.present and entry.in_flight == 0:

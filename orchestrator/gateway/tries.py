@@ -14,13 +14,14 @@ from orchestrator.gateway.attempt import AttemptFailed, Attempts
 from orchestrator.gateway.course import Course
 from orchestrator.gateway.dialects.stored import Stored
 from orchestrator.gateway.endings import Answer, Endings, Unserved
+from orchestrator.gateway.entry import Entry
 from orchestrator.gateway.failure import Blame, Failure
 from orchestrator.gateway.health import KNOWN_WITHIN
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import LaneMetrics
 from orchestrator.gateway.request import BEGUN, Exchange, Stage
 from orchestrator.gateway.stream import ResponsesJudge
-from orchestrator.gateway.targets import Entry, TargetTable
+from orchestrator.gateway.targets import TargetTable
 from policies.routing import Trouble
 
 log = structlog.get_logger("orchestrator.gateway")
@@ -82,7 +83,7 @@ class Tries:
                     answer = failed.answer or answer
                 again = self._goes_on(job, entry, error, sent_at)
             finally:
-                self._table.give(entry, job.wish.tokens)
+                self._table.give(entry, job.wish)
             if not again:
                 return await self._give_up(job, entry, error, answer)
 
@@ -143,6 +144,8 @@ class Tries:
     def _goes_on(self, job: Job, entry: Entry, error: AttemptFailed, sent_at: float) -> bool:
         """Whether another target gets the request, or the rest of its stream; counts and logs either way."""
         exchange, failure, answer = job.exchange, error.failure, error.answer
+        if failure is Failure.NO_ADAPTER and job.use is not None:
+            job.use.lacking += 1
         self._course.blame(exchange, entry, failure, None if answer is None else answer.retry_after)
         if exchange.stage is Stage.SENT:
             self._metrics.wasted("output", job.told_tokens() or 0)

@@ -12,8 +12,9 @@ from typing import Protocol
 from cloud.ports import Clock
 from orchestrator.gateway.admission import Admission
 from orchestrator.gateway.clocks import RequestClock, judge
+from orchestrator.gateway.entry import Entry, Wish
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.targets import Entry, TargetTable, Wish
+from orchestrator.gateway.targets import TargetTable
 
 _BEAT = 0.1  # s between two looks
 _LATE = 0.25  # s: what is seen so late says nothing of others, as the gateway itself was held up
@@ -34,6 +35,10 @@ class Movable(Protocol):
 
     def fits(self, entry: Entry) -> bool:
         """Whether a target can bring the rest of its stream."""
+
+    @property
+    def revision(self) -> str:
+        """The revision of its adapter that can bring the rest of its stream; empty for any."""
 
     def seconds_left(self, entry: Entry) -> float | None:
         """How long its stream will take at this target, None where that is not known."""
@@ -138,11 +143,7 @@ class Watch:
 
     def look(self, now: float) -> None:
         """Judge every target, every attempt and every waiting request."""
-        limits = self._table.limits
-        for entry in self._table:
-            entry.doubtful = entry.clock.doubtful(now, limits)
-            if entry.clock.lost(now, limits):
-                self._table.lose(entry, "is silent and leaves its check unanswered")
+        self._table.look(now)
         for leash in list(self._held):
             self._judge(leash, now)
         while self._promised:
@@ -156,7 +157,7 @@ class Watch:
         if verdict is None:
             if self._outlives(leash, now) and self._elsewhere(leash, now):
                 leash.pull(Failure.MOVED)
-        elif verdict.final or self._elsewhere(leash, now):
+        elif verdict.final or self._elsewhere(leash, now) or self._reloads(leash, verdict.failure):
             leash.pull(verdict.failure)
 
     def _outlives(self, leash: Leash, now: float) -> bool:
@@ -171,15 +172,28 @@ class Watch:
         """Whether another target that is well can take it at once, beside those that leave in this look, or
         another backend where all targets are down.
         """
-        owner, entry = leash.owner, leash.entry
+        owner = leash.owner
         if owner.can_leave() and self._table.down(owner.wish):
             return True
         if not owner.can_move():
             return False
-        fits = owner.fits if leash.clock.begun else owner.wish.fits
-        found = self._table.choose(owner.wish.but(entry, fits))
+        found = self._table.choose(self._rest(leash))
         if found is None or found.doubtful or not found.sound(now):
             return False
         found.in_flight += 1
         self._promised.append(found)
         return True
+
+    def _reloads(self, leash: Leash, failure: Failure) -> bool:
+        """Whether its target is lost that alone held its adapter, which others can be given."""
+        wish = self._rest(leash)
+        if failure is not Failure.LOST or not wish.adapter or not leash.owner.can_move():
+            return False
+        return self._table.down(wish) and self._table.hopeful(wish)
+
+    def _rest(self, leash: Leash) -> Wish:
+        """What it needs of another target."""
+        owner = leash.owner
+        if leash.clock.begun:
+            return owner.wish.but(leash.entry, owner.fits, owner.revision)
+        return owner.wish.but(leash.entry, owner.wish.fits)

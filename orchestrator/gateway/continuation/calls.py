@@ -15,6 +15,7 @@ from cloud.sse import Splitter, event_data, only_comments, split_events
 from orchestrator.gateway.continuation.kinds import Broken
 from orchestrator.gateway.failure import Failure, of_status
 from orchestrator.gateway.upstream import target_url
+from policies.held import Held
 
 _OK = 200
 _DONE = b"[DONE]"
@@ -24,7 +25,9 @@ _LONGEST = 4 * 2**20  # bytes of an event without an end
 
 
 class Engine:
-    """One target. `headers` go with every call; `moved` is called whenever bytes of an answer come."""
+    """One target. `headers` go with every call; `moved` is called whenever bytes of an answer come. `held`:
+    the adapter that is asked for.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Engine:
         address: str,
         headers: CIMultiDict[str],
         moved: Callable[[], None] = lambda: None,
+        held: Held | None = None,
     ) -> None:
         self._session = session
         self._address = address
@@ -39,6 +43,7 @@ class Engine:
         self._headers[hdrs.CONTENT_TYPE] = "application/json"
         self._headers.pop(hdrs.CONTENT_LENGTH, None)
         self._moved = moved
+        self._held = held
 
     async def get(self, path: str) -> Any:
         """The JSON answer to a GET. Raises Broken, aiohttp.ClientError, OSError."""
@@ -55,7 +60,7 @@ class Engine:
         """
         async with self._call(hdrs.METH_POST, path, body) as answer:
             if answer.status != _OK:
-                raise _refused(path, answer.status, await answer.read())
+                raise self._refused(path, answer.status, await answer.read())
             splitter = Splitter()
             while data := await answer.content.readany():
                 if not only_comments(data):
@@ -76,7 +81,7 @@ class Engine:
                 said = await answer.read()
                 self._moved()
                 if answer.status != _OK:
-                    raise _refused(path, answer.status, said)
+                    raise self._refused(path, answer.status, said)
         except TimeoutError:
             raise Broken(Failure.STALLED, f"{path} is not answered") from None
         try:
@@ -91,6 +96,11 @@ class Engine:
             method, target_url(self._address, path), headers=self._headers, data=body, allow_redirects=False
         )
 
+    def _refused(self, path: str, status: int, said: bytes) -> Broken:
+        words = said[:_WORDS].decode("utf-8", "replace")
+        failure = of_status(status, said, draining=False, held=self._held) or Failure.BAD_RESPONSE
+        return Broken(failure, f"{path} answered {status}: {words}")
+
 
 def _chunk(data: bytes) -> dict[str, Any]:
     try:
@@ -102,9 +112,3 @@ def _chunk(data: bytes) -> dict[str, Any]:
     if chunk.get("error"):
         raise Broken(Failure.ENGINE_ERROR, data[:_WORDS].decode("utf-8", "replace"))
     return chunk
-
-
-def _refused(path: str, status: int, said: bytes) -> Broken:
-    words = said[:_WORDS].decode("utf-8", "replace")
-    failure = of_status(status, said, draining=False) or Failure.BAD_RESPONSE
-    return Broken(failure, f"{path} answered {status}: {words}")

@@ -22,6 +22,7 @@ from orchestrator.gateway.continuation.shape import event_of, told_logprobs
 from orchestrator.gateway.continuation.stops import StopStrings
 from orchestrator.gateway.continuation.transcript import Transcript
 from orchestrator.gateway.failure import Failure
+from policies.held import Held
 
 _RENDER = f"{CHAT_PATH}/render"
 _GENERATE = "/inference/v1/generate"
@@ -34,7 +35,8 @@ class Continuation:
     """One continuation of one stream on one target.
 
     What comes is recorded in the stream's `transcript`, so that a continuation that breaks can be continued
-    too. Ask `transcript.obstacle(capability)` first. `moved` is called whenever bytes come.
+    too. Ask `transcript.obstacle(capability)` first. `moved` is called whenever bytes come. `held`: the
+    adapter that it uses there.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class Continuation:
         capability: Capability,
         transcript: Transcript,
         moved: Callable[[], None],
+        held: Held | None = None,
     ) -> None:
-        self._engine = Engine(session, address, headers, moved)
+        self._engine = Engine(session, address, headers, moved, held)
         self._capability = capability
         self._transcript = transcript
         self._fields = transcript.fields

@@ -173,6 +173,10 @@ class Transcript:
         self.prompt, self.ids, self.lens, self.calls = None, array("I"), array("I"), []
         self.solid, self._lost = 0, False
 
+    def aim(self, asked: Asked) -> None:
+        """The next target is asked in these words, which name the adapter as it does."""
+        self._asked, self.fields = asked, asked.inner or {}
+
     def body_for(self, capability: Capability) -> bytes:
         """The body of the whole request for a target."""
         return prepared(self._asked, self.plan, capability, asks=self.asks)

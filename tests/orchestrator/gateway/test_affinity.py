@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway import affinity
 from orchestrator.gateway.config import PoolGate
+from orchestrator.gateway.entry import Wish
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.targets import TargetTable, Wish
+from orchestrator.gateway.targets import TargetTable
 from policies.model import TargetSpec
 
 
@@ -159,21 +160,22 @@ def test_load_in_tokens_goes_to_who_has_fewest():
     table = table_of(*"ab", tokens_in_flight=1000)
     big, small = Wish(None, 900), Wish(None, 50)
     first = table.choose(big)
-    table.take(first, 900)
+    table.take(first, big)
     for _ in range(3):
         entry = table.choose(small)
         assert entry is not first
-        table.take(entry, 50)
+        table.take(entry, small)
     assert table.choose(Wish(None, 200)) is entry
     assert table.choose(big) is None  # neither has room for it
-    table.give(first, 900)
+    table.give(first, big)
     assert table.choose(big) is first
     assert first.tokens == 0
 
 
 def test_one_request_is_let_in_however_large_it_is():
     table = table_of("a", tokens_in_flight=10)
-    entry = table.choose(Wish(None, 10_000))
+    huge = Wish(None, 10_000)
+    entry = table.choose(huge)
     assert entry is not None
-    table.take(entry, 10_000)
+    table.take(entry, huge)
     assert table.choose(Wish(None, 1)) is None

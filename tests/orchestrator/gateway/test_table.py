@@ -10,8 +10,9 @@ import pytest
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.continuation import Capability, Way
+from orchestrator.gateway.entry import ANYWHERE, Wish
 from orchestrator.gateway.failure import Failure
-from orchestrator.gateway.targets import ANYWHERE, StaleGeneration, TargetTable, Wish, WrongPool
+from orchestrator.gateway.targets import StaleGeneration, TargetTable, WrongPool
 from policies.model import TargetPhase, TargetSpec, TargetState
 
 

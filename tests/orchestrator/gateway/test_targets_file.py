@@ -12,6 +12,7 @@ from cloud.balancers import targets_file as files
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.balancers.targets import TargetSet, encode, write_atomic
 from cloud.clock import SystemClock
+from orchestrator.gateway.adapters import Adapters
 from orchestrator.gateway.config import PoolGate
 from orchestrator.gateway.metrics import GatewayMetrics
 from orchestrator.gateway.source import TargetSource
@@ -205,7 +206,7 @@ def test_a_file_that_follows_the_push_is_no_fault_unless_it_stays_behind(tmp_pat
     clock, file = HandClock(), tmp_path / "targets.json"
     gate = PoolGate(targets_file=file)
     table = TargetTable(now=clock.now, rng=random.Random(7), gate=gate)
-    metrics = GatewayMetrics(clock.now).lane("", table, lambda: 0)
+    metrics = GatewayMetrics(clock.now).lane("", table, lambda: 0, Adapters((), table, clock.now))
     source = TargetSource(table=table, metrics=metrics, file=file, clock=clock, on_set=lambda: None)
 
     def document(generation):

@@ -12,9 +12,10 @@ from hand_clock import HandClock
 from cloud.balancers.targets import TargetSet
 from orchestrator.gateway.admission import Admission, Refused
 from orchestrator.gateway.config import PoolGate
+from orchestrator.gateway.entry import Wish
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.request import Exchange
-from orchestrator.gateway.targets import TargetTable, Wish
+from orchestrator.gateway.targets import TargetTable
 from orchestrator.gateway.watch import Watch
 from policies.model import TargetPhase, TargetSpec
 
@@ -24,6 +25,7 @@ class Owner:
 
     def __init__(self):
         self.wish = Wish()
+        self.revision = ""
         self.movable = True
         self.leaving = False
         self.left = None
