@@ -6,27 +6,29 @@ times the cache, and so several times the requests that one machine answers at o
 Never: advice for weights that are quantised, where the model fits twice as it is (then memory is not what it
 lacks), or where not even four bits would let it: what that gains is not worth another set of weights.
 
-Which GPUs read which weights is vLLM's documentation, "Quantization": FP8 from compute capability 7.5 on
-(computed in it from 8.9 on), AWQ from 7.5 on, GPTQ from 7.0 on.
+Which GPUs read which weights: `policies.formats`.
 
 Example:
     >>> from policies.fit import Gpus, Need
-    >>> need = Need(parameters=70e9, bits=16, context=8192)
-    >>> packed = pack(need, Gpus(kind="H100", count=8, memory=80.0), parallel=2)
+    >>> need = Need(parameters=70e9, context=8192)
+    >>> packed = pack(need, Gpus(kind="H100", count=8, memory=80.0), Split(tensor=2))
     >>> packed.bits, packed.methods, round(packed.before), round(packed.after), round(packed.gain, 1)
     (4, 'AWQ or GPTQ', 130, 36, 10.8)
-    >>> pack(need, Gpus(kind="H100", count=8, memory=80.0), parallel=4) is None
+    >>> pack(need, Gpus(kind="H100", count=8, memory=80.0), Split(tensor=4)) is None
     True
 """
 
 from __future__ import annotations
 
-from policies.fit import Gpus, Need, check, room
+from itertools import groupby
+
+from policies.fit import Gpus, Need, Split, check, room
+from policies.formats import AWQ, FP8, GPTQ, Format, refuses
 from policies.value import replace, value
 
 _ROOMY = 0.9  # share of the permitted memory that two copies may take: the numbers are estimates
 _WHOLE = 16  # bits of weights that nobody quantised
-_VOLTA = frozenset({"V100"})
+_FEWER = (FP8, AWQ, GPTQ)
 
 
 @value
@@ -44,35 +46,39 @@ class Packed:
     gain: float
 
 
-def pack(need: Need, gpus: Gpus, *, parallel: int, utilisation: float = 0.9) -> Packed | None:
+def pack(need: Need, gpus: Gpus, split: Split, utilisation: float = 0.9) -> Packed | None:
     """The weights with the most bits of which two copies fit, where one of 16 bits does and two do not.
 
-    `parallel`: how many of the GPUs it uses; `utilisation`: the share of each that the engine takes.
+    `split`: how it is spread over the GPUs; `utilisation`: the share of each that the engine takes.
     """
-    if need.bits < _WHOLE or not check(need, gpus, parallel=parallel, utilisation=utilisation).fits:
+    if need.bits < _WHOLE or not check(need, gpus, split, utilisation).fits:
         return None
-    if _twice(need, gpus, parallel, utilisation, 1.0):
+    if _twice(need, gpus, split, utilisation, 1.0):
         return None
-    for bits, methods in _formats(gpus.kind):
-        smaller = replace(need, bits=bits)
-        if _twice(smaller, gpus, parallel, utilisation, _ROOMY):
-            left = room(need, gpus, parallel=parallel, utilisation=utilisation)
-            more = room(smaller, gpus, parallel=parallel, utilisation=utilisation)
+    for forms in _readable(gpus.kind):
+        smaller = replace(need, form=forms[0])
+        if _twice(smaller, gpus, split, utilisation, _ROOMY):
+            left, more = room(need, gpus, split, utilisation), room(smaller, gpus, split, utilisation)
             return Packed(
-                bits=bits, methods=methods, before=need.weights, after=smaller.weights, gain=more / left
+                bits=smaller.bits,
+                methods=" or ".join(form.word for form in forms),
+                before=need.weights,
+                after=smaller.weights,
+                gain=more / left,
             )
     return None
 
 
-def _formats(kind: str) -> tuple[tuple[int, str], ...]:
-    """Bits and methods that vLLM reads on such a GPU, most bits first."""
-    return ((4, "GPTQ"),) if kind in _VOLTA else ((8, "FP8"), (4, "AWQ or GPTQ"))
+def _readable(kind: str) -> list[list[Format]]:
+    """The forms that vLLM reads on such a GPU, by their bits, most first."""
+    read = [form for form in _FEWER if not refuses(form, kind)]
+    return [list(forms) for _, forms in groupby(read, key=lambda form: form.bits)]
 
 
-def _twice(need: Need, gpus: Gpus, parallel: int, utilisation: float, share: float) -> bool:
-    """Whether half of the GPUs it uses would do, or half of its only one."""
-    if parallel % 2:
+def _twice(need: Need, gpus: Gpus, split: Split, utilisation: float, share: float) -> bool:
+    """Whether half of the GPUs it uses would do, or half of the memory of each."""
+    if split.tensor % 2:
         gpus = replace(gpus, memory=gpus.memory / 2.0)
     else:
-        parallel //= 2
-    return check(need, gpus, parallel=parallel, utilisation=utilisation).used <= share
+        split = replace(split, tensor=split.tensor // 2)
+    return check(need, gpus, split, utilisation).used <= share

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from cloud.ports import EngineSpec
 
@@ -12,9 +13,21 @@ GPUS = "{gpus}"
 """Stands in a flag for the number of GPUs of the machine that the engine starts on."""
 
 
+_SHORT: Final = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-dpl": "--data-parallel-size-local",
+    "-q": "--quantization",
+    "-np": "--parallel",
+}
+"""Short forms of flags that are read here, of vLLM and of llama.cpp."""
+
+
 def _name(word: str) -> str:
-    """The flag of a word, in the spelling with dashes; empty when it is a value."""
-    return word.partition("=")[0].replace("_", "-") if word.startswith("--") else ""
+    """The flag of a word, in its long form and the spelling with dashes; empty when it is a value."""
+    name = word.partition("=")[0]
+    return name.replace("_", "-") if name.startswith("--") else _SHORT.get(name, "")
 
 
 def has_flag(args: Sequence[str], flag: str) -> bool:

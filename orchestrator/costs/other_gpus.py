@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from cloud.aws.catalogue import GpuType, catalogue
-from orchestrator.config.checks.engine import gpus_in_use, need_of
+from orchestrator.config.checks.engine import gpus_of, need_of
 from orchestrator.config.tables.pool import PoolConfig
 from policies.capacity_past import Past
 from policies.capacity_plan import Alternative
-from policies.fit import check
+from policies.fit import check, over_all
 
 
 def present(pool: PoolConfig, past: Past) -> str:
@@ -50,13 +50,13 @@ def _by_bandwidth(pool: PoolConfig, here: GpuType, own: tuple[str, ...]) -> Iter
     need = need_of(pool)
     if need is None:
         return
-    used = gpus_in_use(pool, here.gpus.count) or here.gpus.count
+    used = gpus_of(pool, here.gpus.count) or here.gpus.count
     seen: set[str] = {here.gpus.kind}
     ordered = sorted(catalogue().types.values(), key=lambda kind: (kind.gpus.count, kind.vcpus, kind.name))
     for kind in ordered:
         if kind.name not in own and kind.gpus.kind in seen:
             continue
-        if kind.architecture == here.architecture and check(need, kind.gpus, parallel=kind.gpus.count).fits:
+        if kind.architecture == here.architecture and check(need, kind.gpus, over_all(need, kind.gpus)).fits:
             seen.add(kind.gpus.kind)
             yield kind.name, kind.bandwidth * kind.gpus.count / (here.bandwidth * used)
 

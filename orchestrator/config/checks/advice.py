@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cloud.engines.flags import flag_value
-from orchestrator.config.checks.engine import flag_after, machines, need_of
+from orchestrator.config.checks.engine import machines, need_of
 from orchestrator.config.checks.listeners import Pools, takes_requests
 from orchestrator.config.checks.routes import served_names
 from orchestrator.config.errors import Found
@@ -20,13 +20,15 @@ from orchestrator.config.tables.provider import ProviderConfig
 from orchestrator.config.tables.route import RouteConfig
 from orchestrator.units import format_duration, shown
 from orchestrator.words import plural
-from policies.fit import Need, check
+from policies.fit import Need, check, over_all
+from policies.formats import AWQ, FP8
 from policies.packing import pack
 from policies.value import replace
 
 _SLOTS: Final = 4  # of llama.cpp where --parallel is not written (tools/server/README.md, "auto")
 _BATCH: Final = 256  # requests that vLLM computes at once where --max-num-seqs is not written, or more
 _DATED: Final = frozenset({"T4", "T4g", "V100"})  # without bfloat16: nobody is sent there
+_FORMS: Final = {FP8.bits: FP8, AWQ.bits: AWQ}
 _ROOMY: Final = 0.9  # share of the permitted memory that is enough: the numbers are estimates
 _OLLAMA_PORT: Final = 11434
 _OLLAMA_SLOTS: Final = 1  # where OLLAMA_NUM_PARALLEL is not set (docs/faq, "concurrent requests")
@@ -60,18 +62,18 @@ def _would_fit_twice(name: str, pool: PoolConfig) -> Iterator[Found]:
     need = need_of(pool)
     if need is None or pool.engine.task != "generate":
         return
-    for kind, gpus, parallel, utilisation in machines(pool):
-        packed = pack(need, gpus, parallel=parallel, utilisation=utilisation)
+    for kind, gpus, split, utilisation in machines(pool):
+        packed = pack(need, gpus, split, utilisation)
         if packed is None:
             continue
         by_itself = ", or write --quantization fp8" if packed.bits == 8 else ""
-        smaller = _smaller(replace(need, bits=packed.bits), kind, gpus.memory * parallel)
+        smaller = _smaller(replace(need, form=_FORMS[packed.bits]), kind, gpus.memory * split.gpus)
         yield (
             ("pool", name, "model"),
             f"{pool.model} in {need.bits} bits takes {packed.before:.1f} GiB of the "
-            f"{gpus.memory * parallel:.0f} GiB of {parallel} x {gpus.kind} ({kind}); in {packed.bits} bits "
-            f"({packed.methods}) {packed.after:.1f} GiB: it would fit twice{smaller}, or leave "
-            f"{packed.gain:.1f} times the memory for requests; name such weights{by_itself}",
+            f"{gpus.memory * split.gpus:.0f} GiB of {split.gpus} x {gpus.kind} ({kind}); in "
+            f"{packed.bits} bits ({packed.methods}) {packed.after:.1f} GiB: it would fit twice{smaller}, or "
+            f"leave {packed.gain:.1f} times the memory for requests; name such weights{by_itself}",
         )
         return
 
@@ -87,7 +89,7 @@ def _smaller(need: Need, kind: str, memory: float) -> str:
         for one in types.values()
         if one.architecture == types[kind].architecture
         and one.gpus.kind not in _DATED
-        and check(need, one.gpus, parallel=one.gpus.count).used <= _ROOMY
+        and check(need, one.gpus, over_all(need, one.gpus)).used <= _ROOMY
     ]
     least, _, name = min(fitting, default=(memory, 0, ""))
     return f", or on a {name} ({types[name].gpus.count} x {types[name].gpus.kind})" if least < memory else ""
@@ -98,7 +100,7 @@ def _slots(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.engine.kind != "llamacpp" or pool.engine.task != "generate" or not takes_requests(pool):
         return
     args, sent = pool.engine.args, pool.gateway.max_in_flight
-    written = flag_value(args, "--parallel") or flag_after(args, "-np") or ""
+    written = flag_value(args, "--parallel") or ""
     slots = int(written) if written.isdecimal() and int(written) > 0 else _SLOTS
     if sent > slots:
         yield (

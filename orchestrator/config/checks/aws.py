@@ -11,7 +11,7 @@ from cloud.aws import tags
 from cloud.aws.balancer_settings import IDLE_TIMEOUTS
 from cloud.engines.flags import GPUS, has_flag
 from orchestrator.config.checks.aws_disk import WEIGHTS, disk_errors, disk_warnings
-from orchestrator.config.checks.engine import gpus_in_use, verdicts
+from orchestrator.config.checks.engine import gpus_of, verdicts
 from orchestrator.config.tables.aws import ROLE, AwsRegionTable, AwsTable
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import format_duration, shown
@@ -156,7 +156,7 @@ def _idle_gpus(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name in pool.cloud.aws.instance_types:
         known = catalogue().types.get(name)
         there = known.gpus.count if known is not None else 0
-        used = gpus_in_use(pool, there)
+        used = gpus_of(pool, there)
         if 0 < used < there:
             yield (
                 (*at[:-2], "engine", "args"),

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cloud.engines.flags import GPUS, flag_value
+from cloud.engines.flags import GPUS, flag_value, has_flag
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
-from policies.families import family
-from policies.fit import Gpus, Need, Verdict, bits_in, check, parameters_in
+from policies.families import longest_request
+from policies.fit import Gpus, Need, Split, Verdict, check, parameters_in
+from policies.formats import WHOLE, Format, format_in
+from policies.model_shapes import Shape, shape
 from policies.value import replace
 
 _SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request may be
 _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
+_SLOTS: Final = 1  # places of adapters that vLLM makes where --max-loras is not written
+_RANK: Final = 16  # of each, where --max-lora-rank is not written
+_BLOCKS: Final = frozenset({"qwen", "deepseek-ai", "zai-org", "moonshotai"})
 _LENGTH: Final = re.compile(r"(\d+)(?:(\.\d+)?([kmgt])|([KMGT]))?")
 _MEANT: Final = re.compile(r"\{\s*gpus?\s*\}", re.IGNORECASE)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
@@ -61,7 +64,12 @@ def engine_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     doubt = _quantisation(pool)
     if doubt is not None and not doubt.certain:
         yield (*at, "engine", "args"), doubt.text
-    if pool.cloud.bills and need_of(pool) is not None and not _says_length(pool) and not family(pool.model):
+    if (
+        pool.cloud.bills
+        and need_of(pool) is not None
+        and not _says_length(pool)
+        and not longest_request(pool.model)
+    ):
         yield (
             (*at, "engine", "args"),
             "--max-model-len is missing, so the engine takes the model's own maximum, which is not known "
@@ -72,18 +80,35 @@ def engine_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
 
 def need_of(pool: PoolConfig) -> Need | None:
     """What the engine has to hold; None where the model's size is not known. Only vLLM's flags are read."""
-    args, known = pool.engine.args, family(pool.model)
-    parameters = parameters_in(pool.model)
+    known, longest = shape(pool.model), longest_request(pool.model)
+    parameters = parameters_in(pool.model) if known is None else known.parameters
     if pool.engine.kind != "vllm" or parameters is None:
         return None
-    longest = known.context if known is not None and not _fits_itself(pool) else _SHORTEST_REQUEST
+    adapts = has_flag(pool.engine.args, "--enable-lora")
     return Need(
         parameters=parameters,
-        bits=bits_in(f"{_flag(pool, '--quantization')} {pool.model}"),
-        context=tokens(flag_value(args, "--max-model-len")) or longest,
+        context=tokens(_flag(pool, "--max-model-len"))
+        or (longest if longest is not None and not _fits_itself(pool) else _SHORTEST_REQUEST),
+        form=_form(f"{_flag(pool, '--quantization')} {pool.model}", known),
+        shape=known,
         cache_bits=8 if _flag(pool, "--kv-cache-dtype").startswith("fp8") else 16,
-        cache_share=1.0 if known is None else known.cache,
+        slots=_whole(_flag(pool, "--max-loras"), _SLOTS) if adapts else 0,
+        rank=_whole(_flag(pool, "--max-lora-rank"), _RANK),
+        graphs=not has_flag(pool.engine.args, "--enforce-eager"),
+        blocks=known.block if known is not None and _in_blocks(pool.model) else 0,
     )
+
+
+def _form(said: str, known: Shape | None) -> Format:
+    """The form of the weights: as it is said, else as their publisher's are."""
+    form = format_in(said)
+    return format_in(known.native) if form is WHOLE and known is not None else form
+
+
+def _in_blocks(model: str) -> bool:
+    """Whether these are FP8 weights of a publisher that gives blocks of rows a scale of their own."""
+    publisher, _, name = model.lower().rpartition("/")
+    return publisher in _BLOCKS and ("fp8" in name or publisher == "deepseek-ai")
 
 
 def stored_weights(pool: PoolConfig) -> float | None:
@@ -93,7 +118,7 @@ def stored_weights(pool: PoolConfig) -> float | None:
     if need is None:
         return None
     if quantisation.on_load(_flag(pool, "--quantization")):
-        need = replace(need, bits=bits_in(pool.model))
+        need = replace(need, form=_form(pool.model, need.shape))
     return need.weights
 
 
@@ -101,45 +126,46 @@ def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
     """Whether the model fits, for each type of EC2 of which both sizes are known."""
     need = need_of(pool)
     if need is not None:
-        for name, gpus, parallel, utilisation in machines(pool):
-            yield name, check(need, gpus, parallel=parallel, utilisation=utilisation)
+        for name, gpus, split, utilisation in machines(pool):
+            yield name, check(need, gpus, split, utilisation)
 
 
-def machines(pool: PoolConfig) -> Iterator[tuple[str, Gpus, int, float]]:
-    """Each type of EC2 of which the size is known: its name, its GPUs, how many of them the engine uses, and
-    the share of their memory that it takes."""
+def machines(pool: PoolConfig) -> Iterator[tuple[str, Gpus, Split, float]]:
+    """Each type of EC2 of which the size is known: its name, its GPUs, how the engine is spread over them,
+    and the share of their memory that it takes."""
     from cloud.aws.catalogue import catalogue
 
-    utilisation = _share(flag_value(pool.engine.args, "--gpu-memory-utilization"))
     for name in pool.cloud.aws.instance_types:
         known = catalogue().types.get(name)
         if known is not None:
-            yield name, known.gpus, gpus_of(pool, known.gpus.count), utilisation
+            yield name, known.gpus, split_of(pool, known.gpus.count), utilisation_of(pool)
+
+
+def utilisation_of(pool: PoolConfig) -> float:
+    """The share of each GPU's memory that vLLM takes."""
+    return _share(flag_value(pool.engine.args, "--gpu-memory-utilization"))
+
+
+def split_of(pool: PoolConfig, there: int = 1) -> Split:
+    """How vLLM spreads the model by its flags, on a machine with so many GPUs."""
+
+    def size(way: str) -> int:
+        given = flag_value(pool.engine.args, f"--{way}")
+        return there if given == GPUS else _whole(given, 1)
+
+    local = "data-parallel-size-local"
+    return Split(
+        tensor=size("tensor-parallel-size"),
+        pipeline=size("pipeline-parallel-size"),
+        data=size(local if has_flag(pool.engine.args, f"--{local}") else "data-parallel-size"),
+        whole_experts=has_flag(pool.engine.args, "--enable-expert-parallel"),
+    )
 
 
 def gpus_of(pool: PoolConfig, there: int = 1) -> int:
-    """How many GPUs of a machine the engine uses, by vLLM's flags, where so many are there; 0 for an engine
-    that needs none."""
-    if pool.engine.kind != "vllm":
-        return 0
-    return _product(pool, ("tensor", "pipeline"), there)
-
-
-def gpus_in_use(pool: PoolConfig, there: int) -> int:
-    """How many of the GPUs that are there the engine keeps busy, copies of the model included; 0 for one that
-    needs none, or takes all that it finds."""
-    return _product(pool, ("tensor", "pipeline", "data"), there) if pool.engine.kind == "vllm" else 0
-
-
-def _product(pool: PoolConfig, ways: Iterable[str], there: int) -> int:
-    args = pool.engine.args
-    given = [flag_value(args, f"--{way}-parallel-size") or flag_after(args, f"-{way[0]}p") for way in ways]
-    return math.prod(there if value == GPUS else _whole(value, 1) for value in given)
-
-
-def flag_after(args: Sequence[str], short: str) -> str | None:
-    """The value of a flag in its short form, "-tp 4"; None without one."""
-    return next((value for word, value in pairwise(args) if word == short), None)
+    """How many GPUs of a machine the engine uses, copies of the model included, where so many are there; 0
+    for an engine that needs none, or takes all that it finds."""
+    return split_of(pool, there).gpus if pool.engine.kind == "vllm" else 0
 
 
 def tokens(text: str | None) -> int:

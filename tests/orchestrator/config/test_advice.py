@@ -64,8 +64,8 @@ def aws(
 def test_weights_in_16_bits_that_would_fit_twice(tmp_path: Path) -> None:
     text = aws(kind="g6.xlarge", args='["--max-model-len", "8192"]') + PROVIDER + ROUTE
     assert advice(tmp_path, text) == {
-        "pool.chat.model": "meta-llama/Llama-3.1-8B-Instruct in 16 bits takes 14.9 GiB of the 22 GiB of 1 x "
-        "L4 (g6.xlarge); in 4 bits (AWQ or GPTQ) 4.1 GiB: it would fit twice, or leave 4.4 times the memory "
+        "pool.chat.model": "meta-llama/Llama-3.1-8B-Instruct in 16 bits takes 15.0 GiB of the 22 GiB of 1 x "
+        "L4 (g6.xlarge); in 4 bits (AWQ or GPTQ) 5.3 GiB: it would fit twice, or leave 4.0 times the memory "
         'for requests; name such weights (where that is meant: accepted = ["16-bit"] in [pool.chat])'
     }
 
@@ -95,7 +95,7 @@ def test_weights_that_need_no_advice(tmp_path: Path, model: str, kind: str, args
         (
             SMALL,
             "g6.xlarge",
-            "GiB: it would fit twice, or leave 4.4 times",
+            "GiB: it would fit twice, or leave 4.0 times",
         ),  # nothing smaller computes bfloat16
     ],
 )

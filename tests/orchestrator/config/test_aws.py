@@ -235,7 +235,7 @@ def test_a_model_that_does_not_fit_is_an_error_with_a_way_out(tmp_path: Path) ->
     settings = vllm("meta-llama/Llama-3.1-70B-Instruct", "--max-model-len", "8192")
     found = faults(tmp_path, pool=settings)
     assert found["pool.llama.cloud.aws.instance_types"] == (
-        "p5.4xlarge: 70B in 16 bits needs about 140 GB for its weights; 1 x H100 has 80 GiB: use 4 bits"
+        "p5.4xlarge: 70.5B in 16 bits needs about 141 GB for its weights; 1 x H100 has 80 GiB: use 4 bits"
     )
 
 
