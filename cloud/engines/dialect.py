@@ -30,9 +30,15 @@ Kind = Literal["simulated", "vllm", "llamacpp", "sglang", "tgi", "tei", "ollama"
 """What `engine.kind` may be: each has a row."""
 
 
-def _by_task(**counters: str) -> Mapping[Task, str]:
+def _by_task(**counters: str) -> Mapping[Task, tuple[str, ...]]:
+    """Each task's counters, separated by spaces."""
     names: dict[str, Task] = {"generate": "generate", "embed": "embed", "rerank": "rerank"}
-    return MappingProxyType({names[task]: counter for task, counter in counters.items()})
+    return MappingProxyType({names[task]: tuple(counter.split()) for task, counter in counters.items()})
+
+
+def _statuses(generate: int = 0, embed: int = 0, rerank: int = 0) -> Mapping[Task, int]:
+    tasks: dict[Task, int] = {"generate": generate, "embed": embed, "rerank": rerank}
+    return MappingProxyType({task: status for task, status in tasks.items() if status})
 
 
 def _folder_name(model: str) -> str:
@@ -78,6 +84,7 @@ VLLM: Final = Dialect(
     between_tokens="vllm:inter_token_latency_seconds",
     unready="the engine is dead: /health answers 503",
     full=503,
+    too_long=_statuses(400, 400, 400),
     sources=(Source(facts=_ALL_OF_VLLM, version="0.32.0", date="2026-11", where="run on a CPU"),),
 )
 
@@ -101,6 +108,7 @@ SIMULATED: Final = Dialect(
     between_tokens=VLLM.between_tokens,
     unready=VLLM.unready,
     full=VLLM.full,
+    too_long=VLLM.too_long,
     sources=(Source(facts=_ALL_OF_VLLM, version="this one", date="", where="it behaves like vLLM"),),
 )
 
@@ -126,6 +134,7 @@ LLAMACPP: Final = Dialect(
     loading="503",
     unready="the engine loads its model: /health answers 503",
     measured="start it with --metrics",
+    too_long=_statuses(400, 500, 400),
     closes_after=5.0,
     sources=(
         Source(
@@ -166,6 +175,7 @@ SGLANG: Final = Dialect(
     unready="the engine starts, or ends: /health answers 503",
     measured="start it with --enable-metrics",
     full=503,
+    too_long=_statuses(400, 400, 400),
     ranking=Ranking(score="score", bare=True),
     sources=(
         Source(
@@ -208,7 +218,7 @@ TGI: Final = Dialect(
     sparse=True,
     unready="the engine is unhealthy: /health answers 503",
     full=429,
-    too_long=422,
+    too_long=_statuses(422),
     own_name=_as_it_is,
     sources=(
         Source(
@@ -240,7 +250,7 @@ TEI: Final = Dialect(
     sparse=True,
     unready="the engine is unhealthy: /health answers 503",
     full=429,
-    too_long=200,
+    too_long=_statuses(embed=200, rerank=200),
     ranking=Ranking(path="/rerank", texts="texts", score="score", bare=True),
     sources=(
         Source(
@@ -266,6 +276,7 @@ OLLAMA: Final = Dialect(
     metrics="",
     unready="the engine is down: /api/version answers 503",
     full=503,
+    too_long=_statuses(generate=200, embed=200),
     own_name=_with_tag,
     sources=(
         Source(
@@ -286,7 +297,7 @@ TRTLLM: Final = Dialect(
     metrics="/prometheus/metrics",
     running="trtllm_num_requests_running",
     waiting="trtllm_num_requests_waiting",
-    progress=_by_task(generate="trtllm_generation_tokens_total"),
+    progress=_by_task(generate="trtllm_generation_tokens_total trtllm_kv_cache_gen_alloc_blocks_total"),
     kv="trtllm_kv_cache_utilization",
     tokens_in="trtllm_prompt_tokens_total",
     tokens_out="trtllm_generation_tokens_total",
@@ -296,6 +307,7 @@ TRTLLM: Final = Dialect(
     loading="503",
     unready="the engine loads its model: /health answers 503",
     measured="write return_perf_metrics: true in the file of --extra_llm_api_options",
+    too_long=_statuses(400),
     closes_after=5.0,
     own_name=_folder_name,
     sources=(

@@ -246,7 +246,7 @@ class OpenAiProbe:
         dialect = self.dialect
         if not dialect.metrics:
             return _Load(0, 0, 0.0)
-        names = (dialect.running, dialect.waiting, dialect.progress[self._task])
+        names = (dialect.running, dialect.waiting, *dialect.progress[self._task])
         times = (dialect.first_token, dialect.between_tokens)
         told = (dialect.kv, dialect.tokens_in, dialect.tokens_out)
         halves = (f"{name}_{half}" for name in times if name for half in ("sum", "count"))
@@ -254,10 +254,10 @@ class OpenAiProbe:
         missing = [name for name in names if name and name not in samples]
         if missing and not dialect.sparse:
             raise LookFailed(f"{dialect.metrics} lacks {missing[0]}: {dialect.measured}")
-        running, waiting, progress = (samples.get(name, 0.0) for name in names)
+        running, waiting, *counted = (samples.get(name, 0.0) for name in names)
         kv, tokens_in, tokens_out = (samples.get(name) for name in told)
         sums = tuple((samples.get(f"{name}_sum", 0.0), samples.get(f"{name}_count", 0.0)) for name in times)
-        return _Load(int(running), int(waiting), progress, kv, tokens_in, tokens_out, sums)
+        return _Load(int(running), int(waiting), sum(counted), kv, tokens_in, tokens_out, sums)
 
 
 def _mean(before: tuple[float, float], after: tuple[float, float]) -> float | None:

@@ -45,16 +45,16 @@ class Dialect:
     `title` is its name for people, `program` its usual program, empty for one that is part of this
     distribution. Paths: `health`, `listing` (its models) and `metrics`, empty for an engine that has none.
     Names of metrics are empty where it has none: `running` and `waiting` its gauges of requests; `progress`
-    counters that rise while it works at a task and fall only when its process is another one; `kv` the share
-    of its cache in use; `tokens_in` and `tokens_out` counters of tokens; `first_token` and `between_tokens`
-    histograms in seconds. `sparse`: a metric that never had a value is left out, and means 0.
+    counters whose sum rises while it works at a task and falls only when its process is another one; `kv`
+    the share of its cache in use; `tokens_in` and `tokens_out` counters of tokens; `first_token` and
+    `between_tokens` histograms in seconds. `sparse`: a metric without a value is left out, and means 0.
 
     `loading`: what a client meets until the model is loaded. `unready`: what a 503 of `health` says, for
     operators. `measured`: what has to be switched on for its metrics. `full`: the status of a request that
-    finds no place. `too_long`: that of an input that the model cannot take, 200 where it is cut.
+    finds no place. `too_long`: by task, that of an input that the model cannot take, 200 where it is cut.
     `closes_after`: seconds after which it closes an idle connection whatever it is told; 0 where it keeps
-    it, or for as long as it is told.
-    `own_name`: what it calls a model, for an engine that takes no other name.
+    it, or for as long as it is told. `own_name`: what it calls a model, for an engine that takes no other
+    name.
     """
 
     title: str
@@ -65,7 +65,7 @@ class Dialect:
     metrics: str = "/metrics"
     running: str = ""
     waiting: str = ""
-    progress: Mapping[Task, str] = field(default_factory=lambda: MappingProxyType({}))
+    progress: Mapping[Task, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     kv: str = ""
     tokens_in: str = ""
     tokens_out: str = ""
@@ -76,7 +76,7 @@ class Dialect:
     unready: str
     measured: str = "its statistics must not be switched off"
     full: int | None = None
-    too_long: int = 400
+    too_long: Mapping[Task, int] = field(default_factory=lambda: MappingProxyType({}))
     closes_after: float = 0.0
     ranking: Ranking = Ranking()
     own_name: Callable[[str], str] | None = None

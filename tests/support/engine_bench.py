@@ -1,18 +1,23 @@
-"""Engines under test as real processes: the simulated one, and llama.cpp and vLLM where they are installed.
+"""Engines under test as processes: the simulated one, llama.cpp and vLLM where they are installed, and the
+others as the replay server plays them.
 
 vLLM needs what tools/vllm/install.sh makes, llama.cpp what tools/llamacpp/install.sh does. Without it tests
 of that engine are skipped, unless ORCHESTRATOR_REQUIRE_VLLM=1 or ORCHESTRATOR_REQUIRE_LLAMACPP=1 makes its
-absence a failure. A kind of engine is its name, with "-embed" where it is started to embed.
+absence a failure. A kind of engine is its name, with "-embed" or "-rerank" where it is started for that task.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +28,19 @@ import pytest
 from llama_servers import CONTEXT as LLAMA_CONTEXT
 from llama_servers import MODEL as LLAMA_MODEL
 from llama_servers import PROGRAM as LLAMA_SERVER
+from llama_servers import RANKER as LLAMA_RANKER
 
 from cloud.clock import SystemClock
+from cloud.engines.dialect import DIALECTS
 from cloud.engines.llamacpp import LlamaCppEngine
+from cloud.engines.ollama import OllamaEngine
+from cloud.engines.openai_probe import OpenAiProbe
+from cloud.engines.row import Dialect
+from cloud.engines.sglang import SglangEngine
 from cloud.engines.simulated import SimulatedEngine
+from cloud.engines.tei import TeiEngine
+from cloud.engines.tgi import TgiEngine
+from cloud.engines.trtllm import TrtllmEngine
 from cloud.engines.vllm import VllmEngine
 from cloud.engines.vllm_cpu import CONTEXT, CPU_ARGS, CPU_ENV
 from cloud.ports import Engine, EngineCommand, EngineSpec, Task
@@ -51,14 +65,23 @@ ENCODER_ARGS = (
 SIMULATED_ARGS = (*EXTRAS, "--faults", "--max-model-len", str(CONTEXT))
 
 
-def _kinds(task: str) -> tuple[Any, ...]:
+def _real(task: str) -> tuple[Any, ...]:
     vllm = pytest.param(f"vllm{task}", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])
     return (f"simulated{task}", pytest.param(f"llamacpp{task}", marks=pytest.mark.llamacpp), vllm)
 
 
-GENERATING = _kinds("")
-EVERY_KIND = (*GENERATING, *_kinds("-embed"))
-VLLM_KINDS = (GENERATING[0], GENERATING[2])
+REPLAYED = ("sglang", "tgi", "trtllm")
+BLIND = ("ollama", "ollama-embed")
+"""What shows nobody what it holds."""
+GENERATING = (*_real(""), *REPLAYED)
+NUMBERS = (
+    *_real("-embed"),
+    *_real("-rerank")[:2],
+    *("sglang-embed", "sglang-rerank", "tei-embed", "tei-rerank"),
+)
+MEASURED = (*GENERATING, *NUMBERS)
+EVERY_KIND = (*MEASURED, *BLIND)
+VLLM_KINDS = (_real("")[0], _real("")[2])
 """The engines that speak vLLM's dialect."""
 
 
@@ -75,11 +98,20 @@ class Subject:
     start_timeout: float
     longest: int
 
+    @property
+    def row(self) -> Dialect:
+        """What is known of the engine."""
+        return DIALECTS[self.engine.name]
+
+    @property
+    def task(self) -> Task:
+        return self.spec.task
+
     @staticmethod
     def of(kind: str, served_name: str = SERVED_NAME) -> Subject:
-        name, _, embeds = kind.partition("-")
-        task: Task = "embed" if embeds else "generate"
-        make = {"simulated": _simulated, "llamacpp": _llamacpp, "vllm": _vllm}[name]
+        name, _, other = kind.partition("-")
+        task: Task = other or "generate"
+        make = {"simulated": _simulated, "llamacpp": _llamacpp, "vllm": _vllm}.get(name, _replayed)
         return make(kind, task, served_name)
 
 
@@ -107,7 +139,7 @@ def _llamacpp(kind: str, task: Task, served_name: str) -> Subject:
     )
     args = ("--parallel", str(SLOTS), "--ctx-size", str(SLOTS * LLAMA_CONTEXT), "--threads", "1")
     spec = EngineSpec(
-        model=str(LLAMA_MODEL),
+        model=str(LLAMA_RANKER if task == "rerank" else LLAMA_MODEL),
         served_name=SERVED_NAME,
         task=task,
         args=(*args, "--pooling", "mean") if task == "embed" else args,
@@ -132,6 +164,47 @@ def _vllm(kind: str, task: Task, served_name: str) -> Subject:
     return Subject(kind, engine, spec, start_timeout=300.0, longest=CONTEXT - 64)
 
 
+_PLAYED: dict[str, type[OpenAiProbe]] = {
+    engine.name: engine for engine in (SglangEngine, TgiEngine, TeiEngine, OllamaEngine, TrtllmEngine)
+}
+_SLOTS: dict[str, tuple[str, ...]] = {
+    "sglang": ("--max-running-requests", str(SLOTS), "--max-queued-requests", "8"),
+    "tgi": ("--max-batch-size", str(SLOTS), "--max-concurrent-requests", str(SLOTS + 8)),
+    "tei": ("--max-batch-requests", str(SLOTS), "--max-concurrent-requests", str(SLOTS + 8)),
+    "trtllm": ("--max_batch_size", str(SLOTS)),
+}
+
+
+def _replayed(kind: str, task: Task, served_name: str) -> Subject:
+    name = kind.partition("-")[0]
+    made = _PLAYED[name]
+    engine = made(
+        SystemClock(), model_name=served_name, task=task, probe_timeout=1.0, stall_after=0.5, deep_every=1.0
+    )
+    spec = EngineSpec(
+        model=SERVED_NAME,
+        served_name=SERVED_NAME,
+        task=task,
+        args=_SLOTS.get(name, ()),
+        env={"OLLAMA_NUM_PARALLEL": str(SLOTS), "OLLAMA_MAX_QUEUE": "8"} if name == "ollama" else {},
+        executable=str(player(name, task)),
+        drain_budget=PATIENCE,
+    )
+    return Subject(kind, engine, spec, start_timeout=PATIENCE, longest=CONTEXT - 64)
+
+
+def player(name: str, task: Task = "generate", *words: str) -> Path:
+    """A program that takes an engine's command line and plays it."""
+    folder = Path(tempfile.mkdtemp(prefix="played-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    script = folder / name
+    own = f"{name} --task {task} --model {SERVED_NAME} --load-time 0.6 --tokens-per-second 200 --faults"
+    own += f" --watch-every 0.2 {' '.join(words)}"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m cloud.engines.replay {own} -- "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
 @dataclass
 class Server:
     """A started engine: its process group, its address and what was seen while it loaded."""
@@ -146,6 +219,11 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://{self.address}"
+
+    @property
+    def plays(self) -> bool:
+        """Whether it can be told to do what a real engine has to be hurt for."""
+        return not self.subject.kind.startswith(("vllm", "llamacpp"))
 
     def members(self) -> list[int]:
         """Living processes of its group."""
@@ -206,7 +284,7 @@ class Server:
 
     async def slow(self, factor: float) -> None:
         """Stretch the time of a token where that is possible; real work takes the time it takes."""
-        if self.subject.kind.startswith("simulated"):
+        if self.plays:
             await self.fault("slow", {"factor": factor})
 
     async def fault(self, name: str, body: Any = None) -> None:
@@ -218,7 +296,7 @@ class Server:
 
     async def hurt(self, fault: str) -> None:
         """Freeze, thaw or crash the engine behind the HTTP server."""
-        if self.subject.kind.startswith("simulated"):
+        if self.plays:
             return await self.fault(fault)
         signals = {"freeze": signal.SIGSTOP, "thaw": signal.SIGCONT, "crash-engine": signal.SIGKILL}
         core = self.core() if self.subject.kind.startswith("vllm") else self.process.pid

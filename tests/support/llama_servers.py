@@ -26,6 +26,7 @@ REQUIRE_LLAMACPP = "ORCHESTRATOR_REQUIRE_LLAMACPP"
 VENV = Path(os.environ.get("LLAMACPP_VENV", ROOT / ".venv-llamacpp"))
 PROGRAM = VENV / "bin" / "llama-server"
 MODEL = Path(os.environ.get("LLAMACPP_MODEL", ROOT / ".cache" / "tiny-model.gguf"))
+RANKER = MODEL.with_name("tiny-ranker.gguf")
 CONTEXT = 16384
 """Tokens of the longest request of the tiny model."""
 WIDTH = 64
@@ -47,7 +48,7 @@ WEATHER: dict[str, Any] = {
 
 def missing_llamacpp() -> str:
     """What a test cannot have here, in words; empty where everything is there."""
-    for path in (PROGRAM, MODEL):
+    for path in (PROGRAM, MODEL, RANKER):
         if not path.exists():
             return f"no real llama.cpp: {path} is missing (make llamacpp-env makes it)"
     return ""

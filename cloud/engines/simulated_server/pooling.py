@@ -79,8 +79,19 @@ class Pooling:
         model = model_of(data, self._inference.offer)
         return {**head, "model": model, "data": items, "usage": usage(tokens, 0, whole=True)}
 
+    def _fitting(self, inputs: list[_Ids]) -> list[_Ids]:
+        """The inputs, each of which fits into the model's context. Raises BadRequest."""
+        most, longest = self._inference.offer.max_model_len, max(map(len, inputs), default=0)
+        if longest > most:
+            raise BadRequest(
+                f"This model's maximum context length is {most} tokens. However, your request has {longest} "
+                "input tokens. Please reduce the length of the input messages.",
+                param="input_tokens",
+            )
+        return inputs
+
     def _embeddings(self, data: Mapping[str, Any], name: str) -> dict[str, Any]:
-        inputs = _inputs(data)
+        inputs = self._fitting(_inputs(data))
         size = whole(data, "dimensions", _DIMENSIONS)
         form = data.get("encoding_format") or "float"
         if form not in ("float", "base64"):
@@ -92,7 +103,7 @@ class Pooling:
         return self._list(name, data, items, sum(map(len, inputs)))
 
     def _pooling(self, data: Mapping[str, Any], name: str) -> dict[str, Any]:
-        inputs = _inputs(data)
+        inputs = self._fitting(_inputs(data))
         items = [
             {"index": at, "object": "pooling", "data": _numbers(ids, _DIMENSIONS)}
             for at, ids in enumerate(inputs)
@@ -100,7 +111,7 @@ class Pooling:
         return self._list(name, data, items, sum(map(len, inputs)))
 
     def _classify(self, data: Mapping[str, Any], name: str) -> dict[str, Any]:
-        inputs = _inputs(data)
+        inputs = self._fitting(_inputs(data))
         items = []
         for at, ids in enumerate(inputs):
             first = abs(_numbers(ids, 1)[0])
@@ -116,14 +127,14 @@ class Pooling:
             queries *= len(texts)
         if len(queries) != len(texts):
             raise BadRequest("Input lengths must be either 1:1, 1:N or N:N")
-        pairs = [encode(query + text) for query, text in zip(queries, texts, strict=True)]
+        pairs = self._fitting([encode(query + text) for query, text in zip(queries, texts, strict=True)])
         items = [{"index": at, "object": "score", "score": _likeness(ids)} for at, ids in enumerate(pairs)]
         return self._list(name, data, items, sum(map(len, pairs)))
 
     def _rerank(self, data: Mapping[str, Any], name: str) -> dict[str, Any]:
         (query,) = _texts(data, "query")[:1]
         documents = _texts(data, "documents")
-        pairs = [encode(query + document) for document in documents]
+        pairs = self._fitting([encode(query + document) for document in documents])
         results = [
             {
                 "index": at,

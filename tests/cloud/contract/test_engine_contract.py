@@ -1,5 +1,5 @@
-"""What every `Engine` adapter keeps for both tasks, shown on real processes: the simulated engine, llama.cpp,
-and vLLM, the last two where they are installed.
+"""What every `Engine` adapter keeps for every task, as the row of its engine says: shown on the simulated
+engine, on real llama.cpp and vLLM where they are installed, and on the others as they are played.
 
 See engine_bench.py for the servers, and test_engine_dialect_contract.py for what is vLLM's alone.
 """
@@ -18,6 +18,7 @@ import pytest
 from engine_bench import (
     EVERY_KIND,
     GENERATING,
+    MEASURED,
     PATIENCE,
     SERVED_NAME,
     SLOTS,
@@ -39,10 +40,18 @@ generating = pytest.mark.parametrize("kind", GENERATING, indirect=True, scope="s
 """Only where requests go on for a while: an embedding is over before anybody looks."""
 
 
+measured = pytest.mark.parametrize("kind", MEASURED, indirect=True, scope="session")
+"""Only where the engine shows what it does."""
+
+
 def work(server: Server, amount: int) -> tuple[str, dict[str, Any]]:
     """Path and body of a request for so many tokens, or for the embeddings of so many short texts."""
-    if server.subject.spec.task == "embed":
+    if server.subject.task == "embed":
         return "/v1/embeddings", {"model": SERVED_NAME, "input": ["a b c"] * amount}
+    if server.subject.task == "rerank":
+        ranking = server.subject.row.ranking
+        texts = [f"a b {number}" for number in range(amount)]
+        return ranking.path, {"model": SERVED_NAME, "query": "a", ranking.texts: texts}
     return "/v1/completions", {
         "model": SERVED_NAME,
         "prompt": "Once upon a time",
@@ -52,12 +61,11 @@ def work(server: Server, amount: int) -> tuple[str, dict[str, Any]]:
     }
 
 
-async def ask(http: aiohttp.ClientSession, server: Server, amount: int) -> dict[str, Any]:
+async def ask(http: aiohttp.ClientSession, server: Server, amount: int) -> Any:
     path, body = work(server, amount)
     async with http.post(f"{server.url}{path}", json=body) as response:
         assert response.status == 200, await response.text()
-        answer: dict[str, Any] = await response.json()
-        return answer
+        return await response.json()
 
 
 async def stream(http: aiohttp.ClientSession, server: Server, began: asyncio.Event) -> list[Any]:
@@ -90,7 +98,8 @@ async def test_nothing_is_ready_before_it_proved_that_it_works(shared: Server) -
     before = [reading for reading in shared.readings if not reading.ready]
     assert before
     assert all(not reading.ok for reading in before)
-    assert all(any(word in r.failure for word in ("refused", "loads its model")) for r in before[:1])
+    early = ("refused", shared.subject.row.unready, "loaded, but gave no")
+    assert all(any(word in r.failure for word in early) for r in before[:1])
     assert len({reading.failing_since for reading in before}) == 1, "one unbroken run of failures"
     last = shared.readings[-1]
     assert last.ready
@@ -101,8 +110,16 @@ async def test_nothing_is_ready_before_it_proved_that_it_works(shared: Server) -
 
 async def test_it_does_what_it_is_for(server: Server, http: aiohttp.ClientSession) -> None:
     answer = await ask(http, server, 12)
+    if server.subject.task == "rerank":
+        ranking = server.subject.row.ranking
+        rows = answer if ranking.bare else answer["results"]
+        scores = [row[ranking.score] for row in rows]
+        assert sorted(row["index"] for row in rows) == list(range(12))
+        assert all(isinstance(score, float | int) for score in scores)
+        assert scores == sorted(scores, reverse=True)
+        return
     assert answer["model"] == SERVED_NAME
-    if server.subject.spec.task == "embed":
+    if server.subject.task == "embed":
         vectors = [tuple(found["embedding"]) for found in answer["data"]]
         assert len(vectors) == 12
         assert all(isinstance(number, float) for vector in vectors for number in vector)
@@ -139,11 +156,16 @@ async def test_another_model_is_not_taken_for_the_one_that_is_asked_for(server: 
     assert f"does not serve another, only {SERVED_NAME}" in reading.failure
 
 
+@measured
 async def test_work_shows_as_progress(server: Server, http: aiohttp.ClientSession) -> None:
     before = await server.until("ready", lambda r: r.ready and r.in_flight == 0)
     await ask(http, server, 30)
     after = await server.until("further", lambda r: r.in_flight == 0 and r.progress > before.progress)
     assert after.ok
+    row = server.subject.row
+    if row.tokens_in:
+        told = await server.until("counted", lambda r: (r.tokens_in or 0) > (before.tokens_in or 0))
+        assert told.tokens_out is not None or not row.tokens_out or server.subject.task != "generate"
 
 
 @generating
@@ -196,6 +218,82 @@ async def test_a_frozen_busy_engine_is_found_by_its_silence(
     await server.until("empty", lambda r: r.in_flight == 0)
 
 
+async def test_what_it_tells_of_its_model(server: Server) -> None:
+    reading = await server.until("ready", lambda r: r.ready and r.ok)
+    assert bool(reading.revision) == (server.subject.row.listing == "/info")
+    assert reading.adapters == ()
+
+
+async def test_a_model_that_it_does_not_have(server: Server, http: aiohttp.ClientSession) -> None:
+    path, body = work(server, 1)
+    async with http.post(f"{server.url}{path}", json={**body, "model": "another"}) as response:
+        refused = response.status == 404
+    assert refused == server.subject.row.capabilities.checks_names
+
+
+async def test_an_input_that_is_too_long_is_the_clients_fault_or_cut(
+    server: Server, http: aiohttp.ClientSession
+) -> None:
+    path, body = work(server, 1)
+    name = next(name for name in ("prompt", "input", "documents", "texts") if name in body)
+    text = "a b c " * 20_000
+    body[name] = text if name == "prompt" else [text]
+    async with http.post(f"{server.url}{path}", json=body) as response:
+        said = await response.text()
+        assert response.status == server.subject.row.too_long[server.subject.task], said[:500]
+    assert (await server.until("sound", lambda r: r.ok)).ready
+
+
+@measured
+async def test_what_finds_no_place_is_told_so(victim: Server, http: aiohttp.ClientSession) -> None:
+    """Of the engines that are played with a bound on their queue."""
+    row = victim.subject.row
+    if victim.subject.kind.startswith(("simulated", "vllm", "llamacpp", "trtllm")):
+        pytest.skip("its queue has no bound here")
+    await victim.hurt("freeze")
+    path, body = work(victim, 1)
+
+    async def send() -> int:
+        async with http.post(f"{victim.url}{path}", json=body) as response:
+            return response.status
+
+    tasks = {asyncio.create_task(send()) for _ in range(SLOTS + 8 + 5)}
+    done, waiting = await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+    assert {task.result() for task in done} == {row.full}
+    await victim.hurt("thaw")
+    assert {await task for task in waiting} <= {200, row.full}
+
+
+@generating
+async def test_a_stop_lets_streams_end_where_the_row_says_so(
+    victim: Server, http: aiohttp.ClientSession
+) -> None:
+    began = asyncio.Event()
+    drains = victim.subject.row.capabilities.drains
+    path, body = work(victim, 150 if drains else victim.subject.longest)
+    finishes: list[Any] = []
+
+    async def read() -> None:
+        with contextlib.suppress(aiohttp.ClientError):
+            async with http.post(f"{victim.url}{path}", json={**body, "stream": True}) as response:
+                async for line in response.content:
+                    if line.startswith(b"data: {"):
+                        began.set()
+                        finishes.extend(c.get("finish_reason") for c in json.loads(line[6:])["choices"])
+
+    reading = asyncio.create_task(read())
+    await asyncio.wait_for(began.wait(), PATIENCE)
+    victim.stop()
+    if drains:
+        await asyncio.wait_for(reading, PATIENCE)
+        assert finishes[-1] == "length"
+        await asyncio.to_thread(victim.process.wait, PATIENCE)
+        return
+    await asyncio.wait({reading}, timeout=1.0)
+    assert not any(finishes)
+    reading.cancel()
+
+
 @generating
 async def test_a_crash_takes_readiness_back_and_finishes_no_stream(
     victim: Server, http: aiohttp.ClientSession
@@ -204,13 +302,21 @@ async def test_a_crash_takes_readiness_back_and_finishes_no_stream(
     reading = asyncio.create_task(stream(http, victim, began))
     await asyncio.wait_for(began.wait(), PATIENCE)
     await victim.hurt("crash-engine")
-    finished = [choice["finish_reason"] for event in await reading for choice in event.get("choices", ())]
-    assert not any(finished)
+    ends = [choice for event in await reading for choice in event.get("choices", ())]
+    assert not any(choice.get("finish_reason") for choice in ends)
     await asyncio.to_thread(victim.process.wait, PATIENCE)
     found = await victim.probe()
     assert not found.ok
     assert not found.ready
     assert "connection refused" in found.failure
+
+
+@pytest.mark.parametrize("kind", ["tei-embed", "tei-rerank", "ollama"], indirect=True, scope="session")
+async def test_a_server_that_outlives_its_model_fails_its_looks(victim: Server) -> None:
+    await victim.hurt("crash-engine")
+    found = await victim.until("failing", lambda r: not r.ok)
+    assert "503" in found.failure or "500" in found.failure
+    assert victim.process.poll() is None
 
 
 async def test_an_idle_engine_ends_when_it_is_told_to(victim: Server) -> None:

@@ -38,9 +38,10 @@ def ranks(row: Dialect) -> bool:
 def test_a_row_is_whole(kind: str) -> None:
     row = DIALECTS[kind]
     assert row.capabilities.tasks <= set(get_args(Task))
-    assert row.capabilities.tasks
+    assert row.capabilities.tasks == set(row.too_long)
     if row.metrics:
         assert set(row.progress) == row.capabilities.tasks, "each task shows its progress"
+        assert all(row.progress.values())
     else:
         assert not row.progress
         assert (row.running, row.waiting) == ("", "")
