@@ -134,7 +134,7 @@ class Clients:
     """Ask for all models at random, half of them for streams, until they are stopped.
 
     `texts`: what may be said for each. `failed` are answers that no client should get, `whole` counts the
-    others by model.
+    others by model. `streams`: ask for streams too.
     """
 
     def __init__(self, url: str, texts: Mapping[str, set[str]], *, count: int, tokens: int) -> None:
@@ -144,6 +144,7 @@ class Clients:
         self.whole: Counter[str] = Counter()
         self.stopped = False
         self.streams = True
+        self.open_streams = 0
         self._count, self._tokens = count, tokens
 
     async def __aenter__(self) -> Clients:
@@ -167,7 +168,9 @@ class Clients:
         while not self.stopped and not self.failed:
             model = rng.choice(sorted(self.texts))
             stream = self.streams and rng.random() < 0.5
+            self.open_streams += stream
             status, text, names = await asked(self._http, self.url, model, self._tokens, stream=stream)
+            self.open_streams -= stream
             if status == 200 and text in self.texts[model] and names == {model}:
                 self.whole[model] += 1
             else:
