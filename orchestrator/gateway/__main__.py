@@ -21,7 +21,7 @@ from policies.spend import Rates
 _PATHS = (
     "targets_file", "socket", "keys_file", "tls_cert_file", "tls_key_file", "usage_file", "spend_file",
 )  # fmt: skip
-_TUPLES = ("allow_paths", "allowed_hosts", "trusted_proxies")
+_TUPLES = ("adapters", "allow_paths", "allowed_hosts", "loaded", "trusted_proxies")
 
 
 def config_from_json(text: str) -> GatewayConfig:

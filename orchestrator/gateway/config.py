@@ -286,7 +286,7 @@ def _check_routes(config: GatewayConfig) -> None:
     if not config.pools and not config.routes:
         raise GatewayError("gateway: there is neither a pool nor a route: nothing could be served")
     if config.routed and "" in pools:
-        raise GatewayError("gateway: a pool has no name; with routes or several pools each has one")
+        raise GatewayError("gateway: a pool has no name; with routes, adapters or several pools each has one")
     named: set[str] = set()
     for route in config.routes:
         for name in route.models:

@@ -97,12 +97,12 @@ class Course:
 
     def _worth_asking(self, tried: Tried, failure: Failure) -> bool:
         """Whether others are asked where an answer is here: of a 4xx, which most often is the request's own
-        fault, only a target that is free.
+        fault, only a target that is free, and none that would have to load an adapter first.
         """
         wish = tried.exchange.wish
         if failure is Failure.REFUSED_HERE and not tried.sought:
             return self._table.choose(wish) is not None
-        return self._table.hopeful(wish)
+        return self._table.hopeful(wish) and not (wish.adapter and self._table.down(wish))
 
     def _continues(self, tried: Tried, failure: Failure, paid: Payment, now: float) -> bool:
         exchange = tried.exchange

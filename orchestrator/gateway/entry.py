@@ -149,9 +149,11 @@ class Wish:
 
     def allows(self, entry: Entry) -> bool:
         """Whether it may go there now."""
-        return self.could(entry) and (
-            not self.adapter or entry.holds(self.adapter, self.revision) is not None
-        )
+        return self.could(entry) and self.finds(entry)
+
+    def finds(self, entry: Entry) -> bool:
+        """Whether it holds the adapter, if one is asked for."""
+        return not self.adapter or entry.holds(self.adapter, self.revision) is not None
 
     def could(self, entry: Entry) -> bool:
         """The same, once it holds the adapter."""

@@ -157,7 +157,7 @@ class TargetTable:
 
     def _by_key(self, wish: Wish, key: int, now: float) -> Entry | None:
         """The target that has the key, or the next that is not too busy for it; None where all are."""
-        sound = [entry for entry in self._active if entry.sound(now)]
+        sound = [entry for entry in self._active if entry.sound(now) and wish.finds(entry)]
         held = sum(map(self._held, sound)) + self._share(wish)
         weights = sum(entry.spec.weight for entry in sound)
         ranked = sorted(

@@ -105,9 +105,15 @@ def test_a_request_goes_to_who_holds_its_adapter_and_to_nobody_else():
     assert chosen(world, Wish()) == {"a", "b", "c"}
 
 
-def test_one_kept_by_its_key_goes_to_a_holder_too():
-    world = World()
+def test_those_of_one_key_stay_together_among_the_holders():
+    world = World(max_in_flight=100)
     assert chosen(world, Wish(key=7, adapter="sql")) == {"a"}
+    world.holding(a=[SQL], b=[SQL], c=[])
+    for _ in range(10):
+        (home,) = chosen(world, Wish(key=7, adapter="sql"))
+        for node in "ab":  # ten more for each, and none for c
+            world.table.take(world.entry(node), Wish(adapter="sql"))
+        assert chosen(world, Wish(key=7, adapter="sql")) == {home}
 
 
 def test_where_no_target_is_well_none_without_the_adapter_is_tried():

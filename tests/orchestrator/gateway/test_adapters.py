@@ -253,6 +253,17 @@ async def test_a_client_that_only_asked_for_nonsense_still_hears_of_it(routed, u
     assert (await gateway.ask("sql"))[0] == 404
 
 
+async def test_an_error_of_the_only_holder_is_its_client_s_at_once(routed, upstreams):
+    """Nobody loads an adapter elsewhere for an answer that may be the request's own fault."""
+    a = await upstreams("a", Behave.status("500 Internal Server Error"))
+    b = await upstreams("b", Holder(SQL.served_as))
+    gateway = await routed([a, b])
+    await holding(gateway, (a, (SQL,)), (b, ()))
+    status, _, _ = await gateway.ask("sql")
+    assert (status, len(a.seen), len(b.seen)) == (500, 1, 0)
+    assert not gateway.gateway.lanes["chat"].adapters.cold("sql")
+
+
 async def test_a_holder_that_dies_gives_its_requests_to_another(routed, upstreams):
     stuck = Holder(SQL.served_as)
     stuck.hold.clear()

@@ -14,6 +14,7 @@ from yarl import URL
 from orchestrator.gateway.accounts.key_format import digest
 from orchestrator.gateway.config import GatewayError, ProviderSpec
 from orchestrator.gateway.handover import Inheritance
+from policies.held import Held
 from policies.routing import Affinity
 from tests.support.paid_provider import provider
 from tests.support.provider_stand import OWN
@@ -337,6 +338,23 @@ async def test_a_key_names_models_as_its_client_does(upstreams, tmp_path, routed
         ("by-model", "assistant"): 403,
         ("by-model", "m"): 200,
     }
+
+
+async def test_a_key_for_an_adapter_is_for_its_clients_name(upstreams, routed, keys_file):
+    """Whatever the engine calls it, and only for that one."""
+    engine = await upstreams("a", echo)
+    gates = {"chat": {"served": "assistant", "loaded": ("embed-lora", "other")}}
+    gateway = await routed({"chat": [engine]}, gates=gates)
+    held = tuple(Held(name=n, served_as=f"{n}@1", revision="1") for n in ("embed-lora", "other"))
+    await gateway.put("chat", engine.spec(adapters=held))
+    for model, expected in (("assistant", 200), ("embed-lora", 200), ("other", 403), ("embed-lora@1", 404)):
+        status, _, text = await gateway.ask(model, headers=bearer(SOME))
+        assert (status, model) == (expected, model), text
+    assert json.loads(engine.seen[-1].body)["model"] == "embed-lora@1"
+    _, _, text = await gateway.send("GET", "/v1/models", headers=bearer(SOME))
+    assert [row["id"] for row in json.loads(text)["data"]] == ["assistant", "embed-lora"]
+    _, _, text = await gateway.send("GET", "/v1/models", headers=bearer(ALL))
+    assert [row["id"] for row in json.loads(text)["data"]] == ["assistant", "embed-lora", "other"]
 
 
 async def test_a_form_is_held_to_its_model(upstreams, routed):
