@@ -9,12 +9,13 @@ key     Proves to the control host which instance this is, and writes the key th
         request to STS, signed here and sent there by the control host: STS answers it with the instance's id.
         A challenge of the control host is part of what is signed, so the proof is worth nothing later or
         elsewhere.
-engine  Reads a JSON file {"argv", "env", "secrets", "port", "weights", "needs"}, looks whether the machine
-        can run the engine, fetches the secrets into the environment, brings the weights, and becomes it.
-        {host} in its words is the node's private address, {port} the port, {model} where the weights are,
+engine  Reads a JSON file {"argv", "on", "env", "secrets", "port", "weights", "needs"}, looks whether the
+        machine can run the engine, fetches the secrets into the environment, brings the weights, and becomes
+        it. {host} in its words is the node's private address, {port} the port, {model} where the weights are,
         {gpus} the number of GPUs. A secret is the ARN of a parameter of SSM or of a secret of Secrets
         Manager, under the name of its variable. "weights" is empty, a path or s3://BUCKET/PREFIX; "needs" is
-        {"gpus": how many, "vllm": whether it is vLLM, "weights": bytes}. Every step goes into the boot
+        {"gpus": how many, "vllm": whether it is vLLM, "weights": bytes}. "on" has {"argv", "gpus"} of the
+        instance types on which it is started otherwise. Every step goes into the boot
         report. A start that fails is tried again at a growing pace.
 
 Examples:
@@ -70,6 +71,7 @@ def engine(imds: Metadata, imds_url: str, file: str, boot: Boot) -> tuple[list[s
     with open(file, encoding="utf-8") as source:
         given = json.load(source)
     boot.stage("checks")
+    given = of_this_type(given, imds)
     host, port = needed(imds, "meta-data/local-ipv4").strip(), str(given["port"])
     environment = environment_for(given["argv"][0], given["env"], os.environ)
     failed = []
@@ -88,6 +90,15 @@ def engine(imds: Metadata, imds_url: str, file: str, boot: Boot) -> tuple[list[s
     words = re.compile("|".join(map(re.escape, filled)))
     argv = [words.sub(lambda m: filled[m[0]], word) for word in given["argv"]]
     return argv, environment
+
+
+def of_this_type(given: dict[str, Any], imds: Metadata) -> dict[str, Any]:
+    """The description as it holds for this machine's instance type. Raises Refused."""
+    own = given.get("on") or {}
+    found = own.get(needed(imds, "meta-data/instance-type").strip()) if own else None
+    if found is None:
+        return given
+    return {**given, "argv": found["argv"], "needs": {**(given.get("needs") or {}), "gpus": found["gpus"]}}
 
 
 def model_of(given: Mapping[str, Any], aws: Aws | None, environment: Mapping[str, str], boot: Boot) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from policies.gpu_readings import NodeGpus
@@ -61,7 +61,7 @@ class EngineCommand:
     `argv` may hold the placeholders ``{host}``, ``{port}`` and, on EC2, ``{gpus}``; `env` is added to the
     node's environment. The engine runs in its own process group: `stop_signal` (a name such as "SIGTERM")
     goes to its leader, and after `stop_grace` seconds the whole group is killed. `build` is
-    `EngineSpec.build` of what it starts.
+    `EngineSpec.build` of what it starts. `on`: the instance types on which it is started otherwise, and how.
     """
 
     argv: tuple[str, ...]
@@ -69,6 +69,11 @@ class EngineCommand:
     stop_signal: str = "SIGTERM"
     stop_grace: float = 30.0
     build: str = ""
+    on: Mapping[str, EngineCommand] = field(default_factory=dict)
+
+    def at(self, instance_type: str) -> EngineCommand:
+        """How it is started on machines of that type, and on no others."""
+        return replace(self.on.get(instance_type, self), on={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

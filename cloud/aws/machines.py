@@ -13,7 +13,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from cloud.aws.places import POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
+from cloud.aws.places import ENGINE_TAG, POOL_TAG, PROVIDER, STANDBY_TAG, TOKEN_TAG, AwsRegion
 from cloud.aws.tags import listed
 from cloud.errors import Misconfigured
 from cloud.ports import LaunchRequest, digest
@@ -78,6 +78,8 @@ def _tags(request: LaunchRequest, place: AwsRegion) -> list[dict[str, Any]]:
     """What a launch makes, with its tags. Interfaces and spot requests carry none but for the user's sake:
     nothing of ours looks at them."""
     tags = {**place.tags, "Name": request.pool, POOL_TAG: request.pool, TOKEN_TAG: request.token}
+    if request.command.build:
+        tags[ENGINE_TAG] = request.command.build
     if request.standby is not None:
         tags[STANDBY_TAG] = str(request.standby)
     made = ["instance", "volume"]
@@ -154,13 +156,15 @@ def _ended_at(reason: str) -> float | None:
 
 
 def _build(image: str, tags: Mapping[str, str]) -> str:
-    """What a machine was launched to run: its image and the version of its launch template.
+    """What a machine was launched to run: its image, the version of its launch template, and the engine as
+    the configuration had it for its instance type, which the template holds for all types.
 
     EC2 tags what it launches by a template with its id and version, and nobody can change these tags. Where
     they are missing, what the machine runs is not known.
     """
     template, version = tags.get("aws:ec2launchtemplate:id"), tags.get("aws:ec2launchtemplate:version")
-    return digest(image, template, version) if image and template and version else ""
+    engine = [tags[ENGINE_TAG]] if ENGINE_TAG in tags else []
+    return digest(image, template, version, *engine) if image and template and version else ""
 
 
 def _standby(value: str) -> StandbyKind | None:

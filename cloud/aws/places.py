@@ -10,6 +10,7 @@ PROVIDER = "aws"
 POOL_TAG = "orchestrator:pool"
 TOKEN_TAG = "orchestrator:token"  # noqa: S105 - the name of a tag
 STANDBY_TAG = "orchestrator:standby"
+ENGINE_TAG = "orchestrator:engine"
 GENERATION_TAG = "orchestrator:generation"
 
 

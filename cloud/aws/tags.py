@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from cloud.aws.places import GENERATION_TAG, POOL_TAG, STANDBY_TAG, TOKEN_TAG
+from cloud.aws.places import ENGINE_TAG, GENERATION_TAG, POOL_TAG, STANDBY_TAG, TOKEN_TAG
 
-OWN: Final = frozenset({"Name", POOL_TAG, TOKEN_TAG, STANDBY_TAG, GENERATION_TAG})
+OWN: Final = frozenset({"Name", POOL_TAG, TOKEN_TAG, STANDBY_TAG, ENGINE_TAG, GENERATION_TAG})
 """Keys that what the pool has carries anyway. A user's tag never stands in for one of them."""
 
 MOST: Final = 50 - len(OWN)

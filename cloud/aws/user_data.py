@@ -152,8 +152,9 @@ class NodeSetup:
 
     `command` starts the engine, on `port`, its model at ``{model}`` where `weights` (a path or
     s3://BUCKET/PREFIX) is given; `secrets` maps variables of its environment to ARNs. `gpus`: how many the
-    engine uses, `vllm`: whether it is vLLM, `size`: about how many bytes it downloads itself, 0 for unknown;
-    all for checks at boot. `local_disk`: whether the machine's own NVMe disks take what is downloaded.
+    engine uses, and `gpus_on` on the instance types where `command` is another one, `vllm`: whether it is
+    vLLM, `size`: about how many bytes it downloads itself, 0 for unknown; all for checks at boot.
+    `local_disk`: whether the machine's own NVMe disks take what is downloaded.
     `report_url`: where the node's agent reports, empty for no agent; `trusted`: the certificates (PEM) that
     it trusts there, empty for those of the system.
     """
@@ -164,6 +165,7 @@ class NodeSetup:
     secrets: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
     gpus: int = 0
+    gpus_on: Mapping[str, int] = field(default_factory=dict)
     vllm: bool = False
     size: float = 0.0
     local_disk: bool = True
@@ -188,7 +190,7 @@ def _packed(setup: NodeSetup) -> bytes:
 
 def _shares(setup: NodeSetup, whole: int) -> str:
     """What takes how much of user-data that is too large, by the keys of the configuration."""
-    bare_command = replace(setup.command, argv=setup.command.argv[:1], env={})
+    bare_command = replace(setup.command, argv=setup.command.argv[:1], env={}, on={})
     without = {
         "agents.ca_file": replace(setup, trusted=""),
         "engine.args and engine.env": replace(setup, command=bare_command),
@@ -234,6 +236,10 @@ def written(setup: NodeSetup) -> dict[str, str]:
     found |= {f"{_HOME}/cloud/{name}": bare(package.joinpath(name).read_text("utf-8")) for name in programs}
     engine = {
         "argv": list(command.argv),
+        "on": {
+            kind: {"argv": list(own.argv), "gpus": setup.gpus_on.get(kind, 0)}
+            for kind, own in command.on.items()
+        },
         "env": dict(command.env),
         "secrets": dict(setup.secrets),
         "port": setup.port,
@@ -257,7 +263,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
         "disks": "orchestrator-disks.service" if disks else "",
         "units": "".join(f" orchestrator-{name}" for name in units if name != "console"),
         "signal": _word(command.stop_signal),
-        "grace": math.ceil(command.stop_grace),
+        "grace": math.ceil(max(each.stop_grace for each in (command, *command.on.values()))),
         "where": where,
     }
     for name, text in units.items():

@@ -81,6 +81,30 @@ def with_defaults(args: Sequence[str], defaults: Sequence[tuple[str, str]]) -> t
     return (*ours, *args)
 
 
+def overridden(args: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """The words with others on top: a flag that `own` has too goes, with its values. Some engines take the
+    last of two and some refuse the second, so there is only one.
+
+    >>> overridden(["--dtype", "auto", "--max-model-len", "8192"], ["--max-model-len=16384", "-tp", "8"])
+    ('--dtype', 'auto', '--max-model-len=16384', '-tp', '8')
+    """
+    named = {_flag(word) for word in own} - {""}
+    kept: list[str] = []
+    goes = False
+    for word in args:
+        flag = _flag(word)
+        goes = flag in named if flag else goes
+        if not goes:
+            kept.append(word)
+    return (*kept, *own)
+
+
+def _flag(word: str) -> str:
+    """The flag that a word is, also a short one that nobody reads here; empty for a value such as -1."""
+    short = word[:1] == "-" and word[1:2].isalpha()
+    return _name(word) or (word.partition("=")[0] if short else "")
+
+
 def with_switches(args: Sequence[str], switches: Sequence[str]) -> tuple[str, ...]:
     """Our switches that the user does not give, then the user's words.
 

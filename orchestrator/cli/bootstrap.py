@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cloud.aws.bootstrap.run import Bootstrap
 from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
@@ -16,7 +15,7 @@ from orchestrator.config.load import Config
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.views import setup as setup_views
 from orchestrator.wiring.aws import clients_of
-from orchestrator.wiring.ports import engine_of, engine_spec
+from orchestrator.wiring.ports import engine_command, engine_of
 from policies.fit import GIB
 
 
@@ -24,15 +23,16 @@ def node_setup(config: Config, clock: Clock) -> NodeSetup:
     """What makes an instance a node of the pool. Raises OSError for certificates that cannot be read."""
     pool, aws, agents = config.pool, config.pool.cloud.aws, config.pool.agents
     trusted = agents.trusted_file
-    spec, aside = engine_spec(pool), bool(aws.weights)
+    aside = bool(aws.weights)
     reports = agents.node_url if aws.node_role else ""  # without a role a node cannot fetch its key
     return NodeSetup(
         pool=config.pool_name,
-        command=engine_of(pool, clock).command(replace(spec, model="{model}") if aside else spec),
+        command=engine_command(engine_of(pool, clock), pool, model="{model}" if aside else ""),
         port=aws.engine_port,
         secrets=aws.engine_secrets,
         weights=aws.weights,
         gpus=gpus_of(pool),
+        gpus_on={kind: gpus_of(pool.on(kind)) for kind in pool.engine.on},
         vllm=pool.engine.kind == "vllm",
         size=0.0 if aside or pool.model.startswith("/") else (stored_weights(pool) or 0.0) * GIB,
         local_disk=on_local_disk(pool),

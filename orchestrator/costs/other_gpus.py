@@ -50,7 +50,7 @@ def _by_bandwidth(pool: PoolConfig, here: GpuType, own: tuple[str, ...]) -> Iter
     need = need_of(pool)
     if need is None:
         return
-    used = gpus_of(pool, here.gpus.count) or here.gpus.count
+    used = gpus_of(pool.on(here.name), here.gpus.count) or here.gpus.count
     seen: set[str] = {here.gpus.kind}
     ordered = sorted(catalogue().types.values(), key=lambda kind: (kind.gpus.count, kind.vcpus, kind.name))
     for kind in ordered:

@@ -33,7 +33,7 @@ from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.loop import Loop, Snapshot
 from orchestrator.loop.observer import Observer, Pace
 from orchestrator.loop.recorder import Recorder
-from orchestrator.wiring.ports import Ports, engine_spec
+from orchestrator.wiring.ports import Ports, engine_command
 from policies.actions import ActionKind
 from policies.budget import Shares, ask_of
 from policies.events import DaemonStarted, Event
@@ -251,7 +251,7 @@ class PoolRun:
             return
         if self.leaving:
             self.ports.leave()
-        self._actuator.command = self.ports.engine.command(engine_spec(config.pool))
+        self._actuator.command = engine_command(self.ports.engine, config.pool)
         self.loop.reconfigure(self.wanted, tick=self._tick())
         ticket = self.inbox.put(configured(self.wanted, at=self._footing.clock.now()))
         if wait:

@@ -114,7 +114,7 @@ class Trial:
                 token=f"{self._token}-{number}",
                 pool=self._pool,
                 placement=offering.placement,
-                command=self._command,
+                command=self._command.at(offering.placement.instance_type),
             )
             self._price = offering.price
             self._tell(f"launching {offering.placement}")

@@ -212,7 +212,7 @@ class Actuator:
                     token=action.token,
                     pool=self._pool,
                     placement=action.placement,
-                    command=self.command,
+                    command=self.command.at(action.placement.instance_type),
                     standby=action.standby,
                 )
                 instance = await self._instances.launch(request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from cloud.agent_keys import NodeKeys
@@ -133,8 +133,19 @@ class Ports:
             await other.close()
 
 
+def engine_command(engine: Engine, pool: PoolConfig, model: str = "") -> EngineCommand:
+    """How nodes of the pool start their engine, also on instance types with arguments of their own; `model`
+    in place of the pool's."""
+
+    def command(of: PoolConfig) -> EngineCommand:
+        spec = engine_spec(of)
+        return engine.command(replace(spec, model=model) if model else spec)
+
+    return replace(command(pool), on={kind: command(pool.on(kind)) for kind in pool.engine.on})
+
+
 def engine_spec(pool: PoolConfig) -> EngineSpec:
-    """What every node of the pool runs."""
+    """What a node of the pool runs where its instance type has no arguments of its own."""
     return EngineSpec(
         model=pool.model_name,
         served_name=pool.served_name,
@@ -153,7 +164,7 @@ def connect(config: Config, clock: Clock) -> Ports:
     Raises OSError for a file with a key or secret that cannot be read, ValueError for a secret that is none.
     """
     pool, engine = config.pool, engine_with_key(config, clock)
-    command = engine.command(engine_spec(pool))
+    command = engine_command(engine, pool)
     owned = Owned()
     agents = _agents(pool, clock, owned)
     if pool.cloud.kind == "aws":

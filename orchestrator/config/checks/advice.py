@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cloud.engines.flags import flag_value
-from orchestrator.config.checks.engine import machines, need_of
+from orchestrator.config.checks.engine import machines
 from orchestrator.config.checks.listeners import Pools, takes_requests
 from orchestrator.config.checks.routes import served_names
 from orchestrator.config.errors import Found
@@ -59,10 +59,9 @@ def _of_pool(name: str, pool: PoolConfig, routes: Sequence[RouteConfig]) -> Iter
 
 def _would_fit_twice(name: str, pool: PoolConfig) -> Iterator[Found]:
     """Weights of which two copies would fit with fewer bits, on the first type where that is so."""
-    need = need_of(pool)
-    if need is None or pool.engine.task != "generate":
+    if pool.engine.task != "generate":
         return
-    for kind, gpus, split, utilisation in machines(pool):
+    for kind, need, gpus, split, utilisation in machines(pool):
         packed = pack(need, gpus, split, utilisation)
         if packed is None:
             continue

@@ -156,7 +156,7 @@ def _idle_gpus(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name in pool.cloud.aws.instance_types:
         known = catalogue().types.get(name)
         there = known.gpus.count if known is not None else 0
-        used = gpus_of(pool, there)
+        used = gpus_of(pool.on(name), there)
         if 0 < used < there:
             yield (
                 (*at[:-2], "engine", "args"),
@@ -187,7 +187,8 @@ def _less_than_anything(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found
 
 def _open_secrets(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     """What looks like a secret and stands in the file. It is not shown."""
-    engine, args = (*at[:-2], "engine"), pool.engine.args
+    engine, own = (*at[:-2], "engine"), pool.engine.on.values()
+    args = [*pool.engine.args, *(word for each in own for word in each.args)]
     who = "the nodes' user-data, which whoever may describe the launch template can read"
     for name, value in pool.engine.env.items():
         if _TOKEN.search(value) or (_SECRET_NAME.search(name) and len(value) >= _SHORTEST_TOKEN):

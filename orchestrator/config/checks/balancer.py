@@ -90,7 +90,8 @@ def _longest_answer(pool: PoolConfig) -> tuple[float, str]:
     """How long a client that does not stream may wait for its answer, in seconds, as far as the settings
     tell, and where that was read. How long requests queue before is not known."""
     found = [(pool.drain.budget, f"drain.budget gives requests {format_duration(pool.drain.budget)}")]
-    length = tokens(flag_value(pool.engine.args, "--max-model-len"))
+    each = (pool, *map(pool.on, pool.engine.on))
+    length = max(tokens(flag_value(one.engine.args, "--max-model-len")) for one in each)
     if pool.engine.kind == "vllm" and length:
         takes = length / _RATE
         found.append(

@@ -19,7 +19,13 @@ from orchestrator.config.checks.balancer import balancer_errors, balancer_warnin
 from orchestrator.config.checks.certificates import certificate_errors, certificate_warnings
 from orchestrator.config.checks.charges import charge_errors, charge_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
-from orchestrator.config.checks.engine import engine_errors, engine_warnings, model_file_fault
+from orchestrator.config.checks.engine import (
+    engine_errors,
+    engine_warnings,
+    model_file_fault,
+    on_each_type,
+    type_errors,
+)
 from orchestrator.config.checks.engine_kinds import kind_errors, kind_warnings
 from orchestrator.config.checks.keys import key_errors, key_warnings
 from orchestrator.config.checks.listeners import listener_errors
@@ -51,13 +57,16 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
-        errors += [*engine_errors(("pool", name), pool), *kind_errors(("pool", name), pool)]
+        errors += type_errors(("pool", name), pool)
+        for each in (engine_errors, kind_errors):
+            errors += on_each_type(each, ("pool", name), pool)
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
             errors += missing_cap(("pool", name), pool, () if errors else stated_offerings(pool))
     for name, pool in () if errors else parsed.pool.items():
         errors += cost_errors(("pool", name), pool, stated_offerings(pool))
-        warnings += [*engine_warnings(("pool", name), pool), *kind_warnings(("pool", name), pool)]
+        for each in (engine_warnings, kind_warnings):
+            warnings += on_each_type(each, ("pool", name), pool)
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, parsed, role)]
         if role in ("daemon", "any"):
             warnings += agents_warnings(name, pool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +26,10 @@ _LENGTH: Final = re.compile(r"(\d+)(?:(\.\d+)?([kmgt])|([KMGT]))?")
 _MEANT: Final = re.compile(r"\{\s*gpus?\s*\}", re.IGNORECASE)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
 
+_OF_ALL: Final = ("--served-model-name", "--lora-modules", "--model", "--revision")
+
 Found = tuple[tuple[str, ...], str]  # key path, sentence
+Check = Callable[[tuple[str, ...], PoolConfig], Iterator[Found]]
 
 
 def engine_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
@@ -46,6 +49,29 @@ def engine_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     for name, text in pool.engine.env.items():
         if _MEANT.search(text):
             yield (*at, "engine", "env", name), f"{GPUS} is filled in within args alone; write a number"
+
+
+def on_each_type(check: Check, at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """What a check finds of a pool, and what else of its engine as single instance types have it."""
+    found = list(check(at, pool))
+    yield from found
+    args = (*at, "engine", "args")
+    for kind in pool.engine.on:
+        for path, text in check(at, pool.on(kind)):
+            if (path, text) not in found:
+                yield ((*at, "engine", "on", kind, "args") if path == args else path), text
+
+
+def type_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """Flags of single instance types that must be those of all nodes, and types that the pool has not."""
+    for kind, own in pool.engine.on.items():
+        there = (*at, "engine", "on", kind)
+        for flag in _OF_ALL:
+            if has_flag(own.args, flag):
+                yield (*there, "args"), f"{flag} must be the same on all nodes; write it into engine.args"
+        types = pool.cloud.aws.instance_types
+        if pool.cloud.kind == "aws" and types and kind not in types:
+            yield there, "is none of cloud.aws.instance_types; correct the name, or add it there"
 
 
 def model_file_fault(pool: PoolConfig) -> str:
@@ -124,21 +150,20 @@ def stored_weights(pool: PoolConfig) -> float | None:
 
 def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
     """Whether the model fits, for each type of EC2 of which both sizes are known."""
-    need = need_of(pool)
-    if need is not None:
-        for name, gpus, split, utilisation in machines(pool):
-            yield name, check(need, gpus, split, utilisation)
+    for name, need, gpus, split, utilisation in machines(pool):
+        yield name, check(need, gpus, split, utilisation)
 
 
-def machines(pool: PoolConfig) -> Iterator[tuple[str, Gpus, Split, float]]:
-    """Each type of EC2 of which the size is known: its name, its GPUs, how the engine is spread over them,
-    and the share of their memory that it takes."""
+def machines(pool: PoolConfig) -> Iterator[tuple[str, Need, Gpus, Split, float]]:
+    """Each type of EC2 of which both sizes are known: its name, what the engine has to hold there, its GPUs,
+    how the engine is spread over them, and the share of their memory that it takes."""
     from cloud.aws.catalogue import catalogue
 
     for name in pool.cloud.aws.instance_types:
-        known = catalogue().types.get(name)
-        if known is not None:
-            yield name, known.gpus, split_of(pool, known.gpus.count), utilisation_of(pool)
+        known, there = catalogue().types.get(name), pool.on(name)
+        need = need_of(there)
+        if known is not None and need is not None:
+            yield name, need, known.gpus, split_of(there, known.gpus.count), utilisation_of(there)
 
 
 def utilisation_of(pool: PoolConfig) -> float:

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from cloud.engines.dialect import Kind
-from cloud.ports import Task
+from cloud.engines.flags import overridden
 from orchestrator.config.reload import GATEWAY, NOW, SHARED, SIZE
 from orchestrator.config.tables.agents import AgentsTable
 from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.charge import ChargeTable
 from orchestrator.config.tables.cost import PoolCostTable
+from orchestrator.config.tables.engine import EngineConfig
 from orchestrator.config.tables.gateway import GatewayTable
 from orchestrator.config.types import (
     UNLIMITED,
@@ -28,10 +28,9 @@ from orchestrator.config.types import (
     MoneyOrUnlimited,
     Section,
     Share,
-    Strings,
-    Texts,
     duration_key,
     path_key,
+    revised,
     share_key,
 )
 from policies.model import (
@@ -62,50 +61,6 @@ _ADAPTIVE: Final = AdaptiveRules()
 _LIMITS: Final = Limits()
 _PATIENCE: Final = Patience()
 _SPOT_SHARE: Final = Pool(name="default", replicas=1).spot_share
-
-
-class EngineConfig(Section):
-    """The inference server that every node of the pool runs."""
-
-    kind: Kind = Field(
-        default="simulated",
-        description="vllm runs `vllm serve`; llamacpp llama.cpp's `llama-server`; sglang `sglang serve`; tgi "
-        "`text-generation-launcher`; tei `text-embeddings-router`; ollama `ollama serve`; trtllm "
-        "TensorRT-LLM's `trtllm-serve`; simulated runs a small server that behaves like vLLM.",
-        examples=["vllm"],
-    )
-    task: Task = Field(
-        default="generate",
-        description="What the model does: generate texts, embed, which turns texts into numbers, or rerank, "
-        "which orders texts by how well they answer a question. A node is ready once it has done that once.",
-    )
-    served_name: Annotated[str, SHARED] = Field(
-        default="", description="Name under which clients ask for the model. Empty means the model's own."
-    )
-    allow_simulated: bool = Field(
-        default=False,
-        description="Whether the simulated engine may run with cloud.kind = aws, where machines cost "
-        "money. Its answers are made up.",
-    )
-    args: Annotated[Strings, SHARED] = Field(
-        default=(),
-        description="The engine's own flags, passed through as they are. On EC2 {gpus} stands for the number "
-        "of GPUs of the machine.",
-        examples=[["--max-model-len", "8192", "--tensor-parallel-size", "{gpus}"]],
-    )
-    env: Texts = Field(
-        default={},
-        description="Environment variables added for the engine.",
-        examples=[{"HF_HUB_OFFLINE": "1"}],
-    )
-    executable: str = Field(
-        default="", description="Program to run instead of the engine's usual one: a path or a name on PATH."
-    )
-    api_key_file: FilePath | None = Field(
-        default=None,
-        description="File that holds the key which the engine asks its clients for.",
-        json_schema_extra={"default": None},
-    )
 
 
 class DrainConfig(Section):
@@ -415,6 +370,14 @@ class PoolConfig(Section):
     def model_name(self) -> str:
         """The model that the engine loads; a simulated engine needs none of its own."""
         return self.model or "simulated"
+
+    def on(self, instance_type: str) -> PoolConfig:
+        """The pool as its nodes of that type have it: with the flags of the engine there."""
+        own = self.engine.on.get(instance_type)
+        if own is None:
+            return self
+        args = overridden(self.engine.args, own.args)
+        return revised(self, {"engine": revised(self.engine, {"args": args})})
 
     @property
     def served_name(self) -> str:

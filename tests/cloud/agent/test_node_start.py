@@ -569,3 +569,24 @@ async def test_a_description_that_is_odd_is_reported_too(starts):
         assert (done.returncode, report["stage"], report["ok"]) == (1, "failed", False)
         assert "Traceback" not in done.stderr
         starts.boot.unlink()
+
+
+async def test_a_machine_gets_the_flags_of_its_instance_type(starts, tmp_path, monkeypatch):
+    smi = tmp_path / "bin/nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(
+        '#!/bin/sh\n[ "$1" = -L ] && for n in 0 1; do echo "GPU $n: NVIDIA L40S"; done\n'
+        '[ "$1" = -L ] || for n in 0 1; do echo "NVIDIA L40S, 580.1"; done\n'
+    )
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
+    usual = [sys.executable, "-c", SHOWS, "-tp", "1"]
+    here, there = "g6e.12xlarge", "p4d.24xlarge"
+    large = {"argv": [sys.executable, "-c", SHOWS, "-tp", "{gpus}"], "gpus": 2}
+    done, _ = await starts(argv=usual, on={here: large, there: {"argv": ["no"], "gpus": 8}})
+    assert json.loads(done.stdout)[0] == ["-tp", "2"]
+    done, _ = await starts(argv=usual, on={there: large})
+    assert json.loads(done.stdout)[0] == ["-tp", "1"]
+    done, report = await starts(argv=usual, on={here: {**large, "gpus": 8}})
+    assert (done.returncode, report["stage"]) == (1, "failed")
+    assert "shows 2 GPUs and the engine wants 8" in report["detail"]

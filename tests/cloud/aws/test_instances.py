@@ -15,7 +15,7 @@ from cloud.aws.clients import AwsClients, Lane
 from cloud.aws.errors import translate
 from cloud.aws.instances import AwsInstances
 from cloud.aws.machines import instance_of, launch_parameters
-from cloud.aws.places import POOL_TAG, PROVIDER, TOKEN_TAG, AwsRegion
+from cloud.aws.places import ENGINE_TAG, POOL_TAG, PROVIDER, TOKEN_TAG, AwsRegion
 from cloud.clock import SystemClock
 from cloud.errors import (
     CloudError,
@@ -483,6 +483,22 @@ def test_what_a_machine_was_launched_to_run_is_its_image_and_the_version_of_its_
         described(**TEMPLATE | {"aws:ec2launchtemplate:version": "8"}),
     ]
     assert len({build, *(other.build for other in others)}) == 4
+
+
+def test_two_types_of_one_template_with_flags_of_their_own_run_different_things():
+    """The template holds the flags of all types: what a machine runs follows from its own, by its tag."""
+    usual, large = (described(**TEMPLATE, **{ENGINE_TAG: build}).build for build in ("one", "eight"))
+    assert len({usual, large, described(**TEMPLATE).build}) == 3
+    assert described(**TEMPLATE, **{ENGINE_TAG: "one"}).build == usual
+
+
+def test_a_launch_says_what_its_machine_runs():
+    asked = request()
+    command = replace(asked.command, build="abc")
+    for held in tags_of(launch_parameters(replace(asked, command=command), PLACE, "s")).values():
+        assert held[ENGINE_TAG] == "abc"
+    for held in tags_of(launch_parameters(asked, PLACE, "s")).values():
+        assert ENGINE_TAG not in held
 
 
 @pytest.mark.parametrize("missing", TEMPLATE)

@@ -3,12 +3,14 @@
 import ast
 import gzip
 import hashlib
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,3 +195,24 @@ def test_any_engine_may_be_described():
     command = EngineCommand(argv=("engine", "--odd", "%h $HOME 'x'\n"), stop_signal="SIGINT", stop_grace=1.5)
     files = written(setup(command=command))
     assert "TimeoutStopSec=2" in files["/etc/systemd/system/orchestrator-engine.service"]
+
+
+def test_instance_types_with_flags_of_their_own_travel_together():
+    engine = VllmEngine(SystemClock(), model_name="llama")
+    base = ("--max-model-len", "8192")
+    usual, large = (
+        engine.command(EngineSpec(model="m", served_name="llama", args=args))
+        for args in (base, (*base, "--tensor-parallel-size", "8", "--shutdown-timeout", "300"))
+    )
+    types = ("p4d.24xlarge", "p5.48xlarge", "g6e.48xlarge")
+    one = setup(command=usual)
+    all_of_them = setup(
+        command=replace(usual, on=dict.fromkeys(types, large)), gpus=1, gpus_on=dict.fromkeys(types, 8)
+    )
+    engine_file = json.loads(written(all_of_them)["/opt/orchestrator/engine.json"])
+    assert engine_file["argv"] == list(usual.argv)
+    assert engine_file["on"] == {kind: {"argv": list(large.argv), "gpus": 8} for kind in types}
+    assert json.loads(written(one)["/opt/orchestrator/engine.json"])["on"] == {}
+    assert len(user_data(all_of_them)) - len(user_data(one)) < 400
+    unit = written(all_of_them)["/etc/systemd/system/orchestrator-engine.service"]
+    assert f"TimeoutStopSec={large.stop_grace:.0f}\n" in unit  # no type's drain is cut

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.engines.flags import flag_value, has_flag, seconds, with_defaults, with_switches
+from cloud.engines.flags import flag_value, has_flag, overridden, seconds, with_defaults, with_switches
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,24 @@ def test_our_switches_can_be_given_and_refused(args: tuple[str, ...], found: tup
 )
 def test_seconds_of_a_flag(text: str | None, found: float) -> None:
     assert seconds(text, 3.0) == found
+
+
+@pytest.mark.parametrize(
+    ("args", "own", "made"),
+    [
+        ((), ("--a", "1"), ("--a", "1")),
+        (("--a", "1"), (), ("--a", "1")),
+        (("--a", "1", "--b", "2"), ("--a", "3"), ("--b", "2", "--a", "3")),
+        (("--a=1", "--b"), ("--a", "3"), ("--b", "--a", "3")),
+        (("--max_model_len", "1"), ("--max-model-len=2",), ("--max-model-len=2",)),
+        (("-tp", "1", "x"), ("--tensor-parallel-size", "8"), ("--tensor-parallel-size", "8")),
+        (("--tensor-parallel-size", "1"), ("-tp=8",), ("-tp=8",)),
+        (("-c", "4096", "--b", "2"), ("-c", "8192"), ("--b", "2", "-c", "8192")),
+        (("--list", "a", "b", "--c"), ("--list", "d"), ("--c", "--list", "d")),
+        (("--len", "-1", "--c"), ("--len", "5"), ("--c", "--len", "5")),
+        (("--switch", "--b", "2"), ("--b", "3"), ("--switch", "--b", "3")),
+        (("first", "--b", "2"), ("--b", "3"), ("first", "--b", "3")),
+    ],
+)
+def test_flags_on_top_replace_those_of_the_same_name_with_their_values(args, own, made) -> None:
+    assert overridden(args, own) == made

@@ -18,7 +18,7 @@ from cloud.errors import (
     Throttled,
     Uncertain,
 )
-from cloud.ports import Clock, LaunchRequest
+from cloud.ports import Clock, EngineCommand, LaunchRequest
 from orchestrator.loop.actuator import CALLS_AT_ONCE, Actuator
 from policies.actions import Action, Cause, Drain, Launch, Start, Stop, Terminate
 from policies.events import Event, IntentClosed, Outcome
@@ -248,3 +248,22 @@ def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> 
     assert [(e.outcome, e.detail) for e in late] == [
         (Outcome.FAILED, "the lease was lost before the call")
     ] * 3
+
+
+def test_a_launch_starts_the_engine_as_its_instance_type_has_it(play: Play) -> None:
+    large = EngineCommand(argv=("serve", "-tp", "8"), build="eight")
+
+    async def work(clock: Clock) -> list[LaunchRequest]:
+        machines, heard = Machines(clock), []
+        hands = hands_of(clock, machines, heard)
+        hands.command = replace(COMMAND, on={"p5.48xlarge": large})
+        for number, kind in enumerate(("p5.4xlarge", "p5.48xlarge")):
+            action = launch(f"p/1/{number}")
+            placed = replace(action, placement=replace(action.placement, instance_type=kind))
+            hands.perform([placed], place_of=place_of)
+        await clock.sleep(60.0)
+        await hands.stop()
+        return [request for call, request in machines.calls if call == "launch"]
+
+    requests = {request.placement.instance_type: request.command for request in play(work)}
+    assert requests == {"p5.4xlarge": COMMAND, "p5.48xlarge": large}
