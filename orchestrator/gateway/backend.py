@@ -13,8 +13,12 @@ from policies.routing import BackendView, Candidate
 class Backend(Protocol):
     """One pool or provider, as the router sees it. It serves any number of routes and models at a time."""
 
-    def view(self) -> BackendView:
-        """How it is at this moment: read for every request of a route with several backends."""
+    def view(self, model: str = "", /) -> BackendView:
+        """How it is now, for a model there: read for every request of a route with several backends.
+
+        What can be had only once it is loaded is no trouble until a request has asked for it: that is told in
+        words.
+        """
         ...
 
     async def serve(self, job: Job, candidate: Candidate) -> web.StreamResponse:

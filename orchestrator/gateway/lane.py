@@ -117,10 +117,12 @@ class Lane:
         await self.health.close()
         await self._session.close()
 
-    def view(self) -> BackendView:
+    def view(self, model: str = "", /) -> BackendView:
         """See Backend."""
         hopeful = not self.table.down()
         why = "" if hopeful or self.table.accepted is not None else "has no target set yet"
+        if hopeful and model in self.adapters and not self.adapters.holders(model):
+            why = "holds the adapter nowhere, and has it loaded when it is asked for"
         return BackendView(
             hopeful=hopeful, sound=self.table.any_sound(), saturated=not self.table.has_room(), why=why
         )

@@ -113,7 +113,7 @@ class ProviderBackend:
         """Let go of the connections."""
         await self._calls.close()
 
-    def view(self) -> BackendView:
+    def view(self, _: str = "", /) -> BackendView:
         """See Backend."""
         trouble = self._trouble()
         return BackendView(

@@ -281,7 +281,7 @@ class Router:
         return next((lane for lane in self._lanes.values() if lane.keeps(stored)), None)
 
     def _views(self, route: Route) -> list[BackendView]:
-        return [self._backend(backend).view() for backend in route.backends]
+        return [self._backend(backend).view(backend.model) for backend in route.backends]
 
     def _backend(self, backend: Entry) -> Backend:
         known: Mapping[str, Backend] = self._lanes if backend.kind is Kind.POOL else self._providers

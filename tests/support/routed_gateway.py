@@ -53,7 +53,7 @@ class PlayedProvider:
         self.breaks = False  # its streams break after their first event
         self._endings = Endings(1)
 
-    def view(self) -> BackendView:
+    def view(self, _: str = "", /) -> BackendView:
         return self.looks
 
     async def serve(self, job: Job, candidate: Candidate) -> web.StreamResponse:

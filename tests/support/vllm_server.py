@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -10,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,30 +36,77 @@ def skip_without_vllm() -> None:
         pytest.skip(reason)
 
 
+class VllmServer:
+    """One server that serves `tiny`, started as our engine starts it, with more flags and variables; on a
+    port that it keeps over its lives.
+    """
+
+    def __init__(
+        self, folder: Path, name: str = "vllm", args: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.name = name
+        self._log = folder / f"{name}.log"
+        words = (*CPU_ARGS, *args)
+        spec = EngineSpec(model=str(MODEL), served_name="tiny", args=words, env=CPU_ENV, executable=str(VLLM))
+        command = VllmEngine(SystemClock(), model_name="tiny").command(spec)
+        self._argv = [
+            word.replace("{host}", "127.0.0.1").replace("{port}", str(self.port)) for word in command.argv
+        ]
+        self._env = {**os.environ, **command.env, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def begin(self) -> None:
+        """Start it, and do not wait."""
+        with self._log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self._argv, env=self._env, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def ready(self) -> bool:
+        """Whether it answers. Fails where it has ended."""
+        assert self._process is not None, "it was not started"
+        assert self._process.poll() is None, self._log.read_text(errors="replace")[-2000:]
+        return _answers(self.address)
+
+    async def start(self) -> None:
+        """Start it if it does not run, and wait until it answers."""
+        if self._process is None:
+            self.begin()
+        while not await asyncio.to_thread(self.ready):  # noqa: ASYNC110 - a process is asked
+            await asyncio.sleep(0.2)
+
+    async def kill(self) -> None:
+        """kill -9 of all its processes."""
+        self.end()
+
+    def end(self) -> None:
+        """The same. Idempotent."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, 9)
+            self._process.wait()
+            self._process = None
+
+
 @contextlib.contextmanager
 def running_vllm(folder: Path, args: Sequence[str] = ()) -> Iterator[str]:
-    """The address of a ready server that serves `tiny`, started as our engine starts it, with more flags."""
+    """The address of a ready server with more flags, gone at the end."""
     skip_without_vllm()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    words = (*CPU_ARGS, *args)
-    spec = EngineSpec(model=str(MODEL), served_name="tiny", args=words, env=CPU_ENV, executable=str(VLLM))
-    command = VllmEngine(SystemClock(), model_name="tiny").command(spec)
-    argv = [word.replace("{host}", "127.0.0.1").replace("{port}", port) for word in command.argv]
-    log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            argv, env={**os.environ, **command.env}, stdout=out, stderr=out, start_new_session=True
-        )
+    server = VllmServer(folder, args=args)
     try:
-        while not _answers(f"127.0.0.1:{port}"):
-            assert process.poll() is None, log.read_text(errors="replace")[-2000:]
+        server.begin()
+        while not server.ready():
             time.sleep(0.5)
-        yield f"127.0.0.1:{port}"
+        yield server.address
     finally:
-        os.killpg(process.pid, 9)
-        process.wait()
+        server.end()
 
 
 def counter(address: str, name: str) -> float:

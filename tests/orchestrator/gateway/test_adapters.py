@@ -20,6 +20,7 @@ SQL, NEW_SQL = (Held(name="sql", served_as=f"sql@{rev}", revision=rev) for rev i
 LAW = Held(name="law", served_as="law@cccc3333", revision="cccc3333")
 GATE = {"loaded": ("sql", "law"), "served": "base"}
 NAMES = {"sql", "law", "base"}
+PLAYED = {"api": PlayedProvider()}
 
 
 @pytest.fixture
@@ -195,6 +196,23 @@ async def test_one_with_another_backend_goes_there_at_once_and_comes_back_when_i
     await holding(gateway, (nodes[0], (SQL,)), (nodes[1], (LAW,)))
     _, headers, _ = await gateway.ask("lawyer")
     assert (headers["x-orchestrator-backend"], len(provider.seen)) == ("chat/law", 1)
+
+
+async def test_routes_tell_what_is_held_nowhere(routed, nodes):
+    gateway = await routed(
+        list(nodes), route("lawyer", to=[pool("chat", "law"), api("api")]), providers=PLAYED
+    )
+    for held, state in (
+        ((), "holds the adapter nowhere, and has it loaded when it is asked for"),
+        ((LAW,), "is well"),
+    ):
+        await holding(gateway, (nodes[0], (SQL,)), (nodes[1], held))
+        _, told = await gateway.control("GET", "/v1/routes")
+        rows = {row["name"]: row for row in told["routes"]}
+        assert {name: row["backends"][0]["state"] for name, row in rows.items()} == {
+            "lawyer": state, "law": state, "sql": "is well", "base": "is well"
+        }  # fmt: skip
+        assert rows["lawyer"]["servable"]
 
 
 async def test_one_that_may_wait_for_a_while_waits_for_that_and_goes_then(routed, nodes):
