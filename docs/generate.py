@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # also where this file is loaded
 import capacity_table
 import fault_table
 import fit_table
+import replayed_table
 import xid_table
 
 from cloud.clock import SystemClock
@@ -339,6 +340,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "metrics.md": metrics_page(),
         REFERENCE / "alerts.md": alerts_page(),
         REFERENCE / "gateway-faults.md": fault_table.page(),
+        REFERENCE / "engines-replayed.md": replayed_table.page(),
         REFERENCE / "fit.md": fit_table.page(),
         REFERENCE / "xid.md": xid_table.page(),
         REFERENCE.parent / "explanation" / "capacity.md": capacity_table.page(),

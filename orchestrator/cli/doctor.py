@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from cloud.engines.dialect import Kind
+from cloud.ports import Task
 from orchestrator.cli import shared
 from orchestrator.cli.shared import CommandError, PlainOutput
 from orchestrator.doctor.findings import CheckGroup
@@ -46,6 +48,14 @@ def doctor(
     yes: Annotated[
         bool, Parameter(name=["--yes", "-y"], negative="", help="Do not ask before --fix or --try-node.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        Parameter(help="Hold the engine that runs at this URL against what is known of its kind."),
+    ] = None,
+    kind: Annotated[Kind | None, Parameter(help="What runs there, as engine.kind says it.")] = None,
+    task: Annotated[Task, Parameter(help="What its model does.")] = "generate",
+    model: Annotated[str, Parameter(help="The model to ask it for; else the first that it lists.")] = "",
+    key_file: Annotated[Path | None, Parameter(help="File with the key that it asks for.")] = None,
     pool: shared.WhichPool = None,
     output: PlainOutput = "table",
 ) -> int:
@@ -61,6 +71,7 @@ def doctor(
       orchestrator doctor --config pool.toml -o json | jq '.findings[] | select(.state != "ok")'
       orchestrator doctor --config pool.toml --only balancer --fix
       orchestrator doctor --config pool.toml --try-node on-demand
+      orchestrator doctor --engine http://10.0.0.7:30000 --kind sglang
     """
     from cloud.clock import SystemClock
     from orchestrator import __version__
@@ -70,7 +81,11 @@ def doctor(
     clock = SystemClock()
     if pool is not None and try_node is None:
         raise CommandError("--pool says whose node --try-node launches; leave it out", shared.USAGE)
-    if try_node is not None:
+    if (engine is None) != (kind is None):
+        raise CommandError("--engine and --kind go together", shared.USAGE)
+    if engine is not None and kind is not None:
+        rows = _claimed(engine, kind, task, model, key_file)
+    elif try_node is not None:
         rows = _tried(config, try_node, yes, pool)
     else:
         rows = _examined(config, only, fix, yes, clock)
@@ -88,6 +103,33 @@ def doctor(
 
         shared.print_text(rendered(view, shared.look(output)))
     return shared.OK if view["ok"] else shared.ERROR
+
+
+def _claimed(url: str, kind: Kind, task: Task, model: str, key_file: Path | None) -> list[FindingView]:
+    """What a running engine answers otherwise than its row says."""
+    import asyncio
+
+    from cloud.clock import SystemClock
+    from orchestrator.doctor.engine_claims import EngineClaims
+    from orchestrator.doctor.runner import run
+
+    address = url.removeprefix("http://").rstrip("/")
+    if "/" in address or ":" not in address:
+        raise CommandError(f"{url} is not http://HOST:PORT", shared.USAGE)
+    try:
+        key = "" if key_file is None else key_file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise CommandError(f"{key_file}: {error.strerror}") from None
+
+    async def ask(progress: Progress) -> list[Result]:
+        claims = EngineClaims(kind, address, task=task, name=model, key=key)
+        try:
+            return await run(claims.checks(), SystemClock(), progress)
+        finally:
+            await claims.close()
+
+    with _showing() as progress:
+        return [row for result in asyncio.run(ask(progress)) for row in _rows(result)]
 
 
 def _tried(config: Path | None, market: str, yes: bool, pool: str | None) -> list[FindingView]:

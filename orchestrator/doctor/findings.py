@@ -47,11 +47,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A check with what it found and the seconds it took."""
+    """A check with what it found and the seconds it took. `made`: it was, as what it needs was well."""
 
     check: Check
     findings: tuple[Finding, ...]
     seconds: float
+    made: bool = True
 
     @property
     def failed(self) -> bool:
@@ -71,6 +72,7 @@ CheckGroup = Literal[
     "notices",
     "launch",
     "balancer",
+    "engine",
 ]
 """What a check belongs to."""
 

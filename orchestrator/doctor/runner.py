@@ -38,8 +38,9 @@ async def _result(
 ) -> Result:
     if check.needs in tasks:
         needed = await tasks[check.needs]
-        if needed.failed:
-            return Result(check=check, findings=(skipped(f"{check.needs} failed"),), seconds=0.0)
+        if needed.failed or not needed.made:
+            text = f"{check.needs} failed" if needed.made else f"{check.needs} was not made"
+            return Result(check=check, findings=(skipped(text),), seconds=0.0, made=False)
     begun = clock.now()
     findings = await _looked(check, timeout)
     return Result(check=check, findings=tuple(findings), seconds=max(0.0, clock.now() - begun))

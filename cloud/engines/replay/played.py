@@ -47,6 +47,7 @@ class Played:
         self._clock = clock
         self._faults = faults
         self._serial = 0
+        self._held: set[Generation] = set()
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -113,6 +114,8 @@ class Played:
         if what is None:
             return web.Response(status=404, text="404 page not found")
         body = _object(await request.read())
+        if what == "abort":
+            return self._abort()
         self.answering += 1
         self.quiet.clear()
         self.asked.set()
@@ -126,6 +129,12 @@ class Played:
             self.answering -= 1
             if not self.answering:
                 self.quiet.set()
+
+    def _abort(self) -> web.Response:
+        """A person ends everything: streams and answers end with what there is, and say so."""
+        for generation in tuple(self._held):
+            self.core.abort(generation)
+        return web.Response()
 
     def _submit(self, prompt: Sequence[int], tokens: int, *, endless: bool) -> Generation:
         setup = self.shape.setup
@@ -155,12 +164,14 @@ class Played:
         wanted = body.get("max_completion_tokens") or body.get("max_tokens") or _LONGEST
         most = max(1, min(int(wanted), self.shape.setup.context - len(prompt)))
         generation = self._submit(prompt, most, endless=True)
+        self._held.add(generation)
         made = self._made(body, len(prompt), chat=chat)
         try:
             if body.get("stream"):
                 return await self._stream(request, body, generation, made)
             text, finish, count = await self._whole(generation)
         finally:
+            self._held.discard(generation)
             self.core.drop(generation)
         self._ended(made.tokens_in, count)
         return sent(Reply(200, self.shape.plain(_with(made, count), text, finish)))

@@ -126,7 +126,8 @@ class Sglang(Shape):
 
     def routes(self) -> Mapping[str, str]:
         """See Shape."""
-        return {**super().routes(), "/v1/embeddings": "embed", "/v1/rerank": "rank"}
+        more = {"/v1/embeddings": "embed", "/v1/rerank": "rank", "/abort_request": "abort"}
+        return {**super().routes(), **more}
 
     def unauthorized(self) -> Reply:
         """See Shape."""

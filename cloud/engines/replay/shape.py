@@ -187,7 +187,7 @@ class Shape(ABC):
         raise NotImplementedError(f"{self.kind} ranks nothing")
 
     def routes(self) -> Mapping[str, str]:
-        """POST paths and what they do: "text", "chat", "embed", "embed-native" or "rank"."""
+        """POST paths and what they do: "text", "chat", "embed", "embed-native", "rank" or "abort"."""
         return {"/v1/completions": "text", "/v1/chat/completions": "chat"}
 
     def guarded(self, path: str) -> bool:

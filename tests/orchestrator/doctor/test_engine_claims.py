@@ -1,0 +1,157 @@
+"""`orchestrator doctor --engine`: an engine that is as its row says, and one that is not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from llama_servers import MODEL, RANKER, running_llama
+
+from cloud.engines import dialect
+from cloud.engines.dialect import DIALECTS
+from orchestrator.__main__ import main
+from orchestrator.doctor import engine_claims
+
+PATIENCE = 60.0
+
+
+@contextlib.contextmanager
+def played(kind: str, *own: str, args: tuple[str, ...] = ()) -> Iterator[str]:
+    """A server that is played, at a port of the system's choice; its URL."""
+    words = {
+        "sglang": ("serve", "--model-path", "tiny"),
+        "tgi": ("--model-id", "tiny"),
+        "tei": ("--model-id", "tiny"),
+        "trtllm": ("tiny",),
+    }
+    rest = ("serve",) if kind == "ollama" else (*words[kind], "--port", "0", *args)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloud.engines.replay", kind, "--tokens-per-second", "500", *own, "--", *rest],
+        stderr=subprocess.PIPE,
+        env={"OLLAMA_HOST": "127.0.0.1:0", "PATH": "/usr/bin:/bin"},
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "listens on" in line)
+        if kind != "ollama":
+            assert any("ready" in line for line in process.stderr)
+        yield f"http://{line.split()[-1]}"
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def asked(capsys: pytest.CaptureFixture[str], url: str, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    code = main(["doctor", "--engine", url, *words, "-o", "json"])
+    return code, json.loads(capsys.readouterr().out)["findings"]
+
+
+def states(rows: list[dict[str, Any]], check: str) -> set[str]:
+    return {row["state"] for row in rows if row["check"] == check}
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("sglang", "generate"),
+        ("sglang", "embed"),
+        ("sglang", "rerank"),
+        ("tgi", "generate"),
+        ("tei", "embed"),
+        ("tei", "rerank"),
+        ("ollama", "generate"),
+        ("trtllm", "generate"),
+    ],
+)
+def test_an_engine_that_is_as_its_row_says(capsys, kind: str, task: str) -> None:
+    with played(kind, "--task", task) as url:
+        code, rows = asked(capsys, url, "--kind", kind, "--task", task)
+    assert code == 0, [row for row in rows if row["state"] == "fail"]
+    for check in ("task", "health", "model", "life", "names"):
+        assert "ok" in states(rows, check), check
+    assert {row["group"] for row in rows} == {"engine"}
+
+
+@pytest.mark.llamacpp
+@pytest.mark.parametrize(("task", "model"), [("generate", MODEL), ("embed", MODEL), ("rerank", RANKER)])
+def test_a_real_llamacpp_is_as_its_row_says(capsys, tmp_path, monkeypatch, task: str, model: Any) -> None:
+    monkeypatch.setattr("llama_servers.MODEL", model)
+    words = ("--reranking",) if task == "rerank" else ()
+    with running_llama(tmp_path, task="embed" if task == "embed" else "generate", words=words) as server:
+        code, rows = asked(capsys, server.url, "--kind", "llamacpp", "--task", task)
+    assert code == 0, [row for row in rows if row["state"] == "fail"]
+
+
+def test_one_kind_taken_for_another_differs(capsys) -> None:
+    with played("sglang") as url:
+        code, rows = asked(capsys, url, "--kind", "tgi")
+    assert code == 1
+    (model,) = [row for row in rows if row["check"] == "model"]
+    assert (model["state"], model["text"]) == ("fail", "/info answers 404")
+    assert "report it" in model["advice"]
+    assert states(rows, "life") == states(rows, "names") == states(rows, "stream") == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "text"),
+    [
+        ({"waiting": "sglang:num_waiting"}, "life", "lacks sglang:num_waiting"),
+        ({"progress": MappingProxyType({"generate": ("sglang:num_running_reqs",)})}, "life", "did not move"),
+        ({"too_long": MappingProxyType({"generate": 422})}, "too-long", "answered with 400"),
+        ({"capabilities": {"checks_names": True}}, "names", "answered with 200, and its row says 404"),
+        ({"capabilities": {"token_ids": "exact"}}, "stream", "tells 0 ids"),
+        ({"health": "/healthz"}, "health", "/healthz answers 404"),
+    ],
+)
+def test_what_a_row_has_wrong_is_named(capsys, monkeypatch, changes, check: str, text: str) -> None:
+    row = replace(DIALECTS["sglang"], sparse=False)
+    if "capabilities" in changes:
+        changes = {"capabilities": replace(row.capabilities, **changes["capabilities"])}
+    monkeypatch.setattr(
+        engine_claims, "DIALECTS", MappingProxyType({**dialect.DIALECTS, "sglang": replace(row, **changes)})
+    )
+    with played("sglang") as url:
+        code, rows = asked(capsys, url, "--kind", "sglang")
+    assert code == 1
+    assert any(text in row["text"] for row in rows if row["check"] == check and row["state"] == "fail")
+
+
+def test_the_key_and_the_model_are_those_that_are_given(capsys, tmp_path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    with played("sglang", args=("--api-key", "secret")) as url:
+        code, rows = asked(capsys, url, "--kind", "sglang")
+        assert code == 1
+        assert any("the API key was refused" in row["text"] for row in rows)
+        assert asked(capsys, url, "--kind", "sglang", "--key-file", str(key))[0] == 0
+        code, rows = asked(capsys, url, "--kind", "sglang", "--key-file", str(key), "--model", "other")
+    assert code == 1
+    assert any("does not serve other, only tiny" in row["text"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--engine", "http://127.0.0.1:1"], "--engine and --kind go together"),
+        (["--kind", "tgi"], "--engine and --kind go together"),
+        (["--engine", "http://127.0.0.1/v1", "--kind", "tgi"], "is not http://HOST:PORT"),
+    ],
+)
+def test_wrong_usage(capsys, words: list[str], text: str) -> None:
+    assert main(["doctor", *words]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_nobody_there(capsys) -> None:
+    code, rows = asked(capsys, "http://127.0.0.1:1", "--kind", "tei", "--task", "embed")
+    assert code == 1
+    (health,) = [row for row in rows if row["check"] == "health"]
+    assert "does not answer" in health["text"]
