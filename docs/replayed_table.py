@@ -9,12 +9,12 @@ from cloud.engines.replay.fidelity import ORIGINS
 
 _HEAD: Final = """# Engines that were not run
 
-<!-- Made by docs/generate.py from cloud/engines/replay/fidelity.py and cloud/engines/dialect.py. Do not edit. -->
+<!-- Made by docs/generate.py from cloud/engines/dialect.py and replay/fidelity.py. Do not edit. -->
 
-vLLM and llama.cpp are run for real by the tests. These engines are not: what is known of them was read in their
-sources, and a server plays it (`python -m cloud.engines.replay KIND -- [the engine's own flags]`). The contract suite of
-engines holds all of them to their rows. `validate` and `doctor` say of a pool of such an engine that it *was not run
-against the real one*.
+vLLM and llama.cpp are run for real by the tests. These engines are not: what is known of them was read in
+their sources, and a server plays it (`python -m cloud.engines.replay KIND -- [the engine's own flags]`). The
+contract suite of engines holds all of them to their rows. `validate` and `doctor` say of a pool of such an
+engine that it *was not run against the real one*.
 
 A real one shows what differs, in a minute and with a handful of tokens:
 

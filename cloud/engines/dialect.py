@@ -85,6 +85,7 @@ VLLM: Final = Dialect(
     unready="the engine is dead: /health answers 503",
     full=503,
     too_long=_statuses(400, 400, 400),
+    ranking=Ranking(every=True),
     sources=(Source(facts=_ALL_OF_VLLM, version="0.32.0", date="2026-11", where="run on a CPU"),),
 )
 
@@ -109,6 +110,7 @@ SIMULATED: Final = Dialect(
     unready=VLLM.unready,
     full=VLLM.full,
     too_long=VLLM.too_long,
+    ranking=VLLM.ranking,
     sources=(Source(facts=_ALL_OF_VLLM, version="this one", date="", where="it behaves like vLLM"),),
 )
 

@@ -29,13 +29,15 @@ class Ranking:
     """How an engine is asked to order texts.
 
     POST to `path` with ``query`` and the texts under `texts`. The answer has a row for each text with its
-    ``index`` and, under `score`, how well it fits: under ``results``, or as the `bare` list.
+    ``index`` and, under `score`, how well it fits: under ``results``, or as the `bare` list. `every`: it
+    knows all the spellings that clients have, /rerank, /v1/rerank and /v2/rerank.
     """
 
     path: str = "/v1/rerank"
     texts: Literal["documents", "texts"] = "documents"
     score: Literal["relevance_score", "score"] = "relevance_score"
     bare: bool = False
+    every: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cloud.engines.row import Ranking
 from cloud.providers.prices import OwnPrice
 from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
@@ -36,7 +37,8 @@ class PoolGate:
     those of the adapters that a target has when the target set says so; `numbered`: their engines know those
     by numbers and apply them to every request that does not say otherwise (llama.cpp). `task`: what these do.
     `tells_ids`: whether their streams tell the id of every token: others are not continued, whatever an
-    engine answers to questions.
+    engine answers to questions. `ranking`: how they are asked for the order of texts, where that is in other
+    words than clients have.
 
     Timeouts. `connect_timeout`: to open a connection to a target. A target that is silent for
     `health_timeout` and fails or leaves a check unanswered is lost: what it holds goes on elsewhere.
@@ -70,6 +72,7 @@ class PoolGate:
     numbered: bool = False
     task: Task = Task.CHAT
     tells_ids: bool = True
+    ranking: Ranking | None = None
 
     health_path: str = "/health"
     health_interval: float = 0.3  # between checks of a target that owes answers and is silent; else three

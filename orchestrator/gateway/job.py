@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from cloud.engines.row import Ranking
 from orchestrator.gateway.accounts.meter import Meter
 from orchestrator.gateway.adapters import Use, addressed
 from orchestrator.gateway.asked import Asked
@@ -22,6 +23,7 @@ from orchestrator.gateway.continuation import (
     prepared,
 )
 from orchestrator.gateway.dialects import Edge
+from orchestrator.gateway.dialects.ranking import RankedEdge, in_words_of, wants_translation
 from orchestrator.gateway.entry import Entry, Nature, Wish
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.metrics import Outcome
@@ -105,6 +107,12 @@ class Job:
     def _renaming(self, asked: Asked) -> Renaming:
         repeats = asked.dialect.name == "responses"
         return Renaming(self.model, asked.model if repeats else None)
+
+    def speaks(self, ranking: Ranking | None) -> None:
+        """Have a ranking asked for in the words of the backend's engine, where they are not the client's."""
+        if ranking is not None and wants_translation(self.asked):
+            theirs, self.asked = self.asked, in_words_of(self.asked, ranking)
+            self.edge = RankedEdge(self.edge, theirs, ranking)
 
     def may_continue(self, continuation: str) -> None:
         """Have its stream continued where it breaks, as far as the pool's setting and its client let it."""

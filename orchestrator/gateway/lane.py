@@ -143,6 +143,7 @@ class Lane:
             raise Unserved(Trouble.FAILED, f"cannot have it: {unfit.message}", turned, said=True)
         job.pool, job.gate = self.name, gate
         job.headers = self._forwarding.to_node(job.request, exchange.id)
+        job.speaks(gate.ranking)
         job.may_continue(gate.continuation)
         exchange.patience, exchange.leaves = candidate.patience, candidate.leaves
         exchange.deadline = exchange.read_at + (

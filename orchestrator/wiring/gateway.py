@@ -68,6 +68,7 @@ def _gate(name: str, pool: PoolConfig) -> PoolGate:
         served=pool.served_name,
         adapters=adapters(pool.engine.args),
         task=task_of(pool),
+        ranking=None if row.ranking.every else row.ranking,
         tells_ids=row.capabilities.token_ids == "exact",  # noqa: S105 - ids of tokens of a text
         api_key=_text(pool.gateway.api_key_file),
         charge=pool.charge.rates(),

@@ -109,13 +109,17 @@ class Same:
         return body
 
     def failed(self, status: int, body: bytes, request_id: str) -> bytes:
-        """See Edge. What has no `error`, such as a plain "Internal Server Error", gets the error shape."""
+        """See Edge. What has no `error`, such as a plain "Internal Server Error", gets the error shape.
+        SGLang, TEI and TensorRT-LLM tell their message without one around it.
+        """
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
             answer = None
         if isinstance(answer, dict) and answer.get("error"):
             return body
+        if isinstance(answer, dict) and isinstance(answer.get("message"), str):
+            return self._error(status, "engine_error", answer["message"][:_WORDS], request_id)
         words = body[:_WORDS].decode("utf-8", "replace").strip() or "the engine gave no reason"
         return self._error(status, "engine_error", words, request_id)
 

@@ -65,9 +65,23 @@ def _scores(asked: Asked, answer: dict[str, Any]) -> Failure | None:
 def _ranks(asked: Asked, answer: dict[str, Any]) -> Failure | None:
     """A result for each document, or for the `top_n` best."""
     fields = asked.inner or {}
-    documents, top = items(fields.get("documents")), fields.get("top_n")
+    documents, top = items(fields.get("documents", fields.get("texts"))), fields.get("top_n")
     count = min(documents, top) if isinstance(top, int) and top > 0 else documents
-    return holds(answer, "results", count, "relevance_score")
+    if (failure := holds(answer, "results", count, "relevance_score", "score")) is not None:
+        return failure
+    places = [row.get("index", 0) for row in answer["results"]]
+    known = all(isinstance(place, int) and 0 <= place < max(documents, 1) for place in places)
+    return None if known else Failure.BAD_RESPONSE
+
+
+def _ranked(asked: Asked, body: bytes) -> Verdict:
+    """The same for SGLang and TEI, whose answer is the list alone."""
+    if not body.startswith(b"[{"):
+        return _RANKS(asked, body)
+    return _RANKS(asked, b'{"results":' + body + b"}")
+
+
+_RANKS = json_rule(_ranks)
 
 
 def _by_type(asked: Asked, answer: dict[str, Any]) -> Failure | None:
@@ -119,6 +133,6 @@ EMBEDDINGS = _row("embeddings", _or_bytes(_vectors))
 POOLING = _row("pooling", _or_bytes(_pooled))
 CLASSIFY = _row("classify", json_rule(_one_each("probs", "label")))
 SCORE = _row("score", json_rule(_scores))
-RERANK = _row("rerank", json_rule(_ranks))
-COHERE_RERANK = _row("rerank", json_rule(_ranks), cohere_error)
+RERANK = _row("rerank", _ranked)
+COHERE_RERANK = _row("rerank", _ranked, cohere_error)
 COHERE_EMBED = _row("embeddings", json_rule(_by_type, told=_billed), cohere_error)

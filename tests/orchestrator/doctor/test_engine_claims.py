@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 from llama_servers import MODEL, RANKER, running_llama
+from played_engines import played
 
 from cloud.engines import dialect
 from cloud.engines.dialect import DIALECTS
 from orchestrator.__main__ import main
 from orchestrator.doctor import engine_claims
 
-PATIENCE = 60.0
-
-
-@contextlib.contextmanager
-def played(kind: str, *own: str, args: tuple[str, ...] = ()) -> Iterator[str]:
-    """A server that is played, at a port of the system's choice; its URL."""
-    words = {
-        "sglang": ("serve", "--model-path", "tiny"),
-        "tgi": ("--model-id", "tiny"),
-        "tei": ("--model-id", "tiny"),
-        "trtllm": ("tiny",),
-    }
-    rest = ("serve",) if kind == "ollama" else (*words[kind], "--port", "0", *args)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cloud.engines.replay", kind, "--tokens-per-second", "500", *own, "--", *rest],
-        stderr=subprocess.PIPE,
-        env={"OLLAMA_HOST": "127.0.0.1:0", "PATH": "/usr/bin:/bin"},
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        line = next(line for line in process.stderr if "listens on" in line)
-        if kind != "ollama":
-            assert any("ready" in line for line in process.stderr)
-        yield f"http://{line.split()[-1]}"
-    finally:
-        process.kill()
-        process.wait(PATIENCE)
-
 
 def asked(capsys: pytest.CaptureFixture[str], url: str, *words: str) -> tuple[int, list[dict[str, Any]]]:
-    code = main(["doctor", "--engine", url, *words, "-o", "json"])
+    code = main(["doctor", "--engine", url if "://" in url else f"http://{url}", *words, "-o", "json"])
     return code, json.loads(capsys.readouterr().out)["findings"]
 
 

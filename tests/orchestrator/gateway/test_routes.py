@@ -517,6 +517,14 @@ async def test_nor_of_the_own_name_of_a_pool_that_embeds(routed, engine, upstrea
     assert (await gateway.ask("chat-model"))[0] == 200
 
 
+async def test_nor_of_a_pool_that_reranks(routed, engine, upstreams):
+    other = await upstreams("b", echo)
+    gateway = await routed({"order": [engine], "chat": [other]}, gates={"order": {"task": Task.RERANK}})
+    status, _, text = await gateway.ask("order-model")
+    assert (status, json.loads(text)["error"]["code"]) == (400, "wrong_task")
+    assert "ask /v1/rerank" in text
+
+
 async def test_each_pool_has_its_own_key_and_none_gets_anothers(routed, engine, upstreams):
     other = await upstreams("b", echo)
     gateway = await routed(

@@ -174,3 +174,12 @@ objects = st.dictionaries(names, json_values, max_size=5)
 @given(st.sampled_from(JUDGED), objects, objects)
 def test_any_answer_to_any_request_is_judged(path, fields, answer):
     assert judged(path, fields, answer) is None or isinstance(judged(path, fields, answer), Failure)
+
+
+def test_a_ranking_of_a_text_that_nobody_sent_is_none() -> None:
+    fields = {"query": "q", "documents": ["a", "b"]}
+    rows = [{"index": 1, "score": 0.5}, {"index": 0, "score": 0.1}]
+    assert judged("/rerank", fields, rows) is None
+    assert judged("/rerank", fields, [{**rows[0], "index": 2}, rows[1]]) is Failure.BAD_RESPONSE
+    assert judged("/rerank", {"query": "q", "texts": ["a", "b"]}, rows[:1]) is Failure.INCOMPLETE
+    assert judged("/rerank", fields, [{"index": 1}, {"index": 0}]) is Failure.INCOMPLETE
