@@ -74,7 +74,6 @@ def doctor(
       orchestrator doctor --engine http://10.0.0.7:30000 --kind sglang
     """
     from cloud.clock import SystemClock
-    from orchestrator import __version__
 
     if try_node is not None and (fix or only):
         raise CommandError("--try-node runs by itself: leave --fix and --only out", shared.USAGE)
@@ -89,9 +88,16 @@ def doctor(
         rows = _tried(config, try_node, yes, pool)
     else:
         rows = _examined(config, only, fix, yes, clock)
+    return _told(rows, clock.now(), output)
+
+
+def _told(rows: list[FindingView], now: float, output: PlainOutput) -> int:
+    """Print what was found; the exit code."""
+    from orchestrator import __version__
+
     view: DoctorView = {
         "schema": "doctor/1",
-        "at": clock.now(),
+        "at": now,
         "version": __version__,
         "ok": not any(row["state"] == "fail" for row in rows),
         "findings": rows,
