@@ -326,6 +326,32 @@ async def test_a_request_under_way_ends_where_it_is_when_its_adapter_is_unrouted
     assert state["targets"][0]["adapters_leaving"] == []
 
 
+async def test_what_is_asked_again_whole_is_asked_by_the_name_that_the_next_holder_knows(routed, upstreams):
+    """Of an answer tied to a grammar the client has white space alone, so any revision may give it."""
+
+    swapped = asyncio.Event()
+
+    async def breaks(talk):
+        await talk.start_stream()
+        await talk.role()
+        await talk.text(" ")
+        await swapped.wait()
+        talk.reset()
+
+    a, b = await upstreams("a", breaks), await upstreams("b", Holder(NEW_SQL.served_as))
+    gateway = await routed([a, b])
+    await holding(gateway, (a, (SQL,)), (b, ()))
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    asking = asyncio.create_task(gateway.ask("sql", stream=True, response_format=shape))
+    await until(lambda: len(a.seen) == 1)
+    await holding(gateway, (a, ()), (b, (NEW_SQL,)))
+    swapped.set()
+    status, _, text = await asking
+    assert (status, asked_of(b)) == (200, [NEW_SQL.served_as])
+    assert "from b" in text
+    assert "@" not in text
+
+
 async def test_a_swap_under_load_fails_nobody(routed, upstreams):
     """Loaded everywhere, routed, unrouted, and the old one unloaded once nothing uses it."""
     held = [Holder(SQL.served_as) for _ in range(3)]
