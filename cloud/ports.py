@@ -301,7 +301,8 @@ class EngineSpec:
     """What an engine should serve: `args` are the engine's own flags, passed through as they are.
 
     `drain_budget` and `keep_alive` in seconds: how long requests may finish after a stop, and how long a
-    connection without a request is kept open.
+    connection without a request is kept open. `adapters`: files of those that it starts with, in the order of
+    their numbers. `adapter_room`: how many it is to hold at once of those that are loaded while it runs.
     """
 
     model: str
@@ -312,6 +313,8 @@ class EngineSpec:
     executable: str = ""
     drain_budget: float = 30.0
     keep_alive: float = 75.0
+    adapters: tuple[str, ...] = ()
+    adapter_room: int = 0
 
     def build(self, engine: str) -> str:
         """A digest of all that may decide what the engine of that name answers, equal for equal specs.
@@ -321,7 +324,9 @@ class EngineSpec:
         """
         said = (engine, self.executable, self.model, self.served_name, self.args, sorted(self.env.items()))
         task = () if self.task == "generate" else (self.task,)  # the usual one is not said
-        return digest(*map(repr, (*said, *task)))
+        adapters = (("adapters", *self.adapters),) if self.adapters else ()
+        room = ("room",) if self.adapter_room else ()
+        return digest(*map(repr, (*said, *task, *adapters, *room)))
 
 
 class Engine(Protocol):
@@ -341,6 +346,23 @@ class Engine(Protocol):
         healthy, lists its model and has produced one token, or one embedding or one ranking where that is
         its task; a ready engine that holds requests without producing anything must produce one for the
         probe or the probe fails (a frozen vLLM stays healthy).
+        """
+        ...
+
+    async def load_adapter(self, address: str, served_as: str, source: str) -> None:
+        """Have the engine load an adapter under a name of its own, and see that it works: one token of it.
+
+        `source`: a folder or file of the node, or a repository. Idempotent: one that is loaded under this
+        name is only tried. What was loaded and does not work is unloaded again. For engines whose
+        capabilities say that adapters come and go at "runtime"; others raise Misconfigured. Raises NotFound
+        where the source is none, Misconfigured where the engine cannot take it, Denied, Uncertain.
+        """
+        ...
+
+    async def unload_adapter(self, address: str, served_as: str) -> None:
+        """Have the engine let go of an adapter. Idempotent: one that is not there is success.
+
+        Raises Misconfigured as `load_adapter` does, Denied, Uncertain.
         """
         ...
 

@@ -87,3 +87,52 @@ class AdapterUse:
     asked: float = 0.0
     tokens: float = 0.0
     waiting: bool = False
+
+
+@value
+class AdapterRules:
+    """The adapters that a pool serves, and how its nodes hold them.
+
+    `wanted`: in the order of the configuration, each name once. `slots`: how many a node holds at most; None
+    for all. `runtime`: an engine loads and unloads them while it runs; else it has those that it was started
+    with, and knows them by number.
+    """
+
+    wanted: tuple[Adapter, ...] = ()
+    slots: int | None = None
+    runtime: bool = True
+
+    @property
+    def fit(self) -> bool:
+        """Every node holds all of them."""
+        return self.slots is None or len(self.wanted) <= self.slots
+
+
+def beside(slots: int) -> int:
+    """How many more than it should a node may hold, while some take the place of others.
+
+    >>> beside(1), beside(32)
+    (1, 4)
+    """
+    return max(1, slots // 8)
+
+
+def is_ours(served_as: str) -> bool:
+    """True for a name that `Adapter.served_as` may have given.
+
+    >>> is_ours("sql@f9c12638"), is_ours("sql"), is_ours("sql@main")
+    (True, False, False)
+    """
+    name, _, revision = served_as.rpartition("@")
+    hexadecimal = all(sign in "0123456789abcdef" for sign in revision)
+    return bool(name) and len(revision) == _REVISION_LENGTH and hexadecimal
+
+
+def held_as(served_as: str) -> Held:
+    """What a node holds that loaded it under that name.
+
+    >>> held_as("sql@f9c12638").name
+    'sql'
+    """
+    name, _, revision = served_as.rpartition("@")
+    return Held(name=name, served_as=served_as, revision=revision)

@@ -57,7 +57,8 @@ def _as_it_is(model: str) -> str:
 
 _ALL_OF_VLLM: Final = (
     *("health", "listing", "metrics", "running", "waiting", "progress", "kv", "tokens_in", "tokens_out"),
-    *("first_token", "between_tokens", "loading", "full", "too_long", "capabilities", "ranking"),
+    *("first_token", "between_tokens", "loading", "full", "too_long", "capabilities", "ranking", "load"),
+    "unload",
 )
 
 VLLM: Final = Dialect(
@@ -86,6 +87,8 @@ VLLM: Final = Dialect(
     full=503,
     too_long=_statuses(400, 400, 400),
     ranking=Ranking(every=True),
+    load="/v1/load_lora_adapter",
+    unload="/v1/unload_lora_adapter",
     sources=(Source(facts=_ALL_OF_VLLM, version="0.32.0", date="2026-11", where="run on a CPU"),),
 )
 
@@ -111,6 +114,8 @@ SIMULATED: Final = Dialect(
     full=VLLM.full,
     too_long=VLLM.too_long,
     ranking=VLLM.ranking,
+    load=VLLM.load,
+    unload=VLLM.unload,
     sources=(Source(facts=_ALL_OF_VLLM, version="this one", date="", where="it behaves like vLLM"),),
 )
 
@@ -137,12 +142,13 @@ LLAMACPP: Final = Dialect(
     unready="the engine loads its model: /health answers 503",
     measured="start it with --metrics",
     too_long=_statuses(400, 500, 400),
+    numbered="/lora-adapters",
     closes_after=5.0,
     sources=(
         Source(
             facts=(
                 *("health", "listing", "metrics", "running", "waiting", "progress", "tokens_in"),
-                *("tokens_out", "loading", "too_long", "capabilities", "ranking", "closes_after"),
+                *("tokens_out", "loading", "too_long", "capabilities", "ranking", "numbered", "closes_after"),
             ),
             version="xllamacpp 2026.10",
             date="2026-10",

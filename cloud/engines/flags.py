@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from cloud.ports import EngineSpec
+from policies.held import beside
+
+RUNTIME_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
+"""vLLM's variable that lets adapters be loaded while it runs."""
 
 GPUS = "{gpus}"
 """Stands in a flag for the number of GPUs of the machine that the engine starts on."""
@@ -126,6 +130,39 @@ def task_switches(spec: EngineSpec) -> tuple[str, ...]:
 def task_flags(spec: EngineSpec) -> tuple[tuple[str, str], ...]:
     """vLLM's flags for what the model does."""
     return () if spec.task == "generate" else (("--runner", "pooling"),)
+
+
+ADAPTERS_AT_ONCE = 8
+"""Adapters that vLLM works with at the same time where ``--max-loras`` is not given; their places on the GPU
+are taken whether any is loaded or not."""
+
+ADAPTER_RANK = 64
+"""The largest rank of an adapter where ``--max-lora-rank`` is not given: vLLM's own 16 is below many."""
+
+
+def adapter_flags(spec: EngineSpec) -> tuple[tuple[str, str], ...]:
+    """vLLM's flags for adapters that come and go. More than a node is to hold fit into its memory, so that
+    some can take the place of others."""
+    if not spec.adapter_room:
+        return ()
+    given = flag_value(spec.args, "--max-loras")
+    at_once = min(ADAPTERS_AT_ONCE, spec.adapter_room) if given is None else 1
+    least = int(given) if given is not None and given.isdecimal() else at_once
+    return (
+        ("--max-loras", str(at_once)),
+        ("--max-cpu-loras", str(max(spec.adapter_room + beside(spec.adapter_room), least))),
+        ("--max-lora-rank", str(ADAPTER_RANK)),
+    )
+
+
+def adapter_switches(spec: EngineSpec) -> tuple[str, ...]:
+    """vLLM's switch for adapters."""
+    return ("--enable-lora",) if spec.adapter_room else ()
+
+
+def adapter_variables(spec: EngineSpec) -> dict[str, str]:
+    """vLLM's variable without which its routes for adapters are not there."""
+    return {RUNTIME_ADAPTERS: "True"} if spec.adapter_room else {}
 
 
 def seconds(text: str | None, default: float) -> float:

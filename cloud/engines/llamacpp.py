@@ -33,14 +33,17 @@ class LlamaCppEngine(OpenAiProbe):
         A model that is no GGUF file is one of a hub, ``USER/NAME`` or ``USER/NAME:QUANTISATION``.
         ``--metrics`` is ours: without it nobody could see what the server holds. The stop signal gets moments
         only, whatever the drain budget: the server does not drain, and what it still answers then is lost.
+        ``--lora`` is ours for each adapter of the pool: requests name them by their place.
         """
         defaults = (("--alias", spec.served_name), ("--host", "{host}"), ("--port", "{port}"))
         switches = ("--metrics", *_SWITCHES[spec.task])
+        files = tuple(word for file in spec.adapters for word in ("--lora", file))
         source = "--model" if spec.model.endswith(".gguf") else "--hf-repo"
         return EngineCommand(
             argv=(
                 *(spec.executable or PROGRAMS[self.name], source, spec.model),
                 *with_defaults(with_switches(spec.args, switches), defaults),
+                *files,
             ),
             env=dict(spec.env),
             stop_signal="SIGTERM",

@@ -21,10 +21,11 @@ there, and whatever comes up next has to prove itself.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import ClassVar
 
+from cloud.engines.adapter_calls import AdapterCalls
 from cloud.engines.dialect import VLLM
 from cloud.engines.row import Dialect
 from cloud.engines.wire import SIGNS, Listed, LookFailed, NotListening, Until, Wire
@@ -74,7 +75,7 @@ class _Memory:
     load: _Load = field(default_factory=lambda: _Load(0, 0, 0.0))
     times: tuple[float | None, ...] = (None, None)
     listed: Listed = field(default_factory=lambda: Listed(names=()))
-    listed_at: float = 0.0
+    listed_at: float | None = None
 
 
 class OpenAiProbe:
@@ -101,6 +102,7 @@ class OpenAiProbe:
         self.capabilities: EngineCapabilities = self.dialect.capabilities
         self._clock = clock
         self._wire = Wire(self.dialect, name=model_name, task=task, key=api_key)
+        self._adapters = AdapterCalls(self.dialect, self._wire)
         self._task: Task = task
         self._sign = SIGNS[task]
         self._probe_timeout = probe_timeout
@@ -149,8 +151,17 @@ class OpenAiProbe:
             first_token=first_token,
             between_tokens=between_tokens,
             adapters=memory.listed.adapters,
+            adapters_at=memory.listed_at,
             revision=memory.listed.revision,
         )
+
+    async def load_adapter(self, address: str, served_as: str, source: str) -> None:
+        """See `Engine.load_adapter`."""
+        await self._adapters.load(address, served_as, source)
+
+    async def unload_adapter(self, address: str, served_as: str) -> None:
+        """See `Engine.unload_adapter`."""
+        await self._adapters.unload(address, served_as)
 
     async def came_to(self, step: Step, address: str) -> None:
         """Ask an engine for one step, for an operator who wants to know which one is missing.
@@ -192,7 +203,7 @@ class OpenAiProbe:
             await self._wire.healthy(address)
             load = await self._load(address)
             changes = memory.proven and self.capabilities.adapters == "runtime"
-            if changes and self._clock.now() - memory.listed_at >= _LIST_EVERY:
+            if changes and self._clock.now() - (memory.listed_at or 0.0) >= _LIST_EVERY:
                 await self._list(address, memory)
         now = self._clock.now()
         if load.progress < memory.load.progress:  # a counter only falls when its process is a new one
@@ -231,8 +242,11 @@ class OpenAiProbe:
         memory.alive_at = self._clock.now()
 
     async def _list(self, address: str, memory: _Memory) -> None:
-        memory.listed = await self._wire.serves(address)
-        memory.listed_at = self._clock.now()
+        asked_at = self._clock.now()
+        listed = await self._wire.serves(address)
+        if self.dialect.numbered:
+            listed = replace(listed, adapters=await self._wire.numbered(address))
+        memory.listed, memory.listed_at = listed, asked_at
 
     async def _moved(self, address: str, before: _Load, deadline: float) -> bool:
         """True when tokens flowed since the load was read: the probe only waited in the queue."""

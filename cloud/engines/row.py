@@ -55,8 +55,9 @@ class Dialect:
     operators. `measured`: what has to be switched on for its metrics. `full`: the status of a request that
     finds no place. `too_long`: by task, that of an input that the model cannot take, 200 where it is cut.
     `closes_after`: seconds after which it closes an idle connection whatever it is told; 0 where it keeps
-    it, or for as long as it is told. `own_name`: what it calls a model, for an engine that takes no other
-    name.
+    it, or for as long as it is told. `load` and `unload`: paths that take an adapter in and out while it
+    runs, `numbered` that of the adapters that it knows by number; empty where it has none. `own_name`: what
+    it calls a model, for an engine that takes no other name.
     """
 
     title: str
@@ -81,5 +82,8 @@ class Dialect:
     too_long: Mapping[Task, int] = field(default_factory=lambda: MappingProxyType({}))
     closes_after: float = 0.0
     ranking: Ranking = Ranking()
+    numbered: str = ""
+    load: str = ""
+    unload: str = ""
     own_name: Callable[[str], str] | None = None
     sources: tuple[Source, ...]

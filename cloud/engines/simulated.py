@@ -7,7 +7,16 @@ import sys
 from typing import ClassVar
 
 from cloud.engines.dialect import SIMULATED
-from cloud.engines.flags import drain_seconds, task_flags, task_switches, with_defaults, with_switches
+from cloud.engines.flags import (
+    adapter_flags,
+    adapter_switches,
+    adapter_variables,
+    drain_seconds,
+    task_flags,
+    task_switches,
+    with_defaults,
+    with_switches,
+)
 from cloud.engines.keep_alive import environment
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.engines.row import Dialect
@@ -63,11 +72,14 @@ class SimulatedEngine(OpenAiProbe):
             ("--max-num-seqs", str(self._max_num_seqs)),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
-        args = with_defaults(with_switches(spec.args, task_switches(spec)), (*defaults, *task_flags(spec)))
+        args = with_defaults(
+            with_switches(spec.args, (*task_switches(spec), *adapter_switches(spec))),
+            (*defaults, *task_flags(spec), *adapter_flags(spec)),
+        )
         python = spec.executable or sys.executable
         return EngineCommand(
             argv=(python, "-m", _SERVER, "--model", spec.model, *args),
-            env=environment(spec),
+            env={**adapter_variables(spec), **environment(spec)},
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,
             build=spec.build(self.name),

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import math
 
-from cloud.engines.flags import drain_seconds, task_flags, task_switches, with_defaults, with_switches
+from cloud.engines.flags import (
+    adapter_flags,
+    adapter_switches,
+    adapter_variables,
+    drain_seconds,
+    task_flags,
+    task_switches,
+    with_defaults,
+    with_switches,
+)
 from cloud.engines.keep_alive import environment
 from cloud.engines.openai_probe import OpenAiProbe
 from cloud.ports import EngineCommand, EngineSpec
@@ -30,7 +39,7 @@ class VllmEngine(OpenAiProbe):
         is ours too: with it a gateway can continue a stream elsewhere from its token ids; and
         ``--enable-prompt-tokens-details``, with which answers tell how much of a prompt came from the cache.
         So is how long idle connections are kept: longer than a balancer does. A model that embeds runs as
-        ``--runner pooling``.
+        ``--runner pooling``. Where the pool has adapters, ``--enable-lora`` and what goes with it are ours.
         """
         defaults = (
             ("--served-model-name", spec.served_name),
@@ -38,11 +47,17 @@ class VllmEngine(OpenAiProbe):
             ("--port", "{port}"),
             ("--shutdown-timeout", str(math.ceil(spec.drain_budget))),
         )
-        switches = (*task_switches(spec), *(_COUNTS if spec.task == "generate" else ()))
-        args = with_defaults(with_switches(spec.args, switches), (*defaults, *task_flags(spec)))
+        switches = (
+            *task_switches(spec),
+            *adapter_switches(spec),
+            *(_COUNTS if spec.task == "generate" else ()),
+        )
+        args = with_defaults(
+            with_switches(spec.args, switches), (*defaults, *task_flags(spec), *adapter_flags(spec))
+        )
         return EngineCommand(
             argv=(spec.executable or "vllm", "serve", spec.model, *args),
-            env=environment(spec),
+            env={**adapter_variables(spec), **environment(spec)},
             stop_signal="SIGTERM",
             stop_grace=drain_seconds(spec) + _TEARDOWN,
             build=spec.build(self.name),

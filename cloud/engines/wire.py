@@ -95,21 +95,35 @@ class Wire:
             raise LookFailed(f"does not serve {self._name}, only {served}")
         return listed
 
-    async def works(self, address: str) -> None:
-        """Ask for one sign of life."""
+    async def numbered(self, address: str) -> tuple[str, ...]:
+        """The files of the adapters that it knows by number, in that order; none without such a path."""
+        path = self._dialect.numbered
+        status, body = await self.request("GET", address, path)
+        if status == 404:
+            return ()
+        if status != 200:
+            raise LookFailed(f"{path} answers {status}")
+        try:
+            rows = sorted(orjson.loads(body), key=lambda row: int(row["id"]))
+            return tuple(str(row["path"]) for row in rows)
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            raise LookFailed(f"{path} answers something that is no list of adapters") from None
+
+    async def works(self, address: str, name: str = "") -> None:
+        """Ask for one sign of life: of the model, or of the adapter with this name."""
         match self._task:
             case "generate":
-                await self._complete(address)
+                await self._complete(address, name)
             case "embed":
-                await self._embed(address)
+                await self._embed(address, name)
             case "rerank":
-                await self._rank(address)
+                await self._rank(address, name)
 
-    async def _complete(self, address: str) -> None:
+    async def _complete(self, address: str, name: str) -> None:
         """Ask for one token."""
         what = "a completion of one token"
         asked = {"prompt": "hi", "max_tokens": 1, "temperature": 0, "ignore_eos": True}
-        answer = await self._post(address, "/v1/completions", asked, what)
+        answer = await self._post(address, "/v1/completions", asked, what, name)
         try:
             finish = answer["choices"][0]["finish_reason"]
             tokens = int(answer["usage"]["completion_tokens"])
@@ -120,9 +134,9 @@ class Wire:
         if tokens < 1:
             raise LookFailed(f"{what} gave none (finish_reason {finish})")
 
-    async def _embed(self, address: str) -> None:
+    async def _embed(self, address: str, name: str) -> None:
         """Ask for one embedding."""
-        answer = await self._post(address, "/v1/embeddings", {"input": "hi"}, "one embedding")
+        answer = await self._post(address, "/v1/embeddings", {"input": "hi"}, "one embedding", name)
         try:
             numbers = answer["data"][0]["embedding"]
             whole = all(isinstance(number, float | int) for number in numbers)
@@ -131,11 +145,11 @@ class Wire:
         if not numbers or not whole:
             raise LookFailed("one embedding answers without its numbers")
 
-    async def _rank(self, address: str) -> None:
+    async def _rank(self, address: str, name: str) -> None:
         """Ask for the order of two texts."""
         ranking = self._dialect.ranking
         asked = {"query": "hi", ranking.texts: ["hi", "no"]}
-        answer = await self._post(address, ranking.path, asked, "one ranking")
+        answer = await self._post(address, ranking.path, asked, "one ranking", name)
         try:
             rows = answer if ranking.bare else answer["results"]
             places = sorted(int(row["index"]) for row in rows if float(row[ranking.score]) is not None)
@@ -144,11 +158,11 @@ class Wire:
         if places != [0, 1]:
             raise LookFailed("one ranking answers without a place for each text")
 
-    async def _post(self, address: str, path: str, asked: dict[str, Any], what: str) -> Any:
-        body = orjson.dumps({"model": self._name, **asked})
+    async def _post(self, address: str, path: str, asked: dict[str, Any], what: str, name: str) -> Any:
+        body = orjson.dumps({"model": name or self._name, **asked})
         status, answer = await self.request("POST", address, path, body)
         if status != 200:
-            raise LookFailed(f"{what} answers {status}: {_own_words(answer)}")
+            raise LookFailed(f"{what} answers {status}: {own_words(answer)}")
         try:
             return orjson.loads(answer)
         except orjson.JSONDecodeError:
@@ -220,7 +234,7 @@ def _sentence(error: Exception, address: str) -> str:
     return f"unreadable answer: {str(error)[:_MAX_TEXT]}"
 
 
-def _own_words(body: bytes) -> str:
+def own_words(body: bytes) -> str:
     """The message of a server's error body, shortened: OpenAI's shape, SGLang's and TEI's flat one, or TGI's
     and Ollama's plain text under `error`."""
     try:

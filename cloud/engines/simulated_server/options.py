@@ -77,6 +77,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="pooling: serve numbers for texts and nothing else; generate: serve texts, and numbers too",
     )
     add("--lora-modules", nargs="+", type=_adapter, default=[], help="adapters, NAME=PATH each")
+    add("--enable-lora", action="store_true", help="taken, as are the next two: adapters always load")
+    add("--max-loras", type=_positive, default=1, help="of no effect")
+    add("--max-lora-rank", type=_positive, default=16, help="of no effect")
     add("--adapter-load-time", type=_seconds, default=0.0, help="seconds to load an adapter")
     add("--max-cpu-loras", type=_count, default=0, help="adapters in memory at a time; 0: any number")
     add("--enable-auto-tool-choice", action="store_true", help="let the model call tools; needs a parser")

@@ -186,6 +186,7 @@ async def test_the_first_token_makes_an_engine_ready(prober: Prober, engine: Scr
         progress=100.0,
         tokens_in=100.0,
         tokens_out=100.0,
+        adapters_at=prober.clock.at,
     )
     assert engine.completions == 1
 
