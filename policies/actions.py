@@ -17,6 +17,8 @@ class ActionKind(Word):
     DRAIN = "drain"
     UNDRAIN = "undrain"
     TERMINATE = "terminate"
+    LOAD_ADAPTER = "load-adapter"
+    UNLOAD_ADAPTER = "unload-adapter"
     ALARM = "alarm"
 
 
@@ -131,6 +133,42 @@ class Terminate:
 
 
 @value
+class LoadAdapter:
+    """Have a node's engine load an adapter, and see that it works.
+
+    `served_as`: the engine's name of it; `source`: the folder or repository that the engine loads it from.
+    """
+
+    node: str
+    address: str
+    served_as: str
+    source: str
+    reason: str
+    kind: ActionKind = ActionKind.LOAD_ADAPTER
+
+    @property
+    def token(self) -> str:
+        """The same for each try of the same call."""
+        return f"{self.node}:{self.kind}:{self.served_as}"
+
+
+@value
+class UnloadAdapter:
+    """Have a node's engine let go of an adapter that gets no requests there."""
+
+    node: str
+    address: str
+    served_as: str
+    reason: str
+    kind: ActionKind = ActionKind.UNLOAD_ADAPTER
+
+    @property
+    def token(self) -> str:
+        """The same for each try of the same call."""
+        return f"{self.node}:{self.kind}:{self.served_as}"
+
+
+@value
 class Alarm:
     """Tell a person. `name` is stable, `reason` has the details; `about` tells alarms of one name apart."""
 
@@ -140,7 +178,19 @@ class Alarm:
     kind: ActionKind = ActionKind.ALARM
 
 
-Action = Launch | Start | Stop | Attach | Detach | Drain | Undrain | Terminate | Alarm
+Action = (
+    Launch
+    | Start
+    | Stop
+    | Attach
+    | Detach
+    | Drain
+    | Undrain
+    | Terminate
+    | LoadAdapter
+    | UnloadAdapter
+    | Alarm
+)
 
 
 @value

@@ -51,7 +51,16 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
     ):
         active = _last_resort(turn, shown | routed)
     chosen = {n.id for n in active}
-    specs = [TargetSpec(id=n.id, address=n.address, weight=_weight(n), build=n.build) for n in active]
+    specs = [
+        TargetSpec(
+            id=n.id,
+            address=n.address,
+            weight=_weight(n),
+            build=n.build,
+            adapters=turn.adapters.rows(n.id),
+        )
+        for n in active
+    ]
     for node in turn.fleet.nodes:
         held = node.attached or node.id in shown
         if node.id in chosen or not held or node.phase in (Phase.TERMINATING, Phase.GONE):
@@ -67,6 +76,7 @@ def targets(turn: Turn) -> tuple[TargetSpec, ...]:
                     weight=_weight(node),
                     drain_deadline=deadline,
                     build=node.build,
+                    adapters=turn.adapters.rows(node.id),
                 )
             )
     specs += _unseen(turn, {s.id for s in specs}, routed)
@@ -118,7 +128,9 @@ def _differs(
     written_at = turn.memory.applied_at.get(name)
     if written_at is None or turn.memory.targets.get(name) != {i: s.phase for i, s in wanted.items()}:
         return True
-    if view.at > written_at and (_sends_elsewhere(view, wanted) or _mistakes_builds(view, wanted)):
+    if view.at > written_at and (
+        _sends_elsewhere(view, wanted) or _mistakes_builds(view, wanted) or _mistakes_adapters(view, wanted)
+    ):
         return True
     # How long it shows a target that drains is its own affair; but it may have forgotten the removal.
     left = any(t.id not in wanted and t.state is not TargetState.UNUSED for t in view.value)
@@ -134,6 +146,11 @@ def _sends_elsewhere(view: Observed[tuple[Target, ...]], wanted: Mapping[str, Ta
 def _mistakes_builds(view: Observed[tuple[Target, ...]], wanted: Mapping[str, TargetSpec]) -> bool:
     """It keeps builds and has another one for a target, as after its upgrade, when it was told of none."""
     return any(t.build not in (None, wanted[t.id].build) for t in view.value if t.id in wanted)
+
+
+def _mistakes_adapters(view: Observed[tuple[Target, ...]], wanted: Mapping[str, TargetSpec]) -> bool:
+    """It routes adapters, and not those of a target that it should."""
+    return any(t.adapters not in (None, wanted[t.id].adapters) for t in view.value if t.id in wanted)
 
 
 def _weight(node: Node) -> int:
@@ -153,6 +170,8 @@ def _belongs(turn: Turn, node: Node, routed: set[str]) -> bool:
         return False  # nothing says that it is still there
     if not (node.id in routed or node.serving) and node.failing_since is not None:
         return False  # it enters once it answers
+    if not (node.id in routed or node.serving) and turn.adapters.waits(node.id):
+        return False  # it enters once it holds its adapters
     old_news = node.failing_since is not None and not node.probed  # from before this daemon woke up
     kept = node.serving and (turn.fleet.suspect or old_news)
     return node.phase is Phase.READY and (node.healthy or kept)
@@ -175,7 +194,12 @@ def _unseen(turn: Turn, known: set[str], routed: set[str]) -> list[TargetSpec]:
             if partly and (target.state is TargetState.UNHEALTHY or target.id in turn.memory.ended):
                 continue  # it was in a region that is seen, as far as anybody can tell
             if gets_requests(target) or target.id in routed:
-                found[target.id] = TargetSpec(id=target.id, address=target.address, build=target.build or "")
+                found[target.id] = TargetSpec(
+                    id=target.id,
+                    address=target.address,
+                    build=target.build or "",
+                    adapters=target.adapters or (),
+                )
             elif target.id not in found:
                 found[target.id] = TargetSpec(
                     id=target.id,
@@ -183,6 +207,7 @@ def _unseen(turn: Turn, known: set[str], routed: set[str]) -> list[TargetSpec]:
                     phase=TargetPhase.DRAINING,
                     drain_deadline=turn.now + turn.pool.drain.budget,
                     build=target.build or "",
+                    adapters=target.adapters or (),
                 )
     return list(found.values())
 
@@ -215,6 +240,7 @@ def _last_resort(turn: Turn, shown: set[str]) -> list[Node]:
         if n.phase not in (Phase.TERMINATING, Phase.GONE)
         and n.id not in ends
         and not turn.at_work.dead(n, _GIVEN_UP)
+        and (n.serving or n.id in shown or not turn.adapters.waits(n.id))
     ]
     works = [n for n in here if n.standby is not StandbyKind.STOPPED]
     vouched = vouched_for(turn.world)

@@ -70,6 +70,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     _name_strangers(turn)
     standby.refill(turn)
     standby.surplus(turn)
+    _hold_adapters(turn)
     if world.failsafe_since is not None:
         wanted = failsafe.targets(turn)
         write = failsafe.to_write(turn, wanted)
@@ -98,6 +99,17 @@ def _hold_the_mix(turn: Turn) -> None:
         turn.note("no on-demand price is known: the pool holds its split, and not the adaptive mix")
     capacity.replenish(turn)
     return_to_spot.give_back(turn)
+
+
+def _hold_adapters(turn: Turn) -> None:
+    """Have nodes load and let go of adapters, unless nothing may be done now."""
+    for node, adapters in turn.adapters.lacking():
+        turn.note(f"{node} serves without {adapters}")
+    if turn.adapters.unroutable:
+        turn.note("the gateway is of a version that cannot route adapters; upgrade it")
+    paused = turn.memory.pause is not None and turn.memory.pause.holds(turn.now)
+    if turn.world.leading and turn.world.durable and not paused:
+        turn.actions.extend(turn.adapters.calls())
 
 
 def _name_strangers(turn: Turn) -> None:

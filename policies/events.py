@@ -6,6 +6,7 @@ Every event carries `at`, the time it was taken up by the daemon.
 from __future__ import annotations
 
 from policies.actions import ActionKind, Cause
+from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
 from policies.model import Notice, PartKind, Placement, StandbyKind, TargetPhase, Word
 from policies.value import value
 
@@ -512,4 +513,7 @@ Event = (
     | ProviderBack
     | CapNear
     | CapReached
+    | AdapterAsked
+    | AdapterAnswered
+    | AdapterLost
 )

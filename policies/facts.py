@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from policies import adapter_set
 from policies.actions import ActionKind
 from policies.at_work import gets_requests, routed
 from policies.drain import looked_at
@@ -98,6 +99,7 @@ def changes(pool: Pool, world: World, memory: Memory) -> tuple[Event, ...]:
     found.extend(_missing(pool, world, memory, listed))
     found.extend(price_changes(world, memory))
     found.extend(_withdrawn(pool, world, memory))
+    found.extend(adapter_set.lost(world, memory))
     return tuple(found)
 
 

@@ -16,7 +16,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from policies.actions import Action, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.actions import (
+    Action,
+    Cause,
+    Drain,
+    Launch,
+    Plan,
+    Start,
+    Stop,
+    Terminate,
+    Undrain,
+    UnloadAdapter,
+)
 from policies.bars import PAUSE_FIRST
 from policies.fleet import Fleet
 from policies.grant import Ask, Grant, SharedBudget
@@ -51,6 +62,7 @@ def check(pool: Pool, world: World, fleet: Fleet, memory: Memory, plan: Plan) ->
         found += _disruption(pool, fleet, plan)
         found += _bounds(pool, fleet, plan)
         found += _order(fleet, plan)
+        found += _adapters(world, plan)
     found += (
         _beyond_the_lease(world, fleet, plan)
         if world.failsafe_since is not None
@@ -64,7 +76,8 @@ def without_destruction(plan: Plan) -> tuple[Action, ...]:
     return tuple(
         a
         for a in plan.actions
-        if not isinstance(a, Destructive) and not (isinstance(a, Drain) and a.cause is not Cause.NOTICE)
+        if not isinstance(a, (*Destructive, UnloadAdapter))
+        and not (isinstance(a, Drain) and a.cause is not Cause.NOTICE)
     )
 
 
@@ -106,6 +119,20 @@ def _in_vain(pool: Pool, fleet: Fleet, memory: Memory, plan: Plan) -> list[Viola
             ago = f"{fleet.now - bar.at:.0f} s after one failed"
             found.append(Violation("in-vain", f"{count} launches planned {ago}: {key[1]} in {key[0]}"))
     return found
+
+
+def _adapters(world: World, plan: Plan) -> list[Violation]:
+    """Nothing is unloaded that a target is sent requests for, now or by the wanted set."""
+    unloads = {(a.node, a.served_as) for a in plan.actions if isinstance(a, UnloadAdapter)}
+    if not unloads:
+        return []
+    routed = {(s.id, held.served_as) for s in plan.targets for held in s.adapters}
+    for view in world.balancers.values():
+        routed |= {(t.id, held.served_as) for t in view.value for held in t.adapters or ()}
+    return [
+        Violation("adapters", f"{served_as} would be unloaded from {node}, which gets requests for it")
+        for node, served_as in sorted(unloads & routed)
+    ]
 
 
 def _self_harm(pool: Pool, fleet: Fleet, plan: Plan) -> list[Violation]:

@@ -9,8 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policies import bars, boot_memory, call_memory, fallback, gpu_memory, hazard, part_memory, prices, resize
+from policies import (
+    adapter_memory,
+    bars,
+    boot_memory,
+    call_memory,
+    fallback,
+    gpu_memory,
+    hazard,
+    part_memory,
+    prices,
+    resize,
+)
 from policies.actions import ActionKind, Cause
+from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
 from policies.draft import Draft
 from policies.events import (
     AlarmRaised,
@@ -113,6 +125,7 @@ def _started(draft: Draft, event: DaemonStarted) -> None:
     for token, intent in intents.items():
         if intent.accepted_at is None:
             intents[token] = replace(intent, unanswered=True, landed=True)
+    adapter_memory.restarted(draft)
 
 
 def _removed(draft: Draft, _event: PoolRemoved) -> None:
@@ -452,6 +465,9 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     ProviderBack: fallback.back,
     CapNear: fallback.cap_told,
     CapReached: fallback.cap_told,
+    AdapterAsked: adapter_memory.asked,
+    AdapterAnswered: adapter_memory.answered,
+    AdapterLost: adapter_memory.lost,
     BootFailed: boot_memory.failed,
     AlarmRaised: _told,
     ConfigRejected: _told,

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from policies.gpu_readings import GpuState
 from policies.grant import Grant, Share
-from policies.held import AdapterUse, Held
+from policies.held import AdapterRules, AdapterUse, Held
 from policies.rules import (
     AdaptiveRules as AdaptiveRules,
     DrainRules as DrainRules,
@@ -226,6 +226,7 @@ class EngineReading:
     first_token: float | None = None
     between_tokens: float | None = None
     adapters: tuple[str, ...] = ()
+    adapters_at: float | None = None  # when that list was asked for
     revision: str = ""
 
     @property
@@ -404,6 +405,7 @@ class Pool:
     placement: PlacementRules = PlacementRules()
     rebalance: RebalanceRules = RebalanceRules()
     gpu: GpuRules = GpuRules()
+    adapters: AdapterRules = AdapterRules()
     adaptive: AdaptiveRules | None = None
     limits: Limits = Limits()
     patience: Patience = Patience()

@@ -65,6 +65,39 @@ class Condemned:
 
 
 @value
+class AdapterCall:
+    """A call for an adapter of a node that is under way, or that failed last.
+
+    `load`: else it is to be unloaded. `attempts`: of the same call in a row. `failure`: why the last of them
+    was not done, empty while it is under way.
+    """
+
+    load: bool
+    asked_at: float
+    attempts: int = 1
+    reason: str = ""
+    failure: str = ""
+
+
+@value
+class AdapterRecord:
+    """What is remembered of an adapter of a node, by the engine's name of it.
+
+    `held`: it was loaded and seen to work, and nothing was heard of it since. `since`: when that changed.
+    """
+
+    adapter: str
+    held: bool = False
+    since: float = 0.0
+    call: AdapterCall | None = None
+
+    def fails(self, adapter: str) -> bool:
+        """It is that adapter, and could not be loaded."""
+        failed = self.call is not None and self.call.load and bool(self.call.failure)
+        return self.adapter == adapter and failed
+
+
+@value
 class NodeRecord:
     """What is remembered of one node.
 
@@ -73,7 +106,7 @@ class NodeRecord:
     requests, None while one sends it some. `idle_since`: since when a draining node has held no request.
     `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id). `build`:
     what it was launched to run, see `policies.model.Instance`. `spared`: an operator took it back after its
-    GPUs had condemned it.
+    GPUs had condemned it. `adapters`: those that its engine loads while it runs, by the engine's names.
     """
 
     id: str
@@ -94,6 +127,7 @@ class NodeRecord:
     detached_at: float | None = None
     build: str = ""
     spared: bool = False
+    adapters: tuple[AdapterRecord, ...] = ()
 
 
 _THROTTLED_MOST = 16.0  # s

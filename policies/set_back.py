@@ -15,7 +15,7 @@ import dataclasses
 from functools import cache
 from typing import Any, TypeVar
 
-from policies.records import DrainRecord, Memory, NodeRecord, Pause, StateRecord
+from policies.records import AdapterRecord, DrainRecord, Memory, NodeRecord, Pause, StateRecord
 from policies.value import replace
 
 T = TypeVar("T")
@@ -84,7 +84,14 @@ def _node(record: NodeRecord, now: float) -> NodeRecord:
         record = replace(record, drain=_drain(record.drain, now))
     if record.operator is not None:
         record = replace(record, operator=_past(record.operator, now))
+    if record.adapters:
+        record = replace(record, adapters=tuple(_adapter(adapter, now) for adapter in record.adapters))
     return record
+
+
+def _adapter(record: AdapterRecord, now: float) -> AdapterRecord:
+    call = None if record.call is None else _past(record.call, now)
+    return replace(_past(record, now), call=call)
 
 
 def _drain(drain: DrainRecord, now: float) -> DrainRecord:

@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 from policies.actions import ActionKind
+from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
 from policies.events import (
     AlarmRaised,
     BootFailed,
@@ -167,6 +168,8 @@ def sentence(event: Event) -> str:
             FallbackBegan() | FallbackEnded() | ProviderFailing() | ProviderBack() | CapNear() | CapReached()
         ):
             return _paid(event)
+        case AdapterAsked() | AdapterAnswered() | AdapterLost():
+            return _adapter(event)
 
 
 def part_words(kind: PartKind, part: str) -> str:
@@ -199,6 +202,23 @@ def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | D
             words = {TargetPhase.ACTIVE: "in", TargetPhase.DRAINING: "draining", None: "out"}
             changed = ", ".join(f"{node} {words[phase]}" for node, phase in event.changes)
             return f"{event.balancer} acknowledged its targets: {changed or 'no change'}"
+
+
+def _adapter(event: AdapterAsked | AdapterAnswered | AdapterLost) -> str:
+    match event:
+        case AdapterAsked():
+            return f"about to {_verb(event)} adapter {event.adapter}: {event.reason}"
+        case AdapterAnswered() if event.failure:
+            return f"could not {_verb(event)} adapter {event.adapter}: {event.failure}"
+        case AdapterAnswered():
+            done = "loaded and tried" if event.load else "unloaded"
+            return f"adapter {event.adapter} is {done}"
+        case AdapterLost():
+            return f"its engine does not hold adapter {event.adapter} any more"
+
+
+def _verb(event: AdapterAsked | AdapterAnswered) -> str:
+    return "load" if event.load else "unload"
 
 
 def _paid(

@@ -23,6 +23,7 @@ from policies.actions import (
     Terminate,
     Undrain,
 )
+from policies.adapter_set import AdapterSet
 from policies.at_work import AtWork
 from policies.fleet import Fleet, Node
 from policies.interruption import recommended
@@ -66,6 +67,12 @@ class Turn:
     def at_work(self) -> AtWork:
         """Who may be at work."""
         return AtWork(self.pool, self.world, self.memory)
+
+    @lazy
+    def adapters(self) -> AdapterSet:
+        """What becomes of adapters. Asked for once all that leaves in this turn is known."""
+        confirmed, leaving = self.at_work.confirmed, frozenset(self.leaving)
+        return AdapterSet(self.pool, self.world, self.memory, self.fleet, leaving, confirmed=confirmed)
 
     @lazy
     def scorer(self) -> Scorer:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from cloud.errors import Denied
 from cloud.ports import BalancerView, Capabilities
-from cloud.sim.cloud import Wire
+from cloud.sim.adapters import AdapterTraffic
+from cloud.sim.wire import Wire
 from cloud.sim.world import SimWorld
 from policies.model import Target, TargetPhase, TargetSpec, TargetState
 from policies.value import replace
@@ -22,10 +23,16 @@ from policies.value import replace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """How many requests come, and how long they take (the least and the most seconds)."""
+    """How many requests come, and how long they take (the least and the most seconds).
+
+    Of a pool with adapters `adapters` is the share that asks for one, and `skew` how unevenly: see
+    `cloud.sim.adapters`.
+    """
 
     per_second: float = 1.0
     seconds: tuple[float, float] = (1.0, 8.0)
+    adapters: float = 0.5
+    skew: float = 1.0
 
 
 class TargetTable:
@@ -43,6 +50,7 @@ class TargetTable:
         self.served = self.unserved = 0
         self.read_at = -math.inf  # when somebody last read the set and heard the answer
         self.shown: frozenset[str] = frozenset()  # targets, by that answer
+        self.adapters: AdapterTraffic | None = None
         self._owed = 0.0
         self._routed_at = world.clock.now()
         world.on_tick.append(self._route)
@@ -90,6 +98,7 @@ class TargetTable:
             incarnation=self.incarnation,
             generation=self.generation,
             targets=tuple(self._target(s, now) for s in self.targets.values()),
+            adapters=self.adapters.counts() if self.adapters is not None else {},
         )
 
     def _target(self, spec: TargetSpec, now: float) -> Target:
@@ -99,7 +108,8 @@ class TargetTable:
         if spec.phase is TargetPhase.DRAINING:
             state = TargetState.DRAINING
         in_flight = machine.in_flight(now) if machine is not None else 0
-        return Target(id=spec.id, address=spec.address, state=state, in_flight=in_flight, build=spec.build)
+        found = Target(id=spec.id, address=spec.address, state=state, in_flight=in_flight, build=spec.build)
+        return found if self.adapters is None else self.adapters.shown(spec, found, now)
 
     def _route(self, now: float) -> None:
         """Give the requests that came since the last tick to the least busy targets that can answer."""
@@ -107,6 +117,8 @@ class TargetTable:
         self._routed_at = now
         if self._owed < 1.0:
             return
+        if self.adapters is not None:
+            self._owed -= self.adapters.route(self.active(), int(self._owed), now)
         active = [m for m in (self._world.machine(s.id) for s in self.active()) if m and m.able(now)]
         busy = [(m.in_flight(now), m.id, m) for m in active]
         heapq.heapify(busy)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from cloud.errors import NotFound, Uncertain
 from cloud.ports import Clock, EngineCapabilities, EngineCommand, EngineSpec
+from cloud.sim.wire import Wire
 from cloud.sim.world import Machine, SimWorld
 from policies.model import EngineReading
 
@@ -18,7 +22,7 @@ class SimEngine:
     )
 
     def __init__(self, world: SimWorld, clock: Clock | None = None) -> None:
-        self._world = world
+        self._world, self._wire = world, Wire(world)
         self._clock = clock if clock is not None else world.clock  # that of the host which looks
 
     def command(self, spec: EngineSpec) -> EngineCommand:
@@ -54,7 +58,36 @@ class SimEngine:
             ok=True,
             running=machine.in_flight(now),
             progress=_progress(machine, now),
+            adapters=tuple(sorted(machine.adapters)),
+            adapters_at=at,
         )
+
+    async def load_adapter(self, address: str, served_as: str, source: str) -> None:
+        """Load an adapter, which takes its time. Raises CloudError."""
+        world = self._world
+        await world.clock.sleep(world.rng.uniform(*world.pace.adapter))
+        change = partial(self._loaded, address, served_as, source)
+        await self._wire.change("load", served_as, change, detail=address)
+
+    def _loaded(self, address: str, served_as: str, source: str) -> None:
+        if source in self._world.faults.broken_adapters:
+            raise NotFound(f"no adapter found for {source} (simulated)")
+        self._at(address).adapters.add(served_as)
+
+    async def unload_adapter(self, address: str, served_as: str) -> None:
+        """Let go of an adapter. Raises CloudError."""
+        change = partial(self._unloaded, address, served_as)
+        await self._wire.change("unload", served_as, change, detail=address)
+
+    def _unloaded(self, address: str, served_as: str) -> None:
+        self._at(address).adapters.discard(served_as)
+
+    def _at(self, address: str) -> Machine:
+        world, now = self._world, self._world.clock.now()
+        machine = next((m for m in world.machines.values() if m.address == address and m.able(now)), None)
+        if machine is None or machine.id in world.faults.unreachable:
+            raise Uncertain(f"cannot connect to {address} (simulated)")
+        return machine
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -101,7 +101,8 @@ class Faults:
     1) where only some of the provider's replicas stand still. `lost_pages`: the share of lists that lack a
     page without saying so. `hidden`: nodes that no list shows. `lost_probes`: the share of looks at an engine
     that do not get through. `unreachable`: nodes whose engines none does. `forgetful`: balancers acknowledge
-    a set and go on with the one that they have. `met` counts the calls that met each fault.
+    a set and go on with the one that they have. `broken_adapters`: sources that no engine can load. `met`
+    counts the calls that met each fault.
     """
 
     rng: random.Random
@@ -114,6 +115,7 @@ class Faults:
     lost_probes: float = 0.0
     unreachable: set[str] = field(default_factory=set)
     forgetful: bool = False
+    broken_adapters: set[str] = field(default_factory=set)
     calls: int = 0  # calls that were begun so far
     met: Counter[Fault] = field(default_factory=Counter)
     _armed: dict[str, list[Fault]] = field(default_factory=dict)

@@ -38,6 +38,8 @@ INVARIANTS: Final[Mapping[str, str]] = {
     "replay": "recorded turns that are decided again give the same plans, byte for byte",
     "convergence": "the pool comes to what is wanted, with nothing left over, and stays there",
     "reload": "a configuration that is faulty, or takes most nodes away unasked, changes nothing",
+    "adapter-held": "no request for an adapter goes to a node that does not hold it",
+    "adapter-unrouted": "no adapter is unloaded from a node that is sent requests for it",
     "operator-obeyed": "what an operator asked to be drained ends",
     "daemon-lives": "no daemon ends by itself",
     "nothing-unhandled": "no task fails and no exception is lost",

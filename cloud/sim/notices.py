@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from cloud.ports import Clock
-from cloud.sim.cloud import Wire
 from cloud.sim.faults import Faults
+from cloud.sim.wire import Wire
 from cloud.sim.world import SimWorld
 from policies.model import TAKES_SPOT, Confidence, Market, Notice, NoticeKind
 from policies.value import replace

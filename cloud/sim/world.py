@@ -56,6 +56,7 @@ class Pace:
     list_lag: tuple[float, float] = (0.2, 2.0)  # launch to the first list that shows the machine
     listed_after_end: float = 120.0
     latency: tuple[float, float] = (0.01, 0.1)  # one way of one call
+    adapter: tuple[float, float] = (0.2, 1.0)  # an engine loads an adapter
     tick: float = 1.0  # s between two looks of nature
     duds: float = 0.0  # share of machines whose engine never comes up
     slow_loads: float = 0.0  # share of machines that load `slower` times as long
@@ -77,7 +78,8 @@ class Machine:
     ended. `answered_at`: when it last answered a look.
     `stillborn`: it ends for that reason when it should run. `ending`: why it ended.
     `started_at`: when it was last asked to start, unless it was stopped since. `foreign`: somebody else
-    launched it and gave it our tags. `requests` are the ends of the requests that it holds.
+    launched it and gave it our tags. `requests` are the ends of the requests that it holds. `adapters`: what
+    its engine holds, by its own names, all of which it last forgot at `forgot_at`.
     """
 
     id: str
@@ -111,6 +113,8 @@ class Machine:
     started_at: float | None = None
     ended_at: float | None = None
     requests: list[float] = field(default_factory=list)
+    adapters: set[str] = field(default_factory=set)
+    forgot_at: float = -math.inf
     shown: Instance | None = None  # as it was last described
 
     @property
@@ -361,6 +365,7 @@ class SimWorld:
             machine.warnings.clear()
             machine.state, machine.until = InstanceState.PENDING, now + self.rng.uniform(*self.pace.start)
             machine.loaded_at = machine.until + self.rng.uniform(*self.pace.reload)
+            machine.adapters.clear()
         machine.started_at = now
 
     def _existing(self, node: str) -> Machine:
@@ -435,6 +440,13 @@ class SimWorld:
         machine.silent_since = None
         machine.revived_at = machine.seen_again_at = self.clock.now()
         self.trace.add("revive", node)
+
+    def forget_adapters(self, node: str) -> None:
+        """Its engine is started again behind our back, so fast that no look sees it away."""
+        machine = self.machines[node]
+        machine.adapters.clear()
+        machine.forgot_at = self.clock.now()
+        self.trace.add("forget adapters", node)
 
     def set_capacity(self, placement: Placement, capacity: int) -> None:
         """How many machines there may be at a placement; those that are there stay."""

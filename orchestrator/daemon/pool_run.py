@@ -299,6 +299,7 @@ class PoolRun:
             clock=footing.clock,
             instances=ports.instances,
             balancers=ports.balancers,
+            engine=ports.engine,
             command=ports.command,
             call_timeout=settings.call_timeout,
             emit=inbox.put,

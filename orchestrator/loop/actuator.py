@@ -23,10 +23,11 @@ from cloud.errors import (
     Uncertain,
 )
 from cloud.logger import structlog
-from cloud.ports import Clock, EngineCommand, Instances, LaunchRequest, LoadBalancer
+from cloud.ports import Clock, Engine, EngineCommand, Instances, LaunchRequest, LoadBalancer
 from orchestrator.loop.last_words import LastWords
 from orchestrator.metrics.calls import counted
-from policies.actions import Action, Cause, Launch, Start, Stop, Terminate
+from policies.actions import Action, Cause, Launch, LoadAdapter, Start, Stop, Terminate, UnloadAdapter
+from policies.adapter_events import AdapterAnswered
 from policies.events import Event, IntentClosed, Outcome, TargetsApplied
 from policies.model import Ending, InstanceState, Placement, TargetPhase, TargetSpec
 
@@ -38,6 +39,9 @@ CALLS_AT_ONCE = 8
 Ends of machines are counted apart: they wait for no launch. As many launches as this wait for EC2's rate less
 long than a call may take, so the rest of a wave waits here and is not refused (`cloud.aws.pacing`).
 """
+
+ADAPTER_WITHIN = 120.0
+"""Seconds that an engine gets to load an adapter, or to unload one: its files may come from afar."""
 
 _RETRY_FIRST, _RETRY_MOST = 0.1, 5.0
 
@@ -77,6 +81,7 @@ class Actuator:
         clock: Clock,
         instances: Instances,
         balancers: tuple[LoadBalancer, ...],
+        engine: Engine,
         command: EngineCommand,
         call_timeout: float,
         emit: Callable[[Event], object],
@@ -86,6 +91,7 @@ class Actuator:
         generations: Mapping[str, int] = {},
     ) -> None:
         self._pool, self._clock, self._instances, self.command = pool, clock, instances, command
+        self._engine = engine
         self._timeout, self._emit, self._leading = call_timeout, emit, leading
         self._slots: defaultdict[tuple[str, bool], asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(CALLS_AT_ONCE)
@@ -119,6 +125,10 @@ class Actuator:
                 where = "" if place is None else place.region
                 call = self._call(action, place, self._slots[where, isinstance(action, Terminate)])
                 task = asyncio.create_task(call, name=f"{action.kind} {action.token}")
+                self._busy[action.token] = task
+                task.add_done_callback(partial(self._forget, action.token))
+            elif isinstance(action, LoadAdapter | UnloadAdapter) and action.token not in self._busy:
+                task = asyncio.create_task(self._adapter_call(action), name=action.token)
                 self._busy[action.token] = task
                 task.add_done_callback(partial(self._forget, action.token))
 
@@ -203,6 +213,41 @@ class Actuator:
         self._emit(
             IntentClosed(at=self._clock.now(), token=action.token, outcome=outcome, node=node, detail=detail)
         )
+
+    async def _adapter_call(self, action: LoadAdapter | UnloadAdapter) -> None:
+        """Ask an engine for an adapter, and report how it went. A policy says how many are asked at once."""
+        failure, certain = "the lease was lost before the call", True
+        try:
+            if self._leading():
+                with counted(self._pool, "engine", str(action.kind)):
+                    async with asyncio.timeout(ADAPTER_WITHIN):
+                        await self._ask_engine(action)
+                failure = ""
+        except TimeoutError:
+            failure, certain = f"no answer within {ADAPTER_WITHIN:.0f} s", False
+        except CloudError as error:
+            failure, certain = str(error) or type(error).__name__, not isinstance(error, Uncertain)
+        except Exception as error:
+            log.exception("call.crashed", kind=str(action.kind), token=action.token)
+            failure, certain = f"{type(error).__name__}: {error}", False
+        if failure:
+            log.warning("call.not_done", kind=str(action.kind), token=action.token, detail=failure)
+        self._emit(
+            AdapterAnswered(
+                at=self._clock.now(),
+                node=action.node,
+                adapter=action.served_as,
+                load=isinstance(action, LoadAdapter),
+                failure=failure,
+                certain=certain,
+            )
+        )
+
+    async def _ask_engine(self, action: LoadAdapter | UnloadAdapter) -> None:
+        if isinstance(action, LoadAdapter):
+            await self._engine.load_adapter(action.address, action.served_as, action.source)
+        else:
+            await self._engine.unload_adapter(action.address, action.served_as)
 
     async def _do(self, action: Launch | Start | Stop | Terminate) -> tuple[Outcome, str, str]:
         """The outcome, the machine, and the provider's words where it has ended already."""

@@ -26,7 +26,21 @@ from orchestrator.loop.tally import Tally, dooms
 from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
 from policies import facts, gpu_health, parts
-from policies.actions import Action, ActionKind, Alarm, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
+from policies.actions import (
+    Action,
+    ActionKind,
+    Alarm,
+    Drain,
+    Launch,
+    LoadAdapter,
+    Plan,
+    Start,
+    Stop,
+    Terminate,
+    Undrain,
+    UnloadAdapter,
+)
+from policies.adapter_events import AdapterAsked, AdapterLost
 from policies.budget import Shares, ask_of
 from policies.decide import decide_for
 from policies.events import (
@@ -63,6 +77,9 @@ _RUNS = frozenset({Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.TERMINATIN
 
 _CALM = (State.OK, State.EMPTY, State.STARTING, State.PAUSED)
 """States that nobody need look after."""
+
+_INTENTS = (IntentOpened, AdapterAsked)
+"""Events that say what is about to be done."""
 
 _DEBOUNCE = 0.01
 """Seconds in which further wake-ups join a turn, unless a notice waits."""
@@ -188,6 +205,7 @@ class Loop:
         if self._shares is not None and self._shares.bounded:
             world = replace(world, grant=self._shares.turn(ask_of(fleet, world, memory)))
         news = self._news(world, memory, fleet)
+        _log(seen)
         self._tally.events((*heard, *seen), self.memory, memory)
         self._tally.tokens(world)
         self.memory = reduce(memory, *news)
@@ -306,8 +324,8 @@ class Loop:
             before = self.memory
             self.memory = reduce(before, *news)
             if not await self._writing.write(news, urgent=True if self._writing.under_way else None):
-                self._writing.void([event for event in news if isinstance(event, IntentOpened)])
-                self.memory = reduce(before, *(e for e in news if not isinstance(e, IntentOpened)))
+                self._writing.void([event for event in news if isinstance(event, _INTENTS)])
+                self.memory = reduce(before, *(e for e in news if not isinstance(e, _INTENTS)))
             elif self._lease.valid():  # a process that was suspended may have lost it since the turn began
                 self._actuator.perform(plan.actions, place_of=self._place_of)
         self._tell(plan, alarms)
@@ -358,13 +376,28 @@ class Loop:
         moving = (Phase.PENDING, Phase.STARTING, Phase.DRAINING, Phase.TERMINATING)
         busy = any(n.phase in moving or n.doomed is not None for n in fleet.nodes)
         draining = frozenset(n.id for n in fleet.nodes if n.drain is not None)
-        self._observer.hurry(on=busy or bool(fleet.launching), draining=draining)
+        self._observer.hurry(
+            on=busy or bool(fleet.launching),
+            draining=draining,
+            routes=_adapters_move(self.pool, self.memory, plan),
+        )
         self._observer.follow(engines(fleet, world))
         metrics.TURNS.labels(self.pool.name).inc()
         metrics.LAST_TURN.labels(self.pool.name).set(snapshot.at)
         if self._on_turn is not None:
             self._on_turn(snapshot)
         return snapshot
+
+
+def _adapters_move(pool: Pool, memory: Memory, plan: Plan) -> bool:
+    """Requests may wait for an adapter that no node holds, or one is being loaded, let go of or unloaded."""
+    if pool.adapters.runtime and not pool.adapters.fit:
+        return True
+    if any(isinstance(action, LoadAdapter | UnloadAdapter) for action in plan.actions):
+        return True
+    kept = {adapter.served_as for adapter in pool.adapters.wanted}
+    records = (a for record in memory.nodes.values() for a in record.adapters)
+    return any(a.call is not None or (a.held and a.adapter not in kept) for a in records)
 
 
 def _log(events: Sequence[Event]) -> None:
@@ -378,6 +411,8 @@ def _log(events: Sequence[Event]) -> None:
                 )
             case GpuCondemned():
                 log.warning("gpu.condemned", node=event.node, urgent=event.urgent, why=event.reason)
+            case AdapterLost():
+                log.warning("adapter.lost", node=event.node, adapter=event.adapter)
             case GpuAcquitted():
                 log.info("gpu.acquitted", node=event.node)
             case PartBack():
@@ -430,6 +465,16 @@ def records(now: float, actions: Sequence[Action]) -> list[Event]:
                         replaces=action.replaces,
                         price=action.price,
                         cause=action.cause,
+                        reason=action.reason,
+                    )
+                )
+            case LoadAdapter() | UnloadAdapter():
+                found.append(
+                    AdapterAsked(
+                        at=now,
+                        node=action.node,
+                        adapter=action.served_as,
+                        load=isinstance(action, LoadAdapter),
                         reason=action.reason,
                     )
                 )

@@ -18,7 +18,9 @@ from cloud.logger import structlog
 from cloud.ports import BalancerView, Clock, Engine, Instances, LoadBalancer, Notices, Offerings
 from orchestrator.loop.gpu_watch import GpuWatch
 from orchestrator.metrics.calls import counted
+from policies.adapter_use import AdapterMeter, together
 from policies.gpu_peers import paced
+from policies.held import Held
 from policies.model import USABLE, EngineReading, Instance, Observed, Offering, Target, TargetState, World
 from policies.service import Service
 from policies.value import replace
@@ -100,12 +102,13 @@ class Observer:
         self._services = {
             b.name: Service(in_path=b.capabilities.in_path, unread_after=pace.unread_after) for b in balancers
         }
+        self._meters: dict[str, AdapterMeter] = {b.name: AdapterMeter() for b in balancers}
         self.incarnations: dict[str, str] = {}
         self._engines: dict[str, EngineReading] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._addresses: dict[str, str] = {}
         self._slots = asyncio.Semaphore(pace.probe_concurrency)
-        self._hurry = asyncio.Event()
+        self._hurry, self._hurry_routes = asyncio.Event(), asyncio.Event()
         self._draining: Set[str] = frozenset()
         self._awake_since = self._beat_at = clock.now()
 
@@ -121,6 +124,7 @@ class Observer:
             offerings=dict(self._offerings),
             heard={source.name: _heard_at(now, source.age()) for source in self._sources},
             gpus=self.gpus.states(self._engines, self._kinds()),
+            adapter_use=together(self._meters.values(), now),
             durable=durable,
             leading=leading,
             epoch=epoch,
@@ -132,30 +136,33 @@ class Observer:
         lists = (view.value for view in self._regions.values())
         return {i.id: (i.placement.instance_type, i.build) for machines in lists for i in machines}
 
-    def hurry(self, *, on: bool, draining: Set[str] = frozenset()) -> None:
+    def hurry(self, *, on: bool, draining: Set[str] = frozenset(), routes: bool = False) -> None:
         """Look at instances and targets at the fast pace while something is starting, leaving or draining.
 
-        Of the nodes in `draining` it is news when they have no request left.
+        Of the nodes in `draining` it is news when they have no request left. `routes`: look at targets alone
+        at that pace, and so at what clients ask for that no node holds.
         """
         self._draining = draining
-        if on:
-            self._hurry.set()
-        else:
-            self._hurry.clear()
+        for event, wanted in ((self._hurry, on), (self._hurry_routes, on or routes)):
+            if wanted:
+                event.set()
+            else:
+                event.clear()
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """The root tasks of the observer by name."""
         looks = {"watch over itself": self._keep_awake(), **self.gpus.tasks()}
         for region in self._regions:
             look = partial(self._look_at_instances, region)
-            looks[f"watch instances {region}".strip()] = self._every(self._pace.instances, look)
+            looks[f"watch instances {region}".strip()] = self._every(
+                self._pace.instances, look, hurry=self._hurry
+            )
         for part in self._offerings:
             look = partial(self._look_at_offerings, part)
-            looks[f"watch prices {part}"] = self._every(self._pace.offerings, look, steady=True)
+            looks[f"watch prices {part}"] = self._every(self._pace.offerings, look)
         for balancer in self._balancers_port:
-            looks[f"watch {balancer.name}"] = self._every(
-                self._pace.targets, partial(self._look_at_targets, balancer)
-            )
+            look = partial(self._look_at_targets, balancer)
+            looks[f"watch {balancer.name}"] = self._every(self._pace.targets, look, hurry=self._hurry_routes)
         return looks
 
     async def stop(self) -> None:
@@ -182,7 +189,7 @@ class Observer:
     # -- looks -------------------------------------------------------------------------------------
 
     async def _every(
-        self, seconds: float, look: Callable[[], Awaitable[bool]], *, steady: bool = False
+        self, seconds: float, look: Callable[[], Awaitable[bool]], *, hurry: asyncio.Event | None = None
     ) -> None:
         """Look for ever; a look that failed is repeated soon, and less soon while it goes on failing."""
         wait = _AFTER_FAILURE
@@ -190,15 +197,15 @@ class Observer:
             began = self._clock.now()
             if await look():
                 wait = _AFTER_FAILURE
-                await self._pause(seconds, steady=steady)
+                await self._pause(seconds, hurry)
             else:
                 took = self._clock.now() - began
                 await self._clock.sleep(max(0.0, min(seconds, wait) - took))
                 wait *= 2.0
 
-    async def _pause(self, seconds: float, *, steady: bool) -> None:
+    async def _pause(self, seconds: float, hurry: asyncio.Event | None) -> None:
         """Wait `seconds`, or only the fast pace once there is a hurry."""
-        if steady:
+        if hurry is None:
             await self._clock.sleep(seconds)
             return
         waited = 0.0
@@ -206,7 +213,7 @@ class Observer:
             step = min(self._pace.hurry, seconds - waited)
             await self._clock.sleep(step)
             waited += step
-            if self._hurry.is_set():
+            if hurry.is_set():
                 return
 
     async def _look_at_instances(self, region: str) -> bool:
@@ -245,6 +252,11 @@ class Observer:
         async def targets() -> tuple[Target, ...]:
             seen = await balancer.observe()
             self.incarnations[balancer.name] = seen.incarnation
+            waited = self._meters[balancer.name].waiting
+            meter = self._meters[balancer.name].read(seen.adapters, self._clock.now())
+            self._meters[balancer.name] = meter
+            if meter.waiting != waited:
+                self._wake()
             self._services[balancer.name] = _service(self._services[balancer.name], seen, self._clock.now())
             return seen.targets
 
@@ -263,7 +275,13 @@ class Observer:
 
     def _shown(self, targets: tuple[Target, ...]) -> Set[tuple[object, ...]]:
         """What of a balancer's view is news when it changes: requests come and go all the time."""
-        return {(t.id, t.address, t.state, t.id in self._draining and not t.in_flight) for t in targets}
+        return {
+            (
+                *(t.id, t.address, t.state, t.id in self._draining and not t.in_flight),
+                *(t.adapters, _done(t), t.adapters_leaving),
+            )
+            for t in targets
+        }
 
     async def _look(
         self,
@@ -328,6 +346,16 @@ class Observer:
             if _notable(previous, reading, draining=node in self._draining):
                 self._wake()
             await self._clock.sleep(self._pace.engines)
+
+
+def _done(target: Target) -> tuple[Held, ...]:
+    """Revisions of adapters that get no new requests, and have no others left."""
+    rows, seen, found = target.adapters or (), set[str](), list[Held]()
+    for held, in_flight in zip(rows, target.adapter_in_flight, strict=False):
+        if held.name in seen and not in_flight:
+            found.append(held)
+        seen.add(held.name)
+    return tuple(found)
 
 
 def _heard_at(now: float, age: float) -> float | None:

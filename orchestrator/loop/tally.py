@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.metrics import metrics
+from policies.adapter_events import AdapterAnswered, AdapterLost
 from policies.events import BootFailed, Event, NodeGone, NodeIdle, NodeReady, NoticeSeen, TargetsApplied
 from policies.memory import Memory, Swap
 from policies.model import Market, Notice, NoticeKind, TargetPhase, World
@@ -38,6 +39,7 @@ class Tally:
         self._drained = metrics.DRAIN_SECONDS.labels(pool)
         self._boots = {str(m): metrics.BOOT_SECONDS.labels(pool, str(m)) for m in Market}
         self._boots_failed = {str(m): metrics.BOOTS_FAILED.labels(pool, str(m)) for m in Market}
+        self._lost = metrics.ADAPTERS_LOST.labels(pool)
         self._stages = {stage: metrics.SWAP_SECONDS.labels(pool, stage) for stage in _STAGES}
 
     def notice(self, event: NoticeSeen, *, known: bool, first: bool) -> None:
@@ -81,6 +83,11 @@ class Tally:
                 self._gone(event, before)
             elif isinstance(event, BootFailed) and all(b.node != event.node for b in before.failed_boots):
                 self._boots_failed[str(event.placement.market)].inc()
+            elif isinstance(event, AdapterAnswered):
+                call, outcome = "load" if event.load else "unload", "failed" if event.failure else "done"
+                metrics.ADAPTER_CALLS.labels(self._pool, call, outcome).inc()
+            elif isinstance(event, AdapterLost):
+                self._lost.inc()
             elif isinstance(event, NodeReady) and event.node in after.nodes:
                 record = after.nodes[event.node]
                 self._boots[str(record.placement.market)].observe(event.at - record.started_at)

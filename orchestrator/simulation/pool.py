@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from cloud.ports import EngineSpec
+from cloud.sim.adapters import AdapterTraffic, AdapterWatch, Asking
 from cloud.sim.balancer import SimBalancer, TargetTable, Traffic
 from cloud.sim.beyond import Beyond
 from cloud.sim.books import Books
@@ -71,6 +72,11 @@ class SimPool:
             rng=draws(seed, f"traffic{name}"),
             traffic=traffic if traffic is not None else Traffic(),
         )
+        asked = traffic if traffic is not None else Traffic()
+        if pool.adapters.wanted:
+            names = [adapter.name for adapter in pool.adapters.wanted]
+            asking = Asking(names=names, skew=asked.skew, share=asked.adapters, seconds=asked.seconds)
+            self.table.adapters = AdapterTraffic(self.world, asking, draws(seed, f"adapters{name}"))
         self.checker = Checker(self.world, [self.table], pool, daemon=daemon, bounds=bounds)
         self.limits = Limits(
             self.world,
@@ -82,6 +88,15 @@ class SimPool:
             hidden=self.checker.hidden,
             together=together,
         )
+        if self.table.adapters is not None:
+            AdapterWatch(
+                self.world,
+                self.table.adapters,
+                lambda: self.table.targets,
+                checked=self.checked,
+                report=self.checker.report,
+                forgotten=(bounds or Bounds()).see_loss,
+            )
         self.vain = InVain(pool, checked=self.checked, report=self.checker.report)
         Beyond(
             self.world,

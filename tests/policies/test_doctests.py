@@ -27,6 +27,7 @@ WORDS = {
     "grant": "what pools ask of a shared budget",
     "service": "how a balancer serves clients",
     "held": "adapters, wanted and held",
+    "adapter_events": "what may arrive of adapters",
     "cost_rows": "what a cost report is made from",
     "plain_text": "text from outside, made safe",
 }

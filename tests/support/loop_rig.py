@@ -139,7 +139,7 @@ class Eyes:
             epoch=epoch,
         )
 
-    def hurry(self, *, on: bool, draining: Set[str]) -> None:
+    def hurry(self, *, on: bool, draining: Set[str], routes: bool) -> None:
         self.hurried = on
 
     def follow(self, addresses: Mapping[str, str]) -> None:

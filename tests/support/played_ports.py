@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapter_engine import HoldingEngine
+
 from cloud.errors import Denied
 from cloud.ports import BalancerView, Capabilities, Clock, EngineCommand, LaunchRequest
 from orchestrator.loop.actuator import Actuator
@@ -88,6 +90,7 @@ def hands_of(clock: Clock, machines: Machines, heard: list[Event], leading: bool
         clock=clock,
         instances=machines,
         balancers=(),
+        engine=HoldingEngine(clock),
         command=COMMAND,
         call_timeout=10.0,
         emit=heard.append,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from adapter_engine import HoldingEngine
 from played_ports import COMMAND, Machines, Play
 
 from cloud.agent_receiver import BootCheck, BootReport, NodeReport
@@ -83,6 +84,7 @@ def test_the_reason_of_a_failed_boot_has_what_its_node_said(play: Play) -> None:
             clock=clock,
             instances=Machines(clock),
             balancers=(),
+            engine=HoldingEngine(clock),
             command=COMMAND,
             call_timeout=10.0,
             emit=told.append,

@@ -22,7 +22,7 @@ from orchestrator.journal.codec import (
     encode_memory,
     printable,
 )
-from policies import events
+from policies import adapter_events, events
 from policies.memory import Memory, reduce
 from policies.model import Confidence, Notice, NoticeKind
 
@@ -60,10 +60,12 @@ def test_every_event_has_a_name() -> None:
     assert {kind.__name__ for kind in get_args(events.Event)} == set(EVENT_TYPES)
     declared = {
         value
-        for value in vars(events).values()
+        for module in (events, adapter_events)
+        for value in vars(module).values()
         if dataclasses.is_dataclass(value) and isinstance(value, type)
     }
-    declared = {kind for kind in declared if kind.__module__ == events.__name__}
+    modules = (events.__name__, adapter_events.__name__)
+    declared = {kind for kind in declared if kind.__module__ in modules}
     assert declared == set(EVENT_TYPES.values())
 
 

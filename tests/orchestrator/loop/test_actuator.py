@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from adapter_engine import HoldingEngine
 from played_ports import COMMAND, Machines, Play, hands_of
 
 from cloud.errors import (
@@ -229,6 +230,7 @@ def test_a_call_that_waited_until_the_lease_was_lost_is_not_made(play: Play) -> 
             clock=clock,
             instances=machines,
             balancers=(),
+            engine=HoldingEngine(clock),
             command=COMMAND,
             call_timeout=10.0,
             emit=heard.append,

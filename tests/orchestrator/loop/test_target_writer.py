@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from adapter_engine import HoldingEngine
 from played_ports import COMMAND, Balancer, Machines, Play, targets
 
 from cloud.errors import Uncertain
@@ -230,6 +231,7 @@ def test_balancers_are_written_beside_each_other(play: Play) -> None:
             clock=clock,
             instances=Machines(clock),
             balancers=(good, bad),
+            engine=HoldingEngine(clock),
             command=COMMAND,
             call_timeout=2.0,
             emit=lambda _: None,

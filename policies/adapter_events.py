@@ -1,0 +1,40 @@
+"""Facts about adapters on nodes. `adapter` is the engine's name of one: `policies.held.Adapter.served_as`."""
+
+from __future__ import annotations
+
+from policies.value import value
+
+
+@value
+class AdapterAsked:
+    """An engine is about to be asked to `load` an adapter, or else to unload it. Written before the call."""
+
+    at: float
+    node: str
+    adapter: str
+    load: bool
+    reason: str
+
+
+@value
+class AdapterAnswered:
+    """Such a call came back. `failure`: why it was not done, empty where it was.
+
+    What was loaded was seen to make a token, or the like. `certain`: a failed call surely did nothing.
+    """
+
+    at: float
+    node: str
+    adapter: str
+    load: bool
+    failure: str = ""
+    certain: bool = True
+
+
+@value
+class AdapterLost:
+    """An engine does not list an adapter that it held: it was started again, or somebody unloaded it."""
+
+    at: float
+    node: str
+    adapter: str

@@ -1,0 +1,310 @@
+"""Adapters of nodes over many turns: loaded before they are routed, unrouted before they are unloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from adapter_engines import AdapterEngines, adapters
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.actions import LoadAdapter, UnloadAdapter
+from policies.adapter_set import GIVEN_UP_AFTER
+from policies.held import AdapterRules, AdapterUse
+from policies.model import TargetPhase
+
+SQL, LAW = adapters("sql", "law")
+
+Stage = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def stage(toy_cloud: Stage, quick: Stage) -> Stage:
+    """Makes toy clouds whose engines load adapters."""
+
+    @dataclass
+    class AdapterCloud(AdapterEngines, type(toy_cloud())):  # type: ignore[misc]
+        pass
+
+    def make(replicas: int, *names: str, slots: int | None = None, **settings: Any) -> Any:
+        rules = AdapterRules(wanted=adapters(*names), slots=slots)
+        return AdapterCloud(quick(replicas, spot_share=1.0, adapters=rules), **settings)
+
+    return make
+
+
+def ready(cloud: Any) -> Any:
+    cloud.settle()
+    cloud.run(20.0)
+    assert not cloud.violations
+    return cloud
+
+
+def test_a_node_is_no_target_before_it_holds_all_and_then_gets_requests_for_all(stage: Stage) -> None:
+    cloud = stage(2, "sql", "law")
+    while len(cloud.active()) < 2:
+        cloud.turn()
+        for node in cloud.active():
+            assert cloud.routed(node) == [SQL.served_as, LAW.served_as]
+        assert cloud.now < 1200.0
+    assert not cloud.violations
+
+
+def test_what_cannot_be_loaded_keeps_no_node_out_for_ever_and_is_said(stage: Stage) -> None:
+    cloud = stage(1, "sql", "law", broken={LAW.served_as})
+    cloud.settle()
+    cloud.run(60.0)
+    (node,) = cloud.active()
+    assert cloud.routed(node) == [SQL.served_as]
+    tries = [c for c in cloud.calls if c.served_as == LAW.served_as]
+    assert GIVEN_UP_AFTER <= len(tries) < 12
+    assert any("law" in note and "rank 64" in note for note in cloud.turn().notes)
+    cloud.broken.clear()
+    cloud.run(130.0)
+    assert cloud.routed(node) == [SQL.served_as, LAW.served_as]
+    assert not cloud.violations
+
+
+def test_an_engine_that_was_started_again_is_no_target_for_its_adapters_and_gets_them_again(
+    stage: Stage,
+) -> None:
+    cloud = ready(stage(2, "sql", "law"))
+    node, other = cloud.active()
+    cloud.forget(node)
+    plan = cloud.turn()
+    assert cloud.routed(node) == []
+    assert cloud.routed(other) == [SQL.served_as, LAW.served_as]
+    assert {a.served_as for a in plan.actions if isinstance(a, LoadAdapter)} == {SQL.served_as, LAW.served_as}
+    assert node in cloud.active(), "the model itself is served on"
+    cloud.run(10.0)
+    assert cloud.routed(node) == [SQL.served_as, LAW.served_as]
+    assert not cloud.violations
+
+
+def test_one_that_is_configured_later_is_loaded_everywhere_and_one_that_is_no_more_goes(stage: Stage) -> None:
+    cloud = ready(stage(2, "sql"))
+    cloud.want(SQL, LAW)
+    cloud.run(10.0)
+    assert all(cloud.routed(node) == [SQL.served_as, LAW.served_as] for node in cloud.active())
+    cloud.want(LAW)
+    cloud.run(10.0)
+    assert all(cloud.routed(node) == [LAW.served_as] for node in cloud.active())
+    assert all(held == {LAW.served_as} for held in cloud.held.values())
+    cloud.want()
+    cloud.run(10.0)
+    assert all(held == set() for held in cloud.held.values())
+    assert not cloud.violations
+
+
+def test_requests_in_flight_keep_what_is_let_go_of_loaded(stage: Stage) -> None:
+    cloud = ready(stage(1, "sql"))
+    (node,) = cloud.active()
+    cloud.busy[node, SQL.served_as] = 1
+    cloud.want()
+    cloud.run(60.0)
+    assert cloud.routed(node) == []
+    assert cloud.held[node] == {SQL.served_as}
+    cloud.busy.clear()
+    cloud.run(10.0)
+    assert cloud.held[node] == set()
+    assert not cloud.violations
+
+
+def test_a_new_revision_is_loaded_everywhere_before_any_node_gets_requests_for_it(stage: Stage) -> None:
+    cloud = ready(stage(3, "sql"))
+    (new,) = adapters("sql", revision="2")
+    cloud.broken.add(new.served_as)
+    nodes = cloud.active()
+    cloud.busy[nodes[0], SQL.served_as] = 2
+    cloud.want(new)
+    cloud.run(20.0)
+    assert all(cloud.routed(node) == [SQL.served_as] for node in nodes), "nobody can load it"
+    cloud.broken.clear()
+    seen = set()
+    for _ in range(40):
+        cloud.turn()
+        firsts = {cloud.routed(node)[0] for node in nodes}
+        assert len(firsts) == 1, "all at once"
+        seen |= firsts
+    assert seen == {SQL.served_as, new.served_as}
+    assert cloud.routed(nodes[1]) == [new.served_as, SQL.served_as], "streams of the old one can go on"
+    assert cloud.held[nodes[0]] == {SQL.served_as, new.served_as}
+    cloud.busy.clear()
+    cloud.run(20.0)
+    assert all(cloud.routed(node) == [new.served_as] for node in nodes)
+    assert all(cloud.held[node] == {new.served_as} for node in nodes)
+    assert not cloud.violations
+
+
+def test_a_node_that_cannot_load_a_new_revision_leaves_its_requests_to_the_others(stage: Stage) -> None:
+    cloud = ready(stage(2, "sql"))
+    (new,) = adapters("sql", revision="2")
+    bad, good = cloud.active()
+    load = cloud._adapter
+
+    def fails(action):
+        answer = load(action)
+        if action.node == bad and action.served_as == new.served_as:
+            cloud.held[bad].discard(new.served_as)
+            return replace(answer, failure="the file is not there")
+        return answer
+
+    cloud._adapter = fails
+    cloud.want(new)
+    cloud.run(40.0)
+    assert (cloud.routed(bad), cloud.routed(good)) == ([], [new.served_as])
+    assert {bad, good} == set(cloud.active())
+    assert not cloud.violations
+
+
+def test_a_request_that_waits_has_its_adapter_loaded_once_and_the_least_used_makes_way(stage: Stage) -> None:
+    cloud = stage(2, "a", "b", "c", "d", "e", slots=2)
+    cloud.asking = {n: AdapterUse(asked=10.0 - i) for i, n in enumerate("abcd")}
+    ready(cloud)
+    before = {node: set(held) for node, held in cloud.held.items()}
+    assert set().union(*before.values()) == {a.served_as for a in adapters("a", "b", "c", "d")}
+    cloud.asking["e"] = AdapterUse(asked=8.5, waiting=True)
+    cloud.calls.clear()
+    cloud.run(30.0)
+    (e,) = adapters("e")
+    assert [c.served_as for c in cloud.calls if isinstance(c, LoadAdapter)] == [e.served_as]
+    assert [c.served_as for c in cloud.calls if isinstance(c, UnloadAdapter)] == [adapters("d")[0].served_as]
+    assert sum(e.served_as in cloud.routed(node) for node in cloud.active()) == 1
+    assert not cloud.violations
+
+
+def test_a_full_node_loads_beside_what_makes_way_so_that_nothing_is_unrouted_in_vain(stage: Stage) -> None:
+    cloud = stage(1, "a", "b", slots=1)
+    cloud.asking = {"a": AdapterUse(asked=5.0)}
+    ready(cloud)
+    (node,) = cloud.active()
+    a, b = adapters("a", "b")
+    cloud.broken.add(b.served_as)
+    cloud.asking["b"] = AdapterUse(asked=6.0, waiting=True)
+    for _ in range(20):
+        cloud.turn()
+        assert cloud.routed(node) == [a.served_as]
+    assert not cloud.violations
+
+
+def test_nothing_is_loaded_while_the_pool_is_paused_or_another_daemon_leads(stage: Stage) -> None:
+    cloud = ready(stage(1, "sql"))
+    (node,) = cloud.active()
+    cloud.pause()
+    cloud.turn()
+    cloud.forget(node)
+    cloud.calls.clear()
+    cloud.run(10.0)
+    assert cloud.calls == []
+    cloud.resume()
+    cloud.run(10.0)
+    assert cloud.held[node] == {SQL.served_as}
+    for flag in ("leading", "durable"):
+        setattr(cloud, flag, False)
+        cloud.calls.clear()
+        cloud.forget(node)
+        cloud.run(10.0)
+        assert cloud.calls == []
+        setattr(cloud, flag, True)
+        cloud.run(10.0)
+        assert cloud.held[node] == {SQL.served_as}
+
+
+def test_a_daemon_that_starts_takes_nothing_away_and_asks_again_for_what_was_under_way(stage: Stage) -> None:
+    cloud = ready(stage(2, "sql", "law"))
+    routed = {node: cloud.routed(node) for node in cloud.active()}
+    cloud.restart()
+    cloud.probing = False
+    for _ in range(5):
+        cloud.turn()
+        assert {node: cloud.routed(node) for node in cloud.active()} == routed
+    cloud.probing = True
+    (new,) = adapters("new")
+    cloud.want(SQL, LAW, new)
+    cloud.turn()
+    cloud.restart()  # its answers never come
+    cloud.run(20.0)
+    assert all(new.served_as in cloud.routed(node) for node in cloud.active())
+    assert not cloud.violations
+
+
+def test_a_journal_that_is_lost_takes_no_adapter_out_of_the_set(stage: Stage) -> None:
+    cloud = ready(stage(2, "sql", "law"))
+    routed = {node: cloud.routed(node) for node in cloud.active()}
+    cloud.memory = type(cloud.memory)()
+    cloud.restart()
+    for _ in range(20):
+        cloud.turn()
+        assert {node: cloud.routed(node) for node in cloud.active()} == routed
+    assert not cloud.violations
+
+
+def test_answers_that_get_lost_lead_to_more_tries_and_to_the_same_end(stage: Stage) -> None:
+    cloud = stage(2, "sql", "law", losing_loads=True)
+    cloud.run(60.0)
+    cloud.losing_loads = False
+    cloud.settle()
+    cloud.run(130.0)
+    assert all(cloud.routed(node) == [SQL.served_as, LAW.served_as] for node in cloud.active())
+    assert not cloud.violations
+
+
+def test_a_gateway_that_cannot_route_adapters_is_said(stage: Stage) -> None:
+    cloud = stage(1, "sql", counts=False)
+    ready(cloud)
+    assert any("cannot route adapters" in note for note in cloud.turn().notes)
+
+
+def test_a_pool_without_adapters_says_and_does_nothing_about_them(stage: Stage) -> None:
+    cloud = ready(stage(2))
+    assert cloud.calls == []
+    assert not any("adapter" in note for note in cloud.turn().notes)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_whatever_happens_nothing_is_routed_that_is_not_held_nor_unloaded_that_is(
+    stage: Stage, data: Any
+) -> None:
+    """Engines that forget, calls that fail, other sets, other use, reclaims and restarts in any order."""
+    names = "abcdef"
+    slots = data.draw(st.sampled_from([None, 2, 3]))
+    cloud = stage(2, *names, slots=slots)
+    for _ in range(data.draw(st.integers(5, 15))):
+        deed = data.draw(
+            st.sampled_from(["none", "forget", "want", "ask", "restart", "break", "lose", "reclaim"])
+        )
+        if deed == "forget" and cloud.active():
+            node = data.draw(st.sampled_from(cloud.active()))
+            cloud.forget(node)
+            cloud.turn()
+            cloud.violations = [
+                v for v in cloud.violations if f"routed to {node}" not in v
+            ]  # until it is seen
+        elif deed == "want":
+            revision = data.draw(st.sampled_from("12"))
+            wanted = data.draw(st.lists(st.sampled_from(names), unique=True))
+            cloud.want(*adapters(*wanted, revision=revision), slots=slots)
+        elif deed == "ask":
+            name = data.draw(st.sampled_from(names))
+            cloud.asking[name] = AdapterUse(asked=data.draw(st.integers(1, 50)) * 1.0, waiting=True)
+        elif deed == "restart":
+            cloud.restart()
+        elif deed == "break":
+            cloud.broken = {a.served_as for a in adapters(*data.draw(st.lists(st.sampled_from(names))))}
+        elif deed == "lose":
+            cloud.losing_loads = not cloud.losing_loads
+        elif deed == "reclaim" and cloud.active():
+            cloud.reclaim(data.draw(st.sampled_from(cloud.active())), 20.0)
+        cloud.run(data.draw(st.sampled_from([2.0, 4.0, 10.0])))
+        assert not cloud.violations
+    cloud.losing_loads, cloud.broken = False, set()
+    cloud.run(160.0)
+    assert not cloud.violations
+    wanted = [a.served_as for a in cloud.pool.adapters.wanted]
+    for node, target in cloud.targets.items():
+        if target.phase is TargetPhase.ACTIVE and cloud.pool.adapters.fit:
+            assert cloud.routed(node) == wanted
