@@ -51,6 +51,9 @@ SIZE: Final = Reload(Effect.NOW, resizes=True)
 GATEWAY: Final = Reload(Effect.GATEWAY, gateway=True)
 """The gateway takes it up when it is replaced; the daemon passes over it."""
 
+BOTH: Final = Reload(Effect.NOW, gateway=True)
+"""The daemon takes it up at once, and the gateway when it is replaced."""
+
 RESTART: Final = Reload(Effect.RESTART)
 """The daemon made its connections, files or listeners from it."""
 

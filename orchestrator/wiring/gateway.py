@@ -67,6 +67,8 @@ def _gate(name: str, pool: PoolConfig) -> PoolGate:
         name=name,
         served=pool.served_name,
         adapters=adapters(pool.engine.args),
+        loaded=tuple(pool.adapters),
+        numbered=row.capabilities.adapters == "request" and bool(pool.adapters),
         task=task_of(pool),
         ranking=None if row.ranking.every else row.ranking,
         tells_ids=row.capabilities.token_ids == "exact",  # noqa: S105 - ids of tokens of a text

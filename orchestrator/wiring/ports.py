@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cloud.agent_keys import NodeKeys
 from cloud.agent_receiver import AgentReceiver
@@ -39,6 +39,7 @@ from cloud.ports import (
 )
 from orchestrator.config.checks.balancer import keep_alive
 from orchestrator.config.load import Config
+from orchestrator.config.tables.adapters import adapter_rules
 from orchestrator.config.tables.pool import PoolConfig
 from policies.model import Instance
 
@@ -155,7 +156,17 @@ def engine_spec(pool: PoolConfig) -> EngineSpec:
         executable=pool.engine.executable,
         drain_budget=pool.drain.budget,
         keep_alive=keep_alive(pool),
+        **_adapters(pool),
     )
+
+
+def _adapters(pool: PoolConfig) -> dict[str, Any]:
+    """What the engine is told of adapters at its start: those that it has then, or how many will come."""
+    rules = adapter_rules(pool.engine.kind, pool.adapters, pool.adapter_slots, pool.engine.args)
+    if not rules.runtime:
+        return {"adapters": tuple(adapter.location for adapter in rules.wanted)}
+    comes = bool(rules.wanted) or pool.adapter_slots is not None
+    return {"adapter_room": rules.slots if comes else 0}
 
 
 def connect(config: Config, clock: Clock) -> Ports:

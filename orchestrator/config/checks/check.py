@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cloud.engines.dialect import PROGRAMS
+from orchestrator.config.checks.adapters import adapter_errors, adapter_warnings
 from orchestrator.config.checks.agents import agents_errors, agents_warnings
 from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
@@ -58,6 +59,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
         errors += type_errors(("pool", name), pool)
+        errors += adapter_errors(("pool", name), pool)
         for each in (engine_errors, kind_errors):
             errors += on_each_type(each, ("pool", name), pool)
         if role in ("daemon", "any"):
@@ -65,6 +67,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
             errors += missing_cap(("pool", name), pool, () if errors else stated_offerings(pool))
     for name, pool in () if errors else parsed.pool.items():
         errors += cost_errors(("pool", name), pool, stated_offerings(pool))
+        warnings += adapter_warnings(("pool", name), pool)
         for each in (engine_warnings, kind_warnings):
             warnings += on_each_type(each, ("pool", name), pool)
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, parsed, role)]

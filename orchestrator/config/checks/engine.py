@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cloud.engines.flags import GPUS, flag_value, has_flag
+from cloud.engines.flags import ADAPTER_RANK, ADAPTERS_AT_ONCE, GPUS, flag_value, has_flag
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
@@ -110,7 +110,9 @@ def need_of(pool: PoolConfig) -> Need | None:
     parameters = parameters_in(pool.model) if known is None else known.parameters
     if pool.engine.kind != "vllm" or parameters is None:
         return None
-    adapts = has_flag(pool.engine.args, "--enable-lora")
+    ours = bool(pool.adapters) or pool.adapter_slots is not None
+    adapts = ours or has_flag(pool.engine.args, "--enable-lora")
+    places = min(ADAPTERS_AT_ONCE, pool.as_pool("").adapters.slots or 1) if ours else _SLOTS
     return Need(
         parameters=parameters,
         context=tokens(_flag(pool, "--max-model-len"))
@@ -118,8 +120,8 @@ def need_of(pool: PoolConfig) -> Need | None:
         form=_form(f"{_flag(pool, '--quantization')} {pool.model}", known),
         shape=known,
         cache_bits=8 if _flag(pool, "--kv-cache-dtype").startswith("fp8") else 16,
-        slots=_whole(_flag(pool, "--max-loras"), _SLOTS) if adapts else 0,
-        rank=_whole(_flag(pool, "--max-lora-rank"), _RANK),
+        slots=_whole(_flag(pool, "--max-loras"), places) if adapts else 0,
+        rank=_whole(_flag(pool, "--max-lora-rank"), ADAPTER_RANK if ours else _RANK),
         graphs=not has_flag(pool.engine.args, "--enforce-eager"),
         blocks=known.block if known is not None and _in_blocks(pool.model) else 0,
     )

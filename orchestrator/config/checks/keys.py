@@ -79,7 +79,7 @@ def unserved_models(names: Iterable[str], pools: Iterable[PoolConfig], patterns:
     """
     known = {*names}
     for pool in pools:
-        known |= {pool.served_name, *adapters(pool.engine.args)}
+        known |= {pool.served_name, *adapters(pool.engine.args), *pool.adapters}
     return [each for each in patterns if not any(fnmatchcase(name, each) for name in known)]
 
 

@@ -64,7 +64,7 @@ def route_warnings(parsed: ConfigFile) -> Iterator[Found]:
 
 def served_names(pool: PoolConfig) -> tuple[str, ...]:
     """All names that the pool's nodes answer to: its model's, then those of its adapters."""
-    return (pool.served_name, *adapters(pool.engine.args))
+    return (pool.served_name, *adapters(pool.engine.args), *pool.adapters)
 
 
 def implicit_names(pools: Pools, routes: Sequence[RouteConfig]) -> dict[str, list[str]]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from cloud.engines.flags import overridden
-from orchestrator.config.reload import GATEWAY, NOW, SHARED, SIZE
+from orchestrator.config.reload import BOTH, GATEWAY, NOW, SHARED, SIZE
+from orchestrator.config.tables.adapters import MOST_ADAPTERS, adapter_rules
 from orchestrator.config.tables.agents import AgentsTable
 from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.charge import ChargeTable
@@ -330,6 +331,22 @@ class PoolConfig(Section):
         "llamacpp, where it is a GGUF file or the USER/NAME:QUANTISATION of a hub.",
         examples=["meta-llama/Llama-3.1-8B-Instruct"],
     )
+    adapters: Annotated[Texts, BOTH] = Field(
+        default={},
+        description="Adapters (LoRA) of the model by the names that clients ask for: where the engine finds "
+        "each, a folder or file of the node, with @REVISION at its end if you like. Another source or "
+        "revision of a name is loaded beside the one before and then takes its place.",
+        examples=[{"sql": "/srv/lora/sql@2026-11-30"}],
+    )
+    adapter_slots: Annotated[int | None, NOW] = Field(
+        default=None,
+        ge=1,
+        le=MOST_ADAPTERS,
+        description="How many adapters a node holds at most, where there are more than that. What is not "
+        "written is what --max-cpu-loras or --max-loras says, else 64. New nodes start with room for it.",
+        examples=[32],
+        json_schema_extra={"default": None},
+    )
     accepted: Annotated[Listed[Advice], NOW] = Field(
         default=(),
         description="Advice of `validate` and `doctor` that is meant otherwise: it is not given again.",
@@ -448,6 +465,9 @@ def wanted_pool(settings: PoolConfig, name: str) -> Pool:
         standby=StandbyRules(**rules("standby")),
         placement=PlacementRules(**rules("placement")),
         rebalance=RebalanceRules(**rules("rebalance")),
+        adapters=adapter_rules(
+            settings.engine.kind, settings.adapters, settings.adapter_slots, settings.engine.args
+        ),
         gpu=GpuRules(**{k: v for k, v in rules("gpu").items() if k != "dcgm_port"}),
         adaptive=_adaptive_rules(settings),
         limits=Limits(**rules("limits")),
