@@ -56,6 +56,8 @@ _COME_AND_GO = (
     metrics.TARGETS,
     metrics.TARGETS_DIFFER,
     metrics.ENGINE_RATE,
+    metrics.ADAPTER_NODES,
+    metrics.ADAPTER_MISSING,
     *metrics.OF_GPUS,
     metrics.NODE_REPORT_AGE,
 )
@@ -161,6 +163,7 @@ def publish_all(
     publish_money(snapshot, totals)
     publish_nodes(snapshot)
     publish_swaps(snapshot)
+    publish_adapters(snapshot)
     publish_balancers(snapshot)
     publish_reports(snapshot, reports)
     gpus.publish(snapshot, seen)
@@ -205,6 +208,25 @@ def publish_pool(snapshot: Snapshot, *, down: str = "") -> None:
     for part in parts(world):
         if part.kind not in (PartKind.NOTICES, PartKind.PRICES):  # which tell their age themselves
             metrics.OBSERVATION_AGE.labels(pool, str(part.kind), part.name).set(part.age(now))
+
+
+def publish_adapters(snapshot: Snapshot) -> None:
+    """Who holds which adapter, and who lacks one."""
+    pool, nodes = snapshot.fleet.pool, snapshot.memory.nodes
+    active = [t for t in snapshot.plan.targets if t.phase is TargetPhase.ACTIVE]
+    for adapter in pool.adapters.wanted:
+        holds = {t.id for t in active if any(held.name == adapter.name for held in t.adapters)}
+        lacks = [
+            t.id
+            for t in active
+            if t.id not in holds
+            and (
+                pool.adapters.fit
+                or (t.id in nodes and any(a.fails(adapter.served_as) for a in nodes[t.id].adapters))
+            )
+        ]
+        metrics.ADAPTER_NODES.labels(pool.name, adapter.name).set(len(holds))
+        metrics.ADAPTER_MISSING.labels(pool.name, adapter.name).set(len(lacks))
 
 
 def publish_market(snapshot: Snapshot) -> None:

@@ -278,8 +278,16 @@ def _node(node: Node, world: World, target: str | None, memory: Memory) -> views
         launched_at=node.launched_at,
         token=node.token,
         build=node.build,
+        adapters=_adapters(node.id, world),
         continuation=_continuation(node.id, world),
     )
+
+
+def _adapters(node: str, world: World) -> list[str]:
+    """What balancers send it requests for."""
+    shown = (t for view in world.balancers.values() for t in view.value if t.id == node)
+    rows = (f"{held.name}@{held.revision}" for target in shown for held in target.adapters or ())
+    return list(dict.fromkeys(rows))
 
 
 def _continuation(node: str, world: World) -> views.ContinuationView | None:

@@ -188,6 +188,26 @@ BOOTS_FAILED = _counter(
     "boots_failed_total", "Machines that were given up, or ended, before they were ready.", "pool", "market"
 )
 
+# -- adapters ---------------------------------------------------------------------------------------------
+
+ADAPTER_NODES = _gauge("adapter_nodes", "Nodes that get requests for an adapter.", "pool", "adapter")
+ADAPTER_MISSING = _gauge(
+    "adapter_missing_nodes",
+    "Nodes that serve, should hold an adapter and cannot be given it, or were not yet.",
+    "pool",
+    "adapter",
+)
+ADAPTER_CALLS = _counter(
+    "adapter_calls_total",
+    "Calls on engines to load or unload adapters, by outcome.",
+    "pool",
+    "call",
+    "outcome",
+)
+ADAPTERS_LOST = _counter(
+    "adapters_lost_total", "Adapters that an engine held and was then seen not to hold.", "pool"
+)
+
 # -- balancers --------------------------------------------------------------------------------------------
 
 TARGETS = _gauge("balancer_targets", "Targets that a balancer shows, by state.", "pool", "balancer", "state")

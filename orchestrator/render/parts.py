@@ -278,6 +278,7 @@ def node_card(node: NodeView) -> list[RenderableType]:
         ("target", target),
         ("requests", load),
         ("continues", _continues_in_words(node)),
+        *((("adapters", ", ".join(node["adapters"])),) if node.get("adapters") else ()),
         ("address", node["address"] or "not known yet"),
         (
             "launched",

@@ -124,6 +124,7 @@ class NodeView(TypedDict):
     launched_at: float
     token: Annotated[str, "idempotency token of its launch"]
     build: Annotated[str, "stands for what it was launched to run; empty where nobody can tell"]
+    adapters: Annotated[list[str], "those that it gets requests for, each with its revision"]
     continuation: Annotated[
         ContinuationView | None, "null while no gateway has asked its engine, or where no gateway is used"
     ]

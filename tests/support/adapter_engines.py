@@ -125,6 +125,4 @@ class AdapterEngines:
                     self.violations.append(f"{name} is routed to {node}, which does not hold it")
         for node, held in self.held.items():
             if slots is not None and len(held) > slots + beside(slots):
-                self.violations.append(
-                    f"{node} holds {len(held)} of {slots}"
-                )
+                self.violations.append(f"{node} holds {len(held)} of {slots}")

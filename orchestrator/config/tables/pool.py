@@ -29,6 +29,7 @@ from orchestrator.config.types import (
     MoneyOrUnlimited,
     Section,
     Share,
+    Texts,
     duration_key,
     path_key,
     revised,

@@ -322,6 +322,12 @@ CASES: dict[str, Case] = {
         labels={"pool": "a", "node": "i-1", "remedy": "reset"},
         after="30s",
     ),
+    "OrchestratorAdapterMissing": Case(
+        fires={'orchestrator_adapter_missing_nodes{pool="a",adapter="sql"}': always(1)},
+        not_with={'orchestrator_adapter_missing_nodes{pool="a",adapter="sql"}': "1x16 0x900"},
+        labels={"pool": "a", "adapter": "sql"},
+        after="5m",
+    ),
     "OrchestratorGpuThrottled": Case(
         fires={'orchestrator_node_throttled_seconds{pool="a",node="i-1"}': rising(15)},
         not_with={'orchestrator_node_throttled_seconds{pool="a",node="i-1"}': "0+15x16 0x900"},
