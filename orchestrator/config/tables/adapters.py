@@ -25,6 +25,6 @@ def adapter_rules(
     given = next((int(value) for value in flags if value is not None and value.isdecimal()), 0)
     return AdapterRules(
         wanted=tuple(Adapter(name=name, source=source) for name, source in adapters.items()),
-        slots=(slots or given or ROOM) if runtime else None,
+        slots=(slots or given or ROOM) if runtime and (adapters or slots) else None,
         runtime=runtime,
     )
