@@ -122,10 +122,8 @@ def sentence(event: Event) -> str:
         case DrainHeld():
             return f"keeps serving for now: {event.reason}"
         case OperatorDrained() | GpuCondemned():
-            asked = (
-                "an operator asked for a drain" if isinstance(event, OperatorDrained) else "to be replaced"
-            )
-            return f"{asked}: {event.reason}"
+            asked = isinstance(event, OperatorDrained)
+            return f"{'an operator asked for a drain' if asked else 'to be replaced'}: {event.reason}"
         case GpuAcquitted():
             return "no trouble of its GPUs for long: it stays"
         case OperatorUndrained():

@@ -151,7 +151,7 @@ class Faults:
 
     def draw(self, call: str, region: str = "", market: str = "") -> Fault | None:
         """The fault of a call that begins now."""
-        self.calls += call not in ("stream", "acknowledge")
+        self.calls += call not in ("stream", "acknowledge", "load", "unload")  # engines are ours
         fault = self._next(call, region, market)
         if fault is not None:
             self.met[fault] += 1
