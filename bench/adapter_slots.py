@@ -31,8 +31,6 @@ from policies import adapter_set
 from policies.held import AdapterUse
 from policies.model import Market, Placement
 
-_RNG = random.Random(1)
-
 
 def at_random(
     wanted: Sequence[str],
@@ -42,23 +40,27 @@ def at_random(
     slots: int | None,
     serving: Set[str] = frozenset(),
 ) -> dict[str, frozenset[str]]:
-    """In the place of `policies.adapters.assign`: by chance, whatever is used how much."""
+    """In the place of `policies.adapters.assign`: by chance, whatever is used how much.
+
+    The same chance for the same holdings: decisions are pure.
+    """
     room = slots or len(wanted)
     held = {node: {n for n in sorted(has[node]) if n in wanted} for node in sorted(has)}
     waiting = {name for name in wanted if name in use and use[name].waiting}
+    rng = random.Random(repr((sorted((n, sorted(names)) for n, names in held.items()), sorted(waiting))))
     for names in held.values():
         while len(names) > room:
-            names.remove(_RNG.choice(sorted(names - waiting) or sorted(names)))
+            names.remove(rng.choice(sorted(names - waiting) or sorted(names)))
     for name in sorted(waiting):
         nodes = [n for n in held if n in serving] or [*held]
         if nodes and not any(name in held[n] for n in nodes):
-            names = held[_RNG.choice(nodes)]
+            names = held[rng.choice(nodes)]
             if len(names) >= room:
-                names.remove(_RNG.choice(sorted(names - waiting) or sorted(names)))
+                names.remove(rng.choice(sorted(names - waiting) or sorted(names)))
             names.add(name)
     for names in held.values():
         others = sorted({*wanted} - names)
-        names.update(_RNG.sample(others, k=min(len(others), max(0, room - len(names)))))
+        names.update(rng.sample(others, k=min(len(others), max(0, room - len(names)))))
     return {node: frozenset(names) for node, names in held.items()}
 
 
