@@ -31,7 +31,11 @@ CHALLENGE_SECONDS: Final = 60.0
 MOST_AT_ONCE: Final = 8
 """Proofs that are judged at the same time; each costs a call to the provider."""
 
-_GPUS_IMPORT = "from cloud.node_gpus import NVML, Gpus, Xids\n"
+CARRIED = {
+    "gpus": "from cloud.node_gpus import NVML, Gpus, Xids\n",
+    "log": "from cloud.node_log import StartLog\n",
+}
+"""Neighbours of the agent that travel in its program, and how it imports them."""
 _CHALLENGE_LENGTH = 160
 _READ_WITHIN = 5.0
 
@@ -40,15 +44,16 @@ Identify = Callable[[Mapping[str, str], str], Awaitable[str]]
 
 
 def agent_program() -> str:
-    """The agent as one program, with the part that reads GPUs in the place where it is imported.
+    """The agent as one program, with what it carries in the places where it is imported.
 
-    A node has the agent's other neighbours from its user-data, which has no room for this one.
+    A node has the agent's other neighbours from its user-data, which has no room for these.
     """
-    agent, gpus = (
-        files("cloud").joinpath(f"node_{part}.py").read_text("utf-8") for part in ("agent", "gpus")
-    )
-    future = "from __future__ import annotations\n"
-    return agent.replace(_GPUS_IMPORT, gpus.replace(future, ""))
+    package, future = files("cloud"), "from __future__ import annotations\n"
+    program = package.joinpath("node_agent.py").read_text("utf-8")
+    for part, imported in CARRIED.items():
+        text = package.joinpath(f"node_{part}.py").read_text("utf-8")
+        program = program.replace(imported, text.replace(future, ""))
+    return program
 
 
 class NodeKeys:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import math
 import re
 import secrets
 from collections import Counter, OrderedDict, deque
@@ -26,12 +25,14 @@ import orjson
 from aiohttp import web
 
 from cloud.agent_keys import NodeKeys
+from cloud.agent_starts import BOOT_STAGES, number, read_start
 from cloud.logger import structlog
 from cloud.node_agent import SCHEMA, node_key, signature
 from cloud.node_metadata import NODE_ID
 from cloud.ports import Clock
 from policies.gpu_readings import MOST_XIDS, GpuReading, NodeGpus, Xid
 from policies.model import Confidence, Notice, NoticeKind
+from policies.starts import NodeStart
 
 log = structlog.get_logger(__name__)
 
@@ -47,8 +48,6 @@ SILENT: Final = 900.0
 """Seconds of silence after which a node that the cloud does not list is forgotten."""
 MOST_CHECKS: Final = 16
 """Checks of one boot report."""
-BOOT_STAGES: Final = ("disks", "checks", "secrets", "weights", "start", "failed")
-"""How far a node may have come: its last stage is the start of the engine, or that it failed."""
 
 _NOTICE_SECONDS = 120.0
 _FARTHEST = 60 * 86_400.0
@@ -113,6 +112,7 @@ class NodeReport:
     gpu_error: str
     xid_error: str
     boot: BootReport | None = None
+    start: NodeStart | None = None  # in this host's time
 
 
 @dataclass(slots=True)
@@ -240,6 +240,11 @@ class AgentReceiver:
             error=report.gpu_error,
         )
 
+    async def started(self, node: str) -> NodeStart | None:
+        """What the last report of a node says of its newest start; None when it says nothing."""
+        report = self.report(node)
+        return None if report is None else report.start
+
     def ages(self) -> Mapping[str, float]:
         """Seconds since the last report of every node that was heard: the age of its heartbeat."""
         now = self._clock.now()
@@ -325,7 +330,7 @@ class AgentReceiver:
             raise _Refused(400, "malformed", "the report is not JSON") from None
         if not isinstance(report, dict) or report.get("schema") != SCHEMA or report.get("node") != node:
             raise _Refused(400, "malformed", f"the report is not a {SCHEMA} of this node")
-        sequence, at = report.get("sequence"), _number(report.get("at"))
+        sequence, at = report.get("sequence"), number(report.get("at"))
         following = {"session": self._session, "sequence": sender.sequence}
         if report.get("session") != self._session:
             raise _Refused(409, "session", "another session; go on with this one", **following)
@@ -374,7 +379,7 @@ class AgentReceiver:
         kind = _KINDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
         if kind is None or not isinstance(entry, dict):
             return None
-        deadline = _number(entry.get("deadline"))
+        deadline = number(entry.get("deadline"))
         # The node says now that it is open: maintenance may be overdue by weeks, and comes all the same.
         longest_past = _FARTHEST if kind is NoticeKind.MAINTENANCE else _LONGEST_PAST
         if deadline is not None and not now - longest_past <= deadline <= now + _FARTHEST:
@@ -439,6 +444,7 @@ def _read(node: str, report: Mapping[str, Any], now: float) -> NodeReport:
         gpu_error=_text(report.get("gpu_error")),
         xid_error=_text(report.get("xid_error")),
         boot=_boot(report.get("boot")),
+        start=read_start(report, now),
     )
 
 
@@ -459,29 +465,22 @@ def _boot(boot: object) -> BootReport | None:
             for c in (checks[:MOST_CHECKS] if isinstance(checks, list) else [])
             if isinstance(c, dict)
         ),
-        at=_number(boot.get("at")) or 0.0,
+        at=number(boot.get("at")) or 0.0,
         restarts=min(restarts, _MOST_COUNTED) if type(restarts) is int and restarts > 0 else 0,
     )
 
 
 def _gpu(gpu: Mapping[str, Any]) -> GpuReading:
     """One GPU; an agent of an older version does not tell all."""
-    index = _number(gpu.get("index"))
+    index = number(gpu.get("index"))
     told: dict[str, Any] = {name: _text(gpu.get(name)) for name in _GPU_TEXTS}
-    told |= {name: _number(gpu.get(name)) for name in _GPU_NUMBERS}
+    told |= {name: number(gpu.get(name)) for name in _GPU_NUMBERS}
     return GpuReading(index=int(index) if index is not None else -1, **told)
 
 
 def _count(value: object) -> int:
     """How often; once where an agent of an older version does not say."""
     return min(value, _MOST_COUNTED) if type(value) is int and value > 0 else 1
-
-
-def _number(value: object) -> float | None:
-    """A finite number, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < 1e15 and math.isfinite(value) else None
 
 
 def _text(value: object, longest: int = 200) -> str:

@@ -3,9 +3,9 @@
 
 Standard library and its neighbours `cloud.node_*` only, Python 3.9 or newer, so that a node needs nothing. It
 polls EC2's instance metadata (IMDSv2) for notices, asks NVML or nvidia-smi for the GPUs, reads the kernel log
-for Xid errors and the boot report of `cloud.node_start`, and pushes what it knows as one JSON report: every
-few seconds as a heartbeat, at once when there is a notice. A report holds the whole state, so a lost one
-costs nothing but time.
+for Xid errors, the boot report of `cloud.node_start` and the engine's log until it serves, and pushes what it
+knows as one JSON report: every few seconds as a heartbeat, at once when there is a notice. A report holds the
+whole state, so a lost one costs nothing but time.
 
 Every report is signed with the node's own key and numbered within a session that the control host names in
 its answers: it can be neither forged nor replayed, and it speaks for this node only. The key is read from
@@ -34,6 +34,7 @@ import os
 import re
 import signal
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -45,6 +46,7 @@ from urllib.parse import urlsplit
 
 from cloud.node_boot import BOOT_FILE
 from cloud.node_gpus import NVML, Gpus, Xids
+from cloud.node_log import StartLog
 from cloud.node_metadata import (
     IMDS,
     MOST_READ,
@@ -57,6 +59,8 @@ from cloud.node_metadata import (
 SCHEMA = "node-report/1"
 MOST_NOTICES = 16
 MOST_CHECKS = 16
+MOST_STAGES = 8
+LOG_LINES = 5000  # of an engine's log that are read at first
 OVER = ("canceled", "completed")  # states of a scheduled event that comes no more
 XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f]+:[0-9A-Fa-f:.]+)(?: GPU-I:\d+)?\): (\d+)(?:, (.*))?")
 
@@ -204,7 +208,23 @@ def read_boot(path: str) -> dict[str, Any] | None:
         ],
         "at": at if isinstance(at, (int, float)) and 0 <= at < 1e12 else 0,
         "restarts": restarts if isinstance(restarts, int) and 0 <= restarts < 10**6 else 0,
+        "first": _moment(boot.get("first")),
+        "times": _times(boot.get("times")),
     }
+
+
+def _moment(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and 0 < value < 1e12 else None
+
+
+def _times(found: Any) -> dict[str, Any]:
+    pairs = list(found.items())[:MOST_STAGES] if isinstance(found, dict) else []
+    return {_plain(name, 32): at for name, at in pairs if _moment(at) is not None}
+
+
+def _written(text: str) -> float | None:
+    """When a line of the journal was written."""
+    return float(text) if re.fullmatch(r"\d{9,11}\.\d{1,9}", text) else None
 
 
 def _plain(value: Any, longest: int) -> str:
@@ -229,7 +249,8 @@ class Agent:
         self.node = options.node_id
         errors = ("metadata_error", "gpu_error", "xid_error")
         self.known: dict[str, Any] = dict.fromkeys(errors, "not asked yet")
-        self.known.update(life_cycle="", notices=[], gpus=[], xids=[], boot=None)
+        self.known.update(life_cycle="", notices=[], gpus=[], xids=[], boot=None, engine=None)
+        self._followed = None
 
     def look_at_metadata(self) -> None:
         """Poll the metadata once. What was seen before holds while it does not answer."""
@@ -260,9 +281,34 @@ class Agent:
         if boot is not None:
             self._learn(boot=boot)
 
+    def look_at_engine(self) -> None:
+        """Read the engine's log until it serves, once for each start that the boot report tells of."""
+        began = ((self.known["boot"] or {}).get("times") or {}).get("start")
+        if began is None or began == self._followed:
+            return
+        log = StartLog()
+        command = [self._options.journalctl, "-fqb", "-n", str(LOG_LINES), "-o", "short-unix"]
+        with subprocess.Popen(
+            [*command, "-u", self._options.engine_unit],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as journal:
+            for raw in journal.stdout or ():
+                at, _, line = raw.decode("utf-8", "replace").partition(" ")
+                log.take(line, _written(at))
+                told = log.told()
+                if told != self.known["engine"]:
+                    self._learn(engine=told)
+                if log.serves:
+                    self._followed = began
+                    break
+            journal.kill()
+
     def _learn(self, **news: Any) -> None:
         with self._lock:
             urgent = any(self.known[key] != news[key] for key in ("notices", "xids") if key in news)
+            urgent |= "engine" in news and news["engine"]["serves"]
             urgent |= "boot" in news and _stage(self.known["boot"]) != _stage(news["boot"])
             self.known.update(news)
         for key in news:
@@ -311,6 +357,7 @@ class Agent:
             (self.look_at_gpus, options.gpu_interval),
             (self.look_at_log, options.interval),
             (self.look_at_boot, options.interval),
+            (self.look_at_engine, options.interval),
         ):
             threading.Thread(target=self._repeat, args=(look, every), daemon=True).start()
         quickest = pause = min(1.0, options.heartbeat)
@@ -368,6 +415,8 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--nvidia-smi", default="nvidia-smi", help="the command to ask without that library (%(default)s)")
     add("--kernel-log", default="/dev/kmsg", help="where Xid errors show (%(default)s)")
     add("--boot-file", default=BOOT_FILE, help="how far the start of the engine came (%(default)s)")
+    add("--journalctl", default="journalctl", help="the command that has its log (%(default)s)")
+    add("--engine-unit", default="orchestrator-engine", help="the unit whose log it is (%(default)s)")
     add("--interval", type=_seconds, default=5.0, help="seconds between polls of the metadata (%(default)s)")
     add("--gpu-interval", type=_seconds, default=15.0, help="seconds between looks at GPUs (%(default)s)")
     add("--heartbeat", type=_seconds, default=10.0, help="seconds between reports (%(default)s)")

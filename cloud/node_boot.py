@@ -3,8 +3,9 @@
 Each step is printed too, so that the journal and the console show it. Standard library and its neighbours
 `cloud.node_*` only, Python 3.9 or newer, so that user-data can carry it.
 
-The file: {"schema": 1, "stage", "ok", "detail", "checks": [{"name", "ok", "text"}], "at", "restarts"}, as
-docs/reference/aws-notices.md describes it. It lies in /run, so a reboot begins with none.
+The file: {"schema": 1, "stage", "ok", "detail", "checks": [{"name", "ok", "text"}], "at", "restarts",
+"first", "times": {stage: time}}, as docs/reference/aws-notices.md describes it. It lies in /run, so a reboot
+begins with none.
 """
 
 # Like node_agent.py this runs where nothing of the project is installed and on older Pythons.
@@ -48,7 +49,8 @@ class Boot:
 
     `restarts`: starts before this one that ended early, one after another; `before`: why the last one did.
     What was checked stays in the report until it is checked again, what the disks' unit found (the check
-    "local-disk") throughout.
+    "local-disk") throughout. `first` is when the machine began since it booted, `times` when each stage of
+    this start did.
     """
 
     def __init__(self, path: str, who: str = "node-start") -> None:
@@ -57,11 +59,17 @@ class Boot:
         self._told: dict[str, Any] = {"schema": 1, "stage": "", "ok": True, "detail": ""}
         self._checks = list(before.get("checks") or ())
         self.restarts = restarts_after(before, time.time())  # noqa: TID251
+        times, disks = before.get("times"), before.get("stage") == "disks"
+        self._first = before.get("first")
+        self._times: dict[str, float] = dict(times) if disks and isinstance(times, dict) else {}
         self.before = str(before.get("detail")) if before.get("stage") == "failed" else _ended(path)
 
     def stage(self, stage: str, detail: str = "", ok: bool = True, aloud: bool = True) -> None:
         """What is done now. Not `aloud`: progress, which is written and not printed."""
         self._told.update(stage=stage, ok=ok, detail=detail)
+        now = time.time()  # noqa: TID251
+        self._first = self._first or now
+        self._times.setdefault(stage, now)
         if stage == "checks":
             self._checks = [check for check in self._checks if check["name"] == "local-disk"]
         if aloud:
@@ -81,6 +89,7 @@ class Boot:
 
     def _write(self) -> None:
         told = {**self._told, "checks": self._checks, "restarts": self.restarts, "at": time.time()}  # noqa: TID251
+        told.update(first=self._first, times=self._times)
         new = f"{self._path}.new"
         try:
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w") as out:

@@ -27,6 +27,7 @@ from policies.model import (
 )
 from policies.plain_text import last_lines
 from policies.service import ShownCertificate
+from policies.starts import NodeStart
 from policies.value import value
 
 
@@ -380,6 +381,14 @@ class GpuExporter(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+        ...
+
+
+class Starts(Protocol):
+    """What tells how the newest start of a node went, as the node itself saw it."""
+
+    async def started(self, node: str) -> NodeStart | None:
+        """What is known of it so far, in this host's time; None for nothing. Raises CloudError."""
         ...
 
 

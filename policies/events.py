@@ -8,6 +8,7 @@ from __future__ import annotations
 from policies.actions import ActionKind, Cause
 from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
 from policies.model import Notice, PartKind, Placement, StandbyKind, TargetPhase, Word
+from policies.records import StartMeasured
 from policies.value import value
 
 
@@ -19,9 +20,7 @@ class Outcome(Word):
     QUOTA = "quota"  # the account may not have more
     DIED = "died"  # launched, and already ended again
     FAILED = "failed"  # nothing was done; a later turn asks again with the same token
-    THROTTLED = (
-        "throttled"  # too many calls, nothing was done; asked again after a growing pause, however often
-    )
+    THROTTLED = "throttled"  # too many calls, nothing was done; asked again after a growing pause
     DENIED = "denied"  # not allowed, nothing was done; another zone of the market does not help
     MISCONFIGURED = "misconfigured"  # what is asked for cannot be, nothing was done; nor does another zone
     WITHDRAWN = "withdrawn"  # nothing was done, and it is not asked for again: its region cannot be seen
@@ -502,6 +501,7 @@ Event = (
     | Resumed
     | AlarmRaised
     | BootFailed
+    | StartMeasured
     | PartLost
     | PartBack
     | GpuCondemned

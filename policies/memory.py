@@ -20,6 +20,7 @@ from policies import (
     part_memory,
     prices,
     resize,
+    starts,
 )
 from policies.actions import ActionKind, Cause
 from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
@@ -75,6 +76,7 @@ from policies.records import (
     NodeRecord,
     OperatorRequest,
     Pause,
+    StartMeasured,
     Swap,
     add_notice,
     concerns,
@@ -469,6 +471,7 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     AdapterAnswered: adapter_memory.answered,
     AdapterLost: adapter_memory.lost,
     BootFailed: boot_memory.failed,
+    StartMeasured: starts.measured,
     AlarmRaised: _told,
     ConfigRejected: _told,
     DrainHeld: _told,

@@ -283,6 +283,23 @@ class FailedBoot:
 
 
 @value
+class StartMeasured:
+    """A start of a node is over: its engine is ready and, as a rule, routed. An event, remembered as it is.
+
+    `began_at`: when it was launched or, a stopped standby, started. `seconds`: from then on; `parts`: the
+    seconds of each known part, by the words of `policies.starts.Part`, in their order.
+    """
+
+    at: float
+    node: str
+    placement: Placement
+    standby: bool
+    began_at: float
+    seconds: float
+    parts: tuple[tuple[str, float], ...]
+
+
+@value
 class StateRecord:
     """The state of the pool that was reported last, since when, and when it changed lately, oldest first."""
 
@@ -362,6 +379,7 @@ class Memory:
     state: StateRecord | None = None
     condemned: tuple[Condemned, ...] = ()  # of the last day, oldest first
     failed_boots: tuple[FailedBoot, ...] = ()  # the newest ones, oldest first, each node once
+    starts: tuple[StartMeasured, ...] = ()  # the newest ones, oldest first
     fallbacks: Mapping[str, FallbackRecord] = field(default_factory=dict)  # by route
     failing: Mapping[str, float] = field(default_factory=dict)  # provider -> since when
     caps: Mapping[str, CapRecord] = field(default_factory=dict)  # by whose it is

@@ -56,6 +56,7 @@ def not_in_future(memory: Memory, now: float) -> Memory:
         failing={k: min(at, now) for k, at in memory.failing.items()},
         condemned=tuple(_past(entry, now) for entry in memory.condemned),
         failed_boots=tuple(_past(boot, now) for boot in memory.failed_boots),
+        starts=tuple(_past(start, now) for start in memory.starts),
         state=None if memory.state is None else _state(memory.state, now),
     )
 

@@ -61,6 +61,7 @@ from policies.events import (
 from policies.model import PartKind, TargetPhase
 from policies.plain_text import one_line
 from policies.prices import usd_per_hour
+from policies.records import StartMeasured
 from policies.spend import cents
 
 _GONE = {
@@ -150,9 +151,9 @@ def sentence(event: Event) -> str:
         case AlarmRaised():
             return f"alarm {event.name}: {event.text}"
         case BootFailed():
-            wrote = event.console.rpartition("\n")[2]
-            last = f"; the last that it wrote: {one_line(wrote, _WROTE)}" if wrote else ""
-            return f"never became ready: {event.why}{last}"
+            return _boot_failed(event)
+        case StartMeasured():
+            return _start(event)
         case StateChanged():
             before = f", and was {event.before}" if event.before else ""
             return f"the pool is {event.state}{before}: {event.why}"
@@ -250,3 +251,15 @@ def _notice(event: NoticeSeen) -> str:
         return f"{notice.kind} notice from {notice.source} cancelled"
     when = f", {notice.deadline - event.at:.0f} s left" if notice.deadline is not None else ""
     return f"{notice.kind} notice from {notice.source} ({notice.confidence}){when}"
+
+
+def _boot_failed(event: BootFailed) -> str:
+    wrote = event.console.rpartition("\n")[2]
+    last = f"; the last that it wrote: {one_line(wrote, _WROTE)}" if wrote else ""
+    return f"never became ready: {event.why}{last}"
+
+
+def _start(event: StartMeasured) -> str:
+    parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in event.parts)
+    what = "from being stopped" if event.standby else "from the launch"
+    return f"its start {what} took {event.seconds:.1f} s: {parts}"

@@ -133,7 +133,8 @@ ExecStartPre=/usr/bin/python3 -m cloud.node_start key {where} --key-file {agent}
 ExecStart=/usr/bin/python3 {agent}/agent.py {where} --key-file {agent}/key --boot-file {run}/boot.json
 Restart=always
 RestartSec=5
-# Xid errors stand in the kernel log.
+# The engine's log tells how long its start took; Xid errors stand in the kernel log.
+SupplementaryGroups=systemd-journal
 AmbientCapabilities=CAP_SYSLOG
 CapabilityBoundingSet=CAP_SYSLOG
 NoNewPrivileges=yes

@@ -19,6 +19,10 @@ _READ = 4 * CONSOLE_MOST
 """Bytes that are read of the end of an output: what is cut from it may be escape sequences."""
 
 
+_BEGINNING = 512 * 1024
+"""Bytes that are read of the beginning of an output: vLLM writes some tens of KiB before it serves."""
+
+
 class EngineProcess:
     """A running engine: a leader and its process group. `exited` is set when the leader has exited.
 
@@ -94,6 +98,23 @@ def read_end(path: Path) -> str:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _READ))
             written += file.read(_READ)
     return console_end(written.decode(errors="replace"))
+
+
+def length(path: Path) -> int:
+    """Bytes of output that are there, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def read_beginning(path: Path, skip: int) -> list[str]:
+    """The first lines of an engine's output after so many bytes; none once they were moved aside."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) >= skip:
+            file.seek(skip)
+            return file.read(_BEGINNING).decode(errors="replace").splitlines()
+    return []
 
 
 def _moved(path: Path) -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from cloud.errors import NotFound
 from cloud.local.connection import LocalCloud, parsed
-from cloud.local.wire import CONSOLE, INSTANCE, INSTANCES, LAUNCH
+from cloud.local.wire import CONSOLE, INSTANCE, INSTANCES, LAUNCH, STARTED
 from cloud.ports import LaunchRequest
 from policies.model import EVERYWHERE, Instance
+from policies.starts import NodeStart
 
 
 class LocalInstances:
@@ -44,6 +45,10 @@ class LocalInstances:
     async def console(self, node: str) -> str:
         """The end of its engine's log, which is kept a while after the machine ended."""
         return parsed(CONSOLE, await self._cloud.read(f"/v1/instances/{node}/console"), "console")
+
+    async def started(self, node: str) -> NodeStart | None:
+        """What the cloud knows of the newest start of a machine's engine. Raises CloudError."""
+        return parsed(STARTED, await self._cloud.read(f"/v1/instances/{node}/started"), "started")
 
     async def close(self) -> None:
         """Give up this adapter's share of the connection. Idempotent."""

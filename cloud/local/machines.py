@@ -17,15 +17,25 @@ from pathlib import Path
 
 from cloud.errors import CloudError, InsufficientCapacity, Misconfigured, NotFound
 from cloud.local.config import LocalCloudConfig
-from cloud.local.engine_process import EngineProcess, bound_log, fill, read_end, start_engine
+from cloud.local.engine_process import (
+    EngineProcess,
+    bound_log,
+    fill,
+    length,
+    read_beginning,
+    read_end,
+    start_engine,
+)
 from cloud.local.guard import Guard
 from cloud.local.hosts import Hosts
 from cloud.local.processes import MARK, kill_belonging, kill_for_good, signal_group, start_time
 from cloud.local.sales import Sales
 from cloud.local.table import ENDED, TERMINATED, Identity, Machine, Reclaim, Table
 from cloud.logger import structlog
+from cloud.node_log import StartLog
 from cloud.ports import Clock, LaunchRequest
 from policies.model import InstanceState, Market, Placement
+from policies.starts import NodeStart
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +97,19 @@ class Machines:
         if self._table.get(node) is None:
             raise NotFound(f"no instance {node!r}")
         return read_end(self.log_path(node))
+
+    def started(self, node: str) -> NodeStart | None:
+        """What is known of the newest start of a machine's engine, None before it. Raises NotFound."""
+        machine = self._table.get(node)
+        if machine is None:
+            raise NotFound(f"no instance {node!r}")
+        if machine.engine_at is None:
+            return None
+        log = StartLog()
+        for line in read_beginning(self.log_path(node), machine.log_from):
+            log.take(line)
+        told = log.told()
+        return NodeStart(stages=(("start", machine.engine_at),), took=told["took"], serves=told["serves"])
 
     # -- what clients ask for -----------------------------------------------------------------------------
 
@@ -337,7 +360,12 @@ class Machines:
             **machine.command.env,
             MARK: self._mark(machine),
         }
-        machine = replace(machine, state=InstanceState.RUNNING)
+        machine = replace(
+            machine,
+            state=InstanceState.RUNNING,
+            engine_at=self._clock.now(),
+            log_from=length(self.log_path(machine.id)),
+        )
         try:
             process = start_engine(argv, environment, self._directory(machine.id), self.log_path(machine.id))
         except OSError as error:

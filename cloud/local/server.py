@@ -52,6 +52,7 @@ from cloud.local.wire import (
     LAUNCH,
     OFFERINGS,
     PAGE,
+    STARTED,
     CloudDescription,
     NoticePage,
 )
@@ -189,6 +190,7 @@ class LocalCloudServer:
         application.router.add_get("/v1/instances", self._list)
         application.router.add_post("/v1/instances/{node}/{verb:terminate|stop|start}", self._change)
         application.router.add_get("/v1/instances/{node}/console", self._console)
+        application.router.add_get("/v1/instances/{node}/started", self._started)
         application.router.add_get("/v1/offerings", self._offerings)
         application.router.add_get("/v1/notices", self._notices)
         application.router.add_post("/v1/notices/{seq:[0-9]+}/acknowledge", self._acknowledge)
@@ -269,6 +271,10 @@ class LocalCloudServer:
     async def _console(self, request: web.Request) -> web.Response:
         self.faults.check_call()
         return _json(CONSOLE.dump_json(self.machines.console(request.match_info["node"])))
+
+    async def _started(self, request: web.Request) -> web.Response:
+        self.faults.check_call()
+        return _json(STARTED.dump_json(self.machines.started(request.match_info["node"])))
 
     async def _offerings(self, _request: web.Request) -> web.Response:
         self.faults.check_call()

@@ -73,6 +73,8 @@ class Machine:
     engine_exit: int | None = None
     recommended_at: float | None = None
     reclaim: Reclaim | None = None
+    engine_at: float | None = None  # when its engine was started
+    log_from: int = 0  # bytes of its output that were there then
 
     @property
     def held(self) -> bool:

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from cloud.ports import LaunchRequest
 from policies.model import Instance, NoticeKind, Offering
+from policies.starts import NodeStart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ LAUNCH = TypeAdapter(LaunchRequest)
 INSTANCE = TypeAdapter(Instance)
 INSTANCES = TypeAdapter(tuple[Instance, ...])
 CONSOLE = TypeAdapter(str)
+STARTED: TypeAdapter[NodeStart | None] = TypeAdapter(NodeStart | None)
 OFFERINGS = TypeAdapter(tuple[Offering, ...])
 EVENT = TypeAdapter(FeedEvent)
 PAGE = TypeAdapter(NoticePage)

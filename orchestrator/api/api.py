@@ -17,7 +17,7 @@ from aiohttp.typedefs import Middleware
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cloud.ports import Clock
-from orchestrator.api import agents, gpus, history, routes, status
+from orchestrator.api import agents, gpus, history, routes, starts, status
 from orchestrator.api.cost_watch import CostWatch
 from orchestrator.api.costs import Costs, NoSuchCost
 from orchestrator.api.discovery import scrape_targets
@@ -168,6 +168,7 @@ class Api:
             agent=agents.view(report, now) if report is not None else None,
             gpus=gpus.view(gpus.Seen.of(run.gpus), name, snapshot.world.gpus.get(name), now),
             failed_boot=status.failed_boot_view(boot) if boot is not None else None,
+            start=next((starts.view(s) for s in reversed(snapshot.memory.starts) if s.node == name), None),
             events=[self._event(entry) for entry in entries],
             sentences=list(sentences),
         )
@@ -197,7 +198,13 @@ class Api:
             for swap in snapshot.memory.swaps.values()
             if node in ("", swap.outgoing)
         ]
-        return answer(history.view(swaps, at=self._clock.now(), limit=limit))
+        begun = [
+            (run.name if several else "", start)
+            for run, snapshot in self._turned(request)
+            for start in snapshot.memory.starts
+            if node in ("", start.node)
+        ]
+        return answer(history.view(swaps, begun, at=self._clock.now(), limit=limit))
 
     async def _cost(self, request: web.Request) -> web.Response:
         try:

@@ -1,10 +1,12 @@
-"""Swaps that were, with the seconds that each stage took, for `GET /v1/history`."""
+"""Swaps and starts that were, with the seconds of their stages and parts, for `GET /v1/history`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
+from orchestrator.api.starts import Starts, kinds, newest
+from orchestrator.api.starts import view as start_view
 from orchestrator.percentile import percentile
 from orchestrator.views import api as views
 from policies.draft import SWAPS_KEPT
@@ -17,14 +19,24 @@ _Stage = Literal["detached", "drained", "replaced", "gone"]
 _STAGES: Final[tuple[_Stage, ...]] = ("detached", "drained", "replaced", "gone")
 
 
-def view(swaps: Iterable[tuple[str, Swap]], *, at: float, limit: int) -> views.HistoryView:
-    """The newest `limit` of these swaps, oldest first, with the account of their stages.
+def view(
+    swaps: Iterable[tuple[str, Swap]], starts: Starts = (), *, at: float, limit: int
+) -> views.HistoryView:
+    """The newest `limit` of these swaps, oldest first, with the account of their stages; starts likewise.
 
     Each comes with its pool, empty where the daemon has one.
     """
     ordered = sorted(swaps, key=lambda pair: (pair[1].opened_at, pair[1].outgoing))[-limit:]
     shown = [_swap(swap, pool) for pool, swap in ordered]
-    return views.HistoryView(schema="history/1", at=at, swaps=shown, stages=_stages(shown))
+    begun = newest(starts, limit)
+    return views.HistoryView(
+        schema="history/1",
+        at=at,
+        swaps=shown,
+        stages=_stages(shown),
+        starts=[start_view(start, pool) for pool, start in begun],
+        start_kinds=kinds(begun),
+    )
 
 
 def _swap(swap: Swap, pool: str) -> views.PastSwapView:

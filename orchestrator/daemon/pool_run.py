@@ -33,6 +33,7 @@ from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.loop import Loop, Snapshot
 from orchestrator.loop.observer import Observer, Pace
 from orchestrator.loop.recorder import Recorder
+from orchestrator.loop.start_watch import StartWatch
 from orchestrator.wiring.ports import Ports, engine_command
 from policies.actions import ActionKind
 from policies.budget import Shares, ask_of
@@ -325,6 +326,7 @@ class PoolRun:
             recorder=Recorder(turns, quiet=quiet) if quiet is not None else None,
             on_turn=self._after_turn,
             shares=footing.shares,
+            starts=StartWatch(self.name, footing.clock, says=ports.starts, emit=inbox.put),
         )
 
     def _tick(self) -> float:

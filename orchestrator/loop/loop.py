@@ -22,6 +22,7 @@ from orchestrator.loop.inbox import Inbox
 from orchestrator.loop.ledger import Ledger
 from orchestrator.loop.observer import Observer
 from orchestrator.loop.recorder import Recorder
+from orchestrator.loop.start_watch import StartWatch
 from orchestrator.loop.tally import Tally, dooms
 from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
@@ -120,7 +121,8 @@ class _Alarms:
 class Loop:
     """One pool's loop. `run` is its root task; `turn` runs once, for tests and the simulator.
 
-    `shares`: the budget that it shares with other pools, None where there is none.
+    `shares`: the budget that it shares with other pools, None where there is none. `starts`: what measures
+    them, None for nothing.
     """
 
     def __init__(
@@ -139,13 +141,14 @@ class Loop:
         tick: float,
         recorder: Recorder | None = None,
         shares: Shares | None = None,
+        starts: StartWatch | None = None,
         on_turn: Callable[[Snapshot], None] | None = None,
     ) -> None:
         self.pool, self.memory = pool, memory
         self._clock, self._lease, self._epoch, self._journal = clock, lease, epoch, journal
         self._ledger, self._inbox, self._observer, self._actuator = ledger, inbox, observer, actuator
         self._tick, self._recorder, self._on_turn = tick, recorder, on_turn
-        self._shares = shares
+        self._shares, self._starts = shares, starts
         self._tally = Tally(pool.name)
         self._seconds = {part: metrics.TURN_SECONDS.labels(pool.name, part) for part in _PARTS}
         self._writing = Writing(pool.name, journal, inbox)
@@ -208,6 +211,9 @@ class Loop:
         _log(seen)
         self._tally.events((*heard, *seen), self.memory, memory)
         self._tally.tokens(world)
+        if self._starts is not None:
+            self._starts.events((*heard, *seen), self.memory, memory)
+            self._starts.look()
         self.memory = reduce(memory, *news)
         if any(isinstance(event, GpuCondemned | GpuAcquitted) for event in news):
             fleet = Fleet.of(self.pool, world, self.memory)

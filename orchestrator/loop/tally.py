@@ -12,6 +12,7 @@ from policies.adapter_events import AdapterAnswered, AdapterLost
 from policies.events import BootFailed, Event, NodeGone, NodeIdle, NodeReady, NoticeSeen, TargetsApplied
 from policies.memory import Memory, Swap
 from policies.model import Market, Notice, NoticeKind, TargetPhase, World
+from policies.records import StartMeasured
 
 ARRIVALS_KEPT = 10_000
 """Nodes whose first notice's arrival is kept to measure the detachment; forged names must not pile up."""
@@ -91,6 +92,9 @@ class Tally:
             elif isinstance(event, NodeReady) and event.node in after.nodes:
                 record = after.nodes[event.node]
                 self._boots[str(record.placement.market)].observe(event.at - record.started_at)
+            elif isinstance(event, StartMeasured):
+                for part, seconds in event.parts:
+                    metrics.START_PART_SECONDS.labels(self._pool, part).observe(seconds)
             elif isinstance(event, NodeIdle) and event.node in after.nodes:
                 record = after.nodes[event.node]
                 if record.drain is not None:

@@ -184,6 +184,13 @@ OVERDUE_SWAPS = _gauge(
 BOOT_SECONDS = _histogram(
     "boot_seconds", "From launch to a ready engine, per market.", _LONG, "pool", "market"
 )
+START_PART_SECONDS = _histogram(
+    "start_part_seconds",
+    "What measured starts consisted of, by part; a part that nobody measured is not observed.",
+    _LONG,
+    "pool",
+    "part",
+)
 BOOTS_FAILED = _counter(
     "boots_failed_total", "Machines that were given up, or ended, before they were ready.", "pool", "market"
 )

@@ -119,6 +119,12 @@ _NOTICES = (
         "s",
     ),
     Panel(
+        "Starts, part by part (median)",
+        "What starts of nodes consisted of: docs/how-to/fast-starts.md says what shortens each part.",
+        ((quantile(0.5, "orchestrator_start_part_seconds_bucket{POOL}", "part"), "{{part}}"),),
+        "s",
+    ),
+    Panel(
         "Time left at arrival (median)",
         "From the arrival of a notice to its deadline, by source.",
         ((quantile(0.5, "orchestrator_notice_lead_seconds_bucket{POOL}", "source"), "{{source}}"),),

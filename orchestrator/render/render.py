@@ -31,6 +31,7 @@ from orchestrator.render.parts import (
     text_of,
     urgency,
 )
+from orchestrator.render.starts import start_line, summary
 from orchestrator.words import (
     age,
     clean,
@@ -110,6 +111,8 @@ def story(view: NodeStory, look: Look) -> str:
     if gpus is not None:
         parts += gpus_card(gpus)
     parts += [Text(clean(sentence)) for sentence in view["sentences"]]
+    start = view.get("start")  # a daemon of an older version does not say
+    parts += [Text(start_line(start))] if start is not None else []
     failed = view.get("failed_boot")  # a daemon of an older version does not say
     if failed is not None:
         parts += failed_boot_card(failed)
@@ -138,9 +141,10 @@ def event_line(item: EventView, look: Look) -> str:
 
 
 def history(view: HistoryView, look: Look) -> str:
-    """Swaps with the time of each stage since their beginning, then each stage over all of them."""
+    """Swaps with the time of each stage since their beginning, then each stage and starts summed up."""
+    begun = [Text(summary(kind)) for kind in view.get("start_kinds", [])]
     if not view["swaps"]:
-        return "No swaps yet.\n"
+        return text_of(Group(Text("No swaps yet."), *begun), look)
     stages = [stage["stage"].upper() for stage in view["stages"]]
     pools = ["POOL"] if any("pool" in swap for swap in view["swaps"]) else []
     table = table_of("BEGAN", *pools, "NODE", "CAUSE", "REPLACED BY", *stages, right=stages)
@@ -160,7 +164,7 @@ def history(view: HistoryView, look: Look) -> str:
         )
         for stage in view["stages"]
     ]
-    return text_of(Group(table, Text(), *lines), look)
+    return text_of(Group(table, Text(), *lines, *begun), look)
 
 
 def _stage_time(seconds: Mapping[str, object], stage: str) -> str:

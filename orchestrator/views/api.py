@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from orchestrator.views.routes import GatewaySeenView, ProviderNowView, RouteNowView
+from orchestrator.views.starts import PastStartView, StartKindView
 
 PoolState = Literal["ok", "degraded", "below-floor", "paused", "starting", "down", "all-on-demand", "empty"]
 
@@ -312,12 +313,14 @@ class StageView(TypedDict):
 
 
 class HistoryView(TypedDict):
-    """GET /v1/history: the newest swaps, oldest first, and how long their stages took."""
+    """GET /v1/history: the newest swaps and starts, oldest first, and how long their parts took."""
 
     schema: Literal["history/1"]
     at: float
     swaps: list[PastSwapView]
     stages: list[StageView]
+    starts: Annotated[list[PastStartView], "the newest ones of at most 64 a pool"]
+    start_kinds: Annotated[list[StartKindView], "the same starts, summed up"]
 
 
 class GamedayView(TypedDict):
@@ -435,6 +438,7 @@ class NodeStory(TypedDict):
     agent: Annotated[AgentView | None, "null when no agent of this node was heard"]
     gpus: Annotated[GpusView | None, "null where nobody tells of them"]
     failed_boot: Annotated[FailedBootView | None, "null unless it never became ready and is remembered"]
+    start: Annotated[PastStartView | None, "its newest start; null unless it was measured and is remembered"]
     events: list[EventView]
     sentences: list[str]
 

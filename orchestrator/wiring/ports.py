@@ -36,6 +36,7 @@ from cloud.ports import (
     LoadBalancer,
     Notices,
     Offerings,
+    Starts,
 )
 from orchestrator.config.checks.balancer import keep_alive
 from orchestrator.config.load import Config
@@ -93,8 +94,9 @@ class Closable(Protocol):
 class Ports:
     """Everything outside that one pool's loop talks to. `metadata` is told which nodes to watch; `agents` is
     one of the `notices` and takes reports on a listener of its own; `exporter` reads GPUs where agents are
-    silent; `owned` is what sources of notices ask whether a machine may be the pool's; `others` are closed
-    with the ports and not used otherwise; `leave` is called once the pool is being removed."""
+    silent; `starts` tells of their starts; `owned` is what sources of notices ask whether a machine may be
+    the pool's; `others` are closed with the ports and not used otherwise; `leave` is called once the pool is
+    being removed."""
 
     instances: Instances
     offerings: Offerings
@@ -105,6 +107,7 @@ class Ports:
     metadata: LocalMetadata | None = None
     agents: AgentReceiver | None = None
     exporter: GpuExporter | None = None
+    starts: Starts | None = None
     owned: Owned = field(default_factory=Owned)
     others: tuple[Closable, ...] = ()
     leave: Callable[[], None] = lambda: None
@@ -181,10 +184,11 @@ def connect(config: Config, clock: Clock) -> Ports:
     if pool.cloud.kind == "aws":
         return _on_aws(config, clock, engine, command, agents, owned)
     cloud = LocalCloud(pool.cloud.socket, timeout=config.daemon.call_timeout)
+    instances = LocalInstances(cloud)
     metadata = LocalMetadata(clock, cloud=cloud, interval=min(1.0, config.daemon.probe_interval))
     gateway = _gateway(config, clock)
     return Ports(
-        instances=LocalInstances(cloud),
+        instances=instances,
         offerings=LocalOfferings(cloud),
         notices=(LocalEventFeed(cloud, clock, pool=config.pool_name), metadata, *_heard(agents)),
         balancers=(gateway,),
@@ -193,6 +197,7 @@ def connect(config: Config, clock: Clock) -> Ports:
         metadata=metadata,
         agents=agents,
         exporter=_exporter(pool, clock),
+        starts=instances,
         owned=owned,
         leave=gateway.leave,
     )
@@ -218,6 +223,7 @@ def _on_aws(
         command=command,
         agents=agents,
         exporter=_exporter(config.pool, clock),
+        starts=agents,
         owned=owned,
         others=aws.calls,
         leave=gateway.leave,

@@ -163,7 +163,14 @@ def make_history(*swaps: dict[str, Any]) -> dict[str, Any]:
         }
     ]  # fmt: skip
     stage = {"stage": "detached", "swaps": 1, "median_s": 0.08, "p95_s": 0.08, "longest_s": 0.08}
-    return {"schema": "history/1", "at": AT, "swaps": given, "stages": [stage]}
+    return {
+        "schema": "history/1",
+        "at": AT,
+        "swaps": given,
+        "stages": [stage],
+        "starts": [],
+        "start_kinds": [],
+    }
 
 
 def make_event(seq: int, at: float, **changes: Any) -> dict[str, Any]:
@@ -321,6 +328,7 @@ def story() -> dict[str, Any]:
             "speed": 0.97, "speed_by": "tokens", "slow_s": 0.0, "error": "",
         },
         "failed_boot": None,
+        "start": None,
         "events": events,
         "sentences": ["It is drained because its reclaim was announced."],
     }  # fmt: skip

@@ -106,6 +106,7 @@ class Server:
         site = web.SockSite(runner, bound, backlog=_BACKLOG)
         await site.start()
         say(f"ready on {host}:{port}")
+        say("Application startup complete.")
         engine = asyncio.create_task(self._core.run())
         try:
             await self._first(self._stop, self._crashed)
@@ -124,6 +125,7 @@ class Server:
             loop.add_signal_handler(name, self._stop.set)
         say("half loaded")
         await self._clock.sleep(half)
+        say(f"Loading weights took {self._options.load_time:.2f} seconds")
 
     async def _end(self, runner: web.AppRunner, site: web.SockSite) -> None:
         if not self._crashed.is_set():

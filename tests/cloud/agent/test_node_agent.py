@@ -285,6 +285,8 @@ BOOT = {
     "checks": [{"name": "driver", "ok": True, "text": "4 GPUs"}],
     "at": 1_800_000_000.5,
     "restarts": 1,
+    "first": 1_800_000_000.0,
+    "times": {"checks": 1_800_000_000.0, "weights": 1_800_000_000.5},
 }
 
 
@@ -318,7 +320,7 @@ def test_a_boot_report_that_is_a_pipe_or_a_directory_holds_nothing_up(tmp_path):
                     st.lists(inner) | st.dictionaries(st.sampled_from(("name", "text", "ok")), inner)
                 ),
             )
-            for key in ("stage", "ok", "detail", "checks", "at", "restarts")
+            for key in ("stage", "ok", "detail", "checks", "at", "restarts", "first", "times")
         },
     )
 )

@@ -23,7 +23,9 @@ def test_steps_and_checks_are_written_and_printed(tmp_path, capsys):
     boot.check("driver", True, "8 x L40S")
     boot.stage("weights", "1 of 2 GB", aloud=False)
     found = told(file)
-    assert found.pop("at") > NOW / 2
+    at, first, times = found.pop("at"), found.pop("first"), found.pop("times")
+    assert NOW / 2 < first == times["checks"] <= times["weights"] <= at
+    assert set(times) == {"checks", "weights"}
     assert found == {
         "schema": 1,
         "stage": "weights",
@@ -124,3 +126,28 @@ def test_a_report_that_cannot_be_written_stops_nothing(tmp_path, capsys):
     boot = Boot(str(tmp_path / "missing" / "boot.json"))
     boot.stage("start", "vllm starts")
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_each_start_has_times_of_its_own_and_the_machine_one_beginning(tmp_path):
+    file = tmp_path / "boot.json"
+    Boot(str(file), "node-disks").stage("disks")
+    first = told(file)["first"]
+    boot = Boot(str(file))
+    boot.stage("checks")
+    boot.stage("start")
+    assert [*told(file)["times"]] == ["disks", "checks", "start"], "the disks' unit was before this start"
+    assert told(file)["times"]["disks"] == first
+    again = Boot(str(file))
+    again.stage("checks")
+    assert [*told(file)["times"]] == ["checks"]
+    assert told(file)["first"] == first, "the machine did not boot again"
+
+
+@pytest.mark.parametrize(
+    "before", ['{"stage": "disks", "times": 7}', '{"stage": "disks", "first": "x"}', "[]"]
+)
+def test_a_report_of_another_version_stops_no_times(tmp_path, before):
+    file = tmp_path / "boot.json"
+    file.write_text(before)
+    Boot(str(file)).stage("checks")
+    assert [*told(file)["times"]] == ["checks"]

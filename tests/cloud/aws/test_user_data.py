@@ -18,6 +18,7 @@ import yaml
 from node_bench import make_certificate
 
 import cloud
+from cloud.agent_keys import CARRIED as IN_PROGRAM
 from cloud.aws.bare import bare
 from cloud.aws.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
 from cloud.clock import SystemClock
@@ -26,7 +27,8 @@ from cloud.ports import EngineCommand, EngineSpec
 
 PEM = "-----BEGIN CERTIFICATE-----\n" + "MIIBszCCAVmgAwIBAgIUE0Jz3yx\n" * 40 + "-----END CERTIFICATE-----\n"
 CLOUD = Path(cloud.__file__).parent
-PROGRAMS = sorted({path.name for path in CLOUD.glob("node_*.py")} - {"node_agent.py", "node_gpus.py"})
+CARRIED = {"node_agent.py", *(f"node_{part}.py" for part in IN_PROGRAM)}
+PROGRAMS = sorted({path.name for path in CLOUD.glob("node_*.py")} - CARRIED)
 PARAMETER = "arn:aws:ssm:us-east-1:123456789012:parameter/llama/hf-token"
 
 

@@ -55,7 +55,14 @@ def test_each_stage_is_summed_up_over_the_swaps_that_reached_it() -> None:
 
 
 def test_nothing_happened_yet() -> None:
-    assert history.view([], at=AT, limit=5) == {"schema": "history/1", "at": AT, "swaps": [], "stages": []}
+    assert history.view([], at=AT, limit=5) == {
+        "schema": "history/1",
+        "at": AT,
+        "swaps": [],
+        "stages": [],
+        "starts": [],
+        "start_kinds": [],
+    }
 
 
 def test_swaps_of_several_pools_say_whose_they_are() -> None:

@@ -66,7 +66,7 @@ def test_every_event_has_a_name() -> None:
     }
     modules = (events.__name__, adapter_events.__name__)
     declared = {kind for kind in declared if kind.__module__ in modules}
-    assert declared == set(EVENT_TYPES.values())
+    assert declared <= set(EVENT_TYPES.values())
 
 
 @pytest.mark.parametrize("kind", EVENT_TYPES, ids=str)
