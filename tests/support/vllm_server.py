@@ -48,7 +48,7 @@ class VllmServer:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self.name = name
-        self._log = folder / f"{name}.log"
+        self.log = folder / f"{name}.log"
         words = (*CPU_ARGS, *args)
         spec = EngineSpec(model=str(MODEL), served_name="tiny", args=words, env=CPU_ENV, executable=str(VLLM))
         command = VllmEngine(SystemClock(), model_name="tiny").command(spec)
@@ -64,7 +64,7 @@ class VllmServer:
 
     def begin(self) -> None:
         """Start it, and do not wait."""
-        with self._log.open("ab") as out:
+        with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 self._argv, env=self._env, stdout=out, stderr=out, start_new_session=True
             )
@@ -72,7 +72,7 @@ class VllmServer:
     def ready(self) -> bool:
         """Whether it answers. Fails where it has ended."""
         assert self._process is not None, "it was not started"
-        assert self._process.poll() is None, self._log.read_text(errors="replace")[-2000:]
+        assert self._process.poll() is None, self.log.read_text(errors="replace")[-2000:]
         return _answers(self.address)
 
     async def start(self) -> None:

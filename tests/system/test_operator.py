@@ -259,6 +259,22 @@ async def test_a_game_day_on_a_live_pool_and_its_history(stack: Any) -> None:
     assert 0 <= seconds["detached"] <= seconds["drained"] <= seconds["gone"]
 
 
+async def test_the_start_of_every_node_is_told_in_its_parts(stack: Any) -> None:
+    serving = {node["id"] for node in (await stack.settled())["nodes"]}
+
+    async def measured() -> dict[str, Any]:
+        starts = json.loads((await stack.cli("history", "-o", "json")).out)["starts"]
+        found = {start["node"]: start for start in starts}
+        return found if serving <= found.keys() else {}
+
+    for start in (await stack.until("every start is measured", measured)).values():
+        assert start["parts"].keys() == {"machine", "process", "load", "route"}
+        assert sum(start["parts"].values()) == pytest.approx(start["seconds"])
+    told = await stack.cli("history", "--starts")
+    assert "launch of local.gpu: " in told.out
+    assert "Its launch took " in (await stack.cli("node", min(serving))).out
+
+
 async def test_replace_waits_for_the_new_node(stack: Any) -> None:
     node = (await stack.a_node("on-demand"))["id"]
     done = await stack.cli("replace", node, "--reason", "slow disk", "--deadline", "20s")
