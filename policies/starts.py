@@ -163,7 +163,7 @@ def _of_engine(
     if sum(took.values()) > whole + _SLACK:
         took = {}  # a log of another start
     first = None if said.serves_at is None else seen.ready - said.serves_at
-    if first is not None and (not took or not -_SLACK <= first <= whole):
+    if first is not None and not -_SLACK <= first <= whole:
         first = None
     rest = whole
     for name, seconds in took.items():

@@ -41,6 +41,9 @@ def test_an_engine_whose_log_says_nothing_is_one_part():
     assert parts[Part.ENGINE] == 140.0
     assert Part.PROCESS not in parts
     assert Part.TOKEN not in parts
+    serving = parts_of(SEEN, NodeStart(stages=STAGES, serves=True, serves_at=1297.0))
+    assert (serving[Part.ENGINE], serving[Part.TOKEN]) == (137.0, 3.0)
+    assert Part.TOKEN not in parts_of(SEEN, NodeStart(stages=STAGES, serves_at=900.0)), "of another start"
 
 
 def test_the_log_alone_leaves_the_rest_untold():
