@@ -56,6 +56,23 @@ def digest(*parts: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """The container that an engine runs in: its image, and what docker or podman is told beside it.
+
+    `runtime`: which of the two, empty for the one that the node has. `args`: flags of ``docker run``.
+    `volumes`: as ``--volume`` takes them, SOURCE:TARGET[:OPTIONS]. `entry`: what starts the engine in the
+    image: "argv" its entry point, which runs the words that it is given; "program" the command's first word,
+    in the place of its entry point; "own" its entry point, which stands for the command's first word.
+    """
+
+    image: str
+    runtime: Literal["", "docker", "podman"] = ""
+    args: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    entry: Literal["argv", "program", "own"] = "program"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCommand:
     """How to start and stop an engine on a node.
 
@@ -63,6 +80,8 @@ class EngineCommand:
     node's environment. The engine runs in its own process group: `stop_signal` (a name such as "SIGTERM")
     goes to its leader, and after `stop_grace` seconds the whole group is killed. `build` is
     `EngineSpec.build` of what it starts. `on`: the instance types on which it is started otherwise, and how.
+    `container`: where `argv` runs, None for the node itself; the signal reaches the container's first
+    process, and nothing of the container is left once the engine has ended, however it did.
     """
 
     argv: tuple[str, ...]
@@ -71,6 +90,7 @@ class EngineCommand:
     stop_grace: float = 30.0
     build: str = ""
     on: Mapping[str, EngineCommand] = field(default_factory=dict)
+    container: Container | None = None
 
     def at(self, instance_type: str) -> EngineCommand:
         """How it is started on machines of that type, and on no others."""
@@ -316,6 +336,7 @@ class EngineSpec:
     keep_alive: float = 75.0
     adapters: tuple[str, ...] = ()
     adapter_room: int = 0
+    container: Container | None = None
 
     def build(self, engine: str) -> str:
         """A digest of all that may decide what the engine of that name answers, equal for equal specs.
@@ -327,7 +348,8 @@ class EngineSpec:
         task = () if self.task == "generate" else (self.task,)  # the usual one is not said
         adapters = (("adapters", *self.adapters),) if self.adapters else ()
         room = ("room",) if self.adapter_room else ()
-        return digest(*map(repr, (*said, *task, *adapters, *room)))
+        container = () if self.container is None else (replace(self.container, runtime=""),)
+        return digest(*map(repr, (*said, *task, *adapters, *room, *container)))
 
 
 class Engine(Protocol):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cloud.errors import CloudError, InsufficientCapacity, Misconfigured, NotFound
 from cloud.local.config import LocalCloudConfig
+from cloud.local.containers import Containers
 from cloud.local.engine_process import (
     EngineProcess,
     bound_log,
@@ -28,7 +29,15 @@ from cloud.local.engine_process import (
 )
 from cloud.local.guard import Guard
 from cloud.local.hosts import Hosts
-from cloud.local.processes import MARK, kill_belonging, kill_for_good, signal_group, start_time
+from cloud.local.processes import (
+    MARK,
+    belonging,
+    kill_belonging,
+    kill_for_good,
+    signal_all,
+    signal_group,
+    start_time,
+)
 from cloud.local.sales import Sales
 from cloud.local.table import ENDED, TERMINATED, Identity, Machine, Reclaim, Table
 from cloud.logger import structlog
@@ -71,6 +80,7 @@ class Machines:
         self._endings: dict[str, asyncio.Task[None]] = {}
         self._dying: dict[int, EngineProcess] = {}
         self._unswept: dict[str, int] = {}  # mark -> group
+        self._containers = Containers(identity.cloud)
         self._hosts = Hosts(identity.network, (config.engine_port, config.metadata_port))
 
     # -- looking ------------------------------------------------------------------------------------------
@@ -224,6 +234,8 @@ class Machines:
         engine = self._engines.get(machine.id)
         if engine is None or not engine.owns_group() or not signal_group(engine.group, number):
             raise NotFound(f"{node} has no engine process now")
+        if machine.command.container is not None:  # its processes are in no group of ours
+            signal_all(belonging((self._mark(machine),)), number)
 
     # -- the cloud's own life -----------------------------------------------------------------------------
 
@@ -244,8 +256,10 @@ class Machines:
             if machine.state is InstanceState.PENDING and machine.reclaim is None:
                 self._begin_boot(machine.id)
             elif machine.state is InstanceState.STOPPING:
+                self._containers.remove(machine.id, machine.command.container)
                 self._ended(machine.id, InstanceState.STOPPED, machine.reason)
             elif machine.state not in (InstanceState.STOPPED, InstanceState.TERMINATED):
+                self._containers.remove(machine.id, machine.command.container)
                 reason = machine.reason or "lost: the local cloud was killed"
                 self._ended(machine.id, InstanceState.TERMINATED, reason)
 
@@ -265,6 +279,7 @@ class Machines:
         for engine in tuple(self._dying.values()):
             await engine.exited.wait()
         kill_for_good((self._identity.cloud,))
+        await self._containers.close()
 
     def groups(self) -> dict[str, int]:
         """The process groups that live now, by node."""
@@ -345,6 +360,7 @@ class Machines:
         if machine is None:
             return
         await self._clock.sleep(machine.boots_at - self._clock.now())
+        await self._containers.gone(node)
         machine = self._table.get(node)
         if machine is None or machine.state is not InstanceState.PENDING:
             return
@@ -354,12 +370,14 @@ class Machines:
         """Start the engine and show the machine as running. No await: nothing can come in between."""
         values = {"host": machine.host, "port": str(self._config.engine_port)}
         argv = [fill(part, values) for part in machine.command.argv]
-        environment = {
-            **os.environ,
+        own = {
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{machine.host}:{self._config.metadata_port}",
             **machine.command.env,
             MARK: self._mark(machine),
         }
+        if machine.command.container is not None:
+            argv = self._containers.command(machine.id, machine.command.container, argv, own)
+        environment = {**os.environ, **own}
         machine = replace(
             machine,
             state=InstanceState.RUNNING,
@@ -388,6 +406,7 @@ class Machines:
         machine = self._table.get(node)
         if machine is not None and machine.state is InstanceState.RUNNING and machine.group == group:
             self._table.put(replace(machine, engine_exit=code))
+            self._containers.remove(node, machine.command.container)  # the process may have been killed
             log.info("engine_exited", node=node, code=code)
 
     def _begin_ending(self, node: str, final: InstanceState) -> None:
@@ -411,6 +430,7 @@ class Machines:
             engine.signal(signal.Signals[machine.command.stop_signal])
             await self._wait(engine.exited, machine.command.stop_grace)
         self._kill(machine)
+        await self._containers.gone(node)
         self._ended(node, final, machine.reason)
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
@@ -426,6 +446,7 @@ class Machines:
         engine = self._engines.pop(machine.id, None)
         if engine is None:
             return
+        self._containers.remove(machine.id, machine.command.container)
         if engine.owns_group():
             signal_group(engine.group, signal.SIGKILL)
         if not engine.exited.is_set():

@@ -79,6 +79,13 @@ def signal_group(group: int, number: int) -> bool:
     return True
 
 
+def signal_all(pids: Collection[int], number: int) -> None:
+    """Signal processes; those that have gone, or are not ours, are left alone."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
 def kill_belonging(marks: Collection[str], groups: Collection[int] = ()) -> int:
     """Kill until nothing is left. Returns how many processes were found.
 
@@ -89,9 +96,7 @@ def kill_belonging(marks: Collection[str], groups: Collection[int] = ()) -> int:
         found = belonging(marks, groups)
         if not found:
             break
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        signal_all(found, signal.SIGKILL)
         killed |= found
     return len(killed)
 

@@ -1,0 +1,228 @@
+"""Engines in real containers: they start, serve, drain when stopped, and what is killed leaves nothing."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+from containers import IMAGE, VOLUMES, NoContainers, listed, podman, stage
+
+from cloud.clock import SystemClock
+from cloud.local.connection import LocalCloud
+from cloud.local.instances import LocalInstances
+from cloud.local.processes import belonging
+from cloud.ports import Container, EngineCommand, LaunchRequest
+from policies.model import InstanceState, Market, Placement
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.debian("podman", package="podman"),
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("containers"),
+]
+
+PATIENCE = 60.0
+SECRET = "not-for-the-process-list"
+AT = Placement(provider="local", region="r", zone="a", instance_type="local.gpu", market=Market.SPOT)
+COMMAND = EngineCommand(
+    argv=(
+        *("python3", "-m", "cloud.engines.simulated_server", "--model", "m", "--host", "{host}"),
+        *("--port", "{port}", "--load-time", "0", "--tokens-per-second", "50", "--shutdown-timeout", "30"),
+    ),
+    env={"SECRET": SECRET},
+    stop_grace=40.0,
+    container=Container(image=IMAGE, runtime="podman", volumes=VOLUMES),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    try:
+        with stage(tmp_path_factory.mktemp("podman")):
+            yield
+    except NoContainers as error:
+        pytest.skip(f"no container can be run here: {error}")
+
+
+async def until(condition) -> None:
+    """Wait until what is asked answers with something true."""
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():  # noqa: ASYNC110 - a container has no event
+            await asyncio.sleep(0.05)
+
+
+def started_it(cloud: str) -> int:
+    """The process of podman that started the only container of the cloud."""
+    (found,) = (pid for pid in belonging((cloud,)) if Path(f"/proc/{pid}/comm").read_text() == "podman\n")
+    return found
+
+
+def shown_words() -> str:
+    """The words of every process of this machine."""
+    return subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
+
+
+class Client:
+    """A cloud that runs as a process, and its nodes."""
+
+    def __init__(self, config):
+        self.config = config
+        self.connection = LocalCloud(config.socket_path)
+        self.instances = LocalInstances(self.connection)
+
+    async def __aenter__(self):
+        self.cloud = (await self.connection.wait_ready(SystemClock(), timeout=PATIENCE)).cloud
+        self.http = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.http.close()
+        await self.instances.close()
+
+    async def launch(self, command=COMMAND, market=Market.SPOT, serial=1):
+        at = replace(AT, market=market)
+        request = LaunchRequest(token=f"t-{serial}", pool="pool", placement=at, command=command)
+        return (await self.instances.launch(request)).id
+
+    async def get(self, node):
+        return next(one for one in await self.instances.list("pool", "") if one.id == node)
+
+    async def until_state(self, node, state):
+        async def reached():
+            return (await self.get(node)).state is state
+
+        await until(reached)
+
+    async def serves(self, node):
+        """Wait until the engine answers; its address."""
+
+        async def answers():
+            try:
+                async with self.http.get(f"http://{(await self.get(node)).address}/health") as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                return False
+
+        await until(answers)
+        return (await self.get(node)).address
+
+    async def gone(self):
+        """Wait until no container and no process of any node is left."""
+
+        async def nothing():
+            return not belonging((self.cloud,)) and not await asyncio.to_thread(listed)
+
+        await until(nothing)
+
+
+async def test_it_serves_and_drains_and_nothing_is_left(start_process):
+    _, config = start_process()
+    async with Client(config) as client:
+        node = await client.launch()
+        address = await client.serves(node)
+        (name,) = listed()
+        assert name == f"orchestrator-{client.cloud}-{node}"
+        assert podman("exec", name, "/usr/bin/printenv", "SECRET") == SECRET
+        assert SECRET not in shown_words()
+        body = {"model": "m", "prompt": "x", "max_tokens": 100, "stream": True, "ignore_eos": True}
+        async with client.http.post(f"http://{address}/v1/completions", json=body) as stream:
+            await stream.content.readline()
+            await client.instances.terminate(node)
+            rest = (await stream.read()).decode()
+        chunks = [json.loads(line[6:]) for line in rest.splitlines() if line.startswith("data: {")]
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+        assert rest.rstrip().endswith("[DONE]")
+        await client.until_state(node, InstanceState.TERMINATED)
+        assert listed() == []
+
+
+async def test_a_container_outlives_no_kill_of_the_process_that_started_it(start_process):
+    _, config = start_process()
+    async with Client(config) as client:
+        node = await client.launch()
+        await client.serves(node)
+        os.kill(started_it(client.cloud), signal.SIGKILL)
+        await client.gone()
+        assert (await client.get(node)).state is InstanceState.RUNNING  # as a machine whose engine crashed
+
+
+@pytest.mark.parametrize("how", ["frozen", "killed", "vanished"])
+async def test_what_happens_to_an_engine_happens_in_the_container(start_process, how):
+    _, config = start_process()
+    async with Client(config) as client:
+        node = await client.launch(command=replace(COMMAND, stop_grace=1.0))
+        address = await client.serves(node)
+        if how == "frozen":
+            await client.connection.admin("freeze", json.dumps({"node": node}).encode())
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.0), client.http.get(f"http://{address}/health"):
+                    pass
+            await client.instances.terminate(node)
+            await client.until_state(node, InstanceState.TERMINATED)
+        elif how == "killed":
+            await client.connection.admin("kill-engine", json.dumps({"node": node}).encode())
+        else:
+            await client.connection.admin("reclaim", json.dumps({"node": node, "notice_s": 0}).encode())
+        await client.gone()
+
+
+async def test_nodes_that_end_while_they_start_leave_nothing(start_process):
+    _, config = start_process()
+    async with Client(config) as client:
+        nodes = [await client.launch(replace(COMMAND, stop_grace=0.05), serial=n) for n in range(4)]
+        for number, node in enumerate(nodes):
+            await client.until_state(node, InstanceState.RUNNING)
+            await asyncio.sleep(0.25 * number)
+            await client.instances.terminate(node)
+        for node in nodes:
+            await client.until_state(node, InstanceState.TERMINATED)
+        assert await asyncio.to_thread(listed) == []
+        await client.gone()
+
+
+async def test_a_killed_cloud_leaves_no_container(start_process):
+    process, config = start_process()
+    async with Client(config) as client:
+        await client.serves(await client.launch())
+        process.kill()
+        process.wait()
+        await client.gone()
+
+
+async def test_a_node_starts_again_and_over_a_container_that_was_left(start_process):
+    _, config = start_process()
+    async with Client(config) as client:
+        node = await client.launch(market=Market.ON_DEMAND)
+        await client.serves(node)
+        await client.instances.stop(node)
+        await client.until_state(node, InstanceState.STOPPED)
+        assert listed() == []
+        volumes = [word for volume in VOLUMES for word in ("--volume", volume)]
+        name = f"orchestrator-{client.cloud}-{node}"
+        podman("run", "--detach", "--name", name, "--log-driver=none", *volumes, IMAGE, "sleep", "600")
+        await client.instances.start(node)
+        await client.serves(node)
+        assert listed() == [name]
+        await client.instances.terminate(node)
+        await client.until_state(node, InstanceState.TERMINATED)
+
+
+async def test_an_image_that_cannot_be_had_is_told_in_words(start_process):
+    _, config = start_process()
+    async with Client(config) as client:
+        container = replace(COMMAND.container, image="127.0.0.1:9/stage/engine:2")
+        node = await client.launch(command=replace(COMMAND, container=container))
+
+        async def told():
+            return "image 127." in await client.instances.console(node)
+
+        await until(told)
+        said = await client.instances.console(node)
+    assert "127.0.0.1:9/stage/engine:2 is fetched" in said
+    assert "image 127.0.0.1:9/stage/engine:2: the registry does not answer; open the node's way to it" in said

@@ -1,0 +1,110 @@
+"""A real podman with a store of its own, and an image whose programs are those of this machine.
+
+Nothing is fetched: the image is a few links and a program, and its system comes in as volumes. The runtime of
+containers (runc or crun) and the way to groups of processes are tried, since a sandbox lets few of them work.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "localhost/stage/engine:1"
+VOLUMES = tuple(
+    f"{path}:{path}:ro"
+    for path in dict.fromkeys(("/usr", sys.base_prefix, str(Path(sys.prefix).resolve()), str(ROOT)))
+)
+_LIMITS = '["nofile=1024:1024", "nproc=4096:4096"]'
+_WAYS = (("crun", "enabled"), ("runc", "enabled"), ("crun", "disabled"))
+_PATIENCE = 60
+
+
+class NoContainers(Exception):
+    """Why no container can be run here."""
+
+
+def podman(*words: str) -> str:
+    """What the command prints. Raises NoContainers."""
+    done = subprocess.run(["podman", *words], capture_output=True, text=True, timeout=_PATIENCE, check=False)
+    if done.returncode:
+        raise NoContainers(f"podman {words[0]}: {done.stderr.strip()[-300:]}")
+    return done.stdout.strip()
+
+
+def listed() -> list[str]:
+    """The names of all containers, whatever they do."""
+    return podman("ps", "--all", "--format", "{{.Names}}").split()
+
+
+@contextmanager
+def stage(directory: Path) -> Iterator[None]:
+    """A podman that runs `IMAGE`, for every process that is started meanwhile. Raises NoContainers."""
+    before = dict(os.environ)
+    (directory / "storage.conf").write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{directory}/store"\nrunroot = "{directory}/run"\n'
+    )
+    os.environ |= {
+        "CONTAINERS_CONF": str(directory / "containers.conf"),
+        "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
+    }
+    try:
+        faults = list(_tried(directory))
+        if faults and faults[-1]:
+            raise NoContainers("; ".join(faults))
+        yield
+        left = listed()
+        assert left == [], f"left behind: {left}"
+    finally:
+        subprocess.run(["podman", "rm", "--all", "--force", "--time", "0"], capture_output=True, check=False)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _tried(directory: Path) -> Iterator[str]:
+    """Configures one way after the other until a container runs: why each did not, empty for one that did."""
+    made = False
+    for runtime, groups in _WAYS:
+        (directory / "containers.conf").write_text(
+            f'[containers]\ndefault_ulimits = {_LIMITS}\ncgroups = "{groups}"\n'
+            f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
+        )
+        try:
+            if not made:
+                _image(directory / "image.tar")
+                made = True
+            podman("run", "--rm", "--network=host", "--log-driver=none", *_volumes(), IMAGE, "true")
+        except (NoContainers, OSError, subprocess.TimeoutExpired) as error:
+            yield f"{runtime}: {error}"
+            continue
+        yield ""
+        return
+
+
+def _volumes() -> list[str]:
+    return [word for volume in VOLUMES for word in ("--volume", volume)]
+
+
+def _image(archive: Path) -> None:
+    """Links to the system, and ``python3``, which is this interpreter."""
+    program = f'#!/bin/sh\nexec "{sys.executable}" -I "$@"\n'.encode()
+    with tarfile.open(archive, "w") as out:
+        for name in ("bin", "sbin", "lib", "lib64"):
+            if Path(f"/{name}").is_symlink():
+                link = tarfile.TarInfo(name)
+                link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
+                out.addfile(link)
+        for name in ("tmp", "engine"):
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
+            out.addfile(folder)
+        file = tarfile.TarInfo("engine/python3")
+        file.size, file.mode = len(program), 0o755
+        out.addfile(file, io.BytesIO(program))
+    podman("import", "--change", "ENV PATH=/engine:/usr/bin:/bin", str(archive), IMAGE)
