@@ -36,7 +36,7 @@ def pause(restarts: int) -> float:
 def restarts_after(before: dict[str, Any], now: float) -> int:
     """How many starts in a row ended early, by the report of the last one; a clock that ran back counts."""
     count, at, stage = before.get("restarts"), before.get("at"), before.get("stage")
-    if stage not in ("checks", "secrets", "weights", "start", "failed"):
+    if stage not in ("checks", "secrets", "weights", "image", "start", "failed"):
         return 0
     started = stage == "start" and before.get("ok") is True
     if started and isinstance(at, (int, float)) and at <= now - SETTLED:

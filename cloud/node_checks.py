@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 from cloud.node_metadata import Refused
 
-OLDEST_VLLM = (0, 18)  # the first with --shutdown-timeout
 ENGINE_HOME = "/var/lib/orchestrator-engine"
 LOCAL_DISK = "/mnt/orchestrator"
 GIB = 2**30
@@ -62,16 +61,7 @@ def environment_for(program: str, given: Mapping[str, str], base: Mapping[str, s
     ninja. What is downloaded goes to the local disk
     where there is one; what was compiled stays on the root volume, which outlives a stop.
     """
-    home = base.get("HOME") or ENGINE_HOME
-    kept = f"{home}/.cache"
-    ours = {
-        "HF_HOME": downloads_of(home),
-        "VLLM_CACHE_ROOT": f"{kept}/vllm",
-        "TRITON_CACHE_DIR": f"{kept}/triton",
-        "TORCHINDUCTOR_CACHE_DIR": f"{kept}/torchinductor",
-        "FLASHINFER_WORKSPACE_BASE": home,
-        "CUDA_CACHE_PATH": f"{kept}/nv",
-    }
+    ours = caches_of(base.get("HOME") or ENGINE_HOME)
     # The path to these modules is not the engine's business.
     found = {**{name: value for name, value in base.items() if name != "PYTHONPATH"}, **ours, **given}
     path = [found.get("PATH") or os.defpath]
@@ -90,6 +80,19 @@ def environment_for(program: str, given: Mapping[str, str], base: Mapping[str, s
     return found
 
 
+def caches_of(home: str) -> dict[str, str]:
+    """Where an engine keeps what it downloads and compiles, by the variables that say so."""
+    kept = f"{home}/.cache"
+    return {
+        "HF_HOME": downloads_of(home),
+        "VLLM_CACHE_ROOT": f"{kept}/vllm",
+        "TRITON_CACHE_DIR": f"{kept}/triton",
+        "TORCHINDUCTOR_CACHE_DIR": f"{kept}/torchinductor",
+        "FLASHINFER_WORKSPACE_BASE": home,
+        "CUDA_CACHE_PATH": f"{kept}/nv",
+    }
+
+
 def disk_of(home: str) -> str:
     """Where downloads go: the local disk when it is mounted, else the engine's home."""
     return LOCAL_DISK if os.path.ismount(LOCAL_DISK) else home
@@ -99,55 +102,6 @@ def downloads_of(home: str) -> str:
     """Where Hugging Face's files go. A cache that came with the image or outlived a stop is used as it is."""
     cache = f"{home}/.cache/huggingface"
     return cache if os.path.isdir(f"{cache}/hub") else f"{disk_of(f'{home}/.cache')}/huggingface"
-
-
-def check_program(program: str, path: str) -> Check:
-    """Whether this user can execute it, its interpreter included."""
-    full = shutil.which(program, path=path)
-    if full is None:
-        if os.path.exists(program):
-            what = f"{program} cannot be executed by the engine's user, who has no rights"
-            return Check("engine", False, f"{what}; make it and all directories above it readable", True)
-        what = f"{program} is not on this machine, or below a directory that others may not read"
-        return Check("engine", False, f"{what}; install it in the image, or correct engine.executable", True)
-    interpreter = interpreter_of(full)
-    if interpreter and not os.access(interpreter, os.X_OK):
-        what = f"{full} needs {interpreter}, which is not there or which the engine's user may not execute"
-        return Check("engine", False, f"{what}; a virtual environment's Python must not be below /root", True)
-    return Check("engine", True, full)
-
-
-def interpreter_of(program: str) -> str:
-    """The interpreter that a script names in its first line; empty for a binary."""
-    try:
-        with open(program, "rb") as file:
-            line = file.readline(512)
-    except OSError:
-        return ""
-    words = line[2:].decode("utf-8", "replace").split() if line.startswith(b"#!") else []
-    return words[0] if words else ""
-
-
-def check_vllm(program: str, run: Ask) -> Check:
-    """Whether the vLLM that the program belongs to is new enough."""
-    python = interpreter_of(program)
-    if "python" not in os.path.basename(python):
-        return Check("vllm", True, f"its version is not known: {program} is no script of Python")
-    try:
-        status, output = run((python, "-c", "import importlib.metadata as m; print(m.version('vllm'))"))
-    except (OSError, TimeoutError) as error:
-        return Check("vllm", False, f"its version cannot be read: {python}: {error}")
-    if status != 0:
-        what = f"{python} has no vllm installed: {_last(output)}"
-        return Check("vllm", False, f"{what}; correct engine.executable or the image", True)
-    version = _last(output)
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None or "dev" in version:
-        return Check("vllm", True, f"{version}, built from source: --shutdown-timeout must be known to it")
-    if (int(numbers[1]), int(numbers[2])) < OLDEST_VLLM:
-        what = f"{version} does not know --shutdown-timeout"
-        return Check("vllm", False, f"{what}; install 0.18 or newer in the image", True)
-    return Check("vllm", True, version)
 
 
 def check_driver(gpus: int, run: Ask) -> Check:
@@ -160,7 +114,7 @@ def check_driver(gpus: int, run: Ask) -> Check:
         what = "nvidia-smi is not on this machine; use an image with the NVIDIA driver"
         return Check("driver", False, f"{what}, such as a Deep Learning Base AMI", True)
     if status != 0:
-        what = f"nvidia-smi failed with status {status}: {_last(output)}"
+        what = f"nvidia-smi failed with status {status}: {last(output)}"
         return Check("driver", False, f"{what}; is the driver built for this kernel?", True)
     rows = [line.rpartition(",") for line in output.splitlines() if _GPU_ROW.fullmatch(line)]
     if len(rows) < gpus:
@@ -177,26 +131,8 @@ def count_gpus(run: Ask) -> int:
         raise Refused(f"nvidia-smi -L: {error}") from None
     found = sum(line.startswith("GPU ") for line in output.splitlines())
     if status != 0 or not found:
-        raise Refused(f"nvidia-smi -L: status {status}: {_last(output)}")
+        raise Refused(f"nvidia-smi -L: status {status}: {last(output)}")
     return found
-
-
-def check_tools(environment: Mapping[str, str]) -> list[Check]:
-    """What kernels are compiled with on the node. An engine may do without, so these are doubts."""
-    path = environment["PATH"]
-    compilers = (environment.get("CC"), "cc", "gcc", "clang")
-    places = {
-        "compiler": next(filter(None, (shutil.which(c, path=path) for c in compilers if c)), None),
-        "ninja": shutil.which("ninja", path=path),
-        "cuda": environment.get("CUDA_HOME"),
-    }
-    lacks = {
-        "compiler": "no C compiler is on PATH; install gcc in the image",
-        "ninja": "no ninja is on PATH; install it beside vllm, by pip",
-        "cuda": "no nvcc was found; install the CUDA toolkit, or set CUDA_HOME in engine.env",
-    }
-    advice = "without it, kernels that vLLM compiles on the node fail"
-    return [Check(name, bool(at), at or f"{lacks[name]}: {advice}") for name, at in places.items()]
 
 
 def check_fabric(run: Ask, switches: str = "/dev/nvidia-nvswitch0") -> Check | None:
@@ -209,7 +145,7 @@ def check_fabric(run: Ask, switches: str = "/dev/nvidia-nvswitch0") -> Check | N
         state = str(error)
     if state.strip() == "active":
         return Check("fabric", True, "nvidia-fabricmanager runs")
-    what = f"nvidia-fabricmanager is {_last(state)}: CUDA does not start on GPUs behind NVSwitches"
+    what = f"nvidia-fabricmanager is {last(state)}: CUDA does not start on GPUs behind NVSwitches"
     return Check("fabric", False, f"{what}; install and enable the version of the driver")
 
 
@@ -242,15 +178,15 @@ def check_disk(directory: str, wanted: float = 0.0) -> Check:
     return Check("disk", True, text)
 
 
-def look(needs: Mapping[str, Any], program: str, environment: Mapping[str, str], imds: str) -> list[Check]:
-    """Every check before an engine starts. `needs`: {"gpus", "vllm", "weights"}, see `cloud.node_start`."""
+def look(
+    needs: Mapping[str, Any], seen: Sequence[Check], environment: Mapping[str, str], imds: str
+) -> list[Check]:
+    """Every check before an engine starts. `needs`: {"gpus", "vllm", "weights"}, see `cloud.node_start`;
+    `seen`: what was seen of the program, or of the container that it is in."""
     gpus = int(needs.get("gpus", 0))
-    runs, full = check_program(program, environment["PATH"]), shutil.which(program, path=environment["PATH"])
-    found: list[Check | None] = [runs]
-    if needs.get("vllm") and runs.ok and full is not None:
-        found.append(check_vllm(full, ask))
+    found: list[Check | None] = [*seen]
     if gpus:
-        found += [check_driver(gpus, ask), check_fabric(ask), *check_tools(environment)]
+        found += [check_driver(gpus, ask), check_fabric(ask)]
     home = environment.get("HOME") or ENGINE_HOME
     lacks = not os.path.isdir(f"{environment.get('HF_HOME', home)}/hub")  # nothing was downloaded yet
     found.append(check_disk(disk_of(home), float(needs.get("weights", 0.0)) * lacks))
@@ -258,7 +194,7 @@ def look(needs: Mapping[str, Any], program: str, environment: Mapping[str, str],
     return [check for check in found if check is not None]
 
 
-def _last(output: str) -> str:
+def last(output: str) -> str:
     """The last line of an output, which is where errors stand."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1][:200] if lines else "no output"

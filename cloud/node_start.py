@@ -9,14 +9,16 @@ key     Proves to the control host which instance this is, and writes the key th
         request to STS, signed here and sent there by the control host: STS answers it with the instance's id.
         A challenge of the control host is part of what is signed, so the proof is worth nothing later or
         elsewhere.
-engine  Reads a JSON file {"argv", "on", "env", "secrets", "port", "weights", "needs"}, looks whether the
-        machine can run the engine, fetches the secrets into the environment, brings the weights, and becomes
-        it. {host} in its words is the node's private address, {port} the port, {model} where the weights are,
-        {gpus} the number of GPUs. A secret is the ARN of a parameter of SSM or of a secret of Secrets
-        Manager, under the name of its variable. "weights" is empty, a path or s3://BUCKET/PREFIX; "needs" is
-        {"gpus": how many, "vllm": whether it is vLLM, "weights": bytes}. "on" has {"argv", "gpus"} of the
-        instance types on which it is started otherwise. Every step goes into the boot
-        report. A start that fails is tried again at a growing pace.
+engine  Reads a JSON file {"argv", "on", "env", "secrets", "port", "weights", "needs", "container"}, looks
+        whether the machine can run the engine, fetches the secrets into the environment, brings the weights,
+        and becomes it. {host} in its words is the node's private address, {port} the port, {model} where the
+        weights are, {gpus} the number of GPUs. A secret is the ARN of a parameter of SSM or of a secret of
+        Secrets Manager, under the name of its variable. "weights" is empty, a path or s3://BUCKET/PREFIX;
+        "needs" is {"gpus": how many, "vllm": whether it is vLLM, "weights": bytes}. "on" has {"argv", "gpus"}
+        of the instance types on which it is started otherwise. "container" is null, or what the engine runs
+        in (`cloud.node_container`), whose image is fetched: its home, the local disk and the weights are
+        there where they are on the node. Every step goes into the boot report. A start that fails is tried
+        again at a growing pace.
 
 Examples:
   python3 -m cloud.node_start key --url https://control:9465 --key-file key --agent agent.py
@@ -34,6 +36,7 @@ import ssl
 import sys
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from cloud.node_aws import CALL_SECONDS, Aws, needed, said, trusting
@@ -75,7 +78,9 @@ def engine(imds: Metadata, imds_url: str, file: str, boot: Boot) -> tuple[list[s
     host, port = needed(imds, "meta-data/local-ipv4").strip(), str(given["port"])
     environment = environment_for(given["argv"][0], given["env"], os.environ)
     failed = []
-    for check in look(given.get("needs") or {}, given["argv"][0], environment, imds_url):
+    inside = given.get("container")
+    way: Any = import_module(f"cloud.node_{'container' if inside else 'program'}")  # the one that is here
+    for check in look(given.get("needs") or {}, way.checks(given, environment), environment, imds_url):
         boot.check(check.name, check.ok, check.text)
         failed += [f"{check.name}: {check.text}"] if check.fatal else []
     if failed:
@@ -89,6 +94,8 @@ def engine(imds: Metadata, imds_url: str, file: str, boot: Boot) -> tuple[list[s
         filled["{gpus}"] = str(count_gpus(ask))
     words = re.compile("|".join(map(re.escape, filled)))
     argv = [words.sub(lambda m: filled[m[0]], word) for word in given["argv"]]
+    if inside:
+        argv = way.command(given, argv, filled["{model}"], environment, boot)
     return argv, environment
 
 

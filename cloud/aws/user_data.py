@@ -19,7 +19,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from typing import Final
 
@@ -33,13 +33,19 @@ _HOME: Final = "/opt/orchestrator"
 _USER: Final = "orchestrator-engine"
 _RUN: Final = "/run/orchestrator-engine"
 _PROGRAMS: Final = (
-    "node_aws.py",
-    "node_boot.py",
-    "node_checks.py",
-    "node_console.py",
-    "node_metadata.py",
-    "node_start.py",
+    "boot",
+    "metadata",
+    "aws",
+    "weights",
+    "start",
+    "console",
+    "checks",
+    "program",
+    "container",
+    "disks",
 )
+"""The programs `cloud.node_*` that a node may get, in an order in which they become small."""
+
 _WORD: Final = re.compile(r"[A-Za-z0-9_./:@=+,\[\]-]+")
 _CERTIFICATE: Final = re.compile(
     r"-----BEGIN ((?:X509 |TRUSTED )?CERTIFICATE)-----[A-Za-z0-9+/=\s]+-----END \1-----"
@@ -50,11 +56,11 @@ _SYSUSERS: Final = f"u {_USER} - - /var/lib/{_USER}\n"
 _ENGINE: Final = """[Unit]
 Description=Inference engine of pool {pool}
 Wants=network-online.target {disks}
-After=network-online.target {disks}
+After=network-online.target {disks} {after}
 StartLimitIntervalSec=0
 
 [Service]
-User={user}
+{rights}
 StateDirectory={user}
 RuntimeDirectory={user}
 # How the last start went outlives it.
@@ -64,25 +70,41 @@ Environment=HOME=/var/lib/{user} PYTHONPATH={home}
 # The driver makes its device files when root asks for the GPUs first. One that hangs cannot be killed.
 ExecStartPre=-+/bin/sh -c 'nvidia-smi > /dev/null & timeout 30 tail -s .2 -f --pid=$! /dev/null'
 ExecStart=/usr/bin/python3 -m cloud.node_start engine {home}/engine.json --report {run}/boot.json
-ExecStopPost=-/bin/sh -c 'echo "$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS" > {run}/ended'
+ExecStopPost=-/bin/sh -c 'echo "$SERVICE_RESULT $EXIT_CODE $EXIT_STATUS" > {run}/ended'{removal}
 KillMode=mixed
 KillSignal={signal}
 TimeoutStopSec={grace}
 Restart=always
 RestartSec=2
 LimitNOFILE=65536
-LimitMEMLOCK=infinity
+LimitMEMLOCK=infinity{shield}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_PROGRAM: Final = {
+    "after": "",
+    "rights": f"User={_USER}",
+    "removal": "",
+    "shield": """
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=read-only
 ReadWritePaths=-/mnt/orchestrator
 PrivateTmp=yes
 RemoveIPC=yes
-RestrictSUIDSGID=yes
+RestrictSUIDSGID=yes""",
+}
+"""What the engine's unit has for a program of the node, which has no rights."""
 
-[Install]
-WantedBy=multi-user.target
-"""
+_CONTAINER: Final = {
+    "after": "docker.service",
+    "rights": "Environment=DOCKER_CONFIG=%h/.docker",
+    "removal": "\nExecStopPost=-/usr/bin/python3 -m cloud.node_container",
+    "shield": "",
+}
+"""What it has for a container: docker and podman are root's, and so is who is logged in at a registry."""
 
 _DISKS: Final = """[Unit]
 Description=Local disks of a node of pool {pool}
@@ -195,6 +217,7 @@ def _shares(setup: NodeSetup, whole: int) -> str:
     without = {
         "agents.ca_file": replace(setup, trusted=""),
         "engine.args and engine.env": replace(setup, command=bare_command),
+        "engine.image": replace(setup, command=replace(setup.command, container=None)),
         "cloud.aws.engine_secrets": replace(setup, secrets={}),
         "cloud.aws.weights from S3": replace(setup, weights=""),
         "cloud.aws.disk.local": replace(setup, local_disk=False),
@@ -232,7 +255,13 @@ def written(setup: NodeSetup) -> dict[str, str]:
     """The files that a node gets, by path. Raises ValueError."""
     package, command, pool = files("cloud"), setup.command, _word(setup.pool)
     disks, weights = setup.local_disk, setup.weights.startswith("s3://")
-    programs = [*_PROGRAMS, *(["node_disks.py"] if disks else []), *(["node_weights.py"] if weights else [])]
+    needed = {
+        "disks": disks,
+        "weights": weights,
+        "container": command.container is not None,
+        "program": command.container is None,
+    }
+    programs = [f"node_{name}.py" for name in _PROGRAMS if needed.get(name, True)]
     found = {f"{_HOME}/cloud/__init__.py": ""}
     found |= {f"{_HOME}/cloud/{name}": bare(package.joinpath(name).read_text("utf-8")) for name in programs}
     engine = {
@@ -241,6 +270,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
             kind: {"argv": list(own.argv), "gpus": setup.gpus_on.get(kind, 0)}
             for kind, own in command.on.items()
         },
+        "container": None if command.container is None else asdict(command.container),
         "env": dict(command.env),
         "secrets": dict(setup.secrets),
         "port": setup.port,
@@ -266,6 +296,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
         "signal": _word(command.stop_signal),
         "grace": math.ceil(max(each.stop_grace for each in (command, *command.on.values()))),
         "where": where,
+        **(_PROGRAM if command.container is None else _CONTAINER),
     }
     for name, text in units.items():
         lines = (line.rstrip() for line in text.format_map(values).splitlines() if line[:1] != "#")

@@ -20,7 +20,7 @@ from cloud.ports import Container
 
 log = structlog.get_logger(__name__)
 
-_HELPER: Final = (sys.executable, "-I", "-m", "cloud.node_container")
+_HELPER: Final = (sys.executable, "-I", "-m", "cloud.local.container_process")
 
 
 class Containers:

@@ -96,8 +96,7 @@ class PoolDoctor:
         )
 
     def _engine(self) -> Findings:
-        engine = self._settings.engine
-        return pool.engine(engine.kind, engine.executable, self._settings.cloud.kind == "local")
+        return pool.engine(self._settings.engine, self._settings.cloud.kind == "local")
 
     def _break_even(self) -> Findings:
         """What the last week cost against the API, by what gateways and daemon counted."""

@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Mapping
 
 from cloud.engines.dialect import DIALECTS, PROGRAMS, Kind
+from cloud.node_container import find, there
+from cloud.node_metadata import Refused
+from orchestrator.config.tables.engine import EngineConfig
 from orchestrator.doctor.findings import Finding, Findings, fail, ok, skipped, warn
 from orchestrator.units import format_duration
 from orchestrator.words import percent, plural
@@ -52,14 +55,31 @@ def capacity(pool: Pool, zones: int) -> Findings:
     return [*findings, _left(pool, ready - fullest, f"one of {plural(zones, 'zone')} lost")]
 
 
-def engine(kind: Kind, program: str, local: bool) -> Findings:
+def engine(engine: EngineConfig, local: bool) -> Findings:
     """Whether the engine is one that was tried, and can be started here, where nodes are processes of this
     machine."""
-    row = DIALECTS[kind]
+    kind, row = engine.kind, DIALECTS[engine.kind]
+    started = (
+        _contained(engine, local) if engine.run == "container" else _started(kind, engine.executable, local)
+    )
     if row.capabilities.ran:
-        return _started(kind, program, local)
+        return started
     asks = f"ask one: orchestrator doctor --engine URL --kind {kind}"
-    return [*_started(kind, program, local), warn(f"{row.title} was not run against the real one", asks)]
+    return [*started, warn(f"{row.title} was not run against the real one", asks)]
+
+
+def _contained(engine: EngineConfig, local: bool) -> Findings:
+    """Whether the container's image is here. Asks docker or podman."""
+    if not local:
+        return [skipped("containers run on the nodes, which look for docker or podman when they boot")]
+    try:
+        runtime = find(engine.runtime)
+        if there(runtime, engine.image):
+            return [ok(f"{runtime.program} has {engine.image}")]
+    except (Refused, OSError) as error:
+        return [fail(str(error), "orchestrator validate names the keys")]
+    fetches = f"fetch it once: {runtime.program} pull {engine.image}"
+    return [warn(f"{runtime.program} does not have {engine.image}; every first start waits for it", fetches)]
 
 
 def _started(kind: Kind, program: str, local: bool) -> Findings:

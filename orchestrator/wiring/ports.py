@@ -12,6 +12,7 @@ from cloud.agent_receiver import AgentReceiver
 from cloud.balancers.gateway import GatewayBalancer
 from cloud.dcgm import DcgmExporter
 from cloud.engines.dialect import Kind
+from cloud.engines.images import IMAGES
 from cloud.engines.llamacpp import LlamaCppEngine
 from cloud.engines.ollama import OllamaEngine
 from cloud.engines.sglang import SglangEngine
@@ -28,6 +29,7 @@ from cloud.local.offerings import LocalOfferings
 from cloud.logger import structlog
 from cloud.ports import (
     Clock,
+    Container,
     Engine,
     EngineCommand,
     EngineSpec,
@@ -145,20 +147,37 @@ def engine_command(engine: Engine, pool: PoolConfig, model: str = "") -> EngineC
         spec = engine_spec(of)
         return engine.command(replace(spec, model=model) if model else spec)
 
-    return replace(command(pool), on={kind: command(pool.on(kind)) for kind in pool.engine.on})
+    own = {kind: command(pool.on(kind)) for kind in pool.engine.on}
+    return replace(command(pool), on=own, container=container_of(pool))
+
+
+def container_of(pool: PoolConfig) -> Container | None:
+    """The container that the pool's engines run in; None where they are programs of their nodes."""
+    engine = pool.engine
+    if engine.run == "process":
+        return None
+    return Container(
+        image=engine.image,
+        runtime=engine.runtime,
+        args=engine.container_args,
+        volumes=engine.volumes,
+        entry=IMAGES[engine.kind].entry,
+    )
 
 
 def engine_spec(pool: PoolConfig) -> EngineSpec:
     """What a node of the pool runs where its instance type has no arguments of its own."""
+    container = container_of(pool)
     return EngineSpec(
         model=pool.model_name,
         served_name=pool.served_name,
         task=pool.engine.task,
         args=pool.engine.args,
         env=pool.engine.env,
-        executable=pool.engine.executable,
+        executable=pool.engine.executable if container is None else IMAGES[pool.engine.kind].program,
         drain_budget=pool.drain.budget,
         keep_alive=keep_alive(pool),
+        container=container,
         **_adapters(pool),
     )
 

@@ -19,6 +19,7 @@ from orchestrator.config.checks.aws import aws_errors, aws_warnings
 from orchestrator.config.checks.balancer import balancer_errors, balancer_warnings
 from orchestrator.config.checks.certificates import certificate_errors, certificate_warnings
 from orchestrator.config.checks.charges import charge_errors, charge_warnings
+from orchestrator.config.checks.container import container_errors, container_warnings
 from orchestrator.config.checks.costs import cost_errors, missing_cap, stated_offerings
 from orchestrator.config.checks.engine import (
     engine_errors,
@@ -60,7 +61,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
         errors += type_errors(("pool", name), pool)
         errors += adapter_errors(("pool", name), pool)
-        for each in (engine_errors, kind_errors):
+        for each in (engine_errors, kind_errors, container_errors):
             errors += on_each_type(each, ("pool", name), pool)
         if role in ("daemon", "any"):
             errors += agents_errors(name, pool)
@@ -68,7 +69,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     for name, pool in () if errors else parsed.pool.items():
         errors += cost_errors(("pool", name), pool, stated_offerings(pool))
         warnings += adapter_warnings(("pool", name), pool)
-        for each in (engine_warnings, kind_warnings):
+        for each in (engine_warnings, kind_warnings, container_warnings):
             warnings += on_each_type(each, ("pool", name), pool)
         warnings += [*_pool_warnings(name, pool, parsed), *_file_warnings(name, pool, parsed, role)]
         if role in ("daemon", "any"):
@@ -271,7 +272,8 @@ def _file_errors(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) ->
 def _file_warnings(name: str, pool: PoolConfig, parsed: ConfigFile, role: Role) -> Iterator[Found]:
     at = ("pool", name)
     program = pool.engine.executable or PROGRAMS.get(pool.engine.kind, "")
-    if pool.cloud.kind == "local" and program and "/" not in program and shutil.which(program) is None:
+    here = pool.cloud.kind == "local" and pool.engine.run == "process"
+    if here and program and "/" not in program and shutil.which(program) is None:
         yield (
             (*at, "engine", "executable"),
             f"{program} is not on the PATH, and the nodes of a local cloud run on this machine; "

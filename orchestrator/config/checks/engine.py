@@ -76,7 +76,8 @@ def type_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
 
 def model_file_fault(pool: PoolConfig) -> str:
     """What is wrong with a model's file here, where nodes are processes of this machine; empty if nothing."""
-    if pool.engine.kind != "llamacpp" or pool.cloud.kind != "local" or not pool.model.endswith(".gguf"):
+    here = pool.cloud.kind == "local" and pool.engine.run == "process"
+    if pool.engine.kind != "llamacpp" or not here or not pool.model.endswith(".gguf"):
         return ""
     if not Path(pool.model).is_absolute():
         return f"{pool.model} is looked up in each node's own directory; write its whole path"

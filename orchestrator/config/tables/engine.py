@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,30 @@ class EngineConfig(Section):
     )
     executable: str = Field(
         default="", description="Program to run instead of the engine's usual one: a path or a name on PATH."
+    )
+    run: Literal["process", "container"] = Field(
+        default="process",
+        description="Whether the engine is a program of the node, or runs in a container, with docker or "
+        "podman.",
+        examples=["container"],
+    )
+    image: str = Field(
+        default="",
+        description="The container's image, with its tag or digest. A node that lacks it fetches it.",
+        examples=["vllm/vllm-openai:v0.18.0"],
+    )
+    container_args: Strings = Field(
+        default=(),
+        description="Flags of `docker run` or `podman run`, which come after ours.",
+        examples=[["--shm-size", "32g", "--ulimit", "memlock=-1"]],
+    )
+    volumes: Strings = Field(
+        default=(),
+        description="What of the node the container sees, each as SOURCE:TARGET or SOURCE:TARGET:OPTIONS.",
+        examples=[["/srv/models:/srv/models:ro"]],
+    )
+    runtime: Literal["", "docker", "podman"] = Field(
+        default="", description="What runs containers on the nodes. Empty means whichever answers there."
     )
     api_key_file: FilePath | None = Field(
         default=None,

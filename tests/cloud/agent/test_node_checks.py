@@ -9,23 +9,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from cloud import node_checks
+from cloud import node_checks, node_program
 from cloud.node_checks import (
     ask,
     check_clock,
     check_disk,
     check_driver,
     check_fabric,
-    check_program,
-    check_tools,
-    check_vllm,
     count_gpus,
     disk_of,
     environment_for,
-    interpreter_of,
     look,
 )
 from cloud.node_metadata import Refused
+from cloud.node_program import check_program, check_tools, check_vllm, interpreter_of
 
 
 def script(path, text="#!/bin/sh\n", mode=0o755):
@@ -332,14 +329,17 @@ def test_a_disk_that_is_too_small_is_doubted(tmp_path):
 
 def test_a_machine_for_an_engine_without_gpus_is_asked_for_none(tmp_path):
     program = script(tmp_path / "engine")
-    found = look({}, program, {"PATH": "/bin", "HOME": str(tmp_path)}, "http://127.0.0.1:9")
+    environment = {"PATH": "/bin", "HOME": str(tmp_path)}
+    found = look({}, node_program.checks({"argv": [program]}, environment), environment, "http://127.0.0.1:9")
     assert [check.name for check in found] == ["engine", "disk"]
 
 
 def test_all_is_looked_at_even_when_the_first_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(node_checks, "ask", raises(FileNotFoundError(2, "No such file")))
     needs = {"gpus": 4, "vllm": True, "weights": 0}
-    found = look(needs, "/nowhere/vllm", {"PATH": str(tmp_path), "HOME": str(tmp_path)}, "http://127.0.0.1:9")
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    seen = node_program.checks({"argv": ["/nowhere/vllm"], "needs": needs}, environment)
+    found = look(needs, seen, environment, "http://127.0.0.1:9")
     assert [check.name for check in found if check.fatal] == ["engine", "driver"]
 
 

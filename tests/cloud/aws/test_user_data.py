@@ -23,7 +23,7 @@ from cloud.aws.bare import bare
 from cloud.aws.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
 from cloud.clock import SystemClock
 from cloud.engines.vllm import VllmEngine
-from cloud.ports import EngineCommand, EngineSpec
+from cloud.ports import Container, EngineCommand, EngineSpec
 
 PEM = "-----BEGIN CERTIFICATE-----\n" + "MIIBszCCAVmgAwIBAgIUE0Jz3yx\n" * 40 + "-----END CERTIFICATE-----\n"
 CLOUD = Path(cloud.__file__).parent
@@ -64,6 +64,26 @@ def test_the_largest_pool_fits_too(tmp_path):
     certificate, _ = make_certificate(tmp_path)
     everything = setup(weights="s3://llama-weights/llama-3.1-70b", trusted=certificate.read_text())
     assert len(user_data(everything)) < LIMIT
+
+
+def test_a_container_travels_instead_of_what_looks_at_programs():
+    container = Container(image="vllm/vllm-openai:v0.18.0", volumes=("/srv:/srv:ro",), entry="program")
+    command = replace(setup().command, container=container)
+    data = user_data(setup(command=command, weights="s3://llama-weights/llama-3.1-70b", trusted=""))
+    assert len(data) < LIMIT
+    files = written(setup(command=command))
+    names = {Path(path).name for path in files} ^ {Path(path).name for path in written(setup())}
+    assert names == {"node_container.py", "node_program.py"}
+    described = json.loads(files["/opt/orchestrator/engine.json"])
+    assert described["container"]["image"] == "vllm/vllm-openai:v0.18.0"
+    assert described["container"]["volumes"] == ["/srv:/srv:ro"]
+    unit = files["/etc/systemd/system/orchestrator-engine.service"].splitlines()
+    assert "ExecStopPost=-/usr/bin/python3 -m cloud.node_container" in unit
+    assert next(line for line in unit if line.startswith("After=")).endswith(" docker.service")
+    shields = ("User=", "NoNewPrivileges=", "Protect", "Private")
+    assert not [line for line in unit if line.startswith(shields)]  # docker and podman are root's
+    with pytest.raises(ValueError, match=r"engine\.image \(\d+ bytes\)"):
+        user_data(setup(command=replace(command, argv=("vllm", noise(20_000)))))
 
 
 def noise(size):
@@ -107,7 +127,7 @@ def test_cloud_init_writes_the_files_as_they_are():
 
 def test_the_programs_are_the_ones_of_this_package():
     files = written(setup(weights="s3://bucket/model"))
-    for name in PROGRAMS:
+    for name in set(PROGRAMS) - {"node_container.py"}:
         assert files[f"/opt/orchestrator/cloud/{name}"] == bare((CLOUD / name).read_text())
 
 

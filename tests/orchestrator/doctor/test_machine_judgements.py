@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.tables.engine import EngineConfig
 from orchestrator.doctor import host, pool, running, state
 from orchestrator.doctor.findings import State
 from orchestrator.doctor.machine import Listener, Room
@@ -296,11 +297,27 @@ def test_what_losses_leave(wanted, zones, state_, text):
     ],
 )
 def test_engines(kind, program, local, state_, text):
-    judged(pool.engine(kind, program, local), state_, text)
+    judged(pool.engine(EngineConfig(kind=kind, executable=program), local), state_, text)
+
+
+@pytest.mark.parametrize(
+    ("program", "local", "state_", "text"),
+    [
+        ("exit 0", True, OK, "docker has engine:1"),
+        ('[ "$1" = version ]', True, WARN, "docker does not have engine:1; every first start waits for it"),
+        ("echo the service is down; exit 1", True, FAIL, "docker does not answer: the service is down"),
+        ("exit 1", False, SKIPPED, "on the nodes"),
+    ],
+)
+def test_containers(monkeypatch, tmp_path, program, local, state_, text):
+    (tmp_path / "docker").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    judged(pool.engine(EngineConfig(kind="vllm", run="container", image="engine:1"), local), state_, text)
 
 
 def test_an_engine_that_was_only_read_about_is_named():
-    started, tried = pool.engine("tgi", "sh", True)
+    started, tried = pool.engine(EngineConfig(kind="tgi", executable="sh"), True)
     assert started.state is OK
     judged([tried], WARN, "Text Generation Inference was not run against the real one")
     assert "doctor --engine URL --kind tgi" in tried.advice
