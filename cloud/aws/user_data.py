@@ -51,7 +51,7 @@ _CERTIFICATE: Final = re.compile(
     r"-----BEGIN ((?:X509 |TRUSTED )?CERTIFICATE)-----[A-Za-z0-9+/=\s]+-----END \1-----"
 )
 
-_SYSUSERS: Final = f"u {_USER} - - /var/lib/{_USER}\n"
+_SYSUSERS: Final = f"u {_USER} - - /var/lib/{_USER}\ng systemd-journal -\n"  # systemd's own, as a rule there
 
 _ENGINE: Final = """[Unit]
 Description=Inference engine of pool {pool}

@@ -238,3 +238,10 @@ def test_instance_types_with_flags_of_their_own_travel_together():
     assert len(user_data(all_of_them)) - len(user_data(one)) < 400
     unit = written(all_of_them)["/etc/systemd/system/orchestrator-engine.service"]
     assert f"TimeoutStopSec={large.stop_grace:.0f}\n" in unit  # no type's drain is cut
+
+
+def test_the_agent_reads_the_engines_log_and_starts_where_its_group_is_missing():
+    files = written(setup())
+    unit = files["/etc/systemd/system/orchestrator-agent.service"].splitlines()
+    assert "SupplementaryGroups=systemd-journal" in unit
+    assert "g systemd-journal -" in files["/etc/sysusers.d/orchestrator-engine.conf"].splitlines()
