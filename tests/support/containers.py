@@ -74,7 +74,7 @@ def _tried(directory: Path) -> Iterator[str]:
         (directory / "containers.conf").write_text(
             f'[containers]\ndefault_ulimits = {_LIMITS}\ncgroups = "{groups}"\n'
             f'[engine]\nruntime = "{runtime}"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
-            f'tmp_dir = "{directory}/libpod"\n'
+            f'tmp_dir = "{directory}/libpod"\nlock_type = "file"\n'  # two stages share nothing
         )
         try:
             if not made:

@@ -186,12 +186,21 @@ async def test_nodes_that_end_while_they_start_leave_nothing(start_process):
         await client.gone()
 
 
-async def test_a_killed_cloud_leaves_no_container(start_process):
+async def test_a_killed_cloud_leaves_no_process_and_its_next_start_no_container(start_process):
     process, config = start_process()
     async with Client(config) as client:
         await client.serves(await client.launch())
+        mark = client.cloud
         process.kill()
         process.wait()
+
+        async def ended():
+            return not belonging((mark,))
+
+        await until(ended)
+    start_process()
+    async with Client(config) as client:
+        assert client.cloud == mark
         await client.gone()
 
 
