@@ -9,8 +9,8 @@ loaded beside the old one on every node first, and then takes all new requests a
 with the streams that it began, and is let go of when none is left. Where not all fit, `policies.adapters`
 says which node should hold which; a few more than that may be there while they take the place of others.
 Never: what may get requests is unloaded; a node becomes a target before it holds all that it should, unless
-a load failed there `GIVEN_UP_AFTER` times. Nothing is loaded or unloaded while the pool is paused, without
-the lease, or while the journal takes nothing.
+a load failed there `GIVEN_UP_AFTER` times, or it has waited for `_LONGEST_WAIT`. Nothing is loaded or
+unloaded while the pool is paused, without the lease, or while the journal takes nothing.
 
 Example: an engine was started again: its adapters are out of the set in the turn that sees it, and loaded.
 """
@@ -35,6 +35,10 @@ LOADS_AT_ONCE = 4
 
 GIVEN_UP_AFTER = 3
 """Loads that fail in a row after which a node does without the adapter. It is tried on."""
+
+_LONGEST_WAIT = 600.0
+"""Seconds after its engine is ready in which a node waits for its adapters before it is a target: one whose
+loads hang serves what it has."""
 
 _CALL_TIMEOUT = 180.0
 """Seconds after which a call that did not come back is made again: longer than one may take."""
@@ -114,12 +118,22 @@ class NodeAdapters:
         """What takes up room on it: held, being loaded or unloaded, or listed though nobody here asked."""
         return {h.served_as for h in self.held.values()} | self.unknown | self.calls
 
+    def failures(self, adapter: Adapter) -> int:
+        """Loads of it that failed in a row."""
+        record = self._memory.get(adapter.served_as)
+        call = None if record is None else record.call
+        return call.attempts - (not call.failure) if call is not None and call.load else 0
+
     def gave_up(self, adapter: Adapter) -> str:
         """Why it does without an adapter for now; empty where it does not."""
         record = self._memory.get(adapter.served_as)
-        call = None if record is None else record.call
-        failed = call is not None and call.load and bool(call.failure) and call.attempts >= GIVEN_UP_AFTER
-        return call.failure if call is not None and failed else ""
+        if record is None or record.call is None or self.failures(adapter) < GIVEN_UP_AFTER:
+            return ""
+        return record.call.failure or "it is tried again"
+
+    def beside(self, adapter: Adapter) -> bool:
+        """It has another revision of it, beside which this one takes up room."""
+        return any(name == adapter.name and revision != adapter.revision for name, revision in self.held)
 
 
 class AdapterSet:
@@ -201,6 +215,26 @@ class AdapterSet:
         holds = sum(key in self.of[n].held for n in able)
         return bool(holds) and holds >= _SWITCHED_BY[self._pool.adapters.runtime] * len(able)
 
+    @lazy
+    def _turns(self) -> Set[str]:
+        """Names whose new revision may lie beside the old one now, the same on every node: as many as there
+        is room for. Were they others on each node, each would fill its room with what waits for the others.
+        """
+        waiting: dict[str, int] = {}
+        for name, adapter in self._wanted.items():
+            able = [of for n, of in self.of.items() if name in self.desired[n] and not of.gave_up(adapter)]
+            if able and not self._routable[name]:
+                key = name, adapter.revision
+                waiting[name] = sum(key in of.held and of.beside(adapter) for of in able)
+        slots = self._pool.adapters.slots
+        most = len(waiting) if slots is None else beside(slots)
+        return set(sorted(waiting, key=lambda name: -waiting[name])[:most])
+
+    def _in_turn(self, node: str, name: str) -> bool:
+        adapter, of = self._wanted[name], self.of[node]
+        free = self._routable[name] or not of.beside(adapter)
+        return free or name in self._turns or bool(of.gave_up(adapter))
+
     def rows(self, node: str) -> tuple[Held, ...]:
         """What a node's target is sent requests for."""
         if node in self.nodes:
@@ -254,6 +288,9 @@ class AdapterSet:
         """A node is not ready to be a target, since it loads what it should hold."""
         if node not in self.nodes or not self._pool.adapters.runtime:
             return False
+        ready_at = self.nodes[node].ready_at
+        if ready_at is not None and self._world.now - ready_at >= _LONGEST_WAIT:
+            return False
         return any(not self.of[node].gave_up(adapter) for adapter in self.missing(node))
 
     def lacking(self) -> Iterator[tuple[str, str]]:
@@ -280,21 +317,19 @@ class AdapterSet:
         of, slots, use = self.of[node.id], self._pool.adapters.slots, self._world.adapter_use
         present, calls = len(of.present), len(of.calls)
 
-        def urgency(adapter: Adapter) -> tuple[bool, float]:
+        def urgency(adapter: Adapter) -> tuple[int, bool, float]:
             known = use.get(adapter.name, AdapterUse())
-            return not known.waiting, -known.asked
+            return of.failures(adapter), not known.waiting, -known.asked
 
         for adapter in sorted(self.missing(node.id), key=urgency):
             record = of.record(adapter.served_as)
             call = None if record is None else record.call
-            if call is not None:
-                if due(call, self._world.now, _CALL_TIMEOUT):
-                    yield _load(node, adapter, self._why(node, adapter))
+            if call is not None and not due(call, self._world.now, _CALL_TIMEOUT):
                 continue
-            there = adapter.served_as in of.present
+            there, under_way = adapter.served_as in of.present, adapter.served_as in of.calls
             full = slots is not None and present >= slots + beside(slots) and not there
-            if calls < LOADS_AT_ONCE and not full:
-                calls, present = calls + 1, present + (not there)
+            if under_way or (calls < LOADS_AT_ONCE and not full and self._in_turn(node.id, adapter.name)):
+                calls, present = calls + (not under_way), present + (not there)
                 yield _load(node, adapter, self._why(node, adapter))
 
     def _why(self, node: Node, adapter: Adapter) -> str:
@@ -306,7 +341,8 @@ class AdapterSet:
 
     def _unloads(self, node: Node) -> Iterator[UnloadAdapter]:
         of = self.of[node.id]
-        kept = {self._wanted[name].served_as for name in self.desired[node.id]}
+        desired = (name for name in self._wanted if name in self.desired[node.id])
+        kept = {self._wanted[name].served_as for name in desired if self._in_turn(node.id, name)}
         kept |= {held.served_as for held in self.rows(node.id)}
         for served_as in sorted((of.present | of.leftover) - kept):
             record = of.record(served_as)

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.actions import LoadAdapter, UnloadAdapter
-from policies.adapter_set import GIVEN_UP_AFTER
+from policies.adapter_set import GIVEN_UP_AFTER, LOADS_AT_ONCE
 from policies.held import AdapterRules, AdapterUse
-from policies.model import TargetPhase
 
 SQL, LAW = adapters("sql", "law")
 
@@ -264,21 +263,26 @@ def test_a_pool_without_adapters_says_and_does_nothing_about_them(stage: Stage) 
     assert not any("adapter" in note for note in cloud.turn().notes)
 
 
+DEEDS = (
+    "none", "forget", "want", "one more", "ask", "restart", "break", "lose", "reclaim", "slow", "busy",
+    "pause", "go blind",
+)  # fmt: skip
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_whatever_happens_nothing_is_routed_that_is_not_held_nor_unloaded_that_is(
     stage: Stage, data: Any
 ) -> None:
-    """Engines that forget, calls that fail, other sets, other use, reclaims and restarts in any order."""
+    """Engines that forget, calls that fail or are slow, other sets, other use, streams that last, reclaims
+    and restarts in any order. Once it is quiet, nodes hold what they should, and nothing moves any more."""
     names = "abcdef"
-    slots = data.draw(st.sampled_from([None, 2, 3]))
+    slots = data.draw(st.sampled_from([None, 2, 3, 6]))
     cloud = stage(2, *names, slots=slots)
     for _ in range(data.draw(st.integers(5, 15))):
-        deed = data.draw(
-            st.sampled_from(["none", "forget", "want", "ask", "restart", "break", "lose", "reclaim"])
-        )
-        if deed == "forget" and cloud.active():
-            node = data.draw(st.sampled_from(cloud.active()))
+        deed = data.draw(st.sampled_from(DEEDS))
+        node = data.draw(st.sampled_from(cloud.active())) if cloud.active() else ""
+        if deed == "forget" and node:
             cloud.forget(node)
             cloud.turn()
             cloud.violations = [
@@ -288,6 +292,10 @@ def test_whatever_happens_nothing_is_routed_that_is_not_held_nor_unloaded_that_i
             revision = data.draw(st.sampled_from("12"))
             wanted = data.draw(st.lists(st.sampled_from(names), unique=True))
             cloud.want(*adapters(*wanted, revision=revision), slots=slots)
+        elif deed == "one more":
+            new = adapters(data.draw(st.sampled_from(names)), revision=data.draw(st.sampled_from("12")))[0]
+            wanted = {a.name: a for a in cloud.pool.adapters.wanted} | {new.name: new}
+            cloud.want(*wanted.values(), slots=slots)
         elif deed == "ask":
             name = data.draw(st.sampled_from(names))
             cloud.asking[name] = AdapterUse(asked=data.draw(st.integers(1, 50)) * 1.0, waiting=True)
@@ -297,14 +305,71 @@ def test_whatever_happens_nothing_is_routed_that_is_not_held_nor_unloaded_that_i
             cloud.broken = {a.served_as for a in adapters(*data.draw(st.lists(st.sampled_from(names))))}
         elif deed == "lose":
             cloud.losing_loads = not cloud.losing_loads
-        elif deed == "reclaim" and cloud.active():
-            cloud.reclaim(data.draw(st.sampled_from(cloud.active())), 20.0)
+        elif deed == "reclaim" and node:
+            cloud.reclaim(node, 20.0)
+        elif deed == "slow" and node:
+            cloud.takes[node, ""] = data.draw(st.sampled_from([0.0, 6.0, 130.0]))
+        elif deed == "busy" and node and cloud.routed(node):
+            cloud.busy[node, data.draw(st.sampled_from(cloud.routed(node)))] = 1
+        elif deed == "pause":
+            cloud.pause()
+            cloud.run(4.0)
+            cloud.resume()
+        elif deed == "go blind":
+            cloud.probing = False
+            cloud.run(4.0)
+            cloud.probing = True
         cloud.run(data.draw(st.sampled_from([2.0, 4.0, 10.0])))
         assert not cloud.violations
     cloud.losing_loads, cloud.broken = False, set()
-    cloud.run(160.0)
+    cloud.takes.clear()
+    cloud.busy.clear()
+    cloud.run(240.0)
+    cloud.calls.clear()
+    cloud.run(30.0)
     assert not cloud.violations
-    wanted = [a.served_as for a in cloud.pool.adapters.wanted]
-    for node, target in cloud.targets.items():
-        if target.phase is TargetPhase.ACTIVE and cloud.pool.adapters.fit:
-            assert cloud.routed(node) == wanted
+    assert not cloud.calls, "nothing moves any more"
+    assert cloud.most_calls <= LOADS_AT_ONCE + len(names)
+    wanted = {a.served_as for a in cloud.pool.adapters.wanted}
+    assert len(cloud.active()) == 2
+    for active in cloud.active():
+        assert set(cloud.routed(active)) == cloud.held.get(active, set())
+        assert cloud.held.get(active, set()) <= wanted
+        assert len(cloud.routed(active)) == min(len(wanted), slots or len(wanted))
+
+
+def test_adapters_that_hang_keep_no_node_out_for_ever_and_flood_no_engine(stage: Stage) -> None:
+    names = [f"a{number}" for number in range(12)]
+    cloud = stage(1, *names)
+    cloud.broken = {a.served_as for a in adapters(*names)}
+    cloud.takes["", ""] = 120.0
+    cloud.run(700.0)
+    assert len(cloud.active()) == 1
+    assert cloud.most_calls <= LOADS_AT_ONCE
+    assert not cloud.violations
+
+
+def test_what_cannot_be_loaded_is_said_without_a_break_while_it_is_tried_on(stage: Stage) -> None:
+    cloud = stage(1, "sql", broken={SQL.served_as})
+    cloud.settle()
+    cloud.run(60.0)
+    cloud.takes["", ""] = 100.0
+    for _ in range(200):
+        assert any("sql" in note for note in cloud.turn().notes)
+
+
+def test_new_revisions_of_many_get_everywhere_though_nodes_begin_with_different_ones(stage: Stage) -> None:
+    """Room for one more than there are; one node is slow to let go of the first while use changes."""
+    names = "abcd"
+    cloud = stage(2, *names, slots=4)
+    cloud.asking = {n: AdapterUse(asked=10.0 - i) for i, n in enumerate(names)}
+    ready(cloud)
+    slow = cloud.active()[1]
+    cloud.takes[slow, adapters("a")[0].served_as] = 20.0
+    new = adapters(*names, revision="2")
+    cloud.want(*new, slots=4)
+    cloud.run(14.0)
+    cloud.asking = {n: AdapterUse(asked=10.0 + i) for i, n in enumerate(names)}
+    cloud.run(120.0)
+    assert all(cloud.routed(node) == [a.served_as for a in new] for node in cloud.active())
+    assert not cloud.violations

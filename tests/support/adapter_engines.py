@@ -6,6 +6,7 @@ counts on the truth: what is routed to an engine that does not hold it, and what
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +26,9 @@ class AdapterEngines:
 
     `held`: what each engine holds. `broken`: what no engine can load. `busy`: requests in flight, by node
     and the engine's name of the adapter. `asking`: what clients ask for, requests a minute. `forgotten`: what
-    an engine lost behind our back at this instant."""
+    an engine lost behind our back at this instant. `takes`: seconds until a call comes back, by node and the
+    engine's name, either empty for any; it takes effect then. `most_calls`: those of one node that were under
+    way at the same time."""
 
     held: dict[str, set[str]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
@@ -35,6 +38,9 @@ class AdapterEngines:
     losing_loads: bool = False
     violations: list[str] = field(default_factory=list)
     calls: list[LoadAdapter | UnloadAdapter] = field(default_factory=list)
+    takes: dict[tuple[str, str], float] = field(default_factory=dict)
+    under_way: list[tuple[float, LoadAdapter | UnloadAdapter]] = field(default_factory=list)
+    most_calls: int = 0
 
     def forget(self, node: str) -> None:
         """Its engine was started again behind our back."""
@@ -92,8 +98,24 @@ class AdapterEngines:
         super()._carry_out(plan)
         for action in asked:
             self.calls.append(action)
-            self.arriving.append(self._adapter(action))
+            self.under_way.append((self.now + self._takes(action.node, action.served_as), action))
+        nodes = Counter(action.node for _, action in self.under_way)
+        self.most_calls = max(self.most_calls, *nodes.values(), 0)
+        due = [action for at, action in self.under_way if at <= self.now]
+        self.under_way = [row for row in self.under_way if row[0] > self.now]
+        self.arriving += [self._adapter(action) for action in due]
         self._judge()
+
+    def _takes(self, node: str, served_as: str) -> float:
+        keys = ((node, served_as), (node, ""), ("", ""))
+        return next((self.takes[key] for key in keys if key in self.takes), 0.0)
+
+    def restart(self) -> None:
+        """Kill the daemon: answers of calls that it made get lost, whatever engines made of them."""
+        super().restart()
+        for _, action in self.under_way:
+            self._adapter(action)
+        self.under_way.clear()
 
     def _adapter(self, action: LoadAdapter | UnloadAdapter) -> AdapterAnswered:
         held, failure = self.held.setdefault(action.node, set()), ""
