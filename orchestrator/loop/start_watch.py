@@ -52,6 +52,7 @@ class StartWatch:
         self, pool: str, clock: Clock, *, says: Starts | None, emit: Callable[[Event], object]
     ) -> None:
         self._pool, self._clock, self._says, self._emit = pool, clock, says, emit
+        self._since = clock.now()
         self._starts: dict[str, _Start] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
@@ -70,10 +71,13 @@ class StartWatch:
                             start.routed = event.at
 
     def _ready(self, event: NodeReady, before: Memory, after: Memory) -> None:
-        """One that was adopted may have been ready before, or not: its start is not measured."""
+        """One that was adopted, or begun before this daemon was, may have been ready before: its start is not
+        measured."""
         record = after.nodes.get(event.node)
         standby = intent_key(event.node, ActionKind.START) in before.intents
         if record is None or not (standby or record.started_at == record.launched_at):
+            return
+        if record.started_at < self._since:
             return
         self._starts[event.node] = _Start(
             placement=record.placement, standby=standby, began=record.started_at, ready=event.at

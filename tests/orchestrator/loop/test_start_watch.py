@@ -181,6 +181,21 @@ def test_one_that_was_adopted_is_not_measured(play: Play) -> None:
     assert play(work).found == []
 
 
+def test_one_that_was_launched_before_this_daemon_is_not_measured(play: Play) -> None:
+    """Nobody looked while there was no daemon: its engine may have been ready for an hour."""
+
+    async def work(clock: Clock) -> Bench:
+        bench = Bench(clock, [SAID])
+        bench.launch()
+        await bench.until(50.0)
+        bench.watch = StartWatch("p", clock, says=bench.nodes, emit=bench.found.append)  # type: ignore[arg-type]
+        await bench.ready(at=3600.0, routed=3601.0)
+        await bench.until(3700.0)
+        return bench
+
+    assert play(work).found == []
+
+
 def test_the_start_of_a_stopped_standby_counts_from_its_start(play: Play) -> None:
     async def work(clock: Clock) -> Bench:
         bench = Bench(clock, None)
