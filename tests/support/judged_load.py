@@ -30,7 +30,10 @@ _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One request with the answer that it must get: a text with its end and usage, or a vector."""
+    """One request with the answer that it must get: a text with its end and usage, vectors, or scores.
+
+    `vectors`: one for each input. `scores`: how well each document fits, in the order that was sent.
+    """
 
     number: int
     path: str
@@ -38,7 +41,8 @@ class Question:
     text: str = ""
     finish: str = ""
     usage: Mapping[str, int] = field(default_factory=dict)
-    vector: tuple[float, ...] = ()
+    vectors: tuple[tuple[float, ...], ...] = ()
+    scores: tuple[float, ...] = ()
 
     @property
     def stream(self) -> bool:
@@ -122,7 +126,9 @@ async def learnt(address: str, questions: Iterable[Question]) -> list[Question]:
             async with session.post(f"http://{address}{question.path}", json=plain) as answer:
                 said = await answer.json()
             if question.path == "/v1/embeddings":
-                return replace(question, vector=tuple(said["data"][0]["embedding"]))
+                return replace(question, vectors=_vectors(said))
+            if question.path == "/v1/rerank":
+                return replace(question, scores=_scores(said))
             choice = said["choices"][0]
             usage = {key: said["usage"][key] for key in _USAGE}
             text = _text(choice)
@@ -193,8 +199,10 @@ def judged(question: Question, status: int, told: Told) -> str:
         if status != 200:
             told.said = body.decode(errors="replace")[:300]
             return f"HTTP {status} {_code(body)}"
-        if question.vector:
-            return _of_vector(question, orjson.loads(body))
+        if question.vectors:
+            return "" if _vectors(orjson.loads(body)) == question.vectors else "other vectors"
+        if question.scores:
+            return "" if _scores(orjson.loads(body)) == question.scores else "other scores"
         return _of_stream(question, told) if question.stream else _of_text(question, orjson.loads(body))
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError) as error:
         return f"unreadable: {type(error).__name__}"
@@ -219,8 +227,14 @@ def _code(body: bytes) -> str:
         return "without a code"
 
 
-def _of_vector(question: Question, answer: dict[str, Any]) -> str:
-    return "" if tuple(answer["data"][0]["embedding"]) == question.vector else "another vector"
+def _vectors(answer: Mapping[str, Any]) -> tuple[tuple[float, ...], ...]:
+    rows = sorted(answer["data"], key=lambda row: row["index"])
+    return tuple(tuple(row["embedding"]) for row in rows)
+
+
+def _scores(answer: Mapping[str, Any]) -> tuple[float, ...]:
+    rows = sorted(answer["results"], key=lambda row: row["index"])
+    return tuple(row["relevance_score"] for row in rows)
 
 
 def _of_text(question: Question, answer: dict[str, Any]) -> str:
@@ -247,14 +261,15 @@ def _of_stream(question: Question, told: Told) -> str:
     told.seams = sum(line.startswith(b": continued") for line in lines)
     data = [line[6:] for line in lines if line.startswith(b"data: ")]
     events = [orjson.loads(each) for each in data if each != _DONE]
+    chat = "messages" in question.body
+    choices = [each["choices"][0] for each in events if each.get("choices")]
     broken = [each["error"] for each in events if "error" in each]
     if broken:
         told.said = str(broken[0].get("message"))
-        return f"cut: {broken[0].get('code')}"
+        right = question.text.startswith(_said(choices, chat)) and _DONE not in data
+        return f"cut{'' if right else ' after another text'}: {broken[0].get('code')}"
     if data.count(_DONE) != 1 or data[-1] != _DONE:
         return "no [DONE] at the end"
-    choices = [each["choices"][0] for each in events if each["choices"]]
-    chat = "messages" in question.body
     ends = [choice["finish_reason"] for choice in choices if choice["finish_reason"] is not None]
     usages = [each["usage"] for each in events if each.get("usage")]
     checks: Sequence[tuple[str, Callable[[], bool]]] = (

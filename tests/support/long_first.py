@@ -21,6 +21,7 @@ SECONDS = {
     "tests/system/test_faults.py": 80,
     "tests/system/test_gateway_kills.py": 75,
     "tests/system/test_monitoring.py": 65,
+    "tests/system/test_real_engines_llamacpp.py": 60,
     "tests/test_docs.py": 60,
     "tests/system/test_outage.py": 55,
     "tests/system/test_routes.py": 55,
