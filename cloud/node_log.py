@@ -6,7 +6,8 @@ only, that it starts again: by then they may hold anything that users write.
 
 Sources: vLLM 0.32 (ran: `default_loader.py`, `weight_utils.py`, `gpu_model_runner.py`, `monitor.py`,
 `core.py`), with the words of 0.9 to 0.31 where they differ; llama.cpp of October 2026 (ran), whose lines
-begin with the time since the process did; SGLang 0.5 (published logs). A message of several ranks counts
+begin with the time since the process did, and of 2024 and 2025 (published logs), whose lines do not, so that
+it counts when they were written; SGLang 0.5 (published logs). A message of several ranks counts
 once, with the slowest.
 """
 
@@ -59,7 +60,7 @@ class StartLog:
         self.serves = False
         self._serves_at: float | None = None
         self._took: dict[str, float] = {}
-        self._steps: dict[str, float] = {}
+        self._steps: dict[str, tuple[bool, float]] = {}  # whether by its own clock, and when
 
     def take(self, line: str, at: float | None = None) -> None:
         """One line. `at`: when it was written, in seconds since the epoch, None where nobody knows."""
@@ -74,13 +75,13 @@ class StartLog:
         found = _COMPILED.search(line)
         if found is not None:
             self._took["compile"] = float(found[1])  # the engine's own sum, of all its models
-        clock = _SINCE_BEGUN.search(line)
+        clock, when = _SINCE_BEGUN.search(line), at
         if clock is not None:
             minutes, seconds, milli, micro = map(int, clock.groups())
-            for name, words in _STEPS:
-                if words in line:
-                    at = minutes * 60.0 + seconds + milli / 1e3 + micro / 1e6
-                    self._steps.setdefault(name, at)
+            when = minutes * 60.0 + seconds + milli / 1e3 + micro / 1e6
+        for name, words in _STEPS:
+            if words in line and when is not None:
+                self._steps.setdefault(name, (clock is not None, when))
         if any(words in line for words in _SERVES):
             self.serves, self._serves_at = True, at
 
@@ -95,7 +96,9 @@ class StartLog:
         if "init" in self._took:
             known = took.get("compile", 0.0) + took.get("graphs", 0.0)
             took["warm_up"] = max(0.0, self._took["init"] - known)
-        loads, warms, loaded = (self._steps.get(name) for name, _ in _STEPS)
+        own = "loaded" in self._steps and self._steps["loaded"][0]
+        same = {name: when for name, (its_own, when) in self._steps.items() if its_own is own}
+        loads, warms, loaded = (same.get(name) for name, _ in _STEPS)
         if loads is not None and loaded is not None and loaded >= loads:
             warms = loaded if warms is None or not loads <= warms <= loaded else warms
             took["load"] = warms - loads

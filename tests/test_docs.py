@@ -21,6 +21,7 @@ from prometheus_client import generate_latest
 
 from cloud.clock import SystemClock
 from orchestrator.config.load import ConfigError, load_config
+from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.gateway.accounts.gate import Gate
 from orchestrator.gateway.accounts.key_metrics import KeyMetrics
 from orchestrator.gateway.accounts.keyfile import ClientKeys
@@ -275,6 +276,25 @@ def test_configuration_is_valid(block: Block, tmp_path: Path) -> None:
         # which files a reader's host has is not the page's affair
         faults = [str(problem) for problem in error.problems if "there is no file" not in problem.text]
     assert faults == []
+
+
+KEY_OF_A_POOL = re.compile(
+    r"`((?:agents|cloud|drain|engine|health|limits|standby)(?:\.[a-z_]+)+)(?: = [^`]*)?`"
+)
+
+
+def test_every_key_of_a_pool_that_a_page_names_is_one() -> None:
+    """Such as `health.boot_timeout`. Pages for developers name modules and files, such as `engine.py`."""
+    unknown = set()
+    for page in (page for page in PAGES if page.parent.name in ("how-to", "runbooks")):
+        for name in KEY_OF_A_POOL.findall(prose(page)):
+            section: Any = PoolConfig
+            for word in name.split("."):
+                field = getattr(section, "model_fields", {}).get(word)
+                section = None if field is None else field.annotation
+            if section is None:
+                unknown.add(f"{page.name}: {name}")
+    assert unknown == set()
 
 
 @pytest.mark.parametrize("block", of("pycon"))

@@ -52,6 +52,16 @@ LLAMA_WARM = """\
 1.11.400.000 I main: model loaded
 1.11.400.000 I main: server is listening on http://0.0.0.0:8080 - starting the main loop
 """
+# llama.cpp of 2024 and 2025, as users published it: no times. What listens first does not serve yet.
+LLAMA_2025 = """\
+main: HTTP server is listening, hostname: 127.0.0.1, port: 8080, http threads: 7
+main: loading model
+srv    load_model: loading model '/models/m.gguf'
+load_tensors:        CUDA0 model buffer size =  4165.37 MiB
+common_init_from_params: warming up the model with an empty run - please wait ... (--no-warmup to disable)
+main: model loaded
+main: server is listening on http://127.0.0.1:8080 - starting the main loop
+"""
 # SGLang 0.5 as users published it; the graphs' line in the words of two versions.
 SGLANG = """\
 [2026-02-26 05:24:09 TP4] Load weight end. elapsed=228.09 s, type=Glm, mem usage=89.58 GB.
@@ -84,6 +94,49 @@ def test_the_lines_of_each_engine(text, took):
     told = read(text, at=1000.5)
     assert told["took"] == pytest.approx(took), "what no line tells is missing, not 0"
     assert (told["serves"], told["serves_at"]) == (True, 1000.5)
+
+
+def test_lines_without_times_count_when_they_were_written():
+    log = StartLog()
+    for second, line in enumerate(LLAMA_2025.splitlines()):
+        assert not log.serves
+        log.take(line, 1_800_000_000.0 + second)
+    assert log.told()["took"] == {"load": 2.0, "warm_up": 1.0}
+    assert read(LLAMA_2025)["took"] == {}, "nobody knows when"
+
+
+def test_two_clocks_are_not_mixed():
+    log = StartLog()
+    for at, line in ((1_800_000_000.0, LLAMA.splitlines()[1]), (1_800_000_001.0, "main: model loaded")):
+        log.take(line, at)
+    assert log.told()["took"] == {}
+
+
+@pytest.mark.parametrize("text", [VLLM, VLLM_32, VLLM_CPU, LLAMA, LLAMA_WARM, SGLANG])
+def test_colours_prefixes_and_bars_make_no_difference(text):
+    def dressed(line):
+        line = line.replace("INFO", "\x1b[32mINFO\x1b[0m")
+        return (
+            f"host engine[71]: \x1b[1;36m(EngineCore_DP0 pid=7)\x1b[0;0m 100%|##| 4/4 [00:03<00:00]\r {line}"
+        )
+
+    assert read("".join(f"{dressed(line)}\n" for line in text.splitlines() for _ in "12")) == read(text)
+
+
+@pytest.mark.parametrize("text", [VLLM, VLLM_32, VLLM_CPU, LLAMA, LLAMA_WARM, SGLANG])
+def test_a_line_that_is_cut_in_half_tells_no_more_than_the_whole(text):
+    for line in text.splitlines():
+        most = sum(read(line)["took"].values())
+        for at in range(len(line)):
+            for half in (line[:at], line[at:]):
+                told = read(half)
+                assert sum(told["took"].values()) <= most + 1e-9
+                assert not told["serves"] or read(line)["serves"]
+
+
+def test_a_line_without_an_end_costs_little():
+    told = read(f"Time spent downloading weights for {'a: ' * 300_000}" + "x" * 1_000_000)
+    assert told["took"] == {}
 
 
 def test_nothing_is_known_of_an_engine_whose_lines_are_not():
