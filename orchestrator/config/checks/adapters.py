@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cloud.engines.dialect import DIALECTS, Kind
-from cloud.engines.flags import RUNTIME_ADAPTERS, adapters, has_flag
+from cloud.engines.flags import RUNTIME_ADAPTERS, adapters, flag_value, has_flag
 from orchestrator.config.errors import Found, Key
 from orchestrator.config.tables.adapters import MOST_ADAPTERS
 from orchestrator.config.tables.pool import PoolConfig
@@ -51,6 +51,13 @@ def _engine_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
         yield (
             (*at, "engine", "env", RUNTIME_ADAPTERS),
             "keeps adapters from being loaded while the engine runs; leave it out",
+        )
+    room = flag_value(pool.engine.args, "--max-cpu-loras") or ""
+    if pool.adapter_slots is not None and room.isdecimal() and int(room) < pool.adapter_slots:
+        yield (
+            (*at, "engine", "args"),
+            f"--max-cpu-loras keeps {room} in memory, and a node is to hold {pool.adapter_slots}: others "
+            "would be read again and again; write at least as many as adapter_slots, or leave it out",
         )
     if pool.engine.kind == "llamacpp" and has_flag(pool.engine.args, "--lora"):
         yield (

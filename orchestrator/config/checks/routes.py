@@ -96,14 +96,28 @@ def _name_errors(
         where = "this route" if taken[name] == number else f"route[{taken[name]}]"
         yield at, f"{shown(name)} is a name of {where} already; a name leads to one place, so leave one out"
     taken.setdefault(name, number)
-    here = {backend.pool for backend in parsed.route[number].to}
     for pool_name, pool in parsed.pool.items():
-        if name in served_names(pool) and pool_name not in here and takes_requests(pool):
+        if name not in served_names(pool) or not takes_requests(pool):
+            continue
+        there = [backend for backend in parsed.route[number].to if backend.pool == pool_name]
+        leads = f"write another name, or add {_leading_to(name, pool_name, pool)}"
+        if not there:
             yield (
                 at,
-                f"{shown(name)} is what pool {pool_name} serves, and this route does not go there; write "
-                f'another name, or add {{ pool = "{pool_name}" }}',
+                f"{shown(name)} is what pool {pool_name} serves, and this route does not go there; {leads}",
             )
+        elif name not in {backend.model or pool.served_name for backend in there}:
+            yield (
+                at,
+                f"{shown(name)} is an adapter of pool {pool_name}, and this route leads to another model of "
+                f"it; {leads}",
+            )
+
+
+def _leading_to(name: str, pool_name: str, pool: PoolConfig) -> str:
+    """What leads to a name that a pool serves, as a route has it."""
+    model = "" if name == pool.served_name else f', model = "{name}"'
+    return f'{{ pool = "{pool_name}"{model} }}'
 
 
 def _weight_errors(at: Key, route: RouteConfig) -> Iterator[Found]:
@@ -228,11 +242,13 @@ def _same_name(parsed: ConfigFile) -> Iterator[Found]:
         implicit_names(parsed.pool, parsed.route).items() if by_name(parsed.pool, parsed.route) else ()
     ):
         if len(pools) > 1:
-            to = ", ".join(f'{{ pool = "{pool}" }}' for pool in pools)
+            to = ", ".join(_leading_to(name, pool, parsed.pool[pool]) for pool in pools)
+            own = any(name == parsed.pool[pool].served_name for pool in pools)
+            otherwise = "engine.served_name for one" if own else "another name for one"
             yield (
                 ("pool", pools[1]),
                 f"pools {' and '.join(pools)} both serve {shown(name)}, so that name leads to neither; write "
-                f'engine.served_name for one, or a [[route]] with models = ["{name}"] and to = [{to}]',
+                f'{otherwise}, or a [[route]] with models = ["{name}"] and to = [{to}]',
             )
 
 

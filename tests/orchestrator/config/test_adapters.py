@@ -87,6 +87,12 @@ def test_llamacpp_starts_with_them_and_knows_them_by_number(tmp_path: Path) -> N
             "lora-modules",
         ),
         ("adapters = { a = '/l/a' }", 'args = ["--no-enable-lora"]', "pool.a.engine.args", "refuses"),
+        (
+            "adapters = { a = '/l/a' }\nadapter_slots = 8",
+            'args = ["--max-cpu-loras", "7"]',
+            "pool.a.engine.args",
+            "a node is to hold 8",
+        ),
         ("adapters = { a = 'o/a@v1' }", 'kind = "vllm"', "pool.a.adapters.a", "newest revision"),
         ("adapters = { a = '/l/a' }", 'kind = "tgi"', "pool.a.adapters", "not given to Text Generation"),
         ("adapters = { a = '/l/a' }", 'kind = "sglang"', "pool.a.adapters", "not given to SGLang"),
@@ -116,11 +122,19 @@ def test_two_pools_may_not_serve_one_name_and_no_route_may_take_an_adapters(tmp_
     pools = "[pool.a]\nreplicas = 1\nmodel = 'a'\nadapters = { sql = '/l/a' }\n"
     pools += "[pool.b]\nreplicas = 1\nmodel = 'b'\n"
     file.write_text(f"{pools}adapters = {{ sql = '/l/b' }}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"both serve .sql."):
+    with pytest.raises(ConfigError, match=r"both serve .sql.*pool = .a., model = .sql.") as caught:
         load_config(file)
-    file.write_text(f"{pools}[[route]]\nmodels = ['sql']\nto = [{{ pool = 'b' }}]\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r".sql. is what pool a serves"):
-        load_config(file)
+    assert "served_name" not in str(caught.value)
+    for backend, says in (
+        ("{ pool = 'b' }", "is what pool a serves"),
+        ("{ pool = 'a' }", "is an adapter of pool a, and this route leads to another model of it"),
+    ):
+        file.write_text(f"{pools}[[route]]\nmodels = ['sql']\nto = [{backend}]\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match=rf".sql. {says}.*pool = .a., model = .sql."):
+            load_config(file)
+    to = "[{ pool = 'a', model = 'sql' }, { pool = 'b' }]"
+    file.write_text(f"{pools}[[route]]\nmodels = ['sql']\nto = {to}\n", encoding="utf-8")
+    load_config(file)
 
 
 def test_a_repository_that_moves_is_warned_of(tmp_path: Path) -> None:
