@@ -403,7 +403,7 @@ def _adapters_move(pool: Pool, memory: Memory, plan: Plan) -> bool:
         return True
     kept = {adapter.served_as for adapter in pool.adapters.wanted}
     records = (a for record in memory.nodes.values() for a in record.adapters)
-    return any(a.call is not None or (a.held and a.adapter not in kept) for a in records)
+    return any((a.call and not a.call.failure) or (a.held and a.adapter not in kept) for a in records)
 
 
 def _log(events: Sequence[Event]) -> None:

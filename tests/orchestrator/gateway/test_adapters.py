@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.gateway.accounts.key_format import digest
 from policies.held import Held
 from policies.model import TargetPhase
 from policies.routing import Backend, Kind
@@ -115,6 +116,34 @@ async def test_the_list_of_models_has_them_and_no_engine_s_own_name_can_be_asked
         status, _, text = await gateway.ask(name)
         assert (status, json.loads(text)["error"]["code"]) == (404, "model_not_found")
     assert not nodes[0].seen
+
+
+async def test_a_key_of_one_adapter_is_good_for_that_and_for_nothing_else(routed, nodes, tmp_path):
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[key.a]\nsha256 = "{digest("s" * 40)}"\nmodels = ["sql"]\n', encoding="utf-8")
+    gateway = await routed(list(nodes), keys_file=keys)
+    await holding(gateway, (nodes[0], (SQL,)), (nodes[1], (SQL, LAW)))
+    auth = {"Authorization": f"Bearer {'s' * 40}"}
+    assert (await gateway.ask("sql", headers=auth))[0] == 200
+    before = len(nodes[0].seen) + len(nodes[1].seen)
+    for model in ("law", "base", None, SQL.served_as, "law@cccc3333"):
+        status, _, text = await gateway.ask(model, headers=auth, lora=[{"id": 0, "scale": 1.0}])
+        assert status in (403, 404), text
+        assert "law" not in text.replace(str(model), "")
+    _, _, text = await gateway.send("GET", "/v1/models", headers=auth)
+    assert [row["id"] for row in json.loads(text)["data"]] == ["sql"]
+    assert (await gateway.send("GET", "/v1/models/law", headers=auth))[0] in (403, 404)
+    assert len(nodes[0].seen) + len(nodes[1].seen) == before
+
+
+async def test_rows_of_adapters_that_a_gateway_does_not_know_change_nothing(routed, nodes):
+    """It was started before they were configured, or its heir after they were not any more."""
+    gateway = await routed(list(nodes), gate={"loaded": ("sql",)})
+    await holding(gateway, (nodes[0], (SQL, LAW)), (nodes[1], (LAW,)))
+    assert (await gateway.ask("sql"))[0] == 200
+    status, _, text = await gateway.ask("law")
+    assert (status, "base, sql" in text) == (404, True), text
+    assert (await adapters_of(gateway)).keys() == {"sql"}
 
 
 @pytest.mark.parametrize("model", [None, ""])

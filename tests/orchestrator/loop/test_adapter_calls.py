@@ -11,9 +11,15 @@ from played_ports import COMMAND, Machines, Play
 from cloud.errors import Misconfigured, NotFound, Uncertain
 from cloud.ports import Clock
 from orchestrator.loop.actuator import ADAPTER_WITHIN, Actuator
-from policies.actions import LoadAdapter, UnloadAdapter
+from orchestrator.loop.loop import _adapters_move
+from policies.actions import LoadAdapter, Plan, UnloadAdapter
 from policies.adapter_events import AdapterAnswered
 from policies.events import Event
+from policies.held import Adapter, AdapterRules
+from policies.memory import Memory
+from policies.model import Market, Placement, Pool
+from policies.records import AdapterCall, AdapterRecord, NodeRecord
+from policies.value import replace
 
 SQL = "sql@f9c12638"
 LOAD = LoadAdapter(node="i-1", address="h:1", served_as=SQL, source="/lora/sql", reason="it waits")
@@ -47,6 +53,19 @@ def answers(
 
     result: tuple[list[AdapterAnswered], HoldingEngine] = play(work)
     return result
+
+
+def test_a_gateway_is_looked_at_often_while_calls_are_under_way_and_not_between_tries_of_one_that_fails() -> (
+    None
+):
+    rules = AdapterRules(wanted=(Adapter(name="sql", source="/lora/sql"),))
+    pool = Pool(name="p", replicas=1, adapters=rules)
+    place = Placement("sim", "r", "a", "gpu", Market.SPOT)
+    node = NodeRecord(id="i-1", token="t", placement=place, launched_at=0.0, price=None)
+    for failure, often in (("", True), ("no such file", False)):
+        call = AdapterCall(load=True, asked_at=0.0, attempts=5, failure=failure)
+        held = replace(node, adapters=(AdapterRecord(adapter=SQL, call=call),))
+        assert _adapters_move(pool, Memory(nodes={"i-1": held}), Plan()) is often
 
 
 def test_an_engine_loads_and_unloads_what_it_is_asked_to(play: Play) -> None:
