@@ -82,6 +82,29 @@ _BY_REASON: tuple[tuple[str, Remedy], ...] = (
 
 _BY_CONSOLE: tuple[tuple[str, Remedy], ...] = (
     (
+        r"image \S+: there is none",
+        Remedy(text="the container's image is not in its registry: correct engine.image"),
+    ),
+    (
+        r"image \S+: the registry refuses it",
+        Remedy(text="the registry gives the container's image to nobody unknown: log in there on the nodes"),
+    ),
+    (
+        r"image \S+: the registry does not answer",
+        Remedy(text="the registry of the container's image does not answer the nodes: see their way there"),
+    ),
+    (
+        r"image \S+: the disk is full",
+        Remedy(text="the container's image does not fit the disk: set cloud.aws.disk.size to hold it too"),
+    ),
+    (
+        r"(?s): image: \S+ is fetched(?!.*: (?:start|failed): )",
+        Remedy(
+            text="the container's image was still being fetched: keep it on the machine image or beside the "
+            "nodes, or raise health.boot_timeout"
+        ),
+    ),
+    (
         r"No space left on device",
         Remedy(text="its disk is full: set cloud.aws.disk.size to twice the size of the weights"),
     ),

@@ -45,6 +45,12 @@ def test_the_words_of_the_provider_say_what_to_do(why, words):
         ("FileNotFoundError: [Errno 2] No such file or directory: 'ninja'", "compiler"),
         ("RuntimeError: Found no NVIDIA driver on your system", "driver"),
         ("Out of memory: Killed process 812 (vllm)", "main memory"),
+        ("container: failed: image r/x:1: there is none; correct engine.image (manifest unknown)", "correct"),
+        ("node-start: failed: image r/x:1: the registry refuses it; log in on the node (x)", "log in there"),
+        ("node-start: failed: image r/x:1: the registry does not answer (EOF)", "their way there"),
+        ("failed: image r/x:1: the disk is full; give a larger one (no space left on device)", "disk.size"),
+        ("node-start: image: r/x:1 is fetched\nnode-start: image: r/x:1: Copying blob 1", "boot_timeout"),
+        ("node-start: image: r/x:1 is fetched\nnode-start: start: podman starts", "may not reach it"),
         ("all is well", "this host may not reach it"),
     ],
 )
