@@ -54,7 +54,7 @@ class Boot:
     """
 
     def __init__(self, path: str, who: str = "node-start") -> None:
-        before = _read(path)
+        before = read(path)
         self._path, self._who = path, who
         self._told: dict[str, Any] = {"schema": 1, "stage": "", "ok": True, "detail": ""}
         self._checks = list(before.get("checks") or ())
@@ -108,7 +108,8 @@ def _ended(path: str) -> str:
         return "the engine ended; its log says why"
 
 
-def _read(path: str) -> dict[str, Any]:
+def read(path: str) -> dict[str, Any]:
+    """The report in that file, empty where there is none that can be read."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as file:
             found = json.loads(file.read(_MOST_READ) or "")

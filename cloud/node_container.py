@@ -33,6 +33,7 @@ RUNTIMES = ("docker", "podman")
 _GPU = "/dev/nvidiactl"
 _SPECIFICATIONS = ("/etc/cdi", "/run/cdi")
 _GONE_SECONDS = 0.25
+_HANGS = 3
 _FAULTS = (
     ("no space left", "the disk is full; give a larger one"),
     ("no such host|lookup|time|refused|reach|reset|EOF", "the registry does not answer"),
@@ -99,11 +100,17 @@ def has_gpus() -> bool:
 
 def remove(runtime: Runtime, name: str, run: Ask = ask) -> None:
     """Kill the container of that name and remove it; nothing to do without one. Raises Refused, OSError."""
+    said, hung = "", 0
     for _ in range(80):
-        run((runtime.program, "kill", name))  # podman's rm would ask it to end, and wait
-        said = run((runtime.program, "rm", "--force", name))[1]
-        if run((runtime.program, "ps", "--all", "--quiet", "--filter", f"name=^{name}$")) == (0, ""):
-            return
+        try:
+            run((runtime.program, "kill", name))  # podman's rm would ask it to end, and wait
+            said = run((runtime.program, "rm", "--force", "--volumes", name))[1]  # those without a name
+            if run((runtime.program, "ps", "--all", "--quiet", "--filter", f"name=^{name}$")) == (0, ""):
+                return
+        except TimeoutError as error:  # one that hangs is ended, and another may get through
+            said, hung = str(error), hung + 1
+            if hung == _HANGS:
+                break
         time.sleep(_GONE_SECONDS)  # noqa: TID251 - one that --rm removes is a moment in between
     raise Refused(f"container {name} cannot be removed: {last(said)}")
 
@@ -130,32 +137,31 @@ def fetch(runtime: Runtime, image: str, tell: Callable[[str], None], run: Ask = 
         lines = [*lines[-20:], line.strip()]
         tell(f"{image}: {lines[-1][:200]}")
     if process.wait():
-        raise Refused(f"image {image}: {why(lines)}")
+        raise Refused(f"image {image}: {why(lines, image)}")
 
 
-def why(lines: Sequence[str]) -> str:
+def why(lines: Sequence[str], image: str) -> str:
     """Why an image could not be fetched, by what the runtime wrote, and what to do.
 
-    >>> why(["Error response from daemon: manifest for engine:2 not found: manifest unknown"])
+    >>> why(["Error response from daemon: manifest for engine:2 not found: manifest unknown"], "engine:2")
     'there is none; correct engine.image (manifest for engine:2 not found: manifest unknown)'
     """
-    said = "\n".join(lines)
-    advice = next((text for sign, text in _FAULTS if re.search(sign, said, re.IGNORECASE)), "")
+    said, name = "\n".join(lines), re.split("@|:[^/]*$", image)[0]
+    plain = said.replace(name, "")  # names have words such as "runtime"
+    advice = next((text for sign, text in _FAULTS if re.search(sign, plain, re.IGNORECASE)), "")
     reason = last(re.sub("Error( response from daemon)?: *", "", said))
     return f"{advice} ({reason})" if advice else reason
 
 
 def prepared(
-    name: str,
-    container: Mapping[str, Any],
-    argv: Sequence[str],
-    environment: Iterable[str],
-    tell: Callable[[str], None],
+    name: str, container: Mapping[str, Any], argv: Sequence[str], environment: Iterable[str], boot: Boot
 ) -> list[str]:
-    """The command line that starts the engine, once nothing is in its way. Raises Refused."""
+    """The command line that starts the engine, once nothing is in its way and its image is here, which is a
+    stage of the start. Raises Refused, OSError."""
     runtime = find(container["runtime"])
     remove(runtime, name)
-    fetch(runtime, container["image"], tell)
+    boot.stage("image", container["image"])
+    fetch(runtime, container["image"], lambda text: boot.stage("image", text))
     return words(runtime, name, container, argv, environment, has_gpus())
 
 
@@ -188,10 +194,9 @@ def command(
     places = [f"{place}:{place}" for place in own]
     if model and not model.startswith(tuple(f"{place}/" for place in own)):
         places.append(f"{model}:{model}:ro")
-    boot.stage("image", container["image"])
     names = {*given["env"], *given["secrets"], *caches_of(home)}
     described = {**container, "volumes": [*places, *container["volumes"]]}
-    return prepared(NAME, described, argv, names, lambda text: boot.stage("image", text, aloud=False))
+    return prepared(NAME, described, argv, names, boot)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What tests of more than one layer share: the stand-in for AWS, and what to do for want of a program."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -19,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from aws_stage import AwsShim, credentials, running_shim
+from containers import REQUIRE_CONTAINERS, NoContainers, stage
 from llama_servers import REQUIRE_LLAMACPP, missing_llamacpp
 from long_first import LongFirst
 
@@ -69,6 +71,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 _lacking(f"{program} is not installed; on Debian: apt-get install {mark.kwargs['package']}")
     if item.get_closest_marker("llamacpp") is not None and (missing := missing_llamacpp()):
         _lacking(missing, REQUIRE_LLAMACPP)
+
+
+@pytest.fixture(scope="module")
+def real_podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A podman that runs containers for this process and all that it starts; without one the test is skipped.
+
+    Programs may be installed and unable: a sandbox lacks rights, or groups of processes.
+    """
+    with contextlib.ExitStack() as running:
+        try:
+            running.enter_context(stage(tmp_path_factory.mktemp("podman")))
+        except NoContainers as error:
+            _lacking(f"no container can be run here: {error}", REQUIRE_CONTAINERS)
+        yield
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -242,4 +242,6 @@ def test_a_missing_part_of_debian_skips_a_test_and_fails_it_where_all_are_requir
     monkeypatch.setenv("ORCHESTRATOR_REQUIRE_DEBIAN", "1")
     with pytest.raises(pytest.fail.Exception, match="no frobnicator"):
         lacking("no frobnicator")
-    assert "ORCHESTRATOR_REQUIRE_DEBIAN=1" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    check = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "ORCHESTRATOR_REQUIRE_DEBIAN=1" in check
+    assert "ORCHESTRATOR_REQUIRE_CONTAINERS=1" in check

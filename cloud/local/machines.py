@@ -118,8 +118,11 @@ class Machines:
         log = StartLog()
         for line in read_beginning(self.log_path(node), machine.log_from):
             log.take(line)
-        told = log.told()
-        return NodeStart(stages=(("start", machine.engine_at),), took=told["took"], serves=told["serves"])
+        told, stages = log.told(), [("start", machine.engine_at)]
+        if machine.command.container is not None:
+            own = self._containers.stages(self._directory(node), machine.engine_at)
+            stages = [("checks", machine.engine_at), *own]
+        return NodeStart(stages=tuple(stages), took=told["took"], serves=told["serves"])
 
     # -- what clients ask for -----------------------------------------------------------------------------
 
@@ -252,14 +255,13 @@ class Machines:
                 if ours:
                     groups.append(machine.group)
         kill_belonging((self._identity.cloud,), groups)
+        self._containers.sweep(m.command.container for m in self._table.machines() if m.command.container)
         for machine in self._table.machines():
             if machine.state is InstanceState.PENDING and machine.reclaim is None:
                 self._begin_boot(machine.id)
             elif machine.state is InstanceState.STOPPING:
-                self._containers.remove(machine.id, machine.command.container)
                 self._ended(machine.id, InstanceState.STOPPED, machine.reason)
             elif machine.state not in (InstanceState.STOPPED, InstanceState.TERMINATED):
-                self._containers.remove(machine.id, machine.command.container)
                 reason = machine.reason or "lost: the local cloud was killed"
                 self._ended(machine.id, InstanceState.TERMINATED, reason)
 
@@ -290,7 +292,8 @@ class Machines:
         return (*self.groups().values(), *self._dying)
 
     def tidy(self) -> None:
-        """Keep logs and memory within bounds: call it every few seconds."""
+        """Keep logs and memory within bounds, and remove what was left: call it every few seconds."""
+        self._containers.retry()
         keeping = self._config.keeping
         for machine in self._table.machines():
             if machine.state is InstanceState.RUNNING:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,10 @@ VOLUMES = tuple(
 _LIMITS = '["nofile=1024:1024", "nproc=4096:4096"]'
 _WAYS = (("crun", "enabled"), ("runc", "enabled"), ("crun", "disabled"))
 _PATIENCE = 60
+
+
+REQUIRE_CONTAINERS = "ORCHESTRATOR_REQUIRE_CONTAINERS"
+"""1 in the continuous check where a container runs: a test that has none there fails."""
 
 
 class NoContainers(Exception):
@@ -43,6 +48,14 @@ def listed() -> list[str]:
     return podman("ps", "--all", "--format", "{{.Names}}").split()
 
 
+def freeze(name: str) -> None:
+    """Stop everything in a container as the user of podman can; its main process where groups are closed."""
+    try:
+        podman("pause", name)
+    except NoContainers:
+        podman("kill", "--signal", "STOP", name)
+
+
 @contextmanager
 def stage(directory: Path) -> Iterator[None]:
     """A podman that runs `IMAGE`, for every process that is started meanwhile. Raises NoContainers."""
@@ -50,8 +63,11 @@ def stage(directory: Path) -> Iterator[None]:
     (directory / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{directory}/store"\nrunroot = "{directory}/run"\n'
     )
+    # A registry of a test speaks no TLS.
+    (directory / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n')
     os.environ |= {
         "CONTAINERS_CONF": str(directory / "containers.conf"),
+        "CONTAINERS_REGISTRIES_CONF": str(directory / "registries.conf"),
         "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
     }
     try:
@@ -59,7 +75,7 @@ def stage(directory: Path) -> Iterator[None]:
         if faults and faults[-1]:
             raise NoContainers("; ".join(faults))
         yield
-        left = listed()
+        left = listed() + podman("volume", "ls", "--quiet").split()
         assert left == [], f"left behind: {left}"
     finally:
         subprocess.run(["podman", "rm", "--all", "--force", "--time", "0"], capture_output=True, check=False)
@@ -101,11 +117,21 @@ def _image(archive: Path) -> None:
                 link = tarfile.TarInfo(name)
                 link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
                 out.addfile(link)
-        for name in ("tmp", "engine"):
+        for name in ("tmp", "engine", "data"):
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
             out.addfile(folder)
         file = tarfile.TarInfo("engine/python3")
         file.size, file.mode = len(program), 0o755
         out.addfile(file, io.BytesIO(program))
-    podman("import", "--change", "ENV PATH=/engine:/usr/bin:/bin", str(archive), IMAGE)
+    changes = ("--change", "ENV PATH=/engine:/usr/bin:/bin", "--change", "VOLUME /data")
+    podman("import", *changes, str(archive), IMAGE)
+
+
+if __name__ == "__main__":  # whether this machine can
+    with tempfile.TemporaryDirectory() as own:
+        try:
+            with stage(Path(own)):
+                print("containers run here")
+        except NoContainers as lack:
+            sys.exit(f"no container can be run here: {lack}")
