@@ -11,11 +11,13 @@ from xdist.workermanage import WorkerController
 
 SECONDS = {
     "tests/system/test_aws_outages.py": 165,
+    "tests/system/test_containers.py": 150,
     "tests/system/test_aws.py": 140,
     "tests/system/test_aws_first_day.py": 140,
     "tests/system/test_demo.py": 130,
     "tests/system/test_documented.py": 105,
     "tests/system/test_fallback_told.py": 90,
+    "tests/cloud/local/test_containers.py": 90,
     "tests/system/test_pair.py": 85,
     "tests/system/test_aws_kills.py": 80,
     "tests/system/test_faults.py": 80,
