@@ -6,7 +6,8 @@ fetched on the node, by reference, with the credentials of its role (`cloud.node
 on the node's private address only; who reaches that is the security group's affair.
 
 The whole travels compressed, which cloud-init undoes: EC2 takes 16 KiB. So that the programs fit, they travel
-without their comments and documentation (`bare`), and units without their comments. Pure.
+without their comments and documentation (`bare`) and with short names (`short_names`), and units without
+their comments. Pure.
 
 Source: the cloud-init reference (cloud-config, gzip compressed content), systemd.exec(5), systemd.service(5),
 sysusers.d(5).
@@ -24,6 +25,7 @@ from importlib.resources import files
 from typing import Final
 
 from cloud.aws.bare import bare
+from cloud.aws.short_names import shortened
 from cloud.ports import EngineCommand
 
 LIMIT: Final = 16384
@@ -241,7 +243,7 @@ def cloud_config(setup: NodeSetup) -> str:
     lines = ["#cloud-config", f"# A node of pool {_word(setup.pool)}.", "write_files:"]
     for path, content in files.items():
         lines += [f"- path: {path}", "  permissions: '0644'", "  content: |"]
-        lines += [f"    {line}".rstrip(" ") for line in content.rstrip("\n").split("\n")]
+        lines += [f"   {line}".rstrip(" ") for line in content.rstrip("\n").split("\n")]
     commands = [
         ["systemd-sysusers"],
         ["systemctl", "daemon-reload"],
@@ -263,7 +265,8 @@ def written(setup: NodeSetup) -> dict[str, str]:
     }
     programs = [f"node_{name}.py" for name in _PROGRAMS if needed.get(name, True)]
     found = {f"{_HOME}/cloud/__init__.py": ""}
-    found |= {f"{_HOME}/cloud/{name}": bare(package.joinpath(name).read_text("utf-8")) for name in programs}
+    texts = shortened({name: bare(package.joinpath(name).read_text("utf-8")) for name in programs})
+    found |= {f"{_HOME}/cloud/{name}": text for name, text in texts.items()}
     engine = {
         "argv": list(command.argv),
         "on": {

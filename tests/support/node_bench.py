@@ -196,3 +196,12 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key, both PEM."""
     made = pair(directory, names=("127.0.0.1",), common="control").write()
     return made.certificate, made.key
+
+
+def pythons() -> list[str]:
+    """This Python, and those of other versions that are here and start."""
+    named = [shutil.which(f"python3.{minor}") for minor in range(11, 16)]
+    return [
+        sys.executable,
+        *(p for p in named if p and subprocess.run([p, "-c", ""], capture_output=True).returncode == 0),
+    ]

@@ -1,13 +1,11 @@
 """Programs that travel in user-data do what their sources do, and are the same whatever Python made them."""
 
 import ast
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from node_bench import REPOSITORY
+from node_bench import REPOSITORY, pythons
 
 import cloud
 from cloud.aws.bare import bare
@@ -91,15 +89,6 @@ class B:
     assert meaning(bare(source)) == meaning(source)
     assert bare(bare(source)) == bare(source)
     assert "  # kept\n\n        # kept" in bare(source)
-
-
-def pythons() -> list[str]:
-    """This Python, and those of other versions that are here and start."""
-    named = [shutil.which(f"python3.{minor}") for minor in range(11, 16)]
-    return [
-        sys.executable,
-        *(p for p in named if p and subprocess.run([p, "-c", ""], capture_output=True).returncode == 0),
-    ]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from node_bench import make_certificate
 import cloud
 from cloud.agent_keys import CARRIED as IN_PROGRAM
 from cloud.aws.bare import bare
+from cloud.aws.short_names import shortened
 from cloud.aws.user_data import LIMIT, NodeSetup, cloud_config, unpacked, user_data, written
 from cloud.clock import SystemClock
 from cloud.engines.vllm import VllmEngine
@@ -60,17 +61,27 @@ def test_it_is_well_below_what_ec2_takes_and_always_the_same():
     assert unpacked(data) == cloud_config(setup()) == gzip.decompress(data).decode()
 
 
-def test_the_largest_pool_fits_too(tmp_path):
+@pytest.mark.parametrize("contained", [False, True])
+def test_the_largest_pool_fits_too(tmp_path, contained):
+    """With room for a longer model, more flags and more variables."""
     certificate, _ = make_certificate(tmp_path)
-    everything = setup(weights="s3://llama-weights/llama-3.1-70b", trusted=certificate.read_text())
-    assert len(user_data(everything)) < LIMIT
+    container = Container(
+        image=f"123456789012.dkr.ecr.us-east-1.amazonaws.com/huggingface/text-generation@sha256:{noise(64)}",
+        args=("--ulimit", "memlock=-1", "--ulimit", "stack=67108864"),
+        volumes=("/srv/models:/srv/models:ro",),
+        entry="program",
+    )
+    everything = setup(
+        command=replace(setup().command, container=container if contained else None),
+        weights="s3://llama-weights/llama-3.1-70b",
+        trusted=certificate.read_text(),
+    )
+    assert len(user_data(everything)) < LIMIT - 100
 
 
 def test_a_container_travels_instead_of_what_looks_at_programs():
     container = Container(image="vllm/vllm-openai:v0.18.0", volumes=("/srv:/srv:ro",), entry="program")
     command = replace(setup().command, container=container)
-    data = user_data(setup(command=command, weights="s3://llama-weights/llama-3.1-70b", trusted=""))
-    assert len(data) < LIMIT
     files = written(setup(command=command))
     names = {Path(path).name for path in files} ^ {Path(path).name for path in written(setup())}
     assert names == {"node_container.py", "node_program.py"}
@@ -127,8 +138,9 @@ def test_cloud_init_writes_the_files_as_they_are():
 
 def test_the_programs_are_the_ones_of_this_package():
     files = written(setup(weights="s3://bucket/model"))
-    for name in set(PROGRAMS) - {"node_container.py"}:
-        assert files[f"/opt/orchestrator/cloud/{name}"] == bare((CLOUD / name).read_text())
+    carried = set(PROGRAMS) - {"node_container.py"}
+    for name, text in shortened({name: bare((CLOUD / name).read_text()) for name in carried}).items():
+        assert files[f"/opt/orchestrator/cloud/{name}"] == text
 
 
 def test_programs_that_a_pool_does_not_need_stay_away():
