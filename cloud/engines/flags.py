@@ -24,6 +24,8 @@ _SHORT: Final = {
     "-dpl": "--data-parallel-size-local",
     "-q": "--quantization",
     "-np": "--parallel",
+    "-ub": "--ubatch-size",
+    "-kvu": "--kv-unified",
 }
 """Short forms of flags that are read here, of vLLM and of llama.cpp."""
 

@@ -16,7 +16,7 @@ from cloud.engines.row import Dialect
 from cloud.ports import EngineCommand, EngineSpec, Task
 
 _SWITCHES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
-    {"generate": (), "embed": ("--embedding",), "rerank": ("--reranking",)}
+    {"generate": (), "embed": ("--embedding", "--kv-unified"), "rerank": ("--reranking",)}
 )
 _TEARDOWN = 5.0  # s from the stop signal to the end of an idle server: it takes less than one
 
@@ -33,7 +33,9 @@ class LlamaCppEngine(OpenAiProbe):
         A model that is no GGUF file is one of a hub, ``USER/NAME`` or ``USER/NAME:QUANTISATION``.
         ``--metrics`` is ours: without it nobody could see what the server holds. The stop signal gets moments
         only, whatever the drain budget: the server does not drain, and what it still answers then is lost.
-        ``--lora`` is ours for each adapter of the pool: requests name them by their place.
+        ``--lora`` is ours for each adapter of the pool: requests name them by their place. ``--kv-unified``
+        is ours where it embeds: with a cache for each slot, texts that run at once are read in steps of the
+        shortest, and the mean of a decoder's numbers is that of each text's last step alone.
         """
         defaults = (("--alias", spec.served_name), ("--host", "{host}"), ("--port", "{port}"))
         switches = ("--metrics", *_SWITCHES[spec.task])

@@ -76,7 +76,7 @@ class LlamaServer:
         self.log = folder / f"llama-{name}.log"
         self._words = [*("--parallel", str(slots), "--ctx-size", str(slots * CONTEXT), "--threads", "1")]
         self._words += ["--metrics", "--no-webui"]
-        self._words += ["--embedding", "--pooling", "mean"] if task == "embed" else []
+        self._words += ["--embedding", "--kv-unified", "--pooling", "mean"] if task == "embed" else []
         self._words += ["--api-key", key] if key else []
         self._words += words
         self._process: subprocess.Popen[bytes] | None = None

@@ -36,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
         default=0,
         help="tokens of context of all requests that run; 0: the model's",
     )
+    add(
+        "-kvu",
+        "--kv-unified",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="one cache for all requests that run",
+    )
     add("-t", "--threads", type=int, default=-1, help="threads that compute")
     add("-b", "--batch-size", type=int, default=2048, help="tokens of a prompt that are taken at once")
     add("-ub", "--ubatch-size", type=int, default=512, help="tokens that are computed at once")
@@ -58,6 +65,7 @@ def parameters(flags: argparse.Namespace) -> xllamacpp.CommonParams:
     made.hostnames, made.port = [flags.host], flags.port
     made.api_keys = flags.api_key
     made.n_parallel, made.n_ctx = flags.parallel, flags.ctx_size
+    made.kv_unified = flags.kv_unified
     made.n_batch, made.n_ubatch, made.n_gpu_layers = flags.batch_size, flags.ubatch_size, flags.gpu_layers
     if flags.threads > 0:
         made.cpuparams.n_threads = made.cpuparams_batch.n_threads = flags.threads

@@ -156,6 +156,16 @@ def kind_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
             f"({row.sources[0].version}). Ask a running one with `orchestrator doctor --engine URL --kind "
             f"{kind}`, which says what differs",
         )
+    if (
+        (kind, pool.engine.task) == ("llamacpp", "embed")
+        and flag_value(pool.engine.args, "--pooling") != "last"
+        and not has_flag(pool.engine.args, "--ubatch-size")
+    ):
+        yield (
+            (*at, "engine", "args"),
+            "an input of more than 512 tokens is refused, as the engine reads each in one piece; write "
+            '"--batch-size", "N", "--ubatch-size", "N" for inputs of up to N tokens',
+        )
     if kind == "tei" and flag_value(pool.engine.args, "--auto-truncate") != "false":
         yield (
             (*at, "engine", "args"),

@@ -34,6 +34,12 @@ def test_an_embedding_pool_says_so_once() -> None:
     assert "--embedding" not in command().argv
 
 
+def test_texts_that_are_embedded_at_once_share_a_cache() -> None:
+    assert "--kv-unified" in command(task="embed").argv
+    assert not {"--kv-unified", "--no-kv-unified"} & {*command("--no-kv-unified", task="embed").argv}
+    assert "--kv-unified" not in command().argv
+
+
 def test_a_reranking_pool_says_so_once() -> None:
     assert "--reranking" in command(task="rerank").argv
     assert "--embedding" not in command(task="rerank").argv

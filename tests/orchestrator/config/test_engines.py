@@ -39,7 +39,7 @@ def test_llamacpp_is_started_with_the_model_and_the_task(tmp_path: Path, gguf: s
     ports = connect(load(tmp_path, engine, model=gguf), SystemClock())
     assert ports.engine.name == "llamacpp"
     assert ports.command.argv[:5] == ("llama-server", "--model", gguf, "--alias", "bge")
-    assert ports.command.argv[-3:] == ("--embedding", "--pooling", "cls")
+    assert ports.command.argv[-4:] == ("--embedding", "--kv-unified", "--pooling", "cls")
 
 
 @pytest.mark.parametrize("kind", ["vllm", "simulated"])
@@ -188,6 +188,22 @@ def test_what_was_never_run_says_so(tmp_path: Path) -> None:
             "not run" in text
             for text in warned(tmp_path, engine, model="org/m").get("pool.a.engine.kind", [])
         )
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ("", True),
+        ('"--pooling", "mean"', True),
+        ('"--pooling", "last"', False),
+        ('"--ubatch-size", "2048"', False),
+        ('"-ub", "2048"', False),
+    ],
+)
+def test_inputs_that_llamacpp_does_not_read_in_one_piece(tmp_path: Path, args: str, says: bool) -> None:
+    engine = f'kind = "llamacpp"\ntask = "embed"\nargs = [{args}]'
+    said = warned(tmp_path, engine, model="org/m").get("pool.a.engine.args", [])
+    assert any("more than 512 tokens is refused" in text for text in said) is says
 
 
 def test_inputs_that_tei_cuts_without_a_word(tmp_path: Path) -> None:
