@@ -66,6 +66,7 @@ def _tgi(args: Sequence[str], own: argparse.Namespace) -> Setup:
         most_running=found.max_batch_size,
         most_waiting=max(0, found.max_concurrent_requests - found.max_batch_size),
         context=found.max_total_tokens,
+        most_batched=32,
         grace=found.graceful_termination_timeout,
     )
 

@@ -79,7 +79,7 @@ class Played:
 
     def _cut_off(self, request: web.Request) -> web.StreamResponse:
         """The model's process ended under a plain request."""
-        reply = self.shape.cut_off()
+        reply = self.shape.cut_off(request.path)
         if reply is None and request.transport is not None:
             request.transport.abort()
         return web.Response() if reply is None else sent(reply)
@@ -246,19 +246,19 @@ class Played:
     async def _number(self, body: Mapping[str, Any], what: str) -> web.StreamResponse:
         self._may("rerank" if what == "rank" else "embed", body)
         native = what == "embed-native"
-        texts = (
-            self._texts(body.get("inputs" if native else "input")) if what != "rank" else self._ranked(body)
-        )
-        if len(texts) > self.shape.setup.most_batched:
-            raise Failed(Fault.BATCH, str(len(texts)))
-        inputs = [self._fitting(encode(text)) for text in texts]
+        texts = self._ranked(body) if what == "rank" else []
+        given = texts or self._inputs(body.get("inputs" if native else "input"))
+        most = self.shape.setup.most_batched
+        if most is not None and len(given) > most:
+            raise Failed(Fault.BATCH, str(len(given)))
+        inputs = [self._fitting(encode(each) if isinstance(each, str) else each) for each in given]
         tokens = sum(map(len, inputs))
-        generation = self._submit([1] * tokens, max(1, len(texts)), endless=True)
+        generation = self._submit([1] * tokens, len(inputs), endless=True)
         try:
             await self._whole(generation)
         finally:
             self.core.drop(generation)
-        self._ended(tokens, 0, len(texts))
+        self._ended(tokens, 0, len(inputs))
         made = self._made(body, tokens)
         if what == "rank":
             query = set(encode(str(body.get("query", ""))))
@@ -268,6 +268,14 @@ class Played:
         if native:
             return sent(Reply(200, vectors))
         return sent(Reply(200, self.shape.vectors(made, vectors, str(body.get("encoding_format", "float")))))
+
+    def _inputs(self, given: Any) -> list[str] | list[list[int]]:
+        """Texts, or ids of tokens where the engine takes them; a list of them is one input."""
+        if self.shape.takes_ids and isinstance(given, list) and given:
+            lists = [given] if isinstance(given[0], int) else given
+            if all(isinstance(ids, list) and all(isinstance(one, int) for one in ids) for ids in lists):
+                return lists
+        return self._texts(given)
 
     def _texts(self, given: Any) -> list[str]:
         texts = [given] if isinstance(given, str) else given

@@ -26,6 +26,7 @@ class Sglang(Shape):
     """SGLang's words."""
 
     kind = "sglang"
+    takes_ids = True
 
     def gets(self, counts: Counts) -> Mapping[str, Reply]:
         """See Shape. /health makes no token: the variable that the adapter sets says so."""
@@ -103,7 +104,7 @@ class Sglang(Shape):
             return [{"error": {**self._error(failed, 503), "object": "error"}}]
         return []
 
-    def cut_off(self) -> Reply | None:
+    def cut_off(self, _path: str) -> Reply | None:
         """See Shape. The whole tree of its processes is killed."""
         return None
 

@@ -48,7 +48,8 @@ class Setup:
     """How the engine was started: its model, the name that it goes by, and its limits.
 
     `most_running` requests run at once, `most_waiting` wait beside them at most (None: any number), `context`
-    is the model's tokens, `most_batched` the inputs of one request. `cuts`: it shortens what is too long.
+    is the model's tokens, `most_batched` the inputs of one request (None: any). `cuts`: it shortens what is
+    too long.
     """
 
     model: str
@@ -60,7 +61,7 @@ class Setup:
     most_running: int = 8
     most_waiting: int | None = None
     context: int = 2048
-    most_batched: int = 32
+    most_batched: int | None = None
     cuts: bool = False
     grace: float | None = None
 
@@ -109,6 +110,7 @@ class Shape(ABC):
 
     kind: ClassVar[str]
     outlives: ClassVar[bool] = False  # the server stays when the model's process ends
+    takes_ids: ClassVar[bool] = False  # an input to embed may be ids of tokens
     listens_first: ClassVar[bool] = False  # it listens at once, and loads for the first request
     plain_text: ClassVar[str] = "text/plain; version=0.0.4"
     space: ClassVar[bytes] = b""  # between an event's data and its end
@@ -194,9 +196,9 @@ class Shape(ABC):
         """Whether the path asks for the key."""
         return path.startswith("/v1")
 
-    def cut_off(self) -> Reply | None:
+    def cut_off(self, path: str) -> Reply | None:
         """What a plain request gets under which the model's process ends; None for a closed connection."""
-        return self.failed(Failed(Fault.DIED), "")
+        return self.failed(Failed(Fault.DIED), path)
 
     def unauthorized(self) -> Reply:
         """What a request without the key gets."""

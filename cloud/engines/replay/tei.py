@@ -30,6 +30,7 @@ class Tei(Shape):
     """TEI's words."""
 
     kind = "tei"
+    takes_ids = True
     outlives = True
 
     def gets(self, counts: Counts) -> Mapping[str, Reply]:

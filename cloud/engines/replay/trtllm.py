@@ -77,7 +77,7 @@ class Trtllm(Shape):
             status, {"object": "error", "message": words, "type": kind, "param": None, "code": status}
         )
 
-    def cut_off(self) -> Reply | None:
+    def cut_off(self, _path: str) -> Reply | None:
         """See Shape. The handler ends without an answer, which its framework makes an answer of."""
         return Reply(200, None)
 

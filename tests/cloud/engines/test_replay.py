@@ -160,6 +160,8 @@ async def test_tei_has_errors_of_two_shapes(play: Play, http: aiohttp.ClientSess
         assert "batch size 33 > maximum allowed batch size 32" in (await answer.json())["message"]
     async with http.post(f"{url}/rerank", json={"query": "a", "texts": ["a"]}) as answer:
         assert answer.status == 424
+    async with http.post(f"{url}/v1/embeddings", json={"input": [1, 2, 3]}) as answer:
+        assert [row["index"] for row in (await answer.json())["data"]] == [0], "ids of tokens are one input"
     async with http.post(f"{url}/v1/chat/completions", json={}) as answer:
         assert answer.status == 404
     async with http.post(f"{url}/embed", json={"inputs": ["a", "b"]}) as answer:
