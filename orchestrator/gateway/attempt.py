@@ -188,9 +188,9 @@ class Attempts:
                 return await self._pass_through(job, leash, answer, b"".join(parts))
         body = b"".join(parts)
         headers = returned(answer.headers)
-        lent = job.wish.held
-        failure = failures.of_status(answer.status, body, draining=entry.draining, held=lent)
-        succeeded = answer.status in _SUCCESS
+        status, body = failures.told(answer.status, body)
+        failure = failures.of_status(status, body, draining=entry.draining, held=job.wish.held)
+        succeeded = status in _SUCCESS
         if succeeded and job.request.method == hdrs.METH_POST:
             failure, told = job.asked.dialect.whole(job.asked, body)
             job.meter.usage = of_openai(told) if failure is None else None
@@ -198,17 +198,15 @@ class Attempts:
             said = f"it answered {answer.status}"
             if failure is Failure.NO_ADAPTER:
                 raise AttemptFailed(failure, said)
-            if answer.status >= _FIRST_ERROR:
-                raise AttemptFailed(failure, said, Answer(answer.status, headers, job.known_name(body)))
+            if status >= _FIRST_ERROR:
+                raise AttemptFailed(failure, said, Answer(status, headers, job.known_name(body)))
             raise AttemptFailed(failure, f"{said}, which is no answer to this")
         leash.began()
         self._table.good(entry)
         if job.request.method == hdrs.METH_HEAD and hdrs.CONTENT_LENGTH in answer.headers:
             headers[hdrs.CONTENT_LENGTH] = answer.headers[hdrs.CONTENT_LENGTH]
         body = job.edge.answer(body) if succeeded else body
-        job.response = web.Response(
-            status=answer.status, headers=job.answer_headers(headers, entry), body=body
-        )
+        job.response = web.Response(status=status, headers=job.answer_headers(headers, entry), body=body)
         job.outcome = Outcome.OK
         return job.response
 

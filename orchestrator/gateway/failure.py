@@ -75,7 +75,8 @@ _BY_STATUS = {
     529: Failure.UNAVAILABLE,
 }
 _FIRST_REDIRECTION, _FIRST_ERROR, _FIRST_SERVER_ERROR = 300, 400, 500
-_NOT_MODIFIED = 304
+_NOT_MODIFIED, _FAILED_DEPENDENCY, _NOT_IMPLEMENTED = 304, 424, 501
+_TOO_LONG = "too large to process"
 _ABSENT: dict[int, tuple[str, ...]] = {404: ("",), 400: ("not loaded", "does not exist", "not found")}
 _ENGINE_WORDS = (
     "enginecore",
@@ -87,8 +88,29 @@ _ENGINE_WORDS = (
 )
 
 
+def told(status: int, body: bytes) -> tuple[int, bytes]:
+    """An engine's error as it should have been told: some tell a request's own fault as theirs, or theirs as
+    the request's.
+
+    llama.cpp (tools/server/server-context.cpp) answers 500 to an input for an embedding that is longer than
+    its physical batch, and 501 to what it was not started for; TEI and TGI answer 424 where the process that
+    holds the model failed (router/src/http/types.rs, router/src/server.rs).
+    """
+    if status == _FAILED_DEPENDENCY:
+        return _FIRST_SERVER_ERROR, body
+    code = "not_supported" if status == _NOT_IMPLEMENTED else ""
+    error = _loads_object(body).get("error")
+    if status == _FIRST_SERVER_ERROR and isinstance(error, dict) and _TOO_LONG in str(error.get("message")):
+        code = "context_length_exceeded"
+    if not code:
+        return status, body
+    if isinstance(error, dict):
+        body = orjson.dumps({"error": {**error, "type": "invalid_request_error", "code": code}})
+    return _FIRST_ERROR, body
+
+
 def of_status(status: int, body: bytes, *, draining: bool, held: Held | None = None) -> Failure | None:
-    """The failure that an HTTP status stands for, None when the answer belongs to the client.
+    """The failure that an HTTP status stands for (see `told`), None when the answer belongs to the client.
 
     A 500 is the engine's when the target is draining (vLLM answers "cannot schedule new futures after
     shutdown" while its health check still passes) or when it says that the engine died. Any other 5xx, 4xx

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.gateway.__main__ import config_from_json
 from orchestrator.gateway.config import GatewayError, one_pool
-from orchestrator.gateway.failure import Blame, Failure, of_status
+from orchestrator.gateway.failure import Blame, Failure, of_status, told
 from orchestrator.gateway.listening import names_of
 from orchestrator.gateway.request import MOST_CONTINUATIONS, Exchange, Stage, Suspect
 from orchestrator.units import HostPort
@@ -120,6 +120,37 @@ def body(message, kind="InternalServerError"):
 )
 def test_failures_are_told_from_answers(status, answer, draining, failure):
     assert of_status(status, answer, draining=draining) is failure
+
+
+LONG = "input (1401 tokens) is too large to process. increase the physical batch size"
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "tells", "code", "failure"),
+    [
+        (500, {"error": {"code": 500, "message": LONG, "type": "server_error"}}, 400,
+         "context_length_exceeded", Failure.REFUSED_HERE),
+        (501, {"error": {"code": 501, "message": "no reranking", "type": "not_supported_error"}}, 400,
+         "not_supported", Failure.REFUSED_HERE),
+        (501, {"message": "no"}, 400, None, Failure.REFUSED_HERE),
+        (424, {"message": "no backend", "code": 424, "type": "Backend"}, 500, None, Failure.SERVER_ERROR),
+        (500, {"error": {"code": 500, "message": "vector::_M_range"}}, 500, 500, Failure.SERVER_ERROR),
+        (400, {"error": {"code": 400, "message": LONG}}, 400, 400, Failure.REFUSED_HERE),
+        (500, {"error": LONG}, 500, None, Failure.SERVER_ERROR),
+        (500, [LONG], 500, None, Failure.SERVER_ERROR),
+        (200, {"error": {"message": LONG}}, 200, None, None),
+    ],
+)  # fmt: skip
+def test_an_engines_word_of_whose_fault_it_is_is_set_right(status, answer, tells, code, failure):
+    """llama.cpp calls its own what is the client's, TEI and TGI the client's what is theirs."""
+    new, body = told(status, json.dumps(answer).encode())
+    said = json.loads(body)
+    assert new == tells
+    assert of_status(new, body, draining=False) is failure
+    error = said.get("error") if isinstance(said, dict) else None
+    assert (error.get("code") if isinstance(error, dict) else None) == code
+    if code in ("context_length_exceeded", "not_supported"):
+        assert (error["message"], error["type"]) == (answer["error"]["message"], "invalid_request_error")
 
 
 @pytest.mark.parametrize(
