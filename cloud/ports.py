@@ -306,6 +306,7 @@ class EngineCapabilities:
     by a field of each request among those it started with ("request"), by name among those ("start"), or
     not at all. `drains`: after the stop signal, requests in flight are answered to their end.
     `checks_names`: it refuses a model that it does not have, where others answer with the one they have.
+    `mixes`: one that generates does its other tasks too, where others have to be started for each.
     `ran`: what is known of it was seen on the real one, and not only read.
     """
 
@@ -314,6 +315,7 @@ class EngineCapabilities:
     adapters: Literal["runtime", "request", "start", "none"] = "none"
     drains: bool = False
     checks_names: bool = True
+    mixes: bool = False
     ran: bool = False
 
 

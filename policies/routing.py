@@ -9,7 +9,8 @@ it in any way. A backend is used when every usable one before it is in such a tr
 stands in for what is down gets nothing because a pool is merely busy. Where nobody is free of trouble, one
 that is busy is better than one that is down. Backends with weights share the requests first.
 
-Never: a provider in a route whose data stays; another model for embeddings, whose vectors would not compare.
+Never: a provider in a route whose data stays; another model for embeddings and rankings, whose numbers
+would not compare.
 
 Example:
     >>> chat = Backend(kind=Kind.POOL, name="chat")
@@ -159,10 +160,10 @@ class Route:
             raise ValueError(f"the data of route {self.name!r} stays, so no provider can be in it")
         if any(backend.weight is not None and backend.weight < 0 for backend in self.backends):
             raise ValueError(f"route {self.name!r}: a weight is zero or more")
-        if self.task is Task.EMBED and len({backend.model for backend in self.backends}) > 1:
+        if self.task is not Task.CHAT and len({backend.model for backend in self.backends}) > 1:
             raise ValueError(
-                f"route {self.name!r} embeds, so all of its backends must serve the same model: vectors of "
-                "different models cannot be compared"
+                f"route {self.name!r} is for {self.task}, so all of its backends must serve the same model: "
+                "what different models answer cannot be compared"
             )
 
     @property

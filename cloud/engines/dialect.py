@@ -100,6 +100,7 @@ SIMULATED: Final = Dialect(
         token_ids="exact",
         adapters="runtime",
         drains=True,
+        mixes=True,
         ran=True,
     ),
     running=VLLM.running,
@@ -279,7 +280,7 @@ TEI: Final = Dialect(
 OLLAMA: Final = Dialect(
     title="Ollama",
     program="ollama",
-    capabilities=EngineCapabilities(tasks=frozenset({"generate", "embed"})),
+    capabilities=EngineCapabilities(tasks=frozenset({"generate", "embed"}), mixes=True),
     health="/api/version",
     metrics="",
     unready="the engine is down: /api/version answers 503",

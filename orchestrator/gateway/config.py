@@ -35,7 +35,8 @@ class PoolGate:
     `name`: only target sets of this pool are taken; empty takes any. `served`: the name under which its
     engines serve the model, `adapters` those of the adapters that each of them serves beside it, `loaded`
     those of the adapters that a target has when the target set says so; `numbered`: their engines know those
-    by numbers and apply them to every request that does not say otherwise (llama.cpp). `task`: what these do.
+    by numbers and apply them to every request that does not say otherwise (llama.cpp). `task`: what these do,
+    None where they may do several.
     `tells_ids`: whether their streams tell the id of every token: others are not continued, whatever an
     engine answers to questions. `ranking`: how they are asked for the order of texts, where that is in other
     words than clients have.
@@ -70,7 +71,7 @@ class PoolGate:
     adapters: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
     numbered: bool = False
-    task: Task = Task.CHAT
+    task: Task | None = None
     tells_ids: bool = True
     ranking: Ranking | None = None
 

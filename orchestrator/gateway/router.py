@@ -44,13 +44,24 @@ log = structlog.get_logger("orchestrator.gateway")
 _GOLDEN: Final = 0.6180339887498949  # multiples of it fill [0, 1) as evenly as can be
 _LONGEST: Final = 100  # characters of an unknown name that are repeated
 _LISTED: Final = 20  # names of models in an error
-_SAME_MODEL: Final = frozenset({"embeddings", "pooling"})
-_OTHERWISE: Final = {
+_SAME_MODEL: Final = frozenset({"embeddings", "pooling", "rerank", "score", "classify"})
+"""Dialects whose answers are of use beside others of the same model alone."""
+_TASKS: Final = {
+    **dict.fromkeys(("chat", "completions", "responses", "messages"), Task.CHAT),
+    "embeddings": Task.EMBED,
+    "rerank": Task.RERANK,
+}
+"""What each dialect asks for, where others could not be answered, or with nonsense."""
+_DOES: Final = {
+    Task.CHAT: "writes texts; ask /v1/chat/completions",
     Task.EMBED: "turns texts into numbers and answers none; ask /v1/embeddings",
     Task.RERANK: "puts texts in order and answers none; ask /v1/rerank",
 }
-_TEXTS: Final = frozenset({"chat", "completions", "responses", "messages"})
-"""Dialects whose answers are of use beside others of the same model alone."""
+_DONE_BY: Final = {
+    Task.CHAT: "texts are written by",
+    Task.EMBED: "texts are turned into numbers by",
+    Task.RERANK: "texts are put in order by",
+}
 
 
 class Router:
@@ -85,6 +96,7 @@ class Router:
         """Answer a request. Raises Turned, ClientGone."""
         if self._only is not None:
             lane, candidate = self._only
+            self._check_task(job, lane.gate.task, job.asked.model or lane.gate.served)
             try:
                 return await lane.serve(job, candidate)
             except Unserved as unserved:
@@ -255,19 +267,29 @@ class Router:
             job.came = job.asked = asked.limited(most)
         job.exchange.priority = route.priority
         job.exchange.wish.key = _key(job, route)
-        if (
-            route.task is not Task.CHAT and asked.dialect.name in _TEXTS
-        ):  # llama.cpp would answer, with nonsense
-            raise self._endings.turned(
-                job,
-                400,
-                "wrong_task",
-                f"the model {job.model!r} {_OTHERWISE[route.task]}",
-                param="model",
-            )
+        self._check_task(job, self._task(route), job.model)
         if asked.dialect.name in _SAME_MODEL:
             return _of_one_model(route, self._model_of)
         return route
+
+    def _task(self, route: Route) -> Task | None:
+        """What a route is known to do. A provider of texts may do the rest as well."""
+        if route.task is not Task.CHAT:
+            return route.task
+        pools = {backend.name for backend in route.backends if backend.kind is Kind.POOL}
+        tasks = {gate.task for gate in self._config.pools if gate.name in pools}
+        return tasks.pop() if len(tasks) == 1 else None
+
+    def _check_task(self, job: Job, does: Task | None, model: str) -> None:
+        """Refuse what a model does not do: llama.cpp would answer, with nonsense. Raises Turned."""
+        wanted = _TASKS.get(job.asked.dialect.name)
+        if does is None or wanted is None or wanted is does:
+            return
+        others = [route.name for route in self.routes if self._task(route) is wanted]
+        others = [name for name in others if _may_ask(job.client, name)][:_LISTED]
+        by = f"; {_DONE_BY[wanted]} {', '.join(others)}" if others else ""
+        what = f"the model {model!r} {_DOES[does]}{by}"
+        raise self._endings.turned(job, 400, "wrong_task", what, param="model")
 
     def _to_keeper(self, lane: Lane, model: str) -> Route:
         """The route of a request about something that a pool keeps: there and nowhere else."""
@@ -331,7 +353,7 @@ def implicit_routes(pools: Iterable[PoolGate]) -> Iterator[Route]:
     for gate in pools:
         for model in gate.names:
             backend = Entry(kind=Kind.POOL, name=gate.name, model=model)
-            yield Route(models=(model,), backends=(backend,), task=gate.task)
+            yield Route(models=(model,), backends=(backend,), task=gate.task or Task.CHAT)
 
 
 def _may_ask(client: ClientKey | None, model: str) -> bool:

@@ -60,6 +60,7 @@ def _values(table: GatewayTable, keys: frozenset[str]) -> dict[str, Any]:
 
 def _gate(name: str, pool: PoolConfig) -> PoolGate:
     row, written = DIALECTS[pool.engine.kind], _values(pool.gateway, POOL_KEYS)
+    able = row.capabilities
     if "health_path" not in pool.gateway.model_fields_set:
         written["health_path"] = row.health
     return PoolGate(
@@ -68,10 +69,10 @@ def _gate(name: str, pool: PoolConfig) -> PoolGate:
         served=pool.served_name,
         adapters=adapters(pool.engine.args),
         loaded=tuple(pool.adapters),
-        numbered=row.capabilities.adapters == "request" and bool(pool.adapters),
-        task=task_of(pool),
+        numbered=able.adapters == "request" and bool(pool.adapters),
+        task=None if able.mixes and pool.engine.task == "generate" else task_of(pool),
         ranking=None if row.ranking.every else row.ranking,
-        tells_ids=row.capabilities.token_ids == "exact",  # noqa: S105 - ids of tokens of a text
+        tells_ids=able.token_ids == "exact",  # noqa: S105 - ids of tokens of a text
         api_key=_text(pool.gateway.api_key_file),
         charge=pool.charge.rates(),
     )
@@ -97,8 +98,8 @@ def _route(route: RouteConfig, config: Config) -> Route:
 
 def _backend(backend: BackendConfig, route: RouteConfig, config: Config) -> Backend:
     model = backend.model
-    if backend.pool and route.task == "embed":
-        # vectors compare by the model's name, so that of a pool is said too
+    if backend.pool and route.task != "chat":
+        # vectors and scores compare by the model's name, so that of a pool is said too
         model = model or config.pools[backend.pool].served_name
     return Backend(
         kind=Kind.POOL if backend.pool else Kind.PROVIDER,

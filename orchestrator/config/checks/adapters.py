@@ -30,6 +30,12 @@ def adapter_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
         able = ", ".join(DIALECTS[kind].title for kind in _TAKES)
         yield (*at, "adapters"), f"are not given to {row.title} here; they are to {able}"
         return
+    if row.numbered and pool.engine.task != "generate":
+        yield (
+            (*at, "adapters"),
+            f"cannot be chosen by requests here: {row.title} applies all of them to everything that it "
+            f"{pool.engine.task}s; leave them out, or merge one into the model",
+        )
     if len(pool.adapters) > MOST_ADAPTERS:
         yield (*at, "adapters"), f"are {len(pool.adapters)}; a pool has {MOST_ADAPTERS} at most"
     if pool.cloud.kind == "aws" and pool.cloud.aws.target_group:

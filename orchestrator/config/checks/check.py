@@ -34,6 +34,7 @@ from orchestrator.config.checks.listeners import listener_errors
 from orchestrator.config.checks.pools import budget_warnings, pools_errors
 from orchestrator.config.checks.providers import provider_errors, provider_warnings
 from orchestrator.config.checks.routes import route_errors, route_warnings
+from orchestrator.config.checks.tasks import task_errors
 from orchestrator.config.errors import Found, Key, Problem, Source
 from orchestrator.config.gateways import place
 from orchestrator.config.sockets import reading_socket
@@ -54,7 +55,8 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     """Errors and warnings of a file whose keys are each valid and whose paths are absolute."""
     errors: list[Found] = [*_daemon_errors(parsed, role), *_gateway_errors(parsed), *pools_errors(parsed)]
     errors += listener_errors(parsed.daemon, parsed.gateway, parsed.pool)
-    errors += [*route_errors(parsed), *provider_errors(parsed, role), *certificate_errors(parsed, role)]
+    errors += [*route_errors(parsed), *task_errors(parsed)]
+    errors += [*provider_errors(parsed, role), *certificate_errors(parsed, role)]
     errors += [*key_errors(parsed, role), *charge_errors(parsed)]
     warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():

@@ -34,8 +34,6 @@ def route_errors(parsed: ConfigFile) -> Iterator[Found]:
         yield from _weight_errors(at, route)
         for place, backend in enumerate(route.to):
             yield from _backend_errors((*at, "to", place), route, backend, parsed, first=place == 0)
-        if route.to and route.task == "embed":
-            yield from _vector_errors(at, route, parsed)
     yield from _default_errors(parsed)
     yield from _unserved(parsed)
     yield from _same_name(parsed)
@@ -204,26 +202,6 @@ def _says_more(pool: PoolConfig) -> bool:
     """Whether nodes may know adapters that the file does not list: those of EC2 whose flags stand in a
     launch template of the user's own."""
     return pool.cloud.kind == "aws" and not pool.engine.args
-
-
-def _vector_errors(at: Key, route: RouteConfig, parsed: ConfigFile) -> Iterator[Found]:
-    """Vectors of two models cannot be compared: a fallback to another would answer nonsense."""
-    first = _model(route.to[0], parsed)
-    for number, backend in enumerate(route.to[1:], 1):
-        other = _model(backend, parsed)
-        if first and other and first != other:
-            yield (
-                (*at, "to", number),
-                f"serves {shown(other)}, and the route embeds with {shown(first)}: vectors of two models "
-                "cannot be compared; leave it out, or where it is the same model write one name for both "
-                "(engine.served_name of a pool)",
-            )
-
-
-def _model(backend: BackendConfig, parsed: ConfigFile) -> str:
-    """The name of a backend's model; empty where it is not known."""
-    pool = parsed.pool.get(backend.pool)
-    return backend.model or (pool.served_name if pool is not None else "")
 
 
 def _default_errors(parsed: ConfigFile) -> Iterator[Found]:

@@ -66,8 +66,9 @@ class RouteConfig(Section):
     )
     task: Literal["chat", "embed", "rerank"] = Field(
         default="chat",
-        description="embed: answers are vectors, so that every backend must serve the same model. rerank: "
-        "texts are put in order.",
+        description="What is asked for, as engine.task of its pools: chat is their generate. embed, rerank: "
+        "vectors and scores of two models cannot be compared, so every backend must serve the same model, by "
+        "its name: engine.served_name of a pool, model of a provider.",
     )
     usd_per_day: DollarsOrUnlimited = Field(
         default=None,

@@ -71,6 +71,16 @@ def test_llamacpp_starts_with_them_and_knows_them_by_number(tmp_path: Path) -> N
     assert gateway_config(config).pools[0].numbered
 
 
+@pytest.mark.parametrize("task", ["embed", "rerank"])
+def test_llamacpp_applies_all_of_them_to_what_is_no_text(tmp_path: Path, task: str) -> None:
+    model = tmp_path / "m.gguf"
+    model.touch()
+    engine, adapters = f'kind = "llamacpp"\ntask = "{task}"', "adapters = { sql = '/l/sql.gguf' }"
+    said = faults(tmp_path, adapters, engine=engine, model=str(model))["pool.a.adapters"]
+    assert f"applies all of them to everything that it {task}s; leave them out" in said
+    assert load(tmp_path, "", engine=engine, model=str(model)).only("a").wanted.adapters.wanted == ()
+
+
 @pytest.mark.parametrize(
     ("more", "engine", "key", "says"),
     [

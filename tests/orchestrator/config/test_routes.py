@@ -97,6 +97,30 @@ FAULTS: list[tuple[str, str, list[str]]] = [
      ['pool.toml:12: route[0].to[0].model: "sql" is no adapter of pool chat, which serves m/chat; an ']),
     ("vectors of two models", route('{ pool = "embed" }, { pool = "chat" }', 'task = "embed"\n'),
      ['pool.toml:12: route[0].to[1]: serves "m/chat", and the route embeds with "m/bge"']),
+    ("scores of two models", route('{ pool = "embed" }, { pool = "chat" }', 'task = "rerank"\n'),
+     ['pool.toml:12: route[0].to[1]: serves "m/chat", and the route ranks with "m/bge": scores of two ']),
+    ("vectors of another provider's",
+     route('{ pool = "embed" }, { provider = "api", model = "bge" }', 'task = "embed"\n'),
+     ['pool.toml:12: route[0].to[1]: serves "bge", and the route embeds with "m/bge": vectors of two models '
+      "cannot be compared; leave it out, or where it is the same model write one name for both"]),
+    ("vectors of a kind that has none",
+     route('{ pool = "embed" }, { provider = "api", model = "m/bge" }', 'task = "embed"\n')
+     .replace('kind = "openai"', 'kind = "anthropic"'),
+     ["pool.toml:12: route[0].to[1].provider: api is of kind anthropic, and none of these embeds; leave it "
+      "out: one of kind openai does"]),
+    ("rankings of providers",
+     route('{ pool = "embed" }, { provider = "api", model = "m/bge" }', 'task = "rerank"\n'),
+     ["pool.toml:12: route[0].to[1].provider: api is of kind openai, and none of these ranks; leave it out: "
+      "no provider does"]),
+    ("texts of a pool that embeds",
+     route('{ pool = "chat" }', '[[route]]\nmodels = ["b"]\nto = [{ pool = "embed" }]\n'
+           '[pool.embed.engine]\ntask = "embed"\n'),
+     ['pool.toml:15: route[1].to[0].pool: pool embed is started with engine.task = "embed", and this route '
+      'has task = "chat"; write task = "embed" for the route, or leave the pool out']),
+    ("vectors of a pool that writes",
+     route('{ pool = "chat" }', 'task = "embed"\n[pool.chat.engine]\nkind = "vllm"\n'),
+     ['pool.toml:12: route[0].to[0].pool: pool chat is started with engine.task = "generate", and this route '
+      'has task = "embed"; write task = "chat" for the route']),
     ("default that is no route", route('{ pool = "chat" }', '[gateway]\ndefault_route = "b"\n'),
      ['pool.toml:14: gateway.default_route: no route is called "b"; write one of a, m/chat, m/bge']),
     ("cap of words", route('{ provider = "api", model = "x" }', 'usd_per_day = "lots"\n'),

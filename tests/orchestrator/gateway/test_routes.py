@@ -525,6 +525,53 @@ async def test_nor_of_a_pool_that_reranks(routed, engine, upstreams):
     assert "ask /v1/rerank" in text
 
 
+@pytest.mark.parametrize(
+    ("does", "path", "fields", "says"),
+    [
+        (Task.CHAT, "/v1/embeddings", {"input": "a"}, "texts are turned into numbers by embed-model"),
+        (
+            Task.CHAT,
+            "/v1/rerank",
+            {"query": "a", "documents": ["b"]},
+            "texts are put in order by order-model",
+        ),
+        (Task.RERANK, "/v1/embeddings", {"input": "a"}, "texts are turned into numbers by embed-model"),
+        (
+            Task.EMBED,
+            "/v2/rerank",
+            {"query": "a", "documents": ["b"]},
+            "texts are put in order by order-model",
+        ),
+        (Task.EMBED, "/v1/completions", {"prompt": "a"}, "texts are written by chat-model"),
+    ],
+)
+async def test_what_a_pool_does_not_do_is_refused_with_who_does(routed, upstreams, does, path, fields, says):
+    """Its engines would answer with nonsense (llama.cpp), or an error of their own, one after the other."""
+    names = {Task.CHAT: "chat", Task.EMBED: "embed", Task.RERANK: "order"}
+    engines = {name: [await upstreams(name, echo)] for name in names.values()}
+    gateway = await routed(engines, gates={name: {"task": task} for task, name in names.items()})
+    status, _, text = await gateway.ask(f"{names[does]}-model", path, **fields)
+    error = json.loads(text)["error"]
+    assert (status, error["code"], error["param"]) == (400, "wrong_task", "model")
+    assert says in error["message"]
+    assert not [seen for (engine,) in engines.values() for seen in engine.seen if seen.method == "POST"]
+
+
+@pytest.mark.parametrize("does", [Task.EMBED, Task.RERANK])
+async def test_nor_of_the_only_pool_whose_names_are_not_looked_at(routed, engine, does):
+    gateway = await routed({"only": [engine]}, gates={"only": {"task": does}})
+    for model in ("x", None):
+        status, _, text = await gateway.ask(model)
+        assert (status, json.loads(text)["error"]["code"]) == (400, "wrong_task"), model
+    assert not [seen for seen in engine.seen if seen.method == "POST"]
+
+
+async def test_a_provider_of_texts_may_embed_as_well(routed, provider):
+    gateway = await routed({}, route("any", to=[api("far")]), providers={"far": provider})
+    await gateway.ask("any", "/v1/embeddings", input="x")
+    assert provider.seen
+
+
 async def test_each_pool_has_its_own_key_and_none_gets_anothers(routed, engine, upstreams):
     other = await upstreams("b", echo)
     gateway = await routed(
