@@ -66,10 +66,15 @@ class Asked:
     unfit: Unfit | None = None
 
     @property
+    def texts(self) -> int:
+        """Answers asked for; 0 where what comes is no text."""
+        return self.choices if self.dialect.name in _LIMITS else 0
+
+    @property
     def tokens(self) -> int:
         """Roughly how many tokens it has and may bring, by its bytes and its limit."""
         answer = _USUAL_ANSWER if self.max_tokens is None else self.max_tokens
-        return len(self.raw) // _BYTES_OF_A_TOKEN + answer * self.choices
+        return len(self.raw) // _BYTES_OF_A_TOKEN + answer * self.texts
 
     def named(self, model: str) -> Asked:
         """The same request for another model, where its body names one in a place known here."""

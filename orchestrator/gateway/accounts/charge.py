@@ -107,4 +107,4 @@ class Charge:
     def _most(self, asked: Asked) -> int:
         """A token is a byte of the prompt at least."""
         output = _USUAL_ANSWER if asked.max_tokens is None else asked.max_tokens
-        return most(self._price, prompt=len(asked.raw), output=output * asked.choices)
+        return most(self._price, prompt=len(asked.raw), output=output * asked.texts)

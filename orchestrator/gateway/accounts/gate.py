@@ -17,13 +17,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from cloud.ports import Clock
 from orchestrator.gateway.accounts.limit_book import LimitBook, LimitReached, Place
 from orchestrator.gateway.accounts.refusals import Refusals
-from orchestrator.gateway.asked import Asked
 from orchestrator.gateway.job import Job
 from orchestrator.gateway.metrics import Outcome
 from orchestrator.gateway.request import Stage
 from policies.keys import ClientKey
 
-_ANSWERS = frozenset({"chat", "completions", "messages", "responses"})
 _UNSERVED = frozenset({Outcome.REFUSED, Outcome.FAILED, Outcome.UPSTREAM_ERROR})
 _BEGUN = frozenset({Outcome.OK, Outcome.CUT, Outcome.CANCELLED})
 _PREFIX = "orchestrator_gateway_"
@@ -56,7 +54,7 @@ class Gate:
             asked, tokens = job.asked, 0
             if job.counts:
                 tokens = self._book.history(client.name).estimate(
-                    len(asked.raw), most=asked.max_tokens, choices=_choices(asked)
+                    len(asked.raw), most=asked.max_tokens, choices=asked.texts
                 )
             try:
                 place = await self._book.ask(client.name, limits, tokens, job.tokens_so_far)
@@ -79,7 +77,7 @@ class Gate:
                     len(job.came.raw),
                     prompt=usage.prompt,
                     output=usage.output,
-                    choices=_choices(job.came),
+                    choices=job.came.texts,
                     seconds=self._clock.now() - job.exchange.started,
                 )
 
@@ -111,8 +109,3 @@ def _tokens(job: Job, place: Place, outcome: Outcome) -> int | None:
     if outcome in _BEGUN and job.exchange.stage is not Stage.QUEUED:
         return place.booked.tokens
     return 0  # no backend worked on it
-
-
-def _choices(asked: Asked) -> int:
-    """Answers that a request asks for; 0 where what comes is no text."""
-    return asked.choices if asked.dialect.name in _ANSWERS else 0

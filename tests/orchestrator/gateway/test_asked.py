@@ -338,3 +338,11 @@ def test_the_short_fields_of_a_form_are_read():
     assert found.body() is form
     cut = ask("POST", "/v1/audio/transcriptions", "multipart/form-data; boundary=x1", form[:60])
     assert cut.model == ""
+
+
+def test_what_makes_no_text_brings_no_tokens() -> None:
+    body = json.dumps({"model": "m", "input": ["a" * 400, "b"]}).encode()
+    found = ask("POST", "/v1/embeddings", "application/json", body)
+    assert (found.texts, found.tokens) == (0, len(body) // 4)
+    text = ask("POST", "/v1/completions", "application/json", b'{"prompt": ["a", "b"], "max_tokens": 9}')
+    assert (text.texts, text.tokens) == (2, len(text.raw) // 4 + 18)

@@ -302,6 +302,36 @@ CHARGE = Rates.of(input="1000", output="10000")  # $0.64 a request
 SPENT = usd("0.64")
 
 
+async def embeds(talk):
+    """Answers with a vector for each input, and their tokens."""
+    inputs = json.loads(talk.request.body)["input"]
+    rows = [{"index": place, "embedding": [0.5]} for place in range(len(inputs))]
+    usage = {"prompt_tokens": PROMPT, "total_tokens": PROMPT}
+    await talk.json({"object": "list", "model": "m", "data": rows, "usage": usage})
+
+
+class TestVectors:
+    """What makes no text costs its prompt alone."""
+
+    async def test_their_tokens_count_against_those_of_a_minute(self, limited, tmp_path):
+        gateway = await limited(embeds, table("a", tokens_per_minute=3 * PROMPT + 20))
+        fields = {"path": "/v1/embeddings", "input": ["one", "two"]}
+        assert await asks(gateway, "a", 4, **fields) == [200, 200, 200, 429]
+        _, error = await error_of(gateway, **fields)
+        assert "tokens" in error["message"]
+        await gateway.stop()
+        [row] = read_usage(tmp_path / "usage.db", 0, 10**7)
+        assert (row.key, row.requests, row.fresh, row.output) == ("a", 3, 3 * PROMPT, 0)
+
+    async def test_no_dollars_are_held_for_a_text_that_never_comes(self, limited, tmp_path):
+        rates = Rates.of(input="1000", output="10000")  # $0.04 a request; 4,096 tokens of text were $40.96
+        gateway = await limited(embeds, table("a", usd_per_day="0.5"), charge=rates)
+        assert await asks(gateway, path="/v1/embeddings", input=["one", "two"], count=3) == [200] * 3
+        await gateway.gateway._desk.spend.settled()
+        [today] = read_totals(tmp_path / "spend.db", SystemClock().now())
+        assert today.of_key("a") == 3 * usd("0.04")
+
+
 class TestDollars:
     async def test_a_pool_s_charge_uses_up_a_key_s_day(self, limited, tmp_path):
         one = await limited(counts, table("a", usd_per_day="2"), table("b"), charge=CHARGE)
