@@ -135,8 +135,8 @@ class OpenAi:
 
 @dataclass(frozen=True, slots=True)
 class OpenAiReader:
-    """See Reader. `choices`: how many answers the request asks for; `usage_asked`: the client wants the
-    event that tells the usage.
+    """See Reader. `choices`: how many answers, or vectors, the request asks for; `usage_asked`: the client
+    wants the event that tells the usage.
     """
 
     path: str
@@ -172,7 +172,10 @@ class OpenAiReader:
         if error := fields.get("error"):
             return error_text(error)
         if self.path == _EMBEDDINGS:
-            return "" if isinstance(fields["data"], list) and fields["data"] else "no vector is in it"
+            vectors = [row["embedding"] for row in fields["data"] if row["embedding"]]
+            return (
+                "" if len(vectors) >= self.choices else f"{len(vectors)} of {self.choices} vectors are in it"
+            )
         reasons = [choice.get("finish_reason") for choice in fields["choices"]]
         if strange := [reason for reason in reasons if reason and reason not in _STOPPED]:
             return f"ended by the provider: {strange[0]}"
@@ -256,13 +259,14 @@ def _without_reasoning(message: Any) -> Any:
 
 
 def _choices(path: str, fields: Fields) -> int:
-    """How many answers are asked for: n for each prompt."""
+    """How many answers are asked for: n for each prompt, a vector for each input."""
+    if path == _EMBEDDINGS:
+        return _prompts(fields.get("input"))
     answers = fields.get("n")
     answers = answers if isinstance(answers, int) and answers > 0 else 1
-    return answers * (_prompts(fields) if path == _COMPLETIONS else 1)
+    return answers * (_prompts(fields.get("prompt")) if path == _COMPLETIONS else 1)
 
 
-def _prompts(fields: Fields) -> int:
-    """Prompts of a completion. A list of token ids is one."""
-    prompt = fields.get("prompt")
+def _prompts(prompt: Any) -> int:
+    """Prompts of a completion, or inputs to embed. A list of token ids is one."""
     return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1

@@ -40,9 +40,17 @@ def _inputs(fields: dict[str, Any]) -> int:
 
 
 def _vectors(asked: Asked, answer: dict[str, Any]) -> Failure | None:
-    """A vector for each input, no two for the same one."""
+    """A vector for each input, no two for the same one, and a number in each place.
+
+    What is no number (NaN) is written as null: by a broken GPU, or for an input that the model cannot take.
+    """
     if (failure := holds(answer, "data", _inputs(asked.inner or {}), "embedding")) is not None:
         return failure
+    vectors = [row["embedding"] for row in answer["data"]]
+    if not all(vectors):
+        return Failure.INCOMPLETE
+    if any(isinstance(vector, list) and None in vector for vector in vectors):
+        return Failure.SERVER_ERROR
     told = [row["index"] for row in answer["data"] if "index" in row]
     return None if len({*map(str, told)}) == len(told) else Failure.BAD_RESPONSE
 

@@ -293,6 +293,25 @@ def test_no_whole_answer(path, raw):
 
 
 @pytest.mark.parametrize(
+    ("asked", "count"), [("a", 1), (["a"], 1), ([1, 2, 3], 1), (["a", "b"], 2), ([[1], [2, 3], [4]], 3)]
+)
+def test_an_answer_has_a_vector_for_each_input(asked, count):
+    def lacks(vectors):
+        body = json.dumps({"model": "m", "input": asked}).encode()
+        call = wire_of("openai", "https://api.openai.com").native(
+            body, model="m", key="k", stream=False, path=EMBEDDINGS, headers={}
+        )
+        rows = [{"index": place, "embedding": vector} for place, vector in enumerate(vectors)]
+        return call.reader.answer(json.dumps({"data": rows, "usage": TOLD}).encode())
+
+    assert lacks([[0.5]] * count).error == ""
+    assert lacks(["AAAAPw=="] * count).error == ""
+    short = lacks([[0.5]] * (count - 1) + [[]])
+    assert short.error == f"{count - 1} of {count} vectors are in it"
+    assert short.usage == SPENT, "it is billed all the same"
+
+
+@pytest.mark.parametrize(
     ("told", "usage"),
     [
         (
