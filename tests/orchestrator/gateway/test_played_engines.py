@@ -92,7 +92,7 @@ async def test_a_ranking_in_teis_own_words_passes_as_it_is(gateways, nodes, clie
         rows = await answer.json()
     assert {row["index"] for row in rows} == {0, 1, 2}
     async with client.post(f"{running.url}/v1/chat/completions", json=chat()) as answer:
-        assert answer.status == 404, "it has no chat, and that is no fault of the node"
+        assert answer.status == 400, "it has no chat, and is not asked for one"
     assert {row["state"] for row in (await running.targets()).values()} == {"healthy"}
 
 
@@ -110,6 +110,55 @@ async def test_embeddings_through_openais_client(gateways, nodes, kind: str) -> 
     assert [row.index for row in batch.data] == [0, 1, 2]
     assert batch.data[1].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
     assert plain.usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize("kind", ["tei", "sglang"])
+async def test_lists_of_ids_of_tokens_are_an_input_each(gateways, nodes, client, kind: str) -> None:
+    running = await gateways(*nodes(kind, "--task", "embed"), **settings(kind, Task.EMBED))
+    for given, count in (([7, 8], 1), ([[7, 8], [9], [1, 2, 3]], 3)):
+        async with client.post(f"{running.url}/v1/embeddings", json={"input": given}) as answer:
+            told = await answer.json()
+            assert answer.status == 200, told
+        assert [row["index"] for row in told["data"]] == list(range(count))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "status", "words"),
+    [
+        ("tei", {"input": []}, 400, "cannot be empty"),
+        ("tei", {"input": ["a"] * 33}, 422, "33 > maximum allowed batch size 32"),
+        ("tei", {"input": 5}, 422, "input"),
+        ("tei", {"input": ["a", None]}, 422, "input"),
+        ("sglang", {"input": []}, 400, ""),
+        ("sglang", {"input": {"a": 1}}, 400, "input"),
+        ("ollama", {"input": [[1, 2]]}, 400, "input"),
+        ("ollama", {"model": "other", "input": "a"}, 404, "model 'other' not found"),
+    ],
+)
+async def test_what_a_client_gets_wrong_puts_nobody_out(
+    gateways, nodes, client, kind: str, given: dict[str, Any], status: int, words: str
+) -> None:
+    running = await gateways(*nodes(kind, "--task", "embed", count=2), **settings(kind, Task.EMBED))
+    for _ in range(4):
+        async with client.post(f"{running.url}/v1/embeddings", json={"model": "tiny", **given}) as answer:
+            assert answer.status == status, await answer.text()
+            assert words in (await answer.json())["error"]["message"]
+    rows = (await running.targets()).values()
+    assert {(row["state"], row["reason"]) for row in rows} == {("healthy", "")}
+
+
+async def test_a_tei_whose_model_died_is_no_fault_of_the_client(gateways, nodes, client) -> None:
+    """It answers 424, which reads like the client's."""
+    targets = nodes("tei", "--task", "embed", count=2)
+    running = await gateways(*targets, **settings("tei", Task.EMBED), health_interval=1000.0)
+    await order(client, targets[0], "/faults/crash-engine")
+    for _ in range(12):
+        async with client.post(f"{running.url}/v1/embeddings", json={"input": "a"}) as answer:
+            assert answer.status == 200, await answer.text()
+    await order(client, targets[1], "/faults/crash-engine")
+    async with client.post(f"{running.url}/v1/embeddings", json={"input": "a"}) as answer:
+        assert answer.status == 500
+        assert "backend is gone" in (await answer.json())["error"]["message"]
 
 
 @pytest.mark.parametrize(
