@@ -15,9 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from cloud.local.container_process import REPORT
+from cloud.logger import structlog
 from cloud.node_boot import read
 from cloud.ports import Container
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import structlog
-
 from cloud.errors import CloudError
+from cloud.logger import structlog
 from cloud.ports import Clock, Starts
 from orchestrator.metrics.calls import counted
 from policies.actions import ActionKind

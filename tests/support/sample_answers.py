@@ -58,6 +58,7 @@ def make_node(number: int, **changes: Any) -> dict[str, Any]:
         "token": f"llama/1/{number}/1",
         "build": "8f3a0c1d92",
         "continuation": {"way": "derender", "why": ""},
+        "adapters": [],
     } | changes
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from aiohttp import web
 
 from cloud.engines.simulated_server.requests import BadRequest, read_object
-from cloud.ports import Clock
+
+if TYPE_CHECKING:
+    from cloud.ports import Clock
 
 _VARIANTS = 1000  # of one adapter: more outputs than a request may ask for
 
