@@ -80,6 +80,8 @@ NUMBERS = (
     *("sglang-embed", "sglang-rerank", "tei-embed", "tei-rerank"),
 )
 MEASURED = (*GENERATING, *NUMBERS)
+BOUNDED = ("sglang", "tgi", "sglang-embed", "sglang-rerank", "tei-embed", "tei-rerank")
+"""Those of them whose queue has a bound in this suite."""
 EVERY_KIND = (*MEASURED, *BLIND)
 VLLM_KINDS = (_real("")[0], _real("")[2])
 """The engines that speak vLLM's dialect."""

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 from engine_bench import (
+    BOUNDED,
     EVERY_KIND,
     GENERATING,
     MEASURED,
@@ -244,12 +245,10 @@ async def test_an_input_that_is_too_long_is_the_clients_fault_or_cut(
     assert (await server.until("sound", lambda r: r.ok)).ready
 
 
-@measured
+@pytest.mark.parametrize("kind", BOUNDED, indirect=True, scope="session")
 async def test_what_finds_no_place_is_told_so(victim: Server, http: aiohttp.ClientSession) -> None:
     """Of the engines that are played with a bound on their queue."""
     row = victim.subject.row
-    if victim.subject.kind.startswith(("simulated", "vllm", "llamacpp", "trtllm")):
-        pytest.skip("its queue has no bound here")
     await victim.hurt("freeze")
     path, body = work(victim, 1)
 

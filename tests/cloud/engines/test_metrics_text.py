@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cloud.engines.dialect import VLLM
 from cloud.engines.metrics_text import read_samples
 
-RUNNING, WAITING, GENERATED = VLLM.running, VLLM.waiting, VLLM.progress["generate"]
+RUNNING, WAITING, (GENERATED,) = VLLM.running, VLLM.waiting, VLLM.progress["generate"]
 
 NAMES = (RUNNING, WAITING, GENERATED)
 
