@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import orjson
 
+from cloud.engines.dialect import DIALECTS
 from cloud.engines.metrics_text import read_samples
+from cloud.engines.recognise import by_metrics
 from cloud.engines.row import Dialect
 from cloud.ports import Task
 
+_KEY = (401, 403)  # statuses of a key that is missing or wrong
 _KEEP_ALIVE = 2.0  # s; shorter than any server's own limit, so that no probe meets a closing connection
+_MAX_BODY = 16 * 2**20  # bytes of an answer: vLLM's metrics have 50 kB, with hundreds of adapters some MB
 _MAX_TEXT = 160  # characters of a server's own error in a failure text
 SIGNS: dict[Task, str] = {"generate": "token", "embed": "embedding", "rerank": "ranking"}
 """What proves that an engine works, by its task."""
@@ -25,6 +30,10 @@ SIGNS: dict[Task, str] = {"generate": "token", "embed": "embedding", "rerank": "
 
 class LookFailed(Exception):
     """A look that did not succeed; the message is a sentence for an operator."""
+
+
+class KeyRefused(LookFailed):
+    """It asks for another key than it was given, or for one at all."""
 
 
 class NotListening(LookFailed):
@@ -42,10 +51,15 @@ class Listed:
 
 
 class Wire:
-    """Requests to engines of one dialect. `name` is the one that clients ask for; `key` may be empty."""
+    """Requests to engines of one dialect. `name` is the one that clients ask for; `key` may be empty.
 
-    def __init__(self, dialect: Dialect, *, name: str, task: Task, key: str = "") -> None:
+    `scheme` is http for nodes; an engine that somebody put behind TLS has https."""
+
+    def __init__(
+        self, dialect: Dialect, *, name: str, task: Task, key: str = "", scheme: str = "http"
+    ) -> None:
         self._dialect = dialect
+        self._scheme = scheme
         self._name = name
         self._task: Task = task
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -63,25 +77,30 @@ class Wire:
         status, _ = await self.request("GET", address, path)
         if status == 503:
             raise LookFailed(self._dialect.unready)
-        if status != 200:
-            raise LookFailed(f"{path} answers {status}")
+        _must_be_well(path, status)
 
     async def samples(self, address: str, *names: str) -> dict[str, float]:
         """The metrics of these names, those left out that it does not show."""
         path = self._dialect.metrics
         status, body = await self.request("GET", address, path)
+        if status in _KEY:
+            _must_be_well(path, status)
         if status != 200:
             raise LookFailed(f"{path} answers {status}: {self._dialect.measured}")
-        return read_samples(body.decode("utf-8", errors="replace"), names)
+        text = body.decode("utf-8", errors="replace")
+        samples = read_samples(text, names)
+        if not samples and (kind := by_metrics(text)) is not None:
+            raise LookFailed(
+                f"{path} shows metrics of {DIALECTS[kind].title}: this is not {self._dialect.title}, as "
+                "engine.kind says"
+            )
+        return samples
 
     async def listed(self, address: str) -> Listed:
         """Ask what it serves."""
         path = self._dialect.listing
         status, body = await self.request("GET", address, path)
-        if status == 401:
-            raise LookFailed(f"the API key was refused: {path} answers 401")
-        if status != 200:
-            raise LookFailed(f"{path} answers {status}")
+        _must_be_well(path, status)
         try:
             return _listed(orjson.loads(body))
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
@@ -101,8 +120,7 @@ class Wire:
         status, body = await self.request("GET", address, path)
         if status == 404:
             return ()
-        if status != 200:
-            raise LookFailed(f"{path} answers {status}")
+        _must_be_well(path, status)
         try:
             rows = sorted(orjson.loads(body), key=lambda row: int(row["id"]))
             return tuple(str(row["path"]) for row in rows)
@@ -171,12 +189,18 @@ class Wire:
     async def request(
         self, method: str, address: str, path: str, body: bytes | None = None
     ) -> tuple[int, bytes]:
-        """One request; its status and its body. Raises what aiohttp raises: see `Until`."""
+        """One request; its status and its body. Raises what aiohttp raises (see `Until`), and LookFailed for
+        a body that does not end."""
         headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
         async with self._client().request(
-            method, f"http://{address}{path}", data=body, headers=headers, allow_redirects=False
+            method, f"{self._scheme}://{address}{path}", data=body, headers=headers, allow_redirects=False
         ) as response:
-            return response.status, await response.read()
+            body_ = bytearray()
+            async for part in response.content.iter_any():
+                body_ += part
+                if len(body_) > _MAX_BODY:
+                    raise LookFailed(f"{path} answers with more than {_MAX_BODY // 2**20} MiB")
+            return response.status, bytes(body_)
 
     def _client(self) -> aiohttp.ClientSession:
         """The one session, made inside the running loop."""
@@ -185,6 +209,14 @@ class Wire:
             timeout = aiohttp.ClientTimeout(total=None)  # `Until` bounds every look
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self._session
+
+
+def _must_be_well(path: str, status: int) -> None:
+    """Raise LookFailed for every answer but 200."""
+    if status in _KEY:
+        raise KeyRefused(f"the API key was refused: {path} answers {status}")
+    if status != 200:
+        raise LookFailed(f"{path} answers {status}")
 
 
 def _listed(answer: Any) -> Listed:
@@ -219,13 +251,19 @@ class Until:
         if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED:
             raise NotListening(f"connection refused at {self._address}") from error
         if isinstance(error, (aiohttp.ClientError, OSError, ValueError)):
-            raise LookFailed(_sentence(error, self._address)) from error
+            raise LookFailed(sentence(error, self._address)) from error
 
 
-def _sentence(error: Exception, address: str) -> str:
+def sentence(error: Exception, address: str) -> str:
     """What a failed connection means, in an operator's words."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"the certificate of {address} is not trusted: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"{address} does not speak TLS: write http:// for it"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {address}: {error.os_error.strerror or error.os_error}"
+        number = error.os_error.errno or 0
+        why = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
+        return f"cannot connect to {address}: {why}"
     hung_up = isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
     if hung_up or isinstance(error, aiohttp.ServerDisconnectedError):
         return "the connection was closed before an answer came"

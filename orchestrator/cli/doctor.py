@@ -119,16 +119,14 @@ def _claimed(url: str, kind: Kind, task: Task, model: str, key_file: Path | None
     from orchestrator.doctor.engine_claims import EngineClaims
     from orchestrator.doctor.runner import run
 
-    address = url.removeprefix("http://").rstrip("/")
-    if "/" in address or ":" not in address:
-        raise CommandError(f"{url} is not http://HOST:PORT", shared.USAGE)
+    scheme, address = _place(url)
     try:
         key = "" if key_file is None else key_file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise CommandError(f"{key_file}: {error.strerror}") from None
 
     async def ask(progress: Progress) -> list[Result]:
-        claims = EngineClaims(kind, address, task=task, name=model, key=key)
+        claims = EngineClaims(kind, address, task=task, name=model, key=key, scheme=scheme)
         try:
             return await run(claims.checks(), SystemClock(), progress)
         finally:
@@ -136,6 +134,24 @@ def _claimed(url: str, kind: Kind, task: Task, model: str, key_file: Path | None
 
     with _showing() as progress:
         return [row for result in asyncio.run(ask(progress)) for row in _rows(result)]
+
+
+def _place(url: str) -> tuple[str, str]:
+    """Scheme and HOST:PORT of an engine's URL; without a scheme it is http, without a port that of the
+    scheme. Raises CommandError for what is no such URL."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:  # a port that is none, a bracket that is not closed
+        raise CommandError(f"{url} is not http://HOST:PORT", shared.USAGE) from None
+    if scheme not in ("http", "https") or not host or "@" in parts.netloc:
+        raise CommandError(f"{url} is not http://HOST:PORT", shared.USAGE)
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise CommandError(f"{url} is not http://HOST:PORT: leave out what follows the port", shared.USAGE)
+    at = f"[{host}]" if ":" in host else host
+    return scheme, f"{at}:{port or (443 if scheme == 'https' else 80)}"
 
 
 def _tried(config: Path | None, market: str, yes: bool, pool: str | None) -> list[FindingView]:

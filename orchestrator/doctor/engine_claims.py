@@ -6,6 +6,7 @@ input that is too long, where the engine tells how long one may be.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,7 +14,8 @@ import aiohttp
 import orjson
 
 from cloud.engines.dialect import DIALECTS, Kind
-from cloud.engines.wire import LookFailed, Wire
+from cloud.engines.recognise import PATHS, by_answer
+from cloud.engines.wire import KeyRefused, LookFailed, Wire, sentence
 from cloud.ports import Task
 from cloud.sse import event_data, split_events
 from orchestrator.doctor.findings import Check, Finding, Findings, fail, ok, skipped, warn
@@ -21,6 +23,7 @@ from orchestrator.doctor.findings import Check, Finding, Findings, fail, ok, ski
 _NOBODY: Final = "a-model-that-nobody-has"
 _TOKENS: Final = 8
 _READ_AGAIN: Final = "compare its version with the row's (docs/reference/engines-replayed.md), and report it"
+_WHERE: Final = "look at its address, and at its log"
 _TIMES: Final = ("first_token", "between_tokens")
 _CONTEXTS: Final = ("max_total_tokens", "max_input_length")  # as TGI and TEI tell it in /info
 
@@ -28,16 +31,19 @@ Texts = Mapping[str, Any]
 
 
 class EngineClaims:
-    """One engine at an address. `name` is the model that is asked for; empty takes the first in its list."""
+    """One engine at an address. `name` is the model that is asked for; empty takes the first in its list.
+    `scheme` is http or https."""
 
-    def __init__(self, kind: Kind, address: str, *, task: Task, name: str = "", key: str = "") -> None:
-        self._kind, self._row = kind, DIALECTS[kind]
+    def __init__(
+        self, kind: Kind, address: str, *, task: Task, name: str = "", key: str = "", scheme: str = "http"
+    ) -> None:
+        self._kind, self._row, self._scheme = kind, DIALECTS[kind], scheme
         self._address, self._task, self._name, self._key = address, task, name, key
         self._wire = self._named(name)
         self._context = 0
 
     def _named(self, name: str) -> Wire:
-        return Wire(self._row, name=name, task=self._task, key=self._key)
+        return Wire(self._row, name=name, task=self._task, key=self._key, scheme=self._scheme)
 
     async def close(self) -> None:
         """Release connections."""
@@ -47,6 +53,7 @@ class EngineClaims:
         """What is asked, each after what it needs."""
         looks: list[tuple[str, Callable[[], Awaitable[Findings]], str]] = [
             ("task", self._does_task, ""),
+            ("kind", self._is_of_its_kind, ""),
             ("health", self._healthy, "engine/task"),
             ("model", self._model, "engine/health"),
             ("life", self._life, "engine/model"),
@@ -56,7 +63,8 @@ class EngineClaims:
             ("stop", self._stop, ""),
         ]
         return [
-            Check(group="engine", name=name, look=_caught(look), needs=needs) for name, look, needs in looks
+            Check(group="engine", name=name, look=self._caught(look), needs=needs)
+            for name, look, needs in looks
         ]
 
     async def _does_task(self) -> Findings:
@@ -64,6 +72,23 @@ class EngineClaims:
             return [ok(f"{self._row.title} is known to {self._task}")]
         able = ", ".join(sorted(self._row.capabilities.tasks))
         return [fail(f"{self._row.title} is not known to {self._task}", f"write --task with one of {able}")]
+
+    async def _is_of_its_kind(self) -> Findings:
+        """Which engine it is by what it answers, whatever was said."""
+        for path in PATHS:
+            try:
+                status, body = await self._wire.request("GET", self._address, path)
+            except (LookFailed, aiohttp.ClientError, OSError):
+                continue  # that does not tell, and what is wrong the other checks say
+            seen = by_answer(path, body) if status == 200 else None
+            if seen is None:
+                continue
+            title, told = DIALECTS[seen].title, DIALECTS[self._kind].title
+            if seen == self._kind or (seen, self._kind) == ("vllm", "simulated"):
+                return [ok(f"it is {told}, by its {path}")]
+            advice = f"write --kind {seen}, and engine.kind in the pool's table"
+            return [fail(f"it is {title} and not {told}, by its {path}", advice)]
+        return [skipped("none of its answers tells which engine it is")]
 
     async def _healthy(self) -> Findings:
         await self._wire.healthy(self._address)
@@ -112,6 +137,26 @@ class EngineClaims:
                 fail(f"it worked, and {' and '.join(counters)} did not move", _READ_AGAIN, "progress")
             )
         return found
+
+    def _caught(self, look: Callable[[], Awaitable[Findings]]) -> Callable[[], Awaitable[Findings]]:
+        """The look, with what goes wrong on the way as a finding."""
+
+        async def caught() -> Findings:
+            try:
+                return await look()
+            except KeyRefused as error:
+                return [fail(str(error), "write --key-file FILE, with the key that it was started with")]
+            except LookFailed as error:
+                return [fail(str(error), _READ_AGAIN)]
+            except (aiohttp.ClientError, OSError) as error:
+                text = sentence(error, self._address)
+                if _refused(error) and self._row.loading == "refused":
+                    return [fail(f"{text}; {self._row.title} listens once its model is loaded", _WHERE)]
+                return [fail(text, _WHERE)]
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                return [fail(f"an answer has another shape: {error!r}"[:200], _READ_AGAIN)]
+
+        return caught
 
     def _metric_names(self) -> list[tuple[str, str]]:
         """Each field of the row that is a metric, with a series of it."""
@@ -194,18 +239,8 @@ class EngineClaims:
         return await self._wire.request("POST", self._address, path, orjson.dumps(body))
 
 
-def _caught(look: Callable[[], Awaitable[Findings]]) -> Callable[[], Awaitable[Findings]]:
-    async def caught() -> Findings:
-        try:
-            return await look()
-        except LookFailed as error:
-            return [fail(str(error), _READ_AGAIN)]
-        except (aiohttp.ClientError, OSError) as error:
-            return [fail(f"it does not answer: {error}", "look at its address, and at its log")]
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            return [fail(f"an answer has another shape: {error!r}"[:200], _READ_AGAIN)]
-
-    return caught
+def _refused(error: Exception) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED
 
 
 def _context(listing: Any) -> int:

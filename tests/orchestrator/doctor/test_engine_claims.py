@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -62,6 +63,9 @@ def test_one_kind_taken_for_another_differs(capsys) -> None:
     with played("sglang") as url:
         code, rows = asked(capsys, url, "--kind", "tgi")
     assert code == 1
+    (seen,) = [row for row in rows if row["check"] == "kind"]
+    assert seen["text"] == "it is SGLang and not Text Generation Inference, by its /metrics"
+    assert seen["advice"] == "write --kind sglang, and engine.kind in the pool's table"
     (model,) = [row for row in rows if row["check"] == "model"]
     assert (model["state"], model["text"]) == ("fail", "/info answers 404")
     assert "report it" in model["advice"]
@@ -98,7 +102,8 @@ def test_the_key_and_the_model_are_those_that_are_given(capsys, tmp_path) -> Non
     with played("sglang", args=("--api-key", "secret")) as url:
         code, rows = asked(capsys, url, "--kind", "sglang")
         assert code == 1
-        assert any("the API key was refused" in row["text"] for row in rows)
+        (refused,) = [row for row in rows if "the API key was refused" in row["text"]]
+        assert refused["advice"].startswith("write --key-file FILE")
         assert asked(capsys, url, "--kind", "sglang", "--key-file", str(key))[0] == 0
         code, rows = asked(capsys, url, "--kind", "sglang", "--key-file", str(key), "--model", "other")
     assert code == 1
@@ -110,7 +115,11 @@ def test_the_key_and_the_model_are_those_that_are_given(capsys, tmp_path) -> Non
     [
         (["--engine", "http://127.0.0.1:1"], "--engine and --kind go together"),
         (["--kind", "tgi"], "--engine and --kind go together"),
-        (["--engine", "http://127.0.0.1/v1", "--kind", "tgi"], "is not http://HOST:PORT"),
+        (["--engine", "http://127.0.0.1/v1", "--kind", "tgi"], "leave out what follows the port"),
+        (["--engine", "http://127.0.0.1:99999", "--kind", "tgi"], "is not http://HOST:PORT"),
+        (["--engine", "ftp://127.0.0.1:1", "--kind", "tgi"], "is not http://HOST:PORT"),
+        (["--engine", "http://me:secret@127.0.0.1:1", "--kind", "tgi"], "is not http://HOST:PORT"),
+        (["--engine", "", "--kind", "tgi"], "is not http://HOST:PORT"),
     ],
 )
 def test_wrong_usage(capsys, words: list[str], text: str) -> None:
@@ -118,8 +127,23 @@ def test_wrong_usage(capsys, words: list[str], text: str) -> None:
     assert text in capsys.readouterr().err
 
 
-def test_nobody_there(capsys) -> None:
-    code, rows = asked(capsys, "http://127.0.0.1:1", "--kind", "tei", "--task", "embed")
+def test_nothing_that_listens_is_told_in_words(capsys) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        code, rows = asked(capsys, address, "--kind", "tgi")
     assert code == 1
     (health,) = [row for row in rows if row["check"] == "health"]
-    assert "does not answer" in health["text"]
+    assert health["text"] == (
+        f"cannot connect to {address}: Connection refused; Text Generation Inference listens once its model "
+        "is loaded"
+    )
+    assert states(rows, "kind") == {"skipped"}
+
+
+def test_tls_to_an_engine_that_has_none_is_told(capsys) -> None:
+    with played("tgi") as url:
+        code, rows = asked(capsys, f"https://{url}", "--kind", "tgi")
+    assert code == 1
+    (health,) = [row for row in rows if row["check"] == "health"]
+    assert "does not speak TLS: write http:// for it" in health["text"]
