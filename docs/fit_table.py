@@ -21,20 +21,23 @@ _HEAD: Final = """# Whether a model fits
 each instance type of a pool, and what to change when it could not. Needed on the fullest GPU, as a share of
 `--gpu-memory-utilization` of its memory:
 
-* **Weights**: parameters x bytes of their form (FP8 1, AWQ and GPTQ 0.52, MXFP4 0.53); embeddings stay in 16
-  bits. What is tensor parallel is divided, of a pipeline the longest stage counts, and experts are divided
-  over copies (`--data-parallel-size`), too.
+* **Weights**: parameters x bytes of their form (FP8 1, AWQ and GPTQ 0.52, MXFP4 0.53; 4 with `--dtype
+  float32`); embeddings stay in 16 bits. A name that says BF16 overrides the form of its publisher's
+  weights. `--cpu-offload-gb` takes as much off each GPU, and has to fit into the machine's own memory. What
+  is tensor parallel is divided, of a pipeline the longest stage counts, and experts are divided over copies
+  (`--data-parallel-size`), too.
 * **Cache**: that of one request of `--max-model-len` tokens, or of the model's own maximum: layers x
-  key-value heads x head size x 2 values. Layers with a window hold that, linear attention nothing that grows;
-  latent attention (DeepSeek) is whole on each GPU. `--kv-cache-dtype fp8` halves it.
-* **Adapters**, with `--enable-lora`: `--max-loras` places of `--max-lora-rank` each, which vLLM takes whether
-  an adapter is loaded or not.
+  key-value heads x head size x 2 values. Layers with a window hold that, linear attention nothing that
+  grows; latent attention (DeepSeek) is whole on each GPU. `--kv-cache-dtype fp8` halves it.
+* **Adapters**, with `--enable-lora`: `--max-loras` places of `--max-lora-rank` each, which vLLM takes
+  whether an adapter is loaded or not.
 * **The rest**: 2.0 GiB for activations, CUDA and its graphs; 1.4 with `--enforce-eager`.
 
 The shapes of known models stand in `policies/model_shapes.py`; where a name says only a size, cache and
-adapters are estimated from that. Whatever the memory, an engine ends at once where the attention heads cannot
-be divided by `--tensor-parallel-size`, where FP8 experts with block scales cannot, and where the GPU does not
-read the form of the weights:
+adapters are estimated from that, and what such a cache decides is a warning: with linear attention it is a
+fraction. Of a model of which neither is known, it says that nobody knows whether it fits. Whatever the
+memory, an engine ends at once where the attention heads cannot be divided by `--tensor-parallel-size`,
+where FP8 experts with block scales cannot, and where the GPU does not read the form of the weights:
 
 | form | read from compute capability | computed in from |
 |---|---|---|
@@ -43,6 +46,11 @@ read the form of the weights:
 | GPTQ | 7.0 | weight-only |
 | INT8 (W8A8) | 7.5, and below 10.0 (not B200) | 7.5 |
 | MXFP4 | 8.0 | 8.0, weight-only before 10.0 |
+
+Of SGLang, TGI and TensorRT-LLM the weights alone are held against all GPUs of a machine, and that nothing
+else was judged is said. Several engines on one machine are those of the [local cloud](local-cloud.md): what
+all its pools take of a GPU (`--gpu-memory-utilization`, for each node of `replicas` and `standby.hot`) must
+not be more than there is, and leaves room for one engine more or is told.
 
 An estimate within 10 % of the limit is called a *close fit* and is a warning; beyond that it is an error.
 

@@ -40,7 +40,7 @@ _FAMILIES = tuple(
         (r"qwen2\.5-(coder-)?(0\.5|1\.5|3|7)b-instruct(?!-1m)", 32 * _K),
         (r"qwen2\.5-(coder-)?(14|32|72)b-instruct(?!-1m)", 32 * _K),
         (r"qwen3-(30b-a3b|235b-a22b)-(instruct|thinking)-2507", 256 * _K),
-        (r"qwen3-coder-|qwen3-next-", 256 * _K),
+        (r"qwen3-coder-|qwen3-next-|qwen3\.[568]-27b", 256 * _K),
         (r"qwen3-4b-(instruct|thinking)-2507", 256 * _K),
         (r"qwen3-(30b-a3b|235b-a22b)(?!-base)", 40 * _K),
         (r"qwen3-(0\.6|1\.7|4|8|14|32)b(?!-base)", 40 * _K),
@@ -55,7 +55,9 @@ _FAMILIES = tuple(
         (r"gemma-3-", 128 * _K),
         (r"phi-4(?!-mini|-multimodal)", 16 * _K),
         (r"gpt-oss", 128 * _K),
-        (r"glm-4\.5-air", 128 * _K),
+        (r"glm-4\.5v", 64 * _K),
+        (r"glm-4\.(5|6v)(?!-flash)", 128 * _K),
+        (r"glm-4\.6(?!-flash)", 198 * _K),
     )
 )
 

@@ -54,7 +54,8 @@ class Need:
     """What an engine has to hold: `parameters` as a count, the `form` of its weights, `context` in tokens of
     the longest request, `cache_bits` of a cached value, `slots` for adapters of at most `rank`, which are
     taken whether any is loaded or not. `graphs`: whether it captures CUDA graphs. `blocks`: FP8 weights have
-    scales for blocks of so many rows, 0 for none."""
+    scales for blocks of so many rows, 0 for none. `offload`: GiB of each GPU's weights that lie in the
+    machine's own memory."""
 
     parameters: float
     context: int
@@ -65,6 +66,7 @@ class Need:
     rank: int = 16
     graphs: bool = True
     blocks: int = 0
+    offload: float = 0.0
 
     @property
     def bits(self) -> int:
@@ -87,7 +89,7 @@ class Need:
     def on_each(self, split: Split) -> float:
         """GiB on the fullest GPU."""
         return (
-            self._weights_on(split)
+            max(0.0, self.weights_on(split) - self.offload)
             + self._cache_on(split)
             + self.adapters_on(split)
             + _ACTIVATIONS
@@ -107,7 +109,8 @@ class Need:
             one = 2.0 * _ADAPTER_AT_8B * growth * self.rank / 16.0 / split.tensor
         return self.slots * one * self._stage(split) / GIB
 
-    def _weights_on(self, split: Split) -> float:
+    def weights_on(self, split: Split) -> float:
+        """GiB of the weights of the fullest GPU, wherever they lie."""
         spread = 0.0 if self.shape is None else min(self.shape.spread, self.parameters)
         kept = self._stored(self.parameters) - self._stored_whole(spread)
         share = kept / split.tensor + self._stored_whole(spread) / (split.tensor * split.data)
@@ -129,7 +132,7 @@ class Need:
     def _stored(self, parameters: float) -> float:
         """Bytes of so many parameters, with those that stay in 16 bits."""
         if self.form.bits >= WHOLE.bits:
-            return parameters * 2.0
+            return self._stored_whole(parameters)
         if self.shape is None:
             return self._stored_whole(parameters) * (_PACKED if self.form.bits < 8 else 1.0)
         wide = min(self.shape.wide, parameters)
@@ -142,11 +145,13 @@ class Need:
 
 @value
 class Gpus:
-    """The GPUs of one machine: their kind, how many, and the memory of each in GiB."""
+    """The GPUs of one machine: their kind, how many, and the memory of each in GiB. `host`: GiB of the
+    machine's own memory."""
 
     kind: str
     count: int
     memory: float
+    host: float = math.inf
 
 
 @value
@@ -172,16 +177,18 @@ class Split:
 
 @value
 class Verdict:
-    """Whether it fits, by how much, and in words. `used` is the share of the permitted memory."""
+    """Whether it fits, by how much, and in words. `used` is the share of the permitted memory. `guessed`:
+    what decides it is the cache of a model whose shape is not known."""
 
     fits: bool
     used: float
     text: str
+    guessed: bool = False
 
     @property
     def tight(self) -> bool:
-        """So near to the limit that the estimate may be wrong either way."""
-        return abs(1.0 - self.used) <= _TIGHT
+        """So near to the limit that the estimate may be wrong either way, or by a guess."""
+        return self.guessed or abs(1.0 - self.used) <= _TIGHT
 
 
 def check(need: Need, gpus: Gpus, split: Split, utilisation: float = 0.9) -> Verdict:
@@ -200,13 +207,18 @@ def check(need: Need, gpus: Gpus, split: Split, utilisation: float = 0.9) -> Ver
             text += f"; {need.form.word} is unpacked to 16 bits there: it saves memory and no time"
         return Verdict(fits=True, used=used, text=text)
     what = "for its weights"
-    if need.without_cache(split) - need.adapters_on(split) <= gpus.memory * utilisation:
+    beside = need.without_cache(split) - need.adapters_on(split) <= gpus.memory * utilisation
+    guessed = beside and need.shape is None
+    if beside:
         if need.slots:
             places = need.adapters_on(split) * split.gpus
             what += f", {places:.1f} GiB for {need.slots} adapters of rank {need.rank}"
         what += f" and {need.cache:.0f} GiB for one request of {need.context} tokens"
+    if guessed:
+        what += " (guessed by its size; with linear attention it is a fraction of that)"
     ways = _ways_out(need, gpus, split, utilisation)
-    return Verdict(fits=False, used=used, text=f"{asked} {what}; {machine}: {ways}")
+    text = f"{asked} {what}; {machine}: {ways}"
+    return Verdict(fits=False, used=used, text=text, guessed=guessed)
 
 
 def room(need: Need, gpus: Gpus, split: Split, utilisation: float = 0.9) -> float:
@@ -252,12 +264,37 @@ def parameters_in(name: str) -> float | None:
     return max(found) * 1e9 if found else None
 
 
+def too_few(gpus: Gpus, split: Split) -> str:
+    """That a machine has fewer GPUs than are asked for, whatever the model; empty where it has enough."""
+    if split.gpus <= gpus.count:
+        return ""
+    return (
+        f"{split.gpus} GPUs are asked for and the machine has {gpus.count} x {gpus.kind}: lower the "
+        "parallelism or choose a larger machine"
+    )
+
+
+def alone(need: Need, gpus: Gpus) -> Verdict:
+    """Whether the weights alone fit on all GPUs of a machine: all that can be said of an engine whose flags
+    nobody reads here."""
+    used = need.weights / (gpus.memory * gpus.count)
+    text = (
+        f"{_size(need.parameters)} in {need.bits} bits needs about {need.weights * GIB / 1e9:.0f} GB for its "
+        f"weights alone; {gpus.count} x {gpus.kind} has {gpus.memory * gpus.count:.0f} GiB"
+    )
+    return Verdict(fits=used <= 1.0, used=used, text=text)
+
+
 def _impossible(need: Need, gpus: Gpus, split: Split) -> str:
     """Why such an engine cannot start there whatever the memory; empty where it can."""
-    if split.gpus > gpus.count:
+    few = too_few(gpus, split)
+    if few:
+        return few
+    outside = min(need.offload, need.weights_on(split)) * split.gpus
+    if outside > gpus.host:
         return (
-            f"{split.gpus} GPUs are asked for and the machine has {gpus.count} x {gpus.kind}: lower the "
-            "parallelism or choose a larger machine"
+            f"{outside:.0f} GiB of weights are to lie outside the GPUs (--cpu-offload-gb), and the machine "
+            f"has {gpus.host:.0f} GiB of memory: lower it or choose a machine with more"
         )
     refused = refuses(need.form, gpus.kind)
     if refused:

@@ -42,12 +42,18 @@ class Format:
 WHOLE = Format(word="", bits=16, stored=16.0)
 """Weights that nobody quantised."""
 
+UNPACKED = Format(word="16 bits", bits=16, stored=16.0)
+"""Weights of which somebody says so: also where their publisher's are quantised (DeepSeek-R1-BF16)."""
+
+DOUBLE = Format(word="", bits=32, stored=32.0)
+"""The same in 32 bits, as ``--dtype float32`` holds them."""
+
 FP8 = Format(word="FP8", bits=8, stored=8.0, oldest=7.5, computes=8.9)
 AWQ = Format(word="AWQ", bits=4, stored=4.16, oldest=7.5)
 GPTQ = Format(word="GPTQ", bits=4, stored=4.16, oldest=7.0)
 
 _NAMED = (
-    (r"mxfp4|gpt-?oss", Format(word="MXFP4", bits=4, stored=4.25, oldest=8.0)),
+    (r"mxfp4", Format(word="MXFP4", bits=4, stored=4.25, oldest=8.0)),
     (r"nvfp4|(?<![a-z])fp4", Format(word="FP4", bits=4, stored=4.5, oldest=8.0, computes=10.0)),
     (r"gptq[-_]?int8|gptq[-_]?8bit", Format(word="GPTQ", bits=8, stored=8.16, oldest=7.0)),
     (r"awq", AWQ),
@@ -58,6 +64,7 @@ _NAMED = (
     (r"w8a16", Format(word="INT8 (weight-only)", bits=8, stored=8.16, oldest=7.5)),
     (r"w8a8|int8", Format(word="INT8", bits=8, stored=8.0, oldest=7.5, below=10.0)),
     (r"8[-_]?bit|q8", Format(word="8 bits", bits=8, stored=8.5)),
+    (r"(?<![a-z0-9])(bf16|fp16|f16|bfloat16|float16)(?![a-z0-9])", UNPACKED),
 )
 _PATTERNS = tuple((re.compile(pattern, re.IGNORECASE), known) for pattern, known in _NAMED)
 

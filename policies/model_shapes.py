@@ -179,7 +179,8 @@ _NAMED = (
     (r"qwen3-(coder-)?30b-a3b", _dense(30.53, 48, (32, 4, 128), 2048, 768, 151936, experts=128, block=128)),
     (r"qwen3-235b-a22b", _dense(235.1, 94, (64, 4, 128), 4096, 1536, 151936, experts=128, block=128)),
     (r"qwen3-coder-480b-a35b", _dense(480.2, 62, (96, 8, 128), 6144, 2560, 151936, experts=160, block=128)),
-    # Three of four layers are linear attention.
+    # Three of four layers are linear attention. The family's 27B of versions 3.5, 3.6 and 3.8 is one shape.
+    (r"qwen3\.[568]-27b", _dense(27.78, 64, (24, 4, 256), 5120, 17408, 248320, whole=16)),
     (
         r"qwen3-next-80b-a3b",
         _dense(81.3, 48, (16, 2, 256), 2048, 512, 151936, whole=12, experts=512, block=128),
@@ -228,8 +229,12 @@ _NAMED = (
         ),
     ),
     (
-        r"glm-4\.5-air",
-        _dense(106.85, 46, (96, 8, 128), 4096, 1408, 151552, experts=128, expert_layers=45, block=128),
+        r"glm-4\.[56](?!-air|v|-flash)",
+        _dense(357.0, 92, (96, 8, 128), 5120, 1536, 151552, experts=160, expert_layers=89),
+    ),
+    (
+        r"glm-4\.5-air|glm-4\.[56]v(?!-flash)",
+        _dense(106.85, 46, (96, 8, 128), 4096, 1408, 151552, experts=128, expert_layers=45),
     ),
 )  # fmt: skip
 _SHAPES = tuple(

@@ -3,8 +3,9 @@
 What it decides: nothing at run time; it tells `validate` and `doctor` what quantised weights would free.
 Why: what 16-bit weights leave of a GPU is what requests share; half of the weights freed is often several
 times the cache, and so several times the requests that one machine answers at once.
-Never: advice for weights that are quantised, where the model fits twice as it is (then memory is not what it
-lacks), or where not even four bits would let it: what that gains is not worth another set of weights.
+Never: advice for weights that are quantised or lie outside the GPUs, where the model fits twice as it is
+(then memory is not what it lacks), or where not even four bits would let it: what that gains is not worth
+another set of weights.
 
 Which GPUs read which weights: `policies.formats`.
 
@@ -51,7 +52,7 @@ def pack(need: Need, gpus: Gpus, split: Split, utilisation: float = 0.9) -> Pack
 
     `split`: how it is spread over the GPUs; `utilisation`: the share of each that the engine takes.
     """
-    if need.bits < _WHOLE or not check(need, gpus, split, utilisation).fits:
+    if need.bits < _WHOLE or need.offload or not check(need, gpus, split, utilisation).fits:
         return None
     if _twice(need, gpus, split, utilisation, 1.0):
         return None

@@ -18,13 +18,12 @@ from policies.fit import Gpus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuType:
-    """One instance type. `memory_gib` is the machine's RAM."""
+    """One instance type."""
 
     name: str
     gpus: Gpus
     bandwidth: float
     vcpus: int
-    memory_gib: float
     architecture: str
 
 
@@ -43,10 +42,14 @@ def catalogue() -> Catalogue:
     types = [
         GpuType(
             name=row["type"],
-            gpus=Gpus(kind=row["gpu"], count=row["gpus"], memory=row["gpu_memory_mib"] / 1024.0),
+            gpus=Gpus(
+                kind=row["gpu"],
+                count=row["gpus"],
+                memory=row["gpu_memory_mib"] / 1024.0,
+                host=float(row["memory_gib"]),
+            ),
             bandwidth=float(row["gpu_bandwidth_gb_s"]),
             vcpus=row["vcpus"],
-            memory_gib=float(row["memory_gib"]),
             architecture=row["architecture"],
         )
         for row in table["types"]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.fit import Gpus, Need, Split, check, over_all, parameters_in, tensor_sizes
-from policies.formats import AWQ, FP8, GPTQ, WHOLE, format_in
+from policies.fit import Gpus, Need, Split, alone, check, over_all, parameters_in, tensor_sizes
+from policies.formats import AWQ, DOUBLE, FP8, GPTQ, WHOLE, format_in
 from policies.model_shapes import shape
 
 A10G, L40S, H100 = (
@@ -267,3 +267,47 @@ def test_copies_need_gpus_of_their_own():
 def test_what_is_said_of_a_split():
     assert str(Split()) == "one GPU"
     assert str(Split(tensor=4, pipeline=2)) == "tensor parallel 4 and pipeline parallel 2"
+
+
+def test_weights_that_lie_outside_the_gpus():
+    """vLLM's own example: 13 billion parameters in 16 bits on 24 GB, with 10 GiB outside."""
+    gpu = Gpus(kind="RTX 4090", count=1, memory=24.0)
+    need = Need(parameters=13e9, context=2048)
+    assert not check(need, gpu, Split()).fits
+    assert check(replace(need, offload=10.0), gpu, Split()).fits
+    all_outside = replace(need, offload=1000.0)
+    assert all_outside.on_each(Split()) == pytest.approx(need.on_each(Split()) - need.weights)
+
+
+def test_what_lies_outside_has_to_fit_there():
+    gpus = Gpus(kind="L40S", count=2, memory=44.7, host=64.0)
+    need = replace(SEVENTY, offload=40.0)
+    verdict = check(need, gpus, Split(tensor=2))
+    assert not verdict.fits
+    assert verdict.text.startswith("80 GiB of weights are to lie outside the GPUs")
+    assert check(need, replace(gpus, host=96.0), Split(tensor=2)).fits
+    small = replace(EIGHT, offload=40.0)  # no more than there is leaves the GPU
+    assert check(small, replace(gpus, host=16.0), Split()).fits
+
+
+def test_32_bits_take_twice_16():
+    assert replace(EIGHT, form=DOUBLE).weights == pytest.approx(2 * EIGHT.weights)
+    assert known(LLAMA_8B, form=DOUBLE).weights == pytest.approx(2 * known(LLAMA_8B).weights)
+
+
+def test_weights_alone_are_all_that_is_held_against_all_gpus():
+    assert alone(SEVENTY, H100).fits
+    verdict = alone(SEVENTY, A10G)
+    assert not verdict.fits
+    assert verdict.text == ("70B in 16 bits needs about 140 GB for its weights alone; 4 x A10G has 90 GiB")
+
+
+def test_what_a_guessed_cache_decides_is_never_certain():
+    """Models with linear attention hold long requests where others of their size do not."""
+    gpus = Gpus(kind="RTX 5090", count=2, memory=31.8)
+    long = Need(parameters=27e9, context=262_144, form=FP8)
+    verdict = check(long, gpus, Split(tensor=2))
+    assert (verdict.fits, verdict.tight) == (False, True)
+    assert "262144 tokens (guessed by its size; with linear attention" in verdict.text
+    assert not check(replace(long, parameters=70e9), gpus, Split(tensor=2)).tight, "the weights decide"
+    assert not check(known(LLAMA_8B, context=2_000_000), gpus, Split(tensor=2)).tight, "it is known"

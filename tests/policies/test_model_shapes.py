@@ -35,6 +35,8 @@ MODELS = (
     "deepseek-ai/DeepSeek-V2-Lite",
     "moonshotai/Kimi-K2-Instruct",
     "zai-org/GLM-4.5-Air",
+    "zai-org/GLM-4.6",
+    "zai-org/GLM-4.5V",
 )
 
 
@@ -70,6 +72,8 @@ def test_the_parameters_are_near_what_the_name_says(model: str) -> None:
         ("Qwen/Qwen1.5-72B-Chat", 2560),
         ("Qwen/Qwen3-30B-A3B", 96),
         ("deepseek-ai/DeepSeek-V3-0324", 68.625),
+        ("Qwen/Qwen3.6-27B", 64.0),
+        ("zai-org/GLM-4.5V", 184.0),
         ("openai/gpt-oss-120b", 36),
         ("google/gemma-3-27b-it", 80),
         ("Qwen/Qwen3-Next-80B-A3B-Instruct", 24),

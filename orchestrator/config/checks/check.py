@@ -34,6 +34,7 @@ from orchestrator.config.checks.listeners import listener_errors
 from orchestrator.config.checks.pools import budget_warnings, pools_errors
 from orchestrator.config.checks.providers import provider_errors, provider_warnings
 from orchestrator.config.checks.routes import route_errors, route_warnings
+from orchestrator.config.checks.shared_gpus import shared_errors, shared_warnings
 from orchestrator.config.checks.tasks import task_errors
 from orchestrator.config.errors import Found, Key, Problem, Source
 from orchestrator.config.gateways import place
@@ -57,7 +58,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
     errors += listener_errors(parsed.daemon, parsed.gateway, parsed.pool)
     errors += [*route_errors(parsed), *task_errors(parsed)]
     errors += [*provider_errors(parsed, role), *certificate_errors(parsed, role)]
-    errors += [*key_errors(parsed, role), *charge_errors(parsed)]
+    errors += [*key_errors(parsed, role), *charge_errors(parsed), *shared_errors(parsed.pool)]
     warnings: list[Found] = [*_daemon_warnings(parsed)]
     for name, pool in parsed.pool.items():
         errors += [*_pool_errors(name, pool, parsed), *_file_errors(name, pool, parsed, role)]
@@ -78,7 +79,7 @@ def check(parsed: ConfigFile, source: Source, role: Role) -> tuple[list[Problem]
             warnings += agents_warnings(name, pool)
     if not errors:
         warnings += [*route_warnings(parsed), *provider_warnings(parsed, role), *budget_warnings(parsed)]
-        warnings += certificate_warnings(parsed, role)
+        warnings += [*certificate_warnings(parsed, role), *shared_warnings(parsed.pool)]
         warnings += [*key_warnings(parsed, role), *charge_warnings(parsed, role)]
     return (
         [source.problem(path, text) for path, text in errors],

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
+from cloud.engines.dialect import DIALECTS
 from cloud.engines.flags import ADAPTER_RANK, ADAPTERS_AT_ONCE, GPUS, flag_value, has_flag
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies import quantisation
 from policies.families import longest_request
-from policies.fit import Gpus, Need, Split, Verdict, check, parameters_in
-from policies.formats import WHOLE, Format, format_in
+from policies.fit import Gpus, Need, Split, Verdict, alone, check, parameters_in, too_few
+from policies.formats import DOUBLE, WHOLE, Format, format_in
 from policies.model_shapes import Shape, shape
 from policies.value import replace
 
@@ -21,7 +24,9 @@ _SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request
 _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
 _SLOTS: Final = 1  # places of adapters that vLLM makes where --max-loras is not written
 _RANK: Final = 16  # of each, where --max-lora-rank is not written
-_BLOCKS: Final = frozenset({"qwen", "deepseek-ai", "zai-org", "moonshotai"})
+_BLOCKS: Final = frozenset({"qwen", "deepseek-ai", "moonshotai"})
+_READS: Final = MappingProxyType({"sglang": "--quantization", "tgi": "--quantize", "trtllm": ""})
+"""Engines that hold all weights on the GPUs, with their flag for the form of the weights."""
 _LENGTH: Final = re.compile(r"(\d+)(?:(\.\d+)?([kmgt])|([KMGT]))?")
 _MEANT: Final = re.compile(r"\{\s*gpus?\s*\}", re.IGNORECASE)
 _POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4}
@@ -91,6 +96,7 @@ def engine_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     doubt = _quantisation(pool)
     if doubt is not None and not doubt.certain:
         yield (*at, "engine", "args"), doubt.text
+    yield from _unknown(at, pool)
     if (
         pool.cloud.bills
         and need_of(pool) is not None
@@ -105,26 +111,54 @@ def engine_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         )
 
 
+def _unknown(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
+    """That nobody has judged whether the model fits, which is not to be taken for a yes."""
+    kind, row = pool.engine.kind, DIALECTS[pool.engine.kind]
+    if not pool.cloud.bills or pool.engine.task != "generate" or kind not in ("vllm", *_READS):
+        return
+    try_it = f"try one node: orchestrator doctor --config FILE --pool {at[-1]} --try-node on-demand"
+    if _sized(pool) is None:
+        yield (
+            (*at, "model"),
+            f"whether {pool.model} fits is not known: neither its shape nor a size in its name is known "
+            f"here; {try_it}",
+        )
+    elif kind != "vllm":
+        yield (
+            (*at, "engine", "kind"),
+            f"of {row.title} only the weights were held against the memory of the GPUs: its flags are not "
+            f"read, so whether {pool.model} fits beside its cache is not known; {try_it}",
+        )
+
+
+def _sized(pool: PoolConfig) -> float | None:
+    """How many parameters the model has; None where that is not known."""
+    known = shape(pool.model)
+    return parameters_in(pool.model) if known is None else known.parameters
+
+
 def need_of(pool: PoolConfig) -> Need | None:
     """What the engine has to hold; None where the model's size is not known. Only vLLM's flags are read."""
-    known, longest = shape(pool.model), longest_request(pool.model)
-    parameters = parameters_in(pool.model) if known is None else known.parameters
+    known, longest, parameters = shape(pool.model), longest_request(pool.model), _sized(pool)
     if pool.engine.kind != "vllm" or parameters is None:
         return None
     ours = bool(pool.adapters) or pool.adapter_slots is not None
     adapts = ours or has_flag(pool.engine.args, "--enable-lora")
+    form = _form(f"{_flag(pool, '--quantization')} {pool.model}", known)
+    wide = _flag(pool, "--dtype") in ("float", "float32")
     places = min(ADAPTERS_AT_ONCE, pool.as_pool("").adapters.slots or 1) if ours else _SLOTS
     return Need(
         parameters=parameters,
         context=tokens(_flag(pool, "--max-model-len"))
         or (longest if longest is not None and not _fits_itself(pool) else _SHORTEST_REQUEST),
-        form=_form(f"{_flag(pool, '--quantization')} {pool.model}", known),
+        form=DOUBLE if form is WHOLE and wide else form,
         shape=known,
-        cache_bits=8 if _flag(pool, "--kv-cache-dtype").startswith("fp8") else 16,
+        cache_bits=8 if _flag(pool, "--kv-cache-dtype").startswith("fp8") else 32 if wide else 16,
         slots=_whole(_flag(pool, "--max-loras"), places) if adapts else 0,
         rank=_whole(_flag(pool, "--max-lora-rank"), ADAPTER_RANK if ours else _RANK),
         graphs=not has_flag(pool.engine.args, "--enforce-eager"),
         blocks=known.block if known is not None and _in_blocks(pool.model) else 0,
+        offload=_number(_flag(pool, "--cpu-offload-gb")),
     )
 
 
@@ -152,21 +186,48 @@ def stored_weights(pool: PoolConfig) -> float | None:
 
 
 def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
-    """Whether the model fits, for each type of EC2 of which both sizes are known."""
+    """Whether the model fits, for each type of EC2 of which both sizes are known. Where only the type's is,
+    or the engine is another one than vLLM, what cannot be is told, and nothing else."""
     for name, need, gpus, split, utilisation in machines(pool):
         yield name, check(need, gpus, split, utilisation)
+    for name, gpus in _gpus(pool):
+        there = pool.on(name)
+        verdict = _impossible(there, gpus) if need_of(there) is None else None
+        if verdict is not None and not verdict.fits:
+            yield name, verdict
+
+
+def _impossible(pool: PoolConfig, gpus: Gpus) -> Verdict | None:
+    """What is certain without knowing all that the engine has to hold; None for nothing."""
+    kind, parameters = pool.engine.kind, _sized(pool)
+    if kind == "vllm":
+        few = too_few(gpus, split_of(pool, gpus.count))
+        return Verdict(fits=False, used=math.inf, text=few) if few else None
+    if kind not in _READS or parameters is None or has_flag(pool.engine.args, "--cpu-offload-gb"):
+        return None
+    known = shape(pool.model)
+    form = _form(f"{_flag(pool, _READS[kind])} {pool.model}", known)
+    return alone(Need(parameters=parameters, context=0, form=form, shape=known), gpus)
 
 
 def machines(pool: PoolConfig) -> Iterator[tuple[str, Need, Gpus, Split, float]]:
     """Each type of EC2 of which both sizes are known: its name, what the engine has to hold there, its GPUs,
     how the engine is spread over them, and the share of their memory that it takes."""
+    for name, gpus in _gpus(pool):
+        there = pool.on(name)
+        need = need_of(there)
+        if need is not None:
+            yield name, need, gpus, split_of(there, gpus.count), utilisation_of(there)
+
+
+def _gpus(pool: PoolConfig) -> Iterator[tuple[str, Gpus]]:
+    """Each type of EC2 whose GPUs are known."""
     from cloud.aws.catalogue import catalogue
 
     for name in pool.cloud.aws.instance_types:
-        known, there = catalogue().types.get(name), pool.on(name)
-        need = need_of(there)
-        if known is not None and need is not None:
-            yield name, need, known.gpus, split_of(there, known.gpus.count), utilisation_of(there)
+        known = catalogue().types.get(name)
+        if known is not None:
+            yield name, known.gpus
 
 
 def utilisation_of(pool: PoolConfig) -> float:
@@ -234,6 +295,14 @@ def _flag(pool: PoolConfig, name: str) -> str:
 def _whole(text: str | None, default: int) -> int:
     """A flag's whole number; the default when it is missing or none (the engine will say so)."""
     return int(text) if text is not None and text.isdecimal() and int(text) > 0 else default
+
+
+def _number(text: str) -> float:
+    """A flag's number; 0 when it is missing or none (the engine will say so)."""
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        return 0.0
 
 
 def _share(text: str | None) -> float:

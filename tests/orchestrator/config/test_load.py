@@ -80,7 +80,11 @@ def test_a_whole_file_becomes_the_pool_of_the_policies(tmp_path: Path) -> None:
         replicas = 4
         spot_share = "50%"
         model = "tiny"
-        engine = { kind = "vllm", args = ["--dtype", "auto"], env = { A = "b" }, served_name = "t" }
+        [pool.llama.engine]
+        kind = "vllm"
+        args = ["--kv-cache-memory-bytes", "1G"]
+        env = { A = "b" }
+        served_name = "t"
         [pool.llama.drain]
         budget = "1m30s"
         min_serving = 0.5
@@ -103,7 +107,7 @@ def test_a_whole_file_becomes_the_pool_of_the_policies(tmp_path: Path) -> None:
     assert (pool.replicas, pool.on_demand_floor, pool.model) == (4, 2, "tiny")
     assert (pool.drain.budget, pool.min_serving) == (90.0, 2)
     assert (pool.limits.spend_per_hour, pool.placement.spread, pool.standby.hot) == (12.5, 1.5, 1)
-    assert config.pool.engine.args == ("--dtype", "auto")
+    assert config.pool.engine.args == ("--kv-cache-memory-bytes", "1G")
     assert config.pool.engine.env == {"A": "b"}
     gateway = gateway_config(config)
     assert (gateway.host, gateway.port, gateway.body_limit, gateway.retry_after) == ("0.0.0.0", 80, 2**20, 3)
