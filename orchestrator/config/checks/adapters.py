@@ -12,7 +12,7 @@ from orchestrator.config.errors import Found, Key
 from orchestrator.config.tables.adapters import MOST_ADAPTERS
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
-from policies.held import Adapter
+from policies.held import Adapter, is_ours
 
 _LONGEST_NAME: Final = 128  # characters: a revision stands behind it in the engine's own name
 _TAKES: Final[Sequence[Kind]] = ("vllm", "llamacpp", "simulated")
@@ -64,6 +64,12 @@ def _engine_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
             (*at, "engine", "args"),
             f"--max-cpu-loras keeps {room} in memory, and a node is to hold {pool.adapter_slots}: others "
             "would be read again and again; write at least as many as adapter_slots, or leave it out",
+        )
+    for name in filter(is_ours, adapters(pool.engine.args)):
+        yield (
+            (*at, "engine", "args"),
+            f"{shown(name)} of --lora-modules is a name as loaded adapters have it, and would be unloaded; "
+            "write another one",
         )
     if pool.engine.kind == "llamacpp" and has_flag(pool.engine.args, "--lora"):
         yield (

@@ -98,6 +98,12 @@ def test_llamacpp_applies_all_of_them_to_what_is_no_text(tmp_path: Path, task: s
         ),
         ("adapters = { a = '/l/a' }", 'args = ["--no-enable-lora"]', "pool.a.engine.args", "refuses"),
         (
+            "adapters = { a = '/l/a' }",
+            'args = ["--lora-modules", "b@0123abcd=/l/b"]',
+            "pool.a.engine.args",
+            "would be unloaded",
+        ),
+        (
             "adapters = { a = '/l/a' }\nadapter_slots = 8",
             'args = ["--max-cpu-loras", "7"]',
             "pool.a.engine.args",
