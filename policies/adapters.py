@@ -151,7 +151,8 @@ class _Board:
     def _cost(self, node: str) -> tuple[float, float, str]:
         """What one more adapter costs a node, then how busy its adapters keep it."""
         lost = self._loss(self._least(node)) if self._full(node) else -1.0
-        busy = sum(self._use[n].asked / self._copies[n] for n in self.held[node])
+        # exact: the order of a set is another one in each process
+        busy = math.fsum(self._use[n].asked / self._copies[n] for n in self.held[node])
         return lost, busy, node
 
     def _by_worth(self, names: Iterable[str]) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,3 +114,29 @@ def test_what_a_lost_node_alone_had_goes_to_the_others():
 def test_more_than_fit_are_let_go_of_by_use():
     found = assign(tuple("abc"), asked(a=1.0, b=5.0, c=3.0), {"i-1": frozenset("abc")}, slots=2)
     assert found == {"i-1": frozenset("bc")}
+
+
+def test_the_same_is_decided_in_every_process(tmp_path):
+    """A decision is taken again from the journal, and sets of names have another order in each process."""
+    program = """
+from policies.adapters import assign
+from policies.held import AdapterUse
+use = {n: AdapterUse(asked=a) for n, a in zip("abcdef", (0.1, 0.2, 0.3, 0.6, 0.0, 0.0))}
+use["w"] = AdapterUse(asked=0.05, waiting=True)
+has = {"i-1": frozenset("abc"), "i-2": frozenset("def")}
+print([sorted(held) for held in assign(tuple("abcdefwxyz"), use, has, slots=4).values()])
+"""
+    root = Path(__file__).parents[2]
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in range(1, 9)
+    }
+    assert len(said) == 1
