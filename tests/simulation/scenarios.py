@@ -297,6 +297,43 @@ async def spot_not_allowed(sim: Simulation) -> None:
     await sim.settle()
 
 
+ADAPTERS: Mapping[str, Any] = {"adapters": {name: f"/lora/{name}@1" for name in ("law", "sql", "tex")}}
+SWAPPED: Mapping[str, Any] = {"adapters": {**ADAPTERS["adapters"], "sql": "/lora/sql@2"}}
+
+
+async def adapters(sim: Simulation) -> None:
+    """An engine forgets its adapters, a node is reclaimed, and one adapter gets a new revision meanwhile."""
+    await _furnished(sim)
+    await _equal(sim)
+    sim.world.forget_adapters(sim.live(Market.ON_DEMAND)[0].id)
+    sim.board.reclaim(sim.live(Market.SPOT)[0].id, after=60.0, notice=60.0, sources=sim.sources)
+    await sim.clock.sleep(4.0)
+    sim.config = config(sim.config.daemon.state_dir.parent, **{**SCENARIOS["adapters"].tables, **SWAPPED})
+    wanted = sim.config.only("p").wanted
+    while (process := sim.running) is None or process.daemon.reloader.config.only("p").wanted != wanted:
+        if process is None or process.ended:
+            await sim.clock.sleep(0.5)
+            continue
+        task = sim.loop.spawn(process.name, process.daemon.reloader.reload(lambda: sim.config))
+        while not task.done() and not process.ended:
+            await sim.clock.sleep(0.1)
+    await sim.settle()
+    await _equal(sim)
+
+
+async def _equal(sim: Simulation, within: float = 200.0) -> None:
+    """Wait until every target holds what is configured and nothing else, and is routed for just that."""
+    wanted = {adapter.served_as for adapter in sim.config.only("p").wanted.adapters.wanted}
+    until = sim.clock.now() + within
+    while sim.clock.now() < until:
+        await sim.clock.sleep(1.0)
+        routed = [{held.served_as for held in spec.adapters} for spec in sim.table.active()]
+        held = [sim.world.machines[spec.id].adapters for spec in sim.table.active()]
+        if len(held) == sim.pool.replicas and all(names == wanted for names in routed + held):
+            return
+    sim.checker.report("convergence", "adapters", f"{held} are held and {routed} routed, not {wanted}")
+
+
 async def stopped_standby(sim: Simulation) -> None:
     """A stopped standby takes over at a notice, and a new one is made."""
     await _furnished(sim)
@@ -361,6 +398,7 @@ SCENARIOS = {
         Scenario(name="key_not_granted", script=key_not_granted, launches=7),
         Scenario(name="spot_not_allowed", script=spot_not_allowed, launches=5),
         Scenario(name="operator_drain", script=operator_drain, launches=5),
+        Scenario(name="adapters", script=adapters, launches=6, pool=ADAPTERS),
         Scenario(
             name="stopped_standby", script=stopped_standby, launches=7, pool={"standby": {"stopped": 1}}
         ),
@@ -385,7 +423,7 @@ def play(
         sales=[*sales(regions=scenario.regions), *scenario.sold],
         seed=seed,
         pace=PACE,
-        traffic=Traffic(per_second=2.0),
+        traffic=Traffic(per_second=2.0, adapters=0.5),
         crash=crash,
         wrap=wrap,
     ).run(scenario.script)
