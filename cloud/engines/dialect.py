@@ -315,7 +315,8 @@ TRTLLM: Final = Dialect(
     sparse=True,
     loading="503",
     unready="the engine loads its model: /health answers 503",
-    measured="write return_perf_metrics: true in the file of --extra_llm_api_options",
+    measured="write return_perf_metrics: true and enable_iter_perf_stats: true in the file of "
+    "--extra_llm_api_options; 1.1 and older ones have five metrics, none of them of their load",
     too_long=_statuses(400),
     closes_after=5.0,
     own_name=_folder_name,

@@ -20,7 +20,8 @@ class TrtllmEngine(OpenAiProbe):
     """TensorRT-LLM. See `OpenAiProbe` for the times.
 
     It answers to any name of a model, and calls itself by its model. Its metrics need
-    ``return_perf_metrics: true`` in the file that ``--extra_llm_api_options`` names.
+    ``return_perf_metrics: true`` in the file that ``--extra_llm_api_options`` names, and those of what runs
+    and waits, which it counts once an iteration, ``enable_iter_perf_stats: true`` as well.
     """
 
     name = "trtllm"

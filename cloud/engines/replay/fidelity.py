@@ -226,8 +226,11 @@ ORIGINS: Final[Mapping[Kind, Origin]] = MappingProxyType(
                     "nothing: both are failed looks",
                 ),
                 _note(
-                    "/metrics is a list of iterations; /prometheus/metrics is there with return_perf_metrics",
-                    "tensorrt_llm/serve/openai_server.py",
+                    "/metrics is a list of iterations; /prometheus/metrics is there with "
+                    "return_perf_metrics, and in it what runs and waits with enable_iter_perf_stats as well; "
+                    "1.1 has neither gauge",
+                    "tensorrt_llm/serve/openai_server.py, "
+                    "tests/unittest/llmapi/apps/_test_openai_prometheus.py",
                     "a pool would never be ready, and say which path answers what",
                 ),
                 _note(

@@ -103,7 +103,8 @@ def kind_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     if kind == "trtllm" and not any(has_flag(pool.engine.args, flag) for flag in _OPTIONS):
         yield (
             (*at, "engine", "args"),
-            "TensorRT-LLM tells what it holds only with return_perf_metrics: true in a file of settings, and "
+            "TensorRT-LLM tells what it holds only with return_perf_metrics: true and "
+            "enable_iter_perf_stats: true in a file of settings, and "
             'without that it would never be ready; write args = ["--extra_llm_api_options", "FILE"]',
         )
 

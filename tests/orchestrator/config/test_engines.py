@@ -162,7 +162,7 @@ def test_no_health_check_of_sglang_makes_a_token(tmp_path: Path) -> None:
         ('kind = "ollama"', "llama3.2", "engine.served_name", 'write served_name = "llama3.2:latest"'),
         ('kind = "ollama"', "llama3.2:1b", "gateway.max_in_flight", "answers 1 request at once"),
         ('kind = "ollama"\nargs = ["--parallel"]', "m:1", "engine.args", "takes none"),
-        ('kind = "trtllm"', "org/llama", "engine.args", "return_perf_metrics: true"),
+        ('kind = "trtllm"', "org/llama", "engine.args", "true and enable_iter_perf_stats: true"),
         ('kind = "sglang"\nargs = ["--max-model-len", "8k"]', "m", "engine.args", "write --context-length"),
         ('kind = "tgi"\nargs = ["--tensor-parallel-size", "2"]', "m", "engine.args", "write --num-shard"),
         ('kind = "sglang"\nargs = ["--is-embedding"]', "m", "engine.task", "the engine embeds"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from cloud.engines.dialect import DIALECTS
 from orchestrator.config.errors import heading, model_at, tables
 from orchestrator.config.load import Config, ConfigError, build_config, load_config
 from orchestrator.config.tables.file import ConfigFile, Role
@@ -431,6 +432,17 @@ def test_the_examples_with_routes_are_valid(name: str) -> None:
     config = load_config(Path(__file__).parents[3] / "examples" / name)
     assert config.warnings == ()
     assert config.routes
+
+
+def test_the_example_of_each_engine_is_valid() -> None:
+    config = load_config(Path(__file__).parents[3] / "examples" / "engines.toml")
+    kinds = {pool.engine.kind for pool in config.pools.values()}
+    assert kinds == set(DIALECTS) - {"simulated"}
+    played = {kind for kind, row in DIALECTS.items() if not row.capabilities.ran}
+    told = [problem for problem in config.warnings if "was not run against the real one" in problem.text]
+    assert len(told) == len(played)
+    unread = [problem for problem in config.warnings if "only the weights were held" in problem.text]
+    assert len(told) + len(unread) == len(config.warnings), config.warnings
 
 
 def test_the_example_is_valid() -> None:

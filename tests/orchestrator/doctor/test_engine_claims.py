@@ -147,3 +147,25 @@ def test_tls_to_an_engine_that_has_none_is_told(capsys) -> None:
     assert code == 1
     (health,) = [row for row in rows if row["check"] == "health"]
     assert "does not speak TLS: write http:// for it" in health["text"]
+
+
+def test_a_load_that_is_not_told_after_work_is_a_warning(capsys, monkeypatch) -> None:
+    """As a TensorRT-LLM that was not told to count its iterations, or an old one."""
+    row = replace(DIALECTS["sglang"], running="sglang:of_another_version")
+    monkeypatch.setattr(engine_claims, "DIALECTS", MappingProxyType({**dialect.DIALECTS, "sglang": row}))
+    with played("sglang") as url:
+        code, rows = asked(capsys, url, "--kind", "sglang")
+    assert code == 0
+    (told,) = [one for one in rows if one["subject"] == "running"]
+    assert told["state"] == "warn"
+    assert told["text"] == (
+        "/metrics does not have sglang:of_another_version, also after it worked: its load is not seen"
+    )
+
+
+def test_an_engine_of_millions_of_tokens_is_not_sent_more(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(engine_claims, "_context", lambda listing: 10_485_760)
+    with played("sglang") as url:
+        code, rows = asked(capsys, url, "--kind", "sglang")
+    assert code == 0
+    assert states(rows, "too-long") == {"skipped"}
