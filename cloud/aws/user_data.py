@@ -21,6 +21,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
@@ -255,7 +256,7 @@ def cloud_config(setup: NodeSetup) -> str:
 
 def written(setup: NodeSetup) -> dict[str, str]:
     """The files that a node gets, by path. Raises ValueError."""
-    package, command, pool = files("cloud"), setup.command, _word(setup.pool)
+    command, pool = setup.command, _word(setup.pool)
     disks, weights = setup.local_disk, setup.weights.startswith("s3://")
     needed = {
         "disks": disks,
@@ -265,8 +266,7 @@ def written(setup: NodeSetup) -> dict[str, str]:
     }
     programs = [f"node_{name}.py" for name in _PROGRAMS if needed.get(name, True)]
     found = {f"{_HOME}/cloud/__init__.py": ""}
-    texts = shortened({name: bare(package.joinpath(name).read_text("utf-8")) for name in programs})
-    found |= {f"{_HOME}/cloud/{name}": text for name, text in texts.items()}
+    found |= {f"{_HOME}/cloud/{name}": text for name, text in _carried(tuple(programs)).items()}
     engine = {
         "argv": list(command.argv),
         "on": {
@@ -305,6 +305,12 @@ def written(setup: NodeSetup) -> dict[str, str]:
         lines = (line.rstrip() for line in text.format_map(values).splitlines() if line[:1] != "#")
         found[f"/etc/systemd/system/orchestrator-{name}.service"] = "\n".join(lines) + "\n"
     return found
+
+
+@cache
+def _carried(programs: tuple[str, ...]) -> Mapping[str, str]:
+    package = files("cloud")
+    return shortened({name: bare(package.joinpath(name).read_text("utf-8")) for name in programs})
 
 
 def _certificates(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cloud.aws.bootstrap.run import Bootstrap
 from cloud.aws.bootstrap.wanted import Change, Verb, Wanted
@@ -11,7 +11,7 @@ from cloud.aws.user_data import NodeSetup, user_data
 from cloud.ports import Clock
 from orchestrator.config.checks.aws_disk import on_local_disk
 from orchestrator.config.checks.engine import gpus_of, stored_weights
-from orchestrator.config.load import Config
+from orchestrator.config.load import Config, Problem
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.views import setup as setup_views
 from orchestrator.wiring.aws import clients_of
@@ -39,6 +39,19 @@ def node_setup(config: Config, clock: Clock) -> NodeSetup:
         report_url=reports,
         trusted=trusted.read_text("utf-8") if reports and trusted is not None else "",
     )
+
+
+def too_large(config: Config, clock: Clock) -> Iterator[Problem]:
+    """Pools that bootstrap would refuse, since what sets up their nodes is larger than EC2 takes."""
+    for name in config.pools:
+        alone = config.only(name)
+        if alone.pool.cloud.kind == "aws":
+            try:
+                user_data(node_setup(alone, clock))
+            except ValueError as error:
+                yield config.problem(("pool", name, "engine"), f"{error}; `orchestrator aws bootstrap` fails")
+            except OSError:
+                continue  # a file that bootstrap could not read either, which other checks name
 
 
 def opened_ports(pool: PoolConfig) -> tuple[int, ...]:

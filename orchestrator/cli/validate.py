@@ -69,7 +69,7 @@ def validate(
     if output == "json":
         shared.print_json(_view(file, config, (), offerings))
         return shared.OK
-    for warning in config.warnings:
+    for warning in _warnings(config):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"OK {file}")
     for name in config.pools:
@@ -277,6 +277,16 @@ def _routed(config: Config) -> tuple[list[RouteMeaningView], list[ProviderMeanin
     return route_meanings(config), provider_meanings(config)
 
 
+def _warnings(config: Config) -> list[Problem]:
+    """Those of the file, and what bootstrap would refuse."""
+    if not any(pool.cloud.kind == "aws" for pool in config.pools.values()):
+        return list(config.warnings)
+    from cloud.clock import SystemClock
+    from orchestrator.cli.bootstrap import too_large
+
+    return sorted((*config.warnings, *too_large(config, SystemClock())))
+
+
 def _view(
     file: Path, config: Config | None, problems: Iterable[Problem], offerings: Sold | None = None
 ) -> ValidateView:
@@ -289,6 +299,6 @@ def _view(
         "routes": routes,
         "providers": providers,
         "problems": [problem.view() for problem in problems],
-        "warnings": [] if config is None else [warning.view() for warning in config.warnings],
+        "warnings": [] if config is None else [warning.view() for warning in _warnings(config)],
         "advice": [] if config is None else [said.view() for said in config.advice()],
     }

@@ -74,11 +74,15 @@ def stage(directory: Path) -> Iterator[None]:
         faults = list(_tried(directory))
         if faults and faults[-1]:
             raise NoContainers("; ".join(faults))
-        yield
-        left = listed() + podman("volume", "ls", "--quiet").split()
-        assert left == [], f"left behind: {left}"
+        try:
+            yield
+            left = listed() + podman("volume", "ls", "--quiet").split()
+            assert left == [], f"left behind: {left}"
+        finally:
+            subprocess.run(
+                ["podman", "rm", "--all", "--force", "--time", "0"], capture_output=True, check=False
+            )
     finally:
-        subprocess.run(["podman", "rm", "--all", "--force", "--time", "0"], capture_output=True, check=False)
         os.environ.clear()
         os.environ.update(before)
 

@@ -1,5 +1,6 @@
 """What a pool's file makes of its nodes: where weights come from and lie, and what is looked at."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from cloud.aws.user_data import NodeSetup
 from cloud.clock import SystemClock
-from orchestrator.cli.bootstrap import node_setup, opened_ports
+from orchestrator.cli.bootstrap import node_setup, opened_ports, too_large
 from tests.orchestrator.config.test_aws import built
 
 ENGINE = {
@@ -54,3 +55,15 @@ def test_a_pool_that_keeps_stopped_machines_downloads_to_what_outlives_a_stop(tm
     assert setup(tmp_path).local_disk
     assert not setup(tmp_path, stopped=1).local_disk
     assert not setup(tmp_path, disk={"local": "off"}).local_disk
+
+
+def test_what_ec2_would_not_take_is_named_beforehand(tmp_path: Path) -> None:
+    noise = "".join(sha256(str(i).encode()).hexdigest() for i in range(400))
+    engine = {"kind": "vllm", "run": "container", "image": "stage/vllm:1", "env": {"LARGE": noise}}
+    large = built(tmp_path, pool={"model": "org/model", "engine": engine}, node_role=ROLE)
+    (found,) = too_large(large, SystemClock())
+    assert found.key == "pool.llama.engine"
+    assert "and EC2 takes 16384; shorten one of these" in found.text
+    assert "engine.args and engine.env" in found.text
+    usual = built(tmp_path, pool={"model": "org/model", "engine": {**engine, "env": {}}}, node_role=ROLE)
+    assert list(too_large(usual, SystemClock())) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -418,3 +419,16 @@ def test_advice_that_is_accepted_is_not_given(validate: Validate) -> None:
     code, out, _ = validate(AWS.replace("replicas = 10", 'replicas = 10\naccepted = ["no-fallback"]'))
     assert code == 0
     assert "advice: " not in out
+
+
+def test_nodes_that_ec2_could_not_set_up_are_warned_of(validate: Validate) -> None:
+    """What sets them up has to fit 16 KiB compressed, which nobody sees in a file."""
+    said = "".join(sha256(str(i).encode()).hexdigest() for i in range(400))
+    large = AWS.replace('kind = "vllm"', f'kind = "vllm"\nenv = {{ LARGE = "{said}" }}')
+    warning = "pool.llama.engine: the user-data of pool llama has"
+    code, _, err = validate(large)
+    assert (code, warning in err) == (0, True), err
+    assert "`orchestrator aws bootstrap` fails" in err
+    view = json.loads(validate(large, "--output", "json")[1])
+    assert any("the user-data of pool llama has" in found["text"] for found in view["warnings"])
+    assert warning not in validate(AWS)[2]
