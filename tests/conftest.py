@@ -20,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from aws_stage import AwsShim, credentials, running_shim
-from containers import REQUIRE_CONTAINERS, NoContainers, stage
+from containers import REQUIRE_CONTAINERS, NoContainers, docker_stage, stage
 from llama_servers import REQUIRE_LLAMACPP, missing_llamacpp
 from long_first import LongFirst
 
@@ -84,6 +84,17 @@ def real_podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             running.enter_context(stage(tmp_path_factory.mktemp("podman")))
         except NoContainers as error:
             _lacking(f"no container can be run here: {error}", REQUIRE_CONTAINERS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def real_docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same with docker, whose daemon needs more of a machine than podman: nobody requires it."""
+    with contextlib.ExitStack() as running:
+        try:
+            running.enter_context(docker_stage(tmp_path_factory.mktemp("docker")))
+        except NoContainers as error:
+            pytest.skip(f"no container can be run with docker here: {error}")
         yield
 
 

@@ -1,4 +1,4 @@
-"""A real podman with a store of its own, and an image whose programs are those of this machine.
+"""A real podman or docker with a store of its own, and an image whose programs are those of this machine.
 
 Nothing is fetched: the image is a few links and a program, and its system comes in as volumes. The runtime of
 containers (runc or crun) and the way to groups of processes are tried, since a sandbox lets few of them work.
@@ -6,15 +6,19 @@ containers (runc or crun) and the way to groups of processes are tried, since a 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from cloud.local.processes import dying_with_parent
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "localhost/stage/engine:1"
@@ -27,6 +31,9 @@ _WAYS = (("crun", "enabled"), ("runc", "enabled"), ("crun", "disabled"))
 _PATIENCE = 60
 
 
+RUNTIME = "ORCHESTRATOR_TEST_RUNTIME"
+"""In the environment of a stage: podman or docker."""
+
 REQUIRE_CONTAINERS = "ORCHESTRATOR_REQUIRE_CONTAINERS"
 """1 in the continuous check where a container runs: a test that has none there fails."""
 
@@ -35,56 +42,100 @@ class NoContainers(Exception):
     """Why no container can be run here."""
 
 
-def podman(*words: str) -> str:
-    """What the command prints. Raises NoContainers."""
-    done = subprocess.run(["podman", *words], capture_output=True, text=True, timeout=_PATIENCE, check=False)
+def ask(*words: str) -> str:
+    """What the stage's runtime prints. Raises NoContainers."""
+    command = [os.environ.get(RUNTIME, "podman"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     if done.returncode:
-        raise NoContainers(f"podman {words[0]}: {done.stderr.strip()[-300:]}")
+        raise NoContainers(f"{' '.join(command[:2])}: {done.stderr.strip()[-300:]}")
     return done.stdout.strip()
 
 
 def listed() -> list[str]:
     """The names of all containers, whatever they do."""
-    return podman("ps", "--all", "--format", "{{.Names}}").split()
+    return ask("ps", "--all", "--format", "{{.Names}}").split()
 
 
 def freeze(name: str) -> None:
-    """Stop everything in a container as the user of podman can; its main process where groups are closed."""
+    """Stop everything in a container as a user can; its main process where groups are closed."""
     try:
-        podman("pause", name)
+        ask("pause", name)
     except NoContainers:
-        podman("kill", "--signal", "STOP", name)
+        ask("kill", "--signal", "STOP", name)
 
 
 @contextmanager
 def stage(directory: Path) -> Iterator[None]:
     """A podman that runs `IMAGE`, for every process that is started meanwhile. Raises NoContainers."""
-    before = dict(os.environ)
     (directory / "storage.conf").write_text(
         f'[storage]\ndriver = "vfs"\ngraphroot = "{directory}/store"\nrunroot = "{directory}/run"\n'
     )
     # A registry of a test speaks no TLS.
     (directory / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n')
-    os.environ |= {
+    configured = {
+        RUNTIME: "podman",
         "CONTAINERS_CONF": str(directory / "containers.conf"),
         "CONTAINERS_REGISTRIES_CONF": str(directory / "registries.conf"),
         "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
     }
-    try:
+    with _set(configured):
         faults = list(_tried(directory))
         if faults and faults[-1]:
             raise NoContainers("; ".join(faults))
-        try:
+        with _left_empty():
             yield
-            left = listed() + podman("volume", "ls", "--quiet").split()
-            assert left == [], f"left behind: {left}"
-        finally:
-            subprocess.run(
-                ["podman", "rm", "--all", "--force", "--time", "0"], capture_output=True, check=False
-            )
+
+
+@contextmanager
+def docker_stage(directory: Path) -> Iterator[None]:
+    """The same with a docker of its own. Raises NoContainers."""
+    log, socket = directory / "dockerd.log", directory / "docker.sock"
+    words = ["--data-root", f"{directory}/data", "--exec-root", f"{directory}/exec", "-p", f"{directory}/pid"]
+    words += ["--host", f"unix://{socket}", "--storage-driver", "vfs", "--bridge", "none"]
+    words += ["--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+    with contextlib.ExitStack() as running:
+        try:
+            with log.open("wb") as out:
+                daemon = subprocess.Popen(
+                    ["dockerd", *words], stdout=out, stderr=out, preexec_fn=dying_with_parent()
+                )
+        except OSError as error:
+            raise NoContainers(f"dockerd: {error}") from error
+        running.callback(daemon.wait)
+        running.callback(daemon.terminate)
+        running.enter_context(_set({RUNTIME: "docker", "DOCKER_HOST": f"unix://{socket}"}))
+        until = time.monotonic() + _PATIENCE
+        while not socket.exists() and daemon.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        if not socket.exists() or daemon.poll() is not None:
+            raise NoContainers(f"dockerd: {log.read_text()[-300:]}")
+        _image(directory / "image.tar")
+        _run_once()
+        with _left_empty():
+            yield
+
+
+@contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ |= variables
+    try:
+        yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _left_empty() -> Iterator[None]:
+    """No container and no volume is left; if it is, it goes."""
+    try:
+        yield
+        left = listed() + ask("volume", "ls", "--quiet").split()
+        assert left == [], f"left behind: {left}"
+    finally:
+        for name in listed():
+            ask("rm", "--force", "--volumes", name)
 
 
 def _tried(directory: Path) -> Iterator[str]:
@@ -100,7 +151,7 @@ def _tried(directory: Path) -> Iterator[str]:
             if not made:
                 _image(directory / "image.tar")
                 made = True
-            podman("run", "--rm", "--network=host", "--log-driver=none", *_volumes(), IMAGE, "true")
+            _run_once()
         except (NoContainers, OSError, subprocess.TimeoutExpired) as error:
             yield f"{runtime}: {error}"
             continue
@@ -108,8 +159,9 @@ def _tried(directory: Path) -> Iterator[str]:
         return
 
 
-def _volumes() -> list[str]:
-    return [word for volume in VOLUMES for word in ("--volume", volume)]
+def _run_once() -> None:
+    volumes = [word for volume in VOLUMES for word in ("--volume", volume)]
+    ask("run", "--rm", "--network=host", "--log-driver=none", *volumes, IMAGE, "true")
 
 
 def _image(archive: Path) -> None:
@@ -129,7 +181,7 @@ def _image(archive: Path) -> None:
         file.size, file.mode = len(program), 0o755
         out.addfile(file, io.BytesIO(program))
     changes = ("--change", "ENV PATH=/engine:/usr/bin:/bin", "--change", "VOLUME /data")
-    podman("import", *changes, str(archive), IMAGE)
+    ask("import", *changes, str(archive), IMAGE)
 
 
 if __name__ == "__main__":  # whether this machine can

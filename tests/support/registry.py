@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from containers import IMAGE, podman
+from containers import IMAGE, ask
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _REFUSALS = {
@@ -92,7 +92,7 @@ def _reply(request: BaseHTTPRequestHandler, status: int, kind: str, body: bytes)
 @contextmanager
 def registry(directory: Path, slow: float = 0.0) -> Iterator[Registry]:
     """A registry from which `IMAGE` may be fetched as ADDRESS/stage/engine:1, in a stage of `containers`."""
-    podman("push", IMAGE, f"dir:{directory}/image")
+    ask("push", IMAGE, f"dir:{directory}/image")
     running = Registry(directory / "image", slow)
     try:
         yield running

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from containers import IMAGE, VOLUMES, freeze, listed, podman
+from containers import IMAGE, VOLUMES, ask, freeze, listed
 from long_requests import long_requests
 from registry import Registry, registry
 
@@ -68,12 +68,12 @@ async def nothing_left(stack: Any, node: str) -> None:
 
 
 def kill(name: str) -> None:
-    podman("kill", name)
+    ask("kill", name)
 
 
 def run_out_of_memory(name: str) -> None:
     """What the kernel does to the process that took too much."""
-    os.kill(int(podman("inspect", "--format", "{{.State.Pid}}", name)), signal.SIGKILL)
+    os.kill(int(ask("inspect", "--format", "{{.State.Pid}}", name)), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("strike", [kill, freeze, run_out_of_memory])
@@ -133,7 +133,7 @@ async def test_an_image_is_fetched_once_and_is_a_part_of_the_start(new_stack: An
         await nothing_left(stack, node["id"])
         await stack.settled()
         assert images.asked("engine") == asked
-    await asyncio.to_thread(podman, "rmi", image)
+    await asyncio.to_thread(ask, "rmi", image)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from containers import IMAGE, VOLUMES, freeze, listed, podman
+from containers import IMAGE, RUNTIME, VOLUMES, ask, freeze, listed
 
 from cloud.clock import SystemClock
 from cloud.local.connection import LocalCloud
@@ -22,7 +22,6 @@ from policies.model import InstanceState, Market, Placement
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.debian("podman", package="podman"),
-    pytest.mark.usefixtures("real_podman"),
     pytest.mark.timeout(300),
 ]
 
@@ -36,8 +35,13 @@ COMMAND = EngineCommand(
     ),
     env={"SECRET": SECRET},
     stop_grace=40.0,
-    container=Container(image=IMAGE, runtime="podman", volumes=VOLUMES),
+    container=Container(image=IMAGE, volumes=VOLUMES),
 )
+
+
+@pytest.fixture(scope="module", params=["podman", "docker"], autouse=True)
+def _runtime(request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(f"real_{request.param}")
 
 
 async def until(condition) -> None:
@@ -48,15 +52,19 @@ async def until(condition) -> None:
 
 
 def started_it(cloud: str) -> int:
-    """The process of podman that started the only container of the cloud."""
-    (found,) = (pid for pid in belonging((cloud,)) if Path(f"/proc/{pid}/comm").read_text() == "podman\n")
+    """The process of the runtime that started the only container of the cloud."""
+    (found,) = (
+        pid
+        for pid in belonging((cloud,))
+        if Path(f"/proc/{pid}/comm").read_text() == f"{os.environ[RUNTIME]}\n"
+    )
     return found
 
 
 def left_over(name: str) -> None:
     """A container of that name that runs."""
     volumes = [word for volume in VOLUMES for word in ("--volume", volume)]
-    podman("run", "--detach", "--name", name, "--log-driver=none", *volumes, IMAGE, "sleep", "600")
+    ask("run", "--detach", "--name", name, "--log-driver=none", *volumes, IMAGE, "sleep", "600")
 
 
 def shown_words() -> str:
@@ -83,6 +91,7 @@ class Client:
 
     async def launch(self, command=COMMAND, market=Market.SPOT, serial=1):
         at = replace(AT, market=market)
+        command = replace(command, container=replace(command.container, runtime=os.environ[RUNTIME]))
         request = LaunchRequest(token=f"t-{serial}", pool="pool", placement=at, command=command)
         return (await self.instances.launch(request)).id
 
@@ -124,7 +133,7 @@ async def test_it_serves_and_drains_and_nothing_is_left(start_process):
         address = await client.serves(node)
         (name,) = listed()
         assert name == f"orchestrator-{client.cloud}-{node}"
-        assert podman("exec", name, "/usr/bin/printenv", "SECRET") == SECRET
+        assert ask("exec", name, "/usr/bin/printenv", "SECRET") == SECRET
         assert SECRET not in shown_words()
         body = {"model": "m", "prompt": "x", "max_tokens": 100, "stream": True, "ignore_eos": True}
         async with client.http.post(f"http://{address}/v1/completions", json=body) as stream:
