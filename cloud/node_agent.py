@@ -298,6 +298,8 @@ class Agent:
                 at, _, line = raw.decode("utf-8", "replace").partition(" ")
                 log.take(line, _written(at))
                 told = log.told()
+                if log.serves and (told["serves_at"] or began) < began:
+                    continue  # that was an earlier start
                 if told != self.known["engine"]:
                     self._learn(engine=told)
                 if log.serves:

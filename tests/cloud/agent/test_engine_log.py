@@ -52,12 +52,29 @@ def test_it_is_read_until_the_engine_serves_and_then_left_alone(started):
 
 
 def test_another_start_is_read_too(started):
-    made, begins, asked = started(*LINES)
+    made, begins, asked = started(*LINES, ends=True)
     begins(NOW)
     made.look_at_engine()
     begins(NOW + 900)
     made.look_at_engine()
     assert len(asked()) == 2
+
+
+def test_what_an_earlier_start_ended_with_is_not_the_end_of_this_one(started):
+    """An engine that served and died: its lines are still in the journal."""
+    again = [
+        f"{NOW + 900:.6f} host python3[9]: node-start: start: vllm starts",
+        f"{NOW + 910:.6f} host python3[9]: Model loading took 15.0 GiB memory and 4.250000 seconds",
+    ]
+    ends = f"{NOW + 940:.6f} host python3[9]: INFO:     Application startup complete."
+    made, begins, _ = started(*LINES, *again, ends=True)
+    begins(NOW + 899.9)
+    made.look_at_engine()
+    assert made.report()["engine"] == {"serves": False, "serves_at": None, "took": {"load": 4.25}}
+    made, begins, _ = started(*LINES, *again, ends)
+    begins(NOW + 899.9)
+    made.look_at_engine()
+    assert made.report()["engine"] == {"serves": True, "serves_at": NOW + 940, "took": {"load": 4.25}}
 
 
 def test_before_the_engine_starts_nothing_is_read(started, tmp_path):
