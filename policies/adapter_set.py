@@ -204,9 +204,29 @@ class AdapterSet:
         """Whether the wanted revision of a name may get requests: see the module for new ones."""
         return {name: self._may_switch(adapter) for name, adapter in self._wanted.items()}
 
+    @lazy
+    def _firsts(self) -> Mapping[str, Mapping[str, Set[str]]]:
+        """By node and name, the revisions that get its new requests."""
+        found: dict[str, dict[str, set[str]]] = {}
+        for target in self._targets:
+            mine, seen = found.setdefault(target.id, {}), set[str]()
+            for held in target.adapters or ():
+                if held.name not in seen:
+                    mine.setdefault(held.name, set()).add(held.revision)
+                seen.add(held.name)
+        return found
+
+    @lazy
+    def _in_use(self) -> Mapping[str, Set[str]]:
+        """By name, the revisions that get new requests anywhere."""
+        found: dict[str, set[str]] = {}
+        for firsts in self._firsts.values():
+            for name, revisions in firsts.items():
+                found.setdefault(name, set()).update(revisions)
+        return found
+
     def _may_switch(self, adapter: Adapter) -> bool:
-        firsts = [_first(t.adapters or (), adapter.name) for t in self._targets]
-        revisions = {held.revision for held in firsts if held is not None}
+        revisions = self._in_use.get(adapter.name, ())
         if not revisions or adapter.revision in revisions:
             return True
         key = adapter.name, adapter.revision
@@ -252,20 +272,18 @@ class AdapterSet:
     def _of_node(self, node: str) -> Iterator[Held]:
         of, slots = self.of[node], self._pool.adapters.slots
         crowded = slots is not None and len({name for name, _ in of.held}) > slots
+        shown: dict[str, list[Held]] = {}
+        for held in self._shown.get(node, ()):
+            shown.setdefault(held.name, []).append(held)
         for name, adapter in self._wanted.items():
             if crowded and name not in self.desired[node]:
                 continue
             new = of.held.get((name, adapter.revision))
             if new is not None and self._routable[name]:
                 yield new
-            for old in self._shown.get(node, ()):
-                mine = (old.name, old.revision) in of.held
-                if (
-                    old.name == name
-                    and old.revision != adapter.revision
-                    and mine
-                    and self._goes_on(node, old)
-                ):
+            for old in shown.get(name, ()):
+                mine = (name, old.revision) in of.held
+                if old.revision != adapter.revision and mine and self._goes_on(node, old):
                     yield old
 
     def _goes_on(self, node: str, old: Held) -> bool:
@@ -273,8 +291,7 @@ class AdapterSet:
         if not self._routable[old.name]:
             return True
         new = self._wanted[old.name].revision
-        firsts = [_first(t.adapters or (), old.name) for t in self._targets if t.id == node]
-        switched = all(first is None or first.revision == new for first in firsts)
+        switched = self._firsts.get(node, {}).get(old.name, set()) <= {new}
         holds_new = (old.name, new) in self.of[node].held
         return holds_new and (not switched or self._busy[old.name, old.revision] > 0)
 
@@ -405,7 +422,3 @@ def _takes_part(node: Node) -> bool:
         and not node.lost
         and node.standby is not StandbyKind.STOPPED
     )
-
-
-def _first(rows: Sequence[Held], name: str) -> Held | None:
-    return next((held for held in rows if held.name == name), None)

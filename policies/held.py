@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 
 from policies.value import value
@@ -9,6 +10,7 @@ from policies.value import value
 _REVISION_LENGTH = 8
 
 
+@lru_cache(maxsize=8192)
 def revision_of(source: str) -> str:
     """What tells one source of an adapter from another: 8 hexadecimal digits.
 
