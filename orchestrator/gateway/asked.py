@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import orjson
 
 from orchestrator.gateway.dialects import Dialect, Unfit
+from orchestrator.gateway.dialects.rules import items, number
 from orchestrator.gateway.dialects.table import row_of
 
 __all__ = ["Asked", "Unfit", "ask"]
@@ -126,7 +127,7 @@ def ask(
     except Unfit as found:
         inner, inner_path, unfit = None, raw_path, found
     told = inner or fields or (_form(content_type, body) if posted else {})
-    stream = _truth(told.get("stream"))
+    stream = dialect.streams and _truth(told.get("stream"))
     return Asked(
         dialect=dialect,
         path=path,
@@ -172,17 +173,11 @@ def _inner(
 
 def _choices(fields: dict[str, Any]) -> int:
     """Answers asked for: `n` for each prompt. A list of token ids is one prompt, so is one conversation."""
-    prompts = _prompts(fields.get("prompt")) + _prompts(fields.get("prompt_embeds"))
+    prompts = items(fields.get("prompt")) + items(fields.get("prompt_embeds"))
     messages = fields.get("messages")
     if isinstance(messages, list) and messages and isinstance(messages[0], list):
         prompts = len(messages)
-    return max(prompts, 1) * (_number(fields.get("n")) or 1)
-
-
-def _prompts(prompt: Any) -> int:
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-        return len(prompt)
-    return 0 if prompt is None else 1
+    return max(prompts, 1) * (number(fields.get("n")) or 1)
 
 
 def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | None:
@@ -191,7 +186,7 @@ def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | None:
     Of several limits it is the greatest: engines differ in which of them they heed.
     """
     heeded, others = _LIMITS.get(dialect.name, ((), ()))
-    said = {name: _number(fields[name]) for name in (*heeded, *others) if fields.get(name) is not None}
+    said = {name: number(fields[name]) for name in (*heeded, *others) if fields.get(name) is not None}
     counts = [count for count in said.values() if count is not None]
     if len(counts) < len(said) or said.keys().isdisjoint(heeded):
         return None
@@ -201,17 +196,6 @@ def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | None:
 def _truth(value: Any) -> bool:
     """A boolean as engines read it: pydantic takes 1, "true", "yes" and the like too."""
     return value.strip().lower() in _YES if isinstance(value, str) else value in (True, 1)
-
-
-def _number(value: Any) -> int | None:
-    """A positive count as engines read it: pydantic takes "3" and 3.0 too."""
-    if value is None:
-        return None
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _text(value: Any) -> str:

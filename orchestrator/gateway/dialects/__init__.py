@@ -135,6 +135,7 @@ class Dialect:
     edge of one request. `json`: the body of its POST must be a JSON
     object. `repeats` says whether a POST with these fields may run twice (None: its body is no JSON object).
     `translate` turns the client's fields into those for `engine_path`; None: the request goes as it came.
+    `streams`: its answers may be streams; where not, a request that asks for one gets a plain answer.
     `counts`: a POST of it is work that is counted as used.
     """
 
@@ -147,4 +148,5 @@ class Dialect:
     repeats: Callable[[dict[str, Any] | None], bool]
     translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     engine_path: str = ""
+    streams: bool = True
     counts: bool = True

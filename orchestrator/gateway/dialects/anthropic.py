@@ -56,5 +56,6 @@ COUNT_TOKENS = Dialect(
     repeats=always,
     translate=count_of,
     engine_path="/tokenize",
+    streams=False,
     counts=False,
 )

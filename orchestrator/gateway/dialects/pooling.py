@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.gateway.dialects import Dialect, ErrorShape, Same, Verdict
 from orchestrator.gateway.dialects.errors import cohere_error, openai_error
-from orchestrator.gateway.dialects.rules import Check, Rule, always, holds, items, json_rule
+from orchestrator.gateway.dialects.rules import Check, Rule, always, holds, items, json_rule, number
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.stream import StreamJudge
 
@@ -73,8 +73,8 @@ def _scores(asked: Asked, answer: dict[str, Any]) -> Failure | None:
 def _ranks(asked: Asked, answer: dict[str, Any]) -> Failure | None:
     """A result for each document, or for the `top_n` best."""
     fields = asked.inner or {}
-    documents, top = items(fields.get("documents", fields.get("texts"))), fields.get("top_n")
-    count = min(documents, top) if isinstance(top, int) and top > 0 else documents
+    documents = items(fields.get("documents", fields.get("texts")))
+    count = min(documents, number(fields.get("top_n")) or documents)
     if (failure := holds(answer, "results", count, "relevance_score", "score")) is not None:
         return failure
     places = [row.get("index", 0) for row in answer["results"]]
@@ -134,6 +134,7 @@ def _row(name: str, whole: Rule, error: ErrorShape = openai_error) -> Dialect:
         edge=lambda _: Same(error),
         error=error,
         repeats=always,
+        streams=False,
     )
 
 

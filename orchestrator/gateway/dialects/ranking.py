@@ -14,6 +14,7 @@ import orjson
 
 from cloud.engines.row import Ranking
 from orchestrator.gateway.dialects import Edge
+from orchestrator.gateway.dialects.rules import number
 from orchestrator.gateway.failure import Failure
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ class RankedEdge:
             | ({"document": {"text": _text(documents[row["index"]])}} if shown else {})
             for row in rows
         ]
-        top = fields.get("top_n")
-        most = top if isinstance(top, int) and top > 0 else len(results)
+        most = number(fields.get("top_n")) or len(results)
         answer: dict[str, Any] = {"object": "list", "model": self._asked.model, "results": results[:most]}
         if isinstance(told, dict) and "usage" in told:
             answer["usage"] = told["usage"]

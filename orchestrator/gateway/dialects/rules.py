@@ -77,7 +77,18 @@ def never(_: dict[str, Any] | None) -> bool:
 
 
 def items(value: Any) -> int:
-    """How many inputs a field holds: a text, or one list of token ids or of messages, is one."""
-    if isinstance(value, list) and value and not isinstance(value[0], int):
+    """How many inputs a field holds: a text, or a list with ids of tokens in it, is one. llama.cpp takes
+    texts among them.
+    """
+    if isinstance(value, list) and value and not any(isinstance(one, int) for one in value):
         return len(value)
     return 0 if value is None else 1
+
+
+def number(value: Any) -> int | None:
+    """A positive count as engines read it: pydantic takes "3" and 3.0 too."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -32,6 +32,7 @@ TOKENIZE = Dialect(
     whole=json_rule(counted),
     edge=lambda _: Same(),
     repeats=always,
+    streams=False,
     counts=False,
 )
 DETOKENIZE = Dialect(
@@ -40,5 +41,6 @@ DETOKENIZE = Dialect(
     whole=json_rule(_text),
     edge=lambda _: Same(),
     repeats=always,
+    streams=False,
     counts=False,
 )

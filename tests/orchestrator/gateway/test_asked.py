@@ -149,7 +149,7 @@ def test_any_path_is_served_or_refused_with_404(path):
         ("/v1/completions", {"prompt": [], "n": 2}, False, 2),
         ("/v1/completions", {"prompt": 'say "stream": true'}, False, 1),
         ("/v1/completions", {"prompt": "a", "prompt_embeds": ["b64", "b64"]}, False, 3),
-        ("/v1/embeddings", {"stream": True}, True, 1),
+        ("/v1/embeddings", {"stream": True}, False, 1),
     ],
 )
 def test_streams_and_choices(path, fields, stream, choices):
@@ -346,3 +346,22 @@ def test_what_makes_no_text_brings_no_tokens() -> None:
     assert (found.texts, found.tokens) == (0, len(body) // 4)
     text = ask("POST", "/v1/completions", "application/json", b'{"prompt": ["a", "b"], "max_tokens": 9}')
     assert (text.texts, text.tokens) == (2, len(text.raw) // 4 + 18)
+
+
+@pytest.mark.parametrize(
+    ("path", "streams"),
+    [
+        ("/v1/completions", True),
+        ("/v1/responses", True),
+        ("/v1/embeddings", False),
+        ("/v2/rerank", False),
+        ("/pooling", False),
+        ("/score", False),
+        ("/tokenize", False),
+        ("/v1/messages/count_tokens", False),
+    ],
+)
+def test_a_stream_is_expected_only_where_there_is_one(path: str, streams: bool) -> None:
+    """An engine that was asked in vain answers all the same, and is not to be blamed for that."""
+    body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "a"}], "prompt": "a"}'
+    assert ask("POST", path, "application/json", body).stream is streams

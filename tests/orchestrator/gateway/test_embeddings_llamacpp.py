@@ -107,6 +107,16 @@ async def test_packed_numbers_are_little_endian_floats(running: Any, client: aio
     assert numbers == pytest.approx(plain["data"][0]["embedding"], abs=1e-5)
 
 
+async def test_what_is_asked_for_in_vain_puts_nobody_out(running: Any, client: aiohttp.ClientSession) -> None:
+    """No engine has a stream of vectors: all answer as if nobody had asked for one."""
+    for _ in range(6):
+        status, told = await post(client, running.url, input="spot", stream=True)
+        assert (status, len(told["data"])) == (200, 1)
+        status, told = await post(client, running.url, input=["spot", 104])
+        assert (status, len(told["data"])) == (200, 1), "texts and ids in one list are one input"
+    assert {row["state"] for row in (await running.targets()).values()} == {"healthy"}
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -48,6 +48,8 @@ RESULT = {"index": 0, "relevance_score": 0.1}
         ("/v1/chat/completions/batch", {"messages": [[{}], [{}]]}, choices("stop", "stop")),
         (EMBED, {"input": "a"}, vectors(1)),
         (EMBED, {"input": [1, 2, 3]}, vectors(1)),
+        (EMBED, {"input": ["a", 1]}, vectors(1)),  # llama.cpp: texts among ids are one input
+        (COMPLETIONS, {"prompt": ["a", 1]}, choices("stop")),
         (EMBED, {"input": ["a", "b"]}, vectors(2)),
         (EMBED, {"input": [[1], [2], [3]]}, vectors(3)),
         (EMBED, {"messages": [{"role": "user", "content": "x"}]}, vectors(1)),
@@ -62,6 +64,8 @@ RESULT = {"index": 0, "relevance_score": 0.1}
         (RANK, DOCS, {"results": [RESULT] * 3}),
         (RANK, DOCS | {"top_n": 2}, {"results": [RESULT] * 2}),
         (RANK, DOCS | {"top_n": 9}, {"results": [RESULT] * 3}),
+        (RANK, DOCS | {"top_n": "2"}, {"results": [RESULT] * 2}),  # as pydantic reads it
+        (RANK, DOCS | {"top_n": 2.0}, {"results": [RESULT] * 2}),
         ("/v2/rerank", DOCS | {"top_n": 0}, {"results": [RESULT] * 3}),
         (SCORE, {"text_1": "a", "text_2": ["b", "c"]}, vectors(2, "score")),
         (SCORE, {"queries": ["a", "b"], "documents": ["c", "d"]}, vectors(2, "score")),
