@@ -12,10 +12,14 @@ sweep   Removes every container whose name begins so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 from cloud.node_boot import Boot
 from cloud.node_checks import ask, last
@@ -23,6 +27,8 @@ from cloud.node_container import RUNTIMES, Runtime, find, prepared, remove
 from cloud.node_metadata import Refused
 
 REPORT = "boot.json"
+_TRIES = 80
+_AGAIN_SECONDS = 0.25
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,16 +58,42 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _end(options: argparse.Namespace) -> int:
+    exact = options.what == "remove"
     try:
-        runtime, names = find(options.runtime), [options.name]
-        if options.what == "sweep":
-            names = _begin_so(runtime, options.name)
-        for name in names:
+        runtime = find(options.runtime)
+        for name in [options.name] if exact else _begin_so(runtime, options.name):
             remove(runtime, name)
+        _delete_forgotten(options.name, exact)
     except (Refused, OSError) as error:
         print(f"container: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def _delete_forgotten(start: str, exact: bool) -> None:
+    """Delete containers that podman has forgotten, since it was killed while it made them.
+
+    Their minder, conmon, would wait for ever with a process of the container that nobody starts. Its words
+    have all that ends them: the name, the id, and the program that made it. Raises Refused, OSError.
+    """
+    said = ""
+    for _ in range(_TRIES):
+        found = [m for m in _minders() if m["-n"] == start or (not exact and m["-n"].startswith(start))]
+        if not found:
+            return
+        for minder in found:
+            said = ask((minder["-r"], "delete", "--force", minder["-c"]))[1]
+        time.sleep(_AGAIN_SECONDS)  # noqa: TID251 - it may be in the making
+    raise Refused(f"container {start} was forgotten and cannot be deleted: {last(said)}")
+
+
+def _minders() -> Iterator[dict[str, str]]:
+    """The words of every conmon, by flag: of interest are name, id and OCI runtime."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            if words[0].endswith("conmon") and {"-n", "-r", "-c"} <= set(words):
+                yield dict(pairwise(words))
 
 
 def _begin_so(runtime: Runtime, start: str) -> list[str]:

@@ -56,6 +56,17 @@ def listed() -> list[str]:
     return ask("ps", "--all", "--format", "{{.Names}}").split()
 
 
+def minders(text: str) -> list[int]:
+    """The processes with which podman minds its containers, of which a word holds this text."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if words.partition(b"\0")[0].endswith(b"/conmon") and text.encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
 def freeze(name: str) -> None:
     """Stop everything in a container as a user can; its main process where groups are closed."""
     try:
@@ -84,6 +95,7 @@ def stage(directory: Path) -> Iterator[None]:
             raise NoContainers("; ".join(faults))
         with _left_empty():
             yield
+            assert minders(str(directory)) == []
 
 
 @contextmanager
@@ -94,6 +106,7 @@ def docker_stage(directory: Path) -> Iterator[None]:
     words += ["--host", f"unix://{socket}", "--storage-driver", "vfs", "--bridge", "none"]
     words += ["--iptables=false", "--ip6tables=false", "--ip-forward=false"]
     with contextlib.ExitStack() as running:
+        running.callback(_unmount, directory)
         try:
             with log.open("wb") as out:
                 daemon = subprocess.Popen(
@@ -113,6 +126,13 @@ def docker_stage(directory: Path) -> Iterator[None]:
         _run_once()
         with _left_empty():
             yield
+
+
+def _unmount(directory: Path) -> None:
+    """What docker leaves mounted, so that the directory can be removed."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if line.split()[4].startswith(f"{directory}/"):
+            subprocess.run(["umount", "--lazy", line.split()[4]], check=False)
 
 
 @contextmanager

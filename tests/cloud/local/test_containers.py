@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from containers import IMAGE, RUNTIME, VOLUMES, ask, freeze, listed
+from containers import IMAGE, RUNTIME, VOLUMES, ask, freeze, listed, minders
 
 from cloud.clock import SystemClock
 from cloud.local.connection import LocalCloud
@@ -121,7 +121,8 @@ class Client:
         """Wait until no container and no process of any node is left."""
 
         async def nothing():
-            return not belonging((self.cloud,)) and not await asyncio.to_thread(listed)
+            left = belonging((self.cloud,)) or minders(f"orchestrator-{self.cloud}-")
+            return not left and not await asyncio.to_thread(listed)
 
         await until(nothing)
 
@@ -192,6 +193,26 @@ async def test_nodes_that_end_while_they_start_leave_nothing(start_process):
             await client.until_state(node, InstanceState.TERMINATED)
         assert await asyncio.to_thread(listed) == []
         await client.gone()
+
+
+async def test_one_that_is_killed_while_its_container_is_made_leaves_nothing(start_process):
+    """Podman has then forgotten the container, which waits to be started for ever."""
+    if os.environ[RUNTIME] != "podman":
+        pytest.skip("docker's daemon makes the container, and is not killed")
+    _, config = start_process()
+    async with Client(config) as client:
+        for serial in range(4):
+            node = await client.launch(serial=serial)
+
+            async def made(node=node):
+                return minders(f"orchestrator-{client.cloud}-{node}")
+
+            async with asyncio.timeout(PATIENCE):
+                while not await made():  # noqa: ASYNC110 - the moment is short
+                    await asyncio.sleep(0.001)
+            os.kill(started_it(client.cloud), signal.SIGKILL)
+            await client.instances.terminate(node)
+            await client.gone()
 
 
 async def test_a_killed_cloud_leaves_no_process_and_its_next_start_no_container(start_process):
