@@ -33,6 +33,7 @@ class Cause(Word):
     RETURN = "return"  # on-demand cover given back to spot
     GPU = "gpu"  # a GPU is broken
     GPU_DOUBT = "gpu-doubt"  # a GPU is slow, or may be broken; it goes once its replacement is ready
+    OUTDATED = "outdated"  # its engine was started with other adapters; it goes once its replacement is ready
     REBALANCE = "rebalance"  # the cloud recommends another place, and a successor is there
     STANDBY = "standby"
     SHORT = "short"  # fewer nodes than wanted
@@ -45,7 +46,7 @@ class Cause(Word):
     @property
     def by_choice(self) -> bool:
         """True where the node works and somebody chose that it goes: the disruption budget applies."""
-        return self.voluntary or self in (Cause.OPERATOR, Cause.GPU_DOUBT)
+        return self.voluntary or self in (Cause.OPERATOR, Cause.GPU_DOUBT, Cause.OUTDATED)
 
 
 @value

@@ -32,6 +32,29 @@ class AdapterAnswered:
 
 
 @value
+class NodeOutdated:
+    """An engine has other adapters than it would be started with: another node takes its place.
+
+    `budget`: seconds for the requests in flight, once that is ready. `again`: it was launched with what is
+    wanted, and lost it.
+    """
+
+    at: float
+    node: str
+    reason: str
+    budget: float
+    again: bool = False
+
+
+@value
+class NodeCurrent:
+    """An engine has what it would be started with, after that was changed back: the node stays."""
+
+    at: float
+    node: str
+
+
+@value
 class AdapterLost:
     """An engine does not list an adapter that it held: it was started again, or somebody unloaded it."""
 

@@ -11,9 +11,10 @@ Example: a load comes back as done: the node holds the adapter until its engine'
 
 from __future__ import annotations
 
-from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
+from policies.actions import Cause
+from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
 from policies.draft import Draft
-from policies.records import AdapterCall, AdapterRecord
+from policies.records import AdapterCall, AdapterRecord, OperatorRequest
 from policies.value import replace
 
 LONGEST_PAUSE = 60.0
@@ -56,6 +57,25 @@ def answered(draft: Draft, event: AdapterAnswered) -> None:
 def lost(draft: Draft, event: AdapterLost) -> None:
     """It is not there."""
     _put(draft, event.node, AdapterRecord(adapter=event.adapter, held=False, since=event.at), event.at)
+
+
+def outdated(draft: Draft, event: NodeOutdated) -> None:
+    """A node is to go once its replacement is ready; what an operator or a GPU asked for comes first."""
+    record = draft.get("nodes").get(event.node)
+    if record is not None and record.operator is None:
+        request = OperatorRequest(
+            since=event.at, budget=event.budget, reason=event.reason, cause=Cause.OUTDATED
+        )
+        draft.node(event.node, operator=request)
+    if event.again:
+        draft.set("started_with", replace(draft.get("started_with"), again_at=event.at))
+
+
+def current(draft: Draft, event: NodeCurrent) -> None:
+    """It need not go."""
+    record = draft.get("nodes").get(event.node)
+    if record is not None and record.operator is not None and record.operator.cause is Cause.OUTDATED:
+        draft.node(event.node, operator=None)
 
 
 def restarted(draft: Draft) -> None:

@@ -25,7 +25,7 @@ from policies.adapter_events import AdapterLost
 from policies.adapter_memory import due
 from policies.adapters import assign
 from policies.fleet import Fleet, Node
-from policies.held import Adapter, AdapterUse, Held, beside, held_as, is_ours
+from policies.held import Adapter, AdapterUse, Held, beside, held_as, is_ours, revision_of
 from policies.model import EngineReading, Phase, Pool, StandbyKind, Target, World
 from policies.records import AdapterRecord, Memory
 from policies.value import lazy
@@ -78,11 +78,12 @@ class NodeAdapters:
         if self._reading is None:
             yield from (held for held in self._shown if held.number is not None)
             return
-        numbers = {source: number for number, source in enumerate(self._reading.adapters)}
-        for adapter in self._rules.wanted:
-            if adapter.location in numbers:
-                number = numbers[adapter.location]
-                yield Held(name=adapter.name, number=number, revision=adapter.revision)
+        numbers = {revision_of(file): number for number, file in enumerate(self._reading.adapters)}
+        wanted = ((adapter.name, adapter.revision) for adapter in self._rules.wanted)
+        shown = ((held.name, held.revision) for held in self._shown if held.number is not None)
+        for name, revision in {**dict.fromkeys(wanted), **dict.fromkeys(shown)}:
+            if revision in numbers:
+                yield Held(name=name, number=numbers[revision], revision=revision)
 
     @lazy
     def unknown(self) -> Set[str]:

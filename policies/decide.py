@@ -25,6 +25,7 @@ from policies import (
     gpu_health,
     health,
     invariants,
+    outdated,
     rebalance,
     return_to_spot,
     standby,
@@ -103,6 +104,7 @@ def _hold_the_mix(turn: Turn) -> None:
 
 def _hold_adapters(turn: Turn) -> None:
     """Have nodes load and let go of adapters, unless nothing may be done now."""
+    outdated.tell(turn)
     for node, adapters in turn.adapters.lacking():
         turn.note(f"{node} serves without {adapters}")
     if turn.adapters.unroutable:

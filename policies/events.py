@@ -6,7 +6,7 @@ Every event carries `at`, the time it was taken up by the daemon.
 from __future__ import annotations
 
 from policies.actions import ActionKind, Cause
-from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
+from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
 from policies.model import Notice, PartKind, Placement, StandbyKind, TargetPhase, Word
 from policies.records import StartMeasured
 from policies.value import value
@@ -48,12 +48,15 @@ class DaemonStarted:
 
 @value
 class PoolConfigured:
-    """The wanted number of units was set or changed. `hot` and `stopped` are the wanted standby."""
+    """The wanted number of units was set or changed. `hot` and `stopped` are the wanted standby, `adapters` is
+    `AdapterRules.started_with`.
+    """
 
     at: float
     replicas: int
     hot: int | None = None  # None: written by a version that did not say
     stopped: int | None = None
+    adapters: str = ""
 
 
 @value
@@ -516,4 +519,6 @@ Event = (
     | AdapterAsked
     | AdapterAnswered
     | AdapterLost
+    | NodeOutdated
+    | NodeCurrent
 )

@@ -96,18 +96,25 @@ class AdapterRules:
     """The adapters that a pool serves, and how its nodes hold them.
 
     `wanted`: in the order of the configuration, each name once. `slots`: how many a node holds at most; None
-    for all. `runtime`: an engine loads and unloads them while it runs; else it has those that it was started
-    with, and knows them by number.
+    for all. `runtime`: an engine loads and unloads them while it runs. `numbered`: it has those that it was
+    started with, which are the wanted ones and no others, and knows them by number.
     """
 
     wanted: tuple[Adapter, ...] = ()
     slots: int | None = None
     runtime: bool = True
+    numbered: bool = False
 
     @property
     def fit(self) -> bool:
         """Every node holds all of them."""
         return self.slots is None or len(self.wanted) <= self.slots
+
+    @property
+    def started_with(self) -> str:
+        """What tells one set from another that engines are started with; empty where they are with none."""
+        sources = sorted(adapter.location for adapter in self.wanted) if self.numbered else ()
+        return revision_of("\n".join(sources)) if sources else ""
 
 
 def beside(slots: int) -> int:

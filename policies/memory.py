@@ -23,7 +23,7 @@ from policies import (
     starts,
 )
 from policies.actions import ActionKind, Cause
-from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
+from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
 from policies.draft import Draft
 from policies.events import (
     AlarmRaised,
@@ -416,8 +416,8 @@ def _operator_drain(draft: Draft, event: OperatorDrained) -> None:
 def _operator_undrain(draft: Draft, event: OperatorUndrained) -> None:
     record = draft.get("nodes").get(event.node)
     if record is not None:
-        by_gpu = record.operator is not None and record.operator.cause is not Cause.OPERATOR
-        draft.node(event.node, operator=None, spared=record.spared or by_gpu)
+        by_others = record.operator is not None and record.operator.cause is not Cause.OPERATOR
+        draft.node(event.node, operator=None, spared=record.spared or by_others)
     if event.node in draft.get("early_requests"):
         draft.mapping("early_requests").pop(event.node)
 
@@ -470,6 +470,8 @@ _REDUCERS: dict[type, Callable[[Draft, Any], None]] = {
     AdapterAsked: adapter_memory.asked,
     AdapterAnswered: adapter_memory.answered,
     AdapterLost: adapter_memory.lost,
+    NodeOutdated: adapter_memory.outdated,
+    NodeCurrent: adapter_memory.current,
     BootFailed: boot_memory.failed,
     StartMeasured: starts.measured,
     AlarmRaised: _told,

@@ -98,6 +98,19 @@ class AdapterRecord:
 
 
 @value
+class StartedWith:
+    """The adapters that engines are started with: `policies.held.AdapterRules.started_with`.
+
+    `since`: epoch and serial of the newest launch before that; every later one is with them. `again_at`: when
+    a node of those was last to be replaced, since it does not have them.
+    """
+
+    adapters: str = ""
+    since: tuple[int, int] = (0, 0)
+    again_at: float | None = None
+
+
+@value
 class NodeRecord:
     """What is remembered of one node.
 
@@ -105,8 +118,8 @@ class NodeRecord:
     engine became ready since then. `detached_at`: when a balancer last acknowledged that it gets no new
     requests, None while one sends it some. `idle_since`: since when a draining node has held no request.
     `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id). `build`:
-    what it was launched to run, see `policies.model.Instance`. `spared`: an operator took it back after its
-    GPUs had condemned it. `adapters`: those that its engine loads while it runs, by the engine's names.
+    what it was launched to run, see `policies.model.Instance`. `spared`: an operator took it back after it
+    was to be replaced for its GPUs or its adapters. `adapters`: those that its engine loads while it runs, by the engine's names.
     """
 
     id: str
@@ -383,6 +396,7 @@ class Memory:
     fallbacks: Mapping[str, FallbackRecord] = field(default_factory=dict)  # by route
     failing: Mapping[str, float] = field(default_factory=dict)  # provider -> since when
     caps: Mapping[str, CapRecord] = field(default_factory=dict)  # by whose it is
+    started_with: StartedWith = StartedWith()
 
     @property
     def whole_with(self) -> int:

@@ -36,7 +36,7 @@ from policies.bill import Prices, most, usual
 from policies.draft import Draft
 from policies.events import PoolConfigured
 from policies.model import Instance, InstanceState, Pool, StandbyRules
-from policies.records import Memory
+from policies.records import Memory, StartedWith
 from policies.value import replace, value
 
 FACTOR = 2
@@ -100,7 +100,13 @@ def sizes(before: Pool, after: Pool, prices: Prices) -> str:
 
 def configured(pool: Pool, *, at: float) -> PoolConfigured:
     """The event that the journal keeps of a wanted state."""
-    return PoolConfigured(at=at, replicas=pool.replicas, hot=pool.standby.hot, stopped=pool.standby.stopped)
+    return PoolConfigured(
+        at=at,
+        replicas=pool.replicas,
+        hot=pool.standby.hot,
+        stopped=pool.standby.stopped,
+        adapters=pool.adapters.started_with,
+    )
 
 
 def note(draft: Draft, event: PoolConfigured) -> None:
@@ -114,6 +120,9 @@ def note(draft: Draft, event: PoolConfigured) -> None:
         draft.set("whole_at", None)
     draft.set("hot", event.hot)
     draft.set("stopped", event.stopped)
+    if event.adapters != draft.get("started_with").adapters:
+        since = draft.get("epoch"), draft.get("serial")
+        draft.set("started_with", StartedWith(adapters=event.adapters, since=since))
 
 
 def in_force(pool: Pool, memory: Memory) -> Pool | None:

@@ -12,7 +12,7 @@ Example:
 from __future__ import annotations
 
 from policies.actions import ActionKind
-from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost
+from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
 from policies.events import (
     AlarmRaised,
     BootFailed,
@@ -122,9 +122,11 @@ def sentence(event: Event) -> str:
             return _deed(event)
         case DrainHeld():
             return f"keeps serving for now: {event.reason}"
-        case OperatorDrained() | GpuCondemned():
+        case OperatorDrained() | GpuCondemned() | NodeOutdated():
             asked = isinstance(event, OperatorDrained)
             return f"{'an operator asked for a drain' if asked else 'to be replaced'}: {event.reason}"
+        case NodeCurrent():
+            return "its engine has the adapters that are wanted: it stays"
         case GpuAcquitted():
             return "no trouble of its GPUs for long: it stays"
         case OperatorUndrained():

@@ -72,7 +72,7 @@ def take_back(turn: Turn) -> None:
             continue
         if node.drain.cause is Cause.NOTICE:
             turn.undrain(node, "its notice no longer holds")
-        elif node.drain.cause in (Cause.OPERATOR, Cause.GPU, Cause.GPU_DOUBT):
+        elif node.drain.cause in (Cause.OPERATOR, Cause.GPU, Cause.GPU_DOUBT, Cause.OUTDATED):
             turn.undrain(node, "the drain request was taken back")
 
 

@@ -12,7 +12,7 @@ and one sign of life) when there is no such evidence:
 
 A deep look at a busy engine may wait in its queue. If its time is over but the token count moved meanwhile,
 the engine is alive. Of an engine without metrics only deep looks tell anything. Where adapters come and go
-while the engine runs, its models are listed every few seconds as well.
+while the engine runs, or are others after it was started again, they are listed every few seconds as well.
 
 `ready` stays as it was through failed looks, but not through a refused connection: then no engine listens
 there, and whatever comes up next has to prove itself.
@@ -33,7 +33,7 @@ from cloud.ports import Clock, EngineCapabilities, Task
 from policies.model import EngineReading
 
 _DEEP_SHARE = 0.8  # of a look's time, until which it waits for its token
-_LIST_EVERY = 5.0  # s after which the models are listed again, where they may change while the engine runs
+_LIST_EVERY = 5.0  # s after which the models are listed again, where its adapters may be others
 _FORGET_AFTER = 600.0  # s without a look after which a node's memory is dropped
 
 
@@ -202,8 +202,9 @@ class OpenAiProbe:
         async with Until(deadline, address, f"no answer within {self._probe_timeout:g} s"):
             await self._wire.healthy(address)
             load = await self._load(address)
-            changes = memory.proven and self.capabilities.adapters == "runtime"
-            if changes and self._clock.now() - (memory.listed_at or 0.0) >= _LIST_EVERY:
+            may_change = self.capabilities.adapters in ("runtime", "request")
+            due = self._clock.now() - (memory.listed_at or 0.0) >= _LIST_EVERY
+            if memory.proven and may_change and due:
                 await self._list(address, memory)
         now = self._clock.now()
         if load.progress < memory.load.progress:  # a counter only falls when its process is a new one

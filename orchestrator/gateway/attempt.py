@@ -17,7 +17,7 @@ from cloud.ports import Clock
 from cloud.providers.usage import of_openai
 from cloud.sse import DONE_EVENT, only_comments
 from orchestrator.gateway import failure as failures
-from orchestrator.gateway import upstream
+from orchestrator.gateway import numbers, upstream
 from orchestrator.gateway.continuation import Broken, Capability, Continuation
 from orchestrator.gateway.endings import Answer, ClientGone
 from orchestrator.gateway.entry import Entry
@@ -87,7 +87,7 @@ class Attempts:
 
     async def _send(self, job: Job, entry: Entry, body: bytes, *, spared: bool = False) -> web.StreamResponse:
         """`spared`: the same was refused with the question for the usage in it."""
-        with self._failures_named(job, leash := self._leash(job, entry)), leash:
+        with self._failures_named(job, leash := self._leash(job, entry)), leash, self._meaning(job, entry):
             async with self._session.request(
                 job.request.method,
                 upstream.target_url(entry.spec.address, job.asked.inner_path),
@@ -111,7 +111,7 @@ class Attempts:
         job.judge, transcript.asks = None, job.may_ask_usage(entry)
         transcript.aim(job.addressed())
         self._metrics.wasted("prompt", len(transcript.prompt or ()) + transcript.tokens)  # is read again
-        with self._failures_named(job, leash := self._leash(job, entry)), leash:
+        with self._failures_named(job, leash := self._leash(job, entry)), leash, self._meaning(job, entry):
             rest = Continuation(
                 session=self._session,
                 address=entry.spec.address,
@@ -161,6 +161,10 @@ class Attempts:
         return AttemptFailed(
             failure, _WORDS[failure] if failure is leash.failure else upstream.words_of(error)
         )
+
+    def _meaning(self, job: Job, entry: Entry) -> contextlib.AbstractContextManager[None]:
+        url = upstream.target_url(entry.spec.address, numbers.PATH)
+        return numbers.meaning(job.wish.held, self._session, url, job.headers)
 
     def _leash(self, job: Job, entry: Entry) -> Leash:
         return self._watch.hold(job, entry, streams=job.asked.stream, deadline=job.exchange.deadline)

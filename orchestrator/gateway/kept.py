@@ -3,6 +3,9 @@
 A server may close a kept connection at the moment at which a request is written to it; llama.cpp's does so
 after each stream, and does not say so. Such a request failed for no fault of the server. A server that closed
 one may have closed them all, as when its machine ended: `renew` has none of them used again.
+
+Which adapters the process at the other end knows by number is known of a connection that a request for one
+was sent on: see `numbers`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from orchestrator.gateway.answers import Answers
+from orchestrator.gateway.numbers import Meant, Numbers, meant
 
 _kept: ContextVar[bool] = ContextVar("kept", default=False)
 
@@ -32,6 +36,7 @@ class KeptConnections(aiohttp.TCPConnector):
             "functools.partial[ResponseHandler]", functools.partial(Answers, loop=self._loop)
         )
         self._served: weakref.WeakKeyDictionary[ResponseHandler, str] = weakref.WeakKeyDictionary()
+        self._numbers: weakref.WeakKeyDictionary[ResponseHandler, Numbers] = weakref.WeakKeyDictionary()
         self._spent: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
 
     async def connect(
@@ -46,9 +51,21 @@ class KeptConnections(aiohttp.TCPConnector):
             if protocol not in self._spent:
                 break
             connection.close()
+        if (needed := meant()) is not None:
+            await self._check(connection, protocol, needed)
         _kept.set(protocol in self._served)
         self._served[protocol] = req.url.authority
         return connection
+
+    async def _check(self, connection: Connection, protocol: ResponseHandler, needed: Meant) -> None:
+        """Raises OtherNumber, and what asking does."""
+        try:
+            if protocol not in self._numbers:
+                self._numbers[protocol] = await needed.ask()
+            needed.check(self._numbers[protocol])
+        except BaseException:
+            connection.close()
+            raise
 
     def renew(self, address: str) -> None:
         """Use none of the connections again that are kept to this host and port."""

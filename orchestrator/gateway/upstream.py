@@ -13,6 +13,7 @@ from orchestrator.gateway.answers import Unreadable
 from orchestrator.gateway.config import IDLE
 from orchestrator.gateway.failure import Failure
 from orchestrator.gateway.kept import KeptConnections
+from orchestrator.gateway.numbers import OtherNumber
 
 _USER_TIMEOUT_MS = 5000  # unacknowledged data older than this ends the connection
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES = 2, 1, 3
@@ -44,6 +45,8 @@ def failure_of(error: BaseException) -> Failure | None:
     """The failure an error of the client library stands for; None for our own timers and others."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return Failure.CONNECT
+    if isinstance(error, OtherNumber):
+        return Failure.NO_ADAPTER
     if isinstance(error, aiohttp.ClientResponseError | Unreadable):
         return Failure.BAD_RESPONSE
     if isinstance(error, aiohttp.ClientError):

@@ -26,7 +26,7 @@ from orchestrator.loop.start_watch import StartWatch
 from orchestrator.loop.tally import Tally, dooms
 from orchestrator.loop.writing import Writing
 from orchestrator.metrics import metrics
-from policies import facts, gpu_health, parts
+from policies import facts, gpu_health, outdated, parts
 from policies.actions import (
     Action,
     ActionKind,
@@ -41,7 +41,7 @@ from policies.actions import (
     Undrain,
     UnloadAdapter,
 )
-from policies.adapter_events import AdapterAsked, AdapterLost
+from policies.adapter_events import AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
 from policies.budget import Shares, ask_of
 from policies.decide import decide_for
 from policies.events import (
@@ -80,6 +80,7 @@ _CALM = (State.OK, State.EMPTY, State.STARTING, State.PAUSED)
 """States that nobody need look after."""
 
 _INTENTS = (IntentOpened, AdapterAsked)
+_REQUESTS = (GpuCondemned, GpuAcquitted, NodeOutdated, NodeCurrent)  # that a node goes, and that it stays
 """Events that say what is about to be done."""
 
 _DEBOUNCE = 0.01
@@ -215,7 +216,7 @@ class Loop:
             self._starts.events((*heard, *seen), self.memory, memory)
             self._starts.look()
         self.memory = reduce(memory, *news)
-        if any(isinstance(event, GpuCondemned | GpuAcquitted) for event in news):
+        if any(isinstance(event, _REQUESTS) for event in news):
             fleet = Fleet.of(self.pool, world, self.memory)
         observed = seconds()
         noticed = any(isinstance(event, NoticeSeen) for event in heard)
@@ -302,6 +303,7 @@ class Loop:
             *facts.whole(self.pool, world, memory, fleet),
             *parts.news(world, fleet, memory),
             *gpu_health.news(self.pool, world, fleet, memory),
+            *outdated.news(self.pool, world, fleet, memory),
         )
         memory = reduce(memory, *found)
         found += change(judge(fleet, world, memory), fleet, world, memory)
@@ -421,6 +423,8 @@ def _log(events: Sequence[Event]) -> None:
                 log.warning("adapter.lost", node=event.node, adapter=event.adapter)
             case GpuAcquitted():
                 log.info("gpu.acquitted", node=event.node)
+            case NodeOutdated():
+                log.info("node.outdated", node=event.node, why=event.reason)
             case PartBack():
                 log.info("part.back", kind=str(event.kind), part=event.part, after=round(event.after, 1))
             case StateChanged():

@@ -69,7 +69,7 @@ def _gate(name: str, pool: PoolConfig) -> PoolGate:
         served=pool.served_name,
         adapters=adapters(pool.engine.args),
         loaded=tuple(pool.adapters),
-        numbered=able.adapters == "request" and bool(pool.adapters),
+        numbered=pool.numbers_adapters,
         task=None if able.mixes and pool.engine.task == "generate" else task_of(pool),
         ranking=None if row.ranking.every else row.ranking,
         tells_ids=able.token_ids == "exact",  # noqa: S105 - ids of tokens of a text

@@ -42,7 +42,6 @@ from cloud.ports import (
 )
 from orchestrator.config.checks.balancer import keep_alive
 from orchestrator.config.load import Config
-from orchestrator.config.tables.adapters import adapter_rules
 from orchestrator.config.tables.pool import PoolConfig
 from policies.model import Instance
 
@@ -184,7 +183,7 @@ def engine_spec(pool: PoolConfig) -> EngineSpec:
 
 def _adapters(pool: PoolConfig) -> dict[str, Any]:
     """What the engine is told of adapters at its start: those that it has then, or how many will come."""
-    rules = adapter_rules(pool.engine.kind, pool.adapters, pool.adapter_slots, pool.engine.args)
+    rules = pool.as_pool("").adapters
     if not rules.runtime:
         return {"adapters": tuple(adapter.location for adapter in rules.wanted)}
     comes = bool(rules.wanted) or pool.adapter_slots is not None

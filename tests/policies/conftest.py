@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from policies import facts, gpu_health
+from policies import facts, gpu_health, outdated
 from policies.actions import ActionKind, Alarm, Cause, Drain, Launch, Plan, Start, Stop, Terminate, Undrain
 from policies.budget import ask_of, in_effect
 from policies.decide import decide
@@ -150,7 +150,12 @@ class ToyCloud:
     def __post_init__(self) -> None:
         self.happen(
             DaemonStarted(at=self.now, epoch=self.epoch),
-            PoolConfigured(at=self.now, replicas=self.pool.replicas),
+            self._configured(),
+        )
+
+    def _configured(self) -> PoolConfigured:
+        return PoolConfigured(
+            at=self.now, replicas=self.pool.replicas, adapters=self.pool.adapters.started_with
         )
 
     # -- what tests do to it -----------------------------------------------------------------------
@@ -163,7 +168,7 @@ class ToyCloud:
     def configure(self, **changes: Any) -> None:
         """Change the wanted state, as a reload does."""
         self.pool = replace(self.pool, **changes)
-        self.happen(PoolConfigured(at=self.now, replicas=self.pool.replicas))
+        self.happen(self._configured())
 
     def restart(self) -> None:
         """Kill the daemon and start another one on the same journal."""
@@ -174,7 +179,7 @@ class ToyCloud:
             machine.failing_since = None
         self.happen(
             DaemonStarted(at=self.now, epoch=self.epoch),
-            PoolConfigured(at=self.now, replicas=self.pool.replicas),
+            self._configured(),
         )
 
     def set_capacity(self, market: Market, count: int, zones: Iterable[str] = ()) -> None:
@@ -283,6 +288,7 @@ class ToyCloud:
         fleet = Fleet.of(self.pool, world, self.memory)
         self.happen(*facts.whole(self.pool, world, self.memory, fleet))
         self.happen(*gpu_health.news(self.pool, world, fleet, self.memory))
+        self.happen(*outdated.news(self.pool, world, fleet, self.memory))
         world = replace(world, grant=self.share(ask_of(fleet, world, self.memory)))
         plan = decide(self.pool, world, self.memory)
         turn = Turn(in_effect(self.pool, world.grant), world, self.memory, plan, len(self.journal))

@@ -58,7 +58,7 @@ class LlamaServer:
     """One server, started again at the same port as often as a test likes.
 
     `name` is what its model list calls the model, `key` what clients have to send ("" for nothing), `slots`
-    how many requests run at once; `words` are more of llama-server's flags.
+    how many requests run at once; `words` are more of llama-server's flags, of its next start.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LlamaServer:
         self._words += ["--metrics", "--no-webui"]
         self._words += ["--embedding", "--kv-unified", "--pooling", "mean"] if task == "embed" else []
         self._words += ["--api-key", key] if key else []
-        self._words += words
+        self.words = [*words]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -97,7 +97,8 @@ class LlamaServer:
 
     def start(self) -> None:
         """Start it and wait until it is ready; the system chooses its port the first time."""
-        words = ["--model", str(MODEL), "--alias", self.name, "--port", str(self.port), *self._words]
+        words = ["--model", str(MODEL), "--alias", self.name, "--port", str(self.port)]
+        words += [*self._words, *self.words]
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 [PROGRAM, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output

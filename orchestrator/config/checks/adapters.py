@@ -9,7 +9,7 @@ from typing import Final
 from cloud.engines.dialect import DIALECTS, Kind
 from cloud.engines.flags import RUNTIME_ADAPTERS, adapters, flag_value, has_flag
 from orchestrator.config.errors import Found, Key
-from orchestrator.config.tables.adapters import MOST_ADAPTERS
+from orchestrator.config.tables.adapters import MOST_ADAPTERS, OWN_NUMBERS
 from orchestrator.config.tables.pool import PoolConfig
 from orchestrator.units import shown
 from policies.held import Adapter, is_ours
@@ -71,11 +71,21 @@ def _engine_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
             f"{shown(name)} of --lora-modules is a name as loaded adapters have it, and would be unloaded; "
             "write another one",
         )
-    if pool.engine.kind == "llamacpp" and has_flag(pool.engine.args, "--lora"):
+    if pool.engine.kind != "llamacpp":
+        return
+    if pool.engine.task != "generate":
         yield (
-            (*at, "engine", "args"),
-            "--lora takes the first numbers, by which requests name adapters; write it in adapters",
+            (*at, "adapters"),
+            "are not told apart by llama.cpp where it generates nothing: it always applies all of them",
         )
+    tables = ((("args",), pool.engine), *((("on", kind, "args"), own) for kind, own in pool.engine.on.items()))
+    for key, table in tables:
+        for flag in OWN_NUMBERS:
+            if has_flag(table.args, flag):
+                yield (
+                    (*at, "engine", *key),
+                    f"{flag} takes the first numbers, by which requests name adapters; write it in adapters",
+                )
 
 
 def _name_fault(name: str, pool: PoolConfig) -> str:

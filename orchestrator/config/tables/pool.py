@@ -12,7 +12,7 @@ from pydantic import Field
 
 from cloud.engines.flags import overridden
 from orchestrator.config.reload import BOTH, GATEWAY, NOW, SHARED, SIZE
-from orchestrator.config.tables.adapters import MOST_ADAPTERS, adapter_rules
+from orchestrator.config.tables.adapters import MOST_ADAPTERS, adapter_rules, numbers_adapters
 from orchestrator.config.tables.agents import AgentsTable
 from orchestrator.config.tables.aws import AwsTable
 from orchestrator.config.tables.charge import ChargeTable
@@ -402,6 +402,12 @@ class PoolConfig(Section):
         """The name under which its engines serve the model."""
         return self.engine.served_name or self.model_name
 
+    @property
+    def numbers_adapters(self) -> bool:
+        """Whether its engines know the adapters of the pool by number, and have no others."""
+        args = (word for one in (self.engine, *self.engine.on.values()) for word in one.args)
+        return numbers_adapters(self.engine.kind, self.engine.task, args)
+
     def as_pool(self, name: str) -> Pool:
         """The wanted state as the policies take it."""
         return wanted_pool(self, name)
@@ -467,7 +473,11 @@ def wanted_pool(settings: PoolConfig, name: str) -> Pool:
         placement=PlacementRules(**rules("placement")),
         rebalance=RebalanceRules(**rules("rebalance")),
         adapters=adapter_rules(
-            settings.engine.kind, settings.adapters, settings.adapter_slots, settings.engine.args
+            settings.engine.kind,
+            settings.adapters,
+            settings.adapter_slots,
+            settings.engine.args,
+            numbered=settings.numbers_adapters,
         ),
         gpu=GpuRules(**{k: v for k, v in rules("gpu").items() if k != "dcgm_port"}),
         adaptive=_adaptive_rules(settings),

@@ -191,3 +191,44 @@ def _text(answer: dict) -> object:
         return answer["content"][0]["text"]
     choice = answer["choices"][0]
     return choice["text"] if "text" in choice else choice["message"]["content"]
+
+
+async def test_a_number_that_means_another_adapter_since_a_restart_is_never_asked_for(
+    gateways, http, start, adapters, eventually
+) -> None:
+    """Behind everybody's back the only server starts again: in another order, with fewer, and as it was."""
+    server = start("a", adapters[:2])
+    texts = {name: {await itself(http, server, number)} for number, name in enumerate(NAMES[:2])}
+    running = await gateways(pool="test", served="base", loaded=NAMES[:2], numbered=True, queue_deadline=60.0)
+    await running.push(spec(server, adapters[:2]))
+    await eventually(running.all_checked)
+    words = server.words
+    others = [(adapters[1], adapters[0]), (adapters[0],), ()]
+
+    def lacking() -> int:
+        return sum(running.lane.adapters.of(name).lacking for name in NAMES[:2])
+
+    async with Clients(running.url, texts, count=4, tokens=TOKENS) as clients:
+        await clients.some(10)
+        clients.streams = False  # those of a server that dies end typed
+        await eventually(lambda: not clients.open_streams)
+        for order in others:
+            server.kill()
+            server.words = [*_loras(order), "--alias", "base"]
+            before = lacking()
+            server.start()
+            await eventually(lambda before=before: lacking() > before or clients.failed)
+            await running.push(spec(server, list(order)))
+            if len(order) == 2:
+                await clients.some(4)
+        server.kill()
+        server.words = words
+        server.start()
+        await running.push(spec(server, adapters[:2]))
+        await clients.some(10)
+    assert clients.failed == []
+    assert set(clients.whole) == {*NAMES[:2]}
+
+
+def _loras(adapters) -> list[str]:
+    return [word for adapter in adapters for word in ("--lora", adapter.source)]
