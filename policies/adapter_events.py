@@ -61,3 +61,6 @@ class AdapterLost:
     at: float
     node: str
     adapter: str
+
+
+AdapterEvent = AdapterAsked | AdapterAnswered | AdapterLost | NodeOutdated | NodeCurrent

@@ -6,7 +6,7 @@ Every event carries `at`, the time it was taken up by the daemon.
 from __future__ import annotations
 
 from policies.actions import ActionKind, Cause
-from policies.adapter_events import AdapterAnswered, AdapterAsked, AdapterLost, NodeCurrent, NodeOutdated
+from policies.adapter_events import AdapterEvent
 from policies.model import Notice, PartKind, Placement, StandbyKind, TargetPhase, Word
 from policies.records import StartMeasured
 from policies.value import value
@@ -48,8 +48,8 @@ class DaemonStarted:
 
 @value
 class PoolConfigured:
-    """The wanted number of units was set or changed. `hot` and `stopped` are the wanted standby, `adapters` is
-    `AdapterRules.started_with`.
+    """The wanted number of units was set or changed. `hot` and `stopped` are the wanted standby, `adapters`
+    is `AdapterRules.started_with`.
     """
 
     at: float
@@ -516,9 +516,5 @@ Event = (
     | ProviderBack
     | CapNear
     | CapReached
-    | AdapterAsked
-    | AdapterAnswered
-    | AdapterLost
-    | NodeOutdated
-    | NodeCurrent
+    | AdapterEvent
 )

@@ -20,6 +20,8 @@ from policies.placement import Scorer
 from policies.prices import usd_per_hour
 from policies.records import Memory, decayed
 
+_ASKED = {Cause.OPERATOR: "cordoned", Cause.OUTDATED: "its adapters"}
+
 
 def why(node: Node, memory: Memory, now: float, gpus: GpuState | None = None) -> str:
     """One phrase: why this node is as it is. `gpus`: what its GPUs say."""
@@ -33,8 +35,7 @@ def why(node: Node, memory: Memory, now: float, gpus: GpuState | None = None) ->
     if not node.healthy and node.failure and node.phase in (Phase.READY, Phase.STARTING):
         return node.failure
     if node.operator is not None:
-        by_gpu = node.operator.cause is not Cause.OPERATOR
-        return f"{'its GPUs' if by_gpu else 'cordoned'}: {node.operator.reason}"
+        return f"{_ASKED.get(node.operator.cause, 'its GPUs')}: {node.operator.reason}"
     if node.standby is StandbyKind.STOPPED:
         return "stopped standby" if node.phase is Phase.STOPPED else "standby warming up"
     outgoing = memory.incoming.get(node.id)

@@ -1,7 +1,7 @@
 """Which nodes make way since their engines have other adapters than are wanted, and take none while they run.
 
-What it decides: for engines that have the adapters that they were started with, which nodes are replaced after
-the set was changed or an engine was started again without it, and which stay since it was changed back.
+What it decides: for engines that have the adapters that they were started with, which nodes are replaced
+after the set was changed or an engine was started again without it, and which stay since it was changed back.
 Why: the node goes on with what it has, so nothing is urgent: another one is started first, with the wanted
 set, and the node drains once that serves, as if an operator had asked for it.
 Never: more go at once than the disruption budget allows, nor any while the pool is short of others. Where all
@@ -57,7 +57,7 @@ def tell(turn: Turn) -> None:
 
 
 def _outdated(pool: Pool, world: World, fleet: Fleet, memory: Memory) -> list[tuple[Node, str, bool]]:
-    """Nodes that should be replaced, the oldest first; how they differ; were they launched since the change?"""
+    """Nodes that should be replaced, the oldest first; how they differ; if they were launched since then."""
     staying = [(n, _differs(pool, world, n)) for n in fleet.nodes if _stays(memory, n)]
     since = [(n, differs) for n, differs in staying if _launched_since(memory, n)]
     before = [(n, differs, False) for n, differs in staying if differs and (n, differs) not in since]

@@ -119,7 +119,8 @@ class NodeRecord:
     requests, None while one sends it some. `idle_since`: since when a draining node has held no request.
     `missing_since`: since when complete lists lack it. `notices`: the newest of each (source, id). `build`:
     what it was launched to run, see `policies.model.Instance`. `spared`: an operator took it back after it
-    was to be replaced for its GPUs or its adapters. `adapters`: those that its engine loads while it runs, by the engine's names.
+    was to be replaced for its GPUs or its adapters. `adapters`: those that its engine loads while it runs, by
+    the engine's names.
     """
 
     id: str

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import aiohttp
 import orjson
-
 from yarl import URL
 
 from policies.held import Held, revision_of

@@ -1,4 +1,4 @@
-"""Engines that have the adapters that they were started with: another set has nodes replaced, one after another."""
+"""Engines with the adapters that they were started with: another set has nodes replaced, one by one."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def outdated(cloud: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("spot_share", [0.0, 0.7, 1.0])
-def test_another_set_replaces_every_node_once_and_capacity_never_falls(stage: Make, spot_share: float) -> None:
+def test_another_set_replaces_every_node_once_and_capacity_never_falls(
+    stage: Make, spot_share: float
+) -> None:
     cloud = stage(4, SQL, spot_share=spot_share)
     before = cloud.alive()
     cloud.want(SQL, LAW)
@@ -123,7 +125,9 @@ def test_no_more_go_at_once_than_the_disruption_budget_allows(stage: Make) -> No
     assert len(outdated(cloud)) == 1
 
 
-def test_a_changed_source_is_routed_by_its_old_file_until_half_the_nodes_have_the_new_one(stage: Make) -> None:
+def test_a_changed_source_is_routed_by_its_old_file_until_half_the_nodes_have_the_new_one(
+    stage: Make,
+) -> None:
     cloud = stage(4, SQL, LAW)
     cloud.want(NEWER, LAW)
     while cloud.holders(NEWER) == 0:
@@ -254,4 +258,7 @@ def test_it_is_told_in_words(stage: Make) -> None:
     cloud.turn()
     (event,) = [e for e in cloud.journal if isinstance(e, NodeOutdated)]
     lacks = "its engine lacks law and has /l/sql.gguf"
-    assert sentence(event) == f"to be replaced: {lacks}; a node that is started with the wanted ones takes its place"
+    assert (
+        sentence(event)
+        == f"to be replaced: {lacks}; a node that is started with the wanted ones takes its place"
+    )

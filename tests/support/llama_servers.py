@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import time
@@ -44,6 +45,15 @@ WEATHER: dict[str, Any] = {
     "additionalProperties": False,
 }
 """The schema of a tool's arguments that the tiny model can call: a required call is one of the two cities."""
+
+
+def make_adapters(folder: Path, count: int) -> list[str]:
+    """Files of so many LoRA adapters of the tiny model, each of which says something else."""
+    tool = runpy.run_path(str(ROOT / "tools" / "llamacpp" / "make_tiny_model.py"))
+    files = [folder / f"{seed}.gguf" for seed in range(1, count + 1)]
+    for seed, file in enumerate(files, 1):
+        file.write_bytes(tool["gguf"](tool["adapter_settings"](), tool["adapter_weights"](seed)))
+    return [str(file) for file in files]
 
 
 def missing_llamacpp() -> str:

@@ -78,10 +78,10 @@ def _engine_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
             (*at, "adapters"),
             "are not told apart by llama.cpp where it generates nothing: it always applies all of them",
         )
-    tables = ((("args",), pool.engine), *((("on", kind, "args"), own) for kind, own in pool.engine.on.items()))
-    for key, table in tables:
+    own = ((("on", kind, "args"), table.args) for kind, table in pool.engine.on.items())
+    for key, args in ((("args",), pool.engine.args), *own):
         for flag in OWN_NUMBERS:
-            if has_flag(table.args, flag):
+            if has_flag(args, flag):
                 yield (
                     (*at, "engine", *key),
                     f"{flag} takes the first numbers, by which requests name adapters; write it in adapters",

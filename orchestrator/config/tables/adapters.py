@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cloud.engines.dialect import DIALECTS, Kind
@@ -21,14 +21,13 @@ OWN_NUMBERS: Final = ("--lora", "--lora-scaled")
 """Flags of llama.cpp that number adapters, before those of the pool."""
 
 
-def numbers_adapters(kind: Kind, task: Task, args: Iterable[str]) -> bool:
+def numbers_adapters(kind: Kind, task: Task, args: Sequence[str]) -> bool:
     """Whether its engines know by number which adapters a request is to use, all of them the pool's.
 
     `args`: the flags of all its nodes. With flags for adapters of their own, those are always applied.
     """
     numbered = DIALECTS[kind].capabilities.adapters == "request" and task == "generate"
-    words = tuple(args)
-    return numbered and not any(has_flag(words, flag) for flag in OWN_NUMBERS)
+    return numbered and not any(has_flag(args, flag) for flag in OWN_NUMBERS)
 
 
 def adapter_rules(

@@ -6,6 +6,7 @@ hour. What is not written is chosen here where it follows from other keys.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -405,8 +406,8 @@ class PoolConfig(Section):
     @property
     def numbers_adapters(self) -> bool:
         """Whether its engines know the adapters of the pool by number, and have no others."""
-        args = (word for one in (self.engine, *self.engine.on.values()) for word in one.args)
-        return numbers_adapters(self.engine.kind, self.engine.task, args)
+        each = (self.engine.args, *(own.args for own in self.engine.on.values()))
+        return numbers_adapters(self.engine.kind, self.engine.task, tuple(chain.from_iterable(each)))
 
     def as_pool(self, name: str) -> Pool:
         """The wanted state as the policies take it."""

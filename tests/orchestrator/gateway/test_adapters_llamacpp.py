@@ -4,7 +4,6 @@ that there is no such number.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ from llama_servers import LlamaServer
 from policies.held import Adapter, Held
 from policies.model import TargetPhase, TargetSpec
 from tests.support.adapter_pool import PATIENCE, Clients, asked
-from tests.support.llama_servers import ROOT
+from tests.support.llama_servers import make_adapters
 
 pytestmark = [pytest.mark.slow, pytest.mark.llamacpp, pytest.mark.timeout(300)]
 
@@ -33,14 +32,8 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Adapter]:
     """Eight of them, and a ninth that takes the place of lora-3."""
-    folder = tmp_path_factory.mktemp("adapters")
-    found = []
-    for seed, name in enumerate((*NAMES, "lora-3"), 1):
-        file = folder / f"{seed}.gguf"
-        maker = ROOT / "tools" / "llamacpp" / "make_tiny_model.py"
-        subprocess.run(["python3", maker, "--adapter", "--seed", str(seed), file], check=True)
-        found.append(Adapter(name=name, source=str(file)))
-    return found
+    files = make_adapters(tmp_path_factory.mktemp("adapters"), 9)
+    return [Adapter(name=name, source=file) for name, file in zip((*NAMES, "lora-3"), files, strict=True)]
 
 
 @pytest.fixture
