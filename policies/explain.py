@@ -18,7 +18,7 @@ from policies.gpu_readings import GpuState
 from policies.model import EVERYWHERE, Market, NoticeKind, Phase, Pool, StandbyKind, World
 from policies.placement import Scorer
 from policies.prices import usd_per_hour
-from policies.records import Memory, decayed
+from policies.records import AdapterRecord, Memory, decayed
 
 _ASKED = {Cause.OPERATOR: "cordoned", Cause.OUTDATED: "its adapters"}
 
@@ -128,6 +128,19 @@ def _regions(fleet: Fleet, world: World) -> Iterator[str]:
         yield f"{region} is not configured any more: its nodes serve on, and nobody can end them from here."
 
 
+def _adapter(adapter: AdapterRecord) -> str:
+    """What is known of an adapter that its engine loads while it runs, and the engine's own words."""
+    call = adapter.call
+    held = "is loaded" if adapter.held else "is not loaded"
+    if call is None:
+        return f"Adapter {adapter.adapter} {held}."
+    verb, reason = ("load" if call.load else "unload"), f" ({call.reason})" if call.reason else ""
+    if not call.failure:
+        return f"Adapter {adapter.adapter} {held}; its engine is asked to {verb} it{reason}."
+    tries = "once" if call.attempts == 1 else f"{call.attempts} times"
+    return f"Adapter {adapter.adapter} {held}: it could not {verb} it, tried {tries}{reason}: {call.failure}."
+
+
 def units_sentence(pool: Pool) -> str:
     """How many units the nodes of each instance type serve, as part of a sentence."""
     each = [f"of {kind} {units}" for kind, units in sorted(pool.units.items())]
@@ -153,6 +166,8 @@ def node_sentences(node: Node, memory: Memory, now: float, gpus: GpuState | None
     outgoing = memory.incoming.get(node.id)
     if outgoing:
         found.append(f"It takes the place of {outgoing}.")
+    record = memory.nodes.get(node.id)
+    found += map(_adapter, () if record is None else record.adapters)
     for notice in node.notices:
         when = f", deadline in {notice.deadline - now:.0f} s" if notice.deadline is not None else ""
         found.append(f"Notice: {notice.kind} from {notice.source} ({notice.confidence}){when}.")

@@ -391,6 +391,7 @@ def _of_adapters(lanes: Iterable[LaneMetrics], label: tuple[str, ...]) -> Iterab
     targets = _gauge("adapter_targets", "Targets that hold an adapter", *label, "adapter")
     cold = _gauge("adapter_cold", "1 while requests ask for an adapter on no target", *label, "adapter")
     asked = _count("adapter_requests", "Requests for an adapter", *label, "adapter")
+    tokens = _count("adapter_tokens", "Tokens of their prompts and answers", *label, "adapter")
     missed = _count("adapter_cold_requests", "Those that found it on no target", *label, "adapter")
     lacking = _count("adapter_lacking", "Times a target did not know its adapter", *label, "adapter")
     for lane in lanes:
@@ -399,9 +400,10 @@ def _of_adapters(lanes: Iterable[LaneMetrics], label: tuple[str, ...]) -> Iterab
             targets.add_metric(own, lane.adapters.holders(name))
             cold.add_metric(own, lane.adapters.cold(name))
             asked.add_metric(own, use.asked)
+            tokens.add_metric(own, use.tokens)
             missed.add_metric(own, use.cold)
             lacking.add_metric(own, use.lacking)
-    return targets, cold, asked, missed, lacking
+    return targets, cold, asked, tokens, missed, lacking
 
 
 def _routed(counts: Mapping[tuple[str, str, str], int]) -> CounterMetricFamily:

@@ -97,7 +97,7 @@ async def reclaimed_and_killed(stack: Any, clients: Clients, adapters: dict[str,
     await replaced(stack, node, everywhere(adapters))
     await quiet(stack, clients)
     node = await stack.a_node("spot")
-    await stack.admin("kill-engine", node=node["id"])
+    await stack.admin("reclaim", node=node["id"], notice_s=0)
     await clients.some(20)
     await replaced(stack, node, everywhere(adapters))
     clients.streams = True
@@ -137,7 +137,11 @@ async def started_again(stack: Any, http: aiohttp.ClientSession, node: Any, adap
     log = (stack.directory / "again.log").open("wb")
     with log, subprocess.Popen(words, stdout=log, stderr=log, env=stack.full_environment) as child:  # noqa: ASYNC220 - a server
         try:
-            await stack.until("it is up again", up)
+            try:
+                await stack.until("it is up again", up)
+            except BaseException:
+                print("AGAIN", words, (stack.directory / "again.log").read_text()[-3000:])
+                raise
             await replaced(stack, node, everywhere(adapters))
         finally:
             child.kill()

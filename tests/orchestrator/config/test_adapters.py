@@ -65,7 +65,7 @@ def test_llamacpp_starts_with_them_and_knows_them_by_number(tmp_path: Path) -> N
     more = "adapters = { sql = '/l/sql.gguf', law = '/l/law.gguf' }"
     config = load(tmp_path, more, engine='kind = "llamacpp"', model=str(model))
     rules = config.only("a").wanted.adapters
-    assert (rules.slots, rules.runtime) == (None, False)
+    assert (rules.slots, rules.runtime, rules.numbered) == (None, False, True)
     argv = connect(config, SystemClock()).command.argv
     assert argv[-4:] == ("--lora", "/l/sql.gguf", "--lora", "/l/law.gguf")
     assert gateway_config(config).pools[0].numbered
@@ -79,6 +79,28 @@ def test_llamacpp_applies_all_of_them_to_what_is_no_text(tmp_path: Path, task: s
     said = faults(tmp_path, adapters, engine=engine, model=str(model))["pool.a.adapters"]
     assert f"applies all of them to everything that it {task}s; leave them out" in said
     assert load(tmp_path, "", engine=engine, model=str(model)).only("a").wanted.adapters.wanted == ()
+
+
+@pytest.mark.parametrize(
+    ("engine", "numbered"),
+    [
+        ('kind = "llamacpp"', True),
+        ('kind = "llamacpp"\ntask = "embed"', False),
+        ('kind = "llamacpp"\nargs = ["--lora", "/l/a.gguf"]', False),
+        ('kind = "llamacpp"\nargs = ["--lora-scaled=/l/a.gguf:0.5"]', False),
+        ('kind = "llamacpp"\non.g.args = ["--lora", "/l/a.gguf"]', False),
+        ('kind = "vllm"', False),
+    ],
+)
+def test_a_request_to_llamacpp_says_that_it_wants_none_also_where_the_pool_has_none(
+    tmp_path: Path, engine: str, numbered: bool
+) -> None:
+    """Nodes may still have those that were configured before; those of the user's own flags are applied."""
+    model = tmp_path / "m.gguf"
+    model.touch()
+    config = load(tmp_path, "", engine=engine, model=str(model))
+    assert gateway_config(config).pools[0].numbered is numbered
+    assert config.only("a").wanted.adapters.numbered is numbered
 
 
 @pytest.mark.parametrize(
@@ -115,6 +137,24 @@ def test_llamacpp_applies_all_of_them_to_what_is_no_text(tmp_path: Path, task: s
         ("adapter_slots = 4", 'kind = "tgi"', "pool.a.adapter_slots", "leave it out"),
         ("adapter_slots = 0", "", "pool.a.adapter_slots", "1"),
         ("adapters = { a = '/l/a' }", 'kind = "llamacpp"', "pool.a.adapters.a", "no file of llama.cpp"),
+        (
+            "adapters = { a = '/l/a.gguf' }",
+            'kind = "llamacpp"\ntask = "embed"',
+            "pool.a.adapters",
+            "always applies all of them",
+        ),
+        (
+            "adapters = { a = '/l/a.gguf' }",
+            'kind = "llamacpp"\nargs = ["--lora-scaled", "/l/b.gguf:1"]',
+            "pool.a.engine.args",
+            "takes the first numbers",
+        ),
+        (
+            "adapters = { a = '/l/a.gguf' }",
+            'kind = "llamacpp"\non.g.args = ["--lora", "/l/b.gguf"]',
+            "pool.a.engine.on.g.args",
+            "takes the first numbers",
+        ),
     ],
     ids=str,
 )

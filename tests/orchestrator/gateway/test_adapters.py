@@ -458,6 +458,7 @@ async def test_metrics_tell_of_the_configured_ones_and_of_no_others(routed, node
     assert (found["adapter_cold", "sql"], found["adapter_cold", "law"]) == (0, 1)
     assert found["adapter_cold_requests_total", "law"] == 1
     assert found["adapter_lacking_total", "sql"] == 0
+    assert found["adapter_tokens_total", "sql"] > 0 == found["adapter_tokens_total", "law"]
 
 
 async def test_what_an_adapter_used_is_counted_under_its_clients_name(routed, upstreams):
