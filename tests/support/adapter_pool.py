@@ -208,3 +208,14 @@ async def texts_of(http: aiohttp.ClientSession, node: Node, models: Iterable[str
         assert status == 200, text
         found.append(text)
     return found
+
+
+async def nobody_at(address: str) -> bool:
+    """Whether nothing listens there: one that ends closes its connections before its port is free."""
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from policies.held import revision_of
-from tests.support.adapter_pool import PATIENCE, Clients, asked
+from tests.support.adapter_pool import PATIENCE, Clients, asked, nobody_at
 from tests.support.llama_servers import MODEL, PROGRAM, make_adapters, running_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.llamacpp, pytest.mark.timeout(300)]
@@ -119,29 +119,18 @@ async def started_again(stack: Any, http: aiohttp.ClientSession, node: Any, adap
     files = [file for name, file in reversed(adapters.items()) if name != "lora-0"]
     words = [*words[: words.index("--lora")], *(word for file in files for word in ("--lora", file))]
 
-    async def files_now() -> list[str] | None:
-        """Of what listens there; None for nothing."""
-        try:
-            return await numbers(http, node)
-        except aiohttp.ClientError:
-            return None
-
-    async def gone() -> bool:
-        return await files_now() is None
-
     async def up() -> bool:
-        return await files_now() == files
+        try:
+            return await numbers(http, node) == files
+        except aiohttp.ClientError:
+            return False
 
     await stack.admin("kill-engine", node=node["id"])
-    await stack.until("nothing listens there", gone)
+    await stack.until("nothing listens there", lambda: nobody_at(node["address"]))
     log = (stack.directory / "again.log").open("wb")
     with log, subprocess.Popen(words, stdout=log, stderr=log, env=stack.full_environment) as child:  # noqa: ASYNC220 - a server
         try:
-            try:
-                await stack.until("it is up again", up)
-            except BaseException:
-                print("AGAIN", words, (stack.directory / "again.log").read_text()[-3000:])
-                raise
+            await stack.until("it is up again", up)
             await replaced(stack, node, everywhere(adapters))
         finally:
             child.kill()

@@ -16,7 +16,7 @@ import pytest
 
 from cloud.engines.vllm_cpu import CPU_ARGS, CPU_ENV
 from policies.held import Adapter
-from tests.support.adapter_pool import Clients
+from tests.support.adapter_pool import Clients, nobody_at
 from tests.support.vllm_server import MODEL, ROOT, VLLM, skip_without_vllm
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -154,11 +154,8 @@ async def started_again(world: World, adapters: dict[str, str]) -> None:
     node = await world.stack.a_node("spot")
     words = world.command_of(node)
 
-    async def gone() -> bool:
-        return await world.listed(node) is None
-
     await world.stack.admin("kill-engine", node=node["id"])
-    await world.stack.until("nothing listens there", gone)
+    await world.stack.until("nothing listens there", lambda: nobody_at(node["address"]))
     environment = {**world.stack.full_environment, **CPU_ENV, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     log = (world.stack.directory / "again.log").open("wb")
     with log, subprocess.Popen(words, stdout=log, stderr=log, env=environment) as child:  # noqa: ASYNC220 - a server
