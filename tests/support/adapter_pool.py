@@ -172,10 +172,10 @@ class Clients:
         while not self.stopped and not self.failed:
             model = rng.choice(sorted(self.texts))
             stream = self.streams and rng.random() < 0.5
+            known = self.texts[model]
             self.open_streams += stream
             status, text, names = await asked(self._http, self.url, model, self._tokens, stream=stream)
             self.open_streams -= stream
-            known = self.texts[model]
             if status == 200 and (known is None or text in known) and names == {model}:
                 self.whole[model] += 1
             else:

@@ -7,6 +7,8 @@ Each server runs one request at a time, so a text tells which adapter said it, a
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,7 @@ def tables(adapters: dict[str, str]) -> dict[str, Any]:
         "pool.test.engine": engine,
         "pool.test.gateway": {"queue_deadline": "60s"},
         "pool.test.drain": {"budget": "30s"},
+        "pool.test.health": {"replace_after": "90s"},
     }
 
 
@@ -59,9 +62,9 @@ async def texts_of(folder: Path, files: list[str]) -> list[str]:
 
 
 async def numbers(http: aiohttp.ClientSession, node: Any) -> list[str]:
-    """The files of a node's adapters."""
+    """The files of a node's adapters; none before it has loaded them."""
     async with http.get(f"http://{node['address']}/lora-adapters") as answer:
-        return [row["path"] for row in await answer.json()]
+        return [row["path"] for row in await answer.json()] if answer.status == 200 else []
 
 
 async def quiet(stack: Any, clients: Clients) -> None:
@@ -76,8 +79,8 @@ async def quiet(stack: Any, clients: Clients) -> None:
 
 def command_of(stack: Any, node: Any) -> list[str]:
     """The command line of a node's engine."""
-    port = node["address"].rpartition(":")[2]
-    line = next(line for line in stack.command_lines().values() if f"--port {port} " in f"{line} ")
+    host = node["address"].rpartition(":")[0]
+    line = next(line for line in stack.command_lines().values() if f"--host {host} " in line)
     words = line.split()
     return words[words.index(str(PROGRAM)) :]
 
@@ -127,13 +130,14 @@ async def started_again(stack: Any, http: aiohttp.ClientSession, node: Any, adap
 
     await stack.admin("kill-engine", node=node["id"])
     await stack.until("nothing listens there", lambda: nobody_at(node["address"]))
-    log = (stack.directory / "again.log").open("wb")
-    with log, subprocess.Popen(words, stdout=log, stderr=log, env=stack.full_environment) as child:  # noqa: ASYNC220 - a server
-        try:
-            await stack.until("it is up again", up)
-            await replaced(stack, node, everywhere(adapters))
-        finally:
-            child.kill()
+    words = ["sh", "-c", 'until "$@"; do sleep 0.3; done', "sh", *words]  # its port may not be free at once
+    child = subprocess.Popen(words, env=stack.full_environment, start_new_session=True)  # noqa: ASYNC220
+    try:
+        await stack.until("it is up again", up)
+        await replaced(stack, node, everywhere(adapters))
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 async def test_adapters_stay_what_they_are_through_everything(new_stack: Any, tmp_path: Path) -> None:

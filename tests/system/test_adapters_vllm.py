@@ -7,6 +7,8 @@ that they name; that a stream goes on token for token is shown where it runs alo
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -120,9 +122,9 @@ class World:
 
     def command_of(self, node: Any) -> list[str]:
         """The command line of a node's engine."""
-        port = node["address"].rpartition(":")[2]
+        host = node["address"].rpartition(":")[0]
         lines = self.stack.command_lines().values()
-        words = next(line for line in lines if f"--port {port} " in f"{line} ").split()
+        words = next(line for line in lines if f"--host {host} " in line).split()
         return words[words.index(str(VLLM)) :]
 
 
@@ -157,14 +159,15 @@ async def started_again(world: World, adapters: dict[str, str]) -> None:
     await world.stack.admin("kill-engine", node=node["id"])
     await world.stack.until("nothing listens there", lambda: nobody_at(node["address"]))
     environment = {**world.stack.full_environment, **CPU_ENV, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
-    log = (world.stack.directory / "again.log").open("wb")
-    with log, subprocess.Popen(words, stdout=log, stderr=log, env=environment) as child:  # noqa: ASYNC220 - a server
-        try:
-            await world.has(node, adapters)
-            await world.until_pool("it gets requests for all", everywhere(adapters))
-            assert node["id"] in await world.stack.nodes(), "it was not replaced"
-        finally:
-            child.terminate()
+    words = ["sh", "-c", 'until "$@"; do sleep 1; done', "sh", *words]  # its port may not be free at once
+    child = subprocess.Popen(words, env=environment, start_new_session=True)  # noqa: ASYNC220
+    try:
+        await world.has(node, adapters)
+        await world.until_pool("it gets requests for all", everywhere(adapters))
+        assert node["id"] in await world.stack.nodes(), "it was not replaced"
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 async def test_the_daemon_keeps_adapters_of_real_engines_equal(new_stack: Any, sources: list[str]) -> None:
