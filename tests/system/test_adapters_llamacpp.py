@@ -108,12 +108,15 @@ async def reclaimed_and_killed(stack: Any, clients: Clients, adapters: dict[str,
 
 async def changed(stack: Any, adapters: dict[str, str]) -> None:
     """Another set: every node is replaced."""
-    before = (await stack.pool())["nodes"]
+    before, whole = {*await stack.nodes()}, everywhere(adapters)
     stack.configure({"pool.test": {"adapters": adapters}})
     done = await stack.cli("reload", "--wait")
     assert done.code == 0, done.err
-    await stack.until_pool("every node has the new set", everywhere(adapters))
-    assert {n["id"] for n in before}.isdisjoint(n["id"] for n in (await stack.pool())["nodes"])
+
+    def others(pool: Any) -> bool:
+        return before.isdisjoint(n["id"] for n in pool["nodes"]) and whole(pool)
+
+    await stack.until_pool("every node is another one, with the new set", others)
 
 
 async def started_again(stack: Any, http: aiohttp.ClientSession, node: Any, adapters: dict[str, str]) -> None:
