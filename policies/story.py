@@ -125,8 +125,6 @@ def sentence(event: Event) -> str:
         case OperatorDrained() | GpuCondemned() | NodeOutdated():
             asked = isinstance(event, OperatorDrained)
             return f"{'an operator asked for a drain' if asked else 'to be replaced'}: {event.reason}"
-        case NodeCurrent():
-            return "its engine has the adapters that are wanted: it stays"
         case GpuAcquitted():
             return "no trouble of its GPUs for long: it stays"
         case OperatorUndrained():
@@ -169,7 +167,7 @@ def sentence(event: Event) -> str:
             FallbackBegan() | FallbackEnded() | ProviderFailing() | ProviderBack() | CapNear() | CapReached()
         ):
             return _paid(event)
-        case AdapterAsked() | AdapterAnswered() | AdapterLost():
+        case AdapterAsked() | AdapterAnswered() | AdapterLost() | NodeCurrent():
             return _adapter(event)
 
 
@@ -205,7 +203,7 @@ def _deed(event: IntentOpened | IntentClosed | TargetsApplied | DrainStarted | D
             return f"{event.balancer} acknowledged its targets: {changed or 'no change'}"
 
 
-def _adapter(event: AdapterAsked | AdapterAnswered | AdapterLost) -> str:
+def _adapter(event: AdapterAsked | AdapterAnswered | AdapterLost | NodeCurrent) -> str:
     match event:
         case AdapterAsked():
             return f"about to {_verb(event)} adapter {event.adapter}: {event.reason}"
@@ -216,6 +214,8 @@ def _adapter(event: AdapterAsked | AdapterAnswered | AdapterLost) -> str:
             return f"adapter {event.adapter} is {done}"
         case AdapterLost():
             return f"its engine does not hold adapter {event.adapter} any more"
+        case NodeCurrent():
+            return "its engine has the adapters that are wanted: it stays"
 
 
 def _verb(event: AdapterAsked | AdapterAnswered) -> str:
