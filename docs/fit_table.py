@@ -31,6 +31,7 @@ each instance type of a pool, and what to change when it could not. Needed on th
   grows; latent attention (DeepSeek) is whole on each GPU. `--kv-cache-dtype fp8` halves it.
 * **Adapters**, with `--enable-lora`: `--max-loras` places of `--max-lora-rank` each, which vLLM takes
   whether an adapter is loaded or not.
+* **A model that drafts** (`--speculative-config` with a `model` of known size): its weights and its cache.
 * **The rest**: 2.0 GiB for activations, CUDA and its graphs; 1.4 with `--enforce-eager`.
 
 The shapes of known models stand in `policies/model_shapes.py`; where a name says only a size, cache and

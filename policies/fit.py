@@ -55,7 +55,7 @@ class Need:
     the longest request, `cache_bits` of a cached value, `slots` for adapters of at most `rank`, which are
     taken whether any is loaded or not. `graphs`: whether it captures CUDA graphs. `blocks`: FP8 weights have
     scales for blocks of so many rows, 0 for none. `offload`: GiB of each GPU's weights that lie in the
-    machine's own memory."""
+    machine's own memory. `draft`: GiB of another model that drafts for it, with its cache."""
 
     parameters: float
     context: int
@@ -67,6 +67,7 @@ class Need:
     graphs: bool = True
     blocks: int = 0
     offload: float = 0.0
+    draft: float = 0.0
 
     @property
     def bits(self) -> int:
@@ -92,6 +93,7 @@ class Need:
             max(0.0, self.weights_on(split) - self.offload)
             + self._cache_on(split)
             + self.adapters_on(split)
+            + self.draft / split.tensor
             + _ACTIVATIONS
             + (_GRAPHS if self.graphs else 0.0)
         )
@@ -199,6 +201,8 @@ def check(need: Need, gpus: Gpus, split: Split, utilisation: float = 0.9) -> Ver
     used = _used(need, gpus, split, utilisation)
     machine = f"{split.gpus} x {gpus.kind} has {gpus.memory * split.gpus:.0f} GiB"
     asked = f"{_size(need.parameters)} in {need.bits} bits needs about {need.weights * GIB / 1e9:.0f} GB"
+    if need.draft:
+        asked += f", and {need.draft:.1f} GiB for the model that drafts,"
     if used <= 1.0:
         adapters = f", {need.slots} adapters of rank {need.rank}" if need.slots else ""
         by = f"weights{adapters} and one full request"

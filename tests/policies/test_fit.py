@@ -290,6 +290,14 @@ def test_what_lies_outside_has_to_fit_there():
     assert check(small, replace(gpus, host=16.0), Split()).fits
 
 
+def test_a_model_that_drafts_takes_its_share():
+    alone_, beside = replace(EIGHT, context=4096), replace(EIGHT, context=4096, draft=3.0)
+    assert beside.on_each(Split(tensor=2)) == pytest.approx(alone_.on_each(Split(tensor=2)) + 1.5)
+    verdict = check(beside, A10G, Split())
+    assert not verdict.fits
+    assert "GB, and 3.0 GiB for the model that drafts, for its weights" in verdict.text
+
+
 def test_32_bits_take_twice_16():
     assert replace(EIGHT, form=DOUBLE).weights == pytest.approx(2 * EIGHT.weights)
     assert known(LLAMA_8B, form=DOUBLE).weights == pytest.approx(2 * known(LLAMA_8B).weights)

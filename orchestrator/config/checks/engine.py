@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ from policies.value import replace
 
 _SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request may be
 _UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
+_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vLLM 0.32, config/lora.py)
+_LONGER: Final = ("--hf-overrides", "--rope-scaling")  # with which a model takes longer requests than its own
+_LONG: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _SLOTS: Final = 1  # places of adapters that vLLM makes where --max-loras is not written
 _RANK: Final = 16  # of each, where --max-lora-rank is not written
 _BLOCKS: Final = frozenset({"qwen", "deepseek-ai", "moonshotai"})
@@ -51,6 +55,14 @@ def engine_errors(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         for meant in _MEANT.findall(word):
             if meant != GPUS:
                 yield (*at, "engine", "args"), f"{shown(meant)} is filled in by nobody; write {GPUS}"
+    rank = _flag(pool, "--max-lora-rank")
+    if pool.engine.kind == "vllm" and rank.isdecimal() and int(rank) not in _RANKS:
+        above = min((known for known in _RANKS if known > int(rank)), default=max(_RANKS))
+        yield (
+            (*at, "engine", "args"),
+            f"--max-lora-rank {rank} ends the engine at once: it takes {', '.join(map(str, _RANKS))}; write "
+            f"{above}, which holds smaller ones as well",
+        )
     for name, text in pool.engine.env.items():
         if _MEANT.search(text):
             yield (*at, "engine", "env", name), f"{GPUS} is filled in within args alone; write a number"
@@ -97,6 +109,15 @@ def engine_warnings(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     if doubt is not None and not doubt.certain:
         yield (*at, "engine", "args"), doubt.text
     yield from _unknown(at, pool)
+    longest, wanted = longest_request(pool.model), tokens(_flag(pool, "--max-model-len"))
+    longer = any(has_flag(pool.engine.args, flag) for flag in _LONGER) or _LONG in pool.engine.env
+    if pool.engine.kind == "vllm" and longest is not None and wanted > longest and not longer:
+        yield (
+            (*at, "engine", "args"),
+            f"--max-model-len {wanted} is more than the {longest} tokens of {pool.model}, and the engine "
+            f"ends at once unless its files say more; write {longest} or less, or how it is stretched "
+            f"({_LONGER[0]})",
+        )
     if (
         pool.cloud.bills
         and need_of(pool) is not None
@@ -117,7 +138,7 @@ def _unknown(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
     if not pool.cloud.bills or pool.engine.task != "generate" or kind not in ("vllm", *_READS):
         return
     try_it = f"try one node: orchestrator doctor --config FILE --pool {at[-1]} --try-node on-demand"
-    if _sized(pool) is None:
+    if _sized(pool.model) is None:
         yield (
             (*at, "model"),
             f"whether {pool.model} fits is not known: neither its shape nor a size in its name is known "
@@ -131,26 +152,27 @@ def _unknown(at: tuple[str, ...], pool: PoolConfig) -> Iterator[Found]:
         )
 
 
-def _sized(pool: PoolConfig) -> float | None:
-    """How many parameters the model has; None where that is not known."""
-    known = shape(pool.model)
-    return parameters_in(pool.model) if known is None else known.parameters
+def _sized(model: str) -> float | None:
+    """How many parameters a model has, by its name; None where that is not known."""
+    known = shape(model)
+    return parameters_in(model) if known is None else known.parameters
 
 
 def need_of(pool: PoolConfig) -> Need | None:
     """What the engine has to hold; None where the model's size is not known. Only vLLM's flags are read."""
-    known, longest, parameters = shape(pool.model), longest_request(pool.model), _sized(pool)
+    known, longest, parameters = shape(pool.model), longest_request(pool.model), _sized(pool.model)
     if pool.engine.kind != "vllm" or parameters is None:
         return None
     ours = bool(pool.adapters) or pool.adapter_slots is not None
     adapts = ours or has_flag(pool.engine.args, "--enable-lora")
+    own = longest if longest is not None and not _fits_itself(pool) else _SHORTEST_REQUEST
+    context = tokens(_flag(pool, "--max-model-len")) or own
     form = _form(f"{_flag(pool, '--quantization')} {pool.model}", known)
     wide = _flag(pool, "--dtype") in ("float", "float32")
     places = min(ADAPTERS_AT_ONCE, pool.as_pool("").adapters.slots or 1) if ours else _SLOTS
     return Need(
         parameters=parameters,
-        context=tokens(_flag(pool, "--max-model-len"))
-        or (longest if longest is not None and not _fits_itself(pool) else _SHORTEST_REQUEST),
+        context=context,
         form=DOUBLE if form is WHOLE and wide else form,
         shape=known,
         cache_bits=8 if _flag(pool, "--kv-cache-dtype").startswith("fp8") else 32 if wide else 16,
@@ -159,7 +181,22 @@ def need_of(pool: PoolConfig) -> Need | None:
         graphs=not has_flag(pool.engine.args, "--enforce-eager"),
         blocks=known.block if known is not None and _in_blocks(pool.model) else 0,
         offload=_number(_flag(pool, "--cpu-offload-gb")),
+        draft=_draft(pool, context),
     )
+
+
+def _draft(pool: PoolConfig, context: int) -> float:
+    """GiB of the weights and of the cache of the model that drafts for this one; 0 where none of known size
+    does: n-grams take nothing, heads of its own little."""
+    try:
+        model = str(json.loads(_flag(pool, "--speculative-config") or "{}").get("model") or "")
+    except (ValueError, AttributeError):
+        return 0.0  # the engine will say so
+    known, parameters = shape(model), _sized(model)
+    if parameters is None:
+        return 0.0
+    need = Need(parameters=parameters, context=context, form=_form(model, known), shape=known)
+    return need.weights + need.cache
 
 
 def _form(said: str, known: Shape | None) -> Format:
@@ -199,7 +236,7 @@ def verdicts(pool: PoolConfig) -> Iterator[tuple[str, Verdict]]:
 
 def _impossible(pool: PoolConfig, gpus: Gpus) -> Verdict | None:
     """What is certain without knowing all that the engine has to hold; None for nothing."""
-    kind, parameters = pool.engine.kind, _sized(pool)
+    kind, parameters = pool.engine.kind, _sized(pool.model)
     if kind == "vllm":
         few = too_few(gpus, split_of(pool, gpus.count))
         return Verdict(fits=False, used=math.inf, text=few) if few else None

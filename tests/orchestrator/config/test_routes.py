@@ -118,7 +118,8 @@ FAULTS: list[tuple[str, str, list[str]]] = [
      ['pool.toml:15: route[1].to[0].pool: pool embed is started with engine.task = "embed", and this route '
       'has task = "chat"; write task = "embed" for the route, or leave the pool out']),
     ("vectors of a pool that writes",
-     route('{ pool = "chat" }', 'task = "embed"\n[pool.chat.engine]\nkind = "vllm"\n'),
+     route('{ pool = "chat" }', 'task = "embed"\n[pool.chat.engine]\nkind = "vllm"\n'
+           'args = ["--kv-cache-memory-bytes=1G"]\n'),
      ['pool.toml:12: route[0].to[0].pool: pool chat is started with engine.task = "generate", and this route '
       'has task = "embed"; write task = "chat" for the route']),
     ("default that is no route", route('{ pool = "chat" }', '[gateway]\ndefault_route = "b"\n'),
