@@ -109,17 +109,22 @@ class Same:
         return body
 
     def failed(self, status: int, body: bytes, request_id: str) -> bytes:
-        """See Edge. What has no `error`, such as a plain "Internal Server Error", gets the error shape.
-        SGLang, TEI and TensorRT-LLM tell their message without one around it.
+        """See Edge. What has no `error`, such as a plain "Internal Server Error", gets the error shape, as
+        has everything where that is not OpenAI's. SGLang, TEI and TensorRT-LLM tell their message without
+        one around it.
         """
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
             answer = None
-        if isinstance(answer, dict) and answer.get("error"):
-            return body
+        if isinstance(answer, dict) and (error := answer.get("error")):
+            if self._error is openai_error:
+                return body
+            answer = error if isinstance(error, dict) else {"message": error}
         if isinstance(answer, dict) and isinstance(answer.get("message"), str):
-            return self._error(status, "engine_error", answer["message"][:_WORDS], request_id)
+            code = answer.get("code")
+            known = code if isinstance(code, str) and code else "engine_error"
+            return self._error(status, known, answer["message"][:_WORDS], request_id)
         words = body[:_WORDS].decode("utf-8", "replace").strip() or "the engine gave no reason"
         return self._error(status, "engine_error", words, request_id)
 

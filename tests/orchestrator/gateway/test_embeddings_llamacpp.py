@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from llama_servers import WIDTH, LlamaServer, running_llama
+from llama_servers import RANKER, WIDTH, LlamaServer, running_llama
 
 from cloud.clock import SystemClock
 from cloud.engines.dialect import LLAMACPP
@@ -229,3 +229,54 @@ async def test_a_provider_of_the_same_model_steps_in_with_the_same_vectors(
     [today] = read_totals(spend, SystemClock().now())
     assert today.amount(provider="far") == 3 * tokens * usd("0.001")
     assert (chat[0], json.loads(chat[2])["error"]["code"]) == (400, "wrong_task")
+
+
+@pytest.fixture
+async def ranking(gateways: Callable[..., Any], tmp_path: Path, monkeypatch: Any) -> AsyncIterator[Any]:
+    """A gateway in front of a server that ranks."""
+    monkeypatch.setattr("llama_servers.MODEL", RANKER)
+    with running_llama(tmp_path, words=("--reranking",)) as server:
+        target = TargetSpec(id="n", address=server.address)
+        yield await gateways(target, task=Task.RERANK, ranking=LLAMACPP.ranking, served="tiny")
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "words"),
+    [
+        ({"top_n": 1}, 200, ""),
+        ({"top_n": "1"}, 200, ""),
+        ({"top_n": 9}, 200, ""),
+        ({"top_n": -1}, 200, ""),  # llama.cpp itself would answer 500
+        ({"documents": []}, 400, "non-empty string array"),
+        ({"documents": [None]}, 400, "non-empty string array"),
+        ({"documents": [{"title": "a"}]}, 400, "non-empty string array"),
+        ({"documents": None}, 400, "documents"),
+        ({"query": 5}, 400, "must be a string"),
+        ({"query": None}, 400, "must be a string"),
+        ({"documents": ["a " * 20000]}, 400, "exceeds the available context"),
+    ],
+)
+async def test_what_a_ranking_is_asked_wrongly_is_no_nodes_fault(
+    ranking: Any, client: aiohttp.ClientSession, given: dict[str, Any], status: int, words: str
+) -> None:
+    body = {"model": "tiny", "query": "spot", "documents": ["a node", "spot"], **given}
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank", "/v1/rerank"):
+        async with client.post(ranking.url + path, json=body) as answer:
+            told = await answer.json()
+        assert answer.status == status, told
+        if status == 200:
+            most = 1 if str(given["top_n"]) == "1" else 2
+            assert [row["index"] for row in told["results"]] == [1, 0][:most]
+            assert told["usage"]["prompt_tokens"] > 0
+        else:
+            assert words in told["error"]["message"]
+            assert path != "/v2/rerank" or told["message"] == told["error"]["message"], "where Cohere's look"
+    (row,) = (await ranking.targets()).values()
+    assert (row["state"], row["reason"]) == ("healthy", "")
+
+
+async def test_a_ranker_gives_no_vectors_that_are_none(ranking: Any, client: aiohttp.ClientSession) -> None:
+    """llama.cpp's would hold nulls; so says the gateway, and asks nobody."""
+    status, told = await post(client, ranking.url, input="spot")
+    assert (status, told["error"]["code"]) == (400, "wrong_task")
+    assert "ask /v1/rerank" in told["error"]["message"]

@@ -108,6 +108,19 @@ def test_coheres_paths_have_coheres_shape(path):
     assert "message" in json.loads(ROWS[path].error(400, "c", "m", "r"))
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ({"message": "words", "code": "context_length_exceeded"}, "context_length_exceeded"),
+        ({"message": "words", "code": 400}, "engine_error"),
+        ("words", "engine_error"),
+    ],
+)
+def test_an_engines_error_is_where_coheres_clients_look(error, code):
+    told = json.loads(Same(cohere_error).failed(400, json.dumps({"error": error}).encode(), "r-1"))
+    assert (told["message"], told["error"]["message"], told["error"]["code"]) == ("words", "words", code)
+
+
 @pytest.mark.parametrize("body", [b'{"error":"Unauthorized"}', b'{"error":{"code":1}}'])
 def test_an_engines_own_json_error_stays_as_it_is(body):
     assert Same().failed(401, body, "r") is body
