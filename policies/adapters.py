@@ -3,9 +3,9 @@
 What it decides: for each node that can take some, the names of those that it should hold.
 Why: where all fit, all nodes hold all, and any node can answer any request. Where they do not, a request for
 one that no node holds waits until it is loaded, so as many different ones as fit are held, the most used
-ones. One that is so much used that it would fill half of a node's share of the requests is held by more than
-one node, so that they share its requests and none is alone in holding it. What a node holds stays there
-unless something else is worth more: a request that waits, or twice the use.
+ones. One that is so much used that it would fill more than half of a node's share of the requests is held by
+more than one node, so that they share its requests and none is alone in holding it. What a node holds stays
+there unless something else is worth more: a request that waits, or twice the use.
 Never: a node should hold more than it has room for; a node that has what it should is told otherwise while
 what is used stays the same. Which of several is chosen never depends on the order of a mapping.
 
@@ -32,6 +32,9 @@ _WORTH_IT = 2.0
 
 _ALONE = 4.0
 """So many times its use the only node of an adapter is worth: without it every request waits for a load."""
+
+_GROWS = 1.25
+"""So many times the use for which it needs one more node an adapter has before it gets that: counts waver."""
 
 _SHARE_OF_A_NODE = 0.5
 """Part of a node's even share of the requests that one adapter may bring to it before another node helps."""
@@ -76,10 +79,14 @@ class _Board:
                 self._copies[name] += 1
         total = sum(use.asked for use in self._use.values())
         share = _SHARE_OF_A_NODE * total / max(1, len(self.held))
-        self._needed = {
-            name: min(len(self.held), max(1, math.ceil(use.asked / share - 1e-9)) if share > 0.0 else 1)
-            for name, use in self._use.items()
+        self._least_nodes = {
+            name: self._nodes_for(use.asked / _GROWS, share) for name, use in self._use.items()
         }
+        self._needs = {name: self._nodes_for(use.asked, share) for name, use in self._use.items()}
+
+    def _nodes_for(self, asked: float, share: float) -> int:
+        """On how many nodes none of them gets more than `share`."""
+        return min(len(self.held), max(1, math.ceil(asked / share - 1e-9)) if share > 0.0 else 1)
 
     def trim(self) -> None:
         """Nodes hold no more than there is room for, and let go of what is worth least."""
@@ -111,7 +118,7 @@ class _Board:
     def improve(self) -> None:
         """What has too few nodes takes the place of what is worth much less: first what no node has."""
         for copies in range(len(self.held)):
-            short = (n for n, needed in self._needed.items() if self._copies[n] == copies < needed)
+            short = (n for n, least in self._least_nodes.items() if self._copies[n] == copies < least)
             for name in self._by_worth(short):
                 nodes = [n for n in self.held if name not in self.held[n]]
                 node = min(nodes, key=self._cost)
@@ -139,13 +146,11 @@ class _Board:
         return min(self.held[node], key=lambda n: (self._waits(n), self._loss(n), -self._order[n]))
 
     def _loss(self, name: str) -> float:
-        """What one node less would cost."""
-        return self._worth(name, self._copies[name])
+        """What one node less would cost: of more than it needs, nothing."""
+        return self._worth(name, self._copies[name]) if self._copies[name] <= self._needs[name] else 0.0
 
     def _worth(self, name: str, copies: int) -> float:
-        """What the last of so many nodes is worth to an adapter: beyond those that it needs, nothing."""
-        if copies > self._needed[name]:
-            return 0.0
+        """What the last of so many nodes is worth to an adapter that needs them."""
         return self._use[name].asked * (_ALONE if copies == 1 else 1.0 / copies)
 
     def _cost(self, node: str) -> tuple[float, float, str]:

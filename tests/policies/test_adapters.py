@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +97,24 @@ def test_a_little_more_use_moves_nothing_and_much_more_does():
     has = {"i-1": frozenset("a")}
     assert assign(("a", "b"), asked(a=3.0, b=5.0), has, slots=1) == has
     assert assign(("a", "b"), asked(a=3.0, b=7.0), has, slots=1) == {"i-1": frozenset("b")}
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes", "slots", "skew"), [(12, 3, 4, 1.0), (40, 4, 8, 1.0), (40, 4, 8, 0.5), (10, 2, 3, 1.5)]
+)
+def test_use_that_wavers_moves_nothing(count, nodes, slots, skew):
+    """By a fifth, as counts of a few hundred requests do."""
+    wanted = tuple(f"a{number:02d}" for number in range(count))
+    mean = {name: 100.0 / rank**skew for rank, name in enumerate(wanted, 1)}
+    has = {f"i-{number}": frozenset() for number in range(nodes)}
+    for _ in range(10):
+        has = assign(wanted, asked(**mean), has, slots=slots)
+    chance = random.Random(1)
+    for _ in range(60):
+        found = assign(
+            wanted, asked(**{n: u * chance.uniform(0.8, 1.2) for n, u in mean.items()}), has, slots=slots
+        )
+        assert found == has
 
 
 def test_one_that_most_requests_ask_for_is_held_by_several_nodes():
