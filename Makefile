@@ -90,8 +90,9 @@ money: $(STAMP) ## Hold what `cost` tells of 30 simulated days against accounts 
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)
 
-test-vllm: vllm-env ## Run the engine contract, and the gateway, against real vLLM
-	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract tests/orchestrator/gateway $(PYTEST_ARGS)
+test-vllm: vllm-env ## Run the engine contract, the gateway and whole pools against real vLLM
+	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract tests/orchestrator/gateway \
+	  tests/system/test_real_engines_vllm.py $(PYTEST_ARGS)
 
 vllm-env: $(STAMP) ## Install vLLM for CPU into .venv-vllm and make a tiny model
 	@tools/vllm/install.sh

@@ -25,6 +25,7 @@ HUNG = 180.0
 
 _DONE = b"[DONE]"
 _STOPS = ("e m", "th", " s", "ou", "w")
+_IDS = "return_token_ids"
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -33,6 +34,7 @@ class Question:
     """One request with the answer that it must get: a text with its end and usage, vectors, or scores.
 
     `vectors`: one for each input. `scores`: how well each document fits, in the order that was sent.
+    `ids`: those of the text's tokens, where the request asks for them.
     """
 
     number: int
@@ -43,6 +45,7 @@ class Question:
     usage: Mapping[str, int] = field(default_factory=dict)
     vectors: tuple[tuple[float, ...], ...] = ()
     scores: tuple[float, ...] = ()
+    ids: tuple[int, ...] = ()
 
     @property
     def stream(self) -> bool:
@@ -132,7 +135,8 @@ async def learnt(address: str, questions: Iterable[Question]) -> list[Question]:
             choice = said["choices"][0]
             usage = {key: said["usage"][key] for key in _USAGE}
             text = _text(choice)
-            return replace(question, text=text, finish=choice["finish_reason"], usage=usage)
+            ids = _ids_asked_for(question, choice)
+            return replace(question, text=text, finish=choice["finish_reason"], usage=usage, ids=ids)
 
         return [await one(question) for question in questions]
 
@@ -243,6 +247,8 @@ def _of_text(question: Question, answer: dict[str, Any]) -> str:
         return f"finish_reason {choice['finish_reason']}"
     if _text(choice) != question.text:
         return "another text"
+    if _ids_asked_for(question, choice) != question.ids:
+        return "other token ids"
     return _of_usage(question, answer["usage"])
 
 
@@ -277,7 +283,11 @@ def _of_stream(question: Question, told: Told) -> str:
         ("not one role", lambda: not chat or sum("role" in c["delta"] for c in choices) == 1),
         (f"finish_reason {ends}", lambda: ends == [question.finish]),
         ("another text", lambda: _said(choices, chat) == question.text),
-        ("token ids that nobody asked for", lambda: not any(_ids(each) for each in (*events, *choices))),
+        ("other token ids", lambda: _ids_asked_for(question, *choices) == question.ids),
+        (
+            "token ids that nobody asked for",
+            lambda: _IDS in question.body or not any(_ids(each) for each in (*events, *choices)),
+        ),
         ("not the usage asked for", lambda: len(usages) == int("stream_options" in question.body)),
     )
     wrong = next((what for what, right in checks if not right()), "")
@@ -288,6 +298,12 @@ def _said(choices: Sequence[Mapping[str, Any]], chat: bool) -> str:
     if chat:
         return "".join(choice["delta"].get("content") or "" for choice in choices)
     return "".join(choice["text"] for choice in choices)
+
+
+def _ids_asked_for(question: Question, *choices: Mapping[str, Any]) -> tuple[int, ...]:
+    if _IDS not in question.body:
+        return ()
+    return tuple(token for choice in choices for token in choice.get("token_ids") or ())
 
 
 def _ids(part: Mapping[str, Any]) -> bool:

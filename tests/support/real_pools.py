@@ -182,11 +182,14 @@ def pools_of_two(
     return found
 
 
-def questions(task: Task, model: str, *, count: int = 12, tokens: int = 400) -> list[Question]:
+def questions(
+    task: Task, model: str, *, count: int = 12, tokens: int = 400, ids: bool = False
+) -> list[Question]:
     """Questions for a pool of a task whose answers are not known yet.
 
-    For "generate" half of them are streams, of chats and of completions, with as many `tokens`. For "embed"
-    they are batches of 1 to 8 texts; for "rerank" one text and as many documents.
+    For "generate" half of them are streams, of chats and of completions, with as many `tokens`; with `ids`
+    one in three asks for the ids of its tokens too. For "embed" they are batches of 1 to 8 texts; for
+    "rerank" one text and as many documents.
     """
     found = []
     for number in range(count):
@@ -195,6 +198,7 @@ def questions(task: Task, model: str, *, count: int = 12, tokens: int = 400) -> 
             chat, stream = number % 2 == 0, number % 4 < 2
             more: dict[str, Any] = {"model": model, "temperature": 0}
             more |= {"stream_options": {"include_usage": True}} if stream else {}
+            more |= {"return_token_ids": True} if ids and number % 3 == 0 else {}
             found.append(asked(number, chat=chat, stream=stream, tokens=tokens, **more))
         elif task == "embed":
             body: dict[str, Any] = {"model": model, "input": texts}
@@ -210,12 +214,14 @@ class RealPool:
     """A pool of a stack, the questions that its clients ask, with answers, and what its streams can.
 
     `continued`: the row of its engine says that token ids are exact, so a broken stream goes on elsewhere.
+    Each of its `clients` waits so many seconds (`rest`) between an answer and its next question.
     """
 
     name: str
     questions: Sequence[Question]
     continued: bool
     clients: int = 6
+    rest: float = 0.0
 
     async def view(self, stack: Any) -> PoolView:
         """What the daemon's status says of it."""
@@ -244,6 +250,7 @@ class RealPool:
             while not over.is_set():
                 await client.ask(self.questions[number % len(self.questions)])
                 number += self.clients + 1
+                await asyncio.sleep(self.rest)
 
         tasks = [asyncio.create_task(asking(number)) for number in range(self.clients)]
         try:
@@ -260,14 +267,16 @@ async def pool_of(stack: Any, name: str, task: Task, dialect: Dialect, *, tokens
     continued = dialect.capabilities.token_ids == "exact"
     pool = RealPool(name=name, questions=(), continued=continued)
     node = next(node for node in (await pool.view(stack))["nodes"] if node["attached"])
-    known = await learnt(node["address"], questions(task, name, tokens=tokens))
+    known = await learnt(node["address"], questions(task, name, tokens=tokens, ids=continued))
     # Engines disagree with themselves on a last letter that has not come whole.
     known = [question for question in known if "\ufffd" not in question.text[-4:]]
     return RealPool(name=name, questions=known, continued=continued)
 
 
-async def struck(stack: Any, pool: RealPool, fault: Fault) -> list[Told]:
+async def struck(stack: Any, pool: RealPool, fault: Fault, *, patience: float = PATIENCE) -> list[Told]:
     """Strike one spot node of a pool under load; what clients were told until the pool was whole again.
+
+    `patience` is what a new node may take.
 
     Checked: no request is lost; every answer is right; a stream ends early only where its engine cannot go
     on with it elsewhere, only on the struck node, only with the error that says so, and after a right part;
@@ -291,8 +300,8 @@ async def struck(stack: Any, pool: RealPool, fault: Fault) -> list[Told]:
     async with pool.asked(stack) as client:
         await stack.until(f"{pool.name}: the node works", busy)
         await fault.strike(stack, node)
-        await stack.until(f"{pool.name}: the node is replaced after {fault.name}", gone)
-        await stack.settled()
+        await stack.until(f"{pool.name}: the node is replaced after {fault.name}", gone, patience=patience)
+        await stack.settled(patience=patience)
         enough = len(client.told) + 5 * pool.clients
         async with asyncio.timeout(PATIENCE):
             while len(client.told) < enough:  # noqa: ASYNC110 - the clients tell nobody

@@ -372,7 +372,7 @@ class Stack:
         found: PoolView = await self.until(what, look)
         return found
 
-    async def settled(self) -> PoolView:
+    async def settled(self, *, patience: float = PATIENCE) -> PoolView:
         """Wait until every pool is as wanted: the mix exact, every node in service, nothing on its way.
 
         And then that cloud and daemon agree: no node that the daemon does not know, no orphan process.
@@ -391,7 +391,7 @@ class Stack:
             shown = {node["id"] for pool in pools for node in pool["nodes"]}
             return pools if shown == set(seen["live"]) and not seen["orphans"] else []
 
-        await self.until("the pools are as wanted", wanted)
+        await self.until("the pools are as wanted", wanted, patience=patience)
         found: list[PoolView] = await self.until("cloud and daemon agree on the nodes", agreed)
         return found[0]
 
