@@ -73,6 +73,11 @@ ORIGINS: Final[Mapping[Kind, Origin]] = MappingProxyType(
                     "nothing: streams are not continued by ids, and nobody asks for them",
                 ),
                 _note(
+                    "an input to embed may be ids of tokens, and no request has too many inputs",
+                    "srt/entrypoints/openai/protocol.py",
+                    "clients that send ids, or many texts, would get errors of the engine's",
+                ),
+                _note(
                     "/v1/rerank answers with a bare list",
                     "srt/entrypoints/openai/serving_rerank.py, protocol.py",
                     "a pool that reranks would never be ready",
@@ -157,6 +162,11 @@ ORIGINS: Final[Mapping[Kind, Origin]] = MappingProxyType(
                     "/v1/embeddings has an error of its own shape: message, code, type",
                     "router/src/http/types.rs",
                     "clients see other words",
+                ),
+                _note(
+                    "an input to embed may be ids of tokens; 32 inputs a request, 422 for more",
+                    "router/src/http/types.rs, router/src/main.rs",
+                    "clients that send ids, or many texts, would get other answers",
                 ),
                 _note(
                     "/rerank takes texts and answers with a bare list of index and score",
