@@ -25,15 +25,18 @@ from cloud.engines.row import Dialect
 from cloud.ports import Task
 from orchestrator.views.api import NodeView, PoolView
 
-PATIENCE = 120.0
+PATIENCE = 150.0
+"""Seconds for a pool to be whole again; an engine's start takes twenty on a very busy machine."""
 
 Strike = Callable[[Any, NodeView], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that befalls a node. `cause`: why the daemon drains it then, in the words of its journal.
+    """Something that befalls a node.
 
+    `cause`: why the daemon drains it then, in the words of its journal; empty where it is gone by
+    itself, and what of that is seen first is left to chance.
     `gentle`: its requests get the time to end there, so that no stream may break.
     """
 
@@ -61,7 +64,12 @@ def engine_processes(stack: Any, node: NodeView) -> list[int]:
 
 
 async def _reclaim(stack: Any, node: NodeView) -> None:
-    await stack.admin("reclaim", node=node["id"], notice_s=6.0)
+    await stack.admin("reclaim", node=node["id"], notice_s=30.0)
+
+
+async def _vanish(stack: Any, node: NodeView) -> None:
+    """It is taken back without a notice."""
+    await stack.admin("reclaim", node=node["id"], notice_s=0)
 
 
 async def _drain(stack: Any, node: NodeView) -> None:
@@ -141,6 +149,7 @@ def _removed(group: Path, pids: Sequence[int]) -> bool:
 
 FAULTS: Sequence[Fault] = (
     Fault(name="reclaim", strike=_reclaim, cause="notice", gentle=True),
+    Fault(name="reclaim without notice", strike=_vanish, cause=""),
     Fault(name="drain", strike=_drain, cause="operator", gentle=True),
     Fault(name="kill -9", strike=_kill, cause="sick"),
     Fault(name="frozen", strike=_freeze, cause="sick"),
@@ -225,10 +234,23 @@ class RealPool:
 
     async def view(self, stack: Any) -> PoolView:
         """What the daemon's status says of it."""
-        status = await stack.status()
-        assert status is not None, "the daemon does not answer"
+        status = await stack.until("the daemon answers", stack.status)
         found: PoolView = next(pool for pool in status["pools"] if pool["name"] == self.name)
         return found
+
+    async def whole(self, stack: Any, *, patience: float = PATIENCE) -> None:
+        """Wait until it is as wanted: its mix exact, every node serving, nothing on its way."""
+
+        async def wanted() -> bool:
+            view = await self.view(stack)
+            nodes = view["nodes"]
+            return (
+                len(nodes) == view["serving"] == view["wanted"]
+                and view["spot_ready"] == view["spot_wanted"]
+                and all(n["phase"] == "ready" and "doomed" not in n["conditions"] for n in nodes)
+            )
+
+        await stack.until(f"{self.name} is whole", wanted, patience=patience)
 
     async def gateway(self, stack: Any) -> dict[str, Any]:
         """What the gateway says of it."""
@@ -266,6 +288,7 @@ async def pool_of(stack: Any, name: str, task: Task, dialect: Dialect, *, tokens
     """The pool `name`, served under that name, with the answers of one of its own nodes, asked directly."""
     continued = dialect.capabilities.token_ids == "exact"
     pool = RealPool(name=name, questions=(), continued=continued)
+    await pool.whole(stack)
     node = next(node for node in (await pool.view(stack))["nodes"] if node["attached"])
     known = await learnt(node["address"], questions(task, name, tokens=tokens, ids=continued))
     # Engines disagree with themselves on a last letter that has not come whole.
@@ -282,6 +305,7 @@ async def struck(stack: Any, pool: RealPool, fault: Fault, *, patience: float = 
     on with it elsewhere, only on the struck node, only with the error that says so, and after a right part;
     the status shows that the node serves no more; it is drained for the right cause, and replaced.
     """
+    await pool.whole(stack, patience=patience)
     node = next(n for n in (await pool.view(stack))["nodes"] if n["market"] == "spot" and n["attached"])
     before = (await pool.gateway(stack))["totals"]
 
@@ -301,7 +325,7 @@ async def struck(stack: Any, pool: RealPool, fault: Fault, *, patience: float = 
         await stack.until(f"{pool.name}: the node works", busy)
         await fault.strike(stack, node)
         await stack.until(f"{pool.name}: the node is replaced after {fault.name}", gone, patience=patience)
-        await stack.settled(patience=patience)
+        await pool.whole(stack, patience=patience)
         enough = len(client.told) + 5 * pool.clients
         async with asyncio.timeout(PATIENCE):
             while len(client.told) < enough:  # noqa: ASYNC110 - the clients tell nobody
@@ -309,10 +333,11 @@ async def struck(stack: Any, pool: RealPool, fault: Fault, *, patience: float = 
     after = (await pool.gateway(stack))["totals"]
     grown = {key: value - before[key] for key, value in after.items()}
     _judge(pool, fault, node["id"], client.told, grown)
-    assert seen["out"], "the status never showed it"
+    assert seen["out"] or not fault.cause, "the status never showed it"
     story = [event for event in await stack.events() if event["node"] == node["id"]]
-    assert [e["data"]["cause"] for e in story if e["kind"] == "DrainStarted"] == [fault.cause]
-    assert [e["kind"] for e in story].count("NodeGone") == 1
+    drained = [event["data"]["cause"] for event in story if event["kind"] == "DrainStarted"]
+    assert drained == [fault.cause] or not fault.cause, f"{pool.name}, {fault.name}: drained for {drained}"
+    assert [event["kind"] for event in story].count("NodeGone") == 1
     return client.told
 
 
@@ -320,7 +345,7 @@ def _judge(pool: RealPool, fault: Fault, node: str, told: Sequence[Told], grown:
     cut = [one for one in told if one.fault == "cut: stream_interrupted"]
     lost = [f"{one.fault} {one.said} at {one.node}" for one in told if one.fault and one not in cut]
     assert not lost, f"{pool.name}, {fault.name}: {len(lost)} of {len(told)}: {Counter(lost).most_common(5)}"
-    assert not (cut and (pool.continued or fault.gentle)), f"{len(cut)} streams did not go on"
+    assert not (cut and (pool.continued or fault.gentle)), f"{cut[0].said} ({len(cut)} such ends)"
     assert {one.node for one in cut} <= {node}, "streams of other nodes ended"
     assert grown["streams_cut"] == len(cut)
     if not fault.gentle:

@@ -41,7 +41,6 @@ async def running(
         engines = {name: engine(task) for name, task in TASKS.items()}
         stack.write(pools_of_two(stack.tables, models, engines))
         await stack.start("gateway", "daemon")
-        await stack.settled()
         yield stack, [await pool_of(stack, name, task, LLAMACPP) for name, task in TASKS.items()]
 
 
@@ -49,6 +48,10 @@ async def running(
 async def test_a_node_of_each_pool_is_struck(running: tuple[Any, list[RealPool]], fault: Fault) -> None:
     """One node of every pool at the same time."""
     stack, pools = running
-    await stack.settled()
     told = await asyncio.gather(*(struck(stack, pool, fault) for pool in pools))
     assert all(told)
+
+    async def well() -> bool:
+        return {pool["state"] for pool in (await stack.status())["pools"]} == {"ok"}
+
+    await stack.until("every pool is said to be well", well)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ import pytest
 from llama_servers import WEATHER, LlamaServer, running_llama
 
 from policies.model import TargetSpec
+from policies.routing import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.llamacpp]
 
@@ -200,3 +202,58 @@ async def test_anthropics_client_gets_the_same_from_a_pool_of_llamacpp(gateways,
     assert [block.text for block in answer.content] == [block.text for block in streamed.content]
     assert called.stop_reason == "tool_use"
     assert {block.input["city"] for block in called.content if block.type == "tool_use"} <= {"Oslo", "Bergen"}
+
+
+async def test_a_server_without_memory_refuses_and_its_peer_answers(gateways, client, servers) -> None:
+    """llama.cpp says 400 then, as if the request were wrong, or closes the connection on it."""
+    running = await gateways(*specs(servers))
+    starved, _ = servers
+    resource.prlimit(starved.process.pid, resource.RLIMIT_AS, (0, resource.RLIM_INFINITY))
+    large = asked("a b c " * 200, 20, user="x" * 6_000_000)
+    texts = set()
+    for _ in range(6):
+        async with client.post(f"{running.url}/v1/completions", json=large, headers=ONCE) as answer:
+            assert answer.status == 200, await answer.text()
+            texts.add((await answer.json())["choices"][0]["text"])
+    assert len(texts) == 1
+    noticed = (await running.state())["totals"]["retries"] > 0 or starved.process.poll() is not None
+    assert noticed, "it had memory enough: nothing is shown"
+
+
+async def test_texts_that_are_too_long_to_embed_cost_nobody_else_anything(gateways, client, tmp_path) -> None:
+    """llama.cpp says 500, with which a node that fails would answer too."""
+    with ExitStack() as stack:
+        nodes = [
+            stack.enter_context(running_llama(tmp_path, name=name, task="embed", slots=1))
+            for name in ("a", "b")
+        ]
+        running = await gateways(*specs(nodes), task=Task.EMBED, retry_reserve=10, retry_budget=0.0)
+        url = f"{running.url}/v1/embeddings"
+
+        async def embed(text: str) -> tuple[int, dict[str, Any]]:
+            async with client.post(url, json={"model": "a", "input": text}, headers=ONCE) as answer:
+                return answer.status, await answer.json()
+
+        whole = (await embed("short"))[1]["data"]
+        over = False
+
+        async def good() -> int:
+            count = 0
+            while not over:
+                status, said = await embed("short")
+                assert (status, said["data"]) == (200, whole)
+                count += 1
+            return count
+
+        async with asyncio.timeout(PATIENCE):
+            asking = [asyncio.create_task(good()) for _ in range(3)]
+            for _ in range(20):
+                status, said = await embed("a b c " * 1000)
+                assert status == 500
+                assert "too large" in said["error"]["message"], "the engine's own words"
+            over = True
+            assert min(await asyncio.gather(*asking)) > 0
+        rows = (await running.targets()).values()
+        assert {(row["state"], row["breaker"]) for row in rows} == {("healthy", "closed")}
+        nodes[0].kill()  # what may be sent again for a lost node is left
+        assert {(await embed("short"))[0] for _ in range(8)} == {200}
