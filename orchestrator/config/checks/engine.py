@@ -22,7 +22,7 @@ from policies.model_shapes import Shape, shape
 from policies.value import replace
 
 _SHORTEST_REQUEST: Final = 2048  # tokens, where nobody knows how long a request may be
-_UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory
+_UTILISATION: Final = 0.9  # vLLM's default share of a GPU's memory; 0.92 in 0.32, which holds no less
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of --max-lora-rank (vLLM 0.32, config/lora.py)
 _LONGER: Final = ("--hf-overrides", "--rope-scaling")  # with which a model takes longer requests than its own
 _LONG: Final = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"

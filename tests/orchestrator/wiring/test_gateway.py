@@ -82,7 +82,11 @@ def test_the_key_of_a_pool_is_read_and_that_of_a_provider_is_left_to_the_gateway
 
 def test_the_task_of_a_pools_engine_is_that_of_its_own_names(tmp_path: Path) -> None:
     vectors = {"replicas": 2, "model": "n", "engine": {"task": "embed"}}
-    texts = {"replicas": 2, "model": "o", "engine": {"kind": "vllm"}}
+    texts = {
+        "replicas": 2,
+        "model": "o",
+        "engine": {"kind": "vllm", "args": ["--gpu-memory-utilization", "0.4"]},
+    }
     config = built(tmp_path, pool={"a": {"replicas": 2, "model": "m"}, "b": vectors, "c": texts})
     assert [gate.task for gate in gateway_config(config).pools] == [None, Task.EMBED, Task.CHAT], (
         "the simulated engine does everything"
