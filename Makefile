@@ -92,7 +92,7 @@ test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILL
 
 test-vllm: vllm-env ## Run the engine contract, the gateway and whole pools against real vLLM
 	@ORCHESTRATOR_REQUIRE_VLLM=1 $(BIN)/pytest -m vllm tests/cloud/contract tests/orchestrator/gateway \
-	  tests/system/test_real_engines_vllm.py $(PYTEST_ARGS)
+	  tests/system $(PYTEST_ARGS)
 
 vllm-env: $(STAMP) ## Install vLLM for CPU into .venv-vllm and make a tiny model
 	@tools/vllm/install.sh

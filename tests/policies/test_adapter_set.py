@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from policies.actions import LoadAdapter, UnloadAdapter
 from policies.adapter_set import GIVEN_UP_AFTER, LOADS_AT_ONCE
+from policies.explain import node_sentences
 from policies.held import AdapterRules, AdapterUse
 
 SQL, LAW = adapters("sql", "law")
@@ -61,6 +62,14 @@ def test_what_cannot_be_loaded_keeps_no_node_out_for_ever_and_is_said(stage: Sta
     tries = [c for c in cloud.calls if c.served_as == LAW.served_as]
     assert GIVEN_UP_AFTER <= len(tries) < 12
     assert any("law" in note and "rank 64" in note for note in cloud.turn().notes)
+    told = node_sentences(cloud.fleet().by_id[node], cloud.memory, cloud.now)
+    assert any(
+        text.startswith(f"Adapter {LAW.served_as} is not loaded: it could not load it") for text in told
+    )
+    assert any(
+        "the node serves without it" in text and text.endswith("rank 64 is too high.") for text in told
+    )
+    assert f"Adapter {SQL.served_as} is loaded." in told
     cloud.broken.clear()
     cloud.run(130.0)
     assert cloud.routed(node) == [SQL.served_as, LAW.served_as]

@@ -10,6 +10,7 @@ import pytest
 
 from policies.actions import Cause, Drain
 from policies.adapter_events import NodeCurrent, NodeOutdated
+from policies.explain import why
 from policies.held import Adapter, AdapterRules
 from policies.memory import replay
 from policies.model import DrainRules, Market, World
@@ -35,6 +36,7 @@ def stage(toy_cloud: Make, quick: Make) -> Make:
     class NumberedCloud(type(toy_cloud())):  # type: ignore[misc]
         files: dict[str, tuple[str, ...]] = field(default_factory=dict)
         ignores: bool = False  # engines start without what they are told
+        fails: bool = False  # engines do not start with what they are told
         wrong: list[str] = field(default_factory=list)
 
         def want(self, *wanted: Adapter) -> None:
@@ -42,7 +44,8 @@ def stage(toy_cloud: Make, quick: Make) -> Make:
 
         def _world(self) -> World:
             told = tuple(adapter.location for adapter in self.pool.adapters.wanted)
-            for node in self.machines:
+            for node, machine in self.machines.items():
+                machine.dead_engine |= self.fails and node not in self.files
                 self.files.setdefault(node, () if self.ignores else told)
             world = super()._world()
             readings = {
@@ -184,6 +187,25 @@ def test_engines_that_start_without_what_they_are_told_replace_no_more_than_one(
     assert any("though it was launched to have" in note for note in cloud.turn().notes)
 
 
+def test_engines_that_do_not_start_with_a_set_take_no_node_that_serves(stage: Make) -> None:
+    """A file that is missing, or of another model: all go on with what they have, until it is taken back."""
+    cloud = stage(4, SQL, spot_share=0.5, step=10.0)
+    nodes = cloud.active()
+    cloud.fails = True
+    cloud.want(SQL, LAW)
+    for _ in range(4):
+        plans = cloud.run(cloud.pool.health.boot_timeout)
+        assert cloud.active() == nodes
+        assert cloud.holders(SQL) == 4
+        assert not [a for plan in plans for a in plan.actions if isinstance(a, Drain)]
+    assert len(cloud.alive()) <= 4 + cloud.pool.limits.surge
+    cloud.fails = False
+    cloud.want(SQL)
+    cloud.run(2 * cloud.pool.health.boot_timeout)
+    assert {*nodes} <= {*cloud.active()}
+    assert not cloud.wrong
+
+
 def test_an_engine_that_was_started_again_without_them_is_replaced_once_an_hour(stage: Make) -> None:
     cloud = stage(3, SQL, spot_share=1.0, step=10.0)
     node, other = cloud.active()[:2]
@@ -262,3 +284,4 @@ def test_it_is_told_in_words(stage: Make) -> None:
         sentence(event)
         == f"to be replaced: {lacks}; a node that is started with the wanted ones takes its place"
     )
+    assert why(cloud.fleet().by_id[event.node], cloud.memory, cloud.now) == f"its adapters: {event.reason}"

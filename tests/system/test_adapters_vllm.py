@@ -30,14 +30,11 @@ WEATHER = {
     "type": "function",
     "function": {
         "name": "weather",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "enum": ["Oslo", "Bergen"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+CALL = r'<tool_call>\n\{"name": "weather", "arguments": \{"city": "(Bern|Oslo)"\}\}\n</tool_call>'
+"""What a model with random weights has to be told to say."""
 
 
 def tables(adapters: dict[str, str]) -> dict[str, Any]:
@@ -131,7 +128,7 @@ class World:
 async def calls_a_tool(world: World, adapter: str) -> None:
     """A tool's call comes under the name that the client knows, plain and streamed."""
     body = {"model": adapter, "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
-    body |= {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 400}
+    body |= {"tools": [WEATHER], "structured_outputs": {"regex": CALL}, "max_tokens": 250}
     for stream in (False, True):
         url = f"{world.stack.url}/v1/chat/completions"
         async with world.http.post(url, json=body | {"stream": stream}) as answer:
@@ -142,13 +139,20 @@ async def calls_a_tool(world: World, adapter: str) -> None:
         assert '"name":"weather"' in said.replace(" ", ""), said
 
 
-async def changed(world: World, adapters: dict[str, str]) -> None:
-    world.stack.configure({"pool.test": {"adapters": adapters}})
+async def changed(world: World, adapters: dict[str, str], **broken: str) -> None:
+    """Another set; `broken` are sources that no engine can load, which keep nothing else from being had."""
+    world.stack.configure({"pool.test": {"adapters": adapters | broken}})
     done = await world.stack.cli("reload", "--wait")
     assert done.code == 0, done.err
     await world.until_pool("every node has the new set", everywhere(adapters))
     for node in (await world.stack.nodes()).values():
         await world.has(node, adapters)
+    for name in broken:
+
+        async def told(line: str = f'missing_nodes{{adapter="{name}",pool="test"}} 2.0') -> bool:
+            return line in await world.stack.get(world.stack.monitoring_port, "/metrics")
+
+        await world.stack.until("both nodes are told to lack it", told)
 
 
 async def started_again(world: World, adapters: dict[str, str]) -> None:
@@ -183,7 +187,7 @@ async def test_the_daemon_keeps_adapters_of_real_engines_equal(new_stack: Any, s
         texts: dict[str, set[str] | None] = dict.fromkeys(("tiny", *NAMES))
         async with Clients(stack.url, texts, count=4, tokens=TOKENS) as clients:
             await clients.some()
-            await changed(world, new)
+            await changed(world, new, ghost="/nowhere/ghost@1")
             await clients.some()
             (lost,) = served_as({"lora-1": old["lora-1"]})
             node = await stack.a_node("on-demand")
@@ -203,4 +207,7 @@ async def test_the_daemon_keeps_adapters_of_real_engines_equal(new_stack: Any, s
         (was,) = served_as({"lora-3": old["lora-3"]})
         unloads = [e for e in await world.events("AdapterAnswered") if e["adapter"] == was and not e["load"]]
         assert [e["failure"] for e in unloads] == ["", ""]
+        (ghost,) = served_as({"ghost": "/nowhere/ghost@1"})
+        failures = {e["failure"] for e in await world.events("AdapterAnswered") if e["adapter"] == ghost}
+        assert all("No adapter found" in failure for failure in failures), failures
         stack.end_heirs()
