@@ -311,7 +311,7 @@ async def struck(stack: Any, pool: RealPool, fault: Fault, *, patience: float = 
 
     async def busy() -> bool:
         targets = (await pool.gateway(stack))["targets"]
-        return any(target["id"] == node["id"] and target["in_flight"] > 1 for target in targets)
+        return any(target["id"] == node["id"] and target["in_flight"] > 0 for target in targets)
 
     seen: Counter[str] = Counter()
 

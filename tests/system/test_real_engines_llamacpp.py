@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ pytestmark = [
 
 TASKS: Mapping[str, Task] = {"chat": "generate", "vectors": "embed", "ranks": "rerank"}
 """The pools, each served under its own name."""
+REST = 0.05
+"""Seconds between an answer and its client's next question: starts need the machine too."""
 
 
 def engine(task: Task) -> dict[str, object]:
@@ -41,7 +44,8 @@ async def running(
         engines = {name: engine(task) for name, task in TASKS.items()}
         stack.write(pools_of_two(stack.tables, models, engines))
         await stack.start("gateway", "daemon")
-        yield stack, [await pool_of(stack, name, task, LLAMACPP) for name, task in TASKS.items()]
+        pools = [await pool_of(stack, name, task, LLAMACPP) for name, task in TASKS.items()]
+        yield stack, [replace(pool, rest=REST) for pool in pools]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
