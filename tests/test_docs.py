@@ -273,8 +273,9 @@ def test_configuration_is_valid(block: Block, tmp_path: Path) -> None:
     try:
         load_config(file)
     except ConfigError as error:
-        # which files a reader's host has is not the page's affair
-        faults = [str(problem) for problem in error.problems if "there is no file" not in problem.text]
+        # which files a reader's host has is not the page's affair, nor which GPUs, where no cloud is named
+        others = ("there is no file",) if "cloud" in text else ("there is no file", "of this machine take")
+        faults = [str(one) for one in error.problems if not any(other in one.text for other in others)]
     assert faults == []
 
 
