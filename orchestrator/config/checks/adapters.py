@@ -73,11 +73,6 @@ def _engine_errors(at: Key, pool: PoolConfig) -> Iterator[Found]:
         )
     if pool.engine.kind != "llamacpp":
         return
-    if pool.engine.task != "generate":
-        yield (
-            (*at, "adapters"),
-            "are not told apart by llama.cpp where it generates nothing: it always applies all of them",
-        )
     own = ((("on", kind, "args"), table.args) for kind, table in pool.engine.on.items())
     for key, args in ((("args",), pool.engine.args), *own):
         for flag in OWN_NUMBERS:

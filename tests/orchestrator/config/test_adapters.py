@@ -139,12 +139,6 @@ def test_a_request_to_llamacpp_says_that_it_wants_none_also_where_the_pool_has_n
         ("adapters = { a = '/l/a' }", 'kind = "llamacpp"', "pool.a.adapters.a", "no file of llama.cpp"),
         (
             "adapters = { a = '/l/a.gguf' }",
-            'kind = "llamacpp"\ntask = "embed"',
-            "pool.a.adapters",
-            "always applies all of them",
-        ),
-        (
-            "adapters = { a = '/l/a.gguf' }",
             'kind = "llamacpp"\nargs = ["--lora-scaled", "/l/b.gguf:1"]',
             "pool.a.engine.args",
             "takes the first numbers",
