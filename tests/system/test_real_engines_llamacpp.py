@@ -24,7 +24,7 @@ pytestmark = [
 
 TASKS: Mapping[str, Task] = {"chat": "generate", "vectors": "embed", "ranks": "rerank"}
 """The pools, each served under its own name."""
-REST = 0.05
+REST = 0.1
 """Seconds between an answer and its client's next question: starts need the machine too."""
 
 
@@ -45,7 +45,7 @@ async def running(
         stack.write(pools_of_two(stack.tables, models, engines))
         await stack.start("gateway", "daemon")
         pools = [await pool_of(stack, name, task, LLAMACPP) for name, task in TASKS.items()]
-        yield stack, [replace(pool, rest=REST) for pool in pools]
+        yield stack, [replace(pool, clients=4, rest=REST) for pool in pools]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
