@@ -1,6 +1,7 @@
 """More adapters than fit: how many requests wait for a load, and for how long, by use and at random.
 
     python bench/adapter_slots.py [--adapters 200] [--nodes 4] [--slots 32] [--skew 1.0] [--minutes 15]
+    python bench/adapter_slots.py --quick
 
 The whole daemon runs on virtual time over a simulated cloud whose engines load an adapter in half a second to
 one and a half. Requests for adapters come at `--rate` a second and follow Zipf's law. What is measured begins
@@ -138,7 +139,10 @@ def main() -> None:
     known.add_argument("--minutes", type=float, default=15.0)
     known.add_argument("--seed", type=int, default=1)
     known.add_argument("--policies", default="use,random")
+    known.add_argument("--quick", action="store_true", help="a fifth of the adapters for two minutes")
     given = known.parse_args()
+    if given.quick:
+        given.adapters, given.slots, given.warm, given.minutes = 40, 8, 1.0, 2.0
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     for policy in given.policies.split(","):
