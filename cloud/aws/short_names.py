@@ -1,8 +1,8 @@
 """Gives what only the functions of a program know short names, so that user-data can carry it.
 
 A name is changed everywhere in its program or nowhere: names of the module, of classes and their fields, of
-attributes, of builtins and of arguments that are given by name stay. The result is the same whatever Python
-runs this. Pure.
+attributes, of builtins and of arguments that are given by name stay, and so do all arguments of what other
+programs import. The result is the same whatever Python runs this. Pure.
 
 Source: the Python language reference, "Naming and binding".
 """
@@ -24,13 +24,30 @@ _IN_FIELD: Final = re.compile(r"(?<![\w.])[A-Za-z_]\w+")
 _OF_MODULE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def shortened(programs: Mapping[str, str]) -> dict[str, str]:
-    """Programs that call each other and nobody else, by their names, with short names in them."""
+def shortened(programs: Mapping[str, str], caller: str = "") -> dict[str, str]:
+    """Programs that call each other, by their names, with short names in them.
+
+    `caller`: the program beside them that imports from them, and stays as it is.
+    """
     trees = {name: ast.parse(text) for name, text in programs.items()}
     by_name = {
         node.arg for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.keyword)
     }
-    return {name: _renamed(text, _own(trees[name]) - by_name) for name, text in programs.items()}
+    imported = {
+        alias.name
+        for node in ast.walk(ast.parse(caller))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    kept = {argument for tree in trees.values() for argument in _arguments(tree, imported)}
+    return {name: _renamed(text, _own(trees[name]) - by_name - kept) for name, text in programs.items()}
+
+
+def _arguments(tree: ast.Module, names: Set[str]) -> Iterator[str]:
+    """Those of the functions and classes with these names."""
+    for node in tree.body:
+        if isinstance(node, _OF_MODULE) and node.name in names:
+            yield from (each.arg for each in ast.walk(node) if isinstance(each, ast.arg))
 
 
 def _own(tree: ast.Module) -> set[str]:

@@ -310,7 +310,8 @@ def written(setup: NodeSetup) -> dict[str, str]:
 @cache
 def _carried(programs: tuple[str, ...]) -> Mapping[str, str]:
     package = files("cloud")
-    return shortened({name: bare(package.joinpath(name).read_text("utf-8")) for name in programs})
+    texts = {name: package.joinpath(name).read_text("utf-8") for name in (*programs, "node_agent.py")}
+    return shortened({name: bare(texts[name]) for name in programs}, caller=texts["node_agent.py"])
 
 
 def _certificates(text: str) -> str:

@@ -119,6 +119,12 @@ def test_what_another_program_gives_by_name_stays():
     assert both["called"] == called
 
 
+def test_arguments_of_what_a_later_program_imports_stay():
+    called = "def function(argument, other):\n inner = argument - other\n return inner\n"
+    after = shortened({"called": called}, caller="from cloud.called import function\n")["called"]
+    assert check(called, after).keys() == {"inner"}
+
+
 def test_formatted_texts_that_are_hard_to_read_keep_their_names():
     before = "def f(first, other): return f\"{first['x']} {other}\", first\n"
     (after,) = shortened({"a": before}).values()

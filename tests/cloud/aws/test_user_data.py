@@ -139,7 +139,8 @@ def test_cloud_init_writes_the_files_as_they_are():
 def test_the_programs_are_the_ones_of_this_package():
     files = written(setup(weights="s3://bucket/model"))
     carried = set(PROGRAMS) - {"node_container.py"}
-    for name, text in shortened({name: bare((CLOUD / name).read_text()) for name in carried}).items():
+    agent = (CLOUD / "node_agent.py").read_text()
+    for name, text in shortened({name: bare((CLOUD / name).read_text()) for name in carried}, agent).items():
         assert files[f"/opt/orchestrator/cloud/{name}"] == text
 
 
