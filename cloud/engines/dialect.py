@@ -10,6 +10,7 @@
 | ids of tokens | told and taken | not told in streams: what breaks cannot go on elsewhere |
 | idle connections | closed after a variable's time | after 5 s, and some after a stream, without a word |
 
+A vLLM that pools and is sent SIGTERM answers all that it holds with a 500 as soon as something comes.
 vLLM's other counter of a task stays 0 for ever. llama.cpp's tokens_predicted_total moves only when a request
 ends, and so do SGLang's, TGI's and TensorRT-LLM's counts of generated tokens: progress is what moves before.
 TGI and TEI take a model that they do not have for an adapter, or ignore it, and answer. Ollama tells nothing

@@ -66,7 +66,7 @@ SIMULATED_ARGS = (*EXTRAS, "--faults", "--max-model-len", str(CONTEXT))
 
 
 def _real(task: str) -> tuple[Any, ...]:
-    vllm = pytest.param(f"vllm{task}", marks=[pytest.mark.vllm, pytest.mark.timeout(600)])
+    vllm = pytest.param(f"vllm{task}", marks=[pytest.mark.vllm, pytest.mark.timeout(1800)])
     return (f"simulated{task}", pytest.param(f"llamacpp{task}", marks=pytest.mark.llamacpp), vllm)
 
 
@@ -79,6 +79,8 @@ NUMBERS = (
     *_real("-rerank")[:2],
     *("sglang-embed", "sglang-rerank", "tei-embed", "tei-rerank"),
 )
+EMBEDDING = _real("-embed")[2:]
+"""vLLM alone: a batch takes it long enough to be met by something."""
 MEASURED = (*GENERATING, *NUMBERS)
 BOUNDED = ("sglang", "tgi", "sglang-embed", "sglang-rerank", "tei-embed", "tei-rerank")
 """Those of them whose queue has a bound in this suite."""
@@ -163,7 +165,7 @@ def _vllm(kind: str, task: Task, served_name: str) -> Subject:
         executable=str(VLLM),
         drain_budget=PATIENCE,
     )
-    return Subject(kind, engine, spec, start_timeout=300.0, longest=CONTEXT - 64)
+    return Subject(kind, engine, spec, start_timeout=900.0, longest=CONTEXT - 64)
 
 
 _PLAYED: dict[str, type[OpenAiProbe]] = {

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from engine_bench import (
     BOUNDED,
+    EMBEDDING,
     EVERY_KIND,
     GENERATING,
     MEASURED,
@@ -43,6 +44,14 @@ generating = pytest.mark.parametrize("kind", GENERATING, indirect=True, scope="s
 
 measured = pytest.mark.parametrize("kind", MEASURED, indirect=True, scope="session")
 """Only where the engine shows what it does."""
+
+
+embedding = pytest.mark.parametrize("kind", EMBEDDING, indirect=True, scope="session")
+"""Only where a batch takes its time."""
+
+
+BATCH = {"model": SERVED_NAME, "input": [f"{number} a b c " * 40 for number in range(400)]}
+"""A batch that takes a real engine a second or more."""
 
 
 def work(server: Server, amount: int) -> tuple[str, dict[str, Any]]:
@@ -93,6 +102,12 @@ async def streaming(http: aiohttp.ClientSession, server: Server, count: int) -> 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def numbers(http: aiohttp.ClientSession, server: Server) -> list[list[float]]:
+    """The numbers of the batch. Raises aiohttp.ClientError where they do not come."""
+    async with http.post(f"{server.url}/v1/embeddings", json=BATCH, raise_for_status=True) as response:
+        return [row["embedding"] for row in (await response.json())["data"]]
 
 
 async def test_nothing_is_ready_before_it_proved_that_it_works(shared: Server) -> None:
@@ -291,6 +306,22 @@ async def test_a_stop_lets_streams_end_where_the_row_says_so(
     await asyncio.wait({reading}, timeout=1.0)
     assert not any(finishes)
     reading.cancel()
+
+
+@embedding
+async def test_a_stop_gives_right_embeddings_or_none(victim: Server, http: aiohttp.ClientSession) -> None:
+    """What comes while vLLM drains, here the rest of the batch itself, breaks all that it embeds: a 500."""
+    expected = await numbers(http, victim)
+    running = asyncio.create_task(numbers(http, victim))
+    await victim.until("running", lambda r: r.in_flight > 0)
+    victim.stop()
+    (found,) = await asyncio.gather(asyncio.wait_for(running, PATIENCE), return_exceptions=True)
+    if isinstance(found, BaseException):
+        assert isinstance(found, aiohttp.ClientResponseError)
+        assert found.status == 500
+    else:
+        assert all(row == pytest.approx(same, abs=1e-5) for row, same in zip(found, expected, strict=True))
+    await asyncio.to_thread(victim.process.wait, PATIENCE)
 
 
 @generating
