@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 from policies.gpu_readings import NodeGpus
@@ -306,7 +307,7 @@ class EngineCapabilities:
     by a field of each request among those it started with ("request"), by name among those ("start"), or
     not at all. `drains`: after the stop signal, requests in flight are answered to their end.
     `checks_names`: it refuses a model that it does not have, where others answer with the one they have.
-    `mixes`: one that generates does its other tasks too, where others have to be started for each.
+    `besides`: what one that is started for a task does as well.
     `ran`: what is known of it was seen on the real one, and not only read.
     """
 
@@ -315,8 +316,12 @@ class EngineCapabilities:
     adapters: Literal["runtime", "request", "start", "none"] = "none"
     drains: bool = False
     checks_names: bool = True
-    mixes: bool = False
+    besides: Mapping[Task, frozenset[Task]] = field(default_factory=lambda: MappingProxyType({}))
     ran: bool = False
+
+    def does(self, task: Task) -> frozenset[Task]:
+        """What one that is started for `task` may be asked for."""
+        return self.besides.get(task, frozenset()) | {task}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,11 @@ Example:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 _LONGEST_NAME = 200
 """Characters of an unknown name that are compared with those that are known."""
@@ -69,6 +70,14 @@ class Task(StrEnum):
     CHAT = "chat"
     EMBED = "embed"
     RERANK = "rerank"
+
+
+ANY_TASK: Final = frozenset(Task)
+
+
+def main_task(tasks: Set[Task]) -> Task:
+    """What a model that does all of these is for, as routes say it."""
+    return next(task for task in Task if task in tasks)
 
 
 class Affinity(StrEnum):

@@ -70,6 +70,7 @@ VLLM: Final = Dialect(
         token_ids="exact",
         adapters="runtime",
         drains=True,
+        besides=MappingProxyType({"embed": frozenset({"rerank"})}),  # by the likeness of vectors
         ran=True,
     ),
     running="vllm:num_requests_running",
@@ -101,7 +102,7 @@ SIMULATED: Final = Dialect(
         token_ids="exact",
         adapters="runtime",
         drains=True,
-        mixes=True,
+        besides=MappingProxyType({"generate": frozenset({"embed", "rerank"})}),
         ran=True,
     ),
     running=VLLM.running,
@@ -281,7 +282,10 @@ TEI: Final = Dialect(
 OLLAMA: Final = Dialect(
     title="Ollama",
     program="ollama",
-    capabilities=EngineCapabilities(tasks=frozenset({"generate", "embed"}), mixes=True),
+    capabilities=EngineCapabilities(
+        tasks=frozenset({"generate", "embed"}),
+        besides=MappingProxyType({"generate": frozenset({"embed"})}),
+    ),
     health="/api/version",
     metrics="",
     unready="the engine is down: /api/version answers 503",

@@ -14,7 +14,7 @@ from cloud.engines.row import Ranking
 from cloud.providers.prices import OwnPrice
 from orchestrator.gateway.clocks import Limits
 from orchestrator.units import HostPort
-from policies.routing import Kind, Route, Task
+from policies.routing import ANY_TASK, Kind, Route, Task
 from policies.spend import Rates
 
 IDLE = 4.0
@@ -35,8 +35,8 @@ class PoolGate:
     `name`: only target sets of this pool are taken; empty takes any. `served`: the name under which its
     engines serve the model, `adapters` those of the adapters that each of them serves beside it, `loaded`
     those of the adapters that a target has when the target set says so; `numbered`: their engines know those
-    by numbers and apply them to every request that does not say otherwise (llama.cpp). `task`: what these do,
-    None where they may do several.
+    by numbers and apply them to every request that does not say otherwise (llama.cpp). `tasks`: what
+    these do.
     `tells_ids`: whether their streams tell the id of every token: others are not continued, whatever an
     engine answers to questions. `ranking`: how they are asked for the order of texts, where that is in other
     words than clients have.
@@ -71,7 +71,7 @@ class PoolGate:
     adapters: tuple[str, ...] = ()
     loaded: tuple[str, ...] = ()
     numbered: bool = False
-    task: Task | None = None
+    tasks: frozenset[Task] = ANY_TASK
     tells_ids: bool = True
     ranking: Ranking | None = None
 

@@ -26,6 +26,7 @@ from orchestrator.gateway.replies import error_response
 from orchestrator.gateway.route_views import route_view
 from policies.keys import ClientKey
 from policies.routing import (
+    ANY_TASK,
     Affinity,
     BackendView,
     Candidate,
@@ -36,6 +37,7 @@ from policies.routing import (
     Task,
     Trouble,
     choose,
+    main_task,
 )
 from policies.routing import Backend as Entry
 
@@ -96,7 +98,7 @@ class Router:
         """Answer a request. Raises Turned, ClientGone."""
         if self._only is not None:
             lane, candidate = self._only
-            self._check_task(job, lane.gate.task, job.asked.model or lane.gate.served)
+            self._check_task(job, lane.gate.tasks, job.asked.model or lane.gate.served)
             try:
                 return await lane.serve(job, candidate)
             except Unserved as unserved:
@@ -267,28 +269,29 @@ class Router:
             job.came = job.asked = asked.limited(most)
         job.exchange.priority = route.priority
         job.exchange.wish.key = _key(job, route)
-        self._check_task(job, self._task(route), job.model)
+        self._check_task(job, self._does(route), job.model)
         if asked.dialect.name in _SAME_MODEL:
             return _of_one_model(route, self._model_of)
         return route
 
-    def _task(self, route: Route) -> Task | None:
-        """What a route is known to do. A provider of texts may do the rest as well."""
-        if route.task is not Task.CHAT:
-            return route.task
+    def _does(self, route: Route) -> frozenset[Task]:
+        """What a route may be asked for: what all of its pools do. A provider may do the rest too."""
         pools = {backend.name for backend in route.backends if backend.kind is Kind.POOL}
-        tasks = {gate.task for gate in self._config.pools if gate.name in pools}
-        return tasks.pop() if len(tasks) == 1 else None
+        common = ANY_TASK.intersection(*(gate.tasks for gate in self._config.pools if gate.name in pools))
+        if route.task is Task.CHAT:
+            return common or ANY_TASK
+        alone = all(each.kind is Kind.POOL for each in route.backends)
+        return frozenset({route.task}) | (common - {Task.CHAT} if alone else frozenset())
 
-    def _check_task(self, job: Job, does: Task | None, model: str) -> None:
+    def _check_task(self, job: Job, does: frozenset[Task], model: str) -> None:
         """Refuse what a model does not do: llama.cpp would answer, with nonsense. Raises Turned."""
         wanted = _TASKS.get(job.asked.dialect.name)
-        if does is None or wanted is None or wanted is does:
+        if wanted is None or wanted in does:
             return
-        others = [route.name for route in self.routes if self._task(route) is wanted]
+        others = [route.name for route in self.routes if wanted in self._does(route) != ANY_TASK]
         others = [name for name in others if _may_ask(job.client, name)][:_LISTED]
         by = f"; {_DONE_BY[wanted]} {', '.join(others)}" if others else ""
-        what = f"the model {model!r} {_DOES[does]}{by}"
+        what = f"the model {model!r} {_DOES[main_task(does)]}{by}"
         raise self._endings.turned(job, 400, "wrong_task", what, param="model")
 
     def _to_keeper(self, lane: Lane, model: str) -> Route:
@@ -353,7 +356,7 @@ def implicit_routes(pools: Iterable[PoolGate]) -> Iterator[Route]:
     for gate in pools:
         for model in gate.names:
             backend = Entry(kind=Kind.POOL, name=gate.name, model=model)
-            yield Route(models=(model,), backends=(backend,), task=gate.task or Task.CHAT)
+            yield Route(models=(model,), backends=(backend,), task=main_task(gate.tasks))
 
 
 def _may_ask(client: ClientKey | None, model: str) -> bool:

@@ -50,8 +50,12 @@ def routes_of(config: Config) -> tuple[Route, ...]:
 
 
 def task_of(pool: PoolConfig) -> Task:
-    """What the models of a pool do, as routes say it."""
-    return Task.CHAT if pool.engine.task == "generate" else Task(pool.engine.task)
+    """What the models of a pool are for, as routes say it."""
+    return _route_task(pool.engine.task)
+
+
+def _route_task(task: str) -> Task:
+    return Task.CHAT if task == "generate" else Task(task)
 
 
 def _values(table: GatewayTable, keys: frozenset[str]) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def _gate(name: str, pool: PoolConfig) -> PoolGate:
         adapters=adapters(pool.engine.args),
         loaded=tuple(pool.adapters),
         numbered=pool.numbers_adapters,
-        task=None if able.mixes and pool.engine.task == "generate" else task_of(pool),
+        tasks=frozenset(map(_route_task, able.does(pool.engine.task))),
         ranking=None if row.ranking.every else row.ranking,
         tells_ids=able.token_ids == "exact",  # noqa: S105 - ids of tokens of a text
         api_key=_text(pool.gateway.api_key_file),

@@ -42,8 +42,8 @@ def task_errors(parsed: ConfigFile) -> Iterator[Found]:
 
 
 def _pool_errors(at: Key, route: RouteConfig, name: str, pool: PoolConfig) -> Iterator[Found]:
-    does, able = pool.engine.task, DIALECTS[pool.engine.kind].capabilities
-    if does == _OF_ENGINES[route.task] or (able.mixes and does == "generate"):
+    does = pool.engine.task
+    if _OF_ENGINES[route.task] in DIALECTS[pool.engine.kind].capabilities.does(does):
         return
     yield (
         (*at, "pool"),

@@ -55,7 +55,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 async def running(gateways: Callable[..., Any], servers: list[LlamaServer]) -> Any:
     targets = [TargetSpec(id=server.name, address=server.address) for server in servers]
     row = LLAMACPP
-    return await gateways(*targets, task=Task.EMBED, ranking=row.ranking, served="tiny", tells_ids=False)
+    return await gateways(*targets, tasks={Task.EMBED}, ranking=row.ranking, served="tiny", tells_ids=False)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ async def ranking(gateways: Callable[..., Any], tmp_path: Path, monkeypatch: Any
     monkeypatch.setattr("llama_servers.MODEL", RANKER)
     with running_llama(tmp_path, words=("--reranking",)) as server:
         target = TargetSpec(id="n", address=server.address)
-        yield await gateways(target, task=Task.RERANK, ranking=LLAMACPP.ranking, served="tiny")
+        yield await gateways(target, tasks={Task.RERANK}, ranking=LLAMACPP.ranking, served="tiny")
 
 
 @pytest.mark.parametrize(

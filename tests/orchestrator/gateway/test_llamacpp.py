@@ -227,7 +227,7 @@ async def test_texts_that_are_too_long_to_embed_cost_nobody_else_anything(gatewa
             stack.enter_context(running_llama(tmp_path, name=name, task="embed", slots=1))
             for name in ("a", "b")
         ]
-        running = await gateways(*specs(nodes), task=Task.EMBED, retry_reserve=10, retry_budget=0.0)
+        running = await gateways(*specs(nodes), tasks={Task.EMBED}, retry_reserve=10, retry_budget=0.0)
         url = f"{running.url}/v1/embeddings"
 
         async def embed(text: str) -> tuple[int, dict[str, Any]]:

@@ -507,7 +507,7 @@ async def test_a_text_is_not_asked_of_a_route_that_embeds(routed, engine, path, 
 
 async def test_nor_of_the_own_name_of_a_pool_that_embeds(routed, engine, upstreams):
     other = await upstreams("b", echo)
-    gates = {"embed": {"task": Task.EMBED, "adapters": ("tuned",)}}
+    gates = {"embed": {"tasks": frozenset({Task.EMBED}), "adapters": ("tuned",)}}
     gateway = await routed({"embed": [engine], "chat": [other]}, gates=gates)
     for name in ("embed-model", "tuned"):
         status, _, text = await gateway.ask(name)
@@ -519,7 +519,9 @@ async def test_nor_of_the_own_name_of_a_pool_that_embeds(routed, engine, upstrea
 
 async def test_nor_of_a_pool_that_reranks(routed, engine, upstreams):
     other = await upstreams("b", echo)
-    gateway = await routed({"order": [engine], "chat": [other]}, gates={"order": {"task": Task.RERANK}})
+    gateway = await routed(
+        {"order": [engine], "chat": [other]}, gates={"order": {"tasks": frozenset({Task.RERANK})}}
+    )
     status, _, text = await gateway.ask("order-model")
     assert (status, json.loads(text)["error"]["code"]) == (400, "wrong_task")
     assert "ask /v1/rerank" in text
@@ -549,7 +551,9 @@ async def test_what_a_pool_does_not_do_is_refused_with_who_does(routed, upstream
     """Its engines would answer with nonsense (llama.cpp), or an error of their own, one after the other."""
     names = {Task.CHAT: "chat", Task.EMBED: "embed", Task.RERANK: "order"}
     engines = {name: [await upstreams(name, echo)] for name in names.values()}
-    gateway = await routed(engines, gates={name: {"task": task} for task, name in names.items()})
+    gateway = await routed(
+        engines, gates={name: {"tasks": frozenset({task})} for task, name in names.items()}
+    )
     status, _, text = await gateway.ask(f"{names[does]}-model", path, **fields)
     error = json.loads(text)["error"]
     assert (status, error["code"], error["param"]) == (400, "wrong_task", "model")
@@ -559,11 +563,31 @@ async def test_what_a_pool_does_not_do_is_refused_with_who_does(routed, upstream
 
 @pytest.mark.parametrize("does", [Task.EMBED, Task.RERANK])
 async def test_nor_of_the_only_pool_whose_names_are_not_looked_at(routed, engine, does):
-    gateway = await routed({"only": [engine]}, gates={"only": {"task": does}})
+    gateway = await routed({"only": [engine]}, gates={"only": {"tasks": frozenset({does})}})
     for model in ("x", None):
         status, _, text = await gateway.ask(model)
         assert (status, json.loads(text)["error"]["code"]) == (400, "wrong_task"), model
     assert not [seen for seen in engine.seen if seen.method == "POST"]
+
+
+async def test_a_pool_may_do_more_than_it_is_started_for(routed, engine, upstreams):
+    """vLLM ranks with a model that embeds."""
+    other = await upstreams("b", echo)
+    both = {"tasks": frozenset({Task.EMBED, Task.RERANK})}
+    engines = {"embed": [engine], "chat": [other]}
+    gateway = await routed(
+        engines, route("vectors", to=[pool("embed")], task=Task.EMBED), gates={"embed": both}
+    )
+    for model in ("vectors", "embed-model"):
+        for path, fields in {
+            "/v1/rerank": {"query": "a", "documents": ["b"]},
+            "/v1/embeddings": {"input": "a"},
+        }.items():
+            assert "wrong_task" not in (await gateway.ask(model, path, **fields))[2]
+        status, _, text = await gateway.ask(model)
+        assert (status, json.loads(text)["error"]["code"]) == (400, "wrong_task")
+        assert "ask /v1/embeddings" in text
+    assert "/v1/rerank" in {seen.path for seen in engine.seen}
 
 
 async def test_a_provider_of_texts_may_embed_as_well(routed, provider):

@@ -85,12 +85,16 @@ def test_the_task_of_a_pools_engine_is_that_of_its_own_names(tmp_path: Path) -> 
     texts = {
         "replicas": 2,
         "model": "o",
-        "engine": {"kind": "vllm", "args": ["--gpu-memory-utilization", "0.4"]},
+        "engine": {"kind": "vllm", "args": ["--gpu-memory-utilization", "0.2"]},
     }
-    config = built(tmp_path, pool={"a": {"replicas": 2, "model": "m"}, "b": vectors, "c": texts})
-    assert [gate.task for gate in gateway_config(config).pools] == [None, Task.EMBED, Task.CHAT], (
-        "the simulated engine does everything"
-    )
+    both = {"replicas": 2, "model": "p", "engine": {**texts["engine"], "task": "embed"}}
+    config = built(tmp_path, pool={"a": {"replicas": 2, "model": "m"}, "b": vectors, "c": texts, "d": both})
+    assert [gate.tasks for gate in gateway_config(config).pools] == [
+        frozenset(Task),  # the simulated engine writes, and does everything
+        {Task.EMBED},
+        {Task.CHAT},
+        {Task.EMBED, Task.RERANK},  # vLLM ranks by the likeness of vectors
+    ]
 
 
 def test_a_route_says_all_that_the_file_says(tmp_path: Path) -> None:
