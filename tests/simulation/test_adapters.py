@@ -72,7 +72,7 @@ def test_a_daemon_that_unloads_what_is_routed_is_caught(
     monkeypatch.setattr(adapter_set.AdapterSet, "_lets_go", lambda *_: True)
     monkeypatch.setattr("policies.invariants._adapters", lambda *_: [])
     _, outcome = played(tmp_path, 3, 2)
-    assert {broken.name for broken in outcome.broken} & {"adapter-unrouted", "adapter-held"}
+    assert "adapter-unrouted" in {broken.name for broken in outcome.broken}
 
 
 def test_a_daemon_that_routes_before_it_loads_is_caught(

@@ -108,9 +108,13 @@ async def test_a_pool_of_tei_loses_nothing_while_its_nodes_go(new_stack: Any, tm
         finally:
             await clients.end()
         assert not clients.wrong, clients.wrong[:3]
-        told = json.loads((await stack.cli("cost", "-o", "json", "--since", "2h")).out)
-        [row] = [row for row in told["rows"] if row["group"]["pool"] == "test"]
-        assert row["requests"] >= clients.right.total()
+
+        async def counted() -> dict[str, Any] | None:
+            told = json.loads((await stack.cli("cost", "-o", "json", "--since", "2h")).out)
+            [row] = [row for row in told["rows"] if row["group"]["pool"] == "test"]
+            return row if row["requests"] >= clients.right.total() else None
+
+        row = await stack.until("all requests are in the file", counted)
         assert clients.tokens == {row["tokens_in"] / row["requests"]}
         assert (row["tokens_out"], row["estimated_requests"]) == (0, 0)
         assert row["usd_per_mtok"] > 0

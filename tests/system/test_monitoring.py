@@ -47,6 +47,7 @@ pytestmark = [
 BOOT_DELAY = 6.0  # a pool that lost a node is short for some scrapes
 CHANGES: dict[str, dict[str, object]] = {  # the rest is filled in once there are directories and ports
     "cost": {"usd_per_month": 1000},
+    "pool.test": {"adapters": {"law": "/l/law"}},
     "pool.test.cost": {"tokens_per_second": 500, "compare": "api/m"},
     "pool.test.limits": {"spend_per_hour": "100"},
     "pool.test.charge": {"input": "0.20", "output": "0.60"},
@@ -234,8 +235,8 @@ QUIET = ("orchestrator-keys", "orchestrator-money", "orchestrator-objectives")
 
 @contextlib.asynccontextmanager
 async def clients(stack: Any, certificate: Pair) -> AsyncIterator[None]:
-    """Some that ask while the body runs: the pool and a provider, for streams and whole answers, by two keys
-    of which one may ask seldom. What they are answered does not matter here.
+    """Some that ask while the body runs: the pool, its adapter and a provider, for streams and whole answers,
+    by two keys of which one may ask seldom. What they are answered does not matter here.
     """
     stop, clock = asyncio.Event(), SystemClock()
     url = f"https://127.0.0.1:{stack.gateway_port}/v1/chat/completions"
@@ -254,7 +255,8 @@ async def clients(stack: Any, certificate: Pair) -> AsyncIterator[None]:
         while not stop.is_set():
             for stream in (True, False):
                 await ask(session, "busy", "simulated", stream=stream)
-            await ask(session, "busy", "paid", stream=False)
+            for model in ("law", "paid"):
+                await ask(session, "busy", model, stream=False)
             await ask(session, "small", "simulated", stream=False)
             await clock.sleep(0.2)
 

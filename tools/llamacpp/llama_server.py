@@ -99,7 +99,8 @@ def main(words: Sequence[str] | None = None) -> None:
         server = xllamacpp.Server(parameters(flags))
     except RuntimeError as error:
         raise SystemExit(f"llama-server: {error}") from None
-    print(f"llama-server: ready at {server.listening_address}", flush=True)
+    # At once with its ends of line: the server's own threads write to the same place.
+    os.write(1, f"\nllama-server: ready at {server.listening_address}\n".encode())
     signal.sigwait(ends)
     del server  # closes its listener and ends its requests
 

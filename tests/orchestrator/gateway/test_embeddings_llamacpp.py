@@ -197,7 +197,7 @@ async def test_a_provider_of_the_same_model_steps_in_with_the_same_vectors(
             tmp_path,
             {"embed": []},
             route("vectors", to=[pool("embed", "bge"), api("far", "bge")], task=Task.EMBED),
-            gates={"embed": {"served": "bge", "task": Task.EMBED}},
+            gates={"embed": {"served": "bge", "tasks": frozenset({Task.EMBED})}},
             specs=[spec],
             usage_file=usage,
             spend_file=spend,

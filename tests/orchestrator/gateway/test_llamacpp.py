@@ -221,7 +221,7 @@ async def test_a_server_without_memory_refuses_and_its_peer_answers(gateways, cl
 
 
 async def test_texts_that_are_too_long_to_embed_cost_nobody_else_anything(gateways, client, tmp_path) -> None:
-    """llama.cpp says 500, with which a node that fails would answer too."""
+    """llama.cpp says 500, with which a node that fails would answer too; clients are told 400."""
     with ExitStack() as stack:
         nodes = [
             stack.enter_context(running_llama(tmp_path, name=name, task="embed", slots=1))
@@ -249,7 +249,7 @@ async def test_texts_that_are_too_long_to_embed_cost_nobody_else_anything(gatewa
             asking = [asyncio.create_task(good()) for _ in range(3)]
             for _ in range(20):
                 status, said = await embed("a b c " * 1000)
-                assert status == 500
+                assert (status, said["error"]["code"]) == (400, "context_length_exceeded")
                 assert "too large" in said["error"]["message"], "the engine's own words"
             over = True
             assert min(await asyncio.gather(*asking)) > 0
