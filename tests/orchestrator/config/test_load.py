@@ -420,7 +420,7 @@ def test_every_setting_of_the_gateway_is_a_key() -> None:
     assert model is not None
     settings = {field.name for field in dataclasses.fields(GatewayConfig)} | POOL_KEYS
     assert set(model.model_fields) - settings == {"listen", "api_key_file"}
-    given = {"host", "port", "name", "served", "adapters", "task", "tells_ids", "ranking", "api_key"}
+    given = {"host", "port", "name", "served", "adapters", "tasks", "tells_ids", "ranking", "api_key"}
     given |= {"charge", "seed"}
     given |= {"loaded", "numbered"}
     elsewhere = {"pools", "routes", "providers", "default_route", "spend_file", "usage_file", "keys_file"}

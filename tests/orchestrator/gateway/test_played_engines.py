@@ -49,7 +49,7 @@ def settings(kind: str, task: Task = Task.CHAT) -> dict[str, Any]:
     """A pool's settings as the wiring has them."""
     row = DIALECTS[kind]
     ranking = None if row.ranking.every else row.ranking
-    return {"health_path": row.health, "tells_ids": False, "ranking": ranking, "task": task}
+    return {"health_path": row.health, "tells_ids": False, "ranking": ranking, "tasks": frozenset({task})}
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
