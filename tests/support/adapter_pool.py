@@ -112,6 +112,19 @@ class Hand:
         await self.tell()
         await self.nodes.pop(node).kill()
 
+    async def forget(self, name: str, adapters: Iterable[Adapter], clients: Clients) -> None:
+        """Start a node again behind the gateway's back, without any adapter; its clients meet that, and then
+        what it was given again.
+        """
+        node, adapters = self.nodes[name], tuple(adapters)
+        await node.kill()
+        await node.start()
+        await clients.some()
+        await self.tell(**{name: ()})
+        await self.load(node, adapters)
+        await self.tell(**{name: map(held_as, adapters)})
+        await clients.some()
+
     async def swap(self, old: Adapter, new: Adapter) -> None:
         """Load the new one everywhere, then route it, then unroute the old one, drain it and unload it."""
         for node in self.nodes.values():

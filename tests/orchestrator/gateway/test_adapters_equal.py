@@ -72,14 +72,7 @@ async def test_eight_adapters_are_kept_equal_through_everything(hand, engines, h
         await clients.some()
         now = [NEW if each.name == NEW.name else each for each in ADAPTERS]
         texts["lora-3"] = {text for text in texts["lora-3"] if text == new}
-        lost = hand.nodes["b"]
-        await lost.kill()
-        await lost.start()  # with no adapter at all, and the gateway is told that it has every one
-        await clients.some()
-        await hand.tell(b=[])
-        await hand.load(lost, now)
-        await hand.tell(b=map(held_as, now))
-        await clients.some()
+        await hand.forget("b", now, clients)
     assert clients.failed == []
     assert set(clients.whole) == {"base", *NAMES}
     state = await hand.gateway.state()

@@ -163,18 +163,11 @@ async def test_eight_adapters_are_kept_equal_through_everything(hand, servers, a
         await hand.swap(old[3], new)
         await clients.some()
         now = [new if each.name == new.name else each for each in old]
-        lost = hand.nodes["b"]
-        await lost.kill()
-        await lost.start()  # with no adapter at all, and the gateway is told that it has every one
-        await clients.some()
-        await hand.tell(b=[])
-        await hand.load(lost, now)
-        await hand.tell(b=map(held_as, now))
-        await clients.some()
+        await hand.forget("b", now, clients)
     assert clients.failed == []
     assert set(clients.whole) == {"tiny", *NAMES}
     state = await hand.gateway.state()
     assert state["totals"]["streams_cut"] == state["totals"]["requests_client_error"] == 0
     lacking = sum(use.lacking for _, use in hand.gateway.lane.adapters)
     assert lacking > 0
-    assert (await texts_of(http, lost, [new.served_as], TOKENS))[0] not in said
+    assert (await texts_of(http, hand.nodes["b"], [new.served_as], TOKENS))[0] not in said
