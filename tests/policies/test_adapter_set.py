@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from adapter_engines import AdapterEngines, adapters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,10 @@ from policies.actions import LoadAdapter, UnloadAdapter
 from policies.adapter_set import GIVEN_UP_AFTER, LOADS_AT_ONCE
 from policies.explain import node_sentences
 from policies.held import AdapterRules, AdapterUse
+from tests.support.adapter_engines import AdapterEngines, adapters
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import quick_pool
 
 SQL, LAW = adapters("sql", "law")
 
@@ -22,21 +25,21 @@ Stage = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def stage(toy_cloud: Stage, quick: Stage) -> Stage:
+def stage() -> Stage:
     """Makes toy clouds whose engines load adapters."""
 
     @dataclass
-    class AdapterCloud(AdapterEngines, type(toy_cloud())):  # type: ignore[misc]
+    class AdapterCloud(AdapterEngines, type(CheckedCloud())):  # type: ignore[misc]
         pass
 
     def make(replicas: int, *names: str, slots: int | None = None, **settings: Any) -> Any:
         rules = AdapterRules(wanted=adapters(*names), slots=slots)
-        return AdapterCloud(quick(replicas, spot_share=1.0, adapters=rules), **settings)
+        return AdapterCloud(quick_pool(replicas, spot_share=1.0, adapters=rules), **settings)
 
     return make
 
 
-def ready(cloud: Any) -> Any:
+def ready(cloud: ToyCloud) -> Any:
     cloud.settle()
     cloud.run(20.0)
     assert not cloud.violations

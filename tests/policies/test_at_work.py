@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,54 +10,54 @@ import pytest
 from policies.actions import Cause, Terminate
 from policies.at_work import AtWork
 from policies.model import EngineReading, InstanceState, Observed, Pool, Target, TargetPhase, TargetState
-
-Make = Callable[..., Any]
+from tests.support.scene import Scene
+from tests.support.toy_pools import of_kind
 
 EARLIER = "p/6/1"
 """The token of a node that an earlier daemon launched."""
 
 
-def why(here: Any, node: str = "x") -> str:
+def why(here: Scene, node: str = "x") -> str:
     return AtWork(here.pool, here.world, here.memory).why_it_stays(here.fleet.by_id[node])
 
 
-def out(scene: Make, **node: Any) -> Any:
+def out(**node: Any) -> Any:
     """A node that is ready and in no balancer's set, which the balancer confirmed."""
-    return scene().nodes(4).node("x", serving=False, **node)
+    return Scene().nodes(4).node("x", serving=False, **node)
 
 
-def unread(here: Any, at: float | None) -> Any:
+def unread(here: Scene, at: float | None) -> Any:
     here.settings["balancers"] = {"gw": Observed(value=tuple(here.shown.values()), at=at)}
     return here
 
 
-def silent(here: Any, seconds: float) -> Any:
+def silent(here: Scene, seconds: float) -> Any:
     since = here.now - seconds
     here.engines["x"] = EngineReading(node="x", at=here.now, ready=False, ok=False, failing_since=since)
     return here
 
 
-def test_a_node_that_no_balancer_knows_may_go(scene: Make) -> None:
-    assert why(out(scene)) == ""
+def test_a_node_that_no_balancer_knows_may_go() -> None:
+    assert why(out()) == ""
 
 
-def test_a_balancer_must_have_been_read_since_it_took_the_last_set(scene: Make) -> None:
-    here = out(scene)
+def test_a_balancer_must_have_been_read_since_it_took_the_last_set() -> None:
+    here = out()
     for at in (None, here.now - 50.1):  # its last acknowledgement came 50 s ago
         assert "no balancer's word" in why(unread(here, at))
     assert why(unread(here, here.now - 50.0)) == ""
 
 
-def test_a_balancer_must_have_taken_a_set_of_this_daemon(scene: Make) -> None:
+def test_a_balancer_must_have_taken_a_set_of_this_daemon() -> None:
     """What the daemon before it wrote may land until then."""
-    here = out(scene)
+    here = out()
     here.fields["applied_at"] = {}
     assert "no balancer's word" in why(here)
 
 
-def test_what_a_balancer_shows_holds_or_is_being_told_keeps_a_node(scene: Make) -> None:
+def test_what_a_balancer_shows_holds_or_is_being_told_keeps_a_node() -> None:
     for how in ("shows", "holds", "is told"):
-        here = out(scene)
+        here = out()
         if how == "shows":
             here.shown["x"] = Target(id="x", address="x:1", state=TargetState.UNHEALTHY)
         elif how == "holds":
@@ -68,8 +67,8 @@ def test_what_a_balancer_shows_holds_or_is_being_told_keeps_a_node(scene: Make) 
         assert "may still send" in why(here), how
 
 
-def test_one_look_that_failed_is_no_silence(scene: Make) -> None:
-    here = out(scene)
+def test_one_look_that_failed_is_no_silence() -> None:
+    here = out()
     here.fields["applied_at"] = {}
     rules = here.pool.health
     assert why(silent(here, rules.replace_after - 0.1))
@@ -89,9 +88,9 @@ def test_one_look_that_failed_is_no_silence(scene: Make) -> None:
     ],
 )
 def test_a_node_is_dead_when_balancers_that_have_it_found_it_silent_for_as_long(
-    scene: Make, state: TargetState | None, failing_for: float | None, dead: bool
+    state: TargetState | None, failing_for: float | None, dead: bool
 ) -> None:
-    here = silent(scene().nodes(4).node("x", silent_for=60.0, serving=False), 60.0)
+    here = silent(Scene().nodes(4).node("x", silent_for=60.0, serving=False), 60.0)
     if state is not None:
         since = None if failing_for is None else here.now - failing_for
         here.shown["x"] = Target(id="x", address="x:1", state=state, failing_since=since)
@@ -106,11 +105,9 @@ def test_a_node_is_dead_when_balancers_that_have_it_found_it_silent_for_as_long(
 
 
 @pytest.mark.parametrize("turned", [None, TargetState.DRAINING, TargetState.UNUSED])
-def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(
-    scene: Make, turned: TargetState | None
-) -> None:
+def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(turned: TargetState | None) -> None:
     """It finds it neither healthy nor the opposite until it has the set again: restarted, or edited."""
-    here = silent(scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0), 600.0)
+    here = silent(Scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0), 600.0)
     node = here.fleet.by_id["x"]
     assert AtWork(here.pool, here.world, here.memory).dead(node)
     del here.shown["x"]
@@ -124,10 +121,10 @@ def test_a_balancer_that_lost_its_set_does_not_tell_that_a_node_is_dead(
     ("state", "dead"), [(TargetState.DRAINING, False), (None, False), (TargetState.UNHEALTHY, True)]
 )
 def test_a_balancer_that_is_told_to_send_a_node_requests_does_not_tell_that_it_is_dead(
-    scene: Make, state: TargetState | None, dead: bool
+    state: TargetState | None, dead: bool
 ) -> None:
     """It let it drain when it was last read; the set that makes it the last resort may have landed since."""
-    here = silent(scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0, serving=False), 600.0)
+    here = silent(Scene(Pool(name="p", replicas=1)).node("x", silent_for=600.0, serving=False), 600.0)
     if state is not None:
         here.shown["x"] = Target(id="x", address="x:1", state=state, failing_since=here.now - 600.0)
     assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"])
@@ -139,8 +136,8 @@ def test_a_balancer_that_is_told_to_send_a_node_requests_does_not_tell_that_it_i
     assert AtWork(here.pool, here.world, here.memory).dead(here.fleet.by_id["x"]) is dead
 
 
-def test_a_dead_node_leaves_the_target_sets_first(scene: Make) -> None:
-    here = silent(scene().nodes(4).node("x", silent_for=60.0), 60.0)
+def test_a_dead_node_leaves_the_target_sets_first() -> None:
+    here = silent(Scene().nodes(4).node("x", silent_for=60.0), 60.0)
     assert here.shown["x"].state is TargetState.UNHEALTHY
     assert "may still send" in why(here)
 
@@ -155,9 +152,9 @@ def test_a_dead_node_leaves_the_target_sets_first(scene: Make) -> None:
         ({"ready": False, "token": EARLIER, "state": InstanceState.STOPPED}, False),
     ],
 )
-def test_who_surely_never_served(scene: Make, node: dict[str, Any], stays: bool) -> None:
+def test_who_surely_never_served(node: dict[str, Any], stays: bool) -> None:
     """A journal that is lost or old says of nobody else that it is still booting."""
-    here = out(scene, probed=False, **node)
+    here = out(probed=False, **node)
     here.fields["applied_at"] = {}
     assert bool(why(here)) is stays
 
@@ -174,13 +171,13 @@ def test_who_surely_never_served(scene: Make, node: dict[str, Any], stays: bool)
 )
 @pytest.mark.parametrize("drains", [False, True])
 def test_what_this_host_cannot_reach_may_hold_requests_after_it_left_a_set(
-    scene: Make, actions: Make, node: dict[str, Any], let_go: float | None, stays: bool, drains: bool
+    node: dict[str, Any], let_go: float | None, stays: bool, drains: bool
 ) -> None:
     """No journal tells that it was ready, and a balancer sent it requests until then."""
-    here = scene().nodes(4).node("x", serving=False, ready=False, age=5000.0, **node)
+    here = Scene().nodes(4).node("x", serving=False, ready=False, age=5000.0, **node)
     if drains:
         here.drain("x", Cause.OPERATOR, since=1.0, left=20.0)
         del here.held["x"]
     at = None if let_go is None else here.now - let_go
     here.records["x"] = replace(here.records["x"], detached_at=at)
-    assert [a.node for a in actions(here.plan(), Terminate)] == ([] if stays else ["x"])
+    assert [a.node for a in of_kind(here.plan(), Terminate)] == ([] if stays else ["x"])

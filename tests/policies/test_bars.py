@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -43,8 +42,9 @@ from policies.model import (
 )
 from policies.records import Bar, Memory
 from policies.verdict import State, change, judge
+from tests.support.scene import Scene
+from tests.support.toy_pools import of_kind
 
-Make = Callable[..., Any]
 SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
 STOPPED = "this configuration has not started once: nothing more is launched until `orchestrator resume`"
 ROLE = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
@@ -97,9 +97,9 @@ def bar(**more: Any) -> Bar:
     return Bar(**{"at": 9_990.0, "count": 1, "why": ROLE, **more})
 
 
-def paused(scene: Make, *markets: Market, pool: Pool | None = None, **memory: Any) -> Any:
+def paused(*markets: Market, pool: Pool | None = None, **memory: Any) -> Any:
     """A scene in which markets of the toy region were just found not to be allowed."""
-    return scene(pool, bars={("r", m): bar() for m in markets}, **memory)
+    return Scene(pool, bars={("r", m): bar() for m in markets}, **memory)
 
 
 def launched(plan: Any, market: Market) -> int:
@@ -169,8 +169,8 @@ def test_a_throttled_launch_is_asked_again_with_its_token_after_a_growing_pause(
     assert len({w % 1 for w in waits}) > 3
 
 
-def test_what_is_throttled_is_said(scene: Make) -> None:
-    here = scene(Pool(name="p", replicas=4)).nodes(3)
+def test_what_is_throttled_is_said() -> None:
+    here = Scene(Pool(name="p", replicas=4)).nodes(3)
     said = "1 call waits: the provider takes no more at once, and each is asked again."
     here.launching("p/7/1", unanswered=True)
     assert said not in explain.pool_sentences(here.fleet, here.world, here.memory)
@@ -180,9 +180,9 @@ def test_what_is_throttled_is_said(scene: Make) -> None:
     assert said not in explain.pool_sentences(here.fleet, here.world, here.memory)
 
 
-def test_a_region_that_throttles_is_waited_for_while_it_takes_others(scene: Make) -> None:
+def test_a_region_that_throttles_is_waited_for_while_it_takes_others() -> None:
     """A wave that exceeds the rate of one region goes on there; one that stands still begins elsewhere."""
-    here = scene(Pool(name="p", replicas=4)).nodes(1).nodes(2, ON_DEMAND)
+    here = Scene(Pool(name="p", replicas=4)).nodes(1).nodes(2, ON_DEMAND)
     here.launching("p/7/1", ago=500.0, attempts=9, throttled=9, unanswered=True, placement=where())
     here.settings["regions"] = {
         "r": Observed(value=tuple(here.instances.values()), at=here.now),
@@ -259,16 +259,16 @@ def test_in_a_wave_the_places_that_work_are_not_paused_for_those_that_do_not() -
     assert set(replay([*asked_for, *here, *listed, *late]).bars) == {("r", SPOT)}
 
 
-def test_the_launch_that_tries_goes_elsewhere_than_what_failed(scene: Make, actions: Make) -> None:
+def test_the_launch_that_tries_goes_elsewhere_than_what_failed() -> None:
     """Else one zone that cannot be had, and holds no node for that, is tried for ever."""
-    failed = tuple(o.placement for o in scene().offerings if o.placement.zone != "b")
+    failed = tuple(o.placement for o in Scene().offerings if o.placement.zone != "b")
     old = bar(at=10_000.0 - PAUSE_FIRST, places=failed)
-    here = scene(Pool(name="p", replicas=10), bars={("r", m): old for m in Market}).nodes(6)
-    tries = {a.placement.zone for a in actions(here.plan(), Launch)}
+    here = Scene(Pool(name="p", replicas=10), bars={("r", m): old for m in Market}).nodes(6)
+    tries = {a.placement.zone for a in of_kind(here.plan(), Launch)}
     assert tries == {"b"}
     everywhere = tuple(o.placement for o in here.offerings)
     here.fields["bars"] = {("r", m): replace(old, places=everywhere) for m in Market}
-    assert actions(here.plan(), Launch)
+    assert of_kind(here.plan(), Launch)
 
 
 def test_an_accepted_launch_does_not_end_the_pause_of_machines_that_never_start() -> None:
@@ -341,10 +341,8 @@ def test_accepted_and_then_not_given_is_a_refusal() -> None:
         (Ending.UNKNOWN, True, ON_DEMAND, GoneCause.LOST),
     ],
 )
-def test_why_a_machine_ended(
-    scene: Make, ending: Ending, ready: bool, market: Market, cause: GoneCause
-) -> None:
-    here = scene().nodes(2).node("x", market, ready=ready, state=InstanceState.TERMINATED, serving=False)
+def test_why_a_machine_ended(ending: Ending, ready: bool, market: Market, cause: GoneCause) -> None:
+    here = Scene().nodes(2).node("x", market, ready=ready, state=InstanceState.TERMINATED, serving=False)
     here.instances["x"] = replace(here.instances["x"], ending=ending, ending_why="the words")
     (gone,) = [e for e in facts.changes(here.pool, here.world, here.memory) if isinstance(e, NodeGone)]
     assert (gone.node, gone.cause, gone.ended, gone.detail) == ("x", cause, True, "the words")
@@ -359,10 +357,8 @@ def test_why_a_machine_ended(
         (Ending.RECLAIM, GoneCause.UNANNOUNCED),
     ],
 )
-def test_why_a_machine_ended_that_no_list_showed_before(
-    scene: Make, ending: Ending, cause: GoneCause
-) -> None:
-    here = scene().nodes(2).node("x", state=InstanceState.TERMINATED, serving=False)
+def test_why_a_machine_ended_that_no_list_showed_before(ending: Ending, cause: GoneCause) -> None:
+    here = Scene().nodes(2).node("x", state=InstanceState.TERMINATED, serving=False)
     here.instances["x"] = replace(here.instances["x"], ending=ending)
     del here.records["x"]
     here.launching("p/7/x", placement=where())
@@ -370,8 +366,8 @@ def test_why_a_machine_ended_that_no_list_showed_before(
     assert [e.cause for e in found if isinstance(e, NodeGone)] == [cause]
 
 
-def test_a_notice_that_is_not_over_still_says_that_a_working_node_was_reclaimed(scene: Make) -> None:
-    here = scene().nodes(2).node("x", state=InstanceState.TERMINATED, serving=False)
+def test_a_notice_that_is_not_over_still_says_that_a_working_node_was_reclaimed() -> None:
+    here = Scene().nodes(2).node("x", state=InstanceState.TERMINATED, serving=False)
     here.notice("x", kind=NoticeKind.INTERRUPTION)
     here.instances["x"] = replace(here.instances["x"], ending=Ending.RECLAIM)
     (gone,) = [e for e in facts.changes(here.pool, here.world, here.memory) if isinstance(e, NodeGone)]
@@ -381,32 +377,32 @@ def test_a_notice_that_is_not_over_still_says_that_a_working_node_was_reclaimed(
 # -- a pool that never started -------------------------------------------------------------------------
 
 
-def fresh(scene: Make, replicas: int = 40, **memory: Any) -> Any:
-    return scene(Pool(name="p", replicas=replicas), whole_at=None, ready_once=False, **memory)
+def fresh(replicas: int = 40, **memory: Any) -> Any:
+    return Scene(Pool(name="p", replicas=replicas), whole_at=None, ready_once=False, **memory)
 
 
-def test_a_new_pool_launches_three_until_one_machine_runs(scene: Make, actions: Make) -> None:
-    here = fresh(scene)
+def test_a_new_pool_launches_three_until_one_machine_runs() -> None:
+    here = fresh()
     plan = here.plan()
-    assert len(actions(plan, Launch)) == 3
+    assert len(of_kind(plan, Launch)) == 3
     assert "no machine of this pool was seen running yet: 3 are on their way" in {
         d.reason for d in plan.deferred
     }
     for n in range(3):
         here.node(f"x{n}", ready=False, state=InstanceState.PENDING, age=5.0)
-    assert actions(here.plan(), Launch) == []
+    assert of_kind(here.plan(), Launch) == []
     here.node("x0", ready=False, age=20.0)
-    assert len(actions(here.plan(), Launch)) > 10
+    assert len(of_kind(here.plan(), Launch)) > 10
 
 
-def test_launches_that_are_open_and_boots_that_failed_count_alike(scene: Make, actions: Make) -> None:
-    here = fresh(scene, failed_starts=1).launching("p/7/1")
-    assert len(actions(here.plan(), Launch)) == 1
-    assert actions(fresh(scene, failed_starts=2).launching("p/7/1").plan(), Launch) == []
+def test_launches_that_are_open_and_boots_that_failed_count_alike() -> None:
+    here = fresh(failed_starts=1).launching("p/7/1")
+    assert len(of_kind(here.plan(), Launch)) == 1
+    assert of_kind(fresh(failed_starts=2).launching("p/7/1").plan(), Launch) == []
 
 
-def test_launches_where_nobody_answers_keep_no_other_region_waiting(scene: Make, actions: Make) -> None:
-    here = fresh(scene, 4)
+def test_launches_where_nobody_answers_keep_no_other_region_waiting() -> None:
+    here = fresh(4)
     for n in range(3):
         here.launching(f"p/7/{n}", ago=500.0, attempts=9, unanswered=True, landed=True)
     far = [Offering(placement=where(m, region="far"), price=1.0) for m in Market]
@@ -415,37 +411,37 @@ def test_launches_where_nobody_answers_keep_no_other_region_waiting(scene: Make,
         "r": Observed(value=(), at=here.now),
         "far": Observed(value=(), at=here.now),
     }
-    assert {a.placement.region for a in actions(here.plan(), Launch) if a.token > "p/7/2"} == {"far"}
+    assert {a.placement.region for a in of_kind(here.plan(), Launch) if a.token > "p/7/2"} == {"far"}
 
 
 @pytest.mark.parametrize("replicas", [1, 4, 200])
-def test_after_three_failed_boots_nothing_more_is_launched(scene: Make, actions: Make, replicas: int) -> None:
-    here = fresh(scene, replicas, failed_starts=3)
+def test_after_three_failed_boots_nothing_more_is_launched(replicas: int) -> None:
+    here = fresh(replicas, failed_starts=3)
     plan = here.plan()
-    assert actions(plan, Launch) == []
+    assert of_kind(plan, Launch) == []
     assert {d.reason for d in plan.deferred} == {STOPPED}
-    (alarm,) = actions(plan, Alarm)
+    (alarm,) = of_kind(plan, Alarm)
     assert alarm.name == "never-started"
     assert alarm.reason.startswith(STOPPED)
     said = explain.pool_sentences(here.fleet, here.world, here.memory)
     assert f"{alarm.reason[0].upper()}{alarm.reason[1:]}." in said
 
 
-def test_a_stopped_pool_does_not_ask_again_for_what_surely_did_nothing(scene: Make, actions: Make) -> None:
-    here = fresh(scene, failed_starts=3).launching("p/7/1", ago=90.0, unanswered=True)
-    assert actions(here.plan(), Launch) == []
+def test_a_stopped_pool_does_not_ask_again_for_what_surely_did_nothing() -> None:
+    here = fresh(failed_starts=3).launching("p/7/1", ago=90.0, unanswered=True)
+    assert of_kind(here.plan(), Launch) == []
     here.launching("p/7/1", ago=90.0, unanswered=True, landed=True)  # its outcome has to be known
-    assert [a.token for a in actions(here.plan(), Launch)] == ["p/7/1"]
+    assert [a.token for a in of_kind(here.plan(), Launch)] == ["p/7/1"]
 
 
-def test_boots_that_are_given_up_together_are_followed_by_no_others(scene: Make, actions: Make) -> None:
+def test_boots_that_are_given_up_together_are_followed_by_no_others() -> None:
     """Their time is over in one turn: what takes their place would be as lost as they are."""
-    here = fresh(scene, 6)
+    here = fresh(6)
     for n in range(6):
         here.node(f"x{n}", ready=False, age=1_000.0)
     plan = here.plan()
-    assert [a.cause for a in actions(plan, Terminate)] == [Cause.BOOT] * 6
-    assert actions(plan, Launch) == []
+    assert [a.cause for a in of_kind(plan, Terminate)] == [Cause.BOOT] * 6
+    assert of_kind(plan, Launch) == []
     assert STOPPED in {d.reason for d in plan.deferred}
 
 
@@ -484,11 +480,11 @@ def test_what_began_to_boot_before_somebody_resumed_does_not_stop_the_pool_again
     assert bars.never_started(pool, reduce(resumed, *late, *again)) == STOPPED
 
 
-def test_how_many_boots_may_fail_is_a_setting(scene: Make, actions: Make) -> None:
+def test_how_many_boots_may_fail_is_a_setting() -> None:
     pool = Pool(name="p", replicas=40)
     pool = replace(pool, health=replace(pool.health, give_up_after=7))
-    here = scene(pool, whole_at=None, ready_once=False, failed_starts=3)
-    assert len(actions(here.plan(), Launch)) == 4
+    here = Scene(pool, whole_at=None, ready_once=False, failed_starts=3)
+    assert len(of_kind(here.plan(), Launch)) == 4
 
 
 @pytest.mark.parametrize(
@@ -501,15 +497,15 @@ def test_how_many_boots_may_fail_is_a_setting(scene: Make, actions: Make) -> Non
     ],
     ids=["stopped standbys", "hot standbys", "large nodes", "adaptive"],
 )
-def test_whatever_a_new_pool_wants_three_are_launched_first(scene: Make, actions: Make, pool: Pool) -> None:
-    here = scene(pool, whole_at=None, ready_once=False)
-    first = len(actions(here.plan(), Launch))
+def test_whatever_a_new_pool_wants_three_are_launched_first(pool: Pool) -> None:
+    here = Scene(pool, whole_at=None, ready_once=False)
+    first = len(of_kind(here.plan(), Launch))
     assert 1 <= first <= 3
     for n in range(3):
         here.launching(f"p/7/{n}")
-    assert actions(here.plan(), Launch) == []
+    assert of_kind(here.plan(), Launch) == []
     here.fields.update(intents={}, failed_starts=3)
-    assert actions(here.plan(), Launch) == []
+    assert of_kind(here.plan(), Launch) == []
 
 
 def test_neither_a_restart_nor_another_configuration_is_another_try() -> None:
@@ -533,27 +529,27 @@ def test_a_denial_that_was_on_its_way_at_a_resume_begins_a_first_pause() -> None
     assert until(after.bars[("r", SPOT)]) == 9_002.0 + PAUSE_FIRST
 
 
-def test_large_nodes_cover_what_was_there_and_no_more(scene: Make) -> None:
+def test_large_nodes_cover_what_was_there_and_no_more() -> None:
     pool = Pool(name="p", replicas=40, units={"gpu": 4})
-    here = paused(scene, SPOT, pool=pool, whole_at=None, reached=20).nodes(3, ON_DEMAND)
+    here = paused(SPOT, pool=pool, whole_at=None, reached=20).nodes(3, ON_DEMAND)
     assert launched(here.plan(), ON_DEMAND) == 2  # 12 units of the floor, and 8 that stood on spot
     here.fields["reached"] = 12
     assert launched(here.plan(), ON_DEMAND) == 0
 
 
-def test_a_pool_of_one_waits_for_spot_that_is_not_allowed_and_says_so(scene: Make, actions: Make) -> None:
-    here = paused(scene, SPOT, pool=Pool(name="p", replicas=1, spot_share=1.0), whole_at=None)
+def test_a_pool_of_one_waits_for_spot_that_is_not_allowed_and_says_so() -> None:
+    here = paused(SPOT, pool=Pool(name="p", replicas=1, spot_share=1.0), whole_at=None)
     plan = here.plan()
-    assert actions(plan, Launch) == []
-    assert [a.name for a in actions(plan, Alarm)] == ["market-paused"]
+    assert of_kind(plan, Launch) == []
+    assert [a.name for a in of_kind(plan, Alarm)] == ["market-paused"]
     assert judged(here).state is State.DOWN
     here.launching("p/7/1")
     assert judged(here).state is State.STARTING
 
 
-def test_a_pool_that_had_a_ready_node_never_stops_as_a_whole(scene: Make, actions: Make) -> None:
-    here = scene(Pool(name="p", replicas=4), failed_starts=99, ready_once=True)
-    assert actions(here.plan(), Launch)
+def test_a_pool_that_had_a_ready_node_never_stops_as_a_whole() -> None:
+    here = Scene(Pool(name="p", replicas=4), failed_starts=99, ready_once=True)
+    assert of_kind(here.plan(), Launch)
 
 
 def test_failed_boots_count_only_until_a_node_was_ready() -> None:
@@ -612,8 +608,8 @@ def test_resume_clears_everything_of_this_kind() -> None:
 # -- a market that is paused ---------------------------------------------------------------------------
 
 
-def test_spot_that_was_never_there_is_not_built_on_demand(scene: Make) -> None:
-    here = paused(scene, SPOT, pool=Pool(name="p", replicas=10), whole_at=None, reached=3).nodes(3, ON_DEMAND)
+def test_spot_that_was_never_there_is_not_built_on_demand() -> None:
+    here = paused(SPOT, pool=Pool(name="p", replicas=10), whole_at=None, reached=3).nodes(3, ON_DEMAND)
     plan = here.plan()
     assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (0, 0)
     assert "no spot offering may be tried now: spot in r is paused for 290 s more" in plan.notes
@@ -621,28 +617,28 @@ def test_spot_that_was_never_there_is_not_built_on_demand(scene: Make) -> None:
     assert len([each for each in said if ROLE in each]) == 1
 
 
-def test_the_floor_is_built_all_the_same(scene: Make) -> None:
-    here = paused(scene, SPOT, pool=Pool(name="p", replicas=10), whole_at=None)
+def test_the_floor_is_built_all_the_same() -> None:
+    here = paused(SPOT, pool=Pool(name="p", replicas=10), whole_at=None)
     plan = here.plan()
     assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (0, 3)
 
 
-def test_without_a_pause_all_that_is_missing_is_covered(scene: Make) -> None:
-    here = scene(Pool(name="p", replicas=10), whole_at=None, reached=3).nodes(3, ON_DEMAND)
+def test_without_a_pause_all_that_is_missing_is_covered() -> None:
+    here = Scene(Pool(name="p", replicas=10), whole_at=None, reached=3).nodes(3, ON_DEMAND)
     here.offerings = [o for o in here.offerings if o.placement.market is ON_DEMAND]
     assert launched(here.plan(), ON_DEMAND) == 7
 
 
-def test_what_was_there_is_covered_also_in_a_pool_that_never_was_whole(scene: Make) -> None:
-    here = paused(scene, SPOT, pool=Pool(name="p", replicas=10), whole_at=None, reached=8)
+def test_what_was_there_is_covered_also_in_a_pool_that_never_was_whole() -> None:
+    here = paused(SPOT, pool=Pool(name="p", replicas=10), whole_at=None, reached=8)
     here.nodes(3, ON_DEMAND).nodes(3)
     assert launched(here.plan(), ON_DEMAND) == 2
     here.notice("s0")
     assert launched(here.plan(), ON_DEMAND) == 3
 
 
-def test_a_pool_that_was_whole_covers_every_loss(scene: Make) -> None:
-    here = paused(scene, SPOT, pool=Pool(name="p", replicas=10)).nodes(3, ON_DEMAND).nodes(7)
+def test_a_pool_that_was_whole_covers_every_loss() -> None:
+    here = paused(SPOT, pool=Pool(name="p", replicas=10)).nodes(3, ON_DEMAND).nodes(7)
     here.notice("s0")
     here.notice("s1")
     plan = here.plan()
@@ -658,27 +654,27 @@ def test_how_far_a_pool_was_outlives_a_larger_wish_and_not_a_smaller_one() -> No
     assert reduce(small, PoolConfigured(at=3.0, replicas=20)).reached == 5
 
 
-def test_a_pool_that_was_whole_and_grows_keeps_what_it_had(scene: Make) -> None:
+def test_a_pool_that_was_whole_and_grows_keeps_what_it_had() -> None:
     memory = replace(replay([PoolConfigured(at=0.0, replicas=10)]), whole_at=5.0)
     memory = reduce(memory, PoolConfigured(at=9.0, replicas=20))
     assert (memory.reached, memory.whole_at) == (10, None)
 
 
-def test_spot_that_one_region_still_sells_takes_it_all(scene: Make, actions: Make) -> None:
-    here = scene(Pool(name="p", replicas=10), whole_at=None, bars={("r", SPOT): bar()}).nodes(3, ON_DEMAND)
+def test_spot_that_one_region_still_sells_takes_it_all() -> None:
+    here = Scene(Pool(name="p", replicas=10), whole_at=None, bars={("r", SPOT): bar()}).nodes(3, ON_DEMAND)
     here.offerings.append(Offering(placement=where(region="far"), price=9.0))
     here.settings["regions"] = {
         "r": Observed(value=tuple(here.instances.values()), at=here.now),
         "far": Observed(value=(), at=here.now),
     }
-    found = actions(here.plan(), Launch)
+    found = of_kind(here.plan(), Launch)
     assert {(a.placement.region, a.placement.market) for a in found} == {("far", SPOT)}
     assert len(found) == 7
 
 
-def test_after_the_pause_one_launch_tries(scene: Make) -> None:
+def test_after_the_pause_one_launch_tries() -> None:
     old = {("r", SPOT): bar(at=10_000.0 - PAUSE_FIRST)}
-    here = scene(Pool(name="p", replicas=10), whole_at=None, reached=3, bars=old).nodes(3, ON_DEMAND)
+    here = Scene(Pool(name="p", replicas=10), whole_at=None, reached=3, bars=old).nodes(3, ON_DEMAND)
     plan = here.plan()
     assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (1, 0)
     here.launching("p/7/9")
@@ -686,18 +682,18 @@ def test_after_the_pause_one_launch_tries(scene: Make) -> None:
     assert not [a for a in plan.actions if isinstance(a, Alarm) and a.name == "InvariantViolated"]
 
 
-def test_a_machine_that_tries_a_market_of_stillborn_ones_is_waited_for(scene: Make) -> None:
+def test_a_machine_that_tries_a_market_of_stillborn_ones_is_waited_for() -> None:
     old = {("r", SPOT): bar(at=9_000.0, denied=False, boots=3)}
-    here = scene(Pool(name="p", replicas=10), bars=old).nodes(9, ON_DEMAND)
+    here = Scene(Pool(name="p", replicas=10), bars=old).nodes(9, ON_DEMAND)
     here.node("x", ready=False, age=30.0)
     assert launched(here.plan(), SPOT) == 0
     here.node("x", ready=False, age=1_100.0)  # launched before the last one failed: no trial
     assert launched(here.plan(), SPOT) == 1
 
 
-def test_launches_left_from_a_wave_are_asked_again_one_by_one(scene: Make, actions: Make) -> None:
+def test_launches_left_from_a_wave_are_asked_again_one_by_one() -> None:
     old = {("r", SPOT): bar(at=9_000.0)}
-    here = scene(Pool(name="p", replicas=10), bars=old).nodes(5, ON_DEMAND)
+    here = Scene(Pool(name="p", replicas=10), bars=old).nodes(5, ON_DEMAND)
     for n in range(4):
         here.launching(f"p/7/{n}", ago=900.0, unanswered=True, attempts=9, throttled=9)
     assert launched(here.plan(), SPOT) == 1
@@ -708,9 +704,9 @@ def test_launches_left_from_a_wave_are_asked_again_one_by_one(scene: Make, actio
     assert launched(here.plan(), SPOT) == 0
 
 
-def test_where_everything_is_paused_a_pool_that_ran_is_tried_every_five_minutes(scene: Make) -> None:
+def test_where_everything_is_paused_a_pool_that_ran_is_tried_every_five_minutes() -> None:
     long = {("r", m): bar(at=10_000.0 - PAUSE_FIRST, count=5) for m in Market}
-    here = scene(Pool(name="p", replicas=4), bars=long)
+    here = Scene(Pool(name="p", replicas=4), bars=long)
     plan = here.plan()
     assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (1, 1)
     here.fields.update(ready_once=False, whole_at=None)
@@ -719,8 +715,8 @@ def test_where_everything_is_paused_a_pool_that_ran_is_tried_every_five_minutes(
     assert launched(here.plan(), SPOT) == 0
 
 
-def test_a_healthy_pool_does_nothing_else_for_a_pause(scene: Make) -> None:
-    here = scene(Pool(name="p", replicas=10)).nodes(3, ON_DEMAND).nodes(7)
+def test_a_healthy_pool_does_nothing_else_for_a_pause() -> None:
+    here = Scene(Pool(name="p", replicas=10)).nodes(3, ON_DEMAND).nodes(7)
     calm = here.plan()
     here.fields["bars"] = {("r", m): bar() for m in Market}
     plan = here.plan()
@@ -728,9 +724,9 @@ def test_a_healthy_pool_does_nothing_else_for_a_pause(scene: Make) -> None:
     assert (plan.targets, plan.write) == (calm.targets, calm.write)
 
 
-def test_each_paused_market_has_its_alarm_with_the_words_and_what_to_do(scene: Make, actions: Make) -> None:
-    here = scene(bars={("r", SPOT): bar(), ("r", ON_DEMAND): bar(denied=False, boots=3, why="KMS")})
-    found = {a.about: a for a in actions(here.plan(), Alarm)}
+def test_each_paused_market_has_its_alarm_with_the_words_and_what_to_do() -> None:
+    here = Scene(bars={("r", SPOT): bar(), ("r", ON_DEMAND): bar(denied=False, boots=3, why="KMS")})
+    found = {a.about: a for a in of_kind(here.plan(), Alarm)}
     assert set(found) == {"spot in r", "on-demand in r"}
     assert {a.name for a in found.values()} == {"market-paused"}
     assert ROLE in found["spot in r"].reason
@@ -740,16 +736,16 @@ def test_each_paused_market_has_its_alarm_with_the_words_and_what_to_do(scene: M
     assert any(s.startswith("Spot in r is paused") and ROLE in s and "the next in 290 s" in s for s in said)
 
 
-def test_two_stillborn_machines_pause_nothing(scene: Make, actions: Make) -> None:
-    here = scene(bars={("r", SPOT): bar(denied=False, boots=2)})
+def test_two_stillborn_machines_pause_nothing() -> None:
+    here = Scene(bars={("r", SPOT): bar(denied=False, boots=2)})
     plan = here.plan()
-    assert actions(plan, Alarm) == []
+    assert of_kind(plan, Alarm) == []
     assert launched(plan, SPOT) > 0
 
 
-def test_machines_that_failed_to_start_make_no_trial_of_a_market_before_it_is_paused(scene: Make) -> None:
+def test_machines_that_failed_to_start_make_no_trial_of_a_market_before_it_is_paused() -> None:
     """Else what they were to be is built on demand while the first of those that follow them boots."""
-    here = scene(
+    here = Scene(
         Pool(name="p", replicas=10),
         whole_at=None,
         reached=3,
@@ -760,15 +756,15 @@ def test_machines_that_failed_to_start_make_no_trial_of_a_market_before_it_is_pa
     assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (6, 0)
 
 
-def test_an_account_whose_key_is_not_granted_has_one_alarm(scene: Make, actions: Make) -> None:
+def test_an_account_whose_key_is_not_granted_has_one_alarm() -> None:
     stillborn_bar = {("r", SPOT): bar(denied=False, boots=3)}
-    here = fresh(scene, failed_starts=3, bars=stillborn_bar)
-    assert [a.name for a in actions(here.plan(), Alarm)] == ["never-started"]
+    here = fresh(failed_starts=3, bars=stillborn_bar)
+    assert [a.name for a in of_kind(here.plan(), Alarm)] == ["never-started"]
 
 
-def test_the_adaptive_mix_builds_nothing_on_demand_for_a_pause(scene: Make) -> None:
+def test_the_adaptive_mix_builds_nothing_on_demand_for_a_pause() -> None:
     pool = Pool(name="p", replicas=10, adaptive=AdaptiveRules())
-    here = paused(scene, SPOT, pool=pool, whole_at=None, reached=3).nodes(3, ON_DEMAND)
+    here = paused(SPOT, pool=pool, whole_at=None, reached=3).nodes(3, ON_DEMAND)
     assert adaptive.on_demand_price(here.turn()) == 3.0
     plan = here.plan()
     assert (launched(plan, SPOT), launched(plan, ON_DEMAND)) == (0, 0)
@@ -778,16 +774,16 @@ def test_the_adaptive_mix_builds_nothing_on_demand_for_a_pause(scene: Make) -> N
     assert launched(here.plan(), ON_DEMAND) >= 7
 
 
-def test_a_paused_market_keeps_no_standby_from_being_started(scene: Make, actions: Make) -> None:
+def test_a_paused_market_keeps_no_standby_from_being_started() -> None:
     pool = Pool(name="p", replicas=4, standby=StandbyRules(stopped=1))
-    here = paused(scene, ON_DEMAND, pool=pool).nodes(2).nodes(1, ON_DEMAND)
+    here = paused(ON_DEMAND, pool=pool).nodes(2).nodes(1, ON_DEMAND)
     here.node("w", ON_DEMAND, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED, serving=False)
-    assert [a.node for a in actions(here.plan(), Start)] == ["w"]
+    assert [a.node for a in of_kind(here.plan(), Start)] == ["w"]
 
 
-def test_a_standby_that_may_not_be_started_makes_way_for_a_launch(scene: Make, actions: Make) -> None:
+def test_a_standby_that_may_not_be_started_makes_way_for_a_launch() -> None:
     pool = Pool(name="p", replicas=4, standby=StandbyRules(stopped=1))
-    here = scene(pool).nodes(2).nodes(1, ON_DEMAND)
+    here = Scene(pool).nodes(2).nodes(1, ON_DEMAND)
     here.node("w", ON_DEMAND, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED, serving=False)
     opened = IntentOpened(at=here.now - 1.0, token="w:start", kind=ActionKind.START, node="w")
     closed = IntentClosed(at=here.now, token="w:start", outcome=Outcome.DENIED)
@@ -796,21 +792,21 @@ def test_a_standby_that_may_not_be_started_makes_way_for_a_launch(scene: Make, a
     assert (memory.refusals, memory.bars, memory.intents) == ({}, {}, {})
     here.records["w"] = memory.nodes["w"]
     plan = here.plan()
-    assert actions(plan, Start) == []
+    assert of_kind(plan, Start) == []
     assert launched(plan, ON_DEMAND) == 1
     here.now += PAUSE_FIRST
-    assert len(actions(here.plan(), Start)) == 1
+    assert len(of_kind(here.plan(), Start)) == 1
 
 
 # -- how the pool is -----------------------------------------------------------------------------------
 
 
-def judged(here: Any) -> Any:
+def judged(here: Scene) -> Any:
     return judge(here.fleet, here.world, here.memory)
 
 
-def test_a_pool_that_has_stopped_does_not_start(scene: Make) -> None:
-    here = fresh(scene, failed_starts=2)
+def test_a_pool_that_has_stopped_does_not_start() -> None:
+    here = fresh(failed_starts=2)
     assert judged(here).state is State.STARTING
     here.fields["failed_starts"] = 3
     assert judged(here).state is State.DOWN
@@ -818,8 +814,8 @@ def test_a_pool_that_has_stopped_does_not_start(scene: Make) -> None:
     assert STOPPED in event.why
 
 
-def test_a_pool_that_waits_for_spot_that_is_paused_does_not_start(scene: Make) -> None:
-    here = paused(scene, SPOT, pool=Pool(name="p", replicas=10), whole_at=None, reached=3).nodes(3, ON_DEMAND)
+def test_a_pool_that_waits_for_spot_that_is_paused_does_not_start() -> None:
+    here = paused(SPOT, pool=Pool(name="p", replicas=10), whole_at=None, reached=3).nodes(3, ON_DEMAND)
     assert judged(here).state is State.BELOW_FLOOR
     (event,) = change(judged(here), here.fleet, here.world, here.memory)
     assert "spot in r is paused" in event.why

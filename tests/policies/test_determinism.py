@@ -13,11 +13,12 @@ import pytest
 from policies.decide import decide
 from policies.memory import Memory, reduce, replay
 from policies.model import Market, NoticeKind, StandbyRules, World
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import quick_pool
 
-Make = Callable[..., Any]
 
-
-def stormy(toy: Any, seed: int, turns: int = 120) -> Any:
+def stormy(toy: ToyCloud, seed: int, turns: int = 120) -> Any:
     """A run full of trouble, drawn from a seed."""
     draw = random.Random(seed)
     for _ in range(turns):
@@ -51,10 +52,10 @@ def stormy(toy: Any, seed: int, turns: int = 120) -> Any:
 
 
 @pytest.fixture
-def run(toy_cloud: Make, quick: Make) -> Callable[[int], Any]:
+def run() -> Callable[[int], Any]:
     def make(seed: int) -> Any:
-        pool = quick(6, standby=StandbyRules(hot=1, stopped=1))
-        return stormy(toy_cloud(pool, record=True), seed)
+        pool = quick_pool(6, standby=StandbyRules(hot=1, stopped=1))
+        return stormy(CheckedCloud(pool, record=True), seed)
 
     return make
 

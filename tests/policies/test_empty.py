@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,11 +25,13 @@ from policies.resize import Has, unconfirmed, unconfirmed_at_start
 from policies.service import Service
 from policies.value import replace
 from policies.verdict import State, judge
+from tests.support.scene import Scene
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import quick_pool
 
-Make = Callable[..., Any]
 
-
-def drained(toy: Any, turns: int = 200) -> list[Any]:
+def drained(toy: ToyCloud, turns: int = 200) -> list[Any]:
     """Turns until nothing lives any more."""
     began = len(toy.turns)
     for _ in range(turns):
@@ -42,9 +43,9 @@ def drained(toy: Any, turns: int = 200) -> list[Any]:
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_six_become_none_each_drains_before_it_ends(toy_cloud: Make, quick: Make, adaptive: bool) -> None:
+def test_six_become_none_each_drains_before_it_ends(adaptive: bool) -> None:
     rules = {"adaptive": AdaptiveRules(), "spot_share": 1.0} if adaptive else {}
-    toy = toy_cloud(quick(6, standby=StandbyRules(stopped=1), **rules))
+    toy = CheckedCloud(quick_pool(6, standby=StandbyRules(stopped=1), **rules))
     toy.run(120)
     assert len(toy.active()) >= 6
     toy.configure(replicas=0)
@@ -67,8 +68,8 @@ def test_six_become_none_each_drains_before_it_ends(toy_cloud: Make, quick: Make
     assert len(toy.active()) >= 2
 
 
-def test_a_drain_of_all_waits_for_requests_in_flight(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(3))
+def test_a_drain_of_all_waits_for_requests_in_flight() -> None:
+    toy = CheckedCloud(quick_pool(3))
     toy.run(80)
     toy.load(2)
     toy.configure(replicas=0)
@@ -80,8 +81,8 @@ def test_a_drain_of_all_waits_for_requests_in_flight(toy_cloud: Make, quick: Mak
     drained(toy)
 
 
-def test_what_still_starts_is_given_up_at_once(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4))
+def test_what_still_starts_is_given_up_at_once() -> None:
+    toy = CheckedCloud(quick_pool(4))
     toy.run(2)
     assert toy.alive()
     toy.configure(replicas=0)
@@ -99,8 +100,8 @@ def test_it_has_no_floor_no_standby_and_no_room() -> None:
         Pool(name="p", replicas=0, adaptive=AdaptiveRules(), units={"gpu": 2})
 
 
-def test_it_is_empty_and_neither_down_nor_ok(scene: Make) -> None:
-    here = scene(Pool(name="p", replicas=0))
+def test_it_is_empty_and_neither_down_nor_ok() -> None:
+    here = Scene(Pool(name="p", replicas=0))
     found = judge(here.fleet, here.world, here.memory)
     assert (found.state, found.serving, found.reasons) == (State.EMPTY, 0, ())
     assert explain.pool_sentences(here.fleet, here.world, here.memory)[0] == (
@@ -108,8 +109,8 @@ def test_it_is_empty_and_neither_down_nor_ok(scene: Make) -> None:
     )
 
 
-def test_a_pool_that_is_short_by_budget_is_degraded_and_says_so(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(6, spot_share=1.0))
+def test_a_pool_that_is_short_by_budget_is_degraded_and_says_so() -> None:
+    toy = CheckedCloud(quick_pool(6, spot_share=1.0))
     grant = Grant(replicas=5, why="short by budget of $5.00 an hour: wanted 6, granted 5 (chat has priority)")
     toy.share = lambda _: grant
     toy.run(120)
@@ -123,8 +124,8 @@ def test_a_pool_that_is_short_by_budget_is_degraded_and_says_so(toy_cloud: Make,
     assert judge(gone, none, Memory()).state is State.DOWN
 
 
-def test_a_floor_that_is_not_paid_for_raises_an_alarm(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4))
+def test_a_floor_that_is_not_paid_for_raises_an_alarm() -> None:
+    toy = CheckedCloud(quick_pool(4))
     toy.share = lambda _: Grant(replicas=1, why="short by budget", floor_short=True)
     alarms = [a for a in toy.run(2)[-1].actions if isinstance(a, Alarm)]
     assert [(a.name, a.reason) for a in alarms] == [
@@ -160,8 +161,8 @@ def test_an_empty_gateway_that_refuses_requests_of_a_pool_without_nodes_is_as_wa
     assert (found.state, found.reasons) == (State.EMPTY, ())
 
 
-def test_old_failures_raise_no_alarm_where_nothing_is_wanted(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(0))
+def test_old_failures_raise_no_alarm_where_nothing_is_wanted() -> None:
+    toy = CheckedCloud(quick_pool(0))
     toy.memory = replace(toy.memory, failed_starts=9)
     toy.run(5)
     assert not toy.turns[-1].plan.actions
@@ -191,8 +192,8 @@ def test_a_daemon_that_starts_knows_that_none_was_wanted() -> None:
     assert before.replicas == 0
 
 
-def test_a_grant_of_nothing_drains_no_faster_than_the_pool_would(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(6))
+def test_a_grant_of_nothing_drains_no_faster_than_the_pool_would() -> None:
+    toy = CheckedCloud(quick_pool(6))
     toy.run(120)
     toy.share = lambda _: Grant(replicas=0, why="short by budget")
     toy.turn()

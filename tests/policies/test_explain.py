@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -12,17 +10,18 @@ from policies import explain
 from policies.actions import ActionKind, Cause
 from policies.model import InstanceState, Limits, Market, NoticeKind, Observed, Pool, StandbyKind
 from policies.records import OperatorRequest, Pause, Refusal, Swap
+from tests.support.scene import Scene
+from tests.support.toy_pools import place
 
-Make = Callable[..., Any]
 ON_DEMAND = Market.ON_DEMAND
 
 
-def why(here: Any, node: str) -> str:
+def why(here: Scene, node: str) -> str:
     return explain.why(here.fleet.by_id[node], here.memory, here.now)
 
 
-def test_a_node_is_explained_in_a_phrase(scene: Make) -> None:
-    here = scene().nodes(4).node("boots", ready=False, age=30.0).node("sick", silent_for=8.0)
+def test_a_node_is_explained_in_a_phrase() -> None:
+    here = Scene().nodes(4).node("boots", ready=False, age=30.0).node("sick", silent_for=8.0)
     here.notice("s0", 84.0)
     here.notice("s1", 84.0)
     here.drain("s1", Cause.NOTICE)
@@ -46,9 +45,12 @@ def test_a_node_is_explained_in_a_phrase(scene: Make) -> None:
     assert why(here, "boots") == "replaces s0"
 
 
-def test_a_pool_is_explained_by_its_mix_and_its_troubles(scene: Make, at: Make) -> None:
-    here = scene(Pool(name="p", replicas=10)).nodes(5).nodes(5, ON_DEMAND)
-    here.fields["refusals"] = {at("a"): Refusal(at=here.now - 60.0), at("b"): Refusal(at=here.now - 9e5)}
+def test_a_pool_is_explained_by_its_mix_and_its_troubles() -> None:
+    here = Scene(Pool(name="p", replicas=10)).nodes(5).nodes(5, ON_DEMAND)
+    here.fields["refusals"] = {
+        place("a"): Refusal(at=here.now - 60.0),
+        place("b"): Refusal(at=here.now - 9e5),
+    }
     here.fields["pause"] = Pause(by="ann", reason="test", since=0.0, until=None)
     here.settings["regions"] = {"": Observed(value=tuple(here.instances.values()), at=here.now - 45.0)}
     said = explain.pool_sentences(here.fleet, here.world, here.memory)
@@ -62,22 +64,22 @@ def test_a_pool_is_explained_by_its_mix_and_its_troubles(scene: Make, at: Make) 
     )
 
 
-def test_a_pool_that_was_never_seen_says_so(scene: Make) -> None:
-    here = scene()
+def test_a_pool_that_was_never_seen_says_so() -> None:
+    here = Scene()
     here.settings["regions"] = {"": Observed(value=(), error="credentials expired")}
     said = explain.pool_sentences(here.fleet, here.world, here.memory)
     why = "The cloud has not been seen whole yet: credentials expired"
     assert said[-1] == f"{why}: nothing is launched or ended meanwhile."
 
 
-def test_doubt_is_said(scene: Make) -> None:
-    here = scene().nodes(4, silent_for=60.0)
+def test_doubt_is_said() -> None:
+    here = Scene().nodes(4, silent_for=60.0)
     said = explain.pool_sentences(here.fleet, here.world, here.memory)
     assert any(s.startswith("Too many nodes are silent at once") for s in said)
 
 
-def test_a_node_is_told_at_length(scene: Make) -> None:
-    here = scene().nodes(4, in_flight=3)
+def test_a_node_is_told_at_length() -> None:
+    here = Scene().nodes(4, in_flight=3)
     here.notice("s0", 60.0)
     here.fields["swaps"] = {
         "s0": Swap(outgoing="s0", cause=Cause.NOTICE, opened_at=1.0, incoming="s1"),
@@ -100,14 +102,14 @@ def test_a_node_is_told_at_length(scene: Make) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_every_share_can_be_said(scene: Make, share: float) -> None:
-    here = scene(Pool(name="p", replicas=4, spot_share=share)).nodes(4)
+def test_every_share_can_be_said(share: float) -> None:
+    here = Scene(Pool(name="p", replicas=4, spot_share=share)).nodes(4)
     assert explain.pool_sentences(here.fleet, here.world, here.memory)
 
 
-def test_reasons_of_actions_are_sentences_for_people(scene: Make) -> None:
+def test_reasons_of_actions_are_sentences_for_people() -> None:
     """No action of a busy turn comes without a reason, and none speaks in identifiers of the code."""
-    here = scene(Pool(name="p", replicas=10, limits=Limits(surge=9))).nodes(5).nodes(2, ON_DEMAND)
+    here = Scene(Pool(name="p", replicas=10, limits=Limits(surge=9))).nodes(5).nodes(2, ON_DEMAND)
     here.notice("s0", 60.0)
     here.notice("s1", kind=NoticeKind.MAINTENANCE)
     here.node("x").drain("x", Cause.EXCESS, left=-5.0)

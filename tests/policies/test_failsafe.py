@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,15 +19,16 @@ from policies.model import (
     TargetSpec,
     TargetState,
 )
+from tests.support.scene import Scene
+from tests.support.toy_checks import CheckedCloud
 
-Make = Callable[..., Any]
 DRAINING = TargetPhase.DRAINING
 
 
 @pytest.fixture
-def beyond(scene: Make) -> Any:
+def beyond() -> Any:
     """Ten nodes that serve; the database fell silent 40 s ago, and the lease has run out."""
-    here = scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
+    here = Scene(Pool(name="p", replicas=10)).nodes(7).nodes(3, Market.ON_DEMAND)
     here.settings |= {"leading": False, "durable": False, "failsafe_since": here.now - 40.0}
     return here
 
@@ -41,7 +41,7 @@ def done(plan: Plan) -> list[tuple[type[Action], str]]:
     return [(type(a), getattr(a, "node", "")) for a in plan.actions]
 
 
-def test_a_noticed_node_leaves_and_everything_else_stays(beyond: Any) -> None:
+def test_a_noticed_node_leaves_and_everything_else_stays(beyond: Scene) -> None:
     beyond.notice("s0")
     plan = beyond.plan()
     assert (out(plan), plan.write) == (["s0"], ("gw",))
@@ -50,17 +50,17 @@ def test_a_noticed_node_leaves_and_everything_else_stays(beyond: Any) -> None:
     assert {d.reason for d in plan.deferred} == {"the database does not answer, and the lease has run out"}
 
 
-def test_without_a_notice_nothing_is_written(beyond: Any) -> None:
+def test_without_a_notice_nothing_is_written(beyond: Scene) -> None:
     assert beyond.plan().write == ()
 
 
-def test_a_lease_that_another_has_allows_nothing(beyond: Any) -> None:
+def test_a_lease_that_another_has_allows_nothing(beyond: Scene) -> None:
     beyond.settings["failsafe_since"] = None
     beyond.notice("s0")
     assert beyond.plan().write == ()
 
 
-def test_a_node_that_is_out_is_not_taken_out_again_until_a_balancer_shows_it_back(beyond: Any) -> None:
+def test_a_node_that_is_out_is_not_taken_out_again_until_a_balancer_shows_it_back(beyond: Scene) -> None:
     beyond.notice("s0")
     beyond.drain("s0", Cause.NOTICE)
     assert beyond.plan().write == ()
@@ -68,14 +68,14 @@ def test_a_node_that_is_out_is_not_taken_out_again_until_a_balancer_shows_it_bac
     assert (out(beyond.plan()), beyond.plan().write) == (["s0"], ("gw",))
 
 
-def test_a_set_whose_answer_is_lost_may_have_put_it_back(beyond: Any) -> None:
+def test_a_set_whose_answer_is_lost_may_have_put_it_back(beyond: Scene) -> None:
     beyond.notice("s0")
     beyond.drain("s0", Cause.NOTICE)
     beyond.settings["writing"] = {"gw": ("s0",)}
     assert beyond.plan().write == ("gw",)
 
 
-def test_what_was_to_leave_for_another_reason_stays(beyond: Any) -> None:
+def test_what_was_to_leave_for_another_reason_stays(beyond: Scene) -> None:
     """It was decided under the lease, and not yet acknowledged: another daemon may have taken it back."""
     beyond.drain("s1", Cause.OPERATOR)
     beyond.shown["s1"] = replace(beyond.shown["s1"], state=TargetState.HEALTHY)
@@ -84,7 +84,7 @@ def test_what_was_to_leave_for_another_reason_stays(beyond: Any) -> None:
     assert (out(plan), plan.write) == ([], ())
 
 
-def test_a_node_that_is_ready_does_not_enter(beyond: Any) -> None:
+def test_a_node_that_is_ready_does_not_enter(beyond: Scene) -> None:
     beyond.node("new", serving=False)
     beyond.notice("s0")
     plan = beyond.plan()
@@ -92,7 +92,7 @@ def test_a_node_that_is_ready_does_not_enter(beyond: Any) -> None:
     assert Attach not in {kind for kind, _ in done(plan)}
 
 
-def test_reports_take_out_no_more_than_the_disruption_budget(beyond: Any) -> None:
+def test_reports_take_out_no_more_than_the_disruption_budget(beyond: Scene) -> None:
     for number in range(4):
         beyond.notice(
             f"s{number}", confidence=Confidence.REPORTED, source="agent", seen_at=beyond.now - number
@@ -103,7 +103,7 @@ def test_reports_take_out_no_more_than_the_disruption_budget(beyond: Any) -> Non
     assert out(beyond.plan()) == ["s4", "s5"]  # the rest serve on: too few others do
 
 
-def test_a_notice_that_is_taken_back_changes_nothing(beyond: Any) -> None:
+def test_a_notice_that_is_taken_back_changes_nothing(beyond: Scene) -> None:
     """Its node stays where it is: neither put back nor, where it serves still, taken out."""
     beyond.notice("s0", cancelled=True)
     beyond.drain("s0", Cause.NOTICE)
@@ -115,7 +115,7 @@ def test_a_notice_that_is_taken_back_changes_nothing(beyond: Any) -> None:
 
 
 @pytest.mark.parametrize("state", [TargetState.UNHEALTHY, TargetState.INITIAL])
-def test_the_last_target_that_a_balancer_finds_healthy_stays(beyond: Any, state: TargetState) -> None:
+def test_the_last_target_that_a_balancer_finds_healthy_stays(beyond: Scene, state: TargetState) -> None:
     """However the others look to this daemon: it cannot put them in."""
     for node in beyond.records:
         if node not in ("s0", "o0"):
@@ -127,7 +127,7 @@ def test_the_last_target_that_a_balancer_finds_healthy_stays(beyond: Any, state:
     assert "o0 is noticed and goes on serving: gw has no other healthy target" in plan.notes
 
 
-def test_each_balancer_keeps_a_healthy_target(beyond: Any) -> None:
+def test_each_balancer_keeps_a_healthy_target(beyond: Scene) -> None:
     alone = (beyond.shown["s0"],)
     every = tuple(beyond.shown.values())
     beyond.settings["balancers"] = {
@@ -138,7 +138,7 @@ def test_each_balancer_keeps_a_healthy_target(beyond: Any) -> None:
     assert beyond.plan().write == ()
 
 
-def test_a_balancer_that_was_never_read_keeps_no_node_in_another_one(beyond: Any) -> None:
+def test_a_balancer_that_was_never_read_keeps_no_node_in_another_one(beyond: Scene) -> None:
     """It took all of them once. It is not written, so no target of its own is at stake."""
     took = dict.fromkeys(beyond.records, TargetPhase.ACTIVE)
     beyond.fields["targets"] = {"gw": took, "alb": took}
@@ -153,7 +153,7 @@ def test_a_balancer_that_was_never_read_keeps_no_node_in_another_one(beyond: Any
 
 @pytest.mark.parametrize("read_at", [None, -200.0, -3.0])
 def test_a_balancer_that_was_not_read_since_the_daemon_is_awake_is_not_written(
-    beyond: Any, read_at: float | None
+    beyond: Scene, read_at: float | None
 ) -> None:
     at = None if read_at is None else beyond.now + read_at
     beyond.settings |= {
@@ -164,9 +164,9 @@ def test_a_balancer_that_was_not_read_since_the_daemon_is_awake_is_not_written(
     assert beyond.plan().write == ()
 
 
-def test_what_happens_while_the_database_is_away_and_after(toy_cloud: Make) -> None:
+def test_what_happens_while_the_database_is_away_and_after() -> None:
     """Two notices, one before and one in the silence: both leave; nothing is bought until it is over."""
-    toy = toy_cloud(record=True)
+    toy = CheckedCloud(record=True)
     toy.set_capacity(Market.SPOT, 100)
     toy.set_capacity(Market.ON_DEMAND, 100)
     toy.settle()
@@ -202,7 +202,7 @@ def test_what_happens_while_the_database_is_away_and_after(toy_cloud: Make) -> N
     ],
 )
 def test_a_plan_that_does_more_is_a_violation(
-    beyond: Any, specs: dict[str, TargetPhase], broken: list[str]
+    beyond: Scene, specs: dict[str, TargetPhase], broken: list[str]
 ) -> None:
     beyond.notice("s0")
     targets = tuple(TargetSpec(id=i, address=f"{i}:1", phase=phase) for i, phase in specs.items())
@@ -211,8 +211,8 @@ def test_a_plan_that_does_more_is_a_violation(
     assert [v.name for v in found] == broken
 
 
-def test_a_plan_that_empties_a_balancer_is_a_violation(scene: Make) -> None:
-    here = scene(Pool(name="p", replicas=1)).node("s0")
+def test_a_plan_that_empties_a_balancer_is_a_violation() -> None:
+    here = Scene(Pool(name="p", replicas=1)).node("s0")
     here.settings |= {"leading": False, "failsafe_since": here.now - 40.0}
     here.notice("s0")
     gone = (TargetSpec(id="s0", address="s0:1", phase=DRAINING),)

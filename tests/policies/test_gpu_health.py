@@ -19,6 +19,9 @@ from policies.model import GpuRules, Market, Phase
 from policies.records import Memory
 from policies.story import sentence
 from policies.value import replace
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import quick_pool
 
 Make = Callable[..., Any]
 RULES = GpuRules(throttled_for=60.0, slow_share=0.5, slow_for=60.0, again_after=600.0)
@@ -26,11 +29,11 @@ DBE = "Xid 48: a double-bit error in GPU memory"
 
 
 @pytest.fixture
-def toy(toy_cloud: Make, quick: Make) -> Make:
+def toy() -> Make:
     """A whole pool of ten."""
 
     def make(replicas: int = 10, rules: GpuRules = RULES, **changes: Any) -> Any:
-        made = toy_cloud(quick(replicas, **{"gpu": rules, **changes}))
+        made = CheckedCloud(quick_pool(replicas, **{"gpu": rules, **changes}))
         made.settle()
         assert len(made.alive()) == replicas
         return made
@@ -42,22 +45,22 @@ def broken(node: str, remedy: Remedy = Remedy.RESET) -> GpuState:
     return GpuState(node=node, at=0.0, source="agent", remedy=remedy, fault=DBE)
 
 
-def breaks(toy: Any, *nodes: str) -> None:
+def breaks(toy: ToyCloud, *nodes: str) -> None:
     for node in nodes:
         toy.gpus[node] = broken(node)
 
 
-def hot(toy: Any, *nodes: str, seconds: float) -> list[Any]:
+def hot(toy: ToyCloud, *nodes: str, seconds: float) -> list[Any]:
     """Turns in which nodes are throttled all the while."""
     return troubled(toy, *nodes, seconds=seconds, throttle="thermal slowdown by hardware", kind="throttled")
 
 
-def slow(toy: Any, *nodes: str, seconds: float) -> list[Any]:
+def slow(toy: ToyCloud, *nodes: str, seconds: float) -> list[Any]:
     """Turns in which nodes are slow all the while."""
     return troubled(toy, *nodes, seconds=seconds, slow="20% of the tokens a second of its peers", kind="slow")
 
 
-def troubled(toy: Any, *nodes: str, seconds: float, kind: str, **words: str) -> list[Any]:
+def troubled(toy: ToyCloud, *nodes: str, seconds: float, kind: str, **words: str) -> list[Any]:
     plans = []
     for _ in range(round(seconds / toy.step)):
         for node in nodes:
@@ -73,7 +76,7 @@ def acts(plans: list[Any], kind: type) -> list[Any]:
     return [a for plan in plans for a in plan.actions if isinstance(a, kind)]
 
 
-def leaves(toy: Any, node: str) -> None:
+def leaves(toy: ToyCloud, node: str) -> None:
     """Turns until a node is gone and the pool is whole."""
     for _ in range(300):
         toy.turn()
@@ -82,7 +85,7 @@ def leaves(toy: Any, node: str) -> None:
     raise AssertionError(f"{node} is still there")
 
 
-def condemned(toy: Any) -> list[GpuCondemned]:
+def condemned(toy: ToyCloud) -> list[GpuCondemned]:
     return [e for e in toy.journal if isinstance(e, GpuCondemned)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -26,29 +25,30 @@ from policies.actions import (
 from policies.decide import decide
 from policies.grant import Share
 from policies.model import InstanceState, Limits, Market, Observed, Pool, StandbyKind, TargetPhase, TargetSpec
+from tests.support.scene import Scene
+from tests.support.toy_pools import place
 
-Make = Callable[..., Any]
 ON_DEMAND = Market.ON_DEMAND
 
 
 @pytest.fixture
-def whole(scene: Make) -> Any:
+def whole() -> Any:
     """Two spot and two on-demand nodes that serve; exactly what is wanted."""
     return (
-        scene(Pool(name="p", replicas=4, limits=Limits(surge=1, spend_per_hour=11.0)))
+        Scene(Pool(name="p", replicas=4, limits=Limits(surge=1, spend_per_hour=11.0)))
         .nodes(2)
         .nodes(2, ON_DEMAND)
     )
 
 
-def specs(here: Any, **phases: TargetPhase | None) -> tuple[TargetSpec, ...]:
+def specs(here: Scene, **phases: TargetPhase | None) -> tuple[TargetSpec, ...]:
     wanted: dict[str, TargetPhase | None] = {**dict.fromkeys(here.records, TargetPhase.ACTIVE), **phases}
     return tuple(
         TargetSpec(id=i, address=f"{i}:1", phase=phase) for i, phase in wanted.items() if phase is not None
     )
 
 
-def names(here: Any, *actions: Any, targets: Any = None) -> list[str]:
+def names(here: Scene, *actions: Any, targets: Any = None) -> list[str]:
     plan = Plan(actions=actions, targets=specs(here) if targets is None else targets)
     return [v.name for v in invariants.check(here.pool, here.world, here.fleet, here.memory, plan)]
 
@@ -61,16 +61,16 @@ def end(node: str, cause: Cause = Cause.EXCESS) -> Terminate:
     return Terminate(token=f"{node}:terminate", node=node, cause=cause, reason="")
 
 
-def launch(at: Make, token: str, market: Market = Market.SPOT, price: float = 1.0) -> Launch:
-    return Launch(token=token, placement=at("a", market), price=price, cause=Cause.SHORT, reason="")
+def launch(token: str, market: Market = Market.SPOT, price: float = 1.0) -> Launch:
+    return Launch(token=token, placement=place("a", market), price=price, cause=Cause.SHORT, reason="")
 
 
-def test_a_sound_plan_has_no_violations(whole: Any, at: Make) -> None:
+def test_a_sound_plan_has_no_violations(whole: Any) -> None:
     assert names(whole) == []
-    assert names(whole, launch(at, "x")) == []
+    assert names(whole, launch("x")) == []
 
 
-def test_self_harm(whole: Any) -> None:
+def test_self_harm(whole: Scene) -> None:
     assert "self-harm" in names(whole, drain("s0"))
     assert "self-harm" in names(whole, drain("s0", Cause.RETURN))
     assert names(whole, drain("s0", Cause.NOTICE), targets=specs(whole, s0=TargetPhase.DRAINING)) == []
@@ -80,7 +80,7 @@ def test_self_harm(whole: Any) -> None:
     assert "self-harm" in names(whole, drain("s0"), targets=specs(whole, s0=TargetPhase.DRAINING))
 
 
-def test_floor(whole: Any) -> None:
+def test_floor(whole: Scene) -> None:
     whole.nodes(4)
     plan = Plan(actions=(drain("o0"),), targets=())
     found = invariants.check(whole.pool, whole.world, whole.fleet, whole.memory, plan)
@@ -92,8 +92,8 @@ def test_floor(whole: Any) -> None:
     assert "floor" not in names(back, drain("o0"), undrain)
 
 
-def test_disruption(scene: Make) -> None:
-    here = scene(Pool(name="p", replicas=10)).nodes(9).nodes(5, ON_DEMAND)
+def test_disruption() -> None:
+    here = Scene(Pool(name="p", replicas=10)).nodes(9).nodes(5, ON_DEMAND)
     out = specs(here, s0=TargetPhase.DRAINING, s1=TargetPhase.DRAINING)
     assert names(here, drain("s0"), targets=out) == []
     assert names(here, drain("s0"), drain("s1"), targets=out) == ["disruption"]
@@ -107,34 +107,34 @@ def test_disruption(scene: Make) -> None:
     )
 
 
-def test_surplus(whole: Any, at: Make) -> None:
-    assert names(whole, launch(at, "x"), launch(at, "y")) == ["surplus"]
+def test_surplus(whole: Any) -> None:
+    assert names(whole, launch("x"), launch("y")) == ["surplus"]
     whole.launching("x")
-    assert names(whole, launch(at, "x")) == []  # asked again, it is counted already
-    assert names(whole, launch(at, "y")) == ["surplus"]
+    assert names(whole, launch("x")) == []  # asked again, it is counted already
+    assert names(whole, launch("y")) == ["surplus"]
     leaving = specs(whole, s0=TargetPhase.DRAINING)
-    assert names(whole, launch(at, "y"), drain("s0", Cause.NOTICE), targets=leaving) == []
+    assert names(whole, launch("y"), drain("s0", Cause.NOTICE), targets=leaving) == []
 
 
-def test_a_share_of_a_budget(whole: Any, at: Make) -> None:
+def test_a_share_of_a_budget(whole: Any) -> None:
     whole.pool = replace(whole.pool, share=Share(nodes=5, dollars=True, drains=1))
-    assert names(whole, launch(at, "x", ON_DEMAND, 3.0)) == []
-    assert names(whole, launch(at, "x", ON_DEMAND, 3.1)) == ["budget"]  # 8 + 3 USD/h
+    assert names(whole, launch("x", ON_DEMAND, 3.0)) == []
+    assert names(whole, launch("x", ON_DEMAND, 3.1)) == ["budget"]  # 8 + 3 USD/h
     whole.pool = replace(whole.pool, share=Share(nodes=4, dollars=True, drains=1))
-    assert names(whole, launch(at, "x", ON_DEMAND, 3.0)) == ["budget"]  # four live
+    assert names(whole, launch("x", ON_DEMAND, 3.0)) == ["budget"]  # four live
     leaving = specs(whole, s0=TargetPhase.DRAINING)
-    assert names(whole, launch(at, "x"), drain("s0", Cause.NOTICE), targets=leaving) == []
+    assert names(whole, launch("x"), drain("s0", Cause.NOTICE), targets=leaving) == []
 
 
-def test_spend(whole: Any, at: Make) -> None:
-    assert names(whole, launch(at, "x", ON_DEMAND, 3.0)) == []  # 8 + 3
-    assert names(whole, launch(at, "x", ON_DEMAND, 3.1)) == ["spend"]
+def test_spend(whole: Any) -> None:
+    assert names(whole, launch("x", ON_DEMAND, 3.0)) == []  # 8 + 3
+    assert names(whole, launch("x", ON_DEMAND, 3.1)) == ["spend"]
     whole.launching("y", price=1.0)
     whole.pool = replace(whole.pool, limits=replace(whole.pool.limits, surge=9))
-    assert names(whole, launch(at, "x", ON_DEMAND, 3.0)) == ["spend"]
+    assert names(whole, launch("x", ON_DEMAND, 3.0)) == ["spend"]
 
 
-def test_spend_of_a_standby_that_starts(whole: Any) -> None:
+def test_spend_of_a_standby_that_starts(whole: Scene) -> None:
     whole.node(
         "sb",
         ON_DEMAND,
@@ -148,18 +148,18 @@ def test_spend_of_a_standby_that_starts(whole: Any) -> None:
     assert names(whole, start, targets=specs(whole, sb=None)) == ["spend"]
 
 
-def test_token(whole: Any, at: Make) -> None:
+def test_token(whole: Any) -> None:
     whole.pool = replace(whole.pool, limits=Limits(surge=9))
-    assert names(whole, launch(at, "x"), launch(at, "x")) == ["token"]
+    assert names(whole, launch("x"), launch("x")) == ["token"]
 
 
 @pytest.mark.parametrize("cause", [Cause.EXCESS, Cause.NOTICE, Cause.BOOT, Cause.SICK])
-def test_order(whole: Any, cause: Cause) -> None:
+def test_order(whole: Scene, cause: Cause) -> None:
     whole.nodes(5)
     assert "order" in names(whole, end("s0", cause), targets=specs(whole, s0=None))
 
 
-def test_order_of_a_node_that_still_gets_requests(whole: Any) -> None:
+def test_order_of_a_node_that_still_gets_requests(whole: Scene) -> None:
     whole.node("x").drain("x", Cause.EXCESS)
     out = specs(whole, x=TargetPhase.DRAINING)
     assert names(whole, end("x"), targets=out) == []
@@ -167,11 +167,11 @@ def test_order_of_a_node_that_still_gets_requests(whole: Any) -> None:
     assert names(whole, end("x"), targets=out) == ["order"]
 
 
-def test_strangers_are_not_ended(whole: Any) -> None:
+def test_strangers_are_not_ended(whole: Scene) -> None:
     assert names(whole, end("somebody else's")) == ["stranger"]
 
 
-def test_targets_of_nodes_that_are_gone(whole: Any) -> None:
+def test_targets_of_nodes_that_are_gone(whole: Scene) -> None:
     ghost = TargetSpec(id="ghost", address="x:1")
     assert names(whole, targets=(*specs(whole), ghost)) == ["target"]
     whole.node("dead", state=InstanceState.TERMINATED)
@@ -181,7 +181,7 @@ def test_targets_of_nodes_that_are_gone(whole: Any) -> None:
     assert names(whole, targets=(*specs(whole), ghost)) == []  # nobody knows yet
 
 
-def test_targets_that_drain(whole: Any) -> None:
+def test_targets_that_drain(whole: Scene) -> None:
     assert names(whole, drain("s0", Cause.NOTICE)) == ["target"]
     assert names(whole, drain("s0", Cause.NOTICE), targets=specs(whole, s1=None, o0=None, o1=None)) == []
     whole.drain("s1", Cause.NOTICE)
@@ -189,14 +189,14 @@ def test_targets_that_drain(whole: Any) -> None:
     assert names(whole, Undrain(node="s1", reason="")) == []
 
 
-def test_last_target(whole: Any) -> None:
+def test_last_target(whole: Scene) -> None:
     assert names(whole, targets=()) == ["last-target"]
     for node in whole.records:
         whole.node(node, silent_for=60.0)
     assert names(whole, targets=()) == []
 
 
-def test_one_that_memory_does_not_know_yet_may_be_a_target_that_answers(whole: Any) -> None:
+def test_one_that_memory_does_not_know_yet_may_be_a_target_that_answers(whole: Scene) -> None:
     ghost = TargetSpec(id="ghost", address="x:1")
     whole.settings["regions"] = {"": Observed(value=())}
     assert names(whole, targets=(ghost,)) == []
@@ -212,7 +212,7 @@ def test_one_that_memory_does_not_know_yet_may_be_a_target_that_answers(whole: A
     ],
 )
 @pytest.mark.parametrize("lacks", ["lease", "journal", "view"])
-def test_authority(whole: Any, action: Any, lacks: str) -> None:
+def test_authority(whole: Scene, action: Any, lacks: str) -> None:
     whole.settings.update(
         {
             "lease": {"leading": False},
@@ -224,7 +224,7 @@ def test_authority(whole: Any, action: Any, lacks: str) -> None:
 
 
 def test_a_plan_with_a_violation_keeps_only_what_cannot_harm(
-    whole: Any, at: Make, monkeypatch: pytest.MonkeyPatch
+    whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted bug of a policy: it launches without end, and drains and ends what works.
 
@@ -232,7 +232,7 @@ def test_a_plan_with_a_violation_keeps_only_what_cannot_harm(
     """
 
     def broken(turn: Any) -> None:
-        turn.actions += [*(launch(at, f"bug{i}") for i in range(9)), end("s1")]
+        turn.actions += [*(launch(f"bug{i}") for i in range(9)), end("s1")]
         turn.drain(turn.fleet.by_id["s0"], turn.now + 20.0, Cause.EXCESS, "a bug")
         turn.drain(turn.fleet.by_id["o1"], turn.now + 20.0, Cause.NOTICE, "a notice")
 

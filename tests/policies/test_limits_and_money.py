@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from policies.economics import Rate, bill, paid, rate
 from policies.limits import Budget
 from policies.model import InstanceState, Limits, Market, Pool, StandbyKind, StandbyRules
 from policies.value import replace
+from tests.support.scene import Scene
 
-Make = Callable[..., Any]
 ON_DEMAND = Market.ON_DEMAND
 
 
@@ -58,8 +57,8 @@ def test_the_disruption_budget_is_at_least_one_node(replicas: int, share: float,
     assert Pool(name="p", replicas=replicas, limits=Limits(disruption=share)).disruption_budget == nodes
 
 
-def test_the_rate_counts_what_bills_against_wanted_nodes_on_demand(scene: Make) -> None:
-    here = scene().nodes(2).nodes(2, ON_DEMAND).node("cover", ON_DEMAND, ready=False)
+def test_the_rate_counts_what_bills_against_wanted_nodes_on_demand() -> None:
+    here = Scene().nodes(2).nodes(2, ON_DEMAND).node("cover", ON_DEMAND, ready=False)
     here.node("sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED)
     here.node("dead", state=InstanceState.TERMINATED, serving=False)
     found = rate(here.fleet)
@@ -67,8 +66,8 @@ def test_the_rate_counts_what_bills_against_wanted_nodes_on_demand(scene: Make) 
     assert found.saved_share == pytest.approx(1 / 12)
 
 
-def test_the_rate_without_offerings_goes_by_the_nodes(scene: Make) -> None:
-    here = scene().nodes(2).nodes(2, ON_DEMAND, price=2.5)
+def test_the_rate_without_offerings_goes_by_the_nodes() -> None:
+    here = Scene().nodes(2).nodes(2, ON_DEMAND, price=2.5)
     here.offerings = []
     assert rate(here.fleet).on_demand == 10.0
     assert Rate(cost=1.0, on_demand=None).saved_share is None
@@ -76,8 +75,8 @@ def test_the_rate_without_offerings_goes_by_the_nodes(scene: Make) -> None:
     assert Rate(cost=12.0, on_demand=10.0).saved_share == pytest.approx(-0.2)
 
 
-def test_a_bill_names_what_it_is_for(scene: Make) -> None:
-    here = scene().node("old", price=3.6).node("young", age=40.0, price=7.2)
+def test_a_bill_names_what_it_is_for() -> None:
+    here = Scene().node("old", price=3.6).node("young", age=40.0, price=7.2)
     here.node("sb", ON_DEMAND, ready=False, state=InstanceState.STOPPED, standby=StandbyKind.STOPPED)
     found = paid(here.fleet)
     assert {name: one.price for name, one in found.items()} == {"old": 3.6, "young": 7.2}
@@ -89,15 +88,15 @@ def test_a_bill_names_what_it_is_for(scene: Make) -> None:
     assert [*bill(found["old"], since=7_150.0, until=7_150.0)] == []
 
 
-def test_a_bill_over_time_that_was_none_takes_back_as_much(scene: Make) -> None:
-    node = paid(scene().node("n", price=3.6).fleet)["n"]
+def test_a_bill_over_time_that_was_none_takes_back_as_much() -> None:
+    node = paid(Scene().node("n", price=3.6).fleet)["n"]
     there, back = bill(node, since=7_150.0, until=7_250.0), bill(node, since=7_250.0, until=7_150.0)
     for one, other in zip(there, back, strict=True):
         assert other.plus(one) == replace(one, seconds=0.0, usd=0.0, unit_seconds=0.0, ready_unit_seconds=0.0)
 
 
-def test_time_is_billed_once(scene: Make) -> None:
-    nodes = paid(scene().nodes(3).fleet).values()
+def test_time_is_billed_once() -> None:
+    nodes = paid(Scene().nodes(3).fleet).values()
     whole = sum(c.usd for n in nodes for c in bill(n, since=9_000.0, until=10_000.0))
     parts = [(9_000.0, 9_123.0), (9_123.0, 9_500.5), (9_500.5, 10_000.0)]
     found = sum(c.usd for a, b in parts for n in nodes for c in bill(n, since=a, until=b))

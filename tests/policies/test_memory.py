@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -59,8 +58,6 @@ from policies.model import (
     TargetPhase,
 )
 from policies.records import Intent
-
-Make = Callable[..., Any]
 
 SPOT = Placement("toy", "r", "a", "gpu", Market.SPOT)
 ON_DEMAND = Placement("toy", "r", "a", "gpu", Market.ON_DEMAND)

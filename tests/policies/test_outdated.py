@@ -16,6 +16,9 @@ from policies.memory import replay
 from policies.model import DrainRules, Market, World
 from policies.outdated import AGAIN_AFTER
 from policies.story import sentence
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import quick_pool
 
 SQL, LAW = (Adapter(name=name, source=f"/l/{name}.gguf") for name in ("sql", "law"))
 NEWER = Adapter(name="sql", source="/l/sql-2.gguf")
@@ -28,12 +31,12 @@ def rules(*wanted: Adapter) -> AdapterRules:
 
 
 @pytest.fixture(scope="session")
-def stage(toy_cloud: Make, quick: Make) -> Make:
+def stage() -> Make:
     """Makes toy clouds whose engines number the files that they were started with, and a gateway that routes
     them. `wrong`: what is said of a number that means something else than is routed."""
 
     @dataclass
-    class NumberedCloud(type(toy_cloud())):  # type: ignore[misc]
+    class NumberedCloud(type(CheckedCloud())):  # type: ignore[misc]
         files: dict[str, tuple[str, ...]] = field(default_factory=dict)
         ignores: bool = False  # engines start without what they are told
         fails: bool = False  # engines do not start with what they are told
@@ -73,7 +76,7 @@ def stage(toy_cloud: Make, quick: Make) -> Make:
 
     def make(replicas: int, *wanted: Adapter, **settings: Any) -> Any:
         changes = {k: settings.pop(k) for k in [*settings] if k in ("limits", "spot_share", "drain")}
-        cloud = NumberedCloud(quick(replicas, adapters=rules(*wanted), **changes), **settings)
+        cloud = NumberedCloud(quick_pool(replicas, adapters=rules(*wanted), **changes), **settings)
         while len(cloud.active()) < replicas:
             cloud.turn()
             assert cloud.now < 1600.0
@@ -83,7 +86,7 @@ def stage(toy_cloud: Make, quick: Make) -> Make:
     return make
 
 
-def rolled(cloud: Any, *wanted: Adapter) -> Any:
+def rolled(cloud: ToyCloud, *wanted: Adapter) -> Any:
     """Turns until every node has these and nothing else."""
     files = {adapter.location for adapter in wanted}
     for _ in range(600):
@@ -96,7 +99,7 @@ def rolled(cloud: Any, *wanted: Adapter) -> Any:
     raise AssertionError(cloud.files)
 
 
-def outdated(cloud: Any) -> list[str]:
+def outdated(cloud: ToyCloud) -> list[str]:
     return [e.node for e in cloud.journal if isinstance(e, NodeOutdated)]
 
 

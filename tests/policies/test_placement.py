@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +13,6 @@ from policies.model import HealthRules, Market, Observed, Offering, Placement, P
 from policies.placement import Scorer
 from policies.records import Refusal, decayed
 from policies.regions import Sight
-
-Make = Callable[..., Any]
 
 POOL = Pool(
     name="p",

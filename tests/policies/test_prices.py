@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ from policies.model import AdaptiveRules, Limits, Market, Observed, Offering, Pl
 from policies.prices import BELIEVED_AFTER, FIRST_LOOK, NOTED_EVERY, PriceView, failing
 from policies.records import LastPrice
 from policies.value import replace
-
-Make = Callable[..., Any]
+from tests.support.scene import Scene
 
 
 def place(zone: str = "a", market: Market = Market.SPOT) -> Placement:
@@ -225,7 +223,7 @@ def test_a_price_that_is_not_believed_is_told() -> None:
 # -- what is decided -------------------------------------------------------------------------------
 
 
-def unpriced(here: Any, node: str) -> Any:
+def unpriced(here: Scene, node: str) -> Any:
     """A node of which neither a list nor the journal tells the price."""
     here.node(node)
     here.records[node] = replace(here.records[node], price=None)
@@ -233,15 +231,15 @@ def unpriced(here: Any, node: str) -> Any:
     return here
 
 
-def planned(here: Any) -> list[Launch]:
+def planned(here: Scene) -> list[Launch]:
     return [a for a in here.plan().actions if isinstance(a, Launch)]
 
 
-def launches(here: Any) -> list[Market]:
+def launches(here: Scene) -> list[Market]:
     return sorted(a.placement.market for a in planned(here))
 
 
-def blind(here: Any, *, known: tuple[Market, ...] = ()) -> Any:
+def blind(here: Scene, *, known: tuple[Market, ...] = ()) -> Any:
     """No price can be read; those of the `known` markets are remembered, and a month old."""
     here.settings["offerings"] = {
         str(market): Observed(
@@ -259,14 +257,14 @@ def blind(here: Any, *, known: tuple[Market, ...] = ()) -> Any:
 
 
 @pytest.mark.parametrize("known", [(), (Market.SPOT,), (Market.ON_DEMAND,), tuple(Market)])
-def test_prices_that_cannot_be_read_hold_back_no_launch(scene: Make, known: tuple[Market, ...]) -> None:
-    here = blind(scene(Pool(name="p", replicas=4)), known=known)
+def test_prices_that_cannot_be_read_hold_back_no_launch(known: tuple[Market, ...]) -> None:
+    here = blind(Scene(Pool(name="p", replicas=4)), known=known)
     here.fields["whole_at"] = None
     assert launches(here) == [Market.ON_DEMAND] * 2 + [Market.SPOT] * 2
 
 
-def test_a_known_price_is_launched_before_an_unknown_one(scene: Make) -> None:
-    here = scene(Pool(name="p", replicas=1, spot_share=1.0))
+def test_a_known_price_is_launched_before_an_unknown_one() -> None:
+    here = Scene(Pool(name="p", replicas=1, spot_share=1.0))
     sold = read(offer(place("a"), None), offer(place("c"), 1.0), at=here.now, error="half")
     here.settings["offerings"] = {"spot": sold}
     here.fields |= {"whole_at": None, "prices": {}}
@@ -274,25 +272,25 @@ def test_a_known_price_is_launched_before_an_unknown_one(scene: Make) -> None:
     assert (launch.placement, launch.price) == (place("c"), 1.0)
 
 
-def test_under_a_spend_cap_only_what_has_a_price_is_launched(scene: Make) -> None:
+def test_under_a_spend_cap_only_what_has_a_price_is_launched() -> None:
     """Spot stands in for the floor where no on-demand price is known: the cap holds."""
     pool = Pool(name="p", replicas=4, spot_share=0.5, limits=Limits(spend_per_hour=5.0))
-    here = blind(scene(pool), known=(Market.SPOT,))
+    here = blind(Scene(pool), known=(Market.SPOT,))
     here.fields["whole_at"] = None
     assert launches(here) == [Market.SPOT] * 4
     assert "no on-demand price is known, and the spend cap needs one" in here.plan().notes
 
 
-def test_under_a_spend_cap_old_prices_count(scene: Make) -> None:
+def test_under_a_spend_cap_old_prices_count() -> None:
     pool = Pool(name="p", replicas=4, spot_share=0.5, limits=Limits(spend_per_hour=5.0))
-    here = blind(scene(pool), known=tuple(Market))
+    here = blind(Scene(pool), known=tuple(Market))
     here.fields["whole_at"] = None
     assert launches(here) == [Market.ON_DEMAND, Market.SPOT, Market.SPOT]
 
 
-def test_under_a_spend_cap_nothing_is_launched_beside_nodes_of_unknown_price(scene: Make) -> None:
+def test_under_a_spend_cap_nothing_is_launched_beside_nodes_of_unknown_price() -> None:
     pool = Pool(name="p", replicas=4, spot_share=0.5, limits=Limits(spend_per_hour=50.0))
-    here = unpriced(scene(pool), "s1")
+    here = unpriced(Scene(pool), "s1")
     here.offerings = [o for o in here.offerings if o.placement != here.records["s1"].placement]
     here.fields["whole_at"] = None
     plan = here.plan()
@@ -301,14 +299,14 @@ def test_under_a_spend_cap_nothing_is_launched_beside_nodes_of_unknown_price(sce
 
 
 @pytest.mark.parametrize("known", [(), tuple(Market)])
-def test_the_adaptive_mix_launches_without_prices(scene: Make, known: tuple[Market, ...]) -> None:
-    here = blind(scene(Pool(name="p", replicas=3, spot_share=1.0, adaptive=AdaptiveRules())), known=known)
+def test_the_adaptive_mix_launches_without_prices(known: tuple[Market, ...]) -> None:
+    here = blind(Scene(Pool(name="p", replicas=3, spot_share=1.0, adaptive=AdaptiveRules())), known=known)
     here.fields["whole_at"] = None
     assert len(launches(here)) >= (1 if known else 3)  # with prices a scout goes first
 
 
-def test_a_node_whose_list_names_no_price_costs_what_its_offering_does(scene: Make) -> None:
-    here = unpriced(scene(), "s1")
+def test_a_node_whose_list_names_no_price_costs_what_its_offering_does() -> None:
+    here = unpriced(Scene(), "s1")
     assert here.fleet.by_id["s1"].price == 1.0
     blind(here, known=tuple(Market))
     assert here.fleet.by_id["s1"].price == 1.0
@@ -320,8 +318,8 @@ def test_a_node_whose_list_names_no_price_costs_what_its_offering_does(scene: Ma
     assert here.fleet.by_id["s1"].price is None
 
 
-def test_what_is_not_known_makes_no_money_zero(scene: Make) -> None:
-    here = blind(unpriced(scene(), "s1").node("s2", price=1.0))
+def test_what_is_not_known_makes_no_money_zero() -> None:
+    here = blind(unpriced(Scene(), "s1").node("s2", price=1.0))
     found = rate(here.fleet)
     assert (found.cost, found.on_demand, found.saved_share, found.unpriced) == (None, None, None, 1)
     blind(here, known=tuple(Market))

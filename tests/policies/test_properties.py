@@ -21,6 +21,9 @@ from policies.model import (
     RebalanceRules,
     StandbyRules,
 )
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import quick_pool
 
 EXAMPLES = int(os.environ.get("POLICY_EXAMPLES", "60"))  # more of them in a long search
 
@@ -74,7 +77,7 @@ def pools(draw: st.DrawFn, make: Callable[..., Any]) -> Any:
     )
 
 
-def apply(toy: Any, step: Step) -> None:
+def apply(toy: ToyCloud, step: Step) -> None:
     """Do one thing to the toy world."""
     name, *what = step
     alive = toy.alive()
@@ -137,7 +140,7 @@ def apply(toy: Any, step: Step) -> None:
     toy.turn()
 
 
-def heal(toy: Any) -> None:
+def heal(toy: ToyCloud) -> None:
     """Stop every fault. Engines that died stay dead, notices stay given."""
     for market in Market:
         toy.set_capacity(market, 100)
@@ -149,7 +152,7 @@ def heal(toy: Any) -> None:
     toy.load(0)
 
 
-def is_whole(toy: Any) -> bool:
+def is_whole(toy: ToyCloud) -> bool:
     """The right units of each market answer and serve, and nothing else lives or is under way.
 
     Right is what is wanted, and so little more that no node could go.
@@ -175,7 +178,7 @@ def wanted_of(pool: Any) -> dict[Market, int]:
     return {Market.SPOT: pool.spot_wanted, Market.ON_DEMAND: pool.on_demand_floor + pool.standby.hot}
 
 
-def relaxed(toy: Any) -> bool:
+def relaxed(toy: ToyCloud) -> bool:
     """What a pool without room or money to make before it breaks can still promise."""
     # Rounding up to whole nodes: on spot, on demand, and of the standbys.
     rest = max((toy.units([node]) for node in toy.alive()), default=1) - 1
@@ -192,16 +195,16 @@ def run_script(make: Callable[..., Any], pool: Any, script: list[Step], **world:
 
 
 @pytest.fixture(scope="session")
-def story(toy_cloud: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda pool, script, **world: run_script(toy_cloud, pool, script, **world)
+def story() -> Callable[..., Any]:
+    return lambda pool, script, **world: run_script(CheckedCloud, pool, script, **world)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), script=st.lists(steps, max_size=25))
 def test_invariants_hold_and_the_pool_heals(
-    story: Callable[..., Any], quick: Callable[..., Any], data: st.DataObject, script: list[Step]
+    story: Callable[..., Any], data: st.DataObject, script: list[Step]
 ) -> None:
-    toy = story(data.draw(pools(quick)), script)
+    toy = story(data.draw(pools(quick_pool)), script)
     heal(toy)
     if toy.pool.limits.surge == 0 or toy.pool.limits.spend_per_hour is not None:
         toy.run(400)
@@ -210,7 +213,7 @@ def test_invariants_hold_and_the_pool_heals(
     becomes_whole(toy)
 
 
-def becomes_whole(toy: Any) -> None:
+def becomes_whole(toy: ToyCloud) -> None:
     for _ in range(1200):
         toy.turn()
         if is_whole(toy) and not any(isinstance(a, Alarm) for a in toy.turns[-1].plan.actions):
@@ -231,14 +234,13 @@ weighed = steps | st.tuples(
 @given(data=st.data(), units=sizes, prices=kinds, script=st.lists(weighed, max_size=25))
 def test_the_same_holds_where_nodes_serve_different_units(
     story: Callable[..., Any],
-    quick: Callable[..., Any],
     data: st.DataObject,
     units: dict[str, int],
     prices: dict[str, float],
     script: list[Step],
 ) -> None:
     """With a surge of twice the largest node, whatever came before, the pool becomes whole again."""
-    pool = data.draw(pools(quick))
+    pool = data.draw(pools(quick_pool))
     surge = data.draw(st.sampled_from([0, 1, 2 * max(units.values())]))
     pool = replace(pool, units=units, limits=replace(pool.limits, surge=surge))
     toy = story(pool, script, kinds={kind: each * units.get(kind, 1) for kind, each in prices.items()})

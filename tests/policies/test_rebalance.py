@@ -18,6 +18,10 @@ from policies.model import (
     RebalanceRules,
     StandbyRules,
 )
+from tests.support.scene import Scene
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import of_kind, quick_pool
 
 Make = Callable[..., Any]
 SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
@@ -25,11 +29,11 @@ HEEDS = RebalanceRules(replace=True, timeout=120.0)
 
 
 @pytest.fixture
-def toy(toy_cloud: Make, quick: Make) -> Make:
+def toy() -> Make:
     """A whole pool of ten, seven on spot."""
 
     def make(**changes: Any) -> Any:
-        made = toy_cloud(quick(10, **{"rebalance": HEEDS, **changes}))
+        made = CheckedCloud(quick_pool(10, **{"rebalance": HEEDS, **changes}))
         made.settle()
         assert len(made.alive(SPOT)) == 7
         return made
@@ -37,7 +41,7 @@ def toy(toy_cloud: Make, quick: Make) -> Make:
     return make
 
 
-def recommend(toy: Any, *nodes: str, **more: Any) -> None:
+def recommend(toy: ToyCloud, *nodes: str, **more: Any) -> None:
     for node in nodes:
         toy.notice(node, None, kind=NoticeKind.REBALANCE, **more)
 
@@ -170,23 +174,23 @@ def test_without_room_for_one_more_nothing_happens(toy: Make) -> None:
     assert any("nodes live" in d.reason for d in plans[1].deferred)
 
 
-def test_a_hot_standby_is_not_spent_on_it(scene: Make) -> None:
+def test_a_hot_standby_is_not_spent_on_it() -> None:
     pool = Pool(name="p", replicas=10, rebalance=HEEDS, standby=StandbyRules(hot=1))
-    here = scene(pool).nodes(7).nodes(4, ON_DEMAND)
+    here = Scene(pool).nodes(7).nodes(4, ON_DEMAND)
     here.notice("s0", None, kind=NoticeKind.REBALANCE)
     assert [type(a) for a in here.plan().actions] == [Launch]
 
 
-def test_a_node_that_is_not_ready_itself_is_left_alone(scene: Make) -> None:
+def test_a_node_that_is_not_ready_itself_is_left_alone() -> None:
     pool = Pool(name="p", replicas=10, rebalance=HEEDS)
-    here = scene(pool).nodes(6).nodes(3, ON_DEMAND).node("young", ready=False, age=5.0)
+    here = Scene(pool).nodes(6).nodes(3, ON_DEMAND).node("young", ready=False, age=5.0)
     here.notice("young", None, kind=NoticeKind.REBALANCE)
     assert not [a for a in here.plan().actions if isinstance(a, Launch) and a.cause is Cause.REBALANCE]
 
 
-def test_the_adaptive_mix_heeds_them_too(toy_cloud: Make, quick: Make) -> None:
-    pool = quick(10, rebalance=HEEDS, adaptive=AdaptiveRules(), spot_share=1.0, limits=Limits(surge=10))
-    toy = toy_cloud(pool)
+def test_the_adaptive_mix_heeds_them_too() -> None:
+    pool = quick_pool(10, rebalance=HEEDS, adaptive=AdaptiveRules(), spot_share=1.0, limits=Limits(surge=10))
+    toy = CheckedCloud(pool)
     toy.settle()
     toy.run(300.0)
     node = toy.alive(SPOT)[0]
@@ -197,11 +201,11 @@ def test_the_adaptive_mix_heeds_them_too(toy_cloud: Make, quick: Make) -> None:
     assert node not in toy.alive()
 
 
-def test_on_demand_cover_is_no_successor(scene: Make, actions: Make) -> None:
+def test_on_demand_cover_is_no_successor() -> None:
     """The mix wants every spot node that there is: one that left would be put back in the next turn."""
     pool = Pool(name="p", replicas=4, spot_share=1.0, rebalance=HEEDS)
-    here = scene(pool).nodes(4).node("o0", ON_DEMAND)
+    here = Scene(pool).nodes(4).node("o0", ON_DEMAND)
     here.notice("s0", None, kind=NoticeKind.REBALANCE)
-    assert "s0" not in {a.node for a in actions(here.plan(), Drain)}
+    assert "s0" not in {a.node for a in of_kind(here.plan(), Drain)}
     here.node("s4")
-    assert [(a.node, a.cause) for a in actions(here.plan(), Drain)] == [("s0", Cause.REBALANCE)]
+    assert [(a.node, a.cause) for a in of_kind(here.plan(), Drain)] == [("s0", Cause.REBALANCE)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -12,11 +10,13 @@ from policies.actions import Cause, Detach, Drain, Launch, Terminate
 from policies.events import DaemonStarted, PoolConfigured
 from policies.memory import Memory, reduce
 from policies.model import Confidence, Notice, NoticeKind, Observed, Pool, TargetPhase, TargetState
+from tests.support.scene import Scene
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import of_kind, quick_pool
 
-Make = Callable[..., Any]
 
-
-def lose_journal(toy: Any) -> None:
+def lose_journal(toy: ToyCloud) -> None:
     """The state file was corrupt: another epoch, nothing remembered."""
     toy.restart()
     toy.memory = reduce(
@@ -26,8 +26,8 @@ def lose_journal(toy: Any) -> None:
     )
 
 
-def test_a_restart_leaves_a_settled_pool_alone(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_a_restart_leaves_a_settled_pool_alone() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     before = toy.active()
     toy.restart()
@@ -43,11 +43,9 @@ def test_a_restart_leaves_a_settled_pool_alone(toy_cloud: Make, quick: Make) -> 
 
 
 @pytest.mark.parametrize("probes_late", [True, False])
-def test_without_a_journal_the_pool_is_adopted_and_keeps_serving(
-    toy_cloud: Make, quick: Make, probes_late: bool
-) -> None:
+def test_without_a_journal_the_pool_is_adopted_and_keeps_serving(probes_late: bool) -> None:
     """All nodes are much older than the boot time-out: their age is no reason to end them."""
-    toy = toy_cloud(quick(10))
+    toy = CheckedCloud(quick_pool(10))
     toy.run(1000)
     before, alive = toy.active(), toy.alive()
     lose_journal(toy)
@@ -63,8 +61,8 @@ def test_without_a_journal_the_pool_is_adopted_and_keeps_serving(
     assert toy.count == 10
 
 
-def test_without_a_journal_surplus_is_drained_and_not_cut(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_without_a_journal_surplus_is_drained_and_not_cut() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     toy.pool = replace(toy.pool, replicas=6)
     toy.load(2)
@@ -81,16 +79,16 @@ def test_without_a_journal_surplus_is_drained_and_not_cut(toy_cloud: Make, quick
     assert toy.cut == 0
 
 
-def test_nothing_is_written_before_a_balancer_was_read(scene: Make) -> None:
-    here = scene().nodes(4)
+def test_nothing_is_written_before_a_balancer_was_read() -> None:
+    here = Scene().nodes(4)
     here.fields["applied_at"] = {}
     here.settings["balancers"] = {"gw": Observed(value=())}
     assert here.plan().write == ()
 
 
-def test_before_the_first_list_strangers_stay_in_the_target_set(scene: Make) -> None:
+def test_before_the_first_list_strangers_stay_in_the_target_set() -> None:
     """Memory came from an old backup: it lacks a node that serves."""
-    here = scene().nodes(4).node("stranger")
+    here = Scene().nodes(4).node("stranger")
     del here.records["stranger"]
     here.settings["regions"] = {"": Observed(value=())}
     here.fields["applied_at"] = {}
@@ -99,9 +97,9 @@ def test_before_the_first_list_strangers_stay_in_the_target_set(scene: Make) -> 
     assert plan.write == ("gw",)
 
 
-def test_before_the_first_list_a_stranger_that_serves_is_resort_enough(scene: Make) -> None:
+def test_before_the_first_list_a_stranger_that_serves_is_resort_enough() -> None:
     """The only node that memory knows has drained: it gets no new requests."""
-    here = scene(Pool(name="p", replicas=2)).node("a").node("stranger")
+    here = Scene(Pool(name="p", replicas=2)).node("a").node("stranger")
     here.notice("a")
     here.drain("a", Cause.NOTICE)
     del here.records["stranger"]
@@ -115,18 +113,18 @@ def test_before_the_first_list_a_stranger_that_serves_is_resort_enough(scene: Ma
 
 @pytest.mark.parametrize(("read_ago", "phase"), [(50.1, TargetPhase.ACTIVE), (49.9, TargetPhase.DRAINING)])
 def test_before_the_first_list_a_set_that_was_taken_since_the_look_tells_who_gets_requests(
-    scene: Make, read_ago: float, phase: TargetPhase
+    read_ago: float, phase: TargetPhase
 ) -> None:
     """Somebody turned it round by hand before; the set was acknowledged 50 s ago."""
-    here = scene().nodes(4).node("x", silent_for=60.0)
+    here = Scene().nodes(4).node("x", silent_for=60.0)
     here.shown["x"] = replace(here.shown["x"], state=TargetState.DRAINING)
     here.settings["regions"] = {"": Observed(value=())}
     here.settings["balancers"] = {"gw": Observed(value=tuple(here.shown.values()), at=here.now - read_ago)}
     assert {t.id: t.phase for t in here.plan().targets}["x"] is phase
 
 
-def test_before_the_first_list_a_notice_still_takes_its_node_out(scene: Make) -> None:
-    here = scene().nodes(4)
+def test_before_the_first_list_a_notice_still_takes_its_node_out() -> None:
+    here = Scene().nodes(4)
     for node in list(here.instances):
         del here.instances[node]
     here.engines.clear()
@@ -144,9 +142,9 @@ def test_before_the_first_list_a_notice_still_takes_its_node_out(scene: Make) ->
     assert [a.node for a in plan.actions if isinstance(a, Drain)] == ["s1"]
 
 
-def test_what_no_list_shows_and_nobody_looked_at_stays_but_does_not_enter(scene: Make) -> None:
+def test_what_no_list_shows_and_nobody_looked_at_stays_but_does_not_enter() -> None:
     """It may have ended: a balancer says so only of what is in its set, and it would enter in turns."""
-    here = scene().nodes(5)
+    here = Scene().nodes(5)
     for node in ("s1", "s2", "s3"):
         del here.instances[node], here.engines[node]
     del here.held["s1"], here.shown["s1"]
@@ -154,16 +152,16 @@ def test_what_no_list_shows_and_nobody_looked_at_stays_but_does_not_enter(scene:
     assert {t.id for t in here.plan().targets} == {"s0", "s2", "s3", "s4"}
 
 
-def test_a_balancer_that_is_no_longer_configured_holds_nothing_back(scene: Make, actions: Make) -> None:
-    here = scene().nodes(4).node("old").drain("old", Cause.EXCESS)
+def test_a_balancer_that_is_no_longer_configured_holds_nothing_back() -> None:
+    here = Scene().nodes(4).node("old").drain("old", Cause.EXCESS)
     here.records["old"] = replace(here.records["old"], idle_since=here.now - 5.0)
     here.held["old"] = TargetPhase.DRAINING
     here.fields["targets"] = {"gw": dict(here.held), "removed": {"old": TargetPhase.ACTIVE}}
-    assert [a.node for a in actions(here.plan(), Terminate)] == ["old"]
+    assert [a.node for a in of_kind(here.plan(), Terminate)] == ["old"]
 
 
-def test_a_doomed_node_that_serves_late_goes_on_doing_so_over_a_restart(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(2), boot=100.0)
+def test_a_doomed_node_that_serves_late_goes_on_doing_so_over_a_restart() -> None:
+    toy = CheckedCloud(quick_pool(2), boot=100.0)
     toy.run(240)
     doomed = toy.alive()[0]
     toy.machines[doomed].dies_at = toy.now + 120.0
@@ -177,10 +175,10 @@ def test_a_doomed_node_that_serves_late_goes_on_doing_so_over_a_restart(toy_clou
     assert doomed in toy.active()
 
 
-def test_reports_before_the_first_probe_stay_within_the_budget(scene: Make, actions: Make) -> None:
-    here = scene().nodes(4)
+def test_reports_before_the_first_probe_stay_within_the_budget() -> None:
+    here = Scene().nodes(4)
     here.engines.clear()
     for node in list(here.records):
         here.notice(node, confidence=Confidence.REPORTED, source="agent")
-    assert len(actions(here.plan(), Drain)) == 1
+    assert len(of_kind(here.plan(), Drain)) == 1
     assert isinstance(here.records["s0"].notices[0], Notice)

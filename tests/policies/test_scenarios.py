@@ -1,27 +1,26 @@
 """Whole stories of a pool on the toy cloud: the mix, droughts, returns, refusals, scaling, small pools.
 
-Every turn of every story is checked against the invariants (see conftest).
+Every turn of every story is checked against the invariants (`tests/support/toy_checks.py`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from policies.actions import Drain, Launch, Start, Undrain
 from policies.model import InstanceState, Limits, Market, NoticeKind, ReturnRules, StandbyKind, StandbyRules
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_cloud import ToyCloud
+from tests.support.toy_pools import quick_pool
 
-Make = Callable[..., Any]
 SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
 
 
-def mix(toy: Any) -> tuple[int, int]:
+def mix(toy: ToyCloud) -> tuple[int, int]:
     return len(toy.answering(SPOT)), len(toy.answering(ON_DEMAND))
 
 
-def never_below(toy: Any, seconds: float, least: int) -> None:
+def never_below(toy: ToyCloud, seconds: float, least: int) -> None:
     for _ in range(round(seconds / toy.step)):
         toy.turn()
         assert len(toy.answering()) >= least
@@ -31,10 +30,8 @@ def never_below(toy: Any, seconds: float, least: int) -> None:
 @pytest.mark.parametrize(
     ("replicas", "expected"), [(10, (7, 3)), (4, (2, 2)), (3, (2, 1)), (1, (0, 1)), (2, (1, 1))]
 )
-def test_with_capacity_the_pool_settles_at_seventy_thirty(
-    toy_cloud: Make, quick: Make, replicas: int, expected: tuple[int, int]
-) -> None:
-    toy = toy_cloud(quick(replicas))
+def test_with_capacity_the_pool_settles_at_seventy_thirty(replicas: int, expected: tuple[int, int]) -> None:
+    toy = CheckedCloud(quick_pool(replicas))
     toy.run(100)
     assert mix(toy) == expected
     assert len(toy.alive()) == replicas
@@ -42,18 +39,14 @@ def test_with_capacity_the_pool_settles_at_seventy_thirty(
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, (0, 5)), (1.0, (5, 0)), (0.5, (2, 3))])
-def test_the_share_may_be_anything(
-    toy_cloud: Make, quick: Make, share: float, expected: tuple[int, int]
-) -> None:
-    toy = toy_cloud(quick(5, spot_share=share))
+def test_the_share_may_be_anything(share: float, expected: tuple[int, int]) -> None:
+    toy = CheckedCloud(quick_pool(5, spot_share=share))
     toy.run(100)
     assert mix(toy) == expected
 
 
-def test_on_demand_covers_while_spot_is_gone_and_the_pool_returns_without_a_dip(
-    toy_cloud: Make, quick: Make
-) -> None:
-    toy = toy_cloud(quick(10))
+def test_on_demand_covers_while_spot_is_gone_and_the_pool_returns_without_a_dip() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     toy.set_capacity(SPOT, 0)
     for node in toy.alive(SPOT):
@@ -66,8 +59,8 @@ def test_on_demand_covers_while_spot_is_gone_and_the_pool_returns_without_a_dip(
     assert len(toy.alive()) == 10
 
 
-def test_a_zone_that_falls_is_covered_inside_the_notice(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10), boot=20.0)
+def test_a_zone_that_falls_is_covered_inside_the_notice() -> None:
+    toy = CheckedCloud(quick_pool(10), boot=20.0)
     toy.run(100)
     toy.set_capacity(SPOT, 0, "a")
     for node in toy.zone("a"):
@@ -79,8 +72,8 @@ def test_a_zone_that_falls_is_covered_inside_the_notice(toy_cloud: Make, quick: 
     assert not toy.zone("a")
 
 
-def test_the_first_boot_without_any_spot_covers_with_on_demand_at_once(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_the_first_boot_without_any_spot_covers_with_on_demand_at_once() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.set_capacity(SPOT, 0)
     toy.run(60)
     assert mix(toy) == (0, 10)
@@ -89,19 +82,17 @@ def test_the_first_boot_without_any_spot_covers_with_on_demand_at_once(toy_cloud
     assert mix(toy) == (7, 3)
 
 
-def test_cover_that_is_starting_is_not_thrown_away_for_spot_that_is_only_asked_for(
-    toy_cloud: Make, quick: Make
-) -> None:
+def test_cover_that_is_starting_is_not_thrown_away_for_spot_that_is_only_asked_for() -> None:
     """A slow boot, and spot that refuses each time it is tried: on-demand still becomes ready once."""
-    toy = toy_cloud(quick(10), boot=100.0)
+    toy = CheckedCloud(quick_pool(10), boot=100.0)
     toy.set_capacity(SPOT, 0)
     toy.run(140)
     assert mix(toy) == (0, 10)
     assert toy.count == 10
 
 
-def test_spot_stands_in_while_on_demand_is_refused_and_goes_back(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_spot_stands_in_while_on_demand_is_refused_and_goes_back() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.set_capacity(ON_DEMAND, 0)
     toy.run(100)
     assert mix(toy) == (10, 0)
@@ -112,16 +103,16 @@ def test_spot_stands_in_while_on_demand_is_refused_and_goes_back(toy_cloud: Make
     assert len(toy.alive()) == 10
 
 
-def test_a_pool_that_wants_no_spot_never_buys_it(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4, spot_share=0.0))
+def test_a_pool_that_wants_no_spot_never_buys_it() -> None:
+    toy = CheckedCloud(quick_pool(4, spot_share=0.0))
     toy.set_capacity(ON_DEMAND, 1)
     toy.run(200)
     assert mix(toy) == (0, 3)
     assert not any(m.spot for m in toy.machines.values())
 
 
-def test_nothing_to_be_had_anywhere_keeps_what_there_is(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4))
+def test_nothing_to_be_had_anywhere_keeps_what_there_is() -> None:
+    toy = CheckedCloud(quick_pool(4))
     toy.run(100)
     for market in Market:
         toy.set_capacity(market, 0)
@@ -136,8 +127,8 @@ def test_nothing_to_be_had_anywhere_keeps_what_there_is(toy_cloud: Make, quick: 
     assert mix(toy) == (2, 2)
 
 
-def test_scaling_in_lets_requests_finish_and_keeps_to_the_budget(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_scaling_in_lets_requests_finish_and_keeps_to_the_budget() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     toy.configure(replicas=4)
     never_below(toy, 400, 4)
@@ -146,8 +137,8 @@ def test_scaling_in_lets_requests_finish_and_keeps_to_the_budget(toy_cloud: Make
     assert toy.cut == 0
 
 
-def test_scaling_out_buys_the_mix(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4))
+def test_scaling_out_buys_the_mix() -> None:
+    toy = CheckedCloud(quick_pool(4))
     toy.run(100)
     toy.configure(replicas=10)
     never_below(toy, 100, 4)
@@ -155,8 +146,8 @@ def test_scaling_out_buys_the_mix(toy_cloud: Make, quick: Make) -> None:
     assert toy.count == 10
 
 
-def test_a_new_share_is_reached_without_a_dip(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_a_new_share_is_reached_without_a_dip() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     toy.configure(spot_share=0.5)
     never_below(toy, 400, 10)
@@ -166,8 +157,8 @@ def test_a_new_share_is_reached_without_a_dip(toy_cloud: Make, quick: Make) -> N
     assert mix(toy) == (8, 2)
 
 
-def test_requests_in_flight_finish_before_a_node_is_given_back(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4))
+def test_requests_in_flight_finish_before_a_node_is_given_back() -> None:
+    toy = CheckedCloud(quick_pool(4))
     toy.run(100)
     toy.configure(replicas=2)
     toy.load(3)
@@ -179,8 +170,8 @@ def test_requests_in_flight_finish_before_a_node_is_given_back(toy_cloud: Make, 
     assert toy.cut == 0
 
 
-def test_a_stopped_standby_takes_over_and_is_made_anew(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4, standby=StandbyRules(stopped=1)), boot=40.0)
+def test_a_stopped_standby_takes_over_and_is_made_anew() -> None:
+    toy = CheckedCloud(quick_pool(4, standby=StandbyRules(stopped=1)), boot=40.0)
     toy.run(200)
     stopped = [i for i in toy.alive() if toy.machines[i].instance.state is InstanceState.STOPPED]
     assert len(stopped) == 1
@@ -201,8 +192,8 @@ def test_a_stopped_standby_takes_over_and_is_made_anew(toy_cloud: Make, quick: M
     assert mix(toy) == (2, 2)
 
 
-def test_a_standby_that_does_not_start_is_replaced_by_a_launch(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(2, standby=StandbyRules(stopped=1)))
+def test_a_standby_that_does_not_start_is_replaced_by_a_launch() -> None:
+    toy = CheckedCloud(quick_pool(2, standby=StandbyRules(stopped=1)))
     toy.run(100)
     standby = next(i for i in toy.alive() if toy.machines[i].instance.state is InstanceState.STOPPED)
     zone = toy.machines[standby].instance.placement.zone
@@ -214,8 +205,8 @@ def test_a_standby_that_does_not_start_is_replaced_by_a_launch(toy_cloud: Make, 
     assert len(toy.active()) == 2
 
 
-def test_a_hot_standby_keeps_the_pool_whole_through_a_notice(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4, standby=StandbyRules(hot=1)), boot=60.0)
+def test_a_hot_standby_keeps_the_pool_whole_through_a_notice() -> None:
+    toy = CheckedCloud(quick_pool(4, standby=StandbyRules(hot=1)), boot=60.0)
     toy.run(200)
     assert mix(toy) == (2, 3)
     toy.reclaim(toy.alive(SPOT)[0], 4.0)
@@ -225,10 +216,8 @@ def test_a_hot_standby_keeps_the_pool_whole_through_a_notice(toy_cloud: Make, qu
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("share", [0.7, 1.0])
-def test_small_pools_survive_notices_for_every_node(
-    toy_cloud: Make, quick: Make, replicas: int, share: float
-) -> None:
-    toy = toy_cloud(quick(replicas, spot_share=share), boot=20.0)
+def test_small_pools_survive_notices_for_every_node(replicas: int, share: float) -> None:
+    toy = CheckedCloud(quick_pool(replicas, spot_share=share), boot=20.0)
     toy.run(100)
     for node in toy.alive():
         kind = NoticeKind.INTERRUPTION if toy.machines[node].spot else NoticeKind.MAINTENANCE
@@ -239,9 +228,9 @@ def test_small_pools_survive_notices_for_every_node(
     assert len(toy.alive()) == replicas
 
 
-def test_a_pool_without_surge_covers_and_then_stays(toy_cloud: Make, quick: Make) -> None:
+def test_a_pool_without_surge_covers_and_then_stays() -> None:
     """It cannot make before it breaks, so it keeps its cover rather than dip below wanted."""
-    toy = toy_cloud(quick(4, limits=Limits(surge=0)))
+    toy = CheckedCloud(quick_pool(4, limits=Limits(surge=0)))
     toy.run(100)
     assert mix(toy) == (2, 2)
     toy.reclaim(toy.alive(SPOT)[0], 120.0)
@@ -251,8 +240,8 @@ def test_a_pool_without_surge_covers_and_then_stays(toy_cloud: Make, quick: Make
     never_below(toy, 300, 4)
 
 
-def test_the_spend_cap_holds_through_a_drought(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10, limits=Limits(surge=2, spend_per_hour=20.0)))
+def test_the_spend_cap_holds_through_a_drought() -> None:
+    toy = CheckedCloud(quick_pool(10, limits=Limits(surge=2, spend_per_hour=20.0)))
     toy.run(100)
     assert mix(toy) == (7, 3)  # 16 USD/h
     toy.set_capacity(SPOT, 0)
@@ -262,8 +251,8 @@ def test_the_spend_cap_holds_through_a_drought(toy_cloud: Make, quick: Make) -> 
     assert mix(toy) == (0, 6)  # 18 USD/h: a seventh would cost 21
 
 
-def test_losses_without_notice_are_counted_and_replaced(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_losses_without_notice_are_counted_and_replaced() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     victims = toy.alive(SPOT)[:2]
     for node in victims:
@@ -275,8 +264,8 @@ def test_losses_without_notice_are_counted_and_replaced(toy_cloud: Make, quick: 
     assert all(toy.memory.swaps[v].replaced_at is not None for v in victims)
 
 
-def test_lost_launch_answers_launch_nothing_twice(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4), list_lag=30.0)
+def test_lost_launch_answers_launch_nothing_twice() -> None:
+    toy = CheckedCloud(quick_pool(4), list_lag=30.0)
     toy.losing_answers = True
     toy.run(120)
     toy.losing_answers = False
@@ -285,9 +274,9 @@ def test_lost_launch_answers_launch_nothing_twice(toy_cloud: Make, quick: Make) 
     assert toy.count == 4
 
 
-def test_an_answer_that_never_comes_is_asked_for_ever_without_harm(toy_cloud: Make, quick: Make) -> None:
+def test_an_answer_that_never_comes_is_asked_for_ever_without_harm() -> None:
     """Days of asking: the wait between two askings stays a number."""
-    toy = toy_cloud(quick(1), step=30.0)
+    toy = CheckedCloud(quick_pool(1), step=30.0)
     toy.losing_answers = True
     toy.list_lag = 1e9
     toy.listed = [(-1e12, ())]
@@ -295,8 +284,8 @@ def test_an_answer_that_never_comes_is_asked_for_ever_without_harm(toy_cloud: Ma
     assert max(i.attempts for i in toy.memory.intents.values()) > 1100
 
 
-def test_a_pool_whose_engines_all_die_comes_back(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4))
+def test_a_pool_whose_engines_all_die_comes_back() -> None:
+    toy = CheckedCloud(quick_pool(4))
     toy.run(100)
     dead = toy.alive()
     for node in dead:
@@ -306,9 +295,9 @@ def test_a_pool_whose_engines_all_die_comes_back(toy_cloud: Make, quick: Make) -
     assert not set(dead) & set(toy.alive())
 
 
-def test_a_partition_ends_no_node(toy_cloud: Make, quick: Make) -> None:
+def test_a_partition_ends_no_node() -> None:
     """All engines are silent for us, and new ones would be too: everything is left alone until it heals."""
-    toy = toy_cloud(quick(10))
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     before = toy.alive()
     for machine in toy.machines.values():
@@ -326,8 +315,8 @@ def test_a_partition_ends_no_node(toy_cloud: Make, quick: Make) -> None:
     assert len(toy.alive()) == 10
 
 
-def test_operator_drains_of_half_the_pool_go_one_by_one(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(10))
+def test_operator_drains_of_half_the_pool_go_one_by_one() -> None:
+    toy = CheckedCloud(quick_pool(10))
     toy.run(100)
     asked = toy.alive()[:5]
     for node in asked:
@@ -337,8 +326,8 @@ def test_operator_drains_of_half_the_pool_go_one_by_one(toy_cloud: Make, quick: 
     assert mix(toy) == (7, 3)
 
 
-def test_a_cover_node_that_drains_is_taken_back_when_spot_fails_again(toy_cloud: Make, quick: Make) -> None:
-    toy = toy_cloud(quick(4, back_to_spot=ReturnRules(hold=10.0, stable=4.0, at_once=1)))
+def test_a_cover_node_that_drains_is_taken_back_when_spot_fails_again() -> None:
+    toy = CheckedCloud(quick_pool(4, back_to_spot=ReturnRules(hold=10.0, stable=4.0, at_once=1)))
     toy.run(100)
     toy.set_capacity(SPOT, 0)
     toy.reclaim(toy.alive(SPOT)[0], 20.0)
@@ -359,10 +348,8 @@ def test_a_cover_node_that_drains_is_taken_back_when_spot_fails_again(toy_cloud:
     assert returned[0] in toy.active()
 
 
-def test_a_rising_flood_of_notices_for_nodes_nobody_knows_changes_nothing(
-    toy_cloud: Make, quick: Make
-) -> None:
-    toy = toy_cloud(quick(4))
+def test_a_rising_flood_of_notices_for_nodes_nobody_knows_changes_nothing() -> None:
+    toy = CheckedCloud(quick_pool(4))
     toy.run(100)
     for i in range(2000):
         toy.notice(f"foreign-{i}", 30.0)

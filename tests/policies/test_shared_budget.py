@@ -19,8 +19,8 @@ from policies.grant import Ask, Grant, SharedBudget
 from policies.model import InstanceState, Limits, Market
 from policies.value import replace
 from policies.verdict import State, judge
-
-Make = Callable[..., Any]
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_pools import quick_pool
 
 
 @dataclass
@@ -83,13 +83,13 @@ class Two:
 
 
 @pytest.fixture(scope="session")
-def two(toy_cloud: Make, quick: Make) -> Callable[..., Two]:
+def two() -> Callable[..., Two]:
     """Makes chat, priority 10 and six nodes of which two on demand, and batch with the same and less say."""
 
     def make(chat: int = 6, batch: int = 6, *, surge: int = 0, **budget: Any) -> Two:
         limits = Limits(surge=surge, launches_per_minute=60)
         toys = {
-            name: toy_cloud(quick(count, name=name, priority=rank, spot_share=0.67, limits=limits))
+            name: CheckedCloud(quick_pool(count, name=name, priority=rank, spot_share=0.67, limits=limits))
             for name, count, rank in (("chat", chat, 10), ("batch", batch, 0))
         }
         return Two(toys, Shares(SharedBudget(**budget), ["chat", "batch"]))
@@ -201,9 +201,7 @@ def test_a_dead_loop_holds_what_it_runs_and_no_more(two: Callable[..., Two]) -> 
     assert pools.serve() == {"chat": 4, "batch": 2}
 
 
-def test_a_restarted_daemon_with_a_new_journal_spends_no_dollar_twice(
-    two: Callable[..., Two], toy_cloud: Make
-) -> None:
+def test_a_restarted_daemon_with_a_new_journal_spends_no_dollar_twice(two: Callable[..., Two]) -> None:
     pools = two(spend_per_hour=18.0)
     pools.run(120)
     before = pools.serve()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,17 +22,19 @@ from policies.model import (
     TargetPhase,
 )
 from policies.value import replace
+from tests.support.scene import Scene
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_pools import of_kind, quick_pool
 
-Make = Callable[..., Any]
 SPOT, ON_DEMAND = Market.SPOT, Market.ON_DEMAND
 STOPPING, STOPPED = InstanceState.STOPPING, InstanceState.STOPPED
 
 
-def changes(here: Any) -> tuple[Any, ...]:
+def changes(here: Scene) -> tuple[Any, ...]:
     return facts.changes(here.pool, here.world, here.memory)
 
 
-def taken_up(here: Any) -> Any:
+def taken_up(here: Scene) -> Any:
     """The same scene once its changes are remembered."""
     memory = reduce(here.memory, *changes(here))
     here.records = dict(memory.nodes)
@@ -58,40 +59,40 @@ def stop_of(node: str) -> NoticeSeen:
 @pytest.mark.parametrize("ready", [True, False])
 @pytest.mark.parametrize("age", [100.0, 5000.0])
 def test_a_spot_node_that_a_list_shows_stopped_is_drained_and_a_stopped_standby_takes_its_place(
-    scene: Make, actions: Make, state: InstanceState, ready: bool, age: float
+    state: InstanceState, ready: bool, age: float
 ) -> None:
-    here = scene(Pool(name="p", replicas=4, standby=StandbyRules(stopped=1)))
+    here = Scene(Pool(name="p", replicas=4, standby=StandbyRules(stopped=1)))
     here.nodes(1).nodes(2, ON_DEMAND).node("x", ready=ready, age=age, state=state, serving=ready)
     here.node("sb", ON_DEMAND, ready=False, state=STOPPED, standby=StandbyKind.STOPPED, serving=False)
     here.engines["x"] = replace(here.engines["s0"], node="x", ok=False, failing_since=here.now - 60.0)
     here.shown.pop("x", None)
     plan = taken_up(here).plan()
-    assert {a.cause for a in actions(plan, Terminate)} <= {Cause.NOTICE}  # it did not fail to boot
-    (drain,) = actions(plan, Drain)
+    assert {a.cause for a in of_kind(plan, Terminate)} <= {Cause.NOTICE}  # it did not fail to boot
+    (drain,) = of_kind(plan, Drain)
     assert (drain.node, drain.cause) == ("x", Cause.NOTICE)
     assert "stop notice" in drain.reason
-    assert [(a.node, a.replaces) for a in actions(plan, Start)] == [("sb", "x")]
+    assert [(a.node, a.replaces) for a in of_kind(plan, Start)] == [("sb", "x")]
     assert {t.id for t in plan.targets if t.phase is TargetPhase.ACTIVE} == {"s0", "o0", "o1"}
     assert here.fleet.by_id["x"].leaving
     assert [n.id for n in here.fleet.standbys] == ["sb"]
 
 
-def test_it_is_ended_once_its_requests_are_out_and_keeps_no_disk(scene: Make, actions: Make) -> None:
-    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x", state=STOPPED, serving=False)
+def test_it_is_ended_once_its_requests_are_out_and_keeps_no_disk() -> None:
+    here = Scene().nodes(2).nodes(1, ON_DEMAND).node("x", state=STOPPED, serving=False)
     taken_up(here).drain("x", Cause.NOTICE, since=40.0, left=-10.0)
     here.shown.pop("x", None)
     here.held.pop("x", None)
-    assert [(a.node, a.cause) for a in actions(here.plan(), Terminate)] == [("x", Cause.NOTICE)]
+    assert [(a.node, a.cause) for a in of_kind(here.plan(), Terminate)] == [("x", Cause.NOTICE)]
 
 
-def test_its_stop_is_remembered_once(scene: Make) -> None:
-    here = scene().nodes(3).node("x", state=STOPPED, serving=False)
+def test_its_stop_is_remembered_once() -> None:
+    here = Scene().nodes(3).node("x", state=STOPPED, serving=False)
     assert changes(here) == (NodeStopped(at=here.now, node="x"),)
     assert changes(taken_up(here)) == ()
 
 
-def test_a_node_whose_engine_answers_is_not_stopped_by_a_list(scene: Make) -> None:
-    here = scene().nodes(3).node("x")
+def test_a_node_whose_engine_answers_is_not_stopped_by_a_list() -> None:
+    here = Scene().nodes(3).node("x")
     here.instances["x"] = replace(here.instances["x"], state=STOPPED)
     assert changes(here) == ()
 
@@ -101,9 +102,9 @@ def test_a_node_whose_engine_answers_is_not_stopped_by_a_list(scene: Make) -> No
     [(SPOT, False, [NoticeKind.STOP]), (SPOT, True, []), (ON_DEMAND, False, []), (ON_DEMAND, True, [])],
 )
 def test_only_a_spot_node_that_we_did_not_stop_is_taken(
-    scene: Make, market: Market, asked: bool, kinds: list[NoticeKind]
+    market: Market, asked: bool, kinds: list[NoticeKind]
 ) -> None:
-    here = scene().nodes(2).node("x", market, state=STOPPED, serving=False)
+    here = Scene().nodes(2).node("x", market, state=STOPPED, serving=False)
     if asked:
         here.asked("x", ActionKind.STOP)
     assert [n.kind for n in taken_up(here).records["x"].notices] == kinds
@@ -111,11 +112,9 @@ def test_only_a_spot_node_that_we_did_not_stop_is_taken(
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_events_of_a_stop_drain_a_spot_node_and_say_nothing_of_a_standby(
-    scene: Make, actions: Make, early: bool
-) -> None:
+def test_events_of_a_stop_drain_a_spot_node_and_say_nothing_of_a_standby(early: bool) -> None:
     """They come before a list shows it, and sometimes before a list shows the node at all."""
-    here = scene().nodes(2).nodes(1, ON_DEMAND).node("x")
+    here = Scene().nodes(2).nodes(1, ON_DEMAND).node("x")
     here.node("sb", ON_DEMAND, standby=StandbyKind.STOPPED, serving=False)
     for number, node in enumerate(("x", "sb")):
         here.instances[node] = replace(here.instances[node], token=f"p/7/{number}")
@@ -129,11 +128,11 @@ def test_events_of_a_stop_drain_a_spot_node_and_say_nothing_of_a_standby(
     assert [n.kind for n in memory.nodes["x"].notices] == [NoticeKind.STOP]
     assert memory.nodes["sb"].notices == ()
     here.records = dict(memory.nodes)
-    assert [a.node for a in actions(here.plan(), Drain)] == ["x"]
+    assert [a.node for a in of_kind(here.plan(), Drain)] == ["x"]
 
 
-def test_it_is_a_reclaim_that_the_placement_is_held_to(scene: Make) -> None:
-    here = scene().nodes(2).node("x", zone="b", state=STOPPED, serving=False)
+def test_it_is_a_reclaim_that_the_placement_is_held_to() -> None:
+    here = Scene().nodes(2).node("x", zone="b", state=STOPPED, serving=False)
     memory = reduce(here.memory, *changes(here))
     where = memory.nodes["x"].placement
     assert set(memory.reclaims) == {where}
@@ -145,8 +144,8 @@ def test_it_is_a_reclaim_that_the_placement_is_held_to(scene: Make) -> None:
     assert changes(here) == (gone,)
 
 
-def test_a_warning_and_then_a_stop_are_one_reclaim(scene: Make) -> None:
-    here = scene().nodes(2).node("x")
+def test_a_warning_and_then_a_stop_are_one_reclaim() -> None:
+    here = Scene().nodes(2).node("x")
     here.notice("x", 60.0)
     memory = reduce(here.memory, stop_of("x"))
     assert memory.reclaims == {}  # it was learnt with the warning
@@ -154,10 +153,8 @@ def test_a_warning_and_then_a_stop_are_one_reclaim(scene: Make) -> None:
 
 
 @pytest.mark.parametrize(("market", "standby"), [(SPOT, None), (ON_DEMAND, StandbyKind.STOPPED)])
-def test_a_stopped_spot_machine_is_adopted_as_no_standby(
-    scene: Make, market: Market, standby: StandbyKind | None
-) -> None:
-    here = scene().nodes(2).node("new", market, state=STOPPED, standby=StandbyKind.STOPPED, serving=False)
+def test_a_stopped_spot_machine_is_adopted_as_no_standby(market: Market, standby: StandbyKind | None) -> None:
+    here = Scene().nodes(2).node("new", market, state=STOPPED, standby=StandbyKind.STOPPED, serving=False)
     del here.records["new"]
     here.instances["new"] = replace(here.instances["new"], token="p/1/7")
     (event,) = changes(here)
@@ -165,9 +162,9 @@ def test_a_stopped_spot_machine_is_adopted_as_no_standby(
     assert event.standby is standby
 
 
-def test_a_pool_whose_spot_node_is_stopped_and_whose_standby_is_kept(toy_cloud: Make, quick: Make) -> None:
+def test_a_pool_whose_spot_node_is_stopped_and_whose_standby_is_kept() -> None:
     """The one is replaced and ended, with its disk; of the other, which we stopped, nothing is thought."""
-    toy = toy_cloud(quick(4, standby=StandbyRules(stopped=1)))
+    toy = CheckedCloud(quick_pool(4, standby=StandbyRules(stopped=1)))
     toy.run(200)
     (standby,) = [i for i in toy.alive() if toy.machines[i].instance.state is STOPPED]
     victim, other = toy.alive(SPOT)
