@@ -21,8 +21,9 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from policies.actions import ActionKind
-from policies.fleet import BOOTING, Node, vouched_for
+from policies.fleet import Node
 from policies.model import InstanceState, Phase, Pool, Target, TargetPhase, TargetState, World
+from policies.reach import BOOTING, vouched_for
 from policies.records import Memory, intent_key
 from policies.value import lazy
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 from policies.actions import Attach, Detach, Drain, Terminate
 from policies.at_work import gets_requests, perhaps_at_work, sends_to, shown_active
-from policies.fleet import Node, vouched_for
+from policies.fleet import Node
 from policies.model import (
     WEIGHT_OF_A_UNIT,
     Observed,
@@ -32,6 +32,7 @@ from policies.model import (
     TargetSpec,
     TargetState,
 )
+from policies.reach import vouched_for
 from policies.turn import Turn
 from policies.value import replace
 

@@ -51,7 +51,7 @@ def decide(pool: Pool, world: World, memory: Memory) -> Plan:
 def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
     """`decide` for a fleet that was joined already."""
     turn = Turn(budget.in_effect(fleet.pool, world.grant), world, memory, fleet)
-    swap.drain_doomed(turn)
+    swap.drain_noticed(turn)
     swap.take_back(turn)
     swap.call_back(turn)
     capacity.repeat_unanswered(turn)
@@ -84,7 +84,7 @@ def decide_for(fleet: Fleet, world: World, memory: Memory) -> Plan:
         targets=wanted,
         write=write,
         deferred=tuple(turn.deferred),
-        notes=tuple(turn.notes),
+        notes=turn.notes_with(wanted),
     )
     return _checked(turn, plan)
 
@@ -138,7 +138,7 @@ def _checked(turn: Turn, plan: Plan) -> Plan:
         targets=targets,
         write=balance.to_write(turn, targets),
         deferred=plan.deferred,
-        notes=plan.notes,
+        notes=turn.notes_with(targets),
     )
 
 

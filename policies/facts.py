@@ -40,7 +40,7 @@ from policies.events import (
     PoolGrew,
     PoolWhole,
 )
-from policies.fleet import STOPPED, Fleet, address_of, balancer_load, runs_all_the_same, vouched_for
+from policies.fleet import Fleet, address_of, balancer_load
 from policies.model import (
     TAKES_SPOT,
     Ending,
@@ -57,6 +57,7 @@ from policies.model import (
     World,
 )
 from policies.prices import changes as price_changes
+from policies.reach import STOPPED, runs_all_the_same, vouched_for
 from policies.records import Intent, Memory, NodeRecord, intent_key
 from policies.regions import Sight
 from policies.value import replace

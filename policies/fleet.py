@@ -15,7 +15,6 @@ from policies.interruption import doom
 from policies.model import (
     Confidence,
     Instance,
-    InstanceState,
     Market,
     Notice,
     Phase,
@@ -23,16 +22,14 @@ from policies.model import (
     Pool,
     StandbyKind,
     TargetPhase,
-    TargetState,
     World,
 )
 from policies.prices import PriceView
-from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest, intent_key
+from policies.reach import BOOTING, mass_silence, phase_of, vouched_for
+from policies.records import DrainRecord, Intent, Memory, NodeRecord, OperatorRequest
 from policies.regions import Sight
 from policies.value import lazy, replace, value
 
-BOOTING = (Phase.PENDING, Phase.STARTING)
-STOPPED = (InstanceState.STOPPED, InstanceState.STOPPING)
 _LEAVING = (Phase.DRAINING, Phase.TERMINATING, Phase.GONE)
 
 
@@ -187,7 +184,7 @@ class Fleet:
         )
         launching = [i for i in memory.intents.values() if i.kind is ActionKind.LAUNCH]
         launching.sort(key=lambda i: (i.at, i.token))
-        settled, suspect = _settle_health(pool, world, nodes, sight)
+        settled, suspect = _settle_health(pool, world, memory, nodes, sight)
         return Fleet(pool, world.now, settled, tuple(launching), prices, sight, suspect)
 
     @lazy
@@ -340,7 +337,7 @@ def _node(
         for name, held in memory.targets.items()
         if record.id in held and name in world.balancers
     ]
-    phase = _phase(pool, record, instance, world, memory)
+    phase = phase_of(pool, record, instance, world, memory)
     booted = phase in (Phase.READY, Phase.DRAINING)
     address = address_of(record, instance, world)
     late = not address or world.now - record.started_at > pool.health.boot_timeout
@@ -393,41 +390,6 @@ def _held_address(world: World, node: str) -> str:
     return next(held, "")
 
 
-def runs_all_the_same(pool: Pool, world: World, record: NodeRecord) -> bool:
-    """True for a node at work whose engine is not silent: a list that has it stopped is older than its start.
-
-    One look that failed is no silence. Where this daemon never saw it ready, a balancer's word counts.
-    """
-    if record.standby is not None:
-        return False
-    reading = world.engines.get(record.id)
-    if reading is None:
-        return record.id in vouched_for(world)
-    if reading.failing_since is None:
-        return record.ready_at is not None or reading.ready
-    briefly = reading.at - reading.failing_since < pool.health.unhealthy_after
-    return briefly and (record.ready_at is not None or record.id in vouched_for(world))
-
-
-def _phase(pool: Pool, record: NodeRecord, instance: Instance | None, world: World, memory: Memory) -> Phase:
-    reading = world.engines.get(record.id)
-    state = InstanceState.RUNNING if instance is None else instance.state
-    if state is InstanceState.TERMINATED:
-        return Phase.GONE
-    asked = memory.intents and intent_key(record.id, ActionKind.TERMINATE) in memory.intents
-    if state is InstanceState.SHUTTING_DOWN or asked:
-        return Phase.TERMINATING
-    if state in STOPPED and not runs_all_the_same(pool, world, record):
-        return Phase.STOPPED
-    if record.drain is not None:
-        return Phase.DRAINING
-    if state is InstanceState.PENDING and record.ready_at is None:
-        return Phase.PENDING  # one that was ready since its start is shown by an old list
-    if record.ready_at is not None or (reading is not None and reading.ready and reading.ok):
-        return Phase.READY
-    return Phase.STARTING
-
-
 @value
 class _Tally:
     """Units per market; each field counts some of the nodes of the one before it."""
@@ -443,27 +405,19 @@ def _none() -> dict[Market, int]:
 
 
 def _settle_health(
-    pool: Pool, world: World, nodes: tuple[Node, ...], sight: Sight
+    pool: Pool, world: World, memory: Memory, nodes: tuple[Node, ...], sight: Sight
 ) -> tuple[tuple[Node, ...], bool]:
     """Settle who is healthy and who is lost from how long each engine has been silent.
 
-    Nodes on their way out say nothing about a fault of ours: they are expected to fall silent. Nor do those
-    of a region that is silent itself, while another one can be seen: the fault is there. A node that a
-    balancer finds healthy is not lost while others serve: it leaves the target set first, and may be reached
-    again by then. So it goes when a partition ends, where nodes come back one after another.
+    A node that a balancer finds healthy is not lost while others serve: it leaves the target set first, and
+    may be reached again by then. So it goes when a partition ends, where nodes come back one after another.
     """
     rules = pool.health
     # Silence is what was looked at: a daemon that hung for a while heard nothing from anybody meanwhile.
     silent = {n.id: world.engines[n.id].at - n.failing_since for n in nodes if n.failing_since is not None}
     if not silent:
         return nodes, False
-    booted = [
-        n
-        for n in nodes
-        if n.phase is Phase.READY and not n.leaving and not sight.passed_over(n.placement.region)
-    ]
-    unhealthy = sum(silent.get(n.id, 0.0) >= rules.unhealthy_after for n in booted)
-    suspect = unhealthy > 1 and unhealthy > rules.max_unhealthy * len(booted)
+    suspect = mass_silence(pool, world, memory, sight)
     relief = any(n.serving and n.healthy and n.id not in silent for n in nodes)
     vouched = vouched_for(world, read_well=True) if relief and not suspect else set()
     settled = tuple(
@@ -490,18 +444,3 @@ def balancer_load(world: World) -> Mapping[str, int]:
 def least_over(nodes: Iterable[Node], units: int) -> list[Node]:
     """Nodes in the order in which to use them for so many units: those that serve more come last."""
     return sorted(nodes, key=lambda n: max(0, n.units - units))
-
-
-def vouched_for(world: World, *, read_well: bool = False) -> set[str]:
-    """Nodes that some balancer finds healthy, by its last word. It may reach whom this host cannot.
-
-    `read_well`: only balancers whose last look did not fail; else nodes that nobody can take out of a set any
-    more would never be given up.
-    """
-    return {
-        t.id
-        for view in world.balancers.values()
-        if not (view.error and read_well)
-        for t in view.value
-        if t.state is TargetState.HEALTHY
-    }

@@ -16,8 +16,9 @@ the first new one is ready.
 from __future__ import annotations
 
 from policies.actions import Alarm, Cause
-from policies.fleet import Node, vouched_for
+from policies.fleet import Node
 from policies.model import Phase, StandbyKind
+from policies.reach import vouched_for
 from policies.turn import Turn
 
 

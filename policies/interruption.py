@@ -1,14 +1,15 @@
-"""Which nodes are doomed: the notices that are believed, and until when.
+"""Which notices are believed, and until when their nodes stay.
 
 What it decides: for each node, the notice (if any) that takes it away. The earliest deadline wins.
-Why: a doomed node stops counting as capacity at once, so its replacement starts in the same turn.
-Never: a spot interruption, or a stop, dooms no on-demand node: a standby is stopped by us, and comes back.
-Notices that only a node reported, and the cloud did
-not confirm, doom at most the disruption budget of units at a time (or one node), those that drain for one
-first, then the oldest: a forged message cannot empty a pool, nor can the next one of a node that was believed
-before make room for another. Reported nodes whose engine is silent are believed beyond it, they serve nobody
-anyway; one look that failed is no silence.
-A rebalance recommendation dooms nothing, it has no deadline; `policies.rebalance` says what it does.
+Why: a noticed node stops counting as capacity at once, so its replacement starts in the same turn.
+Never: a spot interruption, or a stop, takes away an on-demand node: a standby is stopped by us, and comes
+back. Notices that only a node reported, and the cloud did not confirm, are believed for at most the
+disruption budget of units at a time (or one node), those that drain for one first, then the oldest: a forged
+message cannot empty a pool, nor can the next one of a node that was believed before make room for another.
+A report of a node that serves nobody anyway is believed beyond that budget: its engine has been silent to
+this daemon for `unhealthy_after`, no balancer that could be read finds it healthy, and it is not one of so
+many silent ones that the fault may be on this side (`policies.reach`). One look that failed is no silence.
+A rebalance recommendation takes nothing away, it has no deadline; `policies.rebalance` says what it does.
 
 Example:
     >>> from policies.model import Confidence, Notice, NoticeKind
@@ -23,25 +24,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from policies.actions import Cause
-from policies.model import (
-    TAKES_SPOT,
-    Confidence,
-    EngineReading,
-    Market,
-    Notice,
-    NoticeKind,
-    Pool,
-    StandbyKind,
-    World,
-)
+from policies.model import Confidence, Market, Notice, NoticeKind, Pool, StandbyKind, World
+from policies.reach import applies, mass_silence, silent_for, vouched_for
 from policies.records import Memory, NodeRecord
-
-
-def applies(notice: Notice, *, spot: bool) -> bool:
-    """True when a notice of this kind can take away a node of this market."""
-    if notice.cancelled or notice.kind is NoticeKind.REBALANCE:
-        return False
-    return spot or notice.kind not in TAKES_SPOT
+from policies.regions import Sight
 
 
 def recommended(pool: Pool, record: NodeRecord, now: float) -> Notice | None:
@@ -58,13 +44,13 @@ def recommended(pool: Pool, record: NodeRecord, now: float) -> Notice | None:
 
 
 def doom(pool: Pool, world: World, memory: Memory) -> Mapping[str, Notice]:
-    """The believed notice of every doomed node."""
+    """The believed notice of every noticed node, by node."""
     confirmed: dict[str, Notice] = {}
     reported: list[tuple[tuple[bool, float, str], NodeRecord, Notice]] = []
-    told = 0  # units whose engine answers
+    acted_on: list[NodeRecord] = []  # on their way out for a report, or to be put back in this turn
     for record in memory.nodes.values():
-        acted_on = record.drain is not None and record.drain.cause is Cause.NOTICE
-        if not (record.notices or acted_on):
+        drains = record.drain is not None and record.drain.cause is Cause.NOTICE
+        if not (record.notices or drains):
             continue
         spot = record.placement.market is Market.SPOT
         valid = [n for n in record.notices if applies(n, spot=spot)]
@@ -72,30 +58,38 @@ def doom(pool: Pool, world: World, memory: Memory) -> Mapping[str, Notice]:
         if sure:
             confirmed[record.id] = min(sure, key=_urgency)
         elif valid:
-            rank = not acted_on, min(n.seen_at for n in valid), record.id
+            rank = not drains, min(n.seen_at for n in valid), record.id
             reported.append((rank, record, min(valid, key=_urgency)))
-        elif acted_on:  # on its way out, or to be put back in this turn
-            told += _answering(pool, world, record)
+        elif drains:
+            acted_on.append(record)
+    if not reported:
+        return confirmed
+    free = _out_of_reach(pool, world, memory, [*(r for _, r, _ in reported), *acted_on])
     believed = dict(confirmed)
+    taken = sum(pool.units_of(r.placement) for r in acted_on if r.id not in free)
     for _, record, notice in sorted(reported, key=lambda entry: entry[0]):
-        units = _answering(pool, world, record)
-        if units == 0 or told == 0 or told + units <= pool.disruption_budget:
+        units = 0 if record.id in free else pool.units_of(record.placement)
+        if units == 0 or taken == 0 or taken + units <= pool.disruption_budget:
             believed[record.id] = notice
-            told += units
+            taken += units
     return believed
 
 
-def _answering(pool: Pool, world: World, record: NodeRecord) -> int:
-    """Units of a node, none when it has been silent for long. A stopped standby says nothing by that."""
-    reading = world.engines.get(record.id)
-    works = record.standby is not StandbyKind.STOPPED
-    silent = works and reading is not None and _silent_for(reading) >= pool.health.unhealthy_after
-    return 0 if silent else pool.units_of(record.placement)
+def _out_of_reach(pool: Pool, world: World, memory: Memory, reported: list[NodeRecord]) -> set[str]:
+    """Nodes of these that every witness finds unreachable. A stopped standby says nothing by its silence."""
+    silent = {r.id for r in reported if r.standby is not StandbyKind.STOPPED and _silent(pool, world, r.id)}
+    if silent:
+        silent -= vouched_for(world, read_well=True)
+    if silent and mass_silence(pool, world, memory, Sight(pool, world, memory)):
+        return set()
+    return silent
 
 
-def _silent_for(reading: EngineReading) -> float:
-    """Seconds for which an engine has answered nothing, as far as it was looked at."""
-    return 0.0 if reading.failing_since is None else reading.at - reading.failing_since
+def _silent(pool: Pool, world: World, node: str) -> bool:
+    """True for an engine that has been silent for long by a look of this daemon since it is awake."""
+    reading = world.engines.get(node)
+    looked = reading is not None and reading.at >= world.awake_since
+    return looked and silent_for(reading) >= pool.health.unhealthy_after
 
 
 def _urgency(notice: Notice) -> tuple[float, float, str]:

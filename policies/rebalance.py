@@ -29,7 +29,11 @@ def drain_replaced(turn: Turn) -> None:
     for node in turn.advised:
         short = turn.count(Market.SPOT) - node.units < _spot_wanted(turn)  # it would be put back at once
         if short or turn.sure_in_all - node.sure * node.units < needed:
-            turn.note(f"{node.id}: rebalance recommended; it serves on until another node is to spare")
+            turn.note_serving(
+                node,
+                f"{node.id}: rebalance recommended; it serves on until another node is to spare",
+                otherwise=f"{node.id}: rebalance recommended; it goes once another node is to spare",
+            )
             return
         reason = "rebalance recommended, and another node is ready"
         turn.drain(node, turn.now + turn.pool.drain.budget, Cause.REBALANCE, reason)

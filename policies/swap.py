@@ -1,9 +1,9 @@
 """The hot swap: what happens to a node that must go, step by step.
 
-What it decides: which doomed or unwanted nodes drain in this turn, which drained ones end, and which drains
+What it decides: which noticed or unwanted nodes drain in this turn, which drained ones end, and which drains
 are taken back.
 Why: order is everything. A node leaves the target set first (`drain`), then its requests finish, then it
-ends; and where time allows its replacement is ready before it leaves. A doomed node is paired with what
+ends; and where time allows its replacement is ready before it leaves. A noticed node is paired with what
 takes its place (`Launch.replaces`), so that `history` can say how long each stage took; of several smaller
 nodes that take its place the first is named.
 Never: a node that may be at work (`policies.at_work`) is ended, so the last one that serves never is. Drains
@@ -22,8 +22,9 @@ from __future__ import annotations
 from policies import drain as draining
 from policies.actions import ActionKind, Cause
 from policies.at_work import perhaps_at_work, sends_to
-from policies.fleet import Node, vouched_for
+from policies.fleet import Node
 from policies.model import InstanceState, Market, NoticeKind, Phase
+from policies.reach import vouched_for
 from policies.records import Intent, intent_key
 from policies.turn import Turn
 
@@ -31,15 +32,12 @@ _LANDS_WITHIN = 3.0
 """A call without an answer has taken effect within so many times `effect_timeout`, or never will."""
 
 
-def drain_doomed(turn: Turn) -> None:
-    """Begin the drain of doomed nodes, earliest deadline first; late ones keep serving."""
+def drain_noticed(turn: Turn) -> None:
+    """Begin the drain of noticed nodes, earliest deadline first; late ones keep serving."""
     rules = turn.pool.drain
-    doomed = [n for n in turn.fleet.nodes if n.doomed is not None]
-    doomed = [n for n in doomed if n.phase not in (Phase.TERMINATING, Phase.GONE)]
-    if not doomed:
-        return
-    serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.drain is None)
-    for node in sorted(doomed, key=_deadline):
+    noticed = [n for n in turn.fleet.nodes if n.doomed is not None]
+    noticed = [n for n in noticed if n.phase not in (Phase.TERMINATING, Phase.GONE)]
+    for node in sorted(noticed, key=_deadline):
         notice = node.doomed
         if notice is None:
             continue
@@ -50,17 +48,18 @@ def drain_doomed(turn: Turn) -> None:
             if notice.deadline is not None and deadline < node.drain.deadline:
                 turn.hasten(node, deadline, reason)
             continue
-        serves = node.units if node.serving and node.healthy else 0
-        others = serving - serves
-        ready = turn.sure_in_all
+        others, ready = turn.serving_without(node), turn.sure_in_all
         if draining.begins_now(turn.pool, node, now=turn.now, serving_without=others, ready=ready):
-            serving -= serves
             turn.drain(node, deadline, Cause.NOTICE, reason)
         else:
             noun = turn.pool.noun()
             why = f"{others} other {noun} serve and {ready} are ready, {turn.pool.replicas} are wanted"
             turn.defer(ActionKind.DRAIN, why, node=node.id)
-            turn.note(f"{node.id} is doomed and keeps serving: {why}")
+            turn.note_serving(
+                node,
+                f"{node.id} is noticed and keeps serving: {why}",
+                otherwise=f"{node.id} is noticed and gets no requests; it drains later: {why}",
+            )
 
 
 def take_back(turn: Turn) -> None:
@@ -144,7 +143,6 @@ def drain_asked(turn: Turn) -> None:
     asked = [n for n in asked if n.phase not in (Phase.TERMINATING, Phase.GONE)]
     if not asked:
         return
-    serving = sum(n.units for n in turn.fleet.nodes if n.serving and n.healthy and n.id not in turn.leaving)
     works = {n.id for n in asked if _works_cordoned(n)}
     vouched = vouched_for(turn.world)
     sure = [n for n in asked if _sure_cordoned(n)]
@@ -162,23 +160,27 @@ def drain_asked(turn: Turn) -> None:
         counted = node.units if node in sure else 0
         replaced = capacity - counted >= turn.pool.replicas
         replaced = replaced and (node.spot or on_demand - counted >= turn.pool.on_demand_floor)
-        if not (replaced or _waits_no_longer(turn, node, serving - node.serving * node.units)):
-            turn.note(f"{node.id}: drain asked for; it serves until its replacement is ready")
+        if not (replaced or _waits_no_longer(turn, node)):
+            turn.note_serving(
+                node,
+                f"{node.id}: drain asked for; it serves until its replacement is ready",
+                otherwise=f"{node.id}: drain asked for; it gets no requests, and waits for its replacement",
+            )
         elif request.cause.by_choice and not turn.may_choose(node.units):
             noun = turn.pool.noun()
             turn.note(f"{node.id}: drain asked for; {turn.by_choice} {noun} are draining by choice already")
         elif turn.drain(node, turn.now + request.budget, request.cause, request.reason):
             capacity -= counted
             on_demand -= counted if not node.spot else 0
-            serving -= node.units if node.serving and node.healthy else 0
 
 
-def _waits_no_longer(turn: Turn, node: Node, left: int) -> bool:
-    """True for a node that goes before its replacement is ready. `left`: units that serve without it.
+def _waits_no_longer(turn: Turn, node: Node) -> bool:
+    """True for a node that goes before its replacement is ready.
 
     One that an operator wants to go, when none came within a boot time-out; and one with a broken GPU, which
     may answer wrongly, while another node serves.
     """
+    left = turn.serving_without(node)
     broken = node.operator is not None and node.operator.cause is Cause.GPU
     return (broken and left > 0) or (_asked_long_ago(turn, node) and left >= turn.pool.min_serving)
 

@@ -8,7 +8,7 @@ nodes coming) are asked of the turn, not of the fleet.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from policies import bars, trials
 from policies.actions import (
@@ -28,7 +28,17 @@ from policies.at_work import AtWork
 from policies.fleet import Fleet, Node
 from policies.interruption import recommended
 from policies.limits import Budget, no_room
-from policies.model import Market, Offering, Phase, Placement, Pool, StandbyKind, World
+from policies.model import (
+    Market,
+    Offering,
+    Phase,
+    Placement,
+    Pool,
+    StandbyKind,
+    TargetPhase,
+    TargetSpec,
+    World,
+)
 from policies.placement import Scorer
 from policies.records import Intent, Memory, intent_key
 from policies.value import lazy
@@ -48,6 +58,7 @@ class Turn:
         self.actions: list[Action] = []
         self.deferred: dict[Deferred, None] = {}  # in order, each once
         self.notes: dict[str, None] = {}
+        self._serves: dict[str, tuple[str, str]] = {}  # of notes that a node serves on: see `note_serving`
         self.leaving: set[str] = set()
         self.returning: set[str] = set()
         self.asked_again: set[bars.Key] = set()  # markets where a launch is asked for once more
@@ -59,6 +70,7 @@ class Turn:
         self._counted = dict(fleet.counted_by_market)
         self._working = dict(fleet.working_by_market)
         self._sure = dict(fleet.sure_by_market)
+        self._serving = sum(n.units for n in fleet.serving if self.serves(n))
         self._serial = memory.serial
 
     # Most turns launch nothing: what only launches need is worked out when the first one asks.
@@ -180,9 +192,19 @@ class Turn:
                 going += node.units
         return tuple(found)
 
+    def serves(self, node: Node) -> bool:
+        """A node gets new requests, answers, and is not on its way out, this turn's decisions counted in."""
+        stays = node.drain is None or node.id in self.returning
+        return node.serving and node.healthy and stays and node.id not in self.leaving
+
+    def serving_without(self, node: Node) -> int:
+        """Units that serve beside a node, after this turn's decisions."""
+        return self._serving - node.units * self.serves(node)
+
     def leave(self, node: Node) -> None:
         """Count a node out for the rest of this turn."""
         if node.id not in self.leaving:
+            self._serving -= node.units * self.serves(node)
             self.leaving.add(node.id)
             market, units = node.placement.market, node.units
             self._counted[market] -= node.capacity * units
@@ -194,6 +216,17 @@ class Turn:
     def note(self, text: str) -> None:
         """Say in words why the pool is as it is."""
         self.notes[text] = None
+
+    def note_serving(self, node: Node, text: str, *, otherwise: str) -> None:
+        """Say that a node serves on; `otherwise`: what is said where this turn's target set is without it."""
+        self.note(text)
+        self._serves[text] = node.id, otherwise
+
+    def notes_with(self, targets: Iterable[TargetSpec]) -> tuple[str, ...]:
+        """All notes, in order, once the target set is known."""
+        active = {t.id for t in targets if t.phase is TargetPhase.ACTIVE}
+        told = {text: text if node in active else other for text, (node, other) in self._serves.items()}
+        return tuple(dict.fromkeys(told.get(text, text) for text in self.notes))
 
     def defer(
         self, kind: ActionKind, reason: str, *, node: str = "", placement: Placement | None = None
@@ -365,6 +398,7 @@ class Turn:
             self.defer(ActionKind.UNDRAIN, self.frozen(node.placement.region), node=node.id)
             return False
         self.returning.add(node.id)
+        self._serving += node.units * self.serves(node)
         self.budget.take_node(node.units)
         if node.drains_by_choice:
             self.by_choice -= node.units

@@ -61,9 +61,10 @@ from policies.events import (
     StateChanged,
     TargetsApplied,
 )
-from policies.fleet import Fleet, vouched_for
+from policies.fleet import Fleet
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Notice, Phase, Placement, Pool, TargetPhase, World
+from policies.reach import vouched_for
 from policies.records import concerns
 from policies.value import lazy, replace
 from policies.verdict import State, Verdict, change, judge

@@ -121,11 +121,12 @@ def test_one_silent_node_is_never_a_fault_of_ours(replicas: int, silent: int, su
     assert here.fleet.suspect is suspect
 
 
-def test_nodes_that_are_expected_to_fall_silent_say_nothing() -> None:
+@pytest.mark.parametrize(("left", "suspect"), [(0.0, False), (None, False), (0.1, True)])
+def test_nodes_that_are_expected_to_fall_silent_say_nothing(left: float | None, suspect: bool) -> None:
     here = Scene(ten()).nodes(7, silent_for=60.0).nodes(3, ON_DEMAND)
     for i in range(7):
-        here.notice(f"s{i}", 60.0)
-    assert not here.fleet.suspect
+        here.notice(f"s{i}", left)
+    assert here.fleet.suspect is suspect
 
 
 def test_suspect_nodes_count_against_the_surge_limit() -> None:

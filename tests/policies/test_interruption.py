@@ -8,9 +8,10 @@ import pytest
 
 from policies.actions import Cause, Drain, Launch, Terminate, Undrain
 from policies.events import GoneCause, NodeGone, NodeSeen, NoticeSeen, OperatorDrained, OperatorUndrained
-from policies.interruption import applies, doom
+from policies.interruption import doom
 from policies.memory import Memory, add_notice, reduce
 from policies.model import Confidence, Market, Notice, NoticeKind, Pool, StandbyKind
+from policies.reach import applies
 from policies.records import NOTICES_KEPT
 from policies.value import replace
 from tests.support.scene import Scene
@@ -128,15 +129,15 @@ def test_a_reported_standby_is_not_believed_beyond_the_budget_because_it_is_stop
     assert set(doom(here.pool, here.world, here.memory)) == {"s0"}
 
 
-@pytest.mark.parametrize(("silent_for", "believed"), [(5.0, 4), (4.9, 1)])
-def test_a_reported_node_whose_engine_is_silent_is_believed_beyond_the_budget(
-    silent_for: float, believed: int
+@pytest.mark.parametrize(("silent_for", "believed"), [(5.0, {"s0", "s1", "s3"}), (4.9, {"s0"})])
+def test_a_reported_node_that_nobody_can_reach_is_believed_beyond_the_budget(
+    silent_for: float, believed: set[str]
 ) -> None:
     """One look that failed is no silence."""
-    here = Scene().nodes(4, silent_for=silent_for)
+    here = Scene().nodes(10).node("s1", silent_for=silent_for).node("s3", silent_for=silent_for)
     for i in range(4):
         here.notice(f"s{i}", confidence=REPORTED, source="agent")
-    assert len(doom(here.pool, here.world, here.memory)) == believed
+    assert set(doom(here.pool, here.world, here.memory)) == believed
 
 
 def test_copies_from_two_sources_make_one_drain() -> None:

@@ -73,7 +73,7 @@ def test_the_turn_that_ended_the_daemon_is_on_its_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bug of a policy that raises: the copy on the desk raises in the same place."""
-    drain = swap.drain_doomed
+    drain = swap.drain_noticed
 
     def raises_when_doomed(turn: Turn) -> None:
         if any(node.doomed is not None for node in turn.fleet.nodes):
@@ -90,7 +90,7 @@ def test_the_turn_that_ended_the_daemon_is_on_its_journal(
         await process.daemon.stop()
 
     with monkeypatch.context() as patched:
-        patched.setattr(swap, "drain_doomed", raises_when_doomed)
+        patched.setattr(swap, "drain_noticed", raises_when_doomed)
         outcome = Simulation(config(tmp_path), sales=sales(), pace=PACE).run(script)
         assert [b.name for b in outcome.broken] == ["daemon-lives"]
         with JournalFile.open(tmp_path / "state") as journal:

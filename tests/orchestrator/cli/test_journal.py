@@ -47,7 +47,7 @@ def drains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(_: Turn) -> None:
         return None
 
-    monkeypatch.setattr(swap, "drain_doomed", nothing)
+    monkeypatch.setattr(swap, "drain_noticed", nothing)
 
 
 def schema(name: str, text: str) -> object:
