@@ -5,7 +5,7 @@ Every step is a function of the memory before it and of one event, never of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from policies import hazard
@@ -30,6 +30,8 @@ class Draft:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._changed: dict[str, Any] = {}
+        self._spot_node = ""  # one that stays, when it was last looked for
+        self._unsearched: Iterator[str] = iter(())
 
     def get(self, name: str) -> Any:
         """The value of a field as changed so far."""
@@ -104,8 +106,22 @@ class Draft:
         """Something went or was refused there: note since when no spot node is left."""
         if placement.market is not Market.SPOT or self.get("spot_lost_at") is not None:
             return
-        if not any(map(_stays_on_spot, self.get("nodes").values())):
+        if not self._some_spot_stays():
             self.set("spot_lost_at", at)
+
+    def _some_spot_stays(self) -> bool:
+        """Whether some spot node stays. A search goes on where the last one ended: losses stay linear."""
+        nodes: Mapping[str, NodeRecord] = self.get("nodes")
+
+        def stays(node: str) -> bool:
+            return node in nodes and _stays_on_spot(nodes[node])
+
+        if not stays(self._spot_node):
+            self._spot_node = next(filter(stays, self._unsearched), "")
+        if not self._spot_node:
+            self._unsearched = iter(tuple(nodes))
+            self._spot_node = next(filter(stays, self._unsearched), "")
+        return bool(self._spot_node)
 
     # -- what is learned (policies.hazard) -----------------------------------------------------------
 

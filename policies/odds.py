@@ -134,16 +134,18 @@ class Odds:
         return spot_cost + on_demand + self._penalty * short
 
     def best(self, missing: Sequence[float], spot: int, spot_cost: float) -> tuple[float, int]:
-        """The least J over the number of on-demand nodes, and that number. J is convex in it."""
-        on_demand = max(self._floor, self._wanted - spot)
-        least = self.value(missing, spot, spot_cost, on_demand)
-        for step in (-1, 1):
-            while self._floor <= on_demand + step <= 2 * self._wanted:
-                other = self.value(missing, spot, spot_cost, on_demand + step)
-                if other >= least:
-                    break
-                least, on_demand = other, on_demand + step
-        return least, on_demand
+        """The least J over the number of on-demand nodes, and that number.
+
+        J is convex in it: one more node pays as long as the chance that it is needed is over 1 / penalty.
+        """
+        needed, chance = self._floor, 0.0
+        for lost in reversed(range(len(missing))):
+            chance += missing[lost]
+            if chance * self._penalty > 1.0:
+                needed = self._wanted - spot + max(0, lost * self._grain - self._free)
+                break
+        on_demand = min(max(self._floor, needed), 2 * self._wanted)
+        return self.value(missing, spot, spot_cost, on_demand), on_demand
 
     def here(self) -> float:
         """The least J with the spot nodes as they are."""
