@@ -4,10 +4,11 @@ A pool in steady state, and the same pool in the turn in which a tenth of its no
 its spot nodes are, half of its machines are gone without a word, or half of it is wanted no more. The parts
 are those of the loop: observe (events into memory, facts, the fleet view), decide (the policies with the
 invariants), act (the records that are journalled, and memory with them). I/O is left out. CPU time; the
-minimum of several turns. `--mix adaptive`: the same pool under the adaptive mix, with as many stopped
-standbys as nodes (`--standbys 0`: with none).
+minimum of several turns, also a node, standbys counted. `--mix adaptive`: the same pool under the adaptive
+mix, with the on-demand nodes that it insures itself with, and as many stopped standbys as nodes
+(`--standbys 0`: with none). `--compare`: steady pools under both mixes, and what ten times the nodes cost.
 
-    python bench/decide_turn.py [--quick] [--mix adaptive] [--standbys N] [-o json]
+    python bench/decide_turn.py [--quick] [--mix adaptive | --compare] [--standbys N] [-o json]
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import json
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from orchestrator.loop.loop import records
 from policies import facts
+from policies.actions import Drain, Launch, Terminate
 from policies.decide import decide_for
 from policies.events import (
     DaemonStarted,
@@ -61,32 +64,40 @@ from policies.model import (
 
 SIZES = (10, 100, 1_000, 10_000)
 NOW = 1_000_000.0
+_ROUNDS = 40  # of decisions within which a pool must have settled
+PRICES = {Market.SPOT: 1.0, Market.ON_DEMAND: 3.0}
 ZONES = tuple(f"zone-{letter}" for letter in "abcdef")
 
 
-def scene(nodes: int, *, adaptive: bool, standbys: int) -> tuple[Pool, World, Memory]:
-    """A whole pool: 70 % spot, spread over zones, everything ready and serving, and stopped standbys."""
+def scene(
+    nodes: int, *, adaptive: bool, standbys: int, held: Counter[Placement] | None = None
+) -> tuple[Pool, World, Memory]:
+    """A whole pool: 70 % spot, spread over zones, everything ready and serving, and stopped standbys.
+
+    `held`: how many of its nodes stand where, if not so.
+    """
     limits = Limits(surge=max(2, nodes // 5), launches_per_minute=nodes)
     pool = Pool(name="bench", replicas=nodes, limits=limits, standby=StandbyRules(stopped=standbys))
     instances = _standbys(standbys)
-    for number in range(nodes):
-        market = Market.SPOT if number < pool.spot_wanted else Market.ON_DEMAND
+    markets = [Market.SPOT] * pool.spot_wanted + [Market.ON_DEMAND] * pool.on_demand_floor
+    held = held or Counter(_place(number, market) for number, market in enumerate(markets))
+    for number, place in enumerate(sorted(held.elements(), key=lambda p: p.market is Market.ON_DEMAND)):
         instances.append(
             Instance(
                 id=f"i-{number:06d}",
                 pool="bench",
                 token=f"bench/1/{number}",
-                placement=Placement("sim", "r", ZONES[number % len(ZONES)], "gpu", market),
+                placement=place,
                 state=InstanceState.RUNNING,
                 address=f"10.0.{number // 250}.{number % 250}:8000",
                 launched_at=NOW - 7200.0,
-                price=1.0 if market is Market.SPOT else 3.0,
+                price=PRICES[place.market],
             )
         )
     running = [i for i in instances if i.state is InstanceState.RUNNING]
     offerings = tuple(
-        Offering(placement=Placement("sim", "r", zone, "gpu", market), price=1.0)
-        for zone in ZONES
+        Offering(placement=_place(number, market), price=PRICES[market])
+        for number in range(len(ZONES))
         for market in Market
     )
     world = World(
@@ -128,21 +139,41 @@ def scene(nodes: int, *, adaptive: bool, standbys: int) -> tuple[Pool, World, Me
     return pool, world, reduce(Memory(), *events)
 
 
+def _place(number: int, market: Market) -> Placement:
+    return Placement("sim", "r", ZONES[number % len(ZONES)], "gpu", market)
+
+
 def _standbys(count: int) -> list[Instance]:
     return [
         Instance(
             id=f"s-{number:06d}",
             pool="bench",
             token=f"bench/0/{number}",
-            placement=Placement("sim", "r", ZONES[number % len(ZONES)], "gpu", Market.ON_DEMAND),
+            placement=_place(number, Market.ON_DEMAND),
             state=InstanceState.STOPPED,
             address="",
             launched_at=NOW - 7200.0,
-            price=3.0,
+            price=PRICES[Market.ON_DEMAND],
             standby=StandbyKind.STOPPED,
         )
         for number in range(count)
     ]
+
+
+def steady(nodes: int, *, adaptive: bool, standbys: int) -> tuple[Pool, World, Memory]:
+    """A scene in which nothing is left to do: the mix that the policies settle on."""
+    held: Counter[Placement] | None = None
+    for _ in range(_ROUNDS):
+        pool, world, memory = scene(nodes, adaptive=adaptive, standbys=standbys, held=held)
+        known = reduce(memory, *facts.changes(pool, world, memory))
+        fleet = Fleet.of(pool, world, known)
+        actions = decide_for(fleet, world, known).actions
+        if not actions:
+            return pool, world, memory
+        held = Counter(n.placement for n in fleet.nodes if n.capacity)
+        held.update(a.placement for a in actions if isinstance(a, Launch))
+        held.subtract(fleet.by_id[a.node].placement for a in actions if isinstance(a, Drain | Terminate))
+    raise SystemExit(f"a pool of {nodes} nodes does not settle: {actions[0]}")
 
 
 def notices(world: World, share: float) -> tuple[Event, ...]:
@@ -190,7 +221,7 @@ def turn(pool: Pool, world: World, memory: Memory, events: Sequence[Event]) -> d
 def cases(
     nodes: int, *, adaptive: bool = False, standbys: int = 0
 ) -> list[tuple[str, Pool, World, Memory, Sequence[Event]]]:
-    pool, world, memory = scene(nodes, adaptive=adaptive, standbys=standbys)
+    pool, world, memory = steady(nodes, adaptive=adaptive, standbys=standbys)
     ended = tuple(
         replace(machine, state=InstanceState.TERMINATED)
         if number % 2 and machine.state is InstanceState.RUNNING
@@ -218,12 +249,35 @@ def measure(nodes: int, repeat: int, *, adaptive: bool, standbys: int) -> list[d
         rows.append(
             {
                 "nodes": nodes,
+                "machines": len(world.instances),
                 "case": case,
                 "ms": round(total, 3),
-                "us_per_node": round(total * 1000.0 / nodes, 2),
+                "us_per_node": round(total * 1000.0 / len(world.instances), 2),
                 **{f"{name}_share": round(value / total, 3) for name, value in best.items()},
             }
         )
+    return rows
+
+
+def compared(sizes: Sequence[int], repeat: int, standbys: Callable[[int], int]) -> list[dict[str, Any]]:
+    """Adaptive pools against 70/30 pools by what a node costs, and against themselves of a tenth the size."""
+    rows, smaller = [], dict[str, float]()
+    for nodes in sizes:
+        fixed = measure(nodes, repeat, adaptive=False, standbys=0)
+        adaptive = measure(nodes, repeat, adaptive=True, standbys=standbys(nodes))
+        for one, other in zip(adaptive, fixed, strict=True):
+            case, before = one["case"], smaller.get(one["case"])
+            rows.append(
+                {
+                    "nodes": nodes,
+                    "case": case,
+                    "us_per_node": one["us_per_node"],
+                    "us_per_node_70_30": other["us_per_node"],
+                    "ratio": round(one["us_per_node"] / other["us_per_node"], 2),
+                    "growth": None if before is None else round(one["ms"] / before, 1),
+                }
+            )
+            smaller[case] = one["ms"]
     return rows
 
 
@@ -231,7 +285,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="up to 1,000 nodes, fewer turns")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    parser.add_argument("--mix", choices=("70/30", "adaptive"), default="70/30")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--mix", choices=("70/30", "adaptive"), default="70/30")
+    which.add_argument("--compare", action="store_true", help="both mixes, and each size with the one before")
     parser.add_argument("--standbys", type=int, help="stopped standbys; default: none, adaptive: one a node")
     options = parser.parse_args()
     adaptive = options.mix == "adaptive"
@@ -239,23 +295,43 @@ def main() -> None:
     def standbys(nodes: int) -> int:
         if options.standbys is not None:
             return int(options.standbys)
-        return nodes if adaptive else 0
+        return nodes if adaptive or options.compare else 0
 
-    rows = [
-        row
-        for nodes in (SIZES[:3] if options.quick else SIZES)
-        for row in measure(nodes, 3 if options.quick else 7, adaptive=adaptive, standbys=standbys(nodes))
-    ]
+    sizes, repeat = (SIZES[:3], 3) if options.quick else (SIZES, 7)
+    if options.compare:
+        rows = compared(sizes, repeat, standbys)
+    else:
+        rows = [
+            row
+            for nodes in sizes
+            for row in measure(nodes, repeat, adaptive=adaptive, standbys=standbys(nodes))
+        ]
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     if options.output == "json":
         print(json.dumps({"machine": machine, "turns": rows}))
         return
     print(machine)
+    (_show_compared if options.compare else _show)(rows)
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
     print(f"{'nodes':>6}  {'case':<12} {'ms a turn':>10} {'us a node':>10}  observe  decide     act")
     for row in rows:
         shares = "  ".join(f"{row[f'{name}_share']:>6.0%}" for name in ("observe", "decide", "act"))
         print(
             f"{row['nodes']:>6}  {row['case']:<12} {row['ms']:>10.2f} {row['us_per_node']:>10.2f}  {shares}"
+        )
+
+
+def _show_compared(rows: Sequence[dict[str, Any]]) -> None:
+    print(
+        f"{'nodes':>6}  {'case':<12} {'us a node':>10} {'70/30':>8} {'ratio':>6}  time of a tenth the nodes"
+    )
+    for row in rows:
+        growth = "" if row["growth"] is None else f"x {row['growth']}"
+        print(
+            f"{row['nodes']:>6}  {row['case']:<12} {row['us_per_node']:>10.2f}"
+            f" {row['us_per_node_70_30']:>8.2f} {row['ratio']:>6.2f}  {growth}"
         )
 
 

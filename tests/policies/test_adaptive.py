@@ -371,3 +371,17 @@ def test_reasons_can_be_read():
     plan = whole().doom("n0").decide()
     assert all(a.reason for a in plan.actions)
     assert any("hazard" in a.reason for a in launches(plan, Market.SPOT)) or launches(plan, Market.ON_DEMAND)
+
+
+def test_the_best_number_of_on_demand_nodes_keeps_to_its_bounds():
+    sure = Odds([zone(down=0.9, count=4)], wanted=4, penalty=100.0, churn=0.0, floor=3)
+    sure.later = False
+    assert sure.best(sure.missing(), 4, 0.0)[1] == 4  # of all four there may be need
+    calm = Odds([zone(down=0.0, count=4)], wanted=4, penalty=100.0, churn=0.0, floor=3)
+    calm.later = False
+    assert calm.best(calm.missing(), 4, 0.0)[1] == 3  # the floor, though nothing is missing
+    short = Odds([], wanted=4, penalty=100.0, churn=0.0)
+    assert short.best(short.missing(), 0, 0.0)[1] == 4  # what is missing now is missing for sure
+    cheap = Odds([zone(down=0.9, count=4)], wanted=4, penalty=0.5, churn=0.0)
+    cheap.later = False
+    assert cheap.best(cheap.missing(), 4, 0.0)[1] == 0  # a missing node costs less than a node

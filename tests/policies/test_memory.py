@@ -405,6 +405,21 @@ def test_since_when_spot_is_lost() -> None:
     assert lost_at(*cover, gone("o", at=40.0)) is None
 
 
+def test_a_batch_finds_the_spot_node_that_stays_wherever_it_stands() -> None:
+    """Nodes that leave and come back in one batch are looked at again, whatever the order."""
+    nodes = "abcd"
+    start = [e for n in nodes for e in (seen(n), NodeReady(at=20.0, node=n, address=f"{n}:1"))]
+    for order in itertools.permutations(nodes):
+        leave = [drain(n, at=30.0 + i) for i, n in enumerate(order)]
+        back = DrainEnded(at=32.5, node=order[0], reason="needed")
+        assert reduce(replay(start), *leave).spot_lost_at == 33.0
+        kept = reduce(replay(start), *leave[:3], back, leave[3])
+        assert kept.spot_lost_at is None, "the first one is back"
+        assert (
+            reduce(replay(start), *leave[:3], back, leave[3], drain(order[0], at=40.0)).spot_lost_at == 40.0
+        )
+
+
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.QUOTA])
 def test_spot_that_was_never_there_is_lost_from_its_first_refusal(outcome: Outcome) -> None:
     again = [opened("t2", at=500.0), closed(outcome, "t2", at=501.0)]
