@@ -46,7 +46,7 @@ class Node:
     known. `build`: what it was launched to run, see `policies.model.Instance`. `failure`: what the last look
     at its engine met.
 
-    `exists` and `heard` are the conditions that every turn asks for; the others are worked out when asked for.
+    `heard` is the condition that every turn asks for; the others are worked out when asked for.
     """
 
     id: str
@@ -168,7 +168,7 @@ class Node:
 
     @property
     def may_be_at_work(self) -> bool:
-        """It has not answered this daemon, and one before it may have put it to work: its journal may be lost.
+        """It has not answered this daemon, and an earlier one may have put it to work: journals are lost.
 
         One look that fails, or a list that is old, does not tell otherwise; a balancer that was restarted
         tells nothing.

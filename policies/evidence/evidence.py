@@ -76,7 +76,7 @@ class Evidence:
     # -- whether it may be reached, and by whom --------------------------------------------------------
 
     def reachable(self, node: str) -> Condition:
-        """Whether anybody reaches its engine. It is silent only if every witness that may tell finds it so."""
+        """Whether anybody reaches its engine. It is silent only if all who may tell find it so."""
         heard = self.heard(node)
         if heard.holds:
             return heard
@@ -158,7 +158,7 @@ class Evidence:
     def let_go_lately(self, record: NodeRecord) -> bool:
         """True for a node that a balancer sent requests to until a moment ago: they may not be over.
 
-        Also where no journal says that it was ever ready: of a node that it let go of a balancer says nothing.
+        Also where no journal says that it was ever ready: a balancer says nothing of what it let go of.
         """
         if record.detached_at is None or self.never_served(record.token, record.ready_at):
             return False

@@ -23,6 +23,10 @@ WORDS = {
     "memory": "how an event changes it",
     "draft": "a memory being changed",
     "fleet": "nodes joined into one view",
+    "evidence.conditions": "what may be known of a node",
+    "evidence.balancers": "what balancers say",
+    "evidence.evidence": "what witnesses say of a node",
+    "node": "one node, and what is known of it",
     "turn": "a decision in the making",
     "grant": "what pools ask of a shared budget",
     "service": "how a balancer serves clients",
@@ -33,7 +37,7 @@ WORDS = {
 }
 """Modules that decide nothing: values and bookkeeping."""
 
-MODULES = [importlib.import_module(f"policies.{m.name}") for m in pkgutil.iter_modules(policies.__path__)]
+MODULES = [importlib.import_module(m.name) for m in pkgutil.walk_packages(policies.__path__, "policies.")]
 SECTIONS = ("What it decides:", "Why:", "Never:", "Example")
 
 
