@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from typing import Any
 
 import pytest
 
-from policies.value import lazy, replace, value
+from policies.model import Market
+from policies.value import lazy, replace, value, values
+from tests.support.toy_checks import CheckedCloud
+from tests.support.toy_pools import quick_pool
 
 
 @value
@@ -76,3 +81,41 @@ def test_a_value_may_show_itself_in_its_own_way() -> None:
             return "Secret"
 
     assert repr(Secret(key="k")) == "Secret"
+
+
+@value
+class Single:
+    only: int
+
+
+def test_a_value_of_one_field_is_copied_too() -> None:
+    assert replace(Single(only=1), only=2) == Single(only=2)
+    assert replace(Single(only=1)) == Single(only=1)
+
+
+def _refuse_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every value refuse what is not part of making it."""
+    making = {"__init__", "__post_init__", "copy"}
+
+    def guard(one: Any, name: str, given: object) -> None:
+        if sys._getframe(1).f_code.co_name not in making:
+            raise dataclasses.FrozenInstanceError(f"{type(one).__name__}.{name} is changed")
+        object.__setattr__(one, name, given)
+
+    for kind in values():
+        monkeypatch.setattr(kind, "__setattr__", guard, raising=False)
+
+
+def test_no_value_is_changed_while_a_pool_loses_nodes_and_heals(monkeypatch: pytest.MonkeyPatch) -> None:
+    _refuse_changes(monkeypatch)
+    box = Box(width=1)
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"Box\.width"):
+        box.width = 2  # type: ignore[misc]
+    toy = CheckedCloud(quick_pool(6))
+    toy.run(60)
+    for node in toy.alive(Market.SPOT)[:2]:
+        toy.reclaim(node, 120.0)
+    toy.run(5)
+    toy.restart()
+    toy.run(200)
+    assert len(toy.alive()) == 6
