@@ -13,9 +13,10 @@ INSTALL_ARGS ?=
 KILLS_ARGS ?=
 EQUAL_ARGS ?=
 TRANSLATE_ARGS ?=
+COMPARE_ARGS ?= --against HEAD
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
+.PHONY: help setup demo demo-aws demo-vllm demo-llamacpp first-day test test-bench test-aws-kills test-vllm test-systemd deb sbom install uninstall sim sim-long soak money compare-decisions lint format check bench docs vllm-env llamacpp-env clients-env equal-results litellm-env translate-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -86,6 +87,9 @@ soak: $(STAMP) ## Weigh a daemon over 30 simulated days: it must not grow (SOAK_
 
 money: $(STAMP) ## Hold what `cost` tells of 30 simulated days against accounts kept apart (MONEY_ARGS="--days 3")
 	@$(BIN)/python tests/simulation/money.py $(MONEY_ARGS)
+
+compare-decisions: $(STAMP) ## Compare what is decided with another commit (COMPARE_ARGS="--against main --hours 1000")
+	@$(BIN)/python tools/compare_decisions.py $(COMPARE_ARGS)
 
 test-aws-kills: $(STAMP) ## Kill the daemon at every call that changes AWS (KILLS_ARGS="--seed 7")
 	@$(BIN)/python tests/system/aws_kills.py $(KILLS_ARGS)
